@@ -180,7 +180,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"memory"},
         {"prompt"},
         {"conversation"},
-        {"agent", "usage"},
+        {"agent", "thoughts", "usage"},
         {
             "applications",
             "dates",
@@ -197,7 +197,6 @@ FLOORS: dict[str, list[set[str]]] = {
             "subsequence",
             "tags",
             "nul",
-            "thoughts",
             "tool_rule",
             "trace_context",
             "turn_name",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapters.types import READABLE_THOUGHT_FIELDS
+from gateway.core.lenient import as_list, as_object, as_text
 
 # Thoughts at the beginning of a reply, or of several rounds of one reply. A thought that was cut has no end.
 _AHEAD = re.compile(r"(?:\s*+<think>.*?(?:</think>|\Z))+\s*", re.S)
@@ -15,12 +16,20 @@ _END = re.compile(r"^[ \t]*+</think>[ \t\r]*+$", re.M)
 
 
 def read_thoughts(message: Mapping[str, Any]) -> str:
-    """Returns the readable thoughts of a reply or a delta; "": it has no such thoughts."""
+    """Returns the readable thoughts of a reply or a delta; "": it has no such thoughts.
+
+    Mistral has thoughts among the parts of the content, each with parts of its own.
+    (docs.mistral.ai/capabilities/reasoning)
+    """
     for field in READABLE_THOUGHT_FIELDS:
         thoughts = message.get(field)
         if isinstance(thoughts, str) and thoughts:
             return thoughts
-    return ""
+    parts = [as_object(part).get("thinking") for part in as_list(message.get("content"))]
+    return "".join(
+        as_text(thoughts) or "".join(as_text(as_object(part).get("text")) for part in as_list(thoughts))
+        for thoughts in parts
+    )
 
 
 def without_thoughts(text: str) -> str:

@@ -15,7 +15,6 @@ from gateway.core.conversation.wire_message import (
     PRIVATE,
     choose_separator,
     find_callee,
-    list_media,
     list_raw_calls,
     read_text,
 )
@@ -269,18 +268,13 @@ def _list_parts(content: Any) -> list[Any]:
 
 
 def read_generated_text(message: Mapping[str, Any]) -> str:
-    """Returns all of a message that the model wrote, calls included, for an estimate of its tokens.
-
-    Mistral has thoughts among the parts of the content, each with parts of its own.
-    (docs.mistral.ai/capabilities/reasoning)
-    """
+    """Returns all of a message that the model wrote, calls included, for an estimate of its tokens."""
     parts = [
         read_thoughts(message),
         read_text(message),
         message.get("refusal"),
         as_object(message.get("audio")).get("transcript"),
     ]
-    parts += [read_text({"content": part.get("thinking")}) for part in list_media(message)]
     for callee in (*map(find_callee, list_raw_calls(message)), message.get("function_call")):
         if isinstance(callee, dict):
             parts += map(callee.get, ("name", "arguments", "input"))

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.core.conversation.wire_message import read_text as text_of_chat
 from gateway.tokens import choose_tokenizer
-from tests.doubles.upstream import ZEROS, Call, StrictUpstream, call_tools, fail, say, uncounted
+from tests.doubles.upstream import ZEROS, Call, StrictUpstream, call_tools, fail, raw, say, uncounted
 from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, text_of
 from tests.gateway.sdk import World, agent, remember
 from tests.rows import each_row
@@ -335,6 +335,28 @@ def test_text_thoughts_and_calls_become_blocks(world: World, upstream: StrictUps
     assert [call.input for call in calls_of(reply)] == [{"city": "Bern"}, {"city": "Rome"}]
     assert (reply.stop_reason, reply.role, reply.type) == ("tool_use", "assistant", "message")
     assert reply.usage.output_tokens > 0
+
+
+@both_ways
+def test_thoughts_among_the_parts_of_the_content_are_shown(
+    world: World, upstream: StrictUpstream, stream: bool
+) -> None:
+    """Mistral's."""
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+    parts = [{"content": [thinking]}, {"content": [{"type": "text", "text": "Fine."}]}]
+    if stream:
+        choices = [{"index": 0, "delta": each} for each in parts]
+        choices.append({"index": 0, "delta": {}, "finish_reason": "stop"})
+        events = [b"data: %b\n\n" % orjson.dumps({"id": "c", "choices": [each]}) for each in choices]
+        upstream.queue(raw(*events, b"data: [DONE]\n\n"))
+    else:
+        message = {"role": "assistant", "content": [part for each in parts for part in each["content"]]}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        upstream.queue(raw(orjson.dumps({"id": "c", "choices": [choice]}), content_type="application/json"))
+    talk = Talk(world, stream=stream)
+    talk.messages.append({"role": "user", "content": "How is it?"})
+    shown = [(block.type, getattr(block, "thinking", None)) for block in talk.complete().content]
+    assert shown == [("thinking", "Hm."), ("text", None)]
 
 
 @both_ways
