@@ -160,7 +160,7 @@ class ScriptedProvider:
 
 @dataclass(slots=True)
 class ScriptedReply:
-    """A reply made of prepared pieces. Implements `ModelReply`, which documents the methods."""
+    """A reply made of prepared pieces. Implements `ModelReply`, which documents the methods and these two fields."""
 
     status: int
     headers: tuple[Header, ...]
@@ -168,6 +168,7 @@ class ScriptedReply:
     pieces: deque[bytes | ProviderError]
     # Seconds between two pieces.
     pause_s: float = 0.0
+    # `aclose` was called.
     is_closed: bool = False
 
     @property

@@ -13,7 +13,7 @@ from adapters.types import Event, Header, Json
 
 
 class WholeReply(ABC):
-    """A reply with a body in one piece. Implements `ModelReply`, which documents the methods.
+    """A reply with a body in one piece. Implements `ModelReply`, which documents the methods and the fields.
 
     A subclass decides where the body is read from.
     """

@@ -19,6 +19,7 @@ class Key(Struct, frozen=True):
     name: str
     # The beginning of the secret, which `keys list` shows.
     prefix: str
+    # Times are in seconds since the epoch. When the key was made, and when it was revoked; None: it is in use.
     created: float
     revoked: float | None = None
     # The mode of memory for requests that ask for none; None: the mode of the settings.

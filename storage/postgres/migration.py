@@ -38,8 +38,10 @@ _VERSIONS = """CREATE TABLE IF NOT EXISTS schema_versions (
 class PostgresMigration(NamedTuple):
     """A step from one version of the schema to a later one."""
 
-    before: int  # 0: no tables
+    # The versions of the schema before and after the step; 0: there are no tables.
+    before: int
     after: int
+    # The SQL of the step.
     script: str
     # The oldest program that may run on the schema after the step, by the schema version that it knows.
     oldest: int

@@ -124,8 +124,9 @@ class PostgresWriter:
         return await self._try_transaction(MendingConnection, write)
 
     async def _try_transaction(self, connection_type: type[PostgresConnection], write: PostgresWrite[T]) -> T:
-        """Performs a transaction, again after a conflict with another one or after its connection broke."""
-        pool, is_bulk = self._pool, write.is_bulk
+        """Performs a transaction, and repeats it after a conflict with another one or the loss of its connection."""
+        pool = self._pool
+        is_bulk = write.is_bulk
         for tries_left in reversed(range(_MAX_TRIES)):
             raw = (None if is_bulk else pool.acquire_idle()) or await pool.acquire(is_bulk=is_bulk)
             deadline = self._loop.time() + self._limits.write_s

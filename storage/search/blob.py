@@ -87,13 +87,15 @@ def group_by_chunk(seqs: Iterable[int]) -> dict[int, list[int]]:
 class _Blob(Struct, frozen=True):
     """A blob taken apart."""
 
+    # The number of the chunk.
     chunk: int
     # 64 rows of `_COLUMNS`.
     documents: NDArray[Any]
-    # The three columns have a value for each entry.
+    # The columns of the entries: the term's hash, the message's slot with marks, and how often the term occurs.
     hashes: NDArray[np.uint32]
     marked_slots: NDArray[np.uint8]
     frequencies: NDArray[np.uint8]
+    # The version of the terms (`TERMS_VERSION`) with which the blob was written.
     terms_version: int = TERMS_VERSION
 
 

@@ -86,6 +86,7 @@ class Indexable(Protocol):
 class Document(Struct, frozen=True):
     """The fields of a message that the index reads, as a key of caches: equal documents have the same terms."""
 
+    # The fields of `Message` with these names.
     seq: int
     role: str
     text: str
@@ -97,14 +98,14 @@ class Document(Struct, frozen=True):
 class DocumentRow(NamedTuple):
     """The four numbers of a message. A number that is too large for its bits is stored as the largest that fits."""
 
-    # How many terms the message has, including its date's and its speaker's. 16 bits.
+    # The number of terms of the message, including its date's and its speaker's. 16 bits.
     length: int
-    # The message's number less that of the turn before; 0 without such a turn, or if the difference is too
-    # large. 16 bits.
+    # The message's number less the number of the turn before; 0: there is no such turn, or the difference is too large.
+    # 16 bits.
     back: int
-    # 8 bits.
+    # The flags of the message (`USER` and others). 8 bits.
     flags: int
-    # How many terms the message's head has. 8 bits.
+    # The number of terms of the message's head. 8 bits.
     head: int
 
 
@@ -120,10 +121,12 @@ class CountedDocument(Struct, frozen=True):
 
 
 class _SplitText(NamedTuple):
-    """A text as it was split. The words and terms of its head come first among all."""
+    """The words and terms of a text, which begin with the words and terms of its head."""
 
+    # The words of the head, and of the whole text.
     head_words: list[str]
     words: list[str]
+    # The terms of the head, and of the whole text.
     head_terms: list[str]
     terms: list[str]
 

@@ -39,7 +39,9 @@ _COLUMNS = DocumentRow._fields
 class Lengths:
     """Sums over documents. Lengths are in terms; logarithms have the base 2."""
 
+    # The number of documents.
     count: int = 0
+    # The sum of their lengths.
     length: int = 0
     # The number of documents that are messages of the user.
     user_count: int = 0

@@ -60,10 +60,11 @@ class _RowScores(NamedTuple):
     """Some rows, and their scores by words."""
 
     rows: NDArray[np.int64]
+    # The score of each row by BM25.
     score: NDArray[np.float64]
-    # How much of the query each holds.
+    # The part of the query that each row holds.
     share: NDArray[np.float64]
-    # The flags of their messages, as in the layout.
+    # The flags of the rows' messages, as in the layout.
     flags: NDArray[np.uint8]
 
 
@@ -72,13 +73,14 @@ class _Ranking:
     """The rows that a call of `Scores.list_best` has ranked, and their scores."""
 
     rows: NDArray[np.int64]
+    # The scores of the rows by words, and by vectors; None: there are no vectors.
     by_words: NDArray[np.float64]
     by_vectors: NDArray[np.float64] | None
     # Not 0 for messages of the user.
     of_user: NDArray[np.integer]
-    # How much the ranking of the user's turns alone counts.
+    # The weight of the ranking of the user's turns alone.
     user_weight: float
-    # How much the ranking by vectors counts.
+    # The weight of the ranking by vectors.
     vector_weight: float
     # The rows that were returned.
     best_rows: list[int] = field(default_factory=list)

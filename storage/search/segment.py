@@ -114,10 +114,12 @@ NO_POSTINGS = Postings()
 class SegmentBucket(NamedTuple):
     """A bucket of one segment."""
 
+    # The number of the bucket.
     bucket: int
     # The number of the segment, and its stamp.
     segment: int
     stamp: int
+    # The entries of the bucket, as they are stored.
     data: bytes
 
 

@@ -152,13 +152,15 @@ def compare(joined: JoinedVectors, query: Vector) -> Near | None:
 
 
 class _Outline(NamedTuple):
-    """A blob without its numbers."""
+    """The head of a blob: all but the numbers of its vectors."""
 
+    # The number of the chunk.
     chunk: int
+    # The dimension of the vectors.
     dimension: int
     # The slot of each vector, one a byte.
     slots: bytes
-    # Where the numbers begin in the blob.
+    # The offset at which the numbers begin in the blob.
     start: int
 
     @property

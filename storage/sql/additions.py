@@ -26,8 +26,9 @@ DAY_S = 86_400
 
 
 class _ErasedExchange(NamedTuple):
-    """A row of `touched`."""
+    """An exchange of which something was erased: a row of `touched`."""
 
+    # The fields of `Exchange` with these names.
     id: int
     seq: int
     conversation_row: int

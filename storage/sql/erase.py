@@ -96,11 +96,11 @@ class _SourcedRow(NamedTuple):
 
     id: int
     seq: int
-    # When it was written; of a fact, since when it is true.
+    # When the passage was written; of a fact, since when it is true.
     at: float
-    # The exchange in which it was made; None for a fact, and for a passage that no turn has made.
+    # The row of the exchange in which the passage was made; None: a fact, or a passage that no turn has made.
     exchange_row: int | None
-    # The exchanges that it came from, as JSON.
+    # The rows of the exchanges that the passage or fact came from, as JSON.
     sources: bytes
     # The file that a passage is a part of; None: it is a part of no file.
     file: int | None
@@ -335,8 +335,9 @@ async def _erase_additions(connection: Connection, work: ErasingWork, after: int
 
 async def _erase_foreign(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of additions that showed a block with erased content to other agents."""
-    agent_row, reading = work.agent_row, work.reading
-    return await erase_foreign_additions(connection, agent_row, work.rules, reading, after, PAGE_ROWS)
+    return await erase_foreign_additions(
+        connection, work.agent_row, work.rules, work.reading, after, PAGE_ROWS
+    )
 
 
 async def _release_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:

@@ -37,12 +37,12 @@ class StoredTarget(ForgetTarget, frozen=True):
 class ErasingWork(Struct, frozen=True):
     """The parameters of one transaction."""
 
-    # The row in `forgetting`.
+    # The row of the forgetting.
     id: int
     agent_row: int
     target: StoredTarget
     rules: Rules
-    # Seconds since the epoch.
+    # The present time, in seconds since the epoch.
     now: float
     # The marks of the erased content that this attempt at the forgetting has read.
     reading: GoneReading

@@ -53,11 +53,12 @@ class _Beginning(NamedTuple):
     """The first exchange that a path loses: a row of `erased_beginnings`."""
 
     conversation_row: int
+    # The depth and the number of the exchange.
     depth: int
     seq: int
-    # How many exchanges it loses, up to `_MAX_EXCHANGES` and one more.
+    # The number of exchanges that the path loses, up to `_MAX_EXCHANGES` and one more.
     exchanges: int
-    # The first and the last row of these.
+    # The first and the last row of these exchanges.
     first_row: int
     last_row: int
 

@@ -148,7 +148,7 @@ class Imports(StoreGroup):
         ):
             conversation_row = writing.change.conversation_row if writing.done else None
             writing = await _decide_changes(connection, agent, writing.write, writing.done, conversation_row)
-        end = _end_of_part(writing)
+        end = _compute_part_end(writing)
         change = await _write_exchanges(connection, agent, writing, end)
         version = await _find_version(connection, agent.id)
         written = replace(writing, change=change, version=version, done=end)
@@ -301,13 +301,13 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
     If a part of the conversation is written and nothing was forgotten, a turn matters only if it has added what the
     next part adds. Otherwise a long conversation would be read again for each part, while turns wait.
     """
-    write, change, done = writing.write, writing.change, writing.done
-    if not done or writing.version is None or writing.version.epoch != agent.epoch:
+    change = writing.change
+    if not writing.done or writing.version is None or writing.version.epoch != agent.epoch:
         return True
-    next_index = max(done, change.known)  # of the exchange that is added next
+    next_index = max(writing.done, change.known)  # the index of the exchange that is added next
     # A turn that has added what the part would add has one of the part's paths. A turn without a reply has another
     # path, so it is looked for by its question.
-    path_hashes = write.path_hashes[next_index : _end_of_part(writing)]
+    path_hashes = writing.write.path_hashes[next_index : _compute_part_end(writing)]
     next_exchange = change.add[next_index - change.known : next_index - change.known + 1]
     questions = [make_message_key(exchange.inputs[-1]) for exchange in next_exchange]
     stored = await load_rows(connection, SQL["matched"], path_hashes, agent.id)
@@ -318,7 +318,10 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
 async def _find_conversation(
     connection: Connection, agent: Agent, write: ImportWrite, done: int
 ) -> int | None:
-    """Returns the conversation in which this import has written `done` exchanges, or else that with the client's id."""
+    """Returns the row of the conversation in which this import has written `done` exchanges, or with the client's id.
+
+    Returns None if there is neither.
+    """
     conversation_row: int | None = None
     if done:
         conversation_row = await connection.fetch_value(
@@ -341,7 +344,7 @@ async def _load_pool(
     return ImportPool(conversation_row, matched, unanswered, forgotten_hashes)
 
 
-def _end_of_part(writing: ImportWriting) -> int:
+def _compute_part_end(writing: ImportWriting) -> int:
     """Returns the index after the next part's last exchange. Exchanges stored with their words do not count."""
     change = writing.change
     count = len(change.counts)

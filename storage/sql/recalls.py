@@ -27,13 +27,16 @@ class StoredRecall(Struct, frozen=True):
 
     exchange_row: int
     agent_row: int
+    # When the turn was written, in seconds since the epoch.
     at: float
     # The id of the recall's request, packed (storage/recall_record.py).
     packed_request: bytes
     # The record of the recall, packed (storage/recall_record.py).
     data: bytes
+    # The public id and the scope of the memory.
     memory_uid: str
     scope: Scope
+    # The public id of the turn's conversation.
     conversation_uid: str
     # The number of the exchange's first message.
     seq: int

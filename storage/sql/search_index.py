@@ -152,12 +152,12 @@ class SearchIndex(GrowingGroup):
         numbers = await lock_numbers(connection, agent.id)
         if numbers is None:
             return False
-        indexed_seq, next_seq = numbers.indexed_seq, numbers.next_seq
+        indexed_seq = numbers.indexed_seq
         stale_rows = await load_column(connection, SQL["stale"], (agent.id, _STEP_EXCHANGES))
         fresh = await load_shown_since(connection, agent.id, indexed_seq + 1, _STEP_EXCHANGES)
         is_last = len(fresh) < _STEP_EXCHANGES
         if is_last:
-            end_seq = await _compute_last_indexable(connection, agent.id, next_seq)
+            end_seq = await _compute_last_indexable(connection, agent.id, numbers.next_seq)
         else:
             end_seq = max(shown_exchange.exchange.reply_seq for shown_exchange in fresh)
         outdated: list[ShownExchange] = []

@@ -110,12 +110,12 @@ async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
 
 async def _adopt_conversation(connection: Connection, write: StepOpen, rules: Rules) -> None:
     """Turns a client conversation into a stored conversation with this path. Raises: WriteConflict if it was moved."""
-    agent_row, exchange = write.agent.id, write.exchange
     if not await connection.run(
-        SQL["adopt"], (exchange.parent or -1, exchange.conversation_row, agent_row, write.rev)
+        SQL["adopt"],
+        (write.exchange.parent or -1, write.exchange.conversation_row, write.agent.id, write.rev),
     ):
         raise WriteConflict("the conversation was moved by another request meanwhile")
-    await continue_exchanges(connection, agent_row, write.continued, rules, write.now)
+    await continue_exchanges(connection, write.agent.id, write.continued, rules, write.now)
 
 
 async def continue_exchanges(

@@ -356,10 +356,10 @@ async def _resolve_change(
         numbers = await lock_numbers(connection, agent.id)
         if numbers is None or numbers.epoch != agent.epoch:
             raise Stale("something was forgotten while this turn was under way")
-        indexed_seq, next_seq = numbers.indexed_seq, numbers.next_seq
+        indexed_seq = numbers.indexed_seq
         # The blocks of a memory that begins have raised its `rev`.
         planned = (write.planned_next_seq, write.planned_agent_rev)
-        is_as_planned = (next_seq, numbers.rev) == planned or (is_new and next_seq == 1)
+        is_as_planned = (numbers.next_seq, numbers.rev) == planned or (is_new and numbers.next_seq == 1)
         if is_as_planned and write.change is not None:
             return _ResolvedChange(write.change, indexed_seq)
     # Another turn was faster: the rules decide on the tree as it is in this transaction.

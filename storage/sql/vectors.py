@@ -44,12 +44,13 @@ CACHE_BYTES = 64 << 20
 class _Progress(NamedTuple):
     """The progress of the embedding of a memory: its row in `embedded`."""
 
+    # The name of the embedder (`Vector.model`).
     model: str
-    # 0: not known yet.
+    # The dimension of the vectors; 0: not known yet.
     dimension: int
-    # All messages up to this number are embedded.
+    # The number up to which all messages are embedded.
     cursor: int
-    # Is raised by each change of the row or of a vector.
+    # A number that each change of the row or of a vector raises.
     stamp: int
 
 
@@ -299,10 +300,9 @@ class Vectors(StoreGroup):
         It does nothing where something has changed since `unembedded` was read, and begins again where the model's
         vectors have another length than before. It returns whether something that is indexed still lacks a vector.
         """
-        agent_row, model = unembedded.agent.id, unembedded.model
-        await connection.lock(agent_row)
+        await connection.lock(unembedded.agent.id)
         await _add_embedded(connection, unembedded, added)
-        return await _lacks_vectors(connection, agent_row, model)
+        return await _lacks_vectors(connection, unembedded.agent.id, unembedded.model)
 
     @reads
     async def has(self, connection: Connection, agent_rows: Sequence[int], model: str) -> bool:

@@ -82,16 +82,16 @@ class WriteAheadLog:
 
     def write_back(self, *, is_at_rest: bool = False) -> None:
         """Has the writer's thread write back the rest of the log. is_at_rest: True if nothing is written now."""
-        limits, work = self._limits, copy_log
-        if is_at_rest or self.size >= 2 * limits.checkpoint_bytes:
-            waits = self.size >= limits.pause_bytes and not is_at_rest
-            work = partial(empty_log, wait_ms=limits.pause_ms if waits else 0)
+        work = copy_log
+        if is_at_rest or self.size >= 2 * self._limits.checkpoint_bytes:
+            waits = self.size >= self._limits.pause_bytes and not is_at_rest
+            work = partial(empty_log, wait_ms=self._limits.pause_ms if waits else 0)
         self.is_free.clear()
         if not self._post(work):
             self.is_free.set()
 
     def end_write_back(self, size: int, *, is_whole: bool) -> None:
-        """Notes the size of the log after a write-back. is_whole: all of it was written back, as no reader used it."""
+        """Notes the size of the log after a write-back. is_whole: True if all of the log was written."""
         self._note_size(size, is_whole=is_whole)
         self.is_free.set()
 

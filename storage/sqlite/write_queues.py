@@ -18,7 +18,9 @@ T = TypeVar("T")
 class Write(Generic[T]):
     """A write that waits."""
 
+    # The function that performs the write, in the writer's thread.
     function: Callable[[sqlite3.Connection], T]
+    # The future of its result, which the caller awaits.
     future: asyncio.Future[T]
     # The estimated bytes that the write holds.
     size: int

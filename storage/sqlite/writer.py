@@ -41,11 +41,11 @@ T = TypeVar("T")
 
 
 class WriterLimits(LogLimits, frozen=True):
-    """Bounds and pauses. Chosen, not measured, except where one is named."""
+    """The bounds and pauses of a writer. They are chosen, not measured."""
 
-    # How much may wait in each queue.
+    # The most bytes that may wait in each queue.
     queue_bytes: int = 64 << 20
-    # How long a batch gathers at most.
+    # The longest time in which a batch gathers writes.
     gather_s: float = 0.004
     # The most writes of a batch, so that its first write need not wait for hundreds.
     max_batch_turns: int = 256
@@ -53,7 +53,7 @@ class WriterLimits(LogLimits, frozen=True):
     max_turn_batches: int = 32
     # A batch that takes longer makes the status `slow`.
     slow_s: float = 1.0
-    # How long a writer is idle before it empties the log.
+    # The time for which a writer is idle before it empties the log.
     idle_s: float = 1.0
     # The pauses between attempts to open a failed database again: the first one, and the longest.
     retry_first_s: float = 0.25

@@ -108,18 +108,18 @@ async def change_definition(
 ) -> Definition:
     """Changes a definition if it is still at the version that was found. name: the new name; None: the name stays.
 
-    Raises: Overtaken if it was changed since; WriteConflict if the name is taken; NotFound.
+    Raises: Overtaken if the definition was changed since; WriteConflict if the name is taken; NotFound.
     """
     name = definition.name if name is None else name
-    project, kind = definition.project, definition.kind
+    kind = definition.kind
     has_new_name = kind in _NAMED_KINDS and name != definition.name
-    if has_new_name and await find_definitions_by_name(connection, project, kind, name):
+    if has_new_name and await find_definitions_by_name(connection, definition.project, kind, name):
         raise _make_name_taken_error(kind, name)
     text_id = await _insert_text(connection, definition.id, definition.version + 1, body, at)
     if not await connection.run(SQL["text_replace"], (text_id, at, name, definition.id, definition.version)):
         present = await get_definition(connection, definition.id)
         raise Overtaken(
-            f"the {definition.kind} {definition.uid!r} is at version {present.version}, not {definition.version}: "
+            f"the {kind} {definition.uid!r} is at version {present.version}, not {definition.version}: "
             "it was changed since"
         )
     await connection.run(SQL["texts_empty"], (definition.id, text_id))

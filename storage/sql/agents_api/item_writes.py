@@ -39,11 +39,11 @@ async def write_item(connection: Connection, write: ItemWrite, rules: Rules) -> 
     """Writes the outcome of an item. Returns False if it was written before. Raises: WriteConflict."""
     if not await _advance_item(connection, write):
         return False
-    item, run = write.item, write.item.run
+    run = write.item.run
     epoch = None if run is None else await find_epoch_of_open_run(connection, run.agent_row, run.id)
     if run is None or epoch is None:
         # The item was cancelled, or its agent is gone. The tokens that the provider has billed count nevertheless.
-        await close_item(connection, item.id)
+        await close_item(connection, write.item.id)
         return True
     if isinstance(write, ItemRetry):
         return True
@@ -62,7 +62,7 @@ async def write_item(connection: Connection, write: ItemWrite, rules: Rules) -> 
 
 
 async def find_epoch_of_open_run(connection: Connection, agent_row: int, run_row: int) -> int | None:
-    """Returns the epoch of the memory of an item's run; None if the run has ended or is gone."""
+    """Returns the epoch of the memory of an item's run; None: the run has ended or is gone."""
     return await connection.fetch_value(SQL["run_epoch"], (run_row, agent_row))
 
 
