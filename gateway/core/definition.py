@@ -160,7 +160,7 @@ class ConversationDefinition(_Stored, frozen=True):
     summary: str | None = None
     description: str | None = None
     hidden: bool = False
-    # The time at which it was archived, in seconds since the epoch; None: it is not archived.
+    # The time at which the conversation was archived, in seconds since the epoch; None: not archived.
     archived: float | None = None
     # The model, in place of the agent's, like the two fields after it.
     model: str | None = None

@@ -14,7 +14,7 @@ _MEMBERS_DECODER: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def parse_object(data: bytes | str) -> Json | None:
-    """Returns the object that JSON is; None: it is another value, or no JSON."""
+    """Returns the value of a JSON text that is an object; None: another value, or no JSON."""
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:

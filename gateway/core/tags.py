@@ -100,7 +100,7 @@ def _make_tag_pattern(names: Iterable[str], letters: Mapping[str, str], unseen: 
 
     names: the names of the tags.
     letters: letter of a name -> all characters that are read as it.
-    unseen: the pattern of what may lie between two letters.
+    unseen: the pattern of the characters that may lie between two letters.
     slashes: the characters that may close a tag, for a character class.
     """
     named = "|".join(unseen.join(f"[{letters[c]}]" for c in name) for name in names)
@@ -127,6 +127,6 @@ def with_mark(note: str, mark: str) -> str:
 
 
 @lru_cache(maxsize=64)  # a turn asks three times
-def mark_of(secret: bytes) -> str:
+def make_mark(secret: bytes) -> str:
     """Returns the mark of a memory's notes and summaries. secret: the secret of the memory."""
     return b32encode(blake2b(b"mark", key=secret, digest_size=_MARK_BYTES).digest()).decode().lower()

@@ -30,8 +30,8 @@ def find_repeated_keys(
 
     Only the keys of the outermost object are compared.
 
-    members: the members of the body, from `read_members`; None: they were not read yet.
-    json: the value of the body; None: it was not read yet.
+    members: the members of the body, from `read_members`; None: the members were not read yet.
+    json: the value of the body; None: the body was not read yet.
 
     Raises:
         BadRequest: the body is nested too deep.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from gateway.core.prompt.note_text import render_note
-from gateway.core.tags import mark_of
+from gateway.core.tags import make_mark
 from gateway.core.turn import commands
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.upstream.policy import Target
@@ -70,7 +70,7 @@ class TreeMemory:
             self.block_edits.reapply(read_blocks_on_path(context.request.spec, snapshot, context.path))
         texts, shown = self.block_edits.describe_changes(answers[n].shown for n in sorted(answers))
         if texts:
-            mark = mark_of(context.agent.secret)
+            mark = make_mark(context.agent.secret)
             note = render_note(
                 (), texts, self.keeper.now(), mark=mark, names_mark=not prompt.names_mark(mark)
             ).rstrip()

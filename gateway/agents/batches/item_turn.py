@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.agents.batches.item_texts import ItemTexts
 from gateway.agents.batches.stored_replies import ReplayedTools, StoredReplies
 from gateway.core.prompt.note_text import render_note
-from gateway.core.tags import mark_of
+from gateway.core.tags import make_mark
 from gateway.core.turn import commands
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.upstream.policy import Target
@@ -64,7 +64,7 @@ class ItemTurn:
         results = [result.get("shown", {}) for round in self.texts.rounds for result in round["results"]]
         texts, _ = self.block_edits.describe_changes(results)
         if texts:
-            mark = mark_of(self.context.agent.secret)
+            mark = make_mark(self.context.agent.secret)
             note = render_note((), texts, self.now(), mark=mark).rstrip()
             last_index = max(answers)
             answers[last_index] = replace(answers[last_index], changes=note)

@@ -23,7 +23,7 @@ from gateway.core.conversation.private import NUDGE_SENDER, make_framed_system_m
 from gateway.core.conversation.stored_path import finish_step, hash_exchanges, mark_refused, supersede_refused
 from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.prompt.shown_blocks import Shown
-from gateway.core.tags import mark_of
+from gateway.core.tags import make_mark
 from gateway.core.turn import commands, events
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.stop_reason import StopReason
@@ -338,7 +338,7 @@ class RunMemory:
         edits = self._edits
         shown = self._shown
         now = self.keeper.now()
-        messages = edits.make_messages(results, mark_of(context.agent.secret), now)
+        messages = edits.make_messages(results, make_mark(context.agent.secret), now)
         if nudge:
             messages.append(make_framed_system_message(nudge, sender=NUDGE_SENDER))
         messages += self.after_results

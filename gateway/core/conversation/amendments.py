@@ -28,7 +28,7 @@ class Amendment(Struct, frozen=True):
 
     # The id of the exchange.
     exchange_row: int
-    # The messages of the exchange's input in the list; None: they came back as they are stored.
+    # The messages of the exchange's input in the list; None: the messages came back as they are stored.
     inputs: MessageSpan | None
     # The messages of the exchange's reply in the list; None: the reply came back as it is stored.
     reply: MessageSpan | None

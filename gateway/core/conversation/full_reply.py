@@ -103,7 +103,7 @@ def _with_argument(call: dict[str, Any], text: str) -> dict[str, Any]:
 
 
 def _read_text_arguments(call: dict[str, Any]) -> dict[str, Any] | None:
-    """Returns the arguments of a call that sends a text; None: it calls another tool, or they cannot be read."""
+    """Returns the arguments of a call that sends a text; None: a call of another tool, or arguments without JSON."""
     function = call.get("function") or {}
     if function.get("name") != _SEND_MESSAGE:
         return None

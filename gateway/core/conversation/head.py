@@ -118,7 +118,7 @@ class _HeadSearch:
         self._pending = self._find_pending()
 
     def run(self) -> PathHead | None:
-        """Returns the end of the path; None: the list neither follows it nor repeats what comes after it."""
+        """Returns the end of the path; None: the list neither follows the path nor repeats the pending messages."""
         last_exchange, pending = self._head, self._pending
         report = self._find_report()
         reply = None if report is None else report.reply

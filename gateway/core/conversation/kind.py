@@ -14,7 +14,7 @@ QueueName = tuple[str, str]
 class ConversationKind(Enum):
     """The history that a request continues."""
 
-    # The client sends the whole history with each request, and the list is matched with what is stored.
+    # The client sends the whole history with each request, and the list is matched with the stored messages.
     CLIENT = auto()
     # The gateway has the history, and the client sends its new messages alone: append mode. A request that is off the
     # record, cancelled or sent again has a branch of its own in the tree, as in a client conversation.

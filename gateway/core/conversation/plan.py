@@ -130,7 +130,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
 def _find_conversation_row(
     tree: Tree, query: Query, exchange: Exchange, match_point: Exchange | None
 ) -> int | None:
-    """Returns the row of the conversation that an exchange belongs to; None: it begins one."""
+    """Returns the row of the conversation that an exchange belongs to; None: the exchange begins one."""
     if match_point is not None:
         return match_point.conversation_row
     if query.is_named:

@@ -338,7 +338,7 @@ class Tree:
         """Returns whether one of the two had ended before the other began."""
         return self.read_turn_end(a) <= b.begun or self.read_turn_end(b) <= a.begun
 
-    # -- what is active
+    # -- active exchanges
 
     def is_active(self, exchange: Exchange, *, is_named: bool) -> bool:
         """Returns whether the exchange has finished and no other exchange took its place.

@@ -31,7 +31,7 @@ def make_begun_hex(begun: float) -> str:
 
 
 def make_content_hex(exchange: Exchange, parent: Exchange | None) -> str:
-    """Returns the hash of a turn's words and of their position. parent: the exchange before; None: it is the first."""
+    """Returns the hash of a turn's words and of their position. parent: the exchange before; None: no exchange."""
     start = b"" if parent is None else b"%d" % parent.seq
     # A turn may have no message of its own: a developer message alone asked for its reply.
     atoms = [*chain.from_iterable(exchange.inputs)] or [b""]

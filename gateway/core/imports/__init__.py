@@ -1,1 +1,1 @@
-"""Conversations and facts that a person brings along from another application: what is read of each format. Pure."""
+"""Conversations and facts that a person brings along from another application, read from each format. Pure."""

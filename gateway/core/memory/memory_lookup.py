@@ -70,6 +70,7 @@ def read_lookup(name: str, arguments: Mapping[str, Any], now: float, timezone: s
     """Returns the search that a call asks for, or the error as a text for the model.
 
     arguments: arguments that fit the schema of the tool.
+    now: the current time, in seconds since the epoch.
     timezone: the time zone of the dates in the arguments.
     """
     query = str(arguments.get("query") or "").strip()
@@ -92,28 +93,32 @@ def read_lookup(name: str, arguments: Mapping[str, Any], now: float, timezone: s
                 limit=arguments.get("top_k") or _DEFAULT_RESULTS,
             )
         case "conversation_search":
-            roles = frozenset(arguments.get("roles") or ())
             return Lookup(
                 queries,
                 frozenset({"message"}),
-                roles,
+                roles=frozenset(arguments.get("roles") or ()),
                 since=since,
                 until=until,
                 limit=arguments.get("limit") or _DEFAULT_RESULTS,
             )
         case "search_memory":
-            words = tuple(each for each in arguments.get("convo_keyword_queries") or () if each.strip())
-            words = words[:_MAX_QUERIES]
-            start, end = arguments.get("start_minutes_ago"), arguments.get("end_minutes_ago")
-            return Lookup(
-                words,
-                _ALL_SOURCES,
-                since=None if start is None else now - 60 * start,
-                until=None if end is None else now - 60 * end,
-                limit=max(_ALL_RESULTS, 3 * len(words)),
-            )
+            return _read_keyword_lookup(arguments, now)
         case _:
             return Lookup(queries, _ALL_SOURCES, limit=_ALL_RESULTS)
+
+
+def _read_keyword_lookup(arguments: Mapping[str, Any], now: float) -> Lookup:
+    """Returns the search of everything for several keywords, in a span of minutes before `now`."""
+    keywords = [each for each in arguments.get("convo_keyword_queries") or () if each.strip()]
+    queries = tuple(keywords[:_MAX_QUERIES])
+    start, end = arguments.get("start_minutes_ago"), arguments.get("end_minutes_ago")
+    return Lookup(
+        queries,
+        _ALL_SOURCES,
+        since=None if start is None else now - 60 * start,
+        until=None if end is None else now - 60 * end,
+        limit=max(_ALL_RESULTS, 3 * len(queries)),
+    )
 
 
 def _read_moment(text: object, timezone: str, *, is_end: bool) -> float | None:

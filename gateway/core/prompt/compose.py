@@ -310,7 +310,7 @@ def _restore_rounds(
 def _find_restored_reply(
     index: int, exchange: Exchange, content: Content, plan: Plan, offered: Container[str]
 ) -> list[WireMessage] | None:
-    """Returns a reply of the list with its hidden rounds, or else its provider fields; None: it stays as it is."""
+    """Returns a reply of the list with its hidden rounds, or else its provider fields; None: the reply stays."""
     listing = plan.query.listing
     message = listing.messages[index]
     is_same_model = is_of_same_model(exchange, plan)

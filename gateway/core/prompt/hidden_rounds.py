@@ -108,7 +108,7 @@ def _refill_reply(reply: WireMessage, stored: WireMessage) -> WireMessage | None
 def _find_text_after_rounds(
     content: Content, message: WireMessage, rounds: Sequence[WireMessage]
 ) -> str | None:
-    """Returns the text of a reply after its hidden rounds; None: it does not begin with the text of these rounds."""
+    """Returns the text of a reply after its hidden rounds; None: the reply begins with another text."""
     streamed = join_texts(
         text for each in rounds if each["role"] == "assistant" for text in _read_visible_texts(each)
     )

@@ -108,7 +108,7 @@ class SectionParts(Struct, frozen=True):
 
 
 def find_shown_standing(pinned: SentSection | None, epoch: int) -> Sequence[int] | None:
-    """Returns the numbers of the standing facts that a path's section shows; None: it has to be rendered again.
+    """Returns the numbers of the standing facts that a path's section shows; None: the section must be rendered again.
 
     epoch: the memory's current epoch. A section of an earlier epoch may show a fact that was forgotten since.
     """

@@ -11,7 +11,7 @@ from gateway.core.conversation.exchange import count_atoms_to_end
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.prompt.composition import Composition
 from gateway.core.prompt.summary_frame import render_summary
-from gateway.core.tags import mark_of
+from gateway.core.tags import make_mark
 from storage.records import Summary
 
 
@@ -89,4 +89,4 @@ def find_cut_in_list(
 
 
 def _render(listing: HashedList, summary: Summary) -> str:
-    return render_summary(summary.text, mark_of(listing.hasher.secret))
+    return render_summary(summary.text, make_mark(listing.hasher.secret))

@@ -86,7 +86,7 @@ class _WindowCut(Struct, frozen=True):
 
 
 def reserve_for_reply(capacity: int, max_tokens: int | None) -> int:
-    """Returns the tokens of a context that are left for the reply. max_tokens: the request's limit for it."""
+    """Returns the tokens of a context that are left for the reply. max_tokens: the limit that the request sets."""
     reserve = _DEFAULT_RESERVE_TOKENS if max_tokens is None else max_tokens
     return min(reserve, int(capacity * _MAX_RESERVE_SHARE))
 

@@ -96,13 +96,13 @@ class ChatRequest(Struct):
     is_translated: bool = False
     # The client wants to see thoughts, and names no effort for them.
     wants_thoughts: bool = False
-    # The names of fields of its dialect that are read here and have no effect upstream.
+    # The names of the fields of the client's dialect that the gateway reads and that have no effect upstream.
     consumed: tuple[str, ...] = ()
-    # The fields of its client's dialect that `json` lacks, or has in another form, for `identity_fields`.
+    # The fields of the client's dialect that `json` lacks, or has in another form, for `identity_fields`.
     dialect_fields: dict[str, Any] | None = None
-    # The name of the side request that its dialect has recognised, in which memory has no part; None: no side request.
+    # The name of the side request that the dialect has recognised, without a part of memory; None: no side request.
     side_request: str | None = None
-    # The request in its client's dialect, for an upstream of that dialect; None: it goes as a chat completion.
+    # The request in the client's dialect, for an upstream of that dialect; None: each upstream gets a chat completion.
     native_body: NativeBody | None = None
 
     # -- stored messages
@@ -133,7 +133,7 @@ class ChatRequest(Struct):
 
     @property
     def identity_fields(self) -> dict[str, Any]:
-        """The request's fields as its client sent them, which name user, conversation and the client's own calls."""
+        """The request's fields as the client sent them, which name user, conversation and the client's own calls."""
         return self.json if self.dialect_fields is None else {**self.json, **self.dialect_fields}
 
     def begin_edit(self) -> BodyEdit:

@@ -91,7 +91,7 @@ def _find_inner_error(error: ValidationError) -> ValidationError | None:
     """
     context: Sequence[Sequence[ValidationError]] = getattr(error.kind, "context", ())
     first_errors = [errors[0] for errors in context if errors]
-    # An optional value may also be null, which is not what the model meant.
+    # An optional value may also be null, which the model did not mean.
     not_null = [each for each in first_errors if getattr(each.kind, "types", None) != ["null"]]
     return next(iter(not_null or first_errors), None)
 

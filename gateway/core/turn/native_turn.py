@@ -49,7 +49,7 @@ class NativeTurn:
         return None
 
     def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
-        """Returns the outcome as it is: `NativeMemory` adds what the dialect stores."""
+        """Returns the outcome as it is: `NativeMemory` adds the fields that the dialect stores."""
         return outcome
 
     def feed(self, event: TurnEvent) -> list[Command]:

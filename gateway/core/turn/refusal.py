@@ -41,7 +41,7 @@ _UNREACHABLE_ADDRESS: Final = re.compile(
 )
 # The field with which a reply ends.
 _FINISH_REASON: Final = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]*)"')
-# The most bytes of a reply that has no words but this field. Not measured.
+# The most bytes of a reply that is a verdict alone. Not measured.
 _MAX_VERDICT_BYTES: Final = 4096
 
 
@@ -73,9 +73,9 @@ def is_account_refusal(status: int, body: bytes) -> bool:
 class RefusedContent(Enum):
     """The part of a request's messages that an upstream refuses."""
 
-    # A filter refuses their content.
+    # A filter refuses the content of the messages.
     FILTERED = "filtered"
-    # They have an address from which nothing can be fetched.
+    # The messages have an address from which nothing can be fetched.
     UNREACHABLE = "unreachable"
 
 

@@ -92,7 +92,7 @@ class RoundReader:
         self._content_before = round.spoken.content_before
         self._ends = ChoiceEnds(terms.choice_count)
         self._split_characters = SplitCharacters()
-        # The form of events that add text and do nothing else; None: it is not known yet.
+        # The form of events that add text and do nothing else; None: not known yet.
         self._text_events: TextEvents | None = None
         # The body of an error reply, which comes as events.
         self._error_body: list[bytes] = []

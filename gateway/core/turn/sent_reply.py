@@ -15,7 +15,7 @@ from gateway.errors import UpstreamBroke
 
 
 class SentReply:
-    """Sends what the view of a turn has ready. The head, a status and headers, leaves with the first bytes."""
+    """Sends the bytes that the view of a turn has ready. The head (status and headers) leaves with the first bytes."""
 
     def __init__(self, terms: TurnTerms, view: ClientView) -> None:
         self._terms = terms

@@ -40,9 +40,9 @@ RESPONSE_FAILED: Final = "response.failed"
 _PROVIDERS_FAULTS: Final = ("server_error", "vector_store_timeout")
 # The bytes that are read of an error, since some repeat the whole request.
 ERROR_BYTES: Final = 64 * 1024
-# A chunk or a completion has it, and errors do not.
+# Finds the choices of a chunk or a completion, which errors do not have.
 _CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\{')
-# Codes that are no error's, in bodies that have a code whatever they are.
+# The codes of successful replies, of upstreams whose bodies always have a code.
 _SUCCESS_CODES: Final = (None, "", 0, "0", 200, "200")
 # MiniMax's codes by the status that they mean; any other is a 500. (platform.minimax.io/docs/api-reference/errorcode)
 _MINIMAX_CODES_BY_STATUS: Final = {
@@ -57,7 +57,7 @@ _STATUS_BY_MINIMAX_CODE: Final = {
 
 
 def find_openai_error(chunk: Json, name: str | None = None) -> Json | None:
-    """Returns the error that a chunk or a body is, in OpenAI's form; None: it is no error. name: the name of its event.
+    """Returns the error in a chunk or a body, in OpenAI's form; None: no error. name: the name of the chunk's event.
 
     Known forms: {"error": {...}}, {"error": "text"}, {"object": "error", "message": ...}, {"code": ..., "msg": ...},
     {"base_resp": {"status_code": ..., "status_msg": ...}}, and anything under `event: error`.
@@ -70,7 +70,7 @@ def find_openai_error(chunk: Json, name: str | None = None) -> Json | None:
         error = chunk
     if not isinstance(error, dict):
         error = {"message": error, "code": chunk.get("code")}  # xAI puts the code next to the text
-    # What is nested too deeply could not be written again.
+    # A value that is nested too deeply could not be written again.
     fields = {key: value for key, value in error.items() if not is_too_deep(value)}
     shaped = {"message": "", "type": "upstream_error", "param": None, "code": None, **fields}
     message = shaped["message"]
@@ -130,7 +130,7 @@ def read_error_status(error: Json) -> int:
             return number
         if isinstance(code, str) and code.lower() in _STATUS_BY_NAME:
             return _STATUS_BY_NAME[code.lower()]
-    # LM Studio's about the length has neither, in a stream.
+    # In a stream, LM Studio's error about the length has neither a number nor a name.
     message = str(error.get("message") or "")
     return 400 if is_too_long(error) or find_context_length(message) is not None else 500
 
@@ -148,7 +148,7 @@ class RevealedError(NamedTuple):
 
 
 def find_error_in_success_body(body: bytes) -> RevealedError | None:
-    """Returns the error that a whole reply of status 200 is; None: the reply is no error.
+    """Returns the error in a whole reply of status 200; None: the reply is no error.
 
     OpenRouter answers so when its upstream fails after the status has left. Its body stays as it came, as far as
     clients of OpenAI's find the error in it. A body of more than `ERROR_BYTES` is taken for a completion.
@@ -214,7 +214,7 @@ def find_stream_exception(events: bytes) -> UpstreamBroke | None:
 
 
 def _find_openai_error_of_event(data: bytes, name: str | None) -> Json | None:
-    """Returns the error that the data of an event is; None: it is no error. name: the event's name."""
+    """Returns the error in the data of an event; None: no error. name: the event's name."""
     chunk, _ = read_json(data)
     return find_openai_error(chunk, name) if isinstance(chunk, dict) else None
 

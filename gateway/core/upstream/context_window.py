@@ -54,7 +54,7 @@ class ContextWindows:
         self._figures: dict[ModelKey, _Figures] = {}
 
     def find_window(self, key: ModelKey, configured: int | None) -> int | None:
-        """Returns a model's window in tokens; None: it is not known. configured: the window of the settings.
+        """Returns a model's window in tokens; None: the window is not known. configured: the window of the settings.
 
         It is smaller than configured if an error has named a smaller window, or if the upstream counts more tokens.
         """

@@ -46,7 +46,7 @@ class Target(NamedTuple):
     upstream: str
     # The model's name at the upstream.
     model: str
-    # The context window in tokens; None: it is not known.
+    # The context window in tokens; None: not known.
     context_window: int | None = None
     # The rank: 0 for the requested model, higher for fallbacks.
     rank: int = 0

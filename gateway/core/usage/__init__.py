@@ -1,1 +1,1 @@
-"""The tokens that replies report, and what asking a stream for them adds to it."""
+"""The tokens that replies report, and the additions to a stream that the request for them causes."""

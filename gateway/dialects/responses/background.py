@@ -172,7 +172,7 @@ class ShownResponses:
         return {**response, "status": "cancelled", "output": [*output], "completed_at": None, "usage": None}
 
     def rebuild(self, tag: str, reply: WireMessage) -> Json | None:
-        """Returns the response of a stored reply; None: it was not sent as one. tag: the part that its ids share."""
+        """Returns the response of a stored reply; None: the reply was no response. tag: the part that its ids share."""
         return rebuild_response(tag, reply)
 
     def render_last_events(self, response: Json, number: int) -> bytes:

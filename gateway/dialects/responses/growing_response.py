@@ -42,7 +42,7 @@ class ResponseTerms(Struct, frozen=True):
     shows_sealed_thoughts: bool = False
     # The messages of the request's input that belong to this turn alone.
     messages: Sequence[Json] = ()
-    # The part that all ids of the response share; "": it is made from the turn's name.
+    # The part that all ids of the response share; "": the part is made of the turn's name.
     tag: str = ""
     # The time of the response, in seconds since the epoch; None: the time of its reply.
     created_at: int | None = None
@@ -126,7 +126,7 @@ class GrowingResponse:
     ) -> Json:
         """Returns the response as it is now.
 
-        incomplete_reason: the reason for which the response is incomplete; None: it is complete or goes on.
+        incomplete_reason: the reason for which the response is incomplete; None: the response is complete or goes on.
         usage: the usage with the names of the Responses API.
         """
         response = {

@@ -324,7 +324,7 @@ class _MessageBuilder:
 
 
 def _find_type(item: Json) -> str | None:
-    """Returns the type of an item without `type`, which messages and references may lack; None: it is neither."""
+    """Returns the type of an item without `type`, which messages and references may lack; None: another item."""
     if "role" in item:
         return "message"
     return "item_reference" if "id" in item else None

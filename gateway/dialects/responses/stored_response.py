@@ -48,8 +48,8 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
     forms: dict[str, CallForm] = {}
     # The output; None: the output is rebuilt from the reply.
     output: list[Json] | None = None
-    # The part that the response's ids share; "": it is made of the turn's name. A response in the background has its
-    # ids before it has a turn.
+    # The part that the response's ids share; "": the part is made of the turn's name. A response in the background has
+    # its ids before it has a turn.
     id_tag: str = field(default="", name="tag")
 
     @property

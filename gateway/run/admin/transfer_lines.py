@@ -20,7 +20,7 @@ from gateway.core.conversation.private import find_own_length, read_private
 from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.memory.fact_words import make_fact_key
 from gateway.core.nul import without_nul
-from gateway.core.tags import mark_of, with_mark
+from gateway.core.tags import make_mark, with_mark
 from gateway.run.admin.export_lines import MalformedLine, check_line, with_present_names
 from storage.records import REPLY, Agent, Atom, Exchange, State
 from storage.sql.store import Store
@@ -141,7 +141,7 @@ class LineReader:
         self._agent = agent
         self._next_seq = next_seq
         self._hasher = MessageHasher(agent.secret)
-        self._note_mark = mark_of(agent.secret)
+        self._note_mark = make_mark(agent.secret)
         # The ends of paths, by the number of their last exchange.
         self._path_ends: dict[int, _PathEnd] = {}
 

@@ -25,7 +25,7 @@ from gateway.core.prompt.section import (
 )
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.prompt.summary_terms import SummaryTerms
-from gateway.core.tags import mark_of
+from gateway.core.tags import make_mark
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import retry_with_contents
 from gateway.run.memory.fit import fit_prompt, is_crowded, may_exceed
@@ -189,7 +189,7 @@ class Composer(Struct, frozen=True):
             offered=context.tools_in_section if context.offered else {},
             system=spec.system,
             epoch=context.snapshot.epoch,
-            mark=mark_of(context.agent.secret),
+            mark=make_mark(context.agent.secret),
             summary_id=_read_used_summary(context) if summary is None else summary,
             definition_digest="" if spec.is_profile else digest_definition(spec.system, context.offered),
             standing_seqs=standing.shown_seqs,

@@ -10,7 +10,7 @@ from functools import partial
 from msgspec import Struct
 
 from gateway.core.prompt import note_choice, note_query, note_text
-from gateway.core.tags import mark_of
+from gateway.core.tags import make_mark
 from gateway.run.memory.contents import retry_with_contents
 from gateway.run.memory.find_messages import (
     FoundMessages,
@@ -231,7 +231,7 @@ def render_request_note(
         hits,
         changes,
         context.plan.query.now,
-        mark=mark_of(context.agent.secret),
+        mark=make_mark(context.agent.secret),
         is_selection=is_selection,
         names_mark=names_mark,
     )

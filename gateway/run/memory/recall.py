@@ -13,7 +13,7 @@ from gateway.core.prompt import note_text
 from gateway.core.prompt.section import Section
 from gateway.core.prompt.shown_blocks import is_mark_named
 from gateway.core.request.memory_mode import STORING_MODES
-from gateway.core.tags import mark_of
+from gateway.core.tags import make_mark
 from gateway.run.memory.find_messages import make_search_record
 from gateway.run.memory.fitted_window import FittedWindow, NoteRoom
 from gateway.run.memory.memory_context import MemoryContext
@@ -77,7 +77,7 @@ class Recaller(Struct, frozen=True):
     def choose_note_room(self, context: MemoryContext, section: Section) -> NoteRoom:
         """Returns the room for a note. Recalled messages may be cut, the changes that the note has to state are not."""
         # Whether an earlier note names the mark is known only once the window is fitted.
-        is_named = is_mark_named((section.text,), mark_of(context.agent.secret))
+        is_named = is_mark_named((section.text,), make_mark(context.agent.secret))
         naming_tokens = 0 if is_named else note_text.NAMING_TOKENS
         budget = self.choose_note_budget(context, naming_tokens)
         # A model's own count may be a fifth above the estimate.
@@ -130,7 +130,7 @@ class Recaller(Struct, frozen=True):
         text: the text of the message.
         name: the name of its speaker; None: the message names no speaker.
         """
-        naming_tokens = 0 if prompt.names_mark(mark_of(context.agent.secret)) else note_text.NAMING_TOKENS
+        naming_tokens = 0 if prompt.names_mark(make_mark(context.agent.secret)) else note_text.NAMING_TOKENS
         note_budget = self.choose_note_budget(context, naming_tokens)
         budget = _choose_budget(context, prompt, note_budget, naming_tokens)
         started_at = time.perf_counter() - vectors.choosing_s
@@ -217,5 +217,5 @@ def _estimate_change_tokens(context: MemoryContext, section: Section) -> int:
 
 def render_changes(context: MemoryContext, section: Section, notes: Sequence[str]) -> str:
     """Returns a note that only states the changed blocks. notes: the notes in the prompt."""
-    is_named = is_mark_named((section.text, *notes), mark_of(context.agent.secret))
+    is_named = is_mark_named((section.text, *notes), make_mark(context.agent.secret))
     return render_request_note(context, (), section.changes, names_mark=not is_named)

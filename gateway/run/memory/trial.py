@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from gateway.core.memory.standing import make_standing_block
 from gateway.core.prompt import note_choice, note_query, note_text
-from gateway.core.tags import mark_of
+from gateway.core.tags import make_mark
 from gateway.run.memory.find_messages import (
     SearchOutcome,
     choose_hit_limit,
@@ -85,7 +85,7 @@ class TrialRunner(Struct, frozen=True):
         budget = note_choice.limit_selection(self.recall_tokens) if found.is_selection else self.recall_tokens
         choice = found.choose(budget, found.choose_line_chars(budget))
         rendered = note_text.render_note(
-            choice.hits, (), self.now(), mark=mark_of(agent.secret), is_selection=found.is_selection
+            choice.hits, (), self.now(), mark=make_mark(agent.secret), is_selection=found.is_selection
         )
         return TrialResult(
             rendered, make_search_record(SearchOutcome(found, choice, ""), trace, max_left_out)

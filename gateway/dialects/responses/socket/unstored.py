@@ -51,7 +51,7 @@ class PendingResponse(Struct, frozen=True):
     user: str | None
     # The id of the stored response that comes before the items; None: the items begin the conversation.
     base_id: str | None
-    # The items of the input since then; None: they are not known here, since the upstream stores the conversation.
+    # The items of the input since then; None: not known, since the upstream stores the conversation.
     items: Sequence[bytes] | None
     # The request asks the upstream to store the response.
     is_stored: bool
