@@ -1,4 +1,4 @@
-"""The events of a run in the background, numbered, so that a reader can come back to where it was.
+"""The events of a run in the background, numbered, so that a reader can continue after its last event.
 
 They are stored in batches, and the newest stay in memory. After the death of a process the numbers continue at a later
 multiple of 10,000, so that a reader of events that were never stored misses none of those that follow.
@@ -62,7 +62,7 @@ class EventLog:
     job: Job | None = None
     # The number of the next event.
     next_number: int = 1
-    # No event follows.
+    # True: no event follows.
     is_over: bool = field(default=False, init=False)
     # The newest events, all that are not on disk yet among them. After a gap no event leaves, since the store lacks
     # some of them; they are bounded by the rest of the run.
@@ -71,7 +71,7 @@ class EventLog:
     _newest_bytes: int = field(default=0, init=False)
     # The number of the last event up to which all events are on disk.
     _stored_number: int = field(default=0, init=False)
-    # The events after it are not all on disk, and never will be.
+    # True: some events after it are not on disk, and never will be.
     _has_gap: bool = field(default=False, init=False)
     # The events that no write has taken yet.
     _unwritten: list[bytes] = field(default_factory=list, init=False)
@@ -130,7 +130,7 @@ class EventLog:
         self._newest_bytes = 0
         self._stored_number = last
         self._has_gap = False
-        # What an earlier attempt has stored may have been erased by a forgetting since.
+        # A forgetting may have erased stored events of an earlier attempt since.
         self.next_number = max(last // _NUMBER_STEP + 1, attempt - 1) * _NUMBER_STEP
         return [event.data for event in numbered]
 
@@ -157,7 +157,7 @@ class EventLog:
         self.abandon()
 
     def cancel_turn(self) -> None:
-        """Cancels the turn that writes to this log, as a client does that leaves."""
+        """Cancels the turn that writes to this log, as if a client had left."""
         self._presence.leave()
 
     def _wake(self) -> None:
@@ -211,7 +211,7 @@ class EventLog:
     # -- reading
 
     async def read_after(self, number: int) -> AsyncIterator[bytes]:
-        """Yields the events after a number, and those that follow, until the end."""
+        """Yields the events after a number, until the end of the log."""
         while True:
             changed = self._changed
             first = self._newest[0].number if self._newest else self.next_number
@@ -262,7 +262,7 @@ class EventLog:
 
 
 def _warn_unwritten(error: BaseException) -> None:
-    # Present readers get them from memory, and later ones the steps that the run has stored.
+    # Present readers get these events from memory, and later readers the steps that the run has stored.
     _log.warning(
         "Events of a background run could not be stored; a stream that is opened later lacks them: %s", error
     )

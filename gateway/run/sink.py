@@ -1,4 +1,4 @@
-"""The seam between a turn and the connection that its reply is sent on."""
+"""The seam between a turn and the connection on which its reply is sent."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Sink(Protocol):
 
     @property
     def has_started(self) -> bool:
-        """Bytes were sent. Until then an error can still have a status of its own."""
+        """True: bytes were sent. Until then an error can still have a status of its own."""
 
     @property
     def is_gone(self) -> bool:
-        """The client has left."""
+        """True: the client has left."""
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
         """Sets status and headers; they are sent with the first bytes written."""
@@ -46,13 +46,15 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class HeldSink:
-    """A response that is held back, since the route makes one body of its events. `Sink` documents the methods."""
+    """A response that is held until its end, since the route makes one body of it. `Sink` documents the methods."""
 
     # The sink of the waiting client.
     outer: Sink
-    # The status and the headers of an error that is still a status, or of the stream that was held; 0: none came yet.
+    # The status of the held reply; 0: no head came yet.
     status: int = field(default=0, init=False)
+    # The headers of the held reply.
     headers: tuple[tuple[str, str], ...] = field(default=(), init=False)
+    # The held bytes of the body.
     body: bytearray = field(default_factory=bytearray, init=False)
 
     @property
@@ -92,7 +94,7 @@ class Presence:
     _task: asyncio.Task[Any] | None = None
     # The number of cancellations that the task had when it entered the block.
     _cancelling = 0
-    # The task was cancelled because the reader left.
+    # True: the task was cancelled because the reader left.
     _is_cancelled = False
 
     def leave(self) -> None:
@@ -127,11 +129,9 @@ class Presence:
 
 @dataclass(slots=True)
 class UnseenSink:
-    """A response without a reader, for a turn that leaves its result in the store. `presence.leave()` ends the turn.
+    """A response without a reader, for a turn that leaves its result in the store. `Sink` documents the methods."""
 
-    `Sink` documents the methods.
-    """
-
+    # The presence of the missing reader; `leave` ends the turn.
     presence: Presence = field(default_factory=Presence, init=False)
 
     @property

@@ -34,9 +34,9 @@ SAVED_EVENT = events.Saved()
 class SavedStep(NamedTuple):
     """A step that was committed."""
 
-    # For the machine.
+    # The event for the machine.
     event: events.StepSaved
-    # The prompt of the model's next call, which has all stored rounds; the one before, if no step was opened.
+    # The prompt of the model's next call, which has all stored rounds; the earlier prompt, if no step was opened.
     prompt: Prompt
 
 
@@ -55,7 +55,7 @@ class TurnMemory(Protocol):
         """Returns the prompt for another target than was expected. Raises: ContextExceeded."""
 
     def note_target(self, prompt: Prompt) -> None:
-        """Changes the context to the target of a prompt that `retarget` has returned: it is asked now."""
+        """Changes the context to the target of a prompt that `retarget` has returned: this target is asked now."""
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         """Adds a note about memory blocks that have changed since the model has seen them to a round's last answer.
@@ -86,11 +86,11 @@ class TurnSaving:
     memory: TurnMemory
     # The services that the process's turns share.
     services: TurnServices
-    # Each step is saved. So a turn that failed has steps to end, and its end waits for the commit as well.
+    # True: each step is saved. So a turn that failed has steps to end, and its end waits for the commit as well.
     saves_steps: bool = False
-    # A later attempt resumes the turn as it is on disk, so a fault of the store ends this attempt.
+    # True: a later attempt resumes the turn as it is on disk, so a fault of the store ends this attempt.
     is_resumable: bool = False
-    # The write of the turn has begun.
+    # True: the write of the turn has begun.
     is_written: bool = field(default=False, init=False)
     # The error that the client gets in place of the reply; None: the client gets the reply.
     error: GatewayError | None = field(default=None, init=False)
@@ -142,7 +142,7 @@ class TurnSaving:
         writing = work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
         try:
             if not writing.done():
-                await _done_or_timeout(writing, self.services.limits.commit_wait_s)
+                await _make_waiter(writing, self.services.limits.commit_wait_s)
             if writing.done():
                 return self._note_durable(writing.result(), started_at)
             is_late = True
@@ -193,7 +193,7 @@ class TurnSaving:
         writing = self.memory.write(prompt, outcome)
         if isinstance(writing, asyncio.Future) and not self.memory.context.agent.is_stored:
             writing.add_done_callback(self._note_new_memory)
-        return writing if self._step_write is None else self._after_step(writing)
+        return writing if self._step_write is None else self._await_after_step(writing)
 
     def _note_new_memory(self, writing: asyncio.Future[object]) -> None:
         """Notes the row of a memory that began with this turn, whether or not the reply has waited for the write."""
@@ -202,13 +202,14 @@ class TurnSaving:
             if isinstance(result, Committed):
                 self.call.receipt.note_new_memory(result.agent.id)
 
-    async def _after_step(self, writing: Awaitable[object]) -> object:
+    async def _await_after_step(self, writing: Awaitable[object]) -> object:
+        """Returns the result of a write, once the write of the newest step has ended."""
         await self.wait_step()
         return await writing
 
 
 def _explain_loss(error: StoreError) -> str | None:
-    """Returns the reason, for the client, why the turn will never be stored; None: after this error it still may be."""
+    """Returns the client's reason why the turn will never be stored, or None if it may still be after this error."""
     match error:
         case Stale():
             return events.FORGOTTEN_LOSS
@@ -218,7 +219,7 @@ def _explain_loss(error: StoreError) -> str | None:
             return None
 
 
-def _done_or_timeout(work: asyncio.Future[Any], timeout_s: float) -> asyncio.Future[None]:
+def _make_waiter(work: asyncio.Future[Any], timeout_s: float) -> asyncio.Future[None]:
     """Returns a future that is done when the work is, or after the timeout. Cancelling it does not cancel the work.
 
     Each turn waits like this. `asyncio.wait` does the same in thirteen calls, which take 10 us of a turn (measured).

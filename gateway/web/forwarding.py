@@ -143,7 +143,7 @@ class ForwardedRoute:
             await self.answer_with_body(incoming, head, request_body)
 
     def reads_body(self, head: ForwardedHead) -> bool:
-        """Returns whether a body is read for the model that it names; other bodies are streamed to the upstream."""
+        """Returns whether a body is read for its model. Other bodies are streamed to the upstream."""
         return head.is_json
 
     async def answer_with_body(

@@ -34,7 +34,7 @@ _Query = Mapping[str, Sequence[str]]
 
 
 class ShownResponse(NamedTuple):
-    """A response as it is shown now."""
+    """A response in its present state."""
 
     json: Json
     # The run in the background that makes the response, or has made it; None: the response has no run.
@@ -53,7 +53,10 @@ class GatewayResponses:
         bodies: BodyReader,
         send_timeout_s: float,
     ) -> None:
-        """Makes the answers. send_timeout_s: the time that a client may take to read a part of a stream."""
+        """Makes the answers.
+
+        send_timeout_s: the seconds after which a client that accepts no byte of a stream is disconnected.
+        """
         self.owners = owners
         self.background = background
         self._stored = stored
@@ -95,7 +98,7 @@ class GatewayResponses:
         await JsonResponse(answer)(scope, receive, send)
 
     async def show(self, owner: ResponseOwner, id: str) -> ShownResponse:
-        """Returns a response that the gateway stores, as it is now. Raises: UnknownId."""
+        """Returns a response that the gateway stores, in its present state. Raises: UnknownId."""
         response = await self._finder.get(owner, id)
         return ShownResponse(await self._render(response, {}), response.run)
 

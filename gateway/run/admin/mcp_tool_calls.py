@@ -58,7 +58,9 @@ from storage.sql.store import Store
 class McpToolCall(Struct, frozen=True):
     """A call that is being performed."""
 
+    # The key or the command by which the call came.
     caller: McpCaller
+    # The person of the memory.
     user: str
     # The agent of the caller's profile.
     spec: AgentSpec
@@ -74,7 +76,7 @@ class McpToolCall(Struct, frozen=True):
         return Editor(ORIGIN, self.caller.project, self.caller.origin)
 
     def get_memory_with_id(self, id: str) -> Agent:
-        """Returns the memory in which an id is looked for. Raises: UnknownId: nothing is remembered of the user."""
+        """Returns the memory in which an id is searched. Raises: UnknownId: nothing is remembered of the user."""
         if self.agent is None:
             raise _make_not_found_error(id)
         return self.agent
@@ -86,7 +88,7 @@ class McpTools(Struct, frozen=True):
     store: Store
     # Reads memories.
     views: MemoryViews
-    # Makes the vector of a query; None: texts are searched by words alone.
+    # Returns the vector of a query; None: texts are searched by words alone.
     embed_query: EmbedQuery | None
     # Edits facts and blocks.
     edits: MemoryEdits
@@ -110,9 +112,12 @@ class McpTools(Struct, frozen=True):
         def takes(hit: Message) -> bool:
             return hit.source in arguments.kinds and since <= hit.at < until
 
-        agent, query, embed_query = call.agent, arguments.query, self.embed_query
+        agent = call.agent
+        query = arguments.query
         try:
-            vector = None if embed_query is None else await embed_query([agent.id], query, SEARCH_MS)
+            vector = None
+            if self.embed_query is not None:
+                vector = await self.embed_query([agent.id], query, SEARCH_MS)
             hits = await self.store.recall.search(
                 agent, query, limit=arguments.limit, takes=takes, deadline_ms=SEARCH_MS, vector=vector
             )
@@ -175,9 +180,9 @@ class McpTools(Struct, frozen=True):
         )
 
     async def _remember_fact(self, call: McpToolCall, arguments: RememberArguments) -> RememberResult:
-        text, spec = read_fact_text(arguments.text), call.spec
+        text = read_fact_text(arguments.text)
         agent = call.agent or await self.store.agents.find_or_begin(
-            call.scope, spec.own_blocks, spec.shared_blocks, self.now()
+            call.scope, call.spec.own_blocks, call.spec.shared_blocks, self.now()
         )
         fact, is_new = await self.edits.remember_fact(call.editor, agent, text)
         return RememberResult(f"fact:{fact.seq}", known=not is_new, muted=fact.muted)
@@ -190,11 +195,14 @@ class McpTools(Struct, frozen=True):
         return CorrectResult(f"fact:{fact.seq}", arguments.id)
 
     async def _edit_block(self, call: McpToolCall, arguments: EditBlockArguments) -> EditBlockResult:
-        agent, edits, label = call.agent, self.edits, arguments.label
+        agent = call.agent
+        label = arguments.label
         if agent is None:
             raise _make_unknown_label_error(label)
         try:
-            block = await edits.blocks.edit(call.editor, agent.uid, label, arguments.value, arguments.version)
+            block = await self.edits.blocks.edit(
+                call.editor, agent.uid, label, arguments.value, arguments.version
+            )
         except UnknownId as error:
             raise _make_unknown_label_error(label) from error
         except Conflict as error:
@@ -269,7 +277,13 @@ def _make_shown_messages(records: Sequence[MessageRecord]) -> tuple[ReadMessage,
 
 
 def _read_time(text: str, name: str, *, default: float) -> float:
-    """Returns an argument as seconds since the epoch. Raises: BadRequest, which names it."""
+    """Returns the time of an argument, in seconds since the epoch.
+
+    name: the name of the argument, for the error.
+    default: the time if the text is empty.
+
+    Raises: BadRequest.
+    """
     if not text:
         return default
     try:

@@ -54,12 +54,14 @@ class _ListedRequest(NamedTuple):
 
 
 class _PageEnd(NamedTuple):
-    """Where a page ends in the log and in the store. The requests of the next page have lower numbers."""
+    """The end of a page in the log and in the store. The requests of the next page have lower numbers."""
 
+    # The lowest number of a request from the log.
     number: int = LAST_NUMBER
+    # The lowest row of a request from the store.
     exchange_row: int = LAST_NUMBER
 
-    def after(self, page: Iterable[_ListedRequest]) -> _PageEnd:
+    def move_past(self, page: Iterable[_ListedRequest]) -> _PageEnd:
         """Returns the end of a page that begins at this end."""
         return _PageEnd(
             min((each.number for each in page if each.number is not None), default=self.number),
@@ -74,9 +76,9 @@ class RequestLists(Struct, frozen=True):
     """Lists requests, the newest first."""
 
     store: Store
-    # Older recalls are not listed.
+    # The time for which recalls are stored; older recalls are not listed.
     retention: RecallRetention
-    # None: no process serves.
+    # The requests of this process; None: no process serves.
     log: RequestLog | None
 
     async def read_page(
@@ -107,7 +109,7 @@ class RequestLists(Struct, frozen=True):
             logged = await self._list_logged(self.log, project)
         if only is not None:
             logged = [each for each in logged if _is_selected(each, only)]
-        # Only the requests of the page become records: those of all 2,000 of the log take the event loop 10 ms.
+        # Only the requests of the page become records: all 2,000 of the log would take the event loop 10 ms.
         older = itertools.islice((each for each in logged if each.number < start.number), limit + 1)
         listed = [_ListedRequest(make_logged_record(each), number=each.number) for each in older]
         if agent is not None and only is None:
@@ -116,7 +118,7 @@ class RequestLists(Struct, frozen=True):
             # Merged and not sorted: the next page continues each list after a number, so the order of each has to stay.
             listed = [*merge(listed, stored, key=lambda each: each.record.at, reverse=True)]
         page = listed[:limit]
-        end = start.after(page)
+        end = start.move_past(page)
         in_flight: Sequence[LoggedRequest] = ()
         if self.log is not None and after is None and only is None:
             in_flight = self.log.list_in_flight(project=project, memory=memory)
@@ -128,7 +130,7 @@ class RequestLists(Struct, frozen=True):
         )
 
     async def show_all(self, raw: RawArguments) -> dict[str, Any]:
-        """Lists requests for the command line: {"lines", "next"}. from: the answer's `next`."""
+        """Lists requests for the command line: {"lines", "next"}. The argument `from` is an earlier answer's `next`."""
         arguments = Arguments(raw)
         page = await self.read_page(
             memory=arguments.read_optional_text("memory"),
@@ -172,14 +174,17 @@ class RequestLists(Struct, frozen=True):
 
 
 def _is_selected(request: LoggedRequest, only: RequestSelection) -> bool:
-    """Returns whether an ended request is one of a selection. The overview counts the same ones."""
+    """Returns whether an ended request is in a selection. The overview counts requests in the same way."""
     if only == "failed":
         return request.status is not None and request.status >= 500
     return request.mode == only
 
 
 def _read_page_end(after: str | None) -> _PageEnd:
-    """Reads `next` of the previous page; None: the first page is asked for. Raises: BadRequest."""
+    """Returns the page end that `next` of a page names. after: None: the request is for the first page.
+
+    Raises: BadRequest.
+    """
     if after is None:
         return _PageEnd()
     number, _, exchange_row = after.partition(".")

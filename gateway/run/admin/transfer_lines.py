@@ -1,7 +1,7 @@
 """The lines of an exported memory: records of the store as JSON objects, and back.
 
-A line is an object with one key, the part of the memory that it is of, such as "fact"; its value has the fields.
-`transfer_operations.py` says what an export contains; `export_lines.py` describes and checks the fields.
+A line is an object with one key, the part of the memory, such as "fact"; its value has the fields.
+`transfer_operations.py` has the parts of an export; `export_lines.py` describes and checks the fields.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def make_fields(record: TransferRecord) -> dict[str, Any]:
 
 
 def count_messages(lines: Iterable[dict[str, Any]]) -> int:
-    """Returns how many messages lines have, without single messages that were forgotten: so lists count them."""
+    """Returns the number of messages in lines, without single messages that were forgotten, as lists count them."""
     return sum(_count_in_exchange(line["exchange"]) for line in lines if "exchange" in line)
 
 
@@ -117,8 +117,9 @@ class _PathEnd(NamedTuple):
     path_hash: bytes = b""
     # The depth of the next exchange.
     depth: int = 0
-    # The numbers of the path's atoms and messages.
+    # The number of the path's atoms.
     atom_count: int = 0
+    # The number of the path's messages.
     message_count: int = 0
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Failover: the endpoints of the process, and in which order a request asks them.
+"""Failover: the endpoints of the process, and the order in which a request asks them.
 
 `gateway.core.upstream.policy` decides the order; `gateway.run.upstream.attempts` asks the endpoints. Failover happens
 only before the first event of a reply is handed on.
@@ -113,7 +113,7 @@ class Failover:
         order = order_members(members, self.now(), spread_key())
         # The route's own upstream serves the path, so there is a first candidate.
         first, *following = [candidates[index] for index in order]
-        # Those of rank 0 are no fallbacks: a request may wait for them. The first to be available comes first.
+        # Candidates of rank 0 are no fallbacks: a request may wait for them. The first to be available comes first.
         unavailable = [
             candidates[index]
             for index in sorted(range(len(members)), key=lambda index: members[index].available_at)

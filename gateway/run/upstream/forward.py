@@ -65,7 +65,7 @@ class Forwarder:
         route_of: Callable[[str], Route],
         limiter: Limiter,
     ) -> None:
-        """Asks no upstream yet.
+        """Makes the forwarder; no upstream is asked yet.
 
         rules: returns the identity rules of a project.
         route_of: returns the route for a model's name.
@@ -82,13 +82,12 @@ class Forwarder:
     def get_route(
         self, path: str, model: str | None, upstream_name: str | None, *, is_searched: bool = True
     ) -> Route:
-        """Returns the route of a request, to an upstream that has the endpoint. Its model is "" if none is named.
+        """Returns the route of a request, to an upstream that has the endpoint. The model is "" if none is named.
 
         path: the path below the base URL.
         upstream_name: the upstream that the caller asks for. If no upstream and no model is named, the first upstream
             with such an endpoint answers.
-        is_searched: False if a part of the body was not read in which a model may be named, so that `model` may be None
-            although the request names one.
+        is_searched: False: a part of the body was not read, so `model` may be None although the request names one.
 
         Raises: BadRequest, UnknownModel, UnknownPath.
         """
@@ -148,9 +147,9 @@ class Forwarder:
     def list_capabilities(
         self, path: str, model: str | None, upstream_name: str | None
     ) -> list[Capabilities]:
-        """Returns the capabilities of all upstreams that may answer; empty: not known before an agent is loaded.
+        """Returns the capabilities of all upstreams that may answer, or [] while the model of an agent is not known.
 
-        The arguments are those of `get_route`.
+        The arguments are as for `get_route`.
         """
         if model is None or asks_agent(model):
             return []

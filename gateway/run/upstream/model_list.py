@@ -26,8 +26,8 @@ from gateway.run.upstream.route import UPSTREAM_HEADER, make_unknown_upstream_er
 from gateway.settings import Settings
 from storage.digests import digest_secret
 
-# Seconds after a failure until the upstream is asked again; twice as many after each further one, up to `refresh_s`.
-# Not measured: its list is old, or missing, for as long.
+# The seconds after a failure until the upstream is asked again; twice as many after each further failure, up to
+# `refresh_s`. Not measured: its list is old, or missing, for as long.
 RETRY_S = 15.0
 # The keys with a cached answer, those that were used last. Each list may take a megabyte, so these take 64 at most.
 CACHED_KEYS = 64
@@ -46,12 +46,12 @@ class _CachedAnswer:
     failures: int = 0
     # The last list; None: the upstream has given none, or has refused the key since.
     entries: Entries | None = None
-    # None: the upstream did not refuse the key the last time.
+    # The last refusal of the key; None: the key was not refused the last time.
     refusal: Refusal | None = None
 
 
 class ModelList:
-    """The models of all upstreams. `run` keeps them fresh until it is cancelled; `entries` is the current list."""
+    """The models of all upstreams. `run` refreshes the list until it is cancelled; `entries` is the current list."""
 
     def __init__(
         self,
@@ -61,11 +61,11 @@ class ModelList:
         refresh_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Makes the list, without those of upstreams.
+        """Makes the list, without the models of upstreams.
 
         created_at: the date of the gateway's own entries, in seconds since the epoch.
         refresh_s: the pause before upstreams are asked for their lists again; 0: upstreams are never asked.
-        clock: seconds, which never go back.
+        clock: returns the seconds of a clock that never goes back.
         """
         self._settings = settings
         self._refresh_s = refresh_s
@@ -96,10 +96,10 @@ class ModelList:
         # An upstream that asks for the caller's key is not asked without a key again.
         while name not in self._refusals:
             failures = 0 if await self.refresh(name, provider) else failures + 1
-            await asyncio.sleep(self._pause(failures))
+            await asyncio.sleep(self._choose_pause_s(failures))
 
-    def _pause(self, failures: int) -> float:
-        """Returns the seconds until an upstream is asked again. failures: how often in a row it gave no list."""
+    def _choose_pause_s(self, failures: int) -> float:
+        """Returns the seconds until an upstream is asked again. failures: the number of failures in a row."""
         if not failures:
             return self._refresh_s
         return min(RETRY_S * 2.0 ** min(failures - 1, 16), self._refresh_s)
@@ -134,16 +134,17 @@ class ModelList:
     async def list_entries_for(
         self, credential: str | None, upstream: str | None = None, *, has_others: bool = False
     ) -> Entries:
-        """Returns the list as a caller sees it.
+        """Returns the list for a caller.
 
         credential: the caller's own `Authorization`.
         upstream: the upstream that the caller names; None: the key goes to an upstream only if no other upstream could
             be meant.
-        has_others: the caller is shown other models as well.
+        has_others: True: the caller is shown other models, too.
 
-        Raises: NotAuthenticated, NotAllowed: the upstream refuses the key, or wants a key, and no other upstream has
-            models; UpstreamUnreachable: an upstream is down, and there is nothing else to list; BadRequest: there is no
-            such upstream, or several want a key and the caller named none.
+        Raises:
+            NotAuthenticated, NotAllowed: the upstream refuses the key or needs one, and no other upstream has models.
+            UpstreamUnreachable: an upstream is down, and there is nothing else to list.
+            BadRequest: there is no such upstream, or several need a key and the caller has named none.
         """
         entries = await self._choose_entries(credential, upstream, has_others=has_others)
         if not entries and not has_others:
@@ -176,7 +177,7 @@ class ModelList:
         return self._merge_answer(name, answer)
 
     def _find_candidates(self, upstream: str | None) -> list[str]:
-        """Returns the upstreams that a caller's key may be meant for. upstream: the one that the caller names."""
+        """Returns the upstreams for which a caller's key may be. upstream: the upstream that the caller names."""
         keyless = self._list_keyless_upstreams()
         if upstream is not None:
             return [upstream] if upstream in keyless else []
@@ -248,7 +249,7 @@ class ModelList:
                 answer.failures += 1
             if answer.refusal is not None:
                 answer.entries = None
-            answer.valid_until = self._clock() + self._pause(answer.failures)
+            answer.valid_until = self._clock() + self._choose_pause_s(answer.failures)
         return answer
 
     def _merge(self, fetched: Mapping[str, Entries]) -> Entries:

@@ -202,7 +202,8 @@ class _Session:
     def _find_ended_before(self, stream_id: str | None, queue: _Queue | None) -> str | None:
         """Returns the id of the response that has ended just before a new one of a `stream_id`.
 
-        None: no response came before, or the last response goes on. A cancelled response has ended for its client.
+        Returns None if no response came before, or if the last response goes on. A cancelled response has ended for its
+        client.
 
         queue: the responses of this `stream_id` that are under way or wait; None: there is no such response.
         """
@@ -262,7 +263,7 @@ class _Session:
             del self._ended_ids[next(iter(self._ended_ids))]
 
     async def _respond(self, response: QueuedResponse) -> None:
-        """Makes a response: sends its events to the client, the last one included."""
+        """Makes a response, and sends all its events to the client."""
         request = response.request
         if self._model is not None:
             request.fields.setdefault("model", orjson.dumps(self._model))
