@@ -67,8 +67,8 @@ def _change_messages(
 ) -> bytes:
     """Returns a body with changed messages; the same bytes where nothing was changed, or the body is nested too deep.
 
-    change: takes a model's name and the messages, changes these in place, and returns whether it has changed any.
-    key: bytes without which there is nothing to change.
+    change: a function of a model's name and the messages: it changes these in place, and returns whether it did.
+    key: the bytes without which a request has nothing to change.
     """
     if key not in body:
         return body

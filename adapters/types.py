@@ -86,7 +86,7 @@ def with_content_type(headers: Iterable[Header], content_type: str) -> tuple[Hea
 def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:
     """Returns the seconds to wait by `retry-after-ms` (OpenAI's own) or `retry-after` (RFC 9110 10.2.3); None: neither.
 
-    now_s: seconds since the epoch, for a date in the header.
+    now_s: the present time in seconds since the epoch, for a date in the header.
     """
     values = dict(headers)
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):

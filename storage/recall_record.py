@@ -262,7 +262,7 @@ def _unpack_entries(data: bytes, flags: int, count: int) -> tuple[RecalledEntry,
 def overwrite_forgotten(data: bytes, exists: Callable[[str, int], bool]) -> bytes:
     """Returns a record's bytes, of the same length, with the hits overwritten that do not exist any more.
 
-    exists: returns whether a text still exists, given its kind and number.
+    exists: a function that returns whether the text with a kind and a number still exists.
 
     Raises: ValueError if the bytes are damaged, or of a later version.
     """

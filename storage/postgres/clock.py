@@ -36,7 +36,7 @@ class SharedClock:
     async def measure(self, read_time: Callable[[], Awaitable[float]]) -> None:
         """Reads the clock several times; the reading that is answered soonest is the most exact.
 
-        read_time: returns the database's time.
+        read_time: a function that returns the database's time.
         """
         for _ in range(_READINGS):
             asked_at = time.time()

@@ -53,8 +53,8 @@ class DatabaseServer:
 
     user: holds the connections.
     prepare: checks the schema, or makes it, when the server answers for the first time.
-    on_failure: called with the error when the server fails after it worked.
-    on_recovery: called when the server works again.
+    on_failure: a function that is called with the error when the server fails after it worked.
+    on_recovery: a function that is called when the server works again.
     """
 
     def __init__(

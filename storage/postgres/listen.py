@@ -90,8 +90,8 @@ class NotificationListener:
     """A process's listener for notifications.
 
     target: a database where notifications arrive; without one (None) the process polls.
-    report_reading: called now and then with a reading of the database's clock (SharedClock).
-    report_loss: called when the connection is lost.
+    report_reading: a function that is called now and then with a reading of the database's clock (SharedClock).
+    report_loss: a function that is called when the connection is lost.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ T = TypeVar("T")
 class PostgresReader:
     """Performs the reads of a database.
 
-    uptime: is notified of answers.
+    uptime: the record of the server's answers, which each answer updates.
     name: the name of the database, for errors.
     """
 

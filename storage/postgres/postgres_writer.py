@@ -52,8 +52,8 @@ class PostgresWrite(Generic[T]):
 class PostgresWriter:
     """Performs the writes of a database.
 
-    uptime: is notified of answers.
-    on_write: called for each write that begins.
+    uptime: the record of the server's answers, which each answer updates.
+    on_write: a function that is called for each write that begins.
     """
 
     def __init__(

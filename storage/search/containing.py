@@ -34,7 +34,7 @@ def find_containing(
     """Returns the numbers of the messages that have all terms, as far as the index knows, the newest first.
 
     terms: the terms, at least one.
-    tail: messages that are not indexed yet; where the index has one of them too, the tail's text counts.
+    tail: the messages that are not indexed yet; if the index has a message as well, the tail's text counts.
     before: the number below which messages are looked for.
     postings: the terms in the segments of the index, as `Buckets.read_newest_first` yields them; only as many are taken
         as are needed. A term that was not read there is passed over, so that messages without it may be returned.

@@ -72,7 +72,7 @@ class Index:
     def __init__(self, blobs: Iterable[tuple[int, bytes]] = ()) -> None:
         """Makes an index of blobs by chunk. Raises: CorruptIndex."""
         self.layout = IndexLayout()
-        # The occurrences of all chunks, and those of chunks that have changed since. Each column is sorted.
+        # The occurrences of all chunks, and the occurrences of chunks that have changed since. Each column is sorted.
         self._columns = [make_empty_column(), make_empty_column()]
         # The chunks of the second column. Their occurrences in the first column do not count.
         self._changed_chunks = frozenset[int]()
@@ -87,7 +87,7 @@ class Index:
 
     @property
     def size(self) -> int:
-        """About how many bytes the index takes in memory."""
+        """The approximate bytes that the index takes in memory."""
         occurrences = len(self._columns[0]) + len(self._columns[1]) + len(self._names)
         row = _LAYOUT_ROW_BYTES + 2 * self.layout.earlier.itemsize
         return _INDEX_BYTES + _OCCURRENCE_BYTES * occurrences + row * len(self.layout.flags)

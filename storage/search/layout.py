@@ -52,7 +52,7 @@ class Lengths:
 
     @classmethod
     def sum_rows(cls, length: NDArray[np.uint16], flags: NDArray[np.uint8]) -> Lengths:
-        """Sums up some rows; those without a document have zeros."""
+        """Returns the sums over some rows; a row without a document has zeros."""
         import numpy as np
 
         logs, user = np.log2(length + 1.0), (flags & USER).nonzero()[0]
@@ -61,7 +61,7 @@ class Lengths:
         return cls(count, int(length.sum()), len(user), of_user, float(logs.sum()) - of_user)
 
     def add(self, document: DocumentRow, sign: int = 1) -> None:
-        """Adds a document, or with the sign -1 takes it away."""
+        """Adds a document; with the sign -1 subtracts it."""
         log = math.log2(document.length + 1)
         self.count += sign
         self.length += sign * document.length
@@ -72,7 +72,7 @@ class Lengths:
             self.other_logs += sign * log
 
     def with_replaced(self, before: Lengths, after: Lengths) -> Lengths:
-        """Returns the sums after a change of some rows. before, after: the sums over these rows."""
+        """Returns a copy of the sums after a change of some rows. before, after: the sums over these rows."""
         count = self.count - before.count + after.count
         if not count:
             return Lengths()
@@ -118,11 +118,11 @@ class IndexLayout:
         self.chunks: list[int] = []
         # The position in `chunks` of each chunk.
         self.positions: dict[int, int] = {}
-        # The numbers of the document in each row; zeros where there is none.
+        # The numbers of the document in each row; zeros: the row has no document.
         self.length, self.back, self.flags, self.head = array("H"), array("H"), array("B"), array("B")
         # The rows of a document's neighbours, by its row; -1: there is none. The last one of several after it counts.
         self.earlier, self.later = array("h"), array("h")
-        # Messages that the index does not have; and the indices in the tail of messages that are left out.
+        # The messages that the index lacks, and the indices in the tail of messages that are left out.
         self.tail = Tail()
         self.left_out: list[int] = []
         # The row of each message in the tail, by its index there; -1: it is left out.
@@ -260,7 +260,7 @@ class IndexLayout:
         return position * CHUNK + (seq % CHUNK if seq // CHUNK in self.positions else 0)
 
     def find_rows(self, seqs: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the rows of numbers; -1 for a number in a chunk that is not there."""
+        """Returns the rows of numbers; -1: the chunk of a number is not there."""
         import numpy as np
 
         if self._is_gapless:
@@ -275,7 +275,7 @@ class IndexLayout:
         return bool(self.chunks) and self.chunks[-1] - self.chunks[0] == len(self.chunks) - 1
 
     def _compute_row(self, seq: int) -> int:
-        """Returns the row of a number; -1 where its chunk is not there."""
+        """Returns the row of a number; -1: the chunk of the number is not there."""
         position = self.positions.get(seq // CHUNK)
         return -1 if position is None else position * CHUNK + seq % CHUNK
 

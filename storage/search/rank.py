@@ -91,8 +91,8 @@ def rank(
     more, the longer the assistant's turns are: these would win most places by their mere number of words, yet some
     things only the assistant wrote.
 
-    tail: messages that are not indexed yet; where the index has one of them too, the tail's text counts.
-    skip: messages that are left out; those in the index count for the statistics.
+    tail: the messages that are not indexed yet; if the index has a message as well, the tail's text counts.
+    skip: the numbers of messages to leave out; messages in the index count for the statistics nevertheless.
     room: the tokens that the messages may fill; if they are short, more than `limit` are returned. A search with room
         also looks a second time, for names and numbers that the first hits add: "What did my sister win?" shares its
         words with the message that names her, and not with the one that answers.
@@ -193,8 +193,8 @@ def find_most_telling(
     message of each, and so on. A fact is a conversation of its own. Questions come last, except for one of the newest
     conversation if that has no statement. Small talk is left out.
 
-    tail: messages that are not indexed yet.
-    skip: numbers of messages that are left out.
+    tail: the messages that are not indexed yet.
+    skip: the numbers of messages to leave out.
 
     Measured within 250 tokens: of what LongMemEval's users state about themselves 39% of the lines, of the facts in
     short talk 14%; the newest messages are 8 and 5%, any messages 15 and 7%. Weighing the head's terms by how rare they
@@ -224,8 +224,8 @@ def find_around(
     The message with most terms in its head comes first, of each conversation, then the next of each. In the message's
     own conversation the nearest comes first.
 
-    tail: messages that are not indexed yet.
-    skip: numbers of messages that are left out.
+    tail: the messages that are not indexed yet.
+    skip: the numbers of messages to leave out.
     """
     layout = index.make_layout(tail or Tail(), skip)
     first = layout.make_row_range(range(seq, seq + 1))

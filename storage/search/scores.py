@@ -111,9 +111,9 @@ class _OccurrenceColumns(NamedTuple):
     row: NDArray[np.int64]
     # The number of the term among those of the query.
     term: NDArray[np.int64]
-    # How often the term is there; less than once for a part of an occurrence.
+    # The number of times that the term is there; below 1 for a part of an occurrence.
     times: NDArray[np.float64]
-    # How many terms the occurrence adds to the length of its row.
+    # The number of terms that the occurrence adds to the length of its row.
     length: NDArray[np.float64]
 
 
@@ -134,7 +134,7 @@ class _Cells(NamedTuple):
     # The index of the cell's bin among those that have occurrences.
     bin_index: NDArray[np.int64]
     term: NDArray[np.int64]
-    # How often the term is in the bin.
+    # The number of times that the term is in the bin.
     times: NDArray[np.float64]
 
 
@@ -159,7 +159,7 @@ class Scores:
         # The row of each bin, in order: all rows of a small memory, or the rows of a large memory that have
         # occurrences.
         self._rows = np.arange(self._total if near is not None or self._total <= _FEW_ROWS else 0)
-        # The bin of each row; 0 also for a row that has none.
+        # The bin of each row; 0 also for a row without a bin.
         self._bin_of_row = np.zeros(self._total, np.int64)
         self._bin_of_row[self._rows] = self._rows
         # The sums by bin.
@@ -171,11 +171,11 @@ class Scores:
         self._term_count = 0
         # The weight of the query: a message that has all terms has about this share (`TermWeights.asked`).
         self._query_weight = 0.0
-        # The ranking of the last call of `list_best`; None: it was not called.
+        # The ranking of the last call of `list_best`; None: there was no call.
         self._ranking: _Ranking | None = None
 
     def add(self, occurrences: Occurrences) -> None:
-        """Adds where the terms of a query are, or the names in its first hits."""
+        """Adds the occurrences of a query's terms, or of the names in its first hits."""
         self._query_weight += occurrences.weights.asked
         packed, term = self._unpack_terms(occurrences)
         row = packed >> ROW_SHIFT
@@ -210,7 +210,7 @@ class Scores:
         )
 
     def _unpack_terms(self, occurrences: Occurrences) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Returns all occurrences, packed with the rows of their messages, and the number of each one's term."""
+        """Returns all occurrences, packed with the rows of their messages, and the number of each occurrence's term."""
         import numpy as np
 
         in_tail = np.array([*chain.from_iterable(occurrences.in_tail)], np.int64)
@@ -297,7 +297,7 @@ class Scores:
 
         `defer_scores` and `list_left_out` are about the ranking of the last call.
 
-        unwanted: rows that are not shown.
+        unwanted: the rows to leave out.
         only_strong: no row is returned by common words alone.
         """
         layout, near = self._layout, self._near
@@ -412,7 +412,7 @@ class Scores:
         return ranking.defer_columns(rows, ranking.fuse() if ranking.chosen_by is None else ranking.chosen_by)
 
     def list_left_out(self, limit: int) -> tuple[list[int], ScoreColumns]:
-        """Returns the best rows that had a score in the last ranking and were not returned, and how good they are."""
+        """Returns the best rows that the last ranking scored and did not return, and their scores."""
         ranking = self._ranking
         if ranking is None:
             return [], make_no_scores()
@@ -424,7 +424,7 @@ class Scores:
         return rows, ranking.defer_columns(rows, fused)()
 
     def _collect_row_scores(self) -> _RowScores:
-        """Returns the rows that hold something of the query. Returns all if vectors count, or if most rows would do."""
+        """Returns the rows that hold a part of the query; all rows if vectors count, or if most rows hold a part."""
         import numpy as np
 
         layout = self._layout

@@ -112,7 +112,7 @@ async def _erase_exchange(
 ) -> list[int]:
     """Erases a whole exchange, except for its row. Returns the numbers of its messages, which are still indexed.
 
-    leaves_tombstones: its messages are recognised when they are sent again.
+    leaves_tombstones: True if the exchange's messages are to be recognised when they are sent again.
     mark: the kind of its mark, ERASED or RESET.
     """
     indices = [*range(len(exchange.inputs)), REPLY]

@@ -29,9 +29,9 @@ async def fill_page(
     """Returns a page of a list. Rows are read until the page is full.
 
     low, high: the ends of the page.
-    read: reads so many rows between two ends, in the page's order. Returns what is not left out, and where the last row
-        stands; None: fewer rows were read, so that no more follow.
-    min_rows: the fewest that are read at once.
+    read: a function that reads a number of rows between two ends, in the page's order. It returns the entries that the
+        filter takes, and the end after the last row; None: fewer rows were read, so that no more follow.
+    min_rows: the fewest rows that are read at once.
     """
     found: list[T] = []
     while len(found) < page.limit:

@@ -50,7 +50,7 @@ class _Cursor(NamedTuple):
 class _StepOutcome(NamedTuple):
     """The outcome of one transaction of a forgetting."""
 
-    # Where the next one begins; None if all is gone.
+    # The point at which the next transaction begins; None: everything is erased.
     cursor: _Cursor | None
     agent_row: int
 
@@ -81,8 +81,8 @@ class Forgetting(StoreGroup):
     ) -> None:
         """Makes the group.
 
-        memories, snapshots: caches that are cleared with each forgetting.
-        wake: called after a forgetting, since its jobs have to end or may begin again.
+        memories, snapshots: the caches that are cleared with each forgetting.
+        wake: a function that is called after a forgetting, since its jobs have to end or may begin again.
         """
         super().__init__(database)
         self._usage = usage
@@ -115,7 +115,7 @@ class Forgetting(StoreGroup):
         Jobs end, and begin again after the forgetting, so that no model is asked about the target.
 
         keeps_pause: True has a whole memory that is paused replaced by an empty one that is paused.
-        retained_facts: numbers of facts that stay if they came from the target: from now on they rest on no message.
+        retained_facts: the numbers of facts that stay though they came from the target; they lose their sources.
 
         Raises: WriteConflict: one of these facts is gone or no longer true. Nothing is written.
         """

@@ -148,7 +148,7 @@ class ForgetPreviews(StoreGroup):
 
         A version or a note that is erased with several facts, or with facts and with messages, counts more than once.
 
-        target: it may have the rows of its messages' exchanges, so that these need not be looked up.
+        target: the target, perhaps with the rows of its messages' exchanges, which then need not be looked up.
         messages: the number of the target's messages, as `ForgetTargets.measure` returns it. Those of a whole memory
             are counted here, and so are messages that go along, since the target has replaced them.
         """
@@ -398,7 +398,7 @@ def _add_counts(
 ) -> PreviewedCounts:
     """Returns the sum of the counts for messages, and for the named entries of a target: facts, passages, versions.
 
-    target: its facts are not counted yet.
+    target: the target; its facts are not counted yet.
     """
     erased_seqs = {fact.seq for fact in with_messages.facts}
     first, second = with_messages.counts, with_named.counts

@@ -53,7 +53,7 @@ class StoreGroup:
     async def _delete_older(self, has_older: Statement, delete: Statement, before: float) -> int:
         """Deletes the rows from before a time, a page in each transaction. Returns how many it deleted.
 
-        has_older: returns whether there are any. Parameter: the time.
+        has_older: a function that returns whether there are rows from before a time.
         delete: deletes a page. Parameters: the time, and the size of a page.
         """
         deleted = 0

@@ -138,7 +138,7 @@ class Imports(StoreGroup):
 
         Turns may come between its parts: its changes are then decided again.
 
-        make_note: returns the progress of the import, given the conversation as it is written then.
+        make_note: a function that returns the progress of the import for the conversation as it is written then.
 
         Raises: NotFound if the memory is gone, or the import was stopped; WriteConflict if the memory is paused.
         """
@@ -168,7 +168,7 @@ class Imports(StoreGroup):
         """Writes facts. Returns how many were new.
 
         row: the import's row.
-        make_note: returns the progress of the import, given that number.
+        make_note: a function that returns the progress of the import for that number.
 
         Raises: as `write_part`.
         """

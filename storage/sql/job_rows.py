@@ -27,8 +27,8 @@ async def forget_jobs(
 
     So no job brings back forgotten content.
 
-    keep: returns the payload with which a job starts again under the new epoch, or None to delete it; without it, all
-        jobs are deleted. Results of steps and texts of errors are deleted in any case.
+    keep: a function that returns the payload with which a job starts again under the new epoch, or None to have it
+        deleted. Without `keep` all jobs are deleted. Results of steps and texts of errors are deleted in any case.
     """
     epoch = await lock_epoch_of_jobs(connection, agent_row)
     for row in await connection.fetch_rows(SQL["of_agent"], (agent_row,)):

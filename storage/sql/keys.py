@@ -184,7 +184,7 @@ class Keys(StoreGroup):
     async def change(self, id: int, change: Callable[[Key], Key]) -> Key:
         """Changes name, memory, expiry, models and user of a key in use. Returns it as it is then.
 
-        change: makes the new key of the present one.
+        change: a function that returns the new key for the present key.
 
         Raises: NotFound, and the errors of `change`.
         """

@@ -125,7 +125,7 @@ class CachedMemory:
         """Returns whether nothing has to be read before a query.
 
         current: the agent's present numbers.
-        skip: numbers of messages that the query leaves out.
+        skip: the numbers of messages that the query leaves out.
 
         Nothing has to be read into a full memory either, which lacks the newest messages until they are indexed.
         """

@@ -67,7 +67,7 @@ class MemoryLoader:
         """Returns the memory as it is now; None: the memory is gone.
 
         numbers: the agent's numbers, if the caller has just read them; None: `load` reads them.
-        skip: numbers of messages that the query leaves out.
+        skip: the numbers of messages that the query leaves out.
         """
         read_numbers = partial(find_numbers_of, agent=agent)
         while True:
@@ -156,7 +156,7 @@ class MemoryLoader:
         """Returns the memory and the buckets that a search for a query needs; None: the memory is gone.
 
         numbers: the agent's numbers, if the caller has just read them; None: they are read here.
-        skip: numbers of messages that the query leaves out.
+        skip: the numbers of messages that the query leaves out.
         only_strong: True if the search finds nothing by common words alone.
         """
         for _ in range(_MAX_READS):

@@ -322,7 +322,7 @@ def _compute_copy_uid(agent_row: int, uid: str) -> str:
 async def _choose_uid(connection: Connection, agent_row: int, part: str, uid: str | None) -> str:
     """Returns a record's public id here: its own, or that of a copy if it is taken; a new one if `uid` is None.
 
-    uid: its id in the export; older exports have none.
+    uid: the id in the export; None: an older export, which has no ids.
     """
     if uid is None:
         return uuid.uuid4().hex

@@ -40,10 +40,10 @@ class _ReaderBase:
     ) -> None:
         """Makes the reader.
 
-        report_damage: called when a read meets a damaged file. Returns whether that is news.
-        check_in_place: called before the file is opened, as a connection that closes may write the log of the file that
-            is written into another one; and after it, since it may have been replaced meanwhile. Raises Broken if the
-            file is not the one that is written.
+        report_damage: a function that is called when a read meets a damaged file, and returns whether that is new.
+        check_in_place: a function that raises Broken if the file at the path is not the file that is written. It is
+            called before the file is opened, since a closing connection may write the log into another file, and
+            afterwards, since the file may have been replaced meanwhile.
         """
         self._target = target
         self._report_damage = report_damage

@@ -40,7 +40,7 @@ class LogLimits(Struct, frozen=True):
 class WriteAheadLog:
     """The log of the writer's file. All its methods but `measure` belong to the event loop's thread.
 
-    copier: copies a grown log.
+    copier: the thread that copies a grown log.
     post: hands work to the writer's thread, which does it after the writes it already has, and then calls
         `end_write_back`. Returns False if the writer has no working connection.
     """

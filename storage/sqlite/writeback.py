@@ -19,7 +19,7 @@ from storage.sqlite.driver import Driver
 class WriteBack:
     """Copies the log into the file.
 
-    connect: opens its connection, in its thread, when it is first needed.
+    connect: a function that opens the connection, called in the thread when the connection is first needed.
     check_in_place: called before that, as the log would be copied into any file at the path. Raises Broken if that is
         not the file that is written.
     """

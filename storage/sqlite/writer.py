@@ -69,12 +69,12 @@ _OVERHEAD_BYTES = 1024
 class Writer:
     """The writer. All its methods belong to the event loop's thread; the functions given to it run in the writer's.
 
-    connect: opens the connection that writes, in the writer's thread.
-    watch: is attached to that connection.
-    log_copier: copies a grown log.
+    connect: a function that opens the connection that writes; it is called in the writer's thread.
+    watch: the watch that is attached to that connection.
+    log_copier: the thread that copies a grown log.
     on_change: a function that is called with the changes of a batch, before its writes are answered.
-    on_failure: called with the fault when writing fails after it worked.
-    on_recovery: called when writing works again.
+    on_failure: a function that is called with the fault when writing fails after it worked.
+    on_recovery: a function that is called when writing works again.
     """
 
     def __init__(

@@ -41,8 +41,8 @@ class ConnectionUser(Protocol):
 class WriterConnection:
     """The connection that writes, in a thread of its own.
 
-    connect: opens the connection, in the thread.
-    on_failure: called with the fault when writing fails after it worked.
+    connect: a function that opens the connection; it is called in the thread.
+    on_failure: a function that is called with the fault when writing fails after it worked.
     retry_first_s, retry_max_s: the pauses between attempts to mend a fault, the first one and the longest.
     """
 

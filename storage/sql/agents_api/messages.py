@@ -199,7 +199,7 @@ class Messages(StoreGroup):
     ) -> ListedExchange:
         """Gives a message another text. The old text leaves the index, and summaries that may hold it are dropped.
 
-        edit: returns the exchange with the new text.
+        edit: a function that returns the exchange with the new text.
 
         Raises: NotFound; Stale if something was forgotten since the agent was read; the errors of `edit`.
         """
