@@ -57,20 +57,24 @@ def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
     """Returns how traces are exported; None: they are not. Raises: SettingsError: a variable cannot be read."""
     variables = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_")}
 
-    def read_exporter_variable(name: str) -> str:
-        """Returns a variable of the exporter: the one for traces, or else the one for all signals."""
-        return variables.get(_TRACES + name) or variables.get(_OTLP + name, "")
+    def read_exporter_variable(name: str) -> tuple[str, str]:
+        """Returns the name and the value of a variable: of the one for traces, or else of the one for all signals."""
+        whole_name = _TRACES + name if variables.get(_TRACES + name) else _OTLP + name
+        return whole_name, variables.get(whole_name, "")
 
-    base = variables.get(f"{_OTLP}ENDPOINT", "")
-    endpoint = variables.get(f"{_TRACES}ENDPOINT") or (base.rstrip("/") + _PATH if base else "")
+    endpoint_name, endpoint = read_exporter_variable("ENDPOINT")
+    if endpoint and not endpoint_name.startswith(_TRACES):
+        endpoint = endpoint.rstrip("/") + _PATH
     if not endpoint or variables.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     _check_encoding(variables)
-    _check_endpoint(endpoint)
-    if (protocol := read_exporter_variable("PROTOCOL") or _PROTOCOL) != _PROTOCOL:
-        raise _make_error("OTEL_EXPORTER_OTLP_PROTOCOL", _PROTOCOL, protocol)
-    if (compression := read_exporter_variable("COMPRESSION") or "none") not in ("gzip", "none"):
-        raise _make_error("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip or none", compression)
+    _check_endpoint(endpoint_name, endpoint)
+    protocol_name, protocol = read_exporter_variable("PROTOCOL")
+    if protocol not in ("", _PROTOCOL):
+        raise _make_error(protocol_name, _PROTOCOL, protocol)
+    compression_name, compression = read_exporter_variable("COMPRESSION")
+    if compression not in ("", "gzip", "none"):
+        raise _make_error(compression_name, "gzip or none", compression)
     sampler = variables.get("OTEL_TRACES_SAMPLER") or _DEFAULTS.sampler
     if sampler not in SAMPLERS:
         raise _make_error("OTEL_TRACES_SAMPLER", "one of " + ", ".join(SAMPLERS), sampler)
@@ -87,10 +91,8 @@ def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
     ratio = variables.get("OTEL_TRACES_SAMPLER_ARG", "")
     return OtlpSettings(
         endpoint,
-        headers=_read_headers(read_exporter_variable("HEADERS")),
-        timeout_s=read_seconds(
-            "OTEL_EXPORTER_OTLP_TIMEOUT", read_exporter_variable("TIMEOUT"), _DEFAULTS.timeout_s
-        ),
+        headers=_read_headers(*read_exporter_variable("HEADERS")),
+        timeout_s=read_seconds(*read_exporter_variable("TIMEOUT"), _DEFAULTS.timeout_s),
         is_compressed=compression == "gzip",
         resource=_read_resource(variables),
         sampler=sampler,
@@ -110,19 +112,17 @@ def _check_encoding(variables: Mapping[str, str]) -> None:
             raise _make_error(name, "text in UTF-8", "other bytes") from None
 
 
-def _check_endpoint(endpoint: str) -> None:
+def _check_endpoint(name: str, endpoint: str) -> None:
     try:
         url = urlsplit(endpoint)
         is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:
         is_url = False
     if not is_url:
-        raise _make_error(
-            "OTEL_EXPORTER_OTLP_ENDPOINT", "a URL that begins with http:// or https://", "another"
-        )
+        raise _make_error(name, "a URL that begins with http:// or https://", "another")
 
 
-def _read_headers(text: str) -> tuple[tuple[str, str], ...]:
+def _read_headers(variable: str, text: str) -> tuple[tuple[str, str], ...]:
     """Reads `name=value,name=value`, where values may be percent-encoded."""
     headers = []
     for part in filter(None, map(str.strip, text.split(","))):
@@ -131,9 +131,7 @@ def _read_headers(text: str) -> tuple[tuple[str, str], ...]:
         is_sent = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
         if not (mark and is_sent and value.isascii() and value.isprintable()):
             # The value may be a key, so it is not shown.
-            raise _make_error(
-                "OTEL_EXPORTER_OTLP_HEADERS", "name=value, several with commas between", "another"
-            )
+            raise _make_error(variable, "name=value, several with commas between", "another")
         headers.append((name, value))
     return tuple(headers)
 
