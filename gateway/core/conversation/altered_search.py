@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -118,16 +118,7 @@ class AlteredSearch:
         heard = join_heard_letters(reply)
         is_long = len(without_space(reply)) >= LONG_REPLY_CHARS
         asked_candidates = [candidate for candidate in self._candidates if self._was_asked(candidate, inputs)]
-        similar = [
-            candidate
-            for candidate in self._candidates
-            if candidate.id in letters and is_beginning(heard, letters[candidate.id])
-        ]
-        similar += [
-            candidate
-            for candidate in asked_candidates
-            if self._was_extended(candidate, heard, letters.get(candidate.id, ""))
-        ]
+        similar = self._list_similar(heard, asked_candidates, letters)
         similar_ids = {candidate.id for candidate in similar}
         # The best evidence is question and reply together. Next comes the question alone, then the reply alone, if it
         # is long or if the question is the same.
@@ -149,6 +140,26 @@ class AlteredSearch:
             key=lambda candidate: (self._rate_agreement(candidate, inputs), tree.make_recency_key(candidate)),
             default=None,
         )
+
+    def _list_similar(
+        self, heard: str, asked_candidates: Sequence[Exchange], letters: Mapping[int, str]
+    ) -> list[Exchange]:
+        """Returns the candidates with a reply that begins with the heard letters, or that was extended to them.
+
+        asked_candidates: the candidates with the same question.
+        letters: the letters of the stored replies, by the ids of their exchanges.
+        """
+        begun = [
+            candidate
+            for candidate in self._candidates
+            if candidate.id in letters and is_beginning(heard, letters[candidate.id])
+        ]
+        extended = [
+            candidate
+            for candidate in asked_candidates
+            if self._was_extended(candidate, heard, letters.get(candidate.id, ""))
+        ]
+        return begun + extended
 
     def _find_prefilled(self, begin: int, end: int) -> Exchange | None:
         """Returns the exchange with a reply that came back after the first words that its request gave, or None.

@@ -148,12 +148,7 @@ class NativeMessages(Struct, frozen=True):
     def _edit_messages(self, changes: NativeChanges) -> list[Json]:
         """Returns the messages for the upstream: the same list where nothing is added or left out."""
         client_messages: list[Json] = self.json["messages"]
-        replacements = {
-            self.origins[chat_index].message_index: replacement
-            for chat_index, replacement in changes.replacements.items()
-            # A reply of one round stays as the client has sent it, with the thoughts that the client still has.
-            if len(replacement) > 1
-        }
+        replacements = self._map_restored_replies(changes)
         dropped = changes.dropped | {
             chat_index for chat_index, replacement in changes.replacements.items() if not replacement
         }
@@ -186,6 +181,15 @@ class NativeMessages(Struct, frozen=True):
             ends_with_added = False
         # A reply may have been broken off between a hidden round and the results of the server's tools after it.
         return without_unanswered_calls([*upstream_messages, *_translate(changes.hidden_rounds)])
+
+    def _map_restored_replies(self, changes: NativeChanges) -> dict[int, Sequence[Json]]:
+        """Returns the replies that get their hidden rounds back: index in the client's messages -> the rounds."""
+        return {
+            self.origins[chat_index].message_index: replacement
+            for chat_index, replacement in changes.replacements.items()
+            # A reply of one round stays as the client has sent it, with the thoughts that the client still has.
+            if len(replacement) > 1
+        }
 
     def _place_notes(self, notes: Mapping[int, str]) -> dict[int, _PlacedNote]:
         """Returns the notes by the indexes of the client's messages, each with its place in the message."""

@@ -24,11 +24,7 @@ from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import RawHeaders, read_header
 from gateway.dialects.chat.parse import make_chat_request
 from gateway.dialects.fields import QUOTED_CHARS, check_depth, check_length, read_object
-from gateway.dialects.messages.content import (
-    read_attribution,
-    read_messages,
-    read_system,
-)
+from gateway.dialects.messages.content import TranslatedMessages, read_attribution, read_messages, read_system
 from gateway.dialects.messages.errors import make_field_error, make_untranslatable_error
 from gateway.dialects.messages.field_checker import FieldChecker
 from gateway.dialects.messages.message_origin import MessageOrigin
@@ -132,18 +128,8 @@ def parse(
         for key, value in json.items():
             if value is not None and key not in _KNOWN_FIELDS:
                 raise make_untranslatable_error(key[:QUOTED_CHARS])
-    if isinstance(json.get("messages"), list):
-        check_length("messages", json["messages"], max_messages)
     checker = FieldChecker(is_lenient=is_lenient)
-    translated = read_messages(json.get("messages"), checker)
-    if not is_lenient and json["messages"][-1].get("role") == "assistant":
-        raise make_field_error(
-            "messages",
-            "This model does not support assistant message prefill. The conversation must end with a user message.",
-        )
-    if system := read_system(json.get("system"), checker):
-        translated.messages.insert(0, {"role": "system", "content": "\n\n".join(system)})
-        translated.origins.insert(0, MessageOrigin(-1))
+    translated = _read_conversation(json, max_messages, checker)
     identity_fields: Json = {}
     with checker.reading("metadata", json):
         identity_fields = _read_identity(json.get("metadata"))
@@ -168,6 +154,22 @@ def parse(
     return MessagesRequest(
         raw=body, json=json, chat=request, origins=translated.origins, untranslatable=tuple(untranslatable)
     )
+
+
+def _read_conversation(json: Json, max_messages: int, checker: FieldChecker) -> TranslatedMessages:
+    """Returns the system prompt and the messages of a request. Raises: BadRequest."""
+    if isinstance(json.get("messages"), list):
+        check_length("messages", json["messages"], max_messages)
+    translated = read_messages(json.get("messages"), checker)
+    if not checker.is_lenient and json["messages"][-1].get("role") == "assistant":
+        raise make_field_error(
+            "messages",
+            "This model does not support assistant message prefill. The conversation must end with a user message.",
+        )
+    if system := read_system(json.get("system"), checker):
+        translated.messages.insert(0, {"role": "system", "content": "\n\n".join(system)})
+        translated.origins.insert(0, MessageOrigin(-1))
+    return translated
 
 
 def read_thread(json: Json) -> MessageThread | None:

@@ -173,8 +173,7 @@ def _read(body: bytes, upstream_path: str, max_messages: int) -> NativeResponses
     translated = read_items(json["input"], leading_messages, is_lenient=True)
     messages = translated.messages
     previous_id = read_optional(json, "previous_response_id", str)
-    has_input_messages = len(messages) > len(leading_messages)
-    if not has_input_messages:
+    if len(messages) == len(leading_messages):
         if previous_id is None:
             return None
         # An input with results of OpenAI's own tools alone has no messages; an empty message takes their place.
@@ -185,12 +184,11 @@ def _read(body: bytes, upstream_path: str, max_messages: int) -> NativeResponses
     if json.get("tool_choice") in (None, "auto"):
         # The model has chosen its calls itself, so a call may be the task of a sub-agent.
         request.dialect_fields = {"tool_choice": "auto"}
-    input_messages: list[_PlacedMessage] = []
-    if has_input_messages:
-        input_start = len(leading_messages)
-        input_messages += map(
-            _PlacedMessage, request.messages[input_start:], translated.item_indices[input_start:]
-        )
+    input_start = len(leading_messages)
+    # An empty message that takes the place of the input has no index.
+    input_messages = [
+        *map(_PlacedMessage, request.messages[input_start:], translated.item_indices[input_start:])
+    ]
     return NativeResponsesRequest(
         raw=body,
         json=json,
