@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from gateway.agents.registry.agent_views import AgentView
 from gateway.agents.registry.registry import AgentEdit, NewAgent, Registry
-from gateway.agents.runs.steps import RunMemory
+from gateway.agents.runs.run_memory import RunMemory
 from gateway.core.definition import AgentDefinition
 from storage.errors import Unavailable
 from storage.records import Block

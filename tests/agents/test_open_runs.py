@@ -10,7 +10,7 @@ from unittest.mock import MagicMock
 import pytest
 from msgspec.structs import replace
 
-from gateway.agents.runs.background import ends
+from gateway.agents.runs.background import run_ends
 from gateway.agents.runs.background.open_runs import OpenRuns, RunPhase
 from gateway.run.memory.leases import Leases
 from gateway.run.memory.queue import Queues, QueueTicket
@@ -170,7 +170,7 @@ async def test_a_job_that_begins_again_is_first_in_its_conversation(queues: Queu
 
 
 async def test_an_end_is_read_by_those_alone_who_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ends, "_READ_INTERVAL_S", PATIENCE_S)
+    monkeypatch.setattr(run_ends, "_READ_INTERVAL_S", PATIENCE_S)
     one, two = (Run(id, str(id), 1, 1, RunState.RUNNING, 0.0) for id in (1, 2))
     reads, over = list[int](), set[int]()
 
@@ -180,7 +180,7 @@ async def test_an_end_is_read_by_those_alone_who_wait_for_it(monkeypatch: pytest
 
     store = MagicMock()  # `jobs.leases.mark_awaited` is a context
     store.runs.find_run = load
-    made = ends.RunEnds(store)
+    made = run_ends.RunEnds(store)
     waiting = [asyncio.ensure_future(made.wait_for(run)) for run in (one, two)]
     await asyncio.sleep(0)
     assert reads == [1, 2]

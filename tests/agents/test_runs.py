@@ -12,7 +12,7 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from gateway.agents.runs.steps import RunMemory
+from gateway.agents.runs.run_memory import RunMemory
 from gateway.core.definition import AgentDefinition
 from gateway.core.prompt.composition import REFUSED_RESULT
 from gateway.core.turn.commands import RunTool

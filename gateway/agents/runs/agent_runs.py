@@ -21,8 +21,7 @@ from gateway.agents.core.waits import Wait, Waiter
 from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.runs.abandoned_runs import AbandonedRuns
 from gateway.agents.runs.agent_messaging import AgentMessaging, Sender
-from gateway.agents.runs.background.ends import RunEnds
-from gateway.agents.runs.begin import RunBeginning, RunStarter
+from gateway.agents.runs.background.run_ends import RunEnds
 from gateway.agents.runs.calls.call_record import is_awaiting_answers
 from gateway.agents.runs.calls.called_tools import list_path_calls
 from gateway.agents.runs.calls.toolboxes import Toolboxes
@@ -37,8 +36,9 @@ from gateway.agents.runs.run import (
     make_chat_request,
     make_identity,
 )
+from gateway.agents.runs.run_memory import RunMemory, ToolboxFactory
+from gateway.agents.runs.run_starter import RunBeginning, RunStarter
 from gateway.agents.runs.send_queue import SendQueue
-from gateway.agents.runs.steps import RunMemory, ToolboxFactory
 from gateway.agents.runs.stored_conversation import read_stored_context
 from gateway.agents.runs.stored_run import load_last_counts
 from gateway.agents.runs.turn_guide import is_overfull, make_guide, make_terms

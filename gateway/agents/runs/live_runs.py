@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gateway.agents.runs.background.ends import RunEnds
-from gateway.agents.runs.steps import RunMemory
+from gateway.agents.runs.background.run_ends import RunEnds
+from gateway.agents.runs.run_memory import RunMemory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.run.turn import TurnRun
 from storage.listing import Page, RunFilter

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.agent_runs import AgentRuns
-from gateway.agents.runs.begin import MessageGone
 from gateway.agents.runs.run import AcceptedRun, RunRequest
+from gateway.agents.runs.run_starter import MessageGone
 from gateway.agents.runs.step_result import ERROR_WITHHELD, UPSTREAM_FAULTS
 from gateway.core.memory.transcript import clean_messages, render_transcript
 from gateway.core.turn.client_view import UnseenView

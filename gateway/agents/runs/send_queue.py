@@ -7,7 +7,7 @@ import asyncio
 from msgspec.structs import replace
 
 from gateway.agents.registry.conversation_registry import find_conversation
-from gateway.agents.runs.background.ends import RunEnds
+from gateway.agents.runs.background.run_ends import RunEnds
 from gateway.agents.runs.run import RoutedSend
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket

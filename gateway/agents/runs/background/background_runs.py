@@ -29,8 +29,8 @@ from gateway.agents.runs.background.run_follower import RunFollower
 from gateway.agents.runs.background.run_logs import RunLogs
 from gateway.agents.runs.background.run_recovery import RunRecovery
 from gateway.agents.runs.background.stored_request import StoredRequest
-from gateway.agents.runs.begin import MessageGone
 from gateway.agents.runs.run import AcceptedRun, RunStart
+from gateway.agents.runs.run_starter import MessageGone
 from gateway.agents.runs.stored_run import INTERNAL_ERROR, fail_run
 from gateway.core.turn.client_view import UnseenView, ViewFactory
 from gateway.errors import GatewayError

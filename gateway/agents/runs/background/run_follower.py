@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 from msgspec import Struct
 
-from gateway.agents.runs.background.ends import RunEnds
 from gateway.agents.runs.background.open_runs import OpenRuns
 from gateway.agents.runs.background.remote_runs import RemoteRuns
 from gateway.agents.runs.background.run_dialect import RunDialect
+from gateway.agents.runs.background.run_ends import RunEnds
 from gateway.agents.runs.background.run_logs import RunLogs
 from storage.run_records import Run
 

@@ -13,7 +13,7 @@ import orjson
 
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.callbacks import CALLBACK_JOB, CallbackJobs, enqueue_callback
-from gateway.agents.runs.background.ends import RUN_JOB
+from gateway.agents.runs.background.run_ends import RUN_JOB
 from gateway.run.background.job_context import JobContext
 from gateway.run.background.tasks import PeriodicTask
 from gateway.run.background.worker import UNLIMITED_TRIES, Worker, WorkerLimits

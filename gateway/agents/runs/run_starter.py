@@ -27,7 +27,7 @@ from gateway.agents.runs.calls.pauses import (
 )
 from gateway.agents.runs.resend import hash_otid
 from gateway.agents.runs.run import AcceptedRun, RoutedSend, cut_to_window
-from gateway.agents.runs.steps import CONFLICT_TRIES, RunMemory, ToolboxFactory
+from gateway.agents.runs.run_memory import CONFLICT_TRIES, RunMemory, ToolboxFactory
 from gateway.agents.runs.stored_conversation import read_stored_context, resume_open_step
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.message_rewrite import cut_reply
