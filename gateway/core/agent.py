@@ -83,7 +83,7 @@ class AgentSpec(Struct, frozen=True):
     upstream: str | None = None
     # A caller named the model, not the settings: a closed list of models holds for it.
     has_callers_model: bool = False
-    # The context window of its model in tokens; None: the window of the upstream's settings.
+    # The context window of the agent's model in tokens; None: the window of the upstream's settings.
     context_window: int | None = None
     # Memory tools go to the model even if the client has no tools of its own.
     offers_tools: bool = False
@@ -100,7 +100,7 @@ class AgentSpec(Struct, frozen=True):
     shared_labels: frozenset[str] = frozenset()
     # The filler that the user hears while a gateway tool runs.
     filler: Filler = None
-    # The sleeptime agents that read its turns; None: no agents do.
+    # The sleeptime agents that read the agent's turns; None: no sleeptime agents.
     sleeptime: Sleeptime | None = None
     # The public id of an agent that was made over REST; "": a profile. A profile has no value in the fields below.
     uid: str = ""
@@ -108,7 +108,7 @@ class AgentSpec(Struct, frozen=True):
     style: SpeakingStyle = "reply"
     # The tools of the agent, in the order in which the model gets them.
     tools: tuple[AgentTool, ...] = ()
-    # The rest of its definition.
+    # The rest of the agent's definition.
     definition: AgentDefinition = NO_DEFINITION
 
     @property

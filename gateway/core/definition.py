@@ -50,7 +50,8 @@ class Sleeptime(_Stored, frozen=True):
 class AgentDefinition(_Stored, frozen=True):
     """The configuration of one agent."""
 
-    # The kind of its loop, which decides the way it speaks and its first tools and rules (gateway.core.memory.builtin).
+    # The kind of the agent's loop, which decides how the agent speaks, and its first tools and rules
+    # (gateway.core.memory.builtin).
     kind: str
     # The agent's own prompt.
     system: str = ""
@@ -63,13 +64,13 @@ class AgentDefinition(_Stored, frozen=True):
     model: str | None = None
     # The agent's context window in tokens; None: the model's window.
     context_window: int | None = None
-    # Fields that are added to each of its requests (temperature, max_tokens, response_format, …).
+    # Fields that are added to each of the agent's requests (temperature, max_tokens, response_format, …).
     sampling: dict[str, Any] = field(default_factory=dict)
     # Tool rules, each {"type", "tool_name", …} (gateway.core.tool_rule).
     rules: tuple[dict[str, Any], ...] = ()
     # The agent's tools get an argument for the model's thoughts; None: the default of the agent's kind.
     thinks_aloud: bool | None = None
-    # The most messages in its window; None: tokens alone limit it.
+    # The most messages in the window; None: tokens alone limit the window.
     most_messages: int | None = None
     # The fewest messages that stay in the window when it is cut; None: half of the most.
     least_messages: int | None = None
@@ -77,7 +78,7 @@ class AgentDefinition(_Stored, frozen=True):
     clears: bool = False
     # The IANA time zone of the dates that the model reads.
     timezone: str = "UTC"
-    # The terms for its summaries: mode, model, prompt, sliding_window_percentage, clip_chars, each optional.
+    # The terms for summaries: mode, model, prompt, sliding_window_percentage, clip_chars, each optional.
     compaction: dict[str, Any] = field(default_factory=dict)
     # Chat messages with which a conversation begins.
     initial_messages: tuple[dict[str, Any], ...] = ()
@@ -85,11 +86,11 @@ class AgentDefinition(_Stored, frozen=True):
     rebuilds: bool = False
     # The most tokens of a note; None: the value of the settings.
     recall_tokens: int | None = None
-    # Facts are learned from its conversations.
+    # Facts are learned from the agent's conversations.
     learns: bool = False
-    # The filler before a tool runs: "model", {"after_ms", "say"} or "none"; None: the default of its kind.
+    # The filler before a tool runs: "model", {"after_ms", "say"} or "none"; None: the default of the agent's kind.
     filler: Literal["model", "none"] | dict[str, Any] | None = None
-    # The sleeptime agents that read its turns; None: no agents do.
+    # The sleeptime agents that read the agent's turns; None: no sleeptime agents.
     sleeptime: Sleeptime | None = None
     # Fields of a dialect that have no effect here and are returned as they came.
     retained: dict[str, Any] = field(default_factory=dict, name="kept")
@@ -116,8 +117,10 @@ class ToolDefinition(_Stored, frozen=True):
     is_parallel: bool = False
     # The most characters of a result that the model gets.
     result_chars: int = 50_000
+    # The application's own tags and fields.
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
+    # Fields of a dialect that have no effect here and are returned as they came.
     retained: dict[str, Any] = field(default_factory=dict, name="kept")
 
 
@@ -130,7 +133,7 @@ class McpServerDefinition(_Stored, frozen=True):
     command: tuple[str, ...] = ()
     # The entry of the setting tools.headers that is sent to the server; None: no entry is sent.
     header: str | None = None
-    # The tools in its last list that cannot be called.
+    # The tools in the server's last list that cannot be called.
     left_out: tuple[str, ...] = ()
     # The transport of a server with a URL.
     transport: Literal["streamable_http", "sse"] = "streamable_http"

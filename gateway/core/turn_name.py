@@ -11,7 +11,7 @@ _CONVERSATION_CHARS = 32
 class TurnName(NamedTuple):
     """The name of a turn. Both parts are hexadecimal."""
 
-    # The public id of its conversation.
+    # The public id of the turn's conversation.
     conversation_uid: str
     # The name within the conversation, which gateway.core.conversation.turn_hex makes.
     turn: str

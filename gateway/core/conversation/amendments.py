@@ -112,7 +112,7 @@ class _Walk:
         span = MessageSpan(max(0, end - count), end)
         fits = _may_be_inputs(exchange, tree.find_parent(exchange), listing, span, self._reply_end)
         is_as_stored = _is_as_stored(exchange, listing, *span)
-        # A client may put its own summary, with an answer to it, in place of what it leaves out. So the messages are of
+        # A client may put its own summary, with an answer to it, in place of older messages. So the messages are of
         # another turn if both question and reply differ, or if the question differs and the list is shorter than the
         # path.
         if fits and is_turn and not is_as_stored:

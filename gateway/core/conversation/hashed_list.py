@@ -34,7 +34,7 @@ class HashedPrefix(Struct, frozen=True):
     offsets: array[int]
     answered_count: int
     answered_path_hash: bytes
-    # The atoms of all its messages, concatenated.
+    # The atoms of all messages of the prefix, concatenated.
     atoms: bytes
 
 

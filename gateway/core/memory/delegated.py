@@ -58,7 +58,7 @@ class _WaitingCall(Struct, frozen=True):
     argument_bytes: Mapping[int, int]
     # The hash of the user's message for which the call was made.
     question_hash: int
-    # The time at which its reply came, in seconds since the epoch.
+    # The time at which the reply with the call came, in seconds since the epoch.
     made_at: float
 
     def quotes(self, text: bytes) -> bool:

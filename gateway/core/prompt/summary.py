@@ -24,7 +24,7 @@ WORTHWHILE_SHARE = 0.2
 _SIZE_SHARE = 1 / 8
 # The most tokens of a summary, some eight hundred words. Not measured: a longer one takes the room of messages.
 MAX_TOKENS = 1_500
-# The fewest tokens of its limit, about sixty words for a model with a small window. Not measured.
+# The lowest limit of a summary in tokens, about sixty words, for a model with a small window. Not measured.
 _MIN_TOKENS = 128
 # The number of a path's newest summaries from which a request can choose.
 MAX_CANDIDATES = 3

@@ -22,7 +22,7 @@ class SummaryCut(Struct, frozen=True):
     text: str
     # The number of messages, inserted before the client's messages, that the summary covers.
     covered_inserted: int
-    # The index of the first client message that it does not cover, if it covers all inserted messages; else 0.
+    # The index of the first client message that the summary does not cover; 0: it does not cover all inserted messages.
     first_index: int = 0
     # The summary's id.
     id: int = 0

@@ -55,7 +55,7 @@ class UpstreamBody(Struct, frozen=True):
     body: bytes
     # The values that the header `anthropic-beta` must have besides the client's.
     anthropic_betas: Sequence[str] = ()
-    # The index of its reply's first block for the client, after the blocks of hidden rounds.
+    # The index that the first block of the reply has for the client, after the blocks of hidden rounds.
     first_block_index: int = 0
     # The fields that are left out, since the model does not take them.
     consumed: Sequence[str] = ()

@@ -184,7 +184,7 @@ class TurnOutcome(Struct, frozen=True):
     # The id of a response that the upstream makes in the background; the turn is CANCELLED until the response ends.
     # None: the reply is not made in the background.
     background_id: str | None = None
-    # The kind of the error in the step that it ended, if the error is no upstream's; "": `stop_reason` is the kind.
+    # The kind of the error that ended the turn, if the error is no upstream's; "": `stop_reason` is the kind.
     error_kind: str = ""
     # The message of the error that ended the turn, which may quote the user; "": no error.
     error_message: str = ""

@@ -27,7 +27,7 @@ class Ledger(Struct, frozen=True):
     round_count: int = 0
 
     def with_round(self, draft: MessageDraft, estimate: Callable[[str], int]) -> Ledger:
-        """Returns the ledger with one more round. estimate: estimates the tokens of a text."""
+        """Returns a copy of the ledger with one more round. estimate: estimates the tokens of a text."""
         usage = draft.usage
         completion = (
             estimate(draft.read_generated_text()) if usage is None else count_completion_tokens(usage)

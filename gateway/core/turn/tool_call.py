@@ -69,7 +69,7 @@ class ToolCall:
         self.arguments: list[str] = []
         self.owner = CallOwner.UNKNOWN
         self.piece_count = 0
-        # The index among the client's calls; -1: it is not known yet, or this is the gateway's call.
+        # The index among the client's calls; -1: not known yet, or a call of the gateway's.
         self.client_index = -1
         # Gateway calls come before this call, so the client gets it under another index than the upstream's.
         self.is_reindexed = False

@@ -189,9 +189,9 @@ class EndpointHealth:
 class RouteMember(Struct, frozen=True):
     """An endpoint as a candidate."""
 
-    # The endpoint's name. Its hash decides which conversations come to this member of its rank.
+    # The endpoint's name. The hash of the name decides which conversations come to this member of the rank.
     name: str
-    # The rank of its target.
+    # The rank of the endpoint's target.
     rank: int
     # The state of the endpoint.
     health: EndpointHealth

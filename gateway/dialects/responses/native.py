@@ -41,8 +41,8 @@ class _PlacedMessage(NamedTuple):
     """A message of a request's input, as a message of a chat completion."""
 
     message: Json
-    # The index of its item in the input (0 for an input that is a text). -1: the message is a reply, comes from several
-    # items, or has the media of results.
+    # The index of the message's item in the input (0 for an input that is a text). -1: the message is a reply, comes
+    # from several items, or has the media of results.
     item_index: int
 
 

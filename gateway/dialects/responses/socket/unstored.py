@@ -28,7 +28,7 @@ _ARRAY_DECODER = msgspec.json.Decoder(list[msgspec.Raw])
 class _CachedResponse(Struct, frozen=True):
     """A response that is not stored."""
 
-    # The user that the requests of its items have named; None: no request has named a user.
+    # The user that the requests with the response's items have named; None: no request has named a user.
     user: str | None
     # The id of the stored response that comes before the items; None: the items begin the conversation.
     base_id: str | None
