@@ -23,7 +23,13 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from adapters.body_pieces import LargeBody, Upload
-from adapters.bounded_connector import BEFORE_BODY_BYTES, BoundedConnector, TooManyBytes, begin_attempt
+from adapters.bounded_connector import (
+    BEFORE_BODY_BYTES,
+    BoundedConnector,
+    ConnectionAttempt,
+    TooManyBytes,
+    begin_attempt,
+)
 from adapters.errors import NoDescriptor, ProviderError, ProviderTimeout, ProviderUnreachable
 from adapters.http_reply import HttpReply
 from adapters.pace import Pace
@@ -205,19 +211,18 @@ class HttpTransport:
                     attempt.protocol.begin_body()
                 return response
             except BaseException as error:
-                protocol = attempt.protocol
-                if protocol is not None and protocol.transport.is_closing():
+                if attempt.protocol is not None and attempt.protocol.transport.is_closing():
                     # aiohttp closes in order, which would wait until an upstream has taken all of a body.
-                    protocol.transport.abort()
-                # The other side had most likely closed an idle connection before it saw the request.
-                is_idle_close = protocol is not None and not attempt.is_new and _is_unanswered(error)
-                if (
-                    is_last_attempt
-                    or not is_idle_close
-                    or asyncio.get_running_loop().time() - began_at > _IDLE_CLOSE_S
-                ):
+                    attempt.protocol.transport.abort()
+                took_s = asyncio.get_running_loop().time() - began_at
+                if is_last_attempt or not _is_idle_close(attempt, error) or took_s > _IDLE_CLOSE_S:
                     raise
         raise AssertionError("the last attempt returns or raises")
+
+
+def _is_idle_close(attempt: ConnectionAttempt, error: BaseException) -> bool:
+    """Returns whether the other side had most likely closed an idle connection before it saw the request."""
+    return attempt.protocol is not None and not attempt.is_new and _is_unanswered(error)
 
 
 def _is_unanswered(error: BaseException) -> bool:

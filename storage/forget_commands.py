@@ -24,7 +24,7 @@ class ForgetTarget(Struct, frozen=True):
     files: Sequence[int] = ()
     # Exchanges, by their rows.
     exchanges: Sequence[int] = ()
-    # A conversation, by its row. (The name is that of the stored JSON.)
+    # A conversation, by its row. (The stored JSON has the name `conversation`.)
     conversation_row: int | None = msgspec.field(default=None, name="conversation")
     # Earlier versions of blocks, each by the block's row and its number: the lines that the blocks no longer have.
     versions: Sequence[tuple[int, int]] = ()

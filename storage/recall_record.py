@@ -189,18 +189,7 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
         | _WIDE_SEQS * (max(seqs, default=0) > _MAX_SHORT)
         | _WIDE_TOKENS * (max(tokens, default=0) > _MAX_BYTE)
     )
-    head = _HEAD.pack(
-        _VERSION,
-        _OUTCOMES.index(record.outcome),
-        flags,
-        _MODES.index(record.mode),
-        len(rows),
-        record.status,
-        min(ceil(record.ms * 10), _MAX_NUMBER),
-        min(ceil((record.first_ms or 0.0) * 10), _MAX_NUMBER),
-        min(record.context_window or 0, _MAX_NUMBER),
-        *[min(n, _MAX_BYTE) for n in record.left_out],
-    )
+    head = _pack_head(record, flags, len(rows))
     if not rows:
         return head + _make_numbers_struct(flags).pack(*numbers)
     values = dict(zip(_ROW_FIELDS, columns, strict=True))
@@ -208,6 +197,22 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
         values["rank"] = tuple(min(rank, _MAX_BYTE) for rank in ranks)
     packed = [column.struct.pack(*values[column.name]) for column in _list_columns(flags, len(rows))]
     return b"".join((head, _make_numbers_struct(flags).pack(*numbers), *packed))
+
+
+def _pack_head(record: RecallRecord, flags: int, count: int) -> bytes:
+    """Returns the head of a record. count: the number of its entries."""
+    return _HEAD.pack(
+        _VERSION,
+        _OUTCOMES.index(record.outcome),
+        flags,
+        _MODES.index(record.mode),
+        count,
+        record.status,
+        min(ceil(record.ms * 10), _MAX_NUMBER),
+        min(ceil((record.first_ms or 0.0) * 10), _MAX_NUMBER),
+        min(record.context_window or 0, _MAX_NUMBER),
+        *[min(n, _MAX_BYTE) for n in record.left_out],
+    )
 
 
 def unpack(data: bytes, *, reads_entries: bool = True) -> RecallRecord:

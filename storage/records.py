@@ -315,12 +315,12 @@ class Exchange(Struct, frozen=True):
 
     @property
     def reply_seq(self) -> int:
-        """The number of the reply, which follows those of the input messages; it is taken without a reply, too."""
+        """The number of the reply, after the numbers of the input messages; it is taken without a reply, too."""
         return self.seq + len(self.inputs)
 
     @property
     def next_seq(self) -> int:
-        """The number after those of this exchange."""
+        """The number after the numbers of this exchange."""
         return self.seq + len(self.inputs) + 1
 
     @property

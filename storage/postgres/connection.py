@@ -213,18 +213,25 @@ async def _connect_to(url: str, target: PostgresTarget) -> RawConnection:
     except ValueError:
         # The part that could not be read may be of the password, so the error itself is not shown.
         raise NotAdmitted(f"{name}: {BAD_URL}") from None
+    try:
+        _check_server(raw, name)
+    except NotAdmitted:
+        await raw.close()
+        raise
+    return raw
+
+
+def _check_server(raw: RawConnection, name: str) -> None:
+    """Raises: NotAdmitted: the server is too old, or its database has an encoding without a place for every text."""
     version = raw.get_server_version()
     if version.major < _OLDEST_SERVER:
-        await raw.close()
         raise NotAdmitted(f"{name} is PostgreSQL {version.major}; {_OLDEST_SERVER} or newer is needed")
-    encoding = getattr(raw.get_settings(), "server_encoding", "UTF8")  # a pooler may keep it to itself
+    encoding = getattr(raw.get_settings(), "server_encoding", "UTF8")  # a pooler may not report it
     if encoding not in _ENCODINGS:
-        await raw.close()
         raise NotAdmitted(
             f"{name} has the encoding {encoding}, which not every text has a place in; make the database anew: "
             "createdb --encoding UTF8 --template template0"
         )
-    return raw
 
 
 def _describe_error(error: OSError) -> str:

@@ -65,7 +65,7 @@ class NotificationSender:
         self._task: asyncio.Task[None] | None = None
 
     def add(self, notification: Notification) -> None:
-        """Sends a notification soon. One that is equal to a waiting notification is not sent again."""
+        """Sends a notification soon, unless an equal notification waits already."""
         if notification in self._waiting:
             return
         self._waiting.append(notification)

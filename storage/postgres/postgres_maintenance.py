@@ -9,7 +9,7 @@ import logging
 import asyncpg
 
 from storage.errors import StoreError
-from storage.postgres.connection import PostgresTarget, connect
+from storage.postgres.connection import PostgresTarget, RawConnection, connect
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
 from storage.task_set import TaskSet
 
@@ -110,14 +110,8 @@ class PostgresMaintenance:
         self._vacuum_began_at = self._loop.time()
         raw = await connect(self._target)
         try:
-            newest_xid = await raw.fetchval("SELECT pg_current_xact_id()::xid::text")
-            pause_s = _FIRST_PAUSE_S
-            while await raw.fetchval(_HELD_BACK_QUERY, newest_xid):
-                left_s = ends_at - self._loop.time()
-                if left_s <= 0:
-                    return False
-                await asyncio.sleep(min(pause_s, left_s))
-                pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+            if not await self._wait_for_readers(raw, ends_at):
+                return False
             refusals: list[str] = []
 
             def note(_: object, message: asyncpg.PostgresLogMessage) -> None:
@@ -141,6 +135,18 @@ class PostgresMaintenance:
             raise translate_error(error, self._target.name) from error
         finally:
             raw.terminate()
+
+    async def _wait_for_readers(self, raw: RawConnection, ends_at: float) -> bool:
+        """Waits until no transaction sees the present old versions. Returns False at `ends_at`, by the loop's clock."""
+        newest_xid = await raw.fetchval("SELECT pg_current_xact_id()::xid::text")
+        pause_s = _FIRST_PAUSE_S
+        while await raw.fetchval(_HELD_BACK_QUERY, newest_xid):
+            left_s = ends_at - self._loop.time()
+            if left_s <= 0:
+                return False
+            await asyncio.sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+        return True
 
     async def _sweep_later(self) -> None:
         await asyncio.sleep(max(self._compute_wait_s(), _MIN_DELAY_S))

@@ -140,7 +140,7 @@ def is_stopping(error: StoreError) -> bool:
 
 
 def as_unavailable(error: StoreError) -> Unavailable:
-    """Returns the error as a state of the database: one that refuses the gateway after it was open is a broken one."""
+    """Returns the error as a state of the database: a database that refuses the gateway after it was open is broken."""
     if isinstance(error, Unavailable):
         return error
     broken = Broken(error.message)

@@ -47,7 +47,7 @@ class Uptime:
         self._since = self._answered_at = self._now()
 
     def note_answer(self) -> None:
-        """Notes an answer. One that comes after a failure ends no break: it may be from a primary that was replaced."""
+        """Notes an answer. After a failure an answer ends no break: it may be from a primary that was replaced."""
         now = self._now()
         if self._since is not None and self._is_gap(now):
             self._since = now

@@ -184,7 +184,7 @@ def list_distinct_terms(text: str) -> set[str]:
 
 
 def _list_frame_terms(document: Indexable) -> Sequence[str]:
-    """Returns the terms of a message besides its text: those of its date and of its speaker's name."""
+    """Returns the terms of a message besides its text's: the terms of its date and of its speaker's name."""
     of_date = make_date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
     return [*of_date, *list_terms(document.speaker)] if document.speaker else of_date
 

@@ -2,7 +2,7 @@
 
 Pure: bytes in, columns of numbers out. An index changes in place with its chunks; one thread uses it at a time.
 
-An occurrence of a term is one number of 64 bits, so that in a sorted column those of a term lie side by side:
+An occurrence of a term is one number of 64 bits, so that in a sorted column the occurrences of a term lie side by side:
 
     hash 32 | row 22 | a name 1 | in the head 1 | frequency 8
 

@@ -39,7 +39,7 @@ class Occurrences(Struct, frozen=True):
     """Every occurrence of some terms, one for each message and term, packed as in the index: row, marks, frequency."""
 
     weights: TermWeights
-    # Occurrences in the index, those of a term side by side.
+    # The occurrences in the index; the occurrences of a term lie side by side.
     in_index: NDArray[np.int64]
     # The number of occurrences in the index, by term.
     sizes: Sequence[int]
@@ -114,7 +114,7 @@ def _count_named(
 ) -> list[int]:
     """Returns how many messages have each term as a name of their speaker: 0 or `_MIN_SPEAKER_MESSAGES` or more.
 
-    Only messages with texts no longer than a head are counted: the terms outside the head are those of the frame there.
+    Only messages with texts no longer than a head are counted: there the terms outside the head are the frame's.
     in_index, sizes, in_tail: the occurrences, as in `Occurrences`.
     """
     length, head, rows = layout.length, layout.head, layout.tail_rows

@@ -109,7 +109,7 @@ class _OccurrenceColumns(NamedTuple):
     """Occurrences, one at each index. A row may have several of a term: its own, and parts of its neighbours'."""
 
     row: NDArray[np.int64]
-    # The number of the term among those of the query.
+    # The number of the term among the query's terms.
     term: NDArray[np.int64]
     # The number of times that the term is there; below 1 for a part of an occurrence.
     times: NDArray[np.float64]
@@ -306,7 +306,7 @@ class Scores:
             outstanding, beyond = _measure_vectors_by_row(layout, near)
         rows, score, share, flags = self._collect_row_scores()
         if unwanted:
-            # Only now: the statistics of words and vectors are those of the whole memory.
+            # Only now, since the statistics of words and vectors are about the whole memory.
             positions = slice(*rows.searchsorted((unwanted.start, unwanted.stop)).tolist())
             for column in (score, share, outstanding, beyond):
                 if column is not None:
@@ -568,7 +568,7 @@ def _compute_max(score: NDArray[np.float64]) -> float:
 
 
 def _choose_best_positions(score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
-    """Returns the positions with a score, best first; of equal scores that of the newer message first."""
+    """Returns the positions with a score, best first; of equal scores the newer message's comes first."""
     import numpy as np
 
     positions = (score > 0).nonzero()[0][::-1]

@@ -50,9 +50,10 @@ async def add_fact(
     A fact that is learned again at least a day later takes the place of the equal fact, so that it stays when the
     earlier message is forgotten or has become too old.
 
-    is_asked: a person has written the fact. Other forgotten facts are not learned again from the same messages.
+    is_asked: True if a person has written the fact. A learned fact that was forgotten is not learned again from the
+        same messages.
 
-    Returns the row of the new or the equal fact, or None if the fact is not learned again.
+    Returns the row of the new or the equal fact; None: the fact is not learned again.
     """
     key = hash_key(agent.secret, fact.key)
     since = fact.valid_from or now
@@ -65,10 +66,8 @@ async def add_fact(
     if not is_asked and fact.exchange_row is not None:
         if equal_row is None:
             # The exchange is read once more, as after an import: a fact from it that has ended since stays ended.
-            if (
-                await connection.fetch_value(SQL["learned_before"], (agent.id, key, fact.exchange_row))
-                is not None
-            ):
+            values_before = (agent.id, key, fact.exchange_row)
+            if await connection.fetch_value(SQL["learned_before"], values_before) is not None:
                 return None
         else:
             was_standing = await connection.fetch_value(
@@ -81,11 +80,9 @@ async def add_fact(
     if equal_row is not None and not equal_ends:
         fact_row = equal_row
     else:
-        seq = await take_seq(connection, agent.id)
-        sources = orjson.dumps(list(fact.sources))
         values = (
-            agent.id, seq, now, since, key, fact.exchange_row, sources, fact.about, fact.text, origin,
-            int(standing),
+            agent.id, await take_seq(connection, agent.id), now, since, key, fact.exchange_row,
+            orjson.dumps(list(fact.sources)), fact.about, fact.text, origin, int(standing),
         )  # fmt: skip
         fact_row = int(await connection.fetch_value(SQL["insert"], values))
     for ended_row in ended_rows:

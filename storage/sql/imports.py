@@ -61,12 +61,12 @@ class _Passing(NamedTuple):
 
     # The cursor of each reader.
     cursors: Mapping[int, int]
-    # Up to this number there is nothing for them to read.
+    # The number up to which they have nothing to read.
     upto: int
 
 
 async def note_progress(connection: Connection, note: ImportNote) -> None:
-    """Notes how far an import has come. Raises: NotFound if the import was stopped, and may write nothing more."""
+    """Notes the progress of an import. Raises: NotFound if the import was stopped, and may write nothing more."""
     if not await connection.run(SQL["note"], (note.row, note.status, note.at, note.data)):
         raise NotFound("this import was stopped, to be undone or with its memory")
 
@@ -134,9 +134,9 @@ class Imports(StoreGroup):
     async def write_part(
         self, connection: Connection, writing: ImportWriting, make_note: Callable[[ImportWriting], ImportNote]
     ) -> ImportWriting:
-        """Writes up to `EXCHANGES_AT_ONCE` exchanges of a conversation, and how far the import has come then.
+        """Writes up to `EXCHANGES_AT_ONCE` exchanges of a conversation, and the progress of the import.
 
-        Turns may come between its parts: its changes are then decided again.
+        Turns may come between two parts of a conversation: its changes are then decided again.
 
         make_note: a function that returns the progress of the import for the conversation as it is written then.
 
@@ -397,7 +397,7 @@ async def _fill(connection: Connection, agent: Agent, write: ImportWrite, exchan
 
 
 def _place_after(exchange: Exchange, above: Exchange | None) -> Exchange:
-    """Returns an exchange at its place after another one."""
+    """Returns a copy of an exchange at its place after another exchange; None: at the beginning of a path."""
     length = len(exchange.inputs) + 1
     if above is None:
         return replace(exchange, parent=None, depth=0, length=length)

@@ -364,10 +364,19 @@ class Recall(StoreGroup):
             near=near,
             postings=buckets.read_all(),
         )
+        return await self._load_first_passages(agent.id, hits, filter, limit=limit, deadline_ms=deadline_ms)
+
+    async def _load_first_passages(
+        self, agent_row: int, hits: Sequence[int], filter: PassageFilter, *, limit: int, deadline_ms: float
+    ) -> list[Passage]:
+        """Returns the first passages among these hits that match a filter. They are read page by page.
+
+        Raises: TooSlow, Unavailable.
+        """
         passages: list[Passage] = []
         for page in _split_into_pages(hits):
             by_seq = await self._database.read(
-                partial(load_passages, agent_row=agent.id, seqs=page), deadline_ms=deadline_ms
+                partial(load_passages, agent_row=agent_row, seqs=page), deadline_ms=deadline_ms
             )
             passages += [by_seq[seq] for seq in page if seq in by_seq and filter.matches(by_seq[seq])]
             if len(passages) >= limit:

@@ -51,10 +51,12 @@ class Responses(StoreGroup):
     async def accept(
         self, draft: Run, project: str, kind: str, key: str, request: bytes, shown: bytes
     ) -> EnqueuedResponse:
-        """Accepts a response that is made in the background: its run, its request, how it is shown, and its job.
+        """Accepts a response that is made in the background: stores its run with two texts, and its job.
 
         kind: the kind of the job.
         key: the key under which the job waits.
+        request: the request of the response, as JSON.
+        shown: the response as it is shown until it ends, as JSON.
 
         Returns the run that the project has under the draft's uid.
 
@@ -86,7 +88,7 @@ class Responses(StoreGroup):
 
     @writes
     async def note(self, connection: Connection, draft: Run, text: bytes, epoch: int) -> None:
-        """Stores a run with a text of a response that an upstream makes, unless its memory's epoch is another now.
+        """Stores a run with a text of a response that an upstream makes, unless the memory has another epoch now.
 
         Raises: WriteConflict as `find_or_create_run` does.
         """
@@ -117,11 +119,11 @@ class Responses(StoreGroup):
     async def finish(self, connection: Connection, run: Run, end: ResponseEnd, job: Job | None = None) -> Run:
         """Ends the run of a response, unless another writer was faster. Returns the run as it is then.
 
-        Its last events are stored with its end, unless something was forgotten since they were made.
+        The last events of the response are stored, too, unless something was forgotten since they were made.
 
-        job: the attempt that performs the run; without it, any process may.
+        job: the attempt that performs the run; None: any process may end it.
 
-        Raises: NotFound; Stale if another attempt makes it.
+        Raises: NotFound; Stale if another attempt performs the run.
         """
         await connection.lock(run.agent_row)
         await check_attempt(connection, job)
@@ -140,9 +142,9 @@ class Responses(StoreGroup):
     ) -> bool:
         """Notes the name of a turn that an attempt at a response begins. Returns False if the response has ended.
 
-        job: the attempt that performs the run; without it, any process may.
+        job: the attempt that performs the run; None: any process may begin the turn.
 
-        Raises: Stale if another attempt makes it.
+        Raises: Stale if another attempt performs the run.
         """
         await connection.lock(agent_row)
         await check_attempt(connection, job)
@@ -184,7 +186,7 @@ class Responses(StoreGroup):
 
         job: the attempt that goes on with the run; None: any process may drop the texts.
 
-        Raises: Stale if another attempt goes on with it.
+        Raises: Stale if another attempt performs the run.
         """
         await connection.lock(agent_row)
         await check_attempt(connection, job)
@@ -194,11 +196,12 @@ class Responses(StoreGroup):
     async def show(
         self, connection: Connection, agent_row: int, run_row: int, shown: bytes, job: Job | None = None
     ) -> None:
-        """Changes how a response is shown that lies in no turn.
+        """Replaces the shown form of a response that no turn stores.
 
-        job: the attempt that makes it; None: any process may change it.
+        shown: the response as it is shown, as JSON.
+        job: the attempt that performs the run; None: any process may replace the form.
 
-        Raises: Stale if another attempt makes it.
+        Raises: Stale if another attempt performs the run.
         """
         await connection.lock(agent_row)
         await check_attempt(connection, job)

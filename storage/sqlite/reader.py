@@ -128,7 +128,7 @@ class ThreadReader(_ReaderBase):
         report_damage: Callable[[Corrupt], bool],
         check_in_place: Callable[[], None],
     ) -> None:
-        """Makes the reader. The parameters are those of its base."""
+        """Makes the reader. The parameters are as in its base."""
         super().__init__(target, report_damage, check_in_place)
         self._opening = asyncio.Lock()
 
