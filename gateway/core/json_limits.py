@@ -44,6 +44,7 @@ def check_values(*texts: bytes) -> None:
 
 
 def _has_levels(json: Any, count: int) -> bool:
+    """Returns whether a value has lists and objects within one another, `count` levels deep or more."""
     level = [json]
     for _ in range(count):
         lists = [

@@ -66,6 +66,7 @@ def read_rules(raw: Iterable[Mapping[str, Any]]) -> tuple[ToolRule, ...]:
 
 
 def _read(raw: RawRule) -> ToolRule:
+    """Returns a rule with the arguments that it prefills, by the names of their tools."""
     arguments = {node["name"]: node["args"] for node in raw.child_arg_nodes or () if node.get("args")}
     if raw.args:
         arguments[raw.tool_name] = raw.args

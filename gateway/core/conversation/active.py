@@ -233,7 +233,7 @@ def refresh_active(tree: Tree, exchange: Exchange, *, is_named: bool) -> None:
         other = pending.pop()
         if other.id not in active:
             active[other.id] = tree.is_active(other, is_named=is_named)
-            pending += [c for c in tree.list_children(other) if tree.is_mid_turn(c)]
+            pending += filter(tree.is_mid_turn, tree.list_children(other))
     for i, is_active in active.items():
         if is_active != tree.by_id[i].active:
             tree.change(i, active=is_active)

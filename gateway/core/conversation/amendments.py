@@ -257,7 +257,7 @@ def _is_new_form(exchange: Exchange, listing: HashedList, start: int, end: int) 
         return True
     return (
         bool(exchange.size)
-        and tuple(a for atoms in listing.atoms[start:end] for a in atoms) != exchange.reply
+        and tuple(atom for atoms in listing.atoms[start:end] for atom in atoms) != exchange.reply
     )
 
 

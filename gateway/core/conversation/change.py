@@ -41,7 +41,9 @@ def plan_change(pool: Pool, plan: Plan, request_end: RequestEnd, rule: settle.Se
     tombstone_hashes = []
     if exchange.state is State.OFF:
         tombstone_hashes = [
-            make_message_key(a) for a in (*exchange.inputs, exchange.reply or ()) if is_user_or_text(a)
+            make_message_key(atoms)
+            for atoms in (*exchange.inputs, exchange.reply or ())
+            if is_user_or_text(atoms)
         ]
     return Change(
         exchange=exchange,

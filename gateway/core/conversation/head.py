@@ -344,7 +344,7 @@ class _HeadSearch:
             return pending
         return [
             *pending,
-            *(m for m in tree.contents.get(user_send).messages or () if m.get("role") == "user"),
+            *(each for each in tree.contents.get(user_send).messages or () if each.get("role") == "user"),
         ]
 
 

@@ -29,7 +29,7 @@ def with_amendments(
     elements: Iterable[PathElement], listing: HashedList, amendments: Iterable[Amendment]
 ) -> list[PathElement]:
     """Returns a copy of a path with its replies, also cancelled ones, in the form in which they came back."""
-    replies = {a.exchange_row: range(*a.reply) for a in amendments if a.reply}
+    replies = {each.exchange_row: range(*each.reply) for each in amendments if each.reply}
     path: list[PathElement] = []
     for element in elements:
         exchange = element.exchange

@@ -31,7 +31,9 @@ def hash_exchanges(path: Sequence[Exchange], hasher: MessageHasher) -> bytes:
     """Returns the hash of a path, oldest first. An exchange without a hash of its own counts with its atoms."""
     hashed_count = next((n for n in range(len(path), 0, -1) if path[n - 1].path_hash), 0)
     atoms = [
-        a for exchange in path[hashed_count:] for a in (*list_input_atoms(exchange), *(exchange.reply or ()))
+        atom
+        for exchange in path[hashed_count:]
+        for atom in (*list_input_atoms(exchange), *(exchange.reply or ()))
     ]
     return hasher.hash_path(atoms, path[hashed_count - 1].path_hash if hashed_count else b"")
 
@@ -187,7 +189,9 @@ def finish_turn(
     )
     if len(full_reply) < 2:
         return exchange
-    gateway_call_ids = {str(call.get("id")) for m in full_reply for call in m.get("tool_calls") or ()}
+    gateway_call_ids = {
+        str(call.get("id")) for message in full_reply for call in message.get("tool_calls") or ()
+    }
     return replace(
         exchange,
         full_reply=dump_full_reply(full_reply, gateway_call_ids),

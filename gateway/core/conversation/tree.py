@@ -206,7 +206,7 @@ class Tree:
 
     def list_path_atoms(self, exchange: Exchange) -> list[Atom]:
         """Returns all atoms of the path to the exchange in a row."""
-        return [a for element in self.list_path_elements(exchange) for a in element.atoms]
+        return [atom for element in self.list_path_elements(exchange) for atom in element.atoms]
 
     # -- turns
 
@@ -242,7 +242,11 @@ class Tree:
 
     def _list_turn_children(self, exchange: Exchange) -> list[Exchange]:
         """Returns the finished exchanges that follow the exchange within its turn."""
-        return [c for c in self.list_children(exchange) if c.ended is not None and self.is_mid_turn(c)]
+        return [
+            child
+            for child in self.list_children(exchange)
+            if child.ended is not None and self.is_mid_turn(child)
+        ]
 
     def _list_uncached(self, exchange: Exchange, cache: Container[int]) -> list[Exchange]:
         """Returns the exchanges of a turn, from this exchange on, that a cache lacks. Descendants come first.
@@ -309,7 +313,7 @@ class Tree:
         # Its children may not be loaded.
         if not children and exchange.continued:
             return False
-        return not any(self.is_continued(c) for c in children)
+        return not any(map(self.is_continued, children))
 
     # -- comparing
 

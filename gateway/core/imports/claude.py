@@ -60,7 +60,9 @@ def _read_message(item: dict[str, Any]) -> SourceMessage | None:
     blocks = item.get("content")
     text = ""
     if isinstance(blocks, list):
-        texts = [b.get("text") for b in blocks if isinstance(b, dict) and b.get("type") == "text"]
+        texts = [
+            block.get("text") for block in blocks if isinstance(block, dict) and block.get("type") == "text"
+        ]
         text = "\n".join(text for text in texts if isinstance(text, str))
     if not text:
         plain_text = item.get("text", "")

@@ -46,7 +46,10 @@ def read_content_text(content: Any) -> str:
         return ""
     if not isinstance(content, list):
         raise WrongForm("the content of a message is neither text nor parts")
-    texts = [p.get("text") if isinstance(p, dict) and p.get("type") == "text" else p for p in content]
+    texts = [
+        part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
+        for part in content
+    ]
     return "\n".join(text for text in texts if isinstance(text, str))
 
 

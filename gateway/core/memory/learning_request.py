@@ -58,7 +58,7 @@ for something to be remembered as a rule, note that the user said so ("User said
 
 def with_human(blocks: Sequence[Block]) -> list[Block]:
     """Returns a copy of the blocks that has the block `human`, which is stored when it is first written to."""
-    return [*blocks] if any(b.label == HUMAN.label for b in blocks) else [*blocks, HUMAN]
+    return [*blocks] if any(block.label == HUMAN.label for block in blocks) else [*blocks, HUMAN]
 
 
 def make_request_tools() -> list[dict[str, Any]]:

@@ -134,7 +134,8 @@ def list_asked_messages(exchange: Exchange, prefix_is_shared: bool) -> list[Mess
     prefix_is_shared: another conversation opened with the same prefix.
     """
     inputs = range(exchange.seq, exchange.reply_seq)
-    return [m for m in list_recallable_messages(exchange, prefix_is_shared, None, inputs) if m.role == "user"]
+    recallable = list_recallable_messages(exchange, prefix_is_shared, None, inputs)
+    return [message for message in recallable if message.role == "user"]
 
 
 def list_tools_used(exchange: Exchange) -> list[str]:

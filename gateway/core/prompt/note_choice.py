@@ -371,7 +371,9 @@ def _replace_by_facts(candidates: Sequence[Message]) -> Sequence[Message]:
             words = _list_words(message.text)
             fact_words = frozenset().union(*(_list_words(fact.text) for fact in facts[message.exchange_row]))
             if words and len(words & fact_words) >= _FACT_SHARE * len(words):
-                replacements = [f for f in facts[message.exchange_row] if words & _list_words(f.text)]
+                replacements = [
+                    fact for fact in facts[message.exchange_row] if words & _list_words(fact.text)
+                ]
         for each in replacements:
             with_facts.setdefault(each.seq, each)
     return [*with_facts.values()]

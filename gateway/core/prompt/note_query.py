@@ -76,7 +76,8 @@ def choose_event_sentences(messages: Iterable[Message], query: str) -> list[str]
     keys = list_query_keys(query)
     user_messages = [message for message in messages if message.role == "user"][:_EVENT_MESSAGES]
     sentences = (
-        choose_best_sentence(quote_on_line(choose_searched_part(m.text, keys)), keys) for m in user_messages
+        choose_best_sentence(quote_on_line(choose_searched_part(message.text, keys)), keys)
+        for message in user_messages
     )
     return list(filter(None, dict.fromkeys(sentences)))
 
@@ -100,7 +101,7 @@ def find_shared_lines(text: str, messages: Iterable[Message]) -> frozenset[str]:
     """Returns the lines of a text that other messages have word for word: lines of a template, or quoted lines."""
     if "\n" not in text:
         return frozenset()
-    return _list_long_lines(text) & frozenset().union(*(_list_long_lines(m.text) for m in messages))
+    return _list_long_lines(text) & frozenset().union(*(_list_long_lines(each.text) for each in messages))
 
 
 def without_lines(text: str, lines: Collection[str]) -> str:

@@ -61,6 +61,7 @@ def render_error(error: ValidationError, schema: Any) -> str:
 
 
 def _render_sentence(error: ValidationError, schema: Any) -> str:
+    """Returns a sentence that names the path of an error, the broken requirement and the value."""
     path: Sequence[str | int] = error.instance_path
     kind: Any = error.kind
     if kind.name in ("required", "dependentRequired"):

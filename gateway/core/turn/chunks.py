@@ -42,7 +42,9 @@ def as_deltas(chunk: Json) -> Json:
     choices = chunk.get("choices")
     if not isinstance(choices, list):
         return chunk
-    has_messages = [isinstance(c, dict) and "message" in c and c.get("delta") is None for c in choices]
+    has_messages = [
+        isinstance(choice, dict) and "message" in choice and choice.get("delta") is None for choice in choices
+    ]
     return make_chunk(chunk) if has_messages and all(has_messages) else chunk
 
 

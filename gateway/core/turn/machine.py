@@ -199,6 +199,7 @@ class Turn:
         return []
 
     def _on_received(self, round_end: RoundEnd | None) -> list[Command]:
+        """Returns the commands after one read. round_end: the way in which the reply ended; None: no end."""
         # One read of the upstream is one write to the client, however many events it brought.
         if round_end is None:
             return self._sent.flush(self._round)
@@ -353,6 +354,7 @@ class Turn:
         return [note_reply, *self._decide_on_reply()]
 
     def _decide_on_reply(self) -> list[Command]:
+        """Decides how the turn goes on after a complete reply: with its calls, with another round, or not at all."""
         draft = self._round.draft
         cut_reason = _STOP_BY_CUT_REASON.get(read_finish_reason(draft.finish_reason))
         if cut_reason is not None:
@@ -464,6 +466,7 @@ class Turn:
         return self._begin_next_round(decision)
 
     def _judge_dependent_calls(self) -> list[Command]:
+        """Judges the calls that waited for the results of other calls, and runs the calls that are allowed."""
         shown_ids = {result.call_id for result in self._calls.results}
         runs = self._calls.judge()
         if self._calls.waiting:

@@ -60,6 +60,7 @@ class NativeTurn:
             return self._fail(error)
 
     def _feed(self, event: TurnEvent) -> list[Command]:
+        """Returns the commands that follow from an event. Raises: GatewayError: the reply cannot be changed."""
         match event:
             case events.Received(batch):
                 return self._on_received(batch)

@@ -334,6 +334,7 @@ class RoundReader:
             self._round.spoken.read(self._draft, is_shown=self._round.form is AS_EVENTS)
 
     def _end_complete(self) -> Complete | ErrorReply:
+        """Ends a reply that is complete: shows the calls that no finish_reason has announced."""
         is_cut = read_finish_reason(self._draft.finish_reason) in CUT_REASONS
         # As a step of an agent it would pass for a success. Where no steps are saved the client gets it as it came.
         if self._terms.saves_steps and self._draft.is_empty and not is_cut:

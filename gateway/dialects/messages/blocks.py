@@ -90,6 +90,7 @@ class GrowingBlocks:
             self._close()
 
     def _begin_call(self, call: ToolCall) -> None:
+        """Opens the block of a call that waited, with the arguments that have come so far."""
         self._close()
         self._waiting_calls.remove(call)
         self._open_call = call

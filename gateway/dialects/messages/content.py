@@ -180,6 +180,7 @@ class _MessageReader:
             self._append({"role": "system", "content": "\n\n".join(texts)}, MessageOrigin(message_index))
 
     def _add_user_message(self, message_index: int, blocks: list[Json]) -> None:
+        """Adds each tool's result as a message, then a message with all other blocks. Raises: BadRequest."""
         parts: list[Json] = []
         path = self._block_path
         for block_index, block in enumerate(blocks):
@@ -198,6 +199,7 @@ class _MessageReader:
         self._append({"role": "user", "content": content}, MessageOrigin(message_index, _find_words(blocks)))
 
     def _translate_reply(self, blocks: list[Json]) -> Json:
+        """Returns the message of a reply; thoughts are left out. Raises: BadRequest."""
         text = ""
         calls = []
         path = self._block_path
@@ -282,6 +284,7 @@ class _MessageReader:
         return source
 
     def _translate_image(self, block: Json, path: object) -> Json:
+        """Returns the part for an image. A lenient reading keeps an image of another source. Raises: BadRequest."""
         source = self._read_source(block, path)
         source_type = source.get("type")
         if source_type == "base64":
@@ -296,6 +299,7 @@ class _MessageReader:
         return {"type": "image_url", "image_url": {"url": url}}
 
     def _translate_document(self, block: Json, path: object) -> list[Json]:
+        """Returns the parts for a document: its text, or a file after the context. Raises: BadRequest."""
         source = self._read_source(block, path)
         source_type = source.get("type")
         title, context = block.get("title"), block.get("context")
@@ -345,6 +349,7 @@ def _is_reminder(text: str) -> bool:
 
 
 def _read_text(block: Any, path: object, checker: FieldChecker) -> str:
+    """Returns the text of a block; "": a block of another type, in a lenient reading. Raises: BadRequest."""
     if not isinstance(block, dict):
         raise make_field_error(f"{path}", "Input should be a valid dictionary")
     if block.get("type") != "text":
@@ -359,6 +364,7 @@ def _read_text(block: Any, path: object, checker: FieldChecker) -> str:
 
 
 def _translate_call(block: Json, path: object) -> Json:
+    """Returns a call of a function for a block with a call. Raises: BadRequest."""
     name, call_id, arguments = block.get("name"), block.get("id"), block.get("input")
     if not isinstance(name, str):
         raise make_field_error(f"{path}.name", "Field required")

@@ -51,6 +51,7 @@ def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools)
 
 
 def _translate_named_choice(choice: Any, path: str, upstream_tools: UpstreamTools) -> Json:
+    """Returns the `tool_choice` of a chat completion for the choice of one tool. Raises: BadRequest."""
     if not isinstance(choice, dict):
         raise make_wrong_type_error(path, "an object", choice)
     tool_type = choice.get("type")

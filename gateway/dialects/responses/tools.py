@@ -229,6 +229,7 @@ class _ToolReader:
                     self.add(tool, f"{path}.tools[{tool_index}]")
 
     def _add_function(self, tool: Json, path: str, namespace: _Namespace) -> None:
+        """Adds a function; its name upstream has the name of its namespace, too. Raises: BadRequest."""
         name = read_required_text(tool, "name", path)
         read_optional(tool, "description", str, path)
         function = {
@@ -242,6 +243,7 @@ class _ToolReader:
         self._append_function(function, form)
 
     def _add_custom(self, tool: Json, path: str, namespace: _Namespace) -> None:
+        """Adds a custom tool, as a function if the upstream takes no custom tools. Raises: BadRequest."""
         name, syntax = read_required_text(tool, "name", path), read_optional(tool, "format", dict, path)
         read_optional(tool, "description", str, path)
         custom_tool: Json = {

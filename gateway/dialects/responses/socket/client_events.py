@@ -79,6 +79,7 @@ def read_client_event(data: bytes) -> ClientEvent:
 
 
 def _read_create(fields: dict[str, bytes], stream_id: str | None) -> CreateEvent:
+    """Returns the event that asks for a response. Raises: BadRequest."""
     if fields.get("background") == b"true":
         raise BadRequest("`background` is not supported over a WebSocket.", param="background")
     generate_json = fields.get("generate", b"null")
