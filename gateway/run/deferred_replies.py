@@ -47,7 +47,7 @@ class DeferredReplies:
     """The deferred replies in the store. Its methods raise StoreError."""
 
     store: Store
-    # Returns seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
 
     async def add(self, scope: Scope, epoch: int, id: str, reply: DeferredReply) -> None:

@@ -115,7 +115,7 @@ class EventLog:
         self._append(data)
 
     async def resume(self, epoch: int, attempt: int) -> list[bytes]:
-        """Continues the log of an attempt that was broken off. Returns all events that are on disk.
+        """Continues the log of an interrupted attempt. Returns all events that are on disk.
 
         Events that are not on disk are dropped: they may quote forgotten texts.
 

@@ -34,9 +34,10 @@ class PendingWrites:
 
     def __init__(self) -> None:
         self._tasks = TaskSet()
-        # The writes of turns, by task: the scope of each turn.
+        # The scope of each turn that is being written, by the task that writes it.
         self._awaited: dict[asyncio.Task[None], Scope] = {}
-        # The turns that are being answered: a future, which is done once the write of the turn has begun -> the client.
+        # The clients of the turns that are being answered, by scope and by a future of each turn, which is done once
+        # the write of the turn has begun.
         self._open_turns: dict[Scope, dict[asyncio.Future[None], Client]] = {}
 
     @contextmanager
@@ -89,17 +90,18 @@ class PendingWrites:
             await self._wait_for(scopes, timeout_s)
 
     async def _wait_for(self, scopes: Set[Scope], timeout_s: float) -> None:
+        """Waits for the turns that clients have left, and then for the writes, but at most `timeout_s` seconds."""
         if not scopes.isdisjoint(self._open_turns):
             for _ in range(LEAVING_TICKS):
                 await asyncio.sleep(0)
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while ends := self._ends_of_left_turns(scopes):
+                while ends := self._list_ends_of_left_turns(scopes):
                     await asyncio.wait(ends)
                 if tasks := [task for task, by in self._awaited.items() if by in scopes]:
                     await asyncio.wait(tasks)
 
-    def _ends_of_left_turns(self, scopes: Set[Scope]) -> list[asyncio.Future[None]]:
+    def _list_ends_of_left_turns(self, scopes: Set[Scope]) -> list[asyncio.Future[None]]:
         """Returns the ends of the turns that are being answered to clients which have left."""
         turns = [turn for scope in scopes for turn in self._open_turns.get(scope, {}).items()]
         return [end for end, client in turns if client.is_gone]

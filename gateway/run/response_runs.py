@@ -58,7 +58,7 @@ class BackgroundRequest(Protocol):
         count_usage: returns the usage of a reply with a text.
         answering_model: returns the model that answers.
         first_number: the number of the response's first event.
-        has_begun: an earlier attempt has sent the first event.
+        has_begun: True: an earlier attempt has sent the first event.
         """
 
 
@@ -79,7 +79,7 @@ class ResponsesDialect(EventDialect, Protocol):
         """Returns a response as it is shown after an error."""
 
     def as_cancelled(self, shown: Json, output: Sequence[Json] = ()) -> Json:
-        """Returns a response as it is shown after its client has cancelled it. output: what came until then."""
+        """Returns a response as it is shown after its client has cancelled it. output: the items made until then."""
 
     def rebuild(self, tag: str, reply: WireMessage) -> Json | None:
         """Returns the response of a stored reply, or None if the reply is of no response. tag: the tag of its ids."""

@@ -33,15 +33,16 @@ _PAGE_EXCHANGES = 200
 
 
 class ResponseOwner(Struct, frozen=True):
-    """Who asks for a stored response."""
+    """The caller who asks for a stored response."""
 
     project: str
-    # None: the request names none.
+    # The name of the user; None: the request names none.
     user: str | None
-    # The key is this user's, and reads no memory that several users share.
+    # True: the key is this user's, and reads no memory that several users share.
     is_bound: bool = False
 
     def may_read(self, agent: Agent) -> bool:
+        """Returns whether the caller may read a response that an agent's memory has."""
         scope = agent.scope
         is_readable = scope.is_person or not self.is_bound
         return scope.project == self.project and is_readable and scope.is_open_to(self.user)

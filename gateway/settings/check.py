@@ -45,7 +45,7 @@ from gateway.settings.value_syntax import (
 
 T = TypeVar("T")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# What refers to a group of a pattern by its number.
+# A reference to a group of a pattern by its number.
 _GROUP_REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*(?:\\[1-9]|\(\?\(\d)")
 # These headers say where a request ends, which only its sender knows.
 _FRAMING_HEADERS = ("connection", "content-length", "transfer-encoding")
@@ -85,9 +85,10 @@ def find_mistakes(settings: Settings, faulty_tables: Collection[str] = ()) -> li
     return [SettingsError(message) for messages in judged for message in messages]
 
 
-def _find_mistakes_in_each(mistakes_in: Callable[[T], Iterable[str]], values: Iterable[T]) -> Iterator[str]:
+def _find_mistakes_in_each(find: Callable[[T], Iterable[str]], values: Iterable[T]) -> Iterator[str]:
+    """Yields the mistakes that `find` returns for each of the values."""
     for value in values:
-        yield from mistakes_in(value)
+        yield from find(value)
 
 
 def _find_mistakes_in_upstreams(upstreams: Sequence[UpstreamSettings]) -> Iterator[str]:
@@ -132,6 +133,7 @@ def _find_mistakes_in_ui(ui: UiSettings) -> Iterator[str]:
 
 
 def _find_mistakes_in_origins(name: str, origins: Iterable[str]) -> Iterator[str]:
+    """Yields the mistakes in a list of origins. name: the name of the setting."""
     for origin in origins:
         if not is_origin(origin):
             yield (
@@ -173,6 +175,7 @@ def _find_mistakes_in_memory(memory: MemorySettings) -> Iterator[str]:
 
 
 def _find_mistakes_in_key(name: str, key: str) -> Iterator[str]:
+    """Yields the mistake in a key of the gateway, if any. name: the name of the setting."""
     if not is_gateway_key(key):
         yield (
             f"{name}: expected mg- and at least 32 random letters, digits, - or _; "
@@ -207,7 +210,7 @@ def _find_mistakes_in_upstream(upstream: UpstreamSettings) -> Iterator[str]:
 
 
 def _find_mistakes_in_model(model: ModelSettings, upstreams: list[str]) -> Iterator[str]:
-    """Yields the mistakes in a model. upstreams: the names of all."""
+    """Yields the mistakes in a model. upstreams: the names of all upstreams."""
     path = f"models {model.alias!r}"
     yield from _find_unknown_reference(f"{path}: upstream", model.upstream, upstreams)
     if model.upstream is None and len(upstreams) > 1:
@@ -220,7 +223,7 @@ def _find_mistakes_in_model(model: ModelSettings, upstreams: list[str]) -> Itera
 
 
 def _find_mistakes_in_profile(profile: ProfileSettings, upstreams: list[str]) -> Iterator[str]:
-    """Yields the mistakes in a profile. upstreams: the names of all."""
+    """Yields the mistakes in a profile. upstreams: the names of all upstreams."""
     path = f"profiles {profile.name!r}"
     if not re.fullmatch(r"[\w.:@-]+", profile.name):
         yield f"{path}: a name is letters, digits and . _ : @ -"
@@ -305,11 +308,17 @@ def _find_mistakes_in_tool_headers(headers: Sequence[ToolHeader]) -> Iterator[st
 
 
 def _find_repeated_names(path: str, names: Sequence[str], *, is_secret: bool = False) -> Iterator[str]:
+    """Yields a mistake for each name that comes more than once.
+
+    path: the path of the setting.
+    is_secret: True: the message does not show the name.
+    """
     for name in dict.fromkeys(names):
         if names.count(name) > 1:
             yield f"{path}: {'one' if is_secret else repr(name)} is there twice"
 
 
 def _find_unknown_reference(path: str, name: str | None, known: list[str]) -> Iterator[str]:
+    """Yields the mistake in a reference, if there is nothing of this name. path: the path of the setting."""
     if name is not None and name not in known:
         yield describe_unknown_name(path, name, known)

@@ -63,7 +63,7 @@ class UnchunkedReply:
         return self._connection.is_closing()
 
     def close(self) -> None:
-        """Ends the connection. A stream that is broken off is reset, since it would look whole."""
+        """Ends the connection. An unfinished stream is reset, since it would look whole."""
         if self._is_chunked and not self._has_ended:
             self._connection.reset()
         else:

@@ -26,7 +26,7 @@ class BatchOperations(Struct, frozen=True):
     """The batches of all projects, as the command line shows and cancels them."""
 
     store: Store
-    # Returns seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
 
     async def show_all(self, raw: RawArguments) -> list[dict[str, Any]]:

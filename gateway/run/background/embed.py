@@ -188,7 +188,7 @@ class EmbeddingService:
 
 
 class _RefusedText(JobFailed):
-    """The embedder refuses these texts."""
+    """The embedder refuses at least one of the texts."""
 
 
 def _cut_text_to_embed(text: str) -> str:

@@ -1,7 +1,7 @@
 """Retention: forgets messages that are older than their project allows, and resumes interrupted forgettings.
 
 A process with a database of its own does this every few hours. If processes share a database, one of them does it as a
-job once a day. A forgetting that was broken off goes on within a minute, since no job of its memory begins before.
+job once a day. An interrupted forgetting goes on within a minute, since no job of its memory begins before.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ _log = logging.getLogger("mnemogate")
 
 # The kind of the job.
 RETENTION = "retention"
-# The key of a job that only goes on with forgettings that were broken off.
+# The key of a job that only resumes interrupted forgettings.
 _RESUME = "resume"
 # The seconds between two searches for old messages. Retention is counted in days, so hours are enough.
 _PERIOD_S = 6 * 3600.0
 # The same period if processes share a database.
 _SHARED_PERIOD_S = DAY_S
-# The time between two looks whether a search is due, or a forgetting was broken off.
+# The seconds between two looks whether a search is due, or a forgetting was interrupted.
 _LOOK_S = 60.0
-# A forgetting would end the open runs of its memory, so it waits for them at most this long. Not measured: it comes at
-# most this much later than its setting says.
+# The longest time, in seconds, for which a forgetting waits for the open runs of its memory, since it would end them.
+# Not measured: it comes at most this much later than its setting says.
 _RUN_WAIT_S = DAY_S
-# An upload that is younger may be under way in another process.
+# The age of an upload, in seconds, until which it may be under way in another process.
 YOUNG_S = 3600.0
-# An import in which nothing came for so long was broken off.
+# The days without a new turn after which an import counts as interrupted.
 _IMPORT_DAYS = 1.0
-# The memories or conversations that one search finds at once. Not measured: all pages are read in any case.
+# The most memories or conversations that one search finds. Not measured: all pages are read in any case.
 _PAGE_MEMORIES = 64
 
 
@@ -119,7 +119,7 @@ class Retention:
             await self.store.forgetting.sweep()
 
     async def step(self) -> int:
-        """Forgets all that is too old now, and goes on with forgettings that were broken off.
+        """Forgets all that is too old now, and resumes interrupted forgettings.
 
         Returns the number of memories in which something was forgotten, and of conversations removed without a memory.
         """
@@ -127,7 +127,7 @@ class Retention:
         # Stored responses that name no user.
         count += await self._forget_inactive(f"conversation:{UNNAMED_PREFIX}", self.unnamed_days)
         count += await self._remove_unbound()
-        # Imports that were broken off. No request finds them.
+        # Interrupted imports, which no request finds.
         count += await self._forget_inactive(IMPORTING_PREFIX, _IMPORT_DAYS)
         if count:
             await self.store.forgetting.sweep()
@@ -136,7 +136,7 @@ class Retention:
         return count
 
     async def _resume_unfinished(self) -> int:
-        """Ends forgettings that were broken off, and forgets uploads that the end of a process has cut off."""
+        """Ends interrupted forgettings, and forgets uploads that the end of a process has cut off."""
         forgetting = self.store.forgetting
         # An upload that was cut off must not be searched.
         while uploads := await self.store.files.list_unfinished(self.now() - YOUNG_S):
@@ -145,7 +145,7 @@ class Retention:
         return sum([await self._carry_out(id) for id in await forgetting.list_unfinished()])
 
     async def _forget_old(self) -> int:
-        """Forgets messages that are older than their project allows."""
+        """Forgets messages that are older than their project allows. Returns the number of memories that had some."""
         forgetting = self.store.forgetting
         count = 0
         for project, days in self.retention_days.items():
@@ -161,7 +161,12 @@ class Retention:
         return count
 
     async def _forget_inactive(self, prefix: str, days: float) -> int:
-        """Forgets the memories without a turn for some days. prefix: the beginning of their subjects."""
+        """Forgets the memories without a turn for some days.
+
+        prefix: the beginning of their subjects.
+
+        Returns the number of forgotten memories.
+        """
         forgetting = self.store.forgetting
         count = 0
         before = self.now() - days * DAY_S

@@ -1,7 +1,7 @@
 """The clean-up after runs of agents and responses in the background.
 
 Their requests, events and records of calls are stored for three hours after their end. Records of calls that wait or
-were broken off stay as long as they are the end of their conversation.
+were interrupted stay as long as they are the end of their conversation.
 """
 
 from __future__ import annotations

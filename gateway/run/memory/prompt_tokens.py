@@ -84,7 +84,7 @@ def _count_messages_and_tools(prompt: Prompt, count: Callable[[str], int]) -> in
 async def with_counter(model: str, work: Callable[[Callable[[str], int]], T]) -> T:
     """Returns the result of `work`, which is called with a function that counts the tokens of a text for a model.
 
-    If `work` counts many characters that were not counted before, it is broken off and called again in a thread.
+    If `work` counts many characters that were not counted before, it is stopped and called again in a thread.
     """
     tokenizer = choose_tokenizer(model)
     if not tokenizer.is_loaded:

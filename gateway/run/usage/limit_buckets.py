@@ -1,7 +1,7 @@
 """The buckets of limits: the used amount of each limit, as this process counts it.
 
-What was used of a day or month is read once, and then this process adds what it uses itself. If gateways share a
-database, it is read again with each write.
+The use of a day or month is read once, and then this process adds its own use. If gateways share a database, it is
+read again with each write.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from storage.usage_records import EACH_USER, UsageLimit, UsageQuery
 
 _log = logging.getLogger("mnemogate")
 
-# From so many buckets on, buckets that can be read again are dropped. Callers name users, and each user has some.
+# The number of buckets from which on those that can be read again are dropped. Callers name users, and each user has
+# some.
 _MAX_BUCKETS: Final = 50_000
 # The deadline of a read. Requests wait for a shorter time, and go on without the result.
 _READ_MS: Final = 60_000.0
@@ -30,7 +31,7 @@ class LimitBuckets:
     """The buckets of the present periods. There is one for the process."""
 
     def __init__(self, usage: Usage, meter: Meter, now: Callable[[], float]) -> None:
-        """Begins without buckets. now: returns seconds since the epoch."""
+        """Begins without buckets. now: returns the seconds since the epoch."""
         self._usage = usage
         self._meter = meter
         self._now = now
@@ -74,7 +75,7 @@ class LimitBuckets:
     def replace_limits(self, limits: Mapping[int, UsageLimit], process_count: int) -> None:
         """Sets the bounds of buckets to changed limits. The used amount of each limit stays.
 
-        limits: all limits as they are now, by their ids.
+        limits: all present limits, by their ids.
         process_count: the number of processes that share the limits.
         """
         self._process_count = process_count
@@ -124,7 +125,7 @@ class LimitBuckets:
                 _log.warning("What was used of limit %d is not known yet: %s", bucket.limit.id, error.message)
 
     async def _read_used(self, bucket: Bucket) -> int:
-        """Returns what all processes have used of a limit's period. The meter must write nothing meanwhile.
+        """Returns the amount that all processes have used in a limit's period. The meter must write nothing meanwhile.
 
         Days before yesterday are read only once, since every process has written what began on these days.
         """
@@ -138,7 +139,7 @@ class LimitBuckets:
         return bucket.used_earlier + await self._read_days(bucket, max(unread_day, yesterday), last_day)
 
     async def _read_days(self, bucket: Bucket, first: int, last: int) -> int:
-        """Returns what all processes have used of a limit on some days."""
+        """Returns the amount that all processes have used of a limit from the day `first` to the day `last`."""
         limit = bucket.limit
         filters: list[tuple[str, str | int]] = [("project", limit.project)]
         if limit.key_id is not None:
