@@ -98,7 +98,7 @@ class MessageHasher:
         return self._make_atom(b"a", _encode(name), _encode(text))
 
     def make_atoms(self, message: Mapping[str, Any], text: bytes | None = None) -> tuple[Atom, ...]:
-        """Returns the atoms of a message; a system message has none.
+        """Returns the atoms of a message; (): a system message, or a reply without content.
 
         text: the text of the message, from `without_space_utf8`; None: the text is read here.
         """
@@ -128,7 +128,7 @@ class MessageHasher:
         return (self._make_atom(b"u", name, text, kinds),)
 
     def digest_media(self, message: Mapping[str, Any]) -> bytes:
-        """Returns the digest of a message's images and sounds; b"": the message has none."""
+        """Returns the digest of a message's images and sounds; b"": no images and sounds."""
         media = list_media(message)
         if not media:
             return b""

@@ -118,7 +118,7 @@ class HashedList:
         return len(self.messages)
 
     def digest_media(self, i: int) -> bytes:
-        """Returns the digest of a message's images and sounds; b"": the message has none."""
+        """Returns the digest of a message's images and sounds; b"": no images and sounds."""
         if isinstance(self.messages[i].get("content"), str):
             return b""
         # Hashed on demand: an image may have megabytes, and most messages are never compared by their media.

@@ -1,4 +1,4 @@
-"""Exchanges as trees: which follows which, what was continued, and which ones are active.
+"""Exchanges as trees: their order, and the exchanges that are continued or active.
 
 A `Tree` holds the exchanges of the conversations at hand (all of an agent's that may matter to one request, loaded by
 the store) and the changes made to them, which the store then writes. Content is loaded only where a rule reads words:
@@ -156,11 +156,11 @@ class Tree:
 
     @property
     def is_partial(self) -> bool:
-        """True when only the end of some conversation was loaded, with its first exchanges."""
+        """True if only the end of a conversation was loaded, and its first exchanges."""
         return any(exchange.parent is not None and exchange.parent not in self.by_id for exchange in self)
 
     def find_parent(self, exchange: Exchange) -> Exchange | None:
-        """Returns the exchange before; None: there is none, or it is not loaded."""
+        """Returns the exchange before; None: the exchange is the first, or the one before is not loaded."""
         return self.get(exchange.parent)
 
     def list_children(self, exchange: Exchange) -> list[Exchange]:

@@ -22,7 +22,7 @@ class RepairedArguments(NamedTuple):
     """A call's arguments as the model meant them."""
 
     arguments: dict[str, Any]
-    # The first fault that remains, such as "`a.b[2]` must be an integer, and is 'x'"; None: there is none.
+    # The first fault that remains, such as "`a.b[2]` must be an integer, and is 'x'"; None: no fault remains.
     error: str | None
 
 

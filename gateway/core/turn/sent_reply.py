@@ -1,4 +1,4 @@
-"""The reply as it is sent to the client: which of it has left, and with which head."""
+"""The reply as it is sent to the client: the head, and the part of the body that has left."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class TextEvents(Struct, frozen=True):
 
     @classmethod
     def like(cls, raw: bytes, chunk: Json) -> TextEvents | None:
-        """Returns the form of an event, or None if an event of that form may do more than add text to the reply.
+        """Returns the form of an event; None: an event of that form may do more than add text to the reply.
 
         raw: the bytes of the event.
         chunk: the parsed data of the event.

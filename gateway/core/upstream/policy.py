@@ -153,7 +153,7 @@ class EndpointHealth:
         self._cool_down(now, model, retry_after_s)
 
     def read_cooldown_end(self, model: str) -> float:
-        """Returns the end of a model's cooldown; `-inf`: the model has none."""
+        """Returns the end of a model's cooldown; `-inf`: no cooldown."""
         return self.cooldowns.get(model, -math.inf)
 
     def is_available(self, now: float, model: str) -> bool:

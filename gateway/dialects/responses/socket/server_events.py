@@ -34,7 +34,7 @@ def read_event_type(name: str | None, data: bytes) -> str:
 
 
 def read_response(data: bytes) -> bytes:
-    """Returns the response in an event; b"{}": the event has none."""
+    """Returns the response in an event; b"{}": an event without a response."""
     return _decode_members_leniently(data).get("response", b"{}")
 
 
