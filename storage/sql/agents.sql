@@ -5,11 +5,11 @@
 SELECT {agent} FROM agents a WHERE a.project = ? AND a.profile = ? AND a.subject = ?
 
 -- name: agent_numbers
--- Reads the numbers by which a process knows whether what it has cached of a memory is up to date.
+-- Reads the numbers by which a process checks whether its cache of a memory is up to date.
 SELECT epoch, next_seq, indexed_seq, rev, stamp FROM agents WHERE id = ?
 
 -- name: numbers_of_named
--- Reads these numbers unless the row is that of another memory. ?2: the public id of the memory that is meant.
+-- Reads these numbers unless the row belongs to another memory. ?2: the public id of the memory that is meant.
 SELECT epoch, next_seq, indexed_seq, rev, stamp FROM agents WHERE id = ?1 AND uid = ?2
 
 -- name: agent_of_uid

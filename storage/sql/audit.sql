@@ -1,11 +1,11 @@
--- The audit: what operators did.
+-- The audit: the actions of operators.
 
 -- name: audit_add
--- Notes what was done.
+-- Notes an action.
 INSERT INTO audit (at, actor, action, memory, what) VALUES (?, ?, ?, ?, ?)
 
 -- name: audit_read
--- Reads a page of what was done from ?7 until before ?8, the newest first. ?4 is a user, or the uid of a memory that may
+-- Reads a page of the actions from ?7 until before ?8, the newest first. ?4 is a user, or the uid of a memory that may
 -- be gone. NULL stands for all projects, and for any memory, user, action and part of a memory. `+`: only the order of
 -- the ids ends a page early.
 SELECT u.id, u.at, u.actor, u.action, u.memory, u.what FROM audit u
@@ -18,7 +18,7 @@ AND +u.at >= ?7 AND +u.at < ?8
 ORDER BY u.id DESC LIMIT ?9
 
 -- name: audit_of_memory
--- Reads what was done last of some kinds to a memory, the newest first.
+-- Reads the last actions of some kinds on a memory, the newest first.
 SELECT u.id, u.at, u.actor, u.action, u.memory, u.what FROM audit u
 WHERE u.memory = ?1 AND +u.action {in:3:TEXT:8} ORDER BY u.id DESC LIMIT ?2
 
@@ -27,5 +27,5 @@ WHERE u.memory = ?1 AND +u.action {in:3:TEXT:8} ORDER BY u.id DESC LIMIT ?2
 SELECT EXISTS (SELECT 1 FROM audit WHERE at < ?)
 
 -- name: audit_age
--- Deletes a page of what is too old.
+-- Deletes a page of the entries that are too old.
 DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < ?1 ORDER BY at LIMIT ?2)

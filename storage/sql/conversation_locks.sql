@@ -42,7 +42,7 @@ WHERE name = ?1 AND holder = ?2 AND wanted IS NOT NULL RETURNING name
 UPDATE conversation_locks SET wanted = NULL WHERE name = ?1 AND wanted = ?2
 
 -- name: held
--- Returns those of some locks that are not free, and whether their leases go on.
+-- Returns the locks among these that are not free, and whether their leases go on.
 SELECT name, held_until > {clock:1} FROM conversation_locks WHERE name {in:2:TEXT:64}
 
 -- name: delete_expired

@@ -1,4 +1,5 @@
--- Exchanges and conversations: loads what a request needs, and writes what it changed. `-- name:` begins one; the next line describes it.
+-- Exchanges and conversations: reads snapshots and pools, and writes turns. `-- name:` begins a statement; the next line
+-- describes it.
 
 -- piece: no_skeleton
 -- The skeleton's columns in a row of `memory_snapshot` that has no exchange.
@@ -165,12 +166,12 @@ SELECT id, input, shown_reply, "full" FROM exchanges WHERE +agent = ?1 AND id {i
 CASE WHEN EXISTS (SELECT 1 FROM marks WHERE agent = ?38 AND kind = 'head' AND hash = ?25) THEN 1 ELSE 0 END
 
 -- piece: added
--- What is returned of an exchange that was added.
+-- The columns that are returned of an exchange that was added.
 id, seq, {matches_prefix}
 
 -- piece: planned
 -- The conversation is as it was when a turn was planned on it: ?38 the agent, ?39 its epoch, ?40 the conversation, ?41
--- its revision (`rev`). ?42, ?43: what is noted of its recall (`recalls`), or NULL; SQLite's connection has a trigger
+-- its revision (`rev`). ?42, ?43: its recall (`recalls`), or NULL; SQLite's connection has a trigger
 -- that adds that row.
 a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
 
@@ -241,12 +242,12 @@ CASE WHEN CAST(?11 AS TEXT) IN ('forgotten', 'off') THEN 0
 ELSE ?4 - CASE WHEN CAST(?34 AS BYTEA) IS NULL THEN 1 ELSE 0 END END
 
 -- piece: new_bytes
--- The bytes that an added exchange adds to those of its conversation and its agent.
+-- The bytes that an added exchange adds to the sums of its conversation and its agent.
 CASE WHEN CAST(?11 AS TEXT) IN ('forgotten', 'off') THEN 0 ELSE coalesce(length(CAST(?33 AS BYTEA)), 0)
     + coalesce(length(CAST(?34 AS BYTEA)), 0) + coalesce(length(CAST(?35 AS BYTEA)), 0) END
 
 -- piece: counted
--- What an exchange that is added changes in its agent's row, besides its next number.
+-- The columns of the agent's row that an added exchange changes, besides the next number.
 last_turn = greatest(last_turn, {moved}), messages = messages + {new_messages}, bytes = bytes + {new_bytes}
 
 -- name: exchange_add (sqlite)

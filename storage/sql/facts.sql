@@ -31,7 +31,7 @@ ON CONFLICT DO NOTHING
 SELECT key, exchange, sources FROM facts WHERE agent = ?1 AND seq = ?2
 
 -- name: detach
--- Has a true fact rest on no message. What it is about may have words of a message.
+-- Removes the sources of a true fact, and its `about`, which may have words of a message.
 UPDATE facts SET exchange = NULL, sources = ?3, about = '' WHERE agent = ?1 AND seq = ?2
 AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = facts.id AND x.agent = facts.agent) RETURNING id
 
@@ -40,9 +40,9 @@ AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = facts.id AND x.agent 
 SELECT seq FROM facts WHERE id = ? AND agent = ?
 
 -- piece: fact
--- What is read of a fact `f`, with when it ended, what is true instead, and whether a person took the fact back:
--- both were written by hand, and what is true instead says again what the fact had replaced. (That is looked up by its
--- key: `successor` has no index.)
+-- The columns of a fact `f`, with when it ended, the fact that is true instead, and whether a person took `f` back:
+-- both were written by hand, and the fact that is true instead repeats the fact that `f` had replaced. (It is looked up
+-- by its key: `successor` has no index.)
 f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, x.at,
 (SELECT s.seq FROM facts s WHERE s.id = x.successor AND s.agent = f.agent), f.origin,
 CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 1 ELSE 0 END, f.standing,

@@ -59,7 +59,7 @@ WHERE (CAST(?2 AS TEXT) IS NULL OR profiles.name = ?2) AND +a.id > ?4 ORDER BY a
 SELECT project, profile, subject FROM agents WHERE id = ?
 
 -- name: intend
--- Writes down what will be forgotten, before anything else.
+-- Writes down the target of a forgetting, before anything else.
 INSERT INTO forgetting (agent, target) VALUES (?, ?) RETURNING id
 
 -- name: import_stop
@@ -203,7 +203,7 @@ SELECT e.id FROM exchanges e WHERE e.id {in:1:BIGINT:64} AND (
     OR NOT EXISTS (SELECT 1 FROM agents a WHERE a.id = e.agent))
 
 -- name: remaining
--- Reads those of some exchanges that have content, all of it.
+-- Reads the exchanges among these that have content, with all of it.
 SELECT {shown} FROM exchanges p WHERE +p.agent = ?1 AND p.state NOT IN ('forgotten', 'off') AND p.id {in:2:BIGINT:64}
 
 -- name: erased_done
@@ -258,15 +258,15 @@ SELECT valid_from FROM facts WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 UNION ALL SELECT at FROM passages WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 
 -- name: recalls_of
--- Reads a page of what is noted of a memory's recalls.
+-- Reads a page of a memory's recalls.
 SELECT exchange, data FROM recalls WHERE agent = ? AND exchange > ? ORDER BY exchange LIMIT ?
 
 -- name: recall_set
--- Overwrites what is noted of a recall, by as many bytes.
+-- Overwrites the record of a recall by a record of as many bytes.
 UPDATE recalls SET data = ? WHERE exchange = ? AND agent = ?
 
 -- name: messages_there
--- Reads which of some numbers are in exchanges that are there, with what is forgotten of these exchanges.
+-- Reads which of some numbers are in stored exchanges, with the redactions of these exchanges.
 WITH wanted(seq) AS ({each:2:BIGINT:64}),
 held(seq, id) AS (
     SELECT wanted.seq, (SELECT x.id FROM exchanges x
@@ -503,7 +503,7 @@ UPDATE imports SET status = 'undone' WHERE id = ? AND agent = ?
 DELETE FROM imported WHERE import = ? AND what = 'fact'
 
 -- name: wipe_imported
--- Deletes a page of what imports have added to a memory.
+-- Deletes a page of the notes of rows that imports have added to a memory.
 DELETE FROM imported WHERE (what, id) IN
     (SELECT m.what, m.id FROM imports i JOIN imported m ON m.import = i.id WHERE i.agent = ? LIMIT ?)
 
@@ -516,7 +516,7 @@ DELETE FROM imports WHERE agent = ?
 DELETE FROM links WHERE agent = ?
 
 -- name: wipe_readers
--- Deletes who reads a memory, and what the memory's own agent reads.
+-- Deletes the readers of a memory, and the readings of the memory's own agent.
 DELETE FROM readers WHERE memory = ?1 OR reader = ?1
 
 -- name: wipe_run_texts
@@ -554,7 +554,7 @@ DELETE FROM definitions WHERE kind = 'block' AND uid IN (SELECT uid FROM blocks 
 DELETE FROM attached WHERE agent <> 0 AND kind = 'block' AND target IN (SELECT id FROM blocks WHERE agent = ?)
 
 -- name: wipe_attached
--- Deletes what a memory has attached, and where it is attached itself.
+-- Deletes the objects that are attached to a memory, and the places where the memory is attached itself.
 DELETE FROM attached WHERE agent = ?1 OR (kind IN ('archive', 'folder') AND target = ?1)
 
 -- name: waiting_erase
@@ -562,7 +562,7 @@ DELETE FROM attached WHERE agent = ?1 OR (kind IN ('archive', 'folder') AND targ
 UPDATE run_steps SET waiting = NULL WHERE exchange = ? AND agent = ? AND waiting IS NOT NULL
 
 -- name: wipe_project_texts
--- Erases what was defined in a project and belongs to no memory.
+-- Erases the definitions of a project that belong to no memory.
 {erase_definition_texts} WHERE definition IN (SELECT id FROM definitions WHERE project = ?1)
 
 -- name: wipe_project_definitions

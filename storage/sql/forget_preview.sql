@@ -1,6 +1,6 @@
--- Every statement that counts what a forgetting would take. `-- name:` begins one; the next line describes it. The
--- forgetting takes from a memory ?1 the conversation ?2 (-1: none) and the exchanges in the list ?3. All their rows lie
--- between ?4 and ?5, so that others need not be looked up.
+-- Every statement that counts the rows that a forgetting would erase. `-- name:` begins one, and the next line describes
+-- it. The forgetting takes from a memory ?1 the conversation ?2 (-1: none) and the exchanges in the list ?3. All their
+-- rows lie between ?4 and ?5, so that others need not be looked up.
 
 -- piece: goes
 -- Whether an exchange `e` goes.
@@ -23,7 +23,8 @@ SELECT e.id FROM exchanges e WHERE e.conversation = ?2 AND +e.agent = ?1 AND e.i
 WITH RECURSIVE up(named, id, conversation, depth, parent) AS (
     SELECT e.id, e.id, e.conversation, e.depth, e.parent FROM exchanges e WHERE e.id {in:3:BIGINT:64} AND +e.agent = ?1
     UNION ALL SELECT up.named, e.id, e.conversation, e.depth, e.parent
-    FROM up JOIN exchanges n ON n.id = up.named JOIN exchanges e ON e.id = up.parent AND e.agent = ?1
+    FROM up JOIN exchanges n ON n.id = up.named AND +n.agent = ?1
+    JOIN exchanges e ON e.id = up.parent AND e.agent = ?1
     WHERE n.depth - e.depth <= ?2
 )
 SELECT DISTINCT up.named FROM up WHERE EXISTS (
@@ -32,28 +33,28 @@ SELECT DISTINCT up.named FROM up WHERE EXISTS (
     AND (x.parent = up.parent OR (x.parent IS NULL AND up.parent IS NULL)) AND x.state NOT IN ('forgotten', 'off'))
 
 -- piece: fact_goes
--- Whether a fact came from what goes. The exchange in which the fact was stated is one of its sources, and is looked up
--- before the list of all sources.
+-- Whether a fact came from the target. The exchange in which the fact was stated is one of its sources, and is looked
+-- up before the list of all sources.
 f.agent = ?1 AND (
     f.exchange BETWEEN ?4 AND ?5 AND EXISTS (SELECT 1 FROM exchanges e WHERE e.id = f.exchange AND {goes})
     OR EXISTS (SELECT 1 FROM json_each(CAST(f.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value
                WHERE s.value BETWEEN ?4 AND ?5 AND {goes}))
 
 -- piece: from_going_facts
--- The facts that came from what goes, in PostgreSQL, which joins faster than it looks for each fact. Each fact comes as
--- often as it has sources that go.
+-- The facts that came from the target, in PostgreSQL, which joins faster than it looks for each fact. Each fact comes as
+-- often as it has sources in the target.
 FROM facts f JOIN LATERAL unnest(translate(convert_from(f.sources, 'UTF8'), '[]', '{}')::bigint[]) s(id) ON TRUE
 JOIN exchanges e ON e.id = s.id WHERE f.agent = ?1 AND s.id BETWEEN ?4 AND ?5 AND {goes}
 
 -- name: fact_count (sqlite)
--- Counts the facts that came from what goes.
+-- Counts the facts that came from the target.
 SELECT count(*) FROM facts f WHERE {fact_goes}
 
 -- name: fact_count (postgres)
 SELECT count(DISTINCT f.id) {from_going_facts}
 
 -- name: facts (sqlite)
--- Reads the first ?6 facts that came from what goes, the newest first, each with whether it is true.
+-- Reads the first ?6 facts that came from the target, the newest first, each with whether it is true.
 SELECT f.seq, f.text, f.origin, NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
 FROM facts f WHERE {fact_goes} ORDER BY f.seq DESC LIMIT ?6
 
@@ -63,7 +64,7 @@ FROM (SELECT f.id {from_going_facts} GROUP BY f.id, f.seq ORDER BY f.seq DESC LI
 JOIN facts n ON n.id = newest.id AND n.agent = ?1 ORDER BY n.seq DESC
 
 -- name: passages (sqlite)
--- Counts the passages that came from what goes. Most passages came from no exchange.
+-- Counts the passages that came from the target. Most passages came from no exchange.
 SELECT count(*) FROM passages p WHERE p.agent = ?1 AND (p.exchange IS NOT NULL OR length(p.sources) > 2) AND (
     EXISTS (SELECT 1 FROM exchanges e WHERE e.id = p.exchange AND {goes}) OR EXISTS (
     SELECT 1 FROM json_each(CAST(p.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value
@@ -76,7 +77,7 @@ SELECT count(DISTINCT p.id) FROM passages p JOIN LATERAL (
 WHERE p.agent = ?1 AND (p.exchange IS NOT NULL OR length(p.sources) > 2) AND s.id BETWEEN ?4 AND ?5 AND {goes}
 
 -- name: versions (sqlite)
--- Counts the values of a block ?6 that came from what goes, finds the number of the first, and counts all values.
+-- Counts the values of a block ?6 that came from the target, finds the number of the first, and counts all values.
 SELECT count(v.gone), min(v.gone), count(*) FROM (SELECT CASE
     WHEN EXISTS (SELECT 1 FROM exchanges e WHERE e.id = t.exchange AND {goes}) OR EXISTS (
         SELECT 1 FROM json_each(CAST(t.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value
@@ -102,7 +103,7 @@ FROM block_history t WHERE t.block = ?2 AND t.origin <> '-') v
 SELECT count(*) FROM block_history WHERE block = ?1 AND origin <> '-' AND version >= ?2
 
 -- name: summaries
--- Counts the summaries that may cover an exchange or one after it, also those of forks.
+-- Counts the summaries that may cover an exchange or one after it, also summaries of forks.
 SELECT count(*) FROM summaries s WHERE s.agent = ?1 AND s.agent <> 0 AND (
     (s.conversation = ?2 AND s.depth >= ?3)
     OR s.conversation IN (SELECT f.conversation FROM forks f WHERE f.agent = ?1 AND f.origin = ?2 AND f.seq >= ?4))
@@ -129,7 +130,7 @@ SELECT e.id, e.notes FROM exchanges e
 WHERE e.agent = ?1 AND e.seq >= ?2 AND e.notes IS NOT NULL AND e.state <> 'forgotten' ORDER BY e.seq LIMIT ?3
 
 -- name: whole
--- Counts what a whole memory has.
+-- Counts the rows of a whole memory.
 SELECT a.messages, (SELECT count(*) FROM facts f WHERE f.agent = a.id),
     (SELECT count(*) FROM passages p WHERE p.agent = a.id),
 (SELECT count(*) FROM blocks b JOIN block_history h ON h.block = b.id WHERE b.agent = a.id AND h.origin <> '-'),

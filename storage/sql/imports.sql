@@ -1,7 +1,7 @@
 -- Every statement on imports of other applications' exports. `-- name:` begins one; the next line describes it.
 
 -- piece: import
--- What is read of an import `i` with the scope of its memory `a`.
+-- The columns of an import `i` with the scope of its memory `a`.
 i.id, i.uid, i.agent, i.format, i.status, i.created, i.touched, i.data, a.project, a.profile, a.subject
 FROM imports i JOIN agents a ON a.id = i.agent
 
@@ -10,7 +10,7 @@ FROM imports i JOIN agents a ON a.id = i.agent
 SELECT {import} WHERE i.uid = ?1 AND (CAST(?2 AS TEXT) IS NULL OR a.project = ?2)
 
 -- name: list
--- Reads a page of imports, the newest first, without those of memories that are being moved in or replaced.
+-- Reads a page of imports, the newest first, without imports of memories that are being moved in or replaced.
 SELECT {import} WHERE (CAST(?1 AS TEXT) IS NULL OR a.project = ?1) AND i.id < ?2
     AND a.subject NOT LIKE 'importing:%' AND a.subject NOT LIKE 'replaced:%' ORDER BY i.id DESC LIMIT ?3
 
@@ -34,7 +34,7 @@ UPDATE imports SET status = ?2, touched = ?3, data = ?4 WHERE id = ?1 AND status
 UPDATE imports SET touched = ?2 WHERE id = ?1 AND status = 'running'
 
 -- name: add
--- Notes what an import has added.
+-- Notes a row that an import has added.
 INSERT INTO imported (what, id, import, conversation, learns) VALUES (?1, ?2, ?3, ?4, ?5)
 ON CONFLICT (what, id) DO UPDATE SET import = excluded.import, learns = excluded.learns
 

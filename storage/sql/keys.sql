@@ -34,7 +34,7 @@ SELECT {key} FROM keys
 WHERE id = ? AND revoked IS NULL {postgres:FOR UPDATE}
 
 -- name: key_change
--- Changes the name of a key, and what bounds it.
+-- Changes the name and the bounds of a key.
 UPDATE keys SET name = ?2, memory = ?3, expires = ?4, models = ?5, "user" = ?6 WHERE id = ?1 AND revoked IS NULL
 RETURNING {key}
 

@@ -1,8 +1,8 @@
--- Every statement of the pages that show what a memory holds. `-- name:` begins one; the next line describes it. Lists
--- go on from the last row of the page before; sizes are those that the writer keeps.
+-- Every statement of the pages that show the content of a memory. `-- name:` begins one; the next line describes it.
+-- Lists go on from the last row of the page before; sizes are columns that triggers keep up to date.
 
 -- piece: sized
--- What is shown of a memory `a`: its sizes, the blocks that it sees, and the facts that are true.
+-- The columns of a memory `a`: its sizes, the blocks that it sees, and the facts that are true.
 a.id, a.uid, a.project, a.profile, a.subject, a.created, a.last_turn, a.conversations, a.messages, a.bytes,
 (SELECT count(*) FROM blocks b WHERE b.agent = a.id)
 + (SELECT count(*) FROM blocks b
@@ -158,11 +158,11 @@ SELECT c.uid, {shown} FROM exchanges p JOIN conversations c ON c.id = p.conversa
 WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
 
 -- name: short_exchanges
--- Reads some exchanges, forgotten ones too. What is longer than ?2 bytes as it is stored is left out.
+-- Reads some exchanges, forgotten exchanges too. An exchange of more than ?2 stored bytes is left out.
 SELECT {shown} FROM exchanges p WHERE +p.agent = ?1 AND coalesce(length(p.input), 0) <= ?2 AND p.id {in:3:BIGINT:64}
 
 -- name: short_exchanges_of_all
--- Reads some exchanges of several memories with the memories' public ids, as `short_exchanges` reads those of one.
+-- Reads some exchanges of several memories with the memories' public ids, as `short_exchanges` does for one memory.
 SELECT a.uid, {shown} FROM exchanges p CROSS JOIN agents a ON a.id = p.agent
 WHERE coalesce(length(p.input), 0) <= ?1 AND p.id {in:2:BIGINT:64}
 
@@ -172,7 +172,7 @@ SELECT p.id FROM exchanges p WHERE p.agent = ?1 AND p.seq >= (SELECT a.next_seq 
 AND p.active = 1 AND p.state = 'finished' ORDER BY p.seq DESC LIMIT ?2
 
 -- name: openings
--- Reads the first exchange of some conversations that stands. What is longer than ?3 bytes as it is stored is left out.
+-- Reads the first exchange of some conversations that stands. An exchange of more than ?3 stored bytes is left out.
 SELECT c.uid, {shown} FROM conversations c CROSS JOIN exchanges p ON p.id = (
     SELECT e.id FROM exchanges e WHERE e.conversation = c.id AND +e.agent = ?1 AND e.active = 1 AND e.state = 'finished'
     ORDER BY e.depth LIMIT 1)

@@ -17,7 +17,7 @@ WHERE EXISTS (SELECT 1 FROM marks WHERE agent = a.id AND kind = ? AND hash = ?)
     AND a.id > ? AND a.subject NOT LIKE 'importing:%' AND a.subject NOT LIKE 'replaced:%' ORDER BY a.id LIMIT ?
 
 -- name: mark_of
--- Returns what was noted of a memory when it was moved here.
+-- Returns the digest that was noted of a memory when it was moved here.
 SELECT hash FROM marks WHERE agent = ? AND kind = ?
 
 -- name: memory_at
@@ -52,7 +52,7 @@ ORDER BY {usage_key} LIMIT ?7
 INSERT INTO usage ({usage_row}) VALUES ({?1..28}) ON CONFLICT DO NOTHING
 
 -- name: limit_bounds
--- Reads what each limit bounds, without the amounts.
+-- Reads the key, user, unit and period of each limit, without the amounts.
 SELECT project, key, "user", unit, per FROM limits
 
 -- name: limit_put

@@ -10,7 +10,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
 SELECT id, seq, text, at, sources FROM passages WHERE agent = ? AND seq > ? ORDER BY seq LIMIT ?
 
 -- piece: passage
--- What is read of a passage.
+-- The columns of a passage.
 SELECT id, seq, text, at, sources, file, tags, metadata FROM passages
 
 -- name: passage
@@ -28,7 +28,7 @@ ORDER BY seq {direction} LIMIT ?7
 SELECT count(*) FROM passages WHERE agent = ?
 
 -- piece: fact_or_muted
--- The kind of a fact `f` in what a search finds.
+-- The kind of a fact `f` among the hits of a search.
 CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 'muted' ELSE 'fact' END
 
 -- piece: fact_exchange

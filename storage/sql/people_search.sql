@@ -1,4 +1,4 @@
--- The statements of the search for people by words in their memories: what a search of many memories needs.
+-- The statements of the search for people by words in their memories.
 
 -- name: agents
 -- Reads some memories.
@@ -50,13 +50,13 @@ octet_length(p.text)
 coalesce(length(p.input), 0) + coalesce(length(p.shown_reply), 0)
 
 -- name: unread_exchanges
--- Reads the exchanges that the indexes of some memories lack. What is longer than ?2 bytes as it is stored is left out.
+-- Reads the exchanges that the indexes of some memories lack. An exchange of more than ?2 stored bytes is left out.
 SELECT p.agent, {shown} {stale} AND {bytes} <= ?2
 UNION ALL
 SELECT p.agent, {shown} {new_exchanges} AND {bytes} <= ?2
 
 -- name: memories_with_long_texts
--- Finds those of some memories with a text that `unread_exchanges` or `unread_passages_and_facts` leaves out.
+-- Finds the memories among these with a text that `unread_exchanges` or `unread_passages_and_facts` leaves out.
 SELECT p.agent {stale} AND {bytes} > ?2
 UNION
 SELECT p.agent {new_exchanges} AND {bytes} > ?2

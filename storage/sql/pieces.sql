@@ -1,16 +1,16 @@
 -- Pieces that statements of several files share; `{name}` stands for one.
 
 -- piece: agent
--- What is read of an agent `a`, in the order of its record.
+-- The columns of an agent `a`, in the order of its record.
 a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, a.paused
 
 -- piece: columns
--- What an exchange is written with, in the order of its values: the lines of `fixed` begin with ?1, ?11, ?21 and ?31,
--- the content is ?33 to ?35. In the statements that add one (exchanges.sql) follow:
+-- The columns and values with which an exchange is written, in their order: the lines of `fixed` begin with ?1, ?11, ?21
+-- and ?31, the content is ?33 to ?35. In the statements that add an exchange (exchanges.sql) follow:
 --   ?36       its number as it was planned
 --   ?37       its `run` (`Exchange.gapless_from`) where it gets that number; where it gets another, `run` is that one
 --   ?38       its agent
---   ?39, ?40  of `exchange_add`, what is noted of its recall (`recalls`), or NULL
+--   ?39, ?40  of `exchange_add`, its recall (`recalls`), or NULL
 --   ?39-?43   of `exchange_add_planned`, as `planned` has them
 -- `exchange_add_numbered` has ?36 for `run`, ?37 for the agent, and ?38 for the number.
 {fixed}, input, shown_reply, "full"
@@ -23,7 +23,7 @@ head, evicted, prior, section, path, reply_key, input_key, redactions, inputs, m
 reply, notes
 
 -- piece: skeleton
--- What is read of an exchange `p` apart from its content; `ORDER BY 4, 1` of a compound select is depth, id.
+-- The columns of an exchange `p` apart from its content; `ORDER BY 4, 1` of a compound select is depth, id.
 p.id, p.conversation, p.parent, p.depth, p.seq, p."offset", p.length, p.begun, p.touched, p.ended, p.stopped,
 p.state, p.superseded, p.continued, p.active, p.edits, p.merged, p.size, p.head AS prefix_length, p.evicted, p.prior,
 p.section, p.path, p.reply_key, p.redactions, p.inputs, p.media, p.reply, p.notes, p.run AS gapless_from,
@@ -52,7 +52,7 @@ p.id, p.conversation, p.seq, p.begun, p.touched, p.ended, p.stopped, p.state, p.
 p.redactions, p.inputs, p.reply
 
 -- piece: shown
--- What is read of an exchange `p` to show its messages: the content, the number of the last message before it, the
+-- The columns of an exchange `p` to show its messages: the content, the number of the last message before it, the
 -- rest.
 {content_shown},
 (SELECT b.seq + b.span - 1 FROM exchanges b WHERE b.id = p.parent AND b.agent = p.agent),
@@ -109,7 +109,7 @@ UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, shown_reply = 
 NOT EXISTS (SELECT 1 FROM imported m WHERE m.what = 'exchange' AND m.id = e.id AND m.learns = 0)
 
 -- piece: run
--- What is read of a run `r`.
+-- The columns of a run `r`.
 r.id, r.uid, r.agent, r.conversation, r.state, r.created, r.parent, r.depth, r.batch, r.background, r.stop, r.steps,
 r.prompt, r.completion, r.cached, r.written, r.reasoning, r.begun, r.ended, r.otid
 
@@ -143,7 +143,7 @@ UPDATE definition_texts SET body = x'', definition = 0
 DELETE FROM definition_texts
 
 -- piece: edit
--- What is read of a memory edit.
+-- The columns of a memory edit.
 id, exchange, call_id, op, label, arguments, state, at, seen
 
 -- piece: holds_items
@@ -151,7 +151,7 @@ id, exchange, call_id, op, label, arguments, state, at, seen
 d.kind = 'conversation' AND substr(d.uid, 1, 5) = 'conv_'
 
 -- piece: definition
--- What is read of a definition `d` with its text `t`.
+-- The columns of a definition `d` with its text `t`.
 d.id, d.uid, d.project, d.kind, d.memory, d.name, d.version, d.created, d.updated, t.body
 
 -- piece: standing
@@ -168,7 +168,7 @@ d.id, d.uid, d.project, d.kind, d.memory, d.name, d.version, d.created, d.update
 day, project, "user", key, upstream, model
 
 -- piece: usage_row
--- What is read of a row of usage, and added: its key, then `COUNTERS`.
+-- The columns of a row of usage, and added: its key, then `COUNTERS`.
 {usage_key}, requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens,
 cache_write_tokens, reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens,
 evicted_tokens, background_input_tokens, background_output_tokens, batch_input_tokens, batch_output_tokens, cost,

@@ -1,4 +1,4 @@
--- Recalls: why turns recalled what they did.
+-- Recalls: the records of the searches of turns.
 
 -- name: recall_add
 -- Notes the recall of a turn that is stored. The first recall of a turn stays.
@@ -10,7 +10,7 @@ SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM recalls WHERE exchange
 DELETE FROM recalls WHERE exchange = ? AND agent = ?
 
 -- piece: recall_read
--- A recall `r` with its memory and what its turn is named by.
+-- The columns of a recall `r`, with its memory and its turn.
 r.exchange, r.agent, r.at, r.request, r.data, a.uid, a.project, a.profile, a.subject, c.uid, e.seq, e.model
 FROM recalls r JOIN agents a ON a.id = r.agent JOIN exchanges e ON e.id = r.exchange AND e.agent = r.agent
 JOIN conversations c ON c.id = e.conversation AND c.agent = e.agent
@@ -36,7 +36,7 @@ JOIN recalls r ON r.exchange = s.id AND r.agent = s.agent
 WHERE e.id = ?2 AND +e.agent = ?1 AND r.at >= ?3 ORDER BY r.exchange LIMIT 1
 
 -- name: recall_exchanges
--- Reads the exchanges that answer some requests of a memory. What is longer than ?3 bytes as it is stored is left out.
+-- Reads the exchanges that answer some requests of a memory. An exchange of more than ?3 stored bytes is left out.
 SELECT r.request, {shown} FROM recalls r JOIN exchanges p ON p.id = r.exchange AND p.agent = r.agent
 WHERE +r.agent = ?1 AND r.at >= ?2 AND length(p.input) <= ?3 AND r.request {in:4:BYTEA:64}
 

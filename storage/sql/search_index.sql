@@ -1,4 +1,4 @@
--- What the search index lacks of a memory.
+-- The texts of a memory that the search index lacks.
 
 -- name: under_way
 -- Finds the number of the agent's last exchange, if it is open. ?2: the agent's next number.

@@ -1,7 +1,7 @@
 -- Reads exchanges with the messages that are shown of them. `-- name:` begins a statement; the next line describes it.
 
 -- name: shown_at
--- Finds the standing exchanges that hold certain messages, as `{shown}`, but not what came before them.
+-- Finds the active exchanges that hold certain messages, as `{shown}`, but without the messages before them.
 WITH wanted(seq) AS ({each:2:BIGINT:96}),
 held(id) AS (
     SELECT DISTINCT (SELECT x.id FROM exchanges x

@@ -35,7 +35,7 @@ SELECT id, uid, state, bytes, created, type, name FROM files WHERE memory = ? AN
 SELECT row_number() OVER (ORDER BY tag), tag FROM tags WHERE agent = ?1 ORDER BY tag LIMIT ?3 OFFSET ?2
 
 -- name: attached_read
--- Reads what an agent has attached, in a fixed order.
+-- Reads the objects that are attached to an agent, in a fixed order.
 SELECT kind, target FROM attached WHERE agent = ? ORDER BY kind, place, target LIMIT ? OFFSET ?
 
 -- name: attached_definition
@@ -259,7 +259,7 @@ UPDATE definitions SET project = ? WHERE memory = ? AND project = ?
 UPDATE tags SET project = ? WHERE agent = ? AND project = ?
 
 -- name: publish_attached
--- Gives what is attached the kinds that statements ask for.
+-- Gives attached objects the kinds that statements ask for.
 UPDATE attached SET kind = substr(kind, ?1) WHERE agent = ?2 AND substr(kind, 1, ?1 - 1) = ?3
 
 -- name: block_put
@@ -309,7 +309,7 @@ INSERT INTO facts (agent, seq, at, valid_from, exchange, sources, about, text, o
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: ended_put
--- Ends a fact. What took its place may be forgotten.
+-- Ends a fact. The fact that took its place may be forgotten.
 INSERT INTO facts_ended (fact, agent, successor, at)
 SELECT id, agent, coalesce((SELECT s.id FROM facts s WHERE s.agent = ?1 AND s.seq = ?4), 0), ?3
 FROM facts WHERE agent = ?1 AND seq = ?2

@@ -2,7 +2,7 @@
 -- made in usage.py.
 
 -- name: add
--- Adds counters to those of their key.
+-- Adds counters to the sums of their key.
 INSERT INTO usage ({usage_row}) VALUES ({?1..28})
 ON CONFLICT ({usage_key}) DO UPDATE SET
     requests = usage.requests + excluded.requests,
@@ -61,7 +61,7 @@ DELETE FROM usage WHERE day IN (SELECT day FROM days WHERE day IS NOT NULL) AND 
 RETURNING {usage_row}
 
 -- name: background
--- Returns the tokens that a project's background calls used on a day, without those of questions. ?2: NULL for
+-- Returns the tokens that a project's background calls used on a day, without the tokens of questions. ?2: NULL for
 -- all projects.
 SELECT CAST(coalesce(sum(background_input_tokens + background_output_tokens - question_tokens), 0) AS BIGINT)
 FROM usage WHERE day = ?1 AND (CAST(?2 AS TEXT) IS NULL OR project = ?2)

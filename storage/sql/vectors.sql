@@ -5,7 +5,7 @@
 SELECT model, dimension, seq, stamp FROM embedded WHERE agent = ?
 
 -- name: embedded
--- Finds those of some agents that have vectors of this model.
+-- Finds the agents among these that have vectors of this model.
 SELECT agent FROM embedded WHERE model = ?1 AND dimension > 0 AND agent {in:2:BIGINT:64}
 
 -- name: begin

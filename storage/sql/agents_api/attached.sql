@@ -1,7 +1,7 @@
--- Every statement on what is attached to agents. `-- name:` begins one; the next line describes it.
+-- Every statement on objects that are attached to agents. `-- name:` begins one; the next line describes it.
 
 -- name: attach
--- Attaches something to an agent, after what is attached already. If it is attached already, it keeps its place.
+-- Attaches an object to an agent, after all others. An object that is attached already keeps its place.
 INSERT INTO attached (agent, kind, target, place)
 SELECT a.id, ?2, ?3, coalesce((SELECT max(x.place) + 1 FROM attached x WHERE x.agent = ?1 AND x.kind = ?2), 0)
 FROM agents a WHERE a.id = ?1
@@ -16,7 +16,7 @@ DELETE FROM attached WHERE agent = ? AND kind = ? AND target = ?
 DELETE FROM attached WHERE kind = ? AND target = ? AND agent <> 0
 
 -- name: targets
--- Reads what an agent has attached, in order.
+-- Reads the objects that are attached to an agent, in order.
 SELECT target FROM attached WHERE agent = ? AND kind = ? ORDER BY place, target
 
 -- name: memories
@@ -24,7 +24,7 @@ SELECT target FROM attached WHERE agent = ? AND kind = ? ORDER BY place, target
 SELECT count(*) FROM attached WHERE agent = ? AND kind IN ('archive', 'folder')
 
 -- name: of_agents
--- Reads what several agents have attached of a kind.
+-- Reads the objects of a kind that are attached to several agents.
 SELECT agent, target FROM attached WHERE kind = ?1 AND agent {in:2:BIGINT:64} ORDER BY agent, place, target
 
 -- name: agents_with

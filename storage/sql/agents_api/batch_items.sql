@@ -2,7 +2,7 @@
 -- it.
 
 -- piece: item
--- What is read of an item `i`. Its run and its agent may be gone.
+-- The columns of an item `i`. Its run and its agent may be gone.
 i.run, i.part, i.sent, i.errors, i.expiries, i.tip, i.epoch, a.uid, a.project, c.key, c.uid,
 {run}
 FROM batch_items i LEFT JOIN runs r ON r.id = i.run LEFT JOIN agents a ON a.id = r.agent
@@ -13,7 +13,7 @@ LEFT JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
 INSERT INTO batch_items (run, batch) VALUES (?, ?)
 
 -- name: count
--- Counts a batch's items by what became of their runs.
+-- Counts a batch's items by the states of their runs.
 SELECT r.state, r.stop, count(*) FROM batch_items i
 LEFT JOIN runs r ON r.id = i.run AND r.agent <> 0 WHERE i.batch = ? GROUP BY 1, 2
 

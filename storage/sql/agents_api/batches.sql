@@ -1,7 +1,7 @@
 -- Every statement on batches. `-- name:` begins one; the next line describes it.
 
 -- piece: batch
--- What is read of a batch `b`.
+-- The columns of a batch `b`.
 b.id, b.uid, b.project, b.state, b.created, b.ended, b.callback
 
 -- name: insert
@@ -45,11 +45,11 @@ SELECT {batch} FROM batches b WHERE b.state IN ('created', 'running') AND b.crea
 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.agent = 0 AND j.kind = 'batch' AND j.key = b.uid) ORDER BY b.id
 
 -- name: known_parts
--- Reads what providers' batches are known, of all jobs.
+-- Reads the journal's entries about providers' batches, of all jobs.
 SELECT s.result FROM steps s JOIN jobs j ON j.id = s.job WHERE j.agent = 0 AND j.kind = 'batch' AND s.name LIKE 'made-%'
 
 -- name: journal
--- Reads what a job has written down.
+-- Reads the entries of a job's journal.
 SELECT name, result FROM steps WHERE job = ? ORDER BY id
 
 -- name: find_agents

@@ -2,7 +2,7 @@
 -- nothing is left out between them.
 
 -- piece: file
--- What is read of a file `f`.
+-- The columns of a file `f`.
 f.id, f.uid, f.memory, f.state, f.bytes, f.created, f.type, f.name
 
 -- name: insert

@@ -16,7 +16,7 @@ SELECT a.epoch FROM runs r JOIN agents a ON a.id = r.agent
 WHERE r.id = ? AND r.agent = ? AND r.state IN ('created', 'running')
 
 -- name: empty_texts
--- Erases what an item held until its end; the message of its error stays.
+-- Erases the texts that an item needs until its end; the message of its error stays.
 {erase_run_texts} WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words'
 
 -- name: set_steps

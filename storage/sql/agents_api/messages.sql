@@ -125,7 +125,7 @@ WHERE agent = ?1 AND (key = ?2 OR uid = ?3) AND coalesce(substr(key, 1, 1), '') 
 ORDER BY CASE WHEN key = ?2 THEN 0 ELSE 1 END LIMIT 1
 
 -- name: tails
--- Reads what `tail` reads, of the conversations of several agents under one name. The first column is the agent.
+-- Reads the rows of `tail` for the conversations of several agents under one name. The first column is the agent.
 SELECT t.agent, t.seq, t.span, t.answered, t.depth, CASE WHEN t.place = 1 THEN t.evicted END FROM (
     SELECT p.agent AS agent, p.seq AS seq, p.span AS span, CASE WHEN p.reply IS NULL THEN 0 ELSE 1 END AS answered,
         p.depth AS depth, p.evicted AS evicted, row_number() OVER (PARTITION BY p.agent ORDER BY p.seq DESC) AS place

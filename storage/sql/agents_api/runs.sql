@@ -12,7 +12,7 @@ AND (CAST(?5 AS BIGINT) IS NULL OR r.conversation = ?5) AND (CAST(?6 AS BIGINT) 
 AND (CAST(?7 AS TEXT) IS NULL OR r.stop = ?7)
 
 -- piece: step_columns
--- What is read of a step `s`.
+-- The columns of a step `s`.
 s.exchange, s.agent, s.run, s.number, s.begun, s.ended, s.prompt, s.completion, s.cached, s.written, s.reasoning,
 s.stop, s.feedback, s.error, s.waiting
 
@@ -130,14 +130,14 @@ WHERE a.project = ?1 AND {run_filter} ORDER BY r.id {direction} LIMIT ?8
 WHERE r.agent = ?9 AND a.project = ?1 AND {run_filter} ORDER BY r.id {direction} LIMIT ?8
 
 -- name: step_insert (sqlite)
--- Adds a step. A trigger counts the step in its run, and ends the run; another trigger adds what is noted of the step's
+-- Adds a step. A trigger counts the step in its run, and ends the run; another trigger adds the record of the step's
 -- recall. `note_recall` returns ?4, and passes ?15 and ?16 to that trigger.
 INSERT INTO run_steps (exchange, agent, run, number, begun, ended, prompt, completion, cached, written, reasoning, stop,
     error, waiting)
 VALUES ({?1..3}, note_recall(?4, ?15, ?16), {?5..14})
 
 -- name: step_insert (postgres)
--- Adds a step, and does what SQLite's triggers do. ?15, ?16: what is noted of the step's recall, or NULL.
+-- Adds a step, and does what SQLite's triggers do. ?15, ?16: the step's recall, or NULL.
 WITH s AS (
     INSERT INTO run_steps (exchange, agent, run, number, begun, ended, prompt, completion, cached, written, reasoning,
         stop, error, waiting)
