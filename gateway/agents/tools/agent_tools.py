@@ -151,8 +151,8 @@ class AgentTools:
     def _find_edited_labels(self) -> set[str]:
         """Returns the labels of blocks with edits that are not in the store yet."""
         context, block_edits = self.memory.context, self.memory.block_edits
-        path_rows = context.path_ids
-        edited_before = {edit.label for edit in context.snapshot.edits if edit.exchange_row in path_rows}
+        path_ids = context.path_ids
+        edited_before = {edit.label for edit in context.snapshot.edits if edit.exchange_row in path_ids}
         return edited_before | {edit.label for edit in block_edits.edits}
 
     def _make_foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:
