@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 import pytest
-from letta_client import APIStatusError, BadRequestError, RateLimitError
+from letta_client import APIStatusError, BadRequestError, NotFoundError, RateLimitError
 from letta_client.types.agents import Run
 
 from gateway.agents.runs.background import remote_runs, run_service
@@ -308,6 +308,20 @@ def test_a_run_is_cancelled_whether_it_has_begun_or_not(world: LettaWorld) -> No
     assert said(world, agent.id) == ["user: One", "user: Three", "assistant: Ok."]
     late = world.letta.agents.messages.cancel(agent.id, run_ids=[first.id])
     assert late == {first.id: "cancelled"}
+
+
+def test_a_cancel_that_names_a_run_of_another_agent_cancels_none(world: LettaWorld) -> None:
+    agent, other = world.agent(), world.agent()
+    foreign = world.letta.agents.messages.create_async(other.id, input="Hi")
+    ended(world, foreign.id)
+    gate, arrived = Gate(), world.upstream.arrived(1)
+    world.upstream.queue(say("Done.", hold_before_headers=gate))
+    run = world.letta.agents.messages.create_async(agent.id, input="Work.")
+    arrived.wait_sync()
+    with pytest.raises(NotFoundError):
+        world.letta.agents.messages.cancel(agent.id, run_ids=[run.id, foreign.id])
+    gate.open()
+    assert ended(world, run.id).status == "completed"
 
 
 @pytest.mark.parametrize("is_live", [True, False])

@@ -206,13 +206,13 @@ class MessageRoutes:
         run_ids = find_sent(body.run_ids)
         if not run_ids:
             return render_run_states(await self._api.agent_runs.live.cancel_all(agent))
-        states = {}
+        entries = {}
         for id in run_ids:
-            entry = await self._api.store.runs.get(request.project, read_uid("run", id))
-            if entry.run.agent_row != agent.id:
+            entries[id] = await self._api.store.runs.get(request.project, read_uid("run", id))
+            if entries[id].run.agent_row != agent.id:
                 raise UnknownId(f"There is no run {id!r} of this agent.")
-            states[id] = (await self._cancel_run(request.project, entry)).state.value
-        return states
+        cancelled = {id: await self._cancel_run(request.project, entry) for id, entry in entries.items()}
+        return {id: run.state.value for id, run in cancelled.items()}
 
     async def _cancel_run(self, project: str, entry: RunEntry) -> Run:
         """Cancels a run that has not ended, or whose calls wait for answers. Returns the run as it is now."""
