@@ -37,7 +37,7 @@ async def open_database(settings: Settings, address: str | None = None) -> Store
             database.url,
             RULES,
             pool=database.pool,
-            pooled=database.pooled,
+            is_pooled=database.pooled,
             pooler_prepares=database.pooler_prepares,
             listen_url=database.listen_url,
         )
@@ -134,7 +134,7 @@ async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFinding
     try:
         inspection = await inspect_server(
             url,
-            pooled=database.pooled,
+            is_pooled=database.pooled,
             pooler_prepares=database.pooler_prepares,
             listen_url=database.listen_url,
         )

@@ -46,14 +46,14 @@ def is_url(target: str | Path) -> bool:
 
 
 async def inspect_server(
-    url: str, *, pooled: bool, pooler_prepares: bool, listen_url: str | None
+    url: str, *, is_pooled: bool, pooler_prepares: bool, listen_url: str | None
 ) -> ServerFindings:
     """Looks at a database that gateways may be serving. Raises: StoreError."""
     _check_driver()
     from storage.postgres.connection import PostgresTarget
     from storage.postgres.inspection import inspect
 
-    return await inspect(PostgresTarget(url, pooled, pooler_prepares), PostgresTarget(listen_url or url))
+    return await inspect(PostgresTarget(url, is_pooled, pooler_prepares), PostgresTarget(listen_url or url))
 
 
 async def _open_postgres(url: str, **options: Any) -> Database:

@@ -79,7 +79,7 @@ class PostgresDatabase:
         url: str,
         *,
         pool: int = 8,
-        pooled: bool = False,
+        is_pooled: bool = False,
         pooler_prepares: bool = False,
         listen_url: str | None = None,
         limits: PostgresLimits | None = None,
@@ -91,7 +91,7 @@ class PostgresDatabase:
         connected to when it is up again.
 
         pool: the number of connections.
-        pooled: True if the URL is that of a pooler in transaction mode.
+        is_pooled: True if the URL names a pooler in transaction mode.
         pooler_prepares: the pooler supports prepared statements.
         listen_url: the URL of the server itself, since a pooler passes no notifications on.
         limits: instead of the default limits for this pool.
@@ -100,9 +100,9 @@ class PostgresDatabase:
         Raises: NotAdmitted, Foreign, TooNew.
         """
         limits = limits or PostgresLimits(size=pool)
-        target = PostgresTarget(url, pooled, pooler_prepares, factory)
+        target = PostgresTarget(url, is_pooled, pooler_prepares, factory)
         # Through a pooler notifications arrive nowhere, without an error.
-        listen_target = PostgresTarget(listen_url or url) if listen_url or not pooled else None
+        listen_target = PostgresTarget(listen_url or url) if listen_url or not is_pooled else None
         database = cls(target, limits, listen_target)
         await database._pool.server.start()
         return database

@@ -323,7 +323,7 @@ async def _get_true_fact(connection: Connection, agent_row: int, seq: int) -> Fa
 
 
 def _make_fact(row: Row) -> Fact:
-    """Makes the record of a row of the piece `fact`."""
+    """Returns the record of a row of the piece `fact`."""
     id, seq, text, about, at, valid_from, exchange_row, sources, ended_at, successor, origin, *flags = row
     muted, standing, taken_back = map(bool, flags)
     return Fact(

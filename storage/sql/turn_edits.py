@@ -28,7 +28,7 @@ async def load_edits(connection: Connection, agent_row: int, exchange_row: int) 
 
 
 def make_edit(row: Row) -> MemoryEdit:
-    """Makes the record of a row of the piece `edit`."""
+    """Returns the record of a row of the piece `edit`."""
     id, exchange_row, call_id, op, label, arguments, state, at, seen = row
     return MemoryEdit(
         id, exchange_row, call_id, op, label, arguments, state=EditState(state), at=at, seen=seen

@@ -256,7 +256,7 @@ class Definitions(StoreGroup):
 
 
 def make_definition(row: Row) -> Definition:
-    """Makes the record of a row of `{definition}`."""
+    """Returns the record of a row of `{definition}`."""
     id, uid, project, kind, memory, name, version, created, updated, body = row
     return Definition(
         id=id,

@@ -145,7 +145,7 @@ def test_the_first_key_counts_where_no_notification_of_it_arrives(
         return await open_store(url)
 
     async def open_without_notifications() -> Store:
-        return await open_store(url, pooled=True)
+        return await open_store(url, is_pooled=True)
 
     with serve(settings, open_listening) as one, serve(settings, open_without_notifications) as other:
         world = Two(upstream, one, other)

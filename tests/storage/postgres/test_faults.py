@@ -87,7 +87,7 @@ async def test_a_server_that_is_lost_is_noticed_without_a_request(
 ) -> None:
     # The listener hears of it at once; the check comes to it where notifications do not arrive.
     limits = replace(QUICK, health_s=3600.0 if kind == "listens" else 0.02)
-    store: Store = await open_store(path=proxy.url, limits=limits, pooled=kind != "listens")
+    store: Store = await open_store(path=proxy.url, limits=limits, is_pooled=kind != "listens")
     failed: list[str] = []
     heard: list[str | None] = []
     store.database.add_failure_listener(lambda fault: failed.append(fault.status))

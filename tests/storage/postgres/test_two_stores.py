@@ -135,7 +135,7 @@ async def test_a_stricter_level_that_the_server_sets_loses_no_turn(
     name = await admin.fetchval("SELECT current_database()")
     await admin.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
     try:
-        stores = [await open_store(pooled=pooled) for _ in range(2)]
+        stores = [await open_store(is_pooled=pooled) for _ in range(2)]
         await Speaker(stores[0], ALICE).say([user("Hi")], assistant("Hello!"))
         people = [Speaker(store, ALICE) for store in stores for _ in range(8)]
         turns = [await each.begin([user(f"{n}")], f"c{n}") for n, each in enumerate(people)]
