@@ -49,8 +49,7 @@ class ModelRoutes:
             if not self._takes_responses(upstream):
                 return False
             # What a request refers to is stored at the upstream that was asked.
-            has_references = call.native.referenced_ids or call.native.conversation_id is not None
-            return not has_references or upstream == call.route.upstream
+            return not call.native.refers_to_stored or upstream == call.route.upstream
         return call.kind is not ConversationKind.AGENT and self._takes_whole(model, call.request)
 
     def _takes_whole(self, model: str, request: ChatRequest) -> bool:

@@ -44,6 +44,10 @@ class NativeRequest(Protocol):
         """`previous_id`, and the ids of all other replies to which the request refers."""
 
     @property
+    def refers_to_stored(self) -> bool:
+        """The request continues what the upstream stores, or refers to an item of it."""
+
+    @property
     def new_messages(self) -> Sequence[Json]:
         """The messages of `chat` that the client sent, without its instructions."""
 

@@ -66,6 +66,8 @@ class NativeResponsesRequest(Struct, frozen=True):
     conversation_id: str | None
     # The id of the response that the request continues; None: it continues no response.
     previous_id: str | None
+    # The request continues what the upstream stores, or refers to an item of it.
+    refers_to_stored: bool
     # The part of the reply before this request that a voice agent's user heard; None: the user heard all of it.
     heard: Json | None = None
 
@@ -189,6 +191,7 @@ def _read(body: bytes, upstream_path: str, max_messages: int) -> NativeResponses
     input_messages = [
         *map(_PlacedMessage, request.messages[input_start:], translated.item_indices[input_start:])
     ]
+    conversation_id = read_conversation_id(json)
     return NativeResponsesRequest(
         raw=body,
         json=json,
@@ -196,8 +199,9 @@ def _read(body: bytes, upstream_path: str, max_messages: int) -> NativeResponses
         chat=request,
         input_messages=input_messages,
         references=translated.references,
-        conversation_id=read_conversation_id(json),
+        conversation_id=conversation_id,
         previous_id=previous_id,
+        refers_to_stored=any((translated.references, conversation_id, previous_id)),
     )
 
 

@@ -38,8 +38,9 @@ _RESPONSES_HINT: Final = (
     " What the gateway answered itself is kept as turns of its user's memory: go on from it by `previous_response_id`, "
     "and see or delete it with `mnemogate memory show` and `mnemogate memory forget`."
 )
+_RESPONSES: Final = "/responses"
 # Paths of requests that another model may answer once a limit is reached.
-_WITH_SUBSTITUTE: Final = (COMPLETIONS, "/messages")
+_WITH_SUBSTITUTE: Final = (COMPLETIONS, "/messages", _RESPONSES)
 # Paths with bodies that name no model: of a batch, the models stand in a file.
 _WITHOUT_MODEL: Final = (
     "/files",
@@ -238,14 +239,17 @@ class Forwarder:
         substitute = await self._limiter.admit(
             receipt,
             PlannedCall(body, None, route.first),
-            may_answer=partial(self._has_endpoint_for_model, outgoing.upstream_path),
+            may_answer=partial(self._may_answer, route, outgoing),
         )
         return route if substitute is None else self._route_of(substitute).in_place_of(route)
 
-    def _has_endpoint_for_model(self, path: str, model: str) -> bool:
-        """Returns whether another model may answer a request with this path: its upstream has the endpoint."""
-        provider = self._providers[self._route_of(model).upstream]
-        return path.startswith(_WITH_SUBSTITUTE) and provider.has_endpoint(path)
+    def _may_answer(self, route: Route, outgoing: Outgoing, model: str) -> bool:
+        """Returns whether another model may answer a request: its upstream has the endpoint and all that is stored."""
+        path, upstream = outgoing.upstream_path.partition("?")[0], self._route_of(model).upstream
+        if not path.startswith(_WITH_SUBSTITUTE) or not self._providers[upstream].has_endpoint(path):
+            return False
+        is_response = path.startswith(_RESPONSES)
+        return not is_response or upstream == route.upstream or not outgoing.refers_to_stored
 
     def _make_attempts(self, route: Route, outgoing: Outgoing, receipt: Receipt) -> Attempts:
         """Returns the attempts of a request; nothing is sent yet. Raises: NotAllowed."""

@@ -128,6 +128,13 @@ class Outgoing(Struct, frozen=True):
         return is_stored or self.upstream_path.partition("?")[0] != "/responses"
 
     @property
+    def refers_to_stored(self) -> bool:
+        """The request continues what an upstream stores, or refers to an item of it."""
+        body = self.body
+        names = ("previous_response_id", "conversation")
+        return body is None or any(body.value(n) is not None for n in names) or b"item_reference" in body.raw
+
+    @property
     def is_list(self) -> bool:
         """True if the reply lists all objects of a kind in the upstream's account."""
         return self.method != "POST" and self.upstream_path.partition("?")[0] in _LISTS

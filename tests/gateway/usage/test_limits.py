@@ -652,6 +652,31 @@ def test_what_an_upstream_stores_is_answered_by_no_other(upstream: StrictUpstrea
         assert other.seen == []
 
 
+@pytest.mark.parametrize("headers", [{}, {"x-mnemogate-user": "alice", "x-mnemogate-memory": "off"}])
+def test_another_model_answers_a_response_without_memory(
+    upstream: StrictUpstream, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    """Except for what the upstream that was asked has stored, if the other model is elsewhere."""
+    with StrictUpstream() as other, limited_with_other(upstream, other, tmp_path) as world:
+
+        def ask(**fields: Any) -> tuple[int, str | None]:
+            body = json.dumps({"model": "m", "input": "Hi", **fields}).encode()
+            given = {"content-type": "application/json", **headers}
+            reply = world.gateway.ask("POST", "/v1/responses", body, given)
+            return reply.status, reply.headers.get("x-mnemogate-limit")
+
+        first = world.sdk.responses.create(model="m", input="Hi")
+        near = world.limit("requests", "day", 0, then="small")
+        assert ask(previous_response_id=first.id) == (200, str(near.id))
+        assert json.loads(upstream.last.body)["model"] == "small"
+        world.gateway.call(world.store.limits.remove(near.id))
+        far = world.limit("requests", "day", 0, then="far")
+        assert ask() == (200, str(far.id))
+        assert ask(previous_response_id=first.id) == (429, None)
+        assert ask(input=[{"type": "item_reference", "id": first.output[0].id}]) == (429, None)
+        assert [json.loads(each.body)["model"] for each in other.seen] == ["far"]
+
+
 def test_another_model_keeps_the_window_of_an_agent(upstream: StrictUpstream, tmp_path: Path) -> None:
     profile = agent(context_window=4_000)
     talk = [
