@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.doubles.upstream import Call, call_tools, say
 from tests.gateway.memory.any_life import NOUNS, Gateways
-from tests.gateway.sdk import World, unmarked
+from tests.gateway.sdk import World, replace_marks
 
 TOOLS = ("archival_memory_insert", "archival_memory_search", "conversation_search")
 REQUESTS = 90
@@ -80,7 +80,7 @@ class AgentLife:
         return json.loads(text) if reply.status == 200 and text[:1] in "[{" else None
 
     def _plain(self, text: str) -> str:
-        text = unmarked(_MEASURED.sub(r"\1_", _DATE.sub("_", text)).encode()).decode()
+        text = replace_marks(_MEASURED.sub(r"\1_", _DATE.sub("_", text)).encode()).decode()
         return _ID.sub(lambda found: self._places.setdefault(found[0], f"id-{len(self._places)}"), text)
 
     # -- what may happen

@@ -20,7 +20,7 @@ from storage.run_commands import ConversationPath
 from tests.agents.letta import LettaWorld, letta
 from tests.core.conversations import assistant, user
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
-from tests.gateway.sdk import have_run
+from tests.gateway.sdk import are_idle
 from tests.patience import PATIENCE_S
 from tests.storage.test_stored_paths import Writer
 
@@ -126,11 +126,11 @@ class SleepWorld:
 
     def slept(self) -> None:
         """Waits until nothing is left to be done now."""
-        self.until(have_run)
+        self.until(are_idle)
         self.letta.world.settle()
 
     def until(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
-        self.letta.world.until_jobs(holds)
+        self.letta.world.wait_for_jobs(holds)
 
     def until_waiting(self) -> None:
         """Waits until a job has failed and waits for its next attempt."""
@@ -175,7 +175,7 @@ class SleepWorld:
     def retry(self) -> None:
         """Has jobs that wait for another attempt make it now."""
         before = len(self.model.seen)
-        self.until(have_run)
+        self.until(are_idle)
         self.later()
         self.until(lambda counts: len(self.model.seen) > before)
         self.slept()

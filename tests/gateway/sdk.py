@@ -41,7 +41,7 @@ _WRITE = re.compile(r"\b(insert|update|delete)\b(?: or \w+)?(?: into| from)? (\w
 
 
 class Clock:
-    """The clock of gateway and store: it advances a little at each look, and otherwise only when a test moves it."""
+    """The clock of gateway and store: it advances a little at each call, and otherwise only when a test moves it."""
 
     def __init__(self) -> None:
         self.now = 1_760_000_000.0
@@ -66,8 +66,8 @@ def agent(name: str = "helper", **options: Any) -> ProfileSettings:
     )
 
 
-def have_run(counts: Mapping[JobState, int]) -> bool:
-    """Nothing is left to be done now; what has failed may wait for another attempt."""
+def are_idle(counts: Mapping[JobState, int]) -> bool:
+    """Returns whether no job can run now. A job that failed may wait for another attempt."""
     return not counts[JobState.PENDING] and not counts[JobState.RUNNING]
 
 
@@ -84,11 +84,16 @@ def kind_of(statement: str) -> str:
 
 @dataclass
 class World:
+    """A gateway with memory that serves, and its parts as tests need them."""
+
     gateway: RunningGateway
     upstream: StrictUpstream
     clock: Clock
+    # The SQLite file. Over PostgreSQL: the current directory.
     file: Path
+    # The SQL that the store has run, in order.
     statements: list[str]
+    # A client without retries.
     sdk: openai.OpenAI = field(init=False)
 
     def __post_init__(self) -> None:
@@ -137,7 +142,7 @@ class World:
         self.gateway.call(settled())
 
     def pass_time(self, seconds: float) -> None:
-        """Moves the clock, and does the maintenance that is due then."""
+        """Moves the clock, and runs the maintenance that is due then."""
         self.settle()
         self.clock.sleep(seconds)
 
@@ -151,8 +156,8 @@ class World:
 
         self.gateway.call(work())
 
-    def until_jobs(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
-        """Waits until it holds of how many jobs there are of each state."""
+    def wait_for_jobs(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
+        """Waits until the numbers of jobs in each state meet a condition."""
 
         async def wait() -> None:
             async with asyncio.timeout(PATIENCE_S):
@@ -162,8 +167,8 @@ class World:
         self.gateway.call(wait())
 
     def retry_job(self) -> None:
-        """Waits until a job has failed, and has it tried again at once: a worker looks at the clock once a second."""
-        self.until_jobs(lambda counts: counts[JobState.RETRYING] > 0)
+        """Waits until a job has failed, and has it tried again at once: a worker reads the clock once a second."""
+        self.wait_for_jobs(lambda counts: counts[JobState.RETRYING] > 0)
         self.clock.sleep(10.0)
 
         async def wake() -> None:
@@ -172,6 +177,7 @@ class World:
         self.gateway.call(wake())
 
     def query(self, sql: str, *values: object) -> list[Any]:
+        """Returns rows of the database, uncompressed: tuples, or values where the rows have one column."""
         self.settle()
         own = make_statement("a test's", sql)
         rows = self.gateway.call(self.store.database.read(lambda c: c.fetch_rows(own, values)))
@@ -179,16 +185,16 @@ class World:
         return [row[0] if len(row) == 1 else tuple(row) for row in shown]
 
     def data(self) -> bytes:
-        """All bytes that its database promises to erase."""
+        """Returns all bytes of the database in which nothing forgotten may stand."""
         self.settle()
         return data_of(self.file)
 
     def statements_of(self, work: Callable[[], object]) -> list[str]:
-        """Returns the SQL of one request, each statement by its kind, without BEGIN and the like."""
+        """Returns the kinds of the statements that some work runs (`kind_of`), BEGIN and the like left out."""
         return [kind for kind in self.all_statements_of(work) if kind not in CONTROL]
 
     def all_statements_of(self, work: Callable[[], object]) -> list[str]:
-        """Returns the same with the statements that begin and end transactions."""
+        """Returns the kinds of all statements that some work runs (`kind_of`)."""
         self.settle()
         self.statements.clear()
         work()
@@ -205,7 +211,7 @@ class World:
         user: str | None = None,
         then: str = REFUSE,
     ) -> UsageLimit:
-        """Makes a limit that counts what was asked before. The parameters are fields of `UsageLimit`."""
+        """Adds a limit, which counts earlier requests too. The parameters are fields of `UsageLimit`."""
         self.settle()
         made = UsageLimit(0, "default", key, user, unit, per, most, then)
         return self.gateway.call(self.store.limits.add(made))
@@ -223,7 +229,7 @@ class World:
         return self.gateway.call(read())
 
     def write_block(self, user: str, value: str, label: str = "human", profile: str = "helper") -> None:
-        """Edits a block from outside of any turn."""
+        """Edits a block outside of a turn."""
         block = self.block(user, label, profile)
 
         async def write() -> None:
@@ -234,7 +240,7 @@ class World:
 
 @dataclass
 class Chat:
-    """A client that keeps its list and resends it, as the SDK's examples do."""
+    """A client that resends its whole list of messages, as the SDK's examples do."""
 
     world: World
     messages: list[Json]
@@ -251,7 +257,7 @@ class Chat:
         return reply.get("content") or ""
 
     def complete(self, **options: Any) -> Json:
-        """Returns the reply to the list as it is; the list stays."""
+        """Returns the reply to the list of messages, and does not append it."""
         asked = {
             "model": "m",
             "messages": self.messages,
@@ -264,24 +270,24 @@ class Chat:
         asked["extra_body"] = {**asked.get("extra_body", {}), "messages": asked["messages"]}
         asked["messages"] = []
         if asked.get("stream"):
-            return streamed(self.world.sdk.chat.completions.create(**asked))
+            return join_stream(self.world.sdk.chat.completions.create(**asked))
         completion = self.world.sdk.chat.completions.create(**asked)
-        return kept(completion.choices[0].message)
+        return to_list_message(completion.choices[0].message)
 
     def answer(self, call: Json, content: str) -> None:
         self.messages.append({"role": "tool", "tool_call_id": call["id"], "content": content})
 
 
-def kept(message: Any) -> Json:
-    """Returns the message that an application appends to its list."""
+def to_list_message(message: Any) -> Json:
+    """Returns a reply as the message that an application appends to its list."""
     found = {"role": "assistant", "content": message.content}
     if message.tool_calls:
         found["tool_calls"] = [call.model_dump(exclude_unset=True) for call in message.tool_calls]
     return found
 
 
-def streamed(chunks: Any) -> Json:
-    """Returns the message of a stream as an application has it in the end; fails unless it is one ordinary reply."""
+def join_stream(chunks: Any) -> Json:
+    """Returns the message that the chunks of a stream make. Fails unless they are one ordinary reply."""
     calls: dict[int, Json] = {}
     text, roles, ids, reasons = "", [], set(), []
     for chunk in chunks:
@@ -308,8 +314,8 @@ def streamed(chunks: Any) -> Json:
     return found
 
 
-def unmarked(sent: bytes) -> bytes:
-    """Returns bytes that went upstream with the same mark for every memory."""
+def replace_marks(sent: bytes) -> bytes:
+    """Returns bytes of a request for an upstream with one mark in place of each memory's own."""
     return re.sub(rb"<(memory|summary) [a-z2-7]{8}>", rb"<\1 mark>", sent)
 
 
@@ -343,16 +349,22 @@ def remember(
     otlp: OtlpSettings | None = None,
     **parts: Any,
 ) -> Iterator[World]:
-    """Serves with memory. place: a folder, or a database's URL. memory: values of [memory]; parts: of Settings."""
+    """Serves a gateway with memory.
+
+    place: the folder of the SQLite file, or the URL of a PostgreSQL database.
+    memory: values of the settings' section [memory].
+    clock: the clock; None: the last one of the same place, or a new one.
+    parts: other fields of `Settings`.
+    """
     statements: list[str] = []
     file = place / "memory.db" if isinstance(place, Path) else Path()
     is_new = isinstance(place, Path) and not file.exists()
     if clock is None:
-        # A gateway that comes back goes on with the time: else what the one before has left would be due later.
+        # A restarted gateway goes on with the time; otherwise jobs of the earlier one would be due later.
         clock = _clocks.get(place, Clock())
     if isinstance(place, Path):
         _clocks[place] = clock
-    # No deadline of a busy machine's shall decide what a test finds.
+    # A deadline must not decide what a test finds on a busy machine.
     memory = {"recall_deadline_ms": 50_000, **(memory or {})}
     settings = settings_for(upstream, memory=MemorySettings(**memory), profiles=profiles, **parts)
 
@@ -364,10 +376,10 @@ def remember(
         settings, open_here, clock=clock, limits=limits, admin_token=admin_token, otlp=otlp, is_new=is_new
     ) as gateway:
         app = gateway.app
-        # Maintenance runs when a test lets time pass, and not while it talks.
+        # Maintenance runs in `pass_time` alone.
         app.services.background.report_outdated_index = lambda agent_row, messages=None: None
         app.services.background.maintenance.note_pending_edits = lambda: None
-        # The statements of the recovery at the start are no test's.
+        # The recovery at the start runs statements that no test counts.
         becomes(lambda: all(each._has_recovered for each in find_schedules(app.services.background)))
         world = World(gateway, upstream, clock, file, statements)
         try:

@@ -15,7 +15,7 @@ from gateway.run.background.learner import LearningService
 from storage.job_records import JobState
 from storage.records import Fact, Scope
 from tests.doubles.upstream import StrictUpstream
-from tests.gateway.sdk import World, agent, have_run, remember
+from tests.gateway.sdk import World, agent, are_idle, remember
 from tests.server import QUIET
 
 IDLE_S = 200.0
@@ -63,10 +63,10 @@ class Learner:
             self.world.store.jobs.wake()
 
         self.world.gateway.call(step())
-        self.until(have_run)
+        self.until(are_idle)
 
     def until(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
-        self.world.until_jobs(holds)
+        self.world.wait_for_jobs(holds)
         self.world.settle()
 
     def facts(self, user: str = "alice", *, is_all: bool = False, profile: str = "default") -> list[Fact]:

@@ -115,7 +115,7 @@ class Remembering:
         self.world.gateway.call(step())
 
     def until(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
-        self.world.until_jobs(holds)
+        self.world.wait_for_jobs(holds)
         self.world.settle()
 
     def mention(self, *texts: str, others: int = 6, user: str = "alice") -> None:

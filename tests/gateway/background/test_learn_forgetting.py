@@ -19,7 +19,7 @@ from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.background.background_model import ModelAnswer
 from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.background.learner import IDLE_S, Learner, fact, learning, note
-from tests.gateway.sdk import have_run
+from tests.gateway.sdk import are_idle
 from tests.server import QUIET
 
 # -- forgetting
@@ -199,5 +199,5 @@ def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
 
             world.gateway.call(forget())
             held.open()
-            learner.until(have_run)
+            learner.until(are_idle)
         assert not any("Zqmisox" in text for text in learner.shown)

@@ -19,7 +19,7 @@ from gateway.settings import ModelSettings, ProfileSettings, UpstreamSettings
 from tests.doubles.anthropic_rules import OLD_VERSION, sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, message, refuse, think
 from tests.doubles.upstream import Call, Gate, Seen, StrictUpstream, call_tools, fail, say
-from tests.gateway.sdk import Chat, World, agent, kept, remember, streamed
+from tests.gateway.sdk import Chat, World, agent, join_stream, remember, to_list_message
 from tests.server import serve, settings_for
 
 Json = dict[str, Any]
@@ -356,9 +356,9 @@ def whole_or_chunks(world: World, stream: bool, **ask: Any) -> tuple[Json, list[
     """The reply as an application keeps it, and all that came, as the SDK read it."""
     answer = world.sdk.chat.completions.create(**{"model": "m", "stream": stream, **ask})
     if not stream:
-        return kept(answer.choices[0].message), [answer.model_dump(exclude_unset=True)]
+        return to_list_message(answer.choices[0].message), [answer.model_dump(exclude_unset=True)]
     chunks = list(answer)
-    return streamed(chunks), [chunk.model_dump(exclude_unset=True) for chunk in chunks]
+    return join_stream(chunks), [chunk.model_dump(exclude_unset=True) for chunk in chunks]
 
 
 @both_ways

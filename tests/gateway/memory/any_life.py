@@ -16,7 +16,7 @@ from gateway.errors import BadRequest
 from tests.doubles.upstream import call_tools, say
 from tests.gateway.admin.test_forget import perform
 from tests.gateway.memory.tooled import insert
-from tests.gateway.sdk import World, unmarked
+from tests.gateway.sdk import World, replace_marks
 
 NOUNS = ("cat", "dog", "house", "garden", "violin", "mountain", "tea", "train")
 TURNS = 90
@@ -71,7 +71,9 @@ class Life:
         begin = len(self.upstream.seen)
         for _ in range(TURNS):
             self.turn()
-        return [unmarked(re.sub(rb"call_\d+", b"call", seen.body)) for seen in self.upstream.seen[begin:]]
+        return [
+            replace_marks(re.sub(rb"call_\d+", b"call", seen.body)) for seen in self.upstream.seen[begin:]
+        ]
 
     def turn(self) -> None:
         dice = self.dice

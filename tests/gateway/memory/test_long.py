@@ -16,7 +16,7 @@ from gateway.run.memory import context_reading, turn_write
 from storage.commands import Pool
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.compacting import Notes, compacted, compacting, text_of
-from tests.gateway.sdk import CHAT, World, remember, unmarked
+from tests.gateway.sdk import CHAT, World, remember, replace_marks
 
 RECENT = 6
 NAMED = {"x-mnemogate-conversation": "c1"}
@@ -60,7 +60,7 @@ def talk(
             upstream.queue(say(f"Answer {n}: that is how it is, and not otherwise."))
             chat.say(text_of(n, 12))
             compacted(world)
-    return [unmarked(s.body) for s in upstream.seen[begun:] if s.json["model"] != "small"], loaded
+    return [replace_marks(s.body) for s in upstream.seen[begun:] if s.json["model"] != "small"], loaded
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def wander(upstream: StrictUpstream, folder: Path, seed: int, turns: int = 40) -
         for _ in range(turns):
             wanderer.turn()
             world.settle()
-    return [unmarked(s.body) for s in upstream.seen[begun:] if s.json["model"] != "small"]
+    return [replace_marks(s.body) for s in upstream.seen[begun:] if s.json["model"] != "small"]
 
 
 @pytest.mark.parametrize("seed", [1, 2])  # with each of which it does all that it can

@@ -28,7 +28,7 @@ from storage.sql.terms import load_terms_since
 from tests.doubles.upstream import Call, Gate, Reply, Rules, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.process import serving
 from tests.gateway.responses.test_responses import by_chat
-from tests.gateway.sdk import World, agent, remember, unmarked
+from tests.gateway.sdk import World, agent, remember, replace_marks
 from tests.patience import becomes
 from tests.stored import indexed_seqs
 
@@ -301,7 +301,7 @@ def test_what_others_said_changes_neither_what_is_recalled_nor_its_order(
             if is_indexed:
                 world.pass_time(1000)
             world.chat(user="alice").say(TORTOISES)
-            found.append(unmarked(upstream.last.messages[-1]["content"].encode()).decode())
+            found.append(replace_marks(upstream.last.messages[-1]["content"].encode()).decode())
     assert found[0] == found[1]
     assert found[0].count("Sheldon") > 5
 

@@ -804,7 +804,7 @@ def test_one_that_another_gateway_deletes_before_it_has_begun_its_turn_leaves_no
     monkeypatch.setattr(world.store.responses, "note_turn", note_deleted)
     conversation = world.sdk.conversations.create().id
     begin(world, input="Tell me of purple tulips.", user="alice", conversation=conversation)
-    world.until_jobs(lambda counts: not any(counts.values()))
+    world.wait_for_jobs(lambda counts: not any(counts.values()))
     assert (upstream.chats, world.query("SELECT count(*) FROM exchanges")) == ([], [0])
 
 

@@ -14,7 +14,7 @@ from gateway.settings import TraceSettings, UpstreamSettings
 from gateway.traces.otlp import OtlpSettings
 from tests.doubles.collector import Node, StrictCollector, trees
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
-from tests.gateway.sdk import World, agent, have_run, remember
+from tests.gateway.sdk import World, agent, are_idle, remember
 
 USAGE = {
     "prompt_tokens": 40,
@@ -259,7 +259,7 @@ def test_the_vector_of_a_question_is_a_call_of_its_request(upstream: StrictUpstr
             assert background.embedding is not None
             world.gateway.call(background.embedding.schedule.step())
             world.store.jobs.wake()
-            world.until_jobs(have_run)
+            world.wait_for_jobs(are_idle)
             world.chat(user="alice").say("What is my cat called?")
             root = traced.last()
             assert root.shape == (CHAT, ["search_memory", "embeddings vec", "chat m", "upsert_memory"])

@@ -23,7 +23,7 @@ from tests.agents.test_peers import ASK
 from tests.doubles.anthropic_upstream import StrictAnthropic, message
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.responses.test_socket import Talk, open_socket
-from tests.gateway.sdk import World, agent, have_run, remember
+from tests.gateway.sdk import World, agent, are_idle, remember
 from tests.meaning import vector_of
 from tests.patience import PATIENCE_S, becomes
 
@@ -427,7 +427,7 @@ class Learner:
             self.world.store.jobs.wake()
 
         self.world.gateway.call(step())
-        self.world.until_jobs(have_run)
+        self.world.wait_for_jobs(are_idle)
 
 
 def test_work_for_a_memory_is_its_users_background(learner: Learner) -> None:
