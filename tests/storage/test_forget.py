@@ -34,6 +34,7 @@ from storage.sql import additions, erase, forget_preview, forget_targets
 from storage.sql import forget as forgetting
 from storage.sql.agents_api.definitions import put_definition
 from storage.sql.erasing_work import StoredTarget
+from storage.sql.forget_preview import PreviewedCounts
 from storage.sql.rebuild import BlockPreview
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
@@ -1218,7 +1219,7 @@ async def test_a_preview_of_a_memory_that_is_gone_by_then_counts_nothing(
     await talk(alice, ["one"], "c1")
     await forget(store, alice.agent, ForgetTarget(is_all=True))
     found = await store.forget_previews.count(alice.agent.id, ForgetTarget(facts=[1]), 0)
-    assert found == (ForgetCounts(0, 0, 0, 0, 0, 0), (), 0, (), ())
+    assert found == PreviewedCounts(ForgetCounts(0, 0, 0, 0, 0, 0))
 
 
 @pytest.mark.parametrize("most", [0, forget_preview._MAX_EXCHANGES])
