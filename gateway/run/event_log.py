@@ -192,6 +192,7 @@ class EventLog:
         write.add_done_callback(lambda done: self._note_written(done, last))
 
     def _note_written(self, done: Future[bool], last: int) -> None:
+        """Notes that the events up to the number `last` are stored, and drops them if there are too many in RAM."""
         self._writes.discard(done)
         if done.cancelled():
             return

@@ -91,6 +91,7 @@ class NativeMemory(TreeMemory):
         return self._write_whole(prompt, outcome)
 
     def _write_whole(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
+        """Writes a turn with its reply, and caches a stored reply by its ids."""
         native = self.native
         reply = self.reader.make_reply()
         agent = self.context.agent

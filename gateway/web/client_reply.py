@@ -84,6 +84,7 @@ class ClientReply:
         return self._send_body(body, more_body=False)
 
     async def _send_body(self, body: bytes, *, more_body: bool) -> None:
+        """Sends a part of the body, and the head before the first part. more_body: True: other parts follow."""
         if more_body and not body:
             return  # the head waits for the first bytes of the body: until it leaves, an error can still be a status
         if self._presence.is_gone:

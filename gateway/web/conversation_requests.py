@@ -123,6 +123,7 @@ class ConversationRequests:
         return found.item
 
     async def _add_items(self, conversation: ResponseConversation, body: Json) -> Json:
+        """Stores items that wait for the next response. Raises: Conflict, BadRequest, BodyTooLarge."""
         if conversation.agent is not None and conversation.agent.paused_at is not None:
             raise Conflict(
                 "The memory of this conversation is paused, so nothing is added to it until it is resumed."

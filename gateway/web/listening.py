@@ -61,6 +61,7 @@ def listen(listener: socket.socket) -> None:
 
 
 def _make_listen_error(host: str, port: int, error: OSError) -> GatewayError:
+    """Returns the error that says why the gateway cannot listen, and which setting would help."""
     match error.errno:
         case errno.EADDRINUSE:  # the port may be free at the next start, so the settings are not at fault
             return GatewayError(

@@ -231,6 +231,7 @@ class Edge:
     def _log_access(self, scope: Scope, info: RequestInfo) -> None:
         # Callers may put keys into texts that they choose: an id, a path, a model's name. A search of the whole line
         # would take longer than writing it. `round` to a number of digits takes three times as long as these divisions.
+        """Adds the line of an ended request to the access log."""
         memory = info.memory
         added_ms = None
         if info.receipt is not None:

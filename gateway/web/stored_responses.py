@@ -125,6 +125,7 @@ class GatewayResponses:
             await self._stored.delete(location)
 
     async def _render(self, response: LocatedResponse, query: _Query) -> Json:
+        """Returns a response as its client sees it. Raises: UnknownId: it was forgotten meanwhile."""
         shows_sealed_thoughts = asks_for_sealed_thoughts(query)
         rendered: Json | None = None
         if response.location is not None:

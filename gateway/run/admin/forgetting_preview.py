@@ -370,6 +370,7 @@ class _PartReader(Struct, frozen=True):
 
 
 def _make_target(texts: Sequence[Message], versions: Sequence[EarlierVersion]) -> ForgetTarget:
+    """Returns the target that forgets these texts and earlier versions of blocks."""
     by_kind: dict[SourceKind, list[int]] = {"message": [], "fact": [], "passage": []}
     for each in texts:
         by_kind[get_source_kind(each)].append(each.seq)

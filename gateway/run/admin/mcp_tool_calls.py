@@ -102,6 +102,7 @@ class McpTools(Struct, frozen=True):
         return await _TOOLS[tool](self, call, arguments)
 
     async def _search_memory(self, call: McpToolCall, arguments: SearchArguments) -> SearchResult:
+        """Returns the texts that a query finds; `late` if the search took too long. Raises: BadRequest."""
         if not arguments.query.strip():
             raise BadRequest("query must say what to look for.", param="query")
         since = _read_time(arguments.after, "after", default=-math.inf)
@@ -128,6 +129,7 @@ class McpTools(Struct, frozen=True):
         return SearchResult(tuple(_make_found_text(hit, refs) for hit in hits), late=False)
 
     async def _read_memory(self, call: McpToolCall, _: ReadArguments) -> ReadResult:
+        """Returns the blocks and the first facts; of a caller without a memory, none."""
         agent = call.agent
         if agent is None:
             return ReadResult(call.user, (), (), 0)
@@ -148,6 +150,7 @@ class McpTools(Struct, frozen=True):
     async def _read_conversation(
         self, call: McpToolCall, arguments: ConversationArguments
     ) -> ConversationResult:
+        """Returns messages around one, those of a conversation, or the list of conversations. Raises: GatewayError."""
         project = call.caller.project
         views = self.views
         if arguments.around:
@@ -195,6 +198,7 @@ class McpTools(Struct, frozen=True):
         return CorrectResult(f"fact:{fact.seq}", arguments.id)
 
     async def _edit_block(self, call: McpToolCall, arguments: EditBlockArguments) -> EditBlockResult:
+        """Replaces the named version of a block. Raises: Conflict, which has the present value; UnknownId."""
         agent = call.agent
         label = arguments.label
         if agent is None:
@@ -219,6 +223,7 @@ class McpTools(Struct, frozen=True):
         return EditBlockResult(block.label, block.version)
 
     async def _forget_text(self, call: McpToolCall, arguments: ForgetArguments) -> ForgetAnswer:
+        """Forgets a text if the call confirms it; else returns what would go, and the word that confirms it."""
         kind, seq = parse_id(arguments.id)
         agent = call.get_memory_with_id(arguments.id)
         forgetting = self.forgetting

@@ -76,6 +76,7 @@ class MemoryExport(Struct, frozen=True):
                 return
 
     async def _read_parts(self, project: str | None, agent: Agent) -> AsyncIterator[ReadablePart]:
+        """Yields the parts of a readable export. Raises: BadRequest: the memory was forgotten meanwhile."""
         page = await self.views.show(project, agent.uid)
         yield ReadablePart("head", page.memory)
         yield ReadablePart("blocks", page.blocks)

@@ -208,6 +208,11 @@ def _read_results(exchange: Exchange | None) -> dict[str, str]:
 def _make_step_calls(
     exchange: Exchange, results: Mapping[str, str], waiting: Mapping[str, WaitKind]
 ) -> tuple[StepCall, ...]:
+    """Returns the calls of a step, with shortened texts.
+
+    results: the results by the ids of their calls.
+    waiting: the kinds of wait by the ids of the calls that wait.
+    """
     if is_tombstone(exchange) or exchange.shown_reply is None or REPLY in exchange.redactions:
         return ()
     calls = []

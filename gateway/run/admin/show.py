@@ -110,6 +110,7 @@ class ShowOperation(Struct, frozen=True):
 def _render_memory_lines(
     agent: Agent, snapshot: MemorySnapshot, facts: Sequence[Fact], waiting: int
 ) -> list[str]:
+    """Returns the lines of a memory's blocks and facts. waiting: the number of unconfirmed edits."""
     scope = agent.scope
     lines = [
         f"{scope.subject}  (project {scope.project}, profile {scope.profile}, memory {agent.uid})",
@@ -164,12 +165,13 @@ async def _render_sources(
     return [
         *await _render_block_sources(store, agent, snapshot.blocks),
         *await _render_passage_sources(store, agent),
-        *await _import_source_lines(store, agent, recent),
+        *await _render_import_sources(store, agent, recent),
         *await _render_fact_sources(store, agent),
     ]
 
 
 async def _render_block_sources(store: Store, agent: Agent, blocks: Sequence[Block]) -> list[str]:
+    """Returns the last versions of each block, with the writers and the quoted sources."""
     lines: list[str] = []
     for block in blocks:
         lines.append(f"  {block.label}")
@@ -192,15 +194,18 @@ async def _render_passage_sources(store: Store, agent: Agent) -> list[str]:
     return ["", "Passages", *_render_section_lines(lines)]
 
 
-async def _import_source_lines(store: Store, agent: Agent, recent: Sequence[Exchange]) -> list[str]:
+async def _render_import_sources(store: Store, agent: Agent, recent: Sequence[Exchange]) -> list[str]:
     imported = await store.imports.load_origins(agent.id, "exchange", [exchange.id for exchange in recent])
     if not imported:
         return []
-    lines = [f"  {each.seq}  {_import_line(imported[each.id])}" for each in recent if each.id in imported]
+    lines = [
+        f"  {each.seq}  {_render_import_line(imported[each.id])}" for each in recent if each.id in imported
+    ]
     return ["", "Where messages come from", *lines]
 
 
 async def _render_fact_sources(store: Store, agent: Agent) -> list[str]:
+    """Returns all facts, also ended ones, with their successors, their origins and the quoted sources."""
     facts = await store.facts.list(agent.id, is_all=True, limit=MAX_FACTS)
     origins = await store.imports.load_origins(
         agent.id, "fact", [each.id for each in facts if each.origin == IMPORT]
@@ -215,12 +220,12 @@ async def _render_fact_sources(store: Store, agent: Agent) -> list[str]:
         if (client := describe_mcp_origin(fact.origin)) is not None:
             lines.append(f"    {client}")
         if fact.id in origins:
-            lines.append(f"    {_import_line(origins[fact.id])}")
+            lines.append(f"    {_render_import_line(origins[fact.id])}")
         lines += [f"    {line}" for line in await _quote_sources(store, agent, fact.sources)]
     return ["", "Facts, and what they were before", *_render_section_lines(lines)]
 
 
-def _import_line(origin: ImportOrigin) -> str:
+def _render_import_line(origin: ImportOrigin) -> str:
     return f"import ({origin.format}, {render_minute(origin.begun)[:10]})"
 
 

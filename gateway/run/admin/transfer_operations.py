@@ -211,6 +211,7 @@ class TransferOperations:
     async def _write_numbered(
         self, scope: Scope, position: ImportPosition | None, lines: list[_NumberedLine], *, is_end: bool
     ) -> ImportPosition:
+        """Writes the lines, for `write_page`. Raises: BadRequest, StoreError."""
         if position is None:
             if not lines:
                 raise BadRequest("There is nothing to import.", param="lines")
@@ -251,6 +252,7 @@ class TransferOperations:
         return replace(position, is_whole=is_whole)
 
     async def _write_records(self, agent: Agent, records: list[_NumberedRecord]) -> None:
+        """Writes records in one transaction, or one by one if it fails. Raises: BadRequest: it names the line."""
         try:
             await self.store.import_writer.write(agent, [record for _, record in records])
         except (WriteConflict, NotFound, StatementFailed):

@@ -145,6 +145,7 @@ class WorkOperations(Struct, frozen=True):
         return await self._make_batch_record(await self.store.batches.cancel(batch, self.now()))
 
     async def _list_jobs(self, project: str | None, after: str | None, limit: int) -> ListPage[JobRecord]:
+        """Returns a page of jobs: first the dead ones, then the others, each with the newest first."""
         is_dead = True
         before = LAST_NUMBER
         if after is not None:
@@ -162,6 +163,7 @@ class WorkOperations(Struct, frozen=True):
         return ListPage(records, make_next_cursor(entries, limit, lambda last: _make_cursor(last.job)))
 
     async def _get_job(self, project: str | None, id: int) -> JobEntry:
+        """Returns a job by its row. Raises: UnknownId: there is none, or it is of another project."""
         for is_dead in (True, False):
             page = await self.store.jobs.list_page(is_dead=is_dead, before=id + 1, project=project, limit=1)
             if page and page[0].job.id == id:

@@ -108,6 +108,7 @@ class Compactor:
         await self._enqueuing.drain(timeout_s)
 
     async def _enqueue(self, turn: Committed, wanted_summary: WantedSummary) -> None:
+        """Enqueues the job. If the store fails, the next turn requests the summary again."""
         payload = CompactJob(
             turn.exchange_row,
             wanted_summary.keep_tokens,

@@ -51,6 +51,7 @@ async def update_profile_blocks(
 
 
 async def _update_blocks(store: Store, profiles: Iterable[AgentSpec], now: float) -> None:
+    """Gives the agents of each profile its present blocks. now: seconds since the epoch."""
     for profile in profiles:
         try:
             if profile.blocks:

@@ -113,6 +113,7 @@ class LimitTable:
         return self._cached_limits(project, key_id if key_id in named else 0, user if user in named else "")
 
     def _find(self, project: str, key_id: int, user: str) -> Sequence[UsageLimit]:
+        """Returns the limits that hold for requests of a key and a user, which `choose_for` caches."""
         project_limits = self._limits.get(project)
         if project_limits is None:
             return []

@@ -54,6 +54,7 @@ class ResponseSender:
                 await self._refuse()
 
     async def _note_and_send(self, event_type: str, data: bytes) -> None:
+        """Sends an event of the response, and notes what it changes: the cached response, and the end."""
         response = self._response
         if response.has_ended or data == b"[DONE]":
             return
