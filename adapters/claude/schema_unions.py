@@ -102,7 +102,7 @@ class _MergedSchema:
         return schema_count
 
     def add_requirements(self, branches: Sequence[Json], *, needs_all: bool) -> None:
-        """Adds the names that the branches of a union require. needs_all: only names that all branches require."""
+        """Adds the names that the branches of a union require. needs_all: True for names that all require."""
         counts = Counter(name for branch in branches for name in dict.fromkeys(_read_required_names(branch)))
         min_count = len(branches) if needs_all else 1
         self._required += [name for name, count in counts.items() if count >= min_count]

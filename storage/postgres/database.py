@@ -92,9 +92,9 @@ class PostgresDatabase:
 
         pool: the number of connections.
         is_pooled: True if the URL names a pooler in transaction mode.
-        pooler_prepares: the pooler supports prepared statements.
+        pooler_prepares: True if the pooler supports prepared statements.
         listen_url: the URL of the server itself, since a pooler passes no notifications on.
-        limits: instead of the default limits for this pool.
+        limits: the limits; None: the default limits for a pool of this size.
         factory: the class of connections, for tests that count statements.
 
         Raises: NotAdmitted, Foreign, TooNew.

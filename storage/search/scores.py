@@ -298,7 +298,7 @@ class Scores:
         `defer_scores` and `list_left_out` are about the ranking of the last call.
 
         unwanted: the rows to leave out.
-        only_strong: no row is returned by common words alone.
+        only_strong: True if no row is to be returned by common words alone.
         """
         layout, near = self._layout, self._near
         outstanding = beyond = None

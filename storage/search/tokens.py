@@ -309,7 +309,7 @@ def fold(word: str) -> str:
 def make_date_words(day: int) -> tuple[str, ...]:
     """Returns year, month, day and weekday as a person would ask for them; nothing for a time no calendar has.
 
-    day: since the epoch, UTC.
+    day: the number of the day since the epoch, UTC.
     """
     try:
         date = datetime.fromtimestamp(day * 86_400, UTC)

@@ -241,7 +241,7 @@ async def find_replaced(
 
     seq: the message that is forgotten, which is not erased yet; None for the whole exchange. If it is the reply, only
         the replies of the replaced exchanges are forgotten, with the results of their calls.
-    keeps_finished: as `ForgetTarget.keeps_replaced`.
+    keeps_finished: True if finished turns stay, as `ForgetTarget.keeps_replaced`.
     """
     exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
     if exchange is None:
@@ -282,7 +282,7 @@ async def _find_after(
 ) -> list[Exchange]:
     """Returns the exchanges after a replaced one that belong to its turn.
 
-    takes_cancelled: also cancelled sends with unheard replies, since a later exchange has their messages as well.
+    takes_cancelled: True to return cancelled sends with unheard replies, too: a later exchange has their messages.
     """
     found: list[Exchange] = []
     pending = [exchange]

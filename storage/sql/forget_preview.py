@@ -379,7 +379,7 @@ class ForgetPreviews(StoreGroup):
 
         since: a number from which on they are read.
         erased_rows: the exchanges that are erased with their notes.
-        counted_rows: such exchanges too, but their notes are counted elsewhere.
+        counted_rows: the rows of further such exchanges, the notes of which are counted elsewhere.
         """
         rows = await connection.fetch_rows(SQL["notes"], (agent_row, since, _MAX_EXCHANGES + 1))
         if len(rows) > _MAX_EXCHANGES:

@@ -202,7 +202,7 @@ class MemoryPages(StoreGroup):
     ) -> list[Exchange]:
         """Returns the exchanges of all branches of a conversation with their content, the newest first.
 
-        before: only exchanges with lower numbers.
+        before: the number below which exchanges are listed.
         """
         rows = await connection.fetch_rows(
             SQL["merged"], (agent_row, conversation_row, before, limit, _DEEPEST)

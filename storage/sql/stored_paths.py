@@ -71,7 +71,7 @@ async def _read_path(
 
     conversation_name: the name of the conversation, as `Conversation.name`.
     window_tokens: the size of the model's window; None: it is unknown, and all of the conversation is read.
-    max_unread_turns: up to how many the turns are counted that a sleeptime agent has not read; 0: none are counted.
+    max_unread_turns: the number up to which turns that a sleeptime agent has not read are counted; 0: none are.
     """
     head = await _read_head(connection, agent, conversation_name, max_unread_turns)
     if head is None:

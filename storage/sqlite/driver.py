@@ -47,8 +47,8 @@ class Driver:
     def post(self, function: Callable[[sqlite3.Connection], None], *, is_near: bool = False) -> None:
         """Runs a function in the thread, and reports neither its end nor an error: it must not raise.
 
-        is_near: on the caller's processor. That is faster for short work, in which the interpreter's lock
-            changes hands often.
+        is_near: True to run the function on the caller's processor, which is faster for short work, in which the
+            interpreter's lock changes hands often.
         """
         if self._affinity is not None:
             self._affinity.pin_to_caller() if is_near else self._affinity.unpin()

@@ -78,8 +78,8 @@ class Watch:
     def take_changes(self, *, is_whole: bool) -> Changes:
         """Returns the changes since the last call, in the form that `Database.add_change_listener` reports.
 
-        is_whole: no statement was rolled back. Otherwise the numbers may be of rows that are not there, so agents are
-            only reported as changed, without their numbers.
+        is_whole: True if no statement was rolled back. Otherwise the numbers may be of rows that are not there, so
+            agents are only reported as changed, without their numbers.
         """
         changed, is_all = self._changed, self._is_all
         self._changed, self._is_all, self._recall = {}, False, None

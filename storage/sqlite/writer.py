@@ -224,10 +224,10 @@ class Writer:
         the task that awaits it, abandons the result and never the write.
 
         size_bytes: the approximate size of the values that the function holds.
-        is_bulk: work that can wait: index, import, forget. It runs in a transaction of its own when no turn waits.
-            Turns that come meanwhile wait for its end, so it should take less than 5 ms.
-        begins_own_transaction: the function begins a transaction itself if it needs one. The writer begins none for
-            it if it comes alone.
+        is_bulk: True for work that can wait: index, import, forget. It runs in a transaction of its own when no turn
+            waits. Turns that come meanwhile wait for its end, so it should take less than 5 ms.
+        begins_own_transaction: True if the function begins a transaction itself if it needs one. The writer begins none
+            for such a function if it comes alone.
 
         Raises, here or from the future: Busy, Closed, and the fault of the database (Unavailable); from the
         future also the errors of the function, SQLite's errors translated.

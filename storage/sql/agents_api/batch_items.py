@@ -220,7 +220,7 @@ class BatchItems(StoreGroup):
         """Ends the items of a batch that have not ended, by pages.
 
         stop: the stop reason of their runs.
-        only_without_reply: leave items with a reply to the batch's job.
+        only_without_reply: True to leave items with a reply to the batch's job.
         """
         statement = SQL["list_open_without_reply" if only_without_reply else "list_open"]
         while await self._end_page(batch_row, state, stop, at, statement):

@@ -136,7 +136,7 @@ class Batches(StoreGroup):
     async def cancel(self, batch: Batch, at: float, *, deletes_job: bool = False) -> Batch:
         """Cancels a batch and its items without a reply; the batch's job ends the other items. Returns the batch.
 
-        deletes_job: cancel all items, and delete the job.
+        deletes_job: True to cancel all items, and to delete the job.
         """
         await self._database.bulk_write(self.finish_effect(batch.id, BatchState.CANCELLED, at))
         present = await self.get(None, batch.uid)
