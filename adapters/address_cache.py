@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from aiohttp import ThreadedResolver
 from aiohttp.abc import ResolveResult
 
-# How long an address is used. Chosen, not measured: after a failed connection hosts are looked up at once (`clear`).
+# The time for which an address is used. Chosen, not measured: a failed connection clears the cache (`clear`).
 _MAX_AGE_S: Final = 60.0
 
 

@@ -60,7 +60,7 @@ class BoundedProtocol(asyncio.Protocol):
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self.transport = transport
-        # How many bytes may still arrive.
+        # The number of bytes that may still arrive.
         self._bytes_left = BEFORE_BODY_BYTES
         self._protocol: Any = transport.get_protocol()
 

@@ -6,7 +6,7 @@ from adapters.errors import ProviderBroke
 from adapters.sse import EventDecoder
 from adapters.types import Event
 
-# How long comments before the first content are held back. Chosen below the 5 s that some clients (LiveKit's) wait for
+# The time for which comments before the content are held back. Chosen below the 5 s that clients (LiveKit's) wait for
 # the head and for each sign of life after it.
 HELD_S = 2.0
 # The names of the events of Claude's API without any content.

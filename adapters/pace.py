@@ -33,7 +33,7 @@ class Pace:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        # How many streams may still go on in this pass.
+        # The number of streams that may still go on in this pass.
         self._streams_left = STREAMS_PER_PASS
         # In the order in which they came.
         self._waiting_streams: deque[_WaitingStream] = deque()

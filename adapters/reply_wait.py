@@ -11,7 +11,7 @@ import aiohttp
 from adapters.errors import ProviderTimeout
 from adapters.timeouts import Timeouts
 
-# How often a wait checks whether aiohttp has closed the connection without an error, as after a body that is no HTTP.
+# The time between checks whether aiohttp has closed the connection without an error, as after a body that is no HTTP.
 _CHECK_INTERVAL_S: Final = 1.0
 
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 class Timeouts(Struct, frozen=True):
     """The bounds of a call, in seconds."""
 
-    # How long a new connection may take: look-up of the name, TCP and TLS.
+    # The time that a new connection may take: look-up of the name, TCP and TLS.
     connect_s: float = 10.0
     # From the call to the response's headers, the sending of the body included; of an upload, from its end. A whole
     # reply's first byte comes when the model is done; OpenAI's SDK waits as long.

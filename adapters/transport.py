@@ -36,7 +36,7 @@ from adapters.pace import Pace
 from adapters.reply_quota import REPLIES, ReplyQuota
 from adapters.timeouts import Timeouts
 
-# How long a connection may be idle. Chosen below the idle time of common balancers (60 s), and above the gaps of a
+# The time for which a connection may be idle. Chosen below the idle time of balancers (60 s), and above the gaps of a
 # conversation.
 _KEEP_ALIVE_S: Final = 30.0
 # The same for a connection to which requests go that must not be sent twice. Chosen below the shortest idle time of

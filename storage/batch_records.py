@@ -92,7 +92,7 @@ class BatchItem(Struct, frozen=True):
     # The number of the item's request under way, or of its next one. An end without a reply does not raise the number:
     # a reply may still come, and its tokens count.
     request_number: int
-    # How many requests had an error, and how many expired, since the last request that succeeded.
+    # The numbers of requests that had an error, and that expired, since the last request that succeeded.
     errors: int
     expiries: int
     # The row of the exchange that the item continues (0: none), and the memory's epoch then; None: it has not begun.

@@ -159,7 +159,7 @@ class Probes(Struct, frozen=True):
     since: float = 0.0
     # The hashes of messages that may have been forgotten.
     maybe_forgotten: Sequence[bytes] = ()
-    # How many depths of exchanges are loaded, from the deepest one up; None: all.
+    # The number of depths of exchanges that are loaded, from the deepest one up; None: all.
     max_exchanges: int | None = None
     # The least depth that is loaded; None: any. First exchanges are always loaded.
     min_depth: int | None = None

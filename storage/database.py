@@ -92,9 +92,9 @@ class Statement(str):
     name: str
     # The text for PostgreSQL.
     postgres: str
-    # How many placeholders SQLite has for a parameter that is a list, by the parameter's number.
+    # The number of placeholders that SQLite has for a parameter that is a list, by the parameter's number.
     sizes: Mapping[int, int]
-    # How many of the statement's values, from the first on, are columns of a row that SQLite pads
+    # The number of the statement's values, from the first on, that are columns of a row that SQLite pads
     # (storage/sqlite/padding.py); 0: the statement writes no such row.
     sized_columns: int
     # The row is new: SQLite is given its room and padding instead.

@@ -246,7 +246,7 @@ def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) ->
         return texts + tool_uses
     blocks: list[Json] = []
     texts_left, calls_left = texts[::-1], tool_uses[::-1]
-    # How many characters of all texts are in `blocks`, and how many of these are the beginning of the next text.
+    # The number of characters of all texts in `blocks`, and how many of these are the beginning of the next text.
     chars_taken = text_offset = 0
     for block in opaque:
         start = _read_offset(block, "start_index")

@@ -127,7 +127,7 @@ def _add_assistant_turn(history: ClaudeMessages, blocks: list[Json]) -> None:
 def _make_ids_unique(history: ClaudeMessages) -> None:
     """Renames calls with an id that occurs twice: some providers restart their numbers with each reply."""
     used_ids: set[str] = set()
-    # How many new ids were made of an id that a call came with.
+    # The number of new ids that were made of an id that a call came with.
     copies: Counter[str] = Counter()
     # The new ids of the last assistant message's calls, by the id that they came with.
     new_ids: dict[str, deque[str]] = {}

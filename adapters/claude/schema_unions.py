@@ -25,7 +25,7 @@ class UnionMerger:
     """Merges the unions of one request's schemas."""
 
     def __init__(self) -> None:
-        # How many properties and names may still be merged. A few short definitions that name each other can multiply
+        # The properties and names that may still be merged. A few short definitions that name each other can multiply
         # to very many.
         self._remaining = _MAX_MERGED
         # The tool's schema with its definitions, and its path in the request.

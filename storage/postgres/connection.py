@@ -119,7 +119,7 @@ class PostgresTarget(Struct, frozen=True):
     pooler_prepares: bool = False
     # The class of connections; tests that count statements bring their own.
     factory: type[Any] = OwnConnection
-    # How long a connection to one host may take to open.
+    # The time in which a connection to one host must be open.
     connect_s: float = 5.0
     # A URL for each host that `url` names, made of `url`. `connect` moves the host that accepted it to the front.
     urls: list[str] = []

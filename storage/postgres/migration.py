@@ -24,8 +24,8 @@ _log = logging.getLogger("mnemogate")
 # Any number that other users of the server are unlikely to lock: "Mnemogat" in ASCII.
 _LOCK = 0x4D6E656D6F676174
 
-# How long a step waits for a table that other sessions use, and all turns wait for the step. Then the turns go on, and
-# the step is tried again after a pause. The server makes a vacuum give way after one second, and a dump never.
+# The time that a step waits for a table in use by other sessions, while turns wait for the step. Then the turns go on,
+# and the step is tried again after a pause. The server makes a vacuum give way after one second, and a dump never.
 _WAIT_MS = 1_500
 _PAUSE_S = 10.0
 # The time between two statements of a step after which the server ends the session: a stopped process holds the locks.

@@ -111,7 +111,7 @@ class IndexLayout:
 
     # The amount that each term of a document adds to the saturation of its terms, next to MIN_SATURATION.
     slope: float
-    # How much the ranking of the user's turns counts.
+    # The weight of the ranking of the user's turns.
     user_weight: float
 
     def __init__(self) -> None:

@@ -43,7 +43,7 @@ class _Cursor(NamedTuple):
     """The point at which a forgetting goes on."""
 
     phase: str
-    # How far the phase has come, as the number that an `ErasingPhase` is given.
+    # The progress of the phase, as the number that an `ErasingPhase` is given.
     after: int
 
 

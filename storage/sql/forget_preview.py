@@ -38,7 +38,7 @@ _MAX_NUMBERS = 50_000
 # The most exchanges that a statement takes as a list; a target that names more is counted by the first of them.
 _LISTED_EXCHANGES = 64
 _NO_CONVERSATION = -1
-# How far a turn is followed back from a reply, since answers of its earlier steps may have been repeated. Chosen: more
+# The exchanges by which a turn is followed back from a reply: answers of earlier steps may be repeated. Chosen: more
 # steps than a loop of tools has.
 _MAX_STEPS = 50
 # The most versions of a block, and the most characters of its text, that are rebuilt for a preview: some 10 ms.
@@ -76,7 +76,7 @@ class ErasedFacts(NamedTuple):
     """Facts that are erased with messages."""
 
     newest: Sequence[ErasedFact]
-    # How many they are in all.
+    # The number of all such facts.
     total: int
 
 

@@ -115,7 +115,7 @@ class Keys(StoreGroup):
         self._cache: OrderedDict[bytes, tuple[Key, float]] = OrderedDict()
         self._has_key = False
         self._has_none_until = -math.inf  # until then the database is not asked again whether it has keys
-        # How long a key, or that there is none, is not read again.
+        # The time for which a key, or its absence, is cached.
         self._fresh_s = POLL_S if database.is_shared else math.inf
         self._uses = KeyUses(database, now)
         database.add_listener(KEYS, lambda _: self._expire_cache())

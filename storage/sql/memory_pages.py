@@ -46,7 +46,7 @@ _CONVERSATIONS_PER_READ = 64
 _DEEPEST = 2_000
 # Texts that no index has are looked for among so many numbers of messages, the newest.
 _NEWEST_SEQS = 4_000
-# How many of these texts of each kind are read, and how many bytes: words are looked for in a megabyte in some 100 ms
+# The most of these texts of each kind that are read, and their bytes: words are looked for in a megabyte in some 100 ms
 # of processor time.
 _MAX_UNINDEXED = 200
 _MAX_UNINDEXED_BYTES = 1 << 18

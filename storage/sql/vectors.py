@@ -85,7 +85,7 @@ class VectorCache:
     """The vectors of the memories used last, by agent and model. Two threads use it."""
 
     def __init__(self) -> None:
-        # How often the cache was cleared because it might hold forgotten content.
+        # The number of times that the cache was cleared because it might hold forgotten content.
         self.clear_count = 0
         self._lock = threading.Lock()
         self._entries: OrderedDict[tuple[int, str], _CachedVectors] = OrderedDict()

@@ -44,7 +44,7 @@ class DatabaseFile(Struct, frozen=True):
     path: str
     # With NORMAL a commit survives a crash of the process, with FULL also a crash of the machine.
     synchronous: str = "NORMAL"
-    # How long the writer waits for another process that holds the file.
+    # The time that the writer waits for another process that holds the file.
     busy_timeout_ms: int = 200
     # The class of connections; tests that count statements bring their own.
     factory: type[sqlite3.Connection] = sqlite3.Connection

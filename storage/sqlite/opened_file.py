@@ -23,7 +23,7 @@ class OpenedFile:
         # The version of the schema when the file was opened; 0: none was ever open. A copy that is restored into the
         # file changes it.
         self.schema_version = 0
-        # How often the file that was opened was another one than before (`Database.generation`).
+        # The number of times that another file than before was opened (`Database.generation`).
         self.generation = 0
 
     def find_inode(self) -> int | None:

@@ -33,7 +33,7 @@ class LogLimits(Struct, frozen=True):
     checkpoint_bytes: int = 16 << 20
     # Size of the log at which writes wait for readers, until all of it is written back.
     pause_bytes: int = 64 << 20
-    # How long writes wait for readers at most.
+    # The longest time that writes wait for readers.
     pause_ms: int = 1000
 
 
