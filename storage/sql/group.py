@@ -43,18 +43,19 @@ class StoreGroup:
         self._database = database
 
     async def _await_write(self, write: Future[T], after: Callable[[], object]) -> T:
-        """Returns the result of a write. after: called when the write has ended, well or not.
+        """Returns the result of a write.
 
-        It is called even where the caller is cancelled meanwhile, since the write ends all the same.
+        after: a function that is called when the write has ended, well or not, and even if the caller was cancelled
+            meanwhile: the write ends all the same.
         """
         write.add_done_callback(lambda _: after())
         return await asyncio.shield(write)
 
     async def _delete_older(self, has_older: Statement, delete: Statement, before: float) -> int:
-        """Deletes the rows from before a time, a page in each transaction. Returns how many it deleted.
+        """Deletes the rows from before a time, a page in each transaction. Returns the number of deleted rows.
 
-        has_older: a function that returns whether there are rows from before a time.
-        delete: deletes a page. Parameters: the time, and the size of a page.
+        has_older: the statement that returns whether there are such rows. Its parameter is the time.
+        delete: the statement that deletes a page of such rows. Its parameters are the time, and the size of a page.
         """
         deleted = 0
         database = self._database
@@ -66,7 +67,7 @@ class StoreGroup:
 
 
 def reads(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Coroutine[Any, Any, T]]:
-    """Makes a method that runs as a short read."""
+    """Returns a method that runs an operation as a short read."""
 
     def reading(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         return self._database.read(lambda connection: method(self, connection, *args, **kwargs))
@@ -75,7 +76,7 @@ def reads(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Coroutine[Any
 
 
 def long_reads(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Coroutine[Any, Any, T]]:
-    """Makes a method that runs as a read that may take long."""
+    """Returns a method that runs an operation as a read that may take long."""
 
     def reading(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         return self._database.long_read(lambda connection: method(self, connection, *args, **kwargs))
@@ -84,7 +85,7 @@ def long_reads(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Coroutin
 
 
 def writes(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Future[T]]:
-    """Makes a method that runs as a transaction."""
+    """Returns a method that runs an operation as a transaction."""
 
     def writing(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         return self._database.write(lambda connection: method(self, connection, *args, **kwargs))
@@ -102,7 +103,7 @@ def bulk_writes(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Future[
 
 
 def makes_effect(method: _Method[G, P, object]) -> Callable[Concatenate[G, P], Effect]:
-    """Makes a method that returns an effect: the method's body, run when the effect is performed."""
+    """Returns a method that returns an effect: the operation, which runs when the effect is performed."""
 
     def making(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Effect:
         return lambda connection: method(self, connection, *args, **kwargs)
@@ -113,7 +114,7 @@ def makes_effect(method: _Method[G, P, object]) -> Callable[Concatenate[G, P], E
 def as_method(
     function: Callable[Concatenate[Connection, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[StoreGroup, Connection, P], Coroutine[Any, Any, T]]:
-    """Makes a method of a function."""
+    """Returns a method that runs a function of a connection, for the decorators above."""
 
     def method(
         self: StoreGroup, connection: Connection, /, *args: P.args, **kwargs: P.kwargs
@@ -126,7 +127,7 @@ def as_method(
 def as_locking_method(
     function: _AgentFunction[P, T],
 ) -> Callable[Concatenate[StoreGroup, Connection, int, P], Coroutine[Any, Any, T]]:
-    """Makes a method of a function that writes an agent's rows. It locks the agent first."""
+    """Returns a method that locks an agent, and then runs a function that writes the agent's rows."""
 
     async def method(
         self: StoreGroup, connection: Connection, agent_row: int, /, *args: P.args, **kwargs: P.kwargs
