@@ -14,10 +14,10 @@ class Uptime:
     """The time since the last break."""
 
     def __init__(self, max_gap_s: float, now: Callable[[], float] = time.time) -> None:
-        """Makes the record of a database that does not answer yet.
+        """Makes the record of a database that has not answered yet.
 
-        max_gap_s: a longer time without an answer is a break, once answers are expected (`watch`).
-        now: seconds, by a clock that goes on while the process or its machine is paused.
+        max_gap_s: the time above which a gap between answers is a break, once answers are expected (`watch`).
+        now: a clock, in seconds, that goes on while the process or its machine is paused.
         """
         self._max_gap_s = max_gap_s
         self._now = now

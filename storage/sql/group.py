@@ -94,7 +94,7 @@ def writes(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Future[T]]:
 
 
 def bulk_writes(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Future[T]]:
-    """Makes a method that runs as a transaction which gives way to turns."""
+    """Returns a method that runs an operation as a transaction that gives way to turns."""
 
     def writing(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         return self._database.bulk_write(lambda connection: method(self, connection, *args, **kwargs))

@@ -20,8 +20,8 @@ class WriteBack:
     """Copies the log into the file.
 
     connect: a function that opens the connection, called in the thread when the connection is first needed.
-    check_in_place: called before that, as the log would be copied into any file at the path. Raises Broken if that is
-        not the file that is written.
+    check_in_place: a function that raises Broken if the file at the path is not the file that is written. It is called
+        first, since the log would be copied into any file at the path.
     """
 
     def __init__(
