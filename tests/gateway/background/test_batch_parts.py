@@ -30,7 +30,7 @@ async def test_a_part_that_a_kill_has_left_empty_says_nothing_of_room() -> None:
     whole, empty, half = part(1, 4), part(2, 2), part(3, 2)
     now = 1000.0
     parts = PartJournal(cast(JobContext, Journal()), lambda: now, POLL_S, [whole, empty, half])
-    await parts.note_over(whole, no_room=True)
+    await parts.note_over(whole, found_no_room=True)
     now = 1001.0
     assert parts.choose_submission_wait_s(half) == POLL_S
     await parts.note_over(empty, was_submitted=False)
