@@ -47,6 +47,13 @@ class _Cursor(NamedTuple):
     after: int
 
 
+class _Interruption(NamedTuple):
+    """What an interrupted forgetting goes on with."""
+
+    cursor: _Cursor
+    reading: GoneReading
+
+
 class _StepOutcome(NamedTuple):
     """The outcome of one transaction of a forgetting."""
 
@@ -90,10 +97,10 @@ class Forgetting(StoreGroup):
         self._memories, self._wake = memories, wake
         self._gone_listeners = [agents.clear, memories.clear, snapshots.clear]
         database.add_listener(FORGOTTEN, lambda _: self._call_listeners())
-        # The point at which each forgetting that `run` has interrupted goes on.
-        self._cursors: dict[int, _Cursor] = {}
+        # The forgettings that `run` has interrupted, by their rows.
+        self._interruptions: dict[int, _Interruption] = {}
         # A file that was restored may have another forgetting of that number.
-        database.add_recovery_listener(self._cursors.clear)
+        database.add_recovery_listener(self._interruptions.clear)
         # The forgetting of a memory -> the forgettings of its sleeptime agents' memories, which are run first.
         self._prerequisites: dict[int, list[int]] = {}
 
@@ -190,8 +197,8 @@ class Forgetting(StoreGroup):
             if not await self.run(prerequisite, until):
                 return False
         self._prerequisites.pop(id, None)
-        cursor: _Cursor | None = self._cursors.pop(id, None)
-        reading = GoneReading()
+        cursor: _Cursor | None
+        cursor, reading = self._interruptions.pop(id, (None, GoneReading()))
         while True:
             step = partial(
                 _run_step, id=id, rules=self._rules, cursor=cursor, now=self.now(), reading=reading
@@ -206,7 +213,7 @@ class Forgetting(StoreGroup):
                 # Reading a large part takes long. Within a transaction turns would wait for it.
                 reading.gone = await self._database.long_read(partial(find_gone, agent_row=outcome.agent_row))
             if until():
-                self._cursors[id] = cursor
+                self._interruptions[id] = _Interruption(cursor, reading)
                 return False
         self._wake()
         self._call_listeners()

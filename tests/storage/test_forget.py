@@ -119,8 +119,9 @@ async def row_of(alice: Speaker, mark: str) -> Exchange:
     )
 
 
+@pytest.mark.parametrize("is_interrupted", [False, True])
 async def test_what_is_gone_is_read_before_the_writer_is_taken(
-    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
+    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch, is_interrupted: bool
 ) -> None:
     """Of a large part it is long, and turns would wait for it."""
     await talk(alice, ["one", "two"])
@@ -133,7 +134,9 @@ async def test_what_is_gone_is_read_before_the_writer_is_taken(
             return await find_gone(*given, **named)
 
         monkeypatch.setattr(where, "find_gone", load)
-    await store.forgetting.forget(alice.agent.id, ForgetTarget(before=1e12))
+    id = await store.forgetting.begin(alice.agent.id, ForgetTarget(before=1e12))
+    while not await store.forgetting.run(id, until=lambda: is_interrupted):
+        pass
     assert read == [forgetting.__name__]
 
 
