@@ -550,6 +550,14 @@ def test_a_fault_of_a_tool_names_the_tool(
             assert fault["loc"] == ["body", "file", "tools", 2, "json_schema", *end]
 
 
+def test_a_fault_of_a_files_folder_names_the_field(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with letta(upstream, tmp_path, ProfileSettings("helper")) as world:
+        with pytest.raises(APIStatusError) as refused:
+            bring_in(world, HOSTILE["a file of no folder"])
+        (fault,) = json.loads(refused.value.response.text)["detail"]
+        assert fault["loc"] == ["body", "file", "files", 0, "source_id"]
+
+
 def test_a_hostile_file_is_refused_and_leaves_nothing(
     upstream: StrictUpstream, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:

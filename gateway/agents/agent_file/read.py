@@ -33,10 +33,10 @@ from gateway.agents.agent_file.older import is_older, translate_older
 from gateway.agents.agent_file.read_definition import read_definition
 from gateway.agents.agent_file.read_messages import read_messages
 from gateway.agents.agent_file.read_shared import (
-    check_references,
     read_block,
     read_folders,
     read_groups,
+    read_references,
     read_retained_uids,
     read_uid,
 )
@@ -127,7 +127,7 @@ class _FileReader:
         self._left_out += _read_secrets(agent)
         definition = read_definition(raw, extension if self._is_own else None, self._form, path)
         sleeptime = self._groups.sleeptimes.get(agent.id) or agent_extension.sleeptime
-        tools = check_references(agent.tool_ids, self._tools.names, (*path, "tool_ids"))
+        tools = read_references(agent.tool_ids, self._tools.names, (*path, "tool_ids"))
         portable = PortableAgent(
             self._choose_name(agent),
             replace(definition, sleeptime=None if sleeptime is None else Sleeptime((), sleeptime.frequency)),
@@ -170,7 +170,7 @@ class _FileReader:
 
     def _read_blocks(self, agent: FileAgent, path: Path) -> list[str]:
         """Returns the keys of an agent's blocks. Raises: Unprocessable."""
-        keys = check_references(agent.block_ids, self._blocks, (*path, "block_ids"))
+        keys = read_references(agent.block_ids, self._blocks, (*path, "block_ids"))
         labels = {self._blocks[key][0].label for key in keys}
         if len(labels) < len(keys):
             raise Unprocessable(Fault((*path, "block_ids"), "Two blocks of an agent have the same label"))
@@ -180,7 +180,7 @@ class _FileReader:
         self, agent: FileAgent, agent_extension: AgentExtension, path: Path
     ) -> list[str]:
         """Returns the keys of an agent's folders, as many as an agent may have. Raises: Unprocessable."""
-        keys = check_references(agent.source_ids, self._folders, (*path, "source_ids"))
+        keys = read_references(agent.source_ids, self._folders, (*path, "source_ids"))
         # A search asks the agent's own archive as well.
         room = MAX_MEMORIES_SEARCHED - 1 - len(agent_extension.archives)
         self._left_out += [f"folders.{self._folders[key].name}" for key in keys[room:]]

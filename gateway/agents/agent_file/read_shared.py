@@ -44,16 +44,20 @@ def read_uid(id: str, path: Path) -> str:
     return uid
 
 
-def check_references(ids: Sequence[str] | None, parts: Mapping[str, Any], path: Path) -> list[str]:
+def read_references(ids: Sequence[str] | None, parts: Mapping[str, Any], path: Path) -> list[str]:
     """Returns ids of parts of the file, each once. Raises: Unprocessable if the file lacks a part with such an id.
 
     parts: the parts of the file, by id.
     path: the path of the ids in the request, for errors.
     """
     for n, id in enumerate(ids or ()):
-        if id not in parts:
-            raise Unprocessable(Fault((*path, n), "This names nothing in the file", value=id[:100]))
+        _check_reference(id, parts, (*path, n))
     return list(dict.fromkeys(ids or ()))
+
+
+def _check_reference(id: str, parts: Mapping[str, Any], path: Path) -> None:
+    if id not in parts:
+        raise Unprocessable(Fault(path, "This names nothing in the file", value=id[:100]))
 
 
 class FileGroups(Struct, frozen=True):
@@ -102,7 +106,7 @@ def read_folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, Port
     """
     files: dict[str, list[PortableFile]] = {source.id: [] for source in file.sources}
     for n, entry in enumerate(file.files):
-        check_references([entry.source_id], files, (*FILE_FIELD, "files", n, "source_id"))
+        _check_reference(entry.source_id, files, (*FILE_FIELD, "files", n, "source_id"))
         name = clean_file_name(entry.original_file_name or entry.file_name or "") or entry.id
         if entry.content is not None:
             files[entry.source_id].append(PortableFile(name, entry.file_type or "text/plain", entry.content))
