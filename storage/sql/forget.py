@@ -48,7 +48,7 @@ class _Cursor(NamedTuple):
 
 
 class _Interruption(NamedTuple):
-    """What an interrupted forgetting goes on with."""
+    """The state with which an interrupted forgetting goes on."""
 
     cursor: _Cursor
     reading: GoneReading
