@@ -161,9 +161,9 @@ class Agents:
 
     async def find_current(self, scope: Scope) -> Agent | None:
         """Returns the scope's agent as the database has it now, for callers that out-of-date numbers could mislead."""
-        cached = await self.find(scope)
-        agent = None if cached is None else await self.find_by_id(cached.id)
-        if agent is None:
+        agent = await self._database.read(lambda connection: find_agent(connection, scope))
+        cached = self._cache.get(scope)
+        if cached is not None and (agent is None or agent.id != cached.id):
             self.uncache(scope)
         return agent
 

@@ -76,6 +76,20 @@ async def test_first_contact_at_two_gateways_is_one_agent(stores: tuple[Store, S
         assert [block.label for block in await store.blocks.load(agents[0].id)] == ["human"]
 
 
+async def test_a_memory_that_was_forgotten_and_stays_paused_is_found_paused_elsewhere(
+    stores: tuple[Store, Store],
+) -> None:
+    """Also before its gateway is notified, while its cache has the forgotten agent."""
+    one, other = stores
+    forgotten = await make(other)
+    await one.forgetting.pause(forgotten.id, 5.0)
+    whole = ForgetTarget(is_all=True)
+    await one.forgetting.finish(await one.forgetting.begin(forgotten.id, whole, keeps_pause=True))
+    current = await other.agents.find_current(ALICE)
+    assert current is not None
+    assert (current.uid != forgotten.uid, current.paused_at) == (True, 5.0)
+
+
 async def test_two_turns_on_one_conversation_are_both_stored(stores: tuple[Store, Store]) -> None:
     """Whoever commits second finds the revision moved, and resolves on what is there then."""
     await make(stores[0])
