@@ -45,6 +45,8 @@ class Query(Struct, frozen=True):
     conversation_row: int | None = None
     # The upstream and the model that will answer.
     model: str = ""
+    # The reply becomes a response with an id, so the request repeats no forgotten one.
+    makes_response: bool = False
 
 
 class AlteredReply(Struct, frozen=True):

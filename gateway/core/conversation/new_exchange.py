@@ -43,7 +43,7 @@ def make_exchange(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     repeated = [
         other
         for other in tree.list_siblings(exchange)
-        if is_asked_again(tree, other, exchange, follows_head=plan.follows_head)
+        if is_asked_again(plan.query, other, exchange, follows_head=plan.follows_head)
     ]
     if not (plan.is_off_record or any(map(ends_off_record, repeated))):
         return exchange

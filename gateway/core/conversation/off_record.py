@@ -9,13 +9,14 @@ from collections.abc import Container, Iterable, Sequence
 
 from gateway.core.conversation.canonical import is_user, is_user_or_text
 from gateway.core.conversation.exchange import ends_off_record, is_same_input, is_tombstone
+from gateway.core.conversation.match_query import Query
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
 from storage.records import REPLY, Atom, Exchange, State, make_message_key
 
 
 def repeats_off_record(
-    tree: Tree,
+    query: Query,
     exchange: Exchange,
     match_point: Exchange | None,
     rivals: Iterable[Exchange],
@@ -23,20 +24,26 @@ def repeats_off_record(
     follows_head: bool,
 ) -> bool:
     """Returns whether a turn that was off the record is asked again, or gets results of its tools."""
-    repeated = [other for other in rivals if is_asked_again(tree, other, exchange, follows_head=follows_head)]
+    repeated = [
+        other for other in rivals if is_asked_again(query, other, exchange, follows_head=follows_head)
+    ]
     if match_point is not None and not any(map(is_user, exchange.inputs)):
         repeated.append(match_point)
     return any(map(ends_off_record, repeated))
 
 
-def is_asked_again(tree: Tree, other: Exchange, exchange: Exchange, *, follows_head: bool) -> bool:
+def is_asked_again(query: Query, other: Exchange, exchange: Exchange, *, follows_head: bool) -> bool:
     """Returns whether a request repeats another at its position, so that both are on or off the record together.
 
     If the client sends new messages alone, a request off the record does not count, since each request decides for
-    itself. A request off the record that began later, to ask about the same message, does not count either.
+    itself. A request off the record that began later, to ask about the same message, does not count either. A request
+    for a stored response repeats no forgotten one: an application that has deleted a response may ask for it anew.
     """
-    lacks_content = other.state is State.OFF and (follows_head or other.begun > exchange.begun)
-    return is_same_input(other, exchange) and not lacks_content
+    if not is_same_input(other, exchange):
+        return False
+    if other.state is State.OFF:
+        return not follows_head and other.begun <= exchange.begun
+    return not query.makes_response
 
 
 def find_recorded_indices(exchange: Exchange, rivals: Iterable[Exchange]) -> set[int]:

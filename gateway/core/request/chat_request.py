@@ -118,6 +118,8 @@ class ChatRequest(Struct):
     memories: frozenset[int] = frozenset()
     # False: a request that does not fit the window is refused; no message is left out.
     may_evict: bool = True
+    # The client gets an id for the reply, by which it reads the reply and goes on from it (a stored response).
+    makes_response: bool = False
 
     # -- memory
 

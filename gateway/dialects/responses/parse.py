@@ -207,6 +207,7 @@ def _make_chat_request(json: Json, chat_json: Json, translated: InputMessages) -
     request.references = tuple(translated.references)
     request.reply_models = translated.models
     request.may_evict = may_be_truncated(json)
+    request.makes_response = json.get("store") is not False
     return request
 
 

@@ -100,6 +100,7 @@ def _make_query(
         idle_s=idle_s,
         kind=request.kind,
         is_retry=identity.is_retry,
+        makes_response=request.chat.makes_response,
         conversation_row=conversation.id if is_named and conversation is not None else None,
         model=mask_model_name(request.target.upstream, request.target.model),
     )

@@ -410,6 +410,28 @@ def test_a_deleted_response_is_forgotten(world: World, upstream: StrictUpstream)
 
 
 @pytest.mark.both
+def test_a_response_that_was_deleted_is_asked_for_anew(world: World, upstream: StrictUpstream) -> None:
+    first = respond(world, input="Hello", user="alice")
+    for place in ({}, {"previous_response_id": first.id}):
+        for _ in range(2):
+            upstream.queue(say("A joke."))
+            made = respond(world, input="Tell me a joke.", user="alice", **place)
+            assert made.store
+            assert world.sdk.responses.retrieve(made.id).output_text == "A joke."
+            respond(world, input="Another?", previous_response_id=made.id, user="alice")
+            assert upstream.last.messages[-2]["content"] == "A joke."
+            world.sdk.responses.delete(made.id)
+
+
+@pytest.mark.both
+def test_a_response_without_store_is_asked_for_anew(world: World, upstream: StrictUpstream) -> None:
+    respond(world, input="Tell me a joke.", user="alice", store=False)
+    made = respond(world, input="Tell me a joke.", user="alice")
+    assert made.store
+    assert world.sdk.responses.retrieve(made.id).output_text == "Ok."
+
+
+@pytest.mark.both
 def test_a_response_with_the_same_answer_as_an_earlier_one_stays_that_answer(
     world: World, upstream: StrictUpstream
 ) -> None:
