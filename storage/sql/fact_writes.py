@@ -47,8 +47,9 @@ async def add_fact(
 ) -> int | None:
     """Adds a fact, unless there is an equal fact, and ends the facts that it replaces.
 
-    A fact that is learned again at least a day later takes the place of the equal fact, so that it stays when the
-    earlier message is forgotten or has become too old.
+    A fact that is learned from another exchange at least a day later takes the place of the equal fact, so that it
+    stays when the earlier message is forgotten or has become too old. A fact of a sleeptime agent has no exchange of
+    its own (only those that were read, as `sources`), so an equal fact stays and retains its sources.
 
     is_asked: True if a person has written the fact. A learned fact that was forgotten is not learned again from the
         same messages.
