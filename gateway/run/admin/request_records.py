@@ -54,12 +54,11 @@ class PartTokens(Struct, frozen=True):
 
 
 class WindowRecord(Struct, frozen=True):
-    """The use of a model's window."""
+    """The use of a model's window. context: its tokens. evicted: the tokens that no longer fitted."""
 
+    # The docstring is in /openapi.json, where fields have no words of their own.
     parts: tuple[PartTokens, ...]
-    # The tokens of the window; None: not known.
     context: int | None
-    # The tokens that no longer fitted.
     evicted: int
 
 
