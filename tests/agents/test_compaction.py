@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from letta_client import BadRequestError, InternalServerError
 
 from gateway.errors import BadRequest
 from gateway.operations import make_operations
+from storage.records import Evicted
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, say
 from tests.gateway.compacting import Notes, compacted
@@ -45,6 +47,12 @@ def sent(world: LettaWorld) -> list[str]:
     return [m["content"][:4] for m in world.upstream.last.messages[1:]]
 
 
+def evicted_tokens(world: LettaWorld) -> list[int]:
+    """The tokens of what has left the window, as the last exchange has them."""
+    newest = "SELECT evicted FROM exchanges ORDER BY id DESC LIMIT 1"
+    return [Evicted(*orjson.loads(evicted)).tokens for evicted in world.world.query(newest)]
+
+
 def system(world: LettaWorld) -> str:
     return str(world.upstream.last.messages[0]["content"])
 
@@ -74,8 +82,11 @@ def test_the_next_summary_goes_on_from_the_one_before(world: LettaWorld, notes: 
     agent = world.agent()
     talk(world, agent.id)
     world.letta.agents.messages.compact(agent.id)
+    (tokens_before,) = evicted_tokens(world)
     talk(world, agent.id, 3)
     world.letta.agents.messages.compact(agent.id)
+    # Six of the eight turns are out of the window; three were before.
+    assert evicted_tokens(world) == [tokens_before * 2]
     asked = notes.asked[1].messages[-1]["content"]
     assert "Notes 1: they talked of this and that." in asked
     assert "2: A long" not in asked

@@ -24,8 +24,8 @@ class SummarySpan(Struct, frozen=True):
     earlier: Summary | None
     # The exchanges of the span, oldest first.
     exchanges: Sequence[Exchange]
-    # The tokens of the path up to the end of the span.
-    path_tokens: int
+    # The tokens of the path up to the end of the span, from the root on.
+    evicted_tokens: int
 
     @property
     def end(self) -> Exchange:
@@ -37,7 +37,7 @@ class SummarySpan(Struct, frozen=True):
         return Evicted(
             depth=self.end.depth + 1,
             offset=count_atoms_to_end(self.end),
-            tokens=self.path_tokens,
+            tokens=self.evicted_tokens,
             context=ANY_WINDOW,
         )
 
@@ -47,8 +47,9 @@ class SummaryPath(Struct, frozen=True):
 
     # The summary of the first exchange; None: the path begins at the root.
     earlier: Summary | None
-    # Oldest first.
+    # The exchanges of the path, oldest first.
     exchanges: Sequence[Exchange]
+    # The size of each exchange, in the same order.
     sizes: Sequence[ExchangeSize]
 
     @classmethod
@@ -74,8 +75,20 @@ class SummaryPath(Struct, frozen=True):
         first = 0 if self.earlier is None else 1
         if last is None or last < first:
             return None
-        tokens = sum(each.tokens for each in self.sizes[: last + 1])
-        return SummarySpan(self.earlier, self.exchanges[first : last + 1], tokens)
+        return SummarySpan(self.earlier, self.exchanges[first : last + 1], self._count_evicted(last))
+
+    def _count_evicted(self, last: int) -> int:
+        """Returns the tokens that are out of the window if it begins after the exchange with the index `last`.
+
+        What had left the window before counts as it was counted then, since the path here need not begin at the root.
+        """
+        before = self.exchanges[-1].evicted
+        if before is None or before.offset > count_atoms_to_end(self.exchanges[last]):
+            return sum(size.tokens for size in self.sizes[: last + 1])
+        pairs = zip(self.exchanges[: last + 1], self.sizes, strict=False)
+        return before.tokens + sum(
+            size.tokens for exchange, size in pairs if exchange.offset >= before.offset
+        )
 
 
 def _measure_exchanges(path: Sequence[Exchange]) -> list[ExchangeSize]:
