@@ -95,19 +95,22 @@ class PostgresWriter:
         task = self._loop.create_task(self._perform(write, future))
         self._sizes[task] = size
         self.bytes += size
-        task.add_done_callback(self._note_end)
+        task.add_done_callback(lambda task: self._note_end(task, future))
         self._on_write()
         return future
 
-    def _note_end(self, task: asyncio.Task[None]) -> None:
+    def _note_end(self, task: asyncio.Task[None], future: asyncio.Future[Any]) -> None:
         self.bytes -= self._sizes.pop(task)
+        # A task that is cancelled before its first step performs nothing, not even an `except`.
+        if task.cancelled():
+            _fail_future(future, Closed(f"{self._name} was closed while this was being written"))
 
     async def _perform(self, write: PostgresWrite[T], future: asyncio.Future[T]) -> None:
         """Performs a write, and resolves the future that its caller awaits."""
         try:
             result = await self._transact(write)
         except asyncio.CancelledError:
-            _fail_future(future, Closed(f"{self._name} was closed while this was being written"))
+            raise  # `_note_end` fails the future
         except BaseException as error:
             _fail_future(future, error)
         else:

@@ -23,6 +23,7 @@ from storage.database import Connection, Operation
 from storage.errors import (
     Broken,
     Busy,
+    Closed,
     NotAdmitted,
     ReadOnly,
     StatementFailed,
@@ -60,6 +61,16 @@ async def ask(connection: Connection) -> int:
 
 async def wait(connection: Connection) -> None:
     await connection.fetch_value("SELECT pg_sleep(1000)")
+
+
+async def test_a_write_that_is_cancelled_before_it_starts_ends_with_an_error(
+    open_store: OpenStore, proxy: Proxy
+) -> None:
+    store: Store = await open_store(path=proxy.url)
+    write = store.database.write(ask)
+    await store.database.close(timeout_s=0)
+    with pytest.raises(Closed):
+        write.result()
 
 
 async def test_a_server_that_is_lost_is_named_refused_at_once_and_comes_back(
