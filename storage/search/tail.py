@@ -57,7 +57,7 @@ class Tail:
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes."""
+        """An estimate of the bytes that the tail takes."""
         return _TAIL_BYTES + getsizeof(self.terms) + _MESSAGE_BYTES * len(self.documents)
 
     def add(self, document: Indexable) -> None:
@@ -71,7 +71,7 @@ class Tail:
 
     def iterate_rows(self, start: int) -> Iterator[DocumentRow]:
         """Yields the rows of its messages from this index on."""
-        numbers = iter(self._row_numbers[4 * start :])
+        numbers = iter(self._row_numbers[len(DocumentRow._fields) * start :])
         return map(DocumentRow, numbers, numbers, numbers, numbers)
 
     def list_counted_documents(self) -> list[CountedDocument]:

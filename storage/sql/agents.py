@@ -58,7 +58,7 @@ async def find_numbers(connection: Connection, id: int) -> AgentNumbers | None:
 async def find_numbers_of(connection: Connection, agent: Agent) -> AgentNumbers | None:
     """Returns an agent's present numbers; None: the agent is gone.
 
-    After a copy was restored into the database its row may be that of another agent.
+    After a restore from a backup the row may belong to another agent, so the uid is compared as well.
     """
     row = await connection.fetch_row(SQL["numbers_of_named"], (agent.id, agent.uid))
     return None if row is None else AgentNumbers(*row)

@@ -88,8 +88,11 @@ class Forgetting(StoreGroup):
     ) -> None:
         """Makes the group.
 
-        memories, snapshots: the caches that are cleared with each forgetting.
+        agents, memories, snapshots: the caches that are cleared with each forgetting.
+        now: a function that returns the time, in seconds since the epoch.
         wake: a function that is called after a forgetting, since its jobs have to end or may begin again.
+        rules: the rules that decide whether a text quotes erased content.
+        usage: the records of use, which no longer name a user without a memory.
         """
         super().__init__(database)
         self._usage = usage
@@ -121,7 +124,7 @@ class Forgetting(StoreGroup):
 
         Jobs end, and begin again after the forgetting, so that no model is asked about the target.
 
-        keeps_pause: True has a whole memory that is paused replaced by an empty one that is paused.
+        keeps_pause: whether an empty, paused memory takes the place of a paused memory that is forgotten as a whole.
         retained_facts: the numbers of facts that stay though they came from the target; they lose their sources.
 
         Raises: WriteConflict: one of these facts is gone or no longer true. Nothing is written.
@@ -178,7 +181,10 @@ class Forgetting(StoreGroup):
         await self.finish(await self.begin(agent_row, target))
 
     async def finish(self, id: int) -> None:
-        """Runs to the end, and removes forgotten content from the database's own old copies."""
+        """Runs to the end, and removes forgotten content from the database's own old copies.
+
+        A copy that is still read stays until a later sweep. A caller that must know calls `run` and `sweep` itself.
+        """
         await self.run(id)
         await self.sweep()
 

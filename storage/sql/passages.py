@@ -67,28 +67,26 @@ async def load_passages_and_facts_since(
 ) -> list[Message]:
     """Returns the first passages and facts from a number on, as messages."""
     values = (agent_row, first_seq, limit)
-    return make_passages_and_facts(await connection.fetch_rows(SQL["passages_and_facts_since"], values))
+    return make_messages(await connection.fetch_rows(SQL["passages_and_facts_since"], values))
 
 
 async def load_passages_and_facts_at(
     connection: Connection, agent_row: int, seqs: Sequence[int]
 ) -> list[Message]:
     """Returns the passages, and the facts that are still true, with these numbers, as messages."""
-    return make_passages_and_facts(
-        await connection.fetch_rows(SQL["passages_and_facts_at"], (agent_row, seqs))
-    )
+    return make_messages(await connection.fetch_rows(SQL["passages_and_facts_at"], (agent_row, seqs)))
 
 
-def make_passages_and_facts(rows: Iterable[Row]) -> list[Message]:
+def make_messages(rows: Iterable[Row]) -> list[Message]:
     """Makes messages of passages and facts. A fact counts as a message of the user."""
     return [
         Message(
-            seq,
-            0,
-            "assistant" if source == "passage" else "user",
-            text,
-            at,
-            conversation or 0,
+            seq=seq,
+            exchange_row=0,
+            role="assistant" if source == "passage" else "user",
+            text=text,
+            at=at,
+            conversation_row=conversation or 0,
             source=source,
             origins=tuple(orjson.loads(origins or b"[]")),
         )

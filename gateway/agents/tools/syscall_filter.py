@@ -37,7 +37,8 @@ _ARCHITECTURES: Final[Mapping[str, _Architecture]] = {
     "riscv64": _Architecture(0xC00000F3, 1),
     "ppc64le": _Architecture(0xC0000015, 2),
 }
-# The numbers of system calls, a column for each of the kernel's tables; None: the table does not have this call.
+# The numbers of system calls in three of the kernel's tables: x86-64, generic (aarch64, riscv64) and powerpc. None: the
+# table does not have this call.
 REFUSED_SYSCALLS: Final[Mapping[str, tuple[int | None, ...]]] = {
     # keys
     "add_key": (248, 217, 269),
@@ -130,9 +131,8 @@ def make_filter() -> bytes | None:
             _EQUAL,
             _SOCKETPAIR[column],
             _load(_OFFSET_ARG0),
-            *_unless(
-                _EQUAL, socket.AF_UNIX, _fail(errno.EAFNOSUPPORT)
-            ),  # the error of a kernel without the family
+            # The error of a kernel without the family.
+            *_unless(_EQUAL, socket.AF_UNIX, _fail(errno.EAFNOSUPPORT)),
             (_RETURN, 0, 0, _ALLOW),
         ),
         *_if(

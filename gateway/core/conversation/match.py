@@ -28,9 +28,9 @@ def match_list(tree: Tree, query: Query) -> Match:
     shared = _count_shared(tree, listing)
     if shared >= answered_count:
         return Match()
-    silent = _find_silent(tree, listing)
-    if silent is not None:
-        return silent
+    at_empty_reply = _find_empty_reply(tree, listing)
+    if at_empty_reply is not None:
+        return at_empty_reply
     exact = ExactSearch(tree, query, shared).run()
     return AlteredSearch(tree, query, exact).run() or exact
 
@@ -44,21 +44,22 @@ def _count_shared(tree: Tree, listing: HashedList) -> int:
     return max((count_common_beginning(inputs, listing.atoms) for inputs in openings), default=0)
 
 
-def _find_silent(tree: Tree, listing: HashedList) -> Match | None:
-    """Finds the exchange with the list as its path and a reply without text or calls to be found by.
+def _find_empty_reply(tree: Tree, listing: HashedList) -> Match | None:
+    """Returns the match at an exchange whose reply is empty (no text, no calls); None: there is no such exchange.
 
-    This is a case of rule 2 of docs/conversations.md.
+    Its path is compared with the list, since an empty reply has no atoms to search for. This is a case of rule 2 of
+    docs/conversations.md.
     """
     first = last = listing.answered_count - 1
     if listing.atoms[last]:
         return None
-    silent = [
+    found = [
         exchange
         for exchange in tree
         if exchange.reply == () and exchange.path_hash == listing.answered_path_hash
     ]
-    if not silent:
+    if not found:
         return None
     while first and listing.read_role(first - 1) == "assistant" and not listing.atoms[first - 1]:
         first -= 1
-    return Match(max(silent, key=lambda exchange: (exchange.begun, exchange.id)), first, last)
+    return Match(max(found, key=lambda exchange: (exchange.begun, exchange.id)), first, last)
