@@ -17,7 +17,7 @@ from unicodedata import combining, normalize
 
 # 40 bits are enough: a guess brings no hint whether it was right.
 _MARK_BYTES = 5
-# The pattern of a mark.
+# The pattern of a mark: base 32, in which 5 bytes are 8 characters.
 MARK_PATTERN = "[a-z2-7]{8}"
 _MARKED_TAG = re.compile(f"<memory {MARK_PATTERN}>")
 

@@ -37,9 +37,10 @@ async def insert_passage(
 ) -> Passage:
     """Adds a passage. Raises: NotFound if there is no such agent."""
     seq = await take_seq(connection, agent_row)
-    named = orjson.dumps(list(tags)).decode() if tags else None
-    details = orjson.dumps(metadata).decode() if metadata else None
-    values = (agent_row, seq, at, exchange_row, orjson.dumps(list(sources)), file, named, details, text)
+    tags_json = orjson.dumps(list(tags)).decode() if tags else None
+    metadata_json = orjson.dumps(metadata).decode() if metadata else None
+    sources_json = orjson.dumps(list(sources))
+    values = (agent_row, seq, at, exchange_row, sources_json, file, tags_json, metadata_json, text)
     id = await connection.fetch_value(SQL["passage_insert"], values)
     return Passage(
         id, seq, text, at, sources=tuple(sources), file=file, tags=tuple(tags), metadata=dict(metadata or {})

@@ -103,7 +103,7 @@ class MessageRoutes:
                 "There is no embedder (memory.embedder), so messages are searched by words.",
                 param="search_mode",
             )
-        agents, conversation_name = await self._load_searched(project, search)
+        agents, conversation_name = await self._load_search_scope(project, search)
         found = await self._search.search(
             agents,
             search.query,
@@ -122,7 +122,7 @@ class MessageRoutes:
             if message["message_type"] in TEXT_FIELDS
         ]
 
-    async def _load_searched(
+    async def _load_search_scope(
         self, project: str, search: SearchMessages
     ) -> tuple[Sequence[Agent], str | None]:
         """Returns the agents to search, and the name of the only conversation to search; None: all conversations.

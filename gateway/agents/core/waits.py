@@ -3,9 +3,10 @@
     with waits.begin(waiter, ("b", "default")) as wait:
         ...  # the other's turn is `awaited_by` it
 
-A circle would wait for ever, so the wait that would close it is refused when it begins. There are two kinds:
+In a circle each would wait until its deadline, so the wait that would close it is refused when it begins. There are
+two kinds:
 
-- An agent is asked that itself waits for the asker, directly or through any number of other agents.
+- An agent asks itself, or an agent that waits for it, directly or through any number of other agents.
 - Two turns began at the same time: each holds its conversation's queue, and asks in the queue that the other holds.
 """
 
@@ -19,7 +20,7 @@ from gateway.core.conversation.kind import QueueName
 
 
 class WaitsInCircle(Exception):
-    """A wait would close a circle, so that it would never end."""
+    """A wait would close a circle, so that no answer could come."""
 
 
 @dataclass(eq=False, slots=True)
@@ -47,7 +48,7 @@ class Wait:
 
 
 class Waits:
-    """All open waits. `begin` does not await, so no other wait begins between its check and its start."""
+    """The open waits of this process. `begin` does not await, so no wait begins between its check and its start."""
 
     def __init__(self) -> None:
         self._open: set[Wait] = set()
@@ -58,7 +59,7 @@ class Waits:
     @contextmanager
     def begin(self, waiter: Waiter, queue: QueueName) -> Iterator[Wait]:
         """Holds a wait open up to the end of the block. Raises: WaitsInCircle."""
-        if _is_asked_by(waiter, queue[0]) or self._waits_for(queue, waiter.queue):
+        if _leads_back_to(waiter, queue[0]) or self._waits_for(queue, waiter.queue):
             raise WaitsInCircle
         wait = Wait(waiter, queue)
         self._open.add(wait)
@@ -81,7 +82,7 @@ class Waits:
         return False
 
 
-def _is_asked_by(waiter: Waiter, agent_uid: str) -> bool:
+def _leads_back_to(waiter: Waiter, agent_uid: str) -> bool:
     """Returns whether a turn belongs to an agent, or the agent waits for the turn, directly or through other agents."""
     turn: Waiter | None = waiter
     while turn is not None:
