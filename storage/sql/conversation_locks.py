@@ -1,11 +1,11 @@
 """Locks on conversations, shared by the processes over one database. One process holds a lock, under a lease.
 
-    if await locks.take("a", 15.0): ...      # held here for 15 s, unless it is prolonged
+    if await locks.take("a", 15.0): ...      # held here for 15 s, unless it is renewed
     remaining_s = await locks.request_handover("a")  # held by another process, which hands it over when it releases it
     await locks.release("a", 15.0)
 
 A process that releases a lock notifies the others of the lock's name. The lock of a process that died is taken over
-when its lease has ended, but not right after an outage, during which no lease could be prolonged
+when its lease has ended, but not right after an outage, during which no lease could be renewed
 (`Database.is_settled`). Correctness does not depend on a lease: writes check the revision that they were planned on.
 """
 
@@ -45,7 +45,7 @@ class ConversationLocks(StoreGroup):
         self._database.add_recovery_listener(callback)
 
     async def take(self, name: str, lease_s: float) -> bool:
-        """Acquires a lock, or prolongs the lease of one held here. Returns False if another process holds it."""
+        """Acquires a lock, or renews the lease of one held here. Returns False if another process holds it."""
         values = (name, self._holder, self._now(), lease_s)
         return bool(await self._database.write_one(SQL["take"], values)) or await self._take_over(*values)
 
@@ -53,7 +53,7 @@ class ConversationLocks(StoreGroup):
         """Acquires a lock of another process if its lease has ended.
 
         Reads the lock first, with a short deadline: a write that the server performs late, after a pause of its own,
-        would find leases ended that could not be prolonged during the pause.
+        would find leases ended that could not be renewed during the pause.
         """
         try:
             lease_end = await self._database.read(
@@ -73,12 +73,12 @@ class ConversationLocks(StoreGroup):
         rows = await self._database.write_one(SQL["request_handover"], (name, self._holder, self._now()))
         return max(0.0, rows[0][0]) if rows else None
 
-    def prolong(self, names: Collection[str], lease_s: float) -> Future[set[str]]:
-        """Prolongs the leases of those locks that are still held here. Returns their names."""
+    def renew(self, names: Collection[str], lease_s: float) -> Future[set[str]]:
+        """Renews the leases of those locks that are still held here. Returns their names."""
 
         async def write(connection: Connection) -> set[str]:
             values = (self._holder, self._now(), lease_s)
-            return {row[0] for row in await load_rows(connection, SQL["prolong"], [*names], *values)}
+            return {row[0] for row in await load_rows(connection, SQL["renew"], [*names], *values)}
 
         return self._database.write(write)
 

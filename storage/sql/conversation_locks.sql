@@ -2,7 +2,7 @@
 -- the next line describes it. ?1 is the name of a lock, ?2 the process that asks, ?3 the present time.
 
 -- name: take
--- Takes a lock that is free or was handed over, or prolongs a lock that this process has. No row: another process has
+-- Takes a lock that is free or was handed over, or renews a lock that this process has. No row: another process has
 -- it.
 INSERT INTO conversation_locks (name, holder, held_until) VALUES (?1, ?2, {clock:3} + ?4)
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until,
@@ -15,7 +15,7 @@ RETURNING name
 SELECT held_until FROM conversation_locks WHERE name = ?1 AND held_until <= {clock:2}
 
 -- name: take_over
--- Takes a lock over if its lease ended at ?5. No row: the lock was prolonged or taken since.
+-- Takes a lock over if its lease ended at ?5. No row: the lock was renewed or taken since.
 UPDATE conversation_locks
 SET holder = ?2, held_until = {clock:3} + ?4, wanted = CASE WHEN wanted = ?2 THEN NULL ELSE wanted END
 WHERE name = ?1 AND held_until = CAST(?5 AS DOUBLE PRECISION) RETURNING name
@@ -24,8 +24,8 @@ WHERE name = ?1 AND held_until = CAST(?5 AS DOUBLE PRECISION) RETURNING name
 -- Asks for a lock to be handed over, unless a process did before. Returns the seconds until its lease ends.
 UPDATE conversation_locks SET wanted = coalesce(wanted, ?2) WHERE name = ?1 RETURNING held_until - {clock:3}
 
--- name: prolong
--- Prolongs the leases of some locks, and returns these locks.
+-- name: renew
+-- Renews the leases of some locks, and returns these locks.
 UPDATE conversation_locks SET held_until = {clock:2} + ?3 WHERE holder = ?1 AND name {in:4:TEXT:64} RETURNING name
 
 -- name: release

@@ -18,7 +18,7 @@ from tests.patience import PATIENCE_S
 # Longer than a busy machine lets a process wait for its turn: tests kill those whose leases are to be lost.
 LEASE_S = 5.0
 
-leases.LEASE_S, leases.PROLONG_S = LEASE_S, LEASE_S / 3
+leases.LEASE_S, leases.RENEW_INTERVAL_S = LEASE_S, LEASE_S / 3
 
 
 class ShortLeases(worker.WorkerLimits, frozen=True):

@@ -30,7 +30,7 @@ def processes(store: Store, clock: Clock) -> list[ConversationLocks]:
 async def test_one_process_holds_a_lock(processes: list[ConversationLocks]) -> None:
     one, other, _ = processes
     assert await one.take("a", LEASE_S)
-    assert await one.take("a", LEASE_S), "its own lease is prolonged"
+    assert await one.take("a", LEASE_S), "its own lease is renewed"
     assert not await other.take("a", LEASE_S)
     assert await other.take("b", LEASE_S)
     assert await one.load_held(["a", "b", "c"]) == {"a", "b"}
@@ -86,22 +86,22 @@ async def test_a_process_that_withdrew_its_request_is_handed_nothing(
     assert await one.take("a", LEASE_S), "what was handed over is given back"
 
 
-async def test_a_lease_runs_out_unless_it_is_prolonged(
+async def test_a_lease_runs_out_unless_it_is_renewed(
     processes: list[ConversationLocks], clock: Clock
 ) -> None:
     one, other, _ = processes
     for name in ("a", "b"):
         await one.take(name, LEASE_S)
     clock.now += LEASE_S - 1
-    assert await one.prolong(["a", "c"], LEASE_S) == {"a"}
+    assert await one.renew(["a", "c"], LEASE_S) == {"a"}
     clock.now += 1
     assert not await other.take("a", LEASE_S)
     assert await other.take("b", LEASE_S)
-    assert await one.prolong(["b"], 100 * LEASE_S) == set()
+    assert await one.renew(["b"], 100 * LEASE_S) == set()
     await one.release("b", LEASE_S)
     assert await other.load_held(["b"]) == {"b"}, "who has lost it gives nothing back"
     clock.now += LEASE_S
-    assert await one.take("b", LEASE_S), "nor prolongs it"
+    assert await one.take("b", LEASE_S), "nor renews it"
     clock.now += 3600 + LEASE_S + 1
     await one.delete_expired()
     assert await one.request_handover("a") is None

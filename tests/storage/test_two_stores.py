@@ -501,7 +501,7 @@ async def test_right_after_an_outage_nothing_is_taken_over(
     assert again.key == "released"
     assert not await other.conversation_locks.take("a", LEASE_S)
     assert await other.conversation_locks.load_held(["a", "b"]) == {"a"}
-    assert await one.conversation_locks.prolong(["a"], LEASE_S) == {"a"}
+    assert await one.conversation_locks.renew(["a"], LEASE_S) == {"a"}
     assert await one.jobs.leases.heartbeat(jobs["lost"], LEASE_S)
 
 

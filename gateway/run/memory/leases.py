@@ -19,7 +19,7 @@ from storage.sql.conversation_locks import ConversationLocks
 # ends sooner while its gateway is only slow.
 LEASE_S = 15.0
 # The seconds between two renewals of a lease. Three attempts fit into a lease, so that one may fail.
-PROLONG_S = LEASE_S / 3
+RENEW_INTERVAL_S = LEASE_S / 3
 # The pause between two attempts to take a lock with an ended lease, which no process may take over yet. Chosen, not
 # measured.
 _ASK_AGAIN_S = 1.0
@@ -48,11 +48,11 @@ class Leases:
         self._waiting: dict[str, asyncio.Event] = {}
         # Set while this process holds a lock.
         self._holds_any = asyncio.Event()
-        # Set when leases are to be prolonged at once: after an outage they have ended, or end soon.
-        self._prolong_now = asyncio.Event()
+        # Set when leases are to be renewed at once: after an outage they have ended, or end soon.
+        self._renew_now = asyncio.Event()
         locks.add_release_listener(self._wake_waiting)
         locks.add_recovery_listener(self._release_again)
-        locks.add_recovery_listener(self._prolong_now.set)
+        locks.add_recovery_listener(self._renew_now.set)
 
     @property
     def is_needed(self) -> bool:
@@ -124,24 +124,24 @@ class Leases:
         return asyncio.ensure_future(release())
 
     async def run(self) -> None:
-        """Prolongs the leases of the locks that are held, until it is cancelled."""
+        """Renews the leases of the locks that are held, until it is cancelled."""
         while True:
             await self._holds_any.wait()
             with suppress(TimeoutError):
-                async with asyncio.timeout(PROLONG_S):
-                    await self._prolong_now.wait()
-            self._prolong_now.clear()
+                async with asyncio.timeout(RENEW_INTERVAL_S):
+                    await self._renew_now.wait()
+            self._renew_now.clear()
             try:
                 if self._held:
                     # The request that holds a lock keeps on if another process has taken the lock over: correctness
                     # does not depend on a lease (`ConversationLocks`).
-                    await self._locks.prolong(self._held, LEASE_S)
+                    await self._locks.renew(self._held, LEASE_S)
                 else:
                     self._holds_any.clear()
             except StoreError as error:
                 _log.warning(
-                    "Locks on conversations could not be prolonged. Trying again in %g s: %s",
-                    PROLONG_S, error.message,
+                    "Locks on conversations could not be renewed. Trying again in %g s: %s",
+                    RENEW_INTERVAL_S, error.message,
                 )  # fmt: skip
 
     def _note_released(self, name: str, write: asyncio.Future[None]) -> None:

@@ -180,11 +180,11 @@ async def test_what_could_not_be_given_back_is_given_back_when_the_database_work
     third.leave()
 
 
-async def test_leases_are_prolonged_as_soon_as_the_database_works_again(
+async def test_leases_are_renewed_as_soon_as_the_database_works_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "PROLONG_S", 3600.0)
-    prolonging = asyncio.create_task(world.leases[0].run())
+    monkeypatch.setattr(leases, "RENEW_INTERVAL_S", 3600.0)
+    renewing = asyncio.create_task(world.leases[0].run())
     await world.one.enter(NAME, QueueTicket())
     await world.rest()
     world.now += LEASE_S
@@ -192,7 +192,7 @@ async def test_leases_are_prolonged_as_soon_as_the_database_works_again(
         recovered()
     await world.rest()
     assert not await world.other.try_enter(NAME, QueueTicket())
-    prolonging.cancel()
+    renewing.cancel()
 
 
 async def test_what_is_taken_while_the_database_recovers_is_held(world: World) -> None:

@@ -160,7 +160,7 @@ def test_a_run_in_the_background_stays_with_the_gateway_that_performs_it(world: 
 def test_a_gateway_without_its_lease_writes_nothing_over_what_another_has_done(
     world: World, monkeypatch: pytest.MonkeyPatch, is_cut_off: bool, is_retry: bool
 ) -> None:
-    monkeypatch.setattr(leases, "PROLONG_S", 3600.0)
+    monkeypatch.setattr(leases, "RENEW_INTERVAL_S", 3600.0)
     owner, other = world.gateways
     body = {"messages": [{"role": "user", "content": "Are you there?", "otid": "o1"}]}
     replies: list[RawReply] = []
