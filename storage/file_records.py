@@ -7,8 +7,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+# The most files of a folder. Chosen, not measured.
 MAX_FOLDER_FILES = 1000
-
 
 # The ways to treat a new file with the name of another: it is refused, gets a number, or replaces the other one.
 OnTakenName = Literal["refuse", "rename", "replace"]
@@ -26,6 +26,7 @@ class StoredFile(Struct, frozen=True):
 
     id: int
     uid: str
+    # The row of the folder's memory, which has the text as passages.
     memory_row: int
     state: FileState
     # The size of the file; its text lies in passages.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import NamedTuple
@@ -52,8 +52,8 @@ class _TextPart(Struct, frozen=True):
 class _ExistingParts(Struct, frozen=True):
     """The parts of memories that entries of the audit name and that exist."""
 
-    # The uids of the memories.
-    memories: Collection[str]
+    # The names of the memories, by their uids.
+    names: Mapping[str, str]
     # The uid of the memory and the number of each fact.
     facts: set[tuple[str, int]]
 
@@ -63,9 +63,7 @@ class _ExistingParts(Struct, frozen=True):
         )
 
     def link_version(self, uid: str | None, label: str, version: int, text: str) -> _TextPart:
-        return _TextPart(
-            text, make_version_href(uid, label, version) if uid and uid in self.memories else None
-        )
+        return _TextPart(text, make_version_href(uid, label, version) if uid and uid in self.names else None)
 
 
 class _Act(Struct, frozen=True):
@@ -84,7 +82,7 @@ class _FoundEntries(NamedTuple):
 
     page: ListPage[AuditRecord]
     # The filter of these entries. If no entry has the query's person, it has the only person that the query finds.
-    wanted: AuditFilter
+    shown_filter: AuditFilter
     # The ids of the people that the query finds; empty if an entry has its person.
     people: Sequence[str] = ()
     # The memories that were forgotten as a whole today, where no person is found; None: some are.
@@ -100,63 +98,70 @@ class _AuditScreens(Struct, frozen=True):
         audit = self.operations.audit
         today = datetime.fromtimestamp(audit.now(), UTC).date().isoformat()
         since, until = (today, "") if query.today else (query.since, query.until)
-        asked = AuditFilter(query.memory, query.user.strip(), query.action, query.what, since, until)
-        page = await self._list_page(request, query, asked)
+        sent_filter = AuditFilter(query.memory, query.user.strip(), query.action, query.what, since, until)
+        page = await self._list_page(request, query, sent_filter)
         if request.is_twin:
             return View(page)
-        if asked.user and not page.items:
-            found = await self._search_person(request, query, _FoundEntries(page, asked), today)
+        if sent_filter.user and not page.items:
+            found = await self._search_person(request, query, _FoundEntries(page, sent_filter), today)
         else:
-            found = _FoundEntries(page, asked)
-        page, wanted = found.page, found.wanted
-        names = await audit.load_names({each.memory for each in page.items if each.memory is not None})
-        named_facts = {
-            (each.memory, seq)
-            for each in page.items
-            if each.memory is not None and each.memory in names and (fact := _shown_fact(each)) is not None
-            for seq in fact.seqs
-        }
-        facts = await audit.find_facts(named_facts)
+            found = _FoundEntries(page, sent_filter)
+        page, shown_filter = found.page, found.shown_filter
+        existing = await self._load_existing_parts(page.items)
         context = {
-            "acts": _group_acts(page.items, _ExistingParts(names, facts)),
-            "names": names,
-            "wanted": wanted,
+            "acts": _group_acts(page.items, existing),
+            "names": existing.names,
+            "shown_filter": shown_filter,
             # The text by which the person of the filter was found; "": it is the person's id.
-            "found_by": "" if wanted.user == asked.user else query.user,
+            "found_by": "" if shown_filter.user == sent_filter.user else query.user,
             # The ids of people that are offered for the one that no entry fits.
-            "people": [each for each in found.people if each != wanted.user],
+            "people": [each for each in found.people if each != shown_filter.user],
             # Someone has exactly the id of the filter.
-            "is_stored": wanted.user in found.people,
+            "is_stored": shown_filter.user in found.people,
             "forgotten_today": found.forgotten_today,
             "actions": ACTIONS,
             "today": today,
-            "is_filtered": wanted != NO_FILTER,
+            "is_filtered": shown_filter != NO_FILTER,
         }
         return View(page, "audit.html", "Audit", context)
 
+    async def _load_existing_parts(self, records: Sequence[AuditRecord]) -> _ExistingParts:
+        """Returns the memories and facts that some entries name and that exist."""
+        audit = self.operations.audit
+        names = await audit.load_names({each.memory for each in records if each.memory is not None})
+        named_facts = {
+            (each.memory, seq)
+            for each in records
+            if each.memory is not None
+            and each.memory in names
+            and (fact := _parse_shown_fact(each)) is not None
+            for seq in fact.seqs
+        }
+        return _ExistingParts(names, await audit.find_facts(named_facts))
+
     async def _list_page(
-        self, request: ScreenRequest, query: _AuditQuery, wanted: AuditFilter
+        self, request: ScreenRequest, query: _AuditQuery, audit_filter: AuditFilter
     ) -> ListPage[AuditRecord]:
         return await self.operations.audit.list(
-            wanted, project=request.visitor.project, after=query.after, limit=query.limit
+            audit_filter, project=request.visitor.project, after=query.after, limit=query.limit
         )
 
     async def _search_person(
-        self, request: ScreenRequest, query: _AuditQuery, asked: _FoundEntries, today: str
+        self, request: ScreenRequest, query: _AuditQuery, empty: _FoundEntries, today: str
     ) -> _FoundEntries:
         """Searches the person of a filter that finds no entry. Returns the entries of the only person who is found.
 
-        asked: the empty page of that filter.
+        empty: the empty page of that filter.
         """
-        people = await self._find_people(request, asked.wanted.user)
+        people = await self._find_people(request, empty.shown_filter.user)
         if not people:
             wholly_today = AuditFilter(action="forget", what="all", since=today)
             forgotten_today = await self.operations.audit.list(wholly_today, project=request.visitor.project)
-            return asked._replace(forgotten_today=forgotten_today)
+            return empty._replace(forgotten_today=forgotten_today)
         if people[1:]:
-            return asked._replace(people=people)
-        wanted = replace(asked.wanted, user=people[0])
-        return _FoundEntries(await self._list_page(request, query, wanted), wanted, people)
+            return empty._replace(people=people)
+        shown_filter = replace(empty.shown_filter, user=people[0])
+        return _FoundEntries(await self._list_page(request, query, shown_filter), shown_filter, people)
 
     async def _find_people(self, request: ScreenRequest, text: str) -> list[str]:
         """Returns the ids of people that a text finds as the list of people does."""
@@ -184,7 +189,7 @@ def _group_acts(records: Sequence[AuditRecord], existing: _ExistingParts) -> lis
     return acts
 
 
-def _shown_fact(record: AuditRecord) -> AuditedFact | None:
+def _parse_shown_fact(record: AuditRecord) -> AuditedFact | None:
     """Returns the fact that an entry concerns; None: it concerns something else, or a forgotten fact without a page."""
     return None if record.action == "forget" else AuditedFact.parse(record.what)
 
@@ -201,7 +206,7 @@ def _make_text_parts(record: AuditRecord, existing: _ExistingParts) -> list[_Tex
                 existing.link_version(uid, label, restored, f"version {restored} again"),
             ]
         return parts
-    fact = _shown_fact(record)
+    fact = _parse_shown_fact(record)
     if fact is None:
         return [_TextPart(_render_sentence(record))]
     parts = [existing.link_fact(uid, fact.seq)]
