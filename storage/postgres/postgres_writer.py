@@ -143,7 +143,7 @@ class PostgresWriter:
             except BaseException as error:
                 translated = pool.server.translate(error)
                 is_pending = connection.is_begun or isinstance(error, TimeoutError)
-                await self._roll_back(raw, is_bulk=is_bulk, is_pending=is_pending)
+                await self._roll_back_and_release(raw, is_bulk=is_bulk, is_pending=is_pending)
                 if isinstance(translated, Broken):
                     # Once only, unless the write `is_repeatable`: after a broken connection the next one mostly breaks.
                     may_be_on_disk = connection.may_have_committed and is_outcome_unknown(error)
@@ -158,7 +158,7 @@ class PostgresWriter:
                 raise translated from error
         raise AssertionError("the last attempt returns or raises")
 
-    async def _roll_back(self, raw: RawConnection, *, is_bulk: bool, is_pending: bool) -> None:
+    async def _roll_back_and_release(self, raw: RawConnection, *, is_bulk: bool, is_pending: bool) -> None:
         """Rolls back a pending transaction, and returns its connection to the pool."""
         try:
             if is_pending and not raw.is_closed():

@@ -131,8 +131,8 @@ async def mark_unlearned(
 ) -> None:
     """Marks the exchanges that a fact came from, so that it is not learned from them again."""
     # An imported fact comes from no exchange.
-    for origin in list_origins(exchange_row, sources) or (0,):
-        await add_marks(connection, agent_row, MarkKind.UNLEARNED, (key,), origin)
+    for source_row in list_origins(exchange_row, sources) or (0,):
+        await add_marks(connection, agent_row, MarkKind.UNLEARNED, (key,), source_row)
 
 
 async def find_equal(connection: Connection, agent_row: int, key: bytes) -> int | None:

@@ -44,15 +44,15 @@ def read_uid(id: str, path: Path) -> str:
     return uid
 
 
-def read_references(ids: Sequence[str] | None, parts: Mapping[str, Any], path: Path) -> list[str]:
+def read_references(part_ids: Sequence[str] | None, parts: Mapping[str, Any], path: Path) -> list[str]:
     """Returns ids of parts of the file, each once. Raises: Unprocessable if the file lacks a part with such an id.
 
     parts: the parts of the file, by id.
     path: the path of the ids in the request, for errors.
     """
-    for n, id in enumerate(ids or ()):
+    for n, id in enumerate(part_ids or ()):
         _check_reference(id, parts, (*path, n))
-    return list(dict.fromkeys(ids or ()))
+    return list(dict.fromkeys(part_ids or ()))
 
 
 def _check_reference(id: str, parts: Mapping[str, Any], path: Path) -> None:
