@@ -20,6 +20,7 @@ from gateway.core.memory.file_text import clean_file_name
 from storage.records import Block
 
 _BLOCK_FIELDS = ("label", "value", "description", "limit", "read_only", "metadata", "tags", "hidden")
+_FOLDER_FIELDS = ("description", "instructions", "metadata", "embedding_config")
 
 
 def read_retained_uids(file: File) -> dict[str, str]:
@@ -112,13 +113,6 @@ def read_folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, Port
             files[entry.source_id].append(PortableFile(name, entry.file_type or "text/plain", entry.content))
     folders = {}
     for source in file.sources:
-        body = {
-            "description": source.description,
-            "instructions": source.instructions,
-            "metadata": source.metadata,
-            "embedding_config": source.embedding_config,
-        }
-        folders[source.id] = PortableFolder(
-            source.name, without_none(body), files[source.id], retained_uids.get(source.id)
-        )
+        body = without_none({name: getattr(source, name) for name in _FOLDER_FIELDS})
+        folders[source.id] = PortableFolder(source.name, body, files[source.id], retained_uids.get(source.id))
     return folders
