@@ -59,8 +59,8 @@ from tests.inflated import with_inflated
 from tests.patience import PATIENCE_S
 from tests.postgres import EmptyDatabase, empty_database, query
 
-# No deadline of a busy machine's shall decide what a test finds. A gateway opens all its connections as it starts, and
-# the server reads the tables' definitions for each. What another process holds is taken over as soon as its lease ends.
+# No test's result depends on how busy the machine is. A gateway opens all its connections as it starts, and the server
+# reads the tables' definitions for each. Another process's work is taken over as soon as its lease ends.
 PATIENT = PostgresLimits(size=4, read_s=PATIENCE_S, wait_s=PATIENCE_S, slow_s=PATIENCE_S, settle_s=0.0)
 PATIENT_WRITER = WriterLimits(slow_s=PATIENCE_S)
 
@@ -73,21 +73,21 @@ class Server:
         self._databases: dict[str, str] = {}
 
     def url_of(self, file: str | Path) -> str:
-        """The database of a file, empty at first."""
+        """Returns the URL of the database for a file. The first call empties that database."""
         name = str(file)
         if name not in self._databases:
             self._databases[name] = empty_database(self._url, len(self._databases)).url
         return self._databases[name]
 
 
-# Set while a test keeps its memory in PostgreSQL.
+# The PostgreSQL server of the running test. None: the test's stores are SQLite files.
 server: Server | None = None
 
 
 async def open_store(path: str | Path, **options: Any) -> Store:
     """Opens a store with the rules of the gateway, in a file or in the database that stands in for it."""
     if is_url(path) and hasattr(factory := options.get("factory"), "note"):
-        # One that counts the statements of SQLite.
+        # The factory counts the statements of SQLite; the same count is needed for PostgreSQL.
         options["factory"] = noting(factory.note)
     if is_url(path):
         return await storage.open.open_store(path, RULES, **{"limits": PATIENT, **options})
@@ -95,7 +95,7 @@ async def open_store(path: str | Path, **options: Any) -> Store:
         lay_new_file(Path(path))
         return await storage.open.open_store(path, RULES, **{"limits": PATIENT_WRITER, **options})
     if "connect" in options:
-        pytest.skip("SQLite's own")
+        pytest.skip("for SQLite alone: a PostgreSQL store takes no `connect`")
     taken: dict[str, Any] = {name: options[name] for name in ("now", "tick") if name in options}
     taken["limits"] = PATIENT
     if (factory := options.get("factory")) is not None:
@@ -104,7 +104,7 @@ async def open_store(path: str | Path, **options: Any) -> Store:
 
 
 def lay_new_file(path: Path) -> None:
-    """Puts a file of the present schema without rows where there is none. To make one takes ten times as long."""
+    """Copies an empty database of the current schema to a path without a file: ten times as fast as to create one."""
     if path.parent.is_dir() and not path.exists():
         path.touch(0o600)
         path.write_bytes(_new_file())
@@ -119,19 +119,19 @@ def _new_file() -> bytes:
 
 
 def url_of(file: Path) -> str | None:
-    """The URL of the database that stands in for a file, if one does."""
+    """Returns the URL of the database that stands in for a file. None: the file itself is the database."""
     return None if server is None else server.url_of(file)
 
 
 def data_of(file: Path) -> bytes:
-    """All that a database promises to erase: of a file all bytes, its log's too; of a server all rows."""
+    """Returns all data that a database promises to erase: all bytes of a file and its log, or all rows of a server."""
     if server is not None:
         return EmptyDatabase(server.url_of(file)).content()
-    return with_inflated(b"".join(each.read_bytes() for each in file.parent.glob(file.name + "*")))
+    return with_inflated(b"".join(part.read_bytes() for part in file.parent.glob(file.name + "*")))
 
 
 def shown(file: Path, sql: str) -> list[tuple[Any, ...]]:
-    """Reads from a database that a process may be serving. Returns rows."""
+    """Returns the rows of a query on a database that a process may be serving."""
     if server is not None:
         return query(server.url_of(file), make_statement("a test's", sql).postgres)
     with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
@@ -143,7 +143,7 @@ HUMAN = Block(0, "human", "The user", "", 1000)
 
 
 def indexed_seqs(blob: bytes) -> list[int]:
-    """The messages that a blob of the search index holds, ascending."""
+    """Returns the sequence numbers of the messages in a blob of the search index, ascending."""
     opened = open_blob(blob)
     flags = np.frombuffer(opened.table, make_document_type())["flags"].tolist()
     return [opened.chunk * len(flags) + slot for slot, flag in enumerate(flags) if flag & PRESENT]
@@ -151,14 +151,17 @@ def indexed_seqs(blob: bytes) -> list[int]:
 
 @dataclass
 class StoredTurn:
-    """A request under way. tree: None where it is plain."""
+    """A planned request whose reply is not written yet."""
 
     agent: Agent
+    # The conversation's key. None: the request has no key.
     key: str | None
     snapshot: MemorySnapshot
     plan: Plan
+    # None: a plain turn, which is planned without the stored tree.
     tree: Tree | None
     composition: Composition
+    # Positions of user messages in the plan -> the recall notes added to them.
     notes: dict[int, str]
     begins_conversation: bool = False
 
@@ -168,7 +171,10 @@ class StoredTurn:
 
 
 class Speaker:
-    """One scope's requests. recall: the note for a question."""
+    """Sends the requests of one scope.
+
+    recall: returns the recall note for a question.
+    """
 
     def __init__(
         self,
@@ -185,7 +191,7 @@ class Speaker:
 
     @property
     def agent(self) -> Agent:
-        """As the last turn knew it; a draft before the first one."""
+        """The agent after the last turn; before the first turn, a draft."""
         return self._agent or self.store.agents.get_draft(self.scope)
 
     async def begin(
@@ -230,17 +236,17 @@ class Speaker:
 
     def _notes(self, tree: Tree | None, plan: Plan) -> dict[int, str]:
         new = plan.messages
-        asked = [i for i, m in enumerate(new) if m["role"] == "user"]
-        found: dict[int, str] = {}
+        questions = [i for i, m in enumerate(new) if m["role"] == "user"]
+        notes: dict[int, str] = {}
         if tree is not None:
-            found = {i: note for i in asked if (note := find_known_note(tree, plan, i)) is not None}
-        if asked and asked[-1] == len(new) - 1 and asked[-1] not in found:
-            found[asked[-1]] = self.recall(read_text(new[-1]))
-        return found
+            notes = {i: note for i in questions if (note := find_known_note(tree, plan, i)) is not None}
+        if questions and questions[-1] == len(new) - 1 and questions[-1] not in notes:
+            notes[questions[-1]] = self.recall(read_text(new[-1]))
+        return notes
 
     async def end(self, *given: Any, **options: Any) -> Committed:
-        """Writes a turn, as `commit` is given it, and keeps it."""
-        return self.keep(*await self.commit(*given, **options))
+        """Writes a turn by `commit`, with its parameters, and caches it."""
+        return self.cache(*await self.commit(*given, **options))
 
     async def commit(
         self,
@@ -256,16 +262,24 @@ class Speaker:
         defaults: Sequence[Block] = (HUMAN,),
         recall_row: RecallRow | None = None,
     ) -> tuple[TurnWrite, Committed]:
-        """Writes a turn, which may be cached later. decided: called with what is decided inside the transaction.
+        """Writes a turn. A later call of `cache` caches it.
 
-        row: its exchange, where that was written before.
+        edited: the texts that the turn inserts into the block `human`.
+        decided: called inside the transaction with the change that it decides on.
+        row: the row of an exchange that was written before. -1: the exchange is new.
         """
         plan, key, now = turn.plan, turn.key, self.now()
-        ours = frozenset(
+        gateway_calls = frozenset(
             c["id"] for m in full_reply for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
         )
         ended = RequestEnd(
-            row, full_reply, make_shown_reply(full_reply, ours), now, turn.notes, ours, edits=bool(edited)
+            row,
+            full_reply,
+            make_shown_reply(full_reply, gateway_calls),
+            now,
+            turn.notes,
+            gateway_calls,
+            edits=bool(edited),
         )
         plain = None
         if turn.is_plain and how is settle.finish and turn.snapshot.conversation is not None:
@@ -298,7 +312,7 @@ class Speaker:
         )
         return write, await self.store.turns.commit(write)
 
-    def keep(self, write: TurnWrite, committed: Committed) -> Committed:
+    def cache(self, write: TurnWrite, committed: Committed) -> Committed:
         self.store.turns.cache_committed(write, committed)
         self.store.agents.cache(committed.agent)
         self._agent = committed.agent
@@ -310,66 +324,70 @@ class Speaker:
         return await self.end(await self.begin(messages, key), [reply], **options)
 
     async def rows(self) -> list[Exchange]:
-        """Everything stored of this scope, with its content."""
+        """Returns all stored exchanges of this scope, oldest first, with their contents."""
         agent = await self.store.agents.find(self.scope)
         if agent is None:
             return []
 
         async def read(connection: Connection) -> list[Exchange]:
             sql = make_statement("rows", "SELECT id FROM exchanges WHERE agent = ? ORDER BY id")
-            found = []
+            stored_exchanges: list[Exchange] = []
             for (row,) in await connection.fetch_rows(sql, (agent.id,)):
-                got = await connection.fetch_rows(exchanges.SQL["exchange_get"], (row, agent.id))
-                found += map(make_exchange_with_content, got)
-            return found
+                fetched = await connection.fetch_rows(exchanges.SQL["exchange_get"], (row, agent.id))
+                stored_exchanges += map(make_exchange_with_content, fetched)
+            return stored_exchanges
 
         return await self.store.database.read(read)
 
 
 async def sized_memory(store: Store, agent: Agent) -> SizedMemory:
-    """A memory with its sizes, by the counters that each write updates."""
+    """Returns an agent's memory with its sizes, read from the counters that each write updates."""
     memory = await store.memory_pages.find_sized_memory(agent.uid, None)
     assert memory is not None
     return memory
 
 
 async def rows(store: Store, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-    """Runs a statement of the test's own, in a transaction. Returns its rows."""
-    own = make_statement("a test's", statement)
-    found = await store.database.write(lambda connection: connection.fetch_rows(own, values))
-    return [tuple(row) for row in found]
+    """Runs a test's SQL statement in a transaction. Returns the rows."""
+    test_statement = make_statement("a test's", statement)
+    fetched = await store.database.write(lambda connection: connection.fetch_rows(test_statement, values))
+    return [tuple(row) for row in fetched]
 
 
 async def keeps_emptied_rows(store: Store) -> bool:
-    """Whether what is nobody's any more has left its rows. Over SQLite it does.
+    """Returns whether erased records have left emptied rows without an owner, as they do in SQLite.
 
-    A deleted row makes SQLite deal out its neighbours again (storage/sql/forget.sql).
+    A deleted row makes SQLite distribute the rows next to it again (storage/sql/forget.sql).
     """
     emptied = (
         "run_texts WHERE agent = 0", "definition_texts WHERE length(body) = 0", "files WHERE memory = 0",
         "passages WHERE agent <= 0", "facts WHERE agent <= 0", "summaries WHERE agent = 0",
         "block_history WHERE block < 0",
     )  # fmt: skip
-    return bool(await rows(store, " UNION ALL ".join(f"SELECT 1 FROM {each}" for each in emptied)))
+    return bool(await rows(store, " UNION ALL ".join(f"SELECT 1 FROM {table}" for table in emptied)))
 
 
 async def save_passage(
     store: Store, agent_row: int, text: str, *, at: float, sources: Sequence[int] = ()
 ) -> Passage:
-    """An archival memory that no turn made."""
+    """Stores an archival memory that no turn has written. at: seconds since the epoch."""
     return await store.database.write(lambda c: insert_passage(c, agent_row, text, at=at, sources=sources))
 
 
 def ranked(
     blobs: Iterable[bytes], query: str, secret: bytes, *, tail: Iterable[Document] = (), **options: Any
 ) -> list[int]:
-    """Returns what a query finds in an index of these blobs, and in messages that are not indexed yet."""
+    """Returns the sequence numbers of the messages that a query finds, best first.
+
+    blobs: the blobs of the search index.
+    tail: the messages that are not indexed yet.
+    """
     index = Index((open_blob(data).chunk, data) for data in blobs)
     return rank(index, query, secret, tail=Tail(tail), **options)
 
 
 async def put_edit(store: Store, agent_row: int, edit: MemoryEdit) -> None:
-    """Stores a memory edit, as `add_edit`."""
+    """Stores a memory edit by `add_edit`, in a transaction that locks its agent."""
 
     async def write(connection: Connection) -> None:
         await connection.lock(agent_row)
@@ -379,7 +397,7 @@ async def put_edit(store: Store, agent_row: int, edit: MemoryEdit) -> None:
 
 
 async def put_run(store: Store, draft: Run, *, replaces: int | None = None) -> Run:
-    """Stores a run, as `find_or_create_run`."""
+    """Stores a run by `find_or_create_run`, in a transaction that locks its agent."""
 
     async def write(connection: Connection) -> Run:
         await connection.lock(draft.agent_row)
@@ -389,7 +407,7 @@ async def put_run(store: Store, draft: Run, *, replaces: int | None = None) -> R
 
 
 async def start_run(store: Store, agent_row: int, run_row: int, at: float) -> Run:
-    """Begins a run, as `begin_run`."""
+    """Begins a run by `begin_run`, in a transaction that locks its agent. at: seconds since the epoch."""
 
     async def write(connection: Connection) -> Run:
         await connection.lock(agent_row)

@@ -111,11 +111,11 @@ class Life:
             if self.chance.random() < 0.3:
                 await self.check()
             while unkept and self.chance.random() < 0.4:
-                unkept[0][0].keep(*unkept.pop(0)[1])
+                unkept[0][0].cache(*unkept.pop(0)[1])
             talk[2][:] = [*talk[2], user("Both"), reply]
         for speaker, done in unkept:
             await self.check()
-            speaker.keep(*done)
+            speaker.cache(*done)
 
     async def edit_block(self) -> None:
         """An operator writes into a block, or takes that back."""
@@ -247,7 +247,7 @@ async def test_a_look_between_a_commit_and_its_keeping_loses_no_later_end(open_s
     await store.turns.find_snapshot(
         speaker.agent, None, HashedList(MessageHasher(speaker.agent.secret), talks[1]).hash_path(2)
     )
-    speaker.keep(*done)
+    speaker.cache(*done)
     assert await is_kept(speaker, talks[1])
 
 

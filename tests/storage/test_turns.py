@@ -707,7 +707,7 @@ async def test_a_turn_that_is_written_twice_keeps_its_edits(alice: Speaker, key:
     edits = [replace(edit, call_id=str(number)) for number, edit in enumerate(write.edits)]
     for _ in range(3):
         committed = await alice.store.turns.commit(replace(write, edits=edits))
-    alice.keep(write, committed)
+    alice.cache(write, committed)
     await alice.say([*asked, assistant("Noted."), user("and?")], assistant("That is all."), key)
     (block,) = await alice.store.blocks.load(alice.agent.id)
     assert block.value == "tea\nmilk"
