@@ -1,4 +1,4 @@
-"""`mnemogate serve` as a process of its own, for tests that kill or stop it."""
+"""Runs `mnemogate serve` in a separate process, for tests that kill or stop the gateway."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.gateway.forked import ROOT, Forked
 from tests.patience import PATIENCE_S
 from tests.server import Listener
 
-# What may be run in a copy of a process with the limits of `patient`.
+# Modules that may run in a copy of a process (`forked`) with the limits of `patient`.
 COPIED = (
     "tests.gateway.patient",
     "tests.agents.kill_process",
@@ -31,30 +31,34 @@ COPIED = (
 def command(
     *arguments: str, where: Path, environ: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Runs one command of the command line, in a copy (`forked`)."""
-    whole = {**os.environ, **place_of(where, arguments), **(environ or {})}
+    """Runs a command of `mnemogate` in a copy of a process (`forked`), and waits for its end.
+
+    where: the working directory of the command.
+    environ: environment variables in addition to those of the tests.
+    """
+    environment = {**os.environ, **make_database_variable(where, arguments), **(environ or {})}
     with TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        with Forked("gateway", without_file(arguments), where, whole, log) as child:
-            said = child.stdout.read()
+        with Forked("gateway", remove_file_option(arguments), where, environment, log) as child:
+            output = child.stdout.read()
             code = child.wait(PATIENCE_S)
-        return subprocess.CompletedProcess(arguments, code, said, log.read_text())
+        return subprocess.CompletedProcess(arguments, code, output, log.read_text())
 
 
-def place_of(where: Path, arguments: Sequence[str]) -> dict[str, str]:
-    """The variable that names the database which stands in for the file of a command, where the test has a server."""
+def make_database_variable(where: Path, arguments: Sequence[str]) -> dict[str, str]:
+    """Returns the environment variable for a command's PostgreSQL database. Empty: the command uses its SQLite file."""
     if stored.server is None:
         return {}
     return {"MNEMOGATE_DATABASE_URL": stored.server.url_of(_file_of(where, arguments))}
 
 
 def _file_of(where: Path, arguments: Sequence[str]) -> Path:
-    """The database file of a command, unless its settings name one."""
+    """Returns the database file of a command whose settings name no file."""
     return where / (arguments[arguments.index("--db") + 1] if "--db" in arguments else "mnemogate.db")
 
 
-def without_file(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command, without the file for which a database stands in."""
+def remove_file_option(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments of a command, without the SQLite file if the test uses PostgreSQL."""
     if stored.server is None or "--db" not in arguments:
         return [*arguments]
     at = arguments.index("--db")
@@ -63,10 +67,11 @@ def without_file(arguments: Sequence[str]) -> list[str]:
 
 @dataclass
 class Process(Listener):
-    """A gateway in a process of its own, whose standard error goes to `log`."""
+    """A gateway in a separate process."""
 
     child: subprocess.Popen[str] | Forked
     port: int
+    # The file of the process's standard error.
     log: Path
 
     def client(self) -> openai.OpenAI:
@@ -90,37 +95,43 @@ def serving(
     is_new: bool = False,
     root: Path = ROOT,
 ) -> Iterator[Process]:
-    """Serves from that directory, on any port. settings: text of mnemogate.toml. module: what is run.
+    """Serves on a free port until the block ends. Kills the process then.
 
-    root: the checkout that serves; another one may be of another version.
-    is_new: never as a copy (`forked`), for tests of what a process has of its own. A copy finds a file of the present
-    schema, unless the settings or the environment name a database.
+    A copy of a process (`forked`) gets a database file of the current schema, unless the settings or the environment
+    name a database.
+
+    where: the working directory of the process.
+    settings: the text of mnemogate.toml.
+    module: the module to run.
+    environ: environment variables in addition to those of the tests.
+    is_new: whether a new interpreter runs the module, and never a copy of a process.
+    root: the checkout to run, which may hold another version.
     """
     (where / "mnemogate.toml").write_text(settings)
     log = where / "serve.log"
-    whole = {**place_of(where, arguments), **(environ or {})}
-    is_named = "[database]" in settings or any(name.startswith("MNEMOGATE_DATABASE_") for name in whole)
+    variables = {**make_database_variable(where, arguments), **(environ or {})}
+    is_named = "[database]" in settings or any(name.startswith("MNEMOGATE_DATABASE_") for name in variables)
     if module in COPIED and not (is_new or is_named):
         stored.lay_new_file(_file_of(where, arguments))
     with started(
         module,
-        ["serve", "--port", "0", *without_file(arguments)],
+        ["serve", "--port", "0", *remove_file_option(arguments)],
         where,
-        whole,
+        variables,
         log,
         is_new=is_new,
         root=root,
     ) as child:
         try:
             assert child.stdout is not None
-            said = ""
-            while "print(" not in said:  # the last line of what it says when it listens
+            output = ""
+            while "print(" not in output:  # the last line that the gateway prints when it listens
                 line = child.stdout.readline()
                 assert line, f"the gateway did not start: {log.read_text()}"
-                said += line
-            found = re.search(r"listens on http://(?:127\.0\.0\.1|0\.0\.0\.0):(\d+)", said)
-            assert found is not None, said
-            yield Process(child, int(found[1]), log)
+                output += line
+            address = re.search(r"listens on http://(?:127\.0\.0\.1|0\.0\.0\.0):(\d+)", output)
+            assert address is not None, output
+            yield Process(child, int(address[1]), log)
         finally:
             child.kill()
 
@@ -135,15 +146,15 @@ def started(
     is_new: bool = False,
     root: Path = ROOT,
 ) -> subprocess.Popen[str] | Forked:
-    """Runs a module of a checkout in a process, whose standard error goes to `log`."""
-    whole = {**os.environ, "PYTHONPATH": str(root), **environ}
+    """Starts a module of a checkout in a process. Its standard error is appended to the file `log`."""
+    environment = {**os.environ, "PYTHONPATH": str(root), **environ}
     if module in COPIED and not is_new and root == ROOT:
-        return Forked(module, arguments, where, whole, log)
+        return Forked(module, arguments, where, environment, log)
     with log.open("a") as errors:
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=where,
-            env=whole,
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

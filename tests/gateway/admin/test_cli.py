@@ -52,7 +52,7 @@ from storage.sqlite.lock import Lock
 from storage.sqlite.migration import get_latest_version, load_migrations, migrate
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
 from tests.gateway.forked import Forked
-from tests.gateway.process import place_of
+from tests.gateway.process import make_database_variable
 from tests.patience import PATIENCE_S, becomes
 from tests.server import RawClient, RunningGateway, held_port, serve, settings_for
 from tests.stored import open_store, url_of
@@ -67,7 +67,7 @@ Out = pytest.CaptureFixture[str]
 @pytest.fixture(autouse=True)
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
-    for name, value in place_of(tmp_path, []).items():
+    for name, value in make_database_variable(tmp_path, []).items():
         monkeypatch.setenv(name, value)
     yield tmp_path / "mnemogate.db"
     # `serve` logs to the stderr of its test, which is closed in the next one.

@@ -25,7 +25,7 @@ from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, say
 from tests.gateway.admin.test_cli import Out, owner
 from tests.gateway.compacting import Notes, text_of
 from tests.gateway.forked import ROOT, Forked
-from tests.gateway.process import place_of
+from tests.gateway.process import make_database_variable
 from tests.patience import PATIENCE_S
 from tests.server import RunningGateway
 
@@ -38,7 +38,7 @@ ESCAPE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NO_COLOR", raising=False)
-    for name, value in {**place_of(tmp_path, []), "TERM": "xterm-256color"}.items():
+    for name, value in {**make_database_variable(tmp_path, []), "TERM": "xterm-256color"}.items():
         monkeypatch.setenv(name, value)
     return tmp_path / "mnemogate.db"
 

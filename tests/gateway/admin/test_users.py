@@ -15,7 +15,7 @@ import gateway.run.admin.memory_lists
 from gateway.cli import main
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.admin.test_cli import Out, owner
-from tests.gateway.process import place_of
+from tests.gateway.process import make_database_variable
 from tests.patience import PATIENCE_S
 from tests.server import RunningGateway
 
@@ -23,7 +23,7 @@ from tests.server import RunningGateway
 @pytest.fixture(autouse=True)
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name, value in place_of(tmp_path, []).items():
+    for name, value in make_database_variable(tmp_path, []).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(gateway.run.admin.memory_lists, "PAGE_LINES", 2)
     return tmp_path / "mnemogate.db"

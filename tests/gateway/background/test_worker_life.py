@@ -20,7 +20,7 @@ from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.background import job_process
 from tests.gateway.background.bench import Bench
 from tests.gateway.background.job_process import STEPS
-from tests.gateway.process import place_of, started
+from tests.gateway.process import make_database_variable, started
 from tests.patience import PATIENCE_S
 from tests.server import RunningGateway, serve, settings_for
 from tests.stored import open_store, url_of
@@ -202,7 +202,7 @@ def test_jobs_are_shown_retried_and_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, value in place_of(tmp_path, []).items():
+    for name, value in make_database_variable(tmp_path, []).items():
         monkeypatch.setenv(name, value)
     id = asyncio.run(a_dead_letter(tmp_path / "mnemogate.db"))
     for command in (["jobs"], ["jobs", "list"], ["jobs", "list", "--state", "dead"]):
