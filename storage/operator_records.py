@@ -122,7 +122,7 @@ class Branch(Struct, frozen=True):
 
     exchange_row: int
     seq: int
-    # The number of messages on the path.
+    # The number of messages that are left on the path.
     messages: int
     last_turn: float
     is_active: bool

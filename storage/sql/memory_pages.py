@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import orjson
+
 from storage.database import Connection, Row
 from storage.listing import FIRST_PAGE, PageEnd
 from storage.operator_records import (
@@ -20,7 +22,7 @@ from storage.operator_records import (
     SourceExchange,
     UnindexedTexts,
 )
-from storage.records import Exchange, Revision, Scope
+from storage.records import REPLY, Exchange, Revision, Scope, State
 from storage.sql import exchanges
 from storage.sql.blocks import load_blocks, make_block, make_revision
 from storage.sql.exchange_rows import (
@@ -167,9 +169,12 @@ class MemoryPages(StoreGroup):
     async def list_branches(
         self, connection: Connection, agent_row: int, conversation_row: int, *, limit: int = 50
     ) -> list[Branch]:
-        """Returns the branches of a conversation, those spoken in last first."""
-        rows = await connection.fetch_rows(SQL["branches"], (agent_row, conversation_row, _DEEPEST, limit))
-        return [Branch(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
+        """Returns the branches of a conversation, those spoken in last first.
+
+        A branch of which nothing is left that another branch does not have is left out.
+        """
+        rows = await connection.fetch_rows(SQL["deepest"], (agent_row, conversation_row, _DEEPEST))
+        return _find_branches([_PathStep(*row) for row in rows])[:limit]
 
     @long_reads
     async def load_branch_beginnings(
@@ -338,6 +343,63 @@ class MemoryPages(StoreGroup):
         """Returns the versions that some blocks had at a time, without forgotten versions."""
         rows = await load_rows(connection, SQL["versions_at"], block_rows, at)
         return {row[0]: make_revision(row[1:]) for row in rows}
+
+
+class _PathStep(NamedTuple):
+    """An exchange as a step of its path, without content: a row of the statement `deepest`."""
+
+    row: int
+    # None: it is an opening.
+    parent: int | None
+    seq: int
+    # The number of messages of the path up to the exchange's end, forgotten ones too.
+    length: int
+    # The number of messages of the exchange, forgotten ones and a missing reply too.
+    span: int
+    state: str
+    # The indices of the messages that are forgotten alone, as a JSON list; None: there are none.
+    redactions: bytes | None
+    has_no_reply: bool
+    is_active: bool
+    # The time at which the exchange ended, was cut or began.
+    last_turn: float
+
+    def count_messages(self) -> int:
+        """Returns the number of messages that are left of the exchange."""
+        if self.state in (State.FORGOTTEN, State.OFF):
+            return 0
+        missing = {*orjson.loads(self.redactions or b"[]")}
+        if self.has_no_reply:
+            missing.add(REPLY)
+        return self.span - len(missing)
+
+
+def _find_branches(steps: Sequence[_PathStep]) -> list[Branch]:
+    """Returns the branches of a conversation that have messages left, those spoken in last first.
+
+    steps: the deepest exchanges of the conversation, each after its parent. The messages before them all count.
+    """
+    counts: dict[int | None, int] = {None: 0}
+    # The last exchange up to each exchange of which a message is left.
+    last_left: dict[int | None, int | None] = {None: None}
+    # Those of them that are followed by another one.
+    followed: set[int | None] = {None}
+    for step in steps:
+        own_count = step.count_messages()
+        counts[step.row] = counts.get(step.parent, step.length - step.span) + own_count
+        earlier = last_left.get(step.parent, step.parent)
+        last_left[step.row] = step.row if own_count else earlier
+        if own_count:
+            followed.add(earlier)
+    parents = {step.parent for step in steps}
+    ends = [step for step in steps if step.row not in parents]
+    branches: list[Branch] = []
+    for end in sorted(ends, key=lambda each: (each.last_turn, each.seq), reverse=True):
+        # Another branch has all that is left of this one, if its last exchange is followed there or ends it.
+        if last_left[end.row] not in followed:
+            followed.add(last_left[end.row])
+            branches.append(Branch(end.row, end.seq, counts[end.row], end.last_turn, bool(end.is_active)))
+    return branches
 
 
 def _choose_affordable(rows: Sequence[Row], sizes: Sequence[int]) -> list[Row]:

@@ -92,17 +92,15 @@ ORDER BY c.last_at DESC, c.id DESC LIMIT ?4
 -- Reads one by its public id, or the client's.
 SELECT {conversation} WHERE c.agent = ?1 AND (c.uid = ?2 OR c.key = ?2) ORDER BY c.uid <> ?2 LIMIT 1
 
--- name: branches
--- Finds the exchanges that nothing follows, among the ?3 deepest of a conversation, the newest first: what follows one
--- of these is deeper, and so among them. (Of the others the index alone is read, which has no agent.)
-WITH deepest AS (
-    SELECT id, parent FROM exchanges WHERE conversation = (SELECT id FROM conversations WHERE id = ?2 AND agent = ?1)
+-- name: deepest
+-- Reads the ?3 deepest exchanges of a conversation without their content, those further up first. (The column
+-- `messages` would read the content, since SQLite computes it from a column that is stored after the content.)
+SELECT p.id, p.parent, p.seq, p.length, p.span, p.state, p.redactions, p.reply IS NULL, p.active,
+coalesce(p.ended, p.stopped, p.begun)
+FROM (
+    SELECT id, depth FROM exchanges WHERE conversation = (SELECT id FROM conversations WHERE id = ?2 AND agent = ?1)
     ORDER BY depth DESC LIMIT ?3
-)
-SELECT p.id, p.seq, p.length, coalesce(p.ended, p.stopped, p.begun) AS last, p.active
-FROM deepest CROSS JOIN exchanges p ON p.id = deepest.id
-WHERE +p.agent = ?1 AND deepest.id NOT IN (SELECT k.parent FROM deepest k WHERE k.parent IS NOT NULL)
-ORDER BY last DESC, p.seq DESC LIMIT ?4
+) deepest CROSS JOIN exchanges p ON p.id = deepest.id WHERE +p.agent = ?1 ORDER BY deepest.depth
 
 -- name: parents
 -- Reads what each of the ?3 deepest exchanges of a conversation follows. (Only the index is read, which has no agent.)

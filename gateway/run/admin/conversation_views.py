@@ -51,7 +51,7 @@ class BranchRecord(Struct, frozen=True):
     """A branch of a conversation, named by the number of its last exchange."""
 
     id: int
-    # The number of messages of its path, forgotten ones too.
+    # The number of messages of its path; forgotten ones count only before the 2,000 deepest exchanges.
     messages: int
     # The time of its last turn.
     last_turn: float
@@ -63,7 +63,7 @@ class ConversationPage(Struct, frozen=True):
     """A page of a branch, oldest first."""
 
     conversation: ConversationRecord
-    # All branches of the conversation.
+    # The branches of the conversation that have messages left.
     branches: tuple[BranchRecord, ...]
     # The number of the branch; None: the conversation is empty, or the page has all branches.
     branch: int | None

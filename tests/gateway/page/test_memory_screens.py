@@ -1459,6 +1459,36 @@ def test_each_branch_of_a_conversation_is_linked_and_opens(operator: Operator) -
     assert [plain(each).partition(",")[0] for each in listed] == ["from message 5 on", "from message 3 on"]
 
 
+@pytest.mark.both
+def test_branches_count_and_list_the_messages_that_are_left(operator: Operator) -> None:
+    begun = operator.world.chat(headers={"x-mnemogate-user": "alice"})
+    begun.say("My train leaves on 4 May.")
+    others = [dataclasses.replace(begun, messages=[*begun.messages]) for _ in range(2)]
+    begun.say("I go to Lyon.")
+    for chat, place in zip(others, ("Nice", "Rome"), strict=True):
+        operator.world.clock.sleep(1)
+        chat.say(f"I go to {place}.")
+    memory = f"m/{memory_of(operator.world).uid}"
+    (talk,) = operator.twin(f"{memory}/conversations")["items"]
+    path = f"{memory}/c/{talk['id']}"
+
+    def list_branches() -> list[tuple[int, int]]:
+        return [(each["id"], each["messages"]) for each in operator.twin(path)["branches"]]
+
+    assert list_branches() == [(7, 4), (5, 4), (3, 4)]
+    operator.twin(f"{memory}/forget?message=1", {})
+    assert list_branches() == [(7, 3), (5, 3), (3, 3)]
+    # What they replaced goes along, so that two branches have nothing of their own any more.
+    for seq in (5, 6):
+        operator.twin(f"{memory}/forget?message={seq}", {})
+    assert list_branches() == [(7, 3)]
+    # One branch stays for the beginning that all of them had.
+    for seq in (7, 8):
+        operator.twin(f"{memory}/forget?message={seq}", {})
+    assert list_branches() == [(7, 1)]
+    assert operator.twin(path)["conversation"]["messages"] == 1
+
+
 def test_a_reply_without_sources_says_how_long_they_are_kept(operator: Operator) -> None:
     """ "No sources kept" stood where others have "Why this reply", and nothing said why."""
     agent = speak(operator.world, "Hello.", "My cat is called Miso.", talk="c1")
