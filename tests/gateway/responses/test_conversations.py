@@ -607,6 +607,24 @@ def test_an_item_is_deleted(world: World, upstream: StrictUpstream) -> None:
 
 
 @pytest.mark.both
+def test_the_results_that_a_reply_answers_are_deleted_with_it(world: World, upstream: StrictUpstream) -> None:
+    """They are no message, and no list of a memory would show them; the call before them stays."""
+    conversation = world.sdk.conversations.create()
+    asked_with: Any = {"conversation": conversation.id, "user": "alice", "tools": [WEATHER]}
+    upstream.queue(call_tools(Call("weather", {"city": "Rome"})), say("Sunny."))
+    respond(world, input="The weather?", **asked_with)
+    call_id = items_of(world, conversation.id)[-1]["call_id"]
+    result: Any = {"type": "function_call_output", "call_id": call_id, "output": "31 degrees"}
+    respond(world, input=[result], **asked_with)
+    items = items_of(world, conversation.id)
+    types = ["message", "function_call", "function_call_output", "message"]
+    assert [each["type"] for each in items] == types
+    world.sdk.conversations.items.delete(items[-1]["id"], conversation_id=conversation.id)
+    assert [each["type"] for each in items_of(world, conversation.id)] == types[:2]
+    assert "31 degrees" not in str(world.query("SELECT input FROM exchanges"))
+
+
+@pytest.mark.both
 def test_of_a_turn_with_a_deleted_item_later_responses_read_nothing(
     world: World, upstream: StrictUpstream
 ) -> None:
