@@ -1,4 +1,4 @@
-"""An operator of a gateway with memory, who asks for screens and their twins as a browser and as a program would.
+"""An operator of a gateway with memory, who requests the screens as a browser does and their JSON as a program does.
 
 with operate(upstream, tmp_path) as operator:
     operator.world.chat(user="alice").say("My cat is called Miso.")
@@ -28,7 +28,7 @@ FORM = "application/x-www-form-urlencoded"
 
 @dataclass
 class Operator:
-    """A key of an operator, with a session that it has begun."""
+    """An operator with a key and, once signed in, a session's cookie."""
 
     world: World
     key: str
@@ -41,30 +41,34 @@ class Operator:
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> RawReply:
-        """Asks as nobody. path: below /ui/."""
+        """Sends a request without a key or a cookie. path: the path below /ui/."""
         return self.world.gateway.ask(method, f"/ui/{path}", body, {"host": self.host, **(headers or {})})
 
     def sign_in(self, key: str | None = None, to: str = "") -> RawReply:
-        """Signs in with a key or a code, this operator's if none is given."""
+        """Signs in, and stores the session's cookie if the gateway accepts the key.
+
+        key: a key or a code. None: this operator's key.
+        to: the path below /ui/ to which the gateway redirects.
+        """
         reply = self.send_form("login", {"key": key or self.key, "next": to})
         if reply.status == 303:
             self.cookie = reply.headers["set-cookie"].partition(";")[0]
         return reply
 
     def get(self, path: str) -> RawReply:
-        """Asks for a page, with the session."""
+        """Requests a page with the session's cookie."""
         return self.ask("GET", path, None, {"cookie": self.cookie})
 
     def post(self, path: str, **fields: Any) -> RawReply:
-        """Sends a form of a page, with the session."""
+        """Sends a form of a page with the session's cookie."""
         return self.send_form(path, fields, cookie=self.cookie)
 
     def send_form(self, path: str, fields: Mapping[str, Any], **headers: str) -> RawReply:
-        own = {"content-type": FORM, "origin": f"http://{self.host}", **headers}
-        return self.ask("POST", path, urlencode(fields, doseq=True).encode(), own)
+        form_headers = {"content-type": FORM, "origin": f"http://{self.host}", **headers}
+        return self.ask("POST", path, urlencode(fields, doseq=True).encode(), form_headers)
 
     def program(self, method: str, path: str, value: Any = None) -> RawReply:
-        """Asks for a twin with the key. path: whole, with `.json`."""
+        """Sends a request with the key, for JSON. path: the path below /ui/, with `.json`."""
         headers = {"authorization": f"Bearer {self.key}"}
         if method == "GET":
             return self.ask("GET", path, None, headers)
@@ -73,7 +77,11 @@ class Operator:
         )
 
     def twin(self, path: str, value: Any = None) -> Any:
-        """Returns the JSON at the twin of a path; with a value, of a change. path: without `.json`."""
+        """Returns the JSON of a screen, or of the reply to a change.
+
+        path: the screen's path below /ui/, without `.json`.
+        value: the JSON of a change, which is sent to the path. None: the screen is only read.
+        """
         path, mark, query = path.partition("?")
         reply = self.program(
             "GET" if value is None else "POST", f"{path or 'overview'}.json{mark}{query}", value
@@ -82,8 +90,8 @@ class Operator:
         return reply.json
 
 
-def unmarked(text: str) -> str:
-    """Returns a screen without the marks in a reply."""
+def remove_marks(text: str) -> str:
+    """Returns a screen's HTML without the marks of memory in a reply."""
     return re.sub(r"<mark><span[^>]*>\[as in .*?: </span>|<span[^>]*>\]</span></mark>", "", text)
 
 
@@ -93,13 +101,13 @@ def plain(text: str) -> str:
 
 
 def make_key(world: World, project: str = "", *, is_read: bool = False) -> str:
-    """Makes a key of an operator. project: "" stands for all."""
+    """Makes a key of an operator. project: the project that the key opens; empty: all projects."""
     opens = "operator-read" if is_read else "operator"
     return world.gateway.call(world.store.keys.create(project, opens, None, opens))[1]
 
 
 def operator_of(world: World, project: str = "", *, is_read: bool = False) -> Operator:
-    """Returns an operator of a gateway who has signed in. project: "" stands for all."""
+    """Returns an operator who has signed in. project: the project that the key opens; empty: all projects."""
     operator = Operator(world, make_key(world, project, is_read=is_read))
     assert operator.sign_in().status == 303
     return operator
@@ -107,6 +115,6 @@ def operator_of(world: World, project: str = "", *, is_read: bool = False) -> Op
 
 @contextmanager
 def operate(upstream: StrictUpstream, tmp_path: Path, **options: Any) -> Iterator[Operator]:
-    """Runs a gateway with memory. options: as of `remember`."""
+    """Runs a gateway with memory, and yields an operator who has signed in. options: parameters of `remember`."""
     with remember(upstream, tmp_path, **options) as world:
         yield operator_of(world)

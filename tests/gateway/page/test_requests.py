@@ -16,7 +16,7 @@ from storage.errors import Broken
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, memory_of, speak
-from tests.gateway.page.operator import Operator, operate, operator_of, plain, unmarked
+from tests.gateway.page.operator import Operator, operate, operator_of, plain, remove_marks
 from tests.gateway.page.person import person_of
 from tests.gateway.page.test_memory_screens import PROFILE
 from tests.gateway.page.test_sign_in import make_code
@@ -998,7 +998,7 @@ def test_a_question_that_is_asked_again_leads_to_its_reply_and_to_the_first_time
         turn = re.search(r"<dl>(.*?)</dl>", shown, re.S)
         assert turn is not None
         assert "Where is my tea?" in turn[1]
-        assert reply in unmarked(turn[1])
+        assert reply in remove_marks(turn[1])
         # What is known of the first time holds for this one, too, and which of the replies is read on.
         assert ("stands in the conversation" in turn[1]) == (id == other)
         assert ("replaced by another try" in turn[1]) == (id == again)
@@ -1140,7 +1140,7 @@ def test_a_request_with_what_a_tool_returned_says_so(operator: Operator) -> None
     explained = operator.twin(f"r/{last}")
     assert explained["sentence"].startswith("The conversation went on with what a tool returned")
     shown = operator.get(f"r/{last}").body.decode()
-    assert "In the red tin." in unmarked(shown)
+    assert "In the red tin." in remove_marks(shown)
     assert re.search(r"\[as in message \d+: </span>red tin<", shown)
     assert "what a tool returned" in operator.get(f"requests?memory={agent.uid}").body.decode()
 
