@@ -889,7 +889,7 @@ def test_a_result_is_what_the_tool_said(world: LettaWorld) -> None:
     def change_and_call(seen: Seen) -> Reply | None:
         if seen.messages[-1]["role"] != "user":
             return None
-        world.anew().agents.blocks.update("human", agent_id=agent.id, value="Name: Anna")
+        world.make_client().agents.blocks.update("human", agent_id=agent.id, value="Name: Anna")
         return call_tools(Call("conversation_search", {"query": "cats"}))
 
     world.upstream.script = change_and_call
@@ -950,7 +950,7 @@ def test_lettas_server_can_list_the_messages_of_a_file(world: LettaWorld) -> Non
 def test_an_agent_of_another_project_is_not_exported(world: LettaWorld) -> None:
     agent = world.agent()
     gateway = world.world.gateway
-    other = world.anew(gateway.call(gateway.app.services.store.keys.create("elsewhere", "test"))[1])
+    other = world.make_client(gateway.call(gateway.app.services.store.keys.create("elsewhere", "test"))[1])
     with pytest.raises(APIStatusError) as missing:
         other.agents.export_file(agent.id)
     assert missing.value.status_code == 404

@@ -451,8 +451,8 @@ def test_what_is_not_there_is_not_found(world: LettaWorld) -> None:
 
 def test_the_project_of_another_key_is_not_found(world: LettaWorld) -> None:
     with pytest.raises(NotFoundError):
-        world.anew(project_id="elsewhere").agents.list()
-    assert list(world.anew(project_id="default").agents.list()) == []
+        world.make_client(project_id="elsewhere").agents.list()
+    assert list(world.make_client(project_id="default").agents.list()) == []
 
 
 def test_errors_before_a_route_have_the_same_form(world: LettaWorld) -> None:
@@ -513,7 +513,7 @@ def test_an_agent_without_a_model_gets_one_that_the_key_may_ask_for(
     with letta(upstream, tmp_path, models=models) as world:
         gateway = world.world.gateway
         _, key = gateway.call(world.world.store.keys.create("default", "k", models=("small",)))
-        assert world.anew(key).agents.create().model == "small"
+        assert world.make_client(key).agents.create().model == "small"
 
 
 def test_an_agent_whose_model_is_gone_is_cancelled_and_compacted(

@@ -262,7 +262,7 @@ def test_another_project_has_none_of_it(upstream: StrictUpstream, tmp_path: Path
     with letta(upstream, tmp_path, server={"key": "mg-" + "a" * 32}) as world:
         gateway = world.world.gateway
         ours, theirs = (
-            world.anew(gateway.call(gateway.app.services.store.keys.create(name, "test"))[1])
+            world.make_client(gateway.call(gateway.app.services.store.keys.create(name, "test"))[1])
             for name in ("ours", "theirs")
         )
         foreign = theirs.archives.create(name="foreign")

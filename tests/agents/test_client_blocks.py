@@ -241,7 +241,7 @@ def test_many_agents_write_one_block_at_once_and_nothing_is_lost(world: LettaWor
     world.upstream.script = answer
     arrived = world.upstream.arrived(len(world.upstream.seen) + count)
     with ThreadPoolExecutor(count) as pool:
-        send = world.anew(timeout=PATIENCE_S).agents.messages.create
+        send = world.make_client(timeout=PATIENCE_S).agents.messages.create
         found = [pool.submit(send, agent, input=f"Line {n}.") for n, agent in enumerate(agents)]
         arrived.wait_sync()
         gate.open()
@@ -257,7 +257,7 @@ def test_a_block_is_written_from_all_sides_at_once(world: LettaWorld) -> None:
     """By agents that share it, by hand, and by forgetting what was written into it."""
     shared = world.letta.blocks.create(label="board", value="")
     agents = [world.agent(memory_blocks=[], block_ids=[shared.id]).id for _ in range(6)]
-    letta = world.anew(timeout=PATIENCE_S)
+    letta = world.make_client(timeout=PATIENCE_S)
 
     def answer(seen: Seen) -> Reply:
         if seen.messages[-1]["role"] != "user":
@@ -283,7 +283,7 @@ def test_parallel_edits_of_one_block_are_all_stored(world: LettaWorld) -> None:
     """Of one that no agent sees, which has no agent's lock to wait for."""
     said: tuple[dict[str, Any], ...] = ({"metadata": {"a": 1}}, {"tags": ["x"]}, {"hidden": True})
     blocks = [world.letta.blocks.create(label="board", value="").id for _ in range(8)]
-    update = world.anew().blocks.update
+    update = world.make_client().blocks.update
     with ThreadPoolExecutor(12) as pool:
         found = [pool.submit(update, block, **each) for block in blocks for each in said]
         assert [each.exception() for each in found] == [None] * len(found)

@@ -341,7 +341,7 @@ def test_nobody_sees_the_folders_of_another_project(world: LettaWorld) -> None:
     made = folder(world, plan=PLAN)
     (file,) = world.letta.folders.files.list(made.id)
     gateway = world.world.gateway
-    other = world.anew(gateway.call(gateway.app.services.store.keys.create("elsewhere", "test"))[1])
+    other = world.make_client(gateway.call(gateway.app.services.store.keys.create("elsewhere", "test"))[1])
     assert list(other.folders.list()) == []
     for asks in (
         lambda: other.folders.retrieve(made.id),

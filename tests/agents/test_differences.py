@@ -66,7 +66,7 @@ def refused(ask: Callable[[], object], words: str) -> None:
 def sends_at_once(world: LettaWorld) -> None:
     agent, texts = world.agent().id, [f"Send {n}." for n in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda text: world.anew().agents.messages.create(agent, input=text), texts))
+        list(pool.map(lambda text: world.make_client().agents.messages.create(agent, input=text), texts))
     found = said(world, agent)
     assert sorted(found[::2]) == texts
     assert found[1::2] == ["Ok."] * 4

@@ -29,7 +29,7 @@ class Things:
 
     def __init__(self, world: LettaWorld) -> None:
         self.world = world
-        self.letta = world.anew(_strict_response_validation=True)
+        self.letta = world.make_client(_strict_response_validation=True)
 
     @cached_property
     def agent(self) -> str:

@@ -126,7 +126,7 @@ class RandomLife:
         self.ids: dict[str, str] = {}
         # Of the turn under way: the rounds that are left, and whether others write between them.
         self.rounds, self.is_disturbed = 0, False
-        self.other = world.anew()
+        self.other = world.make_client()
         world.upstream.script = self.answer
 
     def text(self) -> str:

@@ -273,7 +273,7 @@ def test_four_sends_at_once_are_four_turns(world: LettaWorld) -> None:
     agent = world.agent()
     texts = [f"Send {n}." for n in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        found = pool.map(lambda text: world.anew().agents.messages.create(agent.id, input=text), texts)
+        found = pool.map(lambda text: world.make_client().agents.messages.create(agent.id, input=text), texts)
         assert [reply.stop_reason.stop_reason for reply in found] == ["end_turn"] * 4
     world.letta.agents.messages.create(agent.id, input="And now?")
     sent = [m["content"] for m in world.upstream.last.messages if m["role"] == "user"]
@@ -465,5 +465,5 @@ def test_an_error_in_the_middle_of_a_stream_is_an_error(world: LettaWorld) -> No
 
 def test_the_header_user_id_selects_nothing(world: LettaWorld) -> None:
     agent = world.agent()
-    somebody = world.anew(default_headers={"user_id": "user-00000000-0000-4000-8000-000000000000"})
+    somebody = world.make_client(default_headers={"user_id": "user-00000000-0000-4000-8000-000000000000"})
     assert [each.id for each in somebody.agents.list()] == [agent.id]

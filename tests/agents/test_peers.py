@@ -295,9 +295,9 @@ def test_another_project_is_not_reached(upstream: StrictUpstream, tmp_path: Path
             name: gateway.call(gateway.app.services.store.keys.create(name, "test"))[1]
             for name in ("theirs", "ours")
         }
-        stage.world.letta = stage.world.anew(keys["theirs"])
+        stage.world.letta = stage.world.make_client(keys["theirs"])
         foreign = stage.agent("bob", tags=["t"])
-        stage.world.letta = stage.world.anew(keys["ours"])
+        stage.world.letta = stage.world.make_client(keys["ours"])
         tagged = ask_tagged(["t"])
         stage.agent("ann", call_tools(ask(foreign, id="1"), ask("bob", id="2"), replace(tagged, id="3")))
         stage.send("ann")

@@ -575,7 +575,7 @@ def test_an_item_ends_after_the_live_turn_that_is_under_way(tmp_path: Path) -> N
         [agent, other] = s.agents(2, "up/m")
         batch = s.post([agent, other], "In a batch", override_model="open/m")
         s.until(batch, lambda _: len(s.openai.batches) == 1)
-        live = s.world.anew()
+        live = s.world.make_client()
         thread = threading.Thread(target=lambda: live.agents.messages.create(agent, input="Live"))
         thread.start()
         began.wait_sync()

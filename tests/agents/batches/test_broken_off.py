@@ -320,7 +320,7 @@ def test_a_part_is_not_over_before_its_last_item_has_ended(
         s.until(batch, lambda _: not s.openai.refuse_create and s.comes_to_rest())
         rule = {"tool_rules": [{"type": "exit_loop", "tool_name": "core_memory_append"}]}
         assert s.world.ask("PATCH", f"/v1/agents/{agent}", rule)[0] == 200
-        live = s.world.anew()
+        live = s.world.make_client()
         thread = threading.Thread(target=lambda: live.agents.messages.create(agent, input="Live"))
         thread.start()
         began.wait_sync()
