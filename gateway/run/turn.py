@@ -501,8 +501,7 @@ class TurnRun:
         """Returns an outcome in the form in which it is stored."""
         outcome = self._turn.with_stored_fields(self._requests.refused_parts.note_in_outcome(outcome))
         # The client of a stored response may still ask for it by its id.
-        is_response = self.call.when_refused is not None
-        is_appended = self.call.kind is ConversationKind.APPENDED and not is_response
+        is_appended = self.call.kind is ConversationKind.APPENDED and not self.call.request.makes_response
         if is_appended and outcome.round_count == 1 and outcome.is_verdict:
             # The client does not send the history, so it cannot leave out messages that are refused each time.
             return replace(outcome, state=End.FAILED, full_reply=(), is_refused=True)

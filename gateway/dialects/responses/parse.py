@@ -207,7 +207,8 @@ def _make_chat_request(json: Json, chat_json: Json, translated: InputMessages) -
     request.references = tuple(translated.references)
     request.reply_models = translated.models
     request.may_evict = may_be_truncated(json)
-    request.makes_response = json.get("store") is not False
+    # All responses of a conversation are stored.
+    request.makes_response = json.get("store") is not False or json.get("conversation") is not None
     return request
 
 

@@ -295,6 +295,13 @@ def test_an_appended_message_with_a_verdict_is_not_sent_again(
     assert [message["content"] for message in upstream.last.messages] == ["Hi", "Ok.", "Hi again"]
 
 
+def test_a_response_that_a_verdict_ended_is_read_by_its_id(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(replace(say(""), finish_reason="content_filter"))
+    made = world.sdk.responses.create(model="m", input="A plum!", user="bob", extra_headers=APPEND)
+    found = world.sdk.responses.retrieve(made.id)
+    assert (made.status, found.status) == ("incomplete", "incomplete")
+
+
 def test_an_appended_message_that_claude_refuses_to_answer_is_not_sent_again(tmp_path: Path) -> None:
     with StrictAnthropic() as claude:
         upstreams = (UpstreamSettings("up", "anthropic", claude.base_url),)
