@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -73,6 +73,15 @@ class Place:
 
     file: Path
     url: str | None = None
+    # Held while a gateway starts or a command runs.
+    _starting: threading.Lock = field(default_factory=threading.Lock)
+
+    def until_no_other_starts(self) -> AbstractContextManager[object]:
+        """Lets one gateway or command at a time start over a SQLite file.
+
+        A command owns the file while no gateway serves it, and a gateway that starts meanwhile is refused.
+        """
+        return nullcontext() if self.url else self._starting
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -99,17 +108,18 @@ class Gateway:
 
     def start(self) -> None:
         self._life = ExitStack()
-        self.process = self._life.enter_context(
-            serving(
-                self.folder,
-                *self.place.arguments,
-                *self.arguments,
-                settings=self.settings,
-                module=self.module,
-                environ=self.place.environ,
-                root=self.root,
+        with self.place.until_no_other_starts():
+            self.process = self._life.enter_context(
+                serving(
+                    self.folder,
+                    *self.place.arguments,
+                    *self.arguments,
+                    settings=self.settings,
+                    module=self.module,
+                    environ=self.place.environ,
+                    root=self.root,
+                )
             )
-        )
 
     def kill(self) -> None:
         process, self.process = self.process, None
@@ -331,16 +341,17 @@ class World:
         """Forgets by the command line."""
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
-            done = command(
-                "memory", "forget", "--yes", *self.place.arguments, *arguments,
-                where=self.gateways[0].folder, environ=self.place.environ,
-            )  # fmt: skip
+            with self.place.until_no_other_starts():
+                done = command(
+                    "memory", "forget", "--yes", *self.place.arguments, *arguments,
+                    where=self.gateways[0].folder, environ=self.place.environ,
+                )  # fmt: skip
             # Of turns that all came while memory was away nothing is there to be forgotten, and a command that lost its
             # connection may have done its work.
             is_gone = "Nothing is remembered for" in done.stderr or "There is no conversation" in done.stderr
             if done.returncode == 0 or is_gone:
                 return
-            # With SQLite the file may just change its owner.
+            # The gateway was killed while the command waited for its answer.
             time.sleep(0.1)
         raise AssertionError(f"it was not forgotten: {done.stderr}")
 
