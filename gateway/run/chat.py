@@ -178,18 +178,18 @@ class Chat:
             )
         target = self.model_routes.route_for(resolved).first
         await self._limiter.admit(receipt, PlannedCall.for_request(request, target))
-        agent = await self._find_or_begin_agent(scope, spec)
+        agent = await self._find_or_create_agent(scope, spec)
         if conversation is not None:
             await self.conversations.bind(conversation, scope, spec)
         return AdmittedResponse(identity, agent)
 
-    async def _find_or_begin_agent(self, scope: Scope, spec: AgentSpec) -> Agent:
+    async def _find_or_create_agent(self, scope: Scope, spec: AgentSpec) -> Agent:
         """Returns the owner of a memory as it is stored. Raises: MemoryUnavailable."""
         agents = self.keeper.store.agents
         with map_store_errors():
             if not spec.is_profile:
                 return await agents.find_or_draft(scope, must_exist=True)
-            return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.keeper.now())
+            return await agents.find_or_create(scope, spec.own_blocks, spec.shared_blocks, self.keeper.now())
 
     async def find_context_window(self, request: ChatRequest, request_context: RequestContext) -> int | None:
         """Returns the tokens of the context window in which a request is answered, or None if they are not known.

@@ -145,7 +145,7 @@ class ResponseConversations:
     async def _bind(self, conversation: ResponseConversation, scope: Scope, spec: AgentSpec) -> bool:
         """Returns whether a conversation belongs to a memory now. Raises: Stale: the memory was forgotten."""
         agents = self.store.agents
-        agent = await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.now())
+        agent = await agents.find_or_create(scope, spec.own_blocks, spec.shared_blocks, self.now())
         try:
             return await self.store.definitions.bind(conversation.definition.id, agent.id) == agent.id
         except NotFound:

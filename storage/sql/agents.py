@@ -212,17 +212,17 @@ class Agents:
             raise NotFound("this agent is gone")
         return agent or self.get_draft(scope)
 
-    async def find_or_begin(
+    async def find_or_create(
         self, scope: Scope, own_blocks: Sequence[Block], shared_blocks: Sequence[Block], at: float
     ) -> Agent:
         """Returns the scope's agent. If there is none yet, it is stored now, with these blocks.
 
-        Processes that share a database begin agents in this way: drafts of two of them would have two secrets.
+        Processes that share a database create agents in this way, since two drafts would have two secrets.
         """
         if scope in self._cache and scope not in self._beginning:
             self._cache.move_to_end(scope)
             return self._cache[scope]
-        # One request after another, in the order in which they came: the first begins the agent, and the
+        # One request after another, in the order in which they came: the first creates the agent, and the
         # others find it.
         async with self._beginning.setdefault(scope, asyncio.Lock()):
             agent = await self.find(scope)

@@ -67,10 +67,10 @@ async def test_settings_are_followed_by_a_few_memories_at_a_time(
     """In one statement those of a hundred thousand users hold up all turns, and over PostgreSQL fail after 30 s."""
     monkeypatch.setattr(default_blocks, "_MEMORIES_PER_WRITE", 2)
     users = [
-        await store.agents.find_or_begin(Scope("default", "default", f"user:{n}"), (HUMAN,), (), 1.0)
+        await store.agents.find_or_create(Scope("default", "default", f"user:{n}"), (HUMAN,), (), 1.0)
         for n in range(5)
     ]
-    other = await store.agents.find_or_begin(Scope("default", "other", "user:0"), (HUMAN,), (), 1.0)
+    other = await store.agents.find_or_create(Scope("default", "other", "user:0"), (HUMAN,), (), 1.0)
     bulk, written = store.database.bulk_write, []
 
     def count(operation: Operation[Any]) -> asyncio.Future[Any]:

@@ -182,7 +182,7 @@ async def test_a_search_for_what_is_too_old_reads_some_memories_at_a_time(
     read: list[str] = []
     store = await open_store(note=read.append)
     agents = [
-        await store.agents.find_or_begin(Scope("default", "default", f"user:{n}"), (), (), 1.0)
+        await store.agents.find_or_create(Scope("default", "default", f"user:{n}"), (), (), 1.0)
         for n in range(5)
     ]
     old = [agents[n].id for n in (1, 3, 4)]

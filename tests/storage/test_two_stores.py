@@ -47,7 +47,7 @@ async def stores(url: str) -> AsyncIterator[tuple[Store, Store]]:
 
 
 async def make(store: Store, scope: Scope = ALICE, blocks: tuple[Block, ...] = (HUMAN,)) -> Agent:
-    return await store.agents.find_or_begin(scope, blocks, (), 1.0)
+    return await store.agents.find_or_create(scope, blocks, (), 1.0)
 
 
 async def listening(*stores: Store) -> None:
@@ -196,7 +196,7 @@ async def test_edits_of_two_people_to_a_block_that_a_profile_shares_are_both_sto
     """Each locks its own memory, so the block's row is what they wait for."""
     people = [Scope("default", "default", f"user:{n}") for n in range(6)]
     for scope in people:
-        await stores[0].agents.find_or_begin(scope, (), (HUMAN,), 1.0)
+        await stores[0].agents.find_or_create(scope, (), (HUMAN,), 1.0)
 
     async def edit(store: Store, scope: Scope) -> None:
         speaker, asked, reply = Speaker(store, scope), [user("note it")], assistant("done")
@@ -215,7 +215,7 @@ async def test_a_profiles_shared_block_is_made_once(stores: tuple[Store, Store])
     people = [Scope("default", "default", f"user:{n}") for n in range(8)]
     await asyncio.gather(
         *(
-            stores[n % 2].agents.find_or_begin(scope, (HUMAN,), (shared,), 1.0)
+            stores[n % 2].agents.find_or_create(scope, (HUMAN,), (shared,), 1.0)
             for n, scope in enumerate(people)
         )
     )
@@ -227,7 +227,7 @@ async def test_a_block_that_is_being_written_is_rebuilt_without_what_is_forgotte
 ) -> None:
     """A block that a profile shares, with a fact of one user; another one's turn writes to it."""
     one, other = stores
-    agent = await one.agents.find_or_begin(ALICE, (), (HUMAN,), 1.0)
+    agent = await one.agents.find_or_create(ALICE, (), (HUMAN,), 1.0)
     speaker, asked, reply = Speaker(one), [user("note it")], assistant("done")
     await speaker.end(await speaker.begin(asked, "chat"), [reply], edited=["Alice likes tea."])
     await speaker.say([*asked, reply, user("thanks")], assistant("welcome"), "chat")
@@ -256,7 +256,7 @@ async def test_a_forgetting_locks_the_blocks_of_a_profile_in_the_order_of_turns(
 ) -> None:
     """Else each waits for a block that the other one holds."""
     one, other = stores
-    agent = await one.agents.find_or_begin(ALICE, (), (HUMAN, replace(HUMAN, label="house")), 1.0)
+    agent = await one.agents.find_or_create(ALICE, (), (HUMAN, replace(HUMAN, label="house")), 1.0)
     await Speaker(one).say([user("hello")], assistant("hi"), "chat")
     first, last = await one.blocks.load(agent.id)
     # PostgreSQL reads a row that was changed after the others.

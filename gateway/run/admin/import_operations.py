@@ -147,7 +147,7 @@ class ImportOperations:
             if under_way.status == "running":
                 return under_way
             await asyncio.wait([under_way.task])  # it has ended, and stores its status now
-        agent = await self._find_or_begin_memory(request.scope)
+        agent = await self._find_or_create_memory(request.scope)
         check_not_paused(agent)
         stored = await self.store.imports.find(uid)
         if stored is not None:
@@ -275,10 +275,10 @@ class ImportOperations:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _find_or_begin_memory(self, scope: Scope) -> Agent:
+    async def _find_or_create_memory(self, scope: Scope) -> Agent:
         spec = self.spec_of(scope.profile)
         assert spec is not None  # `read_request` has checked that
-        return await self.store.agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.now())
+        return await self.store.agents.find_or_create(scope, spec.own_blocks, spec.shared_blocks, self.now())
 
     async def _get(self, uid: str, project: str | None) -> StoredImport:
         stored = await self.store.imports.find(uid, project)

@@ -184,7 +184,7 @@ class McpTools(Struct, frozen=True):
 
     async def _remember_fact(self, call: McpToolCall, arguments: RememberArguments) -> RememberResult:
         text = read_fact_text(arguments.text)
-        agent = call.agent or await self.store.agents.find_or_begin(
+        agent = call.agent or await self.store.agents.find_or_create(
             call.scope, call.spec.own_blocks, call.spec.shared_blocks, self.now()
         )
         fact, is_new = await self.edits.remember_fact(call.editor, agent, text)

@@ -21,7 +21,7 @@ async def find_or_draft_agent(store: Store, request: MemoryRequest) -> Agent:
     assert scope is not None
     # A turn off the record leaves hashes under the agent's secret, so it needs a stored agent as well.
     if store.database.is_shared and spec.is_profile and not request.identity.leaves_nothing:
-        return await store.agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, request.now)
+        return await store.agents.find_or_create(scope, spec.own_blocks, spec.shared_blocks, request.now)
     return await store.agents.find_or_draft(scope, must_exist=not spec.is_profile)
 
 

@@ -33,7 +33,7 @@ from storage.sql.agents_api.run_texts import add_text
 from storage.sql.agents_api.runs import (
     begin_run,
     end_run,
-    find_or_begin_conversation,
+    find_or_create_conversation,
     find_or_create_run,
     make_run,
 )
@@ -64,7 +64,7 @@ class BatchItems(StoreGroup):
         for draft in drafts:
             run = replace(draft.run, batch=batch_row)
             if not run.conversation_row:
-                conversation_row = await find_or_begin_conversation(
+                conversation_row = await find_or_create_conversation(
                     connection, run.agent_row, DEFAULT_CONVERSATION, draft.uid, run.created
                 )
                 if conversation_row is None:

@@ -62,14 +62,14 @@ async def begin_conversation(
     return await connection.fetch_value(SQL["conversation_begin"], (agent_row, uid, key, at, at))
 
 
-async def find_or_begin_conversation(
+async def find_or_create_conversation(
     connection: Connection, agent_row: int, key: str, uid: str, at: float
 ) -> int | None:
-    """Returns the row of the stored conversation with a key, which begins now if there is none.
+    """Returns the row of the stored conversation with a key, which is created if there is none.
 
     Returns None if another conversation has the public id.
 
-    uid: the public id of a conversation that begins now.
+    uid: the public id of a conversation that is created.
     """
     await begin_conversation(connection, agent_row, key, uid, at)
     return await connection.fetch_value(SQL["conversation_by_key"], (agent_row, key))
@@ -85,7 +85,7 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
     draft = command.run
     await lock_memory(connection, draft.agent_row)
     if not draft.conversation_row:
-        conversation_row = await find_or_begin_conversation(
+        conversation_row = await find_or_create_conversation(
             connection, draft.agent_row, command.key, command.uid, draft.created
         )
         assert conversation_row is not None  # its public id is random

@@ -409,7 +409,7 @@ async def test_one_that_began_meanwhile_is_not_written_over_either(store: Store,
 async def test_a_memory_of_facts_alone_is_not_written_over_either(store: Store, other: Store) -> None:
     """As one is that a person has begun from an editor, over MCP."""
     await Speaker(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
-    carol = await other.agents.find_or_begin(CAROL, (), (), 1.0)
+    carol = await other.agents.find_or_create(CAROL, (), (), 1.0)
     await other.facts.remember(carol, "I live in Oslo.", "i live in oslo", "person", 1.0)
     with pytest.raises(BadRequest, match="has a memory here already"):
         await fill(other, await export(store))
@@ -419,7 +419,7 @@ async def test_a_memory_of_facts_alone_is_not_written_over_either(store: Store, 
 async def test_an_empty_memory_that_is_paused_stays_paused(store: Store, other: Store) -> None:
     """Its person has forgotten all, and has not resumed it."""
     await Speaker(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
-    carol = await other.agents.find_or_begin(CAROL, (), (), 1.0)
+    carol = await other.agents.find_or_create(CAROL, (), (), 1.0)
     await other.forgetting.pause(carol.id, 2.0)
     await fill(other, await export(store))
     found = await other.agents.find(CAROL)
@@ -431,7 +431,7 @@ async def test_an_empty_memory_that_is_replaced_takes_its_sleeptime_agents_along
     store: Store, other: Store
 ) -> None:
     await Speaker(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
-    carol = await other.agents.find_or_begin(CAROL, (), (), 1.0)
+    carol = await other.agents.find_or_create(CAROL, (), (), 1.0)
     sleeper = AgentDraft(agent=other.agents.get_draft(api_scope("sleeper")), name="sleeper", body={})
     await other.sleepers.add(AgentEntry(carol, None), sleeper, None, at=1.0)
     await fill(other, await export(store))

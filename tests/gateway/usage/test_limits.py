@@ -970,7 +970,7 @@ def test_a_response_in_the_background_is_one_request_of_a_limit_that_is_made_mea
 
 
 @pytest.mark.both(rows=["responses"])
-@pytest.mark.parametrize(("rows", "write"), [("agents", "find_or_begin"), ("responses", "accept")])
+@pytest.mark.parametrize(("rows", "write"), [("agents", "find_or_create"), ("responses", "accept")])
 def test_a_background_response_that_could_not_be_accepted_is_given_back(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: str, write: str
 ) -> None:

@@ -602,7 +602,7 @@ async def test_a_database_that_cannot_keep_every_text_is_refused(
     try:
         if is_taken:
             store = await open_store(path=url)
-            await store.agents.find_or_begin(ALICE._replace(subject="user:ж☂"), (), (), 1.0)
+            await store.agents.find_or_create(ALICE._replace(subject="user:ж☂"), (), (), 1.0)
             found = await store.forget_targets.list_memories("default", None, "user:ж☂")
             assert len(found) == 1
             await store.close()

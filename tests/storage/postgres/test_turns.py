@@ -38,7 +38,7 @@ async def test_who_comes_while_an_agent_is_made_waits_in_line(open_store: OpenSt
     went_on: list[int] = []
 
     async def come(number: int) -> int:
-        agent = await store.agents.find_or_begin(ALICE, (HUMAN,), (), 1.0)
+        agent = await store.agents.find_or_create(ALICE, (HUMAN,), (), 1.0)
         went_on.append(number)
         return agent.id
 
@@ -146,12 +146,12 @@ async def test_a_turn_under_way_is_not_stored_in_a_memory_that_has_its_id_after_
     """A standby that lags loses the newest memory, and gives its id to the next one."""
     store = await open_store()
     alice, bob = Speaker(store, ALICE, Clock()), Speaker(store, ALICE._replace(subject="user:bob"), Clock())
-    agent = await store.agents.find_or_begin(ALICE, (HUMAN,), (), 1.0)
+    agent = await store.agents.find_or_create(ALICE, (HUMAN,), (), 1.0)
     turn = await alice.begin([user("I am ill.")], key)
     await rows(store, "DELETE FROM agents WHERE id = ?", (agent.id,))
     await rows(store, "SELECT setval('agents_id_seq', ?, FALSE)", (agent.id,))
     store.agents.clear()  # as with each recovery of the database
-    assert (await store.agents.find_or_begin(bob.scope, (HUMAN,), (), 1.0)).id == agent.id
+    assert (await store.agents.find_or_create(bob.scope, (HUMAN,), (), 1.0)).id == agent.id
     with pytest.raises(Stale):
         await alice.commit(turn, [assistant("Get well.")])
     assert await bob.rows() == []

@@ -669,7 +669,7 @@ async def test_a_grown_log_is_not_copied_into_the_file_in_the_place_of_the_one_w
     store.database.add_change_listener(
         put_in_place
     )  # the batch has found its file, and its log is not yet copied
-    await store.agents.find_or_begin(ALICE, (HUMAN,), (), 1.0)
+    await store.agents.find_or_create(ALICE, (HUMAN,), (), 1.0)
     await store.database.writer.log.is_free.wait()
     with contextlib.suppress(Broken):  # unless the file in place is open already
         await store.keys.create("default", "laptop")
@@ -748,7 +748,7 @@ def reads_by_row(
 
 async def fill(store: Store, scope: Scope) -> tuple[Agent, StoredFile]:
     """Adds a memory with a block, a turn, a fact, a passage and a file of its own. Returns it and the file."""
-    agent = await store.agents.find_or_begin(scope, (HUMAN,), (), 1.0)
+    agent = await store.agents.find_or_create(scope, (HUMAN,), (), 1.0)
     await Speaker(store, scope).say([user("My safe has the code 4711.")], assistant("Noted."), "c1")
     fact = LearnedFact("Has a safe.", "", "has a safe.", 1.0, 1, (1,), ())
     await store.database.write(lambda connection: add_fact(connection, agent, fact, 1.0))

@@ -48,7 +48,7 @@ class Ear:
 async def ear(open_store: OpenStore) -> Ear:
     store = await open_store()
     for name in ("user:a", "user:b"):
-        await store.agents.find_or_begin(
+        await store.agents.find_or_create(
             Scope("default", "default", name), [Block(0, "human", "", "", 100)], [], 1.0
         )
     return Ear(store)
