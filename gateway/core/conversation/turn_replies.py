@@ -27,6 +27,16 @@ class ReplySpan(NamedTuple):
     last: int
 
 
+class _JoinedText(NamedTuple):
+    """The text of an assistant's message, or of several that follow one another."""
+
+    span: ReplySpan
+    # The name that the first of the messages has; None: it has no name.
+    name: object
+    # The text without white space.
+    text: str
+
+
 def find_turn_ranges(listing: HashedList) -> list[range]:
     """Returns the indices that lie between the user's messages, oldest first."""
     questions = [i for i, message in enumerate(listing.messages) if message.get("role") == "user"]
@@ -39,26 +49,15 @@ class TurnReplies:
     def __init__(self, listing: HashedList, indices: Iterable[int]) -> None:
         """Collects the words and the calls. indices: the indices of the turn's messages in the list."""
         assistants = [i for i in indices if listing.read_role(i) == "assistant"]
+        texts = _join_texts(listing, assistants)
         # Each call with the index of its message.
         self.calls = [(i, atom) for i in assistants for atom in listing.atoms[i] if is_call(atom)]
-        texts = [(i, without_space(listing.read_text(i))) for i in assistants]
-        texts = [(i, text) for i, text in texts if text][-_MAX_TEXTS:]
-        # Atom -> the messages with its text. A client may split one reply into messages, or merge two, so each run of
-        # texts may be a stored reply.
-        self.spans: dict[Atom, ReplySpan] = {}
-        self.spans.update(
-            (listing.atoms[i][0], ReplySpan(i, i)) for i in assistants if read_audio_id(listing.messages[i])
-        )
+        # The messages of each text that may be a stored reply's, by the atom of the text.
+        self.spans = _map_spans(listing, assistants, texts)
         # The atoms of named messages' texts without the name.
-        self.unnamed: list[Atom] = []
-        for end in range(len(texts), 0, -1):
-            for start in range(end):
-                joined = "".join(text for _, text in texts[start:end])
-                name = listing.messages[texts[start][0]].get("name")
-                span = ReplySpan(texts[start][0], texts[end - 1][0])
-                self.spans.setdefault(listing.hasher.make_text_atom(name, joined), span)
-                if name is not None:
-                    self.unnamed.append(listing.hasher.make_text_atom(None, joined))
+        self.unnamed = [
+            listing.hasher.make_text_atom(None, each.text) for each in texts if each.name is not None
+        ]
 
     def list_first_atoms(self) -> Iterable[Atom]:
         """Returns the atoms that can be the first of a reply in this turn."""
@@ -84,6 +83,36 @@ class TurnReplies:
                 return None
             indices += [self.calls[end - count][0], self.calls[end - 1][0]]
         return ReplySpan(min(indices), max(indices)) if indices else None
+
+
+def _join_texts(listing: HashedList, assistants: Iterable[int]) -> list[_JoinedText]:
+    """Returns the texts of the last assistant messages that have one, each run of neighbours joined.
+
+    A client may split one reply into messages, or merge two, so each run may be a stored reply.
+
+    assistants: the indices of the assistant's messages in the list.
+    """
+    texts = [(i, text) for i in assistants if (text := without_space(listing.read_text(i)))][-_MAX_TEXTS:]
+    return [
+        _JoinedText(
+            ReplySpan(texts[start][0], texts[end - 1][0]),
+            listing.messages[texts[start][0]].get("name"),
+            "".join(text for _, text in texts[start:end]),
+        )
+        for end in range(len(texts), 0, -1)
+        for start in range(end)
+    ]
+
+
+def _map_spans(
+    listing: HashedList, assistants: Iterable[int], texts: Iterable[_JoinedText]
+) -> dict[Atom, ReplySpan]:
+    """Returns the messages of each text, by its atom. Of equal texts it is the first one."""
+    # The atom of a spoken reply is that of its audio's id.
+    spans = {listing.atoms[i][0]: ReplySpan(i, i) for i in assistants if read_audio_id(listing.messages[i])}
+    for each in texts:
+        spans.setdefault(listing.hasher.make_text_atom(each.name, each.text), each.span)
+    return spans
 
 
 def make_reply_keys(listing: HashedList, turn_count: int) -> list[Atom]:
