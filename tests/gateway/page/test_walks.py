@@ -34,18 +34,26 @@ class Keyboard:
 
     def to(self, role: str, name: str) -> None:
         """Presses Tab until what has the role and the name has the focus."""
-        focused = self.page.get_by_role(role, name=name, exact=True).and_(self.page.locator(":focus"))
+        self._tab_to(self.page.get_by_role(role, name=name, exact=True), f"{role} {name!r}")
+
+    def _tab_to(self, element: Any, name: str) -> None:
+        focused = element.and_(self.page.locator(":focus"))
         for _ in range(_MAX_STOPS):
             if focused.count():
                 return
             self.page.keyboard.press("Tab")
-        raise AssertionError(f"no way to {role} {name!r}")
+        raise AssertionError(f"no way to {name}")
 
     def open(self, role: str, name: str) -> None:
         """Presses Enter there, and waits for the next screen."""
         self.to(role, name)
         with self.page.expect_navigation():
             self.page.keyboard.press("Enter")
+
+    def unfold(self, summary: str) -> None:
+        """Presses Enter on a summary, which has no role."""
+        self._tab_to(self.page.locator("summary", has_text=summary), summary)
+        self.page.keyboard.press("Enter")
 
     def fill(self, role: str, name: str, text: str) -> None:
         """Replaces the text of a field."""
@@ -148,6 +156,8 @@ def test_a_person_needs_no_mouse_until_the_link_ends(browser: Browser, operator:
         for name in ("Download (readable)", "Download (JSON)"):
             assert "a cat called Miso" in keys.download(name)
         with browser.open(operator, "keys", script=False) as operators_page:
-            Keyboard(operators_page).open("button", "Revoke the app")
+            operators_keys = Keyboard(operators_page)
+            operators_keys.unfold("Revoke the app…")
+            operators_keys.open("button", "Revoke the app")
         keys.open("link", "Edit human")
         assert "Links end after a time: ask for another one." in page.inner_text("h1")
