@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 import orjson
+from msgspec.structs import replace
 
 from storage.commands import LearnedFact
 from storage.database import Connection
@@ -30,10 +31,10 @@ async def add_saved_facts(
     """Adds the facts that a model has saved by a tool within a turn."""
     if not facts:
         return
-    memory = await find_agent_by_id(connection, agent_row)
-    assert memory is not None  # its turn has just been written
+    agent = await find_agent_by_id(connection, agent_row)
+    assert agent is not None  # its turn has just been written
     for fact in facts:
-        await add_fact(connection, memory, fact, now, "model")
+        await add_fact(connection, agent, fact, now, "model")
 
 
 async def add_fact(
@@ -43,60 +44,76 @@ async def add_fact(
     now: float,
     origin: str = "learned",
     *,
-    is_asked: bool = False,
+    is_stated: bool = False,
 ) -> int | None:
     """Adds a fact, unless there is an equal fact, and ends the facts that it replaces.
 
-    A fact that is learned from another exchange at least a day later takes the place of the equal fact, so that it
-    stays when the earlier message is forgotten or has become too old. A fact of a sleeptime agent has no exchange of
-    its own (only those that were read, as `sources`), so an equal fact stays and retains its sources.
-
-    is_asked: True if a person has written the fact. A learned fact that was forgotten is not learned again from the
-        same messages.
+    fact: the fact; without `valid_from` it is true from `now` on.
+    now: the time of the write, in seconds since the epoch.
+    origin: the writer of the fact, as the table `facts` names it.
+    is_stated: True if a person has written the fact. Then it is added even if it was forgotten before.
 
     Returns the row of the new or the equal fact; None: the fact is not learned again.
     """
     key = hash_key(agent.secret, fact.key)
     since = fact.valid_from or now
-    if not is_asked and await _was_unlearned(connection, agent.id, key, fact):
-        return None
     equal_row = await find_equal(connection, agent.id, key)
-    ended_rows = [*fact.replaces]
-    equal_ends = is_asked and equal_row in ended_rows
-    standing = fact.standing
-    if not is_asked and fact.exchange_row is not None:
-        if equal_row is None:
-            # The exchange is read once more, as after an import: a fact from it that has ended since stays ended.
-            values_before = (agent.id, key, fact.exchange_row)
-            if await connection.fetch_value(SQL["learned_before"], values_before) is not None:
-                return None
-        else:
-            was_standing = await connection.fetch_value(
-                SQL["outlived"], (equal_row, agent.id, since - _AGAIN_S)
-            )
-            if was_standing is not None:
-                equal_ends = True
-                ended_rows.append(equal_row)
-                standing = standing or bool(was_standing)
-    if equal_row is not None and not equal_ends:
+    if not is_stated:
+        if await _was_unlearned(connection, agent.id, key, fact):
+            return None
+        if equal_row is not None:
+            fact = await _refresh_or_retain(connection, agent.id, equal_row, fact, since)
+        elif await _was_learned(connection, agent.id, key, fact):
+            return None
+    if equal_row is not None and equal_row not in fact.replaces:
         fact_row = equal_row
     else:
         values = (
             agent.id, await take_seq(connection, agent.id), now, since, key, fact.exchange_row,
-            orjson.dumps(list(fact.sources)), fact.about, fact.text, origin, int(standing),
+            orjson.dumps(list(fact.sources)), fact.about, fact.text, origin, int(fact.standing),
         )  # fmt: skip
         fact_row = int(await connection.fetch_value(SQL["insert"], values))
-    for ended_row in ended_rows:
-        if ended_row != fact_row:
-            await end_fact(connection, agent.id, ended_row, fact_row, since)
+    for ended_row in fact.replaces:
+        await end_fact(connection, agent.id, ended_row, fact_row, since)
     return fact_row
+
+
+async def _refresh_or_retain(
+    connection: Connection, agent_row: int, equal_row: int, fact: LearnedFact, since: float
+) -> LearnedFact:
+    """Returns a learned fact that replaces the equal fact if it refreshes it, or else leaves the equal fact as it is.
+
+    A fact that is learned from another exchange at least a day later takes the place of the equal fact, so that it
+    stays when the earlier message is forgotten or has become too old. A fact of a sleeptime agent has no exchange of
+    its own (only those that were read, as `sources`), so an equal fact stays and retains its sources.
+    """
+    other_rows = [row for row in fact.replaces if row != equal_row]
+    was_standing = None
+    if fact.exchange_row is not None:
+        values = (equal_row, agent_row, since - _AGAIN_S)
+        was_standing = await connection.fetch_value(SQL["standing_of_refreshable"], values)
+    if was_standing is None:
+        return replace(fact, replaces=other_rows)
+    return replace(fact, replaces=[*other_rows, equal_row], standing=fact.standing or bool(was_standing))
 
 
 async def _was_unlearned(connection: Connection, agent_row: int, key: bytes, fact: LearnedFact) -> bool:
     """Returns whether an equal fact was forgotten that came from the same messages."""
     unlearned = set(await load_column(connection, SQL["unlearned"], (agent_row, key)))
-    origins = {*fact.sources, *([] if fact.exchange_row is None else [fact.exchange_row])}
-    return bool(unlearned) and origins <= unlearned
+    source_rows = {*fact.sources, *([] if fact.exchange_row is None else [fact.exchange_row])}
+    return bool(unlearned) and source_rows <= unlearned
+
+
+async def _was_learned(connection: Connection, agent_row: int, key: bytes, fact: LearnedFact) -> bool:
+    """Returns whether an equal fact was learned from the same exchange before.
+
+    The exchange is read once more, as after an import. A fact from it that has ended since stays ended.
+    """
+    if fact.exchange_row is None:
+        return False
+    return (
+        await connection.fetch_value(SQL["learned_before"], (agent_row, key, fact.exchange_row)) is not None
+    )
 
 
 async def end_fact(connection: Connection, agent_row: int, fact_row: int, successor: int, at: float) -> None:
@@ -110,9 +127,9 @@ async def end_fact(connection: Connection, agent_row: int, fact_row: int, succes
 
 
 async def detach_facts(connection: Connection, agent_row: int, seqs: Sequence[int]) -> None:
-    """Has facts rest on no message, so that they stay when their sources are forgotten.
+    """Removes the sources of facts, so that the facts stay when a source is forgotten.
 
-    They are not learned again from the sources that stay, even once they are corrected or forgotten themselves.
+    The facts are not learned again from these sources, even after a correction or once they are forgotten.
 
     Raises: WriteConflict: one of the facts is gone or no longer true.
     """

@@ -190,7 +190,7 @@ class Facts(GrowingGroup):
                 replaces=[old_fact.id],
                 standing=old_fact.standing,
             )
-            await add_fact(connection, agent, fact, at, origin, is_asked=True)
+            await add_fact(connection, agent, fact, at, origin, is_stated=True)
             successor = (await _get_fact(connection, agent.id, seq)).successor
             new_fact = None if successor is None else await _find_fact(connection, agent.id, successor)
             if new_fact is None:
@@ -230,7 +230,7 @@ class Facts(GrowingGroup):
                     return RememberedFact(equal_fact, is_new=False)
                 ended.append(equal_fact.id)
             fact = LearnedFact(text, "", key, at, None, sources=(), replaces=ended, standing=standing)
-            fact_row = await add_fact(connection, agent, fact, at, origin, is_asked=True)
+            fact_row = await add_fact(connection, agent, fact, at, origin, is_stated=True)
             assert fact_row is not None  # a fact that a person has written is always added
             return RememberedFact(await read_row(connection, fact_row), is_new=True)
 

@@ -11,8 +11,9 @@ RETURNING id
 SELECT f.id FROM facts f WHERE f.agent = ? AND f.key = ?
 AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent) LIMIT 1
 
--- name: outlived
--- Returns whether a fact is a standing one. No row: the fact does not come from a message before a time, or is muted.
+-- name: standing_of_refreshable
+-- Returns whether a fact from an exchange is a standing one. ?3: the time before which the fact must have become true.
+-- No row: a newer equal fact must not replace this one, which is not so old, comes from no exchange or is muted.
 SELECT f.standing FROM facts f WHERE f.id = ?1 AND f.agent = ?2 AND f.valid_from < ?3 AND f.exchange IS NOT NULL
 AND NOT EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent)
 
