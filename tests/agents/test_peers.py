@@ -309,37 +309,37 @@ def test_another_project_is_not_reached(upstream: StrictUpstream, tmp_path: Path
         assert not stage.heard["bob"]
 
 
-# -- circles
+# -- cycles
 
 
-CIRCLE = "waits for the end of this turn, so neither would ever go on. Nothing was sent"
+DEADLOCK = "waits for the end of this turn, so neither would ever go on. Nothing was sent"
 
 
 def test_an_agent_that_asks_itself(stage: Stage) -> None:
     a = stage.agent("ann")
     stage.plays("ann", call_tools(ask(a)), say("Silly."))
     assert stage.send("ann").messages[-1].content == "Silly."
-    assert stage.told("ann") == [f"Error: ann {CIRCLE}"]
+    assert stage.told("ann") == [f"Error: ann {DEADLOCK}"]
 
 
 def test_two_agents_that_wait_for_each_other_get_an_error(stage: Stage) -> None:
     b = stage.agent("bob", call_tools(ask("ann", "And you?")), say("I cannot ask."))
     stage.agent("ann", call_tools(ask(b)), say("Done."))
     assert stage.send("ann").messages[-1].content == "Done."
-    assert stage.told("bob") == [f"Error: ann {CIRCLE}"]
+    assert stage.told("bob") == [f"Error: ann {DEADLOCK}"]
     assert stage.told("ann") == ["I cannot ask."]
 
 
-def test_a_circle_by_tags_and_side_by_side(stage: Stage) -> None:
+def test_a_cycle_by_tags_and_side_by_side(stage: Stage) -> None:
     stage.agent("bob", call_tools(ask("ann")), say("B."), tags=["t"])
     stage.agent("cid", call_tools(ask("ann")), say("C."), tags=["t"])
     stage.agent("ann", call_tools(ask_tagged(["t"])), say("Done."))
     assert stage.send("ann").messages[-1].content == "Done."
-    assert stage.told("bob") == stage.told("cid") == [f"Error: ann {CIRCLE}"]
+    assert stage.told("bob") == stage.told("cid") == [f"Error: ann {DEADLOCK}"]
     assert [each["response"] for each in orjson.loads(stage.told("ann")[0])] == ["B.", "C."]
 
 
-def test_a_circle_of_parallel_calls(stage: Stage) -> None:
+def test_a_cycle_of_parallel_calls(stage: Stage) -> None:
     """A asks B and C, which ask one another: who is second is refused, and everybody comes to an end."""
     gate = Gate()
     stage.agent("bob", call_tools(ask("cid"), hold_before_headers=gate), say("B."))
@@ -350,10 +350,10 @@ def test_a_circle_of_parallel_calls(stage: Stage) -> None:
     gate.open()
     assert run.result(PATIENCE_S).messages[-1].content == "Done."
     results = [stage.told(name, 1)[0] for name in ("bob", "cid")]
-    assert sorted(CIRCLE in each for each in results) == [False, True]
+    assert sorted(DEADLOCK in each for each in results) == [False, True]
 
 
-def test_two_runs_that_begin_a_circle_at_the_same_moment(stage: Stage) -> None:
+def test_two_runs_that_begin_a_cycle_at_the_same_moment(stage: Stage) -> None:
     gate = Gate()
     stage.agent("bob", call_tools(ask("ann"), hold_before_headers=gate), say("B."))
     stage.agent("ann", call_tools(ask("bob"), hold_before_headers=gate), say("A."))
@@ -362,21 +362,21 @@ def test_two_runs_that_begin_a_circle_at_the_same_moment(stage: Stage) -> None:
     gate.open()
     assert [run.result(PATIENCE_S).messages[-1].content for run in runs] == ["A.", "B."]
     results = [stage.told(name, 1)[0] for name in ("ann", "bob")]
-    assert sorted(CIRCLE in each for each in results) == [False, True]
+    assert sorted(DEADLOCK in each for each in results) == [False, True]
 
 
-def test_a_circle_over_chat_completions(stage: Stage) -> None:
+def test_a_cycle_over_chat_completions(stage: Stage) -> None:
     a = stage.agent("ann")
     b = stage.agent("bob", call_tools(ask(a)), say("I cannot ask."))
     stage.plays("ann", call_tools(ask(b), ask(a)), say("Done."))
     assert stage.world.world.chat(model="agent/ann").say("Begin.") == "Done."
-    assert stage.told("ann") == ["I cannot ask.", f"Error: ann {CIRCLE}"]
-    assert stage.told("bob") == [f"Error: ann {CIRCLE}"]
+    assert stage.told("ann") == ["I cannot ask.", f"Error: ann {DEADLOCK}"]
+    assert stage.told("bob") == [f"Error: ann {DEADLOCK}"]
     assert stage.runs() == [("bob", "completed", 1, None)]
     assert stage.heard["bob"][0].headers["authorization"] == "Bearer sk-app"
 
 
-def test_what_is_no_circle_queues(stage: Stage) -> None:
+def test_a_wait_that_closes_no_cycle_queues(stage: Stage) -> None:
     """B is asked while a run of its own goes on: it answers after that."""
     gate = Gate()
     stage.agent("bob", say("First.", hold_before_headers=gate), say("Second."))

@@ -1,10 +1,10 @@
 """The graph of waiting turns: turns of agents that wait for other agents' answers, each in the queue of a conversation.
 
     with waits.begin(waiter, ("b", "default")) as wait:
-        ...  # the other's turn is `awaited_by` it
+        ...  # the other agent's turn has this wait as its `awaited_by`
 
-In a circle each would wait until its deadline, so the wait that would close it is refused when it begins. There are
-two kinds:
+In a cycle of this graph each turn would wait until its deadline. So the wait that would close a cycle is refused when
+it begins. There are two kinds of cycles:
 
 - An agent asks itself, or an agent that waits for it, directly or through any number of other agents.
 - Two turns began at the same time: each holds its conversation's queue, and asks in the queue that the other holds.
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from gateway.core.conversation.kind import QueueName
 
 
-class WaitsInCircle(Exception):
-    """A wait would close a circle, so that no answer could come."""
+class Deadlock(Exception):
+    """A wait would close a cycle, so that no answer could come."""
 
 
 @dataclass(eq=False, slots=True)
@@ -58,9 +58,14 @@ class Waits:
 
     @contextmanager
     def begin(self, waiter: Waiter, queue: QueueName) -> Iterator[Wait]:
-        """Holds a wait open up to the end of the block. Raises: WaitsInCircle."""
+        """Holds a wait open up to the end of the block.
+
+        queue: the queue of the conversation in which the other agent answers.
+
+        Raises: Deadlock.
+        """
         if _leads_back_to(waiter, queue[0]) or self._waits_for(queue, waiter.queue):
-            raise WaitsInCircle
+            raise Deadlock
         wait = Wait(waiter, queue)
         self._open.add(wait)
         try:

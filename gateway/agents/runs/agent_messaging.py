@@ -19,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.core.kinds import READING_KINDS
-from gateway.agents.core.waits import Wait, Waiter, Waits, WaitsInCircle
+from gateway.agents.core.waits import Deadlock, Wait, Waiter, Waits
 from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.calls.call_record import is_awaiting_answers
@@ -59,7 +59,7 @@ _MAX_RELEASED_SLOTS = 112
 # The most agents that one read returns.
 _PAGE = 100
 _TOO_DEEP = f"messages between agents go {_MAX_DEPTH} agents deep at most, and this turn is the last. Nothing was sent"
-_CIRCLE = "{name} waits for the end of this turn, so neither would ever go on. Nothing was sent"
+_DEADLOCK = "{name} waits for the end of this turn, so neither would ever go on. Nothing was sent"
 _AWAITS_APPROVAL = (
     "{name} waits for a person's answer to calls that it has made. Nothing was sent; try again later"
 )
@@ -204,8 +204,8 @@ class AgentMessaging:
                 resolved = await self._resolve(sender, recipient)
                 request = _make_run_request(sender, resolved, text, is_awaited=True)
                 return await self._await_answer(request, recipient, wait, deadline)
-        except WaitsInCircle:
-            return recipient.make_failure(AnswerFailure.CIRCLE, _CIRCLE.format(name=recipient.name))
+        except Deadlock:
+            return recipient.make_failure(AnswerFailure.DEADLOCK, _DEADLOCK.format(name=recipient.name))
         except NotAllowed as error:
             return recipient.make_failure(AnswerFailure.FAILED, error.message)
         except StoreError as error:

@@ -35,7 +35,7 @@ class AnswerFailure(StrEnum):
     # The message has passed through too many agents already.
     DEPTH = "depth"
     # The other agent waits for this turn.
-    CIRCLE = "circle"
+    DEADLOCK = "circle"
     # The other agent has too many sends.
     BUSY = "busy"
     # The other agent waits for a person.
@@ -55,7 +55,7 @@ class AgentAnswer(Struct, frozen=True):
     text: str = ""
     # The reason why there is no answer, as text; "": there is an answer.
     error: str = ""
-    # The kind of the reason; None: there is an answer.
+    # The reason as a category; None: there is an answer.
     failure: AnswerFailure | None = None
 
 

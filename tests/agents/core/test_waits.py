@@ -1,4 +1,4 @@
-"""The graph of who waits: what is a circle, and what only looks like one."""
+"""The graph of waiting turns: which waits close a cycle, and which only seem to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from gateway.agents.core.waits import Wait, Waiter, Waits, WaitsInCircle
+from gateway.agents.core.waits import Deadlock, Wait, Waiter, Waits
 from gateway.core.conversation.kind import QueueName
 
 DEFAULT = "default"
@@ -31,7 +31,7 @@ class Stage:
         try:
             with self.waits.begin(by, queue(agent)):
                 return False
-        except WaitsInCircle:
+        except Deadlock:
             return True
 
 
@@ -50,7 +50,7 @@ def test_an_agent_that_asks_itself(stage: Stage) -> None:
     assert stage.refuses(stage.turn("a", queue=None), "a")
 
 
-def test_a_circle_of_those_who_were_asked(stage: Stage) -> None:
+def test_a_cycle_of_turns_that_were_asked(stage: Stage) -> None:
     b = stage.turn("b", stage.ask(stage.turn("a"), "b"))
     assert stage.refuses(b, "a")
     c = stage.turn("c", stage.ask(b, "c"))
@@ -59,14 +59,14 @@ def test_a_circle_of_those_who_were_asked(stage: Stage) -> None:
     assert not stage.refuses(c, "d")
 
 
-def test_one_that_begins_with_a_turn_that_holds_no_queue(stage: Stage) -> None:
+def test_a_cycle_that_begins_with_a_turn_without_a_queue(stage: Stage) -> None:
     b = stage.turn("b", stage.ask(stage.turn("a", queue=None), "b"))
     assert stage.refuses(b, "a")
     # What others ask of that agent has nothing to do with it.
     assert not stage.refuses(stage.turn("c"), "a")
 
 
-def test_two_turns_that_begin_one_at_the_same_time(stage: Stage) -> None:
+def test_two_turns_that_ask_each_other_at_the_same_time(stage: Stage) -> None:
     a, b = stage.turn("a"), stage.turn("b")
     stage.ask(a, "b")
     assert stage.refuses(b, "a")
@@ -86,7 +86,7 @@ def test_a_queue_that_another_gateway_holds_in_between(stage: Stage) -> None:
     assert stage.refuses(b, "c")
 
 
-def test_side_by_side_is_no_circle(stage: Stage) -> None:
+def test_parallel_waits_are_no_cycle(stage: Stage) -> None:
     a = stage.turn("a")
     to_b, to_c = stage.ask(a, "b"), stage.ask(a, "c")
     stage.ask(a, "b")  # twice the same
@@ -97,7 +97,7 @@ def test_side_by_side_is_no_circle(stage: Stage) -> None:
     assert stage.refuses(c, "b")
 
 
-def test_what_is_over_closes_no_circle(stage: Stage) -> None:
+def test_a_wait_that_is_over_closes_no_cycle(stage: Stage) -> None:
     a = stage.turn("a")
     with stage.waits.begin(a, queue("b")) as wait:
         b = stage.turn("b", wait)
@@ -110,5 +110,5 @@ def test_what_is_over_closes_no_circle(stage: Stage) -> None:
 def test_two_conversations_of_one_agent_are_two_queues(stage: Stage) -> None:
     elsewhere = stage.turn("a", queue="f00")
     stage.ask(elsewhere, "b")
-    # Nobody waits for that conversation, so another turn of B may ask A's own.
+    # No turn waits for that conversation, so another turn of B may ask A's own.
     assert not stage.refuses(stage.turn("b"), "a")
