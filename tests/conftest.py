@@ -26,7 +26,7 @@ from gateway.log import RepeatHandler
 from storage.sql.store import Store
 from tests import stored
 from tests.doubles.upstream import StrictUpstream
-from tests.gateway import deadlines, made_once
+from tests.gateway import deadlines, startup_caches
 from tests.postgres import own_sessions, postgres
 from tests.server import HAS_AGENTS
 
@@ -238,7 +238,7 @@ def pytest_runtestloop() -> Iterator[None]:
     - Every client gets an empty TLS context: a thousand clients would each read all certificates of the machine.
     - The deadlines of tools are lifted, so that no result depends on how busy the machine is.
     - uvicorn checks every 2 ms, instead of every 100 ms, whether it must stop: a thousand tests stop a gateway.
-    - What all gateways make alike is made once.
+    - What each gateway computes alike from the program's files is cached (`startup_caches`).
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     with pytest.MonkeyPatch.context() as patch:
@@ -248,7 +248,7 @@ def pytest_runtestloop() -> Iterator[None]:
         patch.setattr(ssl, "create_default_context", lambda *_, **__: context)
         deadlines.lift(patch.setattr)
         patch.setattr(uvicorn.server, "asyncio", _FastSleepAsyncio())
-        made_once.share(patch.setattr)
+        startup_caches.install(patch.setattr)
         return (yield)
 
 

@@ -1,4 +1,4 @@
-"""Imported by the process whose copies are gateways (`forked`): what it imports and makes, they need not."""
+"""Imports modules and fills caches in the process from which gateways are forked (`forked`)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import uvicorn.lifespan.on
 
 import gateway.cli
 import gateway.cli_commands
-from tests.gateway import deadlines, made_once
+from tests.gateway import deadlines, startup_caches
 
 __all__ = ["deadlines", "gateway", "uvicorn"]
 
-made_once.share()
-made_once.make()
+startup_caches.install()
+startup_caches.fill()

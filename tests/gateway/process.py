@@ -15,12 +15,12 @@ from tempfile import TemporaryDirectory
 import openai
 
 from tests import stored
-from tests.gateway.forked import ROOT, Forked
+from tests.gateway.forked import ROOT, ForkedProcess
 from tests.patience import PATIENCE_S
 from tests.server import Listener
 
-# Modules that may run in a copy of a process (`forked`) with the limits of `patient`.
-COPIED = (
+# Modules that run in a forked process, with the limits of `patient`.
+FORKED = (
     "tests.gateway.patient",
     "tests.agents.kill_process",
     "tests.gateway.background.batch_process",
@@ -31,7 +31,7 @@ COPIED = (
 def command(
     *arguments: str, where: Path, environ: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command of `mnemogate` in a copy of a process (`forked`), and waits for its end.
+    """Runs a command of `mnemogate` in a forked process, and waits for its end.
 
     where: the working directory of the command.
     environ: environment variables in addition to those of the tests.
@@ -39,7 +39,7 @@ def command(
     environment = {**os.environ, **make_database_variable(where, arguments), **(environ or {})}
     with TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        with Forked("gateway", remove_file_option(arguments), where, environment, log) as child:
+        with ForkedProcess("gateway", remove_file_option(arguments), where, environment, log) as child:
             output = child.stdout.read()
             code = child.wait(PATIENCE_S)
         return subprocess.CompletedProcess(arguments, code, output, log.read_text())
@@ -69,7 +69,7 @@ def remove_file_option(arguments: Sequence[str]) -> list[str]:
 class Process(Listener):
     """A gateway in a separate process."""
 
-    child: subprocess.Popen[str] | Forked
+    child: subprocess.Popen[str] | ForkedProcess
     port: int
     # The file of the process's standard error.
     log: Path
@@ -97,21 +97,20 @@ def serving(
 ) -> Iterator[Process]:
     """Serves on a free port until the block ends. Kills the process then.
 
-    A copy of a process (`forked`) gets a database file of the current schema, unless the settings or the environment
-    name a database.
+    A forked process gets a database file of the current schema, unless the settings or the environment name a database.
 
     where: the working directory of the process.
     settings: the text of mnemogate.toml.
     module: the module to run.
     environ: environment variables in addition to those of the tests.
-    is_new: whether a new interpreter runs the module, and never a copy of a process.
+    is_new: whether a new interpreter runs the module, and never a forked process.
     root: the checkout to run, which may hold another version.
     """
     (where / "mnemogate.toml").write_text(settings)
     log = where / "serve.log"
     variables = {**make_database_variable(where, arguments), **(environ or {})}
     is_named = "[database]" in settings or any(name.startswith("MNEMOGATE_DATABASE_") for name in variables)
-    if module in COPIED and not (is_new or is_named):
+    if module in FORKED and not (is_new or is_named):
         stored.lay_new_file(_file_of(where, arguments))
     with started(
         module,
@@ -145,11 +144,11 @@ def started(
     *,
     is_new: bool = False,
     root: Path = ROOT,
-) -> subprocess.Popen[str] | Forked:
+) -> subprocess.Popen[str] | ForkedProcess:
     """Starts a module of a checkout in a process. Its standard error is appended to the file `log`."""
     environment = {**os.environ, "PYTHONPATH": str(root), **environ}
-    if module in COPIED and not is_new and root == ROOT:
-        return Forked(module, arguments, where, environment, log)
+    if module in FORKED and not is_new and root == ROOT:
+        return ForkedProcess(module, arguments, where, environment, log)
     with log.open("a") as errors:
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments],

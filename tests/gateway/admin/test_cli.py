@@ -51,7 +51,7 @@ from storage.sqlite import mount
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import get_latest_version, load_migrations, migrate
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
-from tests.gateway.forked import Forked
+from tests.gateway.forked import ForkedProcess
 from tests.gateway.process import make_database_variable
 from tests.patience import PATIENCE_S, becomes
 from tests.server import RawClient, RunningGateway, held_port, serve, settings_for
@@ -768,7 +768,7 @@ def closed_pipe() -> Iterator[int]:
 @pytest.mark.sqlite
 def test_a_command_whose_last_lines_are_not_read_ends_quietly(tmp_path: Path, closed_pipe: int) -> None:
     log = tmp_path / "log"
-    with Forked("gateway", ["check-config"], tmp_path, os.environ, log, {1: closed_pipe}) as child:
+    with ForkedProcess("gateway", ["check-config"], tmp_path, os.environ, log, {1: closed_pipe}) as child:
         assert child.wait(PATIENCE_S) == 141
     assert log.read_text() == ""
 
@@ -1305,7 +1305,7 @@ def test_on_a_terminal_the_operator_is_asked(database: Path, answer: str, code: 
     ours, theirs = pty.openpty()
     streams = {0: theirs, 2: theirs}
     asked = ["keys", "revoke", "ann"]
-    with Forked("gateway", asked, Path.cwd(), os.environ, Path(os.devnull), streams) as child:
+    with ForkedProcess("gateway", asked, Path.cwd(), os.environ, Path(os.devnull), streams) as child:
         os.close(theirs)
         seen = b""
         while not seen.endswith(b"[y/N] "):
@@ -1373,10 +1373,10 @@ sys.exit(__main__.main())
 
 
 @contextmanager
-def process(*arguments: str) -> Iterator[tuple[Forked, str, int]]:
-    """`mnemogate serve`, as a copy (`forked`), with what it printed and its port. Its log is `serve.log`."""
+def process(*arguments: str) -> Iterator[tuple[ForkedProcess, str, int]]:
+    """Runs `mnemogate serve` in a forked process, with the log `serve.log`. Yields the process, its output and port."""
     log = Path.cwd() / "serve.log"
-    with Forked("gateway", ["serve", "--port", "0", *arguments], Path.cwd(), os.environ, log) as child:
+    with ForkedProcess("gateway", ["serve", "--port", "0", *arguments], Path.cwd(), os.environ, log) as child:
         try:
             said = ""
             while "print(" not in said:  # the last line of the example
@@ -1443,7 +1443,7 @@ def test_serve_says_that_its_database_cannot_be_used(tmp_path: Path) -> None:
         assert re.search(r"^Database: \S+x\.db cannot be used .* nothing is remembered$", said, re.M)
 
 
-def serves_and_ends(child: Forked | subprocess.Popen[bytes], port: int) -> bool:
+def serves_and_ends(child: ForkedProcess | subprocess.Popen[bytes], port: int) -> bool:
     """Waits until a process serves, and returns whether it ends in order."""
     try:
         becomes(lambda: child.poll() is not None or is_ready(port))
@@ -1459,7 +1459,7 @@ def test_serve_goes_on_where_a_full_disk_takes_nothing(full_disk: int) -> None:
     with held_port() as port:
         streams = {1: full_disk, 2: full_disk}
         serve = ["serve", "--port", str(port)]
-        with Forked("gateway", serve, Path.cwd(), os.environ, Path(os.devnull), streams) as child:
+        with ForkedProcess("gateway", serve, Path.cwd(), os.environ, Path(os.devnull), streams) as child:
             assert serves_and_ends(child, port)
 
 
@@ -1475,7 +1475,7 @@ def test_serve_goes_on_where_nothing_can_be_printed() -> None:
 @pytest.mark.sqlite
 def test_a_command_says_that_its_output_has_no_room(tmp_path: Path, full_disk: int) -> None:
     log = tmp_path / "log"
-    with Forked("gateway", ["check-config"], tmp_path, os.environ, log, {1: full_disk}) as child:
+    with ForkedProcess("gateway", ["check-config"], tmp_path, os.environ, log, {1: full_disk}) as child:
         assert child.wait(PATIENCE_S) == 1
     assert log.read_text() == "mnemogate: what it says cannot be written: No space left on device\n"
 

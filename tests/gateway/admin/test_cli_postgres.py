@@ -16,7 +16,7 @@ import pytest
 
 from gateway.cli import main
 from storage.postgres.migration import get_latest_version, load_migrations
-from tests.gateway.forked import Forked
+from tests.gateway.forked import ForkedProcess
 from tests.patience import PATIENCE_S
 from tests.postgres import empty_database, query
 from tests.server import Listener
@@ -150,14 +150,16 @@ def test_migrate_says_that_the_schema_is_there(capsys: Out) -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
 def test_a_worker_works_until_it_is_stopped(end: signal.Signals) -> None:
-    with Forked("gateway", ["worker"], Path.cwd(), os.environ, Path(os.devnull)) as worker:
+    with ForkedProcess("gateway", ["worker"], Path.cwd(), os.environ, Path(os.devnull)) as worker:
         assert worker.stdout.readline().startswith("Mnemogate works on postgresql://")
         worker.send_signal(end)
         assert worker.wait(PATIENCE_S) == 0
 
 
 def test_a_worker_with_a_port_shows_its_health_and_metrics_and_nothing_else() -> None:
-    with Forked("gateway", ["worker", "--port", "0"], Path.cwd(), os.environ, Path(os.devnull)) as worker:
+    with ForkedProcess(
+        "gateway", ["worker", "--port", "0"], Path.cwd(), os.environ, Path(os.devnull)
+    ) as worker:
         assert worker.stdout.readline().startswith("Mnemogate works on postgresql://")
         found = re.search(r"http://127\.0\.0\.1:(\d+)/health", worker.stdout.readline())
         assert found is not None

@@ -24,7 +24,7 @@ from storage.job_records import NO_AGENT
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, say
 from tests.gateway.admin.test_cli import Out, owner
 from tests.gateway.compacting import Notes, text_of
-from tests.gateway.forked import ROOT, Forked
+from tests.gateway.forked import ROOT, ForkedProcess
 from tests.gateway.process import make_database_variable
 from tests.patience import PATIENCE_S
 from tests.server import RunningGateway
@@ -46,7 +46,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Terminal:
     """A terminal on which a command runs."""
 
-    def __init__(self, child: Forked | subprocess.Popen[bytes], descriptor: int) -> None:
+    def __init__(self, child: ForkedProcess | subprocess.Popen[bytes], descriptor: int) -> None:
         self.child = child
         self.seen = ""
         self._descriptor = descriptor
@@ -87,14 +87,14 @@ def terminal(
     termios.tcsetwinsize(there, (40, columns))
     environ = {**os.environ, **variables}
     out = there if stdout is None else stdout
-    child: Forked | subprocess.Popen[bytes]
+    child: ForkedProcess | subprocess.Popen[bytes]
     if is_new:
         command = [sys.executable, "-m", AT_ONCE, *arguments]
         environ["PYTHONPATH"] = str(ROOT)
         child = subprocess.Popen(command, stdin=there, stdout=out, stderr=there, env=environ)
     else:
         streams = {0: there, 1: out, 2: there}
-        child = Forked(AT_ONCE, arguments, Path.cwd(), environ, Path(os.devnull), streams)
+        child = ForkedProcess(AT_ONCE, arguments, Path.cwd(), environ, Path(os.devnull), streams)
     with child:
         os.close(there)
         try:

@@ -1,4 +1,4 @@
-"""Processes of the tests that begin as copies of one: they have nothing in common that new ones would not have."""
+"""Forked processes (`forked`) make ids of their own, as new processes do."""
 
 from __future__ import annotations
 
@@ -10,25 +10,35 @@ from tests.doubles.upstream import StrictUpstream
 from tests.gateway.process import serving
 from tests.test_rooms import OURS, ROOT, tree
 
-# Calls whose result differs from process to process.
-OWN = {"Random", "SystemRandom", "getpid", "monotonic", "perf_counter", "time", "urandom", "uuid4"}
-# What is made by them at an import, and which `forked.make_anew` makes again.
-KNOWN = {
+# Functions whose results differ from process to process.
+PROCESS_FUNCTIONS = {
+    "Random",
+    "SystemRandom",
+    "getpid",
+    "monotonic",
+    "perf_counter",
+    "time",
+    "urandom",
+    "uuid4",
+}
+# The calls of these functions at an import. `forked.reseed_ids` repeats them.
+RESEEDED = {
     "gateway/run/memory/conversation_uid.py: random.Random()",
     "gateway/web/middleware.py: random.Random()",
     "storage/postgres/connection.py: secrets.token_hex(4)",
 }
 
 
-def test_what_is_made_at_import_time_is_made_again_in_a_copy() -> None:
-    found = {
+def test_each_random_value_of_an_import_is_reseeded_in_a_forked_process() -> None:
+    calls = {
         f"{file.relative_to(ROOT)}: {ast.unparse(call)}"
         for room in OURS
         for file in (ROOT / room).rglob("*.py")
         for call in _calls_at_import(tree(file))
-        if (name := ast.unparse(call.func)).startswith("secrets.") or name.rpartition(".")[2] in OWN
+        if (name := ast.unparse(call.func)).startswith("secrets.")
+        or name.rpartition(".")[2] in PROCESS_FUNCTIONS
     }
-    assert found == KNOWN
+    assert calls == RESEEDED
 
 
 def _calls_at_import(node: ast.AST) -> Iterator[ast.Call]:
@@ -43,7 +53,7 @@ def _calls_at_import(node: ast.AST) -> Iterator[ast.Call]:
         yield from _calls_at_import(child)
 
 
-def test_two_copies_give_no_id_twice(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_two_forked_processes_give_no_id_twice(upstream: StrictUpstream, tmp_path: Path) -> None:
     ids = []
     for _ in range(2):
         with serving(tmp_path, "--upstream", upstream.base_url) as gateway:

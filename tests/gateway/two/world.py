@@ -24,7 +24,7 @@ import orjson
 
 from tests.agents.kills import Webhook
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
-from tests.gateway.forked import ROOT, Forked
+from tests.gateway.forked import ROOT, ForkedProcess
 from tests.gateway.process import Process, command, serving, started
 from tests.server import RawClient, RawReply
 
@@ -195,7 +195,7 @@ class Worker:
         (folder / "mnemogate.toml").write_text(settings)
         self.folder, self.place, self.module = folder, place, module
         self.root = ROOT
-        self._child: subprocess.Popen[str] | Forked | None = None
+        self._child: subprocess.Popen[str] | ForkedProcess | None = None
 
     def start(self) -> None:
         log = self.folder / "worker.log"

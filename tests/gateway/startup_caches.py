@@ -1,4 +1,4 @@
-"""What each gateway makes of the program's own files, and a thousand make alike: the tests have it made once."""
+"""Caches what each gateway computes from the program's own files: the same for all gateways of the tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from gateway.page import rendering, route_table
 from gateway.settings import Settings
 from tests.stored import open_store
 
-_MADE_ONCE = (
+# (module, name of the function whose results are cached)
+_CACHED = (
     (starlette.routing, "compile_path"),
     (route_table, "_compile"),
     (operations, "version"),
@@ -31,23 +32,29 @@ _MADE_ONCE = (
 )
 
 
-def share(put: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Has all gateways of this process share it. put: sets a name of a module."""
-    for module, name in _MADE_ONCE:
+def install(put: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Installs the caches for all gateways of this process.
+
+    put: the function that replaces an attribute of a module, as `setattr` or `MonkeyPatch.setattr`.
+    """
+    for module, name in _CACHED:
         put(module, name, cache(getattr(module, name)))
-    put(sqlite_migration, "_load_names", _once_a_schema(sqlite_migration._load_names))
+    put(sqlite_migration, "_load_names", _cache_names(sqlite_migration._load_names))
     put(rendering, "Environment", partial(jinja2.Environment, bytecode_cache=_CompiledTemplates()))
 
 
-def _once_a_schema(names: Callable[[Any], frozenset[str]]) -> Callable[[Any], frozenset[str]]:
-    """Has the names of tables and columns read once of all files with one schema."""
-    known: dict[tuple[Any, ...], frozenset[str]] = {}
+def _cache_names(names: Callable[[Any], frozenset[str]]) -> Callable[[Any], frozenset[str]]:
+    """Returns `names` with its results cached by the schema of the database.
+
+    names: returns the names of tables and columns of a connection's database.
+    """
+    cached: dict[tuple[Any, ...], frozenset[str]] = {}
 
     def names_of(connection: Any) -> frozenset[str]:
         schema = tuple(connection.execute("SELECT type, name, sql FROM sqlite_master"))
-        if schema not in known:
-            known[schema] = names(connection)
-        return known[schema]
+        if schema not in cached:
+            cached[schema] = names(connection)
+        return cached[schema]
 
     return names_of
 
@@ -66,13 +73,13 @@ class _CompiledTemplates(jinja2.BytecodeCache):
         self._codes[bucket.key, bucket.checksum] = bucket.code
 
 
-def make() -> None:
-    """Makes it before there is a gateway, so that copies of this process have it (`forked`)."""
+def fill() -> None:
+    """Fills the caches by making a gateway: processes that are forked from this one (`forked`) have them filled."""
 
-    async def make_one() -> None:
+    async def make_gateway() -> None:
         with TemporaryDirectory() as folder:
             store = await open_store(f"{folder}/memory.db")
             Gateway(Settings(), store)
             await store.close()
 
-    asyncio.run(make_one())
+    asyncio.run(make_gateway())
