@@ -37,7 +37,15 @@ class _WorkScreens(Struct, frozen=True):
         record = await self.work.show(
             request.visitor.project, after=query.after, after_batch=query.after_batch, limit=query.limit
         )
-        return View(record, "work.html", "Work")
+        if request.is_twin:
+            return View(record)
+        failed = await self.work.count_failed(request.visitor.project)
+        return View(record, "work.html", "Work", {"failed": failed})
+
+    async def retry_failed(self, request: ScreenRequest, form: NoFields) -> Answer:
+        done = await self.work.retry_failed(request.visitor.project)
+        await self.audit.add(request.visitor.actor, "job_retry", what=f"failed jobs, {done.retried} in all")
+        return ActionResult(done, "work")
 
     async def retry_job(self, request: ScreenRequest, form: NoFields) -> Answer:
         id = request.params["id"]
@@ -61,6 +69,7 @@ def make_screens(operations: PageOperations) -> list[Screen | Action]:
     work = _WorkScreens(operations.work, operations.audit)
     return [
         Screen("work", work.show, WorkQuery),
+        Action("jobs/retry", work.retry_failed),
         Action("jobs/{id:int}/retry", work.retry_job),
         Action("jobs/{id:int}/cancel", work.cancel_job),
         Action("batches/{id}/cancel", work.cancel_batch),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal
 
 from msgspec import Struct
@@ -57,6 +58,12 @@ class BatchRecord(Struct, frozen=True):
     created: float
     # The number of its items in each state, and their total.
     counts: dict[str, int]
+
+
+class RetriedJobs(Struct, frozen=True):
+    """The jobs that were tried again together."""
+
+    retried: int
 
 
 class WorkRecord(Struct, frozen=True):
@@ -127,6 +134,27 @@ class WorkOperations(Struct, frozen=True):
             raise _make_no_job_error() from error
         except Stale as error:
             raise Conflict(f"{error.message}.") from error
+
+    async def count_failed(self, project: str | None) -> int:
+        """Returns the number of jobs that have failed for good."""
+        return (await self.store.jobs.count_by_state(project))[JobState.DEAD]
+
+    async def retry_failed(self, project: str | None) -> RetriedJobs:
+        """Has each job run now that has failed for good.
+
+        A job that has ended meanwhile is passed over, and so is one from before something was forgotten: it stays in
+        the list of failed jobs.
+        """
+        retried, before = 0, LAST_NUMBER
+        while entries := await self.store.jobs.list_page(is_dead=True, before=before, project=project):
+            before = entries[-1].job.id
+            for entry in entries:
+                with suppress(NotFound, Stale):
+                    await self.store.jobs.retry(entry.job.id)
+                    retried += 1
+        if not retried:
+            raise UnknownId("There is no failed job that can be tried again.")
+        return RetriedJobs(retried)
 
     async def cancel_job(self, project: str | None, id: int) -> JobRecord:
         """Deletes a job and returns it. If it is the job of a batch, the batch ends too."""

@@ -95,6 +95,27 @@ def test_a_failed_job_is_tried_again_or_cancelled(upstream: StrictUpstream, tmp_
         assert done == [("job_cancel", f"job {dead}"), ("job_retry", f"job {dead}")]
 
 
+@pytest.mark.both
+def test_all_failed_jobs_are_tried_again_at_once(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with operate(upstream, tmp_path) as operator:
+        operator.world.chat(user="alice").say("Hello.")
+        of_all = enqueue(operator, "a", error="it failed")
+        dead = [enqueue(operator, f"k{number}", "alice", error="it failed") for number in range(60)]
+        text = plain(operator.get("work").body.decode())
+        assert "61 jobs have failed for good." in text  # more than the list shows
+        assert "Retry 61 jobs" in text
+        # An operator of one project retries the jobs of its memories.
+        assert operator_of(operator.world, "shop").program("POST", "jobs/retry.json", {}).status == 404
+        assert operator_of(operator.world, "default").twin("jobs/retry", {}) == {"retried": 60}
+        states = {id: state for id, state, _ in jobs_of(operator, "?limit=200")}
+        assert states == {of_all: "dead", **dict.fromkeys(dead, "pending")}
+        reply = operator.post("jobs/retry")
+        assert (reply.status, reply.headers["location"]) == (303, "../work")
+        assert operator.post("jobs/retry").status == 404
+        done = [each.what for each in audit(operator) if each.action == "job_retry"]
+        assert done == ["failed jobs, 1 in all", "failed jobs, 60 in all"]
+
+
 def test_an_operator_of_one_project_sees_the_work_of_its_memories(operator: Operator) -> None:
     operator.world.chat(user="alice").say("Hello.")
     own, of_all = enqueue(operator, "a", "alice"), enqueue(operator, "b")
@@ -127,6 +148,12 @@ def test_the_work_looks_right(browser: Browser, operator: Operator) -> None:
         assert name is not None
         assert page.get_by_role("button", name=name.strip()).count() == 0
         assert page.title() == "Work – Mnemogate"
+        retry = page.get_by_role("button", name="Retry 2 jobs")
+        assert not retry.is_visible()
+        page.get_by_text("Retry all failed jobs…").click()
+        retry.click()
+        page.wait_for_url("**/ui/work")
+        assert page.get_by_text("Retry all failed jobs…").is_hidden()
 
 
 def test_the_form_of_a_key_warns_that_requests_need_one_from_then_on(operator: Operator) -> None:
