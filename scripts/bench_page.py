@@ -203,7 +203,9 @@ async def fill_lists(store: Store, agent: Agent, now: float, share: float) -> No
     ]
     memory = await store.agents.find_by_id(agent.id)
     assert memory is not None
-    learned = store.facts.learn_effect(memory, 0, memory.next_seq - 1, now, lambda _: Learned(facts=facts))
+    learned = store.facts.make_learn_effect(
+        memory, 0, memory.next_seq - 1, now, lambda _: Learned(facts=facts)
+    )
     await store.database.write(learned)
     drafts = [PassageDraft(sentence(n), now - n) for n in range(scale(PASSAGES, share))]
     await store.passages.add(agent.id, drafts)

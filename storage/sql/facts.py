@@ -269,7 +269,7 @@ class Facts(GrowingGroup):
         return sourced
 
     @makes_effect
-    async def learn_effect(
+    async def make_learn_effect(
         self,
         connection: Connection,
         agent: Agent,

@@ -69,7 +69,7 @@ class Summaries(StoreGroup):
         return [make_exchange_with_content(row) for row in reversed(rows)]
 
     @makes_effect
-    async def add_effect(
+    async def make_add_effect(
         self,
         connection: Connection,
         agent_row: int,

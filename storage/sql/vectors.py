@@ -286,13 +286,13 @@ class Vectors(StoreGroup):
         )
 
     @makes_effect
-    async def begin_effect(self, connection: Connection, agent_row: int, model: str) -> None:
+    async def make_begin_effect(self, connection: Connection, agent_row: int, model: str) -> None:
         """Returns the effect that begins to embed a memory with a model, from the memory's first message on."""
         await connection.lock(agent_row)
         await connection.run(SQL["begin"], (agent_row, model, 0))
 
     @makes_effect
-    async def add_effect(
+    async def make_add_effect(
         self, connection: Connection, unembedded: Unembedded, added: Mapping[int, bytes]
     ) -> bool:
         """Returns the effect that adds vectors. added: float32 of one length, by the seq of the message.

@@ -240,10 +240,12 @@ async def test_a_search_is_by_meaning_too_where_there_is_an_embedder(
     axis = {"feline": 0, "Rome": 1}
     data = {word: b"".join(pack("<f", float(n == place)) for n in range(2)) for word, place in axis.items()}
     feline, rome = [view.passage.seq for view in await passages.list_page(ann, ANY, OLDEST_FIRST)]
-    await store.database.write(store.vectors.begin_effect(ann.id, "m"))
+    await store.database.write(store.vectors.make_begin_effect(ann.id, "m"))
     found = await store.vectors.find_unembedded(ann.id, "m")
     assert found is not None
-    await store.database.write(store.vectors.add_effect(found, {feline: data["feline"], rome: data["Rome"]}))
+    await store.database.write(
+        store.vectors.make_add_effect(found, {feline: data["feline"], rome: data["Rome"]})
+    )
     asked: list[str] = []
 
     async def embed(agent_rows: Sequence[int], query: str, wait_ms: float) -> Vector | None:

@@ -144,7 +144,7 @@ async def test_no_call_of_an_item_is_written_once_its_memory_has_another_epoch(s
     agent = await store.agents.find_by_id(run.agent_row)
     assert agent is not None
     given = [AssignedItem(run.agent_row, item.id, 0, agent.epoch, b"{}")]
-    await store.database.bulk_write(store.batch_items.assign_effect(1, given, 20.0))
+    await store.database.bulk_write(store.batch_items.make_assign_effect(1, given, 20.0))
     assert await store.batch_items.add_text(run.agent_row, run.id, "call", 1, b"{}")
     await store.forgetting.pause(run.agent_row, 21.0)
     assert not await store.batch_items.add_text(run.agent_row, run.id, "call", 2, b"{}")
@@ -159,7 +159,7 @@ async def test_items_that_are_put_into_a_part(store: Store) -> None:
     assert gone is not None
     await store.forgetting.wipe(gone.id)
     given = [AssignedItem(run.agent_row, item.id, 0, 0, b"{}") for run, item in zip(runs, items, strict=True)]
-    await store.database.bulk_write(store.batch_items.assign_effect(1, given, 20.0))
+    await store.database.bulk_write(store.batch_items.make_assign_effect(1, given, 20.0))
     assert [item.run.uid for item in await store.batch_items.list(batch.id, part=1) if item.run] == [
         run.uid for run in runs[1:]
     ]

@@ -38,7 +38,9 @@ def fact(text: str, *, replaces: Sequence[int] = (), sources: Sequence[int] = (1
 
 
 async def learn(store: Store, agent: Agent, cursor: int, upto: int, learned: Learned) -> None:
-    await store.database.write(store.facts.learn_effect(agent, cursor, upto, NOW, lambda blocks: learned))
+    await store.database.write(
+        store.facts.make_learn_effect(agent, cursor, upto, NOW, lambda blocks: learned)
+    )
 
 
 async def unlearned(
@@ -266,7 +268,7 @@ async def test_facts_are_carried_away_and_in(store: Store, alice: Speaker) -> No
 async def test_the_rule_goes_on_in_a_copy_from_where_it_had_come(store: Store, alice: Speaker) -> None:
     """It does not learn again what was forgotten."""
     await alice.say([user("I never eat meat.")], assistant("Good."))
-    effect = store.facts.learn_effect(
+    effect = store.facts.make_learn_effect(
         alice.agent, 0, 1, NOW, lambda _: Learned(facts=[fact("No meat")]), RULE
     )
     await store.database.write(effect)

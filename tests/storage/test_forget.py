@@ -324,7 +324,7 @@ async def test_a_line_stays_that_another_of_its_messages_says(store: Store, alic
     (block,) = await store.blocks.load(alice.agent.id)
     value = "Likes zqredx.\nLikes zqbluex.\nLikes zqoneux."
     learned = Learned(writes=[(block, value, (first.id, second.id))], facts=[])
-    await store.database.write(store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
+    await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     target = ForgetTarget(exchanges=[first.id])
     found = await store.forget_previews.count(alice.agent.id, target, 2)
     assert (found.counts.versions, found.remade) == (0, 1)
@@ -345,7 +345,7 @@ async def test_a_line_stays_that_the_question_says_and_goes_with_the_question(
     for n, line in enumerate(("Likes zqredx.\nHas zqpinkx.", "Has zqpinkx and zqbluex.")):
         value = f"{value}\n{line}".strip()
         learned = Learned(writes=[(block, value, (row.id,))], facts=[])
-        effect = store.facts.learn_effect(alice.agent, n, n + 1, 1.0, lambda _, learned=learned: learned)
+        effect = store.facts.make_learn_effect(alice.agent, n, n + 1, 1.0, lambda _, learned=learned: learned)
         await store.database.write(effect)
         (block,) = await store.blocks.load(alice.agent.id)
     target = ForgetTarget(messages=[row.reply_seq])
@@ -549,7 +549,7 @@ async def test_one_that_was_shown_what_goes_does_not_commit_once_it_is_gone(
     (e,) = await alice.rows()
     fact = LearnedFact(words("gone"), "", "gone", 1.0, e.id, [e.id])
     await store.database.write(
-        store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
+        store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
     )
     (learned,) = await store.facts.list(alice.agent.id)
     passage = await save_passage(store, alice.agent.id, words("gone"), at=5.0)
@@ -740,7 +740,7 @@ async def test_a_fact_that_is_forgotten_during_a_turn_does_not_come_back(
     red, green, *_ = await alice.rows()
     fact = LearnedFact("likes zqgreenx", "", "green", 1.0, green.id, [green.id])
     await store.database.write(
-        store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
+        store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
     )
     (learned,) = await store.facts.list(alice.agent.id)
     id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[red.id]))
@@ -772,7 +772,7 @@ async def test_a_fact_takes_its_words_out_of_blocks_and_no_longer_ones(
     (block,) = await store.blocks.load(alice.agent.id)
     await store.blocks.write(block.id, 1, f"{gone}\n{stays}".lstrip(), at=1.0, origin="api")
     learned = Learned(facts=[LearnedFact(fact, "", fact, 1.0, None, [])])
-    await store.database.write(store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
+    await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     (stored,) = await store.facts.list(alice.agent.id)
     await forget(store, alice.agent, ForgetTarget(facts=[stored.seq]))
     (block,) = await store.blocks.load(alice.agent.id)
@@ -785,7 +785,7 @@ async def test_a_kept_fact_rests_on_nothing_and_what_it_replaced_goes(
     await talk(alice, ["gone"], "c0")
     (row,) = await alice.rows()
     fact = LearnedFact(words("gone"), "zqtopicx", "gone", 1.0, row.id, [row.id])
-    effect = store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
+    effect = store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
     await store.database.write(effect)
     (wrong,) = await store.facts.list(alice.agent.id)
     right = await store.facts.correct(alice.agent, wrong.seq, words("right"), "right", "operator", 2.0)
@@ -814,7 +814,7 @@ async def test_what_was_kept_of_a_reset_conversation_stays_if_its_turn_is_named_
     (row,) = await alice.rows()
     fact = LearnedFact("Rides to work.", "", "rides", 1.0, row.id, [row.id])
     await store.database.write(
-        store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
+        store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
     )
     kept = await store.facts.list(alice.agent.id)
     id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[row.id]))
@@ -834,7 +834,7 @@ async def test_a_learned_fact_that_is_kept_is_not_learned_again_from_the_source_
 
     async def learn(cursor: int, fact: LearnedFact) -> list[Fact]:
         learned = Learned(facts=[fact])
-        effect = store.facts.learn_effect(alice.agent, cursor, cursor + 1, 1.0, lambda _: learned)
+        effect = store.facts.make_learn_effect(alice.agent, cursor, cursor + 1, 1.0, lambda _: learned)
         await store.database.write(effect)
         return list(await store.facts.list(alice.agent.id))
 
@@ -1036,7 +1036,7 @@ async def test_a_reset_keeps_its_memory_while_something_else_is_forgotten(open_s
     await alice.say([user("It rains.")], assistant("It does."), "c2")
     sailing, *_, rain = await alice.rows()
     learned = Learned(facts=[LearnedFact("Alice sails.", "", "sails", 1.0, sailing.id, [sailing.id])])
-    await store.database.write(store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
+    await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     await save_passage(store, alice.agent.id, "A boat.", at=5.0, sources=[sailing.id])
     conversation = await store.forget_targets.find_conversation(alice.agent.id, "c1")
     forgetting = store.forgetting
@@ -1083,7 +1083,7 @@ async def test_parallel_forgettings_remove_their_own_and_no_more(
     other = turns[19].id
     facts = [LearnedFact(words(f"{n}f"), "", str(n), 1.0, e.id, [e.id]) for n, e in turns.items()]
     facts += [LearnedFact(f"zq{n}ex", "", f"e{n}", 1.0, other, [other]) for n in quoted]
-    effect = store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=facts))
+    effect = store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=facts))
     await store.database.write(effect)
     seqs = {fact.text: fact.seq for fact in await store.facts.list(alice.agent.id)}
     for n, e in turns.items():
@@ -1250,7 +1250,7 @@ async def test_a_preview_counts_the_facts_and_versions_that_go(
     for n, each in enumerate(sources):
         learned = Learned(writes=[(block, f"Line {n}.", each)], facts=[facts[n]])
         await store.database.write(
-            store.facts.learn_effect(alice.agent, n, n + 1, 1.0, lambda _, learned=learned: learned)
+            store.facts.make_learn_effect(alice.agent, n, n + 1, 1.0, lambda _, learned=learned: learned)
         )
         (block,) = await store.blocks.load(alice.agent.id)
     conversation = await store.forget_targets.find_conversation(alice.agent.id, "talk")
@@ -1272,7 +1272,7 @@ async def test_a_preview_counts_a_fact_once_that_goes_with_its_message_and_by_na
     (block,) = await store.blocks.load(alice.agent.id)
     learned = Learned(writes=[(block, "Likes peanuts.\nLikes tea.\nHas a cat.", ())], facts=facts)
     await store.database.write(
-        store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _, learned=learned: learned)
+        store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _, learned=learned: learned)
     )
     seqs = [fact.seq for fact in await store.facts.list(alice.agent.id)]
     target = ForgetTarget(messages=[row.seq], facts=seqs[:1])
@@ -1292,7 +1292,7 @@ async def test_a_preview_counts_the_oldest_of_many_facts_of_a_message_once(
     row = await row_of(alice, "oneu")
     facts = [LearnedFact(f"Fact {n}.", "", f"fact {n}", 1.0, row.id, (row.id,)) for n in range(25)]
     learned = Learned(writes=[], facts=facts)
-    await store.database.write(store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
+    await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     oldest = min(fact.seq for fact in await store.facts.list(alice.agent.id))
     target = ForgetTarget(messages=[row.seq], facts=[oldest])
     found = await store.forget_previews.count(alice.agent.id, target, 1)
@@ -1317,7 +1317,7 @@ async def test_a_preview_of_several_facts_rebuilds_a_block_once(
     facts = [LearnedFact(text, "", text.casefold(), 1.0, row.id, (row.id,)) for text in texts]
     (block,) = await store.blocks.load(alice.agent.id)
     learned = Learned(writes=[(block, "\n".join([*texts, "Has a cat."]), ())], facts=facts)
-    await store.database.write(store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
+    await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     seqs = [fact.seq for fact in await store.facts.list(alice.agent.id)]
     found = await store.forget_previews.count(alice.agent.id, ForgetTarget(facts=seqs), 0)
     assert (found.counts.facts, found.counts.versions) == (5, 5)
@@ -1470,7 +1470,7 @@ async def test_jobs_of_a_sleeptime_agent_outlive_a_forgetting_in_the_memory_that
     await store.sleepers.adopt("default", memory.id, sleeper.id, at=1.0)
     reading = Run(0, "r1", sleeper.id, 0, RunState.CREATED, 1.0, background=True)
     wanted = RunAccept(reading, b"{}", key="reading/1", uid="c1", kind="sleep", read_memory_row=memory.id)
-    await store.database.write(store.sleepers.accept_effect(wanted))
+    await store.database.write(store.sleepers.make_accept_effect(wanted))
     queued = await store.jobs.enqueue("compact", sleeper.id, "default")
     running = await store.jobs.enqueue("run", sleeper.id, "r2")
     first = await store.jobs.leases.claim(["run"], lease_s=60.0, tries=3)

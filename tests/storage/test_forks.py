@@ -47,7 +47,7 @@ class Talk:
 
     async def summarise(self, e: Exchange) -> None:
         agent = self.writer.agent.id
-        add = self.store.summaries.add_effect(agent, e, f"of {e.id}", tokens=1, at=1.0, model="m")
+        add = self.store.summaries.make_add_effect(agent, e, f"of {e.id}", tokens=1, at=1.0, model="m")
         await self.store.database.write(add)
 
     async def summarised(self) -> set[int]:

@@ -53,7 +53,7 @@ def fact(text: str, sources: Sequence[int] = (1,)) -> LearnedFact:
 async def learn(store: Store, agent: Agent, cursor: int, *facts: LearnedFact) -> None:
     learned = Learned(facts=list(facts))
     await store.database.write(
-        store.facts.learn_effect(agent, cursor, cursor + 1, NOW, lambda blocks: learned)
+        store.facts.make_learn_effect(agent, cursor, cursor + 1, NOW, lambda blocks: learned)
     )
 
 

@@ -239,7 +239,7 @@ async def read(store: Store, agent: Agent, model: str = MODEL) -> Unembedded:
     found = await store.vectors.find_unembedded(agent.id, model)
     assert found is not None
     if found.is_new:
-        await store.database.write(store.vectors.begin_effect(agent.id, model))
+        await store.database.write(store.vectors.make_begin_effect(agent.id, model))
         return await read(store, agent, model)
     return found
 
@@ -252,7 +252,7 @@ async def embed(
     while await store.vectors.lacks(agent.id, model):
         found = await read(store, agent, model)
         added = {m.seq: vector(m) for m in found.messages}
-        await store.database.write(store.vectors.add_effect(found, added))
+        await store.database.write(store.vectors.make_add_effect(found, added))
         texts += [m.text for m in found.messages]
     return texts
 
@@ -406,7 +406,7 @@ async def test_another_model_starts_over_and_replaces_the_first(store: Store, al
     assert await store.vectors.lacks(agent.id, "b")
     found = await read(store, agent, "b")
     await store.database.write(
-        store.vectors.add_effect(found, {m.seq: unit(m.text, 8) for m in found.messages})
+        store.vectors.make_add_effect(found, {m.seq: unit(m.text, 8) for m in found.messages})
     )
     assert [model for model, _ in await stored(store, agent)] == ["b", "b", MODEL]
     assert await search(store, agent, "What of n3?") == []  # its vectors are no longer compared
@@ -430,8 +430,8 @@ async def test_what_has_changed_since_it_was_read_is_read_again(store: Store, al
     await talk(alice, "tea")
     agent = alice.agent
     found = await read(store, agent)
-    await store.database.write(store.vectors.begin_effect(agent.id, MODEL))
-    await store.database.write(store.vectors.add_effect(found, {1: unit("late")}))
+    await store.database.write(store.vectors.make_begin_effect(agent.id, MODEL))
+    await store.database.write(store.vectors.make_add_effect(found, {1: unit("late")}))
     assert await stored(store, agent) == []
     assert await store.vectors.lacks(agent.id, MODEL)
 
@@ -526,7 +526,7 @@ async def test_forgetting_takes_the_vectors_along_while_another_embedder_takes_o
     await embed(store, agent)
     found = await read(store, agent, model)
     added = {m.seq: longer(m) for m in found.messages[:20]}
-    await store.database.write(store.vectors.add_effect(found, added))
+    await store.database.write(store.vectors.make_add_effect(found, added))
     assert {name for name, _ in await stored(store, agent)} == {model}
     gone = (await alice.rows())[0].id, (await alice.rows())[-1].id
     early, late = "What of number 0?", "What of number 39?"
@@ -595,7 +595,7 @@ async def test_what_was_under_way_when_something_was_forgotten_brings_nothing_ba
     added = {m.seq: of_text(m) for m in found.messages}
     await forget(store, agent, ForgetTarget(exchanges=[(await alice.rows())[0].id]))
     with pytest.raises(Stale):
-        await store.jobs.finish(job, store.vectors.add_effect(found, added))
+        await store.jobs.finish(job, store.vectors.make_add_effect(found, added))
     await store.database.sweep(1000)
     assert left(holds, "What of one?", "This of one.") == []
     assert await embed(store, agent) == ["What of two?", "This of two."]

@@ -222,7 +222,7 @@ class _Attempt:
         """Ends the batch, unless it is over, and has the callback of its creator made, once."""
         batches = self.jobs.store.batches
         at = self.jobs.keeper.now()
-        await self.job.commit(batches.finish_effect(self.batch.id, BatchState.COMPLETED, at))
+        await self.job.commit(batches.make_finish_effect(self.batch.id, BatchState.COMPLETED, at))
         batch = await batches.get(None, self.batch.uid)
         if batch.callback is not None:
             counts = await self.jobs.store.batch_items.count(batch.id)

@@ -272,7 +272,7 @@ class PartSubmitter:
         """Puts the items of a draft into a part, by pages."""
         items = self.outcomes.store.batch_items
         for n in range(0, len(draft.items), PAGE_ITEMS):
-            effect = items.assign_effect(part.number, draft.items[n : n + PAGE_ITEMS], self.parts.now())
+            effect = items.make_assign_effect(part.number, draft.items[n : n + PAGE_ITEMS], self.parts.now())
             await self.outcomes.job.commit(effect)
 
     async def _load_items(self, part_number: int) -> AsyncIterator[BatchItem]:

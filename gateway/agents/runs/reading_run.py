@@ -130,7 +130,7 @@ class ReadingRun(Struct, frozen=True):
             return replace(batch, is_more=True)
         if not await store.runs.has_answered(self.reading.run) or not await self._answers_greeting():
             return None
-        await self.job.commit(store.sleepers.advance_effect(batch.span, self.services.keeper.now()))
+        await self.job.commit(store.sleepers.make_advance_effect(batch.span, self.services.keeper.now()))
         _log.warning("Sleeptime: the model of an agent refuses to read a part of a memory, which is skipped.")
         return batch
 

@@ -124,7 +124,7 @@ class Sleeping:
         if not is_due or not await self._has_words(job, memory, reader):
             return None
         command = replace(make_reading_run(reader.sleeper_row, memory.id, self._now()), kind="")
-        await job.commit(self._store.sleepers.accept_effect(command))
+        await job.commit(self._store.sleepers.make_accept_effect(command))
         return await self._store.sleepers.find_reading(reader.sleeper_row)
 
     async def _has_words(self, job: JobContext, memory: Agent, reader: ReaderEntry) -> bool:
@@ -135,7 +135,7 @@ class Sleeping:
             if clean_messages(unread.messages):
                 return True
             span = ReadSpan(memory.id, reader.sleeper_row, unread.cursor, unread.upto)
-            await job.commit(self._store.sleepers.advance_effect(span, self._now()))
+            await job.commit(self._store.sleepers.make_advance_effect(span, self._now()))
             is_more = unread.is_more and unread.upto > unread.cursor
         return False
 

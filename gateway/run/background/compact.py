@@ -161,7 +161,7 @@ class Compactor:
         if written is None:
             return
         await job.finish(
-            self.store.summaries.add_effect(
+            self.store.summaries.make_add_effect(
                 job.agent_row,
                 span.end,
                 written.text,

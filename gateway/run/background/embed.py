@@ -104,7 +104,7 @@ class EmbeddingService:
             pass
         unembedded = await vectors.find_unembedded(job.agent_row, name)
         if unembedded is not None and unembedded.is_new:
-            await job.commit(vectors.begin_effect(job.agent_row, name))
+            await job.commit(vectors.make_begin_effect(job.agent_row, name))
             unembedded = await vectors.find_unembedded(job.agent_row, name)
         if unembedded is None or unembedded.is_new or not unembedded.agent.scope.spans_conversations:
             return
@@ -120,7 +120,7 @@ class EmbeddingService:
                 self._paused_until = self._clock() + PAUSE_S
             raise
         self._failures = 0
-        add = vectors.add_effect(unembedded, new_vectors)
+        add = vectors.make_add_effect(unembedded, new_vectors)
 
         async def add_and_go_on(connection: Connection) -> None:
             if await add(connection):

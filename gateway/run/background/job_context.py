@@ -7,7 +7,7 @@ is a step of the job:
         reply = await job.step("ask", lambda: ask(job.payload))  # journaled: not asked again after a crash
         await job.finish(make_effect(job.agent_row, reply))  # the effect and the job's end: one transaction
 
-`ask` returns bytes, and `make_effect` an `Effect`, as `Facts.learn_effect` does.
+`ask` returns bytes, and `make_effect` an `Effect`, as `Facts.make_learn_effect` does.
 """
 
 from __future__ import annotations

@@ -271,7 +271,7 @@ class LearningService:
         upto: the number up to which messages were read.
         decide: returns the changes, given the present blocks.
         """
-        return self._store.facts.learn_effect(
+        return self._store.facts.make_learn_effect(
             unread.agent, unread.cursor, upto, now=self._now(), decide=decide, reader=self._reader
         )
 

@@ -167,7 +167,7 @@ class BatchItems(StoreGroup):
     # -- items go on
 
     @makes_effect
-    async def assign_effect(
+    async def make_assign_effect(
         self, connection: Connection, part: int, items: Sequence[AssignedItem], at: float
     ) -> None:
         """Returns the effect that puts items into a part, and closes items that have ended."""
@@ -182,7 +182,7 @@ class BatchItems(StoreGroup):
             await connection.run(SQL["append_text"], text)
 
     @makes_effect
-    async def write_effect(
+    async def make_write_effect(
         self, connection: Connection, project: str, day: int, writes: Sequence[ItemWrite]
     ) -> None:
         """Returns the effect that writes the outcomes of items.

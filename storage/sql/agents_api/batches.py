@@ -68,7 +68,7 @@ class Batches(StoreGroup):
     async def fail(self, batch: Batch, at: float) -> None:
         """Fails a batch that is not accepted yet, with its items so far."""
         await self._items.end(batch.id, RunState.FAILED, "error", at)
-        await self._database.bulk_write(self.finish_effect(batch.id, BatchState.FAILED, at))
+        await self._database.bulk_write(self.make_finish_effect(batch.id, BatchState.FAILED, at))
 
     async def _find_job(self, batch: Batch) -> int | None:
         return await self._database.read(
@@ -122,7 +122,7 @@ class Batches(StoreGroup):
     # -- a batch moves on
 
     @makes_effect
-    async def finish_effect(
+    async def make_finish_effect(
         self, connection: Connection, batch_row: int, state: BatchState, at: float
     ) -> None:
         """Returns the effect that ends a batch, unless it has ended."""
@@ -138,7 +138,7 @@ class Batches(StoreGroup):
 
         deletes_job: True to cancel all items, and to delete the job.
         """
-        await self._database.bulk_write(self.finish_effect(batch.id, BatchState.CANCELLED, at))
+        await self._database.bulk_write(self.make_finish_effect(batch.id, BatchState.CANCELLED, at))
         present = await self.get(None, batch.uid)
         job = await self._find_job(batch)
         if present.state is BatchState.CANCELLED:

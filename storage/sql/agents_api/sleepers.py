@@ -196,11 +196,11 @@ class Sleepers(StoreGroup):
     empty_readings = bulk_writes(as_method(empty_readings))
 
     @makes_effect
-    async def accept_effect(self, connection: Connection, command: RunAccept) -> None:
+    async def make_accept_effect(self, connection: Connection, command: RunAccept) -> None:
         """Returns the effect that accepts a reading, unless the sleeper has one under way."""
         await accept_reading(connection, self._jobs, command)
 
     @makes_effect
-    async def advance_effect(self, connection: Connection, span: ReadSpan, at: float) -> None:
+    async def make_advance_effect(self, connection: Connection, span: ReadSpan, at: float) -> None:
         """Returns the effect that moves a reader's cursor past a part of a memory."""
         await advance_over(connection, span, at)

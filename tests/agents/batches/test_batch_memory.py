@@ -258,7 +258,7 @@ def test_an_item_of_a_conversation_that_is_gone_goes_to_no_other(tmp_path: Path)
 def test_what_is_forgotten_while_a_part_is_composed_is_not_sent(
     has_ended: bool, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assign, forgotten = BatchItems.assign_effect, list[int]()
+    assign, forgotten = BatchItems.make_assign_effect, list[int]()
 
     def assigned(stored: BatchItems, part: int, items: Any, at: float) -> Effect:
         async def write(connection: Connection) -> None:
@@ -281,7 +281,7 @@ def test_what_is_forgotten_while_a_part_is_composed_is_not_sent(
         loops.append(asyncio._get_running_loop())
         leave_out(draft, runs)
 
-    monkeypatch.setattr(BatchItems, "assign_effect", assigned)
+    monkeypatch.setattr(BatchItems, "make_assign_effect", assigned)
     monkeypatch.setattr(PartDraft, "leave_out", left_out)
     with scene(tmp_path) as s:
         found = s.ended(s.post(s.agents(count), "quokkas"))["counts"]
@@ -535,7 +535,7 @@ def test_its_maker_is_called_back(tmp_path: Path) -> None:
 def test_a_callback_reports_a_batch_that_is_cancelled_as_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish = Batches.finish_effect
+    finish = Batches.make_finish_effect
 
     def cancel_first(batches: Batches, id: int, state: BatchState, at: float) -> Effect:
         async def write(connection: Connection) -> None:
@@ -544,7 +544,7 @@ def test_a_callback_reports_a_batch_that_is_cancelled_as_it_ends(
 
         return write
 
-    monkeypatch.setattr(Batches, "finish_effect", cancel_first)
+    monkeypatch.setattr(Batches, "make_finish_effect", cancel_first)
     with called_back(tmp_path) as (s, receiver, _, batch):
         assert (s.get(batch)["status"], orjson.loads(receiver.bodies[0])["status"]) == ("cancelled",) * 2
 

@@ -1238,7 +1238,9 @@ async def learn_of_ann(store: Store) -> None:
     assert agent is not None
     (row,) = await store.memory_pages.list_newest_exchanges(agent.id, limit=1)
     fact = LearnedFact("Ann has a cat.", "", "cat", 1.0, row, [row])
-    await store.database.write(store.facts.learn_effect(agent, 0, 1, 1.0, lambda _: Learned(facts=[fact])))
+    await store.database.write(
+        store.facts.make_learn_effect(agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
+    )
 
 
 def test_a_forgetting_that_was_cut_off_ends_where_it_is_asked_for_again(

@@ -92,7 +92,7 @@ class Scene:
     def _break_learning(self) -> None:
         """While `breaks`, a job that learns fails when its answer has been journaled."""
         facts = self.world.store.facts
-        whole = facts.learn_effect
+        whole = facts.make_learn_effect
 
         def breaking(*arguments: Any, **named_arguments: Any) -> Any:
             effect = whole(*arguments, **named_arguments)
@@ -104,7 +104,7 @@ class Scene:
 
             return write
 
-        facts.learn_effect = breaking  # type: ignore[method-assign]
+        facts.make_learn_effect = breaking  # type: ignore[method-assign]
 
     def chat(self, conversation: str) -> Chat:
         headers = {"x-mnemogate-conversation": conversation}

@@ -73,7 +73,9 @@ def learn(world: World, *texts: str, always: bool = False) -> list[int]:
         of = await world.store.agents.find(Scope("default", "helper", "user:alice"))
         assert of is not None
         facts = [LearnedFact(text, "", text.casefold(), 1.0, None, (), standing=always) for text in texts]
-        effect = world.store.facts.learn_effect(of, 0, 1, world.clock(), lambda blocks: Learned(facts=facts))
+        effect = world.store.facts.make_learn_effect(
+            of, 0, 1, world.clock(), lambda blocks: Learned(facts=facts)
+        )
         await world.store.database.write(effect)
         return [fact.seq for fact in reversed(await world.store.facts.list(of.id))]
 

@@ -50,7 +50,7 @@ def learn(world: World, text: str, row: int, block: str = "") -> int:
         fact = LearnedFact(text, "", text.casefold(), world.clock(), row, [row])
         (human,) = await world.store.blocks.load(of.id)
         writes = [(human, block, [row])] if block else []
-        effect = world.store.facts.learn_effect(
+        effect = world.store.facts.make_learn_effect(
             of, 0, 1, world.clock(), lambda blocks: Learned(writes=writes, facts=[fact])
         )
         await world.store.database.write(effect)

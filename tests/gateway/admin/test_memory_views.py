@@ -66,7 +66,7 @@ def learn(world: World, *facts: tuple[str, int]) -> list[int]:
     written = [LearnedFact(text, "", text.casefold(), 1.0, row, [row]) for text, row in facts]
 
     async def write() -> list[int]:
-        effect = world.store.facts.learn_effect(
+        effect = world.store.facts.make_learn_effect(
             of, 0, 1, world.clock(), lambda blocks: Learned(facts=written)
         )
         await world.store.database.write(effect)

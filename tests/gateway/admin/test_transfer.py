@@ -135,7 +135,9 @@ async def learn(store: Store, alice: Speaker) -> None:
     """All that was said is learned from; there was nothing in it."""
     last = (await store.export_reader.find_end(alice.agent))["seq"]
     ((cursor,),) = await rows(store, "SELECT coalesce(max(seq), 0) FROM readers")
-    await store.database.write(store.facts.learn_effect(alice.agent, cursor, last, 5.0, lambda _: Learned()))
+    await store.database.write(
+        store.facts.make_learn_effect(alice.agent, cursor, last, 5.0, lambda _: Learned())
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 4, 5])
@@ -365,7 +367,7 @@ async def test_an_edit_is_not_made_again_for_a_fact_that_is_learned_while_a_memo
     await alice.say([*said, user("bye")], assistant("Bye."), "c1")
     first, _ = await alice.rows()
     learned = Learned(facts=[LearnedFact("Likes tea.", "", "k", 1.0, first.id, [first.id])])
-    learn = store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned)
+    learn = store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned)
     exported = await export_during(store, alice.agent, lambda: store.database.write(learn))
     edits = [line["edit"] for line in map(json.loads, exported) if "edit" in line]
     assert [edit["state"] for edit in edits] == ["merged"]

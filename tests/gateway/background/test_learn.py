@@ -455,7 +455,7 @@ def test_what_fails_between_the_answer_and_the_disk_is_done_once(
     learner: Learner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = learner.world.store.facts
-    whole, failures = facts.learn_effect, [1]
+    whole, failures = facts.make_learn_effect, [1]
 
     def breaking(*arguments: Any, **named: Any) -> Any:
         effect = whole(*arguments, **named)
@@ -468,7 +468,7 @@ def test_what_fails_between_the_answer_and_the_disk_is_done_once(
 
         return write
 
-    monkeypatch.setattr(facts, "learn_effect", breaking)
+    monkeypatch.setattr(facts, "make_learn_effect", breaking)
     learner.teaches(fact(MISO), note("Cat: Miso"))
     learner.world.chat(user="alice").say(KITTEN)
     learner.rest()
@@ -490,7 +490,7 @@ def test_what_was_written_is_not_written_again(learner: Learner) -> None:
     async def again() -> None:
         found = await learner.world.store.agents.find(Scope("default", "default", "user:alice"))
         assert found is not None
-        effect = learner.world.store.facts.learn_effect(
+        effect = learner.world.store.facts.make_learn_effect(
             found, 0, 99, 0.0, lambda blocks: pytest.fail("decided")
         )
         await learner.world.store.database.write(effect)

@@ -138,7 +138,7 @@ def test_a_muted_fact_is_left_out_for_that(world: World) -> None:
         assert found is not None
         fact = LearnedFact("Alice's cat is called Ponyo.", "", "ponyo", 1.0, None, ())
         await store.database.write(
-            store.facts.learn_effect(found, 0, 1, world.clock(), lambda blocks: Learned(facts=[fact]))
+            store.facts.make_learn_effect(found, 0, 1, world.clock(), lambda blocks: Learned(facts=[fact]))
         )
         (known,) = await store.facts.list(found.id)
         await store.facts.mute(found.id, known.seq, world.clock(), is_muted=True)

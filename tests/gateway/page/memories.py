@@ -63,7 +63,7 @@ def learn(
         blocks = await world.store.blocks.load(agent.id)
         writes = [(blocks[0], block, [row])] if block is not None else []
         learned = Learned(writes=writes, facts=facts)
-        effect = world.store.facts.learn_effect(agent, 0, 1, world.clock(), lambda _: learned)
+        effect = world.store.facts.make_learn_effect(agent, 0, 1, world.clock(), lambda _: learned)
         await world.store.database.write(effect)
         listed = await world.store.facts.list(agent.id, limit=len(texts))
         return [fact.seq for fact in reversed(listed)]

@@ -1259,7 +1259,9 @@ def test_a_fact_says_what_further_sources_mean_and_what_becomes_of_its_correctio
 
     async def write() -> None:
         learned = Learned(facts=facts)
-        await world.store.database.write(world.store.facts.learn_effect(agent, 0, 1, 1.0, lambda _: learned))
+        await world.store.database.write(
+            world.store.facts.make_learn_effect(agent, 0, 1, 1.0, lambda _: learned)
+        )
 
     world.gateway.call(write())
     seqs = [each["seq"] for each in operator.twin(f"m/{agent.uid}/facts")["items"]]

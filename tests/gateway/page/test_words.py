@@ -1859,7 +1859,9 @@ def test_a_fact_that_learning_replaced_is_not_taken_for_corrected(operator: Oper
     )
 
     async def learn_again() -> None:
-        effect = world.store.facts.learn_effect(agent, 1, 2, world.clock(), lambda _: Learned(facts=[new]))
+        effect = world.store.facts.make_learn_effect(
+            agent, 1, 2, world.clock(), lambda _: Learned(facts=[new])
+        )
         await world.store.database.write(effect)
 
     world.gateway.call(learn_again())

@@ -190,7 +190,7 @@ async def test_results_of_a_batch_wait_for_an_agent_without_holding_another(
     writes = [ItemEnd(each, RunState.FAILED, "error", 20.0) for each in (second, first)]
     async with locked_agent(database, first.run.agent_row) as transaction:
         written = asyncio.ensure_future(
-            stores[0].database.bulk_write(items.write_effect("default", 0, writes))
+            stores[0].database.bulk_write(items.make_write_effect("default", 0, writes))
         )
         await until_waiting(database, 1, written)
         await transaction.execute(f"SELECT FROM agents WHERE id = {second.run.agent_row} FOR UPDATE NOWAIT")
