@@ -357,7 +357,7 @@ async def rows(store: Store, statement: str, values: Sequence[object] = ()) -> l
 async def keeps_emptied_rows(store: Store) -> bool:
     """Returns whether erased records have left emptied rows without an owner, as they do in SQLite.
 
-    A deleted row makes SQLite distribute the rows next to it again (storage/sql/forget.sql).
+    A deleted row makes SQLite distribute the rows next to it again (storage/sql/erase.sql).
     """
     emptied = (
         "run_texts WHERE agent = 0", "definition_texts WHERE length(body) = 0", "files WHERE memory = 0",

@@ -20,7 +20,7 @@ from storage.sql.exchange_rows import is_step
 from storage.sql.statements import load, load_rows
 from storage.store_rules import Rules
 
-SQL = load("forget.sql")
+SQL = load("additions.sql")
 
 DAY_S = 86_400
 
@@ -126,7 +126,7 @@ async def erase_foreign_additions(
 async def _erase_quotes(
     connection: Connection, agent_row: int, id: int, step: int | None, gone: Gone, rules: Rules
 ) -> None:
-    """Erases additions that may quote the erased part, in an exchange. step: as in `additions` of forget.sql."""
+    """Erases additions that may quote the erased part, in an exchange. step: as in `additions` of additions.sql."""
     exchange = await exchanges.find_exchange(connection, agent_row, id)
     if exchange is None or not gone.was_known_to(exchange):
         return
@@ -145,7 +145,7 @@ async def find_gone(connection: Connection, agent_row: int) -> Gone | None:
     erased = [_ErasedExchange(*row) for row in await connection.fetch_rows(SQL["touched"], (agent_row,))]
     # A mark of the kind `day` has the number of a day in its column `exchange`.
     days = {int(day) for (day,) in await connection.fetch_rows(SQL["gone_days"], (agent_row,))}
-    has_blocks = bool(await connection.fetch_value(SQL["is_blocks"], (agent_row,)))
+    has_blocks = bool(await connection.fetch_value(SQL["has_rewritten_block"], (agent_row,)))
     erased_from: dict[int, int] = {}  # by conversation
     for exchange in erased:
         first_seq = erased_from.get(exchange.conversation_row, exchange.seq)

@@ -66,7 +66,7 @@ from storage.sql.sections import empty_sections, empty_sections_showing
 from storage.sql.statements import load, load_column, load_rows, run_for_list
 from storage.sql.vectors import forget_indexed
 
-SQL = load("forget.sql")
+SQL = load("erase.sql")
 
 # The rows of one transaction where most are read and stay.
 _READ_PAGE = 128

@@ -25,7 +25,7 @@ from storage.sql.statements import load, load_column
 from storage.sql.vectors import forget_indexed
 from storage.store_rules import Rules
 
-SQL = load("forget.sql")
+SQL = load("erase_exchanges.sql")
 
 
 async def erase_exchanges(connection: Connection, work: ErasingWork, after: int) -> int | None:

@@ -29,7 +29,7 @@ from storage.sql.statements import load, load_column, load_rows, lower_ascii
 from storage.store_rules import Rules
 
 SQL = load("forget_preview.sql")
-_FORGET_SQL = load("forget.sql")
+_ERASE_SQL = load("erase.sql")
 
 # The most exchanges that are read: erased exchanges, and later exchanges with notes.
 _MAX_EXCHANGES = 2_000
@@ -325,9 +325,7 @@ class ForgetPreviews(StoreGroup):
         """Returns how much would be erased with the facts and passages that a target names."""
         text_values = [[lower_ascii(text)] for text in content.texts]
         versions = await self._count_versions(connection, agent_row, "versions_with", text_values, content)
-        days = await load_rows(
-            connection, _FORGET_SQL["days_named"], [*target.facts, *target.passages], agent_row
-        )
+        days = await load_rows(connection, SQL["days_named"], [*target.facts, *target.passages], agent_row)
         marks = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
         notes = await self._count_all_quoting(connection, agent_row, marks, content.erased.listed)
         counts = ForgetCounts(
@@ -478,16 +476,14 @@ async def _count_whole(connection: Connection, agent_row: int) -> ForgetCounts:
 
 async def _read_named_texts(connection: Connection, agent_row: int, target: ForgetTarget) -> list[str]:
     """Returns the texts of the facts that a target names."""
-    return [
-        row[0] for row in await load_rows(connection, _FORGET_SQL["facts_named"], target.facts, agent_row)
-    ]
+    return [row[0] for row in await load_rows(connection, _ERASE_SQL["facts_named"], target.facts, agent_row)]
 
 
 async def _load_visible_blocks(connection: Connection, agent_row: int) -> list[int]:
-    scope = await connection.fetch_row(_FORGET_SQL["scope_of"], (agent_row,))
+    scope = await connection.fetch_row(_ERASE_SQL["scope_of"], (agent_row,))
     if scope is None:
         return []
-    return await load_column(connection, _FORGET_SQL["blocks_seen"], (agent_row, scope[0], scope[1]))
+    return await load_column(connection, _ERASE_SQL["blocks_seen"], (agent_row, scope[0], scope[1]))
 
 
 async def _is_far_back(connection: Connection, agent_row: int, seq: int) -> bool:

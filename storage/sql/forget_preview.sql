@@ -136,3 +136,8 @@ SELECT a.messages, (SELECT count(*) FROM facts f WHERE f.agent = a.id),
 (SELECT count(*) FROM blocks b JOIN block_history h ON h.block = b.id WHERE b.agent = a.id AND h.origin <> '-'),
 (SELECT count(*) FROM summaries s WHERE s.agent = a.id AND s.agent <> 0)
 FROM agents a WHERE a.id = ?
+
+-- name: days_named
+-- Reads the days that some facts and passages are from.
+SELECT valid_from FROM facts WHERE agent = ?1 AND seq {in:2:BIGINT:64}
+UNION ALL SELECT at FROM passages WHERE agent = ?1 AND seq {in:2:BIGINT:64}

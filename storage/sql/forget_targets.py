@@ -11,7 +11,7 @@ from storage.sql import exchanges
 from storage.sql.group import StoreGroup, long_reads, reads
 from storage.sql.statements import load, load_column
 
-SQL = load("forget.sql")
+SQL = load("forget_targets.sql")
 
 # The most memories that one read searches for old content. Chosen, not measured: some hundred exchanges of a user take
 # milliseconds.

@@ -121,7 +121,7 @@ UNION SELECT a.id FROM blocks b JOIN agents a ON a.project = b.project AND a.pro
 WHERE b.id = ?1 AND b.agent IS NULL AND b.profile <> ''
 
 -- piece: erase_values (sqlite)
--- Erases values of blocks, as forget.sql says.
+-- Erases values of blocks, as erase.sql says.
 UPDATE block_history SET block = -id, version = 0, restores = NULL, at = 0, origin = '', exchange = NULL,
     sources = x'5b5d', value = ''
 
@@ -173,3 +173,10 @@ day, project, "user", key, upstream, model
 cache_write_tokens, reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens,
 evicted_tokens, background_input_tokens, background_output_tokens, batch_input_tokens, batch_output_tokens, cost,
 unpriced_tokens, answered, question_tokens
+
+-- piece: erase_files (sqlite)
+-- Erases files, which have names that people gave them.
+UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = ''
+
+-- piece: erase_files (postgres)
+DELETE FROM files

@@ -23,7 +23,7 @@ from storage.sql.statements import load, load_column, load_rows
 from storage.sql.turn_edits import make_edit
 from storage.store_rules import Rules
 
-SQL = load("forget.sql")
+SQL = load("rebuild.sql")
 
 # The most exchanges of which the staying messages are read for a block: some milliseconds, while the writer waits.
 _MAX_REMAINING = 64

@@ -21,7 +21,7 @@ ROOT = Path(storage.__file__).parent
 HEAD = """\
 -- The schema of a new database. For reading: the program makes it by the files in `migrations`.
 -- The comment over a table says what one row is. Each memory is a row of `agents`; a number in `agent` or `memory` is
--- the row's id. The number is 0 where a row belongs to no memory, or no longer: storage/sql/forget.sql empties such
+-- the row's id. The number is 0 where a row belongs to no memory, or no longer: storage/sql/erase.sql empties such
 -- rows in SQLite, and indexes leave them out (`agent <> 0`). A time is in seconds since the epoch. Triggers `rev_*` and
 -- `stamp_*` raise numbers of an agent by which caches notice a change."""
 COMMENTED_TABLE = re.compile(r"^-- (.+)\nCREATE TABLE (\w+) ", re.MULTILINE)

@@ -199,7 +199,7 @@ def test_a_list_that_may_go_either_way_is_written_once() -> None:
 
 def test_a_piece_may_have_a_text_for_each_database() -> None:
     """What SQLite empties where it is, PostgreSQL deletes."""
-    erase = STATEMENTS["forget.sql: passage_erase"]
+    erase = STATEMENTS["erase.sql: passage_erase"]
     assert erase.startswith("UPDATE passages SET agent = -id, ")
     assert erase.endswith("text = '' WHERE id = ?1 AND agent = ?2")
     assert erase.postgres == "DELETE FROM passages WHERE id = $1 AND agent = $2"

@@ -124,7 +124,7 @@ async def test_a_forgetting_finds_the_turns_that_a_block_came_from_by_index(memo
     """Of whatever memory they are, and whatever all memories have."""
     async with connect(memories) as connection:
         await connection.execute("SET enable_seqscan = off")  # the other tables are small here
-        plan = await explain(connection, load("forget.sql")[name].postgres)
+        plan = await explain(connection, load("rebuild.sql")[name].postgres)
     assert any("using exchanges_row on exchanges" in line for line in plan), plan
     of_edits = [
         after for line, after in itertools.pairwise(plan) if " on block_ops" in line and "Scan" in line

@@ -24,7 +24,7 @@ QUICK = {
     "terms.sql": ("load_terms_since",),
     "passages.sql": ("passage_list",),
     "exchanges.sql": ("memory_snapshot",),
-    "forget.sql": ("edit_of_call", "edit_of_call_erase"),
+    "rebuild.sql": ("edit_of_call", "edit_of_call_erase"),
     "agents_api/runs.sql": (
         "get", "find", "by_otid", "newest_of_conversation", "newest_waiting", "begin", "end", "steps", "step_find",
         "waiting", "of_agent_up", "steps_of_agent_down", "first_exchange", "accepted", "open_background",
@@ -92,7 +92,9 @@ def test_the_memories_of_a_subject_are_found_without_others_of_the_project(
     connection: sqlite3.Connection,
 ) -> None:
     """Before anything of one user was forgotten, or previewed, all users of the project were read."""
-    steps = [step for step in plan_of(connection, load("forget.sql")["agents_of_subject"]) if " a " in step]
+    steps = [
+        step for step in plan_of(connection, load("forget_targets.sql")["agents_of_subject"]) if " a " in step
+    ]
     assert steps
     for step in steps:
         assert re.search(r"\(project=\?( AND profile[=>]\?)?( AND subject=\?)?\)$", step), step

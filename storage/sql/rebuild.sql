@@ -1,0 +1,54 @@
+-- The versions of blocks that came from erased content.
+
+-- name: edits_pending_in_block
+-- Reads the memory edits of a block that are not confirmed yet, of all memories that see the block.
+SELECT {edit} FROM block_ops
+WHERE state = 'pending' AND label = ?2 AND agent IN ({seers}) ORDER BY id
+
+-- name: load_erased
+-- Finds which of some exchanges, of any memory, are being forgotten with what came from them (an exchange marked
+-- `reset` is not). A block that several memories share may come from any of them.
+SELECT e.id FROM exchanges e WHERE e.id {in:1:BIGINT:64} AND (
+    EXISTS (SELECT 1 FROM marks m WHERE m.agent = e.agent AND m.kind = 'erased' AND m.exchange = e.id)
+    OR NOT EXISTS (SELECT 1 FROM agents a WHERE a.id = e.agent))
+
+-- name: remaining
+-- Reads the exchanges among these that have content, with all of it.
+SELECT {shown} FROM exchanges p WHERE +p.agent = ?1 AND p.state NOT IN ('forgotten', 'off') AND p.id {in:2:BIGINT:64}
+
+-- name: block_lock
+-- Locks a block before its values are read: turns of other users may be writing it.
+SELECT id FROM blocks WHERE id = ? {postgres:FOR NO KEY UPDATE}
+
+-- name: block_versions
+-- Reads all values of a block, oldest first.
+SELECT version, restores, at, origin, exchange, sources, value FROM block_history WHERE block = ? ORDER BY version
+
+-- name: versions_turnless
+-- Finds the values that batch items of a memory have written without a turn that is there: the turn is still to come,
+-- or never will be stored.
+SELECT h.version FROM block_history h
+JOIN runs r ON r.uid = substr(h.origin, 6, 32) AND r.agent = ?1 AND r.batch IS NOT NULL
+WHERE h.block = ?2 AND h.exchange IS NULL AND substr(h.origin, 1, 5) = 'tool:'
+
+-- name: version_erase
+-- Empties one value of a block.
+UPDATE block_history SET restores = NULL, origin = ?1, exchange = NULL, sources = ?4, value = ''
+WHERE block = ?2 AND version = ?3
+
+-- name: version_rewrite
+-- Gives a value of a block another text. The row keeps its length.
+UPDATE block_history SET value = ?, sources = ? WHERE block = ? AND version = ?
+
+-- piece: of_call
+-- The condition on the edit of a call (?2) in an exchange (?1), which is of the agent that has the exchange.
+agent = (SELECT e.agent FROM exchanges e WHERE e.id = ?1) AND exchange = ?1 AND call_id = ?2 AND length(arguments) > 2
+
+-- name: edit_of_call
+-- Reads the edit that made a version.
+SELECT {edit} FROM block_ops WHERE {of_call}
+
+-- name: edit_of_call_erase
+-- Empties an edit, so that it makes no version again.
+UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, label = '', arguments = ?3, seen = NULL
+WHERE {of_call}
