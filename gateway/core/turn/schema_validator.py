@@ -59,8 +59,9 @@ def find_repaired(schema: Any) -> RepairedSchema | None:
 
 
 def find_referenced(root: Mapping[str, Any], reference: str) -> Any:
-    """Returns the part of a schema to which a reference leads; None: the reference leads nowhere."""
-    if not reference.startswith("#"):
+    """Returns the part of a schema to which a JSON pointer leads; None: it leads nowhere, or is no JSON pointer."""
+    # A fragment that does not begin with "/" is the name of an anchor.
+    if not reference.startswith("#") or reference[1:2] not in ("", "/"):
         return None
     target: Any = root
     for part in unquote(reference[1:]).split("/")[1:]:
@@ -81,10 +82,11 @@ def _without_path(part: Any, path: Sequence[str | int]) -> Any:
     Raises: LookupError: the path leads nowhere, since the library leaves empty names out of paths.
     """
     first, *rest = path
-    if isinstance(part, list):
-        assert isinstance(first, int)  # the path into a list has its index
+    if isinstance(part, list) and isinstance(first, int):
         inner = [_without_path(part[first], rest)] if rest else []
         return [*part[:first], *inner, *part[first + 1 :]]
+    if not isinstance(part, dict):
+        raise LookupError(first)
     name = str(first)  # the library takes a name of digits for an index
     others = {key: value for key, value in part.items() if key != name}
     return {**others, name: _without_path(part[name], rest)} if rest else others
@@ -99,7 +101,8 @@ def _with_local_references(part: Any, root: Mapping[str, Any]) -> Any:
     copy = {
         key: _with_local_references(value, root)
         for key, value in part.items()
-        if key not in ("$schema", "$id")
+        # An object or a boolean is the schema of a property with this name.
+        if key not in ("$schema", "$id") or isinstance(value, dict | bool)
     }
     reference = copy.get("$ref")
     if isinstance(reference, str):

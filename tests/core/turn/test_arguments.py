@@ -153,6 +153,7 @@ def test_what_is_missing_is_named() -> None:
         {"$ref": "#"},
         {"allOf": [{"$ref": "#"}, {"$ref": "#"}]},
         {"properties": {"": {"items": {"type": "thing"}}}},
+        {"properties": {"": {"properties": {"a": {"type": "thing"}}}, "properties": True}},
     ],
 )
 def test_a_schema_that_says_nothing_sensible_forbids_nothing(schema: Json) -> None:
@@ -167,6 +168,7 @@ def test_a_schema_that_says_nothing_sensible_forbids_nothing(schema: Json) -> No
         {"properties": {"a": {"type": "thing"}, "c": {"enum": 3}, "d": {"pattern": "("}}},
         {"properties": {"a": {"$ref": "https://example.org/schema"}}},
         {"properties": {"a": {"$ref": "#/$defs/gone"}}},
+        {"properties": {"a": {"$ref": "#gone"}}},
         {"$schema": "https://example.org/draft", "properties": {}},
         {"$schema": "http://json-schema.org/draft-03/schema#", "properties": {}},
         {"properties": {"a": {"pattern": "a{1000}{1000}{1000}"}}},
@@ -178,6 +180,12 @@ def test_what_is_wrong_in_a_schema_takes_nothing_from_the_rest(schema: Json) -> 
     schema["$defs"] = {"a number": {"type": "integer"}}
     assert repair_arguments(schema, {"a": "y", "b": "x"})[1] == "`b` must be an integer, and is 'x'"
     assert repair_arguments(schema, {"a": "y", "b": "4"}) == ({"a": "y", "b": 4}, None)
+
+
+def test_a_repaired_schema_has_its_properties_with_the_names_of_keywords() -> None:
+    names: Json = {"$id": {"type": "string"}, "$schema": {"type": "string"}, "a": {"$ref": "#/$defs/gone"}}
+    given = {"$id": "x", "$schema": "y"}
+    assert repair_arguments({"properties": names, "additionalProperties": False}, given) == (given, None)
 
 
 def test_a_pattern_is_matched_in_linear_time() -> None:
