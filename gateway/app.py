@@ -160,7 +160,7 @@ class Gateway:
             open_prefixes=open_prefixes,
             error_forms=error_forms,
             error_form_of=choose_messages_error_form,
-            list_paths=lambda: [route.path for route in self._routes],
+            list_routes=lambda: self._routes,
             user_paths=user_paths,
             requests=self.services.requests,
             receipts=self.services.accounting.receipts,

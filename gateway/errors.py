@@ -38,7 +38,7 @@ GatewayError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Final, Protocol, Self
 
 # The characters of an id that an error quotes. A client's may be as long as a URL; the gateway's own are shorter.
@@ -202,6 +202,11 @@ class ThreadNotFound(UnknownId):
 class MethodNotAllowed(CallerError):
     status = 405
     code = "method_not_allowed"
+
+    def __init__(self, method: str, path: str, allowed: Iterable[str]) -> None:
+        """Makes the error. allowed: the methods that the path has, for the header `allow`."""
+        super().__init__(f"{method} is not allowed on {path}")
+        self.headers = (("allow", ", ".join(sorted(allowed))),)
 
 
 class BodyTimeout(CallerError):

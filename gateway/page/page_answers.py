@@ -136,6 +136,7 @@ class Answers:
             reply.status = error.status
         if error.status == 401:
             reply.headers.append(("www-authenticate", "Bearer"))
+        reply.headers += error.headers
         add_retry(reply, error)
         return reply
 

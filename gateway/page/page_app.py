@@ -25,7 +25,6 @@ from gateway.errors import (
     CallerError,
     GatewayError,
     MemoryUnavailable,
-    MethodNotAllowed,
     NotAllowed,
     Overloaded,
     UnknownId,
@@ -214,8 +213,6 @@ class PageApp:
         if request.visitor is None and not request.is_for_person:
             return await self._send_to_sign_in(request)
         route, params = self._routes.get(request)
-        if request.method not in ("GET", "HEAD", "POST"):
-            raise MethodNotAllowed(f"{request.method} is not allowed here.")
         if request.is_for_person:
             request.visitor = await self._open_link(request, str(params["token"]), route.right)
         assert request.visitor is not None  # a person by the link above, an operator by the first check

@@ -43,16 +43,18 @@ class RouteTable:
         path = _make_route_path(request)
         if "\0" in path:  # over PostgreSQL this would find the name without U+0000
             raise make_unknown_page_error()
-        screens, actions = self._screens, self._actions
-        routes, other_routes = (screens, actions) if request.is_read else (actions, screens)
-        for each in routes:
-            params, route = each.pattern.match(path), each.route
-            if params is not None and (
-                not request.is_twin or not isinstance(route, Screen) or route.has_twin
-            ):
-                return route, params
-        if any(each.pattern.match(path) is not None for each in other_routes):
-            raise MethodNotAllowed(f"{request.method} is not allowed here.")
+        methods: list[str] = []
+        for routes, allowed in ((self._screens, ("GET", "HEAD")), (self._actions, ("POST",))):
+            for each in routes:
+                params, route = each.pattern.match(path), each.route
+                if params is None or (request.is_twin and isinstance(route, Screen) and not route.has_twin):
+                    continue
+                if request.method in allowed:
+                    return route, params
+                methods += allowed
+                break
+        if methods:
+            raise MethodNotAllowed(request.method, request.scope["path"], methods)
         raise make_unknown_page_error()
 
     def choose_screen(self, address: str) -> str:

@@ -102,7 +102,8 @@ class SignInPages:
                 request, next_path=safe_next(query.next), session_has_ended=has_ended
             )
         if request.method != "POST":
-            raise MethodNotAllowed(f"{request.method} is not allowed here.")
+            allowed = ("GET", "HEAD", "POST") if name == "login" else ("POST",)
+            raise MethodNotAllowed(request.method, request.scope["path"], allowed)
         form = await read_form(self._bodies, request)
         match name:
             case "login":

@@ -11,7 +11,6 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 import orjson
-from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
@@ -24,7 +23,7 @@ from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.request_fields import asks_for_sealed_thoughts
 from gateway.dialects.responses.response_ids import parse_input_index
 from gateway.dialects.responses.tools import check_item_tools
-from gateway.errors import BadRequest, BodyTooLarge, Conflict, UnknownId, UnknownPath
+from gateway.errors import BadRequest, BodyTooLarge, Conflict, MethodNotAllowed, UnknownId, UnknownPath
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
 from gateway.web.body import BodyReader, parse_json_body
@@ -49,7 +48,7 @@ class ConversationRequests:
     read_owner: Callable[[Scope], ResponseOwner]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Json:
-        """Returns the answer to a request. Raises: GatewayError, HTTPException."""
+        """Returns the answer to a request. Raises: GatewayError."""
         # The segments of "/v1/conversations/conv_1/items" are "conv_1" and "items".
         segments = scope["path"].removeprefix(CONVERSATIONS_PATH).split("/")[1:]
         method: str = scope["method"]
@@ -79,8 +78,12 @@ class ConversationRequests:
             case "DELETE", ["items", id]:
                 await self._delete_item(conversation, id)
                 return _render_conversation(await self.conversations.get(owner, conversation.id))
-            case _, [] | ["items"] | ["items", _]:
-                raise HTTPException(405)
+            case _, []:
+                raise MethodNotAllowed(method, scope["path"], ("GET", "POST", "DELETE"))
+            case _, ["items"]:
+                raise MethodNotAllowed(method, scope["path"], ("GET", "POST"))
+            case _, ["items", _]:
+                raise MethodNotAllowed(method, scope["path"], ("GET", "DELETE"))
         raise UnknownPath(f"Unknown path: {method} {scope['path']}")
 
     async def _create(self, owner: ResponseOwner, body: Json) -> Json:

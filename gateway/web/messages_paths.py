@@ -41,7 +41,7 @@ def refuse_unknown_messages_path(scope: Scope) -> None:
     if scope["path"] != COUNT_PATH:
         raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
     if scope["method"] != "POST":  # the agents API's routes would take the path's end for the id of a message
-        raise MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}")
+        raise MethodNotAllowed(scope["method"], scope["path"], ("POST",))
 
 
 def _is_messages_subpath(scope: Scope) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.core.request.identity import BOUND_USER_HEADER
@@ -87,8 +88,8 @@ class Edge:
     error_forms: Mapping[str, ErrorForm] = field(default_factory=dict)
     # Returns the form for requests to paths that several dialects share; None: the path decides.
     error_form_of: Callable[[Scope], ErrorForm | None] = lambda scope: None
-    # Returns the paths of the routes. An error about an unknown path suggests a similar one.
-    list_paths: Callable[[], Sequence[str]] = tuple
+    # Returns the routes. The error for an unknown path suggests a similar one; the error for a method names the others.
+    list_routes: Callable[[], Sequence[Route]] = tuple
     # The paths of dialects that the key of a user may ask.
     user_paths: Set[str] = frozenset()
     # Notes the end of each request that a model answers.
@@ -142,7 +143,7 @@ class Edge:
             await self._answer_error(Overloaded("The gateway is shutting down."), scope, info, noting_send)
         except Exception as error:
             await self._answer_error(
-                _as_gateway_error(error, scope, info, self.list_paths), scope, info, noting_send
+                _as_gateway_error(error, scope, info, self.list_routes), scope, info, noting_send
             )
             drop_tracebacks(error)
         finally:
@@ -333,18 +334,23 @@ def _note_headers(scope: Scope, info: RequestInfo) -> None:
         info.request_id = f"req_{_ids.getrandbits(96):024x}"
 
 
+def _list_methods(scope: Scope, routes: Iterable[Route]) -> set[str]:
+    """Returns the methods of all routes with the path of a request."""
+    matching = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
+    return {method for route in matching for method in route.methods or ()}
+
+
 def _as_gateway_error(
-    error: Exception, scope: Scope, info: RequestInfo, list_paths: Callable[[], Sequence[str]]
+    error: Exception, scope: Scope, info: RequestInfo, list_routes: Callable[[], Sequence[Route]]
 ) -> GatewayError:
     """Returns the error that the client gets for an exception. A fault of the gateway's own is logged."""
     if isinstance(error, GatewayError):
         return error
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return UnknownPath(
-            f"Unknown path: {scope['method']} {scope['path']}{make_path_hint(scope['path'], list_paths())}"
-        )
+        hint = make_path_hint(scope["path"], [route.path for route in list_routes()])
+        return UnknownPath(f"Unknown path: {scope['method']} {scope['path']}{hint}")
     if isinstance(error, HTTPException) and error.status_code == 405:
-        return MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}")
+        return MethodNotAllowed(scope["method"], scope["path"], _list_methods(scope, list_routes()))
     _log.error(
         "Request %s failed by a fault in the gateway: %s",
         info.request_id,

@@ -8,13 +8,12 @@ from contextlib import aclosing
 from typing import Final, NamedTuple
 from urllib.parse import parse_qs
 
-from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from adapters.types import EVENT_STREAM_HEADER, Header, Json
 from gateway.dialects.responses.render import rebuild_response
 from gateway.dialects.responses.request_fields import asks_for_sealed_thoughts
-from gateway.errors import BadRequest, UnknownPath
+from gateway.errors import BadRequest, MethodNotAllowed, UnknownPath
 from gateway.run.background_responses import BackgroundResponses
 from gateway.run.response_conversations import ResponseConversations
 from gateway.run.sink import Sink
@@ -91,8 +90,12 @@ class GatewayResponses:
                     raise BadRequest("Cannot cancel a synchronous response.", param="response_id")
                 await self.background.cancel(response.run)
                 answer = (await self.show(owner, id)).json
-            case _, [] | ["input_items"] | ["cancel"]:
-                raise HTTPException(405)
+            case method, []:
+                raise MethodNotAllowed(method, scope["path"], ("GET", "DELETE"))
+            case method, ["input_items"]:
+                raise MethodNotAllowed(method, scope["path"], ("GET",))
+            case method, ["cancel"]:
+                raise MethodNotAllowed(method, scope["path"], ("POST",))
             case _:
                 raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
         await JsonResponse(answer)(scope, receive, send)

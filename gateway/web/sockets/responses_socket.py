@@ -17,7 +17,6 @@ from urllib.parse import parse_qsl, urlencode
 
 import orjson
 from msgspec import Struct
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.dialects.responses.socket import server_events
@@ -29,7 +28,7 @@ from gateway.dialects.responses.socket.client_events import (
     read_client_event,
 )
 from gateway.dialects.responses.socket.unstored import PendingResponse
-from gateway.errors import GatewayError, Overloaded, UpstreamBroke
+from gateway.errors import GatewayError, MethodNotAllowed, Overloaded, UpstreamBroke
 from gateway.web.body import BodyReader
 from gateway.web.request_info import get_request_info
 from gateway.web.sockets.arrival import Arrival
@@ -63,7 +62,7 @@ class HandshakeRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not scope["state"].get("opens_socket"):
-            raise HTTPException(405)
+            raise MethodNotAllowed("GET", scope["path"], ("POST",))
         get_request_info(scope).route = "responses"
         await send({"type": "http.response.start", "status": 101, "headers": []})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -472,6 +472,23 @@ def test_a_conversation_that_is_not_there_is_an_error(world: World, upstream: St
     assert respond(world, input="Hi", conversation="mine", user="alice").conversation.id == "mine"
 
 
+def test_the_error_for_a_method_names_the_methods_of_the_path(world: World) -> None:
+    conversation = world.sdk.conversations.create().id
+    response = respond(world, input="Hello.").id
+    for method, path, allowed in (
+        ("HEAD", f"conversations/{conversation}", "DELETE, GET, POST"),
+        ("DELETE", f"conversations/{conversation}/items", "GET, POST"),
+        ("POST", f"conversations/{conversation}/items/msg_1", "DELETE, GET"),
+        ("POST", f"responses/{response}", "DELETE, GET"),
+        ("DELETE", f"responses/{response}/input_items", "GET"),
+        ("GET", f"responses/{response}/cancel", "POST"),
+    ):
+        with world.gateway.connect() as client:
+            client.request(method, f"/v1/{path}", b"{}" if method == "POST" else None)
+            head = client.read_head()
+        assert (head.status, head.headers.get("allow")) == (405, allowed), (method, path)
+
+
 def test_metadata_is_changed_and_checked(world: World) -> None:
     conversation = world.sdk.conversations.create(metadata={"a": "b"})
     assert world.sdk.conversations.update(conversation.id, metadata={"c": "d"}).metadata == {"c": "d"}

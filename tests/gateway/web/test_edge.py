@@ -281,6 +281,26 @@ def test_an_unknown_model_is_a_404(upstream: StrictUpstream) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", CHAT, "POST"),
+        ("DELETE", "/v1/models", "GET, HEAD"),
+        ("GET", "/v1/responses", "POST"),
+        ("PATCH", "/v1/files/f", "DELETE, GET, HEAD, POST"),
+        ("GET", "/v1/messages/count_tokens", "POST"),
+        # Two routes have this path.
+        ("PUT", "/v1/manage/keys", "GET, HEAD, POST"),
+        ("DELETE", "/ui/login", "GET, HEAD, POST"),
+    ],
+)
+def test_the_error_for_a_method_names_the_methods_of_the_path(
+    gateway: RunningGateway, method: str, path: str, allowed: str
+) -> None:
+    reply = gateway.ask(method, path, headers={"anthropic-version": "2023-06-01"})
+    assert (reply.status, reply.headers.get("allow")) == (405, allowed)
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
         ("GET", "/nope", 404, "unknown_url"),
