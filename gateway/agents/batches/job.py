@@ -58,7 +58,7 @@ class BatchJobs:
     settings: BatchSettings
     # Counts the tokens of all batches.
     tokens: Counter
-    # The counts that were logged last, by the rows of batches.
+    # The counts that were logged last, by the rows of batches whose jobs have not ended here.
     logged_counts: dict[int, BatchCounts] = field(default_factory=dict)
     # The attempts in a row that have ended with an internal error in this process, by the rows of jobs.
     faults: dict[int, int] = field(default_factory=dict)
@@ -217,6 +217,7 @@ class _Attempt:
         if waits:
             raise Postponed("its providers stop, and delete what they keep", min(waits), is_planned=True)
         await self.job.finish()
+        self.jobs.logged_counts.pop(self.batch.id, None)
 
     async def _end_batch(self) -> None:
         """Ends the batch, unless it is over, and has the callback of its creator made, once."""
@@ -273,8 +274,6 @@ class _Attempt:
         if self.jobs.logged_counts.get(self.batch.id) == counts:
             return
         self.jobs.logged_counts[self.batch.id] = counts
-        if not (counts.waiting or counts.running):
-            self.jobs.logged_counts.pop(self.batch.id)
         _log.info(
             "Batch %s: %d of %d items have ended (%d completed, %d failed, %d expired, %d cancelled); %d are running.",
             self._name, counts.ended, counts.total, counts.completed, counts.failed, counts.expired,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from pathlib import Path
@@ -635,12 +636,15 @@ def test_results_that_break_off_after_the_last_one_are_deleted(
 
 
 def test_what_is_never_deleted_is_let_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "mnemogate")
     with scene(tmp_path) as s:
         s.openai.refuse_delete = [(503, "Busy.")] * 100
         assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
         s.until_rest()
         assert len(s.openai.refuse_delete) == 92
     assert f"could not delete what it has of {s.openai.batches[0].id}" in caplog.text
+    # The attempts that only delete do not log the end again.
+    assert caplog.text.count("2 of 2 items have ended") == 1
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
