@@ -12,11 +12,15 @@ from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.admin.request_records import RequestRecord
 from gateway.run.request_figures import RequestFigures
 from gateway.run.request_log import RequestLog
+from gateway.run.upstream.provider_errors import FAILURE_WORDS
 from storage.errors import StoreError, TooSlow
 from storage.job_records import JobState
 from storage.sql.store import Store
 
 WELL = "All is well."
+_HOUR_S = 3600.0
+# The statuses with which an upstream refuses its key, or says that the key is out of credit or over its limit.
+_KEY_STATUSES = frozenset({"401", "402", "403", "429"})
 # The most requests, and the most memories, that the overview lists.
 _LISTED_RECORDS = 10
 
@@ -62,8 +66,8 @@ class UpstreamRecord(Struct, frozen=True):
     """An upstream with one of its keys."""
 
     name: str
-    # "rests": it is passed over for a while, because it failed.
-    state: Literal["well", "rests"]
+    # "rests": it is passed over for a while, because it failed. "fails": it failed at the last request of the hour.
+    state: Literal["well", "fails", "rests"]
 
 
 class JobCounts(Struct, frozen=True):
@@ -112,6 +116,7 @@ class OverviewOperation(Struct, frozen=True):
         log = self.log
         figures = log.figures.sum_last_hour(log.now(), project)
         passed_over = self.passed_over()
+        failures = _find_last_failures(log, project)
         health = self.store.health
         is_up, is_read_only = health.is_up, health.is_read_only
         is_complete = True
@@ -129,7 +134,13 @@ class OverviewOperation(Struct, frozen=True):
         except StoreError:
             is_up = is_read_only = False
         problems = _find_problems(
-            figures, passed_over, jobs, is_up=is_up, is_read_only=is_read_only, is_complete=is_complete
+            figures,
+            passed_over,
+            failures,
+            jobs,
+            is_up=is_up,
+            is_read_only=is_read_only,
+            is_complete=is_complete,
         )
         is_down = not is_up or (bool(passed_over) and all(passed_over.values()))
         return OverviewRecord(
@@ -143,7 +154,8 @@ class OverviewOperation(Struct, frozen=True):
             ),
             added_ms=AddedTime(figures.added_p50, figures.added_p99),
             upstreams=tuple(
-                UpstreamRecord(name, "rests" if rests else "well") for name, rests in passed_over.items()
+                UpstreamRecord(name, "rests" if rests else "fails" if name in failures else "well")
+                for name, rests in passed_over.items()
             ),
             jobs=jobs,
             replies=replies,
@@ -154,6 +166,7 @@ class OverviewOperation(Struct, frozen=True):
 def _find_problems(
     figures: RequestFigures,
     passed_over: Mapping[str, bool],
+    failures: Mapping[str, str],
     jobs: JobCounts,
     *,
     is_up: bool,
@@ -168,12 +181,35 @@ def _find_problems(
         problems.append(Problem("The database cannot be used: replies go on without memory.", "requests"))
     if (upstream_problem := _find_upstream_problem(passed_over)) is not None:
         problems.append(upstream_problem)
+    for name, rests in passed_over.items():
+        if name in failures and not rests:
+            words = FAILURE_WORDS.get(failures[name]) or f"answered {failures[name]}"
+            problems.append(Problem(f"At the last request the upstream {name} {words}.", "requests"))
     if failed := jobs.failed:
         problems.append(Problem(f"{failed:,} {'job has' if failed == 1 else 'jobs have'} failed.", "work"))
     problems += _list_request_problems(figures)
     if not is_complete:
         problems.append(Problem("Not all of this could be read in time: open it again.", ""))
     return problems
+
+
+def _find_last_failures(log: RequestLog, project: str | None) -> dict[str, str]:
+    """Returns the outcome of the last attempt of the hour at each upstream where it was the upstream's failure."""
+    since = log.now() - _HOUR_S
+    outcomes: dict[str, str] = {}
+    for request in log.list_ended(project=project):
+        if request.started_at >= since:
+            for attempt in reversed(request.tries):
+                name, _, outcome = attempt.rpartition(":")
+                outcomes.setdefault(name, outcome)
+    return {name: outcome for name, outcome in outcomes.items() if _is_upstream_failure(outcome)}
+
+
+def _is_upstream_failure(outcome: str) -> bool:
+    """Returns whether an attempt failed by the upstream or its key. The other refusals are about the request."""
+    if outcome.isdecimal():
+        return outcome in _KEY_STATUSES or int(outcome) >= 500
+    return outcome != "filtered"
 
 
 def _find_upstream_problem(passed_over: Mapping[str, bool]) -> Problem | None:

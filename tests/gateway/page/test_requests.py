@@ -283,6 +283,31 @@ def test_a_problem_of_the_overview_leads_to_the_requests_that_have_it(operator: 
     assert operator.get("requests?only=slow").status == 400
 
 
+def test_the_overview_says_what_an_upstream_answered_at_the_last_request(operator: Operator) -> None:
+    """It was "well" until five failures in a row had it rest."""
+    world = operator.world
+    world.upstream.queue(fail(500), say("Hello!"), fail(400))
+    for status, state, problem in (
+        (500, "fails", "At the last request the upstream up answered 500."),
+        (200, "well", None),
+        (400, "well", None),  # the upstream's opinion of the request
+    ):
+        assert (
+            world.post([{"role": "user", "content": "Hello."}], {"x-mnemogate-user": "bob"}).status == status
+        )
+        overview = operator.twin("overview")
+        assert overview["upstreams"] == [{"name": "up", "state": state}]
+        texts = [each["text"] for each in overview["problems"]]
+        assert [text for text in texts if "upstream" in text] == ([problem] if problem else [])
+    world.upstream.queue(fail(401))
+    assert world.post([{"role": "user", "content": "Hello."}]).status == 401
+    assert "At the last request the upstream up answered 401." in plain(operator.get("").body.decode())
+    # Other projects have not asked it.
+    assert operator_of(world, "shop").twin("overview")["sentence"] == "All is well."
+    world.clock.sleep(3601)
+    assert operator.twin("overview")["sentence"] == "All is well."
+
+
 def test_a_request_off_the_record_leads_to_no_conversation(operator: Operator) -> None:
     speak(operator.world, "Hello.")
     off = {"x-mnemogate-memory": "off"}
