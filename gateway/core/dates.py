@@ -24,9 +24,10 @@ def render_day(at: float) -> str:
 def render_day_number(day: int) -> str:
     """Returns the date and the day of the week. day: the day in days since the epoch."""
     try:
-        return datetime.fromtimestamp(day * DAY_S, UTC).strftime("%Y-%m-%d %a")
+        moment = datetime.fromtimestamp(day * DAY_S, UTC)
     except (OverflowError, OSError, ValueError):
         return "undated"
+    return f"{moment.date().isoformat()} {moment:%a}"  # `%Y` writes the year 999 with three digits
 
 
 def render_iso(at: float) -> str:
@@ -45,15 +46,8 @@ def parse_moment(text: str, zone: tzinfo = UTC, *, is_end: bool = False) -> floa
     moment = datetime.fromisoformat(text)
     if is_end and len(text) <= _DAY_CHARS:
         moment = datetime.combine(moment, time.max)
-    return _parse_seconds(moment if moment.tzinfo is not None else moment.replace(tzinfo=zone))
-
-
-def _parse_seconds(moment: datetime) -> float:
-    """Returns a time as seconds since the epoch; without a zone it is in UTC.
-
-    A time that its zone or rounding moves out of the years 1 to 9999 becomes the nearest time in them.
-    """
-    at = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    at = (moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)).timestamp()
+    # A time that its zone or rounding moves out of the years 1 to 9999 becomes the nearest time in them.
     return min(max(at, BEGIN_OF_DATES_S), math.nextafter(END_OF_DATES_S, 0.0))
 
 

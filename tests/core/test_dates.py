@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from gateway.core.dates import parse_moment
+from gateway.core.dates import parse_moment, render_day
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,12 @@ from gateway.core.dates import parse_moment
 )
 def test_each_time_is_one_of_the_calendar(text: str, year: int) -> None:
     assert datetime.fromtimestamp(parse_moment(text), UTC).year == year
+
+
+@pytest.mark.parametrize("text", ["0001-01-01 Mon", "0999-12-31 Tue", "1970-01-01 Thu", "9999-12-31 Fri"])
+def test_a_day_that_is_shown_is_a_date_in_iso_8601(text: str) -> None:
+    day, _ = text.split()
+    assert render_day(parse_moment(day)) == text
 
 
 @pytest.mark.parametrize(
