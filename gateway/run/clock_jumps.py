@@ -1,4 +1,4 @@
-"""Jumps of the clock: it was wrong, or is wrong now, so nothing is forgotten by age for a while."""
+"""Jumps of the clock. After a jump nothing is forgotten by age for a while, since the clock was wrong or is wrong."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from gateway.core.dates import DAY_S
 
 _log = logging.getLogger("mnemogate")
 
-# A clock that jumps by more is wrong, or was. Nothing is forgotten by age for as long again: a clock that stands a year
-# ahead would take a year too much. Not measured: retention counts in days, so smaller jumps change little.
-_JUMP_S = DAY_S
-# It is never set. On Linux it goes on while the machine sleeps.
+# The longest jump that is ignored. Not measured: retention counts in days, so smaller jumps change little.
+_MAX_JUMP_S = DAY_S
+# The time after a jump in which nothing is forgotten by age, so that an operator can set the clock right: a clock that
+# is a year ahead makes all memories a year too old. Not measured.
+_PAUSE_S = DAY_S
+# A clock that is never set. On Linux it runs on while the machine sleeps.
 _STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -26,29 +28,32 @@ def read_steady_clock() -> float:
 
 @dataclass(eq=False)
 class ClockJumps:
-    """Compares a clock with one that is never set, at each look."""
+    """Finds the jumps of a clock, by comparing it with one that is never set."""
 
     # Returns the seconds since the epoch.
     now: Callable[[], float]
     # Returns the seconds since any moment, by a clock that is never set.
     steady_now: Callable[[], float] = read_steady_clock
-    # The seconds that `now` was ahead of `steady_now` at the last look.
-    _ahead: float = field(init=False)
-    # Until then, by `steady_now`, nothing is forgotten by age.
-    _waits_until: float = field(default=-math.inf, init=False)
+    # The seconds that `now` was ahead of `steady_now` when they were last compared.
+    _ahead_s: float = field(init=False)
+    # The end of the pause after the last jump, by `steady_now`.
+    _pause_ends_at: float = field(default=-math.inf, init=False)
 
     def __post_init__(self) -> None:
-        self._ahead = self.now() - self.steady_now()
+        self._ahead_s = self.now() - self.steady_now()
 
-    def look(self) -> bool:
-        """Returns whether the clock has jumped not long ago, so that records which it shows as too old may be young."""
-        steady = self.steady_now()
-        jump = self.now() - steady - self._ahead
-        self._ahead += jump
-        if abs(jump) > _JUMP_S:
-            self._waits_until = steady + _JUMP_S
+    def has_jumped_lately(self) -> bool:
+        """Compares the clocks. Returns whether the clock has jumped within `_PAUSE_S`.
+
+        After a jump, records that look too old may be young.
+        """
+        steady_now = self.steady_now()
+        jump_s = self.now() - steady_now - self._ahead_s
+        self._ahead_s += jump_s
+        if abs(jump_s) > _MAX_JUMP_S:
+            self._pause_ends_at = steady_now + _PAUSE_S
             _log.warning(
                 "The clock has jumped by %.1f days, so nothing is forgotten by age for a day. Check that it is right.",
-                jump / DAY_S,
+                jump_s / DAY_S,
             )
-        return steady < self._waits_until
+        return steady_now < self._pause_ends_at

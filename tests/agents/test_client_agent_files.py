@@ -660,10 +660,10 @@ def test_what_a_killed_gateway_was_importing_is_forgotten(
             bring_in(world, file)
     left = counts(world)
     retention = Retention(world.world.store, {}, world.world.clock)
-    world.world.gateway.call(retention.step())
+    world.world.gateway.call(retention.forget_old())
     assert counts(world) == left != before, "another process may be writing it"
     world.world.clock.sleep(2 * 86_400)
-    assert world.world.gateway.call(retention.step()) == 1
+    assert world.world.gateway.call(retention.forget_old()) == 1
     assert counts(world) == before
 
 

@@ -124,7 +124,7 @@ async def test_files_that_are_too_old_go(store: Store, holds: Holds) -> None:
     notes = await folder(store)
     await save(store, notes, "zqoldx", "zqoldtextx", at=5.0)
     new = await save(store, notes, "zqnewx", "zqnewtextx", at=10 * DAY)
-    await Retention(store, {"default": 1.0}, lambda: 10 * DAY + 1).step()
+    await Retention(store, {"default": 1.0}, lambda: 10 * DAY + 1).forget_old()
     assert [word for word in ("old", "oldtext", "new", "newtext") if holds(f"zq{word}x".encode())] == [
         "new",
         "newtext",
@@ -143,12 +143,12 @@ async def test_an_upload_that_a_dead_process_left_goes_at_the_next_start(
     whole = await save(store, notes, "whole", "text", at=6.0)
     assert await store.files.list_of_folders([notes.id]) == [whole]
     # It may be under way, in another process or, whatever the clock shows, in this one.
-    await Retention(store, {}, lambda: 9.0 if store.database.is_shared else 9.0 + YOUNG_S).step()
+    await Retention(store, {}, lambda: 9.0 if store.database.is_shared else 9.0 + YOUNG_S).forget_old()
     assert holds(b"zqcutx")
     await store.close()
     store = await open_store()
     # A file has no other process: its clock may have been put back.
-    await Retention(store, {}, lambda: 9.0 + YOUNG_S if store.database.is_shared else 1.0).step()
+    await Retention(store, {}, lambda: 9.0 + YOUNG_S if store.database.is_shared else 1.0).forget_old()
     assert not holds(b"zqcutx")
     assert not holds(b"zqcuttextx")
     assert await store.files.list(notes.id, Page()) == [whole]

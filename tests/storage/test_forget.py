@@ -1207,12 +1207,12 @@ async def test_what_is_too_old_waits_a_day_for_a_run_to_end(store: Store, alice:
     ended, _ = await run_of(alice.agent), await run_of(bob.agent)
     retention = Retention(store, {"default": 30}, lambda: clock.now)
     clock.now += 30.5 * DAY
-    assert await retention.step() == 0
+    assert await retention.forget_old() == 0
     await store.runs.end_run(alice.agent.id, ended.id, RunState.COMPLETED, "end_turn", clock.now)
-    assert await retention.step() == 1
+    assert await retention.forget_old() == 1
     assert [e.state for e in await alice.rows()] == [State.FORGOTTEN]
     clock.now += 0.6 * DAY
-    assert await retention.step() == 1
+    assert await retention.forget_old() == 1
     assert [e.state for e in await bob.rows()] == [State.FORGOTTEN]
 
 
@@ -1526,10 +1526,10 @@ async def test_a_forgetting_that_fails_keeps_none_of_others_back(store: Store, h
     clock.now += 10 * DAY
     await talk(alice, ["new"], "c1")
     retention = Retention(store, {"default": 1.0}, clock)
-    assert await retention.step() == 2
+    assert await retention.forget_old() == 2
     assert left(holds, "au", "bu", "cu", "newu") == ["au", "newu"]
     assert len(await store.forgetting.list_unfinished()) == 1
-    assert await retention.step() == 0
+    assert await retention.forget_old() == 0
     assert len(await store.forgetting.list_unfinished()) == 1
 
 

@@ -32,8 +32,8 @@ _RESUME = "resume"
 _PERIOD_S = 6 * 3600.0
 # The same period if processes share a database.
 _SHARED_PERIOD_S = DAY_S
-# The seconds between two looks whether a search is due, or a forgetting was interrupted.
-_LOOK_S = 60.0
+# The seconds between two checks whether a search is due, or a forgetting was interrupted.
+_CHECK_INTERVAL_S = 60.0
 # The longest time, in seconds, for which a forgetting waits for the open runs of its memory, since it would end them.
 # Not measured: it comes at most this much later than its setting says.
 _RUN_WAIT_S = DAY_S
@@ -87,19 +87,19 @@ class Retention:
 
     def run(self) -> Coroutine[Any, Any, None]:
         """Runs until it is cancelled."""
-        return PeriodicTask("forget what is too old", self.look).run()
+        return PeriodicTask("forget what is too old", self.perform_due).run()
 
-    async def look(self) -> float:
+    async def perform_due(self) -> float:
         """Does the work that is due. Processes that share a database enqueue it as a job instead.
 
-        Returns the seconds until the next look.
+        Returns the seconds until the next call.
 
         Raises: StoreError.
         """
         self.store.begin_work()
         is_shared = self.store.database.is_shared
         period = int(self.now() // (_SHARED_PERIOD_S if is_shared else _PERIOD_S))
-        is_due = period != self._period and not self._clock_jumps.look()
+        is_due = period != self._period and not self._clock_jumps.has_jumped_lately()
         if is_due or await self.store.forgetting.list_unfinished():
             key = str(period) if is_due else _RESUME
             if is_shared:
@@ -108,22 +108,22 @@ class Retention:
                 await self.perform(key)
             if is_due:
                 self._period = period
-        return _LOOK_S
+        return _CHECK_INTERVAL_S
 
     async def perform(self, key: str) -> None:
         """Performs the job with a key."""
         # The process that has enqueued the job may have another clock.
-        if key != _RESUME and not self._clock_jumps.look():
-            await self.step()
+        if key != _RESUME and not self._clock_jumps.has_jumped_lately():
+            await self.forget_old()
         elif await self._resume_unfinished():
             await self.store.forgetting.sweep()
 
-    async def step(self) -> int:
+    async def forget_old(self) -> int:
         """Forgets all that is too old now, and resumes interrupted forgettings.
 
         Returns the number of memories in which something was forgotten, and of conversations removed without a memory.
         """
-        count = await self._resume_unfinished() + await self._forget_old()
+        count = await self._resume_unfinished() + await self._forget_old_messages()
         # Stored responses that name no user.
         count += await self._forget_inactive(f"conversation:{UNNAMED_PREFIX}", self.unnamed_days)
         count += await self._remove_unbound()
@@ -136,15 +136,18 @@ class Retention:
         return count
 
     async def _resume_unfinished(self) -> int:
-        """Ends interrupted forgettings, and forgets uploads that the end of a process has cut off."""
+        """Ends interrupted forgettings, and forgets uploads that the end of a process has cut off.
+
+        Returns the number of memories in which something was forgotten.
+        """
         forgetting = self.store.forgetting
         # An upload that was cut off must not be searched.
         while uploads := await self.store.files.list_unfinished(self.now() - YOUNG_S):
             for memory_row, file_row in uploads:
                 await forgetting.begin(memory_row, ForgetTarget(files=[file_row]))
-        return sum([await self._carry_out(id) for id in await forgetting.list_unfinished()])
+        return sum([await self._run_forgetting(each) for each in await forgetting.list_unfinished()])
 
-    async def _forget_old(self) -> int:
+    async def _forget_old_messages(self) -> int:
         """Forgets messages that are older than their project allows. Returns the number of memories that had some."""
         forgetting = self.store.forgetting
         count = 0
@@ -155,8 +158,8 @@ class Retention:
                 project, before, run_wait_s=_RUN_WAIT_S, after=after, limit=_PAGE_MEMORIES
             ):
                 for agent_row in agent_rows:
-                    id = await forgetting.begin(agent_row, ForgetTarget(before=before))
-                    count += await self._carry_out(id)
+                    forgetting_id = await forgetting.begin(agent_row, ForgetTarget(before=before))
+                    count += await self._run_forgetting(forgetting_id)
                 after = agent_rows[-1]
         return count
 
@@ -174,12 +177,12 @@ class Retention:
             before, prefix, limit=_PAGE_MEMORIES
         ):
             for agent_row in agent_rows:
-                id = await forgetting.begin(agent_row, ForgetTarget(is_all=True))
-                count += await self._carry_out(id)
+                forgetting_id = await forgetting.begin(agent_row, ForgetTarget(is_all=True))
+                count += await self._run_forgetting(forgetting_id)
         return count
 
     async def _remove_unbound(self) -> int:
-        """Removes conversations with items that no response has put into a memory. Returns how many they were."""
+        """Removes conversations with items that no response has put into a memory. Returns their number."""
         count = 0
         for project, days in [(None, self.unnamed_days), *self.retention_days.items()]:
             before = self.now() - days * DAY_S
@@ -187,18 +190,19 @@ class Retention:
                 count += removed
         return count
 
-    async def _carry_out(self, id: int) -> bool:
+    async def _run_forgetting(self, forgetting_id: int) -> bool:
         """Runs a forgetting to its end.
 
-        Returns False if a fault of the gateway has stopped it. Then it is tried again at the next look, and the other
+        Returns False if a fault of the gateway has stopped it. Then it is resumed at the next check, and the other
         forgettings go on.
         """
         try:
-            return await self.store.forgetting.run(id)
+            return await self.store.forgetting.run(forgetting_id)
         except Unavailable:
             raise
         except Exception:
             _log.exception(
-                "Forgetting %d is not finished, by a fault in the gateway. Trying again in %g s.", id, _LOOK_S
-            )
+                "Forgetting %d is not finished, by a fault in the gateway. Trying again in %g s.",
+                forgetting_id, _CHECK_INTERVAL_S,
+            )  # fmt: skip
             return False

@@ -306,7 +306,7 @@ class Meter:
 
     async def _anonymize_old(self) -> None:
         """Removes the names of users from the counters that are too old, unless the clock has just jumped."""
-        if self.clock_jumps.look():
+        if self.clock_jumps.has_jumped_lately():
             return
         before = self._today - self._keep_days
         while (day := await self._usage.find_oldest_day_of_users(before)) is not None:

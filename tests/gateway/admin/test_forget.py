@@ -506,29 +506,29 @@ def test_what_is_older_than_its_project_keeps_is_forgotten(world: World) -> None
     world.clock.sleep(29 * 86_400)
     world.chat(user="alice").say("I like Zqteax.")
     retention = Retention(world.store, {"default": 30}, world.clock)
-    assert world.gateway.call(retention.step()) == 0
+    assert world.gateway.call(retention.forget_old()) == 0
     assert on_disk(world)
     world.clock.sleep(2 * 86_400)
-    assert world.gateway.call(Retention(world.store, {"other": 1}, world.clock).step()) == 0
-    assert world.gateway.call(retention.step()) == 1
+    assert world.gateway.call(Retention(world.store, {"other": 1}, world.clock).forget_old()) == 0
+    assert world.gateway.call(retention.forget_old()) == 1
     assert not on_disk(world)
     assert on_disk(world, "Zqteax")
-    assert world.gateway.call(retention.step()) == 0
+    assert world.gateway.call(retention.forget_old()) == 0
 
 
 def test_a_clock_that_jumps_ahead_takes_nothing_if_it_is_put_right_within_a_day(world: World) -> None:
     world.chat(user="alice").say(FACT)
     steady = Clock()
     retention = Retention(world.store, {"default": 30}, world.clock, steady_now=steady)
-    world.gateway.call(retention.look())
+    world.gateway.call(retention.perform_due())
     for days in (365, -365):
         world.clock.sleep(days * 86_400)
-        world.gateway.call(retention.look())
+        world.gateway.call(retention.perform_due())
     assert on_disk(world)
     for _ in range(31):  # these days pass
         world.clock.sleep(86_400)
         steady.sleep(86_400)
-        world.gateway.call(retention.look())
+        world.gateway.call(retention.perform_due())
     assert not on_disk(world)
 
 
@@ -538,15 +538,15 @@ def test_what_is_too_old_is_forgotten_once_the_clock_was_waited_for(world: World
         world.chat(user=user).say(FACT if user == "alice" else "I like tea.")
     steady = Clock()
     retention = Retention(world.store, {"default": 30}, world.clock, steady_now=steady)
-    world.gateway.call(retention.look())
+    world.gateway.call(retention.perform_due())
     world.clock.sleep(365 * 86_400)
     _, bob = world.query("SELECT DISTINCT agent FROM exchanges WHERE agent > 0 ORDER BY agent")
     world.gateway.call(world.store.forgetting.begin(bob, ForgetTarget(is_all=True)))
-    world.gateway.call(retention.look())
+    world.gateway.call(retention.perform_due())
     assert world.gateway.call(world.store.forgetting.list_unfinished()) == []
     assert on_disk(world)
     steady.sleep(86_400)
-    world.gateway.call(retention.look())
+    world.gateway.call(retention.perform_due())
     assert not on_disk(world)
 
 
@@ -565,10 +565,10 @@ def test_the_job_of_another_process_takes_nothing_by_a_clock_that_has_jumped(wor
 def test_a_forgetting_that_a_fault_has_broken_off_is_ended_within_a_minute(world: World) -> None:
     world.chat(user="alice").say(FACT)
     retention, store = world.gateway.app.services.background.retention, world.store
-    world.gateway.call(retention.look())
+    world.gateway.call(retention.perform_due())
     memory, *_ = world.query("SELECT agent FROM exchanges WHERE agent > 0")
     world.gateway.call(store.forgetting.begin(memory, ForgetTarget(is_all=True)))
-    assert world.gateway.call(retention.look()) <= 60
+    assert world.gateway.call(retention.perform_due()) <= 60
     assert not on_disk(world)
     assert not world.gateway.call(store.forgetting.list_unfinished())
 
@@ -590,12 +590,12 @@ def test_a_forgetting_that_cannot_end_has_nothing_else_looked_for(
         raise RuntimeError("a fault in the gateway")
 
     monkeypatch.setattr(targets, "list_older", counted)
-    world.gateway.call(retention.look())
+    world.gateway.call(retention.perform_due())
     memory, *_ = world.query("SELECT agent FROM exchanges WHERE agent > 0")
     begun = world.gateway.call(forgetting.begin(memory, ForgetTarget(is_all=True)))
     monkeypatch.setattr(forgetting, "run", fails)
     for _ in range(2):
-        world.gateway.call(retention.look())
+        world.gateway.call(retention.perform_due())
     assert (searches, tried) == (["default"], [begun, begun])
 
 

@@ -158,7 +158,7 @@ class Scene:
         if kind == "age":
             self.world.clock.sleep(40 * 86_400)
             retention = Retention(self.world.store, {"default": 30}, self.world.clock)
-            assert self.world.gateway.call(retention.step()) == 2
+            assert self.world.gateway.call(retention.forget_old()) == 2
             return
         operation = ForgetOperations(self.world.store, self.world.clock).forget
 

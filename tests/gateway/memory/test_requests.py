@@ -206,7 +206,7 @@ def test_what_is_too_old_is_hidden_at_once(idle_retention: None, world: World) -
     world.clock.sleep(7 * 86_400 + 1)
     assert httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}").status_code == 404
     assert world.query("SELECT count(*) FROM recalls") == [1]
-    world.gateway.call(world.gateway.app.services.background.retention.step())
+    world.gateway.call(world.gateway.app.services.background.retention.forget_old())
     assert world.query("SELECT count(*) FROM recalls") == [0]
 
 

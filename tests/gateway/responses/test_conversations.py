@@ -529,12 +529,12 @@ def test_a_conversation_without_a_response_goes_by_age(world: World) -> None:
     world.clock.sleep(8 * 86_400)
     world.sdk.conversations.items.create(changed.id, items=[item])
     for days, count in (({"other": 7.0}, 0), ({"default": 7.0}, 1), ({}, 0)):
-        assert world.gateway.call(Retention(world.store, days, world.clock).step()) == count
+        assert world.gateway.call(Retention(world.store, days, world.clock).forget_old()) == count
     with pytest.raises(openai.NotFoundError):
         world.sdk.conversations.retrieve(old.id)
     assert len(items_of(world, changed.id)) == 1
     world.clock.sleep(31 * 86_400)
-    assert world.gateway.call(Retention(world.store, {}, world.clock).step()) == 1
+    assert world.gateway.call(Retention(world.store, {}, world.clock).forget_old()) == 1
     assert b"Zqmiso" not in world.data()
 
 
@@ -567,8 +567,8 @@ def test_what_waits_in_a_conversation_is_forgotten_with_it(world: World, way: st
     else:
         retention = Retention(world.store, {"default": 30}, world.clock)
         world.clock.sleep(31 * 86_400)
-        assert world.gateway.call(retention.step()) == 1
-        assert world.gateway.call(retention.step()) == 0
+        assert world.gateway.call(retention.forget_old()) == 1
+        assert world.gateway.call(retention.forget_old()) == 0
         assert not [word for word in (b"Zqbriefly", b"Zqmore") if word in world.data()]
     assert items_of(world, first) == []
     assert world.sdk.conversations.retrieve(first).metadata == {"a": "b"}

@@ -678,7 +678,7 @@ def test_responses_without_a_user_are_retained_for_so_many_days(world: World) ->
     world.clock.sleep(31 * 86_400)
     newer = respond(world, input="Hi")
     retention = Retention(world.store, {}, world.clock)
-    assert world.gateway.call(retention.step()) == 1
+    assert world.gateway.call(retention.forget_old()) == 1
     with pytest.raises(openai.NotFoundError):
         world.sdk.responses.retrieve(unnamed.id)
     for left in (mine, newer):

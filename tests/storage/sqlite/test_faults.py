@@ -862,8 +862,8 @@ async def test_retention_that_was_under_way_at_a_restore_forgets_nothing_of_anot
     monkeypatch.setattr(store.forget_targets, "list_older", list_and_restore)
     retention = Retention(store, {"default": 1.0}, lambda: 1e9)
     with contextlib.suppress(StoreError):  # it is repeated later
-        await asyncio.create_task(retention.look())
-    await asyncio.create_task(retention.look())
+        await asyncio.create_task(retention.perform_due())
+    await asyncio.create_task(retention.perform_due())
     assert await rows(store, "SELECT project, state FROM exchanges x JOIN agents a ON a.id = x.agent") == [
         ("other", "finished")
     ]
