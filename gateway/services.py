@@ -230,7 +230,7 @@ class Services:
             dialect=ShownResponses(),
             now=now,
             receipts=self.accounting.receipts,
-            count=self.background.count_attempt,
+            count_outcome=self.background.count_attempt,
             limiter=limiter,
         )
         self.accounting.meter.add_write_listener(self.background_responses.maker.drop_ended)

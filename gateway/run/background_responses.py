@@ -51,9 +51,12 @@ _EVENTS_POLL_S: Final = 0.2
 _RETRY_WINDOW_S: Final = 1_800.0
 
 
-class _AcceptedResponse(NamedTuple):
+class _AnsweredRequest(NamedTuple):
+    """A request that was answered with a new response."""
+
     # Seconds since the epoch.
-    accepted_at: float
+    answered_at: float
+    # The tag of the response.
     tag: str
 
 
@@ -71,11 +74,11 @@ class BackgroundResponses:
     # Gets the receipts of attempts.
     receipts: Receipts
     # Counts an attempt of a job, by its kind and outcome.
-    count: Callable[[str, str], None]
+    count_outcome: Callable[[str, str], None]
     # The limits that bound the requests.
     limiter: Limiter
-    # The responses that were accepted last, by the hash of the request.
-    _accepted: dict[bytes, _AcceptedResponse] = field(default_factory=dict, init=False)
+    # The requests that were answered last, by their hash.
+    _answered_requests: dict[bytes, _AnsweredRequest] = field(default_factory=dict, init=False)
     # Reads the runs of responses.
     runs: ResponseRuns = field(init=False)
     # Makes the responses.
@@ -100,7 +103,7 @@ class BackgroundResponses:
         limits = WorkerLimits(
             concurrency=RESPONSES_AT_ONCE, tries=UNLIMITED_TRIES, backoff_first_s=1.0, backoff_max_s=10.0
         )
-        return [Worker(self.store.jobs, {RESPONSE_JOB: self.maker.perform}, limits, self.count).run()]
+        return [Worker(self.store.jobs, {RESPONSE_JOB: self.maker.perform}, limits, self.count_outcome).run()]
 
     # -- requests
 
@@ -134,36 +137,36 @@ class BackgroundResponses:
             created=response.created_at,
             background=True,
         )
-        name = identity.conversation_key
-        key = response.tag if name is None else lock_name(agent.uid, name)
+        conversation_key = identity.conversation_key
+        job_key = response.tag if conversation_key is None else lock_name(agent.uid, conversation_key)
         shown = orjson.dumps(response.shown)
         with map_store_errors():
             try:
                 accepted = await self.store.responses.accept(
-                    draft, agent.scope.project, RESPONSE_JOB, key, response.request, shown
+                    draft, agent.scope.project, RESPONSE_JOB, job_key, response.request, shown
                 )
             except Stale:
                 self.store.agents.uncache(agent.scope)
                 raise Conflict("The memory was forgotten meanwhile. Send the request again.") from None
         reservation = self.limiter.take_reservation(receipt) if accepted.is_new else None
         self.maker.note_accepted(accepted.run.id, request_context, reservation)
-        self._accepted[response.digest] = _AcceptedResponse(response.created_at, response.tag)
-        if len(self._accepted) > MAX_ACCEPTED_RESPONSES:
-            del self._accepted[next(iter(self._accepted))]
+        self._answered_requests[response.digest] = _AnsweredRequest(response.created_at, response.tag)
+        if len(self._answered_requests) > MAX_ACCEPTED_RESPONSES:
+            del self._answered_requests[next(iter(self._answered_requests))]
         return accepted
 
     def find_accepted(self, digest: bytes) -> str | None:
         """Returns the tag of a response that this process has lately accepted for the same request, if any."""
-        accepted = self._accepted.get(digest)
-        if accepted is None or self.now() - accepted.accepted_at >= _RETRY_WINDOW_S:
+        answered = self._answered_requests.get(digest)
+        if answered is None or self.now() - answered.answered_at >= _RETRY_WINDOW_S:
             return None
-        return accepted.tag
+        return answered.tag
 
     async def find(self, owner: ResponseOwner, tag: str) -> Run | None:
         """Returns the run of a response in the background, or None if this owner may read no such run."""
         with map_store_errors():
-            found = await self.store.responses.find(owner.project, tag)
-        return found.run if found is not None and owner.may_read(found.agent) else None
+            stored = await self.store.responses.find(owner.project, tag)
+        return stored.run if stored is not None and owner.may_read(stored.agent) else None
 
     async def cancel(self, run: Run) -> None:
         """Cancels a response that has not ended. Raises: MemoryUnavailable."""
@@ -184,7 +187,7 @@ class BackgroundResponses:
             forget = self.store.forgetting.forget
             has_begun = bool(await self.store.responses.load_turns(run.agent_row, run.id))
             if has_begun and run.state not in (RunState.COMPLETED, RunState.FAILED):
-                # It raises the memory's epoch, so that an attempt under way commits no turn any more.
+                # A forgetting raises the memory's epoch, so that an attempt under way commits no turn any more.
                 await forget(run.agent_row, ForgetTarget())
             rows = {*rows, *(turn.exchange.id for turn in await self.runs.load_turns(run))}
             if rows:
@@ -195,7 +198,7 @@ class BackgroundResponses:
     async def follow_events(self, run: Run, after: int, shown_response: Json) -> AsyncGenerator[bytes, None]:
         """Yields the events of a response after a number. The last event has the end of the response.
 
-        after: the number of an event. They count from 0, so -1 stands for all.
+        after: the number of an event, from 0; -1: all events are yielded.
         shown_response: the response as it was last shown.
 
         Raises: MemoryUnavailable.
@@ -211,17 +214,17 @@ class BackgroundResponses:
                     # Without an end in the log the attempt has failed, and another one follows.
                     after = max(after, log.next_number - 1)
                 # Loaded before the events are read: if the run is over here, all its events are stored.
-                now = await self.store.runs.find_run(run.agent_row, run.id)
+                current_run = await self.store.runs.find_run(run.agent_row, run.id)
                 async for number, event in load_events(self.store, run, after):
                     after = number
                     yield event
                     if self.dialect.find_ended_response(event) is not None:
                         return
-                if now is None or now.is_over:
+                if current_run is None or current_run.is_over:
                     break
                 await asyncio.sleep(_EVENTS_POLL_S)
             # No attempt has written the end, or the events are not stored any more.
-            ended = await self._render_ended_response(now, shown_response)
+            ended = await self._render_ended_response(current_run, shown_response)
             yield (
                 self.dialect.render_whole_events(ended)
                 if after < 0
@@ -236,9 +239,9 @@ class BackgroundResponses:
         """
         if shown_response["status"] not in PENDING_STATUSES:
             return shown_response
-        shown = None if run is None else await self.runs.find_response(run)
-        if shown is not None and shown["status"] not in PENDING_STATUSES:
-            return shown
+        stored_response = None if run is None else await self.runs.find_response(run)
+        if stored_response is not None and stored_response["status"] not in PENDING_STATUSES:
+            return stored_response
         if run is not None and run.state is RunState.FAILED:
             return self.dialect.as_failed(shown_response, code=None, message=FORGOTTEN_ERROR)
         return self.dialect.as_cancelled(shown_response)

@@ -1,7 +1,7 @@
-"""Native replies that an upstream makes in the background, after its answer: their requests are stored until then.
+"""The requests of native replies that an upstream makes in the background, after its answer.
 
-Each is stored as a run without a conversation and without a job, so any process that sees the end of the reply can
-write the turn. A forgetting in its memory erases the request.
+Each request is stored until its reply ends, as a run without a conversation and without a job. So any process that sees
+the end of the reply can write the turn. A forgetting in its memory erases the request.
 """
 
 from __future__ import annotations
@@ -50,26 +50,28 @@ class DeferredReplies:
     # Returns the seconds since the epoch.
     now: Callable[[], float]
 
-    async def add(self, scope: Scope, epoch: int, id: str, reply: DeferredReply) -> None:
-        """Stores a reply by its upstream's id, unless the epoch of its memory is no longer `epoch`."""
+    async def add(self, scope: Scope, epoch: int, reply_id: str, reply: DeferredReply) -> None:
+        """Stores a reply by its upstream's id, unless its memory has another epoch by now.
+
+        epoch: the epoch of the memory when the request was read.
+        """
         agent = await self.store.agents.find_or_draft(scope)
-        now = self.now()
         run = Run(
             id=0,
-            uid=_name(scope.project, id),
+            uid=_make_run_uid(scope.project, reply_id),
             agent_row=agent.id,
             conversation_row=0,
             state=RunState.COMPLETED,
-            created=now,
+            created=self.now(),
         )
         await self.store.responses.note(run, msgspec.json.encode(reply), epoch)
 
-    async def find(self, project: str, id: str) -> DeferredReplyRow | None:
+    async def find(self, project: str, reply_id: str) -> DeferredReplyRow | None:
         """Returns a reply by its upstream's id, or None if it is not stored or its request was forgotten."""
-        found = await self.store.responses.find(project, _name(project, id))
-        if found is None:
+        stored = await self.store.responses.find(project, _make_run_uid(project, reply_id))
+        if stored is None:
             return None
-        agent, run = found
+        agent, run = stored
         texts = await self.store.run_texts.load_texts(agent.id, run.id, RunTextKind.RESPONSE)
         if not texts or not texts[0].data:
             return None
@@ -88,6 +90,6 @@ class DeferredReplies:
         await self.store.responses.remove(row.agent.id, row.run.id)
 
 
-def _name(project: str, id: str) -> str:
-    """Returns the name of a reply's run, which no response of the gateway's own has."""
-    return "native-" + blake2b(f"{project}\0{id}".encode(), digest_size=28).hexdigest()
+def _make_run_uid(project: str, reply_id: str) -> str:
+    """Returns the public id of a reply's run. No response of the gateway's own has such an id."""
+    return "native-" + blake2b(f"{project}\0{reply_id}".encode(), digest_size=28).hexdigest()

@@ -25,25 +25,21 @@ class _Turn(Struct, frozen=True):
 
     # The memory in which the reply was made.
     memory: MemoryKey
-    # The ids of its reply and of the reply's parts.
+    # The ids of the turn's reply and of the reply's parts.
     ids: tuple[str, ...]
-    # The id of the reply that it continues.
+    # The id of the reply that the turn continues; None: the turn begins a conversation.
     previous_id: str | None
     # The part of that previous reply that the client heard, as JSON; empty: the client heard all of it.
     heard: bytes
-    # The messages of the turn as JSON. If it `has_reply`, the last message is the reply.
+    # The messages of the turn as JSON.
     messages: bytes
     # True: the last message is the reply.
     has_reply: bool
 
     @property
-    def size(self) -> int:
-        return (
-            _TURN_BYTES
-            + len(self.messages)
-            + len(self.heard)
-            + sum(_ID_BYTES + len(id) for id in (*self.ids, self.previous_id or ""))
-        )
+    def size_bytes(self) -> int:
+        ids = (*self.ids, self.previous_id or "")
+        return _TURN_BYTES + len(self.messages) + len(self.heard) + sum(_ID_BYTES + len(each) for each in ids)
 
 
 class EarlierReplies:
@@ -53,37 +49,43 @@ class EarlierReplies:
     """
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
-        self._limit = limit_bytes
-        self._turns: OrderedDict[int, _Turn] = OrderedDict()  # the first is the first to go
+        self._limit_bytes = limit_bytes
+        # The cached turns by their numbers. The first turn is the first to be dropped.
+        self._turns: OrderedDict[int, _Turn] = OrderedDict()
+        # The number of the newest turn with an id, by the memory and the id.
         self._number_by_id: dict[tuple[MemoryKey, str], int] = {}
         self._numbers = count()
-        self.bytes = 0
+        # The sum of the sizes of the cached turns.
+        self.size_bytes = 0
 
     def __len__(self) -> int:
         return len(self._turns)
 
-    def list_path(self, memory: MemoryKey, id: str | None) -> list[Json]:
+    def list_path(self, memory: MemoryKey, reply_id: str | None) -> list[Json]:
         """Returns the messages down to a reply, oldest first, as far up as they are known."""
-        found: dict[int, _Turn] = {}  # repeated ids of an upstream may lead in a circle
-        while id is not None and (n := self._number_by_id.get((memory, id))) is not None and n not in found:
-            found[n] = self._turns[n]
-            id = found[n].previous_id
-        for n in reversed(found):  # so that of a long conversation the beginning goes first
-            self._turns.move_to_end(n)
+        newest_first: dict[int, _Turn] = {}
+        while reply_id is not None:
+            number = self._number_by_id.get((memory, reply_id))
+            if number is None or number in newest_first:  # an upstream that repeats ids may make a cycle
+                break
+            newest_first[number] = self._turns[number]
+            reply_id = self._turns[number].previous_id
+        for number in reversed(newest_first):  # so that the beginning of a long conversation is dropped first
+            self._turns.move_to_end(number)
         path: list[Json] = []
-        for turn in reversed(found.values()):
+        for turn in reversed(newest_first.values()):
             if turn.heard and path:
                 path[-1] = orjson.loads(turn.heard)
             path += orjson.loads(turn.messages)
         return path
 
-    def find_reply(self, memory: MemoryKey, id: str) -> Json | None:
-        """Returns the reply that has this id, or a part with it."""
-        n = self._number_by_id.get((memory, id))
-        if n is None:
+    def find_reply(self, memory: MemoryKey, reply_id: str) -> Json | None:
+        """Returns the reply with an id, or with a part that has the id; None: no cached reply has it."""
+        number = self._number_by_id.get((memory, reply_id))
+        if number is None:
             return None
-        self._turns.move_to_end(n)
-        turn = self._turns[n]
+        self._turns.move_to_end(number)
+        turn = self._turns[number]
         shown_reply: Json | None = orjson.loads(turn.messages)[-1] if turn.has_reply else None
         return shown_reply
 
@@ -92,7 +94,7 @@ class EarlierReplies:
         memory: MemoryKey,
         ids: Sequence[str],
         previous_id: str | None,
-        new: Sequence[Json],
+        new_messages: Sequence[Json],
         shown_reply: Json | None,
         heard: Json | None = None,
     ) -> None:
@@ -100,13 +102,13 @@ class EarlierReplies:
 
         memory: the memory in which the turn was made.
         ids: the ids of the reply and of its parts.
-        previous_id: the id of the reply that it continues; None: the turn begins a conversation.
-        new: the new messages of the request.
+        previous_id: the id of the reply that the turn continues; None: the turn begins a conversation.
+        new_messages: the new messages of the request.
         shown_reply: the reply as the client has it; None: there is no reply yet.
         heard: the part of the previous reply that the client heard; None: all of it.
         """
         has_reply = shown_reply is not None
-        messages = _dump([*new, shown_reply] if has_reply else new)
+        messages = _dump([*new_messages, shown_reply] if has_reply else new_messages)
         turn = _Turn(
             memory=memory,
             ids=tuple(ids),
@@ -115,28 +117,32 @@ class EarlierReplies:
             messages=messages,
             has_reply=has_reply,
         )
-        if not ids or turn.size > self._limit:
+        if not ids or turn.size_bytes > self._limit_bytes:
             return
         number = next(self._numbers)
         self._turns[number] = turn
-        self._number_by_id.update(((memory, id), number) for id in ids)
-        self.bytes += turn.size
-        while self.bytes > self._limit:
-            oldest_number, oldest_turn = self._turns.popitem(last=False)
-            self.bytes -= oldest_turn.size
-            for id in oldest_turn.ids:
-                # A later turn may have the same id.
-                if self._number_by_id.get((oldest_turn.memory, id)) == oldest_number:
-                    del self._number_by_id[oldest_turn.memory, id]
+        self._number_by_id.update(((memory, each), number) for each in ids)
+        self.size_bytes += turn.size_bytes
+        while self.size_bytes > self._limit_bytes:
+            self._drop_oldest()
 
-    def list_unknown(self, memory: MemoryKey, ids: Set[str]) -> set[str]:
-        return {id for id in ids if (memory, id) not in self._number_by_id}
+    def _drop_oldest(self) -> None:
+        number, turn = self._turns.popitem(last=False)
+        self.size_bytes -= turn.size_bytes
+        for each in turn.ids:
+            # A later turn may have the same id.
+            if self._number_by_id.get((turn.memory, each)) == number:
+                del self._number_by_id[turn.memory, each]
+
+    def list_unknown_ids(self, memory: MemoryKey, ids: Set[str]) -> set[str]:
+        """Returns the ids that no cached turn of a memory has."""
+        return {each for each in ids if (memory, each) not in self._number_by_id}
 
     def clear(self) -> None:
         """Drops all: something was forgotten."""
         self._turns.clear()
         self._number_by_id.clear()
-        self.bytes = 0
+        self.size_bytes = 0
 
 
 class FoundReplies(Struct, frozen=True):
@@ -147,16 +153,20 @@ class FoundReplies(Struct, frozen=True):
 
     # The messages of each path, by the id of the reply at its end.
     paths: Mapping[str, Sequence[Json]]
+    # The cache of the process.
     earlier: EarlierReplies
 
-    def list_path(self, memory: MemoryKey, id: str | None) -> list[Json]:
-        messages = None if id is None else self.paths.get(id)
-        return self.earlier.list_path(memory, id) if messages is None else [*messages]
+    def list_path(self, memory: MemoryKey, reply_id: str | None) -> list[Json]:
+        messages = None if reply_id is None else self.paths.get(reply_id)
+        return self.earlier.list_path(memory, reply_id) if messages is None else [*messages]
 
-    def find_reply(self, memory: MemoryKey, id: str) -> Json | None:
-        return self.paths[id][-1] if id in self.paths else self.earlier.find_reply(memory, id)
+    def find_reply(self, memory: MemoryKey, reply_id: str) -> Json | None:
+        if reply_id in self.paths:
+            return self.paths[reply_id][-1]
+        return self.earlier.find_reply(memory, reply_id)
 
 
 def _dump(value: Json | Sequence[Json | None]) -> bytes:
+    """Returns a value as JSON."""
     # A copy, because orjson's own bytes hold up to eight times their size for as long as they live.
     return bytes(memoryview(orjson.dumps(value)))

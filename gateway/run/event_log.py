@@ -1,7 +1,7 @@
 """The events of a run in the background, numbered, so that a reader can continue after its last event.
 
-They are stored in batches, and the newest stay in memory. After the death of a process the numbers continue at a later
-multiple of 10,000, so that a reader of events that were never stored misses none of those that follow.
+Events are stored in batches, and the newest ones stay in memory. After the death of a process the numbers continue at a
+later multiple of 10,000. So a reader who has got events that were never stored misses no event that follows.
 """
 
 from __future__ import annotations
@@ -64,24 +64,24 @@ class EventLog:
     next_number: int = 1
     # True: no event follows.
     is_over: bool = field(default=False, init=False)
-    # The newest events, all that are not on disk yet among them. After a gap no event leaves, since the store lacks
-    # some of them; they are bounded by the rest of the run.
+    # The newest events, with all that are not on disk yet. After a gap no event is dropped, since the store lacks some:
+    # then the rest of the run bounds them.
     _newest: deque[NumberedEvent] = field(default_factory=deque, init=False)
     # The bytes of `_newest`.
     _newest_bytes: int = field(default=0, init=False)
     # The number of the last event up to which all events are on disk.
     _stored_number: int = field(default=0, init=False)
-    # True: some events after it are not on disk, and never will be.
+    # True: some events after `_stored_number` are not on disk, and never will be.
     _has_gap: bool = field(default=False, init=False)
     # The events that no write has taken yet.
     _unwritten: list[bytes] = field(default_factory=list, init=False)
     # The bytes of `_unwritten`.
     _unwritten_bytes: int = field(default=0, init=False)
-    # Begins the next write; None: no event waits for one.
+    # The timer that begins the next write; None: no event waits for a write.
     _timer: asyncio.TimerHandle | None = field(default=None, init=False)
     # The writes that are under way.
     _writes: set[Future[bool]] = field(default_factory=set, init=False)
-    # Set, and replaced, whenever there is something new for readers.
+    # Is set, and replaced by a new one, at each change that readers wait for.
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     # Ends the waits of the turn if the run is stopped.
     _presence: Presence = field(default_factory=Presence, init=False)
@@ -101,6 +101,7 @@ class EventLog:
             self._timer = asyncio.get_running_loop().call_later(BATCH_S, self._write)
 
     def _append(self, data: bytes) -> list[bytes]:
+        """Numbers events and shows them to readers. Returns them."""
         events = self.dialect.number_events(data, self.next_number)
         for event in events:
             self._newest.append(NumberedEvent(self.next_number, event))
@@ -125,13 +126,13 @@ class EventLog:
         await self.flush()
         self.epoch = epoch
         numbered = [each async for each in load_events(self.store, self.run, 0)]
-        last = max(self.next_number - 1, numbered[-1].number if numbered else 0)
+        last_number = max(self.next_number - 1, numbered[-1].number if numbered else 0)
         self._newest.clear()
         self._newest_bytes = 0
-        self._stored_number = last
+        self._stored_number = last_number
         self._has_gap = False
         # A forgetting may have erased stored events of an earlier attempt since.
-        self.next_number = max(last // _NUMBER_STEP + 1, attempt - 1) * _NUMBER_STEP
+        self.next_number = max(last_number // _NUMBER_STEP + 1, attempt - 1) * _NUMBER_STEP
         return [event.data for event in numbered]
 
     async def flush(self) -> None:
@@ -179,29 +180,33 @@ class EventLog:
         data = self._pop_unwritten()
         if not data:
             return
-        last = self.next_number - 1  # a batch has the number of its last event
+        last_number = self.next_number - 1  # a batch has the number of its last event
         try:
             write = self.store.run_texts.add_events(
-                self.run.agent_row, self.run.id, last, data, epoch=self.epoch, job=self.job
+                self.run.agent_row, self.run.id, last_number, data, epoch=self.epoch, job=self.job
             )
         except StoreError as error:
             self._has_gap = True
             _warn_unwritten(error)
             return
         self._writes.add(write)
-        write.add_done_callback(lambda done: self._note_written(done, last))
+        write.add_done_callback(lambda write: self._on_write_ended(write, last_number))
 
-    def _note_written(self, done: Future[bool], last: int) -> None:
-        """Notes that the events up to the number `last` are stored, and drops them if there are too many in RAM."""
-        self._writes.discard(done)
-        if done.cancelled():
+    def _on_write_ended(self, write: Future[bool], last_number: int) -> None:
+        """Notes whether the events up to a number are stored."""
+        self._writes.discard(write)
+        if write.cancelled():
             return
-        if (error := done.exception()) is not None:
+        if (error := write.exception()) is not None:
             _warn_unwritten(error)
-        if error is not None or not done.result():
+        if error is not None or not write.result():
             self._has_gap = True
         if not self._has_gap:
-            self._stored_number = max(self._stored_number, last)
+            self._stored_number = max(self._stored_number, last_number)
+        self._drop_stored()
+
+    def _drop_stored(self) -> None:
+        """Drops the oldest events that are stored, until the rest takes no more than a batch."""
         while (
             self._newest_bytes > BATCH_BYTES
             and self._newest
@@ -220,7 +225,7 @@ class EventLog:
                 is_found = False
                 async for event_number, event in load_events(self.store, self.run, number):
                     if event_number >= first:
-                        break  # this event, and those before it that the store lacks, are in memory
+                        break  # the events from `first` on are in memory
                     is_found = True
                     number = event_number
                     yield event
@@ -263,7 +268,7 @@ class EventLog:
 
 
 def _warn_unwritten(error: BaseException) -> None:
-    # Present readers get these events from memory, and later readers the steps that the run has stored.
+    # Present readers get these events from memory. Later readers get the steps that the run has stored.
     _log.warning(
         "Events of a background run could not be stored; a stream that is opened later lacks them: %s", error
     )

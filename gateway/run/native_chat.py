@@ -73,12 +73,12 @@ class NativeChat:
         identity = resolver.identify(native.chat, request_context)
         spec = self._chat.directory.find_requested_spec(identity)
         assert spec is not None  # else there is no memory
-        looked_up_in: MemoryKey | None = None
+        lookup_key: MemoryKey | None = None
         if identity.scope is not None:
             await self._turns.wait_written(identity.scope)
             if native.referenced_ids:
-                looked_up_in = await self._read_memory_key(identity.scope)
-                native = await self._with_found_history(native, identity.scope, looked_up_in)
+                lookup_key = await self._read_memory_key(identity.scope)
+                native = await self._with_available_history(native, identity.scope, lookup_key)
         request = native.chat
         # Once more: the whole list decides the kind of the request.
         identity = resolver.with_delegated_task(resolver.identify(request, request_context), request)
@@ -102,21 +102,25 @@ class NativeChat:
             receipt=receipt,
         )
         await self._chat.admit(call)
-        await self._answer_call(call, native, looked_up_in)
+        await self._answer_call(call, native, lookup_key)
         return call.memory_state
 
     async def save_deferred(
-        self, project: str, id: str, response: bytes, read: Callable[[DeferredReply], NativeRequest | None]
+        self,
+        project: str,
+        reply_id: str,
+        response: bytes,
+        read: Callable[[DeferredReply], NativeRequest | None],
     ) -> None:
         """Writes the turn of a deferred reply that its upstream has made since.
 
         A fault is logged, and the request stays stored: the next GET of the reply tries again.
 
-        id: the upstream's id of the reply.
+        reply_id: the upstream's id of the reply.
         read: returns the request of a deferred reply, or None if it cannot be read.
         """
         try:
-            row = await self.deferred.find(project, id)
+            row = await self.deferred.find(project, reply_id)
             if row is not None and (native := read(row.reply)) is not None:
                 await self._save_response(native, row, response)
         except (StoreError, GatewayError) as error:
@@ -133,7 +137,7 @@ class NativeChat:
         reader.read_whole(response)
         await self._turns.wait_written(scope)
         if native.referenced_ids:
-            native = await self._with_history(native, scope, await self._read_memory_key(scope))
+            native = await self._with_stored_history(native, scope, await self._read_memory_key(scope))
         await self._save_ended(native, row, reader)
 
     async def _save_ended(self, native: NativeRequest, row: DeferredReplyRow, reader: NativeReader) -> None:
@@ -173,12 +177,10 @@ class NativeChat:
         if saved.is_durable or saved.loss is not None:
             await self.deferred.remove(row)
 
-    async def _answer_call(
-        self, call: ChatCall, native: NativeRequest, looked_up_in: MemoryKey | None
-    ) -> None:
+    async def _answer_call(self, call: ChatCall, native: NativeRequest, lookup_key: MemoryKey | None) -> None:
         """Answers a request. Sets the call's `memory_state`.
 
-        looked_up_in: the memory in which the ids of the request were looked up; None: no ids were.
+        lookup_key: the memory in which the ids of the request were looked up; None: the request has no ids.
         """
         attempts = self._chat.failover.make_attempts_at_first_key(
             call.route,
@@ -189,15 +191,7 @@ class NativeChat:
         # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
         with QueueTicket() as ticket:
             ticket.timeout_s = self._turns.limits.commit_wait_s
-            # A request without messages refers to a conversation that is unknown here.
-            begun = None
-            call.memory_state = "unavailable"
-            if not all(map(is_system, call.request.messages)):
-                begun = await self._begin_memory(call, native, attempts, ticket)
-            if begun is not None and looked_up_in not in (None, _make_memory_key(begun.memory.context.agent)):
-                # Another process has forgotten something since, perhaps a reply that the ids name.
-                begun = None
-                call.memory_state = "unavailable"
+            begun = await self._begin_known_memory(call, native, attempts, ticket, lookup_key)
             if begun is not None:
                 memory, prompt = begun
                 machine = NativeTurn(memory.reader, native.make_change(), native.upstream_path)
@@ -213,7 +207,7 @@ class NativeChat:
                 return
             if call.identity.mode is Mode.STRICT:
                 raise MemoryUnavailable("The conversation is not known here by its ids.", retry_after_s=1.0)
-            passed = relay(
+            reply = relay(
                 attempts,
                 call.make_request_without_memory,
                 call.sink,
@@ -221,7 +215,30 @@ class NativeChat:
                 keep_alive_s=self._turns.limits.keep_alive_s,
                 change=native.make_change(),
             )
-            await self._chat.await_reply(call, attempts, passed)
+            await self._chat.await_reply(call, attempts, reply)
+
+    async def _begin_known_memory(
+        self,
+        call: ChatCall,
+        native: NativeRequest,
+        attempts: Attempts,
+        ticket: QueueTicket,
+        lookup_key: MemoryKey | None,
+    ) -> BegunMemory[NativeMemory] | None:
+        """Returns the turn's memory and its prompt, or None if the request's conversation is not known here.
+
+        Sets the call's `memory_state`. lookup_key: as for `_answer_call`.
+        """
+        begun = None
+        call.memory_state = "unavailable"
+        # A request without messages refers to a conversation that is unknown here.
+        if not all(map(is_system, call.request.messages)):
+            begun = await self._begin_memory(call, native, attempts, ticket)
+        if begun is not None and lookup_key not in (None, _make_memory_key(begun.memory.context.agent)):
+            # Another process has forgotten something since, perhaps a reply that the ids name.
+            call.memory_state = "unavailable"
+            return None
+        return begun
 
     async def _begin_memory(
         self, call: ChatCall, native: NativeRequest, attempts: Attempts, ticket: QueueTicket
@@ -237,30 +254,32 @@ class NativeChat:
         )
         return await self._chat.memory.begin(call, attempts, ticket, make_memory)
 
-    async def _with_found_history(
+    async def _with_available_history(
         self, native: NativeRequest, scope: Scope, memory: MemoryKey
     ) -> NativeRequest:
-        """Returns the result of `_with_history`. If the store fails, its replies count as unknown."""
+        """Returns the result of `_with_stored_history`. If the store fails, only cached replies are known."""
         try:
-            return await self._with_history(native, scope, memory)
+            return await self._with_stored_history(native, scope, memory)
         except StoreError as error:
             _log.warning(
                 "Earlier responses could not be looked up, so they count as unknown: %s", error.message
             )
             return native.with_history(self._earlier, memory)
 
-    async def _with_history(self, native: NativeRequest, scope: Scope, memory: MemoryKey) -> NativeRequest:
+    async def _with_stored_history(
+        self, native: NativeRequest, scope: Scope, memory: MemoryKey
+    ) -> NativeRequest:
         """Returns the request with the replies that it refers to, from this process's cache or the store.
 
         Raises: StoreError.
         """
-        if unknown := self._earlier.list_unknown(memory, native.referenced_ids):
-            paths = await find_paths_by_id(self._keeper.store, scope, unknown)
+        if unknown_ids := self._earlier.list_unknown_ids(memory, native.referenced_ids):
+            paths = await find_paths_by_id(self._keeper.store, scope, unknown_ids)
             with_history = native.with_history(FoundReplies(paths, self._earlier), memory)
             if memory != _UNREAD:
                 # Afterwards, since the cache may drop other replies that this request names.
-                for id, path in paths.items():
-                    self._earlier.add(memory, (id,), None, path[:-1], path[-1])
+                for reply_id, path in paths.items():
+                    self._earlier.add(memory, (reply_id,), None, path[:-1], path[-1])
             return with_history
         return native.with_history(self._earlier, memory)
 

@@ -110,7 +110,7 @@ class NativeMemory(TreeMemory):
                 outcome = replace(outcome, shown_reply=with_private(shown_reply, ids=reply.ids))
         return TreeMemory.write(self, prompt, outcome)
 
-    async def _defer_reply(self, prompt: Prompt, outcome: TurnOutcome, id: str) -> None:
+    async def _defer_reply(self, prompt: Prompt, outcome: TurnOutcome, reply_id: str) -> None:
         """Writes the turn without its reply, and stores the request under the id of the reply."""
         await TreeMemory.write(self, prompt, outcome)
         identity, native, context = self.context.request.identity, self.native, self.context
@@ -118,10 +118,10 @@ class NativeMemory(TreeMemory):
         if scope is None:
             return
         reply = DeferredReply(native.raw.decode(), native.upstream_path, identity, make_turn_name(context))
-        await self.deferred.add(scope, context.agent.epoch, id, reply)
+        await self.deferred.add(scope, context.agent.epoch, reply_id, reply)
 
     async def _save_deferred(
-        self, deferring: asyncio.Task[None], prompt: Prompt, outcome: TurnOutcome, id: str
+        self, deferring: asyncio.Task[None], prompt: Prompt, outcome: TurnOutcome, reply_id: str
     ) -> None:
         """Writes the turn of a reply that has ended, unless another request has seen its end already."""
         await asyncio.wait([deferring])
@@ -129,6 +129,6 @@ class NativeMemory(TreeMemory):
             await self._write_whole(prompt, outcome)
             return
         scope = self.context.request.identity.scope
-        row = None if scope is None else await self.deferred.find(scope.project, id)
+        row = None if scope is None else await self.deferred.find(scope.project, reply_id)
         if row is not None:
             await self.save_ended(self.native, row, self.reader)

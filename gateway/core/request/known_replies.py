@@ -13,8 +13,8 @@ MemoryKey = tuple[str, int]
 class KnownReplies(Protocol):
     """The replies of memories that are known by an upstream's ids."""
 
-    def list_path(self, memory: MemoryKey, id: str | None) -> list[Json]:
+    def list_path(self, memory: MemoryKey, reply_id: str | None) -> list[Json]:
         """Returns the messages down to a reply, oldest first, as far up as they are known."""
 
-    def find_reply(self, memory: MemoryKey, id: str) -> Json | None:
+    def find_reply(self, memory: MemoryKey, reply_id: str) -> Json | None:
         """Returns the reply with an id, or with a part that has the id; None: no known reply has it."""

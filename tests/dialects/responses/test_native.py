@@ -161,13 +161,13 @@ def test_the_oldest_replies_give_way() -> None:
     for n in range(20):
         earlier.add(ALICE, (f"resp_{n}", f"msg_{n}"), f"resp_{n - 1}", [], said)
         assert earlier.find_reply(ALICE, "resp_0") is not None  # who is asked for stays
-        assert earlier.bytes <= 10_000
+        assert earlier.size_bytes <= 10_000
     assert 2 < len(earlier) < 12
     assert earlier.find_reply(ALICE, "msg_1") is None
     earlier.add(ALICE, ("resp_large",), None, [], {"content": "x" * 20_000})
     assert earlier.find_reply(ALICE, "resp_large") is None
     earlier.clear()
-    assert (len(earlier), earlier.bytes) == (0, 0)
+    assert (len(earlier), earlier.size_bytes) == (0, 0)
 
 
 @pytest.mark.parametrize(

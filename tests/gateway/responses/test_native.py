@@ -1210,7 +1210,7 @@ def test_what_a_client_leaves_out_of_its_list_is_recalled(
 def test_more_than_the_process_keeps_is_read_from_the_store(
     world: World, openai_keeps: StoredResponses
 ) -> None:
-    world.gateway.app.services.native_chat._earlier._limit = 20_000
+    world.gateway.app.services.native_chat._earlier._limit_bytes = 20_000
     items: list[Json] = []
     for n in range(12):
         items.append({"role": "user", "content": f"Chapter {n} of Miso. " + f"w{n} " * 1500})
