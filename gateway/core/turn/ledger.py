@@ -71,13 +71,16 @@ EMPTY_LEDGER: Final = Ledger()
 
 
 def _add_details(earlier: Any, last: Any) -> Json:
-    """Returns the details of the completions, added up. The details of the prompt stay those of the last round."""
+    """Returns the field with the details of the completions added up; no field if one of the two is unreadable.
+
+    Details that are no numbers are those of the last round.
+    """
     if not isinstance(earlier, dict) or not (isinstance(last, dict) or last is None):
         return {}
     last = last or {}
-    added = {**earlier, **last}
-    for key, value in last.items():
-        before = earlier.get(key)
-        if isinstance(value, int) and isinstance(before, int):
-            added[key] = read_token_count(last, key) + read_token_count(earlier, key)
-    return {_DETAILS: added}
+    sums = {
+        key: read_token_count(earlier, key) + read_token_count(last, key)
+        for key in earlier.keys() & last.keys()
+        if isinstance(earlier[key], int) and isinstance(last[key], int | None)
+    }
+    return {_DETAILS: {**earlier, **last, **sums}}

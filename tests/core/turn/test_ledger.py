@@ -57,6 +57,21 @@ def test_details_of_one_round_alone_stay() -> None:
     }
 
 
+def test_details_that_a_round_reports_as_null_count_as_none() -> None:
+    first = {
+        "completion_tokens": 2,
+        "completion_tokens_details": {"reasoning_tokens": 1, "audio_tokens": None},
+    }
+    last = {
+        "completion_tokens": 3,
+        "completion_tokens_details": {"reasoning_tokens": None, "audio_tokens": None},
+    }
+    assert turn_usage(after(first), last)["completion_tokens_details"] == {
+        "reasoning_tokens": 1,
+        "audio_tokens": None,
+    }
+
+
 def test_the_usage_of_a_single_round_is_reported_as_it_came() -> None:
     usage = {"prompt_tokens": 3, "total_tokens": "odd"}
     assert EMPTY_LEDGER.make_turn_usage(usage) is usage
