@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -96,6 +97,17 @@ def check_model_name(model: str) -> None:
         )
     if not model.isprintable() and any(ord(character) < 32 or ord(character) == 127 for character in model):
         raise BadRequest("Invalid 'model': the name contains a control character.", param="model")
+
+
+def refuse_unknown_fields(json: Iterable[str], known: Container[str]) -> None:
+    """Raises: BadRequest: a body has a field that is not among the known ones."""
+    for key in json:
+        if key not in known:
+            raise BadRequest(
+                f"Unknown parameter: '{key[:QUOTED_CHARS]}'.",
+                param=key[:QUOTED_CHARS],
+                code="unknown_parameter",
+            )
 
 
 def make_missing_field_error(param: str) -> BadRequest:

@@ -15,7 +15,13 @@ from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
 from gateway.core.roles import SYSTEM_ROLES
-from gateway.dialects.fields import check_depth, check_length, make_missing_field_error, read_optional
+from gateway.dialects.fields import (
+    check_depth,
+    check_length,
+    make_missing_field_error,
+    read_optional,
+    refuse_unknown_fields,
+)
 from gateway.dialects.responses.compaction import make_compaction_messages
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.items import ItemGroup, find_item, list_page, render_created_item
@@ -88,6 +94,7 @@ class ConversationRequests:
 
     async def _create(self, owner: ResponseOwner, body: Json) -> Json:
         """Creates a conversation with the items of a request, and returns it."""
+        refuse_unknown_fields(body, ("items", "metadata"))
         items = _read_new_items(body)
         return _render_conversation(
             await self.conversations.create(owner.project, read_metadata(body), items)
@@ -95,6 +102,7 @@ class ConversationRequests:
 
     async def _change_metadata(self, conversation: ResponseConversation, body: Json) -> Json:
         """Changes the metadata of a conversation, and returns it."""
+        refuse_unknown_fields(body, ("metadata",))
         if "metadata" not in body:
             raise make_missing_field_error("metadata")
         metadata = read_metadata(body)
@@ -131,6 +139,7 @@ class ConversationRequests:
             raise Conflict(
                 "The memory of this conversation is paused, so nothing is added to it until it is resumed."
             )
+        refuse_unknown_fields(body, ("items",))
         if body.get("items") is None:
             raise make_missing_field_error("items")
         items = _read_new_items(body)

@@ -489,6 +489,21 @@ def test_the_error_for_a_method_names_the_methods_of_the_path(world: World) -> N
         assert (head.status, head.headers.get("allow")) == (405, allowed), (method, path)
 
 
+def test_a_field_that_a_conversation_does_not_have_is_refused(world: World) -> None:
+    """As OpenAI refuses it: left out, a misspelt field would have no effect."""
+    sdk = world.sdk.conversations
+    id, item = sdk.create().id, {"role": "user", "content": "Hi"}
+    for create in (
+        lambda: sdk.create(extra_body={"item": [item]}),
+        lambda: sdk.update(id, metadata={}, extra_body={"item": [item]}),
+        lambda: sdk.items.create(id, items=[item], extra_body={"item": [item]}),  # type: ignore[list-item]
+    ):
+        with pytest.raises(openai.BadRequestError, match="Unknown parameter: 'item'") as refusal:
+            create()
+        assert (refusal.value.code, refusal.value.param) == ("unknown_parameter", "item")
+    assert items_of(world, id) == []
+
+
 def test_metadata_is_changed_and_checked(world: World) -> None:
     conversation = world.sdk.conversations.create(metadata={"a": "b"})
     assert world.sdk.conversations.update(conversation.id, metadata={"c": "d"}).metadata == {"c": "d"}
