@@ -514,7 +514,7 @@ class Passage(Struct, frozen=True):
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-# The `Message.source` of a fact that is muted.
+# The `Message.kind` of a fact that is muted.
 MUTED = "muted"
 
 
@@ -531,14 +531,14 @@ class Message(Struct, frozen=True, eq=False):
     speaker: str | None = None
     atoms: tuple[Atom, ...] = ()
     # The kind of text: message, passage, fact, or muted (a fact that is not shown).
-    source: str = "message"
-    # The number of the message before it in its conversation; None: there is none, or it was not asked for.
+    kind: str = "message"
+    # The number of the message before it in its conversation; None: there is none, or it was not read.
     previous: int | None = None
-    # The exchanges that a fact was learned from.
-    origins: tuple[int, ...] = ()
-    # The tags of a passage, where they were asked for.
+    # The rows of the exchanges that a fact was learned from.
+    sources: tuple[int, ...] = ()
+    # The tags of a passage, if they were read.
     tags: tuple[str, ...] = ()
-    # The text and its `line`, once the line was asked for; a copy with another text ignores the pair.
+    # The text and its `line`, once the line was read; a copy with another text ignores the pair.
     _line: tuple[str, str] | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -640,8 +640,8 @@ class Near(Struct, frozen=True):
         """Returns the similarity of some messages by number; those without a vector are left out."""
         import numpy as np
 
-        is_asked = np.isin(self.seqs, [*seqs])
-        return dict(zip(self.seqs[is_asked].tolist(), self.similarity[is_asked].tolist(), strict=True))
+        selected = np.isin(self.seqs, [*seqs])
+        return dict(zip(self.seqs[selected].tolist(), self.similarity[selected].tolist(), strict=True))
 
 
 _BLOCK = attrgetter(*(name for name in Block.__struct_fields__ if name != "uid"))

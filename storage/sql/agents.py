@@ -33,8 +33,8 @@ AGENT_COLUMNS = 11
 
 def make_agent_record(row: Row) -> Agent:
     """Returns the record of a row of the piece `agent`."""
-    id, uid, project, profile, subject, *rest = row
-    return Agent(id, uid, Scope(project, profile, subject), *rest)
+    agent_row, uid, project, profile, subject, *rest = row
+    return Agent(agent_row, uid, Scope(project, profile, subject), *rest)
 
 
 async def find_agent(connection: Connection, scope: Scope) -> Agent | None:
@@ -43,37 +43,39 @@ async def find_agent(connection: Connection, scope: Scope) -> Agent | None:
     return None if row is None else make_agent_record(row)
 
 
-async def find_agent_by_id(connection: Connection, id: int) -> Agent | None:
+async def find_agent_by_id(connection: Connection, agent_row: int) -> Agent | None:
     """Returns an agent with its present numbers; None: the agent is gone."""
-    row = await connection.fetch_row(SQL["agent_by_id"], (id,))
+    row = await connection.fetch_row(SQL["agent_by_id"], (agent_row,))
     return None if row is None else make_agent_record(row)
 
 
-async def find_numbers(connection: Connection, id: int) -> AgentNumbers | None:
+async def find_numbers(connection: Connection, agent_row: int) -> AgentNumbers | None:
     """Returns an agent's numbers; None: the agent is gone."""
-    row = await connection.fetch_row(SQL["agent_numbers"], (id,))
+    row = await connection.fetch_row(SQL["agent_numbers"], (agent_row,))
     return None if row is None else AgentNumbers(*row)
 
 
-async def find_numbers_of(connection: Connection, agent: Agent) -> AgentNumbers | None:
+async def find_numbers_by_uid(connection: Connection, agent: Agent) -> AgentNumbers | None:
     """Returns an agent's present numbers; None: the agent is gone.
 
     After a restore from a backup the row may belong to another agent, so the uid is compared as well.
     """
-    row = await connection.fetch_row(SQL["numbers_of_named"], (agent.id, agent.uid))
+    row = await connection.fetch_row(SQL["numbers_by_uid"], (agent.id, agent.uid))
     return None if row is None else AgentNumbers(*row)
 
 
-async def lock_numbers(connection: Connection, id: int) -> AgentNumbers | None:
+async def lock_numbers(connection: Connection, agent_row: int) -> AgentNumbers | None:
     """Returns an agent's numbers, which only this transaction can raise until it ends; None: the agent is gone."""
-    row = await connection.fetch_row(SQL["lock_numbers"], (id,))
+    row = await connection.fetch_row(SQL["lock_numbers"], (agent_row,))
     return None if row is None else AgentNumbers(*row)
 
 
 async def pause_agent(connection: Connection, agent_row: int, since: float | None) -> bool:
-    """Pauses a memory since a time, or resumes it (None).
+    """Pauses an agent's memory, or resumes it.
 
-    Returns False if nothing changes: the memory is paused, or not paused, already, or is gone.
+    since: the time of the pause, in seconds since the epoch; None: the memory is resumed.
+
+    Returns False if nothing changes: the memory is paused, or not paused, already, or the agent is gone.
     """
     return await connection.run(SQL["pause"], (agent_row, since)) > 0
 
@@ -112,7 +114,7 @@ async def find_or_create_with_blocks(
 
 
 async def take_seq(connection: Connection, agent_row: int) -> int:
-    """Takes the next number of a memory, and returns it. Raises: NotFound."""
+    """Takes the next number of an agent's order, and returns it. Raises: NotFound."""
     seq = await connection.fetch_value(SQL["agent_take_seq"], (agent_row,))
     if seq is None:
         raise NotFound(f"there is no agent {agent_row}")
@@ -120,7 +122,7 @@ async def take_seq(connection: Connection, agent_row: int) -> int:
 
 
 async def set_indexed(connection: Connection, agent_row: int, seq: int) -> None:
-    """Notes the last number that the search index has."""
+    """Notes the last number that the agent's search index has."""
     await connection.run(SQL["agent_indexed"], (seq, agent_row))
 
 
@@ -171,18 +173,18 @@ class Agents:
         """Returns the agent with a public id, with its present numbers; None: there is no such agent."""
 
         async def read(connection: Connection) -> Agent | None:
-            id = await connection.fetch_value(SQL["agent_of_uid"], (uid,))
-            return None if id is None else await find_agent_by_id(connection, id)
+            agent_row = await connection.fetch_value(SQL["agent_row_by_uid"], (uid,))
+            return None if agent_row is None else await find_agent_by_id(connection, agent_row)
 
         return await self._database.read(read)
 
-    async def find_by_id(self, id: int) -> Agent | None:
+    async def find_by_id(self, agent_row: int) -> Agent | None:
         """Returns an agent with its present numbers; None: the agent is gone."""
-        return await self._database.read(lambda connection: find_agent_by_id(connection, id))
+        return await self._database.read(lambda connection: find_agent_by_id(connection, agent_row))
 
-    async def exists(self, id: int) -> bool:
+    async def exists(self, agent_row: int) -> bool:
         """Returns whether the agent of a row is stored, and was not forgotten."""
-        return await self.find_by_id(id) is not None
+        return await self.find_by_id(agent_row) is not None
 
     def make_draft(self, scope: Scope) -> Agent:
         """Returns an agent that is not stored, with a name and a secret of its own."""

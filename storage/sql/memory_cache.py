@@ -145,7 +145,7 @@ class CachedMemory:
         if current.indexed_seq or self._is_full or not self.needs_no_read(current, skip):
             return None
         return [
-            message for seq, message in self.unindexed.items() if seq not in skip and message.source != MUTED
+            message for seq, message in self.unindexed.items() if seq not in skip and message.kind != MUTED
         ]
 
     async def read_changes(

@@ -18,7 +18,7 @@ from storage.errors import TooSlow
 from storage.records import Agent, AgentNumbers, Message
 from storage.search import rank
 from storage.search.segment import Buckets
-from storage.sql.agents import find_numbers_of
+from storage.sql.agents import find_numbers_by_uid
 from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.passages import load_passages_and_facts_at
 from storage.sql.shown_exchanges import load_shown_at
@@ -69,7 +69,7 @@ class MemoryLoader:
         numbers: the agent's numbers, if the caller has just read them; None: `load` reads them.
         skip: the numbers of messages that the query leaves out.
         """
-        read_numbers = partial(find_numbers_of, agent=agent)
+        read_numbers = partial(find_numbers_by_uid, agent=agent)
         while True:
             drop_count = self._memories.drop_count
             current = numbers or await self._database.read(read_numbers, deadline_ms=deadline_ms)
@@ -103,7 +103,7 @@ class MemoryLoader:
 
         async def read(connection: Connection) -> CachedMemory | None:
             # The current numbers may be older than the database, if a copy was restored into it.
-            if await find_numbers_of(connection, agent) is None:
+            if await find_numbers_by_uid(connection, agent) is None:
                 return None
             memory = CachedMemory(agent.id)
             memory.apply(await memory.read_changes(connection, current, self._rules))

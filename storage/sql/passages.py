@@ -35,15 +35,30 @@ async def insert_passage(
     tags: Sequence[str] = (),
     metadata: Mapping[str, Any] | None = None,
 ) -> Passage:
-    """Adds a passage. Raises: NotFound if there is no such agent."""
+    """Adds a passage.
+
+    at: the time of the passage, in seconds since the epoch.
+    exchange_row: the exchange in which the passage was saved; None: it was saved in no exchange.
+    sources: the rows of all exchanges that the passage may quote.
+    file: the row of the file of which the passage is a part; None: it is a part of no file.
+
+    Raises: NotFound if there is no such agent.
+    """
     seq = await take_seq(connection, agent_row)
     tags_json = orjson.dumps(list(tags)).decode() if tags else None
     metadata_json = orjson.dumps(metadata).decode() if metadata else None
     sources_json = orjson.dumps(list(sources))
     values = (agent_row, seq, at, exchange_row, sources_json, file, tags_json, metadata_json, text)
-    id = await connection.fetch_value(SQL["passage_insert"], values)
+    passage_row = await connection.fetch_value(SQL["passage_insert"], values)
     return Passage(
-        id, seq, text, at, sources=tuple(sources), file=file, tags=tuple(tags), metadata=dict(metadata or {})
+        passage_row,
+        seq,
+        text,
+        at,
+        sources=tuple(sources),
+        file=file,
+        tags=tuple(tags),
+        metadata=dict(metadata or {}),
     )
 
 
@@ -57,9 +72,9 @@ async def add_saved_passage(
     """
     tags = orjson.loads(edit.arguments).get("tags") or ()
     exchange_row = edit.exchange_row if sources is None else None
-    origins = (edit.exchange_row,) if sources is None else sources
+    source_rows = (edit.exchange_row,) if sources is None else sources
     await insert_passage(
-        connection, agent_row, text, at=edit.at, exchange_row=exchange_row, sources=origins, tags=tags
+        connection, agent_row, text, at=edit.at, exchange_row=exchange_row, sources=source_rows, tags=tags
     )
 
 
@@ -68,30 +83,35 @@ async def load_passages_and_facts_since(
 ) -> list[Message]:
     """Returns the first passages and facts from a number on, as messages."""
     values = (agent_row, first_seq, limit)
-    return make_messages(await connection.fetch_rows(SQL["passages_and_facts_since"], values))
+    rows = await connection.fetch_rows(SQL["passages_and_facts_since"], values)
+    return make_passage_and_fact_messages(rows)
 
 
 async def load_passages_and_facts_at(
     connection: Connection, agent_row: int, seqs: Sequence[int]
 ) -> list[Message]:
     """Returns the passages, and the facts that are still true, with these numbers, as messages."""
-    return make_messages(await connection.fetch_rows(SQL["passages_and_facts_at"], (agent_row, seqs)))
+    rows = await connection.fetch_rows(SQL["passages_and_facts_at"], (agent_row, seqs))
+    return make_passage_and_fact_messages(rows)
 
 
-def make_messages(rows: Iterable[Row]) -> list[Message]:
-    """Makes messages of passages and facts. A fact counts as a message of the user."""
+def make_passage_and_fact_messages(rows: Iterable[Row]) -> list[Message]:
+    """Returns messages with the texts of passages and facts. A fact counts as a message of the user.
+
+    rows: the rows of `passages_and_facts_at`.
+    """
     return [
         Message(
             seq=seq,
             exchange_row=0,
-            role="assistant" if source == "passage" else "user",
+            role="assistant" if kind == "passage" else "user",
             text=text,
             at=at,
-            conversation_row=conversation or 0,
-            source=source,
-            origins=tuple(orjson.loads(origins or b"[]")),
+            conversation_row=conversation_row or 0,
+            kind=kind,
+            sources=tuple(orjson.loads(sources or b"[]")),
         )
-        for seq, text, at, source, origins, conversation in rows
+        for seq, text, at, kind, sources, conversation_row in rows
     ]
 
 
@@ -105,7 +125,7 @@ class Passages(GrowingGroup):
     """Passages of agents. Each statement finds passages of one agent alone."""
 
     async def add(self, agent_row: int, drafts: Sequence[PassageDraft]) -> builtins.list[Passage]:
-        """Saves passages, all or none. Raises: NotFound if there is no such memory."""
+        """Adds passages, all or none. Raises: NotFound if there is no such agent."""
 
         async def write(connection: Connection) -> builtins.list[Passage]:
             return [
@@ -121,7 +141,7 @@ class Passages(GrowingGroup):
     async def list_page(
         self, connection: Connection, agent_row: int, page: Page[int], filter: PassageFilter
     ) -> builtins.list[Passage]:
-        """Returns a page of passages. The page's cursors are numbers of passages, which need not exist any more."""
+        """Returns a page of passages. Its cursors are numbers of passages, which may be gone."""
 
         async def read(low: int, high: int, size: int) -> tuple[Iterable[Passage], int | None]:
             values = (agent_row, low, high, lower_ascii(filter.text), filter.since, filter.until, size)
@@ -135,29 +155,33 @@ class Passages(GrowingGroup):
 
     @reads
     async def count(self, connection: Connection, agent_row: int) -> int:
-        """Returns how many passages a memory has."""
+        """Returns the number of an agent's passages."""
         return int(await connection.fetch_value(SQL["passage_count"], (agent_row,)))
 
     @reads
     async def list(
         self, connection: Connection, agent_row: int, *, after: int = 0, limit: int = 100
     ) -> tuple[Passage, ...]:
-        """Returns a page of passages, in order. after: the number of the last passage on the previous page."""
+        """Returns a page of passages, in order, without their files, tags and metadata.
+
+        after: the number of the last passage on the previous page.
+        """
         rows = await connection.fetch_rows(SQL["passage_list"], (agent_row, after, limit))
         return tuple(
-            Passage(id, seq, text, at, tuple(orjson.loads(sources))) for id, seq, text, at, sources in rows
+            Passage(passage_row, seq, text, at, tuple(orjson.loads(sources)))
+            for passage_row, seq, text, at, sources in rows
         )
 
 
 def _make_passage(row: Row) -> Passage:
-    id, seq, text, at, sources, file, tags, details = row
+    passage_row, seq, text, at, sources, file, tags, metadata = row
     return Passage(
-        id,
+        passage_row,
         seq,
         text,
         at,
         sources=tuple(orjson.loads(sources)),
         file=file,
         tags=tuple(orjson.loads(tags or "[]")),
-        metadata=orjson.loads(details or "{}"),
+        metadata=orjson.loads(metadata or "{}"),
     )

@@ -28,7 +28,7 @@ from storage.sql.agents import AGENT_COLUMNS, make_agent_record
 from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import StoreGroup
 from storage.sql.memory_pages import MemoryPages
-from storage.sql.passages import make_messages
+from storage.sql.passages import make_passage_and_fact_messages
 from storage.sql.recall import Recall
 from storage.sql.statements import load
 from storage.store_rules import Rules
@@ -169,7 +169,7 @@ class PeopleSearch(StoreGroup):
             for shown in make_shown_exchanges([row[1:]]):
                 unread[row[0]] += self._rules.list_messages(*shown, None)
         for row in await connection.fetch_rows(SQL["unread_passages_and_facts"], (ids, _LONG_BYTES)):
-            unread[row[0]] += make_messages([row[1:]])
+            unread[row[0]] += make_passage_and_fact_messages([row[1:]])
         return unread
 
     async def _check_candidates(

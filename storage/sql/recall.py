@@ -22,7 +22,7 @@ from storage.search.tail import Tail
 from storage.search.text_words import has_terms, list_query_terms
 from storage.search.whole import asks_for_whole
 from storage.search_trace import SearchTrace
-from storage.sql.agents import find_numbers_of
+from storage.sql.agents import find_numbers_by_uid
 from storage.sql.group import StoreGroup, reads
 from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.memory_loader import MemoryLoader, read_messages
@@ -213,7 +213,7 @@ class Recall(StoreGroup):
             return WordHits()
         # Read here to know whether the cached memory lacks messages, since a full one is not read on.
         numbers = await self._database.read(
-            lambda connection: find_numbers_of(connection, agent), deadline_ms=deadline_ms
+            lambda connection: find_numbers_by_uid(connection, agent), deadline_ms=deadline_ms
         )
         loaded = await self._loader.find_searchable(agent, query, numbers, range(0), deadline_ms)
         if loaded is None or numbers is None:
@@ -293,9 +293,9 @@ class Recall(StoreGroup):
         Raises: TooSlow, Unavailable.
         """
         messages = await self._loader.load_messages(agent_row, memory, hits, deadline_ms)
-        muted = [message.seq for message in messages if message.source == MUTED]
+        muted = [message.seq for message in messages if message.kind == MUTED]
         if muted:
-            messages = [message for message in messages if message.source != MUTED]
+            messages = [message for message in messages if message.kind != MUTED]
             if trace is not None:
                 trace.muted_seqs = muted
         return messages

@@ -58,7 +58,7 @@ async def learn(store: Store, agent: Agent, cursor: int, *facts: LearnedFact) ->
 
 
 async def found(store: Store, agent: Agent, query: str) -> list[tuple[str, str]]:
-    return [(m.source, m.text) for m in await store.recall.search(agent, query)]
+    return [(m.kind, m.text) for m in await store.recall.search(agent, query)]
 
 
 # -- facts

@@ -54,7 +54,7 @@ class MessageSearch(Struct, frozen=True):
 
         def takes(hit: Message) -> bool:
             in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)
-            return hit.source == "message" and hit.role in roles and in_time
+            return hit.kind == "message" and hit.role in roles and in_time
 
         ranked = [
             [

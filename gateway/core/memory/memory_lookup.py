@@ -39,7 +39,7 @@ class Lookup(Struct, frozen=True):
     def matches(self, hit: Message) -> bool:
         """Returns whether a hit fits the search, apart from its tags."""
         return (
-            hit.source in self.sources
+            hit.kind in self.sources
             and (not self.roles or hit.role in self.roles)
             and self.matches_time(hit.at)
         )

@@ -51,7 +51,7 @@ class EditOperation(StrEnum):
 REWRITE_OPERATIONS = frozenset({EditOperation.RETHINK})
 # The arguments of `BLOCK_TOOLS` that have new text of a block. Learning refuses secrets and marks orders in them.
 NEW_TEXT_ARGUMENTS = ("new_string", "new_memory")
-# The operations that store a text of their own and change no block -> the kind of the text (`Message.source`).
+# The operations that store a text of their own and change no block -> the kind of the text (`Message.kind`).
 STORED_SOURCES: Mapping[str, str] = MappingProxyType(
     {EditOperation.ARCHIVAL_INSERT: "passage", EditOperation.REMEMBER_FACT: "fact"}
 )
@@ -64,7 +64,7 @@ class MemoryTool(Struct, frozen=True):
     schema: Json
     # The kind of edit that a call makes; None: a call changes nothing.
     operation: EditOperation | None = None
-    # The kinds of entries that a call searches (`Message.source`); empty: a call searches nothing.
+    # The kinds of entries that a call searches (`Message.kind`); empty: a call searches nothing.
     sources: frozenset[str] = frozenset()
     # The tool reads what edits of the same round change, so its calls run after them.
     reads_edits: bool = False

@@ -360,14 +360,14 @@ def _replace_by_facts(candidates: Sequence[Message]) -> Sequence[Message]:
     """Returns the candidates. Facts that say most of the message from which they were learned replace the message."""
     facts: dict[int, list[Message]] = {}
     for message in candidates:
-        for origin in message.origins if message.source == "fact" else ():
-            facts.setdefault(origin, []).append(message)
+        for exchange_row in message.sources if message.kind == "fact" else ():
+            facts.setdefault(exchange_row, []).append(message)
     if not facts:
         return candidates
     with_facts: dict[int, Message] = {}
     for message in candidates:
         replacements = [message]
-        if message.source == "message" and message.exchange_row in facts:
+        if message.kind == "message" and message.exchange_row in facts:
             words = _list_words(message.text)
             fact_words = frozenset().union(*(_list_words(fact.text) for fact in facts[message.exchange_row]))
             if words and len(words & fact_words) >= _FACT_SHARE * len(words):

@@ -161,7 +161,7 @@ def render_day_heading(day: str, years: Collection[str]) -> str:
 
 def render_line(message: Message, text: str) -> str:
     """Returns a line of a note: the source or the speaker of the text, and the text."""
-    label = _SOURCES.get(message.source)
+    label = _SOURCES.get(message.kind)
     if label is None:
         # A name or a role that a client has sent is quoted, so that it cannot pass for a label or a heading.
         client_name = message.speaker or ("" if message.role in _SPEAKERS else message.role)

@@ -354,7 +354,7 @@ class _PartReader(Struct, frozen=True):
         # Recall loads no fact that is no longer true.
         for fact in await self.store.facts.load(self.memory.id, sorted(seqs.difference(found))):
             found[fact.seq] = Message(
-                fact.seq, fact.exchange_row or 0, "", fact.text, fact.at, 0, source="fact"
+                fact.seq, fact.exchange_row or 0, "", fact.text, fact.at, 0, kind="fact"
             )
         return [found[seq] for seq in sorted(found, reverse=True)]
 

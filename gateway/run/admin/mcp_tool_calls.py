@@ -111,7 +111,7 @@ class McpTools(Struct, frozen=True):
             return SearchResult((), late=False)
 
         def takes(hit: Message) -> bool:
-            return hit.source in arguments.kinds and since <= hit.at < until
+            return hit.kind in arguments.kinds and since <= hit.at < until
 
         agent = call.agent
         query = arguments.query
@@ -124,7 +124,7 @@ class McpTools(Struct, frozen=True):
             )
         except TooSlow:
             return SearchResult((), late=True)
-        exchange_rows = sorted({hit.exchange_row for hit in hits if hit.source == "message"})
+        exchange_rows = sorted({hit.exchange_row for hit in hits if hit.kind == "message"})
         refs = await self.store.memory_pages.load_exchange_refs(agent.id, exchange_rows)
         return SearchResult(tuple(_make_found_text(hit, refs) for hit in hits), late=False)
 
@@ -260,7 +260,7 @@ def make_mcp_scope(caller: McpCaller, user: str) -> Scope:
 
 def _make_found_text(hit: Message, refs: Mapping[int, ExchangeRef]) -> FoundText:
     """Returns a hit as a tool shows it. refs: the references of exchanges, by the rows of the exchanges."""
-    kind = next(kind for kind in KINDS if kind == hit.source)
+    kind = next(kind for kind in KINDS if kind == hit.kind)
     is_message = kind == "message"
     ref = refs.get(hit.exchange_row)
     return FoundText(

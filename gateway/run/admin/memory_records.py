@@ -167,7 +167,7 @@ class MessageRecord(Struct, frozen=True):
 
 def get_source_kind(message: Message) -> SourceKind:
     """Returns the kind under which a text is shown. A muted fact is shown as a fact."""
-    return "fact" if message.source == MUTED else cast(SourceKind, message.source)
+    return "fact" if message.kind == MUTED else cast(SourceKind, message.kind)
 
 
 def read_speaker(message: Message) -> str | UnsetType:

@@ -62,7 +62,7 @@ def make_text_href(uid: str, message: Message, ref: ExchangeRef | None) -> str |
 
     ref: the reference of a message's exchange.
     """
-    match message.source:
+    match message.kind:
         case "fact" | "muted":
             return make_fact_href(uid, message.seq)
         case "passage":

@@ -95,7 +95,7 @@ class ShowOperation(Struct, frozen=True):
     async def _recall_lines(self, agent: Agent, query: str) -> list[str]:
         """Returns the note that would be recalled for a question, and the messages that it finds."""
         result = await self.trial_runner.try_sentence(agent, query, 0)
-        messages = [m for m in result.record.messages if m.source == "message"][:_MAX_FOUND_MESSAGES]
+        messages = [m for m in result.record.messages if m.kind == "message"][:_MAX_FOUND_MESSAGES]
         note = result.note.strip() or "nothing"
         lines = ["", "Would be recalled", *(f"  {line}" for line in note.splitlines())]
         if messages:

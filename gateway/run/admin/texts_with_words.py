@@ -45,7 +45,7 @@ async def make_text_records(
     store: Store, agent: Agent, messages: Sequence[Message], query: str
 ) -> tuple[TextWithWords, ...]:
     """Returns texts that have some words of a query."""
-    exchanges = sorted({message.exchange_row for message in messages if message.source == "message"})
+    exchanges = sorted({message.exchange_row for message in messages if message.kind == "message"})
     pages = store.memory_pages
     refs = await pages.load_exchange_refs(agent.id, exchanges) if exchanges else {}
     # In a thread, since a long text takes some milliseconds.
@@ -82,5 +82,5 @@ def make_text_record(uid: str, message: Message, ref: ExchangeRef | None, query:
         message.at,
         href=make_text_href(uid, message, ref),
         speaker=read_speaker(message),
-        muted=message.source == MUTED or UNSET,
+        muted=message.kind == MUTED or UNSET,
     )

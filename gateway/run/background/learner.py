@@ -224,7 +224,7 @@ class LearningService:
             )
         except TooSlow:
             hits = []
-        seqs = {fact.seq for fact in newest} | {hit.seq for hit in hits if hit.source == "fact"}
+        seqs = {fact.seq for fact in newest} | {hit.seq for hit in hits if hit.kind == "fact"}
         related = await self._store.facts.load(unread.agent.id, sorted(seqs))
         return [fact for fact in related if fact.ended_at is None and not fact.muted]
 

@@ -109,7 +109,7 @@ class NoteSearch(Struct, frozen=True):
             [fact for fact in context.snapshot.standing if fact.seq in self.standing]
         )
         window = self.prompt.window
-        return found.rule_out("shown", lambda m: m.source == "fact" and shows_origin(context, window, m))
+        return found.rule_out("shown", lambda m: m.kind == "fact" and shows_origin(context, window, m))
 
     async def _choose(self, found: FoundMessages) -> note_choice.Choice:
         """Chooses the messages for which the note has room."""

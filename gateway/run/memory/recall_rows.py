@@ -126,11 +126,11 @@ def _rank_rows(
     positions = dict(zip(ranked, range(end), strict=True))
     # The rows are built as columns: `zip` and `map` join them in C, which is faster than a loop here.
     seqs = [hit.message.seq for hit in hits]
-    codes = [_CODES[hit.message.source, ""] for hit in hits]
+    codes = [_CODES[hit.message.kind, ""] for hit in hits]
     tokens = [hit.tokens for hit in hits]
     for seq, reason in left_out:
         message = messages.get(seq)
-        kind = "any" if message is None else message.source
+        kind = "any" if message is None else message.kind
         if seq in trace.muted_seqs:
             kind = "fact"
         seqs.append(seq)

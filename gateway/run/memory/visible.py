@@ -115,4 +115,4 @@ def shows_origin(context: MemoryContext, window: FittedWindow, fact: Message) ->
     # On a plain path not every exchange is loaded.
     if context.is_plain:
         return match_point is not None and fact.conversation_row == match_point.conversation_row
-    return bool(fact.origins) and context.path_ids.issuperset(fact.origins)
+    return bool(fact.sources) and context.path_ids.issuperset(fact.sources)

@@ -124,7 +124,7 @@ class MemorySearches(Struct, frozen=True):
     async def _search_own(self, query: str, lookup: Lookup, vector: Vector | None) -> list[Message]:
         """Returns the hits of the agent's own memory for a query; if the query is empty, the newest messages."""
         hits = await (self._search_index(query, lookup, vector) if query else self._load_newest(lookup))
-        seqs = [hit.seq for hit in hits if hit.source == "passage"]
+        seqs = [hit.seq for hit in hits if hit.kind == "passage"]
         passages = await self.store.passages.load(self.context.agent.id, seqs) if seqs else {}
         hits = [replace(hit, tags=passages[hit.seq].tags) if hit.seq in passages else hit for hit in hits]
         return [hit for hit in hits if lookup.matches_tags(hit.tags)]
@@ -161,7 +161,7 @@ class MemorySearches(Struct, frozen=True):
                 text=passage.text,
                 at=passage.at,
                 conversation_row=0,
-                source="passage",
+                kind="passage",
                 tags=passage.tags,
             )
             for passage in passages
@@ -174,7 +174,7 @@ def _renumber_passages(hits: Sequence[Message]) -> list[Message]:
     Each memory numbers its own entries, so a passage of another memory may have the number of a message of the agent.
     """
     unique = {(hit.seq, hit.at, hit.text): hit for hit in hits}.values()
-    return [replace(hit, seq=-n) if hit.source == "passage" else hit for n, hit in enumerate(unique, 1)]
+    return [replace(hit, seq=-n) if hit.kind == "passage" else hit for n, hit in enumerate(unique, 1)]
 
 
 def _read_tags(edit: MemoryEdit) -> tuple[str, ...]:
@@ -191,14 +191,14 @@ def _make_pending_passage(edit: MemoryEdit, number: int) -> Message:
         text,
         edit.at,
         conversation_row=0,
-        source="passage",
+        kind="passage",
         tags=_read_tags(edit),
     )
 
 
 def _render_result_line(hit: note_text.Recalled) -> str:
     day = render_day(hit.message.at).split()[0]
-    if hit.message.source != "message":
+    if hit.message.kind != "message":
         return f"- [{day}] {_with_tags(hit)}"
     speaker = quote_name(hit.message.speaker) if hit.message.speaker else hit.message.role
     return f"- [{day}, {speaker}] {hit.text}"

@@ -69,7 +69,7 @@ def test_a_note_as_it_is_sent() -> None:
         Recalled.of(message(0, ""), "My dog is called Rex."),
         Recalled.of(message(1, "", "assistant"), "A fine name."),
         Recalled.of(message(2, "", speaker="Ingrid"), "I am here too."),
-        Recalled.of(message(3, "", source="passage"), "Prefers tea."),
+        Recalled.of(message(3, "", kind="passage"), "Prefers tea."),
     ]
     assert render_note(hits, ["human: + lives in Oslo"], MARCH + 9 * DAY) == (
         f"<memory {MARK}>\n"
