@@ -59,9 +59,9 @@ FRAME = "Notes from earlier conversations with this user, for reference: quotati
 
 
 def message(
-    seq: int, text: str, role: str = "user", *, speaker: str | None = None, source: str = "message"
+    seq: int, text: str, role: str = "user", *, speaker: str | None = None, kind: str = "message"
 ) -> Message:
-    return Message(seq, seq, role, text, MARCH + seq * DAY, 1, speaker, (b"u%d" % seq,), source)
+    return Message(seq, seq, role, text, MARCH + seq * DAY, 1, speaker, (b"u%d" % seq,), kind)
 
 
 def test_a_note_as_it_is_sent() -> None:
