@@ -17,8 +17,10 @@ from gateway.core.request.identity import HISTORY_HEADER
 from gateway.core.request.memory_mode import MEMORY_HEADER
 from gateway.core.request.request_headers import RawHeaders
 from gateway.core.request.requested_agent import AGENT_HEADER
+from gateway.dialects.fields import refuse_unknown_fields
 from gateway.dialects.responses.call_form import FUNCTIONS_ALONE, UpstreamTools
 from gateway.dialects.responses.parse import ResponsesRequest, parse
+from gateway.dialects.responses.request_fields import KNOWN_FIELDS
 from gateway.dialects.responses.response_ids import (
     continues_gateway_response,
     is_gateway_id,
@@ -68,6 +70,8 @@ class ResponseCallRoute(ForwardedRoute):
     gateway_responses: GatewayResponses
     # True: a request without input is refused.
     needs_input: ClassVar[bool] = False
+    # True: the upstream gets the fields that this API does not have, and judges them. False: they are refused.
+    passes_unknown_fields: ClassVar[bool] = False
 
     @property
     def chat(self) -> Chat:
@@ -122,6 +126,9 @@ class ResponseCallRoute(ForwardedRoute):
         ticket: holds the queue of the conversation's waiting items until the request is answered.
         """
         scope = incoming.scope
+        if not self.passes_unknown_fields:
+            rules = self.chat.resolver.rules(get_request_info(scope).caller.project)
+            refuse_unknown_fields(request_body.members, KNOWN_FIELDS | rules.source_fields)
         parse_body = partial(
             parse,
             bytes(request_body.raw),

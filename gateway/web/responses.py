@@ -38,6 +38,7 @@ class ResponsesRoute(ResponseCallRoute):
     """The route of POST /v1/responses."""
 
     needs_input = True
+    passes_unknown_fields = True
 
     async def forward_with_body(
         self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody

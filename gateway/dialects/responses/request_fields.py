@@ -86,6 +86,16 @@ ECHO_DEFAULTS: Json = {
 }
 
 
+# All fields of this API.
+KNOWN_FIELDS = frozenset(
+    (
+        *(*ECHO_DEFAULTS, *_FIELDS_NOT_COPIED, "reasoning", "stream"),
+        *("prompt_cache_options", "prompt_cache_retention", "background_options", "moderation"),
+        *("access_programs", "image", "personality"),
+    )
+)
+
+
 def check_fields(json: Json, repeated_keys: Sequence[str]) -> None:
     """Checks the fields of a body: their names, their types and their depth. Raises: BadRequest."""
     for key in _REFUSED_FIELDS:

@@ -86,6 +86,17 @@ def test_tokens_are_counted_of_all_that_is_sent(world: World, upstream: StrictUp
 
 
 @pytest.mark.parametrize("path", ["input_tokens", "compact"])
+def test_a_field_that_the_api_does_not_have_is_refused(
+    world: World, upstream: StrictUpstream, path: str
+) -> None:
+    """No upstream judges it, and a misspelt field that is left out changes the count or the summary."""
+    body = {"model": "m", "input": "Hi", "instruction": "Be brief."}
+    error = world.gateway.ask("POST", f"/v1/responses/{path}", orjson.dumps(body)).error
+    assert (error["code"], error["param"]) == ("unknown_parameter", "instruction")
+    assert upstream.chats == []
+
+
+@pytest.mark.parametrize("path", ["input_tokens", "compact"])
 def test_an_upstream_of_responses_has_them_as_they_came(
     upstream: StrictUpstream, tmp_path: Path, path: str
 ) -> None:
