@@ -15,7 +15,7 @@ from storage.records import Block
 from storage.sql.store import Store
 
 # The reason of an undo that the limit of a block refuses, which has been lowered since.
-UNDO_OVER_LIMIT = "The text before the last change is longer than the block's limit now."
+UNDO_OVER_LIMIT = "The text before the last change is longer than the block’s limit now."
 
 
 class ManualBlockEdits(Struct, frozen=True):
@@ -43,7 +43,7 @@ class ManualBlockEdits(Struct, frozen=True):
             raise _make_unknown_block_error() from error
         except BlockOverLimit as error:
             raise BadRequest(
-                f"The text of {label!r} takes {block.limit} characters at most, not {len(value)}.",
+                f"The text of “{label}” takes {block.limit:,} characters at most, not {len(value):,}.",
                 param="value",
             ) from error
         except WriteConflict as error:
@@ -79,7 +79,7 @@ class ManualBlockEdits(Struct, frozen=True):
                 f"The block has no version {to} that could be brought back.", param="to"
             ) from error
         except BlockOverLimit as error:
-            raise BadRequest(f"Version {to} is longer than the block's limit now.", param="to") from error
+            raise BadRequest(f"Version {to} is longer than the block’s limit now.", param="to") from error
         except WriteConflict as error:
             raise _make_version_conflict(label) from error
         what = AuditedVersion(label, restored.version, restored=to)
@@ -96,7 +96,7 @@ class ManualBlockEdits(Struct, frozen=True):
         if block is None:
             raise _make_unknown_block_error()
         if is_person and block.read_only:
-            raise NotAllowed("This text is the application's own, and is not changed here.")
+            raise NotAllowed("This text is the application’s own, and is not changed here.")
         if block.version != version:
             raise _make_version_conflict(label)
         return block
@@ -104,7 +104,7 @@ class ManualBlockEdits(Struct, frozen=True):
 
 def _make_version_conflict(label: str) -> Conflict:
     return Conflict(
-        f"The text of {label!r} was changed since you saw it. Nothing was written.", param="version"
+        f"The text of “{label}” was changed since you saw it. Nothing was written.", param="version"
     )
 
 

@@ -155,7 +155,7 @@ def _check_confirmed(preview: ForgetPreview, confirm: str | None) -> None:
     if preview.confirm is not None and typed != preview.confirm:
         noun = "texts" if preview.target.kind == "texts" else "messages"
         raise Conflict(
-            f"Nothing was forgotten: {preview.confirm} {noun} would go now, not {typed!r}.", param="confirm"
+            f"Nothing was forgotten: {preview.confirm} {noun} would go now, not “{typed}”.", param="confirm"
         )
 
 

@@ -123,12 +123,12 @@ def test_an_undo_over_a_lowered_limit_says_so(world: World) -> None:
         await world.store.database.write(lambda connection: connection.run(lower))
 
     call(lower_limit())
-    with pytest.raises(BadRequest, match="longer than the block's limit now") as refused:
+    with pytest.raises(BadRequest, match="longer than the block’s limit now") as refused:
         call(change.blocks.undo(OPERATOR, uid, "human", 3))
     assert refused.value.param == "version"
     operations = make_operations(world.gateway.app.services.settings, world.store)
     owner = {"project": "default", "profile": "helper", "user": "alice"}
-    with pytest.raises(BadRequest, match="longer than the block's limit now"):
+    with pytest.raises(BadRequest, match="longer than the block’s limit now"):
         call(operations.perform("memory-undo", {**owner, "block": "human"}))
     assert world.block("alice").value == "Short."
 

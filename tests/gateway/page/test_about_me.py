@@ -174,7 +174,7 @@ def test_a_person_corrects_and_the_model_hears_it(world: World) -> None:
     long = person.send("b/human", value="x" * 3_001, version=3)
     refused = unescape(long.body.decode())
     assert long.status == 400
-    assert "The text of 'human' takes 3000 characters at most, not 3001." in refused
+    assert "The text of “human” takes 3,000 characters at most, not 3,001." in refused
     assert "At most 3,000 characters; it has 3,001." in refused
     reply = person.send(f"f/{seq}/correct", text="Alice's cat is called Miso.")
     assert reply.status == 303

@@ -1599,7 +1599,7 @@ def test_all_texts_with_some_words_are_forgotten_at_once(operator: Operator) -> 
         assert text in plain(shown)
     refused = operator.post(path, came_from=words, confirm="2")
     assert refused.status == 409
-    assert "Nothing was forgotten: 3 texts would go now, not &#39;2&#39;." in refused.body.decode()
+    assert "Nothing was forgotten: 3 texts would go now, not “2”." in refused.body.decode()
     assert operator.twin(words)["items"] == items
     gone = plain(operator.post(path, came_from=words, confirm="3").body.decode())
     assert "All 3 texts are gone: 2 messages and 1 fact, with what came from them." in gone
