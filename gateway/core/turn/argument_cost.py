@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from gateway.core import exact_json
 from gateway.core.json_limits import is_too_deep
-from gateway.core.turn.schema_validator import find_referenced
+from gateway.core.turn.schema_validator import resolve_pointer
 
 _MAX_SCHEMA_BYTES = 32 * 1024  # the estimate of a larger schema takes more than 30 ms
 # The cost of compiling a pattern, in bytes of a schema.
@@ -93,7 +93,7 @@ class _Expansion:
     def _measure_target(self, reference: str, level: int) -> float:
         if reference not in self._sizes:
             self._sizes[reference] = inf  # until it is measured, for references that lead to themselves
-            target = find_referenced(self._root, reference)
+            target = resolve_pointer(self._root, reference)
             self._sizes[reference] = inf if target is None else self._measure(target, level)
         return self._sizes[reference]
 

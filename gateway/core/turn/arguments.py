@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gateway.core import exact_json
 from gateway.core.json_limits import is_too_deep
 from gateway.core.turn.argument_error import render_error
-from gateway.core.turn.schema_validator import compile_schema, find_repaired
+from gateway.core.turn.schema_validator import compile_schema, repair_schema
 
 if TYPE_CHECKING:
     from jsonschema_rs import ValidationError, Validator
@@ -45,7 +45,7 @@ def repair_arguments(schema: Mapping[str, Any], arguments: dict[str, Any]) -> Re
         return RepairedArguments(
             arguments, "the arguments have too many lists and objects within one another"
         )
-    repaired = find_repaired(schema)
+    repaired = repair_schema(schema)
     if repaired is None:
         return RepairedArguments(arguments, None)
     validator = repaired.validator

@@ -2,7 +2,7 @@
 
 `jsonschema-rs` follows the draft that the schema names (2020-12 where it names none), fetches nothing, and matches
 patterns in linear time; `format` is not checked. An invalid keyword, and a reference that leads nowhere, forbid
-nothing; the rest of the schema holds.
+nothing; the rest of the schema applies.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 _MAX_REGEX_BYTES = 256 * 1024
 # The most digits of an index in a reference. Python refuses to parse an index of thousands of digits.
 _MAX_INDEX_DIGITS = 9
-# The most faults that are left out of a schema. A schema with more forbids nothing. Not measured.
+# The most invalid parts that are removed from a schema. A schema with more forbids nothing. Not measured.
 _MAX_REPAIRS = 16
 
 
 class RepairedSchema(NamedTuple):
-    """A schema without its invalid parts."""
+    """A schema without its invalid parts, and its validator."""
 
     validator: Validator
     schema: Any
@@ -37,9 +37,9 @@ def compile_schema(schema: Any) -> Validator:
     return jsonschema_rs.validator_for(schema, offline=True, validate_formats=False, pattern_options=patterns)
 
 
-def find_repaired(schema: Any) -> RepairedSchema | None:
+def repair_schema(schema: Any) -> RepairedSchema | None:
     """Returns a schema without its invalid parts, and its validator; None: too much is invalid."""
-    is_local = False
+    has_local_references = False
     for _ in range(_MAX_REPAIRS):
         try:
             return RepairedSchema(compile_schema(schema), schema)
@@ -50,16 +50,20 @@ def find_repaired(schema: Any) -> RepairedSchema | None:
                     schema = _without_path(schema, path)
                 except LookupError:
                     return None
-            elif not is_local and isinstance(schema, dict):
+            elif not has_local_references and isinstance(schema, dict):
                 # The fault is a reference or the draft; the library does not name it.
-                is_local, schema = True, _with_local_references(schema, schema)
+                has_local_references, schema = True, _with_local_references(schema, schema)
             else:
                 return None
     return None
 
 
-def find_referenced(root: Mapping[str, Any], reference: str) -> Any:
-    """Returns the part of a schema to which a JSON pointer leads; None: it leads nowhere, or is no JSON pointer."""
+def resolve_pointer(root: Mapping[str, Any], reference: str) -> Any:
+    """Returns the part of a schema to which a reference leads; None: it leads nowhere, or is no JSON pointer.
+
+    root: the whole schema.
+    reference: the value of `$ref`. A JSON pointer (RFC 6901) begins with "#".
+    """
     # A fragment that does not begin with "/" is the name of an anchor.
     if not reference.startswith("#") or reference[1:2] not in ("", "/"):
         return None
@@ -79,7 +83,7 @@ def find_referenced(root: Mapping[str, Any], reference: str) -> Any:
 def _without_path(part: Any, path: Sequence[str | int]) -> Any:
     """Returns a copy of a part of a schema without the element to which a path leads.
 
-    Raises: LookupError: the path leads nowhere, since the library leaves empty names out of paths.
+    Raises: LookupError: the path leads nowhere. The library leaves empty names out of its paths.
     """
     first, *rest = path
     if isinstance(part, list) and isinstance(first, int):
@@ -93,9 +97,12 @@ def _without_path(part: Any, path: Sequence[str | int]) -> Any:
 
 
 def _with_local_references(part: Any, root: Mapping[str, Any]) -> Any:
-    """Returns a copy of a part of a schema with only those references that lead to a part of the schema."""
+    """Returns a copy of a part of a schema without the references that lead to no part of the schema.
+
+    The draft and the ids are removed as well, since a reference may be relative to an id.
+    """
     if isinstance(part, list):
-        return [_with_local_references(each, root) for each in part]
+        return [_with_local_references(item, root) for item in part]
     if not isinstance(part, dict):
         return part
     copy = {
@@ -107,6 +114,6 @@ def _with_local_references(part: Any, root: Mapping[str, Any]) -> Any:
     reference = copy.get("$ref")
     if isinstance(reference, str):
         del copy["$ref"]
-        if find_referenced(root, reference) is not None:
+        if resolve_pointer(root, reference) is not None:
             copy["$ref"] = quote(unquote(reference), safe="#/~$")
     return copy
