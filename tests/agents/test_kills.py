@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.agents.tools.agent_tools import RESULT_CHARS
+from gateway.agents.tools.agent_tools import MAX_RESULT_CHARS
 from tests.agents.kills import Killed, Serving, torture, wait_for
 from tests.agents.letta import spoken
 from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, say
@@ -170,7 +170,7 @@ def test_a_live_run_of_a_dead_process_is_failed_and_its_send_is_answered_once(wo
 
 
 def test_a_result_that_was_stored_before_a_kill_is_the_one_that_the_model_reads(world: Killed) -> None:
-    long = "<memory_block>" + "x" * RESULT_CHARS
+    long = "<memory_block>" + "x" * MAX_RESULT_CHARS
     world.webhook.held.add("b")
     world.held = lambda seen: call_tools(*(Call("ring", {"bell": bell}) for bell in (long, "b")))
     with world.serve() as gateway, ThreadPoolExecutor(1) as pool:
@@ -183,7 +183,7 @@ def test_a_result_that_was_stored_before_a_kill_is_the_one_that_the_model_reads(
     with world.serve() as gateway:
         gateway.letta.agents.messages.create(agent, input="later")
         told = [m["content"] for m in world.upstream.last.messages if m["role"] == "tool"]
-    shown = "‹memory_block>" + "x" * (RESULT_CHARS - len("<memory_block>"))
+    shown = "‹memory_block>" + "x" * (MAX_RESULT_CHARS - len("<memory_block>"))
     cut = f"{shown}\n[{len('<memory_block> rang')} more characters were cut off.]"
     assert told == [cut, INTERRUPTED.partition(": ")[2]]
 

@@ -34,7 +34,8 @@ from gateway.run.tools.toolbox import CallDeduplicator, ForeignCall, ToolAnswer,
 from storage.batch_records import make_call_origin
 from storage.records import Block, Exchange
 
-RESULT_CHARS = 50_000
+# The most characters of a result, however large the window is. Not measured: about 12,000 tokens.
+MAX_RESULT_CHARS = 50_000
 _EDITS_FINISHED = "All edits are done."
 
 
@@ -94,9 +95,9 @@ class AgentTools:
         if tool.definition is None:
             if BUILT_IN_TOOLS[call.name].use is ToolUse.ASK_AGENT:
                 return await self._perform_once(call, partial(self._ask_agent, call))
-            if (wrong_number := find_number_error(call.name, arguments)) is not None:
-                return ToolAnswer.failed(wrong_number)
-            return self._cut(await self._run_built_in(call), RESULT_CHARS)
+            if (number_error := find_number_error(call.name, arguments)) is not None:
+                return ToolAnswer.failed(number_error)
+            return self._cut(await self._run_built_in(call), MAX_RESULT_CHARS)
         answer = await self._perform_once(call, partial(self._run_defined, call, tool.definition))
         # Only the answer of a chat completion still has changed blocks. They become edits of its turn outside of the
         # call that is performed once, so that a recorded answer changes the blocks of a new turn as well.
@@ -111,7 +112,7 @@ class AgentTools:
 
     async def _ask_agent(self, call: RunTool) -> ToolAnswer:
         assert self.agent_sender is not None  # without it the tools are only described
-        max_chars = max_result_chars(RESULT_CHARS, self.window)
+        max_chars = max_result_chars(MAX_RESULT_CHARS, self.window)
         return _sanitize(await perform_call(self.agent_sender, call, max_chars))
 
     async def _run_defined(self, call: RunTool, tool: ToolDefinition) -> ToolAnswer:
@@ -121,7 +122,7 @@ class AgentTools:
         """
         blocks = await self._load_blocks() if tool.source_type == "python" else []
         answer = _sanitize(await self.defined_tools.run(tool, self._make_foreign_call(call, blocks)))
-        answer = self._cut(answer, min(RESULT_CHARS, tool.result_chars))
+        answer = self._cut(answer, min(MAX_RESULT_CHARS, tool.result_chars))
         if self.run_uid is None or not answer.changed_blocks:
             return answer
         memory, step = self.memory, self.step
@@ -131,8 +132,8 @@ class AgentTools:
             at=memory.now(),
             origin=make_call_origin(self.run_uid, call.call_id) if step is None else f"tool:{call.call_id}",
             exchange_row=None if step is None else step.id,
-            edited=self._find_edited_labels(),
-            by=memory.context.agent,
+            edited_labels=self._find_edited_labels(),
+            agent=memory.context.agent,
         )
 
     async def _load_blocks(self) -> Sequence[Block]:
@@ -245,12 +246,12 @@ def _list_aside_names(spec: AgentSpec) -> frozenset[str]:
     """Returns the names of the arguments that the gateway adds to an agent's tools."""
     speaks_by_tool = spec.style == "message"
     thinks = spec.definition.thinks_aloud
-    takes = {
+    is_added = {
         HEARTBEAT: speaks_by_tool,
         THINKING: speaks_by_tool if thinks is None else thinks,
         FILLER: spec.filler == "model",
     }
-    return frozenset(name for name, is_taken in takes.items() if is_taken)
+    return frozenset(name for name, added in is_added.items() if added)
 
 
 def _make_entries(spec: AgentSpec, client_tools: Collection[str]) -> dict[str, dict[str, Any]]:

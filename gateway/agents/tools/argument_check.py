@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from adapters.types import Json
-from gateway.agents.tools.children import Children, OutOfBounds
+from gateway.agents.tools.children import ChildLimitExceeded, Children
 from gateway.core.turn import arguments as checks
 from gateway.core.turn.argument_cost import estimate_cost
 
-# The values of `estimate_cost` up to which this process compares arguments with their schema, and up to which it reads
-# them with a message for each fault. Measured: a unit takes up to 3 ns to compare and up to 400 ns to read, since
-# errors have copies of the faulty values. So either takes at most 20 ms; usual arguments take 0.05 ms.
-_FITS_HERE = 4_000_000
-_READ_HERE = 50_000
+# The largest `estimate_cost` at which this process compares arguments with their schema, and the largest at which it
+# repairs them with a message for each fault. Measured: a unit takes up to 3 ns to compare and up to 400 ns to repair,
+# since errors have copies of the faulty values. So either takes at most 20 ms; usual arguments take 0.05 ms.
+_MAX_COMPARE_COST = 4_000_000
+_MAX_REPAIR_COST = 50_000
 # The most seconds of a check in a child process.
 CHECK_S = 2.0
 
@@ -28,19 +28,19 @@ async def check_arguments(
     schema: the schema of the tool's parameters.
     """
     cost = estimate_cost(schema, arguments)
-    if cost <= _READ_HERE:
-        meant, wrong = checks.repair_arguments(schema, arguments)
-    elif cost <= _FITS_HERE and checks.are_valid(schema, arguments):
+    if cost <= _MAX_REPAIR_COST:
+        repaired, fault = checks.repair_arguments(schema, arguments)
+    elif cost <= _MAX_COMPARE_COST and checks.are_valid(schema, arguments):
         return arguments, None
     else:
-        meant, wrong = await _read_in_child(children, schema, arguments)
-    return meant, None if wrong is None else f"Error: {wrong} in the call of {tool}. Nothing was done."
+        repaired, fault = await _repair_in_child(children, schema, arguments)
+    return repaired, None if fault is None else f"Error: {fault} in the call of {tool}. Nothing was done."
 
 
-async def _read_in_child(children: Children, schema: Json, arguments: Json) -> tuple[Json, str | None]:
-    work: dict[str, Any] = {"schema": schema, "arguments": arguments}
+async def _repair_in_child(children: Children, schema: Json, arguments: Json) -> tuple[Json, str | None]:
+    question: dict[str, Any] = {"schema": schema, "arguments": arguments}
     try:
-        answer = await children.ask("gateway.core.turn.arguments:repair_json", work, CHECK_S)
-    except OutOfBounds as error:
+        answer = await children.ask("gateway.core.turn.arguments:repair_json", question, CHECK_S)
+    except ChildLimitExceeded as error:
         return arguments, f"the arguments cannot be checked by the tool's schema ({error})"
     return answer["arguments"], answer["error"]

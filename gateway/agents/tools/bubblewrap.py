@@ -23,8 +23,8 @@ import os, sys
 os.setgroups([]); os.setresgid({NOBODY}, {NOBODY}, {NOBODY}); os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
 os.execv(sys.argv[1], sys.argv[1:])
 """
-# Makes the sandbox the first process that the kernel kills when memory runs out; a read-only /proc stops the code from
-# undoing it. PWD is unset, since it has the gateway's directory.
+# Makes the sandbox the first process that the kernel kills when memory runs out. Since /proc is read-only, the code
+# cannot undo this. PWD is unset, since it has the gateway's directory.
 _FIRST_VICTIM_SCRIPT = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD; exec "$@"'
 
 

@@ -36,12 +36,12 @@ main()
 """
 
 
-class OutOfBounds(Exception):
-    """The work exceeded its time or memory, or no child process was free for it."""
+class ChildLimitExceeded(Exception):
+    """The work exceeded its time or memory, or no child process was free for it in time."""
 
 
 class Children:
-    """Starts child processes, a few at once. The gateway has one object of this class."""
+    """Starts child processes, at most `MAX_CHILDREN_AT_ONCE` at a time. The gateway has one object of this class."""
 
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(MAX_CHILDREN_AT_ONCE)
@@ -53,13 +53,13 @@ class Children:
         function: the name of the function that answers, as `module:name`. It takes JSON and returns JSON.
         limit_s: the seconds that all questions together may take.
 
-        Raises: OutOfBounds.
+        Raises: ChildLimitExceeded.
         """
         try:
             async with asyncio.timeout(START_S):
                 await self._slots.acquire()
         except TimeoutError:
-            raise OutOfBounds("all child processes are busy") from None
+            raise ChildLimitExceeded("all child processes are busy") from None
         try:
             process = await _start_process(function, limit_s)
             try:
@@ -70,7 +70,7 @@ class Children:
             self._slots.release()
 
     async def ask(self, function: str, question: Any, limit_s: float) -> Any:
-        """Returns the answer to one question. Raises: OutOfBounds."""
+        """Returns the answer to one question. Raises: ChildLimitExceeded."""
         async with self.start(function, limit_s) as child:
             return await child.ask(question)
 
@@ -85,7 +85,10 @@ class Child:
     remaining_s: float
 
     async def ask(self, question: Any) -> Any:
-        """Returns the answer to a question. Both are JSON. Raises: OutOfBounds, after which no question is answered."""
+        """Returns the answer to a question. Both are JSON.
+
+        Raises: ChildLimitExceeded, after which no question is answered.
+        """
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None  # the process was started with pipes
         assert stdout is not None
@@ -99,7 +102,7 @@ class Child:
                     await stdin.drain()
                 return exact_json.loads((await stdout.readuntil(b"\n")).decode())
         except TimeoutError:
-            raise OutOfBounds("it takes too long") from None
+            raise ChildLimitExceeded("it takes too long") from None
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             # The limit of memory ends a process before its time is over, as an exhausted stack does.
             _log.warning(
@@ -107,7 +110,7 @@ class Child:
                 "the call that it worked for has failed.",
                 self.function,
             )
-            raise OutOfBounds("it takes too much memory") from error
+            raise ChildLimitExceeded("it takes too much memory") from error
         finally:
             self.remaining_s -= loop.time() - began_at
 
@@ -131,7 +134,7 @@ async def _wait_until_ready(process: Process, function: str, limit_s: float) -> 
         async with asyncio.timeout(START_S):
             ready = await process.stdout.read(len(READY))
     except TimeoutError:
-        raise OutOfBounds("the machine is too busy to begin") from None
+        raise ChildLimitExceeded("the machine is too busy to begin") from None
     if ready != READY:
         raise RuntimeError(f"a child process for {function} did not start")
     return Child(process, function, limit_s)

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.agents.tools.children import Children, OutOfBounds
+from gateway.agents.tools.children import ChildLimitExceeded, Children
 from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.tools import searches
 from gateway.run.tools.toolbox import ToolAnswer
@@ -21,15 +21,15 @@ from storage.sql.store import Store
 
 # The most seconds of one call of `grep_files`. This value and the limits below are not measured.
 _GREP_S = 1.0
-# The longest pattern.
-_PATTERN_CHARS = 300
+# The most characters of a pattern, and of a glob.
+_MAX_PATTERN_CHARS = 300
 # The most matches that one call shows.
-_MATCHES = 20
+_MAX_MATCHES = 20
 # The most characters of a line that are shown.
-_LINE_CHARS = 300
+_MAX_LINE_CHARS = 300
 _NO_FILES = "No file is attached to this agent."
 SEARCH_UNAVAILABLE = "Error: files cannot be searched at the moment."
-_FILE_TOO_LONG = (
+_GREP_TOO_LONG = (
     "Error: the search took longer than a second, or too much memory. Use a simpler pattern, or name fewer files by "
     "`include`."
 )
@@ -103,33 +103,35 @@ class FileTools(Struct, frozen=True):
         )
 
     async def _grep(self, folders: Mapping[int, str], arguments: Mapping[str, Any]) -> ToolAnswer:
-        """Returns the lines of the files that a pattern matches."""
+        """Shows the lines of the files that a pattern matches, from the match at `offset` on."""
         pattern, include = str(arguments["pattern"]), arguments.get("include")
-        if not pattern or len(pattern) > _PATTERN_CHARS:
-            return ToolAnswer.failed(f"Error: a pattern has 1 to {_PATTERN_CHARS} characters.")
-        if include and len(str(include)) > _PATTERN_CHARS:
+        if not pattern or len(pattern) > _MAX_PATTERN_CHARS:
+            return ToolAnswer.failed(f"Error: a pattern has 1 to {_MAX_PATTERN_CHARS} characters.")
+        if include and len(str(include)) > _MAX_PATTERN_CHARS:
             # Python caches thousands of compiled globs, so a long one would take memory for long.
-            return ToolAnswer.failed(f"Error: `include` has {_PATTERN_CHARS} characters at most.")
+            return ToolAnswer.failed(f"Error: `include` has {_MAX_PATTERN_CHARS} characters at most.")
         files = {
             f"{folders[file.memory_row]}/{file.name}": file
             for file in await self.store.files.list_of_folders(list(folders))
         }
         included = {
-            path: file for path, file in files.items() if not include or _is_named(path, file, str(include))
+            path: file
+            for path, file in files.items()
+            if not include or _matches_glob(path, file, str(include))
         }
         if not included:
             return ToolAnswer(f"No file fits {include!r}." if files else _NO_FILES)
-        skip = arguments.get("offset") or 0
+        offset = arguments.get("offset") or 0
         matches: list[_Match] = []
         try:
-            pattern_error = await self._collect_matches(pattern, included, skip + _MATCHES + 1, matches)
-        except OutOfBounds:
-            if len(matches) <= skip:
-                return ToolAnswer.failed(_FILE_TOO_LONG)
+            pattern_error = await self._collect_matches(pattern, included, offset + _MAX_MATCHES + 1, matches)
+        except ChildLimitExceeded:
+            if len(matches) <= offset:
+                return ToolAnswer.failed(_GREP_TOO_LONG)
         else:
             if pattern_error:
                 return ToolAnswer.failed(f"Error: this is no regular expression: {pattern_error}.")
-        return ToolAnswer(_render(matches, skip, arguments.get("context_lines")))
+        return ToolAnswer(_render(matches, offset, arguments.get("context_lines")))
 
     async def _collect_matches(
         self, pattern: str, files: Mapping[str, StoredFile], max_count: int, matches: list[_Match]
@@ -140,38 +142,40 @@ class FileTools(Struct, frozen=True):
         max_count: the largest number of matches.
         matches: the list to which the matches are added, even if the time ends before the last file.
 
-        Raises: OutOfBounds.
+        Raises: ChildLimitExceeded.
         """
-        async with self.children.start("gateway.agents.tools.pattern:find", _GREP_S) as child:
+        async with self.children.start("gateway.agents.tools.grep_child:find_lines", _GREP_S) as child:
             for path, file in files.items():
                 text = await self.store.files.load_text(file)
-                answer = await child.ask({"pattern": pattern, "text": text, "most": max_count - len(matches)})
-                if "wrong" in answer:
-                    return str(answer["wrong"])
-                lines = text.splitlines() if answer["found"] else ()
-                matches += [_Match(path, number, lines) for number in answer["found"]]
+                question = {"pattern": pattern, "text": text, "max_count": max_count - len(matches)}
+                answer = await child.ask(question)
+                if "pattern_error" in answer:
+                    return str(answer["pattern_error"])
+                lines = text.splitlines() if answer["line_numbers"] else ()
+                matches += [_Match(path, number, lines) for number in answer["line_numbers"]]
                 if len(matches) == max_count:
                     break
         return ""
 
 
-def _is_named(path: str, file: StoredFile, include: str) -> bool:
-    """Returns whether a glob names a file, by its path or its name."""
-    return any(fnmatch(name.lower(), include.lower()) for name in (path, file.name))
+def _matches_glob(path: str, file: StoredFile, glob: str) -> bool:
+    """Returns whether a glob matches the path or the name of a file."""
+    return any(fnmatch(name.lower(), glob.lower()) for name in (path, file.name))
 
 
-def _render(matches: Sequence[_Match], skip: int, context_lines: int | None) -> str:
+def _render(matches: Sequence[_Match], offset: int, context_lines: int | None) -> str:
     """Returns a page of matches as the model reads it.
 
+    offset: the number of matches before the page.
     context_lines: the number of lines to show before and after each match; None: one.
     """
-    page = matches[skip : skip + _MATCHES]
+    page = matches[offset : offset + _MAX_MATCHES]
     if not page:
         return "Nothing was found."
     context_lines = 1 if context_lines is None else context_lines
     text = "\n".join(line for match in page for line in _render_match(match, context_lines))
-    more = f"\n[There is more: the next begin at offset {skip + _MATCHES}.]"
-    return text + (more if len(matches) > skip + _MATCHES else "")
+    more = f"\n[There is more: the next begin at offset {offset + _MAX_MATCHES}.]"
+    return text + (more if len(matches) > offset + _MAX_MATCHES else "")
 
 
 def _render_match(match: _Match, context_lines: int) -> Iterator[str]:
@@ -180,5 +184,5 @@ def _render_match(match: _Match, context_lines: int) -> Iterator[str]:
     first, last = max(1, match.number - context_lines), min(len(match.lines), match.number + context_lines)
     for number in range(first, last + 1):
         line = match.lines[number - 1]
-        cut = line[:_LINE_CHARS] + (" …" if len(line) > _LINE_CHARS else "")
+        cut = line[:_MAX_LINE_CHARS] + (" …" if len(line) > _MAX_LINE_CHARS else "")
         yield f"{'>' if number == match.number else ' '} {number}: {cut}"

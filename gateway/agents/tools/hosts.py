@@ -1,8 +1,9 @@
 """The hosts that tools may connect to: the settings name them, and their addresses must be public.
 
-The author of a tool names a URL, by which the gateway could reach the operator's network, which the author cannot. So a
-host name is resolved once, all its addresses are checked, and the connection goes to a checked address, with the name
-in SNI and `Host`. No redirect is followed, no proxy of the environment used, and no header of a caller sent.
+The author of a tool chooses a URL. The gateway can reach hosts of the operator's network, which the author must not
+reach. So a host name is resolved once, all its addresses are checked, and the connection goes to a checked address,
+with the name in SNI and `Host`. No redirect is followed, no proxy of the environment is used, and no header of a caller
+is sent.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from gateway.settings import HostRule, ToolSettings
 # does not answer.
 _CONNECT_S = 10.0
 _READ_BYTES = 64 * 1024
-_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-# A last label that resolvers read as part of an IPv4 address: 127.1, 2130706433, 0x7f.1 (WHATWG URL, 3.5).
-_NUMBER = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
+_HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+# A host whose last label resolvers read as part of an IPv4 address: 127.1, 2130706433, 0x7f.1 (WHATWG URL, 3.5).
+_NUMERIC_HOST = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
 
 # Returns the addresses of a host, given its name and a port. Raises: OSError.
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -79,6 +80,7 @@ class HostReply(Struct, frozen=True):
 class ToolHosts:
     """Sends requests to the hosts that the settings name. Each request has its own check and its own connection.
 
+    settings: the settings of tools, with the hosts.
     resolve: the function that resolves names; None: the system's resolver.
     tls: the TLS context of connections; None: TLS with the system's certificates.
     """
@@ -137,9 +139,9 @@ class ToolHosts:
                 raise ReplyFault("it broke off before its reply") from error
             try:
                 if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-                    raise ReplyFault("its reply is packed, which was not asked for")
-                lower = {name.lower(): value for name, value in response.headers.items()}
-                yield HostReply(response.status, lower, response.content)
+                    raise ReplyFault("its reply is compressed, which was not requested")
+                lower_headers = {name.lower(): value for name, value in response.headers.items()}
+                yield HostReply(response.status, lower_headers, response.content)
             finally:
                 response.close()
 
@@ -158,7 +160,7 @@ class ToolHosts:
             raise HostError("the URL must be https://host/…")
         if url.raw_user is not None or url.raw_password is not None:
             raise HostError("a user or password in the URL would be a secret, which is not kept here")
-        if _read_ip(host) is None and (not _NAME.fullmatch(host) or _NUMBER.fullmatch(host)):
+        if _read_ip(host) is None and (not _HOST_NAME.fullmatch(host) or _NUMERIC_HOST.fullmatch(host)):
             raise HostError("the URL names no host")
         if not any(rule.allows(url.scheme, host, port) for rule in self._rules):
             raise HostError(f"the setting tools.hosts does not name {url.scheme}://{host}:{port}")
@@ -228,28 +230,18 @@ async def _resolve(host: str, port: int) -> Sequence[str]:
 
 
 # The networks that are not public, although `ipaddress` of some version of Python takes them for public.
-_NOT_PUBLIC_IPV4 = tuple(
-    map(
-        IPv4Network,
-        (
-            "192.0.0.0/24",  # IETF protocol assignments; a cloud's metadata at 192.0.0.192
-            "192.88.99.0/24",  # 6to4 relays, deprecated (RFC 7526)
-            "168.63.129.16/32",  # a cloud's own services, seen from its machines alone (Azure)
-        ),
-    )
+_NOT_PUBLIC_IPV4 = (
+    IPv4Network("192.0.0.0/24"),  # IETF protocol assignments; a cloud's metadata at 192.0.0.192
+    IPv4Network("192.88.99.0/24"),  # 6to4 relays, deprecated (RFC 7526)
+    IPv4Network("168.63.129.16/32"),  # a cloud's own services, seen from its machines alone (Azure)
+)
+_NOT_PUBLIC_IPV6 = (
+    IPv6Network("2001::/23"),  # IETF protocol assignments, Teredo among them
+    IPv6Network("2001:db8::/32"),  # documentation
+    IPv6Network("3fff::/20"),  # documentation (RFC 9637)
 )
 # All addresses that IANA has allocated (iana.org/assignments/ipv6-address-space).
-_GLOBAL = IPv6Network("2000::/3")
-_NOT_PUBLIC_IPV6 = tuple(
-    map(
-        IPv6Network,
-        (
-            "2001::/23",  # IETF protocol assignments, Teredo among them
-            "2001:db8::/32",  # documentation
-            "3fff::/20",  # documentation (RFC 9637)
-        ),
-    )
-)
+_ALLOCATED_IPV6 = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are the IPv4 address
 
 
@@ -259,7 +251,7 @@ def is_public(address: str) -> bool:
     if isinstance(ip, IPv6Address):
         embedded = _find_embedded_ipv4(ip)
         if embedded is None:
-            return ip in _GLOBAL and not any(ip in network for network in _NOT_PUBLIC_IPV6)
+            return ip in _ALLOCATED_IPV6 and not any(ip in network for network in _NOT_PUBLIC_IPV6)
         ip = embedded
     return (
         ip is not None

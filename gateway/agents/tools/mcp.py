@@ -49,7 +49,7 @@ _MIN_SECRET_CHARS = 8
 # Codes of the errors of a server that knows no such method, or takes no such parameters, such as the name or the
 # arguments of a tool (jsonrpc.org/specification, "Error object"; the MCP specification, "Tools", "Error handling").
 _REFUSALS = (-32601, -32602)
-# The messages of errors of the package `mcp` that tell no more than the status.
+# The messages of errors of the package `mcp` that say no more than the status.
 _STATUS_MESSAGES = ("Server returned an error response", "Session terminated", "Not Found")
 
 
@@ -218,8 +218,8 @@ def _read_text(block: Any) -> str:
     if isinstance(text := getattr(shown, "text", None), str):
         return text
     fields = ("name", "uri", "mime_type", "description")
-    details = [str(value) for name in fields if (value := getattr(shown, name, None))]
-    return f"[{': '.join((block.type, ', '.join(details)))}]" if details else f"[{block.type}]"
+    values = [str(value) for name in fields if (value := getattr(shown, name, None))]
+    return f"[{block.type}: {', '.join(values)}]" if values else f"[{block.type}]"
 
 
 def _unwrap_error(error: BaseException) -> BaseException:

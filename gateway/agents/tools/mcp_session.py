@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 # The most bytes of one reply. Not measured: it bounds the memory that a faulty server can take.
-LIMIT_BYTES = 1_000_000
-_REPLY_TOO_LONG = f"its reply has more than {LIMIT_BYTES:,} bytes"
+MAX_REPLY_BYTES = 1_000_000
+_REPLY_TOO_LONG = f"its reply has more than {MAX_REPLY_BYTES:,} bytes"
 # The most seconds of the request that ends a session, which some servers never answer. Not measured: the results of the
 # call wait for it.
 END_S = 2.0
@@ -53,7 +53,7 @@ async def open_http_session(
     """Opens a session over streamable HTTP. headers: the headers of each request."""
     transport = _HostTransport(hosts, url, headers, report.host_errors)
     async with httpx2.AsyncClient(transport=transport, trust_env=False) as client:
-        streams = streamable_http_client(url, http_client=client, max_sse_event_size=LIMIT_BYTES)
+        streams = streamable_http_client(url, http_client=client, max_sse_event_size=MAX_REPLY_BYTES)
         async with _Client(_with_lenient_stream(streams, report), client_info=_SELF) as session:
             yield session
 
@@ -122,7 +122,7 @@ class _BoundedDecoder(utf_8.IncrementalDecoder):
     def decode(self, data: ReadableBuffer, final: bool = False) -> str:
         *ended, last = bytes(data).split(b"\n")
         self._line_bytes = len(last) + (0 if ended else self._line_bytes)
-        if self._line_bytes > LIMIT_BYTES:
+        if self._line_bytes > MAX_REPLY_BYTES:
             _end_session.get()()
             raise BrokenResourceError  # the package then drops the rest of the output
         return super().decode(data, final)
@@ -200,8 +200,10 @@ class _LenientStream:
         if not isinstance(schema, dict) or not _takes_arguments(schema):
             self._report.uncallable.append(name)
             return None
-        about = tool.get("description")
-        return {"name": name, "description": about if isinstance(about, str) else "", "inputSchema": schema}
+        description = tool.get("description")
+        if not isinstance(description, str):
+            description = ""
+        return {"name": name, "description": description, "inputSchema": schema}
 
 
 def _read_block(block: Any) -> Any:
@@ -251,11 +253,11 @@ class _HostTransport(httpx2.AsyncBaseTransport):
             self._errors.append(HostError("it leads to another address"))
             raise httpx2.ConnectError("another address")
         body = await request.aread()
-        sent = {name: value for name, value in request.headers.items() if name.lower() not in _OWN_HEADERS}
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in _OWN_HEADERS}
         stack = AsyncExitStack()
         try:
             opened = self._hosts.open(
-                request.method, str(request.url), {**sent, **self._headers}, body or None
+                request.method, str(request.url), {**headers, **self._headers}, body or None
             )
             if request.method == "DELETE":
                 # A server that never answers the end of a session must not hold up its results.
@@ -304,7 +306,7 @@ class _Body(httpx2.AsyncByteStream):
         try:
             async for chunk in self._reply.read_chunks():
                 size += len(chunk)
-                if size > LIMIT_BYTES:
+                if size > MAX_REPLY_BYTES:
                     raise HostError(_REPLY_TOO_LONG)
                 yield chunk
         except HostError as error:

@@ -13,8 +13,8 @@ _FILE_BYTES = 2048
 _COUNTED_FIELDS = ("RssAnon:", "RssShmem:", "VmSwap:", "VmPTE:", "HugetlbPages:")
 
 
-def can_be_counted() -> bool:
-    """Returns whether this kernel lists a process's children."""
+def can_measure_memory() -> bool:
+    """Returns whether this kernel lists a process's children, which `measure_memory` needs."""
     return Path(f"/proc/self/task/{os.getpid()}/children").exists()
 
 
@@ -54,13 +54,13 @@ def _measure_process(pid: int) -> int:
     return used_bytes
 
 
-def _measure_files(pid: int, folder: str, size: int) -> int:
+def _measure_files(pid: int, folder: str, size_bytes: int) -> int:
     """Returns the bytes of the files in a folder of a process; 0 if the folder is no file system of this size."""
     try:
         file_system = os.statvfs(f"/proc/{pid}/root{folder}")
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    if file_system.f_blocks * file_system.f_frsize != size:
+    if file_system.f_blocks * file_system.f_frsize != size_bytes:
         return 0
     content_bytes = (file_system.f_blocks - file_system.f_bfree) * file_system.f_frsize
     return content_bytes + (file_system.f_files - file_system.f_ffree) * _FILE_BYTES

@@ -32,7 +32,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.agents.tools import sandbox_program
 from gateway.agents.tools.bubblewrap import NOBODY, TMP_BYTES, build_command, find_prefixes, open_filter
-from gateway.agents.tools.process_memory import can_be_counted, measure_memory
+from gateway.agents.tools.process_memory import can_measure_memory, measure_memory
 from gateway.agents.tools.sandbox_probe import PROBE
 from gateway.agents.tools.syscall_filter import make_filter
 from gateway.core import exact_json
@@ -54,14 +54,14 @@ _STORED_CHARS = 10_000
 _READ_BYTES = 64 * 1024
 # The seconds between a failed probe and the next: the machine may have been too busy for it, or be repaired meanwhile.
 # Not measured.
-_REFUSED_S = 60.0
+_PROBE_AGAIN_S = 60.0
 # The seconds for the probe, and for the end of a killed process.
 _START_S = 10.0
 _MISSING_PROGRAM = (
     "Tools written in Python run in a sandbox, which needs bubblewrap: install the package `bubblewrap` on the "
     "gateway's machine. Or make it a webhook."
 )
-_OLD_INTERPRETER = (
+_UNKNOWN_KERNEL = (
     "its kernel does not list what a process has started, or its processor's system calls are not known"
 )
 _UNUSABLE_SANDBOX = (
@@ -93,7 +93,7 @@ class Sandbox:
         async with self._lock:
             if (now := asyncio.get_running_loop().time()) >= self._probe_due_s:
                 self._refusal = await self._probe()
-                self._probe_due_s = math.inf if self._refusal is None else now + _REFUSED_S
+                self._probe_due_s = math.inf if self._refusal is None else now + _PROBE_AGAIN_S
             return self._refusal
 
     async def run(self, source: str, call: ForeignCall) -> ToolAnswer:
@@ -103,17 +103,17 @@ class Sandbox:
             return ToolAnswer.failed(f"Error: {call.tool} cannot be run. {refusal}")
         work = {"source": source, "arguments": call.arguments, "agent": _make_agent_state(call)}
         async with self._slots:
-            ended = await self._perform(work, self._timeout_s)
-        if ended.failure:
-            return ToolAnswer(f"Error: {call.tool} {ended.failure}.", "error", ended.stdout, ended.stderr)
-        answer = ended.answer
+            outcome = await self._perform(work, self._timeout_s)
+        answer, output = outcome.answer, (outcome.stdout, outcome.stderr)
+        if outcome.failure:
+            return ToolAnswer(f"Error: {call.tool} {outcome.failure}.", "error", *output)
         if answer.error is not None:
-            return ToolAnswer(f"Error: {answer.error}", "error", ended.stdout, ended.stderr)
+            return ToolAnswer(f"Error: {answer.error}", "error", *output)
         values = answer.blocks
         changed = (
             (block, values[block.label].replace("\0", "")) for block in call.blocks if block.label in values
         )
-        return ToolAnswer(answer.result, "success", ended.stdout, ended.stderr, tuple(changed))
+        return ToolAnswer(answer.result, "success", *output, tuple(changed))
 
     # -- the first call
 
@@ -122,18 +122,18 @@ class Sandbox:
         bwrap = shutil.which("bwrap")
         if bwrap is None:
             return _MISSING_PROGRAM
-        if make_filter() is None or not can_be_counted():
-            return _UNUSABLE_SANDBOX.format(why=_OLD_INTERPRETER)
+        if make_filter() is None or not can_measure_memory():
+            return _UNUSABLE_SANDBOX.format(why=_UNKNOWN_KERNEL)
         try:
             self._command = build_command(bwrap, self._python, await find_prefixes(self._python))
         except (OSError, TimeoutError, ValueError) as error:
             return _UNUSABLE_SANDBOX.format(why=f"{self._python} cannot be used ({error})")
-        ended = await self._try_to_get_out()
-        result = ended.answer.result
+        outcome = await self._try_to_get_out()
+        result = outcome.answer.result
         if result == "[]":
             return None
-        lines = ended.stderr.strip().splitlines()
-        reason = ended.failure or ended.answer.error or f"a probe got out of it: {result}"
+        lines = outcome.stderr.strip().splitlines()
+        reason = outcome.failure or outcome.answer.error or f"a probe got out of it: {result}"
         return _UNUSABLE_SANDBOX.format(why=f"{reason}{': ' + lines[-1] if lines else ''}")
 
     async def _try_to_get_out(self) -> _CallOutcome:
@@ -142,17 +142,17 @@ class Sandbox:
             # Any user may read the folder, so that nothing but the sandbox keeps the probe from reading it.
             os.chmod(folder, 0o755)
             os.close(os.open(f"{folder}/secret", os.O_CREAT | os.O_WRONLY, 0o644))
-            listening = [
+            servers = [
                 await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0),
                 # The socket has no file, so that nothing but the sandbox's own network keeps the probe from connecting.
                 await asyncio.start_unix_server(lambda _, writer: writer.close(), f"\0{folder}"),
             ]
             try:
-                port = listening[0].sockets[0].getsockname()[1]
+                port = servers[0].sockets[0].getsockname()[1]
                 arguments = {"port": port, "folder": folder, "uid": NOBODY}
                 return await self._perform({"source": PROBE, "arguments": arguments, "agent": {}}, _START_S)
             finally:
-                for server in listening:
+                for server in servers:
                     server.close()
 
     # -- one call
@@ -199,11 +199,11 @@ class Sandbox:
         The caller closes the pipe.
         """
         limits = json.dumps({**_LIMITS, "CPU": int(timeout_s) + 1})
-        opened: list[int] = []
+        descriptors: list[int] = []
         try:
-            opened += os.pipe()
-            opened.append(open_filter())
-            receive, send, filter_ = opened
+            descriptors += os.pipe()
+            descriptors.append(open_filter())
+            receive, send, filter_ = descriptors
             process = await asyncio.create_subprocess_exec(
                 *self._command,
                 *("--seccomp", str(filter_), "--", self._python, "-I", "-B", "-c", self._program),
@@ -215,10 +215,10 @@ class Sandbox:
                 start_new_session=True,
                 env={},
             )
-            opened.remove(receive)
+            descriptors.remove(receive)
             return process, receive
         finally:
-            for descriptor in opened:
+            for descriptor in descriptors:
                 os.close(descriptor)
 
 
@@ -267,8 +267,12 @@ class _Output:
                 raise _OverLimit(f"printed more than {OUTPUT_BYTES:,} bytes")
             self.parts[name] += chunk
 
-    def make_outcome(self, code: int, failure: str) -> _CallOutcome:
-        """Returns the outcome of the call. code: the exit status of its program."""
+    def make_outcome(self, exit_status: int, failure: str) -> _CallOutcome:
+        """Returns the outcome of the call.
+
+        exit_status: the exit status of the program.
+        failure: the reason why the call was ended early; "": the program ended by itself.
+        """
         answer = _Answer()
         if not failure:
             try:
@@ -276,7 +280,7 @@ class _Output:
             except (msgspec.DecodeError, UnicodeDecodeError):
                 # A process that a signal has ended has a status of 128 and more; the kernel kills with 9 a process that
                 # takes too much memory.
-                failure = f"ended without a result (exit status {code})"
+                failure = f"ended without a result (exit status {exit_status})"
         return _CallOutcome(answer, self._read_text("stdout"), self._read_text("stderr"), failure)
 
     def _read_text(self, name: str) -> str:

@@ -36,11 +36,13 @@ def make_schema(source: str, parameters: Mapping[str, Any] | None = None) -> dic
 
     Raises: BadRequest, which names the line.
     """
-    function, types = _read(source)
+    function, types = _parse_tool(source)
     docstring = read_docstring(ast.get_docstring(function, clean=False) or "")
     try:
         parameters_schema = (
-            _make_object(function, docstring.parameters, types) if parameters is None else parameters
+            _make_parameters_schema(function, docstring.parameters, types)
+            if parameters is None
+            else parameters
         )
     except RecursionError:
         raise make_error(function, "its types are nested too deeply") from None
@@ -56,22 +58,24 @@ def make_schema(source: str, parameters: Mapping[str, Any] | None = None) -> dic
 
 def read_function_name(source: str) -> str:
     """Returns the name of the tool, the last function. Raises: BadRequest, as `make_schema` does."""
-    return _read(source)[0].name
+    return _parse_tool(source)[0].name
 
 
-def _make_object(function: ToolFunction, described: Mapping[str, str], types: TypeSchemas) -> dict[str, Any]:
-    """Returns the schema of the parameters. described: the descriptions of parameters, by name."""
+def _make_parameters_schema(
+    function: ToolFunction, descriptions: Mapping[str, str], types: TypeSchemas
+) -> dict[str, Any]:
+    """Returns the schema of the parameters. descriptions: the descriptions of parameters, by name."""
     properties: dict[str, Any] = {}
     required = []
     for parameter, default in _list_parameters(function):
         name = parameter.arg
         if parameter.annotation is None:
             raise make_error(parameter, f"parameter {name!r} has no type")
-        if not described.get(name):
+        if not descriptions.get(name):
             raise make_error(
                 parameter, f"parameter {name!r} has no description in the docstring's section `Args:`"
             )
-        properties[name] = {**types.make_schema(parameter.annotation), "description": described[name]}
+        properties[name] = {**types.make_schema(parameter.annotation), "description": descriptions[name]}
         if default is None:
             required.append(name)
         else:
@@ -79,7 +83,7 @@ def _make_object(function: ToolFunction, described: Mapping[str, str], types: Ty
     return {"type": "object", "properties": properties, "required": required}
 
 
-def _read(source: str) -> tuple[ToolFunction, TypeSchemas]:
+def _parse_tool(source: str) -> tuple[ToolFunction, TypeSchemas]:
     """Returns the tool, and the types of its source. Raises: BadRequest."""
     if len(source) > _MAX_CHARS:
         raise BadRequest(f"The source has more than {_MAX_CHARS:,} characters.", param="source_code")
@@ -111,7 +115,7 @@ def _list_parameters(function: ToolFunction) -> Sequence[tuple[ast.arg, ast.expr
             raise make_error(star, f"a tool cannot take any number of arguments, as {star.arg!r} does")
     for parameter in arguments.posonlyargs:
         raise make_error(parameter, f"parameter {parameter.arg!r} must be one that can be named")
-    missing = len(arguments.args) - len(arguments.defaults)
-    pairs = list(zip(arguments.args, [*[None] * missing, *arguments.defaults], strict=True))
+    required_count = len(arguments.args) - len(arguments.defaults)
+    pairs = list(zip(arguments.args, [*[None] * required_count, *arguments.defaults], strict=True))
     pairs += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    return [(pair, default) for pair, default in pairs if pair.arg not in _UNSHOWN_PARAMETERS]
+    return [(parameter, default) for parameter, default in pairs if parameter.arg not in _UNSHOWN_PARAMETERS]

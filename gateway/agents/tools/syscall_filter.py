@@ -23,11 +23,11 @@ _EQUAL, _AT_LEAST = 0x15, 0x35
 _OFFSET_NR, _OFFSET_ARCH, _OFFSET_ARG0, _OFFSET_ARG3 = 0, 4, 16, 40
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 # The highest number in Linux 6.10. Later calls are refused, and so are the calls of x32, whose numbers have bit 30 set.
-_NEWEST: Final = 462
+_NEWEST_SYSCALL: Final = 462
 
 
 class _Architecture(NamedTuple):
-    audit: int  # the number in linux/audit.h
+    audit_number: int  # AUDIT_ARCH_… of linux/audit.h
     column: int  # the index of the architecture's column in the tables below
 
 
@@ -119,9 +119,9 @@ def make_filter() -> bytes | None:
     program = [
         _load(_OFFSET_ARCH),
         # Refuses calls of another architecture, such as those of 32 bits.
-        *_unless(_EQUAL, architecture.audit, refuse),
+        *_unless(_EQUAL, architecture.audit_number, refuse),
         _load(_OFFSET_NR),
-        *_if(_AT_LEAST, _NEWEST + 1, refuse),
+        *_if(_AT_LEAST, _NEWEST_SYSCALL + 1, refuse),
     ]
     for numbers in REFUSED_SYSCALLS.values():
         if (number := numbers[column]) is not None:

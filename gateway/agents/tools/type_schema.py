@@ -201,9 +201,10 @@ def _read_field(value: ast.expr | None) -> _Field:
     """Returns a field of a class. value: the expression that the source assigns to the field; None: it assigns none."""
     if not isinstance(value, ast.Call) or _take_last_name(value.func) not in ("Field", "field"):
         return _Field(_drop_ellipsis(value), None)
-    named = {keyword.arg: keyword.value for keyword in value.keywords}
-    default = named.get("default") or named.get("default_factory") or (value.args[0] if value.args else None)
-    description = named.get("description")
+    keywords = {keyword.arg: keyword.value for keyword in value.keywords}
+    first = value.args[0] if value.args else None
+    default = keywords.get("default") or keywords.get("default_factory") or first
+    description = keywords.get("description")
     text = description.value if isinstance(description, ast.Constant) else None
     return _Field(_drop_ellipsis(default), text if isinstance(text, str) else None)
 
@@ -227,7 +228,7 @@ def read_default(default: ast.expr) -> dict[str, Any]:
 
 
 def _is_json(value: object) -> bool:
-    """Returns whether JSON has such a value."""
+    """Returns whether JSON can express a value."""
     if isinstance(value, list):
         return all(map(_is_json, value))
     if isinstance(value, dict):

@@ -20,9 +20,9 @@ from gateway.settings import SECRET_PREFIX
 # The most seconds of a call with its reply. Not measured: the model and its user wait for as long.
 TIMEOUT_S = 30.0
 # The most bytes of a reply. Not measured: it bounds the memory that a faulty server can take.
-LIMIT_BYTES = 1_000_000
+MAX_REPLY_BYTES = 1_000_000
 # The most characters of an error reply that the model reads: enough for its message.
-SHOWN_CHARS = 500
+_MAX_ERROR_CHARS = 500
 
 
 class Webhooks:
@@ -61,7 +61,7 @@ class Webhooks:
         text = content.decode("utf-8", "replace")
         if not 200 <= status < 300:
             return ToolAnswer.failed(
-                f"Error: {call.tool} answered with status {status}: {text[:SHOWN_CHARS]}"
+                f"Error: {call.tool} answered with status {status}: {text[:_MAX_ERROR_CHARS]}"
             )
         return ToolAnswer(text)
 
@@ -78,18 +78,18 @@ class Webhooks:
     async def _send(self, url: str, key: str, body: bytes) -> tuple[int, bytes]:
         async with asyncio.timeout(TIMEOUT_S):
             async with self._hosts.open("POST", url, self._make_headers(key, body), body) as reply:
-                return reply.status, await reply.read(LIMIT_BYTES)
+                return reply.status, await reply.read(MAX_REPLY_BYTES)
 
     def _make_headers(self, key: str, body: bytes) -> dict[str, str]:
-        at = str(int(self._now()))
+        timestamp = str(int(self._now()))
         headers = {
             "Content-Type": "application/json",
             "Accept": "*/*",
             "Idempotency-Key": key,
             "webhook-id": key,
-            "webhook-timestamp": at,
+            "webhook-timestamp": timestamp,
         }
         if self._key is not None:
-            digest = hmac.digest(self._key, f"{key}.{at}.".encode() + body, sha256)
+            digest = hmac.digest(self._key, f"{key}.{timestamp}.".encode() + body, sha256)
             headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
         return headers

@@ -16,7 +16,7 @@ from storage.errors import BlockOverLimit, NotFound, StoreError, WriteConflict
 from storage.records import Agent, Block
 from storage.sql.store import Store
 
-_MEANWHILE = "was changed by another writer meanwhile, and not by this call"
+_CHANGED_MEANWHILE = "was changed by another writer meanwhile, and not by this call"
 
 
 async def write_blocks(
@@ -26,8 +26,8 @@ async def write_blocks(
     at: float,
     origin: str,
     exchange_row: int | None = None,
-    edited: Collection[str] = (),
-    by: Agent | None = None,
+    edited_labels: Collection[str] = (),
+    agent: Agent | None = None,
 ) -> ToolAnswer:
     """Writes the blocks that code has changed. Returns the code's answer, with an error for each block not written.
 
@@ -35,31 +35,32 @@ async def write_blocks(
     origin: the origin that the new revisions get.
     exchange_row: the row of the exchange with the call, with which the written values are forgotten; None: the call is
         in no exchange.
-    edited: the labels of blocks that are not written, since the store does not have all their edits yet.
-    by: the agent that called the code, as its turn has read it; None: a person called it.
+    edited_labels: the labels of blocks that are not written, since the store does not have all their edits yet.
+    agent: the agent that called the code, as its turn has read it; None: a person called it.
     """
-    errors = []
-    for block, value in answer.changed_blocks:
-        reason = None
+    sources = [] if exchange_row is None else [exchange_row]
+
+    async def write_block(block: Block, value: str) -> str | None:
+        """Writes a block. Returns the reason why it was not written; None if it was."""
         if block.read_only:
-            reason = "is read-only, and was not changed"
-        elif block.label in edited:
-            reason = "is being edited in this conversation, and was not changed by this call"
-        else:
-            try:
-                await store.blocks.write(
-                    block.id, block.version, value, at=at, origin=origin, exchange_row=exchange_row,
-                    sources=[] if exchange_row is None else [exchange_row], room=SOURCES_ROOM, by=by,
-                )  # fmt: skip
-            except BlockOverLimit:
-                reason = f"takes {block.limit} characters at most, not {len(value)}, and was not changed"
-            except (WriteConflict, NotFound):
-                reason = _MEANWHILE
-            except StoreError as error:
-                reason = f"was not changed: {error.message}"
-        if reason is not None:
-            errors.append(_make_error(block, reason))
-    return _with_errors(answer, errors)
+            return "is read-only, and was not changed"
+        if block.label in edited_labels:
+            return "is being edited in this conversation, and was not changed by this call"
+        try:
+            await store.blocks.write(
+                block.id, block.version, value, at=at, origin=origin, exchange_row=exchange_row,
+                sources=sources, room=SOURCES_ROOM, by=agent,
+            )  # fmt: skip
+        except BlockOverLimit:
+            return f"takes {block.limit} characters at most, not {len(value)}, and was not changed"
+        except (WriteConflict, NotFound):
+            return _CHANGED_MEANWHILE
+        except StoreError as error:
+            return f"was not changed: {error.message}"
+        return None
+
+    reasons = [(block, await write_block(block, value)) for block, value in answer.changed_blocks]
+    return _with_errors(answer, [_make_error(block, reason) for block, reason in reasons if reason])
 
 
 def edit_blocks(memory: MemoryTools, answer: ToolAnswer, call_id: str) -> ToolAnswer:
@@ -70,7 +71,7 @@ def edit_blocks(memory: MemoryTools, answer: ToolAnswer, call_id: str) -> ToolAn
     errors = []
     for n, (block, value) in enumerate(answer.changed_blocks):
         if block not in memory.block_edits.blocks:
-            errors.append(_make_error(block, _MEANWHILE))
+            errors.append(_make_error(block, _CHANGED_MEANWHILE))
             continue
         arguments = {"label": block.label, "new_memory": value}
         edit = memory.edit(call_id, EditOperation.RETHINK, block.label, arguments, number=n, is_read=False)

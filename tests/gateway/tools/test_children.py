@@ -15,7 +15,7 @@ import pytest
 
 from gateway import event_loop
 from gateway.agents.tools import children as module
-from gateway.agents.tools.children import Children, OutOfBounds
+from gateway.agents.tools.children import ChildLimitExceeded, Children
 from tests.patience import PATIENCE_S, SHORT_S, comes
 
 WORK = "tests.gateway.tools.child_work"
@@ -42,10 +42,10 @@ def test_what_goes_beyond_its_bounds_ends(run: Runs) -> None:
             ("crash", None, "too much memory"),
             ("much", module._ANSWER_BYTES, "too much memory"),
         ):
-            with pytest.raises(OutOfBounds, match=why):
+            with pytest.raises(ChildLimitExceeded, match=why):
                 await children.ask(f"{WORK}:{function}", question, PATIENCE_S)
         assert await children.ask(f"{WORK}:take", module.MEMORY_BYTES // 4, PATIENCE_S)
-        with pytest.raises(OutOfBounds, match="too long"):
+        with pytest.raises(ChildLimitExceeded, match="too long"):
             await children.ask(f"{WORK}:never", None, SHORT_S)
 
     run(main())
@@ -92,7 +92,7 @@ async def test_no_more_run_at_once_than_may(monkeypatch: pytest.MonkeyPatch) -> 
     children = Children()
     async with children.start(f"{WORK}:double", PATIENCE_S):
         monkeypatch.setattr(module, "START_S", 0.01)
-        with pytest.raises(OutOfBounds, match="busy"):
+        with pytest.raises(ChildLimitExceeded, match="busy"):
             await children.ask(f"{WORK}:double", 1, PATIENCE_S)
         monkeypatch.undo()
         waiting = asyncio.create_task(children.ask(f"{WORK}:double", 1, PATIENCE_S))

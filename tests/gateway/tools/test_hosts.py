@@ -246,7 +246,7 @@ async def test_a_redirect_is_a_reply_and_is_not_followed() -> None:
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000, "more than 1,000 bytes"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nok", "broke off"),
-        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nxx", "packed"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nxx", "compressed"),
         (b"what?\r\n\r\n", "broke off before its reply"),
         (b"", "broke off before its reply"),
     ],

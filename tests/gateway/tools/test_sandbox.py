@@ -566,7 +566,7 @@ async def test_a_probe_that_is_given_up_is_made_again(
 @needs_bwrap
 async def test_what_was_missing_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a machine was too busy for the first probe, or bubblewrap is installed while the gateway runs."""
-    monkeypatch.setattr(module, "_REFUSED_S", 0.0)
+    monkeypatch.setattr(module, "_PROBE_AGAIN_S", 0.0)
     sandbox = Sandbox(PYTHON or sys.executable, 5.0)
     with monkeypatch.context() as patch:
         patch.setenv("PATH", "/nowhere")
@@ -616,7 +616,7 @@ async def test_calls_that_reach_around_the_walls_are_refused(sandbox: Sandbox) -
     }
     assert await sandbox.run(CALLS, call(numbers=numbers)) == ToolAnswer("[]")
     # Neither is one that nobody has heard of, nor that of another table.
-    others = {"new": syscall_filter._NEWEST + 1, "x32": 0x40000000 + 39}
+    others = {"new": syscall_filter._NEWEST_SYSCALL + 1, "x32": 0x40000000 + 39}
     assert await sandbox.run(CALLS, call(numbers=others)) == ToolAnswer("[]")
 
 

@@ -75,7 +75,7 @@ async def test_without_a_secret_it_is_not_signed() -> None:
         (b"no HTTP\r\n\r\n", f"{CALLED} it broke off before its reply. {UNCLEAR}"),
         (
             replying("200 OK\r\nContent-Encoding: gzip", b"x"),
-            f"{CALLED} its reply is packed, which was not asked for. {UNCLEAR}",
+            f"{CALLED} its reply is compressed, which was not requested. {UNCLEAR}",
         ),
     ],
 )
