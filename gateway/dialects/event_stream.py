@@ -27,7 +27,7 @@ def encode_typed_event(event_type: str, fields: Json) -> bytes:
 
 
 class EventSender(Protocol):
-    """Sends an event with a type and other fields."""
+    """Sends an event with a type and other fields, as `EventBuffer.emit` does."""
 
     def __call__(self, event_type: str, **fields: Any) -> None: ...
 
@@ -35,23 +35,32 @@ class EventSender(Protocol):
 class EventBuffer:
     """Events and comments that were not sent to the client yet."""
 
-    __slots__ = ("_held_bytes", "_unsent", "is_holding")
+    __slots__ = ("_held_bytes", "_is_holding", "_unsent")
 
     def __init__(self, *, is_holding: bool) -> None:
         """Begins empty.
 
         is_holding: all bytes are held until the first content, so that an upstream's error can become the status.
         """
-        self.is_holding = is_holding
+        self._is_holding = is_holding
         self._held_bytes = 0
         self._unsent: list[bytes] = []
 
+    @property
+    def is_holding(self) -> bool:
+        """True until the bytes may be sent."""
+        return self._is_holding
+
+    def release(self) -> None:
+        """Lets the bytes be sent from now on, even without content."""
+        self._is_holding = False
+
     def add(self, raw: bytes, *, has_content: bool = True) -> None:
-        """Adds an event or a comment. Without content, at most MAX_HELD_BYTES are held."""
+        """Adds an event or a comment. Content releases the bytes; without content, at most MAX_HELD_BYTES are held."""
         self._unsent.append(raw)
-        if self.is_holding:
+        if self._is_holding:
             self._held_bytes += len(raw)
-            self.is_holding = not has_content and self._held_bytes <= MAX_HELD_BYTES
+            self._is_holding = not has_content and self._held_bytes <= MAX_HELD_BYTES
 
     def emit(self, event_type: str, **fields: Any) -> None:
         """Adds an event that has its type as its name and in its data."""
@@ -59,7 +68,7 @@ class EventBuffer:
 
     def take(self) -> bytes:
         """Returns the bytes that may be sent now, and drops them."""
-        if self.is_holding or not self._unsent:
+        if self._is_holding or not self._unsent:
             return b""
         data = b"".join(self._unsent)
         self._unsent.clear()

@@ -54,7 +54,7 @@ class MessagesView(ClientView):
         return self._buffer.take()
 
     def release(self) -> None:
-        self._buffer.is_holding = False
+        self._buffer.release()
 
     def begin(self, first: Json) -> None:
         self._id = as_text(first.get("id"))
@@ -87,7 +87,7 @@ class MessagesView(ClientView):
         self._message.hide_round(tail)
 
     def end(self, tail: Sequence[ReplyEvent], finish_reason: str | None, done: bytes) -> None:
-        self._buffer.is_holding = False
+        self._buffer.release()
         self._message.end(tail, finish_reason)
 
     def note_not_durable(self) -> None:

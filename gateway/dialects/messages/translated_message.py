@@ -60,7 +60,7 @@ class _MessageEvents:
 
     def begin(self) -> None:
         """Begins the message, once. From now on events may leave."""
-        self._buffer.is_holding = False
+        self._buffer.release()
         if self._has_begun:
             return
         self._has_begun = True

@@ -77,7 +77,7 @@ class GrowingResponse:
 
     def begin(self) -> str:
         """Begins the response, once, so that events may be sent. Returns the part that all its ids share."""
-        self.events.is_holding = False
+        self.events.release()
         if not self._has_begun:
             self.assign_id()
             self._has_begun = True

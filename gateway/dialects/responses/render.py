@@ -86,7 +86,7 @@ class ResponsesView(ClientView):
         return self._response.events.take()
 
     def release(self) -> None:
-        self._response.events.is_holding = False
+        self._response.events.release()
         # Without a first chunk the model is not known yet; that chunk then begins the response.
         if self._response.first_chunk:
             self._response.begin()
