@@ -391,6 +391,7 @@ class Chat:
             choice_count=request.n,
             filler=spec.fixed_filler,
             notes_replies=call.record is not None,
+            is_appended=call.kind is ConversationKind.APPENDED and not request.makes_response,
         )
         guide = None
         if not spec.is_profile:

@@ -15,17 +15,15 @@ from dataclasses import InitVar, dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from adapters import first_event
 from adapters.base import ModelReply
 from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.reply_quota import MAX_REPLY_BYTES, StreamReservation
 from adapters.types import Event, Header
-from gateway.core.conversation.kind import ConversationKind
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import ResumedCalls
-from gateway.core.turn.commands import Command, End, TurnOutcome
+from gateway.core.turn.commands import Command, TurnOutcome
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import FreeGuide, Guide
 from gateway.core.turn.machine import Turn
@@ -499,13 +497,7 @@ class TurnRun:
 
     def _as_stored(self, outcome: TurnOutcome) -> TurnOutcome:
         """Returns an outcome in the form in which it is stored."""
-        outcome = self._turn.with_stored_fields(self._requests.refused_parts.note_in_outcome(outcome))
-        # The client of a stored response may still ask for it by its id.
-        is_appended = self.call.kind is ConversationKind.APPENDED and not self.call.request.makes_response
-        if is_appended and outcome.round_count == 1 and outcome.is_verdict:
-            # The client does not send the history, so it cannot leave out messages that are refused each time.
-            return replace(outcome, state=End.FAILED, full_reply=(), is_refused=True)
-        return outcome
+        return self._turn.with_stored_fields(self._requests.refused_parts.note_in_outcome(outcome))
 
     async def _save_turn(self, outcome: TurnOutcome) -> list[Command]:
         """Saves the turn. From now on `stop` does nothing."""

@@ -63,9 +63,10 @@ class OutcomeMaker(NamedTuple):
         outcome = self._make_outcome(
             FINISHED, reason, full_reply, joined_reply, client_finish_reason or finish_reason, waiting
         )
-        if not self.terms.saves_steps:
-            return FinishedTurn(outcome, outcome)
-        return FinishedTurn(outcome, self._as_last_step(outcome, shown_reply, last_messages))
+        saved = outcome
+        if self.terms.saves_steps:
+            saved = self._as_last_step(outcome, shown_reply, last_messages)
+        return FinishedTurn(outcome, self._as_refused(saved) if saved.is_verdict else saved)
 
     def make_unfinished(self, end: End, reason: StopReason, *, are_tools_running: bool) -> TurnOutcome:
         """Returns the outcome of a turn that ends before its reply is complete."""
@@ -110,8 +111,7 @@ class OutcomeMaker(NamedTuple):
             return replace(outcome, full_reply=(), shown_reply=None, results=results)
         usage = self.last_round.draft.usage
         if not outcome.waiting:
-            saved = replace(outcome, full_reply=last_messages, shown_reply=shown_reply, step_usage=usage)
-            return replace(saved, full_reply=(), is_refused=True) if saved.is_verdict else saved
+            return replace(outcome, full_reply=last_messages, shown_reply=shown_reply, step_usage=usage)
         message = self.last_round.make_upstream_message()
         return replace(
             outcome,
@@ -120,6 +120,15 @@ class OutcomeMaker(NamedTuple):
             step_usage=usage,
             results=results,
         )
+
+    def _as_refused(self, saved: TurnOutcome) -> TurnOutcome:
+        """Returns the outcome of a verdict as refused, if the gateway would send the messages again itself."""
+        if self.terms.saves_steps:
+            return replace(saved, full_reply=(), is_refused=True)
+        # The verdict on a later round may be about the results of tools.
+        if self.terms.is_appended and self.reply_count == 1:
+            return replace(saved, state=End.FAILED, full_reply=(), is_refused=True)
+        return saved
 
     def _make_outcome(
         self,

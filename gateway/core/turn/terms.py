@@ -36,6 +36,9 @@ class TurnTerms(Struct, frozen=True):
     shows_steps: bool = False
     # The status was sent before the turn, so no error can be sent as a status.
     has_status: bool = False
+    # The gateway sends the messages again with each later request: the client sends new ones only, and gets no id by
+    # which it could ask for the reply.
+    is_appended: bool = False
     # Names of gateway tools that never run at the same time.
     serial_tools: Collection[str] = ()
     # Each complete reply is noted (`NoteReply`), since another attempt may have to go on from it.

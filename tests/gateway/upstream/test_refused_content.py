@@ -295,6 +295,16 @@ def test_an_appended_message_with_a_verdict_is_not_sent_again(
     assert [message["content"] for message in upstream.last.messages] == ["Hi", "Ok.", "Hi again"]
 
 
+def test_an_appended_message_stays_where_the_reply_was_no_completion(
+    world: World, upstream: StrictUpstream
+) -> None:
+    """A proxy's page says nothing about the message, unlike a verdict."""
+    upstream.queue(raw(b"<html>Busy</html>", content_type="text/html"))
+    for text in ("A plum!", "Hi again"):
+        world.post([{"role": "user", "content": text}], APPEND, user="bob")
+    assert "plum" in upstream.last.body.decode()
+
+
 def test_a_response_that_a_verdict_ended_is_read_by_its_id(world: World, upstream: StrictUpstream) -> None:
     upstream.queue(replace(say(""), finish_reason="content_filter"))
     made = world.sdk.responses.create(model="m", input="A plum!", user="bob", extra_headers=APPEND)
