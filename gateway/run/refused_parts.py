@@ -16,7 +16,7 @@ from gateway.run.memory.prompt import Prompt
 
 # Returns a prompt without a part of it, or None if the prompt has no such part.
 _Removal = Callable[[Prompt], Prompt | None]
-# What is refused -> the parts that are left out one after the other: (name in `ChatCall.left_out`, removal).
+# Refused content -> the parts that are left out one after the other: (name in `ChatCall.left_out`, removal).
 _REMOVALS: Mapping[RefusedContent, Sequence[tuple[str, _Removal]]] = {
     RefusedContent.FILTERED: (
         ("memory", Prompt.without_memory_texts),
@@ -24,8 +24,8 @@ _REMOVALS: Mapping[RefusedContent, Sequence[tuple[str, _Removal]]] = {
     ),
     RefusedContent.UNREACHABLE: (("media", Prompt.without_stored_media),),
 }
-# The parts that are left out of a run that a filter refuses. The last results go first: the steps before them are
-# stored, and were refused only if another model has read them.
+# The parts that are left out of a run that a filter refuses. The last results go first: the filter has let the earlier
+# steps pass, unless another model has read them.
 _RUN_REMOVALS: Sequence[tuple[str, _Removal]] = (
     ("results", Prompt.without_last_results),
     ("memory", Prompt.without_memory_texts),
@@ -41,7 +41,7 @@ class RefusedParts:
 
     # Each step of the turn is saved.
     saves_steps: bool
-    # What is removed from each prompt, in this order.
+    # The removals that are made in each prompt, in this order.
     _removals: tuple[_Removal, ...] = field(default=(), init=False)
     # The number of messages of hidden rounds, from the first on, that are sent without their results.
     _stripped_count: int = field(default=0, init=False)
@@ -72,7 +72,7 @@ class RefusedParts:
         is_run = self.saves_steps and refused is RefusedContent.FILTERED
         for name, remove in _RUN_REMOVALS if is_run else _REMOVALS[refused]:
             if name == "results" and has_rounds:
-                continue  # those of earlier turns were read in the first round
+                continue  # the model has read the results of earlier turns in the first round
             if remove(prompt) is not None:
                 self._removals = (*self._removals, remove)
                 return name
@@ -88,15 +88,15 @@ class RefusedParts:
             prompt = remove(prompt) or prompt
         return prompt
 
-    def drop_results(self, rounds: Sequence[WireMessage]) -> tuple[WireMessage, ...]:
+    def without_results(self, rounds: Sequence[WireMessage]) -> tuple[WireMessage, ...]:
         """Returns messages that begin with those of hidden rounds, without the results that are left out."""
         stripped, others = rounds[: self._stripped_count], rounds[self._stripped_count :]
         return *map(without_result, stripped), *others
 
-    def note_in_step(self, step: SaveStep) -> SaveStep:
-        """Returns a step as it is stored: with a note by which the next prompts leave out the results that it lacks.
+    def annotate_step(self, step: SaveStep) -> SaveStep:
+        """Returns a step as it is stored: with a note of the results that it was made without.
 
-        The next step's prompt loses no results: the note covers those that this one lacks, and no others were refused.
+        Later prompts leave out the results that a note names. So the next step's prompt needs no removal of results.
         """
         if step.reply is None:
             return step
@@ -105,10 +105,10 @@ class RefusedParts:
         self._removals = tuple(each for each in self._removals if each not in _RESULT_REMOVALS)
         return step
 
-    def note_in_outcome(self, outcome: TurnOutcome) -> TurnOutcome:
-        """Returns an outcome as it is stored, so that later prompts leave out the same."""
+    def annotate_outcome(self, outcome: TurnOutcome) -> TurnOutcome:
+        """Returns an outcome as it is stored: with notes by which later prompts leave out the same parts."""
         if self._stripped_count:  # the messages of hidden rounds come first
-            outcome = replace(outcome, full_reply=self.drop_results(outcome.full_reply))
+            outcome = replace(outcome, full_reply=self.without_results(outcome.full_reply))
         if self._removals:
             # Later prompts read the note in the shown reply, and a reply of one message is stored as the shown reply.
             is_noted = self.saves_steps or len(outcome.full_reply) == 1

@@ -55,7 +55,7 @@ class RoundRequests:
         receipt = self.call.receipt
         is_other = target != self.prompt.target or endpoint is not self.endpoint
         whole_prompt = await self._make_prompt_for(target, endpoint) if is_other else self.prompt
-        hidden_rounds = self.refused_parts.drop_results(self.model_call.messages)
+        hidden_rounds = self.refused_parts.without_results(self.model_call.messages)
         prompt = self.refused_parts.without(whole_prompt)
         if hidden_rounds:
             prompt = await fit_rounds(prompt, hidden_rounds)

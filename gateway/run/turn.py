@@ -489,7 +489,7 @@ class TurnRun:
         return self._turn.feed(saved_step.event)
 
     def _begin_step(self, saving: TurnSaving, step: commands.SaveStep) -> asyncio.Future[SavedStep]:
-        return saving.begin_step(self._requests.prompt, self._requests.refused_parts.note_in_step(step))
+        return saving.begin_step(self._requests.prompt, self._requests.refused_parts.annotate_step(step))
 
     async def _wait_step(self) -> None:
         if self._saving is not None:
@@ -497,7 +497,7 @@ class TurnRun:
 
     def _as_stored(self, outcome: TurnOutcome) -> TurnOutcome:
         """Returns an outcome in the form in which it is stored."""
-        return self._turn.with_stored_fields(self._requests.refused_parts.note_in_outcome(outcome))
+        return self._turn.with_stored_fields(self._requests.refused_parts.annotate_outcome(outcome))
 
     async def _save_turn(self, outcome: TurnOutcome) -> list[Command]:
         """Saves the turn. From now on `stop` does nothing."""

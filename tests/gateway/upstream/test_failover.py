@@ -341,7 +341,7 @@ def test_an_error_has_the_headers_of_its_own_endpoint_where_the_fallback_is_too_
 ) -> None:
     """The prompt fits the fallback, but not with the rounds that the turn had before its process ended."""
     rounds = [{"role": "assistant", "content": "Hi. " * 1000}]
-    monkeypatch.setattr("gateway.run.refused_parts.RefusedParts.drop_results", lambda *_: rounds)
+    monkeypatch.setattr("gateway.run.refused_parts.RefusedParts.without_results", lambda *_: rounds)
     with two(window=2000) as it:
         it.first.queue(fail(503))
         with pytest.raises(openai.InternalServerError) as caught:
