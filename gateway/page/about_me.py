@@ -16,7 +16,7 @@ from gateway.page import (
     forget_screens,
     memory_screens,
 )
-from gateway.page.memory_access import make_access
+from gateway.page.memory_access import make_access, open_memory
 from gateway.page.memory_routes import PERSON_ROUTES
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import SAVED, Action, ActionResult, NoFields, Screen, ScreenRequest, View
@@ -51,11 +51,10 @@ class _PersonScreens(Struct, frozen=True):
     operations: PageOperations
 
     async def show(self, request: ScreenRequest, query: NoFields) -> View:
-        access, link = make_access(request), request.visitor.link
+        link, views = request.visitor.link, self.operations.memories
         assert link is not None  # only a link opens the screens of persons
-        views = self.operations.memories
+        access, memory = await open_memory(request, views)
         memory_page = await views.show(access.project, access.uid)
-        await request.note_read(access.uid)
         conversations = memory_page.conversations
         page = PersonPage(
             rights=link.rights,
@@ -74,6 +73,7 @@ class _PersonScreens(Struct, frozen=True):
             # `view` filters the record alone. Of the other values only passages have links to screens of operators.
             passages=access.filter(memory_page.passages),
             memory=memory_page.memory,
+            has_ended=await views.facts.has_ended(memory),
             paused_since=link.paused_at,
             openings=await views.questions.load_openings(
                 access.project, access.uid, [each.id for each in conversations]

@@ -192,6 +192,7 @@ class _FactScreens(Struct, frozen=True):
             existing=error.seq if isinstance(error, FactExists) else None,
             memory_name=name_of(memory.scope),
             is_all=query.all,
+            has_ended=query.all or await self.views.facts.has_ended(memory),
             as_of=query.as_of,
         )
 

@@ -126,6 +126,7 @@ class _MemoryScreens(Struct, frozen=True):
             openings=await self._load_openings(access, page.conversations),
             undos=_shorten(undos),
             redos=_shorten(redos),
+            has_ended=await self.views.facts.has_ended(memory),
             paused=memory.paused_at,
             learning=learning,
             name_line=name_line,

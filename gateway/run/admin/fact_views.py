@@ -68,6 +68,10 @@ class FactViews(Struct, frozen=True):
         items = await self.make_records(memory, facts[:limit])
         return ListPage(items, make_next_cursor(facts, limit, lambda fact: str(fact.seq)))
 
+    async def has_ended(self, memory: FoundMemory) -> bool:
+        """Returns whether a memory has facts that are no longer true."""
+        return bool(await self.store.facts.list_ended(memory.id, 1))
+
     async def show(self, project: str | None, uid: str, seq: int) -> FactPage:
         """Returns a fact with its history."""
         memory = await get_memory(self.store, project, uid)

@@ -176,11 +176,11 @@ def test_a_screen_reads_no_more_often_where_its_lists_are_longer(operator: Opera
     # A search plans a reply. Where other processes may have written, it asks whether its snapshot is still right.
     is_shared = database.is_shared
     assert few == {
-        "overview": 2, "people": 1, "name": 3, "what people wrote": 7, "memory": 19, "facts": 4,
+        "overview": 2, "people": 1, "name": 3, "what people wrote": 7, "memory": 20, "facts": 4,
         "conversations": 5, "passages": 3, "search": 15 + is_shared, "words": 13, "block": 15, "fact": 5,
         "conversation": 15, "forget fact": 24,
         "forget conversation": 20, "forget all": 11, "request": 15, "requests": 0, "its requests": 6, "audit": 2,
-        "work": 5, "keys": 1, "about me": 11, "their block": 10,
+        "work": 5, "keys": 1, "about me": 13, "their block": 10,
     }  # fmt: skip
 
 
@@ -1418,6 +1418,20 @@ def test_a_correction_has_its_author_in_the_list_of_facts(operator: Operator) ->
     rows = re.findall(r"(?s)<tr role=.row.*?</tr>", page(operator, f"m/{agent.uid}/facts?all=1"))
     cells = [plain(re.findall(r"(?s)<td[^>]*>(.*?)</td>", row)[2]) for row in rows[1:]]
     assert cells == ["an operator, corrected message 1", "message 1"]
+
+
+def test_facts_that_are_no_longer_true_are_offered_where_there_are_any(operator: Operator) -> None:
+    """Of a memory in which all facts are true, the list with "those that are no longer true" showed the same."""
+    world = operator.world
+    agent = speak(world, "My cat is called Mosi.")
+    (seq,) = learn(world, agent, "Alice has a cat called Mosi.")
+    person = person_of(world)
+    screens = (f"m/{agent.uid}", f"m/{agent.uid}/facts", person.path, f"{person.path}/facts")
+    for path in screens:
+        assert "no longer true" not in page(operator, path)
+    operator.post(f"m/{agent.uid}/f/{seq}/correct", text="Alice has a cat called Miso.")
+    for path in screens:
+        assert "that are no longer true" in page(operator, path)
 
 
 def test_a_trial_leads_to_corrections_too(operator: Operator) -> None:
