@@ -54,12 +54,12 @@ from storage.sql.fact_writes import mark_unlearned
 from storage.sql.job_rows import raise_epoch
 from storage.sql.rebuild import (
     EditKey,
+    collect_source_rows,
     erase_edits,
     has_whole_words,
-    list_origins,
-    load_erased,
     rebuild_block,
     remove_lost_lines,
+    select_erased,
 )
 from storage.sql.recalls import delete_recall
 from storage.sql.sections import empty_sections, empty_sections_showing
@@ -92,7 +92,7 @@ _WHOLE_TABLES = (
 
 
 class _SourcedRow(NamedTuple):
-    """A passage or a fact with its sources, as `passages_of` and `read_facts` read it."""
+    """A passage or a fact with its sources, as `passages_of` and `facts_of` read it."""
 
     id: int
     seq: int
@@ -114,7 +114,7 @@ async def _erase_passages(connection: Connection, work: ErasingWork, after: int)
     rows = await _read_sourced(connection, "passages_of", work.agent_row, after)
     target = work.target
     targeted = {row.id for row in rows if row.seq in target.passages or row.file in target.files}
-    erased = await _load_gone(connection, rows, targeted, target.before)
+    erased = await _select_rows_to_erase(connection, rows, targeted, target.before)
     for row in erased:
         await connection.run(SQL["passage_erase"], (row.id, work.agent_row))
         await _erase_from_index(connection, work.agent_row, row)
@@ -125,15 +125,19 @@ async def _erase_passages(connection: Connection, work: ErasingWork, after: int)
 
 
 async def _erase_facts(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Erases a page of facts that were named, came from erased content, or are too old. after: the last row done."""
+    """Erases a page of facts that the target has, that came from an erased exchange, or that are too old.
+
+    after: the row of the last fact on the previous page.
+    """
     rows = await _read_sourced(connection, "facts_of", work.agent_row, after)
     targeted = {row.id for row in rows if row.seq in work.target.facts}
     if work.target.imported is not None and rows:
         ids = [row.id for row in rows]
         targeted |= {
-            id for (id,) in await load_rows(connection, SQL["imported_facts"], ids, work.target.imported)
+            fact_row
+            for (fact_row,) in await load_rows(connection, SQL["imported_facts"], ids, work.target.imported)
         }
-    erased = await _load_gone(connection, rows, targeted, work.target.before)
+    erased = await _select_rows_to_erase(connection, rows, targeted, work.target.before)
     for row in erased:
         for statement in ("fact_erase", "fact_ended_erase", "fact_mute_erase"):
             await connection.run(SQL[statement], (row.id, work.agent_row))
@@ -152,16 +156,16 @@ async def _read_sourced(
     return [_SourcedRow._make(row) for row in rows]
 
 
-async def _load_gone(
-    connection: Connection, rows: Sequence[_SourcedRow], named: Collection[int], before: float | None
+async def _select_rows_to_erase(
+    connection: Connection, rows: Sequence[_SourcedRow], targeted: Collection[int], before: float | None
 ) -> list[_SourcedRow]:
-    """Returns the rows to erase: named rows, rows from before a time, and rows that came from an erased exchange."""
-    origins = {row.id: list_origins(row.exchange_row, row.sources) for row in rows}
-    erased = await load_erased(connection, chain.from_iterable(origins.values()))
+    """Returns the rows that the target has, rows from before a time, and rows that came from an erased exchange."""
+    source_rows = {row.id: collect_source_rows(row.exchange_row, row.sources) for row in rows}
+    erased = await select_erased(connection, chain.from_iterable(source_rows.values()))
     return [
         row
         for row in rows
-        if row.id in named or (before is not None and row.at < before) or origins[row.id] & erased
+        if row.id in targeted or (before is not None and row.at < before) or source_rows[row.id] & erased
     ]
 
 
@@ -172,7 +176,7 @@ async def _erase_from_index(connection: Connection, agent_row: int, row: _Source
 
 
 async def _erase_files(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Deletes the files that are too old."""
+    """Erases the files that are too old."""
     if work.target.before is not None:
         await connection.run(SQL["files_before"], (work.agent_row, work.target.before))
     return None
@@ -272,7 +276,7 @@ async def _shorten_versions(connection: Connection, work: ErasingWork, after: in
 
 
 async def _load_blocks_seen(connection: Connection, work: ErasingWork) -> list[Row]:
-    """Returns the row and the owner of each block that the memory could write."""
+    """Returns the row and the owner of each block that the memory's agent could write."""
     if work.target.all is not None:
         project, profile = work.target.all
     else:
@@ -297,7 +301,7 @@ async def _erase_copies(connection: Connection, work: ErasingWork, block_row: in
 async def _hand_over_blocks(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Leaves blocks that other agents see to these agents, with the values that the forgotten agent wrote.
 
-    Forgetting a person erases their messages' traces from every block.
+    This is for agents made over REST only: forgetting a person erases what came from their messages in every block.
     """
     assert work.target.all is not None  # it is a phase of a whole memory
     profile = work.target.all.profile
@@ -316,11 +320,11 @@ async def _drop_items(connection: Connection, work: ErasingWork, after: int) -> 
     """Empties a page of the target's conversations that hold items."""
     target = work.target
     values = (work.agent_row, after, target.conversation_row, target.before, PAGE_ROWS)
-    ids = await load_column(connection, SQL["item_holders"], values)
-    for id in ids:
-        definition = await get_definition(connection, id)
+    definition_rows = await load_column(connection, SQL["item_holders"], values)
+    for definition_row in definition_rows:
+        definition = await get_definition(connection, definition_row)
         await change_definition(connection, definition, {**definition.body, "items": []}, at=work.now)
-    return ids[-1] if len(ids) == PAGE_ROWS else None
+    return definition_rows[-1] if len(definition_rows) == PAGE_ROWS else None
 
 
 async def _empty_readings(connection: Connection, work: ErasingWork, after: int) -> int | None:
@@ -342,27 +346,32 @@ async def _erase_foreign(connection: Connection, work: ErasingWork, after: int) 
 
 async def _release_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Releases a page of the rows that an import has added, except rows that others follow."""
-    undone = work.target.imported
-    if undone is None:
+    import_row = work.target.imported
+    if import_row is None:
         return None
-    row = await connection.fetch_row(SQL["imported_conversation"], (undone, after))
-    if row is not None:
-        is_whole = await _release_page(connection, work.agent_row, row[0], undone)
-        return int(row[0]) if is_whole else after
-    await connection.run(SQL["facts_released"], (undone,))
-    await connection.run(SQL["undone"], (undone, work.agent_row))
+    conversation_row = await connection.fetch_value(SQL["imported_conversation"], (import_row, after))
+    if conversation_row is not None:
+        is_released = await _release_page(connection, work.agent_row, conversation_row, import_row)
+        return int(conversation_row) if is_released else after
+    await connection.run(SQL["facts_released"], (import_row,))
+    await connection.run(SQL["undone"], (import_row, work.agent_row))
     return None
 
 
-async def _release_page(connection: Connection, agent_row: int, conversation_row: int, undone: int) -> bool:
-    """Releases the deepest rows of a conversation that the import has added. Returns True at the end."""
-    rows = await connection.fetch_rows(SQL["deepest"], (agent_row, conversation_row, undone, PAGE_ROWS))
-    ids = [id for id, _ in takewhile(lambda row: row[1], rows)]
-    await run_for_list(connection, SQL["release"], ids, agent_row)
-    await run_for_list(connection, SQL["released"], ids, undone)
-    if len(ids) == PAGE_ROWS:
+async def _release_page(
+    connection: Connection, agent_row: int, conversation_row: int, import_row: int
+) -> bool:
+    """Erases a page of the deepest exchanges of a conversation that an import has added.
+
+    Returns whether the conversation has no further exchange to erase.
+    """
+    rows = await connection.fetch_rows(SQL["deepest"], (agent_row, conversation_row, import_row, PAGE_ROWS))
+    exchange_rows = [exchange_row for exchange_row, _ in takewhile(lambda row: row[1], rows)]
+    await run_for_list(connection, SQL["release"], exchange_rows, agent_row)
+    await run_for_list(connection, SQL["released"], exchange_rows, import_row)
+    if len(exchange_rows) == PAGE_ROWS:
         return False
-    await connection.run(SQL["stubbed"], (undone, conversation_row))
+    await connection.run(SQL["stubbed"], (import_row, conversation_row))
     await connection.run(SQL["conversation_released"], (conversation_row, agent_row))
     return True
 

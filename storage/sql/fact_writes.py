@@ -14,7 +14,7 @@ from storage.errors import WriteConflict
 from storage.records import Agent, MarkKind
 from storage.sql.agents import find_agent_by_id, take_seq
 from storage.sql.exchanges import add_marks
-from storage.sql.rebuild import list_origins
+from storage.sql.rebuild import collect_source_rows
 from storage.sql.statements import load, load_column
 from storage.sql.vectors import forget_indexed
 
@@ -148,7 +148,7 @@ async def mark_unlearned(
 ) -> None:
     """Marks the exchanges that a fact came from, so that it is not learned from them again."""
     # An imported fact comes from no exchange.
-    for source_row in list_origins(exchange_row, sources) or (0,):
+    for source_row in collect_source_rows(exchange_row, sources) or (0,):
         await add_marks(connection, agent_row, MarkKind.UNLEARNED, (key,), source_row)
 
 

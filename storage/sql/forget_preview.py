@@ -20,10 +20,10 @@ from storage.sql.group import StoreGroup, long_reads
 from storage.sql.rebuild import (
     BlockPreview,
     collect_lost_lines,
-    collect_origins,
+    collect_mixed_sources,
+    load_remaining_texts,
     load_versions,
     preview_block,
-    read_remaining,
 )
 from storage.sql.statements import load, load_column, load_rows, lower_ascii
 from storage.store_rules import Rules
@@ -303,15 +303,15 @@ class ForgetPreviews(StoreGroup):
         versions = [*versions[: len(versions) - len(lost.later)], *lost.later_without]
         exchanges = set(erased.listed)
         if erased.conversation_row != _NO_CONVERSATION:
-            origins = sorted({id for version in versions for id in version.origins})
+            source_rows = sorted({row for version in versions for row in version.source_rows})
             rows = await load_rows(
-                connection, SQL["going_among"], origins, erased.agent_row, erased.conversation_row
+                connection, SQL["going_among"], source_rows, erased.agent_row, erased.conversation_row
             )
             exchanges = {row[0] for row in rows}
-        staying = collect_origins(versions, exchanges)
+        staying = collect_mixed_sources(versions, exchanges)
         if not seqs:
             staying -= exchanges
-        remaining = await read_remaining(connection, erased.agent_row, staying, self._rules, seqs)
+        remaining = await load_remaining_texts(connection, erased.agent_row, staying, self._rules, seqs)
         folded = tuple(text.strip().casefold() for text in texts if text.strip())
         return await preview_block(connection, block, versions, self._rules, exchanges, folded, remaining)
 

@@ -1,4 +1,7 @@
-"""Rebuilds blocks after a forgetting: drops versions that came from erased content, remakes versions built on these."""
+"""Rebuilds blocks after a forgetting.
+
+Versions that came from erased content are dropped, and the versions that were built on a dropped one are made again.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +28,17 @@ from storage.store_rules import Rules
 
 SQL = load("rebuild.sql")
 
-# The most exchanges of which the staying messages are read for a block: some milliseconds, while the writer waits.
+# The most exchanges whose remaining messages are read for a block: this takes milliseconds, while the writer waits.
 _MAX_REMAINING = 64
 _NO_SOURCES, _NO_ARGUMENTS = b"[]", b"{}"
 
 
-async def load_erased(connection: Connection, exchange_rows: Iterable[int]) -> set[int]:
-    """Returns the exchanges among these that are being forgotten, in any memory."""
-    return {row[0] for row in await load_rows(connection, SQL["load_erased"], sorted(set(exchange_rows)))}
+async def select_erased(connection: Connection, exchange_rows: Iterable[int]) -> set[int]:
+    """Returns those of some exchanges that are being forgotten, in any memory."""
+    return {row[0] for row in await load_rows(connection, SQL["select_erased"], sorted(set(exchange_rows)))}
 
 
-def list_origins(exchange_row: int | None, sources: bytes) -> set[int]:
+def collect_source_rows(exchange_row: int | None, sources: bytes) -> set[int]:
     """Returns the rows of the exchanges that a value came from.
 
     exchange_row: the exchange in which the value was written; None: it was written in no exchange.
@@ -44,17 +47,18 @@ def list_origins(exchange_row: int | None, sources: bytes) -> set[int]:
     return {*orjson.loads(sources), *([] if exchange_row is None else [exchange_row])}
 
 
-async def read_remaining(
+async def load_remaining_texts(
     connection: Connection,
     agent_row: int,
     exchange_rows: Iterable[int],
     rules: Rules,
     going_seqs: Collection[int] = frozenset(),
 ) -> dict[int, list[str]]:
-    """Returns the texts of the user's messages that stay in some exchanges, by the rows of these.
+    """Returns the texts of the user's messages that stay in exchanges, by the exchange's row.
 
     exchange_rows: the rows of the exchanges, of which the newest `_MAX_REMAINING` are read.
-    going_seqs: the numbers of messages that are not erased yet, and are left out.
+    rules: the rules that make messages of an exchange.
+    going_seqs: the numbers of messages that will be erased, and are left out.
     """
     newest = sorted(exchange_rows)[-_MAX_REMAINING:]
     rows = await load_rows(connection, SQL["remaining"], newest, agent_row)
@@ -90,8 +94,9 @@ class BlockVersion(Struct, frozen=True):
     value: str
 
     @property
-    def origins(self) -> set[int]:
-        return list_origins(self.exchange_row, self.sources)
+    def source_rows(self) -> set[int]:
+        """The rows of all exchanges that the value came from."""
+        return collect_source_rows(self.exchange_row, self.sources)
 
     @property
     def edit(self) -> EditKey | None:
@@ -110,9 +115,14 @@ async def load_versions(connection: Connection, block_row: int) -> list[BlockVer
     return [BlockVersion(*row) for row in await connection.fetch_rows(SQL["block_versions"], (block_row,))]
 
 
-def collect_origins(versions: Iterable[BlockVersion], erased: Collection[int]) -> set[int]:
-    """Returns all exchanges, erased or not, of the versions that came from an erased exchange among others."""
-    return {row for version in versions if not version.origins.isdisjoint(erased) for row in version.origins}
+def collect_mixed_sources(versions: Iterable[BlockVersion], erased: Collection[int]) -> set[int]:
+    """Returns the source rows, erased or not, of the versions that came from an erased exchange, at least in part."""
+    return {
+        row
+        for version in versions
+        if not version.source_rows.isdisjoint(erased)
+        for row in version.source_rows
+    }
 
 
 def list_line_sources(versions: Iterable[BlockVersion]) -> dict[str, set[int]]:
@@ -122,7 +132,7 @@ def list_line_sources(versions: Iterable[BlockVersion]) -> dict[str, set[int]]:
     for version in versions:
         lines = frozenset(version.value.split("\n"))
         for line in lines - lines_before:
-            sources.setdefault(line, set()).update(version.origins)
+            sources.setdefault(line, set()).update(version.source_rows)
         lines_before = lines
     return sources
 
@@ -137,11 +147,13 @@ async def rebuild_block(
 ) -> bool:
     """Drops the versions of a block that came from erased content, and remakes the versions that were built on these.
 
-    Drops pending edits, too, if they may bring the content back: a turn may have seen the old block
-    during the forgetting.
+    A pending edit that may bring the content back is emptied: its turn may have seen the old block during the
+    forgetting.
 
-    agent_row: the memory of which something is forgotten. Versions that its batch items have written without a turn go,
-    too.
+    agent_row: the agent from whose memory something is forgotten. Versions that its batch items have written without a
+        turn are dropped, too.
+    rules: the rules that make the new values.
+    now: the time of the forgetting, in seconds since the epoch.
     texts: texts in small letters. Lines that have one of the texts as whole words are dropped from all versions.
 
     Returns whether the block had any version to drop.
@@ -149,10 +161,12 @@ async def rebuild_block(
     await connection.fetch_rows(SQL["block_lock"], (block_row,))
     versions = await load_versions(connection, block_row)
     turnless = set(await load_column(connection, SQL["versions_turnless"], (agent_row, block_row)))
-    erased = await load_erased(
-        connection, chain.from_iterable(block_version.origins for block_version in versions)
+    erased = await select_erased(
+        connection, chain.from_iterable(block_version.source_rows for block_version in versions)
     )
-    remaining = await read_remaining(connection, agent_row, collect_origins(versions, erased), rules)
+    remaining = await load_remaining_texts(
+        connection, agent_row, collect_mixed_sources(versions, erased), rules
+    )
     division = _Division(erased, turnless, texts, remaining)
     await division.add_all(connection, versions)
     await erase_edits(connection, division.edits)
@@ -235,7 +249,7 @@ async def remove_lost_lines(
         return False
     await erase_edits(connection, [version.edit for version in lost.later if version.edit is not None])
     values = [version.value for version in lost.later_without]
-    revised = [(version, Revised(version.value)) for version in lost.later]
+    revised = [_RevisedVersion(version, Revised(version.value)) for version in lost.later]
     remade = await _rewrite_rows(connection, block_row, revised, values, _list_dropped("", revised, values))
     clean = versions[: len(versions) - len(lost.later)]
     staying = [*(_RemadeVersion(version, version.value) for version in clean), *remade.staying]
@@ -257,9 +271,7 @@ class _RemadeVersion(NamedTuple):
     value: str
 
 
-def _list_dropped(
-    base: str, later: Sequence[tuple[BlockVersion, Revised]], values: Sequence[str]
-) -> set[int]:
+def _list_dropped(base: str, later: Sequence[_RevisedVersion], values: Sequence[str]) -> set[int]:
     """Returns the numbers of the later versions of which nothing is left.
 
     base: the value before the later versions.
@@ -284,7 +296,7 @@ class _RemadeVersions(NamedTuple):
 async def _rewrite_rows(
     connection: Connection,
     block_row: int,
-    later: Sequence[tuple[BlockVersion, Revised]],
+    later: Sequence[_RevisedVersion],
     values: Sequence[str],
     dropped: Collection[int],
 ) -> _RemadeVersions:
@@ -335,7 +347,7 @@ async def preview_block(
     versions: all versions of the block, oldest first.
     erased: the rows of the exchanges that would be erased.
     texts: texts in small letters. Lines that have one of them as whole words are dropped.
-    remaining: exchange -> the texts of the user's messages that stay, as `read_remaining` returns them.
+    remaining: exchange -> the texts of the user's messages that stay, as `load_remaining_texts` returns them.
     """
     division = _Division(erased, (), texts, remaining)
     await division.add_all(connection, versions)
@@ -381,7 +393,7 @@ async def _write_following(
     restored = next((version for version, value in newest_first if value == final_value), None)
     await write_block(
         connection, block.id, number, final_value, at=now, origin=FORGET_ORIGIN,
-        sources=[] if restored is None else sorted(restored.origins),
+        sources=[] if restored is None else sorted(restored.source_rows),
         restores=None if restored is None else numbers[restored.number], is_bounded=False,
     )  # fmt: skip
 
@@ -412,6 +424,13 @@ def has_whole_words(line: str, text: str) -> bool:
     return text in line and re.search(f"{before}{re.escape(text)}{after}", line) is not None
 
 
+class _RevisedVersion(NamedTuple):
+    """A version of a block from the first one on that has erased content, and how it is made again."""
+
+    version: BlockVersion
+    revised: Revised
+
+
 class _Division:
     """The versions of a block, divided at the first version that has erased content. It writes nothing."""
 
@@ -427,15 +446,18 @@ class _Division:
         erased: the rows of the erased exchanges.
         turnless: the numbers of the versions that are erased though they came from no exchange.
         texts: texts in small letters. Lines that have one of them as whole words are dropped.
-        remaining: exchange -> the texts of the user's messages that stay, as `read_remaining` returns them.
+        remaining: exchange -> the texts of the user's messages that stay, as `load_remaining_texts` returns them.
         """
         # The versions before the first version with erased content.
         self.clean: list[BlockVersion] = []
-        # That first version and all later versions, each of which may hold erased words.
-        self.later: list[tuple[BlockVersion, Revised]] = []
+        # That first version and all later versions, each of which may have erased words.
+        self.later: list[_RevisedVersion] = []
         # The edits that brought erased content into versions.
         self.edits: list[EditKey] = []
-        self._erased, self._turnless, self._texts, self._remaining = erased, turnless, texts, remaining
+        self._erased = erased
+        self._turnless = turnless
+        self._texts = texts
+        self._remaining = remaining
         # The values of clean versions, and the indexes of later ones, by the number that `restores` names.
         self._clean_values: dict[int | None, str] = {}
         self._later_indexes: dict[int | None, int] = {}
@@ -452,7 +474,7 @@ class _Division:
         quoting = {
             line for line in lines if any(has_whole_words(line.casefold(), text) for text in self._texts)
         }
-        is_erased = version.number in self._turnless or not version.origins.isdisjoint(self._erased)
+        is_erased = version.number in self._turnless or not version.source_rows.isdisjoint(self._erased)
         brings_erased = is_erased or bool(quoting - self._lines_before)
         self._lines_before = frozenset(lines)
         if not (self.later or brings_erased):
@@ -461,7 +483,8 @@ class _Division:
             return
         edit = version.edit
         if edit is not None and brings_erased:
-            # The exchange may stay: the exchange of an edit with one of the texts, or of a sleeptime agent.
+            # Its exchange may stay, so that the phase of exchanges does not empty the edit: the edit has one of the
+            # texts, or its exchange is a sleeptime agent's.
             self.edits.append(edit)
         if not is_erased and version.restores in self._clean_values:
             # An undo restored a clean value, from which the later versions follow.
@@ -475,10 +498,14 @@ class _Division:
             revised = Revised(
                 version.value if is_erased else "\n".join(line for line in lines if line not in quoting),
                 is_erased,
-                [text for row in version.origins & self._remaining.keys() for text in self._remaining[row]],
+                [
+                    text
+                    for row in version.source_rows & self._remaining.keys()
+                    for text in self._remaining[row]
+                ],
                 None if row is None else make_edit(row),
                 restores=self._later_indexes.get(version.restores),
                 is_by_hand=version.origin in ASKED_ORIGINS,
             )
         self._later_indexes[version.number] = len(self.later)
-        self.later.append((version, revised))
+        self.later.append(_RevisedVersion(version, revised))

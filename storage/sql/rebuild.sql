@@ -5,15 +5,15 @@
 SELECT {edit} FROM block_ops
 WHERE state = 'pending' AND label = ?2 AND agent IN ({seers}) ORDER BY id
 
--- name: load_erased
--- Finds which of some exchanges, of any memory, are being forgotten with what came from them (an exchange marked
--- `reset` is not). A block that several memories share may come from any of them.
+-- name: select_erased
+-- Finds which of some exchanges, of any memory, are being forgotten with what came from them (an exchange with the mark
+-- `reset` is not). A block that several memories share may come from the exchanges of each.
 SELECT e.id FROM exchanges e WHERE e.id {in:1:BIGINT:64} AND (
     EXISTS (SELECT 1 FROM marks m WHERE m.agent = e.agent AND m.kind = 'erased' AND m.exchange = e.id)
     OR NOT EXISTS (SELECT 1 FROM agents a WHERE a.id = e.agent))
 
 -- name: remaining
--- Reads the exchanges among these that have content, with all of it.
+-- Reads those of some exchanges that have content.
 SELECT {shown} FROM exchanges p WHERE +p.agent = ?1 AND p.state NOT IN ('forgotten', 'off') AND p.id {in:2:BIGINT:64}
 
 -- name: block_lock
@@ -25,8 +25,8 @@ SELECT id FROM blocks WHERE id = ? {postgres:FOR NO KEY UPDATE}
 SELECT version, restores, at, origin, exchange, sources, value FROM block_history WHERE block = ? ORDER BY version
 
 -- name: versions_turnless
--- Finds the values that batch items of a memory have written without a turn that is there: the turn is still to come,
--- or never will be stored.
+-- Finds the values that batch items of a memory have written and that belong to no stored turn: the turn is stored later
+-- or never.
 SELECT h.version FROM block_history h
 JOIN runs r ON r.uid = substr(h.origin, 6, 32) AND r.agent = ?1 AND r.batch IS NOT NULL
 WHERE h.block = ?2 AND h.exchange IS NULL AND substr(h.origin, 1, 5) = 'tool:'

@@ -33,7 +33,7 @@ from storage.sql.blocks import (
 from storage.sql.filtered_pages import fill_page
 from storage.sql.group import StoreGroup, as_method, long_reads, reads, writes
 from storage.sql.readers import load_sleepers
-from storage.sql.rebuild import list_origins
+from storage.sql.rebuild import collect_source_rows
 from storage.sql.sections import empty_sections_showing
 from storage.sql.statements import load, load_column, load_rows, lower_ascii
 
@@ -153,14 +153,16 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
     The values lose their links to the agent's exchanges. The agent's own blocks lose their owner.
     """
     for (block_row,) in await connection.fetch_rows(SQL["shared_with"], (agent_row,)):
-        for version, exchange_row, listed in await connection.fetch_rows(SQL["history"], (block_row,)):
-            origins = sorted(list_origins(exchange_row, listed))
-            own = {row[0] for row in await load_rows(connection, SQL["exchanges_among"], origins, agent_row)}
+        for version, exchange_row, sources in await connection.fetch_rows(SQL["history"], (block_row,)):
+            source_rows = sorted(collect_source_rows(exchange_row, sources))
+            own = {
+                row[0] for row in await load_rows(connection, SQL["exchanges_among"], source_rows, agent_row)
+            }
             if own:
-                remaining = orjson.dumps([id for id in orjson.loads(listed) if id not in own])
-                sources = remaining.ljust(len(listed))  # the row keeps its length
-                source = None if exchange_row in own else exchange_row
-                await write_version_sources(connection, block_row, version, source, sources)
+                remaining = orjson.dumps([row for row in orjson.loads(sources) if row not in own])
+                padded = remaining.ljust(len(sources))  # the row keeps its length
+                foreign_row = None if exchange_row in own else exchange_row
+                await write_version_sources(connection, block_row, version, foreign_row, padded)
     await connection.run(SQL["hand_over"], (agent_row,))
 
 

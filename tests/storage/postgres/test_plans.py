@@ -119,7 +119,7 @@ async def test_one_conversation_of_a_long_memory_is_found_by_index(
     assert any("using exchanges" in line or "Bitmap Index Scan" in line for line, _ in steps)
 
 
-@pytest.mark.parametrize("name", ["load_erased", "edit_of_call", "edit_of_call_erase"])
+@pytest.mark.parametrize("name", ["select_erased", "edit_of_call", "edit_of_call_erase"])
 async def test_a_forgetting_finds_the_turns_that_a_block_came_from_by_index(memories: str, name: str) -> None:
     """Of whatever memory they are, and whatever all memories have."""
     async with connect(memories) as connection:
