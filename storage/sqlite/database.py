@@ -28,6 +28,7 @@ from storage.errors import Broken, Stale, Unavailable
 from storage.health_check import CHECK_S, HealthCheck
 from storage.sidecar import LOGS, check_location, make_sidecar, resolve_path, restrict
 from storage.sqlite import mount
+from storage.sqlite.checkpoint import WriteBack
 from storage.sqlite.connection import DatabaseFile, open_writer, read_schema_version, try_writing
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate
@@ -35,7 +36,6 @@ from storage.sqlite.operations import run_read, run_write
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.result_codes import map_sqlite_errors
 from storage.sqlite.watch import Watch
-from storage.sqlite.writeback import WriteBack
 from storage.sqlite.writer import Writer, WriterLimits
 
 T = TypeVar("T")

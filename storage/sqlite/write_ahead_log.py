@@ -1,6 +1,6 @@
 """The write-ahead log: measures it, and decides when it is written back, one write-back at a time.
 
-Most of a grown log is copied while the writer goes on (storage.sqlite.writeback explains why that is safe). The rest is
+Most of a grown log is copied while the writer goes on (storage.sqlite.checkpoint explains why that is safe). The rest is
 copied in the writer's thread, between two writes. The log then restarts in the same file, since writing over a file
 takes half the time of growing it. An idle writer empties the log as soon as no reader uses it. A write-back within a
 commit would slow down the slowest commits.
@@ -18,8 +18,8 @@ from functools import partial
 from msgspec import Struct
 
 from storage.errors import StoreError
+from storage.sqlite.checkpoint import WriteBack, copy_log, empty_log
 from storage.sqlite.driver import Driver
-from storage.sqlite.writeback import WriteBack, copy_log, empty_log
 
 # A task of the writer's thread on the log. Returns whether all of the log was written back.
 LogWork = Callable[[sqlite3.Connection], bool]

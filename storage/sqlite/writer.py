@@ -29,12 +29,12 @@ from typing import Any, TypeVar
 from storage.database import Changes, StoreHealth
 from storage.errors import Broken, Busy, Closed, StoreStatus, Unavailable
 from storage.sqlite.batch import BatchReport, BatchRunner, WriteOutcome
+from storage.sqlite.checkpoint import WriteBack
 from storage.sqlite.loop_calls import LoopCalls
 from storage.sqlite.result_codes import translate_error
 from storage.sqlite.watch import Watch
 from storage.sqlite.write_ahead_log import LogLimits, LogWork, WriteAheadLog
 from storage.sqlite.write_queues import Write, WriteQueues
-from storage.sqlite.writeback import WriteBack
 from storage.sqlite.writer_connection import WriterConnection
 
 T = TypeVar("T")

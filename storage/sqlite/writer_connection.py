@@ -18,11 +18,11 @@ from typing import Protocol
 
 from storage.errors import Broken, Corrupt, StoreError, Unavailable
 from storage.sidecar import make_unavailable
+from storage.sqlite.checkpoint import empty_log
 from storage.sqlite.connection import read_schema_version, try_writing
 from storage.sqlite.driver import Driver
 from storage.sqlite.opened_file import OpenedFile
 from storage.sqlite.result_codes import translate_error
-from storage.sqlite.writeback import empty_log
 
 
 class ConnectionUser(Protocol):

@@ -15,10 +15,10 @@ import pytest
 
 from storage.errors import Broken, Busy, Closed, Foreign, NotFound, StatementFailed, TooSlow, WriteConflict
 from storage.sql.store import Store
+from storage.sqlite.checkpoint import WriteBack
 from storage.sqlite.connection import DatabaseFile, open_writer
 from storage.sqlite.driver import Driver
 from storage.sqlite.watch import Watch
-from storage.sqlite.writeback import WriteBack
 from storage.sqlite.writer import Writer, WriterLimits
 from tests.doubles.statements import counting
 from tests.patience import PATIENCE_S
