@@ -28,7 +28,7 @@ from storage.errors import Broken, Stale, Unavailable
 from storage.health_check import CHECK_S, HealthCheck
 from storage.sidecar import LOGS, check_location, make_sidecar, resolve_path, restrict
 from storage.sqlite import mount
-from storage.sqlite.checkpoint import WriteBack
+from storage.sqlite.checkpoint import Checkpointer
 from storage.sqlite.connection import DatabaseFile, open_writer, read_schema_version, try_writing
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate
@@ -83,7 +83,7 @@ class SqliteDatabase:
             lambda: watch.attach(self._open_writer(connect)),
             watch,
             limits=limits,
-            log_copier=WriteBack(lambda: open_writer(target), lambda: self.writer.check_in_place()),
+            checkpointer=Checkpointer(lambda: open_writer(target), lambda: self.writer.check_in_place()),
             on_change=self._report_changes,
             on_failure=self._report_failure,
             on_recovery=self._report_recovery,

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 from storage.database import Changes, StoreHealth
 from storage.errors import Broken, Busy, Closed, StoreStatus, Unavailable
 from storage.sqlite.batch import BatchReport, BatchRunner, WriteOutcome
-from storage.sqlite.checkpoint import WriteBack
+from storage.sqlite.checkpoint import Checkpointer
 from storage.sqlite.loop_calls import LoopCalls
 from storage.sqlite.result_codes import translate_error
 from storage.sqlite.watch import Watch
@@ -71,7 +71,7 @@ class Writer:
 
     connect: a function that opens the connection that writes; it is called in the writer's thread.
     watch: the watch that is attached to that connection.
-    log_copier: the thread that copies a grown log.
+    checkpointer: the thread that checkpoints a grown log.
     on_change: a function that is called with the changes of a batch, before its writes are answered.
     on_failure: a function that is called with the fault when writing fails after it worked.
     on_recovery: a function that is called when writing works again.
@@ -83,7 +83,7 @@ class Writer:
         connect: Callable[[], sqlite3.Connection],
         watch: Watch,
         *,
-        log_copier: WriteBack,
+        checkpointer: Checkpointer,
         on_change: Callable[[Changes], None],
         on_failure: Callable[[Unavailable], None],
         on_recovery: Callable[[], None],
@@ -112,7 +112,7 @@ class Writer:
         self._calls: LoopCalls | None = None  # that the thread makes; None: it does not write yet
         self._closed = False
         # The log, and when the writer was last busy.
-        self.log = WriteAheadLog(path, limits, log_copier, self._post_write_back)
+        self.log = WriteAheadLog(path, limits, checkpointer, self._post_log_work)
         self._active_at = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
 
@@ -166,10 +166,10 @@ class Writer:
         await self._connection.stop_mending()
         try:
             async with asyncio.timeout(timeout_s):
-                await self.log.stop_copying()
+                await self.log.close_checkpointer()
         except TimeoutError:
-            is_whole = False  # nothing else may write the log back while it is copied
-            self.log.abandon_copying()
+            is_whole = False  # no other checkpoint may run meanwhile
+            self.log.abandon_checkpointer()
         await self._connection.close(timeout_s, is_whole=is_whole)
         self.log.size = self.log.measure()
         if self._calls is not None:
@@ -248,7 +248,10 @@ class Writer:
         return future
 
     async def checkpoint(self, *, wait_ms: int = 1000) -> bool:
-        """Writes the log back and empties it, waiting for readers; True when it is empty. Raises: Unavailable."""
+        """Checkpoints the log and empties it. Returns whether it is empty. Raises: Unavailable.
+
+        wait_ms: the longest time for which readers are waited for.
+        """
         while not self.log.is_free.is_set():
             await self.log.is_free.wait()
         if self._connection.driver is None:
@@ -311,7 +314,7 @@ class Writer:
         if report.fault is not None:
             self._report_write_fault(report.fault)
         else:
-            self.log.shrink()
+            self.log.checkpoint_if_grown()
             self._begin_batch()  # before the futures, so that the thread works while they are answered
         for write, outcome in zip(batch, report.outcomes, strict=True):
             write.settle(outcome)
@@ -340,7 +343,7 @@ class Writer:
 
     async def stop_using(self) -> None:
         """Implements `ConnectionUser`."""
-        await self.log.stop_copying()
+        await self.log.close_checkpointer()
 
     def refuse_waiting(self, fault: Unavailable) -> None:
         """Implements `ConnectionUser`."""
@@ -357,7 +360,7 @@ class Writer:
     # -- the log ------------------------------------------------------------------------------------------------------
 
     def _schedule_idle(self) -> None:
-        """Has `_use_idle_time` called when nothing was written for `idle_s`, if there may be a log to write back."""
+        """Has `_use_idle_time` called when nothing was written for `idle_s`, if there may be a log to checkpoint."""
         self._active_at = self._loop.time()
         if self._idle_timer is None and self.log.size and not self._connection.is_closing:
             self._idle_timer = self._loop.call_later(self._limits.idle_s, self._use_idle_time)
@@ -373,18 +376,18 @@ class Writer:
         elif self.file.is_moved():
             self.report_fault(self.file.make_moved_error())
         else:
-            self.log.write_back(is_at_rest=True)
+            self.log.post_checkpoint(is_at_rest=True)
 
-    def _post_write_back(self, work: LogWork) -> bool:
-        """Hands work on the log to the thread, after the writes that it was given. Returns whether it could."""
+    def _post_log_work(self, work: LogWork) -> bool:
+        """Hands a checkpoint to the thread, after its writes. Returns False if there is no working connection."""
         driver = self._connection.driver
         if driver is None or self._connection.fault is not None:
             return False
-        driver.post(partial(self._write_back, work))
+        driver.post(partial(self._perform_log_work, work))
         return True
 
-    def _write_back(self, work: LogWork, connection: sqlite3.Connection) -> None:
-        """Writes the log back, in the writer's thread. Never raises."""
+    def _perform_log_work(self, work: LogWork, connection: sqlite3.Connection) -> None:
+        """Checkpoints the log, in the writer's thread. Never raises."""
         try:
             is_whole = work(connection)
         except sqlite3.Error as error:
@@ -393,10 +396,10 @@ class Writer:
                 self._call_loop(self._report_write_fault, translated)
             self._call_loop(self.log.is_free.set)
             return
-        self._call_loop(self._end_write_back, self.log.measure(), is_whole)
+        self._call_loop(self._end_log_work, self.log.measure(), is_whole)
 
-    def _end_write_back(self, size: int, is_whole: bool) -> None:
-        self.log.end_write_back(size, is_whole=is_whole)
+    def _end_log_work(self, size: int, is_whole: bool) -> None:
+        self.log.end_work(size, is_whole=is_whole)
         if not is_whole:
             # A reader holds the log, which may have forgotten words: it is tried again soon, not with the next write.
             self._schedule_idle()

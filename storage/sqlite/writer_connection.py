@@ -197,7 +197,7 @@ class WriterConnection:
     def _close_old(self, connection: sqlite3.Connection) -> None:
         """Closes a connection in its thread. If its file is no longer at the path, its logs go as well.
 
-        They are written back first, unless a read lasts, since the old file may only have been renamed.
+        The log is checkpointed first, unless a read lasts, since the old file may only have been renamed.
         """
         if not self.file.is_moved():
             _close_quietly(connection)

@@ -15,7 +15,7 @@ import pytest
 
 from storage.errors import Broken, Busy, Closed, Foreign, NotFound, StatementFailed, TooSlow, WriteConflict
 from storage.sql.store import Store
-from storage.sqlite.checkpoint import WriteBack
+from storage.sqlite.checkpoint import Checkpointer
 from storage.sqlite.connection import DatabaseFile, open_writer
 from storage.sqlite.driver import Driver
 from storage.sqlite.watch import Watch
@@ -58,7 +58,7 @@ class Commits(sqlite3.Connection):
 class Bench:
     """A writer on a file with one table, and a hand on what is in its thread."""
 
-    def __init__(self, path: Path, beside: WriteBack | None = None, **limits: Any) -> None:
+    def __init__(self, path: Path, beside: Checkpointer | None = None, **limits: Any) -> None:
         self.path = path
         self.opened = 0
         limits = {"retry_first_s": 3600, "idle_s": 3600, **limits}
@@ -66,7 +66,7 @@ class Bench:
             str(path),
             self.connect,
             Watch(),
-            log_copier=beside or WriteBack(lambda: open_writer(DatabaseFile(str(path)))),
+            checkpointer=beside or Checkpointer(lambda: open_writer(DatabaseFile(str(path)))),
             on_change=lambda changes: None,
             on_failure=lambda fault: None,
             on_recovery=lambda: None,
@@ -412,21 +412,21 @@ async def test_the_file_of_a_log_is_emptied_once_it_is_twice_as_large(make: Any)
     assert len(bench.rows()) == 2
 
 
-class HeldUp(WriteBack):
-    """A write-back parallel to the writer that stops before it begins."""
+class HeldUp(Checkpointer):
+    """A checkpoint parallel to the writer that stops before it begins."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(lambda: sqlite3.connect(path, isolation_level=None, check_same_thread=False))
         self.began, self.gate = asyncio.Event(), asyncio.Event()
 
-    async def copy(self) -> None:
+    async def run(self) -> None:
         self.began.set()
         await self.gate.wait()
-        await super().copy()
+        await super().run()
 
 
 async def hold_up(make: Any, path: Path) -> tuple[Bench, HeldUp]:
-    """A writer whose log has grown, and is about to be written back in parallel."""
+    """A writer whose log has grown, and is about to be checkpointed in parallel."""
     beside = HeldUp(path)
     bench = await make(beside=beside, checkpoint_bytes=100_000)
     await bench.writer.submit(add("0" * 150_000))
@@ -446,7 +446,7 @@ async def test_no_write_waits_for_a_grown_log(make: Any, path: Path) -> None:
 
 
 async def test_the_log_is_written_back_by_one_at_a_time(make: Any, path: Path) -> None:
-    """Two write-backs at once, and a write that starts the log again, can corrupt it in an older SQLite."""
+    """Two checkpoints at once, and a write that starts the log again, can corrupt it in an older SQLite."""
     bench, beside = await hold_up(make, path)
     sweeping = asyncio.create_task(bench.writer.checkpoint())
     done, _ = await asyncio.wait([sweeping], timeout=0.05)
@@ -500,14 +500,14 @@ async def test_closing_before_a_log_is_written_back_leaves_no_connection(
     make: Any, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, beside = await hold_up(make, path)
-    copying = bench.writer.log.copying
-    assert copying is not None
+    checkpoint = bench.writer.log.parallel_checkpoint
+    assert checkpoint is not None
     emptied = Mock()
     monkeypatch.setattr("storage.sqlite.writer_connection.empty_log", emptied)
     await bench.writer.close(timeout_s=0.01)
-    emptied.assert_not_called()  # the log would be written back by two at once
+    emptied.assert_not_called()  # two checkpoints would run at once
     beside.gate.set()
-    await asyncio.wait([copying])
+    await asyncio.wait([checkpoint])
     assert beside._driver is None
 
 
@@ -515,7 +515,7 @@ async def test_closing_in_the_middle_of_mending_leaves_no_thread(make: Any, path
     bench, beside = await hold_up(make, path)
     (thread,) = (each for each in threading.enumerate() if each.name == "mnemogate-writer")
     bench.writer.report_fault(Broken("the disk is gone"))
-    await asyncio.sleep(0)  # mending waits for what is written back
+    await asyncio.sleep(0)  # mending waits for the checkpoint
     await bench.writer.close(timeout_s=0.01)
     beside.gate.set()
     await asyncio.to_thread(thread.join, PATIENCE_S)
@@ -526,7 +526,7 @@ async def test_a_log_that_cannot_be_written_back_in_parallel_is_by_the_writer(ma
     def refuse() -> sqlite3.Connection:
         raise sqlite3.OperationalError("no more files")
 
-    bench = await make(beside=WriteBack(refuse), checkpoint_bytes=100_000)
+    bench = await make(beside=Checkpointer(refuse), checkpoint_bytes=100_000)
     await bench.writer.submit(add("0" * 40_000))
     await bench.writer.log.is_free.wait()
     size = bench.log_size()
@@ -553,13 +553,13 @@ async def test_a_reader_that_stays_does_not_stop_the_writer(make: Any) -> None:
 async def test_the_log_is_written_back_when_idle(make: Any) -> None:
     bench = await make(idle_s=0)
     written_back = asyncio.Event()
-    original = bench.writer._end_write_back
+    original = bench.writer._end_log_work
 
     def note(size: int, done: bool) -> None:
         original(size, done)
         written_back.set()
 
-    bench.writer._end_write_back = note
+    bench.writer._end_log_work = note
     await bench.writer.submit(add(1))
     async with asyncio.timeout(PATIENCE_S):
         await written_back.wait()
@@ -574,13 +574,13 @@ async def test_a_log_in_use_by_a_reader_is_emptied_after_it_though_nothing_is_wr
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM items").fetchone()
     tries = asyncio.Semaphore(0)
-    original = bench.writer._end_write_back
+    original = bench.writer._end_log_work
 
     def note(size: int, done: bool) -> None:
         original(size, done)
         tries.release()
 
-    bench.writer._end_write_back = note
+    bench.writer._end_log_work = note
     await bench.writer.submit(add("what is to be forgotten"))
     async with asyncio.timeout(PATIENCE_S):
         await tries.acquire()
