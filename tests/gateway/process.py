@@ -112,7 +112,7 @@ def serving(
     is_named = "[database]" in settings or any(name.startswith("MNEMOGATE_DATABASE_") for name in variables)
     if module in FORKED and not (is_new or is_named):
         stored.lay_new_file(_file_of(where, arguments))
-    with started(
+    with start_process(
         module,
         ["serve", "--port", "0", *remove_file_option(arguments)],
         where,
@@ -135,7 +135,7 @@ def serving(
             child.kill()
 
 
-def started(
+def start_process(
     module: str,
     arguments: Sequence[str],
     where: Path,

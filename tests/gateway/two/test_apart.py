@@ -34,7 +34,7 @@ from tests.gateway.lifecycle.test_two_gateways import Two
 from tests.gateway.patient import LEASE_S
 from tests.gateway.process import Process, command, serving
 from tests.gateway.sdk import remember
-from tests.gateway.two.world import CHAT, MODULE, Place
+from tests.gateway.two.deployment import CHAT, MODULE, Database
 from tests.patience import PATIENCE_S, becomes
 from tests.postgres import execute, query
 from tests.server import serve, settings_for
@@ -71,7 +71,7 @@ def processes(
         for number, skew in enumerate(skews):
             where = folder / f"gateway{number}"
             where.mkdir()
-            environ = {**Place(where, url).environ, "SKEW_S": str(skew)}
+            environ = {**Database(where, url).environ, "SKEW_S": str(skew)}
             module = "tests.gateway.two.skewed" if skew else MODULE
             settings = SETTINGS.format(base_url=upstream.base_url)
             found.append(
@@ -124,7 +124,12 @@ def test_clocks_that_are_hours_apart_are_not_asked(
 
 def test_a_command_goes_by_the_databases_clock(tmp_path: Path, url: str) -> None:
     (tmp_path / "facts.md").write_text("- I like tea.\n")
-    environ = {**os.environ, **Place(tmp_path, url).environ, "PYTHONPATH": str(ROOT), "SKEW_S": str(HOURS_S)}
+    environ = {
+        **os.environ,
+        **Database(tmp_path, url).environ,
+        "PYTHONPATH": str(ROOT),
+        "SKEW_S": str(HOURS_S),
+    }
     asked = [sys.executable, "-m", "tests.gateway.two.skewed", "import", "facts.md", "--user", "ann"]
     subprocess.run(asked, cwd=tmp_path, env=environ, check=True, capture_output=True)
     apart = "SELECT max(abs(created - extract(epoch FROM now())::float8)) FROM imports"
@@ -194,7 +199,7 @@ def test_a_memory_that_is_imported_is_known_at_both(
 ) -> None:
     with processes(tmp_path, upstream, url) as gateways:
         ask(gateways[0], [{"role": "user", "content": "My cat is called Miso."}])
-        environ = Place(tmp_path, url).environ
+        environ = Database(tmp_path, url).environ
         done = command("memory", "export", "--user", "ann", "ann.jsonl", where=tmp_path, environ=environ)
         assert done.returncode == 0, done.stderr
         assert (

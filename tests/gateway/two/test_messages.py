@@ -15,7 +15,7 @@ from tests.doubles.anthropic_upstream import Message, StrictAnthropic
 from tests.doubles.upstream import Call, Gate
 from tests.gateway.messages.sdk import HELPER_SETTINGS, sent_again, text_of
 from tests.gateway.process import Process, serving
-from tests.gateway.two.world import MODULE, PATIENCE_S, Place
+from tests.gateway.two.deployment import MODULE, PATIENCE_S, Database
 
 Json = dict[str, Any]
 MODEL = "claude-opus-5-5"
@@ -35,12 +35,12 @@ class Gateways:
         self._count = 0
 
     def start(self) -> tuple[Process, anthropic.Anthropic]:
-        where, place = self._folder / f"gateway{self._count}", Place(self._folder / "none", self._url)
+        where, database = self._folder / f"gateway{self._count}", Database(self._folder / "none", self._url)
         where.mkdir()
         self._count += 1
         settings = HELPER_SETTINGS.format(base_url=self._upstream.base_url)
         process = self._stack.enter_context(
-            serving(where, settings=settings, module=MODULE, environ=place.environ)
+            serving(where, settings=settings, module=MODULE, environ=database.environ)
         )
         sdk = anthropic.Anthropic(
             base_url=f"http://127.0.0.1:{process.port}", api_key="none", max_retries=0, timeout=PATIENCE_S

@@ -15,7 +15,7 @@ from gateway.core.conversation.wire_message import read_text
 from gateway.run.response_attempt import GIVEN_UP_ERROR
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import Process, serving
-from tests.gateway.two.world import MODULE, PATIENCE_S, Place
+from tests.gateway.two.deployment import MODULE, PATIENCE_S, Database
 from tests.postgres import execute
 
 SETTINGS = """
@@ -37,11 +37,11 @@ class Gateways:
         self.count = 0
 
     def start(self, *arguments: str, more_settings: str = "") -> tuple[Process, openai.OpenAI]:
-        where, place = self._folder / f"gateway{self.count}", Place(self._folder / "none", self._url)
+        where, database = self._folder / f"gateway{self.count}", Database(self._folder / "none", self._url)
         where.mkdir()
         self.count += 1
         settings = self._settings.format(base_url=self._upstream.base_url) + more_settings
-        served = serving(where, *arguments, settings=settings, module=MODULE, environ=place.environ)
+        served = serving(where, *arguments, settings=settings, module=MODULE, environ=database.environ)
         process = self._stack.enter_context(served)
         return process, self._stack.enter_context(process.client())
 

@@ -1,4 +1,4 @@
-"""Schema n serves programs of n and n-1: a new version brings the schema up while the old one serves."""
+"""A schema serves its own version and the one before: a new version migrates it while the old version serves."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from storage.errors import TooNew
 from storage.postgres.migration import PostgresMigration, get_latest_version, load_migrations, migrate
 from tests.gateway.process import command
-from tests.gateway.two.people import Whole, messages_of
-from tests.gateway.two.world import World
+from tests.gateway.two.deployment import Deployment
+from tests.gateway.two.simulated_users import HistoryUser, PastTurn, make_messages
 
-PRESENT = load_migrations()
-LAST = get_latest_version(PRESENT)
-# As a next version would: it only adds, and the present program may run on it.
+MIGRATIONS = load_migrations()
+LAST = get_latest_version(MIGRATIONS)
+# A migration of the next version: it only adds columns and tables, so this version may run on its schema.
 NEXT = PostgresMigration(
     LAST,
     LAST + 1,
@@ -26,28 +26,28 @@ NEXT = PostgresMigration(
     "CREATE TABLE moods (id BIGINT PRIMARY KEY)",
     oldest=LAST,
 )
-# The one after that takes away what the present program needs.
+# A migration of the version after that: it renames a column that this version needs.
 AFTER = PostgresMigration(
     LAST + 1, LAST + 2, "ALTER TABLE agents RENAME COLUMN indexed_seq TO gone_seq", oldest=LAST + 1
 )
 
 
 def upgrade(url: str, *more: PostgresMigration) -> int:
-    """Does what a program with these migrations does at its start."""
-    return asyncio.run(_upgrade(url, (*PRESENT, *more)))
+    """Migrates a database as a version with `more` migrations does at its start. Returns the schema's version."""
+    return asyncio.run(_upgrade(url, (*MIGRATIONS, *more)))
 
 
-async def _upgrade(url: str, steps: Sequence[PostgresMigration]) -> int:
+async def _upgrade(url: str, migrations: Sequence[PostgresMigration]) -> int:
     connection = await asyncpg.connect(url)
     try:
-        return await migrate(connection, "the database", tuple(steps))
+        return await migrate(connection, "the database", tuple(migrations))
     finally:
         await connection.close()
 
 
 @pytest.fixture
 def own(postgres: str, url: str) -> str:
-    """A database that may have another schema in the end."""
+    """The URL of a database of the test's own, whose schema the test may change."""
 
     async def make() -> None:
         connection = await asyncpg.connect(postgres)
@@ -61,27 +61,27 @@ def own(postgres: str, url: str) -> str:
 
 
 def test_an_old_gateway_serves_on_a_newer_schema(tmp_path: Path, own: str) -> None:
-    with World(tmp_path, gateways=2, url=own) as world:
-        person = Whole(world, "qupx", 0)
-        past: list[tuple[str, str]] = []
+    with Deployment(tmp_path, gateways=2, url=own) as deployment:
+        user = HistoryUser(deployment, "qupx", 0)
+        past: list[PastTurn] = []
 
-        def talk() -> None:
-            _, text = person.new()
-            said, _ = person.send(messages_of(past, text))
-            assert not said.unkept
-            past.append((text, said.text))
+        def take_turn() -> None:
+            _, text = user.make_message()
+            reply, _ = user.send(make_messages(past, text))
+            assert not reply.unstored_reason
+            past.append(PastTurn(text, reply.text))
 
         for _ in range(2):
-            talk()
+            take_turn()
         assert upgrade(own, NEXT) == LAST + 1
         for _ in range(3):
-            talk()
-        # One that starts now finds the newer schema, and may run on it.
-        world.gateways[0].kill()
-        world.gateways[0].start()
+            take_turn()
+        # A gateway that starts now finds the newer schema, and may run on it.
+        deployment.gateways[0].kill()
+        deployment.gateways[0].start()
         for _ in range(4):
-            talk()
-        # Two versions that start side by side leave the schema as it is.
+            take_turn()
+        # A start of either version leaves the schema as it is.
         assert upgrade(own) == LAST + 1
         assert upgrade(own, NEXT) == LAST + 1
 
@@ -90,14 +90,14 @@ def test_a_program_that_is_too_old_does_not_start(tmp_path: Path, own: str) -> N
     upgrade(own, NEXT, AFTER)
     with pytest.raises(TooNew, match=f"{LAST + 2}"):
         upgrade(own)
-    # The version in between may still run.
+    # The version between the two may still run.
     assert upgrade(own, NEXT) == LAST + 2
-    found = command("migrate", where=tmp_path, environ={"MNEMOGATE_DATABASE_URL": own})
-    assert found.returncode != 0
-    assert f"schema version {LAST + 2}" in found.stderr
+    done = command("migrate", where=tmp_path, environ={"MNEMOGATE_DATABASE_URL": own})
+    assert done.returncode != 0
+    assert f"schema version {LAST + 2}" in done.stderr
 
 
-def test_check_config_says_that_a_start_brings_the_schema_up(tmp_path: Path, own: str) -> None:
+def test_check_config_reports_that_a_start_migrates_the_schema(tmp_path: Path, own: str) -> None:
     upgrade(own)
 
     async def rewind() -> None:
@@ -106,22 +106,22 @@ def test_check_config_says_that_a_start_brings_the_schema_up(tmp_path: Path, own
         await connection.close()
 
     asyncio.run(rewind())
-    found = command("check-config", where=tmp_path, environ={"MNEMOGATE_DATABASE_URL": own})
-    assert found.returncode == 0
-    assert f"schema version {LAST - 1}, which a start brings to {LAST};" in found.stderr
+    done = command("check-config", where=tmp_path, environ={"MNEMOGATE_DATABASE_URL": own})
+    assert done.returncode == 0
+    assert f"schema version {LAST - 1}, which a start brings to {LAST};" in done.stderr
 
 
-def test_a_migration_that_fails_leaves_nothing_of_itself(own: str) -> None:
+def test_a_migration_that_fails_leaves_no_change(own: str) -> None:
     broken = PostgresMigration(LAST, LAST + 1, "CREATE TABLE half (id BIGINT); SELECT 1 / 0", oldest=LAST)
     with pytest.raises(asyncpg.DivisionByZeroError):
         upgrade(own, broken)
     assert upgrade(own) == LAST
 
-    async def tables() -> bool:
+    async def has_no_table() -> bool:
         connection = await asyncpg.connect(own)
         try:
             return await connection.fetchval("SELECT to_regclass('half')") is None
         finally:
             await connection.close()
 
-    assert asyncio.run(tables())
+    assert asyncio.run(has_no_table())

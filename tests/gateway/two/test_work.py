@@ -21,7 +21,7 @@ from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call
 from tests.gateway.background.test_batches_killed import ITEMS, ROUNDS, answer, ask, make
 from tests.gateway.background.test_batches_killed import SETTINGS as BATCHES
 from tests.gateway.process import Process, serving
-from tests.gateway.two.world import MODULE, Place, Worker
+from tests.gateway.two.deployment import MODULE, Database, Worker
 from tests.patience import PATIENCE_S
 from tests.postgres import query
 
@@ -72,15 +72,15 @@ class Scene:
 
 @contextmanager
 def scene(folder: Path, url: str, settings: str, *arguments: str, works: bool = True) -> Iterator[Scene]:
-    place = Place(folder / "none", url)
+    database = Database(folder / "none", url)
     with ExitStack() as stack:
         gateways = []
         for number in range(2):
             where = folder / f"gateway{number}"
             where.mkdir()
-            served = serving(where, *arguments, settings=settings, module=MODULE, environ=place.environ)
+            served = serving(where, *arguments, settings=settings, module=MODULE, environ=database.environ)
             gateways.append(stack.enter_context(served))
-        worker = Worker(folder / "worker", place, settings)
+        worker = Worker(folder / "worker", database, settings)
         if works:
             worker.start()
         stack.callback(worker.kill)
