@@ -88,6 +88,8 @@ class ChatCall:
     # The client of the reply.
     sink: Sink
     receipt: Receipt
+    # The time at which the request arrived, in seconds since the epoch; None: not known.
+    arrived_at: float | None = None
     # The value of the reply's header for memory; "": not known yet.
     memory_state: Literal[""] | MemoryState = ""
     # Is awaited if the upstream refuses the messages, before the client gets the error.

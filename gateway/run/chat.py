@@ -209,6 +209,7 @@ class Chat:
         make_view: ViewFactory,
     ) -> ChatCall:
         """Resolves a request, and returns its call."""
+        arrived_at = self.keeper.now()
         resolved = await self.resolver.resolve(request, request_context)
         identity = resolved.identity
         note_identity(receipt, identity)
@@ -230,6 +231,7 @@ class Chat:
             make_view=make_view,
             sink=sink,
             receipt=receipt,
+            arrived_at=arrived_at,
         )
 
     async def count_prompt(

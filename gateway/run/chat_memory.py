@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.kind import ConversationKind
+from gateway.core.conversation.plan import was_sent_again
 from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import STORING_MODES, MemoryState, Mode
 from gateway.errors import BadRequest, CallerError, ContextExceeded, HistoryForgotten, MemoryUnavailable
@@ -163,6 +164,8 @@ class ChatMemory:
         await self.turns.wait_written(call.identity.scope)
         # The time is taken again, because the turns that this request waited for were written meanwhile.
         memory_context = await keeper.begin(replace(memory_request, now=keeper.now()))
+        if opens and call.sink.is_gone and _was_sent_again(call, memory_context):
+            raise ClientGone
         call.identity = memory_context.request.identity
         block_edits = BlockEdits(list(memory_context.blocks))
         toolbox = self.agents.make_toolbox(call, memory_context, block_edits)
@@ -232,6 +235,15 @@ def _choose_memory_state(mode: Mode, *, is_off_record: bool) -> MemoryState:
         return "off"
     # A request that repeats a turn off the record is off the record as well.
     return "on" if mode in STORING_MODES and not is_off_record else "read"
+
+
+def _was_sent_again(call: ChatCall, context: MemoryContext) -> bool:
+    """Returns whether the message of a request was sent again, and answered, before the queue let the request in.
+
+    Another gateway may have answered it first.
+    """
+    plan, arrived_at = context.plan, call.arrived_at
+    return plan.follows_head and arrived_at is not None and was_sent_again(context.tree, plan, arrived_at)
 
 
 def _mark_changed_prefix(context: MemoryContext, prompt: Prompt) -> Prompt:

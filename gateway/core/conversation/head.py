@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import has_calls
+from gateway.core.conversation.canonical import MessageHasher, has_calls
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.tree import Tree
@@ -140,7 +140,7 @@ class _HeadSearch:
         pending = pending[: len(pending) - pending_again]
         if pending_again and new[0].get("role") == "user":
             # If a transcript was shorter in between, it extends more than one of the held messages.
-            while pending and self._repeats(new[:1], pending[-1:], may_grow=True):
+            while pending and repeats(self._listing.hasher, new[:1], pending[-1:], may_grow=True):
                 pending = pending[:-1]
         is_heard = reply in (_ReportedReply.HEAD, _ReportedReply.ABOVE)
         return PathHead(
@@ -208,32 +208,8 @@ class _HeadSearch:
 
         may_grow: the last of these messages may be a transcript that has grown.
         """
-        counts = range(min(len(new), len(before)), 0, -1)
-        return next((n for n in counts if self._repeats(new[:n], before[-n:], may_grow=may_grow)), 0)
-
-    def _repeats(self, new: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool) -> bool:
-        """Returns whether new messages repeat as many earlier messages.
-
-        may_grow: the last of these messages may be a transcript that has grown.
-        """
-        hasher = self._listing.hasher
-        pairs = [*zip(new, before, strict=True)]
-        # Two messages with the same words may have different pictures, or be results of different calls.
-        if any(
-            hasher.digest_media(a) != hasher.digest_media(b) or a.get("tool_call_id") != b.get("tool_call_id")
-            for a, b in pairs
-        ):
-            return False
-        unequal_pairs = [(a, b) for a, b in pairs if hasher.make_atoms(a) != hasher.make_atoms(b)]
-        if not unequal_pairs or not may_grow:
-            return not unequal_pairs
-        (last, earlier), *_ = unequal_pairs
-        is_user = last.get("role") == earlier.get("role") == "user"
-        return (
-            unequal_pairs == pairs[-1:]
-            and is_user
-            and is_grown_transcript(read_text(last), read_text(earlier))
-        )
+        counts, hasher = range(min(len(new), len(before)), 0, -1), self._listing.hasher
+        return next((n for n in counts if repeats(hasher, new[:n], before[-n:], may_grow=may_grow)), 0)
 
     def _has_off_sibling(self) -> bool:
         """Returns whether the list may repeat a reply that was off the record, so that its words are not known."""
@@ -346,6 +322,30 @@ class _HeadSearch:
             *pending,
             *(each for each in tree.contents.get(user_send).messages or () if each.get("role") == "user"),
         ]
+
+
+def repeats(
+    hasher: MessageHasher, new: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool
+) -> bool:
+    """Returns whether new messages repeat as many earlier messages.
+
+    may_grow: the last of these messages may be a transcript that has grown.
+    """
+    pairs = [*zip(new, before, strict=True)]
+    # Two messages with the same words may have different pictures, or be results of different calls.
+    if any(
+        hasher.digest_media(a) != hasher.digest_media(b) or a.get("tool_call_id") != b.get("tool_call_id")
+        for a, b in pairs
+    ):
+        return False
+    unequal_pairs = [(a, b) for a, b in pairs if hasher.make_atoms(a) != hasher.make_atoms(b)]
+    if not unequal_pairs or not may_grow:
+        return not unequal_pairs
+    (last, earlier), *_ = unequal_pairs
+    is_user = last.get("role") == earlier.get("role") == "user"
+    return (
+        unequal_pairs == pairs[-1:] and is_user and is_grown_transcript(read_text(last), read_text(earlier))
+    )
 
 
 def _find_last_touched(tree: Tree) -> Exchange | None:

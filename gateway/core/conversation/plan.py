@@ -15,7 +15,7 @@ from msgspec import Struct
 from gateway.core.conversation.amendments import Amendment, find_amendments
 from gateway.core.conversation.exchange import count_atoms_to_end, is_same_input, is_tombstone
 from gateway.core.conversation.hashed_list import HashedList, MessageSpan
-from gateway.core.conversation.head import PathHead, find_head
+from gateway.core.conversation.head import PathHead, find_head, repeats
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import match_list
 from gateway.core.conversation.match_query import Match, MemoryUse, Query
@@ -243,6 +243,24 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
         )
 
     return max(repeated, key=rank)
+
+
+def was_sent_again(tree: Tree, plan: Plan, arrived_at: float) -> bool:
+    """Returns whether an exchange of the path that began after the request arrived has the request's new messages.
+
+    The last of them may be a transcript that has grown there.
+
+    plan: a plan that follows the head of its conversation.
+    arrived_at: the time at which the request arrived, in seconds since the epoch.
+    """
+    new, hasher = plan.messages[len(plan.pending) :], plan.query.listing.hasher
+    exchange = plan.match.match_point
+    while exchange is not None and exchange.begun > arrived_at:
+        later = (tree.contents.get(exchange).messages or [])[-len(new) :]
+        if len(later) == len(new) and repeats(hasher, later, new, may_grow=True):
+            return True
+        exchange = tree.find_parent(exchange)
+    return False
 
 
 def find_rivals(tree: Tree, match_point: Exchange | None, conversation_row: int | None) -> list[Exchange]:

@@ -129,6 +129,33 @@ async def test_a_queued_send_whose_client_leaves_lets_the_next_one_go_on(world: 
     assert [m["content"] for m in world.upstream.last.messages] == ["first", "One.", "second", "third"]
 
 
+async def test_a_message_that_was_answered_while_it_queued_comes_once(world: World) -> None:
+    """As when its client has left a gateway, and another gateway was the first to answer the retry."""
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+    gate = Gate()
+    world.upstream.queue(say("One.", hold_before_headers=gate))
+    arrived = world.upstream.arrived(1)
+
+    def send(text: str) -> asyncio.Task[str]:
+        messages = [{"role": "user", "content": text}]
+        return asyncio.create_task(ask(world, messages, user="alice", extra_headers=headers))
+
+    first = send("first")
+    await arrived.wait()
+    retries = []
+    for n, text in enumerate(("second", "third", "fourth one", "second", "fourth"), 1):
+        retries.append(send(text))
+        await asyncio.to_thread(_until_queued, world, n)
+    for left in retries[3:]:
+        left.cancel()
+    await asyncio.gather(*retries[3:], return_exceptions=True)
+    gate.open()
+    await asyncio.gather(first, *retries[:3])
+    await send("fifth")
+    asked = [m["content"] for m in world.upstream.last.messages if m["role"] == "user"]
+    assert asked == ["first", "second", "third", "fourth one", "fifth"]
+
+
 async def test_a_message_has_its_place_while_it_waits_for_what_was_cancelled(world: World) -> None:
     """Else a message that comes at the end of this wait is answered before it."""
     services, gate = world.gateway.app.services.chat, Gate()
