@@ -96,7 +96,7 @@ async def do_request(
     call.note_piece(b"{}")
     call.counts = TokenCounts(40, 7)
     call.end()
-    receipts.hand_on(receipt)
+    receipts.publish(receipt)
 
 
 async def cost_us(accounting: Accounting, counting: Counting, runs: int) -> float:

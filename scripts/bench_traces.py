@@ -72,7 +72,7 @@ def do_request(receipts: Receipts, headers: list[tuple[bytes, bytes]]) -> None:
     receipt.status = 200
     if receipt.trace is not None:
         receipt.request_line = RequestLine("POST", "http", "/v1/chat/completions")
-    receipts.hand_on(receipt)
+    receipts.publish(receipt)
 
 
 def tracer_of(endpoint: str, sampler: str = "always_on", ratio: float = 1.0) -> Tracer:

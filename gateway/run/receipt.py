@@ -1,7 +1,8 @@
 """The receipt of a request: each call of an upstream with its usage, and the `x-mnemogate-*` headers.
 
-Usage, limits, traces and metrics read it. Work without a client (an agent's run, a job) has one as well. The edge hands
-it to its readers once, after the reply's last byte (gateway.run.receipts). Work without a client hands on its own.
+Usage, limits, traces and metrics read the receipt. Work without a client (an agent's run, a job) has a receipt as well.
+The edge publishes the receipt of a request once, after the reply's last byte (gateway.run.receipts). Work without a
+client publishes its own.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ class GatewayStep(Struct, frozen=True):
     failure: str = ""
     # The number of a search's hits in the note.
     count: int = 0
-    # The tokens of that note.
+    # The tokens of the note.
     tokens: int = 0
-    # A search took too long.
+    # True: the step is a search that took too long.
     is_late: bool = False
-    # A write was on disk when the reply ended.
+    # False: the step is a write that was not on disk when the reply ended.
     is_durable: bool = True
 
 
@@ -71,7 +72,7 @@ class Work(Struct, frozen=True):
 
     # The name of its span.
     kind: str
-    # The row of the memory for which the work is done. 0: the work goes on with a request that has its own receipt.
+    # The row of the memory for which the work is done; 0: the work continues a request that has its own receipt.
     agent_row: int = 0
 
 

@@ -1,7 +1,7 @@
-"""The receipts of the process: the receipt of the work under way, and its readers, once the work has ended.
+"""The receipts of the process: the receipt of the work under way, and the listeners that get it when the work ends.
 
-The functions are for code within the work, and find its receipt in the context of the task. `Receipts` is for code that
-begins and ends work.
+The functions are for code within the work, which finds the receipt in the context of its task. `Receipts` is for code
+that begins and ends work.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _current: ContextVar[ref[Receipt] | None] = ContextVar("receipt", default=None)
 
 
 def set_current_receipt(receipt: Receipt) -> Token[ref[Receipt] | None]:
-    """Adds the calls that this task makes for a memory to a receipt. Returns the token that resets this."""
+    """Sets the receipt that gets the calls of this task. Returns the token that resets it."""
     return _current.set(ref(receipt))
 
 
@@ -46,26 +46,29 @@ class RequestTracer(Protocol):
 
 
 class Receipts:
-    """Hands the receipts of requests and of work to their readers. One for the process."""
+    """Publishes the receipts of requests and of other work to listeners. One for the process."""
 
     def __init__(self, tracer: RequestTracer | None = None) -> None:
-        """Begins without readers. tracer: None: nothing is traced."""
+        """Begins without listeners. tracer: the tracer of requests; None: nothing is traced."""
         self.tracer = tracer
-        self._readers: list[Callable[[Receipt], object]] = []
+        self._listeners: list[Callable[[Receipt], object]] = []
 
-    def add_listener(self, reader: Callable[[Receipt], object]) -> None:
-        """Has a function called with every receipt once, after the reply's last byte. They are called in this order."""
-        self._readers.append(reader)
+    def add_listener(self, listener: Callable[[Receipt], object]) -> None:
+        """Adds a function that is called once with each receipt, after the reply's last byte.
 
-    def hand_on(self, receipt: Receipt) -> None:
-        """Hands the receipt of ended work to all readers and to the tracer."""
-        for read in self._readers:
-            read(receipt)
-        self.hand_to_tracer(receipt)
+        Listeners are called in the order in which they were added.
+        """
+        self._listeners.append(listener)
 
-    def hand_to_tracer(self, receipt: Receipt) -> None:
-        """Hands a receipt to the tracer alone, if its request is traced."""
-        # It holds the prompt. A connection holds the receipt of its last request until the next one, or its end.
+    def publish(self, receipt: Receipt) -> None:
+        """Gives the receipt of ended work to all listeners and to the tracer."""
+        for listener in self._listeners:
+            listener(receipt)
+        self.trace(receipt)
+
+    def trace(self, receipt: Receipt) -> None:
+        """Gives a receipt to the tracer alone, if its request is traced."""
+        # The counter holds the prompt, and a connection holds the receipt of its last request until the next request.
         receipt.usage_counter = None
         if receipt.trace is not None and self.tracer is not None:
             self.tracer.enqueue(receipt)
@@ -80,7 +83,7 @@ class Receipts:
         key_id: int = 0,
         is_awaited: bool = False,
     ) -> Iterator[Receipt]:
-        """Yields the receipt of work without a client, and hands it on when the work ends.
+        """Yields the receipt of work without a client, and publishes it when the work ends.
 
         project: the project of the work; "": not known.
         agent_row: the value of `Work.agent_row`; work that continues a request was counted with the request.
@@ -100,4 +103,4 @@ class Receipts:
             yield receipt
         finally:
             _current.reset(token)
-            self.hand_on(receipt)
+            self.publish(receipt)

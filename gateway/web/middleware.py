@@ -190,11 +190,11 @@ class Edge:
         if receipt.trace is not None:
             receipt.request_line = RequestLine(scope["method"], scope["scheme"], scope["path"])
         if info.receipt is None:
-            self.receipts.hand_to_tracer(receipt)
+            self.receipts.trace(receipt)
             return
         if self.requests is not None:
             self.requests.end(receipt, info.status)
-        self.receipts.hand_on(receipt)
+        self.receipts.publish(receipt)
 
     async def _answer_error(self, error: GatewayError, scope: Scope, info: RequestInfo, send: Send) -> None:
         """Sends an error as the reply, or as the last event of a stream that has begun."""

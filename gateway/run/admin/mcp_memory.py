@@ -105,7 +105,7 @@ class McpMemory:
             )
             return McpAnswer(error="Something went wrong inside the gateway. Its log says more.")
         finally:
-            self._receipts.hand_on(receipt)
+            self._receipts.publish(receipt)
 
     async def _perform_call(
         self, receipt: Receipt, caller: McpCaller, tool: str, arguments: RawArguments
