@@ -95,8 +95,9 @@ class _MadeResponse(NamedTuple):
 class AcceptedResponse:
     """The facts that only this process knows of a response that it has accepted."""
 
+    # The headers and the caller of the request.
     request_context: RequestContext
-    # What the request has reserved.
+    # The tokens and the cost that the request has reserved.
     reservation: LimitReservation
 
 
@@ -138,7 +139,7 @@ class ResponseAttempt:
         )
         identity = request.chat.identity
         assert identity is not None  # it was stored with the request
-        record = await self._record_of(is_begun=is_begun)
+        record = await self._make_record(is_begun=is_begun)
         if record is None:
             await self._fail(FORGOTTEN_ERROR)
             return
@@ -175,29 +176,31 @@ class ResponseAttempt:
         if not is_noted:
             raise ClientGone
 
-    async def _record_of(self, *, is_begun: bool) -> TurnRecord | None:
-        """Returns the record of a response's turn, with what earlier attempts have done.
+    async def _make_record(self, *, is_begun: bool) -> TurnRecord | None:
+        """Returns the record of a response's turn, with the replies and the calls of earlier attempts.
 
         Returns None if the record was erased, because something of the memory was forgotten.
 
         is_begun: an earlier attempt has begun a turn.
         """
-
-        async def read(kind: RunTextKind) -> dict[int, bytes]:
-            """Returns the stored texts of a kind by their numbers, in order."""
-            texts = await store.run_texts.load_texts(run.agent_row, run.id, kind)
-            return {text.seq: text.data for text in texts}
-
-        store, run, job = self.services.store, self.log.run, self.log.job
-        journal = CallJournal(partial(store.responses.add_text, run.agent_row, run.id, job=job))
+        run = self.log.run
+        add_text = partial(self.services.store.responses.add_text, run.agent_row, run.id, job=self.log.job)
+        journal = CallJournal(add_text)
         record = TurnRecord(self._note_turn, journal)
         if not is_begun:
             return record
-        if not journal.restore_calls(await read(RunTextKind.CALL), await read(RunTextKind.RESULT)):
+        calls, results = await self._load_texts(RunTextKind.CALL), await self._load_texts(RunTextKind.RESULT)
+        if not journal.restore_calls(calls, results):
             return None
-        replies = await read(RunTextKind.REPLY)
+        replies = await self._load_texts(RunTextKind.REPLY)
         journal.stored_replies.update(replies)
         return replace(record, replies=list(replies.values()))
+
+    async def _load_texts(self, kind: RunTextKind) -> dict[int, bytes]:
+        """Returns the stored texts of a kind by their numbers, in order."""
+        run = self.log.run
+        texts = await self.services.store.run_texts.load_texts(run.agent_row, run.id, kind)
+        return {text.seq: text.data for text in texts}
 
     async def _answer(
         self,
@@ -271,7 +274,7 @@ class ResponseAttempt:
 
     async def _end_refused(self, error: UpstreamErrorReply) -> None:
         """Ends a response with an upstream's error."""
-        code, message = error.read()
+        code, message = error.read_fields()
         if self.find_accepted() is None and error.status in _KEY_REFUSED_STATUSES:
             message = _KEY_GONE_ERROR
         await self._fail(message, code)
@@ -333,6 +336,6 @@ class ResponseAttempt:
             ended_run = await self.services.store.responses.finish(self.log.run, end, self.log.job)
         except NotFound:
             return
-        # If the run was cancelled, or ended by another attempt, `events` reads how it ended.
+        # A run that was cancelled, or ended by another attempt, has other last events (`follow_events` reads them).
         if (ended_run.state, ended_run.otid) == (state, turn):
             self.log.add_stored(last_events)

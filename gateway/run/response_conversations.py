@@ -55,8 +55,8 @@ class ResponseConversation(Struct, frozen=True):
 
     @property
     def metadata(self) -> Json:
-        found: Json = self.definition.body.get("metadata") or {}
-        return found
+        metadata: Json = self.definition.body.get("metadata") or {}
+        return metadata
 
     @property
     def items(self) -> list[Json]:
@@ -73,9 +73,9 @@ class ContinuedConversation(Struct, frozen=True):
 
 
 def _select_for_one_response(items: Iterable[Json]) -> dict[str, Json]:
-    """Returns the items that wait for one response, by their ids.
+    """Returns the items that go into one response alone, by their ids.
 
-    Each response has the other items: system and developer messages, and summaries.
+    All other items (system and developer messages, and summaries) go into each response.
     """
     return {item["id"]: item for item in items if not is_system(item) and item.get("type") != "compaction"}
 
@@ -91,6 +91,7 @@ class ResponseConversations:
     store: Store
     # Returns the seconds since the epoch.
     now: Callable[[], float]
+    # The queues of conversations, in which responses with waiting items take turns.
     queues: Queues
 
     async def create(self, project: str, metadata: Json, items: Sequence[Json]) -> ResponseConversation:
@@ -120,9 +121,9 @@ class ResponseConversations:
         return ResponseConversation(definition, agent)
 
     async def reserve(self, owner: ResponseOwner, id: str, ticket: QueueTicket) -> ResponseConversation:
-        """Returns a conversation. No other response takes its waiting items until the ticket is left.
+        """Returns a conversation once no other response uses its waiting items, until the ticket is left.
 
-        Does not wait where all items stay for each response. Raises: UnknownId.
+        Does not wait if all items go into each response. Raises: UnknownId.
         """
         conversation = await self.get(owner, id)
         if not _select_for_one_response(conversation.items):
@@ -173,23 +174,23 @@ class ResponseConversations:
         definition = conversation.definition
 
         async def change() -> Definition:
-            found = await definitions.get(definition.project, _KIND, definition.uid)
-            return await definitions.change(found, edit(dict(found.body)), at=self.now())
+            latest = await definitions.get(definition.project, _KIND, definition.uid)
+            return await definitions.change(latest, edit(dict(latest.body)), at=self.now())
 
         return await retry_overtaken(change)
 
     async def remove_answered(self, continued: ContinuedConversation, agent: Agent) -> None:
-        """Removes the items that a response has in its turn, which may be open now.
+        """Removes the items that a response has in its turn.
 
-        agent: the memory of that turn.
+        agent: the memory of the turn, which may still be open.
 
         Raises: UnknownId: the conversation was deleted while the response waited. An open turn is forgotten.
         """
         conversation = replace(continued.conversation, agent=agent)
         with map_store_errors():
             try:
-                if answered := _select_for_one_response(continued.items):
-                    await self._change_latest(conversation, lambda body: _without_items(body, answered))
+                if answered_items := _select_for_one_response(continued.items):
+                    await self._change_latest(conversation, lambda body: _without_items(body, answered_items))
                 else:
                     await self.store.definitions.get(agent.scope.project, _KIND, conversation.id)
             except NotFound:
@@ -211,12 +212,15 @@ class ResponseConversations:
         """Returns the turns of the path to the newest active turn, oldest first; forgotten turns are among them."""
         if conversation.agent is None:
             return []
-        messages, memory = self.store.messages, conversation.agent
+        messages = self.store.messages
+        memory = conversation.agent
         with map_store_errors(), suppress(NotFound):
-            stored = await messages.get_conversation(memory.id, conversation.id)
-            newest = await messages.list_page(memory.id, Page(limit=1), conversation_row=stored.id)
-            if newest:
-                return await load_turns_to(self.store, memory, newest[0].exchange)
+            stored_conversation = await messages.get_conversation(memory.id, conversation.id)
+            newest_page = await messages.list_page(
+                memory.id, Page(limit=1), conversation_row=stored_conversation.id
+            )
+            if newest_page:
+                return await load_turns_to(self.store, memory, newest_page[0].exchange)
         return []
 
     async def forget_message(self, conversation: ResponseConversation, seq: int) -> None:
@@ -239,9 +243,9 @@ class ResponseConversations:
         if not agent.scope.spans_conversations:
             await self.store.forgetting.forget(agent.id, ForgetTarget(is_all=True))
             return
-        number = await self.store.forget_targets.find_conversation(agent.id, conversation.id)
-        if number is not None:
-            await self.store.forgetting.forget(agent.id, ForgetTarget(conversation_row=number))
+        conversation_row = await self.store.forget_targets.find_conversation(agent.id, conversation.id)
+        if conversation_row is not None:
+            await self.store.forgetting.forget(agent.id, ForgetTarget(conversation_row=conversation_row))
 
 
 def _without_items(body: dict[str, Any], ids: Collection[str]) -> dict[str, Any]:

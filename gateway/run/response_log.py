@@ -17,8 +17,9 @@ from storage.job_records import Job
 class ErrorFields(NamedTuple):
     """The fields of an error that its response shows."""
 
-    # The status, if the upstream gave no code.
+    # The code that the upstream gave, or the status.
     code: str
+    # The text of the error.
     message: str
 
 
@@ -28,7 +29,8 @@ class UpstreamErrorReply(NamedTuple):
     status: int
     body: bytes
 
-    def read(self) -> ErrorFields:
+    def read_fields(self) -> ErrorFields:
+        """Returns the fields of the error. A body that is no error has a fixed message."""
         try:
             fields = orjson.loads(self.body)["error"]
             return ErrorFields(fields.get("code") or str(self.status), str(fields.get("message") or ""))
@@ -38,30 +40,30 @@ class UpstreamErrorReply(NamedTuple):
 
 @dataclass
 class ResponseLog(EventLog):
-    """The events of a response. It holds the last ones back until the response's end is on disk."""
+    """The events of a response. The last events are held back until the end of the response is on disk."""
 
     dialect: ResponsesDialect
     job: Job = field(kw_only=True)
     # The response as it is shown while it has not ended.
     shown: Json = field(kw_only=True)
-    # An earlier attempt has left events.
+    # True: an earlier attempt has left events.
     has_events: bool = False
     # The number of this attempt's first event.
     first_number: int = field(default=0, init=False)
-    # The events from the end of the response on. They are not added before the end is on disk.
+    # The events of the response's end, which are held back.
     last_events: bytes = field(default=b"", init=False)
     # The response as it ended; None: the response has not ended.
     final: Json | None = field(default=None, init=False)
-    # None: no upstream has answered with an error.
+    # The error with which an upstream has answered; None: no upstream has.
     error_reply: UpstreamErrorReply | None = field(default=None, init=False)
 
     async def write(self, data: bytes) -> None:
-        end = self.dialect.find_ended_response(data)
-        if end is None and not self.last_events:
+        ended_response = self.dialect.find_ended_response(data)
+        if ended_response is None and not self.last_events:
             self.add(data)
             return
         self.last_events += data
-        self.final = end or self.final
+        self.final = ended_response or self.final
 
     async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         if status >= 300:
@@ -70,7 +72,7 @@ class ResponseLog(EventLog):
             self.final = orjson.loads(body)
 
     def list_last_events(self, final: Json) -> bytes:
-        """Returns the events that end the log, if the response ends as `final`."""
+        """Returns the events that end the log. final: the response as it ends."""
         if final is self.final and self.last_events:
             return self.last_events
         if self.next_number > self.first_number:

@@ -25,10 +25,9 @@ from storage.sql.store import Store
 
 # The beginning of the names of conversations that are made for stored responses without a user.
 UNNAMED_PREFIX: Final = "mnemogate-response-"
-# No index has the ids of upstreams: so many pages of a project's newest exchanges are searched for one.
+# The most pages of a project's newest exchanges that are searched for the id of an upstream, which no index has.
 _MAX_PAGES = 10
-# The exchanges of such a page. Not measured: with `_MAX_PAGES` it is how many exchanges are searched; an older response
-# is not found.
+# The exchanges of such a page. Not measured: a response beyond the last page is not found.
 _PAGE_EXCHANGES = 200
 
 
@@ -83,12 +82,12 @@ class StoredResponses:
             )
         return None if conversation is None else conversation.key
 
-    async def forget_upstreams(self, owner: ResponseOwner, id: str) -> bool:
+    async def forget_by_upstream_id(self, owner: ResponseOwner, upstream_id: str) -> bool:
         """Forgets the exchange of a response that an upstream had stored. Returns whether there was one.
 
-        It is looked for among the project's newest exchanges. Raises: MemoryUnavailable.
+        Only the project's newest exchanges are searched. Raises: MemoryUnavailable.
         """
-        quoted = id.encode()
+        id_bytes = upstream_id.encode()
         before = None
         with map_store_errors():
             for _ in range(_MAX_PAGES):
@@ -98,11 +97,11 @@ class StoredResponses:
                     exchange = message.exchange
                     if (
                         exchange.shown_reply is None
-                        or quoted not in exchange.shown_reply
+                        or id_bytes not in exchange.shown_reply
                         or not owner.may_read(agent)
                     ):
                         continue
-                    if id in (read_private(orjson.loads(exchange.shown_reply)).get("ids") or ()):
+                    if upstream_id in (read_private(orjson.loads(exchange.shown_reply)).get("ids") or ()):
                         await self._forget(agent, [exchange.id])
                         return True
                 if len(messages) < _PAGE_EXCHANGES:
@@ -116,6 +115,9 @@ class StoredResponses:
             await self._forget(location.agent, location.rows)
 
     async def _forget(self, agent: Agent, rows: Sequence[int]) -> None:
-        """Forgets exchanges alone: other responses at the same place have ids of their own. Raises: StoreError."""
+        """Forgets exchanges without their alternatives, which are responses with ids of their own.
+
+        Raises: StoreError.
+        """
         target = ForgetTarget(exchanges=list(rows), keeps_replaced=True)
         await self.store.forgetting.forget(agent.id, target)

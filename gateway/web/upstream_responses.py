@@ -40,7 +40,7 @@ class UpstreamResponses:
             row = await deferred.find(owner.project, id)
             if row is not None and owner.may_read(row.agent):
                 await deferred.forget(row)
-        await self.stored.forget_upstreams(owner, id)
+        await self.stored.forget_by_upstream_id(owner, id)
 
     async def save_ended(self, scope: Scope, id: str, response: bytes) -> None:
         """Counts a response that its upstream has made in the background, and writes its turn if that is missing.
