@@ -33,7 +33,7 @@ from gateway.page.screen import (
 from gateway.page.shown_text import shorten_diff
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.block_views import BlockPage, find_correction, list_with_lost_lines
-from gateway.run.admin.lost_words import LostWords, are_taken_out
+from gateway.run.admin.lost_words import LostWords, has_lost_words
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.word_counts import Remaining, WordCounts
@@ -233,14 +233,14 @@ class _BlockScreens(Struct, frozen=True):
         texts: Remaining | None
         if words and not access.is_person:
             texts = await self.word_counts.count_remaining(access.project, access.uid, words)
-            is_taken_out = await are_taken_out(words, correction.old, correction.new)
+            is_taken_out = await has_lost_words(words, correction.old, correction.new)
         else:
             found = await self.lost_words.count_remaining(
                 access.project, access.uid, [correction.old], correction.new
             )
             is_taken_out = found is not None and not correction.is_undo
             if found is None:
-                found = await self.lost_words.count_with_old_words(
+                found = await self.lost_words.count_with_distinctive_words(
                     access.project, access.uid, correction.replaced_lines, block_page.block.label
                 )
             texts = access.filter(found)

@@ -290,7 +290,7 @@ class _FactScreens(Struct, frozen=True):
         if page.fact.until is not None or not old_texts:
             return None
         return access.filter(
-            await self.lost_words.count_with_old_words(
+            await self.lost_words.count_with_distinctive_words(
                 access.project, access.uid, old_texts[0], page.fact.seq
             )
         )

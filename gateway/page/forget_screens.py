@@ -350,7 +350,7 @@ class _ForgetScreens(Struct, frozen=True):
         block_page = await self._find_block(access, came_from)
         words = read_query_field(came_from, "words")
         if fact_page is not None:
-            return words or await self.lost_words.collect(access.project, access.uid, fact_page)
+            return words or await self.lost_words.find_words_of_fact(access.project, access.uid, fact_page)
         return "" if block_page is None else words or await self._collect_lost_words(access, block_page)
 
     async def _collect_lost_words(self, access: MemoryAccess, block_page: BlockPage) -> str:
@@ -358,9 +358,7 @@ class _ForgetScreens(Struct, frozen=True):
         correction = find_correction(block_page)
         if correction is None or (access.is_person and block_page.block.shared):
             return ""
-        return await self.lost_words.collect_from(
-            access.project, access.uid, [correction.old], correction.new
-        )
+        return await self.lost_words.find_words(access.project, access.uid, [correction.old], correction.new)
 
     async def _shows_forgotten_fact(self, access: MemoryAccess, screen: str) -> bool:
         """Returns whether a screen shows a fact that is gone: a correction goes with its sources."""

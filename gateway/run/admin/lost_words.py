@@ -1,4 +1,4 @@
-"""Finds the words that corrections have taken out of facts and blocks, and the texts that still have them."""
+"""Finds the words that facts and blocks have lost by corrections, and the texts that still have these words."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ from gateway.run.admin.word_counts import MAX_WORDS_ALONE, Remaining, WordCounts
 from storage.records import Agent, Fact
 from storage.search.text_words import has_words, list_lost_words, list_uncommon_words
 
-# A text that has lost so many words at most may be wrong by each of them: "Lives in Porto with her mother". Chosen,
-# not measured.
+# If a text has lost at most this many words, each of them alone can make another text wrong: "Lives in Porto with her
+# mother". Not measured.
 _FEW_LOST_WORDS = 2
-# The newest true facts in which words of most facts are looked for.
+# The number of the newest true facts that show which words most facts have.
 _COMPARED_FACTS = 100
-# With fewer facts, no word counts as one of most facts. Not measured: two of three facts may share a word by chance.
+# With fewer facts, no word counts as a word of most facts. Not measured: two of three facts may share a word by chance.
 _FEWEST_FACTS = 8
 
 
 class OutdatedHit(NamedTuple):
-    """A hit that has words which corrections have taken out of a fact."""
+    """A hit that has words which a fact has lost by corrections."""
 
     hit: HitRecord
-    # The words, as a query.
+    # The lost words, as a query.
     words: str
+    # The fact that has lost them.
     fact: FactRecord
 
 
 class LostWords(Struct, frozen=True):
-    """Finds words that texts have lost by corrections. Nothing is written.
+    """Finds the words that texts have lost by corrections. Nothing is written.
 
     The parameter `project` of its methods is as in `WordCounts`. All methods raise UnknownId and StoreError.
     """
@@ -52,20 +53,20 @@ class LostWords(Struct, frozen=True):
     def _views(self) -> MemoryViews:
         return self.word_counts.views
 
-    async def collect(self, project: str | None, uid: str, page: FactPage) -> str:
-        """Returns the words that corrections have taken out of a fact, as a query; "" if they have taken out none.
-
-        The words of the newest of the old texts that has lost any are returned.
-        """
+    async def find_words_of_fact(self, project: str | None, uid: str, page: FactPage) -> str:
+        """Returns the result of `find_words` for a fact and the facts that it replaced."""
         if not page.before:
             return ""
         replaced = await self._views.facts.list_replaced(project, uid, page)
-        return await self.collect_from(project, uid, list_corrected_texts(page, replaced), page.fact.text)
+        return await self.find_words(project, uid, list_corrected_texts(page, replaced), page.fact.text)
 
-    async def collect_from(
-        self, project: str | None, uid: str, old_texts: Sequence[str], new_text: str
-    ) -> str:
-        """Returns the result of `collect` for a text that replaced others. old_texts: as for `count_remaining`."""
+    async def find_words(self, project: str | None, uid: str, old_texts: Sequence[str], new_text: str) -> str:
+        """Returns the words that the newest of some old texts has lost, as a query; "": no text has lost any.
+
+        Old texts that have lost no word are passed over.
+
+        old_texts, new_text: as for `count_remaining`.
+        """
         agent = await get_agent(self._views.store, project, uid)
         lost = await self._list_lost(agent, old_texts, new_text)
         return " ".join(lost[0]) if lost else ""
@@ -73,14 +74,14 @@ class LostWords(Struct, frozen=True):
     async def find_outdated(
         self, project: str | None, uid: str, facts: Sequence[FactRecord], hits: Sequence[HitRecord]
     ) -> list[OutdatedHit]:
-        """Returns the hits that still have all words that corrections have taken out of one of some facts."""
+        """Returns the hits that still have all words which one of some facts has lost."""
         outdated: list[OutdatedHit] = []
         for fact in facts if hits else ():  # each fact is a read
             try:
                 page = await self._views.facts.show(project, uid, fact.seq)
             except UnknownId:
                 continue  # it was forgotten meanwhile
-            if words := await self.collect(project, uid, page):
+            if words := await self.find_words_of_fact(project, uid, page):
                 outdated += [
                     OutdatedHit(hit, words, fact) for hit in hits if hit.text and has_words(hit.text, words)
                 ]
@@ -89,14 +90,15 @@ class LostWords(Struct, frozen=True):
     async def count_remaining(
         self, project: str | None, uid: str, old_texts: Sequence[str], new_text: str
     ) -> Remaining | None:
-        """Returns how many texts still have the words that corrections have taken out of a text.
+        """Returns the number of texts that still have words which a text has lost.
 
         Texts with all lost words of one of the old texts are counted. If there are none, texts with any one of the
         words are counted, for old texts that have lost few: one word of a whole sentence shows nothing of the rest.
 
-        old_texts: the text before the last correction, then before the correction before it, and so on.
+        old_texts: the text before the last correction, the text before the correction before it, and so on.
+        new_text: the text after the last correction.
 
-        Returns None if no word was taken out, if a search took too long, or if the only texts may be not indexed yet.
+        Returns None if no word was lost, if a search took too long, or if the only texts may be not indexed yet.
         """
         agent = await get_agent(self._views.store, project, uid)
         lost = await self._list_lost(agent, old_texts, new_text)
@@ -112,21 +114,22 @@ class LostWords(Struct, frozen=True):
         with_one_word = await self.word_counts.count(agent, blocks, single_words)
         return with_one_word and await self._mark_kept_words(agent, with_one_word, new_text)
 
-    async def count_with_old_words(
-        self, project: str | None, uid: str, old: str, corrected: int | str
+    async def count_with_distinctive_words(
+        self, project: str | None, uid: str, old_text: str, corrected: int | str
     ) -> Remaining | None:
-        """Returns how many other texts have the telling words of a text that a correction only added words to.
+        """Returns the number of other texts with the distinctive words of a text to which a correction added words.
 
-        A text may lack one of them: “Allergies: peanuts” means the same as “Maria is allergic to peanuts”.
+        Such a text may lack one of the words: “Allergies: peanuts” means the same as “Maria is allergic to peanuts”.
 
+        old_text: the text before the correction.
         corrected: the number of the fact that was corrected, or the label of the block.
 
-        Returns None if the old text has no telling words, or too many, or as `count_remaining` does.
+        Returns None if the old text has no distinctive words, or too many, and where `count_remaining` returns None.
         """
         agent = await get_agent(self._views.store, project, uid)
         facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
         # In a thread, since a hundred facts take some milliseconds.
-        words = await asyncio.to_thread(_list_telling, agent, old, facts)
+        words = await asyncio.to_thread(_list_distinctive_words, agent, old_text, facts)
         if not 0 < len(words) <= MAX_WORDS_ALONE:
             return None
         blocks = await self._views.blocks.list_by_row(agent.id)
@@ -138,11 +141,11 @@ class LostWords(Struct, frozen=True):
         )
 
     async def _mark_kept_words(self, agent: Agent, remaining: Remaining, new_text: str) -> Remaining:
-        """Returns texts with a lost word, each with a word that a new text has as well: such a text may be right."""
+        """Returns a copy in which each text names a distinctive word of the new text that it has: it may be right."""
         facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
 
         def mark() -> tuple[TextWithWords, ...]:
-            kept_words = _list_telling(agent, new_text, facts)
+            kept_words = _list_distinctive_words(agent, new_text, facts)
             return tuple(
                 replace(
                     item,
@@ -155,9 +158,9 @@ class LostWords(Struct, frozen=True):
         return replace(remaining, items=await asyncio.to_thread(mark))
 
     async def _list_lost(self, agent: Agent, old_texts: Sequence[str], new_text: str) -> list[list[str]]:
-        """Returns the words of each old text that a new text lacks, without the texts that have lost none.
+        """Returns the words that each old text has lost, without the texts that have lost none.
 
-        Words that designate the person, or that most facts have, count only for a text that has lost no other words.
+        Usual words count only for a text that has lost no other words.
         """
         lost = [words for old in old_texts if (words := list_lost_words(old, new_text))]
         if not any(words[1:] for words in lost):
@@ -165,28 +168,31 @@ class LostWords(Struct, frozen=True):
         facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
         # In a thread, since a hundred facts take some milliseconds.
         return await asyncio.to_thread(
-            lambda: [[word for word in words if not _is_usual(word, facts)] or words for words in lost]
+            lambda: [[word for word in words if not _is_usual_word(word, facts)] or words for words in lost]
         )
 
 
-async def are_taken_out(query: str, old: str, new: str) -> bool:
-    """Returns whether a text had all words of a query before a correction, and has not after it."""
+async def has_lost_words(query: str, old_text: str, new_text: str) -> bool:
+    """Returns whether a text had all words of a query before a correction, and has not all of them after it."""
     # In a thread, since a long text takes some milliseconds.
-    return await asyncio.to_thread(lambda: has_words(old, query) and not has_words(new, query))
+    return await asyncio.to_thread(lambda: has_words(old_text, query) and not has_words(new_text, query))
 
 
-def _list_telling(agent: Agent, text: str, facts: Sequence[Fact]) -> list[str]:
-    """Returns the words of a text that are not common, and by which no person is named. facts: the newest."""
+def _list_distinctive_words(agent: Agent, text: str, facts: Sequence[Fact]) -> list[str]:
+    """Returns the words of a text that are neither common nor usual, nor a name of the user.
+
+    facts: the newest facts of the memory.
+    """
     names_of_user = {*list_folded_words(agent.scope.subject)}
     return [
         word
         for word in list_uncommon_words(text)
-        if not (_is_usual(word, facts) or names_of_user.issuperset(list_folded_words(word)))
+        if not (_is_usual_word(word, facts) or names_of_user.issuperset(list_folded_words(word)))
     ]
 
 
-def _is_usual(word: str, facts: Sequence[Fact]) -> bool:
-    """Returns whether a word designates the person, or most facts have it. facts: the newest."""
+def _is_usual_word(word: str, facts: Sequence[Fact]) -> bool:
+    """Returns whether a word designates the person, or most facts have it. facts: the newest facts of the memory."""
     if DESIGNATIONS.issuperset(list_folded_words(word)):
         return True
     with_word = sum(has_words(fact.text, word) for fact in facts)
