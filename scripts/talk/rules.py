@@ -76,7 +76,7 @@ RULES = (
     Rule("the name of most messages' speaker tells little", [(occurrences, "_MIN_SPEAKER_MESSAGES", inf)]),
     Rule("a text's language by its letters", [(language, "_measure_likelihood", _by_words)]),
     Rule("small talk searches nothing", [(rank, "COMMON_SHARE", 1.0)]),
-    Rule("what only begins or tests searches nothing", [(common_words, "WORDS_OF_BEGINNING", frozenset())]),
+    Rule("what only begins or tests searches nothing", [(common_words, "OPENING_WORDS", frozenset())]),
     Rule("bound: the best hit", [(scores, "MIN_BEST_SHARE", 0.0), (scores, "MIN_BEST_SHARE_OF_ONE", 0.0)]),
     Rule("bound: a hit by one word", [(scores, "MIN_BEST_SHARE_OF_ONE", 0.0)]),
     Rule("bound: each hit, of the query", [(scores, "MIN_SHARE", 0.0)]),

@@ -14,8 +14,8 @@ from storage.search.tokens import is_pair, list_terms, list_terms_of_word, split
 from storage.search.word_degrees import (
     FIRST_LINE,
     LAST_LINE,
-    TERMS_OF_TIME,
-    WORDS_OF_BEGINNING,
+    OPENING_WORDS,
+    TIME_TERMS,
     load_degrees,
     unpack_degree,
 )
@@ -46,7 +46,7 @@ def list_general_shares(words: Sequence[str], terms: Sequence[str]) -> list[floa
     words: all words of the text. If all of them only begin or test a conversation ("Let's start."), every message
         counts as having each term.
     """
-    if WORDS_OF_BEGINNING.issuperset(words):
+    if OPENING_WORDS.issuperset(words):
         return [1.0] * len(terms)
     degrees, language = load_degrees(), detect_language(words)
 
@@ -65,7 +65,7 @@ def measure_rarest_share(terms: Sequence[str], shares: Sequence[float]) -> float
     Returns 1 if none may. Words of time ("yesterday") name nothing.
     """
     return min(
-        [share for term, share in zip(terms, shares, strict=True) if term not in TERMS_OF_TIME], default=1.0
+        [share for term, share in zip(terms, shares, strict=True) if term not in TIME_TERMS], default=1.0
     )
 
 
