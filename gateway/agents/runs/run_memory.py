@@ -203,7 +203,7 @@ class RunMemory:
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
         # The next send of the conversation waits for this write. A run that may be continued stays in the queue.
         if not self.run.background:
-            self.context.request.ticket.hand_on()
+            self.context.request.ticket.transfer()
         return self._write_and_notify(prompt, outcome)
 
     # -- a step ends

@@ -115,7 +115,7 @@ class RunStarter:
         try:
             await memory.open(prompt, None if accepted is None else accepted.request)
         except TooSlow:
-            request.ticket.hand_on()
+            request.ticket.transfer()
             self._pending.add(memory.give_up(prompt), "A run that began too late")
             raise
 

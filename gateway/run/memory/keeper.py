@@ -159,5 +159,3 @@ class MemoryKeeper:
             plan=plan,
             opened_exchange=committed.added if is_as_read else None,
         )
-
-    # -- when a turn ends

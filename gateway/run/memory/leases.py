@@ -1,6 +1,6 @@
 """Leases on conversations: if several gateways share a database, one at a time has the queue of a conversation.
 
-A queue in memory orders the requests of one process. The first of these requests takes the lock that all processes
+A queue in memory orders the requests of one process. The first of these requests acquires the lock that all processes
 share. Over SQLite there is one process, and no lock.
 """
 
@@ -20,10 +20,10 @@ from storage.sql.conversation_locks import ConversationLocks
 LEASE_S = 15.0
 # The seconds between two renewals of a lease. Three attempts fit into a lease, so that one may fail.
 RENEW_INTERVAL_S = LEASE_S / 3
-# The pause between two attempts to take a lock with an ended lease, which no process may take over yet. Chosen, not
+# The pause between two attempts to acquire a lock with an ended lease, which no process may take over yet. Chosen, not
 # measured.
-_ASK_AGAIN_S = 1.0
-# The seconds after the computed end of a lease at which the lock is asked for again, so that the lease has ended.
+_RETRY_S = 1.0
+# The seconds after the computed end of a lease until the next attempt, so that the lease has ended by then.
 _END_MARGIN_S = 0.01
 _log = logging.getLogger("mnemogate")
 
@@ -34,54 +34,54 @@ def lock_name(agent: str, conversation: str) -> str:
 
 
 class Leases:
-    """The locks that requests of this process hold or wait for. One request at a time asks for the same lock."""
+    """The locks that requests of this process hold or wait for. One request at a time acquires the same lock."""
 
     def __init__(self, locks: ConversationLocks) -> None:
         self._locks = locks
         # The names of the locks that are held.
         self._held: set[str] = set()
-        # The answers for the locks that are being asked for, by the names of the locks.
-        self._taking: dict[str, asyncio.Future[bool]] = {}
+        # The attempts to acquire a lock that are under way, by the names of the locks.
+        self._attempts: dict[str, asyncio.Future[bool]] = {}
         # The writes of locks that are being released, by the names of the locks; None: the write has failed.
         self._releasing: dict[str, asyncio.Future[None] | None] = {}
         # The events of requests that wait for a lock. An event is set when the lock may be free.
         self._waiting: dict[str, asyncio.Event] = {}
-        # Set while this process holds a lock.
+        # Is set while this process holds a lock.
         self._holds_any = asyncio.Event()
-        # Set when leases are to be renewed at once: after an outage they have ended, or end soon.
+        # Is set when leases are to be renewed at once: after an outage they have ended, or end soon.
         self._renew_now = asyncio.Event()
         locks.add_release_listener(self._wake_waiting)
-        locks.add_recovery_listener(self._release_again)
+        locks.add_recovery_listener(self._retry_releases)
         locks.add_recovery_listener(self._renew_now.set)
 
     @property
     def is_needed(self) -> bool:
         return self._locks.is_needed
 
-    async def try_take(self, name: str) -> bool:
-        """Takes a lock if it is free. Raises: Unavailable."""
-        # A release that has failed is not repeated from now on, since it would come after the lock is taken. One that
-        # is being written is awaited.
+    async def try_acquire(self, name: str) -> bool:
+        """Acquires a lock if it is free. Returns whether it is held now. Raises: Unavailable."""
+        # A release that has failed is not retried from now on, since it would release the lock that is acquired here. A
+        # release that is being written is awaited.
         if (write := self._releasing.pop(name, None)) is not None:
             await asyncio.wait([write])
-        taking = self._taking[name] = asyncio.ensure_future(self._locks.take(name, LEASE_S))
-        taking.add_done_callback(lambda _: self._taking.pop(name))
-        if not await asyncio.shield(taking):
+        attempt = self._attempts[name] = asyncio.ensure_future(self._locks.take(name, LEASE_S))
+        attempt.add_done_callback(lambda _: self._attempts.pop(name))
+        if not await asyncio.shield(attempt):
             return False
         self._held.add(name)
         self._holds_any.set()
         return True
 
-    async def take(self, name: str) -> None:
+    async def acquire(self, name: str) -> None:
         """Waits until the lock is held here. Raises: Unavailable."""
         freed = self._waiting[name] = asyncio.Event()
         try:
-            while not await self.try_take(name):
+            while not await self.try_acquire(name):
                 freed.clear()
                 remaining_s = await self._locks.request_handover(name)
                 # None: the lock is free. 0: the lease has ended, but the lock may not be taken over yet.
                 if remaining_s is not None:
-                    pause_s = min(remaining_s, LEASE_S) + _END_MARGIN_S if remaining_s else _ASK_AGAIN_S
+                    pause_s = min(remaining_s, LEASE_S) + _END_MARGIN_S if remaining_s else _RETRY_S
                     with suppress(TimeoutError):
                         async with asyncio.timeout(pause_s):
                             await freed.wait()
@@ -99,10 +99,10 @@ class Leases:
         """
         self._held.discard(name)
         self._releasing[name] = None
-        taking = self._taking.get(name)
+        attempt = self._attempts.get(name)
         try:
             write = (
-                self._locks.release(name, LEASE_S) if taking is None else self._release_after(taking, name)
+                self._locks.release(name, LEASE_S) if attempt is None else self._release_after(attempt, name)
             )
         except StoreError:
             return None
@@ -110,15 +110,15 @@ class Leases:
         write.add_done_callback(partial(self._note_released, name))
         return write
 
-    def _release_after(self, taking: asyncio.Future[bool], name: str) -> asyncio.Future[None]:
-        """Releases a lock for a request that was given up while it asked for it.
+    def _release_after(self, attempt: asyncio.Future[bool], name: str) -> asyncio.Future[None]:
+        """Releases a lock once an attempt to acquire it has ended, for a request that was cancelled meanwhile.
 
-        Over PostgreSQL the release might else be performed first, and the lock granted to no request.
+        Over PostgreSQL the release might otherwise be performed first, and the lock granted to no request.
         """
 
         async def release() -> None:
             with suppress(StoreError):
-                await taking
+                await attempt
             await self._locks.release(name, LEASE_S)
 
         return asyncio.ensure_future(release())
@@ -151,7 +151,7 @@ class Leases:
             else:
                 del self._releasing[name]
 
-    def _release_again(self) -> None:
+    def _retry_releases(self) -> None:
         for name in [name for name, write in self._releasing.items() if write is None]:
             self.release(name)
 

@@ -41,7 +41,7 @@ async def update_profile_blocks(
     ).digest()
     if await store.default_blocks.find_followed_digest() == digest:
         return
-    await leases.take(_LOCK)
+    await leases.acquire(_LOCK)
     try:
         if await store.default_blocks.find_followed_digest() != digest:
             await _update_blocks(store, profiles, now)

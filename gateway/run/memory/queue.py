@@ -18,30 +18,32 @@ _RETRY_AFTER_S = 1.0
 
 
 class QueueTicket:
-    """A request's ticket in the queue of its conversation; empty where nothing queues.
+    """A request's ticket in the queue of its conversation; a conversation without a queue does not fill it in.
 
         with QueueTicket() as ticket: ...
 
-    The end of the `with` leaves the queue, however the request ended. A ticket that was handed to the write of the turn
-    is left by that write instead, and the next request waits for it.
+    The end of the `with` leaves the queue, however the request ended. If the ticket was transferred to the write of the
+    turn, the end of that write leaves the queue instead, and the next request waits for it.
     """
 
-    # Defaults of the class, since nearly all tickets stay as they are made.
+    # These are defaults of the class, since nearly all tickets stay as they are made.
+    # Lets the next request begin; None: the requests before this one have not left the queue.
     _let_next_begin: Callable[[], None] | None = None
     # Releases the conversation's lock, for which other processes wait; None: the lock is not held.
     _release_lock: Callable[[], asyncio.Future[None] | None] | None = None
-    _is_handed_on = False
+    # True: the write of the turn leaves the queue.
+    _is_transferred = False
     # The longest wait until the requests before have left; None: no limit.
     timeout_s: float | None = None
 
     @property
     def holds_lock(self) -> bool:
-        """The conversation's lock is held, as well as the place in the queue of this process."""
+        """True: this request holds the conversation's lock."""
         return self._release_lock is not None
 
     @property
     def is_first(self) -> bool:
-        """The requests before this one have left the queue of this process."""
+        """True: the requests before this one have left the queue of this process."""
         return self._let_next_begin is not None
 
     def __enter__(self) -> QueueTicket:
@@ -50,7 +52,7 @@ class QueueTicket:
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._let_next_begin is not None and not self._is_handed_on:
+        if self._let_next_begin is not None and not self._is_transferred:
             self.leave()
 
     def hold(self, let_next_begin: Callable[[], None]) -> None:
@@ -58,18 +60,18 @@ class QueueTicket:
         self._let_next_begin = let_next_begin
 
     def hold_lock(self, release_lock: Callable[[], asyncio.Future[None] | None]) -> None:
-        """Notes that the conversation's lock is held. release_lock: `Leases.release` for it."""
+        """Notes that the conversation's lock is held. release_lock: releases it, as `Leases.release`."""
         self._release_lock = release_lock
 
     def release_lock(self) -> None:
-        """Lets other processes go on with the conversation. The place in the queue of this process stays."""
+        """Lets other processes continue the conversation. The ticket stays first in the queue of this process."""
         release_lock, self._release_lock = self._release_lock, None
         if release_lock is not None:
             release_lock()
 
-    def hand_on(self) -> None:
-        """Hands the ticket to the write of the turn, which leaves the queue."""
-        self._is_handed_on = True
+    def transfer(self) -> None:
+        """Transfers the ticket to the write of the turn, which has to `leave` the queue."""
+        self._is_transferred = True
 
     def leave(self) -> None:
         """Lets the next request begin, once the release of the lock is written. Idempotent."""
@@ -77,11 +79,11 @@ class QueueTicket:
         release_lock, self._release_lock = self._release_lock, None
         if let_next_begin is None:
             return
-        releasing = None if release_lock is None else release_lock()
-        if releasing is None:
+        release = None if release_lock is None else release_lock()
+        if release is None:
             let_next_begin()
         else:
-            releasing.add_done_callback(lambda _: let_next_begin())
+            release.add_done_callback(lambda _: let_next_begin())
 
 
 class Reservation:
@@ -89,27 +91,32 @@ class Reservation:
 
     def __init__(
         self,
-        entering: Coroutine[None, None, None],
+        entry: Coroutine[None, None, None],
         ticket: QueueTicket,
-        take_lock: Callable[[QueueTicket], Coroutine[None, None, None]],
+        acquire_lock: Callable[[QueueTicket], Coroutine[None, None, None]],
     ) -> None:
+        """Begins to wait in the queue.
+
+        entry: waits until the ticket is the first of this process.
+        acquire_lock: acquires the conversation's lock for a ticket.
+        """
         self._ticket = ticket
-        self._entering = asyncio.ensure_future(entering)
-        self._take_lock = take_lock
+        self._entry = asyncio.ensure_future(entry)
+        self._acquire_lock = acquire_lock
 
     async def wait(self) -> QueueTicket:
-        """Waits until it is this ticket's turn. It stays reserved if the wait is cancelled, or fails."""
-        await asyncio.shield(self._entering)
-        await self._take_lock(self._ticket)
+        """Waits until it is this ticket's turn. The ticket stays reserved if the wait is cancelled, or fails."""
+        await asyncio.shield(self._entry)
+        await self._acquire_lock(self._ticket)
         return self._ticket
 
     def release_lock(self) -> None:
-        """Lets other processes go on with the conversation until this ticket is waited for again."""
+        """Lets other processes continue the conversation until the next `wait`."""
         self._ticket.release_lock()
 
     def drop(self) -> None:
         """Gives the ticket up, and leaves the queue."""
-        self._entering.cancel()
+        self._entry.cancel()
         self._ticket.leave()
 
 
@@ -119,71 +126,73 @@ class Queues:
     def __init__(self, leases: Leases) -> None:
         """Begins without queues.
 
-        leases: the locks of conversations, which are taken as well where several processes share the database.
+        leases: the locks of conversations, which are acquired as well where several processes share the database.
         """
         self._leases = leases
+        # The lock that orders the requests of this process, by queue.
         self._locks: dict[QueueName, asyncio.Lock] = {}
-        # The number of requests in each queue, and the number of those that have a limit.
+        # The number of requests in each queue.
         self._counts: Counter[QueueName] = Counter()
+        # The number of the requests that have a limit, in each queue.
         self._limited_counts: Counter[QueueName] = Counter()
 
     def __len__(self) -> int:
         return len(self._locks)
 
     def is_in_use(self, name: QueueName) -> bool:
-        """Returns whether a request of this process is in a queue, or is to be."""
+        """Returns whether a request of this process is in a queue, or waits to enter it."""
         return name in self._locks
 
     async def try_enter(self, name: QueueName, ticket: QueueTicket) -> bool:
-        """Enters a queue if it is empty. Returns False where it is not. Raises: Unavailable."""
+        """Enters a queue if it is empty. Returns whether it was. Raises: Unavailable."""
         if self.is_in_use(name):
             return False
         await self.enter_here(name, ticket)
         if self._leases.is_needed:
             lock = lock_name(*name)
             try:
-                is_taken = await self._leases.try_take(lock)
+                is_acquired = await self._leases.try_acquire(lock)
             except BaseException:
                 self._leases.release(lock)  # it may have been granted at this moment
                 raise
-            if not is_taken:
+            if not is_acquired:
                 ticket.leave()
                 return False
             ticket.hold_lock(partial(self._leases.release, lock))
         return True
 
-    async def enter(self, name: QueueName, ticket: QueueTicket, most_waiting: int | None = None) -> None:
+    async def enter(self, name: QueueName, ticket: QueueTicket, max_waiting: int | None = None) -> None:
         """Waits until the requests before this one have left.
 
-        most_waiting: the most requests with such a limit that may be in the queue; None: this request has no limit.
+        max_waiting: the most requests with a limit that may be in the queue; None: this request has no limit.
 
         Raises: TooManySends, Unavailable.
         """
-        await self.enter_here(name, ticket, most_waiting)
+        await self.enter_here(name, ticket, max_waiting)
         try:
-            await self._take_lock(name, ticket)
+            await self._acquire_lock(name, ticket)
         except BaseException:
             ticket.leave()
             raise
 
-    async def _take_lock(self, name: QueueName, ticket: QueueTicket) -> None:
+    async def _acquire_lock(self, name: QueueName, ticket: QueueTicket) -> None:
         """Waits until no other process answers a request of the conversation."""
         if self._leases.is_needed and not ticket.holds_lock:
             lock = lock_name(*name)
-            await self._leases.take(lock)
+            await self._leases.acquire(lock)
             ticket.hold_lock(partial(self._leases.release, lock))
 
-    async def enter_here(self, name: QueueName, ticket: QueueTicket, most_waiting: int | None = None) -> None:
-        """Waits until the requests of this process have left, and no others.
+    async def enter_here(self, name: QueueName, ticket: QueueTicket, max_waiting: int | None = None) -> None:
+        """Waits until the requests of this process have left, whatever other processes do.
 
-        most_waiting: the most requests with such a limit that may be in the queue; None: this request has no limit.
+        max_waiting: the most requests with a limit that may be in the queue; None: this request has no limit.
 
         Raises: TooManySends.
         """
-        if most_waiting is not None:
-            if self._limited_counts[name] >= most_waiting:
+        if max_waiting is not None:
+            if self._limited_counts[name] >= max_waiting:
                 raise TooManySends(
-                    f"{most_waiting} sends wait for this conversation already.", retry_after_s=_RETRY_AFTER_S
+                    f"{max_waiting} sends wait for this conversation already.", retry_after_s=_RETRY_AFTER_S
                 )
             self._limited_counts[name] += 1
         self._counts[name] += 1
@@ -191,24 +200,24 @@ class Queues:
         try:
             await lock.acquire()
         except BaseException:
-            self._count_out(name, most_waiting)
+            self._remove_from_counts(name, max_waiting)
             raise
 
         def let_next_begin() -> None:
             lock.release()
-            self._count_out(name, most_waiting)
+            self._remove_from_counts(name, max_waiting)
 
         ticket.hold(let_next_begin)
 
     def reserve(self, name: QueueName) -> Reservation:
         """Reserves the next ticket. No limit holds for it."""
         ticket = QueueTicket()
-        return Reservation(self.enter_here(name, ticket), ticket, partial(self._take_lock, name))
+        return Reservation(self.enter_here(name, ticket), ticket, partial(self._acquire_lock, name))
 
-    def _count_out(self, name: QueueName, most: int | None) -> None:
+    def _remove_from_counts(self, name: QueueName, max_waiting: int | None) -> None:
         """Counts a request that has left the queue."""
         self._counts[name] -= 1
-        if most is not None:
+        if max_waiting is not None:
             self._limited_counts[name] -= 1
             if not self._limited_counts[name]:
                 del self._limited_counts[name]

@@ -102,7 +102,7 @@ class TurnWriter:
         receipt: the receipt of the reply; None: no record of its recall is stored.
         """
         request, reply = context.request, outcome.shown_reply
-        request.ticket.hand_on()
+        request.ticket.transfer()
         if reply is not None and "tool_calls" in reply and request.identity.scope is not None:
             self.delegated.note_calls(request.identity.scope, request.chat.identity_fields, reply, self.now())
         if context.exchange_row < 0 and _ends_unwritten(context, outcome):
