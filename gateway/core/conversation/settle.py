@@ -25,7 +25,7 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import read_private, with_private
 from gateway.core.conversation.request_end import RequestEnd, make_content_fields, redact_input
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import read_text, without_space
+from gateway.core.conversation.wire_message import WireMessage, read_text, without_space
 from storage.records import Exchange, State, make_message_key
 
 # The most ids of equal replies that are stored as one exchange. Without a limit, a monitor that repeats its request
@@ -173,20 +173,35 @@ def _write_finished(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange
         stopped=None,
         size=len(without_space(read_text(request_end.shown_reply))),
     )
-    twin = None if is_written else _find_twin(tree, exchange)
+    twin = None if is_written else _find_twin(tree, exchange, request_end)
     if twin is not None:
         return _write_into_twin(tree, twin, exchange, plan, request_end)
     return _add_exchange(tree, exchange, plan, request_end)
 
 
-def _find_twin(tree: Tree, exchange: Exchange) -> Exchange | None:
-    """Returns the exchange at the same place with the same words, because a request sent twice is one exchange."""
+def _find_twin(tree: Tree, exchange: Exchange, request_end: RequestEnd) -> Exchange | None:
+    """Returns the exchange at the same place with the same words, because a request sent twice is one exchange.
+
+    A stored response is an exchange of its own, since its id shows its own time and fields. A later attempt at a
+    response in the background writes into the exchange of the earlier one, which has the same tag.
+    """
+    tag = _read_response_tag(request_end.shown_reply)
+    if tag == "":
+        return None
     for other in tree.list_siblings(exchange):
         if other.ended is None or other.reply != exchange.reply or not is_same_input(other, exchange):
             continue
-        if read_off_record_part(other) == read_off_record_part(exchange):
+        if read_off_record_part(other) != read_off_record_part(exchange):
+            continue
+        if _read_response_tag(tree.contents.get(other).shown_reply) == tag:
             return other
     return None
+
+
+def _read_response_tag(reply: WireMessage | None) -> str | None:
+    """Returns the tag of a reply's stored response; "": it has none of its own; None: the reply is no response."""
+    response = read_private(reply or {}).get("response")
+    return response.get("tag", "") if response is not None else None
 
 
 def _add_exchange(tree: Tree, exchange: Exchange, plan: Plan, request_end: RequestEnd) -> Exchange:

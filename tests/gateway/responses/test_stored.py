@@ -766,3 +766,22 @@ def test_a_get_is_one_indexed_read(world: World) -> None:
         world.store.database.read(lambda connection: connection.fetch_rows(own, ("default", "x", 0.0)))
     )
     assert any("exchanges_begun" in str(row) for row in plan), plan
+
+
+@pytest.mark.parametrize("user", [None, "alice"])
+def test_responses_with_the_same_words_are_shown_apart(
+    world: World, upstream: StrictUpstream, user: str | None
+) -> None:
+    named: Json = {} if user is None else {"user": user}
+    first = respond(world, input="Hello.", **named)
+    answered = [
+        respond(world, input="And?", previous_response_id=first.id, metadata={"try": each}, **named)
+        for each in ("one", "two")
+    ]
+    if user is not None:
+        world.chat(user=user).say("Hello.")  # a chat completion with the words of the first response
+        answered.append(first)
+    for response in answered:
+        assert shown(world.sdk.responses.retrieve(response.id)) == shown(response)
+    world.sdk.responses.delete(answered[1].id)
+    assert world.sdk.responses.retrieve(answered[0].id).metadata == {"try": "one"}
