@@ -10,6 +10,7 @@ traced. The tokens for limits are read here, from every reply, also from a body 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from operator import add
@@ -46,14 +47,15 @@ _BILLED_APART: Final = ("compaction", "advisor_message")
 
 
 def _make_string_pattern(*names: str) -> re.Pattern[bytes]:
-    """Returns the pattern of the string values of fields with these names, as they stand in JSON."""
+    """Returns the pattern of fields with these names and their string values, both as they stand in JSON."""
     # Possessive, since each event of a stream is searched: it takes 1.7 times as long with plain repeats.
-    return re.compile(rb'"(?:%b)"\s*+:\s*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"' % "|".join(names).encode())
+    return re.compile(rb'"(%b)"\s*+:\s*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"' % "|".join(names).encode())
 
 
 _CHAT_TEXT: Final = _make_string_pattern(
     *("content", "refusal", "transcript", *READABLE_THOUGHT_FIELDS, "name", "arguments", "input")
 )
+_THOUGHT_NAMES: Final = [name.encode() for name in READABLE_THOUGHT_FIELDS]
 _MESSAGE_TEXT: Final = _make_string_pattern("text", "thinking", "partial_json")
 _TEXT_FIELD, _DELTA_FIELD = _make_string_pattern("text"), _make_string_pattern("delta")
 
@@ -309,8 +311,11 @@ class UsageReader(ReplyUsage):
         self._held_bytes = 0
 
     def _count_texts(self, pattern: re.Pattern[bytes] | None, data: bytes) -> None:
-        for text in () if pattern is None else pattern.findall(data):
-            self._char_count += _count_chars(text)
+        counts: Counter[bytes] = Counter()
+        for name, text in () if pattern is None else pattern.findall(data):
+            counts[name] += _count_chars(text)
+        # An upstream that sends its thoughts in both fields sends the same text in both.
+        self._char_count += counts.total() - min(counts[name] for name in _THOUGHT_NAMES)
 
 
 def _read_object_at(data: bytes, start: int) -> Any:

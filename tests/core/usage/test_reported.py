@@ -160,6 +160,7 @@ def test_what_the_model_wrote_is_measured_in_characters() -> None:
         {"refusal": "four"},
         {"reasoning_content": "four"},
         {"reasoning": "four"},
+        {"reasoning": "four", "reasoning_content": "four"},
         {"audio": {"id": "a", "transcript": "four"}},
         {"function_call": {"name": "f", "arguments": "our"}},
         {"tool_calls": [{"function": {"name": "f", "arguments": "our"}}]},
