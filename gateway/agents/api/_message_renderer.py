@@ -49,11 +49,11 @@ class MessageRenderer(Struct, frozen=True):
     async def load_summaries(
         self, views: Sequence[MessageView]
     ) -> dict[tuple[int, int], list[dict[str, Any]]]:
-        """Returns the JSON of the summaries to be shown, by the sort key of the message that each follows."""
+        """Returns the JSON of the summaries to be shown, by the sort key of the message that precedes each."""
         if not self.showing.shows_summaries:
             return {}
         exchanges = {view.listed.exchange.id: view.listed.exchange for view in views}
-        last_keys = {id: list_messages(exchange)[-1].sort_key for id, exchange in exchanges.items()}
+        last_keys = {row: list_messages(exchange)[-1].sort_key for row, exchange in exchanges.items()}
         summaries = await self.store.summaries.load_of_exchanges(self.agent.id, list(last_keys))
         uid, showing = self.agent.uid, self.showing
         return {last_keys[each.exchange.id]: render_summary(each, uid, showing) for each in summaries}
@@ -74,17 +74,27 @@ class MessageRenderer(Struct, frozen=True):
         listed = view.listed
         run = None if view.run_uid is None else ids.make_id("run", view.run_uid)
         step = None if view.step_seq is None else ids.make_id_with_seq("step", self.agent.uid, view.step_seq)
-        id = ids.make_id_with_seq("message", self.agent.uid, listed.seq, hidden=listed.hidden_index)
-        return Origin(id, listed.at, run, step, make_conversation_id(view.conversation_uid, view.key))
+        conversation_id = make_conversation_id(view.conversation_uid, view.key)
+        return Origin(self._make_message_id(listed), listed.at, run, step, conversation_id)
+
+    def _make_run_origin(self, listed: ListedMessage, run: Run, step: Exchange) -> Origin:
+        step_id = ids.make_id_with_seq("step", self.agent.uid, step.seq)
+        return Origin(self._make_message_id(listed), listed.at, ids.make_id("run", run.uid), step_id)
+
+    def _make_message_id(self, listed: ListedMessage) -> str:
+        return ids.make_id_with_seq("message", self.agent.uid, listed.seq, hidden=listed.hidden_index)
 
     async def render_output(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
-        """Returns the JSON of a run's output: the waiting calls if a run without steps waits for answers."""
+        """Returns the JSON of a run's output.
+
+        A run without steps has answered only some of the calls of an earlier step: its output is the calls that wait.
+        """
         if not steps and run.stop == StopReason.REQUIRES_APPROVAL:
             return await self._render_waiting_calls(run)
         return await self.render_run(run, steps, has_input=False)
 
     async def _render_waiting_calls(self, run: Run) -> list[dict[str, Any]]:
-        """Returns the JSON of the calls that still wait after a run without steps has answered others of their step."""
+        """Returns the JSON of the calls that still wait after a run without steps."""
         step = await self.store.runs.find_waiting_step(self.agent.id, run.conversation_row)
         # A run can only answer the calls of an earlier run.
         if step is None or step.run_row > run.id:
@@ -106,34 +116,39 @@ class MessageRenderer(Struct, frozen=True):
         """
         if not steps:
             return []
-        maker, names = await self._find_calls_before(steps[0])
+        calling_step, tool_names = await self._find_calls_before(steps[0])
         waiting = await self._find_waiting(run, steps[-1])
         messages = []
-        for before, exchange in zip((maker, *steps), steps, strict=False):
-            names.update(map_calls_to_tool_names(exchange))
+        for previous, step in zip((calling_step, *steps), steps, strict=False):
+            tool_names.update(map_calls_to_tool_names(step))
             # A result belongs to the step that made the call.
-            called = before if before is not None and before.id == exchange.parent else exchange
-            for listed in list_messages(exchange):
+            caller = previous if previous is not None and previous.id == step.parent else step
+            for listed in list_messages(step):
                 if has_input or listed.is_reply or listed.is_result:
-                    owner = called if listed.is_result else exchange
-                    messages += self._render_run_message(
-                        listed, owner.seq, run, waiting if exchange is steps[-1] else {}, names
+                    owner = caller if listed.is_result else step
+                    messages += render_messages(
+                        listed.message,
+                        self._make_run_origin(listed, run, owner),
+                        self.showing,
+                        waiting=waiting if step is steps[-1] else {},
+                        names=tool_names,
+                        results=listed.results,
                     )
         return messages
 
     async def _find_calls_before(self, first_step: Exchange) -> tuple[Exchange | None, dict[str, str]]:
-        """Returns the earlier step that made the calls for the results at the start of a turn, and call id -> tool.
+        """Returns the step that made the calls whose results a run begins with, and the names of its tools by call id.
 
-        The step is None if the turn begins without results, or with results of its own calls.
+        The step is None if the run begins without results, or with results of its own calls.
         """
         if first_step.parent is None or not any(message.is_result for message in list_messages(first_step)):
             return None, {}
-        rows = await self.store.messages.load_exchanges(self.agent.id, [first_step.parent, first_step.id])
-        if (above := rows.get(first_step.parent)) is None:
+        entries = await self.store.messages.load_exchanges(self.agent.id, [first_step.parent, first_step.id])
+        if (parent := entries.get(first_step.parent)) is None:
             return None, {}
         # If the turn ended with these results, they can belong to no other step.
-        is_end = first_step.id in rows and rows[first_step.id].run_uid is None
-        return above.exchange if is_end else None, dict(map_calls_to_tool_names(above.exchange))
+        is_end = first_step.id in entries and entries[first_step.id].run_uid is None
+        return parent.exchange if is_end else None, dict(map_calls_to_tool_names(parent.exchange))
 
     async def _find_waiting(self, run: Run, last_step: Exchange) -> dict[str, WaitKind]:
         """Returns the kind of answer for which each call of a run's last step waits, by call id."""
@@ -143,17 +158,6 @@ class MessageRenderer(Struct, frozen=True):
         if step is None or step.exchange_row != last_step.id:
             return {}
         return await load_waiting_calls(self.store, step, last_step)
-
-    def _render_run_message(
-        self, listed: ListedMessage, step: int, run: Run, waiting: dict[str, WaitKind], names: dict[str, str]
-    ) -> list[dict[str, Any]]:
-        id = ids.make_id_with_seq("message", self.agent.uid, listed.seq, hidden=listed.hidden_index)
-        origin = Origin(
-            id, listed.at, ids.make_id("run", run.uid), ids.make_id_with_seq("step", self.agent.uid, step)
-        )
-        return render_messages(
-            listed.message, origin, self.showing, waiting=waiting, names=names, results=listed.results
-        )
 
 
 def _make_wire_message(message: SystemMessage) -> WireMessage:
