@@ -44,6 +44,14 @@ class ListedConversation(Struct, frozen=True):
     retained: Retained
 
 
+class NamedScope(NamedTuple):
+    """The scope of a memory, with the name that an agent was given."""
+
+    scope: Scope
+    # None: it is no agent that was made over REST.
+    agent_name: str | None
+
+
 class FoundMemory(Struct, frozen=True):
     """A memory that was found by its public id."""
 
@@ -54,6 +62,8 @@ class FoundMemory(Struct, frozen=True):
     conversations: int
     # Since when the memory is paused; None: it is not.
     paused_at: float | None
+    # The name of the agent, if it was made over REST.
+    agent_name: str | None
 
 
 class UnindexedTexts(Struct, frozen=True):

@@ -14,7 +14,7 @@ from gateway.page.screen import Action, Answer, Download, LimitQuery, Screen, Sc
 from gateway.run.admin.audit_operations import AuditOperations, AuditRecord
 from gateway.run.admin.audited_parts import render_audited_part
 from gateway.run.admin.conversation_views import ConversationPage, LaterMessages, can_be_merged
-from gateway.run.admin.memory_names import name_of, name_user_role
+from gateway.run.admin.memory_names import label_of, name_user_role
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.plain_text import count_noun
 
@@ -69,7 +69,7 @@ class _ConversationScreens(Struct, frozen=True):
             )
         if merged is not None:
             page, later = merged.page, None
-        scope = (await self.views.get(access.project, access.uid)).scope
+        memory = await self.views.get(access.project, access.uid)
         id = page.conversation.id
         openings = await self.views.questions.load_openings(access.project, access.uid, [id])
         opening = openings.get(id, "")
@@ -77,8 +77,8 @@ class _ConversationScreens(Struct, frozen=True):
             page,
             "conversation.html",
             f"{opening} Conversation {id}" if opening else f"Conversation {id}",
-            memory_name=name_of(scope),
-            speaker=name_user_role(scope),
+            memory_name=label_of(memory),
+            speaker=name_user_role(memory.scope),
             later=later,
             opening=opening,
             forgotten={} if access.is_person else await self._find_forgettings(access, page),

@@ -26,7 +26,7 @@ from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.forgetting_preview import MAX_TEXTS, ForgetPreview, TargetKind, TargetValue
 from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_forgetting import ForgetResult, MemoryForgetting
-from gateway.run.admin.memory_names import name_of
+from gateway.run.admin.memory_names import label_of, name_of
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import parse_part
 from gateway.run.admin.recall_trials import RecallTrials
@@ -446,8 +446,9 @@ class _ForgetScreens(Struct, frozen=True):
         name, name_line, searched_name, may_copy = "you", None, "", access.may("export")
         if not access.is_person:
             memory = await self.views.get(access.project, access.uid)
-            name, name_line = name_of(memory.scope), await self.views.find_name_line(memory)
-            searched_name, may_copy = _choose_searched_name(name, name_line), memory.scope.is_person
+            name, name_line = label_of(memory), await self.views.find_name_line(memory)
+            searched_name = _choose_searched_name(name_of(memory.scope), name_line)
+            may_copy = memory.scope.is_person
         fragment = "" if kind == "texts" else f"#forget-{kind}-{value}"
         return access.view(
             preview,

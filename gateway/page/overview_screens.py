@@ -10,6 +10,7 @@ def make_screens(operations: PageOperations) -> list[Screen | Action]:
     async def overview(request: ScreenRequest, query: NoFields) -> View:
         record = await operations.overview.show(request.visitor.project)
         context = {
+            "agents": await operations.requests.lists.load_agent_names(record.replies),
             "resent": operations.requests.logged.find_resent(record.replies),
             "unsearched": operations.requests.logged.find_unsearched(record.replies),
         }

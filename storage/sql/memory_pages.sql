@@ -9,7 +9,7 @@ a.id, a.uid, a.project, a.profile, a.subject, a.created, a.last_turn, a.conversa
     WHERE b.agent IS NULL AND b.profile <> '' AND b.project = a.project AND b.profile = a.profile)
 + (SELECT count(*) FROM attached x WHERE x.agent = a.id AND x.kind = 'block'),
 (SELECT count(*) FROM facts f WHERE f.agent = a.id) - (SELECT count(*) FROM facts_ended x WHERE x.agent = a.id),
-a.paused, (SELECT d.name FROM definitions d WHERE d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent')
+a.paused, {agent_name}
 FROM agents a
 
 -- piece: of_project
@@ -73,7 +73,7 @@ SELECT {sized} JOIN (
 
 -- name: memory
 -- Finds a memory by its public id.
-SELECT a.id, a.uid, a.project, a.profile, a.subject, a.conversations, a.paused FROM agents a WHERE {of_uid}
+SELECT a.id, a.uid, a.project, a.profile, a.subject, a.conversations, a.paused, {agent_name} FROM agents a WHERE {of_uid}
 
 -- name: sized_memory
 -- Reads a memory with its sizes, for which facts are counted.

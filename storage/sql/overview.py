@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from storage.database import Connection
 from storage.listing import PageEnd
-from storage.operator_records import ListedConversation, ListedMemory, Retained
+from storage.operator_records import ListedConversation, ListedMemory, NamedScope, Retained
 from storage.records import Scope
 from storage.sql.exchange_rows import ShownExchange, make_shown_exchanges
 from storage.sql.group import StoreGroup, long_reads, reads
@@ -66,10 +66,10 @@ class Overview(StoreGroup):
         return _make_retained(rows[0][1:] if rows else None)
 
     @reads
-    async def load_scopes(self, connection: Connection, uids: Collection[str]) -> dict[str, Scope]:
+    async def load_scopes(self, connection: Connection, uids: Collection[str]) -> dict[str, NamedScope]:
         """Returns the scopes of memories by their uids. Memories that do not exist are left out."""
         rows = await load_rows(connection, SQL["scopes"], sorted(uids))
-        return {uid: Scope(*scope) for uid, *scope in rows}
+        return {uid: NamedScope(Scope(*scope), agent_name) for uid, *scope, agent_name in rows}
 
     @long_reads
     async def list_newest_exchanges(

@@ -16,8 +16,8 @@ SELECT e.agent, count(DISTINCT e.conversation), max(coalesce(e.ended, e.stopped,
 FROM exchanges e WHERE e.agent {in:1:BIGINT:64} AND e.state NOT IN ('forgotten', 'off') GROUP BY e.agent
 
 -- name: scopes
--- Reads the scopes of some memories, as far as the memories are there.
-SELECT uid, project, profile, subject FROM agents WHERE uid {in:1:TEXT:64}
+-- Reads the scopes of some memories, as far as the memories are there, and the names of agents.
+SELECT a.uid, a.project, a.profile, a.subject, {agent_name} FROM agents a WHERE a.uid {in:1:TEXT:64}
 
 -- name: count_messages
 -- Counts the messages of one memory.

@@ -4,6 +4,10 @@
 -- The columns of an agent `a`, in the order of its record.
 a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, a.paused
 
+-- piece: agent_name
+-- The name of the agent with a memory `a`, if it was made over REST.
+(SELECT d.name FROM definitions d WHERE d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent')
+
 -- piece: columns
 -- The columns and values with which an exchange is written, in their order: the lines of `fixed` begin with ?1, ?11, ?21
 -- and ?31, the content is ?33 to ?35. In the statements that add an exchange (exchanges.sql) follow:

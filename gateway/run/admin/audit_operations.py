@@ -14,7 +14,7 @@ from gateway.errors import BadRequest
 from gateway.run.admin.audited_parts import AuditedVersion
 from gateway.run.admin.list_page import PAGE_LINES, ListPage, make_next_cursor, parse_cursor
 from gateway.run.admin.memory_by_uid import get_agent
-from gateway.run.admin.memory_names import name_of
+from gateway.run.admin.memory_names import label_of
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from storage.listing import LAST_NUMBER
 from storage.operator_records import AuditAction, AuditEntry
@@ -137,8 +137,8 @@ class AuditOperations(Struct, frozen=True):
         return [_make_record(entry) for entry in reversed(entries)]
 
     async def load_names(self, uids: Collection[str]) -> dict[str, str]:
-        """Returns the names of memories by their uids, without those that are gone."""
-        return {uid: name_of(scope) for uid, scope in (await self.store.overview.load_scopes(uids)).items()}
+        """Returns the names of memories by their uids, without those that are gone; of agents with their ids."""
+        return {uid: label_of(found) for uid, found in (await self.store.overview.load_scopes(uids)).items()}
 
     async def find_facts(self, facts: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
         """Returns the existing facts among some, true or not. facts: pairs of a memory's uid and a fact's number."""

@@ -11,6 +11,7 @@ from gateway.core import ids
 from gateway.core.memory.fact_words import DESIGNATIONS
 from gateway.errors import BadRequest
 from gateway.settings import DEFAULT_PROFILE
+from storage.operator_records import FoundMemory, NamedScope
 from storage.records import API_PROFILE, DEFAULT_PROJECT, Scope
 
 # Kind of an id -> kind of the subject, for memories that were created over REST.
@@ -50,6 +51,12 @@ def name_of(scope: Scope) -> str:
     if scope.profile == API_PROFILE:
         return _make_rest_id(scope.subject)
     return scope.subject.partition(":")[2]
+
+
+def label_of(memory: FoundMemory | NamedScope) -> str:
+    """Returns the name of a memory as texts have it: of an agent the name that it was given, and its id."""
+    name = name_of(memory.scope)
+    return f"{memory.agent_name} ({name})" if memory.agent_name else name
 
 
 def find_name_line(blocks: Iterable[tuple[str, str]]) -> str | None:

@@ -29,7 +29,7 @@ from gateway.run.admin.list_page import (
     parse_page_end,
 )
 from gateway.run.admin.memory_by_uid import get_memory
-from gateway.run.admin.memory_names import find_name_line, find_name_sentence, name_of
+from gateway.run.admin.memory_names import find_name_line, find_name_sentence, label_of, name_of
 from gateway.run.admin.memory_records import BlockRecord, FactRecord, MemoryKind, MemoryRecord, SourceRecord
 from gateway.run.admin.message_views import MessageViews
 from gateway.run.admin.question_views import QuestionViews
@@ -186,8 +186,8 @@ class MemoryViews:
         return ListPage(items, make_next_cursor(passages, limit, lambda passage: str(passage.seq)))
 
     async def get_name(self, project: str | None, uid: str) -> str:
-        """Returns the name of a memory, as its record has it."""
-        return name_of((await get_memory(self.store, project, uid)).scope)
+        """Returns the name of a memory, with its id if it is an agent's."""
+        return label_of(await get_memory(self.store, project, uid))
 
     async def find_name_line(self, memory: FoundMemory) -> str | None:
         """Returns the line of a memory's blocks or facts that names its person, if there is such a line."""

@@ -12,12 +12,14 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from gateway.core import ids
 from gateway.run.admin.list_page import PAGE_LINES, make_cursor_error
 from gateway.run.admin.logged_requests import find_forgotten_memories
 from gateway.run.admin.memory_by_uid import get_agent
+from gateway.run.admin.memory_names import label_of
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.admin.recall_retention import RecallRetention
-from gateway.run.admin.request_records import RequestRecord
+from gateway.run.admin.request_records import RequestRecord, RequestSummary
 from gateway.run.admin.request_summaries import make_logged_record, make_recall_record
 from gateway.run.request_log import LoggedRequest, RequestLog
 from storage.errors import StoreError
@@ -80,6 +82,12 @@ class RequestLists(Struct, frozen=True):
     retention: RecallRetention
     # The requests of this process; None: no process serves.
     log: RequestLog | None
+
+    async def load_agent_names(self, requests: Iterable[RequestSummary]) -> dict[str, str]:
+        """Returns the names of the agents among the memories of some requests, by the memories' uids."""
+        uids = {each.memory for each in requests if each.memory and ids.parse_uid("agent", each.name or "")}
+        scopes = await self.store.overview.load_scopes(uids) if uids else {}
+        return {uid: label_of(scope) for uid, scope in scopes.items()}
 
     async def read_page(
         self,

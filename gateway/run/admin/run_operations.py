@@ -15,6 +15,7 @@ from gateway.core.turn.stop_reason import STOP_MESSAGES
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten
 from gateway.run.admin.list_page import parse_cursor
+from gateway.run.admin.memory_by_uid import get_memory
 from storage.errors import NotFound
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
 from storage.operator_records import FoundMemory
@@ -94,8 +95,8 @@ class RunPage(Struct, frozen=True):
 
 
 class FoundRun(NamedTuple):
-    # The uid of its agent's memory.
-    memory_uid: str
+    # The memory of its agent.
+    memory: FoundMemory
     page: RunPage
     # The reason why the run failed, in words; None: the run did not fail, or the reason is not stored.
     failure: str | None
@@ -139,7 +140,8 @@ class RunOperations(Struct, frozen=True):
         ]
         next_after = str(page_steps[-1].step.number) if has_more else None
         page = RunPage(_make_run_summary(entry), tuple(records), next_after)
-        return FoundRun(entry.agent_uid, page, await self._find_failure(entry.run))
+        memory = await get_memory(self.store, project, entry.agent_uid)
+        return FoundRun(memory, page, await self._find_failure(entry.run))
 
     async def list_newest(self, memory: FoundMemory, limit: int = _NEWEST_RUNS) -> tuple[RunSummary, ...]:
         """Returns the newest runs of an agent. memory: the agent's."""

@@ -109,6 +109,42 @@ def test_an_agent_stands_by_its_name_and_its_id_and_is_found_by_both(
         )
 
 
+def test_an_agent_has_its_name_on_each_screen(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """Below its memory's page there was its id alone."""
+    with letta(upstream, tmp_path) as letters:
+        helper = letters.agent(name="<b>Café</b> helper")
+        letters.letta.agents.messages.create(helper.id, input="Hello.")
+        headers = {"x-mnemogate-agent": helper.id}
+        assert letters.world.post([{"role": "user", "content": "I am Ann."}], headers).status == 200
+        operator = operator_of(letters.world)
+        (agent,) = operator.twin("people?kind=agent")["items"]
+        memory = f"m/{agent['uid']}"
+        (run,) = operator.twin(memory)["runs"]
+        (request,) = operator.twin("requests")["items"]
+        assert request["name"] == helper.id
+        paths = (
+            "facts",
+            "conversations",
+            "passages",
+            "words?q=Ann",
+            "search?q=Ann",
+            "forget?all=1",
+            "b/human",
+        )
+        for path in (
+            *(f"{memory}/{each}" for each in paths),
+            *(
+                "",
+                "requests",
+                f"requests?memory={agent['uid']}",
+                "audit",
+                f"r/{request['id']}",
+                f"runs/{run['id']}",
+            ),
+        ):
+            assert f"<b>Café</b> helper ({helper.id})" in plain(operator.get(path).body.decode()), path
+
+
 def test_a_run_of_another_project_is_none(life: Life) -> None:
     id = run_with_calls(life)
     assert operator_of(life.world, "shop").get(f"runs/{id}").status == 404
