@@ -25,7 +25,7 @@ from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.callbacks import CallbackJobs
 from gateway.agents.runs.background.run_service import RunService
 from gateway.agents.runs.reading_run import ReadingServices
-from gateway.agents.runs.sleeptime import Sleeping, make_schedule
+from gateway.agents.runs.sleeptime import SleeptimeJobs, make_schedule
 from gateway.core.agent import AgentSpec
 from gateway.limits import Limits
 from gateway.provider_factory import make_batches
@@ -79,7 +79,7 @@ class AgentServices:
         reading_services = ReadingServices(
             keeper, agent_runs, background_services.budget, background_services.models
         )
-        self.sleeping = Sleeping(reading_services, registry, count_attempt)
+        self.sleeptime_jobs = SleeptimeJobs(reading_services, registry, count_attempt)
         sleeptime_profiles = [spec.name for spec in specs if spec.sleeptime is not None]
         schedule = make_schedule(store, settings.memory.idle_s, now, sleeptime_profiles)
         background_services.add_sleeptime(schedule)
@@ -96,7 +96,7 @@ class AgentServices:
         agent_runs.messaging.acceptance = self.background_runs.acceptance
         self.run_service = RunService(
             self.background_runs,
-            agent_runs.end_abandoned_runs,
+            agent_runs.abandoned.end_all,
             store,
             CallbackJobs(store, agent_runs.defined_tools.webhooks, run_events.make_callback_body, now),
             count_outcome=count_attempt,
@@ -129,14 +129,14 @@ class AgentServices:
         tasks = [] if recovery is None else [recovery]
         tasks += map(asyncio.create_task, self.run_service.make_coroutines(performs_jobs=performs_jobs))
         if performs_jobs:
-            tasks.append(asyncio.create_task(self.sleeping.worker.run()))
+            tasks.append(asyncio.create_task(self.sleeptime_jobs.worker.run()))
             tasks += map(asyncio.create_task, self._batches.make_coroutines())
         return tasks
 
     async def _recover(self) -> None:
         # If the ends of abandoned runs cannot be written now, `RunService` writes them later.
         with suppress(StoreError):
-            await self.agent_runs.end_abandoned_runs()
+            await self.agent_runs.abandoned.end_all()
         await self.background_runs.recovery.reserve_tickets()
 
     async def aclose(self) -> None:

@@ -170,7 +170,7 @@ class SleepWorld:
 
     def hold_jobs(self) -> None:
         """Has no job of sleeptime agents begin any more."""
-        self.letta.world.gateway.app.services.agents.sleeping.worker.handlers = {}
+        self.letta.world.gateway.app.services.agents.sleeptime_jobs.worker.handlers = {}
 
     def retry(self) -> None:
         """Has jobs that wait for another attempt make it now."""

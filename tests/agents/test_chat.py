@@ -588,7 +588,7 @@ def test_runs_of_a_process_that_is_gone_have_failed(world: World) -> None:
     rest = rest_of(world)
     rest.send("One.")
     world.gateway.call(_leave_open(world))
-    world.gateway.call(rest.agents.end_abandoned_runs())
+    world.gateway.call(rest.agents.abandoned.end_all())
     assert world.query("SELECT state, stop FROM runs") == [("failed", "error")]
 
 

@@ -280,7 +280,7 @@ def test_a_run_whose_end_was_lost_is_ended_and_one_under_way_is_not(with_a_lost_
     arrived = life.upstream.arrived(2)
     under_way = other.begin("Hi")
     arrived.wait_sync()
-    life.world.gateway.call(life.agents.end_abandoned_runs())
+    life.world.gateway.call(life.agents.abandoned.end_all())
     assert life.world.query("SELECT state FROM runs ORDER BY id") == ["failed", "running"]
     gate.open()
     assert under_way.result(PATIENCE_S).run.state is RunState.COMPLETED

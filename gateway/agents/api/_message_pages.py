@@ -54,7 +54,7 @@ class MessagePages:
     async def list_of_project(self, project: str, query: ShownMessagesQuery) -> list[dict[str, Any]]:
         """Returns a page of the messages of all agents. Raises: UnknownId."""
         page = read_page_at(query, partial(read_ref, "message"), size=_PAGE)
-        return await self._fill_page(query, page, partial(self._messages.list_all, project))
+        return await self._fill_page(query, page, partial(self._messages.list_of_project, project))
 
     async def _fetch_of_agent(
         self, agent: Agent, conversation_name: str | None, showing: Showing, page: Page[ObjectRef]
@@ -63,7 +63,7 @@ class MessagePages:
         has_system = showing.shows("system_message") and _has_system_message(page)
         # The oldest message comes first, or last if the page has room for it.
         limit = page.limit - (has_system and not page.newest_first)
-        views = await self._messages.list(
+        views = await self._messages.list_of_agent(
             agent, replace(page, limit=limit), conversation_name=conversation_name
         )
         entries: list[_Entry] = [(agent, view) for view in views]

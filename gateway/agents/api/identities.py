@@ -7,6 +7,7 @@ a memory, and no identity.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -192,10 +193,7 @@ class IdentityRoutes:
 
         Programs name their users so at each start.
         """
-
-        async def find() -> list[Definition]:
-            return await self._definitions.find_by_name(request.project, _KIND, body.identifier_key)
-
+        find = partial(self._definitions.find_by_name, request.project, _KIND, body.identifier_key)
         identities = await find()
         if not identities:
             try:

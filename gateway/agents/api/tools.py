@@ -120,10 +120,7 @@ class ToolRoutes:
         Programs for Letta's server make their tools at each start.
         """
         name, new = await self._define_tool(body)
-
-        def merge(stored: ToolDefinition) -> ToolDefinition:
-            return retain_stored_fields(body, new, stored)
-
+        merge = partial(retain_stored_fields, body, new)
         return render_tool(await self._tools.put(request.project, name, new, merge))
 
     async def update(self, request: ApiRequest, body: UpdateTool) -> dict[str, Any]:

@@ -47,9 +47,7 @@ class SleeperRegistry:
             current = await self._reload(entry)
             stored = current.definition
             definition = AgentDefinition("") if stored is None else AgentDefinition.of(stored.body)
-            if await self._load_readers(current):
-                return
-            if await self._adopt(current, definition):
+            if await self._load_readers(current) or await self._adopt_named_readers(current, definition):
                 return
             draft = self._make_draft(current, definition)
             sleeptime = definition.sleeptime or Sleeptime()
@@ -59,7 +57,7 @@ class SleeperRegistry:
 
         await retry_overtaken(turn_on)
 
-    async def _adopt(self, entry: AgentEntry, definition: AgentDefinition) -> bool:
+    async def _adopt_named_readers(self, entry: AgentEntry, definition: AgentDefinition) -> bool:
         """Registers the readers that an imported memory's definition names. Returns whether a reader was registered."""
         project, has_adopted = entry.agent.scope.project, False
         for uid in () if definition.sleeptime is None else definition.sleeptime.agents:

@@ -1,4 +1,4 @@
-"""Abandoned runs: no process performs them, since theirs has died or could not write their ends."""
+"""Abandoned runs: no process performs them, since their process has died or could not write their ends."""
 
 from __future__ import annotations
 

@@ -388,7 +388,7 @@ def _make_run_request(sender: Sender, resolved: ResolvedAgent, text: str, *, is_
         messages=(_make_message(sender, text, is_awaited=is_awaited),),
         forwarded=sender.forwarded,
         depth=sender.waiter.depth + 1,
-        parent=sender.run_row if is_awaited else None,
+        parent_run_row=sender.run_row if is_awaited else None,
         spares_pauses=True,
     )
 

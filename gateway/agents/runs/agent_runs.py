@@ -123,7 +123,7 @@ class AgentRuns:
         self.defined_tools = DefinedTools(settings.tools, keeper.store, keeper.now)
         self.ends = RunEnds(keeper.store)
         self._queue = SendQueue(keeper, self.ends)
-        self._abandoned = AbandonedRuns(keeper)
+        self.abandoned = AbandonedRuns(keeper)
         self.live = LiveRuns(keeper.store, self.ends, keeper.now)
         # Delivers messages between agents.
         self.messaging = AgentMessaging(
@@ -206,12 +206,12 @@ class AgentRuns:
         send = replace(self._route_send(run_request), accepted=accepted, depth=accepted.run.depth)
         if accepted.run.state is RunState.CREATED:
             await self._refuse_if_waiting(send)
-            if accepted.replaces is not None:
+            if accepted.replaced_run is not None:
                 agent = await self._load_agent(send)
                 matcher = SendMatcher(
                     self.keeper.store, agent, send.conversation_name, send, accepted.run.otid
                 )
-                earlier = await matcher.match(accepted.replaces)
+                earlier = await matcher.match(accepted.replaced_run)
                 send = _replace_earlier(send, earlier)
         reading = run_request.reading
         read_memory_row, kind = (0, "run") if reading is None else (reading.memory_row, "sleeptime")
@@ -276,10 +276,6 @@ class AgentRuns:
             ticket=ticket,
         )  # fmt: skip
 
-    async def end_abandoned_runs(self) -> None:
-        """Fails the live runs that no process performs. Raises: StoreError, after which it may be called again."""
-        await self._abandoned.end_all()
-
     async def cancel_waiting(self, run_request: RunRequest, run: Run) -> Run:
         """Denies the calls with which a run waits for answers, and cancels it. Returns the run as it is now.
 
@@ -293,7 +289,7 @@ class AgentRuns:
         with QueueTicket() as ticket:
             send = await self._queue.enter(self._route_send(run_request, is_answered=False), ticket)
             await self._with_client.turns.wait_written(send.scope)
-            if await self._run_starter.deny(send, self._make_request(send, ticket), run):
+            if await self._run_starter.deny_waiting_calls(send, self._make_request(send, ticket), run):
                 return await runs.cancel_waiting_run(run.agent_row, run.id, self.keeper.now())
         return await runs.find_run(run.agent_row, run.id) or run
 
@@ -312,7 +308,7 @@ class AgentRuns:
             return None
         # If the client of a run has left, the end of the run may not be on disk yet.
         await self._with_client.turns.wait_written(send.scope)
-        return await find_earlier_send(self.keeper, self._abandoned, agent, send)
+        return await find_earlier_send(self.keeper, self.abandoned, agent, send)
 
     async def _refuse_if_waiting(self, send: RoutedSend) -> None:
         """Raises: Conflict if calls of the conversation wait for answers, and the send must not deny these calls."""
@@ -426,7 +422,7 @@ def _replace_earlier(send: RoutedSend, earlier: EarlierSend | None) -> RoutedSen
     """
     if earlier is None:
         return send
-    send = replace(send, replaces=earlier.run)
+    send = replace(send, replaced_run=earlier.run)
     return send if earlier.needs_messages else replace(send, messages=(), decisions=())
 
 
@@ -442,8 +438,8 @@ def _make_guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuid
     steps_left = send.max_steps
     if send.accepted is not None:
         is_continued = send.accepted.run.state is RunState.RUNNING
-        # The reply of a step that is taken up with its calls counts once more.
-        steps_left -= memory.run.steps - (is_continued and memory.opened is None)
+        # The reply of a step that is resumed with its calls counts once more.
+        steps_left -= memory.run.steps - (is_continued and memory.open_exchange is None)
     called = list_path_calls(memory.context)
     has_later_message = bool(send.decisions and send.messages)
     return make_guide(
@@ -456,8 +452,8 @@ def _make_run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | N
 
     accepted: the background run; None: a client waits for the run.
     """
-    exchange = memory.opened or memory.context.path[-1]
-    is_resumed = memory.opened is None
+    exchange = memory.open_exchange or memory.context.path[-1]
+    is_resumed = memory.open_exchange is None
     run, agent = memory.run, memory.context.agent
     return RunStart(
         run.uid, agent, first_seq=exchange.seq, reply_seq=exchange.reply_seq, is_resumed=is_resumed,

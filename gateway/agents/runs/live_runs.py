@@ -32,14 +32,16 @@ class LiveRuns:
     """The turns of the runs that this process performs. Cancels runs of all processes."""
 
     def __init__(self, store: Store, ends: RunEnds, now: Callable[[], float]) -> None:
-        self._store, self._ends, self._now = store, ends, now
+        self._store = store
+        self._ends = ends
+        self._now = now
         # The runs by uid, because a run may have no row yet.
         self._runs: dict[str, _LiveRun] = {}
 
     async def perform(self, turn: TurnRun, memory: RunMemory) -> int:
         """Performs the turn of a run, which can be stopped meanwhile. Returns the status of its reply.
 
-        Returns 200 without performing it if the run has been cancelled or deleted before this call.
+        If the run has been cancelled or deleted before this call, it is not performed, and 200 is returned.
         """
         run = memory.run
         self._runs[run.uid] = _LiveRun(memory.context.agent.id, turn)

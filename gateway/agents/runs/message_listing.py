@@ -1,8 +1,9 @@
-"""Lists and changes the messages of an agent: those of all its conversations in one order, or those of one."""
+"""Lists and changes the messages of an agent, of one of its conversations or of all in one order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -25,7 +26,7 @@ from storage.run_records import WaitKind
 from storage.sql.store import Store
 
 # The most message numbers of a conversation that are shown.
-NUMBERS = 1000
+MAX_LISTED_NUMBERS = 1000
 # The most exchanges that one read returns.
 _MAX_ROWS = 50
 
@@ -55,7 +56,7 @@ class AgentMessages:
         self._store = store
         self._now = now
 
-    async def list(
+    async def list_of_agent(
         self, agent: Agent, page: Page[ObjectRef], *, conversation_name: str | None = None
     ) -> Sequence[MessageView]:
         """Returns a page of messages.
@@ -90,7 +91,9 @@ class AgentMessages:
             begin = exchange.seq - 1 if newest_first else exchange.next_seq
         return views[: page.limit]
 
-    async def list_all(self, project: str, page: Page[ObjectRef]) -> Sequence[tuple[Agent, MessageView]]:
+    async def list_of_project(
+        self, project: str, page: Page[ObjectRef]
+    ) -> Sequence[tuple[Agent, MessageView]]:
         """Returns a page of the messages of all agents, in the order in which their exchanges began."""
         newest_first, (older_end, newer_end) = page.newest_first, page.ends
         low = (-1, -1, 0) if older_end is None else await self._get_sort_key(project, older_end)
@@ -119,13 +122,11 @@ class AgentMessages:
 
     async def get(self, agent: Agent, ref: ObjectRef) -> MessageView:
         """Returns a message. Raises: NotFound."""
-        try:
+        with suppress(NotFound):
             row = await self._store.messages.get_exchange(agent.id, ref.seq)
             for view in await self._make_views(agent, [row]):
                 if (view.listed.seq, view.listed.hidden_index) == (ref.seq, ref.hidden):
                     return view
-        except NotFound:
-            pass
         id = make_id_with_seq("message", agent.uid, ref.seq, hidden=ref.hidden)
         raise NotFound(f"there is no message {id!r}")
 
@@ -164,16 +165,16 @@ class AgentMessages:
     async def list_numbers(
         self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION
     ) -> Sequence[int]:
-        """Returns the numbers of at most `NUMBERS` messages in a conversation's window, oldest first."""
+        """Returns the numbers of at most `MAX_LISTED_NUMBERS` messages in a conversation's window, oldest first."""
         stored = await find_conversation(self._store, agent, conversation_name)
         if stored is None:
             return []
-        return await self._store.messages.list_window_numbers(agent.id, stored.id, NUMBERS)
+        return await self._store.messages.list_window_numbers(agent.id, stored.id, MAX_LISTED_NUMBERS)
 
     async def list_numbers_by_agent(self, agents: Sequence[Agent]) -> Mapping[int, Sequence[int]]:
         """Returns `list_numbers` of the `default` conversations of several agents, by the rows of the agents."""
         return await self._store.messages.list_window_numbers_by_agent(
-            [agent.id for agent in agents], DEFAULT_CONVERSATION, NUMBERS
+            [agent.id for agent in agents], DEFAULT_CONVERSATION, MAX_LISTED_NUMBERS
         )
 
     async def _get_changeable(self, agent: Agent, ref: ObjectRef) -> MessageView:
@@ -195,7 +196,7 @@ class AgentMessages:
             waiting = await self._load_waiting(agent, exchange) if row.waiting else {}
             tool_names = {**calls.get(exchange.parent or 0, {}), **calls[exchange.id]}
             for message in messages[exchange.id]:
-                maker = _load_calling(row, parent) if message.is_result else row
+                maker = _choose_calling_exchange(row, parent) if message.is_result else row
                 views.append(
                     MessageView(
                         listed=message,
@@ -228,7 +229,7 @@ class AgentMessages:
         return {} if step is None else await load_waiting_calls(self._store, step, exchange)
 
 
-def _load_calling(row: ListedExchange, parent: ListedExchange | None) -> ListedExchange:
+def _choose_calling_exchange(row: ListedExchange, parent: ListedExchange | None) -> ListedExchange:
     """Returns the exchange that made the calls for the results in `row`: `parent`, if its run goes on in `row`."""
     if parent is not None and parent.run_uid is not None and row.run_uid in (None, parent.run_uid):
         return parent

@@ -34,6 +34,7 @@ from storage.run_records import Run, RunState, RunTextKind
 
 _log = logging.getLogger("mnemogate")
 
+# The most steps of one run. Not measured: its edits usually take two or three steps.
 MAX_STEPS = 10
 # A longer message is cut in its middle, so that a message that fits no window does not block the next ones.
 MESSAGE_CHARS = 200_000
@@ -82,23 +83,25 @@ class ReadingRun(Struct, frozen=True):
 
         Raises: JobFailed, Postponed, StoreError.
         """
-        run, store, fault = self.reading.run, self.services.keeper.store, ""
-        batch = await self._find_batch()
+        run, keeper = self.reading.run, self.services.keeper
+        fault = ""
+        batch = (
+            await self._choose_batch() if run.state is RunState.CREATED else await self._find_noted_batch()
+        )
         if batch is None:
             await self._fail(StopReason.ERROR)
         elif run.state is RunState.CREATED and not batch.text:
-            end = RunEnd(
-                run.agent_row, run.id, RunState.COMPLETED, StopReason.END_TURN, self.services.keeper.now(),
-                reading=batch.span, job=self.job.job,
-            )  # fmt: skip
-            await store.stored_paths.end(end)
+            state, stop = RunState.COMPLETED, StopReason.END_TURN
+            await keeper.store.stored_paths.end(
+                RunEnd(run.agent_row, run.id, state, stop, keeper.now(), reading=batch.span, job=self.job.job)
+            )
         else:
             await self.services.budget.check(self.memory.scope.project)
             fault = await self._ask_or_fail(batch)
-        ended, is_refused = await self._load_ended(fault)
+        ended, is_refused = await self._conclude_attempt(fault)
         if batch is not None and is_refused:
             batch = await self._shrink_refused(batch)
-        await store.sleepers.empty_reading(run.agent_row, run.conversation_row)
+        await keeper.store.sleepers.empty_reading(run.agent_row, run.conversation_row)
         is_read = batch is not None and batch.span.upto > batch.span.cursor
         return batch if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
 
@@ -148,21 +151,23 @@ class ReadingRun(Struct, frozen=True):
     async def _count_failed(self) -> int:
         return await self.services.keeper.store.runs.count_failed_before(self.reading.run, _HALVINGS)
 
-    async def _find_batch(self) -> UnreadBatch | None:
-        """Returns the batch that the run reads: the next unread messages, or the span that its first step noted.
+    async def _find_noted_batch(self) -> UnreadBatch | None:
+        """Returns the batch that the run noted when it began, without its text; None if the note is gone."""
+        run, load_texts = self.reading.run, self.services.keeper.store.run_texts.load_texts
+        texts = await load_texts(run.agent_row, run.id, RunTextKind.REQUEST)
+        note = orjson.loads(texts[0].data) if texts else {}
+        if "upto" not in note:
+            return None
+        cursor, upto, exchange_rows = note["cursor"], note["upto"], note["exchanges"]
+        span = ReadSpan(self.memory.id, self.reader.sleeper_row, cursor, upto, exchange_rows)
+        return UnreadBatch(span, note["is_more"])
 
-        Returns None if the noted span is gone.
+    async def _choose_batch(self) -> UnreadBatch:
+        """Returns the next unread messages, as many as the agent's model is to read at once.
+
+        Raises: JobFailed if the memory is gone; StoreError.
         """
-        run, memory, reader = self.reading.run, self.memory, self.reader
-        if run.state is not RunState.CREATED:
-            texts = await self.services.keeper.store.run_texts.load_texts(
-                run.agent_row, run.id, RunTextKind.REQUEST
-            )
-            noted = orjson.loads(texts[0].data) if texts else {}
-            if "upto" not in noted:
-                return None
-            span = ReadSpan(memory.id, reader.sleeper_row, noted["cursor"], noted["upto"], noted["exchanges"])
-            return UnreadBatch(span, noted["is_more"])
+        memory, reader = self.memory, self.reader
         window = self.resolved.spec.context_window
         failed = await self._count_failed()
         # With about four characters a token, a batch fills a quarter of the window, and a message at most half of it.
@@ -175,8 +180,8 @@ class ReadingRun(Struct, frozen=True):
             keeps_secrets=self.services.keeper.settings.learn_secrets,
             keeps_repeats=True,
         )
-        exchanges = sorted({*(message.exchange_row for message in unread.messages), *unread.tools_used})
-        span = ReadSpan(memory.id, reader.sleeper_row, unread.cursor, unread.upto, exchanges)
+        exchange_rows = sorted({*(message.exchange_row for message in unread.messages), *unread.tools_used})
+        span = ReadSpan(memory.id, reader.sleeper_row, unread.cursor, unread.upto, exchange_rows)
         transcript = render_transcript(messages, unread.tools_used) if messages else ""
         return UnreadBatch(span, unread.is_more, transcript)
 
@@ -197,18 +202,19 @@ class ReadingRun(Struct, frozen=True):
             max_steps=MAX_STEPS,
             reading=span,
         )
-        noted = {
-            "cursor": span.cursor, "upto": span.upto, "exchanges": span.exchanges, "is_more": batch.is_more,
-        }  # fmt: skip
+        note = {"cursor": span.cursor, "upto": span.upto, "exchanges": span.exchanges}
+        note["is_more"] = batch.is_more
         with QueueTicket() as ticket:
             await self.services.keeper.queues.enter((spec.uid, conversation_name), ticket)
-            accepted = AcceptedRun(self.reading.run, orjson.dumps(noted), self.job.job)
+            accepted = AcceptedRun(self.reading.run, orjson.dumps(note), self.job.job)
             return await self.services.agent_runs.perform_accepted(
                 request, accepted, ticket, lambda _: UnseenView, UnseenSink()
             )
 
-    async def _load_ended(self, fault: str) -> tuple[Run, bool]:
-        """Counts the tokens of this attempt. Returns the ended run, and whether its model refused to read.
+    async def _conclude_attempt(self, fault: str) -> tuple[Run, bool]:
+        """Counts the tokens of this attempt, and fails a run that has no attempt left.
+
+        Returns the ended run, and whether its model refused to read.
 
         fault: the kind of error of the last call; "": the call had no error.
 
@@ -228,9 +234,10 @@ class ReadingRun(Struct, frozen=True):
         return await self._fail(StopReason.UPSTREAM_ERROR, ERROR_WITHHELD), False
 
     async def _fail(self, stop: StopReason, error_message: str = "") -> Run:
-        run, state, now = self.reading.run, RunState.FAILED, self.services.keeper.now()
-        return await self.services.keeper.store.runs.end_run(
-            run.agent_row, run.id, state, stop, now, error_message=error_message, job=self.job.job
+        """Fails the run. Returns it as it is now."""
+        run, keeper, job = self.reading.run, self.services.keeper, self.job.job
+        return await keeper.store.runs.end_run(
+            run.agent_row, run.id, RunState.FAILED, stop, keeper.now(), error_message=error_message, job=job
         )
 
 

@@ -46,8 +46,8 @@ class _EndedRun(Struct, frozen=True):
     """A run that has ended."""
 
     run: Run
-    # The run's exchanges, if the last one is an answer.
-    answered: tuple[Exchange, ...]
+    # The exchanges of the run's steps. If the run is completed, the exchange with its last results follows.
+    exchanges: tuple[Exchange, ...]
     # A part of its last reply was sent to the client.
     is_cut: bool
     # The run's first exchange and the exchanges that it replaced, newest first.
@@ -128,8 +128,8 @@ class SendMatcher(Struct, frozen=True):
         """Returns the send of an ended run, if this send repeats it, or None. Raises: StoreError."""
         ended = await self._load_ended(run)
         if self.send.decisions:
-            return await self._find_answers(ended)
-        return await self._find_messages(ended)
+            return await self._match_answers(ended)
+        return await self._match_messages(ended)
 
     async def _load_ended(self, run: Run) -> _EndedRun:
         entries = await self.store.runs.load_steps(run)
@@ -137,37 +137,37 @@ class SendMatcher(Struct, frozen=True):
         stored = [await self.store.turns.find_exchange(self.agent, row) for row in rows]
         steps = tuple(exchange for exchange in stored if exchange is not None)
         is_completed = run.state is RunState.COMPLETED
-        answered = tuple(await load_exchanges_of_run(self.store, self.agent, run)) if is_completed else steps
+        exchanges = tuple(await load_exchanges_of_run(self.store, self.agent, run)) if is_completed else steps
         is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
-        first_exchange = next(iter(answered), None)
+        first_exchange = next(iter(exchanges), None)
         if first_exchange is None and run.begun is not None:
             # The process died during the first call of the model, or the run began with calls of another run's step.
             row = await self.store.runs.find_first_exchange(run)
             first_exchange = None if row is None else await self.store.turns.find_exchange(self.agent, row)
-        first_exchanges = [] if first_exchange is None else await self._load_first(first_exchange)
-        return _EndedRun(run, answered, is_cut, first_exchanges)
+        first_exchanges = [] if first_exchange is None else await self._load_first_exchanges(first_exchange)
+        return _EndedRun(run, exchanges, is_cut, first_exchanges)
 
-    async def _find_answers(self, ended: _EndedRun) -> EarlierSend | None:
-        """Returns the earlier send of answers to calls."""
+    async def _match_answers(self, ended: _EndedRun) -> EarlierSend | None:
+        """Returns the earlier send if it has the same answers to calls, or None."""
         run, is_completed = ended.run, ended.is_completed
         if any([await self._is_answered(exchange) for exchange in ended.first_exchanges]):
             # A model cannot be asked again after its own reply.
-            return EarlierSend(run, ended.answered, is_completed or ended.is_cut, needs_messages=False)
+            return EarlierSend(run, ended.exchanges, is_completed or ended.is_cut, needs_messages=False)
         if self.otid is None:
             return None
-        return EarlierSend(run, ended.answered, is_completed, needs_messages=True)
+        return EarlierSend(run, ended.exchanges, is_completed, needs_messages=True)
 
-    async def _find_messages(self, ended: _EndedRun) -> EarlierSend | None:
-        """Returns the earlier send of messages."""
+    async def _match_messages(self, ended: _EndedRun) -> EarlierSend | None:
+        """Returns the earlier send if it has the same messages, or None."""
         run, first_exchanges = ended.run, ended.first_exchanges
         if not first_exchanges or not self._begins_with(first_exchanges):
             # Under the same id this is another send, which takes the id over.
             return None if self.otid is None else EarlierSend(run, (), is_answered=False, needs_messages=True)
         if ended.is_completed:
-            return EarlierSend(run, ended.answered, is_answered=True, needs_messages=False)
+            return EarlierSend(run, ended.exchanges, is_answered=True, needs_messages=False)
         # If a part of a reply was sent, the message is stored and answered again.
-        needs_messages = ended.is_cut or await self._is_passed(ended)
-        return EarlierSend(run, ended.answered, is_answered=False, needs_messages=needs_messages)
+        needs_messages = ended.is_cut or await self._would_stay_unanswered(ended)
+        return EarlierSend(run, ended.exchanges, is_answered=False, needs_messages=needs_messages)
 
     def _begins_with(self, first_exchanges: Sequence[Exchange]) -> bool:
         """Returns whether a run began with the messages of the send.
@@ -181,7 +181,7 @@ class SendMatcher(Struct, frozen=True):
         initial_atoms = tuple(map(atoms, send.spec.initial_messages))
         return first_exchanges[-1].inputs in (sent_atoms, initial_atoms + sent_atoms)
 
-    async def _load_first(self, first: Exchange) -> list[Exchange]:
+    async def _load_first_exchanges(self, first: Exchange) -> list[Exchange]:
         """Returns the first exchange of a run, and the exchanges before it that it replaced, newest first.
 
         An exchange without messages takes the place of the failed exchange before it. The last exchange that is
@@ -192,7 +192,7 @@ class SendMatcher(Struct, frozen=True):
             above = await self.store.turns.find_exchange(self.agent, exchanges[-1].parent)
             if above is None or above.conversation_row != first.conversation_row:
                 break
-            if await _has_waited(self.store, self.agent, above):
+            if await _ended_with_waiting_calls(self.store, self.agent, above):
                 break
             exchanges.append(above)
         return exchanges
@@ -223,7 +223,7 @@ class SendMatcher(Struct, frozen=True):
                 return False
         return True
 
-    async def _is_passed(self, ended: _EndedRun) -> bool:
+    async def _would_stay_unanswered(self, ended: _EndedRun) -> bool:
         """Returns whether a model that is asked now would not answer a run's message.
 
         Either the upstream has refused the message or a later message, so that the message is in no prompt, or another
@@ -234,11 +234,11 @@ class SendMatcher(Struct, frozen=True):
         path = () if end is None else end.path
         if exchange.superseded or exchange.id in find_refused_ids(path):
             return True
-        run_exchanges = {run_exchange.id for run_exchange in (exchange, *ended.answered)}
+        run_exchanges = {run_exchange.id for run_exchange in (exchange, *ended.exchanges)}
         return any(last.reply is not None and last.id not in run_exchanges for last in path[-1:])
 
 
-async def _has_waited(store: Store, agent: Agent, exchange: Exchange) -> bool:
+async def _ended_with_waiting_calls(store: Store, agent: Agent, exchange: Exchange) -> bool:
     """Returns whether a run ended with this exchange because its calls waited for answers."""
     try:
         return bool((await store.runs.get_step(agent.scope.project, agent.uid, exchange.seq)).step.waiting)

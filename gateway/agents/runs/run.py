@@ -42,10 +42,11 @@ class RunRequest(Struct, frozen=True):
     messages: tuple[WireMessage, ...] = ()
     # Answers to waiting calls. The messages follow the results of these calls.
     decisions: tuple[CallDecision, ...] = ()
-    # Further fields of the request to the upstream.
+    # Further fields of the request to the upstream, by name.
     fields: Mapping[str, Any] = field(default_factory=dict)
     # The client's tools as they go upstream.
     client_tools: tuple[Json, ...] = ()
+    # The most steps of the run.
     max_steps: int = DEFAULT_MAX_STEPS
     # The client's id of this request, which a resent request has as well; None: the client gives no id.
     otid: str | None = None
@@ -54,12 +55,12 @@ class RunRequest(Struct, frozen=True):
     # Headers and fields of the client's request that are passed to the upstream.
     forwarded: Forwarded = field(default_factory=Forwarded)
     # The row of another agent's run that waits for the end of this run; None: no run waits.
-    parent: int | None = None
+    parent_run_row: int | None = None
     # The number of messages between agents that led to this request.
     depth: int = 0
     # The request is refused while calls wait for answers, since a message would deny these calls.
     spares_pauses: bool = False
-    # The model and the system prompt that replace the agent's for this send, in `spec` as well; None: the agent's.
+    # The model and the system prompt that replace the agent's own for this send, in `spec` as well; None: none does.
     model: str | None = None
     system: str | None = None
     # The span of another memory that the messages quote; None: they quote none. An upstream's failure does not end a
@@ -76,7 +77,7 @@ class AcceptedRun(Struct, frozen=True):
     # The attempt of its job. The processes of earlier attempts may have died.
     job: Job
     # An ended run of the same send, which hands its otid on to this run; None: this run replaces no run.
-    replaces: Run | None = None
+    replaced_run: Run | None = None
 
 
 class RoutedSend(RunRequest, frozen=True, kw_only=True):
@@ -92,7 +93,7 @@ class RoutedSend(RunRequest, frozen=True, kw_only=True):
     # agents API sends no earlier replies.
     heard: Sequence[str] | None = None
     # An ended run of the same send, which hands its otid on to the new run; None: the new run replaces no run.
-    replaces: Run | None = None
+    replaced_run: Run | None = None
     # The wait of another agent for the answer; None: no agent waits.
     awaited_by: Wait | None = None
     # The stored run; None: the client waits for the run.

@@ -65,6 +65,7 @@ class RunMemory:
     keeper: MemoryKeeper
     # The conversation before the current step.
     context: MemoryContext
+    # The form of requests that the endpoint of the newest attempt takes.
     form: EndpointForm
     # The run. Its id is 0 until the run is stored, with its first step or earlier.
     run: Run
@@ -74,7 +75,7 @@ class RunMemory:
     # The row of the run that made the calls with which this run begins; 0: this run begins with a call of the model.
     calling_run: int = 0
     # The row of an ended run of the same send, which this run replaces; None: this run replaces no run.
-    replaces: int | None = None
+    replaced_run_row: int | None = None
     # The span of another memory that the run reads; None: the run reads no other memory.
     reading: ReadSpan | None = None
     # The job's attempt that performs the run; None: a client waits for the run.
@@ -90,14 +91,16 @@ class RunMemory:
     # The tokens of the newest step.
     last_counts: TokenCounts = field(default_factory=TokenCounts)
     # The exchange of the step under way; None: no step is open.
-    opened: Exchange | None = None
+    open_exchange: Exchange | None = None
+    # The tools of the current step, and their edits of blocks.
     toolbox: Toolbox = field(init=False)
     _edits: StepEdits = field(init=False)
     # The write of a step that took too long to open, and its result; None: no such step is awaited.
     _late_opening: tuple[StepOpen, Future[StepOpened]] | None = field(default=None, init=False)
+    # The time when the open step began, in seconds since the epoch.
     _step_began_at: float = field(default=0.0, init=False)
     # The text of each block that the current prompt shows last.
-    _shown: Shown = field(default_factory=dict, init=False)
+    _shown_blocks: Shown = field(default_factory=dict, init=False)
     # The characters that the run's steps have added to the conversation.
     _chars: int = field(default=0, init=False)
     # The readers of the memory, as they were when the run began.
@@ -113,7 +116,7 @@ class RunMemory:
         """Returns the prompt of the step under way. Raises: StoreError."""
         composer = self.keeper.composer
         prompt = await composer.make_prompt(self.context, self.form, self.toolbox.list_definitions())
-        self._shown = self._edits.block_edits.shown = prompt.section.shown
+        self._shown_blocks = self._edits.block_edits.shown = prompt.section.shown
         return replace(prompt, needs_usage=True)
 
     async def open(self, prompt: Prompt, request: bytes | None) -> None:
@@ -124,10 +127,12 @@ class RunMemory:
         Raises: WriteConflict if the conversation has moved; StoreError.
         """
         now = self.keeper.now()
-        write = make_step_open(self.context, prompt, self._run_to_begin(), now)
-        if self.replaces is not None and write.abandoned is None:
+        write = make_step_open(self.context, prompt, self._make_started_run(), now)
+        if self.replaced_run_row is not None and write.abandoned is None:
             write = replace(write, replaced=supersede_refused(self.context.path, write.exchange.inputs))
-        await self._open(replace(write, replaces=self.replaces, request=request, reading=self.reading))
+        await self._open(
+            replace(write, replaces=self.replaced_run_row, request=request, reading=self.reading)
+        )
 
     async def store_run(self, began_at: float | None) -> None:
         """Stores the run before its first step, so that it can be cancelled during the calls before that step.
@@ -141,20 +146,20 @@ class RunMemory:
         if not self.run.is_stored:
             conversation_row = self.context.path[-1].conversation_row
             draft = replace(self.run, agent_row=agent_row, conversation_row=conversation_row, begun=began_at)
-            self.run = await runs.create(draft, replaces=self.replaces)
+            self.run = await runs.create(draft, replaces=self.replaced_run_row)
         elif began_at is not None:  # the run was accepted, so all but `began_at` is stored
             self.run = await runs.note_first_exchange(agent_row, self.run.id, began_at)
 
-    async def take_up(self, exchange: Exchange) -> None:
+    async def resume_step(self, exchange: Exchange) -> None:
         """Continues with a step that an earlier attempt of this run has opened. exchange: the step's exchange."""
         conversation = self.context.snapshot.conversation
         assert conversation is not None  # the open step is stored in it
         opened = StepOpened(self.context.agent, exchange, conversation.rev, self.context.pinned, None)
-        self._adopt_opened(opened, self.keeper.now(), conversation.key)
+        self._set_open_step(opened, self.keeper.now(), conversation.key)
 
     async def write_results(self, results: Sequence[ToolResult]) -> None:
         """Writes results of calls of a run that stopped, after its last step. Raises: StoreError."""
-        self._shown = self._edits.block_edits.shown = await self.keeper.composer.list_shown_blocks(
+        self._shown_blocks = self._edits.block_edits.shown = await self.keeper.composer.list_shown_blocks(
             self.context
         )
         await self._end_with_results(results, RunState.FAILED, StopReason.ERROR)
@@ -162,8 +167,8 @@ class RunMemory:
     async def give_up(self, prompt: Prompt) -> None:
         """Ends a run that took too long to open its first step, once the step is on disk."""
         try:
-            await self._await_late()
-            if self.opened is not None:
+            await self._await_late_opening()
+            if self.open_exchange is not None:
                 await self._end_step(prompt, StepResult(stop=StopReason.ERROR, error=StopReason.ERROR))
         finally:
             self.context.request.ticket.leave()
@@ -197,8 +202,8 @@ class RunMemory:
             if results:
                 await self._end_with_results(results, RunState.FAILED, StopReason.ERROR, error.message)
             raise
-        assert self.opened is not None  # by `_begin_step`
-        return SavedStep(_make_saved_event(self.opened, self.context.plan.messages), prompt)
+        assert self.open_exchange is not None  # by `_begin_step`
+        return SavedStep(_make_saved_event(self.open_exchange, self.context.plan.messages), prompt)
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
         # The next send of the conversation waits for this write. A run that may be continued stays in the queue.
@@ -210,10 +215,10 @@ class RunMemory:
 
     async def _end_step(self, prompt: Prompt, result: StepResult) -> Exchange:
         """Writes the end of the open step. Returns its exchange. Raises: StoreError."""
-        assert self.opened is not None  # callers end a step only while it is open
+        assert self.open_exchange is not None  # callers end a step only while it is open
         context = self.context
         now = self.keeper.now()
-        exchange = self._make_exchange(self.opened, prompt, result.full_reply, result.shown_reply)
+        exchange = self._make_exchange(self.open_exchange, prompt, result.full_reply, result.shown_reply)
         if result.is_refused:
             exchange = mark_refused(exchange, context.path)
         counts = find_reported_counts(result.usage) or TokenCounts()
@@ -222,7 +227,9 @@ class RunMemory:
             number=self.run.steps + 1, begun=self._step_began_at, ended=now, counts=counts, stop=result.stop,
             error=result.error, waiting=dict(result.waiting),
         )  # fmt: skip
-        accepts = self._list_due(exchange, now) if result.stop is not None and result.error is None else ()
+        accepts = (
+            self._list_due_readings(exchange, now) if result.stop is not None and result.error is None else ()
+        )
         recall = None
         if self.receipt is not None and not self.steps:
             recall = make_recall_row_maker(
@@ -241,7 +248,7 @@ class RunMemory:
         self._extend_path(exchange)
         return exchange
 
-    def _list_due(self, exchange: Exchange, now: float) -> list[RunAccept]:
+    def _list_due_readings(self, exchange: Exchange, now: float) -> list[RunAccept]:
         """Returns the runs of sleeptime agents that are due once this run ends, since they read its messages."""
         sleeptime, exchanges = self.context.request.spec.sleeptime, (*self.steps, exchange)
         if sleeptime is None or not sleeptime.every:
@@ -278,11 +285,14 @@ class RunMemory:
         """Adds an exchange that has ended to the path."""
         self.steps.append(exchange)
         self._chars += sum(len(read_text(message)) for message in self.context.plan.messages) + exchange.size
-        self.opened = None
+        self.open_exchange = None
         self.context = with_ended_step(self.context, exchange)
 
     async def _reapply_if_overtaken(self, results: Sequence[ToolResult]) -> Sequence[ToolResult]:
-        """Applies edits again if others wrote while tools ran. Returns the results, with those of the new edits."""
+        """Applies the edits again if another writer has changed the blocks meanwhile.
+
+        Returns the results of all calls, with the new results of the edits.
+        """
         if self._edits.ran_alone(results) or self._edits.were_made_on(await self._load_blocks()):
             return results
         return await self._reapply_edits(results)
@@ -293,7 +303,7 @@ class RunMemory:
         )
 
     def _set_blocks(self, blocks: Sequence[Block]) -> None:
-        self._edits = StepEdits(blocks, self._shown, self.client_call_ids)
+        self._edits = StepEdits(blocks, self._shown_blocks, self.client_call_ids)
         self.toolbox = self.make_toolbox(self.context, self._edits.block_edits, self.run, self.calling_run)
 
     # -- the next step begins
@@ -336,7 +346,7 @@ class RunMemory:
         """
         context = self.context
         edits = self._edits
-        shown = self._shown
+        shown_blocks = self._shown_blocks
         now = self.keeper.now()
         messages = edits.make_messages(results, make_mark(context.agent.secret), now)
         if nudge:
@@ -349,30 +359,33 @@ class RunMemory:
             context = replace(context, request=replace(context.request, chat=chat))
         self.context = plan_next(context, finished, messages, context.pinned, edits.block_edits.blocks, now)
         prompt = await self.make_prompt()
-        write = make_step_open(self.context, prompt, self._run_to_begin(), now)
+        write = make_step_open(self.context, prompt, self._make_started_run(), now)
         write = replace(write, edits=edits.merge(finished.id), versions=edits.versions_read)
-        write = replace(write, reading=self.reading, replaces=self.replaces)
+        write = replace(write, reading=self.reading, replaces=self.replaced_run_row)
         if end is not None:
             exchange = self._make_exchange(write.exchange, prompt, (), None)
             write = replace(write, exchange=exchange, end=end)
         try:
             await self._open(write)
         except WriteConflict:
-            self.context, self._shown = context, shown
+            self.context, self._shown_blocks = context, shown_blocks
             raise
         return prompt
 
     async def _reapply_edits(self, results: Sequence[ToolResult]) -> list[ToolResult]:
-        """Applies the edits of the step to the blocks as they are now. Returns the results with those of the edits."""
+        """Applies the edits of the step to the blocks as they are now.
+
+        Returns the results of all calls, with the new results of the edits.
+        """
         fresh = await reread_context(self.keeper.store, self.context)
         if fresh is None:
             raise WriteConflict("the conversation has gone on without this run")
         stale, self.context = self._edits, fresh
         self._set_blocks(fresh.blocks)
-        return self._edits.take_over(stale, results)
+        return self._edits.reapply(stale, results)
 
-    def _run_to_begin(self) -> Run | None:
-        """Returns the run as it begins with the step that is opened; None if it has begun."""
+    def _make_started_run(self) -> Run | None:
+        """Returns the run in its state after the step that begins it; None if it has begun already."""
         if self.run.state is not RunState.CREATED:
             return None
         return replace(self.run, state=RunState.RUNNING, begun=self.context.request.now)
@@ -387,18 +400,18 @@ class RunMemory:
         except TimeoutError:
             self._late_opening = write, opening
             raise TooSlow("the disk did not take the message in time") from None
-        self._adopt_opened(opened, write.now, write.key)
+        self._set_open_step(opened, write.now, write.key)
 
-    async def _await_late(self) -> None:
+    async def _await_late_opening(self) -> None:
         """Waits for the step that took too long to open, so that it can be ended."""
         late_opening, self._late_opening = self._late_opening, None
         if late_opening is not None:
             write, opening = late_opening
             with suppress(StoreError):
-                self._adopt_opened(await asyncio.shield(opening), write.now, write.key)
+                self._set_open_step(await asyncio.shield(opening), write.now, write.key)
 
-    def _adopt_opened(self, opened: StepOpened, opened_at: float, key: str | None) -> None:
-        """Makes an open step the current step.
+    def _set_open_step(self, opened: StepOpened, opened_at: float, key: str | None) -> None:
+        """Makes a stored open step the current step.
 
         opened_at: the time when the step was opened, in seconds since the epoch.
         key: the client's id of the conversation.
@@ -416,7 +429,9 @@ class RunMemory:
             unended=None,
             exchange_row=exchange.id,
         )
-        self.opened, self._step_began_at, self.after_results = exchange, opened_at, ()
+        self.open_exchange = exchange
+        self._step_began_at = opened_at
+        self.after_results = ()
         self.run = opened.run or self.run
         self._edits.block_edits.edits.clear()
 
@@ -446,16 +461,16 @@ class RunMemory:
         Returns the event of the step that was added for the results of the last calls; None: no step was added.
         """
         state, stop = choose_end(prompt, outcome)
-        await self._await_late()
+        await self._await_late_opening()
         is_transient = stop in UPSTREAM_FAULTS and not outcome.is_refused
         if self.reading is not None and state is RunState.FAILED and is_transient:
             # The step stays open, so that the next attempt goes on with it.
             return None
         error = (outcome.error_kind or str(stop)) if state is RunState.FAILED else None
-        if self.opened is None and outcome.results and not outcome.waiting:
-            # The steps are used up, or the run was stopped: the next send shows the model the results of its tools.
+        if self.open_exchange is None and outcome.results and not outcome.waiting:
+            # No step is left, or the run was stopped: the next send shows the model the results of its tools.
             return await self._end_with_results(outcome.results, state, stop)
-        if self.opened is not None:
+        if self.open_exchange is not None:
             await self._end_step(
                 prompt, StepResult.of(outcome, stop, error, withholds_error=self.reading is not None)
             )
@@ -472,9 +487,9 @@ class RunMemory:
         """Ends the run with a step that has the results of its tools, and no reply. Returns the event of that step."""
         end = self._make_run_end(state, stop, error_message)
         await self._begin_step(results, nudge="", end=end)
-        assert self.opened is not None  # by `_begin_step`
-        after_results = _make_saved_event(self.opened, self.context.plan.messages)
-        self._extend_path(self.opened)
+        assert self.open_exchange is not None  # by `_begin_step`
+        after_results = _make_saved_event(self.open_exchange, self.context.plan.messages)
+        self._extend_path(self.open_exchange)
         return after_results
 
     async def _pause(self, stop: StopReason, outcome: TurnOutcome) -> None:
@@ -490,11 +505,11 @@ class RunMemory:
             )  # fmt: skip
             return await asyncio.shield(self.keeper.store.stored_paths.end(write))
 
-        self._adopt_end(await self._write_with_edits(outcome.results, end))
+        self._note_end(await self._write_with_edits(outcome.results, end))
 
     async def _end_run(self, state: RunState, stop: StopReason, error_message: str = "") -> None:
         end = self._make_run_end(state, stop, error_message)
-        self._adopt_end(await asyncio.shield(self.keeper.store.stored_paths.end(end)))
+        self._note_end(await asyncio.shield(self.keeper.store.stored_paths.end(end)))
 
     def _make_run_end(self, state: RunState, stop: StopReason, error_message: str) -> RunEnd:
         return RunEnd(
@@ -502,8 +517,8 @@ class RunMemory:
             error_message=error_message, job=self.job,
         )  # fmt: skip
 
-    def _adopt_end(self, run: Run) -> None:
-        """Gives `run` the end of the stored run."""
+    def _note_end(self, run: Run) -> None:
+        """Copies the state of a stored run that has ended. run: the stored run."""
         self.run = replace(self.run, state=run.state, stop=run.stop, ended=run.ended)
 
     def _notify_services(self, prompt: Prompt) -> None:

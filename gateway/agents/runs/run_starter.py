@@ -82,7 +82,7 @@ class RunStarter:
         """
         accepted = send.accepted
         if accepted is not None and accepted.run.state is RunState.RUNNING:
-            return await self._take_up_interrupted(send, accepted, request, form)
+            return await self._resume_interrupted_run(send, accepted, request, form)
         run = await self._choose_run(send)
         for _ in range(CONFLICT_TRIES):
             # Messages that come with decisions are put after the results of the calls (`after_results`).
@@ -131,7 +131,7 @@ class RunStarter:
         messages = _without_stored_results(context, send.messages)
         return replace(send, messages=messages) if len(messages) < len(send.messages) else None
 
-    async def deny(self, send: RoutedSend, request: MemoryRequest, run: Run) -> bool:
+    async def deny_waiting_calls(self, send: RoutedSend, request: MemoryRequest, run: Run) -> bool:
         """Denies the calls without a result for which a run waits.
 
         Returns False, and denies nothing, if the run does not wait.
@@ -178,7 +178,7 @@ class RunStarter:
             self._make_tools(send, context),
             client_call_ids=frozenset() if resumption is None else resumption.client_call_ids,
             calling_run=0 if resumption is None else resumption.calling_run,
-            replaces=None if send.replaces is None else send.replaces.id,
+            replaced_run_row=None if send.replaced_run is None else send.replaced_run.id,
             reading=send.reading,
             job=None if send.accepted is None else send.accepted.job,
             after_results=send.messages if send.decisions else (),
@@ -218,12 +218,12 @@ class RunStarter:
         now = self._keeper.now()
         return Run(
             id=0, uid=new_uid(), agent_row=0, conversation_row=0, state=RunState.CREATED, created=now,
-            parent=send.parent, depth=send.depth, otid=otid,
+            parent=send.parent_run_row, depth=send.depth, otid=otid,
         )  # fmt: skip
 
     # -- a run that was interrupted
 
-    async def _take_up_interrupted(
+    async def _resume_interrupted_run(
         self, send: RoutedSend, accepted: AcceptedRun, request: MemoryRequest, form: EndpointForm
     ) -> RunBeginning:
         keeper, run = self._keeper, accepted.run
@@ -238,7 +238,7 @@ class RunStarter:
         )
         prompt = await memory.make_prompt()
         if open_exchange is not None:
-            await memory.take_up(open_exchange)
+            await memory.resume_step(open_exchange)
             return RunBeginning(memory, prompt)
         step = await keeper.store.runs.find_newest_step(run.agent_row, run.id)
         last = context.path[-1] if context.path else None
@@ -256,7 +256,7 @@ class RunStarter:
         """
         if send.decisions:
             return await self._resume_with_answers(context, send)
-        if send.replaces is None or send.messages:
+        if send.replaced_run is None or send.messages:
             return None
         step = await self._find_last_step(context)
         if step is None or step.stop is not None:  # a step with a stop reason is the last of its run

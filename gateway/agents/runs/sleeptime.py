@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import orjson
 from msgspec.structs import replace
@@ -32,6 +33,7 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
+# The most ended readings that are emptied at a time.
 _PAGE = 16
 
 
@@ -48,13 +50,16 @@ def make_schedule(store: Store, idle_s: float, now: Callable[[], float], profile
     )  # fmt: skip
 
 
-class Sleeping:
+class SleeptimeJobs:
     """Finds the runs of sleeptime agents that are due, and has them performed."""
 
     def __init__(
         self, services: ReadingServices, registry: Registry, count_outcome: Callable[[str, str], None]
     ) -> None:
-        """Makes the worker of readings. count_outcome: called with the kind and the outcome of each attempt."""
+        """Makes the worker of readings.
+
+        count_outcome: the function to call with the kind and the outcome of each attempt.
+        """
         self._store = services.keeper.store
         self._now = services.keeper.now
         self._services = services
@@ -73,7 +78,7 @@ class Sleeping:
         # The memory is read now up to the message with this number, even if no reading is due; 0: only if one is due.
         upto = orjson.loads(job.payload).get("upto", 0)
         batches: list[UnreadBatch] = []
-        for reader in await self._find_or_make_readers(memory, sleeptime, upto):
+        for reader in await self._find_or_create_readers(memory, sleeptime, upto):
             reading = await self._find_or_accept_run(job, memory, sleeptime, reader, upto)
             if reading is None:
                 continue
@@ -90,16 +95,16 @@ class Sleeping:
             await self._store.jobs.enqueue(SLEEP_JOB, job.agent_row, SLEEP_JOB, payload)
 
     async def _find_sleeptime(self, memory: Agent) -> Sleeptime | None:
-        try:
-            agent = await self._registry.resolver.resolve_uid(memory.scope.project, memory.uid)
-            return agent.spec.sleeptime
-        except NotFound:
-            return None
+        with suppress(NotFound):
+            return (
+                await self._registry.resolver.resolve_uid(memory.scope.project, memory.uid)
+            ).spec.sleeptime
+        return None
 
-    async def _find_or_make_readers(
+    async def _find_or_create_readers(
         self, memory: Agent, sleeptime: Sleeptime, upto: int
     ) -> Sequence[ReaderEntry]:
-        """Returns the agents that read a memory. If no agent reads it, one is made once a run is due."""
+        """Returns the agents that read a memory. If no agent reads it, one is created once a run is due."""
         readers = await self._store.readers.load_by_memory([memory.id])
         if memory.scope.is_person and readers[memory.id]:
             # The settings may have given the memory further blocks.
@@ -121,14 +126,14 @@ class Sleeping:
         if (reading := await self._store.sleepers.find_reading(reader.sleeper_row)) is not None:
             return reading
         is_due = _is_due(reader, sleeptime) or reader.read_seq < upto or await self._is_idle(memory)
-        if not is_due or not await self._has_words(job, memory, reader):
+        if not is_due or not await self._skip_messages_without_words(job, memory, reader):
             return None
         command = replace(make_reading_run(reader.sleeper_row, memory.id, self._now()), kind="")
         await job.commit(self._store.sleepers.make_accept_effect(command))
         return await self._store.sleepers.find_reading(reader.sleeper_row)
 
-    async def _has_words(self, job: JobContext, memory: Agent, reader: ReaderEntry) -> bool:
-        """Returns whether a model has anything to read. Messages without words are marked as read."""
+    async def _skip_messages_without_words(self, job: JobContext, memory: Agent, reader: ReaderEntry) -> bool:
+        """Marks messages without words as read. Returns whether a message with words follows."""
         is_more = True
         while is_more:
             unread = await read_unread(self._services.keeper, memory, reader, BATCH_CHARS)
@@ -140,8 +145,8 @@ class Sleeping:
         return False
 
     async def _is_idle(self, memory: Agent) -> bool:
-        at = await self._store.readers.find_last_at(memory.id)
-        return at is not None and abs(self._now() - at) >= self._services.keeper.settings.idle_s
+        last_at = await self._store.readers.find_last_at(memory.id)
+        return last_at is not None and abs(self._now() - last_at) >= self._services.keeper.settings.idle_s
 
 
 def _is_due(reader: ReaderEntry, sleeptime: Sleeptime) -> bool:

@@ -48,7 +48,7 @@ class StepEdits:
         """Returns whether these blocks have the versions that the step read."""
         return {block.id: block.version for block in blocks} == self.versions_read
 
-    def take_over(self, stale: StepEdits, results: Sequence[ToolResult]) -> list[ToolResult]:
+    def reapply(self, stale: StepEdits, results: Sequence[ToolResult]) -> list[ToolResult]:
         """Applies the edits of `stale`, made on older blocks, to these blocks. Returns the results of the step anew.
 
         results: the results of all calls of the step, made when the edits were applied to the older blocks.

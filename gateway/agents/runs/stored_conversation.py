@@ -232,7 +232,7 @@ def _with_plan(
         pending=messages,
     )
     if request.spec.definition.clears:
-        depth = _measure_turn(context, messages)
+        depth = _measure_turn_depth(context, messages)
         plan = replace(plan, omitted=tuple(part for part in plan.omitted if part.exchange.depth >= depth))
     context = replace(context, plan=plan, pinned=pinned, blocks=tuple(blocks))
     # The tools are the same for every step, whatever its messages.
@@ -240,7 +240,7 @@ def _with_plan(
     return replace(context, offered=offer_tools(context.request, context.agent, pinned, body))
 
 
-def _measure_turn(context: MemoryContext, messages: Sequence[WireMessage]) -> int:
+def _measure_turn_depth(context: MemoryContext, messages: Sequence[WireMessage]) -> int:
     """Returns the depth of the exchange with which the current turn begins: the last one with a user's message."""
     if any(message.get("role") == "user" and not is_nudge(message) for message in messages):
         return context.path[-1].depth + 1 if context.path else 0

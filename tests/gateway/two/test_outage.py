@@ -117,7 +117,7 @@ def recovers(gateway: Gateway) -> bool:
     agents = gateway.running.app.services.agents
     assert agents is not None
     try:
-        gateway.running.call(agents.agent_runs.end_abandoned_runs())
+        gateway.running.call(agents.agent_runs.abandoned.end_all())
     except TooSlow:
         return False
     return True

@@ -70,7 +70,7 @@ class RunAcceptance:
             replaces = earlier.run.id
         draft = Run(
             id=0, uid=new_uid(), agent_row=agent.id, conversation_row=conversation_row, state=RunState.CREATED,
-            created=self.keeper.now(), parent=run_request.parent, depth=run_request.depth, background=True,
+            created=self.keeper.now(), parent=run_request.parent_run_row, depth=run_request.depth, background=True,
             otid=matcher.otid,
         )  # fmt: skip
         request = StoredRequest.of(run_request, digest, shown, callback, replaces).encode()

@@ -48,7 +48,7 @@ from storage.run_records import Run, RunState, RunTextKind
 _MAX_TRIES = 3
 _MAX_BEGINNINGS = 30
 # The error of a run without its request.
-_GONE = "What this run was asked is gone: it was forgotten, or its conversation was deleted."
+_REQUEST_GONE = "What this run was asked is gone: it was forgotten, or its conversation was deleted."
 _log = logging.getLogger("mnemogate")
 
 
@@ -107,22 +107,22 @@ class BackgroundRuns:
         run = None if agent is None else await store.runs.find_run(job.agent_row, run_row)
         if agent is None or run is None:
             return None
+        waiting_run = self._open.find(run.uid)
         try:
             entry = await store.runs.get(agent.scope.project, run.uid)
         except NotFound:
             # The conversation of the run was deleted.
             if not run.is_over:
-                await self._fail(run, _GONE, job)
-            if (open_run := self._open.find(run.uid)) is not None:
-                self._logs.close_deleted(open_run)
-                self._open.close(open_run)
+                await self._fail(run, _REQUEST_GONE, job)
+            if waiting_run is not None:
+                self._logs.close_deleted(waiting_run)
+                self._open.close(waiting_run)
             return None
-        waiting = self._open.find(run.uid)
         # An open run stays in its conversation's queue, even if the conversation was deleted and its name used again.
         queue = (agent.uid, entry.conversation_name)
-        open_run = waiting or self._open.add(run.uid, queue, phase=RunPhase.PERFORMED)
+        open_run = waiting_run or self._open.add(run.uid, queue, phase=RunPhase.PERFORMED)
         attempt = _RunAttempt(agent, run, entry.conversation_name, open_run, QueueTicket(), job=job)
-        if run.is_over and waiting is None:
+        if run.is_over and waiting_run is None:
             # A process that died had ended the run. The work after the end needs no ticket.
             try:
                 return await self._make_attempt(attempt)
@@ -210,7 +210,7 @@ class BackgroundRuns:
             accepted = AcceptedRun(run, stored.encode(includes_messages=False), attempt.job, replaced)
             await self._agent_runs.perform_accepted(run_request, accepted, attempt.ticket, choose_view, sink)
         except (MessageGone, NotFound):
-            await self._fail(run, _GONE, attempt.job)
+            await self._fail(run, _REQUEST_GONE, attempt.job)
         except (StoreError, asyncio.CancelledError):
             if log is not None:
                 await log.flush()

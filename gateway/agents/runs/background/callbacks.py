@@ -64,8 +64,7 @@ class CallbackJobs(Struct, frozen=True):
             body = await self.make_body(*run_rows)
             if body is None:
                 return
-        outcome = await self._post(payload["url"], payload["id"], body)
-        status, error = (None, outcome) if isinstance(outcome, str) else (outcome, None)
+        status, error = await self._post(payload["url"], payload["id"], body)
         if run_rows is not None:
             report = {"url": payload["url"], "at": self.now(), "status": status, "error": error}
             agent_row, run_row = run_rows
@@ -80,11 +79,11 @@ class CallbackJobs(Struct, frozen=True):
         if not 200 <= status < 300:
             raise JobFailed(f"the callback was answered with status {status}")
 
-    async def _post(self, url: str, id: str, body: Json) -> int | str:
-        """Posts a body. Returns the status of the answer, or the error for which there is no answer."""
+    async def _post(self, url: str, id: str, body: Json) -> tuple[int | None, str | None]:
+        """Posts a body. Returns the status of the answer and None, or None and the error without an answer."""
         try:
-            return await self.webhooks.post(url, id, orjson.dumps(body))
+            return await self.webhooks.post(url, id, orjson.dumps(body)), None
         except HostError as failure:
-            return str(failure)
+            return None, str(failure)
         except TimeoutError:
-            return "it did not answer in time"
+            return None, "it did not answer in time"

@@ -1,6 +1,6 @@
 """The background runs of this process that have not ended, and the queue tickets reserved for them.
 
-open_run = open_runs.add(uid, conversation)         # WAITING, with a ticket in the queue of its conversation
+open_run = open_runs.add(uid, queue)                # WAITING, with a ticket in the queue of its conversation
 reserved = open_runs.begin(open_run)                # QUEUED
 ticket = await open_runs.wait(open_run, reserved)   # PERFORMED, first in its conversation
 open_runs.put_back(open_run, reserved)              # WAITING again, still first
@@ -29,7 +29,7 @@ class RunPhase(Enum):
     QUEUED = "queued"  # its job has begun, and waits until the conversation is free
     PERFORMED = "performed"  # its job runs and holds the conversation
     STOPPED = "stopped"  # its job has failed and given up the ticket; it may begin again
-    ENDED = "ended"
+    ENDED = "ended"  # it has an end, and is no longer among the open runs
 
 
 # The phases of a run for which a ticket is reserved.
@@ -97,9 +97,8 @@ class OpenRuns:
         """Returns the first ticket of the run's conversation for its job, which has begun."""
         tickets = self._tickets.setdefault(run.queue, deque())
         if run.phase not in _WITH_TICKET:
-            tickets.append(
-                self._queues.reserve(run.queue)
-            )  # for the run that loses the first ticket to this run
+            # For the run that loses the first ticket to this run.
+            tickets.append(self._queues.reserve(run.queue))
         run.phase = RunPhase.QUEUED
         return self._pop_ticket(run.queue)
 
@@ -108,18 +107,18 @@ class OpenRuns:
 
         Raises: StoreError.
         """
-        turn, end = asyncio.ensure_future(reserved.wait()), asyncio.ensure_future(run.ended.wait())
+        entering = asyncio.ensure_future(reserved.wait())
+        ending = asyncio.ensure_future(run.ended.wait())
         try:
-            await asyncio.wait((turn, end), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((entering, ending), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            turn.cancel()
-            end.cancel()
-            await asyncio.gather(turn, end, return_exceptions=True)
+            entering.cancel()
+            ending.cancel()
+            await asyncio.gather(entering, ending, return_exceptions=True)
         if run.phase is RunPhase.ENDED:
             return None
-        ticket = turn.result()
         run.phase = RunPhase.PERFORMED
-        return ticket
+        return entering.result()
 
     def stop(self, run: OpenRun) -> None:
         """Notes that the job of a run is over, for now or for good, unless its ticket was put back."""
@@ -151,6 +150,7 @@ class OpenRuns:
         run.ended.set()
 
     def _pop_ticket(self, queue: QueueName, *, takes_newest: bool = False) -> Reservation:
+        """Removes the first ticket of a queue, or its newest, and returns it."""
         tickets = self._tickets[queue]
         ticket = tickets.pop() if takes_newest else tickets.popleft()
         if not tickets:

@@ -17,7 +17,7 @@ class RunDialect(EventDialect, Protocol):
     """A dialect in which runs without a client are shown."""
 
     def make_view(self, start: RunStart, options: Json) -> ViewFactory:
-        """Returns the factory of the view of a run that begins, or is taken up. options: the dialect's options."""
+        """Returns the factory of the view of a run that begins, or is resumed. options: the dialect's options."""
 
     def make_first_event(self, uid: str) -> bytes:
         """Returns the first event of a run. uid: the run's uid."""

@@ -52,13 +52,13 @@ class RunEnds:
         self._store.database.notify(RUNS, f"{run.uid} {run.id}")
         self._note_end(run.uid)
 
-    def awaiting(self, run: Run) -> AbstractContextManager[None]:
+    def mark_awaited(self, run: Run) -> AbstractContextManager[None]:
         """Marks a run as one that a request waits for: a gateway that stops performs it nevertheless."""
         return self._store.jobs.leases.mark_awaited(RUN_JOB, run.agent_row)
 
     async def wait_for(self, run: Run) -> Run:
         """Waits for the end of a run. Returns the run as it is then. Raises: StoreError."""
-        with self.awaiting(run):
+        with self.mark_awaited(run):
             while True:
                 end_event = self._events.setdefault(run.uid, asyncio.Event())
                 stored_run = await self._store.runs.find_run(run.agent_row, run.id)

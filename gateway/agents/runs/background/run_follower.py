@@ -40,7 +40,7 @@ class RunFollower(Struct, frozen=True):
 
         Raises: StoreError.
         """
-        with self.ends.awaiting(run):
+        with self.ends.mark_awaited(run):
             open_run = self.open_runs.find(run.uid)
             log = None if open_run is None else open_run.log or await self.logs.open_ahead(open_run, run)
             last_event = b""

@@ -67,24 +67,20 @@ class RunService:
         store.database.add_recovery_listener(self._abandoned_runs.wake)
 
     def make_coroutines(self, *, performs_jobs: bool = True) -> list[Coroutine[Any, Any, None]]:
-        """Returns the tasks of the service, which run until they are cancelled.
+        """Returns the coroutines of the service, which run until they are cancelled.
 
         performs_jobs: this process performs runs; False: it only closes runs that have lost their job.
         """
-        if not performs_jobs:
-            return [self._watch_jobs()]
-        return [
-            self.run_worker.run(),
-            self._callback_worker.run(),
-            self._watch_jobs(),
-            self._abandoned_runs.run(),
-        ]
+        coroutines = [self._watch_jobs()]
+        if performs_jobs:
+            coroutines += [self.run_worker.run(), self._callback_worker.run(), self._abandoned_runs.run()]
+        return coroutines
 
     async def _perform_run(self, job: JobContext) -> None:
         row = orjson.loads(job.payload)["run"]
-        done = await self._background_runs.perform(job.job, row)
-        if done is not None and done.callback is not None:
-            callback = enqueue_callback(self._store, done.callback, done.run.uid, run=done.run)
+        performed = await self._background_runs.perform(job.job, row)
+        if performed is not None and performed.callback is not None:
+            callback = enqueue_callback(self._store, performed.callback, performed.run.uid, run=performed.run)
             await job.finish(callback, enqueues=(CALLBACK_JOB,))
 
     async def _watch_jobs(self) -> None:

@@ -24,8 +24,8 @@ from storage.records import Agent, Exchange
 from storage.run_records import RunStep, RunTextKind, WaitKind
 from storage.sql.store import Store
 
-# Each step has this many numbers for the texts of its calls: answers to calls first, then the outcomes of calls that
-# the gateway has made.
+# A step has `_NUMBERS_PER_STEP` numbers for the texts of its calls. The numbers below `_FIRST_OUTCOME` are for answers
+# to calls, the others for the outcomes of calls that the gateway has made.
 _NUMBERS_PER_STEP = 1000
 _FIRST_OUTCOME = 500
 
@@ -87,7 +87,7 @@ async def load_waiting_calls(store: Store, step: RunStep, exchange: Exchange) ->
 async def is_awaiting_answers(store: Store, agent: Agent, conversation_name: str) -> bool:
     """Returns whether a call of the step with which a conversation ends waits for an answer.
 
-    A stored wait does not show it: if the run that goes on with the answers was broken off, no call waits any more.
+    The stored step alone does not show it: if a run with all answers was broken off, no call waits any more.
 
     Raises: StoreError.
     """
@@ -100,14 +100,14 @@ async def is_awaiting_answers(store: Store, agent: Agent, conversation_name: str
 
 
 async def load_results(
-    store: Store, step: RunStep, exchange: Exchange, excluded: Collection[str]
+    store: Store, step: RunStep, exchange: Exchange, excluded_ids: Collection[str]
 ) -> list[ToolResult]:
     """Returns the known results of a step's calls, after the step's run has stopped.
 
     A call without a known result was not made.
 
     exchange: the step's exchange.
-    excluded: the ids of the calls to leave out.
+    excluded_ids: the ids of the calls to leave out.
 
     Raises: StoreError.
     """
@@ -119,7 +119,7 @@ async def load_results(
     for id in map_calls_to_tool_names(exchange):
         number = number_call(exchange, id)
         answer, outcome = stored.get(number), stored.get(number + _FIRST_OUTCOME)
-        if id in excluded:
+        if id in excluded_ids:
             continue
         if answer is not None and not is_bare_approval(answer):
             results.append(read_result(answer))

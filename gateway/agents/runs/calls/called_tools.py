@@ -21,15 +21,15 @@ from gateway.run.memory.prompt import Prompt
 
 def list_path_calls(context: MemoryContext) -> list[CalledTool]:
     """Returns the calls of the turn that goes on in a stored conversation. A pause does not end a turn."""
-    new = context.plan.messages
-    if any(_begin_turns(new)):
+    new_messages = context.plan.messages
+    if any(_flag_turn_beginnings(new_messages)):
         return []
-    stored: list[WireMessage] = []
+    stored_messages: list[WireMessage] = []
     for exchange in context.path:
         content = context.tree.contents.get(exchange)
-        stored += content.messages or ()
-        stored += _without_nudges(content.full_reply or [content.shown_reply or {}])
-    return _list_turn_calls([*stored, *new])
+        stored_messages += content.messages or ()
+        stored_messages += _without_nudges(content.full_reply or [content.shown_reply or {}])
+    return _list_turn_calls([*stored_messages, *new_messages])
 
 
 def list_prompt_calls(prompt: Prompt) -> list[CalledTool]:
@@ -41,17 +41,20 @@ def list_prompt_calls(prompt: Prompt) -> list[CalledTool]:
     messages, composition = prompt.request.messages, prompt.composition
     if messages[-1].get("role") == "user" and read_text(messages[-1]):
         return []
-    sent: list[WireMessage] = [
+    prompt_messages: list[WireMessage] = [
         {**inserted.message, PRIVATE: inserted.private} for inserted in composition.inserted
     ]
     for index, message in enumerate(messages):
         rounds = composition.stored_rounds.get(index)
-        sent += composition.replacements.get(index, [message]) if rounds is None else _without_nudges(rounds)
-    return _list_turn_calls(sent)
+        if rounds is None:
+            prompt_messages += composition.replacements.get(index, [message])
+        else:
+            prompt_messages += _without_nudges(rounds)
+    return _list_turn_calls(prompt_messages)
 
 
 def _without_nudges(reply: Sequence[WireMessage]) -> list[WireMessage]:
-    """Returns a copy of a reply with its hidden rounds, without the gateway's own messages of the role `user`."""
+    """Returns the messages of a reply with its hidden rounds, without the gateway's own messages of the role `user`."""
     return [message for message in reply if message.get("role") != "user"]
 
 
@@ -59,7 +62,7 @@ def _list_turn_calls(messages: Sequence[WireMessage]) -> list[CalledTool]:
     """Returns the calls since the user's newest message. A message of another agent begins a turn, too."""
     called: list[CalledTool] = []
     names: dict[str, str] = {}
-    for message, begins_turn in zip(messages, _begin_turns(messages), strict=True):
+    for message, begins_turn in zip(messages, _flag_turn_beginnings(messages), strict=True):
         role, private = message.get("role"), read_private(message)
         if begins_turn:
             called.clear()
@@ -79,7 +82,7 @@ def _find_status(result: PrivateFields) -> str | None:
     return None if result.get("unrun") else result.get("status") or "success"
 
 
-def _begin_turns(messages: Sequence[WireMessage]) -> list[bool]:
+def _flag_turn_beginnings(messages: Sequence[WireMessage]) -> list[bool]:
     """Returns for each message whether it begins a turn: a user's message does, media of a result and nudges do not."""
     return [
         message.get("role") == "user" and not is_result and not is_nudge(message)

@@ -6,7 +6,7 @@ first, its run gives each unanswered call a result that states the lack of an an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 
 from msgspec import Struct
 
@@ -34,27 +34,30 @@ class Resumption(Struct, frozen=True):
     waiting_run: Run | None = None
 
 
-def list_unanswered(step: RunStep, answered: Container[str]) -> dict[str, WaitKind]:
+def list_unanswered(step: RunStep, answered_ids: Container[str]) -> dict[str, WaitKind]:
     """Returns the kind of each call of a step that waits for an answer, by the ids of the calls.
 
     A held call is left out, since it waits only for the answers to the other calls.
 
-    answered: the ids of the calls that have an answer.
+    answered_ids: the ids of the calls that have an answer.
     """
-    return {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in answered}
+    return {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in answered_ids}
 
 
 def make_answers(
-    step: RunStep, answered: Iterable[str], decisions: Sequence[CallDecision], *, may_repeat: bool = False
+    step: RunStep,
+    answered_ids: Container[str],
+    decisions: Sequence[CallDecision],
+    *,
+    may_repeat: bool = False,
 ) -> list[WireMessage]:
     """Returns the messages that store decisions about calls.
 
-    answered: the ids of the calls that have an answer.
+    answered_ids: the ids of the calls that have an answer.
     may_repeat: the send may be a repetition, so decisions about answered calls are ignored.
 
     Raises: BadRequest if a decision is about a call that does not wait for such an answer.
     """
-    answered_ids = set(answered)
     unanswered = list_unanswered(step, answered_ids)
     messages: list[WireMessage] = []
     for decision in decisions:
@@ -87,14 +90,14 @@ def _make_answer(decision: CallDecision, id: str) -> WireMessage:
     return {"role": "tool", "tool_call_id": id, "content": content, PRIVATE: private}
 
 
-def deny_calls(step: RunStep, done: Collection[str]) -> list[ToolResult]:
+def deny_calls(step: RunStep, answered_ids: Container[str]) -> list[ToolResult]:
     """Returns results for the waiting calls of a step, which are not made, since the step's run is cancelled.
 
-    done: the ids of the calls that have results.
+    answered_ids: the ids of the calls that have results.
     """
     deny_all = CallDecision(None, approve=False, reason="The run was cancelled.")
-    answers = [read_result(answer) for answer in make_answers(step, done, [deny_all])]
-    held = [id for id, kind in step.waiting.items() if kind == "held" and id not in done]
+    answers = [read_result(answer) for answer in make_answers(step, answered_ids, [deny_all])]
+    held = [id for id, kind in step.waiting.items() if kind == "held" and id not in answered_ids]
     return [*answers, *(ToolResult(id, NOT_MADE_RESULT, "error", was_run=False) for id in held)]
 
 
@@ -117,7 +120,8 @@ def resume_answered(
     run: the newest run of the conversation that waits. It still waits if some calls have no answer.
     """
     calls = _list_calls(context, context.path[-1])
-    results, denied, approved, client_call_ids = [], set[str](), set[str](), set[str]()
+    results = []
+    denied, approved, client_call_ids = set[str](), set[str](), set[str]()
     for message in answers:
         private, id = read_private(message), str(message["tool_call_id"])
         if is_bare_approval(message):

@@ -33,7 +33,7 @@ from storage.run_records import Run
 
 
 class Toolboxes:
-    """Makes the toolboxes. There is one for the process.
+    """Makes toolboxes. There is one object of this class for the process.
 
     defined_tools: performs calls of the tools that were defined over REST.
     messaging: sends messages to other agents.
@@ -44,7 +44,7 @@ class Toolboxes:
         self._defined_tools = defined_tools
         self._messaging = messaging
         self._passages = MemoryPassages(keeper.store, keeper.embed_query)
-        self._recent = RecentCalls(continues=_is_continued)
+        self._recent_calls = RecentCalls(continues=_is_continued)
 
     def make(
         self,
@@ -91,7 +91,7 @@ class Toolboxes:
             step = context.path[-1]
             call_record = CallRecord(self._keeper.store, context.agent.id, calling_run, step)
         elif call_record is None and run is None and (continued := _find_continuation(context)) is not None:
-            call_record = self._recent.for_turn(continued)
+            call_record = self._recent_calls.for_turn(continued)
         agent_sender = None
         if sender is not None:
             row = run.id if run is not None and run.is_stored else None
@@ -122,9 +122,9 @@ def _is_continued(new: _Continuation, earlier: _Continuation) -> bool:
         return False
     if new.path != earlier.path or new.inputs[:last] != earlier.inputs[:last]:
         return False
-    asked, before = new.inputs[last], earlier.inputs[last]
-    return asked == before or (
-        is_user(asked) and is_user(before) and is_grown_transcript(new.texts[last], earlier.texts[last])
+    message, before = new.inputs[last], earlier.inputs[last]
+    return message == before or (
+        is_user(message) and is_user(before) and is_grown_transcript(new.texts[last], earlier.texts[last])
     )
 
 
