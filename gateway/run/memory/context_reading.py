@@ -131,7 +131,7 @@ async def _read_memory(store: Store, resent: ResentLists, request: MemoryRequest
         if len(request.chat.raw) > MAX_REQUEST_BYTES:
             listing = await asyncio.to_thread(_hash_large, hasher, request.chat.messages)
         else:
-            listing = resent.listing(hasher, request.chat)
+            listing = resent.hash_list(hasher, request.chat)
         path_hash = listing.answered_path_hash if listing.answered_count else None
         snapshot = (
             await store.turns.find_snapshot(agent, request.identity.conversation_key, path_hash)

@@ -12,6 +12,7 @@ is cached of a list follows from its messages alone, so it is never out of date.
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import NamedTuple
 
 import orjson
 from msgspec import Struct
@@ -33,14 +34,22 @@ _LIST_BYTES = 780
 # The bytes that each of its messages takes; measured.
 _MESSAGE_BYTES = 8
 
-# An agent's secret, and how many messages the list has.
-_ListKey = tuple[bytes, int]
+
+class _ListKey(NamedTuple):
+    """The key of a cached list."""
+
+    # The secret of the agent.
+    secret: bytes
+    # The number of the list's messages.
+    length: int
 
 
 class _Reply(Struct, frozen=True):
     """The reply to a list."""
 
+    # The hash of the text.
     text_hash: int
+    # The atoms of the reply.
     atoms: tuple[Atom, ...]
     # The hash of the path down to the reply.
     path_hash: bytes
@@ -50,14 +59,15 @@ class _SentList(Struct, frozen=True):
     """A list that was sent."""
 
     # The hash of its messages' hashes.
-    hash: int
+    list_hash: int
+    # The atoms of its messages.
     prefix: HashedPrefix
     # The reply to the list; None: no reply yet, or a reply that is not text alone.
     reply: _Reply | None = None
 
     @property
-    def size(self) -> int:
-        """The bytes of memory that it takes."""
+    def size_bytes(self) -> int:
+        """The bytes of memory that the list takes."""
         return _LIST_BYTES + _MESSAGE_BYTES * len(self.prefix.positions) + len(self.prefix.atoms)
 
 
@@ -69,36 +79,38 @@ class ResentLists:
     """
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
-        self._limit = limit_bytes
+        self._limit_bytes = limit_bytes
+        # The cached lists. The first list is the first to be dropped.
         self._lists: OrderedDict[_ListKey, _SentList] = OrderedDict()
-        self.bytes = 0
+        # The sum of the sizes of the cached lists.
+        self.size_bytes = 0
 
     def __len__(self) -> int:
         return len(self._lists)
 
-    def listing(self, hasher: MessageHasher, request: ChatRequest) -> HashedList:
+    def hash_list(self, hasher: MessageHasher, request: ChatRequest) -> HashedList:
         """Returns a request's list with its atoms, and caches this list in place of the list that it continues.
 
         request: a request of at most `MAX_REQUEST_BYTES`.
         """
         messages = request.messages
-        # The list before was as long as this one is up to the last reply.
-        end = len(messages) - 1
-        while end > 0 and messages[end]["role"] != "assistant":
-            end -= 1
-        continued = self._lists.get((hasher.secret, end))
-        hashes = [] if continued is None else [*map(_hash_message, messages)]
-        if continued is not None and hash(tuple(hashes[:end])) == continued.hash:
-            self._drop((hasher.secret, end))
-            listing = HashedList(
-                hasher, messages, continued.prefix, _find_hashed_reply(continued, messages[end], end)
-            )
+        # The list that this one continues ended before the last reply.
+        reply_index = len(messages) - 1
+        while reply_index > 0 and messages[reply_index]["role"] != "assistant":
+            reply_index -= 1
+        earlier_key = _ListKey(hasher.secret, reply_index)
+        earlier = self._lists.get(earlier_key)
+        hashes = [] if earlier is None else [*map(_hash_message, messages)]
+        if earlier is not None and hash(tuple(hashes[:reply_index])) == earlier.list_hash:
+            self._drop(earlier_key)
+            reply = _find_hashed_reply(earlier, messages[reply_index], reply_index)
+            listing = HashedList(hasher, messages, earlier.prefix, reply)
         else:
             listing = HashedList(hasher, messages)
             if not listing.answered_count:
                 return listing  # the first words cost less to hash again than to cache
         list_hash = hash(tuple(hashes or map(_hash_message, messages)))
-        self._put((hasher.secret, len(messages)), _SentList(list_hash, listing.as_prefix()))
+        self._put(_ListKey(hasher.secret, len(messages)), _SentList(list_hash, listing.as_prefix()))
         return listing
 
     def cache_reply(
@@ -115,7 +127,7 @@ class ResentLists:
         atoms: the atoms of the reply.
         path_hash: the hash of the path down to the reply.
         """
-        key = (listing.hasher.secret, len(request.messages))
+        key = _ListKey(listing.hasher.secret, len(request.messages))
         text = find_text_hashed_alone(reply)
         sent = self._lists.get(key)
         if text is None or sent is None:
@@ -125,23 +137,20 @@ class ResentLists:
             self._lists[key] = replace(sent, reply=_Reply(hash(text), atoms, path_hash))
 
     def clear(self) -> None:
-        """Drops all lists, when something was forgotten that clients may resend.
-
-        It is for privacy: their hashes are right as before.
-        """
+        """Drops all lists, for privacy: something was forgotten that clients may resend."""
         self._lists.clear()
-        self.bytes = 0
+        self.size_bytes = 0
 
     def _put(self, key: _ListKey, sent: _SentList) -> None:
         if key in self._lists:
             self._drop(key)
         self._lists[key] = sent
-        self.bytes += sent.size
-        while self.bytes > self._limit:
+        self.size_bytes += sent.size_bytes
+        while self.size_bytes > self._limit_bytes:
             self._drop(next(iter(self._lists)))
 
     def _drop(self, key: _ListKey) -> None:
-        self.bytes -= self._lists.pop(key).size
+        self.size_bytes -= self._lists.pop(key).size_bytes
 
 
 def _find_hashed_reply(sent: _SentList, message: WireMessage, index: int) -> HashedReply | None:

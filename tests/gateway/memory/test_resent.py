@@ -68,7 +68,7 @@ def test_each_turn_hashes_what_is_new(hashed: list[str]) -> None:
     seen = []
     for end in (2, 4, 6, 8):
         request = ask(TALK[:end])
-        found = resent.listing(HASHER, request)
+        found = resent.hash_list(HASHER, request)
         seen.append([*hashed])
         agrees(found, request)
         hashed.clear()
@@ -79,7 +79,7 @@ def test_each_turn_hashes_what_is_new(hashed: list[str]) -> None:
 
 def answer(resent: ResentLists, request: ChatRequest, said: dict[str, Any]) -> None:
     """Answers a list, as the gateway does when it records the turn."""
-    found, reply = resent.listing(HASHER, request), HASHER.make_atoms(said)
+    found, reply = resent.hash_list(HASHER, request), HASHER.make_atoms(said)
     new = [atom for atoms in found.new_atoms for atom in atoms]
     resent.cache_reply(
         request, found, said, reply, HASHER.hash_path((*new, *reply), found.answered_path_hash)
@@ -107,7 +107,7 @@ def test_a_reply_that_comes_back_with_its_text_is_not_hashed_again(
         resent, request = ResentLists(), ask([*first, came_back, TALK[7]])
         answer(resent, ask(first), {"role": "assistant", "content": "It is Miso."})
         hashed.clear()
-        found = resent.listing(HASHER, request)
+        found = resent.hash_list(HASHER, request)
         assert hashed == (["user"] if is_known else ["assistant", "user"])
         agrees(found, request)
 
@@ -117,7 +117,7 @@ def test_a_list_counts_with_all_of_its_calls() -> None:
     request = ask([TALK[1], {"role": "assistant", "content": None, "tool_calls": calls}, TALK[7]])
     resent = ResentLists(limit_bytes=20_000)
     for n in range(3):
-        resent.listing(MessageHasher(bytes([n]) * 32), request)
+        resent.hash_list(MessageHasher(bytes([n]) * 32), request)
     assert len(resent) == 1
 
 
@@ -138,23 +138,23 @@ def test_a_plain_turn_hashes_its_message_and_its_reply(
 def test_a_reply_belongs_to_its_own_list(hashed: list[str]) -> None:
     resent, said = ResentLists(), {"role": "assistant", "content": "It is Miso."}
     first = ask(TALK[:4])
-    found = resent.listing(HASHER, first)
+    found = resent.hash_list(HASHER, first)
     other = ask([*TALK[:3], {"role": "user", "content": "And mine?"}])
-    resent.listing(HASHER, other)
+    resent.hash_list(HASHER, other)
     resent.cache_reply(first, found, said, HASHER.make_atoms(said), b"p" * 16)
     for asked in (other, first):
         request = ask([*asked.messages, said, TALK[7]])
         hashed.clear()
-        agrees(resent.listing(HASHER, request), request)
+        agrees(resent.hash_list(HASHER, request), request)
         assert hashed[-2:] == ["assistant", "user"]
 
 
 def test_a_list_that_was_changed_at_its_beginning_is_hashed_again(hashed: list[str]) -> None:
     resent = ResentLists()
-    resent.listing(HASHER, ask(TALK[:4]))
+    resent.hash_list(HASHER, ask(TALK[:4]))
     hashed.clear()
     request = ask([{**TALK[0], "content": "Be long."}, *TALK[1:6]])
-    found = resent.listing(HASHER, request)
+    found = resent.hash_list(HASHER, request)
     assert hashed == [m["role"] for m in TALK[1:6]]
     agrees(found, request)
 
@@ -162,34 +162,34 @@ def test_a_list_that_was_changed_at_its_beginning_is_hashed_again(hashed: list[s
 @pytest.mark.parametrize("size", [1, 4_000])
 def test_another_list_of_as_many_messages_is_no_beginning(size: int, hashed: list[str]) -> None:
     resent = ResentLists()
-    resent.listing(HASHER, ask([*TALK[:3], {"role": "user", "content": "x" * size}]))
+    resent.hash_list(HASHER, ask([*TALK[:3], {"role": "user", "content": "x" * size}]))
     hashed.clear()
     request = ask(TALK[:6])
-    agrees(resent.listing(HASHER, request), request)
+    agrees(resent.hash_list(HASHER, request), request)
     assert hashed[:2] == ["user", "assistant"]
 
 
 def test_what_one_memory_has_hashed_is_no_other_s() -> None:
     resent, other = ResentLists(), MessageHasher(b"o" * 32)
-    resent.listing(HASHER, ask(TALK[:4]))
-    assert resent.listing(other, ask(TALK[:6])).atoms == HashedList(other, TALK[:6]).atoms
+    resent.hash_list(HASHER, ask(TALK[:4]))
+    assert resent.hash_list(other, ask(TALK[:6])).atoms == HashedList(other, TALK[:6]).atoms
 
 
 def test_what_follows_the_list_may_change(hashed: list[str]) -> None:
     resent = ResentLists()
-    resent.listing(HASHER, ask(TALK[:4], temperature=1, stream=True))
+    resent.hash_list(HASHER, ask(TALK[:4], temperature=1, stream=True))
     request = ask(TALK[:6], top_p=0.5)
     hashed.clear()
-    agrees(resent.listing(HASHER, request), request)
+    agrees(resent.hash_list(HASHER, request), request)
     assert hashed[:2] == ["assistant", "tool"]
 
 
 def test_a_list_may_be_written_in_another_way(hashed: list[str]) -> None:
     resent = ResentLists()
-    resent.listing(HASHER, ask(TALK[:4]))
+    resent.hash_list(HASHER, ask(TALK[:4]))
     hashed.clear()
     request = parse(json.dumps({"messages": TALK[:6], "model": "m"}, indent=1).encode())
-    agrees(resent.listing(HASHER, request), request)
+    agrees(resent.hash_list(HASHER, request), request)
     assert hashed[:2] == ["assistant", "tool"]
 
 
@@ -204,16 +204,16 @@ def test_a_list_may_be_written_in_another_way(hashed: list[str]) -> None:
 )
 def test_each_part_of_a_message_counts(changed: dict[str, Any]) -> None:
     resent = ResentLists()
-    resent.listing(HASHER, ask(TALK[:4]))
+    resent.hash_list(HASHER, ask(TALK[:4]))
     request = ask([TALK[0], changed, *TALK[2:6]])
-    agrees(resent.listing(HASHER, request), request)
+    agrees(resent.hash_list(HASHER, request), request)
 
 
 def test_what_is_kept_is_bounded() -> None:
     resent = ResentLists(limit_bytes=4_000)
     for n in range(100):
-        resent.listing(
+        resent.hash_list(
             MessageHasher(bytes([n]) * 32), ask([*TALK[:3], {"role": "user", "content": "x" * 4_000}])
         )
-        assert resent.bytes <= 4_000
+        assert resent.size_bytes <= 4_000
     assert len(resent) == 4
