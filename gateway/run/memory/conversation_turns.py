@@ -35,34 +35,38 @@ class ConversationTurns:
     """The turns of a conversation, each with its whole path."""
 
     def __init__(self) -> None:
-        self._by_id: dict[int, ListedExchange] = {}
+        # The exchanges by their rows.
+        self._by_row: dict[int, ListedExchange] = {}
+        # The exchanges that begin turns, by the time at which they began.
         self._by_begun: dict[str, ListedExchange] = {}
-        # The exchanges with the same words at the same place.
+        # The exchanges with the same words after the same exchange.
         self._by_content: dict[str, list[ListedExchange]] = {}
-        # The rows of exchanges that are forgotten, or with a part of their path.
-        self._forgotten: set[int] = set()
+        # The rows of the exchanges of which a part, or a part of their path, is forgotten.
+        self._forgotten_rows: set[int] = set()
         # The steps of each run, by its public id.
-        self._runs: dict[str, list[Exchange]] = {}
+        self._steps_by_run: dict[str, list[Exchange]] = {}
 
     def add(self, listed: ListedExchange) -> None:
-        """Adds an exchange. Its parent comes before it."""
+        """Adds an exchange, after its parent."""
         exchange = listed.exchange
-        parent = None if exchange.parent is None else self._by_id.get(exchange.parent)
-        self._by_id[exchange.id] = listed
-        is_cut_off = exchange.parent is not None and (parent is None or parent.exchange.id in self._forgotten)
+        parent = None if exchange.parent is None else self._by_row.get(exchange.parent)
+        self._by_row[exchange.id] = listed
+        is_cut_off = exchange.parent is not None and (
+            parent is None or parent.exchange.id in self._forgotten_rows
+        )
         if exchange.state is State.FORGOTTEN or exchange.redactions or is_cut_off:
-            self._forgotten.add(exchange.id)
+            self._forgotten_rows.add(exchange.id)
         elif listed.run_uid is not None:
-            steps = self._runs.setdefault(listed.run_uid, [])
+            steps = self._steps_by_run.setdefault(listed.run_uid, [])
             steps.append(exchange)
             if len(steps) > 1:
-                return  # its client has one reply of a run, named by the first step
+                return  # the client has one reply of all steps, named by the first step
         self._by_begun[make_begun_hex(exchange.begun)] = listed
         content = make_content_hex(exchange, None if parent is None else parent.exchange)
         self._by_content.setdefault(content, []).append(listed)
 
     def join_steps(self, listed: ListedExchange) -> JoinedTurn:
-        """Returns a turn of one or more steps. listed: the first step as it is listed."""
+        """Returns a turn of one or more steps. listed: the first step."""
         exchange = listed.exchange
         steps = self._list_steps(listed)
         reply = join_reply(steps)
@@ -74,59 +78,63 @@ class ConversationTurns:
         return JoinedTurn(joined, tuple(step.id for step in steps))
 
     def _list_steps(self, listed: ListedExchange) -> list[Exchange]:
-        return [listed.exchange] if listed.run_uid is None else self._runs[listed.run_uid]
+        return [listed.exchange] if listed.run_uid is None else self._steps_by_run[listed.run_uid]
 
     def find(self, turn: str) -> ListedExchange | None:
-        """Returns the exchange of a turn, of several steps the first. turn: the `TurnName.turn`, or its time."""
+        """Returns the exchange of a turn, or its first step; None: there is no such turn, or it is forgotten.
+
+        turn: the `TurnName.turn`, or its time.
+        """
         begun = turn[:TIME_CHARS]
         listed = self._by_begun.get(begun)
         if listed is None:
-            # The same answer to the same words is stored once, and each request with it touches it.
-            same = self._by_content.get(turn[TIME_CHARS:], [])
-            touched_later = [each for each in same if begun <= make_begun_hex(each.exchange.touched)]
+            # The same answer to the same words is stored once, and each request that gets it touches the exchange.
+            same_content = self._by_content.get(turn[TIME_CHARS:], [])
+            touched_later = [each for each in same_content if begun <= make_begun_hex(each.exchange.touched)]
             listed = min(
                 touched_later, key=lambda each: _measure_distance(each.exchange, begun), default=None
             )
-        return None if listed is None or listed.exchange.id in self._forgotten else listed
+        return None if listed is None or listed.exchange.id in self._forgotten_rows else listed
 
-    def reply(self, turn: str) -> list[WireMessage]:
+    def read_reply(self, turn: str) -> list[WireMessage]:
         """Returns the reply of a turn as its client has it; []: there is none."""
         listed = self.find(turn)
         return [] if listed is None else join_reply(self._list_steps(listed))
 
-    def load_path_to(self, turn: str) -> list[WireMessage]:
+    def list_path_to(self, turn: str) -> list[WireMessage]:
         """Returns the path that ends with the reply of a turn as its client has it, oldest first; []: there is none."""
-        if not self.reply(turn):
+        if not self.read_reply(turn):
             return []
         listed = self.find(turn)
         turns: list[list[Exchange]] = []  # each as its steps, newest first
         while listed is not None:
             turns.append(self._list_steps(listed))
             parent = turns[-1][0].parent
-            listed = None if parent is None else self._by_id[parent]
-        return insert_directions([*map(_turn_messages, reversed(turns))])
+            listed = None if parent is None else self._by_row[parent]
+        return insert_directions([*map(_make_turn_messages, reversed(turns))])
 
 
 def _measure_distance(exchange: Exchange, begun: str) -> tuple[bool, float]:
-    """Returns how far an exchange is from a request with its words: the smaller, the likelier it has the answer.
+    """Returns the distance of an exchange from a request with its words. The nearest one likely has the answer.
 
-    An exchange that began before the request was repeated by it, as its last touch if no other request came since. One
-    that began after it had the same answer at the same time.
+    An exchange that began before the request was touched by it, last of all if no other request came since. An exchange
+    that began after the request had the same answer at the same time.
 
-    begun: the time at which the request began, as `make_begun_hex` writes it; the last touch is not earlier.
+    begun: the time at which the request began, as `make_begun_hex` writes it, and not after the last touch.
     """
     is_later = make_begun_hex(exchange.begun) > begun
     return is_later, exchange.begun if is_later else exchange.touched
 
 
-def _turn_messages(steps: Sequence[Exchange]) -> TurnMessages:
+def _make_turn_messages(steps: Sequence[Exchange]) -> TurnMessages:
+    """Returns the messages of a turn. steps: the exchanges of the turn, oldest first."""
     inputs = [with_model(each, steps[0]) for each in orjson.loads(steps[0].input or b"[]")]
     last: WireMessage = orjson.loads(steps[-1].shown_reply or b"{}")
     return TurnMessages(inputs, join_reply(steps), read_stored_directions(last))
 
 
 async def load_turns(store: Store, agent: Agent, uid: str) -> ConversationTurns:
-    """Returns the turns of a conversation; none where it is gone. Raises: StoreError."""
+    """Returns the turns of a conversation; a conversation that is gone has none. Raises: StoreError."""
     turns = ConversationTurns()
     try:
         conversation = await store.messages.get_conversation(agent.id, uid)
@@ -143,7 +151,7 @@ async def load_turns(store: Store, agent: Agent, uid: str) -> ConversationTurns:
 
 
 def join_reply(steps: Sequence[Exchange]) -> list[WireMessage]:
-    """Returns the reply of a turn as its client has it: one message, of several steps as well; []: there is none."""
+    """Returns the reply of a turn as its client has it, with the replies of all steps joined; []: there is none."""
     replies = [each for each in map(_parse_reply, steps) if each]
     if len(steps) == 1 or not replies:
         return replies
@@ -165,6 +173,6 @@ def _parse_reply(exchange: Exchange) -> WireMessage:
     reply: WireMessage = {} if stored is None else with_model(orjson.loads(stored), exchange)
     if exchange.state is State.FINISHED:
         return reply
-    # Its calls may be cut, and get no answer.
+    # The calls of a reply that was cut may lack their ends, and get no answer.
     text = read_text(reply)
     return {"role": "assistant", "content": text} if text else {}

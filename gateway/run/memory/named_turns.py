@@ -1,6 +1,6 @@
-"""The names of turns, by which clients refer to them in place of sending them again, and the turns of a name.
+"""The names of turns, and the stored turns with a name. A client refers to a turn by its name in place of its messages.
 
-A superseded turn is found as others are, a forgotten one is not.
+A superseded turn is found, a forgotten turn is not.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from storage.records import REPLY, Agent, Exchange, Scope
 from storage.run_records import RunState
 from storage.sql.store import Store
 
-# The turns that an upstream's id is looked for in: a client that continues by one nearly always continues from a recent
-# reply. Not measured: each turn is read and decoded, and an id of an older one is not found.
+# The most turns that are searched for an upstream's id: a client that continues by such an id nearly always continues
+# from a recent reply. Not measured: each turn is read and decoded, and the id of an older reply is not found.
 _NEWEST_TURNS = 100
 
 
@@ -37,13 +37,14 @@ def make_turn_name(context: MemoryContext) -> TurnName:
 class NamedTurn(Struct, frozen=True):
     """A stored turn of a path."""
 
-    # The name of which the ids are made.
+    # The name of the turn, of which the client's ids are made.
     name: TurnName
+    # The exchange of the turn.
     exchange: Exchange
 
     @property
     def reply(self) -> WireMessage:
-        """The reply with its private fields; an empty one: there is none."""
+        """The reply with its private fields; {}: there is no reply, or it is forgotten."""
         stored = self.exchange.shown_reply
         if stored is None or REPLY in self.exchange.redactions:
             return {}
@@ -51,7 +52,7 @@ class NamedTurn(Struct, frozen=True):
 
     @property
     def inputs(self) -> list[tuple[int, WireMessage]]:
-        """The messages before the reply that are still there, each with its index in the request."""
+        """The messages before the reply that are not forgotten, each with its index in the request."""
         messages = orjson.loads(self.exchange.input or b"[]")
         return [(n, message) for n, message in enumerate(messages) if n not in self.exchange.redactions]
 
@@ -63,13 +64,13 @@ class NamedTurn(Struct, frozen=True):
 
 
 class TurnLocation(Struct, frozen=True):
-    """Where the turn with a name is stored."""
+    """The location of the turn with a name."""
 
-    # The memory that has it.
+    # The memory that has the turn.
     agent: Agent
-    # If its reply was made in steps, the turn has the joined reply.
+    # The turn. A reply that was made in steps is joined.
     turn: NamedTurn
-    # The rows of its exchanges: several where its reply was made in steps.
+    # The rows of the turn's exchanges, one for each step.
     rows: tuple[int, ...]
 
     @property
@@ -78,7 +79,7 @@ class TurnLocation(Struct, frozen=True):
 
 
 async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation | None:
-    """Returns where the turn with a name is stored; None: the project has none. Raises: StoreError."""
+    """Returns the location of the turn with a name; None: the project has no such turn. Raises: StoreError."""
     begun = await store.messages.find_begun(project, name.conversation_uid, parse_turn_begin(name.turn))
     if begun is not None and begun.listed.run_uid is None:
         exchange = begun.listed.exchange
@@ -86,7 +87,7 @@ async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation 
     if begun is None and (stored_name := await find_run_turn_name(store, project, name.tag)) is not None:
         run_turn = await find_turn(store, project, stored_name)
         return None if run_turn is None else replace(run_turn, turn=NamedTurn(name, run_turn.exchange))
-    # The same words were answered before, under the time of then; or several steps are one reply.
+    # The reply was stored by an earlier request with the same words, or has several steps.
     conversation = await store.messages.find_conversation(project, name.conversation_uid)
     if conversation is None:
         return None
@@ -105,10 +106,10 @@ async def find_run_turn_name(
 
     includes_cancelled: True: a cancelled response also has a name; its turn has the part that had arrived.
     """
-    found = await store.responses.find(project, uid)
-    if found is None:
+    stored = await store.responses.find(project, uid)
+    if stored is None:
         return None
-    run = found.run
+    run = stored.run
     if includes_cancelled and run.state is RunState.CANCELLED:
         names = await store.responses.load_turns(run.agent_row, run.id)
         return TurnName.decode(names[-1]) if names else None
@@ -148,7 +149,10 @@ async def find_paths_by_id(store: Store, scope: Scope, ids: Set[str]) -> dict[st
             continue
         if conversation not in turns:
             turns[conversation] = await load_turns(store, agent, conversation)
-        path = [*map(without_private, turns[conversation].load_path_to(make_begun_hex(begun)))]
+        path = [*map(without_private, turns[conversation].list_path_to(make_begun_hex(begun)))]
         if path:
-            paths = {**dict.fromkeys(asked_ids, path), **paths}  # the newest is the one that an id names
+            paths = {
+                **dict.fromkeys(asked_ids, path),
+                **paths,
+            }  # of replies with the same id, the newest counts
     return paths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import orjson
 from msgspec.structs import replace
@@ -40,28 +41,40 @@ async def fill_references(
         messages = await turns.load_messages_of(each)
         if messages:
             filler.fill(each, messages)
-        elif each.kind != "thoughts":  # those that are not found are left out, like those of another provider
+        elif each.kind != "thoughts":  # unknown thoughts are left out, like the thoughts of another provider
             raise _make_not_found_error(each)
-    whole = filler.make_filled_request()
+    filled_request = filler.make_filled_request()
     if turns.owner is None:
-        return whole
-    agent, key = turns.owner
-    memory_choice = whole.memory_choice
+        return filled_request
+    agent, conversation_key = turns.owner
+    memory_choice = filled_request.memory_choice
     if scope is None:
-        memory_choice = MemoryChoice(None if agent.scope.spans_conversations else key, agent.scope)
-    return replace(whole, memory_choice=memory_choice, memories=whole.memories | {agent.id})
+        memory_choice = MemoryChoice(
+            None if agent.scope.spans_conversations else conversation_key, agent.scope
+        )
+    return replace(filled_request, memory_choice=memory_choice, memories=filled_request.memories | {agent.id})
+
+
+class _Owner(NamedTuple):
+    """The memory that has the turns."""
+
+    agent: Agent
+    # The client's own id of the first turn's conversation; None: the client has given none.
+    conversation_key: str | None
 
 
 class _ReferencedTurns:
     """The turns that references name."""
 
     def __init__(self, store: Store, project: str, scope: Scope | None) -> None:
-        # The memory that has them, and the client's id of the first one's conversation.
-        self.owner: tuple[Agent, str | None] | None = None
+        # The memory that has the turns; None: no turn was found yet.
+        self.owner: _Owner | None = None
         self._store = store
         self._project = project
         self._scope = scope
+        # The messages of references, by turn, kind and index of the input.
         self._messages: dict[tuple[TurnName, str, int | None], list[WireMessage]] = {}
+        # The turns of conversations, by the public ids of these.
         self._by_conversation: dict[str, ConversationTurns] = {}
 
     async def load_messages_of(self, reference: Reference) -> list[WireMessage]:
@@ -92,9 +105,9 @@ class _ReferencedTurns:
         stored_name = await find_run_turn_name(self._store, self._project, name.tag, includes_cancelled=True)
         if stored_name is not None:
             return await self._find_in_turn(reference, stored_name)
-        # The same words were answered before, or several steps are one reply.
+        # The reply was stored by an earlier request with the same words, or has several steps.
         turns = await self._load_turns(name.conversation_uid)
-        return turns.load_path_to(name.turn) if reference.kind == "path" else turns.reply(name.turn)
+        return turns.list_path_to(name.turn) if reference.kind == "path" else turns.read_reply(name.turn)
 
     async def _read_exchange_messages(
         self, agent: Agent, exchange: Exchange, reference: Reference, name: TurnName
@@ -105,7 +118,7 @@ class _ReferencedTurns:
         turns = ConversationTurns()
         for listed in await self._store.messages.load_path(agent.id, exchange.id):
             turns.add(listed)
-        return turns.load_path_to(name.turn)
+        return turns.list_path_to(name.turn)
 
     async def _load_turns(self, conversation_uid: str) -> ConversationTurns:
         if conversation_uid not in self._by_conversation:
@@ -118,16 +131,16 @@ class _ReferencedTurns:
         return self._by_conversation[conversation_uid]
 
     def _is_accepted_owner(self, agent: Agent, key: str | None) -> bool:
-        """Returns whether the turns of this memory may be read.
+        """Returns whether the turns of a memory may be read: it is the user's own, and the first memory of the request.
 
-        Only those of the user's own memory may. The memory that is asked about first becomes the owner, and no other
-        one is read: neither another user's, where the request names no user, nor one that was made since.
+        The first memory becomes the owner. So a request that names no user reads one user's memory, and no memory that
+        was made since.
         """
         if self._scope not in (None, agent.scope):
             return False
         if self.owner is None:
-            self.owner = agent, key
-        return agent.id == self.owner[0].id
+            self.owner = _Owner(agent, key)
+        return agent.id == self.owner.agent.id
 
 
 class _ReferenceFiller:
@@ -140,15 +153,15 @@ class _ReferenceFiller:
         models = request.reply_models
         self._messages = [[with_private(m, model=models.get(n))] for n, m in enumerate(request.messages)]
         self._reply_indices = {each.index for each in request.references if each.kind == "message"}
-        # The indices of the messages that are replaced by a reply, and not by one of a turn's inputs.
-        self._named_replies: set[int] = set()
-        # The indices of messages that are dropped, since a path has them.
-        self._repeats: set[int] = set()
+        # The indices of the messages that are replaced by a reply, and not by an input of a turn.
+        self._filled_reply_indices: set[int] = set()
+        # The indices of the messages that are dropped, since a path has them.
+        self._repeat_indices: set[int] = set()
 
     def fill(self, reference: Reference, messages: Sequence[WireMessage]) -> None:
         """Inserts a path before the reference's message, replaces the message, or adds the reply's thoughts to it.
 
-        messages: ends with the reply.
+        messages: the stored messages, with the reply last.
 
         Raises: BodyTooLarge: the replaced messages exceed the limit. Thoughts that exceed it are left out.
         """
@@ -168,17 +181,18 @@ class _ReferenceFiller:
                 f"What the items stand for has more than {self._max_reply_bytes} bytes (server.max_body_bytes)."
             )
         if reference.input_index is None:
-            self._named_replies.add(index)
+            self._filled_reply_indices.add(index)
         self._messages[index][-1:] = messages[-1:]
 
     def make_filled_request(self) -> ChatRequest:
         """Returns the request with stored messages in place of its references."""
         self._drop_unanswered_calls()
-        filled = [*chain.from_iterable(self._messages)]
-        if (order := find_results_order(filled)) is not None:
-            filled = [filled[i] for i in order]
-        messages = [*map(without_private, filled)]
-        models = [read_private(message).get("model") for message in filled]
+        private_messages = [*chain.from_iterable(self._messages)]
+        if (order := find_results_order(private_messages)) is not None:
+            private_messages = [private_messages[i] for i in order]
+        messages = [*map(without_private, private_messages)]
+        models = [read_private(message).get("model") for message in private_messages]
+        is_stored = [read_private(message).get("stored") for message in private_messages]
         json = {**self._request.json, "messages": messages}
         return replace(
             self._request,
@@ -187,55 +201,56 @@ class _ReferenceFiller:
             messages=messages,
             references=(),
             reply_models={n: model for n, model in enumerate(models) if model is not None},
-            stored_indexes=frozenset(n for n, m in enumerate(filled) if read_private(m).get("stored")),
+            stored_indexes=frozenset(n for n, stored in enumerate(is_stored) if stored),
         )
 
     def _add_thoughts(self, index: int, reply: WireMessage) -> None:
-        if index in self._repeats:
+        """Adds the thoughts of a stored reply to a message of the request, if there is room for them."""
+        if index in self._repeat_indices:
             return
         message = self._messages[index][-1]
         thoughts = {key: reply[key] for key in THOUGHT_FIELDS if key in reply and key not in message}
         size = len(orjson.dumps(thoughts))
-        if thoughts and size <= self._left_bytes:  # a request can go without them
+        if thoughts and size <= self._left_bytes:
             self._left_bytes -= size
             model = read_private(reply).get("model")
             self._messages[index][-1:] = [with_private({**message, **thoughts}, model=model)]
 
     def _drop_unanswered_calls(self) -> None:
-        """Drops the calls of named replies that have no result: their client may have left out the calls' items.
+        """Drops the calls without a result from replies that were filled in: the client may have left out their items.
 
-        A result belongs to the nearest call before it, since some models use the same ids again.
+        A result belongs to the nearest call before it, since some models repeat ids.
         """
-        answered: set[str] = set()
+        answered_ids: set[str] = set()
         for index in reversed(range(len(self._messages))):
             messages = self._messages[index]
             for offset in reversed(range(len(messages))):
                 message = messages[offset]
                 if message.get("role") == "tool":
-                    answered.add(str(message.get("tool_call_id")))
+                    answered_ids.add(str(message.get("tool_call_id")))
                     continue
                 calls = list_raw_calls(message)
-                if calls and index in self._named_replies and offset == len(messages) - 1:
-                    messages[offset] = _with_answered_calls(message, answered)
-                answered.difference_update(map(call_id, calls))
+                if calls and index in self._filled_reply_indices and offset == len(messages) - 1:
+                    messages[offset] = _with_answered_calls(message, answered_ids)
+                answered_ids.difference_update(map(call_id, calls))
 
     def _as_heard(self, path: Sequence[WireMessage], start: int) -> Sequence[WireMessage]:
-        """Returns a path as far as it was heard, and drops the client's repetitions of it.
+        """Returns a path as far as it was heard, and drops the client's repetitions of its messages.
 
-        start: the index in the request from which on the client may repeat it.
+        start: the index of the first message of the request that may be such a repetition.
         """
         messages = self._request.messages
-        end = min((at for at in self._reply_indices if at >= start), default=len(messages))
+        end = min((each for each in self._reply_indices if each >= start), default=len(messages))
         heard = as_heard(path, messages[start:end])
         for index in heard.repeats:
             self._messages[start + index].clear()
-            self._repeats.add(start + index)
+            self._repeat_indices.add(start + index)
         return heard.path
 
 
-def _with_answered_calls(reply: WireMessage, answered: Collection[str]) -> WireMessage:
-    """Returns a reply without the calls that have no result. answered: the ids of the others."""
-    calls = [call for call in list_raw_calls(reply) if call_id(call) in answered]
+def _with_answered_calls(reply: WireMessage, answered_ids: Collection[str]) -> WireMessage:
+    """Returns a reply with its answered calls alone. answered_ids: the ids of the calls that have a result."""
+    calls = [call for call in list_raw_calls(reply) if call_id(call) in answered_ids]
     without_calls = {key: value for key, value in reply.items() if key != "tool_calls"}
     return (
         {**without_calls, "tool_calls": calls}
@@ -245,10 +260,12 @@ def _with_answered_calls(reply: WireMessage, answered: Collection[str]) -> WireM
 
 
 def _make_not_found_error(reference: Reference) -> BadRequest:
-    what, id = "Previous response" if reference.kind == "path" else "Item", reference.id[:QUOTED_ID_CHARS]
+    is_path = reference.kind == "path"
+    name = "Previous response" if is_path else "Item"
+    quoted_id = reference.id[:QUOTED_ID_CHARS]
     return BadRequest(
-        f"{what} with id {id!r} not found. It has not ended yet, was not stored, or was forgotten, or another user or "
-        "project has it.",
+        f"{name} with id {quoted_id!r} not found. It has not ended yet, was not stored, or was forgotten, or another "
+        "user or project has it.",
         param=reference.param,
-        code="previous_response_not_found" if reference.kind == "path" else None,
+        code="previous_response_not_found" if is_path else None,
     )
