@@ -60,12 +60,12 @@ async def add_block(
     check_limit(block.label, block.value, block.limit)
     uid = block.uid or uuid.uuid4().hex
     values = (project, block.label, block.description, block.limit, int(block.read_only), uid)
-    id = int(await connection.fetch_value(SQL["insert"], values))
-    await begin_value(connection, id, block.value, at, origin)
+    block_row = int(await connection.fetch_value(SQL["insert"], values))
+    await begin_value(connection, block_row, block.value, at, origin)
     if owner is not None:
-        await _check_label(connection, owner, id, block.label)
-        await connection.run(SQL["own"], (owner, id))
-        await _attach_to_sleepers(connection, owner, id, block.label)
+        await _check_label(connection, owner, block_row, block.label)
+        await connection.run(SQL["set_owner"], (owner, block_row))
+        await _attach_to_sleepers(connection, owner, block_row, block.label)
     if details:
         draft = DefinitionDraft(project, DefinitionKind.BLOCK, uid, details)
         await put_definition(connection, draft, at=at)
@@ -86,7 +86,7 @@ async def load_visible_blocks(
     """Returns the blocks that each of these agents sees, in the order of `list_visible_blocks`, by agent."""
     entries: dict[int, BlockEntry] = {}
     owned_by_agent: dict[int, list[OwnedBlock]] = {agent_row: [] for agent_row in agent_rows}
-    for *row, agent_row, owner in await load_rows(connection, SQL["seen"], agent_rows):
+    for *row, agent_row, owner in await load_rows(connection, SQL["visible"], agent_rows):
         entry = entries[row[0]] = _make_entry(row)
         owned_by_agent[agent_row].append(OwnedBlock(owner, entry.block))
     return {
@@ -104,35 +104,36 @@ async def attach_block(connection: Connection, agent_row: int, entry: BlockEntry
     await _attach_to_sleepers(connection, agent_row, entry.block.id, entry.block.label)
 
 
-async def share_blocks(connection: Connection, memory_row: int) -> None:
-    """Attaches a memory's blocks to its sleeptime agents, except blocks that all users of a profile share."""
-    for entry in (await load_visible_blocks(connection, [memory_row]))[memory_row]:
+async def share_blocks(connection: Connection, agent_row: int) -> None:
+    """Attaches an agent's blocks to its sleeptime agents, except blocks that all users of a profile share."""
+    for entry in (await load_visible_blocks(connection, [agent_row]))[agent_row]:
         if entry.owner is not None or not entry.profile:
-            await _attach_to_sleepers(connection, memory_row, entry.block.id, entry.block.label)
+            await _attach_to_sleepers(connection, agent_row, entry.block.id, entry.block.label)
 
 
-async def detach_copies(connection: Connection, project: str, memory_row: int, sleeper_row: int) -> None:
-    """Detaches from a sleeptime agent the copies of a memory's blocks that were imported with it, before the memory.
+async def detach_copies(connection: Connection, project: str, agent_row: int, sleeper_row: int) -> None:
+    """Detaches copies of an agent's blocks from its sleeptime agent, which was imported with them before the agent.
 
-    A copy that no other agent sees is deleted, or its text would outlive the memory's.
+    A copy that no other agent sees is deleted, or its text would outlive the agent's block.
     """
-    by_agent = await load_visible_blocks(connection, [memory_row, sleeper_row])
-    labels = {entry.block.label: entry.block.id for entry in by_agent[memory_row]}
+    by_agent = await load_visible_blocks(connection, [agent_row, sleeper_row])
+    rows_by_label = {entry.block.label: entry.block.id for entry in by_agent[agent_row]}
     for entry in by_agent[sleeper_row]:
-        id = entry.block.id
+        block_row = entry.block.id
         is_unowned = entry.owner is None and not entry.profile
-        if not is_unowned or labels.get(entry.block.label, id) == id:
+        is_copy = rows_by_label.get(entry.block.label, block_row) != block_row
+        if not (is_unowned and is_copy):
             continue
-        await detach(connection, sleeper_row, DefinitionKind.BLOCK, id)
-        if not await load_agents_seeing(connection, id):
+        await detach(connection, sleeper_row, DefinitionKind.BLOCK, block_row)
+        if not await load_agents_seeing(connection, block_row):
             await _delete_block(connection, project, entry)
 
 
-async def _attach_to_sleepers(connection: Connection, memory_row: int, block_row: int, label: str) -> None:
-    """Attaches a block to the sleeptime agents of a memory that have no block with this label."""
-    for sleeper in await load_sleepers(connection, memory_row):
-        if await connection.fetch_row(SQL["labelled"], (label, block_row, sleeper)) is None:
-            await attach(connection, sleeper, DefinitionKind.BLOCK, block_row)
+async def _attach_to_sleepers(connection: Connection, agent_row: int, block_row: int, label: str) -> None:
+    """Attaches a block to those sleeptime agents of an agent that see no other block of its label."""
+    for sleeper_row in await load_sleepers(connection, agent_row):
+        if not await _sees_other_block(connection, sleeper_row, block_row, label):
+            await attach(connection, sleeper_row, DefinitionKind.BLOCK, block_row)
 
 
 async def detach_block(connection: Connection, agent: Agent, entry: BlockEntry) -> bool:
@@ -140,10 +141,10 @@ async def detach_block(connection: Connection, agent: Agent, entry: BlockEntry) 
 
     Returns False if the block was neither attached to the agent nor its own.
     """
-    for sleeper in await load_sleepers(connection, agent.id):
-        await detach(connection, sleeper, DefinitionKind.BLOCK, entry.block.id)
+    for sleeper_row in await load_sleepers(connection, agent.id):
+        await detach(connection, sleeper_row, DefinitionKind.BLOCK, entry.block.id)
     if entry.owner == agent.id:
-        return bool(await connection.run(SQL["disown"], (entry.block.id, agent.id)))
+        return bool(await connection.run(SQL["clear_owner"], (entry.block.id, agent.id)))
     return await detach(connection, agent.id, DefinitionKind.BLOCK, entry.block.id)
 
 
@@ -198,7 +199,7 @@ class NamedBlocks(StoreGroup):
     async def list(
         self, connection: Connection, project: str, filter: BlockFilter, page: Page[int]
     ) -> list[BlockEntry]:
-        """Returns a page of a project's blocks. The cursors of the page are ids of blocks."""
+        """Returns a page of a project's blocks. The cursors of the page are rows of blocks."""
 
         async def read(low: int, high: int, size: int) -> tuple[Iterable[BlockEntry], int | None]:
             values = (
@@ -298,7 +299,7 @@ class NamedBlocks(StoreGroup):
 
 
 async def _lock_block(connection: Connection, project: str, uid: str) -> BlockEntry:
-    """Locks a block against other transactions until this one ends. Returns it. Raises: NotFound."""
+    """Locks a block against other transactions until this one ends, and returns the block. Raises: NotFound."""
     await connection.lock_seers((await get_block_entry(connection, project, uid)).block.id)
     return await get_block_entry(connection, project, uid)
 
@@ -313,9 +314,14 @@ async def _delete_block(connection: Connection, project: str, entry: BlockEntry)
         await remove_definition(connection, definition.id)
 
 
+async def _sees_other_block(connection: Connection, agent_row: int, block_row: int, label: str) -> bool:
+    """Returns whether an agent sees another block of a label than this one."""
+    return await connection.fetch_row(SQL["labelled"], (label, block_row, agent_row)) is not None
+
+
 async def _check_label(connection: Connection, agent_row: int, block_row: int, label: str) -> None:
-    """Raises: WriteConflict, where the agent sees another block of that label."""
-    if await connection.fetch_row(SQL["labelled"], (label, block_row, agent_row)) is not None:
+    """Checks that an agent sees no other block of a label. Raises: WriteConflict."""
+    if await _sees_other_block(connection, agent_row, block_row, label):
         raise WriteConflict(f"the agent would have two blocks labelled {label!r}, and labels are unique")
 
 

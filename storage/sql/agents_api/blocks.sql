@@ -39,7 +39,7 @@ AND {agent_count} >= ?8 AND {agent_count} <= ?9 ORDER BY b.id {direction} LIMIT 
 -- Counts the blocks of a project.
 SELECT count(*) FROM blocks WHERE project = ?
 
--- name: seen
+-- name: visible
 -- Reads the blocks that each of some agents sees, as `block_load` does, with their definitions.
 SELECT {block}, b.agent, 0 {block_tables} WHERE b.agent {in:1:BIGINT:64}
 UNION ALL
@@ -67,12 +67,12 @@ WHERE a.id = ?3 AND b.agent IS NULL AND b.profile <> '' AND b.label = ?1 AND b.i
 INSERT INTO blocks (agent, project, profile, label, description, lim, read_only, uid, version, current)
 VALUES (NULL, ?, '', ?, ?, ?, ?, ?, 1, 0) RETURNING id
 
--- name: own
+-- name: set_owner
 -- Makes an agent the owner of a block without an owner.
 UPDATE blocks SET agent = ?1, profile = (SELECT profile FROM agents a WHERE a.id = ?1) WHERE id = ?2 AND agent IS NULL
 
--- name: disown
--- Takes the owner from an agent's own block.
+-- name: clear_owner
+-- Removes the owner of an agent's own block.
 UPDATE blocks SET agent = NULL, profile = '' WHERE id = ? AND agent = ?
 
 -- name: describe
@@ -94,7 +94,7 @@ UNION SELECT b.id FROM blocks b
 JOIN attached x ON x.kind = 'block' AND x.target = b.id AND x.agent <> ?1 WHERE b.agent = ?1
 
 -- name: hand_over
--- Takes the owner from those blocks of an agent that other agents have attached.
+-- Removes the owner of those blocks of an agent that other agents have attached.
 UPDATE blocks SET agent = NULL, profile = ''
 WHERE agent = ?1 AND id IN (SELECT x.target FROM attached x WHERE x.kind = 'block' AND x.agent <> ?1)
 

@@ -43,7 +43,7 @@ QUICK = {
         "get", "of_project_down", "of_agent_down", "cursor", "release", "runs_cancel",
     ),
     "agents_api/forks.sql": ("source", "holder", "exchange", "fork_note"),
-    "agents_api/blocks.sql": ("find", "seen", "seers", "labelled"),
+    "agents_api/blocks.sql": ("find", "visible", "seers", "labelled"),
 }  # fmt: skip
 
 
