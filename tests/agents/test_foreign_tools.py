@@ -16,8 +16,8 @@ from gateway.core.agent import AgentTool
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.run.sink import ClientGone
 from gateway.settings import ToolSettings
-from tests.agents.kills import Webhook
 from tests.agents.life import HUMAN, Life, ListeningSink, agents
+from tests.doubles.bell_webhook import BellWebhook
 from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import CHAT
@@ -316,8 +316,8 @@ def test_a_call_that_was_sent_when_its_client_left_is_known_to_the_next_request(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """Else the model would make it again, whatever it was."""
-    webhook = Webhook()
-    webhook.held.add("b")
+    webhook = BellWebhook()
+    webhook.held_bells.add("b")
     with agents(upstream, tmp_path, ToolSettings(private_hosts=(webhook.url,))) as life:
         make_ann(life, f"{webhook.url}/hook", {**SCHEMA, "parameters": {}})  # its calls run one by one
         calls = [Call("lookup", {"bell": bell}, f"call_{bell}") for bell in "ab"]
@@ -359,14 +359,14 @@ def test_a_client_that_leaves_a_send_does_not_have_its_call_denied(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """It is not known whether the webhook has done it; the model is sent that, and not that there was no result."""
-    webhook = Webhook()
-    webhook.held.add("a")
+    webhook = BellWebhook()
+    webhook.held_bells.add("a")
     tool = ToolDefinition({**SCHEMA, "parameters": {}}, "webhook", f"{webhook.url}/hook")
     with agents(upstream, tmp_path, ToolSettings(private_hosts=(webhook.url,)), **options(tool)) as life:
         upstream.queue(call_tools(Call("lookup", {"bell": "a"}, "w1")), say("I see."))
         sink = ListeningSink()
         run = life.begin("Look it up.", sink)
-        assert webhook.came.wait(PATIENCE_S)
+        assert webhook.called.wait(PATIENCE_S)
         life.leave(sink)
         with pytest.raises(ClientGone):
             run.result(PATIENCE_S)

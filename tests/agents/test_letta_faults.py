@@ -47,10 +47,10 @@ FAULTS: Final = (
     (
         "a crash between a tool and its step loses the turn, and its side effects stay unknown",
         (
-            f"{_KILLS}::test_a_run_goes_on_from_where_it_was_killed",
-            f"{_ROWS}::test_a_run_in_the_background",
-            f"{_ROWS}::test_a_live_run_that_is_killed_is_answered_and_done_once",
-            f"{_ROWS}::test_another_message_after_a_live_run",
+            f"{_KILLS}::test_a_run_continues_from_the_point_of_the_kill",
+            f"{_ROWS}::test_a_run_in_the_background_is_performed_once",
+            f"{_ROWS}::test_a_resent_live_send_is_performed_once",
+            f"{_ROWS}::test_a_message_after_a_killed_live_run_follows_the_known_results",
             f"{_ROWS}::test_a_call_is_not_made_twice",
         ),
     ),

@@ -1,4 +1,4 @@
-"""A response in the background of an agent whose gateway is killed: its calls are made once, and it goes on."""
+"""A gateway is killed during an agent's response in the background: each call is made once, and the response ends."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import pytest
 
 from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.run.response_attempt import FORGOTTEN_ERROR
-from tests.agents.kills import Killed, Serving, wait_for
+from tests.agents.agent_deployment import AgentDeployment, AgentGateway, wait_for
 from tests.doubles.upstream import Call, Reply, Seen, call_tools, say
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[Killed]:
-    with Killed(tmp_path) as made:
-        yield made
+def deployment(tmp_path: Path) -> Iterator[AgentDeployment]:
+    with AgentDeployment(tmp_path) as running:
+        yield running
 
 
-def begin(gateway: Serving, agent: str, *, stream: bool) -> Any:
-    """Returns a response that is made in the background."""
+def create_response(gateway: AgentGateway, agent: str, *, stream: bool) -> Any:
+    """Creates a response in the background, and returns it as the gateway first reports it."""
     options: Any = {"model": f"agent/{agent}", "input": "ring", "background": True, "user": "zoe"}
     with gateway.process.client() as client:
         if not stream:
@@ -32,62 +32,64 @@ def begin(gateway: Serving, agent: str, *, stream: bool) -> Any:
             return next(iter(events)).response
 
 
-def ended(gateway: Serving, id: str) -> Any:
+def wait_for_response(gateway: AgentGateway, response_id: str) -> Any:
     """Returns a response when it has ended."""
     with gateway.process.client() as client:
 
-        def look() -> Any:
-            found = client.responses.retrieve(id)
-            return None if found.status in ("queued", "in_progress") else found
+        def find_ended() -> Any:
+            response = client.responses.retrieve(response_id)
+            return None if response.status in ("queued", "in_progress") else response
 
-        return wait_for(look)
+        return wait_for(find_ended)
 
 
-def results(seen: Seen) -> list[str]:
-    return [m["content"] for m in seen.messages if m["role"] == "tool"]
+def tool_results(request: Seen) -> list[str]:
+    return [message["content"] for message in request.messages if message["role"] == "tool"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_calls_of_a_killed_gateway_are_not_made_again(world: Killed, stream: bool) -> None:
-    """The model, which may decide otherwise each time, is not asked again for the reply that made them."""
-    asked = 0
+def test_calls_of_a_killed_gateway_are_not_made_again(deployment: AgentDeployment, stream: bool) -> None:
+    """The model is not asked again for the reply with the calls: it might make other calls."""
+    replies_with_calls = 0
 
-    def script(seen: Seen) -> Reply:
-        nonlocal asked
-        if results(seen):
+    def call_other_bells(request: Seen) -> Reply:
+        nonlocal replies_with_calls
+        if tool_results(request):
             return say("All rang.")
-        asked += 1
-        bells = [("a", "b"), ("c", "d")][asked - 1]
+        bells = [("a", "b"), ("c", "d")][replies_with_calls]
+        replies_with_calls += 1
         return call_tools(*(Call("ring", {"bell": bell}) for bell in bells), text="I ring.")
 
-    world.held = script
-    world.webhook.held.add("b")
-    with world.serve() as gateway:
-        agent = world.agent(gateway)
-        made = begin(gateway, agent, stream=stream)
-        wait_for(lambda: "b" in world.webhook.bells or None)
-        wait_for(lambda: world.query("SELECT 1 FROM run_texts WHERE kind = 'result'") or None)
+    deployment.intercept = call_other_bells
+    deployment.webhook.held_bells.add("b")
+    with deployment.serve() as gateway:
+        agent = deployment.create_agent(gateway)
+        response = create_response(gateway, agent, stream=stream)
+        wait_for(lambda: "b" in deployment.webhook.bells or None)
+        wait_for(lambda: deployment.query("SELECT 1 FROM run_texts WHERE kind = 'result'") or None)
         gateway.kill()
-    world.webhook.held.clear()
-    with world.serve() as gateway:
-        found = ended(gateway, made.id)
-        assert (found.status, found.output_text) == ("completed", "I ring. All rang.")
-        assert results(world.upstream.last) == ["a rang", INTERRUPTED_RESULT]
-        assert sorted(world.webhook.bells) == ["a", "b"]
-        assert asked == 1
+    deployment.webhook.held_bells.clear()
+    with deployment.serve() as gateway:
+        response = wait_for_response(gateway, response.id)
+        assert (response.status, response.output_text) == ("completed", "I ring. All rang.")
+        assert tool_results(deployment.upstream.last) == ["a rang", INTERRUPTED_RESULT]
+        assert sorted(deployment.webhook.bells) == ["a", "b"]
+        assert replies_with_calls == 1
 
 
-def test_where_a_forgetting_erased_what_was_called_nothing_is_called_again(world: Killed) -> None:
-    world.held = lambda seen: call_tools(Call("ring", {"bell": "b"}))
-    world.webhook.held.add("b")
-    with world.serve() as gateway:
-        made = begin(gateway, world.agent(gateway), stream=False)
-        wait_for(lambda: "b" in world.webhook.bells or None)
+def test_a_call_that_a_forgetting_erased_is_not_made_again(
+    deployment: AgentDeployment,
+) -> None:
+    deployment.intercept = lambda seen: call_tools(Call("ring", {"bell": "b"}))
+    deployment.webhook.held_bells.add("b")
+    with deployment.serve() as gateway:
+        response = create_response(gateway, deployment.create_agent(gateway), stream=False)
+        wait_for(lambda: "b" in deployment.webhook.bells or None)
         gateway.kill()
-    with closing(sqlite3.connect(world.folder / "m.db", isolation_level=None)) as database:
+    with closing(sqlite3.connect(deployment.folder / "m.db", isolation_level=None)) as database:
         database.execute("UPDATE run_texts SET data = x'7b7d' WHERE kind = 'call'")  # as `erase_texts` does
-    world.go()
-    with world.serve() as gateway:
-        found = ended(gateway, made.id)
-        assert (found.status, found.error.message) == ("failed", FORGOTTEN_ERROR)
-    assert world.webhook.bells == ["b"]
+    deployment.release()
+    with deployment.serve() as gateway:
+        response = wait_for_response(gateway, response.id)
+        assert (response.status, response.error.message) == ("failed", FORGOTTEN_ERROR)
+    assert deployment.webhook.bells == ["b"]

@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import orjson
 
-from tests.agents.kills import Webhook
+from tests.doubles.bell_webhook import BellWebhook
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.forked import ROOT, ForkedProcess
 from tests.gateway.process import Process, command, serving, start_process
@@ -274,7 +274,7 @@ class Deployment:
         self.database = Database(folder / "m.db", url)
         self.folder = folder
         self.upstream = StrictUpstream(script=self._answer)
-        self.webhook = Webhook()
+        self.webhook = BellWebhook()
         self.leaks: list[str] = []
         self.unstored_turns: Counter[str] = Counter()
         self._forgotten_words: set[str] = set()
@@ -314,8 +314,7 @@ class Deployment:
         for process in self.processes:
             process.kill()
         self.upstream.stop()
-        self.webhook.server.shutdown()
-        self.webhook.server.server_close()
+        self.webhook.close()
 
     # -- the upstream
 

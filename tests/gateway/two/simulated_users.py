@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from gateway.core.turn.events import TAKEN_OVER_LOSS
-from tests.agents.kills import SCHEMA
+from tests.doubles.bell_webhook import RING_SCHEMA
 from tests.gateway.two.deployment import (
     PATIENCE_S,
     ChatReply,
@@ -399,7 +399,7 @@ class AgentUser(SimulatedUser):
     def create_agent(self) -> None:
         gateway = self.next_gateway()
         tool = {"source_code": f"{self.deployment.webhook.url}/ring", "source_type": "webhook"}
-        tool_id = gateway.ask("PUT", "/v1/tools/", {**tool, "json_schema": SCHEMA}).json["id"]
+        tool_id = gateway.ask("PUT", "/v1/tools/", {**tool, "json_schema": RING_SCHEMA}).json["id"]
         body = {
             "model": "openai/m",
             "tool_ids": [tool_id],
