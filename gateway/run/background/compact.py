@@ -253,9 +253,9 @@ class Compactor:
 
 def _was_summarised_since(job: CompactJob, span: SummarySpan) -> bool:
     """Returns whether the path has a newer summary than at the turn that enqueued a job; False for a job by hand."""
-    if job.newest_summary_row is None or span.earlier is None:
+    if job.newest_summary_row is None or span.earlier_summary is None:
         return False
-    return span.earlier.id > job.newest_summary_row
+    return span.earlier_summary.id > job.newest_summary_row
 
 
 async def read_summary_terms(store: Store, agent_row: int) -> SummaryTerms:

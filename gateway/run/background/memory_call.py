@@ -20,9 +20,10 @@ from gateway.run.upstream_call import UpstreamCall
 def open_memory_call(
     request: ModelRequest, upstream: str, provider: str, model: str, *, is_background: bool = True
 ) -> Iterator[UpstreamCall]:
-    """Yields a call for a memory, and ends it with the block. An error that ends the block is noted as its failure.
+    """Yields a call for a memory, and ends the call with the block.
 
-    The call is in the receipt of the current work, if there is one.
+    If a provider's error, a timeout or a cancellation ends the block, the call has the failure, or the status of a
+    refusal. The call is in the receipt of the current work, if there is one.
 
     upstream: the name of the upstream in the settings.
     provider: the kind of the upstream in the settings.

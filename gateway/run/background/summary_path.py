@@ -21,7 +21,7 @@ class SummarySpan(Struct, frozen=True):
     """The part of a path that a summary is to cover."""
 
     # The summary of the path before the span; None: the span begins the path.
-    earlier: Summary | None
+    earlier_summary: Summary | None
     # The exchanges of the span, oldest first.
     exchanges: Sequence[Exchange]
     # The tokens of the path up to the end of the span, from the root on.
@@ -29,6 +29,7 @@ class SummarySpan(Struct, frozen=True):
 
     @property
     def end(self) -> Exchange:
+        """The last exchange of the span."""
         return self.exchanges[-1]
 
     @property
@@ -46,7 +47,7 @@ class SummaryPath(Struct, frozen=True):
     """A path of which a part is to be summarised. It begins at the last exchange with a summary, or at the root."""
 
     # The summary of the first exchange; None: the path begins at the root.
-    earlier: Summary | None
+    earlier_summary: Summary | None
     # The exchanges of the path, oldest first.
     exchanges: Sequence[Exchange]
     # The size of each exchange, in the same order.
@@ -54,13 +55,17 @@ class SummaryPath(Struct, frozen=True):
 
     @classmethod
     async def measure(cls, store: Store, agent_row: int, exchanges: Sequence[Exchange]) -> SummaryPath:
-        """Reads the path's summary, and counts its tokens. exchanges: the result of `summaries.load_path`."""
-        earlier = await store.summaries.find_of_exchange(agent_row, exchanges[0].id)
-        return cls(earlier, exchanges, await asyncio.to_thread(_measure_exchanges, exchanges))
+        """Returns the path with its summary and the sizes of its exchanges, in tokens of its last model.
+
+        exchanges: the result of `summaries.load_path`.
+        """
+        earlier_summary = await store.summaries.find_of_exchange(agent_row, exchanges[0].id)
+        return cls(earlier_summary, exchanges, await asyncio.to_thread(_measure_exchanges, exchanges))
 
     @property
     def tokens(self) -> int:
-        return sum(each.tokens for each in self.sizes)
+        """The tokens of all exchanges of the path."""
+        return sum(size.tokens for size in self.sizes)
 
     def find_next_span(
         self, terms: SummaryTerms, keep_tokens: int, keep_messages: int = 0
@@ -72,15 +77,16 @@ class SummaryPath(Struct, frozen=True):
         """
         is_whole = terms.covers_all and not self.sizes[-1].has_open_calls
         last = len(self.sizes) - 1 if is_whole else find_last_covered(self.sizes, keep_tokens, keep_messages)
-        first = 0 if self.earlier is None else 1
+        first = 0 if self.earlier_summary is None else 1
         if last is None or last < first:
             return None
-        return SummarySpan(self.earlier, self.exchanges[first : last + 1], self._count_evicted(last))
+        return SummarySpan(self.earlier_summary, self.exchanges[first : last + 1], self._count_evicted(last))
 
     def _count_evicted(self, last: int) -> int:
         """Returns the tokens that are out of the window if it begins after the exchange with the index `last`.
 
-        What had left the window before counts as it was counted then, since the path here need not begin at the root.
+        The part that the window had lost before counts as it was counted then, since the path here may begin after the
+        root.
         """
         before = self.exchanges[-1].evicted
         if before is None or before.offset > count_atoms_to_end(self.exchanges[last]):
@@ -92,7 +98,8 @@ class SummaryPath(Struct, frozen=True):
 
 
 def _measure_exchanges(path: Sequence[Exchange]) -> list[ExchangeSize]:
-    return [_measure_exchange(exchange, choose_tokenizer(path[-1].model).count) for exchange in path]
+    count = choose_tokenizer(path[-1].model).count
+    return [_measure_exchange(exchange, count) for exchange in path]
 
 
 def _measure_exchange(exchange: Exchange, count: Callable[[str], int]) -> ExchangeSize:

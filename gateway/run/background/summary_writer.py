@@ -66,7 +66,7 @@ class SummaryWriter(Struct, frozen=True):
 
         Raises: JobFailed: the model wrote no summary; Postponed; the errors of `admit`.
         """
-        text = "" if span.earlier is None else span.earlier.text
+        text = "" if span.earlier_summary is None else span.earlier_summary.text
         summarised_lines = 0
         for part in split_into_parts(list_exchange_lines(span.exchanges), PART_TOKENS):
             # The step's name identifies its input, so that a later run of another span does not take its result.

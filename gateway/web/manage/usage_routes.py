@@ -42,15 +42,19 @@ def make_usage_routes(operations: UsageOperations, access: Access) -> list[Route
             page = await operations.show(query, project=manager.project)
         if page_format == "csv":
             return Response(
-                render_usage_csv(page), headers=_make_next_link(query, page["next"]), media_type=_CSV_TYPE
+                render_usage_csv(page), headers=_make_link_headers(query, page["next"]), media_type=_CSV_TYPE
             )
         return JsonResponse(page)
 
     return [Route(_USAGE_PATH, show_usage, methods=["GET"])]
 
 
-def _make_next_link(query: Mapping[str, str], cursor: str | None) -> dict[str, str]:
-    """Returns the header by which a page of CSV names the next page (RFC 8288); empty on the last page."""
+def _make_link_headers(query: Mapping[str, str], cursor: str | None) -> dict[str, str]:
+    """Returns the headers by which a page of CSV links to the next page (RFC 8288).
+
+    query: the parameters of the request.
+    cursor: the cursor of the next page; None: the page is the last, and has no such headers.
+    """
     if cursor is None:
         return {}
     return {"link": f'<?{urlencode({**query, "format": "csv", "after": cursor})}>; rel="next"'}
