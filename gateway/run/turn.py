@@ -383,7 +383,7 @@ class TurnRun:
         """
         next_commands: list[Command] = []
         for n in sorted(answers):
-            next_commands += self._turn.feed(events.ToolFinished(answers[n].result(calls[n].call_id)))
+            next_commands += self._turn.feed(events.ToolFinished(answers[n].as_result(calls[n].call_id)))
         return next_commands
 
     async def _await_tools(self, running: Coroutine[Any, Any, None]) -> None:

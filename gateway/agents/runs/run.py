@@ -22,7 +22,7 @@ from gateway.core.request.chat_request import ChatRequest, find_token_limit
 from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import Mode
 from gateway.run.call import Forwarded
-from gateway.run.tools.toolbox import cut_result, max_result_chars
+from gateway.run.tools.toolbox import cut_result, limit_result_chars
 from gateway.run.upstream.route import Route
 from storage.job_records import Job
 from storage.records import DEFAULT_CONVERSATION, READING_PREFIX, Agent, Exchange, Scope, Summary
@@ -217,4 +217,4 @@ def cut_to_window(result: WireMessage, window: int | None) -> WireMessage:
     text = result.get("content")
     if window is None or not isinstance(text, str):
         return result
-    return {**result, "content": cut_result(text, max_result_chars(len(text), window))}
+    return {**result, "content": cut_result(text, limit_result_chars(len(text), window))}

@@ -74,7 +74,9 @@ def edit_blocks(memory: MemoryTools, answer: ToolAnswer, call_id: str) -> ToolAn
             errors.append(_make_error(block, _CHANGED_MEANWHILE))
             continue
         arguments = {"label": block.label, "new_memory": value}
-        edit = memory.edit(call_id, EditOperation.RETHINK, block.label, arguments, number=n, is_read=False)
+        edit = memory.edit(
+            call_id, EditOperation.RETHINK, block.label, arguments, number=n, is_by_model=False
+        )
         if edit.status == "error":
             errors.append(edit.content)
     return _with_errors(answer, errors)

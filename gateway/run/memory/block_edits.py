@@ -31,43 +31,47 @@ _CHANGED_MEANWHILE = (
 
 @dataclass(slots=True)
 class BlockEdits:
-    """The edits of a turn's model to memory. They stay pending until the turn is confirmed."""
+    """The edits of memory in a turn. They stay pending until the turn is confirmed."""
 
-    # The blocks as the model sees them, with its own edits.
+    # The blocks as the model sees them, with the edits of the turn.
     blocks: list[Block] = field(default_factory=list)
+    # The edits that were made, in their order.
     edits: list[MemoryEdit] = field(default_factory=list)
-    # What the prompt, and the results of the rounds since, show last of each block.
+    # The last text of each block in the prompt, or in a result of the rounds since.
     shown: Shown = field(default_factory=dict)
-    # What the results of this round show so far.
+    # The last text of each block in the results of this round so far.
     _shown_in_round: Shown = field(default_factory=dict, init=False)
 
-    def apply(self, edit: MemoryEdit, *, is_read: bool = True) -> EditResult:
+    def apply(self, edit: MemoryEdit, *, is_by_model: bool = True) -> EditResult:
         """Makes an edit on the blocks as the model sees them. Returns the result that the model reads.
 
-        is_read: True: the model makes the edit, so it may only overwrite text that it has seen, and the result shows it
-            the block. False: a program makes the edit, with the current block as its input.
+        is_by_model: True: the model may only overwrite text that it has seen, and the result shows it the block. False:
+            a program makes the edit, with the current block as its input.
         """
-        before = next((block for block in self.blocks if block.label == edit.label), None)
+        before = self._find_block(edit.label)
         if before is not None and edit.op in REWRITE_OPERATIONS:
             edit = replace(edit, seen=edits.digest_seen_value(before.value))
         blocks, result = edits.apply_to_blocks(self.blocks, edit)
+        if result.has_failed and result.value is None:
+            return result
         if result.value is not None:
-            if is_read and (error := self._find_unseen_error(edit)) is not None:
+            if is_by_model and (error := self._find_unseen_error(edit)) is not None:
                 result = error
             else:
                 self.blocks = blocks
                 self.edits.append(edit)
-        elif result.has_failed:
+        after = self._find_block(edit.label)
+        if before is None or after is None or not is_by_model:
             return result
-        if before is None or not is_read:
-            return result
-        after = next(block for block in self.blocks if block.label == edit.label)
-        # A rewrite shows the whole block, in its call or its error; the result of another edit, the part that changed.
+        # A rewrite shows the whole block, in its call or its error. Any other edit shows the part that has changed.
         shown = (
             make_shown_by_block(after) if edit.op in REWRITE_OPERATIONS else make_shown_by_edit(before, after)
         )
         self._shown_in_round = combine_shown((shown,), self._shown_in_round)
         return replace(result, shown=shown)
+
+    def _find_block(self, label: str) -> Block | None:
+        return next((block for block in self.blocks if block.label == label), None)
 
     def reapply(self, blocks: Sequence[Block]) -> None:
         """Makes the edits on other values of the blocks. An edit that is impossible by now changes nothing."""
@@ -79,7 +83,7 @@ class BlockEdits:
     def describe_changes(self, results: Iterable[Shown]) -> BlockChanges:
         """Ends a round. Returns the block changes that no result has shown yet, and the blocks that the round shows.
 
-        The texts of the changes have to come after the results. Each text is returned once.
+        The model has to get the texts of the changes after the results. Each text is returned once.
 
         results: the blocks that each result of the round shows.
         """

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -27,27 +27,36 @@ from storage.run_records import RunTextKind
 _log = logging.getLogger("mnemogate")
 
 
+class _CallKey(NamedTuple):
+    """The key of a call in its turn. An upstream may repeat the ids of its calls, so the id alone is no key."""
+
+    call_id: str
+    # The digest of the tool's name and the arguments.
+    digest: str
+
+
 @dataclass(slots=True)
 class CallJournal:
-    """The calls of one turn that leave the gateway. Implements `CallDeduplicator`.
-
-    An upstream may repeat the ids of its calls, so a call is recognised by its arguments as well.
-    """
+    """The calls of one turn that leave the gateway. Implements `CallDeduplicator`."""
 
     # Stores a text under its kind and number. Returns False if there is such a text, or if the turn has ended here.
-    add: Callable[[RunTextKind, int, bytes], Awaitable[bool]]
-    # (id, digest) of a call of an earlier attempt -> its answer; None: the call has no answer.
-    answers: dict[tuple[str, str], ToolAnswer | None] = field(default_factory=dict, init=False)
+    add_text: Callable[[RunTextKind, int, bytes], Awaitable[bool]]
+    # The answers to the calls of earlier attempts; None: the call has no answer.
+    answers: dict[_CallKey, ToolAnswer | None] = field(default_factory=dict, init=False)
     # The numbers of the replies that are stored.
     stored_replies: set[int] = field(default_factory=set, init=False)
     # The number of the next call.
     seq: int = field(default=0, init=False)
-    # (number, reply) of the replies that are still to be stored.
-    _unstored: list[tuple[int, bytes]] = field(default_factory=list, init=False)
+    # The replies that are still to be stored, by their numbers.
+    _unstored: dict[int, bytes] = field(default_factory=dict, init=False)
+    # Held while replies are stored, so that each is stored once.
     _write_lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     def restore_calls(self, calls: Mapping[int, bytes], results: Mapping[int, bytes]) -> bool:
-        """Adds the calls of earlier attempts and their results: stored texts by number, in the order of calls.
+        """Adds the calls of earlier attempts and their results.
+
+        calls: the stored texts of the calls by their numbers, in order.
+        results: the stored texts of the results by the numbers of their calls.
 
         Returns False if forgetting has erased some calls, so that it is unknown which calls were made.
         """
@@ -56,14 +65,15 @@ class CallJournal:
             if "id" not in call:
                 return False
             result = results.get(seq)
-            self.answers[call["id"], call["what"]] = None if result is None else ToolAnswer.load(result)
+            key = _CallKey(call["id"], call["what"])
+            self.answers[key] = None if result is None else ToolAnswer.load(result)
             self.seq = seq + 1
         return True
 
     def note_reply(self, number: int, reply: bytes) -> None:
         """Notes a complete reply of the model. It is stored before the next call that leaves the gateway."""
         if number not in self.stored_replies:
-            self._unstored.append((number, reply))
+            self._unstored[number] = reply
 
     async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         """Performs a call, unless an earlier attempt has stored it. Returns its answer.
@@ -71,15 +81,15 @@ class CallJournal:
         Raises: StoreError: the call could not be stored, so it was not made.
         """
         digest = sha256(exact_json.dumps([call.name, call.arguments], sort_keys=True)).hexdigest()
-        key = call.call_id, digest
+        key = _CallKey(call.call_id, digest)
         if key in self.answers:
             return self.answers[key] or ToolAnswer.failed(INTERRUPTED_RESULT)
         seq, self.seq = self.seq, self.seq + 1
         entry = orjson.dumps({"id": call.call_id, "what": digest})
-        if not (await self._store_replies() and await self.add(RunTextKind.CALL, seq, entry)):
+        if not (await self._store_replies() and await self.add_text(RunTextKind.CALL, seq, entry)):
             # The turn does not go on in this process: it has ended, or another process has taken it over.
             return ToolAnswer.failed(INTERRUPTED_RESULT)
-        return await perform_and_store(perform, partial(self.add, RunTextKind.RESULT, seq))
+        return await perform_and_store(perform, partial(self.add_text, RunTextKind.RESULT, seq))
 
     async def _store_replies(self) -> bool:
         """Stores the replies that are not stored yet.
@@ -88,11 +98,11 @@ class CallJournal:
         """
         async with self._write_lock:
             while self._unstored:
-                number, reply = self._unstored[0]
-                if not await self.add(RunTextKind.REPLY, number, reply):
+                number, reply = next(iter(self._unstored.items()))
+                if not await self.add_text(RunTextKind.REPLY, number, reply):
                     return False
                 self.stored_replies.add(number)
-                del self._unstored[0]
+                del self._unstored[number]
         return True
 
 

@@ -31,15 +31,15 @@ _SEARCH_RESULTS = 5
 
 
 class MemoryTools(Struct, frozen=True):
-    """The memory tools of one turn. It reads and edits the blocks as its path sees them.
+    """The memory tools of one turn. They read and edit the blocks as the path of the turn sees them.
 
-    Implements `Toolbox`, which documents its methods.
+    Implements `Toolbox`, which documents the methods.
     """
 
     store: Store
     # The memory as it was read for the turn.
     context: MemoryContext
-    # The blocks and the edits of the turn. The edits are stored with the turn, and wait until it is confirmed.
+    # The blocks and the edits of the turn. The edits are stored with the turn, and stay pending until it is confirmed.
     block_edits: BlockEdits
     now: Callable[[], float]
     # The searches of messages, passages and conversations.
@@ -85,15 +85,15 @@ class MemoryTools(Struct, frozen=True):
         arguments: Mapping[str, Any],
         *,
         number: int = 0,
-        is_read: bool = True,
+        is_by_model: bool = True,
     ) -> ToolAnswer:
         """Edits a block as the path sees it.
 
-        number: the number of the edit among the edits of its call.
-        is_read: True: the model makes the edit, so it may only overwrite lines that it has seen.
+        number: the number of the edit among the edits of its call, from 0.
+        is_by_model: as for `BlockEdits.apply`.
         """
         edit = self.block_edits.apply(
-            self._make_edit(call_id, operation, label, arguments, number), is_read=is_read
+            self._make_edit(call_id, operation, label, arguments, number), is_by_model=is_by_model
         )
         return ToolAnswer(edit.message, edit.status, shown=edit.shown)
 

@@ -63,7 +63,7 @@ class MemorySearches(Struct, frozen=True):
         messages, is_incomplete = await self._search_all(lookup)
         budget_tokens = self.recall_tokens or _DEFAULT_RESULT_TOKENS
         # Edits that are not confirmed are in no index. They come first, the newest edit at the top.
-        newest_first = self._list_pending_passages(lookup)[: -lookup.limit - 1 : -1]
+        newest_first = self._list_pending_passages(lookup)[::-1][: lookup.limit]
         pending = note_choice.choose_hits(newest_first, "", budget_tokens=budget_tokens).hits
         lines = [f"- {_with_tags(hit)}" for hit in pending]
         budget_tokens -= note_text.estimate_tokens("\n".join(lines))
@@ -73,20 +73,20 @@ class MemorySearches(Struct, frozen=True):
         return searches.make_answer(lines, failure, is_incomplete=is_incomplete)
 
     def _list_pending_passages(self, lookup: Lookup) -> list[Message]:
-        """Returns the passages of this turn and of the path's unconfirmed edits, oldest first."""
+        """Returns the matching passages of this turn and of the path's unconfirmed edits, oldest first."""
         path = self.context.path_ids
         edits = [
             *(edit for edit in self.context.snapshot.edits if edit.exchange_row in path),
             *self.block_edits.edits,
         ]
-        stored = [
+        passage_edits = [
             edit
             for edit in edits
             if STORED_SOURCES.get(edit.op) in lookup.sources and lookup.matches_time(edit.at)
         ]
         return [
             _make_pending_passage(edit, n)
-            for n, edit in enumerate(stored)
+            for n, edit in enumerate(passage_edits)
             if lookup.matches_tags(_read_tags(edit))
         ]
 
@@ -105,12 +105,12 @@ class MemorySearches(Struct, frozen=True):
             memories, has_failed = await searches.search_all([archives.list_searched_memories(agent)])
         if not is_archival:
             memories = [memory for memory in memories if memory.id != agent.id]
-        running: list[Awaitable[Sequence[Message]]] = []
+        query_searches: list[Awaitable[Sequence[Message]]] = []
         for query, vector in zip(queries, await self._embed(queries, [agent, *memories]), strict=True):
             if not is_archival:
-                running.append(self._search_own(query, lookup, vector))
-            running += [self._search_archive(memory, query, lookup, vector) for memory in memories]
-        messages, is_incomplete = await searches.search_all(running)
+                query_searches.append(self._search_own(query, lookup, vector))
+            query_searches += [self._search_archive(memory, query, lookup, vector) for memory in memories]
+        messages, is_incomplete = await searches.search_all(query_searches)
         return searches.CombinedHits(_renumber_passages(messages), has_failed or is_incomplete)
 
     async def _embed(self, queries: Sequence[str], memories: Sequence[Agent]) -> Sequence[Vector | None]:
@@ -149,10 +149,12 @@ class MemorySearches(Struct, frozen=True):
     ) -> list[Message]:
         """Returns the passages of one memory that answer one query."""
         assert self.archives is not None  # else no memory is searched as an archive
-        filter = PassageFilter(
+        passage_filter = PassageFilter(
             since=lookup.since, until=lookup.until, tags=sorted(lookup.tags), needs_all_tags=lookup.needs_all
         )
-        passages = await self.archives.search_memory(memory, query, filter, limit=lookup.limit, vector=vector)
+        passages = await self.archives.search_memory(
+            memory, query, passage_filter, limit=lookup.limit, vector=vector
+        )
         return [
             Message(
                 passage.seq,

@@ -24,14 +24,15 @@ MAX_RESULTS = 256
 
 
 class _CallKey(NamedTuple):
-    """The calls that have one result."""
+    """The key of the calls that share a result."""
 
-    # What their turn continues, and its new messages.
+    # The point that the turn of the calls continues, and the new messages of the turn.
     origin: Hashable
+    # The name of the tool.
     tool: str
     # The arguments of the call, as JSON.
     arguments: bytes
-    # The number of the call among the same ones of its turn, from 1.
+    # The number of the call among the equal calls of its turn, from 1.
     number: int
 
 
@@ -51,6 +52,7 @@ class RecentCalls:
         """
         self._lifetime_s = lifetime_s
         self._continues = continues
+        # The calls that are under way or have a recent result.
         self._tasks: dict[_CallKey, asyncio.Task[ToolAnswer]] = {}
         # The timers that drop tasks which are done.
         self._expiries: dict[_CallKey, asyncio.TimerHandle] = {}
@@ -64,9 +66,9 @@ class RecentCalls:
         task = self._find(key)
         if task is None:
             task = self._tasks[key] = asyncio.ensure_future(perform())
-            task.add_done_callback(lambda done: self._expire_later(key, done))
+            task.add_done_callback(lambda task: self._expire_later(key, task))
             if len(self._tasks) > MAX_RESULTS:
-                # The oldest is dropped. A request that waits for it still gets its result.
+                # The oldest result is dropped. A request that waits for it still gets it.
                 self._drop(next(iter(self._tasks)))
         return await asyncio.shield(task)
 

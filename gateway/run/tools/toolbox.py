@@ -46,14 +46,14 @@ class ToolAnswer(Struct, frozen=True):
     stderr: str = ""
     # Blocks that code has changed in its copy, each with its new value. The caller of the tool writes them.
     changed_blocks: Sequence[tuple[Block, str]] = ()
-    # A note about changes of memory meanwhile, which stands after the content.
+    # A note about changes of memory meanwhile, which follows the content.
     changes: str = ""
-    # What content and changes show of memory blocks.
+    # The last text of each memory block in content and changes.
     shown: Shown = field(default_factory=dict)
     # False: the call did not reach the tool, so that it may be made again.
     was_sent: bool = True
 
-    def result(self, call_id: str) -> ToolResult:
+    def as_result(self, call_id: str) -> ToolResult:
         """Returns the answer as the result of a call."""
         answer = (self.content, self.status, self.stdout, self.stderr)
         return ToolResult(call_id, *answer, changes=self.changes, shown=self.shown)
@@ -74,20 +74,20 @@ class ToolAnswer(Struct, frozen=True):
 
     @classmethod
     def unsent(cls, tool: str, reason: object) -> ToolAnswer:
-        """Returns the answer to a call that was not sent. reason: ends a sentence, without its full stop."""
+        """Returns the answer to a call that was not sent. reason: the end of the sentence, without a full stop."""
         return cls(f"Error: {tool} cannot be called: {reason}.", "error", was_sent=False)
 
     @classmethod
     def lost(cls, tool: str, reason: object) -> ToolAnswer:
         """Returns the answer to a call that was sent, and has no reply that can be read.
 
-        reason: ends a clause, without a full stop.
+        reason: the end of a clause, without a full stop.
         """
         return cls.failed(f"Error: {tool} was called, but {reason}. It may have been done.")
 
 
-def max_result_chars(tool_chars: int, window_tokens: int | None) -> int:
-    """Returns how many characters a result may have.
+def limit_result_chars(tool_chars: int, window_tokens: int | None) -> int:
+    """Returns the most characters that a result may have.
 
     tool_chars: the limit of the tool.
     window_tokens: the size of the context window; None: not known.
@@ -117,11 +117,11 @@ class ForeignCall(Struct, frozen=True):
     agent: str
     # The public id of the run.
     run: str
-    # Names the call among all calls of all agents.
+    # The key of the call among all calls of all agents.
     key: str
-    # The agent's name and blocks. Only tools that are code read them.
+    # The name of the agent, which only tools that are code read.
     agent_name: str = ""
-    # The agent's memory blocks.
+    # The memory blocks of the agent, which only tools that are code read.
     blocks: Sequence[Block] = ()
     # The project that owns the tool.
     project: str = ""
@@ -138,7 +138,7 @@ class Toolbox(Protocol):
     """The tools that the gateway runs in one turn."""
 
     def list_definitions(self) -> list[dict[str, Any]]:
-        """Returns the entries for a request's `tools`, the same ones at each call."""
+        """Returns the entries for a request's `tools`. They are the same at each call."""
 
     def owns(self, name: str) -> bool:
         """Returns whether the toolbox has the tool of this name."""
@@ -150,7 +150,7 @@ class Toolbox(Protocol):
         """
 
     async def run(self, call: RunTool) -> ToolAnswer:
-        """Runs a call. For an exception, the model reads only that the tool is not available (`run_tool`)."""
+        """Runs a call. After an exception the model reads only that the tool is not available (`run_tool`)."""
 
 
 class NoTools:
@@ -180,7 +180,7 @@ async def run_tools(
     Serial calls (`RunTool.is_serial`) are one group. A cancellation cancels the calls that still run, and waits for
     their end.
 
-    answers: the answers so far, by the position of their calls; each answer is added as it comes.
+    answers: the answers so far, by the index of their calls; each answer is added as it comes.
     receipt: the receipt of the request, in which each call is noted.
     """
     serial_groups: dict[str, list[int]] = {}
