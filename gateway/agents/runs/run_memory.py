@@ -22,7 +22,7 @@ from gateway.core.conversation.canonical import MessageHasher, is_user
 from gateway.core.conversation.private import NUDGE_SENDER, make_framed_system_message
 from gateway.core.conversation.stored_path import finish_step, hash_exchanges, mark_refused, supersede_refused
 from gateway.core.conversation.wire_message import WireMessage, read_text
-from gateway.core.prompt.shown_blocks import Shown
+from gateway.core.prompt.shown_blocks import ShownBlocks
 from gateway.core.tags import make_mark
 from gateway.core.turn import commands, events
 from gateway.core.turn.commands import End, TurnOutcome
@@ -100,7 +100,7 @@ class RunMemory:
     # The time when the open step began, in seconds since the epoch.
     _step_began_at: float = field(default=0.0, init=False)
     # The text of each block that the current prompt shows last.
-    _shown_blocks: Shown = field(default_factory=dict, init=False)
+    _shown_blocks: ShownBlocks = field(default_factory=dict, init=False)
     # The characters that the run's steps have added to the conversation.
     _chars: int = field(default=0, init=False)
     # The readers of the memory, as they were when the run began.

@@ -17,7 +17,7 @@ from gateway.core.memory.edit_ids import call_of_edit, map_edits_to_calls
 from gateway.core.memory.edits import make_block_merge
 from gateway.core.memory.memory_tools import STORED_SOURCES
 from gateway.core.prompt.note_text import render_note
-from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, combine_shown
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, ShownBlocks, combine_shown
 from gateway.core.turn.tool_result import ToolResult
 from gateway.run.memory.block_edits import BlockEdits
 from storage.commands import BlockMerge
@@ -27,7 +27,7 @@ from storage.records import Block
 class StepEdits:
     """The blocks that a step read, and the edits that its tools made on them."""
 
-    def __init__(self, blocks: Sequence[Block], shown: Shown, client_call_ids: frozenset[str]) -> None:
+    def __init__(self, blocks: Sequence[Block], shown: ShownBlocks, client_call_ids: frozenset[str]) -> None:
         """Begins without edits.
 
         blocks: the blocks that the step read, with their versions.

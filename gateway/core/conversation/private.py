@@ -49,7 +49,7 @@ class PrivateFields(TypedDict, total=False):
     unrun: bool  # the tool did not run
     unapproved: bool  # the call needs an approval that no client could give
     own_length: int  # the number of characters that are the tool's own text
-    shown_blocks: Mapping[str, str]  # gateway.core.prompt.shown_blocks.Shown
+    shown_blocks: Mapping[str, str]  # gateway.core.prompt.shown_blocks.ShownBlocks
     # An answer to a call can have these.
     approval: str  # "approved" or "denied"
     reason: str  # the reason that the person gave

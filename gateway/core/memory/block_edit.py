@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from gateway.core.conversation.private import CallStatus
 from gateway.core.memory.call_arguments import find_argument_error
 from gateway.core.memory.memory_tools import BLOCK_TOOLS, EditOperation
-from gateway.core.prompt.shown_blocks import Shown
+from gateway.core.prompt.shown_blocks import ShownBlocks
 from gateway.core.tags import quote_text
 from storage.records import Block
 
@@ -47,7 +47,7 @@ class EditResult(Struct, frozen=True):
     message: str
     has_failed: bool = False
     # The version of the block that the message shows. The caller sets it, from the versions that the prompt shows.
-    shown: Shown = field(default_factory=dict)
+    shown: ShownBlocks = field(default_factory=dict)
 
     @property
     def status(self) -> CallStatus:

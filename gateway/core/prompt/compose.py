@@ -31,7 +31,7 @@ from gateway.core.prompt.omitted_messages import (
     list_omitted_messages,
 )
 from gateway.core.prompt.result_order import SentMessage, has_calls_or_results, put_results_after_calls
-from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, combine_shown, read_shown_by_note
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, ShownBlocks, combine_shown, read_shown_by_note
 from gateway.core.subsequence import pair_lcs
 from storage.commands import Additions
 from storage.records import Exchange
@@ -329,6 +329,6 @@ def _is_one_message(index: int, exchange: Exchange, replies: Mapping[int, Exchan
     return all(neighbour is None or neighbour.id != exchange.id for neighbour in neighbours)
 
 
-def _read_shown_in_rounds(content: Content) -> Shown:
+def _read_shown_in_rounds(content: Content) -> ShownBlocks:
     """Returns the memory blocks that the hidden rounds of a reply show."""
     return combine_shown(map(read_shown, content.full_reply or ()), NOTHING_SHOWN)

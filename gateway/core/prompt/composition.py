@@ -13,7 +13,7 @@ from gateway.core.conversation.private import PrivateFields, is_nudge, read_priv
 from gateway.core.conversation.tree import PathElement, PathPosition
 from gateway.core.conversation.wire_message import PRIVATE, WireMessage
 from gateway.core.message_text import with_text_before, without_text_before
-from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, read_shown_by_note
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, ShownBlocks, read_shown_by_note
 from storage.records import Atom
 
 REFUSED_RESULT = "The call was made. Its result cannot be told: the provider of the model refused to read it."
@@ -32,7 +32,7 @@ class InsertedMessage(Struct, frozen=True):
     # The private fields of the stored message.
     private: PrivateFields = msgspec.field(default_factory=PrivateFields)
     # The memory blocks that the message and its note show.
-    shown: Shown = msgspec.field(default_factory=dict)
+    shown: ShownBlocks = msgspec.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -71,7 +71,7 @@ class Composition(Struct):
     # The number of hidden rounds of the last prompt that could not be restored, so that its stable prefix is broken.
     unrestored_rounds: int = 0
     # Index of a client message -> the memory blocks that its note or its hidden rounds show.
-    shown: dict[int, Shown] = msgspec.field(default_factory=dict)
+    shown: dict[int, ShownBlocks] = msgspec.field(default_factory=dict)
 
     def without_notes(self) -> Composition:
         """Returns a copy of the composition without its notes."""
@@ -101,7 +101,7 @@ class Composition(Struct):
             return self
         return replace(self, inserted=inserted, replacements=replacements)
 
-    def put_note(self, index: int, note: str, tokens: int, shown: Shown | None = None) -> None:
+    def put_note(self, index: int, note: str, tokens: int, shown: ShownBlocks | None = None) -> None:
         """Puts a note before a message.
 
         tokens: the estimated tokens of the note.
@@ -123,7 +123,7 @@ def list_rounds_without_results(rounds: Mapping[int, Sequence[WireMessage]]) -> 
     return {index: [*map(without_result, messages)] for index, messages in rounds.items()}
 
 
-def read_shown(message: WireMessage) -> Shown:
+def read_shown(message: WireMessage) -> ShownBlocks:
     """Returns the memory blocks that a gateway message shows: the result of an edit, or a change within a turn."""
     shown = read_private(message).get("shown_blocks")
     return shown if isinstance(shown, dict) else NOTHING_SHOWN

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from gateway.core.prompt.shown_blocks import (
     NOTHING_SHOWN,
-    Shown,
+    ShownBlocks,
     combine_shown,
     describe_mark,
     describe_tools,
@@ -127,7 +127,7 @@ class Section(Struct, frozen=True):
     # The changes of blocks that the request's note has to state.
     changes: tuple[str, ...] = ()
     # The version of each block that the prompt shows last, this request's note included.
-    shown: Shown = field(default_factory=dict)
+    shown: ShownBlocks = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -180,7 +180,7 @@ def make_section(
     parts: SectionParts,
     *,
     pinned: SentSection | None,
-    shown_after: Shown = NOTHING_SHOWN,
+    shown_after: ShownBlocks = NOTHING_SHOWN,
     is_continued: bool,
     may_rebuild: bool,
     takes_note: bool,
@@ -218,7 +218,7 @@ def _with_prefix_changed(sent: SentSection) -> SentSection:
 
 
 def _render_or_keep(
-    parts: SectionParts, pinned: SentSection | None, shown_after: Shown, *, takes_note: bool
+    parts: SectionParts, pinned: SentSection | None, shown_after: ShownBlocks, *, takes_note: bool
 ) -> Section:
     """Returns a section that is rendered now; the pinned section if both are the same."""
     text = parts.render()
@@ -232,7 +232,9 @@ def _render_or_keep(
     return _with_changes(sent, parts, shown_after, takes_note=takes_note)
 
 
-def _with_changes(sent: SentSection, parts: SectionParts, shown_after: Shown, *, takes_note: bool) -> Section:
+def _with_changes(
+    sent: SentSection, parts: SectionParts, shown_after: ShownBlocks, *, takes_note: bool
+) -> Section:
     """Returns the section as it was sent, with the changes of blocks that the request's note has to state."""
     shown = combine_shown((shown_after,), sent.known.get("blocks", NOTHING_SHOWN))
     changes: tuple[str, ...] = ()

@@ -31,8 +31,8 @@ CHANGES_HEADING = "Changed in the memory blocks since they were last shown:"
 #     BEFORE>AFTER   the result of an edit, which shows a part: a reader that knows BEFORE knows AFTER
 #     ?>AFTER        the results of edits that do not follow one another
 #     VALUE!AFTER    VALUE was shown, and then the result of an edit of another value
-Shown = Mapping[str, str]
-NOTHING_SHOWN: Final[Shown] = {}
+ShownBlocks = Mapping[str, str]
+NOTHING_SHOWN: Final[ShownBlocks] = {}
 GONE = ""
 _EDITED_TO, _EDITED_ELSEWHERE, _UNKNOWN = ">", "!", "?"
 
@@ -115,12 +115,12 @@ def digest_shown(value: str) -> str:
     return blake2b(value.encode(), digest_size=8).hexdigest()
 
 
-def make_shown_by_block(block: Block) -> Shown:
+def make_shown_by_block(block: Block) -> ShownBlocks:
     """Returns the version that a text with the whole value of a block shows."""
     return {render_label(block.label): digest_shown(_escape(block.value))}
 
 
-def make_shown_by_edit(before: Block, after: Block) -> Shown:
+def make_shown_by_edit(before: Block, after: Block) -> ShownBlocks:
     """Returns the version that the result of an edit shows of a block."""
     edit = f"{digest_shown(_escape(before.value))}{_EDITED_TO}{digest_shown(_escape(after.value))}"
     return {render_label(after.label): edit}
@@ -132,7 +132,7 @@ def render_label(label: str) -> str:
     return " ".join(_escape(label).split()).replace('"', "'").replace(">", "›")
 
 
-def read_shown_by_note(note: str) -> Shown:
+def read_shown_by_note(note: str) -> ShownBlocks:
     """Returns the versions of the blocks that a note shows."""
     offset = note.find(f"\n{CHANGES_HEADING}\n")
     if offset < 0:
@@ -151,10 +151,10 @@ class BlockChanges(NamedTuple):
     # A text for each block that has changed.
     texts: tuple[str, ...]
     # The versions of the blocks that are shown together with these texts.
-    shown: Shown
+    shown: ShownBlocks
 
 
-def list_changes(last_shown: Shown, blocks: Iterable[Block]) -> BlockChanges:
+def list_changes(last_shown: ShownBlocks, blocks: Iterable[Block]) -> BlockChanges:
     """Returns the changes of blocks since they were last shown.
 
     last_shown: the versions of the blocks that the prompt shows last, without the texts of the changes.
@@ -186,7 +186,7 @@ def list_changes(last_shown: Shown, blocks: Iterable[Block]) -> BlockChanges:
     return BlockChanges(tuple(changes), {**last_shown, **after} if after else last_shown)
 
 
-def is_shown(shown: Shown, block: Block) -> bool:
+def is_shown(shown: ShownBlocks, block: Block) -> bool:
     """Returns whether a block's current value is shown; an empty value need not be."""
     last_digest = shown.get(render_label(block.label), GONE)
     if _EDITED_TO in last_digest:  # an empty block need not have been shown before its edit
@@ -198,7 +198,7 @@ def is_shown(shown: Shown, block: Block) -> bool:
     return last_digest == digest_shown(text) or (not text.strip() and last_digest in (GONE, digest_shown("")))
 
 
-def combine_shown(texts: Iterable[Shown], shown_before: Shown) -> Shown:
+def combine_shown(texts: Iterable[ShownBlocks], shown_before: ShownBlocks) -> ShownBlocks:
     """Returns the version of each block that texts, in their order, show last.
 
     shown_before: the versions that the text before these texts shows.

@@ -6,9 +6,9 @@ from msgspec import Struct, field
 
 from adapters.types import Json
 from gateway.core.conversation.private import CallStatus, with_private
-from gateway.core.prompt.shown_blocks import Shown
+from gateway.core.prompt.shown_blocks import ShownBlocks
 
-# Fields of a result that are stored with its message if they are set.
+# The fields of a result that are stored in its message under their own names, unless they are empty.
 _STORED_FIELDS = ("stdout", "stderr", "approval", "reason")
 
 
@@ -16,24 +16,24 @@ class ToolResult(Struct, frozen=True):
     """The result of a call."""
 
     call_id: str
-    # The tool's own text.
+    # The text that the tool returned.
     content: str
     status: CallStatus = "success"
-    # The two outputs of code that the tool ran.
+    # The outputs of the tool's code.
     stdout: str = ""
     stderr: str = ""
     # "approved" or "denied"; "": no person was asked.
     approval: str = ""
     # The person's reason.
     reason: str = ""
-    # False: a rule forbids the call, or the call is unreadable.
+    # The tool was run; False: a rule forbids the call, or the call is unreadable.
     was_run: bool = True
     # The call needs an approval, and no client can give it.
     is_unapproved: bool = False
-    # A note of the changes in memory since the call began, which stands after the content.
+    # The note of the changes in memory since the call began, which follows the content; "": no changes.
     changes: str = ""
     # The memory blocks that `content` and `changes` show.
-    shown: Shown = field(default_factory=dict)
+    shown: ShownBlocks = field(default_factory=dict)
 
     def as_message(self) -> Json:
         """Returns the message that goes upstream; its private fields name the blocks and changes that it shows."""

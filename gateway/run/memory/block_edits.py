@@ -13,7 +13,7 @@ from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, STORED_SOURCES
 from gateway.core.prompt.shown_blocks import (
     NOTHING_SHOWN,
     BlockChanges,
-    Shown,
+    ShownBlocks,
     combine_shown,
     is_shown,
     list_changes,
@@ -38,9 +38,9 @@ class BlockEdits:
     # The edits that were made, in their order.
     edits: list[MemoryEdit] = field(default_factory=list)
     # The last text of each block in the prompt, or in a result of the rounds since.
-    shown: Shown = field(default_factory=dict)
+    shown: ShownBlocks = field(default_factory=dict)
     # The last text of each block in the results of this round so far.
-    _shown_in_round: Shown = field(default_factory=dict, init=False)
+    _shown_in_round: ShownBlocks = field(default_factory=dict, init=False)
 
     def apply(self, edit: MemoryEdit, *, is_by_model: bool = True) -> EditResult:
         """Makes an edit on the blocks as the model sees them. Returns the result that the model reads.
@@ -80,7 +80,7 @@ class BlockEdits:
             if edit.op not in STORED_SOURCES:
                 self.blocks = edits.apply_to_blocks(self.blocks, edit).blocks
 
-    def describe_changes(self, results: Iterable[Shown]) -> BlockChanges:
+    def describe_changes(self, results: Iterable[ShownBlocks]) -> BlockChanges:
         """Ends a round. Returns the block changes that no result has shown yet, and the blocks that the round shows.
 
         The model has to get the texts of the changes after the results. Each text is returned once.

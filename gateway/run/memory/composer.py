@@ -23,7 +23,7 @@ from gateway.core.prompt.section import (
     find_shown_standing,
     make_section,
 )
-from gateway.core.prompt.shown_blocks import Shown
+from gateway.core.prompt.shown_blocks import ShownBlocks
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.core.tags import make_mark
 from gateway.core.upstream.policy import Target
@@ -145,7 +145,7 @@ class Composer(Struct, frozen=True):
             prompt = await self._with_summaries(context, prompt)
         return await self._with_window(context, prompt, await fit_prompt(prompt))
 
-    async def list_shown_blocks(self, context: MemoryContext) -> Shown:
+    async def list_shown_blocks(self, context: MemoryContext) -> ShownBlocks:
         """Returns the last text of each memory block in the prompt of a request, without a note for the request."""
         composition = await self._compose(context, _list_known_notes(context))
         return self._make_section(context, composition, takes_note=False).shown

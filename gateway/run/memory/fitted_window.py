@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.composition import Composition, InsertedMessage
-from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, combine_shown
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, ShownBlocks, combine_shown
 from gateway.core.prompt.summary import WantedSummary
 from storage.records import Evicted
 
@@ -74,7 +74,7 @@ class FittedWindow(Struct, frozen=True):
         notes += [each.note for each in self.list_inserted(composition) if each.note]
         return notes
 
-    def list_shown_blocks(self, composition: Composition) -> Shown:
+    def list_shown_blocks(self, composition: Composition) -> ShownBlocks:
         """Returns the last text of each memory block in the added texts and messages of the window."""
         shown = [each.shown for each in self.list_inserted(composition)]
         for index in sorted(composition.shown) if composition.shown else ():

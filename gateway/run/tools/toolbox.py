@@ -14,7 +14,7 @@ from msgspec import Struct, field
 
 from adapters.types import Json
 from gateway.core.conversation.private import CallStatus
-from gateway.core.prompt.shown_blocks import Shown
+from gateway.core.prompt.shown_blocks import ShownBlocks
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.tool_result import ToolResult
 from gateway.core.usage.estimate import CHARS_PER_TOKEN
@@ -49,7 +49,7 @@ class ToolAnswer(Struct, frozen=True):
     # A note about changes of memory meanwhile, which follows the content.
     changes: str = ""
     # The last text of each memory block in content and changes.
-    shown: Shown = field(default_factory=dict)
+    shown: ShownBlocks = field(default_factory=dict)
     # False: the call did not reach the tool, so that it may be made again.
     was_sent: bool = True
 

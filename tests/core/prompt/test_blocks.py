@@ -16,7 +16,7 @@ from gateway.core.prompt.shown_blocks import (
     GONE,
     NEWEST_SENTENCE,
     PREAMBLE,
-    Shown,
+    ShownBlocks,
     combine_shown,
     describe_mark,
     describe_tools,
@@ -142,7 +142,7 @@ OLD = digest_shown("something else")
     ],
 )
 def test_what_is_not_as_it_was_shown_is_named_block_by_block(
-    shown: Shown, blocks: list[Block], expected: list[str]
+    shown: ShownBlocks, blocks: list[Block], expected: list[str]
 ) -> None:
     changes, after = list_changes(shown, blocks)
     assert [change.splitlines()[0] for change in changes] == expected
