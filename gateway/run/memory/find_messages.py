@@ -22,15 +22,16 @@ from storage.search_trace import SearchTrace
 _LINE_TOKENS = 40
 # The fewest hits that are read.
 _MIN_HITS = 16
-# For a question about the next event, this many of its hits precede the messages that are found next to them.
+# For a question about the next event, the number of its own hits before the messages next to the first hit. Not
+# measured.
 _HITS_BEFORE_NEXT = 5
-# For a question about an order, this many hits of the first search precede the hits of both searches in turn. As much
-# is found with 5 and with all.
+# For a question about an order, the number of hits of the first search before the hits of both searches in turn. As
+# much is found with 5 and with all.
 _SURE_EVENTS = 10
 # The most hits outside of the note that the record of a search has.
 MAX_LEFT_OUT = 5
 # The two kinds of questions about an order; `scripts/talk/rules.py` empties one at a time, to measure its effect.
-# Questions that are answered by the messages after or before those that are found.
+# Questions that are answered by the messages after or before a hit.
 _NEIGHBOUR_QUESTIONS: Collection[OrderQuestion] = (OrderQuestion.NEXT, OrderQuestion.PREVIOUS)
 # Questions for which the memory is searched twice.
 _ORDER_QUESTIONS: Collection[OrderQuestion] = (OrderQuestion.ORDER,)
@@ -53,32 +54,33 @@ class FoundMessages(NamedTuple):
     """The stored messages that fit a message, best first."""
 
     messages: Sequence[Message]
-    # The query that found them.
+    # The query that has found the messages.
     query: str
-    # Lines that the message has in common with the found messages; they are not shown.
-    shared: frozenset[str]
-    # The messages show most of the whole memory, and were found without a query.
+    # The lines that the message has in common with the found messages. A note does not show them.
+    shared_lines: frozenset[str]
+    # True: the messages show most of the whole memory, and were found without a query.
     is_selection: bool
     # The reasons why found messages are not among `messages`, by the numbers of the messages.
     ruled_out: Mapping[int, str] = {}
-    # The notes of the conversation show all of the memory.
+    # True: the notes of the conversation show all of the memory.
     is_all_shown: bool = False
-    # The message asks for the order of many events, so many short lines are worth more than a few long ones.
+    # True: the message asks for the order of many events, so many short lines are worth more than a few long ones.
     asks_for_order: bool = False
 
-    def choose_line_chars(self, budget: int) -> int:
-        """Returns the most characters of one message that a note shows. budget: the tokens of the note."""
-        return min(note_choice.ORDER_CHARS if self.asks_for_order else note_choice.CUT_CHARS, 2 * budget)
+    def choose_line_chars(self, budget_tokens: int) -> int:
+        """Returns the most characters of one message that a note shows. budget_tokens: the tokens of the note."""
+        max_chars = note_choice.ORDER_CHARS if self.asks_for_order else note_choice.CUT_CHARS
+        return min(max_chars, 2 * budget_tokens)
 
     def choose(
         self,
-        budget: int,
+        budget_tokens: int,
         cut_chars: int,
         visible: VisibleContent = NOTHING_VISIBLE,
     ) -> note_choice.Choice:
         """Chooses the messages that go into a note, as `note_choice.choose_hits`.
 
-        budget: the tokens of the note.
+        budget_tokens: the tokens of the note.
         cut_chars: the most characters of one message.
         visible: the content that the request shows already.
         """
@@ -87,27 +89,28 @@ class FoundMessages(NamedTuple):
             self.query,
             exclude_atoms=visible.atoms,
             noted=visible.notes,
-            shared=self.shared,
-            budget_tokens=budget,
+            shared=self.shared_lines,
+            budget_tokens=budget_tokens,
             cut_chars=cut_chars,
             is_selection=self.is_selection,
             is_order=self.asks_for_order,
         )
 
-    def rule_out(self, why: str, is_unwanted: Callable[[Message], bool]) -> FoundMessages:
-        """Returns the found messages without the unwanted ones. why: the reason in the record of the search."""
-        unwanted = {message.seq for message in self.messages if is_unwanted(message)}
-        if not unwanted:
+    def without(self, is_unwanted: Callable[[Message], bool], reason: str) -> FoundMessages:
+        """Returns the found messages without the unwanted ones. reason: the reason in the record of the search."""
+        unwanted_seqs = {message.seq for message in self.messages if is_unwanted(message)}
+        if not unwanted_seqs:
             return self
-        messages = [message for message in self.messages if message.seq not in unwanted]
-        return self._replace(messages=messages, ruled_out={**self.ruled_out, **dict.fromkeys(unwanted, why)})
+        messages = [message for message in self.messages if message.seq not in unwanted_seqs]
+        ruled_out = {**self.ruled_out, **dict.fromkeys(unwanted_seqs, reason)}
+        return self._replace(messages=messages, ruled_out=ruled_out)
 
     def without_statements(self, shown: Iterable[StandingFact]) -> FoundMessages:
         """Returns the found messages without those that the memory section shows as standing facts."""
-        stated = {normalize_statement(fact.text) for fact in shown}
-        if not stated:
+        statements = {normalize_statement(fact.text) for fact in shown}
+        if not statements:
             return self  # in most memories, so that no message is compared
-        return self.rule_out("shown", lambda m: normalize_statement(m.text) in stated)
+        return self.without(lambda m: normalize_statement(m.text) in statements, "shown")
 
 
 class SearchOutcome(NamedTuple):
@@ -128,7 +131,7 @@ async def find_messages(
     query: the query of `note_query.make_query` for the message, with its speaker (`note_query.with_speaker`).
     names: the names of the speaker and of the user.
     """
-    shared: frozenset[str] = frozenset()
+    shared_lines: frozenset[str] = frozenset()
     ruled_out: dict[int, str] = {}
     order = find_order_question(query)
     if order is not None:
@@ -145,13 +148,13 @@ async def find_messages(
         without_template = note_query.without_templates(messages, lines)
         # `pack_recall` drops this reason for a message that the next search finds as well.
         ruled_out.update((message.seq, "weak") for message in messages)
-        query, shared = own_query, lines
+        query, shared_lines = own_query, lines
         messages = [*await memory.search(own_query), *without_template]
     if messages:
         return FoundMessages(
             messages=messages,
             query=query,
-            shared=shared,
+            shared_lines=shared_lines,
             is_selection=False,
             ruled_out=ruled_out,
             asks_for_order=order is OrderQuestion.ORDER,
@@ -160,16 +163,16 @@ async def find_messages(
     return FoundMessages(
         messages=selection,
         query="" if selection else query,
-        shared=shared,
+        shared_lines=shared_lines,
         is_selection=bool(selection),
         ruled_out=ruled_out,
     )
 
 
 async def _search_by_order(query: str, order: OrderQuestion | None, memory: MemorySearch) -> list[Message]:
-    """Returns the messages that answer a query, as a question about an order needs them.
+    """Returns the messages that answer a query, best first.
 
-    order: the question about an order; None: the query asks for no order.
+    order: the question about an order that the query asks; None: the query asks for no order.
     """
     is_searched_twice = order in _ORDER_QUESTIONS
     messages = await (_find_events(query, memory) if is_searched_twice else memory.search(query))
@@ -183,9 +186,9 @@ async def _search_by_order(query: str, order: OrderQuestion | None, memory: Memo
 
 
 async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
-    """Returns the messages about the events of a query: first the user's, and of these first those with a word of it.
+    """Returns the messages about the events of a query: the user's before the assistant's, each with its words first.
 
-    The user's sentences about some events have words that all are about: "I handed the thesis in" finds "My thesis
+    The user's sentences about some events have words of the other events: "I handed the thesis in" finds "My thesis
     compares river names". So the memory is also searched for these sentences, if there is time.
     """
     messages = await memory.search(query)
@@ -201,17 +204,17 @@ async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
     )
 
 
-def choose_hit_limit(budget: int) -> int:
-    """Returns the most hits that a search reads, also next to another hit. budget: the tokens of the note."""
-    return max(_MIN_HITS, budget // _LINE_TOKENS)
+def choose_hit_limit(budget_tokens: int) -> int:
+    """Returns the most hits that a search reads, also next to another hit. budget_tokens: the tokens of the note."""
+    return max(_MIN_HITS, budget_tokens // _LINE_TOKENS)
 
 
 def choose_selection_limit(standing_count: int) -> int:
     """Returns the most hits that a selection reads.
 
-    standing_count: the number of standing facts that the memory section shows.
-
     Each standing fact is among the first hits twice, as a fact and in the user's words, and is ruled out.
+
+    standing_count: the number of standing facts that the memory section shows.
     """
     return _MIN_HITS + 2 * standing_count
 
@@ -222,7 +225,7 @@ def make_search_record(
     """Returns the record of a search, without the rows of its ranking, which the trace drops.
 
     max_left_out: the most hits outside of the note that are recorded with scores. If there are fewer, hits that are
-        too weak for a note fill up.
+        too weak for a note are recorded as well.
     """
     found, choice, failure = search
     left_out_count = len(trace.hit_seqs) - len(choice.hits)

@@ -32,8 +32,8 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# The most hits that are read if a part of a client's list has left the window. Many of them are visible in the window,
-# and are left out only when they are read.
+# The most hits that are read if a part of a client's list has left the window. Many hits are visible in the window, and
+# are left out only when they are read.
 MAX_HITS = 40
 # Short messages are read for this many times the budget, since some of them repeat others.
 SPARE_BUDGETS = 2
@@ -53,6 +53,7 @@ class NoteSearch(Struct, frozen=True):
     idle_s: float
     # The time for recall.
     limit_ms: float
+    # The memory of the request.
     context: MemoryContext
     # The prompt without the note.
     prompt: Prompt
@@ -61,9 +62,9 @@ class NoteSearch(Struct, frozen=True):
     # The vectors of queries, each made once.
     vectors: QueryVectors
     # The tokens that recalled messages may take in a note, by `Recaller.choose_note_budget`.
-    note_budget: int
-    # The tokens of `note_budget` that have room in this prompt's window.
-    budget: int
+    note_budget_tokens: int
+    # The part of `note_budget_tokens` that has room in this prompt's window.
+    budget_tokens: int
     # The tokens of the line that names the note's mark; 0: the prompt names the mark.
     naming_tokens: int
     # The names of the speaker and of the user.
@@ -74,7 +75,7 @@ class NoteSearch(Struct, frozen=True):
     trace: SearchTrace | None
 
     @property
-    def standing(self) -> Collection[int]:
+    def _standing_seqs(self) -> Collection[int]:
         """The numbers of the facts that the memory section shows."""
         sent = self.prompt.section.sent
         return () if sent is None else sent.known.get("standing", ())
@@ -103,33 +104,33 @@ class NoteSearch(Struct, frozen=True):
         found = await find_messages(text, query, self, self.names)
         if not context.is_plain:  # a plain list has nothing in another form
             rule = partial(find_superseded_exchanges, context, self.idle_s)
-            superseded = await retry_with_contents(self.store.turns, context.agent, context.tree, rule)
-            found = found.rule_out("superseded", lambda m: m.exchange_row in superseded)
+            superseded_rows = await retry_with_contents(self.store.turns, context.agent, context.tree, rule)
+            found = found.without(lambda m: m.exchange_row in superseded_rows, "superseded")
         found = found.without_statements(
-            [fact for fact in context.snapshot.standing if fact.seq in self.standing]
+            [fact for fact in context.snapshot.standing if fact.seq in self._standing_seqs]
         )
         window = self.prompt.window
-        return found.rule_out("shown", lambda m: m.kind == "fact" and shows_origin(context, window, m))
+        return found.without(lambda m: m.kind == "fact" and shows_origin(context, window, m), "shown")
 
     async def _choose(self, found: FoundMessages) -> note_choice.Choice:
         """Chooses the messages for which the note has room."""
-        context, budget = self.context, self.budget
+        context, budget_tokens = self.context, self.budget_tokens
         if found.is_selection:
-            budget = min(budget, note_choice.limit_selection(self.note_budget))
+            budget_tokens = min(budget_tokens, note_choice.limit_selection(self.note_budget_tokens))
         render = partial(
             render_request_note, context, names_mark=self.naming_tokens > 0, is_selection=found.is_selection
         )
-        cut_chars = found.choose_line_chars(budget)
+        cut_chars = found.choose_line_chars(budget_tokens)
         changes = self.prompt.section.changes
-        choice = found.choose(budget, cut_chars, self.visible)
+        choice = found.choose(budget_tokens, cut_chars, self.visible)
         # The estimate is too low for some languages, and a full window has no room for a token more.
         while (
             choice.hits and (excess := await _measure_excess(self.prompt, render(choice.hits, changes))) > 1
         ):
             # If the note takes less than its budget, a slightly smaller budget would give the same note.
             note_tokens = note_text.estimate_tokens(render(choice.hits, ()))
-            budget = min(budget - 1, int(note_tokens / excess) - self.naming_tokens)
-            choice = found.choose(budget, cut_chars, self.visible)
+            budget_tokens = min(budget_tokens - 1, int(note_tokens / excess) - self.naming_tokens)
+            choice = found.choose(budget_tokens, cut_chars, self.visible)
         return choice
 
     def _is_all_shown(self, text: str, query: str) -> bool:
@@ -159,8 +160,8 @@ class NoteSearch(Struct, frozen=True):
             query,
             numbers=context.snapshot.numbers,
             skip=visible.verbatim_seqs,
-            limit=MAX_HITS if has_evicted else choose_hit_limit(self.budget),
-            room=SPARE_BUDGETS * self.budget,
+            limit=MAX_HITS if has_evicted else choose_hit_limit(self.budget_tokens),
+            room=SPARE_BUDGETS * self.budget_tokens,
             only_strong=True,
             deadline_ms=self._measure_remaining_ms(),
             vector=vector,
@@ -178,7 +179,7 @@ class NoteSearch(Struct, frozen=True):
             is_opening=_opens_conversation(context),
             numbers=context.snapshot.numbers,
             skip=visible.verbatim_seqs,
-            limit=choose_selection_limit(len(self.standing)),
+            limit=choose_selection_limit(len(self._standing_seqs)),
             deadline_ms=self._measure_remaining_ms(),
         )
 
@@ -190,7 +191,7 @@ class NoteSearch(Struct, frozen=True):
             looks_back=before,
             numbers=context.snapshot.numbers,
             skip=self.visible.verbatim_seqs,
-            limit=choose_hit_limit(self.budget),
+            limit=choose_hit_limit(self.budget_tokens),
             deadline_ms=self._measure_remaining_ms(),
         )
 

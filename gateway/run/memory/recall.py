@@ -35,13 +35,13 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# Streamed replies get a fifth of the time for recall: 30 ms by default, since voice agents ask for them.
+# A streamed reply gets one part in so many of the time for recall: 30 ms by default, since voice agents stream.
 STREAM_TIME_PARTS = 5
-# A note may take a sixteenth of the model's context, but beyond _FEW_TOKENS half of that: notes of a thousand tokens
-# would fill a window of 16,000 within six turns.
+# A note may take one part in so many of the model's context, but beyond `_FEW_TOKENS` half of that: notes of a thousand
+# tokens would fill a window of 16,000 within six turns.
 NOTE_CONTEXT_PARTS = 16
 _FEW_TOKENS = 500
-# The window has at least this room for a note: its frame, and a line or two. In a nearly full window a short note is
+# The least room that a window has for a note: its frame, and a line or two. In a nearly full window a short note is
 # better than a prefix that changes some turns earlier.
 MIN_NOTE_TOKENS = 128
 
@@ -50,6 +50,7 @@ class Recaller(Struct, frozen=True):
     """Makes the notes for messages, and chooses the facts that the memory section shows."""
 
     store: Store
+    # The table `memory` of the settings.
     settings: MemorySettings
     # Returns the vector of a query; None: memory is searched by words alone.
     embed_query: EmbedQuery | None
@@ -131,13 +132,13 @@ class Recaller(Struct, frozen=True):
         name: the name of its speaker; None: the message names no speaker.
         """
         naming_tokens = 0 if prompt.names_mark(make_mark(context.agent.secret)) else note_text.NAMING_TOKENS
-        note_budget = self.choose_note_budget(context, naming_tokens)
-        budget = _choose_budget(context, prompt, note_budget, naming_tokens)
+        note_budget_tokens = self.choose_note_budget(context, naming_tokens)
+        budget_tokens = _choose_budget(context, prompt, note_budget_tokens, naming_tokens)
         started_at = time.perf_counter() - vectors.choosing_s
-        trace = SearchTrace() if note_budget > 0 and self._has_recall_record(context) else None
+        trace = SearchTrace() if note_budget_tokens > 0 and self._has_recall_record(context) else None
         outcome = NO_SEARCH
         search_ms = 0.0
-        if budget > 0 and _may_find_more(context, prompt.window):
+        if budget_tokens > 0 and _may_find_more(context, prompt.window):
             search = NoteSearch(
                 store=self.store,
                 idle_s=self.settings.idle_s,
@@ -146,8 +147,8 @@ class Recaller(Struct, frozen=True):
                 prompt=prompt,
                 visible=VisibleContent.of(context, prompt.composition, prompt.window),
                 vectors=vectors,
-                note_budget=note_budget,
-                budget=budget,
+                note_budget_tokens=note_budget_tokens,
+                budget_tokens=budget_tokens,
                 naming_tokens=naming_tokens,
                 names=_list_names(context, name),
                 started_at=started_at,
@@ -183,15 +184,16 @@ class Recaller(Struct, frozen=True):
         return deadline_ms / STREAM_TIME_PARTS if context.request.chat.stream else deadline_ms
 
 
-def _choose_budget(context: MemoryContext, prompt: Prompt, note_budget: int, naming_tokens: int) -> int:
+def _choose_budget(
+    context: MemoryContext, prompt: Prompt, note_budget_tokens: int, naming_tokens: int
+) -> int:
     """Returns the tokens of a note's budget that recalled messages may take in this prompt's window."""
-    room = prompt.window.note_tokens
-    if room is None:
-        return note_budget
+    window_tokens = prompt.window.note_tokens
+    if window_tokens is None:
+        return note_budget_tokens
+    room_tokens = window_tokens - naming_tokens - _estimate_change_tokens(context, prompt.section)
     # The size of a note is estimated, and may be up to 3% larger.
-    return min(
-        note_budget, (room - naming_tokens - _estimate_change_tokens(context, prompt.section)) * 31 // 32
-    )
+    return min(note_budget_tokens, room_tokens * 31 // 32)
 
 
 def _list_names(context: MemoryContext, name: str | None) -> list[str]:
@@ -202,10 +204,10 @@ def _list_names(context: MemoryContext, name: str | None) -> list[str]:
 def _may_find_more(context: MemoryContext, window: FittedWindow) -> bool:
     """Returns whether the memory may have messages that the prompt does not show."""
     match_point = context.plan.match.match_point
-    in_other_conversations = context.snapshot.next_seq - 1 - (match_point.length if match_point else 0)
+    elsewhere_count = context.snapshot.next_seq - 1 - (match_point.length if match_point else 0)
     # Messages that the client leaves out of its list are not put back, and may have to be recalled.
     is_trimmed = context.request.spec.history == "client" and not context.plan.follows_head
-    return in_other_conversations > 0 or window.evicted_tokens > 0 or is_trimmed
+    return elsewhere_count > 0 or window.evicted_tokens > 0 or is_trimmed
 
 
 def _estimate_change_tokens(context: MemoryContext, section: Section) -> int:

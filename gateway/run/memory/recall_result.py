@@ -21,26 +21,26 @@ class SearchRecord(Struct, frozen=True):
     # "all_shown": nothing was searched, since the prompt shows all of the memory.
     # "": the search ended, and its hits decide.
     outcome: Literal["", "late", "failed", "all_shown"]
-    # What was found, best first.
+    # The messages that were found, best first.
     messages: Sequence[Message]
-    # What went into the note, and why the other messages stayed out.
+    # The messages in the note, and the reasons for which the others stayed out.
     choice: Choice
-    # The reasons why other found messages are not among these, by number.
+    # The reasons why found messages are not among `messages`, by the numbers of the messages.
     ruled_out: Mapping[int, str]
-    # The messages show most of the whole memory, and were found without a query.
+    # True: the messages show most of the whole memory, and were found without a query.
     is_selection: bool
     # The ranking of the search, without `weak_hits`.
     trace: SearchTrace
-    # The best of the hits that were too weak, by number.
+    # The best of the hits that were too weak for a note, each with its number and its scores.
     weak_hits: Sequence[tuple[int, HitScores]]
 
 
 class RecallResult(Struct, frozen=True):
-    """The note that was made for a request, and how making it went."""
+    """The note that was made for a request, with the figures of its search."""
 
-    # "": there is none.
+    # The text of the note; "": the request has no note.
     note: str = ""
-    # 0: the note has no hits.
+    # The tokens of the note; 0: the note has no hits.
     note_tokens: int = 0
     # The milliseconds that the search took; 0: nothing was searched.
     search_ms: float = 0.0

@@ -28,14 +28,14 @@ from storage.records import Agent, Message, StandingFact
 from storage.search_trace import SearchTrace
 from storage.sql.store import Store
 
-# Longer than a turn allows, since only a person waits.
+# The time for recall in a trial. It is longer than a turn's, since only a person waits.
 _DEADLINE_MS = 5_000.0
 
 
 class TrialResult(Struct, frozen=True):
     """The outcome of a trial."""
 
-    # "": nothing would be recalled.
+    # The text of the note; "": nothing would be recalled.
     note: str
     # All hits of the search, each with the reason if it stayed out of the note.
     record: SearchRecord
@@ -79,17 +79,17 @@ class TrialRunner(Struct, frozen=True):
             standing_count=len(shown_seqs),
         )
         found = await find_messages(text, query, searcher)
-        # A search of a large memory takes tens of milliseconds of the event loop: turns get theirs before the rest.
+        # A search of a large memory takes tens of milliseconds of the event loop, so turns go on before the rest.
         await asyncio.sleep(0)
         found = found.without_statements([fact for fact in facts if fact.seq in shown_seqs])
-        budget = note_choice.limit_selection(self.recall_tokens) if found.is_selection else self.recall_tokens
-        choice = found.choose(budget, found.choose_line_chars(budget))
-        rendered = note_text.render_note(
+        budget_tokens = self.recall_tokens
+        if found.is_selection:
+            budget_tokens = note_choice.limit_selection(budget_tokens)
+        choice = found.choose(budget_tokens, found.choose_line_chars(budget_tokens))
+        note = note_text.render_note(
             choice.hits, (), self.now(), mark=make_mark(agent.secret), is_selection=found.is_selection
         )
-        return TrialResult(
-            rendered, make_search_record(SearchOutcome(found, choice, ""), trace, max_left_out)
-        )
+        return TrialResult(note, make_search_record(SearchOutcome(found, choice, ""), trace, max_left_out))
 
 
 class _TrialSearch(Struct, frozen=True):
