@@ -11,7 +11,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, UnsetType
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.api._paging import read_page, read_sent_ref
@@ -110,15 +110,7 @@ def _render_batch(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
         "id": ids.make_id("job", batch.uid),
         "job_type": "batch",
         "status": batch.state.value,
-        "counts": {
-            "total": counts.total,
-            "waiting": counts.waiting,
-            "running": counts.running,
-            "completed": counts.completed,
-            "failed": counts.failed,
-            "expired": counts.expired,
-            "cancelled": counts.cancelled,
-        },
+        "counts": {"total": counts.total, **asdict(counts)},
         "created_at": render_time(batch.created),
         "updated_at": render_time(batch.ended or batch.created),
         "completed_at": render_time(batch.ended),

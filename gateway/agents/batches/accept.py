@@ -1,4 +1,4 @@
-"""Batches as their callers see them: accepted, listed, cancelled."""
+"""The acceptance of batches: a batch is refused as a whole, or is on disk with all its items."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from storage.records import DEFAULT_CONVERSATION
 from storage.run_records import Run, RunState
 from storage.sql.store import Store
 
+# The most items of a batch. Not measured: it bounds the time in which a batch is accepted.
 MAX_ITEMS = 10_000
 # Kinds of self-hosted upstreams, which accept any key.
 _KEYLESS_KINDS = ("scripted", "vllm", "ollama", "lmstudio", "llama.cpp")
@@ -66,14 +67,7 @@ class BatchRequests(Struct, frozen=True):
 
         Raises: BadRequest; NotFound if there is no such agent or conversation; StoreError.
         """
-        if not 0 < len(items) <= MAX_ITEMS:
-            raise BadRequest(f"A batch has between 1 and {MAX_ITEMS} requests.", param="requests")
-        uid, count = Counter(item.agent_uid for item in items).most_common(1)[0]
-        if count > 1:
-            name = ids.make_id("agent", uid)
-            raise BadRequest(
-                f"A batch has at most one request for an agent, saw {count} for {name}.", param="requests"
-            )
+        _check_counts(items)
         needs_check = has_credential or any(provider.missing_package for provider in self.providers.values())
         agents = await self.store.batches.find_agents(project, [item.agent_uid for item in items])
         for item in items:
@@ -144,3 +138,15 @@ class BatchRequests(Struct, frozen=True):
             created=now, background=True,
         )  # fmt: skip
         return ItemDraft(run, msgspec.json.encode(request), ids.new_uid())
+
+
+def _check_counts(items: Sequence[RequestedItem]) -> None:
+    """Raises: BadRequest if a batch has no items, too many, or several for one agent."""
+    if not 0 < len(items) <= MAX_ITEMS:
+        raise BadRequest(f"A batch has between 1 and {MAX_ITEMS} requests.", param="requests")
+    uid, count = Counter(item.agent_uid for item in items).most_common(1)[0]
+    if count > 1:
+        name = ids.make_id("agent", uid)
+        raise BadRequest(
+            f"A batch has at most one request for an agent, saw {count} for {name}.", param="requests"
+        )

@@ -39,7 +39,9 @@ class BatchService:
         count_outcome: the function to call with the kind and the outcome of each attempt of a job.
         """
         store = keeper.store
-        self._batches, self._is_shared, self._now = store.batches, store.database.is_shared, keeper.now
+        self._batches = store.batches
+        self._is_shared = store.database.is_shared
+        self._now = keeper.now
         self._clean_up = PeriodicTask("half-accepted batches", self._fail_half_accepted)
         tokens = BatchMetrics(metrics, store.batches.count_open).tokens
         self._jobs = jobs = BatchJobs(store, keeper, turns, providers, settings, tokens)

@@ -124,14 +124,14 @@ def _make_turn(
     context: the context of the conversation as it is now.
     """
     # A live turn may have written the conversation's initial messages meanwhile.
-    head = state.messages - len(context.plan.pending)
+    written_count = state.messages - len(context.plan.pending)
     pinned = context.pinned if context.pinned is not None and context.pinned.id else None
     prompt = Prompt(
         turn.memory_request.chat,
         turn.memory_request.target,
         section=Section(pinned),
         window=FittedWindow(evicted=context.evicted),
-        new_notes={n - head: note for n, note in state.notes.items() if n >= head},
+        new_notes={n - written_count: note for n, note in state.notes.items() if n >= written_count},
     )
     write = make_step_open(context, prompt, None, now)
     shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}

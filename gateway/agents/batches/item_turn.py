@@ -27,19 +27,25 @@ from storage.run_records import Run, TokenCounts
 
 @dataclass(slots=True)
 class ItemTurn:
-    """An item read from the store, and memory's part of its turn, which is replayed. Implements `TurnMemory`."""
+    """The turn of an item, which is replayed from the stored texts. Implements `TurnMemory`."""
 
     item: BatchItem
     run: Run
+    # The stored texts of the item.
     texts: ItemTexts
     memory_request: MemoryRequest
+    # The conversation before the item's turn.
     context: MemoryContext
+    # The blocks, with the edits of the rounds that are replayed.
     block_edits: BlockEdits
+    # The tools and the replies of the turn, stored ones first.
     toolbox: ReplayedTools
     replies: StoredReplies
+    # The route to the item's model.
     route: Route
     # The number of passages and facts of earlier rounds, which are the first of `block_edits.edits`.
     earlier_insert_count: int
+    # Returns seconds since the epoch.
     now: Callable[[], float]
     # The outcome of the turn; None: the turn waits for a reply.
     outcome: TurnOutcome | None = None
@@ -59,7 +65,7 @@ class ItemTurn:
 
         A request may wait for hours, so the note is made for each request, and is no part of the stored rounds.
         """
-        if not self.replies.composes or self.replies.taken < len(self.texts.rounds):
+        if not self.replies.composes or self.replies.taken_count < len(self.texts.rounds):
             return
         results = [result.get("shown", {}) for round in self.texts.rounds for result in round["results"]]
         texts, _ = self.block_edits.describe_changes(results)

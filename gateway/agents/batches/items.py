@@ -75,7 +75,7 @@ from storage.run_records import RunTextKind, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 # A replay writes and streams nothing, and the agent's rules bound its rounds.
-_LIMITS = TurnLimits(commit_wait_s=1.0, max_hidden_rounds=0, max_streamed_bytes=0)
+_REPLAY_LIMITS = TurnLimits(commit_wait_s=1.0, max_hidden_rounds=0, max_streamed_bytes=0)
 
 
 @dataclass(eq=False, slots=True)
@@ -92,7 +92,7 @@ class ItemTurns:
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_PARALLEL), init=False)
     # Not the services of the process, since a replay is not counted or awaited as a turn of the process.
     _turns: TurnServices = field(
-        default_factory=lambda: TurnServices(PendingWrites(), Metrics(), _LIMITS), init=False
+        default_factory=lambda: TurnServices(PendingWrites(), Metrics(), _REPLAY_LIMITS), init=False
     )
 
     # -- reading
@@ -261,7 +261,7 @@ class ItemTurns:
             raise ItemFailed(STOP_MESSAGES[StopReason.BAD_REPLY], StopReason.BAD_REPLY)
         turn = await self.open_turn(item, body)
         await self._replay(turn)
-        if turn.replies.taken <= len(turn.texts.rounds):
+        if turn.replies.taken_count <= len(turn.texts.rounds):
             raise ItemFailed(AGENT_CHANGED)
         counts = _read_counts(reply)
         new_edits = turn.block_edits.edits[turn.earlier_insert_count :]

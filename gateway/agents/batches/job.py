@@ -39,11 +39,11 @@ _log = logging.getLogger("mnemogate")
 # The attempts in a row that may end with an internal error before the batch is given up.
 MAX_FAULTS: Final = 8
 # Errors of the database, or of the disk with the files of requests, that a later attempt may not have.
-_PASSING_ERRORS: Final = (Unavailable, NotFound, WriteConflict, Stale, OSError)
+_TRANSIENT_ERRORS: Final = (Unavailable, NotFound, WriteConflict, Stale, OSError)
 # Final statuses of results: the provider has deleted them.
 _DELETED_STATUSES: Final = (404, 410)
-# Final statuses of a look-up, by which the key is refused or no list is offered. They do not show if the part exists.
-_CANNOT_LOOK_UP: Final = (400, 401, 402, 403, 404, 405, 410, 422)
+# Final statuses of a look-up: the key is refused, or no list is offered. They do not show whether the part exists.
+_LOOK_UP_REFUSED_STATUSES: Final = (400, 401, 402, 403, 404, 405, 410, 422)
 
 
 @dataclass(eq=False)
@@ -96,7 +96,7 @@ class BatchJobs:
             if not attempt.has_local_part:
                 raise
             return error.delay_s
-        except _PASSING_ERRORS:
+        except _TRANSIENT_ERRORS:
             self.faults[job.job.id] = faults
             raise
         except Exception:
@@ -311,11 +311,10 @@ class _Attempt:
             await self._handle_error(part, error)
 
     async def _handle_error(self, part: ProviderPart, error: ProviderError) -> None:
-        """Gives up a part that its provider has lost for good, or has not answered about for too long."""
-        final = _DELETED_STATUSES if part.id is not None else _CANNOT_LOOK_UP
-        if isinstance(error, ProviderGarbled) or (
-            isinstance(error, ProviderRefused) and error.status in final
-        ):
+        """Notes an error about a part. Gives up a part that its provider has lost, or is silent about for too long."""
+        statuses = _LOOK_UP_REFUSED_STATUSES if part.id is None else _DELETED_STATUSES
+        is_final = isinstance(error, ProviderRefused) and error.status in statuses
+        if is_final or isinstance(error, ProviderGarbled):
             miss = Miss.UNFOUND if part.id is None else Miss.UNREAD
             message = error.message
         else:

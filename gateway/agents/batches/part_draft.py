@@ -20,7 +20,7 @@ class PartDraft:
     # The items in the order of their requests in the file.
     items: list[AssignedItem] = field(default_factory=list)
     # The size of the file in bytes.
-    size: int = 0
+    size_bytes: int = 0
     _file: BinaryIO | None = field(default=None, init=False)
 
     def add(self, line: bytes, item: AssignedItem) -> None:
@@ -28,18 +28,18 @@ class PartDraft:
         if self._file is None:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._file.write(line)
-        self.size += len(line)
+        self.size_bytes += len(line)
         self.items.append(item)
 
     def is_full(self, provider: BatchProvider, extra_bytes: int) -> bool:
         """Returns whether the provider's limits leave no room for another request of `extra_bytes`."""
-        return self.size + extra_bytes > provider.max_bytes or len(self.items) >= provider.max_requests
+        return self.size_bytes + extra_bytes > provider.max_bytes or len(self.items) >= provider.max_requests
 
     def leave_out(self, run_rows: Collection[int]) -> None:
         """Leaves out the requests of the items of some runs. Reads all requests and writes the others again."""
         items = self.items
         with self.hand_over() as file:
-            self.items, self.size = [], 0
+            self.items, self.size_bytes = [], 0
             for line, item in zip(file, items, strict=True):
                 if item.run_row not in run_rows:
                     self.add(line, item)

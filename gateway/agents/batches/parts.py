@@ -2,12 +2,12 @@
 
 The journal of the batch's job has these entries:
 
-part-<n>        part n is about to be submitted; with its upstream, model, mark, time and number of items
-made-<n>-<m>    the provider's id of part n, submitted after m refusals
-failed-<n>-<t>  the t-th submission of part n failed; perhaps with a time before which it is not tried again
-<miss>-<n>-<t>  a request of another kind about part n failed for the t-th time (`Miss`)
-over-<n>        all results of part n were read, or the provider's queue had no room for it; with the time
-gone-<n>-<m>    the provider has deleted the data of part n that was submitted after m refusals
+    part-<n>        part n is about to be submitted; with its upstream, model, mark, time and number of items
+    made-<n>-<m>    the provider's id of part n, submitted after m refusals
+    failed-<n>-<t>  the t-th submission of part n failed; perhaps with a time before which it is not tried again
+    <miss>-<n>-<t>  a request of another kind about part n failed for the t-th time (`Miss`)
+    over-<n>        all results of part n were read, or the provider's queue had no room for it; with the time
+    gone-<n>-<m>    the provider has deleted the data of part n that was submitted after m refusals
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ProviderPart:
     number: int
     upstream: str
     model: str
-    # Identifies the part at its provider, together with the number of refusals.
+    # The name of the part at its provider, together with the number of refusals.
     mark: str
     # The time when the part was added to the journal, in seconds since the epoch.
     at: float
@@ -139,16 +139,18 @@ class PartJournal:
     parts: list[ProviderPart] = field(default_factory=list)
 
     @staticmethod
-    async def load(job: JobContext, store: Store, now: Callable[[], float], first_s: float) -> PartJournal:
+    async def load(
+        job: JobContext, store: Store, now: Callable[[], float], first_poll_s: float
+    ) -> PartJournal:
         """Reads the parts of a batch from the job's journal. Raises: StoreError.
 
-        first_s: the seconds between the first two polls of a part.
+        first_poll_s: the seconds between the first two polls of a part.
         """
         entries = {
             name: orjson.loads(result)
             for name, result in (await store.batches.load_journal(job.job.id)).items()
         }
-        journal = PartJournal(job, now, first_s)
+        journal = PartJournal(job, now, first_poll_s)
         while (fields := entries.get(f"part-{len(journal.parts) + 1}")) is not None:
             part = ProviderPart(len(journal.parts) + 1, **fields)
             while (failure := entries.get(f"failed-{part.number}-{len(part.failures) + 1}")) is not None:
@@ -281,9 +283,9 @@ class PartJournal:
 
 def _list_full_times(queue: Sequence[ProviderPart]) -> list[float]:
     """Returns the times when a queue had no room, oldest first, after the newest answer to one of its parts."""
-    over = [(part.over_at, part.found_no_room) for part in queue if part.over_at is not None]
-    answered = max((at for at, no_room in over if not no_room), default=0.0)
-    return sorted(at for at, no_room in over if no_room and at > answered)
+    ends = [(part.over_at, part.found_no_room) for part in queue if part.over_at is not None]
+    answered_at = max((ended_at for ended_at, was_full in ends if not was_full), default=0.0)
+    return sorted(ended_at for ended_at, was_full in ends if was_full and ended_at > answered_at)
 
 
 def describe_cause(error: ProviderError) -> str:

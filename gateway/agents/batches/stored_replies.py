@@ -40,18 +40,18 @@ class StoredReplies:
     # The request for the next reply; None: it is not made yet.
     request: ModelRequest | None = None
     # The number of replies that were taken.
-    taken: int = 0
+    taken_count: int = 0
     # The call of the upstream that the seam of `Attempts` requires.
     call: UpstreamCall = field(default_factory=lambda: UpstreamCall(0.0))
 
     async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
         """Returns the next reply. Raises: NotYet, or the error in place of the reply."""
-        if self.taken == len(self.replies):
+        if self.taken_count == len(self.replies):
             if self.composes:
                 self.request = await make(self.target, self.endpoint)
             raise self.failure or NotYet
-        self.taken += 1
-        return BufferedReply(200, (JSON_HEADER,), self.replies[self.taken - 1])
+        self.taken_count += 1
+        return BufferedReply(200, (JSON_HEADER,), self.replies[self.taken_count - 1])
 
     def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
         """Does nothing: the reply came long ago."""
@@ -84,7 +84,7 @@ class ReplayedTools:
 
     async def run(self, call: commands.RunTool) -> ToolAnswer:
         """Returns the stored result of a call, or runs the call if its round is not stored yet."""
-        number = self.replies.taken - 1
+        number = self.replies.taken_count - 1
         if number < len(self.rounds):
             for result in self.rounds[number]["results"]:
                 if result["call_id"] == call.call_id:

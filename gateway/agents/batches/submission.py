@@ -33,6 +33,7 @@ _log = logging.getLogger("mnemogate")
 class _ReadyItem(Struct, frozen=True):
     """An item with the request for its next reply."""
 
+    item: BatchItem
     # The upstream and the model of the request.
     key: tuple[str, str]
     body: bytes
@@ -71,9 +72,7 @@ class PartSubmitter:
         await store.batches.mark_running(self.batch.id)
         drafts: dict[tuple[str, str], PartDraft] = {}
         try:
-            async for item in self._load_items(READY_PART):
-                if (ready := await self._compose_item(item)) is None:
-                    continue
+            async for ready in self._compose_items(READY_PART):
                 key = ready.key
                 if key in drafts and drafts[key].is_full(self.providers[key[0]], len(ready.line)):
                     await self._make_part(drafts[key])
@@ -104,14 +103,12 @@ class PartSubmitter:
             return False
         draft = PartDraft(part.upstream, part.model)
         try:
-            async for item in self._load_items(part.number):
-                if (ready := await self._compose_item(item)) is None:
-                    continue
+            async for ready in self._compose_items(part.number):
                 if ready.key == (part.upstream, part.model) and not draft.is_full(provider, len(ready.line)):
                     draft.add(ready.line, ready.assigned)
                 else:
                     # The item's agent has changed since the part was composed, or the part has no room.
-                    await self.outcomes.write([ItemRetry(item, item.errors, item.expiries)])
+                    await self.outcomes.write([ItemRetry(ready.item, ready.item.errors, ready.item.expiries)])
             await self._assign_items(part, draft)
             return await self.submit(part, draft, provider)
         finally:
@@ -131,8 +128,8 @@ class PartSubmitter:
         custom_ids: set[str] = set()
         async for page in self.results.load_item_pages(None if includes_ended else part.number):
             for item in page:
-                last = item.request_number
-                numbers = {last, last - 1} if includes_ended else {last}
+                newest = item.request_number
+                numbers = {newest, newest - 1} if includes_ended else {newest}
                 custom_ids |= {str(RequestId(self.batch.uid, item.id, number)) for number in numbers}
         return await provider.find(part.submission, custom_ids, known_ids)
 
@@ -256,6 +253,7 @@ class PartSubmitter:
         else:
             state = msgspec.json.encode(composed.state)
             return _ReadyItem(
+                item=item,
                 key=(composed.upstream, composed.model),
                 body=composed.body,
                 line=line,
@@ -275,17 +273,18 @@ class PartSubmitter:
             effect = items.make_assign_effect(part.number, draft.items[n : n + PAGE_ITEMS], self.parts.now())
             await self.outcomes.job.commit(effect)
 
-    async def _load_items(self, part_number: int) -> AsyncIterator[BatchItem]:
+    async def _compose_items(self, part_number: int) -> AsyncIterator[_ReadyItem]:
+        """Yields the items of a part with their requests. Items that have ended instead are left out."""
         async for page in self.results.load_item_pages(part_number):
             for item in page:
-                yield item
+                if (ready := await self._compose_item(item)) is not None:
+                    yield ready
 
     async def _count_tokens(self, part: ProviderPart) -> int:
         """Returns an estimate of the tokens of a part's requests."""
         tokens = 0
-        async for item in self._load_items(part.number):
-            if (ready := await self._compose_item(item)) is not None:
-                tokens += await count_request_tokens(part.model, orjson.loads(ready.body))
+        async for ready in self._compose_items(part.number):
+            tokens += await count_request_tokens(part.model, orjson.loads(ready.body))
         return tokens
 
     async def _find_budget_wait_s(self) -> float | None:
