@@ -19,39 +19,41 @@ from storage.sqlite.result_codes import map_sqlite_errors
 
 
 class SchemaUpgrade(NamedTuple):
-    """The schema version of a file, and the version to which a start upgrades the file."""
+    """The upgrade of a file's schema at the next start."""
 
+    # The version of the file's schema.
     version: int
+    # The version after the upgrade.
     latest_version: int
 
 
 class FileFindings(Struct, frozen=True):
     """The findings of an inspection of a file."""
 
-    # There are gateway keys in it.
+    # The database has gateway keys.
     is_keyed: bool = False
-    # Accounts that are neither the file's owner nor in its group have some right to it, as a rule to read it.
+    # Accounts that are neither the file's owner nor in its group may read, write or execute the file.
     is_shared_with_others: bool = False
-    # None if a start leaves the schema as it is.
+    # None: a start leaves the schema as it is.
     upgrade: SchemaUpgrade | None = None
 
 
 def inspect(path: str) -> FileFindings:
-    """Reads the file at the path, if this account could have a database there.
+    """Inspects a database file. Returns its findings; those of a missing or empty file are the defaults.
 
     Raises: TooNew, TooOld, Foreign, StatementFailed, Unavailable.
     """
     check_version()
-    real = resolve_path(path)
-    check_location(real)
-    if not os.path.exists(real) or not os.path.getsize(real):
+    real_path = resolve_path(path)
+    check_location(real_path)
+    if not os.path.exists(real_path) or not os.path.getsize(real_path):
         return FileFindings()
-    with map_sqlite_errors(real), closing(_open_file(real)) as connection:
-        version = read_version(connection, real)
+    with map_sqlite_errors(real_path), closing(_open_file(real_path)) as connection:
+        version = read_version(connection, real_path)
         is_keyed = version > 0 and bool(connection.execute(ANY_KEY).fetchone()[0])
-    newest = get_latest_version(load_migrations())
-    upgrade = SchemaUpgrade(version, newest) if 0 < version < newest else None
-    return FileFindings(is_keyed, bool(os.stat(real).st_mode & stat.S_IRWXO), upgrade)
+    latest_version = get_latest_version(load_migrations())
+    upgrade = SchemaUpgrade(version, latest_version) if 0 < version < latest_version else None
+    return FileFindings(is_keyed, bool(os.stat(real_path).st_mode & stat.S_IRWXO), upgrade)
 
 
 def _open_file(path: str) -> sqlite3.Connection:

@@ -60,7 +60,7 @@ class WriterLimits(LogLimits, frozen=True):
     retry_max_s: float = 10.0
 
 
-# A timer may fire so much too early, and waits at least so long.
+# The most seconds that a timer fires too early. A timer that did so waits at least this long again.
 _TIMER_SLACK_S = 0.01
 # The bytes of a waiting write besides its `size_bytes`: a future, a function and its variables.
 _OVERHEAD_BYTES = 1024
@@ -109,10 +109,11 @@ class Writer:
             retry_max_s=limits.retry_max_s,
         )
         self.file = self._connection.file
-        self._calls: LoopCalls | None = None  # that the thread makes; None: it does not write yet
+        # The calls of the thread into the event loop; None: the writer was not started.
+        self._calls: LoopCalls | None = None
         self._closed = False
-        # The log, and when the writer was last busy.
         self.log = WriteAheadLog(path, limits, checkpointer, self._post_log_work)
+        # The loop's time at which the last write ended.
         self._active_at = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
 
@@ -121,8 +122,8 @@ class Writer:
     async def start(self) -> None:
         """Opens the database.
 
-        If that fails for want of disk, rights or a sound file the writer starts all the same, reports it, and goes on
-        trying. Raises: TooNew, Foreign, StatementFailed.
+        If the disk, the rights or a damaged file prevent that, the writer starts all the same, reports the fault, and
+        goes on trying. Raises: TooNew, Foreign, StatementFailed.
         """
         try:
             await self._connection.open()
@@ -131,7 +132,7 @@ class Writer:
         self._calls = LoopCalls()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Waits until all writes are performed. Returns False where that took longer than `timeout_s`."""
+        """Waits until all writes are performed. Returns False if that takes longer than `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
                 self._emptied.clear()
@@ -142,7 +143,7 @@ class Writer:
         return True
 
     async def finish(self, timeout_s: float) -> bool:
-        """Refuses new writes and drains; the rest then fails with Closed. Returns whether there was no rest."""
+        """Refuses new writes, and drains. Returns whether all writes were performed; the others fail with Closed."""
         self._connection.begin_closing()
         if self._connection.fault is not None:
             self.refuse_waiting(self._connection.fault)
@@ -156,7 +157,10 @@ class Writer:
         return drained
 
     async def close(self, timeout_s: float = 5.0) -> None:
-        """Drains, checkpoints and closes. Readers must be closed before. Idempotent."""
+        """Performs the writes that wait, checkpoints the log and closes the database, once.
+
+        Readers must be closed before. Writes that take longer than `timeout_s` fail with Closed.
+        """
         if self._closed:
             return
         is_whole = await self.finish(timeout_s)
@@ -177,7 +181,7 @@ class Writer:
 
     @property
     def fault(self) -> Unavailable:
-        """The error of a request that comes while nothing can be written."""
+        """The error of a write that is requested while nothing can be written."""
         fault = self._connection.fault
         return Closed(f"{self._path} is closed") if fault is None else fault.copy()
 
@@ -192,7 +196,7 @@ class Writer:
 
     @property
     def status(self) -> StoreStatus:
-        """The state in a word. Reading it never waits for the disk."""
+        """The state of the database, without waiting for the disk."""
         if self._connection.is_closing:
             return "closed"
         if self._connection.fault is not None:
@@ -224,10 +228,10 @@ class Writer:
         the task that awaits it, abandons the result and never the write.
 
         size_bytes: the approximate size of the values that the function holds.
-        is_bulk: True for work that can wait: index, import, forget. It runs in a transaction of its own when no turn
-            waits. Turns that come meanwhile wait for its end, so it should take less than 5 ms.
-        begins_own_transaction: True if the function begins a transaction itself if it needs one. The writer begins none
-            for such a function if it comes alone.
+        is_bulk: the write can wait: index, import, forget. It runs in a transaction of its own when no turn waits.
+            Turns that come meanwhile wait for its end, so it should take less than 5 ms.
+        begins_own_transaction: the function begins a transaction itself if it needs one. The writer begins none for
+            such a function if it comes alone.
 
         Raises, here or from the future: Busy, Closed, and the fault of the database (Unavailable); from the
         future also the errors of the function, SQLite's errors translated.
@@ -262,13 +266,16 @@ class Writer:
             raise translate_error(error, self._path) from error
 
     def _gather_writes(self, before: int, end: float) -> None:
-        """Waits for another pass of the loop, if the last pass has brought turns. before: how many waited before it.
+        """Waits for another pass of the loop if the last pass has brought turns. Otherwise begins a batch.
 
         Turns that end together cost little more than one turn: they share pages, wake-ups and caches.
+
+        before: the number of turns that waited before the last pass.
+        end: the loop's time at which the batch begins in any case.
         """
-        waiting = len(self._waiting.turns.writes)
-        if waiting > before and self._loop.time() < end:
-            self._loop.call_soon(self._gather_writes, waiting, end)
+        count = len(self._waiting.turns.writes)
+        if count > before and self._loop.time() < end:
+            self._loop.call_soon(self._gather_writes, count, end)
         else:
             self._is_gathering = False
             self._begin_batch()
@@ -327,7 +334,7 @@ class Writer:
     # -- faults -------------------------------------------------------------------------------------------------------
 
     def report_fault(self, fault: Unavailable) -> bool:
-        """Reports a fault that was found outside of a write. Returns whether there was none yet."""
+        """Reports a fault that was found outside of a write. Returns False if another fault is known already."""
         is_new = self._connection.is_sound
         if is_new:
             self._report_write_fault(fault)
@@ -401,7 +408,7 @@ class Writer:
     def _end_log_work(self, size: int, is_whole: bool) -> None:
         self.log.end_work(size, is_whole=is_whole)
         if not is_whole:
-            # A reader holds the log, which may have forgotten words: it is tried again soon, not with the next write.
+            # A reader holds the log, which may have forgotten words. So it is tried again soon, not at the next write.
             self._schedule_idle()
 
     def _call_loop(self, function: Callable[..., None], *arguments: object) -> None:
