@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
+import orjson
+
 from adapters.errors import ProviderBroke
 from adapters.sse import EventDecoder
 from adapters.types import Event
@@ -10,7 +15,11 @@ from adapters.types import Event
 # the head and for each sign of life after it.
 HELD_S = 2.0
 # The names of the events of Claude's API without any content.
-_EMPTY_EVENTS = ("ping", "message_start", "content_block_start")
+_EMPTY_EVENTS: Final = ("ping", "message_start", "content_block_start")
+_CHOICES: Final = re.compile(rb'"choices"\s*:')
+# The most bytes of a chunk of a chat completion without any content. Azure's first chunk has a filter's results for the
+# prompt, of some hundred bytes.
+_MAX_EMPTY_BYTES: Final = 4096
 
 
 class FirstEvent:
@@ -33,7 +42,7 @@ class FirstEvent:
         """Returns the event once it is whole, or `comment` after `HELD_S`; None: neither. now: the time in seconds."""
         events = self._decoder.feed(data)
         for event in events:
-            if _has_content(event):
+            if has_content(event):
                 return event
         if not events:
             return None
@@ -44,10 +53,35 @@ class FirstEvent:
     def finish(self) -> Event:
         """Returns the event that the end of the stream completes. Raises: ProviderBroke: it completes no event."""
         for event in self._decoder.finish():
-            if _has_content(event):
+            if has_content(event):
                 return event
         raise ProviderBroke("the upstream's stream ended before its first event")
 
 
-def _has_content(event: Event) -> bool:
-    return event.data is not None and event.name not in _EMPTY_EVENTS
+def has_content(event: Event) -> bool:
+    """Returns whether an event is more than a comment, or than the beginning of a reply with nothing in it yet."""
+    data = event.data
+    if data is None or event.name in _EMPTY_EVENTS:
+        return False
+    return len(data) > _MAX_EMPTY_BYTES or _CHOICES.search(data) is None or not _is_empty_chunk(data)
+
+
+def _is_empty_chunk(data: bytes) -> bool:
+    """Returns whether data is a chunk of a chat completion that has a role at most, as OpenAI's first chunk."""
+    try:
+        chunk = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return False
+    if not isinstance(chunk, dict) or not isinstance(chunk.get("choices"), list):
+        return False
+    if chunk.get("error") or chunk.get("usage"):
+        return False
+    return all(map(_is_empty_choice, chunk["choices"]))
+
+
+def _is_empty_choice(choice: object) -> bool:
+    """Returns whether a choice has neither an end nor anything that its delta adds to the message but the role."""
+    if not isinstance(choice, dict) or choice.get("finish_reason"):
+        return False
+    delta = choice.get("delta")
+    return isinstance(delta, dict) and not any(value for key, value in delta.items() if key != "role")

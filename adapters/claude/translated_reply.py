@@ -16,6 +16,7 @@ from adapters.claude.events import NamedEventDecoder
 from adapters.claude.reply import make_native_reply, translate_message
 from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
+from adapters.first_event import has_content
 from adapters.json_escapes import read_json_exactly
 from adapters.types import JSON_TYPE, NATIVE_MESSAGE, NATIVE_REPLY, Event, Header, Json, with_content_type
 from adapters.whole_reply import WholeReply
@@ -97,7 +98,7 @@ class StreamedReply(WrappedStream):
         if not events:
             return None
         is_error = first is not None and first.name == "error"
-        return events[-1] if is_error else events[0]
+        return events[-1] if is_error else next(filter(has_content, events), events[0])
 
     async def _read_translated(
         self, translate_event: Callable[[Event], list[Event]]

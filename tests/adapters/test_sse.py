@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -196,6 +197,31 @@ def test_comments_are_passed_over_for_a_while() -> None:
     found = first.feed(b": still\n\n", 5.0 + HELD_S)
     assert found is not None
     assert found.data is None
+
+
+ROLE = {"role": "assistant", "content": ""}
+
+
+@pytest.mark.parametrize(
+    ("chunk", "is_passed_over"),
+    [
+        ({"choices": [{"index": 0, "delta": ROLE, "finish_reason": None}]}, True),
+        ({"choices": [], "prompt_filter_results": [{"prompt_index": 0}]}, True),  # Azure's first
+        ({"choices": [{"index": 0, "delta": {**ROLE, "content": "Hi"}}]}, False),
+        ({"choices": [{"index": 0, "delta": {**ROLE, "reasoning": "Hm"}}]}, False),
+        ({"choices": [{"index": 0, "delta": ROLE, "finish_reason": "content_filter"}]}, False),
+        ({"choices": [{"index": 0, "delta": ROLE}, {"index": 1, "delta": {"content": "Hi"}}]}, False),
+        ({"choices": [], "error": {"message": "Overloaded."}}, False),
+        ({"choices": [], "usage": {"total_tokens": 1}}, False),
+        ({"choices": None}, False),
+        ({"choices": [None]}, False),
+    ],
+)
+def test_chunks_without_content_are_passed_over_for_a_while(chunk: object, is_passed_over: bool) -> None:
+    first, data = FirstEvent(), orjson.dumps(chunk)
+    event = Event(b"data: %b\n\n" % data, data)
+    assert first.feed(event.raw, 1.0) == (None if is_passed_over else event)
+    assert first.feed(b"data: [DONE]\n\n", 2.0) == Event(b"data: [DONE]\n\n", b"[DONE]")
 
 
 def test_a_client_is_not_kept_waiting_while_a_model_thinks() -> None:

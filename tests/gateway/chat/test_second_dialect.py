@@ -105,6 +105,6 @@ def test_a_view_of_whole_replies_shows_one_that_streams_unasked(
 def test_a_view_of_whole_replies_gets_a_status_for_an_error_in_a_stream(upstream: StrictUpstream) -> None:
     with serve(settings_for(upstream)) as gateway:
         error = {"message": "Overloaded.", "type": "server_error"}
-        upstream.queue(say("Hi.", streams=True, error_after=(1, error)))
+        upstream.queue(say("Hi.", streams=True, error_after=(2, error)))
         with pytest.raises(UpstreamBroke, match="Overloaded"):
             answer(gateway, WholeView, stream=False)

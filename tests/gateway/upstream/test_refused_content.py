@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -253,17 +253,20 @@ def test_a_result_of_an_earlier_turn_that_is_refused_is_left_out(
     assert upstream.last.messages[:6] == answered.messages[:6]
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_verdict_under_a_200_is_a_refusal_too(world: World, upstream: StrictUpstream, stream: bool) -> None:
-    """Gemini's."""
+@pytest.mark.parametrize("begun", [None, (), ({"role": "assistant", "content": ""},)])
+def test_a_verdict_under_a_200_is_a_refusal_too(
+    world: World, upstream: StrictUpstream, begun: Sequence[Any] | None
+) -> None:
+    """Gemini's; begun: the deltas of the stream before it. None: the reply is no stream."""
     verdict = {"index": 0, "finish_reason": "content_filter: PROHIBITED_CONTENT"}
-    said = json.dumps(
-        {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [verdict]}
-    )
+    choices = [*({"index": 0, "delta": delta, "finish_reason": None} for delta in begun or ()), verdict]
+    first = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}
+    said = [json.dumps({**first, "choices": [choice]}).encode() for choice in choices]
+    stream = begun is not None
     refused = (
-        raw(b"data: %b\n\n" % said.encode(), b"data: [DONE]\n\n")
+        raw(*(b"data: %b\n\n" % each for each in said), b"data: [DONE]\n\n")
         if stream
-        else raw(said.encode(), content_type="application/json")
+        else raw(*said, content_type="application/json")
     )
     upstream.queue(refused)
     reply = world.post([HI], user="alice", model="agent/helper", stream=stream)
