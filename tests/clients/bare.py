@@ -1,4 +1,4 @@
-"""Clients without any SDK: HTTP libraries, and code that reads lines and parses JSON."""
+"""Clients without an SDK: HTTP libraries, with code that reads the lines of a stream and parses JSON."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import aiohttp
 import httpx
 import requests
 
-from tests.clients.base import TIMEOUT_S, Failure, Json, Talks
+from tests.clients.base import TIMEOUT_S, Completion, ErrorReport, Json, RequestClient
 
 
-class _Refused(Exception):
+class _StatusError(Exception):
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         super().__init__(status)
-        self.failure = Failure(
+        self.report = ErrorReport(
             status,
             json.loads(body)["error"]["message"],
             headers.get("retry-after") or headers.get("Retry-After"),
@@ -30,24 +30,24 @@ class _Refused(Exception):
 class _ErrorEvent(Exception):
     def __init__(self, error: Json) -> None:
         super().__init__(error["message"])
-        self.failure = Failure(None, error["message"], None)
+        self.report = ErrorReport(None, error["message"], None)
 
 
-class _Bare(Talks):
+class _Bare(RequestClient):
     def __init__(self, url: str, model: str, headers: Mapping[str, str]) -> None:
         self.url = f"{url}/chat/completions"
         self.model = model
         self.headers = {**headers, "authorization": "Bearer sk-app", "content-type": "application/json"}
 
-    def body(self, messages: Sequence[Json], **more: Any) -> bytes:
-        return json.dumps({"model": self.model, "messages": messages, **more}).encode()
+    def _make_body(self, messages: Sequence[Json], **fields: Any) -> bytes:
+        return json.dumps({"model": self.model, "messages": messages, **fields}).encode()
 
-    async def ask(self, messages: Sequence[Json], **more: Any) -> Json:
-        reply = json.loads(await self.post(self.body(messages, **more)))
-        return {"message": reply["choices"][0]["message"], "usage": reply["usage"]}
+    async def complete(self, messages: Sequence[Json], **fields: Any) -> Completion:
+        reply = json.loads(await self.post(self._make_body(messages, **fields)))
+        return Completion(reply["choices"][0]["message"], reply["usage"])
 
-    async def deltas(self, messages: Sequence[Json], **more: Any) -> AsyncIterator[Json]:
-        async with contextlib.aclosing(self.lines(self.body(messages, stream=True, **more))) as lines:
+    async def stream_chunks(self, messages: Sequence[Json], **fields: Any) -> AsyncIterator[Json]:
+        async with contextlib.aclosing(self.lines(self._make_body(messages, stream=True, **fields))) as lines:
             ended = False
             async for line in lines:
                 if line.startswith("data: ") and line != "data: [DONE]":
@@ -60,14 +60,16 @@ class _Bare(Talks):
             assert ended
 
     async def post(self, body: bytes) -> bytes:
+        """Posts a body, and returns the body of the reply. Raises: _StatusError."""
         raise NotImplementedError
 
     def lines(self, body: bytes) -> AsyncIterator[str]:
+        """Posts a body, and yields the lines of the reply. Raises: _StatusError."""
         raise NotImplementedError
 
-    def failure(self, error: Exception) -> Failure:
-        assert isinstance(error, _Refused | _ErrorEvent)
-        return error.failure
+    def read_error(self, error: Exception) -> ErrorReport:
+        assert isinstance(error, _StatusError | _ErrorEvent)
+        return error.report
 
     async def aclose(self) -> None: ...
 
@@ -80,17 +82,16 @@ class Httpx(_Bare):
     async def post(self, body: bytes) -> bytes:
         reply = await self._client.post(self.url, content=body)
         if reply.status_code != 200:
-            raise _Refused(reply.status_code, reply.headers, reply.content)
+            raise _StatusError(reply.status_code, reply.headers, reply.content)
         return reply.content
 
     async def lines(self, body: bytes) -> AsyncIterator[str]:
         async with self._client.stream("POST", self.url, content=body) as reply:
             if reply.status_code != 200:
-                raise _Refused(reply.status_code, reply.headers, await reply.aread())
+                raise _StatusError(reply.status_code, reply.headers, await reply.aread())
             rest = b""
-            async for (
-                data
-            ) in reply.aiter_bytes():  # its lines also end at U+2028, which JSON may have in a string
+            # `aiter_lines` would also end a line at U+2028, which a string in JSON may have.
+            async for data in reply.aiter_bytes():
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     yield line.decode()
@@ -114,13 +115,13 @@ class Aiohttp(_Bare):
         async with self.session.post(self.url, data=body) as reply:
             content = await reply.read()
             if reply.status != 200:
-                raise _Refused(reply.status, reply.headers, content)
+                raise _StatusError(reply.status, reply.headers, content)
             return content
 
     async def lines(self, body: bytes) -> AsyncIterator[str]:
         async with self.session.post(self.url, data=body) as reply:
             if reply.status != 200:
-                raise _Refused(reply.status, reply.headers, await reply.read())
+                raise _StatusError(reply.status, reply.headers, await reply.read())
             async for line in reply.content:
                 yield line.decode().rstrip("\r\n")
 
@@ -129,17 +130,19 @@ class Aiohttp(_Bare):
 
 
 class _BareSync(_Bare):
-    def post_now(self, body: bytes) -> bytes:
+    """A client whose library is not async: its calls run in a thread."""
+
+    def post_sync(self, body: bytes) -> bytes:
         raise NotImplementedError
 
-    def lines_now(self, body: bytes) -> Iterator[str]:
+    def lines_sync(self, body: bytes) -> Iterator[str]:
         raise NotImplementedError
 
     async def post(self, body: bytes) -> bytes:
-        return await asyncio.to_thread(self.post_now, body)
+        return await asyncio.to_thread(self.post_sync, body)
 
     async def lines(self, body: bytes) -> AsyncIterator[str]:
-        with contextlib.closing(self.lines_now(body)) as lines:  # type: ignore[type-var]
+        with contextlib.closing(self.lines_sync(body)) as lines:  # type: ignore[type-var]
             while (line := await asyncio.to_thread(next, lines, None)) is not None:
                 yield line
 
@@ -149,18 +152,18 @@ class Requests(_BareSync):
         super().__init__(url, model, headers)
         self._session = requests.Session()
 
-    def post_now(self, body: bytes) -> bytes:
+    def post_sync(self, body: bytes) -> bytes:
         reply = self._session.post(self.url, data=body, headers=self.headers, timeout=TIMEOUT_S)
         if reply.status_code != 200:
-            raise _Refused(reply.status_code, reply.headers, reply.content)
+            raise _StatusError(reply.status_code, reply.headers, reply.content)
         return reply.content
 
-    def lines_now(self, body: bytes) -> Iterator[str]:
+    def lines_sync(self, body: bytes) -> Iterator[str]:
         with self._session.post(
             self.url, data=body, headers=self.headers, timeout=TIMEOUT_S, stream=True
         ) as reply:
             if reply.status_code != 200:
-                raise _Refused(reply.status_code, reply.headers, reply.content)
+                raise _StatusError(reply.status_code, reply.headers, reply.content)
             for line in reply.iter_lines(chunk_size=None):
                 yield line.decode()
 
@@ -177,14 +180,14 @@ class Urllib(_BareSync):
             return urllib.request.urlopen(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as error:
             with error:
-                raise _Refused(error.code, dict(error.headers), error.read()) from error
+                raise _StatusError(error.code, dict(error.headers), error.read()) from error
 
-    def post_now(self, body: bytes) -> bytes:
+    def post_sync(self, body: bytes) -> bytes:
         with self._open(body) as reply:
             content: bytes = reply.read()
             return content
 
-    def lines_now(self, body: bytes) -> Iterator[str]:
+    def lines_sync(self, body: bytes) -> Iterator[str]:
         with self._open(body) as reply:
             for line in reply:
                 yield line.decode().rstrip("\r\n")

@@ -1,4 +1,4 @@
-"""Frameworks, used as their documentation says: each gets a base URL and headers. Each is imported when it is made."""
+"""Frameworks, used as their documentation describes. A class imports its framework when a client is made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ from typing import Any
 import openai
 import pydantic
 
-from tests.clients.base import KIND, TIMEOUT_S, City, Client, Failure, from_sdk, rain
+from tests.clients.base import (
+    CITY_FORMAT,
+    SYSTEM_PROMPT,
+    TIMEOUT_S,
+    City,
+    Client,
+    ErrorReport,
+    ToolReply,
+    Usage,
+    describe_weather,
+    read_sdk_error,
+)
 from tests.clients.sdks import async_client
 
 Headers = Mapping[str, str]
@@ -28,53 +39,57 @@ class PydanticAI(Client):
     def _agent(self, **options: Any) -> Any:
         from pydantic_ai import Agent
 
-        return Agent(self._model, instructions=KIND, **options)
+        return Agent(self._model, instructions=SYSTEM_PROMPT, **options)
 
-    async def chat(self, *said: str) -> list[str]:
-        agent, history, replies = self._agent(), None, []
-        for text in said:
+    async def chat(self, *texts: str) -> list[str]:
+        agent = self._agent()
+        history = None
+        replies = []
+        for text in texts:
             result = await agent.run(text, message_history=history)
             history = result.all_messages()
             replies.append(result.output)
         return replies
 
-    async def pieces(self, said: str) -> AsyncIterator[str]:
-        async with self._agent().run_stream(said) as result:
+    async def stream_text(self, text: str) -> AsyncIterator[str]:
+        async with self._agent().run_stream(text) as result:
             async for piece in result.stream_text(delta=True, debounce_by=None):
                 yield piece
 
-    async def usage(self, said: str, *, stream: bool) -> tuple[int, int]:
+    async def count_tokens(self, text: str, *, stream: bool) -> Usage:
         if stream:
-            async with self._agent().run_stream(said) as result:
+            async with self._agent().run_stream(text) as result:
                 await result.get_output()
         else:
-            result = await self._agent().run(said)
-        return result.usage.input_tokens, result.usage.output_tokens
+            result = await self._agent().run(text)
+        return Usage(result.usage.input_tokens, result.usage.output_tokens)
 
-    async def tool(self, said: str, *, stream: bool) -> tuple[str, list[str]]:
-        agent, cities = self._agent(), []
+    async def chat_with_tool(self, text: str, *, stream: bool) -> ToolReply:
+        agent = self._agent()
+        cities: list[str] = []
 
         @agent.tool_plain  # type: ignore[untyped-decorator]
         def get_weather(city: str) -> str:
             """The weather in a city."""
             cities.append(city)
-            return rain(city)
+            return describe_weather(city)
 
         if stream:
-            async with agent.run_stream(said) as result:
-                return await result.get_output(), sorted(cities)
-        return (await agent.run(said)).output, sorted(cities)
+            async with agent.run_stream(text) as result:
+                output = await result.get_output()
+        else:
+            output = (await agent.run(text)).output
+        return ToolReply(output, sorted(cities))
 
-    async def structured(self, said: str) -> City:
-        result = await self._agent(output_type=City).run(said)
-        found: City = result.output
-        return found
+    async def chat_for_city(self, text: str) -> City:
+        city: City = (await self._agent(output_type=City).run(text)).output
+        return city
 
-    def failure(self, error: Exception) -> Failure:
+    def read_error(self, error: Exception) -> ErrorReport:
         from pydantic_ai.exceptions import ModelHTTPError
 
         assert isinstance(error, ModelHTTPError)
-        return replace(from_sdk(error), status=error.status_code)
+        return replace(read_sdk_error(error), status=error.status_code)
 
     async def aclose(self) -> None:
         await self._client.close()
@@ -92,27 +107,27 @@ class LangChain(Client):
             max_retries=0,
             timeout=TIMEOUT_S,
             stream_usage=True,
-            http_async_client=openai.DefaultAsyncHttpxClient(),  # its own would be shared, and stay open
+            http_async_client=openai.DefaultAsyncHttpxClient(),  # the default one is shared, and stays open
         )
 
-    async def chat(self, *said: str) -> list[str]:
+    async def chat(self, *texts: str) -> list[str]:
         from langchain_core.messages import HumanMessage, SystemMessage
 
-        messages: list[Any] = [SystemMessage(KIND)]
+        messages: list[Any] = [SystemMessage(SYSTEM_PROMPT)]
         replies = []
-        for text in said:
+        for text in texts:
             messages.append(HumanMessage(text))
             reply = await self._model.ainvoke(messages)
             messages.append(reply)
             replies.append(str(reply.content))
         return replies
 
-    async def pieces(self, said: str) -> AsyncIterator[str]:
-        async for chunk in self._model.astream(said):
+    async def stream_text(self, text: str) -> AsyncIterator[str]:
+        async for chunk in self._model.astream(text):
             if chunk.content:
                 yield str(chunk.content)
 
-    async def _ask(self, model: Any, messages: Any, stream: bool) -> Any:
+    async def _invoke(self, model: Any, messages: Any, *, stream: bool) -> Any:
         if not stream:
             return await model.ainvoke(messages)
         whole = None
@@ -120,39 +135,39 @@ class LangChain(Client):
             whole = chunk if whole is None else whole + chunk
         return whole
 
-    async def usage(self, said: str, *, stream: bool) -> tuple[int, int]:
-        found = (await self._ask(self._model, said, stream)).usage_metadata
-        return found["input_tokens"], found["output_tokens"]
+    async def count_tokens(self, text: str, *, stream: bool) -> Usage:
+        usage = (await self._invoke(self._model, text, stream=stream)).usage_metadata
+        return Usage(usage["input_tokens"], usage["output_tokens"])
 
-    async def tool(self, said: str, *, stream: bool) -> tuple[str, list[str]]:
+    async def chat_with_tool(self, text: str, *, stream: bool) -> ToolReply:
         from langchain_core.messages import HumanMessage
         from langchain_core.tools import tool
 
-        cities = []
+        cities: list[str] = []
 
         @tool
         def get_weather(city: str) -> str:
             """The weather in a city."""
             cities.append(city)
-            return rain(city)
+            return describe_weather(city)
 
-        bound = self._model.bind_tools([get_weather])
-        messages: list[Any] = [HumanMessage(said)]
-        reply = await self._ask(bound, messages, stream)
+        model = self._model.bind_tools([get_weather])
+        messages: list[Any] = [HumanMessage(text)]
+        reply = await self._invoke(model, messages, stream=stream)
         while reply.tool_calls:
             messages.append(reply)
             messages += [await get_weather.ainvoke(call) for call in reply.tool_calls]
-            reply = await self._ask(bound, messages, stream)
-        return str(reply.content), sorted(cities)
+            reply = await self._invoke(model, messages, stream=stream)
+        return ToolReply(str(reply.content), sorted(cities))
 
-    async def structured(self, said: str) -> City:
-        found = await self._model.with_structured_output(City).ainvoke(said)
-        assert isinstance(found, City)
-        return found
+    async def chat_for_city(self, text: str) -> City:
+        city = await self._model.with_structured_output(City).ainvoke(text)
+        assert isinstance(city, City)
+        return city
 
-    def failure(self, error: Exception) -> Failure:
+    def read_error(self, error: Exception) -> ErrorReport:
         assert isinstance(error, openai.APIError)
-        return from_sdk(error)
+        return read_sdk_error(error)
 
     async def aclose(self) -> None:
         await self._model.root_async_client.close()
@@ -162,7 +177,7 @@ class OpenAIAgents(Client):
     def __init__(self, url: str, model: str, headers: Headers) -> None:
         import agents
 
-        agents.set_tracing_disabled(True)  # else it reports to its maker
+        agents.set_tracing_disabled(True)  # it would send traces to OpenAI
         self._client = async_client(url, headers)
         self._model = agents.OpenAIChatCompletionsModel(model, self._client)
 
@@ -170,23 +185,25 @@ class OpenAIAgents(Client):
         from agents import Agent, ModelSettings
 
         settings = ModelSettings(include_usage=True)
-        return Agent(name="kind", instructions=KIND, model=self._model, model_settings=settings, **options)
+        return Agent(
+            name="kind", instructions=SYSTEM_PROMPT, model=self._model, model_settings=settings, **options
+        )
 
-    async def chat(self, *said: str) -> list[str]:
+    async def chat(self, *texts: str) -> list[str]:
         from agents import Runner
 
         items: list[Any] = []
         replies = []
-        for text in said:
+        for text in texts:
             result = await Runner.run(self._agent(), [*items, {"role": "user", "content": text}])
             items = result.to_input_list()
             replies.append(str(result.final_output))
         return replies
 
-    async def pieces(self, said: str) -> AsyncIterator[str]:
+    async def stream_text(self, text: str) -> AsyncIterator[str]:
         from agents import Runner
 
-        result = Runner.run_streamed(self._agent(), said)
+        result = Runner.run_streamed(self._agent(), text)
         try:
             async for event in result.stream_events():
                 if event.type == "raw_response_event" and event.data.type == "response.output_text.delta":
@@ -194,49 +211,49 @@ class OpenAIAgents(Client):
         finally:
             result.cancel()
 
-    async def _run(self, agent: Any, said: str, stream: bool) -> Any:
+    async def _run(self, agent: Any, text: str, *, stream: bool) -> Any:
         from agents import Runner
 
         if not stream:
-            return await Runner.run(agent, said)
-        result = Runner.run_streamed(agent, said)
+            return await Runner.run(agent, text)
+        result = Runner.run_streamed(agent, text)
         async for _ in result.stream_events():
             pass
         return result
 
-    async def usage(self, said: str, *, stream: bool) -> tuple[int, int]:
-        found = (await self._run(self._agent(), said, stream)).context_wrapper.usage
-        return found.input_tokens, found.output_tokens
+    async def count_tokens(self, text: str, *, stream: bool) -> Usage:
+        usage = (await self._run(self._agent(), text, stream=stream)).context_wrapper.usage
+        return Usage(usage.input_tokens, usage.output_tokens)
 
-    async def tool(self, said: str, *, stream: bool) -> tuple[str, list[str]]:
+    async def chat_with_tool(self, text: str, *, stream: bool) -> ToolReply:
         from agents import function_tool
 
-        cities = []
+        cities: list[str] = []
 
         @function_tool
         def get_weather(city: str) -> str:
             """The weather in a city."""
             cities.append(city)
-            return rain(city)
+            return describe_weather(city)
 
-        result = await self._run(self._agent(tools=[get_weather]), said, stream)
-        return str(result.final_output), sorted(cities)
+        result = await self._run(self._agent(tools=[get_weather]), text, stream=stream)
+        return ToolReply(str(result.final_output), sorted(cities))
 
-    async def structured(self, said: str) -> City:
-        result = await self._run(self._agent(output_type=City), said, False)
-        found: City = result.final_output_as(City)
-        return found
+    async def chat_for_city(self, text: str) -> City:
+        result = await self._run(self._agent(output_type=City), text, stream=False)
+        city: City = result.final_output_as(City)
+        return city
 
-    def failure(self, error: Exception) -> Failure:
+    def read_error(self, error: Exception) -> ErrorReport:
         assert isinstance(error, openai.APIError)
-        return from_sdk(error)
+        return read_sdk_error(error)
 
     async def aclose(self) -> None:
         await self._client.close()
 
 
 class Agno(Client):
-    """Agno; its agents put an error into their result, its models raise it."""
+    """Agno. Its agents put an error into their result, so `chat` and `stream_text` use its models, which raise it."""
 
     has_retry_after = False
 
@@ -249,58 +266,65 @@ class Agno(Client):
     def _agent(self, **options: Any) -> Any:
         from agno.agent import Agent
 
-        return Agent(model=self._model, instructions=KIND, telemetry=False, **options)
+        return Agent(model=self._model, instructions=SYSTEM_PROMPT, telemetry=False, **options)
 
-    async def chat(self, *said: str) -> list[str]:
+    async def chat(self, *texts: str) -> list[str]:
         from agno.models.message import Message
 
-        messages, replies = [Message(role="system", content=KIND)], []
-        for text in said:
+        messages = [Message(role="system", content=SYSTEM_PROMPT)]
+        replies = []
+        for text in texts:
             messages.append(Message(role="user", content=text))
-            replies.append((await self._model.aresponse(messages)).content)  # which adds it to the messages
+            # `aresponse` adds the reply to the messages.
+            replies.append((await self._model.aresponse(messages)).content)
         return replies
 
-    async def pieces(self, said: str) -> AsyncIterator[str]:
+    async def stream_text(self, text: str) -> AsyncIterator[str]:
         from agno.models.message import Message
 
-        async for event in self._model.aresponse_stream([Message(role="user", content=said)]):
+        async for event in self._model.aresponse_stream([Message(role="user", content=text)]):
             if event.content:
                 yield event.content
 
-    async def _run(self, agent: Any, said: str, stream: bool) -> Any:
+    async def _run(self, agent: Any, text: str, *, stream: bool) -> Any:
         if not stream:
-            return await agent.arun(said)
-        async for event in agent.arun(said, stream=True, yield_run_output=True):
-            found = event
-        return found
+            return await agent.arun(text)
+        async for event in agent.arun(text, stream=True, yield_run_output=True):
+            last_event = event
+        return last_event
 
-    async def usage(self, said: str, *, stream: bool) -> tuple[int, int]:
-        found = (await self._run(self._agent(), said, stream)).metrics
-        return found.input_tokens, found.output_tokens
+    async def count_tokens(self, text: str, *, stream: bool) -> Usage:
+        metrics = (await self._run(self._agent(), text, stream=stream)).metrics
+        return Usage(metrics.input_tokens, metrics.output_tokens)
 
-    async def tool(self, said: str, *, stream: bool) -> tuple[str, list[str]]:
-        cities = []
+    async def chat_with_tool(self, text: str, *, stream: bool) -> ToolReply:
+        cities: list[str] = []
 
         def get_weather(city: str) -> str:
             """The weather in a city."""
             cities.append(city)
-            return rain(city)
+            return describe_weather(city)
 
-        return (await self._run(self._agent(tools=[get_weather]), said, stream)).content, sorted(cities)
+        output = await self._run(self._agent(tools=[get_weather]), text, stream=stream)
+        return ToolReply(output.content, sorted(cities))
 
-    async def structured(self, said: str) -> City:
-        found = (await self._agent(output_schema=City).arun(said)).content
-        assert isinstance(found, City)
-        return found
+    async def chat_for_city(self, text: str) -> City:
+        city = (await self._agent(output_schema=City).arun(text)).content
+        assert isinstance(city, City)
+        return city
 
-    def failure(self, error: Exception) -> Failure:
+    def read_error(self, error: Exception) -> ErrorReport:
         from agno.exceptions import ModelProviderError
 
         assert isinstance(error, ModelProviderError)
-        return Failure(error.status_code, error.message, None)
+        return ErrorReport(error.status_code, error.message, None)
 
     async def aclose(self) -> None:
         await self._client.close()
+
+
+async def _ignore_chunk(_: Any) -> None:
+    """Has Haystack stream: it does so if it has a callback."""
 
 
 class Haystack(Client):
@@ -317,73 +341,73 @@ class Haystack(Client):
             http_client_kwargs={"headers": dict(headers)},
         )
 
-    async def chat(self, *said: str) -> list[str]:
+    async def chat(self, *texts: str) -> list[str]:
         from haystack.dataclasses import ChatMessage
 
-        messages, replies = [ChatMessage.from_system(KIND)], []
-        for text in said:
+        messages = [ChatMessage.from_system(SYSTEM_PROMPT)]
+        replies = []
+        for text in texts:
             messages.append(ChatMessage.from_user(text))
             messages += (await self._generator.run_async(messages))["replies"]
             replies.append(messages[-1].text or "")
         return replies
 
-    async def pieces(self, said: str) -> AsyncIterator[str]:
+    async def stream_text(self, text: str) -> AsyncIterator[str]:
         queue: asyncio.Queue[str | None] = asyncio.Queue()
 
-        async def take(chunk: Any) -> None:
+        async def put_text(chunk: Any) -> None:
             if chunk.content:
                 await queue.put(chunk.content)
 
         async def run() -> None:
             try:
-                await self._generator.run_async(said, streaming_callback=take)
+                await self._generator.run_async(text, streaming_callback=put_text)
             finally:
                 await queue.put(None)
 
-        running = asyncio.ensure_future(run())
+        task = asyncio.ensure_future(run())
         try:
             while (piece := await queue.get()) is not None:
                 yield piece
-            await running
+            await task
         finally:
-            running.cancel()
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
-                await running
+                await task
 
-    async def usage(self, said: str, *, stream: bool) -> tuple[int, int]:
-        async def take(_: Any) -> None: ...
+    async def count_tokens(self, text: str, *, stream: bool) -> Usage:
+        options: dict[str, Any] = {}
+        if stream:
+            options["streaming_callback"] = _ignore_chunk
+            options["generation_kwargs"] = {"stream_options": {"include_usage": True}}
+        result = await self._generator.run_async(text, **options)
+        usage = result["replies"][0].meta["usage"]
+        return Usage(usage["prompt_tokens"], usage["completion_tokens"])
 
-        options = {"generation_kwargs": {"stream_options": {"include_usage": True}}} if stream else {}
-        reply = await self._generator.run_async(said, streaming_callback=take if stream else None, **options)
-        found = reply["replies"][0].meta["usage"]
-        return found["prompt_tokens"], found["completion_tokens"]
-
-    async def tool(self, said: str, *, stream: bool) -> tuple[str, list[str]]:
+    async def chat_with_tool(self, text: str, *, stream: bool) -> ToolReply:
         from haystack.components.agents import Agent
         from haystack.dataclasses import ChatMessage
         from haystack.tools import create_tool_from_function
 
-        cities = []
+        cities: list[str] = []
 
         def get_weather(city: str) -> str:
             """The weather in a city."""
             cities.append(city)
-            return rain(city)
-
-        async def take(_: Any) -> None: ...
+            return describe_weather(city)
 
         agent = Agent(chat_generator=self._generator, tools=[create_tool_from_function(get_weather)])
         result = await agent.run_async(
-            [ChatMessage.from_user(said)], streaming_callback=take if stream else None
+            [ChatMessage.from_user(text)], streaming_callback=_ignore_chunk if stream else None
         )
-        return result["last_message"].text, sorted(cities)
+        return ToolReply(result["last_message"].text, sorted(cities))
 
-    async def structured(self, said: str) -> City:
-        result = await self._generator.run_async(said, generation_kwargs={"response_format": City})
+    async def chat_for_city(self, text: str) -> City:
+        result = await self._generator.run_async(text, generation_kwargs={"response_format": City})
         return City.model_validate_json(result["replies"][0].text)
 
-    def failure(self, error: Exception) -> Failure:
-        return from_sdk(error)
+    def read_error(self, error: Exception) -> ErrorReport:
+        return read_sdk_error(error)
 
     async def aclose(self) -> None:
         await self._generator.close_async()
@@ -396,33 +420,33 @@ class Smolagents(Client):
         options = {"default_headers": dict(headers), "max_retries": 0, "timeout": TIMEOUT_S}
         self._model = OpenAIServerModel(model, url, "sk-app", client_kwargs=options, retry=False)
 
-    async def chat(self, *said: str) -> list[str]:
-        messages: list[Any] = [{"role": "system", "content": KIND}]
-        for text in said:
+    async def chat(self, *texts: str) -> list[str]:
+        messages: list[Any] = [{"role": "system", "content": SYSTEM_PROMPT}]
+        for text in texts:
             messages.append({"role": "user", "content": text})
             reply = await asyncio.to_thread(self._model.generate, messages)
             messages.append({"role": "assistant", "content": reply.content})
         return [m["content"] for m in messages if m["role"] == "assistant"]
 
-    async def pieces(self, said: str) -> AsyncIterator[str]:
-        with contextlib.closing(self._model.generate_stream([{"role": "user", "content": said}])) as stream:
+    async def stream_text(self, text: str) -> AsyncIterator[str]:
+        with contextlib.closing(self._model.generate_stream([{"role": "user", "content": text}])) as stream:
             while (delta := await asyncio.to_thread(next, stream, None)) is not None:
                 if delta.content:
                     yield delta.content
 
-    async def usage(self, said: str, *, stream: bool) -> tuple[int, int]:
-        asked: list[Any] = [{"role": "user", "content": said}]
+    async def count_tokens(self, text: str, *, stream: bool) -> Usage:
+        messages: list[Any] = [{"role": "user", "content": text}]
         if stream:
-            deltas = await asyncio.to_thread(lambda: list(self._model.generate_stream(asked)))
-            (found,) = [delta.token_usage for delta in deltas if delta.token_usage]
+            deltas = await asyncio.to_thread(lambda: list(self._model.generate_stream(messages)))
+            (usage,) = [delta.token_usage for delta in deltas if delta.token_usage]
         else:
-            found = (await asyncio.to_thread(self._model.generate, asked)).token_usage
-        return found.input_tokens, found.output_tokens
+            usage = (await asyncio.to_thread(self._model.generate, messages)).token_usage
+        return Usage(usage.input_tokens, usage.output_tokens)
 
-    async def tool(self, said: str, *, stream: bool) -> tuple[str, list[str]]:
+    async def chat_with_tool(self, text: str, *, stream: bool) -> ToolReply:
         from smolagents import LogLevel, ToolCallingAgent, tool
 
-        cities = []
+        cities: list[str] = []
 
         @tool
         def get_weather(city: str) -> str:
@@ -432,31 +456,28 @@ class Smolagents(Client):
                 city: Its name.
             """
             cities.append(city)
-            return rain(city)
+            return describe_weather(city)
 
         agent = ToolCallingAgent(
             [get_weather], self._model, verbosity_level=LogLevel.OFF, stream_outputs=stream
         )
-        return str(await asyncio.to_thread(agent.run, said)), sorted(cities)
+        reply = str(await asyncio.to_thread(agent.run, text))
+        return ToolReply(reply, sorted(cities))
 
-    async def structured(self, said: str) -> City:
-        shape = {"name": "city", "schema": {**City.model_json_schema(), "additionalProperties": False}}
-        reply = await asyncio.to_thread(
-            self._model.generate,
-            [{"role": "user", "content": said}],
-            response_format={"type": "json_schema", "json_schema": {**shape, "strict": True}},
-        )
+    async def chat_for_city(self, text: str) -> City:
+        messages = [{"role": "user", "content": text}]
+        reply = await asyncio.to_thread(self._model.generate, messages, response_format=CITY_FORMAT)
         return City.model_validate_json(reply.content)
 
-    def failure(self, error: Exception) -> Failure:
-        return from_sdk(error)
+    def read_error(self, error: Exception) -> ErrorReport:
+        return read_sdk_error(error)
 
     async def aclose(self) -> None:
         self._model.client.close()
 
 
 class LiveKit(Client):
-    """LiveKit's language model alone, which always streams; tests/clients/phone.py has its sessions."""
+    """LiveKit's language model without a session, which always streams. `tests/clients/phone.py` has its sessions."""
 
     has_retry_after = False
 
@@ -472,73 +493,72 @@ class LiveKit(Client):
             timeout=httpx.Timeout(TIMEOUT_S),
         )
 
-    def _ask(self, context: Any, **more: Any) -> Any:
+    def _chat(self, context: Any, **options: Any) -> Any:
         from livekit.agents import APIConnectOptions
 
         return self._model.chat(
-            chat_ctx=context, conn_options=APIConnectOptions(max_retry=0, timeout=TIMEOUT_S), **more
+            chat_ctx=context, conn_options=APIConnectOptions(max_retry=0, timeout=TIMEOUT_S), **options
         )
 
-    def _context(self, *said: str) -> Any:
+    def _make_context(self, role: Any, text: str) -> Any:
+        """Returns the context of a chat, with one message."""
         from livekit.agents.llm import ChatContext
 
         context = ChatContext()
-        for text in said:
-            context.add_message(role="user", content=text)
+        context.add_message(role=role, content=text)
         return context
 
-    async def chat(self, *said: str) -> list[str]:
-        context, replies = self._context(), []
-        context.add_message(role="system", content=KIND)
-        for text in said:
+    async def chat(self, *texts: str) -> list[str]:
+        context = self._make_context("system", SYSTEM_PROMPT)
+        replies: list[str] = []
+        for text in texts:
             context.add_message(role="user", content=text)
-            replies.append((await self._ask(context).collect()).text)
+            replies.append((await self._chat(context).collect()).text)
             context.add_message(role="assistant", content=replies[-1])
         return replies
 
-    async def pieces(self, said: str) -> AsyncIterator[str]:
-        async with self._ask(self._context(said)) as stream:
+    async def stream_text(self, text: str) -> AsyncIterator[str]:
+        async with self._chat(self._make_context("user", text)) as stream:
             async for chunk in stream:
                 if chunk.delta and chunk.delta.content:
                     yield chunk.delta.content
 
-    async def usage(self, said: str, *, stream: bool) -> tuple[int, int]:
-        found = (await self._ask(self._context(said)).collect()).usage
-        return found.prompt_tokens, found.completion_tokens
+    async def count_tokens(self, text: str, *, stream: bool) -> Usage:
+        usage = (await self._chat(self._make_context("user", text)).collect()).usage
+        return Usage(usage.prompt_tokens, usage.completion_tokens)
 
-    async def tool(self, said: str, *, stream: bool) -> tuple[str, list[str]]:
+    async def chat_with_tool(self, text: str, *, stream: bool) -> ToolReply:
         from livekit.agents import llm
 
-        cities = []
+        cities: list[str] = []
 
         @llm.function_tool
         async def get_weather(city: str) -> str:
             """The weather in a city."""
             cities.append(city)
-            return rain(city)
+            return describe_weather(city)
 
-        context = self._context(said)
+        context = self._make_context("user", text)
         while True:
-            reply = await self._ask(context, tools=[get_weather]).collect()
+            reply = await self._chat(context, tools=[get_weather]).collect()
             if not reply.tool_calls:
-                return reply.text, sorted(cities)
+                return ToolReply(reply.text, sorted(cities))
             for call in reply.tool_calls:
                 result = await llm.execute_function_call(call, llm.ToolContext([get_weather]))
                 context.insert([result.fnc_call, result.fnc_call_out])
 
-    async def structured(self, said: str) -> City:
-        reply = await self._ask(self._context(said), response_format=City).collect()
+    async def chat_for_city(self, text: str) -> City:
+        reply = await self._chat(self._make_context("user", text), response_format=City).collect()
         return City.model_validate_json(reply.text)
 
-    def failure(self, error: Exception) -> Failure:
+    def read_error(self, error: Exception) -> ErrorReport:
         from livekit.agents import APIError, APIStatusError
 
         assert isinstance(error, APIError)
         if isinstance(error, APIStatusError):
-            return Failure(error.status_code, str(error.body), None)
-        return from_sdk(
-            error
-        )  # in the middle of a stream: it takes all that breaks one for a lost connection
+            return ErrorReport(error.status_code, str(error.body), None)
+        # An error within a stream: LiveKit reports each as a lost connection, so its cause is read.
+        return read_sdk_error(error)
 
     async def aclose(self) -> None:
         await self._model.aclose()

@@ -1,4 +1,4 @@
-"""OpenAI's SDK as it is used: async, sync, and through its helpers that parse replies and accumulate streams."""
+"""OpenAI's SDK: async, sync, and with its helpers that parse replies and accumulate streams."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ from typing import Any
 
 import openai
 
-from tests.clients.base import TIMEOUT_S, WEATHER, City, Failure, Json, Talks, from_sdk, rain
+from tests.clients.base import (
+    TIMEOUT_S,
+    WEATHER,
+    City,
+    Completion,
+    ErrorReport,
+    Json,
+    RequestClient,
+    ToolReply,
+    Usage,
+    describe_weather,
+    read_sdk_error,
+)
 
 
 def async_client(url: str, headers: Mapping[str, str]) -> openai.AsyncOpenAI:
@@ -19,33 +31,33 @@ def async_client(url: str, headers: Mapping[str, str]) -> openai.AsyncOpenAI:
     )
 
 
-class _Sdk(Talks):
-    def failure(self, error: Exception) -> Failure:
+class _Sdk(RequestClient):
+    def read_error(self, error: Exception) -> ErrorReport:
         assert isinstance(error, openai.APIError)
-        return from_sdk(error)
+        return read_sdk_error(error)
 
 
-class Async(_Sdk):
+class AsyncSdk(_Sdk):
     def __init__(self, url: str, model: str, headers: Mapping[str, str]) -> None:
         self.model = model
         self.client = async_client(url, headers)
 
-    async def ask(self, messages: Sequence[Json], **more: Any) -> Json:
+    async def complete(self, messages: Sequence[Json], **fields: Any) -> Completion:
         reply = await self.client.chat.completions.create(
             model=self.model,
             messages=list(messages),  # type: ignore[arg-type]
-            **more,
+            **fields,
         )
         assert reply.usage is not None
         message = reply.choices[0].message.model_dump(exclude_none=True)
-        return {"message": message, "usage": reply.usage.model_dump()}
+        return Completion(message, reply.usage.model_dump())
 
-    async def deltas(self, messages: Sequence[Json], **more: Any) -> AsyncIterator[Json]:
+    async def stream_chunks(self, messages: Sequence[Json], **fields: Any) -> AsyncIterator[Json]:
         async with await self.client.chat.completions.create(
             model=self.model,
             messages=list(messages),  # type: ignore[arg-type]
             stream=True,
-            **more,
+            **fields,
         ) as stream:
             async for chunk in stream:
                 yield chunk.model_dump()
@@ -54,28 +66,28 @@ class Async(_Sdk):
         await self.client.close()
 
 
-class Sync(_Sdk):
+class SyncSdk(_Sdk):
     def __init__(self, url: str, model: str, headers: Mapping[str, str]) -> None:
         self.model = model
         self.client = openai.OpenAI(
             base_url=url, api_key="sk-app", default_headers=dict(headers), max_retries=0, timeout=TIMEOUT_S
         )
 
-    async def ask(self, messages: Sequence[Json], **more: Any) -> Json:
+    async def complete(self, messages: Sequence[Json], **fields: Any) -> Completion:
         def create() -> Any:
-            return self.client.chat.completions.create(model=self.model, messages=list(messages), **more)  # type: ignore[arg-type]
+            return self.client.chat.completions.create(model=self.model, messages=list(messages), **fields)  # type: ignore[arg-type]
 
         reply = await asyncio.to_thread(create)
         message = reply.choices[0].message.model_dump(exclude_none=True)
-        return {"message": message, "usage": reply.usage.model_dump()}
+        return Completion(message, reply.usage.model_dump())
 
-    async def deltas(self, messages: Sequence[Json], **more: Any) -> AsyncIterator[Json]:
+    async def stream_chunks(self, messages: Sequence[Json], **fields: Any) -> AsyncIterator[Json]:
         def create() -> Any:
             return self.client.chat.completions.create(
                 model=self.model,
                 messages=list(messages),  # type: ignore[arg-type]
                 stream=True,
-                **more,
+                **fields,
             )
 
         with await asyncio.to_thread(create) as stream:
@@ -86,62 +98,62 @@ class Sync(_Sdk):
         self.client.close()
 
 
-class Helpers(Async):
+class SdkHelpers(AsyncSdk):
     """The helpers `stream()`, `parse()` and `with_raw_response`."""
 
-    async def ask(self, messages: Sequence[Json], **more: Any) -> Json:
+    async def complete(self, messages: Sequence[Json], **fields: Any) -> Completion:
         raw = await self.client.chat.completions.with_raw_response.create(
             model=self.model,
             messages=list(messages),  # type: ignore[arg-type]
-            **more,
+            **fields,
         )
         reply = raw.parse()
         assert reply.usage is not None
         message = reply.choices[0].message.model_dump(exclude_none=True)
-        return {"message": message, "usage": reply.usage.model_dump()}
+        return Completion(message, reply.usage.model_dump())
 
-    async def pieces(self, said: str) -> AsyncIterator[str]:
-        async with self._stream([{"role": "user", "content": said}]) as stream:
+    async def stream_text(self, text: str) -> AsyncIterator[str]:
+        async with self._stream([{"role": "user", "content": text}]) as stream:
             async for event in stream:
                 if event.type == "content.delta" and event.delta:
                     yield event.delta
 
-    async def usage(self, said: str, *, stream: bool) -> tuple[int, int]:
+    async def count_tokens(self, text: str, *, stream: bool) -> Usage:
         if not stream:
-            return await super().usage(said, stream=False)
-        asked: list[Json] = [{"role": "user", "content": said}]
-        async with self._stream(asked, stream_options={"include_usage": True}) as events:
+            return await super().count_tokens(text, stream=False)
+        messages: list[Json] = [{"role": "user", "content": text}]
+        async with self._stream(messages, stream_options={"include_usage": True}) as events:
             usage = (await events.get_final_completion()).usage
         assert usage is not None
-        return usage.prompt_tokens, usage.completion_tokens
+        return Usage(usage.prompt_tokens, usage.completion_tokens)
 
-    async def tool(self, said: str, *, stream: bool) -> tuple[str, list[str]]:
+    async def chat_with_tool(self, text: str, *, stream: bool) -> ToolReply:
         if not stream:
-            return await super().tool(said, stream=False)
-        messages: list[Any] = [{"role": "user", "content": said}]
+            return await super().chat_with_tool(text, stream=False)
+        messages: list[Any] = [{"role": "user", "content": text}]
         cities: list[str] = []
         while True:
             async with self._stream(messages, tools=[WEATHER]) as events:
                 message = (await events.get_final_completion()).choices[0].message
             if not message.tool_calls:
-                return message.content or "", sorted(cities)
-            parsed = {"tool_calls": {"__all__": {"function": {"parsed_arguments"}}}, "parsed": True}
-            messages.append(
-                message.model_dump(exclude=parsed, exclude_none=True)
-            )  # the API does not know them
+                return ToolReply(message.content or "", sorted(cities))
+            # Fields that the helpers add, and which the API refuses.
+            added = {"tool_calls": {"__all__": {"function": {"parsed_arguments"}}}, "parsed": True}
+            messages.append(message.model_dump(exclude=added, exclude_none=True))
             for call in message.tool_calls:
                 cities.append(json.loads(call.function.arguments)["city"])
-                messages.append({"role": "tool", "tool_call_id": call.id, "content": rain(cities[-1])})
+                result = describe_weather(cities[-1])
+                messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
 
-    async def structured(self, said: str) -> City:
+    async def chat_for_city(self, text: str) -> City:
         reply = await self.client.chat.completions.parse(
-            model=self.model, messages=[{"role": "user", "content": said}], response_format=City
+            model=self.model, messages=[{"role": "user", "content": text}], response_format=City
         )
-        found = reply.choices[0].message.parsed
-        assert found is not None
-        return found
+        city = reply.choices[0].message.parsed
+        assert city is not None
+        return city
 
     def _stream(
-        self, messages: Sequence[Any], **more: Any
+        self, messages: Sequence[Any], **fields: Any
     ) -> contextlib.AbstractAsyncContextManager[openai.lib.streaming.chat.AsyncChatCompletionStream[Any]]:
-        return self.client.chat.completions.stream(model=self.model, messages=list(messages), **more)
+        return self.client.chat.completions.stream(model=self.model, messages=list(messages), **fields)

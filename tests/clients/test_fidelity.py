@@ -1,7 +1,7 @@
-"""Real clients through the gateway, without memory, with it and as an agent: each passes the same checks.
+"""Real clients pass the same checks through the gateway: without memory, with memory, and with an agent.
 
-They send requests of their own to a strict upstream. What they must see is what they would see without a gateway; and
-where the upstream is a Claude, what they would see of OpenAI.
+The gateway sends their requests to a strict upstream. A client must get the replies that it would get without a
+gateway. From a Claude it must get the replies that OpenAI's API would give.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients import CANCELLED, CLIENTS, CLOSED, City, Client, make
+from tests.clients import CANCELLABLE, CLIENTS, CLOSABLE, City, Client, make_client
 from tests.doubles.anthropic_upstream import refuse
 from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, fail, say
 from tests.gateway.fidelity.checks import CLAUDE, MODES, Talk, talk_in
@@ -36,10 +36,12 @@ _pairs: set[tuple[str, str]] = set()
 def pairwise(
     clients: Iterable[str] = CLIENTS, **axes: Sequence[Any]
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Runs a check with every client and every value of the first axis, each in one mode by turns; the SDK in all.
+    """Parametrizes a check with each client and each value of the first axis.
 
-    The next check begins with the next mode, so that every client meets every mode. The values of a second axis take
-    turns as the modes do.
+    OpenAI's SDK runs in each mode. Each other case runs in one mode, in rotation. The next check begins its rotation
+    with the next mode, so that each client runs in each mode. The values of a second axis rotate as the modes do.
+
+    axes: parameter of the check -> its values.
     """
     check = next(_checks)
     first, *others = axes.values() or [[None]]
@@ -54,7 +56,7 @@ def pairwise(
     return pytest.mark.parametrize(("talk", "client", *axes), cases, indirect=["talk", "client"])
 
 
-def test_every_client_meets_every_mode() -> None:
+def test_each_client_runs_in_each_mode() -> None:
     assert _pairs == set(itertools.product(CLIENTS, EVERY_MODE))
 
 
@@ -79,33 +81,33 @@ def talk(gateways: dict[str, Talk], request: pytest.FixtureRequest) -> Talk:
 @pytest.fixture
 async def client(talk: Talk, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
     headers = {**talk.mode.headers, "x-mnemogate-user": request.node.name}
-    made = make(request.param, talk.url, talk.mode.model, headers)
+    made = make_client(request.param, talk.url, talk.mode.model, headers)
     yield made
     await made.aclose()
 
 
-def stored(talk: Talk, request: pytest.FixtureRequest, what: str) -> int:
-    """How many of what stands in memory of this test's user."""
-    found: int = talk.world.query(
-        f"SELECT count({what}) FROM exchanges e JOIN agents a ON a.id = e.agent "
+def count_stored(talk: Talk, request: pytest.FixtureRequest, expression: str) -> int:
+    """Returns `count(expression)` over the active exchanges of this test's user."""
+    count: int = talk.world.query(
+        f"SELECT count({expression}) FROM exchanges e JOIN agents a ON a.id = e.agent "
         "WHERE a.subject = ? AND e.active AND e.shown_reply IS NOT NULL",
         f"user:{request.node.name}",
     )[0]
-    return found
+    return count
 
 
 def assert_one_conversation(talk: Talk, request: pytest.FixtureRequest) -> None:
     expected = 0 if talk.mode.memory == "off" else 1
-    assert stored(talk, request, "DISTINCT e.conversation") == expected
+    assert count_stored(talk, request, "DISTINCT e.conversation") == expected
 
 
-def after(talk: Talk, words: int) -> int:
-    """How many events of a stream have left when so many words have: the others are its beginning."""
+def events_of(talk: Talk, words: int) -> int:
+    """Returns the number of events that the upstream has sent with so many words: a stream begins without a word."""
     return words + (3 if talk.mode.speaks == "anthropic" else 1)
 
 
-async def all_of(client: Client, said: str) -> list[str]:
-    async with aclosing(client.pieces(said)) as pieces:  # type: ignore[type-var]
+async def read_stream(client: Client, text: str) -> list[str]:
+    async with aclosing(client.stream_text(text)) as pieces:  # type: ignore[type-var]
         return [piece async for piece in pieces]
 
 
@@ -125,69 +127,73 @@ async def test_a_client_reads_a_stream_piece_by_piece(
     talk: Talk, client: Client, request: pytest.FixtureRequest
 ) -> None:
     talk.upstream.queue(say("One two three", tokens=["One", " two", " three"]))
-    assert await all_of(client, "Count.") == ["One", " two", " three"]
+    assert await read_stream(client, "Count.") == ["One", " two", " three"]
     assert_one_conversation(talk, request)
 
 
 @pairwise()
-async def test_a_stream_comes_as_it_is_said(talk: Talk, client: Client) -> None:
+async def test_a_client_gets_each_piece_when_the_upstream_sends_it(talk: Talk, client: Client) -> None:
     gate = Gate()
-    talk.upstream.queue(say("One two", tokens=["One", " two"], hold_after={after(talk, 1): gate}))
+    talk.upstream.queue(say("One two", tokens=["One", " two"], hold_after={events_of(talk, 1): gate}))
     got = []
-    async with aclosing(client.pieces("Count.")) as pieces:  # type: ignore[type-var]
+    async with aclosing(client.stream_text("Count.")) as pieces:  # type: ignore[type-var]
         async for piece in pieces:
             got.append(piece)
-            gate.open()  # had the first word been held back, this would never come
+            # If the gateway held the first word back, the second one would never come.
+            gate.open()
     assert got == ["One", " two"]
 
 
 @pairwise(stream=[False, True])
 async def test_a_client_reads_the_upstreams_usage(talk: Talk, client: Client, stream: bool) -> None:
     talk.upstream.queue(say("Hi there.", usage=USAGE[talk.mode.speaks]))
-    assert await client.usage("Hi", stream=stream) == (11, 3)
+    assert await client.count_tokens("Hi", stream=stream) == (11, 3)
 
 
 @pairwise(stream=[False, True])
-async def test_a_tool_round_trip(
+async def test_a_client_runs_the_calls_of_a_reply(
     talk: Talk, client: Client, stream: bool, request: pytest.FixtureRequest
 ) -> None:
-    """Two calls at once, run by the client, and what it says of their results."""
+    """The client runs two calls of one reply, and sends both results."""
     calls = (Call("get_weather", {"city": "Oslo"}), Call("get_weather", {"city": "Rome"}))
 
-    def answer(seen: Seen) -> Reply:
-        if not any("Rain in Rome" in str(m.get("content")) for m in seen.messages):
+    def answer(request: Seen) -> Reply:
+        if not any("Rain in Rome" in str(m.get("content")) for m in request.messages):
             return call_tools(*calls)
-        if "final_answer" in tools_of(seen):  # an agent that ends by calling a tool
+        if "final_answer" in tools_of(request):  # smolagents ends an agent's run by this call
             return call_tools(Call("final_answer", {"answer": "It rains."}))
         return say("It rains.")
 
     talk.upstream.script = answer
-    assert await client.tool("How is the weather?", stream=stream) == ("It rains.", ["Oslo", "Rome"])
+    assert await client.chat_with_tool("How is the weather?", stream=stream) == (
+        "It rains.",
+        ["Oslo", "Rome"],
+    )
     assert len(talk.upstream.chats) == 2
     results = [m["content"] for m in talk.upstream.last.messages if m["role"] == "tool"]
-    assert results in (["Rain in Oslo.", "Rain in Rome."], [])  # or shown as a user's message
+    assert results in (["Rain in Oslo.", "Rain in Rome."], [])  # smolagents sends them as a user's message
     assert_one_conversation(talk, request)
 
 
 @pairwise()
-async def test_a_structured_answer(talk: Talk, client: Client) -> None:
-    """As `response_format` or as a call of a tool that only takes the answer: each as the framework does."""
+async def test_a_client_parses_a_structured_reply(talk: Talk, client: Client) -> None:
+    """A framework asks for it by `response_format`, or by a tool whose arguments are the reply."""
 
-    def answer(seen: Seen) -> Reply:
-        if "response_format" in seen.json or "format" in seen.json.get("output_config", ()):
+    def answer(request: Seen) -> Reply:
+        if "response_format" in request.json or "format" in request.json.get("output_config", ()):
             return say(CITY)
-        return call_tools(Call(tools_of(seen)[-1], CITY))
+        return call_tools(Call(tools_of(request)[-1], CITY))
 
     talk.upstream.script = answer
-    assert await client.structured("Tell me of Oslo.") == City(name="Oslo", people=717710)
+    assert await client.chat_for_city("Tell me of Oslo.") == City(name="Oslo", people=717710)
 
 
 @pairwise()
-async def test_characters_that_are_easily_broken(talk: Talk, client: Client) -> None:
-    """Whole and streamed, both ways; each character a token of its own."""
+async def test_special_characters_stay_as_they_are(talk: Talk, client: Client) -> None:
+    """In requests, and in whole and streamed replies; each character of a stream comes in a chunk of its own."""
     talk.upstream.queue(say(ODD), say(ODD, tokens=list(ODD)))
     assert await client.chat(ODD) == [ODD]
-    assert "".join(await all_of(client, ODD)) == ODD
+    assert "".join(await read_stream(client, ODD)) == ODD
     for seen in talk.upstream.chats:
         assert text_of(seen).endswith(ODD)
 
@@ -202,8 +208,8 @@ def tools_of(seen: Seen) -> list[str]:
 
 
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
-# status -> Anthropic's type, what it says, and when to come back
-REFUSED = {
+# status -> (Anthropic's type, message, Retry-After)
+ERRORS = {
     400: ("invalid_request_error", "Bad thing.", None),
     401: ("authentication_error", "Incorrect API key provided.", None),
     429: ("rate_limit_error", "Slow down.", "7"),
@@ -211,79 +217,78 @@ REFUSED = {
 }
 
 
-@pairwise(status=tuple(REFUSED), stream=[False, True])
-async def test_an_error(
+@pairwise(status=tuple(ERRORS), stream=[False, True])
+async def test_a_client_reports_an_error(
     talk: Talk, client: Client, stream: bool, status: int, request: pytest.FixtureRequest
 ) -> None:
-    """Before the first byte of a stream as well: status, message and Retry-After as the upstream has them."""
-    kind, message, retry_after = REFUSED[status]
+    """Status, message and Retry-After are those of the upstream, also before the first byte of a stream."""
+    kind, message, retry_after = ERRORS[status]
     if talk.mode.speaks == "anthropic":
         talk.upstream.queue(refuse(status, kind, message, retry_after=retry_after))
     else:
         talk.upstream.queue(fail(status, message, retry_after=retry_after))
     with pytest.raises(Exception) as caught:
-        await (all_of(client, "Hi") if stream else client.chat("Hi"))
-    found = client.failure(caught.value)
-    assert (found.status, found.retry_after) == (status, retry_after if client.has_retry_after else None)
-    assert message in found.message
+        await (read_stream(client, "Hi") if stream else client.chat("Hi"))
+    report = client.read_error(caught.value)
+    assert (report.status, report.retry_after) == (status, retry_after if client.has_retry_after else None)
+    assert message in report.message
     assert len(talk.upstream.chats) == 1
-    assert stored(talk, request, "*") == 0
+    assert count_stored(talk, request, "*") == 0
 
 
 @pairwise()
-async def test_an_error_in_the_middle_of_a_stream(
+async def test_a_client_reports_an_error_within_a_stream(
     talk: Talk, client: Client, request: pytest.FixtureRequest
 ) -> None:
     error = {"message": "Overloaded.", "type": "server_error", "code": "overloaded", "param": None}
-    talk.upstream.queue(say("One two", tokens=["One", " two"], error_after=(after(talk, 1), error)))
+    talk.upstream.queue(say("One two", tokens=["One", " two"], error_after=(events_of(talk, 1), error)))
     got = []
     with pytest.raises(Exception) as caught:  # noqa: PT012
-        async with aclosing(client.pieces("Count.")) as pieces:  # type: ignore[type-var]
+        async with aclosing(client.stream_text("Count.")) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 got.append(piece)
     assert got == ["One"]
-    found = client.failure(caught.value)
-    assert "Overloaded." in found.message
-    assert stored(talk, request, "*") == 0
+    assert "Overloaded." in client.read_error(caught.value).message
+    assert count_stored(talk, request, "*") == 0
 
 
-@pairwise(CANCELLED, stream=[False, True])
-async def test_a_cancel_before_the_answer(
+@pairwise(CANCELLABLE, stream=[False, True])
+async def test_a_cancel_before_the_reply_reaches_the_upstream(
     talk: Talk, client: Client, stream: bool, request: pytest.FixtureRequest
 ) -> None:
-    """While the upstream has not said a word, not even a status."""
+    """The upstream has not sent the status yet."""
     talk.upstream.queue(say("Never.", hold_before_headers=Gate()))
-    asking = asyncio.ensure_future(all_of(client, "Hi") if stream else client.chat("Hi"))
+    task = asyncio.ensure_future(read_stream(client, "Hi") if stream else client.chat("Hi"))
     await talk.upstream.arrived(1).wait()
-    asking.cancel()
-    await asyncio.wait([asking])
-    assert asking.cancelled()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
     await talk.upstream.last.gone.wait()
-    assert stored(talk, request, "*") == 0
+    assert count_stored(talk, request, "*") == 0
 
 
-@pairwise([*CANCELLED, *CLOSED])
-async def test_a_cancel_in_the_middle_of_a_stream(
+@pairwise([*CANCELLABLE, *CLOSABLE])
+async def test_a_cancel_within_a_stream_reaches_the_upstream(
     talk: Talk, client: Client, request: pytest.FixtureRequest
 ) -> None:
-    is_closed = request.node.callspec.params["client"] in CLOSED
+    is_closed = request.node.callspec.params["client"] in CLOSABLE
     talk.upstream.queue(
-        say("One two three", tokens=["One", " two", " three"], hold_after={after(talk, 2): Gate()})
+        say("One two three", tokens=["One", " two", " three"], hold_after={events_of(talk, 2): Gate()})
     )
-    heard: asyncio.Queue[str] = asyncio.Queue()
+    received: asyncio.Queue[str] = asyncio.Queue()
 
-    async def listen() -> None:
-        async with aclosing(client.pieces("Count.")) as pieces:  # type: ignore[type-var]
+    async def read_pieces() -> None:
+        async with aclosing(client.stream_text("Count.")) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
-                heard.put_nowait(piece)
+                received.put_nowait(piece)
                 if is_closed and piece == " two":
                     return
 
-    listening = asyncio.ensure_future(listen())
+    task = asyncio.ensure_future(read_pieces())
     async with asyncio.timeout(PATIENCE_S):
-        assert [await heard.get(), await heard.get()] == ["One", " two"]
+        assert [await received.get(), await received.get()] == ["One", " two"]
     if not is_closed:
-        listening.cancel()
-    await asyncio.wait([listening])
+        task.cancel()
+    await asyncio.wait([task])
     await talk.upstream.last.gone.wait()
-    assert stored(talk, request, "*") == 0
+    assert count_stored(talk, request, "*") == 0
