@@ -1,4 +1,4 @@
-"""The files of folders: uploaded, listed and forgotten, and those that an agent can search."""
+"""The files of folders, which clients upload, list and forget, and the files that an agent can search."""
 
 import re
 from functools import partial
@@ -55,7 +55,7 @@ class UploadQuery(UrlQuery):
 
 
 class UploadForm(Form):
-    """The form fields sent with a file: none."""
+    """The form fields that are sent with a file: there are none."""
 
 
 def render_file(folder: Definition, view: FileView) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def render_file(folder: Definition, view: FileView) -> dict[str, Any]:
 
 
 def _render_agent_file(folder: Definition, file: StoredFile) -> dict[str, Any]:
-    """Returns the JSON of a file of an agent that can search it."""
+    """Returns the JSON of a file as an agent has it that can search the file."""
     return {
         "id": ids.make_id("file", file.uid),
         "file_id": ids.make_id("file", file.uid),
@@ -109,19 +109,19 @@ class FolderFileRoutes:
         self._contents = FolderContents(api.store, api.now)
         self._passages = MemoryPassages(api.store)
 
-    def list_routes_of(self, folder: str) -> list[AgentsRoute]:
-        """Returns the routes of a folder's files. folder: the path of the folder's routes."""
+    def list_folder_routes(self, path: str) -> list[AgentsRoute]:
+        """Returns the routes of a folder's files. path: the path of the folder's routes."""
         return [
-            AgentsRoute("POST", f"{folder}/upload", self.upload),
-            AgentsRoute("GET", f"{folder}/files", self.list_files),
-            AgentsRoute("GET", f"{folder}/files/{{file_id}}", self.retrieve_file),
-            AgentsRoute("GET", f"{folder}/passages", self.list_passages, pages=OLDEST_FIRST),
+            AgentsRoute("POST", f"{path}/upload", self.upload),
+            AgentsRoute("GET", f"{path}/files", self.list_files),
+            AgentsRoute("GET", f"{path}/files/{{file_id}}", self.retrieve_file),
+            AgentsRoute("GET", f"{path}/passages", self.list_passages, pages=OLDEST_FIRST),
         ]
 
-    def list_routes_of_agents(self) -> list[AgentsRoute]:
+    def list_agent_routes(self) -> list[AgentsRoute]:
         """Returns the routes of the files that agents can search."""
-        files = "/v1/agents/{agent_id}/files"
-        return [AgentsRoute("GET", files, self.list_files_of_agent, pages=OLDEST_FIRST)]
+        path = "/v1/agents/{agent_id}/files"
+        return [AgentsRoute("GET", path, self.list_files_of_agent, pages=OLDEST_FIRST)]
 
     async def upload(self, request: ApiRequest, query: UploadQuery, _body: UploadForm) -> dict[str, Any]:
         """Save a file."""
@@ -163,7 +163,7 @@ class FolderFileRoutes:
     async def list_passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
         """List the parts of a folder's files."""
         folder = await self.get_folder(request)
-        page = read_page_at(query, lambda id: read_ref("passage", id).seq, size=100)
+        page = read_page_at(query, lambda passage_id: read_ref("passage", passage_id).seq, size=100)
         passages = await self._passages.list_page(
             await self._folders.load_memory(folder), PassageFilter(text=find_sent(query.search)), page
         )
@@ -172,11 +172,11 @@ class FolderFileRoutes:
     async def list_files_of_agent(self, request: ApiRequest, query: AgentFilesQuery) -> dict[str, Any]:
         """List the files that an agent can search."""
         attached = await self._folders.load_attached(await self._api.agents.get(request))
-        folders = {folder.memory_row: folder for folder in attached}
-        files = await self._api.store.files.list_of_folders(list(folders))
-        shown = [_render_agent_file(folders[file.memory_row], file) for file in files]
-        page = cut_page(shown, query)
-        has_more = bool(page) and page[-1] is not shown[0 if query.is_newest_first() else -1]
+        folders_by_row = {folder.memory_row: folder for folder in attached}
+        files = await self._api.store.files.list_of_folders(list(folders_by_row))
+        rendered = [_render_agent_file(folders_by_row[file.memory_row], file) for file in files]
+        page = cut_page(rendered, query)
+        has_more = bool(page) and page[-1]["id"] != rendered[0 if query.is_newest_first() else -1]["id"]
         return {"files": page, "next_cursor": page[-1]["id"] if has_more else None, "has_more": has_more}
 
     async def get_folder(self, request: ApiRequest) -> Definition:
@@ -187,5 +187,5 @@ class FolderFileRoutes:
     async def _get_file(self, folder: Definition, uid: str) -> StoredFile:
         return await self._api.store.files.get(folder.memory_row, uid)
 
-    async def _get_file_row(self, folder: Definition, id: str) -> int:
-        return (await self._get_file(folder, read_uid("file", id))).id
+    async def _get_file_row(self, folder: Definition, file_id: str) -> int:
+        return (await self._get_file(folder, read_uid("file", file_id))).id

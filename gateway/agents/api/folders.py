@@ -85,7 +85,7 @@ class FolderRoutes:
         sources = [
             replace(row, title=f"{row.summary[:-1]} (0.6).") for row in self._list_routes_of("sources")
         ]
-        return [*self._list_routes_of("folders"), *sources, *self._files.list_routes_of_agents()]
+        return [*self._list_routes_of("folders"), *sources, *self._files.list_agent_routes()]
 
     def _list_routes_of(self, name: str) -> list[AgentsRoute]:
         folders, folder = f"/v1/{name}", f"/v1/{name}/{{folder_id}}"
@@ -98,7 +98,7 @@ class FolderRoutes:
             AgentsRoute("GET", folder, self.retrieve),
             AgentsRoute("PATCH", folder, self.update),
             AgentsRoute("DELETE", folder, self.delete),
-            *self._files.list_routes_of(folder),
+            *self._files.list_folder_routes(folder),
             AgentsRoute("GET", f"{folder}/agents", self.list_agents),
             AgentsRoute("DELETE", f"{folder}/{{file_id}}", self._files.delete_file),
             AgentsRoute("GET", agent_folders, self.list_folders_of_agent),

@@ -80,7 +80,7 @@ _SET_BY_SERVER = frozenset({"source_code", "source_type", "json_schema", "args_j
 
 
 def with_tool_update(definition: ToolDefinition, update: ToolSource, at: Path = ("body",)) -> ToolDefinition:
-    """Returns a copy of a tool's definition after an update.
+    """Returns a copy of a tool's definition after an update. The schema is not read from the source.
 
     at: the path of the update in the request, for errors.
 
@@ -103,8 +103,8 @@ def with_tool_update(definition: ToolDefinition, update: ToolSource, at: Path = 
     return updated
 
 
-def with_source(definition: ToolDefinition, update: ToolSource) -> ToolDefinition:
-    """Returns a copy of a tool's definition after an update. Missing parts of its schema are read from its source.
+def with_update_and_schema(definition: ToolDefinition, update: ToolSource) -> ToolDefinition:
+    """Returns a copy of a tool's definition after an update, with the schema of a new source unless one was sent.
 
     Raises: Unprocessable, BadRequest.
     """

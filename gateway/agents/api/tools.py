@@ -21,7 +21,7 @@ from gateway.agents.api.tool_bodies import (
     UpdateTool,
     read_tool_name,
     retain_stored_fields,
-    with_source,
+    with_update_and_schema,
 )
 from gateway.agents.api.tool_json import render_call_result, render_source_result, render_tool
 from gateway.agents.registry.agent_views import AgentView
@@ -50,7 +50,7 @@ class SearchTools(Body):
 
 
 class ApprovalBody(Body):
-    """The need of a person's approval. The TypeScript client (1.12) sends `body_requires_approval`."""
+    """Whether calls need a person's approval. The TypeScript client (1.12) sends `body_requires_approval`."""
 
     requires_approval: bool | UnsetType = UNSET
     body_requires_approval: bool | UnsetType = UNSET
@@ -128,13 +128,13 @@ class ToolRoutes:
         uid = request.read_uid("tool", "tool_id")
 
         def edit(definition: ToolDefinition) -> tuple[str | None, ToolDefinition]:
-            updated = with_source(definition, body)
+            updated = with_update_and_schema(definition, body)
             return read_tool_name(updated), updated
 
         stored = (await self._tools.get(request.project, uid)).definition
         if stored is not None:
             before = ToolDefinition.of(stored.body)
-            after = with_source(before, body)
+            after = with_update_and_schema(before, body)
             if (after.source_type, after.source) != (before.source_type, before.source):
                 await self._check_runnable(after)
         return render_tool(await self._tools.change(request.project, uid, edit))
@@ -221,7 +221,7 @@ class ToolRoutes:
 
         Raises: BadRequest if the tool cannot be run here; Unprocessable if it has no name.
         """
-        tool = with_source(ToolDefinition({}), create)
+        tool = with_update_and_schema(ToolDefinition({}), create)
         await self._check_runnable(tool)
         name = read_tool_name(tool)
         if name is None:
@@ -265,7 +265,7 @@ def _get_tool(view: AgentView, name: str) -> ToolView:
 
 
 def _rank_by_words(tools: Sequence[_ToolJson], words: Collection[str]) -> list[tuple[float, _ToolJson]]:
-    """Returns the tools that have one of the words at least, best first, each after its share of the words.
+    """Returns the tools that have at least one of the words, best first, each with the share of the words that it has.
 
     Without words all tools are returned, with a share of 0.
     """
@@ -275,4 +275,4 @@ def _rank_by_words(tools: Sequence[_ToolJson], words: Collection[str]) -> list[t
         word_count = sum(word in text for word in words)
         if word_count or not words:
             ranked.append((word_count / (len(words) or 1), tool))
-    return sorted(ranked, key=lambda share_and_tool: -share_and_tool[0])
+    return sorted(ranked, key=lambda share_and_tool: share_and_tool[0], reverse=True)
