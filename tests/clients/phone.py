@@ -1,14 +1,14 @@
 """A phone call through LiveKit Agents: its session, its turn taking, its preemptive requests, its OpenAI plugin.
 
-Only ears and voice are doubles: the caller's words come as the events of a speech-to-text, and the loudspeaker plays as
-long as a test says. So no test depends on a clock or on a model.
+Speech recognition, speech synthesis and audio are doubles: a test emits the events of a speech recognition, and sets
+how much of a reply the caller hears. So no test depends on a clock or on a speech model.
 
     async with dial(world) as phone:
         assert await phone.say("Hello.") == "Ok."
-        await phone.begin("I would like")       # the caller pauses: LiveKit asks at once, just in case
-        await phone.say("I would like a table.")   # but more came: what was asked for is thrown away
+        await phone.pause_sentence("I would like")  # LiveKit sends a preemptive request
+        await phone.say("I would like a table.")    # LiveKit cancels it, and sends the whole sentence
 
-Importing this imports LiveKit, which takes seconds; tests do it in a fixture.
+This module imports LiveKit, which takes seconds, so tests import it in a fixture.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from livekit.plugins import openai as plugin
 from tests.gateway.sdk import World
 from tests.patience import PATIENCE_S
 
+# Samples per second.
 RATE = 16_000
-Heard = stt.SpeechEventType
+EventType = stt.SpeechEventType
 
 
-class _Ears(stt.STT):
-    """A speech-to-text that is never asked: `_Agent.stt_node` brings the words."""
+class _UnusedSpeechToText(stt.STT):
+    """A speech-to-text that LiveKit requires and never calls: `_Agent.stt_node` yields the events."""
 
     def __init__(self) -> None:
         super().__init__(capabilities=stt.STTCapabilities(streaming=True, interim_results=True))
@@ -44,7 +45,7 @@ class _Ears(stt.STT):
         raise NotImplementedError
 
 
-class _Microphone(io.AudioInput):
+class _SilentMicrophone(io.AudioInput):
     def __init__(self) -> None:
         super().__init__(label="microphone")
 
@@ -54,26 +55,28 @@ class _Microphone(io.AudioInput):
 
 
 class _Loudspeaker(io.AudioOutput):
-    """A loudspeaker that plays at once and to the end, unless `cut` says what was heard before an interruption."""
+    """A loudspeaker that plays a reply in no time, unless `heard_part` is set."""
 
     def __init__(self) -> None:
         super().__init__(
             label="loudspeaker", sample_rate=RATE, capabilities=io.AudioOutputCapabilities(pause=False)
         )
-        self.cut: str | None = None
+        # The part of a reply that the caller hears before an interruption. None: replies are played to their end.
+        self.heard_part: str | None = None
         self.is_playing = asyncio.Event()
-        self._length = 0.0
+        # Seconds of the reply that were captured so far.
+        self._captured_s = 0.0
 
     async def capture_frame(self, frame: rtc.AudioFrame) -> None:
         await super().capture_frame(frame)
-        self._length += frame.duration
+        self._captured_s += frame.duration
         if not self.is_playing.is_set():
             self.is_playing.set()
             self.on_playback_started(created_at=time.time())
 
     def flush(self) -> None:
         super().flush()
-        if self.cut is None:
+        if self.heard_part is None:
             self._end(is_interrupted=False)
 
     def clear_buffer(self) -> None:
@@ -82,18 +85,19 @@ class _Loudspeaker(io.AudioOutput):
     def _end(self, *, is_interrupted: bool) -> None:
         if self.is_playing.is_set():
             self.is_playing.clear()
-            length, self._length = self._length, 0.0
+            captured_s, self._captured_s = self._captured_s, 0.0
             self.on_playback_finished(
-                playback_position=length,
+                playback_position=captured_s,
                 interrupted=is_interrupted,
-                synchronized_transcript=self.cut if is_interrupted else None,
+                synchronized_transcript=self.heard_part if is_interrupted else None,
             )
 
 
 class _Agent(Agent):
     def __init__(self) -> None:
         super().__init__(instructions="You answer a phone.", tools=[llm.function_tool(self.get_weather)])
-        self.words: asyncio.Queue[stt.SpeechEvent] = asyncio.Queue()
+        self.speech_events: asyncio.Queue[stt.SpeechEvent] = asyncio.Queue()
+        # The cities for which the tool was called.
         self.cities: list[str] = []
 
     async def get_weather(self, city: str) -> str:
@@ -103,7 +107,7 @@ class _Agent(Agent):
 
     async def stt_node(self, audio: AsyncIterable[rtc.AudioFrame], _: Any) -> AsyncIterator[stt.SpeechEvent]:
         while True:
-            yield await self.words.get()
+            yield await self.speech_events.get()
 
     async def tts_node(self, text: AsyncIterable[str], _: Any) -> AsyncIterator[rtc.AudioFrame]:
         async for _piece in text:
@@ -112,72 +116,80 @@ class _Agent(Agent):
 
 @dataclass
 class Phone:
-    """A phone call. said: the messages that LiveKit took into its list, as (role, text)."""
+    """A phone call."""
 
     world: World
     session: AgentSession[None]
     agent: _Agent
     speaker: _Loudspeaker
-    said: asyncio.Queue[tuple[str, str]] = field(default_factory=asyncio.Queue)
+    # The messages that LiveKit added to its history, as (role, text).
+    messages: asyncio.Queue[tuple[str, str]] = field(default_factory=asyncio.Queue)
+    # Errors of LiveKit's requests.
     errors: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
 
-    def hear(self, kind: Heard, text: str = "") -> None:
-        found = [stt.SpeechData(language=LanguageCode("en"), text=text)] if text else []
-        self.agent.words.put_nowait(stt.SpeechEvent(type=kind, alternatives=found))
+    def emit(self, event_type: EventType, text: str = "") -> None:
+        """Emits an event of the speech-to-text. text: the transcript."""
+        alternatives = [stt.SpeechData(language=LanguageCode("en"), text=text)] if text else []
+        self.agent.speech_events.put_nowait(stt.SpeechEvent(type=event_type, alternatives=alternatives))
 
-    async def next_said(self) -> tuple[str, str]:
+    async def next_message(self) -> tuple[str, str]:
         async with asyncio.timeout(PATIENCE_S):
-            return await self.said.get()
+            return await self.messages.get()
 
     async def next_error(self) -> Any:
         async with asyncio.timeout(PATIENCE_S):
             return await self.errors.get()
 
     async def say(self, text: str) -> str:
-        """Makes one undisturbed turn. Returns the reply when it was spoken to its end."""
-        await self.end(text)
-        role, reply = await self.next_said()
+        """Takes one turn without an interruption. Returns the reply when it was played to its end."""
+        await self.finish_sentence(text)
+        role, reply = await self.next_message()
         assert role == "assistant"
         return reply
 
-    async def end(self, text: str) -> None:
-        """Ends the caller's sentence; returns before the agent's reply."""
-        self.hear(Heard.START_OF_SPEECH)
-        self.hear(Heard.FINAL_TRANSCRIPT, text)
-        self.hear(Heard.END_OF_SPEECH)
-        assert await self.next_said() == ("user", text)
+    async def finish_sentence(self, text: str) -> None:
+        """Has the caller finish a sentence. Returns before the agent's reply."""
+        self.emit(EventType.START_OF_SPEECH)
+        self.emit(EventType.FINAL_TRANSCRIPT, text)
+        self.emit(EventType.END_OF_SPEECH)
+        assert await self.next_message() == ("user", text)
 
-    async def begin(self, text: str) -> None:
-        """Pauses in the caller's sentence; returns when LiveKit's preemptive request has reached the upstream."""
+    async def pause_sentence(self, text: str) -> None:
+        """Has the caller pause after a part of a sentence.
+
+        Returns when LiveKit's preemptive request has reached the upstream.
+        """
         count = len(self.world.upstream.seen)
-        self.hear(Heard.START_OF_SPEECH)
-        self.hear(Heard.PREFLIGHT_TRANSCRIPT, text)
+        self.emit(EventType.START_OF_SPEECH)
+        self.emit(EventType.PREFLIGHT_TRANSCRIPT, text)
         await self.world.upstream.arrived(count + 1).wait()
 
-    def go_on(self, text: str) -> None:
-        """Lets the caller speak on, without an end."""
-        self.hear(Heard.START_OF_SPEECH)
-        self.hear(Heard.INTERIM_TRANSCRIPT, text)
+    def continue_sentence(self, text: str) -> None:
+        """Has the caller say more of a sentence, which does not end yet."""
+        self.emit(EventType.START_OF_SPEECH)
+        self.emit(EventType.INTERIM_TRANSCRIPT, text)
 
-    async def cut_in(self, text: str) -> str:
-        """Interrupts the reply that is being spoken. Returns the part of it that LiveKit keeps."""
-        self.go_on(text)
-        role, spoken = await self.next_said()
+    async def interrupt(self, text: str) -> str:
+        """Has the caller interrupt the reply. Returns the part of it that LiveKit adds to its history."""
+        self.continue_sentence(text)
+        role, part = await self.next_message()
         assert role == "assistant"
-        return spoken
+        return part
 
 
 @asynccontextmanager
 async def dial(
-    world: World, room: str | None = None, model: str = "m", letta: str | None = None, **options: Any
+    world: World, room: str | None = None, model: str = "m", letta_agent: str | None = None, **options: Any
 ) -> AsyncIterator[Phone]:
     """Opens a phone call.
 
-    room: the header by which a LiveKit job names its conversation. letta: the id of an agent, as `with_letta` asks it.
+    room: the value of the header in which a LiveKit job names its conversation.
+    letta_agent: the id of an agent, whose model is `LLM.with_letta` then.
+    options: further parameters of `LLM`.
     """
-    if letta is not None:
+    if letta_agent is not None:
         url = f"{world.gateway.url}/v1/chat/completions"
-        language_model = plugin.LLM.with_letta(agent_id=letta, base_url=url, api_key="sk-app")
+        language_model = plugin.LLM.with_letta(agent_id=letta_agent, base_url=url, api_key="sk-app")
     else:
         language_model = plugin.LLM(
             model=model,
@@ -190,7 +202,7 @@ async def dial(
         )
     session: AgentSession[None] = AgentSession(
         llm=language_model,
-        stt=_Ears(),
+        stt=_UnusedSpeechToText(),
         vad=None,
         turn_handling={
             "turn_detection": "stt",
@@ -206,13 +218,13 @@ async def dial(
     )
     phone = Phone(world, session, _Agent(), _Loudspeaker())
 
-    def note(event: Any) -> None:
+    def add_message(event: Any) -> None:
         if event.item.type == "message":
-            phone.said.put_nowait((event.item.role, event.item.text_content or ""))
+            phone.messages.put_nowait((event.item.role, event.item.text_content or ""))
 
-    session.on("conversation_item_added", note)
+    session.on("conversation_item_added", add_message)
     session.on("error", lambda event: phone.errors.put_nowait(event.error.error))
-    session.input.audio, session.output.audio = _Microphone(), phone.speaker
+    session.input.audio, session.output.audio = _SilentMicrophone(), phone.speaker
     await session.start(phone.agent)
     try:
         yield phone
