@@ -27,6 +27,7 @@ from gateway.run.memory.references import fill_references
 from gateway.run.request_context import RequestContext
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_agents import StoredAgents
+from gateway.run.stored_responses import UNNAMED_PREFIX
 from gateway.run.turn_services import TurnServices
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
@@ -148,15 +149,15 @@ class Resolver:
         identity = self.identify(replace(request, memory_choice=None), request_context)
         if self._directory.find_requested_spec(identity) is None:
             _, identity = await self._get_stored_agent(identity, request.model, request_context)
+        if identity.user is None and (identity.conversation_key or "").startswith(UNNAMED_PREFIX):
+            # The conversation was made for a response in the background, which may continue another conversation.
+            identity = replace(identity, scope=None)
         if identity.scope is not None:
             await self._turns.wait_written(identity.scope)
         else:
             await self._turns.wait_project_written(request_context.project, only_unnamed=True)
         with map_store_errors():
-            store = self._keeper.store
-            return await fill_references(
-                store, request_context.project, identity.scope, request, self._max_body_bytes
-            )
+            return await fill_references(self._keeper.store, identity, request, self._max_body_bytes)
 
     def is_for_agent(self, model: str, request_context: RequestContext) -> bool:
         """Returns whether a header names an agent that no profile declares. Raises: BadRequest."""

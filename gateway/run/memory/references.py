@@ -16,6 +16,7 @@ from gateway.core.conversation.turn_hex import parse_turn_begin
 from gateway.core.conversation.wire_message import WireMessage, call_id, list_raw_calls
 from gateway.core.prompt.result_order import find_results_order
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
+from gateway.core.request.identity import Identity
 from gateway.core.turn_name import TurnName
 from gateway.errors import QUOTED_ID_CHARS, BadRequest, BodyTooLarge
 from gateway.run.memory.conversation_turns import ConversationTurns, join_reply, load_turns, with_model
@@ -25,18 +26,18 @@ from storage.sql.store import Store
 
 
 async def fill_references(
-    store: Store, project: str, scope: Scope | None, request: ChatRequest, max_reply_bytes: int
+    store: Store, identity: Identity, request: ChatRequest, max_reply_bytes: int
 ) -> ChatRequest:
     """Returns a request with the messages that its references stand for.
 
-    scope: the scope of the memory that is searched; None: the request names no user, and gets the memory to which its
-        ids belong.
+    identity: its scope is the scope of the memory that is searched. Without a scope the request names no user, and gets
+        the memory to which its ids belong, unless it names another agent.
     max_reply_bytes: the most bytes of messages and thoughts that are put in one by one; paths do not count.
 
     Raises: BadRequest: a reference is not found; BodyTooLarge; StoreError.
     """
     filler = _ReferenceFiller(request, max_reply_bytes)
-    turns = _ReferencedTurns(store, project, scope)
+    turns = _ReferencedTurns(store, identity.project, identity.scope)
     for each in request.references:
         messages = await turns.load_messages_of(each)
         if messages:
@@ -48,7 +49,9 @@ async def fill_references(
         return filled_request
     agent, conversation_key = turns.owner
     memory_choice = filled_request.memory_choice
-    if scope is None:
+    is_for_agent = identity.agent in (None, agent.scope.profile)
+    # A conversation without a user may be copied into one with another agent; a person's words stay in their memory.
+    if identity.scope is None and (is_for_agent or agent.scope.is_person):
         memory_choice = MemoryChoice(
             None if agent.scope.spans_conversations else conversation_key, agent.scope
         )

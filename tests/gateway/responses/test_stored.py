@@ -14,6 +14,7 @@ import orjson
 import pytest
 
 from gateway.core.conversation.turn_hex import TIME_CHARS, parse_turn_begin
+from gateway.core.conversation.wire_message import read_text
 from gateway.core.turn_name import TurnName
 from gateway.run.background.retention import Retention
 from gateway.settings import UpstreamSettings
@@ -766,6 +767,28 @@ def test_a_get_is_one_indexed_read(world: World) -> None:
         world.store.database.read(lambda connection: connection.fetch_rows(own, ("default", "x", 0.0)))
     )
     assert any("exchanges_begun" in str(row) for row in plan), plan
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_without_a_user_another_agent_continues_in_a_conversation_of_its_own(
+    upstream: StrictUpstream, tmp_path: Path, background: bool
+) -> None:
+    with serve_memory(upstream, tmp_path, agent("helper")) as world:
+        first = respond(world, input="Hello.")
+        second = respond(
+            world, model="agent/helper", input="And?", previous_response_id=first.id, background=background
+        )
+        becomes(lambda: world.sdk.responses.retrieve(second.id).status == "completed")
+        assert [read_text(each) for each in upstream.last.messages[1:]] == ["Hello.", "Ok.", "And?"]
+        respond(world, model="agent/helper", input="Bye.", previous_response_id=second.id)
+        assert [read_text(each) for each in upstream.last.messages[1:]] == [
+            "Hello.",
+            "Ok.",
+            "And?",
+            "Ok.",
+            "Bye.",
+        ]
+        assert world.query("SELECT count(*) FROM conversations") == [2]
 
 
 @pytest.mark.parametrize("user", [None, "alice"])
