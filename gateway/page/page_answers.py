@@ -104,9 +104,10 @@ class Answers:
             names["keys"] = "Keys"
         names["audit"] = "Audit"
         first_part = request.path.partition("/")[0]
-        # A request is in a list of its own, and leads on from the conversation of a person.
-        requests_path = "people" if request.referrer.startswith("m/") else "requests"
-        list_path = {"m": "people", "runs": "people", "r": requests_path}.get(first_part)
+        # A request and a run are in lists of their own, and lead on from the memory of a person or an agent.
+        list_path = {"m": "people", "r": "requests", "runs": "work"}.get(first_part)
+        if request.referrer.startswith("m/") and list_path is not None:
+            list_path = "people"
         aria_current = {first_part: "page", list_path: "true"}
         return [
             _MenuLink(name, path, aria_current.get(path, ""))

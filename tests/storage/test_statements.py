@@ -30,6 +30,7 @@ STATEMENTS = {statement.name: statement for file in FILES for statement in load(
 # Statements that are meant to see rows of several agents, and why.
 ACROSS = {
     "agents_api/messages.sql: begun": "an id of a response names its turn alone; the memory is returned for the check",
+    "agents_api/runs.sql: row_before": "a list of the runs of all agents counts those that it looks through",
     "responses.sql: open_among": "a process asks for the runs that it has accepted itself",
     "transfer.sql: export_end": "the last rows of whole tables are a bound, which needs no scope",
     "transfer.sql: conversation_taken": "the name of a conversation is unique in the database",

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from gateway.core import ids
 from gateway.core.conversation.exchange import is_tombstone
@@ -14,10 +15,11 @@ from gateway.core.conversation.wire_message import read_named_call, read_text
 from gateway.core.turn.stop_reason import STOP_MESSAGES
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten
-from gateway.run.admin.list_page import parse_cursor
+from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, make_next_cursor, parse_cursor
 from gateway.run.admin.memory_by_uid import get_memory
+from gateway.run.admin.memory_names import label_of
 from storage.errors import NotFound
-from storage.listing import Page, RunEntry, RunFilter, StepEntry
+from storage.listing import LAST_NUMBER, Page, RunEntry, RunFilter, StepEntry
 from storage.operator_records import FoundMemory
 from storage.records import REPLY, Agent, Exchange
 from storage.run_records import Run, RunState, WaitKind
@@ -25,6 +27,8 @@ from storage.sql.store import Store
 
 # Runs on the page of an agent's memory.
 _NEWEST_RUNS = 10
+# No index has the runs by their state. A page of the failed ones looks through so many: 10 ms of a million over SQLite.
+_WALKED_RUNS = 50_000
 
 _CallState = Literal["answered", "waiting", "open"]
 
@@ -50,6 +54,13 @@ class RunSummary(Struct, frozen=True):
     steps: int
     # The tokens of all steps, of prompts and replies.
     tokens: int
+
+
+class ListedRun(RunSummary, frozen=True, kw_only=True):
+    """A run in the list of the runs of all agents."""
+
+    # The name of its agent, with the agent's public id; None: the agent was forgotten.
+    agent_name: str | None
 
 
 class StepCall(Struct, frozen=True):
@@ -106,6 +117,8 @@ class RunOperations(Struct, frozen=True):
     """Reads runs."""
 
     store: Store
+    # The runs that a page of the failed ones looks through.
+    walked_runs: int = _WALKED_RUNS
 
     async def show(
         self, project: str | None, id: str, *, after: str | None = None, limit: int = 50
@@ -142,6 +155,40 @@ class RunOperations(Struct, frozen=True):
         page = RunPage(_make_run_summary(entry), tuple(records), next_after)
         memory = await get_memory(self.store, project, entry.agent_uid)
         return FoundRun(memory, page, await self._find_failure(entry.run))
+
+    async def list_page(
+        self,
+        project: str | None,
+        *,
+        is_failed: bool = False,
+        after: str | None = None,
+        limit: int = PAGE_LIMIT,
+    ) -> ListPage[ListedRun]:
+        """Returns a page of the runs of all agents, the newest first.
+
+        project: the only project that the caller sees; None: all projects.
+        is_failed: only runs that failed are listed. A page looks through a bounded number of runs, so it may list
+            fewer than `limit` though more follow.
+
+        Raises: BadRequest: `after` cannot be read.
+        """
+        runs, before = self.store.runs, parse_cursor(after, LAST_NUMBER)
+        last_walked = await runs.find_row_before(before, self.walked_runs)
+        states = (RunState.FAILED,) if is_failed else tuple(RunState)
+        page = Page(after=before, before=None if last_walked is None else last_walked - 1, limit=limit + 1)
+        entries = await runs.list_runs(project, RunFilter(states=states), page)
+        next_after = make_next_cursor(entries, limit, lambda entry: str(entry.run.id))
+        if next_after is None and last_walked is not None:
+            next_after = str(last_walked)
+        scopes = await self.store.overview.load_scopes({entry.agent_uid for entry in entries[:limit]})
+        names = {uid: label_of(scope) for uid, scope in scopes.items()}
+        return ListPage(
+            tuple(
+                ListedRun(**asdict(_make_run_summary(entry)), agent_name=names.get(entry.agent_uid))
+                for entry in entries[:limit]
+            ),
+            next_after,
+        )
 
     async def list_newest(self, memory: FoundMemory, limit: int = _NEWEST_RUNS) -> tuple[RunSummary, ...]:
         """Returns the newest runs of an agent. memory: the agent's."""

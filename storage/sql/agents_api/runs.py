@@ -277,10 +277,18 @@ class Runs(StoreGroup):
         return _make_run_entry(row)
 
     @reads
+    async def find_row_before(self, connection: Connection, row: int, count: int) -> int | None:
+        """Returns the lowest row of the `count` newest runs below a row; None: there are not so many."""
+        return await connection.fetch_value(SQL["row_before"], (row, count - 1))
+
+    @reads
     async def list_runs(
-        self, connection: Connection, project: str, filter: RunFilter, page: Page[int]
+        self, connection: Connection, project: str | None, filter: RunFilter, page: Page[int]
     ) -> list[RunEntry]:
-        """Returns a page of a project's runs. The cursors of the page are rows of runs."""
+        """Returns a page of runs. The cursors of the page are rows of runs.
+
+        project: the project of the runs; None: any project, which the filter of an agent does not allow.
+        """
         background = None if filter.background is None else int(filter.background)
         values = (
             project, *page.bounds, list(filter.states), filter.conversation_row, background, filter.stop, page.limit,

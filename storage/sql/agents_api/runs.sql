@@ -118,11 +118,15 @@ WHERE r.state IN ('created', 'running') AND r.background = 1 AND r.batch IS NULL
 AND coalesce(substr(c.key, 1, 8), '') <> 'reading/' AND r.id > ?1
 ORDER BY r.id LIMIT ?2
 
+-- name: row_before
+-- Returns the row of the run that is ?2 runs before the newest one below a row; nothing if there are not so many.
+SELECT r.id FROM runs r WHERE r.id < ?1 ORDER BY r.id DESC LIMIT 1 OFFSET ?2
+
 -- name: of_project
--- Lists a project's runs.
+-- Lists a project's runs. NULL stands for any project.
 {listed} FROM runs r CROSS JOIN agents a ON a.id = r.agent
 JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
-WHERE a.project = ?1 AND {run_filter} ORDER BY r.id {direction} LIMIT ?8
+WHERE (CAST(?1 AS TEXT) IS NULL OR a.project = ?1) AND {run_filter} ORDER BY r.id {direction} LIMIT ?8
 
 -- name: of_agent
 -- Lists an agent's runs. ?1: the agent's project.

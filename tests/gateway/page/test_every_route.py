@@ -37,7 +37,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "keys": {"name": "stolen"},
 }
 # Screens that are no memory's own: they list what their operator may see, and that is nothing.
-LISTS = ("", "people", "people/words", "requests", "audit", "work")
+LISTS = ("", "people", "people/words", "requests", "audit", "work", "runs")
 
 
 def paths_of(world: Any) -> dict[str, str]:

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from letta_client import APIError
 
 from gateway.core import ids
+from gateway.run.admin.run_operations import RunOperations
 from tests.agents.letta import letta
 from tests.agents.life import Life, agents
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, say
@@ -109,6 +111,54 @@ def test_an_agent_stands_by_its_name_and_its_id_and_is_found_by_both(
         )
 
 
+@pytest.mark.both
+def test_the_runs_of_all_agents_are_listed_with_those_that_failed(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """An operator had to open each agent to find the runs that failed."""
+    with letta(upstream, tmp_path) as letters:
+        operator, send = operator_of(letters.world), letters.letta.agents.messages.create
+        assert "No runs yet." in plain(operator.get("runs").body.decode())
+        helper, other = letters.agent(name="Helper"), letters.agent(name="Other")
+        send(helper.id, input="Hello.")
+        upstream.queue(fail(400))
+        with pytest.raises(APIError):
+            send(other.id, input="Hello.")
+        send(other.id, input="Hello.")
+        items = operator.twin("runs")["items"]
+        assert [(each["agent"], each["state"]) for each in items] == [
+            (other.id, "completed"),
+            (other.id, "failed"),
+            (helper.id, "completed"),
+        ]
+        assert operator.twin("runs?only=failed") == {"items": items[1:2], "next": None}
+        shown = plain(operator.get("runs?only=failed").body.decode())
+        assert f"{items[1]['id']} Other ({other.id}) failed" in shown
+        first = operator.twin("runs?limit=2")
+        assert first["items"] == items[:2]
+        assert operator.twin(f"runs?limit=2&after={first['next']}") == {"items": items[2:], "next": None}
+        assert operator_of(letters.world, "default").twin("runs")["items"] == items
+        assert operator_of(letters.world, "shop").twin("runs")["items"] == []
+        assert operator.get("runs?only=slow").status == operator.get("runs?after=x").status == 400
+
+
+def test_a_list_of_failed_runs_looks_through_a_bounded_number_of_runs(life: Life) -> None:
+    operator = operator_of(life.world)
+    life.upstream.queue(fail(400))
+    failed = ids.make_id("run", life.send("Hello.").run.uid)
+    for _ in range(3):
+        life.send("Hello.")
+    pages = RunOperations(life.world.store, walked_runs=2)
+    first = life.world.gateway.call(pages.list_page(None, is_failed=True))
+    assert first.items == ()
+    assert first.next is not None
+    second = life.world.gateway.call(pages.list_page(None, is_failed=True, after=first.next))
+    assert [each.id for each in second.items] == [failed]
+    last = life.world.gateway.call(pages.list_page(None, is_failed=True, after=second.next or "0"))
+    assert (last.items, last.next) == ((), None)
+    assert [each["id"] for each in operator.twin("runs?only=failed")["items"]] == [failed]
+
+
 def test_an_agent_has_its_name_on_each_screen(upstream: StrictUpstream, tmp_path: Path) -> None:
     """Below its memory's page there was its id alone."""
     with letta(upstream, tmp_path) as letters:
@@ -168,6 +218,7 @@ def test_a_run_looks_right(life: Life, browser: Browser) -> None:
     operator: Operator = operator_of(life.world)
     id = run_with_calls(life)
     browser.looks_right(operator, f"runs/{id}", heading=f"Run {id}")
+    browser.looks_right(operator, "runs", heading="Runs")
     uid = operator.twin("people?kind=agent")["items"][0]["uid"]
     browser.looks_right(operator, f"m/{uid}")
     with browser.open(operator, f"m/{uid}", width=320) as page:
