@@ -15,7 +15,7 @@ OnTakenName = Literal["refuse", "rename", "replace"]
 
 
 class FileState(StrEnum):
-    """The state of a file: its text is being written, or is complete."""
+    """The state of a file's text: it is being written, or is complete."""
 
     PARSING = "parsing"
     COMPLETED = "completed"
@@ -26,13 +26,13 @@ class StoredFile(Struct, frozen=True):
 
     id: int
     uid: str
-    # The row of the folder's memory, which has the text as passages.
+    # The row of the folder's memory, whose passages have the text.
     memory_row: int
     state: FileState
-    # The size of the file; its text lies in passages.
-    bytes: int
-    # When the file was uploaded, in seconds since the epoch.
+    # The size of the uploaded file. Its text is stored as passages.
+    size_bytes: int
+    # The time of the upload, in seconds since the epoch.
     created: float
-    # The media type.
-    type: str
+    media_type: str
+    # The name in the folder.
     name: str

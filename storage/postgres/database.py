@@ -207,7 +207,7 @@ class PostgresDatabase:
             status=self._status(),
             error=self._pool.server.last_error,
             waiting=self._writer.count,
-            waiting_bytes=self._writer.bytes,
+            waiting_bytes=self._writer.size_bytes,
         )
 
     def _status(self) -> StoreStatus:

@@ -30,7 +30,7 @@ from storage.postgres.uptime import Uptime
 
 T = TypeVar("T")
 
-# The bytes of a waiting write besides its `size_bytes`: a task, a future, an operation.
+# An estimate of the bytes of a waiting write besides its `size_bytes`: a task, a future, an operation.
 _OVERHEAD_BYTES = 2048
 # The SQLSTATEs of two transactions that cannot both commit, serialization failure and deadlock: one is performed again.
 _CONFLICTS = ("40001", "40P01")
@@ -52,7 +52,10 @@ class PostgresWrite(Generic[T]):
 class PostgresWriter:
     """Performs the writes of a database.
 
+    target: the server, which errors name.
+    pool: the connections of the writes.
     uptime: the record of the server's answers, which each answer updates.
+    limits: the bounds of the queue and of a write's time.
     on_write: a function that is called for each write that begins.
     """
 
@@ -72,35 +75,40 @@ class PostgresWriter:
         self._on_write = on_write
         self._loop = asyncio.get_running_loop()
         # The bytes of each write under way, and their sum.
-        self._sizes: dict[asyncio.Task[None], int] = {}
-        self.bytes = 0
+        self._size_bytes_by_task: dict[asyncio.Task[None], int] = {}
+        self.size_bytes = 0
         # New writes are refused.
         self.is_closing = False
 
     @property
     def count(self) -> int:
-        """How many writes are under way."""
-        return len(self._sizes)
+        """The number of writes under way."""
+        return len(self._size_bytes_by_task)
 
-    def begin(self, write: PostgresWrite[T], size: int = 0) -> asyncio.Future[T]:
-        """Begins a write, and returns the future of its result. size: the bytes that it holds. Raises: Unavailable."""
+    def begin(self, write: PostgresWrite[T], size_bytes: int = 0) -> asyncio.Future[T]:
+        """Begins a write, and returns the future of its result.
+
+        size_bytes: the bytes of the write's values.
+
+        Raises: Unavailable.
+        """
         if self.is_closing:
             raise Closed(f"{self._name} is closed")
         self._pool.server.check()
-        size += _OVERHEAD_BYTES
+        size_bytes += _OVERHEAD_BYTES
         # A write that would be the first in the queue is accepted, however large it is.
-        if self._sizes and self.bytes + size > self._limits.queue_bytes:
+        if self._size_bytes_by_task and self.size_bytes + size_bytes > self._limits.queue_bytes:
             raise Busy(f"{self._name} is too slow: more than {self._limits.queue_bytes:,} bytes would wait")
         future: asyncio.Future[T] = self._loop.create_future()
         task = self._loop.create_task(self._perform(write, future))
-        self._sizes[task] = size
-        self.bytes += size
+        self._size_bytes_by_task[task] = size_bytes
+        self.size_bytes += size_bytes
         task.add_done_callback(lambda task: self._note_end(task, future))
         self._on_write()
         return future
 
     def _note_end(self, task: asyncio.Task[None], future: asyncio.Future[Any]) -> None:
-        self.bytes -= self._sizes.pop(task)
+        self.size_bytes -= self._size_bytes_by_task.pop(task)
         # A task that is cancelled before its first step performs nothing, not even an `except`.
         if task.cancelled():
             _fail_future(future, Closed(f"{self._name} was closed while this was being written"))
@@ -120,13 +128,15 @@ class PostgresWriter:
     async def _transact(self, write: PostgresWrite[T]) -> T:
         """Performs a transaction. If the server refuses a text in it, it is performed again with its texts mended."""
         try:
-            return await self._try_transaction(PostgresConnection, write)
+            return await self._transact_with_retries(PostgresConnection, write)
         except StatementFailed as error:
             if not is_refused_text(error.__cause__):
                 raise
-        return await self._try_transaction(MendingConnection, write)
+        return await self._transact_with_retries(MendingConnection, write)
 
-    async def _try_transaction(self, connection_type: type[PostgresConnection], write: PostgresWrite[T]) -> T:
+    async def _transact_with_retries(
+        self, connection_type: type[PostgresConnection], write: PostgresWrite[T]
+    ) -> T:
         """Performs a transaction, and repeats it after a conflict with another one or the loss of its connection."""
         pool = self._pool
         is_bulk = write.is_bulk
@@ -137,18 +147,13 @@ class PostgresWriter:
             try:
                 result = await write.operation(connection)
                 await connection.commit()
-                self._uptime.note_answer()
-                pool.release(raw, is_bulk=is_bulk)
-                return result
             except BaseException as error:
                 translated = pool.server.translate(error)
                 is_pending = connection.is_begun or isinstance(error, TimeoutError)
                 await self._roll_back_and_release(raw, is_bulk=is_bulk, is_pending=is_pending)
                 if isinstance(translated, Broken):
-                    # Once only, unless the write `is_repeatable`: after a broken connection the next one mostly breaks.
-                    may_be_on_disk = connection.may_have_committed and is_outcome_unknown(error)
                     is_first_try = tries_left == _MAX_TRIES - 1
-                    may_repeat = write.is_repeatable or (is_first_try and not may_be_on_disk)
+                    may_repeat = _may_repeat_broken(write, connection, error, is_first_try=is_first_try)
                 else:
                     may_repeat = _is_conflict(error)
                 if tries_left and may_repeat:
@@ -156,6 +161,10 @@ class PostgresWriter:
                 if translated is error:
                     raise
                 raise translated from error
+            else:
+                self._uptime.note_answer()
+                pool.release(raw, is_bulk=is_bulk)
+                return result
         raise AssertionError("the last attempt returns or raises")
 
     async def _roll_back_and_release(self, raw: RawConnection, *, is_bulk: bool, is_pending: bool) -> None:
@@ -170,19 +179,31 @@ class PostgresWriter:
         """Waits until all writes have ended. Returns False where that took longer than `timeout_s`."""
         ends_at = self._loop.time() + timeout_s
         # A write may begin another one before it ends.
-        while self._sizes:
+        while self._size_bytes_by_task:
             remaining_s = ends_at - self._loop.time()
             if remaining_s <= 0:
                 return False
-            await asyncio.wait(list(self._sizes), timeout=remaining_s)
+            await asyncio.wait(list(self._size_bytes_by_task), timeout=remaining_s)
         return True
 
     async def cancel(self) -> None:
         """Cancels the writes that have not ended."""
-        tasks = list(self._sizes)
+        tasks = list(self._size_bytes_by_task)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _may_repeat_broken(
+    write: PostgresWrite[Any], connection: PostgresConnection, error: BaseException, *, is_first_try: bool
+) -> bool:
+    """Returns whether a transaction may be performed again after the loss of its connection.
+
+    It is performed again once only, unless the write `is_repeatable`: after a broken connection the next one mostly
+    breaks as well.
+    """
+    may_be_on_disk = connection.may_have_committed and is_outcome_unknown(error)
+    return write.is_repeatable or (is_first_try and not may_be_on_disk)
 
 
 def _is_conflict(error: BaseException) -> bool:

@@ -86,8 +86,8 @@ class Index:
         self.put(blobs)
 
     @property
-    def size(self) -> int:
-        """The approximate bytes that the index takes in memory."""
+    def size_bytes(self) -> int:
+        """An estimate of the memory that the index takes, in bytes."""
         occurrences = len(self._columns[0]) + len(self._columns[1]) + len(self._names)
         row = _LAYOUT_ROW_BYTES + 2 * self.layout.earlier.itemsize
         return _INDEX_BYTES + _OCCURRENCE_BYTES * occurrences + row * len(self.layout.flags)

@@ -1,6 +1,6 @@
-"""The messages of a memory that its index (storage/search/index.py) does not know yet, and where each word is in them.
+"""The messages of a memory that its index (storage/search/index.py) does not have yet, and the occurrences of each term.
 
-Pure: values in, occurrences out. A tail grows at its end; one thread uses it at a time.
+Without IO. A tail grows at its end; one thread uses it at a time.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from storage.search.document import (
     list_name_terms,
 )
 
-# Measured: the bytes of a tail besides its table of terms, and the bytes of each message in it.
-_TAIL_BYTES, _MESSAGE_BYTES = 400, 80
+# The bytes of a tail besides its table of terms and its messages. Measured.
+_TAIL_BYTES = 400
+# The bytes of each message besides its text and its terms. Measured.
+_MESSAGE_BYTES = 80
 
 
 class _Names(dict[int, list[str]]):
-    """The terms of names by a message's index in the tail, found when they are asked for first."""
+    """The terms of names by a message's index in the tail, found when they are read first."""
 
     __slots__ = ("_documents",)
 
@@ -44,7 +46,7 @@ class Tail:
 
     def __init__(self, documents: Iterable[Indexable] = ()) -> None:
         self.documents: list[Indexable] = []
-        # The greatest number of a message in it.
+        # The greatest number of a message.
         self.last_seq = 0
         # For each message the four numbers of its `DocumentRow`.
         self._row_numbers = array("H")
@@ -56,26 +58,27 @@ class Tail:
             self.add(document)
 
     @property
-    def size(self) -> int:
-        """An estimate of the bytes that the tail takes."""
+    def size_bytes(self) -> int:
+        """An estimate of the memory that the tail takes, in bytes."""
         return _TAIL_BYTES + getsizeof(self.terms) + _MESSAGE_BYTES * len(self.documents)
 
     def add(self, document: Indexable) -> None:
         """Adds a message with a new number, and counts its terms."""
-        counted, row, terms = count_terms(document), len(self.documents) << ROW_SHIFT, self.terms
+        counted = count_terms(document)
+        row = len(self.documents) << ROW_SHIFT
         self.documents.append(document)
         self.last_seq = max(self.last_seq, document.seq)
         self._row_numbers.extend(counted.row)
         for term, counted_term in counted.terms.items():
-            terms[term] = _append(terms.get(term, ()), row | counted_term)
+            self.terms[term] = _append_hit(self.terms.get(term, ()), row | counted_term)
 
     def iterate_rows(self, start: int) -> Iterator[DocumentRow]:
-        """Yields the rows of its messages from this index on."""
+        """Yields the rows of the messages from an index on. start: the index of the first message."""
         numbers = iter(self._row_numbers[len(DocumentRow._fields) * start :])
         return map(DocumentRow, numbers, numbers, numbers, numbers)
 
     def list_counted_documents(self) -> list[CountedDocument]:
-        """Returns its messages as they were counted."""
+        """Returns the messages as their terms were counted, in order."""
         documents = [CountedDocument(row, {}) for row in self.iterate_rows(0)]
         for term, hits in self.terms.items():
             for hit in hits:
@@ -83,7 +86,7 @@ class Tail:
         return documents
 
 
-# Most terms are in one or two messages of a tail, so that tails share nearly all of these tuples, and their numbers.
+# Most terms are in one or two messages of a tail, so that tails share nearly all of these tuples and their numbers.
 @lru_cache(4096)
-def _append(hits: tuple[int, ...], hit: int) -> tuple[int, ...]:
+def _append_hit(hits: tuple[int, ...], hit: int) -> tuple[int, ...]:
     return (*hits, hit)

@@ -48,12 +48,12 @@ class VectorRows(Struct, frozen=True):
         return int(self.numbers.shape[1])
 
     @property
-    def size(self) -> int:
-        """About how many bytes it takes."""
+    def size_bytes(self) -> int:
+        """The memory that the arrays take, in bytes."""
         return int(self.numbers.nbytes + self.seqs.nbytes)
 
     def slice_rows(self, start: int, end: int) -> VectorRows:
-        """Returns some of its rows, as views."""
+        """Returns the rows from `start` to before `end`, as views."""
         return VectorRows(self.seqs[start:end], self.numbers[start:end])
 
 
@@ -75,9 +75,9 @@ class JoinedVectors(Struct, frozen=True):
     mean_similarity: NDArray[np.float64]
 
     @property
-    def size(self) -> int:
-        """About how many bytes it takes."""
-        return int(self.rows.size + self.mean_similarity.nbytes)
+    def size_bytes(self) -> int:
+        """The memory that the arrays take, in bytes."""
+        return int(self.rows.size_bytes + self.mean_similarity.nbytes)
 
 
 def join(chunks: Sequence[VectorRows]) -> JoinedVectors:

@@ -65,7 +65,7 @@ class JobLeases(StoreGroup):
             return 0.0 if self._list_awaited(kinds) else None
         now = self._now()
         # A shared database has a clock of its own.
-        if now is not None and await connection.fetch_value(SQL["put_back"], (now,)):
+        if now is not None and await connection.fetch_value(SQL["is_clock_set_back"], (now,)):
             return 0.0
         values = (now, kinds, self._holder, self._tick())
         wait: float | None = await connection.fetch_value(SQL["due_in"], values)
@@ -114,8 +114,8 @@ class JobLeases(StoreGroup):
 
         async def take(connection: Connection) -> Job | None:
             claimed.clear()  # a failed attempt at this transaction may have added to it
-            for (id, attempt), held_until in released.items():
-                await connection.run(SQL["release"], (id, attempt, held_until))
+            for (job_id, attempt), held_until in released.items():
+                await connection.run(SQL["release"], (job_id, attempt, held_until))
             if not self._may_claim:
                 row = await self._claim_awaited(connection, kinds, lease_s)
             else:
@@ -148,21 +148,21 @@ class JobLeases(StoreGroup):
     ) -> Row | None:
         """Claims a job after its lease has expired or was released. A job tried too often becomes a dead letter.
 
-        Returns the row of the job, as the piece `taken` names its columns.
+        Returns the row of the job, with the columns of the piece `claimed`.
         """
         tick = self._tick()
-        for id, past_attempts, is_released in await connection.fetch_rows(
+        for job_id, past_attempts, is_released in await connection.fetch_rows(
             SQL["expired"], (kinds, self._holder, tick)
         ):
-            # `is_settled` is asked after the leases were read, since the server may have paused in between.
-            if id in running or not (is_released or self._database.is_settled):
+            # `is_settled` is read after the leases, since the server may have paused in between.
+            if job_id in running or not (is_released or self._database.is_settled):
                 continue
             if past_attempts >= tries:
                 await make_dead_letter(
-                    connection, id, f"it did not end in {past_attempts} attempts: killed, or hung"
+                    connection, job_id, f"it did not end in {past_attempts} attempts: killed, or hung"
                 )
                 continue
-            row = await connection.fetch_row(SQL["take_over"], (id, self._holder, tick, lease_s))
+            row = await connection.fetch_row(SQL["take_over"], (job_id, self._holder, tick, lease_s))
             if row is not None and await _is_current(connection, row):
                 return row
         return None
@@ -173,7 +173,7 @@ class JobLeases(StoreGroup):
         now = self._now()
         remaining_kinds = [*kinds]
         if now is not None:
-            await connection.run(SQL["due_now"], (now,))
+            await connection.run(SQL["make_due"], (now,))
         while kind := await connection.fetch_value(SQL["next"], (now, remaining_kinds)):
             row = await connection.fetch_row(SQL["claim"], (now, kind, self._holder, tick, lease_s))
             if row is None:
@@ -194,12 +194,12 @@ class JobLeases(StoreGroup):
                 return row
         return None
 
-    async def heartbeat(self, job: Job, lease_s: float) -> bool:
-        """Renews the lease. Returns False if this attempt no longer holds the job, or its memory has changed."""
+    async def renew(self, job: Job, lease_s: float) -> bool:
+        """Renews the lease of a job. Returns False if this attempt no longer holds the job, or its memory has changed."""
         if (job.id, job.attempt) in self._released:
             return False
         values = (job.id, job.attempt, self._tick(), lease_s)
-        return bool(await asyncio.shield(self._database.write_one(SQL["prolong"], values)))
+        return bool(await asyncio.shield(self._database.write_one(SQL["renew_lease"], values)))
 
     @reads
     async def is_held(self, connection: Connection, job: Job) -> bool:

@@ -23,9 +23,9 @@ async def raise_epoch(connection: Connection, agent_row: int) -> None:
 async def forget_jobs(
     connection: Connection, agent_row: int, keep: Callable[[Job], bytes | None] | None = None
 ) -> None:
-    """Ends an agent's jobs within the transaction that forgets, after the epoch was raised.
+    """Ends an agent's jobs within the transaction that forgets, so that no job brings back forgotten content.
 
-    So no job brings back forgotten content.
+    The transaction has raised the epoch before.
 
     keep: a function that returns the payload with which a job starts again under the new epoch, or None to have it
         deleted. Without `keep` all jobs are deleted. Results of steps and texts of errors are deleted in any case.
@@ -38,7 +38,7 @@ async def forget_jobs(
             await delete_job(connection, job.id)
             continue
         await connection.run(SQL["steps_delete"], (job.id,))
-        await connection.run(SQL["renew"], (epoch, payload, job.id))
+        await connection.run(SQL["restart"], (epoch, payload, job.id))
 
 
 async def drop_jobs(connection: Connection, agent_row: int, kind: str) -> None:
@@ -49,7 +49,7 @@ async def drop_jobs(connection: Connection, agent_row: int, kind: str) -> None:
 
 
 async def check_attempt(connection: Connection, job: Job | None) -> None:
-    """Keeps other processes from claiming a job until the transaction ends, after its agent was locked.
+    """Locks a job, so that no other process claims it until the transaction ends. Its agent must be locked before.
 
     job: the attempt that alone may write; None: any process may.
 
@@ -60,7 +60,7 @@ async def check_attempt(connection: Connection, job: Job | None) -> None:
 
 
 async def is_attempt(connection: Connection, job: Job) -> bool:
-    """Returns whether this attempt still holds a job, as `check_attempt`."""
+    """Returns whether this attempt still holds a job, and locks the job as `check_attempt` does."""
     return await connection.fetch_row(SQL["fence"], (job.id, job.attempt)) is not None
 
 
@@ -71,9 +71,9 @@ async def lock_epoch_of_jobs(connection: Connection, agent_row: int) -> int | No
 
 def make_job(row: Sequence[Any]) -> Job:
     """Returns the job of a row."""
-    id, kind, agent_row, key, payload, epoch, state, attempt, tries, due, created, error = row
+    job_id, kind, agent_row, key, payload, epoch, state, attempt, tries, due, created, error = row
     return Job(
-        id=id,
+        id=job_id,
         kind=kind,
         agent_row=agent_row,
         key=key,
@@ -88,14 +88,14 @@ def make_job(row: Sequence[Any]) -> Job:
     )
 
 
-async def make_dead_letter(connection: Connection, id: int, error: str) -> None:
+async def make_dead_letter(connection: Connection, job_id: int, error: str) -> None:
     """Makes a dead letter of a job, and deletes an older dead letter of its key."""
-    for (older_id,) in await connection.fetch_rows(SQL["older_dead"], (id,)):
+    for (older_id,) in await connection.fetch_rows(SQL["older_dead"], (job_id,)):
         await delete_job(connection, older_id)
-    await connection.run(SQL["dead"], (error, id))
+    await connection.run(SQL["dead"], (error, job_id))
 
 
-async def delete_job(connection: Connection, id: int) -> None:
+async def delete_job(connection: Connection, job_id: int) -> None:
     """Deletes a job with its steps."""
-    await connection.run(SQL["steps_delete"], (id,))
-    await connection.run(SQL["delete"], (id,))
+    await connection.run(SQL["steps_delete"], (job_id,))
+    await connection.run(SQL["delete"], (job_id,))

@@ -292,11 +292,13 @@ class Jobs(StoreGroup):
         return None if row is None else JobStatus(JobState(row[0]), row[1])
 
     @long_reads
-    async def find_at_rest(
+    async def find_idle(
         self, connection: Connection, kind: str, agent_rows: Sequence[int], since: float
     ) -> builtins.list[int]:
         """Returns the memories among `agent_rows` that have had no turn since a time and have no dead job of a kind."""
-        return [id for (id,) in await load_rows(connection, SQL["at_rest"], agent_rows, kind, since)]
+        return [
+            agent_row for (agent_row,) in await load_rows(connection, SQL["idle"], agent_rows, kind, since)
+        ]
 
     @_wakes
     async def retry(self, connection: Connection, id: int) -> Job:

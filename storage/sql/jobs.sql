@@ -1,4 +1,4 @@
--- Every statement on jobs and steps. `-- name:` begins one; the next line describes it.
+-- Jobs and their steps.
 
 -- name: raise_epoch
 -- Keeps turns and jobs that began before from committing.
@@ -16,8 +16,8 @@ VALUES (?1, ?2, ?3, 'pending', ?6, coalesce(CAST(?4 AS DOUBLE PRECISION), {clock
 ON CONFLICT DO NOTHING RETURNING id
 
 -- name: coalesce
--- Gives a job that waits what is asked now, and the earlier of both times. ?2: when that is due; NULL: now. ?4: the job
--- waits until then in any case.
+-- Gives a waiting job the payload of a new one, and the earlier of both times. ?2: when the new one is due; NULL: now.
+-- ?4: 1 if the job waits until ?2 in any case.
 UPDATE jobs SET epoch = ?1, asked = {clock:3}, payload = ?5,
     due = CASE WHEN CAST(?4 AS BIGINT) = 0 AND due < coalesce(CAST(?2 AS DOUBLE PRECISION), {clock:3}) THEN due
           ELSE coalesce(CAST(?2 AS DOUBLE PRECISION), {clock:3}) END
@@ -28,13 +28,13 @@ WHERE id = ?6
 id, kind, agent, key, payload, epoch, state, attempt, tries, due, created, error
 
 -- piece: ready
--- The condition on a job `j` that waits, and may begin. Those after the first of their serial group are left out. A
--- memory that is being forgotten can still be read, so none of its jobs begins.
+-- The condition on a waiting job `j` that may begin: it is the first of its serial group. A memory that is being
+-- forgotten can still be read, so none of its jobs begins.
 j.first = 1 AND j.state IN ('pending', 'retrying') AND j.agent NOT IN (SELECT f.agent FROM forgetting f)
 
 -- piece: next
--- When the next job of each of the kinds ?2 is due; NULL: no job waits. Each kind takes one step in an index, whatever
--- else waits.
+-- When the next job of each of the kinds ?2 is due; NULL: no job waits. Each kind takes one step in an index, however
+-- many jobs wait.
 WITH k(kind) AS ({each:2:TEXT:16})
 SELECT kind, (SELECT j.due FROM jobs j WHERE j.kind = k.kind AND {ready} ORDER BY j.due, j.id LIMIT 1) AS due FROM k
 
@@ -46,13 +46,13 @@ SELECT min(wait) FROM (
     FROM jobs WHERE state = 'running' AND kind {in:2:TEXT:16}
     UNION ALL SELECT due - {clock:1} FROM ({next}) n) w
 
--- name: put_back
--- Returns whether a job waits for a time that was set by a clock which has been put back since: it is unknown when it
--- is due. (The plus keeps SQLite from the index on state, by which it would look at all who wait.)
+-- name: is_clock_set_back
+-- Returns whether a job waits for a time of a clock that was set back since: it is unknown when the job is due. (The
+-- plus keeps SQLite from the index on state, by which it would read all jobs that wait.)
 SELECT 1 FROM jobs WHERE asked > ?1 + 1 AND +state IN ('pending', 'retrying') LIMIT 1
 
--- name: due_now
--- Has the jobs fall due that wait for a time of a clock which has been put back since (`put_back`).
+-- name: make_due
+-- Makes the jobs due that wait for a time of a clock that was set back since (`is_clock_set_back`).
 UPDATE jobs SET due = ?1, asked = ?1 WHERE asked > ?1 + 1 AND +state IN ('pending', 'retrying')
 
 -- name: next
@@ -65,16 +65,16 @@ SELECT id, tries, held_until = 0 FROM jobs
 WHERE state = 'running' AND kind {in:1:TEXT:16} AND (holder <> ?2 OR held_until <= {clock:3}) ORDER BY id
 {postgres:FOR UPDATE SKIP LOCKED}
 
--- piece: taken
--- What is returned of a job that was claimed; at last, until when, and whether it was made on what its agent knows
--- today.
+-- piece: claimed
+-- The columns of a job that was claimed, then the end of its lease, and whether its agent still has the epoch with which
+-- the job was made.
 {job}, held_until,
 agent = 0 OR coalesce(epoch = (SELECT a.epoch FROM agents a WHERE a.id = jobs.agent), FALSE)
 
 -- name: take_over
 -- Claims a job that another process has left.
 UPDATE jobs SET attempt = attempt + 1, tries = tries + 1, holder = ?2, held_until = {clock:3} + ?4 WHERE id = ?1
-RETURNING {taken}
+RETURNING {claimed}
 
 -- name: claim
 -- Claims the next job of a kind, if it is due. The attempt is counted here, so that an attempt that kills the process
@@ -83,7 +83,7 @@ UPDATE jobs SET state = 'running', attempt = attempt + 1, tries = tries + 1, hol
 WHERE id = (
     SELECT j.id FROM jobs j WHERE j.kind = ?2 AND {ready} AND j.due <= {clock:1} ORDER BY j.due, j.id LIMIT 1
     {postgres:FOR UPDATE SKIP LOCKED})
-RETURNING {taken}
+RETURNING {claimed}
 
 -- name: claim_of
 -- Claims the first job of an agent's serial group, as `claim`.
@@ -91,10 +91,10 @@ UPDATE jobs SET state = 'running', attempt = attempt + 1, tries = tries + 1, hol
 WHERE id = (
     SELECT j.id FROM jobs j WHERE j.agent = ?6 AND j.kind = ?2 AND {ready} AND j.due <= {clock:1} LIMIT 1
     {postgres:FOR UPDATE SKIP LOCKED})
-RETURNING {taken}
+RETURNING {claimed}
 
--- name: prolong
--- Prolongs the lease of an attempt that still runs, if its agent is as it was.
+-- name: renew_lease
+-- Renews the lease of an attempt that still runs, if its agent has the same epoch.
 UPDATE jobs SET held_until = {clock:3} + ?4 WHERE id = ?1 AND attempt = ?2 AND state = 'running'
 AND (agent = 0 OR epoch = (SELECT a.epoch FROM agents a WHERE a.id = jobs.agent))
 RETURNING id
@@ -105,7 +105,7 @@ UPDATE jobs SET held_until = 0, tries = tries - 1 WHERE id = ?1 AND attempt = ?2
 AND held_until <> 0 AND held_until = coalesce(CAST(?3 AS DOUBLE PRECISION), held_until)
 
 -- name: is_held
--- Returns whether this attempt still runs, and its agent is as it was.
+-- Returns whether this attempt still runs, and its agent has the same epoch.
 SELECT j.agent = 0 OR coalesce(j.epoch = a.epoch, FALSE) FROM jobs j LEFT JOIN agents a ON a.id = j.agent
 WHERE j.id = ? AND j.attempt = ? AND j.state = 'running'
 
@@ -114,14 +114,14 @@ WHERE j.id = ? AND j.attempt = ? AND j.state = 'running'
 SELECT 1 FROM jobs WHERE id = ? AND attempt = ? AND state = 'running' {postgres:FOR UPDATE}
 
 -- name: retrying
--- Puts back a job that failed or was released. It keeps its serial group until it falls due. If it was hastened
--- meanwhile, it is due at once.
+-- Has a job that failed or was released wait. It stays the first of its serial group until it is due. A job that was
+-- hastened meanwhile is due at once.
 UPDATE jobs SET state = 'retrying', asked = {clock:1}, tries = ?3, error = ?4, holder = NULL,
     due = {clock:1} + CASE asked WHEN 0 THEN 0 ELSE CAST(?2 AS DOUBLE PRECISION) END
 WHERE id = ?5
 
 -- name: dead
--- Buries a job that failed for good. It leaves its serial group and keeps its error and its steps.
+-- Makes a dead letter of a job that failed for good. The job leaves its serial group; its error and its steps stay.
 UPDATE jobs SET state = 'dead', error = ?, holder = NULL WHERE id = ?
 
 -- name: older_dead
@@ -130,16 +130,16 @@ SELECT o.id FROM jobs o JOIN jobs j ON o.agent = j.agent AND o.kind = j.kind AND
 WHERE j.id = ? AND o.state = 'dead' AND o.id <> j.id
 
 -- name: revive
--- Has a job that failed for good begin its attempts again; its steps still count.
+-- Has a dead job begin its attempts again; its steps still count.
 UPDATE jobs SET state = 'pending', tries = 0, due = {clock:1}, asked = {clock:1}, error = NULL WHERE id = ?2
 
 -- name: hasten
--- Has a job that waits fall due now, and a job that runs fall due as soon as it is put back (`asked` is 0 until then).
+-- Makes a waiting job due now. A running job is due as soon as it waits again (`asked` is 0 until then).
 UPDATE jobs SET due = {clock:1}, asked = CASE state WHEN 'running' THEN 0 ELSE {clock:1} END WHERE id = ?2
 
--- name: renew
--- Keeps a job beyond a forgetting: it gets the new epoch, a running attempt is fenced off and does not count, and no
--- message of an error is left.
+-- name: restart
+-- Starts a job again after a forgetting: it gets the new epoch, a running attempt is fenced off and does not count, and
+-- no message of an error is left.
 UPDATE jobs SET tries = CASE state WHEN 'running' THEN tries - 1 ELSE tries END,
     state = CASE state WHEN 'running' THEN 'retrying' ELSE state END, attempt = attempt + 1, epoch = ?, payload = ?,
     error = NULL, holder = NULL WHERE id = ?
@@ -182,7 +182,7 @@ WHERE agent = ? ORDER BY id
 SELECT state, count(*) FROM jobs j
 WHERE CAST(?1 AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM agents a WHERE a.id = j.agent AND a.project = ?1) GROUP BY state
 
--- name: at_rest
+-- name: idle
 -- Finds which of some memories have had no turn since a time, and have no job of a kind that failed for good.
 SELECT a.id FROM agents a WHERE a.id {in:3:BIGINT:64}
 AND a.id NOT IN (SELECT j.agent FROM jobs j WHERE j.kind = ?1 AND j.state = 'dead')

@@ -113,8 +113,9 @@ class CachedMemory:
     _read_bytes: int = field(default=0, init=False)
 
     @property
-    def size(self) -> int:
-        return self.index.size + self.tail.size + self._unindexed_bytes + self._read_bytes
+    def size_bytes(self) -> int:
+        """An estimate of the memory that all fields take, in bytes."""
+        return self.index.size_bytes + self.tail.size_bytes + self._unindexed_bytes + self._read_bytes
 
     @property
     def _is_full(self) -> bool:
@@ -335,10 +336,10 @@ class _SizedCache:
     def put(self, memory: CachedMemory) -> None:
         """Caches a memory, which counts as used last, or counts its bytes again."""
         self.drop(memory.agent_row)
-        size = memory.size
+        size_bytes = memory.size_bytes
         memory.has_grown = False
-        self._memories[memory.agent_row] = memory, size
-        self._bytes += size
+        self._memories[memory.agent_row] = memory, size_bytes
+        self._bytes += size_bytes
         while self._bytes > self._limit and len(self._memories) > 1:
             self.drop(next(iter(self._memories)))
 

@@ -109,7 +109,7 @@ class VectorCache:
                 return
             self._drop_entry((agent_row, model))
             self._entries[agent_row, model] = cached
-            self._bytes += cached.joined.size
+            self._bytes += cached.joined.size_bytes
             while self._bytes > CACHE_BYTES and len(self._entries) > 1:
                 self._drop_entry(next(iter(self._entries)))
 
@@ -123,7 +123,7 @@ class VectorCache:
     def _drop_entry(self, name: tuple[int, str]) -> None:
         entry = self._entries.pop(name, None)
         if entry is not None:
-            self._bytes -= entry.joined.size
+            self._bytes -= entry.joined.size_bytes
 
 
 async def find_joined(

@@ -53,7 +53,7 @@ class WriteAheadLog:
         self._checkpointer = checkpointer
         self._post = post
         # The bytes of the log's file.
-        self.size = 0
+        self.size_bytes = 0
         # A larger log has to be checkpointed.
         self._full_bytes = limits.checkpoint_bytes
         # Set unless a checkpoint runs, or is about to.
@@ -71,9 +71,9 @@ class WriteAheadLog:
 
     def checkpoint_if_grown(self) -> None:
         """Begins a checkpoint if the log has grown. Called after a commit."""
-        if self.size <= self._full_bytes or not self.is_free.is_set():
+        if self.size_bytes <= self._full_bytes or not self.is_free.is_set():
             return
-        if self.size >= self._limits.pause_bytes:
+        if self.size_bytes >= self._limits.pause_bytes:
             self.post_checkpoint()
         else:
             self.is_free.clear()
@@ -84,20 +84,20 @@ class WriteAheadLog:
     def post_checkpoint(self, *, is_at_rest: bool = False) -> None:
         """Has the writer's thread checkpoint the rest of the log. is_at_rest: nothing is written now."""
         work = checkpoint
-        if is_at_rest or self.size >= 2 * self._limits.checkpoint_bytes:
-            waits = self.size >= self._limits.pause_bytes and not is_at_rest
+        if is_at_rest or self.size_bytes >= 2 * self._limits.checkpoint_bytes:
+            waits = self.size_bytes >= self._limits.pause_bytes and not is_at_rest
             work = partial(empty_log, wait_ms=self._limits.pause_ms if waits else 0)
         self.is_free.clear()
         if not self._post(work):
             self.is_free.set()
 
-    def end_work(self, size: int, *, is_whole: bool) -> None:
+    def end_work(self, size_bytes: int, *, is_whole: bool) -> None:
         """Notes the end of a checkpoint in the writer's thread.
 
-        size: the bytes of the log's file.
+        size_bytes: the bytes of the log's file.
         is_whole: all of the log was copied.
         """
-        self._note_size(size, is_whole=is_whole)
+        self._note_size(size_bytes, is_whole=is_whole)
         self.is_free.set()
 
     def expect_new_file(self) -> None:
@@ -141,8 +141,8 @@ class WriteAheadLog:
             self.parallel_checkpoint = None
             self.post_checkpoint()
 
-    def _note_size(self, size: int, *, is_whole: bool) -> None:
+    def _note_size(self, size_bytes: int, *, is_whole: bool) -> None:
         """Notes the size after a checkpoint. A log of which all was copied restarts in its file."""
-        self.size = size
+        self.size_bytes = size_bytes
         checkpoint_bytes = self._limits.checkpoint_bytes
-        self._full_bytes = max(size, checkpoint_bytes) if is_whole else size + checkpoint_bytes
+        self._full_bytes = max(size_bytes, checkpoint_bytes) if is_whole else size_bytes + checkpoint_bytes

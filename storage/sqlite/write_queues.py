@@ -23,7 +23,7 @@ class Write(Generic[T]):
     # The future of its result, which the caller awaits.
     future: asyncio.Future[T]
     # The estimated bytes that the write holds.
-    size: int
+    size_bytes: int
     # The function begins a transaction itself, so the writer begins none for it if it comes alone.
     begins_own_transaction: bool
 
@@ -45,21 +45,22 @@ class WriteQueue:
 
     writes: deque[Write[Any]] = field(default_factory=deque)
     # The estimated bytes that its writes hold.
-    bytes: int = 0
+    size_bytes: int = 0
 
     def add(self, write: Write[Any]) -> None:
         """Puts a write at the end of the queue."""
         self.writes.append(write)
-        self.bytes += write.size
+        self.size_bytes += write.size_bytes
 
     def take(self, max_count: int) -> list[Write[Any]]:
         """Removes the first writes from the queue, and returns them."""
         if len(self.writes) <= max_count:  # the usual case: all of them, and no sum over their sizes
-            writes, self.bytes = [*self.writes], 0
+            writes = [*self.writes]
             self.writes.clear()
+            self.size_bytes = 0
         else:
             writes = [self.writes.popleft() for _ in range(max_count)]
-            self.bytes -= sum(write.size for write in writes)
+            self.size_bytes -= sum(write.size_bytes for write in writes)
         return writes
 
 
@@ -91,9 +92,9 @@ class WriteQueues:
         return len(self.turns.writes) + len(self.bulk.writes)
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """The estimated bytes that all waiting writes hold."""
-        return self.turns.bytes + self.bulk.bytes
+        return self.turns.size_bytes + self.bulk.size_bytes
 
     def take_batch(self) -> WriteBatch:
         """Removes the writes of the next batch from their queue, and returns them."""

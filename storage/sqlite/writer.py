@@ -175,7 +175,7 @@ class Writer:
             is_whole = False  # no other checkpoint may run meanwhile
             self.log.abandon_checkpointer()
         await self._connection.close(timeout_s, is_whole=is_whole)
-        self.log.size = self.log.measure()
+        self.log.size_bytes = self.log.measure()
         if self._calls is not None:
             self._calls.close()
 
@@ -191,7 +191,7 @@ class Writer:
             status=self.status,
             error=self._connection.last_error,
             waiting=len(self._waiting) + len(self._running),
-            waiting_bytes=self._waiting.bytes + sum(write.size for write in self._running),
+            waiting_bytes=self._waiting.size_bytes + sum(write.size_bytes for write in self._running),
         )
 
     @property
@@ -240,12 +240,12 @@ class Writer:
             raise Closed(f"{self._path} is closed")
         self._connection.check()
         queue = self._waiting.bulk if is_bulk else self._waiting.turns
-        size = size_bytes + _OVERHEAD_BYTES
+        size_bytes += _OVERHEAD_BYTES
         # A write that would be the first in the queue is accepted, however large it is.
-        if queue.writes and queue.bytes + size > self._limits.queue_bytes:
+        if queue.writes and queue.size_bytes + size_bytes > self._limits.queue_bytes:
             raise Busy(f"{self._path} is too slow: more than {self._limits.queue_bytes:,} bytes would wait")
         future: asyncio.Future[T] = self._loop.create_future()
-        queue.add(Write(function, future, size, begins_own_transaction))
+        queue.add(Write(function, future, size_bytes, begins_own_transaction))
         if not self._running and not self._is_gathering:
             self._is_gathering = True
             self._loop.call_soon(self._gather_writes, 1, self._loop.time() + self._limits.gather_s)
@@ -316,7 +316,7 @@ class Writer:
         self, batch: list[Write[Any]], report: BatchReport, changes: Changes, log_bytes: int
     ) -> None:
         self._running = []
-        self.log.size = log_bytes
+        self.log.size_bytes = log_bytes
         self._on_change(changes)
         if report.fault is not None:
             self._report_write_fault(report.fault)
@@ -369,7 +369,7 @@ class Writer:
     def _schedule_idle(self) -> None:
         """Has `_use_idle_time` called when nothing was written for `idle_s`, if there may be a log to checkpoint."""
         self._active_at = self._loop.time()
-        if self._idle_timer is None and self.log.size and not self._connection.is_closing:
+        if self._idle_timer is None and self.log.size_bytes and not self._connection.is_closing:
             self._idle_timer = self._loop.call_later(self._limits.idle_s, self._use_idle_time)
 
     def _use_idle_time(self) -> None:

@@ -297,7 +297,7 @@ async def test_a_cancelled_job_is_gone_and_commits_nothing(store: Store, jobs: J
     id = await jobs.enqueue("learn", agent.id, "k")
     job = await take(jobs)
     await jobs.cancel(id)
-    assert not await jobs.leases.heartbeat(job, LEASE_S)
+    assert not await jobs.leases.renew(job, LEASE_S)
     with pytest.raises(Stale):
         await jobs.finish(job, remember(agent, "late"))
     assert await jobs.fail(job, "late", 1.0) == "lost"
@@ -399,7 +399,7 @@ async def test_a_lease_that_ran_out_is_taken_over_and_its_worker_commits_nothing
     clock.pass_(1)
     new = await take(jobs)
     assert (new.id, new.attempt) == (old.id, old.attempt + 1)
-    assert not await jobs.leases.heartbeat(old, LEASE_S)
+    assert not await jobs.leases.renew(old, LEASE_S)
     for late in (
         jobs.journal(old, "ask", b"late", remember(agent, "late")),
         jobs.commit(old, remember(agent, "late")),
@@ -417,7 +417,7 @@ async def test_a_heartbeat_keeps_the_lease(store: Store, jobs: Jobs, clock: Cloc
     job = await take(jobs)
     for _ in range(5):
         clock.pass_(LEASE_S - 1)
-        assert await jobs.leases.heartbeat(job, LEASE_S)
+        assert await jobs.leases.renew(job, LEASE_S)
         assert await claim(jobs) is None
     await jobs.finish(job)
 
@@ -469,7 +469,7 @@ async def test_a_jumping_clock_neither_ends_a_lease_nor_loses_a_job(
     await jobs.enqueue("compact", 0, "waiting", due=clock.now + 60)
     clock.now += jump
     assert await claim(jobs, "learn") is None
-    assert await jobs.leases.heartbeat(job, LEASE_S)
+    assert await jobs.leases.renew(job, LEASE_S)
     assert (await take(jobs, "compact")).key == "waiting", "due, or a time nobody can tell any more: now"
     await jobs.finish(job)
 
@@ -508,7 +508,7 @@ async def test_a_running_job_brings_nothing_back(store: Store, jobs: Jobs) -> No
     job = await take(jobs)
     await jobs.journal(job, "ask", b"what was said")
     await store.database.write(raise_epoch(agent))
-    assert not await jobs.leases.heartbeat(job, LEASE_S)
+    assert not await jobs.leases.renew(job, LEASE_S)
     for late in (
         jobs.journal(job, "more", b"", remember(agent, "late")),
         jobs.commit(job, remember(agent, "late")),

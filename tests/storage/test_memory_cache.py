@@ -154,7 +154,7 @@ async def test_it_answers_as_if_it_remembered_nothing(store: Store, alice: Speak
         assert snapshot is not None
         warm = await search(store, alice, query, numbers=snapshot.numbers, **options)
         again = await search(store, alice, query, **options)
-        assert cache._small._bytes == sum(memory.size for memory, _ in cache._small._memories.values())
+        assert cache._small._bytes == sum(memory.size_bytes for memory, _ in cache._small._memories.values())
         cache.clear()
         cold = await search(store, alice, query, **options)
         assert warm == cold
@@ -462,7 +462,7 @@ async def test_the_memories_used_last_are_cached_as_far_as_they_fit() -> None:
         documents = [Document(n, "user", text, 0.0) for n, text in enumerate(texts, 1)]
         return CachedMemory(agent_row, Index(encode(documents, SECRET).items()))
 
-    cache = MemoryCache(RULES, limit_bytes=3 * memory(2).size)
+    cache = MemoryCache(RULES, limit_bytes=3 * memory(2).size_bytes)
     for n in (1, 2, 3, 1, 4):
         cache.put(cache.get(n) or memory(n))
     assert [n for n in (1, 2, 3, 4) if cache.get(n)] == [1, 3, 4]

@@ -464,7 +464,7 @@ async def test_a_job_is_taken_over_when_its_lease_has_run_out(stores: tuple[Stor
     assert 0 < left <= LEASE_S
     later = "UPDATE jobs SET held_until = held_until - 50"
     await rows(one, later)
-    assert await one.jobs.leases.heartbeat(job, LEASE_S)
+    assert await one.jobs.leases.renew(job, LEASE_S)
     await rows(one, later)
     assert await other.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3) is None
     await rows(one, later)
@@ -472,7 +472,7 @@ async def test_a_job_is_taken_over_when_its_lease_has_run_out(stores: tuple[Stor
     assert again is not None
     assert (again.id, again.attempt) == (job.id, 2)
     assert await other.jobs.find_step(again, "ask") == b"answer"
-    assert not await one.jobs.leases.heartbeat(job, LEASE_S)
+    assert not await one.jobs.leases.renew(job, LEASE_S)
     assert not await one.jobs.leases.is_held(job)
     with pytest.raises(Stale):
         await one.jobs.finish(job)
@@ -502,7 +502,7 @@ async def test_right_after_an_outage_nothing_is_taken_over(
     assert not await other.conversation_locks.take("a", LEASE_S)
     assert await other.conversation_locks.load_held(["a", "b"]) == {"a"}
     assert await one.conversation_locks.renew(["a"], LEASE_S) == {"a"}
-    assert await one.jobs.leases.heartbeat(jobs["lost"], LEASE_S)
+    assert await one.jobs.leases.renew(jobs["lost"], LEASE_S)
 
 
 async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_response(

@@ -94,8 +94,8 @@ class FolderContents(Struct, frozen=True):
             if namesake is not None:
                 raise Conflict(f"There is a file {upload.name!r} in this folder already.", param="file")
         draft = StoredFile(
-            id=0, uid=ids.new_uid(), memory_row=memory_row, state=FileState.PARSING, bytes=len(upload.data),
-            created=self.now(), type=upload.type, name=upload.name,
+            id=0, uid=ids.new_uid(), memory_row=memory_row, state=FileState.PARSING, size_bytes=len(upload.data),
+            created=self.now(), media_type=upload.type, name=upload.name,
         )  # fmt: skip
         file = await self.store.files.add(draft, on_taken_name=_ON_TAKEN_NAME[handling])
         try:

@@ -112,7 +112,7 @@ class Schedule:
         """
         unfinished = await self.find(_MAX_MEMORIES_AT_ONCE)
         if self._has_recovered:
-            self.enqueue_now(await self.jobs.find_at_rest(self.kind, unfinished, self.now() - self.idle_s))
+            self.enqueue_now(await self.jobs.find_idle(self.kind, unfinished, self.now() - self.idle_s))
         else:
             self.enqueue_when_idle(unfinished)
             self._has_recovered = True

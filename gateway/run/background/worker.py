@@ -189,7 +189,7 @@ class Worker:
     async def _renew_lease(self, context: JobContext) -> None:
         """Renews a lease, or notes that it is lost. Raises: StoreError."""
         if not context.has_ended:
-            is_held = await self.jobs.leases.heartbeat(context.job, self.limits.lease_s)
+            is_held = await self.jobs.leases.renew(context.job, self.limits.lease_s)
             context.is_overdue = False
             if not is_held and not context.has_ended:
                 context.lost.set()

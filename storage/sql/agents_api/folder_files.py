@@ -23,7 +23,7 @@ from storage.sql.statements import load, load_column, load_rows
 
 SQL = load("agents_api/folder_files.sql")
 
-# The bytes that the files of a folder have together.
+# The most bytes of all files of a folder.
 MAX_FOLDER_BYTES = 100_000_000
 _PARTS_PER_READ = 256
 
@@ -36,10 +36,11 @@ class FileRows(NamedTuple):
 
 
 class _FolderSize(NamedTuple):
-    """The number of files in a folder, and their bytes together."""
+    """The size of a folder."""
 
-    files: int
-    bytes: int
+    file_count: int
+    # The sizes of all its files together.
+    size_bytes: int
 
 
 async def add_file(
@@ -47,9 +48,10 @@ async def add_file(
 ) -> StoredFile:
     """Adds a file without its text, which is written later.
 
-    A file that is to be replaced does not count for the limits. The caller removes it when the new file is complete.
+    The limits do not count a file that is to be replaced. The caller removes that file when the new one is complete.
 
-    Raises: WriteConflict if the name is taken and to be refused; OverLimit; NotFound if there is no such folder.
+    Raises: WriteConflict if the name is taken and `on_taken_name` is "refuse"; OverLimit; NotFound if there is no such
+        folder.
     """
     await connection.lock(draft.memory_row)
     if await find_agent_by_id(connection, draft.memory_row) is None:
@@ -57,11 +59,11 @@ async def add_file(
     size = await _measure_folder(
         connection, draft.memory_row, draft.name if on_taken_name == "replace" else None
     )
-    if size.files >= MAX_FOLDER_FILES:
+    if size.file_count >= MAX_FOLDER_FILES:
         raise OverLimit(f"a folder has at most {MAX_FOLDER_FILES} files")
-    if size.bytes + draft.bytes > MAX_FOLDER_BYTES:
+    if size.size_bytes + draft.size_bytes > MAX_FOLDER_BYTES:
         raise OverLimit(
-            f"the files of a folder have at most {MAX_FOLDER_BYTES} bytes together, and {size.bytes} are there"
+            f"the files of a folder have at most {MAX_FOLDER_BYTES} bytes together, and {size.size_bytes} are there"
         )
     file = draft
     if on_taken_name != "replace":
@@ -69,7 +71,9 @@ async def add_file(
         if draft.name in taken and on_taken_name == "refuse":
             raise WriteConflict(f"there is a file {draft.name!r} in this folder already")
         file = replace(draft, name=_choose_free_name(draft.name, taken))
-    values = (file.uid, file.memory_row, file.state, file.bytes, file.created, file.type, file.name)
+    values = (
+        file.uid, file.memory_row, file.state, file.size_bytes, file.created, file.media_type, file.name
+    )  # fmt: skip
     return replace(file, id=await connection.fetch_value(SQL["insert"], values))
 
 
@@ -103,7 +107,7 @@ class Files(GrowingGroup):
     async def _load_parts(
         self, connection: Connection, file: StoredFile, after_row: int
     ) -> builtins.list[Row]:
-        """Returns a page of the parts of a text: the row of each and its text."""
+        """Returns a page of the parts of a text, each as the row of its passage and the part."""
         return await connection.fetch_rows(
             SQL["parts"], (file.id, file.memory_row, after_row, _PARTS_PER_READ)
         )
@@ -143,7 +147,7 @@ class Files(GrowingGroup):
 
     @reads
     async def find_replaced(self, connection: Connection, file: StoredFile) -> builtins.list[StoredFile]:
-        """Returns the older files with the name of one."""
+        """Returns the older files of the folder with the same name as a file."""
         files = [
             _make_file(row)
             for row in await connection.fetch_rows(SQL["find_by_name"], (file.memory_row, file.name))
@@ -166,7 +170,7 @@ class Files(GrowingGroup):
     ) -> builtins.list[StoredFile]:
         """Returns the files of some folders that have a complete text.
 
-        They are in the order of the folders; of one folder the oldest is first.
+        The files are in the order of the folders, and within a folder oldest first.
         """
         files = [_make_file(row) for row in await load_rows(connection, SQL["list_of_folders"], folder_rows)]
         order = {row: index for index, row in enumerate(folder_rows)}
@@ -195,7 +199,8 @@ class Files(GrowingGroup):
     ) -> builtins.list[FileRows]:
         """Returns files without a complete text, left by a process that has died.
 
-        before: the time before which such a file began, if processes share the database; otherwise it is ignored.
+        before: the time before which the upload of such a file began, if processes share the database; otherwise it is
+            ignored.
         """
         is_shared = self._database.is_shared
         values = (FileState.PARSING, before if is_shared else math.inf, limit)
@@ -205,7 +210,7 @@ class Files(GrowingGroup):
 
 
 async def _measure_folder(connection: Connection, memory_row: int, replaced: str | None) -> _FolderSize:
-    """Returns the size of a folder without the files with a name that will be replaced."""
+    """Returns the size of a folder. replaced: the name of the files that do not count; None: all files count."""
     row = await connection.fetch_row(SQL["measure_folder"], (memory_row, replaced))
     assert row is not None  # sums have one row
     return _FolderSize(*row)
@@ -219,5 +224,5 @@ def _choose_free_name(name: str, taken: Container[str]) -> str:
 
 
 def _make_file(row: Row) -> StoredFile:
-    id, uid, memory_row, state, *others = row
-    return StoredFile(id, uid, memory_row, FileState(state), *others)
+    file_row, uid, memory_row, state, *others = row
+    return StoredFile(file_row, uid, memory_row, FileState(state), *others)

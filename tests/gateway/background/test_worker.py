@@ -198,7 +198,7 @@ async def test_heartbeats_keep_a_long_job_and_end_one_that_was_cancelled(bench: 
 async def test_a_lease_that_could_not_be_renewed_in_an_outage_is_renewed_after_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heartbeat, failed = bench.jobs.leases.heartbeat, []
+    heartbeat, failed = bench.jobs.leases.renew, []
 
     async def fail(job: Job, lease_s: float) -> bool:
         failed.append(job.key)
@@ -211,11 +211,11 @@ async def test_a_lease_that_could_not_be_renewed_in_an_outage_is_renewed_after_i
     await bench.jobs.enqueue("learn", 0, "k")
     await bench.until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
     await bench.quiet()
-    monkeypatch.setattr(bench.jobs.leases, "heartbeat", fail)
+    monkeypatch.setattr(bench.jobs.leases, "renew", fail)
     bench.time.move(20)
     await bench.until(lambda: failed)
     await bench.quiet()
-    monkeypatch.setattr(bench.jobs.leases, "heartbeat", heartbeat)
+    monkeypatch.setattr(bench.jobs.leases, "renew", heartbeat)
     bench.time.move(10)
     bench.jobs.wake_here()  # as when it is back
     await bench.quiet()

@@ -159,11 +159,11 @@ async def test_a_look_for_jobs_takes_the_same_steps_whatever_waits(store: Store)
     queries, now = load("jobs.sql"), 1000.0
     kinds = ("learn", "run", "callback", "none")
     asked = {
-        "put_back": (now,),
+        "is_clock_set_back": (now,),
         "due_in": (now, kinds, "h", now),
         "next": (now, kinds),
         "expired": (kinds, "h", now),
-        "due_now": (now,),
+        "make_due": (now,),
         "claim": (now, "callback", "h", now, 60.0),
         # The next one of the longest serial group follows.
         "DELETE FROM jobs WHERE kind = 'run' AND state = 'running'": (),
