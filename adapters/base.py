@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from adapters.types import Capabilities, Embedded, Event, Header, Json, ModelRequest
+from adapters.types import Capabilities, EmbeddingResult, Event, Header, Json, ModelRequest
 
 
 class ModelReply(Protocol):
@@ -80,7 +80,7 @@ class Embedder(Protocol):
     # The embedder computes in this process, in about a millisecond, and costs nothing.
     is_local: bool
 
-    async def embed(self, texts: Sequence[str]) -> Embedded:
+    async def embed(self, texts: Sequence[str]) -> EmbeddingResult:
         """Returns a vector for each text. texts: none of them empty, at most some hundreds.
 
         Raises: ProviderError, also for an answer in which anything is not a vector.

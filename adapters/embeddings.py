@@ -15,7 +15,7 @@ import orjson
 
 from adapters.base import Provider
 from adapters.errors import ProviderBroke, ProviderRefused
-from adapters.types import BYTES_PER_TOKEN, Embedded, ModelRequest, read_retry_after, read_token_count
+from adapters.types import BYTES_PER_TOKEN, EmbeddingResult, ModelRequest, read_retry_after, read_token_count
 
 _MAX_REPLY_BYTES = 64 * 1024 * 1024
 # A longer reply is read in a thread, so that the event loop does not wait. 64 vectors of 1,536 numbers are 2 MB and
@@ -34,7 +34,7 @@ class ApiEmbedder:
         self._provider = provider
         self._model = model
 
-    async def embed(self, texts: Sequence[str]) -> Embedded:
+    async def embed(self, texts: Sequence[str]) -> EmbeddingResult:
         """Returns a vector for each text. Raises: ProviderError, of which ProviderRefused is an error status."""
         body = orjson.dumps({"model": self._model, "input": list(texts)})
         reply = await self._provider.send(ModelRequest(body, path="/embeddings"))
@@ -62,7 +62,7 @@ class ApiEmbedder:
         await self._provider.aclose()
 
 
-def _read_vectors(answer: bytes, count: int, request_bytes: int) -> Embedded:
+def _read_vectors(answer: bytes, count: int, request_bytes: int) -> EmbeddingResult:
     """Returns the vectors of an answer, with length 1.
 
     count: the number of texts that were sent.
@@ -91,4 +91,4 @@ def _read_vectors(answer: bytes, count: int, request_bytes: int) -> Embedded:
         raise ValueError("numbers too large")
     unit = (numbers / np.where(norms > 0, norms, 1.0)).astype("<f4")
     tokens = read_token_count(body.get("usage"), "total_tokens") or request_bytes // BYTES_PER_TOKEN
-    return Embedded([row.tobytes() for row in unit], tokens)
+    return EmbeddingResult([row.tobytes() for row in unit], tokens)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from adapters.types import Embedded
+from adapters.types import EmbeddingResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,16 +59,16 @@ class LocalEmbedder:
         self._table: NDArray[np.float16] | None = None
         self._tokenizer: Any = None
 
-    async def embed(self, texts: Sequence[str]) -> Embedded:
+    async def embed(self, texts: Sequence[str]) -> EmbeddingResult:
         """Returns the vectors. Raises: EmbedderMissing: a file has other content than expected."""
         if self._table is not None and len(texts) == 1 and len(texts[0]) <= _SHORT_CHARS:
-            return Embedded(self._embed(texts))
+            return EmbeddingResult(self._embed(texts))
         loop = asyncio.get_running_loop()
         vectors: list[bytes] = []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             batch = texts[start : start + _TEXTS_AT_ONCE]
             vectors += await loop.run_in_executor(self._pool, self._embed, batch)
-        return Embedded(vectors)
+        return EmbeddingResult(vectors)
 
     async def aclose(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

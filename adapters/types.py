@@ -206,7 +206,7 @@ class ModelRequest(NamedTuple):
     native_first_block_index: int | None = None
 
 
-class Embedded(Struct, frozen=True):
+class EmbeddingResult(Struct, frozen=True):
     """The vectors of some texts."""
 
     # One for each text: float32, little endian, all of one dimension, of length 1 or all zeros.

@@ -43,7 +43,7 @@ from storage.commands import LearnedFact, RecallRow
 from storage.database import Connection
 from storage.listing import PassageDraft
 from storage.open import open_store
-from storage.reader_commands import Learned
+from storage.reader_commands import LearnedChanges
 from storage.recall_record import RecalledEntry, RecallRecord, pack, pack_request_id
 from storage.records import Agent, Block
 from storage.sql.blocks import load_blocks, write_block
@@ -204,7 +204,7 @@ async def fill_lists(store: Store, agent: Agent, now: float, share: float) -> No
     memory = await store.agents.find_by_id(agent.id)
     assert memory is not None
     learned = store.facts.make_learn_effect(
-        memory, 0, memory.next_seq - 1, now, lambda _: Learned(facts=facts)
+        memory, 0, memory.next_seq - 1, now, lambda _: LearnedChanges(facts=facts)
     )
     await store.database.write(learned)
     drafts = [PassageDraft(sentence(n), now - n) for n in range(scale(PASSAGES, share))]

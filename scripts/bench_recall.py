@@ -41,7 +41,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from adapters.base import Embedder
-from adapters.types import Embedded
+from adapters.types import EmbeddingResult
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.memory.rules import RULES
@@ -70,7 +70,7 @@ from scripts.talk.memories import AskedMessage, MemoryCase, history_of
 from scripts.talk.plain import PlainSearch
 from scripts.talk.rules import RULES as RULES_OF_RECALL
 from scripts.talk.sets import Set, make_sets, sentences_of, sessions_of
-from storage.commands import Committed
+from storage.commands import CommittedTurn
 from storage.open import open_store
 from storage.search.document import Document
 from storage.sql.store import Store
@@ -103,7 +103,7 @@ class NoServices:
 
     def report_stored_turn(self, agent_row: int, messages: int, *_: object) -> None: ...
 
-    def report_filling_window(self, turn: Committed, wanted: WantedSummary) -> None: ...
+    def report_filling_window(self, turn: CommittedTurn, wanted: WantedSummary) -> None: ...
 
 
 # Takes a question and a budget of tokens, and returns the prompt in which the question would go upstream.
@@ -146,14 +146,14 @@ class CachingEmbedder:
         self._embedder = embedder
         self._vectors: dict[str, bytes] = {}
 
-    async def embed(self, texts: Sequence[str]) -> Embedded:
+    async def embed(self, texts: Sequence[str]) -> EmbeddingResult:
         if len(texts) == 1:  # a question that was not asked before
             return await self._embedder.embed(texts)
         new_texts = [text for text in dict.fromkeys(texts) if text not in self._vectors]
         if new_texts:
             embedded = await self._embedder.embed(new_texts)
             self._vectors.update(zip(new_texts, embedded.vectors, strict=True))
-        return Embedded([self._vectors[text] for text in texts])
+        return EmbeddingResult([self._vectors[text] for text in texts])
 
     async def aclose(self) -> None:
         await self._embedder.aclose()

@@ -183,7 +183,7 @@ class StoredContent(NamedTuple):
 MAX_RULE_CALLS = 5
 
 
-class Missing(Exception):
+class MissingContents(Exception):
     """A rule needs the contents of the exchanges with these `ids`: load them all at once, and call it again."""
 
     def __init__(self, ids: Sequence[int]) -> None:
@@ -199,7 +199,7 @@ class Pool(Struct, frozen=True):
     conversation_row: int | None
     # When that conversation was last written to.
     last_at: float = 0.0
-    # The contents of the exchanges for which rules asked (`Missing`).
+    # The contents of the exchanges for which rules asked (`MissingContents`).
     contents: Mapping[int, StoredContent] = msgspec.field(default_factory=dict)
     # The hashes of messages that were forgotten, in any conversation, among `Probes.maybe_forgotten`.
     forgotten_hashes: frozenset[bytes] = frozenset()
@@ -320,7 +320,7 @@ class TurnWrite(Struct, frozen=True):
     # Returns the keys of the exchanges that `decide` needs. Both run in the writer's thread and have no side effects.
     probes: Callable[[], Probes]
     # Returns the changes, given the exchanges as they are stored by then; called where the turn is not plain, or its
-    # conversation was written to meanwhile. Raises: Missing.
+    # conversation was written to meanwhile. Raises: MissingContents.
     decide: Callable[[Pool], Change]
     # The result of `decide` for the memory as it was when the turn was planned; None: not known.
     change: Change | None = None
@@ -343,7 +343,7 @@ class TurnWrite(Struct, frozen=True):
     recall: Callable[[], RecallRow] | None = None
 
 
-class Committed(Struct, frozen=True):
+class CommittedTurn(Struct, frozen=True):
     """A turn as it was written."""
 
     # The agent as it is stored now.

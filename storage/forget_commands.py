@@ -51,7 +51,7 @@ class Extent(Struct, frozen=True):
     conversation_uid: str | None = None
 
 
-class Erased(Struct, frozen=True):
+class ErasedMarks(Struct, frozen=True):
     """Marks of erased content, by which notes that may quote that content are found."""
 
     # The days of the erased messages, counted since 1970, UTC.
@@ -60,7 +60,7 @@ class Erased(Struct, frozen=True):
     has_blocks: bool = False
 
 
-class Revised(Struct, frozen=True):
+class RevisedValue(Struct, frozen=True):
     """A later value of a block, built on erased content."""
 
     value: str
@@ -78,7 +78,7 @@ class Revised(Struct, frozen=True):
     is_by_hand: bool = False
 
 
-class Rebuilt(NamedTuple):
+class BlockRebuild(NamedTuple):
     """A block without erased content."""
 
     # The block's values from the first one on that was built on erased content, oldest first.

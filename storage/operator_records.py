@@ -11,7 +11,7 @@ from storage.listing import PageEnd
 from storage.records import Block, Exchange, ImportStatus, Message, Scope
 
 
-class Retained(Struct, frozen=True):
+class RetainedContent(Struct, frozen=True):
     """How much of a memory's content is retained. A turn is one request with its reply; superseded ones are counted."""
 
     last_at: float | None = None  # when the last turn ended; None: nothing is retained
@@ -32,7 +32,7 @@ class ListedMemory(Struct, frozen=True):
     blocks: int
     facts: int  # that are true
     passages: int
-    retained: Retained
+    retained: RetainedContent
 
 
 class ListedConversation(Struct, frozen=True):
@@ -41,7 +41,7 @@ class ListedConversation(Struct, frozen=True):
     uid: str
     key: str | None  # the client's own id
     scope: Scope
-    retained: Retained
+    retained: RetainedContent
 
 
 class NamedScope(NamedTuple):

@@ -12,7 +12,7 @@ from storage.commands import LearnedFact
 from storage.records import Agent, Block, Message
 
 
-class Unread(Struct, frozen=True):
+class UnreadMessages(Struct, frozen=True):
     """The next messages that are settled and that a reader has not read."""
 
     # The agent of the memory, with its present numbers.
@@ -40,7 +40,7 @@ class LearnedValue(NamedTuple):
     sources: Sequence[int]
 
 
-class Learned(Struct, frozen=True):
+class LearnedChanges(Struct, frozen=True):
     """The result of learning from the messages that a reader read."""
 
     writes: Sequence[LearnedValue] = ()
@@ -49,7 +49,7 @@ class Learned(Struct, frozen=True):
     dropped: int = 0
 
 
-class Unembedded(Struct, frozen=True):
+class UnembeddedMessages(Struct, frozen=True):
     """The next messages of a memory to be embedded."""
 
     # The agent of the memory, with its present numbers.

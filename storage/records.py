@@ -204,11 +204,11 @@ class MarkKind(StrEnum):
     MOVED_FROM = "moved from"
 
 
-# The tokens of a window without a bound. As `Evicted.context`: the part was evicted for another reason than its tokens.
+# The tokens of a window without a bound. As `EvictedPart.context`: the part was not evicted because of its tokens.
 ANY_WINDOW = 2**31 - 1
 
 
-class Evicted(NamedTuple):
+class EvictedPart(NamedTuple):
     """The beginning of a path that no longer fits a window."""
 
     # The depth of the exchange in which the window begins, or a lower depth if that exchange is not known.
@@ -279,7 +279,7 @@ class Exchange(Struct, frozen=True):
     # Memory edits were made in this exchange.
     edits: bool = False
     # The part of the path that this request left out.
-    evicted: Evicted | None = None
+    evicted: EvictedPart | None = None
     # The client's messages, as a JSON array; None in a tombstone.
     input: bytes | None = None
     # The reply as the client has it, as a JSON message; None in a tombstone.
@@ -625,7 +625,7 @@ class Vector(Struct, frozen=True):
     spread: float = 0.0
 
 
-class Near(Struct, frozen=True):
+class VectorSimilarities(Struct, frozen=True):
     """The vectors of an agent's messages, compared with the query's (storage/search/vector_blobs.py)."""
 
     seqs: NDArray[np.int64]

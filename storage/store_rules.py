@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Sequence
 from msgspec import Struct
 
 from storage.commands import BlockMerge
-from storage.forget_commands import Erased, Rebuilt, Revised
+from storage.forget_commands import BlockRebuild, ErasedMarks, RevisedValue
 from storage.records import Block, Exchange, MemoryEdit, Message
 
 
@@ -20,14 +20,14 @@ class Rules(Struct, frozen=True):
     # Returns the result of pending edits on the blocks as they are now.
     make_block_merge: Callable[[Sequence[Block], Sequence[MemoryEdit]], BlockMerge]
     # Returns whether a note or hidden round may quote erased content.
-    may_quote: Callable[[str, Erased], bool]
+    may_quote: Callable[[str, ErasedMarks], bool]
     # Returns a block without erased content. Its arguments: the block with its last untouched value, its values since,
     # oldest first, and its pending edits.
-    rebuild_block: Callable[[Block, Sequence[Revised], Sequence[MemoryEdit]], Rebuilt]
+    rebuild_block: Callable[[Block, Sequence[RevisedValue], Sequence[MemoryEdit]], BlockRebuild]
     # Returns the names of the tools that an exchange has called, also in hidden rounds.
     list_tools_used: Callable[[Exchange], Sequence[str]]
     # Returns a step without the results that may quote erased content. Its arguments: the step with the results, the
     # step with their calls, the marks of the erased content.
-    drop_quotations: Callable[[Exchange, Exchange, Erased], Exchange]
+    drop_quotations: Callable[[Exchange, Exchange, ErasedMarks], Exchange]
     # Returns whether an exchange has calls without results.
     has_open_calls: Callable[[Exchange], bool]

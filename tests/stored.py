@@ -31,7 +31,7 @@ from gateway.core.memory.rules import RULES
 from gateway.core.prompt.compose import compose, find_known_note
 from gateway.core.prompt.composition import Composition
 from gateway.run.memory.contents import retry_with_contents
-from storage.commands import Change, Committed, MemorySnapshot, PlainTurn, Pool, RecallRow, TurnWrite
+from storage.commands import Change, CommittedTurn, MemorySnapshot, PlainTurn, Pool, RecallRow, TurnWrite
 from storage.database import Connection
 from storage.open import is_url
 from storage.operator_records import SizedMemory
@@ -244,7 +244,7 @@ class Speaker:
             notes[questions[-1]] = self.recall(read_text(new[-1]))
         return notes
 
-    async def end(self, *given: Any, **options: Any) -> Committed:
+    async def end(self, *given: Any, **options: Any) -> CommittedTurn:
         """Writes a turn by `commit`, with its parameters, and caches it."""
         return self.cache(*await self.commit(*given, **options))
 
@@ -261,7 +261,7 @@ class Speaker:
         row: int = -1,
         defaults: Sequence[Block] = (HUMAN,),
         recall_row: RecallRow | None = None,
-    ) -> tuple[TurnWrite, Committed]:
+    ) -> tuple[TurnWrite, CommittedTurn]:
         """Writes a turn. A later call of `cache` caches it.
 
         edited: the texts that the turn inserts into the block `human`.
@@ -312,7 +312,7 @@ class Speaker:
         )
         return write, await self.store.turns.commit(write)
 
-    def cache(self, write: TurnWrite, committed: Committed) -> Committed:
+    def cache(self, write: TurnWrite, committed: CommittedTurn) -> CommittedTurn:
         self.store.turns.cache_committed(write, committed)
         self.store.agents.cache(committed.agent)
         self._agent = committed.agent
@@ -320,7 +320,7 @@ class Speaker:
 
     async def say(
         self, messages: Sequence[WireMessage], reply: WireMessage, key: str | None = None, **options: Any
-    ) -> Committed:
+    ) -> CommittedTurn:
         return await self.end(await self.begin(messages, key), [reply], **options)
 
     async def rows(self) -> list[Exchange]:

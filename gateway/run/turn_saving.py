@@ -23,7 +23,7 @@ from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from gateway.run.turn_services import TurnServices
-from storage.commands import Committed
+from storage.commands import CommittedTurn
 from storage.errors import RunOver, Stale, StoreError
 from storage.records import Scope
 
@@ -168,7 +168,7 @@ class TurnSaving:
 
     def _note_durable(self, result: object, started_at: float) -> events.Saved:
         """Notes that the turn is on disk. result: the result of `TurnMemory.write`."""
-        if isinstance(result, Committed):
+        if isinstance(result, CommittedTurn):
             self.call.receipt.exchange_row = result.exchange_row
         self.call.receipt.note_write(started_at)
         return events.Saved(after_stop=result) if isinstance(result, events.StepSaved) else SAVED_EVENT
@@ -199,7 +199,7 @@ class TurnSaving:
         """Notes the row of a memory that began with this turn, whether or not the reply has waited for the write."""
         if not writing.cancelled() and writing.exception() is None:
             result = writing.result()
-            if isinstance(result, Committed):
+            if isinstance(result, CommittedTurn):
                 self.call.receipt.note_new_memory(result.agent.id)
 
     async def _await_after_step(self, writing: Awaitable[object]) -> object:

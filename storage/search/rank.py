@@ -14,7 +14,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from storage.fusion import interleave
-from storage.records import Near
+from storage.records import VectorSimilarities
 from storage.search import common_words
 from storage.search.blob import hash_terms
 from storage.search.common_words import COMMON_SHARE, list_general_shares, measure_rarest_share
@@ -81,7 +81,7 @@ def rank(
     limit: int = 50,
     room: int = 0,
     only_strong: bool = False,
-    near: Near | None = None,
+    near: VectorSimilarities | None = None,
     trace: SearchTrace | None = None,
     postings: Postings = NO_POSTINGS,
 ) -> list[int]:

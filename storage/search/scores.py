@@ -9,7 +9,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from storage.records import Near
+from storage.records import VectorSimilarities
 from storage.search.document import ASKS, COUNTED_TERM, FREQUENCY, HEAD, PRESENT, ROW_SHIFT, SLIGHT, USER
 from storage.search.layout import MIN_SATURATION, IndexLayout
 from storage.search.measures import (
@@ -150,7 +150,7 @@ class Scores:
     - position: a row among the rows that one call of `list_best` ranks (`_Ranking.rows`).
     """
 
-    def __init__(self, layout: IndexLayout, near: Near | None) -> None:
+    def __init__(self, layout: IndexLayout, near: VectorSimilarities | None) -> None:
         import numpy as np
 
         self._layout = layout
@@ -520,9 +520,9 @@ def _scale_to_best(
 
 
 def _measure_vectors_by_row(
-    layout: IndexLayout, near: Near
+    layout: IndexLayout, near: VectorSimilarities
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns how far each message stands out by its similarity, in standard deviations, and its `Near.beyond`, by row.
+    """Returns the standard deviations by which each message stands out, and its `VectorSimilarities.beyond`, by row.
 
     Both are 0 for a message without a vector. Messages that the index does not know are left out.
 

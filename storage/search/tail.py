@@ -1,4 +1,4 @@
-"""The messages of a memory that its index (storage/search/index.py) does not have yet, and the occurrences of each term.
+"""The messages of a memory that its index (storage/search/index.py) does not have yet, and where each term is in them.
 
 Without IO. A tail grows at its end; one thread uses it at a time.
 """

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
-from storage.records import Near, Vector
+from storage.records import Vector, VectorSimilarities
 from storage.search.blob import CHUNK, CorruptIndex, compute_chunk
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
     return _pack(outline.chunk, outline.vector_bytes, remaining) if remaining else b""
 
 
-def compare(joined: JoinedVectors, query: Vector) -> Near | None:
+def compare(joined: JoinedVectors, query: Vector) -> VectorSimilarities | None:
     """Returns how near each message is to a query; None: there are no vectors, or they have another dimension.
 
     The part that is common to all messages is subtracted: some texts are near to every question ("That sounds
@@ -148,7 +148,7 @@ def compare(joined: JoinedVectors, query: Vector) -> Near | None:
         below = similarity[similarity <= mean] - mean
         spread = max(query.spread, float(np.sqrt((below * below).mean())))
         beyond = (similarity - max(query.baseline, mean)) / spread
-    return Near(joined.rows.seqs, similarity - joined.mean_similarity, beyond)
+    return VectorSimilarities(joined.rows.seqs, similarity - joined.mean_similarity, beyond)
 
 
 class _Outline(NamedTuple):

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from storage.database import Connection
-from storage.forget_commands import Erased
+from storage.forget_commands import ErasedMarks
 from storage.records import Exchange
 from storage.sql import exchanges
 from storage.sql.exchange_rows import is_step
@@ -36,16 +36,16 @@ class _ErasedExchange(NamedTuple):
     ended: float | None
 
 
-class Gone(Struct, frozen=True):
+class ErasedPart(Struct, frozen=True):
     """The part of a memory that is being forgotten, as the table `marks` has it."""
 
-    erased: Erased
+    erased: ErasedMarks
     # The lowest message number (`seq`) of the erased exchanges; 0: only passages, facts or blocks were erased, which
     # any exchange of the memory may have known.
     first_seq: int
     # When the earliest of the erased exchanges began, in seconds since the epoch.
     begun_at: float
-    # The lowest erased number in each conversation; a fork's may be in the past that it shares.
+    # The lowest erased number in each conversation. A fork's may belong to the past that it shares.
     lowest_by_conversation: Mapping[int, int]
     # The exchanges are of other agents, which know this memory only from shared blocks.
     is_foreign: bool = False
@@ -70,68 +70,78 @@ class Gone(Struct, frozen=True):
 
 
 @dataclass(slots=True)
-class GoneReading:
-    """Holds the `Gone` of one run of a forgetting. The first page reads it, unless it was read before."""
+class ErasedPartReading:
+    """Holds the `ErasedPart` of one run of a forgetting, once it was read."""
 
-    gone: Gone | None = None
+    part: ErasedPart | None = None
 
 
 async def erase_additions(
-    connection: Connection, agent_row: int, rules: Rules, reading: GoneReading, after: int, limit: int
+    connection: Connection, agent_row: int, rules: Rules, reading: ErasedPartReading, after: int, limit: int
 ) -> int | None:
     """Erases the notes, hidden rounds and results that may quote erased content, in a page of exchanges.
 
-    reading: the `Gone` of this forgetting; the first page fills it in.
+    reading: the `ErasedPart` of this forgetting; the first page fills it in.
     after: the row of the exchange at which the page before ended.
     limit: the largest number of exchanges on a page.
 
     Returns the exchange at which this page ended; None: this was the last page.
     """
-    gone = reading.gone = reading.gone or await find_gone(connection, agent_row)
-    if gone is None:
+    part = reading.part = reading.part or await find_erased_part(connection, agent_row)
+    if part is None:
         return None
     start = 0
-    if gone.first_seq:
+    if part.first_seq:
         # A turn with a lower number may still have been under way (for less than a day) and have recalled it.
         start = (
             await connection.fetch_value(
-                SQL["begun_before"], (agent_row, gone.first_seq, gone.begun_at - DAY_S)
+                SQL["begun_before"], (agent_row, part.first_seq, part.begun_at - DAY_S)
             )
             or 0
         )
     rows = await connection.fetch_rows(SQL["additions"], (agent_row, start, after, limit))
-    for id, step in rows:
-        await _erase_quotes(connection, agent_row, id, step, gone, rules)
+    for exchange_row, step_row in rows:
+        await _erase_quotes(connection, agent_row, exchange_row, step_row, part, rules)
     return rows[-1][0] if len(rows) == limit else None
 
 
 async def erase_foreign_additions(
-    connection: Connection, agent_row: int, rules: Rules, reading: GoneReading, after: int, limit: int
+    connection: Connection, agent_row: int, rules: Rules, reading: ErasedPartReading, after: int, limit: int
 ) -> int | None:
     """Erases additions that showed a block with erased content to other agents, in a page of exchanges.
 
     agent_row: the row of the memory that is being forgotten. The other parameters and the result are as in
         `erase_additions`.
     """
-    gone = reading.gone = reading.gone or await find_gone(connection, agent_row)
-    if gone is None or not gone.erased.has_blocks:
+    part = reading.part = reading.part or await find_erased_part(connection, agent_row)
+    if part is None or not part.erased.has_blocks:
         return None
-    foreign = replace(gone, erased=Erased(frozenset(), has_blocks=True), is_foreign=True)
+    foreign = replace(part, erased=ErasedMarks(frozenset(), has_blocks=True), is_foreign=True)
     rows = await connection.fetch_rows(SQL["foreign_additions"], (agent_row, after, limit))
-    for id, other_row, step in rows:
-        await _erase_quotes(connection, other_row, id, step, foreign, rules)
+    for exchange_row, other_row, step_row in rows:
+        await _erase_quotes(connection, other_row, exchange_row, step_row, foreign, rules)
     return rows[-1][0] if len(rows) == limit else None
 
 
 async def _erase_quotes(
-    connection: Connection, agent_row: int, id: int, step: int | None, gone: Gone, rules: Rules
+    connection: Connection,
+    agent_row: int,
+    exchange_row: int,
+    step_row: int | None,
+    part: ErasedPart,
+    rules: Rules,
 ) -> None:
-    """Erases additions that may quote the erased part, in an exchange. step: as in `additions` of additions.sql."""
-    exchange = await exchanges.find_exchange(connection, agent_row, id)
-    if exchange is None or not gone.was_known_to(exchange):
+    """Erases additions that may quote the erased part, in an exchange.
+
+    step_row: the step of a run with the calls that the exchange answers; None: it answers no call.
+    """
+    exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
+    if exchange is None or not part.was_known_to(exchange):
         return
-    calling_step = None if step is None else await exchanges.find_exchange(connection, agent_row, step)
-    emptied = _remove_quotes(exchange, calling_step, gone, rules)
+    calling_step = (
+        None if step_row is None else await exchanges.find_exchange(connection, agent_row, step_row)
+    )
+    emptied = _remove_quotes(exchange, calling_step, part, rules)
     if (emptied.notes, emptied.full_reply, emptied.input) != (
         exchange.notes,
         exchange.full_reply,
@@ -140,44 +150,47 @@ async def _erase_quotes(
         await exchanges.update_exchange(connection, agent_row, emptied, is_whole=True)
 
 
-async def find_gone(connection: Connection, agent_row: int) -> Gone | None:
+async def find_erased_part(connection: Connection, agent_row: int) -> ErasedPart | None:
     """Returns the part of a memory that is being forgotten; None: the part has nothing that can be quoted."""
     erased = [_ErasedExchange(*row) for row in await connection.fetch_rows(SQL["touched"], (agent_row,))]
     # A mark of the kind `day` has the number of a day in its column `exchange`.
     days = {int(day) for (day,) in await connection.fetch_rows(SQL["gone_days"], (agent_row,))}
     has_blocks = bool(await connection.fetch_value(SQL["has_rewritten_block"], (agent_row,)))
-    erased_from: dict[int, int] = {}  # by conversation
+    # The lowest erased number in each conversation.
+    lowest_seqs: dict[int, int] = {}
     for exchange in erased:
-        first_seq = erased_from.get(exchange.conversation_row, exchange.seq)
-        erased_from[exchange.conversation_row] = min(exchange.seq, first_seq)
+        first_seq = lowest_seqs.get(exchange.conversation_row, exchange.seq)
+        lowest_seqs[exchange.conversation_row] = min(exchange.seq, first_seq)
         days.update(int(at // DAY_S) for at in (exchange.begun, exchange.ended) if at is not None)
     if not days and not has_blocks:
         return None
     # A fork follows exchanges that were erased in the past that it shares.
-    affected_from = dict(erased_from)
+    lowest_by_conversation = dict(lowest_seqs)
     for origin, fork, last_shared in await load_rows(
-        connection, SQL["forks_after"], sorted(erased_from), agent_row
+        connection, SQL["forks_after"], sorted(lowest_seqs), agent_row
     ):
-        first_seq = erased_from[origin]
+        first_seq = lowest_seqs[origin]
         if first_seq <= last_shared:
-            affected_from[fork] = min(first_seq, affected_from.get(fork, first_seq))
-    return Gone(
-        Erased(frozenset(days), has_blocks),
-        first_seq=min(erased_from.values(), default=0),
+            lowest_by_conversation[fork] = min(first_seq, lowest_by_conversation.get(fork, first_seq))
+    return ErasedPart(
+        ErasedMarks(frozenset(days), has_blocks),
+        first_seq=min(lowest_seqs.values(), default=0),
         begun_at=min((exchange.begun for exchange in erased), default=0.0),
-        lowest_by_conversation=affected_from,
+        lowest_by_conversation=lowest_by_conversation,
     )
 
 
-def _remove_quotes(exchange: Exchange, calling_step: Exchange | None, gone: Gone, rules: Rules) -> Exchange:
+def _remove_quotes(
+    exchange: Exchange, calling_step: Exchange | None, part: ErasedPart, rules: Rules
+) -> Exchange:
     """Returns an exchange without the additions that may quote the erased part.
 
     calling_step: the step of a run with the calls that the exchange answers; None: it answers no call.
     """
     notes = {
-        index: "" if note and rules.may_quote(note, gone.erased) else note
+        index: "" if note and rules.may_quote(note, part.erased) else note
         for index, note in exchange.notes.items()
     }
-    full_reply = None if gone.may_be_used_by(exchange, rules) else exchange.full_reply
+    full_reply = None if part.may_be_used_by(exchange, rules) else exchange.full_reply
     emptied = replace(exchange, notes=notes, full_reply=full_reply, has_full_reply=full_reply is not None)
-    return emptied if calling_step is None else rules.drop_quotations(emptied, calling_step, gone.erased)
+    return emptied if calling_step is None else rules.drop_quotations(emptied, calling_step, part.erased)

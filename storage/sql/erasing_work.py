@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from storage.database import Connection
 from storage.forget_commands import ForgetTarget
-from storage.sql.additions import GoneReading
+from storage.sql.additions import ErasedPartReading
 from storage.store_rules import Rules
 
 # The rows of one transaction. A row was measured at 20 to 60 us, and a bulk write should stay below 5 ms.
@@ -45,4 +45,4 @@ class ErasingWork(Struct, frozen=True):
     # The present time, in seconds since the epoch.
     now: float
     # The marks of the erased content that this attempt at the forgetting has read.
-    reading: GoneReading
+    reading: ErasedPartReading

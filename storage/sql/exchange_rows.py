@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from storage.database import Row
-from storage.records import Atom, Evicted, Exchange, State, make_message_key
+from storage.records import Atom, EvictedPart, Exchange, State, make_message_key
 
 # The bytes of an atom: a kind and 11 of a digest. The digest of a message's media has 11.
 ATOM_BYTES = 12
@@ -130,7 +130,7 @@ def make_exchange(
         unpack_notes(notes),
         section,
         bool(edits),
-        Evicted(*orjson.loads(evicted)) if evicted else None,
+        EvictedPart(*orjson.loads(evicted)) if evicted else None,
         input_,
         shown_reply,
         full_reply,

@@ -17,7 +17,7 @@ from storage.commands import LearnedFact, SourcedLine
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
-from storage.reader_commands import Learned
+from storage.reader_commands import LearnedChanges
 from storage.records import LEARNER, Agent, Block, Fact, RememberedFact
 from storage.sql.blocks import load_blocks, write_block
 from storage.sql.default_blocks import ensure_blocks
@@ -276,7 +276,7 @@ class Facts(GrowingGroup):
         cursor: int,
         upto: int,
         now: float,
-        decide: Callable[[Sequence[Block]], Learned],
+        decide: Callable[[Sequence[Block]], LearnedChanges],
         reader: int = LEARNER,
     ) -> None:
         """Returns the effect that writes facts and blocks of a reader, and moves its cursor from `cursor` to `upto`.

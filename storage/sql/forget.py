@@ -18,7 +18,7 @@ import msgspec
 from storage.database import FORGOTTEN, Connection, Database, Row
 from storage.forget_commands import ForgetTarget
 from storage.records import Block
-from storage.sql.additions import GoneReading, find_gone
+from storage.sql.additions import ErasedPartReading, find_erased_part
 from storage.sql.agents import Agents, find_agent_by_id, find_or_create_with_blocks, pause_agent
 from storage.sql.agents_api.agents import remove_tags
 from storage.sql.agents_api.definitions import remove_definitions
@@ -51,7 +51,7 @@ class _Interruption(NamedTuple):
     """The state with which an interrupted forgetting goes on."""
 
     cursor: _Cursor
-    reading: GoneReading
+    reading: ErasedPartReading
 
 
 class _StepOutcome(NamedTuple):
@@ -62,7 +62,7 @@ class _StepOutcome(NamedTuple):
     agent_row: int
 
 
-class _Begun(NamedTuple):
+class _BegunForgetting(NamedTuple):
     """A forgetting that was begun."""
 
     id: int
@@ -156,7 +156,7 @@ class Forgetting(StoreGroup):
         *,
         keeps_pause: bool,
         retained_facts: Sequence[int],
-    ) -> _Begun:
+    ) -> _BegunForgetting:
         """Writes a target down. The parameters are as in `begin`."""
         await connection.lock_sharers(agent_row)
         await detach_facts(connection, agent_row, retained_facts)
@@ -174,7 +174,7 @@ class Forgetting(StoreGroup):
                 connection, self._agents.make_draft(forgotten_agent.scope), blocks, (), now
             )
             await pause_agent(connection, empty.id, forgotten_agent.paused_at)
-        return _Begun(id, prerequisites, user)
+        return _BegunForgetting(id, prerequisites, user)
 
     async def forget(self, agent_row: int, target: ForgetTarget) -> None:
         """Forgets a part of a memory, or all of it, at once."""
@@ -204,7 +204,7 @@ class Forgetting(StoreGroup):
                 return False
         self._prerequisites.pop(id, None)
         cursor: _Cursor | None
-        cursor, reading = self._interruptions.pop(id, (None, GoneReading()))
+        cursor, reading = self._interruptions.pop(id, (None, ErasedPartReading()))
         while True:
             step = partial(
                 _run_step, id=id, rules=self._rules, cursor=cursor, now=self.now(), reading=reading
@@ -217,7 +217,9 @@ class Forgetting(StoreGroup):
                 break
             if cursor == _Cursor("additions", 0):
                 # Reading a large part takes long. Within a transaction turns would wait for it.
-                reading.gone = await self._database.long_read(partial(find_gone, agent_row=outcome.agent_row))
+                reading.part = await self._database.long_read(
+                    partial(find_erased_part, agent_row=outcome.agent_row)
+                )
             if until():
                 self._interruptions[id] = _Interruption(cursor, reading)
                 return False
@@ -294,7 +296,12 @@ async def _write_target(connection: Connection, agent_row: int, target: ForgetTa
 
 
 async def _run_step(
-    connection: Connection, id: int, rules: Rules, cursor: _Cursor | None, now: float, reading: GoneReading
+    connection: Connection,
+    id: int,
+    rules: Rules,
+    cursor: _Cursor | None,
+    now: float,
+    reading: ErasedPartReading,
 ) -> _StepOutcome:
     """Runs one transaction of a forgetting. cursor: the end of the last one; None: this is the first one."""
     row = await connection.fetch_row(SQL["intended"], (id,))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from storage.database import Connection, Database
-from storage.forget_commands import Erased, ForgetTarget
+from storage.forget_commands import ErasedMarks, ForgetTarget
 from storage.listing import LAST_NUMBER
 from storage.operator_records import ErasedFact, ForgetCounts, RebuiltBlock
 from storage.records import Block
@@ -252,7 +252,9 @@ class ForgetPreviews(StoreGroup):
             versions = await load_versions(connection, block_row)
             lost = collect_lost_lines(versions, [number for row, number in named if row == block_row])
             shortened += len(lost.with_lines)
-        notes = await self._count_all_quoting(connection, agent_row, Erased(frozenset(), has_blocks=True))
+        notes = await self._count_all_quoting(
+            connection, agent_row, ErasedMarks(frozenset(), has_blocks=True)
+        )
         counts = ForgetCounts(
             messages=0, facts=0, passages=0, versions=shortened, summaries=0, notes=notes.total
         )
@@ -326,7 +328,7 @@ class ForgetPreviews(StoreGroup):
         text_values = [[lower_ascii(text)] for text in content.texts]
         versions = await self._count_versions(connection, agent_row, "versions_with", text_values, content)
         days = await load_rows(connection, SQL["days_named"], [*target.facts, *target.passages], agent_row)
-        marks = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
+        marks = ErasedMarks(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
         notes = await self._count_all_quoting(connection, agent_row, marks, content.erased.listed)
         counts = ForgetCounts(
             messages=0,
@@ -351,12 +353,12 @@ class ForgetPreviews(StoreGroup):
             return _Notes(None)
         rows = await connection.fetch_rows(SQL["erased_times"], (*erased, _MAX_EXCHANGES))
         days = {int(at // DAY_S) for _, *times in rows for at in times if at is not None}
-        marks = Erased(frozenset(days), has_blocks)
+        marks = ErasedMarks(frozenset(days), has_blocks)
         erased_rows = {id for id, *_ in rows}
         return await self._count_quoting(connection, erased.agent_row, first, marks, erased_rows=erased_rows)
 
     async def _count_all_quoting(
-        self, connection: Connection, agent_row: int, erased: Erased, counted_rows: Collection[int] = ()
+        self, connection: Connection, agent_row: int, erased: ErasedMarks, counted_rows: Collection[int] = ()
     ) -> _Notes:
         """Finds the notes of a memory that may quote erased content. counted_rows: as in `_count_quoting`."""
         if await _is_far_back(connection, agent_row, 0):
@@ -368,7 +370,7 @@ class ForgetPreviews(StoreGroup):
         connection: Connection,
         agent_row: int,
         since: int,
-        erased: Erased,
+        erased: ErasedMarks,
         *,
         erased_rows: Collection[int] = (),
         counted_rows: Collection[int] = (),

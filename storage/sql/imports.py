@@ -56,12 +56,12 @@ SQL = load("imports.sql")
 EXCHANGES_AT_ONCE: Final = 16
 
 
-class _Passing(NamedTuple):
-    """Readers that have nothing more to read of a memory."""
+class _FinishedReaders(NamedTuple):
+    """The readers that have nothing more to read of a memory."""
 
     # The cursor of each reader.
     cursors: Mapping[int, int]
-    # The number up to which they have nothing to read.
+    # The number up to which the readers have nothing to read.
     upto: int
 
 
@@ -108,6 +108,10 @@ class Imports(StoreGroup):
     ) -> int:
         """Begins an import, or begins an import with the same uid again. Returns its row.
 
+        format: the name of the export's format.
+        data: the progress of the import, as JSON.
+        learns: True if readers learn from the imported exchanges.
+
         Raises: NotFound if the memory is gone; WriteConflict if the import is being undone.
         """
         await _lock_memory(connection, agent)
@@ -119,7 +123,7 @@ class Imports(StoreGroup):
 
     @bulk_writes
     async def touch(self, connection: Connection, row: int, at: float) -> None:
-        """Notes that an import goes on."""
+        """Notes the time at which an import was last under way."""
         await connection.run(SQL["touch"], (row, at))
 
     @long_reads
@@ -165,10 +169,12 @@ class Imports(StoreGroup):
         now: float,
         make_note: Callable[[int], ImportNote],
     ) -> int:
-        """Writes facts. Returns how many were new.
+        """Writes facts. Returns the number of new facts.
 
+        draft: the agent as the import read it.
         row: the import's row.
-        make_note: a function that returns the progress of the import for that number.
+        now: the time of the write, in seconds since the epoch.
+        make_note: a function that returns the progress of the import for the number of new facts.
 
         Raises: as `write_part`.
         """
@@ -176,49 +182,53 @@ class Imports(StoreGroup):
         count = 0
         for fact in facts:
             if not await is_fact_known(connection, agent, fact.key):
-                id = await add_fact(connection, agent, fact, now, IMPORT)
+                fact_row = await add_fact(connection, agent, fact, now, IMPORT)
                 count += 1
-                await connection.run(SQL["add"], ("fact", id, row, 0, 0))
+                await connection.run(SQL["add"], ("fact", fact_row, row, 0, 0))
         await note_progress(connection, make_note(count))
         return count
 
     @reads
     async def count_known_facts(self, connection: Connection, agent: Agent, keys: Sequence[str]) -> int:
-        """Returns how many facts are stored or were forgotten alone. keys: their keys, as in `LearnedFact`."""
+        """Returns the number of keys with a fact that is true or was forgotten. keys: as in `LearnedFact`."""
         return sum([await is_fact_known(connection, agent, key) for key in keys])
 
-    async def pass_over(self, agent_row: int, now: float) -> None:
+    async def advance_readers(self, agent_row: int, now: float) -> None:
         """Moves readers of a memory past imported exchanges that are not to be learned from."""
         # Turns would wait for a transaction that looks through a whole import. Few exchanges were written meanwhile.
-        passing = await self._load_passing(agent_row)
-        if passing.cursors:
-            await self._pass_over(agent_row, passing, now)
+        finished = await self._load_finished_readers(agent_row)
+        if finished.cursors:
+            await self._advance_readers(agent_row, finished, now)
 
     @long_reads
-    async def _load_passing(self, connection: Connection, agent_row: int) -> _Passing:
+    async def _load_finished_readers(self, connection: Connection, agent_row: int) -> _FinishedReaders:
         """Finds the readers that have nothing more to read of a memory."""
         numbers = await find_numbers(connection, agent_row)
         if numbers is None:
-            return _Passing({}, 0)
+            return _FinishedReaders({}, 0)
         cursors = {
             reader: seq
             for reader, seq in (await _load_cursors(connection, agent_row)).items()
             if await connection.fetch_row(SQL["next_unlearned"], (agent_row, seq)) is None
         }
-        return _Passing(cursors, numbers.next_seq - 1)
+        return _FinishedReaders(cursors, numbers.next_seq - 1)
 
     @bulk_writes
-    async def _pass_over(self, connection: Connection, agent_row: int, passing: _Passing, now: float) -> None:
+    async def _advance_readers(
+        self, connection: Connection, agent_row: int, finished: _FinishedReaders, now: float
+    ) -> None:
         """Moves readers to the end of a memory, unless an exchange that was written meanwhile is to be read."""
         await connection.lock(agent_row)
         numbers = await find_numbers(connection, agent_row)
         if (
             numbers is None
-            or await connection.fetch_row(SQL["next_unlearned"], (agent_row, passing.upto)) is not None
+            or await connection.fetch_row(SQL["next_unlearned"], (agent_row, finished.upto)) is not None
         ):
             return
         for reader, seq in (await _load_cursors(connection, agent_row)).items():
-            if seq >= passing.cursors.get(reader, LAST_NUMBER):  # else it was put back meanwhile
+            if seq >= finished.cursors.get(
+                reader, LAST_NUMBER
+            ):  # otherwise the cursor was set back meanwhile
                 await advance(connection, agent_row, reader, numbers.next_seq - 1, now)
 
     @reads

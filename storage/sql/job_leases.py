@@ -195,7 +195,7 @@ class JobLeases(StoreGroup):
         return None
 
     async def renew(self, job: Job, lease_s: float) -> bool:
-        """Renews the lease of a job. Returns False if this attempt no longer holds the job, or its memory has changed."""
+        """Renews a job's lease. Returns False if this attempt no longer holds the job, or its memory has changed."""
         if (job.id, job.attempt) in self._released:
             return False
         values = (job.id, job.attempt, self._tick(), lease_s)

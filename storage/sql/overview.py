@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from storage.database import Connection
 from storage.listing import PageEnd
-from storage.operator_records import ListedConversation, ListedMemory, NamedScope, Retained
+from storage.operator_records import ListedConversation, ListedMemory, NamedScope, RetainedContent
 from storage.records import Scope
 from storage.sql.exchange_rows import ShownExchange, make_shown_exchanges
 from storage.sql.group import StoreGroup, long_reads, reads
@@ -60,7 +60,7 @@ class Overview(StoreGroup):
         return int(await connection.fetch_value(SQL["count_messages"], (agent_row,)))
 
     @long_reads
-    async def measure(self, connection: Connection, agent_row: int) -> Retained:
+    async def measure(self, connection: Connection, agent_row: int) -> RetainedContent:
         """Returns how much of a memory's content is retained, counted as in the lists."""
         rows = await load_rows(connection, SQL["memory_sizes"], [agent_row])
         return _make_retained(rows[0][1:] if rows else None)
@@ -109,12 +109,12 @@ class Overview(StoreGroup):
         return ListedConversations(listed, end)
 
 
-def _make_retained(values: Sequence[Any] | None) -> Retained:
+def _make_retained(values: Sequence[Any] | None) -> RetainedContent:
     """Makes the value of a row of sizes without its id. None: nothing is retained.
 
     A row of a memory begins with the number of its conversations.
     """
     if values is None:
-        return Retained()
+        return RetainedContent()
     *conversations, last_at, messages, bytes, turns, cancelled = values
-    return Retained(last_at, messages, bytes, turns, cancelled, *conversations)
+    return RetainedContent(last_at, messages, bytes, turns, cancelled, *conversations)

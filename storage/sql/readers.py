@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from storage.database import BACKGROUND_READ_MS, Connection, Database, Row
 from storage.listing import ReaderEntry
-from storage.reader_commands import Unread
+from storage.reader_commands import UnreadMessages
 from storage.records import LEARNER, USER_ATOM, Exchange, Message, State
 from storage.sql.agents import find_agent_by_id
 from storage.sql.exchange_rows import make_shown_exchanges
@@ -68,7 +68,7 @@ class Readers(StoreGroup):
         limit_chars: int,
         message_chars: int,
         upto: int | None = None,
-    ) -> Unread | None:
+    ) -> UnreadMessages | None:
         """Returns the next settled messages that a reader has not read; None: the memory is gone.
 
         now: the present time, in seconds since the epoch.
@@ -78,7 +78,7 @@ class Readers(StoreGroup):
         upto: the last exchange of an earlier read, which is repeated without asking what is settled; None: a new read.
         """
 
-        async def read(connection: Connection) -> Unread | None:
+        async def read(connection: Connection) -> UnreadMessages | None:
             agent = await find_agent_by_id(connection, memory_row)
             if agent is None:
                 return None
@@ -91,7 +91,7 @@ class Readers(StoreGroup):
                 self._rules, limit_chars, message_chars, is_repeat=upto is not None, end=cursor
             )
             batch.add_rows(rows, now, idle_s)
-            return Unread(
+            return UnreadMessages(
                 agent,
                 cursor,
                 upto=batch.end,
@@ -160,7 +160,7 @@ class _UnreadBatch:
     messages: list[Message] = field(default_factory=list)
     # The gateway tools that an exchange's turn has used, by the exchange.
     tools_used: dict[int, Sequence[str]] = field(default_factory=dict)
-    # As in `Unread`.
+    # As in `UnreadMessages`.
     is_more: bool = False
     is_waiting: bool = False
     _chars: int = field(default=0, init=False)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from storage.batch_records import parse_call_origin
 from storage.database import Connection
-from storage.forget_commands import Revised
+from storage.forget_commands import RevisedValue
 from storage.records import ASKED_ORIGINS, Block, list_lost_lines
 from storage.row_bytes import count_text_bytes
 from storage.search.tokens import SPACED_LETTER
@@ -249,7 +249,7 @@ async def remove_lost_lines(
         return False
     await erase_edits(connection, [version.edit for version in lost.later if version.edit is not None])
     values = [version.value for version in lost.later_without]
-    revised = [_RevisedVersion(version, Revised(version.value)) for version in lost.later]
+    revised = [_RevisedVersion(version, RevisedValue(version.value)) for version in lost.later]
     remade = await _rewrite_rows(connection, block_row, revised, values, _list_dropped("", revised, values))
     clean = versions[: len(versions) - len(lost.later)]
     staying = [*(_RemadeVersion(version, version.value) for version in clean), *remade.staying]
@@ -428,7 +428,7 @@ class _RevisedVersion(NamedTuple):
     """A version of a block from the first one on that has erased content, and how it is made again."""
 
     version: BlockVersion
-    revised: Revised
+    revised: RevisedValue
 
 
 class _Division:
@@ -488,14 +488,14 @@ class _Division:
             self.edits.append(edit)
         if not is_erased and version.restores in self._clean_values:
             # An undo restored a clean value, from which the later versions follow.
-            revised = Revised(self._clean_values[version.restores], is_clean=True)
+            revised = RevisedValue(self._clean_values[version.restores], is_clean=True)
         else:
             row = (
                 None
                 if edit is None or brings_erased
                 else await connection.fetch_row(SQL["edit_of_call"], edit)
             )
-            revised = Revised(
+            revised = RevisedValue(
                 version.value if is_erased else "\n".join(line for line in lines if line not in quoting),
                 is_erased,
                 [

@@ -15,7 +15,7 @@ from storage.database import Connection, Database
 from storage.errors import Corrupt, TooSlow
 from storage.listing import LAST_NUMBER, PassageFilter
 from storage.operator_records import WordHits
-from storage.records import MUTED, Agent, AgentNumbers, Message, Near, Passage, Vector
+from storage.records import MUTED, Agent, AgentNumbers, Message, Passage, Vector, VectorSimilarities
 from storage.search import blob, rank
 from storage.search.containing import find_containing
 from storage.search.tail import Tail
@@ -90,7 +90,7 @@ class Recall(StoreGroup):
         only_strong: bool = False,
         takes: Callable[[Message], bool] | None = None,
         deadline_ms: float = 150.0,
-        vector: Vector | Near | None = None,
+        vector: Vector | VectorSimilarities | None = None,
         trace: SearchTrace | None = None,
     ) -> list[Message]:
         """Returns messages, passages and facts of this agent that answer the query, best first.
@@ -243,7 +243,7 @@ class Recall(StoreGroup):
     @_reports_damage
     async def compare(
         self, agent: Agent, vector: Vector, *, numbers: AgentNumbers, deadline_ms: float = 150.0
-    ) -> Near | None:
+    ) -> VectorSimilarities | None:
         """Returns how near to a vector the messages, passages and facts of this agent are.
 
         Returns None if none of these texts has a vector of the same model, or if their vectors are not read in time.

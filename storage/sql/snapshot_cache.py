@@ -16,7 +16,15 @@ from dataclasses import dataclass, field
 import orjson
 from msgspec.structs import replace
 
-from storage.commands import NO_ADDITIONS, NO_NOTES, Additions, Committed, MemorySnapshot, Opening, TurnWrite
+from storage.commands import (
+    NO_ADDITIONS,
+    NO_NOTES,
+    Additions,
+    CommittedTurn,
+    MemorySnapshot,
+    Opening,
+    TurnWrite,
+)
 from storage.database import Changes
 from storage.records import (
     AgentNumbers,
@@ -208,7 +216,7 @@ class SnapshotCache:
             self._set_openings(memory, newest, sum(map(_measure_opening, newest)))
             self._shrink()
 
-    def apply_commit(self, write: TurnWrite, committed: Committed) -> None:
+    def apply_commit(self, write: TurnWrite, committed: CommittedTurn) -> None:
         """Brings a memory up to date with a turn that was committed, or drops it.
 
         The turn's exchange belongs to the cache from then on.
@@ -231,7 +239,7 @@ class SnapshotCache:
         self._continue_path(memory, write, committed)
         self._shrink()
 
-    def _continue_path(self, memory: _CachedMemory, write: TurnWrite, committed: Committed) -> None:
+    def _continue_path(self, memory: _CachedMemory, write: TurnWrite, committed: CommittedTurn) -> None:
         """Moves the cached end of the path that a committed turn continues, or adds the end of a new path."""
         end: _PathEnd | None
         if committed.begun is not None and committed.added is not None:
@@ -309,7 +317,7 @@ class SnapshotCache:
             self.drop(next(iter(self._memories)))
 
 
-def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, committed: Committed) -> None:
+def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, committed: CommittedTurn) -> None:
     """Moves the end of a path to the exchange that was committed, which is the next of the path or its first."""
     # The commit has raised the `rev` of the conversation by one.
     end.conversation = replace(end.conversation, rev=end.conversation.rev + 1)
@@ -349,7 +357,7 @@ def _measure_opening(opening: Opening) -> int:
     return _OPENING_BYTES + 100 * len(opening.inputs)
 
 
-def _make_stored_section(write: TurnWrite, committed: Committed) -> SentSection | None:
+def _make_stored_section(write: TurnWrite, committed: CommittedTurn) -> SentSection | None:
     """Returns the section of a committed turn as a read returns it: all keys of its JSON are strings."""
     if committed.section is None or write.section is None:
         return None

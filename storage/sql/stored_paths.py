@@ -21,7 +21,7 @@ from storage.records import (
     DEFAULT_CONVERSATION,
     Agent,
     Conversation,
-    Evicted,
+    EvictedPart,
     Summary,
 )
 from storage.run_commands import ConversationPath, RunEnd, StepEnd, StepOpen, StepOpened
@@ -57,7 +57,7 @@ class _PathHead(NamedTuple):
     # The row of the last exchange of the path; None: there is none.
     last_row: int | None
     # The exchanges that had left the window with the last one; None: all are in it.
-    evicted: Evicted | None
+    evicted: EvictedPart | None
 
 
 async def _read_path(
@@ -113,7 +113,7 @@ async def _read_head(
         return None
     snapshot = MemorySnapshot(*rows[0][1:6])
     last_row: int | None = None
-    evicted: Evicted | None = None
+    evicted: EvictedPart | None = None
     blocks: list[OwnedBlock] = []
     for row in rows[1:]:
         match row[0]:
@@ -122,7 +122,7 @@ async def _read_head(
                 snapshot.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1], row[_NUMBER + 2])
             case "last":
                 last_row = row[_NUMBER]
-                evicted = Evicted(*orjson.loads(row[_CONTENT])) if row[_CONTENT] else None
+                evicted = EvictedPart(*orjson.loads(row[_CONTENT])) if row[_CONTENT] else None
             case "reader":
                 snapshot.readers.append(MemoryReader(row[_NUMBER], row[_NUMBER + 1], bool(row[_NUMBER + 2])))
             case _:

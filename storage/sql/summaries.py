@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from storage.database import Connection, Row
 from storage.errors import Stale, WriteConflict
-from storage.records import Agent, Conversation, Evicted, Exchange, Summary
+from storage.records import Agent, Conversation, EvictedPart, Exchange, Summary
 from storage.sql import exchanges
 from storage.sql.epochs import find_epoch
 from storage.sql.exchange_rows import make_exchange, make_exchange_with_content
@@ -95,7 +95,7 @@ class Summaries(StoreGroup):
         agent: Agent,
         conversation: Conversation,
         summary: Summary,
-        evicted: Evicted,
+        evicted: EvictedPart,
     ) -> None:
         """Adds a summary to a stored conversation. Its window now begins after the exchange that the summary covers.
 

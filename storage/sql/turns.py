@@ -13,9 +13,9 @@ from storage.commands import (
     MAX_RULE_CALLS,
     BlockMerge,
     Change,
-    Committed,
+    CommittedTurn,
     MemorySnapshot,
-    Missing,
+    MissingContents,
     Opening,
     PlainTurn,
     Pool,
@@ -127,7 +127,7 @@ class Turns(StoreGroup):
     async def load_contents(
         self, connection: Connection, agent: Agent, ids: Sequence[int]
     ) -> Mapping[int, StoredContent]:
-        """Loads the contents that the rules found `Missing`. An exchange that is gone has an empty entry."""
+        """Loads the contents that a `MissingContents` names. An exchange that is gone has an empty entry."""
         return await exchanges.load_contents(connection, agent.id, ids)
 
     @reads
@@ -147,7 +147,7 @@ class Turns(StoreGroup):
         """Returns the shared blocks that a new user of the agent's profile will see."""
         return await load_shared_blocks(connection, agent.scope.project, agent.scope.profile)
 
-    def commit(self, write: TurnWrite) -> Future[Committed]:
+    def commit(self, write: TurnWrite) -> Future[CommittedTurn]:
         """Writes a turn; the future is done when it is on disk.
 
         Raises: Stale when something was forgotten meanwhile, Unavailable.
@@ -159,7 +159,7 @@ class Turns(StoreGroup):
             is_repeatable=True,
         )
 
-    def cache_committed(self, write: TurnWrite, committed: Committed) -> None:
+    def cache_committed(self, write: TurnWrite, committed: CommittedTurn) -> None:
         """Adds a committed turn to the caches, so that the next snapshot and query need not read it.
 
         The caller must not change the exchange after that: it belongs to the cache.
@@ -255,17 +255,19 @@ async def _load_pool(
 async def _decide_turn(
     connection: Connection, agent_row: int, pool: Pool, decide: Callable[[Pool], Change]
 ) -> Change:
-    """Returns the decision of the rules. After a `Missing` the contents are loaded and the rules are called again."""
+    """Returns the decision of the rules. After each `MissingContents` the rules are called again with the contents."""
     for _ in range(MAX_RULE_CALLS):
         try:
             return decide(pool)
-        except Missing as missing:
+        except MissingContents as missing:
             contents = await exchanges.load_contents(connection, agent_row, missing.ids)
             pool = replace(pool, contents={**pool.contents, **contents})
     raise StatementFailed(f"the rules of conversations asked {MAX_RULE_CALLS} times for more contents")
 
 
-async def _commit_turn(connection: Connection, write: TurnWrite, agents: Agents, rules: Rules) -> Committed:
+async def _commit_turn(
+    connection: Connection, write: TurnWrite, agents: Agents, rules: Rules
+) -> CommittedTurn:
     """Writes a turn: as it was planned if its conversation has not moved since, else as the rules decide now."""
     agent = write.agent
     is_new = not agent.is_stored
@@ -284,7 +286,7 @@ async def _commit_turn(connection: Connection, write: TurnWrite, agents: Agents,
     resolved = await _resolve_change(connection, agent, write, is_new=is_new)
     exchange, is_added, begun = await _write_change(connection, agent.id, write, resolved, section, recall)
     await merge_edits(connection, agent.id, resolved.change.merge, rules, write.now)
-    return Committed(
+    return CommittedTurn(
         agent,
         exchange.id,
         exchange.conversation_row,
@@ -304,7 +306,7 @@ async def _commit_plain(
     plain: PlainTurn,
     section: int | None,
     recall: RecallRow | None,
-) -> Committed | None:
+) -> CommittedTurn | None:
     """Writes a plain turn by one statement, which adds a row only where the plan still holds.
 
     Returns None if the agent's epoch or the conversation's `rev` has risen since the turn was planned.
@@ -321,7 +323,7 @@ async def _commit_plain(
         return None
     for edit in write.edits:
         await add_edit(connection, agent.id, replace(edit, exchange_row=added.id))
-    return Committed(
+    return CommittedTurn(
         agent,
         added.id,
         exchange.conversation_row,
@@ -378,7 +380,7 @@ class _StoredExchange(NamedTuple):
 
     exchange: Exchange
     is_added: bool
-    # The conversation that began with the turn, as in `Committed.begun`.
+    # The conversation that began with the turn, as in `CommittedTurn.begun`.
     begun: Conversation | None
 
 

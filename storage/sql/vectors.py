@@ -18,8 +18,8 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from storage.database import BACKGROUND_READ_MS, Connection, Database
-from storage.reader_commands import Unembedded
-from storage.records import Near, Vector
+from storage.reader_commands import UnembeddedMessages
+from storage.records import Vector, VectorSimilarities
 from storage.search import vector_blobs
 from storage.search.blob import CorruptIndex, compute_chunk, group_by_chunk
 from storage.sql.agents import find_agent_by_id
@@ -143,7 +143,9 @@ async def find_joined(
     return cached.joined
 
 
-async def find_near(connection: Connection, cache: VectorCache, agent_row: int, query: Vector) -> Near | None:
+async def find_near(
+    connection: Connection, cache: VectorCache, agent_row: int, query: Vector
+) -> VectorSimilarities | None:
     """Returns how far the agent's messages stand out; None: no message has a vector of this model."""
     joined = await find_joined(connection, cache, agent_row, query.model)
     return None if joined is None else vector_blobs.compare(joined, query)
@@ -241,20 +243,22 @@ class Vectors(StoreGroup):
         super().__init__(database)
         self._rules = rules
 
-    async def find_unembedded(self, agent_row: int, model: str) -> Unembedded | None:
+    async def find_unembedded(self, agent_row: int, model: str) -> UnembeddedMessages | None:
         """Returns the next messages without a vector of this model; None: the agent is gone."""
         return await self._database.long_read(
             lambda connection: self._find_unembedded(connection, agent_row, model),
             deadline_ms=BACKGROUND_READ_MS,
         )
 
-    async def _find_unembedded(self, connection: Connection, agent_row: int, model: str) -> Unembedded | None:
+    async def _find_unembedded(
+        self, connection: Connection, agent_row: int, model: str
+    ) -> UnembeddedMessages | None:
         loaded = await find_agent_by_id(connection, agent_row)
         if loaded is None:
             return None
         progress = await _find_progress(connection, agent_row)
         if progress is None or progress.model != model:
-            return Unembedded(loaded, model, 0, 0, 0, is_new=True)
+            return UnembeddedMessages(loaded, model, 0, 0, 0, is_new=True)
         cursor = progress.cursor
         upto = max(cursor, loaded.indexed_seq)
         shown = [
@@ -281,7 +285,7 @@ class Vectors(StoreGroup):
             if chunk is not None and chunk.dimension == progress.dimension:
                 embedded.update(chunk.seqs.tolist())
         messages = [message for message in messages if message.seq not in embedded]
-        return Unembedded(
+        return UnembeddedMessages(
             agent=loaded, model=model, cursor=cursor, upto=upto, stamp=progress.stamp, messages=messages
         )
 
@@ -293,7 +297,7 @@ class Vectors(StoreGroup):
 
     @makes_effect
     async def make_add_effect(
-        self, connection: Connection, unembedded: Unembedded, added: Mapping[int, bytes]
+        self, connection: Connection, unembedded: UnembeddedMessages, added: Mapping[int, bytes]
     ) -> bool:
         """Returns the effect that adds vectors. added: float32 of one length, by the seq of the message.
 
@@ -317,7 +321,9 @@ class Vectors(StoreGroup):
         return await load_column(connection, SQL["unembedded_agents"], (model, limit))
 
 
-async def _add_embedded(connection: Connection, unembedded: Unembedded, added: Mapping[int, bytes]) -> None:
+async def _add_embedded(
+    connection: Connection, unembedded: UnembeddedMessages, added: Mapping[int, bytes]
+) -> None:
     agent_row, model = unembedded.agent.id, unembedded.model
     progress = await _find_progress(connection, agent_row)
     if progress is None or (progress.model, progress.stamp) != (model, unembedded.stamp):

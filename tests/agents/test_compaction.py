@@ -13,7 +13,7 @@ from letta_client import BadRequestError, InternalServerError
 
 from gateway.errors import BadRequest
 from gateway.operations import make_operations
-from storage.records import Evicted
+from storage.records import EvictedPart
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, say
 from tests.gateway.compacting import Notes, compacted
@@ -50,7 +50,7 @@ def sent(world: LettaWorld) -> list[str]:
 def evicted_tokens(world: LettaWorld) -> list[int]:
     """The tokens of what has left the window, as the last exchange has them."""
     newest = "SELECT evicted FROM exchanges ORDER BY id DESC LIMIT 1"
-    return [Evicted(*orjson.loads(evicted)).tokens for evicted in world.world.query(newest)]
+    return [EvictedPart(*orjson.loads(evicted)).tokens for evicted in world.world.query(newest)]
 
 
 def system(world: LettaWorld) -> str:

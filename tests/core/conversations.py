@@ -38,7 +38,7 @@ from gateway.core.memory.visibility import list_visible_messages
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import compose, find_known_note
 from gateway.core.prompt.composition import Composition
-from storage.commands import MAX_RULE_CALLS, Missing, StoredContent
+from storage.commands import MAX_RULE_CALLS, MissingContents, StoredContent
 from storage.records import Atom, Block, Exchange, MemoryEdit, State
 
 T = TypeVar("T")
@@ -250,7 +250,7 @@ class Memory:
             tree = Tree(skeletons, contents)
             try:
                 return tree, rules(tree)
-            except Missing as missing:
+            except MissingContents as missing:
                 if not missing.ids or not contents.keys().isdisjoint(missing.ids):
                     raise
                 contents |= {i: content_of(self.records[i]) for i in missing.ids}

@@ -12,7 +12,7 @@ from gateway.core.conversation import settle
 from gateway.run.admin.transfer_operations import TransferOperations
 from storage.commands import LearnedFact
 from storage.forget_commands import ForgetTarget
-from storage.reader_commands import Learned, Unread
+from storage.reader_commands import LearnedChanges, UnreadMessages
 from storage.records import LEARNER, RULE, Agent, Block, Scope
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
@@ -37,7 +37,7 @@ def fact(text: str, *, replaces: Sequence[int] = (), sources: Sequence[int] = (1
     return LearnedFact(text, "", text.casefold(), NOW - 10, sources[0], sources, replaces)
 
 
-async def learn(store: Store, agent: Agent, cursor: int, upto: int, learned: Learned) -> None:
+async def learn(store: Store, agent: Agent, cursor: int, upto: int, learned: LearnedChanges) -> None:
     await store.database.write(
         store.facts.make_learn_effect(agent, cursor, upto, NOW, lambda blocks: learned)
     )
@@ -45,7 +45,7 @@ async def learn(store: Store, agent: Agent, cursor: int, upto: int, learned: Lea
 
 async def unlearned(
     store: Store, agent: Agent, after_s: float = 0.0, limit_chars: int = 10_000, reader: int = LEARNER
-) -> Unread:
+) -> UnreadMessages:
     found = await store.readers.find_unread(
         agent.id,
         reader,
@@ -58,7 +58,7 @@ async def unlearned(
     return found
 
 
-def texts(found: Unread) -> list[str]:
+def texts(found: UnreadMessages) -> list[str]:
     return [m.text for m in found.messages]
 
 
@@ -66,9 +66,9 @@ async def test_what_replaces_another_ends_it_with_the_date_on_which_it_was_said(
     store: Store, alice: Speaker
 ) -> None:
     await alice.say([user("I live in Oslo.")], assistant("Nice."))
-    await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo")]))
+    await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Oslo")]))
     (oslo,) = await store.facts.list(alice.agent.id)
-    await learn(store, alice.agent, 1, 2, Learned(facts=[fact("Bergen", replaces=[oslo.id, 999])]))
+    await learn(store, alice.agent, 1, 2, LearnedChanges(facts=[fact("Bergen", replaces=[oslo.id, 999])]))
     new, old = await store.facts.list(alice.agent.id, is_all=True)
     assert [f.text for f in await store.facts.list(alice.agent.id)] == ["Bergen"]
     assert (old.ended_at, old.successor) == (NOW - 10, new.seq)
@@ -79,10 +79,10 @@ async def test_what_a_forgotten_fact_took_the_place_of_stays_untrue(store: Store
     for text in ("I live in Oslo.", "I live in Bergen."):
         await alice.say([user(text)], assistant("Nice."))
     first, second = await alice.rows()
-    await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo", sources=[first.id])]))
+    await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Oslo", sources=[first.id])]))
     (oslo,) = await store.facts.list(alice.agent.id)
     bergen = fact("Bergen", sources=[second.id], replaces=[oslo.id])
-    await learn(store, alice.agent, 1, 2, Learned(facts=[bergen]))
+    await learn(store, alice.agent, 1, 2, LearnedChanges(facts=[bergen]))
     await store.forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[second.id]))
     assert await store.facts.list(alice.agent.id) == []
     assert [f.text for f in await store.facts.list(alice.agent.id, is_all=True)] == ["Oslo"]
@@ -95,10 +95,10 @@ async def test_what_is_no_longer_true_does_not_keep_others_from_being_found(
     """It was the best hit there is, was not shown, and what was said fell short of it."""
     words = " ".join(f"word{n}" for n in range(300))
     await alice.say([user("Tell me a story.")], assistant(f"{words} Tromsdal {words}"))
-    await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Tromsdal")]))
+    await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Tromsdal")]))
     await store.search_index.advance(alice.agent.id)
     (bergen,) = await store.facts.list(alice.agent.id)
-    await learn(store, alice.agent, 1, 2, Learned(facts=[fact("Oslo", replaces=[bergen.id])]))
+    await learn(store, alice.agent, 1, 2, LearnedChanges(facts=[fact("Oslo", replaces=[bergen.id])]))
     await store.search_index.advance(alice.agent.id)
     agent = alice.agent
     found = await store.recall.search(agent, "Tromsdal", only_strong=True)
@@ -109,17 +109,17 @@ async def test_a_correction_that_was_undone_is_taken_back_and_what_learning_repl
     store: Store, alice: Speaker
 ) -> None:
     await alice.say([user("I live in Oslo.")], assistant("Noted."))
-    await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo")]))
+    await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Oslo")]))
     (oslo,) = await store.facts.list(alice.agent.id)
     slip = await store.facts.correct(alice.agent, oslo.seq, "Bergen", "bergen", "operator", NOW)
     assert not slip.taken_back
     again = await store.facts.correct(alice.agent, slip.seq, "Oslo", "oslo", "person", NOW)
     # She moves to Bergen, and back.
     bergen_learned = replace(fact("Bergen", replaces=[again.id]), exchange_row=None)
-    await learn(store, alice.agent, 1, 2, Learned(facts=[bergen_learned]))
+    await learn(store, alice.agent, 1, 2, LearnedChanges(facts=[bergen_learned]))
     (bergen,) = await store.facts.list(alice.agent.id)
     oslo_learned = replace(fact("Oslo", replaces=[bergen.id]), exchange_row=None)
-    await learn(store, alice.agent, 2, 3, Learned(facts=[oslo_learned]))
+    await learn(store, alice.agent, 2, 3, LearnedChanges(facts=[oslo_learned]))
     facts = await store.facts.list(alice.agent.id, is_all=True)
     assert [(each.text, each.taken_back) for each in reversed(facts)] == [
         ("Oslo", False), ("Bergen", True), ("Oslo", False), ("Bergen", False), ("Oslo", False),
@@ -133,10 +133,12 @@ async def test_the_same_again_adds_nothing_and_still_ends_what_it_replaces(
     store: Store, alice: Speaker
 ) -> None:
     await alice.say([user("Hello.")], assistant("Hi."))
-    await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo"), fact("Bergen"), fact("oslo")]))
+    await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Oslo"), fact("Bergen"), fact("oslo")]))
     first, second = (await store.facts.list(alice.agent.id))[::-1]
     assert (first.text, second.text) == ("Oslo", "Bergen")
-    await learn(store, alice.agent, 1, 2, Learned(facts=[fact("OSLO", replaces=[first.id, second.id])]))
+    await learn(
+        store, alice.agent, 1, 2, LearnedChanges(facts=[fact("OSLO", replaces=[first.id, second.id])])
+    )
     assert await store.facts.list(alice.agent.id) == [first]
 
 
@@ -147,11 +149,11 @@ async def test_what_is_said_again_on_another_day_outlives_the_first_message(
         await alice.say([user(text)], assistant("Nice."))
     first, tea, again = await alice.rows()
     facts = [replace(fact("Oslo", sources=[first.id]), standing=True), fact("tea", sources=[tea.id])]
-    await learn(store, alice.agent, 0, 1, Learned(facts=facts))
+    await learn(store, alice.agent, 0, 1, LearnedChanges(facts=facts))
     (liked,) = [each for each in await store.facts.list(alice.agent.id) if each.text == "tea"]
     await store.facts.mute(alice.agent.id, liked.seq, NOW, is_muted=True)
     later = [replace(fact(text, sources=[again.id]), valid_from=NOW + 86_400) for text in ("Oslo", "tea")]
-    await learn(store, alice.agent, 1, 2, Learned(facts=later))
+    await learn(store, alice.agent, 1, 2, LearnedChanges(facts=later))
     oslo, liked = await store.facts.list(alice.agent.id)
     assert (oslo.valid_from, oslo.sources, oslo.standing) == (NOW + 86_400, (again.id,), True)
     assert (liked.sources, liked.muted) == ((tea.id,), True)
@@ -163,17 +165,17 @@ async def test_a_user_cannot_end_the_facts_of_another(store: Store, alice: Speak
     bob = Speaker(store, Scope("default", "default", "user:bob"), now=lambda: NOW)
     await alice.say([user("Hello.")], assistant("Hi."))
     await bob.say([user("Hello.")], assistant("Hi."))
-    await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo")]))
+    await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Oslo")]))
     (oslo,) = await store.facts.list(alice.agent.id)
-    await learn(store, bob.agent, 0, 1, Learned(facts=[fact("Bergen", replaces=[oslo.id])]))
+    await learn(store, bob.agent, 0, 1, LearnedChanges(facts=[fact("Bergen", replaces=[oslo.id])]))
     assert await store.facts.list(alice.agent.id) == [oslo]
     assert await store.facts.load(bob.agent.id, [oslo.seq]) != [oslo]
 
 
 async def test_a_cursor_that_moved_keeps_an_old_attempt_out(store: Store, alice: Speaker) -> None:
     await alice.say([user("Hello.")], assistant("Hi."))
-    await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo")]))
-    await learn(store, alice.agent, 0, 5, Learned(facts=[fact("Bergen")]))
+    await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Oslo")]))
+    await learn(store, alice.agent, 0, 5, LearnedChanges(facts=[fact("Bergen")]))
     assert [f.text for f in await store.facts.list(alice.agent.id)] == ["Oslo"]
     assert (await unlearned(store, alice.agent)).cursor == 1
 
@@ -236,7 +238,7 @@ async def test_a_shared_block_is_read_only_to_learning(store: Store, alice: Spea
 async def test_a_block_is_made_when_it_is_first_written_to(store: Store, alice: Speaker) -> None:
     await alice.say([user("Hello.")], assistant("Hi."))
     pets = Block(0, "pets", "What lives there.", "", 100)
-    await learn(store, alice.agent, 0, 1, Learned(writes=[(pets, "A cat.", (1,))]))
+    await learn(store, alice.agent, 0, 1, LearnedChanges(writes=[(pets, "A cat.", (1,))]))
     (made,) = [b for b in await store.blocks.load(alice.agent.id) if b.label == "pets"]
     assert (made.value, made.version, made.limit) == ("A cat.", 2, 100)
     newest, first = await store.blocks.list_revisions(made.id)
@@ -245,9 +247,9 @@ async def test_a_block_is_made_when_it_is_first_written_to(store: Store, alice: 
 
 async def test_facts_are_carried_away_and_in(store: Store, alice: Speaker) -> None:
     await alice.say([user("I live in Oslo.")], assistant("Nice."))
-    await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo"), fact("Tea")]))
+    await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Oslo"), fact("Tea")]))
     oslo = (await store.facts.list(alice.agent.id))[-1]
-    await learn(store, alice.agent, 1, 3, Learned(facts=[fact("Bergen", replaces=[oslo.id])]))
+    await learn(store, alice.agent, 1, 3, LearnedChanges(facts=[fact("Bergen", replaces=[oslo.id])]))
     carol = Scope("other", "default", "user:carol")
     lines = await _export(store, ALICE)
     operation = TransferOperations(store).restore
@@ -261,7 +263,7 @@ async def test_facts_are_carried_away_and_in(store: Store, alice: Speaker) -> No
     assert (await unlearned(store, copy)).cursor == 3
     # A fact that states the same is recognised under the secret of the new memory (`make_fact_key`).
     again = LearnedFact("tea!", "", "tea", NOW, None, ())
-    await learn(store, copy, 3, 4, Learned(facts=[again]))
+    await learn(store, copy, 3, 4, LearnedChanges(facts=[again]))
     assert len(await store.facts.list(copy.id)) == 2
 
 
@@ -269,7 +271,7 @@ async def test_the_rule_goes_on_in_a_copy_from_where_it_had_come(store: Store, a
     """It does not learn again what was forgotten."""
     await alice.say([user("I never eat meat.")], assistant("Good."))
     effect = store.facts.make_learn_effect(
-        alice.agent, 0, 1, NOW, lambda _: Learned(facts=[fact("No meat")]), RULE
+        alice.agent, 0, 1, NOW, lambda _: LearnedChanges(facts=[fact("No meat")]), RULE
     )
     await store.database.write(effect)
     lines = await _export(store, ALICE)
@@ -287,12 +289,12 @@ async def test_what_is_learned_while_a_memory_is_carried_away_is_learned_again_t
     """And what it takes the place of is still true there: not neither of the two."""
     await alice.say([user("I live in Oslo.")], assistant("Nice."))
     await alice.say([user("Now I live in Bergen.")], assistant("Good."))
-    await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo"), fact("Tea")]))
+    await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Oslo"), fact("Tea")]))
     tea, oslo = await store.facts.list(alice.agent.id)
-    await learn(store, alice.agent, 1, 2, Learned(facts=[fact("Coffee", replaces=[tea.id])]))
+    await learn(store, alice.agent, 1, 2, LearnedChanges(facts=[fact("Coffee", replaces=[tea.id])]))
 
     async def meanwhile() -> None:
-        await learn(store, alice.agent, 2, 3, Learned(facts=[fact("Bergen", replaces=[oslo.id])]))
+        await learn(store, alice.agent, 2, 3, LearnedChanges(facts=[fact("Bergen", replaces=[oslo.id])]))
 
     lines = await _export(store, ALICE, meanwhile)
     operation = TransferOperations(store).restore
@@ -331,7 +333,7 @@ async def test_a_snapshot_marks_the_standing_facts_that_a_person_has_written(
         await store.facts.remember(agent, f"By {origin}", origin, origin, NOW, standing=True)
     (row,) = await alice.rows()
     learned = replace(fact("Learned", sources=[row.id]), standing=True)
-    await learn(store, agent, 0, 1, Learned(facts=[learned]))
+    await learn(store, agent, 0, 1, LearnedChanges(facts=[learned]))
     snapshot = await store.turns.find_snapshot(agent, "c1", None)
     assert snapshot is not None
     assert snapshot.conversation is not None

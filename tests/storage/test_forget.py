@@ -26,7 +26,7 @@ from storage.file_records import FileState, StoredFile
 from storage.forget_commands import ForgetTarget
 from storage.listing import AgentChange, AgentDraft, BlockChange, DefinitionDraft, PassageDraft
 from storage.operator_records import ForgetCounts
-from storage.reader_commands import Learned
+from storage.reader_commands import LearnedChanges
 from storage.records import Agent, Block, Exchange, Fact, MemoryEdit, Scope, SentSection, State
 from storage.run_commands import RunAccept
 from storage.run_records import Run, RunState, RunStep
@@ -127,13 +127,15 @@ async def test_what_is_gone_is_read_before_the_writer_is_taken(
     await talk(alice, ["one", "two"])
     read: list[str] = []
     for where in (forgetting, additions):
-        find_gone = where.find_gone
+        find_erased_part = where.find_erased_part
 
-        async def load(*given: Any, where: Any = where, find_gone: Any = find_gone, **named: Any) -> Any:
+        async def load(
+            *given: Any, where: Any = where, find_erased_part: Any = find_erased_part, **named: Any
+        ) -> Any:
             read.append(where.__name__)
-            return await find_gone(*given, **named)
+            return await find_erased_part(*given, **named)
 
-        monkeypatch.setattr(where, "find_gone", load)
+        monkeypatch.setattr(where, "find_erased_part", load)
     id = await store.forgetting.begin(alice.agent.id, ForgetTarget(before=1e12))
     while not await store.forgetting.run(id, until=lambda: is_interrupted):
         pass
@@ -323,7 +325,7 @@ async def test_a_line_stays_that_another_of_its_messages_says(store: Store, alic
     first, second = await row_of(alice, "oneu"), await row_of(alice, "red")
     (block,) = await store.blocks.load(alice.agent.id)
     value = "Likes zqredx.\nLikes zqbluex.\nLikes zqoneux."
-    learned = Learned(writes=[(block, value, (first.id, second.id))], facts=[])
+    learned = LearnedChanges(writes=[(block, value, (first.id, second.id))], facts=[])
     await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     target = ForgetTarget(exchanges=[first.id])
     found = await store.forget_previews.count(alice.agent.id, target, 2)
@@ -344,7 +346,7 @@ async def test_a_line_stays_that_the_question_says_and_goes_with_the_question(
     value = ""
     for n, line in enumerate(("Likes zqredx.\nHas zqpinkx.", "Has zqpinkx and zqbluex.")):
         value = f"{value}\n{line}".strip()
-        learned = Learned(writes=[(block, value, (row.id,))], facts=[])
+        learned = LearnedChanges(writes=[(block, value, (row.id,))], facts=[])
         effect = store.facts.make_learn_effect(alice.agent, n, n + 1, 1.0, lambda _, learned=learned: learned)
         await store.database.write(effect)
         (block,) = await store.blocks.load(alice.agent.id)
@@ -549,7 +551,7 @@ async def test_one_that_was_shown_what_goes_does_not_commit_once_it_is_gone(
     (e,) = await alice.rows()
     fact = LearnedFact(words("gone"), "", "gone", 1.0, e.id, [e.id])
     await store.database.write(
-        store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
+        store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=[fact]))
     )
     (learned,) = await store.facts.list(alice.agent.id)
     passage = await save_passage(store, alice.agent.id, words("gone"), at=5.0)
@@ -740,7 +742,7 @@ async def test_a_fact_that_is_forgotten_during_a_turn_does_not_come_back(
     red, green, *_ = await alice.rows()
     fact = LearnedFact("likes zqgreenx", "", "green", 1.0, green.id, [green.id])
     await store.database.write(
-        store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
+        store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=[fact]))
     )
     (learned,) = await store.facts.list(alice.agent.id)
     id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[red.id]))
@@ -771,7 +773,7 @@ async def test_a_fact_takes_its_words_out_of_blocks_and_no_longer_ones(
     await talk(alice, ["first"], "c0")
     (block,) = await store.blocks.load(alice.agent.id)
     await store.blocks.write(block.id, 1, f"{gone}\n{stays}".lstrip(), at=1.0, origin="api")
-    learned = Learned(facts=[LearnedFact(fact, "", fact, 1.0, None, [])])
+    learned = LearnedChanges(facts=[LearnedFact(fact, "", fact, 1.0, None, [])])
     await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     (stored,) = await store.facts.list(alice.agent.id)
     await forget(store, alice.agent, ForgetTarget(facts=[stored.seq]))
@@ -785,7 +787,7 @@ async def test_a_kept_fact_rests_on_nothing_and_what_it_replaced_goes(
     await talk(alice, ["gone"], "c0")
     (row,) = await alice.rows()
     fact = LearnedFact(words("gone"), "zqtopicx", "gone", 1.0, row.id, [row.id])
-    effect = store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
+    effect = store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=[fact]))
     await store.database.write(effect)
     (wrong,) = await store.facts.list(alice.agent.id)
     right = await store.facts.correct(alice.agent, wrong.seq, words("right"), "right", "operator", 2.0)
@@ -814,7 +816,7 @@ async def test_what_was_kept_of_a_reset_conversation_stays_if_its_turn_is_named_
     (row,) = await alice.rows()
     fact = LearnedFact("Rides to work.", "", "rides", 1.0, row.id, [row.id])
     await store.database.write(
-        store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
+        store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=[fact]))
     )
     kept = await store.facts.list(alice.agent.id)
     id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[row.id]))
@@ -833,7 +835,7 @@ async def test_a_learned_fact_that_is_kept_is_not_learned_again_from_the_source_
     fact = LearnedFact("Rides to work.", "", "rides", 1.0, stays.id, [stays.id, gone.id])
 
     async def learn(cursor: int, fact: LearnedFact) -> list[Fact]:
-        learned = Learned(facts=[fact])
+        learned = LearnedChanges(facts=[fact])
         effect = store.facts.make_learn_effect(alice.agent, cursor, cursor + 1, 1.0, lambda _: learned)
         await store.database.write(effect)
         return list(await store.facts.list(alice.agent.id))
@@ -1035,7 +1037,7 @@ async def test_a_reset_keeps_its_memory_while_something_else_is_forgotten(open_s
     await alice.say([user("I sail."), assistant("Nice."), user("Bye.")], assistant("Bye."), "c1")
     await alice.say([user("It rains.")], assistant("It does."), "c2")
     sailing, *_, rain = await alice.rows()
-    learned = Learned(facts=[LearnedFact("Alice sails.", "", "sails", 1.0, sailing.id, [sailing.id])])
+    learned = LearnedChanges(facts=[LearnedFact("Alice sails.", "", "sails", 1.0, sailing.id, [sailing.id])])
     await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     await save_passage(store, alice.agent.id, "A boat.", at=5.0, sources=[sailing.id])
     conversation = await store.forget_targets.find_conversation(alice.agent.id, "c1")
@@ -1083,7 +1085,7 @@ async def test_parallel_forgettings_remove_their_own_and_no_more(
     other = turns[19].id
     facts = [LearnedFact(words(f"{n}f"), "", str(n), 1.0, e.id, [e.id]) for n, e in turns.items()]
     facts += [LearnedFact(f"zq{n}ex", "", f"e{n}", 1.0, other, [other]) for n in quoted]
-    effect = store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=facts))
+    effect = store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=facts))
     await store.database.write(effect)
     seqs = {fact.text: fact.seq for fact in await store.facts.list(alice.agent.id)}
     for n, e in turns.items():
@@ -1248,7 +1250,7 @@ async def test_a_preview_counts_the_facts_and_versions_that_go(
     facts = [LearnedFact(f"Fact {n}.", "", f"fact {n}", 1.0, each[0], each) for n, each in enumerate(sources)]
     (block,) = await store.blocks.load(alice.agent.id)
     for n, each in enumerate(sources):
-        learned = Learned(writes=[(block, f"Line {n}.", each)], facts=[facts[n]])
+        learned = LearnedChanges(writes=[(block, f"Line {n}.", each)], facts=[facts[n]])
         await store.database.write(
             store.facts.make_learn_effect(alice.agent, n, n + 1, 1.0, lambda _, learned=learned: learned)
         )
@@ -1270,7 +1272,7 @@ async def test_a_preview_counts_a_fact_once_that_goes_with_its_message_and_by_na
     texts = ("Likes peanuts.", "Likes tea.")
     facts = [LearnedFact(text, "", text.casefold(), 1.0, row.id, (row.id,)) for text in texts]
     (block,) = await store.blocks.load(alice.agent.id)
-    learned = Learned(writes=[(block, "Likes peanuts.\nLikes tea.\nHas a cat.", ())], facts=facts)
+    learned = LearnedChanges(writes=[(block, "Likes peanuts.\nLikes tea.\nHas a cat.", ())], facts=facts)
     await store.database.write(
         store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _, learned=learned: learned)
     )
@@ -1291,7 +1293,7 @@ async def test_a_preview_counts_the_oldest_of_many_facts_of_a_message_once(
     await talk(alice, ["one"], "c1")
     row = await row_of(alice, "oneu")
     facts = [LearnedFact(f"Fact {n}.", "", f"fact {n}", 1.0, row.id, (row.id,)) for n in range(25)]
-    learned = Learned(writes=[], facts=facts)
+    learned = LearnedChanges(writes=[], facts=facts)
     await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     oldest = min(fact.seq for fact in await store.facts.list(alice.agent.id))
     target = ForgetTarget(messages=[row.seq], facts=[oldest])
@@ -1316,7 +1318,7 @@ async def test_a_preview_of_several_facts_rebuilds_a_block_once(
     texts = [f"Likes peanuts of brand {n}." for n in range(5)]
     facts = [LearnedFact(text, "", text.casefold(), 1.0, row.id, (row.id,)) for text in texts]
     (block,) = await store.blocks.load(alice.agent.id)
-    learned = Learned(writes=[(block, "\n".join([*texts, "Has a cat."]), ())], facts=facts)
+    learned = LearnedChanges(writes=[(block, "\n".join([*texts, "Has a cat."]), ())], facts=facts)
     await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     seqs = [fact.seq for fact in await store.facts.list(alice.agent.id)]
     found = await store.forget_previews.count(alice.agent.id, ForgetTarget(facts=seqs), 0)

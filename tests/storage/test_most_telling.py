@@ -15,7 +15,7 @@ from storage.search.index import Index, open_blob
 from storage.search.rank import find_most_telling
 from storage.search.tail import Tail
 from storage.search.whole import asks_for_whole
-from storage.sql.facts import Learned
+from storage.sql.facts import LearnedChanges
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.rows import each_row
@@ -176,11 +176,15 @@ async def test_a_memory_finds_its_own_and_no_others(store: Store, alice: Speaker
 async def test_what_was_forgotten_or_is_no_longer_true_is_not_found(store: Store, alice: Speaker) -> None:
     await alice.say([user(OSLO)], assistant("Nice."), "c1")
     await alice.say([user(BOAT)], assistant("Nice."), "c2")
-    await learn(store, alice.agent, 0, 2, Learned(facts=[fact("Works as a nurse.", sources=[2])]))
+    await learn(store, alice.agent, 0, 2, LearnedChanges(facts=[fact("Works as a nurse.", sources=[2])]))
     (nurse,) = await store.facts.list(alice.agent.id)
     assert await told(store, alice) == ["Works as a nurse.", BOAT, OSLO]
     await learn(
-        store, alice.agent, 2, 3, Learned(facts=[fact("Works as a baker.", replaces=[nurse.id], sources=[2])])
+        store,
+        alice.agent,
+        2,
+        3,
+        LearnedChanges(facts=[fact("Works as a baker.", replaces=[nurse.id], sources=[2])]),
     )
     gone = next(e for e in await alice.rows() if b"Oslo" in (e.input or b""))
     await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))

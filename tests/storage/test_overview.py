@@ -6,7 +6,7 @@ from math import inf
 
 from gateway.core.conversation.match_query import MemoryUse
 from storage.forget_commands import ForgetTarget
-from storage.operator_records import Retained
+from storage.operator_records import RetainedContent
 from storage.records import Scope
 from storage.sql.agents import find_or_create_agent
 from storage.sql.store import Store
@@ -31,7 +31,7 @@ async def test_memories_are_listed_with_their_sizes_a_page_at_a_time(store: Stor
 
     (first,) = await store.overview.list_memories(None, limit=1)
     assert (first.id, first.uid, first.scope) == (alice.agent.id, alice.agent.uid, ALICE)
-    assert first.retained == Retained(50.0, 4, first.retained.bytes, 2, 0, 2)
+    assert first.retained == RetainedContent(50.0, 4, first.retained.bytes, 2, 0, 2)
     assert (first.blocks, first.facts, first.passages) == (1, 0, 1)
     (second,) = await store.overview.list_memories(None, after=first.id)
     assert (second.scope, second.retained.messages) == (room.scope, 2)
@@ -79,7 +79,7 @@ async def test_what_was_forgotten_or_off_the_record_is_not_listed(store: Store) 
     c2 = await store.forget_targets.find_conversation(alice.agent.id, "c2")
     await forget(store, alice.agent.id, ForgetTarget(conversation_row=c2))
     (memory,) = await store.overview.list_memories("default")
-    assert memory.retained == Retained()
+    assert memory.retained == RetainedContent()
     assert await store.overview.count_messages(alice.agent.id) == 0
     assert await store.overview.list_conversations("default", None, ALICE.subject, before=(inf, 0)) == (
         [],

@@ -11,7 +11,7 @@ from gateway.run.admin.transfer_operations import TransferOperations
 from storage.commands import LearnedFact, RecallRow
 from storage.errors import NotFound, WriteConflict
 from storage.forget_commands import ForgetTarget
-from storage.reader_commands import Learned
+from storage.reader_commands import LearnedChanges
 from storage.recall_record import (
     KINDS,
     PROMPT_PARTS,
@@ -51,7 +51,7 @@ def fact(text: str, sources: Sequence[int] = (1,)) -> LearnedFact:
 
 
 async def learn(store: Store, agent: Agent, cursor: int, *facts: LearnedFact) -> None:
-    learned = Learned(facts=list(facts))
+    learned = LearnedChanges(facts=list(facts))
     await store.database.write(
         store.facts.make_learn_effect(agent, cursor, cursor + 1, NOW, lambda blocks: learned)
     )

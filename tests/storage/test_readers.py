@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from storage.database import Connection
-from storage.reader_commands import Unread
+from storage.reader_commands import UnreadMessages
 from storage.records import LEARNER, Exchange, State
 from storage.run_records import RunState
 from storage.sql.exchanges import find_exchange
@@ -24,7 +24,7 @@ async def writer(open_store: OpenStore) -> Writer:
     return Writer(await open_store())
 
 
-async def unread(writer: Writer, reader: int = SLEEPER, limit_chars: int = 10_000) -> Unread:
+async def unread(writer: Writer, reader: int = SLEEPER, limit_chars: int = 10_000) -> UnreadMessages:
     found = await writer.store.readers.find_unread(
         writer.agent.id, reader, now=writer.now, idle_s=60.0, limit_chars=limit_chars, message_chars=4_000
     )
@@ -32,7 +32,7 @@ async def unread(writer: Writer, reader: int = SLEEPER, limit_chars: int = 10_00
     return found
 
 
-def texts(found: Unread) -> list[str]:
+def texts(found: UnreadMessages) -> list[str]:
     return [m.text for m in found.messages]
 
 

@@ -26,7 +26,7 @@ from storage.database import Connection
 from storage.errors import RunOver, Stale, WriteConflict
 from storage.forget_commands import ForgetTarget
 from storage.job_records import NO_AGENT, Job
-from storage.records import Agent, Evicted, Exchange, MemoryEdit, Scope, SentSection, State
+from storage.records import Agent, EvictedPart, Exchange, MemoryEdit, Scope, SentSection, State
 from storage.run_commands import ConversationPath, RunEnd, StepEnd, StepOpen, StepOpened
 from storage.run_records import Run, RunState, RunStep, TokenCounts
 from storage.sql import step_writes
@@ -63,7 +63,7 @@ class Writer:
         self,
         *messages: WireMessage,
         own: ConversationPath | None = None,
-        evicted: Evicted | None = None,
+        evicted: EvictedPart | None = None,
         **more: Any,
     ) -> StepOpened:
         """Opens a run's first step. more: of `StepOpen`."""
@@ -101,7 +101,7 @@ class Writer:
         own: ConversationPath,
         last: Exchange | None,
         messages: Sequence[WireMessage],
-        evicted: Evicted | None,
+        evicted: EvictedPart | None,
     ) -> StepOpen:
         listing = HashedList(MessageHasher(self.agent.secret), messages)
         query = Query(
@@ -195,7 +195,7 @@ async def long_path(writer: Writer, steps: int) -> None:
     async def write(connection: Connection, path: list[Exchange], numbers: Sequence[int]) -> list[Exchange]:
         for n in numbers:
             begin = path[0]
-            evicted = Evicted(begin.depth, begin.offset, 5, 1000) if len(path) == 10 else None
+            evicted = EvictedPart(begin.depth, begin.offset, 5, 1000) if len(path) == 10 else None
             planned = writer.planned(
                 ConversationPath(MemorySnapshot(), path), path[-1], [user(f"Message {n}")], evicted
             )

@@ -24,8 +24,8 @@ from storage.commands import (
     MAX_RULE_CALLS,
     Additions,
     Change,
-    Committed,
-    Missing,
+    CommittedTurn,
+    MissingContents,
     PlainTurn,
     Pool,
     Probes,
@@ -456,7 +456,7 @@ async def test_a_turn_written_with_ids_of_another_scope_touches_nothing_there(
     stolen = replace(theirs[0], id=0, parent=theirs[0].id, depth=1)
     turn = await bob.begin(history, "c1")
     write = _write(bob, turn, PlainTurn(stolen, rev))
-    committed: Committed = await bob.store.turns.commit(write)
+    committed: CommittedTurn = await bob.store.turns.commit(write)
     assert not committed.is_plain
     assert await alice.rows() == theirs
     mine = (await bob.rows())[-1]
@@ -515,7 +515,7 @@ async def test_contents_that_the_rules_miss_are_loaded_with_one_statement_each_t
         contents_read.append(set(pool.contents))
         for ids in ([first, second], [999]):
             if not pool.contents.keys() >= set(ids):
-                raise Missing(ids)
+                raise MissingContents(ids)
         assert orjson.loads(pool.contents[second].input or b"") == [user("two")]
         assert pool.contents[999] == StoredContent()  # it is gone, and not asked for again
         return Change(replace(turn.plan.exchange, id=-1))
@@ -535,7 +535,7 @@ async def test_rules_that_never_have_enough_fail_their_turn_and_no_other(alice: 
     def decide_never(pool: Pool) -> Change:
         nonlocal calls
         calls += 1
-        raise Missing([1000 + calls])
+        raise MissingContents([1000 + calls])
 
     with pytest.raises(StatementFailed):
         await alice.store.turns.commit(replace(_write(alice, turn), decide=decide_never))

@@ -14,8 +14,8 @@ import pytest
 from storage.database import Connection
 from storage.errors import Stale, TooSlow
 from storage.forget_commands import ForgetTarget
-from storage.reader_commands import Unembedded
-from storage.records import Agent, Message, Near, Scope, Vector
+from storage.reader_commands import UnembeddedMessages
+from storage.records import Agent, Message, Scope, Vector, VectorSimilarities
 from storage.search import vector_blobs
 from storage.search.blob import CorruptIndex, encode
 from storage.search.document import Document
@@ -168,7 +168,7 @@ def ranked(
         seqs = [*near, *(i for i in range(1, len(TEXTS) + 1) if i not in near)]
         # The others differ as they do: by one standard deviation.
         values = [*near.values(), *([-1.0, 1.0] * len(seqs))][: len(seqs)]
-        found = Near(np.array(seqs, np.int64), np.array(values), np.array(values))
+        found = VectorSimilarities(np.array(seqs, np.int64), np.array(values), np.array(values))
     return ranked_among(blobs, query, SECRET, near=found, **options)
 
 
@@ -235,7 +235,7 @@ async def talk(alice: Speaker, *marks: str, key: str = "c1") -> None:
         pass
 
 
-async def read(store: Store, agent: Agent, model: str = MODEL) -> Unembedded:
+async def read(store: Store, agent: Agent, model: str = MODEL) -> UnembeddedMessages:
     found = await store.vectors.find_unembedded(agent.id, model)
     assert found is not None
     if found.is_new:

@@ -27,7 +27,7 @@ from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import UnseenSink
 from gateway.run.upstream.route import make_agent_route
 from storage.listing import OpenReading, ReaderEntry
-from storage.reader_commands import Unread
+from storage.reader_commands import UnreadMessages
 from storage.records import Agent
 from storage.run_commands import ReadSpan, RunEnd
 from storage.run_records import Run, RunState, RunTextKind
@@ -241,7 +241,9 @@ class ReadingRun(Struct, frozen=True):
         )
 
 
-async def read_unread(keeper: MemoryKeeper, memory: Agent, reader: ReaderEntry, limit_chars: int) -> Unread:
+async def read_unread(
+    keeper: MemoryKeeper, memory: Agent, reader: ReaderEntry, limit_chars: int
+) -> UnreadMessages:
     """Returns the next messages of a memory that an agent has not read. Raises: JobFailed if the memory is gone."""
     unread = await keeper.store.readers.find_unread(
         memory.id,

@@ -40,7 +40,7 @@ from gateway.run.memory.turn_write import make_recall_row_maker
 from gateway.run.receipt import Receipt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from gateway.run.turn_saving import SavedStep
-from storage.commands import Committed, MemoryReader
+from storage.commands import CommittedTurn, MemoryReader
 from storage.errors import NotFound, RunOver, Stale, StoreError, TooSlow, WriteConflict
 from storage.job_records import Job
 from storage.records import Block, Conversation, Exchange
@@ -536,7 +536,7 @@ class RunMemory:
             context.agent.id, message_count, context.request.spec.sleeptime, first_step.seq
         )
         if prompt.window.wanted_summary is not None:
-            turn = Committed(context.agent, last_step.id, last_step.conversation_row, True)
+            turn = CommittedTurn(context.agent, last_step.id, last_step.conversation_row, True)
             keeper.events.report_filling_window(turn, prompt.window.wanted_summary)
 
 

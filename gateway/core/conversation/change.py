@@ -18,7 +18,7 @@ from storage.records import Atom, Exchange, State, make_message_key
 
 
 def plan_change(pool: Pool, plan: Plan, request_end: RequestEnd, rule: settle.SettleRule) -> Change:
-    """Returns a turn's changes to the tree as it is now, inside the writing transaction. Raises: Missing."""
+    """Returns a turn's changes to the tree as it is now, inside the writing transaction. Raises: MissingContents."""
     query = plan.query
     tree = Tree(pool.exchanges, pool.contents, pool.forgotten_hashes)
     before = {each.id: each for each in tree}

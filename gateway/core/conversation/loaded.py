@@ -8,11 +8,11 @@ from gateway.core.conversation.exchange import count_atoms_to_end, read_moved_at
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
-from storage.records import Evicted, Exchange
+from storage.records import EvictedPart, Exchange
 
 
 def is_loaded_enough(
-    tree: Tree, plan: Plan, evicted: Evicted | None, last_at: float, exact: Exchange | None
+    tree: Tree, plan: Plan, evicted: EvictedPart | None, last_at: float, exact: Exchange | None
 ) -> bool:
     """Returns whether as much of a long conversation was loaded as this request needs.
 
@@ -49,7 +49,7 @@ def _may_lack_children(tree: Tree, exchange: Exchange) -> bool:
     return any(other.depth for other in tree if other.conversation_row == exchange.conversation_row)
 
 
-def _is_loaded_to_window(tree: Tree, path: Sequence[Exchange], evicted: Evicted | None) -> bool:
+def _is_loaded_to_window(tree: Tree, path: Sequence[Exchange], evicted: EvictedPart | None) -> bool:
     """Returns whether a path without its root is loaded back to the window's beginning, and its last turn is whole."""
     reaches_window = evicted is not None and evicted.offset >= count_atoms_to_end(path[0])
     return reaches_window and not tree.is_mid_turn(tree.locate_turn_start(path[-1]))

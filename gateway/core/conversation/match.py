@@ -21,7 +21,7 @@ from gateway.core.subsequence import count_common_beginning
 
 
 def match_list(tree: Tree, query: Query) -> Match:
-    """Finds the stored reply from which the list goes on. Raises: Missing."""
+    """Finds the stored reply from which the list goes on. Raises: MissingContents."""
     listing, answered_count = query.listing, query.listing.answered_count
     if not answered_count or not tree.by_id:
         return Match()

@@ -18,7 +18,7 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.words import list_transcript_words
-from storage.commands import Missing, Opening
+from storage.commands import MissingContents, Opening
 from storage.records import Exchange
 
 
@@ -106,7 +106,7 @@ def _stem(words: Sequence[str], count: int) -> int:
 def _find_last_message(tree: Tree, exchange: Exchange) -> WireMessage | None:
     try:
         messages = tree.contents.get(exchange).messages
-    except Missing:
+    except MissingContents:
         return None
     return messages[-1] if messages else None
 

@@ -94,7 +94,7 @@ class _Continuation(NamedTuple):
 
 
 def plan_turn(tree: Tree, query: Query) -> Plan:
-    """Plans a request: returns what it will add. Nothing that is stored changes yet. Raises: Missing."""
+    """Plans a request: returns what it will add. Nothing that is stored changes yet. Raises: MissingContents."""
     listing = query.listing
     match = match_list(tree, query)
     head = find_head(tree, query, match) if query.kind is ConversationKind.APPENDED else None

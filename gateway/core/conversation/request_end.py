@@ -13,7 +13,7 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import read_private
 from gateway.core.conversation.provider_fields import has_provider_fields
 from gateway.core.conversation.wire_message import WireMessage
-from storage.records import REPLY, Evicted
+from storage.records import REPLY, EvictedPart
 
 
 class RequestEnd(Struct, frozen=True):
@@ -34,7 +34,7 @@ class RequestEnd(Struct, frozen=True):
     # The turn has memory operations (`Exchange.edits`).
     edits: bool = False
     # The part of the path that the request left out.
-    evicted: Evicted | None = None
+    evicted: EvictedPart | None = None
 
 
 def make_content_fields(plan: Plan, request_end: RequestEnd, redactions: frozenset[int]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from storage.records import Exchange, State, make_message_key
 MAX_IDS: Final = 256
 
 # One of `write_draft`, `finish`, `cancel` and `refuse`: writes a request to the tree, and returns its exchange. Raises:
-# Missing.
+# MissingContents.
 SettleRule = Callable[[Tree, Plan, RequestEnd], Exchange]
 
 
@@ -59,7 +59,7 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
 
     If the same request was sent before, this is the exchange of that request.
 
-    Raises: Missing.
+    Raises: MissingContents.
     """
     tree.contents.group(
         exchange

@@ -19,7 +19,7 @@ from gateway.core.conversation.plan import Plan, draft_exchange
 from gateway.core.conversation.provider_fields import has_provider_fields
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.wire_message import WireMessage, read_text, without_space
-from storage.records import Atom, Evicted, Exchange, State
+from storage.records import Atom, EvictedPart, Exchange, State
 
 
 def begins_fork(exchange: Exchange) -> bool:
@@ -44,7 +44,7 @@ def plan_step(
     last_exchange: Exchange | None,
     conversation_row: int | None,
     *,
-    evicted: Evicted | None = None,
+    evicted: EvictedPart | None = None,
     pending: Sequence[WireMessage] = (),
 ) -> Plan:
     """Plans a step, which goes on from the path in the tree.
@@ -81,7 +81,7 @@ def plan_step(
 
 
 def _list_window(
-    tree: Tree, last_exchange: Exchange | None, refused: Container[int], evicted: Evicted | None
+    tree: Tree, last_exchange: Exchange | None, refused: Container[int], evicted: EvictedPart | None
 ) -> Iterator[PathElement]:
     """Yields the elements of a path that go upstream: refused exchanges have only their results.
 
@@ -112,7 +112,7 @@ def find_refused_ids(path: Sequence[Exchange]) -> set[int]:
     return refused
 
 
-def begin_step(plan: Plan, notes: Mapping[int, str], evicted: Evicted | None) -> Exchange:
+def begin_step(plan: Plan, notes: Mapping[int, str], evicted: EvictedPart | None) -> Exchange:
     """Returns the exchange of a plan as it is written before the model is asked. notes: the notes by message index."""
     return replace(
         plan.exchange,
@@ -132,7 +132,7 @@ def finish_step(
     full_reply: Sequence[WireMessage],
     shown_reply: WireMessage | None,
     model: str,
-    evicted: Evicted | None,
+    evicted: EvictedPart | None,
     now: float,
 ) -> Exchange:
     """Returns the exchange as it has ended.

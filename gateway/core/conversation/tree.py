@@ -2,7 +2,7 @@
 
 A `Tree` holds the exchanges of the conversations at hand (all of an agent's that may matter to one request, loaded by
 the store) and the changes made to them, which the store then writes. Content is loaded only where a rule reads words:
-`TreeContents.get` raises `Missing` for content that was not loaded, and the rule is called again with it.
+`TreeContents.get` raises `MissingContents` for content that was not loaded, and the rule is called again with it.
 
 A turn begins with a user message and may span several exchanges: those that bring only results of tools are in the
 middle of the turn of their call. An exchange is active when it has finished and is not superseded. It is continued when
@@ -235,7 +235,10 @@ class Tree:
         return start
 
     def read_question(self, exchange: Exchange) -> str:
-        """Returns the words that the turn of an exchange answers, without white space; "": none. Raises: Missing."""
+        """Returns the words that the turn of an exchange answers, without white space; "": none.
+
+        Raises: MissingContents.
+        """
         messages = self.contents.get(self.locate_turn_start(exchange)).messages or ()
         questions = [message for message in messages if message.get("role") == "user"]
         return without_space(read_text(questions[-1])) if questions else ""

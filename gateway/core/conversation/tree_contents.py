@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.exchange_content import Content, parse_content, parse_json
 from gateway.core.conversation.wire_message import WireMessage
-from storage.commands import Missing, StoredContent
+from storage.commands import MissingContents, StoredContent
 from storage.records import Exchange
 
 
 class TreeContents:
-    """The contents of exchanges. If a rule needs content that was not loaded, `Missing` names all that it will need."""
+    """The contents of exchanges. If a rule needs one that is not loaded, `MissingContents` names all it will need."""
 
     def __init__(
         self, exchanges: Mapping[int, Exchange], contents: Mapping[int, StoredContent] | None
@@ -28,7 +28,7 @@ class TreeContents:
         self._decoded: dict[int, Content] = {}
 
     def get(self, exchange: Exchange) -> Content:
-        """Returns the content of an exchange. Raises: Missing: the store has the content, and it was not loaded."""
+        """Returns the content of an exchange. Raises: MissingContents: the store has it, and it was not loaded."""
         decoded = self._decoded.get(exchange.id)
         if decoded is not None:
             return decoded
@@ -45,7 +45,7 @@ class TreeContents:
         return content
 
     def find_shown_reply(self, exchange: Exchange) -> WireMessage | None:
-        """Returns the reply as the client has it, also of an exchange that was just added. Raises: Missing."""
+        """Returns the reply as the client has it, also of an exchange that was just added. Raises: MissingContents."""
         reply: WireMessage | None = parse_json(
             exchange.shown_reply or self._get_stored_content(exchange).shown_reply
         )
@@ -60,11 +60,11 @@ class TreeContents:
         self._decoded.pop(exchange_id, None)
 
     def group(self, group: Iterable[Exchange]) -> None:
-        """Groups exchanges: if a rule needs the content of one, `Missing` names all of the group without content."""
+        """Groups exchanges: if a rule needs the content of one, `MissingContents` names all of the group."""
         self._groups.append([exchange.id for exchange in group])
 
     def add(self, contents: Mapping[int, StoredContent]) -> None:
-        """Adds contents that were loaded because they were `Missing`."""
+        """Adds contents that were loaded because they were `MissingContents`."""
         self._contents = {**(self._contents or {}), **contents}
 
     @property
@@ -76,7 +76,7 @@ class TreeContents:
         if exchange.input is not None or self._contents is None or not exchange.is_stored:
             return exchange
         if exchange.id not in self._contents:
-            raise Missing(self._list_missing_ids(exchange))
+            raise MissingContents(self._list_missing_ids(exchange))
         return self._contents[exchange.id]
 
     def _list_missing_ids(self, exchange: Exchange) -> list[int]:

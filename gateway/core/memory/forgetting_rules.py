@@ -27,7 +27,7 @@ from gateway.core.memory.fact_words import DESIGNATIONS, list_distinctive_words
 from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, EditOperation
 from gateway.core.prompt.note_text import mentions_blocks
 from gateway.core.words import list_folded_words
-from storage.forget_commands import Erased, Rebuilt, Revised
+from storage.forget_commands import BlockRebuild, ErasedMarks, RevisedValue
 from storage.records import REPLY, Block, Exchange, MemoryEdit, State
 
 _SEARCHING_TOOLS = frozenset(list_built_in_tools(ToolUse.SEARCH))
@@ -37,7 +37,7 @@ _FORGOTTEN_RESULT = "(forgotten)"
 _REVEALING_LETTERS = 4
 
 
-def may_quote(text: str, erased: Erased) -> bool:
+def may_quote(text: str, erased: ErasedMarks) -> bool:
     """Returns whether a text may quote erased messages. text: a note, or hidden rounds with results of searches."""
     if erased.has_blocks and mentions_blocks(text):
         return True
@@ -46,7 +46,7 @@ def may_quote(text: str, erased: Erased) -> bool:
     return any(f"[{date}" in text or f"[{date.partition('-')[2]} " in text for date in dates)
 
 
-def drop_quotations(step: Exchange, calling_step: Exchange, erased: Erased) -> Exchange:
+def drop_quotations(step: Exchange, calling_step: Exchange, erased: ErasedMarks) -> Exchange:
     """Returns a step without search hits and block changes in its results that may quote erased messages.
 
     Results of calls that were erased themselves go as a whole.
@@ -61,7 +61,7 @@ def drop_quotations(step: Exchange, calling_step: Exchange, erased: Erased) -> E
     return step if cleaned == messages else replace(step, input=orjson.dumps(cleaned))
 
 
-def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[MemoryEdit]) -> Rebuilt:
+def rebuild_block(block: Block, later: Sequence[RevisedValue], pending: Sequence[MemoryEdit]) -> BlockRebuild:
     """Returns the later values of a block without erased words, and the pending edits that may bring these back.
 
     Edits by tools are done again on the remaining text, and an undo brings back the remaining text of the value that it
@@ -110,10 +110,10 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Memo
         stored_value = revision.value
         values.append(rebuilt)
     tainted -= _list_words(rebuilt)
-    return Rebuilt(values, [edit for edit in pending if _may_bring_back(edit, tainted, rebuilt)])
+    return BlockRebuild(values, [edit for edit in pending if _may_bring_back(edit, tainted, rebuilt)])
 
 
-def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased: Erased) -> WireMessage:
+def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased: ErasedMarks) -> WireMessage:
     """Returns a message of a step, and of a result a copy without its quotations.
 
     calls: the names of the tools by the ids of the calls; None: the calls were erased.
@@ -154,7 +154,9 @@ def _is_in_texts(line: str, texts: Collection[str], known: str) -> bool:
     return False
 
 
-def _with_lines(rebuilt: str, revision: Revised, new_lines: Collection[str], staying: Collection[str]) -> str:
+def _with_lines(
+    rebuilt: str, revision: RevisedValue, new_lines: Collection[str], staying: Collection[str]
+) -> str:
     """Returns the remaining text of a value with the new lines of the erased value that stay.
 
     Where one of the new lines goes, the lines that the erased value had replaced come back.

@@ -21,7 +21,7 @@ from gateway.core.memory.learning_request import with_human
 from gateway.core.memory.orders import as_statement
 from gateway.core.memory.secret_texts import has_secret
 from storage.commands import LearnedFact, SourcedLine
-from storage.reader_commands import Learned, LearnedValue
+from storage.reader_commands import LearnedChanges, LearnedValue
 from storage.records import Block, Fact, Message
 
 
@@ -34,7 +34,7 @@ def apply_answer(
     *,
     lines: Sequence[SourcedLine] = (),
     keeps_secrets: bool = False,
-) -> Learned:
+) -> LearnedChanges:
     """Returns the changes that an answer makes to the blocks and facts as they are now.
 
     messages: the messages in the order in which they were numbered for the model.
@@ -56,7 +56,9 @@ def apply_answer(
             changes.add_fact(edit)
         else:
             changes.edit_block(edit, shown_versions)
-    return Learned(changes.list_block_writes(), changes.list_facts(), reply_edits.ignored + changes.refused)
+    return LearnedChanges(
+        changes.list_block_writes(), changes.list_facts(), reply_edits.ignored + changes.refused
+    )
 
 
 class _Changes:

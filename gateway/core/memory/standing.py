@@ -23,7 +23,7 @@ from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.tags import escape_tags
 from gateway.core.words import QUESTION_MARKS
 from storage.commands import LearnedFact
-from storage.reader_commands import Learned
+from storage.reader_commands import LearnedChanges
 from storage.records import Block, Fact, Message, StandingFact
 
 # The label of the block with the standing facts.
@@ -58,7 +58,7 @@ _MONTH_CHARS = 7
 
 def learn_standing(
     messages: Iterable[Message], known: Sequence[Fact], *, now: float = inf, keeps_secrets: bool = False
-) -> Learned:
+) -> LearnedChanges:
     """Returns the standing facts that a user's messages state by the rule. (`apply_answer` is for a model.)
 
     If two statements contradict each other, the later one holds, in whichever order they are read.
@@ -97,7 +97,7 @@ def learn_standing(
             standing=True,
         )
         learned[key] = statement, fact
-    return Learned(facts=[fact for _, fact in learned.values()])
+    return LearnedChanges(facts=[fact for _, fact in learned.values()])
 
 
 def find_replaced(text: str, known: Iterable[Fact]) -> list[int]:

@@ -55,7 +55,7 @@ def compose(
     additions: the additions to a list that equals its path word for word, so that positions are counted; None:
         positions are found by comparing list and path.
 
-    Raises: Missing.
+    Raises: MissingContents.
     """
     if plan.follows_head:
         return _compose_after_head(tree, plan, offered, new_notes)

@@ -15,7 +15,7 @@ from gateway.core.conversation.tree import PathPosition
 from gateway.core.prompt.composition import Composition
 from gateway.core.prompt.summary import MAX_CANDIDATES, RETAINED_SHARE
 from gateway.core.prompt.summary_cut import SummaryCut, find_cut_in_list, find_cut_in_path
-from storage.records import Evicted, Exchange, Summary
+from storage.records import EvictedPart, Exchange, Summary
 
 
 class Eviction(Struct, frozen=True):
@@ -26,7 +26,7 @@ class Eviction(Struct, frozen=True):
     # The client's list is the path, word for word.
     is_plain: bool = False
     # The part of the path that earlier turns evicted. `Composition.inserted` lacks it.
-    evicted: Evicted | None = None
+    evicted: EvictedPart | None = None
     # The index of the first message in the client's list after that part.
     start_index: int = 0
     # Summaries that can replace the beginning, the one that covers least first.
@@ -41,7 +41,7 @@ class Eviction(Struct, frozen=True):
     bounds: MessageBounds | None = None
 
     def find_position(self, index: int, composition: Composition) -> PathPosition | None:
-        """Returns the position of a client's message on the path, with a depth as in `Evicted`; None: not known."""
+        """Returns the position of a client's message on the path, with a depth as in `EvictedPart`; None: not known."""
         plan = self.plan
         match_point = None if plan is None else plan.match.match_point
         if plan is None or match_point is None:
@@ -86,7 +86,7 @@ class Eviction(Struct, frozen=True):
 NO_EVICTION = Eviction()
 
 
-def find_evicted(match_point: Exchange | None, context_tokens: int | None) -> Evicted | None:
+def find_evicted(match_point: Exchange | None, context_tokens: int | None) -> EvictedPart | None:
     """Returns the part of a path that earlier turns evicted; None: a request has to leave nothing out.
 
     match_point: the last exchange of the path; None: the path is empty.
@@ -100,12 +100,12 @@ def find_evicted(match_point: Exchange | None, context_tokens: int | None) -> Ev
 class WindowStart(NamedTuple):
     """The beginning of the window of a request. The fields are those of `Eviction`."""
 
-    evicted: Evicted | None = None
+    evicted: EvictedPart | None = None
     start_index: int = 0
 
 
 def locate_window_start(
-    plan: Plan, composition: Composition, evicted: Evicted | None, *, is_plain: bool
+    plan: Plan, composition: Composition, evicted: EvictedPart | None, *, is_plain: bool
 ) -> WindowStart:
     """Returns the beginning of the window. evicted: the part of the path that a request has to leave out."""
     if evicted is None or composition.inserted:

@@ -80,7 +80,7 @@ class _StoredExchange(NamedTuple):
 
     @classmethod
     def of(cls, tree: Tree, plan: Plan, exchange: Exchange) -> _StoredExchange:
-        """Loads the content of an exchange. Raises: Missing."""
+        """Loads the content of an exchange. Raises: MissingContents."""
         content = tree.contents.get(exchange)
         is_unread = bool(read_private(content.shown_reply or {}).get("unread"))
         has_refused = is_unread or exchange.id in plan.refused_results

@@ -152,7 +152,7 @@ class ImportPerformer(Struct, frozen=True):
         """Indexes the last messages, moves learners past messages that they are not to read, and enqueues jobs."""
         await self._index_messages(agent)
         if not learns:
-            await self.store.imports.pass_over(agent.id, self.now())
+            await self.store.imports.advance_readers(agent.id, self.now())
         for kind in (*self.jobs_after, *(self.learning_jobs if learns else ())):
             await self.store.jobs.enqueue(kind, agent.id, kind)
 

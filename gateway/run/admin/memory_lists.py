@@ -14,7 +14,7 @@ from msgspec import Struct
 from gateway.errors import BadRequest
 from gateway.run.admin.memory_names import make_memory_flags, make_owner_fields
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
-from storage.operator_records import ListedConversation, ListedMemory, Retained
+from storage.operator_records import ListedConversation, ListedMemory, RetainedContent
 from storage.sql.store import Store
 
 # The most lines of an answer. A list of 100,000 users takes 16 s without a server (measured), mostly for their last
@@ -86,7 +86,7 @@ def _render_conversation(conversation: ListedConversation) -> dict[str, Any]:
     }
 
 
-def _make_size_fields(retained: Retained) -> dict[str, Any]:
+def _make_size_fields(retained: RetainedContent) -> dict[str, Any]:
     return {
         "last_turn": retained.last_at,
         "messages": retained.messages,

@@ -15,7 +15,7 @@ from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaul
 from gateway.run.admin.plain_text import count_noun
 from gateway.run.memory.trial import TrialRunner
 from storage.commands import MemorySnapshot
-from storage.operator_records import ImportOrigin, Retained
+from storage.operator_records import ImportOrigin, RetainedContent
 from storage.records import IMPORT, Agent, Block, Exchange, Fact, Message, Scope, State
 from storage.sql.store import Store
 
@@ -125,7 +125,7 @@ def _render_memory_lines(
     return lines
 
 
-def _render_retained(retained: Retained) -> str:
+def _render_retained(retained: RetainedContent) -> str:
     """Returns how much is retained, as `users` and `conversations` count it."""
     turns, conversations = (
         count_noun(retained.turns, "turns"),

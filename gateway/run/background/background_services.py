@@ -34,7 +34,7 @@ from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.upstream.route import Route
 from gateway.run.usage.accounting import Accounting
 from gateway.settings import Settings
-from storage.commands import Committed
+from storage.commands import CommittedTurn
 from storage.sql.store import Store
 
 # The number of processes that are assumed to serve one memory in turns; each counts only its own turns. Not measured:
@@ -220,7 +220,7 @@ class BackgroundServices:
         elif self.learning is not None:
             self.learning.schedule.add(agent_row, messages, seq=seq)
 
-    def report_filling_window(self, turn: Committed, wanted_summary: WantedSummary) -> None:
+    def report_filling_window(self, turn: CommittedTurn, wanted_summary: WantedSummary) -> None:
         self.compactor.enqueue_after(turn, wanted_summary)
 
     async def _learn(self, learning: LearningService, job: JobContext) -> None:

@@ -24,7 +24,7 @@ from gateway.run.background.summary_writer import SummaryWriter
 from gateway.run.upstream.route import Route, route_for_agent_model
 from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import Settings
-from storage.commands import Committed
+from storage.commands import CommittedTurn
 from storage.errors import Stale, StoreError
 from storage.records import Agent, Conversation, Exchange, Summary
 from storage.sql.store import Store
@@ -96,7 +96,7 @@ class Compactor:
     # The jobs that are being enqueued.
     _enqueuing: TaskSet = field(default_factory=TaskSet, init=False)
 
-    def enqueue_after(self, turn: Committed, wanted_summary: WantedSummary) -> None:
+    def enqueue_after(self, turn: CommittedTurn, wanted_summary: WantedSummary) -> None:
         """Enqueues a summary of the turn's conversation, and returns at once.
 
         If a job of the conversation still waits, it takes the new payload.
@@ -107,7 +107,7 @@ class Compactor:
         """Waits until all jobs are in the queue, for `timeout_s` at most."""
         await self._enqueuing.drain(timeout_s)
 
-    async def _enqueue(self, turn: Committed, wanted_summary: WantedSummary) -> None:
+    async def _enqueue(self, turn: CommittedTurn, wanted_summary: WantedSummary) -> None:
         """Enqueues the job. If the store fails, the next turn requests the summary again."""
         payload = CompactJob(
             turn.exchange_row,

@@ -22,7 +22,7 @@ from gateway.run.background.schedule import Schedule
 from gateway.run.usage.meter import Meter
 from gateway.settings import MemorySettings
 from storage.database import Connection
-from storage.reader_commands import Unembedded
+from storage.reader_commands import UnembeddedMessages
 from storage.records import Agent
 from storage.run_records import TokenCounts
 from storage.sql.store import Store
@@ -128,7 +128,7 @@ class EmbeddingService:
 
         await job.finish(add_and_go_on)
 
-    async def _embed_messages(self, unembedded: Unembedded) -> dict[int, bytes]:
+    async def _embed_messages(self, unembedded: UnembeddedMessages) -> dict[int, bytes]:
         """Returns vectors by the messages' numbers, without messages that the embedder refuses."""
         vectors: dict[int, bytes] = {}
         for start in range(0, len(unembedded.messages), BATCH_TEXTS):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from adapters.base import Embedder
 from adapters.errors import ProviderError
-from adapters.types import Embedded, ModelRequest
+from adapters.types import EmbeddingResult, ModelRequest
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.background_model import CALL_S
@@ -79,7 +79,7 @@ class MeteredEmbedder:
                 why,
             )
 
-    async def embed(self, texts: Sequence[str], wait_s: float) -> Embedded:
+    async def embed(self, texts: Sequence[str], wait_s: float) -> EmbeddingResult:
         """Calls the embedder. A call of an upstream is added to the receipt of the request or job under way.
 
         Raises: TimeoutError; ProviderError.
@@ -96,7 +96,7 @@ class MeteredEmbedder:
             call.counts = TokenCounts(embedded.tokens)
             return embedded
 
-    def meter_call(self, agent_row: int, embedded: Embedded) -> None:
+    def meter_call(self, agent_row: int, embedded: EmbeddingResult) -> None:
         """Counts the tokens of a call that no budget bounds. agent_row: the memory's row; 0: it was for no memory."""
         if embedded.tokens and self._meter is not None:
             counts = TokenCounts(embedded.tokens)

@@ -31,7 +31,7 @@ from gateway.settings import MemorySettings
 from storage.commands import SourcedLine
 from storage.database import Effect
 from storage.errors import TooSlow
-from storage.reader_commands import Learned, Unread
+from storage.reader_commands import LearnedChanges, UnreadMessages
 from storage.records import LEARNER, RULE, Block, Fact, Message, Scope
 from storage.sql.store import Store
 
@@ -155,7 +155,7 @@ class LearningService:
         """Returns whether this service learns from a memory."""
         return scope.is_person and scope.profile not in self._excluded_profiles
 
-    async def _read_batch(self, job: JobContext, upto: int | None = None) -> Unread | None:
+    async def _read_batch(self, job: JobContext, upto: int | None = None) -> UnreadMessages | None:
         """Returns the next batch, or None if the memory is gone or paused.
 
         upto: the end of the batch that an earlier attempt has read; None: no earlier attempt has.
@@ -202,11 +202,13 @@ class LearningService:
             calls=await _ask_calls(ask, messages, is_smallest=job.job.tries > _HALVINGS),
         )
 
-    async def _clean_messages(self, unread: Unread) -> list[Message]:
+    async def _clean_messages(self, unread: UnreadMessages) -> list[Message]:
         """Returns the messages of a batch without secrets. Works in a thread, since it searches all messages."""
         return await asyncio.to_thread(clean_messages, unread.messages, keeps_secrets=self._keeps_secrets)
 
-    async def _choose_shown_facts(self, unread: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
+    async def _choose_shown_facts(
+        self, unread: UnreadMessages, messages: Sequence[Message]
+    ) -> Sequence[Fact]:
         """Returns the known facts that the model sees: all of a small memory, else the newest and the related."""
         facts = await self._store.facts.list_unmuted(unread.agent.id, _SHOWN_FACTS + 1)
         if len(facts) <= _SHOWN_FACTS:
@@ -228,7 +230,7 @@ class LearningService:
         related = await self._store.facts.load(unread.agent.id, sorted(seqs))
         return [fact for fact in related if fact.ended_at is None and not fact.muted]
 
-    async def _write_answer(self, job: JobContext, batch: _AskedBatch, unread: Unread) -> bool:
+    async def _write_answer(self, job: JobContext, batch: _AskedBatch, unread: UnreadMessages) -> bool:
         """Writes the edits of the model's answer.
 
         Returns False if a message that the model read is gone. The answer may come from it, so the job asks again.
@@ -245,7 +247,7 @@ class LearningService:
             lines = await self._store.facts.load_sourced_lines(job.agent_row, batch.blocks)
         dropped = 0
 
-        def decide(blocks: Sequence[Block]) -> Learned:
+        def decide(blocks: Sequence[Block]) -> LearnedChanges:
             """Returns the changes by the answer, given the present blocks."""
             nonlocal dropped
             learned = apply_answer(
@@ -265,7 +267,9 @@ class LearningService:
             _log.info("Learning left out %d calls of the background model: invalid or too many.", dropped)
         return True
 
-    def _make_effect(self, unread: Unread, upto: int, decide: Callable[[Sequence[Block]], Learned]) -> Effect:
+    def _make_effect(
+        self, unread: UnreadMessages, upto: int, decide: Callable[[Sequence[Block]], LearnedChanges]
+    ) -> Effect:
         """Returns the effect that writes the learned facts and moves the cursor.
 
         upto: the number up to which messages were read.

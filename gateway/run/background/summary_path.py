@@ -13,7 +13,7 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.summary import ExchangeSize, find_last_covered
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.tokens import choose_tokenizer, count_message_tokens
-from storage.records import ANY_WINDOW, Evicted, Exchange, Summary
+from storage.records import ANY_WINDOW, EvictedPart, Exchange, Summary
 from storage.sql.store import Store
 
 
@@ -33,9 +33,9 @@ class SummarySpan(Struct, frozen=True):
         return self.exchanges[-1]
 
     @property
-    def evicted(self) -> Evicted:
+    def evicted(self) -> EvictedPart:
         """The beginning of the path that leaves the window with the summary of the span."""
-        return Evicted(
+        return EvictedPart(
             depth=self.end.depth + 1,
             offset=count_atoms_to_end(self.end),
             tokens=self.evicted_tokens,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from gateway.core.conversation.tree import Tree
-from storage.commands import MAX_RULE_CALLS, Missing
+from storage.commands import MAX_RULE_CALLS, MissingContents
 from storage.errors import StatementFailed
 from storage.records import Agent
 from storage.sql.turns import Turns
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 async def retry_with_contents(turns: Turns, agent: Agent, tree: Tree, rule: Callable[[], T]) -> T:
-    """Returns the result of a rule. When it raises `Missing`, the contents are loaded and it is called again.
+    """Returns the result of a rule. When it raises `MissingContents`, the contents are loaded and it is called again.
 
     Raises: StoreError.
     """
@@ -23,6 +23,6 @@ async def retry_with_contents(turns: Turns, agent: Agent, tree: Tree, rule: Call
     for _ in range(MAX_RULE_CALLS):
         try:
             return rule()
-        except Missing as missing:
+        except MissingContents as missing:
             tree.contents.add(await turns.load_contents(agent, missing.ids))
     raise StatementFailed(f"the rules of conversations asked {MAX_RULE_CALLS} times for more contents")

@@ -21,7 +21,7 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.prompt_tokens import with_counter
 from gateway.run.memory.window_room import PromptEntry, UsableSummary, WindowRoom
 from gateway.tokens import count_message_tokens, count_upper_bound
-from storage.records import Evicted
+from storage.records import EvictedPart
 
 
 class _LeftOut(NamedTuple):
@@ -167,7 +167,7 @@ def is_crowded(prompt: Prompt) -> bool:
 
 
 def _choose_summary(
-    room: WindowRoom, summaries: Sequence[UsableSummary], evicted: Evicted | None, in_use: int
+    room: WindowRoom, summaries: Sequence[UsableSummary], evicted: EvictedPart | None, in_use: int
 ) -> UsableSummary | None:
     """Returns the summary that replaces the beginning of the conversation, or None if there is none.
 
@@ -207,7 +207,7 @@ def _collect_left_out(prompt: Prompt, entries: Sequence[PromptEntry], staying: f
     return _LeftOut(frozenset(dropped), remaining)
 
 
-def _find_evicted(room: WindowRoom, first_index: int, window_tokens: int) -> Evicted | None:
+def _find_evicted(room: WindowRoom, first_index: int, window_tokens: int) -> EvictedPart | None:
     """Returns the part of the path that has left the window, for the next requests.
 
     first_index: the index of the first entry that stays.
@@ -228,4 +228,4 @@ def _find_evicted(room: WindowRoom, first_index: int, window_tokens: int) -> Evi
     # Messages that left a smaller window may come back in a larger one, so the size of the smallest is stored too.
     if evicted is not None:
         tokens, window_tokens = tokens + evicted.tokens, min(window_tokens, evicted.context)
-    return Evicted(*position, tokens, window_tokens)
+    return EvictedPart(*position, tokens, window_tokens)

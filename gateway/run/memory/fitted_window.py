@@ -10,7 +10,7 @@ from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.composition import Composition, InsertedMessage
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, ShownBlocks, combine_shown
 from gateway.core.prompt.summary import WantedSummary
-from storage.records import Evicted
+from storage.records import EvictedPart
 
 
 class NoteRoom(Struct, frozen=True):
@@ -38,7 +38,7 @@ class FittedWindow(Struct, frozen=True):
     summary: str = ""
     summary_id: int = 0
     # The part of the path that has left the window, which the next request leaves out as well.
-    evicted: Evicted | None = None
+    evicted: EvictedPart | None = None
     # The tokens of the evicted part.
     evicted_tokens: int = 0
     # The tokens of the whole prompt by the gateway's count; 0: it was not counted, or is not text alone.

@@ -21,7 +21,7 @@ from gateway.core.upstream.policy import Target
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.receipt import mask_model_name
 from storage.commands import MemorySnapshot
-from storage.records import Agent, Block, Evicted, Exchange, SentSection, Summary
+from storage.records import Agent, Block, EvictedPart, Exchange, SentSection, Summary
 
 # The tools that the memory section names: those of profiles, and those of agents made over REST.
 _NAMED_IN_SECTION = MEMORY_TOOLS.keys() | builtin.list_built_in_tools(*builtin.MEMORY_USES)
@@ -100,7 +100,7 @@ class MemoryContext(Struct, frozen=True):
         return {exchange.id for exchange in self.path}
 
     @property
-    def evicted(self) -> Evicted | None:
+    def evicted(self) -> EvictedPart | None:
         """The part of the path that had left the window before this request."""
         return find_evicted(self.plan.match.match_point, self.request.target.context_window)
 

@@ -10,7 +10,7 @@ from msgspec import Struct, field
 
 from gateway.core.memory.standing import fit_into_block
 from storage.commands import MemorySnapshot
-from storage.records import Agent, AgentNumbers, Near, StandingFact, Vector
+from storage.records import Agent, AgentNumbers, StandingFact, Vector, VectorSimilarities
 from storage.sql.store import Store
 
 # Returns the vector of a text for the search of some agents (by row), or None after a number of milliseconds.
@@ -25,9 +25,11 @@ class QueryVectors(Struct):
     # The seconds that the choice of standing facts by vectors took, a part of the time for recall.
     choosing_s: float = 0.0
     # The vectors of queries, or the results of comparing these, by query; None: no vector came in time.
-    _vectors: dict[str, Vector | Near | None] = field(default_factory=dict)
+    _vectors: dict[str, Vector | VectorSimilarities | None] = field(default_factory=dict)
 
-    async def find_vector(self, agent: Agent, query: str, wait_ms: float) -> Vector | Near | None:
+    async def find_vector(
+        self, agent: Agent, query: str, wait_ms: float
+    ) -> Vector | VectorSimilarities | None:
         """Returns the vector of a query, or the result of comparing it, or None if no vector came in time."""
         if self.embed_query is None:
             return None
@@ -37,7 +39,7 @@ class QueryVectors(Struct):
 
     async def compare(
         self, store: Store, agent: Agent, numbers: AgentNumbers, query: str, deadline_ms: float
-    ) -> Near | None:
+    ) -> VectorSimilarities | None:
         """Returns how near an agent's records are to a query; None: nothing was compared in time.
 
         deadline_ms: the time for the query's vector and the comparison together.

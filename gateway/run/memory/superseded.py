@@ -15,7 +15,7 @@ from storage.records import Exchange
 def find_superseded_exchanges(context: MemoryContext, idle_s: float) -> set[int]:
     """Returns the exchanges that are superseded once this request has finished.
 
-    Raises: Missing: their contents are to be loaded.
+    Raises: MissingContents: their contents are to be loaded.
     """
     tree, plan = context.tree, context.plan
     # A reply that came back cut is stored as it was generated until then.

@@ -23,7 +23,7 @@ from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.recall_rows import pack_recall
 from gateway.run.receipt import Receipt
-from storage.commands import Change, Missing, PlainTurn, Pool, Probes, RecallRow, TurnWrite
+from storage.commands import Change, MissingContents, PlainTurn, Pool, Probes, RecallRow, TurnWrite
 from storage.recall_record import pack_request_id
 from storage.records import MemoryEdit, SentSection
 
@@ -182,7 +182,7 @@ def _decide_ahead(
                 forgotten_hashes=tree.forgotten_hashes,
             )
         )
-    except Missing:
+    except MissingContents:
         return None
 
 

@@ -24,7 +24,7 @@ from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.resent import ResentLists
 from gateway.run.memory.turn_write import make_turn_write
 from gateway.run.receipt import Receipt
-from storage.commands import Committed, MemorySnapshot, TurnWrite
+from storage.commands import CommittedTurn, MemorySnapshot, TurnWrite
 from storage.errors import Stale
 from storage.sql.store import Store
 
@@ -64,7 +64,7 @@ class TurnEvents(Protocol):
         seq: the number of the first of these messages, or a number near it.
         """
 
-    def report_filling_window(self, turn: Committed, wanted_summary: WantedSummary) -> None:
+    def report_filling_window(self, turn: CommittedTurn, wanted_summary: WantedSummary) -> None:
         """Reports that a conversation needs a summary soon."""
 
 
@@ -93,7 +93,7 @@ class TurnWriter:
         block_edits: BlockEdits,
         outcome: TurnOutcome,
         receipt: Receipt | None = None,
-    ) -> asyncio.Future[Committed] | asyncio.Future[None] | asyncio.Future[Committed | None]:
+    ) -> asyncio.Future[CommittedTurn] | asyncio.Future[None] | asyncio.Future[CommittedTurn | None]:
         """Begins the write of a turn that has ended. The result is None if nothing of the turn is to be stored.
 
         The future fails with StoreError. Cancelling it does not cancel the write. In append mode the next request of
@@ -123,7 +123,7 @@ class TurnWriter:
         block_edits: BlockEdits,
         outcome: TurnOutcome,
         receipt: Receipt | None = None,
-    ) -> asyncio.Future[Committed] | asyncio.Future[None]:
+    ) -> asyncio.Future[CommittedTurn] | asyncio.Future[None]:
         """Begins the commit of a turn. The future fails with StoreError."""
         try:
             write = make_turn_write(context, prompt, block_edits, outcome, self.now(), receipt=receipt)
@@ -146,12 +146,12 @@ class TurnWriter:
 
     async def _commit_off_record(
         self,
-        writing: asyncio.Future[Committed] | asyncio.Future[None],
+        writing: asyncio.Future[CommittedTurn] | asyncio.Future[None],
         context: MemoryContext,
         prompt: Prompt,
         outcome: TurnOutcome,
         ticket: QueueTicket,
-    ) -> Committed | None:
+    ) -> CommittedTurn | None:
         """Waits for the commit of a turn off the record, and plans it again if something was forgotten meanwhile.
 
         Without its hashes a later list with memory on would bring its words into the memory. So the next request of a
@@ -185,7 +185,7 @@ class TurnWriter:
         context: MemoryContext,
         write: TurnWrite,
         wanted_summary: WantedSummary | None,
-        writing: asyncio.Future[Committed],
+        writing: asyncio.Future[CommittedTurn],
     ) -> None:
         """Caches a committed turn: a plain turn after its reply, since the reply waits for this callback.
 
@@ -215,7 +215,7 @@ class TurnWriter:
         context: MemoryContext,
         write: TurnWrite,
         wanted_summary: WantedSummary | None,
-        committed: Committed,
+        committed: CommittedTurn,
     ) -> None:
         """Caches and reports a committed turn. wanted_summary: the summary that its window needs; None: no summary."""
         context.request.ticket.leave()

@@ -15,7 +15,7 @@ import orjson
 from storage.database import Connection, Row
 from storage.errors import NotFound, Stale
 from storage.listing import ListedExchange, Page
-from storage.records import Agent, Conversation, Evicted, Exchange, MarkKind
+from storage.records import Agent, Conversation, EvictedPart, Exchange, MarkKind
 from storage.sql import exchanges
 from storage.sql.agents import AGENT_COLUMNS, find_agent_by_id, make_agent_record
 from storage.sql.exchange_rows import make_exchange
@@ -226,7 +226,7 @@ class Messages(StoreGroup):
 def _list_numbers(rows: Sequence[Row], limit: int) -> list[int]:
     """Returns the numbers of the messages in the window, oldest first. rows: rows of exchanges, newest first."""
     evicted = rows[0][-1] if rows else None
-    begin = Evicted(*orjson.loads(evicted)).depth if evicted else 0
+    begin = EvictedPart(*orjson.loads(evicted)).depth if evicted else 0
     numbers = [
         n
         for seq, span, is_answered, depth, _ in reversed(rows)

@@ -27,7 +27,7 @@ from gateway.core.conversation.stored_path import (
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.compose import compose
-from storage.records import Evicted, Exchange, State
+from storage.records import EvictedPart, Exchange, State
 from tests.core.conversations import SECRET, assistant, call, result, user
 
 HASHER = MessageHasher(SECRET)
@@ -41,7 +41,7 @@ class Conversation:
         self.last: Exchange | None = None
 
     def plan(
-        self, *messages: WireMessage, pending: Sequence[WireMessage] = (), evicted: Evicted | None = None
+        self, *messages: WireMessage, pending: Sequence[WireMessage] = (), evicted: EvictedPart | None = None
     ) -> Plan:
         query = Query(
             HashedList(HASHER, messages),
@@ -59,7 +59,7 @@ class Conversation:
         plan: Plan,
         reply: WireMessage | None,
         said: WireMessage | None = None,
-        evicted: Evicted | None = None,
+        evicted: EvictedPart | None = None,
     ) -> Exchange:
         number = len(self.tree.by_id) + 1
         e = replace(begin_step(plan, {}, None), id=number)
@@ -159,7 +159,7 @@ def test_what_has_left_the_window_is_not_put_in_front() -> None:
     talk = Conversation()
     talk.step(talk.plan(user("one")), assistant(None, call("1")), assistant(""))
     e = talk.step(talk.plan(pending=[result("1", "done")]), assistant(None, call("2")), assistant(""))
-    begin = Evicted(e.depth + 1, count_atoms_to_end(e), 10, 1000)
+    begin = EvictedPart(e.depth + 1, count_atoms_to_end(e), 10, 1000)
     talk.step(talk.plan(user("two")), assistant("Second."))
     assert [m["content"] for m in talk.sent(talk.plan(user("three"), evicted=begin))] == ["two", "Second."]
 
@@ -169,7 +169,7 @@ def test_of_what_plain_turns_have_cut_nothing_is_put_in_front() -> None:
     talk = Conversation()
     for n in range(3):
         e = talk.step(talk.plan(user(f"Question {n}")), assistant(f"Answer {n}."))
-    begin = Evicted(1, count_atoms_to_end(e), 10, 1000)
+    begin = EvictedPart(1, count_atoms_to_end(e), 10, 1000)
     talk.step(talk.plan(user("two")), assistant("Second."))
     assert [m["content"] for m in talk.sent(talk.plan(user("three"), evicted=begin))] == ["two", "Second."]
 
@@ -209,7 +209,7 @@ def test_what_is_refused_in_a_fork_leaves_what_stands_above_it() -> None:
     fork = replace(
         first, id=9, inputs=(), media=(), path_hash=b"", state=State.OFF, parent=first.id, conversation_row=2
     )
-    left = Evicted(1, 2, 30, 40)
+    left = EvictedPart(1, 2, 30, 40)
     own = replace(first, id=10, parent=9, conversation_row=2)
     path = [first, replace(fork, evicted=left), own]
     # What was compacted in the fork stays out.

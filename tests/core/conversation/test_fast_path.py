@@ -22,7 +22,7 @@ from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.compose import compose
 from gateway.core.prompt.composition import Composition
 from storage.commands import Additions, MemorySnapshot, Pool
-from storage.records import Evicted, Exchange, State
+from storage.records import EvictedPart, Exchange, State
 from tests.core.conversations import (
     IDLE_S,
     OUR_TOOLS,
@@ -244,7 +244,7 @@ def test_an_opening_is_written_as_the_rules_would(
         {0: "<note>"},
         frozenset({"m1"}),
         edits,
-        Evicted(1, 2, 3, 4),
+        EvictedPart(1, 2, 3, 4),
     )
     change = plan_change(Pool((), None), plan, ended, settle.finish)
     assert change.exchange == finish_opening(Tree(), plan, ended)

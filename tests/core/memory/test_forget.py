@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.private import with_private
 from gateway.core.memory.forgetting_rules import drop_quotations, may_quote, rebuild_block
 from gateway.core.prompt.note_text import Recalled, render_note
-from storage.forget_commands import Erased, Revised
+from storage.forget_commands import ErasedMarks, RevisedValue
 from storage.records import Block, Exchange, MemoryEdit, Message, State
 
 DAY = 20_000  # 2024-10-04
@@ -34,7 +34,7 @@ def note(day: int, changes: tuple[str, ...] = ()) -> str:
     ],
 )
 def test_a_note_is_known_by_the_day_of_what_it_quotes(text: str, expected: bool) -> None:
-    assert may_quote(text, Erased(frozenset({DAY}))) is expected
+    assert may_quote(text, ErasedMarks(frozenset({DAY}))) is expected
 
 
 def test_a_day_without_its_year_is_recognised() -> None:
@@ -43,7 +43,7 @@ def test_a_day_without_its_year_is_recognised() -> None:
         [Recalled.of(each, "something") for each in messages], (), DAY * 86_400.0, mark="a2b3c4d5"
     )
     assert "2024-10-04" not in told.partition("\n[")[2]
-    assert may_quote(told, Erased(frozenset({DAY})))
+    assert may_quote(told, ErasedMarks(frozenset({DAY})))
 
 
 def test_search_hits_and_the_notes_after_them_are_removed_from_results() -> None:
@@ -65,9 +65,9 @@ def test_search_hits_and_the_notes_after_them_are_removed_from_results() -> None
     ]
     step = replace(empty, input=orjson.dumps(results))
     for erased, changes in (
-        (Erased(frozenset({DAY})), {0: "(forgotten)"}),
-        (Erased(frozenset({DAY - 5}), has_blocks=True), {2: "Done."}),
-        (Erased(frozenset({DAY - 5})), {}),
+        (ErasedMarks(frozenset({DAY})), {0: "(forgotten)"}),
+        (ErasedMarks(frozenset({DAY - 5}), has_blocks=True), {2: "Done."}),
+        (ErasedMarks(frozenset({DAY - 5})), {}),
     ):
         left = orjson.loads(drop_quotations(step, above, erased).input or b"")
         assert {n: m["content"] for n, m in enumerate(left) if m != results[n]} == changes
@@ -75,25 +75,25 @@ def test_search_hits_and_the_notes_after_them_are_removed_from_results() -> None
         replace(above, shown_reply=None, state=State.FORGOTTEN),
         replace(above, redactions=frozenset({-1})),
     ):
-        left = orjson.loads(drop_quotations(step, gone, Erased(frozenset({DAY - 5}))).input or b"")
+        left = orjson.loads(drop_quotations(step, gone, ErasedMarks(frozenset({DAY - 5}))).input or b"")
         assert [m["content"] for m in left] == ["(forgotten)"] * 3 + [hit]
 
 
 def test_one_that_mentions_blocks_goes_when_a_block_lost_something() -> None:
-    assert may_quote(note(DAY - 1, ("human: has a dog",)), Erased(frozenset(), has_blocks=True))
-    assert not may_quote(note(DAY - 1), Erased(frozenset(), has_blocks=True))
+    assert may_quote(note(DAY - 1, ("human: has a dog",)), ErasedMarks(frozenset(), has_blocks=True))
+    assert not may_quote(note(DAY - 1), ErasedMarks(frozenset(), has_blocks=True))
 
 
 def op(kind: str, **arguments: str | int) -> MemoryEdit:
     return MemoryEdit(1, 1, "c", kind, "human", orjson.dumps({"label": "human", **arguments}))
 
 
-def rebuilt(block: Block, later: list[Revised]) -> str:
+def rebuilt(block: Block, later: list[RevisedValue]) -> str:
     """Returns the last value of a block without what was erased."""
     return rebuild_block(block, later, ()).values[-1]
 
 
-GONE = Revised("has a cat\nlikes tea", is_erased=True)
+GONE = RevisedValue("has a cat\nlikes tea", is_erased=True)
 
 
 @pytest.mark.parametrize(
@@ -102,37 +102,39 @@ GONE = Revised("has a cat\nlikes tea", is_erased=True)
         ([GONE], "has a cat"),
         # an edit of another turn is done again
         (
-            [GONE, Revised("has a cat\nlikes tea\nrides", edit=op("insert", new_string="rides"))],
+            [GONE, RevisedValue("has a cat\nlikes tea\nrides", edit=op("insert", new_string="rides"))],
             "has a cat\nrides",
         ),
         # also where lines before its place are gone
         (
-            [GONE, Revised("x", edit=op("insert", new_string="rides", insert_line=2))],
+            [GONE, RevisedValue("x", edit=op("insert", new_string="rides", insert_line=2))],
             "has a cat\nrides",
         ),
         # one that changed what is gone has nothing left to change
         (
-            [GONE, Revised("x", edit=op("replace", old_string="likes tea", new_string="likes mate"))],
+            [GONE, RevisedValue("x", edit=op("replace", old_string="likes tea", new_string="likes mate"))],
             "has a cat",
         ),
         # a value written as a whole keeps the lines that say nothing of it
-        ([GONE, Revised("has a cat\nloves tea and likes it\nrides a bike")], "has a cat\nrides a bike"),
-        ([GONE, Revised("all likes at once", edit=op("rethink", new_memory="all likes at once"))], ""),
+        ([GONE, RevisedValue("has a cat\nloves tea and likes it\nrides a bike")], "has a cat\nrides a bike"),
+        ([GONE, RevisedValue("all likes at once", edit=op("rethink", new_memory="all likes at once"))], ""),
         # but for lines by hand that say something else
         (
             [
                 GONE,
-                Revised("drinks tea since the diagnosis, no coffee\nlikes tea a lot\nrides", is_by_hand=True),
+                RevisedValue(
+                    "drinks tea since the diagnosis, no coffee\nlikes tea a lot\nrides", is_by_hand=True
+                ),
             ],
             "drinks tea since the diagnosis, no coffee\nrides",
         ),
-        ([GONE, Revised("likes coffee", is_by_hand=True)], "likes coffee"),
+        ([GONE, RevisedValue("likes coffee", is_by_hand=True)], "likes coffee"),
         # which a later value may have, too; what was there before was not written by hand
         (
             [
                 GONE,
-                Revised("likes tea\nlikes and loves mate", is_by_hand=True),
-                Revised("likes tea\nlikes and loves mate\nlikes to swim"),
+                RevisedValue("likes tea\nlikes and loves mate", is_by_hand=True),
+                RevisedValue("likes tea\nlikes and loves mate\nlikes to swim"),
             ],
             "likes and loves mate",
         ),
@@ -141,7 +143,7 @@ GONE = Revised("has a cat\nlikes tea", is_erased=True)
         ([replace(GONE, remaining=["My brother's favourite tea?"])], "has a cat"),
         (
             [
-                Revised(
+                RevisedValue(
                     "has a cat\nlikes tea\nin 52001",
                     is_erased=True,
                     remaining=["Tea is what I like, in 52002."],
@@ -153,52 +155,60 @@ GONE = Revised("has a cat\nlikes tea", is_erased=True)
         ([replace(GONE, remaining=["I like it.", "Some tea!"])], "has a cat"),
         # what it replaced comes back if not all of its own lines stay
         (
-            [Revised("likes tea", is_erased=True, remaining=["I like tea, and the cat has left."])],
+            [RevisedValue("likes tea", is_erased=True, remaining=["I like tea, and the cat has left."])],
             "likes tea",
         ),
-        ([Revised("likes tea\nsmokes", is_erased=True, remaining=["I like tea."])], "has a cat\nlikes tea"),
+        (
+            [RevisedValue("likes tea\nsmokes", is_erased=True, remaining=["I like tea."])],
+            "has a cat\nlikes tea",
+        ),
         # a later value loses the lines that the reply alone said
         (
             [
-                Revised("has a cat\nlikes tea\nsmokes", is_erased=True, remaining=["I like tea."]),
-                Revised("has a cat\nlikes tea a lot\nsmokes often"),
+                RevisedValue("has a cat\nlikes tea\nsmokes", is_erased=True, remaining=["I like tea."]),
+                RevisedValue("has a cat\nlikes tea a lot\nsmokes often"),
             ],
             "has a cat\nlikes tea a lot",
         ),
         # an undo back to before it
-        ([GONE, Revised("has a cat", is_clean=True)], "has a cat"),
+        ([GONE, RevisedValue("has a cat", is_clean=True)], "has a cat"),
         # an undo back to it takes along what stood in between
         (
             [
                 GONE,
-                Revised("has a dog"),
-                Revised("has a cat\nlikes tea", is_erased=True, restores=0),
+                RevisedValue("has a dog"),
+                RevisedValue("has a cat\nlikes tea", is_erased=True, restores=0),
             ],
             "has a cat",
         ),
         # and back to one that was built on it, to what is left of that one
         (
-            [GONE, Revised("likes tea\nrides"), Revised("swims"), Revised("likes tea\nrides", restores=1)],
+            [
+                GONE,
+                RevisedValue("likes tea\nrides"),
+                RevisedValue("swims"),
+                RevisedValue("likes tea\nrides", restores=1),
+            ],
             "rides",
         ),
     ],
 )
-def test_a_block_is_rebuilt_of_what_is_left(later: list[Revised], left: str) -> None:
+def test_a_block_is_rebuilt_of_what_is_left(later: list[RevisedValue], left: str) -> None:
     assert rebuilt(BLOCK, later) == left
 
 
 @pytest.mark.parametrize("since", [{"read_only": True}, {"limit": 10}, {"label": "person"}])
 def test_what_a_block_has_become_since_takes_no_edit_from_it(since: dict[str, Any]) -> None:
-    later = [GONE, Revised("x", edit=op("insert", new_string="rides"))]
+    later = [GONE, RevisedValue("x", edit=op("insert", new_string="rides"))]
     assert rebuilt(replace(BLOCK, **since), later) == "has a cat\nrides"
 
 
 def test_an_edit_in_each_place_does_not_grow_without_end() -> None:
     long = "a" * 50
-    many = Revised(long, edit=op("replace", old_string="a", new_string=long, every=True))
-    one = Revised("a", edit=op("replace", old_string=long, new_string="a"))
+    many = RevisedValue(long, edit=op("replace", old_string="a", new_string=long, every=True))
+    one = RevisedValue("a", edit=op("replace", old_string=long, new_string="a"))
     block = replace(BLOCK, value=long, limit=50)
-    assert len(rebuilt(block, [Revised("a", is_erased=True), many, one, many, one, many])) < 300
+    assert len(rebuilt(block, [RevisedValue("a", is_erased=True), many, one, many, one, many])) < 300
 
 
 @pytest.mark.parametrize(
@@ -212,5 +222,5 @@ def test_an_edit_in_each_place_does_not_grow_without_end() -> None:
     ],
 )
 def test_a_sign_at_a_word_does_not_keep_it(gone: str, again: str) -> None:
-    later = [Revised(f"has a cat\n{gone}", is_erased=True), Revised(f"has a cat\n{again}")]
+    later = [RevisedValue(f"has a cat\n{gone}", is_erased=True), RevisedValue(f"has a cat\n{again}")]
     assert rebuilt(BLOCK, later) == "has a cat"

@@ -44,7 +44,7 @@ from gateway.settings import DatabaseSettings, Settings
 from gateway.settings.load import load_settings
 from storage.commands import LearnedFact
 from storage.job_records import NO_AGENT
-from storage.reader_commands import Learned
+from storage.reader_commands import LearnedChanges
 from storage.records import Scope
 from storage.sql.store import Store
 from storage.sqlite import mount
@@ -1239,7 +1239,7 @@ async def learn_of_ann(store: Store) -> None:
     (row,) = await store.memory_pages.list_newest_exchanges(agent.id, limit=1)
     fact = LearnedFact("Ann has a cat.", "", "cat", 1.0, row, [row])
     await store.database.write(
-        store.facts.make_learn_effect(agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
+        store.facts.make_learn_effect(agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=[fact]))
     )
 
 

@@ -558,7 +558,7 @@ def test_a_turn_that_comes_while_readers_pass_over_an_import_is_read(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What readers pass over is looked for before the transaction, since turns would wait for all of it."""
-    find, found = Imports._load_passing, []
+    find, found = Imports._load_finished_readers, []
 
     async def find_and_take_turn(self: Imports, agent_row: int) -> Any:
         passing = await find(self, agent_row)
@@ -568,7 +568,7 @@ def test_a_turn_that_comes_while_readers_pass_over_an_import_is_read(
             await asyncio.to_thread(world.post, asked, user="alice")
         return passing
 
-    monkeypatch.setattr(Imports, "_load_passing", find_and_take_turn)
+    monkeypatch.setattr(Imports, "_load_finished_readers", find_and_take_turn)
     follow(world, send(world, export("chatgpt", TALKS)))
     assert found == [[LEARNER, RULE]]
     world.clock.sleep(600)
@@ -580,7 +580,7 @@ def test_an_import_ends_while_another_writes_into_its_memory(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of a memory was looked through again, for as long as another import wrote."""
-    find, looks = Imports._load_passing, 0
+    find, looks = Imports._load_finished_readers, 0
     other = {"c-9": ("My boat is called Vril.", "A fine boat.")}
 
     async def find_while_another_writes(self: Imports, agent_row: int) -> Any:
@@ -591,7 +591,7 @@ def test_an_import_ends_while_another_writes_into_its_memory(
             await asyncio.to_thread(lambda: follow(world, send(world, export("claude", other))))
         return passing
 
-    monkeypatch.setattr(Imports, "_load_passing", find_while_another_writes)
+    monkeypatch.setattr(Imports, "_load_finished_readers", find_while_another_writes)
     follow(world, send(world, export("chatgpt", TALKS)))
     assert looks == 2  # each once
     world.clock.sleep(600)

@@ -17,7 +17,7 @@ from gateway.run.admin.memory_edits import FactExists, MemoryEdits
 from gateway.settings import BlockSettings
 from storage.commands import LearnedFact
 from storage.forget_commands import ForgetTarget
-from storage.reader_commands import Learned
+from storage.reader_commands import LearnedChanges
 from storage.records import Agent, Scope
 from storage.sql.blocks import Blocks
 from storage.sql.statements import make_statement
@@ -74,7 +74,7 @@ def learn(world: World, *texts: str, always: bool = False) -> list[int]:
         assert of is not None
         facts = [LearnedFact(text, "", text.casefold(), 1.0, None, (), standing=always) for text in texts]
         effect = world.store.facts.make_learn_effect(
-            of, 0, 1, world.clock(), lambda blocks: Learned(facts=facts)
+            of, 0, 1, world.clock(), lambda blocks: LearnedChanges(facts=facts)
         )
         await world.store.database.write(effect)
         return [fact.seq for fact in reversed(await world.store.facts.list(of.id))]

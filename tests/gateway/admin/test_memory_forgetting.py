@@ -20,7 +20,7 @@ from gateway.run.background.retention import make_retention
 from gateway.settings import BlockSettings
 from storage.commands import LearnedFact
 from storage.errors import Busy
-from storage.reader_commands import Learned
+from storage.reader_commands import LearnedChanges
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.admin.test_memory_views import memory, rows, speak, views
 from tests.gateway.sdk import World, agent, remember
@@ -51,7 +51,7 @@ def learn(world: World, text: str, row: int, block: str = "") -> int:
         (human,) = await world.store.blocks.load(of.id)
         writes = [(human, block, [row])] if block else []
         effect = world.store.facts.make_learn_effect(
-            of, 0, 1, world.clock(), lambda blocks: Learned(writes=writes, facts=[fact])
+            of, 0, 1, world.clock(), lambda blocks: LearnedChanges(writes=writes, facts=[fact])
         )
         await world.store.database.write(effect)
         return (await world.store.facts.list(of.id))[0].seq

@@ -17,7 +17,7 @@ from gateway.run.admin.recall_trials import RecallTrials
 from gateway.run.memory.trial import TrialRunner
 from gateway.settings import BlockSettings
 from storage.commands import LearnedFact
-from storage.reader_commands import Learned
+from storage.reader_commands import LearnedChanges
 from storage.records import Agent, Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
@@ -67,7 +67,7 @@ def learn(world: World, *facts: tuple[str, int]) -> list[int]:
 
     async def write() -> list[int]:
         effect = world.store.facts.make_learn_effect(
-            of, 0, 1, world.clock(), lambda blocks: Learned(facts=written)
+            of, 0, 1, world.clock(), lambda blocks: LearnedChanges(facts=written)
         )
         await world.store.database.write(effect)
         return [fact.seq for fact in reversed(await world.store.facts.list(of.id))]

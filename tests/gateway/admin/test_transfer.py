@@ -26,7 +26,7 @@ from storage.commands import LearnedFact
 from storage.errors import WriteConflict
 from storage.forget_commands import ForgetTarget
 from storage.listing import AgentDraft, AgentEntry, PassageDraft
-from storage.reader_commands import Learned
+from storage.reader_commands import LearnedChanges
 from storage.records import Agent, Exchange, Scope, State
 from storage.search.blob import open_blob
 from storage.sql.store import Store
@@ -136,7 +136,7 @@ async def learn(store: Store, alice: Speaker) -> None:
     last = (await store.export_reader.find_end(alice.agent))["seq"]
     ((cursor,),) = await rows(store, "SELECT coalesce(max(seq), 0) FROM readers")
     await store.database.write(
-        store.facts.make_learn_effect(alice.agent, cursor, last, 5.0, lambda _: Learned())
+        store.facts.make_learn_effect(alice.agent, cursor, last, 5.0, lambda _: LearnedChanges())
     )
 
 
@@ -366,7 +366,7 @@ async def test_an_edit_is_not_made_again_for_a_fact_that_is_learned_while_a_memo
     await alice.end(await alice.begin(said[:1], "c1"), said[1:], ["likes tea"])
     await alice.say([*said, user("bye")], assistant("Bye."), "c1")
     first, _ = await alice.rows()
-    learned = Learned(facts=[LearnedFact("Likes tea.", "", "k", 1.0, first.id, [first.id])])
+    learned = LearnedChanges(facts=[LearnedFact("Likes tea.", "", "k", 1.0, first.id, [first.id])])
     learn = store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned)
     exported = await export_during(store, alice.agent, lambda: store.database.write(learn))
     edits = [line["edit"] for line in map(json.loads, exported) if "edit" in line]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.run.memory import turn_writer
-from storage.commands import Committed, TurnWrite
+from storage.commands import CommittedTurn, TurnWrite
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import PATIENCE_S
@@ -39,7 +39,7 @@ def test_the_reply_leaves_before_its_turn_is_cached(
     world.settle()
     may_begin, began_late, cache_committed = threading.Event(), [], world.store.turns.cache_committed
 
-    def cache_late(write: TurnWrite, done: Committed) -> None:
+    def cache_late(write: TurnWrite, done: CommittedTurn) -> None:
         began_late.append(may_begin.wait(PATIENCE_S))  # the gateway's loop stands still meanwhile
         cache_committed(write, done)
 
@@ -74,7 +74,7 @@ def test_a_turn_that_cannot_be_cached_does_not_stop_the_caching_of_others(
     monkeypatch.setattr(turn_writer, "_call_after_reply", lambda work: None)
     cache_committed, failing = world.store.turns.cache_committed, [ValueError("no")]
 
-    def cache_or_fail(write: TurnWrite, done: Committed) -> None:
+    def cache_or_fail(write: TurnWrite, done: CommittedTurn) -> None:
         if failing:
             raise failing.pop()
         cache_committed(write, done)

@@ -21,7 +21,7 @@ from gateway.run.admin.show import ShowOperation
 from gateway.run.memory.trial import TrialRunner
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import choose_tokenizer
-from storage.commands import Committed, TurnWrite
+from storage.commands import CommittedTurn, TurnWrite
 from storage.forget_commands import ForgetTarget
 from storage.records import Agent, Scope
 from storage.sql.terms import load_terms_since
@@ -788,7 +788,7 @@ def test_the_next_message_waits_for_a_turn_off_the_record_that_is_planned_again(
     queues = world.gateway.app.services.chat.keeper.queues
     queued, commit = [], world.store.turns.commit
 
-    def count(write: TurnWrite) -> asyncio.Future[Committed]:
+    def count(write: TurnWrite) -> asyncio.Future[CommittedTurn]:
         queued.append(queues._counts[alice.uid, "c1"])
         return commit(write)
 

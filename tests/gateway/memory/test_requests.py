@@ -14,7 +14,7 @@ from gateway.operations import make_request_operations
 from gateway.run.background.retention import Retention
 from storage.commands import LearnedFact
 from storage.forget_commands import ForgetTarget
-from storage.reader_commands import Learned
+from storage.reader_commands import LearnedChanges
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
@@ -138,7 +138,9 @@ def test_a_muted_fact_is_left_out_for_that(world: World) -> None:
         assert found is not None
         fact = LearnedFact("Alice's cat is called Ponyo.", "", "ponyo", 1.0, None, ())
         await store.database.write(
-            store.facts.make_learn_effect(found, 0, 1, world.clock(), lambda blocks: Learned(facts=[fact]))
+            store.facts.make_learn_effect(
+                found, 0, 1, world.clock(), lambda blocks: LearnedChanges(facts=[fact])
+            )
         )
         (known,) = await store.facts.list(found.id)
         await store.facts.mute(found.id, known.seq, world.clock(), is_muted=True)

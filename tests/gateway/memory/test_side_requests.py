@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.settings import SideRequest
-from storage.reader_commands import Unread
+from storage.reader_commands import UnreadMessages
 from storage.records import LEARNER
 from tests.doubles import side_requests as recorded
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
@@ -674,7 +674,7 @@ def test_a_title_prompt_of_no_known_form_gets_no_note_and_nothing_is_learned_fro
     assert world.post(user(prompt), CHAT, user="alice").status == 200
     assert world.upstream.last.messages == user(prompt)
 
-    async def unlearned() -> Unread | None:
+    async def unlearned() -> UnreadMessages | None:
         store = world.gateway.app.services.store
         assert store is not None
         return await store.readers.find_unread(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gateway.core.memory.fact_words import make_fact_key
 from storage.commands import LearnedFact
-from storage.reader_commands import Learned
+from storage.reader_commands import LearnedChanges
 from storage.records import Agent, Scope
 from tests.doubles.upstream import say
 from tests.gateway.sdk import World
@@ -62,7 +62,7 @@ def learn(
     async def write() -> list[int]:
         blocks = await world.store.blocks.load(agent.id)
         writes = [(blocks[0], block, [row])] if block is not None else []
-        learned = Learned(writes=writes, facts=facts)
+        learned = LearnedChanges(writes=writes, facts=facts)
         effect = world.store.facts.make_learn_effect(agent, 0, 1, world.clock(), lambda _: learned)
         await world.store.database.write(effect)
         listed = await world.store.facts.list(agent.id, limit=len(texts))

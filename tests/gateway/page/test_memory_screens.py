@@ -27,7 +27,7 @@ from gateway.settings import BlockSettings, ProfileSettings
 from storage.commands import LearnedFact
 from storage.errors import Busy
 from storage.postgres.database import PostgresDatabase
-from storage.reader_commands import Learned
+from storage.reader_commands import LearnedChanges
 from storage.records import Agent
 from storage.sql import forget_preview
 from tests.doubles.upstream import Gate, StrictUpstream, say
@@ -1258,7 +1258,7 @@ def test_a_fact_says_what_further_sources_mean_and_what_becomes_of_its_correctio
     ]
 
     async def write() -> None:
-        learned = Learned(facts=facts)
+        learned = LearnedChanges(facts=facts)
         await world.store.database.write(
             world.store.facts.make_learn_effect(agent, 0, 1, 1.0, lambda _: learned)
         )

@@ -15,7 +15,7 @@ import pytest
 from gateway.page import request_screens
 from gateway.settings import BlockSettings, ProfileSettings, UpstreamSettings
 from storage.commands import LearnedFact
-from storage.reader_commands import Learned
+from storage.reader_commands import LearnedChanges
 from storage.records import Agent
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
@@ -1860,7 +1860,7 @@ def test_a_fact_that_learning_replaced_is_not_taken_for_corrected(operator: Oper
 
     async def learn_again() -> None:
         effect = world.store.facts.make_learn_effect(
-            agent, 1, 2, world.clock(), lambda _: Learned(facts=[new])
+            agent, 1, 2, world.clock(), lambda _: LearnedChanges(facts=[new])
         )
         await world.store.database.write(effect)
 

@@ -23,7 +23,7 @@ from gateway.run import background_responses, response_maker
 from gateway.run.chat import Chat
 from gateway.run.pending import PendingWrites
 from gateway.run.turn import TurnRun
-from storage.commands import Committed, TurnWrite
+from storage.commands import CommittedTurn, TurnWrite
 from storage.errors import Stale, Unavailable
 from storage.job_records import Job, JobState
 from storage.run_commands import ResponseEnd
@@ -140,7 +140,7 @@ def test_a_response_whose_turn_is_written_late_is_completed(
     """Other work, such as an agent's answer to another one, blocks none."""
     gate, other, commit = Gate(), Gate(), Turns.commit
 
-    async def commit_late(turns: Turns, write: TurnWrite) -> Committed:
+    async def commit_late(turns: Turns, write: TurnWrite) -> CommittedTurn:
         await gate.wait()
         return await commit(turns, write)
 
@@ -161,7 +161,7 @@ def test_a_response_whose_turn_is_not_written_in_the_end_is_made_again(
     """As where the database ends while it is waited for longer than a client would wait."""
     gate, commit, errors = Gate(), Turns.commit, [Unavailable("the server has ended")]
 
-    async def fail_late_once(turns: Turns, write: TurnWrite) -> Committed:
+    async def fail_late_once(turns: Turns, write: TurnWrite) -> CommittedTurn:
         if errors:
             await gate.wait()
             raise errors.pop()

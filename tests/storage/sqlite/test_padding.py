@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from storage.database import Connection
-from storage.records import Agent, Evicted, Exchange, State
+from storage.records import Agent, EvictedPart, Exchange, State
 from storage.sql import exchanges
 from storage.sql.store import Store
 from storage.sqlite.padding import compute_room, count_padding, measure_record
@@ -42,7 +42,7 @@ def exchange(chance: random.Random, mark: int) -> Exchange:
         state=chance.choice(list(State)),
         continued=chance.random() < 0.5,
         size=chance.randrange(70_000),
-        evicted=chance.choice([None, Evicted(3, 40, 9_000, 8_192)]),
+        evicted=chance.choice([None, EvictedPart(3, 40, 9_000, 8_192)]),
         merged=chance.choice(("", "carried", "idle")),
         input=text(chance.choice((4, 40, 300, 900))),
         shown_reply=text(chance.choice((4, 40, 300))),
