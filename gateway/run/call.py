@@ -166,7 +166,7 @@ class ChatCall:
 
     def _is_fallback(self, target: Target) -> bool:
         """Returns whether the target is a fallback with another model than the request names."""
-        return target.rank > 0 and target.model != self.route.asked.model
+        return target.rank > 0 and target.model != self.route.original.model
 
     def _make_native_request(
         self, native: NativeRequest, target: Target, system: str, notes: Mapping[int, str] | None = None
@@ -194,8 +194,8 @@ class ChatCall:
         self.request_count += 1
         if self.request_count > 1:
             headers = number_idempotency_keys(headers, self.request_count)
-        asked = self.route.asked.upstream
-        if forwarded.upstream != asked or not target.gets_credential(asked):
+        upstream = self.route.original.upstream
+        if forwarded.upstream != upstream or not target.gets_credential(upstream):
             return ModelRequest(body, headers, wants_stream=self.request.stream)
         return ModelRequest(
             body=body,

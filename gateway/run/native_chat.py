@@ -90,7 +90,7 @@ class NativeChat:
             credential=request_context.credential,
             models=request_context.models,
             key_id=request_context.key_id,
-            upstream=route.asked.upstream,
+            upstream=route.original.upstream,
         )
         call = make_native_call(
             native,

@@ -1,9 +1,9 @@
 """The attempts of one request: its endpoints are asked one after the other until one answers.
 
 `gateway.core.upstream.policy` decides the next step; this module sends, waits and counts. `Attempts` belongs to one
-request, so that the code that relays the reply need not know how many endpoints were asked. A reply that has begun is
-not asked for again, so no client gets anything twice. The first answer settles the endpoint, to which further rounds of
-the turn go.
+request, and the code that relays the reply need not know how many endpoints were asked. A request is not sent again
+once its reply has begun, so no client gets anything twice. The first answer settles the endpoint, to which further
+rounds of the turn go.
 """
 
 from __future__ import annotations
@@ -53,7 +53,13 @@ from gateway.run.upstream.provider_errors import classify_failure, get_error_kin
 from gateway.run.upstream.unbegun_stream import UnbegunStream
 from gateway.run.upstream_call import FailedTry, UpstreamCall
 
-Candidate = tuple[Endpoint, Target]
+
+class Candidate(NamedTuple):
+    """An endpoint that may be asked, with its target."""
+
+    endpoint: Endpoint
+    target: Target
+
 
 CHAT: Final = "/chat/completions"
 # The paths of which a reply with an error under a status of success is known. The second one is Anthropic's.
@@ -79,6 +85,7 @@ class AttemptServices(Protocol):
     sleep: Callable[[float], Awaitable[None]]
     # Returns a random number from 0 to 1.
     chance: Callable[[], float]
+    # The metrics of the process.
     metrics: Metrics
     # True: the first event of a stream is read before its status is passed on.
     may_peek: bool
@@ -90,25 +97,27 @@ class _FailedAttempt(Struct, frozen=True):
     """An attempt that failed."""
 
     failure: Failure
-    # The upstream's error, if it answered.
+    # The reply of the upstream, which has an error; None: the upstream has not answered.
     reply: ModelReply | None = None
-    # The error that there is in place of a reply.
+    # The error in place of a reply; None: the upstream has answered.
     error: ProviderError | None = None
 
 
 class _PreparedAttempt(Struct, frozen=True):
     """The attempt after a failed one, before it is made."""
 
+    # The request that is sent.
     request: ModelRequest
-    # The candidate that is asked; None: the present candidate again.
+    # The candidate that is asked; None: the present candidate is asked again.
     candidate: Candidate | None = None
     # The seconds to wait before the attempt.
     wait_s: float = 0.0
 
 
 class _RequestSource(NamedTuple):
-    """Makes the requests of one round."""
+    """The functions that make the requests of one round."""
 
+    # Makes the request for a target.
     make: RequestMaker
     # Makes a request again if its content is refused; None: nothing can be left out.
     mender: RequestMender | None
@@ -156,10 +165,11 @@ class Attempts:
     # The target at that endpoint.
     target: Target
     # The candidates after the present one, in their order.
-    _following: list[Candidate]
+    _next_candidates: list[Candidate]
+    # The receipt of the request.
     _receipt: Receipt
     # The model's own endpoints that are passed over. They are asked if no fallback has room for the request.
-    unavailable: list[Candidate] = field(default_factory=list)
+    unavailable_candidates: list[Candidate] = field(default_factory=list)
     # True: a request that may have had an effect is not sent again (a request that got a 429 had none).
     sends_once: bool = False
     # Returns the error of a caller that broke its request off, else None. No upstream is to blame for such a request.
@@ -198,13 +208,13 @@ class Attempts:
             error.headers = tuple(self._receipt.note_head())
         self._is_in_flight = False
         self.endpoint.health.in_flight -= 1
-        if (last := self._receipt.last_call) is not None:
-            last.end()
+        if (last_call := self._receipt.last_call) is not None:
+            last_call.end()
 
     @property
     def may_ask_usage(self) -> bool:
         """True if an endpoint that is asked for the usage of its streams may answer."""
-        return self.endpoint.asks_usage or any(endpoint.asks_usage for endpoint, _ in self._following)
+        return self.endpoint.asks_usage or any(each.endpoint.asks_usage for each in self._next_candidates)
 
     async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
         """Returns the first reply that is no failure, or else the reply of the last failure. Raises: ProviderError.
@@ -223,15 +233,15 @@ class Attempts:
         The other candidates follow, and at last the model's own endpoints that were passed over. Returns False if the
         first candidate is no fallback, or if there is no other. It may be called before the `with` block, and within.
         """
-        if not self._following:
-            self._following, self.unavailable = self.unavailable, []
-        if not self.target.rank or not self._following:
+        if not self._next_candidates:
+            self._next_candidates, self.unavailable_candidates = self.unavailable_candidates, []
+        if not self.target.rank or not self._next_candidates:
             return False
-        self._move_to(*self._following.pop(0))
+        self._move_to(*self._next_candidates.pop(0))
         return True
 
     def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
-        """Notes how many tokens a reply counted for its prompt."""
+        """Notes the number of a prompt's tokens, as `ModelSource.note_prompt_tokens`."""
         self._services.context_windows.note_count(make_model_key(self.target), estimated, actual, fitting)
 
     def note_broken(self, error: GatewayError) -> None:
@@ -306,14 +316,15 @@ class Attempts:
         of which nothing may be left out, the step is chosen again without the candidate.
         """
         while True:
-            next_attempt, wait_s = self._choose_and_charge(failure, request)
+            next_attempt, wait_s = self._choose_next_step(failure, request)
             if next_attempt is NextAttempt.STOP:
                 return None
             if next_attempt is NextAttempt.RETRY:
                 return _PreparedAttempt(request, wait_s=wait_s)
-            endpoint, target = self._following.pop(0)
+            candidate = self._next_candidates.pop(0)
             with suppress(ContextExceeded):
-                return _PreparedAttempt(await make(target, endpoint), (endpoint, target), wait_s)
+                next_request = await make(candidate.target, candidate.endpoint)
+                return _PreparedAttempt(next_request, candidate, wait_s)
 
     def _move_to(self, endpoint: Endpoint, target: Target) -> None:
         """Makes this candidate the present one."""
@@ -339,15 +350,15 @@ class Attempts:
                 if reply.status in TRANSIENT_STATUSES:
                     retry_after_s = read_retry_after(reply.headers, self._services.wall_clock())
                     failure = Failure(str(reply.status), retry_after_s=retry_after_s)
-                    return self._blame(_FailedAttempt(failure, reply))
-                may_ask_next = request.path == CHAT and self._following and not self._is_settled
+                    return self._record_failure(_FailedAttempt(failure, reply))
+                may_ask_next = request.path == CHAT and self._next_candidates and not self._is_settled
                 if (
                     may_ask_next
                     and begun.is_whole
                     and reply.status == 200
                     and is_empty_completion(begun.begin)
                 ):
-                    return self._blame(_FailedAttempt(Failure("broke"), reply))
+                    return self._record_failure(_FailedAttempt(Failure("broke"), reply))
                 # Any other status is an answer, even if it refuses the request.
                 health.record_answer(self.target.model)
                 return await self._take_answer(begun, request, source)
@@ -355,7 +366,7 @@ class Attempts:
                 # An upload that the caller broke off is no failure of the upstream.
                 if (caller_error := self.caller_error()) is not None:
                     raise caller_error from error
-                return self._blame(_FailedAttempt(classify_failure(error), error=error))
+                return self._record_failure(_FailedAttempt(classify_failure(error), error=error))
 
     async def _send_attempt(self, request: ModelRequest) -> BegunReply:
         """Returns the reply to a request. An error under a status of success gets the status of the error."""
@@ -398,7 +409,7 @@ class Attempts:
             await discard_reply(reply)
             return replacement
         self._accept(reply, mender)
-        may_follow = bool(self._following) or self.endpoint.policy.retries > 0
+        may_follow = bool(self._next_candidates) or self.endpoint.policy.retries > 0
         if begun.is_replaceable and request.path == CHAT and may_follow:
             return UnbegunStream(reply, partial(self._replace, request, source, was_settled))
         return reply
@@ -434,7 +445,7 @@ class Attempts:
         Raises: ProviderError: the error of the last attempt after the stream.
         """
         self._is_settled = was_settled
-        failed = self._blame(_FailedAttempt(failure))
+        failed = self._record_failure(_FailedAttempt(failure))
         next_request = await self._make_request_after(failed, request, source.make)
         return None if next_request is None else await self._send_until_answered(next_request, source)
 
@@ -473,8 +484,11 @@ class Attempts:
         if self.is_answered and self.call.status < 300:
             self.endpoint.health.record_success(self.target.model)
 
-    def _blame(self, failed: _FailedAttempt) -> _FailedAttempt:
-        """Notes a failure of the endpoint, unless it was a limit of the gateway's or the caller's own."""
+    def _record_failure(self, failed: _FailedAttempt) -> _FailedAttempt:
+        """Records a failure of the endpoint. Returns the attempt.
+
+        A limit of the gateway's or of the caller's own is no failure of the endpoint.
+        """
         endpoint, failure = self.endpoint, failed.failure
         model = self.target.model
         now = self._services.now()
@@ -486,8 +500,8 @@ class Attempts:
             endpoint.health.record_failure(endpoint.policy, now, model, failure.retry_after_s)
         return failed
 
-    def _choose_and_charge(self, failure: Failure, request: ModelRequest) -> NextStep:
-        """Returns the step after a failed attempt. A retry is charged to the retry budget."""
+    def _choose_next_step(self, failure: Failure, request: ModelRequest) -> NextStep:
+        """Returns the step after a failed attempt. A retry uses up a part of the retry budget."""
         # An upload was read once and cannot be sent again.
         if request.upload is not None:
             return NextStep(NextAttempt.STOP)
@@ -495,13 +509,13 @@ class Attempts:
         if self.sends_once and failure.was_sent and failure.kind != "429":
             return NextStep(NextAttempt.STOP)
         # Hidden rounds of one turn stay at the endpoint that answered the first round.
-        candidates = [] if self._is_settled else self._following
+        candidates = [] if self._is_settled else self._next_candidates
         health = self.endpoint.health
         step = choose_next(
             failure,
             self.endpoint.policy,
             failure_count=self._failure_count,
-            has_peer=any(target.rank == self.target.rank for _, target in candidates[:1]),
+            has_peer=any(each.target.rank == self.target.rank for each in candidates[:1]),
             has_fallback=bool(candidates),
             may_retry=health.may_retry,
             chance=self._services.chance(),
@@ -511,7 +525,7 @@ class Attempts:
         return step
 
     def _give_up(self, failed: _FailedAttempt) -> ModelReply:
-        """Returns the upstream's own error, which the client gets. Raises: ProviderError: no reply was sent."""
+        """Returns the upstream's own error, which the client gets. Raises: ProviderError: there was no reply."""
         if failed.reply is None:
             self.call.failure = failed.failure.kind
             self._note_end(failed.failure.kind, is_error=True, status=0)

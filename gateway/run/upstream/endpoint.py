@@ -17,7 +17,7 @@ from gateway.core.upstream.policy import EndpointHealth, Policy, Target
 class Endpoint(Struct):
     """A provider with one key."""
 
-    # The upstream's name; from the second key on with the key's number (`openai#2`).
+    # The name of the upstream, with the key's number from the second key on (`openai#2`).
     name: str
     # The name of the upstream in the settings.
     upstream: str
@@ -25,19 +25,19 @@ class Endpoint(Struct):
     provider: Provider
     # The bounds of retries, failures and timeouts.
     policy: Policy
-    # False where callers bring their own key. A limit that one caller has reached then holds for no other.
+    # False: callers bring their own key, so a limit that one caller has reached holds for no other caller.
     has_key: bool = True
-    # The failures and limits of late, and the requests under way.
+    # The recent failures and limits, and the number of requests under way.
     health: EndpointHealth = msgspec.field(default_factory=EndpointHealth)
     # The kind of the upstream, in the settings.
     kind: str = ""
-    # The usage of its streams is asked for, whether their client does or not.
+    # True: the usage of each stream is asked for, even if the client does not ask for it.
     asks_usage: bool = False
-    # The headers of a trace go to it always, or never; None: where the client has sent some.
+    # True or False: the endpoint gets the headers of a trace or not; None: only if the client has sent some.
     propagates: bool | None = None
 
 
-# Makes the request for a target that is tried.
+# Returns the request for a target at an endpoint.
 RequestMaker = Callable[[Target, Endpoint], Awaitable[ModelRequest]]
 
 
@@ -53,4 +53,4 @@ class RequestMender(Protocol):
         """
 
     def note_answer(self) -> None:
-        """Notes that an upstream has answered the last request: what that lacks is left out for good."""
+        """Notes that an upstream has answered the last request. Parts that the request lacked stay left out."""

@@ -27,11 +27,11 @@ class BegunReply(Struct, frozen=True):
     """A reply, and the part of it that was read to see whether it is an error."""
 
     reply: ModelReply
-    # The data of its first event, or its body; b"": neither was read.
+    # The data of the first event, or the body; b"": neither was read.
     begin: bytes = b""
-    # The reply is a stream of which only comments have come so far, so another reply may take its place.
+    # True: the reply is a stream of which only comments have come so far, so another reply may take its place.
     is_replaceable: bool = False
-    # `begin` is the whole body.
+    # True: `begin` is the whole body.
     is_whole: bool = False
 
 
@@ -49,29 +49,30 @@ async def reveal_stream_error(reply: ModelReply) -> BegunReply:
     A stream that begins with an error is replaced by a whole reply with that error's status, and no data.
     """
     try:
-        first = await reply.peek()
+        first_event = await reply.peek()
     except BaseException:
         await reply.aclose()
         raise
-    if first is None:
+    if first_event is None:
         return BegunReply(reply)
-    error = find_error_in_first_event(first)
+    error = find_error_in_first_event(first_event)
     if error is None:
-        return BegunReply(reply, first.data or b"", is_replaceable=first.data is None)
+        return BegunReply(reply, first_event.data or b"", is_replaceable=first_event.data is None)
     await discard_reply(reply)
     headers = [(name, value) for name, value in reply.headers if name != "content-type"]
     body = error.body
     # Anthropic's own error is the event's data, for a client that speaks its dialect.
-    if first.name == "error" and first.data is not None:
-        body = first.data
+    if first_event.name == "error" and first_event.data is not None:
+        body = first_event.data
     return BegunReply(BufferedReply(error.status, (*headers, JSON_HEADER), body))
 
 
 async def reveal_whole_error(reply: ModelReply) -> BegunReply:
     """Returns a whole reply, and its body. An error under a status of success gets the status that it names.
 
-    A reply that breaks off while it is read here has begun, so it is not asked for again: the returned reply breaks off
-    for its reader. So does a reply that ends within its JSON, since HTTP reports no error if no length was announced.
+    A reply that breaks off while it is read here has begun, so its request is not sent again: the returned reply breaks
+    off for its reader. So does a reply that ends within its JSON, since HTTP reports no error if no length was
+    announced.
     """
     try:
         body = await reply.read(MAX_REPLY_BYTES)
@@ -81,10 +82,10 @@ async def reveal_whole_error(reply: ModelReply) -> BegunReply:
             raise
         return BegunReply(BufferedReply(reply.status, reply.headers, b"", error))
     if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
-        cut = ProviderBroke("the upstream's reply ended in the middle of its JSON")
-        return BegunReply(BufferedReply(reply.status, reply.headers, b"", cut))
-    status, shown = find_error_in_success_body(body) or (reply.status, body)
-    return BegunReply(BufferedReply(status, reply.headers, shown), body, is_whole=True)
+        broke = ProviderBroke("the upstream's reply ended in the middle of its JSON")
+        return BegunReply(BufferedReply(reply.status, reply.headers, b"", broke))
+    status, client_body = find_error_in_success_body(body) or (reply.status, body)
+    return BegunReply(BufferedReply(status, reply.headers, client_body), body, is_whole=True)
 
 
 async def discard_reply(reply: ModelReply) -> None:

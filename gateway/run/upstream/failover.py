@@ -1,7 +1,7 @@
 """Failover: the endpoints of the process, and the order in which a request asks them.
 
 `gateway.core.upstream.policy` decides the order; `gateway.run.upstream.attempts` asks the endpoints. Failover happens
-only before the first event of a reply is handed on.
+only before the client gets the first event of a reply.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gateway.core.upstream.context_window import ContextWindows
 from gateway.core.upstream.policy import Policy, RouteMember, order_members
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
-from gateway.run.upstream.attempts import CHAT, Attempts, no_caller_error
+from gateway.run.upstream.attempts import CHAT, Attempts, Candidate, no_caller_error
 from gateway.run.upstream.endpoint import Endpoint
 from gateway.run.upstream.propagation import choose_propagation
 from gateway.run.upstream.route import Route
@@ -62,7 +62,7 @@ class Failover:
         metrics.add_gauge(
             "upstream_resting",
             "Whether an upstream is passed over, for one model at least, while there is another.",
-            lambda: {(name,): int(is_so) for name, is_so in self.find_passed_over().items()},
+            lambda: {(name,): int(is_passed) for name, is_passed in self.find_passed_over().items()},
             "upstream",
         )
 
@@ -101,7 +101,7 @@ class Failover:
             target = self.context_windows.with_known_window(route.first)
             return Attempts(self, endpoints[0], target, [], receipt, caller_error=caller_error)
         candidates = [
-            (endpoint, target)
+            Candidate(endpoint, target)
             for target in map(self.context_windows.with_known_window, route.targets)
             for endpoint in self.endpoints[target.upstream]
             if path == CHAT or endpoint.provider.has_endpoint(path)
@@ -114,12 +114,12 @@ class Failover:
         # The route's own upstream serves the path, so there is a first candidate.
         first, *following = [candidates[index] for index in order]
         # Candidates of rank 0 are no fallbacks: a request may wait for them. The first to be available comes first.
-        unavailable = [
+        unavailable_candidates = [
             candidates[index]
             for index in sorted(range(len(members)), key=lambda index: members[index].available_at)
             if members[index].rank == 0 and index not in order
         ]
-        return Attempts(self, *first, following, receipt, unavailable, caller_error=caller_error)
+        return Attempts(self, *first, following, receipt, unavailable_candidates, caller_error=caller_error)
 
     def make_attempts_at_first_key(
         self,

@@ -1,4 +1,4 @@
-"""The other endpoints: a request handed to an upstream as it is, and its answer handed back. No memory.
+"""The other endpoints: forwards a request to an upstream as it is, and the answer to the client. No memory.
 
 A request fails over as a chat does (`gateway.run.upstream.failover`), with two exceptions. Objects that an upstream
 stores (files, batches, responses and the like) are in the account of one key: only that key is used, and a request that
@@ -101,12 +101,12 @@ class Forwarder:
         route = self._resolve_route(path, model, upstream_name)
         upstream = route.upstream
         if not self._providers[upstream].has_endpoint(path):
-            where = "/v1" + path.partition("?")[0]
+            public_path = "/v1" + path.partition("?")[0]
             if model is None:
                 hint = _RESPONSES_HINT if path.startswith("/responses/") else ""
-                raise UnknownPath(f"The upstream {upstream!r} has no {where}.{hint}", code=_NO_ENDPOINT)
+                raise UnknownPath(f"The upstream {upstream!r} has no {public_path}.{hint}", code=_NO_ENDPOINT)
             raise UnknownPath(
-                f"The model {model!r} is served by the upstream {upstream!r}, which has no {where}.",
+                f"The model {model!r} is served by the upstream {upstream!r}, which has no {public_path}.",
                 param="model",
                 code=_NO_ENDPOINT,
             )
@@ -125,8 +125,8 @@ class Forwarder:
     ) -> bool:
         """Returns whether a request for a response is answered by way of chat completions.
 
-        True for agents, for upstreams that do not store responses, and for a request that continues a response of
-        the gateway. A header that names another upstream than the model's rules out the last two.
+        This is so for agents, for upstreams that do not store responses, and for a request that continues a response of
+        the gateway. The last two are ruled out by a header that names another upstream than the model's.
 
         continues_here: the request continues a response that the gateway stores.
         path: the path below the base URL.
@@ -170,8 +170,9 @@ class Forwarder:
                 param="model",
             )
         if upstream_name is not None:
-            if (aliased := find_aliased_route(self._settings, upstream_name, model)) is not None:
-                return aliased
+            aliased_route = find_aliased_route(self._settings, upstream_name, model)
+            if aliased_route is not None:
+                return aliased_route
             if not is_listed(self._settings, upstream_name, model):
                 raise UnknownModel.unlisted(model)
             return Route(upstream_name, model)
@@ -218,7 +219,7 @@ class Forwarder:
             route = await self._admit_request(route, outgoing, body, receipt)
         with self._make_attempts(route, outgoing, receipt) as attempts:
             try:
-                make = partial(outgoing.make_request, upstream=route.asked.upstream, receipt=receipt)
+                make = partial(outgoing.make_request, upstream=route.original.upstream, receipt=receipt)
                 await relay(
                     attempts,
                     make,

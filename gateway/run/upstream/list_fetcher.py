@@ -16,9 +16,9 @@ from adapters.types import ModelRequest
 from gateway.errors import GatewayError, NotAllowed, NotAuthenticated, UpstreamUnreachable
 from gateway.settings import UpstreamSettings
 
-# Bytes of one list; a long one has about a megabyte. A longer one is a faulty upstream's.
+# The most bytes of one list; a long list has about a megabyte. A larger one is a faulty upstream's.
 _MAX_LIST_BYTES = 8 * 1024 * 1024
-# Seconds that a caller waits for the list for its key; front ends wait about as long for a list.
+# The seconds that a caller waits for the list for its key; front ends wait about as long for a list.
 _LIST_WAIT_S = 10.0
 _log = logging.getLogger("mnemogate")
 
@@ -38,13 +38,13 @@ class Refusal(NamedTuple):
 
 
 class ListFetcher:
-    """Asks upstreams for their lists of models. A failure is logged once, until the upstream gives a list again."""
+    """Fetches the lists of models from upstreams. A failure is logged once, until the upstream gives a list again."""
 
     def __init__(self, upstreams: Iterable[UpstreamSettings]) -> None:
         # The base URLs of the settings, by the names of the upstreams.
         self._addresses = {each.name: each.base_url for each in upstreams}
-        # The reason why an upstream without a list did not answer; None: the answer was something else.
-        self._failing: dict[str, str | None] = {}
+        # The upstreams without a list, each with the reason why it gave no answer; None: its answer was no list.
+        self._failures: dict[str, str | None] = {}
 
     async def fetch(self, name: str, provider: Provider, credential: str | None) -> Entries | Refusal | None:
         """Returns an upstream's list, its refusal of the key, or None for any other failure, which is logged."""
@@ -67,7 +67,7 @@ class ListFetcher:
                 name, str(error) or type(error).__name__, is_down=not isinstance(error, ValueError)
             )
             return None
-        self._failing.pop(name, None)
+        self._failures.pop(name, None)
         return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 
     def _make_hint(self, name: str) -> str:
@@ -75,17 +75,17 @@ class ListFetcher:
         url = self._addresses.get(name) or ""
         return "" if re.search(r"/v\d", url) else "; its base_url has no /v1, and most addresses need it"
 
-    def note_failure(self, name: str, why: str, *, is_down: bool) -> None:
-        """Notes that an upstream gave no list. is_down: it gave no answer."""
-        if name not in self._failing:
-            _log.warning("The upstream %s gave no list of models: %s", name, why)
-        self._failing[name] = why if is_down else None
+    def note_failure(self, name: str, reason: str, *, is_down: bool) -> None:
+        """Notes that an upstream gave no list. is_down: True: the upstream gave no answer."""
+        if name not in self._failures:
+            _log.warning("The upstream %s gave no list of models: %s", name, reason)
+        self._failures[name] = reason if is_down else None
 
     def check_answers(self) -> None:
         """Raises UpstreamUnreachable if an upstream is down, since it is unknown whether that upstream has models."""
-        for name, why in self._failing.items():
-            if why is not None:
-                text = f"The gateway has no list of models: the upstream {name!r} gave none, {why}."
+        for name, reason in self._failures.items():
+            if reason is not None:
+                text = f"The gateway has no list of models: the upstream {name!r} gave none, {reason}."
                 raise UpstreamUnreachable(text)
 
 

@@ -1,7 +1,7 @@
 """The list of models: profiles and aliases of the settings, and the upstreams' own lists.
 
-Those lists are fetched in the background, at start and again from time to time. No request waits for them, and an
-upstream that does not answer keeps the list it had. An upstream that lists its models only for the caller's key is
+The upstreams' lists are fetched in the background, at start and again from time to time. No request waits for them. An
+upstream that does not answer keeps its earlier list. An upstream that lists its models only for the caller's key is
 asked with that key when the caller asks; the answer is cached for the key, as a hash of it.
 """
 
@@ -74,12 +74,12 @@ class ModelList:
         self._created_at = created_at
         self._clock = clock
         # The list that each upstream gave without a caller's key.
-        self._fetched: dict[str, Entries] = {}
+        self._lists: dict[str, Entries] = {}
         # The refusal of each upstream that lists its models only for a caller's key.
         self._refusals: dict[str, Refusal] = {}
         # The answers by upstream and the hash of a caller's key. The key that was used last comes last.
         self._answers: OrderedDict[tuple[str, bytes], _CachedAnswer] = OrderedDict()
-        self.entries = self._merge(self._fetched)
+        self.entries = self._merge(self._lists)
 
     # -- without a caller's key, in the background
 
@@ -112,8 +112,8 @@ class ModelList:
         if isinstance(answer, Refusal):
             self._note_refusal(name, answer)
             return False
-        self._fetched[name] = answer
-        self.entries = self._merge(self._fetched)
+        self._lists[name] = answer
+        self.entries = self._merge(self._lists)
         return True
 
     def _note_refusal(self, name: str, refusal: Refusal) -> None:
@@ -125,9 +125,9 @@ class ModelList:
             _log.info("The upstream %s lists its models only for callers with a key of their own.", name)
             return
         # The upstream's own message may quote the key, in a form that the log does not mask.
-        why = f"it refuses the key of the settings (status {refusal.status})"
+        reason = f"it refuses the key of the settings (status {refusal.status})"
         # A key that gets a 403 may be for chats alone.
-        self._fetcher.note_failure(name, why, is_down=refusal.status == 401)
+        self._fetcher.note_failure(name, reason, is_down=refusal.status == 401)
 
     # -- with a caller's key
 
@@ -181,7 +181,7 @@ class ModelList:
         keyless = self._list_keyless_upstreams()
         if upstream is not None:
             return [upstream] if upstream in keyless else []
-        unlisted = [name for name in keyless if name not in self._fetched]
+        unlisted = [name for name in keyless if name not in self._lists]
         if len(unlisted) < 2:
             return unlisted
         # If there are several, the key is only for an upstream that has asked for it.
@@ -225,7 +225,7 @@ class ModelList:
         """Returns the list with an upstream's answer to the caller's key."""
         if answer.entries is None:
             return self.entries
-        return self._merge({**self._fetched, upstream: answer.entries})
+        return self._merge({**self._lists, upstream: answer.entries})
 
     async def _ask(self, name: str, credential: str) -> _CachedAnswer:
         """Returns the upstream's answer to this key, from the cache as long as it is valid.
@@ -240,10 +240,10 @@ class ModelList:
         async with answer.lock:
             if not self._refresh_s or self._clock() < answer.valid_until:
                 return answer
-            fetched = await self._fetcher.fetch(name, self._providers[name], credential)
-            answer.refusal = fetched if isinstance(fetched, Refusal) else None
-            if isinstance(fetched, list):
-                answer.entries = fetched
+            reply = await self._fetcher.fetch(name, self._providers[name], credential)
+            answer.refusal = reply if isinstance(reply, Refusal) else None
+            if isinstance(reply, list):
+                answer.entries = reply
                 answer.failures = 0
             else:
                 answer.failures += 1
@@ -252,7 +252,7 @@ class ModelList:
             answer.valid_until = self._clock() + self._choose_pause_s(answer.failures)
         return answer
 
-    def _merge(self, fetched: Mapping[str, Entries]) -> Entries:
+    def _merge(self, lists: Mapping[str, Entries]) -> Entries:
         """Returns profiles and aliases, then the models of upstreams under the names that route to them."""
         merged: dict[str, dict[str, Any]] = {}
         for profile in self._settings.profiles:
@@ -260,7 +260,7 @@ class ModelList:
                 merged[AGENT_PREFIX + profile.name] = self._make_entry(AGENT_PREFIX + profile.name)
         for alias in self._settings.models:
             merged[alias.alias] = self._make_entry(alias.alias)
-        for name, entries in fetched.items():
+        for name, entries in lists.items():
             for entry in entries:
                 public_name = self._find_public_name(name, entry["id"])
                 # An alias hides a model of the same name, as it does when a request asks for the name.

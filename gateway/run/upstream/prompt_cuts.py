@@ -34,9 +34,11 @@ class CutRequest(NamedTuple):
 class PromptCuts:
     """The cuts of one request for one endpoint."""
 
+    # The windows of models, as far as they are known.
     windows: ContextWindows
+    # The receipt of the request.
     receipt: Receipt
-    # The prompt was cut to a guess of the window.
+    # True: the prompt was cut to a guess of the window.
     _is_guess: bool = field(default=False, init=False)
     # The tokens of the request that was first refused by an error without a length; 0: there was no such error.
     _refused_tokens: int = field(default=0, init=False)
@@ -44,18 +46,18 @@ class PromptCuts:
     _share_count: int = field(default=0, init=False)
 
     async def shorten(
-        self, error: bytes, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
+        self, error_body: bytes, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
     ) -> CutRequest | None:
         """Returns a shorter request, or None if the error has another cause or the request cannot be cut any more.
 
-        error: the body of the upstream's error.
+        error_body: the body of the upstream's error.
         make: makes the request again, for a target with a smaller window.
         """
-        error = error[:ERROR_BYTES]
-        tokens = find_context_length(error.decode("utf-8", "replace"), request.body)
+        error_body = error_body[:ERROR_BYTES]
+        tokens = find_context_length(error_body.decode("utf-8", "replace"), request.body)
         if tokens is not None:
             return await self._cut_to_window(tokens, request, make, target, endpoint)
-        if exceeds_context(error, request.body):
+        if exceeds_context(error_body, request.body):
             return await self._cut_to_share(request, make, target, endpoint)
         return None
 
@@ -67,7 +69,7 @@ class PromptCuts:
     async def _cut_to_window(
         self, tokens: int, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
     ) -> CutRequest | None:
-        """Cuts to a window of `tokens`, the length that the error names."""
+        """Cuts the request to the length that the error names. tokens: this length."""
         window = target.context_window
         lengths: list[int] = []
         if window is None or window > tokens:
@@ -75,7 +77,7 @@ class PromptCuts:
             window = self.windows.find_window(make_model_key(target), tokens) or tokens
             lengths.append(window)
         # A request that was cut to that length already has more tokens by the upstream's count than by the gateway's.
-        # How many more is guessed, once.
+        # The difference is guessed, once.
         if not self._is_guess:
             lengths.append(int(window / GUESSED_SCALE))
         for length in lengths:
@@ -92,8 +94,8 @@ class PromptCuts:
     ) -> CutRequest | None:
         """Cuts to a share of the request.
 
-        The length that is accepted is not noted as the model's window: it is an estimate from one caller's words, by
-        which the prompts of all others would be cut.
+        An accepted length is not noted as the model's window: it is an estimate from one caller's words, and the
+        prompts of all other callers would be cut to it.
         """
         self._refused_tokens = self._refused_tokens or estimate_prompt_tokens(request.body)
         while self._share_count < len(_SHARES):

@@ -33,8 +33,8 @@ _ERROR_TABLE: Final[tuple[tuple[type[ProviderError], type[UpstreamError], str], 
     (ProviderError, UpstreamError, "broke"),
 )
 
-# What became of an attempt, by its kind of failure: the predicate of a sentence about the provider or the model.
-# "filtered" is of the attempts that a filter of the provider refused. Any other outcome of an attempt is a status.
+# The outcome of an attempt in words, by the kind of its failure: the predicate of a sentence about the provider or the
+# model. "filtered" stands for an attempt that a filter of the provider refused. All other outcomes are statuses.
 FAILURE_WORDS: Final[Mapping[str, str]] = {
     "broke": "gave no whole answer",
     "filtered": "refused the content",
@@ -45,8 +45,12 @@ FAILURE_WORDS: Final[Mapping[str, str]] = {
 
 def translate(error: ProviderError) -> UpstreamError:
     """Returns the gateway's error for a provider's. Its text names the source, which may be the provider."""
-    made = next(mapped for provider_error, mapped, _ in _ERROR_TABLE if isinstance(error, provider_error))
-    return made(f"The gateway got no whole answer from its upstream: {str(error) or 'it could not be used'}.")
+    error_type = next(
+        mapped for provider_error, mapped, _ in _ERROR_TABLE if isinstance(error, provider_error)
+    )
+    return error_type(
+        f"The gateway got no whole answer from its upstream: {str(error) or 'it could not be used'}."
+    )
 
 
 def get_error_kind(error: GatewayError) -> str:
@@ -55,7 +59,7 @@ def get_error_kind(error: GatewayError) -> str:
 
 
 def classify_failure(error: ProviderError) -> Failure:
-    """Returns what failover has to know of an attempt that brought no reply."""
+    """Returns the failure of an attempt that brought no reply, as failover judges it."""
     kind = next(kind for provider_error, _, kind in _ERROR_TABLE if isinstance(error, provider_error))
     match error:
         case ProviderTimeout():

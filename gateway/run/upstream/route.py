@@ -31,29 +31,29 @@ class Route(Struct, frozen=True):
     context_window: int | None = None
     # The targets after `first`: further deployments of the same model (rank 0), then the fallbacks.
     others: tuple[Target, ...] = ()
-    # The route of the request's own model, if a limit has this route answer in its place.
-    replaced: Route | None = None
+    # The route of the request's own model, if a limit has this route answer in its place; None: this is the own route.
+    replaced_route: Route | None = None
 
     @property
-    def asked(self) -> Route:
+    def original(self) -> Route:
         """The route of the request's own model. The caller's credential and earlier thoughts are for its upstream."""
-        return self.replaced or self
+        return self.replaced_route or self
 
     @property
     def first(self) -> Target:
-        return Target(self.upstream, self.model, self.context_window, int(self.replaced is not None))
+        return Target(self.upstream, self.model, self.context_window, int(self.replaced_route is not None))
 
     @property
     def targets(self) -> tuple[Target, ...]:
         return (self.first, *self.others)
 
-    def in_place_of(self, replaced: Route) -> Route:
+    def in_place_of(self, replaced_route: Route) -> Route:
         """Returns a copy that answers in place of another route: all of its targets are fallbacks."""
         others = tuple(target._replace(rank=target.rank + 1) for target in self.others)
-        return replace(self, others=others, replaced=replaced)
+        return replace(self, others=others, replaced_route=replaced_route)
 
     def with_window(self, tokens: int | None) -> Route:
-        """Returns a copy with no larger windows than this one. tokens: the window; None: the windows stay."""
+        """Returns a copy in which no window is larger than `tokens`; None: the windows stay."""
         others = tuple(
             target._replace(context_window=_choose_smaller(tokens, target.context_window))
             for target in self.others
@@ -137,18 +137,18 @@ def _choose_smaller(own: int | None, known: int | None) -> int | None:
 
 def check_models(settings: Settings) -> None:
     """Checks the model names. Raises: SettingsError: no upstream has a fallback or a profile's model."""
-    named = [
+    named_models = [
         (f"profiles {each.name!r}: model", each.model, each.upstream)
         for each in settings.profiles
         if each.model is not None
     ]
-    named += [
+    named_models += [
         (f"models {alias.alias!r}: fallbacks", name, None)
         for alias in settings.models
         for name in alias.fallbacks
     ]
     mistakes = Mistakes()
-    for path, model, upstream in named:
+    for path, model, upstream in named_models:
         try:
             # Without the fallbacks of an alias, which are among the names themselves.
             _resolve(settings, model, upstream, is_named_by_operator=True, is_fallback=True)
@@ -235,10 +235,11 @@ def _resolve(
         if any(fnmatchcase(model, pattern) for pattern in each.models):
             return Route(each.name, model, each.context_window)
     if not settings.models:
-        # Upstreams with patterns take only the names that match, so any other name needs a single one without.
-        open_ones = [each for each in settings.upstreams if not each.models]
-        if len(open_ones) == 1:
-            return Route(open_ones[0].name, model, open_ones[0].context_window)
+        # Upstreams with patterns take only the names that match. Any other name needs a single upstream without
+        # patterns.
+        open_upstreams = [each for each in settings.upstreams if not each.models]
+        if len(open_upstreams) == 1:
+            return Route(open_upstreams[0].name, model, open_upstreams[0].context_window)
     raise UnknownModel.unlisted(model)
 
 

@@ -23,7 +23,7 @@ class UnbegunStream(WrappedStream):
     """A stream that fails over until its first event: its client has comments alone, and sees one reply."""
 
     def __init__(self, reply: ModelReply, replace: Callable[[Failure], Awaitable[ModelReply | None]]) -> None:
-        """Wraps a stream. replace: returns the reply in its place, or None if its failure is the answer."""
+        """Wraps a stream. replace: returns the reply in its place if it fails, or None if the failure is the answer."""
         super().__init__(reply)
         self._replace = replace
 
@@ -64,14 +64,10 @@ class UnbegunStream(WrappedStream):
 
 
 def _find_failure(events: list[Event]) -> Failure | None:
-    """Returns the failure that the first event with data reports, or None if it reports none that a retry may mend."""
+    """Returns the failure that the first event with data reports, or None if no retry may mend it."""
     first = next((event for event in events if event.data is not None), None)
-    revealed = None if first is None else find_error_in_first_event(first)
-    return (
-        None
-        if revealed is None or revealed.status not in TRANSIENT_STATUSES
-        else Failure(str(revealed.status))
-    )
+    error = None if first is None else find_error_in_first_event(first)
+    return None if error is None or error.status not in TRANSIENT_STATUSES else Failure(str(error.status))
 
 
 async def _iterate_events(reply: ModelReply) -> AsyncIterator[list[Event]]:
