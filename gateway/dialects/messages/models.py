@@ -13,11 +13,11 @@ from gateway.dialects.messages.errors import make_field_error
 _DEFAULT_LIMIT: Final = 20
 _MAX_LIMIT: Final = 1000
 # The fields of OpenAI's form that are left out: Anthropic's form has other fields in their place.
-_REPLACED_FIELDS: Final = frozenset(("object", "created", "owned_by"))
+_REPLACED_FIELDS: Final = frozenset(("object", "created", "owned_by", "type"))
 
 
 def render_model(model: Json) -> Json:
-    """Returns a model in Anthropic's form. model: the model in OpenAI's form; fields of the upstream's own stay."""
+    """Returns a model in Anthropic's form. model: the model in OpenAI's form; the upstream's other fields stay."""
     upstream_fields = {key: value for key, value in model.items() if key not in _REPLACED_FIELDS}
     return {
         "type": "model",
@@ -29,16 +29,20 @@ def render_model(model: Json) -> Json:
 
 
 def render_page(models: Sequence[Json], query: Mapping[str, str]) -> Json:
-    """Returns a page of a list. query: `limit`, and `after_id` or `before_id`. Raises: BadRequest."""
+    """Returns a page of a list of models. Raises: BadRequest.
+
+    models: all models, in OpenAI's form.
+    query: the parameters `limit`, and `after_id` or `before_id`.
+    """
     limit = _read_limit(query.get("limit"))
     entries = [render_model(model) for model in models]
-    ids = [entry["id"] for entry in entries]
+    model_ids = [entry["id"] for entry in entries]
     if (before_id := query.get("before_id")) is not None:
-        end = _get_index(ids, before_id, "before_id")
+        end = _get_index(model_ids, before_id, "before_id")
         page, has_more = entries[max(0, end - limit) : end], end > limit
     else:
         after_id = query.get("after_id")
-        start = _get_index(ids, after_id, "after_id") + 1 if after_id is not None else 0
+        start = _get_index(model_ids, after_id, "after_id") + 1 if after_id is not None else 0
         page, has_more = entries[start : start + limit], len(entries) > start + limit
     return {
         "data": page,
@@ -65,7 +69,8 @@ def _read_limit(text: str | None) -> int:
     return int(text)
 
 
-def _get_index(ids: Sequence[str], id: str, param: str) -> int:
-    if id not in ids:
+def _get_index(model_ids: Sequence[str], cursor: str, param: str) -> int:
+    """Returns the index of the model that a cursor names. param: the parameter with the cursor. Raises: BadRequest."""
+    if cursor not in model_ids:
         raise make_field_error(param, "there is no such model in the list")
-    return ids.index(id)
+    return model_ids.index(cursor)

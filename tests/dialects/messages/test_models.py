@@ -33,6 +33,12 @@ def test_a_time_that_is_none_takes_no_model_out_of_the_list(created: Any, shown:
     assert render_model({"id": "m", "created": created})["created_at"] == shown
 
 
+def test_a_model_has_anthropics_type_and_the_upstreams_other_fields() -> None:
+    """Together's list has a `type` of its own."""
+    model = render_model({"id": "m", "object": "model", "type": "chat", "context_length": 8192})
+    assert (model["type"], model["context_length"]) == ("model", 8192)
+
+
 @pytest.mark.parametrize("limit", ["1", "20", "1000"])
 def test_a_page_has_as_many_models_as_are_asked_for(limit: str) -> None:
     assert len(render_page(MODELS, {"limit": limit})["data"]) == min(int(limit), 30)
