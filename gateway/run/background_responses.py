@@ -148,7 +148,7 @@ class BackgroundResponses:
             except Stale:
                 self.store.agents.uncache(agent.scope)
                 raise Conflict("The memory was forgotten meanwhile. Send the request again.") from None
-        reservation = self.limiter.take_reservation(receipt) if accepted.is_new else None
+        reservation = self.limiter.pop_reservation(receipt) if accepted.is_new else None
         self.maker.note_accepted(accepted.run.id, request_context, reservation)
         self._answered_requests[response.digest] = _AnsweredRequest(response.created_at, response.tag)
         if len(self._answered_requests) > MAX_ACCEPTED_RESPONSES:

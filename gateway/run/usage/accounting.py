@@ -19,7 +19,7 @@ from storage.sql.store import Store
 class Accounting:
     """Counts what each request uses and holds requests to limits. One for the process.
 
-    `receipts` hands each receipt on after the last byte of its request.
+    `receipts` publishes each receipt after the last byte of its request.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class Accounting:
         )
         self.pending_usage = PendingUsage(self.meter, self.limiter)
         store.usage.add_forget_listener(self.pending_usage.forget)
-        for reader in (self.count, GenAIMetrics(metrics, settings).count, self.pending_usage.note):
-            self.receipts.add_listener(reader)
+        for listener in (self.count, GenAIMetrics(metrics, settings).count, self.pending_usage.note):
+            self.receipts.add_listener(listener)
         self.meter.add_write_listener(self.limiter.refresh)
 
     def count(self, receipt: Receipt) -> None:

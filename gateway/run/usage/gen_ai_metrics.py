@@ -1,6 +1,6 @@
 """The metrics of the GenAI conventions: the times and tokens of calls of models, and the times of tools.
 
-They are read from the receipts of requests and of work, once each has ended.
+The receipts of requests and of work that have ended are counted.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def list_model_names(settings: Settings) -> set[str]:
 
 
 def classify_call_failure(call: UpstreamCall, receipt: Receipt) -> str:
-    """Returns the kind of a call's error, one of a closed list; "": it has none. CANCELLED_FAILURE: its client left."""
+    """Returns the kind of a call's error, one of a closed list; "": no error. CANCELLED_FAILURE: the client left."""
     has_failed = bool(call.failure) or call.status >= 400
     is_unfinished = call is receipt.last_call and call.counts is None and not has_failed
     if receipt.status == CLIENT_GONE and is_unfinished:

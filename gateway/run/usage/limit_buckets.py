@@ -1,6 +1,6 @@
 """The buckets of limits: the used amount of each limit, as this process counts it.
 
-The use of a day or month is read once, and then this process adds its own use. If gateways share a database, it is
+The use of a day or month is read once, and then this process adds its own use. If gateways share a database, the use is
 read again with each write.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.core.dates import DAY_S
 from gateway.core.usage.limit_rules import STORED_PERIODS, Bucket, divide_limit
@@ -27,6 +27,14 @@ _MAX_BUCKETS: Final = 50_000
 _READ_MS: Final = 60_000.0
 
 
+class _BucketKey(NamedTuple):
+    """The key of a bucket."""
+
+    limit_id: int
+    # The user, if each user has a bucket of the limit; else "".
+    subject: str
+
+
 class LimitBuckets:
     """The buckets of the present periods. There is one for the process."""
 
@@ -35,8 +43,7 @@ class LimitBuckets:
         self._usage = usage
         self._meter = meter
         self._now = now
-        # The buckets by limit id and subject. The subject is a user if each user has a bucket of the limit, else "".
-        self._buckets: dict[tuple[int, str], Bucket] = {}
+        self._buckets: dict[_BucketKey, Bucket] = {}
         # The number of buckets at which some are dropped the next time.
         self._drops_at = _MAX_BUCKETS
         # The number of processes that share the limits.
@@ -57,20 +64,20 @@ class LimitBuckets:
         buckets = []
         now = self._now()
         for limit in limits:
-            subject = user if limit.user == EACH_USER else ""
-            bucket = self._buckets.get((limit.id, subject))
+            key = _make_bucket_key(limit, user)
+            bucket = self._buckets.get(key)
             if bucket is None or not bucket.period.has(now):
-                # Also a bucket of a future period is replaced: a clock that was ahead has left it. A limit on requests
-                # under way has one bucket for ever.
-                bucket = Bucket.begin(limit, divide_limit(limit, self._process_count), subject, now)
-                self._buckets[limit.id, subject] = bucket
+                # A bucket of a future period is replaced as well: a clock that was ahead has left it. A limit on
+                # requests under way has one bucket for ever.
+                bucket = Bucket.begin(limit, divide_limit(limit, self._process_count), key.subject, now)
+                self._buckets[key] = bucket
             bucket.was_asked_for = True
             buckets.append(bucket)
         return buckets
 
     def find(self, limit: UsageLimit, user: str) -> Bucket | None:
         """Returns the last bucket of a limit and a user, or None if the table already has all their usage."""
-        return self._buckets.get((limit.id, user if limit.user == EACH_USER else ""))
+        return self._buckets.get(_make_bucket_key(limit, user))
 
     def replace_limits(self, limits: Mapping[int, UsageLimit], process_count: int) -> None:
         """Sets the bounds of buckets to changed limits. The used amount of each limit stays.
@@ -79,18 +86,18 @@ class LimitBuckets:
         process_count: the number of processes that share the limits.
         """
         self._process_count = process_count
-        bounds = {id: divide_limit(limit, process_count) for id, limit in limits.items()}
-        self._buckets = {key: each for key, each in self._buckets.items() if key[0] in limits}
-        for (id, _), bucket in self._buckets.items():
-            bucket.limit = limits[id]
-            bucket.bound = bounds[id]
+        bounds = {limit_id: divide_limit(limit, process_count) for limit_id, limit in limits.items()}
+        self._buckets = {key: each for key, each in self._buckets.items() if key.limit_id in limits}
+        for key, bucket in self._buckets.items():
+            bucket.limit = limits[key.limit_id]
+            bucket.bound = bounds[key.limit_id]
 
     async def load(self, buckets: Iterable[Bucket], wait_s: float | None) -> None:
         """Reads the earlier use of the buckets that are not loaded yet.
 
         wait_s: the longest wait, after which the read goes on by itself; None: waits until the read has ended.
         """
-        loads = [self._begin_to_load(bucket) for bucket in buckets if not bucket.is_loaded]
+        loads = [self._begin_load(bucket) for bucket in buckets if not bucket.is_loaded]
         if loads:
             await asyncio.wait(loads, timeout=wait_s)
 
@@ -107,7 +114,7 @@ class LimitBuckets:
                 async with self._meter.writer.pause():
                     bucket.used = await self._read_used(bucket)
 
-    def _begin_to_load(self, bucket: Bucket) -> asyncio.Task[None]:
+    def _begin_load(self, bucket: Bucket) -> asyncio.Task[None]:
         load = self._loads.get(bucket)
         if load is None:
             load = self._loads[bucket] = asyncio.create_task(self._load_used(bucket))
@@ -125,7 +132,7 @@ class LimitBuckets:
                 _log.warning("What was used of limit %d is not known yet: %s", bucket.limit.id, error.message)
 
     async def _read_used(self, bucket: Bucket) -> int:
-        """Returns the amount that all processes have used in a limit's period. The meter must write nothing meanwhile.
+        """Returns the amount that all processes have used in a limit's period. The meter may not write meanwhile.
 
         Days before yesterday are read only once, since every process has written what began on these days.
         """
@@ -138,18 +145,18 @@ class LimitBuckets:
             bucket.first_reread_day = yesterday
         return bucket.used_earlier + await self._read_days(bucket, max(unread_day, yesterday), last_day)
 
-    async def _read_days(self, bucket: Bucket, first: int, last: int) -> int:
-        """Returns the amount that all processes have used of a limit from the day `first` to the day `last`."""
+    async def _read_days(self, bucket: Bucket, first_day: int, last_day: int) -> int:
+        """Returns the amount that all processes have used of a limit on some days, both included."""
         limit = bucket.limit
         filters: list[tuple[str, str | int]] = [("project", limit.project)]
         if limit.key_id is not None:
             filters.append(("key", limit.key_id))
         if limit.user is not None:
             filters.append(("user", bucket.user if limit.user == EACH_USER else limit.user))
-        query = UsageQuery((), first, last, tuple(filters))
+        query = UsageQuery((), first_day, last_day, tuple(filters))
         sums = await self._usage.load_sums(query, deadline_ms=_READ_MS)
         rows = [list(each.counters) for each in sums]
-        rows += self._meter.counters.select(first, last, dict(filters))
+        rows += self._meter.counters.select(first_day, last_day, dict(filters))
         if limit.unit == "requests":
             return sum(row[ANSWERED] for row in rows)
         if limit.unit == "tokens":
@@ -179,3 +186,7 @@ class LimitBuckets:
             or each.limit.project != project
             or user not in (each.user, each.limit.user)
         }
+
+
+def _make_bucket_key(limit: UsageLimit, user: str) -> _BucketKey:
+    return _BucketKey(limit.id, user if limit.user == EACH_USER else "")

@@ -56,6 +56,7 @@ _NO_TOKENS: Final = estimate_amounts()
 class PlannedCall(Struct, frozen=True):
     """A call of a model before it is made, by which its use is estimated."""
 
+    # The body of the request.
     body: bytes
     # The request's limit for its output; None: the request names no limit.
     max_tokens: int | None
@@ -73,8 +74,9 @@ class LimitState(Struct, frozen=True):
 
     # The limit.
     limit: UsageLimit
-    # The used and the remaining amount, in the limit's unit.
+    # The used amount, in the limit's unit.
     used: float
+    # The remaining amount, in the limit's unit.
     remaining: float
     # Seconds since the epoch; None: the limit has no period.
     resets_at: float | None
@@ -110,7 +112,7 @@ class Limiter:
         self._aliases = aliases
         self._read_s = read_s
         self._shared_s = max(_SHARED_S, _SHARED_WRITES * write_s)
-        self._limited = metrics.add_counter(
+        self._limited_requests = metrics.add_counter(
             "limited",
             "Requests that a limit refused, or had answered by another model.",
             "unit",
@@ -119,6 +121,7 @@ class Limiter:
         )
         self.limits = LimitTable(store, self._change_limits)
         self._buckets = LimitBuckets(store.usage, meter, now)
+        # The reservations of the requests and the work under way.
         self._reservations: dict[Receipt, LimitReservation] = {}
         # The name by which other processes know this one; None: this process takes no requests.
         self._process_name = secrets.token_hex(8) if takes_requests else None
@@ -133,7 +136,7 @@ class Limiter:
         for receipt, reservation in self._reservations.items():
             limits = [limit for limit in self.limits.choose(receipt) if limit.id in new_ids]
             for bucket in self._buckets.get(limits, receipt.user):
-                # Its tokens are counted when the request ends.
+                # The tokens of a request are counted when it ends.
                 reservation.reserve(bucket, _NO_TOKENS[bucket.amount_index])
 
     def _list_buckets(self, receipt: Receipt) -> list[Bucket]:
@@ -164,31 +167,35 @@ class Limiter:
         if not self.limits.has_any(receipt.project):
             self._reservations[receipt] = LimitReservation()
             return None
-        wanted_tokens = _NO_TOKENS if call is None else self._estimate(call)
+        wanted_amounts = _NO_TOKENS if call is None else self._estimate(call)
         buckets = self._list_buckets(receipt)
         substitute = None
         if receipt.work is not None:
             # The request that has begun this work was let in. Its reservation is not known here.
-            self._reserve(receipt, buckets, wanted_tokens)
+            self._reserve(receipt, buckets, wanted_amounts)
             return None
-        if not have_room(buckets, wanted_tokens):
-            buckets = await self._wait_for_room(receipt, wanted_tokens)
-            substitute = self._choose_substitute(receipt, buckets, wanted_tokens, may_answer)
+        if not have_room(buckets, wanted_amounts):
+            buckets = await self._wait_for_room(receipt, wanted_amounts)
+            substitute = self._choose_substitute(receipt, buckets, wanted_amounts, may_answer)
         # Nothing was awaited since the buckets were checked, so they still have the room that is reserved now.
-        self._reserve(receipt, buckets, wanted_tokens, substitute)
+        self._reserve(receipt, buckets, wanted_amounts, substitute)
         receipt.rate_limits = make_rate_headers(buckets, self._now())
         return substitute
 
     def _choose_substitute(
-        self, receipt: Receipt, buckets: Iterable[Bucket], wanted: Amounts, may_answer: Callable[[str], bool]
+        self,
+        receipt: Receipt,
+        buckets: Iterable[Bucket],
+        wanted_amounts: Amounts,
+        may_answer: Callable[[str], bool],
     ) -> str | None:
         """Returns the model that answers in place of a full limit, or None if no limit is full. Raises: LimitReached.
 
-        wanted: the amounts that the request may use.
+        wanted_amounts: the amounts that the request may use.
         """
         # The alias of a limit may be gone from the settings.
         refusing, substituting = collect_full_buckets(
-            buckets, wanted, lambda alias: alias in self._aliases and may_answer(alias)
+            buckets, wanted_amounts, lambda alias: alias in self._aliases and may_answer(alias)
         )
         if refusing is not None:
             receipt.is_refused = True
@@ -216,7 +223,7 @@ class Limiter:
             return
         reservation = self._reservations.get(receipt) or LimitReservation()
         used = self._meter.measure_use_so_far(receipt)
-        wanted = self._estimate(call)
+        wanted_amounts = self._estimate(call)
         reservation.count_ended_minutes(used, self._now())
         reserved_buckets = {bucket.limit.id: bucket for bucket in reservation.amounts}
         present_buckets = self._buckets.get(limits, receipt.user)
@@ -227,7 +234,7 @@ class Limiter:
         for bucket in buckets:
             reserved_amount = reservation.amounts.get(bucket, 0)
             used_amount = reservation.count_uncounted(used, bucket)
-            wanted_amount = wanted[bucket.amount_index]
+            wanted_amount = wanted_amounts[bucket.amount_index]
             if not bucket.lets_go_on(reserved_amount, used_amount, wanted_amount):
                 raise make_refusal(bucket, self._now(), used_amount)
             amounts[bucket] = used_amount + wanted_amount
@@ -235,15 +242,17 @@ class Limiter:
             reservation.reserve(bucket, amount)
         self._reservations[receipt] = reservation
 
-    async def _wait_for_room(self, receipt: Receipt, wanted: Amounts) -> list[Bucket]:
-        """Returns the buckets of a request, loaded if they can be. wanted: the amounts that the request may use.
+    async def _wait_for_room(self, receipt: Receipt, wanted_amounts: Amounts) -> list[Bucket]:
+        """Returns the buckets of a request, loaded if they can be.
 
         If other requests have reserved all, this waits a moment for the requests of clients that have just hung up, so
         that a voice agent that interrupts a reply is let in.
+
+        wanted_amounts: the amounts that the request may use.
         """
         buckets = self._list_buckets(receipt)
         for _ in range(_ENDING_TICKS):
-            if all(bucket.lets_in(wanted) for bucket in buckets if bucket.reserved):
+            if all(bucket.lets_in(wanted_amounts) for bucket in buckets if bucket.reserved):
                 break
             await asyncio.sleep(0)
             buckets = self._list_buckets(receipt)
@@ -256,12 +265,16 @@ class Limiter:
         return buckets
 
     def _reserve(
-        self, receipt: Receipt, buckets: Iterable[Bucket], wanted: Amounts, substitute: str | None = None
+        self,
+        receipt: Receipt,
+        buckets: Iterable[Bucket],
+        wanted_amounts: Amounts,
+        substitute: str | None = None,
     ) -> None:
         """Reserves amounts in buckets until `settle`. substitute: the value of `LimitReservation.substitute`."""
         amounts: dict[Bucket, int] = {}
         for bucket in buckets:
-            amounts[bucket] = amount = wanted[bucket.amount_index]
+            amounts[bucket] = amount = wanted_amounts[bucket.amount_index]
             bucket.reserved += amount
         self._reservations[receipt] = LimitReservation(amounts, substitute)
 
@@ -276,11 +289,11 @@ class Limiter:
         return estimate_amounts(prompt_tokens + output_tokens, cost)
 
     def _count_limited(self, limit: UsageLimit, then: str) -> None:
-        self._limited.inc(limit.unit, limit.per or "", then)
+        self._limited_requests.inc(limit.unit, limit.per or "", then)
 
     # -- work that goes on with a request
 
-    def take_reservation(self, receipt: Receipt) -> LimitReservation:
+    def pop_reservation(self, receipt: Receipt) -> LimitReservation:
         """Removes a request's reservation of tokens and cost, and returns it for work that the request has begun."""
         return self._reservations[receipt].take_measured()
 

@@ -33,8 +33,8 @@ _log = logging.getLogger("mnemogate")
 # The greatest age of the counts that readers of usage are shown. Not measured: a shorter time writes more often while
 # someone reads.
 READ_S: Final = 1.0
-# The interval at which old counters lose their users.
-_FOLD_S: Final = 3600.0
+# The interval at which old counters lose the names of their users.
+_ANONYMIZE_INTERVAL_S: Final = 3600.0
 # The positions of the counters in a row.
 (
     REQUESTS, REFUSED, ERRORS, CANCELLED, CALLS, INPUT, OUTPUT, CACHED, WRITTEN, REASONING, ESTIMATED_INPUT,
@@ -102,11 +102,13 @@ class Meter:
         # The tokens of background calls. The users of their memories are looked up when the tokens are written.
         self._background: dict[_BackgroundKey, TokenCounts] = {}
         # The tokens of background calls that are in the table, by project.
-        self._background_written: dict[str, _WrittenTokens] = {}
-        self._after_write: list[Callable[[], Awaitable[None]]] = []
+        self._written_background_tokens: dict[str, _WrittenTokens] = {}
+        self._write_listeners: list[Callable[[], Awaitable[None]]] = []
+        # The time of the last write, by `time.monotonic`.
         self._wrote_at = -READ_S
+        # True: the last write has failed.
         self._has_failed = False
-        self.writer = PartWriter(usage, self.counters, now, note_write=self._background_written.clear)
+        self.writer = PartWriter(usage, self.counters, now, note_write=self._written_background_tokens.clear)
         usage.add_forget_listener(self.writer.forget)
 
     # -- counting
@@ -182,7 +184,7 @@ class Meter:
     def _get_counters(self, receipt: Receipt, upstream: str, model: str) -> list[int]:
         """Returns the counters of a request's caller and model, on the day on which the request began."""
         day = int((self._now() - time.perf_counter() + receipt.clock.started_at) // DAY_S)
-        return self.counters.get(
+        return self.counters.get_or_create(
             UsageKey(
                 day=day,
                 project=receipt.project,
@@ -194,7 +196,7 @@ class Meter:
         )
 
     def _add_tokens(self, counters: list[int], call: UpstreamCall) -> _CallUsage:
-        """Adds the tokens of a call and their cost. Returns both."""
+        """Adds the tokens of a call and their cost to counters. Returns the tokens and the cost."""
         prompt, completion, cached, written, reasoning = call.estimate_used_counts()
         counters[INPUT] += prompt
         counters[OUTPUT] += completion
@@ -230,10 +232,10 @@ class Meter:
         # While a write is under way, its counts are neither in memory nor in the table.
         async with self.writer.pause():
             today = self._today
-            written = self._background_written.get(project)
+            written = self._written_background_tokens.get(project)
             if written is None or written.day != today:
                 written = _WrittenTokens(today, await self._usage.count_background_tokens(project, today))
-                self._background_written[project] = written
+                self._written_background_tokens[project] = written
             unwritten = sum(
                 used.prompt + used.completion
                 for key, used in self._background.items()
@@ -251,20 +253,20 @@ class Meter:
     # -- writing
 
     def add_write_listener(self, listener: Callable[[], Awaitable[None]]) -> None:
-        """Has a function called after each write of `run`."""
-        self._after_write.append(listener)
+        """Adds a function that is called after each write of `run`."""
+        self._write_listeners.append(listener)
 
     async def run(self) -> None:
         """Writes until it is cancelled."""
-        folded_at = -_FOLD_S
+        anonymized_at = -_ANONYMIZE_INTERVAL_S
         while True:
             await asyncio.sleep(self._write_s)
             with suppress(StoreError):  # the error was logged, and the write is tried again
                 await self.write()
-                for listener in self._after_write:
+                for listener in self._write_listeners:
                     await listener()
-                if time.monotonic() - folded_at >= _FOLD_S:
-                    folded_at = time.monotonic()
+                if time.monotonic() - anonymized_at >= _ANONYMIZE_INTERVAL_S:
+                    anonymized_at = time.monotonic()
                     await self._anonymize_old()
 
     async def write(self) -> None:
@@ -298,7 +300,7 @@ class Meter:
                 usage_key = UsageKey(
                     day=key.day, project=project, user=user, key=0, upstream=key.upstream, model=key.model
                 )
-                counters = self.counters.get(usage_key)
+                counters = self.counters.get_or_create(usage_key)
                 counters[BACKGROUND_INPUT] += used.prompt
                 counters[BACKGROUND_OUTPUT] += used.completion
                 if not key.project:

@@ -29,32 +29,34 @@ class PartWriter:
         now: Callable[[], float],
         note_write: Callable[[], None],
     ) -> None:
-        """Nothing is written yet.
+        """Makes the writer; `write` writes.
 
-        now: seconds since the epoch.
-        note_write: called when a part is about to be added to the table.
+        now: returns the seconds since the epoch.
+        note_write: is called before a part is added to the table.
         """
         self._usage = usage
         self._counters = counters
         self._now = now
         self._note_write = note_write
         # The part with a failed write; None: all parts so far are in the table.
-        self._unconfirmed: UsagePart | None = None
+        self._unconfirmed_part: UsagePart | None = None
+        # The name of this process, under which its parts are numbered.
         self._process_name = uuid.uuid4().hex
-        self._parts = itertools.count(1)
+        self._part_numbers = itertools.count(1)
         # Held while a part is written.
         self._lock = asyncio.Lock()
-        # The reads that hold writes back, and whether there are none.
-        self._pauses = 0
+        # The number of reads that hold writes back.
+        self._pause_count = 0
+        # Is set while no read holds writes back.
         self._unpaused = asyncio.Event()
         self._unpaused.set()
-        # Users that were forgotten while their counters were being written.
-        self._forgotten: set[tuple[str, str]] = set()
+        # The users (project, name) that were forgotten while their counters were being written.
+        self._forgotten_users: set[tuple[str, str]] = set()
 
     @property
     def has_counts(self) -> bool:
         """True if there is something to write."""
-        return bool(self._counters) or self._unconfirmed is not None
+        return bool(self._counters) or self._unconfirmed_part is not None
 
     @asynccontextmanager
     async def pause(self) -> AsyncIterator[None]:
@@ -64,13 +66,13 @@ class PartWriter:
         """
         async with self._lock:  # a write that is under way, or waits, goes first
             await self._write_unconfirmed()
-            self._pauses += 1
+            self._pause_count += 1
             self._unpaused.clear()
         try:
             yield
         finally:
-            self._pauses -= 1
-            if not self._pauses:
+            self._pause_count -= 1
+            if not self._pause_count:
                 self._unpaused.set()
 
     async def write(self) -> None:
@@ -78,10 +80,10 @@ class PartWriter:
         keys = self._counters.list_keys()
         for start in range(0, max(1, len(keys)), ROWS_AT_ONCE):  # without keys the unconfirmed part alone
             await self._write_part(keys[start : start + ROWS_AT_ONCE])
-        while self._forgotten:
-            forgotten = next(iter(self._forgotten))
-            await self._usage.anonymize_user(*forgotten)
-            self._forgotten.discard(forgotten)
+        while self._forgotten_users:
+            user = next(iter(self._forgotten_users))
+            await self._usage.anonymize_user(*user)
+            self._forgotten_users.discard(user)
 
     async def _write_part(self, keys: Sequence[UsageKey]) -> None:
         """Writes the unconfirmed part, if there is one, and the counters of some keys. Raises: StoreError.
@@ -92,35 +94,35 @@ class PartWriter:
             await self._unpaused.wait()
             await self._write_unconfirmed()
             if rows := [(key, self._counters.pop(key)) for key in keys if key in self._counters]:
-                await self._add(UsagePart(self._process_name, next(self._parts), self._now(), rows))
+                await self._add(UsagePart(self._process_name, next(self._part_numbers), self._now(), rows))
 
     async def _write_unconfirmed(self) -> None:
-        if self._unconfirmed is not None:
-            await self._add(self._unconfirmed)
+        if self._unconfirmed_part is not None:
+            await self._add(self._unconfirmed_part)
 
     async def _add(self, part: UsagePart) -> None:
         """Adds a part to the table. After an error or a cancellation it is the unconfirmed part."""
-        self._unconfirmed = None
+        self._unconfirmed_part = None
         self._note_write()
         try:
             await self._usage.add(part)
         except BaseException:  # after a cancellation the write goes on, and may fail
-            self._unconfirmed = self._without_forgotten(part)
+            self._unconfirmed_part = self._without_forgotten(part)
             raise
 
     def forget(self, project: str, user: str) -> None:
-        """Removes a user's name from the counts that are not in the table, or may not be."""
+        """Removes a user's name from the counts that are not in the table, and from those that may not be in it."""
         self._counters.forget(project, user)
-        if self._lock.locked() or self._unconfirmed is not None:
-            self._forgotten.add((project, user))
-        if self._unconfirmed is not None:
-            self._unconfirmed = self._without_forgotten(self._unconfirmed)
+        if self._lock.locked() or self._unconfirmed_part is not None:
+            self._forgotten_users.add((project, user))
+        if self._unconfirmed_part is not None:
+            self._unconfirmed_part = self._without_forgotten(self._unconfirmed_part)
 
     def _without_forgotten(self, part: UsagePart) -> UsagePart:
         """Returns a part without the names of users that were forgotten while it was being written."""
-        forgotten = self._forgotten
-        anonymous = (
-            (key._replace(user=FORGOTTEN_USER) if (key.project, key.user) in forgotten else key, counters)
+        users = self._forgotten_users
+        rows = (
+            (key._replace(user=FORGOTTEN_USER) if (key.project, key.user) in users else key, counters)
             for key, counters in part.rows
         )
-        return replace(part, rows=sum_rows(anonymous))
+        return replace(part, rows=sum_rows(rows))

@@ -25,9 +25,9 @@ _MAX_RESPONSES: Final = 10_000
 class _AwaitedUsage(NamedTuple):
     """A response with an unknown usage."""
 
-    # The receipt of the request that pays for it.
+    # The receipt of the request that pays for the response.
     payer: Receipt
-    # The call that asked for it.
+    # The call that asked for the response.
     call: UpstreamCall
 
 
@@ -37,12 +37,12 @@ class PendingUsage:
     def __init__(self, meter: Meter, limiter: Limiter) -> None:
         self._meter = meter
         self._limiter = limiter
-        # (project, id of the response) -> the response.
-        self._awaited: dict[tuple[str, str], _AwaitedUsage] = {}
+        # The responses by project and by the upstream's id of the response.
+        self._awaited_usages: dict[tuple[str, str], _AwaitedUsage] = {}
 
     def forget(self, project: str, user: str) -> None:
         """Removes a user's name from the responses that are not counted yet."""
-        for awaited in self._awaited.values():
+        for awaited in self._awaited_usages.values():
             if (awaited.payer.project, awaited.payer.user) == (project, user):
                 awaited.payer.user = FORGOTTEN_USER
 
@@ -50,23 +50,26 @@ class PendingUsage:
         """Notes the responses that upstreams go on making after the end of a request."""
         for call in receipt.calls:
             if call.pending_id is not None and call.counts is None:
-                # Without the prompt and the reply of the request.
+                # Another receipt, which does not hold the prompt and the reply of the request.
                 payer = Receipt(
                     project=receipt.project, key_id=receipt.key_id, user=receipt.user, clock=receipt.clock
                 )
                 noted_call = replace(call, tries=[], first_piece=None, last_pieces=None)
-                self._awaited[receipt.project, call.pending_id] = _AwaitedUsage(payer, noted_call)
-                if len(self._awaited) > _MAX_RESPONSES:
-                    del self._awaited[next(iter(self._awaited))]
+                self._awaited_usages[receipt.project, call.pending_id] = _AwaitedUsage(payer, noted_call)
+                if len(self._awaited_usages) > _MAX_RESPONSES:
+                    del self._awaited_usages[next(iter(self._awaited_usages))]
 
-    def count(self, project: str, id: str, response: bytes) -> None:
+    def count(self, project: str, response_id: str, response: bytes) -> None:
         """Counts the usage of a response that has ended, in place of the estimate. A second time changes nothing.
 
-        id: the upstream's id of the response.
+        response_id: the upstream's id of the response.
         """
         reader = UsageReader("/responses")
         reader.read_body(response)
-        if reader.counts is None or (awaited := self._awaited.pop((project, id), None)) is None:
+        if (
+            reader.counts is None
+            or (awaited := self._awaited_usages.pop((project, response_id), None)) is None
+        ):
             return
         payer, estimated_call = awaited
         counted_call = replace(estimated_call, counts=reader.counts)

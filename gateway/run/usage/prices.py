@@ -12,20 +12,20 @@ FindPrice = Callable[[str, str], Price | None]
 
 
 def make_price_finder(settings: Settings) -> FindPrice:
-    """Returns the function that finds a price in the settings."""
+    """Returns the function that finds a model's price in the settings."""
     prices: dict[tuple[str, str], Price] = {}
-    priced = [
+    priced_aliases = [
         (alias, Price(each.input, each.output, each.input if each.cached is None else each.cached))
         for alias in settings.models
         if (each := alias.prices) is not None
     ]
-    for alias, price in priced:
+    for alias, price in priced_aliases:
         prices.setdefault((alias.upstream or settings.upstreams[0].name, alias.model), price)
         for deployment in alias.deployments:
             prices.setdefault((deployment.upstream, deployment.model or alias.model), price)
     # A caller may ask any upstream for the model of an alias that names no upstream.
     named_models = {(alias.upstream, alias.model) for alias in settings.models}
-    for alias, price in priced:
+    for alias, price in priced_aliases:
         for upstream in settings.upstreams if alias.upstream is None else ():
             if (upstream.name, alias.model) not in named_models:
                 prices.setdefault((upstream.name, alias.model), price)

@@ -8,7 +8,8 @@ from typing import Final
 from gateway.masks import mask_keys_in_name
 from storage.usage_records import COUNTERS, FORGOTTEN_USER, UsageKey, add_counters
 
-# With so many keys in memory, new keys have no user, and with twice as many no model: callers can make up both.
+# The number of keys in memory from which on new keys have no user. From twice this number on they have no model either:
+# callers can make up both.
 MAX_KEYS: Final = 50_000
 # The most characters of a model's name: more than a real one has.
 _NAME_CHARS: Final = 256
@@ -18,6 +19,7 @@ class UnwrittenCounters:
     """Rows of counters by their keys: one row for each key, however many requests it counts."""
 
     def __init__(self) -> None:
+        # The counters by their keys.
         self._rows: dict[UsageKey, list[int]] = {}
         # The keys by user, for the limits of one user.
         self._keys_of_user: dict[str, set[UsageKey]] = {}
@@ -31,7 +33,7 @@ class UnwrittenCounters:
     def list_keys(self) -> list[UsageKey]:
         return sorted(self._rows)
 
-    def get(self, key: UsageKey) -> list[int]:
+    def get_or_create(self, key: UsageKey) -> list[int]:
         """Returns the counters of a key, and makes them if there are none.
 
         If there are too many keys (`MAX_KEYS`), a new key loses its user or its model.
@@ -46,14 +48,15 @@ class UnwrittenCounters:
             self._keys_of_user.setdefault(key.user, set()).add(key)
         return row
 
-    def select(self, first: int, last: int, only: Mapping[str, str | int]) -> list[list[int]]:
-        """Returns the counters of some days, both included. only: values of keys' fields."""
-        user = only.get("user")
+    def select(self, first_day: int, last_day: int, filters: Mapping[str, str | int]) -> list[list[int]]:
+        """Returns the counters of some days, both included. filters: the values that fields of the keys have."""
+        user = filters.get("user")
         keys = self._rows if user is None else self._keys_of_user.get(str(user), ())
         return [
             self._rows[key]
             for key in keys
-            if first <= key.day <= last and all(getattr(key, name) == value for name, value in only.items())
+            if first_day <= key.day <= last_day
+            and all(getattr(key, name) == value for name, value in filters.items())
         ]
 
     def pop(self, key: UsageKey) -> list[int]:
@@ -68,4 +71,4 @@ class UnwrittenCounters:
         """Removes a user's name from the keys."""
         for key in [key for key in self._keys_of_user.get(user, ()) if key.project == project]:
             row = self.pop(key)
-            add_counters(self.get(key._replace(user=FORGOTTEN_USER)), row)
+            add_counters(self.get_or_create(key._replace(user=FORGOTTEN_USER)), row)
