@@ -328,7 +328,5 @@ def _check_timezone(name: str) -> None:
     try:
         ZoneInfo(name)
     except (ValueError, OSError, ZoneInfoNotFoundError):
-        fault = Fault(
-            ("body", "timezone"), "Expected a name of the IANA time zone database", "value_error", name
-        )
-        raise Unprocessable(fault) from None
+        message = "Expected a name of the IANA time zone database"
+        raise Unprocessable(Fault(("body", "timezone"), message, "value_error", name)) from None

@@ -45,12 +45,9 @@ class AgentRoutes:
 
     async def list_agents(self, request: ApiRequest, query: AgentsQuery) -> list[dict[str, Any]]:
         """List agents, users' memories among them."""
-        views = await self._api.registry.list(
-            request.project,
-            replace(_make_filter(query), order=query.sorting),
-            read_page_at(query, partial(read_uid, "agent")),
-        )
-        return await self._api.agents.make_json(views)
+        filter = replace(_make_filter(query), order=query.sorting)
+        page = read_page_at(query, partial(read_uid, "agent"))
+        return await self._api.agents.make_json(await self._api.registry.list(request.project, filter, page))
 
     async def count(self, request: ApiRequest, query: AgentsQuery) -> int:
         """Count agents."""

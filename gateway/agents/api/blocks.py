@@ -122,8 +122,10 @@ def render_block(entry: BlockEntry) -> dict[str, Any]:
 
 
 def _render_revision(revision: Revision) -> dict[str, Any]:
-    """Returns the JSON of a value that a block had. `version` counts from 1; `restores` is the version that an undo
-    brought back."""
+    """Returns the JSON of a value that a block had.
+
+    `version` counts from 1, and `restores` is the version that an undo brought back.
+    """
     return {
         "version": revision.version,
         "value": revision.value,
@@ -182,10 +184,9 @@ class BlockRoutes:
     async def create(self, request: ApiRequest, body: CreateBlock) -> dict[str, Any]:
         """Make a block that is attached to no agent yet."""
         block, details = make_block(body)
-        at = self._api.now()
-        return render_block(
-            await self._blocks.create(request.project, block, details, at=at, origin=API_ORIGIN)
-        )
+        now = self._api.now()
+        created = await self._blocks.create(request.project, block, details, at=now, origin=API_ORIGIN)
+        return render_block(created)
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a block."""

@@ -28,7 +28,7 @@ from gateway.agents.api.named_conversation import (
 from gateway.agents.api.runs import RunStream, stream_run
 from gateway.agents.api.sends import SendReply, Sends
 from gateway.agents.registry.agent_models import check_model, with_conversation
-from gateway.agents.registry.conversation_registry import AgentConversations
+from gateway.agents.registry.conversation_registry import AgentConversations, read_conversation_definition
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.resend import hash_otid
 from gateway.agents.runs.run import RunRequest
@@ -186,8 +186,7 @@ def render_conversation(
 
     message_ids: the ids of its newest messages; None: the JSON has no ids.
     """
-    body = {} if entry.definition is None else entry.definition.body
-    definition = ConversationDefinition.of(body)
+    definition = read_conversation_definition(entry)
     changed_at = entry.begun if entry.definition is None else entry.definition.updated
     return {
         "id": ids.make_id("conv", entry.conversation.uid),
@@ -264,25 +263,24 @@ class ConversationRoutes:
 
     async def retrieve(self, request: ApiRequest, query: ConversationQuery) -> dict[str, Any]:
         """Return a conversation."""
-        named = await self._get_named(request, query.agent_id)
+        named = await self._get_conversation(request, query.agent_id)
         return await self._render_conversation(_require_entry(named))
 
     async def update(self, request: ApiRequest, body: UpdateConversation) -> dict[str, Any]:
         """Change a conversation."""
-        named = await self._get_named(request, None)
+        named = await self._get_conversation(request, None)
         entry = _require_entry(named)
         self._check_model(request, body)
 
         def edit(definition: ConversationDefinition) -> ConversationDefinition:
             return with_body(definition, body, at=self._api.now())
 
-        return await self._render_conversation(
-            await self._conversations.change(request.project, entry.conversation.uid, edit)
-        )
+        changed = await self._conversations.change(request.project, entry.conversation.uid, edit)
+        return await self._render_conversation(changed)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a conversation, and all that came of it."""
-        named = await self._get_named(request, None)
+        named = await self._get_conversation(request, None)
         entry = _require_entry(named)
         await self._api.agent_runs.live.cancel_all(named.agent, entry.conversation.id)
         await self._conversations.delete(entry)
@@ -290,33 +288,32 @@ class ConversationRoutes:
 
     async def fork(self, request: ApiRequest, query: ForkConversationQuery) -> dict[str, Any]:
         """Make a conversation that shares the past of another one."""
-        named = await self._get_named(request, query.agent_id)
+        named = await self._get_conversation(request, query.agent_id)
         upto = None if (id := find_sent(query.message_id)) is None else _read_seq(named, id)
         source = await find_conversation_row(self._api.store, named)
-        return await self._render_conversation(
-            await self._conversations.fork(
-                named.agent, source, named.definition, is_hidden=query.hidden, upto=upto
-            )
+        fork = await self._conversations.fork(
+            named.agent, source, named.definition, is_hidden=query.hidden, upto=upto
         )
+        return await self._render_conversation(fork)
 
     async def recompile(
         self, request: ApiRequest, query: RecompileConversationQuery, body: RecompileConversation
     ) -> str:
         """Render the memory section of a conversation again, and return its system prompt."""
-        named = await self._get_named(request, find_sent(body.agent_id) or query.agent_id)
+        named = await self._get_conversation(request, find_sent(body.agent_id) or query.agent_id)
         if not query.dry_run and (row := await find_conversation_row(self._api.store, named)) is not None:
             await self._api.store.sections.empty_of_conversation(named.agent.id, row)
         return (await self._api.agent_runs.preview(await self._make_run_request(request, named))).system
 
     async def compact(self, request: ApiRequest, body: CompactConversation) -> dict[str, Any]:
         """Summarise a conversation now."""
-        named = await self._get_named(request, body.agent_id)
+        named = await self._get_conversation(request, body.agent_id)
         run_request = await self._make_run_request(request, named)
         return await compact_on_request(self._api, request, body, named.agent.uid, run_request)
 
     async def cancel(self, request: ApiRequest, query: ConversationQuery) -> dict[str, str]:
         """End a conversation's runs."""
-        named = await self._get_named(request, query.agent_id)
+        named = await self._get_conversation(request, query.agent_id)
         row = await find_conversation_row(self._api.store, named)
         runs = [] if row is None else await self._api.agent_runs.live.cancel_all(named.agent, row)
         return render_run_states(runs)
@@ -327,14 +324,14 @@ class ConversationRoutes:
         self, request: ApiRequest, query: ConversationMessagesQuery
     ) -> list[dict[str, Any]]:
         """List a conversation's messages."""
-        named = await self._get_named(request, query.agent_id)
+        named = await self._get_conversation(request, query.agent_id)
         return await self._pages.list_of_agent(named.agent, query, named.conversation_name)
 
     async def send(
         self, request: ApiRequest, body: ConversationSend
     ) -> dict[str, Any] | SendReply | RunStream:
         """Send a message in a conversation, and answer with what the agent says, by default as a stream."""
-        named = await self._get_named(request, body.agent_id)
+        named = await self._get_conversation(request, body.agent_id)
         run_request = await self._sends.make_run_request(
             request,
             body,
@@ -349,7 +346,7 @@ class ConversationRoutes:
 
         The run is the one that is named, which may have ended; else the conversation's newest run, if it is active.
         """
-        named = await self._get_named(request, body.agent_id)
+        named = await self._get_conversation(request, body.agent_id)
         row = await find_conversation_row(self._api.store, named)
         runs = self._api.store.runs
         if (run_id := find_sent(body.run_id)) is not None:
@@ -376,7 +373,7 @@ class ConversationRoutes:
         check_model(self._api.settings, model)
         self._api.check_models(request, [model])
 
-    async def _get_named(self, request: ApiRequest, agent_id: Maybe[str]) -> NamedConversation:
+    async def _get_conversation(self, request: ApiRequest, agent_id: Maybe[str]) -> NamedConversation:
         """Returns the conversation in the path. Raises: UnknownId, BadRequest.
 
         agent_id: the id of the conversation's agent, as the request has it.

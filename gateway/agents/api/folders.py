@@ -83,7 +83,7 @@ class FolderRoutes:
     def list_routes(self) -> list[AgentsRoute]:
         """Returns the routes, each also under the name of folders in Letta 0.6."""
         sources = [
-            replace(row, title=f"{row.summary[:-1]} (0.6).") for row in self._list_routes_of("sources")
+            replace(route, title=f"{route.summary[:-1]} (0.6).") for route in self._list_routes_of("sources")
         ]
         return [*self._list_routes_of("folders"), *sources, *self._files.list_agent_routes()]
 
@@ -158,14 +158,12 @@ class FolderRoutes:
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Attach a folder to an agent, and give it the tools that read files."""
-        await self._folders.attach(
-            await self._api.agents.get_entry(request), await self._files.get_folder(request)
-        )
+        entry = await self._api.agents.get_entry(request)
+        await self._folders.attach(entry, await self._files.get_folder(request))
         return await self._api.agents.render_requested(request)
 
     async def detach(self, request: ApiRequest) -> dict[str, Any]:
         """Take a folder from an agent, and with the last one the tools that read files."""
-        await self._folders.detach(
-            await self._api.agents.get_entry(request), await self._files.get_folder(request)
-        )
+        entry = await self._api.agents.get_entry(request)
+        await self._folders.detach(entry, await self._files.get_folder(request))
         return await self._api.agents.render_requested(request)

@@ -175,11 +175,11 @@ class IdentityRoutes:
         after = page.after
         while len(identities) < page.limit:
             next_page = Page(after, page.before, size, page.newest_first)
-            found = await self._definitions.list(request.project, _KIND, next_page, name=key)
-            identities += filter(query.takes, found)
-            if len(found) < size:
+            rows = await self._definitions.list(request.project, _KIND, next_page, name=key)
+            identities += filter(query.takes, rows)
+            if len(rows) < size:
                 break
-            after = found[-1].id
+            after = rows[-1].id
         return list(map(render_identity, identities[: page.limit]))
 
     async def create(self, request: ApiRequest, body: CreateIdentity) -> dict[str, Any]:
@@ -222,22 +222,15 @@ class IdentityRoutes:
 
     async def update(self, request: ApiRequest, body: UpdateIdentity) -> dict[str, Any]:
         """Change an identity."""
-        return await self._change(
-            request.project,
-            request.read_uid("identity", "identity_id"),
-            lambda definition: apply_update(definition, body),
-            find_sent(body.identifier_key),
-        )
+        uid, key = request.read_uid("identity", "identity_id"), find_sent(body.identifier_key)
+        return await self._change(request.project, uid, lambda before: apply_update(before, body), key)
 
     async def replace_properties(self, request: ApiRequest) -> dict[str, Any]:
         """Replace an identity's properties: a list."""
         sent = convert({"properties": parse(request.data)}, PropertiesBody, ("body",))
         properties = _read_properties(sent.properties)
-        return await self._change(
-            request.project,
-            request.read_uid("identity", "identity_id"),
-            lambda definition: replace(definition, properties=properties),
-        )
+        uid = request.read_uid("identity", "identity_id")
+        return await self._change(request.project, uid, lambda before: replace(before, properties=properties))
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete an identity; its agents stay."""
@@ -246,9 +239,8 @@ class IdentityRoutes:
 
     async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents of an identity."""
-        rows = await self._attached.load_agents_with(
-            request.project, _KIND, (await self._get_identity(request)).id
-        )
+        identity = await self._get_identity(request)
+        rows = await self._attached.load_agents_with(request.project, _KIND, identity.id)
         return await self._api.agents.list_page(request.project, rows, query)
 
     async def attach(self, request: ApiRequest) -> None:

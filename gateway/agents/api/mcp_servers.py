@@ -129,13 +129,9 @@ class McpServerRoutes:
         name, config = find_sent(body.server_name), find_sent(body.config)
         if name is not None:
             _check_server_name(name)
-        changed = await self._servers.change(
-            request.project,
-            _read_server_uid(request),
-            name,
-            None if config is None else partial(parse_config, config),
-        )
-        return _render_server(changed)
+        edit = None if config is None else partial(parse_config, config)
+        uid = _read_server_uid(request)
+        return _render_server(await self._servers.change(request.project, uid, name, edit))
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete an MCP server with its tools, which all agents lose."""

@@ -34,11 +34,8 @@ class ModelAndTagRoutes:
 
     async def list_tags(self, request: ApiRequest, query: TagsQuery) -> Sequence[str]:
         """List the tags of agents."""
-        return await self._api.store.defined_agents.list_tags(
-            request.project,
-            read_page_at(query, str),
-            text=find_sent(query.query_text) or find_sent(query.name),
-        )
+        page, text = read_page_at(query, str), find_sent(query.query_text) or find_sent(query.name)
+        return await self._api.store.defined_agents.list_tags(request.project, page, text=text)
 
     async def list_models(self, request: ApiRequest, query: ModelsQuery) -> list[dict[str, Any]]:
         """List the models that the caller may ask."""

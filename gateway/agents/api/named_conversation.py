@@ -8,6 +8,8 @@ from msgspec import Struct
 from gateway.agents.api._route import read_uid
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.registry.conversation_registry import find_conversation, read_conversation_definition
+from gateway.agents.wire.sent_values import find_sent
+from gateway.agents.wire.struct_fields import Maybe
 from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
 from gateway.errors import BadRequest, UnknownId
@@ -52,6 +54,21 @@ async def get_named_conversation(
     if agent_uid not in (None, named.agent.uid):
         raise UnknownId(f"There is no conversation {id!r} of this agent.")
     return named
+
+
+def read_conversation_name(id: Maybe[str]) -> str | None:
+    """Returns the name by which a conversation is looked up; None if no id was sent. Raises: UnknownId."""
+    sent_id = find_sent(id)
+    return sent_id if sent_id in (None, DEFAULT_CONVERSATION) else read_uid("conv", sent_id)
+
+
+async def get_owner(store: Store, project: str, conversation_name: str) -> Agent:
+    """Returns the agent of a conversation. Raises: NotFound; BadRequest for `default`, which each agent has."""
+    if conversation_name == DEFAULT_CONVERSATION:
+        raise BadRequest(
+            "Each agent has a conversation `default`: name it by its id.", param="conversation_id"
+        )
+    return (await store.conversations.get(project, conversation_name)).agent
 
 
 async def find_conversation_row(store: Store, named: NamedConversation) -> int | None:

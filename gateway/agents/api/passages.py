@@ -183,12 +183,9 @@ class PassageRoutes:
     async def list_passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
         """List an agent's passages."""
         agent = await self._api.agents.get(request)
-        passages = await self._passages.list_page(
-            agent,
-            PassageFilter(text=find_sent(query.search)),
-            read_page_at(query, partial(_get_seq, agent), size=100),
-        )
-        return list(map(render_passage, passages))
+        filter = PassageFilter(text=find_sent(query.search))
+        page = read_page_at(query, partial(_get_seq, agent), size=100)
+        return list(map(render_passage, await self._passages.list_page(agent, filter, page)))
 
     async def create(self, request: ApiRequest, body: CreatePassage) -> list[dict[str, Any]]:
         """Save a text for an agent."""
@@ -327,8 +324,8 @@ class ArchiveRoutes:
         draft = _make_draft(body, ("body",), self._api.now, body.metadata)
         first, *more = map(render_passage, await self._passages.add(memory, [draft]))
         # Clients expect one passage, so the first passage of a long text lists the ids of all.
-        parts = [passage["id"] for passage in (first, *more)]
-        return {**first, "metadata": {**first["metadata"], "parts": parts}} if more else first
+        part_ids = [passage["id"] for passage in (first, *more)]
+        return {**first, "metadata": {**first["metadata"], "parts": part_ids}} if more else first
 
     async def create_passages(self, request: ApiRequest, body: CreateArchivePassages) -> list[dict[str, Any]]:
         """Save several texts in an archive."""

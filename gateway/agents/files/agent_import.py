@@ -88,8 +88,7 @@ class AgentImport:
         try:
             await self._make_tools(overrides=overrides_tools)
             await self._match_blocks()
-            await self._make_folders()
-            await self._make_archives()
+            await self._make_folders_and_archives()
             memories = [await self._make_agent(agent) for agent in self._file.agents]
             for memory, next_seq in memories:
                 await self._store.import_writer.finish(memory, next_seq)
@@ -145,12 +144,11 @@ class AgentImport:
             with suppress(NotFound):
                 self._blocks[key] = (await self._store.named_blocks.get(self._project, uid)).block.uid
 
-    async def _make_folders(self) -> None:
+    async def _make_folders_and_archives(self) -> None:
+        """Makes the folders and archives of the file, unless the project has them already."""
         for key, folder in self._file.folders.items():
             existing = await self._find_uid(DefinitionKind.FOLDER, folder.uid)
             self._folders[key] = existing or await self._make_folder(folder)
-
-    async def _make_archives(self) -> None:
         for key, archive in self._file.archives.items():
             existing = await self._find_uid(DefinitionKind.ARCHIVE, archive.uid)
             self._archives[key] = existing or await self._make_archive(archive)
