@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 # The text in place of a character that cannot be read.
 REPLACEMENT: Final = "\ufffd"
-# The escapes of the first and the second half of a character, without their backslash.
+# The escapes of the first and the second half of a character (UTF-16 surrogates), without their backslash.
 _HIGH: Final = rb"u[dD][89abAB][0-9a-fA-F]{2}"
 _LOW: Final = rb"u[dD][c-fC-F][0-9a-fA-F]{2}"
 # Larger JSON is read by the fast parser alone: the lenient one would block the loop.
@@ -23,9 +24,9 @@ _ESCAPES: Final = re.compile(rb"\\(?:\\|%b\\%b|(?P<lone>%b|%b))" % (_HIGH, _LOW,
 # The beginning of an escape, or a first half that a second half may follow.
 _CUT_ESCAPE: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3}|%b(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?\Z" % _HIGH)
 _MAX_CUT_BYTES: Final = len(rb"\ud83d\ude0")
-# The digits of integers that fit into 64 bits; orjson reads larger ones as floats.
+# The digits that any integer of 64 bits can have. orjson reads an integer beyond 64 bits as a float.
 _SAFE_DIGITS: Final = 18
-# A search for digits in a row: each digit becomes a zero, and zeros are found.
+# Finds more digits in a row: each digit is made a zero, and zeros are searched.
 _LONG_ZEROS: Final = b"0" * (_SAFE_DIGITS + 1)
 _DIGITS_TO_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
 
@@ -52,9 +53,10 @@ def read_json(data: bytes) -> tuple[Any, bytes]:
         return orjson.loads(repaired), repaired
     except orjson.JSONDecodeError:
         strict = _make_strict(repaired)
-    if strict is None:
+    try:
+        return orjson.loads(strict), strict
+    except orjson.JSONDecodeError:
         return None, data
-    return orjson.loads(strict), strict
 
 
 def read_json_with_halves(data: bytes) -> Any:
@@ -105,12 +107,15 @@ def may_round(data: bytes) -> bool:
     return _LONG_ZEROS in data.translate(_DIGITS_TO_ZEROS)
 
 
-def _read_with_halves(data: bytes) -> Any:
-    """Returns the value of JSON, with halves of characters as lone surrogates; None: no JSON, or too long."""
+def _read_with_halves(data: bytes, parse_int: Callable[[str], Any] = int) -> Any:
+    """Returns the value of JSON, with halves of characters as lone surrogates; None: no JSON, or too long.
+
+    parse_int: the function that makes the values of integers from their digits.
+    """
     if len(data) > _MAX_LENIENT_BYTES:
         return None
     try:
-        return json.loads(data.decode("utf-8-sig", "replace"), strict=False)
+        return json.loads(data.decode("utf-8-sig", "replace"), strict=False, parse_int=parse_int)
     except (ValueError, RecursionError):
         return None
 
@@ -136,19 +141,19 @@ def _parse_integer(digits: str) -> Any:
     return orjson.Fragment(digits) if len(digits) > _SAFE_DIGITS else int(digits)
 
 
-def _make_strict(data: bytes) -> bytes | None:
-    """Returns JSON, without halves of characters, as strict parsers take it; None: `data` is no JSON, or too long."""
-    value = _read_with_halves(data)
+def _make_strict(data: bytes) -> bytes:
+    """Returns JSON, without halves of characters, as strict parsers take it; b"": `data` is no JSON, or too long."""
+    value = _read_with_halves(data, _parse_integer)  # orjson writes no integer beyond 64 bits
     if value is None:
-        return None
+        return b""
     try:
         return orjson.dumps(value)
     except (TypeError, RecursionError):  # a part of the value cannot be written
-        return None
+        return b""
 
 
 def _measure_complete(data: bytes) -> int:
-    """Returns how many bytes of a piece come before an escape that the next piece may complete."""
+    """Returns the number of bytes of a piece that come before an escape which the next piece may complete."""
     start = max(0, len(data) - _MAX_CUT_BYTES)
     while cut := _CUT_ESCAPE.search(data, start):
         before = data[: cut.start()]
