@@ -47,6 +47,8 @@ class Query(Struct, frozen=True):
     model: str = ""
     # The reply becomes a response with an id, so the request repeats no forgotten one.
     makes_response: bool = False
+    # The client sends its new messages alone, whether or not stored messages were put before them.
+    sends_new_only: bool = False
 
 
 class AlteredReply(Struct, frozen=True):

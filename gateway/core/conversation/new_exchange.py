@@ -37,7 +37,7 @@ def make_exchange(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     )
     # Another request, which was off the record, may have ended since this one was planned.
     redactions = find_redactions(
-        tree, exchange, plan.messages, len(plan.pending), tree.list_siblings(exchange)
+        tree, plan.query, exchange, plan.messages, len(plan.pending), tree.list_siblings(exchange)
     )
     exchange = replace(exchange, redactions=plan.redactions | redactions)
     repeated = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 
-from gateway.core.conversation.canonical import is_user, is_user_or_text
+from gateway.core.conversation.canonical import is_assistant, is_user, is_user_or_text
 from gateway.core.conversation.exchange import ends_off_record, is_same_input, is_tombstone
 from gateway.core.conversation.match_query import Query
 from gateway.core.conversation.tree import Tree
@@ -58,6 +58,7 @@ def find_recorded_indices(exchange: Exchange, rivals: Iterable[Exchange]) -> set
 
 def find_redactions(
     tree: Tree,
+    query: Query,
     exchange: Exchange,
     messages: Sequence[WireMessage],
     pending_count: int,
@@ -67,15 +68,19 @@ def find_redactions(
 
     Such a message equals a message that is forgotten or off the record, or answers such a message. The last message is
     never among them: it is new, and `Plan.is_off_record` decides of the whole turn whether the turn is on the record.
-    The first `pending_count` messages are on the record, and so are messages that a rival has stored.
+    The first `pending_count` messages are on the record, and so are messages that a rival has stored. If a request for
+    a stored response sends new messages alone, all messages after the last reply are new.
     """
     tombstone_atoms = _list_tombstone_atoms(tree, exchange.begun)
     if not tombstone_atoms and not tree.forgotten_hashes:
         return frozenset()
     recorded = find_recorded_indices(exchange, rivals)
+    first_new = len(messages) - 1
+    if query.makes_response and query.sends_new_only:
+        first_new = max((i + 1 for i, atoms in enumerate(exchange.inputs) if is_assistant(atoms)), default=0)
     unrecorded = {
         i
-        for i, atoms in enumerate(exchange.inputs[:-1])
+        for i, atoms in enumerate(exchange.inputs[:first_new])
         if i >= pending_count
         and (
             (i not in recorded and atoms in tombstone_atoms)

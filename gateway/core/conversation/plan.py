@@ -120,7 +120,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         pending=tuple(pending),
         heard_count=continuation.heard_count,
         resent_count=continuation.resent_count,
-        redactions=find_redactions(tree, exchange, messages, len(pending), rivals),
+        redactions=find_redactions(tree, query, exchange, messages, len(pending), rivals),
         is_off_record=query.mode not in (MemoryUse.ON, MemoryUse.APART)
         or repeats_off_record(query, exchange, match_point, rivals, follows_head=head is not None),
         is_quote=is_list_alone and _quotes_last_turn(tree, query, messages),

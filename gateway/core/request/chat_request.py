@@ -114,6 +114,8 @@ class ChatRequest(Struct):
     reply_models: Mapping[int, str] = {}
     # The indexes of all messages that the gateway has put into `messages`.
     stored_indexes: frozenset[int] = frozenset()
+    # True: the client continues a response by its id, so it sends new messages alone.
+    follows_response: bool = False
     # The rows of the memories from which earlier messages of the list were read.
     memories: frozenset[int] = frozenset()
     # False: a request that does not fit the window is refused; no message is left out.

@@ -101,6 +101,7 @@ def _make_query(
         kind=request.kind,
         is_retry=identity.is_retry,
         makes_response=request.chat.makes_response,
+        sends_new_only=request.chat.follows_response or request.kind is ConversationKind.APPENDED,
         conversation_row=conversation.id if is_named and conversation is not None else None,
         model=mask_model_name(request.target.upstream, request.target.model),
     )

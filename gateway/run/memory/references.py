@@ -205,6 +205,7 @@ class _ReferenceFiller:
             references=(),
             reply_models={n: model for n, model in enumerate(models) if model is not None},
             stored_indexes=frozenset(n for n, stored in enumerate(is_stored) if stored),
+            follows_response=any(each.kind == "path" for each in self._request.references),
         )
 
     def _add_thoughts(self, index: int, reply: WireMessage) -> None:

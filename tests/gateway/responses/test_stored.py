@@ -808,3 +808,30 @@ def test_responses_with_the_same_words_are_shown_apart(
         assert shown(world.sdk.responses.retrieve(response.id)) == shown(response)
     world.sdk.responses.delete(answered[1].id)
     assert world.sdk.responses.retrieve(answered[0].id).metadata == {"try": "one"}
+
+
+@pytest.mark.parametrize("user", [None, "alice"])
+@pytest.mark.parametrize("continues", ["response", "conversation"])
+def test_the_words_of_a_deleted_response_may_be_sent_anew(
+    world: World, upstream: StrictUpstream, continues: str, user: str | None
+) -> None:
+    """Together with other new messages, too."""
+    named: Json = {} if user is None else {"user": user}
+    if continues == "response":
+        named["previous_response_id"] = respond(world, input="Hello.", **named).id
+    else:
+        named["conversation"] = world.sdk.conversations.create(
+            items=[{"role": "user", "content": "Hello."}]
+        ).id
+        respond(world, input="Hello?", **named)
+    deleted = respond(world, input="My cat is grey.", **named)
+    world.sdk.responses.delete(deleted.id)
+    both: Any = [{"role": "user", "content": text} for text in ("My cat is grey.", "Her name is Miso.")]
+    response = respond(world, input=both, **named)
+    listed = world.sdk.responses.input_items.list(response.id, order="asc")
+    assert texts_of([item.to_dict() for item in listed])[-2:] == ["My cat is grey.", "Her name is Miso."]
+    if continues == "response":
+        named["previous_response_id"] = response.id
+    respond(world, input="And now?", **named)
+    asked = [read_text(each) for each in upstream.last.messages]
+    assert asked[-4:] == ["My cat is grey.", "Her name is Miso.", "Ok.", "And now?"]
