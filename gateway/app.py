@@ -75,7 +75,7 @@ class Gateway:
 
         admin_token: the token with which the command line calls operations; None: no operation can be called so.
         access: the access log; None: a log on stderr, if the settings ask for one.
-        has_agents: True: the agents API is served, and chat completions can name its agents.
+        has_agents: True if the agents API is served, and chat completions can name its agents.
         The other parameters are those of `Services`.
 
         Raises: SettingsError.

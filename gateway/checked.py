@@ -1,4 +1,4 @@
-"""Converts parsed JSON or TOML to values of a type, or finds its mistakes, each with its path.
+"""Converts parsed JSON or TOML to values of a type, or finds the mistakes, each with its path.
 
 A type defines what is allowed: mostly a `msgspec.Struct` with fields that are annotated with `msgspec.Meta`. A `Fault`
 has msgspec's message, which is not for users: settings, operations and each dialect have messages of their own.
@@ -59,8 +59,8 @@ def convert(
     """Converts parsed JSON or TOML to a value of a type.
 
     path: the keys and indexes that lead to the value, for the error.
-    strict: True: text is refused in place of a number or a boolean.
-    str_keys: True: keys of the value are text, as in JSON, also where the type has numbers.
+    strict: True if text is refused in place of a number or a boolean.
+    str_keys: True if keys of the value are text, as in JSON, also where the type has numbers.
 
     Raises: InvalidValue, for the first mistake.
     """
@@ -187,6 +187,7 @@ def _collect_fields(
 
 
 def is_struct(hint: Any) -> TypeGuard[type[Struct]]:
+    """Returns whether a type is a struct."""
     return isinstance(hint, type) and issubclass(hint, Struct)
 
 

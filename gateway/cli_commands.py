@@ -97,7 +97,7 @@ class Commands:
 
         flags: the values of settings by (table, key), which override the settings file.
         upstream: the base URL of the one upstream to use; None: the upstreams of the settings.
-        performs_jobs: True: this process performs background jobs, too.
+        performs_jobs: True if this process performs background jobs, too.
         """
         with loading():
             from gateway.serve import serve
@@ -109,7 +109,7 @@ class Commands:
         """Performs background jobs until a signal stops the process, and returns the exit code.
 
         flags: the values of settings by (table, key), which override the settings file.
-        listens: True: health checks and scrapes are answered, too.
+        listens: True if health checks and scrapes are answered, too.
         """
         with loading():
             from gateway.serve import work
@@ -128,7 +128,7 @@ class Commands:
     def check_config(self, *, is_strict: bool) -> int:
         """Prints the settings, and the mistakes for which a start would fail. Makes no file and opens no port.
 
-        is_strict: True: a warning counts as a failure in the exit code.
+        is_strict: True if a warning counts as a failure in the exit code.
         """
         with loading():
             from gateway.config_check import check_start, render_settings
@@ -143,7 +143,7 @@ class Commands:
     def open_page(self, *, only_prints: bool) -> None:
         """Prints the address of the page, with a sign-in code. On a terminal, opens a browser, too.
 
-        only_prints: True: no browser is opened.
+        only_prints: True if no browser is opened.
         """
         process = self.client.find_process()
         if process is None:
@@ -277,7 +277,7 @@ class Commands:
         """Writes a memory to a file, or to the standard output.
 
         path: the path of the file; None: the standard output.
-        may_replace: True: a file that is there already is replaced.
+        may_replace: True if a file that exists already is replaced.
         """
         arguments = without_none(arguments)
         pages = self.client.read_pages("memory-export", arguments)
@@ -335,7 +335,9 @@ class Commands:
     ) -> dict[str, Any]:
         """Has a file imported by the process that serves the database, or imports it here if none serves.
 
-        report: called with the import's record while it goes on. Returns its last record.
+        report: a function that is called with the import's record while the import runs.
+
+        Returns the last record.
         """
 
         def import_here() -> dict[str, Any]:

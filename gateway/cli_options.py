@@ -60,7 +60,7 @@ _FILES = (
 class _Command(click.Command):
     """A command that shows its usage alike in help texts and in errors.
 
-    reads_settings: True: the command takes the options that name the settings file and the database.
+    reads_settings: True if the command takes the options that name the settings file and the database.
     """
 
     def __init__(self, *args: Any, reads_settings: bool = True, **kwargs: Any) -> None:

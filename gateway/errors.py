@@ -281,7 +281,7 @@ class TooManySends(GatewayError):
 class LimitReached(CallerError):
     """A limit turns the request away.
 
-    is_quota: True: a quota is used up; False: the caller may try again soon.
+    is_quota: True if a quota is used up; False: the caller may try again soon.
     """
 
     status = 429
@@ -317,7 +317,7 @@ class MemoryUnavailable(GatewayError):
 class SettingsError(GatewayError):
     """A setting is missing, misspelt or contradicts another one.
 
-    is_in_file: True: the mistake may be in the settings file.
+    is_in_file: True if the mistake may be in the settings file.
     mistakes: all mistakes that were found, each as an error of its own.
     """
 

@@ -35,7 +35,7 @@ async def import_file(
     """Imports a file into the database while no gateway serves it. Returns the import as it ended.
 
     arguments: the arguments of the operation `imports-begin`, without the path.
-    report: called with the import from time to time while it runs.
+    report: a function that is called with the import from time to time while it runs.
 
     Raises: GatewayError.
     """
@@ -69,7 +69,7 @@ async def move_store(
 ) -> MoveOutcome:
     """Moves the content of one database to another.
 
-    report: called after each memory, with the outcome so far and the number of memories.
+    report: a function that is called after each memory, with the outcome so far and the number of memories.
 
     Raises: GatewayError: one of the two cannot be used; SettingsError.
     """

@@ -62,7 +62,7 @@ _TRIAL_RECALL_TOKENS = 1000
 class ServingParts(NamedTuple):
     """The parts that a process shares with its operations if it serves requests."""
 
-    # The requests that it answers. The operations use its clock.
+    # The requests that the process answers. The operations use the log's clock.
     log: RequestLog
     # Lets operators into the page.
     sign_in: SignIn
@@ -85,8 +85,8 @@ def _make_trial_runner(
 ) -> TrialRunner:
     """Makes the operation that shows which messages and facts a sentence recalls.
 
-    now: returns the seconds since the epoch.
-    embed_query: returns the vector of a sentence, as for replies; None: memory is searched by words alone.
+    now: a function that returns the seconds since the epoch.
+    embed_query: a function that returns the vector of a sentence, as for replies; None: memory is searched by words.
     """
     return TrialRunner(store, settings.memory.recall_tokens or _TRIAL_RECALL_TOKENS, now, embed_query)
 
@@ -101,8 +101,8 @@ def make_page_operations(
 ) -> PageOperations:
     """Makes the operations of the page.
 
-    passed_over: returns whether failover passes each upstream over, by the upstream's name.
-    embed_query: returns the vector of a sentence, as for replies; None: memory is searched by words alone.
+    passed_over: a function that returns whether failover passes each upstream over, by the upstream's name.
+    embed_query: a function that returns the vector of a sentence, as for replies; None: memory is searched by words.
     """
     requests = make_request_operations(settings, store, log)
     memories = MemoryViews(store, log.now, settings.memory.keep_why_days)
@@ -157,8 +157,8 @@ def make_mcp_memory(
 ) -> McpMemory:
     """Makes the operations of MCP's tools.
 
-    embed_query: returns the vector of a sentence, as for replies; None: memory is searched by words alone.
-    now: returns the seconds since the epoch.
+    embed_query: a function that returns the vector of a sentence, as for replies; None: memory is searched by words.
+    now: a function that returns the seconds since the epoch.
     """
     views = MemoryViews(store, now, settings.memory.keep_why_days)
     tools = McpTools(
@@ -183,8 +183,8 @@ def make_import_operations(
 ) -> ImportOperations:
     """Makes the operations on imports.
 
-    now: returns the seconds since the epoch; None: the clock of the store.
-    idle: set while no request is being answered; None: the process serves no requests.
+    now: a function that returns the seconds since the epoch; None: the clock of the store.
+    idle: an event that is set while no request is being answered; None: the process serves no requests.
     """
     now = now or store.read_shared_clock
     performer = ImportPerformer(
@@ -214,7 +214,7 @@ def make_operations(
 ) -> OperationTable:
     """Returns the table of all operations over a store.
 
-    embed_query: returns the vector of a sentence, as for replies; None: memory is searched by words alone.
+    embed_query: a function that returns the vector of a sentence, as for replies; None: memory is searched by words.
     mcp: the operations of MCP's tools; None: the table has no such operations.
     serving: the parts of a process that serves requests; None: this process serves none.
     """

@@ -43,7 +43,7 @@ _log = logging.getLogger("mnemogate")
 def serve(settings: Settings, limits: Limits | None = None, *, performs_jobs: bool = True) -> int:
     """Serves until a signal stops the process, and returns the exit code.
 
-    performs_jobs: True: this process performs background jobs, too.
+    performs_jobs: True if this process performs background jobs, too.
 
     Raises: SettingsError: the gateway cannot start; GatewayError: it cannot start now, and may later.
     """
@@ -59,7 +59,7 @@ def serve(settings: Settings, limits: Limits | None = None, *, performs_jobs: bo
 def work(settings: Settings, limits: Limits | None = None, *, listens: bool = False) -> int:
     """Performs background jobs until a signal stops the process, and returns the exit code.
 
-    listens: True: health checks and scrapes are answered at the address of the settings.
+    listens: True if health checks and scrapes are answered at the address of the settings.
 
     Raises: SettingsError: the process cannot start; GatewayError: it cannot start now, and may later.
     """
@@ -84,7 +84,7 @@ async def _run_worker(
 ) -> int:
     """Performs background jobs until a signal stops the process. Returns the exit code.
 
-    listens: True: /health and /metrics are answered, too.
+    listens: True if /health and /metrics are answered, too.
     """
     listener = bind(settings.server.host, settings.server.port) if listens else None
     store = await _open_store(settings)

@@ -66,7 +66,7 @@ _log = logging.getLogger("mnemogate")
 
 
 class AgentsComponent(Protocol):
-    """The service of agents that are made over REST; gateway.agents implements it."""
+    """The service of agents that are made over REST, which gateway.agents implements."""
 
     @property
     def chat(self) -> StoredAgents:
@@ -76,7 +76,10 @@ class AgentsComponent(Protocol):
         """Returns the routes of the agents API."""
 
     async def start(self, *, performs_jobs: bool) -> list[asyncio.Task[None]]:
-        """Starts and returns its tasks. performs_jobs: False: jobs are only made due."""
+        """Starts its tasks, and returns them.
+
+        performs_jobs: True if this process performs jobs; False: it only makes jobs due.
+        """
 
     async def aclose(self) -> None: ...
 
@@ -137,11 +140,11 @@ class Services:
         """Puts the services together.
 
         providers: the providers by the names of settings.upstreams; None: the settings' own providers.
-        clock: returns the seconds since the epoch; None: the clock of the store if processes share the store, else the
-            machine's.
-        performs_jobs: True: this process performs jobs; False: only other processes that share the database do.
-        takes_requests: True: this process answers requests; False: it performs jobs alone.
-        make_agents: makes the service of agents made over REST; None: the process has no such service.
+        clock: a function that returns the seconds since the epoch; None: the clock of the store if processes share the
+            store, or else the machine's.
+        performs_jobs: True if this process performs jobs; False: only other processes that share the database do.
+        takes_requests: True if this process answers requests; False: it performs jobs alone.
+        make_agents: a function that makes the service of agents made over REST; None: the process has no such service.
         otlp: the settings of the export of traces; None: no traces are made.
 
         Raises: SettingsError: no upstream has the model of memory.background_model or memory.embedder.

@@ -41,7 +41,7 @@ def describe_start(
     health: the health of the database.
     url: the URL at which the gateway listens.
     local_url: the URL at which programs of this machine reach the gateway.
-    has_keys: True: the gateway has keys, so requests need one.
+    has_keys: True if the gateway has keys, so that requests need one.
     """
     down_note = " cannot be used (the log says why); until it can, nothing is remembered"
     upstreams = ", ".join(f"{each.name} ({_describe_upstream(each)})" for each in settings.upstreams)
@@ -102,7 +102,7 @@ def _uses_caller_key(upstream: UpstreamSettings) -> bool:
 
 
 def choose_example_key(settings: Settings, *, has_keys: bool) -> str:
-    """Returns the `api_key` of the example. has_keys: True: the gateway has keys, so requests need one."""
+    """Returns the `api_key` of the example. has_keys: True if the gateway has keys, so that requests need one."""
     if has_keys:
         return "mg-..."
     return "sk-..." if _uses_caller_key(settings.upstreams[0]) else "none"

@@ -17,7 +17,7 @@ async def parse_results(
 ) -> AsyncGenerator[PartResult]:
     """Yields the results of a file, as its pieces come in.
 
-    read_result: returns the result in a line's object. Raises: ProviderBroke: the object is no result.
+    read_result: a function that returns the result in a line's object. It raises ProviderBroke if the object is none.
 
     Raises: ProviderGarbled, after all readable results were yielded: some lines are no results.
     """

@@ -83,7 +83,7 @@ async def answer_with_summary(
 ) -> None:
     """Answers with a summary of the sent messages. Nothing is remembered.
 
-    render: returns the reply for a summary.
+    render: a function that returns the reply for a summary.
 
     Raises: BadRequest for a stored conversation.
     """

@@ -85,7 +85,7 @@ class ChatRoute:
         """Answers a request that was read.
 
         headers: the request's headers, perhaps with others added or left out.
-        make_view: makes the view of the dialect in which the request came.
+        make_view: a function that makes the view of the dialect in which the request came.
         continued_conversation: the value for `continued` of `Chat.answer`.
         """
         info = incoming.info

@@ -29,7 +29,7 @@ def is_retry(scope: Scope) -> bool:
 def digest_request(scope: Scope, rules: Callable[[str], IdentityRules], body: bytes) -> bytes:
     """Returns a hash of the caller and the request: the same hash means that the request was sent again.
 
-    rules: returns the rules of a project, which name the headers that identify a user.
+    rules: a function that returns the rules of a project, which name the headers that identify a user.
     """
     caller = get_request_info(scope).caller
     identifying = rules(caller.project).single_headers

@@ -115,8 +115,9 @@ def make_server(
 ) -> GatewayServer:
     """Returns the server of an application. The caller calls the server's `serve` with the sockets of `bind`.
 
-    on_started: called when the server listens.
-    on_stopping: called before the server drains, with the name of the signal; None: no signal came.
+    on_started: a function that is called when the server listens.
+    on_stopping: a function that is called before the server drains, with the name of the signal; None: no signal
+        came.
     """
     limits = limits or Limits()
     bounds = {

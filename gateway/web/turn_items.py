@@ -40,7 +40,7 @@ def render_turn(
 
     previous_turn: the turn before, which has the calls of the results among the inputs; None: the turn is the first.
     directions: the system and developer messages of the turn that are shown.
-    includes_reply: True: the reply is among the items.
+    includes_reply: True if the reply is among the items.
     shows_sealed_thoughts: the value of `ResponseTerms.shows_sealed_thoughts`.
     """
     turn_items = ItemList(shows_sealed_thoughts=shows_sealed_thoughts)

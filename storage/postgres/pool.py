@@ -253,7 +253,7 @@ class ConnectionPool:
 class _WaitQueue:
     """The requests that wait for a connection, in order.
 
-    release: takes back a connection that was handed to a request which gave up at that moment.
+    release: a function that takes back a connection that was handed to a request which gave up at that moment.
     """
 
     def __init__(self, release: Callable[[RawConnection], None]) -> None:

@@ -73,7 +73,7 @@ class _BegunForgetting(NamedTuple):
 
 
 class Forgetting(StoreGroup):
-    """Forgetting in steps: `begin` writes the intention down, `run` carries it out, also after a crash in between."""
+    """Forgets in two steps: `begin` writes the target down, and `run` erases it, also after a crash in between."""
 
     def __init__(
         self,
@@ -96,8 +96,11 @@ class Forgetting(StoreGroup):
         """
         super().__init__(database)
         self._usage = usage
-        self._rules, self._agents, self.now = rules, agents, now
-        self._memories, self._wake = memories, wake
+        self._rules = rules
+        self._agents = agents
+        self.now = now
+        self._memories = memories
+        self._wake = wake
         self._gone_listeners = [agents.clear, memories.clear, snapshots.clear]
         database.add_listener(FORGOTTEN, lambda _: self._call_listeners())
         # The forgettings that `run` has interrupted, by their rows.
@@ -120,11 +123,11 @@ class Forgetting(StoreGroup):
         keeps_pause: bool = False,
         retained_facts: Sequence[int] = (),
     ) -> int:
-        """Writes the target down. From then on no turn under way commits. Returns the forgetting's row, for `run`.
+        """Writes the target down, after which no turn under way commits. Returns the forgetting's row, for `run`.
 
         Jobs end, and begin again after the forgetting, so that no model is asked about the target.
 
-        keeps_pause: whether an empty, paused memory takes the place of a paused memory that is forgotten as a whole.
+        keeps_pause: True if an empty, paused memory takes the place of a paused memory that is forgotten as a whole.
         retained_facts: the numbers of facts that stay though they came from the target; they lose their sources.
 
         Raises: WriteConflict: one of these facts is gone or no longer true. Nothing is written.
@@ -198,7 +201,7 @@ class Forgetting(StoreGroup):
             pass
 
     async def run(self, id: int, until: Callable[[], bool] = lambda: False) -> bool:
-        """Runs a forgetting to its end, unless `until` ends it for now. Returns whether all is gone."""
+        """Runs a forgetting to its end, unless `until` interrupts it. Returns whether everything is erased."""
         for prerequisite in self._prerequisites.get(id, ()):
             if not await self.run(prerequisite, until):
                 return False
@@ -229,14 +232,18 @@ class Forgetting(StoreGroup):
         return True
 
     def _call_listeners(self) -> None:
-        """Has the caches of this process dropped: something was forgotten, or may have been."""
+        """Has this process drop its caches, since something was forgotten, or may have been."""
         for listener in self._gone_listeners:
             listener()
 
     async def pause(self, agent_row: int, since: float | None) -> bool:
-        """Pauses a memory since a time, or resumes it (None). Returns False if that changes nothing, or it is gone.
+        """Pauses a memory, or resumes it.
 
         Turns that were planned before are not committed, and every process reads the memory again.
+
+        since: the time of the pause, in seconds since the epoch; None: the memory is resumed.
+
+        Returns False if that changes nothing, or the memory is gone.
         """
 
         async def write(connection: Connection) -> bool:

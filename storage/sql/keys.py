@@ -202,7 +202,7 @@ class Keys(StoreGroup):
     async def rotate(self, id: int, overlap_s: float) -> IssuedKey:
         """Gives a key in use another secret. Raises: NotFound, also for an expired key.
 
-        overlap_s: how long the previous secret, and links that were made with it, stay valid. An earlier secret ends
+        overlap_s: the time for which the previous secret, and links made with it, stay valid. An earlier secret ends
             at once.
         """
         secret = KEY_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)

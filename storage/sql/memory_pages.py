@@ -90,7 +90,7 @@ class MemoryPages(StoreGroup):
         project: the project of the memories; None: any.
         prefix: the beginning of their subjects, at least the kind with its colon; the case of ASCII letters is ignored.
         before: the end of the page before: `SizedMemory.end`, or with `by_messages` a number of messages and a row.
-        by_messages: False: the newest turns come first; True: the most messages, for which all memories are sorted.
+        by_messages: True if the most messages come first, for which all memories are sorted; False: the newest turns.
         """
         values = (project, *_make_prefix_bounds(prefix), *before, limit)
         statement = SQL["memories_by_messages" if by_messages else "memories"]

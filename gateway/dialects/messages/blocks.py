@@ -27,7 +27,7 @@ class GrowingBlocks:
         """Begins with no block.
 
         emit: sends an event, given its type and its fields.
-        claim_index: returns the index in the message of the block that begins now.
+        claim_index: a function that returns the index in the message of the block that begins now.
         """
         self._emit = emit
         self._claim_index = claim_index

@@ -23,7 +23,7 @@ _INSTRUCTIONS_KEY: Final = b'"instructions"'
 class ClientInstructions(ReplyChange):
     """Replaces the upstream's instructions by the client's, in one reply. A reply that is no JSON is an error.
 
-    find_client_instructions: returns the client's instructions, given the upstream's, both as JSON.
+    find_client_instructions: a function that returns the client's instructions, given the upstream's, both as JSON.
     """
 
     def __init__(self, find_client_instructions: Callable[[bytes], bytes]) -> None:
