@@ -17,7 +17,7 @@ OURS = ("gateway", "adapters", "storage")
 # Leaves of the gateway: they import nothing but errors (and one another, and how a URL is shown), so that any room may
 # read them.
 LEAVES = {
-    "gateway.checked",
+    "gateway.validation",
     "gateway.errors",
     "gateway.settings",
     "gateway.settings.check",
@@ -118,9 +118,9 @@ STORE = {
 ALLOWED: dict[str, set[str]] = {
     "adapters": set(),
     "storage": set(),
-    "gateway.core": {"gateway.checked", "gateway.errors", "gateway.masks", *DATA},
+    "gateway.core": {"gateway.validation", "gateway.errors", "gateway.masks", *DATA},
     # Anthropic's dialect is translated once, both ways, by pure functions.
-    "gateway.dialects": {"adapters.claude.", "gateway.core.", "gateway.checked", "gateway.errors", *DATA},
+    "gateway.dialects": {"adapters.claude.", "gateway.core.", "gateway.validation", "gateway.errors", *DATA},
     "gateway.run": {"gateway.core.", *LEAVES, *ADAPTERS, *STORAGE, *STORE, "storage.search.text_words"},
     # The chat route hands a Provider on: it names the seam, never one of its makers.
     "gateway.web": {

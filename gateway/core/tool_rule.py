@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.checked import convert
+from gateway.validation import convert
 
 
 class RuleKind(StrEnum):

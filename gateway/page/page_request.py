@@ -14,13 +14,13 @@ import orjson
 from msgspec import Struct
 from starlette.types import Receive, Scope
 
-from gateway.checked import InvalidValue, convert
 from gateway.core.nul import check_no_nul
 from gateway.errors import BadRequest, BodyTooLarge, CallerError
 from gateway.page.defence import RawHeader, read_header_values
 from gateway.page.shown_text import as_typed
 from gateway.page.visitor import Visitor
 from gateway.run.admin.fault_errors import make_fault_error
+from gateway.validation import InvalidValue, convert
 
 S = TypeVar("S", bound=Struct)
 

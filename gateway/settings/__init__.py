@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from gateway.checked import list_field_types, list_metas
 from gateway.settings.mistakes import MAX_NUMBER
+from gateway.validation import list_field_types, list_metas
 from storage.masked_url import mask_password
 
 DefaultMode = Literal["on", "read", "off"]

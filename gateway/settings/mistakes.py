@@ -1,7 +1,7 @@
 """Converts settings, and describes their mistakes: the setting, the value that was seen, and the allowed values.
 
-`gateway.checked` finds faults of names, types and ranges. `check` finds contradictions between settings. A mistake is
-the `SettingsError` for one fault or one contradiction.
+`gateway.validation` finds faults of names, types and ranges. `check` finds contradictions between settings. A mistake
+is the `SettingsError` for one fault or one contradiction.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from msgspec import Struct
 
-from gateway import checked
+from gateway import validation
 from gateway.errors import SettingsError
 
 _TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
@@ -61,7 +61,7 @@ def describe_unknown_name(path: str, name: str, known: Iterable[str], tables: It
     tables: the tables in which the name does exist.
     """
     hint = f"known are {', '.join(sorted(known)) or 'none'}"
-    if close := checked.find_nearest_name(name, known):
+    if close := validation.find_nearest_name(name, known):
         hint = f"did you mean {close!r}?"
     elif tables:
         hint = f"it belongs in {' and '.join(tables)}"
@@ -80,15 +80,15 @@ class ReadTables(NamedTuple):
 
 def read_tables(parsed: Mapping[str, Any], table_type: type[Struct]) -> ReadTables:
     """Converts the parsed TOML of a whole file."""
-    values, faults = checked.convert_fields(parsed, table_type)
+    values, faults = validation.convert_fields(parsed, table_type)
     mistakes = [SettingsError(_render_fault(fault, parsed, table_type)) for fault in faults]
     return ReadTables(values, mistakes, bad_tables={str(fault.path[0]) for fault in faults})
 
 
 def convert_text(text: str, table: type[Struct], key: str, path: str) -> Any:
     """Converts a text of the environment to the type of the field `key`. Raises: SettingsError."""
-    hint = checked.list_field_types(table)[key]
-    target = checked.without_annotations(checked.choose_union_member(text, hint))
+    hint = validation.list_field_types(table)[key]
+    target = validation.without_annotations(validation.choose_union_member(text, hint))
     value: Any = text
     if target is bool:
         value = _BOOLEANS.get(text.strip().lower(), text)
@@ -99,14 +99,14 @@ def convert_text(text: str, table: type[Struct], key: str, path: str) -> Any:
             value = text
     elif get_origin(target) is tuple:
         value = [part.strip() for part in text.split(",") if part.strip()]
-    faults: list[checked.Fault] = []
-    converted = checked.convert_collecting(value, hint, (path,), faults)
+    faults: list[validation.Fault] = []
+    converted = validation.convert_collecting(value, hint, (path,), faults)
     if faults:
         raise SettingsError.of([SettingsError(_render_fault(each, {path: value}, table)) for each in faults])
     return converted
 
 
-def _render_fault(fault: checked.Fault, root: Mapping[str, Any], root_type: type[Struct]) -> str:
+def _render_fault(fault: validation.Fault, root: Mapping[str, Any], root_type: type[Struct]) -> str:
     """Returns the message for a fault. root: the value in which the path begins, which should be of `root_type`."""
     expected = fault.expected[0]
     if fault.kind in ("missing", "extra_forbidden"):
@@ -115,19 +115,19 @@ def _render_fault(fault: checked.Fault, root: Mapping[str, Any], root_type: type
         if fault.kind == "missing":
             return f"{path}: {name!r} is missing"
         # Only the name of a table's entry may be a setting of another table.
-        settings = _list_settings_in(root_type, "", "") if checked.is_struct(expected) else ()
+        settings = _list_settings_in(root_type, "", "") if validation.is_struct(expected) else ()
         tables = [table for table, setting in settings if setting == name]
-        return describe_unknown_name(path, name, checked.list_allowed_names(expected), tables)
+        return describe_unknown_name(path, name, validation.list_allowed_names(expected), tables)
     path = _describe_path(fault.path, root)
     value = fault.value
-    inner = checked.without_annotations(expected)
+    inner = validation.without_annotations(expected)
     if get_origin(inner) is Literal:
         return f"{path}: expected one of {', '.join(get_args(inner))}, saw {_describe_value(value)}"
     if get_origin(inner) is tuple:
         table = ".".join(each for each in fault.path if isinstance(each, str))
         hint = f"; an entry begins with [[{table}]]" if isinstance(value, dict) else ""
         return f"{path}: expected a list, saw {_describe_value(value)}{hint}"
-    if get_origin(inner) is dict or checked.is_struct(inner):
+    if get_origin(inner) is dict or validation.is_struct(inner):
         return f"{path}: expected a table, saw {_describe_value(value)}"
     return f"{path}: {_render_scalar_fault(value, inner, expected)}"
 
@@ -142,8 +142,8 @@ def _render_scalar_fault(value: Any, target: Any, hint: Any) -> str:
     if isinstance(value, str):
         is_empty = not value.strip()
         return "it is empty" if is_empty else "it has a line end or another control character in it"
-    low = next((each.ge for each in checked.list_metas(hint) if each.ge is not None), None)
-    high = next((each.le for each in checked.list_metas(hint) if each.le is not None), None)
+    low = next((each.ge for each in validation.list_metas(hint) if each.ge is not None), None)
+    high = next((each.le for each in validation.list_metas(hint) if each.le is not None), None)
     if high == MAX_NUMBER:
         if abs(value) > MAX_NUMBER:
             return f"expected a number up to {MAX_NUMBER:.0f}, saw {value!r}"
@@ -173,12 +173,12 @@ def _describe_path(path: Iterable[str | int], raw: Any) -> str:
 
 def _list_settings_in(table_type: type[Struct], path: str, header: str) -> Iterator[tuple[str, str]]:
     """Yields the settings of a table and of those in it, each with the header of its table: ("[[models]]", "alias")."""
-    for name, hint in checked.list_field_types(table_type).items():
+    for name, hint in validation.list_field_types(table_type).items():
         if header:
             yield header, name
-        for option in checked.list_union_members(hint):
+        for option in validation.list_union_members(hint):
             inner = get_args(option)[0] if get_origin(option) is tuple else option
-            if checked.is_struct(inner):
+            if validation.is_struct(inner):
                 under = f"{path}.{name}" if path else name
                 yield from _list_settings_in(
                     inner, under, f"[{under}]" if inner is option else f"[[{under}]]"

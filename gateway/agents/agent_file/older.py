@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.agents.agent_file.file_messages import is_packed
 from gateway.agents.wire.struct_fields import convert
-from gateway.checked import Path
+from gateway.validation import Path
 
 _Records = list[dict[str, Any]]
 

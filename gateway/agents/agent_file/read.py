@@ -56,9 +56,9 @@ from gateway.agents.core.kinds import choose_kind
 from gateway.agents.registry.memory_passages import MAX_MEMORIES_SEARCHED
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert, parse
-from gateway.checked import Fault, Path, make_fault
 from gateway.core.definition import ConversationDefinition, IdentityDefinition, Sleeptime
 from gateway.errors import BadRequest
+from gateway.validation import Fault, Path, make_fault
 from storage.listing import PassageDraft
 
 

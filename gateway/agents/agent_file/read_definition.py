@@ -8,9 +8,9 @@ from typing import Any
 from gateway.agents.agent_file.file_structs import AgentExtension, ImportForm
 from gateway.agents.api.agent_bodies import CreateAgent, define_agent
 from gateway.agents.wire.struct_fields import convert
-from gateway.checked import Path
 from gateway.core.definition import AgentDefinition
 from gateway.core.json_object import without_none
+from gateway.validation import Path
 
 # The fields of an agent in a file that have the same meaning in a request that creates an agent.
 _FIELDS = (

@@ -13,10 +13,10 @@ from gateway.agents.api.blocks import CreateBlock, make_block
 from gateway.agents.core.agent_file import PortableFile, PortableFolder
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert
-from gateway.checked import Fault, Path
 from gateway.core import ids
 from gateway.core.json_object import without_none
 from gateway.core.memory.file_text import clean_file_name
+from gateway.validation import Fault, Path
 from storage.records import Block
 
 _BLOCK_FIELDS = ("label", "value", "description", "limit", "read_only", "metadata", "tags", "hidden")

@@ -12,10 +12,10 @@ from gateway.agents.agent_file.file_structs import FILE_FIELD, FileTool
 from gateway.agents.api.tool_bodies import UpdateTool, with_tool_update
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert
-from gateway.checked import Fault, Path
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import BUILT_IN_TOOLS
 from gateway.core.turn.asides import HEARTBEAT
+from gateway.validation import Fault, Path
 
 # The fields of a tool in a file that have the same meaning in a request that creates a tool.
 _FIELDS = (

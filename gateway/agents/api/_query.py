@@ -13,7 +13,7 @@ from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send import MessageType
 from gateway.agents.wire.sent_values import find_sent, get_sent_or
 from gateway.agents.wire.struct_fields import NO_TEMPLATES, Maybe, NoEffect, UrlQuery, refused
-from gateway.checked import Fault
+from gateway.validation import Fault
 from storage.listing import LAST_NUMBER
 
 Order = Literal["asc", "desc"]

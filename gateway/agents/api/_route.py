@@ -30,10 +30,10 @@ from gateway.agents.api._query import PageQuery
 from gateway.agents.wire import struct_fields
 from gateway.agents.wire.faults import LettaErrors, Unprocessable
 from gateway.agents.wire.struct_fields import Body, Form, UrlQuery
-from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId, sentence
+from gateway.validation import Fault
 from gateway.web.body import BodyReader, parse_off_loop
 from gateway.web.form import FormPart, parse_form, read_boundary
 from gateway.web.json_response import JsonResponse

@@ -35,12 +35,12 @@ from gateway.agents.wire.struct_fields import (
     partly_honoured,
     refused,
 )
-from gateway.checked import Fault
 from gateway.core.agent import FILLER_AFTER_MS
 from gateway.core.definition import AgentDefinition
 from gateway.core.json_object import without_none
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
+from gateway.validation import Fault
 
 AgentType = Literal[
     "memgpt_agent", "memgpt_v2_agent", "letta_v1_agent", "react_agent", "workflow_agent", "split_thread_agent",

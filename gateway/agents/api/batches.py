@@ -28,10 +28,10 @@ from gateway.agents.wire.send_content import read_send
 from gateway.agents.wire.sent_values import find_sent, get_sent_or
 from gateway.agents.wire.shown_values import NO_AUTHORS, measure_ns, render_time
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, UrlQuery, refused
-from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.request.memory_mode import refuse_unstored
 from gateway.errors import BadRequest, NotAllowed, UnknownId, UnknownPath
+from gateway.validation import Fault
 from gateway.web.request_info import get_request_info
 from storage.batch_records import Batch, BatchCounts, BatchItem
 from storage.records import DEFAULT_CONVERSATION

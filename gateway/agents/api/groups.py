@@ -17,10 +17,10 @@ from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import find_sent, get_sent_fields
 from gateway.agents.wire.shown_values import NO_TEMPLATE
 from gateway.agents.wire.struct_fields import ONE_PROJECT, Body, Maybe, NoEffect, convert, refused
-from gateway.checked import Fault, Path
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
 from gateway.errors import BadRequest, UnknownId
+from gateway.validation import Fault, Path
 from storage.errors import NotFound
 from storage.listing import ReaderEntry
 

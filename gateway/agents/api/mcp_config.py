@@ -13,8 +13,8 @@ from gateway.agents.core.mcp_server import HEADERS, TOKEN, VARIABLES, McpServerC
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import get_sent_fields
 from gateway.agents.wire.struct_fields import Body, Maybe, convert
-from gateway.checked import Fault
 from gateway.core.definition import McpServerDefinition
+from gateway.validation import Fault
 
 # The path of the config in a request, for errors.
 _CONFIG_PATH = ("body", "config")

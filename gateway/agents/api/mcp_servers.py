@@ -19,10 +19,10 @@ from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import find_sent
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, UrlQuery
-from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
 from gateway.errors import UnknownId
+from gateway.validation import Fault
 from storage.definition_records import Definition
 from storage.listing import Page
 

@@ -18,10 +18,10 @@ from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import find_sent
 from gateway.agents.wire.shown_values import NO_AUTHORS, render_time
 from gateway.agents.wire.struct_fields import Body, Maybe, Name, Names, NoEffect
-from gateway.checked import Fault, Path
 from gateway.core import ids
 from gateway.core.dates import parse_moment
 from gateway.errors import BadRequest, UnknownId
+from gateway.validation import Fault, Path
 from storage.definition_records import Definition, DefinitionKind
 from storage.listing import PassageDraft, PassageFilter
 from storage.records import Agent

@@ -12,10 +12,10 @@ from gateway.agents.tools.signature import TOOL_NAME, make_schema, read_function
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import get_sent_fields
 from gateway.agents.wire.struct_fields import Body, Maybe, Strings, refused
-from gateway.checked import Fault, Path
 from gateway.core.definition import MAX_SCHEMA_BYTES, ToolDefinition
 from gateway.core.json_object import without_none
 from gateway.errors import BadRequest
+from gateway.validation import Fault, Path
 
 _REQUIREMENTS = refused(
     "The sandbox has Python's standard library alone; nothing is installed while it runs."

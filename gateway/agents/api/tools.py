@@ -31,9 +31,9 @@ from gateway.agents.tools.written_blocks import write_blocks
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import find_sent
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, Strings
-from gateway.checked import Fault
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.errors import BadRequest, UnknownId
+from gateway.validation import Fault
 
 # A tool as the API shows it.
 _ToolJson = dict[str, Any]

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import orjson
 from msgspec.structs import replace
 
-from gateway.checked import Fault, list_literal_values
 from gateway.dialects.event_stream import encode_event
 from gateway.errors import CallerError, GatewayError, UpstreamError
+from gateway.validation import Fault, list_literal_values
 
 # The most characters of a value or a name that an error repeats.
 _MAX_SHOWN_CHARS = 200

@@ -31,10 +31,10 @@ from gateway.agents.wire.send import (
 )
 from gateway.agents.wire.sent_values import find_sent
 from gateway.agents.wire.struct_fields import convert
-from gateway.checked import Fault, Path
 from gateway.core.conversation.private import make_framed_system_message, with_name, with_private
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.errors import BadRequest
+from gateway.validation import Fault, Path
 
 _MAX_MESSAGES = 1_000
 # The structs of messages, by their types.

@@ -16,12 +16,12 @@ import msgspec
 import orjson
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway import checked
+from gateway import validation
 from gateway.agents.wire.faults import Unprocessable, name_type, phrase_fault
-from gateway.checked import Fault, Path, list_metas, list_union_members, make_fault, without_annotations
 from gateway.core.json_limits import MAX_LEVELS, check_values, is_too_deep
 from gateway.core.nul import NUL, without_nul
 from gateway.errors import BadRequest
+from gateway.validation import Fault, Path, list_metas, list_union_members, make_fault, without_annotations
 
 _VERDICT = "x-verdict"
 _HONOURED: Final = "x-honoured"
@@ -124,8 +124,8 @@ def convert(json: Any, struct_type: type[B], path: Path, *, is_lax: bool = False
     if not isinstance(json, dict):
         raise Unprocessable(Fault(path, f"Input should be an object, not {name_type(json)}", "model_type"))
     try:
-        body = checked.convert(json, struct_type, path, strict=not is_lax)
-    except checked.InvalidValue as error:
+        body = validation.convert(json, struct_type, path, strict=not is_lax)
+    except validation.InvalidValue as error:
         raise Unprocessable(phrase_fault(error.fault)) from error
     _check_refused(body)
     _check_sizes(body, path)
@@ -200,7 +200,7 @@ def _join_path(path: Path, name: str) -> str:
 @cache
 def list_fields(struct_type: type[msgspec.Struct]) -> frozenset[str]:
     """Returns the names of the fields that hold a list."""
-    hints = checked.list_field_types(struct_type).items()
+    hints = validation.list_field_types(struct_type).items()
     return frozenset(
         name
         for name, hint in hints
@@ -212,7 +212,7 @@ def list_fields(struct_type: type[msgspec.Struct]) -> frozenset[str]:
 
 
 def _list_verdicts(struct_type: type[msgspec.Struct]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, hint in checked.list_field_types(struct_type).items():
+    for name, hint in validation.list_field_types(struct_type).items():
         for meta in list_metas(hint):
             extra = meta.extra_json_schema or {}
             if _VERDICT in extra:
@@ -241,13 +241,13 @@ def _list_ignored(struct_type: type[msgspec.Struct]) -> dict[str, tuple[str, ...
 @cache
 def _list_struct_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
     """Returns the names of the fields that hold structs."""
-    return tuple(name for name, hint in checked.list_field_types(struct_type).items() if _has_struct(hint))
+    return tuple(name for name, hint in validation.list_field_types(struct_type).items() if _has_struct(hint))
 
 
 @cache
 def _list_bounded_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
     """Returns the names of the fields that hold an object of any names, or a list of entries."""
-    hints = checked.list_field_types(struct_type).items()
+    hints = validation.list_field_types(struct_type).items()
     return tuple(
         name
         for name, hint in hints
@@ -258,11 +258,11 @@ def _list_bounded_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
 def _is_bounded(hint: Any) -> bool:
     if get_origin(hint) is list:
         return all(
-            checked.is_struct(member) and issubclass(member, Entry)
+            validation.is_struct(member) and issubclass(member, Entry)
             for member in list_union_members(get_args(hint)[0])
         )
     return get_origin(hint) is dict and not _has_struct(hint)
 
 
 def _has_struct(hint: Any) -> bool:
-    return checked.is_struct(hint) or any(map(_has_struct, get_args(hint)))
+    return validation.is_struct(hint) or any(map(_has_struct, get_args(hint)))

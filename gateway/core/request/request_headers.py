@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from gateway.checked import find_nearest_name
 from gateway.errors import BadRequest
+from gateway.validation import find_nearest_name
 
 # Headers as ASGI has them: names are in lower case.
 RawHeaders = Sequence[tuple[bytes, bytes]]

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.checked import InvalidValue, convert
 from gateway.core.conversation.wire_message import PRIVATE
 from gateway.core.definition import (
     AgentDefinition,
@@ -26,6 +25,7 @@ from gateway.core.definition import (
 from gateway.core.tool_rule import RawRule
 from gateway.run.admin.import_progress import ImportProgress
 from gateway.run.admin.memory_records import FactOrigin
+from gateway.validation import InvalidValue, convert
 from storage.definition_records import DefinitionKind
 from storage.records import State
 

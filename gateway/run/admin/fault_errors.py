@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.checked import Fault
 from gateway.errors import BadRequest
+from gateway.validation import Fault
 
 
 def make_fault_error(fault: Fault) -> BadRequest:

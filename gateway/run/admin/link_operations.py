@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta, Struct
 
-from gateway.checked import InvalidValue, convert
 from gateway.core.nul import check_no_nul
 from gateway.core.request.request_ids import check_id
 from gateway.errors import BadRequest, NotAllowed, UnknownId
 from gateway.run.admin.editor import LINK
 from gateway.run.admin.fault_errors import make_fault_error
+from gateway.validation import InvalidValue, convert
 from storage.link_record import FoundLink
 from storage.records import Scope
 from storage.sql.store import Store

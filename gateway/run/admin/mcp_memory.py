@@ -15,7 +15,6 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from gateway.checked import InvalidValue, convert
 from gateway.core.agent import AgentSpec
 from gateway.core.memory.mcp_tools import TOOLS, McpAnswer, McpCaller, make_client_name
 from gateway.core.nul import without_nul
@@ -26,6 +25,7 @@ from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.memory.memory_agent import check_not_paused
 from gateway.run.receipt import Receipt
 from gateway.run.usage.accounting import Accounting
+from gateway.validation import InvalidValue, convert
 from storage.errors import StoreError
 from storage.records import Agent, Scope
 from storage.task_set import TaskSet

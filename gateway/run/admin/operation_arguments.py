@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from gateway.checked import InvalidValue, convert
 from gateway.core.request.request_ids import check_id
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.memory_names import MemoryOwner, make_subject
 from gateway.settings import DEFAULT_PROFILE
+from gateway.validation import InvalidValue, convert
 from storage.records import API_PROFILE
 
 RawArguments = Mapping[str, Any]

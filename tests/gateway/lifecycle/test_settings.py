@@ -11,7 +11,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 from msgspec.structs import replace
 
-from gateway.checked import is_struct
 from gateway.core.request.identity import identify
 from gateway.core.request.request_ids import CONVERSATION_ORDER, USER_ORDER
 from gateway.errors import SettingsError
@@ -30,6 +29,7 @@ from gateway.settings import (
 )
 from gateway.settings.load import load_settings
 from gateway.start_notice import choose_example_key, choose_example_model
+from gateway.validation import is_struct
 from storage.masked_url import mask_password
 from tests.rows import each_row
 
