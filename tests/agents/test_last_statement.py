@@ -12,7 +12,7 @@ import pytest
 from letta_client import BadRequestError
 
 from tests.agents.letta import LettaWorld, letta
-from tests.agents.sleep import sleeping
+from tests.agents.sleeptime import serve_sleeptime
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.shown_blocks import last_read
 
@@ -102,18 +102,18 @@ def test_a_model_may_quote_two_lines_of_a_changed_block(world: LettaWorld) -> No
 def test_what_a_sleeptime_agent_writes_is_the_last_statement(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    with sleeping(upstream, tmp_path, memory=NOTHING_ELSE) as world:
-        agent = world.primary()
-        world.frequency(agent, 1)
+    with serve_sleeptime(upstream, tmp_path, memory=NOTHING_ELSE) as world:
+        agent = world.create_primary()
+        world.set_frequency(agent, 1)
         for text in ("I sail.", "I sew.", "I sing.", "Bye."):
             for pause in (0.0, 400.0):
-                value = world.block(agent)
+                value = world.get_block(agent)
                 world.send(agent, text)
-                asked = next(s for s in reversed(upstream.seen) if s not in world.model.seen)
+                asked = next(s for s in reversed(upstream.seen) if s not in world.model.requests)
                 assert last_read(asked) == {"human": value}
-                world.slept()
+                world.wait_until_idle()
                 world.letta.world.clock.sleep(pause)
-        assert "I sing." in world.block(agent)
+        assert "I sing." in world.get_block(agent)
 
 
 class RandomLife:

@@ -163,16 +163,16 @@ FAULTS: Final = (
     (
         "a sleeptime run that fails or crashes loses what it was to read",
         (
-            f"{_SLEEP}::test_a_failing_model_leaves_the_cursor_and_the_run_goes_on",
-            f"{_SLEEP}::test_the_eighth_failure_ends_it_and_the_next_reads_the_same",
+            f"{_SLEEP}::test_a_failing_model_leaves_the_cursor_and_the_run_continues",
+            f"{_SLEEP}::test_the_eighth_failure_ends_a_run_and_the_next_run_reads_its_turns",
             "agents/test_sleep_killed.py::test_killed_while_the_model_thinks",
         ),
     ),
     (
         "its counter of turns is read and written back, so that turns are lost",
         (
-            f"{_SLEEP}::test_it_reads_after_so_many_turns_and_the_reply_names_the_run",
-            f"{_SLEEP}::test_what_came_while_it_read_is_the_next_ones_span",
+            f"{_SLEEP}::test_a_sleeptime_agent_reads_after_each_five_turns_and_the_reply_names_its_run",
+            f"{_SLEEP}::test_turns_that_come_while_it_reads_are_read_by_the_next_run",
         ),
     ),
     # What is stored.

@@ -1,4 +1,4 @@
-"""What a sleeptime agent holds of a memory goes with it: while it reads, after it has written, and as a whole."""
+"""A forgetting also erases what a sleeptime agent has of the forgotten messages: in its run, and in its edits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from letta_client.types import AgentState
 from storage.errors import Unavailable
 from storage.sql.forget import Forgetting
 from tests.agents.letta import spoken
-from tests.agents.sleep import SleepWorld, hold, sleeping
+from tests.agents.sleeptime import SleeptimeWorld, hold_first_reply, serve_sleeptime
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools
 from tests.inflated import with_inflated
 
@@ -21,70 +21,72 @@ SECRET = "Quetzalcoatl"
 
 
 @pytest.fixture
-def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[SleepWorld]:
-    with sleeping(upstream, tmp_path) as made:
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[SleeptimeWorld]:
+    with serve_sleeptime(upstream, tmp_path) as made:
         yield made
 
 
-def holds(folder: Path, text: str) -> list[str]:
-    """The files of the database in which the text is, old copies and the log included."""
+def find_files_with(folder: Path, text: str) -> list[str]:
+    """Returns the names of the database's files that have the text, with old copies and the write-ahead log."""
     return [
-        f.name
-        for f in folder.iterdir()
-        if f.name.startswith("memory.db") and text.encode() in with_inflated(f.read_bytes())
+        file.name
+        for file in folder.iterdir()
+        if file.name.startswith("memory.db") and text.encode() in with_inflated(file.read_bytes())
     ]
 
 
-def message_with(world: SleepWorld, agent: AgentState, text: str) -> Any:
-    found = spoken(world.letta.letta.agents.messages.list(agent.id))
-    return next(m for m in found if m.message_type == "user_message" and text in str(m.content))
+def find_user_message(world: SleeptimeWorld, agent: AgentState, text: str) -> Any:
+    messages = spoken(world.letta.letta.agents.messages.list(agent.id))
+    return next(m for m in messages if m.message_type == "user_message" and text in str(m.content))
 
 
-def forget(world: SleepWorld, agent: AgentState, text: str) -> None:
+def forget(world: SleeptimeWorld, agent: AgentState, text: str) -> None:
     status, _ = world.letta.ask(
-        "DELETE", f"/v1/agents/{agent.id}/messages/{message_with(world, agent, text).id}"
+        "DELETE", f"/v1/agents/{agent.id}/messages/{find_user_message(world, agent, text).id}"
     )
     assert status == 200
 
 
 @pytest.mark.sqlite
-def test_a_message_that_is_being_read_leaves_nothing(world: SleepWorld, tmp_path: Path) -> None:
-    agent = world.primary()
-    world.frequency(agent, 2)
+def test_a_message_that_is_forgotten_while_it_is_read_leaves_no_trace(
+    world: SleeptimeWorld, tmp_path: Path
+) -> None:
+    agent = world.create_primary()
+    world.set_frequency(agent, 2)
     gate = Gate()
-    world.model.before = lambda seen: hold(seen, gate)
+    world.model.intercept = lambda seen: hold_first_reply(seen, gate)
     world.send(agent, f"The password of my heart is {SECRET}.")
     world.send(agent, "Good night.")
-    world.upstream_has(3)
-    assert holds(tmp_path, SECRET)
+    world.wait_for_requests(3)
+    assert find_files_with(tmp_path, SECRET)
     forget(world, agent, SECRET)
     gate.open()
-    world.slept()
-    assert holds(tmp_path, SECRET) == []
-    first, *rest = world.runs(agent)
+    world.wait_until_idle()
+    assert find_files_with(tmp_path, SECRET) == []
+    first, *rest = world.list_runs(agent)
     assert (first.status, first.stop_reason) == ("failed", "error")
-    assert SECRET not in world.block(agent)
-    # What stayed is read again.
-    world.rest()
-    assert world.block(agent) == "Name: Ann\nGood night."
-    assert rest or len(world.runs(agent)) == 2
+    assert SECRET not in world.get_block(agent)
+    # The message that was not forgotten is read again.
+    world.pass_idle_time()
+    assert world.get_block(agent) == "Name: Ann\nGood night."
+    assert rest or len(world.list_runs(agent)) == 2
 
 
-def reading(world: SleepWorld) -> tuple[AgentState, Gate]:
-    """Returns an agent whose sleeptime agent is reading its memory, and what lets it go on."""
-    agent, gate = world.primary(), Gate()
-    world.frequency(agent, 1)
-    world.model.before = lambda seen: hold(seen, gate)
+def begin_reading(world: SleeptimeWorld) -> tuple[AgentState, Gate]:
+    """Returns an agent whose sleeptime agent is reading a message, and the gate that its reply waits for."""
+    agent, gate = world.create_primary(), Gate()
+    world.set_frequency(agent, 1)
+    world.model.intercept = lambda seen: hold_first_reply(seen, gate)
     world.send(agent, f"I love {SECRET}.")
-    world.upstream_has(2)
+    world.wait_for_requests(2)
     return agent, gate
 
 
-def test_a_message_whose_edit_has_entered_leaves_nothing_while_the_run_goes_on(
-    world: SleepWorld, tmp_path: Path
+def test_a_message_that_is_forgotten_after_its_edit_leaves_no_trace(
+    world: SleeptimeWorld, tmp_path: Path
 ) -> None:
-    agent = world.primary()
-    world.frequency(agent, 1)
+    agent = world.create_primary()
+    world.set_frequency(agent, 1)
     gate = Gate()
 
     def hold_second(seen: Seen) -> Reply | None:
@@ -92,141 +94,145 @@ def test_a_message_whose_edit_has_entered_leaves_nothing_while_the_run_goes_on(
             return call_tools(Call("memory_finish_edits"), hold_before_headers=gate)
         return None
 
-    world.model.before = hold_second
+    world.model.intercept = hold_second
     world.send(agent, f"I am called {SECRET}.")
-    world.upstream_has(3)
-    assert SECRET in world.block(agent)
+    world.wait_for_requests(3)
+    assert SECRET in world.get_block(agent)
     forget(world, agent, SECRET)
     gate.open()
-    world.slept()
-    assert holds(tmp_path, SECRET) == []
-    assert world.block(agent) == "Name: Ann"
+    world.wait_until_idle()
+    assert find_files_with(tmp_path, SECRET) == []
+    assert world.get_block(agent) == "Name: Ann"
 
 
-def test_what_was_written_goes_with_the_message_that_it_came_from(world: SleepWorld, tmp_path: Path) -> None:
-    agent = world.primary()
-    world.frequency(agent, 1)
+def test_edits_are_forgotten_with_their_message(world: SleeptimeWorld, tmp_path: Path) -> None:
+    agent = world.create_primary()
+    world.set_frequency(agent, 1)
     client = world.letta.letta
     for name in ("archival_memory_insert", "remember_fact"):
         (tool,) = client.tools.list(name=name)
-        client.agents.tools.attach(tool.id, agent_id=world.sleeper(agent).id)
+        client.agents.tools.attach(tool.id, agent_id=world.get_sleeper(agent).id)
 
-    def keep(seen: Seen) -> Reply | None:
-        if seen.messages[-1]["role"] == "user":
-            said = Call("memory_insert", {"label": "memory_persona", "new_string": f"Mind {SECRET}."}, "p1")
+    def edit_all(request: Seen) -> Reply | None:
+        if request.messages[-1]["role"] == "user":
+            persona = Call(
+                "memory_insert", {"label": "memory_persona", "new_string": f"Mind {SECRET}."}, "p1"
+            )
             edit = Call("memory_insert", {"label": "human", "new_string": f"Loves {SECRET}."}, "p2")
             passage = Call("archival_memory_insert", {"content": f"A god: {SECRET}."}, "p3")
             fact = Call("remember_fact", {"fact": f"The user loves {SECRET}."}, "p4")
-            return call_tools(said, edit, passage, fact)
+            return call_tools(persona, edit, passage, fact)
         return None
 
-    world.model.before = keep
+    world.model.intercept = edit_all
     world.send(agent, f"I love {SECRET}.")
-    world.slept()
+    world.wait_until_idle()
     assert [each.text for each in client.agents.passages.list(agent.id)] == [f"A god: {SECRET}."]
     assert world.query("SELECT text FROM facts") == [f"The user loves {SECRET}."]
-    world.model.before = lambda seen: None
+    world.model.intercept = lambda seen: None
     world.send(agent, "I live in Oslo.")
-    world.slept()
-    assert world.block(agent) == f"Name: Ann\nLoves {SECRET}.\nI live in Oslo."
+    world.wait_until_idle()
+    assert world.get_block(agent) == f"Name: Ann\nLoves {SECRET}.\nI live in Oslo."
     forget(world, agent, SECRET)
-    assert world.block(agent) == "Name: Ann\nI live in Oslo."
-    assert SECRET not in world.block(world.sleeper(agent), "memory_persona")
-    assert holds(tmp_path, SECRET) == []
+    assert world.get_block(agent) == "Name: Ann\nI live in Oslo."
+    assert SECRET not in world.get_block(world.get_sleeper(agent), "memory_persona")
+    assert find_files_with(tmp_path, SECRET) == []
 
 
-def test_a_primary_that_is_deleted_takes_all_along(world: SleepWorld, tmp_path: Path) -> None:
-    agent, gate = reading(world)
-    sleeper = world.sleeper(agent)
+def test_a_deleted_primary_leaves_no_trace_of_its_sleeptime_agent(
+    world: SleeptimeWorld, tmp_path: Path
+) -> None:
+    agent, gate = begin_reading(world)
+    sleeper = world.get_sleeper(agent)
     world.letta.letta.agents.delete(agent.id)
     gate.open()
-    world.slept()
+    world.wait_until_idle()
     with pytest.raises(NotFoundError):
         world.letta.letta.agents.retrieve(sleeper.id)
-    assert holds(tmp_path, SECRET) == []
+    assert find_files_with(tmp_path, SECRET) == []
     assert world.query("SELECT count(*) FROM readers") == [0]
 
 
 @pytest.mark.sqlite
-def test_a_sleeptime_agent_that_is_no_longer_used_holds_nothing_of_what_it_was_reading(
-    world: SleepWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_disabled_sleeptime_agent_keeps_no_trace_of_a_forgotten_message(
+    world: SleeptimeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gateway is killed after the agent was taken from the memory, and before it is deleted."""
-    agent, gate = reading(world)
+    """The gateway fails after the sleeptime agent was detached, and before it is deleted."""
+    agent, gate = begin_reading(world)
 
     async def wipe(*_: object) -> NoReturn:
-        raise Unavailable("it is killed")
+        raise Unavailable("the gateway was killed")
 
     monkeypatch.setattr(Forgetting, "wipe", wipe)
     with pytest.raises(InternalServerError):
         world.letta.letta.agents.update(agent.id, enable_sleeptime=False)
     gate.open()
-    world.slept()
+    world.wait_until_idle()
     forget(world, agent, SECRET)
     assert world.query("SELECT count(*) FROM runs WHERE state IN ('created', 'running')") == [0]
-    assert holds(tmp_path, SECRET) == []
+    assert find_files_with(tmp_path, SECRET) == []
 
 
-def test_a_sleeptime_agent_that_is_deleted_leaves_what_it_wrote(world: SleepWorld) -> None:
-    agent = world.primary()
-    world.frequency(agent, 1)
+def test_the_edits_of_a_deleted_sleeptime_agent_stay(world: SleeptimeWorld) -> None:
+    agent = world.create_primary()
+    world.set_frequency(agent, 1)
     world.send(agent, "I live in Oslo.")
-    world.slept()
+    world.wait_until_idle()
     world.letta.letta.agents.update(agent.id, enable_sleeptime=False)
-    assert world.block(agent) == "Name: Ann\nI live in Oslo."
-    # And it still goes with what it came from.
+    assert world.get_block(agent) == "Name: Ann\nI live in Oslo."
+    # The edit is still forgotten with its message.
     forget(world, agent, "Oslo")
-    assert world.block(agent) == "Name: Ann"
+    assert world.get_block(agent) == "Name: Ann"
 
 
-def test_turned_on_again_it_reads_from_where_it_was_read(world: SleepWorld) -> None:
-    agent = world.primary()
-    world.frequency(agent, 1)
+def test_a_sleeptime_agent_that_is_enabled_again_does_not_read_turns_twice(world: SleeptimeWorld) -> None:
+    agent = world.create_primary()
+    world.set_frequency(agent, 1)
     world.send(agent, "I live in Oslo.")
-    world.slept()
+    world.wait_until_idle()
     world.letta.letta.agents.update(agent.id, enable_sleeptime=False)
     world.letta.letta.agents.update(agent.id, enable_sleeptime=True)
-    world.frequency(agent, 1)
+    world.set_frequency(agent, 1)
     world.send(agent, "I have a cat.")
-    world.slept()
-    assert world.block(agent) == "Name: Ann\nI live in Oslo.\nI have a cat."
+    world.wait_until_idle()
+    assert world.get_block(agent) == "Name: Ann\nI live in Oslo.\nI have a cat."
 
 
-def test_who_shares_a_block_with_what_is_forgotten_goes_on(world: SleepWorld) -> None:
-    """The block is made again, so whoever sees it begins the step under way again, and nothing is left undone."""
-    one, two = world.sharers()
+def test_a_run_with_a_shared_block_continues_after_a_forgetting(world: SleeptimeWorld) -> None:
+    """The forgetting rewrites the block, so a run that has read it begins its step again."""
+    one, two = world.create_sharing_primaries()
     world.send(one, f"I love {SECRET}.")
-    world.slept()
+    world.wait_until_idle()
     gate = Gate()
-    world.model.before = lambda seen: hold(seen, gate, "team")
+    world.model.intercept = lambda seen: hold_first_reply(seen, gate, "team")
     world.send(two, "Hello.")
-    world.upstream_has(5)
+    world.wait_for_requests(5)
     forget(world, one, SECRET)
     gate.open()
-    world.slept()
-    world.finished()
-    (run,) = world.runs(two)
+    world.wait_until_idle()
+    world.finish_jobs()
+    (run,) = world.list_runs(two)
     assert run.status == "completed"
-    assert world.block(two, "team") == "Team:\nHello."
+    assert world.get_block(two, "team") == "Team:\nHello."
 
 
 @pytest.mark.both
-def test_what_a_shared_block_has_shown_another_agent_goes_too(world: SleepWorld) -> None:
-    one, two = world.sharers()
+def test_a_forgetting_reaches_the_agents_that_a_shared_block_was_shown_to(world: SleeptimeWorld) -> None:
+    one, two = world.create_sharing_primaries()
 
-    def sent(text: str) -> str:
-        """Returns the prompt of a message to the second agent."""
+    def send_to_second(text: str) -> str:
+        """Sends a message to the second agent. Returns the request's messages, as text."""
         world.send(two, text)
         (seen,) = [seen for seen in world.letta.upstream.chats if seen.messages[-1]["content"].endswith(text)]
-        world.slept()
+        world.wait_until_idle()
         return str(seen.messages)
 
-    assert SECRET not in sent("Hello.")
+    assert SECRET not in send_to_second("Hello.")
     world.send(one, f"I love {SECRET}.")
-    world.slept()
-    assert SECRET in sent("How are you?")
+    world.wait_until_idle()
+    assert SECRET in send_to_second("How are you?")
     forget(world, one, SECRET)
-    world.finished()
-    prompt = sent("And now?")
+    world.finish_jobs()
+    prompt = send_to_second("And now?")
     assert SECRET not in prompt
     assert "How are you?" in prompt

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.agents.sleep import is_sleeper
+from tests.agents.sleeptime import is_sleeptime_request
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.process import Process, serving
 from tests.patience import PATIENCE_S
@@ -40,7 +40,7 @@ class Scene:
         upstream.script = self._script
 
     def _script(self, seen: Seen) -> Reply:
-        if not is_sleeper(seen):
+        if not is_sleeptime_request(seen):
             return say("I see.")
         self.asked.append(seen)
         done = sum(m["role"] == "tool" for m in seen.messages)

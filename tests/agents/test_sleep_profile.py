@@ -1,4 +1,4 @@
-"""sleeptime = true of a profile: each user's memory gets a sleeptime agent, in the learner's place."""
+"""A profile with sleeptime = true: each user's memory has a sleeptime agent instead of the learner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from gateway.settings import BlockSettings
 from storage.job_records import JobState
 from storage.records import Scope
-from tests.agents.sleep import SleepWorld, is_sleeper, said, sleeping
+from tests.agents.sleeptime import SleeptimeWorld, is_sleeptime_request, list_user_texts, serve_sleeptime
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import agent as profile
 
@@ -21,115 +21,126 @@ BLOCKS = (
 
 
 @pytest.fixture
-def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[SleepWorld]:
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[SleeptimeWorld]:
     asleep = profile("asleep", sleeptime=True, blocks=BLOCKS, memory_tools=False)
-    with sleeping(upstream, tmp_path, asleep, profile("awake"), memory={"background_model": "small"}) as made:
-        yield made
+    with serve_sleeptime(
+        upstream, tmp_path, asleep, profile("awake"), memory={"background_model": "small"}
+    ) as running:
+        yield running
 
 
-def talk(world: SleepWorld, user: str, turns: int, name: str = "asleep") -> None:
+def take_turns(world: SleeptimeWorld, user: str, turns: int, name: str = "asleep") -> None:
     chat = world.letta.world.chat(user=user, model=f"agent/{name}")
     for n in range(turns):
         chat.say(f"{user} says {n}.")
     world.letta.world.settle()
 
 
-def names(world: SleepWorld) -> list[str]:
+def agent_names(world: SleeptimeWorld) -> list[str]:
     return sorted(str(agent.name) for agent in world.letta.letta.agents.list())
 
 
-def test_a_users_sleeptime_agent_is_made_with_its_first_run(world: SleepWorld) -> None:
-    talk(world, "alice", 3)
-    assert names(world) == ["asleep alice"]
-    talk(world, "bob", 1)
-    world.rest()
-    assert names(world) == ["asleep alice", "asleep alice-sleeptime", "asleep bob", "asleep bob-sleeptime"]
-    assert sorted(said(each) for each in world.model.transcripts) == [
+def test_a_users_sleeptime_agent_is_created_with_its_first_run(world: SleeptimeWorld) -> None:
+    take_turns(world, "alice", 3)
+    assert agent_names(world) == ["asleep alice"]
+    take_turns(world, "bob", 1)
+    world.pass_idle_time()
+    assert agent_names(world) == [
+        "asleep alice",
+        "asleep alice-sleeptime",
+        "asleep bob",
+        "asleep bob-sleeptime",
+    ]
+    assert sorted(list_user_texts(each) for each in world.model.transcripts) == [
         ["alice says 0.", "alice says 1.", "alice says 2."],
         ["bob says 0."],
     ]
-    assert {seen.json["model"] for seen in world.model.seen} == {"small"}
+    assert {seen.json["model"] for seen in world.model.requests} == {"small"}
     assert world.letta.world.block("alice", profile="asleep").value.splitlines() == [
         "alice says 0.", "alice says 1.", "alice says 2.",
     ]  # fmt: skip
 
 
 @pytest.mark.both
-def test_it_reads_nothing_while_the_memory_is_paused(world: SleepWorld) -> None:
-    talk(world, "alice", 3)
+def test_it_does_not_read_while_the_memory_is_paused(world: SleeptimeWorld) -> None:
+    take_turns(world, "alice", 3)
     memories = world.letta.world
     scope = Scope("default", "asleep", "user:alice")
     agent = memories.gateway.call(memories.store.agents.find(scope))
     assert agent is not None
     memories.gateway.call(memories.store.forgetting.pause(agent.id, memories.clock()))
-    world.rest()
+    world.pass_idle_time()
     assert world.model.transcripts == []
     memories.gateway.call(memories.store.forgetting.pause(agent.id, None))
-    talk(world, "alice", 1)
-    world.rest()
-    assert "alice says 2." in said(world.model.transcripts[0])
+    take_turns(world, "alice", 1)
+    world.pass_idle_time()
+    assert "alice says 2." in list_user_texts(world.model.transcripts[0])
 
 
-def test_it_reads_after_some_turns_too(world: SleepWorld) -> None:
-    talk(world, "alice", 6)
-    world.step()
-    assert [said(each) for each in world.model.transcripts] == [[f"alice says {n}." for n in range(5)]]
-    # The newest turn is provisional: it is read when it is not asked again.
-    world.rest()
-    assert [said(each) for each in world.model.transcripts][1:] == [["alice says 5."]]
+def test_it_reads_after_five_turns(world: SleeptimeWorld) -> None:
+    take_turns(world, "alice", 6)
+    world.run_due_jobs()
+    assert [list_user_texts(each) for each in world.model.transcripts] == [
+        [f"alice says {n}." for n in range(5)]
+    ]
+    # The newest turn is provisional: its client may send it again for some time.
+    world.pass_idle_time()
+    assert [list_user_texts(each) for each in world.model.transcripts][1:] == [["alice says 5."]]
 
 
-def test_learning_skips_memories_with_a_sleeptime_agent(world: SleepWorld) -> None:
-    talk(world, "alice", 12)
-    talk(world, "carol", 12, "awake")
-    world.rest()
+def test_learning_skips_memories_with_a_sleeptime_agent(world: SleeptimeWorld) -> None:
+    take_turns(world, "alice", 12)
+    take_turns(world, "carol", 12, "awake")
+    world.pass_idle_time()
     learning = world.letta.world.gateway.app.services.background.learning
 
-    async def due() -> None:
+    async def run_due_learning() -> None:
         await learning.schedule.step()
 
-    world.letta.world.gateway.call(due())
-    world.slept()
-    asked = [
-        seen for seen in world.letta.upstream.chats if seen.json["model"] == "small" and not is_sleeper(seen)
+    world.letta.world.gateway.call(run_due_learning())
+    world.wait_until_idle()
+    learning_requests = [
+        request
+        for request in world.letta.upstream.chats
+        if request.json["model"] == "small" and not is_sleeptime_request(request)
     ]
-    assert asked
-    assert all("alice" not in str(seen.messages) for seen in asked)
+    assert learning_requests
+    assert all("alice" not in str(request.messages) for request in learning_requests)
 
 
-def test_what_users_share_is_not_for_it(world: SleepWorld) -> None:
-    talk(world, "alice", 1)
-    world.rest()
+def test_it_does_not_have_the_blocks_that_users_share(world: SleeptimeWorld) -> None:
+    take_turns(world, "alice", 1)
+    world.pass_idle_time()
     (agent,) = world.letta.letta.agents.list(tags=["user:alice"])
     assert agent.enable_sleeptime is True
-    sleeper = world.sleeper(agent)
+    sleeper = world.get_sleeper(agent)
     assert {block.label for block in sleeper.blocks} == {"memory_persona", "human"}
 
 
-def test_a_user_who_is_forgotten_takes_it_along(world: SleepWorld) -> None:
+def test_it_is_deleted_with_its_user(world: SleeptimeWorld) -> None:
     for user in ("alice", "bob"):
-        talk(world, user, 1)
-    world.rest()
+        take_turns(world, user, 1)
+    world.pass_idle_time()
     (agent,) = world.letta.letta.agents.list(tags=["user:alice"])
     world.letta.letta.agents.delete(agent.id)
-    assert names(world) == ["asleep bob", "asleep bob-sleeptime"]
+    assert agent_names(world) == ["asleep bob", "asleep bob-sleeptime"]
 
 
-def test_its_tokens_count_in_the_days_budget(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_its_tokens_count_in_the_daily_budget(upstream: StrictUpstream, tmp_path: Path) -> None:
     asleep = profile("asleep", sleeptime=True, memory_tools=False)
     memory = {"background_model": "small", "background_daily_tokens": 1}
-    with sleeping(upstream, tmp_path, asleep, memory=memory) as world:
-        talk(world, "alice", 1)
-        world.rest()
-        assert len(world.model.seen) == 2
+    with serve_sleeptime(upstream, tmp_path, asleep, memory=memory) as world:
+        take_turns(world, "alice", 1)
+        world.pass_idle_time()
+        assert len(world.model.requests) == 2
         gateway = world.letta.world.gateway
         gateway.call(gateway.app.services.accounting.meter.write())
         spent = "SELECT sum(background_input_tokens + background_output_tokens) FROM usage WHERE \"user\" = 'alice'"
         assert world.query(spent)[0] > 1
-        talk(world, "alice", 1)
-        world.rest()
-        assert len(world.model.seen) == 2
-        world.until(lambda counts: bool(counts[JobState.RETRYING]))
+        take_turns(world, "alice", 1)
+        world.pass_idle_time()
+        assert len(world.model.requests) == 2
+        world.wait_for_jobs(lambda counts: bool(counts[JobState.RETRYING]))
         world.letta.world.clock.sleep(86_400.0)
-        world.retry()
-        assert len(world.model.seen) == 4
+        world.retry_jobs()
+        assert len(world.model.requests) == 4

@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from gateway.settings import BatchSettings, UpstreamSettings
 from gateway.traces.otlp import OtlpSettings
 from tests.agents.letta import LettaWorld, letta
-from tests.agents.sleep import Model, SleepWorld
+from tests.agents.sleeptime import SleeptimeModel, SleeptimeWorld
 from tests.agents.test_peers import ASK
 from tests.doubles.anthropic_upstream import StrictAnthropic, message
 from tests.doubles.collector import Node, StrictCollector, trees
@@ -141,12 +141,12 @@ def test_an_agent_that_another_one_asks_is_in_its_trace(
 
 
 def test_sleeptime_and_batches(agents: LettaWorld, collector: StrictCollector) -> None:
-    agents.upstream.script = model = Model()
-    world = SleepWorld(agents, model)
-    primary = world.primary()
-    world.frequency(primary, None)
+    agents.upstream.script = model = SleeptimeModel()
+    world = SleeptimeWorld(agents, model)
+    primary = world.create_primary()
+    world.set_frequency(primary, None)
     world.send(primary, "I have a cat.")
-    world.slept()
+    world.wait_until_idle()
     asleep = root(agents.world, collector, "mnemogate.sleeptime")
     (run,) = asleep.below
     assert {"chat m", "execute_tool memory_insert"} <= {each.name for each in run.below}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.agents.batches.test_batches import PATH
-from tests.agents.sleep import is_sleeper
+from tests.agents.sleeptime import is_sleeptime_request
 from tests.agents.test_sleep_killed import CALLS, NOTES
 from tests.doubles.batches import OpenAIBatchServer
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
@@ -95,7 +95,7 @@ class Sleepers:
         upstream.script = self._script
 
     def _script(self, seen: Seen) -> Reply:
-        if not is_sleeper(seen):
+        if not is_sleeptime_request(seen):
             return say("I see.")
         self.asked += 1
         done = sum(m["role"] == "tool" for m in seen.messages)
