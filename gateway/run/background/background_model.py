@@ -34,13 +34,14 @@ from gateway.run.upstream_call import PromptFacts, UpstreamCall
 from gateway.settings import Settings, UpstreamSettings
 from storage.run_records import TokenCounts
 
-# Statuses that say that the request is at fault: another time it would be refused as well.
+# The statuses of refusals for which the request is at fault, so that it would be refused each time.
 REFUSAL_STATUSES = (400, 413, 422)
 # The longest time of one call. Chosen: a model on a machine of its own may need a minute for a summary.
 CALL_S = 120.0
-# An upstream that is busy and gives no Retry-After is not called for this long.
+# The pause after an upstream was busy and gave no Retry-After.
 BUSY_S = 30.0
-# Far above any reply: a model writes some hundred kB at most. It bounds the memory that a faulty upstream can take.
+# The most bytes of a reply, far above any: a model writes some hundred kB. It bounds the memory that a faulty upstream
+# can take.
 _MAX_REPLY_BYTES = 8 * 1024 * 1024
 
 
@@ -49,9 +50,10 @@ class RequestRefused(JobFailed):
 
 
 class _UnreadableReply(JobFailed):
-    """A reply of status 200 is no chat completion. used: the tokens that it reports."""
+    """A reply of status 200 is no chat completion."""
 
     def __init__(self, used: TokenCounts) -> None:
+        """used: the tokens that the reply reports."""
         super().__init__("the background model answered with something that is no chat completion")
         self.used = used
 
@@ -63,12 +65,12 @@ class ModelAnswer(Struct, frozen=True):
     message: dict[str, Any]
     # The finish_reason, as `read_finish_reason` returns it.
     finish_reason: str
-    # As the upstream has counted them, or estimated.
+    # The tokens of the call, as the upstream has counted them, or estimated.
     used: TokenCounts
 
     @property
     def tokens(self) -> int:
-        """All that it cost."""
+        """The tokens of the prompt and the reply together."""
         return self.used.prompt + self.used.completion
 
     @property
@@ -103,7 +105,7 @@ class BackgroundModel:
     upstream: UpstreamSettings
     # The tokens that background work may use in a day.
     budget: DailyBudget
-    # Each call holds a slot. The models of one upstream share them.
+    # The slots of the upstream's calls, which its models share. Each call holds one.
     slots: asyncio.Semaphore
     # The longest time of a whole call.
     timeout_s: float = CALL_S
@@ -189,9 +191,9 @@ class BackgroundModel:
 
         Raises: JobFailed: its message holds nothing of the request; ProviderError.
         """
-        may_know = choose_propagation(self.upstream, self.provider)
-        traced = with_trace_headers(request, find_current_receipt(), call, propagates=may_know)
-        reply = await self.provider.send(traced)
+        propagates = choose_propagation(self.upstream, self.provider)
+        traced_request = with_trace_headers(request, find_current_receipt(), call, propagates=propagates)
+        reply = await self.provider.send(traced_request)
         call.status = reply.status
         try:
             body = await reply.read(_MAX_REPLY_BYTES)
@@ -199,8 +201,8 @@ class BackgroundModel:
             call.received_chars = len(body)
         finally:
             await reply.aclose()
-        if reply.status == 200 and (refused := find_error_in_success_body(body)) is not None:
-            call.status, body = refused
+        if reply.status == 200 and (error := find_error_in_success_body(body)) is not None:
+            call.status, body = error
         if call.status == 429:
             wait_s = read_retry_after(reply.headers, self.budget.now())
             # "At once", or a date that is over by this clock, would be a loop.
@@ -216,16 +218,18 @@ class BackgroundModel:
 class BackgroundModels:
     """The models that are called in the background. The models of one upstream share its provider and bounds.
 
-    Callers name the models of their agents' summaries, so a provider for each model would be any number of providers.
+    Callers name the models of their agents' summaries, so the number of models has no bound, and a model has no
+    provider of its own.
     """
 
     settings: Settings
     # Returns a provider for a route, with connections of its own.
     make_provider: Callable[[Route], Provider]
-    # That of each `BackgroundModel`.
+    # The daily budget that all models share.
     budget: DailyBudget
     # The most calls of an upstream at a time.
     concurrency: int
+    # One model of each upstream, by the upstream's name.
     _by_upstream: dict[str, BackgroundModel] = field(default_factory=dict, init=False)
 
     def get_model(self, route: Route) -> BackgroundModel:
@@ -247,7 +251,7 @@ class BackgroundModels:
 
 
 def _read_answer(raw: bytes, request_bytes: int, call: UpstreamCall) -> ModelAnswer:
-    """Reads a chat completion, and notes the reported tokens in its call. Raises: _UnreadableReply."""
+    """Returns the answer in a chat completion, and notes the reported tokens in its call. Raises: _UnreadableReply."""
     try:
         body = orjson.loads(raw)
         call.counts = used = find_reported_counts(body.get("usage"))

@@ -1,4 +1,4 @@
-"""The daily budget: how many tokens a project's background calls may use in a day."""
+"""The daily budget: the tokens that a project's background calls may use in a day."""
 
 from __future__ import annotations
 
@@ -19,24 +19,26 @@ CountCall = Callable[[CallOutcome, int], None]
 
 @dataclass(eq=False)
 class DailyBudget:
-    """Holds background calls to a number of tokens for each project and day, by the counts of the meter."""
+    """Limits background calls to a number of tokens for each project and day, by the counts of the meter."""
 
+    # The meter, which counts the tokens of the calls.
     meter: Meter
     # Returns the seconds since the epoch; days are UTC's.
     now: Callable[[], float]
-    # The bound of a project's tokens in a day; 0: there is none.
+    # The most tokens of a project in a day; 0: no limit.
     daily_tokens: int
+    # Counts each call in the metrics.
     count_call: CountCall
 
     async def check(self, project: str) -> None:
-        """Lets a call begin. Raises: Postponed: until tomorrow, since the day's tokens are used up."""
+        """Checks that a call may begin. Raises: Postponed: until tomorrow, since the day's tokens are used up."""
         if not self.daily_tokens:
             return
-        spent = await self.meter.count_background_tokens(project)
-        if spent >= self.daily_tokens:
+        used_tokens = await self.meter.count_background_tokens(project)
+        if used_tokens >= self.daily_tokens:
             self.count_call("refused", 0)
             raise Postponed(
-                f"project {project!r} has used {spent} of its {self.daily_tokens} background tokens of today",
+                f"project {project!r} has used {used_tokens} of its {self.daily_tokens} background tokens of today",
                 DAY_S - self.now() % DAY_S,
             )
 

@@ -27,12 +27,15 @@ from storage.records import Agent
 from storage.run_records import TokenCounts
 from storage.sql.store import Store
 
+# The kind of the job.
 EMBED_JOB = "embed"
-# New messages after which a memory is embedded. Until then the newest are found by their words.
+# The number of new messages after which a memory is embedded. Until then the newest are found by their words. Not
+# measured.
 _EVERY_MESSAGES = 16
-# A long message is embedded by its beginning; the best or the mean of several parts found less (measured).
+# The characters of a long message that are embedded, from its beginning; the best or the mean of several parts found
+# less (measured).
 TEXT_CHARS = 800
-# The number of texts in one call. OpenAI takes 2,048.
+# The most texts in one call. OpenAI takes 2,048.
 BATCH_TEXTS = 64
 # The seconds for which no memory is embedded after failures in a row.
 PAUSE_S = 30.0
@@ -72,7 +75,7 @@ class EmbeddingService:
         # Jobs do not call the embedder before this time.
         self._paused_until = 0.0
         # The number of jobs in a row that have failed.
-        self._failures = 0
+        self._failure_count = 0
         self.schedule = Schedule(
             "embedding",
             EMBED_JOB,
@@ -110,23 +113,24 @@ class EmbeddingService:
             return
         try:
             if self.embedder.baseline is None:
-                self.embedder.baseline = await self._call(unembedded.agent, BASELINE_TEXTS)
+                self.embedder.baseline = await self._make_vectors(unembedded.agent, BASELINE_TEXTS)
             new_vectors = await self._embed_messages(unembedded)
         except Postponed:
             raise
         except JobFailed:
-            self._failures += 1
-            if self._failures >= MAX_FAILURES:
+            self._failure_count += 1
+            if self._failure_count >= MAX_FAILURES:
                 self._paused_until = self._clock() + PAUSE_S
             raise
-        self._failures = 0
+        self._failure_count = 0
         add = vectors.make_add_effect(unembedded, new_vectors)
 
-        async def add_and_go_on(connection: Connection) -> None:
-            if await add(connection):
+        async def add_and_enqueue(connection: Connection) -> None:
+            has_more = await add(connection)
+            if has_more:
                 await self._store.jobs.enqueue_in(connection, EMBED_JOB, job.agent_row, EMBED_JOB)
 
-        await job.finish(add_and_go_on)
+        await job.finish(add_and_enqueue)
 
     async def _embed_messages(self, unembedded: UnembeddedMessages) -> dict[int, bytes]:
         """Returns vectors by the messages' numbers, without messages that the embedder refuses."""
@@ -145,23 +149,23 @@ class EmbeddingService:
     async def _embed_texts(self, agent: Agent, texts: Sequence[str]) -> list[bytes | None]:
         """Returns the vector of each text; None for a text that the embedder refuses. Raises: JobFailed, Postponed."""
         try:
-            return list(await self._call(agent, texts))
+            return list(await self._make_vectors(agent, texts))
         except _RefusedText:
             # If the embedder refuses the baseline texts as well, the settings or the account are wrong: the job fails.
-            await self._call(agent, BASELINE_TEXTS)
+            await self._make_vectors(agent, BASELINE_TEXTS)
         if len(texts) == 1:
             return [None]
         # A text that the model refuses (too long in the model's own counting, filtered) must not keep the others out.
         vectors: list[bytes | None] = []
         for text in texts:
             try:
-                vectors += await self._call(agent, [text])
+                vectors += await self._make_vectors(agent, [text])
             except _RefusedText:
                 vectors.append(None)
         return vectors
 
-    async def _call(self, agent: Agent, texts: Sequence[str]) -> Sequence[bytes]:
-        """Makes the vectors of texts. Raises: _RefusedText: the embedder refuses the texts; JobFailed, Postponed."""
+    async def _make_vectors(self, agent: Agent, texts: Sequence[str]) -> Sequence[bytes]:
+        """Returns the vectors of texts. Raises: _RefusedText: the embedder refuses the texts; JobFailed, Postponed."""
         async with self._slots:
             project = agent.scope.project
             if self._budget is not None:

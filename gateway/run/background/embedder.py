@@ -47,7 +47,7 @@ def read_upstream_kind(settings: Settings, embedder: Embedder) -> str:
 
 
 class MeteredEmbedder:
-    """The embedder. Its calls are in the receipt of the present work, and their tokens are counted."""
+    """The embedder, with calls that are in the receipt of the present work, and tokens that are counted."""
 
     def __init__(self, embedder: Embedder, meter: Meter | None = None, kind: str = "") -> None:
         """Begins without vectors of the baseline texts.
@@ -72,11 +72,9 @@ class MeteredEmbedder:
             self.baseline = embedded.vectors
         except Exception as error:
             # Jobs will try again.
-            why = error.message if isinstance(error, ProviderError) else repr(error)
+            reason = error.message if isinstance(error, ProviderError) else repr(error)
             _log.warning(
-                "The embedder %s does not answer; it is asked again with the next job: %s",
-                self.name,
-                why,
+                "The embedder %s does not answer; it is asked again with the next job: %s", self.name, reason
             )
 
     async def embed(self, texts: Sequence[str], wait_s: float) -> EmbeddingResult:

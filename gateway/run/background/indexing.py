@@ -34,30 +34,31 @@ class IndexingService:
     """Updates the search indexes, in one task for the process."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
-        """Indexes nothing yet: `task` does. clock: returns seconds that never go back."""
+        """Makes the service; `task` indexes. clock: returns the seconds of a clock that never goes back."""
         self._store = store
         self._clock = clock
-        # Memories with a long backlog, in the order in which they are indexed: a dict, since a set has no order.
-        self._urgent: dict[int, None] = {}
-        # The other memories that are to be indexed -> when each grew last, the oldest first.
-        self._grown: dict[int, float] = {}
-        # The agents with a memory that has grown since their backlog was looked up.
-        self._unchecked: set[int] = set()
+        # The rows of the memories with a long backlog, in the order in which they are indexed: a dict, since a set has
+        # no order.
+        self._urgent_rows: dict[int, None] = {}
+        # The rows of the other memories that are to be indexed, each with the time at which it grew last, oldest first.
+        self._grown_at: dict[int, float] = {}
+        # The rows of the memories that have grown since their backlog was looked up.
+        self._unchecked_rows: set[int] = set()
         self.task = PeriodicTask("indexing", self.step)
 
     def add(self, agent_row: int, backlog: int | None) -> None:
         """Notes a memory that is to be indexed. backlog: the messages that its index lacks; None: many."""
-        self._grown.pop(agent_row, None)
+        self._grown_at.pop(agent_row, None)
         if backlog is None or backlog >= LONG_BACKLOG:
-            self._urgent[agent_row] = None
-        elif agent_row not in self._urgent:
-            self._grown[agent_row] = self._clock()
-        if self._urgent or self.task.sleeps_until_woken:
+            self._urgent_rows[agent_row] = None
+        elif agent_row not in self._urgent_rows:
+            self._grown_at[agent_row] = self._clock()
+        if self._urgent_rows or self.task.sleeps_until_woken:
             self.task.wake()
 
     def add_unchecked(self, agent_row: int) -> None:
         """Notes a memory that has grown: it is to be indexed if its index lacks `INDEX_EVERY` messages or more."""
-        self._unchecked.add(agent_row)
+        self._unchecked_rows.add(agent_row)
         if self.task.sleeps_until_woken:
             self.task.wake()
 
@@ -75,36 +76,36 @@ class IndexingService:
         """
         await self._look_up_backlogs()
         started_at = self._clock()
-        if not self._urgent:
-            if not self._grown:
+        if not self._urgent_rows:
+            if not self._grown_at:
                 return None
-            due_at = next(iter(self._grown.values())) + _QUIET_S
+            due_at = next(iter(self._grown_at.values())) + _QUIET_S
             if due_at > started_at:
                 return due_at - started_at
-        agent_row = next(iter(self._urgent or self._grown))
-        self._urgent.pop(agent_row, None)
-        self._grown.pop(agent_row, None)
+        agent_row = next(iter(self._urgent_rows or self._grown_at))
+        self._urgent_rows.pop(agent_row, None)
+        self._grown_at.pop(agent_row, None)
         try:
             while await self._store.search_index.advance(agent_row):
                 pass
         except Unavailable:
             # The memory is indexed when the store works again.
-            self._urgent[agent_row] = None
+            self._urgent_rows[agent_row] = None
             raise
         except Exception:
             _log.exception(
                 "The search index of memory %d could not be updated, by a fault in the gateway.", agent_row
             )
-        return 0.0 if self._urgent else (self._clock() - started_at) * _PAUSE_RATIO
+        return 0.0 if self._urgent_rows else (self._clock() - started_at) * _PAUSE_RATIO
 
     async def _look_up_backlogs(self) -> None:
-        """Schedules those of the unchecked memories whose index lacks enough messages."""
-        while self._unchecked:
-            agent_row = self._unchecked.pop()
+        """Schedules the unchecked memories with an index that lacks enough messages."""
+        while self._unchecked_rows:
+            agent_row = self._unchecked_rows.pop()
             try:
                 backlog = await self._store.search_index.count_backlog(agent_row)
             except Unavailable:
-                self._unchecked.add(agent_row)
+                self._unchecked_rows.add(agent_row)
                 raise
             if backlog >= INDEX_EVERY:
                 self.add(agent_row, backlog)

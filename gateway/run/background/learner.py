@@ -37,13 +37,16 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
+# The kind of the job.
 LEARN_JOB = "learn"
-# One call reads messages of this length, about 6,000 tokens. Each failure of the job halves it, down to an eighth.
+# The characters of the messages that one call reads, about 6,000 tokens. Each failure of the job halves the number.
 BATCH_CHARS = 24_000
+# The most times that the number is halved.
 _HALVINGS = 3
-# Known facts that one call shows. Of a larger memory these are the newest (a third) and those that the messages recall.
+# The known facts that one call shows. Of a larger memory these are the newest (a third) and the facts that the messages
+# recall.
 _SHOWN_FACTS = 60
-# The job waits this much longer than the idle time, so that the last message is confirmed by then.
+# The time that the job waits beyond the idle time, so that the last message is confirmed by then.
 MARGIN_S = 1.0
 # The deadline of a job's searches: no reply waits for them.
 _SEARCH_MS = 5_000.0
@@ -52,8 +55,9 @@ _SEARCH_MS = 5_000.0
 class _AskedBatch(Struct, frozen=True):
     """The messages that a job has read, and the answer of the model. The job's step journals it."""
 
-    # The numbers between which messages were read; equal if none were.
+    # The number up to which the memory was read before.
     cursor: int = 0
+    # The number up to which this batch goes; equal to `cursor` if no message was read.
     upto: int = 0
     # True: more confirmed messages follow.
     is_more: bool = False
@@ -120,7 +124,7 @@ class LearningService:
         asked = await job.step("ask", lambda: self._ask(job, background))
         batch = msgspec.json.decode(asked, type=_AskedBatch)
         if batch.is_more:
-            # Before this job ends, so that a crash in between leaves nothing unread.
+            # The next job is enqueued before this job ends, so that a crash in between leaves nothing unread.
             await self._store.jobs.enqueue(LEARN_JOB, job.agent_row, LEARN_JOB)
         if batch.upto > batch.cursor:
             # Read again, because the messages may have been forgotten meanwhile, or learned from by another job.
@@ -143,7 +147,7 @@ class LearningService:
         if unread.upto > unread.cursor:
             messages = await self._clean_messages(unread)
             standing_facts = await self._store.facts.list_standing(job.agent_row)
-            # In a thread: it compares each statement with all others, a second for thousands of short ones.
+            # A thread, since each statement is compared with all others, which takes a second for thousands.
             learned = await asyncio.to_thread(
                 learn_standing, messages, standing_facts, now=self._now(), keeps_secrets=self._keeps_secrets
             )

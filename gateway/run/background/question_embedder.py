@@ -73,7 +73,10 @@ class QuestionEmbedder:
         return vector
 
     def _note_failure(self, health: EndpointHealth, error: Exception, wait_ms: float) -> None:
-        """Notes why a question got no vector. After failures in a row, or a Retry-After, no question is embedded."""
+        """Notes the reason why a question got no vector.
+
+        After failures in a row, or a Retry-After, no question is embedded for a while.
+        """
         retry_after_s = None
         match error:
             case StoreError():
@@ -85,13 +88,13 @@ class QuestionEmbedder:
                 )
                 return
             case ProviderRefused():
-                why, retry_after_s = error.message, error.retry_after_s
+                reason, retry_after_s = error.message, error.retry_after_s
             case ProviderError():
-                why = error.message
+                reason = error.message
             case TimeoutError():
-                why = f"no answer in {wait_ms:g} ms"
+                reason = f"no answer in {wait_ms:g} ms"
             case _:
-                why = type(error).__name__
+                reason = type(error).__name__
         health.record_failure(self._policy, self._clock(), self._embedder.name, retry_after_s)
         if retry_after_s or health.failure_count == self._policy.breaker_failures:
-            _log.warning("Memory is searched by words alone until the embedder answers again: %s", why)
+            _log.warning("Memory is searched by words alone until the embedder answers again: %s", reason)

@@ -14,7 +14,7 @@ from gateway.run.background.tasks import MIN_PAUSE_S, PeriodicTask
 from storage.sql.store import Store
 
 # The time for which the texts of a run are retained after its end. Not measured: a client can read a run's events for
-# as long, and they take disk for as long.
+# this time, and they take disk for this time.
 _RETENTION_S = 3 * 3600.0
 # The runs that one step cleans up after. Not measured: a larger step is a longer transaction, and the next step follows
 # after `MIN_PAUSE_S`.
@@ -23,7 +23,7 @@ _STEP_RUNS = 64
 
 @dataclass(eq=False)
 class RunCleaning:
-    """Empties what runs hold that is not needed any more."""
+    """Drops the texts of runs that are not needed any more."""
 
     store: Store
     # Returns the seconds since the epoch.

@@ -40,26 +40,29 @@ class _Activity:
 class Schedule:
     """Enqueues one kind of job for memories that are due."""
 
-    # The name of its task in the log.
+    # The name of the schedule's task in the log.
     name: str
     # The kind of the jobs.
     kind: str
+    # The queue of jobs.
     jobs: Jobs
-    # Finds memories in the database that need such a job. The argument is the most that it finds.
+    # Returns the rows of memories in the database that need such a job. The argument is the most rows.
     find: Callable[[int], Awaitable[Sequence[int]]]
-    # A memory is due after so many messages.
+    # The number of messages after which a memory is due.
     every: int
-    # A memory with new messages is also due after so long a time without a turn.
+    # The time without a turn after which a memory with new messages is also due.
     idle_s: float
     # Returns the seconds since the epoch, by the clock that dates turns.
     now: Callable[[], float]
-    # The newest turn of a memory counts only when the next one has ended, or the memory is idle.
+    # True: the newest turn of a memory counts only when the next one has ended, or the memory is idle.
     leaves_out_last: bool = False
-    # The memories with new turns, by agent. The memory with the oldest newest turn comes first: it is idle first.
+    # The memories with new turns, by their rows. The memory without a turn for the longest time comes first.
     _active: dict[int, _Activity] = field(default_factory=dict, init=False)
-    # The agents that are due now.
+    # The rows of the memories that are due now.
     _due: set[int] = field(default_factory=set, init=False)
+    # True: `recover` has found the memories that were left when the process began.
     _has_recovered: bool = field(default=False, init=False)
+    # The task that enqueues the jobs.
     task: PeriodicTask = field(init=False)
 
     def __post_init__(self) -> None:
@@ -119,20 +122,10 @@ class Schedule:
 
     async def step(self) -> float | None:
         """Enqueues the jobs that are due. Returns the seconds until the next step; None: until it is woken."""
-        now = self.now()
-        remaining_jobs = _MAX_JOBS_AT_ONCE
-        while self._active:
-            agent_row, activity = next(iter(self._active.items()))
-            # A turn that is as far in the future counts as idle, too: the clock may have been set back.
-            if abs(now - activity.turn_at) < self.idle_s:
+        self._make_idle_due()
+        for _ in range(_MAX_JOBS_AT_ONCE):
+            if not self._due:
                 break
-            del self._active[agent_row]
-            if activity.messages:
-                self._due.add(agent_row)
-        while self._due:
-            if not remaining_jobs:
-                return MIN_PAUSE_S
-            remaining_jobs -= 1
             # The memory's count restarts before the job is enqueued: a turn that ends meanwhile may come too late for
             # this job, so it has to count for the next one.
             agent_row = self._due.pop()
@@ -143,8 +136,22 @@ class Schedule:
             except BaseException:
                 self._due.add(agent_row)
                 raise
+        if self._due:
+            return MIN_PAUSE_S
         first = next(iter(self._active.values()), None)
         return None if first is None else max(MIN_PAUSE_S, first.turn_at + self.idle_s - self.now())
+
+    def _make_idle_due(self) -> None:
+        """Makes the memories due that are idle and have new messages."""
+        now = self.now()
+        while self._active:
+            agent_row, activity = next(iter(self._active.items()))
+            # A turn that is as far in the future counts as idle, too: the clock may have been set back.
+            if abs(now - activity.turn_at) < self.idle_s:
+                break
+            del self._active[agent_row]
+            if activity.messages:
+                self._due.add(agent_row)
 
     async def _enqueue(self, agent_row: int) -> None:
         with suppress(Stale):  # the memory is gone

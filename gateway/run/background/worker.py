@@ -72,11 +72,11 @@ LIMITS = WorkerLimits()
 
 @dataclass(eq=False)
 class Worker:
-    """Runs jobs, several at a time."""
+    """Performs jobs, several at a time."""
 
     # The queue of jobs.
     jobs: Jobs
-    # The handlers by kind, filled before `run`. Jobs of other kinds are left alone.
+    # The handlers by the kind of job, filled before `run`. Jobs of other kinds are not claimed.
     handlers: Mapping[str, Handler]
     # The bounds of the worker.
     limits: WorkerLimits = LIMITS
@@ -90,7 +90,7 @@ class Worker:
     pause_s: Callable[[str], float] = lambda kind: 0.0
     # Waits for some seconds, by a clock that does not jump.
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    # Opens the receipt of an attempt, with calls that the daily budget counts; gives None for jobs without one.
+    # Opens the receipt of an attempt, with calls that the daily budget counts; its value is None for a job without one.
     open_receipt: Callable[[Job], AbstractContextManager[Receipt | None]] = lambda job: nullcontext()
     # Returns a random number from 0 to 1.
     jitter: Callable[[], float] = random.random
@@ -100,19 +100,20 @@ class Worker:
     _running: set[JobContext] = field(default_factory=set, init=False)
 
     @property
-    def running(self) -> int:
+    def running_count(self) -> int:
+        """The number of attempts that are under way."""
         return len(self._running)
 
     async def run(self) -> None:
-        """Runs until it is cancelled. Jobs that run then are cancelled, too, and given back."""
-        unwatch = self.jobs.add_listener(self._wake.set, self.handlers)
+        """Runs until it is cancelled. Jobs under way are then cancelled, too, and given back."""
+        remove_listener = self.jobs.add_listener(self._wake.set, self.handlers)
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
                     self._wake.clear()
                     await self._sleep(await self._claim_due(tasks))
         finally:
-            unwatch()
+            remove_listener()
 
     async def _claim_due(self, tasks: asyncio.TaskGroup) -> float | None:
         """Claims due jobs while there is room.
@@ -275,9 +276,9 @@ class Worker:
         return True
 
     def _choose_backoff(self, tries: int) -> float:
-        """Returns the seconds before the next attempt. They double with each attempt.
+        """Returns the seconds before the next attempt, which double with each attempt.
 
-        Up to half of them are left to chance, so that jobs that failed together are not tried again together.
+        Up to half of the time is random, so that jobs that failed together are not tried again together.
         """
         limits = self.limits
         doublings = min(tries - 1, 64)  # a job that is never given up may have failed thousands of times
@@ -288,7 +289,7 @@ class Worker:
 def make_receipt_opener(
     receipts: Receipts, *kinds: str
 ) -> Callable[[Job], AbstractContextManager[Receipt | None]]:
-    """Returns a value for `Worker.open_receipt`: only jobs of these kinds have a receipt, of their memory."""
+    """Returns a value for `Worker.open_receipt`: only jobs of these kinds have a receipt, that of their memory."""
 
     def open_receipt(job: Job) -> AbstractContextManager[Receipt | None]:
         return receipts.work("", job.agent_row, job.kind) if job.kind in kinds else nullcontext()

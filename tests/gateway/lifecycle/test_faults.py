@@ -213,7 +213,7 @@ async def until_idle(world: World) -> None:
     worker = world.gateway.app.services.background.worker
     assert worker is not None
     async with asyncio.timeout(PATIENCE_S):
-        while worker.running:  # noqa: ASYNC110  # there is no event for it
+        while worker.running_count:  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0)
 
 

@@ -44,7 +44,7 @@ class Gateway:
     @property
     def performs_runs(self) -> bool:
         agents = self.running.app.services.agents
-        return agents is not None and agents.run_service.run_worker.running > 0
+        return agents is not None and agents.run_service.run_worker.running_count > 0
 
     def waits_until(self, status: str) -> None:
         becomes(lambda: self.running.ask("GET", "/health/ready").json["status"] == status)
