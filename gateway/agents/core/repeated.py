@@ -50,16 +50,17 @@ def find_last_reply_texts(messages: Sequence[WireMessage]) -> list[str]:
     return [text for reply in replies if (text := read_text(reply))][-_MAX_TEXTS:]
 
 
-def count_asked_again(
+def count_repeated_messages(
     path: Sequence[Exchange],
     hasher: MessageHasher,
     messages: Sequence[WireMessage],
     heard_texts: Sequence[str],
     initial: Sequence[WireMessage],
 ) -> int:
-    """Returns how many messages at the end of a list repeat the question of the newest turn; 0 if the list asks more.
+    """Returns the number of messages at the end of a list that repeat the question of the newest turn; 0: none do.
 
-    The client then has the reply before these messages, and no reply to them.
+    It is 0 as well if the list asks more than this question. A client that repeats the question has the reply before
+    it, and no reply to it.
 
     messages: the messages of the list after its last assistant message.
     heard_texts: the texts of the reply before these messages (`find_last_reply_texts`).
@@ -72,8 +73,8 @@ def count_asked_again(
 class BargeIn(Struct, frozen=True):
     """The replies that a user has interrupted, as a list reports them."""
 
-    # The steps with cut replies, oldest first, each with the heard part of its reply, which may be "".
-    cut: Sequence[tuple[Exchange, str]]
+    # The steps whose replies were cut, oldest first, each with the heard part of its reply, which may be "".
+    cut_steps: Sequence[tuple[Exchange, str]]
     # The number of messages at the beginning of the list that are stored already.
     stored_count: int
 
@@ -84,19 +85,19 @@ def detect_barge_in(
     messages: Sequence[WireMessage],
     heard_texts: Sequence[str],
 ) -> BargeIn:
-    """Returns which replies of a path a barge-in has cut, and which messages of the list are not new.
+    """Returns the replies of a path that a barge-in has cut, and the number of the list's messages that are not new.
 
     path: the exchanges of the conversation with their contents, oldest first.
     messages: the messages of the list after its last assistant message.
     heard_texts: the texts of the reply before these messages (`find_last_reply_texts`). They cut nothing unless they
         are the beginning of the newest reply that was not left out.
     """
-    withheld = find_refused_ids(path)
-    path = [exchange for exchange in path if exchange.id not in withheld]
+    refused_ids = find_refused_ids(path)
+    path = [exchange for exchange in path if exchange.id not in refused_ids]
     unheard, stored_count = _find_unheard(path, hasher, messages, heard_texts)
     turn = _find_newest_text_turn(path[: len(path) - len(unheard)])
-    silent = [(exchange, "") for exchange in unheard if exchange.shown_reply is not None]
-    return BargeIn([*_cut_replies(turn, heard_texts), *silent], stored_count)
+    unheard_steps = [(exchange, "") for exchange in unheard if exchange.shown_reply is not None]
+    return BargeIn([*_cut_replies(turn, heard_texts), *unheard_steps], stored_count)
 
 
 def _find_unheard(
@@ -120,7 +121,10 @@ def _find_unheard(
 
 
 def _count_late_results(path: Sequence[Exchange], messages: Sequence[WireMessage]) -> int:
-    """Returns how many results of tools come before other messages in a list, if no call of the path waits for any."""
+    """Returns the number of tool results with which a list begins; 0 if the list has nothing else.
+
+    It is 0 as well if a call of the path waits for them.
+    """
     if path and has_calls(path[-1].reply):
         return 0
     return next((i for i, message in enumerate(messages) if not has_result_role(message)), 0)
@@ -132,10 +136,10 @@ def _find_unheard_turns(
     messages: Sequence[WireMessage],
     heard_texts: Sequence[str],
 ) -> tuple[Sequence[Exchange], int]:
-    """Returns the newest turns if a list goes on after their questions without a reply to them.
+    """Returns the newest turns if a list goes on after their questions without a reply to them, and their messages.
 
-    Returns the number of these questions' messages as well. Turns with cancelled requests may come before the newest
-    turn. A list that only repeats an answered question is a turn of its own.
+    The messages are counted. Turns with cancelled requests may come before the newest turn. A list that only repeats an
+    answered question is a turn of its own.
     """
     unheard = [
         (turns, count)
@@ -160,9 +164,9 @@ def _find_repeated_turns(
     heard_texts: Sequence[str],
     initial: Sequence[WireMessage] = (),
 ) -> Iterator[tuple[Sequence[Exchange], int]]:
-    """Yields the newest turns with questions that begin a list, and the number of these messages, the fewest first.
+    """Yields the newest turns whose questions begin a list, and the number of the questions' messages.
 
-    The client has the reply before these turns. Only the newest of them may have a text.
+    The fewest turns come first. The client has the reply before the turns. Only the newest of them may have a text.
     """
     turns: list[Exchange] = []
     list_atoms = tuple(map(hasher.make_atoms, messages))
@@ -183,43 +187,44 @@ def _find_repeated_turns(
 
 
 def _has_heard(heard_texts: Sequence[str], turn: Sequence[Exchange]) -> bool:
-    """Returns whether a client has a turn's reply or its beginning. If the turn has no text, it must have no reply."""
+    """Returns whether a client has a turn's reply or its beginning; without heard texts, whether it has no text."""
     reply = join_texts(map(_read_reply_text, turn))
     if not heard_texts:
         return not join_letters(reply)
     parts = (*_list_ends(heard_texts), *_list_beginnings(heard_texts))
-    return any(_is_heard_of(heard, reply) for heard in parts)
+    return any(_is_beginning_of(heard, reply) for heard in parts)
 
 
 def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exchange, str]]:
     """Returns the steps of a turn that were not heard to their end, each with the heard part of its text."""
     texts = list(map(_read_reply_text, turn))
-    whole, heard = join_texts(texts), _read_heard(texts, heard_texts)
-    unplaced = join_heard_letters(heard)
-    if not unplaced or unplaced == join_letters(whole):
+    heard = _read_heard(texts, heard_texts)
+    remaining_letters = join_heard_letters(heard)
+    if not remaining_letters or remaining_letters == join_letters(join_texts(texts)):
         return []
     cut_steps, heard_before = [], ""
     for exchange, text in zip(turn, texts, strict=True):
         letters = join_letters(text)
-        if unplaced.startswith(letters):
-            unplaced, heard_before = unplaced[len(letters) :], join_texts((heard_before, text))
+        if remaining_letters.startswith(letters):
+            remaining_letters = remaining_letters[len(letters) :]
+            heard_before = join_texts((heard_before, text))
             continue
         # The text as the client has it. If the client writes it differently, the stored text up to the same letter.
-        heard_here = find_rest_after(heard, heard_before) if unplaced else ""
-        part = _take_letters(text, len(unplaced)) if heard_here is None else heard_here.strip()
-        cut_steps.append((exchange, part))
-        unplaced = ""
+        rest = find_rest_after(heard, heard_before) if remaining_letters else ""
+        heard_part = _take_letters(text, len(remaining_letters)) if rest is None else rest.strip()
+        cut_steps.append((exchange, heard_part))
+        remaining_letters = ""
     return cut_steps
 
 
 def _read_heard(step_texts: Sequence[str], heard_texts: Sequence[str]) -> str:
     """Returns the heard part of a reply; "" if the client's texts do not show it."""
-    whole = join_texts(step_texts)
+    reply = join_texts(step_texts)
     for heard in _list_ends(heard_texts):
-        if _is_heard_of(heard, whole):
+        if _is_beginning_of(heard, reply):
             return heard
     for heard in _list_beginnings(heard_texts):
-        if _is_heard_of(heard, whole):
+        if _is_beginning_of(heard, reply):
             # The application's text after the end of a step may be the next step in other words: that step is not cut.
             ends = {join_letters(join_texts(step_texts[:end])) for end in range(1, len(step_texts) + 1)}
             return "" if join_heard_letters(heard) in ends else heard
@@ -236,8 +241,8 @@ def _list_beginnings(heard_texts: Sequence[str]) -> Iterator[str]:
     return (join_texts(heard_texts[:n]) for n in range(len(heard_texts) - 1, 0, -1))
 
 
-def _is_heard_of(heard: str, reply: str) -> bool:
-    """Returns whether a heard text is a reply or its beginning: whole words, or more letters than by chance."""
+def _is_beginning_of(heard: str, reply: str) -> bool:
+    """Returns whether a heard text is a reply or its beginning: in whole words, or in too many letters for chance."""
     heard = cut_remark(heard)
     words = list_lower_words(heard)
     if not words:
@@ -247,19 +252,20 @@ def _is_heard_of(heard: str, reply: str) -> bool:
 
 
 def _find_newest_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:
-    """Returns the exchanges from the newest message of a user on."""
-    number = next((n for n in range(len(path), 0, -1) if any(map(is_user, path[n - 1].inputs))), 0)
-    return path[number - 1 :] if number else ()
+    """Returns the exchanges from the newest message of a user on; none without such a message."""
+    index = next((i for i in reversed(range(len(path))) if any(map(is_user, path[i].inputs))), len(path))
+    return path[index:]
 
 
 def _find_newest_text_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:
+    """Returns the newest turn with a reply that has text; an empty sequence if there is none."""
     while (turn := _find_newest_turn(path)) and not any(map(_read_reply_text, turn)):
         path = path[: -len(turn)]
     return turn
 
 
 def _read_reply_text(exchange: Exchange) -> str:
-    """Returns the text of an exchange's reply as its reader has it; "" if there is none."""
+    """Returns the text of an exchange's reply as the client has it; "": there is no text."""
     return "" if exchange.shown_reply is None else read_text(orjson.loads(exchange.shown_reply))
 
 

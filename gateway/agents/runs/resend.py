@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.core.repeated import count_asked_again
+from gateway.agents.core.repeated import count_repeated_messages
 from gateway.agents.runs.abandoned_runs import AbandonedRuns
 from gateway.agents.runs.run import RoutedSend, RunRequest
 from gateway.agents.runs.stored_run import load_exchanges_of_run
@@ -82,7 +82,7 @@ async def find_earlier_send(
         end = await keeper.store.stored_paths.load_path(agent, conversation_name, 1)
         path = () if end is None else end.path
         hasher = MessageHasher(agent.secret)
-        count = count_asked_again(path, hasher, send.messages, send.heard, send.spec.initial_messages)
+        count = count_repeated_messages(path, hasher, send.messages, send.heard, send.spec.initial_messages)
         if not count:
             return None
         send = replace(send, messages=send.messages[-count:])

@@ -198,10 +198,10 @@ class RunStarter:
         conversation_row = context.path[-1].conversation_row if context.path else 0
         exchanges = [exchange for exchange in context.path if exchange.conversation_row == conversation_row]
         barge_in = detect_barge_in(exchanges, MessageHasher(context.agent.secret), messages, send.heard)
-        if not barge_in.cut and not barge_in.stored_count:
+        if not barge_in.cut_steps and not barge_in.stored_count:
             return None
         # The newest reply first: if the process is killed in between, the next request cuts the others.
-        for exchange, text in reversed(barge_in.cut):
+        for exchange, text in reversed(barge_in.cut_steps):
             edit = partial(cut_reply, heard=text)
             try:
                 await self._keeper.store.messages.rewrite(context.agent, exchange.reply_seq, edit)
