@@ -38,13 +38,13 @@ _VERSIONS = """CREATE TABLE IF NOT EXISTS schema_versions (
 class PostgresMigration(NamedTuple):
     """A step from one version of the schema to a later one."""
 
-    # The versions of the schema before and after the step; 0: there are no tables.
-    before: int
-    after: int
+    # The version from which the step begins; 0: there are no tables.
+    from_version: int
+    to_version: int
     # The SQL of the step.
     script: str
     # The oldest program that may run on the schema after the step, by the schema version that it knows.
-    oldest: int
+    oldest_program: int
 
 
 class SchemaVersion(NamedTuple):
@@ -69,16 +69,15 @@ def load_migrations() -> tuple[PostgresMigration, ...]:
         if match := re.fullmatch(r"(\d{4})-(\d{4})_\w+\.sql", file.name):
             script = file.read_text(encoding="utf-8")
             oldest = re.search(r"^-- oldest: (\d+)$", script, re.MULTILINE)
-            after = int(match[2])
-            migrations.append(
-                PostgresMigration(int(match[1]), after, script, int(oldest[1]) if oldest else after)
-            )
+            from_version, to_version = int(match[1]), int(match[2])
+            oldest_program = int(oldest[1]) if oldest else to_version
+            migrations.append(PostgresMigration(from_version, to_version, script, oldest_program))
     return tuple(sorted(migrations))
 
 
 def get_latest_version(migrations: Iterable[PostgresMigration]) -> int:
     """Returns the version to which the steps lead."""
-    return max(step.after for step in migrations)
+    return max(step.to_version for step in migrations)
 
 
 async def migrate(
@@ -138,9 +137,9 @@ async def _try_to_apply(raw: RawConnection, name: str, steps: Sequence[PostgresM
     version = (await read_version(raw)).version
     if version >= get_latest_version(steps):
         return
-    step = next((step for step in steps if step.before == version), None)
+    step = next((step for step in steps if step.from_version == version), None)
     if step is None:
-        raise TooOld(name, version, sorted({step.before for step in steps if step.before}))
+        raise TooOld(name, version, sorted({step.from_version for step in steps if step.from_version}))
     try:
         await raw.execute(step.script)
     except (
@@ -152,5 +151,5 @@ async def _try_to_apply(raw: RawConnection, name: str, steps: Sequence[PostgresM
             f"{name} has tables that are not ours ({error}). Give Mnemogate a database, or a schema, of its own."
         ) from error
     await raw.execute(
-        "INSERT INTO schema_versions (version, oldest) VALUES ($1, $2)", step.after, step.oldest
+        "INSERT INTO schema_versions (version, oldest) VALUES ($1, $2)", step.to_version, step.oldest_program
     )

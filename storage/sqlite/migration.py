@@ -1,4 +1,4 @@
-"""Migration of a database file to the schema this program knows; each step is a transaction of its own.
+"""Migration of a database file to the schema that this program knows; each step is a transaction of its own.
 
 The version is `PRAGMA user_version`. A file of the folder `migrations` is a step between two versions. It never
 changes (a test pins its bytes, comments included), so that a database opens if its version is where a step begins.
@@ -27,8 +27,10 @@ _APPLICATION_ID = 0x4D6E656D
 class Migration(NamedTuple):
     """A step from one schema version to a later one."""
 
-    before: int  # 0: a new file
-    after: int
+    # The version from which the step begins; 0: a new file.
+    from_version: int
+    to_version: int
+    # The SQL of the step.
     script: str
 
 
@@ -46,30 +48,30 @@ def load_migrations() -> tuple[Migration, ...]:
 
 def get_latest_version(migrations: Iterable[Migration]) -> int:
     """Returns the version to which the steps lead."""
-    return max(step.after for step in migrations)
+    return max(step.to_version for step in migrations)
 
 
 def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migration] | None = None) -> int:
     """Applies the missing steps and returns the version. Raises: TooNew, TooOld, Foreign, Unavailable."""
     steps = load_migrations() if migrations is None else migrations
-    newest_version = get_latest_version(steps)
+    latest_version = get_latest_version(steps)
     with map_sqlite_errors(path):
         initial_version = version = read_version(connection, path, steps)
-        while version != newest_version:
-            step = next(step for step in steps if step.before == version)
+        while version != latest_version:
+            step = next(step for step in steps if step.from_version == version)
             try:
                 connection.executescript(
                     f"BEGIN IMMEDIATE;\n{step.script}\n"
-                    f"PRAGMA user_version = {step.after:d}; PRAGMA application_id = {_APPLICATION_ID:d};\nCOMMIT;"
+                    f"PRAGMA user_version = {step.to_version:d}; PRAGMA application_id = {_APPLICATION_ID:d};\nCOMMIT;"
                 )
             except sqlite3.Error:
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 raise
-            version = step.after
-    if 0 < initial_version < newest_version:
-        _log.warning("%s was upgraded from schema version %d to %d.", path, initial_version, newest_version)
-    return newest_version
+            version = step.to_version
+    if 0 < initial_version < latest_version:
+        _log.warning("%s was upgraded from schema version %d to %d.", path, initial_version, latest_version)
+    return latest_version
 
 
 def read_version(
@@ -77,19 +79,20 @@ def read_version(
 ) -> int:
     """Returns the schema version of a file; 0: the file is new. Raises: TooNew, TooOld, Foreign, sqlite3.Error.
 
-    If steps make the file's version from nothing, the file must have all tables, columns, indexes and triggers of it.
+    If the steps lead from a new file to this version, the file must have all tables, columns, indexes and triggers of
+    the version.
     """
     steps = load_migrations() if migrations is None else migrations
-    newest_version = get_latest_version(steps)
+    latest_version = get_latest_version(steps)
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    (owner,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if owner != _APPLICATION_ID and (tables or owner or version):
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (table_count,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application_id != _APPLICATION_ID and (table_count or application_id or version):
         raise Foreign(f"{path} is a database, but not one of Mnemogate. Name another file with --db.")
-    if version > newest_version:
-        raise TooNew(path, version, newest_version)
-    if version not in (newest_version, *(step.before for step in steps)):
-        raise TooOld(path, version, sorted({step.before for step in steps if step.before}))
+    if version > latest_version:
+        raise TooNew(path, version, latest_version)
+    if version not in (latest_version, *(step.from_version for step in steps)):
+        raise TooOld(path, version, sorted({step.from_version for step in steps if step.from_version}))
     if missing := _list_names_at(version, tuple(steps)) - _load_names(connection):
         raise Foreign(
             f"{path} has no {min(missing)}, though its schema version is {version}: it was made by a Mnemogate between "
@@ -100,17 +103,22 @@ def read_version(
 
 @lru_cache(maxsize=4)
 def _list_names_at(version: int, steps: tuple[Migration, ...]) -> frozenset[str]:
-    """Returns the names that a file of this version must have; none where steps cannot make it from nothing."""
+    """Returns the names that a file of a version must have; none if the steps do not lead from a new file to it."""
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
-        version_made = 0
-        while version_made < version:
+        reached_version = 0
+        while reached_version < version:
             step = next(
-                (step for step in steps if step.before == version_made and step.after <= version), None
+                (
+                    step
+                    for step in steps
+                    if step.from_version == reached_version and step.to_version <= version
+                ),
+                None,
             )
             if step is None:
                 return frozenset()
             connection.executescript(step.script)
-            version_made = step.after
+            reached_version = step.to_version
         return _load_names(connection)
 
 

@@ -94,7 +94,7 @@ def test_a_migration_never_changes() -> None:
 
 def steps_of_a_new_schema() -> list[int]:
     """Returns the versions to which the steps of an empty database lead, one after the other."""
-    after = {step.before: step.after for step in load_migrations()}
+    after = {step.from_version: step.to_version for step in load_migrations()}
     versions = [after[0]]
     while versions[-1] in after:
         versions.append(after[versions[-1]])
@@ -303,7 +303,7 @@ async def lay(connection: asyncpg.Connection, schema: str, level: int) -> None:
     await connection.execute("CREATE TABLE schema_versions (version BIGINT PRIMARY KEY, oldest BIGINT)")
     await connection.execute("INSERT INTO schema_versions VALUES (4, 3)")
     if level == 7:
-        (step,) = (step for step in load_migrations() if step.before == 4)
+        (step,) = (step for step in load_migrations() if step.from_version == 4)
         await connection.execute(step.script)
         await connection.execute("INSERT INTO schema_versions VALUES (7, 7)")
     file = sqlite3.connect(":memory:")
@@ -367,7 +367,7 @@ async def test_counters_of_usage_are_added_up_for_each_user(database: PostgresSe
     connection = await asyncpg.connect(database.url)
     try:
         await connection.execute("CREATE SCHEMA counted; SET search_path = counted")
-        await migrate(connection, "counted", [step for step in load_migrations() if step.after <= 23])
+        await migrate(connection, "counted", [step for step in load_migrations() if step.to_version <= 23])
         add = """INSERT INTO usage (day, project, "user", key, upstream, model, requests)
             VALUES (1, 'p', $1, 0, 'up', $2, $3)"""
         await connection.executemany(add, [("alice", "m", 2), ("alice", "n", 3), ("bob", "m", 4)])
@@ -390,7 +390,7 @@ async def test_a_database_that_is_too_old_is_refused_with_the_way(database: Post
     try:
         await lay(connection, "older", 4)
         await connection.execute("UPDATE schema_versions SET version = 2")
-        versions = ", ".join(str(step.before) for step in load_migrations() if step.before)
+        versions = ", ".join(str(step.from_version) for step in load_migrations() if step.from_version)
         assert versions.startswith("4, 7, 8, 9, ")
         with pytest.raises(TooOld, match=rf"version 2, .* upgrades versions {versions}\..*memory export"):
             await migrate(connection, "older")
@@ -409,7 +409,9 @@ async def test_a_role_that_may_not_change_tables_is_told_what_to_do(
     try:
         await connection.execute("CREATE SCHEMA older; SET search_path = older")
         if version:
-            await migrate(connection, "older", [step for step in load_migrations() if step.after <= version])
+            await migrate(
+                connection, "older", [step for step in load_migrations() if step.to_version <= version]
+            )
         await connection.execute("""CREATE ROLE mnemogate_guest; GRANT USAGE ON SCHEMA older TO mnemogate_guest;
             GRANT ALL ON ALL TABLES IN SCHEMA older TO mnemogate_guest; SET ROLE mnemogate_guest""")
         with pytest.raises(

@@ -201,7 +201,7 @@ async def test_a_file_that_is_too_old_is_refused_with_the_way(
 
 
 def test_the_documents_name_the_oldest_file_that_opens() -> None:
-    oldest = min(step.before for step in load_migrations() if step.before)
+    oldest = min(step.from_version for step in load_migrations() if step.from_version)
     page = (Path(__file__).parents[3] / "docs/operations.md").read_text("utf-8")
     assert f"A file from schema version {oldest} on opens." in page
 
@@ -287,7 +287,7 @@ async def test_a_step_counts_in_its_run_and_its_stop_ends_it_once(store: Any, ag
 
 
 def test_counters_of_usage_are_added_up_for_each_user(connection: sqlite3.Connection) -> None:
-    migrate(connection, "x", [step for step in load_migrations() if step.after <= 35])
+    migrate(connection, "x", [step for step in load_migrations() if step.to_version <= 35])
     connection.executemany(
         "INSERT INTO usage (day, project, user, key, upstream, model, requests) VALUES (1, 'p', ?, 0, 'up', ?, ?)",
         [("alice", "m", 2), ("alice", "n", 3), ("bob", "m", 4)],
