@@ -106,7 +106,9 @@ def check_id(text: str, name: str) -> str | None:
         return None
     if len(text) > MAX_ID_CHARS:
         raise BadRequest(
-            f"`{name}` is too long: {len(text)} characters, at most {MAX_ID_CHARS} are accepted.", param=name
+            f"`{name}` is too long: {len(text)} characters, at most {MAX_ID_CHARS} are accepted.",
+            param=name,
+            code="string_above_max_length",
         )
     if not text.isprintable() and _CONTROL_CHARACTER.search(text):
         raise BadRequest(f"`{name}` contains a control character.", param=name)
@@ -134,7 +136,9 @@ def _read_number_id(value: Any, name: str) -> str | None:
     # A float is refused: two long whole numbers may be the same float, so that two users would share a memory.
     if name in _TEXT_FIELDS or isinstance(value, bool) or not isinstance(value, int):
         raise BadRequest(
-            f"Invalid type for `{name}`: expected a string, but got {_name_json_type(value)}.", param=name
+            f"Invalid type for `{name}`: expected a string, but got {_name_json_type(value)}.",
+            param=name,
+            code="invalid_type",
         )
     return check_id(str(value), name)
 

@@ -91,7 +91,11 @@ def make_chat_request(body: bytes, json: dict[str, Any], max_messages: int | Non
     read_optional(json, "response_format", dict)
     count = read_optional_integer(json, "n")
     if count is not None and count < 1:
-        raise BadRequest(f"Invalid value for `n`: {count} is less than the minimum of 1.", param="n")
+        raise BadRequest(
+            f"Invalid 'n': integer below minimum value. Expected a value >= 1, but got {count} instead.",
+            param="n",
+            code="integer_below_min_value",
+        )
     return ChatRequest(
         raw=body,
         json=json,

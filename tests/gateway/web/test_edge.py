@@ -149,6 +149,22 @@ def test_a_request_id_is_taken_over_or_made(gateway: RunningGateway, sent: str, 
     assert reply.headers["x-mnemogate-request-id"] == reply.headers["x-request-id"]
 
 
+@pytest.mark.parametrize(
+    ("field", "code"),
+    [
+        ({"n": 0}, "integer_below_min_value"),
+        ({"user": 5}, "invalid_type"),
+        ({"user": "x" * 257}, "string_above_max_length"),
+    ],
+)
+def test_a_value_that_the_gateway_refuses_has_openais_code(
+    gateway: RunningGateway, upstream: StrictUpstream, field: dict[str, Any], code: str
+) -> None:
+    error = gateway.post({**HELLO, **field}).error
+    assert (error["code"], error["param"]) == (code, next(iter(field)))
+    assert upstream.seen == []
+
+
 def test_a_compressed_body_is_refused_by_name(upstream: StrictUpstream) -> None:
     with serve(settings_for(upstream)) as gateway:
         reply = gateway.post(HELLO, {"content-encoding": "gzip"})
