@@ -1245,6 +1245,20 @@ def test_a_correction_warns_where_it_goes_with_a_text_that_has_the_old_words(ope
     assert new in [each["seq"] for each in goes]
 
 
+def test_a_correction_of_a_statement_warns_of_no_other_statement(operator: Operator) -> None:
+    """Each fact that begins with "User said: " was listed as one that still says it."""
+    agent = speak(operator.world, "I am allergic to hazelnuts.")
+    allergy, name = learn(
+        operator.world, agent, "User said: I am allergic to hazelnuts.", "User said: My name is Maria."
+    )
+    corrected = operator.post(
+        f"m/{agent.uid}/f/{allergy}/correct", text="Maria is allergic to walnuts, not hazelnuts."
+    )
+    assert corrected.status == 303
+    shown = page(operator, f"m/{agent.uid}/f/{name + 1}")
+    assert "My name is Maria" not in plain(shown)
+
+
 def test_a_fact_says_what_further_sources_mean_and_what_becomes_of_its_correction(operator: Operator) -> None:
     """A source that has nothing to do with it looked wrong, and a correction was lost with the wrong message."""
     agent = speak(operator.world, "I drink tea.", "I like tea.")
