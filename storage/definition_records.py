@@ -31,19 +31,22 @@ class Definition(Struct, frozen=True):
     id: int
     # The public id, random, without a prefix.
     uid: str
+    # The name of the project.
     project: str
     kind: DefinitionKind
     # The row in `agents` that the definition has or belongs to; 0: none.
     memory_row: int
+    # Unique in a project for a tool, an MCP server and an identity, which has the application's key for it as its name.
     name: str
     # A number that rises with every change.
     version: int
+    # The times of the first and the last change, in seconds since the epoch.
     created: float
     updated: float
-    # JSON, in the gateway's words. The name of a tool, of an MCP server and of an identity (the application's key
-    # for it) is unique in a project.
+    # The JSON of the document, in the gateway's words.
     body: dict[str, Any]
 
     @property
     def is_stored(self) -> bool:
+        """The definition has a row."""
         return self.id != 0

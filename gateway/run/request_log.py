@@ -1,4 +1,4 @@
-"""The requests of this process, in flight or lately ended. The log holds no content."""
+"""The log of this process's requests: those in flight, and the newest of those that have ended. It holds no content."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from gateway.run.receipt import Receipt
 from gateway.run.request_figures import RequestFiguresRecorder
 from storage.records import Scope
 
-# Ended requests that are listed, of some 500 bytes each: an hour of a busy voice agent, in a megabyte. Not measured.
+# The most ended requests that the log holds. Not measured: at some 500 bytes each an hour of a busy voice agent takes a
+# megabyte.
 _MAX_ENDED_REQUESTS = 2_000
 
 
 class BegunRequest(Struct, frozen=True):
     """The facts of a request that are known from its beginning."""
 
-    # Rises with each request of the process.
+    # The number of the request, which rises with each request of the process.
     number: int
-    # In seconds since the epoch.
+    # The time at which the request began, in seconds since the epoch.
     started_at: float
     # The project of the caller.
     project: str
@@ -48,11 +49,11 @@ class LoggedRequest(BegunRequest, frozen=True, kw_only=True):
     mode: str
     # The status of the reply; None: the request is in flight.
     status: int | None
-    # The milliseconds that the request took so far.
+    # The milliseconds from the beginning of the request to its end, or until now.
     ms: float
-    # The part of `ms` that the gateway added.
+    # The milliseconds of `ms` that the gateway added.
     added_ms: float
-    # The time until the first byte was sent; None: no byte was sent yet.
+    # The milliseconds until the first byte of the reply was sent; None: no byte was sent yet.
     first_ms: float | None
     # The upstream that answered; "": no upstream has answered.
     upstream: str
@@ -60,25 +61,25 @@ class LoggedRequest(BegunRequest, frozen=True, kw_only=True):
     tries: tuple[str, ...]
     # The number of recalled messages and facts.
     recalled: int
-    # The tokens of their note.
+    # The tokens of the note with them.
     recalled_tokens: int
-    # A record of why they were recalled is stored with the turn.
+    # The record that explains the recall is stored with the turn.
     has_recall_record: bool
     # The exchange of the turn, which is an earlier exchange if the request was sent before; 0: it is not known.
     exchange_row: int
-    # What an application asks for itself, such as "title"; "": the request is a person's, or it is not known.
+    # The kind of an application's own request, such as "title"; "": the request is a person's, or it is not known.
     side_request: str
 
-    def is_of(self, project: str | None, memory: str | None) -> bool:
-        """Returns whether a request is of a project, by its name, and of a memory, by its uid. None: of any."""
-        return project in (None, self.project) and memory in (None, self.memory_uid)
+    def is_of(self, project: str | None, memory_uid: str | None) -> bool:
+        """Returns whether the request is of a project and a memory. None: of any."""
+        return project in (None, self.project) and memory_uid in (None, self.memory_uid)
 
 
 class RequestLog:
-    """Notes requests as they begin and end; there is one log for the process."""
+    """Notes requests as they begin and end. There is one log for the process."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        """Begins empty. now: returns seconds since the epoch."""
+        """Begins empty. now: a function that returns the seconds since the epoch."""
         self.now = now
         self.figures = RequestFiguresRecorder()
         self._begun: dict[Receipt, BegunRequest] = {}
@@ -95,7 +96,7 @@ class RequestLog:
         )
 
     def end(self, receipt: Receipt, status: int) -> None:
-        """Notes how a request ended. Does nothing for a request that was not noted when it began."""
+        """Notes the end of a request, unless its beginning was not noted. status: the status of the reply."""
         begun = self._begun.pop(receipt, None)
         if begun is not None:
             ended = _log_entry(begun, receipt, status)
@@ -112,10 +113,12 @@ class RequestLog:
     def find(
         self, request_id: str, project: str | None = None, user: str | None = None
     ) -> LoggedRequest | None:
-        """Returns the ended request with this id, if there is one. If several have the id, the last to begin.
+        """Returns the ended request with an id; None: there is no such request.
 
-        project: only requests of this project are searched; None: of all projects.
-        user: only requests that read this user's memory are searched; None: any user's.
+        If several requests have the id, the one that began last is returned.
+
+        project: the project of the request; None: any project.
+        user: the owner of the memory that the request read, if it read a memory; None: any owner.
         """
         masked = mask_keys_in_text(request_id)
         matching = (
@@ -130,8 +133,8 @@ class RequestLog:
     def list_ended(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
         """Returns the requests that have ended. The request that began last comes first.
 
-        project: its name; None: requests of all projects.
-        memory: its uid; None: requests of all memories.
+        project: the name of the project; None: requests of all projects.
+        memory: the public id of the memory; None: requests of all memories.
         """
         requests = (request for request in self._ended if request.is_of(project, memory))
         return sorted(requests, key=lambda request: request.number, reverse=True)
@@ -145,7 +148,7 @@ class RequestLog:
         return request.number <= self._last_before_forgetting
 
     def drop_memories(self, memories: Collection[str]) -> None:
-        """Drops the requests of memories that are gone."""
+        """Drops the requests of memories that are gone. memories: the public ids of the memories."""
         remaining = (
             request
             for request in self._ended
@@ -155,7 +158,7 @@ class RequestLog:
 
 
 def _log_entry(begun: BegunRequest, receipt: Receipt, status: int | None) -> LoggedRequest:
-    """Returns a request as it is listed now. status: None while it is in flight."""
+    """Returns a request as the log lists it now. status: the status of the reply; None: the request is in flight."""
     headers = receipt.headers
     upstream = headers.get("x-mnemogate-upstream") or ""
     if header := headers.get("x-mnemogate-tries"):

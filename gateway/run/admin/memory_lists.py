@@ -1,7 +1,7 @@
-"""`mnemogate users` and `mnemogate conversations`: the memories that there are, and how each is forgotten.
+"""`mnemogate users` and `mnemogate conversations`: lists of memories and conversations.
 
 No text of a user is shown, only names, times and sizes. Each line has the arguments with which `mnemogate memory
-forget` forgets it.
+forget` forgets the memory or the conversation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ListOperations(Struct, frozen=True):
     async def list_memories(self, raw: RawArguments) -> dict[str, Any]:
         """Lists memories, the oldest first.
 
-        The arguments are `project` (left out: all projects) and `from`, `next` of the answer before.
+        The arguments are `project` (left out: all projects) and `from`: the value of `next` in the answer before.
         """
         arguments = Arguments(raw)
         project = arguments.read_optional_text("project")
@@ -43,8 +43,8 @@ class ListOperations(Struct, frozen=True):
     async def list_conversations(self, raw: RawArguments) -> dict[str, Any]:
         """Lists the conversations of a user, or a conversation without a user, the newest first.
 
-        The arguments, besides those of the owner, are `profile` (left out: all profiles) and `from`, `next` of the
-        answer before.
+        The arguments, besides those of the owner, are `profile` (left out: all profiles) and `from`: the value of
+        `next` in the answer before.
         """
         arguments = Arguments(raw)
         owner = arguments.read_owner(self.defaults)
@@ -53,8 +53,8 @@ class ListOperations(Struct, frozen=True):
         profile = arguments.read_optional_text("profile")
         before = (inf, 0)
         if "from" in arguments:
-            last_at, id = arguments.read_position("from", 2)
-            before = (float(last_at), int(id))
+            last_at, conversation_row = arguments.read_position("from", 2)
+            before = (float(last_at), int(conversation_row))
         page = await self.store.overview.list_conversations(
             owner.project, profile, owner.subject, before=before, limit=PAGE_LINES
         )
