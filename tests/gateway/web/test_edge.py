@@ -655,10 +655,11 @@ def test_an_idle_connection_is_kept_longer_than_any_load_balancer_keeps_its_own(
 def test_an_upstream_cut_in_its_stream_ends_in_an_error_event(
     gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
-    upstream.queue(raw(b'data: {"choices":[]}\n\n', b"data: 2\n\n", cut_after=1))
+    word = b'data: {"choices":[{"index":0,"delta":{"content":"One"}}]}'
+    upstream.queue(raw(word + b"\n\n", b"data: 2\n\n", cut_after=1))
     reply = gateway.post({**HELLO, "stream": True})
     events = reply.body.split(b"\n\n")
-    assert events[0] == b'data: {"choices":[]}'
+    assert events[0] == word
     assert json.loads(events[-2].removeprefix(b"data: "))["error"]["code"] == "upstream_broke"
     assert events[-1] == b""
     assert b"[DONE]" not in reply.body
