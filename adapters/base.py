@@ -24,7 +24,7 @@ class ModelReply(Protocol):
         """True if the reply is a success in server-sent events; any other reply is read as one body."""
 
     @property
-    def size(self) -> int | None:
+    def size_bytes(self) -> int | None:
         """The body's announced length in bytes; None: no length is announced, or the body is translated."""
 
     @property

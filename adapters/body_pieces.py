@@ -20,12 +20,12 @@ class Upload:
     has to store the exception.
     """
 
-    __slots__ = ("_is_begun", "_pieces", "is_over", "size")
+    __slots__ = ("_is_begun", "_pieces", "is_over", "size_bytes")
 
-    def __init__(self, pieces: AsyncIterator[bytes], size: int | None) -> None:
+    def __init__(self, pieces: AsyncIterator[bytes], size_bytes: int | None) -> None:
         self._pieces = pieces
-        # In bytes; None: the size is not known.
-        self.size = size
+        # None: the size is not known.
+        self.size_bytes = size_bytes
         self._is_begun = False
         # All pieces were taken.
         self.is_over = False
@@ -54,11 +54,11 @@ class LargeBody:
 
     def __init__(self, body: bytes) -> None:
         self._body = body
-        self.size = len(body)
+        self.size_bytes = len(body)
 
     async def begin(self, timer: asyncio.Timeout, timeouts: Timeouts) -> AsyncGenerator[bytes]:
-        """Yields the pieces. They take none of the response's time: the body is there."""
-        for start in range(0, self.size, PIECE_BYTES):
+        """Yields the pieces, which take none of the response's time: the body is there."""
+        for start in range(0, self.size_bytes, PIECE_BYTES):
             yield self._body[start : start + PIECE_BYTES]
 
 

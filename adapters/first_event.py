@@ -28,27 +28,28 @@ class FirstEvent:
     Comments and events without content before it are passed over for `HELD_S`.
     """
 
-    __slots__ = ("_decoder", "comment", "ends_at")
+    __slots__ = ("_decoder", "empty_event", "hold_ends_at")
 
     def __init__(self) -> None:
         self._decoder = EventDecoder()
         # The first comment or event without content, which counts as the first event after `HELD_S`; None: there was
         # no such event yet.
-        self.comment: Event | None = None
+        self.empty_event: Event | None = None
         # The time, by the clock of `feed`, at which `HELD_S` is over.
-        self.ends_at = 0.0
+        self.hold_ends_at = 0.0
 
     def feed(self, data: bytes, now: float) -> Event | None:
-        """Returns the event once it is whole, or `comment` after `HELD_S`; None: neither. now: the time in seconds."""
+        """Returns the event once it is whole, or `empty_event` after `HELD_S`; None: neither. now: in seconds."""
         events = self._decoder.feed(data)
         for event in events:
             if has_content(event):
                 return event
         if not events:
             return None
-        if self.comment is None:
-            self.comment, self.ends_at = events[0], now + HELD_S
-        return self.comment if now >= self.ends_at else None
+        if self.empty_event is None:
+            self.empty_event = events[0]
+            self.hold_ends_at = now + HELD_S
+        return self.empty_event if now >= self.hold_ends_at else None
 
     def finish(self) -> Event:
         """Returns the event that the end of the stream completes. Raises: ProviderBroke: it completes no event."""

@@ -66,9 +66,12 @@ class HttpReply:
         self.is_stream = is_event_stream(self.status, self.headers)
         self._response = response
         self._wait = ReplyWait(response, timeouts, sent_at, pace.loop)
-        self._unread = b""  # bytes that were read too early
-        self._bytes_taken = 0  # bytes taken from the response so far
-        self._yields_at = _BYTES_BEFORE_YIELD  # at this number of bytes taken, other work of the loop goes on
+        # Bytes that were read and are still to be returned.
+        self._unread = b""
+        # The number of bytes that were taken from the response.
+        self._bytes_taken = 0
+        # The number of bytes taken at which other work of the loop goes on.
+        self._yields_at = _BYTES_BEFORE_YIELD
         self._reservation = ReplyReservation(_SMALL_REPLY_BYTES, replies)
 
     async def detect_events(self) -> None:
@@ -98,7 +101,7 @@ class HttpReply:
         self.is_stream = beginning.startswith(_FIELD_PREFIXES)
 
     @property
-    def size(self) -> int | None:
+    def size_bytes(self) -> int | None:
         """The body's announced length in bytes; None: no length is announced, or the content is decoded here."""
         headers = {name.lower(): value for name, value in self._response.raw_headers}
         if self.status in (204, 304) or b"content-encoding" in headers:
@@ -137,12 +140,12 @@ class HttpReply:
         bytes_left = _MAX_PEEKED_BYTES
         try:
             while bytes_left >= 0:
-                if first.comment is None:
+                if first.empty_event is None:
                     data = await self._read_next()
-                elif (arrived := await self._read_next_by(first.ends_at)) is not None:
+                elif (arrived := await self._read_next_by(first.hold_ends_at)) is not None:
                     data = arrived
                 else:
-                    return first.comment
+                    return first.empty_event
                 if not data:
                     return first.finish()
                 pieces.append(data)
@@ -160,14 +163,14 @@ class HttpReply:
         """
         content = self._response.content
         pieces: list[bytes] = []
-        size = 0
+        size_bytes = 0
         while data := await self._read_next():
-            size += len(data)
-            if size > limit_bytes:
+            size_bytes += len(data)
+            if size_bytes > limit_bytes:
                 await self.aclose()
                 raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
             try:
-                self._reservation.reserve(size)
+                self._reservation.reserve(size_bytes)
             except ProviderTooLarge:
                 await self.aclose()
                 raise

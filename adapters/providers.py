@@ -13,7 +13,7 @@ from typing import Final, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.claude.model_traits import binds_thoughts, can_force, thinks_when_asked
+from adapters.claude.model_traits import binds_thoughts, can_force, thinks_on_request
 from adapters.openai_model_traits import (
     choose_azure_effort_with_tools,
     choose_effort_with_tools,
@@ -43,7 +43,7 @@ _ANTHROPIC: Final = replace(
     speaks_messages=True,
     counts_tokens=True,
     binds_thoughts=binds_thoughts,
-    thinks_when_asked=thinks_when_asked,
+    thinks_on_request=thinks_on_request,
     can_force_when_thinking=False,
     untranslatable_fields=(
         "metadata",

@@ -176,7 +176,7 @@ class ScriptedReply:
         return is_event_stream(self.status, self.headers)
 
     @property
-    def size(self) -> int | None:
+    def size_bytes(self) -> int | None:
         return None
 
     @property

@@ -44,7 +44,8 @@ _KEEP_ALIVE_S: Final = 30.0
 _KEEP_ALIVE_ONCE_S: Final = 1.0
 # An idle close that crosses our request shows within one round trip.
 _IDLE_CLOSE_S: Final = 1.0
-_SMALL_BODY_BYTES: Final = 64 * 1024  # a transport takes a body of this size without a wait
+# The most bytes of a body that a transport takes without a wait.
+_SMALL_BODY_BYTES: Final = 64 * 1024
 # The most bytes of one header or trailer; aiohttp takes 128 headers and trailers together.
 _HEADER_BYTES: Final = 64 * 1024
 # Statuses that ask for the request to be sent elsewhere.
@@ -167,8 +168,8 @@ class HttpTransport:
                     session, method, address, headers, lambda: body, sends_once=sends_once
                 )
         pieces = body if isinstance(body, Upload) else LargeBody(body)
-        if pieces.size is not None:
-            headers = CIMultiDict(headers, **{"Content-Length": str(pieces.size)})
+        if pieces.size_bytes is not None:
+            headers = CIMultiDict(headers, **{"Content-Length": str(pieces.size_bytes)})
         async with asyncio.timeout(timeouts.headers_s) as timer:
             return await self._send_with_retry(
                 session,

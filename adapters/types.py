@@ -151,7 +151,7 @@ class Capabilities(Struct, frozen=True):
     # Returns for a model's name whether its thoughts are valid only after the messages that they were about.
     binds_thoughts: Callable[[str], bool] = _never
     # Returns for a model's name whether it thinks only when the request asks it to.
-    thinks_when_asked: Callable[[str], bool] = _never
+    thinks_on_request: Callable[[str], bool] = _never
     # Pieces of tool calls in its streams have no `index`, so the adapter adds one.
     omits_call_index: bool = False
     # The upstream takes tool calls with ids of any form; False: only ids of the form that it makes itself.

@@ -21,7 +21,7 @@ class WholeReply(ABC):
     status: int
     headers: tuple[Header, ...]
     is_stream = False
-    size: int | None = None
+    size_bytes: int | None = None
     prompt_usage: Json | None = None
 
     @abstractmethod

@@ -17,7 +17,7 @@ class WrappedStream(ABC):
     """
 
     is_stream = True
-    size: int | None = None
+    size_bytes: int | None = None
 
     def __init__(self, reply: ModelReply) -> None:
         self.status: int = reply.status

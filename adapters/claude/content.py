@@ -10,7 +10,9 @@ import base64
 import binascii
 import re
 import zlib
-from typing import Any, Final
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import orjson
@@ -176,7 +178,7 @@ def _make_image_source(part: Json, path: str) -> Json:
         raise Untranslatable(f"Missing required parameter: '{path}.image_url.url'.", f"{path}.image_url")
     if not url.startswith("data:"):
         return {"type": "url", "url": url}
-    media_type, data = _split_data_url(url, f"{path}.image_url.url")
+    media_type, data = _parse_data_url(url, f"{path}.image_url.url")
     if media_type == "image/jpg":  # not a media type, yet often sent
         media_type = "image/jpeg"
     return {"type": "base64", "media_type": media_type, "data": data}
@@ -198,7 +200,7 @@ def _translate_document(part: Json, path: str) -> Json:
         raise Untranslatable(f"'{path}.file' has neither file_data nor file_id.", f"{path}.file")
     media_type = "application/pdf"
     if data.startswith("data:"):
-        media_type, data = _split_data_url(data, f"{path}.file.file_data")
+        media_type, data = _parse_data_url(data, f"{path}.file.file_data")
     if media_type.startswith("text/"):
         try:
             text = base64.b64decode(data, validate=True).decode()
@@ -211,15 +213,23 @@ def _translate_document(part: Json, path: str) -> Json:
     return {"type": "document", "source": source, **title}
 
 
-def _split_data_url(url: str, path: str) -> tuple[str, str]:
-    """Returns the media type of a data URL (RFC 2397), and its data in base64. Raises: Untranslatable."""
+class _DataUrl(NamedTuple):
+    """The parts of a data URL (RFC 2397)."""
+
+    media_type: str
+    # In base64.
+    data: str
+
+
+def _parse_data_url(url: str, path: str) -> _DataUrl:
+    """Returns the parts of a data URL. Raises: Untranslatable."""
     head, comma, data = url[len("data:") :].partition(",")
     if not comma:
         raise Untranslatable(f"'{path}' is a data URL without data.", path, "invalid_value")
     media_type, *options = head.split(";")
     if "base64" not in (option.strip().lower() for option in options):
         data = base64.b64encode(unquote_to_bytes(data)).decode()
-    return media_type.strip().lower() or "text/plain", data
+    return _DataUrl(media_type.strip().lower() or "text/plain", data)
 
 
 def _read_opaque_blocks(message: Json) -> list[Json]:
@@ -245,27 +255,47 @@ def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) ->
     if not opaque:
         return texts + tool_uses
     blocks: list[Json] = []
-    texts_left, calls_left = texts[::-1], tool_uses[::-1]
-    # The number of characters of all texts in `blocks`, and how many of these are the beginning of the next text.
-    chars_taken = text_offset = 0
+    remaining_text = _TextQueue(texts)
+    # The number of calls in `blocks`.
+    call_count = 0
     for block in opaque:
-        start = _read_offset(block, "start_index")
-        calls_before = _read_offset(block, "call_index")
-        while texts_left and chars_taken < start:
-            length = len(_read_text(texts_left[-1]))
-            end = min(text_offset + start - chars_taken, length)
-            blocks.append(_cut_text_block(texts_left[-1], text_offset, end))
-            chars_taken, text_offset = chars_taken + end - text_offset, end
-            if end == length:
-                texts_left.pop()
-                text_offset = 0
-        while len(tool_uses) - len(calls_left) < calls_before and calls_left:
-            blocks.append(calls_left.pop())
+        blocks += remaining_text.take_before(_read_offset(block, "start_index"))
+        calls_before = max(call_count, _read_offset(block, "call_index"))
+        blocks += tool_uses[call_count:calls_before]
+        call_count = calls_before
         blocks.append({key: value for key, value in block.items() if key not in INDEX_FIELDS})
-    if text_offset:
-        last_text = texts_left.pop()
-        blocks.append(_cut_text_block(last_text, text_offset, len(_read_text(last_text))))
-    return _without_blank_text([*blocks, *reversed(texts_left), *reversed(calls_left)])
+    return _without_blank_text([*blocks, *remaining_text.take_rest(), *tool_uses[call_count:]])
+
+
+class _TextQueue:
+    """The text blocks of a message, which are taken in order and cut where another block stands."""
+
+    def __init__(self, blocks: Iterable[Json]) -> None:
+        self._blocks = deque(blocks)
+        # The number of characters that were taken: of all blocks, and of the block that is now the first.
+        self._chars_taken = 0
+        self._first_block_offset = 0
+
+    def take_before(self, end: int) -> Iterator[Json]:
+        """Removes the text before an offset in the text of all blocks, and yields it as blocks."""
+        while self._blocks and self._chars_taken < end:
+            first_block = self._blocks[0]
+            start = self._first_block_offset
+            length = len(_read_text(first_block))
+            cut = min(start + end - self._chars_taken, length)
+            yield _cut_text_block(first_block, start, cut)
+            self._chars_taken += cut - start
+            self._first_block_offset = cut
+            if cut == length:
+                self._blocks.popleft()
+                self._first_block_offset = 0
+
+    def take_rest(self) -> Iterator[Json]:
+        """Removes all text that is left, and yields it as blocks."""
+        if self._first_block_offset:
+            first_block = self._blocks.popleft()
+            yield _cut_text_block(first_block, self._first_block_offset, len(_read_text(first_block)))
+        yield from self._blocks
 
 
 def _read_offset(block: Json, key: str) -> int:
@@ -293,6 +323,7 @@ def _without_blank_text(blocks: list[Json]) -> list[Json]:
 
 
 def _translate_call(call: Any, path: str) -> Json:
+    """Returns the block of a call. Raises: Untranslatable: it is no function call, or its arguments are no object."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
         raise Untranslatable(f"'{path}' is not a function call.", path)
@@ -306,7 +337,10 @@ def _translate_call(call: Any, path: str) -> Json:
 
 
 def _parse_arguments(arguments: Any, path: str) -> Any:
-    """Returns the arguments as they are written, so that no number is rounded and no key moved."""
+    """Returns the arguments as they are written, so that no number is rounded and no key moved.
+
+    Raises: Untranslatable: the arguments are no JSON object.
+    """
     if isinstance(arguments, dict):
         return arguments
     if arguments is None or (isinstance(arguments, str) and not arguments.strip()):

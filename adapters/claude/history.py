@@ -150,9 +150,7 @@ def _make_ids_unique(history: ClaudeMessages) -> None:
 
 
 def without_unanswered_calls(messages: list[Json]) -> list[Json]:
-    """Returns a copy of messages without the calls of Anthropic's own tools that have no result.
-
-    The API refuses such calls.
+    """Returns a copy of messages without the calls of Anthropic's own tools that have no result: the API refuses them.
 
     In the last assistant message such calls stay if nothing but tool results follows: there the API runs them.
 
@@ -161,12 +159,12 @@ def without_unanswered_calls(messages: list[Json]) -> list[Json]:
     unanswered_calls = _find_unanswered_calls(messages)
     if not unanswered_calls:
         return messages
-    last_reply = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
-    later_blocks = [block for message in messages[last_reply + 1 :] for block in _read_blocks(message)]
+    last_index = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
+    later_blocks = [block for message in messages[last_index + 1 :] for block in _read_blocks(message)]
     is_continued = all(block.get("type") == "tool_result" for block in later_blocks)
     replies_with_calls = set(unanswered_calls.values())
     if is_continued:
-        replies_with_calls.discard(last_reply)
+        replies_with_calls.discard(last_index)
     changed = [*messages]
     for index in replies_with_calls:
         content = _without_calls(messages[index]["content"], unanswered_calls)

@@ -28,7 +28,7 @@ class ModelTraits(Struct, frozen=True):
     # A request can force the model to call a tool.
     can_force: bool = True
     # The model thinks only when a request gives it tokens for thoughts, and takes no `effort`.
-    thinks_when_asked: bool = False
+    thinks_on_request: bool = False
 
 
 _64K: Final = ModelTraits(64_000)
@@ -37,8 +37,8 @@ _LATE_SYSTEM: Final = ModelTraits(128_000, takes_late_system=True)
 _ALWAYS_THINKS: Final = ModelTraits(128_000, takes_late_system=True, least_thinking=None)
 _BINDS_THOUGHTS: Final = replace(_ALWAYS_THINKS, binds_thoughts=True, can_force=False)
 # Up to the 4.1 family a prompt and max_tokens that together exceed the window are a 400, so less is asked for there.
-_UP_TO_4_1: Final = ModelTraits(32_000, thinks_when_asked=True)
-_BEFORE_EFFORT: Final = replace(_64K, thinks_when_asked=True)
+_UP_TO_4_1: Final = ModelTraits(32_000, thinks_on_request=True)
+_BEFORE_EFFORT: Final = replace(_64K, thinks_on_request=True)
 # The traits of a model of another maker that speaks Claude's dialect.
 _UNKNOWN: Final = ModelTraits(8_192)
 
@@ -87,9 +87,9 @@ def get_traits(name: str) -> ModelTraits:
     return next((_TRAITS[beginning] for beginning in _BEGINNINGS if name.startswith(beginning)), _UNKNOWN)
 
 
-def thinks_when_asked(name: str) -> bool:
+def thinks_on_request(name: str) -> bool:
     """Returns whether a model thinks only when a request gives it tokens for that."""
-    return get_traits(name).thinks_when_asked
+    return get_traits(name).thinks_on_request
 
 
 def takes_thinking(name: str, thinking_type: object) -> bool:
@@ -98,7 +98,7 @@ def takes_thinking(name: str, thinking_type: object) -> bool:
     if traits is _UNKNOWN:
         return True
     if thinking_type in ("enabled", "adaptive"):
-        return traits.thinks_when_asked is (thinking_type == "enabled")
+        return traits.thinks_on_request is (thinking_type == "enabled")
     return thinking_type == traits.least_thinking
 
 

@@ -82,10 +82,12 @@ class StreamTranslator:
         self._wants_usage = wants_usage
         self._blocks: dict[int, _ContentBlock] = {}
         self._call_count = 0
-        self._content_length = 0  # characters of content so far
+        # The number of characters of content so far.
+        self._content_length = 0
         self._citation_count = 0
         self._usage: Json = {}
         self._prepare_frame(message_id=None, model=None)
+        # The message has ended, or an error came in its place.
         self.is_over = False
 
     @property
@@ -235,19 +237,8 @@ class StreamTranslator:
         block = self._blocks.get(event_json.get("index", -1))
         if block is None:
             return []
-        # A call's arguments go on at once; the input of a server's own tool waits for the end of its block.
         if delta_type == "input_json_delta":
-            piece = delta.get("partial_json") or ""
-            if not isinstance(piece, str):
-                raise TypeError("partial_json is no text")
-            if block.type != "tool_use":
-                block.pieces.setdefault("input", []).append(piece)
-                return []
-            if not piece:
-                return []
-            block.has_input = True
-            function = {"arguments": piece}
-            return [self._make_chunk({"tool_calls": [{"index": block.call_index, "function": function}]})]
+            return self._add_input(block, delta.get("partial_json") or "")
         if delta_type == "citations_delta":
             block.citations.append(delta.get("citation"))
             return []
@@ -262,6 +253,22 @@ class StreamTranslator:
         if delta_type == "thinking_delta" and delta.get("thinking"):
             return [self._make_chunk({"reasoning_content": delta["thinking"]})]
         return []
+
+    def _add_input(self, block: _ContentBlock, piece: object) -> list[Event]:
+        """Adds a piece of a block's input. The arguments of a call go on at once.
+
+        The input of a server's own tool waits for the end of its block.
+        """
+        if not isinstance(piece, str):
+            raise TypeError("partial_json is no text")
+        if block.type != "tool_use":
+            block.pieces.setdefault("input", []).append(piece)
+            return []
+        if not piece:
+            return []
+        block.has_input = True
+        function = {"arguments": piece}
+        return [self._make_chunk({"tool_calls": [{"index": block.call_index, "function": function}]})]
 
     def _end_block(self, event_json: Json) -> list[Event]:
         block = self._blocks.pop(event_json.get("index", -1), None)

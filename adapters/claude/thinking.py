@@ -34,14 +34,14 @@ def set_effort(claude_request: Json, config: Json, effort: Any, traits: ModelTra
     elif effort is not None:
         if effort not in _EFFORTS and effort not in _OPENAI_LOW_EFFORTS:
             raise Untranslatable(f"There is no effort {effort!r} here.", "reasoning_effort", "invalid_value")
-        if traits.thinks_when_asked:
-            _ask_to_think(claude_request, effort)
+        if traits.thinks_on_request:
+            _enable_thinking(claude_request, effort)
         else:
             config.setdefault("effort", "low" if effort in _OPENAI_LOW_EFFORTS else effort)
 
 
 def drop_refused_thinking(claude_request: Json) -> None:
-    """Drops the wish for thinking where the last reply has a call without a thought: the API would refuse it."""
+    """Drops `thinking` if the last reply has a call without a thought: the API would refuse the request."""
     thinking = claude_request.get("thinking")
     if not isinstance(thinking, dict) or thinking.get("type") != "enabled":
         return
@@ -90,7 +90,7 @@ def with_block_binding(thinking: Any, tool_choice: Any) -> Json | None:
     return {"block_binding": {"prefix_mismatch_behavior": "drop_block"}, **thinking}
 
 
-def _ask_to_think(claude_request: Json, effort: str) -> None:
+def _enable_thinking(claude_request: Json, effort: str) -> None:
     """Gives a model tokens to think, unless a call is forced or there is no room for thoughts."""
     max_tokens = claude_request.get("max_tokens")
     if (

@@ -32,9 +32,9 @@ class UploadBody:
         self.error: Exception | None = None
         self._arrived_bytes = 0
         # The announced length; None: the body is chunked.
-        self.size = read_content_length(scope)
+        self.size_bytes = read_content_length(scope)
         self._limit_bytes = limit_bytes
-        if self.size is not None and self.size > limit_bytes:
+        if self.size_bytes is not None and self.size_bytes > limit_bytes:
             raise self._make_size_error()
         self._receive = receive
         self._time_left_s = self._timeout_s = timeout_s
@@ -78,8 +78,8 @@ class UploadBody:
         value = model.encode()
         self._held_bytes = self._held_bytes[:start] + value + self._held_bytes[end:]
         self._value_span = ValueSpan(start, start + len(value))
-        if self.size is not None:
-            self.size += len(value) - (end - start)
+        if self.size_bytes is not None:
+            self.size_bytes += len(value) - (end - start)
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Yields all of the body, once. Raises: BodyTooLarge, BodyTimeout, ClientGone, BadRequest."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from adapters.claude.model_traits import takes_thinking, thinks_when_asked
+from adapters.claude.model_traits import takes_thinking, thinks_on_request
 from adapters.claude.thinking import BINDING_BETA, with_block_binding
 from adapters.types import Json
 from gateway.core.lenient import as_list
@@ -51,7 +51,7 @@ def drop_refused_thinking(body: Json, model: str) -> ThinkingChange:
     if isinstance(thinking, dict) and not takes_thinking(model, thinking.get("type")):
         members["thinking"] = None
         left_out.append("thinking")
-    if isinstance(config, dict) and "effort" in config and thinks_when_asked(model):
+    if isinstance(config, dict) and "effort" in config and thinks_on_request(model):
         members["output_config"] = {key: value for key, value in config.items() if key != "effort"} or None
         left_out.append("output_config.effort")
     return ThinkingChange(members, left_out=left_out)

@@ -45,7 +45,7 @@ def choose_endpoint_form(request: ChatRequest, endpoint: Endpoint, model: str) -
         refused=_list_refused_fields(request, capabilities, model) if request.gateway_fields else _NO_FIELDS,
         asks_usage=endpoint.asks_usage,
         effort_with_tools=capabilities.effort_with_tools(model),
-        thinks_on_request=request.wants_thoughts and capabilities.thinks_when_asked(model),
+        thinks_on_request=request.wants_thoughts and capabilities.thinks_on_request(model),
         unreadable_files=_NO_INDICES if request.native_body is None else _list_unreadable_files(request),
         foreign_replies=_list_foreign_replies(request, endpoint, model)
         if request.reply_models

@@ -79,8 +79,8 @@ class WholeBody(Protocol):
 class StreamedBody(Protocol):
     """A body that is still arriving."""
 
-    # The announced size in bytes; None: the caller has announced none.
-    size: int | None
+    # None: the caller has announced no size.
+    size_bytes: int | None
     # The error that ended the body early; None: no such error.
     error: Exception | None
 
@@ -165,7 +165,7 @@ class Outgoing(Struct, frozen=True):
             path=self.upstream_path,
             method=self.method,
             upload=None if self.upload is None else self.upload.pieces(),
-            upload_bytes=None if self.upload is None else self.upload.size,
+            upload_bytes=None if self.upload is None else self.upload.size_bytes,
         )
 
     def find_upload_error(self) -> Exception | None:

@@ -161,8 +161,8 @@ def _start(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
     receipt.clock.note_answer()
     headers = receipt.note_reply_head(choose_forwarded_headers(reply.headers))
     # A stream has no length: the gateway may add comments, and an error event at its end.
-    if not reply.is_stream and reply.size is not None:
-        headers.append(("content-length", str(reply.size)))
+    if not reply.is_stream and reply.size_bytes is not None:
+        headers.append(("content-length", str(reply.size_bytes)))
     sink.start(reply.status, headers)
 
 
