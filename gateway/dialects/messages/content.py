@@ -1,7 +1,7 @@
 """Reads the messages of a Messages request as messages of a chat completion.
 
 A user's message has the results of calls first, then words. In a chat completion each result is a message of its own,
-and so are the words. A reply is one message in both. Thoughts have no place in chat completions, and are left out.
+and so are the words. A reply is one message in both. Chat completions have no field for thoughts, which are left out.
 (platform.claude.com/docs/en/api/messages)
 """
 
@@ -38,7 +38,7 @@ _REFERENCE_FIELDS: Final = frozenset(("type", "tool_name"))
 _SOURCE_FIELDS: Final = frozenset(("type", "media_type", "data", "url", "content", "file_id"))
 _MESSAGE_FIELDS: Final = frozenset(("role", "content"))
 _TURN_CONFIG_FIELDS: Final = frozenset(("effort",))
-# The fields of a system message. Its effort holds for the turn that it stands in (`read_effort_of_turn`).
+# The fields of a system message. Its effort is that of the whole turn which has the message (`read_effort_of_turn`).
 _SYSTEM_MESSAGE_FIELDS: Final = _MESSAGE_FIELDS | {"output_config"}
 
 
@@ -70,9 +70,9 @@ def read_attribution(system: Any) -> str:
 
 
 def read_messages(messages: Any, checker: FieldChecker) -> TranslatedMessages:
-    """Returns messages as messages of a chat completion. A lenient `checker` skips parts without a form there.
+    """Returns messages as messages of a chat completion. Raises: BadRequest.
 
-    Raises: BadRequest.
+    checker: the checker of fields. If it is lenient, parts that a chat completion cannot have are skipped.
     """
     if messages is None:
         raise make_field_error("messages", "Field required")
@@ -91,7 +91,7 @@ def read_messages(messages: Any, checker: FieldChecker) -> TranslatedMessages:
 def read_effort_of_turn(messages: Sequence[Any], checker: FieldChecker) -> Any:
     """Returns the effort that a system message of the newest turn asks for; None: no message asks for an effort.
 
-    A turn begins with a user's message that has more than results of calls.
+    A turn begins with a user's message that has other content than results of calls.
 
     Raises: BadRequest.
     """
@@ -110,8 +110,8 @@ def read_effort_of_turn(messages: Sequence[Any], checker: FieldChecker) -> Any:
     return None
 
 
-def _find_words(blocks: list[Any]) -> int | None:
-    """Returns the index of the block where a person's words begin, after results and reminders; None: no words."""
+def _find_words_block(blocks: list[Any]) -> int | None:
+    """Returns the index of the first block with a person's words, after results and reminders; None: no words."""
     for block_index, block in enumerate(blocks):
         text = block.get("text")
         if block.get("type") == "text" and not (isinstance(text, str) and _is_reminder(text)):
@@ -126,7 +126,7 @@ class _MessageReader:
         self.messages: list[Json] = []
         self.origins: list[MessageOrigin] = []
         self._checker = checker
-        # The paths to the message that is read, to its block, and to the part of a result in this block.
+        # The paths to the message that is read, to the block in it, and to the part of a result in the block.
         self._message_path = ItemPath("", "messages", ".{}")
         self._block_path = ItemPath(self._message_path, ".content", ".{}")
         self._part_path = ItemPath(self._block_path, ".content", ".{}")
@@ -196,7 +196,9 @@ class _MessageReader:
         # A client may send the same words as a text or as one block. Both become the same message.
         is_one_text = len(parts) == 1 and parts[0]["type"] == "text"
         content: str | list[Json] = parts[0]["text"] if is_one_text else parts
-        self._append({"role": "user", "content": content}, MessageOrigin(message_index, _find_words(blocks)))
+        self._append(
+            {"role": "user", "content": content}, MessageOrigin(message_index, _find_words_block(blocks))
+        )
 
     def _translate_reply(self, blocks: list[Json]) -> Json:
         """Returns the message of a reply; thoughts are left out. Raises: BadRequest."""
@@ -221,7 +223,7 @@ class _MessageReader:
         return message
 
     def _translate_result(self, block: Json) -> tuple[Json, list[Json]]:
-        """Returns the tool's message, which has only text, and the parts of the result that are no texts."""
+        """Returns the message of a tool's result, which is only text, and the parts of the result that are no texts."""
         path = self._block_path
         self._checker.check(block, _RESULT_FIELDS, path)
         call_id, content = block.get("tool_use_id"), block.get("content")
@@ -258,7 +260,10 @@ class _MessageReader:
         return texts
 
     def _translate_block(self, block: Json, path: object) -> list[Json]:
-        """Returns a block as parts of a chat message; []: the block has no form there, and the checker is lenient."""
+        """Returns the parts of a chat message for a block; []: there are none, and the checker is lenient.
+
+        path: the path of the block in the request, for errors.
+        """
         match block.get("type"):
             case "text":
                 return [{"type": "text", "text": _read_text(block, path, self._checker)}]
@@ -284,7 +289,7 @@ class _MessageReader:
         return source
 
     def _translate_image(self, block: Json, path: object) -> Json:
-        """Returns the part for an image. A lenient reading keeps an image of another source. Raises: BadRequest."""
+        """Returns the part for an image. A lenient checker lets an image of another source stay. Raises: BadRequest."""
         source = self._read_source(block, path)
         source_type = source.get("type")
         if source_type == "base64":
@@ -349,7 +354,7 @@ def _is_reminder(text: str) -> bool:
 
 
 def _read_text(block: Any, path: object, checker: FieldChecker) -> str:
-    """Returns the text of a block; "": a block of another type, in a lenient reading. Raises: BadRequest."""
+    """Returns the text of a block; "": the block has another type, and the checker is lenient. Raises: BadRequest."""
     if not isinstance(block, dict):
         raise make_field_error(f"{path}", "Input should be a valid dictionary")
     if block.get("type") != "text":
@@ -364,7 +369,7 @@ def _read_text(block: Any, path: object, checker: FieldChecker) -> str:
 
 
 def _translate_call(block: Json, path: object) -> Json:
-    """Returns a call of a function for a block with a call. Raises: BadRequest."""
+    """Returns the call of a function for a `tool_use` block. Raises: BadRequest."""
     name, call_id, arguments = block.get("name"), block.get("id"), block.get("input")
     if not isinstance(name, str):
         raise make_field_error(f"{path}.name", "Field required")
@@ -380,11 +385,11 @@ def _translate_call(block: Json, path: object) -> Json:
 
 
 def _pick_fields(block: Json, fields: frozenset[str]) -> Json:
-    """Returns a copy of a block with these fields alone, and so without a cache mark, since marks move."""
+    """Returns a copy of a block with some fields alone, without its cache mark, which moves between requests."""
     return {key: value for key, value in block.items() if key in fields}
 
 
 def _with_title(document: Json, text: str) -> str:
     """Returns a document's text after its title and context."""
     headings = (document.get("title"), document.get("context"))
-    return "\n\n".join((*(each for each in headings if isinstance(each, str) and each), text))
+    return "\n\n".join((*(heading for heading in headings if isinstance(heading, str) and heading), text))
