@@ -2201,6 +2201,12 @@ def test_notes_of_a_memory_that_is_too_large_are_not_counted(
         "What was recalled for 1 reply goes as well, since it may have had this: message 5. The reply itself stays, "
         "and can then no longer show what the model was told." in plain(after)
     )
+    # No reply stays of a whole memory, and of two messages the reply itself may be one.
+    assert "What was recalled for 1 reply goes as well. What stays" in plain(
+        page(operator, f"m/{agent.uid}/forget?all=1")
+    )
+    both = plain(page(operator, f"m/{agent.uid}/forget?texts=1&texts=5"))
+    assert "Those of them that stay can then no longer show what the model was told." in both
     monkeypatch.setattr(forget_preview, "_MAX_NUMBERS", 2)
     preview = operator.twin(f"m/{agent.uid}/forget?fact={seq}")
     assert (preview["will_go"]["notes"], "replies_without_note" in preview) == (None, False)
