@@ -97,7 +97,7 @@ class LinesView(ClientView):
 
     def show_calls(self, calls: Sequence[ToolCall]) -> None:
         for call in calls:
-            self._line("gateway", f"{call.name} {call.text}")
+            self._line("gateway", f"{call.name} {call.arguments_text}")
 
     def show_tool_result(self, result: ToolResult) -> None:
         self._line("result", result.content)

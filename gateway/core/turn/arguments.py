@@ -40,20 +40,21 @@ def repair_arguments(schema: Mapping[str, Any], arguments: dict[str, Any]) -> Re
     Small models write a number, a list or true as a text ("4"). As in Letta's server, such a text is parsed if it does
     not fit the schema and its value does.
     """
-    # Before the schema is compiled: `estimate_cost` is 0 for such arguments, whatever the schema costs.
+    # This is checked before the schema is compiled: `estimate_cost` is 0 for such arguments, whatever the schema costs.
     if is_too_deep(arguments):
         return RepairedArguments(
             arguments, "the arguments have too many lists and objects within one another"
         )
-    repaired = repair_schema(schema)
-    if repaired is None:
+    repaired_schema = repair_schema(schema)
+    if repaired_schema is None:
         return RepairedArguments(arguments, None)
-    validator = repaired.validator
+    validator = repaired_schema.validator
     if validator.is_valid(arguments):
         return RepairedArguments(arguments, None)
-    meant = _parse_json_texts(validator, arguments)
-    error = _find_first_error(validator, meant)
-    return RepairedArguments(meant, None if error is None else render_error(error, repaired.schema))
+    parsed_arguments = _parse_json_texts(validator, arguments)
+    error = _find_first_error(validator, parsed_arguments)
+    message = None if error is None else render_error(error, repaired_schema.schema)
+    return RepairedArguments(parsed_arguments, message)
 
 
 def repair_json(work: Mapping[str, Any]) -> dict[str, Any]:

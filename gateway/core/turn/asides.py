@@ -1,4 +1,4 @@
-"""Asides: arguments that the gateway adds to its tools. They are read while the model writes them, as are spoken texts.
+"""Asides: arguments that the gateway adds to its tools. Asides and spoken texts are read while the model writes them.
 
 An aside is an argument for the gateway and not for the tool: a thought, a filler to be spoken before the tool runs, the
 wish to be called again. Asides are required, since strict schemas demand that of every argument. They come first in a
@@ -50,13 +50,13 @@ def with_asides(definition: Json, names: Collection[str]) -> Json:
     """
     function: Json = definition["function"]
     parameters: Json = function.get("parameters") or {"type": "object", "properties": {}}
-    own = parameters.get("properties") or {}
-    added = {name: schema for name, schema in SCHEMAS.items() if name in names and name not in own}
-    if not added:
+    properties = parameters.get("properties") or {}
+    asides = {name: schema for name, schema in SCHEMAS.items() if name in names and name not in properties}
+    if not asides:
         return definition
-    required = [*added, *(parameters.get("required") or ())]
-    changed = {**parameters, "properties": {**added, **own}, "required": required}
-    return {**definition, "function": {**function, "parameters": changed}}
+    required = [*asides, *(parameters.get("required") or ())]
+    parameters = {**parameters, "properties": {**asides, **properties}, "required": required}
+    return {**definition, "function": {**function, "parameters": parameters}}
 
 
 class Voice(Enum):
@@ -99,11 +99,11 @@ class Asides(Struct, frozen=True):
         by_tool: dict[str, frozenset[str]] = {}
         for definition in definitions:
             function = definition["function"]
-            own = (function.get("parameters") or {}).get("properties") or {}
+            own_names = {*((function.get("parameters") or {}).get("properties") or {})}
             # A tool that speaks leaves no silence for a filler.
-            taken = {*own, FILLER} if function["name"] in spoken_arguments else own
-            if added := frozenset(names) - frozenset(taken):
-                by_tool[function["name"]] = added
+            speech = {FILLER} if function["name"] in spoken_arguments else set()
+            if aside_names := frozenset(names) - own_names - speech:
+                by_tool[function["name"]] = aside_names
         return cls(by_tool, spoken_arguments)
 
     def find_voices(self, tool: str) -> dict[str, Voice]:
@@ -168,10 +168,10 @@ class AsideReader:
         pieces: list[AsidePiece] = []
         for index, call in enumerate(calls):
             read_count = self._read_counts.get(index, 0)
-            if call.owner is not CallOwner.GATEWAY or len(call.arguments) == read_count:
+            if call.owner is not CallOwner.GATEWAY or len(call.argument_pieces) == read_count:
                 continue
-            self._read_counts[index] = len(call.arguments)
-            text = "".join(call.arguments[read_count:])
+            self._read_counts[index] = len(call.argument_pieces)
+            text = "".join(call.argument_pieces[read_count:])
             if not text:  # the name may not have come to its end
                 continue
             reader = self._readers.get(index)

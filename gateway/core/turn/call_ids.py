@@ -8,9 +8,9 @@ from typing import Final
 
 from gateway.core.turn.tool_call import ToolCall
 
-# The characters that some provider refuses in a tool's name, and the most that all take
-# (platform.openai.com/docs/guides/function-calling).
+# The characters that some provider refuses in a tool's name.
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_-]")
+# The most characters that every provider takes (platform.openai.com/docs/guides/function-calling).
 MAX_NAME_CHARS: Final = 64
 
 
@@ -32,16 +32,16 @@ def assign_call_ids(
     Some servers restart their count with each reply ("call_0"), but an id stands for one call of the turn.
 
     taken_ids: the ids of earlier calls in the turn.
-    reply_number: makes the new ids unique in the turn.
-    renews_client_ids: the client's calls may get new ids. They may not if the client has them already.
+    reply_number: the number of the reply in its turn, which makes the new ids unique.
+    renews_client_ids: True: the client's calls may get new ids; False: the client may have their ids already.
     """
     if renews_client_ids:
-        _give_ids(client_calls, set(), f"call_client_{reply_number}")
+        _assign_new_ids(client_calls, set(), f"call_client_{reply_number}")
     used_ids = taken_ids | {call.id for call in client_calls}
-    _give_ids(gateway_calls, used_ids, f"call_mnemogate_{reply_number}")
+    _assign_new_ids(gateway_calls, used_ids, f"call_mnemogate_{reply_number}")
 
 
-def _give_ids(calls: Iterable[ToolCall], taken_ids: Set[str], prefix: str) -> None:
+def _assign_new_ids(calls: Iterable[ToolCall], taken_ids: Set[str], prefix: str) -> None:
     """Gives a new id to each call without one, and to each call with an id that is taken or an earlier call's."""
     used_ids = {*taken_ids}
     for n, call in enumerate(calls):

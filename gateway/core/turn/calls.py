@@ -55,16 +55,19 @@ class GatewayCalls:
         calls: Sequence[ToolCall] = (),
         resumed: ResumedCalls | None = None,
     ) -> None:
+        # The calls of the reply that the gateway runs.
         self.calls = calls
-        # The gateway calls that wait, by their ids: for an approval, or held.
+        # The calls that wait for an approval, or are held, by their ids.
         self.waiting: dict[str, WaitKind] = {}
         self._terms = terms
         self._guide = guide
         self._approved_ids = frozenset() if resumed is None else resumed.approved_ids
         # The results by the ids of their calls; None: the call is running.
         self._results: dict[str, ToolResult | None] = {}
+        # The ids of the calls that are forbidden.
         self._forbidden_ids: list[str] = []
-        self._unjudged = [*calls]
+        # The calls that are still to be judged.
+        self._unjudged_calls = [*calls]
         if resumed is not None:
             self._take_answers(resumed)
 
@@ -80,7 +83,9 @@ class GatewayCalls:
     def interrupted_results(self) -> tuple[ToolResult, ...]:
         """The results so far, and an error for each call that is still running."""
         begun_ids = [call.id for call in self.calls if call.id in self._results]
-        return tuple(self._results[id] or ToolResult(id, INTERRUPTED_RESULT, "error") for id in begun_ids)
+        return tuple(
+            self._results[each] or ToolResult(each, INTERRUPTED_RESULT, "error") for each in begun_ids
+        )
 
     @property
     def final_results(self) -> tuple[ToolResult, ...]:
@@ -97,7 +102,7 @@ class GatewayCalls:
 
     @property
     def is_judged(self) -> bool:
-        return not self._unjudged
+        return not self._unjudged_calls
 
     def judge(self) -> list[RunTool]:
         """Judges calls in their order, up to the first that depends on earlier results. Returns the calls to run.
@@ -105,15 +110,15 @@ class GatewayCalls:
         Each call that is judged is made valid, as it is stored and sent again.
         """
         runs: list[RunTool] = []
-        while self._unjudged:
-            call = self._unjudged[0]
+        while self._unjudged_calls:
+            call = self._unjudged_calls[0]
             arguments, asides = self._split_arguments(call)
             verdict = self._guide.judge(
                 ProposedCall(call.id, call.name, arguments, asides, call.id in self._approved_ids)
             )
             if isinstance(verdict, Undecided):
                 break
-            self._unjudged.pop(0)
+            self._unjudged_calls.pop(0)
             if arguments is None:
                 self._results[call.id] = _make_bad_arguments_result(call)
             elif isinstance(verdict, NeedsApproval):
@@ -145,31 +150,31 @@ class GatewayCalls:
     def hold(self) -> None:
         """Makes the calls that would run wait, since another call has to be approved first.
 
-        A call that is forbidden by a rule and comes after the one to be approved waits as well: the rules go by the
-        calls that were run, and it is not known yet whether the approved call will be among them.
+        A call that a rule forbids waits as well if it comes after a call that needs an approval: the rules go by the
+        calls that were run, and it is not known yet whether that call will be run.
         """
-        running_ids = [id for id, result in self._results.items() if result is None]
+        running_ids = [call_id for call_id, result in self._results.items() if result is None]
         ids = [call.id for call in self.calls]
-        first_approval_index = next(
-            (n for n, id in enumerate(ids) if self.waiting.get(id) == "approval"), len(ids)
-        )
-        forbidden_ids = [id for id in self._forbidden_ids if id in ids[first_approval_index:]]
-        unjudged_ids = [call.id for call in self._unjudged]
-        for id in (*running_ids, *forbidden_ids, *unjudged_ids):
-            self._results.pop(id, None)
-            self.waiting[id] = "held"
+        needs_approval = [self.waiting.get(each) == "approval" for each in ids]
+        ids_from_approval = ids[needs_approval.index(True) :] if any(needs_approval) else []
+        forbidden_ids = [each for each in self._forbidden_ids if each in ids_from_approval]
+        unjudged_ids = [call.id for call in self._unjudged_calls]
+        for call_id in (*running_ids, *forbidden_ids, *unjudged_ids):
+            self._results.pop(call_id, None)
+            self.waiting[call_id] = "held"
 
     def _take_answers(self, resumed: ResumedCalls) -> None:
-        answered = {result.call_id: result for result in resumed.results}
-        self._unjudged = [call for call in self.calls if call.id not in answered]
+        """Takes the results of the calls that have one. Only the other calls are judged."""
+        results = {result.call_id: result for result in resumed.results}
+        self._unjudged_calls = [call for call in self.calls if call.id not in results]
         for call in self.calls:
-            if call.id in answered:
-                result = self._results[call.id] = answered[call.id]
+            if call.id in results:
+                result = self._results[call.id] = results[call.id]
                 self._guide.add_answer(call.name, result, is_denied=call.id in resumed.denied_ids)
 
     def _split_arguments(self, call: ToolCall) -> tuple[Json | None, Json]:
         """Returns a call's arguments as its tool gets them (None: unreadable), and the asides among them."""
-        arguments = read_arguments(call.text)
+        arguments = read_arguments(call.arguments_text)
         asides = self._terms.asides
         if arguments is None or asides is None:
             return arguments, {}
@@ -190,7 +195,9 @@ NO_CALLS: Final = GatewayCalls(TurnTerms(), FreeGuide(0))
 
 
 def _make_bad_arguments_result(call: ToolCall) -> ToolResult:
-    error_text = _BAD_ARGUMENTS_RESULT.format(name=call.name, arguments=quote_text(call.text[:_QUOTED_CHARS]))
+    error_text = _BAD_ARGUMENTS_RESULT.format(
+        name=call.name, arguments=quote_text(call.arguments_text[:_QUOTED_CHARS])
+    )
     return ToolResult(call.id, error_text, "error", was_run=False)
 
 
@@ -206,5 +213,5 @@ def _make_valid(call: ToolCall, *, has_arguments: bool) -> None:
     has_arguments: the arguments of the call are an object.
     """
     call.name = make_valid_tool_name(call.name)
-    if not has_arguments or not call.text.strip():
-        call.arguments = ["{}"]
+    if not has_arguments or not call.arguments_text.strip():
+        call.argument_pieces = ["{}"]

@@ -7,7 +7,7 @@ whole reply is read as a stream of one delta. Bytes for the client are rendered 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapters.types import Json
 from gateway.core.conversation.fillers import FillerSpan, read_filler_spans, with_filler_spans
@@ -26,6 +26,14 @@ from gateway.core.usage.reported import ReplyUsage, find_reported_counts
 from storage.run_records import TokenCounts
 
 
+class _ClientPieces(NamedTuple):
+    """The pieces of calls that the client gets with one event."""
+
+    pieces: list[Json]
+    # The number of pieces that the client gets as they came.
+    unchanged_count: int
+
+
 class MessageDraft(ReplyUsage):
     """The assistant message of one reply (choice 0), of which pieces may still come."""
 
@@ -33,7 +41,7 @@ class MessageDraft(ReplyUsage):
         "_client_call_count",
         "_decided_count",
         "_fields",
-        "_newest",
+        "_newest_by_index",
         "_texts",
         "calls",
         "counts",
@@ -45,11 +53,17 @@ class MessageDraft(ReplyUsage):
         # The fields in the order in which they came. A field with text has its pieces in `_texts`.
         self._fields: Json = {}
         self._texts: dict[str, list[str]] = {}
+        # The calls, in the order in which they began.
         self.calls: list[ToolCall] = []
-        self._newest: dict[Any, ToolCall] = {}  # index -> the last call under it
-        self._decided_count = 0  # the number of calls before the first call of unknown owner
-        self._client_call_count = 0  # how many of these calls are the client's
+        # The newest call under each index of the upstream's.
+        self._newest_by_index: dict[Any, ToolCall] = {}
+        # The number of calls before the first call of unknown owner.
+        self._decided_count = 0
+        # The number of these calls that are the client's.
+        self._client_call_count = 0
+        # The finish_reason of the reply; None: none has come.
         self.finish_reason: str | None = None
+        # The usage of the reply; None: none has come.
         self.usage: Json | None = None
         # The tokens of `usage`; None: the reply reports none.
         self.counts: TokenCounts | None = None
@@ -88,20 +102,12 @@ class MessageDraft(ReplyUsage):
 
     def add_call_piece(self, entry: Json) -> ToolCall:
         """Adds a piece to the call that it continues, or to a new one, and returns the call."""
-        index, id_ = entry.get("index"), entry.get("id")
-        function = entry.get("function")
-        name = function.get("name") if isinstance(function, dict) else None
+        index = entry.get("index")
         key = str(index) if isinstance(index, list | dict) else index
         last_call = self.calls[-1] if self.calls else None
-        call = last_call if index is None else self._newest.get(key)
-        if call is not None and id_ and call.id and id_ != call.id and (name or index is None):
-            # Some upstreams send parallel calls under one index, or without any. Under one index another id is not
-            # enough to distinguish a new call from a piece with a new id; a name that comes with it is.
-            call = None
-        elif call is not None and index is None and not id_ and name and call.name and call.arguments:
-            call = None  # there is neither index nor id: a name after arguments begins the next call
-        if call is None:
-            call = self._newest[key] = ToolCall(index)
+        call = last_call if index is None else self._newest_by_index.get(key)
+        if call is None or _begins_next_call(entry, call):
+            call = self._newest_by_index[key] = ToolCall(index)
             self.calls.append(call)
         call.add(entry)
         return call
@@ -135,9 +141,9 @@ class MessageDraft(ReplyUsage):
             for call in self.calls[self._decided_count :]:
                 if call.owner is CallOwner.UNKNOWN:
                     call.owner = decide_owner(call, gateway_tools, is_complete=True)
-        shown, unchanged_count = self._take_client_pieces(pieces)
+        client_pieces, unchanged_count = self._take_client_pieces(pieces)
         # If all pieces go out unchanged, the caller passes the event's own bytes on.
-        return None if unchanged_count == len(entries) == len(shown) else shown
+        return None if unchanged_count == len(entries) == len(client_pieces) else client_pieces
 
     @property
     def is_empty(self) -> bool:
@@ -156,52 +162,49 @@ class MessageDraft(ReplyUsage):
     def make_message(self, calls: Iterable[ToolCall] = ()) -> Json:
         """Returns the assistant message with these calls, in the form in which OpenAI's API takes it back.
 
-        LiteLLM's wrapper for other providers' fields is left out: LiteLLM would hand it on to servers that refuse it.
+        LiteLLM's wrapper for other providers' fields is left out: LiteLLM would pass it to servers that refuse it.
         """
-        built: Json = {"role": "assistant", **self._fields}
+        message: Json = {"role": "assistant", **self._fields}
         for key, texts in self._texts.items():
             text = "".join(texts)
-            value = built[key]
-            built[key] = _concatenate(value, text) if value else text
-        built["role"] = "assistant"  # whatever the upstream called it: it is the reply
-        built.pop("tool_calls", None)
-        built.pop("provider_specific_fields", None)
-        built.pop(PRIVATE, None)  # set by the gateway alone
+            value = message[key]
+            message[key] = _concatenate(value, text) if value else text
+        message["role"] = "assistant"  # whatever the upstream called it: it is the reply
+        message.pop("tool_calls", None)
+        message.pop("provider_specific_fields", None)
+        message.pop(PRIVATE, None)  # set by the gateway alone
         call_json = [call.as_json() for call in calls]
-        if not built.get("content"):
-            built["content"] = _choose_empty_content(built, call_json)
+        if not message.get("content"):
+            message["content"] = _choose_empty_content(message, call_json)
         if call_json:
-            built["tool_calls"] = call_json
-        return built
+            message["tool_calls"] = call_json
+        return message
 
-    def _take_client_pieces(self, pieces: Mapping[ToolCall, list[Json]]) -> tuple[list[Json], int]:
-        """Returns the pieces that the client gets now, and how many of these are unchanged.
-
-        pieces: the new pieces of each call.
-        """
-        shown_pieces: list[Json] = []
+    def _take_client_pieces(self, new_pieces: Mapping[ToolCall, list[Json]]) -> _ClientPieces:
+        """Returns the pieces that the client gets now. new_pieces: the new pieces of each call."""
+        client_pieces: list[Json] = []
         unchanged_count = 0
-        due = [call for call in pieces if call.is_sent] + self._index_client_calls()
-        for call in sorted(due, key=lambda call: call.client_index):
-            new = pieces.get(call, [])
-            if not call.is_sent and call.piece_count != len(new):
-                # Earlier pieces were held back while the owner was unknown: all of them go as one.
+        calls = [call for call in new_pieces if call.is_sent] + self._index_client_calls()
+        for call in sorted(calls, key=lambda call: call.client_index):
+            pieces = new_pieces.get(call, [])
+            if not call.is_sent and call.piece_count != len(pieces):
+                # Earlier pieces were held back while the owner was unknown: all pieces go as one.
                 index = call.client_index if call.is_reindexed or call.index is None else call.index
-                shown_pieces.append({"index": index, **call.as_json()})
+                client_pieces.append({"index": index, **call.as_json()})
             elif call.is_reindexed:
-                shown_pieces.extend({**entry, "index": call.client_index} for entry in new)
+                client_pieces.extend({**entry, "index": call.client_index} for entry in pieces)
             else:
-                shown_pieces.extend(new)
-                unchanged_count += len(new)
+                client_pieces.extend(pieces)
+                unchanged_count += len(pieces)
             call.is_sent = True
-        return shown_pieces, unchanged_count
+        return _ClientPieces(client_pieces, unchanged_count)
 
     def _index_client_calls(self) -> list[ToolCall]:
         """Gives the client's calls their indices, in which the gateway's calls leave no gap. Returns these calls.
 
-        No call from the first one of unknown owner on gets an index.
+        The calls from the first call of unknown owner on get no index yet.
         """
-        indexed: list[ToolCall] = []
+        client_calls: list[ToolCall] = []
         while self._decided_count < len(self.calls):
             call = self.calls[self._decided_count]
             if call.owner is CallOwner.UNKNOWN:
@@ -210,9 +213,21 @@ class MessageDraft(ReplyUsage):
                 call.client_index = self._client_call_count
                 call.is_reindexed = call.client_index != self._decided_count
                 self._client_call_count += 1
-                indexed.append(call)
+                client_calls.append(call)
             self._decided_count += 1
-        return indexed
+        return client_calls
+
+
+def _begins_next_call(entry: Json, call: ToolCall) -> bool:
+    """Returns whether a piece begins a new call, although it has the index of a call, or no index."""
+    index, call_id, function = entry.get("index"), entry.get("id"), entry.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    if call_id:
+        # Some upstreams send parallel calls under one index, or without any. Under one index another id is not enough
+        # to distinguish a new call from a piece with a new id; a name that comes with it is.
+        return bool(call.id and call_id != call.id and (name or index is None))
+    # There is neither index nor id: a name after arguments begins the next call.
+    return bool(index is None and name and call.name and call.argument_pieces)
 
 
 def join_messages(messages: Iterable[Json]) -> Json:

@@ -19,6 +19,7 @@ class EarlierRounds:
     def __init__(self) -> None:
         # The messages that go upstream again: replies with calls, their results, and nudges.
         self.messages: list[Json] = []
+        # The tokens of the rounds.
         self.ledger = EMPTY_LEDGER
         # The replies as the client got them.
         self._shown_replies: list[Json] = []
@@ -34,11 +35,11 @@ class EarlierRounds:
         self._shown_replies.append(ended_round.make_shown_reply())
         self.ledger = self.make_ledger_with(ended_round, estimate)
 
-    def make_ledger_with(self, round: Round, estimate: Callable[[str], int]) -> Ledger:
+    def make_ledger_with(self, ended_round: Round, estimate: Callable[[str], int]) -> Ledger:
         """Returns the ledger of all rounds of this turn, with one more. estimate: estimates the tokens of a text."""
-        if round.stored is Stored.IN_EARLIER_TURN:
+        if ended_round.stored is Stored.IN_EARLIER_TURN:
             return self.ledger
-        return self.ledger.with_round(round.draft, estimate)
+        return self.ledger.with_round(ended_round.draft, estimate)
 
     @property
     def call_ids(self) -> set[str]:
@@ -68,23 +69,23 @@ class EarlierRounds:
         clashes = self.call_ids & _collect_call_ids([shown_reply or {}]) if self.messages else ()
         if not clashes:
             return full_reply
-        names = {id: f"call_mnemogate_0_{n}" for n, id in enumerate(sorted(clashes))}
+        new_ids = {old_id: f"call_mnemogate_0_{n}" for n, old_id in enumerate(sorted(clashes))}
         hidden_count = len(self.messages)
-        hidden_messages = [_rename_calls(message, names) for message in full_reply[:hidden_count]]
+        hidden_messages = [_rename_calls(message, new_ids) for message in full_reply[:hidden_count]]
         return (*hidden_messages, *full_reply[hidden_count:])
 
 
 def _collect_call_ids(messages: Iterable[Json]) -> set[str]:
     """Returns the ids of the calls in messages; a call may have no id."""
     ids = [call.get("id") for message in messages for call in message.get("tool_calls") or []]
-    return {id for id in ids if isinstance(id, str) and id}
+    return {each for each in ids if isinstance(each, str) and each}
 
 
-def _rename_calls(message: Json, names: Mapping[str, str]) -> Json:
-    """Returns a message of a hidden round with other call ids. names: old -> new."""
+def _rename_calls(message: Json, new_ids: Mapping[str, str]) -> Json:
+    """Returns a message of a hidden round with other call ids. new_ids: the new ids by the old ones."""
     if message.get("tool_calls"):
-        calls = [{**call, "id": names.get(call["id"], call["id"])} for call in message["tool_calls"]]
+        calls = [{**call, "id": new_ids.get(call["id"], call["id"])} for call in message["tool_calls"]]
         return {**message, "tool_calls": calls}
     if message["role"] == "tool":
-        return {**message, "tool_call_id": names.get(message["tool_call_id"], message["tool_call_id"])}
+        return {**message, "tool_call_id": new_ids.get(message["tool_call_id"], message["tool_call_id"])}
     return message

@@ -35,11 +35,11 @@ class NativeTurn:
         self._status = 200
         self._headers: tuple[Header, ...] = ()
         self._has_begun = False
-        # The error that an event of the upstream has reported.
+        # The error that an event of the upstream has reported; None: no event has reported one.
         self._error: UpstreamBroke | None = None
-        # The command to save the turn was given.
+        # True: the command to save the turn was given.
         self._is_saved = False
-        # The command to save the id of a background response was given.
+        # True: the command to save the id of a background response was given.
         self._is_id_saved = False
         # The commands that wait until the turn or the id is saved.
         self._after_save: list[Command] = []
@@ -134,12 +134,13 @@ class NativeTurn:
 
     def _end_early(self, rest: bytes, error: GatewayError) -> list[Command]:
         """Ends a stream that has begun to be sent. error: the reason for which the stream may lack its end."""
-        closing = [] if self._is_saved and error is not self._error else [commands.CloseUpstream(error)]
-        return [*self._send(rest), *closing, *self._save_unfinished(End.FAILED), commands.FINISH]
+        is_proper_end = self._is_saved and error is not self._error
+        closes = [] if is_proper_end else [commands.CloseUpstream(error)]
+        return [*self._send(rest), *closes, *self._save_unfinished(End.FAILED), commands.FINISH]
 
     def _fail(self, error: GatewayError) -> list[Command]:
-        closing = commands.CloseUpstream(error)
-        return [commands.SendError(error), closing, *self._save_unfinished(End.FAILED), commands.FINISH]
+        ending = [commands.CloseUpstream(error), *self._save_unfinished(End.FAILED), commands.FINISH]
+        return [commands.SendError(error), *ending]
 
     def _save_unfinished(self, end: End, *, is_refused: bool = False) -> list[Command]:
         """Saves the part of a reply without a proper end, unless the turn or a background response's id is saved."""

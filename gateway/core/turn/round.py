@@ -48,12 +48,7 @@ class Stored(Enum):
 
 
 class Round:
-    """One call of the model with its reply.
-
-    form: the form in which the client is answered so far; None: the reply decides.
-    content_before: the content of the rounds before, a text or a list of parts.
-    filler: the filler that was sent after the previous reply was stored.
-    """
+    """One call of the model with its reply."""
 
     def __init__(
         self,
@@ -63,10 +58,21 @@ class Round:
         content_before: Any = "",
         filler: str = "",
     ) -> None:
+        """Begins without a reply.
+
+        form: the form in which the client is answered so far; None: the reply decides.
+        content_before: the content of the rounds before, a text or a list of parts.
+        filler: the filler that was sent after the previous reply was stored.
+        """
+        # The form in which the client is answered; None: not known yet.
         self.form = form
+        # The status of the reply.
         self.status = 200
+        # True: the status is one of success.
         self.is_success = True
+        # The headers of the reply.
         self.headers: tuple[Header, ...] = ()
+        # The message, as far as it has come.
         self.draft = MessageDraft()
         # The events from the finish_reason on, which wait for the end.
         self.tail: list[ReplyEvent] = []
@@ -76,7 +82,9 @@ class Round:
         self.body = b""
         # The first chunk of a stream, with the id, model and time of its reply.
         self.first_chunk: Json = {}
+        # The text that is shown beyond the reply's own.
         self.spoken = SpokenText(terms.asides, view, content_before, filler)
+        # The turn in which the reply is stored.
         self.stored = Stored.NOWHERE
         # True: the view was notified that another round follows.
         self.is_hidden = False
@@ -102,7 +110,7 @@ class Round:
 
     @property
     def has_text(self) -> bool:
-        """True where the user has got text of the reply."""
+        """True: the user has got text of the reply."""
         return bool(self.spoken.text or self.draft.text)
 
     def make_shown_reply(self, calls: Iterable[ToolCall] = ()) -> Json:
@@ -163,15 +171,15 @@ class Round:
         chunks = make_chunks(completion, with_usage=self.draft.usage is not None)
         return b"".join([*(b"data: %b\n\n" % orjson.dumps(chunk) for chunk in chunks), DONE_EVENT])
 
-    def resume(self, calls: Iterable[Json], unanswered: Collection[str]) -> None:
+    def resume(self, calls: Iterable[Json], unanswered_ids: Collection[str]) -> None:
         """Begins with the calls of a stored reply, in place of a new reply.
 
-        unanswered: ids of the calls that the client has to answer; the gateway answers all others.
+        unanswered_ids: the ids of the calls that the client has to answer; the gateway answers all others.
         """
         self.stored = Stored.IN_EARLIER_TURN
         self.draft.add_calls([*calls], AllBut(), is_over=True)
         for call in self.draft.calls:
-            if call.id in unanswered:
+            if call.id in unanswered_ids:
                 call.owner = CallOwner.CLIENT
 
     def add_filler(self, text: str) -> None:
@@ -179,15 +187,15 @@ class Round:
         self.spoken.add_filler(text, is_shown=self.form is AS_EVENTS)
 
     def claim_unreadable_calls(self) -> None:
-        """Makes client calls with arguments that are no JSON the gateway's, so that they get an error as their result.
+        """Gives client calls with arguments that are no JSON to the gateway, so that their result is an error.
 
         Strict servers parse the arguments of earlier calls, and would refuse every later request.
         """
         for call in self.client_calls:
-            if read_arguments(call.text) is None:
+            if read_arguments(call.arguments_text) is None:
                 call.owner = CallOwner.GATEWAY
-            elif not call.text.strip():
-                call.arguments = ["{}"]
+            elif not call.arguments_text.strip():
+                call.argument_pieces = ["{}"]
 
     def _as_completion(self, message: Json) -> Json:
         """Returns a reply that came as a stream as a chat completion with a message."""

@@ -10,7 +10,7 @@ Two things are not shown at once:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
@@ -65,22 +65,32 @@ _TOO_MANY_CALLS: Final = f"The upstream's reply has more than {MAX_CALLS:,} tool
 RoundEnd = Complete | ErrorReply | ErrorEvent | BrokeOff
 
 
-class RoundReader:
-    """Reads the reply of one round. A returned `RoundEnd` has the way in which the reply ended; None: it goes on.
+class _AddedChoices(NamedTuple):
+    """The effect of a chunk's choices."""
 
-    make_turn_usage: returns the client's usage for the usage of this reply, if no other reply follows
-        (`Ledger.make_turn_usage`); None: this is the first reply.
-    """
+    # The pieces of client calls that the client gets; None: the pieces of the chunk, unchanged.
+    calls: list[Json] | None
+    # True: a choice goes on after its finish_reason.
+    goes_on: bool
+
+
+class RoundReader:
+    """Reads the reply of one round. A returned `RoundEnd` has the way in which the reply ended; None: it goes on."""
 
     def __init__(
         self,
-        round: Round,
+        current_round: Round,
         terms: TurnTerms,
         view: ClientView,
         make_turn_usage: Callable[[Json | None], Json | None] | None = None,
     ) -> None:
-        self._round = round
-        self._draft = round.draft
+        """Waits for the head of the reply.
+
+        make_turn_usage: returns the client's usage for the usage of this reply, if no other reply follows
+            (`Ledger.make_turn_usage`); None: this is the first reply.
+        """
+        self._round = current_round
+        self._draft = current_round.draft
         self._terms = terms
         self._view = view
         self._has_gateway_tools = bool(terms.gateway_tools)
@@ -89,7 +99,7 @@ class RoundReader:
         # True: the view has the turn's first chunk.
         self._has_begun = make_turn_usage is not None
         # The content of the rounds before, a text or a list of parts.
-        self._content_before = round.spoken.content_before
+        self._content_before = current_round.spoken.content_before
         self._ends = ChoiceEnds(terms.choice_count)
         self._split_characters = SplitCharacters()
         # The form of events that add text and do nothing else; None: not known yet.
@@ -272,26 +282,13 @@ class RoundReader:
 
         raw: the event of which the chunk is the data; None: the chunk was made here.
         """
-        calls: list[Json] | None = None
-        goes_on = False
-        choices = chunk.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            if not isinstance(choice, dict):
-                continue
-            goes_on = self._ends.note(choice) or goes_on
-            # The turn follows the first of several choices. Gateway tools are offered only where there is just one.
-            if is_first_choice(choice):
-                calls = self._add_delta(choice.get("delta"), choice.get("finish_reason"), calls)
-        self._round.first_chunk = self._round.first_chunk or (chunk if choices else {})
+        calls, goes_on = self._add_choices(chunk.get("choices"))
+        self._round.first_chunk = self._round.first_chunk or (chunk if chunk.get("choices") else {})
         usage = find_usage(chunk)
-        turn_usage: Json | None = None
-        if isinstance(usage, dict):
-            self._draft.add_usage(usage)
-            if self._make_turn_usage is not None:
-                turn_usage = self._make_turn_usage(self._draft.usage)
+        turn_usage = self._add_usage(usage)
         if not self._has_begun:
             # Azure's first chunk has the verdict on the prompt, without choices and without the reply's id.
-            self._has_begun = bool(choices)
+            self._has_begun = bool(chunk.get("choices"))
             self._view.begin(chunk)
         event = ReplyEvent(raw, name, chunk, calls, turn_usage)
         # Some upstreams never give a finish_reason; with most of them usage is what ends a round.
@@ -303,6 +300,26 @@ class RoundReader:
         else:
             self._view.show(event)
         self._show_asides()
+
+    def _add_choices(self, choices: Any) -> _AddedChoices:
+        """Adds the choices of a chunk to the draft."""
+        calls: list[Json] | None = None
+        goes_on = False
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict):
+                continue
+            goes_on = self._ends.note(choice) or goes_on
+            # The turn follows the first of several choices. Gateway tools are offered only where there is just one.
+            if is_first_choice(choice):
+                calls = self._add_delta(choice.get("delta"), choice.get("finish_reason"), calls)
+        return _AddedChoices(calls, goes_on)
+
+    def _add_usage(self, usage: Any) -> Json | None:
+        """Adds the usage of a chunk. Returns the usage for the client; None: the chunk's own usage stays."""
+        if not isinstance(usage, dict):
+            return None
+        self._draft.add_usage(usage)
+        return None if self._make_turn_usage is None else self._make_turn_usage(self._draft.usage)
 
     def _add_delta(self, delta: Any, reason: Any, calls: list[Json] | None) -> list[Json] | None:
         """Adds a delta of the first choice. Returns the pieces of calls that the client gets.

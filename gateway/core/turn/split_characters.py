@@ -7,15 +7,33 @@ the texts has the character, so memory must have it, too.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapters.json_escapes import REPLACEMENT, join_halves, read_json_with_halves
 from adapters.types import Json
 from gateway.core.lenient import as_list, as_object
 
-# A text of a reply: the index of its choice, and its name or the index of its call.
-_TextKey = tuple[str, str]
+# The beginning of the name of a call's arguments in a `_TextKey`.
 _CALL = "call "
+
+
+class _TextKey(NamedTuple):
+    """The key of a text of a reply."""
+
+    # The index of the text's choice.
+    choice_index: str
+    # The name of the text's field, or `_CALL` with the index of its call.
+    name: str
+
+
+class _FoundText(NamedTuple):
+    """A text in a chunk."""
+
+    key: _TextKey
+    # The object that has the text.
+    fields: Json
+    # The name of the text in that object.
+    name: str
 
 
 class SplitCharacters:
@@ -35,15 +53,13 @@ class SplitCharacters:
         chunk: a chunk of the reply, which is changed.
         data: the JSON of the chunk.
         """
-        # Paired by their order: some servers number no calls, so that two texts may have one key.
+        # The texts are paired by their order: some servers number no calls, so that two texts may have one key.
         texts_with_halves = _find_texts(read_json_with_halves(data))
-        for (text_key, fields, name), (_, fields_with_halves, _) in zip(
-            _find_texts(chunk), texts_with_halves, strict=False
-        ):
-            text = self._halves.pop(text_key, "") + fields_with_halves[name]
+        for found, with_halves in zip(_find_texts(chunk), texts_with_halves, strict=False):
+            text = self._halves.pop(found.key, "") + with_halves.fields[found.name]
             if "\ud800" <= text[-1:] < "\udc00":
-                self._halves[text_key], text = text[-1], text[:-1]
-            fields[name] = join_halves(text)
+                self._halves[found.key], text = text[-1], text[:-1]
+            found.fields[found.name] = join_halves(text)
         for choice in _read_choices(chunk):
             if choice.get("finish_reason"):
                 self._end_texts(choice)
@@ -59,22 +75,21 @@ class SplitCharacters:
     def _end_texts(self, choice: Json) -> None:
         """Replaces the halves in the texts of a choice, which has ended. A half in the arguments of a call is lost."""
         delta = choice.get("delta")
-        ended = [text_key for text_key in self._halves if text_key[0] == str(choice.get("index"))]
-        for text_key in ended:
-            del self._halves[text_key]
-            name = text_key[1]
-            if isinstance(delta, dict) and not name.startswith(_CALL):
-                text = delta.get(name) or ""
+        index = str(choice.get("index"))
+        for key in [key for key in self._halves if key.choice_index == index]:
+            del self._halves[key]
+            if isinstance(delta, dict) and not key.name.startswith(_CALL):
+                text = delta.get(key.name) or ""
                 if isinstance(text, str):  # some servers end with a list of parts
-                    delta[name] = text + REPLACEMENT
+                    delta[key.name] = text + REPLACEMENT
 
 
 def _read_choices(chunk: Any) -> list[Json]:
     return [each for each in as_list(as_object(chunk).get("choices")) if isinstance(each, dict)]
 
 
-def _find_texts(chunk: Any) -> Iterator[tuple[_TextKey, Json, str]]:
-    """Yields each text in the deltas of a chunk: its key, the object that has it, and its name there."""
+def _find_texts(chunk: Any) -> Iterator[_FoundText]:
+    """Yields each text in the deltas of a chunk."""
     for choice in _read_choices(chunk):
         delta = choice.get("delta")
         if not isinstance(delta, dict):
@@ -82,8 +97,9 @@ def _find_texts(chunk: Any) -> Iterator[tuple[_TextKey, Json, str]]:
         index = str(choice.get("index"))
         for name, value in delta.items():
             if isinstance(value, str):
-                yield (index, name), delta, name
+                yield _FoundText(_TextKey(index, name), delta, name)
         for call in as_list(delta.get("tool_calls")):
             function = as_object(as_object(call).get("function"))
             if isinstance(function.get("arguments"), str):
-                yield (index, f"{_CALL}{call.get('index')}"), function, "arguments"
+                key = _TextKey(index, f"{_CALL}{call.get('index')}")
+                yield _FoundText(key, function, "arguments")

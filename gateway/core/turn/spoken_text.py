@@ -14,13 +14,13 @@ class SpokenText:
     """Collects the spoken text of a reply, and shows it to the client as it comes in."""
 
     def __init__(self, asides: Asides | None, view: ClientView, content_before: Any, filler: str) -> None:
-        """Initialises with the filler that was shown before the reply.
+        """Begins with the filler that was shown before the reply.
 
         content_before: the content of the earlier rounds, a text or a list of parts.
         """
-        # Shown before the reply's own text.
+        # The filler, which is shown before the reply's own text.
         self.filler = filler
-        # The words of calls that speak to the user, shown after the reply's own text.
+        # The words of calls that speak to the user, which are shown after the reply's own text.
         self.words = ""
         # The content that was shown last. The next text may need a separator from it.
         self.content_before = content_before

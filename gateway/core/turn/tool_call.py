@@ -45,7 +45,7 @@ class ToolCall:
     """A tool call of a reply, of which pieces may still come."""
 
     __slots__ = (
-        "arguments",
+        "argument_pieces",
         "client_index",
         "fields",
         "function",
@@ -66,8 +66,10 @@ class ToolCall:
         self.function: Json = {}
         self.name = ""
         # The pieces of the arguments' text.
-        self.arguments: list[str] = []
+        self.argument_pieces: list[str] = []
+        # The party that runs the call.
         self.owner = CallOwner.UNKNOWN
+        # The number of pieces that have come.
         self.piece_count = 0
         # The index among the client's calls; -1: not known yet, or a call of the gateway's.
         self.client_index = -1
@@ -82,9 +84,9 @@ class ToolCall:
         return value if isinstance(value, str) else ""
 
     @property
-    def text(self) -> str:
-        """The arguments as they were written: JSON, as a rule."""
-        return "".join(self.arguments)
+    def arguments_text(self) -> str:
+        """The arguments as the model wrote them: JSON, as a rule."""
+        return "".join(self.argument_pieces)
 
     def add(self, entry: Json) -> None:
         """Adds a piece of the call, an entry of a delta's `tool_calls`."""
@@ -105,8 +107,8 @@ class ToolCall:
         call = dict(self.fields)
         if call.get("type") is None:
             call["type"] = "function"
-        if self.name or self.arguments or self.function or call["type"] == "function":
-            call["function"] = {**self.function, "name": self.name, "arguments": self.text}
+        if self.name or self.argument_pieces or self.function or call["type"] == "function":
+            call["function"] = {**self.function, "name": self.name, "arguments": self.arguments_text}
         return call
 
     def _add_function(self, function: Json, *, repeats_id: bool) -> None:
@@ -116,14 +118,14 @@ class ToolCall:
                 # Most upstreams send the name whole, some in pieces, and some (MiniMax's models at NVIDIA) whole with
                 # every piece. Of the last kind the id comes again as well, or arguments come, before which a name has
                 # ended; that distinguishes it from a name that goes on with the same letters.
-                is_whole = repeats_id or bool(function.get("arguments")) or any(self.arguments)
+                is_whole = repeats_id or bool(function.get("arguments")) or any(self.argument_pieces)
                 if isinstance(value, str) and not (is_whole and value == self.name):
                     self.name += value
             elif key == "arguments":
                 if isinstance(value, str):
-                    self.arguments.append(value)
+                    self.argument_pieces.append(value)
                 elif value is not None:  # an object instead of its text
-                    self.arguments.append(orjson.dumps(value).decode())
+                    self.argument_pieces.append(orjson.dumps(value).decode())
             else:
                 merge_field(self.function, key, value)
 

@@ -77,7 +77,7 @@ class GrowingBlocks:
         count = len(self._draft.calls)
         call = self._draft.add_call_piece(piece)
         self._waiting_calls += self._draft.calls[count:]
-        if self._open_call is None and call in self._waiting_calls and any(call.arguments):
+        if self._open_call is None and call in self._waiting_calls and any(call.argument_pieces):
             self._begin_call(call)
         if call is self._open_call:
             self._show_arguments(call)
@@ -107,9 +107,9 @@ class GrowingBlocks:
 
     def _show_arguments(self, call: ToolCall) -> None:
         """Shows the arguments of the open call that were not shown yet."""
-        for piece in filter(None, call.arguments[self._shown_count :]):
+        for piece in filter(None, call.argument_pieces[self._shown_count :]):
             self._emit_delta({"type": "input_json_delta", "partial_json": piece})
-        self._shown_count = len(call.arguments)
+        self._shown_count = len(call.argument_pieces)
 
     def _open(self, block_type: str, block: Json) -> None:
         """Begins a block of text or thoughts, unless a block of this type is open. block: the block without content."""

@@ -247,7 +247,7 @@ class CallItem(Item):
     def grow(self) -> None:
         """Reads a further piece of the call, and sends the arguments that have come."""
         self._form = self._choose_form()  # the piece may have brought the name
-        arguments = self._call.arguments
+        arguments = self._call.argument_pieces
         item_type = self._form.item_type
         # The arguments of other items are objects, and a typed client reads such an item only when it is whole.
         if not any(arguments) or item_type not in _GROWING_TYPES:
@@ -265,10 +265,10 @@ class CallItem(Item):
     def read_generated_text(self) -> str:
         if self._is_custom:
             return "".join([str(self._custom.get(key) or "") for key in ("name", "input")])
-        return self._call.name + self._call.text
+        return self._call.name + self._call.arguments_text
 
     def render(self, status: str) -> Json:
-        form, arguments, text = self._form, self._call.text, "".join(self._input_pieces)
+        form, arguments, text = self._form, self._call.arguments_text, "".join(self._input_pieces)
         if self._is_custom:
             form = CallForm("custom_tool_call", form.name, form.namespace)
             arguments, text = "", str(self._custom.get("input") or "")
@@ -282,7 +282,9 @@ class CallItem(Item):
         self.begin()
         item_type = self._form.item_type
         if item_type == "function_call":
-            self.emit("function_call_arguments.done", arguments=self._call.text, name=self._form.name)
+            self.emit(
+                "function_call_arguments.done", arguments=self._call.arguments_text, name=self._form.name
+            )
         elif item_type == "custom_tool_call":
             text = self.render(status)["input"]
             if not self._input_pieces:

@@ -35,7 +35,7 @@ def rule(random_: random.Random) -> dict[str, Any]:
 
 def call(id: str, name: str) -> ToolCall:
     made = ToolCall(0)
-    made.fields["id"], made.name, made.arguments = id, name, ["{}"]
+    made.fields["id"], made.name, made.argument_pieces = id, name, ["{}"]
     return made
 
 

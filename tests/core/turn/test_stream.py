@@ -103,7 +103,7 @@ class TestMessages:
 
     def test_arguments_that_come_as_an_object_become_text(self) -> None:
         draft = draft_of({"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": {"x": 1}}}]})
-        assert draft.calls[0].text == '{"x":1}'
+        assert draft.calls[0].arguments_text == '{"x":1}'
 
     def test_what_was_merged_is_not_what_is_sent(self) -> None:
         """A draft grows; the chunk its beginning came in may still have to leave as it was."""
@@ -309,4 +309,4 @@ def test_a_call_is_found_among_many_without_looking_at_each() -> None:
         for n in range(500):
             draft.add_call_piece({"index": Counted(n), "function": {"arguments": half}})
     assert Counted.compared < 2_000
-    assert [call.text for call in draft.calls] == ['{"a": 1}'] * 500
+    assert [call.arguments_text for call in draft.calls] == ['{"a": 1}'] * 500
