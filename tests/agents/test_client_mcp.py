@@ -20,8 +20,11 @@ from letta_client import (
     UnprocessableEntityError,
 )
 
+from gateway.agents.api.tool_bodies import UpdateTool, with_tool_update
 from gateway.agents.core.mcp_server import MASK
 from gateway.agents.registry.tool_registry import ToolRegistry
+from gateway.core.definition import ToolDefinition
+from gateway.errors import BadRequest
 from gateway.settings import ToolSettings
 from storage.errors import Unavailable
 from tests.agents.letta import LettaWorld, letta
@@ -371,3 +374,10 @@ def test_secrets_that_cannot_be_sent_are_refused_and_not_repeated(
         with pytest.raises(UnprocessableEntityError, match=says) as refused:
             world.letta.mcp_servers.create(server_name="calc", config=config)
         assert TOKEN not in refused.value.response.text
+
+
+def test_a_refused_update_of_a_servers_tool_names_the_field_that_was_sent() -> None:
+    tool = ToolDefinition({"name": "add"}, source_type="mcp", source="0/add")
+    with pytest.raises(BadRequest) as caught:
+        with_tool_update(tool, UpdateTool(json_schema={"name": "add"}, description="Adds."))
+    assert caught.value.param == "json_schema"

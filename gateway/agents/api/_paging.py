@@ -19,7 +19,7 @@ from gateway.errors import UnknownId
 from storage.listing import CursorT, Page
 
 # Takes a query and returns it with its order, and with cursors that fit that order.
-ReadsCursors: TypeAlias = Callable[[PageQuery], PageQuery]
+CursorReader: TypeAlias = Callable[[PageQuery], PageQuery]
 
 
 def _keep_cursors(query: PageQuery) -> PageQuery:
@@ -54,39 +54,42 @@ class Paging(Struct, frozen=True):
     # The order if the query names none.
     is_newest_first: bool = True
     # Returns a query with its cursors in the order of the list.
-    cursors: ReadsCursors = field(default=_keep_cursors)
+    read_cursors: CursorReader = field(default=_keep_cursors)
     # The rows of a page are returned oldest first, even if the page is from the newest end.
     is_shown_oldest_first: bool = False
 
-    def read(self, query: PageQuery) -> PageQuery:
+    def make_list_query(self, query: PageQuery) -> PageQuery:
         """Returns the query with which a list is read: with an order, and cursors in this order, `after` first."""
-        query = self.cursors(_set_order(query, is_newest_first=query.is_newest_first(self.is_newest_first)))
+        query = self.read_cursors(
+            _set_order(query, is_newest_first=query.is_newest_first(self.is_newest_first))
+        )
         if find_sent(query.before) is not None and find_sent(query.after) is None:
             query = _set_order(query, is_newest_first=not query.is_newest_first())
             query = structs.replace(query, after=query.before, before=UNSET)
         return query
 
-    def restore_order(self, query: PageQuery, read: PageQuery, answer: Any) -> Any:
+    def restore_order(self, query: PageQuery, list_query: PageQuery, answer: Any) -> Any:
         """Returns an answer with its rows in the order that the client asked for.
 
         query: the query that the client sent.
-        read: the query that `read` returned for it.
+        list_query: the query that `make_list_query` returned for it.
         answer: a list, or an object with a list in `files`; anything else has no rows.
         """
         is_newest_first = query.is_newest_first(self.is_newest_first) and not self.is_shown_oldest_first
         rows = answer.get("files") if isinstance(answer, dict) else answer
-        if isinstance(rows, list) and is_newest_first != read.is_newest_first():
+        if isinstance(rows, list) and is_newest_first != list_query.is_newest_first():
             rows.reverse()
         return answer
 
 
-NEWEST_FIRST, OLDEST_FIRST = Paging(), Paging(is_newest_first=False)
-PASSAGES = Paging(is_newest_first=False, cursors=_order_cursors)
-RUN_MESSAGES = Paging(is_newest_first=False, cursors=_order_message_cursors)
-CONVERSATION_MESSAGES = Paging(cursors=_order_message_cursors)
+NEWEST_FIRST = Paging()
+OLDEST_FIRST = Paging(is_newest_first=False)
+PASSAGES = Paging(is_newest_first=False, read_cursors=_order_cursors)
+RUN_MESSAGES = Paging(is_newest_first=False, read_cursors=_order_message_cursors)
+CONVERSATION_MESSAGES = Paging(read_cursors=_order_message_cursors)
 # Letta's server 0.16.8 returns messages oldest first, even if `order=desc`, the default, selects the newest. Programs
 # show them in this order.
-MESSAGES = Paging(cursors=_order_cursors, is_shown_oldest_first=True)
+MESSAGES = Paging(read_cursors=_order_cursors, is_shown_oldest_first=True)
 
 
 def _set_order(query: PageQuery, *, is_newest_first: bool) -> PageQuery:
@@ -99,18 +102,18 @@ def cut_page(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[str
     Items with one id (the pieces of a message) count as one entry: a cursor names all of them.
 
     items: the whole list, oldest first.
-    query: the query that `Paging.read` returned.
+    query: the query that `Paging.make_list_query` returned.
     """
     ordered = list(items)
     if query.is_newest_first():
         ordered.reverse()
-    names = list(dict.fromkeys(item["id"] for item in ordered))
+    page_ids = list(dict.fromkeys(item["id"] for item in ordered))
     for cursor, is_after in ((query.after, True), (query.before, False)):
-        if (name := find_sent(cursor)) is not None:
+        if (id := find_sent(cursor)) is not None:
             # An id that is not in the list leaves an empty page.
-            index = names.index(name) if name in names else (len(names) if is_after else 0)
-            names = names[index + 1 :] if is_after else names[:index]
-    ids_of_page = frozenset(names[: query.get_size(100)])
+            index = page_ids.index(id) if id in page_ids else (len(page_ids) if is_after else 0)
+            page_ids = page_ids[index + 1 :] if is_after else page_ids[:index]
+    ids_of_page = frozenset(page_ids[: query.get_size(100)])
     return [item for item in ordered if item["id"] in ids_of_page]
 
 
@@ -120,8 +123,8 @@ def read_page_at(query: PageQuery, read_cursor: Callable[[str], CursorT], *, siz
     read_cursor: the function that returns the cursor for an id.
     size: the size of the page if the query names none.
     """
-    sent = (find_sent(query.after), find_sent(query.before))
-    after, before = [None if id is None else read_cursor(id) for id in sent]
+    sent_ids = (find_sent(query.after), find_sent(query.before))
+    after, before = [None if id is None else read_cursor(id) for id in sent_ids]
     return Page(after, before, query.get_size(size), query.is_newest_first())
 
 

@@ -76,9 +76,9 @@ class ApiRequest:
         The store's errors have uids, without the kinds of the ids.
         """
         query, body = str(self.http.url.query), self.data.decode("utf-8", "replace")
-        sent = " ".join([*self.path.values(), query, body])
+        request_text = " ".join([*self.path.values(), query, body])
         # Because of the lookbehind the search tries each word of a body once, not each of its letters.
-        sent_ids = re.findall(rf"(?<![a-z_])[a-z_]++-(?:{uid}|{uuid.UUID(uid)})(?:-[0-9h-]+)?", sent)
+        sent_ids = re.findall(rf"(?<![a-z_])[a-z_]++-(?:{uid}|{uuid.UUID(uid)})(?:-[0-9h-]+)?", request_text)
         # The id of an agent is shorter than the ids of its messages, which contain the agent's uid.
         return min(sent_ids, key=len, default=uid)
 
@@ -102,9 +102,9 @@ class AgentsRoute(Struct, frozen=True, dict=True):
     # False for a path of Letta's that the gateway refuses: its handler raises the reason.
     is_served: bool = True
     # The parameter of the query without which the path without a slash belongs to another API; "": no parameter.
-    needs: str = ""
+    required_parameter: str = ""
     # The paging of a list with a `PageQuery`; it changes the query before the handler sees it.
-    pages: Paging = NEWEST_FIRST
+    paging: Paging = NEWEST_FIRST
 
     @property
     def summary(self) -> str:
@@ -113,7 +113,7 @@ class AgentsRoute(Struct, frozen=True, dict=True):
     @property
     def documented_path(self) -> str:
         """The path in `/openapi.json`: with a slash where another API has the path without one."""
-        return f"{self.path}/" if self.slashes == ("/",) or self.needs else self.path
+        return f"{self.path}/" if self.slashes == ("/",) or self.required_parameter else self.path
 
     @cached_property
     def parameters(self) -> Mapping[str, type[Body]]:
@@ -121,13 +121,13 @@ class AgentsRoute(Struct, frozen=True, dict=True):
 
         A parameter that the handler does not use declares a query or a body that the route accepts.
         """
-        kinds = get_type_hints(self.handle).items()
-        return {name: kind for name, kind in kinds if isinstance(kind, type) and issubclass(kind, Body)}
+        hints = get_type_hints(self.handle).items()
+        return {name: hint for name, hint in hints if isinstance(hint, type) and issubclass(hint, Body)}
 
     @property
     def query(self) -> type[UrlQuery] | None:
         """The struct of the query; None: the handler takes none."""
-        return next((kind for kind in self.parameters.values() if issubclass(kind, UrlQuery)), None)
+        return next((struct for struct in self.parameters.values() if issubclass(struct, UrlQuery)), None)
 
     @property
     def body(self) -> type[Body] | None:
@@ -135,18 +135,19 @@ class AgentsRoute(Struct, frozen=True, dict=True):
 
         If no field is required, a request may have no body.
         """
-        return next((kind for kind in self.parameters.values() if not issubclass(kind, UrlQuery)), None)
+        return next((struct for struct in self.parameters.values() if not issubclass(struct, UrlQuery)), None)
 
     async def answer(self, request: ApiRequest, query: UrlQuery | None, body: Body | None) -> Any:
         """Returns the answer of the handler, with the rows of a list in the requested order."""
         if not isinstance(query, PageQuery):
             return await self._call_handler(request, query, body)
-        read = self.pages.read(query)
-        return self.pages.restore_order(query, read, await self._call_handler(request, read, body))
+        list_query = self.paging.make_list_query(query)
+        answer = await self._call_handler(request, list_query, body)
+        return self.paging.restore_order(query, list_query, answer)
 
     async def _call_handler(self, request: ApiRequest, query: UrlQuery | None, body: Body | None) -> Any:
         structs = {
-            name: query if issubclass(kind, UrlQuery) else body for name, kind in self.parameters.items()
+            name: query if issubclass(struct, UrlQuery) else body for name, struct in self.parameters.items()
         }
         return await self.handle(request, **structs)
 
@@ -162,21 +163,21 @@ def make_starlette_routes(agents_routes: Iterable[AgentsRoute], reader: BodyRead
 
 def _make_route(path: str, methods: Mapping[str, AgentsRoute], reader: BodyReader) -> Route:
     endpoint = _PathEndpoint(methods, reader)
-    needs = next(iter(methods.values())).needs
-    if needs and not path.endswith("/"):
-        return _SharedRoute(path, endpoint, methods=[*methods], needs=needs)
+    required_parameter = next(iter(methods.values())).required_parameter
+    if required_parameter and not path.endswith("/"):
+        return _SharedRoute(path, endpoint, methods=[*methods], parameter=required_parameter)
     return Route(path, endpoint, methods=[*methods])
 
 
 class _SharedRoute(Route):
     """A route of a path that another API has as well. It matches requests with a certain parameter in the query."""
 
-    def __init__(self, path: str, endpoint: _PathEndpoint, *, methods: list[str], needs: str) -> None:
+    def __init__(self, path: str, endpoint: _PathEndpoint, *, methods: list[str], parameter: str) -> None:
         super().__init__(path, endpoint, methods=methods)
-        self._needs = f"{needs}="
+        self._parameter_bytes = f"{parameter}=".encode()
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] == "http" and self._needs.encode() in scope["query_string"]:
+        if scope["type"] == "http" and self._parameter_bytes in scope["query_string"]:
             return super().matches(scope)
         return Match.NONE, {}
 
@@ -208,12 +209,12 @@ class _PathEndpoint:
         info = get_request_info(scope)
         info.route, info.error_form = "agents", _ERRORS
         # A HEAD is answered as its GET.
-        row = self._methods.get(scope["method"]) or self._methods["GET"]
+        route = self._methods.get(scope["method"]) or self._methods["GET"]
         async with self._reader.read(scope, receive) as data:
-            read = partial(_read_request, row, http, info.caller.project, data)
+            read = partial(_read_request, route, http, info.caller.project, data)
             request, query, body = await parse_off_loop(data, read)
             try:
-                answer = await row.answer(request, query, body)
+                answer = await route.answer(request, query, body)
                 if not callable(answer):
                     answer = JsonResponse(answer, headers=request.headers)
                 await answer(scope, receive, send)
@@ -222,7 +223,7 @@ class _PathEndpoint:
 
 
 def _read_request(
-    row: AgentsRoute, http: Request, project: str, data: bytes
+    route: AgentsRoute, http: Request, project: str, data: bytes
 ) -> tuple[ApiRequest, UrlQuery | None, Body | None]:
     """Reads and checks a request, with its query and body. Raises: UnknownId, Unprocessable, BadRequest."""
     if any("\0" in value for value in http.path_params.values()):
@@ -230,27 +231,27 @@ def _read_request(
     for name in _PROJECT_HEADERS:
         if http.headers.get(name, project) != project:
             raise UnknownId(f"There is no project {http.headers[name]!r} for this key.", param=name)
-    if not row.is_served:
+    if not route.is_served:
         return ApiRequest(project, http.path_params, http), None, None
     body: Body | None = None
     file, query = None, None
-    if row.body is not None and issubclass(row.body, Form):
-        body, file = _read_form(row.body, http, data)
-    elif row.body is not None:
-        body = struct_fields.read_body(data, row.body)
-    elif data not in (b"", b"null") and not row.reads_body:
+    if route.body is not None and issubclass(route.body, Form):
+        body, file = _read_form(route.body, http, data)
+    elif route.body is not None:
+        body = struct_fields.read_body(data, route.body)
+    elif data not in (b"", b"null") and not route.reads_body:
         struct_fields.read_body(data, Body)
-    if row.query is not None or http.scope["query_string"]:
-        kind = row.query or UrlQuery
-        query = struct_fields.convert(_read_query(kind, http), kind, ("query",), is_lax=True)
-    without_effect = [
+    if route.query is not None or http.scope["query_string"]:
+        query_type = route.query or UrlQuery
+        query = struct_fields.convert(_read_query(query_type, http), query_type, ("query",), is_lax=True)
+    ignored_fields = [
         name for part in (body, query) if part is not None for name in struct_fields.list_ignored_fields(part)
     ]
-    headers = {"x-mnemogate-kept": ",".join(without_effect)} if without_effect else {}
+    headers = {"x-mnemogate-kept": ",".join(ignored_fields)} if ignored_fields else {}
     return ApiRequest(project, http.path_params, http, headers, data=data, file=file), query, body
 
 
-def _read_form(kind: type[Form], http: Request, data: bytes) -> tuple[Form, FormPart]:
+def _read_form(form_type: type[Form], http: Request, data: bytes) -> tuple[Form, FormPart]:
     """Returns the fields of a form, and its file. Raises: Unprocessable."""
     boundary = read_boundary(http.headers.get("content-type", ""))
     parts = None if boundary is None else parse_form(data, boundary)
@@ -262,17 +263,17 @@ def _read_form(kind: type[Form], http: Request, data: bytes) -> tuple[Form, Form
     if file is None:
         raise Unprocessable(Fault(("body", "file"), "Field required", "missing"))
     fields = {part.name: part.data.decode("utf-8", "replace") for part in parts if part is not file}
-    return struct_fields.convert(without_nul(fields), kind, ("body",), is_lax=True), file
+    return struct_fields.convert(without_nul(fields), form_type, ("body",), is_lax=True), file
 
 
-def _read_query(kind: type[UrlQuery], http: Request) -> dict[str, Any]:
+def _read_query(query_type: type[UrlQuery], http: Request) -> dict[str, Any]:
     """Returns the values of a query by parameter, with a list for each parameter that may be repeated."""
     values: dict[str, Any] = {}
-    lists = struct_fields.list_fields(kind)
-    for sent, value in http.query_params.multi_items():
+    list_names = struct_fields.list_fields(query_type)
+    for parameter, value in http.query_params.multi_items():
         # Letta 0.6 has `cursor` for `after`, and `user_id`, in place of which the key names the caller.
-        name = "after" if sent == "cursor" else sent
-        if name in lists:
+        name = "after" if parameter == "cursor" else parameter
+        if name in list_names:
             values.setdefault(name, []).append(value)
         elif name != "user_id":
             values[name] = value

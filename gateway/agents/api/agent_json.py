@@ -42,22 +42,22 @@ def render_agent(
     *,
     window: int | None,
     message_ids: Sequence[str] = (),
-    pending: dict[str, Any] | None = None,
+    pending_message: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Returns the JSON of an agent with all fields, whatever fields the client names in `include`.
 
     window: the size of the model's context window in tokens; None: the size is not known.
     message_ids: the ids of the messages in the agent's window, oldest first.
-    pending: the message with the calls that wait for an answer; None: no call waits.
+    pending_message: the message with the calls that wait for an answer; None: no call waits.
     """
-    row = view.definition
-    definition = AgentDefinition.of(row.body)
+    stored = view.definition
+    definition = AgentDefinition.of(stored.body)
     model, retained = definition.model or "", definition.retained
-    group = render_group(row.uid, definition, view.readers)
+    group = render_group(stored.uid, definition, view.readers)
     blocks, identities = list(map(render_block, view.blocks)), list(map(render_identity, view.identities))
     return {
-        "id": ids.make_id("agent", row.uid),
-        "name": row.name,
+        "id": ids.make_id("agent", stored.uid),
+        "name": stored.name,
         "agent_type": definition.kind,
         **{name: getattr(definition, field) for name, field in PLAIN_FIELDS.items()},
         "model": model,  # "" if the agent has no model
@@ -80,10 +80,10 @@ def render_agent(
         "multi_agent_group": group,
         "managed_group": group,
         **{name: retained.get(name) for name in ("max_files_open", "per_file_view_window_char_limit")},
-        "pending_approval": pending,
+        "pending_approval": pending_message,
         **_render_last_run(view.last_run),
-        "created_at": render_time(row.created),
-        "updated_at": render_time(row.updated),
+        "created_at": render_time(stored.created),
+        "updated_at": render_time(stored.updated),
         **NO_AUTHORS,
         **NO_TEMPLATE,
         "entity_id": None,
@@ -194,7 +194,7 @@ async def render_agents(
         window = find_context_window(settings, view.definition)
         step = waiting.get(agent.id) or await _find_waiting_step(store, view)
         pending = None if step is None else await _find_pending_message(store, agent, step)
-        shown.append(render_agent(view, window=window, message_ids=message_ids, pending=pending))
+        shown.append(render_agent(view, window=window, message_ids=message_ids, pending_message=pending))
     return shown
 
 

@@ -29,19 +29,19 @@ class AgentLookup(Struct, frozen=True):
     make_json: Callable[[Sequence[AgentView]], Awaitable[list[dict[str, Any]]]]
 
     async def get(self, request: ApiRequest) -> Agent:
-        """Returns the memory of the agent in the path."""
+        """Returns the record of the agent in the path."""
         return (await self.get_entry(request)).agent
 
     async def get_entry(self, request: ApiRequest) -> AgentEntry:
-        """Returns the memory and the definition of the agent in the path."""
+        """Returns the record and the definition of the agent in the path."""
         return await self.store.defined_agents.get(request.project, request.read_uid("agent", "agent_id"))
 
     async def get_by_id(self, project: str, id: str) -> Agent:
-        """Returns the memory of the agent with a public id."""
+        """Returns the record of the agent with a public id."""
         return (await self.store.defined_agents.get(project, read_uid("agent", id))).agent
 
     async def find_sent(self, project: str, id: Maybe[str]) -> Agent | None:
-        """Returns the memory of the agent that a parameter names; None if the parameter was not sent."""
+        """Returns the record of the agent that a parameter names; None if the parameter was not sent."""
         return None if (sent_id := find_sent(id)) is None else await self.get_by_id(project, sent_id)
 
     async def get_view(self, request: ApiRequest) -> AgentView:

@@ -147,7 +147,7 @@ class BlockRoutes:
         agent_blocks = "/v1/agents/{agent_id}/core-memory/blocks"
         labelled_block = f"{agent_blocks}/{{block_label:path}}"
         return [
-            AgentsRoute("GET", blocks, self.list_blocks, pages=OLDEST_FIRST),
+            AgentsRoute("GET", blocks, self.list_blocks, paging=OLDEST_FIRST),
             AgentsRoute("POST", blocks, self.create),
             AgentsRoute("GET", f"{blocks}/count", self.count),
             AgentsRoute("GET", block, self.retrieve),
@@ -157,7 +157,7 @@ class BlockRoutes:
             AgentsRoute("GET", f"{block}/history", self.list_history),
             AgentsRoute("POST", f"{block}/undo", self.undo),
             AgentsRoute("GET", "/v1/agents/{agent_id}/core-memory", self.retrieve_memory),
-            AgentsRoute("GET", agent_blocks, self.list_of_agent, pages=OLDEST_FIRST),
+            AgentsRoute("GET", agent_blocks, self.list_of_agent, paging=OLDEST_FIRST),
             AgentsRoute("PATCH", f"{agent_blocks}/attach/{{block_id}}", self.attach),
             AgentsRoute("PATCH", f"{agent_blocks}/detach/{{block_id}}", self.detach),
             AgentsRoute("GET", labelled_block, self.retrieve_labelled),

@@ -221,8 +221,8 @@ class ConversationRoutes:
         conversations = "/v1/conversations"
         conversation = "/v1/conversations/{conversation_id:conversation}"
         return [
-            AgentsRoute("GET", conversations, self.list_conversations, needs="agent_id"),
-            AgentsRoute("POST", conversations, self.create, needs="agent_id"),
+            AgentsRoute("GET", conversations, self.list_conversations, required_parameter="agent_id"),
+            AgentsRoute("POST", conversations, self.create, required_parameter="agent_id"),
             AgentsRoute("GET", conversation, self.retrieve),
             AgentsRoute("PATCH", conversation, self.update),
             AgentsRoute("DELETE", conversation, self.delete),
@@ -231,7 +231,7 @@ class ConversationRoutes:
             AgentsRoute("POST", f"{conversation}/compact", self.compact),
             AgentsRoute("POST", f"{conversation}/stream", self.stream),
             AgentsRoute("POST", f"{conversation}/cancel", self.cancel),
-            AgentsRoute("GET", f"{conversation}/messages", self.list_messages, pages=CONVERSATION_MESSAGES),
+            AgentsRoute("GET", f"{conversation}/messages", self.list_messages, paging=CONVERSATION_MESSAGES),
             AgentsRoute("POST", f"{conversation}/messages", self.send),
         ]
 

@@ -115,13 +115,13 @@ class FolderFileRoutes:
             AgentsRoute("POST", f"{path}/upload", self.upload),
             AgentsRoute("GET", f"{path}/files", self.list_files),
             AgentsRoute("GET", f"{path}/files/{{file_id}}", self.retrieve_file),
-            AgentsRoute("GET", f"{path}/passages", self.list_passages, pages=OLDEST_FIRST),
+            AgentsRoute("GET", f"{path}/passages", self.list_passages, paging=OLDEST_FIRST),
         ]
 
     def list_agent_routes(self) -> list[AgentsRoute]:
         """Returns the routes of the files that agents can search."""
         path = "/v1/agents/{agent_id}/files"
-        return [AgentsRoute("GET", path, self.list_files_of_agent, pages=OLDEST_FIRST)]
+        return [AgentsRoute("GET", path, self.list_files_of_agent, paging=OLDEST_FIRST)]
 
     async def upload(self, request: ApiRequest, query: UploadQuery, _body: UploadForm) -> dict[str, Any]:
         """Save a file."""

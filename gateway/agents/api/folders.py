@@ -91,7 +91,7 @@ class FolderRoutes:
         folders, folder = f"/v1/{name}", f"/v1/{name}/{{folder_id}}"
         agent_folders = f"/v1/agents/{{agent_id}}/{name}"
         return [
-            AgentsRoute("GET", folders, self.list_folders, pages=OLDEST_FIRST),
+            AgentsRoute("GET", folders, self.list_folders, paging=OLDEST_FIRST),
             AgentsRoute("POST", folders, self.create),
             AgentsRoute("GET", f"{folders}/count", self.count),
             AgentsRoute("GET", f"{folders}/name/{{name}}", self.get_id_by_name),

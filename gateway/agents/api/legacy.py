@@ -30,21 +30,21 @@ class LegacyRoutes:
         agent, blocks, passages, tools = "/v1/agents/{agent_id}", self._blocks, self._passages, self._tools
         agent_blocks, archive = f"{agent}/memory/block", f"{agent}/archival"
         block = f"{agent_blocks}/{{block_label:path}}"
-        rows = [
+        routes = [
             AgentsRoute("GET", f"{agent}/memory", blocks.retrieve_memory),
             AgentsRoute("PATCH", f"{agent}/memory", self.write_blocks, reads_body=True),
-            AgentsRoute("GET", agent_blocks, blocks.list_of_agent, pages=OLDEST_FIRST),
+            AgentsRoute("GET", agent_blocks, blocks.list_of_agent, paging=OLDEST_FIRST),
             AgentsRoute("POST", agent_blocks, self.add_block),
             AgentsRoute("GET", block, blocks.retrieve_labelled, title="Return an agent's block."),
             AgentsRoute("PATCH", block, blocks.update_labelled),
             AgentsRoute("DELETE", block, self.remove_block),
-            AgentsRoute("GET", archive, passages.list_passages, pages=PASSAGES),
+            AgentsRoute("GET", archive, passages.list_passages, paging=PASSAGES),
             AgentsRoute("POST", archive, passages.create),
             AgentsRoute("DELETE", f"{archive}/{{memory_id}}", passages.delete),
             AgentsRoute("PATCH", f"{agent}/add-tool/{{tool_id}}", tools.attach),
             AgentsRoute("PATCH", f"{agent}/remove-tool/{{tool_id}}", tools.detach),
         ]
-        return [replace(row, title=f"{row.summary[:-1]} (0.6).") for row in rows]
+        return [replace(route, title=f"{route.summary[:-1]} (0.6).") for route in routes]
 
     async def write_blocks(self, request: ApiRequest) -> dict[str, Any]:
         """Change values of an agent's blocks by their labels, for all who see them."""
@@ -77,7 +77,7 @@ class LegacyRoutes:
         """Take a block from an agent, and delete it if nobody else sees it."""
         agent = await self._api.agents.get(request)
         entry = await self._named_blocks.get_labelled(agent.id, request.path["block_label"].rstrip("/"))
-        left = await self._named_blocks.detach(agent, entry.block.uid)
-        if not (left.owner or left.profile or await self._named_blocks.load_agents_seeing(left.block.id)):
-            await self._named_blocks.delete(request.project, left.block.uid)
+        entry = await self._named_blocks.detach(agent, entry.block.uid)
+        if not (entry.owner or entry.profile or await self._named_blocks.load_agents_seeing(entry.block.id)):
+            await self._named_blocks.delete(request.project, entry.block.uid)
         return await self._blocks.retrieve_memory(request)

@@ -46,7 +46,7 @@ class MessageRoutes:
         agent_messages = f"{agent}/messages"
         agent_message = f"{agent_messages}/{{message_id}}"
         return [
-            AgentsRoute("GET", agent_messages, self.list_messages, pages=MESSAGES),
+            AgentsRoute("GET", agent_messages, self.list_messages, paging=MESSAGES),
             AgentsRoute("POST", f"{agent_messages}/cancel", self.cancel),
             AgentsRoute("POST", f"{agent}/summarize", self.compact),
             AgentsRoute("PATCH", agent_message, self.update),
@@ -55,7 +55,7 @@ class MessageRoutes:
             # Before the routes of messages, or `search` would be the id of a message.
             *MessageSearchRoutes(self._api).list_routes(),
             # Without the slash it is Anthropic's.
-            AgentsRoute("GET", "/v1/messages", self.list_all, pages=MESSAGES, slashes=("/",)),
+            AgentsRoute("GET", "/v1/messages", self.list_all, paging=MESSAGES, slashes=("/",)),
             AgentsRoute("GET", "/v1/messages/{message_id}", self.retrieve),
             AgentsRoute("PATCH", f"{agent}/reset-messages", self.reset),
         ]

@@ -25,7 +25,7 @@ class ModelAndTagRoutes:
 
     def list_routes(self) -> list[AgentsRoute]:
         return [
-            AgentsRoute("GET", "/v1/tags", self.list_tags, pages=OLDEST_FIRST),
+            AgentsRoute("GET", "/v1/tags", self.list_tags, paging=OLDEST_FIRST),
             # The path without the slash is OpenAI's.
             AgentsRoute("GET", "/v1/models", self.list_models, slashes=("/",)),
             AgentsRoute("GET", "/v1/models/embedding", self.list_embedders),

@@ -173,7 +173,7 @@ class PassageRoutes:
     def list_routes(self) -> list[AgentsRoute]:
         passages = "/v1/agents/{agent_id}/archival-memory"
         return [
-            AgentsRoute("GET", passages, self.list_passages, pages=PASSAGES),
+            AgentsRoute("GET", passages, self.list_passages, paging=PASSAGES),
             AgentsRoute("POST", passages, self.create),
             AgentsRoute("GET", f"{passages}/search", self.search),
             AgentsRoute("DELETE", f"{passages}/{{memory_id}}", self.delete),

@@ -61,7 +61,7 @@ class RunRoutes:
             AgentsRoute("GET", "/v1/runs", self.list_runs),
             AgentsRoute("GET", "/v1/runs/active", self.list_active),
             AgentsRoute("GET", run, self.retrieve),
-            AgentsRoute("GET", f"{run}/messages", self.list_run_messages, pages=RUN_MESSAGES),
+            AgentsRoute("GET", f"{run}/messages", self.list_run_messages, paging=RUN_MESSAGES),
             AgentsRoute("GET", f"{run}/steps", self.list_run_steps),
             AgentsRoute("POST", f"{run}/stream", self.stream),
             AgentsRoute("GET", f"{run}/trace", self.list_trace),
@@ -155,8 +155,8 @@ class RunRoutes:
         steps = () if agent is None else await load_exchanges_of_run(self._api.store, agent, entry.run)
         names = dict.fromkeys(name for step in steps for name in list_tools_used(step))
         # The client's own tools and deleted tools have no id.
-        named = [await self._api.registry.tools.find_named(request.project, name) for name in names]
-        return render_run_metrics(entry, [tool.uid for tool in named if tool is not None])
+        tools = [await self._api.registry.tools.find_named(request.project, name) for name in names]
+        return render_run_metrics(entry, [tool.uid for tool in tools if tool is not None])
 
     async def _get_run(self, request: ApiRequest) -> RunEntry:
         return await self._runs.get(request.project, request.read_uid("run", "run_id"))
@@ -176,7 +176,7 @@ class StepRoutes:
         return [
             AgentsRoute("GET", "/v1/steps", self.list_steps),
             AgentsRoute("GET", step, self.retrieve_step),
-            AgentsRoute("GET", f"{step}/messages", self.list_step_messages, pages=RUN_MESSAGES),
+            AgentsRoute("GET", f"{step}/messages", self.list_step_messages, paging=RUN_MESSAGES),
             AgentsRoute("GET", f"{step}/trace", self.retrieve_step_trace),
             AgentsRoute("GET", f"{step}/metrics", self.retrieve_step_metrics),
             AgentsRoute("PATCH", f"{step}/feedback", self.give_feedback),
@@ -293,7 +293,7 @@ class RunStream:
     api: AgentsApi
     run: Run
     # The number of the last event that the client has; 0: it has none.
-    after: int = 0
+    after_number: int = 0
     # Pings are sent while the run has no event.
     sends_pings: bool = True
     # The headers of the reply.
@@ -315,7 +315,7 @@ class RunStream:
             await reply.write(b":\n\n")
             last_event = b""
             with reply.while_here():
-                async for last_event in api.background_runs.follower.read_events(self.run, self.after):
+                async for last_event in api.background_runs.follower.read_events(self.run, self.after_number):
                     await sink.write(last_event)
             # After an error event a client reads no further.
             if not last_event.startswith(b"event: error"):

@@ -76,29 +76,31 @@ _FIELDS = {
     "description": "description",
 }
 # The fields of a tool that its MCP server sets, and that no caller may change.
-_SET_BY_SERVER = frozenset({"source_code", "source_type", "json_schema", "args_json_schema"})
+_SERVER_FIELDS = frozenset({"source_code", "source_type", "json_schema", "args_json_schema"})
 
 
-def with_tool_update(definition: ToolDefinition, update: ToolSource, at: Path = ("body",)) -> ToolDefinition:
+def with_tool_update(
+    definition: ToolDefinition, update: ToolSource, path: Path = ("body",)
+) -> ToolDefinition:
     """Returns a copy of a tool's definition after an update. The schema is not read from the source.
 
-    at: the path of the update in the request, for errors.
+    path: the path of the update in the request, for errors.
 
     Raises: Unprocessable, BadRequest.
     """
-    sent = without_none(get_sent_fields(update))
-    if definition.source_type == "mcp" and _SET_BY_SERVER & sent.keys():
-        raise BadRequest("The MCP server defines this tool: refresh the server.", param="source_code")
-    values: dict[str, Any] = {name: sent[field] for field, name in _FIELDS.items() if field in sent}
+    fields = without_none(get_sent_fields(update))
+    if definition.source_type == "mcp" and (server_fields := sorted(_SERVER_FIELDS & fields.keys())):
+        raise BadRequest("The MCP server defines this tool: refresh the server.", param=server_fields[0])
+    values: dict[str, Any] = {name: fields[field] for field, name in _FIELDS.items() if field in fields}
     if "tags" in values:
         values["tags"] = tuple(values["tags"])
-    if "json_schema" in sent:
-        values["schema"] = _read_schema(sent["json_schema"], (*at, "json_schema"))
-    elif "args_json_schema" in sent:
-        _check_parameters(sent["args_json_schema"], (*at, "args_json_schema"))
-        values["schema"] = {**definition.schema, "parameters": sent["args_json_schema"]}
+    if "json_schema" in fields:
+        values["schema"] = _read_schema(fields["json_schema"], (*path, "json_schema"))
+    elif "args_json_schema" in fields:
+        _check_parameters(fields["args_json_schema"], (*path, "args_json_schema"))
+        values["schema"] = {**definition.schema, "parameters": fields["args_json_schema"]}
     updated = replace(definition, **values)
-    if "description" in sent and updated.schema:
+    if "description" in fields and updated.schema:
         return replace(updated, schema={**updated.schema, "description": updated.description or ""})
     return updated
 
@@ -108,16 +110,16 @@ def with_update_and_schema(definition: ToolDefinition, update: ToolSource) -> To
 
     Raises: Unprocessable, BadRequest.
     """
-    updated, sent = with_tool_update(definition, update), get_sent_fields(update)
+    updated, fields = with_tool_update(definition, update), get_sent_fields(update)
     if updated.source_type != "python":
         return updated
-    if sent.get("source_code") and not sent.get("json_schema"):
-        schema = make_schema(updated.source, sent.get("args_json_schema"))
+    if fields.get("source_code") and not fields.get("json_schema"):
+        schema = make_schema(updated.source, fields.get("args_json_schema"))
         if updated.description:
             schema["description"] = updated.description
         return replace(updated, schema=schema)
     name = read_tool_name(updated)
-    if sent.get("json_schema") and (function := read_function_name(updated.source)) != name:
+    if fields.get("json_schema") and (function := read_function_name(updated.source)) != name:
         raise BadRequest(
             f"The json_schema names the function {name!r}, but the source's last one, which is the tool, is "
             f"{function!r}.",
@@ -139,16 +141,15 @@ def retain_stored_fields(create: CreateTool, new: ToolDefinition, stored: ToolDe
     """
     if stored.source_type == "mcp":
         return new
-    sent = without_none(get_sent_fields(create)).keys()
-    return replace(
-        new, **{name: getattr(stored, name) for field, name in _RETAINED_FIELDS.items() if field not in sent}
-    )
+    sent_names = without_none(get_sent_fields(create)).keys()
+    retained_names = [name for field, name in _RETAINED_FIELDS.items() if field not in sent_names]
+    return replace(new, **{name: getattr(stored, name) for name in retained_names})
 
 
-def _read_schema(schema: dict[str, Any], at: Path) -> dict[str, Any]:
+def _read_schema(schema: dict[str, Any], path: Path) -> dict[str, Any]:
     """Returns a function's schema in the form that models get.
 
-    at: the path of the schema in the request, for errors.
+    path: the path of the schema in the request, for errors.
 
     Raises: Unprocessable.
     """
@@ -159,9 +160,9 @@ def _read_schema(schema: dict[str, Any], at: Path) -> dict[str, Any]:
     name, parameters = schema.get("name"), schema.get("parameters")
     if not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
         message = "Expected 1 to 64 letters, digits, '_' or '-'"
-        raise Unprocessable(Fault((*at, "name"), message, "value_error", name))
+        raise Unprocessable(Fault((*path, "name"), message, "value_error", name))
     if parameters is not None:
-        _check_parameters(parameters, (*at, "parameters"))
+        _check_parameters(parameters, (*path, "parameters"))
     return {
         "name": name,
         "description": schema.get("description") or "",
@@ -170,17 +171,17 @@ def _read_schema(schema: dict[str, Any], at: Path) -> dict[str, Any]:
     }
 
 
-def _check_parameters(parameters: Any, at: Path) -> None:
+def _check_parameters(parameters: Any, path: Path) -> None:
     """Checks the parts of a schema to which arguments are added. Raises: Unprocessable."""
     if not isinstance(parameters, dict):
-        raise Unprocessable(Fault(at, "Expected an object", "type_error"))
+        raise Unprocessable(Fault(path, "Expected an object", "type_error"))
     properties, required = parameters.get("properties", {}), parameters.get("required", [])
     if not isinstance(properties, dict) or not all(
         isinstance(property_, dict | bool) for property_ in properties.values()
     ):
-        raise Unprocessable(Fault((*at, "properties"), "Expected an object of schemas", "type_error"))
+        raise Unprocessable(Fault((*path, "properties"), "Expected an object of schemas", "type_error"))
     if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-        raise Unprocessable(Fault((*at, "required"), "Expected a list of names", "type_error"))
+        raise Unprocessable(Fault((*path, "required"), "Expected a list of names", "type_error"))
     if (size := len(orjson.dumps(parameters))) > MAX_SCHEMA_BYTES:
         message = f"A schema has at most {MAX_SCHEMA_BYTES:,} bytes; this one has {size:,}"
-        raise Unprocessable(Fault(at, message, "value_error"))
+        raise Unprocessable(Fault(path, message, "value_error"))

@@ -50,7 +50,7 @@ class SearchTools(Body):
 
 
 class ApprovalBody(Body):
-    """Whether calls need a person's approval. The TypeScript client (1.12) sends `body_requires_approval`."""
+    """The need of a person's approval. The TypeScript client (1.12) sends `body_requires_approval`."""
 
     requires_approval: bool | UnsetType = UNSET
     body_requires_approval: bool | UnsetType = UNSET
@@ -85,7 +85,7 @@ class ToolRoutes:
             AgentsRoute("GET", tool, self.retrieve),
             AgentsRoute("PATCH", tool, self.update),
             AgentsRoute("DELETE", tool, self.delete),
-            AgentsRoute("GET", agent_tools, self.list_tools_of_agent, pages=OLDEST_FIRST),
+            AgentsRoute("GET", agent_tools, self.list_tools_of_agent, paging=OLDEST_FIRST),
             AgentsRoute("PATCH", f"{agent_tools}/attach/{{tool_id}}", self.attach),
             AgentsRoute("PATCH", f"{agent_tools}/detach/{{tool_id}}", self.detach),
             AgentsRoute("PATCH", f"{agent_tools}/approval/{{tool_name}}", self.approve),
