@@ -23,81 +23,86 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from tests.patience import PATIENCE_S
 from tests.server import held_port
 
-# Each transaction may come to another session than the one before it.
+# The sessions of the pool: few, so that a transaction often gets another session than the one before it.
 SESSIONS = 3
 
 
 def find_binaries() -> list[str]:
-    """The PgBouncers that are here: what is installed, and those that MNEMOGATE_TEST_PGBOUNCER names, by colons."""
-    named = os.environ.get("MNEMOGATE_TEST_PGBOUNCER", "").split(":")
-    found = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    return [*filter(None, named), *([found] if found else [])]
+    """Returns the PgBouncers in MNEMOGATE_TEST_PGBOUNCER (paths, separated by colons), and the installed one."""
+    configured = os.environ.get("MNEMOGATE_TEST_PGBOUNCER", "").split(":")
+    installed = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    return [*filter(None, configured), *([installed] if installed else [])]
 
 
-def version_of(binary: str) -> tuple[int, int]:
-    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
-    major, minor, *_ = said.split()[1].split(".")
+def read_version(binary: str) -> tuple[int, int]:
+    """Returns the major and the minor version of a PgBouncer."""
+    output = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    major, minor, *_ = output.split()[1].split(".")
     return int(major), int(minor)
 
 
 class Pooler:
-    """A pooler on a port of its own. url: of its database, as a client gives it.
-
-    prepared: how many prepared statements it carries, from version 1.21 on.
-    """
+    """A PgBouncer on a port of its own. `url` is the URL of the database by way of it."""
 
     def __init__(self, binary: str, url: str, *, prepared: int = 0) -> None:
+        """Writes the configuration. `start` runs the process.
+
+        binary: the path of PgBouncer.
+        url: the URL of the server's database.
+        prepared: `max_prepared_statements`, which versions from 1.21 on have. 0: none.
+        """
         # Not below pytest's folder, which is its user's alone: PgBouncer does not run as root.
         self._folder = Path(tempfile.mkdtemp(prefix="pgb", dir="/tmp"))
         self._folder.chmod(0o777)
         user = ("-u", "embedded_postgres") if os.geteuid() == 0 else ()
         self._command = [binary, "-q", *user, str(self._folder / "ini")]
-        self._life = ExitStack()
-        self._port = self._life.enter_context(held_port())
-        target = urlsplit(url)
-        name, given = target.path.lstrip("/"), parse_qs(target.query)
-        user_name = unquote(target.username or "postgres")
+        self._stack = ExitStack()
+        self._port = self._stack.enter_context(held_port())
+        parts = urlsplit(url)
+        name = parts.path.lstrip("/")
+        query = parse_qs(parts.query)
+        user_name = unquote(parts.username or "postgres")
         server = {
-            "host": given.get("host", [target.hostname or "127.0.0.1"])[0],
-            "port": given.get("port", [str(target.port or 5432)])[0],
+            "host": query.get("host", [parts.hostname or "127.0.0.1"])[0],
+            "port": query.get("port", [str(parts.port or 5432)])[0],
             "user": user_name,
-            "password": unquote(target.password or ""),
+            "password": unquote(parts.password or ""),
         }
-        words = " ".join(f"{key}='{value}'" for key, value in server.items() if value)
+        target = " ".join(f"{key}='{value}'" for key, value in server.items() if value)
         extra = f"max_prepared_statements = {prepared}\n" if prepared else ""
         (self._folder / "ini").write_text(
-            f"[databases]\n{name} = {words}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self._port}\n"
+            f"[databases]\n{name} = {target}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self._port}\n"
             f"unix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = {SESSIONS}\n"
             f"max_client_conn = 100\nlogfile = {self._folder}/log\n{extra}"
         )
         self.url = f"postgresql://{user_name}@127.0.0.1:{self._port}/{name}"
-        self._child: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
     def start(self) -> None:
-        self._child = subprocess.Popen(self._command, cwd=self._folder)
+        self._process = subprocess.Popen(self._command, cwd=self._folder)
         until = time.monotonic() + PATIENCE_S
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self._port), 1.0).close()
                 return
             except OSError:
-                assert self._child.poll() is None, (self._folder / "log").read_text()
+                assert self._process.poll() is None, (self._folder / "log").read_text()
                 assert time.monotonic() < until
                 time.sleep(0.01)
 
     def kill(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            child.kill()
-            child.wait(PATIENCE_S)
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait(PATIENCE_S)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
-        self._life.close()
+        self._stack.close()
         shutil.rmtree(self._folder, ignore_errors=True)

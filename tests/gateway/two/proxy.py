@@ -2,8 +2,10 @@
 
 with Proxy(url) as proxy:
     ... serve over proxy.url ...
-    proxy.refuse()           # until `allow`
-    gate = proxy.cut_at("INSERT INTO exchanges", is_answer=True)   # it was done, and nobody hears of it
+    proxy.refuse()  # until `allow`
+    cut = proxy.cut_at("INSERT INTO exchanges", after_reply=True)  # the client gets no reply to a row that is stored
+    ...
+    cut.wait_sync()
 """
 
 from __future__ import annotations
@@ -24,36 +26,40 @@ from tests.patience import PATIENCE_S
 
 T = TypeVar("T")
 
-_SSL, _CANCEL = 80877103, 80877102
+# Codes of the first message of a connection that is not a startup message.
+_SSL_REQUEST, _CANCEL_REQUEST = 80877103, 80877102
 
 
 @dataclass
 class Cut:
-    """A connection to be lost at the next statement of a pattern. is_answer: when it was done, instead of before it.
+    """A planned loss of the connection that next runs a statement."""
 
-    within: of a transaction that has had such a statement before.
-    done: opened when it is lost.
-    """
-
+    # A pattern in the statement.
     pattern: re.Pattern[str]
-    is_answer: bool
+    # Whether the connection is lost when the server has replied, and not before it gets the statement.
+    after_reply: bool
+    # A pattern in a statement of the same transaction, up to this one.
     within: re.Pattern[str]
-    done: Gate = field(default_factory=Gate)
+    # Opened when the connection is lost.
+    gate: Gate = field(default_factory=Gate)
 
 
 class Proxy:
-    """A proxy on a port of its own, with a loop in a thread of its own. url: of the server, as a client gives it."""
+    """A proxy on a port of its own, whose event loop runs in a thread of its own."""
 
     def __init__(self, url: str) -> None:
+        """Makes a proxy that does not listen yet. url: the URL of the server's database."""
         self._target = urlsplit(url)
-        self.opened = 0
-        self._open: set[_Link] = set()
+        # The number of connections that clients have opened so far.
+        self.connection_count = 0
+        self._connections: set[_Connection] = set()
         self._cut: Cut | None = None
         self._refuses = False
+        # Cleared while `stall` holds all data back.
         self._flows = asyncio.Event()
         self._delay_s = 0.0
-        # What the server says of itself at first, and what a client hears instead, of the same length.
-        self.lie: tuple[bytes, bytes] | None = None
+        # (pattern, text of the same length) by which the server's data are changed on their way to a client.
+        self.replacement: tuple[bytes, bytes] | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._server: asyncio.Server | None = None
@@ -74,14 +80,14 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """The database's URL past the proxy."""
+        """The URL of the database by way of the proxy."""
         user = self._target.username or "postgres"
         return f"postgresql://{user}@127.0.0.1:{self.port}{self._target.path}"
 
-    # -- what may go wrong
+    # -- the faults
 
     def refuse(self) -> None:
-        """Loses all connections, and every new one at once, until `allow`."""
+        """Closes all connections, and each new one as soon as it is opened, until `allow`."""
 
         async def refuse() -> None:
             self._refuses = True
@@ -93,7 +99,7 @@ class Proxy:
         self._refuses = False
 
     def cut(self) -> None:
-        """Loses all connections now. New ones are taken."""
+        """Closes all connections. New ones are accepted."""
 
         async def cut() -> None:
             self._abort()
@@ -101,7 +107,7 @@ class Proxy:
         self._call(cut())
 
     def stall(self) -> None:
-        """Holds back all that is sent from now on, both ways, until `flow`."""
+        """Holds all data back in both directions until `flow`."""
 
         async def stall() -> None:
             self._flows.clear()
@@ -112,20 +118,21 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._flows.set)
 
     def slow_down(self, seconds: float) -> None:
-        """Has everything that is sent to the server wait for so long; 0: not any more."""
+        """Delays all data to the server by so many seconds. 0: no delay."""
         self._delay_s = seconds
 
-    def cut_at(self, pattern: str, *, is_answer: bool, within: str = "") -> Gate:
-        """Loses the connection that runs the next statement with this in its text.
+    def cut_at(self, pattern: str, *, after_reply: bool, within: str = "") -> Gate:
+        """Closes the connection that next runs a statement. Returns a gate that opens when it is closed.
 
-        within: the transaction has had a statement with this, or begins with one.
-        is_answer: after the server has done it, when its answer comes; else before the server gets it.
-        Returns: opened when it was lost.
+        pattern: a regular expression that is found in the statement.
+        after_reply: whether it is closed when the server has run the statement and replies. Otherwise the server does
+            not get the statement.
+        within: a regular expression that is found in this or an earlier statement of the transaction.
         """
-        self._cut = Cut(re.compile(pattern), is_answer, re.compile(within))
-        return self._cut.done
+        self._cut = Cut(re.compile(pattern), after_reply, re.compile(within))
+        return self._cut.gate
 
-    # -- the loop's side
+    # -- in the event loop
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
@@ -140,30 +147,30 @@ class Proxy:
         self._refuses = True
         self._abort()
         await close_server(self._server)
-        # They end by themselves, and some begin another. Python 3.11 complains of a connection that is cancelled.
+        # They end by themselves, and some start another task. Python 3.11 logs an error if a connection is cancelled.
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _abort(self) -> None:
-        for link in list(self._open):
-            link.abort()
+        for connection in list(self._connections):
+            connection.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.opened += 1
+        self.connection_count += 1
         try:
-            there = await self._connect()
+            server = await self._connect()
         except OSError:
             writer.transport.abort()
             return
-        link = _Link(self, (reader, writer), there)
+        connection = _Connection(self, client=(reader, writer), server=server)
         if self._refuses:
-            link.abort()
+            connection.abort()
             return
-        self._open.add(link)
+        self._connections.add(connection)
         try:
-            await link.run()
+            await connection.run()
         finally:
-            self._open.discard(link)
+            self._connections.discard(connection)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         host = self._target.hostname or parse_qs(self._target.query).get("host", [""])[0]
@@ -172,19 +179,19 @@ class Proxy:
             return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
         return await asyncio.open_connection(host, port)
 
-    async def held(self) -> None:
-        """Waits as long as the network does."""
+    async def wait_for_network(self) -> None:
+        """Waits while data are held back, and for the delay."""
         await self._flows.wait()
         if self._delay_s:
             await asyncio.sleep(self._delay_s)
 
-    def cut_for(self, sql: str, before: Sequence[str]) -> Cut | None:
-        """Returns what is to be done to the connection that runs this statement; once.
+    def take_cut(self, sql: str, transaction: Sequence[str]) -> Cut | None:
+        """Returns the planned cut if it is for this statement, and forgets it.
 
-        before: the statements of its transaction up to this one.
+        transaction: the statements of the transaction up to this one.
         """
         cut = self._cut
-        if cut is None or not cut.pattern.search(sql) or not any(map(cut.within.search, before)):
+        if cut is None or not cut.pattern.search(sql) or not any(map(cut.within.search, transaction)):
             return None
         self._cut = None
         return cut
@@ -193,90 +200,97 @@ class Proxy:
 _Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class _Link:
-    """One connection, whose messages are read one by one (PostgreSQL's protocol 3: a letter, a length, the rest)."""
+class _Connection:
+    """A client's connection, with its connection to the server.
 
-    def __init__(self, proxy: Proxy, here: _Stream, there: _Stream) -> None:
+    It reads the client's messages one by one (PostgreSQL's protocol 3: a letter, the length, the body).
+    """
+
+    def __init__(self, proxy: Proxy, *, client: _Stream, server: _Stream) -> None:
         self._proxy = proxy
-        self._reader, self._writer = here
-        self._back, self._forth = there
-        self._texts: dict[bytes, str] = {}
+        self._client_reader, self._client_writer = client
+        self._server_reader, self._server_writer = server
+        # name of a prepared statement -> its text
+        self._prepared: dict[bytes, str] = {}
+        # The statements of the transaction so far.
         self._transaction: list[str] = []
-        self._swallowing: Cut | None = None
+        # A cut after the reply to the statement that the server has got. The client gets no data any more.
+        self._awaited_cut: Cut | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def abort(self) -> None:
-        self._writer.transport.abort()
-        self._forth.transport.abort()
+        self._client_writer.transport.abort()
+        self._server_writer.transport.abort()
         for task in self._tasks:
             task.cancel()
 
     async def run(self) -> None:
-        self._tasks = [asyncio.create_task(self._send()), asyncio.create_task(self._answer())]
+        self._tasks = [
+            asyncio.create_task(self._forward_requests()),
+            asyncio.create_task(self._forward_replies()),
+        ]
         await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         self.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _send(self) -> None:
-        """From the client to the server."""
+    async def _forward_requests(self) -> None:
         while True:
-            # A first message has no letter.
-            head = await self._reader.readexactly(8)
+            # The first message has no letter.
+            head = await self._client_reader.readexactly(8)
             length, code = struct.unpack("!II", head)
-            await self._pass_on(head + await self._reader.readexactly(length - 8))
-            if code not in (_SSL, _CANCEL):
+            await self._forward(head + await self._client_reader.readexactly(length - 8))
+            if code not in (_SSL_REQUEST, _CANCEL_REQUEST):
                 break
         while True:
-            letter = await self._reader.readexactly(1)
-            length = await self._reader.readexactly(4)
-            body = await self._reader.readexactly(struct.unpack("!I", length)[0] - 4)
-            sql = self._statement(letter, body)
-            cut = None if sql is None else self._proxy.cut_for(sql, self._note(sql))
-            if cut is not None and not cut.is_answer:
+            letter = await self._client_reader.readexactly(1)
+            length = await self._client_reader.readexactly(4)
+            body = await self._client_reader.readexactly(struct.unpack("!I", length)[0] - 4)
+            sql = self._find_statement(letter, body)
+            cut = None if sql is None else self._proxy.take_cut(sql, self._add_statement(sql))
+            if cut is not None and not cut.after_reply:
                 self.abort()
-                cut.done.open()
+                cut.gate.open()
                 return
             if cut is not None:
-                self._swallowing = cut
-            await self._pass_on(letter + length + body)
+                self._awaited_cut = cut
+            await self._forward(letter + length + body)
 
-    def _note(self, sql: str) -> Sequence[str]:
-        """Notes a statement. Returns those of its transaction up to this one."""
+    def _add_statement(self, sql: str) -> Sequence[str]:
+        """Adds a statement to its transaction. Returns the statements of the transaction up to this one."""
         if sql.startswith("BEGIN"):
             self._transaction.clear()
         self._transaction.append(sql)
         return self._transaction
 
-    async def _pass_on(self, data: bytes) -> None:
-        await self._proxy.held()
-        self._forth.write(data)
-        await self._forth.drain()
+    async def _forward(self, data: bytes) -> None:
+        await self._proxy.wait_for_network()
+        self._server_writer.write(data)
+        await self._server_writer.drain()
 
-    def _statement(self, letter: bytes, body: bytes) -> str | None:
-        """Returns the text of the statement that a message runs; None where it runs none."""
+    def _find_statement(self, letter: bytes, body: bytes) -> str | None:
+        """Returns the text of the statement that a message runs, or None if it runs none."""
         if letter == b"Q":
             return body[:-1].decode()
         if letter == b"P":
             name, text, _ = body.split(b"\0", 2)
-            self._texts[name] = text.decode()
+            self._prepared[name] = text.decode()
         if letter == b"B":
             _, name, _ = body.split(b"\0", 2)
-            return self._texts.get(name)
+            return self._prepared.get(name)
         return None
 
-    async def _answer(self) -> None:
-        """From the server to the client."""
-        while data := await self._back.read(65536):
+    async def _forward_replies(self) -> None:
+        while data := await self._server_reader.read(65536):
             await self._proxy._flows.wait()
-            if self._swallowing is not None:
-                # ReadyForQuery: a transaction of one statement, or COMMIT, is on disk by now.
+            if self._awaited_cut is not None:
+                # ReadyForQuery outside of a transaction: a single statement, or a COMMIT, is on disk.
                 if b"Z\0\0\0\x05" in data:
-                    cut = self._swallowing
+                    cut = self._awaited_cut
                     self.abort()
-                    cut.done.open()
+                    cut.gate.open()
                     return
                 continue
-            if self._proxy.lie is not None:
-                data = re.sub(*self._proxy.lie, data)
-            self._writer.write(data)
-            await self._writer.drain()
+            if self._proxy.replacement is not None:
+                data = re.sub(*self._proxy.replacement, data)
+            self._client_writer.write(data)
+            await self._client_writer.drain()

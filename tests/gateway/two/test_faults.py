@@ -243,12 +243,12 @@ def test_a_gateway_that_starts_before_its_database_remembers_later(
             assert world.kept() == world.said
 
 
-@pytest.mark.parametrize("is_answer", [False, True], ids=["never done", "done"])
+@pytest.mark.parametrize("after_reply", [False, True], ids=["never done", "done"])
 @pytest.mark.parametrize("turns", [1, 3], ids=["an opening", "a turn"])
-def test_a_commit_whose_answer_is_lost_is_written_once(world: World, is_answer: bool, turns: int) -> None:
+def test_a_commit_whose_answer_is_lost_is_written_once(world: World, after_reply: bool, turns: int) -> None:
     for number in range(turns - 1):
         world.say(f"Turn {number}.")
-    lost = world.proxy.cut_at("INSERT INTO exchanges", is_answer=is_answer)
+    lost = world.proxy.cut_at("INSERT INTO exchanges", after_reply=after_reply)
     # The client has its reply in any case; whether the turn is stored nobody can say.
     world.say("Is this kept?")
     lost.wait_sync()
@@ -258,11 +258,11 @@ def test_a_commit_whose_answer_is_lost_is_written_once(world: World, is_answer: 
     assert world.kept() == world.said
 
 
-@pytest.mark.parametrize("is_answer", [False, True], ids=["never done", "done"])
-def test_usage_whose_commit_is_lost_is_counted_once(world: World, is_answer: bool) -> None:
+@pytest.mark.parametrize("after_reply", [False, True], ids=["never done", "done"])
+def test_usage_whose_commit_is_lost_is_counted_once(world: World, after_reply: bool) -> None:
     world.say("First.")
     counter = world.gateway.app.services.accounting.meter
-    lost = world.proxy.cut_at("^COMMIT", is_answer=is_answer, within="INSERT INTO usage ")
+    lost = world.proxy.cut_at("^COMMIT", after_reply=after_reply, within="INSERT INTO usage ")
     with pytest.raises(StoreError):
         world.gateway.call(counter.write())
     lost.wait_sync()
@@ -276,7 +276,7 @@ def test_usage_whose_commit_is_lost_is_counted_once(world: World, is_answer: boo
 def test_a_request_that_is_sent_again_after_a_lost_commit_is_one_turn(world: World) -> None:
     world.say("First.")
     before = list(world.messages)
-    lost = world.proxy.cut_at("INSERT INTO exchanges", is_answer=True)
+    lost = world.proxy.cut_at("INSERT INTO exchanges", after_reply=True)
     world.say("Second.")
     lost.wait_sync()
     world.wait_until_it_works()

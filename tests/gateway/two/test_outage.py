@@ -123,7 +123,7 @@ def recovers(gateway: Gateway) -> bool:
     return True
 
 
-def test_a_send_is_answered_once_through_an_outage(world: World) -> None:
+def test_a_send_after_replyed_once_through_an_outage(world: World) -> None:
     one = world.gateways[0]
     body = {"messages": [{"role": "user", "content": "Are you there?", "otid": "o1"}]}
     replies: list[RawReply] = []

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from gateway.open_database import check_database, open_database
 from gateway.settings import DatabaseSettings, Settings
 from tests.doubles.upstream import StrictUpstream
-from tests.gateway.two.pooler import Pooler, find_binaries, version_of
+from tests.gateway.two.pooler import Pooler, find_binaries, read_version
 from tests.patience import PATIENCE_S
 from tests.server import RawReply, RunningGateway, serve, settings_for
 
@@ -31,7 +31,7 @@ def ways() -> list[Any]:
     """Each PgBouncer without prepared statements, and with them if it carries them."""
     found = []
     for binary in find_binaries():
-        major, minor = version_of(binary)
+        major, minor = read_version(binary)
         found.append(pytest.param(binary, 0, id=f"{major}.{minor}"))
         if (major, minor) >= (1, 21):
             found.append(pytest.param(binary, 1000, id=f"{major}.{minor}-prepared"))
@@ -150,7 +150,7 @@ def _is_heron(world: World) -> bool:
     return "You are a heron." in str(world.upstream.last.messages[0])
 
 
-@pytest.mark.parametrize("binary", [each for each in find_binaries() if version_of(each) < (1, 21)])
+@pytest.mark.parametrize("binary", [each for each in find_binaries() if read_version(each) < (1, 21)])
 def test_check_config_says_which_setting_a_pooler_does_not_bear(url: str, binary: str) -> None:
     with Pooler(binary, url) as pooler:
         through = DatabaseSettings(url=pooler.url, pooled=True, listen_url=pooler.url)

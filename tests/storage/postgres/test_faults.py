@@ -174,7 +174,7 @@ async def test_a_job_whose_claim_had_no_answer_is_claimed_again_at_once(
 ) -> None:
     store = await open_store(path=proxy.url)
     id = await store.jobs.enqueue("learn", 0, "k")
-    proxy.cut_at("COMMIT", is_answer=True, within="UPDATE jobs")
+    proxy.cut_at("COMMIT", after_reply=True, within="UPDATE jobs")
     with pytest.raises(Broken):
         await claim(store)
     await until(lambda: store.health.is_up)
@@ -190,7 +190,7 @@ async def test_a_claim_that_came_to_nothing_ends_no_claim_of_another_process(
 ) -> None:
     store, other = await open_store(path=proxy.url), await open_store()
     await store.jobs.enqueue("learn", 0, "k")
-    proxy.cut_at("COMMIT", is_answer=False, within="UPDATE jobs")
+    proxy.cut_at("COMMIT", after_reply=False, within="UPDATE jobs")
     with pytest.raises(Broken):
         await claim(store)
     async with asyncio.timeout(PATIENCE_S):
@@ -446,7 +446,7 @@ async def test_a_primary_that_becomes_a_replica_is_read_only_until_it_is_primary
 ) -> None:
     store: Store = await open_store(limits=QUICK, listen_url=proxy.url)
     store.database.start()
-    await until(lambda: proxy.opened == 1)
+    await until(lambda: proxy.connection_count == 1)
     name = database.url.partition("?")[0].rpartition("/")[2]
     admin = await asyncpg.connect(database.url)
     await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -462,7 +462,7 @@ async def test_a_primary_that_becomes_a_replica_is_read_only_until_it_is_primary
     await until(lambda: store.health.ok)
     await store.keys.create("shop", "laptop")
     # Another server may be the primary now, and the old one would go on hearing itself.
-    await until(lambda: proxy.opened >= 2)
+    await until(lambda: proxy.connection_count >= 2)
 
 
 async def test_a_write_that_is_wrong_in_itself_leaves_nothing_and_stops_no_other(
@@ -618,7 +618,7 @@ async def test_a_database_that_cannot_keep_every_text_is_refused(
 async def test_a_server_that_is_too_old_is_refused(
     open_store: OpenStore, proxy: Proxy, major: bytes, is_taken: bool
 ) -> None:
-    proxy.lie = (rb"(?<=server_version\0)\d\d", major)
+    proxy.replacement = (rb"(?<=server_version\0)\d\d", major)
     if is_taken:
         assert (await open_store(path=proxy.url)).health.ok
         return
@@ -781,7 +781,7 @@ async def test_of_several_hosts_one_that_answers_nothing_is_passed_over_and_then
         place = PostgresTarget(f"{url}?host={hosts}" if are_options else url, connect_s=0.5)
         for _ in range(3):
             (await connect(place)).terminate()
-        assert (proxy.opened, other.opened) == (1, 3)
+        assert (proxy.connection_count, other.connection_count) == (1, 3)
         other.refuse()
         with pytest.raises(Broken, match=rf"{other.port}\b.*; .*{proxy.port}\b.*no connection within 0.5 s"):
             await connect(place)
@@ -793,8 +793,8 @@ async def test_of_several_hosts_the_one_that_may_be_written_to_is_used(
     proxy: Proxy, database: PostgresServer
 ) -> None:
     with Proxy(database.url) as standby:
-        standby.lie = (rb"in_hot_standby\0off\0", b"in_hot_standby\0on\0\0")
+        standby.replacement = (rb"in_hot_standby\0off\0", b"in_hot_standby\0on\0\0")
         hosts = f"127.0.0.1:{standby.port},127.0.0.1:{proxy.port}"
         place = PostgresTarget(proxy.url.replace(f"127.0.0.1:{proxy.port}", hosts))
         (await connect(place)).terminate()
-        assert (standby.opened, proxy.opened) == (1, 1)
+        assert (standby.connection_count, proxy.connection_count) == (1, 1)

@@ -81,7 +81,7 @@ async def test_a_connection_that_ends_is_logged_and_so_is_the_next_one(
     caplog.set_level("INFO", "mnemogate")
     ears = Ears(proxy.url)
     ears.begin()
-    await comes(lambda: proxy.opened == 1 and ears._probe_arrived.is_set())
+    await comes(lambda: proxy.connection_count == 1 and ears._probe_arrived.is_set())
     proxy.refuse()
     await comes(lambda: any("are lost; changes by other gateways" in line for line in caplog.messages))
     proxy.allow()

@@ -69,16 +69,16 @@ async def test_a_turn_that_is_weighed_again_is_a_transaction(open_store: OpenSto
     )
 
 
-@pytest.mark.parametrize("is_answer", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("after_reply", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("is_plain", [True, False], ids=["plain", "weighed"])
 async def test_a_turn_whose_answer_is_lost_is_there_once(
-    open_store: OpenStore, proxy: Proxy, is_plain: bool, is_answer: bool
+    open_store: OpenStore, proxy: Proxy, is_plain: bool, after_reply: bool
 ) -> None:
     alice = Speaker(await open_store(path=proxy.url), ALICE, Clock())
     history = await opened(alice, "c1")
     turn = await alice.begin([*history, user("three")] if is_plain else history[:3], "c1")
     assert turn.is_plain is is_plain
-    lost = proxy.cut_at("INSERT INTO exchanges" if is_plain else "COMMIT", is_answer=is_answer)
+    lost = proxy.cut_at("INSERT INTO exchanges" if is_plain else "COMMIT", after_reply=after_reply)
     committed = await alice.end(turn, [assistant("Third.")])
     assert lost.is_open
     rows = await alice.rows()
@@ -89,7 +89,7 @@ async def test_a_turn_whose_answer_is_lost_is_there_once(
 
 async def test_what_may_not_be_repeated_is_not(open_store: OpenStore, proxy: Proxy) -> None:
     store: Store = await open_store(path=proxy.url)
-    proxy.cut_at("INSERT INTO keys", is_answer=True)
+    proxy.cut_at("INSERT INTO keys", after_reply=True)
     with pytest.raises(Broken):
         await store.keys.create("shop", "laptop")
     assert len(await _keys(store)) == 1
@@ -102,7 +102,7 @@ async def test_what_was_not_yet_committed_is_written_on_another_connection(
     alice = Speaker(store, ALICE, Clock())
     await alice.say([user("one")], assistant("First."))
     (human,) = await store.blocks.load(alice.agent.id)
-    proxy.cut_at("INSERT INTO block_history", is_answer=True)
+    proxy.cut_at("INSERT INTO block_history", after_reply=True)
     written = await store.blocks.write(human.id, human.version, "Alice.", at=2.0, origin="tool")
     assert written.version == human.version + 1
     assert len(await store.blocks.list_revisions(human.id)) == 2
