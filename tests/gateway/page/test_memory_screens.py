@@ -30,11 +30,11 @@ from storage.postgres.database import PostgresDatabase
 from storage.reader_commands import LearnedChanges
 from storage.records import Agent
 from storage.sql import forget_preview
-from tests.doubles.upstream import Gate, StrictUpstream, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
 from tests.gateway.page.operator import FORM, Operator, operator_of, plain
 from tests.gateway.page.person import person_of
-from tests.gateway.sdk import remember
+from tests.gateway.sdk import agent, remember
 from tests.patience import PATIENCE_S, becomes
 from tests.rows import each_row
 from tests.server import QUIET
@@ -1245,6 +1245,22 @@ def test_a_correction_warns_where_it_goes_with_a_text_that_has_the_old_words(ope
     assert new in [each["seq"] for each in goes]
 
 
+def test_a_block_says_that_a_change_by_a_tool_is_still_to_come(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """The page of the block said nothing of it, and it came into the text after an operator's correction."""
+    with remember(upstream, tmp_path, agent("default")) as world:
+        operator = operator_of(world)
+        upstream.queue(call_tools(Call("memory_insert", {"label": "human", "new_string": "Has a cat."})))
+        chat = world.chat(user="alice", model="agent/default")
+        chat.say("I have a cat.")
+        uid = memory_of(world).uid
+        for path in (f"m/{uid}", f"m/{uid}/b/human"):
+            assert "1 change by a tool waits: it comes into this text once" in plain(page(operator, path))
+        chat.say("Thanks.")
+        assert "waits" not in plain(page(operator, f"m/{uid}/b/human"))
+
+
 def test_a_correction_of_a_statement_warns_of_no_other_statement(operator: Operator) -> None:
     """Each fact that begins with "User said: " was listed as one that still says it."""
     agent = speak(operator.world, "I am allergic to hazelnuts.")
@@ -1827,7 +1843,7 @@ def test_a_preview_says_which_corrections_go_and_a_block_keeps_its_own(operator:
     assert by == [(new, True, "operator"), (wrong, False, None)]
     assert "blocks" not in found
     text = page(operator, where)
-    assert text.count("an operator&#39;s correction</span>") == 1
+    assert text.count("an operator’s correction</span>") == 1
     assert text.count('<span class="tag">no longer true</span>') == 1
     # A correction by hand is ticked, so that it stays unless its tick is taken out.
     assert re.findall(r'name="keep" value="(\d+)" form="confirm-form" checked>', text) == [str(new)]
