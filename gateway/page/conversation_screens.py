@@ -14,7 +14,7 @@ from gateway.page.screen import Action, Answer, Download, LimitQuery, Screen, Sc
 from gateway.run.admin.audit_operations import AuditOperations, AuditRecord
 from gateway.run.admin.audited_parts import render_audited_part
 from gateway.run.admin.conversation_views import ConversationPage, LaterMessages, can_be_merged
-from gateway.run.admin.memory_names import label_of, name_user_role
+from gateway.run.admin.memory_names import make_memory_label, name_user_role
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.plain_text import count_noun
 
@@ -77,7 +77,7 @@ class _ConversationScreens(Struct, frozen=True):
             page,
             "conversation.html",
             f"{opening} Conversation {id}" if opening else f"Conversation {id}",
-            memory_name=label_of(memory),
+            memory_name=make_memory_label(memory),
             speaker=name_user_role(memory.scope),
             later=later,
             opening=opening,

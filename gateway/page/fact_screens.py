@@ -32,7 +32,7 @@ from gateway.page.screen import (
 from gateway.run.admin.fact_views import FactPage, list_corrected_texts
 from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_edits import FactExists, MemoryEdits
-from gateway.run.admin.memory_names import label_of
+from gateway.run.admin.memory_names import make_memory_label
 from gateway.run.admin.memory_records import FactRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.word_counts import Remaining
@@ -190,7 +190,7 @@ class _FactScreens(Struct, frozen=True):
             unsaved=unsaved,
             # The number of the fact that has the text of a new one already.
             existing=error.seq if isinstance(error, FactExists) else None,
-            memory_name=label_of(memory),
+            memory_name=make_memory_label(memory),
             is_all=query.all,
             has_ended=query.all or await self.views.facts.has_ended(memory),
             as_of=query.as_of,

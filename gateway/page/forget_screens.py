@@ -26,7 +26,7 @@ from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.forgetting_preview import MAX_TEXTS, ForgetPreview, TargetKind, TargetValue
 from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_forgetting import ForgetResult, MemoryForgetting
-from gateway.run.admin.memory_names import label_of, name_of
+from gateway.run.admin.memory_names import get_memory_name, make_memory_label
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import parse_part
 from gateway.run.admin.recall_trials import RecallTrials
@@ -350,7 +350,7 @@ class _ForgetScreens(Struct, frozen=True):
         block_page = await self._find_block(access, came_from)
         words = read_query_field(came_from, "words")
         if fact_page is not None:
-            return words or await self.lost_words.find_words_of_fact(access.project, access.uid, fact_page)
+            return words or await self.lost_words.collect_words_of_fact(access.project, access.uid, fact_page)
         return "" if block_page is None else words or await self._collect_lost_words(access, block_page)
 
     async def _collect_lost_words(self, access: MemoryAccess, block_page: BlockPage) -> str:
@@ -358,7 +358,9 @@ class _ForgetScreens(Struct, frozen=True):
         correction = find_correction(block_page)
         if correction is None or (access.is_person and block_page.block.shared):
             return ""
-        return await self.lost_words.find_words(access.project, access.uid, [correction.old], correction.new)
+        return await self.lost_words.collect_words(
+            access.project, access.uid, [correction.old], correction.new
+        )
 
     async def _shows_forgotten_fact(self, access: MemoryAccess, screen: str) -> bool:
         """Returns whether a screen shows a fact that is gone: a correction goes with its sources."""
@@ -446,8 +448,8 @@ class _ForgetScreens(Struct, frozen=True):
         name, name_line, searched_name, may_copy = "you", None, "", access.may("export")
         if not access.is_person:
             memory = await self.views.get(access.project, access.uid)
-            name, name_line = label_of(memory), await self.views.find_name_line(memory)
-            searched_name = _choose_searched_name(name_of(memory.scope), name_line)
+            name, name_line = make_memory_label(memory), await self.views.find_name_line(memory)
+            searched_name = _choose_searched_name(get_memory_name(memory.scope), name_line)
             may_copy = memory.scope.is_person
         fragment = "" if kind == "texts" else f"#forget-{kind}-{value}"
         return access.view(

@@ -17,7 +17,7 @@ from gateway.page.shown_text import shorten_diff
 from gateway.run.admin.block_versions import BlockDiff
 from gateway.run.admin.conversation_views import ConversationRecord
 from gateway.run.admin.forgetting_preview import MAX_TEXTS
-from gateway.run.admin.memory_names import label_of, name_user_role
+from gateway.run.admin.memory_names import make_memory_label, name_user_role
 from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 from gateway.run.admin.plain_text import quote_shell_word
@@ -54,7 +54,11 @@ class _MemoryScreens(Struct, frozen=True):
             return access.twin(page)
         openings = await self._load_openings(access, page.items)
         return access.view(
-            page, "conversations.html", "Conversations", memory_name=label_of(memory), openings=openings
+            page,
+            "conversations.html",
+            "Conversations",
+            memory_name=make_memory_label(memory),
+            openings=openings,
         )
 
     async def show_passages(self, request: ScreenRequest, query: ListQuery) -> View:
@@ -62,7 +66,7 @@ class _MemoryScreens(Struct, frozen=True):
         page = await self.views.list_passages(
             access.project, access.uid, after=query.after, limit=query.limit
         )
-        return access.view(page, "passages.html", "Passages", memory_name=label_of(memory))
+        return access.view(page, "passages.html", "Passages", memory_name=make_memory_label(memory))
 
     async def search_words(self, request: ScreenRequest, query: WordsQuery) -> View:
         access, memory = await open_memory(request, self.views)
@@ -90,7 +94,7 @@ class _MemoryScreens(Struct, frozen=True):
             search,
             "words.html",
             "Where it is said",
-            memory_name=label_of(memory),
+            memory_name=make_memory_label(memory),
             spans=lambda text: find_spans_with_words(text, query.q),
             speaker=name_user_role(memory.scope),
             after=query.after,

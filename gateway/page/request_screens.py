@@ -26,7 +26,7 @@ from gateway.page.reply_sources import (
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.page.window_bar import FREE_PART, WINDOW_PARTS, make_cells
 from gateway.run.admin.block_views import BlocksSince
-from gateway.run.admin.memory_names import label_of
+from gateway.run.admin.memory_names import make_memory_label
 from gateway.run.admin.memory_records import FactRecord, MessageRecord, VersionRecord
 from gateway.run.admin.plain_text import count_noun
 from gateway.run.admin.question_views import Question
@@ -80,7 +80,7 @@ class _RequestScreens(Struct, frozen=True):
         if query.memory is not None:
             await request.note_read(query.memory)
             memory = await memories.get(request.visitor.project, query.memory)
-            memory_name, paused = label_of(memory), memory.paused_at
+            memory_name, paused = make_memory_label(memory), memory.paused_at
         questions = await self._find_questions(request, query, page)
         if request.is_twin and questions is not None:
             page = replace(page, items=tuple(_with_question(each, questions) for each in page.items))

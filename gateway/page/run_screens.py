@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, ListQuery, Screen, ScreenRequest, View
-from gateway.run.admin.memory_names import label_of
+from gateway.run.admin.memory_names import make_memory_label
 from gateway.run.admin.run_operations import RunOperations
 
 
@@ -44,7 +44,7 @@ class _RunScreens(Struct, frozen=True):
         )
         context = {
             "uid": found.memory.uid,
-            "agent": label_of(found.memory),
+            "agent": make_memory_label(found.memory),
             "longest_s": longest_s,
             "failure": found.failure,
         }

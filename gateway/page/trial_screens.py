@@ -12,7 +12,7 @@ from gateway.page.memory_access import MemoryAccess, open_memory
 from gateway.page.memory_routes import OPERATOR_ROUTES
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, Screen, ScreenRequest, View
-from gateway.run.admin.memory_names import label_of
+from gateway.run.admin.memory_names import make_memory_label
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.recall_trials import TrialRecord
 from gateway.run.admin.trial_changes import describe_changes
@@ -58,7 +58,7 @@ class _TrialScreens(Struct, frozen=True):
                 trial,
                 "search.html",
                 "What would be recalled",
-                memory_name=label_of(memory),
+                memory_name=make_memory_label(memory),
                 paused=memory.paused_at,
                 last_questions=last_questions,
                 blocks=blocks,
@@ -72,7 +72,7 @@ class _TrialScreens(Struct, frozen=True):
             trial,
             "search.html",
             "What would be recalled",
-            memory_name=label_of(memory),
+            memory_name=make_memory_label(memory),
             has_embedder=self.operations.trials.has_embedder,
             blocks=blocks,
             after=query.after,

@@ -14,7 +14,7 @@ from gateway.errors import BadRequest
 from gateway.run.admin.audited_parts import AuditedVersion
 from gateway.run.admin.list_page import PAGE_LINES, ListPage, make_next_cursor, parse_cursor
 from gateway.run.admin.memory_by_uid import get_agent
-from gateway.run.admin.memory_names import label_of
+from gateway.run.admin.memory_names import make_memory_label
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from storage.listing import LAST_NUMBER
 from storage.operator_records import AuditAction, AuditEntry
@@ -138,7 +138,10 @@ class AuditOperations(Struct, frozen=True):
 
     async def load_names(self, uids: Collection[str]) -> dict[str, str]:
         """Returns the names of memories by their uids, without those that are gone; of agents with their ids."""
-        return {uid: label_of(found) for uid, found in (await self.store.overview.load_scopes(uids)).items()}
+        return {
+            uid: make_memory_label(found)
+            for uid, found in (await self.store.overview.load_scopes(uids)).items()
+        }
 
     async def find_facts(self, facts: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
         """Returns the existing facts among some, true or not. facts: pairs of a memory's uid and a fact's number."""

@@ -54,14 +54,16 @@ class LostWords(Struct, frozen=True):
     def _views(self) -> MemoryViews:
         return self.word_counts.views
 
-    async def find_words_of_fact(self, project: str | None, uid: str, page: FactPage) -> str:
-        """Returns the result of `find_words` for a fact and the facts that it replaced."""
+    async def collect_words_of_fact(self, project: str | None, uid: str, page: FactPage) -> str:
+        """Returns the result of `collect_words` for a fact and the facts that it replaced."""
         if not page.before:
             return ""
         replaced = await self._views.facts.list_replaced(project, uid, page)
-        return await self.find_words(project, uid, list_corrected_texts(page, replaced), page.fact.text)
+        return await self.collect_words(project, uid, list_corrected_texts(page, replaced), page.fact.text)
 
-    async def find_words(self, project: str | None, uid: str, old_texts: Sequence[str], new_text: str) -> str:
+    async def collect_words(
+        self, project: str | None, uid: str, old_texts: Sequence[str], new_text: str
+    ) -> str:
         """Returns the words that the newest of some old texts has lost, as a query; "": no text has lost any.
 
         Old texts that have lost no word are passed over.
@@ -82,7 +84,7 @@ class LostWords(Struct, frozen=True):
                 page = await self._views.facts.show(project, uid, fact.seq)
             except UnknownId:
                 continue  # it was forgotten meanwhile
-            if words := await self.find_words_of_fact(project, uid, page):
+            if words := await self.collect_words_of_fact(project, uid, page):
                 outdated += [
                     OutdatedHit(hit, words, fact) for hit in hits if hit.text and has_words(hit.text, words)
                 ]

@@ -30,7 +30,7 @@ _NAME_SENTENCE = re.compile(
 
 
 class MemoryOwner(Struct, frozen=True):
-    """The memories of an operation: the memories of a project with a named profile and subject."""
+    """The memories that an operation is for: those of a project, or of a profile or subject in it."""
 
     project: str
     # None: any profile.
@@ -46,16 +46,16 @@ class MemoryOwner(Struct, frozen=True):
         return Scope(self.project, self.profile or DEFAULT_PROFILE, self.subject)
 
 
-def name_of(scope: Scope) -> str:
+def get_memory_name(scope: Scope) -> str:
     """Returns the name of a memory: the user's, the conversation's, or the agent's id."""
     if scope.profile == API_PROFILE:
         return _make_rest_id(scope.subject)
     return scope.subject.partition(":")[2]
 
 
-def label_of(memory: FoundMemory | NamedScope) -> str:
-    """Returns the name of a memory as texts have it: of an agent the name that it was given, and its id."""
-    name = name_of(memory.scope)
+def make_memory_label(memory: FoundMemory | NamedScope) -> str:
+    """Returns the name of a memory as operators read it: for an agent with a name, the name and the id."""
+    name = get_memory_name(memory.scope)
     return f"{memory.agent_name} ({name})" if memory.agent_name else name
 
 

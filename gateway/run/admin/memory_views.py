@@ -29,7 +29,12 @@ from gateway.run.admin.list_page import (
     parse_page_end,
 )
 from gateway.run.admin.memory_by_uid import get_memory
-from gateway.run.admin.memory_names import find_name_line, find_name_sentence, label_of, name_of
+from gateway.run.admin.memory_names import (
+    find_name_line,
+    find_name_sentence,
+    get_memory_name,
+    make_memory_label,
+)
 from gateway.run.admin.memory_records import BlockRecord, FactRecord, MemoryKind, MemoryRecord, SourceRecord
 from gateway.run.admin.message_views import MessageViews
 from gateway.run.admin.question_views import QuestionViews
@@ -44,7 +49,7 @@ from storage.sql.store import Store
 _SHOWN_FACTS = 20
 _SHOWN_CONVERSATIONS = 10
 _SHOWN_PASSAGES = 5
-# The number of people with ids and blocks that are searched for a name, which has no index.
+# The number of people, those with the newest turns, whose ids and blocks are searched for a name. Names have no index.
 NAMESAKES_AMONG = 500
 # The most of these people that are shown.
 _SHOWN_PEOPLE = 10
@@ -75,7 +80,7 @@ class AgentMemoryPage(MemoryPage, frozen=True):
 
 
 class NamedMemory(NamedTuple):
-    """A memory of a person with a name in their id, or in a block."""
+    """The memory of a person whose id or block has a name that was searched."""
 
     memory: MemoryRecord
     # The line of the block that has the name, shortened; "": no block has it.
@@ -92,7 +97,7 @@ class MemoryViews:
     def __init__(self, store: Store, now: Callable[[], float], keep_why_days: float = 7.0) -> None:
         """Makes views of the memories of a store.
 
-        now: returns the seconds since the epoch.
+        now: a function that returns the seconds since the epoch.
         keep_why_days: the days for which the recall of a request is stored.
         """
         self.store = store
@@ -116,7 +121,7 @@ class MemoryViews:
         """Returns a page of memories, those with the newest turns first.
 
         q: the beginning of the names of memories; for agents also of their ids.
-        by_messages: True: memories with the most messages come first. Agents are not listed so.
+        by_messages: memories with the most messages come first, which agents cannot be listed by.
 
         Raises: BadRequest: `after` cannot be read, or agents are to be listed by messages.
         """
@@ -187,7 +192,7 @@ class MemoryViews:
 
     async def get_name(self, project: str | None, uid: str) -> str:
         """Returns the name of a memory, with its id if it is an agent's."""
-        return label_of(await get_memory(self.store, project, uid))
+        return make_memory_label(await get_memory(self.store, project, uid))
 
     async def find_name_line(self, memory: FoundMemory) -> str | None:
         """Returns the line of a memory's blocks or facts that names its person, if there is such a line."""
@@ -196,7 +201,7 @@ class MemoryViews:
         return await self.find_name_line_with(memory.id, blocks)
 
     async def find_name_line_with(self, agent_row: int, blocks: Iterable[tuple[str, str]]) -> str | None:
-        """Returns what `find_name_line` does, where the blocks are known.
+        """Returns the result of `find_name_line`, by blocks that the caller has read.
 
         blocks: the labels and values of blocks that no other memory sees.
         """
@@ -230,12 +235,12 @@ def _cut_line_with(text: str, name: str) -> str:
 
 
 def make_memory_record(memory: SizedMemory) -> MemoryRecord:
-    """Returns a memory as lists show it."""
+    """Returns the record of a memory."""
     scope = memory.scope
     return MemoryRecord(
         uid=memory.uid,
         kind=cast(MemoryKind, scope.subject.partition(":")[0]),
-        name=name_of(scope),
+        name=get_memory_name(scope),
         project=scope.project,
         profile=scope.profile,
         created=memory.created,

@@ -16,7 +16,7 @@ from gateway.core import ids
 from gateway.run.admin.list_page import PAGE_LINES, make_cursor_error
 from gateway.run.admin.logged_requests import find_forgotten_memories
 from gateway.run.admin.memory_by_uid import get_agent
-from gateway.run.admin.memory_names import label_of
+from gateway.run.admin.memory_names import make_memory_label
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.admin.recall_retention import RecallRetention
 from gateway.run.admin.request_records import RequestRecord, RequestSummary
@@ -87,7 +87,7 @@ class RequestLists(Struct, frozen=True):
         """Returns the names of the agents among the memories of some requests, by the memories' uids."""
         uids = {each.memory for each in requests if each.memory and ids.parse_uid("agent", each.name or "")}
         scopes = await self.store.overview.load_scopes(uids) if uids else {}
-        return {uid: label_of(scope) for uid, scope in scopes.items()}
+        return {uid: make_memory_label(scope) for uid, scope in scopes.items()}
 
     async def read_page(
         self,

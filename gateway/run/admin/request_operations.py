@@ -18,7 +18,7 @@ from gateway.errors import UnknownId
 from gateway.run.admin.audited_parts import render_audited_part
 from gateway.run.admin.hits import load_hit_records
 from gateway.run.admin.logged_requests import LoggedRequests, find_forgotten_memories
-from gateway.run.admin.memory_names import name_of
+from gateway.run.admin.memory_names import get_memory_name
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.admin.plain_text import count_noun
 from gateway.run.admin.recall_retention import RecallRetention
@@ -149,7 +149,7 @@ class RequestOperations(Struct, frozen=True):
         parts = {render_audited_part(kind, number) for kind in ("message", "exchange") for number in numbers}
         if logged.conversation_uid is not None:
             parts.add(render_audited_part("conversation", logged.conversation_uid))
-        return ForgottenRequest(agent.uid, name_of(logged.scope), logged.started_at, frozenset(parts))
+        return ForgottenRequest(agent.uid, get_memory_name(logged.scope), logged.started_at, frozenset(parts))
 
     async def _find_conversation(self, logged: LoggedRequest, agent: Agent | None) -> str | None:
         """Returns the uid of a request's conversation, or None if no message of it can be read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.run.admin.memory_names import name_of
+from gateway.run.admin.memory_names import get_memory_name
 from gateway.run.admin.request_records import RequestRecord
 from gateway.run.request_log import LoggedRequest
 from storage.recall_record import RecallRecord, unpack
@@ -17,7 +17,7 @@ def summarize_logged(logged: LoggedRequest) -> dict[str, Any]:
         "id": logged.id,
         "at": logged.started_at,
         "memory": logged.memory_uid,
-        "name": None if logged.scope is None else name_of(logged.scope),
+        "name": None if logged.scope is None else get_memory_name(logged.scope),
         "mode": logged.mode,
         "model": logged.model,
         "upstream": logged.upstream,
@@ -36,7 +36,7 @@ def summarize_recall(stored: StoredRecall, record: RecallRecord) -> dict[str, An
         "id": stored.request or "",
         "at": stored.at,
         "memory": stored.memory_uid,
-        "name": name_of(stored.scope),
+        "name": get_memory_name(stored.scope),
         "mode": record.mode,
         "model": model,
         "upstream": upstream,

@@ -17,7 +17,7 @@ from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten
 from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, make_next_cursor, parse_cursor
 from gateway.run.admin.memory_by_uid import get_memory
-from gateway.run.admin.memory_names import label_of
+from gateway.run.admin.memory_names import make_memory_label
 from storage.errors import NotFound
 from storage.listing import LAST_NUMBER, Page, RunEntry, RunFilter, StepEntry
 from storage.operator_records import FoundMemory
@@ -181,7 +181,7 @@ class RunOperations(Struct, frozen=True):
         if next_after is None and last_walked is not None:
             next_after = str(last_walked)
         scopes = await self.store.overview.load_scopes({entry.agent_uid for entry in entries[:limit]})
-        names = {uid: label_of(scope) for uid, scope in scopes.items()}
+        names = {uid: make_memory_label(scope) for uid, scope in scopes.items()}
         return ListPage(
             tuple(
                 ListedRun(**asdict(_make_run_summary(entry)), agent_name=names.get(entry.agent_uid))

@@ -15,7 +15,7 @@ from gateway.errors import Conflict, UnknownId
 from gateway.run.admin.job_operations import cancel_job
 from gateway.run.admin.list_page import ListPage, make_cursor_error, make_next_cursor, parse_cursor
 from gateway.run.admin.memory_by_uid import get_agent
-from gateway.run.admin.memory_names import name_of
+from gateway.run.admin.memory_names import get_memory_name
 from gateway.run.background.learner import LEARN_JOB
 from storage.batch_records import Batch
 from storage.errors import NotFound, Stale
@@ -205,7 +205,7 @@ class WorkOperations(Struct, frozen=True):
 
 
 def _make_job_record(job: Job, scope: Scope | None) -> JobRecord:
-    name = None if scope is None else name_of(scope)
+    name = None if scope is None else get_memory_name(scope)
     return JobRecord(
         id=job.id,
         kind=job.kind,
