@@ -65,9 +65,10 @@ def rebuild_block(block: Block, later: Sequence[RevisedValue], pending: Sequence
     """Returns the later values of a block without erased words, and the pending edits that may bring these back.
 
     Edits by tools are done again on the remaining text, and an undo brings back the remaining text of the value that it
-    brought back. Values that were written without such an edit lose the lines that may repeat erased words. A line that
-    an operator or the person wrote is left out only if it says little else: "City: Zurich" stays when "City: Basel" is
-    erased. If remaining messages are among the sources of a value, its new lines stay that have the words of one.
+    brought back. Values that were written without such an edit lose the new lines that may repeat erased words. A line
+    that an operator or the person wrote is left out only if it says little else: "City: Zurich" stays when
+    "City: Basel" is erased. If remaining messages are among the sources of a value, its new lines stay that have the
+    words of one.
 
     block: the block with its last value from before the message.
     later: the values that the block had since, oldest first.
@@ -102,10 +103,12 @@ def rebuild_block(block: Block, later: Sequence[RevisedValue], pending: Sequence
             # Such an edit holds what it adds, so it can be done without the erased part.
             rebuilt = _edit_again(replace(roomy, value=rebuilt), revision.edit)
         else:
+            # A line that the remaining text has does not come from the erased part, whatever words it shares with it.
+            lines_before = {*rebuilt.split("\n")}
             rebuilt = "\n".join(
                 line
                 for line in revision.value.split("\n")
-                if not _may_repeat(line, tainted, is_by_hand=line in lines_by_hand)
+                if line in lines_before or not _may_repeat(line, tainted, is_by_hand=line in lines_by_hand)
             )
         stored_value = revision.value
         values.append(rebuilt)

@@ -118,6 +118,17 @@ GONE = RevisedValue("has a cat\nlikes tea", is_erased=True)
         # a value written as a whole keeps the lines that say nothing of it
         ([GONE, RevisedValue("has a cat\nloves tea and likes it\nrides a bike")], "has a cat\nrides a bike"),
         ([GONE, RevisedValue("all likes at once", edit=op("rethink", new_memory="all likes at once"))], ""),
+        # and the lines that an edit which was done again has brought in
+        (
+            [
+                GONE,
+                RevisedValue(
+                    "has a cat\nlikes tea\nlikes to ride", edit=op("insert", new_string="likes to ride")
+                ),
+                RevisedValue("has a cat\nlikes to ride\nlikes mate\nswims"),
+            ],
+            "has a cat\nlikes to ride\nswims",
+        ),
         # but for lines by hand that say something else
         (
             [
