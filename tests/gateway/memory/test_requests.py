@@ -195,10 +195,10 @@ async def _key(world: World, project: str) -> str:
 def idle_retention(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has a gateway that starts afterwards look for nothing that is too old."""
 
-    async def look(self: Retention) -> float:
+    async def perform_due(self: Retention) -> float:
         return PATIENCE_S
 
-    monkeypatch.setattr(Retention, "look", look)
+    monkeypatch.setattr(Retention, "perform_due", perform_due)
 
 
 @pytest.mark.both
