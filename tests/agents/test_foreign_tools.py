@@ -233,7 +233,7 @@ def test_a_chat_completion_that_comes_again_overwrites_no_newer_block(
         tool = ToolDefinition(SCHEMA, "python", source)
         world.gateway.call(registry.tools.create("default", "lookup", tool))
         defined = AgentDefinition("react_agent", "You help.", model="m")
-        new = NewAgent(defined, name="ann", own=[(HUMAN, {})], tool_names=["lookup"])
+        new = NewAgent(defined, name="ann", own_blocks=[(HUMAN, {})], tool_names=["lookup"])
         view = world.gateway.call(registry.create("default", new))
 
         def ask() -> str:

@@ -455,7 +455,7 @@ def test_all_edits_of_one_call_of_a_chat_are_made(upstream: StrictUpstream, tmp_
         made = NewAgent(
             AgentDefinition("react_agent", "You help.", model="m"),
             name="ann",
-            own=[(HUMAN, {}), (replace(HUMAN, label="house"), {})],
+            own_blocks=[(HUMAN, {}), (replace(HUMAN, label="house"), {})],
             tool_names=["memory_apply_patch"],
         )
         view = life.world.gateway.call(registry.create("default", made))
@@ -490,7 +490,7 @@ def test_a_nudge_of_a_chat_is_no_new_turn_for_the_window(upstream: StrictUpstrea
         made = NewAgent(
             AgentDefinition("letta_v1_agent", "You help.", model="m", rules=rules, context_window=3000),
             name="ann",
-            own=[(HUMAN, {})],
+            own_blocks=[(HUMAN, {})],
         )
         life.world.gateway.call(registry.create("default", made))
         upstream.queue(say("word " * 700), say("word " * 700), call_tools(insert("x")), say("Done."))

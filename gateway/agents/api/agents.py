@@ -62,7 +62,7 @@ class AgentRoutes:
         self._api.check_models(request, list_models(definition))
         new = NewAgent(
             definition,
-            own=[make_block(block) for block in sent.get("memory_blocks") or ()],
+            own_blocks=[make_block(block) for block in sent.get("memory_blocks") or ()],
             tool_names=sent.get("tools") or (),
             has_base_tools=sent.get("include_base_tools") is not False,
             has_base_rules=sent.get("include_base_tool_rules"),

@@ -11,7 +11,7 @@ from gateway.agents.api._query import PageQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.passages import render_passage
-from gateway.agents.files.folder_contents import FileView, FolderContents, SentFile
+from gateway.agents.files.folder_contents import FileView, FolderContents, UploadedFile
 from gateway.agents.files.folders import Folders
 from gateway.agents.registry.memory_passages import MemoryPassages
 from gateway.agents.wire.sent_values import find_sent
@@ -133,7 +133,7 @@ class FolderFileRoutes:
         name = clean_file_name(find_sent(query.name) or form_name)
         if not name:
             raise BadRequest("Name the file.", param="file")
-        upload = SentFile(name, file.type, file.data)
+        upload = UploadedFile(name, file.type, file.data)
         stored, is_new = await self._contents.upload(folder, upload, query.duplicate_handling)
         request.headers["x-upload-result"] = "created" if is_new else "skipped"
         (view,) = await self._contents.load_views(folder, [stored])

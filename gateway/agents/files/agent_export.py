@@ -14,8 +14,8 @@ from storage.records import DEFAULT_CONVERSATION, REPLY, Agent, Exchange
 from storage.sql.store import Store
 
 # The most exchanges, and the most passages, that one read returns.
-_EXCHANGES = 50
-_PASSAGES = 500
+_EXCHANGES_PER_READ = 50
+_PASSAGES_PER_READ = 500
 
 
 class AgentExport:
@@ -37,11 +37,11 @@ class AgentExport:
         messages: list[PortableMessage] = []
         after = -1
         while True:
-            page = Page(after, None, _EXCHANGES, newest_first=False)
+            page = Page(after, None, _EXCHANGES_PER_READ, newest_first=False)
             rows = await self._store.messages.list_page(agent.id, page, conversation_row=stored.id)
             for row in rows:
                 messages += _list_messages(row.exchange)
-            if len(rows) < _EXCHANGES:
+            if len(rows) < _EXCHANGES_PER_READ:
                 return messages
             after = rows[-1].exchange.next_seq
 
@@ -50,13 +50,13 @@ class AgentExport:
         drafts: list[PassageDraft] = []
         after = 0
         while True:
-            page = await self._store.passages.list(memory.id, after=after, limit=_PASSAGES)
+            page = await self._store.passages.list(memory.id, after=after, limit=_PASSAGES_PER_READ)
             passages = await self._store.passages.load(memory.id, [listed.seq for listed in page])
             drafts += [
                 PassageDraft(text=passage.text, at=passage.at, tags=passage.tags, metadata=passage.metadata)
                 for passage in (passages[listed.seq] for listed in page if listed.seq in passages)
             ]
-            if len(page) < _PASSAGES:
+            if len(page) < _PASSAGES_PER_READ:
                 return drafts
             after = page[-1].seq
 

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from gateway.agents.core.agent_file import AgentFile, PortableAgent, PortableArchive, PortableFolder
 from gateway.agents.core.kinds import FILE_TOOLS, index_built_in
 from gateway.agents.files.file_exchanges import make_conversation_lines
-from gateway.agents.files.folder_contents import FolderContents, SentFile
+from gateway.agents.files.folder_contents import FolderContents, UploadedFile
 from gateway.agents.registry.memory_scope import make_scope
 from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.tool_registry import ToolView
@@ -47,7 +47,7 @@ class ImportServices(Struct, frozen=True):
     registry: Registry
     # Saves the files of folders.
     contents: FolderContents
-    # Tells which tools can run here.
+    # Decides which tools can run here.
     defined_tools: DefinedTools
     # Returns seconds since the epoch.
     now: Callable[[], float]
@@ -74,7 +74,7 @@ class AgentImport:
         self._archives: dict[str, str] = {}
         self._blocks: dict[str, str] = {}
         # The functions that delete the parts that the import has made, in the order in which these were made.
-        self._undo: list[Callable[[], Awaitable[object]]] = []
+        self._undo_steps: list[Callable[[], Awaitable[object]]] = []
         # The names of the parts of the file that are left out.
         self.left_out = list(file.left_out)
 
@@ -104,9 +104,9 @@ class AgentImport:
 
     async def _roll_back(self) -> None:
         """Deletes the parts that were made, the last first. Logs a part that cannot be deleted, without its content."""
-        for undo in reversed(self._undo):
+        for undo_step in reversed(self._undo_steps):
             try:
-                await undo()
+                await undo_step()
             except (StoreError, GatewayError) as error:
                 _log.warning(
                     "An agent file could not be imported, and a part of what it had made is still there (%s). Look for "
@@ -131,12 +131,12 @@ class AgentImport:
                 self.left_out.append(f"tools.{name}.{definition.source_type}")
             if existing is None:
                 created = self._tools[name] = await registry.create(project, name, definition)
-                self._undo.append(partial(registry.delete, project, created.uid))
+                self._undo_steps.append(partial(registry.delete, project, created.uid))
                 continue
             assert existing.definition is not None  # a file defines no built-in tool
             before = ToolDefinition.of(existing.definition.body)
             self._tools[name] = await registry.put(project, name, definition)
-            self._undo.append(partial(registry.put, project, name, before))
+            self._undo_steps.append(partial(registry.put, project, name, before))
 
     async def _match_blocks(self) -> None:
         """Finds the blocks of the file that exist already. Other blocks are made with the first agent that has them."""
@@ -170,8 +170,8 @@ class AgentImport:
         memory = await self._make_memory(DefinitionKind.FOLDER, uid, [line], 1)
         for file in folder.files:
             # Letta's server reads PDFs and the like, and the file has only their text.
-            sent = SentFile(file.name, file.mime_type, file.text.encode())
-            await self._contents.save(memory.id, sent, file.text, "suffix")
+            upload = UploadedFile(file.name, file.mime_type, file.text.encode())
+            await self._contents.save(memory.id, upload, file.text, "suffix")
         next_seq = 1 + await asyncio.to_thread(_count_passages, folder)
         await self._store.import_writer.finish(memory, next_seq)
         return uid
@@ -207,8 +207,8 @@ class AgentImport:
             *({"tag": {"tag": tag}} for tag in dict.fromkeys(agent.tags)),
             *[line async for line in self._make_attachment_lines(agent)],
         ]
-        end = next_seq + len(passages)
-        return await self._make_memory(DefinitionKind.AGENT, uid, lines, end), end
+        next_seq += len(passages)
+        return await self._make_memory(DefinitionKind.AGENT, uid, lines, next_seq), next_seq
 
     async def _make_memory(
         self, kind: DefinitionKind, uid: str, lines: Iterable[dict[str, Any]], next_seq: int
@@ -216,7 +216,7 @@ class AgentImport:
         """Makes a memory of the lines of an export. The memory stays hidden until its transfer ends."""
         writer = self._store.import_writer
         memory = await writer.begin(self._store.agents.make_draft(make_scope(self._project, kind, uid)))
-        self._undo.append(partial(self._store.forgetting.wipe, memory.id))
+        self._undo_steps.append(partial(self._store.forgetting.wipe, memory.id))
         reader = LineReader(self._store, memory, next_seq)
         remaining = iter(lines)
         while some_lines := list(islice(remaining, LINES_OF_TRANSACTION)):
@@ -276,7 +276,7 @@ class AgentImport:
             await sleepers.turn_off(await load_entry())
 
         # Before the sleeptime agent is made, since `turn_off` does nothing if there is none.
-        self._undo.append(turn_off)
+        self._undo_steps.append(turn_off)
         await sleepers.turn_on(await load_entry())
 
 
@@ -294,14 +294,14 @@ def _make_message_lines(agent: PortableAgent) -> tuple[list[dict[str, Any]], int
     """Returns the lines of an agent's conversations, and the next number."""
     lines, next_seq = make_conversation_lines(agent.messages, ids.new_uid(), DEFAULT_CONVERSATION)
     for conversation in agent.conversations:
-        spoken, next_seq = make_conversation_lines(
-            conversation.messages, conversation.uid, None, began_at=conversation.began_at, first=next_seq
+        conversation_lines, next_seq = make_conversation_lines(
+            conversation.messages, conversation.uid, None, began_at=conversation.began_at, first_seq=next_seq
         )
         definition = {
             "kind": DefinitionKind.CONVERSATION, "uid": conversation.uid, "name": "", "created": conversation.began_at,
             "updated": conversation.began_at, "body": conversation.definition.body(),
         }  # fmt: skip
-        lines += [*spoken, {"definition": definition}]
+        lines += [*conversation_lines, {"definition": definition}]
     return lines, next_seq
 
 
@@ -319,11 +319,11 @@ def _make_definition_line(
     }}  # fmt: skip
 
 
-def _make_passage_lines(passages: Sequence[PassageDraft], first: int) -> Iterator[dict[str, Any]]:
-    """Yields the lines of passages. first: the number of the first passage."""
-    for n, passage in enumerate(passages, first):
+def _make_passage_lines(passages: Sequence[PassageDraft], first_seq: int) -> Iterator[dict[str, Any]]:
+    """Yields the lines of passages. first_seq: the number of the first passage."""
+    for seq, passage in enumerate(passages, first_seq):
         yield {"passage": {
-            "seq": n, "at": passage.at, "exchange": None, "sources": [], "text": passage.text,
+            "seq": seq, "at": passage.at, "exchange": None, "sources": [], "text": passage.text,
             "tags": list(passage.tags), "metadata": passage.metadata,
         }}  # fmt: skip
 

@@ -25,7 +25,7 @@ def make_conversation_lines(
     key: str | None,
     *,
     began_at: float | None = None,
-    first: int = 1,
+    first_seq: int = 1,
 ) -> tuple[list[dict[str, Any]], int]:
     """Returns the lines of a conversation, and the number after the number of its last message.
 
@@ -33,10 +33,11 @@ def make_conversation_lines(
     key: the caller's name for the conversation; None: it has none.
     began_at: the time when the conversation began, in seconds since the epoch; None: it began with its first message,
         and without messages it has no lines.
-    first: the number of its first message.
+    first_seq: the number of its first message.
     """
     lines: list[dict[str, Any]] = []
-    seq, parent, prior = first, None, None
+    seq = first_seq
+    parent = prior = None
     for inputs, reply in group_exchanges(messages):
         line = _make_exchange_line(uid, seq, parent, prior, inputs, reply)
         lines.append({"exchange": line})
@@ -97,6 +98,15 @@ def _make_exchange_line(
     inputs: Sequence[PortableMessage],
     reply: Sequence[PortableMessage],
 ) -> dict[str, Any]:
+    """Returns the line of an exchange.
+
+    uid: the uid of the conversation.
+    seq: the number of the exchange's first message.
+    parent: the number of the exchange before it; None: it is the first.
+    prior: the number of the last exchange before it that has `full`; None: none has.
+    inputs: the messages before the reply.
+    reply: the reply, and the last results of its calls; empty: the exchange has no reply.
+    """
     began_at = (inputs or reply)[0].at
     ended_at = max(began_at, (reply or inputs)[-1].at)
     shown_reply, rounds, model = None, None, ""

@@ -21,7 +21,7 @@ from storage.sql.store import Store
 # The most bytes of a file.
 MAX_BYTES = 10_000_000
 # The most parts of a file that one transaction writes.
-_PARTS_WRITTEN = 64
+_PARTS_PER_WRITE = 64
 
 # The way of handling a file with a name that is taken.
 Handling = Literal["skip", "error", "suffix", "replace"]
@@ -30,12 +30,12 @@ _ON_TAKEN_NAME: Mapping[Handling, OnTakenName] = {
 }  # fmt: skip
 
 
-class SentFile(Struct, frozen=True):
+class UploadedFile(Struct, frozen=True):
     """An uploaded file. Raises: BodyTooLarge."""
 
     name: str
     # The media type that the client has sent.
-    type: str
+    media_type: str
     data: bytes
 
     def __post_init__(self) -> None:
@@ -60,10 +60,11 @@ class FolderContents(Struct, frozen=True):
     """
 
     store: Store
+    # Returns seconds since the epoch.
     now: Callable[[], float]
 
     async def upload(
-        self, folder: Definition, upload: SentFile, handling: Handling
+        self, folder: Definition, upload: UploadedFile, handling: Handling
     ) -> tuple[StoredFile, bool]:
         """Saves a file. Returns the stored file, and whether it is new.
 
@@ -71,7 +72,7 @@ class FolderContents(Struct, frozen=True):
 
         Raises: UnsupportedFile if the file is no text; Conflict if the name is taken.
         """
-        text = decode_text(upload.data, upload.type)
+        text = decode_text(upload.data, upload.media_type)
         if text is None:
             raise UnsupportedFile(
                 f"{upload.name!r} is no text that can be read. Send text in UTF-8, such as Markdown, code or CSV."
@@ -79,7 +80,7 @@ class FolderContents(Struct, frozen=True):
         return await self.save(folder.memory_row, upload, text, handling)
 
     async def save(
-        self, memory_row: int, upload: SentFile, text: str, handling: Handling
+        self, memory_row: int, upload: UploadedFile, text: str, handling: Handling
     ) -> tuple[StoredFile, bool]:
         """Saves a file with a known text, whatever its type, as `upload` does.
 
@@ -95,12 +96,12 @@ class FolderContents(Struct, frozen=True):
                 raise Conflict(f"There is a file {upload.name!r} in this folder already.", param="file")
         draft = StoredFile(
             id=0, uid=ids.new_uid(), memory_row=memory_row, state=FileState.PARSING, size_bytes=len(upload.data),
-            created=self.now(), media_type=upload.type, name=upload.name,
+            created=self.now(), media_type=upload.media_type, name=upload.name,
         )  # fmt: skip
         file = await self.store.files.add(draft, on_taken_name=_ON_TAKEN_NAME[handling])
         try:
             parts = split_text(text)
-            while some_parts := list(islice(parts, _PARTS_WRITTEN)):
+            while some_parts := list(islice(parts, _PARTS_PER_WRITE)):
                 await self.store.files.add_parts(file, some_parts)
             file = await self.store.files.complete(file)
         except BaseException:
@@ -110,8 +111,8 @@ class FolderContents(Struct, frozen=True):
             raise
         if handling == "replace":
             # Only now, so that the folder has the earlier file or the new file even after a fault.
-            for earlier in await self.store.files.find_replaced(file):
-                await self.remove(earlier)
+            for replaced_file in await self.store.files.find_replaced(file):
+                await self.remove(replaced_file)
         return file, True
 
     async def load_views(

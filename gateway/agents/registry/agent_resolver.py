@@ -66,7 +66,7 @@ class AgentResolver(Struct, frozen=True):
         if not self.store.database.is_shared:
             return True
         try:
-            return await self.store.definitions.are_current(cached.made_of)
+            return await self.store.definitions.are_current(cached.source_versions)
         except Unavailable:
             return True  # without the store a chat goes on with the cached agent
 
@@ -110,9 +110,9 @@ class AgentResolver(Struct, frozen=True):
         else:
             same_name = await definitions.find_by_name(project, DefinitionKind.AGENT, name_or_id)
             if len(same_name) > 1:  # the store returns at most two
-                both = " and ".join(ids.make_id("agent", namesake.uid) for namesake in same_name)
+                both_ids = " and ".join(ids.make_id("agent", namesake.uid) for namesake in same_name)
                 raise BadRequest(
-                    f"Two agents are named {name_or_id!r}: {both}. Name one by its id.", param="model"
+                    f"Two agents are named {name_or_id!r}: {both_ids}. Name one by its id.", param="model"
                 )
             definition = same_name[0] if same_name else None
         if definition is None:
@@ -120,9 +120,9 @@ class AgentResolver(Struct, frozen=True):
         targets = await self.store.attached.load_targets(definition.memory_row, DefinitionKind.TOOL)
         tools = (await self.tools.load_of_agents({definition.memory_row: targets}))[definition.memory_row]
         sources = [definition, *(tool.definition for tool in tools if tool.definition is not None)]
-        made_of = frozenset((source.id, source.version) for source in sources)
+        source_versions = frozenset((source.id, source.version) for source in sources)
         scope = make_scope(project, DefinitionKind.AGENT, definition.uid)
-        return ResolvedAgent(self._make_spec(definition, tools), scope, made_of)
+        return ResolvedAgent(self._make_spec(definition, tools), scope, source_versions)
 
     def _make_spec(self, definition: Definition, tools: Sequence[ToolView]) -> AgentSpec:
         """Returns the spec of an agent that was made over REST."""

@@ -56,10 +56,10 @@ class McpRegistry(Struct, frozen=True):
             taken.
         """
         uid = ids.new_uid()
-        sealed, values = config.find_retained_secrets(_NO_SERVER), config.list_given_secrets()
-        with _as_bad_request():
-            sealed |= await self.cipher.encrypt(project, uid, values)
-        server, listed = await self._fetch_tools(replace(config.definition, secrets=sealed), values)
+        encrypted, values = config.find_retained_secrets(_NO_SERVER), config.list_given_secrets()
+        with _translate_secret_faults():
+            encrypted |= await self.cipher.encrypt(project, uid, values)
+        server, listed = await self._fetch_tools(replace(config.definition, secrets=encrypted), values)
         draft = DefinitionDraft(project, DefinitionKind.MCP, uid, server.body(), name)
         stored = await self.store.definitions.add(draft, at=self.now())
         try:
@@ -88,11 +88,11 @@ class McpRegistry(Struct, frozen=True):
         stored = await self.get(project, uid)
         before = McpServerDefinition.of(stored.body)
         config = McpServerConfig(before) if edit is None else edit(before)
-        sealed, values = config.find_retained_secrets(before), config.list_given_secrets()
-        with _as_bad_request():
-            values |= await self.cipher.decrypt(stored, sealed)
-            sealed |= await self.cipher.encrypt(project, uid, config.list_given_secrets())
-        server, listed = await self._fetch_tools(replace(config.definition, secrets=sealed), values)
+        encrypted, values = config.find_retained_secrets(before), config.list_given_secrets()
+        with _translate_secret_faults():
+            values |= await self.cipher.decrypt(stored, encrypted)
+            encrypted |= await self.cipher.encrypt(project, uid, config.list_given_secrets())
+        server, listed = await self._fetch_tools(replace(config.definition, secrets=encrypted), values)
         changed = await self.store.definitions.change(stored, server.body(), at=self.now(), name=name)
         await self._sync_tools(project, changed, listed)
         return changed
@@ -109,7 +109,7 @@ class McpRegistry(Struct, frozen=True):
         """Asks a server for its tools again. Returns the tools. Raises: BadRequest if the server cannot be asked."""
         stored = await self.get(project, uid)
         before = McpServerDefinition.of(stored.body)
-        with _as_bad_request():
+        with _translate_secret_faults():
             values = await self.cipher.decrypt(stored, before.secrets)
         server, listed = await self._fetch_tools(before, values)
         if server != before:
@@ -120,8 +120,8 @@ class McpRegistry(Struct, frozen=True):
     async def list_tools(self, project: str, uid: str) -> Sequence[ToolView]:
         """Returns a server's stored tools, which it had when it was asked last."""
         await self.get(project, uid)
-        every = self.project_tools.select(project, Page(newest_first=False))
-        return [tool async for tool in every if _find_name_at_server(tool, uid) is not None]
+        all_tools = self.project_tools.select(project, Page(newest_first=False))
+        return [tool async for tool in all_tools if _find_name_at_server(tool, uid) is not None]
 
     async def _fetch_tools(
         self, server: McpServerDefinition, values: Mapping[str, str]
@@ -174,9 +174,9 @@ class McpRegistry(Struct, frozen=True):
 
         Several tools of a server may get one name, since letters of another script become `_`.
         """
-        both = f"{server.name}_{tool.name}"
-        numbered = (_make_name(both, f"_{n}") for n in range(2, MAX_TOOLS + 2))
-        for name in chain((_make_name(tool.name), _make_name(both)), numbered):
+        full_name = f"{server.name}_{tool.name}"
+        numbered_names = (_make_name(full_name, f"_{n}") for n in range(2, MAX_TOOLS + 2))
+        for name in chain((_make_name(tool.name), _make_name(full_name)), numbered_names):
             definition = ToolDefinition(
                 _make_schema(name, tool),
                 "mcp",
@@ -187,14 +187,15 @@ class McpRegistry(Struct, frozen=True):
                 await self.project_tools.create(project, name, definition)
                 return
             except (Conflict, WriteConflict):
-                taken = await self.project_tools.find_named(project, name)
-                if taken is not None and _find_name_at_server(taken, server.uid) == tool.name:
+                namesake = await self.project_tools.find_named(project, name)
+                if namesake is not None and _find_name_at_server(namesake, server.uid) == tool.name:
                     return
         raise Conflict(f"There are too many tools with the name {tool.name!r}.")
 
 
 @contextmanager
-def _as_bad_request() -> Iterator[None]:
+def _translate_secret_faults() -> Iterator[None]:
+    """Turns a SecretFault of the block into a BadRequest."""
     try:
         yield
     except SecretFault as error:

@@ -43,8 +43,9 @@ class PassageView(Struct, frozen=True):
 
 
 class MemoryPassages(Struct, frozen=True):
-    """Reads, searches and changes passages of memories. Besides the errors that a method names, it raises
-    WriteConflict and Unavailable.
+    """Reads, searches and changes passages of memories.
+
+    Besides the errors that a method names, it raises WriteConflict and Unavailable.
     """
 
     store: Store
@@ -88,8 +89,8 @@ class MemoryPassages(Struct, frozen=True):
         embed = self.embed_query
         rows = [memory.id for memory in memories]
         vector = None if embed is None else await embed(rows, query, searches.SEARCH_MS)
-        running = [self._search_memory(memory, query, filter, limit, vector) for memory in memories]
-        return interleave(await asyncio.gather(*running))[:limit]
+        coroutines = [self._search_memory(memory, query, filter, limit, vector) for memory in memories]
+        return interleave(await asyncio.gather(*coroutines))[:limit]
 
     async def search_memory(
         self, memory: Agent, query: str, filter: PassageFilter, *, limit: int, vector: Vector | None
@@ -107,11 +108,11 @@ class MemoryPassages(Struct, frozen=True):
     async def _search_memory(
         self, memory: Agent, query: str, filter: PassageFilter, limit: int, vector: Vector | None
     ) -> Sequence[PassageView]:
-        present = await self.store.agents.find_by_id(memory.id)
-        if present is None:  # deleted meanwhile
+        current = await self.store.agents.find_by_id(memory.id)
+        if current is None:  # deleted meanwhile
             return []
         hits = await self.store.recall.search_passages(
-            present, query, filter, limit=limit, deadline_ms=searches.SEARCH_MS, vector=vector
+            current, query, filter, limit=limit, deadline_ms=searches.SEARCH_MS, vector=vector
         )
         return await self._with_files(memory, hits)
 

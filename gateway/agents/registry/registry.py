@@ -50,7 +50,7 @@ class AgentParts(Struct, frozen=True, kw_only=True):
 
     # The name; None: the name stays, or a new agent gets one that is made of its uid.
     name: str | None = None
-    # The uids of blocks, and so on. Each of these lists replaces the agent's present list.
+    # The uids of the parts, and the tags as text. Each of these lists replaces the agent's present list.
     blocks: Sequence[str] | None = None
     tools: Sequence[str] | None = None
     tags: Sequence[str] | None = None
@@ -67,7 +67,7 @@ class NewAgent(AgentParts, frozen=True):
 
     definition: AgentDefinition
     # New blocks, each with the body of its definition.
-    own: Sequence[tuple[Block, dict[str, Any]]] = ()
+    own_blocks: Sequence[tuple[Block, dict[str, Any]]] = ()
     # The names of further tools, which come before `tools`.
     tool_names: Sequence[str] = ()
     # The agent gets the built-in tools of its kind.
@@ -128,7 +128,7 @@ class Registry:
         if folders:
             numbers += [number for number in number_file_tools() if number not in numbers]
         agent_draft = AgentDraft(
-            agent=memory, name=name, body=definition.body(), own=new.own, blocks=new.blocks, tools=numbers,
+            agent=memory, name=name, body=definition.body(), own=new.own_blocks, blocks=new.blocks, tools=numbers,
             tags=new.tags, folders=folders, identities=identities,
         )  # fmt: skip
         entry = await self._store.defined_agents.create(agent_draft, at=now)
@@ -179,19 +179,19 @@ class Registry:
         if edit.identities is not None:
             identities = await self._load_rows(project, DefinitionKind.IDENTITY, edit.identities)
 
-        async def change() -> AgentEntry:
+        async def write_change() -> AgentEntry:
             entry = await self._store.defined_agents.get(project, uid)
             definition = self.require_definition(entry)
-            attached = tools
+            tool_numbers = tools
             if edit.has_multi_agent_tools is not None:
-                attached = await self._with_multi_agent_tools(entry.agent.id, edit, tools)
-            change = AgentChange(
-                name=edit.name, body=self._edit_body(definition, edit), blocks=edit.blocks, tools=attached,
+                tool_numbers = await self._with_multi_agent_tools(entry.agent.id, edit, tools)
+            agent_change = AgentChange(
+                name=edit.name, body=self._edit_body(definition, edit), blocks=edit.blocks, tools=tool_numbers,
                 tags=edit.tags, folders=folders, folder_tools=number_file_tools(), identities=identities,
             )  # fmt: skip
-            return await self._store.defined_agents.change(entry, change, at=self._now())
+            return await self._store.defined_agents.change(entry, agent_change, at=self._now())
 
-        changed = await retry_overtaken(change)
+        changed = await retry_overtaken(write_change)
         if edit.has_sleeptime is not None:
             await self._turn_sleeptime(changed, is_on=edit.has_sleeptime)
         self._cache.clear()
@@ -239,9 +239,9 @@ class Registry:
             await self._store.readers.load_read_by(entry.agent.id)
         ):
             await self.sleepers.detach(primary, uid)
-        begun = await self._store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))
+        forgetting = await self._store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))
         self._cache.clear()
-        await self._store.forgetting.finish(begun)
+        await self._store.forgetting.finish(forgetting)
 
     def check_name(self, name: str) -> None:
         """Raises: Conflict if the name of an agent is the name of a profile."""
@@ -296,11 +296,11 @@ def _with_kind_defaults(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefini
         rules=rules,
         clears=definition.clears or kind.clears,
         most_messages=definition.most_messages or kind.most_messages,
-        least_messages=definition.least_messages or _choose_least(kind, definition.most_messages),
+        least_messages=definition.least_messages or _choose_least_messages(kind, definition.most_messages),
     )
 
 
-def _choose_least(kind: AgentKind, most_messages: int | None) -> int | None:
+def _choose_least_messages(kind: AgentKind, most_messages: int | None) -> int | None:
     """Returns the least messages that the window of a kind retains; None: no bound.
 
     most_messages: the agent's own limit of the window; None: the agent has none.

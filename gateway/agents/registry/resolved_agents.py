@@ -25,8 +25,8 @@ class ResolvedAgent(Struct, frozen=True):
     spec: AgentSpec
     # The scope of its memory.
     scope: Scope
-    # The row and version of each definition of which the spec was made.
-    made_of: frozenset[tuple[int, int]] = frozenset()
+    # The row and version of each definition of which the spec is made.
+    source_versions: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(slots=True)

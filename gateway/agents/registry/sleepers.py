@@ -19,17 +19,17 @@ from storage.sql.store import Store
 _SUFFIX = "-sleeptime"
 
 
-def find_sleeptime(defined: AgentDefinition) -> Sleeptime | None:
+def find_sleeptime(definition: AgentDefinition) -> Sleeptime | None:
     """Returns the rule by which sleepers read an agent's messages; None: no sleepers do.
 
     The messages of a voice agent are read when the agent rests.
     """
-    is_voice = defined.kind == VOICE_KIND
-    return None if defined.sleeptime is None else replace(defined.sleeptime, at_rest=is_voice)
+    is_voice = definition.kind == VOICE_KIND
+    return None if definition.sleeptime is None else replace(definition.sleeptime, at_rest=is_voice)
 
 
 class SleeperRegistry:
-    """Makes, attaches and deletes sleeptime agents.
+    """Creates, attaches and deletes sleeptime agents.
 
     model: the model of agents that read users' memories, by the name that a definition has; None: no model.
     now: the clock, in seconds since the epoch.
@@ -41,9 +41,9 @@ class SleeperRegistry:
         self._now = now
 
     async def turn_on(self, entry: AgentEntry) -> None:
-        """Makes a sleeptime agent for an agent, unless the agent has one. Raises: Overtaken."""
+        """Creates a sleeptime agent for an agent, unless the agent has one. Raises: Overtaken."""
 
-        async def turn_on() -> None:
+        async def create_sleeper() -> None:
             current = await self._reload(entry)
             stored = current.definition
             definition = AgentDefinition("") if stored is None else AgentDefinition.of(stored.body)
@@ -55,7 +55,7 @@ class SleeperRegistry:
             body = None if stored is None else changed.body()
             await self._store.sleepers.add(current, draft, body, at=self._now())
 
-        await retry_overtaken(turn_on)
+        await retry_overtaken(create_sleeper)
 
     async def _adopt_named_readers(self, entry: AgentEntry, definition: AgentDefinition) -> bool:
         """Registers the readers that an imported memory's definition names. Returns whether a reader was registered."""
@@ -79,14 +79,14 @@ class SleeperRegistry:
         uid: the uid of the sleeptime agent.
         """
 
-        async def detach() -> None:
+        async def write_detachment() -> None:
             current = await self._reload(entry)
             readers = await self._load_readers(current)
             detached = [reader.sleeper_row for reader in readers if reader.uid == uid]
             body = _remove_reader(current, uid)
             await self._store.sleepers.remove(current, detached, body, SLEEP_JOB, at=self._now())
 
-        await retry_overtaken(detach)
+        await retry_overtaken(write_detachment)
 
     async def _load_readers(self, entry: AgentEntry) -> Sequence[ReaderEntry]:
         return (await self._store.readers.load_by_memory([entry.agent.id]))[entry.agent.id]

@@ -141,16 +141,16 @@ class ToolRegistry:
 
         merge: the function that makes the new definition from the present one; None: `definition` is the new one.
         """
-        same_name = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
-        if not same_name:
+        namesakes = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
+        if not namesakes:
             try:
                 return await self.create(project, name, definition)
             except WriteConflict:
-                same_name = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
-                if not same_name:
+                namesakes = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
+                if not namesakes:
                     raise
         return await self.change(
-            project, same_name[0].uid, lambda before: (None, definition if merge is None else merge(before))
+            project, namesakes[0].uid, lambda before: (None, definition if merge is None else merge(before))
         )
 
     async def delete(self, project: str, uid: str) -> None:
@@ -165,8 +165,8 @@ class ToolRegistry:
         """Returns the tool of this name; None if the project has no such tool."""
         if name in BUILT_IN_TOOLS:
             return make_built_in(name)
-        same_name = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
-        return _make_view(same_name[0]) if same_name else None
+        namesakes = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
+        return _make_view(namesakes[0]) if namesakes else None
 
     async def get_named(self, project: str, names: Iterable[str]) -> Sequence[ToolView]:
         """Returns the tools with these names. Raises: BadRequest, which lists the names without a tool."""

@@ -200,10 +200,8 @@ class _LenientStream:
         if not isinstance(schema, dict) or not _takes_arguments(schema):
             self._report.uncallable.append(name)
             return None
-        description = tool.get("description")
-        if not isinstance(description, str):
-            description = ""
-        return {"name": name, "description": description, "inputSchema": schema}
+        text = tool.get("description")
+        return {"name": name, "description": text if isinstance(text, str) else "", "inputSchema": schema}
 
 
 def _read_block(block: Any) -> Any:
