@@ -203,6 +203,8 @@ def echo_fields(json: Json, request: ChatRequest, conversation_id: str | None, t
     echoed = {key: value for key, value in json.items() if key in ECHO_DEFAULTS and value is not None}
     if echoed.get("service_tier") == "auto":
         del echoed["service_tier"]  # the response shows the tier that the upstream names
+    if "text" in echoed and echoed["text"].get("format") is None:
+        echoed["text"] = {**echoed["text"], **ECHO_DEFAULTS["text"]}
     reasoning = json.get("reasoning") or {}
     return {
         **ECHO_DEFAULTS,
