@@ -18,7 +18,7 @@ from gateway.core.prompt.result_order import find_results_order
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
 from gateway.core.request.identity import Identity
 from gateway.core.turn_name import TurnName
-from gateway.errors import QUOTED_ID_CHARS, BadRequest, BodyTooLarge
+from gateway.errors import QUOTED_ID_CHARS, BadRequest, BodyTooLarge, UnknownId
 from gateway.run.memory.conversation_turns import ConversationTurns, join_reply, load_turns, with_model
 from gateway.run.memory.named_turns import NamedTurn, find_run_turn_name
 from storage.records import Agent, Exchange, Scope
@@ -34,7 +34,7 @@ async def fill_references(
         the memory to which its ids belong, unless it names another agent.
     max_reply_bytes: the most bytes of messages and thoughts that are put in one by one; paths do not count.
 
-    Raises: BadRequest: a reference is not found; BodyTooLarge; StoreError.
+    Raises: BadRequest: a response is not found; UnknownId: an item is not found; BodyTooLarge; StoreError.
     """
     filler = _ReferenceFiller(request, max_reply_bytes)
     turns = _ReferencedTurns(store, identity.project, identity.scope)
@@ -263,13 +263,15 @@ def _with_answered_calls(reply: WireMessage, answered_ids: Collection[str]) -> W
     )
 
 
-def _make_not_found_error(reference: Reference) -> BadRequest:
+def _make_not_found_error(reference: Reference) -> BadRequest | UnknownId:
+    """Returns the error for an id that is not found. As at OpenAI, it is a 400 for a response and a 404 for an item."""
     is_path = reference.kind == "path"
     name = "Previous response" if is_path else "Item"
     quoted_id = reference.id[:QUOTED_ID_CHARS]
-    return BadRequest(
+    message = (
         f"{name} with id {quoted_id!r} not found. It has not ended yet, was not stored, or was forgotten, or another "
-        "user or project has it.",
-        param=reference.param,
-        code="previous_response_not_found" if is_path else None,
+        "user or project has it."
     )
+    if is_path:
+        return BadRequest(message, param=reference.param, code="previous_response_not_found")
+    return UnknownId(message, param=reference.param)

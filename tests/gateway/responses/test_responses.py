@@ -610,7 +610,7 @@ def test_an_id_is_its_users_alone(world: World, upstream: StrictUpstream) -> Non
         with pytest.raises(openai.BadRequestError, match="not found"):
             respond(world, input="What is it?", previous_response_id=first.id, **others)
         item = {"type": "item_reference", "id": first.output[0].id}
-        with pytest.raises(openai.BadRequestError, match="not found"):
+        with pytest.raises(openai.NotFoundError, match="not found"):
             respond(world, input=[item], **others)
     assert len(upstream.chats) == count
 
@@ -778,7 +778,6 @@ def test_a_stream_that_breaks_has_failed(world: World, upstream: StrictUpstream)
         ({"tool_choice": {"type": "file_search"}}, "tool_choice.type"),
         ({"input": []}, "input"),
         ({"input": None}, "input"),
-        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].id"),
         ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"role": "robot", "content": "Hi"}]}, "input[0].role"),
         ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text"),
@@ -816,6 +815,22 @@ def test_a_request_that_cannot_be_translated_is_refused(
     reply = world.gateway.ask("POST", "/v1/responses", json.dumps(body).encode())
     assert (reply.status, reply.json["error"]["param"]) == (400, param), reply.json
     assert not upstream.chats
+
+
+def test_an_item_that_is_not_found_is_a_404(world: World, upstream: StrictUpstream) -> None:
+    """As at OpenAI, where an unknown previous response is a 400."""
+    with pytest.raises(openai.NotFoundError, match="Item with id 'msg_1' not found") as refusal:
+        respond(world, input=[{"type": "item_reference", "id": "msg_1"}])
+    assert refusal.value.param == "input[0].id"
+    with pytest.raises(openai.BadRequestError) as other_refusal:
+        respond(world, input="Hi", previous_response_id="resp_1")
+    assert other_refusal.value.code == "previous_response_not_found"
+    assert not upstream.chats
+
+
+@pytest.mark.parametrize("text", [{}, {"verbosity": "low"}, {"format": None}])
+def test_a_response_shows_the_format_of_its_text(world: World, text: Json) -> None:
+    assert respond(world, input="Hi", text=text).text.to_dict() == {**text, "format": {"type": "text"}}
 
 
 @pytest.mark.parametrize("key", ["user", "\\u0075ser", "input"])
