@@ -16,7 +16,7 @@ from gateway.core.turn.states import TRANSITIONS
 def transitions() -> Iterator[None]:
     feed = Turn.feed
 
-    def checked(turn: Turn, event: TurnEvent) -> list[Command]:
+    def checked_feed(turn: Turn, event: TurnEvent) -> list[Command]:
         before = turn.state
         commands = feed(turn, event)
         after = turn.state
@@ -27,5 +27,5 @@ def transitions() -> Iterator[None]:
         return commands
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Turn, "feed", checked)
+        patch.setattr(Turn, "feed", checked_feed)
         yield

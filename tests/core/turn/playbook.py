@@ -1,9 +1,9 @@
-"""Transcripts of a turn: `>>` feeds an event, `<<` names the next command that must have come of it.
+"""Transcripts of a turn: `>>` feeds an event, and `<<` expects the next command that the turn returns for it.
 
     assert Playbook(chat_turn(terms)) >> ReplyStarted(200) >> Received([...]) << SendHead(...) << SendBody(...)
 
-A step that goes wrong fails at once, with the transcript so far. The closing `assert` (truth of the playbook) fails
-if a command is left that nobody named. In place of a command a type or a predicate will do.
+An expectation is a command, a type of commands or a predicate. An unmet one fails at once, with the transcript so far.
+The `assert` fails if a command is left that no `<<` expects.
 """
 
 from __future__ import annotations
@@ -41,27 +41,31 @@ from gateway.core.turn.tool_result import ToolResult
 from gateway.dialects.chat.render import ChatView
 
 Json = dict[str, Any]
-Expected = Command | type[Command] | Callable[[Command], bool]
+Expectation = Command | type[Command] | Callable[[Command], bool]
 
 SSE = (("content-type", "text/event-stream"),)
 JSON = (("content-type", "application/json"),)
 
 
 class Playbook:
+    """The transcript of one turn."""
+
     def __init__(self, turn: Turn) -> None:
         self.turn = turn
-        self.seen: list[Command] = []
+        # All commands so far.
+        self.commands: list[Command] = []
+        # The commands of the last event that no `<<` has expected yet.
         self._due: list[Command] = []
         self._log: list[str] = []
 
-    def __rshift__(self, happened: TurnEvent) -> Playbook:
-        self._nothing_left(f">> {happened}")
-        self._log.append(f">> {happened}")
-        self._due = fed(self.turn, happened)
-        self.seen += self._due
+    def __rshift__(self, fed: TurnEvent) -> Playbook:
+        self._check_none_due(f">> {fed}")
+        self._log.append(f">> {fed}")
+        self._due = feed_event(self.turn, fed)
+        self.commands += self._due
         return self
 
-    def __lshift__(self, expected: Expected) -> Playbook:
+    def __lshift__(self, expected: Expectation) -> Playbook:
         if not self._due:
             raise AssertionError(self._mismatch(f"<< {expected}", "nothing"))
         command = self._due.pop(0)
@@ -77,36 +81,39 @@ class Playbook:
         return self
 
     def __bool__(self) -> bool:
-        self._nothing_left("the end")
+        self._check_none_due("the end")
         return True
 
     @property
     def outcome(self) -> TurnOutcome:
-        (save,) = [command for command in self.seen if isinstance(command, Save)]
+        (save,) = [command for command in self.commands if isinstance(command, Save)]
         return save.outcome
 
     @property
-    def sent(self) -> bytes:
-        return sent_by(self.seen)
+    def client_body(self) -> bytes:
+        """The body that the client has got so far."""
+        return join_bodies(self.commands)
 
-    def _nothing_left(self, expected: str) -> None:
+    def _check_none_due(self, expected: str) -> None:
         if self._due:
             raise AssertionError(self._mismatch(expected, f"<< {self._due[0]}"))
 
-    def _mismatch(self, expected: str, seen: str) -> str:
-        return "\n".join(["the transcript so far:", *self._log, f"expected: {expected}", f"came:     {seen}"])
+    def _mismatch(self, expected: str, actual: str) -> str:
+        return "\n".join(
+            ["the transcript so far:", *self._log, f"expected: {expected}", f"actual:   {actual}"]
+        )
 
 
-def fed(turn: Turn, event: TurnEvent) -> list[Command]:
-    """Feeds an event as the shell does: texts that say nothing else go past the commands."""
+def feed_event(turn: Turn, event: TurnEvent) -> list[Command]:
+    """Feeds an event as `gateway.run.turn` does: chunks that have only text take a shorter way (`feed_texts`)."""
     texts = turn.feed_texts(event.events) if isinstance(event, Received) else None
     if texts is None:
         return turn.feed(event)
     return [SendBody(texts)] if texts else []
 
 
-def sent_by(commands: Iterable[Command]) -> bytes:
-    """Returns the body that the client gets: pieces of a stream, or one."""
+def join_bodies(commands: Iterable[Command]) -> bytes:
+    """Returns the body that the client gets by these commands: joined pieces of a stream, or a whole body."""
     bodies = (
         command.data if isinstance(command, SendBody) else command.body
         for command in commands
@@ -120,7 +127,7 @@ def chat_turn(terms: TurnTerms, max_rounds: int = 10) -> Turn:
     return Turn(terms, ChatView(terms), FreeGuide(max_rounds))
 
 
-# What an upstream sends
+# -- the upstream's events
 
 
 def event(data: Json | bytes, name: str | None = None) -> Event:
@@ -159,69 +166,74 @@ def usage(prompt: int, completion: int, *, id: str = "chatcmpl-1", **fields: Any
     return event({**head, "choices": [], "usage": {**counts, **fields}})
 
 
-# What a client makes of what it gets
+# -- the client's view of a stream
 
 
 @dataclass
-class Client:
-    """A stream, accumulated as OpenAI's SDK does it."""
+class ClientStream:
+    """The parts of a stream, accumulated as OpenAI's SDK accumulates them."""
 
     text: str = ""
     reasoning: str = ""
+    # index -> call, with id, name and arguments
     calls: dict[int, Json] = field(default_factory=dict)
+    # The ids of all chunks.
     ids: set[str] = field(default_factory=set)
     roles: list[str] = field(default_factory=list)
     finish: list[str] = field(default_factory=list)
     usages: list[Json] = field(default_factory=list)
     errors: list[Json] = field(default_factory=list)
+    # The number of [DONE] events.
     done: int = 0
 
     def message(self) -> Json:
-        made = [self.calls[index] for index in sorted(self.calls)]
-        return {"text": self.text, "calls": [(c["id"], c["name"], c["arguments"]) for c in made]}
+        """Returns the text, and the calls as (id, name, arguments)."""
+        calls = [self.calls[index] for index in sorted(self.calls)]
+        return {"text": self.text, "calls": [(c["id"], c["name"], c["arguments"]) for c in calls]}
 
 
-def read_stream(data: bytes) -> Client:
-    client = Client()
-    for body in _datas(data):
-        if body == b"[DONE]":
-            client.done += 1
+def read_stream(body: bytes) -> ClientStream:
+    stream = ClientStream()
+    for data in _iterate_data(body):
+        if data == b"[DONE]":
+            stream.done += 1
             continue
-        parsed = orjson.loads(body)
-        if parsed.get("error"):
-            client.errors.append(parsed["error"])
+        chunk = orjson.loads(data)
+        if chunk.get("error"):
+            stream.errors.append(chunk["error"])
             continue
-        client.ids.add(parsed["id"])
-        if parsed.get("usage"):
-            client.usages.append(parsed["usage"])
-        for choice in parsed["choices"]:
-            _take_choice(client, choice)
-    return client
+        stream.ids.add(chunk["id"])
+        if chunk.get("usage"):
+            stream.usages.append(chunk["usage"])
+        for choice in chunk["choices"]:
+            _add_choice(stream, choice)
+    return stream
 
 
-def _datas(data: bytes) -> Iterator[bytes]:
-    for part in data.split(b"\n\n"):
-        for line in part.split(b"\n"):
+def _iterate_data(body: bytes) -> Iterator[bytes]:
+    """Yields the data of each event."""
+    for event in body.split(b"\n\n"):
+        for line in event.split(b"\n"):
             if line.startswith(b"data: "):
                 yield line[6:]
 
 
-def _take_choice(client: Client, choice: Json) -> None:
+def _add_choice(stream: ClientStream, choice: Json) -> None:
     delta = choice["delta"]
-    client.text += delta.get("content") or ""
-    client.reasoning += delta.get("reasoning_content") or ""
+    stream.text += delta.get("content") or ""
+    stream.reasoning += delta.get("reasoning_content") or ""
     if delta.get("role"):
-        client.roles.append(delta["role"])
+        stream.roles.append(delta["role"])
     if choice.get("finish_reason"):
-        client.finish.append(choice["finish_reason"])
+        stream.finish.append(choice["finish_reason"])
     for piece in delta.get("tool_calls") or ():
-        call = client.calls.setdefault(piece["index"], {"id": "", "name": "", "arguments": ""})
+        call = stream.calls.setdefault(piece["index"], {"id": "", "name": "", "arguments": ""})
         call["id"] += piece.get("id") or ""
         call["name"] += piece["function"].get("name") or ""
         call["arguments"] += piece["function"].get("arguments") or ""
 
 
-# A whole turn, played against scripted rounds
+# -- a whole turn, with scripted replies
 
 
 def completion(
@@ -233,7 +245,13 @@ def completion(
     tokens: tuple[int, int] | None = (10, 5),
     **fields: Any,
 ) -> Json:
-    """Returns a whole reply. calls: (id, name, arguments)."""
+    """Returns the body of a whole reply.
+
+    calls: the calls as (id, name, arguments).
+    finish: the finish reason; by default the one that fits the calls.
+    tokens: the numbers of prompt and completion tokens. None: a reply without usage.
+    fields: further fields of the message.
+    """
     message: Json = {"role": "assistant", "content": content, **fields}
     if calls:
         message["tool_calls"] = [
@@ -249,23 +267,30 @@ def completion(
         "choices": [{"index": 0, "message": message, "finish_reason": finish}],
     }
     if tokens:
-        prompt, made = tokens
-        body["usage"] = {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
+        body["usage"] = {
+            "prompt_tokens": tokens[0],
+            "completion_tokens": tokens[1],
+            "total_tokens": sum(tokens),
+        }
     return body
 
 
-def streamed(body: Json, cut: Callable[[str], list[str]] = lambda text: [text]) -> list[Event]:
-    """Returns the same reply as a stream. cut: how a string is spread over deltas."""
+def make_stream(body: Json, split: Callable[[str], list[str]] = lambda text: [text]) -> list[Event]:
+    """Returns the events of a stream with the same reply as a whole body.
+
+    split: returns the pieces of a text or of arguments, one for each delta.
+    """
     choice = body["choices"][0]
     message, id = choice["message"], body["id"]
     events = [chunk({"role": "assistant", "content": ""}, id=id)]
     for key in ("reasoning_content", "content"):
         if message.get(key):
-            events += [chunk({key: piece}, id=id) for piece in cut(message[key])]
-    for index, made in enumerate(message.get("tool_calls") or ()):
-        function = made["function"]
-        names, pieces = cut(function["name"]), cut(function["arguments"])
-        events.append(calls(call_piece(index, id=made["id"], name=names[0]), id=id))
+            events += [chunk({key: piece}, id=id) for piece in split(message[key])]
+    for index, call in enumerate(message.get("tool_calls") or ()):
+        function = call["function"]
+        names = split(function["name"])
+        pieces = split(function["arguments"])
+        events.append(calls(call_piece(index, id=call["id"], name=names[0]), id=id))
         events += [calls(call_piece(index, name=name), id=id) for name in names[1:]]
         events += [calls(call_piece(index, piece), id=id) for piece in pieces]
     events.append(chunk({}, choice["finish_reason"], id=id))
@@ -276,20 +301,26 @@ def streamed(body: Json, cut: Callable[[str], list[str]] = lambda text: [text]) 
 
 
 @dataclass
-class Played:
+class PlayedTurn:
+    """A turn at its end, with its commands by kind."""
+
     outcome: TurnOutcome
-    sent: bytes
+    # The whole body that the client has got.
+    client_body: bytes
     heads: list[SendHead | SendWhole]
-    ran: list[RunTool]
-    called: list[CallModel]
+    tool_runs: list[RunTool]
+    # The calls of the model after the first one.
+    model_calls: list[CallModel]
 
     @property
-    def client(self) -> Client:
-        return read_stream(self.sent)
+    def client(self) -> ClientStream:
+        """The stream that the client has got."""
+        return read_stream(self.client_body)
 
     @property
     def body(self) -> Json:
-        parsed: Json = orjson.loads(self.sent)
+        """The whole reply that the client has got."""
+        parsed: Json = orjson.loads(self.client_body)
         return parsed
 
 
@@ -298,37 +329,44 @@ def play(
     rounds: list[Json],
     *,
     stream: bool,
-    cut: Callable[[str], list[str]] = lambda text: [text],
-    batches: Callable[[list[Event]], list[list[Event]]] = lambda events: [events],
+    split: Callable[[str], list[str]] = lambda text: [text],
+    group: Callable[[list[Event]], list[list[Event]]] = lambda events: [events],
     result: Callable[[RunTool], str] = lambda run: f"result of {run.call_id}",
-) -> Played:
-    """Plays a turn to its end as the shell would: every RunTool gets a result, every Save is durable."""
-    seen: list[Command] = []
-    script = iter(rounds)
+) -> PlayedTurn:
+    """Plays a turn to its end: each call of a gateway tool gets a result, each save succeeds.
 
-    def begin() -> list[TurnEvent]:
-        body = next(script)
+    rounds: the whole replies of the model, one a call.
+    stream: whether the upstream streams them.
+    split: as for `make_stream`.
+    group: returns the events of a stream in the batches in which the turn receives them.
+    result: returns the result of a call of a gateway tool.
+    """
+    commands: list[Command] = []
+    replies = iter(rounds)
+
+    def begin_reply() -> list[TurnEvent]:
+        body = next(replies)
         if stream:
-            parts: list[TurnEvent] = [Received(batch) for batch in batches(streamed(body, cut))]
-            return [ReplyStarted(200, SSE), *parts, ReplyEnded()]
+            batches: list[TurnEvent] = [Received(batch) for batch in group(make_stream(body, split))]
+            return [ReplyStarted(200, SSE), *batches, ReplyEnded()]
         return [ReplyStarted(200, JSON), ReceivedWhole(orjson.dumps(body))]
 
-    todo = begin()
+    todo = begin_reply()
     while todo:
-        commands = fed(turn, todo.pop(0))
-        seen += commands
-        for command in commands:
+        new_commands = feed_event(turn, todo.pop(0))
+        commands += new_commands
+        for command in new_commands:
             if isinstance(command, RunTool):
                 todo.append(ToolFinished(ToolResult(command.call_id, result(command))))
             elif isinstance(command, CallModel):
-                todo += begin()
+                todo += begin_reply()
             elif isinstance(command, Save):
                 todo.append(Saved())
-    assert next(script, None) is None, "the script has rounds that were never asked for"
-    return Played(
-        outcome=next(command.outcome for command in seen if isinstance(command, Save)),
-        sent=sent_by(seen),
-        heads=[command for command in seen if isinstance(command, SendHead | SendWhole)],
-        ran=[command for command in seen if isinstance(command, RunTool)],
-        called=[command for command in seen if isinstance(command, CallModel)],
+    assert next(replies, None) is None, "the turn did not ask for all replies"
+    return PlayedTurn(
+        outcome=next(command.outcome for command in commands if isinstance(command, Save)),
+        client_body=join_bodies(commands),
+        heads=[command for command in commands if isinstance(command, SendHead | SendWhole)],
+        tool_runs=[command for command in commands if isinstance(command, RunTool)],
+        model_calls=[command for command in commands if isinstance(command, CallModel)],
     )

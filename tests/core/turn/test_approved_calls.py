@@ -1,4 +1,4 @@
-"""A person who allows all calls changes nothing: the same ones are run as if nobody had been asked."""
+"""With an approval of each call, the same calls are run as without a rule of approval."""
 
 from __future__ import annotations
 

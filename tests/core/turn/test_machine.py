@@ -35,7 +35,7 @@ from tests.core.turn.playbook import (
     JSON,
     SSE,
     Playbook,
-    Played,
+    PlayedTurn,
     call_piece,
     calls,
     chat_turn,
@@ -47,12 +47,21 @@ from tests.core.turn.playbook import (
     read_stream,
     usage,
 )
-from tests.core.turn.tooled import ARGS, OURS, ROLE, THEIRS, body, client_message, ours_call, with_tools
+from tests.core.turn.tooled import (
+    ARGS,
+    CLIENT_CALL,
+    GATEWAY_TOOLS,
+    ROLE,
+    body,
+    client_message,
+    gateway_call,
+    with_tools,
+)
 
 BOTH = pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 
 
-def client_finish(played: Played, stream: bool) -> str:
+def client_finish(played: PlayedTurn, stream: bool) -> str:
     if stream:
         (finish,) = played.client.finish
         return finish
@@ -122,7 +131,7 @@ class TestPlain:
             assert played.client.usages == []
             assert played.outcome.usage is not None
             assert played.outcome.usage["prompt_tokens"] == 7
-            assert end.raw not in played.sent  # the finish chunk was one of its own
+            assert end.raw not in played.client_body  # the finish chunk was one of its own
             assert played.client.finish == ["stop"]
 
     def test_the_empty_usage_that_asking_brings_is_not_shown_to_a_client_that_did_not_ask(self) -> None:
@@ -179,7 +188,7 @@ class TestPlain:
             return
         playbook >> ReplyFailed(UpstreamBroke("It broke."))
         assert playbook.outcome.state is End.FAILED
-        assert b"It broke." in playbook.sent
+        assert b"It broke." in playbook.client_body
 
     def test_of_events_without_blank_lines_between_them_the_last_wait_for_the_save(self) -> None:
         text, end = chunk({"content": "A"}), chunk({}, "stop")
@@ -319,7 +328,7 @@ class TestHiddenRounds:
             << Finish()
         )
         assert playbook
-        client = read_stream(playbook.sent)
+        client = read_stream(playbook.client_body)
         assert (client.text, client.ids, client.roles) == ("Noted", {"chatcmpl-1"}, ["assistant"])
         assert (client.finish, client.done, client.calls) == (["stop"], 1, {})
         assert client.usages == [
@@ -353,17 +362,17 @@ class TestHiddenRounds:
     @BOTH
     def test_text_of_all_rounds_is_one_reply(self, stream: bool) -> None:
         rounds = [
-            completion("One moment. ", (ours_call(),), id="a"),
-            completion("And. ", (ours_call("call_b"), ours_call("call_c", "{}", "search")), id="b"),
+            completion("One moment. ", (gateway_call(),), id="a"),
+            completion("And. ", (gateway_call("call_b"), gateway_call("call_c", "{}", "search")), id="b"),
             completion("Done.", id="c", tokens=(30, 7)),
         ]
         played = play(chat_turn(with_tools()), rounds, stream=stream)
         assert client_message(played, stream) == {"text": "One moment. And. Done.", "calls": []}
         assert client_finish(played, stream) == "stop"
-        assert [run.call_id for run in played.ran] == ["call_a", "call_b", "call_c"]
-        assert played.ran[2].name == "search"
-        assert [len(call.messages) for call in played.called] == [2, 5]
-        assert played.called[1].messages[:2] == played.called[0].messages
+        assert [run.call_id for run in played.tool_runs] == ["call_a", "call_b", "call_c"]
+        assert played.tool_runs[2].name == "search"
+        assert [len(call.messages) for call in played.model_calls] == [2, 5]
+        assert played.model_calls[1].messages[:2] == played.model_calls[0].messages
         assert [message["role"] for message in played.outcome.full_reply] == [
             *("assistant", "tool"),
             *("assistant", "tool", "tool"),
@@ -379,11 +388,9 @@ class TestHiddenRounds:
     def test_a_chunk_that_judges_the_prompt_gives_a_reply_no_identity(self) -> None:
         """Azure's first chunk has no choices, and neither id nor model."""
         judged = event({"id": "", "model": "", "created": 0, "choices": [], "prompt_filter_results": []})
-        rounds = [completion("One moment. ", (ours_call(),), id="a"), completion("Done.", id="b")]
-        played = play(
-            chat_turn(with_tools()), rounds, stream=True, batches=lambda events: [[judged, *events]]
-        )
-        said = [orjson.loads(data) for data in played.sent.split(b"data: ")[1:-1]]
+        rounds = [completion("One moment. ", (gateway_call(),), id="a"), completion("Done.", id="b")]
+        played = play(chat_turn(with_tools()), rounds, stream=True, group=lambda events: [[judged, *events]])
+        said = [orjson.loads(data) for data in played.client_body.split(b"data: ")[1:-1]]
         assert {each["id"] for each in said if each["choices"]} == {"a"}
 
     @BOTH
@@ -391,7 +398,7 @@ class TestHiddenRounds:
         terms = TurnTerms(gateway_tools={"mnemogate_memory_insert"}, holds_end=True)
         mine, theirs = ("a", "mnemogate_memory_insert", ARGS), ("b", "memory_insert", "{}")
         played = play(chat_turn(terms), [completion(None, (mine, theirs))], stream=stream)
-        assert [(run.call_id, run.name) for run in played.ran] == [("a", "mnemogate_memory_insert")]
+        assert [(run.call_id, run.name) for run in played.tool_runs] == [("a", "mnemogate_memory_insert")]
         assert client_message(played, stream)["calls"] == [theirs]
 
     @BOTH
@@ -399,39 +406,39 @@ class TestHiddenRounds:
     def test_bad_arguments_are_reported_to_the_model_and_the_turn_goes_on(
         self, stream: bool, bad: str
     ) -> None:
-        rounds = [completion(None, (ours_call(arguments=bad),)), completion("Sorry.")]
+        rounds = [completion(None, (gateway_call(arguments=bad),)), completion("Sorry.")]
         played = play(chat_turn(with_tools()), rounds, stream=stream)
-        assert played.ran == []
-        assistant, tool = played.called[0].messages
+        assert played.tool_runs == []
+        assistant, tool = played.model_calls[0].messages
         assert "not a JSON object" in tool["content"]
         assert assistant["tool_calls"][0]["function"]["arguments"] == "{}"
         assert played.outcome.text == "Sorry."
 
     @BOTH
     def test_no_arguments_are_an_empty_object(self, stream: bool) -> None:
-        rounds = [completion(None, (ours_call(arguments=""),)), completion("ok")]
+        rounds = [completion(None, (gateway_call(arguments=""),)), completion("ok")]
         played = play(chat_turn(with_tools()), rounds, stream=stream)
-        assert played.ran[0].arguments == {}
-        assert played.called[0].messages[0]["tool_calls"][0]["function"]["arguments"] == "{}"
+        assert played.tool_runs[0].arguments == {}
+        assert played.model_calls[0].messages[0]["tool_calls"][0]["function"]["arguments"] == "{}"
 
     @BOTH
     def test_calls_without_ids_or_with_the_same_one_get_their_own(self, stream: bool) -> None:
         rounds = [
-            completion(None, (ours_call(""), ours_call("x"), ours_call("x"))),
+            completion(None, (gateway_call(""), gateway_call("x"), gateway_call("x"))),
             completion("ok"),
         ]
         played = play(chat_turn(with_tools()), rounds, stream=stream)
-        ids = [run.call_id for run in played.ran]
+        ids = [run.call_id for run in played.tool_runs]
         assert len(set(ids)) == 3
         assert all(ids)
-        assistant, *tools = played.called[0].messages
+        assistant, *tools = played.model_calls[0].messages
         assert [call["id"] for call in assistant["tool_calls"]] == ids
         assert [tool["tool_call_id"] for tool in tools] == ids
 
     def test_results_that_come_out_of_order_or_twice_are_put_in_order(self) -> None:
         turn = chat_turn(with_tools())
         turn.feed(ReplyStarted(200, JSON))
-        turn.feed(ReceivedWhole(orjson.dumps(completion(None, (ours_call("a"), ours_call("b"))))))
+        turn.feed(ReceivedWhole(orjson.dumps(completion(None, (gateway_call("a"), gateway_call("b"))))))
         playbook = (
             Playbook(turn)
             >> ToolFinished(ToolResult("b", "B"))
@@ -439,31 +446,31 @@ class TestHiddenRounds:
             >> ToolFinished(ToolResult("?", ""))
         )
         playbook = playbook >> ToolFinished(ToolResult("a", "A")) << CallModel
-        (call,) = playbook.seen
+        (call,) = playbook.commands
         assert isinstance(call, CallModel)
         assert [m["content"] for m in call.messages[1:]] == ["A", "B"]
 
     @BOTH
     def test_at_the_limit_calls_are_refused_and_the_client_gets_an_answer(self, stream: bool) -> None:
-        rounds = [completion(None, (ours_call(f"c{n}"),)) for n in range(3)]
+        rounds = [completion(None, (gateway_call(f"c{n}"),)) for n in range(3)]
         played = play(chat_turn(with_tools(), max_rounds=2), [*rounds, completion("Here.")], stream=stream)
-        assert [run.call_id for run in played.ran] == ["c0", "c1"]
-        assert [call.offer.is_final for call in played.called] == [False, False, True]
-        assert "limit" in played.called[-1].messages[-1]["content"]
+        assert [run.call_id for run in played.tool_runs] == ["c0", "c1"]
+        assert [call.offer.is_final for call in played.model_calls] == [False, False, True]
+        assert "limit" in played.model_calls[-1].messages[-1]["content"]
         assert client_message(played, stream) == {"text": "Here.", "calls": []}
         assert client_finish(played, stream) == "stop"
 
     @BOTH
     def test_a_model_that_does_not_stop_at_the_limit_is_stopped(self, stream: bool) -> None:
-        rounds = [completion("Hm. ", (ours_call(),)), completion("Well. ", (ours_call(),))]
+        rounds = [completion("Hm. ", (gateway_call(),)), completion("Well. ", (gateway_call(),))]
         played = play(chat_turn(with_tools(), max_rounds=0), rounds, stream=stream)
-        assert played.ran == []
+        assert played.tool_runs == []
         assert client_message(played, stream) == {"text": "Hm. Well. ", "calls": []}
         assert client_finish(played, stream) == "stop"
         assert played.outcome.full_reply[-1] == {"role": "assistant", "content": "Well. "}
 
     def test_usage_of_hidden_rounds_is_reported_only_where_it_was_asked_for(self) -> None:
-        rounds = [completion(None, (ours_call(),)), completion("ok")]
+        rounds = [completion(None, (gateway_call(),)), completion("ok")]
         terms = with_tools(wants_usage=False, adds_usage=True)
         played = play(chat_turn(terms), rounds, stream=True)
         assert played.client.usages == []
@@ -471,7 +478,7 @@ class TestHiddenRounds:
         assert played.outcome.usage["mnemogate_billed"]["rounds"] == 2
 
     def test_details_of_usage_are_added_up_and_unknown_ones_retained(self) -> None:
-        first, last = completion(None, (ours_call(),)), completion("ok")
+        first, last = completion(None, (gateway_call(),)), completion("ok")
         first["usage"]["completion_tokens_details"] = {"reasoning_tokens": 4}
         last["usage"] |= {"completion_tokens_details": {"reasoning_tokens": 3}, "x_cost": 5}
         played = play(chat_turn(with_tools()), [first, last], stream=False)
@@ -484,25 +491,25 @@ class TestMixed:
     @pytest.mark.parametrize("order", ["ours first", "theirs first", "between"])
     def test_gateway_tools_are_run_and_client_tools_passed_on(self, stream: bool, order: str) -> None:
         made = {
-            "ours first": (ours_call(), THEIRS),
-            "theirs first": (THEIRS, ours_call()),
-            "between": (ours_call(), THEIRS, ours_call("call_b"), ("call_z", "unheard_of", "{}")),
+            "ours first": (gateway_call(), CLIENT_CALL),
+            "theirs first": (CLIENT_CALL, gateway_call()),
+            "between": (gateway_call(), CLIENT_CALL, gateway_call("call_b"), ("call_z", "unheard_of", "{}")),
         }[order]
         wrong = completion("Both. ", made, "stop")  # some upstreams say `stop` with calls
         played = play(chat_turn(with_tools()), [wrong], stream=stream)
-        theirs = [call for call in made if call[1] not in OURS]
+        theirs = [call for call in made if call[1] not in GATEWAY_TOOLS]
         assert client_message(played, stream) == {"text": "Both. ", "calls": theirs}
         assert client_finish(played, stream) == "tool_calls"
         assistant, *results = played.outcome.full_reply
         assert [call["id"] for call in assistant["tool_calls"]] == [call[0] for call in made]
         assert [(m["role"], m["tool_call_id"]) for m in results] == [
-            ("tool", call[0]) for call in made if call[1] in OURS
+            ("tool", call[0]) for call in made if call[1] in GATEWAY_TOOLS
         ]
         assert played.outcome.shown_reply is not None
         assert [call["id"] for call in played.outcome.shown_reply["tool_calls"]] == [
             call[0] for call in theirs
         ]
-        assert played.called == []
+        assert played.model_calls == []
         if stream:
             assert sorted(played.client.calls) == list(range(len(theirs)))
 
@@ -546,7 +553,7 @@ class TestNames:
             << Save
         )
         assert playbook
-        assert read_stream(playbook.sent).message()["calls"] == [("call_t", "memory_game", "{}")]
+        assert read_stream(playbook.client_body).message()["calls"] == [("call_t", "memory_game", "{}")]
 
     def test_a_name_that_begins_with_a_gateway_tools_name_is_the_clients(self) -> None:
         events = [
@@ -556,9 +563,9 @@ class TestNames:
             chunk({}, "tool_calls"),
             DONE,
         ]
-        turn = chat_turn(TurnTerms(gateway_tools=OURS))
+        turn = chat_turn(TurnTerms(gateway_tools=GATEWAY_TOOLS))
         playbook = Playbook(turn) >> ReplyStarted(200, SSE) >> Received(events)
-        assert read_stream(playbook.sent).message()["calls"] == [("a", "memory_insert_all", "{}")]
+        assert read_stream(playbook.client_body).message()["calls"] == [("a", "memory_insert_all", "{}")]
 
     @pytest.mark.parametrize("id", ["a", None])
     @pytest.mark.parametrize("first", ["", ARGS[:5]])
@@ -603,32 +610,32 @@ class TestBudget:
     @BOTH
     def test_later_rounds_get_what_is_left(self, stream: bool) -> None:
         rounds = [
-            completion(None, (ours_call(),), tokens=(10, 30)),
-            completion(None, (ours_call("b"),), tokens=(10, 20)),
+            completion(None, (gateway_call(),), tokens=(10, 30)),
+            completion(None, (gateway_call("b"),), tokens=(10, 20)),
             completion("ok"),
         ]
         played = play(chat_turn(with_tools(budget_tokens=100)), rounds, stream=stream)
-        assert [call.budget_tokens for call in played.called] == [70, 50]
+        assert [call.budget_tokens for call in played.model_calls] == [70, 50]
 
     def test_tokens_that_the_upstream_did_not_report_are_counted(self) -> None:
-        rounds = [completion("abc", (ours_call(),), tokens=None), completion("ok", tokens=None)]
+        rounds = [completion("abc", (gateway_call(),), tokens=None), completion("ok", tokens=None)]
         played = play(chat_turn(with_tools(budget_tokens=100, estimate=len)), rounds, stream=True)
-        assert played.called[0].budget_tokens == 100 - len("abc" + "memory_insert" + ARGS)
+        assert played.model_calls[0].budget_tokens == 100 - len("abc" + "memory_insert" + ARGS)
 
     @BOTH
     def test_a_hidden_call_that_was_cut_off_is_dropped(self, stream: bool) -> None:
-        cut = completion("Well, ", (ours_call(arguments=ARGS[:12]),), "length", tokens=(10, 50))
+        cut = completion("Well, ", (gateway_call(arguments=ARGS[:12]),), "length", tokens=(10, 50))
         played = play(chat_turn(with_tools(budget_tokens=50)), [cut], stream=stream)
-        assert played.ran == []
+        assert played.tool_runs == []
         assert client_message(played, stream) == {"text": "Well, ", "calls": []}
         assert client_finish(played, stream) == "length"
         assert played.outcome.full_reply == ({"role": "assistant", "content": "Well, "},)
 
     @BOTH
     def test_with_nothing_left_the_reply_ends_after_its_last_call(self, stream: bool) -> None:
-        spent = completion(None, (ours_call(),), tokens=(10, 50))
+        spent = completion(None, (gateway_call(),), tokens=(10, 50))
         played = play(chat_turn(with_tools(budget_tokens=50)), [spent], stream=stream)
-        assert [run.call_id for run in played.ran] == ["call_a"]
+        assert [run.call_id for run in played.tool_runs] == ["call_a"]
         assert client_message(played, stream) == {"text": "", "calls": []}
         assert client_finish(played, stream) == "length"
         assert [message["role"] for message in played.outcome.full_reply] == ["assistant", "tool"]

@@ -44,11 +44,20 @@ from tests.core.turn.playbook import (
     chunk,
     completion,
     event,
-    fed,
+    feed_event,
     play,
     usage,
 )
-from tests.core.turn.tooled import ARGS, OURS, ROLE, THEIRS, asked, client_message, ours_call, with_tools
+from tests.core.turn.tooled import (
+    ARGS,
+    CLIENT_CALL,
+    GATEWAY_TOOLS,
+    ROLE,
+    client_message,
+    dump_call,
+    gateway_call,
+    with_tools,
+)
 
 
 @st.composite
@@ -56,16 +65,16 @@ def a_turn(draw: st.DrawFn) -> list[dict[str, Any]]:
     """The scripted rounds of one turn: hidden ones, and a last one of any kind."""
     text = st.sampled_from(["", "a", "Hello, wörld. ", "x" * 30])
     mine = st.builds(
-        ours_call, st.just(""), st.sampled_from([ARGS, "{}", "{bad"]), st.sampled_from(list(OURS))
+        gateway_call, st.just(""), st.sampled_from([ARGS, "{}", "{bad"]), st.sampled_from(list(GATEWAY_TOOLS))
     )
-    other = st.sampled_from([THEIRS, ("", "memory_inserts", "{}"), ("", "mem", "{}"), ("", "m", "")])
+    other = st.sampled_from([CLIENT_CALL, ("", "memory_inserts", "{}"), ("", "mem", "{}"), ("", "m", "")])
     made = [
         (draw(text), tuple(draw(st.lists(mine, min_size=1, max_size=2))))
         for _ in range(draw(st.integers(0, 2)))
     ]
     last = tuple(draw(st.lists(st.one_of(mine, other), max_size=3)))
-    if last and all(call[1] in OURS for call in last):
-        last = (*last, THEIRS)
+    if last and all(call[1] in GATEWAY_TOOLS for call in last):
+        last = (*last, CLIENT_CALL)
     made.append((draw(text), last))
     rounds = []
     for n, (said, some) in enumerate(made):
@@ -103,15 +112,15 @@ def test_however_a_reply_is_cut_client_and_memory_get_the_same(
     terms = with_tools(holds_end=holds_end)
     whole = play(chat_turn(terms), rounds, stream=False)
     smooth = play(chat_turn(terms), rounds, stream=True)
-    cut = play(chat_turn(terms), rounds, stream=True, cut=cut_at(points), batches=batches_of(sizes))
+    cut = play(chat_turn(terms), rounds, stream=True, split=cut_at(points), group=batches_of(sizes))
     one_by_one = play(
         chat_turn(terms),
         rounds,
         stream=True,
-        cut=cut_at(points),
-        batches=lambda events: [[e] for e in events],
+        split=cut_at(points),
+        group=lambda events: [[e] for e in events],
     )
-    assert cut.sent == one_by_one.sent
+    assert cut.client_body == one_by_one.client_body
     assert client_message(cut, True) == client_message(smooth, True) == client_message(whole, False)
     assert cut.client.reasoning == smooth.client.reasoning
     for played in (cut, smooth):
@@ -119,7 +128,9 @@ def test_however_a_reply_is_cut_client_and_memory_get_the_same(
         assert played.client.ids == {"id-0"}
         assert played.client.roles == ["assistant"]
         assert played.client.done == len(played.client.finish) == 1
-        assert [asked(call) for call in played.called] == [asked(call) for call in whole.called]
+        assert [dump_call(call) for call in played.model_calls] == [
+            dump_call(call) for call in whole.model_calls
+        ]
 
 
 def kept(outcome: TurnOutcome) -> Any:
@@ -144,7 +155,7 @@ def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], holds_end: 
         Received([calls(call_piece(0, ARGS, id="call_a", name="memory_insert"))]),
         Received([chunk({}, "tool_calls"), usage(5, 1), DONE]),
         Received([calls(call_piece(1, "{}", id="call_t", name="get_weather")), chunk({}, "stop")]),
-        ReceivedWhole(orjson.dumps(completion("Hm", (ours_call(),)))),
+        ReceivedWhole(orjson.dumps(completion("Hm", (gateway_call(),)))),
         ReplyEnded(),
         ReplyFailed(UpstreamBroke("x")),
         ToolFinished(ToolResult("call_a", "ok")),
@@ -155,7 +166,7 @@ def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], holds_end: 
     turn = chat_turn(with_tools(holds_end=holds_end), max_rounds=1)
     seen: list[Command] = []
     for n in order:
-        seen += fed(turn, happened[n])
+        seen += feed_event(turn, happened[n])
     kinds = [type(command) for command in seen]
     assert kinds.count(Save) <= 1
     assert kinds.count(Finish) <= 1

@@ -47,14 +47,14 @@ from tests.core.turn.playbook import (
     comment,
     completion,
     event,
-    fed,
+    feed_event,
+    join_bodies,
+    make_stream,
     play,
     read_stream,
-    sent_by,
-    streamed,
     usage,
 )
-from tests.core.turn.tooled import ARGS, OURS, ROLE, body, ours_call, with_tools
+from tests.core.turn.tooled import ARGS, GATEWAY_TOOLS, ROLE, body, gateway_call, with_tools
 
 LIMITED = (*JSON, ("retry-after", "7"))
 
@@ -62,7 +62,7 @@ TOO_MANY = b'{"error": {"message": "slow down", "type": "rate_limit", "param": n
 
 
 def after_hidden_round(*before: Event, **fields: Any) -> Playbook:
-    """A turn whose first round was hidden, and whose second one has been asked for."""
+    """Returns a turn that has called the model again after a hidden round. before: events before the call."""
     turn = chat_turn(with_tools(**fields))
     turn.feed(ReplyStarted(200, SSE))
     call = calls(call_piece(0, ARGS, id="call_a", name="memory_insert"))
@@ -70,12 +70,12 @@ def after_hidden_round(*before: Event, **fields: Any) -> Playbook:
     (model,) = turn.feed(ToolFinished(ToolResult("call_a", "ok")))
     assert isinstance(model, CallModel)
     playbook = Playbook(turn)
-    playbook.seen += sent
+    playbook.commands += sent
     return playbook
 
 
 class TestEndless:
-    """Upstreams that send and send, and say nothing by it."""
+    """Upstreams that send events without content, and do not end."""
 
     @pytest.mark.parametrize("nothing", [comment("wait"), chunk({"role": "assistant", "content": ""})])
     def test_what_says_nothing_is_not_held_without_a_bound(self, nothing: Event) -> None:
@@ -83,42 +83,42 @@ class TestEndless:
         turn.feed(ReplyStarted(200, SSE))
         held, sent = 0, b""
         while not sent and held < 2 * MAX_HELD_BYTES:
-            sent = sent_by(fed(turn, Received([nothing] * 100)))
+            sent = join_bodies(feed_event(turn, Received([nothing] * 100)))
             held += 100 * len(nothing.raw)
         assert MAX_HELD_BYTES < len(sent) == held
         # What comes then is not held any more, and a hidden round is still hidden.
-        assert sent_by(fed(turn, Received([comment("more")]))) == comment("more").raw
+        assert join_bodies(feed_event(turn, Received([comment("more")]))) == comment("more").raw
         call = calls(call_piece(0, ARGS, id="call_a", name="memory_insert"))
-        due = fed(turn, Received([call, chunk({}, "tool_calls"), DONE]))
-        assert b"memory_insert" not in sent_by(due)
+        due = feed_event(turn, Received([call, chunk({}, "tool_calls"), DONE]))
+        assert b"memory_insert" not in join_bodies(due)
         assert any(isinstance(command, RunTool) for command in due)
 
     @pytest.mark.parametrize("more", [comment("wait"), chunk({}), usage(1, 1)])
     def test_a_stream_that_goes_on_after_its_reply_is_left(self, more: Event) -> None:
         turn = chat_turn(TurnTerms(holds_end=True))
         turn.feed(ReplyStarted(200, SSE))
-        fed(turn, Received([ROLE, chunk({"content": "Hi"}), chunk({}, "stop")]))
+        feed_event(turn, Received([ROLE, chunk({"content": "Hi"}), chunk({}, "stop")]))
         for _ in range(MAX_TAIL_EVENTS - 1):  # the finish_reason is the first
-            assert fed(turn, Received([more])) == []
-        (save,) = fed(turn, Received([more]))
+            assert feed_event(turn, Received([more])) == []
+        (save,) = feed_event(turn, Received([more]))
         assert isinstance(save, Save)
         assert (save.outcome.state, save.outcome.text) == (End.FINISHED, "Hi")
 
     def test_usage_that_comes_again_and_again_ends_a_reply_that_has_no_other_end(self) -> None:
         turn = chat_turn(with_tools())
         turn.feed(ReplyStarted(200, SSE))
-        fed(turn, Received([ROLE, chunk({"content": "Hi"})]))
-        due = fed(turn, Received([usage(1, 1)] * (MAX_TAIL_EVENTS + 1)))
-        assert b"goes on" in sent_by(due)
+        feed_event(turn, Received([ROLE, chunk({"content": "Hi"})]))
+        due = feed_event(turn, Received([usage(1, 1)] * (MAX_TAIL_EVENTS + 1)))
+        assert b"goes on" in join_bodies(due)
         assert [command.outcome.state for command in due if isinstance(command, Save)] == [End.FAILED]
 
     def test_a_reply_of_ever_more_calls_is_broken_off(self) -> None:
         turn = chat_turn(TurnTerms())
         turn.feed(ReplyStarted(200, SSE))
         pieces = [calls(call_piece(n, "{}", id=f"call_{n}", name="f")) for n in range(MAX_CALLS)]
-        assert b"call_499" in sent_by(fed(turn, Received([ROLE, *pieces])))
-        due = fed(turn, Received([calls(call_piece(MAX_CALLS, "{}", id="call_500", name="f"))]))
-        assert b"more than 500 tool calls" in sent_by(due)
+        assert b"call_499" in join_bodies(feed_event(turn, Received([ROLE, *pieces])))
+        due = feed_event(turn, Received([calls(call_piece(MAX_CALLS, "{}", id="call_500", name="f"))]))
+        assert b"more than 500 tool calls" in join_bodies(due)
         assert [command.outcome.state for command in due if isinstance(command, Save)] == [End.FAILED]
 
     def test_a_whole_reply_of_too_many_calls_is_broken_off(self) -> None:
@@ -130,7 +130,7 @@ class TestEndless:
             "object": "chat.completion",
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
         }
-        due = fed(turn, ReceivedWhole(orjson.dumps(whole)))
+        due = feed_event(turn, ReceivedWhole(orjson.dumps(whole)))
         assert [command.outcome.state for command in due if isinstance(command, Save)] == [End.FAILED]
 
 
@@ -158,14 +158,14 @@ class TestErrors:
         text = chunk({"content": "One moment. "})
         playbook = after_hidden_round(ROLE, text) >> ReplyStarted(429, LIMITED) >> ReceivedWhole(TOO_MANY)
         assert playbook << SendBody << Save << Finish()
-        client = read_stream(playbook.sent)
+        client = read_stream(playbook.client_body)
         assert (client.text, client.done, client.finish) == ("One moment. ", 0, [])
         assert [error["message"] for error in client.errors] == ["slow down"]
 
     def test_whole_replies_have_sent_nothing_whatever_was_said(self) -> None:
-        turn = chat_turn(TurnTerms(gateway_tools=OURS))
+        turn = chat_turn(TurnTerms(gateway_tools=GATEWAY_TOOLS))
         turn.feed(ReplyStarted(200, JSON))
-        turn.feed(ReceivedWhole(orjson.dumps(completion("One moment. ", (ours_call(),)))))
+        turn.feed(ReceivedWhole(orjson.dumps(completion("One moment. ", (gateway_call(),)))))
         turn.feed(ToolFinished(ToolResult("call_a", "ok")))
         playbook = Playbook(turn) >> ReplyStarted(429, LIMITED) >> ReceivedWhole(TOO_MANY)
         assert playbook << SendWhole(429, LIMITED, TOO_MANY) << Save << Finish()
@@ -190,7 +190,7 @@ class TestErrors:
             << Finish()
         )
         assert playbook
-        assert read_stream(playbook.sent).errors[0]["message"] == "nothing for 60 s"
+        assert read_stream(playbook.client_body).errors[0]["message"] == "nothing for 60 s"
         assert playbook.outcome.state is End.FAILED
         assert playbook.outcome.text == "Hel"
 
@@ -198,7 +198,7 @@ class TestErrors:
         playbook = Playbook(chat_turn(TurnTerms())) >> ReplyStarted(200, SSE)
         playbook = playbook >> Received([chunk({"content": "Hel"})]) << SendHead << SendBody >> ReplyEnded()
         assert playbook << SendBody << CloseUpstream << Save << Finish()
-        assert read_stream(playbook.sent).errors[0]["code"] == UpstreamBroke.code
+        assert read_stream(playbook.client_body).errors[0]["code"] == UpstreamBroke.code
 
     def test_a_break_after_the_finish_reason_loses_nothing(self) -> None:
         end = chunk({"content": "x"}, "stop")
@@ -225,7 +225,9 @@ class TestErrors:
         events = [ReplyStarted(200, SSE), Received([early]), Received([chunk(delta)])]
         turn = chat_turn(TurnTerms(holds_end=True))
         commands = [
-            command for each in (*events, ReplyFailed(UpstreamBroke("reset"))) for command in fed(turn, each)
+            command
+            for each in (*events, ReplyFailed(UpstreamBroke("reset")))
+            for command in feed_event(turn, each)
         ]
         (save,) = [command for command in commands if isinstance(command, Save)]
         assert save.outcome.state is End.FAILED
@@ -243,7 +245,7 @@ class TestErrors:
     def test_an_error_event_ends_the_stream_in_openais_shape(self, sent: Event, message: str) -> None:
         playbook = Playbook(chat_turn(with_tools())) >> ReplyStarted(200, SSE) >> Received([ROLE, sent, DONE])
         assert playbook << SendHead << SendBody << CloseUpstream << Save << Finish()
-        client = read_stream(playbook.sent)
+        client = read_stream(playbook.client_body)
         assert [error["message"] for error in client.errors] == [message]
         assert client.done == 0
 
@@ -253,9 +255,9 @@ class TestErrors:
         turn.feed(ReplyStarted(200, SSE))
         early = chunk({"content": "Hi"}, "stop")  # some proxies give a finish_reason with each chunk
         received = Received([ROLE, early, chunk({"content": " there"}, "stop")])
-        sent = sent_by(fed(turn, received))
+        sent = join_bodies(feed_event(turn, received))
         error = event({"error": {"message": "overloaded"}})
-        sent += sent_by(
+        sent += join_bodies(
             turn.feed(ReplyFailed(UpstreamBroke("overloaded")) if is_break else Received([error]))
         )
         client = read_stream(sent)
@@ -296,17 +298,17 @@ class TestErrors:
 
 
 class TestForms:
-    """What a reply looks like follows the upstream, whatever was asked for."""
+    """A reply is a stream or a body as the upstream sends it, whichever the request asked for."""
 
     def test_a_body_in_answer_to_a_stream_request(self) -> None:
-        rounds = [completion("Hm. ", (ours_call(),)), completion("ok")]
+        rounds = [completion("Hm. ", (gateway_call(),)), completion("ok")]
         played = play(chat_turn(with_tools()), rounds, stream=False)
         assert played.body["choices"][0]["message"]["content"] == "Hm. ok"
-        assert played.heads == [SendWhole(200, JSON, played.sent)]
+        assert played.heads == [SendWhole(200, JSON, played.client_body)]
 
     def test_a_stream_in_answer_to_a_whole_request(self) -> None:
-        terms = TurnTerms(gateway_tools=OURS, wants_usage=True)
-        played = play(chat_turn(terms), [completion(None, (ours_call(),)), completion("ok")], stream=True)
+        terms = TurnTerms(gateway_tools=GATEWAY_TOOLS, wants_usage=True)
+        played = play(chat_turn(terms), [completion(None, (gateway_call(),)), completion("ok")], stream=True)
         assert played.client.text == "ok"
         assert played.heads == [SendHead(200, SSE)]
 
@@ -316,7 +318,7 @@ class TestForms:
         playbook = after_hidden_round(ROLE, chunk({"content": "Hm. "}), wants_usage=wants_usage)
         playbook = playbook >> ReplyStarted(200, JSON) >> ReceivedWhole(whole) << Save >> Saved()
         assert playbook << SendBody << Finish()
-        client = read_stream(playbook.sent)
+        client = read_stream(playbook.client_body)
         assert (client.text, client.ids, client.finish) == ("Hm. Done.", {"chatcmpl-1"}, ["stop"])
         assert (client.roles, client.done, len(client.usages)) == (["assistant"], 1, int(wants_usage))
 
@@ -325,20 +327,22 @@ class TestForms:
         playbook = after_hidden_round(ROLE) >> ReplyStarted(200, LIMITED) >> ReceivedWhole(whole) << Save
         events = (LIMITED[1], ("content-type", "text/event-stream; charset=utf-8"))
         assert playbook >> Saved() << SendHead(200, events) << SendBody << Finish()
-        assert read_stream(playbook.sent).text == "Done."
+        assert read_stream(playbook.client_body).text == "Done."
 
     @pytest.mark.parametrize("content", ["Hm. ", [{"type": "text", "text": "Hm. "}]])
     def test_a_stream_after_a_hidden_round_in_one_body_says_what_that_had_said(self, content: Any) -> None:
         turn = chat_turn(with_tools())
         turn.feed(ReplyStarted(200, JSON))
-        body = completion("", (ours_call(),))
+        body = completion("", (gateway_call(),))
         body["choices"][0]["message"]["content"] = content
         turn.feed(ReceivedWhole(orjson.dumps(body)))
         turn.feed(ToolFinished(ToolResult("call_a", "ok")))
-        playbook = Playbook(turn) >> ReplyStarted(200, SSE) >> Received(streamed(completion("Done.", id="x")))
+        playbook = (
+            Playbook(turn) >> ReplyStarted(200, SSE) >> Received(make_stream(completion("Done.", id="x")))
+        )
         playbook = playbook << SendHead << SendBody << Save >> Saved() << SendBody << Finish()
         assert playbook
-        client = read_stream(playbook.sent)
+        client = read_stream(playbook.client_body)
         assert (client.text, client.ids, client.roles) == ("Hm. Done.", {"chatcmpl-1"}, ["assistant"])
 
 
@@ -360,7 +364,7 @@ class TestClientGone:
         for k, text in enumerate(texts):
             playbook = Playbook(chat_turn(with_tools()))
             for each in happened[:k]:
-                playbook.seen += playbook.turn.feed(each)
+                playbook.commands += playbook.turn.feed(each)
             assert playbook >> ClientLeft() << CloseUpstream() << Save << Finish()
             assert playbook.outcome.state is End.CANCELLED
             assert playbook.outcome.text == text

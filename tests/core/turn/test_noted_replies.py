@@ -10,7 +10,16 @@ from gateway.core.turn.commands import CallModel, Command, NoteReply, RunTool
 from gateway.core.turn.events import Received, ReceivedWhole, ReplyStarted, ToolFinished, TurnEvent
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_result import ToolResult
-from tests.core.turn.playbook import JSON, SSE, chat_turn, completion, fed, read_stream, sent_by, streamed
+from tests.core.turn.playbook import (
+    JSON,
+    SSE,
+    chat_turn,
+    completion,
+    feed_event,
+    join_bodies,
+    make_stream,
+    read_stream,
+)
 
 TERMS = TurnTerms(gateway_tools=frozenset({"look"}), notes_replies=True, wants_usage=True)
 # One without an id, one that is cut off, and one without arguments under an id that is given already.
@@ -23,12 +32,12 @@ def commands_after(first: TurnEvent, last: TurnEvent, headers: tuple[tuple[str, 
     """Returns the commands of a turn with two replies, the tools of the first of which have run."""
     turn, made = chat_turn(TERMS), list[Command]()
     for reply in (first, last):
-        fed(turn, ReplyStarted(200, headers))
-        due = fed(turn, reply)
+        feed_event(turn, ReplyStarted(200, headers))
+        due = feed_event(turn, reply)
         made += due
         for command in due:
             if isinstance(command, RunTool):
-                made += fed(turn, ToolFinished(ToolResult(command.call_id, f"{command.arguments}")))
+                made += feed_event(turn, ToolFinished(ToolResult(command.call_id, f"{command.arguments}")))
     return made
 
 
@@ -36,7 +45,7 @@ def commands_after(first: TurnEvent, last: TurnEvent, headers: tuple[tuple[str, 
 def test_a_noted_reply_leads_to_the_same_calls_messages_and_usage(stream: bool) -> None:
     headers = SSE if stream else JSON
     first, last = (
-        Received(streamed(each)) if stream else ReceivedWhole(orjson.dumps(each)) for each in (FIRST, LAST)
+        Received(make_stream(each)) if stream else ReceivedWhole(orjson.dumps(each)) for each in (FIRST, LAST)
     )
     live = commands_after(first, last, headers)
     noted = [each for each in live if isinstance(each, NoteReply)]
@@ -50,6 +59,6 @@ def test_a_noted_reply_leads_to_the_same_calls_messages_and_usage(stream: bool) 
         assert calls
         assert [each for each in replayed if isinstance(each, kind)] == calls
     if stream:
-        assert read_stream(sent_by(replayed)) == read_stream(sent_by(live))
+        assert read_stream(join_bodies(replayed)) == read_stream(join_bodies(live))
     else:
-        assert sent_by(replayed) == sent_by(live)
+        assert join_bodies(replayed) == join_bodies(live)

@@ -36,7 +36,7 @@ from gateway.core.turn.tool_result import ToolResult
 from gateway.dialects.chat.render import ChatView
 from gateway.errors import UpstreamBroke
 from tests.agents.core.test_tool_rules import random_rules
-from tests.core.turn.playbook import JSON, SSE, completion, streamed
+from tests.core.turn.playbook import JSON, SSE, completion, make_stream
 from tests.doubles.lines_view import LinesView
 
 NAMES = ("a", "b", "c", "say", "client", "nobody")
@@ -64,7 +64,7 @@ def reply(dice: random.Random, ids: Any) -> list[TurnEvent]:
     if dice.random() < 0.4:
         return [ReplyStarted(200, JSON), ReceivedWhole(orjson.dumps(body))]
     size = dice.choice([1, 2, 100])
-    pieces = streamed(body, lambda text: [text[n : n + size] for n in range(0, len(text), size)] or [""])
+    pieces = make_stream(body, lambda text: [text[n : n + size] for n in range(0, len(text), size)] or [""])
     if fate < 0.09:
         return [ReplyStarted(200, SSE), Received(pieces[:2]), ReplyFailed(UpstreamBroke("It broke."))]
     return [ReplyStarted(200, SSE), *(Received([piece]) for piece in pieces), ReplyEnded()]

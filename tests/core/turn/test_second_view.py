@@ -31,28 +31,28 @@ from tests.core.turn.playbook import (
     JSON,
     SSE,
     Playbook,
-    Played,
+    PlayedTurn,
     chat_turn,
     chunk,
     completion,
     event,
+    make_stream,
     play,
-    streamed,
 )
 from tests.doubles.lines_view import LinesView
 
-OURS = {"memory_insert": "memory_insert"}
+GATEWAY_TOOLS = {"memory_insert": "memory_insert"}
 ARGS = '{"label":"human","new_string":"tea"}'
 
 
 def lines_turn(**fields: Any) -> Turn:
-    terms = TurnTerms(gateway_tools=OURS, wants_usage=True, **fields)
+    terms = TurnTerms(gateway_tools=GATEWAY_TOOLS, wants_usage=True, **fields)
     view: ClientView = LinesView(terms)
     return Turn(terms, view, FreeGuide(10))
 
 
-def lines(played: Played | Playbook) -> list[str]:
-    return played.sent.decode().splitlines()
+def lines(played: PlayedTurn | Playbook) -> list[str]:
+    return played.client_body.decode().splitlines()
 
 
 ROUNDS = [
@@ -62,7 +62,7 @@ ROUNDS = [
 
 
 def test_a_hidden_round_is_shown_as_it_happens() -> None:
-    played = play(lines_turn(holds_end=True), ROUNDS, stream=True, batches=lambda e: [[each] for each in e])
+    played = play(lines_turn(holds_end=True), ROUNDS, stream=True, group=lambda e: [[each] for each in e])
     assert lines(played) == [
         "begin one",
         "text Let me see.",
@@ -78,7 +78,7 @@ def test_a_hidden_round_is_shown_as_it_happens() -> None:
 
 
 def test_a_call_is_shown_before_its_tool_has_run() -> None:
-    playbook = Playbook(lines_turn()) >> ReplyStarted(200, SSE) >> Received(streamed(ROUNDS[0]))
+    playbook = Playbook(lines_turn()) >> ReplyStarted(200, SSE) >> Received(make_stream(ROUNDS[0]))
     assert (
         playbook
         << SendHead(200, (EVENT_STREAM_HEADER,))
@@ -140,10 +140,10 @@ def test_a_turn_that_is_not_on_disk_says_so() -> None:
 @pytest.mark.parametrize("holds_end", [False, True])
 def test_the_view_decides_nothing(stream: bool, holds_end: bool) -> None:
     """Calls of the model, tools and what is saved are the same in every dialect."""
-    terms = TurnTerms(gateway_tools=OURS, wants_usage=True, holds_end=holds_end)
+    terms = TurnTerms(gateway_tools=GATEWAY_TOOLS, wants_usage=True, holds_end=holds_end)
 
     def decided(turn: Turn) -> list[Command]:
         played = play(turn, ROUNDS, stream=stream)
-        return [*played.ran, *played.called, Save(played.outcome)]
+        return [*played.tool_runs, *played.model_calls, Save(played.outcome)]
 
     assert decided(Turn(terms, LinesView(terms), FreeGuide(10))) == decided(chat_turn(terms))

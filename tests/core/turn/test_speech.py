@@ -25,9 +25,9 @@ from tests.core.turn.playbook import (
     calls,
     chunk,
     completion,
+    make_stream,
     orjson,
     read_stream,
-    streamed,
 )
 from tests.core.turn.test_steps import skip
 from tests.doubles.lines_view import LinesView
@@ -69,7 +69,7 @@ def letters(text: str) -> list[str]:
 def test_words_stream_and_are_what_was_said(cut: Any) -> None:
     body = completion(None, (speak('Hello "Anna"\n', thinking="She is new."),), tokens=(10, 5))
     playbook = talk() >> ReplyStarted(200, SSE)
-    skip(playbook >> Received(streamed(body, cut)))
+    skip(playbook >> Received(make_stream(body, cut)))
     assert playbook << Save
     outcome = playbook.outcome
     assert outcome.shown_reply == {"role": "assistant", "content": 'Hello "Anna"\n'}
@@ -81,7 +81,7 @@ def test_words_stream_and_are_what_was_said(cut: Any) -> None:
     assert reply["mnemogate"] == {"spoken": 'Hello "Anna"\n', "asides": asides}
     assert result == {"role": "tool", "tool_call_id": "m", "content": SPOKEN_RESULT}
     assert outcome.stop_reason is StopReason.END_TURN
-    lines = playbook.sent.decode().splitlines()
+    lines = playbook.client_body.decode().splitlines()
     thoughts = [line.removeprefix("thought ") for line in lines if line.startswith("thought")]
     assert "".join(thoughts) == "She is new."
     assert len(thoughts) == (11 if cut is letters else 1)
@@ -94,35 +94,35 @@ def test_words_leave_before_the_call_is_complete() -> None:
     playbook = talk() >> ReplyStarted(200, SSE)
     skip(playbook >> Received([calls(call_piece(0, id="m", name="send_message"))]))
     skip(playbook >> Received([calls(call_piece(0, '{"message":"He'))]))
-    assert playbook.sent.decode().endswith("text 'He'\n")
+    assert playbook.client_body.decode().endswith("text 'He'\n")
 
 
 def test_a_heartbeat_goes_on_and_the_next_request_has_the_call_and_not_the_note() -> None:
     playbook = talk(is_chat=True) >> ReplyStarted(200, SSE)
-    skip(playbook >> Received(streamed(completion(None, (speak("One.", request_heartbeat=True),)))))
+    skip(playbook >> Received(make_stream(completion(None, (speak("One.", request_heartbeat=True),)))))
     (again,) = [command for command in playbook._due if isinstance(command, CallModel)]
     playbook << again
     assert [message["role"] for message in again.messages] == ["assistant", "tool"]
     assert "mnemogate" not in again.messages[0]
-    playbook >> ReplyStarted(200, SSE) >> Received(streamed(completion("Hm.", (speak("Two.", "n"),))))
+    playbook >> ReplyStarted(200, SSE) >> Received(make_stream(completion("Hm.", (speak("Two.", "n"),))))
     assert skip(skip(playbook) << Save >> Saved()) << Finish
-    assert read_stream(playbook.sent).text == "One. Hm. Two."
+    assert read_stream(playbook.client_body).text == "One. Hm. Two."
     assert playbook.outcome.text == "One. Hm. Two."
-    assert read_stream(playbook.sent).calls == {}
-    assert read_stream(playbook.sent).finish == ["stop"]
+    assert read_stream(playbook.client_body).calls == {}
+    assert read_stream(playbook.client_body).finish == ["stop"]
 
 
 def test_a_whole_reply_says_the_words_too() -> None:
     playbook = talk(is_chat=True) >> ReplyStarted(200, JSON)
     playbook >> ReceivedWhole(orjson.dumps(completion(None, (speak("Hi."), speak("Bye.", "n")))))
     assert skip(skip(playbook) << Save >> Saved()) << Finish
-    choice = orjson.loads(playbook.sent)["choices"][0]
+    choice = orjson.loads(playbook.client_body)["choices"][0]
     assert choice["message"] == {"role": "assistant", "content": "Hi. Bye."}
     assert choice["finish_reason"] == "stop"
 
 
 def test_plain_text_is_taken_as_said() -> None:
-    playbook = talk() >> ReplyStarted(200, SSE) >> Received(streamed(completion("Hi.")))
+    playbook = talk() >> ReplyStarted(200, SSE) >> Received(make_stream(completion("Hi.")))
     assert skip(playbook) << Save
     assert playbook.outcome.text == "Hi."
     assert playbook.outcome.stop_reason is StopReason.END_TURN
@@ -130,7 +130,7 @@ def test_plain_text_is_taken_as_said() -> None:
 
 def test_words_that_are_missing_are_an_error_and_go_on() -> None:
     playbook = talk() >> ReplyStarted(200, SSE)
-    skip(playbook >> Received(streamed(completion(None, (("m", "send_message", '{"text":"Hi."}'),)))))
+    skip(playbook >> Received(make_stream(completion(None, (("m", "send_message", '{"text":"Hi."}'),)))))
     wrong = ToolResult("m", NOT_SPOKEN_RESULT.format(name="send_message", key="message"), "error")
     assert playbook << (lambda c: isinstance(c, SaveStep) and c.results == (wrong,))
 
@@ -138,7 +138,7 @@ def test_words_that_are_missing_are_an_error_and_go_on() -> None:
 def test_a_tool_called_along_with_text_runs_without_the_gateways_arguments() -> None:
     look = ("l", "look", '{"thinking":"x","request_heartbeat":false,"pre_exec_msg":"One moment.","q":"tea"}')
     playbook = talk() >> ReplyStarted(200, SSE)
-    skip(playbook >> Received(streamed(completion(None, (look, speak("Done."))))))
+    skip(playbook >> Received(make_stream(completion(None, (look, speak("Done."))))))
     assert playbook << (
         lambda c: isinstance(c, SaveStep) and c.shown_reply == {**DONE, "mnemogate": {"fillers": [[0, 11]]}}
     )
@@ -153,12 +153,12 @@ def test_a_filler_is_spoken_once_and_only_into_silence() -> None:
         return (id, "look", '{"pre_exec_msg":"Let me look.","request_heartbeat":true}')
 
     quiet = talk() >> ReplyStarted(200, SSE)
-    skip(quiet >> Received(streamed(completion(None, (look("a"), look("b"))), letters)))
+    skip(quiet >> Received(make_stream(completion(None, (look("a"), look("b"))), letters)))
     assert [c.shown_reply for c in quiet._due if isinstance(c, SaveStep)] == [
         {"role": "assistant", "content": "Let me look.", "mnemogate": {"fillers": [[0, 12]]}}
     ]
     loud = talk() >> ReplyStarted(200, SSE)
-    skip(loud >> Received(streamed(completion("So.", (look("a"),)))))
+    skip(loud >> Received(make_stream(completion("So.", (look("a"),)))))
     assert [c.shown_reply for c in loud._due if isinstance(c, SaveStep)] == [None]
 
 
@@ -166,7 +166,7 @@ def test_a_cut_reply_keeps_the_words_that_were_shown() -> None:
     playbook = talk() >> ReplyStarted(200, SSE)
     pieces = [chunk({"content": "Hm."}), calls(call_piece(0, '{"message":"Hel', id="m", name="send_message"))]
     skip(playbook >> Received([*pieces, chunk({}, "length")]))
-    skip(playbook >> Received(streamed(completion("", tokens=None))[-1:]))
+    skip(playbook >> Received(make_stream(completion("", tokens=None))[-1:]))
     assert playbook << Save
     assert playbook.outcome.full_reply == ({"role": "assistant", "content": "Hm. Hel"},)
     assert playbook.outcome.stop_reason is StopReason.MAX_TOKENS

@@ -13,7 +13,7 @@ from gateway.core.turn.events import ClientLeft, Received, ReplyEnded, ReplyFail
 from gateway.core.turn.split_characters import SplitCharacters
 from gateway.core.turn.terms import TurnTerms
 from gateway.errors import UpstreamBroke
-from tests.core.turn.playbook import DONE, SSE, chat_turn, event, fed, sent_by
+from tests.core.turn.playbook import DONE, SSE, chat_turn, event, feed_event, join_bodies
 
 HIGH, LOW = "\ud83d", "\ude00"
 
@@ -95,8 +95,10 @@ def test_a_half_at_the_end_of_a_reply_without_a_finish_reason_is_stored_as_the_c
     text = event(json.dumps({"choices": [{**index, "delta": {"content": f"Hm {HIGH}"}}]}).encode())
     turn = chat_turn(TurnTerms(holds_end=True))
     commands = [
-        each for happened in (ReplyStarted(200, SSE), Received([text]), end) for each in fed(turn, happened)
+        each
+        for happened in (ReplyStarted(200, SSE), Received([text]), end)
+        for each in feed_event(turn, happened)
     ]
     (outcome,) = [command.outcome for command in commands if isinstance(command, Save)]
     assert outcome.shown_reply == {"role": "assistant", "content": "Hm \ufffd"}
-    assert sent_by(commands).startswith(text.raw)
+    assert join_bodies(commands).startswith(text.raw)

@@ -35,7 +35,7 @@ from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
 from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import MemoryUnavailable, UpstreamBroke
-from tests.core.turn.playbook import SSE, completion, streamed
+from tests.core.turn.playbook import SSE, completion, make_stream
 from tests.core.turn.test_steps import Script
 from tests.doubles.lines_view import LinesView
 
@@ -51,8 +51,8 @@ PAY = {"id": "b", "type": "function", "function": {"name": "pay", "arguments": "
 EVENTS: tuple[TurnEvent, ...] = (
     ReplyStarted(200, SSE),
     *(ReceivedWhole(orjson.dumps(body)) for body in REPLIES),
-    *(Received(streamed(body)) for body in REPLIES),
-    *(Received(streamed(body)[:-1]) for body in REPLIES),  # without [DONE]
+    *(Received(make_stream(body)) for body in REPLIES),
+    *(Received(make_stream(body)[:-1]) for body in REPLIES),  # without [DONE]
     ReplyEnded(),
     ReplyFailed(UpstreamBroke("It broke.")),
     ToolFinished(ToolResult("a", "found")),

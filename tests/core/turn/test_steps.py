@@ -54,7 +54,7 @@ from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
 from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import UpstreamBroke
-from tests.core.turn.playbook import JSON, SSE, Playbook, chat_turn, chunk, completion, streamed
+from tests.core.turn.playbook import JSON, SSE, Playbook, chat_turn, chunk, completion, make_stream
 from tests.doubles.lines_view import LinesView
 
 ARGS = '{"label":"human","new_string":"tea"}'
@@ -62,23 +62,26 @@ CALL = ("a", "memory_insert", ARGS)
 
 
 class Script(FreeGuide):
-    """A guide with decisions that are given. asked: the calls that it judged. heard: the results it was given."""
+    """A guide whose decisions a test sets."""
 
     def __init__(self, verdicts: dict[str, list[Verdict]] | None = None, *follows: Offer | Stop) -> None:
+        """verdicts: tool -> the verdicts on its next calls. follows: the decisions after the next rounds."""
         super().__init__(50)
         self.verdicts = verdicts or {}
         self.follows = list(follows)
-        self.asked: list[ProposedCall] = []
-        self.heard: list[ToolResult] = []
+        # The calls that it has judged.
+        self.judged_calls: list[ProposedCall] = []
+        # The results that it was given.
+        self.results: list[ToolResult] = []
 
     def judge(self, call: ProposedCall) -> Verdict:
-        self.asked.append(call)
+        self.judged_calls.append(call)
         super().judge(call)
         left = self.verdicts.get(call.name)
         return left.pop(0) if left else Allowed()
 
     def add_result(self, result: ToolResult) -> None:
-        self.heard.append(result)
+        self.results.append(result)
 
     def decide_next(self) -> Offer | Stop:
         usual = super().decide_next()
@@ -92,8 +95,8 @@ def steps(guide: FreeGuide | None = None, client: tuple[str, ...] = (), **fields
 
 
 def reply(playbook: Playbook, *args: Any, **fields: Any) -> Playbook:
-    """Feeds a whole streamed reply."""
-    return playbook >> ReplyStarted(200, SSE) >> Received(streamed(completion(*args, **fields)))
+    """Feeds a whole reply as a stream."""
+    return playbook >> ReplyStarted(200, SSE) >> Received(make_stream(completion(*args, **fields)))
 
 
 def skip(playbook: Playbook) -> Playbook:
@@ -109,7 +112,7 @@ def saved(command: Command) -> Any:
 
 
 def kept(playbook: Playbook) -> list[SaveStep]:
-    return [command for command in playbook.seen if isinstance(command, SaveStep)]
+    return [command for command in playbook.commands if isinstance(command, SaveStep)]
 
 
 def test_a_reply_is_stored_before_its_tools_run_and_their_results_before_the_next_call() -> None:
@@ -126,10 +129,10 @@ def test_a_reply_is_stored_before_its_tools_run_and_their_results_before_the_nex
     result = ToolResult("a", "done", "success", "out", "err")
     playbook >> ToolFinished(ToolResult("a", "done", stdout="out", stderr="err"))
     assert skip(playbook) << SaveStep(results=(result,))
-    assert guide.heard == [result]
+    assert guide.results == [result]
     # What is saved is in the next prompt, so the command repeats nothing.
     assert skip(playbook >> StepSaved(8, 9)) << CallModel((), None)
-    assert b"step 8 9\n" in playbook.sent
+    assert b"step 8 9\n" in playbook.client_body
     reply(playbook, "Noted.", tokens=(30, 4))
     assert skip(playbook) << Save
     outcome = playbook.outcome
@@ -156,8 +159,8 @@ def test_steps_are_shown_without_a_gap_and_with_a_head_of_their_own() -> None:
     playbook >> ReplyStarted(200, JSON) >> ReceivedWhole(orjson.dumps(completion("Two.")))
     skip(playbook) << Save >> Saved()
     assert skip(playbook) << Finish
-    assert SendHead(200, (("content-type", "text/event-stream; charset=utf-8"),)) in playbook.seen
-    texts = [line for line in playbook.sent.decode().splitlines() if line.startswith("text")]
+    assert SendHead(200, (("content-type", "text/event-stream; charset=utf-8"),)) in playbook.commands
+    texts = [line for line in playbook.client_body.decode().splitlines() if line.startswith("text")]
     assert texts == ["text One.", "text Two."]
 
 
@@ -197,7 +200,7 @@ def test_the_other_calls_wait_for_an_approval() -> None:
     assert [result.call_id for result in outcome.results] == ["c"]
     assert [call["id"] for call in outcome.full_reply[0]["tool_calls"]] == ["a", "b", "c", "d"]
     assert outcome.full_reply[0] == outcome.shown_reply
-    assert not [command for command in playbook.seen if isinstance(command, RunTool)]
+    assert not [command for command in playbook.commands if isinstance(command, RunTool)]
 
 
 def test_after_a_call_to_be_approved_what_a_rule_forbids_is_judged_again() -> None:
@@ -230,7 +233,7 @@ def test_an_answered_pause_goes_on_with_all_results_in_the_order_of_the_calls() 
         RunTool("a", "memory_insert", orjson.loads(ARGS)),
         RunTool("b", "pay", {}),
     ]
-    assert [(call.id, call.is_approved) for call in guide.asked[-2:]] == [("a", False), ("b", True)]
+    assert [(call.id, call.is_approved) for call in guide.judged_calls[-2:]] == [("a", False), ("b", True)]
     skip(next_turn >> ToolFinished(ToolResult("b", "paid")))
     skip(next_turn >> ToolFinished(ToolResult("a", "done")))
     paid = ToolResult("b", "paid", approval="approved")
@@ -267,7 +270,7 @@ def test_a_client_that_reads_one_reply_gets_its_usage_though_the_turn_ends_after
     playbook << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished(ToolResult("a", "done"))
     skip(playbook) << Save >> Saved()
     assert skip(playbook) << Finish
-    client = playbook.sent.decode()
+    client = playbook.client_body.decode()
     assert client.count('"finish_reason":"stop"') == 1
     assert client.count('"completion_tokens":5') == 1
     assert client.rstrip().endswith("data: [DONE]")
@@ -374,7 +377,7 @@ def test_an_error_of_the_first_step_is_left_to_the_route() -> None:
 @pytest.mark.parametrize("event", [ClientLeft(), Stopped(), ReplyFailed(UpstreamBroke("It broke."))])
 def test_a_cut_reply_keeps_its_text_and_no_calls(event: Any) -> None:
     playbook = steps() >> ReplyStarted(200, SSE)
-    skip(playbook >> Received(streamed(completion("Let me", (CALL,)))[:-3]))
+    skip(playbook >> Received(make_stream(completion("Let me", (CALL,)))[:-3]))
     skip(playbook >> event) << CloseUpstream << Save
     assert playbook.outcome.shown_reply == {"role": "assistant", "content": "Let me"}
     assert playbook.outcome.full_reply == ()
@@ -387,7 +390,7 @@ def test_a_stopped_turn_has_an_end_for_its_client() -> None:
     playbook >> Stopped() << CloseUpstream << Save >> Saved()
     assert skip(playbook) << Finish
     assert playbook.outcome.stop_reason is StopReason.CANCELLED
-    assert playbook.sent.decode().splitlines()[-1].startswith("end stop")
+    assert playbook.client_body.decode().splitlines()[-1].startswith("end stop")
 
 
 def test_a_turn_that_is_stopped_among_its_tools_keeps_the_results_that_are_there() -> None:

@@ -19,7 +19,17 @@ from gateway.core.turn.machine import Turn
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.text_events import TextEvents
 from gateway.dialects.chat.render import ChatView
-from tests.core.turn.playbook import DONE, SSE, call_piece, calls, chat_turn, chunk, fed, sent_by, usage
+from tests.core.turn.playbook import (
+    DONE,
+    SSE,
+    call_piece,
+    calls,
+    chat_turn,
+    chunk,
+    feed_event,
+    join_bodies,
+    usage,
+)
 from tests.core.turn.tooled import with_tools
 from tests.doubles.lines_view import LinesView
 
@@ -146,7 +156,7 @@ def played(turn: Turn, batches: list[list[Event]], feed: Any) -> tuple[bytes, An
     for event in (ReplyStarted(200, SSE), *map(Received, batches), ReplyEnded(), Saved()):
         seen += feed(turn, event)
     others = [command for command in seen if not hasattr(command, "data")]
-    return sent_by(seen), others
+    return join_bodies(seen), others
 
 
 @given(
@@ -159,7 +169,7 @@ def test_client_and_memory_get_what_parsing_gives(
     edges = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
     batches = [stream[a:b] for a, b in pairwise(edges)]
     parsed = played(Turn(terms, view(terms), FreeGuide(10)), batches, Turn.feed)
-    assert played(Turn(terms, view(terms), FreeGuide(10)), batches, fed) == parsed
+    assert played(Turn(terms, view(terms), FreeGuide(10)), batches, feed_event) == parsed
 
 
 def test_texts_that_come_too_late_command_nothing() -> None:
@@ -168,4 +178,4 @@ def test_texts_that_come_too_late_command_nothing() -> None:
         turn.feed(event)
     assert turn.feed_texts([said(b" world")]) == said(b" world").raw
     turn.feed(ClientLeft())
-    assert not fed(turn, Received([said(b" again")]))
+    assert not feed_event(turn, Received([said(b" again")]))
