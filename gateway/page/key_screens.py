@@ -39,6 +39,7 @@ class _KeyScreens(Struct, frozen=True):
 
     async def create(self, request: ScreenRequest, form: KeyForm) -> Answer:
         _require_key_operator(request)
+        needed_key = await self.keys.are_needed()
         try:
             key = await self.keys.create(
                 form.name.strip(), form.project.strip(), form.kind, form.memory or None
@@ -49,7 +50,9 @@ class _KeyScreens(Struct, frozen=True):
         # Not a redirect: only the answer to this request can show the secret.
         if request.is_twin:
             return View(key)
-        return _make_keys_page(await self.keys.list_page(), new_key=key)
+        return _make_keys_page(
+            await self.keys.list_page(), new_key=key, is_first=not needed_key and await self.keys.are_needed()
+        )
 
     async def revoke(self, request: ScreenRequest, form: NoFields) -> Answer:
         _require_key_operator(request)
@@ -76,7 +79,10 @@ def _make_keys_page(
     page: ListPage[KeyRecord],
     *,
     new_key: NewKey | None = None,
+    is_first: bool = False,
     error: BadRequest | None = None,
     form: KeyForm | None = None,
 ) -> View:
-    return View(page, "keys.html", "Keys", {"new_key": new_key, "form": form or KeyForm("")}, error)
+    """Returns the screen. is_first: requests have needed no key before `new_key`."""
+    context = {"new_key": new_key, "is_first": is_first, "form": form or KeyForm("")}
+    return View(page, "keys.html", "Keys", context, error)

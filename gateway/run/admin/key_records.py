@@ -59,6 +59,10 @@ class KeyRecords(Struct, frozen=True):
         items = tuple(map(_make_key_record, keys[:limit]))
         return ListPage(items, make_next_cursor(keys, limit, lambda key: str(key.id)))
 
+    async def are_needed(self) -> bool:
+        """Returns whether requests of applications need a key: they do from the first key of an application on."""
+        return any(not key.is_operator for key in await self.keys.list())
+
     async def create(self, name: str, project: str, kind: KeyKind, memory: DefaultMode | None) -> NewKey:
         """Creates a key, with its secret. Raises: BadRequest.
 

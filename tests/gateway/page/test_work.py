@@ -161,10 +161,15 @@ def test_the_form_of_a_key_warns_that_requests_need_one_from_then_on(operator: O
     text = plain(operator.get("keys").body.decode())
     assert "each request needs one, also from this machine, and also after it is revoked" in text
     asked = [{"role": "user", "content": "Hello."}]
-    operator.twin("keys", {"name": "reader", "kind": "operator-read"})
+    first = "It is the first key of an application: from now on each request needs a key"
+    assert first not in plain(operator.post("keys", name="reader", kind="operator-read").body.decode())
     assert world.post(asked).status == 200
-    key = operator.twin("keys", {"name": "shop"})
+    assert first in plain(operator.post("keys", name="shop").body.decode())
     assert world.post(asked).status == 401
+    second = plain(operator.post("keys", name="shop").body.decode())
+    assert first not in second
+    assert "also after it is revoked" not in second
+    key = operator.twin("keys")["items"][0]
     operator.twin(f"keys/{key['id']}/revoke", {})
     assert world.post(asked).status == 401
 
@@ -174,7 +179,11 @@ def test_keys_are_made_and_revoked_in_the_browser(browser: Browser, operator: Op
         page.get_by_role("textbox", name="Name").fill("phone")
         page.get_by_role("combobox", name="Kind").select_option("operator-read")
         page.get_by_role("button", name="Make key").click()
-        secret = page.get_by_role("status").locator("pre").text_content()
+        secret = page.get_by_role("status", name="New key").locator("pre").text_content()
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.get_by_role("button", name="Copy the key").click()
+        page.get_by_text("Copied.").wait_for()
+        assert page.evaluate("navigator.clipboard.readText()") == secret
         page.goto(f"http://{operator.host}/ui/keys")
         assert secret not in page.content()
         reader = Operator(operator.world, secret)
