@@ -6,7 +6,7 @@ import orjson
 
 from adapters.types import EVENT_STREAM_HEADER, JSON_HEADER, Json
 from gateway.agents.runs.run import RunResult
-from gateway.core.conversation.wire_message import call_id, list_raw_calls, make_shown_reply, read_named_call
+from gateway.core.conversation import wire_message
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.chunks import make_chunks
 from gateway.core.turn.client_view import ReplyEvent, ViewFactory
@@ -38,16 +38,16 @@ async def replay(
     body = orjson.dumps(completion)
     view.add_whole_reply(body, completion)
     view.begin(completion)
-    headers = [JSON_HEADER, *receipt.note_head()]
-    await sink.send_body(200, headers, view.render_body(body, outcome, is_unchanged=True))
+    client_body = view.render_body(body, outcome, is_unchanged=True)
+    await sink.send_body(200, [JSON_HEADER, *receipt.note_head()], client_body)
 
 
 def _make_completion(request: ChatRequest, result: RunResult) -> Json:
     """Returns a run's reply as a completion with the run's id and time, and the model that the request names."""
     steps = [orjson.loads(step.shown_reply) for step in result.steps if step.shown_reply is not None]
-    calls = [call for message in steps for call in list_raw_calls(message)]
-    own_call_ids = {call_id(call) for call in calls if read_named_call(call).name not in request.tool_names}
-    reply = make_shown_reply(steps, own_call_ids)
+    calls = [call for message in steps for call in wire_message.list_raw_calls(message)]
+    own_calls = (call for call in calls if wire_message.read_named_call(call).name not in request.tool_names)
+    reply = wire_message.make_shown_reply(steps, {*map(wire_message.read_call_id, own_calls)})
     finish_reason = "tool_calls" if "tool_calls" in reply else "stop"
     counts = result.run.counts
     usage = {"prompt_tokens": counts.prompt, "completion_tokens": counts.completion}

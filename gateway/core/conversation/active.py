@@ -6,7 +6,7 @@ These are rules 8 and 10 of docs/conversations.md; `Tree.is_active` has rule 9. 
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import orjson
@@ -31,19 +31,19 @@ _MAX_AHEAD_S = 60.0
 
 
 def supersede_along_path(
-    tree: Tree, exchange: Exchange, changed: Container[int], query: Query, now: float
+    tree: Tree, exchange: Exchange, changed_ids: Container[int], query: Query, now: float
 ) -> None:
     """Brings back the superseded exchanges of a path, since a request goes on from them.
 
     Each exchange that is brought back or was changed supersedes its rivals, or is superseded by one.
 
     exchange: the last exchange of the path.
-    changed: the ids of the exchanges that have changed.
+    changed_ids: the ids of the exchanges that have changed.
     now: the time at which the request ends, in seconds since the epoch.
     """
-    judged = [each for each in tree.list_path(exchange) if each.superseded or each.id in changed]
-    tree.contents.group(other for each in judged for other in (each, *tree.list_siblings(each)))
-    for each in judged:
+    challenged = [each for each in tree.list_path(exchange) if each.superseded or each.id in changed_ids]
+    tree.contents.group(other for each in challenged for other in (each, *tree.list_siblings(each)))
+    for each in challenged:
         if each.superseded:
             each = tree.change(each.id, superseded=False)
         _supersede_rivals(tree, each, query, now)
@@ -58,16 +58,16 @@ def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query, now: float) 
     rivals = [
         other for other in tree.list_siblings(exchange) if other.ended is not None and not other.superseded
     ]
-    alike = [other for other in rivals if _is_like(tree, exchange, other, query, now)]
-    for other in alike:
+    same_questions = [other for other in rivals if _asks_same(tree, exchange, other, query, now)]
+    for other in same_questions:
         if (pair := _judge_alternatives(tree, exchange, other, query, now)) is not None:
             _supersede(tree, pair.loser)
     # A rival off the record superseded no other exchange, so the exchange that extends it does.
-    if exchange.parent is None or not all(map(is_tombstone, alike)):
+    if exchange.parent is None or not all(map(is_tombstone, same_questions)):
         return
     for other in rivals:
         # Alternatives that overlapped are requests side by side, and all of them stay active.
-        if other in alike or not tree.are_apart(other, exchange):
+        if other in same_questions or not tree.are_apart(other, exchange):
             continue
         pair = _judge_alternatives(tree, exchange, other, query, now)
         if pair is not None and _is_same_chat(tree, pair, query):
@@ -104,15 +104,29 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
         other, start = pending.pop()
         if is_tombstone(other) or other.redactions:
             continue
-        for atom in (*list_input_atoms(other), *(other.reply or ())):
-            if last_index.get(atom, -1) < start:
-                break
-            start = atoms.index(atom, start) + 1
-        else:
-            # Edits that are not in the blocks yet belong to this exchange alone.
-            if other.ended is not None and (other.merged or not other.edits):
-                tree.change(other.id, superseded=True)
-            pending += [(child, start) for child in tree.list_children(other)]
+        end = _find_end_of(other, atoms, last_index, start)
+        if end is None:
+            continue
+        # Edits that are not in the blocks yet belong to this exchange alone.
+        if other.ended is not None and (other.merged or not other.edits):
+            tree.change(other.id, superseded=True)
+        pending += [(child, end) for child in tree.list_children(other)]
+
+
+def _find_end_of(
+    exchange: Exchange, atoms: Sequence[Atom], last_index: Mapping[Atom, int], start: int
+) -> int | None:
+    """Returns the index after the last of an exchange's atoms in a path; None: the path lacks one in this order.
+
+    atoms: the atoms of the path.
+    last_index: the last index of each atom in the path.
+    start: the index from which on the path is searched.
+    """
+    for atom in (*list_input_atoms(exchange), *(exchange.reply or ())):
+        if last_index.get(atom, -1) < start:
+            return None
+        start = atoms.index(atom, start) + 1
+    return start
 
 
 def _supersede(tree: Tree, exchange: Exchange) -> None:
@@ -121,36 +135,43 @@ def _supersede(tree: Tree, exchange: Exchange) -> None:
         tree.change(exchange.id, superseded=True)
 
 
-def _is_like(tree: Tree, exchange: Exchange, other: Exchange, query: Query, now: float) -> bool:
+def _asks_same(tree: Tree, exchange: Exchange, other: Exchange, query: Query, now: float) -> bool:
     """Returns whether one of two alternatives repeats or extends the other, so that both ask the same."""
     old, new = _order_by_touch(tree, exchange, other, now)
     # After a match point the position is certain, so a shorter form of a question is the same question too. At the
-    # beginning it is where the longer form has more than the question: no word of its reply had been heard.
-    further = old.inputs[len(new.inputs) :]
-    is_certain = exchange.parent is not None or (bool(further) and all(map(is_user, further)))
+    # beginning this holds only if the longer form has further questions: no word of its reply had been heard.
+    further_inputs = old.inputs[len(new.inputs) :]
+    is_certain = exchange.parent is not None or (bool(further_inputs) and all(map(is_user, further_inputs)))
     if tree.extends(new, old) or (is_certain and tree.extends(old, new)):
         return True
     if exchange.parent is None or not old.inputs or not tree.are_apart(old, new):
         return False
     # Both were asked at once (a caller typed and spoke), and the list has both questions in its own order. In another
     # chat that begins alike, the same short words ("yes") are another message.
-    later = iter(new.inputs)
-    is_asked_again = all(atoms in later for atoms in old.inputs)
-    return is_asked_again and _is_same_chat(tree, _Judged(loser=old, winner=new), query)
+    remaining_inputs = iter(new.inputs)
+    is_asked_again = all(atoms in remaining_inputs for atoms in old.inputs)
+    return is_asked_again and _is_same_chat(tree, _JudgedPair(loser=old, winner=new), query)
 
 
-def _order_by_touch(tree: Tree, exchange: Exchange, other: Exchange, now: float) -> tuple[Exchange, Exchange]:
-    """Returns two exchanges in the order in which they were touched; `exchange` last if both were touched at once.
+class _TouchOrder(NamedTuple):
+    """Two exchanges in the order in which they were touched."""
+
+    old: Exchange
+    new: Exchange
+
+
+def _order_by_touch(tree: Tree, exchange: Exchange, other: Exchange, now: float) -> _TouchOrder:
+    """Returns the order in which two exchanges were touched; `exchange` is the new one if both were touched at once.
 
     now: the time at which the request ends that touches `exchange`. A later date is from before the clock was put back.
     """
     touched_at = tree.read_touched_at(other)
     if touched_at <= tree.read_touched_at(exchange) or touched_at > now + _MAX_AHEAD_S:
-        return other, exchange
-    return exchange, other
+        return _TouchOrder(other, exchange)
+    return _TouchOrder(exchange, other)
 
 
-class _Judged(NamedTuple):
+class _JudgedPair(NamedTuple):
     """Two alternatives, of which one may supersede the other."""
 
     loser: Exchange
@@ -159,7 +180,7 @@ class _Judged(NamedTuple):
 
 def _judge_alternatives(
     tree: Tree, exchange: Exchange, other: Exchange, query: Query, now: float
-) -> _Judged | None:
+) -> _JudgedPair | None:
     """Decides between two alternatives: mostly the one touched last wins. None: neither supersedes the other."""
     old, new = _order_by_touch(tree, exchange, other, now)
     is_same = is_same_input(other, exchange)
@@ -170,18 +191,18 @@ def _judge_alternatives(
     # client that sends the new message alone has marked it as sent again, and goes on from the last answer.
     sends_list = query.kind is ConversationKind.CLIENT
     if is_same and sends_list and _is_for_program(tree, new) and not _is_for_program(tree, old):
-        return _Judged(loser=new, winner=old)
-    return _Judged(loser=old, winner=new)
+        return _JudgedPair(loser=new, winner=old)
+    return _JudgedPair(loser=old, winner=new)
 
 
-def _is_same_chat(tree: Tree, pair: _Judged, query: Query) -> bool:
+def _is_same_chat(tree: Tree, pair: _JudgedPair, query: Query) -> bool:
     """Returns whether two alternatives with different questions are of one chat.
 
     Without an id another question begins a new chat once the idle time has passed. An exchange without a question is no
     chat, since it continued a reply, and the winner has its words now.
     """
-    pause = tree.read_touched_at(pair.winner) - tree.read_turn_end(pair.loser)
-    return query.is_named or not pair.loser.inputs or pause <= query.idle_s
+    pause_s = tree.read_touched_at(pair.winner) - tree.read_turn_end(pair.loser)
+    return query.is_named or not pair.loser.inputs or pause_s <= query.idle_s
 
 
 def _is_for_program(tree: Tree, exchange: Exchange) -> bool:

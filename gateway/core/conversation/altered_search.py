@@ -246,14 +246,18 @@ class AlteredSearch:
     def _list_reply_letters(self) -> dict[int, str]:
         """Returns the letters of the candidates' replies, by the ids of the exchanges."""
         tree = self._tree
-        # Loaded with the replies, since the question of each turn is compared next (`has_same_question`).
+        # The questions are loaded with the replies, since they are compared next (`has_same_question`).
         tree.contents.group([*self._candidates, *map(tree.locate_turn_start, self._candidates)])
         replies = {
             each.id: tree.contents.get(each).shown_reply
             for each in self._candidates
             if not is_tombstone(each)
         }
-        return {id: join_letters(read_text(reply)) for id, reply in replies.items() if reply is not None}
+        return {
+            exchange_id: join_letters(read_text(reply))
+            for exchange_id, reply in replies.items()
+            if reply is not None
+        }
 
     def _was_asked(self, candidate: Exchange, inputs: Inputs) -> bool:
         """Returns whether the messages before a reply are the candidate's inputs, or end like them.

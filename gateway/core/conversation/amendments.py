@@ -63,14 +63,15 @@ class _Walk:
         self._listing = listing
         # The exchange of this step; None: the path is at its end.
         self._exchange = exchange = match.match_point
-        # The end of the messages in the list that may be the exchange's inputs, and the end of its reply in the list.
+        # The end of the messages in the list that may be the exchange's inputs.
         self._inputs_end = match.first
+        # The end of the exchange's reply in the list.
         self._reply_end = match.last + 1
         # The span of the exchange's reply in the list, if the reply came back in another form.
         self._reply = match.altered.reply if match.altered else None
-        # `_reply` was guessed by its position alone. (The reply of the match point was found by the match.)
+        # True: `_reply` was guessed by its position alone. (The reply of the match point was found by the match.)
         self._is_guess = False
-        # The list is shorter than the path.
+        # True: the list is shorter than the path.
         self._is_short = exchange is not None and listing.offsets[self._reply_end] < count_atoms_to_end(
             exchange
         )
@@ -171,15 +172,15 @@ class _Walk:
                 self._inputs_end -= 1
 
 
-def _may_be_question(tree: Tree, exchange: Exchange, asked: str, *, is_doubtful: bool) -> bool:
-    """Returns whether other words may be the question of an exchange in another form.
+def _may_be_question(tree: Tree, exchange: Exchange, text: str, *, is_doubtful: bool) -> bool:
+    """Returns whether a text may be the question of an exchange in another form.
 
     A message without words is no form of a question with words: a framework puts one before a reply that begins its
     list.
 
     is_doubtful: more than the question differs from the stored turn.
     """
-    return bool(join_letters(asked) and not is_doubtful) or _was_within(tree, exchange, asked)
+    return bool(join_letters(text) and not is_doubtful) or _was_within(tree, exchange, text)
 
 
 def _may_be_inputs(
@@ -187,23 +188,27 @@ def _may_be_inputs(
 ) -> bool:
     """Returns whether messages have the number and roles of an exchange's inputs, after a reply or at the beginning.
 
-    They are not its inputs if the reply of the exchange before stands among them: then the client has left out messages
-    of its own (aider: the files in the chat), and the first messages belong to the turn before. Nor are they if that
-    reply comes after them: then the client has dropped the question ("the user is silent, you would say:").
+    The messages are not its inputs if the reply of the exchange before stands among them: then the client has left out
+    messages of its own (aider: the files in the chat), and the first messages belong to the turn before. They are not
+    its inputs either if that reply comes after them: then the client has dropped the question ("the user is silent, you
+    would say:").
 
     span: the index of the first of the messages in the list, and the index after the last one.
     reply_end: the end of the exchange's reply in the list.
     """
     start, end = span
-    before = None if parent is None else parent.reply
+    earlier_reply = None if parent is None else parent.reply
     return (
         end - start == len(exchange.inputs)
         and all(_has_role(listing.read_role(start + i), atoms) for i, atoms in enumerate(exchange.inputs))
         and (start == 0 or listing.read_role(start - 1) == "assistant")
-        and (not before or listing.atoms[start:end].count(before) <= exchange.inputs.count(before))
         and (
-            not before
-            or listing.atoms[end:reply_end].count(before) <= (exchange.reply == before)
+            not earlier_reply
+            or listing.atoms[start:end].count(earlier_reply) <= exchange.inputs.count(earlier_reply)
+        )
+        and (
+            not earlier_reply
+            or listing.atoms[end:reply_end].count(earlier_reply) <= (exchange.reply == earlier_reply)
             or tuple(listing.atoms[start:end]) == exchange.inputs
         )
     )

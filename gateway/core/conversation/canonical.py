@@ -4,8 +4,8 @@ A list is flattened into atoms, keyed hashes of 12 bytes: one for a user or tool
 one for each of its calls. The first byte of an atom is its kind: u, t, a or c, in this order. White space, ids, the
 split into messages, the dump of arguments, reasoning and unknown fields make no difference; the words, the kinds of
 media and a speaker's `name` do. A client sends the id of a spoken reply in place of its words, so its atom is of the
-id. System messages have no atoms. Nor has the text that OpenClaw appends to the newest message: later lists do not
-repeat it.
+id. System messages have no atoms. The text that OpenClaw appends to the newest message has none either: later lists do
+not repeat it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ from gateway.core.conversation.wire_message import (
 from gateway.core.roles import RESULT_ROLES, SYSTEM_ROLES
 from storage.records import Atom
 
-# They enclose the text that OpenClaw appends to the newest message in the user's role.
-_OPENCLAW_BEGIN, _OPENCLAW_END = (
-    b"<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>",
-    b"<<<END_OPENCLAW_INTERNAL_CONTEXT>>>",
-)
+# The tags around the text that OpenClaw appends to the newest message in the user's role.
+_OPENCLAW_BEGIN = b"<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>"
+_OPENCLAW_END = b"<<<END_OPENCLAW_INTERNAL_CONTEXT>>>"
 # The length of an atom without its first byte, which is its kind.
 ATOM_DIGEST_BYTES = 11
 # A copy of this object costs a third of a new one.
@@ -111,8 +109,8 @@ class MessageHasher:
         name = _encode(message["name"]) if "name" in message else b""
         if role == "assistant":
             atoms = [self._make_atom(b"a", name, text)] if text else []
-            if ("audio" in message or PRIVATE in message) and (id := read_audio_id(message)):
-                atoms = [self._make_atom(b"a", b"", b"audio", _encode(id))]
+            if ("audio" in message or PRIVATE in message) and (audio_id := read_audio_id(message)):
+                atoms = [self._make_atom(b"a", b"", b"audio", _encode(audio_id))]
             if "tool_calls" in message or "function_call" in message:
                 for tool, arguments in read_named_calls(message):
                     atoms.append(
@@ -148,14 +146,14 @@ class MessageHasher:
     def hash_path(atoms: Iterable[Atom], start: bytes = b"") -> bytes:
         """Returns the hash of a path: a hash of its last atom and of the hash of the path before that atom.
 
-        It needs no key, since atoms are keyed already.
+        The hash needs no key, since atoms are keyed already.
 
         start: the hash of the path before these atoms.
         """
         for atom in atoms:
-            hashed = _EMPTY_PATH_HASH.copy()
-            hashed.update(start + atom)
-            start = hashed.digest()
+            path_hash = _EMPTY_PATH_HASH.copy()
+            path_hash.update(start + atom)
+            start = path_hash.digest()
         return start
 
     def _make_atom(self, kind: bytes, *parts: bytes) -> Atom:

@@ -28,15 +28,15 @@ def plan_change(pool: Pool, plan: Plan, request_end: RequestEnd, rule: settle.Se
     merge = _mark_mergeable(tree, request_end.now, query.idle_s, is_named=query.is_named)
     exchange = tree.by_id[exchange.id]  # merging may have changed it
     changes = [tree.by_id[i] for i in tree.changed if i != exchange.id]
-    stale = [
+    stale_ids = [
         each.id
         for each in (*changes, exchange)
         if each.id in before and _changes_index(before[each.id], each)
     ]
-    continued = {
+    continued_ids = {
         each.id
         for each in changes
-        if each.id not in stale and each == replace(before[each.id], continued=True)
+        if each.id not in stale_ids and each == replace(before[each.id], continued=True)
     }
     tombstone_hashes = []
     if exchange.state is State.OFF:
@@ -47,11 +47,11 @@ def plan_change(pool: Pool, plan: Plan, request_end: RequestEnd, rule: settle.Se
         ]
     return Change(
         exchange=exchange,
-        others=[each for each in changes if each.id not in continued],
-        continued=sorted(continued),
+        others=[each for each in changes if each.id not in continued_ids],
+        continued=sorted(continued_ids),
         prefixes=hash_prefixes(query.listing.hasher, exchange.inputs) if exchange.parent is None else [],
         tombstone_hashes=tombstone_hashes,
-        stale=stale,
+        stale=stale_ids,
         merge=merge,
     )
 

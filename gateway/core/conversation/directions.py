@@ -63,7 +63,7 @@ def insert_directions(turns: Sequence[TurnMessages]) -> list[WireMessage]:
     """
     messages = [message for turn in turns for message in (*turn.inputs, *turn.reply)]
     # Index of a message -> the directions before it.
-    placed: dict[int, list[WireMessage]] = {}
+    directions_before: dict[int, list[WireMessage]] = {}
     # The index of the current turn's end.
     end = len(messages)
     # The first index with directions that newer turns have replaced.
@@ -73,12 +73,12 @@ def insert_directions(turns: Sequence[TurnMessages]) -> list[WireMessage]:
         indexed = [(max(end - following_count, 0), message) for following_count, message in directions]
         for index, message in reversed(indexed):
             if index < replaced_from:
-                placed.setdefault(index, []).insert(0, message)
+                directions_before.setdefault(index, []).insert(0, message)
         if any(following_count > len(inputs) for following_count, _ in directions):
             replaced_from = min(replaced_from, indexed[0][0])
         end -= len(inputs)
     path: list[WireMessage] = []
     for index in range(len(messages) + 1):
-        path += placed.get(index, ())
+        path += directions_before.get(index, ())
         path += messages[index : index + 1]
     return path

@@ -33,9 +33,9 @@ def dump_full_reply(
     return orjson.dumps({**full_reply, "step": True} if is_step else full_reply)
 
 
-def parse_content(input: bytes | None, shown_reply: bytes | None, full_reply: bytes | None) -> Content:
+def parse_content(input_json: bytes | None, shown_reply: bytes | None, full_reply: bytes | None) -> Content:
     """Returns the words in the fields of an exchange as they are stored; None: nothing is stored."""
-    content = Content(parse_json(input), parse_json(shown_reply))
+    content = Content(parse_json(input_json), parse_json(shown_reply))
     if (fields := parse_json(full_reply)) is None:
         return content
     return content._replace(

@@ -123,9 +123,9 @@ class _HeadSearch:
         report = self._find_report()
         reply = None if report is None else report.reply
         report_count = 0 if report is None else report.count
-        new = self._listing.messages[report_count:]
+        new_messages = self._listing.messages[report_count:]
         is_head_unheard = reply in (_ReportedReply.ABOVE, _ReportedReply.JOINED)
-        if last_exchange is not None and (is_head_unheard or self._asks_again(new, report)):
+        if last_exchange is not None and (is_head_unheard or self._asks_again(new_messages, report)):
             # The head's messages come with the next ones, as a sibling.
             pending = [*self._list_head_messages(), *pending]
             last_exchange = self._tree.find_parent(last_exchange)
@@ -134,13 +134,13 @@ class _HeadSearch:
             index = self._find_same_report(pending, report_count)
             assert index is not None  # else it would be another kind of report
             pending = [*pending[:index], *self._listing.messages[:report_count], *pending[index + 1 :]]
-        pending_again = self._count_repeated(new, pending)
+        pending_again = self._count_repeated(new_messages, pending)
         if report is None and not pending_again and self._match.match_point is not None:
             return None
         pending = pending[: len(pending) - pending_again]
-        if pending_again and new[0].get("role") == "user":
+        if pending_again and new_messages[0].get("role") == "user":
             # If a transcript was shorter in between, it extends more than one of the held messages.
-            while pending and repeats(self._listing.hasher, new[:1], pending[-1:], may_grow=True):
+            while pending and repeats(self._listing.hasher, new_messages[:1], pending[-1:], may_grow=True):
                 pending = pending[:-1]
         is_heard = reply in (_ReportedReply.HEAD, _ReportedReply.ABOVE)
         return PathHead(
@@ -151,22 +151,24 @@ class _HeadSearch:
             resent_count=report_count if is_resent else 0,
         )
 
-    def _asks_again(self, new: Sequence[WireMessage], report: _Report | None) -> bool:
+    def _asks_again(self, new_messages: Sequence[WireMessage], report: _Report | None) -> bool:
         """Returns whether the new messages are the messages of the head once more, because its answer got lost.
 
         report: the report before the new messages.
         """
         head = self._head
-        if head is None or not new:
+        if head is None or not new_messages:
             return False
-        if has_result_role(new[0]) and not has_calls(head.reply):
+        if has_result_role(new_messages[0]) and not has_calls(head.reply):
             # No call waits for a result, so the head has this result already.
             before = [*self._list_head_messages(), *self._pending]
-            return self._count_repeated(new, before) > len(self._pending)
+            return self._count_repeated(new_messages, before) > len(self._pending)
         if self._pending or not self._query.is_retry:
             return False
         # An SDK sends the same words again. A longer message that begins with them is the next message.
-        is_same = self._count_repeated(new, self._list_head_messages(), may_grow=False) == len(new)
+        is_same = self._count_repeated(new_messages, self._list_head_messages(), may_grow=False) == len(
+            new_messages
+        )
         if report is None or report.reply is not _ReportedReply.HEAD:
             return is_same
         return is_same and self._reports(self._above, report.count)
@@ -202,14 +204,16 @@ class _HeadSearch:
         return off_report
 
     def _count_repeated(
-        self, new: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool = True
+        self, new_messages: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool = True
     ) -> int:
         """Returns how many of the last messages before the new ones come once more at the beginning of the new ones.
 
         may_grow: the last of these messages may be a transcript that has grown.
         """
-        counts, hasher = range(min(len(new), len(before)), 0, -1), self._listing.hasher
-        return next((n for n in counts if repeats(hasher, new[:n], before[-n:], may_grow=may_grow)), 0)
+        counts, hasher = range(min(len(new_messages), len(before)), 0, -1), self._listing.hasher
+        return next(
+            (n for n in counts if repeats(hasher, new_messages[:n], before[-n:], may_grow=may_grow)), 0
+        )
 
     def _has_off_sibling(self) -> bool:
         """Returns whether the list may repeat a reply that was off the record, so that its words are not known."""
@@ -325,13 +329,17 @@ class _HeadSearch:
 
 
 def repeats(
-    hasher: MessageHasher, new: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool
+    hasher: MessageHasher,
+    new_messages: Sequence[WireMessage],
+    before: Sequence[WireMessage],
+    *,
+    may_grow: bool,
 ) -> bool:
     """Returns whether new messages repeat as many earlier messages.
 
     may_grow: the last of these messages may be a transcript that has grown.
     """
-    pairs = [*zip(new, before, strict=True)]
+    pairs = [*zip(new_messages, before, strict=True)]
     # Two messages with the same words may have different pictures, or be results of different calls.
     if any(
         hasher.digest_media(a) != hasher.digest_media(b) or a.get("tool_call_id") != b.get("tool_call_id")

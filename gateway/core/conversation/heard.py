@@ -11,7 +11,13 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from gateway.core.conversation.wire_message import WireMessage, call_id, is_system, read_text, without_space
+from gateway.core.conversation.wire_message import (
+    WireMessage,
+    is_system,
+    read_call_id,
+    read_text,
+    without_space,
+)
 from gateway.core.words import is_beginning, join_heard_letters, join_letters
 
 
@@ -70,12 +76,12 @@ def _find_repeats(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> 
 
 def _make_repeat_key(message: WireMessage) -> tuple[object, ...]:
     """Returns the key that a message shares with its repeats: role, text without white space, ids of calls."""
-    calls = tuple(map(call_id, message.get("tool_calls") or ()))
+    calls = tuple(map(read_call_id, message.get("tool_calls") or ()))
     return message.get("role"), without_space(read_text(message)), calls, message.get("tool_call_id")
 
 
 def _list_call_ids(message: WireMessage) -> frozenset[str]:
-    return frozenset(map(call_id, message.get("tool_calls") or ()))
+    return frozenset(map(read_call_id, message.get("tool_calls") or ()))
 
 
 class _Reply(NamedTuple):

@@ -63,9 +63,9 @@ def cut_reply(exchange: Exchange, heard: str) -> Exchange:
     """
     shown_reply = orjson.loads(exchange.shown_reply or b"{}")
     full_reply = FullReply.parse(exchange)
-    cut = {**without_private_fields(shown_reply, "fillers"), "content": heard or None}
-    cut = with_fillers_of(cut, shown_reply)
-    text = read_text(without_fillers(cut))
+    heard_reply = {**without_private_fields(shown_reply, "fillers"), "content": heard or None}
+    heard_reply = with_fillers_of(heard_reply, shown_reply)
+    text = read_text(without_fillers(heard_reply))
     if _has_calls_to_retain(full_reply, shown_reply):
         full_reply = full_reply and full_reply.with_reply(_cut_calling_message(full_reply.reply, heard))
     elif text or has_open_calls(exchange):
@@ -75,7 +75,7 @@ def cut_reply(exchange: Exchange, heard: str) -> Exchange:
     return replace(
         exchange,
         size=len(without_space(heard)),
-        shown_reply=orjson.dumps(cut),
+        shown_reply=orjson.dumps(heard_reply),
         full_reply=None if full_reply is None else orjson.dumps(full_reply.fields),
     )
 

@@ -48,12 +48,13 @@ def is_asked_again(query: Query, other: Exchange, exchange: Exchange, *, follows
 
 def find_recorded_indices(exchange: Exchange, rivals: Iterable[Exchange]) -> set[int]:
     """Returns the indices of messages, without the last one, that another request at this position has stored."""
-    stored: set[int] = set()
+    indices: set[int] = set()
     for other in rivals:
-        n = len(other.inputs)
-        if n < len(exchange.inputs) and other.inputs == exchange.inputs[:n] and not is_tombstone(other):
-            stored.update(i for i in range(n) if i not in other.redactions)
-    return stored
+        count = len(other.inputs)
+        is_beginning = count < len(exchange.inputs) and other.inputs == exchange.inputs[:count]
+        if is_beginning and not is_tombstone(other):
+            indices.update(i for i in range(count) if i not in other.redactions)
+    return indices
 
 
 def find_redactions(
@@ -74,37 +75,37 @@ def find_redactions(
     tombstone_atoms = _list_tombstone_atoms(tree, exchange.begun)
     if not tombstone_atoms and not tree.forgotten_hashes:
         return frozenset()
-    recorded = find_recorded_indices(exchange, rivals)
+    recorded_indices = find_recorded_indices(exchange, rivals)
     first_new = len(messages) - 1
     if query.makes_response and query.sends_new_only:
         first_new = max((i + 1 for i, atoms in enumerate(exchange.inputs) if is_assistant(atoms)), default=0)
-    unrecorded = {
+    unrecorded_indices = {
         i
         for i, atoms in enumerate(exchange.inputs[:first_new])
         if i >= pending_count
         and (
-            (i not in recorded and atoms in tombstone_atoms)
+            (i not in recorded_indices and atoms in tombstone_atoms)
             or make_message_key(atoms) in tree.forgotten_hashes
         )
     }
-    return frozenset(redact_with_answers(unrecorded, messages[:-1]))
+    return frozenset(redact_with_answers(unrecorded_indices, messages[:-1]))
 
 
-def redact_with_answers(unrecorded: Container[int], messages: Sequence[WireMessage]) -> set[int]:
+def redact_with_answers(unrecorded_indices: Container[int], messages: Sequence[WireMessage]) -> set[int]:
     """Returns the indices of messages that must not be stored and of their answers, up to the user's next message.
 
-    unrecorded: the indices of the messages that must not be stored.
+    unrecorded_indices: the indices of the messages that must not be stored.
     """
     redactions: set[int] = set()
     for i, message in enumerate(messages):
-        if i in unrecorded or (i - 1 in redactions and message.get("role") != "user"):
+        if i in unrecorded_indices or (i - 1 in redactions and message.get("role") != "user"):
             redactions.add(i)
     return redactions
 
 
 def _list_tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
     """Returns the atoms of the loaded messages that were forgotten, or off the record before a request began."""
-    unrecorded = (
+    message_atoms = (
         atoms
         for exchange in tree
         if (exchange.redactions or is_tombstone(exchange))
@@ -112,4 +113,4 @@ def _list_tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
         for i, atoms in (*enumerate(exchange.inputs), (REPLY, exchange.reply or ()))
         if is_tombstone(exchange) or i in exchange.redactions
     )
-    return {atoms for atoms in unrecorded if is_user_or_text(atoms)}
+    return {atoms for atoms in message_atoms if is_user_or_text(atoms)}

@@ -66,11 +66,15 @@ def digest_openings(tree: Tree) -> list[Opening]:
     ]
 
 
-def _digest_exchange(exchange: Exchange, last: WireMessage | None, at: float) -> Opening:
-    """Returns the digests of an exchange. last: the last message of its input; None: the content is not loaded."""
-    if last is None:
+def _digest_exchange(exchange: Exchange, last_message: WireMessage | None, at: float) -> Opening:
+    """Returns the digests of an exchange.
+
+    last_message: the last message of its input; None: the content is not loaded.
+    at: the time at which the turn of the exchange ended, in seconds since the epoch.
+    """
+    if last_message is None:
         return Opening(at, exchange.begun, exchange.inputs, word_count=None, stem=None)
-    words = list_transcript_words(read_text(last))
+    words = list_transcript_words(read_text(last_message))
     return Opening(at, exchange.begun, exchange.inputs, len(words), _stem(words, len(words)))
 
 
@@ -112,6 +116,6 @@ def _find_last_message(tree: Tree, exchange: Exchange) -> WireMessage | None:
 
 
 def _read_end_time(exchange: Exchange) -> float:
-    """Returns when an opening ended; infinity while it is under way."""
-    ended = exchange.stopped if exchange.ended is None else exchange.ended
-    return inf if ended is None else max(ended, exchange.touched)
+    """Returns the time at which an opening ended; infinity while it is under way."""
+    end = exchange.stopped if exchange.ended is None else exchange.ended
+    return inf if end is None else max(end, exchange.touched)

@@ -19,8 +19,9 @@ LEGACY_OWN_LENGTH = "said"
 # its memory. It begins no turn. This is its `sender`.
 NUDGE_SENDER = "rules"
 
-# The characters that OpenAI refuses in the name of a message's author, and the most that it takes, as its errors show.
+# The characters that OpenAI refuses in the name of a message's author, as its errors show.
 _NOT_IN_NAMES = re.compile(r"[\s<|\\/>]")
+# The most characters of such a name, as OpenAI's errors show.
 _NAME_CHARS = 64
 
 # The fields of a reply that belong to its id, whatever form its words come back in.
@@ -105,8 +106,8 @@ def without_private_fields(message: WireMessage, *names: str) -> WireMessage:
 
 def read_private(message: Mapping[str, Any]) -> PrivateFields:
     """Returns the private fields of a message."""
-    found = message.get(PRIVATE)
-    return cast(PrivateFields, found) if isinstance(found, dict) else {}
+    fields = message.get(PRIVATE)
+    return cast(PrivateFields, fields) if isinstance(fields, dict) else {}
 
 
 def with_response_of(message: WireMessage, stored: Mapping[str, Any]) -> WireMessage:
@@ -132,14 +133,14 @@ def with_name(message: WireMessage, name: str) -> WireMessage:
     """
     if not name:
         return message
-    sent = _NOT_IN_NAMES.sub("_", name)[:_NAME_CHARS]
-    return with_private({**message, "name": sent}, name=None if sent == name else name)
+    valid_name = _NOT_IN_NAMES.sub("_", name)[:_NAME_CHARS]
+    return with_private({**message, "name": valid_name}, name=None if valid_name == name else name)
 
 
 def find_author(message: Mapping[str, Any]) -> str | None:
     """Returns the name of a message's author, as given."""
-    found = read_private(message).get("name") or message.get("name")
-    return found if isinstance(found, str) else None
+    name = read_private(message).get("name") or message.get("name")
+    return name if isinstance(name, str) else None
 
 
 def is_nudge(message: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adapters.types import ANSWER_FIELDS, NATIVE_REPLY, READABLE_THOUGHT_FIELDS
-from gateway.core.conversation.wire_message import call_id
+from gateway.core.conversation.wire_message import read_call_id
 
 # These fields are written by adapters/claude and by OpenRouter
 # (openrouter.ai/docs/guides/best-practices/reasoning-tokens).
@@ -73,10 +73,10 @@ def refill_calls(client_calls: Calls, stored: Calls) -> list[dict[str, Any]]:
     """
     stored_by_id: dict[str, deque[dict[str, Any]]] = {}
     for call in stored:
-        stored_by_id.setdefault(call_id(call), deque()).append(call)
+        stored_by_id.setdefault(read_call_id(call), deque()).append(call)
     refilled = []
     for call in client_calls:
-        same_id = stored_by_id.get(call_id(call)) if isinstance(call, dict) else None
+        same_id = stored_by_id.get(read_call_id(call)) if isinstance(call, dict) else None
         stored_call = same_id.popleft() if same_id else {}
         missing = {
             field: stored_call[field]

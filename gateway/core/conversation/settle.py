@@ -199,7 +199,7 @@ def _find_twin(tree: Tree, exchange: Exchange, request_end: RequestEnd) -> Excha
 
 
 def _read_response_tag(reply: WireMessage | None) -> str | None:
-    """Returns the tag of a reply's stored response; "": it has none of its own; None: the reply is no response."""
+    """Returns the tag of a reply's stored response; "": a response without a tag; None: the reply is no response."""
     response = read_private(reply or {}).get("response")
     return response.get("tag", "") if response is not None else None
 
@@ -238,7 +238,7 @@ def _write_into_twin(
     content = make_content_fields(plan, request_end, exchange.redactions)
     if content["shown_reply"] is not None and "ids" in read_private(request_end.shown_reply):
         replies = (tree.contents.find_shown_reply(twin) or {}, request_end.shown_reply)
-        ids = [id for reply in replies for id in read_private(reply).get("ids", ())]
+        ids = [each for reply in replies for each in read_private(reply).get("ids", ())]
         content["shown_reply"] = orjson.dumps(with_private(request_end.shown_reply, ids=ids[-MAX_IDS:]))
     exchange = tree.change(exchange.id, **content, notes={**twin.notes, **longer_notes})
     # Edits that were merged into the blocks already are not merged again.

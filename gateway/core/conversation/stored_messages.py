@@ -15,7 +15,7 @@ from msgspec import Struct
 from gateway.core.conversation.canonical import has_calls
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.full_reply import FullReply
-from gateway.core.conversation.wire_message import WireMessage, call_id, find_callee, read_named_call
+from gateway.core.conversation.wire_message import WireMessage, find_callee, read_call_id, read_named_call
 from storage.records import REPLY, Exchange
 
 # A number above the index of any hidden message.
@@ -96,7 +96,7 @@ def map_calls_to_tool_names(exchange: Exchange) -> dict[str, str]:
     else:
         messages = [] if exchange.shown_reply is None else [orjson.loads(exchange.shown_reply)]
     return {
-        call_id(call): read_named_call(call).name
+        read_call_id(call): read_named_call(call).name
         for message in messages
         for call in message.get("tool_calls") or ()
         if find_callee(call) is not None
@@ -110,8 +110,8 @@ def has_open_calls(exchange: Exchange) -> bool:
         return has_calls(exchange.reply)  # calls of hidden rounds have their results
     # A step's call may be shown as text, so `exchange.reply` may lack it.
     reply, *results = full_reply.messages
-    answered = {message.get("tool_call_id") for message in results}
-    return any(call.get("id") not in answered for call in reply.get("tool_calls") or ())
+    answered_ids = {message.get("tool_call_id") for message in results}
+    return any(call.get("id") not in answered_ids for call in reply.get("tool_calls") or ())
 
 
 def list_input_messages(exchange: Exchange) -> list[WireMessage]:

@@ -66,7 +66,7 @@ def plan_step(
             prior=last_exchange.id if last_exchange.has_additions else last_exchange.prior,
             length=last_exchange.length + exchange.length,
         )
-    refused = find_refused_ids(tree.list_path(last_exchange))
+    refused_ids = find_refused_ids(tree.list_path(last_exchange))
     return Plan(
         query=query,
         match=Match(last_exchange),
@@ -74,18 +74,18 @@ def plan_step(
         conversation_row=conversation_row,
         exchange=replace(exchange, id=-1, conversation_row=conversation_row or 0),
         messages=[*pending, *query.listing.messages],
-        omitted=tuple(_list_window(tree, last_exchange, refused, evicted)),
+        omitted=tuple(_list_window(tree, last_exchange, refused_ids, evicted)),
         pending=tuple(pending),
-        refused_results=frozenset(refused),
+        refused_results=frozenset(refused_ids),
     )
 
 
 def _list_window(
-    tree: Tree, last_exchange: Exchange | None, refused: Container[int], evicted: EvictedPart | None
+    tree: Tree, last_exchange: Exchange | None, refused_ids: Container[int], evicted: EvictedPart | None
 ) -> Iterator[PathElement]:
     """Yields the elements of a path that go upstream: refused exchanges have only their results.
 
-    refused: the ids of the exchanges that the upstream would refuse again.
+    refused_ids: the ids of the exchanges that the upstream would refuse again.
     evicted: the part of the path that has left the window.
     """
     for element in tree.list_path_elements(last_exchange):
@@ -93,23 +93,23 @@ def _list_window(
         is_in_window = evicted is None or (
             element.exchange.depth >= evicted.depth and element.offset >= evicted.offset
         )
-        if is_in_window and (element.exchange.id not in refused or is_result(element.atoms)):
+        if is_in_window and (element.exchange.id not in refused_ids or is_result(element.atoms)):
             yield element
 
 
 def find_refused_ids(path: Sequence[Exchange]) -> set[int]:
     """Returns the ids of the exchanges that the upstream would refuse again.
 
-    These are the exchanges that it refused, and the unanswered exchanges directly before each of these: the upstream
-    has taken none of them, so each may be the reason.
+    These are the refused exchanges, and the unanswered exchanges directly before each of them: the upstream has taken
+    none of them, so each may be the reason.
     """
-    refused: set[int] = set()
+    refused_ids: set[int] = set()
     is_refused = False
     for exchange in reversed(path):
         is_refused = exchange.superseded or (is_refused and exchange.reply is None)
         if is_refused:
-            refused.add(exchange.id)
-    return refused
+            refused_ids.add(exchange.id)
+    return refused_ids
 
 
 def begin_step(plan: Plan, notes: Mapping[int, str], evicted: EvictedPart | None) -> Exchange:
@@ -234,12 +234,12 @@ def supersede_refused(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...
     It stays out of later prompts, and the exchange of the resent message replaces it. Exchanges that a fork shares with
     its conversation are not searched, since they do not change.
     """
-    refused = find_refused_ids(path)
+    refused_ids = find_refused_ids(path)
     for n in range(len(path) - 1, -1, -1):
         exchange = path[n]
         if exchange.conversation_row != path[-1].conversation_row:
             break
-        if exchange.id in refused and not exchange.superseded and exchange.inputs == tuple(inputs):
+        if exchange.id in refused_ids and not exchange.superseded and exchange.inputs == tuple(inputs):
             return mark_refused(exchange, path[:n])
     return None
 

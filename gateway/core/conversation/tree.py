@@ -12,6 +12,7 @@ the next turn has finished on the turn of the exchange.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -52,6 +53,26 @@ class PathElement(NamedTuple):
         return PathPosition(self.exchange.depth, self.offset)
 
 
+@dataclass(slots=True)
+class _Caches:
+    """The results that one state of a tree has, by the ids of exchanges unless another key is named."""
+
+    # The messages of the path to an exchange.
+    elements: dict[int, tuple[PathElement, ...]] = field(default_factory=dict)
+    # The first exchange of an exchange's turn.
+    turn_starts: dict[int, Exchange] = field(default_factory=dict)
+    # The time at which an exchange's turn ended.
+    turn_ends: dict[int, float] = field(default_factory=dict)
+    # The time at which a finished request last repeated an exchange, or went on from it; all exchanges or none.
+    touched_times: dict[int, float] = field(default_factory=dict)
+    # Whether an exchange is continued.
+    continued: dict[int, bool] = field(default_factory=dict)
+    # The continued first exchanges of a conversation, by its row.
+    continued_roots: dict[int, list[Exchange]] = field(default_factory=dict)
+    # Whether an exchange is active, by its id and whether its conversation is named.
+    active: dict[tuple[int, bool], bool] = field(default_factory=dict)
+
+
 def _split_exchange(exchange: Exchange) -> Iterator[PathElement]:
     """Yields the messages of one exchange: those of its input, then its reply."""
     offsets = [*accumulate(map(len, exchange.inputs), initial=exchange.offset)]
@@ -78,17 +99,13 @@ class Tree:
         """
         self.forgotten_hashes = forgotten_hashes
         self.by_id: dict[int, Exchange] = {}
+        # The ids of the exchanges after an exchange, by its id.
         self._children: dict[int, list[int]] = {}
+        # The ids of the first exchanges of a conversation, by its row.
         self._roots: dict[int, list[int]] = {}
         self.contents = TreeContents(self.by_id, contents)
-        # Cached results; every change of the tree drops them.
-        self._elements: dict[int, tuple[PathElement, ...]] = {}
-        self._turn_starts: dict[int, Exchange] = {}
-        self._touched: dict[int, float] = {}
-        self._turn_ends: dict[int, float] = {}
-        self._continued: dict[int, bool] = {}
-        self._continued_roots: dict[int, list[Exchange]] = {}
-        self._active: dict[tuple[int, bool], bool] = {}
+        # Every change of the tree drops the cached results.
+        self._caches = _Caches()
         # The ids of the exchanges that were added or changed.
         self.changed: set[int] = set()
         for exchange in exchanges:
@@ -103,7 +120,7 @@ class Tree:
             self.remove(draft)
         self._link(exchange)
         self.changed.add(exchange.id)
-        self._clear_caches()
+        self._caches = _Caches()
         return exchange
 
     def remove(self, exchange: Exchange) -> None:
@@ -116,7 +133,7 @@ class Tree:
         )
         siblings.remove(exchange.id)
         self.contents.drop(exchange.id)
-        self._clear_caches()
+        self._caches = _Caches()
 
     def change(self, exchange_id: int, **fields: Any) -> Exchange:
         """Replaces fields of an exchange, which keeps its position in the tree."""
@@ -124,7 +141,7 @@ class Tree:
         self.changed.add(exchange_id)
         if not fields.keys().isdisjoint(("input", "shown_reply", "full_reply", "state")):
             self.contents.drop(exchange_id)
-        self._clear_caches()
+        self._caches = _Caches()
         return new
 
     def __iter__(self) -> Iterator[Exchange]:
@@ -139,18 +156,6 @@ class Tree:
             self._roots.setdefault(exchange.conversation_row, []).append(exchange.id)
         else:
             self._children.setdefault(exchange.parent, []).append(exchange.id)
-
-    def _clear_caches(self) -> None:
-        for cache in (
-            self._elements,
-            self._turn_starts,
-            self._touched,
-            self._turn_ends,
-            self._continued,
-            self._continued_roots,
-            self._active,
-        ):
-            cache.clear()
 
     # -- the shape
 
@@ -194,14 +199,14 @@ class Tree:
         path: tuple[PathElement, ...] = ()
         ancestor = exchange
         while ancestor is not None:
-            if (cached := self._elements.get(ancestor.id)) is not None:
+            if (cached := self._caches.elements.get(ancestor.id)) is not None:
                 path = cached
                 break
             uncached.append(ancestor)
             ancestor = self.find_parent(ancestor)
         if exchange is not None and uncached:
             path = (*path, *(element for each in reversed(uncached) for element in _split_exchange(each)))
-            self._elements[exchange.id] = path
+            self._caches.elements[exchange.id] = path
         return path
 
     def list_path_atoms(self, exchange: Exchange) -> list[Atom]:
@@ -224,14 +229,14 @@ class Tree:
     def locate_turn_start(self, exchange: Exchange) -> Exchange:
         """Returns the exchange with which the turn of the exchange began, as far as it is loaded."""
         visited: list[int] = []
-        while (start := self._turn_starts.get(exchange.id)) is None:
+        while (start := self._caches.turn_starts.get(exchange.id)) is None:
             parent = self.find_parent(exchange) if self.is_mid_turn(exchange) else None
             visited.append(exchange.id)
             if parent is None:
                 start = exchange
                 break
             exchange = parent
-        self._turn_starts.update(dict.fromkeys(visited, start))
+        self._caches.turn_starts.update(dict.fromkeys(visited, start))
         return start
 
     def read_question(self, exchange: Exchange) -> str:
@@ -266,7 +271,7 @@ class Tree:
 
     def is_continued(self, exchange: Exchange) -> bool:
         """Returns whether the next turn has finished on the turn of the exchange."""
-        cache = self._continued
+        cache = self._caches.continued
         for descendant in self._list_uncached(exchange, cache):
             cache[descendant.id] = descendant.continued or any(
                 child.ended is not None and (cache[child.id] if self.is_mid_turn(child) else True)
@@ -276,7 +281,7 @@ class Tree:
 
     def read_turn_end(self, exchange: Exchange) -> float:
         """Returns when the turn of the exchange ended, or was cut."""
-        cache = self._turn_ends
+        cache = self._caches.turn_ends
         for descendant in self._list_uncached(exchange, cache):
             cache[descendant.id] = max(
                 [
@@ -296,7 +301,7 @@ class Tree:
 
     def list_touched_times(self) -> Mapping[int, float]:
         """Returns `read_touched_at` of each exchange, by its id."""
-        cache = self._touched
+        cache = self._caches.touched_times
         if not cache:
             cache.update((each.id, each.touched) for each in self)
             # The deepest first, so that each exchange has the times of its descendants when its parent takes its time.
@@ -356,7 +361,7 @@ class Tree:
         """
         # From the exchange up to the first of its turn; all of them have the same result.
         visited: list[tuple[int, bool]] = []
-        while (is_active := self._active.get((exchange.id, is_named))) is None:
+        while (is_active := self._caches.active.get((exchange.id, is_named))) is None:
             visited.append((exchange.id, is_named))
             is_in_place = exchange.ended is not None and not exchange.superseded
             parent = self.find_parent(exchange) if is_in_place and self.is_mid_turn(exchange) else None
@@ -364,7 +369,7 @@ class Tree:
                 is_active = is_in_place and self._is_attached(exchange, is_named=is_named)
                 break
             exchange = parent
-        self._active.update(dict.fromkeys(visited, is_active))
+        self._caches.active.update(dict.fromkeys(visited, is_active))
         return is_active
 
     def _is_attached(self, exchange: Exchange, *, is_named: bool) -> bool:
@@ -374,12 +379,12 @@ class Tree:
         """
         if exchange.parent is not None or not is_named or self.is_continued(exchange):
             return True
-        roots = self._continued_roots.get(exchange.conversation_row)
+        roots = self._caches.continued_roots.get(exchange.conversation_row)
         if roots is None:  # cached, since each root of the conversation asks for them
             roots = [
                 other for other in self.list_roots(exchange.conversation_row) if self.is_continued(other)
             ]
-            self._continued_roots[exchange.conversation_row] = roots
+            self._caches.continued_roots[exchange.conversation_row] = roots
         return not any(
             self.are_apart(other, exchange) and (other.state is not State.OFF or other.begun < exchange.begun)
             for other in roots

@@ -17,14 +17,16 @@ class TreeContents:
     def __init__(
         self, exchanges: Mapping[int, Exchange], contents: Mapping[int, StoredContent] | None
     ) -> None:
-        """Initialises with the contents of exchanges that are loaded without content.
+        """Begins with the contents of exchanges that are loaded without content.
 
         exchanges: the tree's own map of its exchanges by their ids, which grows and shrinks with the tree.
         contents: the contents by the ids of the exchanges; None: all exchanges have their content.
         """
         self._exchanges = exchanges
         self._contents = None if contents is None else dict(contents)
+        # The ids of exchanges with contents that a rule needs together.
         self._groups: list[list[int]] = []
+        # The decoded contents, by the ids of the exchanges.
         self._decoded: dict[int, Content] = {}
 
     def get(self, exchange: Exchange) -> Content:
@@ -59,9 +61,9 @@ class TreeContents:
         """Drops the decoded content of an exchange that has changed."""
         self._decoded.pop(exchange_id, None)
 
-    def group(self, group: Iterable[Exchange]) -> None:
+    def group(self, exchanges: Iterable[Exchange]) -> None:
         """Groups exchanges: if a rule needs the content of one, `MissingContents` names all of the group."""
-        self._groups.append([exchange.id for exchange in group])
+        self._groups.append([exchange.id for exchange in exchanges])
 
     def add(self, contents: Mapping[int, StoredContent]) -> None:
         """Adds contents that were loaded because they were `MissingContents`."""

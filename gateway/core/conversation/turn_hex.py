@@ -16,7 +16,7 @@ from storage.records import Exchange
 _TIME = struct.Struct(">d")
 # The hexadecimal characters of the time, with which a turn's part begins.
 TIME_CHARS = 2 * _TIME.size
-# Enough to distinguish the few turns of a conversation that began at the same moment.
+# The bytes of the hash: enough to distinguish the few turns of a conversation that began at the same moment.
 _CONTENT_HASH_BYTES = 4
 
 
@@ -39,6 +39,6 @@ def make_content_hex(exchange: Exchange, parent: Exchange | None) -> str:
 
 
 def parse_turn_begin(turn: str) -> float:
-    """Returns when a turn began, in seconds since the epoch. turn: as in `TurnName`."""
+    """Returns the time at which a turn began, in seconds since the epoch. turn: the value of `TurnName.turn`."""
     began_at: float = _TIME.unpack(bytes.fromhex(turn[:TIME_CHARS]))[0]
     return began_at

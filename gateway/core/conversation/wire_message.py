@@ -56,8 +56,8 @@ def read_audio_id(message: Mapping[str, Any]) -> str:
     audio = message.get("audio")
     if audio is None and isinstance(private := message.get(PRIVATE), dict):
         audio = private.get("audio")
-    id = audio.get("id") if isinstance(audio, dict) else None
-    return id if isinstance(id, str) else ""
+    audio_id = audio.get("id") if isinstance(audio, dict) else None
+    return audio_id if isinstance(audio_id, str) else ""
 
 
 def find_text_hashed_alone(message: Mapping[str, Any]) -> str | None:
@@ -127,10 +127,10 @@ def list_raw_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
 
 
-def call_id(call: object) -> str:
+def read_call_id(call: object) -> str:
     """Returns the id of a call; "": the call is no object.
 
-    Some models give their calls no ids. Then it is "None", as is `str` of the id that the call's result lacks.
+    Some models give their calls no ids. The id of such a call is "None", as is `str` of the id that its result lacks.
     """
     return str(call.get("id")) if isinstance(call, dict) else ""
 
@@ -168,7 +168,10 @@ def make_shown_reply(full_reply: Sequence[WireMessage], gateway_call_ids: Contai
     """
     replies = [message for message in full_reply if message.get("role") == "assistant"]
     calls = [
-        call for each in replies for call in list_raw_calls(each) if call_id(call) not in gateway_call_ids
+        call
+        for each in replies
+        for call in list_raw_calls(each)
+        if read_call_id(call) not in gateway_call_ids
     ]
     reply: WireMessage = {"role": "assistant", "content": join_texts(map(read_text, replies))}
     return {**reply, "tool_calls": calls} if calls else reply

@@ -25,7 +25,12 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from gateway.core.conversation.wire_message import call_id, read_named_calls, read_text, without_space_utf8
+from gateway.core.conversation.wire_message import (
+    read_call_id,
+    read_named_calls,
+    read_text,
+    without_space_utf8,
+)
 from gateway.core.prompt.note_text import read_own_words
 from storage.records import Scope
 
@@ -99,7 +104,7 @@ class DelegatedTasks:
                     hash(text): len(text) for text in islice(_list_argument_texts(arguments), _MAX_TEXTS)
                 }
                 if question is not None and max(texts.values(), default=0) >= _MIN_BYTES:
-                    calls[call_id(call)] = _WaitingCall(tool, texts, hash(question), now)
+                    calls[read_call_id(call)] = _WaitingCall(tool, texts, hash(question), now)
         if not calls:
             return
         waiting = self._waiting.setdefault(scope, {})

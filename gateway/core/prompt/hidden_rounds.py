@@ -12,9 +12,9 @@ from gateway.core.conversation.private import read_private
 from gateway.core.conversation.provider_fields import PROVIDER_FIELDS, refill, refill_calls
 from gateway.core.conversation.wire_message import (
     WireMessage,
-    call_id,
     find_rest_after,
     join_texts,
+    read_call_id,
     read_text,
     without_space,
 )
@@ -53,7 +53,7 @@ def put_back(
         return None
     resent_calls: list[dict[str, Any]] = message.get("tool_calls") or []
     calls = [call for each in rounds for call in each.get("tool_calls") or []]
-    client_calls = [call for call in calls if call_id(call) not in content.gateway_call_ids]
+    client_calls = [call for call in calls if read_call_id(call) not in content.gateway_call_ids]
     if client_calls:
         return _put_back_mixed(rounds, resent_calls, client_calls, after, is_longer=bool(text_after))
     if text_after:
@@ -90,7 +90,9 @@ def is_offered(content: Content, offered: Container[str]) -> bool:
     }
     gateway_call_ids = content.gateway_call_ids - unknown_calls
     calls = (call for message in full_reply for call in message.get("tool_calls") or [])
-    return all(call["function"]["name"] in offered for call in calls if call_id(call) in gateway_call_ids)
+    return all(
+        call["function"]["name"] in offered for call in calls if read_call_id(call) in gateway_call_ids
+    )
 
 
 def _refill_reply(reply: WireMessage, stored: WireMessage) -> WireMessage | None:
@@ -131,7 +133,7 @@ def _put_back_mixed(
     is_longer: bool,
 ) -> list[WireMessage] | None:
     """Returns the rounds with the client's calls as the client has them; None: the client lacks a call or a result."""
-    ids = {call_id(call) for call in resent_calls}
+    ids = {read_call_id(call) for call in resent_calls}
     answers = {str(each.get("tool_call_id")) for each in after or () if each.get("role") == "tool"}
     if is_longer or len(resent_calls) != len(client_calls) or not (after is None or ids <= answers):
         return None

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.wire_message import call_id, list_raw_calls
+from gateway.core.conversation.wire_message import list_raw_calls, read_call_id
 from gateway.core.json_object import parse_object
 from gateway.core.prompt.composition import InsertedMessage
 
@@ -30,7 +30,7 @@ def find_results_order(messages: Sequence[Mapping[str, Any]]) -> list[int] | Non
     for i, message in enumerate(messages):
         if message.get("role") != "tool":
             last_index = i
-            calls.update((call_id(call), i) for call in list_raw_calls(message))
+            calls.update((read_call_id(call), i) for call in list_raw_calls(message))
         elif (reply := calls.get(str(message.get("tool_call_id")), last_index)) != last_index:
             late.setdefault(reply, []).append(i)
     if not late:
@@ -95,12 +95,12 @@ def _with_results_first(
     calls: id -> call, for the replies before this one; the calls of this reply are added.
     """
     results = [each for each in following if each.role == "tool"]
-    own = {call_id(call) for call in list_raw_calls(reply.content.message)}
+    own = {read_call_id(call) for call in list_raw_calls(reply.content.message)}
     late = {id: calls[id] for each in results if (id := each.result_id) in calls and id not in own}
     with_late = _with_calls(reply, [*late.values()])
     all_calls = list_raw_calls(with_late.content.message)
-    calls.update((call_id(call), call) for call in all_calls)
-    open_calls = Counter(map(call_id, all_calls))
+    calls.update((read_call_id(call), call) for call in all_calls)
+    open_calls = Counter(map(read_call_id, all_calls))
     answers: list[SentMessage] = []
     # The newest of several results of a call is sent.
     for each in reversed(results):

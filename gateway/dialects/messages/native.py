@@ -19,7 +19,7 @@ from adapters.claude.history import without_unanswered_calls
 from adapters.claude.model_traits import binds_thoughts
 from adapters.claude.reply import choose_next_block_index
 from adapters.types import NATIVE_REPLY, Json
-from gateway.core.conversation.wire_message import call_id, list_raw_calls, read_text
+from gateway.core.conversation.wire_message import list_raw_calls, read_call_id, read_text
 from gateway.core.lenient import as_list
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.envelope import read_thinking_budget
@@ -282,7 +282,7 @@ def _translate(chat_messages: Sequence[Json]) -> list[Json]:
         try:
             blocks = _translate_to_blocks(message, f"messages[{index}]")
         except Untranslatable:
-            calls_left_out.update(map(call_id, list_raw_calls(message)))
+            calls_left_out.update(map(read_call_id, list_raw_calls(message)))
             blocks = make_user_blocks({"content": read_text(message)}, "")
         role = "assistant" if message.get("role") == "assistant" else "user"
         if not blocks:

@@ -16,7 +16,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.conversation.directions import Direction
 from gateway.core.conversation.private import without_private
-from gateway.core.conversation.wire_message import WireMessage, call_id
+from gateway.core.conversation.wire_message import WireMessage, read_call_id
 from gateway.core.turn_name import TurnName
 from gateway.dialects.fields import make_unknown_value_error
 from gateway.dialects.responses.call_form import NO_FORMS, CallForm
@@ -112,7 +112,7 @@ class ItemList:
             call_type = forms[name].item_type if name in forms else f"{call.get('type', 'function')}_call"
             if call_type == "custom_call":
                 call_type = "custom_tool_call"
-            self._call_types[str(call_id(call))] = call_type
+            self._call_types[str(read_call_id(call))] = call_type
 
     def _render_input(self, id_end: str, message: Json, forms: Mapping[str, CallForm]) -> list[Json]:
         """Returns the items of a message. id_end: the end of the items' ids; their types decide the beginning."""

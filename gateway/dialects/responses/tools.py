@@ -16,8 +16,8 @@ from adapters.types import Json
 from gateway.core.conversation.portable_message import INPUT_ARGUMENT
 from gateway.core.conversation.wire_message import (
     WireMessage,
-    call_id,
     list_raw_calls,
+    read_call_id,
     read_named_call,
     read_text,
 )
@@ -109,7 +109,7 @@ class RequestTools(Struct, frozen=True):
 def list_found_tools(messages: Sequence[WireMessage]) -> list[Json]:
     """Returns the tools that searches have found, from the results in messages."""
     searches = {
-        call_id(call)
+        read_call_id(call)
         for message in messages
         for call in list_raw_calls(message)
         if read_named_call(call).name == TOOL_SEARCH

@@ -14,7 +14,13 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.private import find_author
-from gateway.core.conversation.wire_message import WireMessage, call_id, find_callee, list_media, read_text
+from gateway.core.conversation.wire_message import (
+    WireMessage,
+    find_callee,
+    list_media,
+    read_call_id,
+    read_text,
+)
 from gateway.run.admin.memory_records import MessageRecord, ShownCall
 from storage.records import REPLY, Exchange, State
 
@@ -138,7 +144,7 @@ def _make_shown_calls(
     for call in calls if isinstance(calls, list) else ():
         if (function := find_callee(call)) is not None:
             arguments = shorten(str(function.get("arguments", function.get("input", ""))), max_chars)
-            result = shorten(results.get(call_id(call), ""), max_chars)
+            result = shorten(results.get(read_call_id(call), ""), max_chars)
             shown_calls.append(ShownCall(str(function.get("name")), arguments, result))
     return tuple(shown_calls)
 

@@ -13,7 +13,7 @@ from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import read_private, with_private, without_private
 from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
 from gateway.core.conversation.turn_hex import parse_turn_begin
-from gateway.core.conversation.wire_message import WireMessage, call_id, list_raw_calls
+from gateway.core.conversation.wire_message import WireMessage, list_raw_calls, read_call_id
 from gateway.core.prompt.result_order import find_results_order
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
 from gateway.core.request.identity import Identity
@@ -236,7 +236,7 @@ class _ReferenceFiller:
                 calls = list_raw_calls(message)
                 if calls and index in self._filled_reply_indices and offset == len(messages) - 1:
                     messages[offset] = _with_answered_calls(message, answered_ids)
-                answered_ids.difference_update(map(call_id, calls))
+                answered_ids.difference_update(map(read_call_id, calls))
 
     def _as_heard(self, path: Sequence[WireMessage], start: int) -> Sequence[WireMessage]:
         """Returns a path as far as it was heard, and drops the client's repetitions of its messages.
@@ -254,7 +254,7 @@ class _ReferenceFiller:
 
 def _with_answered_calls(reply: WireMessage, answered_ids: Collection[str]) -> WireMessage:
     """Returns a reply with its answered calls alone. answered_ids: the ids of the calls that have a result."""
-    calls = [call for call in list_raw_calls(reply) if call_id(call) in answered_ids]
+    calls = [call for call in list_raw_calls(reply) if read_call_id(call) in answered_ids]
     without_calls = {key: value for key, value in reply.items() if key != "tool_calls"}
     return (
         {**without_calls, "tool_calls": calls}

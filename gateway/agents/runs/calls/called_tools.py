@@ -9,9 +9,9 @@ from gateway.core.conversation.private import PrivateFields, find_own_length, is
 from gateway.core.conversation.wire_message import (
     PRIVATE,
     WireMessage,
-    call_id,
     flag_results,
     list_raw_calls,
+    read_call_id,
     read_named_call,
     read_text,
 )
@@ -67,7 +67,7 @@ def _list_turn_calls(messages: Sequence[WireMessage]) -> list[CalledTool]:
         if begins_turn:
             called.clear()
         elif role == "assistant":
-            names.update((call_id(call), read_named_call(call).name) for call in list_raw_calls(message))
+            names.update((read_call_id(call), read_named_call(call).name) for call in list_raw_calls(message))
         elif role == "tool" and (id := str(message.get("tool_call_id"))) in names:
             status = _find_status(private)
             if status is not None:

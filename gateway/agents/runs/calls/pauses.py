@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from gateway.agents.core.call_decision import CallDecision
 from gateway.core.conversation.private import read_private
-from gateway.core.conversation.wire_message import PRIVATE, WireMessage, call_id, read_text
+from gateway.core.conversation.wire_message import PRIVATE, WireMessage, read_call_id, read_text
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN
 from gateway.core.turn.calls import INTERRUPTED_RESULT, NOT_MADE_RESULT, ResumedCalls
 from gateway.core.turn.tool_result import ToolResult
@@ -135,7 +135,7 @@ def resume_answered(
     answered = approved | {result.call_id for result in results}
     if step.stop is not None:
         # When the run paused, the calls that did not wait had results, which may be erased since.
-        erased = [id for id in map(call_id, calls) if id not in answered and id not in step.waiting]
+        erased = [id for id in map(read_call_id, calls) if id not in answered and id not in step.waiting]
         results += [ToolResult(id, INTERRUPTED_RESULT, "error") for id in erased]
     return Resumption(
         ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
