@@ -65,14 +65,14 @@ class ResponseConversation(Struct, frozen=True):
 
 
 class ContinuedConversation(Struct, frozen=True):
-    """A conversation, with the waiting items that a request brings into it."""
+    """A conversation that a request continues, with the items that waited for the request."""
 
     conversation: ResponseConversation
     # The conversation's waiting items that go before the request's input.
     items: Sequence[Json]
 
 
-def _select_for_one_response(items: Iterable[Json]) -> dict[str, Json]:
+def _select_one_time_items(items: Iterable[Json]) -> dict[str, Json]:
     """Returns the items that go into one response alone, by their ids.
 
     All other items (system and developer messages, and summaries) go into each response.
@@ -86,7 +86,10 @@ def make_unknown_conversation_error(id: str) -> UnknownId:
 
 @dataclass(eq=False)
 class ResponseConversations:
-    """The conversations with items. There is one for the process. Each method raises MemoryUnavailable."""
+    """Creates, reads and changes conversations with items. There is one object for the process.
+
+    Each method raises MemoryUnavailable.
+    """
 
     store: Store
     # Returns the seconds since the epoch.
@@ -121,12 +124,14 @@ class ResponseConversations:
         return ResponseConversation(definition, agent)
 
     async def reserve(self, owner: ResponseOwner, id: str, ticket: QueueTicket) -> ResponseConversation:
-        """Returns a conversation once no other response uses its waiting items, until the ticket is left.
+        """Waits until no other response uses a conversation's waiting items, and returns the conversation.
 
-        Does not wait if all items go into each response. Raises: UnknownId.
+        The items are reserved until the ticket is left. If all of them go into each response, this does not wait.
+
+        Raises: UnknownId.
         """
         conversation = await self.get(owner, id)
-        if not _select_for_one_response(conversation.items):
+        if not _select_one_time_items(conversation.items):
             return conversation
         with map_store_errors():
             await self.queues.enter(("", id), ticket)
@@ -189,7 +194,7 @@ class ResponseConversations:
         conversation = replace(continued.conversation, agent=agent)
         with map_store_errors():
             try:
-                if answered_items := _select_for_one_response(continued.items):
+                if answered_items := _select_one_time_items(continued.items):
                     await self._change_latest(conversation, lambda body: _without_items(body, answered_items))
                 else:
                     await self.store.definitions.get(agent.scope.project, _KIND, conversation.id)
@@ -199,7 +204,7 @@ class ResponseConversations:
 
     async def put_back(self, continued: ContinuedConversation) -> None:
         """Puts back the items of a response with refused messages, so that they wait again. Raises: StoreError."""
-        items = _select_for_one_response(continued.items)
+        items = _select_one_time_items(continued.items)
 
         def add(body: dict[str, Any]) -> dict[str, Any]:
             return {**body, "items": [*items.values(), *_without_items(body, items)["items"]]}
@@ -250,4 +255,4 @@ class ResponseConversations:
 
 def _without_items(body: dict[str, Any], ids: Collection[str]) -> dict[str, Any]:
     """Returns a copy of a conversation's body without some waiting items. ids: the ids of these items."""
-    return {**body, "items": [each for each in body.get("items") or () if each["id"] not in ids]}
+    return {**body, "items": [item for item in body.get("items") or () if item["id"] not in ids]}

@@ -47,7 +47,7 @@ from storage.run_records import Run
 _NO_OWN_BLOCKS = refused(
     "An agent's blocks are the same in all its conversations; an agent of its own has others."
 )
-# The fields with the same value in bodies and in definitions: the name in a body -> that in `ConversationDefinition`.
+# The fields that bodies and definitions have with the same value: name in a body -> name in `ConversationDefinition`.
 _PLAIN_FIELDS = {
     **{name: name for name in ("summary", "description", "model")},
     "context_window_limit": "context_window",
@@ -113,7 +113,7 @@ class ForkConversationQuery(ConversationQuery):
     """A fork of a conversation."""
 
     hidden: bool = False
-    message_id: Maybe[str] = UNSET  # the last message that both have
+    message_id: Maybe[str] = UNSET  # the last message that the two conversations share
 
 
 class RecompileConversationQuery(ConversationQuery):
@@ -289,7 +289,7 @@ class ConversationRoutes:
     async def fork(self, request: ApiRequest, query: ForkConversationQuery) -> dict[str, Any]:
         """Make a conversation that shares the past of another one."""
         named = await self._get_conversation(request, query.agent_id)
-        upto = None if (id := find_sent(query.message_id)) is None else _read_seq(named, id)
+        upto = None if (message_id := find_sent(query.message_id)) is None else _read_seq(named, message_id)
         source = await find_conversation_row(self._api.store, named)
         fork = await self._conversations.fork(
             named.agent, source, named.definition, is_hidden=query.hidden, upto=upto
@@ -397,22 +397,24 @@ class ConversationRoutes:
         return render_conversation(entry, message_ids=message_ids)
 
 
-def _read_seq(named: NamedConversation, message: str) -> int:
+def _read_seq(named: NamedConversation, message_id: str) -> int:
     """Returns the number of a message of a conversation; 0 for its system message. Raises: UnknownId."""
-    ref = ids.parse_ref("message", message)
-    if ids.without_attempt(message) == make_system_id(named.agent, named.conversation_name):
+    ref = ids.parse_ref("message", message_id)
+    if ids.without_attempt(message_id) == make_system_id(named.agent, named.conversation_name):
         return SYSTEM_SEQ
     if ref is None or not ref.seq or ref.uid != named.agent.uid:
-        raise UnknownId(f"There is no message {message!r} in this conversation.", param="message_id")
+        raise UnknownId(f"There is no message {message_id!r} in this conversation.", param="message_id")
     return ref.seq
 
 
 def _require_entry(named: NamedConversation) -> ConversationEntry:
     """Returns the entry of a conversation that a client has made.
 
-    Raises: BadRequest for an agent's own conversation, which other paths serve.
+    Raises: BadRequest: the conversation is the agent's own, which other paths serve.
     """
     if named.entry is not None:
         return named.entry
-    id = ids.make_id("agent", named.agent.uid)
-    raise BadRequest(f"This is the agent's own conversation: use /v1/agents/{id} and its reset-messages.")
+    agent_id = ids.make_id("agent", named.agent.uid)
+    raise BadRequest(
+        f"This is the agent's own conversation: use /v1/agents/{agent_id} and its reset-messages."
+    )

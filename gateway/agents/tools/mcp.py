@@ -46,9 +46,9 @@ NO_SECRETS = McpSecrets()
 _MAX_ERROR_CHARS = 200
 # The least length of a word that is masked. Not measured: any value from 6 to 12 behaves alike.
 _MIN_SECRET_CHARS = 8
-# Codes of the errors of a server that knows no such method, or takes no such parameters, such as the name or the
+# The codes of errors of a server that knows no such method, or takes no such parameters, such as the name or the
 # arguments of a tool (jsonrpc.org/specification, "Error object"; the MCP specification, "Tools", "Error handling").
-_REFUSALS = (-32601, -32602)
+_REFUSAL_CODES = (-32601, -32602)
 # The messages of errors of the package `mcp` that say no more than the status.
 _STATUS_MESSAGES = ("Server returned an error response", "Session terminated", "Not Found")
 
@@ -119,15 +119,15 @@ class McpServers:
     ) -> ToolAnswer:
         """Returns the result of a call, as text. secrets: the headers and variables that the server gets."""
         result = None
-        is_sent = False
+        was_sent = False
         try:
             async with self._open_session(server, secrets) as (session, _):
-                is_sent = True
+                was_sent = True
                 result = await session.call_tool(tool, arguments)
         except McpFault as error:
             # A result counts even if the end of its session has failed.
             if result is None:
-                may_be_done = is_sent and not isinstance(error, McpRefusal)
+                may_be_done = was_sent and not isinstance(error, McpRefusal)
                 return ToolAnswer.lost(tool, error) if may_be_done else ToolAnswer.unsent(tool, error)
         assert result is not None  # a session that ends without a result raises
         texts = [_read_text(content) for content in result.content]
@@ -157,13 +157,13 @@ class McpServers:
                 async with opened as session:
                     yield session, report
         except TimeoutError as error:
-            late_message = f"its server did not answer within {TIMEOUT_S:.0f} s"
-            raise McpFault(str(report.host_errors[0]) if report.host_errors else late_message) from error
+            timeout_message = f"its server did not answer within {TIMEOUT_S:.0f} s"
+            raise McpFault(str(report.host_errors[0]) if report.host_errors else timeout_message) from error
         except McpFault:
             raise
         except Exception as error:
             cause = _unwrap_error(error)
-            error_type = McpRefusal if getattr(cause, "code", None) in _REFUSALS else McpFault
+            error_type = McpRefusal if getattr(cause, "code", None) in _REFUSAL_CODES else McpFault
             mask = partial(self._mask_secrets, server, secrets)
             raise error_type(_render_error(cause, report.host_errors, mask)) from error
 
@@ -211,14 +211,14 @@ def _make_stored_schema(schema: Any) -> Json | None:
 
 
 def _read_text(block: Any) -> str:
-    """Returns a block of a result as a model reads it. A block that is no text is shown by its name and address."""
+    """Returns a block of a result as a model reads it: its text, or else its name and address."""
     if block.type == "text":
         return str(block.text)
-    shown = block.resource if block.type == "resource" else block
-    if isinstance(text := getattr(shown, "text", None), str):
+    content = block.resource if block.type == "resource" else block
+    if isinstance(text := getattr(content, "text", None), str):
         return text
     fields = ("name", "uri", "mime_type", "description")
-    values = [str(value) for name in fields if (value := getattr(shown, name, None))]
+    values = [str(value) for name in fields if (value := getattr(content, name, None))]
     return f"[{block.type}: {', '.join(values)}]" if values else f"[{block.type}]"
 
 
