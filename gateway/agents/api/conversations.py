@@ -414,7 +414,5 @@ def _require_entry(named: NamedConversation) -> ConversationEntry:
     """
     if named.entry is not None:
         return named.entry
-    agent_id = ids.make_id("agent", named.agent.uid)
-    raise BadRequest(
-        f"This is the agent's own conversation: use /v1/agents/{agent_id} and its reset-messages."
-    )
+    path = f"/v1/agents/{ids.make_id('agent', named.agent.uid)}"
+    raise BadRequest(f"This is the agent's own conversation: use {path} and its reset-messages.")
