@@ -190,7 +190,7 @@ class Resolver:
         if identity.scope is None:
             return identity
         is_task = self._keeper.delegated.is_task(
-            identity.scope, request.messages, self._keeper.now(), offered=request.tool_names
+            identity.scope, request.messages, self._keeper.now(), offered_tools=request.tool_names
         )
         if not is_task or identity.mode not in STORING_MODES:
             return identity

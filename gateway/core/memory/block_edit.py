@@ -84,12 +84,12 @@ def apply_edit(op: str, arguments: Mapping[str, Any], block: Block | None) -> Ed
     if op == EditOperation.REPLACE and arguments.get("every") and arguments["old_string"]:
         # The size is checked first: many places of a long text could grow to gigabytes.
         size = _measure_replaced(block.value, arguments["old_string"], arguments["new_string"])
-        if (failure := _check_limit(block, size)) is not None:
+        if (failure := _find_limit_error(block, size)) is not None:
             return failure
     change = _change_text(op, arguments, block.value)
     if change.value is None:
         return _refuse(change.description)
-    if (failure := _check_limit(block, len(change.value))) is not None:
+    if (failure := _find_limit_error(block, len(change.value))) is not None:
         return failure
     if change.value == block.value:
         return EditResult(None, f"The memory block {quote_text(label)} has this text already.")
@@ -115,11 +115,11 @@ def _change_text(op: str, arguments: Mapping[str, Any], value: str) -> _Change:
     raise NotImplementedError(f"{op} edits no block, or lacks a case here")
 
 
-def _refuse(why: str, advice: str = "") -> EditResult:
-    return EditResult(None, f"Error: {why} Nothing was done.{advice}", has_failed=True)
+def _refuse(reason: str, advice: str = "") -> EditResult:
+    return EditResult(None, f"Error: {reason} Nothing was done.{advice}", has_failed=True)
 
 
-def _check_limit(block: Block, size: int) -> EditResult | None:
+def _find_limit_error(block: Block, size: int) -> EditResult | None:
     """Returns the error of an edit after which a block would have `size` characters; None: the edit may be made."""
     # A block that is over its limit already (the limit was lowered) may be made shorter.
     if size <= block.limit or size < len(block.value):
@@ -208,15 +208,15 @@ def _apply_hunk(text: str, lines: Sequence[str]) -> _Change:
         return _Change(
             None, f"a line of the patch begins with none of ' ', '-', '+': {_quote_shortened(bad_line)}."
         )
-    old = [line[1:] for line in lines if line[0] != "+"]
-    new = [line[1:] for line in lines if line[0] != "-"]
-    sought = "\n" + _join_lines(old)
+    old_lines = [line[1:] for line in lines if line[0] != "+"]
+    new_lines = [line[1:] for line in lines if line[0] != "-"]
+    old_text = "\n" + _join_lines(old_lines)
     # A hunk without old lines is added at the end.
-    offset = text.find(sought) if old else len(text) - 1
-    if offset == -1 or (old and text.find(sought, offset + 1) != -1):
-        how = "not in the block" if offset == -1 else "there more than once"
-        return _Change(None, f"these lines of the patch are {how}: {_quote_lines(old)}.")
-    return _Change(text[: offset + 1] + _join_lines(new) + text[offset + len(sought) :], "")
+    offset = text.find(old_text) if old_lines else len(text) - 1
+    if offset == -1 or (old_lines and text.find(old_text, offset + 1) != -1):
+        problem = "not in the block" if offset == -1 else "there more than once"
+        return _Change(None, f"these lines of the patch are {problem}: {_quote_lines(old_lines)}.")
+    return _Change(text[: offset + 1] + _join_lines(new_lines) + text[offset + len(old_text) :], "")
 
 
 def _join_lines(lines: Iterable[str]) -> str:

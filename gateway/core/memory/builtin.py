@@ -23,7 +23,8 @@ from gateway.core.memory.memory_tools import (
 SPEAKING_TOOLS: Final[Mapping[str, str]] = MappingProxyType({"send_message": "message"})
 
 _BOUND_TEXT = "Only what is {side} this date or time (ISO 8601, such as 2026-03-01 or 2026-03-01T09:30)."
-_SINCE_TEXT, _UNTIL_TEXT = _BOUND_TEXT.format(side="from"), _BOUND_TEXT.format(side="up to the end of")
+_SINCE_TEXT = _BOUND_TEXT.format(side="from")
+_UNTIL_TEXT = _BOUND_TEXT.format(side="up to the end of")
 _TAGS: Json = {"type": "array", "items": {"type": "string"}}
 _PATH_EXAMPLE = "such as /memories/human"
 

@@ -84,7 +84,7 @@ class DelegatedTasks:
     """Recognises tasks by the calls of clients' tools that wait for their results, which it notes by memory."""
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[Scope, dict[str, _WaitingCall]] = OrderedDict()
+        self._waiting_calls: OrderedDict[Scope, dict[str, _WaitingCall]] = OrderedDict()
 
     def note_calls(self, scope: Scope, body: Mapping[str, Any], reply: Mapping[str, Any], now: float) -> None:
         """Notes the calls of a reply.
@@ -107,36 +107,36 @@ class DelegatedTasks:
                     calls[read_call_id(call)] = _WaitingCall(tool, texts, hash(question), now)
         if not calls:
             return
-        waiting = self._waiting.setdefault(scope, {})
-        waiting.update(calls)
-        while len(waiting) > _MAX_CALLS:
-            del waiting[next(iter(waiting))]
-        self._waiting.move_to_end(scope)
-        if len(self._waiting) > _MAX_MEMORIES:
-            self._waiting.popitem(last=False)
+        waiting_calls = self._waiting_calls.setdefault(scope, {})
+        waiting_calls.update(calls)
+        while len(waiting_calls) > _MAX_CALLS:
+            del waiting_calls[next(iter(waiting_calls))]
+        self._waiting_calls.move_to_end(scope)
+        if len(self._waiting_calls) > _MAX_MEMORIES:
+            self._waiting_calls.popitem(last=False)
 
     def is_task(
-        self, scope: Scope, messages: _Messages, now: float, *, offered: Collection[str] = ()
+        self, scope: Scope, messages: _Messages, now: float, *, offered_tools: Collection[str] = ()
     ) -> bool:
         """Returns whether the last user message of a list is a delegated task. Drops calls with a result in the list.
 
-        offered: the names of the tools of the list's request.
+        offered_tools: the names of the tools of the list's request.
         """
-        waiting = self._waiting.get(scope)
-        if waiting is None:
+        waiting_calls = self._waiting_calls.get(scope)
+        if waiting_calls is None:
             return False
         for message in messages:
             if message.get("role") == "tool":
-                waiting.pop(str(message.get("tool_call_id")), None)
-        if not waiting:
-            del self._waiting[scope]
+                waiting_calls.pop(str(message.get("tool_call_id")), None)
+        if not waiting_calls:
+            del self._waiting_calls[scope]
             return False
         texts = _list_user_texts(messages)
         task = next(texts, b"")
         question_hashes = [
             call.question_hash
-            for call in waiting.values()
-            if call.tool_name not in offered
+            for call in waiting_calls.values()
+            if call.tool_name not in offered_tools
             and now - call.made_at <= _WAIT_S
             and call.quotes(task)
             and hash(task) != call.question_hash
@@ -176,5 +176,5 @@ def _list_argument_texts(arguments: object) -> Iterator[bytes]:
     for argument in values:
         for item in argument if isinstance(argument, list) else (argument,):
             text = read_text(item) if isinstance(item, dict) and "role" in item else item
-            if isinstance(text, str) and (squashed := without_space_utf8(text)):
-                yield squashed
+            if isinstance(text, str) and (compact_text := without_space_utf8(text)):
+                yield compact_text

@@ -47,17 +47,17 @@ def apply_to_blocks(blocks: Sequence[Block], edit: MemoryEdit) -> EditedBlocks:
 
 
 def list_blocks_on_path(
-    blocks: Sequence[Block], edits: Sequence[MemoryEdit], path: Collection[int]
+    blocks: Sequence[Block], edits: Sequence[MemoryEdit], path_ids: Collection[int]
 ) -> list[Block]:
     """Returns the blocks as a path sees them, with the pending edits of its own exchanges.
 
     blocks: the blocks with the edits of confirmed turns.
     edits: the pending edits of all paths.
-    path: the ids of the path's exchanges.
+    path_ids: the ids of the path's exchanges.
     """
     edited_blocks = list(blocks)
     for edit in edits:
-        if edit.exchange_row in path and edit.op not in STORED_SOURCES:
+        if edit.exchange_row in path_ids and edit.op not in STORED_SOURCES:
             edited_blocks = apply_to_blocks(edited_blocks, edit).blocks
     return edited_blocks
 
@@ -68,29 +68,32 @@ def make_block_merge(blocks: Sequence[Block], edits: Sequence[MemoryEdit]) -> Bl
     An edit that has become impossible is dropped, such as replacing words that are gone, or overwriting a value
     that its model has not seen.
     """
-    current = list(blocks)
-    writes = []
-    passages = []
-    facts = []
-    dropped = []
+    edited_blocks = list(blocks)
+    writes: list[EditedValue] = []
+    passages: list[SavedPassage] = []
+    facts: list[LearnedFact] = []
+    dropped_edits: list[MemoryEdit] = []
     for edit in edits:
-        if edit.op in STORED_SOURCES:
-            text = str(orjson.loads(edit.arguments).get("content", ""))
-            match edit.op:
-                case EditOperation.REMEMBER_FACT:
-                    facts.append(_make_fact(text, edit))
-                case EditOperation.ARCHIVAL_INSERT:
-                    passages += [SavedPassage(part, edit) for part in split_passages(text)]
-                case _:
-                    raise NotImplementedError(f"{edit.op} is in STORED_SOURCES and has no case here")
-            continue
-        current, result = apply_to_blocks(current, edit)
-        if result.value is None:
-            dropped.append(edit)
-        else:
-            block_row = next(block.id for block in current if block.label == edit.label)
-            writes.append(EditedValue(block_row, result.value, edit))
-    return BlockMerge(writes, passages, facts, dropped)
+        match edit.op:
+            case EditOperation.REMEMBER_FACT:
+                facts.append(_make_fact(_read_content(edit), edit))
+            case EditOperation.ARCHIVAL_INSERT:
+                passages += [SavedPassage(part, edit) for part in split_passages(_read_content(edit))]
+            case op if op in STORED_SOURCES:
+                raise NotImplementedError(f"{op} is in STORED_SOURCES and has no case here")
+            case _:
+                edited_blocks, result = apply_to_blocks(edited_blocks, edit)
+                if result.value is None:
+                    dropped_edits.append(edit)
+                    continue
+                block_row = next(block.id for block in edited_blocks if block.label == edit.label)
+                writes.append(EditedValue(block_row, result.value, edit))
+    return BlockMerge(writes, passages, facts, dropped_edits)
+
+
+def _read_content(edit: MemoryEdit) -> str:
+    """Returns the text that an edit stores."""
+    return str(orjson.loads(edit.arguments).get("content", ""))
 
 
 def _make_fact(text: str, edit: MemoryEdit) -> LearnedFact:

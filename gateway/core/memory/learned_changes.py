@@ -57,7 +57,7 @@ def apply_answer(
         else:
             changes.edit_block(edit, shown_versions)
     return LearnedChanges(
-        changes.list_block_writes(), changes.list_facts(), reply_edits.ignored + changes.refused
+        changes.list_block_writes(), changes.list_facts(), reply_edits.ignored + changes.refused_count
     )
 
 
@@ -68,7 +68,7 @@ class _Changes:
         self, origins: FactOrigins, known: Mapping[int, Fact], blocks: Sequence[Block], *, keeps_secrets: bool
     ) -> None:
         # The number of refused edits.
-        self.refused = 0
+        self.refused_count = 0
         self._origins = origins
         self._known_facts = known
         self._keeps_secrets = keeps_secrets
@@ -84,7 +84,7 @@ class _Changes:
         """Adds a fact, unless it is refused."""
         fact = self._make_learned_fact(edit)
         if fact is None:
-            self.refused += 1
+            self.refused_count += 1
         else:
             self._facts.setdefault(fact.key, fact)
 
@@ -93,13 +93,13 @@ class _Changes:
         label = edit.label
         block = next((block for block in self._blocks if block.label == label), None)
         if edit.op in memory_tools.REWRITE_OPERATIONS and not _may_rewrite(edit, block, shown_versions):
-            self.refused += 1
+            self.refused_count += 1
             return
         arguments = _mark_orders(edit, block)
         result = apply_edit(edit.op, arguments, block)
         new_text = " ".join(str(arguments.get(name, "")) for name in memory_tools.NEW_TEXT_ARGUMENTS)
         if result.value is None or block is None or (not self._keeps_secrets and has_secret(new_text)):
-            self.refused += 1
+            self.refused_count += 1
             return
         edited_block = replace(block, value=result.value)
         self._blocks = [edited_block if each is block else each for each in self._blocks]
@@ -123,19 +123,21 @@ class _Changes:
         if not self._keeps_secrets and (has_secret(text) or has_secret(edit.subject)):
             return None
         key = make_fact_key(text)
-        replaced = [self._known_facts[n] for n in dict.fromkeys(edit.replaces) if n in self._known_facts]
+        replaced_facts = [
+            self._known_facts[n] for n in dict.fromkeys(edit.replaces) if n in self._known_facts
+        ]
         # A fact that "replaces" its own words adds nothing.
-        if any(make_fact_key(fact.text) == key for fact in replaced):
+        if any(make_fact_key(fact.text) == key for fact in replaced_facts):
             return None
         # A replaced fact may have ended since, as by a person's correction. Then the new fact would be true along with
         # the fact that took its place.
-        if any(fact.ended_at is not None for fact in replaced):
+        if any(fact.ended_at is not None for fact in replaced_facts):
             return None
         origin = self._origins.find_numbered(edit.messages) or self._origins.find_closest(text)
         sources = self._origins.find_source_rows(f"{text} {edit.subject}")
         if origin is not None:
             sources.add(origin.exchange_row)
-        for fact in replaced:
+        for fact in replaced_facts:
             sources.update(fact.sources)
         return LearnedFact(
             text=text,
@@ -144,7 +146,7 @@ class _Changes:
             valid_from=0.0 if origin is None else origin.at,
             exchange_row=None if origin is None else origin.exchange_row,
             sources=tuple(sorted(sources)),
-            replaces=tuple(fact.id for fact in replaced),
+            replaces=tuple(fact.id for fact in replaced_facts),
             standing=edit.is_standing,
         )
 

@@ -45,11 +45,13 @@ _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
 _CLAUSE = re.compile(r", |，|、|؛|،| [-–—] (?![A-ZÀ-ÞА-Я\d])|—")
 # Letters of Japanese and Korean, where a clause states something at its end.
 _VERB_LAST_SCRIPT = re.compile("[\u3041-\u30ff\uac00-\ud7a3]")
-# The keys of the table that are no language: before patterns of things of which a person has only one ("! call me"),
-# before words for how a statement holds ("- never always"), and before the ends of clauses that state nothing.
+# The keys of the table that are no language.
+# Before patterns of things of which a person has only one ("! call me").
 _SINGLE_VALUE_KEY = "!"
-_ADVERBS = "-"
-_CONDITIONS = "?"
+# Before words for how a statement holds ("- never always").
+_ADVERBS_KEY = "-"
+# Before the ends of clauses that state nothing.
+_CONDITIONS_KEY = "?"
 # The beginnings of alternatives of a pattern in the table that are no letters.
 _BEGINNINGS = (r"\b", "^")
 # The number of characters of year and month in an ISO date.
@@ -69,9 +71,9 @@ def learn_standing(
         way to any statement.
     keeps_secrets: texts that look like secrets are learned, too.
     """
-    # The facts by their keys, each with its statement.
-    learned: dict[str, tuple[_Statement, LearnedFact]] = {}
-    standing = [(fact, _Statement.of(_without_prefix(fact.text))) for fact in known if fact.standing]
+    # The facts by their keys.
+    learned: dict[str, _StatedFact] = {}
+    known_statements = [(fact, _Statement.of(_without_prefix(fact.text))) for fact in known if fact.standing]
     for message, sentence in _find_sentences(messages):
         statement = _Statement.of(sentence)
         if statement.is_empty or (not keeps_secrets and has_secret(sentence)):
@@ -79,12 +81,14 @@ def learn_standing(
         text = f"{STATEMENT}{sentence}"
         key = make_fact_key(text)
         learned = {
-            earlier_key: (earlier, earlier_fact)
-            for earlier_key, (earlier, earlier_fact) in learned.items()
-            if not statement.replaces(earlier)
+            earlier_key: stated
+            for earlier_key, stated in learned.items()
+            if not statement.replaces(stated.statement)
         }
-        related = [fact for fact, known_statement in standing if statement.replaces(known_statement)]
-        if any(message.at < fact.valid_from <= now for fact in related):
+        replaced_facts = [
+            fact for fact, known_statement in known_statements if statement.replaces(known_statement)
+        ]
+        if any(message.at < fact.valid_from <= now for fact in replaced_facts):
             continue
         fact = LearnedFact(
             text,
@@ -93,14 +97,14 @@ def learn_standing(
             valid_from=message.at,
             exchange_row=message.exchange_row,
             sources=(message.exchange_row,),
-            replaces=tuple(fact.id for fact in related),
+            replaces=tuple(fact.id for fact in replaced_facts),
             standing=True,
         )
-        learned[key] = statement, fact
-    return LearnedChanges(facts=[fact for _, fact in learned.values()])
+        learned[key] = _StatedFact(statement, fact)
+    return LearnedChanges(facts=[stated.fact for stated in learned.values()])
 
 
-def find_replaced(text: str, known: Iterable[Fact]) -> list[int]:
+def find_replaced_rows(text: str, known: Iterable[Fact]) -> list[int]:
     """Returns the rows of the facts that a standing fact replaces as a later statement would.
 
     known: the standing facts so far.
@@ -231,7 +235,8 @@ def _cut_statement_before_question(sentence: str) -> str:
 
     Returns "" if the question states nothing. Only its first clause can state a fact, since a later clause may depend
     on a condition. In languages with the verb at the end, the end of the first clause may make it a condition, a
-    question or a topic: then it states nothing. Nor does it if the rest has no words of its own: "I like fish, do I?"
+    question or a topic: then it states nothing. It also states nothing if the rest has no words of its own: "I like
+    fish, do I?"
     """
     first_clause, *rest = _CLAUSE.split(sentence, maxsplit=1)
     if not rest or not list_distinctive_words(rest[0]) or _read_table().conditions.search(first_clause):
@@ -280,6 +285,13 @@ class _Statement(NamedTuple):
         return bool(new_words and old_words) and (new_words <= old_words or old_words <= new_words)
 
 
+class _StatedFact(NamedTuple):
+    """A fact that is learned, with the statement that it is made of."""
+
+    statement: _Statement
+    fact: LearnedFact
+
+
 class _Table(NamedTuple):
     """The table of words, compiled."""
 
@@ -301,8 +313,8 @@ def _read_table() -> _Table:
         if not line.startswith("#"):
             key, text = line.split(maxsplit=1)
             texts_by_key.setdefault(key, []).append(text)
-    adverbs = list_distinctive_words(" ".join(texts_by_key.pop(_ADVERBS)))
-    conditions = _compile(texts_by_key.pop(_CONDITIONS))
+    adverbs = list_distinctive_words(" ".join(texts_by_key.pop(_ADVERBS_KEY)))
+    conditions = _compile(texts_by_key.pop(_CONDITIONS_KEY))
     # The texts with one beginning are one pattern, so that the beginning is looked for once at each character. For a
     # sentence that states nothing, this takes a fifth of the time that a pattern for each language takes.
     texts_by_beginning: dict[str, list[str]] = {}

@@ -91,8 +91,8 @@ def choose_hits(
     query: str,
     *,
     exclude_atoms: Set[Atom] = frozenset(),
-    noted: Iterable[str] = (),
-    shared: Collection[str] = frozenset(),
+    notes: Iterable[str] = (),
+    shared_lines: Collection[str] = frozenset(),
     budget_tokens: int = 1_000,
     cut_chars: int = CUT_CHARS,
     is_selection: bool = False,
@@ -104,8 +104,8 @@ def choose_hits(
 
     candidates: the messages that were found, best first.
     exclude_atoms: the atoms of the messages in the window.
-    noted: the texts of the notes on this path.
-    shared: lines that stand in the question too, and are not shown.
+    notes: the texts of the notes on this path.
+    shared_lines: lines that stand in the question too, and are not shown.
     budget_tokens: the most tokens of the whole note as `render_note` makes it, without the line that names its mark.
     cut_chars: the most characters of one message that are shown.
     is_selection: the candidates are a selection of the whole memory (`Recall.find_most_telling`), which the note says.
@@ -113,20 +113,23 @@ def choose_hits(
     is_order: the query asks for the order of many events, each of which one sentence states.
     """
     if is_selection:
-        budget_tokens, cut_chars = budget_tokens - SELECTION_TOKENS, min(cut_chars, _SELECTION_CHARS)
-    in_request = _ShownContent(exclude_atoms, noted, query, shared)
+        budget_tokens -= SELECTION_TOKENS
+        cut_chars = min(cut_chars, _SELECTION_CHARS)
+    in_request = _ShownContent(exclude_atoms, notes, query, shared_lines)
     draft = _Draft(budget_tokens - EMPTY_TOKENS, cut_chars, query, in_request, is_order=is_order)
     if not draft.has_room:
         return Choice(tried=[message.seq for message in candidates])
     with_facts = _replace_by_facts(candidates)
-    replaced = {message.seq for message in candidates}.difference([message.seq for message in with_facts])
+    replaced_seqs = {message.seq for message in candidates}.difference(
+        [message.seq for message in with_facts]
+    )
     lines = _list_new_lines(with_facts, in_request)
     for line in lines:
         draft.add(line)
         if not draft.has_room:
             break
     tried = [line.message.seq for line in lines]
-    return Choice(draft.list_hits(), tried, [*replaced, *draft.repeats], draft.shown)
+    return Choice(draft.list_hits(), tried, [*replaced_seqs, *draft.repeats], draft.shown)
 
 
 def shows_all(
@@ -180,15 +183,19 @@ def _list_new_lines(candidates: Sequence[Message], shown: _ShownContent) -> list
 
 
 class _ShownContent:
-    """The content that a request shows: atoms, and the lines of its notes, in order.
-
-    shared: lines that stand in the question too, and are not shown.
-    """
+    """The content that a request shows: atoms, and the lines of its notes, in order."""
 
     def __init__(
-        self, atoms: Set[Atom], notes: Iterable[str], query: str, shared: Collection[str] = frozenset()
+        self,
+        atoms: Set[Atom],
+        notes: Iterable[str],
+        query: str,
+        shared_lines: Collection[str] = frozenset(),
     ) -> None:
-        self._atoms, self._query, self._shared = atoms, query, shared
+        """shared_lines: lines that stand in the question too, and are not shown."""
+        self._atoms = atoms
+        self._query = query
+        self._shared_lines = shared_lines
         self._lines = sorted("\n".join(notes).split("\n"))
         self._whole_lines = frozenset(self._lines)  # most repeats are found in it
 
@@ -197,10 +204,10 @@ class _ShownContent:
         if not self._atoms.isdisjoint(message.atoms):
             return None
         line = message.line
-        if self._shared or len(message.text) > SEARCHED_CHARS:
+        if self._shared_lines or len(message.text) > SEARCHED_CHARS:
             keys = (*list_query_keys(self._query), *list_short_words(self._query))
             part = choose_searched_part(message.text, keys)
-            line = quote_on_line(without_lines(part, self._shared))
+            line = quote_on_line(without_lines(part, self._shared_lines))
         line = escape_tags(line)
         return None if self.shows_line(render_line(message, line)) else line
 
@@ -208,36 +215,31 @@ class _ShownContent:
         """Returns whether an earlier note has this line, or a cut line with most of it and of the query's words."""
         if line in self._whole_lines:
             return True
-        begins = line[:_LOOKUP_CHARS]
-        for noted in self._lines[bisect_left(self._lines, begins) :]:
-            if not noted.startswith(begins):
+        beginning = line[:_LOOKUP_CHARS]
+        for shown_line in self._lines[bisect_left(self._lines, beginning) :]:
+            if not shown_line.startswith(beginning):
                 return False
-            if len(noted) < _SHOWN_SHARE * len(line) or not noted.endswith(CUT):
+            if len(shown_line) < _SHOWN_SHARE * len(line) or not shown_line.endswith(CUT):
                 continue
-            if noted.startswith(line):
+            if shown_line.startswith(line):
                 return True
-            noted_text = noted.removesuffix(CUT).rstrip()
-            if line.startswith(noted_text):
-                cut_off = line[len(noted_text) :].lower()
-                missing = [
-                    key for key in list_query_keys(self._query) if key in cut_off and key not in noted_text
+            shown_text = shown_line.removesuffix(CUT).rstrip()
+            if line.startswith(shown_text):
+                cut_text = line[len(shown_text) :].lower()
+                missing_keys = [
+                    key for key in list_query_keys(self._query) if key in cut_text and key not in shown_text
                 ]
                 # Only now, since lowering a line takes time, and most lines have the words as the query has them.
-                if missing:
-                    noted_text = noted_text.lower()
-                    missing = [key for key in missing if key not in noted_text]
-                if not missing:
+                if missing_keys:
+                    shown_text = shown_text.lower()
+                    missing_keys = [key for key in missing_keys if key not in shown_text]
+                if not missing_keys:
                     return True
         return False
 
 
 class _Draft:
-    """A note that is filled line by line.
-
-    room_tokens: the most tokens of the lines, without the note's frame.
-    cut_chars: the most characters of one message that are shown.
-    is_order: the query asks for the order of many events, each of which one sentence states.
-    """
+    """A note that is filled line by line."""
 
     def __init__(
         self,
@@ -248,15 +250,24 @@ class _Draft:
         *,
         is_order: bool = False,
     ) -> None:
+        """Makes an empty note.
+
+        room_tokens: the most tokens of the lines, without the note's frame.
+        cut_chars: the most characters of one message that are shown.
+        is_order: the query asks for the order of many events, each of which one sentence states.
+        """
         # The fields of the same names of the `Choice`.
         self.repeats: list[int] = []
         self.shown: list[int] = []
         self._room_tokens = room_tokens
         self._half_tokens = room_tokens // 2
         self._cut_chars = cut_chars
-        self._query, self._in_request, self._is_order = query, in_request, is_order
-        self._tried = {"", quote_on_line(query).casefold().strip(_SENTENCE_EDGES)}
-        self._chosen = _ChosenLines()
+        self._query = query
+        self._in_request = in_request
+        self._is_order = is_order
+        # The folded lines that are not added again: the lines that were tried so far, and the query itself.
+        self._tried_lines = {"", quote_on_line(query).casefold().strip(_SENTENCE_EDGES)}
+        self._chosen_lines = _ChosenLines()
         self._groups: dict[_Group, list[Recalled]] = {}
         self._years: set[str] = set()
 
@@ -277,10 +288,10 @@ class _Draft:
     def add(self, line: _Line) -> None:
         """Adds a line, or the best part of a long one, if it is new and has room."""
         message, text, folded = line
-        if folded in self._tried:
+        if folded in self._tried_lines:
             self.repeats.append(message.seq)
             return
-        self._tried.add(folded)
+        self._tried_lines.add(folded)
         max_chars = self._max_chars
         # Most candidates have no room any more, so their best part need not be found.
         if min(len(text), max_chars - _EXCERPT_SLACK_CHARS) > _MAX_CHARS_PER_TOKEN * self._room_tokens:
@@ -304,7 +315,7 @@ class _Draft:
         tokens = estimate_tokens(f"{heading}{hit.line}\n")
         if tokens > self._room_tokens:
             return
-        if not self._chosen.add(folded):
+        if not self._chosen_lines.add(folded):
             self.repeats.append(message.seq)
             return
         self._room_tokens -= tokens
@@ -326,8 +337,10 @@ class _ChosenLines:
     """The lines of a note so far, folded."""
 
     def __init__(self) -> None:
-        self._lines = self._words = ""
-        self._wordless: list[str] = []  # lines that were not split into words yet
+        self._lines = ""
+        self._words = ""
+        # The lines that were not split into words yet.
+        self._wordless_lines: list[str] = []
 
     def add(self, line: str) -> bool:
         """Adds a line, unless a line of the note has its words in a row. Returns whether it was added."""
@@ -336,13 +349,13 @@ class _ChosenLines:
         first_words = blank_non_words(line[:_COMPARED_FIRST_CHARS]).split()[:-1]
         if max(first_words, key=len, default="") in self._lines:
             words = _space_words(line)
-            self._words += "".join(f"{_space_words(each)}\n" for each in self._wordless)
-            self._wordless.clear()
+            self._words += "".join(f"{_space_words(each)}\n" for each in self._wordless_lines)
+            self._wordless_lines.clear()
             if words in self._words and not words.isspace():
                 return False
             self._words += f"{words}\n"
         else:
-            self._wordless.append(line)
+            self._wordless_lines.append(line)
         self._lines += f"{line}\n"
         return True
 
@@ -358,22 +371,21 @@ def _space_words(line: str) -> str:
 
 def _replace_by_facts(candidates: Sequence[Message]) -> Sequence[Message]:
     """Returns the candidates. Facts that say most of the message from which they were learned replace the message."""
-    facts: dict[int, list[Message]] = {}
+    facts_by_source: dict[int, list[Message]] = {}
     for message in candidates:
         for exchange_row in message.sources if message.kind == "fact" else ():
-            facts.setdefault(exchange_row, []).append(message)
-    if not facts:
+            facts_by_source.setdefault(exchange_row, []).append(message)
+    if not facts_by_source:
         return candidates
     with_facts: dict[int, Message] = {}
     for message in candidates:
         replacements = [message]
-        if message.kind == "message" and message.exchange_row in facts:
+        if message.kind == "message" and message.exchange_row in facts_by_source:
+            facts = facts_by_source[message.exchange_row]
             words = _list_words(message.text)
-            fact_words = frozenset().union(*(_list_words(fact.text) for fact in facts[message.exchange_row]))
+            fact_words = frozenset().union(*(_list_words(fact.text) for fact in facts))
             if words and len(words & fact_words) >= _FACT_SHARE * len(words):
-                replacements = [
-                    fact for fact in facts[message.exchange_row] if words & _list_words(fact.text)
-                ]
+                replacements = [fact for fact in facts if words & _list_words(fact.text)]
         for each in replacements:
             with_facts.setdefault(each.seq, each)
     return [*with_facts.values()]
@@ -382,7 +394,7 @@ def _replace_by_facts(candidates: Sequence[Message]) -> Sequence[Message]:
 def _list_words(text: str) -> frozenset[str]:
     """Returns the words of a text without endings. Short words count only if they are numbers or not of ASCII."""
     words = list_folded_words(text[:SEARCHED_CHARS])
-    return frozenset(stem(w) for w in words if len(w) > 3 or not w.isascii() or w.isdigit())
+    return frozenset(stem(word) for word in words if len(word) > 3 or not word.isascii() or word.isdigit())
 
 
 def limit_selection(budget_tokens: int) -> int:

@@ -35,9 +35,9 @@ def make_query(text: str) -> str:
     if len(text) <= QUERY_CHARS:
         return text
     lines = [line for line in (line.strip() for line in text.splitlines()) if line]
-    last = _choose_edge_lines(reversed(lines), is_from_end=True)
-    first = _choose_edge_lines(lines, is_from_end=False)
-    return "\n".join((*reversed(last), *first))
+    last_lines = _choose_edge_lines(reversed(lines), is_from_end=True)
+    first_lines = _choose_edge_lines(lines, is_from_end=False)
+    return "\n".join((*reversed(last_lines), *first_lines))
 
 
 def with_speaker(query: str, names: Sequence[str]) -> str:
@@ -92,8 +92,8 @@ def choose_searched_part(text: str, keys: Sequence[str]) -> str:
     """
     if len(text) <= SEARCHED_CHARS:
         return text
-    at = max(map(text.lower().find, keys), default=0)
-    start = max(0, min(at - SEARCHED_CHARS // 2, len(text) - SEARCHED_CHARS))
+    offset = max(map(text.lower().find, keys), default=0)
+    start = max(0, min(offset - SEARCHED_CHARS // 2, len(text) - SEARCHED_CHARS))
     return text[start : start + SEARCHED_CHARS]
 
 
@@ -109,31 +109,35 @@ def without_lines(text: str, lines: Collection[str]) -> str:
     return "\n".join(line for line in text.splitlines() if line.strip() not in lines)
 
 
-def without_templates(messages: Sequence[Message], shared: Collection[str]) -> list[Message]:
+def without_templates(messages: Sequence[Message], shared_lines: Collection[str]) -> list[Message]:
     """Returns the messages that were found, without those that have only a template in common with the question.
 
     A text that a person quotes once more is in one or two messages, and these stay.
 
-    shared: the lines from `find_shared_lines`.
+    shared_lines: the lines from `find_shared_lines`.
     """
-    alike = {message.seq for message in messages if not _list_long_lines(message.text).isdisjoint(shared)}
-    return [message for message in messages if len(alike) < _TEMPLATE_MESSAGES or message.seq not in alike]
+    sharing_seqs = {
+        message.seq for message in messages if not _list_long_lines(message.text).isdisjoint(shared_lines)
+    }
+    if len(sharing_seqs) < _TEMPLATE_MESSAGES:
+        return [*messages]
+    return [message for message in messages if message.seq not in sharing_seqs]
 
 
 def _choose_edge_lines(lines: Iterable[str], *, is_from_end: bool) -> list[str]:
     """Returns whole lines up to `_EDGE_CHARS`; if the first is too long itself, its part at the message's edge."""
-    taken: list[str] = []
+    edge_lines: list[str] = []
     room = _EDGE_CHARS
     for line in lines:
         if len(line) >= room:
-            if not taken:
-                taken.append(line[-room:] if is_from_end else line[:room])
+            if not edge_lines:
+                edge_lines.append(line[-room:] if is_from_end else line[:room])
             break
-        taken.append(line)
+        edge_lines.append(line)
         room -= len(line) + 1
         if room <= 0:
             break
-    return taken
+    return edge_lines
 
 
 def _list_long_lines(text: str) -> frozenset[str]:

@@ -22,30 +22,33 @@ def find_results_order(messages: Sequence[Mapping[str, Any]]) -> list[int] | Non
     Returns None if the list has that order. A result without its call in the list before it stays where it is.
     """
     # Id of a call -> the index of its reply.
-    calls: dict[str, int] = {}
+    reply_indices: dict[str, int] = {}
     # Index of a reply -> the indices of its results that do not directly follow it.
-    late: dict[int, list[int]] = {}
+    late_results: dict[int, list[int]] = {}
     # The index of the last message that is no result.
     last_index = -1
-    for i, message in enumerate(messages):
+    for index, message in enumerate(messages):
         if message.get("role") != "tool":
-            last_index = i
-            calls.update((read_call_id(call), i) for call in list_raw_calls(message))
-        elif (reply := calls.get(str(message.get("tool_call_id")), last_index)) != last_index:
-            late.setdefault(reply, []).append(i)
-    if not late:
+            last_index = index
+            reply_indices.update((read_call_id(call), index) for call in list_raw_calls(message))
+            continue
+        reply_index = reply_indices.get(str(message.get("tool_call_id")), last_index)
+        if reply_index != last_index:
+            late_results.setdefault(reply_index, []).append(index)
+    if not late_results:
         return None
-    moved = {*chain.from_iterable(late.values())}
+    moved_indices = {*chain.from_iterable(late_results.values())}
     order: list[int] = []
-    late_results: Sequence[int] = ()
-    for i, message in enumerate(messages):
-        if i in moved:
+    # The results of the last reply that are moved to it.
+    moved_results: Sequence[int] = ()
+    for index, message in enumerate(messages):
+        if index in moved_indices:
             continue
         if message.get("role") != "tool":
-            order += late_results
-            late_results = late.get(i, ())
-        order.append(i)
-    return [*order, *late_results]
+            order += moved_results
+            moved_results = late_results.get(index, ())
+        order.append(index)
+    return [*order, *moved_results]
 
 
 class SentMessage(NamedTuple):
@@ -61,7 +64,7 @@ class SentMessage(NamedTuple):
 
     @property
     def result_id(self) -> str:
-        """The id of the call that the message answers, as `call_id` returns it: some models give their calls no id."""
+        """The id of the call that the message answers, as `read_call_id` returns it: some calls have no id."""
         return str(self.content.message.get("tool_call_id"))
 
 
@@ -79,9 +82,11 @@ def put_results_after_calls(messages: Sequence[SentMessage]) -> list[SentMessage
     results without a call, and further results of one call, are left out.
     """
     calls: dict[str, Any] = {}
-    starts = [i for i, message in enumerate(messages) if message.role == "assistant"]
-    first = messages[: starts[0]] if starts else messages
-    ordered = [message for message in first if message.role != "tool" or message.list_index is not None]
+    starts = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    first_messages = messages[: starts[0]] if starts else messages
+    ordered = [
+        message for message in first_messages if message.role != "tool" or message.list_index is not None
+    ]
     for start, end in pairwise([*starts, len(messages)]):
         ordered += _with_results_first(messages[start], messages[start + 1 : end], calls)
     return ordered
@@ -95,10 +100,11 @@ def _with_results_first(
     calls: id -> call, for the replies before this one; the calls of this reply are added.
     """
     results = [each for each in following if each.role == "tool"]
-    own = {read_call_id(call) for call in list_raw_calls(reply.content.message)}
-    late = {id: calls[id] for each in results if (id := each.result_id) in calls and id not in own}
-    with_late = _with_calls(reply, [*late.values()])
-    all_calls = list_raw_calls(with_late.content.message)
+    own_ids = {read_call_id(call) for call in list_raw_calls(reply.content.message)}
+    late_ids = dict.fromkeys(each.result_id for each in results if each.result_id not in own_ids)
+    late_calls = [calls[call_id] for call_id in late_ids if call_id in calls]
+    whole_reply = _with_calls(reply, late_calls)
+    all_calls = list_raw_calls(whole_reply.content.message)
     calls.update((read_call_id(call), call) for call in all_calls)
     open_calls = Counter(map(read_call_id, all_calls))
     answers: list[SentMessage] = []
@@ -107,9 +113,10 @@ def _with_results_first(
         if open_calls[each.result_id] > 0 or each.list_index is not None:
             open_calls[each.result_id] -= 1
             answers.insert(0, each)
-    missing = open_calls.elements() if reply.list_index is None else ()
-    unanswered = [_make_missing_result(calls[id], reply) for id in missing]
-    return [with_late, *unanswered, *answers, *(each for each in following if each.role != "tool")]
+    open_ids = open_calls.elements() if reply.list_index is None else ()
+    missing_results = [_make_missing_result(calls[call_id], reply) for call_id in open_ids]
+    other_messages = [each for each in following if each.role != "tool"]
+    return [whole_reply, *missing_results, *answers, *other_messages]
 
 
 def _make_missing_result(call: Mapping[str, Any], reply: SentMessage) -> SentMessage:
@@ -118,13 +125,15 @@ def _make_missing_result(call: Mapping[str, Any], reply: SentMessage) -> SentMes
     return SentMessage(InsertedMessage(message, (), reply.content.position))
 
 
-def _with_calls(reply: SentMessage, late: Sequence[Any]) -> SentMessage:
-    """Returns a copy of a reply with more calls; a stored reply has readable arguments. late: the additional calls."""
-    if reply.list_index is not None and not late:
+def _with_calls(reply: SentMessage, late_calls: Sequence[Any]) -> SentMessage:
+    """Returns a copy of a reply with more calls, and with readable arguments if the reply is stored."""
+    if reply.list_index is not None and not late_calls:
         return reply
     message = reply.content.message
-    own = list_raw_calls(message)
-    calls = [*(map(_make_readable, own) if reply.list_index is None else own), *late]
+    own_calls = list_raw_calls(message)
+    if reply.list_index is None:
+        own_calls = [_make_readable(call) for call in own_calls]
+    calls = [*own_calls, *late_calls]
     if calls == (message.get("tool_calls") or []):
         return reply
     fields = {name: value for name, value in message.items() if name != "tool_calls"}

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from gateway.core.memory.fact_words import WRITTEN_FACT_CHARS, make_fact_key
-from gateway.core.memory.standing import MAX_CHARS, find_replaced, fit_into_block, normalize_statement
+from gateway.core.memory.standing import MAX_CHARS, find_replaced_rows, fit_into_block, normalize_statement
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, UnknownId
 from gateway.run.admin.audited_parts import AuditedFact
 from gateway.run.admin.editor import COMMAND, Editor, note_edit
@@ -64,7 +64,7 @@ class MemoryEdits(Struct, frozen=True):
         replaces: list[int] = []
         if always:
             _check_room(text, now, param="text")
-            replaces = find_replaced(text, await self.store.facts.list_standing(agent.id))
+            replaces = find_replaced_rows(text, await self.store.facts.list_standing(agent.id))
         try:
             remembered = await self.store.facts.remember(
                 agent,
@@ -148,7 +148,7 @@ class MemoryEdits(Struct, frozen=True):
         replaces: list[int] = []
         if is_always:
             _check_room(fact.text, fact.valid_from, param="always")
-            replaces = find_replaced(fact.text, await self.store.facts.list_standing(agent.id))
+            replaces = find_replaced_rows(fact.text, await self.store.facts.list_standing(agent.id))
         try:
             fact = await self.store.facts.set_standing(
                 agent.id, seq, is_standing=is_always, replaces=replaces, at=now

@@ -109,8 +109,8 @@ def test_a_list_is_a_sub_agents_by_its_last_words(
 def test_not_where_the_called_tool_is_offered() -> None:
     """A user of the same application says what a model has called the tool with: the corrected question, a button."""
     found = after(CALL)
-    assert not found.is_task(ANN, [user(TASK)], NOW, offered=("look", "research"))
-    assert found.is_task(ANN, [user(TASK)], NOW, offered=("look",))
+    assert not found.is_task(ANN, [user(TASK)], NOW, offered_tools=("look", "research"))
+    assert found.is_task(ANN, [user(TASK)], NOW, offered_tools=("look",))
 
 
 def test_only_while_the_call_waits() -> None:

@@ -271,7 +271,7 @@ def test_what_a_note_on_this_path_has_is_not_noted_again() -> None:
     note = render_note(first, [], MARCH)
     assert [hit.message.seq for hit in first] == [1, 2]
     again = choose_hits(
-        [message(1, "I like <memory> games"), long, message(3, "new")], "zebra", noted=["", note]
+        [message(1, "I like <memory> games"), long, message(3, "new")], "zebra", notes=["", note]
     ).hits
     assert [hit.message.seq for hit in again] == [3]
 
@@ -420,9 +420,9 @@ def test_a_note_of_plain_letters_has_no_other_character() -> None:
 def test_what_a_note_cut_is_not_noted_again_in_a_shorter_cut() -> None:
     text = "Talk about the weather. " * 60 + "The quokka lives on an island. " + "More weather. " * 60
     [hit] = choose_hits([message(1, text)], "Where does the quokka live?").hits
-    assert not choose_hits([message(1, text)], "the quokka", noted=[hit.line]).hits
+    assert not choose_hits([message(1, text)], "the quokka", notes=[hit.line]).hits
     [begun] = choose_hits([message(1, text)], "Talk").hits
-    assert not choose_hits([message(1, text)], "Talk", noted=[begun.line], cut_chars=300).hits
+    assert not choose_hits([message(1, text)], "Talk", notes=[begun.line], cut_chars=300).hits
 
 
 @pytest.mark.parametrize(("chars", "is_told"), [(770, False), (800, True)])
@@ -431,12 +431,12 @@ def test_a_message_of_which_a_note_has_most_counts_as_noted(chars: int, is_told:
     rain = "rain and weather "
     reply = message(1, f"{rain * 41}and a quokka {rain * 19}and a numbat", "assistant")
     noted = f"you: {reply.text[:chars]} ..."
-    assert (not choose_hits([reply], "The quokkas?", noted=[noted]).hits) is is_told
-    assert not choose_hits([reply], "The weather?", noted=[noted]).hits
-    assert choose_hits([replace(reply, text=reply.text[1:])], "The quokkas?", noted=[noted]).hits
-    [hit] = choose_hits([reply], "The numbats?", noted=[noted]).hits
+    assert (not choose_hits([reply], "The quokkas?", notes=[noted]).hits) is is_told
+    assert not choose_hits([reply], "The weather?", notes=[noted]).hits
+    assert choose_hits([replace(reply, text=reply.text[1:])], "The quokkas?", notes=[noted]).hits
+    [hit] = choose_hits([reply], "The numbats?", notes=[noted]).hits
     assert hit.text.endswith("and a numbat")
-    assert not choose_hits([reply], "The numbats?", noted=[noted, hit.line]).hits
+    assert not choose_hits([reply], "The numbats?", notes=[noted, hit.line]).hits
 
 
 def test_a_word_that_a_note_has_in_capitals_counts_as_noted() -> None:
@@ -449,11 +449,11 @@ def test_a_word_that_a_note_has_in_capitals_counts_as_noted() -> None:
 def test_words_of_a_noted_line_are_noted_where_they_are_a_message_of_their_own() -> None:
     lines = ["user: No, my cat is called Miso, and she hates it.", "you: Miso is a good name."]
     for text in ("No", "my cat is called Miso", "Miso"):
-        assert choose_hits([message(1, text)], "my cat", noted=lines).hits, text
-    assert choose_hits([message(1, "Miso is a good name.", "user")], "my cat", noted=lines).hits
+        assert choose_hits([message(1, text)], "my cat", notes=lines).hits, text
+    assert choose_hits([message(1, "Miso is a good name.", "user")], "my cat", notes=lines).hits
     long = "The cat of the neighbour across the street, which sleeps in our garden all day, is called Ann"
-    assert choose_hits([message(1, long)], "my cat", noted=[f"user: {long}abelle"]).hits
-    assert not choose_hits([message(1, long)], "my cat", noted=[f"user: {long}abelle", f"user: {long}"]).hits
+    assert choose_hits([message(1, long)], "my cat", notes=[f"user: {long}abelle"]).hits
+    assert not choose_hits([message(1, long)], "my cat", notes=[f"user: {long}abelle", f"user: {long}"]).hits
 
 
 @each_row("seed", range(20))
@@ -473,11 +473,11 @@ def test_no_line_of_a_note_is_in_an_earlier_one(seed: int) -> None:
     noted: list[str] = []
     for _ in range(6):
         some = chance.sample(found, chance.randint(5, 30))
-        chosen = choose_hits(some, text(), noted=noted, budget_tokens=400).hits
+        chosen = choose_hits(some, text(), notes=noted, budget_tokens=400).hits
         assert not {hit.line for hit in chosen} & set("\n".join(noted).split("\n"))
         noted.append(render_note(chosen, (), MARCH))
     assert not choose_hits(
-        [hit.message for hit in chosen if len(hit.message.text) < 300], text(), noted=noted
+        [hit.message for hit in chosen if len(hit.message.text) < 300], text(), notes=noted
     ).hits
 
 
@@ -494,11 +494,11 @@ def test_nothing_is_chosen_of_what_notes_have_whole() -> None:
         for _ in range(8):
             visible = {atom for m in chance.sample(memory, 2) for atom in m.atoms}
             asked = text()
-            chosen = choose_hits(memory, asked, noted=notes, exclude_atoms=visible).hits
+            chosen = choose_hits(memory, asked, notes=notes, exclude_atoms=visible).hits
             for some in (memory, memory[:3], chance.sample(memory, 4)):
                 if shows_all(notes, some, asked, exclude_atoms=visible):
                     told_all += 1
-                    assert not choose_hits(some, asked, noted=notes, exclude_atoms=visible).hits
+                    assert not choose_hits(some, asked, notes=notes, exclude_atoms=visible).hits
             notes.append(render_note(chosen, (), MARCH))
     assert told_all > 100
 
@@ -927,7 +927,7 @@ def test_lines_that_others_have_as_well_are_a_template() -> None:
     shared = find_shared_lines(asked, said)
     assert shared == {"Return the whole file.", "Never leave out a line of it."}
     assert without_lines(asked, shared) == "What do I like?\n\n```"
-    assert [hit.text for hit in choose_hits(said, "What do I like?", shared=shared).hits] == [
+    assert [hit.text for hit in choose_hits(said, "What do I like?", shared_lines=shared).hits] == [
         "I like tea. ```",
         "She is afraid of thunder. ```",
     ]
