@@ -1261,6 +1261,19 @@ def test_a_block_says_that_a_change_by_a_tool_is_still_to_come(
         assert "waits" not in plain(page(operator, f"m/{uid}/b/human"))
 
 
+def test_an_undo_names_many_lost_words_once(operator: Operator) -> None:
+    """Six of them stood three times on the page, each in quotation marks."""
+    text = "Maria moved to Porto with her mother Ines and two grey cats."
+    agent = speak(operator.world, text)
+    learn(operator.world, agent, "Noted.", block=text)
+    block = f"m/{agent.uid}/b/human"
+    assert operator.post(f"{block}/undo", version=2).status == 303
+    shown = plain(page(operator, block))
+    assert "has the words that were taken out, right or wrong. A reply may still repeat it." in shown
+    assert "Where else it is said" in shown
+    assert shown.count("“Porto” + “mother”") == 1
+
+
 def test_a_correction_of_a_statement_warns_of_no_other_statement(operator: Operator) -> None:
     """Each fact that begins with "User said: " was listed as one that still says it."""
     agent = speak(operator.world, "I am allergic to hazelnuts.")
