@@ -228,6 +228,7 @@ def read_file_message(
 
 
 def _with_name_and_origin(message: FileMessage, stored: dict[str, Any]) -> dict[str, Any]:
+    """Returns a copy of a stored message with the author, the otid and the sender of the file's message."""
     return with_private(with_name(stored, message.name or ""), otid=message.otid, sender=message.sender_id)
 
 
@@ -263,8 +264,8 @@ def _read_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, Any
 
 def _read_function(function: Function) -> dict[str, Any]:
     """Returns a call that can be sent again, since strict servers check its name and parse its arguments."""
-    is_sound = read_arguments(function.arguments) is not None and function.arguments.strip()
-    arguments = function.arguments if is_sound else "{}"
+    has_object = read_arguments(function.arguments) is not None and function.arguments.strip()
+    arguments = function.arguments if has_object else "{}"
     return {"name": make_valid_tool_name(function.name), "arguments": arguments}
 
 

@@ -77,7 +77,7 @@ class AgentFileRoutes:
         exported = ExportedAgent(
             state=await self._api.agents.render(view),
             sleeptime=definition.sleeptime,
-            initial=definition.initial_messages,
+            initial_messages=definition.initial_messages,
             messages=() if query.scrub_messages else await self._export.load_messages(view.agent, name),
             folders=[await self._export_folder(folder) for folder in view.folders],
             passages=await self._export.load_passages(view.agent),

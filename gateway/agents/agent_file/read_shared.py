@@ -57,6 +57,7 @@ def read_references(part_ids: Sequence[str] | None, parts: Mapping[str, Any], pa
 
 
 def _check_reference(id: str, parts: Mapping[str, Any], path: Path) -> None:
+    """Raises: Unprocessable if the file lacks the part with an id. path: the path of the id in the request."""
     if id not in parts:
         raise Unprocessable(Fault(path, "This names nothing in the file", value=id[:100]))
 

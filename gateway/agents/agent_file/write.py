@@ -29,6 +29,7 @@ _AGENT_ID = "agent-0"
 # The revision of Letta's database, which the gateway does not have.
 _REVISION = "0"
 
+# The fields of an agent that are null, or false, in each file.
 _NULL_FIELDS = (
     "folder_ids", "model", "embedding_chunk_size", "max_tokens", "max_reasoning_tokens", "reasoning",
     "from_template", "project", "memory_variables", "project_id", "template_id", "base_template_id", "identity_ids",
@@ -55,7 +56,7 @@ class ExportedAgent(Struct, frozen=True):
     # The rule by which sleeptime agents read the agent's messages; None: no sleeptime agent does.
     sleeptime: Sleeptime | None = None
     # The messages with which each conversation begins.
-    initial: Sequence[Mapping[str, Any]] = ()
+    initial_messages: Sequence[Mapping[str, Any]] = ()
     # The messages of the exported conversation.
     messages: Sequence[PortableMessage] = ()
     folders: Sequence[ExportedFolder] = ()
@@ -114,7 +115,7 @@ def _render_agent(exported: ExportedAgent, now: float) -> dict[str, Any]:
         "memory_blocks": [],
         "tools": [],
         "tool_exec_environment_variables": {},
-        "initial_message_sequence": list(map(_render_initial_message, exported.initial)) or None,
+        "initial_message_sequence": list(map(_render_initial_message, exported.initial_messages)) or None,
         "tool_ids": [f"tool-{n}" for n in range(len(state["tools"]))],
         "block_ids": [f"block-{n}" for n in range(len(state["blocks"]))],
         "source_ids": [f"source-{n}" for n in range(len(exported.folders))],

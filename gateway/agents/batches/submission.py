@@ -153,14 +153,12 @@ class PartSubmitter:
             for waiting_part in self.parts.list_waiting(part):
                 await self.fail(waiting_part, message)
             return
-        halves = [
-            await self.parts.add(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n
-        ]
+        counts = (count // 2, count - count // 2)
+        halves = [await self.parts.add(part.upstream, part.model, n) for n in counts if n]
         numbers = iter([half.number for half in halves for _ in range(half.count)])
         async for page in self.results.load_item_pages(part.number):
-            await self.outcomes.write(
-                [ItemRetry(item, item.errors, item.expiries, next(numbers)) for item in page]
-            )
+            retries = [ItemRetry(item, item.errors, item.expiries, next(numbers)) for item in page]
+            await self.outcomes.write(retries)
         await self.parts.note_over(part, found_no_room=True)
 
     async def note_failure(self, part: ProviderPart, message: str, failure: SubmissionFailure) -> None:
@@ -261,9 +259,8 @@ class PartSubmitter:
                     item.run.agent_row, item.id, composed.last_exchange, composed.epoch, state
                 ),
             )
-        await self.outcomes.write_outcomes(
-            [ItemWork(item, partial(self.outcomes.turns.make_end, item, failure))]
-        )
+        make_end = partial(self.outcomes.turns.make_end, item, failure)
+        await self.outcomes.write_outcomes([ItemWork(item, make_end)])
         return None
 
     async def _assign_items(self, part: ProviderPart, draft: PartDraft) -> None:

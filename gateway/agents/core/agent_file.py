@@ -42,6 +42,7 @@ class PortableArchive(Struct, frozen=True):
     """An archive with its passages."""
 
     name: str
+    # The body of its definition.
     body: dict[str, Any]
     # The passages, oldest first.
     passages: Sequence[PassageDraft] = ()
@@ -62,6 +63,7 @@ class PortableFolder(Struct, frozen=True):
     """A folder with the texts of its files."""
 
     name: str
+    # The body of its definition.
     body: dict[str, Any]
     files: Sequence[PortableFile] = ()
     # The uid of the new folder; None: a new uid is made.
@@ -90,6 +92,7 @@ class PortableAgent(Struct, frozen=True):
     # The keys of the agent's folders and archives in the file.
     folders: Sequence[str] = ()
     archives: Sequence[str] = ()
+    # The passages of the agent's own archive, oldest first.
     passages: Sequence[PassageDraft] = ()
     # The messages of the conversation `default`.
     messages: Sequence[PortableMessage] = ()
@@ -108,7 +111,7 @@ class AgentFile(Struct, frozen=True):
     agents: Sequence[PortableAgent]
     # The tools that the file defines, by name.
     tools: Mapping[str, ToolDefinition] = field(default_factory=dict)
-    # The blocks with their details, by their keys in the file.
+    # The blocks, each with the body of its definition, by their keys in the file.
     blocks: Mapping[str, tuple[Block, dict[str, Any]]] = field(default_factory=dict)
     # The folders and archives, by their keys in the file.
     folders: Mapping[str, PortableFolder] = field(default_factory=dict)

@@ -79,15 +79,17 @@ def choose_kind(name: str) -> AgentKind:
 
 
 def make_base_rules(tools: Sequence[str], rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns a rule for each of these tools, by which the turn ends or goes on after the tool.
+    """Returns a rule for each of these built-in tools, by which the turn ends or goes on after the tool.
 
     rules: the agent's own rules. A tool with such a rule among them gets no other.
     """
-    ruled = {rule.get("tool_name") for rule in rules if rule.get("type") in ("continue_loop", "exit_loop")}
+    ruled_names = {
+        rule.get("tool_name") for rule in rules if rule.get("type") in ("continue_loop", "exit_loop")
+    }
     return [
         {"tool_name": name, "type": "exit_loop" if name in _ENDS_TURN else "continue_loop"}
         for name in tools
-        if name in BUILT_IN_TOOLS and name not in ruled
+        if name in BUILT_IN_TOOLS and name not in ruled_names
     ]
 
 

@@ -59,12 +59,17 @@ class RuleGuide:
         self._approvals = approvals
         self._can_ask = can_ask
         self._has_later_message = has_later_message
-        self._rules, self._attached, self._style = tuple(rules), tuple(attached), style
+        self._rules = tuple(rules)
+        self._attached = tuple(attached)
+        self._style = style
         self._called = [*called]
-        self._indices: dict[str, int] = {}  # call id -> its index among the called
-        self._reply: dict[str, JudgedCall] = {}  # the calls of the reply, by id
+        # The indices of calls in `_called`, by call id.
+        self._indices: dict[str, int] = {}
+        # The calls of the reply, by call id.
+        self._reply: dict[str, JudgedCall] = {}
         self._steps = self._bad_replies = 0
-        self._is_resumed = False  # an earlier turn has made the reply, and has counted its step
+        # An earlier turn has made the reply, and has counted its step.
+        self._is_resumed = False
 
     def offer(self) -> Offer:
         return self._make_state().offer()

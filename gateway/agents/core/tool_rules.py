@@ -86,10 +86,10 @@ def _limit_parent(rule: ToolRule, called: Sequence[CalledTool], attached: Sequen
     if _was_just_called(rule, called):
         return _limit_children(rule, called, attached)
     names = frozenset(attached) - frozenset(rule.children)
-    closed = sorted(frozenset(rule.children) & frozenset(attached))
-    if not closed:
+    closed_names = sorted(frozenset(rule.children) & frozenset(attached))
+    if not closed_names:
         return None
-    return _Limit(names, f"only right after {rule.tool} may be called: {', '.join(closed)}.")
+    return _Limit(names, f"only right after {rule.tool} may be called: {', '.join(closed_names)}.")
 
 
 def _limit_outcome(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
@@ -167,17 +167,23 @@ class RuleState(Struct, frozen=True):
         )
 
     def judge(self, name: str, *, approvals: Collection[str] = (), is_approved: bool = False) -> Verdict:
-        """Judges one call. approvals: the tools that need approval without a rule."""
+        """Judges one call.
+
+        name: the name of the call's tool.
+        approvals: the tools that need approval without a rule.
+        is_approved: a person has approved the call.
+        """
         if name not in self.attached:
             # The error names no tools, since the request may have tools of its own, which these rules do not know.
             return Forbidden(f"{NO_TOOL} {quote_text(name)}.")
-        counted = self._list_counted_calls()
-        if counted and counted[-1].result is None and self._has_rule(RuleKind.CONDITIONAL, counted[-1].name):
+        counted_calls = self._list_counted_calls()
+        last = counted_calls[-1] if counted_calls else None
+        if last is not None and last.result is None and self._has_rule(RuleKind.CONDITIONAL, last.name):
             return Undecided()
         limits = self._find_limits()
-        broken = [limit.reason for limit in limits if name not in limit.names]
-        if broken:
-            return Forbidden(f"Not run: {' '.join(broken)} {_join_options(self._find_allowed(limits))}")
+        reasons = [limit.reason for limit in limits if name not in limit.names]
+        if reasons:
+            return Forbidden(f"Not run: {' '.join(reasons)} {_join_options(self._find_allowed(limits))}")
         if not is_approved and (name in approvals or self._has_rule(RuleKind.APPROVAL, name)):
             return NeedsApproval()
         arguments: dict[str, object] = {}
@@ -247,9 +253,11 @@ class RuleState(Struct, frozen=True):
 
     def _list_uncalled_tools(self) -> list[str]:
         """Returns the tools that must still be called before the turn ends, without the tools that a person denied."""
-        done = {call.name for call in self.called}
+        called_names = {call.name for call in self.called}
         required = [rule.tool for rule in self.rules if rule.kind is RuleKind.BEFORE_EXIT]
-        return [name for name in dict.fromkeys(required) if name in self.attached and name not in done]
+        return [
+            name for name in dict.fromkeys(required) if name in self.attached and name not in called_names
+        ]
 
 
 def _join_options(names: Sequence[str]) -> str:

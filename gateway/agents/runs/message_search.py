@@ -48,9 +48,8 @@ class MessageSearch(Struct, frozen=True):
         Raises: StoreError.
         """
         embed = self.embed_query if by_meaning else None
-        vector = (
-            None if embed is None else await embed([agent.id for agent in agents], query, searches.SEARCH_MS)
-        )
+        rows = [agent.id for agent in agents]
+        vector = None if embed is None else await embed(rows, query, searches.SEARCH_MS)
 
         def takes(hit: Message) -> bool:
             in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)

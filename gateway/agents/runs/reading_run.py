@@ -85,12 +85,11 @@ class ReadingRun(Struct, frozen=True):
         """
         run, keeper = self.reading.run, self.services.keeper
         fault = ""
-        batch = (
-            await self._choose_batch() if run.state is RunState.CREATED else await self._find_noted_batch()
-        )
+        has_begun = run.state is not RunState.CREATED
+        batch = await (self._find_noted_batch() if has_begun else self._choose_batch())
         if batch is None:
             await self._fail(StopReason.ERROR)
-        elif run.state is RunState.CREATED and not batch.text:
+        elif not has_begun and not batch.text:
             state, stop = RunState.COMPLETED, StopReason.END_TURN
             await keeper.store.stored_paths.end(
                 RunEnd(run.agent_row, run.id, state, stop, keeper.now(), reading=batch.span, job=self.job.job)

@@ -159,9 +159,8 @@ class RunMemory:
 
     async def write_results(self, results: Sequence[ToolResult]) -> None:
         """Writes results of calls of a run that stopped, after its last step. Raises: StoreError."""
-        self._shown_blocks = self._edits.block_edits.shown = await self.keeper.composer.list_shown_blocks(
-            self.context
-        )
+        shown_blocks = await self.keeper.composer.list_shown_blocks(self.context)
+        self._shown_blocks = self._edits.block_edits.shown = shown_blocks
         await self._end_with_results(results, RunState.FAILED, StopReason.ERROR)
 
     async def give_up(self, prompt: Prompt) -> None:
@@ -176,9 +175,8 @@ class RunMemory:
     # -- the methods of `TurnMemory`
 
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
-        return await self.keeper.composer.retarget_prompt(
-            self.context.expected_from(target), prompt, target, form
-        )
+        context = self.context.expected_from(target)
+        return await self.keeper.composer.retarget_prompt(context, prompt, target, form)
 
     def note_target(self, prompt: Prompt) -> None:
         self.context, self.form = self.context.expected_from(prompt.target), prompt.form
@@ -227,9 +225,8 @@ class RunMemory:
             number=self.run.steps + 1, begun=self._step_began_at, ended=now, counts=counts, stop=result.stop,
             error=result.error, waiting=dict(result.waiting),
         )  # fmt: skip
-        accepts = (
-            self._list_due_readings(exchange, now) if result.stop is not None and result.error is None else ()
-        )
+        is_last = result.stop is not None and result.error is None
+        accepts = self._list_due_readings(exchange, now) if is_last else ()
         recall = None
         if self.receipt is not None and not self.steps:
             recall = make_recall_row_maker(
@@ -298,9 +295,8 @@ class RunMemory:
         return await self._reapply_edits(results)
 
     async def _load_blocks(self) -> list[Block]:
-        return sort_in_prompt_order(
-            self.context.request.spec, await self.keeper.store.blocks.load(self.context.agent.id)
-        )
+        blocks = await self.keeper.store.blocks.load(self.context.agent.id)
+        return sort_in_prompt_order(self.context.request.spec, blocks)
 
     def _set_blocks(self, blocks: Sequence[Block]) -> None:
         self._edits = StepEdits(blocks, self._shown_blocks, self.client_call_ids)

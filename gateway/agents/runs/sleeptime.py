@@ -96,9 +96,8 @@ class SleeptimeJobs:
 
     async def _find_sleeptime(self, memory: Agent) -> Sleeptime | None:
         with suppress(NotFound):
-            return (
-                await self._registry.resolver.resolve_uid(memory.scope.project, memory.uid)
-            ).spec.sleeptime
+            agent = await self._registry.resolver.resolve_uid(memory.scope.project, memory.uid)
+            return agent.spec.sleeptime
         return None
 
     async def _find_or_create_readers(

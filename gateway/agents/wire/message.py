@@ -31,7 +31,7 @@ class Showing(Struct, frozen=True):
 
     # The message types that are shown; None: all types.
     types: frozenset[str] | None = None
-    # The tool of which calls are shown as the text in their argument `argument`; None: all calls are shown as calls.
+    # The tool whose calls are shown as the text in their argument `argument`; None: all calls are shown as calls.
     speaks: str | None = "send_message"
     argument: str = "message"
     # Summaries of the conversation are shown as well.
@@ -121,11 +121,11 @@ def drop_mistyped(message: WireMessage) -> WireMessage:
 def _repair_call(call: dict[str, Any]) -> dict[str, Any]:
     """Returns a call as a function call, the only kind in this API. A custom tool's input becomes the arguments."""
     function = find_callee(call) or {}
-    named = {"name": function.get("name"), "arguments": function.get("arguments", function.get("input"))}
+    values = {"name": function.get("name"), "arguments": function.get("arguments", function.get("input"))}
     return {
         **call,
         "id": id if isinstance(id := call.get("id"), str) else "",
-        "function": {key: value if isinstance(value, str) else "" for key, value in named.items()},
+        "function": {key: value if isinstance(value, str) else "" for key, value in values.items()},
     }
 
 
@@ -263,8 +263,8 @@ def _render_reply(message: WireMessage, showing: Showing, waiting: Mapping[str, 
     shown_calls = [call for call in calls if find_spoken(call, showing) is None]
     # A call that only waits for other calls needs no answer.
     unanswered = [call for call in shown_calls if waiting.get(call.get("id", "")) in ("approval", "client")]
-    if others := [call for call in shown_calls if call not in unanswered]:
-        yield "tool_call_message", _render_calls(others)
+    if other_calls := [call for call in shown_calls if call not in unanswered]:
+        yield "tool_call_message", _render_calls(other_calls)
     if unanswered:
         yield "approval_request_message", _render_calls(unanswered)
 
@@ -276,7 +276,7 @@ def pop_asides(
 
     asides: the names of the arguments that the gateway has added, by tool.
     """
-    thoughts, calls_without = [], []
+    thoughts, tool_calls = [], []
     for call in calls:
         function = call.get("function") or {}
         names = asides.get(function.get("name", ""))
@@ -287,8 +287,8 @@ def pop_asides(
             tool_arguments = {name: value for name, value in arguments.items() if name not in names}
             function = {**function, "arguments": exact_json.dumps(tool_arguments).decode()}
             call = {**call, "function": function}
-        calls_without.append(call)
-    return "".join(thought for thought in thoughts if isinstance(thought, str)), calls_without
+        tool_calls.append(call)
+    return "".join(thought for thought in thoughts if isinstance(thought, str)), tool_calls
 
 
 def _render_thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:

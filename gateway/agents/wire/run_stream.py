@@ -93,6 +93,7 @@ class StepViewFactory(Struct, frozen=True):
 
     numbers: RunNumbers
     showing: Showing
+    # Replies are shown token by token; False: step by step.
     by_token: bool
     # Returns seconds since the epoch.
     now: Callable[[], float]
@@ -100,6 +101,7 @@ class StepViewFactory(Struct, frozen=True):
     before: Sequence[Json] = ()
     # The tokens of the earlier steps of the run.
     counts: TokenCounts = msgspec.field(default_factory=TokenCounts)
+    # A field of `ViewFactory`: the client does not read chat completions.
     speaks_chat: bool = False
 
     def __call__(self, terms: TurnTerms) -> StepView:
@@ -125,6 +127,7 @@ class StepView(ClientView):
     Implements `ClientView`, which documents the methods.
     """
 
+    # These fields are as in `StepViewFactory`, up to `counts`.
     numbers: RunNumbers
     showing: Showing
     by_token: bool
@@ -134,6 +137,7 @@ class StepView(ClientView):
     # The events of the messages to show before the first reply.
     before: list[bytes]
     asides: Asides
+    # The tokens of the current step.
     _step_counts: TokenCounts = field(default_factory=TokenCounts, init=False)
     _events: list[bytes] = field(default_factory=list, init=False)
     _unshown: _UnshownReply = field(default_factory=_UnshownReply, init=False)
@@ -230,7 +234,8 @@ class StepView(ClientView):
             self._add_message(result, self.numbers.reply_seq if first_seq is None else first_seq + n)
 
     def begin_step(self, first_seq: int, reply_seq: int) -> None:
-        self.numbers.first_seq, self.numbers.reply_seq = first_seq, reply_seq
+        self.numbers.first_seq = first_seq
+        self.numbers.reply_seq = reply_seq
         self._message_keys.clear()
         self.counts, self._step_counts = self._sum_counts(), TokenCounts()
         self.numbers.step_count += 1
@@ -283,10 +288,10 @@ class StepView(ClientView):
     def _show_calls(self, calls: Sequence[Json]) -> None:
         """Shows calls without the arguments of the gateway, whose thoughts and spoken texts are shown already."""
         names = [str((call.get("function") or {}).get("name")) for call in calls]
-        _, cleaned = pop_asides(calls, self.asides.map_asides(names))
+        _, tool_calls = pop_asides(calls, self.asides.map_asides(names))
         unspoken = [
             call
-            for name, call in zip(names, cleaned, strict=True)
+            for name, call in zip(names, tool_calls, strict=True)
             if name not in self.asides.spoken_arguments or find_spoken(call, self.showing) is None
         ]
         self._add_message({"role": "assistant", "tool_calls": unspoken}, self.numbers.reply_seq)

@@ -36,6 +36,7 @@ from gateway.core.conversation.wire_message import WireMessage
 from gateway.errors import BadRequest
 from gateway.validation import Fault, Path
 
+# The most messages of one send. Not measured: it bounds the rows of one transaction.
 _MAX_MESSAGES = 1_000
 # The structs of messages, by their types.
 _STRUCTS: dict[str, type[PlainMessage] | type[Approvals] | type[ToolReturns]] = {
@@ -56,10 +57,12 @@ class SendContent(Struct, frozen=True):
     otid: str | None = None
 
 
-def read_initial_messages(sent: Sequence[dict[str, Any]]) -> tuple[WireMessage, ...]:
+def read_initial_messages(raw_messages: Sequence[dict[str, Any]]) -> tuple[WireMessage, ...]:
     """Returns the first messages of an agent's conversations, as they are stored. Raises: Unprocessable."""
     path = ("body", "initial_message_sequence")
-    return tuple(_read_message(_read_plain(fields, (*path, n))) for n, fields in enumerate(sent))
+    return tuple(
+        _read_message(_parse_plain_message(fields, (*path, n))) for n, fields in enumerate(raw_messages)
+    )
 
 
 def with_skills(system: str, skills: Sequence[ClientSkill]) -> str:
@@ -86,14 +89,14 @@ def read_send(send: Send) -> SendContent:
     if send.messages not in (UNSET, None) and send.input not in (UNSET, None):
         raise Unprocessable(Fault(("body", "input"), "Give either 'messages' or 'input', not both"))
     if isinstance(send.input, str | list):
-        whole = {"role": "user", "content": send.input}
-        return SendContent((_read_message(_read_plain(whole, ("body", "input"))),))
-    sent = find_sent(send.messages)
-    if not sent:
+        raw = {"role": "user", "content": send.input}
+        return SendContent((_read_message(_parse_plain_message(raw, ("body", "input"))),))
+    raw_messages = find_sent(send.messages)
+    if not raw_messages:
         raise Unprocessable(Fault(("body", "messages"), "Field required", "missing"))
-    if len(sent) > _MAX_MESSAGES:
+    if len(raw_messages) > _MAX_MESSAGES:
         raise Unprocessable(Fault(("body", "messages"), f"At most {_MAX_MESSAGES} messages in one send"))
-    messages = [_read_any(fields, ("body", "messages", n)) for n, fields in enumerate(sent)]
+    messages = [_parse_message(fields, ("body", "messages", n)) for n, fields in enumerate(raw_messages)]
     plain = [message for message in messages if isinstance(message, PlainMessage)]
     otids = (find_sent(message.otid) for message in messages)
     otid = next((message_otid for message_otid in otids if message_otid is not None), None)
@@ -113,18 +116,18 @@ def _check_tool_names(tools: Sequence[ClientTool]) -> None:
         names.add(tool.name)
 
 
-def _read_any(sent: dict[str, Any], path: Path) -> PlainMessage | Approvals | ToolReturns:
-    """Returns an input message of any type. Raises: Unprocessable."""
-    name = sent.get("type") or "message"
-    kind = _STRUCTS.get(name) if isinstance(name, str) else None
-    if kind is None:
+def _parse_message(raw: dict[str, Any], path: Path) -> PlainMessage | Approvals | ToolReturns:
+    """Returns an input message of any type. raw: the message as JSON. Raises: Unprocessable."""
+    name = raw.get("type") or "message"
+    struct_type = _STRUCTS.get(name) if isinstance(name, str) else None
+    if struct_type is None:
         names = ", ".join(f"'{message_type}'" for message_type in _STRUCTS)
         raise Unprocessable(Fault((*path, "type"), f"Input should be one of {names}", "literal_error", name))
-    return convert(_with_part_types({**sent, "type": name}), kind, path)
+    return convert(_with_part_types({**raw, "type": name}), struct_type, path)
 
 
-def _read_plain(sent: dict[str, Any], path: Path) -> PlainMessage:
-    return convert(_with_part_types({**sent, "type": "message"}), PlainMessage, path)
+def _parse_plain_message(raw: dict[str, Any], path: Path) -> PlainMessage:
+    return convert(_with_part_types({**raw, "type": "message"}), PlainMessage, path)
 
 
 # The type of a part without a type, by the first of these fields that the part has.
@@ -134,17 +137,17 @@ _TYPE_BY_FIELD = (
 )  # fmt: skip
 
 
-def _with_part_types(sent: dict[str, Any]) -> dict[str, Any]:
+def _with_part_types(raw: dict[str, Any]) -> dict[str, Any]:
     """Returns a copy of a message with a type in each of its parts, since clients may leave types out.
 
     Letta 0.6 names the content of a message `text`.
     """
-    if "text" in sent and "content" not in sent:
-        sent = {("content" if key == "text" else key): value for key, value in sent.items()}
-    lists = ("content", "approvals", "tool_returns")
+    if "text" in raw and "content" not in raw:
+        raw = {("content" if key == "text" else key): value for key, value in raw.items()}
+    list_names = ("content", "approvals", "tool_returns")
     return {
-        key: [_with_type(part) for part in value] if key in lists and isinstance(value, list) else value
-        for key, value in sent.items()
+        key: [_with_type(part) for part in value] if key in list_names and isinstance(value, list) else value
+        for key, value in raw.items()
     }
 
 
@@ -152,8 +155,8 @@ def _with_type(part: Any) -> Any:
     """Returns a copy of a part with a type, and with types in the source of an image and in the parts of a result."""
     if not isinstance(part, dict):
         return part
-    if isinstance(returned := part.get("tool_return"), list):
-        part = {**part, "tool_return": [*map(_with_type, returned)]}
+    if isinstance(result_parts := part.get("tool_return"), list):
+        part = {**part, "tool_return": [*map(_with_type, result_parts)]}
     if isinstance(source := part.get("source"), dict):
         part = {**part, "source": _with_type(source)}
     if part.get("type"):
