@@ -393,7 +393,8 @@ def test_a_message_that_is_refused_for_good_does_not_block_the_conversation(life
 def test_a_filters_verdict_in_place_of_a_reply_does_not_block_the_conversation(life: Life) -> None:
     """Gemini and Claude refuse words by a reply without a word, and would refuse all that comes with them."""
     verdict = replace(say(""), finish_reason="content_filter: PROHIBITED_CONTENT")
-    life.upstream.queue(say("Hello."), verdict, say("Fine."))
+    # The upstream is asked once more without the blocks.
+    life.upstream.queue(say("Hello."), verdict, verdict, say("Fine."))
     life.send("First")
     refused = life.send("Bad words")
     assert (refused.run.state, refused.run.stop) == (RunState.FAILED, "invalid_llm_response")
