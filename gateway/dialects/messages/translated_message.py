@@ -64,7 +64,7 @@ class _MessageEvents:
         if self._has_begun:
             return
         self._has_begun = True
-        usage = {"input_tokens": self._terms.input_tokens, "output_tokens": 0}
+        usage = _render_usage({}, self._terms.input_tokens)
         self._buffer.emit("message_start", message={**self.make_empty_message(), "usage": usage})
 
     def emit(self, event_type: str, **fields: Any) -> None:

@@ -468,6 +468,15 @@ def test_events_come_in_anthropics_order(world: World, upstream: StrictUpstream)
     ]
 
 
+def test_the_first_event_of_a_stream_counts_cached_tokens(world: World) -> None:
+    """Clients add these to the other tokens, and Anthropic always sends them."""
+    with client(world).messages.stream(
+        model="m", max_tokens=10, messages=[{"role": "user", "content": "Hi"}]
+    ) as stream:
+        usage = next(event.message.usage for event in stream if event.type == "message_start")
+    assert (usage.cache_read_input_tokens, usage.cache_creation_input_tokens) == (0, 0)
+
+
 def test_an_error_within_a_stream_is_an_error_event(world: World, upstream: StrictUpstream) -> None:
     error = {"message": "Out of memory", "type": "server_error", "code": None}
     upstream.queue(say("So it goes", error_after=(2, error)))
