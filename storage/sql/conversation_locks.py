@@ -1,6 +1,6 @@
 """Locks on conversations, shared by the processes over one database. One process holds a lock, under a lease.
 
-    if await locks.take("a", 15.0): ...      # held here for 15 s, unless it is renewed
+    if await locks.acquire("a", 15.0): ...  # held here for 15 s, unless it is renewed
     remaining_s = await locks.request_handover("a")  # held by another process, which hands it over when it releases it
     await locks.release("a", 15.0)
 
@@ -24,12 +24,15 @@ SQL = load("conversation_locks.sql")
 
 
 class ConversationLocks(StoreGroup):
-    """The locks of conversations in one process. now: a clock, in seconds since the epoch; None: the database's."""
+    """The locks of conversations in one process.
+
+    now: a function that returns the seconds since the epoch, or None: then the database's clock counts.
+    """
 
     def __init__(self, database: Database, now: Callable[[], float | None]) -> None:
         super().__init__(database)
         self._now = now
-        self._holder = uuid.uuid4().hex  # names this process
+        self._holder = uuid.uuid4().hex  # the name of this process
 
     @property
     def is_needed(self) -> bool:
@@ -44,20 +47,23 @@ class ConversationLocks(StoreGroup):
         """Registers a function that is called each time that the database works again."""
         self._database.add_recovery_listener(callback)
 
-    async def take(self, name: str, lease_s: float) -> bool:
-        """Acquires a lock, or renews the lease of one held here. Returns False if another process holds it."""
+    async def acquire(self, name: str, lease_s: float) -> bool:
+        """Acquires a lock, or renews the lease of a lock that is held here. Returns False if another process holds it.
+
+        lease_s: the seconds until the lease ends.
+        """
         values = (name, self._holder, self._now(), lease_s)
-        return bool(await self._database.write_one(SQL["take"], values)) or await self._take_over(*values)
+        return bool(await self._database.write_one(SQL["acquire"], values)) or await self._take_over(*values)
 
     async def _take_over(self, name: str, holder: str, now: float | None, lease_s: float) -> bool:
         """Acquires a lock of another process if its lease has ended.
 
-        Reads the lock first, with a short deadline: a write that the server performs late, after a pause of its own,
-        would find leases ended that could not be renewed during the pause.
+        The lock is read first, with a short deadline. A write that the server performs late, after a pause of its own,
+        would find that leases have ended which could not be renewed during the pause.
         """
         try:
             lease_end = await self._database.read(
-                lambda connection: connection.fetch_value(SQL["expired"], (name, now))
+                lambda connection: connection.fetch_value(SQL["find_ended_lease"], (name, now))
             )
         except TooSlow:
             return False  # the request that waits for the lock asks again
@@ -103,7 +109,7 @@ class ConversationLocks(StoreGroup):
         """Returns the locks among these that a process holds and others may not take over."""
 
         async def read(connection: Connection) -> set[str]:
-            rows = await load_rows(connection, SQL["held"], [*names], self._now())
+            rows = await load_rows(connection, SQL["load_held"], [*names], self._now())
             return {name for name, is_leased in rows if is_leased or not self._database.is_settled}
 
         return await self._database.read(read)

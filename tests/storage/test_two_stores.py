@@ -490,7 +490,7 @@ async def test_right_after_an_outage_nothing_is_taken_over(
     jobs = {
         job.key: job for _ in "ab" if (job := await one.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3))
     }
-    assert await one.conversation_locks.take("a", LEASE_S)
+    assert await one.conversation_locks.acquire("a", LEASE_S)
     for table in ("jobs", "conversation_locks"):
         await rows(one, f"UPDATE {table} SET held_until = held_until - 1000")
     assert await other.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=1) is None
@@ -499,7 +499,7 @@ async def test_right_after_an_outage_nothing_is_taken_over(
     again = await other.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3)
     assert again is not None
     assert again.key == "released"
-    assert not await other.conversation_locks.take("a", LEASE_S)
+    assert not await other.conversation_locks.acquire("a", LEASE_S)
     assert await other.conversation_locks.load_held(["a", "b"]) == {"a"}
     assert await one.conversation_locks.renew(["a"], LEASE_S) == {"a"}
     assert await one.jobs.leases.renew(jobs["lost"], LEASE_S)
@@ -644,15 +644,15 @@ async def test_a_line_is_heard_of_when_it_is_given_back(stores: tuple[Store, Sto
     freed: list[str | None] = []
     other.conversation_locks.add_release_listener(freed.append)
     await listening(other)
-    assert await one.conversation_locks.take("a", 15.0)
-    assert not await other.conversation_locks.take("a", 15.0)
+    assert await one.conversation_locks.acquire("a", 15.0)
+    assert not await other.conversation_locks.acquire("a", 15.0)
     left = await other.conversation_locks.request_handover("a")
     assert left is not None
     assert 14 < left <= 15
     await one.conversation_locks.release("a", 15.0)
     await comes(lambda: "a" in freed)
-    assert not await one.conversation_locks.take("a", 15.0)
-    assert await other.conversation_locks.take("a", 15.0)
+    assert not await one.conversation_locks.acquire("a", 15.0)
+    assert await other.conversation_locks.acquire("a", 15.0)
 
 
 async def test_a_notification_does_not_wait_for_other_writes(stores: tuple[Store, Store]) -> None:
@@ -661,7 +661,7 @@ async def test_a_notification_does_not_wait_for_other_writes(stores: tuple[Store
     heard: list[str | None] = []
     other.database.add_listener(LOCKS, heard.append)
     await listening(other)
-    assert await one.conversation_locks.take("a", 15.0)
+    assert await one.conversation_locks.acquire("a", 15.0)
     held, go_on = asyncio.Event(), asyncio.Event()
 
     async def hold(connection: Connection) -> None:

@@ -64,7 +64,7 @@ class Leases:
         # release that is being written is awaited.
         if (write := self._releasing.pop(name, None)) is not None:
             await asyncio.wait([write])
-        attempt = self._attempts[name] = asyncio.ensure_future(self._locks.take(name, LEASE_S))
+        attempt = self._attempts[name] = asyncio.ensure_future(self._locks.acquire(name, LEASE_S))
         attempt.add_done_callback(lambda _: self._attempts.pop(name))
         if not await asyncio.shield(attempt):
             return False

@@ -20,7 +20,7 @@ def test_locks_of_processes_that_died_are_deleted(upstream: StrictUpstream, post
 
         async def take() -> None:
             for name, seconds in (("left", -4000.0), ("held", 15.0)):
-                assert await store.conversation_locks.take(name, seconds)
+                assert await store.conversation_locks.acquire(name, seconds)
 
         call(take())
         call(world.gateway.app.services.background.recover())

@@ -34,13 +34,13 @@ class Process(ConversationLocks):
         # Opened when the database performs what a request asks for; a write is performed if nobody waits for it, too.
         self.grants: Gate | None = None
 
-    async def take(self, name: str, lease_s: float) -> bool:
-        return await asyncio.shield(asyncio.ensure_future(self._take(name, lease_s)))
+    async def acquire(self, name: str, lease_s: float) -> bool:
+        return await asyncio.shield(asyncio.ensure_future(self._acquire(name, lease_s)))
 
-    async def _take(self, name: str, lease_s: float) -> bool:
+    async def _acquire(self, name: str, lease_s: float) -> bool:
         if self.grants is not None:
             await self.grants.wait()
-        return await super().take(name, lease_s)
+        return await super().acquire(name, lease_s)
 
     def add_recovery_listener(self, callback: Callable[[], None]) -> None:
         self.recoveries.append(callback)
