@@ -224,7 +224,7 @@ class SqliteDatabase:
         Raises: Owned, and the errors of `connect`.
         """
         check_location(self.path)
-        self._lock.take()
+        self._lock.acquire()
         _make_private(self.path)
         connection = connect(self._target)
         self._is_current = True

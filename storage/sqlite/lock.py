@@ -18,8 +18,8 @@ from msgspec import Struct
 from storage.errors import Owned
 from storage.sidecar import LOCK, check_reach, ensure_sidecar, make_unavailable, open_sidecar, resolve_path
 
-# `find_lock_owner` holds a shared lock for an instant, which a start takes for an owner's. So the start tries again,
-# with pauses. No measurement: one further try is enough, unless several commands look up the owner at once.
+# `find_lock_owner` holds a shared lock for an instant, which refuses a start as an owner's lock does. So it tries
+# again, with pauses. Not measured: one further try is enough, unless several commands look up the owner at once.
 _TRIES = 5
 _PAUSE_S = 0.02
 
@@ -32,7 +32,7 @@ class LockOwner(Struct, frozen=True):
 
 
 class Lock:
-    """The lock of one database, held from `take` to `release` or the end of the process."""
+    """The lock of one database, held from `acquire` to `release` or the end of the process."""
 
     def __init__(self, database: str | Path, address: str | None = None) -> None:
         """Makes a lock that is not held yet. Raises: as `resolve_path`.
@@ -46,10 +46,10 @@ class Lock:
     def is_held(self) -> bool:
         return self._descriptor is not None
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Acquires the lock, unless it is held. If its file was removed with the database, it is acquired again.
 
-        Raises: Owned, with the owner's process and address; Broken, ReadOnly, Full if there can be no lock file.
+        Raises: Owned, with the owner's process and address; Broken, ReadOnly, Full: the lock file cannot be made.
         """
         path = f"{self._database}{LOCK}"
         if self._descriptor is not None:
@@ -59,8 +59,8 @@ class Lock:
         descriptor = ensure_sidecar(self._database, LOCK)
         try:
             self._lock_exclusively(descriptor)
-            # The owner writes who it is, for those that are refused. The file is cut last, so that no reader
-            # finds it empty.
+            # The owner writes its process and address, for the processes that are refused. The file is cut last, so
+            # that no reader finds it empty.
             data = orjson.dumps({"pid": os.getpid(), "address": self._address})
             os.pwrite(descriptor, data, 0)
             os.ftruncate(descriptor, len(data))
@@ -84,7 +84,7 @@ class Lock:
                 time.sleep(_PAUSE_S)
 
     def release(self) -> None:
-        """Gives the lock back. Idempotent."""
+        """Releases the lock, if it is held."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
@@ -93,7 +93,7 @@ class Lock:
 def find_lock_owner(database: str | Path) -> LockOwner | None:
     """Returns the process that owns the file now; None: no process.
 
-    Raises: ReadOnly if the database is another account's. Broken if the lock file cannot be read.
+    Raises: ReadOnly: the database is another account's; Broken: the lock file cannot be read.
     """
     path = resolve_path(database)
     check_reach(path)
@@ -112,7 +112,7 @@ def find_lock_owner(database: str | Path) -> LockOwner | None:
 
 
 def _is_at(path: str, descriptor: int) -> bool:
-    """Returns whether an open file still has the name."""
+    """Returns whether an open file is still the file at a path."""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except OSError:

@@ -29,14 +29,14 @@ def processes(store: Store, clock: Clock) -> list[ConversationLocks]:
 
 async def test_one_process_holds_a_lock(processes: list[ConversationLocks]) -> None:
     one, other, _ = processes
-    assert await one.take("a", LEASE_S)
-    assert await one.take("a", LEASE_S), "its own lease is renewed"
-    assert not await other.take("a", LEASE_S)
-    assert await other.take("b", LEASE_S)
+    assert await one.acquire("a", LEASE_S)
+    assert await one.acquire("a", LEASE_S), "its own lease is renewed"
+    assert not await other.acquire("a", LEASE_S)
+    assert await other.acquire("b", LEASE_S)
     assert await one.load_held(["a", "b", "c"]) == {"a", "b"}
     await one.release("a", LEASE_S)
     assert await other.load_held(["a"]) == set()
-    assert await other.take("a", LEASE_S)
+    assert await other.acquire("a", LEASE_S)
 
 
 async def test_a_busy_database_does_not_end_a_wait_for_a_lock(
@@ -44,46 +44,46 @@ async def test_a_busy_database_does_not_end_a_wait_for_a_lock(
 ) -> None:
     """A read waits for a connection a moment only, where a write waits as long as it takes."""
     one, other, _ = processes
-    await one.take("a", LEASE_S)
+    await one.acquire("a", LEASE_S)
 
     async def read(*_: object) -> None:
         raise TooSlow("no connection was free in time")
 
     monkeypatch.setattr(store.database, "read", read)
-    assert not await other.take("a", LEASE_S)
+    assert not await other.acquire("a", LEASE_S)
 
 
 async def test_a_lock_is_handed_to_the_first_that_asked(
     processes: list[ConversationLocks], clock: Clock
 ) -> None:
     one, first, second = processes
-    await one.take("a", LEASE_S)
+    await one.acquire("a", LEASE_S)
     clock.now += 5
     assert await first.request_handover("a") == 10.0
     assert await second.request_handover("a") == 10.0
     await one.release("a", LEASE_S)
-    assert not await one.take("a", LEASE_S)
-    assert not await second.take("a", LEASE_S)
-    assert await first.take("a", LEASE_S)
+    assert not await one.acquire("a", LEASE_S)
+    assert not await second.acquire("a", LEASE_S)
+    assert await first.acquire("a", LEASE_S)
     await first.release("a", LEASE_S)
     assert await second.request_handover("a") is None, "it is free"
-    assert await second.take("a", LEASE_S)
+    assert await second.acquire("a", LEASE_S)
 
 
 async def test_a_process_that_withdrew_its_request_is_handed_nothing(
     processes: list[ConversationLocks],
 ) -> None:
     one, other, third = processes
-    await one.take("a", LEASE_S)
+    await one.acquire("a", LEASE_S)
     await other.request_handover("a")
     await other.release("a", LEASE_S)
-    assert not await other.take("a", LEASE_S), "it was not given up by who has it"
+    assert not await other.acquire("a", LEASE_S), "it was not given up by who has it"
     await one.release("a", LEASE_S)
-    assert await third.take("a", LEASE_S)
+    assert await third.acquire("a", LEASE_S)
     await other.request_handover("a")
     await third.release("a", LEASE_S)
     await other.release("a", LEASE_S)
-    assert await one.take("a", LEASE_S), "what was handed over is given back"
+    assert await one.acquire("a", LEASE_S), "what was handed over is given back"
 
 
 async def test_a_lease_runs_out_unless_it_is_renewed(
@@ -91,17 +91,17 @@ async def test_a_lease_runs_out_unless_it_is_renewed(
 ) -> None:
     one, other, _ = processes
     for name in ("a", "b"):
-        await one.take(name, LEASE_S)
+        await one.acquire(name, LEASE_S)
     clock.now += LEASE_S - 1
     assert await one.renew(["a", "c"], LEASE_S) == {"a"}
     clock.now += 1
-    assert not await other.take("a", LEASE_S)
-    assert await other.take("b", LEASE_S)
+    assert not await other.acquire("a", LEASE_S)
+    assert await other.acquire("b", LEASE_S)
     assert await one.renew(["b"], 100 * LEASE_S) == set()
     await one.release("b", LEASE_S)
     assert await other.load_held(["b"]) == {"b"}, "who has lost it gives nothing back"
     clock.now += LEASE_S
-    assert await one.take("b", LEASE_S), "nor renews it"
+    assert await one.acquire("b", LEASE_S), "nor renews it"
     clock.now += 3600 + LEASE_S + 1
     await one.delete_expired()
     assert await one.request_handover("a") is None

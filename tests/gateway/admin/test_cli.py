@@ -158,7 +158,7 @@ def test_a_command_waits_for_a_gateway_that_starts(tmp_path: Path, monkeypatch: 
     """It has locked its database, and not said yet where it answers."""
     database = str(tmp_path / "m.db")
     lock, admin = Lock(database), AdminFile(database)
-    lock.take()
+    lock.acquire()
     waits = []
 
     def write_at_the_second_look(seconds: float) -> None:
@@ -187,7 +187,7 @@ def test_a_command_waits_for_another_one_that_was_faster(
     def find_and_be_forestalled(client: OperationClient, *until: float) -> ServingProcess | None:
         found = find(client, *until)
         if not waits:
-            lock.take()
+            lock.acquire()
         return found
 
     def end_while_it_waits(seconds: float) -> None:
@@ -207,7 +207,7 @@ def test_a_command_waits_ten_seconds_at_most_and_says_so(
     """As for a gateway that drains: it has the database, and answers no command any more."""
     assert main(["keys", "create"]) == 0
     lock, admin, now = Lock(database), AdminFile(str(database)), 0.0
-    lock.take()
+    lock.acquire()
     admin.write("http://127.0.0.1:9")  # nobody listens on the discard port
 
     def sleep(seconds: float) -> None:

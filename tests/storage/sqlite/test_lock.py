@@ -27,7 +27,7 @@ HOLD = """
 import sys
 from storage.sqlite.lock import Lock
 lock = Lock(sys.argv[1], "127.0.0.1:8080")
-lock.take()
+lock.acquire()
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -35,7 +35,7 @@ sys.stdin.read()
 
 def acquire(path: Path, address: str | None = None) -> Lock:
     lock = Lock(path, address)
-    lock.take()
+    lock.acquire()
     return lock
 
 
@@ -120,10 +120,10 @@ def test_a_lock_whose_file_was_removed_is_taken_again(path: Path) -> None:
     Path(f"{path}.lock").unlink()  # with its directory, that is
     other = acquire(path)
     with pytest.raises(Owned):
-        lock.take()
+        lock.acquire()
     assert not lock.is_held
     other.release()
-    lock.take()
+    lock.acquire()
     assert lock.is_held
     assert find_lock_owner(path) is not None
     lock.release()

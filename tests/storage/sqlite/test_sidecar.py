@@ -134,7 +134,7 @@ def test_no_lock_is_taken_through_a_trap(home: Path, secret: Path, trap: Trap) -
     make_database(path)
     trap(home / "m.db.lock", secret)
     with pytest.raises(Broken, match=KINDS[trap]):
-        Lock(path).take()
+        Lock(path).acquire()
     with pytest.raises(Broken, match=KINDS[trap]):
         find_lock_owner(path)
     assert is_untouched(secret)
@@ -218,7 +218,7 @@ def test_a_file_of_an_account_without_a_part_in_the_database_is_refused(home: Pa
         (home / f"m.db{end}").write_text('{"address": "http://127.0.0.1:1", "token": "theirs"}')
         os.chown(home / f"m.db{end}", STRANGER, STRANGER)
     with pytest.raises(Broken, match=r"lock belongs to the account .* which has no part in this database"):
-        Lock(path).take()
+        Lock(path).acquire()
     assert ServingProcess.find(str(path)) is None
 
 
@@ -300,7 +300,7 @@ def test_a_link_that_takes_the_place_of_the_lock_between_two_calls_is_not_follow
 
     monkeypatch.setattr(os, "open", swap)
     with pytest.raises(Broken, match="is a link"):
-        Lock(path).take()
+        Lock(path).acquire()
     assert is_untouched(secret)
 
 
