@@ -43,32 +43,33 @@ _NO_CONVERSATION = -1
 _MAX_STEPS = 50
 # The most versions of a block, and the most characters of its text, that are rebuilt for a preview: some 10 ms.
 _MAX_VERSIONS, _MAX_CHARS = 50, 5_000
-# The most facts that are returned with their texts.
-_NAMED_FACTS = 20
-# The most exchanges that are named because they lose a note.
-_NAMED_NOTES = 5
+# The most facts of which a preview has the texts.
+_LISTED_FACTS = 20
+# The most exchanges that a preview lists because they lose a note.
+_LISTED_NOTES = 5
 
 
-class _Beginning(NamedTuple):
-    """The first exchange that a path loses: a row of `erased_beginnings`."""
+class _ErasedSpan(NamedTuple):
+    """The exchanges that a path loses, up to `_MAX_EXCHANGES` and one more: a row of `erased_spans`."""
 
     conversation_row: int
-    # The depth and the number of the exchange.
+    # The depth and the number of the first of these exchanges.
     depth: int
     seq: int
-    # The number of exchanges that the path loses, up to `_MAX_EXCHANGES` and one more.
-    exchanges: int
+    exchange_count: int
     # The first and the last row of these exchanges.
     first_row: int
     last_row: int
 
 
-class _Versions(NamedTuple):
-    """Versions of blocks: versions that go, and versions after the first of these, which stay without its words."""
+class _VersionCounts(NamedTuple):
+    """The number of versions of blocks that change, and the blocks."""
 
+    # The number of versions that are erased.
     gone: int = 0
+    # The number of versions after the first erased one, which stay without its words.
     remade: int = 0
-    # The blocks, as far as their texts are few enough to be rebuilt while a person waits.
+    # The blocks that change, as far as their texts are few enough to be rebuilt while a person waits.
     changes: tuple[RebuiltBlock, ...] = ()
 
 
@@ -80,12 +81,12 @@ class ErasedFacts(NamedTuple):
     total: int
 
 
-class _Notes(NamedTuple):
-    """Notes that go."""
+class _NoteCount(NamedTuple):
+    """The number of notes that are erased."""
 
     # None: too much would have to be read to count them.
     total: int | None = 0
-    # The rows for `PreviewedCounts.noted_rows`.
+    # The rows of the newest exchanges that stay and lose a note, for `PreviewedCounts.noted_rows`.
     exchange_rows: Sequence[int] = ()
 
 
@@ -101,26 +102,35 @@ class PreviewedCounts(NamedTuple):
     changes: Sequence[RebuiltBlock] = ()
     # The rows of the newest exchanges that stay and lose a note, the newest first.
     noted_rows: Sequence[int] = ()
-    # The numbers of messages that go along, since the target replaced them.
+    # The numbers of messages that are erased as well, since the target replaced them.
     replaced_seqs: Collection[int] = ()
 
 
-class _Target(NamedTuple):
-    """The parameters by which statements find the records that are erased with a target."""
+class _ErasedExchanges(NamedTuple):
+    """The exchanges that are erased with a target, as the first parameters of statements."""
 
     agent_row: int
+    # The conversation that is erased; `_NO_CONVERSATION`: the exchanges alone.
     conversation_row: int
-    # The rows of the exchanges that the target names.
-    listed: Sequence[int]
+    # The rows of the exchanges.
+    exchange_rows: Sequence[int]
 
 
-class _Content(NamedTuple):
-    """All content that goes with a target."""
+class _TargetExchanges(NamedTuple):
+    """The exchanges that are erased with a target, and the messages that the target does not name."""
 
-    erased: _Target
+    erased: _ErasedExchanges
+    # The numbers of messages that are erased as well, since the target replaced them.
+    replaced_seqs: Collection[int]
+
+
+class _ErasedContent(NamedTuple):
+    """All content that is erased with a target."""
+
+    erased: _ErasedExchanges
     # The texts of facts that the target names.
-    texts: Sequence[str]
-    # The numbers of the messages that go; empty: whole exchanges go.
+    fact_texts: Sequence[str]
+    # The numbers of the messages that are erased; empty: whole exchanges are erased.
     seqs: Collection[int]
     # As in `ForgetTarget`.
     versions: Sequence[tuple[int, int]]
@@ -144,13 +154,13 @@ class ForgetPreviews(StoreGroup):
     async def count(
         self, connection: Connection, agent_row: int, target: ForgetTarget, messages: int
     ) -> PreviewedCounts:
-        """Returns how much would be erased with a target.
+        """Returns the number of records that would be erased with a target.
 
         A version or a note that is erased with several facts, or with facts and with messages, counts more than once.
 
         target: the target, perhaps with the rows of its messages' exchanges, which then need not be looked up.
-        messages: the number of the target's messages, as `ForgetTargets.measure` returns it. Those of a whole memory
-            are counted here, and so are messages that go along, since the target has replaced them.
+        messages: the number of the target's messages, as `ForgetTargets.measure` returns it. The
+            messages of a whole memory are counted here, and so are messages that the target has replaced.
         """
         if target.is_all:
             return PreviewedCounts(await _count_whole(connection, agent_row))
@@ -164,39 +174,40 @@ class ForgetPreviews(StoreGroup):
         self, connection: Connection, agent_row: int, target: ForgetTarget, messages: int
     ) -> PreviewedCounts:
         """Returns how much would be erased with a target but for its versions. messages: the number of its messages."""
-        erased, replaced_seqs = await self._load_erased(connection, agent_row, target)
+        erased, replaced_seqs = await self._load_target_exchanges(connection, agent_row, target)
         messages += len(replaced_seqs)
         texts = await _read_named_texts(connection, agent_row, target)
         seqs = {*target.messages, *replaced_seqs} if target.messages else ()
-        content = _Content(erased, texts, seqs, target.versions)
-        with_named = None
+        content = _ErasedContent(erased, texts, seqs, target.versions)
+        named_counts = None
         if target.facts or target.passages:
-            with_named = await self._count_named(connection, agent_row, target, content)
-            if not erased.listed:
-                return with_named
-        with_messages = await self._count_erased(connection, agent_row, content, messages)
-        with_messages = with_messages._replace(replaced_seqs=replaced_seqs)
-        return with_messages if with_named is None else _add_counts(with_messages, with_named, target)
+            named_counts = await self._count_named(connection, agent_row, target, content)
+            if not erased.exchange_rows:
+                return named_counts
+        message_counts = await self._count_erased(connection, agent_row, content, messages)
+        message_counts = message_counts._replace(replaced_seqs=replaced_seqs)
+        return message_counts if named_counts is None else _add_counts(message_counts, named_counts, target)
 
     @long_reads
     async def list_facts(
         self, connection: Connection, agent_row: int, target: ForgetTarget, limit: int | None
     ) -> ErasedFacts:
-        """Returns the newest facts that would be erased with the messages of a target, and how many there are in all.
+        """Returns the newest facts that would be erased with the messages of a target, and the number of all.
+
+        A fact that the target names is among them only if it is erased with the messages, too.
 
         limit: the most facts that are returned; None: all.
-        Facts that the target names itself are among them only if its messages take them as well.
         """
-        erased, _ = await self._load_erased(connection, agent_row, target)
-        beginnings = await _find_beginnings(connection, erased)
-        return await _read_facts(connection, (*erased, *_measure_row_range(beginnings)), limit)
+        erased, _ = await self._load_target_exchanges(connection, agent_row, target)
+        spans = await _find_erased_spans(connection, erased)
+        return await _read_facts(connection, (*erased, *_measure_row_range(spans)), limit)
 
-    async def _load_erased(
+    async def _load_target_exchanges(
         self, connection: Connection, agent_row: int, target: ForgetTarget
-    ) -> tuple[_Target, Collection[int]]:
-        """Returns what goes with a target, and the numbers of messages that go along, since they were replaced."""
+    ) -> _TargetExchanges:
+        """Returns the exchanges that are erased with a target, also those that its own exchanges replaced."""
         if target.conversation_row is not None:
-            return _Target(agent_row, target.conversation_row, []), ()
+            return _TargetExchanges(_ErasedExchanges(agent_row, target.conversation_row, []), ())
         found_rows = target.exchanges or [
             row for seq in target.messages if (row := await find_exchange_row(connection, agent_row, seq))
         ]
@@ -215,43 +226,43 @@ class ForgetPreviews(StoreGroup):
                 rows.add(exchange.id)
                 present_seqs = list_remaining_seqs(exchange)
                 seqs.update(present_seqs if is_whole else {exchange.reply_seq}.intersection(present_seqs))
-        erased = _Target(agent_row, _NO_CONVERSATION, sorted(rows)[:_LISTED_EXCHANGES])
-        return erased, seqs.difference(target.messages)
+        erased = _ErasedExchanges(agent_row, _NO_CONVERSATION, sorted(rows)[:_LISTED_EXCHANGES])
+        return _TargetExchanges(erased, seqs.difference(target.messages))
 
     async def _count_erased(
         self,
         connection: Connection,
         agent_row: int,
-        content: _Content,
+        content: _ErasedContent,
         messages: int,
     ) -> PreviewedCounts:
         """Returns how much would be erased with exchanges. messages: the number of the target's messages."""
         erased = content.erased
-        beginnings = await _find_beginnings(connection, erased)
-        going = (*erased, *_measure_row_range(beginnings))
-        versions = await self._count_versions(connection, agent_row, "versions", [going], content)
+        spans = await _find_erased_spans(connection, erased)
+        values = (*erased, *_measure_row_range(spans))
+        versions = await self._count_versions(connection, agent_row, "versions", [values], content)
         # With facts that are named as well, all are read, so that none counts twice.
-        facts = await _read_facts(connection, going, None if content.texts else _NAMED_FACTS)
-        notes = await self._count_notes(connection, erased, beginnings, has_blocks=versions.gone > 0)
+        facts = await _read_facts(connection, values, None if content.fact_texts else _LISTED_FACTS)
+        notes = await self._count_notes(connection, erased, spans, has_blocks=versions.gone > 0)
         counts = ForgetCounts(
             messages=messages,
             facts=facts.total,
-            passages=await connection.fetch_value(SQL["passages"], going),
+            passages=await connection.fetch_value(SQL["passages"], values),
             versions=versions.gone,
-            summaries=await _count_summaries(connection, agent_row, beginnings),
+            summaries=await _count_summaries(connection, agent_row, spans),
             notes=notes.total,
         )
         return PreviewedCounts(counts, facts.newest, versions.remade, versions.changes, notes.exchange_rows)
 
     async def _count_lost_lines(
-        self, connection: Connection, agent_row: int, named: Sequence[tuple[int, int]]
+        self, connection: Connection, agent_row: int, named_versions: Sequence[tuple[int, int]]
     ) -> PreviewedCounts:
         """Counts the versions that have lines of named versions that their blocks no longer have."""
         shortened = 0
-        for block_row in {row for row, _ in named}:
+        for block_row in {row for row, _ in named_versions}:
             versions = await load_versions(connection, block_row)
-            lost = collect_lost_lines(versions, [number for row, number in named if row == block_row])
-            shortened += len(lost.with_lines)
+            numbers = [number for row, number in named_versions if row == block_row]
+            shortened += len(collect_lost_lines(versions, numbers).with_lines)
         notes = await self._count_all_quoting(
             connection, agent_row, ErasedMarks(frozenset(), has_blocks=True)
         )
@@ -266,44 +277,62 @@ class ForgetPreviews(StoreGroup):
         agent_row: int,
         statement: str,
         parameters: Sequence[Sequence[object]],
-        content: _Content,
-    ) -> _Versions:
-        """Counts the versions of all blocks that go by a statement.
+        content: _ErasedContent,
+    ) -> _VersionCounts:
+        """Counts the versions of all blocks that are erased by a statement.
 
         parameters: the statement's parameters before the block, one sequence for each run of the statement.
         """
-        total = _Versions()
+        total = _VersionCounts()
         for block_row in await _load_visible_blocks(connection, agent_row):
-            of_block, version_count = _Versions(), 0
-            for values in parameters:
-                gone, first, count = await connection.fetch_row(SQL[statement], (*values, block_row)) or (
-                    0,
-                    None,
-                    0,
-                )
-                if gone:
-                    later = await connection.fetch_value(SQL["versions_from"], (block_row, first))
-                    of_block = _Versions(of_block.gone + gone, of_block.remade + later - gone)
-                    version_count = count
-            if of_block.gone:
-                current = await get_block(connection, block_row)
-                changes = total.changes
-                if version_count <= _MAX_VERSIONS and len(current.value) <= _MAX_CHARS:
-                    after = await self._preview_block(connection, current, content)
-                    if statement == "versions":
-                        of_block = _Versions(after.gone, after.remade)
-                    if after.value != current.value:
-                        changes = (*changes, RebuiltBlock(current.label, current.value, after.value))
-                total = _Versions(total.gone + of_block.gone, total.remade + of_block.remade, changes)
+            of_block = await self._count_block_versions(connection, block_row, statement, parameters, content)
+            total = _VersionCounts(
+                total.gone + of_block.gone,
+                total.remade + of_block.remade,
+                (*total.changes, *of_block.changes),
+            )
         return total
 
-    async def _preview_block(self, connection: Connection, block: Block, content: _Content) -> BlockPreview:
-        """Returns a block's preview: its value before and after the forgetting."""
-        erased, texts, seqs, named = content
+    async def _count_block_versions(
+        self,
+        connection: Connection,
+        block_row: int,
+        statement: str,
+        parameters: Sequence[Sequence[object]],
+        content: _ErasedContent,
+    ) -> _VersionCounts:
+        """Counts the versions of a block that are erased. The other parameters are as in `_count_versions`."""
+        gone = remade = version_count = 0
+        for values in parameters:
+            row = await connection.fetch_row(SQL[statement], (*values, block_row))
+            if row is None or not row[0]:
+                continue
+            gone_now, first_number, version_count = row
+            later_count = await connection.fetch_value(SQL["versions_from"], (block_row, first_number))
+            gone += gone_now
+            remade += later_count - gone_now
+        if not gone:
+            return _VersionCounts()
+        current = await get_block(connection, block_row)
+        if version_count > _MAX_VERSIONS or len(current.value) > _MAX_CHARS:
+            return _VersionCounts(gone, remade)
+        after = await self._preview_block(connection, current, content)
+        if statement == "versions":
+            gone, remade = after.gone, after.remade
+        if after.value == current.value:
+            return _VersionCounts(gone, remade)
+        return _VersionCounts(gone, remade, (RebuiltBlock(current.label, current.value, after.value),))
+
+    async def _preview_block(
+        self, connection: Connection, block: Block, content: _ErasedContent
+    ) -> BlockPreview:
+        """Returns a block as the forgetting would leave it."""
+        erased, texts, seqs, named_versions = content
         versions = await load_versions(connection, block.id)
-        lost = collect_lost_lines(versions, [number for row, number in named if row == block.id])
+        numbers = [number for row, number in named_versions if row == block.id]
+        lost = collect_lost_lines(versions, numbers)
         versions = [*versions[: len(versions) - len(lost.later)], *lost.later_without]
-        exchanges = set(erased.listed)
+        exchanges = set(erased.exchange_rows)
         if erased.conversation_row != _NO_CONVERSATION:
             source_rows = sorted({row for version in versions for row in version.source_rows})
             rows = await load_rows(
@@ -322,17 +351,17 @@ class ForgetPreviews(StoreGroup):
         connection: Connection,
         agent_row: int,
         target: ForgetTarget,
-        content: _Content,
+        content: _ErasedContent,
     ) -> PreviewedCounts:
         """Returns how much would be erased with the facts and passages that a target names."""
-        text_values = [[lower_ascii(text)] for text in content.texts]
+        text_values = [[lower_ascii(text)] for text in content.fact_texts]
         versions = await self._count_versions(connection, agent_row, "versions_with", text_values, content)
         days = await load_rows(connection, SQL["days_named"], [*target.facts, *target.passages], agent_row)
         marks = ErasedMarks(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
-        notes = await self._count_all_quoting(connection, agent_row, marks, content.erased.listed)
+        notes = await self._count_all_quoting(connection, agent_row, marks, content.erased.exchange_rows)
         counts = ForgetCounts(
             messages=0,
-            facts=len(content.texts),
+            facts=len(content.fact_texts),
             passages=len(target.passages),
             versions=versions.gone,
             summaries=0,
@@ -341,28 +370,33 @@ class ForgetPreviews(StoreGroup):
         return PreviewedCounts(counts, (), versions.remade, versions.changes, notes.exchange_rows)
 
     async def _count_notes(
-        self, connection: Connection, erased: _Target, beginnings: Sequence[_Beginning], *, has_blocks: bool
-    ) -> _Notes:
+        self,
+        connection: Connection,
+        erased: _ErasedExchanges,
+        spans: Sequence[_ErasedSpan],
+        *,
+        has_blocks: bool,
+    ) -> _NoteCount:
         """Finds the notes that would be erased with exchanges. has_blocks: True if blocks change as well."""
-        if not beginnings:
-            return _Notes()
-        if sum(beginning.exchanges for beginning in beginnings) > _MAX_EXCHANGES:
-            return _Notes(None)
-        first = min(beginning.seq for beginning in beginnings)
+        if not spans:
+            return _NoteCount()
+        if sum(span.exchange_count for span in spans) > _MAX_EXCHANGES:
+            return _NoteCount(None)
+        first = min(span.seq for span in spans)
         if await _is_far_back(connection, erased.agent_row, first):
-            return _Notes(None)
+            return _NoteCount(None)
         rows = await connection.fetch_rows(SQL["erased_times"], (*erased, _MAX_EXCHANGES))
         days = {int(at // DAY_S) for _, *times in rows for at in times if at is not None}
         marks = ErasedMarks(frozenset(days), has_blocks)
-        erased_rows = {id for id, *_ in rows}
+        erased_rows = {exchange_row for exchange_row, *_ in rows}
         return await self._count_quoting(connection, erased.agent_row, first, marks, erased_rows=erased_rows)
 
     async def _count_all_quoting(
         self, connection: Connection, agent_row: int, erased: ErasedMarks, counted_rows: Collection[int] = ()
-    ) -> _Notes:
+    ) -> _NoteCount:
         """Finds the notes of a memory that may quote erased content. counted_rows: as in `_count_quoting`."""
         if await _is_far_back(connection, agent_row, 0):
-            return _Notes(None)
+            return _NoteCount(None)
         return await self._count_quoting(connection, agent_row, 0, erased, counted_rows=counted_rows)
 
     async def _count_quoting(
@@ -374,34 +408,36 @@ class ForgetPreviews(StoreGroup):
         *,
         erased_rows: Collection[int] = (),
         counted_rows: Collection[int] = (),
-    ) -> _Notes:
+    ) -> _NoteCount:
         """Finds the notes that are erased, or may quote erased content.
 
-        since: a number from which on they are read.
-        erased_rows: the exchanges that are erased with their notes.
-        counted_rows: the rows of further such exchanges, the notes of which are counted elsewhere.
+        since: the number from which on notes are read.
+        erased_rows: the rows of the exchanges that are erased with their notes.
+        counted_rows: the rows of further such exchanges, whose notes are counted elsewhere.
         """
         rows = await connection.fetch_rows(SQL["notes"], (agent_row, since, _MAX_EXCHANGES + 1))
         if len(rows) > _MAX_EXCHANGES:
-            return _Notes(None)
-        ids = [
-            id
-            for id, packed in rows
+            return _NoteCount(None)
+        noted_rows = [
+            exchange_row
+            for exchange_row, packed in rows
+            if exchange_row not in counted_rows
             for text in unpack_notes(packed).values()
-            if text and id not in counted_rows and (id in erased_rows or self._rules.may_quote(text, erased))
+            if text and (exchange_row in erased_rows or self._rules.may_quote(text, erased))
         ]
-        return _Notes(len(ids), _choose_newest_rows(id for id in reversed(ids) if id not in erased_rows))
+        staying_rows = (row for row in reversed(noted_rows) if row not in erased_rows)
+        return _NoteCount(len(noted_rows), _choose_newest_rows(staying_rows))
 
 
 def _add_counts(
-    with_messages: PreviewedCounts, with_named: PreviewedCounts, target: ForgetTarget
+    message_counts: PreviewedCounts, named_counts: PreviewedCounts, target: ForgetTarget
 ) -> PreviewedCounts:
     """Returns the sum of the counts for messages, and for the named entries of a target: facts, passages, versions.
 
     target: the target; its facts are not counted yet.
     """
-    erased_seqs = {fact.seq for fact in with_messages.facts}
-    first, second = with_messages.counts, with_named.counts
+    erased_seqs = {fact.seq for fact in message_counts.facts}
+    first, second = message_counts.counts, named_counts.counts
     counts = ForgetCounts(
         messages=first.messages,
         facts=first.facts + sum(seq not in erased_seqs for seq in target.facts),
@@ -410,56 +446,62 @@ def _add_counts(
         summaries=first.summaries,
         notes=None if first.notes is None or second.notes is None else first.notes + second.notes,
     )
-    changes = tuple(dict.fromkeys((*with_messages.changes, *with_named.changes)))
-    remade = with_messages.remade + with_named.remade
+    changes = tuple(dict.fromkeys((*message_counts.changes, *named_counts.changes)))
+    remade = message_counts.remade + named_counts.remade
     noted_rows = _choose_newest_rows(
-        sorted((*with_messages.noted_rows, *with_named.noted_rows), reverse=True)
+        sorted((*message_counts.noted_rows, *named_counts.noted_rows), reverse=True)
     )
-    facts = with_messages.facts[:_NAMED_FACTS]
-    return with_messages._replace(
+    facts = message_counts.facts[:_LISTED_FACTS]
+    return message_counts._replace(
         counts=counts, facts=facts, remade=remade, changes=changes, noted_rows=noted_rows
     )
 
 
 def _choose_newest_rows(newest_first: Iterable[int]) -> Sequence[int]:
-    """Returns the first of some rows of exchanges that are named, each once."""
-    return tuple(dict.fromkeys(newest_first))[:_NAMED_NOTES]
+    """Returns the first of some rows of exchanges that a preview lists, each once."""
+    return tuple(dict.fromkeys(newest_first))[:_LISTED_NOTES]
 
 
-def _measure_row_range(beginnings: Sequence[_Beginning]) -> _RowRange:
+def _measure_row_range(spans: Sequence[_ErasedSpan]) -> _RowRange:
     """Returns the range of rows in which the exchanges of a target lie, which may be all rows."""
-    if any(beginning.exchanges > _MAX_EXCHANGES for beginning in beginnings):
+    if any(span.exchange_count > _MAX_EXCHANGES for span in spans):
         return _RowRange(0, LAST_NUMBER)
-    rows = [row for beginning in beginnings for row in (beginning.first_row, beginning.last_row)]
+    rows = [row for span in spans for row in (span.first_row, span.last_row)]
     return _RowRange(min(rows, default=0), max(rows, default=0))
 
 
-async def _find_beginnings(connection: Connection, erased: _Target) -> Sequence[_Beginning]:
-    rows = await connection.fetch_rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
-    return [beginning for beginning in (_Beginning(*row) for row in rows) if beginning.exchanges]
+async def _find_erased_spans(connection: Connection, erased: _ErasedExchanges) -> Sequence[_ErasedSpan]:
+    """Returns the exchanges that each path loses, without paths that lose none."""
+    rows = await connection.fetch_rows(SQL["erased_spans"], (*erased, _MAX_EXCHANGES + 1))
+    return [span for span in (_ErasedSpan(*row) for row in rows) if span.exchange_count]
 
 
-async def _read_facts(connection: Connection, going: Sequence[object], limit: int | None) -> ErasedFacts:
-    """Returns the newest facts that go. going: the parameters of statements. limit: the most facts; None: all."""
-    count = await connection.fetch_value(SQL["fact_count"], going)
+async def _read_facts(connection: Connection, values: Sequence[object], limit: int | None) -> ErasedFacts:
+    """Returns the newest facts that are erased with messages.
+
+    values: the parameters of the statements: the erased exchanges, and the range of their rows.
+    limit: the most facts that are returned; None: all.
+    """
+    count = await connection.fetch_value(SQL["fact_count"], values)
     most = count if limit is None else min(count, limit)
-    rows = await connection.fetch_rows(SQL["facts"], (*going, most)) if most else []
+    rows = await connection.fetch_rows(SQL["facts"], (*values, most)) if most else []
     return ErasedFacts(
         [ErasedFact(seq, text, origin, bool(is_true)) for seq, text, origin, is_true in rows], count
     )
 
 
-async def _count_summaries(connection: Connection, agent_row: int, beginnings: Sequence[_Beginning]) -> int:
+async def _count_summaries(connection: Connection, agent_row: int, spans: Sequence[_ErasedSpan]) -> int:
     """Counts the summaries of paths on which an exchange is erased."""
     count = 0
-    for beginning in beginnings:
+    for span in spans:
         count += await connection.fetch_value(
-            SQL["summaries"], (agent_row, beginning.conversation_row, beginning.depth, beginning.seq)
+            SQL["summaries"], (agent_row, span.conversation_row, span.depth, span.seq)
         )
     return count
 
 
 async def _count_whole(connection: Connection, agent_row: int) -> ForgetCounts:
+    """Counts all records of a memory."""
     row = await connection.fetch_row(SQL["whole"], (agent_row,))
     messages, facts, passages, versions, summaries = row or (0, 0, 0, 0, 0)
     notes = None

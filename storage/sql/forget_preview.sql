@@ -1,6 +1,6 @@
--- Every statement that counts the rows that a forgetting would erase. `-- name:` begins one, and the next line describes
--- it. The forgetting takes from a memory ?1 the conversation ?2 (-1: none) and the exchanges in the list ?3. All their
--- rows lie between ?4 and ?5, so that others need not be looked up.
+-- Counts the rows that a forgetting would erase. The forgetting erases from a memory ?1 the conversation ?2 (-1: none)
+-- and the exchanges in the list ?3. The rows of all these exchanges are between ?4 and ?5, so that no other row is
+-- looked up.
 
 -- piece: goes
 -- Whether an exchange `e` goes.
@@ -108,7 +108,7 @@ SELECT count(*) FROM summaries s WHERE s.agent = ?1 AND s.agent <> 0 AND (
     (s.conversation = ?2 AND s.depth >= ?3)
     OR s.conversation IN (SELECT f.conversation FROM forks f WHERE f.agent = ?1 AND f.origin = ?2 AND f.seq >= ?4))
 
--- name: erased_beginnings
+-- name: erased_spans
 -- Returns where each path loses its first exchange: conversation, depth, number; how many exchanges it loses, and the
 -- first and the last row of these.
 SELECT ?2, min(depth), min(seq), count(*), min(id), max(id) FROM (SELECT e.depth, e.seq, e.id {of_conversation}) gone
