@@ -87,7 +87,7 @@ RULES = (
     Rule("wordy questions ask for less", [(term_weights, "_MAX_UNKNOWN_WORDS", inf)]),
     Rule("pairs never heard ask less", [(term_weights, "_MISSING_PAIR_SHARE", 1.0)]),
     Rule("a sentence never heard asks less", [(rank, "_SENTENCE_END", re.compile("(?!)"))]),
-    Rule("a second look for names", [(rank, "_LOOKED_AGAIN_BYTES", -1)]),
+    Rule("a second look for names", [(rank, "_MAX_BYTES_OF_SECOND_SEARCH", -1)]),
     Rule("more hits of short messages", [(note_search, "SPARE_BUDGETS", 0)]),
     Rule("the best part of a long turn", [(note_choice, "make_excerpt", _beginning)]),
     Rule("what came next, or before", [(find_messages, "_NEIGHBOUR_QUESTIONS", ())]),

@@ -1,6 +1,6 @@
-"""Where the terms of a query are in an agent's index and its tail (storage/search/index.py, tail.py).
+"""Finds where the terms of a query are in an agent's index and its tail (storage/search/index.py, tail.py).
 
-Pure: values in, occurrences out. storage/search/scores.py adds them up by message.
+Without IO: values in, occurrences out. storage/search/scores.py sums the occurrences up by message.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 _QUERY_TERMS = 64
 # The most names of the first hits that are searched for after them.
 _NAMES = 8
-# Occurrences that are scored, which takes 5 ms. The terms of a question have a tenth of that in 10,000 messages.
+# The most occurrences that are scored, which takes 5 ms. The terms of a question have a tenth of them in 10,000
+# messages.
 _MAX_OCCURRENCES = 1 << 16
 # The most terms of a message's frame: four of its date, and two of its speaker's name. A text that is a little longer
 # than its head has its last words outside of the head as well, so a name is what so many messages have there. Not
 # measured: with fewer messages a last word counts as a name, with more a name is known later.
-_FRAME_TERMS, _MIN_SPEAKER_MESSAGES = 6, 3
+_FRAME_TERMS = 6
+_MIN_SPEAKER_MESSAGES = 3
 
 
 class Occurrences(Struct, frozen=True):
@@ -52,7 +54,7 @@ class Occurrences(Struct, frozen=True):
 def collect_occurrences(
     index: Index, layout: IndexLayout, query: QueryTerms, postings: Postings = NO_POSTINGS
 ) -> Occurrences:
-    """Returns where the terms of a query are.
+    """Returns the occurrences of a query's terms.
 
     query: the terms, at least one.
     layout: the layout of the index and its tail.
@@ -78,10 +80,10 @@ def collect_occurrences(
         by_term = _choose_near_rarest(layout, by_term)
     sizes = [*map(len, by_term)]
     in_index = np.concatenate(by_term).view(np.int64) & LOW_HALF
-    named = _count_named(layout, in_index, sizes, in_tail)
+    name_counts = _count_speaker_names(layout, in_index, sizes, in_tail)
     in_frames = [
-        count if is_date_word(term) else as_name
-        for term, count, as_name in zip(terms, counts, named, strict=True)
+        count if is_date_word(term) else name_count
+        for term, count, name_count in zip(terms, counts, name_counts, strict=True)
     ]
     weights = weigh_terms(query, counts, in_frames, layout.lengths)
     return Occurrences(weights, in_index, sizes, in_tail, sum(counts))
@@ -109,12 +111,13 @@ def _drop_all_but_rarest(by_term: list[NDArray[np.uint64]], in_tail: list[Sequen
         by_term[number], in_tail[number] = make_empty_column(), ()
 
 
-def _count_named(
+def _count_speaker_names(
     layout: IndexLayout, in_index: NDArray[np.int64], sizes: Sequence[int], in_tail: Sequence[Sequence[int]]
 ) -> list[int]:
-    """Returns how many messages have each term as a name of their speaker: 0 or `_MIN_SPEAKER_MESSAGES` or more.
+    """Returns, for each term, how many messages have it as a name of their speaker; fewer than a minimum count as 0.
 
     Only messages with texts no longer than a head are counted: there the terms outside the head are the frame's.
+
     in_index, sizes, in_tail: the occurrences, as in `Occurrences`.
     """
     length, head, rows = layout.length, layout.head, layout.tail_rows
@@ -141,8 +144,8 @@ def _choose_near_rarest(
 ) -> list[NDArray[np.uint64]]:
     """Returns the occurrences of the rarest terms, and the occurrences of other terms that are near one of these.
 
-    The rarest terms have at most `_MAX_OCCURRENCES` together. Near is the same message, or one next to it. A term that
-    has more than `_MAX_OCCURRENCES` by itself is looked for in the newest messages.
+    The rarest terms have at most `_MAX_OCCURRENCES` together. An occurrence in the same message is near, or in one next
+    to it. A term that has more than `_MAX_OCCURRENCES` by itself is looked for in the newest messages.
     """
     import numpy as np
 
@@ -164,15 +167,15 @@ def _choose_near_rarest(
 def find_names(
     index: Index, layout: IndexLayout, rows: Sequence[int], query: QueryTerms, secret: bytes
 ) -> Occurrences | None:
-    """Returns where the names in some messages are; None where the query has all of these names.
+    """Returns the occurrences of the names in some messages; None: the query has all of these names.
 
     A name that comes from the index is not looked for in the tail, since all words there would have to be hashed.
 
     rows: the rows of the messages, best first: only the first names are looked for.
     """
     has_index, tail_rows, tail = index.blob_bytes > 0, layout.tail_rows, layout.tail
-    # The name by its hash, where the index has any to compare it with; else by itself. Of a name that comes from the
-    # index only the hash is known.
+    # The names by their hashes if there is an index to compare with, otherwise by themselves. Of a name that comes from
+    # the index only the hash is known.
     names: dict[int | str, str] = {}
     indexed_rows = [row for row in rows if row not in tail_rows] if has_index else []
     in_index = (

@@ -1,6 +1,6 @@
-"""Ranking the packed search index (storage/search/blob.py): BM25 over one agent's messages alone, and their vectors.
+"""Ranks the messages of one agent: BM25 over its packed search index (storage/search/blob.py), and their vectors.
 
-Pure: bytes and values in, numbers out.
+Without IO: bytes and values in, numbers out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from storage.search_trace import HitScores, SearchTrace
 
 # The most distinct words of a query that are looked up, and the characters of the query in which words are found:
 # callers may send a book, and its words would be split for each memory that is searched.
-_QUERY_WORDS, _QUERY_CHARS = 256, 10_000
+_QUERY_WORDS = 256
+_QUERY_CHARS = 10_000
 
 # Not after a number, as in a list. It begins with the signs, for which `re` looks quickly.
 _SENTENCE_END = re.compile(r"[.!?؟।。！？\n](?:(?<=[。！？\n])|(?<!\d.)\s)")
@@ -49,13 +50,14 @@ _STATED_TERMS = 32
 _TOKENS_BY_TERMS = [terms * _TOKENS_OF_TERM for terms in range(_STATED_TERMS)]
 _MAX_TOKENS = _STATED_TERMS * _TOKENS_OF_TERM
 
-# The first hits that give names and numbers for a second look, and the first hits that stay before the hits of the
-# second look. Measured without and with a second look: 88.2 and 88.7% of LongMemEval's evidence (1,000 tokens, index
-# and note alone); of questions of two steps in short talk 65 and 85%.
+# The first hits that give names and numbers for a second search, and the first hits that stay before the hits of the
+# second search. Measured without and with a second search: 88.2 and 88.7% of LongMemEval's evidence (1,000 tokens,
+# index and note alone); of questions of two steps in short talk 65 and 85%.
 _NAMING_HITS = 3
 _LEADING_HITS = 10
-# The largest index that is looked at twice, since a second look takes nearly as long as the first: 4,000 long messages.
-_LOOKED_AGAIN_BYTES = 4 << 20
+# The largest index that is searched twice, since a second search takes nearly as long as the first: 4,000 long
+# messages.
+_MAX_BYTES_OF_SECOND_SEARCH = 4 << 20
 
 # The newest rows among which the most telling messages are looked for, in 0.3 ms. Other numbers were not measured.
 _TELLING_ROWS = 1_024
@@ -81,7 +83,7 @@ def rank(
     limit: int = 50,
     room: int = 0,
     only_strong: bool = False,
-    near: VectorSimilarities | None = None,
+    similarities: VectorSimilarities | None = None,
     trace: SearchTrace | None = None,
     postings: Postings = NO_POSTINGS,
 ) -> list[int]:
@@ -94,13 +96,13 @@ def rank(
     tail: the messages that are not indexed yet; if the index has a message as well, the tail's text counts.
     skip: the numbers of messages to leave out; messages in the index count for the statistics nevertheless.
     room: the tokens that the messages may fill; if they are short, more than `limit` are returned. A search with room
-        also looks a second time, for names and numbers that the first hits add: "What did my sister win?" shares its
+        also searches a second time, for names and numbers that the first hits add: "What did my sister win?" shares its
         words with the message that names her, and not with the one that answers.
     only_strong: True for a search that no caller asked for. Small talk finds nothing, and without hits that hold a good
         part of the query nothing is returned. Search tools leave it off.
-    near: vectors, for two more rankings, which count the less, the more of the query the words hold. Messages without a
-        vector have the rankings by words alone. (Without the ranking of the user's turns 3 points were lost at 1,000
-        tokens.)
+    similarities: the similarities of vectors, for two more rankings, which count the less, the more of the query the
+        words hold. Messages without a vector have the rankings by words alone. (Without the ranking of the user's turns
+        3 points were lost at 1,000 tokens.)
     trace: the trace that is filled; None: none is wanted.
     postings: the terms (`hash_rare_terms`) in the segments of the index.
     """
@@ -111,36 +113,37 @@ def rank(
     if index.blob_bytes:
         query_terms = replace(query_terms, hashes=[*hash_terms(query_terms.terms, secret).values()])
     occurrences = collect_occurrences(index, layout, query_terms, postings)
-    if not layout.end or (not occurrences.count and near is None):
+    if not layout.end or (not occurrences.count and similarities is None):
         return []
-    scores = Scores(layout, near)
+    scores = Scores(layout, similarities)
     scores.add(occurrences)
     best = partial(scores.list_best, layout.make_row_range(skip), only_strong=only_strong)
     rows = best(max(limit, MAX_HITS) if room else limit)
-    if room and (names := _take_second_look(index, layout, rows, scores, query_terms, secret)) is not None:
+    if room and (names := _find_names_in_hits(index, layout, rows, scores, query_terms, secret)) is not None:
         scores.add(names)
-        rows = _mix_looks(rows, best(MAX_HITS))
+        rows = _merge_hits(rows, best(MAX_HITS))
     if len(rows) > limit:
         rows = _fill_room(rows, layout, limit, room)
     seqs = list_seqs(rows, layout.chunks)
     if trace is not None:
-        trace.hit_seqs, trace.has_meaning = seqs, near is not None
+        trace.hit_seqs = seqs
+        trace.has_meaning = similarities is not None
         trace.scores = scores.defer_scores(rows)
         trace.weak_hits = partial(_make_weak_hits, scores, layout.chunks)
     return seqs
 
 
-def _take_second_look(
+def _find_names_in_hits(
     index: Index, layout: IndexLayout, rows: Sequence[int], scores: Scores, query: QueryTerms, secret: bytes
 ) -> Occurrences | None:
-    """Returns where the names and numbers in the first hits are, or None if a second look is not worth its time.
+    """Returns the occurrences of the names and numbers in the first hits; None: a second search is not worth its time.
 
-    rows: the hits of the first look, best first. Names are taken from hits that have words of the query themselves: a
+    rows: the hits of the first search, best first. Names are taken from hits that have words of the query themselves: a
         hit that only stands next to such a message may be about something else.
     """
-    # A second look adds nothing if the first one has found all messages.
+    # A second search adds nothing if the first one has found all messages.
     is_all = len(rows) == layout.lengths.count <= _LEADING_HITS
-    if is_all or index.blob_bytes > _LOOKED_AGAIN_BYTES:
+    if is_all or index.blob_bytes > _MAX_BYTES_OF_SECOND_SEARCH:
         return None
     return find_names(index, layout, scores.select_with_own_words(rows[:_NAMING_HITS]), query, secret)
 
@@ -180,7 +183,7 @@ def _make_weak_hits(scores: Scores, chunks: Sequence[int], limit: int) -> list[t
 
     chunks: the chunks that the layout had when it was ranked, since the layout changes in place.
     """
-    rows, columns = scores.list_left_out(limit)
+    rows, columns = scores.list_rows_left_out(limit)
     return list(zip(list_seqs(rows, chunks), zip(*columns, strict=True), strict=True))
 
 
@@ -206,7 +209,7 @@ def find_most_telling(
     statements, questions = _group_by_conversation(layout, newest_rows, unwanted, {})
     newest = max(chain(statements, questions), default=-1)
     leads = questions.get(newest, ())[:1] if newest not in statements else ()
-    ranked = dict.fromkeys(chain(leads, _take_in_turn(statements), _take_in_turn(questions)))
+    ranked = dict.fromkeys(chain(leads, _interleave_groups(statements), _interleave_groups(questions)))
     return list_seqs([*ranked][:limit], layout.chunks)
 
 
@@ -232,7 +235,7 @@ def find_around(
     if not first or first.start >= layout.end:
         return []
     row = first.start
-    # The message itself stands for its own conversation, of which it is the newest row then.
+    # Looking back, the message itself is the newest row of its own conversation.
     newest_of = {layout.earlier[row]: row} if looks_back and layout.earlier[row] >= 0 else {}
     rows = (
         range(max(row - _TELLING_ROWS, 0), row)
@@ -279,13 +282,13 @@ def _group_by_conversation(
     return _UserRows(statements, questions)
 
 
-def _take_in_turn(groups: Mapping[int, Sequence[int]]) -> list[int]:
+def _interleave_groups(groups: Mapping[int, Sequence[int]]) -> list[int]:
     """Returns the first row of each group, of the newest group first, then the second of each, and so on."""
     return interleave([groups[newest] for newest in sorted(groups, reverse=True)])
 
 
-def _mix_looks(first: list[int], second: list[int]) -> list[int]:
-    """Returns the rows of both looks: the leading hits of the first, then one of each look in turn."""
+def _merge_hits(first: list[int], second: list[int]) -> list[int]:
+    """Returns the rows of both searches: the leading hits of the first, then one hit of each search in turn."""
     if len(first) <= _LEADING_HITS:  # a shortcut for two of three turns
         return list(dict.fromkeys(first + second))[:MAX_HITS]
     mixed = interleave((first[_LEADING_HITS:], second))
@@ -293,7 +296,7 @@ def _mix_looks(first: list[int], second: list[int]) -> list[int]:
 
 
 def _fill_room(ranked: list[int], layout: IndexLayout, limit: int, room: int) -> list[int]:
-    """Returns the first `limit` rows, and as many of the next as it takes to fill a room of `room` tokens."""
+    """Returns the first `limit` rows, and as many of the next rows as are needed to fill `room` tokens."""
     filled, lengths = 0.0, layout.length
     for count, row in enumerate(ranked):
         if count >= limit and filled >= room:

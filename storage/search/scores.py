@@ -56,6 +56,15 @@ _MIN_BEYOND_ALONE = 3.0
 # numpy is imported in the functions that need it: without memory it is not needed (storage/search/blob.py).
 
 
+class _VectorColumns(NamedTuple):
+    """The measures of vectors, by row. Both are 0 for a message without a vector."""
+
+    # The standard deviations by which each message stands out among the messages of the memory.
+    outstanding: NDArray[np.float64]
+    # `VectorSimilarities.beyond` of each message.
+    beyond: NDArray[np.float64]
+
+
 class _RowScores(NamedTuple):
     """Some rows, and their scores by words."""
 
@@ -117,6 +126,15 @@ class _OccurrenceColumns(NamedTuple):
     length: NDArray[np.float64]
 
 
+class _UnpackedOccurrences(NamedTuple):
+    """The occurrences of a query's terms in index and tail, one at each index."""
+
+    # Each occurrence with the row of its message, packed as in the index.
+    packed: NDArray[np.int64]
+    # The number of the term among the query's terms.
+    term: NDArray[np.int64]
+
+
 class _NeighbourColumns(NamedTuple):
     """Neighbouring rows for which a word in a head counts, one at each index. A word may have several."""
 
@@ -126,6 +144,15 @@ class _NeighbourColumns(NamedTuple):
     word: NDArray[np.int64]
     # The part of an occurrence for which the word counts there.
     part: NDArray[np.float64]
+
+
+class _DistinctBins(NamedTuple):
+    """The distinct bins of some occurrences."""
+
+    # The bins, in order.
+    bins: NDArray[np.int64]
+    # For each occurrence the position of its bin in `bins`.
+    bin_index: NDArray[np.int64]
 
 
 class _Cells(NamedTuple):
@@ -141,7 +168,7 @@ class _Cells(NamedTuple):
 class Scores:
     """The sums over the occurrences of a query's terms, by row: the score of BM25, and the part of the query in a row.
 
-    Four kinds of numbers point to something here:
+    A number here is one of four kinds:
 
     - row: a message in the layout, over the whole memory.
     - bin: a row among the rows that may have a score (`_rows`); the sums are columns by bin, as `numpy.bincount` makes
@@ -150,15 +177,15 @@ class Scores:
     - position: a row among the rows that one call of `list_best` ranks (`_Ranking.rows`).
     """
 
-    def __init__(self, layout: IndexLayout, near: VectorSimilarities | None) -> None:
+    def __init__(self, layout: IndexLayout, similarities: VectorSimilarities | None) -> None:
         import numpy as np
 
         self._layout = layout
-        self._near = near
+        self._similarities = similarities
         self._total = len(layout.flags)
         # The row of each bin, in order: all rows of a small memory, or the rows of a large memory that have
         # occurrences.
-        self._rows = np.arange(self._total if near is not None or self._total <= _FEW_ROWS else 0)
+        self._rows = np.arange(self._total if similarities is not None or self._total <= _FEW_ROWS else 0)
         # The bin of each row; 0 also for a row without a bin.
         self._bin_of_row = np.zeros(self._total, np.int64)
         self._bin_of_row[self._rows] = self._rows
@@ -169,28 +196,28 @@ class Scores:
         self._occurrence_rows: list[NDArray[np.int64]] = []
         self._occurrence_terms: list[NDArray[np.int64]] = []
         self._term_count = 0
-        # The weight of the query: a message that has all terms has about this share (`TermWeights.asked`).
+        # The weight of the query: a message that has all terms has about this share (`TermWeights.query_weight`).
         self._query_weight = 0.0
         # The ranking of the last call of `list_best`; None: there was no call.
         self._ranking: _Ranking | None = None
 
     def add(self, occurrences: Occurrences) -> None:
         """Adds the occurrences of a query's terms, or of the names in its first hits."""
-        self._query_weight += occurrences.weights.asked
+        self._query_weight += occurrences.weights.query_weight
         packed, term = self._unpack_terms(occurrences)
         row = packed >> ROW_SHIFT
         self._occurrence_rows.append(row)
         self._occurrence_terms.append(term + self._term_count)
         self._term_count += len(occurrences.sizes)
-        self._add_up(occurrences.weights, self._add_neighbours(packed, term))
+        self._sum_occurrences(occurrences.weights, self._add_neighbours(packed, term))
 
     def _add_neighbours(self, packed: NDArray[np.int64], term: NDArray[np.int64]) -> _OccurrenceColumns:
         """Returns occurrences, followed by the parts of them that count for the neighbouring messages.
 
         packed, term: the occurrences, as `_unpack_terms` returns them.
 
-        A function of its own, so that its arrays are freed at its end: in a large memory they would double the room
-        that a search takes.
+        This is a method of its own, so that its arrays are freed at its end: in a large memory they would double the
+        memory that a search takes.
         """
         import numpy as np
 
@@ -209,8 +236,8 @@ class Scores:
             length=np.concatenate((np.zeros(len(row)), length)),
         )
 
-    def _unpack_terms(self, occurrences: Occurrences) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Returns all occurrences, packed with the rows of their messages, and the number of each occurrence's term."""
+    def _unpack_terms(self, occurrences: Occurrences) -> _UnpackedOccurrences:
+        """Returns the occurrences in index and tail, with the number of each occurrence's term."""
         import numpy as np
 
         in_tail = np.array([*chain.from_iterable(occurrences.in_tail)], np.int64)
@@ -219,14 +246,15 @@ class Scores:
         packed = np.concatenate((occurrences.in_index, in_tail), dtype=np.int64)
         # The index has occurrences of each term, and the tail.
         sizes = [*occurrences.sizes, *map(len, occurrences.in_tail)]
-        return packed, (np.arange(len(sizes)) % len(occurrences.sizes)).repeat(sizes)
+        term = (np.arange(len(sizes)) % len(occurrences.sizes)).repeat(sizes)
+        return _UnpackedOccurrences(packed, term)
 
-    def _add_up(self, weights: TermWeights, occurrences: _OccurrenceColumns) -> None:
+    def _sum_occurrences(self, weights: TermWeights, occurrences: _OccurrenceColumns) -> None:
         """Adds occurrences to the sums of their rows."""
         import numpy as np
 
         layout, term_count = self._layout, len(weights.in_ranking)
-        bins, index = _find_distinct(self._assign_bins(occurrences.row), len(self._rows))
+        bins, index = _list_distinct_bins(self._assign_bins(occurrences.row), len(self._rows))
         lengths = np.asarray(layout.length)[self._rows[bins]] + np.bincount(index, occurrences.length)
         cells = _sum_by_cell(index, occurrences.term, occurrences.times, term_count)
         cell_bins, length = bins[cells.bin_index], lengths[cells.bin_index]
@@ -295,15 +323,15 @@ class Scores:
     def list_best(self, unwanted: range, limit: int, *, only_strong: bool) -> list[int]:
         """Returns the rows of the best messages by words and vectors together.
 
-        `defer_scores` and `list_left_out` are about the ranking of the last call.
+        `defer_scores` and `list_rows_left_out` are about the ranking of the last call.
 
         unwanted: the rows to leave out.
         only_strong: True if no row is to be returned by common words alone.
         """
-        layout, near = self._layout, self._near
+        layout = self._layout
         outstanding = beyond = None
-        if near is not None:
-            outstanding, beyond = _measure_vectors_by_row(layout, near)
+        if self._similarities is not None:
+            outstanding, beyond = _measure_vectors_by_row(layout, self._similarities)
         rows, score, share, flags = self._collect_row_scores()
         if unwanted:
             # Only now, since the statistics of words and vectors are about the whole memory.
@@ -315,18 +343,18 @@ class Scores:
         ranking = _Ranking(rows, score, outstanding, flags & USER, layout.user_weight, vector_weight)
         self._ranking = ranking
         best_by_words = _compute_max(score)
-        by_vector_alone = None
+        strong_by_vector = None
         if only_strong and not (best_by_words > 0 and self._has_strong_row(rows, share)):
-            by_vector_alone = self._is_strong_by_vector(beyond)
-            if by_vector_alone is None:
+            strong_by_vector = self._mask_strong_by_vector(beyond)
+            if strong_by_vector is None:
                 return []
         if not best_by_words > 0 and (outstanding is None or not _compute_max(outstanding) > 0):
             return []
         fused = ranking.fuse()
         if only_strong:
             if layout.all_flags & SLIGHT:
-                _hold_back_small_talk(fused, rows, flags, layout)
-            fused[self._is_weak(share, outstanding, by_vector_alone)] = 0.0
+                _lower_small_talk(fused, rows, flags, layout)
+            fused[self._mask_weak(share, outstanding, strong_by_vector)] = 0.0
         ranking.best_rows = rows[_choose_best_positions(fused, limit)].tolist()
         ranking.chosen_by = fused
         return ranking.best_rows
@@ -351,9 +379,9 @@ class Scores:
             return False
         if self._term_count <= FEW_TERMS or best_share >= MIN_BEST_SHARE_OF_ONE * self._query_weight:
             return True
-        return self._hold_several(rows[share >= min_share])
+        return self._have_several_terms(rows[share >= min_share])
 
-    def _hold_several(self, rows: NDArray[np.int64]) -> bool:
+    def _have_several_terms(self, rows: NDArray[np.int64]) -> bool:
         """Returns whether rows and their neighbours have more than one term of the query, between them."""
         import numpy as np
 
@@ -364,37 +392,37 @@ class Scores:
         terms = np.concatenate(self._occurrence_terms)[is_there]
         return len(terms) > 0 and bool((terms != terms[0]).any())
 
-    def _is_strong_by_vector(self, beyond: NDArray[np.float64] | None) -> NDArray[np.bool_] | None:
-        """Returns a mask of the rows, by position: a vector alone shows that a row is about the query. None if none is.
+    def _mask_strong_by_vector(self, beyond: NDArray[np.float64] | None) -> NDArray[np.bool_] | None:
+        """Returns a mask of the rows whose vector alone shows that they are about the query; None: no row's does.
 
-        With vectors all rows are ranked, so that each row is its own position.
-
-        The nearest vector is not enough, since some vector is always the nearest.
+        The mask is by position. With vectors all rows are ranked, so that each row is its own position. The nearest
+        vector is not enough, since some vector is always the nearest.
         """
-        if self._near is None or beyond is None:
+        if self._similarities is None or beyond is None:
             return None
-        is_strong: NDArray[np.bool_] = beyond >= _MIN_BEYOND_ALONE + math.log10(len(self._near.seqs))
+        is_strong: NDArray[np.bool_] = beyond >= _MIN_BEYOND_ALONE + math.log10(len(self._similarities.seqs))
         return is_strong if is_strong.any() else None
 
-    def _is_weak(
+    def _mask_weak(
         self,
         share: NDArray[np.float64],
         outstanding: NDArray[np.float64] | None,
-        by_vector_alone: NDArray[np.bool_] | None,
+        strong_by_vector: NDArray[np.bool_] | None,
     ) -> NDArray[np.bool_]:
-        """Returns a mask of the rows, by position: a row is too weak for a search that was not asked for.
+        """Returns a mask, by position, of the rows that are too weak for a search that no caller asked for.
 
-        by_vector_alone: the mask that `_is_strong_by_vector` returns, if the words are weak; None: they are strong.
+        strong_by_vector: the mask that `_mask_strong_by_vector` returns, if the words are weak; None: the words are
+            strong.
         """
-        if by_vector_alone is not None:
-            return ~by_vector_alone
+        if strong_by_vector is not None:
+            return ~strong_by_vector
         weak: NDArray[np.bool_] = share < MIN_SHARE * self._query_weight
         if outstanding is not None:
             weak &= outstanding < _NEAR_ENOUGH
         return weak
 
     def _weigh_vectors(self, share: NDArray[np.float64], flags: NDArray[np.uint8]) -> float:
-        """Returns how much the ranking by vectors counts: the less, the more of the query one message has by its words.
+        """Returns the weight of the ranking by vectors: the less, the more of the query one message has by its words.
 
         Messages that only ask do not count, since a question with the same words answers nothing.
         """
@@ -411,7 +439,7 @@ class Scores:
             return make_no_scores
         return ranking.defer_columns(rows, ranking.fuse() if ranking.chosen_by is None else ranking.chosen_by)
 
-    def list_left_out(self, limit: int) -> tuple[list[int], ScoreColumns]:
+    def list_rows_left_out(self, limit: int) -> tuple[list[int], ScoreColumns]:
         """Returns the best rows that the last ranking scored and did not return, and their scores."""
         ranking = self._ranking
         if ranking is None:
@@ -429,7 +457,7 @@ class Scores:
 
         layout = self._layout
         score, share = self._score, self._share
-        bins = np.arange(len(self._rows)) if self._near is not None else (share > 0).nonzero()[0]
+        bins = np.arange(len(self._rows)) if self._similarities is not None else (share > 0).nonzero()[0]
         if 2 * len(bins) > len(self._rows):
             bins, score, share = np.arange(len(self._rows)), score.copy(), share.copy()
         else:
@@ -448,7 +476,7 @@ class Scores:
         return _RowScores(rows, score, share, flags)
 
 
-def _hold_back_small_talk(
+def _lower_small_talk(
     fused: NDArray[np.float64], rows: NDArray[np.int64], flags: NDArray[np.uint8], layout: IndexLayout
 ) -> None:
     """Lowers the scores of small talk: "Thanks." has no content, and "Yes." no more than the question before it."""
@@ -466,8 +494,8 @@ def _hold_back_small_talk(
     fused[slight] = np.where(is_answer, np.minimum(fused[slight], AFTER_FACTOR * score[before]), 0.0)
 
 
-def _find_distinct(bins: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the distinct bins in order, and for each bin its index among them. count: the number of all bins."""
+def _list_distinct_bins(bins: NDArray[np.int64], count: int) -> _DistinctBins:
+    """Returns the distinct bins. bins: the bin of each occurrence. count: the number of all bins."""
     import numpy as np
 
     is_there = np.zeros(count, bool)
@@ -475,7 +503,7 @@ def _find_distinct(bins: NDArray[np.int64], count: int) -> tuple[NDArray[np.int6
     distinct = is_there.nonzero()[0]
     index = np.empty(count, np.int64)
     index[distinct] = np.arange(len(distinct))
-    return distinct, index[bins]
+    return _DistinctBins(distinct, index[bins])
 
 
 def _sum_by_cell(
@@ -519,12 +547,8 @@ def _scale_to_best(
     return relative
 
 
-def _measure_vectors_by_row(
-    layout: IndexLayout, near: VectorSimilarities
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the standard deviations by which each message stands out, and its `VectorSimilarities.beyond`, by row.
-
-    Both are 0 for a message without a vector. Messages that the index does not know are left out.
+def _measure_vectors_by_row(layout: IndexLayout, similarities: VectorSimilarities) -> _VectorColumns:
+    """Returns the measures of vectors by row. Messages that the index does not have are left out.
 
     Two questions are alike whatever they ask for. So an earlier question counts little by its similarity, and nothing
     in the measure of the other messages: it ranks after any answer. A similarity below the mean counts as the mean, so
@@ -534,9 +558,9 @@ def _measure_vectors_by_row(
 
     flags = np.asarray(layout.flags)
     outstanding, beyond = np.zeros(len(flags)), np.zeros(len(flags))
-    row = layout.find_rows(near.seqs)
+    row = layout.find_rows(similarities.seqs)
     is_indexed = (row >= 0) & ((flags[row] & PRESENT) > 0)
-    row, similarity = row[is_indexed], near.similarity[is_indexed]
+    row, similarity = row[is_indexed], similarities.similarity[is_indexed]
     asks = (flags[row] & ASKS) > 0
     statements = similarity[~asks] if np.count_nonzero(~asks) > 1 else similarity
     # The meaning of a similarity differs from model to model; how unusual it is in this memory does not.
@@ -544,12 +568,12 @@ def _measure_vectors_by_row(
     if spread > _MIN_SPREAD:
         deviations = np.maximum((similarity - statements.mean()) / spread, 0.0)
         outstanding[row] = np.where(asks, deviations * MIN_STATEMENT_FACTOR, deviations)
-    beyond[row] = near.beyond[is_indexed]
-    return outstanding, beyond
+    beyond[row] = similarities.beyond[is_indexed]
+    return _VectorColumns(outstanding, beyond)
 
 
 def _make_hit_scores(columns: Sequence[tuple[NDArray[np.float64], float] | None], count: int) -> ScoreColumns:
-    """Returns scores from 0 to 255, relative to the best of all.
+    """Returns the scores of hits from 0 to 255, relative to the best score of any row.
 
     columns: the scores of the hits with the best score of any row: by all, by words, by vectors; None: no such scores.
     """

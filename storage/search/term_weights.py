@@ -1,6 +1,6 @@
 """The weights of a query's terms. A term weighs more the fewer messages have it, in this memory and in general.
 
-Pure: counts in, weights out. A term has two weights: one in the ranking, one in the bounds that a hit must reach.
+Without IO: counts in, weights out. A term has two weights: one in the ranking, one in the bounds that a hit must reach.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _MESSAGE_TERMS = 75
 #     a note for questions about another memory 26.0 / 26.8, and 22.0 / 21.2, 20.4 / 19.2, 18.8 / 16.4%;
 #     evidence of small memories 92.3 / 91.2, and 92.3 / 91.4, 92.3 / 91.4, 91.9 / 91.4%.
 # With lengths relative to the memory's own mean, German compounds lose up to a half.
-_USUAL_LENGTH, _USUAL_LENGTH_UNSPACED = 100.0, 600.0
+_USUAL_LENGTH = 100.0
+_USUAL_LENGTH_UNSPACED = 600.0
 # The share of people's messages that has a word of which the table knows nothing. Not measured: its logarithm counts,
 # so a tenth of it changes little.
 _LEAST_SHARE = 1e-5
@@ -77,17 +78,17 @@ class TermWeights(Struct, frozen=True):
     in_bounds: Sequence[float]
     # The most terms of a message of the usual length.
     usual_lengths: Sequence[float]
-    # The part of the weight in the bounds that a message which is e times as long loses.
+    # The part of the weight in the bounds that is lost by a message of e times the usual length.
     length_costs: Sequence[float]
     # The weight of the query, to which the bounds are relative: roughly the sum of the squares of the weights in the
     # bounds.
-    asked: float
+    query_weight: float
 
 
 def weigh_terms(
     query: QueryTerms, counts: Sequence[int], frame_counts: Sequence[int], lengths: Lengths
 ) -> TermWeights:
-    """Returns how much the terms of a query weigh in a memory.
+    """Returns the weights of a query's terms in a memory.
 
     counts: for each term the number of messages that have it.
     frame_counts: for each term the number of messages that have it in their date or the name of their speaker.
@@ -120,7 +121,9 @@ def weigh_terms(
             weight / max(-log(max(share, _LEAST_SHARE)), 1.0)
             for weight, share in zip(in_bounds, query.shares, strict=True)
         ],
-        asked=_measure_asked(query, counts, shares, scales, in_bounds, weight_of_single=log(sample / 1.5)),
+        query_weight=_measure_query(
+            query, counts, shares, scales, in_bounds, weight_of_single=log(sample / 1.5)
+        ),
     )
 
 
@@ -136,7 +139,7 @@ def _measure_frame_shares(query: QueryTerms, frame_counts: Sequence[int], messag
     return [0.0 if asks_for_all else in_frame / messages for in_frame in frame_counts]
 
 
-def _measure_asked(
+def _measure_query(
     query: QueryTerms,
     counts: Sequence[int],
     shares: Sequence[float],
@@ -144,24 +147,24 @@ def _measure_asked(
     in_bounds: Sequence[float],
     weight_of_single: float,
 ) -> float:
-    """Returns the weight of a query, as `TermWeights.asked`.
+    """Returns the weight of a query, as `TermWeights.query_weight`.
 
     A sentence of which the memory has no word that names something is mostly no part of the question ("Please jog my
     memory."), and adds less.
 
     weight_of_single: the weight of a word that one message of the memory has, and no message of people in general. A
-        word that the memory lacks weighs no more; else, with few messages, it would outweigh all that was found.
+        word that the memory lacks weighs no more: with few messages it would outweigh all hits.
     """
     by_sentence: dict[int, float] = {}
     naming_sentences: set[int] = set()
-    for term, count, share, scale, weight, sentence in zip(
+    for term, count, share, scale, term_weight, sentence in zip(
         query.terms, counts, shares, scales, in_bounds, query.sentences, strict=True
     ):
         factor = _MISSING_PAIR_SHARE if not count and scale == 1.0 and is_pair(term) else 1.0
-        squared = factor * min(weight, scale * weight_of_single) ** 2
+        squared = factor * min(term_weight, scale * weight_of_single) ** 2
         by_sentence[sentence] = by_sentence.get(sentence, 0.0) + squared
         if count and share <= MAX_NAMING_SHARE:
             naming_sentences.add(sentence)
     other_sums = (squares for sentence, squares in by_sentence.items() if sentence not in naming_sentences)
-    asked = hypot(sum(by_sentence[sentence] for sentence in naming_sentences), *other_sums)
-    return max(min(asked, _MAX_UNKNOWN_WORDS * weight_of_single**2), _MIN_QUERY_WEIGHT)
+    weight = hypot(sum(by_sentence[sentence] for sentence in naming_sentences), *other_sums)
+    return max(min(weight, _MAX_UNKNOWN_WORDS * weight_of_single**2), _MIN_QUERY_WEIGHT)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 from msgspec.structs import replace
@@ -47,11 +47,11 @@ from storage.sql.statements import load, load_rows, run_for_list
 # The most exchanges that are read for one request: of a long conversation, the newest.
 POOL_LIMIT = 2000
 
-# The offsets in a row of `memory_snapshot` of its five numbers, three texts, three contents, time, and columns of
-# `{skeleton}`. It begins with its kind.
-_NUMBER, _TEXT, _CONTENT, _TIME, _SKELETON = 1, 6, 9, 12, 13
+# The columns of a row of `memory_snapshot` with the three contents of an exchange, the time, and `{skeleton}`.
+_CONTENTS, _TIME, _SKELETON = slice(9, 12), 12, slice(13, None)
 # The most values of the lists that `pool_found` takes. A longer list is cut, and its newest part stays.
-_MAX_REPLIES, _MAX_MARKS = 64, 32
+_MAX_REPLIES = 64
+_MAX_MARKS = 32
 # The values of a recall that is not recorded.
 NO_RECALL = (None, None)
 
@@ -59,6 +59,27 @@ SQL = load("exchanges.sql")
 
 
 # -- reading
+
+
+class SnapshotRow(NamedTuple):
+    """A row of a statement that reads several kinds of rows at once. The kind decides what the other values are."""
+
+    kind: str
+    # Five values.
+    numbers: Sequence[Any]
+    # Three texts, each of which may be missing.
+    texts: Sequence[Any]
+    content: Any
+    # The time of the row; None: rows of this kind have none.
+    at: float | None
+
+    @classmethod
+    def make(cls, columns: Row, at: float | None) -> SnapshotRow:
+        """Makes a row of the columns that `memory_snapshot` and `head` (stored_paths.sql) have in common.
+
+        at: the time, which has another column in each of them.
+        """
+        return cls(columns[0], columns[1:6], columns[6:9], columns[9], at)
 
 
 async def find_snapshot(
@@ -78,53 +99,57 @@ async def find_snapshot(
     snapshot = MemorySnapshot(*rows[0][1:6])
     blocks: list[OwnedBlock] = []
     additions: list[Exchange] = []
-    for row in rows[1:]:
-        match row[0]:
+    for columns in rows[1:]:
+        row = SnapshotRow.make(columns, columns[_TIME])
+        match row.kind:
             case "conversation":
-                texts = row[_TEXT], row[_TEXT + 1]
-                snapshot.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1])
+                conversation_row, rev, *_ = row.numbers
+                uid, key, _ = row.texts
+                snapshot.conversation = Conversation(conversation_row, uid, key, rev)
             case "exchange":
-                snapshot.exchange = replace(make_exchange(row[_SKELETON:]), notes=NO_NOTES)
-                snapshot.is_continued, snapshot.has_rivals = bool(row[_NUMBER]), bool(row[_NUMBER + 1])
+                is_continued, has_rivals, *_ = row.numbers
+                snapshot.exchange = replace(make_exchange(columns[_SKELETON]), notes=NO_NOTES)
+                snapshot.is_continued = bool(is_continued)
+                snapshot.has_rivals = bool(has_rivals)
             case "addition":
-                additions.append(make_exchange(row[_SKELETON:], *row[_CONTENT : _CONTENT + 3]))
+                additions.append(make_exchange(columns[_SKELETON], *columns[_CONTENTS]))
             case "prefix":
                 snapshot.matches_prefix = True
             case "tombstone":
                 snapshot.has_tombstones = True
             case _:
-                add_snapshot_row(snapshot, blocks, row, row[_TIME])
+                add_snapshot_row(snapshot, blocks, row)
     snapshot.additions = NO_ADDITIONS.extended(*sorted(additions, key=lambda exchange: exchange.depth))
     complete_snapshot(snapshot, blocks)
     return snapshot
 
 
-def add_snapshot_row(snapshot: MemorySnapshot, blocks: list[OwnedBlock], row: Row, at: float | None) -> None:
+def add_snapshot_row(snapshot: MemorySnapshot, blocks: list[OwnedBlock], row: SnapshotRow) -> None:
     """Adds a row of a kind that the statements `memory_snapshot` and `head` (stored_paths.sql) have in common.
 
     blocks: the blocks so far, for `complete_snapshot`; a block is added.
-    at: the time in the row; None: rows of this kind have none.
     """
-    match row[0]:
+    match row.kind:
         case "section":
-            snapshot.section = SentSection(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
+            snapshot.section = SentSection(row.numbers[0], row.texts[0], orjson.loads(row.content))
         case "block":
-            id, limit, read_only, version, owner, label, description, value = row[_NUMBER : _TEXT + 3]
+            block_row, limit, read_only, version, owner = row.numbers
+            label, description, value = row.texts
             block = Block(
-                id, label, description, value, limit=limit, read_only=bool(read_only), version=version
+                block_row, label, description, value, limit=limit, read_only=bool(read_only), version=version
             )
             blocks.append(OwnedBlock(owner, block))
             snapshot.shares_blocks |= owner == 1
         case "edit":
-            call_id, op, label = row[_TEXT : _TEXT + 3]
-            assert at is not None  # rows of this kind have a time
-            id, exchange_row, seen = row[_NUMBER : _NUMBER + 3]
-            edit = MemoryEdit(id, exchange_row, call_id, op, label, row[_CONTENT], at=at, seen=seen)
+            edit_row, exchange_row, seen, *_ = row.numbers
+            call_id, op, label = row.texts
+            assert row.at is not None  # rows of this kind have a time
+            edit = MemoryEdit(edit_row, exchange_row, call_id, op, label, row.content, at=row.at, seen=seen)
             snapshot.edits.append(edit)
         case "standing":
-            assert at is not None  # rows of this kind have a time
-            text, origin = row[_TEXT : _TEXT + 2]
-            snapshot.standing.append(StandingFact(row[_NUMBER], text, at, origin in ASKED_ORIGINS))
+            text, origin, _ = row.texts
+            assert row.at is not None  # rows of this kind have a time
+            snapshot.standing.append(StandingFact(row.numbers[0], text, row.at, origin in ASKED_ORIGINS))
 
 
 def complete_snapshot(snapshot: MemorySnapshot, blocks: list[OwnedBlock]) -> None:
@@ -155,7 +180,7 @@ async def load_pool(
     They are skeletons, except for the last messages, unless the probes ask for contents.
 
     conversation_row: the row of the only conversation that matters; None: it is not known. If the probes name a
-        conversation, no other matters, even if it is unknown.
+        conversation, no other one matters, also where the row is not known.
     since: the number from which on first exchanges of conversations matter, too; None: no further ones matter.
     """
     if probes.key is not None or conversation_row is not None:
@@ -172,9 +197,9 @@ async def load_pool(
     return sorted(pool, key=lambda exchange: (exchange.depth, exchange.id))
 
 
-async def find_exchange(connection: Connection, agent_row: int, id: int) -> Exchange | None:
-    """Returns an exchange with all its content; None: the agent has no exchange with this id."""
-    row = await connection.fetch_row(SQL["exchange_get"], (id, agent_row))
+async def find_exchange(connection: Connection, agent_row: int, exchange_row: int) -> Exchange | None:
+    """Returns an exchange with all its content; None: the agent has no exchange in this row."""
+    row = await connection.fetch_row(SQL["exchange_get"], (exchange_row, agent_row))
     return None if row is None else make_exchange_with_content(row)
 
 
@@ -266,7 +291,7 @@ async def add_planned_exchange(
     """Adds a turn as it was planned. Returns None if the conversation has moved since, or something was forgotten.
 
     epoch, rev: the agent's epoch and the conversation's `rev` when the turn was planned.
-    continues_parent: True marks the row of the exchange's parent as continued.
+    continues_parent: True if the row of the exchange's parent is marked as continued.
     is_only_statement: True if nothing else is written in the transaction.
     recall: the record of the turn's recall, stored with the turn; None: the turn has none.
     """
@@ -319,12 +344,12 @@ async def update_exchange(
 async def add_conversation(
     connection: Connection, agent_row: int, uid: str, key: str | None, now: float
 ) -> Conversation:
-    """Begins a conversation. If the public id is taken, another id is drawn."""
-    id = await connection.fetch_value(SQL["conversation_insert"], (agent_row, uid, key, now, now))
-    if id is None:
+    """Begins a conversation. If the public id is taken, the conversation gets another one."""
+    row = await connection.fetch_value(SQL["conversation_insert"], (agent_row, uid, key, now, now))
+    if row is None:
         uid = uuid.uuid4().hex
-        id = await connection.fetch_value(SQL["conversation_insert"], (agent_row, uid, key, now, now))
-    return Conversation(int(id), uid, key)
+        row = await connection.fetch_value(SQL["conversation_insert"], (agent_row, uid, key, now, now))
+    return Conversation(int(row), uid, key)
 
 
 async def mark_continued(connection: Connection, agent_row: int, exchange_rows: Sequence[int]) -> None:

@@ -1,8 +1,8 @@
 """Finds the people who have some words in their memories.
 
 The index of a memory has hashes that are keyed with the memory's own secret, so no statement can look for a word in
-all of them. Memories are looked through a page at a time, those with the newest turns first. The texts of a page
-are read in a few statements; a memory with a long index is searched alone.
+all of them. Memories are searched a page at a time, those with the newest turns first. The texts of a page are read in
+a few statements; a memory with a long index is searched alone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MAX_READS = 300
 _MAX_INDEX_BYTES = 64 << 20
 # A memory with so many blobs in its index, or so many texts not in it, is searched alone.
 _LONG_BLOBS = 100
-_LONG_UNREAD = 500
+_LONG_UNINDEXED = 500
 # The reads that a memory searched alone counts for.
 _LONG_READS = 200
 # A memory is also searched alone if its index lacks an exchange or a passage of more bytes, as it is stored.
@@ -55,7 +55,7 @@ _CHECKED_HITS = 40
 _DEADLINE_MS = 1_000.0
 
 
-class _ReadMemory(Struct, frozen=True):
+class _LoadedMemory(Struct, frozen=True):
     """A memory with its texts and index blobs for a search."""
 
     memory: SizedMemory
@@ -63,7 +63,7 @@ class _ReadMemory(Struct, frozen=True):
     # The blobs of its index, each after the number of its chunk; None: the memory is searched alone.
     blobs: Sequence[tuple[int, bytes]] | None
     # The texts that its index lacks.
-    unread: Sequence[Message]
+    unindexed: Sequence[Message]
 
 
 class _Candidate(NamedTuple):
@@ -74,7 +74,7 @@ class _Candidate(NamedTuple):
     message: Message | None
 
 
-class _CheckedMemory(NamedTuple):
+class _CandidateCheck(NamedTuple):
     """The result of checking the texts of a memory for words."""
 
     # The newest text that has the words; None: no text has them.
@@ -108,37 +108,39 @@ class PeopleSearch(StoreGroup):
         if not terms:
             return PeopleWithWords()
         people = await self._pages.list_memories(project, "user:", before=before, limit=_PAGE_MEMORIES + 1)
-        read_memories = await self._database.long_read(
-            lambda connection: self._read_memories(connection, people[:_PAGE_MEMORIES])
+        loaded_memories = await self._database.long_read(
+            lambda connection: self._load_memories(connection, people[:_PAGE_MEMORIES])
         )
         # In a thread, since many texts take some milliseconds each.
         candidates = await asyncio.to_thread(
-            lambda: [_find_candidates(read_memory, terms) for read_memory in read_memories]
+            lambda: [_find_candidates(loaded_memory, terms) for loaded_memory in loaded_memories]
         )
         people_with_words: list[PersonWithWords] = []
         is_complete = True
-        looked_through = 0
-        for read_memory, memory_candidates in zip(read_memories, candidates, strict=True):
+        searched_count = 0
+        for loaded_memory, memory_candidates in zip(loaded_memories, candidates, strict=True):
             if len(people_with_words) == limit:
                 break
-            looked_through += 1
+            searched_count += 1
             try:
-                checked = await self._check_candidates(read_memory.agent, memory_candidates, query, terms)
+                checked = await self._check_candidates(loaded_memory.agent, memory_candidates, query, terms)
             except (TooSlow, Corrupt):
-                checked = _CheckedMemory(None, is_complete=False)
+                checked = _CandidateCheck(None, is_complete=False)
             is_complete &= checked.is_complete
             if checked.message is not None:
-                people_with_words.append(PersonWithWords(read_memory.memory, checked.message))
+                people_with_words.append(PersonWithWords(loaded_memory.memory, checked.message))
         end = None
-        if looked_through < len(people):
-            # If no memory was read, all of the page were forgotten meanwhile.
-            last = read_memories[looked_through - 1].memory if read_memories else people[:_PAGE_MEMORIES][-1]
+        if searched_count < len(people):
+            # If no memory was loaded, all memories of the page were forgotten meanwhile.
+            last = (
+                loaded_memories[searched_count - 1].memory if loaded_memories else people[:_PAGE_MEMORIES][-1]
+            )
             end = last.end
-        return PeopleWithWords(people_with_words, end, looked_through, is_complete)
+        return PeopleWithWords(people_with_words, end, searched_count, is_complete)
 
-    async def _read_memories(
+    async def _load_memories(
         self, connection: Connection, people: Sequence[SizedMemory]
-    ) -> list[_ReadMemory]:
+    ) -> list[_LoadedMemory]:
         """Returns the first memories, as many as a page affords, with their texts and index blobs."""
         rows = await connection.fetch_rows(SQL["agents"], ([person.id for person in people],))
         agents = {row[0]: make_agent_record(row[:AGENT_COLUMNS]) for row in rows}
@@ -149,32 +151,34 @@ class PeopleSearch(StoreGroup):
         chosen = [*_choose_affordable(existing, index_sizes)]
         ids = [agent.id for _, agent in chosen if not _is_long(agent)]
         if not ids:
-            return [_ReadMemory(memory, agent, None, ()) for memory, agent in chosen]
+            return [_LoadedMemory(memory, agent, None, ()) for memory, agent in chosen]
         long_rows = await connection.fetch_rows(SQL["memories_with_long_texts"], (ids, _LONG_BYTES))
         whole_ids = {*ids}.difference(row[0] for row in long_rows)
         # The indexes last: what is indexed meanwhile is read twice, and not left out.
-        unread = await self._load_unread(connection, ids)
+        unindexed = await self._load_unindexed(connection, ids)
         blobs = await _load_blobs(connection, ids)
         return [
-            _ReadMemory(memory, agent, blobs[agent.id] if agent.id in whole_ids else None, unread[agent.id])
+            _LoadedMemory(
+                memory, agent, blobs[agent.id] if agent.id in whole_ids else None, unindexed[agent.id]
+            )
             for memory, agent in chosen
         ]
 
-    async def _load_unread(
+    async def _load_unindexed(
         self, connection: Connection, ids: Sequence[int]
     ) -> defaultdict[int, list[Message]]:
         """Returns the texts that the indexes of some memories lack, by memory, without long texts."""
-        unread: defaultdict[int, list[Message]] = defaultdict(list)
-        for row in await connection.fetch_rows(SQL["unread_exchanges"], (ids, _LONG_BYTES)):
+        unindexed: defaultdict[int, list[Message]] = defaultdict(list)
+        for row in await connection.fetch_rows(SQL["unindexed_exchanges"], (ids, _LONG_BYTES)):
             for shown in make_shown_exchanges([row[1:]]):
-                unread[row[0]] += self._rules.list_messages(*shown, None)
-        for row in await connection.fetch_rows(SQL["unread_passages_and_facts"], (ids, _LONG_BYTES)):
-            unread[row[0]] += make_passage_and_fact_messages([row[1:]])
-        return unread
+                unindexed[row[0]] += self._rules.list_messages(*shown, None)
+        for row in await connection.fetch_rows(SQL["unindexed_passages_and_facts"], (ids, _LONG_BYTES)):
+            unindexed[row[0]] += make_passage_and_fact_messages([row[1:]])
+        return unindexed
 
     async def _check_candidates(
         self, agent: Agent, candidates: Sequence[_Candidate] | None, query: str, terms: Sequence[str]
-    ) -> _CheckedMemory:
+    ) -> _CandidateCheck:
         """Looks for the newest text of a memory that has the words.
 
         candidates: the texts that may have the words, newest first; None: the memory is to be searched alone.
@@ -183,14 +187,14 @@ class PeopleSearch(StoreGroup):
         """
         if candidates is None:
             hits = await self._recall.find_containing(agent, query, limit=1, deadline_ms=_DEADLINE_MS)
-            return _CheckedMemory(next(iter(hits.messages), None), not hits.is_incomplete)
+            return _CandidateCheck(next(iter(hits.messages), None), not hits.is_incomplete)
         seqs = [candidate.seq for candidate in candidates if candidate.message is None]
         loaded = await self._recall.load(agent.id, seqs) if seqs else {}
         for candidate in candidates:
             message = candidate.message or loaded.get(candidate.seq)
             if message is not None and has_terms(message.text, terms):
-                return _CheckedMemory(message, is_complete=True)
-        return _CheckedMemory(None, len(candidates) < _CHECKED_HITS)
+                return _CandidateCheck(message, is_complete=True)
+        return _CandidateCheck(None, len(candidates) < _CHECKED_HITS)
 
 
 async def _load_blobs(
@@ -204,11 +208,11 @@ async def _load_blobs(
 
 
 def _is_long(agent: Agent) -> bool:
-    """Returns whether a memory is searched alone, since much is to be read of it."""
-    return blob.compute_chunk(agent.indexed_seq) >= _LONG_BLOBS or _count_unread(agent) >= _LONG_UNREAD
+    """Returns whether a memory is searched alone, since much of it has to be read."""
+    return blob.compute_chunk(agent.indexed_seq) >= _LONG_BLOBS or _count_unindexed(agent) >= _LONG_UNINDEXED
 
 
-def _count_unread(agent: Agent) -> int:
+def _count_unindexed(agent: Agent) -> int:
     """Returns the most texts that the index of a memory may lack."""
     return agent.next_seq - 1 - agent.indexed_seq
 
@@ -227,40 +231,41 @@ def _choose_affordable(
         if _is_long(agent):
             reads_left -= _LONG_READS
         else:
-            reads_left -= blob.compute_chunk(agent.indexed_seq) + 1 + _count_unread(agent)
+            reads_left -= blob.compute_chunk(agent.indexed_seq) + 1 + _count_unindexed(agent)
             bytes_left -= index_sizes.get(agent.id, 0)
         if min(reads_left, bytes_left) < 0 and person is not people[0]:
             return
         yield person
 
 
-def _find_candidates(read_memory: _ReadMemory, terms: Sequence[str]) -> Sequence[_Candidate] | None:
+def _find_candidates(loaded_memory: _LoadedMemory, terms: Sequence[str]) -> Sequence[_Candidate] | None:
     """Returns the texts that may have all terms, the newest first; None: the memory is to be searched alone."""
-    if read_memory.blobs is None:
+    if loaded_memory.blobs is None:
         return None
     seqs: Sequence[int] = ()
     try:
-        hashes = [*blob.hash_terms(terms, read_memory.agent.secret).values()]
+        hashes = [*blob.hash_terms(terms, loaded_memory.agent.secret).values()]
         # A message is in one blob, and nearly all blobs lack a word.
-        with_terms = [
+        blobs_with_terms = [
             (chunk, data)
-            for chunk, data in read_memory.blobs
+            for chunk, data in loaded_memory.blobs
             if data and blob.open_blob(data).has_all(hashes)
         ]
-        if with_terms:
+        if blobs_with_terms:
             seqs = find_containing(
-                Index(with_terms),
+                Index(blobs_with_terms),
                 terms,
-                read_memory.agent.secret,
+                loaded_memory.agent.secret,
                 tail=Tail(),
                 before=LAST_NUMBER,
                 limit=_CHECKED_HITS,
             )
     except blob.CorruptIndex:
         return None  # the search of this memory alone makes the index again
-    # What is not indexed is searched as it stands: to count its words as an index does takes several times as long.
+    # Texts that are not indexed are searched as they are: counting their words, as an index does, takes several times
+    # as long.
     candidates = {seq: _Candidate(seq, None) for seq in seqs}
-    for message in read_memory.unread:
+    for message in loaded_memory.unindexed:
         candidates.pop(message.seq, None)  # the index has an earlier text of this number
         if has_terms(message.text, terms):
             candidates[message.seq] = _Candidate(message.seq, message)

@@ -49,21 +49,21 @@ octet_length(p.text)
 -- The bytes of the messages of an exchange `p` as they are stored.
 coalesce(length(p.input), 0) + coalesce(length(p.shown_reply), 0)
 
--- name: unread_exchanges
+-- name: unindexed_exchanges
 -- Reads the exchanges that the indexes of some memories lack. An exchange of more than ?2 stored bytes is left out.
 SELECT p.agent, {shown} {stale} AND {bytes} <= ?2
 UNION ALL
 SELECT p.agent, {shown} {new_exchanges} AND {bytes} <= ?2
 
 -- name: memories_with_long_texts
--- Finds the memories among these with a text that `unread_exchanges` or `unread_passages_and_facts` leaves out.
+-- Finds the memories among these with a text that `unindexed_exchanges` or `unindexed_passages_and_facts` leaves out.
 SELECT p.agent {stale} AND {bytes} > ?2
 UNION
 SELECT p.agent {new_exchanges} AND {bytes} > ?2
 UNION
 SELECT p.agent {new_passages} AND {size} > ?2
 
--- name: unread_passages_and_facts
+-- name: unindexed_passages_and_facts
 -- Reads the passages and facts of some memories that are not indexed yet. Passages larger than ?2 are left out. Facts
 -- are short.
 SELECT p.agent, p.seq, p.text, p.at, 'passage', NULL, NULL {new_passages} AND {size} <= ?2

@@ -29,15 +29,16 @@ from storage.sql.memory_loader import MemoryLoader, read_messages
 from storage.sql.passages import load_passages, load_passages_and_facts_since
 from storage.sql.search_index import SearchIndex
 from storage.sql.shown_exchanges import load_shown_recent
-from storage.sql.vectors import find_joined, find_near
+from storage.sql.vectors import find_joined, find_similarities
 from storage.store_rules import Rules
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# More bytes of vectors are compared in the reader's thread, since a hop to it takes less time. So are unread vectors,
-# which are read there as well.
+# The most bytes of vectors that a plain read compares. More are compared in the reader's thread, since a hop to it
+# takes less time than comparing them.
 _MANY_BYTES = 20 << 20
+# The same for vectors that are not cached, and are read first.
 _MANY_UNREAD_BYTES = 2 << 20
 # The part of its deadline that a search waits for vectors. After that it goes by words alone.
 _VECTORS_PART = 0.5
@@ -124,7 +125,7 @@ class Recall(StoreGroup):
             limit=limit if takes is None else _MAX_CANDIDATES,
             room=room,
             only_strong=only_strong,
-            near=vector,
+            similarities=vector,
             trace=trace,
             postings=buckets.read_all(),
         )  # fmt: skip
@@ -244,7 +245,7 @@ class Recall(StoreGroup):
     async def compare(
         self, agent: Agent, vector: Vector, *, numbers: AgentNumbers, deadline_ms: float = 150.0
     ) -> VectorSimilarities | None:
-        """Returns how near to a vector the messages, passages and facts of this agent are.
+        """Returns the similarities of this agent's messages, passages and facts to a vector.
 
         Returns None if none of these texts has a vector of the same model, or if their vectors are not read in time.
 
@@ -253,10 +254,10 @@ class Recall(StoreGroup):
         Raises: Unavailable, Corrupt.
         """
         cache = self._memories.vectors
-        find = partial(find_near, cache=cache, agent_row=agent.id, query=vector)
-        size = numbers.next_seq * len(vector.data)
+        find = partial(find_similarities, cache=cache, agent_row=agent.id, query=vector)
+        size_bytes = numbers.next_seq * len(vector.data)
         is_unread = cache.get(agent.id, vector.model) is None
-        if size <= (_MANY_UNREAD_BYTES if is_unread else _MANY_BYTES):
+        if size_bytes <= (_MANY_UNREAD_BYTES if is_unread else _MANY_BYTES):
             try:
                 return await self._database.read(find, deadline_ms=deadline_ms)
             except TooSlow:
@@ -342,9 +343,9 @@ class Recall(StoreGroup):
             return []
         memory, buckets = loaded
         assert memory.numbers is not None, "a loaded memory was read"
-        near = None
+        similarities = None
         if vector is not None:
-            near = await self.compare(agent, vector, numbers=memory.numbers, deadline_ms=deadline_ms)
+            similarities = await self.compare(agent, vector, numbers=memory.numbers, deadline_ms=deadline_ms)
         unindexed = await self._database.long_read(
             partial(
                 load_passages_and_facts_since,
@@ -361,7 +362,7 @@ class Recall(StoreGroup):
             agent.secret,
             tail=Tail(unindexed),
             limit=_MAX_CANDIDATES,
-            near=near,
+            similarities=similarities,
             postings=buckets.read_all(),
         )
         return await self._load_first_passages(agent.id, hits, filter, limit=limit, deadline_ms=deadline_ms)

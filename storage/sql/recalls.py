@@ -77,7 +77,11 @@ class Recalls(StoreGroup):
     async def find(
         self, connection: Connection, request: str, since: float, project: str | None = None
     ) -> builtins.list[StoredRecall]:
-        """Returns the recalls of the requests with an id, of a project or (None) of all, the newest first."""
+        """Returns the recalls of the requests with an id, the newest first.
+
+        request: the id; requests of several memories may have it.
+        project: the project of the memories; None: all projects.
+        """
         rows = await connection.fetch_rows(
             SQL["recalls_of_request"], (pack_request_id(request), since, project)
         )
@@ -87,7 +91,10 @@ class Recalls(StoreGroup):
     async def list(
         self, connection: Connection, agent_row: int, since: float, *, before: int, limit: int = 50
     ) -> builtins.list[StoredRecall]:
-        """Returns recalls of a memory, the newest first. before: a row of an exchange; earlier recalls are returned."""
+        """Returns a page of a memory's recalls, the newest first.
+
+        before: the row of the last exchange on the previous page.
+        """
         rows = await connection.fetch_rows(SQL["recalls_of_memory"], (agent_row, before, since, limit))
         return list(map(_make_recall, rows))
 
@@ -98,7 +105,7 @@ class Recalls(StoreGroup):
         """Returns the ids of the requests that these exchanges answer, by their rows, as far as they are known."""
         rows = await load_rows(connection, SQL["recall_requests"], exchange_rows, agent_row, since)
         requests = {exchange_row: unpack_request_id(request) for exchange_row, request in rows}
-        return {exchange_row: id for exchange_row, id in requests.items() if id is not None}
+        return {row: request_id for row, request_id in requests.items() if request_id is not None}
 
     @reads
     async def find_first_of_question(
@@ -117,7 +124,7 @@ class Recalls(StoreGroup):
     ) -> dict[str, ShownExchange]:
         """Returns the exchanges that answer some requests, by their ids, as far as they are known.
 
-        max_bytes: longer ones, as they are stored, are left out.
+        max_bytes: the most stored bytes of an exchange; longer exchanges are left out.
         """
         packed = {pack_request_id(request_id): request_id for request_id in requests}
         rows = await load_rows(connection, SQL["recall_exchanges"], [*packed], agent_row, since, max_bytes)
@@ -127,7 +134,7 @@ class Recalls(StoreGroup):
         }
 
     async def delete_older(self, before: float) -> int:
-        """Deletes the recalls that are older. Returns how many there were."""
+        """Deletes the recalls from before a time. Returns their number."""
         return await self._delete_older(SQL["recalls_old"], SQL["recalls_age"], before)
 
 

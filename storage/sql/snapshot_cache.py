@@ -50,7 +50,8 @@ _MAX_OPENINGS = 64
 _MEMORY_BYTES = 800
 _PATH_END_BYTES = 1300
 _NOTE_BYTES = 110
-_ROUNDS_BYTES = 1000  # an exchange with hidden rounds
+# An exchange with hidden rounds.
+_ROUNDS_BYTES = 1000
 _OPENING_BYTES = 500
 
 # The client's id of a conversation, and the hash of the path up to its end.
@@ -66,8 +67,8 @@ class _PathEnd:
     has_rivals: bool
     additions: Additions
     section: SentSection | None
-    # The bytes of these fields, as `SnapshotCache.bytes` counts them.
-    bytes: int = 0
+    # The size of these fields, as `SnapshotCache.size_bytes` counts it.
+    size_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -82,14 +83,14 @@ class _CachedMemory:
     blocks: list[Block]
     edits: list[MemoryEdit]
     standing: list[StandingFact]
-    # The bytes of the fields above; path ends and openings are counted by themselves.
-    bytes: int
+    # The size of the fields above; path ends and openings are counted by themselves.
+    size_bytes: int
     # The ends of the memory's paths, the newest entry last.
     path_ends: dict[_PathKey, _PathEnd] = field(default_factory=dict)
-    # All openings that a client's list may repeat or extend, the newest last; None: the openings were not read. Some of
-    # these may be too old to be repeated or extended.
+    # All openings that a client's list may repeat or extend, the newest last, and perhaps some that are too old for
+    # that; None: the openings were not read.
     openings: list[Opening] | None = None
-    opening_bytes: int = 0
+    openings_bytes: int = 0
 
 
 class SnapshotCache:
@@ -98,13 +99,14 @@ class SnapshotCache:
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit = limit_bytes
         self._memories: OrderedDict[int, _CachedMemory] = OrderedDict()
-        self.bytes = 0
+        # The estimated size of all cached memories.
+        self.size_bytes = 0
 
     def has_entry(self, agent_row: int, key: str | None, path_hash: bytes | None) -> bool:
         """Returns whether there is an entry, which `find` returns if it is up to date.
 
-        If both key and path_hash are None, the request continues nothing, and needs only the part that all snapshots
-        of the memory have in common.
+        If both `key` and `path_hash` are None, the request continues nothing, and needs only the part that all
+        snapshots of the memory have in common.
 
         key: the client's id of the conversation.
         path_hash: the hash of the path that the request continues.
@@ -115,7 +117,7 @@ class SnapshotCache:
         )
 
     def apply_changes(self, changes: Changes) -> None:
-        """Stores the present numbers of agents, and drops memories with numbers that are not known."""
+        """Stores the present numbers of agents. A memory with unknown numbers is dropped."""
         if changes is None:
             self.clear()
             return
@@ -184,10 +186,10 @@ class SnapshotCache:
                 blocks=snapshot.blocks,
                 edits=snapshot.edits,
                 standing=snapshot.standing,
-                bytes=_measure_memory(snapshot),
+                size_bytes=_measure_memory(snapshot),
             )
             self._memories[agent_row] = memory
-            self.bytes += memory.bytes
+            self.size_bytes += memory.size_bytes
         # A turn that continues such a path cannot be planned from its snapshot alone, so the end is not cached.
         is_end = path_hash is not None and not (snapshot.is_continued or snapshot.matches_prefix)
         if snapshot.exchange is not None and snapshot.conversation is not None and is_end:
@@ -254,7 +256,8 @@ class SnapshotCache:
             return
         key = write.key, exchange.path_hash
         if key in memory.path_ends:
-            # Two conversations without a client's id have the same text. The next snapshot is read: of the newer one.
+            # Two conversations without a client's id have the same text. The next snapshot is read, and is the newer
+            # one's.
             self._drop_path_end(memory, key)
         elif end is not None:
             _advance(end, exchange, write, committed)
@@ -265,12 +268,12 @@ class SnapshotCache:
         memory = self._memories.pop(agent_row, None)
         if memory is not None:
             self._drop_path_ends(memory)
-            self.bytes -= memory.bytes + memory.opening_bytes
+            self.size_bytes -= memory.size_bytes + memory.openings_bytes
 
     def clear(self) -> None:
         """Drops everything."""
         self._memories.clear()
-        self.bytes = 0
+        self.size_bytes = 0
 
     def _pop_parent_end(self, memory: _CachedMemory, exchange: Exchange) -> _PathEnd | None:
         """Drops the path ends of a plain turn's conversation, and returns the path end that the turn continues."""
@@ -286,34 +289,35 @@ class SnapshotCache:
         if memory.openings is None:
             return
         openings = [*memory.openings, opening]
-        size = memory.opening_bytes + _measure_opening(opening)
+        size_bytes = memory.openings_bytes + _measure_opening(opening)
         if len(openings) > _MAX_OPENINGS:
-            size -= _measure_opening(openings.pop(0))
-        self._set_openings(memory, openings, size)
+            size_bytes -= _measure_opening(openings.pop(0))
+        self._set_openings(memory, openings, size_bytes)
 
-    def _set_openings(self, memory: _CachedMemory, openings: list[Opening], size: int) -> None:
-        """Sets the openings of a memory. size: the bytes of the openings."""
-        self.bytes += size - memory.opening_bytes
-        memory.openings, memory.opening_bytes = openings, size
+    def _set_openings(self, memory: _CachedMemory, openings: list[Opening], size_bytes: int) -> None:
+        """Sets the openings of a memory. size_bytes: the size of the openings."""
+        self.size_bytes += size_bytes - memory.openings_bytes
+        memory.openings = openings
+        memory.openings_bytes = size_bytes
 
     def _put_path_end(self, memory: _CachedMemory, key: _PathKey, end: _PathEnd) -> None:
         path_ends = memory.path_ends
         if key in path_ends or len(path_ends) == _MAX_PATH_ENDS:
             self._drop_path_end(memory, key if key in path_ends else next(iter(path_ends)))
         path_ends[key] = end
-        end.bytes = _measure_path_end(end)
-        self.bytes += end.bytes
+        end.size_bytes = _measure_path_end(end)
+        self.size_bytes += end.size_bytes
 
     def _drop_path_end(self, memory: _CachedMemory, key: _PathKey) -> None:
-        self.bytes -= memory.path_ends.pop(key).bytes
+        self.size_bytes -= memory.path_ends.pop(key).size_bytes
 
     def _drop_path_ends(self, memory: _CachedMemory) -> None:
-        self.bytes -= sum(end.bytes for end in memory.path_ends.values())
+        self.size_bytes -= sum(end.size_bytes for end in memory.path_ends.values())
         memory.path_ends.clear()
 
     def _shrink(self) -> None:
         """Drops the least recently used memories until the rest fit. Call it last: it may drop the present memory."""
-        while self.bytes > self._limit and self._memories:
+        while self.size_bytes > self._limit and self._memories:
             self.drop(next(iter(self._memories)))
 
 

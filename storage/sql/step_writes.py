@@ -73,9 +73,9 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
 
 
 async def _lock_for_step(connection: Connection, write: StepOpen) -> None:
-    """Locks what a step writes before its exchange. The statement that adds the exchange locks the agent itself."""
+    """Locks the agents whose rows a step writes before its exchange, whose statement locks its agent itself."""
     if write.edits.writes or write.adopts or write.reading is not None:
-        await connection.lock_sharers(write.agent.id, *_read_memories(write.reading))
+        await connection.lock_sharers(write.agent.id, *_list_read_memories(write.reading))
     elif write.conversation_row is None or write.abandoned is not None or write.replaced is not None:
         await connection.lock(write.agent.id)
 
@@ -128,7 +128,7 @@ async def continue_exchanges(
 
 
 async def _refuse_step(connection: Connection, agent: Agent) -> NoReturn:
-    """Raises: Stale or WriteConflict, whichever is the reason why a step was not written."""
+    """Raises the error of a step that was not written: Stale, or WriteConflict."""
     await _check_epoch(connection, agent)
     raise WriteConflict("the conversation was moved by another request meanwhile")
 
@@ -139,7 +139,8 @@ async def _check_epoch(connection: Connection, agent: Agent) -> None:
         raise Stale("something was forgotten while this run was under way")
 
 
-def _read_memories(reading: ReadSpan | None) -> tuple[int, ...]:
+def _list_read_memories(reading: ReadSpan | None) -> tuple[int, ...]:
+    """Returns the row of the memory that a run reads, if it reads one."""
     return () if reading is None else (reading.memory_row,)
 
 
@@ -205,7 +206,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
 async def end_run_of_step(connection: Connection, write: RunEnd) -> Run:
     """Ends a run. Raises: as `StoredPaths.end`."""
     if write.edits.writes or write.reading is not None:
-        await connection.lock_sharers(write.agent_row, *_read_memories(write.reading))
+        await connection.lock_sharers(write.agent_row, *_list_read_memories(write.reading))
     else:
         await connection.lock(write.agent_row)
     if write.exchange_row is not None:
@@ -219,10 +220,10 @@ async def end_run_of_step(connection: Connection, write: RunEnd) -> Run:
             write.agent_row,
             write.epoch,
         )
-        maker = await connection.fetch_value(SQL["step_stop"], values)
-        if maker is None:
+        maker_row = await connection.fetch_value(SQL["step_stop"], values)
+        if maker_row is None:
             raise Stale("something was forgotten while this run was under way")
-        await _add_results(connection, write.agent_row, maker, write.results)
+        await _add_results(connection, write.agent_row, maker_row, write.results)
     await write_edits(connection, write.agent_row, write.edits, write.versions, write.at, write.reading)
     if write.reading is not None and write.state is RunState.COMPLETED:
         await advance_over(connection, write.reading, write.at)
@@ -242,7 +243,7 @@ async def _add_results(
     connection: Connection, agent_row: int, run_row: int, results: Mapping[int, bytes]
 ) -> None:
     """Stores results of a run's calls by their numbers."""
-    for n, data in results.items():
-        if not await add_text(connection, agent_row, run_row, RunTextKind.RESULT, seq=n, data=data):
+    for number, data in results.items():
+        if not await add_text(connection, agent_row, run_row, RunTextKind.RESULT, seq=number, data=data):
             # A call that was approved has been made since.
-            await replace_text(connection, agent_row, run_row, RunTextKind.RESULT, seq=n, data=data)
+            await replace_text(connection, agent_row, run_row, RunTextKind.RESULT, seq=number, data=data)

@@ -38,25 +38,26 @@ from storage.sql.step_writes import end_run_of_step, end_step, open_step
 from storage.store_rules import Rules
 
 SQL = load("stored_paths.sql")
-# What the column `tip` of a conversation has in place of the last exchange of a stored conversation: the client has the
-# history, and sends it; or nothing is stored yet.
+# The values of the column `tip` of a conversation without a last stored exchange: the client has the history, and sends
+# it; or nothing is stored yet.
 CLIENT_TIP, EMPTY_TIP = 0, -1
 # The most summaries of a path, as in `Summaries.list_of_conversation`.
 _MAX_SUMMARIES = 16
-# Columns of a row of the statement `head` (what it is, five numbers, three texts, a content, a time), and of `path`
-# (what it is, a summary's five values, three contents, the columns of `{skeleton}`).
-_NUMBER, _TEXT, _CONTENT, _TIME = 1, 6, 9, 10
-_PATH_CONTENT = 6
+# The column of a row of `head` with the time.
+_TIME = 10
+# The columns of a row of `path` after its kind: a summary's five values, then the exchange (three contents, and the
+# columns of `{skeleton}`).
+_SUMMARY_VALUES, _EXCHANGE = slice(1, 6), slice(6, None)
 
 
 class _PathHead(NamedTuple):
     """The part of a stored conversation that is read before its exchanges."""
 
-    # What the memory shows to the conversation, and the conversation itself, if it exists.
+    # The snapshot of the memory, with the conversation if it exists.
     snapshot: MemorySnapshot
     # The row of the last exchange of the path; None: there is none.
     last_row: int | None
-    # The exchanges that had left the window with the last one; None: all are in it.
+    # The part of the path that had left the window at the last exchange; None: all of it is in the window.
     evicted: EvictedPart | None
 
 
@@ -67,7 +68,7 @@ async def _read_path(
     window_tokens: int | None,
     max_unread_turns: int = 0,
 ) -> ConversationPath | None:
-    """Returns a conversation from where its window begins; None where the agent is not stored any more.
+    """Returns a conversation from the beginning of its window on; None: the agent is not stored any more.
 
     conversation_name: the name of the conversation, as `Conversation.name`.
     window_tokens: the size of the model's window; None: it is unknown, and all of the conversation is read.
@@ -83,18 +84,19 @@ async def _read_path(
     values = (agent.id, snapshot.conversation.id, last_row, first_depth, _MAX_SUMMARIES)
     path, summaries = [], []
     for row in await connection.fetch_rows(SQL["path"], values):
-        exchange = make_exchange_with_content(row[_PATH_CONTENT:])
+        exchange = make_exchange_with_content(row[_EXCHANGE])
         if row[0] == "exchange":
             path.append(exchange)
         else:
-            summaries.append(Summary(row[1], exchange, *row[2:_PATH_CONTENT]))
+            summary_row, *summary_values = row[_SUMMARY_VALUES]
+            summaries.append(Summary(summary_row, exchange, *summary_values))
     return ConversationPath(snapshot, tuple(path), tuple(reversed(summaries)))
 
 
 async def _read_head(
     connection: Connection, agent: Agent, conversation_name: str, max_unread_turns: int
 ) -> _PathHead | None:
-    """Returns what a send needs before the exchanges; None where the agent is not stored any more.
+    """Returns the part of a conversation before its exchanges; None: the agent is not stored any more.
 
     The parameters are as in `_read_path`.
     """
@@ -115,18 +117,21 @@ async def _read_head(
     last_row: int | None = None
     evicted: EvictedPart | None = None
     blocks: list[OwnedBlock] = []
-    for row in rows[1:]:
-        match row[0]:
+    for columns in rows[1:]:
+        row = exchanges.SnapshotRow.make(columns, columns[_TIME])
+        match row.kind:
             case "conversation":
-                texts = row[_TEXT], row[_TEXT + 1]
-                snapshot.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1], row[_NUMBER + 2])
+                conversation_row, rev, tip, *_ = row.numbers
+                uid, key, _ = row.texts
+                snapshot.conversation = Conversation(conversation_row, uid, key, rev, tip)
             case "last":
-                last_row = row[_NUMBER]
-                evicted = EvictedPart(*orjson.loads(row[_CONTENT])) if row[_CONTENT] else None
+                last_row = row.numbers[0]
+                evicted = EvictedPart(*orjson.loads(row.content)) if row.content else None
             case "reader":
-                snapshot.readers.append(MemoryReader(row[_NUMBER], row[_NUMBER + 1], bool(row[_NUMBER + 2])))
+                sleeper_row, turns, is_busy, *_ = row.numbers
+                snapshot.readers.append(MemoryReader(sleeper_row, turns, bool(is_busy)))
             case _:
-                exchanges.add_snapshot_row(snapshot, blocks, row, row[_TIME])
+                exchanges.add_snapshot_row(snapshot, blocks, row)
     exchanges.complete_snapshot(snapshot, blocks)
     return _PathHead(snapshot, last_row, evicted)
 
@@ -159,10 +164,13 @@ class StoredPaths(StoreGroup):
         return None if row is None else Conversation(*row)
 
     def open(self, write: StepOpen) -> Future[StepOpened]:
-        """Begins a step: its exchange with what came in, and with the edits of the step before.
+        """Begins a step: its exchange with the new messages, and with the edits of the step before.
 
-        Raises: WriteConflict when the conversation or a block was changed since it was read; Stale when something was
-        forgotten since, or another attempt performs the run; RunOver when there is no run to begin; Unavailable.
+        Raises:
+            WriteConflict: the conversation or a block was changed since it was read.
+            Stale: something was forgotten since, or another attempt performs the run.
+            RunOver: there is no run to begin.
+            Unavailable: the database cannot be written.
         """
         return self._database.write(
             partial(self._open_step, write),
@@ -196,10 +204,13 @@ class StoredPaths(StoreGroup):
         return ending
 
     def end(self, write: RunEnd) -> Future[Run]:
-        """Ends a run after a step that is written already. Returns it as it is now.
+        """Ends a run after a step that is written already. Returns the run as it is now.
 
-        Raises: WriteConflict when a block was changed since it was read; Stale when something was forgotten since the
-        step was written, or another attempt performs the run; RunOver when another process has failed the run that is
-        to wait; Unavailable, NotFound.
+        Raises:
+            WriteConflict: a block was changed since it was read.
+            Stale: something was forgotten since the step was written, or another attempt performs the run.
+            RunOver: another process has failed the run that is to wait.
+            Unavailable: the database cannot be written.
+            NotFound: there is no such run.
         """
         return self._database.write(lambda connection: end_run_of_step(connection, write))

@@ -154,7 +154,7 @@ class Turns(StoreGroup):
         """
         return self._database.write(
             partial(_commit_turn, write=write, agents=self._agents, rules=self._rules),
-            size_bytes=_write_bytes(write),
+            size_bytes=_estimate_write_bytes(write),
             # A turn that was written before is found by its path, and touched.
             is_repeatable=True,
         )
@@ -175,7 +175,7 @@ class Turns(StoreGroup):
         """Returns conversations that have not moved for a while, with pending edits that are to be merged or dropped.
 
         before: the time before which they last moved.
-        after: a time in the future. Conversations that last moved after it count, too: the clock was put back since.
+        after: a time in the future. Conversations that last moved after it count, too: the clock was set back since.
         """
         rows = await connection.fetch_rows(SQL["due"], (before, after, limit, before - _SUPERSEDED_S))
         return [
@@ -200,9 +200,11 @@ class Turns(StoreGroup):
     ) -> None:
         """Confirms the memory edits of a conversation, if it did not move since `last_at`.
 
-        decide: a function that returns the change for the conversation's exchanges: those with confirmed edits.
+        now: the present time, in seconds since the epoch.
+        decide: a function that returns the change for the conversation's exchanges, which names the exchanges with
+            confirmed edits.
         """
-        # A `last_at` in the future was written before the clock was put back.
+        # A `last_at` in the future was written before the clock was set back.
         at = min(last_at, now)
         await connection.lock_sharers(agent_row)
         if await find_agent_by_id(connection, agent_row) is None:
@@ -220,7 +222,7 @@ class Turns(StoreGroup):
         await connection.run(SQL["settled"], (conversation_row, at, last_at, agent_row))
 
 
-def _write_bytes(write: TurnWrite) -> int:
+def _estimate_write_bytes(write: TurnWrite) -> int:
     """Returns the estimated bytes that a waiting write holds. Images count only if it has its exchange."""
     planned = write.plain or write.change
     if planned is None or planned.exchange is None:
@@ -268,30 +270,32 @@ async def _decide_turn(
 async def _commit_turn(
     connection: Connection, write: TurnWrite, agents: Agents, rules: Rules
 ) -> CommittedTurn:
-    """Writes a turn: as it was planned if its conversation has not moved since, else as the rules decide now."""
+    """Writes a turn: as it was planned, or as the rules decide now if its conversation has moved since."""
     agent = write.agent
     is_new = not agent.is_stored
     if is_new:
         agent = await agents.store_draft(connection, agent, write.defaults, write.shared, write.now)
     elif write.change is not None and write.change.merge:
         await connection.lock_sharers(agent.id)
-    section = None if write.section is None else write.section.id
-    if write.section is not None and not section:
-        section = await add_section(connection, agent.id, write.section)
+    section_row = None if write.section is None else write.section.id
+    if write.section is not None and not section_row:
+        section_row = await add_section(connection, agent.id, write.section)
     recall = None if write.recall is None else write.recall()
     if write.plain is not None and not is_new:
-        committed = await _commit_plain(connection, agent, write, write.plain, section, recall)
+        committed = await _commit_plain(connection, agent, write, write.plain, section_row, recall)
         if committed is not None:
             return committed
     resolved = await _resolve_change(connection, agent, write, is_new=is_new)
-    exchange, is_added, begun = await _write_change(connection, agent.id, write, resolved, section, recall)
+    exchange, is_added, begun = await _write_change(
+        connection, agent.id, write, resolved, section_row, recall
+    )
     await merge_edits(connection, agent.id, resolved.change.merge, rules, write.now)
     return CommittedTurn(
         agent,
         exchange.id,
         exchange.conversation_row,
         is_plain=False,
-        section=section,
+        section=section_row,
         seq=exchange.seq if is_added else 0,
         next_seq=exchange.next_seq if is_added else 0,
         added=exchange if is_added else None,
@@ -304,7 +308,7 @@ async def _commit_plain(
     agent: Agent,
     write: TurnWrite,
     plain: PlainTurn,
-    section: int | None,
+    section_row: int | None,
     recall: RecallRow | None,
 ) -> CommittedTurn | None:
     """Writes a plain turn by one statement, which adds a row only where the plan still holds.
@@ -312,8 +316,8 @@ async def _commit_plain(
     Returns None if the agent's epoch or the conversation's `rev` has risen since the turn was planned.
     """
     exchange = plain.exchange
-    if section != exchange.section:
-        exchange = replace(exchange, section=section)
+    if section_row != exchange.section:
+        exchange = replace(exchange, section=section_row)
     is_only_statement = not write.edits and (write.section is None or write.section.is_stored)
     added = await exchanges.add_planned_exchange(
         connection, agent.id, agent.epoch, plain.conversation_rev, exchange,
@@ -328,7 +332,7 @@ async def _commit_plain(
         added.id,
         exchange.conversation_row,
         is_plain=True,
-        section=section,
+        section=section_row,
         seq=added.seq,
         next_seq=added.seq + len(exchange.inputs) + 1,
         matches_prefix=bool(added.matches_prefix),
@@ -339,7 +343,7 @@ class _ResolvedChange(NamedTuple):
     """A change that a turn makes in the tree as it is now."""
 
     change: Change
-    # The last number that the search index knows.
+    # The last number that the search index has.
     indexed_seq: int
 
 
@@ -389,12 +393,12 @@ async def _write_change(
     agent_row: int,
     write: TurnWrite,
     resolved: _ResolvedChange,
-    section: int | None,
+    section_row: int | None,
     recall: RecallRow | None,
 ) -> _StoredExchange:
     """Writes the changes of a turn in the tree: its exchange, other exchanges, edits and marks."""
     change = resolved.change
-    stored = await _store_exchange(connection, agent_row, write, change, section, recall)
+    stored = await _store_exchange(connection, agent_row, write, change, section_row, recall)
     exchange = stored.exchange
     for other in change.others:
         await exchanges.update_exchange(connection, agent_row, other)
@@ -415,7 +419,7 @@ async def _store_exchange(
     agent_row: int,
     write: TurnWrite,
     change: Change,
-    section: int | None,
+    section_row: int | None,
     recall: RecallRow | None,
 ) -> _StoredExchange:
     """Adds the exchange of a turn, with its conversation if that begins, or updates it. Returns it as it is stored."""
@@ -428,11 +432,15 @@ async def _store_exchange(
         begun = await exchanges.add_conversation(connection, agent_row, write.uid, write.key, write.now)
     # A copy, since the transaction may run twice.
     exchange = replace(
-        exchange, section=section, conversation_row=exchange.conversation_row if begun is None else begun.id
+        exchange,
+        section=section_row,
+        conversation_row=exchange.conversation_row if begun is None else begun.id,
     )
     if is_added:
-        id, seq, matches_prefix = await exchanges.add_exchange(connection, agent_row, exchange, recall)
-        exchange = place_exchange(exchange, id, seq)
+        exchange_row, seq, matches_prefix = await exchanges.add_exchange(
+            connection, agent_row, exchange, recall
+        )
+        exchange = place_exchange(exchange, exchange_row, seq)
         if matches_prefix or not change.is_alone:
             begun = None
     else:

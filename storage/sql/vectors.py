@@ -33,11 +33,13 @@ from storage.store_rules import Rules
 SQL = load("vectors.sql")
 
 # The most exchanges, and the most passages with facts, that are read at once.
-_MAX_EXCHANGES, _MAX_PASSAGES = 32, 64
+_MAX_EXCHANGES = 32
+_MAX_PASSAGES = 64
 # The most chunks of other models that one write deletes. A chunk has some 60 kB.
 _MAX_OLD_CHUNKS = 8
 
-# Measured: reading 10,000 vectors of 256 numbers takes some 10 ms, comparing them half of one.
+# The most bytes of cached vectors. Measured: 10,000 vectors of 256 numbers are read in some 10 ms, and compared in half
+# a millisecond.
 CACHE_BYTES = 64 << 20
 
 
@@ -100,9 +102,9 @@ class VectorCache:
             return entry
 
     def put(self, agent_row: int, model: str, cached: _CachedVectors, since: int) -> None:
-        """Caches vectors, which count as used last. The newest stay even where they alone are too large.
+        """Caches vectors, which count as used last. The newest stay even if they alone are too large.
 
-        since: `clear_count` before they were read; where it has risen they are not cached.
+        since: `clear_count` before the vectors were read; if it has risen, they are not cached.
         """
         with self._lock:
             if since != self.clear_count:
@@ -114,14 +116,14 @@ class VectorCache:
                 self._drop_entry(next(iter(self._entries)))
 
     def clear(self) -> None:
-        """Empties the cache. Vectors that are being read now are not cached either."""
+        """Empties the cache. Vectors that are being read now are not cached."""
         with self._lock:
             self.clear_count += 1
             self._entries.clear()
             self._bytes = 0
 
-    def _drop_entry(self, name: tuple[int, str]) -> None:
-        entry = self._entries.pop(name, None)
+    def _drop_entry(self, key: tuple[int, str]) -> None:
+        entry = self._entries.pop(key, None)
         if entry is not None:
             self._bytes -= entry.joined.size_bytes
 
@@ -143,10 +145,10 @@ async def find_joined(
     return cached.joined
 
 
-async def find_near(
+async def find_similarities(
     connection: Connection, cache: VectorCache, agent_row: int, query: Vector
 ) -> VectorSimilarities | None:
-    """Returns how far the agent's messages stand out; None: no message has a vector of this model."""
+    """Returns the similarities of the agent's messages to a query; None: no message has a vector of its model."""
     joined = await find_joined(connection, cache, agent_row, query.model)
     return None if joined is None else vector_blobs.compare(joined, query)
 
@@ -188,7 +190,11 @@ async def _read_chunk(
 async def add_vectors(
     connection: Connection, agent_row: int, model: str, stamp: int, added: Mapping[int, bytes]
 ) -> int | None:
-    """Writes vectors by seq. Returns the first chunk that was damaged: its messages are to be embedded again."""
+    """Writes vectors. Returns the first chunk that was damaged: its messages are to be embedded again.
+
+    stamp: the stamp of the progress that the write has made.
+    added: float32 of one length, by the number of the message.
+    """
     damaged: int | None = None
     for number, seqs in group_by_chunk(added).items():
         of_chunk = {seq: added[seq] for seq in seqs}
@@ -203,7 +209,7 @@ async def add_vectors(
 
 
 async def begin_embedding_at(connection: Connection, agent_row: int, seq: int) -> None:
-    """Has a memory embedded again from a number on, since something from there on has changed."""
+    """Has a memory embedded again from a number on, since a text with this or a later number has changed."""
     await connection.run(SQL["indexed_again"], (seq - 1, agent_row))
 
 
@@ -237,7 +243,7 @@ async def _lacks_vectors(connection: Connection, agent_row: int, model: str) -> 
 
 
 class Vectors(StoreGroup):
-    """Vectors of a memory, and how far it has been embedded. Forgotten or changed messages lose their vectors."""
+    """Vectors of memories, and the progress of embedding. Forgotten or changed messages lose their vectors."""
 
     def __init__(self, database: Database, rules: Rules) -> None:
         super().__init__(database)
@@ -253,14 +259,14 @@ class Vectors(StoreGroup):
     async def _find_unembedded(
         self, connection: Connection, agent_row: int, model: str
     ) -> UnembeddedMessages | None:
-        loaded = await find_agent_by_id(connection, agent_row)
-        if loaded is None:
+        agent = await find_agent_by_id(connection, agent_row)
+        if agent is None:
             return None
         progress = await _find_progress(connection, agent_row)
         if progress is None or progress.model != model:
-            return UnembeddedMessages(loaded, model, 0, 0, 0, is_new=True)
+            return UnembeddedMessages(agent, model, 0, 0, 0, is_new=True)
         cursor = progress.cursor
-        upto = max(cursor, loaded.indexed_seq)
+        upto = max(cursor, agent.indexed_seq)
         shown = [
             exchange
             for exchange, _, _ in await load_shown_since(connection, agent_row, cursor + 1, _MAX_EXCHANGES)
@@ -286,7 +292,7 @@ class Vectors(StoreGroup):
                 embedded.update(chunk.seqs.tolist())
         messages = [message for message in messages if message.seq not in embedded]
         return UnembeddedMessages(
-            agent=loaded, model=model, cursor=cursor, upto=upto, stamp=progress.stamp, messages=messages
+            agent=agent, model=model, cursor=cursor, upto=upto, stamp=progress.stamp, messages=messages
         )
 
     @makes_effect
@@ -299,10 +305,12 @@ class Vectors(StoreGroup):
     async def make_add_effect(
         self, connection: Connection, unembedded: UnembeddedMessages, added: Mapping[int, bytes]
     ) -> bool:
-        """Returns the effect that adds vectors. added: float32 of one length, by the seq of the message.
+        """Returns the effect that adds vectors.
 
-        It does nothing where something has changed since `unembedded` was read, and begins again where the model's
-        vectors have another length than before. It returns whether something that is indexed still lacks a vector.
+        The effect does nothing if something has changed since `unembedded` was read, and begins again if the model's
+        vectors have another length than before. It returns whether an indexed message still lacks a vector.
+
+        added: float32 of one length, by the number of the message.
         """
         await connection.lock(unembedded.agent.id)
         await _add_embedded(connection, unembedded, added)

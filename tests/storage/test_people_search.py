@@ -12,7 +12,7 @@ from storage.records import Scope
 from storage.search.document import CountedDocument, Indexable
 from storage.search.index import Index
 from storage.sql import people_search
-from storage.sql.people_search import _Candidate, _ReadMemory
+from storage.sql.people_search import _Candidate, _LoadedMemory
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import OpenStore
@@ -109,8 +109,8 @@ async def test_a_long_text_is_read_by_itself(
     read_chars: dict[str, int] = {}
     find_candidates = people_search._find_candidates
 
-    def note(read: _ReadMemory, terms: Sequence[str]) -> Sequence[_Candidate] | None:
-        read_chars[read.agent.uid] = sum(len(each.text) for each in read.unread)
+    def note(read: _LoadedMemory, terms: Sequence[str]) -> Sequence[_Candidate] | None:
+        read_chars[read.agent.uid] = sum(len(each.text) for each in read.unindexed)
         return find_candidates(read, terms)
 
     monkeypatch.setattr(people_search, "_find_candidates", note)
@@ -210,10 +210,10 @@ async def test_a_page_of_people_who_were_forgotten_meanwhile_does_not_end_the_se
     monkeypatch.setattr(people_search, "_PAGE_MEMORIES", 1)
     with monkeypatch.context() as meanwhile:
 
-        async def read_nothing(*about: object) -> Sequence[_ReadMemory]:
+        async def read_nothing(*about: object) -> Sequence[_LoadedMemory]:
             return ()
 
-        meanwhile.setattr(people_search.PeopleSearch, "_read_memories", read_nothing)
+        meanwhile.setattr(people_search.PeopleSearch, "_load_memories", read_nothing)
         first = await store.people_search.search("default", "Ferri")
     assert (first.people, first.next is None) == ([], False)
     rest = await store.people_search.search("default", "Ferri", before=first.next)

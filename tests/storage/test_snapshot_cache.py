@@ -275,13 +275,13 @@ async def test_so_many_bytes_are_cached_and_those_used_last(open_store: OpenStor
         snapshot = await store.turns.find_snapshot(speaker.agent, "c", listing.hash_path(2))
         assert snapshot is not None
         kept.put(speaker.agent.id, "c", listing.hash_path(2), snapshot)
-        assert kept.bytes <= 20_000
+        assert kept.size_bytes <= 20_000
     has = [kept.has_entry(agent, "c", path) for agent, path in looks]
     assert has[-1]
     assert not has[0]
     for agent, _ in looks:
         kept.drop(agent)
-    assert kept.bytes == 0
+    assert kept.size_bytes == 0
 
 
 async def test_the_newest_openings_are_cached_and_counted_once(open_store: OpenStore) -> None:
@@ -301,13 +301,13 @@ async def test_the_newest_openings_are_cached_and_counted_once(open_store: OpenS
     openings = kept.find_openings(speaker.agent.id, now)
     assert openings is not None
     assert len(openings) == 64
-    counted = kept.bytes
+    counted = kept.size_bytes
     kept.put_openings(speaker.agent.id, now, openings)
-    assert kept.bytes == counted
+    assert kept.size_bytes == counted
     kept.put_openings(speaker.agent.id, now, [])
-    assert kept.bytes == counted - 64 * 600
+    assert kept.size_bytes == counted - 64 * 600
     kept.drop(speaker.agent.id)
-    assert kept.bytes == 0
+    assert kept.size_bytes == 0
 
 
 async def test_a_memory_that_its_own_turn_pushes_out_is_not_counted(open_store: OpenStore) -> None:
@@ -319,10 +319,10 @@ async def test_a_memory_that_its_own_turn_pushes_out_is_not_counted(open_store: 
     assert snapshot is not None
     kept = store.turns._cache
     kept.put_openings(agent, snapshot, [])
-    kept._limit = kept.bytes  # nothing more has a place
+    kept._limit = kept.size_bytes  # nothing more has a place
     await speaker.say([user("Another topic")], assistant("Yes."))
     assert not kept.has_entry(agent, None, None)
-    assert kept.bytes == 0
+    assert kept.size_bytes == 0
 
 
 @pytest.mark.sqlite
@@ -349,14 +349,14 @@ async def test_what_is_cached_takes_about_as_many_bytes_as_are_counted(
                 await speaker.end(turn, messages[-1:])
 
     await talk("first")
-    before = kept.bytes
+    before = kept.size_bytes
     tracemalloc.start()
     try:
         for n in range(16):
             await talk(f"user:{n}")
         store.turns._memories.clear()  # they share some of it
         gc.collect()
-        counted, held = kept.bytes - before, tracemalloc.get_traced_memory()[0]
+        counted, held = kept.size_bytes - before, tracemalloc.get_traced_memory()[0]
         kept.clear()
         gc.collect()
         real = held - tracemalloc.get_traced_memory()[0]

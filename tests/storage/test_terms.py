@@ -397,7 +397,7 @@ def test_after_the_best_of_the_first_query_both_take_turns() -> None:
 
 def test_a_large_index_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     documents = chain_of_two(second="Then Kofi rang, in tears of joy: the chess cup!")
-    monkeypatch.setattr("storage.search.rank._LOOKED_AGAIN_BYTES", 100)
+    monkeypatch.setattr("storage.search.rank._MAX_BYTES_OF_SECOND_SEARCH", 100)
     assert 100 not in found("What did my sister win?", *documents, only_strong=True, room=1000)
 
 

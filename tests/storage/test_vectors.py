@@ -128,7 +128,7 @@ def test_messages_that_are_all_alike_do_not_stand_out() -> None:
     assert near is not None
     assert near.beyond.tolist() == [0.0] * 5
     blobs = list(encode([Document(seq, "user", "Small talk.", 0.0) for seq in range(5)], SECRET).values())
-    assert ranked_among(blobs, "reptiles", SECRET, near=near) == []
+    assert ranked_among(blobs, "reptiles", SECRET, similarities=near) == []
 
 
 def test_what_is_near_to_everything_ranks_below_what_is_near_to_the_query() -> None:
@@ -169,7 +169,7 @@ def ranked(
         # The others differ as they do: by one standard deviation.
         values = [*near.values(), *([-1.0, 1.0] * len(seqs))][: len(seqs)]
         found = VectorSimilarities(np.array(seqs, np.int64), np.array(values), np.array(values))
-    return ranked_among(blobs, query, SECRET, near=found, **options)
+    return ranked_among(blobs, query, SECRET, similarities=found, **options)
 
 
 def test_without_vectors_nothing_changes() -> None:
@@ -354,10 +354,10 @@ async def test_a_search_goes_on_by_words_where_vectors_are_not_read_in_time(
     await talk(alice, "tea", "milk " * 40, "rain")
     await embed(store, alice.agent)
 
-    async def find_near(*_: Any, **__: Any) -> None:
+    async def find_similarities(*_: Any, **__: Any) -> None:
         raise TooSlow("it takes too long")
 
-    monkeypatch.setattr(recall, "find_near", find_near)
+    monkeypatch.setattr(recall, "find_similarities", find_similarities)
     hits = await store.recall.search(
         alice.agent, "rain", vector=Vector(MODEL, unit("This of tea.")), only_strong=True
     )
