@@ -18,8 +18,8 @@ from msgspec import Struct
 from storage.errors import Owned
 from storage.sidecar import LOCK, check_reach, ensure_sidecar, make_unavailable, open_sidecar, resolve_path
 
-# `find_lock_owner` holds a shared lock for an instant, which refuses a start as an owner's lock does. So it tries
-# again, with pauses. Not measured: one further try is enough, unless several commands look up the owner at once.
+# `find_lock_owner` holds a shared lock for an instant, which refuses a start as an owner's lock does. So a start
+# tries again, with pauses. Not measured: one further try is enough, unless several commands look up the owner at once.
 _TRIES = 5
 _PAUSE_S = 0.02
 
