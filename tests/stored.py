@@ -53,7 +53,7 @@ from storage.sql.turn_edits import add_edit
 from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.database import connect_current
 from storage.sqlite.writer import WriterLimits
-from tests.core.conversations import IDLE_S, OUR_TOOLS, call_name, memory_insert
+from tests.core.conversations import GATEWAY_TOOLS, IDLE_S, call_name, memory_insert
 from tests.doubles.statements import noting
 from tests.inflated import with_inflated
 from tests.patience import PATIENCE_S
@@ -199,7 +199,7 @@ class Speaker:
         messages: Sequence[WireMessage],
         key: str | None = None,
         mode: MemoryUse = MemoryUse.ON,
-        offered: Collection[str] = OUR_TOOLS,
+        offered: Collection[str] = GATEWAY_TOOLS,
     ) -> StoredTurn:
         self._agent = await self.store.agents.find(self.scope)
         turns, agent = self.store.turns, self.agent
@@ -270,7 +270,7 @@ class Speaker:
         """
         plan, key, now = turn.plan, turn.key, self.now()
         gateway_calls = frozenset(
-            c["id"] for m in full_reply for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
+            c["id"] for m in full_reply for c in m.get("tool_calls") or [] if call_name(c) in GATEWAY_TOOLS
         )
         ended = RequestEnd(
             row,

@@ -1,8 +1,12 @@
-"""Clients that talk to the pure core, without a store: a clock moved by hand, records in a dict.
+"""Clients that chat with the pure core, without a store: records are in a dict, and a test moves the clock.
 
-A `World` has one memory for each user. A request is planned, composed and ended there as in a gateway; after each
-end every stored column is compared with its value, computed again from the whole tree. `tree` draws
-what is stored, `Request.lines` what went upstream, and a client's own messages are checked to be there unchanged.
+A `World` has one memory for each user. It plans, composes and ends a request as a gateway does. After each end it
+compares each stored column with the value that follows from the whole tree. `World.tree` shows the stored exchanges,
+and `Request.lines` the messages that went upstream; the client's own messages must be among these unchanged.
+
+    history = world.chat(("My cat is Tom.", "Nice cat."))
+    request = world.say([*history, user("Bye.")], "Bye.")
+    assert request.is_untouched
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from textwrap import dedent
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from msgspec.structs import replace
@@ -43,8 +47,9 @@ from storage.records import Atom, Block, Exchange, MemoryEdit, State
 
 T = TypeVar("T")
 
+# Seconds after which a turn is confirmed without another turn.
 IDLE_S = 120.0
-OUR_TOOLS = frozenset({"memory_insert"})
+GATEWAY_TOOLS = frozenset({"memory_insert"})
 SECRET = b"k" * 16
 
 
@@ -60,8 +65,8 @@ def user(text: str, **more: Any) -> WireMessage:
 
 
 def assistant(text: str | None, *calls: WireMessage) -> WireMessage:
-    said: WireMessage = {"role": "assistant", "content": text}
-    return {**said, "tool_calls": list(calls)} if calls else said
+    message: WireMessage = {"role": "assistant", "content": text}
+    return {**message, "tool_calls": list(calls)} if calls else message
 
 
 def call(id: str, name: str = "get_weather", arguments: str = '{"city":"Paris"}') -> WireMessage:
@@ -80,96 +85,109 @@ def picture(text: str, url: str) -> WireMessage:
 # -- a request
 
 
+class SentMessage(NamedTuple):
+    """A message that went upstream."""
+
+    # "+ ": inserted before the client's list. "~ ": part of a hidden round that replaces a message. "": the client's.
+    origin: str
+    message: WireMessage
+
+
 @dataclass
 class Request:
-    """A request under way.
-
-    plan: None where nothing is remembered. sent: the messages that went upstream, each with its origin.
-    """
+    """A client's request, from its begin to its end."""
 
     messages: list[WireMessage]
-    who: str | None
+    user_id: str | None
+    # The client's id of the conversation.
     key: str | None
+    # None: a request without memory.
     plan: Plan | None = None
     composition: Composition = field(default_factory=Composition)
+    # index of a new message -> the note of recalled messages before its text
     notes: dict[int, str] = field(default_factory=dict)
-    sent: list[tuple[str, WireMessage]] = field(default_factory=list)
+    sent: list[SentMessage] = field(default_factory=list)
     exchange_row: int = 0
 
     @property
     def lines(self) -> list[str]:
-        """What went upstream: `+` put before the list, `~` part of a hidden round, else the client's own."""
-        return [kind + _line(m) for kind, m in self.sent]
+        """The messages that went upstream, one a line, with their origin: "+ user: Hello."."""
+        return [origin + _line(message) for origin, message in self.sent]
 
     @property
     def texts(self) -> list[str]:
         """The text of each message that went upstream."""
-        return [read_text(m) for _, m in self.sent]
+        return [read_text(message) for _, message in self.sent]
 
     @property
     def is_untouched(self) -> bool:
-        return [m for _, m in self.sent] == self.messages
+        """Whether the client's messages went upstream as they were sent."""
+        return [message for _, message in self.sent] == self.messages
 
     def assemble(self) -> None:
-        made, is_filled = self.composition, False
+        """Makes the messages that go upstream, and checks that the client's are among them."""
+        composition = self.composition
+        is_filled = False
         for i, message in enumerate(self.messages):
             if not is_system(message) and not is_filled:
-                self.sent += [("+ ", each.message) for each in made.inserted]
+                self.sent += [SentMessage("+ ", each.message) for each in composition.inserted]
                 is_filled = True
-            if i in made.replacements:
-                self.sent += [("~ ", m) for m in made.replacements[i]]
+            if i in composition.replacements:
+                self.sent += [SentMessage("~ ", m) for m in composition.replacements[i]]
             else:
-                self.sent.append(("", with_text_before(message, made.notes.get(i, ""))))
-        self._check_that_the_client_is_quoted()
+                self.sent.append(SentMessage("", with_text_before(message, composition.notes.get(i, ""))))
+        self._check_client_messages()
 
-    def _check_that_the_client_is_quoted(self) -> None:
-        made, at = self.composition, 0
-        sent = [m for kind, m in self.sent if kind != "+ "]
-        filled = [m for kind, m in self.sent if kind == "+ "]
+    def _check_client_messages(self) -> None:
+        """Checks that each of the client's messages went upstream, in the form that the composition gives it."""
+        composition = self.composition
+        sent = [message for origin, message in self.sent if origin != "+ "]
+        inserted = [message for origin, message in self.sent if origin == "+ "]
+        position = 0
         for i, message in enumerate(self.messages):
-            if made.replacements.get(i) == []:
-                # What was heard, before what failed after it; its hidden rounds may be within. Or a result of a call.
-                texts = (read_text(m) for m in filled if m["role"] == message["role"])
+            if composition.replacements.get(i) == []:
+                # A part of a reply that was heard, with its hidden rounds, or a call's result: among the inserted ones.
+                texts = (read_text(m) for m in inserted if m["role"] == message["role"])
                 assert without_space(read_text(message)) in without_space("".join(texts))
-            elif i in made.replacements:
-                span = sent[at : at + len(made.replacements[i])]
-                ours = {c["id"] for m in span for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS}
-                says = make_shown_reply(span, ours)
-                assert says["content"] == read_text(message)
-                assert says.get("tool_calls") == message.get("tool_calls")
-                at += len(span)
+            elif i in composition.replacements:
+                span = sent[position : position + len(composition.replacements[i])]
+                shown = make_shown_reply(span, gateway_call_ids(span))
+                assert shown["content"] == read_text(message)
+                assert shown.get("tool_calls") == message.get("tool_calls")
+                position += len(span)
             else:
-                note = made.notes.get(i, "")
+                note = composition.notes.get(i, "")
                 assert message["role"] == "user" or not note
-                assert sent[at] == with_text_before(message, note)
-                assert read_text(sent[at]) == note + read_text(message)
-                at += 1
-        assert at == len(sent)
+                assert sent[position] == with_text_before(message, note)
+                assert read_text(sent[position]) == note + read_text(message)
+                position += 1
+        assert position == len(sent)
 
 
 def check_fill(request: Request, tree: Tree, listing: HashedList) -> None:
-    """What was put before a list is the path's own front, message by message, up to where the list begins.
+    """Checks the messages that were inserted before a list: those of the path before the first message of the list.
 
-    Turns that have lost a part to forgetting, or are off the record, are not in it; with hidden rounds it is more than
-    the path says.
+    Turns that are off the record or have lost a part by a forgetting are not inserted. A path with hidden rounds is not
+    checked, because its inserted messages also have those rounds.
     """
-    plan, fill = request.plan, [m for kind, m in request.sent if kind == "+ "]
+    plan = request.plan
+    fill = [message for origin, message in request.sent if origin == "+ "]
     assert fill == [each.message for each in request.composition.inserted]
     assert plan is not None
     if not fill or any(e.has_full_reply for e in tree.list_path(plan.match.match_point)):
         return
     elements = tree.list_path_elements(plan.match.match_point)
-    path = [_sent_before(tree, element) for element in elements]
+    path = [_restore_sent(tree, element) for element in elements]
     if plan.follows_head:
-        # The last reply as it was heard may come with the list.
+        # The list may have the heard part of the last reply.
         moved = [i for i, at in enumerate(listing.positions) if at in request.composition.replacements]
         heard = [listing.messages[i] for i in moved if i < plan.heard_count]
         new = [listing.messages[i] for i in moved if i in plan.new_indices]
         path = [m for m in path if m is not None][: -1 if plan.heard_count else None]
-        assert _talk_of(fill) == _talk_of([*path, *heard, *plan.pending, *new])
+        assert _spoken_texts(fill) == _spoken_texts([*path, *heard, *plan.pending, *new])
         return
     listed = listing.atoms[: plan.match.last + 1 if plan.match.altered else listing.answered_count]
-    # The last replies came back altered, or for the first time.
+    # The atoms of replies that the list has in another form than the tree, or for the first time.
     spans = {a.exchange_row: slice(*a.reply) for a in plan.amendments if a.reply}
     forms = {id: [atom for atoms in listing.atoms[span] for atom in atoms] for id, span in spans.items()}
     elements = [
@@ -178,23 +196,26 @@ def check_fill(request: Request, tree: Tree, listing: HashedList) -> None:
         for i, atoms in [*enumerate(x.inputs), (-1, forms.get(x.id, x.reply))]
         if atoms is not None
     ]
-    path = [_sent_before(tree, element) for element in elements]
+    path = [_restore_sent(tree, element) for element in elements]
     begins = [p for p, element in enumerate(elements) if element.atoms == listed[0]]
-    (end,) = [p for p in begins if _talk(el.atoms for el in elements[p:]) == _talk(listed)] or [0]
-    assert end, "the list begins nowhere on the path"
+    (end,) = [
+        p for p in begins if _spoken_roles(el.atoms for el in elements[p:]) == _spoken_roles(listed)
+    ] or [0]
+    assert end, "no message of the path is the first one of the list"
     turns: list[list[WireMessage | None]] = []
     for p in range(end):
         if not turns or (is_user(elements[p].atoms) and not is_user(elements[p - 1].atoms)):
             turns.append([])
         turns[-1].append(path[p])
     if None in turns[-1] and not is_user(listing.atoms[0]):
-        turns = []  # the list begins in the middle of it
+        turns = []  # the list begins within a turn that is not inserted
     assert fill == [m for turn in turns if None not in turn for m in turn]
 
 
-def _sent_before(tree: Tree, element: PathElement) -> WireMessage | None:
-    """Returns a message of a path as it went upstream, None where it is off the record or forgotten."""
-    e, content = element.exchange, tree.contents.get(element.exchange)
+def _restore_sent(tree: Tree, element: PathElement) -> WireMessage | None:
+    """Returns a message of a path as it went upstream, or None if it is off the record or forgotten."""
+    e = element.exchange
+    content = tree.contents.get(e)
     if content.messages is None or element.message_index in e.redactions:
         return None
     if element.message_index < 0:
@@ -203,20 +224,20 @@ def _sent_before(tree: Tree, element: PathElement) -> WireMessage | None:
     return with_text_before(content.messages[element.message_index], e.notes.get(element.message_index, ""))
 
 
-def _talk_of(messages: Iterable[WireMessage]) -> list[tuple[str, str]]:
-    """Returns what was said. Results of tools are put after their calls, and late ones bring a call along."""
+def _spoken_texts(messages: Iterable[WireMessage]) -> list[tuple[str, str]]:
+    """Returns roles and texts without the results of tools, whose order may differ."""
     return [(m["role"], read_text(m)) for m in messages if m["role"] != "tool"]
 
 
-def _talk(messages: Iterable[Sequence[Atom]]) -> list[bytes]:
-    """Returns the roles that spoke, tool rounds aside."""
+def _spoken_roles(messages: Iterable[Sequence[Atom]]) -> list[bytes]:
+    """Returns the first letter of each role but that of tools."""
     return [atoms[0][:1] for atoms in messages if atoms and atoms[0][:1] in b"ua"]
 
 
-def goes_on_from(later: Request, earlier: Request) -> bool:
-    """Returns whether the later prompt begins with the bytes of the earlier one."""
-    a, b = ([orjson.dumps(m) for _, m in r.sent if not is_system(m)] for r in (earlier, later))
-    return b[: len(a)] == a
+def extends_prompt(later: Request, earlier: Request) -> bool:
+    """Returns whether the later prompt begins with the bytes of the earlier one, without their system messages."""
+    prefix, prompt = ([orjson.dumps(m) for _, m in r.sent if not is_system(m)] for r in (earlier, later))
+    return prompt[: len(prefix)] == prefix
 
 
 # -- a memory
@@ -224,27 +245,35 @@ def goes_on_from(later: Request, earlier: Request) -> bool:
 
 @dataclass
 class Memory:
-    """The records of one user. keys: the client's conversation ids."""
+    """The records of one user."""
 
     hasher: MessageHasher
+    # row -> exchange
     records: dict[int, Exchange] = field(default_factory=dict)
+    # the client's id of a conversation -> its row
     keys: dict[str, int] = field(default_factory=dict)
     blocks: list[Block] = field(default_factory=lambda: [Block(1, "human", "The user", "", 1000)])
-    ops: list[MemoryEdit] = field(default_factory=list)
+    edits: list[MemoryEdit] = field(default_factory=list)
+    # row -> the exchange as `check_columns` last found it right
     verified: dict[int, Verified] = field(default_factory=dict, repr=False)
 
     def is_named(self, e: Exchange) -> bool:
         return e.conversation_row in self.keys.values()
 
-    def found(self, key: str | None) -> list[Exchange]:
-        """Returns the records of a named conversation, else all that are found by the messages."""
+    def list_candidates(self, key: str | None) -> list[Exchange]:
+        """Returns the records of a named conversation, or without a key those of all conversations without one."""
         if key is not None:
             return [e for e in self.records.values() if e.conversation_row == self.keys.get(key)]
         return [e for e in self.records.values() if not self.is_named(e)]
 
-    def ask(self, key: str | None, rules: Callable[[Tree], T]) -> tuple[Tree, T]:
-        """The rules' answer, of a tree with as much content as they ask for, and no more. It takes few calls."""
-        skeletons = [replace(e, input=None, shown_reply=None, full_reply=None) for e in self.found(key)]
+    def decide(self, key: str | None, rules: Callable[[Tree], T]) -> tuple[Tree, T]:
+        """Calls rules with a tree that has only the contents they ask for. Returns the tree and their result.
+
+        Raises AssertionError if they need more than `MAX_RULE_CALLS` calls.
+        """
+        skeletons = [
+            replace(e, input=None, shown_reply=None, full_reply=None) for e in self.list_candidates(key)
+        ]
         contents: dict[int, StoredContent] = {}
         for _ in range(MAX_RULE_CALLS):
             tree = Tree(skeletons, contents)
@@ -254,7 +283,7 @@ class Memory:
                 if not missing.ids or not contents.keys().isdisjoint(missing.ids):
                     raise
                 contents |= {i: content_of(self.records[i]) for i in missing.ids}
-        raise AssertionError("the rules ask for contents again and again")
+        raise AssertionError("the rules ask for contents too often")
 
     def write(self, request: Request, tree: Tree, e: Exchange, new_edits: Sequence[str], now: float) -> None:
         if request.key is not None:
@@ -263,9 +292,9 @@ class Memory:
         for x in list(tree.changed):
             self.records[x] = self._with_content(tree.by_id[x])
         if is_repeated:
-            self.ops = [o for o in self.ops if o.exchange_row != e.id or o.state != "pending"]
+            self.edits = [o for o in self.edits if o.exchange_row != e.id or o.state != "pending"]
         if not (is_repeated and e.merged):
-            self.ops += [memory_insert(e.id, f"{now}-{i}", text) for i, text in enumerate(new_edits)]
+            self.edits += [memory_insert(e.id, f"{now}-{i}", text) for i, text in enumerate(new_edits)]
         self.settle(request.key, now)
         check_columns(self.records.values(), self.hasher, self.keys.values(), self.verified)
 
@@ -281,17 +310,17 @@ class Memory:
 
     def settle(self, key: str | None, now: float) -> None:
         """Applies the edits of confirmed turns to the blocks."""
-        tree = Tree(self.found(key))
+        tree = Tree(self.list_candidates(key))
         for x, why in find_mergeable(tree, now, IDLE_S, is_named=key is not None):
             self.records[x.id] = replace(x, merged=why)
-            mine = [o for o in self.ops if o.exchange_row == x.id and o.state == "pending"]
-            for block, value, _ in edits.make_block_merge(self.blocks, mine).writes:
+            due = [o for o in self.edits if o.exchange_row == x.id and o.state == "pending"]
+            for block, value, _ in edits.make_block_merge(self.blocks, due).writes:
                 self.blocks = [replace(b, value=value) if b.id == block else b for b in self.blocks]
-            self.ops = [replace(o, state="merged") if o in mine else o for o in self.ops]
+            self.edits = [replace(o, state="merged") if o in due else o for o in self.edits]
 
-    def seen_on(self, path: Iterable[int]) -> list[str]:
-        """Returns the block's value for a request that continues this path."""
-        pending = [o for o in self.ops if o.state == "pending"]
+    def list_learned_on(self, path: Iterable[int]) -> list[str]:
+        """Returns the lines of the block as a request that continues this path gets them."""
+        pending = [o for o in self.edits if o.state == "pending"]
         return edits.list_blocks_on_path(self.blocks, pending, set(path))[0].value.split()
 
 
@@ -305,7 +334,7 @@ def memory_insert(exchange_row: int, id: str, text: str) -> MemoryEdit:
 
 
 class Verified:
-    """A record with what is above it, whose columns were found right. Equal ones need no second look."""
+    """A record whose columns were found right, with its verified parent. Equal ones are not checked again."""
 
     def __init__(self, record: Exchange, above: Verified | None) -> None:
         self.record = record
@@ -320,8 +349,8 @@ def check_columns(
 ) -> None:
     """Checks every stored column against its value, computed from the whole tree.
 
-    verified: by id the records of earlier checks; a column that depends on a record and those above it alone is
-        computed again when one of these is another one. Records are frozen.
+    named: the rows of the conversations that the client named.
+    verified: row -> a record of an earlier check. A record is checked again if it or one of its ancestors has changed.
     """
     tree, names = Tree(records), set(named)
     verified = {} if verified is None else verified
@@ -359,7 +388,7 @@ def _check_path(e: Exchange, tree: Tree, hasher: MessageHasher) -> None:
 
 
 def without_numbers(e: Exchange) -> dict[str, object]:
-    """Returns a record without what the store decides: its id and its place in the agent's order."""
+    """Returns the fields of a record but its number and the start of its gapless run, which the store sets."""
     return {name: getattr(e, name) for name in e.__struct_fields__ if name not in ("seq", "gapless_from")}
 
 
@@ -367,11 +396,7 @@ def without_numbers(e: Exchange) -> dict[str, object]:
 
 
 class World:
-    """Several users and a clock.
-
-    recall: makes the note for a question; "" means that nothing was found.
-    adds_nothing: every request has to go upstream as it was sent.
-    """
+    """Several users, each with a memory, and a clock."""
 
     def __init__(
         self,
@@ -380,15 +405,22 @@ class World:
         *,
         adds_nothing: bool = False,
     ) -> None:
+        """Makes a world without memories.
+
+        secret: the secret of alice's memory.
+        recall: returns the note of recalled messages for a question, or "" if there is none.
+        adds_nothing: whether each request must go upstream as the client sent it.
+        """
+        # Seconds.
         self.now = 0.0
         self.adds_nothing = adds_nothing
         self.recall = recall
         self._secret = secret
         self._memories: dict[str, Memory] = {}
 
-    def memory(self, who: str | None = "alice", key: str | None = None) -> Memory:
-        """Returns a user's memory; an unnamed user has one for each conversation they name."""
-        name = who or f"conversation {key}"
+    def memory(self, user_id: str | None = "alice", key: str | None = None) -> Memory:
+        """Returns a user's memory. A client without a user has one for each conversation that it names."""
+        name = user_id or f"conversation {key}"
         hasher = MessageHasher(self._secret if name == "alice" else name.encode())
         return self._memories.setdefault(name, Memory(hasher))
 
@@ -403,23 +435,23 @@ class World:
         messages: Sequence[WireMessage],
         key: str | None = None,
         *,
-        who: str | None = "alice",
+        user_id: str | None = "alice",
         mode: MemoryUse = MemoryUse.ON,
         append: bool = False,
         retry: bool = False,
-        tools: Iterable[str] = OUR_TOOLS,
+        tools: Iterable[str] = GATEWAY_TOOLS,
     ) -> Request:
         self.now += 1
-        request = Request(list(messages), who, key)
-        if who is None and key is None:
+        request = Request(list(messages), user_id, key)
+        if user_id is None and key is None:
             request.assemble()
             return request
-        memory = self.memory(who, key)
+        memory = self.memory(user_id, key)
         listing = HashedList(memory.hasher, request.messages)
         known = memory.keys.get(key) if key is not None else None
         kind = ConversationKind.APPENDED if append else ConversationKind.CLIENT
         query = Query(listing, key is not None, mode, self.now, IDLE_S, kind, retry, known)
-        tree, plan = memory.ask(key, lambda tree: plan_turn(tree, query))
+        tree, plan = memory.decide(key, lambda tree: plan_turn(tree, query))
         request.plan = plan
         fresh = {} if mode is MemoryUse.OFF else self._notes(tree, plan)
         request.notes = {} if plan.is_off_record else fresh
@@ -429,60 +461,65 @@ class World:
         check_fill(request, tree, listing)
         assert request.is_untouched or not self.adds_nothing, request.lines
         if plan.follows_head:
-            # As a gateway does before it asks the model.
+            # A gateway also writes the draft before it calls the model.
             draft = RequestEnd(len(memory.records) + 1, (), assistant(""), self.now, dict(request.notes))
             self._write(request, draft, (), settle.write_draft)
         return request
 
     def _notes(self, tree: Tree, plan: Plan) -> dict[int, str]:
+        """Returns the notes before the new messages: the stored ones, and a new one for a question at the end."""
         new = plan.messages
-        asked = [i for i, m in enumerate(new) if m["role"] == "user"]
-        found = {i: note for i in asked if (note := find_known_note(tree, plan, i)) is not None}
-        if asked and asked[-1] == len(new) - 1 and asked[-1] not in found:
-            found[asked[-1]] = self.recall(read_text(new[-1]))
-        return found
+        questions = [i for i, m in enumerate(new) if m["role"] == "user"]
+        notes = {i: note for i in questions if (note := find_known_note(tree, plan, i)) is not None}
+        if questions and questions[-1] == len(new) - 1 and questions[-1] not in notes:
+            notes[questions[-1]] = self.recall(read_text(new[-1]))
+        return notes
 
     def finish(
         self, request: Request, reply: str | WireMessage | list[WireMessage], edits: Sequence[str] = ()
     ) -> Request:
-        """Ends a request. reply: its text, its message, or all its messages as the upstream saw them."""
+        """Ends a request.
+
+        reply: the text of the reply, its message, or all of its messages with the hidden rounds.
+        edits: the texts that the turn's calls of `memory_insert` insert.
+        """
         self.now += 1
         full_reply = (
             [assistant(reply)] if isinstance(reply, str) else [reply] if isinstance(reply, dict) else reply
         )
         return self._end(request, full_reply, edits, settle.finish)
 
-    def cancel(self, request: Request, got: Sequence[WireMessage] = (), edits: Sequence[str] = ()) -> Request:
-        """Lets the client leave. got: the text that it had received by then."""
+    def cancel(
+        self, request: Request, partial: Sequence[WireMessage] = (), edits: Sequence[str] = ()
+    ) -> Request:
+        """Ends a request whose client has left. partial: the messages of the reply that the client has got."""
         self.now += 1
-        return self._end(request, list(got), edits, settle.cancel)
+        return self._end(request, list(partial), edits, settle.cancel)
 
     def _end(
         self,
         request: Request,
         full_reply: list[WireMessage],
         new_edits: Sequence[str],
-        how: Callable[[Tree, Plan, RequestEnd], Exchange],
+        write_end: Callable[[Tree, Plan, RequestEnd], Exchange],
     ) -> Request:
         plan = request.plan
         if plan is None:
             return request
-        memory = self.memory(request.who, request.key)
+        memory = self.memory(request.user_id, request.key)
         if request.key is not None and plan.match.match_point is None:
             plan = request.plan = replace(plan, conversation_row=memory.keys.get(request.key))
-        ours = frozenset(
-            c["id"] for m in full_reply for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
-        )
+        gateway_ids = gateway_call_ids(full_reply)
         ended = RequestEnd(
             id=request.exchange_row if plan.follows_head else len(memory.records) + 1,
             full_reply=full_reply,
-            shown_reply=make_shown_reply(full_reply, ours),
+            shown_reply=make_shown_reply(full_reply, gateway_ids),
             now=self.now,
             notes=dict(request.notes),
-            gateway_call_ids=ours,
+            gateway_call_ids=gateway_ids,
             edits=bool(new_edits),
         )
-        self._write(request, ended, new_edits, how)
+        self._write(request, ended, new_edits, write_end)
         return request
 
     def _write(
@@ -490,11 +527,11 @@ class World:
         request: Request,
         ended: RequestEnd,
         new_edits: Sequence[str],
-        how: Callable[[Tree, Plan, RequestEnd], Exchange],
+        write_end: Callable[[Tree, Plan, RequestEnd], Exchange],
     ) -> None:
-        plan, memory = request.plan, self.memory(request.who, request.key)
+        plan, memory = request.plan, self.memory(request.user_id, request.key)
         assert plan is not None
-        tree, e = memory.ask(request.key, lambda tree: how(tree, plan, ended))
+        tree, e = memory.decide(request.key, lambda tree: write_end(tree, plan, ended))
         request.exchange_row = e.id
         memory.write(request, tree, e, new_edits, self.now)
 
@@ -505,27 +542,28 @@ class World:
         key: str | None = None,
         *,
         edits: Sequence[str] = (),
-        **how: Any,
+        **options: Any,
     ) -> Request:
-        return self.finish(self.begin(messages, key, **how), reply, edits)
+        """Begins and finishes a request. options: further parameters of `begin`."""
+        return self.finish(self.begin(messages, key, **options), reply, edits)
 
     def chat(
         self,
         *turns: tuple[str, str],
         key: str | None = None,
         start: Sequence[WireMessage] = (),
-        who: str | None = "alice",
+        user_id: str | None = "alice",
     ) -> list[WireMessage]:
-        """Makes turns of a client that resends everything. Returns its list afterwards."""
+        """Takes turns of a client that resends its history. Returns its list of messages afterwards."""
         messages = list(start)
         for question, answer in turns:
             messages.append(user(question))
-            self.say(messages, answer, key, who=who)
+            self.say(messages, answer, key, user_id=user_id)
             messages.append(assistant(answer))
         return messages
 
-    def forget(self, exchange_row: int, who: str | None = "alice") -> None:
-        memory = self.memory(who)
+    def forget(self, exchange_row: int, user_id: str | None = "alice") -> None:
+        memory = self.memory(user_id)
         e = memory.records[exchange_row]
         gone: dict[str, Any] = {
             "input": None,
@@ -539,33 +577,33 @@ class World:
         for x in tree:
             memory.records[x.id] = tree.change(x.id, prior=tree.find_prior(x))
 
-    # -- what became of it
+    # -- the stored memory
 
-    def tree(self, who: str | None = "alice", key: str | None = None) -> str:
-        """Returns a line for each exchange, deeper ones indented; `--` between conversations.
+    def tree(self, user_id: str | None = "alice", key: str | None = None) -> str:
+        """Returns a line for each exchange, indented by its depth, and a line `--` between conversations.
 
         The states are those of docs/conversations.md: continued, active, superseded, cancelled, detached (finished,
         but not active until it is continued), open, forgotten, and off (the record).
         """
-        tree = Tree(self.memory(who, key).records.values())
+        tree = Tree(self.memory(user_id, key).records.values())
 
         def draw(e: Exchange, indent: str) -> list[str]:
             line = f"{indent}{_state(tree, e)}: {_content(tree, e)}"
             return [line] + [below for kid in tree.list_children(e) for below in draw(kid, indent + "  ")]
 
-        seen = dict.fromkeys(e.conversation_row for e in tree)
-        drawn = [[line for e in tree.list_roots(c) for line in draw(e, "")] for c in seen]
-        return "\n--\n".join("\n".join(lines) for lines in drawn)
+        rows = dict.fromkeys(e.conversation_row for e in tree)
+        trees = [[line for e in tree.list_roots(row) for line in draw(e, "")] for row in rows]
+        return "\n--\n".join("\n".join(lines) for lines in trees)
 
-    def active(self, who: str | None = "alice", key: str | None = None) -> list[str]:
-        """Returns what other conversations may know."""
-        memory = self.memory(who, key)
+    def active(self, user_id: str | None = "alice", key: str | None = None) -> list[str]:
+        """Returns the texts of active exchanges, which other conversations may recall."""
+        memory = self.memory(user_id, key)
         tree = Tree(memory.records.values())
         return [text for e in tree if e.active for text in self._shown(tree, e)]
 
-    def confirmed(self, who: str | None = "alice", key: str | None = None) -> list[str]:
-        """Returns what may be learned from."""
-        memory = self.memory(who, key)
+    def confirmed(self, user_id: str | None = "alice", key: str | None = None) -> list[str]:
+        """Returns the texts of confirmed exchanges, from which learning may take facts."""
+        memory = self.memory(user_id, key)
         tree = Tree(memory.records.values())
         return [
             text
@@ -586,12 +624,13 @@ class World:
         spoken = list_visible_messages(e, prefix_is_shared=is_shared)
         return [text for _, m in spoken if (text := read_text(m))]
 
-    def learned(self, who: str | None = "alice") -> list[str]:
-        """Returns the block's value after all edits."""
-        return self.memory(who).blocks[0].value.split()
+    def list_learned(self, user_id: str | None = "alice") -> list[str]:
+        """Returns the lines of the block, with the edits of confirmed turns."""
+        return self.memory(user_id).blocks[0].value.split()
 
 
-def drawn(text: str) -> str:
+def outline(text: str) -> str:
+    """Returns an indented text as `World.tree` returns it."""
     return dedent(text).strip()
 
 
@@ -607,14 +646,24 @@ def _state(tree: Tree, e: Exchange) -> str:
 
 def _content(tree: Tree, e: Exchange) -> str:
     content = tree.contents.get(e)
-    asked = " / ".join(map(_brief, content.messages)) if content.messages else "..."
+    messages = " / ".join(map(_brief, content.messages)) if content.messages else "..."
     if e.ended is None:
-        return asked
-    return f"{asked} > {_brief(content.shown_reply) if content.shown_reply else '...'}"
+        return messages
+    return f"{messages} > {_brief(content.shown_reply) if content.shown_reply else '...'}"
 
 
 def call_name(call: WireMessage) -> str:
     return str(call["function"]["name"])
+
+
+def gateway_call_ids(messages: Iterable[WireMessage]) -> frozenset[str]:
+    """Returns the ids of the calls of gateway tools."""
+    return frozenset(
+        call["id"]
+        for message in messages
+        for call in message.get("tool_calls") or []
+        if call_name(call) in GATEWAY_TOOLS
+    )
 
 
 def _brief(message: WireMessage) -> str:

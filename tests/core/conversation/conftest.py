@@ -16,6 +16,6 @@ def world() -> World:
 
 
 @pytest.fixture
-def filling() -> World:
+def filling_world() -> World:
     """Here what a list left out goes before it."""
     return World()

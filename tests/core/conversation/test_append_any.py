@@ -12,7 +12,7 @@ import pytest
 
 from gateway.core.conversation.wire_message import WireMessage, read_text
 from storage.records import State
-from tests.core.conversations import Request, World, assistant, call, goes_on_from, result, user
+from tests.core.conversations import Request, World, assistant, call, extends_prompt, result, user
 from tests.doubles.openai_rules import check_chat
 from tests.rows import each_row
 
@@ -233,11 +233,11 @@ def test_a_result_that_comes_after_the_next_answer_is_sent_with_its_call(
     asked = ["one", "Let me look.", "No result was given.", "windy", "It is windy.", "two"]
     assert request.texts == [*asked, *heard, "sunny", *also]
     check_sent(request)
-    assert goes_on_from(request, before)
+    assert extends_prompt(request, before)
     world.finish(request, "It is sunny.")
     later = world.begin([user("four")], "c1", append=True)
     assert later.texts == [*request.texts, "It is sunny.", "four"]
-    assert goes_on_from(later, request)
+    assert extends_prompt(later, request)
 
 
 @pytest.mark.parametrize("is_answered", [False, True])
@@ -252,13 +252,13 @@ def test_a_result_may_come_after_words_of_the_same_send(ends: str, *, is_answere
     between = ["No result was given.", "<two>two", "Still looking."] if is_answered else []
     assert request.texts == ["<one>one", "Let me look.", *between, "sunny", "three"]
     check_sent(request)
-    assert goes_on_from(request, first)
+    assert extends_prompt(request, first)
     if ends == "finished":
         world.finish(request, "It is sunny.")
     else:
         world.cancel(request)
     later = world.begin([user("four")], "c1", append=True)
-    assert goes_on_from(later, request)
+    assert extends_prompt(later, request)
 
 
 def test_a_result_that_comes_again_with_other_words_is_there_once() -> None:
@@ -268,7 +268,7 @@ def test_a_result_that_comes_again_with_other_words_is_there_once() -> None:
     request = world.say([result("k1", "sunny"), user("three")], "It is sunny.", "c1", append=True)
     assert request.texts == ["one", "Let me look.", "sunny", "two", "three"]
     later = world.begin([user("four")], "c1", append=True)
-    assert goes_on_from(later, request)
+    assert extends_prompt(later, request)
     check_sent(later)
 
 
@@ -340,13 +340,13 @@ def test_what_was_heard_of_a_reply_has_its_hidden_rounds(parts: list[str], *, is
     heard = world.begin([*map(assistant, parts), user("two")], "c1", append=True)
     talk = ["I like tea", "Let me note that.", "Done.", "It is noted", "two"]
     assert heard.texts == talk
-    assert goes_on_from(heard, first)
+    assert extends_prompt(heard, first)
     if is_cut:
         world.cancel(heard)
     else:
         world.finish(heard, "Fine then.")
     again = world.begin([*map(assistant, parts if is_cut else []), user("three")], "c1", append=True)
-    assert goes_on_from(again, heard)
+    assert extends_prompt(again, heard)
     assert heard.composition.unrestored_rounds == again.composition.unrestored_rounds == 0
 
 
@@ -361,7 +361,7 @@ def test_rounds_of_a_reply_that_was_not_heard_so_far_are_counted_once() -> None:
     heard = world.say([assistant("Let me"), user("two")], "Fine then.", "c1", append=True)
     assert heard.texts == ["I like tea", "Let me", "two"]
     later = world.begin([user("three")], "c1", append=True)
-    assert goes_on_from(later, heard)
+    assert extends_prompt(later, heard)
     counts = heard.composition.unrestored_rounds, later.composition.unrestored_rounds
     assert counts == (1, 0)
 

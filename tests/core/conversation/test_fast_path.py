@@ -24,8 +24,8 @@ from gateway.core.prompt.composition import Composition
 from storage.commands import Additions, MemorySnapshot, Pool
 from storage.records import EvictedPart, Exchange, State
 from tests.core.conversations import (
+    GATEWAY_TOOLS,
     IDLE_S,
-    OUR_TOOLS,
     SECRET,
     World,
     assistant,
@@ -55,7 +55,7 @@ def look_for(tree: Tree, listing: HashedList) -> MemorySnapshot:
 def planned(
     world: World, messages: list[WireMessage], **how: Any
 ) -> tuple[Tree, MemorySnapshot, Query, Plan | None]:
-    tree = Tree(world.memory().found("c1"))
+    tree = Tree(world.memory().list_candidates("c1"))
     listing = HashedList(MessageHasher(SECRET), messages)
     world.now += 1
     usual: dict[str, Any] = {"is_named": True, "mode": MemoryUse.ON, "now": world.now, "idle_s": IDLE_S}
@@ -94,7 +94,7 @@ NEXT: dict[str, list[WireMessage]] = {
 
 
 @pytest.mark.parametrize("new", NEXT.values(), ids=NEXT.keys())
-@pytest.mark.parametrize("offered", [OUR_TOOLS, frozenset[str]()], ids=["tools", "no tools"])
+@pytest.mark.parametrize("offered", [GATEWAY_TOOLS, frozenset[str]()], ids=["tools", "no tools"])
 def test_it_decides_what_would_be_decided_with_everything_in_view(
     world: World, new: list[WireMessage], offered: frozenset[str]
 ) -> None:
@@ -213,9 +213,9 @@ def test_a_hidden_round_whose_reply_came_back_in_pieces_stays_out(world: World) 
     pieces = [assistant("Moment. Noted."), assistant(None, call("w1")), result("w1", "sunny")]
     tree, snapshot, query, plain = planned(world, [user("I like tea"), *pieces])
     assert plain is not None
-    composition = compose(Tree(snapshot.additions.rounds), plain, OUR_TOOLS, {}, snapshot.additions)
+    composition = compose(Tree(snapshot.additions.rounds), plain, GATEWAY_TOOLS, {}, snapshot.additions)
     assert composition.replacements == {}
-    assert sent(composition) == sent(compose(tree, plan_turn(tree, query), OUR_TOOLS, {}))
+    assert sent(composition) == sent(compose(tree, plan_turn(tree, query), GATEWAY_TOOLS, {}))
 
 
 def sent(composition: Composition) -> Composition:

@@ -16,8 +16,8 @@ from tests.core.conversations import (
     World,
     assistant,
     call,
-    drawn,
-    goes_on_from,
+    extends_prompt,
+    outline,
     picture,
     result,
     system,
@@ -32,12 +32,12 @@ def test_a_full_resend_goes_on(world: World, key: str | None) -> None:
     history = world.chat(("my cat is Tom", "Nice cat."), key=key)
     first = world.begin(history[:1], key)
     then = world.say([*history, user("bye now")], "Bye.", key)
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: my cat is Tom > Nice cat.
           active: bye now > Bye.
     """)
     assert then.is_untouched
-    assert goes_on_from(then, first)
+    assert extends_prompt(then, first)
     assert world.active() == ["my cat is Tom", "Nice cat.", "bye now", "Bye."]
     assert world.confirmed() == ["my cat is Tom", "Nice cat."]
     world.wait(200)
@@ -46,36 +46,38 @@ def test_a_full_resend_goes_on(world: World, key: str | None) -> None:
 
 @both
 @pytest.mark.parametrize("kept", [3, 5], ids=["keeps 3", "keeps 5"])
-def test_what_a_trimmed_history_left_out_is_put_before_it(filling: World, key: str | None, kept: int) -> None:
+def test_what_a_trimmed_history_left_out_is_put_before_it(
+    filling_world: World, key: str | None, kept: int
+) -> None:
     history: list[WireMessage] = []
     last = None
     for k in range(6):
         history.append(user(f"step {k}"))
-        request = filling.begin(history[-kept:], key)
+        request = filling_world.begin(history[-kept:], key)
         assert [m for _, m in request.sent] == history
         assert [line for line in request.lines if line.startswith("+")] == [
             f"+ {m['role']}: {m['content']}" for m in history[:-kept]
         ]
-        assert last is None or goes_on_from(request, last)
-        last = filling.finish(request, f"step {k} is done")
+        assert last is None or extends_prompt(request, last)
+        last = filling_world.finish(request, f"step {k} is done")
         history.append(assistant(f"step {k} is done"))
-    assert filling.tree() == "\n".join(
+    assert filling_world.tree() == "\n".join(
         f"{'  ' * k}{'continued' if k < 5 else 'active'}: step {k} > step {k} is done" for k in range(6)
     )
 
 
-def test_of_two_messages_a_short_reply_is_evidence_only_under_an_id(filling: World) -> None:
+def test_of_two_messages_a_short_reply_is_evidence_only_under_an_id(filling_world: World) -> None:
     for key in ("c1", None):
-        history = filling.chat(("step 0", "is done"), ("step 1", "so is this"), key=key)
-        request = filling.begin([history[-1], user("step 2")], key)
+        history = filling_world.chat(("step 0", "is done"), ("step 1", "so is this"), key=key)
+        request = filling_world.begin([history[-1], user("step 2")], key)
         left_out = ["+ user: step 0", "+ assistant: is done", "+ user: step 1"] if key else []
         assert request.lines == [*left_out, "assistant: so is this", "user: step 2"]
 
 
-def test_without_an_id_a_long_reply_is_evidence_alone(filling: World) -> None:
+def test_without_an_id_a_long_reply_is_evidence_alone(filling_world: World) -> None:
     said = "Nobody else has ever written this sentence word for word."
-    filling.chat(("step 0", "is done"), ("step 1", said))
-    request = filling.begin([assistant(said), user("step 2")])
+    filling_world.chat(("step 0", "is done"), ("step 1", said))
+    request = filling_world.begin([assistant(said), user("step 2")])
     assert request.lines == [
         "+ user: step 0",
         "+ assistant: is done",
@@ -103,7 +105,7 @@ def test_a_clock_in_the_system_prompt_changes_nothing(world: World, key: str | N
         request = world.say([clock, *history], "Ok.", key)
         assert [m for _, m in request.sent] == [clock, *history]
         history.append(assistant("Ok."))
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: key 0 > Ok.
           continued: key 1 > Ok.
             active: key 2 > Ok.
@@ -119,7 +121,7 @@ def test_a_retry_is_one_turn(world: World, key: str | None) -> None:
     for _ in range(2):
         again = world.say(asked, "Nice dog.", key, retry=True)
         assert again.is_untouched
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: hello there > Good day.
           cancelled: my dog is Rex
           active: my dog is Rex > Nice dog.
@@ -137,7 +139,7 @@ def test_a_regenerated_reply_replaces_the_old_one(world: World, key: str | None)
     asked = [*history, user("name for my parrot?")]
     old, new = world.say(asked, "OLD", key), world.say(asked, "NEW", key)
     assert old.lines == new.lines
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: hello there > Good day.
           superseded: name for my parrot? > OLD
           active: name for my parrot? > NEW
@@ -153,7 +155,7 @@ def test_going_on_from_the_reply_that_was_replaced_brings_it_back(world: World, 
     world.say(asked, "OLD", key)
     world.say(asked, "NEW", key)
     world.say([*asked, assistant("OLD"), user("I prefer the first")], "Fine.", key)
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: hello there > Good day.
           continued: name for my parrot? > OLD
             active: I prefer the first > Fine.
@@ -170,7 +172,7 @@ def test_after_an_empty_reply_a_question_asked_again_replaces_the_old_one(
     history = world.chat(("hi", "Hello."), ("plan a trip", ""), ("where do I eat", "At Ada's."), key=key)
     world.wait(1)
     world.say([*history[:4], user(again)], "By the river.", key)
-    assert world.tree() == drawn(f"""
+    assert world.tree() == outline(f"""
         continued: hi > Hello.
           continued: plan a trip > {""}
             superseded: where do I eat > At Ada's.
@@ -183,7 +185,7 @@ def test_a_regenerated_first_reply_stays_in_its_conversation(world: World, key: 
     asked = [user("name for my parrot?")]
     world.say(asked, "OLD", key)
     world.say(asked, "NEW", key)
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         superseded: name for my parrot? > OLD
         active: name for my parrot? > NEW
     """)
@@ -194,7 +196,7 @@ def test_an_edit_of_an_earlier_message_leaves_what_was_continued(world: World, k
     history = world.chat(("one", "r1"), ("two", "r2"), ("three", "r3"), key=key)
     edited = world.say([*history[:2], user("two EDITED")], "r2b", key)
     assert edited.is_untouched
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: one > r1
           continued: two > r2
             active: three > r3
@@ -208,7 +210,7 @@ def test_an_edit_of_an_earlier_message_leaves_what_was_continued(world: World, k
 def test_an_edit_of_the_last_message_replaces_it(world: World, key: str | None) -> None:
     history = world.chat(("one", "r1"), ("all WRONG", "r2"), key=key)
     world.say([*history[:2], user("now RIGHT")], "r2b", key)
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: one > r1
           superseded: all WRONG > r2
           active: now RIGHT > r2b
@@ -221,7 +223,7 @@ def test_an_edit_replaces_what_was_dated_before_the_clock_was_put_back(world: Wo
     history = world.chat(("hi", "Hello."), ("my sister is Bertha", "Noted."), key=key)
     world.now -= year
     world.say([*history[:2], user("my sister is Clara")], "I see.", key)
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: hi > Hello.
           superseded: my sister is Bertha > Noted.
           active: my sister is Clara > I see.
@@ -241,7 +243,7 @@ def test_an_edit_after_the_idle_time_replaces_only_under_an_id(
 def test_an_edited_first_message_stands_once_it_is_continued(world: World) -> None:
     world.chat(("alpha WRONG", "r1"), key="c1")
     world.chat(("beta RIGHT", "r1b"), ("on", "r2"), key="c1")
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         detached: alpha WRONG > r1
         continued: beta RIGHT > r1b
           active: on > r2
@@ -262,7 +264,7 @@ def test_a_template_on_the_last_message_only(world: World, key: str | None, repl
     said = [reply.format(k) for k in range(3)]
     assert (
         world.tree()
-        == drawn(f"""
+        == outline(f"""
         continued: my boat is Ada > {said[0]}
           continued: the capital of Peru > {said[1]}
             active: Documents: DOC2 lorem.
@@ -341,7 +343,7 @@ def test_a_reply_that_comes_back_named_is_not_that_of_another_conversation(world
     world.say([user("Hi"), named, user("I live in Turku")], "Nice.")
     world.say([user("Good morning")], greeting)
     world.say([user("Good morning"), named, user("I live in Oslo")], "Fine.")
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: Hi > Hello! How can I assist you today, my friend?
           active: I live in Turku > Nice.
         --
@@ -455,7 +457,7 @@ def test_a_greeting_of_the_app_that_the_model_also_said_elsewhere(world: World) 
     greeting = "Hello! How can I help?"
     world.chat(("Hi", greeting), ("my pin is 1234", "Noted."), ("say that again", greeting))
     assert world.say([assistant(greeting), user("what is the weather?")], "Fine.").is_untouched
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: Hi > Hello! How can I help?
           continued: my pin is 1234 > Noted.
             active: say that again > Hello! How can I help?
@@ -469,7 +471,7 @@ def test_another_image_with_the_same_words_is_another_question(world: World, key
     history = world.chat(("hello there", "Good day."), key=key)
     world.say([*history, picture("what is this?", "data:1")], "A cat.", key)
     world.say([*history, picture("what is this?", "data:2")], "A dog.", key)
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: hello there > Good day.
           superseded: what is this? > A cat.
           active: what is this? > A dog.
@@ -479,7 +481,7 @@ def test_another_image_with_the_same_words_is_another_question(world: World, key
 def test_another_image_opens_another_conversation(world: World) -> None:
     world.say([picture("what is this?", "data:1")], "A cat.")
     world.say([picture("what is this?", "data:2")], "A dog.")
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         active: what is this? > A cat.
         --
         active: what is this? > A dog.
@@ -489,92 +491,94 @@ def test_another_image_opens_another_conversation(world: World) -> None:
 # -- append mode
 
 
-def test_append_mode_puts_the_conversation_before_the_message(filling: World) -> None:
+def test_append_mode_puts_the_conversation_before_the_message(filling_world: World) -> None:
     last = None
     for k in range(3):
-        request = filling.say([user(f"word {k}")], f"got {k}", "c1", append=True)
+        request = filling_world.say([user(f"word {k}")], f"got {k}", "c1", append=True)
         earlier = [line for j in range(k) for line in (f"+ user: word {j}", f"+ assistant: got {j}")]
         assert request.lines == [*earlier, f"user: word {k}"]
-        assert last is None or goes_on_from(request, last)
+        assert last is None or extends_prompt(request, last)
         last = request
-    filling.cancel(filling.begin([user("lost?")], "c1", append=True))
-    request = filling.begin([user("and now?")], "c1", append=True)
+    filling_world.cancel(filling_world.begin([user("lost?")], "c1", append=True))
+    request = filling_world.begin([user("and now?")], "c1", append=True)
     assert request.lines[-2:] == ["+ user: lost?", "user: and now?"]
-    filling.finish(request, "Now.")
-    assert filling.tree() == drawn("""
+    filling_world.finish(request, "Now.")
+    assert filling_world.tree() == outline("""
         continued: word 0 > got 0
           continued: word 1 > got 1
             continued: word 2 > got 2
               cancelled: lost?
               active: lost? / and now? > Now.
     """)
-    again = filling.say([user("and now?")], "Again.", "c1", append=True, retry=True)
+    again = filling_world.say([user("and now?")], "Again.", "c1", append=True, retry=True)
     assert again.lines == request.lines
-    assert filling.active()[-3:] == ["lost?", "and now?", "Again."]
+    assert filling_world.active()[-3:] == ["lost?", "and now?", "Again."]
 
 
-def test_a_cancelled_message_that_is_sent_again_in_append_mode_is_there_once(filling: World) -> None:
-    filling.say([user("one")], "r1", "c1", append=True)
-    filling.cancel(filling.begin([user("lost?")], "c1", append=True))
-    request = filling.say([user("lost?")], "Found.", "c1", append=True)
+def test_a_cancelled_message_that_is_sent_again_in_append_mode_is_there_once(filling_world: World) -> None:
+    filling_world.say([user("one")], "r1", "c1", append=True)
+    filling_world.cancel(filling_world.begin([user("lost?")], "c1", append=True))
+    request = filling_world.say([user("lost?")], "Found.", "c1", append=True)
     assert request.lines == ["+ user: one", "+ assistant: r1", "user: lost?"]
-    assert filling.active() == ["one", "r1", "lost?", "Found."]
+    assert filling_world.active() == ["one", "r1", "lost?", "Found."]
 
 
-def test_a_transcript_that_went_on_in_append_mode_is_there_once(filling: World) -> None:
-    filling.say([user("one")], "r1", "c1", append=True)
+def test_a_transcript_that_went_on_in_append_mode_is_there_once(filling_world: World) -> None:
+    filling_world.say([user("one")], "r1", "c1", append=True)
     for text in ("I would li", "I would like a"):
-        filling.cancel(filling.begin([user(text)], "c1", append=True))
-    request = filling.say([user("I would like a boat")], "Which?", "c1", append=True)
+        filling_world.cancel(filling_world.begin([user(text)], "c1", append=True))
+    request = filling_world.say([user("I would like a boat")], "Which?", "c1", append=True)
     assert request.lines == ["+ user: one", "+ assistant: r1", "user: I would like a boat"]
-    assert filling.active() == ["one", "r1", "I would like a boat", "Which?"]
+    assert filling_world.active() == ["one", "r1", "I would like a boat", "Which?"]
 
 
-def test_a_transcript_that_was_shorter_meanwhile_is_there_once_in_append_mode(filling: World) -> None:
+def test_a_transcript_that_was_shorter_meanwhile_is_there_once_in_append_mode(filling_world: World) -> None:
     """Recognisers revise what they heard, and sends of one moment may overtake each other."""
-    filling.say([user("one")], "r1", "c1", append=True)
+    filling_world.say([user("one")], "r1", "c1", append=True)
     for text in ("Wait", "I would like", "I would", "I would like", "I"):
-        filling.cancel(filling.begin([user(text)], "c1", append=True))
-    request = filling.say([user("I would like a boat")], "Which?", "c1", append=True)
+        filling_world.cancel(filling_world.begin([user(text)], "c1", append=True))
+    request = filling_world.say([user("I would like a boat")], "Which?", "c1", append=True)
     assert request.lines[2:] == ["+ user: Wait", "user: I would like a boat"]
-    assert filling.active() == ["one", "r1", "Wait", "I would like a boat", "Which?"]
+    assert filling_world.active() == ["one", "r1", "Wait", "I would like a boat", "Which?"]
 
 
-def test_a_retry_in_append_mode_repeats_the_very_words(filling: World) -> None:
+def test_a_retry_in_append_mode_repeats_the_very_words(filling_world: World) -> None:
     """The first try of the next message never came; that message begins with the words of the one before."""
-    filling.say([user("I like boats")], "Which?", "c1", append=True)
-    request = filling.say([user("I like boats with sails")], "I see.", "c1", append=True, retry=True)
+    filling_world.say([user("I like boats")], "Which?", "c1", append=True)
+    request = filling_world.say([user("I like boats with sails")], "I see.", "c1", append=True, retry=True)
     assert request.lines == ["+ user: I like boats", "+ assistant: Which?", "user: I like boats with sails"]
 
 
-def test_an_unheard_reply_in_append_mode_leaves_its_question(filling: World) -> None:
+def test_an_unheard_reply_in_append_mode_leaves_its_question(filling_world: World) -> None:
     """The client reports what was heard of the reply before it, and not a word of the last one."""
-    filling.say([user("one")], "This is the first reply.", "c1", append=True)
+    filling_world.say([user("one")], "This is the first reply.", "c1", append=True)
     told = assistant("This is the first")
-    filling.say([told, user("two")], "Nobody heard this.", "c1", append=True)
-    request = filling.say([told, user("three")], "Third.", "c1", append=True)
+    filling_world.say([told, user("two")], "Nobody heard this.", "c1", append=True)
+    request = filling_world.say([told, user("three")], "Third.", "c1", append=True)
     assert request.lines == ["+ user: one", "+ assistant: This is the first", "+ user: two", "user: three"]
-    assert filling.active() == ["one", "This is the first", "two", "three", "Third."]
+    assert filling_world.active() == ["one", "This is the first", "two", "three", "Third."]
 
 
-def test_a_system_message_may_follow_what_was_heard_in_append_mode(filling: World) -> None:
-    filling.say([user("one")], "This is the first reply.", "c1", append=True)
+def test_a_system_message_may_follow_what_was_heard_in_append_mode(filling_world: World) -> None:
+    filling_world.say([user("one")], "This is the first reply.", "c1", append=True)
     spoken = [assistant("This is the first"), assistant("Are you still there?")]
-    request = filling.say([*spoken, user("two")], "Second.", "c1", append=True)
+    request = filling_world.say([*spoken, user("two")], "Second.", "c1", append=True)
     assert request.lines == [
         "+ user: one",
         "assistant: This is the first",
         "assistant: Are you still there?",
         "user: two",
     ]
-    assert filling.active() == ["one", "This is the first", "Are you still there?", "two", "Second."]
+    assert filling_world.active() == ["one", "This is the first", "Are you still there?", "two", "Second."]
 
 
-def test_two_replies_sent_in_append_mode_have_the_question_of_a_cut_one_between_them(filling: World) -> None:
-    filling.say([user("one")], "This is the first reply.", "c1", append=True)
-    filling.cancel(filling.begin([user("two")], "c1", append=True), [assistant("The second")])
+def test_two_replies_sent_in_append_mode_have_the_question_of_a_cut_one_between_them(
+    filling_world: World,
+) -> None:
+    filling_world.say([user("one")], "This is the first reply.", "c1", append=True)
+    filling_world.cancel(filling_world.begin([user("two")], "c1", append=True), [assistant("The second")])
     told = [assistant("This is the first reply."), assistant("The sec")]
-    request = filling.begin([*told, user("three")], "c1", append=True)
+    request = filling_world.begin([*told, user("three")], "c1", append=True)
     first = ["+ user: one", "+ assistant: This is the first reply.", "+ user: two"]
     assert request.lines == [*first, "assistant: The sec", "user: three"]
 
@@ -583,7 +587,7 @@ def test_an_appending_client_that_resends_after_all_is_taken_at_its_word(world: 
     world.say([user("one")], "r1", "c1", append=True)
     request = world.say([user("one"), assistant("r1"), user("two")], "r2", "c1", append=True)
     assert request.is_untouched
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: one > r1
           active: two > r2
     """)

@@ -10,7 +10,7 @@ from tests.core.conversation.keyed import both
 from tests.core.conversations import (
     World,
     assistant,
-    drawn,
+    outline,
     system,
     user,
 )
@@ -32,7 +32,7 @@ def test_a_turn_that_was_off_stays_so_when_it_is_resent(
     world.chat(("bye", "Bye."), key=key, start=[*history, user("my bicycle is red"), assistant("Good.")])
     assert world.active() == ["my bicycle is red", "Good.", "bye", "Bye."]
     assert world.confirmed() == ["my bicycle is red", "Good."]
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         off: ... > ...
           continued: my bicycle is red > Good.
             active: bye > Bye.
@@ -40,20 +40,20 @@ def test_a_turn_that_was_off_stays_so_when_it_is_resent(
 
 
 @both
-def test_a_turn_that_was_off_stays_so_in_other_forms(filling: World, key: str | None) -> None:
-    history = filling.chat(("hello there", "Good day."), key=key)
+def test_a_turn_that_was_off_stays_so_in_other_forms(filling_world: World, key: str | None) -> None:
+    history = filling_world.chat(("hello there", "Good day."), key=key)
     asked = [*history, user("my diagnosis is X")]
-    filling.say(asked, "Sorry to hear that.", key, mode=MemoryUse.OFF)
+    filling_world.say(asked, "Sorry to hear that.", key, mode=MemoryUse.OFF)
     lists = (
         ([*asked, assistant("Sorry to hear..."), user("ok one")], []),  # its reply was cut
         ([asked[-1], assistant("Sorry to hear..."), user("ok two")], history),  # and the list trimmed
         ([*asked, user("ok three")], []),  # its reply is gone
     )
     for messages, front in lists:
-        request = filling.say(messages, "Fine.", key)
+        request = filling_world.say(messages, "Fine.", key)
         assert request.sent == [*(("+ ", m) for m in front), *(("", m) for m in messages)]
-        assert not any("diagnosis" in text or "Sorry" in text for text in filling.active())
-        assert not any(b"diagnosis" in (e.input or b"") for e in filling.memory().records.values())
+        assert not any("diagnosis" in text or "Sorry" in text for text in filling_world.active())
+        assert not any(b"diagnosis" in (e.input or b"") for e in filling_world.memory().records.values())
 
 
 @both
@@ -74,31 +74,33 @@ def test_what_follows_a_turn_off_the_record_is_not_stored_either(world: World, k
 
 @both
 def test_a_turn_that_was_off_stays_so_without_its_template_in_a_trimmed_list(
-    filling: World, key: str | None
+    filling_world: World, key: str | None
 ) -> None:
-    history = filling.chat(("hello there", "Good day."), key=key)
+    history = filling_world.chat(("hello there", "Good day."), key=key)
     reply = assistant("Sorry to hear that, I did not expect it at all.")
     asked = [*history, user("Documents: none.\nQuestion: my diagnosis is X")]
-    filling.say(asked, reply, key, mode=MemoryUse.OFF)
+    filling_world.say(asked, reply, key, mode=MemoryUse.OFF)
     plain = user("my diagnosis is X")
-    filling.say([plain, reply, user("ok one")], "Fine.", key)
-    filling.say([plain, assistant("X is harmless."), user("my bicycle is red")], "Good.", key)
-    stored = b"".join(e.input or b"" for e in filling.memory().records.values())
+    filling_world.say([plain, reply, user("ok one")], "Fine.", key)
+    filling_world.say([plain, assistant("X is harmless."), user("my bicycle is red")], "Good.", key)
+    stored = b"".join(e.input or b"" for e in filling_world.memory().records.values())
     assert b"bicycle" in stored
     assert b"diagnosis" not in stored
 
 
 @both
-def test_what_is_put_before_a_trimmed_list_is_all_but_what_is_off(filling: World, key: str | None) -> None:
-    history = filling.chat(("my word is W1", "Noted W1."), key=key)
+def test_what_is_put_before_a_trimmed_list_is_all_but_what_is_off(
+    filling_world: World, key: str | None
+) -> None:
+    history = filling_world.chat(("my word is W1", "Noted W1."), key=key)
     asked = [*history, user("my diagnosis is X")]
-    filling.say(asked, "Sorry.", key, mode=MemoryUse.OFF)
+    filling_world.say(asked, "Sorry.", key, mode=MemoryUse.OFF)
     then = (
         ("two", "This is the second reply of them all."),
         ("three", "This is the third reply of them all."),
     )
-    history = filling.chat(*then, key=key, start=[*asked, assistant("Sorry.")])
-    request = filling.begin([*history[-2:], user("four")], key)
+    history = filling_world.chat(*then, key=key, start=[*asked, assistant("Sorry.")])
+    request = filling_world.begin([*history[-2:], user("four")], key)
     assert request.lines[:5] == [
         "+ user: my word is W1",
         "+ assistant: Noted W1.",
@@ -165,7 +167,7 @@ def test_what_was_forgotten_stays_forgotten(world: World) -> None:
     world.forget(1)
     request = world.say([*history, user("again")], "Again.")
     assert request.is_untouched
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         forgotten: ... > ...
           continued: bye > Bye.
             active: again > Again.
@@ -178,27 +180,29 @@ def test_what_was_forgotten_stays_forgotten(world: World) -> None:
 @pytest.mark.parametrize("heard", ["Sorry about your diagnosis", "Sorry about your diagnosis X, dear."])
 @pytest.mark.parametrize("has_begun", [True, False])
 def test_what_was_heard_of_a_reply_off_the_record_is_not_stored_in_append_mode(
-    filling: World, heard: str, has_begun: bool
+    filling_world: World, heard: str, has_begun: bool
 ) -> None:
     said = []
     if has_begun:
-        filling.say([user("one")], "First.", "c1", append=True)
+        filling_world.say([user("one")], "First.", "c1", append=True)
         said = ["one", "First."]
     whole = "Sorry about your diagnosis X, dear."
-    filling.say([user("my diagnosis is X")], whole, "c1", mode=MemoryUse.OFF, append=True)
+    filling_world.say([user("my diagnosis is X")], whole, "c1", mode=MemoryUse.OFF, append=True)
     asked = [assistant(heard), user("two")]
     for retry in (False, True):
-        request = filling.say(asked, "Second.", "c1", append=True, retry=retry)
+        request = filling_world.say(asked, "Second.", "c1", append=True, retry=retry)
         sent = [
             *(["+ user: one", "+ assistant: First."] if has_begun else []),
             f"assistant: {heard}",
             "user: two",
         ]
         assert request.lines == sent
-        assert filling.active(key="c1") == [*said, "two", "Second."]
-    then = filling.begin([user("three")], "c1", append=True)
+        assert filling_world.active(key="c1") == [*said, "two", "Second."]
+    then = filling_world.begin([user("three")], "c1", append=True)
     assert then.lines[-3:] == ["+ user: two", "+ assistant: Second.", "user: three"]
-    stored = b"".join((e.input or b"") + (e.shown_reply or b"") for e in filling.memory().records.values())
+    stored = b"".join(
+        (e.input or b"") + (e.shown_reply or b"") for e in filling_world.memory().records.values()
+    )
     assert b"diagnosis" not in stored
 
 

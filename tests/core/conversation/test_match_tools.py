@@ -10,8 +10,8 @@ from tests.core.conversations import (
     World,
     assistant,
     call,
-    drawn,
-    goes_on_from,
+    extends_prompt,
+    outline,
     result,
     user,
 )
@@ -33,8 +33,8 @@ def test_parallel_calls_that_come_back_one_by_one(world: World, key: str | None)
     request = world.say(split, "Sunny and rain.", key)
     assert request.is_untouched
     then = world.say([*split, assistant("Sunny and rain."), user("thanks")], "Welcome.", key)
-    assert goes_on_from(then, request)
-    assert world.tree() == drawn("""
+    assert extends_prompt(then, request)
+    assert world.tree() == outline("""
         continued: weather? > get_weather() get_weather()
           continued: =sunny / =rain > Sunny and rain.
             active: thanks > Welcome.
@@ -51,7 +51,7 @@ def test_tool_outputs_that_were_pruned_later(world: World, key: str | None) -> N
     asked[2] = result("1", "[pruned]")
     request = world.say([*asked, assistant("That is it."), user("bye now")], "Bye.", key)
     assert request.is_untouched
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: weather? > get_weather()
           continued: =[pruned] > Sunny.
             continued: and? > That is it.
@@ -67,7 +67,7 @@ def test_arguments_dumped_again_and_ids_renamed(world: World, key: str | None) -
     list_ = [user("weather?"), assistant("", mine), result("x9", "sunny")]
     assert world.say(list_, "Sunny.", key).is_untouched
     assert world.say([*list_, assistant("Sunny."), user("ok")], "Ok.", key).is_untouched
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: weather? > get_weather()
           continued: =sunny > Sunny.
             active: ok > Ok.
@@ -88,7 +88,7 @@ def test_text_and_calls_merged_or_split(world: World, key: str | None, middle: l
     world.say([user("weather?")], assistant("Let me look.", call("1")), key)
     request = world.say([user("weather?"), *middle, result("1", "sunny")], "Sunny.", key)
     assert request.is_untouched
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         active: weather? > Let me look. get_weather()
           active: =sunny > Sunny.
     """)
@@ -102,7 +102,7 @@ def test_two_replies_merged_into_one_message(world: World, key: str | None) -> N
     world.say(
         [user("weather?"), assistant("Let me look.Not yet.", call("1")), result("1", "sunny")], "Sun.", key
     )
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         active: weather? > Let me look. Not yet. get_weather()
           active: =sunny > Sun.
     """)
@@ -117,8 +117,8 @@ def test_only_the_final_text_of_a_tool_turn(world: World, key: str | None) -> No
     request = world.say(short, "Welcome.", key)
     assert request.is_untouched
     then = world.say([*short, assistant("Welcome."), user("bye")], "Bye.", key)
-    assert goes_on_from(then, request)
-    assert world.tree() == drawn("""
+    assert extends_prompt(then, request)
+    assert world.tree() == outline("""
         continued: weather? > Let me look. get_weather()
           continued: =sunny > Sunny, then.
             continued: thanks > Welcome.
@@ -127,12 +127,12 @@ def test_only_the_final_text_of_a_tool_turn(world: World, key: str | None) -> No
 
 
 @both
-def test_a_sliding_window_without_tool_rounds_is_filled_up(filling: World, key: str | None) -> None:
-    history = filling.chat(("my word is W1", "Noted W1."), key=key)
+def test_a_sliding_window_without_tool_rounds_is_filled_up(filling_world: World, key: str | None) -> None:
+    history = filling_world.chat(("my word is W1", "Noted W1."), key=key)
     asked = [*history, user("weather?")]
-    filling.say(asked, assistant(None, call("1")), key)
-    filling.say([*asked, assistant(None, call("1")), result("1", "sunny")], "Sunny, then.", key)
-    request = filling.begin([user("weather?"), assistant("Sunny, then."), user("thanks")], key)
+    filling_world.say(asked, assistant(None, call("1")), key)
+    filling_world.say([*asked, assistant(None, call("1")), result("1", "sunny")], "Sunny, then.", key)
+    request = filling_world.begin([user("weather?"), assistant("Sunny, then."), user("thanks")], key)
     assert request.lines == [
         "+ user: my word is W1",
         "+ assistant: Noted W1.",
@@ -144,33 +144,33 @@ def test_a_sliding_window_without_tool_rounds_is_filled_up(filling: World, key: 
 
 @both
 def test_a_template_in_a_trimmed_list_takes_nothing_from_what_goes_before_it(
-    filling: World, key: str | None
+    filling_world: World, key: str | None
 ) -> None:
-    history = filling.chat(
+    history = filling_world.chat(
         *((f"step {k}", f"Step {k} is done, and was not easy.") for k in range(4)), key=key
     )
     tail = [*history[2:4], user("Documents: DOC lorem. step 2"), *history[5:]]
-    request = filling.begin([*tail, user("step 4")], key)
+    request = filling_world.begin([*tail, user("step 4")], key)
     assert request.lines[:3] == ["+ user: step 0", f"+ assistant: {history[1]['content']}", "user: step 1"]
 
 
 @both
 @pytest.mark.parametrize("pruned", [False, True], ids=["as told", "pruned"])
 def test_a_list_that_begins_between_results_changes_none_of_those_before_them(
-    filling: World, key: str | None, pruned: bool
+    filling_world: World, key: str | None, pruned: bool
 ) -> None:
     """The first result in it is no other form of the one that the round before it had."""
     city = '{{"city":"{}"}}'.format
     first = assistant(None, call("1", arguments=city("Paris")))
     second = assistant(None, call("2", arguments=city("Rome")), call("3", arguments=city("Bonn")))
     asked = [user("weather?")]
-    filling.say(asked, first, key)
+    filling_world.say(asked, first, key)
     asked += [first, result("1", "sunny")]
-    filling.say(asked, second, key)
+    filling_world.say(asked, second, key)
     asked += [second, result("2", "rain"), result("3", "snow")]
-    filling.say(asked, "Sun, rain and snow.", key)
+    filling_world.say(asked, "Sun, rain and snow.", key)
     listed = [result("3", "(cut)" if pruned else "snow"), assistant("Sun, rain and snow."), user("thanks")]
-    request = filling.say(listed, "You are welcome.", key)
+    request = filling_world.say(listed, "You are welcome.", key)
     # What begins otherwise than the path goes as it is.
     assert request.is_untouched == pruned
     assert pruned or request.lines[:5] == [
@@ -180,7 +180,7 @@ def test_a_list_that_begins_between_results_changes_none_of_those_before_them(
         "+ assistant: get_weather() get_weather()",
         "+ tool: =rain",
     ]
-    assert filling.tree() == drawn("""
+    assert filling_world.tree() == outline("""
         continued: weather? > get_weather()
           continued: =sunny > get_weather() get_weather()
             continued: =rain / =snow > Sun, rain and snow.

@@ -15,8 +15,8 @@ from tests.core.conversations import (
     World,
     assistant,
     call,
-    drawn,
-    goes_on_from,
+    extends_prompt,
+    outline,
     result,
     system,
     user,
@@ -74,7 +74,7 @@ def test_a_transcript_that_shrank_again_stands_as_it_was_sent_last(world: World,
     history = world.chat(("hello there", "Good day."), key=key)
     for text, reply in (("a table", "said"), ("a table for", "UNSPOKEN"), ("a table", "said")):
         world.say([*history, user(text)], reply, key)
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: hello there > Good day.
           active: a table > said
           superseded: a table for > UNSPOKEN
@@ -119,7 +119,7 @@ def test_what_was_asked_while_a_reply_was_spoken_comes_after_it(
 def test_a_short_beginning_in_another_chat_takes_nothing_away(world: World) -> None:
     world.say([user("I would like a table at eight")], "At eight.")
     world.say([user("I would")], "Yes?")
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         active: I would like a table at eight > At eight.
         --
         active: I would > Yes?
@@ -140,15 +140,15 @@ def test_a_reply_cut_by_barge_in_is_what_was_spoken(
     spoken = [user(asked), assistant(cut)]
     request = world.say([*spoken, user("stop, I like tea")], "Tea, good.", key)
     assert request.is_untouched
-    assert world.tree() == drawn(f"""
+    assert world.tree() == outline(f"""
         continued: which hotel did you book? > {cut}
           active: stop, I like tea > Tea, good.
     """)
     assert world.confirmed() == [asked, cut]
-    assert world.learned() == ["hotel"]  # the turn was had, and so were its edits: once
+    assert world.list_learned() == ["hotel"]  # the turn was had, and so were its edits: once
     then = world.say([*spoken, user("stop, I like tea"), assistant("Tea, good."), user("bye")], "Bye.", key)
-    assert goes_on_from(then, request)
-    assert world.learned() == ["hotel"]
+    assert extends_prompt(then, request)
+    assert world.list_learned() == ["hotel"]
 
 
 @both
@@ -157,7 +157,7 @@ def test_a_reply_that_came_back_altered_is_the_one_that_was_asked_for(world: Wor
     asked = [*history, user("and so?")]
     world.say(asked, "<think>UNSPOKEN</think>It is so.", key)
     world.say([*asked, assistant("So it is, yes."), user("thanks")], "Welcome.", key)
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: hello there > Good day.
           continued: and so? > So it is, yes.
             active: thanks > Welcome.
@@ -167,17 +167,17 @@ def test_a_reply_that_came_back_altered_is_the_one_that_was_asked_for(world: Wor
 @both
 @pytest.mark.parametrize("trimmed", [0, 1])
 def test_a_cut_reply_whose_question_a_trimmed_list_left_out(
-    filling: World, key: str | None, trimmed: int
+    filling_world: World, key: str | None, trimmed: int
 ) -> None:
     """The two requests after it were cancelled, so that the third is the first to finish on it."""
     said: list[WireMessage] = []
     for k in range(3):
         said.append(user(f"what is thing {k}?"))
-        request = filling.begin(said[trimmed if k == 2 else 0 :], key)
-        filling.cancel(request, [assistant(f"This is a long answer number {k}, UNSPOKEN.")])
+        request = filling_world.begin(said[trimmed if k == 2 else 0 :], key)
+        filling_world.cancel(request, [assistant(f"This is a long answer number {k}, UNSPOKEN.")])
         said.append(assistant(f"This is a long answer number {k}"))
-    filling.say([*said[trimmed:], user("thanks")], "Welcome.", key)
-    assert filling.tree() == drawn("""
+    filling_world.say([*said[trimmed:], user("thanks")], "Welcome.", key)
+    assert filling_world.tree() == outline("""
         continued: what is thing 0? > This is a long answer number 0
           continued: what is thing 1? > This is a long answer number 1
             continued: what is thing 2? > This is a long answer number 2
@@ -189,19 +189,19 @@ def test_a_cut_reply_whose_question_a_trimmed_list_left_out(
 @pytest.mark.parametrize("trimmed", [2, 3, 4])
 @pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "cancelled"])
 def test_a_trimmed_list_of_interrupted_turns_gets_its_front(
-    filling: World, key: str | None, trimmed: int, is_whole: bool
+    filling_world: World, key: str | None, trimmed: int, is_whole: bool
 ) -> None:
-    list_ = filling.chat(("first thing", "One it is."), ("second thing", "Two it is."), key=key)
+    list_ = filling_world.chat(("first thing", "One it is."), ("second thing", "Two it is."), key=key)
     for name in ("third", "fourth"):
         list_.append(user(f"the {name} thing"))
-        request = filling.begin(list_, key)
+        request = filling_world.begin(list_, key)
         if is_whole and name == "fourth":
-            filling.finish(request, f"It is the {name}, UNSPOKEN")
+            filling_world.finish(request, f"It is the {name}, UNSPOKEN")
         else:
-            filling.cancel(request, [assistant(f"It is the {name}, UNSPOKEN")])
+            filling_world.cancel(request, [assistant(f"It is the {name}, UNSPOKEN")])
         list_.append(assistant(f"It is the {name}"))
     list_.append(user("go on"))
-    sent = filling.begin(list_[trimmed:], key).sent
+    sent = filling_world.begin(list_[trimmed:], key).sent
     assert [message for _, message in sent] == list_
     assert [kind for kind, _ in sent].count("+ ") == trimmed
 
@@ -266,12 +266,12 @@ def test_what_was_spoken_of_a_cancelled_reply_counts(world: World, key: str | No
     world.cancel(world.begin(asked, key), [assistant("Noted, tea it is and UNSPOKEN")], ["tea"])
     assert world.active() == ["hello there", "Good day."]
     world.say([*asked, assistant("Noted, tea"), user("wait, coffee")], "Yes?", key)
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: hello there > Good day.
           continued: I like tea > Noted, tea
             active: wait, coffee > Yes?
     """)
-    assert world.learned() == ["tea"]
+    assert world.list_learned() == ["tea"]
 
 
 @both
@@ -280,15 +280,15 @@ def test_of_an_assistant_message_that_vanished_nothing_stays(world: World, key: 
     second = [*history, user("second thing")]
     first = world.say(second, "UNSPOKEN", key, edits=["dropped"])
     both_ = world.say([*second, user("third thing")], "Both.", key)
-    assert goes_on_from(both_, first)
-    assert world.tree() == drawn("""
+    assert extends_prompt(both_, first)
+    assert world.tree() == outline("""
         continued: hello there > Good day.
           superseded: second thing > UNSPOKEN
           active: second thing / third thing > Both.
     """)
     world.say([*second, user("third thing"), assistant("Both."), user("fine")], "Fine.", key)
     world.wait(500)
-    assert world.learned() == []
+    assert world.list_learned() == []
     assert world.confirmed()[2:5] == ["second thing", "third thing", "Both."]
 
 
@@ -637,7 +637,7 @@ def interrupt(seed: int) -> None:
     for number in range(8):
         talk = [*talk, user(f"message {number}.")]
         request = world.begin(talk, "c1")
-        assert before is None or goes_on_from(request, before)
+        assert before is None or extends_prompt(request, before)
         before = request
         text = f"It is {number}, and there is more to say."
         rounds = [
@@ -671,5 +671,5 @@ def test_hidden_rounds_stay_where_a_second_interruption_follows_the_first() -> N
     second = world.say(talk, "Fine.", "c1")
     third = world.begin([*talk, assistant("Fine."), user("four")], "c1")
     assert second.texts[1:4] == ["Let me look.", "42 degrees", "It is very"]
-    assert goes_on_from(second, first)
-    assert goes_on_from(third, second)
+    assert extends_prompt(second, first)
+    assert extends_prompt(third, second)

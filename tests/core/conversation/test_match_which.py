@@ -8,7 +8,7 @@ from tests.core.conversation.keyed import both
 from tests.core.conversations import (
     World,
     assistant,
-    drawn,
+    outline,
     user,
 )
 
@@ -22,7 +22,7 @@ def test_the_same_greeting_on_monday_and_on_tuesday(world: World, key: str | Non
         turns = (("Hi", "Hello! How can I help?"), (f"My cat is {day}", "Nice."), ("That is all", "Bye."))
         world.chat(*turns, key=day if key else None)
         world.wait(gap)
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: Hi > Hello! How can I help?
           continued: My cat is Monday > Nice.
             active: That is all > Bye.
@@ -35,7 +35,7 @@ def test_the_same_greeting_on_monday_and_on_tuesday(world: World, key: str | Non
 
 @both
 def test_a_list_without_its_beginning_goes_on_from_the_last_time_that_its_words_were_said(
-    filling: World, key: str | None
+    filling_world: World, key: str | None
 ) -> None:
     """The client did not go back to the first time, though the same was asked after it."""
     turns = [
@@ -45,10 +45,10 @@ def test_a_list_without_its_beginning_goes_on_from_the_last_time_that_its_words_
         ("go on", "Ok."),
         ("Why?", ""),
     ]
-    history = [*filling.chat(("Hello there", "Welcome, what shall we do?"), key=key)]
+    history = [*filling_world.chat(("Hello there", "Welcome, what shall we do?"), key=key)]
     for question, reply in turns:
         history.append(user(question))
-        request = filling.say(history[-3:], reply, key)
+        request = filling_world.say(history[-3:], reply, key)
         assert [m for _, m in request.sent] == history
         history.append(assistant(reply))
 
@@ -64,7 +64,7 @@ def test_the_same_opening_in_two_tabs_keeps_both_once_they_go_on(world: World) -
         tab.append(assistant(f"A {pet}."))
     for tab in (one, two):
         assert world.say([*tab, user("more")], "More.").is_untouched
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: Hi > Hello!
           continued: my pet is a cat > A cat.
             active: more > More.
@@ -81,7 +81,7 @@ def test_of_two_openings_under_way_at_once_one_goes_on_before_the_other_ends(
     world.finish(tabs[first], "Hello!")
     world.say([user("Hi"), assistant("Hello!"), user("more")], "More.")
     world.finish(tabs[1 - first], "Good day!")
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: Hi > Hello!
           active: more > More.
         superseded: Hi > Good day!
@@ -92,7 +92,7 @@ def test_a_short_opening_in_another_tab_is_no_part_of_a_longer_one(world: World)
     longer = world.begin([user("Hi there you")])
     world.say([user("Hi")], "Hello!")
     world.finish(longer, "Good day!")
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         active: Hi > Hello!
         --
         active: Hi there you > Good day!
@@ -104,7 +104,7 @@ def test_an_opening_that_was_asked_again_meanwhile_takes_no_other_with_it(world:
     shorter = world.begin([user("Hi")])
     world.say([user("Hi there you")], "Good day!")
     world.finish(shorter, "Yes?")
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         superseded: Hi there you > Hello!
         active: Hi there you > Good day!
         --
@@ -117,7 +117,7 @@ def test_a_whole_path_comes_before_the_end_of_another(world: World) -> None:
     world.chat(("something else", "Fine."), ("go on", "Hello!"))
     request = world.say([user("go on"), assistant("Hello!"), user("where is it?")], "There.")
     assert request.is_untouched
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: go on > Hello!
           active: where is it? > There.
         --
@@ -130,7 +130,7 @@ def test_of_two_chats_that_went_alike_the_newer_goes_on(world: World) -> None:
     world.chat(("Hi", "Hello!"), ("my cat is Tom", "Nice."), ("and a dog", "Two!"))
     world.wait(5000)
     world.chat(("Hi", "Hello!"), ("my cat is Tom", "Nice."))
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: Hi > Hello!
           continued: my cat is Tom > Nice.
             active: and a dog > Two!
@@ -142,11 +142,11 @@ def test_of_two_chats_that_went_alike_the_newer_goes_on(world: World) -> None:
 
 @both
 def test_two_users_with_the_same_opening_share_nothing(world: World, key: str | None) -> None:
-    world.chat(("Hi", "Hello!"), ("my pin is 1234", "Noted."), key=key, who="bob")
+    world.chat(("Hi", "Hello!"), ("my pin is 1234", "Noted."), key=key, user_id="bob")
     world.say([user("Hi")], "Hello!", key)
     request = world.say([user("Hi"), assistant("Hello!"), user("what is my pin?")], "No idea.", key)
     assert request.is_untouched
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: Hi > Hello!
           active: what is my pin? > No idea.
     """)
@@ -154,20 +154,20 @@ def test_two_users_with_the_same_opening_share_nothing(world: World, key: str | 
 
 
 def test_nothing_is_stored_of_two_anonymous_callers(world: World) -> None:
-    world.chat(("help?", "Sure!"), ("my code is 1234", "Sure!"), who=None)
+    world.chat(("help?", "Sure!"), ("my code is 1234", "Sure!"), user_id=None)
     lists = (
         [user("my code?")],
         [user("help?"), assistant("Sure!"), user("my code?")],
         [assistant("Sure!"), user("my code?")],
     )
     for messages in lists:
-        assert world.begin(messages, who=None).is_untouched
+        assert world.begin(messages, user_id=None).is_untouched
     assert world.tree(None) == ""
 
 
-def test_an_anonymous_conversation_with_an_id_is_remembered_alone(filling: World) -> None:
-    history = filling.chat(("one", "r1"), ("two", "r2"), key="call 7", who=None)
-    here = filling.begin([history[-1], user("three")], "call 7", who=None)
+def test_an_anonymous_conversation_with_an_id_is_remembered_alone(filling_world: World) -> None:
+    history = filling_world.chat(("one", "r1"), ("two", "r2"), key="call 7", user_id=None)
+    here = filling_world.begin([history[-1], user("three")], "call 7", user_id=None)
     assert here.lines == [
         "+ user: one",
         "+ assistant: r1",
@@ -175,20 +175,20 @@ def test_an_anonymous_conversation_with_an_id_is_remembered_alone(filling: World
         "assistant: r2",
         "user: three",
     ]
-    assert filling.begin([history[-1], user("three")], "call 8", who=None).is_untouched
+    assert filling_world.begin([history[-1], user("three")], "call 8", user_id=None).is_untouched
 
 
 def test_a_lone_message_in_a_known_conversation_waits_until_it_is_continued(world: World) -> None:
     world.chat(("the word is W1", "Noted."), ("go on", "Going."), key="c1")
     lone = [user("something else")]
     assert world.say(lone, "Sure.", "c1").is_untouched
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: the word is W1 > Noted.
           active: go on > Going.
         detached: something else > Sure.
     """)
     world.say([*lone, assistant("Sure."), user("more")], "More.", "c1")
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: the word is W1 > Noted.
           active: go on > Going.
         continued: something else > Sure.
@@ -208,7 +208,7 @@ def test_a_title_request_inside_a_named_conversation_never_stands(world: World) 
     world.say([user("Write a HEADING for this chat: my horse")], "Horses", "c1")
     world.wait(500)
     world.chat(("and carrots", "Those too."), key="c1", start=history)
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: my horse is Bo > A fine horse.
           continued: he likes apples > Good.
             active: and carrots > Those too.
@@ -222,7 +222,7 @@ def test_a_title_request_as_one_more_question_falls_with_the_next(world: World, 
     history = world.chat(("my horse is Bo", "A fine horse."), key=key)
     world.say([*history, user("Give this chat a HEADING")], "Horses", key)
     world.say([*history, user("and carrots")], "Those too.", key)
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: my horse is Bo > A fine horse.
           superseded: Give this chat a HEADING > Horses
           active: and carrots > Those too.

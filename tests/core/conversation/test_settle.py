@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from gateway.core.conversation.match_query import MemoryUse
-from tests.core.conversations import IDLE_S, World, assistant, call, drawn, result, user
+from tests.core.conversations import IDLE_S, World, assistant, call, outline, result, user
 
 both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 
@@ -31,7 +31,7 @@ def test_parallel_sends_all_stand(world: World, key: str | None) -> None:
     requests = [world.begin(messages, key) for messages in lists]
     for request in reversed(requests):
         world.finish(request, "Socks.")
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: hello there > Good day.
           active: My drawer three holds socks > Socks.
           active: My drawer two holds socks > Socks.
@@ -135,7 +135,7 @@ def test_two_finished_requests_for_one_turn_give_one_turn(
     if overlap:
         world.finish(first, "one")
     world.finish(second, "two")
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         continued: hello there > Good day.
           superseded: I like tea > one
           active: I like tea > two
@@ -187,7 +187,7 @@ def test_tool_results_alone_confirm_nothing(world: World) -> None:
 def test_a_request_that_was_cancelled_confirms_nothing(world: World) -> None:
     history = world.chat(("hello there", "Good day."))
     world.cancel(world.begin([*history, user("and")]))
-    assert world.tree() == drawn("""
+    assert world.tree() == outline("""
         active: hello there > Good day.
           cancelled: and
     """)
@@ -210,14 +210,14 @@ def test_edits_of_a_replaced_turn_leave_no_trace(world: World, key: str | None) 
     asked = [*history, user("I like tea")]
     world.say(asked, kept("a"), key, edits=["OLD"])
     world.say(asked, kept("b", "m2"), key, edits=["NEW"])
-    assert world.learned() == []
+    assert world.list_learned() == []
     request = world.begin([*asked, assistant("b"), user("on")], key)
-    assert world.memory().seen_on([1, 3]) == ["NEW"]  # on its own path at once
-    assert world.memory().seen_on([1]) == []
+    assert world.memory().list_learned_on([1, 3]) == ["NEW"]  # on its own path at once
+    assert world.memory().list_learned_on([1]) == []
     world.finish(request, "c")
-    assert world.learned() == ["NEW"]
+    assert world.list_learned() == ["NEW"]
     world.wait(999)
-    assert world.learned() == ["NEW"]
+    assert world.list_learned() == ["NEW"]
 
 
 @both
@@ -245,7 +245,7 @@ def test_a_reply_that_was_continued_is_one_with_its_edits(
     world.say([*asked, assistant(whole), user("thanks")], "Welcome.", key)
     before = [] if is_first else ["hello there", "Good day."]
     assert world.active() == [*before, "a poem on my boat please", whole, "thanks", "Welcome."]
-    assert world.learned() == ["Nerea"]
+    assert world.list_learned() == ["Nerea"]
 
 
 @both
@@ -275,31 +275,31 @@ def test_a_reply_that_was_begun_for_the_model_is_one_with_its_edits(
         world.wait(pause_s)
     world.say([*history, user("thanks")], "Welcome.", key)
     assert world.active() == [*said, "thanks", "Welcome."]
-    assert world.learned() == ["N0", "N1", "N2"]
+    assert world.list_learned() == ["N0", "N1", "N2"]
 
 
 def test_edits_of_a_retried_turn_enter_once(world: World) -> None:
     for k in range(3):
         world.say([user("I like tea")], kept("Noted.", f"m{k}"), edits=["tea"])
     world.wait(999)
-    assert world.learned() == ["tea"]
+    assert world.list_learned() == ["tea"]
     world.say([user("I like tea")], kept("Noted.", "m9"), edits=["tea"])
     world.wait(999)
-    assert world.learned().count("tea") == 2  # another day: said again
+    assert world.list_learned().count("tea") == 2  # another day: said again
 
 
 def test_edits_of_a_turn_that_is_only_cancelled_leave_no_trace(world: World) -> None:
     world.cancel(world.begin([user("I like tea")]), kept("Noted")[:2], ["tea"])
     world.say([user("I like tea, and coffee")], kept("Both.", "m2"), edits=["both"])
     world.wait(500)
-    assert world.learned() == ["both"]
+    assert world.list_learned() == ["both"]
 
 
 def test_edits_of_a_title_request_never_enter(world: World) -> None:
     world.chat(("my horse is Bo", "Good."), ("he likes apples", "Good."), key="c1")
     world.say([user("a title for: my horse")], kept("Horse"), "c1", edits=["title"])
     world.wait(500)
-    assert world.learned() == []
+    assert world.list_learned() == []
 
 
 def test_edits_of_parallel_turns_enter_in_the_order_in_which_they_were_asked(world: World) -> None:
@@ -308,7 +308,7 @@ def test_edits_of_parallel_turns_enter_in_the_order_in_which_they_were_asked(wor
     for word, request in zip(("two", "one"), reversed(requests), strict=True):
         world.finish(request, kept("Socks.", word), [word])
     world.wait(500)
-    assert world.learned() == ["one", "two"]
+    assert world.list_learned() == ["one", "two"]
 
 
 # -- what a repeat brings with it
@@ -329,7 +329,7 @@ def test_a_turn_that_was_off_takes_no_notes_nor_edits(world: World) -> None:
     world.wait(500)
     (e,) = world.memory().records.values()
     assert (e.input, e.shown_reply, e.full_reply, e.notes, e.edits) == (None, None, None, {}, False)
-    assert world.learned() == []
+    assert world.list_learned() == []
 
 
 def test_a_list_parallel_to_a_first_turn_stays_active_however_many_rounds_that_has(world: World) -> None:

@@ -87,7 +87,7 @@ def test_the_edits_of_a_turn_are_not_lost_where_another_path_has_its_messages(
     messages += [assistant(f"Reply three {LONG}"), assistant(f"Reply four {LONG}"), user("five")]
     world.say(messages, "Reply five", key)
     world.wait(1000)
-    assert world.learned() == ["EDIT"]
+    assert world.list_learned() == ["EDIT"]
 
 
 @both

@@ -15,12 +15,12 @@ from gateway.core.conversation.wire_message import WireMessage, make_shown_reply
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.hidden_rounds import put_back
 from tests.core.conversations import (
-    OUR_TOOLS,
+    GATEWAY_TOOLS,
     World,
     assistant,
     call,
-    drawn,
-    goes_on_from,
+    extends_prompt,
+    outline,
     picture,
     result,
     user,
@@ -50,10 +50,10 @@ def test_a_hidden_round_is_put_back_byte_for_byte(world: World, key: str | None)
     history = [user("I like tea"), assistant(SAID)]
     second = world.begin([*history, user("and?")], key)
     assert [m for _, m in second.sent] == [user("I like tea"), *HIDDEN, user("and?")]
-    assert goes_on_from(second, first)
+    assert extends_prompt(second, first)
     world.finish(second, "That is all.")
     third = world.begin([*history, user("and?"), assistant("That is all."), user("bye")], key)
-    assert goes_on_from(third, second)
+    assert extends_prompt(third, second)
     assert third.composition.unrestored_rounds == 0
 
 
@@ -67,7 +67,7 @@ def test_the_first_note_stays_however_much_later_a_reply_is_cut(key: str | None)
         request = world.say([*history, user(f"question {n}")], f"This is the whole answer {n}.", key)
         history = [*history, user(f"question {n}"), assistant(f"This is the whole answer {n}.")]
     history[-1] = assistant("This is the whole")
-    assert goes_on_from(world.begin([*history, user("stop")], key), request)
+    assert extends_prompt(world.begin([*history, user("stop")], key), request)
 
 
 @both
@@ -106,7 +106,7 @@ def test_a_reply_whose_round_has_no_place_goes_as_it_is(
     assert request.is_untouched
     assert request.composition.unrestored_rounds == 1
     later = world.begin([*history, assistant("Fine."), user("go on")], key)
-    assert goes_on_from(later, request)
+    assert extends_prompt(later, request)
     assert later.composition.unrestored_rounds == 0
 
 
@@ -123,7 +123,7 @@ def test_a_request_that_dropped_our_tools_gets_no_round(world: World, key: str |
 def test_a_hidden_round_is_of_its_own_path_alone(world: World) -> None:
     world.say([user("I like tea")], HIDDEN, "c1")
     history = [user("I like tea"), assistant(SAID), user("and?")]
-    for where in ({"key": "c2"}, {"key": "c1", "who": "bob"}, {"who": None}):
+    for where in ({"key": "c2"}, {"key": "c1", "user_id": "bob"}, {"user_id": None}):
         assert world.begin(history, **where).is_untouched
 
 
@@ -209,7 +209,7 @@ def test_what_is_put_back_says_what_the_clients_message_says(
     full.append(assistant(texts[-1]))
     ours = frozenset(f"m{i}" for i in range(len(texts) - 1))
     message = make_shown_reply(full, ours) if is_ours else assistant(said)
-    back = put_back(Content(None, None, full, ours), message, [], OUR_TOOLS)
+    back = put_back(Content(None, None, full, ours), message, [], GATEWAY_TOOLS)
     streamed = without_space(read_text(make_shown_reply(full[:-1], ours)))
     assert (back is None) == (not without_space(read_text(message)).startswith(streamed))
     if back is not None:
@@ -221,15 +221,15 @@ def test_what_is_put_back_says_what_the_clients_message_says(
 def test_a_reply_that_was_cut_goes_back_without_the_blank_between_its_rounds() -> None:
     full = [assistant("Noting.", call("m", "memory_insert")), result("m", "ok")]
     content = Content(None, None, full, frozenset({"m"}))
-    assert put_back(content, assistant("Noting. Your c"), [], OUR_TOOLS) == [*full, assistant("Your c")]
+    assert put_back(content, assistant("Noting. Your c"), [], GATEWAY_TOOLS) == [*full, assistant("Your c")]
 
 
 def test_blocks_as_they_came_bring_back_nothing_that_the_client_has_cut() -> None:
     native = {"content": [{"type": "text", "text": "Noted, tea."}]}
     full = [*HIDDEN[:-1], {**HIDDEN[-1], NATIVE_REPLY: native}]
     content = Content(None, None, full, frozenset({"m1"}))
-    whole = put_back(content, assistant(SAID), [], OUR_TOOLS)
-    cut = put_back(content, assistant(SAID.removesuffix(", tea.")), [], OUR_TOOLS)
+    whole = put_back(content, assistant(SAID), [], GATEWAY_TOOLS)
+    cut = put_back(content, assistant(SAID.removesuffix(", tea.")), [], GATEWAY_TOOLS)
     assert whole == full
     assert cut == [*HIDDEN[:-1], assistant("Noted")]
 
@@ -237,13 +237,13 @@ def test_blocks_as_they_came_bring_back_nothing_that_the_client_has_cut() -> Non
 def test_fields_of_the_clients_message_stay_on_its_part() -> None:
     content = Content(None, None, HIDDEN, frozenset({"m1"}))
     message = {**assistant(SAID), "refusal": None, "x": 1}
-    back = put_back(content, message, [], OUR_TOOLS)
+    back = put_back(content, message, [], GATEWAY_TOOLS)
     assert back is not None
     assert back[-1] == {**assistant("Noted, tea."), "refusal": None, "x": 1}
 
 
 def test_without_hidden_rounds_nothing_is_put_back() -> None:
-    assert put_back(Content(None, None, None), assistant("a"), [], OUR_TOOLS) is None
+    assert put_back(Content(None, None, None), assistant("a"), [], GATEWAY_TOOLS) is None
 
 
 # -- notes
@@ -268,7 +268,7 @@ def test_a_note_is_written_once_and_stays_where_it_was(world: World, key: str | 
     second = world.say(asked, "r2", key)
     assert second.lines == ["user: <1>one", "assistant: r1", "user: two"]
     third = world.say([*asked, assistant("r2"), user("three")], "r3", key)
-    assert goes_on_from(third, second)
+    assert extends_prompt(third, second)
     assert third.lines[-1] == "user: <3>three"
     again = world.begin([*asked, assistant("r2"), user("three")], key)
     assert again.lines == third.lines
@@ -315,8 +315,8 @@ def test_there_is_no_note_after_tool_results(world: World) -> None:
     first = world.say(asked[:1], asked[1])
     second = world.say(asked, "Sunny.")
     assert second.notes == {}
-    assert goes_on_from(second, first)
-    assert world.tree() == drawn("""
+    assert extends_prompt(second, first)
+    assert world.tree() == outline("""
         active: weather? > get_weather()
           active: =sunny > Sunny.
     """)
@@ -327,10 +327,10 @@ def test_words_that_a_call_said_are_not_said_twice() -> None:
     full = [with_private(spoken, spoken="Hello Anna."), result("m1", "The user has read it.")]
     ours = frozenset({"m1"})
     said = assistant("Hm. Hello Anna.")
-    assert put_back(Content(None, said, full, ours), said, [], OUR_TOOLS) == full
+    assert put_back(Content(None, said, full, ours), said, [], GATEWAY_TOOLS) == full
     more = [*full, assistant("Bye.")]
     whole = assistant("Hm. Hello Anna. Bye.")
-    back = put_back(Content(None, whole, more, ours), whole, [], OUR_TOOLS)
+    back = put_back(Content(None, whole, more, ours), whole, [], GATEWAY_TOOLS)
     assert back == [*full, assistant("Bye.")]
 
 

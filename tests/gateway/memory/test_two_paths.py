@@ -22,8 +22,8 @@ from gateway.core.prompt.composition import Composition
 from storage.records import Exchange
 from storage.sql.store import Store
 from tests.core.conversations import (
+    GATEWAY_TOOLS,
     IDLE_S,
-    OUR_TOOLS,
     Request,
     World,
     assistant,
@@ -64,7 +64,7 @@ class Pair:
         mode: MemoryUse = MemoryUse.ON,
         has_tools: bool = True,
     ) -> Request:
-        offered = OUR_TOOLS if has_tools else frozenset()
+        offered = GATEWAY_TOOLS if has_tools else frozenset()
         request = self.world.begin(messages, key, mode=mode, tools=offered)
         stored = await self.speaker.begin(messages, key, mode, offered)
         assert request.plan is not None
@@ -209,7 +209,7 @@ class Client:
     async def answered(self, request: Request, asked: list[WireMessage]) -> None:
         full, new = self.reply()
         await self.pair.finish(request, full, new)
-        ours = {c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS}
+        ours = {c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in GATEWAY_TOOLS}
         self.messages = [*asked, make_shown_reply(full, ours)]
 
     async def plain(self, asked: list[WireMessage]) -> None:
