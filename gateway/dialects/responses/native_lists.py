@@ -36,10 +36,15 @@ def _without_notes(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     for key, change in (("data", _without_notes), ("content", _remove_part_note)):
-        if isinstance(value.get(key), list):
-            changed = list(map(change, value[key]))
-            is_same = all(a is b for a, b in zip(changed, value[key], strict=True))
-            return value if is_same else {**value, key: changed}
+        sent = value.get(key)
+        if isinstance(sent, list):
+            changed = list(map(change, sent))
+            if all(a is b for a, b in zip(changed, sent, strict=True)):
+                return value
+            if key == "content" and len(sent) > 1:
+                # Before a part that is no text the note was a part of its own, of which nothing is left.
+                changed = [a for a, b in zip(changed, sent, strict=True) if a is b or a["text"]]
+            return {**value, key: changed}
     return value
 
 

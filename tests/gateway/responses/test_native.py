@@ -262,6 +262,18 @@ def test_a_list_of_items_shows_no_note(world: World, openai_keeps: StoredRespons
     assert quoted in str(world.sdk.conversations.items.list(conversation.id).to_json())
 
 
+def test_a_list_shows_the_parts_of_an_item_that_its_client_sent(
+    world: World, openai_keeps: StoredResponses
+) -> None:
+    respond(world, input="My cat is called Miso, she is grey.")
+    image = {"type": "input_image", "image_url": "data:image/png;base64,aGk=", "detail": "low"}
+    parts = [image, {"type": "input_text", "text": "Is this my cat?"}]
+    made = respond(world, input=[{"role": "user", "content": parts}])
+    assert "<memory" in openai_keeps.asked[-1]["input"][0]["content"][0]["text"]
+    [item] = world.sdk.responses.input_items.list(made.id)
+    assert item.to_dict()["content"] == parts
+
+
 def test_what_an_upstream_has_deleted_is_forgotten_here_too(
     world: World, openai_keeps: StoredResponses
 ) -> None:
