@@ -28,6 +28,7 @@ from gateway.page.window_bar import FREE_PART, WINDOW_PARTS, make_cells
 from gateway.run.admin.block_views import BlocksSince
 from gateway.run.admin.memory_names import make_memory_label
 from gateway.run.admin.memory_records import FactRecord, MessageRecord, VersionRecord
+from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.plain_text import count_noun
 from gateway.run.admin.question_views import Question
 from gateway.run.admin.reply_words import find_lines, select_words_without
@@ -175,6 +176,7 @@ class _RequestScreens(Struct, frozen=True):
             "prompt_blocks": [each for each in prompt_texts if each.kind == "block" and each.text],
             "standing": standing,
             "spans": lambda text: find_spans_with_words(text, words),
+            "sent_along": _find_sent_along(explained),
             "words_before": await self._list_words_before(explained, words),
             "other_sources": list_other_sources(explained.window),
         }
@@ -307,6 +309,16 @@ def _find_trial(question: str, searched: ExplainedRequest) -> dict[str, str] | N
 def _compute_beginning(explained: ExplainedRequest) -> float:
     """Returns when a request began. `explained.at` is when its turn ended, since its recall is noted then."""
     return explained.at - explained.ms / 1000
+
+
+def _find_sent_along(explained: ExplainedRequest) -> set[str]:
+    """Returns the links of the older messages with words of a reply that its request may have had in its history."""
+    if not explained.before_reply or "history" not in {
+        each.part for each in explained.window.parts if each.tokens
+    }:
+        return set()
+    path = f"{page_path('m', explained.memory or '', 'c', explained.conversation or '')}?"
+    return {each.href for each in explained.before_reply if each.href and each.href.startswith(path)}
 
 
 def make_screens(operations: PageOperations) -> list[Screen | Action]:

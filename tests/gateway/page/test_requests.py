@@ -626,6 +626,22 @@ def test_a_request_that_is_opened_from_a_conversation_belongs_to_its_person(oper
         assert f'<p class="crumb"><a href="../m/{alice.uid}">' in shown
 
 
+def test_a_text_that_the_application_sent_along_is_not_called_unused(operator: Operator) -> None:
+    """The model had read it in the conversation, and the page said that it was not used for the reply."""
+    world = operator.world
+    world.upstream.queue(say("Ok."), say("Noted."), say("Take the wheelbarrow, as you said."))
+    speak(world, "Marigolds need the wheelbarrow.", talk="c1")
+    chat = world.chat(headers={"x-mnemogate-user": "alice", "x-mnemogate-conversation": "c2"})
+    chat.say("My wheelbarrow is red.")
+    chat.say("Zxqv?")
+    asked = operator.twin("requests")["items"][0]["id"]
+    assert sorted(each["seq"] for each in operator.twin(f"r/{asked}")["before_reply"]) == [1, 3]
+    shown = plain(operator.get(f"r/{asked}").body.decode())
+    assert "Older texts with words of the reply None of these was recalled for this reply." in shown
+    assert shown.count("earlier in this conversation") == 2  # the sentence, and one of the two texts
+    assert "The words that are marked in the others may be from earlier messages, or made up." in shown
+
+
 @pytest.mark.both
 def test_an_ordinary_word_of_a_reply_is_no_finding(upstream: StrictUpstream, tmp_path: Path) -> None:
     """Largest stood that nothing the reply was told has "leave", with a link that forgets an innocent message."""
