@@ -76,14 +76,13 @@ class AgentRoutes:
 
     async def update(self, request: ApiRequest, body: UpdateAgent) -> dict[str, Any]:
         """Change an agent."""
-        sent = get_sent_fields(body)
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
             updated = with_update(definition, body)
             self._api.check_models(request, list_models(updated) - list_models(definition))
             return updated
 
-        change = AgentEdit(edit=edit, **asdict(_load_parts(sent)))
+        change = AgentEdit(edit=edit, **asdict(_load_parts(get_sent_fields(body))))
         uid = request.read_uid("agent", "agent_id")
         return await self._api.agents.render(await self._api.registry.change(request.project, uid, change))
 

@@ -23,7 +23,7 @@ from gateway.agents.api.dependencies import AgentsApi, read_sent_uid
 from gateway.agents.api.named_conversation import (
     NamedConversation,
     find_conversation_row,
-    get_named_conversation,
+    get_conversation,
 )
 from gateway.agents.api.runs import RunStream, stream_run
 from gateway.agents.api.sends import SendReply, Sends
@@ -263,13 +263,11 @@ class ConversationRoutes:
 
     async def retrieve(self, request: ApiRequest, query: ConversationQuery) -> dict[str, Any]:
         """Return a conversation."""
-        named = await self._get_conversation(request, query.agent_id)
-        return await self._render_conversation(_require_entry(named))
+        return await self._render_conversation(await self._get_entry(request, query.agent_id))
 
     async def update(self, request: ApiRequest, body: UpdateConversation) -> dict[str, Any]:
         """Change a conversation."""
-        named = await self._get_conversation(request, None)
-        entry = _require_entry(named)
+        entry = await self._get_entry(request)
         self._check_model(request, body)
 
         def edit(definition: ConversationDefinition) -> ConversationDefinition:
@@ -280,19 +278,19 @@ class ConversationRoutes:
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a conversation, and all that came of it."""
-        named = await self._get_conversation(request, None)
-        entry = _require_entry(named)
-        await self._api.agent_runs.live.cancel_all(named.agent, entry.conversation.id)
+        entry = await self._get_entry(request)
+        await self._api.agent_runs.live.cancel_all(entry.agent, entry.conversation.id)
         await self._conversations.delete(entry)
         return {"message": "The conversation is forgotten."}
 
     async def fork(self, request: ApiRequest, query: ForkConversationQuery) -> dict[str, Any]:
         """Make a conversation that shares the past of another one."""
-        named = await self._get_conversation(request, query.agent_id)
-        upto = None if (message_id := find_sent(query.message_id)) is None else _read_seq(named, message_id)
-        source = await find_conversation_row(self._api.store, named)
+        conversation = await self._get_conversation(request, query.agent_id)
+        message_id = find_sent(query.message_id)
+        upto = None if message_id is None else _read_seq(conversation, message_id)
+        source = await find_conversation_row(self._api.store, conversation)
         fork = await self._conversations.fork(
-            named.agent, source, named.definition, is_hidden=query.hidden, upto=upto
+            conversation.agent, source, conversation.definition, is_hidden=query.hidden, upto=upto
         )
         return await self._render_conversation(fork)
 
@@ -300,22 +298,24 @@ class ConversationRoutes:
         self, request: ApiRequest, query: RecompileConversationQuery, body: RecompileConversation
     ) -> str:
         """Render the memory section of a conversation again, and return its system prompt."""
-        named = await self._get_conversation(request, find_sent(body.agent_id) or query.agent_id)
-        if not query.dry_run and (row := await find_conversation_row(self._api.store, named)) is not None:
-            await self._api.store.sections.empty_of_conversation(named.agent.id, row)
-        return (await self._api.agent_runs.preview(await self._make_run_request(request, named))).system
+        conversation = await self._get_conversation(request, find_sent(body.agent_id) or query.agent_id)
+        row = None if query.dry_run else await find_conversation_row(self._api.store, conversation)
+        if row is not None:
+            await self._api.store.sections.empty_of_conversation(conversation.agent.id, row)
+        run_request = await self._make_run_request(request, conversation)
+        return (await self._api.agent_runs.preview(run_request)).system
 
     async def compact(self, request: ApiRequest, body: CompactConversation) -> dict[str, Any]:
         """Summarise a conversation now."""
-        named = await self._get_conversation(request, body.agent_id)
-        run_request = await self._make_run_request(request, named)
-        return await compact_on_request(self._api, request, body, named.agent.uid, run_request)
+        conversation = await self._get_conversation(request, body.agent_id)
+        run_request = await self._make_run_request(request, conversation)
+        return await compact_on_request(self._api, request, body, conversation.agent.uid, run_request)
 
     async def cancel(self, request: ApiRequest, query: ConversationQuery) -> dict[str, str]:
         """End a conversation's runs."""
-        named = await self._get_conversation(request, query.agent_id)
-        row = await find_conversation_row(self._api.store, named)
-        runs = [] if row is None else await self._api.agent_runs.live.cancel_all(named.agent, row)
+        conversation = await self._get_conversation(request, query.agent_id)
+        row = await find_conversation_row(self._api.store, conversation)
+        runs = [] if row is None else await self._api.agent_runs.live.cancel_all(conversation.agent, row)
         return render_run_states(runs)
 
     # -- messages of conversations
@@ -324,20 +324,20 @@ class ConversationRoutes:
         self, request: ApiRequest, query: ConversationMessagesQuery
     ) -> list[dict[str, Any]]:
         """List a conversation's messages."""
-        named = await self._get_conversation(request, query.agent_id)
-        return await self._pages.list_of_agent(named.agent, query, named.conversation_name)
+        conversation = await self._get_conversation(request, query.agent_id)
+        return await self._pages.list_of_agent(conversation.agent, query, conversation.name)
 
     async def send(
         self, request: ApiRequest, body: ConversationSend
     ) -> dict[str, Any] | SendReply | RunStream:
         """Send a message in a conversation, and answer with what the agent says, by default as a stream."""
-        named = await self._get_conversation(request, body.agent_id)
+        conversation = await self._get_conversation(request, body.agent_id)
         run_request = await self._sends.make_run_request(
             request,
             body,
-            named.agent.uid,
-            conversation_name=named.conversation_name,
-            conversation_definition=named.definition,
+            conversation.agent.uid,
+            conversation_name=conversation.name,
+            conversation_definition=conversation.definition,
         )
         return await self._sends.reply_to(request, body, run_request, is_stream=body.streaming)
 
@@ -346,17 +346,17 @@ class ConversationRoutes:
 
         The run is the one that is named, which may have ended; else the conversation's newest run, if it is active.
         """
-        named = await self._get_conversation(request, body.agent_id)
-        row = await find_conversation_row(self._api.store, named)
+        conversation = await self._get_conversation(request, body.agent_id)
+        row = await find_conversation_row(self._api.store, conversation)
         runs = self._api.store.runs
         if (run_id := find_sent(body.run_id)) is not None:
             run: Run | None = (await runs.get(request.project, read_uid("run", run_id))).run
         elif (otid := find_sent(body.otid)) is not None:
             run = await runs.find_run_by_otid(
-                named.agent.id, hash_otid(named.agent, named.conversation_name, otid)
+                conversation.agent.id, hash_otid(conversation.agent, conversation.name, otid)
             )
         else:
-            run = None if row is None else await runs.find_newest_run(named.agent.id, row)
+            run = None if row is None else await runs.find_newest_run(conversation.agent.id, row)
             if run is None or run.is_over:
                 raise BadRequest(
                     "No active runs found for this conversation. Name one that has ended: `run_id`."
@@ -380,13 +380,24 @@ class ConversationRoutes:
         """
         agent_uid = read_sent_uid("agent", agent_id)
         path_id = request.path["conversation_id"]
-        return await get_named_conversation(self._api, request.project, path_id, agent_uid)
+        return await get_conversation(self._api, request.project, path_id, agent_uid)
 
-    async def _make_run_request(self, request: ApiRequest, named: NamedConversation) -> RunRequest:
+    async def _get_entry(self, request: ApiRequest, agent_id: Maybe[str] = None) -> ConversationEntry:
+        """Returns the conversation in the path, which a client has made.
+
+        Raises: BadRequest for an agent's own conversation, which other paths serve; the errors of `_get_conversation`.
+        """
+        conversation = await self._get_conversation(request, agent_id)
+        if conversation.entry is not None:
+            return conversation.entry
+        path = f"/v1/agents/{ids.make_id('agent', conversation.agent.uid)}"
+        raise BadRequest(f"This is the agent's own conversation: use {path} and its reset-messages.")
+
+    async def _make_run_request(self, request: ApiRequest, conversation: NamedConversation) -> RunRequest:
         """Returns a send without messages to a conversation, with the conversation's settings."""
-        resolved = await self._api.registry.resolver.resolve_uid(request.project, named.agent.uid)
-        spec = with_conversation(self._api.settings, resolved.spec, named.definition)
-        return RunRequest(spec, named.agent.scope, named.conversation_name)
+        resolved = await self._api.registry.resolver.resolve_uid(request.project, conversation.agent.uid)
+        spec = with_conversation(self._api.settings, resolved.spec, conversation.definition)
+        return RunRequest(spec, conversation.agent.scope, conversation.name)
 
     async def _render_conversation(self, entry: ConversationEntry) -> dict[str, Any]:
         """Returns the JSON of a conversation, with the ids of its newest messages."""
@@ -397,22 +408,11 @@ class ConversationRoutes:
         return render_conversation(entry, message_ids=message_ids)
 
 
-def _read_seq(named: NamedConversation, message_id: str) -> int:
+def _read_seq(conversation: NamedConversation, message_id: str) -> int:
     """Returns the number of a message of a conversation; 0 for its system message. Raises: UnknownId."""
     ref = ids.parse_ref("message", message_id)
-    if ids.without_attempt(message_id) == make_system_id(named.agent, named.conversation_name):
+    if ids.without_attempt(message_id) == make_system_id(conversation.agent, conversation.name):
         return SYSTEM_SEQ
-    if ref is None or not ref.seq or ref.uid != named.agent.uid:
+    if ref is None or not ref.seq or ref.uid != conversation.agent.uid:
         raise UnknownId(f"There is no message {message_id!r} in this conversation.", param="message_id")
     return ref.seq
-
-
-def _require_entry(named: NamedConversation) -> ConversationEntry:
-    """Returns the entry of a conversation that a client has made.
-
-    Raises: BadRequest: the conversation is the agent's own, which other paths serve.
-    """
-    if named.entry is not None:
-        return named.entry
-    path = f"/v1/agents/{ids.make_id('agent', named.agent.uid)}"
-    raise BadRequest(f"This is the agent's own conversation: use {path} and its reset-messages.")

@@ -22,7 +22,8 @@ class NamedConversation(Struct, frozen=True):
     """The conversation that a request names."""
 
     agent: Agent
-    conversation_name: str
+    # `default`, or the uid of the conversation.
+    name: str
     # The stored conversation; None: the agent's own conversation, which may not have begun.
     entry: ConversationEntry | None
 
@@ -31,9 +32,7 @@ class NamedConversation(Struct, frozen=True):
         return ConversationDefinition() if self.entry is None else read_conversation_definition(self.entry)
 
 
-async def get_named_conversation(
-    api: AgentsApi, project: str, id: str, agent_uid: str | None
-) -> NamedConversation:
+async def get_conversation(api: AgentsApi, project: str, id: str, agent_uid: str | None) -> NamedConversation:
     """Returns the conversation with an id. Raises: UnknownId, NotFound, BadRequest.
 
     agent_uid: the uid of the conversation's agent, which `default` requires; None: the request does not name the agent.
@@ -41,19 +40,19 @@ async def get_named_conversation(
     owner_uid = agent_uid if id == DEFAULT_CONVERSATION else ids.parse_uid("agent", id)
     if owner_uid is not None:
         agent = (await api.store.defined_agents.get(project, owner_uid)).agent
-        named = NamedConversation(agent, DEFAULT_CONVERSATION, None)
+        conversation = NamedConversation(agent, DEFAULT_CONVERSATION, None)
     elif id == DEFAULT_CONVERSATION:
         raise BadRequest("Name the agent whose own conversation it is: `agent_id`.", param="agent_id")
     else:
         uid = read_uid("conv", id)
         entry = await api.store.conversations.get(project, uid)
         is_own = entry.conversation.key == DEFAULT_CONVERSATION
-        named = NamedConversation(
+        conversation = NamedConversation(
             entry.agent, DEFAULT_CONVERSATION if is_own else uid, None if is_own else entry
         )
-    if agent_uid not in (None, named.agent.uid):
+    if agent_uid not in (None, conversation.agent.uid):
         raise UnknownId(f"There is no conversation {id!r} of this agent.")
-    return named
+    return conversation
 
 
 def read_conversation_name(id: Maybe[str]) -> str | None:
@@ -71,9 +70,9 @@ async def get_owner(store: Store, project: str, conversation_name: str) -> Agent
     return (await store.conversations.get(project, conversation_name)).agent
 
 
-async def find_conversation_row(store: Store, named: NamedConversation) -> int | None:
+async def find_conversation_row(store: Store, conversation: NamedConversation) -> int | None:
     """Returns the row of a conversation; None for an agent's own conversation that has not begun."""
-    if named.entry is not None:
-        return named.entry.conversation.id
-    conversation = await find_conversation(store, named.agent, named.conversation_name)
-    return None if conversation is None else conversation.id
+    if conversation.entry is not None:
+        return conversation.entry.conversation.id
+    stored = await find_conversation(store, conversation.agent, conversation.name)
+    return None if stored is None else stored.id

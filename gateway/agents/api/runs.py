@@ -19,7 +19,7 @@ from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._query import PageQuery, RunsQuery, StepsQuery, TraceQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.api.named_conversation import find_conversation_row, get_named_conversation
+from gateway.agents.api.named_conversation import find_conversation_row, get_conversation
 from gateway.agents.api.run_events import find_error, read_run_showing
 from gateway.agents.runs.live_runs import LIVE_STATES
 from gateway.agents.runs.stored_run import load_exchanges_of_run, load_last_counts
@@ -84,8 +84,8 @@ class RunRoutes:
         conversation_row = None
         if (conversation_id := find_sent(query.conversation_id)) is not None:
             agent_uid = None if agent is None else agent.uid
-            named = await get_named_conversation(self._api, request.project, conversation_id, agent_uid)
-            conversation_row = await find_conversation_row(self._api.store, named)
+            conversation = await get_conversation(self._api, request.project, conversation_id, agent_uid)
+            conversation_row = await find_conversation_row(self._api.store, conversation)
             if conversation_row is None:
                 return []
         states = find_sent(query.statuses) or (

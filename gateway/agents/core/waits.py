@@ -64,7 +64,8 @@ class Waits:
 
         Raises: Deadlock.
         """
-        if _leads_back_to(waiter, queue[0]) or self._waits_for(queue, waiter.queue):
+        agent_uid, _ = queue
+        if _leads_back_to(waiter, agent_uid) or self._waits_for(queue, waiter.queue):
             raise Deadlock
         wait = Wait(waiter, queue)
         self._open.add(wait)
