@@ -30,7 +30,7 @@ from gateway.dialects.fields import (
 from gateway.dialects.responses.call_form import FUNCTIONS_ALONE, UpstreamTools
 from gateway.dialects.responses.call_items import read_call, read_result
 from gateway.dialects.responses.input_parts import PART_KINDS, WORD_KINDS
-from gateway.dialects.responses.input_reply import InputReply
+from gateway.dialects.responses.input_reply import InputReply, ReferencedThoughts
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.dialects.responses.response_ids import parse_input_index, parse_turn_name
 from gateway.dialects.responses.sealed import is_sealed, unseal
@@ -83,8 +83,8 @@ def read_items(
 
     leading_messages: the messages of the chat completion that come before these.
     upstream_tools: the kinds of tools that upstreams take, which decide the form of calls.
-    is_lenient: items that are wrong or have no form in chat completions are skipped, since the items themselves go
-        upstream.
+    is_lenient: True if items that are wrong or have no form in chat completions are skipped, since the items themselves
+        go upstream.
     field: the request's field with the items, for errors.
     items_before: the number of stored items before the request's own, which positions in errors do not count.
 
@@ -110,8 +110,10 @@ class _MessageBuilder:
         *,
         is_lenient: bool,
     ) -> None:
-        self._item_index = 0  # the index of the item that is being read
-        self._path = item_path  # the path to this item, for errors
+        # The index of the item that is being read.
+        self._item_index = 0
+        # The path to this item, for errors.
+        self._path = item_path
         self._part_path = ItemPath(item_path, ".content")
         self._upstream_tools = upstream_tools
         self._is_lenient = is_lenient
@@ -124,7 +126,8 @@ class _MessageBuilder:
             left_out=self._left_out,
         )
         self._open_reply: InputReply | None = None
-        self._media: list[Json] = []  # the media of the newest results, which a user's message after them has
+        # The media of the newest results. A user's message after the results gets them.
+        self._media: list[Json] = []
 
     def end(self) -> InputMessages:
         """Returns the messages of all items that were added."""
@@ -179,26 +182,33 @@ class _MessageBuilder:
             self._append_after_reply({"role": role, "content": content})
 
     def add_thoughts(self, item: Json) -> None:
-        """Adds thoughts to the open reply, or notes the id of thoughts that are only named. Raises: BadRequest."""
+        """Adds thoughts to the open reply, or a reference if the client only names them. Raises: BadRequest."""
         content = read_optional(item, "encrypted_content", str, self._path)
-        id = item.get("id")
+        item_id = item.get("id")
         thoughts: Json = {}
         if is_sealed(content):
             thoughts = unseal(content, f"{self._path}.encrypted_content")
-        elif content is None and not self._is_lenient and isinstance(id, str) and parse_turn_name(id):
-            self._current_reply.thought_ids.append((id, f"{self._path}.id"))
+        elif (
+            content is None
+            and not self._is_lenient
+            and isinstance(item_id, str)
+            and parse_turn_name(item_id) is not None
+        ):
+            referenced = ReferencedThoughts(item_id, f"{self._path}.id")
+            self._current_reply.referenced_thoughts.append(referenced)
         else:
             self._left_out.add_rest(item, _COMMON_FIELDS, self._path)
         self._current_reply.add_thoughts(thoughts)
 
     def add_call(self, item: Json) -> None:
+        """Adds a call to the open reply. Raises: BadRequest."""
         self._current_reply.add_call(read_call(item, self._path, self._upstream_tools))
 
     def add_result(self, item: Json) -> None:
         """Adds the result of a call as a tool's message; its media go into a user's message. Raises: BadRequest."""
-        id, output = read_result(item, self._path)
+        call_id, output = read_result(item, self._path)
         content = self._read_content(output, ".output")
-        message = {"role": "tool", "tool_call_id": id, "content": content}
+        message = {"role": "tool", "tool_call_id": call_id, "content": content}
         # A tool's message cannot have media.
         if media := list_media(message):
             self._end_reply()  # the media of earlier results come before the reply
@@ -211,14 +221,18 @@ class _MessageBuilder:
         self._append_after_reply(message)
 
     def add_configuration(self, item: Json) -> None:
-        """Refuses another form of answers: a later response that continues by an id would not have this form."""
+        """Refuses another form of answers: a later response that continues by an id would not have this form.
+
+        Raises: BadRequest.
+        """
         if (text := item.get("text")) is not None:
             raise make_unsupported_error(f"{self._path}.text", text)
 
     def add_reference(self, item: Json) -> None:
         """Adds an empty reply in the place of an item that is only named. Raises: BadRequest."""
-        id = read_required_text(item, "id", self._path)
-        turn, input_index = parse_turn_name(id), parse_input_index(id)
+        item_id = read_required_text(item, "id", self._path)
+        turn = parse_turn_name(item_id)
+        input_index = parse_input_index(item_id)
         self._end_reply()
         self._append_media()
         references = self._input.references
@@ -228,7 +242,7 @@ class _MessageBuilder:
             previous = references[-1]
             if (previous.index, previous.turn, previous.input_index) == (index - 1, turn, input_index):
                 return
-        references.append(Reference(index, id, turn, f"{self._path}.id", input_index=input_index))
+        references.append(Reference(index, item_id, turn, f"{self._path}.id", input_index=input_index))
         self._append({"role": "assistant", "content": ""})
 
     @property
@@ -293,8 +307,9 @@ class _MessageBuilder:
         index = len(self._input.messages) - 1
         if reply.model is not None:
             self._input.models[index] = reply.model
-        for id, param in reply.thought_ids:
-            self._input.references.append(Reference(index, id, parse_turn_name(id), param, "thoughts"))
+        for item_id, param in reply.referenced_thoughts:
+            turn = parse_turn_name(item_id)
+            self._input.references.append(Reference(index, item_id, turn, param, "thoughts"))
 
     def _reorder(self, order: Sequence[int]) -> InputMessages:
         """Returns the messages in another order. order: the indices of the messages, in that order."""
@@ -335,28 +350,30 @@ class _ItemReading(Struct, frozen=True):
 
     # Adds an item to the messages.
     add: Callable[[_MessageBuilder, Json], None]
-    # The fields that are read or are of no use to a model; all other fields are left out.
+    # The fields that are read or are of no use to a model. All other fields are reported as left out.
     read_fields: frozenset[str]
 
 
+def _read_as(add: Callable[[_MessageBuilder, Json], None], *fields: str) -> _ItemReading:
+    """Returns the reading of a type. fields: the fields that are read, besides those of all items."""
+    return _ItemReading(add, _COMMON_FIELDS.union(fields))
+
+
 _ITEM_READINGS = {
-    item_type: _ItemReading(add, _COMMON_FIELDS | set(fields.split()))
-    for item_type, add, fields in (
-        ("message", _MessageBuilder.add_message, "role content"),
-        ("item_reference", _MessageBuilder.add_reference, ""),
-        ("configuration_update", _MessageBuilder.add_configuration, ""),
-        ("reasoning", _MessageBuilder.add_thoughts, "summary content encrypted_content"),
-        ("function_call", _MessageBuilder.add_call, "call_id name arguments namespace"),
-        ("custom_tool_call", _MessageBuilder.add_call, "call_id name input namespace"),
-        ("tool_search_call", _MessageBuilder.add_call, "call_id arguments execution"),
-        ("local_shell_call", _MessageBuilder.add_call, "call_id action"),
-        ("shell_call", _MessageBuilder.add_call, "call_id action"),
-        ("apply_patch_call", _MessageBuilder.add_call, "call_id operation"),
-        ("function_call_output", _MessageBuilder.add_result, "call_id output"),
-        ("custom_tool_call_output", _MessageBuilder.add_result, "call_id output"),
-        ("tool_search_output", _MessageBuilder.add_result, "call_id tools execution"),
-        ("local_shell_call_output", _MessageBuilder.add_result, "call_id output"),
-        ("shell_call_output", _MessageBuilder.add_result, "call_id output"),
-        ("apply_patch_call_output", _MessageBuilder.add_result, "call_id output"),
-    )
+    "message": _read_as(_MessageBuilder.add_message, "role", "content"),
+    "item_reference": _read_as(_MessageBuilder.add_reference),
+    "configuration_update": _read_as(_MessageBuilder.add_configuration),
+    "reasoning": _read_as(_MessageBuilder.add_thoughts, "summary", "content", "encrypted_content"),
+    "function_call": _read_as(_MessageBuilder.add_call, "call_id", "name", "arguments", "namespace"),
+    "custom_tool_call": _read_as(_MessageBuilder.add_call, "call_id", "name", "input", "namespace"),
+    "tool_search_call": _read_as(_MessageBuilder.add_call, "call_id", "arguments", "execution"),
+    "local_shell_call": _read_as(_MessageBuilder.add_call, "call_id", "action"),
+    "shell_call": _read_as(_MessageBuilder.add_call, "call_id", "action"),
+    "apply_patch_call": _read_as(_MessageBuilder.add_call, "call_id", "operation"),
+    "function_call_output": _read_as(_MessageBuilder.add_result, "call_id", "output"),
+    "custom_tool_call_output": _read_as(_MessageBuilder.add_result, "call_id", "output"),
+    "tool_search_output": _read_as(_MessageBuilder.add_result, "call_id", "tools", "execution"),
+    "local_shell_call_output": _read_as(_MessageBuilder.add_result, "call_id", "output"),
+    "shell_call_output": _read_as(_MessageBuilder.add_result, "call_id", "output"),
+    "apply_patch_call_output": _read_as(_MessageBuilder.add_result, "call_id", "output"),
 }

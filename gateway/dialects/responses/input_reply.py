@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapters.types import Json
 from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
 from gateway.core.conversation.wire_message import choose_separator
 
 
+class ReferencedThoughts(NamedTuple):
+    """Thoughts that the client names by the id of their item."""
+
+    item_id: str
+    # The path to the id in the request, for errors.
+    param: str
+
+
 class InputReply:
     """A reply made of several successive items."""
 
     def __init__(self) -> None:
-        self._ends_with_text = False  # the last item is text
+        # The last item is text.
+        self._ends_with_text = False
         self._texts: list[str] = []
-        self._parts: list[Json] = []  # the parts of the content that are no texts
+        # The parts of the content that are no texts.
+        self._parts: list[Json] = []
         self._refusals: list[str] = []
         self._calls: list[Json] = []
         # The values of the fields with thoughts, by the fields.
         self._thought_values: dict[str, list[Any]] = {}
         # The model that made the thoughts; "": the model is not known; None: the reply has no thoughts.
         self.model: str | None = None
-        # For each thought that is only named: its id, and the path to it.
-        self.thought_ids: list[tuple[str, str]] = []
+        self.referenced_thoughts: list[ReferencedThoughts] = []
 
     @property
     def is_over(self) -> bool:
@@ -32,6 +41,7 @@ class InputReply:
         return self._ends_with_text and not self._calls
 
     def add_content(self, content: str | list[Json]) -> None:
+        """Adds the content of a message: a text, or a list of parts."""
         text = content if isinstance(content, str) else self._take_parts(content)
         if self._texts:  # texts are joined like the texts of two rounds in a stored reply
             self._texts.append(choose_separator(self._texts[-1], text))
@@ -39,9 +49,11 @@ class InputReply:
         self._ends_with_text = True
 
     def add_call(self, call: Json) -> None:
+        """Adds a call in the form of chat completions."""
         self._calls.append(call)
 
     def add_thoughts(self, thoughts: Json) -> None:
+        """Adds the fields of a message with thoughts, and `model`, the model that made them; {}: none is known."""
         self._ends_with_text = False
         model = str(thoughts.get("model") or "") if thoughts else self.model
         if model != self.model:
@@ -76,7 +88,7 @@ class InputReply:
         """Adds the parts of a content that are no text. Returns the joined text parts."""
         texts: list[str] = []
         for part in parts:
-            # A lenient reading lets a part without a type pass: the upstream gets the item itself, and judges it.
+            # A lenient reading accepts a part without a type: the upstream gets the item itself, and judges it.
             part_type = part.get("type")
             if part_type == "text":
                 texts.append(part["text"])

@@ -28,6 +28,7 @@ from gateway.errors import QUOTED_ID_CHARS, BadRequest
 # The most items of a page, and the items of a page without a `limit`, as in OpenAI's API.
 MAX_ITEMS: Final = 100
 _DEFAULT_LIMIT: Final = 20
+# The type of the item with the result of a call, by the type of the item with the call.
 _OUTPUT_TYPES: Final = {
     "custom_tool_call": "custom_tool_call_output",
     "tool_search_call": "tool_search_output",
@@ -66,10 +67,11 @@ class ItemList:
     """The items of a path, oldest first."""
 
     def __init__(self, *, shows_sealed_thoughts: bool = False) -> None:
-        """Begins with no items. shows_sealed_thoughts: thoughts are shown sealed, as in `ResponseTerms`."""
+        """Begins with no items. shows_sealed_thoughts: True if thoughts are shown sealed, as in `ResponseTerms`."""
         self.items: list[Json] = []
         self._shows_sealed_thoughts = shows_sealed_thoughts
-        self._call_types: dict[str, str] = {}  # by the ids of the calls
+        # The types of the items of calls, by the ids of the calls.
+        self._call_types: dict[str, str] = {}
 
     def add_inputs(
         self,
@@ -121,21 +123,21 @@ class ItemList:
             self._record_call_types(message, forms)
             return render_output(id_end, message, forms)
         if role == "tool":
-            result_of = str(message.get("tool_call_id"))
-            output_type = _OUTPUT_TYPES.get(self._call_types.get(result_of, ""), "function_call_output")
+            call_id = str(message.get("tool_call_id"))
+            output_type = _OUTPUT_TYPES.get(self._call_types.get(call_id, ""), "function_call_output")
             output = content if isinstance(content, str) else _render_parts(content)
-            return [{"id": f"fco_{id_end}", "call_id": result_of, **render_result(output_type, output)}]
+            return [{"id": f"fco_{id_end}", "call_id": call_id, **render_result(output_type, output)}]
         return [render_message(f"msg_{id_end}", message)]
 
 
 def render_created_item(item: Json, id_end: str) -> Json:
     """Returns a client's item as a list shows it. id_end: the end of the item's id; its type decides the beginning."""
     item_type = item.get("type") or "message"
-    fields_sent = {key: value for key, value in item.items() if value is not None}
+    client_fields = {key: value for key, value in item.items() if value is not None}
     created_item = {
         "type": item_type,
         "status": "completed",
-        **fields_sent,
+        **client_fields,
         "id": f"{_ID_PREFIXES.get(item_type, 'item')}_{id_end}",
     }
     if item_type == "message":
@@ -147,9 +149,9 @@ def render_created_item(item: Json, id_end: str) -> Json:
     return created_item
 
 
-def render_message(id: str, message: WireMessage) -> Json:
+def render_message(item_id: str, message: WireMessage) -> Json:
     """Returns a message of a client, but for a reply or a result, as an item."""
-    item = {"id": id, "type": "message", "status": "completed", "role": message.get("role")}
+    item = {"id": item_id, "type": "message", "status": "completed", "role": message.get("role")}
     return {**item, "content": _render_parts(message.get("content"))}
 
 
@@ -169,7 +171,7 @@ def choose_item_tag(turn: TurnName, reply: WireMessage) -> str:
 class ItemGroup(Struct, frozen=True):
     """Consecutive items of a list."""
 
-    # Returns the items, oldest first.
+    # A function that returns the items, oldest first.
     render: Callable[[], Sequence[Json]]
     # The tag in the items' ids; "": not known. (The output of a response in the background has another tag in its ids.)
     tag: str = ""
@@ -182,12 +184,12 @@ class FoundItem(NamedTuple):
     item: Json
 
 
-def find_item(groups: Sequence[ItemGroup], id: str) -> FoundItem | None:
+def find_item(groups: Sequence[ItemGroup], item_id: str) -> FoundItem | None:
     """Returns an item by its id; None: no group has such an item."""
     # Groups with the tag of the id come first. For an id with another tag (`ItemGroup.tag`) all groups may be rendered.
-    for index in sorted(range(len(groups)), key=lambda index: groups[index].tag not in id):
+    for index in sorted(range(len(groups)), key=lambda index: groups[index].tag not in item_id):
         for item in groups[index].render():
-            if item["id"] == id:
+            if item["id"] == item_id:
                 return FoundItem(index, item)
     return None
 
@@ -226,6 +228,7 @@ def list_page(groups: Sequence[ItemGroup], query: str) -> Json:
 
 
 def _add_part_defaults(part: Json) -> Json:
+    """Returns a part of a user's message in the form of the Responses API, with the fields that a list adds."""
     match part:
         case {"type": "text", "text": text}:
             return {"type": "input_text", "text": text}
@@ -244,6 +247,7 @@ def _read_step(order: str) -> int:
 
 
 def _read_limit(text: str) -> int:
+    """Returns the most items of a page. Raises: BadRequest."""
     if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MAX_ITEMS):
         raise BadRequest(f"Invalid 'limit': expected a number from 1 to {MAX_ITEMS}.", param="limit")
     return int(text)

@@ -47,15 +47,17 @@ class Item:
 
         tag: the part that all ids of the response share.
         index: the item's index in the output.
-        send_event: sends an event; None: the response is one JSON body, without events.
+        send_event: a function that sends an event; None: the response is one JSON body, without events.
         """
         self.tag = tag
         self.index = index
         self._send_event = send_event
+        # The item was announced.
         self._has_begun = False
 
     @property
     def id(self) -> str:
+        """The id of the item."""
         return f"{self.id_prefix}_{self.tag}_{self.index}"
 
     def render(self, status: str) -> Json:
@@ -96,9 +98,11 @@ class _Part:
 
     @property
     def text(self) -> str:
+        """The text so far."""
         return "".join(self.pieces)
 
     def render(self) -> Json:
+        """Returns the part as the item has it."""
         if self.type == "refusal":
             return {"type": "refusal", "refusal": self.text}
         other_fields = {"annotations": self.annotations, "logprobs": self.logprobs}
@@ -123,16 +127,19 @@ class MessageItem(Item):
         return "".join([part.text for part in self._parts])
 
     def add(self, text: str, logprobs: list[Any]) -> None:
+        """Adds a piece of the text, and sends it."""
         part = self._open_part("output_text")
         part.pieces.append(text)
         part.logprobs += logprobs
         self.emit("output_text.delta", content_index=len(self._parts) - 1, delta=text, logprobs=logprobs)
 
     def refuse(self, text: str) -> None:
+        """Adds a piece of a refusal, and sends it."""
         self._open_part("refusal").pieces.append(text)
         self.emit("refusal.delta", content_index=len(self._parts) - 1, delta=text)
 
     def annotate(self, annotation: Json) -> None:
+        """Adds an annotation of the text, and sends it."""
         part = self._open_part("output_text")
         part.annotations.append(annotation)
         self.emit(
@@ -196,6 +203,7 @@ class ThoughtsItem(Item):
         return "".join(self._pieces)
 
     def add(self, delta: Json) -> None:
+        """Adds a piece of the thoughts, and sends its text. delta: the delta of a chunk of a chat completion."""
         self._sealed_draft.add({key: delta[key] for key in THOUGHT_FIELDS if delta.get(key)})
         text = read_thoughts(delta)
         if not text:
@@ -235,7 +243,8 @@ class CallItem(Item):
         self._call = call
         self._forms = forms
         self._form = self._choose_form()
-        self._sent_count = 0  # the number of pieces of the arguments that were sent
+        # The number of pieces of the arguments that were sent.
+        self._sent_count = 0
         # Reads the input of a custom tool from the arguments of the function that the tool became upstream.
         self._reader = StringReader((INPUT_ARGUMENT,))
         self._input_pieces: list[str] = []
@@ -246,7 +255,8 @@ class CallItem(Item):
 
     def grow(self) -> None:
         """Reads a further piece of the call, and sends the arguments that have come."""
-        self._form = self._choose_form()  # the piece may have brought the name
+        # The piece may have completed the name.
+        self._form = self._choose_form()
         arguments = self._call.argument_pieces
         item_type = self._form.item_type
         # The arguments of other items are objects, and a typed client reads such an item only when it is whole.
@@ -264,14 +274,17 @@ class CallItem(Item):
 
     def read_generated_text(self) -> str:
         if self._is_custom:
-            return "".join([str(self._custom.get(key) or "") for key in ("name", "input")])
+            return "".join([str(self._custom_call.get(key) or "") for key in ("name", "input")])
         return self._call.name + self._call.arguments_text
 
     def render(self, status: str) -> Json:
-        form, arguments, text = self._form, self._call.arguments_text, "".join(self._input_pieces)
+        form = self._form
+        arguments = self._call.arguments_text
+        text = "".join(self._input_pieces)
         if self._is_custom:
             form = CallForm("custom_tool_call", form.name, form.namespace)
-            arguments, text = "", str(self._custom.get("input") or "")
+            arguments = ""
+            text = str(self._custom_call.get("input") or "")
         if status == "in_progress" and form.item_type in _GROWING_TYPES:
             arguments = text = ""
         call_id = self._call.id or f"call_{self.tag}_{self.index}"
@@ -298,17 +311,16 @@ class CallItem(Item):
         return self._call.fields.get("type") not in FUNCTION_TYPES
 
     @property
-    def _custom(self) -> Json:
+    def _custom_call(self) -> Json:
         """The name and the input of a custom tool's call, as far as they have come."""
         return as_object(self._call.fields.get(str(self._call.fields["type"])))
 
     def _choose_form(self) -> CallForm:
         """Returns the form of the call as far as its name has come."""
         if self._is_custom:
-            name, item_type = str(self._custom.get("name") or ""), "custom_tool_call"
-        else:
-            name, item_type = self._call.name, "function_call"
-        return self._forms.get(name) or CallForm(item_type, name)
+            name = str(self._custom_call.get("name") or "")
+            return self._forms.get(name) or CallForm("custom_tool_call", name)
+        return self._forms.get(self._call.name) or CallForm("function_call", self._call.name)
 
 
 class SearchItem(Item):

@@ -170,6 +170,12 @@ class _ToolReader:
     """Translates the tools of one request."""
 
     def __init__(self, upstream_tools: UpstreamTools, max_calls: Any, left_out: LeftOutFields) -> None:
+        """Begins without tools.
+
+        upstream_tools: the kinds of tools that upstreams take.
+        max_calls: the request's `max_tool_calls`, unchecked.
+        left_out: the collection to which the fields without a place in a chat completion are added.
+        """
         # Tools by their names upstream. A later tool replaces an earlier tool of its name: the request may offer a tool
         # that a search has found before.
         self.offered: dict[str, Json] = {}
@@ -244,7 +250,8 @@ class _ToolReader:
 
     def _add_custom(self, tool: Json, path: str, namespace: _Namespace) -> None:
         """Adds a custom tool, as a function if the upstream takes no custom tools. Raises: BadRequest."""
-        name, syntax = read_required_text(tool, "name", path), read_optional(tool, "format", dict, path)
+        name = read_required_text(tool, "name", path)
+        syntax = read_optional(tool, "format", dict, path)
         read_optional(tool, "description", str, path)
         custom_tool: Json = {
             "name": make_flat_name(namespace.name, name),
@@ -253,7 +260,7 @@ class _ToolReader:
         _add_description(custom_tool, namespace.description)
         form = CallForm("custom_tool_call", name, namespace.name)
         if not self._upstream_tools.takes_custom_tools:
-            self._append_function(_make_custom_function(custom_tool, syntax), form)
+            self._append_function(_make_function_of_custom_tool(custom_tool, syntax), form)
             return
         if syntax is not None:
             custom_tool["format"] = syntax
@@ -263,8 +270,8 @@ class _ToolReader:
                     "grammar": _pick_fields(syntax, "definition", "syntax"),
                 }
         # Outside a namespace the upstream's calls have the client's form.
-        form_of_calls = form if namespace.name is not None else None
-        self._offer(custom_tool["name"], {"type": "custom", "custom": custom_tool}, form_of_calls)
+        upstream_form = form if namespace.name is not None else None
+        self._offer(custom_tool["name"], {"type": "custom", "custom": custom_tool}, upstream_form)
 
     def _check_environment(self, tool: Json, path: str) -> None:
         """Refuses a shell in a container of OpenAI's, since the client does not run such shells. Raises: BadRequest."""
@@ -309,11 +316,12 @@ class _ToolReader:
             self.forms[name] = form
 
 
-def _make_custom_function(custom_tool: Json, syntax: Json | None) -> Json:
+def _make_function_of_custom_tool(custom_tool: Json, syntax: Json | None) -> Json:
     """Returns a custom tool as a function with one text as its argument. syntax: the `format` of the tool."""
     function = dict(custom_tool)
     if syntax is not None and syntax.get("type") == "grammar":
-        syntax_name, grammar = syntax.get("syntax") or "a", syntax.get("definition")
+        syntax_name = syntax.get("syntax") or "a"
+        grammar = syntax.get("definition")
         rule = f"`{INPUT_ARGUMENT}` has to match this {syntax_name} grammar:\n{grammar}"
         _add_description(function, rule, is_after=True)
     input_schema = {"type": "string", "description": "The whole input of the tool, as plain text."}
@@ -329,6 +337,7 @@ def _echo_tool(tool: Json) -> Json:
 
 
 def _add_description(tool: Json, text: str, *, is_after: bool = False) -> None:
+    """Adds a text before a tool's description, or after it."""
     description = tool.get("description") or ""
     parts: Iterable[str] = (description, text) if is_after else (text, description)
     if joined := "\n\n".join(filter(None, parts)):
