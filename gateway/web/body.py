@@ -37,8 +37,8 @@ class BodyReader:
 
     # The most bytes of one body.
     limit_bytes: int
-    # The most bytes of all bodies over LARGE_BYTES, without those that quotas have taken. A body counts until its
-    # request is answered.
+    # The bytes that further bodies over LARGE_BYTES may have; quotas take from it. A body counts until its request is
+    # answered.
     left_bytes: int
     # The time for one body; it is extended while the body keeps coming.
     timeout_s: float
@@ -59,29 +59,29 @@ class BodyReader:
 class ByteQuota:
     """The share that one request takes of the bytes in flight, until its block is left."""
 
-    __slots__ = ("_reader", "_taken")
+    __slots__ = ("_reader", "_taken_bytes")
 
     def __init__(self, reader: BodyReader) -> None:
         self._reader = reader
-        self._taken = 0
+        self._taken_bytes = 0
 
-    def grow(self, size: int) -> None:
-        """Extends the share to `size` bytes, once more than LARGE_BYTES are missing; a small body takes no share.
+    def grow(self, size_bytes: int) -> None:
+        """Extends the share to a size, once more than LARGE_BYTES are missing; a small body takes no share.
 
         Raises: Overloaded.
         """
-        missing_bytes = size - self._taken
+        missing_bytes = size_bytes - self._taken_bytes
         if missing_bytes <= LARGE_BYTES:
             return
         if missing_bytes > self._reader.left_bytes:
             raise Overloaded("Too many large requests are in flight. Try again shortly.", retry_after_s=1)
         self._reader.left_bytes -= missing_bytes
-        self._taken = size
+        self._taken_bytes = size_bytes
 
     def release(self) -> None:
         """Gives the share back."""
-        self._reader.left_bytes += self._taken
-        self._taken = 0
+        self._reader.left_bytes += self._taken_bytes
+        self._taken_bytes = 0
 
     def __enter__(self) -> ByteQuota:
         return self
@@ -102,7 +102,7 @@ class _BodyBlock:
         self._receive = receive
 
     async def __aenter__(self) -> bytes:
-        limit = self._reader.limit_bytes
+        limit_bytes = self._reader.limit_bytes
         _refuse_encoded(self._scope)
         try:
             connection = find_connection(self._scope)
@@ -111,14 +111,14 @@ class _BodyBlock:
                 body = _read_body_part(await self._receive())
                 self._quota.grow(len(body))
             else:
-                announced = read_content_length(self._scope) or 0
-                if announced > limit:
-                    raise _make_too_large_error(limit, announced)
+                announced_bytes = read_content_length(self._scope) or 0
+                if announced_bytes > limit_bytes:
+                    raise _make_too_large_error(limit_bytes, announced_bytes)
                 # A body for which there is no room is refused before any of it is read.
-                self._quota.grow(announced)
+                self._quota.grow(announced_bytes)
                 body = await self._read_parts()
-            if len(body) > limit:
-                raise _make_too_large_error(limit, len(body))
+            if len(body) > limit_bytes:
+                raise _make_too_large_error(limit_bytes, len(body))
             return body
         except BaseException:
             # `__aexit__` does not run for a block that was not entered.
@@ -131,7 +131,7 @@ class _BodyBlock:
     async def _read_parts(self) -> bytes:
         """Reads a body that is still under way."""
         body = bytearray()
-        limit = self._reader.limit_bytes
+        limit_bytes = self._reader.limit_bytes
         deadline = asyncio.get_running_loop().time() + self._reader.timeout_s
         try:
             async with asyncio.timeout_at(deadline) as timer:
@@ -141,12 +141,12 @@ class _BodyBlock:
                     if not body and not message.get("more_body", False):
                         return part  # one message, which needs no copy
                     body += part
-                    if len(body) > limit:
-                        raise _make_too_large_error(limit)
+                    if len(body) > limit_bytes:
+                        raise _make_too_large_error(limit_bytes)
                     self._quota.grow(len(body))
                     if not message.get("more_body", False):
                         return bytes(body)
-                    # A body that keeps coming may take longer than the timeout: the bytes that have arrived buy time.
+                    # A body that keeps coming may take longer than the timeout: arrived bytes extend the deadline.
                     timer.reschedule(deadline + len(body) / SLOWEST_BYTES_PER_S)
         except TimeoutError:
             raise BodyTimeout(
@@ -176,16 +176,19 @@ def read_content_length(scope: Scope) -> int | None:
     return int(value[:_MAX_LENGTH_DIGITS])
 
 
-def _make_too_large_error(limit: int, size: int | None = None) -> BodyTooLarge:
-    """Returns the error of a body over the limit. limit, size: in bytes; size None: not known yet."""
-    if size is None:
-        message = f"The request body has more than the limit of {limit} bytes (server.max_body_bytes)."
+def _make_too_large_error(limit_bytes: int, size_bytes: int | None = None) -> BodyTooLarge:
+    """Returns the error of a body over the limit. size_bytes: the size of the body; None: it is not known yet."""
+    if size_bytes is None:
+        message = f"The request body has more than the limit of {limit_bytes} bytes (server.max_body_bytes)."
     else:
-        message = f"The request body has {size} bytes; the limit is {limit} (server.max_body_bytes)."
+        message = (
+            f"The request body has {size_bytes} bytes; the limit is {limit_bytes} (server.max_body_bytes)."
+        )
     return BodyTooLarge(message)
 
 
 def _read_body_part(message: Message) -> bytes:
+    """Returns the part of the body in an ASGI message. Raises: ClientGone."""
     if message["type"] == "http.disconnect":
         raise ClientGone
     part: bytes = message.get("body", b"")

@@ -43,6 +43,7 @@ from gateway.web.path_hints import make_path_hint
 from gateway.web.raw_headers import encode_headers
 from gateway.web.request_info import RequestInfo
 
+# The paths that need no key.
 OPEN_PATHS = frozenset(
     ("/", "/api/hello", "/health", "/health/ready", "/v1/health", "/v1/health/", PAGE_PATH)
 )
@@ -65,7 +66,7 @@ _USER_PATHS = re.compile(
         )
     )
 )
-_ids = random.Random()
+_id_generator = random.Random()
 _log = logging.getLogger("mnemogate")
 
 
@@ -79,7 +80,7 @@ class Edge:
     guard: Guard
     metrics: Metrics
     access_log: AccessLog
-    # Returns the seconds since the epoch, for the access log.
+    # A clock that returns the seconds since the epoch, for the access log.
     now: Callable[[], float]
     # Paths with one of these prefixes check their callers themselves.
     open_prefixes: tuple[str, ...] = ()
@@ -94,7 +95,7 @@ class Edge:
     user_paths: Set[str] = frozenset()
     # Notes the end of each request that a model answers.
     requests: RequestLog | None = None
-    # Hands on the receipt of each request after its last byte.
+    # Publishes the receipt of each request after its last byte.
     receipts: Receipts = field(default_factory=Receipts)
     # Set while no request is being answered.
     idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -150,20 +151,21 @@ class Edge:
             self._end_request(scope, info)
 
     def _end_request(self, scope: Scope, info: RequestInfo) -> None:
+        """Counts a request that has ended, logs it, and publishes its receipt."""
         self.active_count -= 1
         if not self.active_count:
             self.idle.set()
         self.metrics.requests.inc(info.route, str(info.status))
         if self.access_log.is_enabled:
             self._log_access(scope, info)
-        self._hand_on_receipt(scope, info)
+        self._publish_receipt(scope, info)
 
     async def _admit(self, scope: Scope, path: str, info: RequestInfo) -> None:
         """Checks the key of a request, and notes its caller. Raises: GatewayError."""
         info.caller = caller = await self.guard.admit(scope["headers"])
         if caller.only_path not in (None, path):
-            opened = "/ui and /v1/manage" if caller.only_path == PAGE_PATH else caller.only_path
-            raise NotAllowed(f"This key opens only {opened}.")
+            opened_paths = "/ui and /v1/manage" if caller.only_path == PAGE_PATH else caller.only_path
+            raise NotAllowed(f"This key opens only {opened_paths}.")
         if path == METRICS_PATH:
             await self.guard.check_metrics(caller)
         elif self.receipts.tracer is not None:
@@ -172,21 +174,22 @@ class Edge:
             self._bind_to_user(scope, path, caller.user)
 
     def _bind_to_user(self, scope: Scope, path: str, user: str) -> None:
-        """Makes a request that user's, whatever it names. Raises: NotAllowed: users may not ask its path."""
+        """Binds a request to a user, whichever user it names. Raises: NotAllowed: users may not ask its path."""
         if path not in self.user_paths and _USER_PATHS.fullmatch(path) is None:
             raise NotAllowed(
                 "This key is bound to a user, and this path is not of users.", code="user_not_allowed"
             )
         scope["headers"] = [*scope["headers"], (BOUND_USER_HEADER, user.encode())]
 
-    def _hand_on_receipt(self, scope: Scope, info: RequestInfo) -> None:
-        """Hands the receipt of a request on. A request without a receipt gets one if it is traced."""
+    def _publish_receipt(self, scope: Scope, info: RequestInfo) -> None:
+        """Publishes the receipt of a request. A request without a receipt gets one for its trace."""
         receipt = info.receipt
         if receipt is None:
             if info.trace_context is None:
                 return
             receipt = info.make_receipt()
-        receipt.status, receipt.is_cut = info.status, info.is_cut
+        receipt.status = info.status
+        receipt.is_cut = info.is_cut
         if receipt.trace is not None:
             receipt.request_line = RequestLine(scope["method"], scope["scheme"], scope["path"])
         if info.receipt is None:
@@ -331,7 +334,7 @@ def _note_headers(scope: Scope, info: RequestInfo) -> None:
     if not info.request_id:
         # The id is no secret, so `random` will do. os.urandom would release the interpreter's lock, and a busy writer
         # thread could take it.
-        info.request_id = f"req_{_ids.getrandbits(96):024x}"
+        info.request_id = f"req_{_id_generator.getrandbits(96):024x}"
 
 
 def _list_methods(scope: Scope, routes: Iterable[Route]) -> set[str]:

@@ -45,7 +45,9 @@ class UnchunkedReply:
 
     def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection
-        self._is_chunked: bool | None = None  # None: the head is still to come
+        # None: the head is still to come.
+        self._is_chunked: bool | None = None
+        # The last chunk was written.
         self._has_ended = False
 
     def write(self, data: bytes) -> None:
@@ -77,17 +79,23 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
     this connection instead of the transport.
     """
 
-    head_timeout_s = 20.0  # also for the rest of a body after its reply
-    last_request_s = 1.0  # the seconds that an idle connection stays open when the server stops
+    # The time for a head, and for the rest of a body after its reply.
+    head_timeout_s = 20.0
+    # The time for which an idle connection stays open when the server stops.
+    last_request_s = 1.0
     # Connections with this descriptor or a higher one are refused. The system gives the lowest one that is free, so few
     # are left then. None: no limit.
     descriptor_limit: int | None = None
+    # The connection came when few descriptors were left.
     is_refused = False
-    on_lost: Callable[[], object] | None = None  # set by the reply under way (gateway.web.client_reply)
+    # A function that is called when the connection is lost. The reply under way sets it (gateway.web.client_reply).
+    on_lost: Callable[[], object] | None = None
     # The head of the reply under way; b"": it was sent; None: no reply is under way.
     _head: bytes | None = None
-    _is_ending = False  # further bytes of the client are dropped
-    _ends_after_next = False  # the connection ends after the next request, since the server stops
+    # Further bytes of the client are dropped.
+    _is_ending = False
+    # The connection ends after the next request, since the server stops.
+    _ends_after_next = False
     # The bytes read since a head, a part of a body or a request ended. Whole reads are counted, so a head may exceed
     # the bound by less than two of them.
     _bytes_since_part = 0
@@ -100,6 +108,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
 
     @property
     def is_answering(self) -> bool:
+        """True if the newest request is not answered yet."""
         return self.cycle is not None and not self.cycle.response_complete
 
     @property
@@ -108,9 +117,11 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         return self.cycle is None or not self.cycle.more_body
 
     def is_closing(self) -> bool:
+        """Returns whether the connection is closed, or about to be."""
         return self.transport.is_closing()
 
     def abort(self) -> None:
+        """Ends the connection at once, and drops the bytes that are not sent yet."""
         self.transport.abort()
 
     def reset(self) -> None:
@@ -248,7 +259,10 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
             super().send_400_response(msg)
 
     def _parse(self, data: bytes) -> bytes:
-        """Parses bytes of the client. Returns the bytes to parse instead, if any. Raises: HttpParserError."""
+        """Parses bytes of the client. Raises: HttpParserError.
+
+        Returns the bytes that have to be parsed in their place; b"": none.
+        """
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:

@@ -26,7 +26,7 @@ class GrowingBlocks:
     def __init__(self, emit: EventSender, claim_index: Callable[[], int]) -> None:
         """Begins with no block.
 
-        emit: sends an event, given its type and its fields.
+        emit: a function that sends an event, given its type and its fields.
         claim_index: a function that returns the index in the message of the block that begins now.
         """
         self._emit = emit
@@ -41,8 +41,9 @@ class GrowingBlocks:
         self._draft = MessageDraft()
         # Calls without a block so far.
         self._waiting_calls: list[ToolCall] = []
-        # The call of the open block, and the number of pieces of its arguments that were shown.
+        # The call of the open block.
         self._open_call: ToolCall | None = None
+        # The number of pieces of the open call's arguments that were shown.
         self._shown_count = 0
 
     @property
@@ -52,6 +53,7 @@ class GrowingBlocks:
 
     @property
     def has_calls(self) -> bool:
+        """True if the reply has a call."""
         return bool(self._draft.calls)
 
     def read_generated_text(self) -> str:
@@ -59,11 +61,13 @@ class GrowingBlocks:
         return "".join(self._texts) + self._draft.read_generated_text()
 
     def add_text(self, text: str) -> None:
+        """Adds a piece of the text, and sends it."""
         self._texts.append(text)
         self._open("text", {"type": "text", "text": ""})
         self._emit_delta({"type": "text_delta", "text": text})
 
     def add_thought(self, text: str) -> None:
+        """Adds a piece of the thoughts, and sends it."""
         self._texts.append(text)
         self._open("thinking", {"type": "thinking", "thinking": "", "signature": ""})
         self._emit_delta({"type": "thinking_delta", "thinking": text})
@@ -124,6 +128,7 @@ class GrowingBlocks:
         self._emit("content_block_delta", index=self._index, delta=delta)
 
     def _close(self) -> None:
+        """Ends the open block, if there is one."""
         if self._block_type or self._open_call is not None:
             self._emit("content_block_stop", index=self._index)
         self._block_type = ""
@@ -144,9 +149,14 @@ def render_blocks(message: Json) -> list[Json]:
         blocks.append({"type": "text", "text": text})
     for call in message.get("tool_calls") or ():
         function = call.get("function") or {}
-        id = _make_call_id(as_text(call.get("id")), len(blocks))
-        name, arguments = as_text(function.get("name")), function.get("arguments")
-        blocks.append({"type": "tool_use", "id": id, "name": name, "input": _render_input(arguments)})
+        blocks.append(
+            {
+                "type": "tool_use",
+                "id": _make_call_id(as_text(call.get("id")), len(blocks)),
+                "name": as_text(function.get("name")),
+                "input": _render_input(function.get("arguments")),
+            }
+        )
     return blocks
 
 

@@ -64,7 +64,7 @@ class NativeMessages(Struct, frozen=True):
     origins: Sequence[MessageOrigin]
     # The path below the upstream's base URL, with the query.
     upstream_path: str
-    # Returns the body with another model's name.
+    # A function that returns the body with another model's name.
     with_model: Callable[[str], bytes]
     # The thread to which the request belongs; None: the request has all messages of its conversation.
     thread: MessageThread | None = None
@@ -100,7 +100,7 @@ class NativeMessages(Struct, frozen=True):
         if not has_same_model:
             members["model"] = model
         return UpstreamBody(
-            self._edit(members), betas, choose_next_block_index([*changes.hidden_rounds]), consumed
+            self._replace_members(members), betas, choose_next_block_index([*changes.hidden_rounds]), consumed
         )
 
     def _change_members(self, changes: NativeChanges, messages: list[Json]) -> Json:
@@ -122,7 +122,7 @@ class NativeMessages(Struct, frozen=True):
             members["tool_choice"] = _translate_choice(choice)
         return members
 
-    def _edit(self, members: Json) -> bytes:
+    def _replace_members(self, members: Json) -> bytes:
         """Returns the body with these members in place of its own. A member with the value None is left out."""
         edit = BodyEdit(self.raw, self.json)
         for key, value in members.items():
@@ -135,6 +135,7 @@ class NativeMessages(Struct, frozen=True):
     # -- the system prompt
 
     def _extend_system(self, changes: NativeChanges) -> Any:
+        """Returns the system prompt with the texts that are added to it, in the client's form: a text or blocks."""
         system = self.json.get("system")
         texts = [text for text in changes.system if text]
         if not texts:
@@ -192,7 +193,7 @@ class NativeMessages(Struct, frozen=True):
         }
 
     def _place_notes(self, notes: Mapping[int, str]) -> dict[int, _PlacedNote]:
-        """Returns the notes by the indexes of the client's messages, each with its place in the message."""
+        """Returns the notes by the indexes of the client's messages, each with its position in the message."""
         placed_notes = {}
         for chat_index, note in notes.items():
             origin = self.origins[chat_index]
@@ -224,7 +225,7 @@ class NativeMessages(Struct, frozen=True):
                 # The model has seen all messages of this turn's own rounds as they are.
                 changes = replace(changes, hidden_rounds=())
             return has_thoughts(self._edit_messages(changes))
-        # A change of the client's is its own affair, but the client cannot mend thoughts that it has not sent.
+        # The client answers for its own changes. But it cannot mend thoughts that it has not sent.
         return any(
             has_thoughts(_translate(replacement))
             and not has_thoughts([self._find_client_message(chat_index)])

@@ -62,13 +62,19 @@ class NativeEvents:
         self._has_message_delta = False
         # The last container of any round; None: no round has used one.
         self._container: Any = None
-        # The client has got the beginning of the message, some content of the message, and its end.
+        # The client has got the beginning of the message.
         self.has_begun = False
+        # The client has got some content of the message.
         self.has_content = False
+        # The client has got the end of the message.
         self.is_over = False
 
-    def pass_on(self, raw: bytes, name: str) -> bytes:
-        """Returns the bytes that the client gets for an event; b"": the event is hidden."""
+    def translate_event(self, raw: bytes, name: str) -> bytes:
+        """Returns the bytes that the client gets for an event; b"": the event is hidden.
+
+        raw: the event as it came.
+        name: the name of the event.
+        """
         self.is_over = self.is_over or name == "message_stop"
         self._has_message_delta = self._has_message_delta or name == "message_delta"
         if not self._parses_events:
@@ -80,26 +86,27 @@ class NativeEvents:
             case "content_block_start" | "content_block_delta" | "content_block_stop":
                 return self._show_block(raw, name)
             case "message_delta":
-                self._read_delta(raw)
+                self._merge_delta(raw)
         return raw
 
     def claim_index(self) -> int:
         """Returns the index in the message of a block that begins now."""
-        index, self._next_index = self._next_index, self._next_index + 1
+        index = self._next_index
+        self._next_index += 1
         return index
 
     def hide_round(self, tail: Sequence[bytes]) -> list[bytes]:
         """Ends a hidden round. tail: the round's last events. Returns the events of the tail that the client gets."""
-        passed_on = []
+        shown_events = []
         for raw in tail:
             name = find_event_name(raw)
             if name == "message_delta":
-                self._read_delta(raw)
+                self._merge_delta(raw)
             elif name == "ping" or raw.startswith(b":"):
-                passed_on.append(raw)
+                shown_events.append(raw)
         self._earlier_usage = add_usage(self._earlier_usage, self._usage)
         self._usage = {}
-        return passed_on
+        return shown_events
 
     def end(self, tail: Sequence[bytes], finish_reason: str | None) -> list[bytes]:
         """Returns the events that end the message.
@@ -111,7 +118,7 @@ class NativeEvents:
         for raw in tail:
             name = find_event_name(raw)
             if name == "message_delta" and (self._earlier_usage or finish_reason):
-                self._read_delta(raw)
+                self._merge_delta(raw)
                 events.append(self._render_delta(finish_reason))
             else:
                 events.append(raw)
@@ -156,13 +163,15 @@ class NativeEvents:
             return raw
         return encode_typed_event(name, {**_without_type(event), "index": shown_index})
 
-    def _read_delta(self, raw: bytes) -> None:
+    def _merge_delta(self, raw: bytes) -> None:
+        """Notes a `message_delta`, with its container and its usage."""
         self._message_delta = _without_type(_decode_data(raw))
         self._container = as_object(self._message_delta.get("delta")).get("container") or self._container
         usage = as_object(self._message_delta.get("usage"))
         self._usage |= {key: value for key, value in usage.items() if value is not None}
 
     def _render_delta(self, finish_reason: str | None) -> bytes:
+        """Returns the `message_delta` of the whole message. finish_reason: as in `end`."""
         delta = self._message_delta.get("delta")
         delta = dict(delta) if isinstance(delta, dict) else {"stop_sequence": None}
         if finish_reason is not None:
@@ -207,6 +216,7 @@ def add_usage(earlier: Json, later: Json) -> Json:
 
 
 def _is_call(block: Any, tools: Collection[str]) -> bool:
+    """Returns whether a block is a call of one of these tools."""
     if not isinstance(block, dict) or block.get("type") != "tool_use":
         return False
     name = block.get("name")
@@ -222,4 +232,5 @@ def _without_type(event: Json) -> Json:
 
 
 def _decode_data(raw: bytes) -> Json:
+    """Returns the data of an event."""
     return decode_object(b"\n".join(_DATA_LINE.findall(raw)))

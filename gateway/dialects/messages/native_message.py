@@ -46,7 +46,7 @@ class NativeMessage:
         """Shows an event, or a comment. A chunk without bytes is part of an event that was shown already."""
         raw = event.raw or b""
         if (name := find_event_name(raw)) is not None:
-            event_bytes = self._events.pass_on(raw, name)
+            event_bytes = self._events.translate_event(raw, name)
             if event_bytes and name != "ping":
                 self.blocks.end()
             self._add(event_bytes, has_content=self._events.has_content)

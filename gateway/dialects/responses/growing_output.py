@@ -39,9 +39,11 @@ class GrowingOutput:
         self._call_items: list[CallItem] = []
 
     def add_text(self, text: str, logprobs: list[Any]) -> None:
+        """Adds a piece of the text."""
         self._open_item_of(MessageItem).add(text, logprobs)
 
     def add_thought(self, text: str) -> None:
+        """Adds a piece of the thoughts."""
         self._open_item_of(ThoughtsItem).add({"reasoning_content": text})
 
     def add_delta(self, delta: Json, logprobs: list[Any]) -> None:
@@ -112,7 +114,7 @@ class GrowingOutput:
         return sum(len(item.read_generated_text()) for item in ended_messages)
 
     def _open_item_of(self, item_class: type[_Item]) -> _Item:
-        """Returns the open item if it is of this class; else closes it and returns a new item."""
+        """Returns the open item if it is of this class, or closes it and returns a new item."""
         if isinstance(self._open_item, item_class):
             return self._open_item
         self._close_item()
@@ -125,13 +127,15 @@ class GrowingOutput:
     def _add_item(self, make_item: Callable[[str, int, EventSender | None], _Item]) -> _Item:
         tag = self._response.begin()
         if self._items:
-            self._items[-1].begin()  # a call may not have begun yet, and clients count items as they begin
+            # A call may not have begun yet, and clients count items as they begin.
+            self._items[-1].begin()
         send_event = self._response.emit if self._response.sends_events else None
         item = make_item(tag, len(self._items), send_event)
         self._items.append(item)
         return item
 
     def _close_item(self, status: str = "completed") -> None:
+        """Ends the open item of text or thoughts, if there is one. status: the status of the response."""
         if self._open_item is not None:
             self._open_item.end(self._choose_end_status(self._open_item, status))
             self._open_item = None

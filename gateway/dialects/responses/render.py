@@ -68,18 +68,20 @@ class ResponsesViewFactory(ResponseTerms, frozen=True):
 class ResponsesView(ClientView):
     """The view of the Responses API. As in a chat completion it shows one reply: no gateway tools, no steps.
 
-    is_holding: nothing is sent before the first content, since gateway tools are offered: a hidden round may come
-        first, and then an upstream's error in the next round can still be the reply's status.
+    is_holding: True if nothing is sent before the first content, since gateway tools are offered: a hidden round may
+        come first, and then an upstream's error in the next round can still be the reply's status.
     """
 
     def __init__(self, terms: ResponseTerms, *, is_holding: bool) -> None:
         self._terms = terms
         self._response = GrowingResponse(terms, is_holding=is_holding)
         self._output = GrowingOutput(self._response)
-        # -- facts of the upstream's reply
-        self._logprobs: list[Any] = []  # the logprobs of a whole reply
+        # The logprobs of a reply that came whole.
+        self._logprobs: list[Any] = []
+        # The usage that the upstream has reported, and the reason for the end; None: not yet.
         self._usage: Json | None = None
         self._finish_reason: str | None = None
+        # The last events were shown (`_show_tail`).
         self._has_shown_tail = False
 
     def take(self) -> bytes:
@@ -134,8 +136,10 @@ class ResponsesView(ClientView):
         self._response.events.add(NOT_DURABLE)
 
     def show_upstream_error(self, error: Json, raw: bytes | None) -> None:
-        code, error_type = error.get("code"), str(error.get("type") or "server_error")
-        message, param = FIELD_NAMES.translate_sentence(str(error.get("message") or "")), error.get("param")
+        code = error.get("code")
+        error_type = str(error.get("type") or "server_error")
+        message = FIELD_NAMES.translate_sentence(str(error.get("message") or ""))
+        param = error.get("param")
         if isinstance(param, str):
             param = FIELD_NAMES.translate_path(param)
         self._emit_failure(message, str(code) if code is not None else None, error_type, param)
@@ -148,7 +152,8 @@ class ResponsesView(ClientView):
         self._output.add_delta(
             make_delta({"message": without_private(outcome.shown_reply or {})}), self._logprobs
         )
-        self._finish_reason, self._usage = outcome.finish_reason, outcome.usage
+        self._finish_reason = outcome.finish_reason
+        self._usage = outcome.usage
         return orjson.dumps(self._end_response())
 
     def render_error_body(self, status: int, body: bytes) -> bytes | None:
@@ -257,6 +262,7 @@ class ResponsesView(ClientView):
         )
 
     def _emit_failure(self, message: str, code: str | None, error_type: str, param: Any) -> None:
+        """Sends the error, and the response that has failed."""
         response = self._response
         response.begin()
         fields = make_error_fields(message, code, error_type, param)
@@ -269,7 +275,7 @@ def rebuild_response(tag: str, reply: WireMessage, *, shows_sealed_thoughts: boo
     """Returns a stored response as it was answered, but for logprobs; None: the reply was not sent as a response.
 
     tag: the part that the response's ids share.
-    shows_sealed_thoughts: the response has the sealed thoughts, as in `ResponseTerms`.
+    shows_sealed_thoughts: True if the response has the sealed thoughts, as in `ResponseTerms`.
     """
     stored = read_stored_response(reply)
     if stored is None:
@@ -340,4 +346,5 @@ def _rebuild_output(response: GrowingResponse, reply: WireMessage, status: str) 
 
 
 def _read_logprobs(choice: Json) -> list[Any]:
+    """Returns the logprobs of a choice's content, if there are any."""
     return as_list(as_object(choice.get("logprobs")).get("content"))

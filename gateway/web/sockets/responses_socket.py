@@ -41,9 +41,9 @@ from storage.errors import StoreError
 RESPONSES_PATH: Final = "/v1/responses"
 # LiveKit connects to its base URL, without the rest of the path.
 _SOCKET_PATHS: Final = frozenset((RESPONSES_PATH, f"{RESPONSES_PATH}/", "/v1", "/v1/"))
-# The most responses of one connection that are under way or wait. Clients seen so far ask for one or two at a time.
-_MAX_UNDER_WAY: Final = 32
-# The number of streams of one connection of which the last response is known: clients make up the ids of streams. Not
+# The most responses of one connection that are under way or wait. Known clients ask for one or two at a time.
+_MAX_RESPONSES: Final = 32
+# The most streams of one connection whose last response is noted, since clients choose the ids of streams. Not
 # measured: a client uses fewer at a time.
 _MAX_STREAMS: Final = 64
 # A close code (RFC 6455 7.4).
@@ -125,7 +125,8 @@ class _Session:
         # The ids by which the client names the last ended responses, by `stream_id`; None: the response has no id. The
         # key of the newest end is the last one.
         self._ended_ids: dict[str | None, str | None] = {}
-        self._has_stopped = False  # no further response begins
+        # No further response begins.
+        self._has_stopped = False
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         self._model = query.pop("model", None)
         self._query = urlencode(query).encode()
@@ -183,7 +184,7 @@ class _Session:
         if self._sockets.is_draining():
             raise Overloaded("The gateway is shutting down.")
         count = sum(map(len, self._queues.values()))
-        if count >= _MAX_UNDER_WAY:
+        if count >= _MAX_RESPONSES:
             raise Overloaded(f"{count} responses are under way or wait on this connection.", retry_after_s=1)
         quota = self._sockets.bodies.make_quota()
         quota.grow(sum(map(len, request.fields.values())))
@@ -236,7 +237,7 @@ class _Session:
                 first_response.cancel()
 
     def _close_when_idle(self) -> None:
-        """Closes the connection if no response is under way or waits; else `_serve` closes it after the last one."""
+        """Closes the connection if no response is under way or waits; otherwise `_serve` closes it later."""
         if not self._queues:
             self._start_task(self._client.close())
 
@@ -250,14 +251,16 @@ class _Session:
                 self._note_end(stream_id, queue.popleft().client_id)
         finally:
             del self._queues[stream_id]
-            for unserved in queue:  # the queue is not empty where a response has failed
-                unserved.quota.release()
+            # The queue is not empty if a response has failed.
+            for unserved_response in queue:
+                unserved_response.quota.release()
         if not self._queues and self._sockets.is_draining():
             await self._client.close()
 
-    def _note_end(self, stream_id: str | None, id: str | None) -> None:
+    def _note_end(self, stream_id: str | None, response_id: str | None) -> None:
+        """Notes the end of a stream's last response. response_id: the id by which the client names it."""
         self._ended_ids.pop(stream_id, None)
-        self._ended_ids[stream_id] = id
+        self._ended_ids[stream_id] = response_id
         if len(self._ended_ids) > _MAX_STREAMS:
             del self._ended_ids[next(iter(self._ended_ids))]
 

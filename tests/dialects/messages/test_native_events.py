@@ -41,7 +41,7 @@ def parsed(raw: bytes) -> Json:
 
 
 def shown(events: NativeEvents, raws: list[bytes]) -> list[bytes]:
-    passed = [events.pass_on(raw, find_event_name(raw) or "") for raw in raws]
+    passed = [events.translate_event(raw, find_event_name(raw) or "") for raw in raws]
     return [raw for raw in passed if raw]
 
 
