@@ -282,7 +282,9 @@ def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
     continues_thread = body is not None and body.thread is not None and body.thread.previous is not None
     # The upstream has the prefix of a continued thread since it began. A conversation without a pinned section began
     # without the gateway's tools.
-    if not continues_thread and (prompt.section.has_changed_prefix or (pinned is None and context.offered)):
+    if not continues_thread and (
+        prompt.section.has_changed_prefix or (pinned is None and context.offered_tools)
+    ):
         return True
     system_before = prompt.system if pinned is None else pinned.text
     if prompt.system != system_before or prompt.window.left_out != WHOLE_WINDOW.left_out:

@@ -92,4 +92,4 @@ class NoAgents(Struct, frozen=True):
         raise AssertionError("no agent is found here")
 
     def make_toolbox(self, call: ChatCall, context: MemoryContext, edits: BlockEdits) -> Toolbox:
-        return make_memory_tools(self.keeper, context, edits) if context.offered else NO_TOOLS
+        return make_memory_tools(self.keeper, context, edits) if context.offered_tools else NO_TOOLS

@@ -237,7 +237,7 @@ def _with_plan(
     context = replace(context, plan=plan, pinned=pinned, blocks=tuple(blocks))
     # The tools are the same for every step, whatever its messages.
     body: dict[str, Any] = {**request.chat.json, "messages": [{"role": "user"}]}
-    return replace(context, offered=offer_tools(context.request, context.agent, pinned, body))
+    return replace(context, offered_tools=offer_tools(context.request, context.agent, pinned, body))
 
 
 def _measure_turn_depth(context: MemoryContext, messages: Sequence[WireMessage]) -> int:

@@ -44,13 +44,13 @@ _MAX_STRETCHES = 8
 def compose(
     tree: Tree,
     plan: Plan,
-    offered: Container[str],
+    offered_tools: Container[str],
     new_notes: Mapping[int, str],
     additions: Additions | None = None,
 ) -> Composition:
     """Returns the messages and texts that go around the client's list.
 
-    offered: the names of the gateway tools in this request.
+    offered_tools: the names of the gateway tools in this request.
     new_notes: the notes of new messages: index among the new messages -> note.
     additions: the additions to a list that equals its path word for word, so that positions are counted; None:
         positions are found by comparing list and path.
@@ -58,9 +58,9 @@ def compose(
     Raises: MissingContents.
     """
     if plan.follows_head:
-        return _compose_after_head(tree, plan, offered, new_notes)
+        return _compose_after_head(tree, plan, offered_tools, new_notes)
     listing, match = plan.query.listing, plan.match
-    composition = Composition([*list_omitted_messages(tree, plan, offered)] if plan.omitted else ())
+    composition = Composition([*list_omitted_messages(tree, plan, offered_tools)] if plan.omitted else ())
     for i, note in new_notes.items():
         if note:
             composition.put_note(listing.positions[plan.new_indices[i]], note, estimate_tokens(note))
@@ -79,7 +79,7 @@ def compose(
         if amendment.reply and exchange is not None and exchange.id != match.match_point.id:
             replies.update(dict.fromkeys(range(*amendment.reply), exchange))
     if replies:
-        _restore_rounds(tree, plan, replies, offered, composition)
+        _restore_rounds(tree, plan, replies, offered_tools, composition)
     return composition
 
 
@@ -92,10 +92,10 @@ def find_known_note(tree: Tree, plan: Plan, index: int) -> str | None:
     """
     prefix = plan.exchange.inputs[: index + 1]
     rivals = find_rivals(tree, plan.match.match_point, plan.conversation_row)
-    alike = [other for other in rivals if index in other.notes and other.inputs[: index + 1] == prefix]
-    if not alike:
+    noted_rivals = [rival for rival in rivals if index in rival.notes and rival.inputs[: index + 1] == prefix]
+    if not noted_rivals:
         return None
-    return max(alike, key=tree.make_recency_key).notes[index]
+    return max(noted_rivals, key=tree.make_recency_key).notes[index]
 
 
 def _put_notes_by_count(
@@ -106,20 +106,22 @@ def _put_notes_by_count(
     Both have the same atoms, so the number of atoms before a message identifies the message.
     """
     replies: dict[int, Exchange] = {}
-    for earlier in additions.notes:
-        text = earlier.utf8.decode("utf-8", "surrogatepass")
-        if not earlier.tokens:  # cached: the next turn has the same notes
-            earlier.tokens = estimate_tokens(text)
-            earlier.shown = read_shown_by_note(text) or None
-        index = listing.positions[listing.locate_message(earlier.at)]
-        composition.put_note(index, text, earlier.tokens, earlier.shown or NOTHING_SHOWN)
+    for note in additions.notes:
+        text = note.utf8.decode("utf-8", "surrogatepass")
+        # The values are cached, since the next turn has the same notes.
+        if not note.tokens:
+            note.tokens = estimate_tokens(text)
+            note.shown = read_shown_by_note(text) or None
+        index = listing.positions[listing.locate_message(note.at)]
+        composition.put_note(index, text, note.tokens, note.shown or NOTHING_SHOWN)
     last_inputs: list[tuple[int, Exchange]] = []
     for exchange in additions.rounds:
         # A client may have a reply in several messages. Only a reply in a single message has a place of its own.
         end = count_atoms_to_end(exchange)
-        first = listing.locate_message(end - len(exchange.reply or ()))
-        replies.update(dict.fromkeys(range(first, listing.locate_message(end - 1) + 1), exchange))
-        last_inputs.append((listing.locate_message(end - 1), exchange))
+        first_index = listing.locate_message(end - len(exchange.reply or ()))
+        last_index = listing.locate_message(end - 1)
+        replies.update(dict.fromkeys(range(first_index, last_index + 1), exchange))
+        last_inputs.append((last_index, exchange))
     _add_wordless_replies(listing, last_inputs, replies)
     return replies
 
@@ -156,8 +158,9 @@ def _add_wordless_replies(
     for i, exchange in last_inputs:
         if exchange.reply or not exchange.has_full_reply or i + 1 >= len(listing):
             continue
-        other = replies.get(i + 1)
-        if listing.read_role(i + 1) == "assistant" and not (other is not None and other.has_full_reply):
+        known_reply = replies.get(i + 1)
+        has_rounds = known_reply is not None and known_reply.has_full_reply
+        if listing.read_role(i + 1) == "assistant" and not has_rounds:
             replies[i + 1] = exchange
 
 
@@ -165,12 +168,15 @@ def _align_with_path(
     listing: HashedList, end: int, elements: Sequence[PathElement]
 ) -> list[tuple[int, PathElement]]:
     """Returns pairs of a message of the list and the path's element that is equal to it, oldest first."""
-    path = [(atom, element) for element in elements for atom in element.atoms]
-    pairs = pair_lcs(listing.list_atoms(end), [atom for atom, _ in path], _MAX_STRETCHES)
-    return [(listing.locate_message(i), path[j][1]) for i, j in reversed(pairs)]
+    atoms = [atom for element in elements for atom in element.atoms]
+    elements_by_atom = [element for element in elements for _ in element.atoms]
+    pairs = pair_lcs(listing.list_atoms(end), atoms, _MAX_STRETCHES)
+    return [(listing.locate_message(i), elements_by_atom[j]) for i, j in reversed(pairs)]
 
 
-def _find_heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[WireMessage] | None:
+def _find_heard_with_rounds(
+    tree: Tree, plan: Plan, offered_tools: Container[str]
+) -> list[WireMessage] | None:
     """Returns the last reply as it was heard, with its hidden rounds, as it is sent from now on (append mode).
 
     Returns None if the reply has no hidden rounds, or if they cannot be put back.
@@ -181,16 +187,22 @@ def _find_heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> 
         return None
     reply = as_clients_resend(make_shown_reply(messages) if len(messages) > 1 else messages[0])
     is_same = is_of_same_model(match_point, plan)
-    return put_back(tree.contents.get(match_point), reply, after=None, offered=offered, is_same_model=is_same)
+    return put_back(
+        tree.contents.get(match_point),
+        reply,
+        following=None,
+        offered_tools=offered_tools,
+        is_same_model=is_same,
+    )
 
 
 def _compose_after_head(
-    tree: Tree, plan: Plan, offered: Container[str], new_notes: Mapping[int, str]
+    tree: Tree, plan: Plan, offered_tools: Container[str], new_notes: Mapping[int, str]
 ) -> Composition:
     """Returns the composition of a list that goes on from a head. The end of the list that is in order stays there."""
     listing, match_point = plan.query.listing, plan.match.match_point
-    heard_with_rounds = _find_heard_with_rounds(tree, plan, offered)
-    omitted = list_omitted_messages(tree, plan, offered)
+    heard_with_rounds = _find_heard_with_rounds(tree, plan, offered_tools)
+    omitted = list_omitted_messages(tree, plan, offered_tools)
     messages = [
         *_list_heard_messages(plan, heard_with_rounds),
         *_list_messages_without_reply(plan, new_notes),
@@ -201,17 +213,17 @@ def _compose_after_head(
         omitted = []
     had_rounds = match_point is not None and match_point.has_full_reply and plan.heard_count > 0
     composition = Composition(unrestored_rounds=int(had_rounds and heard_with_rounds is None))
-    staying = _list_messages_that_stay(messages, listing.positions)
-    moved = set(range(len(listing)))
-    for message, index in staying:
+    unmoved_messages = _list_messages_that_stay(messages, listing.positions)
+    moved_indices = set(range(len(listing)))
+    for message, index in unmoved_messages:
         assert index is not None  # only messages of the client's list stay
         if message.note:
             tokens = estimate_tokens(message.note)
             composition.put_note(listing.positions[index], message.note, tokens, message.shown)
-        moved.remove(index)
-    messages = messages[: len(messages) - len(staying)]
-    composition.inserted = [*omitted, *(moved_message.content for moved_message in messages)]
-    composition.replacements = {listing.positions[i]: [] for i in moved}
+        moved_indices.remove(index)
+    moved_messages = messages[: len(messages) - len(unmoved_messages)]
+    composition.inserted = [*omitted, *(message.content for message in moved_messages)]
+    composition.replacements = {listing.positions[i]: [] for i in moved_indices}
     return composition
 
 
@@ -222,13 +234,16 @@ def _list_messages_that_stay(
 
     positions: the position in the request of each message of the list.
     """
-    start, next_index = len(messages), len(positions)
+    start = len(messages)
+    next_index = len(positions)
     while start and (index := messages[start - 1].list_index) is not None and index < next_index:
-        start, next_index = start - 1, index
-    results = len([*takewhile(lambda each: each.role == "tool", messages[start:])])
+        start -= 1
+        next_index = index
+    result_count = len([*takewhile(lambda each: each.role == "tool", messages[start:])])
     # Results directly follow their reply. The list may have a system message among them, or after a reply that moves.
-    is_parted = results and positions[next_index + results - 1] != positions[next_index] + results - 1
-    return messages[start + results :] if next_index or is_parted else messages[start:]
+    last_result = next_index + result_count - 1
+    is_parted = result_count and positions[last_result] != positions[next_index] + result_count - 1
+    return messages[start + result_count :] if next_index or is_parted else messages[start:]
 
 
 def _list_heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> Iterator[SentMessage]:
@@ -260,44 +275,52 @@ def _list_messages_without_reply(plan: Plan, new_notes: Mapping[int, str]) -> It
     start = plan.heard_count or plan.resent_count
     # The heard part of a reply that was off the record is sent, and not stored.
     unstored_indices = range(start, len(listing) - len(plan.new_indices))
-    unstored = [InsertedMessage.of(listing.messages[i], listing.atoms[i], None) for i in unstored_indices]
-    for i, message in enumerate([*unstored, *inputs[pending_count:]], start):
+    unstored_messages = [
+        InsertedMessage.of(listing.messages[i], listing.atoms[i], None) for i in unstored_indices
+    ]
+    for i, message in enumerate([*unstored_messages, *inputs[pending_count:]], start):
         yield SentMessage(message, i)
 
 
 def _restore_rounds(
-    tree: Tree, plan: Plan, replies: dict[int, Exchange], offered: Container[str], composition: Composition
+    tree: Tree,
+    plan: Plan,
+    replies: dict[int, Exchange],
+    offered_tools: Container[str],
+    composition: Composition,
 ) -> None:
     """Puts back hidden rounds and provider fields of replies that are one message of the list."""
     listing = plan.query.listing
-    restored: list[tuple[int, Exchange]] = []
+    restorable: list[tuple[int, Exchange]] = []
     for i, exchange in replies.items():
         if not (exchange.has_full_reply or exchange.opaque):
             continue
         if _is_one_message(i, exchange, replies):
-            restored.append((i, exchange))
+            restorable.append((i, exchange))
         else:
             # A reply that the client has in two messages stays so. It breaks the provider's cache once as well.
             composition.unrestored_rounds += exchange.has_full_reply and i == plan.match.last
-    tree.contents.group(exchange for _, exchange in restored)
-    # The results before this message are not sent again.
-    read_from = max(
-        (i for i, each in restored if is_made_without_earlier(tree.contents.get(each).shown_reply)), default=0
+    tree.contents.group(exchange for _, exchange in restorable)
+    # The index of the message before which the results of tools are not sent again.
+    first_read_index = max(
+        (i for i, each in restorable if is_made_without_earlier(tree.contents.get(each).shown_reply)),
+        default=0,
     )
-    for i, exchange in restored:
+    for i, exchange in restorable:
         content = tree.contents.get(exchange)
-        messages = _find_restored_reply(i, exchange, content, plan, offered)
+        messages = _find_restored_reply(i, exchange, content, plan, offered_tools)
         if messages is None and exchange.has_full_reply:
             # A reply that came back cut is sent cut from then on. So it breaks the provider's cache once, in the
             # request that follows the reply directly. A tool that is missing breaks the cache in each request.
-            composition.unrestored_rounds += i == plan.match.last or not is_offered(content, offered)
+            composition.unrestored_rounds += i == plan.match.last or not is_offered(content, offered_tools)
         position = listing.positions[i]
         if messages is None:
             message = listing.messages[i]
-            if (alone := without_rounds(content, message)) is not message:
-                composition.replacements[position] = [without_private(alone)]
+            bare_reply = without_rounds(content, message)
+            if bare_reply is not message:
+                composition.replacements[position] = [without_private(bare_reply)]
             continue
-        sent_messages = map(without_result, messages) if i < read_from else messages
+        sent_messages = map(without_result, messages) if i < first_read_index else messages
         composition.replacements[position] = [*map(without_private, sent_messages)]
         if exchange.has_full_reply:
             composition.stored_rounds[position] = messages
@@ -308,15 +331,15 @@ def _restore_rounds(
 
 
 def _find_restored_reply(
-    index: int, exchange: Exchange, content: Content, plan: Plan, offered: Container[str]
+    index: int, exchange: Exchange, content: Content, plan: Plan, offered_tools: Container[str]
 ) -> list[WireMessage] | None:
     """Returns a reply of the list with its hidden rounds, or else its provider fields; None: the reply stays."""
     listing = plan.query.listing
     message = listing.messages[index]
     is_same_model = is_of_same_model(exchange, plan)
     if exchange.has_full_reply:
-        after = listing.messages[index + 1 :]
-        return put_back(content, message, after, offered, is_same_model=is_same_model)
+        following = listing.messages[index + 1 :]
+        return put_back(content, message, following, offered_tools, is_same_model=is_same_model)
     if not is_same_model or listing.atoms[index] != exchange.reply:
         return None
     refilled_reply = refill(message, content.shown_reply or {})

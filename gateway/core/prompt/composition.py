@@ -28,6 +28,7 @@ class InsertedMessage(Struct, frozen=True):
     atoms: tuple[Atom, ...]
     # The position of the message on the path; None: the message is not on the path yet.
     position: PathPosition | None = None
+    # The note before the message's text; "": the message has no note.
     note: str = ""
     # The private fields of the stored message.
     private: PrivateFields = msgspec.field(default_factory=PrivateFields)
@@ -38,7 +39,9 @@ class InsertedMessage(Struct, frozen=True):
     def of(
         cls, message: WireMessage, atoms: tuple[Atom, ...], position: PathPosition | None, note: str = ""
     ) -> InsertedMessage:
-        if not note and PRIVATE not in message:  # as with most messages of a history
+        """Makes an inserted message of a stored message or a message of the client's list, and of its note."""
+        # Most messages of a history have neither.
+        if not note and PRIVATE not in message:
             return cls(with_placeholder_text(message), atoms, position)
         shown = read_shown_by_note(note) if note else read_shown(message)
         upstream_message = with_text_before(with_placeholder_text(without_private(message)), note)
@@ -88,8 +91,8 @@ class Composition(Struct):
 
         is_after_last_reply: the results after the last reply are left out instead.
         """
-        replies = (n for n, each in enumerate(self.inserted) if each.message.get("role") == "assistant")
-        end = max(replies, default=0)
+        reply_indices = (n for n, each in enumerate(self.inserted) if each.message.get("role") == "assistant")
+        end = max(reply_indices, default=0)
         inserted = [
             replace(each, message=without_result(each.message)) if is_after_last_reply is (n >= end) else each
             for n, each in enumerate(self.inserted)

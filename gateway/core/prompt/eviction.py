@@ -49,23 +49,23 @@ class Eviction(Struct, frozen=True):
         listing = plan.query.listing
         i = bisect_left(listing.positions, index)
         if i in plan.new_indices:
-            before = plan.exchange.inputs[: len(plan.pending) + plan.new_indices.index(i)]
-            return PathPosition(plan.exchange.depth, plan.exchange.offset + sum(map(len, before)))
+            earlier_inputs = plan.exchange.inputs[: len(plan.pending) + plan.new_indices.index(i)]
+            return PathPosition(plan.exchange.depth, plan.exchange.offset + sum(map(len, earlier_inputs)))
         if not self.is_plain:
             element = composition.list_at.get(index)
             return None if element is None else element.position
         # The list is the path, so the atoms before a message are its offset. Its depth is at least this: each exchange
         # that follows has an atom or more.
-        following = listing.offsets[listing.answered_count] - listing.offsets[i]
-        return PathPosition(max(0, match_point.depth - following), listing.offsets[i])
+        following_atoms = listing.offsets[listing.answered_count] - listing.offsets[i]
+        return PathPosition(max(0, match_point.depth - following_atoms), listing.offsets[i])
 
     def with_summaries(
-        self, summaries: Iterable[Summary], path: Container[int], composition: Composition
+        self, summaries: Iterable[Summary], path_ids: Container[int], composition: Composition
     ) -> Eviction:
         """Returns a copy of the eviction with the summaries of this path: the newest ones, and the one in use.
 
         summaries: the summaries, newest first.
-        path: the ids of the path's exchanges.
+        path_ids: the ids of the path's exchanges.
         """
         assert self.plan is not None  # only `NO_EVICTION` has no plan, and it needs no summaries
         listing = self.plan.query.listing
@@ -73,14 +73,14 @@ class Eviction(Struct, frozen=True):
         cuts = (
             find_cut_in_path(listing, summary)
             if self.is_plain
-            else find_cut_in_list(listing, path, composition, summary, has_evicted=has_evicted)
+            else find_cut_in_list(listing, path_ids, composition, summary, has_evicted=has_evicted)
             for summary in summaries
         )
-        fitting = [cut for cut in cuts if cut is not None]
-        usable = [
-            cut for n, cut in enumerate(fitting) if n < MAX_CANDIDATES or cut.id == self.used_summary_id
+        path_cuts = [cut for cut in cuts if cut is not None]
+        candidate_cuts = [
+            cut for n, cut in enumerate(path_cuts) if n < MAX_CANDIDATES or cut.id == self.used_summary_id
         ]
-        return replace(self, cuts=tuple(reversed(usable)))
+        return replace(self, cuts=tuple(reversed(candidate_cuts)))
 
 
 NO_EVICTION = Eviction()

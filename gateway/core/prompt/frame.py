@@ -8,9 +8,11 @@ from __future__ import annotations
 from gateway.core.applications import APPLICATIONS, IN_PLACE
 
 # Coding agents (Letta Code, Claude Code, opencode) put their own words between these tags.
-_REMINDER_BEGIN, _REMINDER_END = "<system-reminder>", "</system-reminder>"
-# OpenClaw ends the first message of a session with a line that begins with the first and contains the second.
-_RUNTIME_BEGIN, _RUNTIME_SESSION = "\n\nRuntime: ", " | session="
+_REMINDER_BEGIN = "<system-reminder>"
+_REMINDER_END = "</system-reminder>"
+# OpenClaw ends the first message of a session with a line that begins so and names the session.
+_RUNTIME_BEGIN = "\n\nRuntime: "
+_RUNTIME_SESSION = " | session="
 _TEMPLATE_BEGINNINGS = tuple({template.begin for template in APPLICATIONS.templates})
 
 
@@ -58,7 +60,9 @@ def _without_tagged(text: str, begin: str, end: str) -> str:
     pieces = []
     offset = 0
     # Not by a pattern: it would read the rest of the text again for each tag that is not closed.
-    while (opened := text.find(begin, offset)) >= 0 and (closed := text.find(end, opened)) >= 0:
-        pieces.append(text[offset:opened])
-        offset = closed + len(end)
+    while (begin_offset := text.find(begin, offset)) >= 0 and (
+        end_offset := text.find(end, begin_offset)
+    ) >= 0:
+        pieces.append(text[offset:begin_offset])
+        offset = end_offset + len(end)
     return "".join((*pieces, text[offset:])).strip() if offset else text

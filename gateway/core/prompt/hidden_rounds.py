@@ -26,8 +26,8 @@ NO_TOOL = "Error: there is no tool"
 def put_back(
     content: Content,
     message: WireMessage,
-    after: Sequence[WireMessage] | None,
-    offered: Container[str],
+    following: Sequence[WireMessage] | None,
+    offered_tools: Container[str],
     *,
     is_same_model: bool = True,
 ) -> list[WireMessage] | None:
@@ -38,15 +38,16 @@ def put_back(
     calls of the client's as well, goes back only if the results of these calls follow.
 
     message: the reply as the client has it.
-    after: the client's messages after the reply; None: the history is stored here.
+    following: the client's messages after the reply; None: the history is stored here.
     is_same_model: the model made the reply, so fields that only its provider reads may be sent.
     """
     all_messages = content.full_reply or []
     end = 1 + max((i for i, each in enumerate(all_messages) if each["role"] == "tool"), default=-1)
     rounds = all_messages[:end]
     if not is_same_model:
-        message, rounds = make_portable_message(message), [*map(make_portable_message, rounds)]
-    if not rounds or not is_offered(content, offered):
+        message = make_portable_message(message)
+        rounds = [*map(make_portable_message, rounds)]
+    if not rounds or not is_offered(content, offered_tools):
         return None
     text_after = _find_text_after_rounds(content, message, rounds)
     if text_after is None:
@@ -55,7 +56,7 @@ def put_back(
     calls = [call for each in rounds for call in each.get("tool_calls") or []]
     client_calls = [call for call in calls if read_call_id(call) not in content.gateway_call_ids]
     if client_calls:
-        return _put_back_mixed(rounds, resent_calls, client_calls, after, is_longer=bool(text_after))
+        return _put_back_mixed(rounds, resent_calls, client_calls, following, is_longer=bool(text_after))
     if text_after:
         # The text begins with the white space that the model wrote, so that it is sent as the provider has cached it.
         stored_text = join_texts(map(read_text, all_messages[end:]))
@@ -79,7 +80,7 @@ def without_rounds(content: Content, message: WireMessage) -> WireMessage:
     return _without_provider_fields(message) if is_misplaced else message
 
 
-def is_offered(content: Content, offered: Container[str]) -> bool:
+def is_offered(content: Content, offered_tools: Container[str]) -> bool:
     """Returns whether all tools of a reply's hidden rounds are offered."""
     full_reply = content.full_reply or []
     # The calls by a name that no tool had then, so that no tool has to have it now.
@@ -91,7 +92,7 @@ def is_offered(content: Content, offered: Container[str]) -> bool:
     gateway_call_ids = content.gateway_call_ids - unknown_calls
     calls = (call for message in full_reply for call in message.get("tool_calls") or [])
     return all(
-        call["function"]["name"] in offered for call in calls if read_call_id(call) in gateway_call_ids
+        call["function"]["name"] in offered_tools for call in calls if read_call_id(call) in gateway_call_ids
     )
 
 
@@ -128,27 +129,33 @@ def _put_back_mixed(
     rounds: Sequence[WireMessage],
     resent_calls: list[dict[str, Any]],
     client_calls: list[dict[str, Any]],
-    after: Sequence[WireMessage] | None,
+    following: Sequence[WireMessage] | None,
     *,
     is_longer: bool,
 ) -> list[WireMessage] | None:
     """Returns the rounds with the client's calls as the client has them; None: the client lacks a call or a result."""
-    ids = {read_call_id(call) for call in resent_calls}
-    answers = {str(each.get("tool_call_id")) for each in after or () if each.get("role") == "tool"}
-    if is_longer or len(resent_calls) != len(client_calls) or not (after is None or ids <= answers):
+    resent_ids = {read_call_id(call) for call in resent_calls}
+    answered_ids = {str(each.get("tool_call_id")) for each in following or () if each.get("role") == "tool"}
+    if (
+        is_longer
+        or len(resent_calls) != len(client_calls)
+        or not (following is None or resent_ids <= answered_ids)
+    ):
         return None
-    restored: list[WireMessage] = []
+    restored_rounds: list[WireMessage] = []
     for each in rounds:
         calls = each.get("tool_calls") or []
         if any(call in client_calls for call in calls):
             # In the order of the reply: Claude's thoughts stand between the calls.
-            refilled = iter(refill_calls(resent_calls, calls))
+            refilled_calls = iter(refill_calls(resent_calls, calls))
             each = {
                 **each,
-                "tool_calls": [next(refilled, call) if call in client_calls else call for call in calls],
+                "tool_calls": [
+                    next(refilled_calls, call) if call in client_calls else call for call in calls
+                ],
             }
-        restored.append(each)
-    return restored
+        restored_rounds.append(each)
+    return restored_rounds
 
 
 def _without_provider_fields(message: WireMessage) -> WireMessage:

@@ -144,9 +144,9 @@ def without_first_note(text: str) -> str:
     return text[len(note[0].rstrip()) :].removeprefix("\n\n")
 
 
-def has_selection(noted: Iterable[str]) -> bool:
+def has_selection(notes: Iterable[str]) -> bool:
     """Returns whether one of these notes is a selection of the whole memory: a conversation has one at most."""
-    return any(_SELECTION in each for each in noted)
+    return any(_SELECTION in note for note in notes)
 
 
 def mentions_blocks(note: str) -> bool:

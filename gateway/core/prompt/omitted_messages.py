@@ -21,7 +21,7 @@ from gateway.core.prompt.hidden_rounds import put_back, without_rounds
 from storage.records import Exchange
 
 
-def list_omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> list[InsertedMessage]:
+def list_omitted_messages(tree: Tree, plan: Plan, offered_tools: Container[str]) -> list[InsertedMessage]:
     """Returns the messages of the path that the client's list has left out, as they are sent."""
     elements = _list_sendable(plan.omitted, plan.query.listing)
     tree.contents.group(element.exchange for element in elements)
@@ -38,7 +38,7 @@ def list_omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> li
             if is_user(element.atoms):
                 note = element.exchange.notes.get(element.message_index, "")
         else:
-            messages = stored.list_reply_messages(offered)
+            messages = stored.list_reply_messages(offered_tools)
         for message in messages if stored.is_same_model else map(make_portable_message, messages):
             omitted.append(InsertedMessage.of(message, element.atoms, element.position, note))
     return omitted
@@ -94,7 +94,7 @@ class _StoredExchange(NamedTuple):
         # The call of the result stays, and with it the edit that the model has made of a block.
         return [without_result(message) if self.has_refused_results else message]
 
-    def list_reply_messages(self, offered: Container[str]) -> list[WireMessage]:
+    def list_reply_messages(self, offered_tools: Container[str]) -> list[WireMessage]:
         """Returns the reply with its hidden rounds, as far as these can be put back; []: there is no reply."""
         content = self.content
         if content.shown_reply is None:
@@ -105,7 +105,7 @@ class _StoredExchange(NamedTuple):
         with_rounds = None
         if content.full_reply:
             with_rounds = put_back(
-                content, reply, after=None, offered=offered, is_same_model=self.is_same_model
+                content, reply, following=None, offered_tools=offered_tools, is_same_model=self.is_same_model
             )
         return with_rounds or [without_rounds(content, reply)]
 
@@ -127,13 +127,13 @@ def _list_sendable(elements: Sequence[PathElement], listing: HashedList) -> list
     is_continued_by_list = bool(len(listing)) and not is_user(listing.atoms[0])
     # If a message of a group is gone, the whole group is left out, unless the other messages can stand alone.
     for group in groups:
-        staying = [element for element in group if not _is_gone(element)]
-        missing = [element for element in group if _is_gone(element)]
-        if not missing or (
-            all(is_user(element.atoms) for element in missing)
-            and is_user(staying[0].atoms if staying else ())
+        present_elements = [element for element in group if not _is_gone(element)]
+        gone_elements = [element for element in group if _is_gone(element)]
+        if not gone_elements or (
+            all(is_user(element.atoms) for element in gone_elements)
+            and is_user(present_elements[0].atoms if present_elements else ())
         ):
-            sendable += staying
+            sendable += present_elements
         elif is_continued_by_list and group is groups[-1]:
             # The first messages of the list belong to this group, so no older message may stand right before them.
             return []

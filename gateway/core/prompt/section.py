@@ -32,9 +32,9 @@ _PREFIX_CHANGED: Final[SectionRecord] = {"prefix_changed": True}
 CORE_MEMORY = "{CORE_MEMORY}"
 
 
-def digest_definition(system: str, offered: Iterable[str]) -> str:
-    """Returns the digest of an agent's additions to its prompt. offered: the names of the agent's tools."""
-    return digest_shown("\0".join((system, *offered)))
+def digest_definition(system: str, offered_tools: Iterable[str]) -> str:
+    """Returns the digest of an agent's additions to its prompt. offered_tools: the names of the agent's tools."""
+    return digest_shown("\0".join((system, *offered_tools)))
 
 
 class SectionParts(Struct, frozen=True):
@@ -47,7 +47,7 @@ class SectionParts(Struct, frozen=True):
     # The memory blocks as this path sees them.
     blocks: Sequence[Block]
     # The tools by the names under which this request offers them.
-    offered: Mapping[str, str]
+    offered_tools: Mapping[str, str]
     # The agent's own prompt, which stands before the blocks.
     system: str
     # The memory's current epoch.
@@ -65,11 +65,13 @@ class SectionParts(Struct, frozen=True):
     def has_any(self) -> bool:
         """True if the section would show anything."""
         has_blocks = any(block.value.strip() for block in self.blocks)
-        return bool(has_blocks or self.system or self.offered or self.summary_id or self.definition_digest)
+        return bool(
+            has_blocks or self.system or self.offered_tools or self.summary_id or self.definition_digest
+        )
 
     def render(self) -> str:
         """Returns the text of the system message."""
-        section = render_section(self.blocks, self.mark, describe_tools(list(self.offered)))
+        section = render_section(self.blocks, self.mark, describe_tools(list(self.offered_tools)))
         if not section and (self.summary_id or self.definition_digest):
             # A summary bears the mark, and notes may go to an agent's model within a run. Elsewhere the first note
             # names the mark, and a conversation without notes needs none.
@@ -84,7 +86,7 @@ class SectionParts(Struct, frozen=True):
         """Returns the record that is stored with the rendered text (`SentSection.known`), to notice later changes."""
         record: SectionRecord = {
             "blocks": combine_shown(map(make_shown_by_block, self.blocks), NOTHING_SHOWN),
-            "tools": dict(self.offered),
+            "tools": dict(self.offered_tools),
             "epoch": self.epoch,
             "mark": self.mark,
         }
@@ -141,20 +143,18 @@ class Section(Struct, frozen=True):
         """
         return self.sent is not None and "prefix_changed" in self.sent.known
 
-    def name_tools(self, system: str, offered: Collection[str]) -> str:
+    def name_tools(self, system: str, offered_tools: Collection[str]) -> str:
         """Returns a system text that names, of the tools that the section names, only those that a request has.
 
         system: the section's text, or the agent's own prompt alone.
-        offered: the names of the gateway's tools in the request.
+        offered_tools: the names of the gateway's tools in the request.
         """
-        named = (self.sent and self.sent.known.get("tools")) or {}
-        if named.keys() <= frozenset(offered):
+        named_tools = (self.sent and self.sent.known.get("tools")) or {}
+        if named_tools.keys() <= frozenset(offered_tools):
             return system
-        sentences = (
-            describe_tools(names) for names in ([*named], [name for name in named if name in offered])
-        )
-        before, after = (sentence and f"{sentence}\n" for sentence in sentences)
-        return system.replace(before, after, 1)
+        old_sentence = describe_tools([*named_tools])
+        new_sentence = describe_tools([name for name in named_tools if name in offered_tools])
+        return system.replace(f"{old_sentence}\n", new_sentence and f"{new_sentence}\n", 1)
 
     def without_blocks(self) -> Section:
         """Returns a copy of the section with the agent's own prompt alone.
@@ -199,7 +199,7 @@ def make_section(
         pinned = SentSection(0, parts.system, {**parts.make_record(), "blocks": {}, "summary": 0})
     if pinned is None and not parts.has_any:
         return Section(None, parts)
-    if pinned is not None and pinned.known.get("tools", {}) != parts.offered:
+    if pinned is not None and pinned.known.get("tools", {}) != parts.offered_tools:
         pinned = _with_prefix_changed(pinned)
     if pinned is None or not parts.has_same_source(pinned.known):
         return _render_or_keep(parts, pinned, shown_after, takes_note=takes_note)

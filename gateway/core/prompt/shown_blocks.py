@@ -34,7 +34,9 @@ CHANGES_HEADING = "Changed in the memory blocks since they were last shown:"
 ShownBlocks = Mapping[str, str]
 NOTHING_SHOWN: Final[ShownBlocks] = {}
 GONE = ""
-_EDITED_TO, _EDITED_ELSEWHERE, _UNKNOWN = ">", "!", "?"
+_EDITED_TO = ">"
+_EDITED_ELSEWHERE = "!"
+_UNKNOWN = "?"
 
 # The beginning of a section.
 SECTION_BEGIN = f"<memory_blocks>\n{PREAMBLE}"
@@ -59,11 +61,11 @@ def render_section(blocks: Sequence[Block], mark: str, about: str = "") -> str:
     mark: the mark of the memory's notes.
     about: the sentence of `describe_tools`; "": no tools are offered.
     """
-    shown = [render_block(block) for block in blocks if about or block.value.strip()]
-    if not shown and not about:
+    block_texts = [render_block(block) for block in blocks if about or block.value.strip()]
+    if not block_texts and not about:
         return ""
     head = [SECTION_BEGIN, f"{describe_mark(mark)} {NEWEST_SENTENCE}", *([about] if about else [])]
-    return "\n".join((*head, *shown, "</memory_blocks>"))
+    return "\n".join((*head, *block_texts, "</memory_blocks>"))
 
 
 def render_block(block: Block) -> str:
@@ -100,9 +102,9 @@ def describe_tools(names: Sequence[str]) -> str:
     """Returns the sentence about the memory tools on offer. names: the names of the tools in this request."""
     if not names:
         return ""
-    listed = ", ".join(sorted(names))
+    name_list = ", ".join(sorted(names))
     return (
-        f"The blocks can be kept up to date, and earlier conversations searched, with these tools: {listed}."
+        f"The blocks can be kept up to date, and earlier conversations searched, with these tools: {name_list}."
         " They work silently; the user sees only the reply."
     )
 
@@ -161,7 +163,7 @@ def list_changes(last_shown: ShownBlocks, blocks: Iterable[Block]) -> BlockChang
     blocks: the blocks as they are now.
     """
     changes: list[str] = []
-    after: dict[str, str] = {}
+    newly_shown: dict[str, str] = {}
     labels: set[str] = set()
     # Sorted, because another order of the blocks is no change to show.
     for block in sorted(blocks, key=lambda block: block.id):
@@ -173,17 +175,17 @@ def list_changes(last_shown: ShownBlocks, blocks: Iterable[Block]) -> BlockChang
             continue
         name = f'Memory block "{label}"'
         if not _escape(block.value).strip():
-            after[label] = digest_shown("")
+            newly_shown[label] = digest_shown("")
             changes.append(f"{name} has changed; it is empty now.")
         else:
-            after.update(make_shown_by_block(block))
+            newly_shown.update(make_shown_by_block(block))
             change = "has changed" if last_shown.get(label) else "is new"
             changes.append(f"{name} {change}; it now reads:\n{render_block(block)}")
     for label in sorted(last_shown.keys() - labels):
         if last_shown[label] != GONE:
-            after[label] = GONE
+            newly_shown[label] = GONE
             changes.append(f'Memory block "{label}" was removed; what it said no longer holds.')
-    return BlockChanges(tuple(changes), {**last_shown, **after} if after else last_shown)
+    return BlockChanges(tuple(changes), {**last_shown, **newly_shown} if newly_shown else last_shown)
 
 
 def is_shown(shown: ShownBlocks, block: Block) -> bool:

@@ -99,7 +99,7 @@ def unwrap_summary(answer: str) -> str:
 def cut_broken_line(text: str) -> str:
     """Returns a text without the line, or the sentence, that was cut off."""
     for end in ("\n", ". "):
-        at = text.rfind(end)
-        if at > len(text) // 2:
-            return text[: at + 1].strip()
+        offset = text.rfind(end)
+        if offset > len(text) // 2:
+            return text[: offset + 1].strip()
     return text.strip()

@@ -34,15 +34,15 @@ def find_cut_in_path(listing: HashedList, summary: Summary) -> SummaryCut | None
     """Returns the cut of a summary in a list that is its path word for word; None: the summary is of another path."""
     exchange = summary.exchange
     end = count_atoms_to_end(exchange)
-    first = listing.locate_message(end)
-    if not 0 < first < len(listing) or listing.offsets[first] != end:
+    message_index = listing.locate_message(end)
+    if not 0 < message_index < len(listing) or listing.offsets[message_index] != end:
         return None
-    if listing.hash_path(first) != exchange.path_hash:
+    if listing.hash_path(message_index) != exchange.path_hash:
         return None
     return SummaryCut(
         _render(listing, summary),
         covered_inserted=0,
-        first_index=listing.positions[first],
+        first_index=listing.positions[message_index],
         id=summary.id,
         covered_atoms=end,
     )
@@ -50,7 +50,7 @@ def find_cut_in_path(listing: HashedList, summary: Summary) -> SummaryCut | None
 
 def find_cut_in_list(
     listing: HashedList,
-    path: Container[int],
+    path_ids: Container[int],
     composition: Composition,
     summary: Summary,
     *,
@@ -58,23 +58,25 @@ def find_cut_in_list(
 ) -> SummaryCut | None:
     """Returns the cut of a summary in any list; None: the summary is of another path.
 
-    path: the ids of the exchanges on the path that the list continues.
+    path_ids: the ids of the exchanges on the path that the list continues.
     has_evicted: the path's beginning has left the window.
     """
     exchange = summary.exchange
-    if exchange.id not in path:
+    if exchange.id not in path_ids:
         return None
     text = _render(listing, summary)
     end = count_atoms_to_end(exchange)
-    covered = [i for i, element in composition.list_at.items() if element.exchange.depth <= exchange.depth]
-    if covered:
-        first = bisect_right(listing.positions, max(covered))
-        if first == len(listing):
+    covered_indices = [
+        i for i, element in composition.list_at.items() if element.exchange.depth <= exchange.depth
+    ]
+    if covered_indices:
+        message_index = bisect_right(listing.positions, max(covered_indices))
+        if message_index == len(listing):
             return None
         return SummaryCut(
             text=text,
             covered_inserted=len(composition.inserted),
-            first_index=listing.positions[first],
+            first_index=listing.positions[message_index],
             id=summary.id,
             covered_atoms=end,
         )

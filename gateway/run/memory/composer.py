@@ -152,8 +152,10 @@ class Composer(Struct, frozen=True):
 
     async def _compose(self, context: MemoryContext, notes: Mapping[int, str]) -> Composition:
         if context.is_plain:  # the snapshot has all that the gateway added to its path
-            return compose(context.tree, context.plan, context.offered, notes, context.snapshot.additions)
-        composing = partial(compose, context.tree, context.plan, context.offered, notes)
+            return compose(
+                context.tree, context.plan, context.offered_tools, notes, context.snapshot.additions
+            )
+        composing = partial(compose, context.tree, context.plan, context.offered_tools, notes)
         return await retry_with_contents(self.store.turns, context.agent, context.tree, composing)
 
     async def _compose_without_memory(self, context: MemoryContext) -> Composition:
@@ -186,12 +188,14 @@ class Composer(Struct, frozen=True):
         standing = self._make_standing_block(context, chooses_facts=chooses_facts)
         parts = SectionParts(
             blocks=context.blocks if standing.block is None else (*context.blocks, standing.block),
-            offered=context.tools_in_section if context.offered else {},
+            offered_tools=context.tools_in_section if context.offered_tools else {},
             system=spec.system,
             epoch=context.snapshot.epoch,
             mark=make_mark(context.agent.secret),
             summary_id=_read_used_summary(context) if summary is None else summary,
-            definition_digest="" if spec.is_profile else digest_definition(spec.system, context.offered),
+            definition_digest=""
+            if spec.is_profile
+            else digest_definition(spec.system, context.offered_tools),
             standing_seqs=standing.shown_seqs,
         )
         return make_section(

@@ -68,7 +68,7 @@ async def read_context(
     has_last = bool(rounds) and rounds[-1].id == snapshot.exchange.id
     path = rounds if has_last else (*rounds, snapshot.exchange)
     blocks = read_blocks_on_path(request.spec, snapshot, path) if snapshot.blocks or snapshot.edits else ()
-    offered = offer_tools(request, agent, snapshot.section, request.chat.json)
+    offered_tools = offer_tools(request, agent, snapshot.section, request.chat.json)
     # The snapshot has all that a plain turn needs.
     return MemoryContext(
         request=request,
@@ -81,7 +81,7 @@ async def read_context(
         conversation_uid=conversation.uid,
         pinned=snapshot.section,
         blocks=blocks,
-        offered=offered,
+        offered_tools=offered_tools,
     )
 
 
@@ -183,10 +183,10 @@ async def _read_and_plan(
         if agent.is_stored
         else await list_initial_blocks(store, request.spec, agent)
     )
-    offered = offer_tools(request, agent, pinned, request.chat.json)
+    offered_tools = offer_tools(request, agent, pinned, request.chat.json)
     if plan.omitted:
         plan = replace(plan, omitted=_list_omitted(request, plan))
-    return replace(context, plan=plan, pinned=pinned, blocks=blocks, offered=offered)
+    return replace(context, plan=plan, pinned=pinned, blocks=blocks, offered_tools=offered_tools)
 
 
 def _list_omitted(request: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:

@@ -68,7 +68,7 @@ class MemoryContext(Struct, frozen=True):
     # The memory blocks with the path's own pending edits.
     blocks: tuple[Block, ...] = ()
     # The gateway's tools for the model: name in this request -> tool.
-    offered: Mapping[str, str] = field(default_factory=dict)
+    offered_tools: Mapping[str, str] = field(default_factory=dict)
     # The row of the exchange, once its user message is written; negative before.
     exchange_row: int = -1
     # The exchange as it was written with its user message; None: it was not written, or more of the memory has changed
@@ -92,8 +92,12 @@ class MemoryContext(Struct, frozen=True):
     @property
     def tools_in_section(self) -> dict[str, str]:
         """The offered tools that read or edit memory, which the memory section names."""
-        offered = self.offered
-        return {name: tool for name, tool in offered.items() if tool in _NAMED_IN_SECTION} if offered else {}
+        offered_tools = self.offered_tools
+        return (
+            {name: tool for name, tool in offered_tools.items() if tool in _NAMED_IN_SECTION}
+            if offered_tools
+            else {}
+        )
 
     @property
     def path_ids(self) -> set[int]:

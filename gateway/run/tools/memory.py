@@ -46,21 +46,21 @@ class MemoryTools(Struct, frozen=True):
     searches: MemorySearches
 
     def list_definitions(self) -> list[dict[str, Any]]:
-        definitions = make_tool_definitions(self.context.offered)
+        definitions = make_tool_definitions(self.context.offered_tools)
         if self.context.request.spec.filler != "model":
             return definitions
         return [with_asides(each, {FILLER}) for each in definitions]
 
     def owns(self, name: str) -> bool:
-        return name in self.context.offered
+        return name in self.context.offered_tools
 
     def find_serial_group(self, call: RunTool) -> str | None:
-        tool = MEMORY_TOOLS.get(self.context.offered.get(call.name, ""))
+        tool = MEMORY_TOOLS.get(self.context.offered_tools.get(call.name, ""))
         return "edits" if tool is not None and tool.is_serial else None
 
     async def run(self, call: RunTool) -> ToolAnswer:
         """Runs a memory tool. An error of the call is its answer."""
-        name = self.context.offered[call.name]
+        name = self.context.offered_tools[call.name]
         tool = MEMORY_TOOLS[name]
         if tool.operation is not None and self.context.request.identity.mode is Mode.READ:
             return ToolAnswer.failed(READ_ONLY_ERROR)

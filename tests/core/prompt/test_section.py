@@ -16,7 +16,7 @@ OFFERED = {"memory_insert": "memory_insert"}
 
 
 def make(blocks: list[Block], pinned: SentSection | None = None, **how: Any) -> Section:
-    made: dict[str, Any] = {"offered": OFFERED, "system": "Be kind.", "epoch": 1, "mark": "a2b3c4d5"}
+    made: dict[str, Any] = {"offered_tools": OFFERED, "system": "Be kind.", "epoch": 1, "mark": "a2b3c4d5"}
     made |= {name: how.pop(name) for name in (*made, "summary_id", "definition_digest") if name in how}
     usual: dict[str, Any] = {"is_continued": pinned is not None, "may_rebuild": False, "takes_note": True}
     return make_section(SectionParts(blocks, **made), pinned=pinned, **{**usual, **how})
@@ -108,7 +108,7 @@ def test_where_no_note_can_follow_it_waits_with_the_older_note(pinned: SentSecti
 def test_it_notes_for_good_that_something_before_the_conversation_has_changed(pinned: SentSection) -> None:
     """A model may bind its thoughts to it, and they come back with each later request."""
     assert not make([CHANGED], pinned).has_changed_prefix
-    for how in ({"may_rebuild": True}, {"epoch": 2}, {"offered": {}}):
+    for how in ({"may_rebuild": True}, {"epoch": 2}, {"offered_tools": {}}):
         changed = make([CHANGED], pinned, **how)
         assert changed.sent is not None
         assert changed.has_changed_prefix
@@ -125,7 +125,7 @@ def test_a_conversation_that_began_without_one_gets_no_blocks_in_its_middle() ->
     assert "Name: Ann" in make([HUMAN], None, is_continued=True, may_rebuild=True).text
 
 
-NOTHING: dict[str, Any] = {"offered": {}, "system": ""}
+NOTHING: dict[str, Any] = {"offered_tools": {}, "system": ""}
 
 
 @pytest.mark.parametrize("is_continued", [False, True])

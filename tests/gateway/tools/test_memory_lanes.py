@@ -27,7 +27,7 @@ OFFERED = {
 
 def tools(block_edits: BlockEdits) -> MemoryTools:
     request = SimpleNamespace(identity=SimpleNamespace(mode=Mode.ON))
-    known = cast("Any", SimpleNamespace(offered=OFFERED, request=request))
+    known = cast("Any", SimpleNamespace(offered_tools=OFFERED, request=request))
     return MemoryTools(cast("Any", None), known, block_edits, lambda: 1.0, cast("Any", None))
 
 

@@ -62,7 +62,7 @@ class Toolboxes:
         sender: the turn as the sender of messages to other agents; None: the tools are only described, not called.
         call_record: the record of the calls that leave the gateway; None: a record of the step or the chat completion.
         """
-        if not context.offered:
+        if not context.offered_tools:
             return NO_TOOLS
         memory = make_memory_tools(self._keeper, context, block_edits, self._passages)
         if context.request.spec.is_profile:
