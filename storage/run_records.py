@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
@@ -58,6 +59,15 @@ class TokenCounts(NamedTuple):
     written: int = 0
     # The tokens of the completion that are thoughts.
     reasoning: int = 0
+
+    @property
+    def total(self) -> int:
+        """The tokens of the prompts and the completions."""
+        return self.prompt + self.completion
+
+    def plus(self, *others: Sequence[int]) -> TokenCounts:
+        """Returns the sum of these counts and others. others: counts, each with the fields in this order."""
+        return TokenCounts(*map(sum, zip(self, *others, strict=True)))
 
 
 class Run(Struct, frozen=True):

@@ -84,12 +84,11 @@ async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:
     turn = ending.turn
     outcome = turn.outcome
     counts = ending.last_counts
-    tokens = counts.prompt + counts.completion
     now = keeper.now()
     end = ItemEnd(
         turn.item, ending.state, ending.stop, now, error_message=ending.message, epoch=turn.item.epoch,
-        tokens=tokens, output=counts.completion,
-        rounds=len(turn.texts.rounds) + (tokens > 0 or ending.state is RunState.COMPLETED),
+        tokens=counts.total, output=counts.completion,
+        rounds=len(turn.texts.rounds) + (counts.total > 0 or ending.state is RunState.COMPLETED),
     )  # fmt: skip
     if outcome is None or not (outcome.full_reply or outcome.text):
         return end

@@ -85,6 +85,4 @@ class ItemTurn:
 
     def sum_counts(self, last_counts: TokenCounts) -> TokenCounts:
         """Returns the tokens of all rounds. last_counts: the tokens of the round that is not stored yet."""
-        return TokenCounts(
-            *map(sum, zip(last_counts, *(round["counts"] for round in self.texts.rounds), strict=True))
-        )
+        return last_counts.plus(*(round["counts"] for round in self.texts.rounds))

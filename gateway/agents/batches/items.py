@@ -280,7 +280,7 @@ class ItemTurns:
         }
         return ItemRound(
             item, number=len(turn.texts.rounds), data=data, edits=merged, versions=versions,
-            tokens=counts.prompt + counts.completion, now=self.keeper.now(), output=counts.completion,
+            tokens=counts.total, now=self.keeper.now(), output=counts.completion,
         )  # fmt: skip
 
     async def read_noted_reply(self, item: BatchItem) -> bytes | None:
@@ -305,7 +305,7 @@ class ItemTurns:
         counts = _read_counts(read_json(reply)[0])
         end_without_turn = ItemEnd(
             item, failure.state, failure.stop, self.keeper.now(), error_message=failure.message,
-            epoch=item.epoch, tokens=counts.prompt + counts.completion, output=counts.completion,
+            epoch=item.epoch, tokens=counts.total, output=counts.completion,
         )  # fmt: skip
         try:
             turn = await self.open_turn(item, failure=ProviderError(failure.message))

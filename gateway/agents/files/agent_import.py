@@ -227,22 +227,32 @@ class AgentImport:
         """Yields the lines of an agent's blocks. Blocks that an earlier agent of the file has are attached."""
         for key in agent.blocks:
             block, details = self._file.blocks[key]
-            if key in self._blocks:
-                yield {"attached": {
-                    "kind": "block", "uid": self._blocks[key], "label": block.label,
-                    "description": block.description, "limit": block.limit, "read_only": block.read_only,
-                    "value": block.value, "details": details,
-                }}  # fmt: skip
-                continue
-            self._blocks[key] = self._file.block_uids.get(key) or ids.new_uid()
-            yield {"block": {
-                "label": block.label, "description": block.description, "limit": block.limit,
-                "read_only": block.read_only, "uid": self._blocks[key], "details": details,
-            }}  # fmt: skip
-            yield {"version": {
-                "block": block.label, "version": 1, "restores": None, "at": now, "origin": "import", "exchange": None,
-                "sources": [], "value": block.value,
-            }}  # fmt: skip
+            exists = key in self._blocks
+            if not exists:
+                self._blocks[key] = self._file.block_uids.get(key) or ids.new_uid()
+            fields = {
+                "uid": self._blocks[key],
+                "label": block.label,
+                "description": block.description,
+                "limit": block.limit,
+                "read_only": block.read_only,
+                "details": details,
+            }
+            if exists:
+                yield {"attached": {"kind": "block", **fields, "value": block.value}}
+            else:
+                yield {"block": fields}
+                version = {
+                    "block": block.label,
+                    "version": 1,
+                    "restores": None,
+                    "at": now,
+                    "origin": "import",
+                    "exchange": None,
+                    "sources": [],
+                    "value": block.value,
+                }
+                yield {"version": version}
 
     async def _make_attachment_lines(self, agent: PortableAgent) -> AsyncIterator[dict[str, Any]]:
         """Yields the lines of an agent's attachments other than blocks."""

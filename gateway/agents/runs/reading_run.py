@@ -223,7 +223,7 @@ class ReadingRun(Struct, frozen=True):
         ended = await self.services.keeper.store.runs.find_run(run.agent_row, run.id)
         if ended is None:
             raise JobFailed("the sleeptime agent is gone")
-        if tokens := _count_tokens(ended) - _count_tokens(run):
+        if tokens := ended.counts.total - run.counts.total:
             self.services.budget.count_call("ok", tokens)  # the receipt of the run has them
         if ended.is_over:
             # A run ends by such a fault only if the model refused the messages; otherwise its step stays open.
@@ -255,7 +255,3 @@ async def read_unread(
     if unread is None:
         raise JobFailed("the memory is gone")
     return unread
-
-
-def _count_tokens(run: Run) -> int:
-    return run.counts.prompt + run.counts.completion

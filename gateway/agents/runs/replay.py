@@ -51,7 +51,7 @@ def _make_completion(request: ChatRequest, result: RunResult) -> Json:
     finish_reason = "tool_calls" if "tool_calls" in reply else "stop"
     counts = result.run.counts
     usage = {"prompt_tokens": counts.prompt, "completion_tokens": counts.completion}
-    usage["total_tokens"] = counts.prompt + counts.completion
+    usage["total_tokens"] = counts.total
     return {
         "id": f"chatcmpl-{result.run.uid}",
         "created": int(result.run.created),

@@ -239,8 +239,7 @@ class RunMemory:
         )  # fmt: skip
         self.started_run_uids += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
         self.last_counts = counts
-        total = TokenCounts(*map(sum, zip(self.run.counts, counts, strict=True)))
-        self.run = replace(self.run, steps=step.number, counts=total)
+        self.run = replace(self.run, steps=step.number, counts=self.run.counts.plus(counts))
         self.calling_run = self.run.id
         self._extend_path(exchange)
         return exchange

@@ -187,7 +187,7 @@ def render_usage(
         "message_type": "usage_statistics",
         **_render_tokens(counts),
         "step_count": steps,
-        "context_tokens": last.prompt + last.completion or None,
+        "context_tokens": last.total or None,
         "run_ids": [ids.make_id("run", uid) for uid in started_run_uids] or None,
     }
 
@@ -196,7 +196,7 @@ def _render_tokens(counts: TokenCounts) -> dict[str, int]:
     return {
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.completion,
-        "total_tokens": counts.prompt + counts.completion,
+        "total_tokens": counts.total,
         "cached_input_tokens": counts.cached,
         "cache_write_tokens": counts.written,
         "reasoning_tokens": counts.reasoning,

@@ -212,7 +212,7 @@ class StepView(ClientView):
         self._end_reply()
         if self._waiting_calls:
             self._show_calls(self._waiting_calls)
-        numbers, counts = self.numbers, self._sum_counts()
+        numbers, counts = self.numbers, self.counts.plus(self._step_counts)
         usage = render_usage(counts, numbers.step_count, numbers.started_run_uids, self._step_counts)
         self._events += [encode_event(render_stop(self._stop)), encode_event(usage), DONE_EVENT]
 
@@ -237,7 +237,8 @@ class StepView(ClientView):
         self.numbers.first_seq = first_seq
         self.numbers.reply_seq = reply_seq
         self._message_keys.clear()
-        self.counts, self._step_counts = self._sum_counts(), TokenCounts()
+        self.counts = self.counts.plus(self._step_counts)
+        self._step_counts = TokenCounts()
         self.numbers.step_count += 1
 
     def note_stop(
@@ -264,10 +265,6 @@ class StepView(ClientView):
     def render_error_body(self, status: int, body: bytes) -> bytes:
         from_upstream = UpstreamError(_read_error_message(body) or f"The upstream answered {status}.")
         return LettaErrors().render_body(from_upstream)
-
-    def _sum_counts(self) -> TokenCounts:
-        """Returns the tokens of all steps so far."""
-        return TokenCounts(*map(sum, zip(self.counts, self._step_counts, strict=True)))
 
     # -- the events
 

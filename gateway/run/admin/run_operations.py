@@ -238,7 +238,7 @@ def _make_run_summary(entry: RunEntry) -> RunSummary:
         begun=run.begun,
         ended=run.ended,
         steps=run.steps,
-        tokens=run.counts.prompt + run.counts.completion,
+        tokens=run.counts.total,
     )
 
 
