@@ -17,7 +17,6 @@ from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten
 from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, make_next_cursor, parse_cursor
 from gateway.run.admin.memory_by_uid import get_memory
-from gateway.run.admin.memory_names import make_memory_label
 from storage.errors import NotFound
 from storage.listing import LAST_NUMBER, Page, RunEntry, RunFilter, StepEntry
 from storage.operator_records import FoundMemory
@@ -59,7 +58,7 @@ class RunSummary(Struct, frozen=True):
 class ListedRun(RunSummary, frozen=True, kw_only=True):
     """A run in the list of the runs of all agents."""
 
-    # The name of its agent, with the agent's public id; None: the agent was forgotten.
+    # The name of its agent; None: the agent has none, or was forgotten.
     agent_name: str | None
 
 
@@ -181,7 +180,7 @@ class RunOperations(Struct, frozen=True):
         if next_after is None and last_walked is not None:
             next_after = str(last_walked)
         scopes = await self.store.overview.load_scopes({entry.agent_uid for entry in entries[:limit]})
-        names = {uid: make_memory_label(scope) for uid, scope in scopes.items()}
+        names = {uid: found.agent_name for uid, found in scopes.items()}
         return ListPage(
             tuple(
                 ListedRun(**asdict(_make_run_summary(entry)), agent_name=names.get(entry.agent_uid))
