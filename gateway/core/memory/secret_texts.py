@@ -6,6 +6,7 @@ Its form alone decides. In doubt a text is withheld, since it is still in its co
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 WITHHELD = "[withheld]"
 # The most characters of a secret that is no private key, with the words before it: a JSON web token in a header.
@@ -30,8 +31,13 @@ _NAMED_SECRET = re.compile(
     re.IGNORECASE,
 )
 _BEARER_TOKEN = re.compile(r"(\bbearer\s+)([A-Za-z0-9._\-]{12,})", re.IGNORECASE)
-# Digits as many as in a payment card's number, with the gaps that people write; no part of a decimal number.
-_CARD_NUMBER = re.compile(r"(?<![\d.,])\d(?:[ -]?\d){12,18}(?![\d.,]*\d)")
+# Groups of digits side by side, such as a card's number and its expiry date; no part of a decimal number.
+_DIGIT_GROUPS = re.compile(r"(?<![\d.,])\d++(?![.,]+\d)(?:[ -]\d++(?![.,]+\d))*+")
+_DIGIT_GROUP = re.compile(r"\d+")
+# The digits of a payment card's number (ISO/IEC 7812).
+_MIN_CARD_DIGITS, _MAX_CARD_DIGITS = 13, 19
+# For each digit, the sum of the digits of its double, as Luhn's sum has every second digit from the end.
+_DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 # A long word of letters and digits that is no part of a path or an address; `_is_random` looks closer.
 _RANDOM_WORD = re.compile(r"(?<![\w/.+=-])[A-Za-z0-9_\-+/]{24,}={0,2}(?![\w/.+=-])")
 # "my password is wrong", "the pin is not": such a word after the name of a secret is not the secret.
@@ -52,7 +58,7 @@ def withhold(text: str) -> str:
     text = _KNOWN_FORMS.sub(WITHHELD, withhold_private_keys(text))
     text = _NAMED_SECRET.sub(_withhold_value, text)
     text = _BEARER_TOKEN.sub(rf"\1{WITHHELD}", text)
-    text = _CARD_NUMBER.sub(lambda m: WITHHELD if _is_card(m[0]) else m[0], text)
+    text = _DIGIT_GROUPS.sub(_withhold_cards, text)
     return _RANDOM_WORD.sub(lambda m: WITHHELD if _is_random(m[0]) else m[0], text)
 
 
@@ -73,11 +79,39 @@ def _withhold_value(match: re.Match[str]) -> str:
     return f"{match[1]}{WITHHELD}{match[2][len(value) :]}"
 
 
-def _is_card(text: str) -> bool:
-    """Returns whether Luhn's sum is right, as it is for every payment card and for one of ten other numbers."""
-    digits = [int(c) for c in text if c.isdigit()]
-    doubled = (sum(divmod(2 * d, 10)) for d in digits[-2::-2])
-    return len(set(digits)) > 1 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+def _withhold_cards(match: re.Match[str]) -> str:
+    """Returns groups of digits with each card's number replaced."""
+    text = match[0]
+    if len(text) < _MIN_CARD_DIGITS:
+        return text
+    groups = [*_DIGIT_GROUP.finditer(text)]
+    pieces: list[str] = []
+    offset = 0
+    for first, group in enumerate(groups):
+        if group.start() >= offset and (end := _find_card_end(groups, first)) is not None:
+            pieces += (text[offset : group.start()], WITHHELD)
+            offset = end
+    return "".join((*pieces, text[offset:]))
+
+
+def _find_card_end(groups: Sequence[re.Match[str]], first: int) -> int | None:
+    """Returns the end of the longest card's number that begins with a group; None: no number begins there.
+
+    Luhn's sum is right for every payment card, and for one of ten other numbers.
+    """
+    end = None
+    digits = ""
+    # Luhn's sum of the digits, and their sum if one more digit follows: then every digit changes its place.
+    total = total_if_followed = 0
+    for group in groups[first : first + _MAX_CARD_DIGITS]:
+        digits += group[0]
+        if len(digits) > _MAX_CARD_DIGITS:
+            break
+        for digit in map(int, group[0]):
+            total, total_if_followed = total_if_followed + digit, total + _DOUBLED[digit]
+        if len(digits) >= _MIN_CARD_DIGITS and total % 10 == 0 and len({*digits}) > 1:
+            end = group.end()
+    return end
 
 
 def _is_random(text: str) -> bool:

@@ -34,6 +34,10 @@ def test_a_secret_is_known_by_its_form(secret: str) -> None:
         ("password: correct-horse", "password: [withheld]"),
         ("Mein Passwort lautet Geheim1!", "Mein Passwort lautet [withheld]!"),
         ("The PIN for my card is 4921", "The PIN for my card is [withheld]"),
+        ("Card 4111 1111 1111 1111 12/27", "Card [withheld] 12/27"),
+        ("Amex 3782 822463 10005 1127", "Amex [withheld] 1127"),
+        ("Card 2 5500005555555559 123 and 4111-1111-1111-1111", "Card 2 [withheld] 123 and [withheld]"),
+        ("Card 4111 1111 1111 1111 4.50", "Card [withheld] 4.50"),
         ("DB_PASSWORD=swordfish", "DB_PASSWORD=[withheld]"),
         ("api key: abc123def", "api key: [withheld]"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY----- ok", "[withheld] ok"),
@@ -58,6 +62,7 @@ def test_the_words_around_a_secret_reveal_it(text: str, left: str) -> None:
         "commit eda0f1c2b3a4958677869504132231404f5e6d7c",
         "The secret of good bread is time.",
         "pi is 3.14159265358979323846",
+        "He paid 4111111111111111.50 and 3,4111 1111 1111.",
     ],
 )
 def test_ordinary_words_stay(text: str) -> None:
