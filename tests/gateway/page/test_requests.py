@@ -308,6 +308,21 @@ def test_the_overview_says_what_an_upstream_answered_at_the_last_request(operato
     assert operator.twin("overview")["sentence"] == "All is well."
 
 
+def test_a_request_that_failed_is_no_question_of_memory(operator: Operator) -> None:
+    """It had "nothing but blocks", and who had named a user was asked to name one."""
+    operator.world.upstream.queue(fail(500))
+    asked = [{"role": "user", "content": "Hello."}]
+    assert operator.world.post(asked, {"x-mnemogate-user": "bob"}).status == 500
+    shown = plain(operator.get("").body.decode())
+    assert (
+        "Nobody is remembered now, though requests named a user: they failed, or all was forgotten." in shown
+    )
+    assert "Name who is speaking" not in shown
+    assert "nothing but blocks" not in shown + plain(operator.get("requests").body.decode())
+    (request,) = operator.twin("requests")["items"]
+    assert "Look for what it should have known" not in plain(operator.get(f"r/{request['id']}").body.decode())
+
+
 def test_a_request_off_the_record_leads_to_no_conversation(operator: Operator) -> None:
     speak(operator.world, "Hello.")
     off = {"x-mnemogate-memory": "off"}
