@@ -17,7 +17,7 @@ import pytest
 from tests.clients import CANCELLABLE, CLIENTS, CLOSABLE, City, Client, make_client
 from tests.doubles.anthropic_upstream import refuse
 from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, fail, say
-from tests.gateway.fidelity.checks import CLAUDE, MODES, Talk, talk_in
+from tests.gateway.fidelity.checks import CLAUDE, MODES, ModeWorld, serve_mode
 from tests.patience import PATIENCE_S
 
 CITY = '{"name":"Oslo","people":717710}'
@@ -61,16 +61,16 @@ def test_each_client_runs_in_each_mode() -> None:
 
 
 @pytest.fixture(scope="module")
-def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Talk]]:
+def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ModeWorld]]:
     with ExitStack() as stack:
         yield {
-            name: stack.enter_context(talk_in(mode, tmp_path_factory.mktemp(name)))
+            name: stack.enter_context(serve_mode(mode, tmp_path_factory.mktemp(name)))
             for name, mode in EVERY_MODE.items()
         }
 
 
 @pytest.fixture
-def talk(gateways: dict[str, Talk], request: pytest.FixtureRequest) -> Talk:
+def talk(gateways: dict[str, ModeWorld], request: pytest.FixtureRequest) -> ModeWorld:
     talk = gateways[request.param]
     talk.upstream.forget_replies()
     talk.upstream.script = None
@@ -79,14 +79,14 @@ def talk(gateways: dict[str, Talk], request: pytest.FixtureRequest) -> Talk:
 
 
 @pytest.fixture
-async def client(talk: Talk, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+async def client(talk: ModeWorld, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
     headers = {**talk.mode.headers, "x-mnemogate-user": request.node.name}
     made = make_client(request.param, talk.url, talk.mode.model, headers)
     yield made
     await made.aclose()
 
 
-def count_stored(talk: Talk, request: pytest.FixtureRequest, expression: str) -> int:
+def count_stored(talk: ModeWorld, request: pytest.FixtureRequest, expression: str) -> int:
     """Returns `count(expression)` over the active exchanges of this test's user."""
     count: int = talk.world.query(
         f"SELECT count({expression}) FROM exchanges e JOIN agents a ON a.id = e.agent "
@@ -96,14 +96,14 @@ def count_stored(talk: Talk, request: pytest.FixtureRequest, expression: str) ->
     return count
 
 
-def assert_one_conversation(talk: Talk, request: pytest.FixtureRequest) -> None:
+def assert_one_conversation(talk: ModeWorld, request: pytest.FixtureRequest) -> None:
     expected = 0 if talk.mode.memory == "off" else 1
     assert count_stored(talk, request, "DISTINCT e.conversation") == expected
 
 
-def events_of(talk: Talk, words: int) -> int:
+def events_of(talk: ModeWorld, words: int) -> int:
     """Returns the number of events that the upstream has sent with so many words: a stream begins without a word."""
-    return words + (3 if talk.mode.speaks == "anthropic" else 1)
+    return words + (3 if talk.mode.dialect == "anthropic" else 1)
 
 
 async def read_stream(client: Client, text: str) -> list[str]:
@@ -113,7 +113,7 @@ async def read_stream(client: Client, text: str) -> list[str]:
 
 @pairwise()
 async def test_a_client_chats_and_sends_its_history_again(
-    talk: Talk, client: Client, request: pytest.FixtureRequest
+    talk: ModeWorld, client: Client, request: pytest.FixtureRequest
 ) -> None:
     talk.upstream.queue(say("Hello, Ann."), say("Ann."))
     assert await client.chat("I am Ann.", "Who am I?") == ["Hello, Ann.", "Ann."]
@@ -124,7 +124,7 @@ async def test_a_client_chats_and_sends_its_history_again(
 
 @pairwise()
 async def test_a_client_reads_a_stream_piece_by_piece(
-    talk: Talk, client: Client, request: pytest.FixtureRequest
+    talk: ModeWorld, client: Client, request: pytest.FixtureRequest
 ) -> None:
     talk.upstream.queue(say("One two three", tokens=["One", " two", " three"]))
     assert await read_stream(client, "Count.") == ["One", " two", " three"]
@@ -132,7 +132,7 @@ async def test_a_client_reads_a_stream_piece_by_piece(
 
 
 @pairwise()
-async def test_a_client_gets_each_piece_when_the_upstream_sends_it(talk: Talk, client: Client) -> None:
+async def test_a_client_gets_each_piece_when_the_upstream_sends_it(talk: ModeWorld, client: Client) -> None:
     gate = Gate()
     talk.upstream.queue(say("One two", tokens=["One", " two"], hold_after={events_of(talk, 1): gate}))
     got = []
@@ -145,14 +145,14 @@ async def test_a_client_gets_each_piece_when_the_upstream_sends_it(talk: Talk, c
 
 
 @pairwise(stream=[False, True])
-async def test_a_client_reads_the_upstreams_usage(talk: Talk, client: Client, stream: bool) -> None:
-    talk.upstream.queue(say("Hi there.", usage=USAGE[talk.mode.speaks]))
+async def test_a_client_reads_the_upstreams_usage(talk: ModeWorld, client: Client, stream: bool) -> None:
+    talk.upstream.queue(say("Hi there.", usage=USAGE[talk.mode.dialect]))
     assert await client.count_tokens("Hi", stream=stream) == (11, 3)
 
 
 @pairwise(stream=[False, True])
 async def test_a_client_runs_the_calls_of_a_reply(
-    talk: Talk, client: Client, stream: bool, request: pytest.FixtureRequest
+    talk: ModeWorld, client: Client, stream: bool, request: pytest.FixtureRequest
 ) -> None:
     """The client runs two calls of one reply, and sends both results."""
     calls = (Call("get_weather", {"city": "Oslo"}), Call("get_weather", {"city": "Rome"}))
@@ -176,7 +176,7 @@ async def test_a_client_runs_the_calls_of_a_reply(
 
 
 @pairwise()
-async def test_a_client_parses_a_structured_reply(talk: Talk, client: Client) -> None:
+async def test_a_client_parses_a_structured_reply(talk: ModeWorld, client: Client) -> None:
     """A framework asks for it by `response_format`, or by a tool whose arguments are the reply."""
 
     def answer(request: Seen) -> Reply:
@@ -189,7 +189,7 @@ async def test_a_client_parses_a_structured_reply(talk: Talk, client: Client) ->
 
 
 @pairwise()
-async def test_special_characters_stay_as_they_are(talk: Talk, client: Client) -> None:
+async def test_special_characters_stay_as_they_are(talk: ModeWorld, client: Client) -> None:
     """In requests, and in whole and streamed replies; each character of a stream comes in a chunk of its own."""
     talk.upstream.queue(say(ODD), say(ODD, tokens=list(ODD)))
     assert await client.chat(ODD) == [ODD]
@@ -219,11 +219,11 @@ ERRORS = {
 
 @pairwise(status=tuple(ERRORS), stream=[False, True])
 async def test_a_client_reports_an_error(
-    talk: Talk, client: Client, stream: bool, status: int, request: pytest.FixtureRequest
+    talk: ModeWorld, client: Client, stream: bool, status: int, request: pytest.FixtureRequest
 ) -> None:
     """Status, message and Retry-After are those of the upstream, also before the first byte of a stream."""
     kind, message, retry_after = ERRORS[status]
-    if talk.mode.speaks == "anthropic":
+    if talk.mode.dialect == "anthropic":
         talk.upstream.queue(refuse(status, kind, message, retry_after=retry_after))
     else:
         talk.upstream.queue(fail(status, message, retry_after=retry_after))
@@ -238,7 +238,7 @@ async def test_a_client_reports_an_error(
 
 @pairwise()
 async def test_a_client_reports_an_error_within_a_stream(
-    talk: Talk, client: Client, request: pytest.FixtureRequest
+    talk: ModeWorld, client: Client, request: pytest.FixtureRequest
 ) -> None:
     error = {"message": "Overloaded.", "type": "server_error", "code": "overloaded", "param": None}
     talk.upstream.queue(say("One two", tokens=["One", " two"], error_after=(events_of(talk, 1), error)))
@@ -254,7 +254,7 @@ async def test_a_client_reports_an_error_within_a_stream(
 
 @pairwise(CANCELLABLE, stream=[False, True])
 async def test_a_cancel_before_the_reply_reaches_the_upstream(
-    talk: Talk, client: Client, stream: bool, request: pytest.FixtureRequest
+    talk: ModeWorld, client: Client, stream: bool, request: pytest.FixtureRequest
 ) -> None:
     """The upstream has not sent the status yet."""
     talk.upstream.queue(say("Never.", hold_before_headers=Gate()))
@@ -269,7 +269,7 @@ async def test_a_cancel_before_the_reply_reaches_the_upstream(
 
 @pairwise([*CANCELLABLE, *CLOSABLE])
 async def test_a_cancel_within_a_stream_reaches_the_upstream(
-    talk: Talk, client: Client, request: pytest.FixtureRequest
+    talk: ModeWorld, client: Client, request: pytest.FixtureRequest
 ) -> None:
     is_closed = request.node.callspec.params["client"] in CLOSABLE
     talk.upstream.queue(

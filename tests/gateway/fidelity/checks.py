@@ -1,7 +1,11 @@
-"""Real clients in front of a gateway and a strict upstream, and the same clients without the gateway.
+"""Clients of a gateway over a strict upstream, and the same clients without the gateway.
 
-A `Mode` says how much memory there is: none, the transparent one, or an agent with its own prompt and tools. In every
-mode a client must see what it sees when it asks the upstream itself.
+A `Mode` sets the memory of the requests: none, transparent memory, or an agent with a prompt and tools of its own. In
+each mode a client must get what the upstream itself would give it.
+
+with serve_mode(MODES[0], tmp_path) as talk:
+    talk.upstream.queue(say("Hello."))
+    reply = talk.sdk.chat.completions.create(model=talk.mode.model, messages=messages)
 """
 
 from __future__ import annotations
@@ -34,22 +38,22 @@ WEATHER: Json = {
 }
 
 
-Kind = Literal["openai", "anthropic"]
-KINDS: tuple[Kind, ...] = ("openai", "anthropic")
+Dialect = Literal["openai", "anthropic"]
+DIALECTS: tuple[Dialect, ...] = ("openai", "anthropic")
 
 
 @dataclass(frozen=True)
 class Mode:
-    """One way to use the gateway.
-
-    headers: sent with every request. memory: what the reply says of it. speaks: the upstream's dialect.
-    """
+    """A use of memory by a client."""
 
     name: str
     model: str
+    # Headers of each request.
     headers: Mapping[str, str]
+    # The header `x-mnemogate-memory` of each reply.
     memory: str
-    speaks: Kind = "openai"
+    # The upstream's dialect.
+    dialect: Dialect = "openai"
 
 
 MODES = (
@@ -57,23 +61,26 @@ MODES = (
     Mode("on", "m", {"x-mnemogate-user": "alice"}, "on"),
     Mode("agent", "agent/helper", {"x-mnemogate-user": "alice"}, "on"),
 )
+# A mode over Anthropic's API, for checks that do not compare with a reply of the upstream itself.
 CLAUDE = Mode("claude", "agent/helper", {"x-mnemogate-user": "alice"}, "on", "anthropic")
-"""For what holds whatever the upstream speaks: with it nothing can be asked directly for comparison."""
 
 
 @dataclass
-class Talk:
-    """One mode over sockets. kind: the upstream's dialect. direct: a client that asks the upstream itself."""
+class ModeWorld:
+    """A gateway that serves one mode, and its clients."""
 
     world: World
     mode: Mode
-    kind: Kind = "openai"
+    # The upstream's dialect.
+    dialect: Dialect = "openai"
+    # A client of the gateway, with the headers of the mode.
     sdk: openai.OpenAI = field(init=False)
-    direct: openai.OpenAI = field(init=False)
+    # A client of the upstream itself.
+    upstream_sdk: openai.OpenAI = field(init=False)
 
     def __post_init__(self) -> None:
         self.sdk = self.world.client(default_headers=dict(self.mode.headers))
-        self.direct = openai.OpenAI(base_url=self.upstream.base_url, **self.options)
+        self.upstream_sdk = openai.OpenAI(base_url=self.upstream.base_url, **self.options)
 
     @property
     def upstream(self) -> StrictUpstream:
@@ -97,22 +104,22 @@ class Talk:
         headers = {**self.mode.headers, "x-mnemogate-user": user}
         self.sdk = self.sdk.with_options(default_headers=headers)
 
-    # what differs between the two dialects
+    # -- the differences between the dialects
 
     @property
     def is_claude(self) -> bool:
-        return self.kind == "anthropic"
+        return self.dialect == "anthropic"
 
     @property
     def request_id(self) -> str:
-        """The name of the header in which the upstream sends a request's id."""
+        """The name of the upstream's header with the id of a request."""
         return "request-id" if self.is_claude else "x-request-id"
 
-    def events(self, count: int) -> int:
-        """Returns where OpenAI's event `count` stands in this upstream's stream: Claude sends two more first."""
+    def count_events(self, count: int) -> int:
+        """Returns how many events this upstream sends instead of OpenAI's first `count`: Claude sends two more."""
         return count + 2 if self.is_claude else count
 
-    def refuse(
+    def make_error(
         self,
         status: int,
         message: str,
@@ -121,42 +128,42 @@ class Talk:
         kind: str = "some_error",
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Returns an error with every field that the API has, and one more."""
+        """Returns a reply with an error that has each field of the API, and one field more."""
         error = {"message": message, "type": kind, "param": "p", "code": code, "extra": [1]}
         body: Json = {"error": error}
         if self.is_claude:
             error = {"type": kind, "message": message, "details": {"error_code": code}, "extra": [1]}
             body = {"type": "error", "error": error, "request_id": "req_told"}
-        lines = {"content-type": "application/json", **(headers or {})}
-        return Reply(status=status, headers=lines, body=[orjson.dumps(body)])
+        all_headers = {"content-type": "application/json", **(headers or {})}
+        return Reply(status=status, headers=all_headers, body=[orjson.dumps(body)])
 
-    def last_text(self, seen: Seen) -> str:
+    def read_last_text(self, request: Seen) -> str:
         """Returns the last message's text, with the injected note before it."""
-        content = seen.messages[-1]["content"]
+        content = request.messages[-1]["content"]
         return content if isinstance(content, str) else "".join(block["text"] for block in content)
 
-    def calls(self, seen: Seen) -> list[tuple[str, Any]]:
+    def list_calls(self, request: Seen) -> list[tuple[str, Any]]:
         """Returns the names and parsed arguments of the calls in a request."""
         if self.is_claude:
-            return [(b["name"], b["input"]) for b in _blocks(seen) if b["type"] == "tool_use"]
-        calls = [call for message in seen.messages for call in message.get("tool_calls") or ()]
+            return [(b["name"], b["input"]) for b in _blocks(request) if b["type"] == "tool_use"]
+        calls = [call for message in request.messages for call in message.get("tool_calls") or ()]
         return [(call["function"]["name"], orjson.loads(call["function"]["arguments"])) for call in calls]
 
-    def results(self, seen: Seen) -> list[tuple[str, Any]]:
+    def list_results(self, request: Seen) -> list[tuple[str, Any]]:
         """Returns the ids and contents of the tool results in a request."""
         if self.is_claude:
-            blocks = [block for block in _blocks(seen) if block["type"] == "tool_result"]
+            blocks = [block for block in _blocks(request) if block["type"] == "tool_result"]
             return [(block["tool_use_id"], block["content"]) for block in blocks]
-        results = [message for message in seen.messages if message["role"] == "tool"]
+        results = [message for message in request.messages if message["role"] == "tool"]
         return [(message["tool_call_id"], message["content"]) for message in results]
 
-    def tools(self, seen: Seen) -> list[str]:
+    def list_tools(self, request: Seen) -> list[str]:
         if self.is_claude:
-            return [tool["name"] for tool in seen.json.get("tools", ())]
-        return seen.tool_names
+            return [tool["name"] for tool in request.json.get("tools", ())]
+        return request.tool_names
 
-    def turns(self) -> list[str]:
-        """Returns the replies that stand in memory, as text."""
+    def list_active_replies(self) -> list[str]:
+        """Returns the stored replies of active exchanges, as JSON."""
         return [
             str(row)
             for row in self.world.query(
@@ -166,30 +173,35 @@ class Talk:
 
     def close(self) -> None:
         self.sdk.close()
-        self.direct.close()
+        self.upstream_sdk.close()
 
 
-def _blocks(seen: Seen) -> list[Json]:
-    return [block for message in seen.messages for block in message["content"]]
+def _blocks(request: Seen) -> list[Json]:
+    return [block for message in request.messages for block in message["content"]]
 
 
 @contextmanager
-def talk_in(
-    mode: Mode, tmp_path: Path, *, lenient: bool = False, kind: Kind | None = None, **parts: Any
-) -> Iterator[Talk]:
-    """Serves in one mode. lenient: the upstream accepts fields that OpenAI's API does not have."""
-    kind = kind or mode.speaks
+def serve_mode(
+    mode: Mode, tmp_path: Path, *, lenient: bool = False, dialect: Dialect | None = None, **options: Any
+) -> Iterator[ModeWorld]:
+    """Serves a mode until the block ends.
+
+    lenient: whether the upstream accepts fields that OpenAI's API does not have.
+    dialect: the upstream's dialect; by default that of the mode.
+    options: parameters of `remember`.
+    """
+    dialect = dialect or mode.dialect
     rules = Rules(unknown_parameters=not lenient)
     with (
-        StrictAnthropic() if kind == "anthropic" else StrictUpstream(rules=rules) as upstream,
+        StrictAnthropic() if dialect == "anthropic" else StrictUpstream(rules=rules) as upstream,
         remember(
             upstream,
             tmp_path,
             agent(),
-            **{"upstreams": (UpstreamSettings("up", kind, upstream.base_url),), **parts},
+            **{"upstreams": (UpstreamSettings("up", dialect, upstream.base_url),), **options},
         ) as world,
     ):
-        talk = Talk(world, mode, kind)
+        talk = ModeWorld(world, mode, dialect)
         try:
             yield talk
         finally:
@@ -197,12 +209,13 @@ def talk_in(
 
 
 def chunks(*deltas: Json, **frame: Any) -> Reply:
-    """Returns a stream of these chunks."""
+    """Returns a stream of chunks. deltas: the fields of each chunk. frame: fields of all chunks."""
     base = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m-2026", **frame}
     events = [b"data: " + orjson.dumps({**base, **each}) + b"\n\n" for each in deltas]
     return raw(*events, b"data: [DONE]\n\n")
 
 
 def whole(choices: Sequence[Json], **frame: Any) -> Reply:
+    """Returns a whole reply with these choices. frame: further fields of the body."""
     body = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m-2026", **frame}
     return raw(orjson.dumps({**body, "choices": choices}), content_type="application/json")

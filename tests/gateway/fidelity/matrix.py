@@ -1,7 +1,7 @@
-"""The fidelity matrix: checks of what arrives at either end, for one way to a model at a time.
+"""The fidelity matrix: checks that all of a request and of a reply arrives, in several setups.
 
-A way is a client's base URL and the strict upstream that it leads to. Each check returns a word, and whether it is the
-right one. The same checks hold for an upstream that is asked directly, which shows what right means.
+A setup is a client's base URL and the strict upstream that it leads to. In one setup the client asks the upstream
+directly: there the same checks hold, so a check demands of the gateway what the upstream itself does.
 """
 
 from __future__ import annotations
@@ -28,25 +28,30 @@ from tests.patience import PATIENCE_S
 from tests.server import RawClient
 
 Json = dict[str, Any]
+# A field that no API has.
 ODD = {"odd": [1, None, {"x": 1.5}]}
 
 
 @dataclass(frozen=True)
-class Cell:
-    """The finding of a check. is_right: it is as it should be."""
+class CheckResult:
+    """The result of a check in one setup: a cell of the matrix."""
 
+    # A word or two for the table.
     text: str
     is_right: bool
 
 
 @dataclass
-class Way:
-    """One row of the matrix. speaks: the upstream's dialect. headers: sent with every request."""
+class Setup:
+    """A client and a strict upstream, with or without the gateway between them: a column of the matrix."""
 
     name: str
+    # The client's base URL.
     url: str
     upstream: StrictUpstream
-    speaks: str
+    # The upstream's dialect: "openai" or "anthropic".
+    dialect: str
+    # Headers of each request.
     headers: Json = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -58,146 +63,159 @@ class Way:
             timeout=PATIENCE_S,
         )
 
-    def ask(self, **more: Any) -> Any:
-        messages = more.pop("messages", [{"role": "user", "content": "Hello"}])
-        return self.sdk.chat.completions.create(model="claude-opus-4-6", messages=messages, **more)
+    def ask(self, **fields: Any) -> Any:
+        """Sends a chat completion. fields: further fields of the body."""
+        messages: Any = [{"role": "user", "content": "Hello"}]
+        return self.sdk.chat.completions.create(model="claude-opus-4-6", messages=messages, **fields)
 
-    def refused(self, reply: Reply) -> openai.APIStatusError:
+    def ask_for_error(self, reply: Reply) -> openai.APIStatusError:
+        """Sends a chat completion to which the upstream replies with an error, and returns the client's error."""
         self.upstream.queue(reply)
         try:
             self.ask()
         except openai.APIStatusError as error:
             return error
-        raise AssertionError("no error came")
+        raise AssertionError("the client got no error")
 
     @property
     def is_claude(self) -> bool:
-        return self.speaks == "anthropic"
+        return self.dialect == "anthropic"
 
 
-def unknown_request_field(way: Way) -> Cell:
-    """An unknown field arrives, or is refused by name: Anthropic's API refuses what it does not know."""
+def unknown_request_field(setup: Setup) -> CheckResult:
+    """An unknown field arrives. Anthropic's API refuses unknown fields, so there the error names the field."""
     try:
-        way.ask(extra_body=ODD)
+        setup.ask(extra_body=ODD)
     except openai.BadRequestError as error:
-        named = "odd" in error.message
-        return Cell("refused by name" if named else "refused", named and way.is_claude)
-    kept = way.upstream.last.json.get("odd") == ODD["odd"]
-    return Cell("kept" if kept else "lost", kept)
+        is_named = "odd" in error.message
+        return CheckResult("refused by name" if is_named else "refused", is_named and setup.is_claude)
+    has_arrived = setup.upstream.last.json.get("odd") == ODD["odd"]
+    return CheckResult("kept" if has_arrived else "lost", has_arrived)
 
 
-def upstream_id(way: Way) -> Cell:
-    name = "msg_fidelity" if way.is_claude else "chatcmpl-fidelity"
-    way.upstream.queue(say("Hi", id=name), say("Hi", id=name))
-    found = {way.ask().id, *(chunk.id for chunk in way.ask(stream=True))}
-    return Cell("kept" if found == {name} else "replaced", found == {name})
+def upstream_id(setup: Setup) -> CheckResult:
+    sent_id = "msg_fidelity" if setup.is_claude else "chatcmpl-fidelity"
+    setup.upstream.queue(say("Hi", id=sent_id), say("Hi", id=sent_id))
+    ids = {setup.ask().id, *(chunk.id for chunk in setup.ask(stream=True))}
+    return CheckResult("kept" if ids == {sent_id} else "replaced", ids == {sent_id})
 
 
-def usage_asked(way: Way) -> Cell:
-    got = list(way.ask(stream=True, stream_options={"include_usage": True}))
-    with_usage = [chunk for chunk in got if chunk.usage is not None]
+def usage_asked(setup: Setup) -> CheckResult:
+    chunks = list(setup.ask(stream=True, stream_options={"include_usage": True}))
+    with_usage = [chunk for chunk in chunks if chunk.usage is not None]
     if not with_usage:
-        return Cell("lost", False)
-    is_spec = len(with_usage) == 1 and with_usage[0] is got[-1] and not with_usage[0].choices
-    return Cell("spec" if is_spec else "beside choices", is_spec and with_usage[0].usage.total_tokens > 0)
+        return CheckResult("lost", False)
+    is_spec = len(with_usage) == 1 and with_usage[0] is chunks[-1] and not with_usage[0].choices
+    return CheckResult(
+        "spec" if is_spec else "beside choices", is_spec and with_usage[0].usage.total_tokens > 0
+    )
 
 
-def usage_not_asked(way: Way) -> Cell:
-    got = list(way.ask(stream=True))
-    is_clean = all(chunk.usage is None and chunk.choices for chunk in got)
-    return Cell("none" if is_clean else "sent unasked", is_clean)
+def usage_not_asked(setup: Setup) -> CheckResult:
+    chunks = list(setup.ask(stream=True))
+    is_clean = all(chunk.usage is None and chunk.choices for chunk in chunks)
+    return CheckResult("none" if is_clean else "sent unasked", is_clean)
 
 
-def too_many(way: Way) -> Cell:
-    status = way.refused(_too_many(way)).status_code
-    return Cell(str(status), status == 429)
+def too_many_requests(setup: Setup) -> CheckResult:
+    status = setup.ask_for_error(_make_429(setup)).status_code
+    return CheckResult(str(status), status == 429)
 
 
-def retry_after(way: Way) -> Cell:
-    found = way.refused(_too_many(way)).response.headers.get("retry-after")
-    return Cell("kept" if found == "7" else "lost" if found is None else found, found == "7")
+def retry_after(setup: Setup) -> CheckResult:
+    seconds = setup.ask_for_error(_make_429(setup)).response.headers.get("retry-after")
+    return CheckResult("kept" if seconds == "7" else "lost" if seconds is None else seconds, seconds == "7")
 
 
-def code_of_400(way: Way) -> Cell:
-    """Anthropic has types and no codes: there the type and the message are what must come."""
-    if way.is_claude:
-        error = way.refused(refuse(400, "invalid_request_error", "Bad thing."))
-        found, right = error.type, "invalid_request_error"
+def code_of_400(setup: Setup) -> CheckResult:
+    """The code of an error arrives. Anthropic's errors have a type and no code, so there the type arrives."""
+    if setup.is_claude:
+        error = setup.ask_for_error(refuse(400, "invalid_request_error", "Bad thing."))
+        actual, expected = error.type, "invalid_request_error"
     else:
-        error = way.refused(fail(400, "Bad thing.", code="bad_thing"))
-        found, right = error.code, "bad_thing"
-    is_right = found == right and error.status_code == 400 and "Bad thing." in error.message
-    return Cell("kept" if is_right else f"{found}", is_right)
+        error = setup.ask_for_error(fail(400, "Bad thing.", code="bad_thing"))
+        actual, expected = error.code, "bad_thing"
+    is_right = actual == expected and error.status_code == 400 and "Bad thing." in error.message
+    return CheckResult("kept" if is_right else f"{actual}", is_right)
 
 
-async def _leave(way: Way, *, stream: bool) -> float:
-    """Asks, and leaves when the request has arrived. Returns when that was."""
-    arrived = way.upstream.arrived(len(way.upstream.seen) + 1)
+async def _cancel_before_reply(setup: Setup, *, stream: bool) -> float:
+    """Sends a request, and cancels it when it has reached the upstream.
+
+    Returns when the client cancelled it, in seconds of the monotonic clock.
+    """
+    arrived = setup.upstream.arrived(len(setup.upstream.seen) + 1)
     async with openai.AsyncOpenAI(
-        base_url=way.url, api_key="sk-app", default_headers=way.headers, max_retries=0
+        base_url=setup.url, api_key="sk-app", default_headers=setup.headers, max_retries=0
     ) as client:
         messages: Any = [{"role": "user", "content": "Hello"}]
-        asked = client.chat.completions.create(model="claude-opus-4-6", messages=messages, stream=stream)
-        asking = asyncio.ensure_future(asked)
+        request = client.chat.completions.create(model="claude-opus-4-6", messages=messages, stream=stream)
+        task = asyncio.ensure_future(request)
         await arrived.wait()
-        begun = time.monotonic()
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
-    return begun
+        cancelled_at = time.monotonic()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    return cancelled_at
 
 
-def cancel(way: Way) -> Cell:
-    """Returns the longest of three cancels: before a whole and a streamed answer, and in the middle of a stream."""
+def cancel(setup: Setup) -> CheckResult:
+    """Three cancels reach the upstream: before a whole reply, before a stream and within a stream.
+
+    The text of the result is the longest time that one took.
+    """
     longest = 0.0
     for stream, reply in (
         (False, say("Never", hold_before_headers=Gate())),
         (True, say("Never", hold_before_headers=Gate())),
         (True, say("One two three four", tokens=["One ", "two ", "three ", "four"], hold_after={5: Gate()})),
     ):
-        count = len(way.upstream.seen)
-        way.upstream.queue(reply)
+        count = len(setup.upstream.seen)
+        setup.upstream.queue(reply)
         if reply.hold_after:
-            chunks = way.ask(stream=True)
+            chunks = setup.ask(stream=True)
             next(iter(chunks))
-            begun = time.monotonic()
+            cancelled_at = time.monotonic()
             chunks.close()
         else:
-            begun = asyncio.run(_leave(way, stream=stream))
-        seen: Seen = way.upstream.seen[count]
+            cancelled_at = asyncio.run(_cancel_before_reply(setup, stream=stream))
+        request: Seen = setup.upstream.seen[count]
         try:
-            seen.gone.wait_sync()
+            request.gone.wait_sync()
         except TimeoutError:
-            return Cell("never", False)
-        assert seen.gone_at is not None
-        longest = max(longest, seen.gone_at - begun)
-    return Cell(f"{longest:.3f} s", True)
+            return CheckResult("never", False)
+        assert request.gone_at is not None
+        longest = max(longest, request.gone_at - cancelled_at)
+    return CheckResult(f"{longest:.3f} s", True)
 
 
-def _one_cancel(way: Way, reply: Reply, mark: bytes | None, *, stream: bool) -> float:
-    """Returns the seconds from a client's leaving until the upstream sees it. mark: read before the client leaves."""
-    way.upstream.queue(reply)
-    count = len(way.upstream.seen)
+def _measure_cancel(setup: Setup, reply: Reply, mark: bytes | None, *, stream: bool) -> float:
+    """Returns the seconds from the close of a client's connection to the end of the upstream's.
+
+    mark: the bytes that the client reads before it closes. None: it closes when the request has reached the upstream.
+    """
+    setup.upstream.queue(reply)
+    count = len(setup.upstream.seen)
     body = {
         "model": "claude-opus-4-6",
         "messages": [{"role": "user", "content": "Hello"}],
         "max_tokens": 100,
         "stream": stream,
     }
-    headers = {"content-type": "application/json", "authorization": "Bearer sk-app", **way.headers}
-    with RawClient(urlsplit(way.url).port or 80) as client:
+    headers = {"content-type": "application/json", "authorization": "Bearer sk-app", **setup.headers}
+    with RawClient(urlsplit(setup.url).port or 80) as client:
         client.request("POST", "/v1/chat/completions", orjson.dumps(body), headers)
-        way.upstream.arrived(count + 1).wait_sync()
+        setup.upstream.arrived(count + 1).wait_sync()
         if mark is not None:
             client.read_until(mark)
-        left = time.monotonic()
-    seen = way.upstream.seen[count]
-    seen.gone.wait_sync()
-    assert seen.gone_at is not None
-    return max(seen.gone_at - left, 0.0)
+        closed_at = time.monotonic()
+    received = setup.upstream.seen[count]
+    received.gone.wait_sync()
+    assert received.gone_at is not None
+    return max(received.gone_at - closed_at, 0.0)
 
 
-# name -> how the upstream is silent, what the client has read by then, and whether it asked for a stream
-WINDOWS: dict[str, tuple[Callable[[], Reply], bytes | None, bool]] = {
+# name -> (the reply that the upstream holds, the bytes that the client reads before its cancel, whether it streams)
+CANCEL_POINTS: dict[str, tuple[Callable[[], Reply], bytes | None, bool]] = {
     "before a whole answer": (lambda: say("Never", hold_before_headers=Gate()), None, False),
     "before a stream's headers": (lambda: say("Never", hold_before_headers=Gate()), None, True),
     "before its first word": (lambda: say("Never", hold_after={1: Gate()}), b"assistant", True),
@@ -209,71 +227,74 @@ WINDOWS: dict[str, tuple[Callable[[], Reply], bytes | None, bool]] = {
 }
 
 
-def cancel_times(way: Way, count: int) -> dict[str, list[float]]:
-    """Returns, by window, the seconds that each of so many cancels took to reach the upstream."""
+def cancel_times(setup: Setup, count: int) -> dict[str, list[float]]:
+    """Returns for each point of `CANCEL_POINTS` the seconds that so many cancels took to reach the upstream."""
     return {
-        name: [_one_cancel(way, reply(), mark, stream=stream) for _ in range(count)]
-        for name, (reply, mark, stream) in WINDOWS.items()
+        name: [_measure_cancel(setup, reply(), mark, stream=stream) for _ in range(count)]
+        for name, (reply, mark, stream) in CANCEL_POINTS.items()
     }
 
 
-def parallel_tools(way: Way) -> Cell:
-    """Compares index, id, name and arguments of two calls, put together as clients do."""
+def parallel_tools(setup: Setup) -> CheckResult:
+    """Two calls of a stream arrive with index, id, name and arguments, merged as clients merge them."""
     calls = (
         Call("get_weather", {"city": "Oslo"}, id="call_a", pieces=3),
         Call("get_weather", {"city": "Rome"}, id="call_b", pieces=4),
     )
-    way.upstream.queue(call_tools(*calls, text="Let me see."))
-    made: dict[int, list[str]] = {}
-    for chunk in way.ask(stream=True, tools=[WEATHER]):
+    setup.upstream.queue(call_tools(*calls, text="Let me see."))
+    # index -> [id, name, arguments]
+    merged: dict[int, list[str]] = {}
+    for chunk in setup.ask(stream=True, tools=[WEATHER]):
         for choice in chunk.choices:
             for piece in choice.delta.tool_calls or ():
-                if piece.index not in made:
-                    made[piece.index] = [piece.id or "", piece.function.name or "", ""]
-                elif piece.id not in (None, made[piece.index][0]):
-                    return Cell("ids change", False)
-                made[piece.index][2] += piece.function.arguments or ""
-    prefix = "toolu_" if way.is_claude else "call_"
-    right = {
+                if piece.index not in merged:
+                    merged[piece.index] = [piece.id or "", piece.function.name or "", ""]
+                elif piece.id not in (None, merged[piece.index][0]):
+                    return CheckResult("ids change", False)
+                merged[piece.index][2] += piece.function.arguments or ""
+    prefix = "toolu_" if setup.is_claude else "call_"
+    expected = {
         0: [f"{prefix}a", "get_weather", '{"city":"Oslo"}'],
         1: [f"{prefix}b", "get_weather", '{"city":"Rome"}'],
     }
-    return Cell("intact" if made == right else "broken", made == right)
+    return CheckResult("intact" if merged == expected else "broken", merged == expected)
 
 
-def unknown_response_field(way: Way) -> Cell:
-    """Sends an unknown field whole and streamed; Anthropic's stands in the message, where its API adds fields."""
-    way.upstream.queue(say("Hi", extra=ODD), say("Hi", extra=ODD))
-    replies = [way.ask().model_dump(), *(chunk.model_dump() for chunk in way.ask(stream=True))]
-    found = [str(ODD["odd"]) in str(reply) for reply in replies[:2]]
-    return Cell("kept" if all(found) else "lost", all(found))
+def unknown_response_field(setup: Setup) -> CheckResult:
+    """An unknown field of a whole reply and of a chunk arrives. In Anthropic's replies it is a field of the message."""
+    setup.upstream.queue(say("Hi", extra=ODD), say("Hi", extra=ODD))
+    replies = [setup.ask().model_dump(), *(chunk.model_dump() for chunk in setup.ask(stream=True))]
+    has_arrived = all(str(ODD["odd"]) in str(reply) for reply in replies[:2])
+    return CheckResult("kept" if has_arrived else "lost", has_arrived)
 
 
-def error_in_stream(way: Way) -> Cell:
+def error_in_stream(setup: Setup) -> CheckResult:
     error = {"message": "Overloaded.", "type": "overloaded_error"}
-    way.upstream.queue(say("One two", tokens=["One ", "two"], error_after=(5 if way.is_claude else 2, error)))
+    setup.upstream.queue(
+        say("One two", tokens=["One ", "two"], error_after=(5 if setup.is_claude else 2, error))
+    )
     text = ""
     try:
-        for chunk in way.ask(stream=True):
+        for chunk in setup.ask(stream=True):
             text += "".join(choice.delta.content or "" for choice in chunk.choices)
     except openai.APIError as error:
         is_right = text.startswith("One ") and "Overloaded." in error.message
-        return Cell("told" if is_right else "garbled", is_right)
-    return Cell("lost", False)
+        return CheckResult("reported" if is_right else "garbled", is_right)
+    return CheckResult("lost", False)
 
 
-def _too_many(way: Way) -> Reply:
-    if way.is_claude:
+def _make_429(setup: Setup) -> Reply:
+    if setup.is_claude:
         return refuse(429, "rate_limit_error", "Slow down.", retry_after="7")
     return fail(429, "Slow down.", code="rate_limit_exceeded", retry_after="7")
 
 
-CHECKS: dict[str, Callable[[Way], Cell]] = {
+CHECKS: dict[str, Callable[[Setup], CheckResult]] = {
     "unknown request field": unknown_request_field,
     "upstream id": upstream_id,
     "usage asked": usage_asked,
     "usage not asked": usage_not_asked,
-    "429": too_many,
+    "429": too_many_requests,
     "Retry-After": retry_after,
     "400 code": code_of_400,
     "cancel": cancel,
@@ -284,8 +305,8 @@ CHECKS: dict[str, Callable[[Way], Cell]] = {
 
 _OFF = {"x-mnemogate-memory": "off", "x-mnemogate-user": "alice"}
 _ON = {"x-mnemogate-user": "alice"}
-# name -> the upstream's dialect, and the headers of a request; None: not through the gateway
-WAYS: dict[str, tuple[str, Json | None]] = {
+# name -> (the upstream's dialect, headers of each request); None instead of headers: without the gateway
+SETUPS: dict[str, tuple[str, Json | None]] = {
     "openai, asked directly": ("openai", None),
     "openai, memory off": ("openai", _OFF),
     "openai, memory on": ("openai", _ON),
@@ -295,11 +316,11 @@ WAYS: dict[str, tuple[str, Json | None]] = {
 
 
 @contextmanager
-def open_way(name: str, folder: Path) -> Iterator[Way]:
-    """Opens a way. folder: an empty one, for the database."""
-    speaks, headers = WAYS[name]
+def open_setup(name: str, folder: Path) -> Iterator[Setup]:
+    """Runs a setup until the block ends. folder: an empty folder for the database."""
+    dialect, headers = SETUPS[name]
     with ExitStack() as stack:
-        if speaks == "anthropic":
+        if dialect == "anthropic":
             upstream: StrictUpstream = stack.enter_context(StrictAnthropic())
             kind: Any = "anthropic"
         else:
@@ -310,6 +331,6 @@ def open_way(name: str, folder: Path) -> Iterator[Way]:
             settings = (UpstreamSettings("up", kind, url),)
             world = stack.enter_context(remember(upstream, folder, upstreams=settings))
             url = f"{world.gateway.url}/v1"
-        way = Way(name, url, upstream, speaks, headers or {})
-        stack.callback(way.sdk.close)
-        yield way
+        setup = Setup(name, url, upstream, dialect, headers or {})
+        stack.callback(setup.sdk.close)
+        yield setup

@@ -17,7 +17,7 @@ import pytest
 
 from tests.doubles.openai_rules import Rules
 from tests.doubles.upstream import Reply, raw, say
-from tests.gateway.fidelity.checks import MODES, Mode, Talk, talk_in
+from tests.gateway.fidelity.checks import MODES, Mode, ModeWorld, serve_mode
 from tests.gateway.upstream.test_capabilities import WEATHER, family
 from tests.golden import Golden, find
 
@@ -39,9 +39,9 @@ REMEMBERING = [mode for mode in MODES if mode.memory != "off"]
 
 
 @pytest.fixture(params=REMEMBERING, ids=[mode.name for mode in REMEMBERING], scope="module")
-def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talk]:
+def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModeWorld]:
     mode: Mode = request.param
-    with talk_in(mode, tmp_path_factory.mktemp("golden"), lenient=True) as made:
+    with serve_mode(mode, tmp_path_factory.mktemp("golden"), lenient=True) as made:
         yield made
 
 
@@ -51,14 +51,14 @@ def only(name: str) -> pytest.MarkDecorator:
 
 
 @pytest.fixture
-def talk(gateway: Talk, request: pytest.FixtureRequest) -> Talk:
+def talk(gateway: ModeWorld, request: pytest.FixtureRequest) -> ModeWorld:
     gateway.upstream.forget_replies()
     gateway.upstream.seen.clear()
     gateway.as_user(request.node.name)
     return gateway
 
 
-def asked(talk: Talk, *, direct: bool = False, **more: Any) -> Json:
+def asked(talk: ModeWorld, *, direct: bool = False, **more: Any) -> Json:
     model = "m" if direct else talk.mode.model
     return {"model": model, "messages": HI, "tools": [WEATHER], **more}
 
@@ -76,9 +76,9 @@ def whole(golden: Golden) -> Reply:
 
 
 @golden(GOOD)
-def test_the_sdk_reads_a_stream_as_it_does_without_the_gateway(talk: Talk, golden: Golden) -> None:
+def test_the_sdk_reads_a_stream_as_it_does_without_the_gateway(talk: ModeWorld, golden: Golden) -> None:
     seen = []
-    for client, direct in ((talk.sdk, False), (talk.direct, True)):
+    for client, direct in ((talk.sdk, False), (talk.upstream_sdk, True)):
         talk.upstream.queue(streamed(golden))
         ask = asked(talk, direct=direct, stream=True, stream_options={"include_usage": True})
         seen.append([chunk.model_dump(warnings=False) for chunk in client.chat.completions.create(**ask)])
@@ -87,7 +87,7 @@ def test_the_sdk_reads_a_stream_as_it_does_without_the_gateway(talk: Talk, golde
 
 @only("off")
 @golden(ODD)
-def test_a_stream_without_a_user_passes_byte_by_byte(talk: Talk, golden: Golden) -> None:
+def test_a_stream_without_a_user_passes_byte_by_byte(talk: ModeWorld, golden: Golden) -> None:
     talk.upstream.queue(streamed(golden))
     body = json.dumps(asked(talk, stream=True)).encode()
     reply = talk.world.gateway.ask("POST", "/v1/chat/completions", body)
@@ -96,7 +96,7 @@ def test_a_stream_without_a_user_passes_byte_by_byte(talk: Talk, golden: Golden)
 
 
 @golden([each for each in STREAMS if "error" in each.says])
-def test_an_error_in_the_middle_has_the_providers_words(talk: Talk, golden: Golden) -> None:
+def test_an_error_in_the_middle_has_the_providers_words(talk: ModeWorld, golden: Golden) -> None:
     """In whatever form: that of an older vLLM the SDK itself would not know."""
     talk.upstream.queue(streamed(golden))
     got: list[str] = []
@@ -110,9 +110,9 @@ def test_an_error_in_the_middle_has_the_providers_words(talk: Talk, golden: Gold
 
 
 @golden([each for each in REPLIES if each.status == 200])
-def test_the_sdk_reads_a_reply_as_it_does_without_the_gateway(talk: Talk, golden: Golden) -> None:
+def test_the_sdk_reads_a_reply_as_it_does_without_the_gateway(talk: ModeWorld, golden: Golden) -> None:
     seen = []
-    for client, direct in ((talk.sdk, False), (talk.direct, True)):
+    for client, direct in ((talk.sdk, False), (talk.upstream_sdk, True)):
         talk.upstream.queue(whole(golden))
         seen.append(client.chat.completions.create(**asked(talk, direct=direct)).model_dump(warnings=False))
     assert seen[0] == seen[1]
@@ -120,7 +120,7 @@ def test_the_sdk_reads_a_reply_as_it_does_without_the_gateway(talk: Talk, golden
 
 @golden([each for each in REPLIES if each.status != 200])
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-def test_an_error_keeps_its_status_body_and_headers(talk: Talk, golden: Golden, stream: bool) -> None:
+def test_an_error_keeps_its_status_body_and_headers(talk: ModeWorld, golden: Golden, stream: bool) -> None:
     # Twice: where it names the context the request is sent again, shorter, before it is handed on. That is learned of
     # the model, so it is one that no other test asks.
     talk.upstream.queue(whole(golden), whole(golden))
@@ -137,7 +137,7 @@ def test_an_error_keeps_its_status_body_and_headers(talk: Talk, golden: Golden, 
 
 @only("agent")
 @golden(CALLS)
-def test_a_hidden_call_is_known_in_every_form(talk: Talk, golden: Golden) -> None:
+def test_a_hidden_call_is_known_in_every_form(talk: ModeWorld, golden: Golden) -> None:
     """The model's calls of `weather` become calls of a memory tool: run here, and put back as they were."""
     with_memory_tool = Golden(
         golden.family,
@@ -227,7 +227,7 @@ def test_what_the_client_drops_goes_back_to_its_provider(tmp_path: Path, golden:
 
 
 @golden(SIGNS)
-def test_signs_of_life_reach_the_client(talk: Talk, golden: Golden) -> None:
+def test_signs_of_life_reach_the_client(talk: ModeWorld, golden: Golden) -> None:
     """Comments are for whoever waits; memory does not swallow them."""
     talk.upstream.queue(streamed(golden))
     body = json.dumps(asked(talk, stream=True)).encode()

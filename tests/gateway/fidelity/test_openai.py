@@ -19,7 +19,17 @@ from msgspec.structs import replace
 
 from tests.doubles.anthropic_upstream import think
 from tests.doubles.upstream import Call, Gate, Reply, call_tools, raw, say
-from tests.gateway.fidelity.checks import KINDS, MODES, WEATHER, Kind, Mode, Talk, chunks, talk_in, whole
+from tests.gateway.fidelity.checks import (
+    DIALECTS,
+    MODES,
+    WEATHER,
+    Dialect,
+    Mode,
+    ModeWorld,
+    chunks,
+    serve_mode,
+    whole,
+)
 from tests.rows import each_row
 
 Json = dict[str, Any]
@@ -40,13 +50,13 @@ def mode(request: pytest.FixtureRequest) -> Mode:
 
 
 @pytest.fixture(scope="module")
-def gateway(mode: Mode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talk]:
-    with talk_in(mode, tmp_path_factory.mktemp("shared")) as made:
+def gateway(mode: Mode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModeWorld]:
+    with serve_mode(mode, tmp_path_factory.mktemp("shared")) as made:
         yield made
 
 
 @pytest.fixture
-def shared(gateway: Talk, request: pytest.FixtureRequest) -> Talk:
+def shared(gateway: ModeWorld, request: pytest.FixtureRequest) -> ModeWorld:
     """One gateway for all cases of a table, each with a user of its own."""
     gateway.upstream.forget_replies()
     gateway.as_user(request.node.name)
@@ -54,17 +64,17 @@ def shared(gateway: Talk, request: pytest.FixtureRequest) -> Talk:
 
 
 @pytest.fixture
-def kind() -> Kind:
+def dialect() -> Dialect:
     return "openai"
 
 
-claude_too = pytest.mark.parametrize("kind", KINDS)
+both_dialects = pytest.mark.parametrize("dialect", DIALECTS)
 
 
 @pytest.fixture
-def talk(mode: Mode, kind: Kind, tmp_path: Path) -> Iterator[Talk]:
-    with talk_in(mode, tmp_path, kind=kind) as made:
-        yield made
+def talk(mode: Mode, dialect: Dialect, tmp_path: Path) -> Iterator[ModeWorld]:
+    with serve_mode(mode, tmp_path, dialect=dialect) as running:
+        yield running
 
 
 class City(pydantic.BaseModel):
@@ -309,14 +319,14 @@ WHOLE: dict[str, tuple[Json, Reply]] = {
 }
 
 
-def asked(talk: Talk, more: Json, *, direct: bool = False) -> Json:
+def asked(talk: ModeWorld, more: Json, *, direct: bool = False) -> Json:
     return {"model": "m" if direct else talk.mode.model, "messages": USER, **more}
 
 
-def both(talk: Talk, reply: Reply, more: Json) -> tuple[list[Json], list[Json]]:
+def both(talk: ModeWorld, reply: Reply, more: Json) -> tuple[list[Json], list[Json]]:
     """What the SDK gets with and without the gateway, dumped."""
     seen = []
-    for client, direct in ((talk.sdk, False), (talk.direct, True)):
+    for client, direct in ((talk.sdk, False), (talk.upstream_sdk, True)):
         talk.upstream.queue(reply)
         got = client.chat.completions.create(**asked(talk, more, direct=direct))
         seen.append([each.model_dump() for each in got] if more.get("stream") else [got.model_dump()])
@@ -325,7 +335,7 @@ def both(talk: Talk, reply: Reply, more: Json) -> tuple[list[Json], list[Json]]:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("name", SAID)
-def test_the_sdk_sees_what_it_sees_without_the_gateway(shared: Talk, name: str, stream: bool) -> None:
+def test_the_sdk_sees_what_it_sees_without_the_gateway(shared: ModeWorld, name: str, stream: bool) -> None:
     more, reply = SAID[name]
     options = [{}, {"stream_options": {"include_usage": True}}] if stream else [{}]
     for each in options:
@@ -334,20 +344,20 @@ def test_the_sdk_sees_what_it_sees_without_the_gateway(shared: Talk, name: str, 
 
 
 @pytest.mark.parametrize("name", STREAMED)
-def test_streams_as_upstreams_write_them(shared: Talk, name: str) -> None:
+def test_streams_as_upstreams_write_them(shared: ModeWorld, name: str) -> None:
     more, reply = STREAMED[name]
     through, directly = both(shared, reply, {**more, "stream": True})
     assert through == directly
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_replies_as_upstreams_write_them(shared: Talk, name: str) -> None:
+def test_replies_as_upstreams_write_them(shared: ModeWorld, name: str) -> None:
     more, reply = WHOLE[name]
     through, directly = both(shared, reply, more)
     assert through == directly
 
 
-def test_the_upstream_gets_every_field_as_it_was_sent(talk: Talk) -> None:
+def test_the_upstream_gets_every_field_as_it_was_sent(talk: ModeWorld) -> None:
     more = SAID["everything asked"][0]
     talk.sdk.chat.completions.create(**asked(talk, more))
     sent = {key: value for key, value in talk.upstream.last.json.items() if key not in ("model", "messages")}
@@ -357,14 +367,14 @@ def test_the_upstream_gets_every_field_as_it_was_sent(talk: Talk) -> None:
 
 
 def test_unknown_fields_reach_an_upstream_that_takes_them(mode: Mode, tmp_path: Path) -> None:
-    with talk_in(mode, tmp_path, lenient=True) as talk:
+    with serve_mode(mode, tmp_path, lenient=True) as talk:
         odd = {"odd": {"deep": [1, None, 1.5]}, "top_k": 40, "chat_template_kwargs": {"thinking": False}}
         talk.sdk.chat.completions.create(**asked(talk, {"extra_body": odd}))
         assert {key: talk.upstream.last.json[key] for key in odd} == odd
 
 
 @pytest.mark.parametrize("wanted", [None, False, True])
-def test_usage_comes_in_a_stream_when_it_was_asked_for(shared: Talk, wanted: bool | None) -> None:
+def test_usage_comes_in_a_stream_when_it_was_asked_for(shared: ModeWorld, wanted: bool | None) -> None:
     options = {} if wanted is None else {"stream_options": {"include_usage": wanted}}
     shared.upstream.queue(say("Hi there.", usage=USAGE))
     got = list(shared.sdk.chat.completions.create(**asked(shared, {"stream": True, **options})))
@@ -377,8 +387,8 @@ def test_usage_comes_in_a_stream_when_it_was_asked_for(shared: Talk, wanted: boo
         assert usages[0].usage.total_tokens == 14
 
 
-@claude_too
-def test_an_answer_is_parsed_by_its_schema(talk: Talk) -> None:
+@both_dialects
+def test_an_answer_is_parsed_by_its_schema(talk: ModeWorld) -> None:
     talk.upstream.queue(say(CITY), say(CITY, tokens=list(CITY)))
     parsed = talk.sdk.chat.completions.parse(**asked(talk, {"response_format": City}))
     assert parsed.choices[0].message.parsed == City(name="Oslo", people=717710)
@@ -387,8 +397,8 @@ def test_an_answer_is_parsed_by_its_schema(talk: Talk) -> None:
     assert final.choices[0].message.parsed == City(name="Oslo", people=717710)
 
 
-@claude_too
-def test_a_tool_round_trip_as_the_sdks_examples_have_it(talk: Talk) -> None:
+@both_dialects
+def test_a_tool_round_trip_as_the_sdks_examples_have_it(talk: ModeWorld) -> None:
     messages: list[Any] = list(USER)
     talk.upstream.queue(call_tools(OSLO, ROME), say("Rain and sun."))
     reply = talk.sdk.chat.completions.create(**asked(talk, {"tools": [WEATHER]}))
@@ -398,13 +408,15 @@ def test_a_tool_round_trip_as_the_sdks_examples_have_it(talk: Talk) -> None:
     messages += [{"role": "tool", "tool_call_id": call.id, "content": "Rain"} for call in message.tool_calls]
     final = talk.sdk.chat.completions.create(**asked(talk, {"tools": [WEATHER], "messages": messages}))
     assert final.choices[0].message.content == "Rain and sun."
-    assert talk.calls(talk.upstream.last) == [("get_weather", {"city": city}) for city in ("Oslo", "Rome")]
-    results = talk.results(talk.upstream.last)
+    assert talk.list_calls(talk.upstream.last) == [
+        ("get_weather", {"city": city}) for city in ("Oslo", "Rome")
+    ]
+    results = talk.list_results(talk.upstream.last)
     assert results == [(call.id, "Rain") for call in message.tool_calls]
 
 
-@claude_too
-def test_the_sdk_puts_streamed_calls_together(talk: Talk) -> None:
+@both_dialects
+def test_the_sdk_puts_streamed_calls_together(talk: ModeWorld) -> None:
     talk.upstream.queue(call_tools(OSLO, ROME))
     with talk.sdk.chat.completions.stream(**asked(talk, {"tools": [WEATHER]})) as stream:
         message = stream.get_final_completion().choices[0].message
@@ -412,9 +424,9 @@ def test_the_sdk_puts_streamed_calls_together(talk: Talk) -> None:
     assert [json.loads(call.function.arguments)["city"] for call in message.tool_calls] == ["Oslo", "Rome"]
 
 
-@claude_too
+@both_dialects
 @pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": True}}], ids=["", "usage"])
-def test_a_calls_arguments_come_as_they_are_made(talk: Talk, options: Json) -> None:
+def test_a_calls_arguments_come_as_they_are_made(talk: ModeWorld, options: Json) -> None:
     gate = Gate()
     call = Call("get_weather", '{"city":"Oslo"}', pieces=['{"city":', '"Oslo"}'])
     talk.upstream.queue(call_tools(call, hold_after={4 if talk.is_claude else 3: gate}))
@@ -430,8 +442,8 @@ def test_a_calls_arguments_come_as_they_are_made(talk: Talk, options: Json) -> N
     assert [piece for piece in got if piece] == ['{"city":', '"Oslo"}']
 
 
-@pytest.mark.parametrize("kind", ["anthropic"])
-def test_thoughts_come_as_they_are_thought(talk: Talk) -> None:
+@pytest.mark.parametrize("dialect", ["anthropic"])
+def test_thoughts_come_as_they_are_thought(talk: ModeWorld) -> None:
     gate = Gate()
     talk.upstream.queue(think("Hm. Well.", "Ok.", hold_after={4: gate}))
     got = []
@@ -442,9 +454,9 @@ def test_thoughts_come_as_they_are_thought(talk: Talk) -> None:
     assert "".join(each or "" for each in got) == "Hm. Well."
 
 
-@claude_too
+@both_dialects
 @each_row("accept", ["application/json", "text/event-stream", "*/*"])
-def test_the_body_says_whether_to_stream(talk: Talk, accept: str) -> None:
+def test_the_body_says_whether_to_stream(talk: ModeWorld, accept: str) -> None:
     """Voice stacks send any `Accept`, or none."""
     for stream, expected in ((True, "text/event-stream"), (False, "application/json")):
         talk.upstream.queue(say("Hi"))
@@ -455,8 +467,8 @@ def test_the_body_says_whether_to_stream(talk: Talk, accept: str) -> None:
         got.parse()
 
 
-@claude_too
-def test_raw_responses_have_the_upstreams_headers(talk: Talk) -> None:
+@both_dialects
+def test_raw_responses_have_the_upstreams_headers(talk: ModeWorld) -> None:
     limits = {
         "x-ratelimit-remaining-tokens": "149984",
         "openai-version": "2020-10-01",
@@ -474,15 +486,15 @@ def test_raw_responses_have_the_upstreams_headers(talk: Talk) -> None:
 # --- async --------------------------------------------------------------------------------------------------------
 
 
-@claude_too
-async def test_the_async_sdk(talk: Talk) -> None:
+@both_dialects
+async def test_the_async_sdk(talk: ModeWorld) -> None:
     """Whole, streamed and many at once."""
     async with talk.async_sdk() as client:
         talk.upstream.queue(say("One."), say("Two."))
         assert (await client.chat.completions.create(**asked(talk, {}))).choices[0].message.content == "One."
         stream = await client.chat.completions.create(**asked(talk, {"stream": True}))
         assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "Two."
-        talk.upstream.script = lambda seen: say(talk.last_text(seen)[-8:])
+        talk.upstream.script = lambda seen: say(talk.read_last_text(seen)[-8:])
         replies = await asyncio.gather(
             *(
                 client.chat.completions.create(
@@ -494,8 +506,8 @@ async def test_the_async_sdk(talk: Talk) -> None:
     assert [reply.choices[0].message.content for reply in replies] == [f"number {i}" for i in range(8)]
 
 
-@claude_too
-async def test_an_async_call_that_is_cancelled_reaches_the_upstream(talk: Talk) -> None:
+@both_dialects
+async def test_an_async_call_that_is_cancelled_reaches_the_upstream(talk: ModeWorld) -> None:
     async with talk.async_sdk() as client:
         for stream in (False, True):
             count = len(talk.upstream.seen)
@@ -504,17 +516,17 @@ async def test_an_async_call_that_is_cancelled_reaches_the_upstream(talk: Talk) 
             await talk.upstream.arrived(count + 1).wait()
             call.cancel()
             await talk.upstream.last.gone.wait()
-    assert talk.turns() == []
+    assert talk.list_active_replies() == []
 
 
-@claude_too
-def test_a_stream_that_is_closed_is_closed_at_the_upstream(talk: Talk) -> None:
-    talk.upstream.queue(say("One two three", hold_after={talk.events(3): Gate()}))
+@both_dialects
+def test_a_stream_that_is_closed_is_closed_at_the_upstream(talk: ModeWorld) -> None:
+    talk.upstream.queue(say("One two three", hold_after={talk.count_events(3): Gate()}))
     stream = talk.sdk.chat.completions.create(**asked(talk, {"stream": True}))
     assert [next(stream).choices[0].delta.content for _ in range(2)] == ["", "One"]
     stream.close()
     talk.upstream.last.gone.wait_sync()
-    assert talk.turns() == []
+    assert talk.list_active_replies() == []
 
 
 # --- errors -------------------------------------------------------------------------------------------------------
@@ -532,13 +544,13 @@ CLASSES = {
 }
 
 
-@claude_too
+@both_dialects
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_errors_are_the_sdks_own(talk: Talk, stream: bool) -> None:
+def test_errors_are_the_sdks_own(talk: ModeWorld, stream: bool) -> None:
     for status, expected in CLASSES.items():
         headers = {"retry-after": "7", talk.request_id: f"req_{status}"}
         talk.upstream.queue(
-            talk.refuse(status, f"No {status}.", code=f"c{status}", kind=f"t{status}", headers=headers)
+            talk.make_error(status, f"No {status}.", code=f"c{status}", kind=f"t{status}", headers=headers)
         )
         with pytest.raises(expected) as caught:
             talk.sdk.chat.completions.create(**asked(talk, {"stream": stream}))
@@ -550,11 +562,11 @@ def test_errors_are_the_sdks_own(talk: Talk, stream: bool) -> None:
         assert (error.body["message"], error.body["extra"]) == (f"No {status}.", [1])
         assert error.request_id == f"req_{status}"
         assert error.response.headers["retry-after"] == "7"
-    assert talk.turns() == []
+    assert talk.list_active_replies() == []
 
 
-@claude_too
-def test_a_refusal_of_the_upstream_has_its_words(talk: Talk) -> None:
+@both_dialects
+def test_a_refusal_of_the_upstream_has_its_words(talk: ModeWorld) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         talk.sdk.chat.completions.create(**asked(talk, {"temperature": 3}))
     assert caught.value.param == "temperature"
@@ -562,7 +574,7 @@ def test_a_refusal_of_the_upstream_has_its_words(talk: Talk) -> None:
 
 
 @pytest.mark.parametrize("kind", ["html", "empty", "not an error object"])
-def test_an_error_that_is_not_openais_passes_as_it_is(shared: Talk, kind: str) -> None:
+def test_an_error_that_is_not_openais_passes_as_it_is(shared: ModeWorld, kind: str) -> None:
     body, content_type = {
         "html": (b"<h1>Bad Gateway</h1>", "text/html"),
         "empty": (b"", "text/plain"),
@@ -575,13 +587,13 @@ def test_an_error_that_is_not_openais_passes_as_it_is(shared: Talk, kind: str) -
     assert caught.value.status_code == 502
 
 
-@claude_too
-def test_an_error_in_the_middle_of_a_stream(talk: Talk) -> None:
+@both_dialects
+def test_an_error_in_the_middle_of_a_stream(talk: ModeWorld) -> None:
     """Sent by the upstream or found by the gateway, it is the SDK's APIError after the text that came."""
     error = {"message": "Overloaded.", "type": "server_error", "code": "overloaded", "param": None}
     for reply, message in (
-        (say("One two", error_after=(talk.events(2), error)), "Overloaded."),
-        (say("One two", cut_after=talk.events(2)), None),
+        (say("One two", error_after=(talk.count_events(2), error)), "Overloaded."),
+        (say("One two", cut_after=talk.count_events(2)), None),
     ):
         talk.upstream.queue(reply)
         got = []
@@ -590,22 +602,22 @@ def test_an_error_in_the_middle_of_a_stream(talk: Talk) -> None:
             got.extend(chunk.choices[0].delta.content for chunk in stream)
         assert got == ["", "One"]
         assert message is None or caught.value.message == message
-    assert talk.turns() == []
+    assert talk.list_active_replies() == []
 
 
-@claude_too
-def test_the_sdk_retries_and_memory_has_the_turn_once(talk: Talk) -> None:
-    refused = talk.refuse(429, "Slow down.", code="slow", headers={"retry-after-ms": "1"})
+@both_dialects
+def test_the_sdk_retries_and_memory_has_the_turn_once(talk: ModeWorld) -> None:
+    refused = talk.make_error(429, "Slow down.", code="slow", headers={"retry-after-ms": "1"})
     talk.upstream.queue(refused, refused, say("At last."))
     client = talk.sdk.with_options(max_retries=2)
     assert client.chat.completions.create(**asked(talk, {})).choices[0].message.content == "At last."
     counts = [seen.headers.get("x-stainless-retry-count") for seen in talk.upstream.chats]
     assert counts == ["0", "1", "2"]
-    assert len(talk.turns()) == (0 if talk.mode.name == "off" else 1)
+    assert len(talk.list_active_replies()) == (0 if talk.mode.name == "off" else 1)
 
 
-@claude_too
-def test_a_conversation_is_remembered_only_where_memory_is_on(talk: Talk) -> None:
+@both_dialects
+def test_a_conversation_is_remembered_only_where_memory_is_on(talk: ModeWorld) -> None:
     """The modes are what they are called; without this the others would prove little."""
     talk.sdk.chat.completions.create(
         model=talk.mode.model, messages=[{"role": "user", "content": "My cat is called Miso."}]
