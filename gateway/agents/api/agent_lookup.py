@@ -50,9 +50,8 @@ class AgentLookup(Struct, frozen=True):
 
     async def resolve(self, request: ApiRequest) -> ResolvedAgent:
         """Returns the agent in the path with all that a send needs."""
-        return await self.registry.resolver.resolve_uid(
-            request.project, request.read_uid("agent", "agent_id")
-        )
+        uid = request.read_uid("agent", "agent_id")
+        return await self.registry.resolver.resolve_uid(request.project, uid)
 
     async def render_requested(self, request: ApiRequest) -> dict[str, Any]:
         """Returns the JSON of the agent in the path."""

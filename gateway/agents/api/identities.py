@@ -260,9 +260,8 @@ class IdentityRoutes:
         return entry.agent, await self._get_identity(request)
 
     async def _get_identity(self, request: ApiRequest) -> Definition:
-        return await self._definitions.get(
-            request.project, _KIND, request.read_uid("identity", "identity_id")
-        )
+        uid = request.read_uid("identity", "identity_id")
+        return await self._definitions.get(request.project, _KIND, uid)
 
     async def _change(
         self,

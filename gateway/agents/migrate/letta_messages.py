@@ -15,17 +15,17 @@ from adapters.types import Json
 _RECREATED_TYPES = frozenset({"summary_message", "event_message", "approval_response_message"})
 
 
-def convert_messages(listed: Iterable[Json]) -> list[Json]:
-    """Returns the messages of a list, without those that the gateway makes itself.
+def convert_messages(parts: Iterable[Json]) -> list[Json]:
+    """Returns the messages of a list of parts, without the messages that the gateway makes itself.
 
     The first message is the compiled prompt, as in the server's own files. Clients have sent the later system messages.
     """
-    return [*_join_parts(part for part in listed if not _is_recreated(part))]
+    return [*_join_parts(part for part in parts if not _is_recreated(part))]
 
 
-def count_messages(listed: Iterable[Json]) -> int:
-    """Returns the number of messages in a list, without the compiled prompt."""
-    messages = convert_messages(listed)
+def count_messages(parts: Iterable[Json]) -> int:
+    """Returns the number of messages in a list of parts, without the compiled prompt."""
+    messages = convert_messages(parts)
     return len(messages) - (bool(messages) and messages[0]["role"] == "system")
 
 
@@ -111,13 +111,13 @@ def _convert_call(call: Json) -> Json:
     }
 
 
-def _convert_return(listed: Json) -> Json:
+def _convert_return(tool_return: Json) -> Json:
     """Returns the file's JSON of the result of a call."""
-    result = listed.get("tool_return")
+    result = tool_return.get("tool_return")
     return {
-        "tool_call_id": listed.get("tool_call_id"),
-        "status": listed.get("status"),
-        "stdout": listed.get("stdout"),
-        "stderr": listed.get("stderr"),
+        "tool_call_id": tool_return.get("tool_call_id"),
+        "status": tool_return.get("status"),
+        "stdout": tool_return.get("stdout"),
+        "stderr": tool_return.get("stderr"),
         "func_response": result if isinstance(result, str) else orjson.dumps(result).decode(),
     }

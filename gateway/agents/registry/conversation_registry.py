@@ -38,6 +38,19 @@ async def find_conversation(store: Store, agent: Agent, name: str) -> Conversati
         raise NotFound(f"there is no conversation {name!r}") from None
 
 
+async def erase_conversation(
+    store: Store, agent: Agent, conversation_row: int, *, keeps_memory: bool, at: float
+) -> None:
+    """Erases the messages of a conversation, and frees its name.
+
+    keeps_memory: facts, passages and blocks that came from the conversation stay.
+    at: the time of the request, in seconds since the epoch.
+    """
+    forgetting = await store.conversations.release(agent, conversation_row, keeps_memory=keeps_memory, at=at)
+    store.agents.uncache(agent.scope)
+    await store.forgetting.finish(forgetting)
+
+
 class AgentConversations:
     """Makes, forks, changes and deletes conversations of agents.
 
@@ -101,12 +114,8 @@ class AgentConversations:
 
     async def delete(self, entry: ConversationEntry) -> None:
         """Forgets a conversation and all that was derived from it."""
-        agent, store = entry.agent, self._store
-        forgetting = await store.conversations.release(
-            agent, entry.conversation.id, keeps_memory=False, at=self._now()
-        )
-        store.agents.uncache(agent.scope)
-        await store.forgetting.finish(forgetting)
+        row = entry.conversation.id
+        await erase_conversation(self._store, entry.agent, row, keeps_memory=False, at=self._now())
 
 
 def _check_may_define(agent: Agent, definition: ConversationDefinition) -> None:

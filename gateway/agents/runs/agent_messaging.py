@@ -109,9 +109,13 @@ class Sender(Struct, frozen=True):
     ) -> Sender:
         """Returns the agent of a turn as a sender, without the row of its run."""
         return Sender(
-            project=context.agent.scope.project, agent_id=ids.make_id("agent", context.agent.uid),
-            name=context.request.spec.name, waiter=waiter, forwarded=forwarded, holds_slot=holds_slot,
-        )  # fmt: skip
+            project=context.agent.scope.project,
+            agent_id=ids.make_id("agent", context.agent.uid),
+            name=context.request.spec.name,
+            waiter=waiter,
+            forwarded=forwarded,
+            holds_slot=holds_slot,
+        )
 
 
 class Recipient(Struct, frozen=True):
@@ -135,10 +139,13 @@ class AgentMessaging:
 
     resolver: AgentResolver
     store: Store
+    # Performs the runs in which agents answer.
     agent_runs: RunSender
+    # The work for which a stopping process waits, with the answers that are being made.
     pending: PendingWrites
     # The longest wait of a run for an answer, in seconds.
     wait_s: float
+    # Makes the receipts of the answering runs.
     receipts: Receipts
     # Delivers messages without an answer. Its constructor needs this object, so the field is set later.
     acceptance: Acceptance | None = field(default=None, init=False)
@@ -242,6 +249,10 @@ class AgentMessaging:
     async def _await_answer(
         self, request: RunRequest, recipient: Recipient, wait: Wait, deadline: float
     ) -> AgentAnswer:
+        """Starts the run of an agent, and returns its answer, or an error if the deadline passes first.
+
+        If the caller is cancelled, the run is cancelled, too.
+        """
         sink = UnseenSink()
         task = asyncio.ensure_future(self._run(request, recipient, sink, wait))
         # A stopping process waits for this run, even if the caller has stopped waiting.
@@ -395,8 +406,8 @@ def _make_run_request(sender: Sender, resolved: ResolvedAgent, text: str, *, is_
 
 def _make_message(sender: Sender, text: str, *, is_awaited: bool) -> WireMessage:
     """Returns the message that the recipient gets. is_awaited: the sender waits for an answer."""
-    how = "It waits for your answer: what you say in this turn." if is_awaited else "It waits for no answer."
-    introduction = f"Message from the agent {sender.name} ({sender.agent_id}). {how}"
+    wait = "It waits for your answer: what you say in this turn." if is_awaited else "It waits for no answer."
+    introduction = f"Message from the agent {sender.name} ({sender.agent_id}). {wait}"
     return make_framed_system_message(f"{introduction}\n\n{text}", sender=sender.agent_id)
 
 

@@ -79,7 +79,7 @@ _DISK_WAIT_S = 3600.0
 class RunOutput(Struct, frozen=True):
     """The view, the sink and the receipt of a run's reply."""
 
-    # Is called once a step is open. Returns the factory of the reply's view.
+    # Returns the factory of the reply's view. It is called once a step is open.
     view_factory_of: Callable[[RunStart], ViewFactory]
     sink: Sink
     receipt: Receipt

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from gateway.agents.registry.conversation_registry import find_conversation
+from gateway.agents.registry.conversation_registry import erase_conversation, find_conversation
 from gateway.agents.runs.calls.call_record import load_waiting_calls
 from gateway.core.conversation.message_rewrite import CannotRewrite, rewrite_message
 from gateway.core.conversation.stored_messages import (
@@ -154,13 +154,8 @@ class AgentMessages:
         Facts, passages and blocks that came from the conversation stay.
         """
         stored = await find_conversation(self._store, agent, conversation_name)
-        if stored is None:
-            return
-        forgetting = await self._store.conversations.release(
-            agent, stored.id, keeps_memory=True, at=self._now()
-        )
-        self._store.agents.uncache(agent.scope)
-        await self._store.forgetting.finish(forgetting)
+        if stored is not None:
+            await erase_conversation(self._store, agent, stored.id, keeps_memory=True, at=self._now())
 
     async def list_numbers(
         self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION
