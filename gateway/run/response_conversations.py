@@ -94,7 +94,7 @@ class ResponseConversations:
     store: Store
     # Returns the seconds since the epoch.
     now: Callable[[], float]
-    # The queues of conversations, in which responses with waiting items take turns.
+    # The queues of conversations, in which responses take turns.
     queues: Queues
 
     async def create(self, project: str, metadata: Json, items: Sequence[Json]) -> ResponseConversation:
@@ -124,17 +124,20 @@ class ResponseConversations:
         return ResponseConversation(definition, agent)
 
     async def reserve(self, owner: ResponseOwner, id: str, ticket: QueueTicket) -> ResponseConversation:
-        """Waits until no other response uses a conversation's waiting items, and returns the conversation.
+        """Waits until no other response of this process continues a conversation, and returns the conversation.
 
-        The items are reserved until the ticket is left. If all of them go into each response, this does not wait.
+        The conversation is reserved until the ticket is left. Items that wait for one response alone are reserved from
+        other processes as well.
 
         Raises: UnknownId.
         """
-        conversation = await self.get(owner, id)
-        if not _select_one_time_items(conversation.items):
-            return conversation
         with map_store_errors():
-            await self.queues.enter(("", id), ticket)
+            # Before anything is read, because a later request might be the first whose read ends.
+            await self.queues.enter_here(("", id), ticket)
+            conversation = await self.get(owner, id)
+            if not _select_one_time_items(conversation.items):
+                return conversation
+            await self.queues.acquire_lock(("", id), ticket)
         return await self.get(owner, id)
 
     async def bind(self, conversation: ResponseConversation, scope: Scope, spec: AgentSpec) -> None:

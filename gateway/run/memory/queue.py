@@ -170,13 +170,13 @@ class Queues:
         """
         await self.enter_here(name, ticket, max_waiting)
         try:
-            await self._acquire_lock(name, ticket)
+            await self.acquire_lock(name, ticket)
         except BaseException:
             ticket.leave()
             raise
 
-    async def _acquire_lock(self, name: QueueName, ticket: QueueTicket) -> None:
-        """Waits until no other process answers a request of the conversation."""
+    async def acquire_lock(self, name: QueueName, ticket: QueueTicket) -> None:
+        """Waits until no other process answers a request of the conversation. Raises: Unavailable."""
         if self._leases.is_needed and not ticket.holds_lock:
             lock = lock_name(*name)
             await self._leases.acquire(lock)
@@ -212,7 +212,7 @@ class Queues:
     def reserve(self, name: QueueName) -> Reservation:
         """Reserves the next ticket. No limit holds for it."""
         ticket = QueueTicket()
-        return Reservation(self.enter_here(name, ticket), ticket, partial(self._acquire_lock, name))
+        return Reservation(self.enter_here(name, ticket), ticket, partial(self.acquire_lock, name))
 
     def _remove_from_counts(self, name: QueueName, max_waiting: int | None) -> None:
         """Counts a request that has left the queue."""

@@ -121,6 +121,31 @@ def test_of_responses_side_by_side_one_reads_the_items_that_wait(
     assert (texts[0], texts.count("My cat is Miso."), texts.count("Ok.")) == ("My cat is Miso.", 1, 4)
 
 
+def test_responses_side_by_side_are_answered_as_they_came(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of them has read its conversation first."""
+    has_begun, gate, get = Gate(), Gate(), ResponseConversations.get
+
+    async def get_late(*given: Any) -> ResponseConversation:
+        if not has_begun.is_open:
+            has_begun.open()
+            await gate.wait()
+        return await get(*given)
+
+    conversation = world.sdk.conversations.create()
+    request = {"conversation": conversation.id, "user": "alice"}
+    monkeypatch.setattr(ResponseConversations, "get", get_late)
+    counts = world.gateway.app.services.chat.keeper.queues._counts
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(respond, world, input="One?", **request)
+        has_begun.wait_sync()
+        second = pool.submit(respond, world, input="Two?", **request)
+        becomes(lambda: second.done() or counts["", conversation.id] == 2)
+        gate.open()
+    assert asked(upstream) == ["One?", "Ok.", "Two?"]
+
+
 @pytest.mark.both
 def test_an_item_that_is_added_after_a_response_was_accepted_waits_for_the_next_one(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
