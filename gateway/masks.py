@@ -25,8 +25,9 @@ from functools import lru_cache
 # (`secret_texts.py`) stand in what a person wrote, and that is in no log.
 #
 # These are the keys of the gateway (mg-), of OpenAI, Anthropic, OpenRouter and DeepSeek (sk-), of Groq (gsk_), xAI
-# (xai-) and Google (AIza). A key may be cut off at the end of a text; a piece that is shorter than a bound below is of
-# no use to a thief. The last three prefixes have a higher bound, since names of models begin like them (xai-grok).
+# (xai-), Google (AIza), Fireworks (fw_) and Together (tgp_v1_). A key may be cut off at the end of a text; a piece that
+# is shorter than a bound below is of no use to a thief. The last five prefixes have a higher bound, since names of
+# models begin like them (xai-grok).
 #
 # A match begins with one of a few characters, for which `re` looks quickly. So the pattern of a prefix below begins
 # after its first character, and looks back at that character. Any character may be percent-encoded, also twice, and
@@ -35,13 +36,15 @@ _HYPHEN = rb"(?:-|%(?:25)*2[Dd]|\xe2\x80[\x90-\x95]|\xe2\x88\x92|\xef\xbc\x8d)"
 _MG = rb"(?:(?<=m)|(?<=%)(?:25)*6[Dd])(?:g|%(?:25)*67)" + _HYPHEN
 _SK = rb"(?:(?<=s)|(?<=%)(?:25)*73)(?:k|%(?:25)*6[Bb])" + _HYPHEN
 _KEY_PREFIX = rb"(?:" + _MG + rb"|" + _SK + rb")(?=[\w%-]{8})"
-_AMBIGUOUS_PREFIX = rb"(?:(?<=g)sk_|(?<=x)ai-|(?<=A)Iza)(?=[\w-]{20})"
+_AMBIGUOUS_PREFIX = (
+    rb"(?:(?<=f)w_(?=[A-Za-z0-9]{20})|(?:(?<=g)sk_|(?<=x)ai-|(?<=A)Iza|(?<=t)gp_v1_)(?=[\w-]{20}))"
+)
 # No letter stands before the first character, unless it belongs to an escape of JSON or to a percent-encoding.
 _NO_LETTER_BEFORE = rb"(?:(?<![A-Za-z0-9].)|(?<=\\[bfnrt].)|(?<=\\u[0-9a-f]{4}.)|(?<=%[0-9A-Fa-f]{2}.))"
 # After a letter a key of the gateway is known by its length.
 _WHOLE_KEY_PREFIX = _MG + rb"(?=[\w%-]{32})"
 _KEY = re.compile(
-    rb"([msgxA%](?:"
+    rb"([msgxAft%](?:"
     + _NO_LETTER_BEFORE
     + rb"(?:" + _KEY_PREFIX + rb"|" + _AMBIGUOUS_PREFIX + rb")"
     + rb"|" + _WHOLE_KEY_PREFIX
@@ -49,7 +52,7 @@ _KEY = re.compile(
 )  # fmt: skip
 # Every line that has a key has a match of this pattern, which is faster to search for than `_KEY`. To look for each of
 # these texts by `in` takes fifty times as long for a name.
-_MAY_BE_KEY = re.compile(rb"mg-|sk-|%|mg\xe2|sk\xe2|mg\xef|sk\xef|gsk_|xai-|AIza")
+_MAY_BE_KEY = re.compile(rb"mg-|sk-|%|mg\xe2|sk\xe2|mg\xef|sk\xef|gsk_|xai-|AIza|fw_|tgp_v1_")
 
 
 def mask_keys(line: bytes) -> bytes:

@@ -18,9 +18,9 @@ _PRIVATE_KEY = re.compile(
 # Forms that providers document for their keys and tokens, and JSON web tokens. The bound of the latter is above the
 # length of an HTTP header; with it, a text with many beginnings of tokens is read in linear time.
 _KNOWN_FORMS = re.compile(
-    r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|mg|xai|gsk|hf|glpat|npm|pypi|dop_v1|whsec|sbp)[-_][A-Za-z0-9_\-]{12,}"
-    r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|xox[abeprs]-[A-Za-z0-9\-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}"
-    r"|AIza[A-Za-z0-9_\-]{30,}|ya29\.[\w\-]{20,}|eyJ[\w\-]{8,8000}+\.[\w\-]{8,}\.[\w\-]*)"
+    r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|mg|xai|gsk|hf|tgp_v1|glpat|npm|pypi|dop_v1|whsec|sbp)[-_][A-Za-z0-9_\-]{12,}"
+    r"|fw_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|xox[abeprs]-[A-Za-z0-9\-]{10,}"
+    r"|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_\-]{30,}|ya29\.[\w\-]{20,}|eyJ[\w\-]{8,8000}+\.[\w\-]{8,}\.[\w\-]*)"
 )
 # Words that announce a secret, with the secret after them: anything without white space.
 _NAMED_SECRET = re.compile(

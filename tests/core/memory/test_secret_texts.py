@@ -14,6 +14,8 @@ from gateway.core.memory.secret_texts import WITHHELD, has_secret, withhold
         "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
         "xoxb-123456789012-abcdefghij",
         "AKIAIOSFODNN7EXAMPLE",
+        "fw_abcdefghijkl0123456789mn",
+        "tgp_v1_abc-defghijkl_0123456789mnopqrstuvwx",
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmN",
         f"eyJ{'hbGciOi' * 600}.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmN",  # with certificates
         "4111 1111 1111 1111",  # Luhn's sum is right

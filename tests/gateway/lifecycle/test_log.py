@@ -120,11 +120,14 @@ PROVIDERS = "sk-proj-" + "d4E5_f6-" * 6
         (f"?api_key={PROVIDERS}&user=bob", "?api_key=sk-***&user=bob"),
         ("gsk_" + "g7" * 20, "gsk_***"),
         ("AIza" + "h8" * 18, "AIza***"),
+        ("fw_" + "i9" * 12, "fw_***"),
+        ("tgp_v1_" + "j1_-" * 10, "tgp_v1_***"),
         (f"{OURS} and {PROVIDERS}", "mg-*** and sk-***"),
         # What only looks so.
         ("img-generation-model", "img-generation-model"),
         ("task-summary-of-the-week", "task-summary-of-the-week"),
         ("xai-grok-4-fast", "xai-grok-4-fast"),
+        ("fw_update-of-the-house_2", "fw_update-of-the-house_2"),
         ("mg-dev", "mg-dev"),
     ],
 )
