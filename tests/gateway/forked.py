@@ -170,5 +170,5 @@ def reseed_ids() -> None:
     `lifecycle/test_copies` finds all modules with such generators.
     """
     for module in (conversation_uid, middleware):
-        module._ids.seed()
+        module._id_generator.seed()
     connection._PROCESS = secrets.token_hex(4)

@@ -11,7 +11,7 @@ from storage.commands import MemorySnapshot
 from storage.records import Agent
 
 # Not secure, since the name of a conversation opens nothing.
-_ids = random.Random()
+_id_generator = random.Random()
 
 
 def make_uid_from_opening(
@@ -33,4 +33,4 @@ def make_uid_from_opening(
 
 def make_conversation_uid() -> str:
     """Returns a public id for a conversation that no list of a client begins."""
-    return f"{_ids.getrandbits(128):032x}"
+    return f"{_id_generator.getrandbits(128):032x}"
