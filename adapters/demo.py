@@ -59,7 +59,8 @@ _HELP: Final = (
 class DemoProvider(ScriptedProvider):
     """The built-in model of a gateway without a key."""
 
-    keeps_requests = False  # this provider serves for days, and stored requests would pile up
+    # This provider serves for days, and stored requests would pile up.
+    keeps_requests = False
 
     def __init__(self, name: str = "demo") -> None:
         # The pause between two events makes a stream look like one.
@@ -71,16 +72,18 @@ def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
     tools = _read_offered_tools(body)
     speaks_by_tool = body.get("tool_choice") == "required" and _SPEAKING_TOOL in tools
     if field := _find_unsupported_field(body, speaks_by_tool=speaks_by_tool):
-        why = f"The demo model cannot follow this `{field}`."
-        instead = "With OPENAI_API_KEY or `--upstream URL` that upstream answers."
-        return ScriptedFailure(400, f"{why} {instead}", "unsupported_parameter")
+        message = (
+            f"The demo model cannot follow this `{field}`. "
+            "With OPENAI_API_KEY or `--upstream URL` that upstream answers."
+        )
+        return ScriptedFailure(400, message, "unsupported_parameter")
     messages = [message for message in body.get("messages") or [] if isinstance(message, dict)]
     if messages and messages[-1].get("role") == "tool":
         text = f"The tool answered: {_read_text(messages[-1]).strip()}"
         return _make_reply(text, body, speaks_by_tool=speaks_by_tool)
     question = _read_question(messages)
     memory_tool = next((name for name in tools if _INSERT_TOOL.search(name)), None)
-    if calls := (*_make_memory_calls(question, memory_tool), *_make_asked_calls(question, tools)):
+    if calls := (*_make_memory_calls(question, memory_tool), *_make_requested_calls(question, tools)):
         return ScriptedMessage(None, calls)
     text = _select_lines_about(messages, question) or _make_introduction(
         messages, question, has_memory_tool=memory_tool is not None, has_tools=bool(tools)
@@ -89,6 +92,7 @@ def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
 
 
 def _try_to_answer(body: Mapping[str, Any]) -> Scripted:
+    """Returns the reply to a request, or the error of a request that cannot be read."""
     try:
         return answer(body)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
@@ -96,13 +100,15 @@ def _try_to_answer(body: Mapping[str, Any]) -> Scripted:
 
 
 def _make_memory_calls(question: str, tool: str | None) -> Iterator[ScriptedCall]:
+    """Yields a call of the memory tool for each line "remember: ..."."""
     if tool is not None:
         parameter = "content" if "append" in tool else "new_string"
         for fact in _REMEMBER.findall(question):
             yield _make_call(tool, {"label": "human", parameter: fact.rstrip()})
 
 
-def _make_asked_calls(question: str, tools: Sequence[str]) -> Iterator[ScriptedCall]:
+def _make_requested_calls(question: str, tools: Sequence[str]) -> Iterator[ScriptedCall]:
+    """Yields the call that each line "call: ..." asks for, if the request offers the tool."""
     for name, arguments in _CALL.findall(question):
         if name in tools:
             yield ScriptedCall(name, arguments or "{}")
@@ -131,6 +137,7 @@ def _make_call(tool: str, arguments: Mapping[str, str]) -> ScriptedCall:
 
 
 def _make_reply(text: str, body: Mapping[str, Any], *, speaks_by_tool: bool) -> ScriptedMessage:
+    """Returns a reply with a text, which the model sends by a tool if it has to."""
     reply = _limit_words(text, body)
     if not speaks_by_tool:
         return reply
@@ -147,6 +154,7 @@ def _limit_words(text: str, body: Mapping[str, Any]) -> ScriptedMessage:
 
 
 def _read_text(message: Mapping[str, Any]) -> str:
+    """Returns the text of a message, of whatever form its content is."""
     content = message.get("content")
     if isinstance(content, list):
         parts = (part.get("text") for part in content if isinstance(part, dict))
@@ -172,6 +180,7 @@ def _select_lines_about(messages: Sequence[Mapping[str, Any]], question: str) ->
 
 
 def _list_lines(lines: Sequence[str]) -> str:
+    """Returns an answer that lists lines; "": there are no lines."""
     if not lines:
         return ""
     return "\n".join(["This is what I remember about that:", *(f"- {line}" for line in lines)])
@@ -217,8 +226,10 @@ def _find_candidate_lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _read_section_lines(text: str) -> list[str]:
+    """Returns the lines of a memory section, without tags of blocks and list marks."""
     return [line.removeprefix("- ") for line in _BLOCK_TAG.sub("", text).splitlines()]
 
 
 def _find_stems(text: str) -> set[str]:
+    """Returns the beginnings of a text's words, without common words."""
     return {word[:_STEM_CHARS] for word in _WORD.findall(text.casefold()) if word not in _STOP_WORDS}

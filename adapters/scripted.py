@@ -46,8 +46,9 @@ class ScriptedFailure(Struct, frozen=True):
 
 
 class Raw(Struct, frozen=True):
-    """A body of these bytes, piece by piece; an exception among them is raised in its place."""
+    """A reply with a body of these bytes."""
 
+    # The pieces of the body; an exception among them is raised in its place.
     pieces: tuple[bytes | ProviderError, ...]
     status: int = 200
     headers: tuple[Header, ...] = (("content-type", "text/event-stream"),)

@@ -93,8 +93,9 @@ class Gateway:
         limits, server = services.limits, settings.server
         # The time in seconds of `time.monotonic()`; None: the gateway has not begun to stop.
         self._stop_began_at: float | None = None
-        self._active_at_stop = 0  # requests
-        self.readiness = _watch_readiness(store)
+        # The number of requests that were being answered then.
+        self._active_at_stop = 0
+        self.readiness = _make_readiness(store)
         self.access = access or AccessLog(is_enabled=server.access_log)
         self.guard = guard = _make_guard(settings, store)
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
@@ -120,7 +121,7 @@ class Gateway:
             services.store.agents.exists,
         )
 
-    # Made for the first request that needs it: the routes take a third of the time that it takes to make a gateway.
+    # Made for the first request that needs it: making the routes takes a third of the time of making a gateway.
     @cached_property
     def _router(self) -> Router:
         return Router(self._routes, redirect_slashes=False)
@@ -178,6 +179,7 @@ class Gateway:
         return self._entry(scope, receive, send)
 
     def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Has the page, a dialect's endpoint or the router answer a request."""
         if _is_page_path(scope["path"]):
             return self._page(scope, receive, send)
         if scope["method"] == "POST":
@@ -243,7 +245,7 @@ class WorkerHealth:
     def __init__(self, services: Services) -> None:
         settings, store = services.settings, services.store
         self._services = services
-        self.readiness = _watch_readiness(store)
+        self.readiness = _make_readiness(store)
         routes = make_health_routes(self.readiness, services.metrics)
         self._router = Router(routes, redirect_slashes=False)
         self._access = AccessLog(is_enabled=settings.server.access_log)
@@ -289,7 +291,8 @@ async def _run_lifespan(
     await send({"type": "lifespan.shutdown.complete"})
 
 
-def _watch_readiness(store: Store) -> Readiness:
+def _make_readiness(store: Store) -> Readiness:
+    """Returns the readiness of a process, which depends on its store."""
     # Each change replaces `store.health`, so each check reads the attribute.
     return Readiness(checks={"store": lambda: store.health.status})
 
@@ -318,28 +321,32 @@ def _make_page(services: Services, guard: Guard) -> PageApp:
         services.now,
         knows_host=guard.knows_host,
         note_request=_note_page_request,
-        has_left=_has_left,
+        has_left=_has_client_left,
         client_gone=ClientGone,
         read_s=limits.page_read_s,
     )
 
 
-def _has_left(scope: Scope) -> bool:
+def _has_client_left(scope: Scope) -> bool:
+    """Returns whether the client of a request has closed its connection."""
     connection = find_connection(scope)
     return connection is not None and connection.is_closing()
 
 
 def _make_mcp_endpoint(services: Services, bodies: BodyReader) -> McpEndpoint:
+    """Returns the endpoint of MCP."""
     from gateway.web.mcp.mcp_endpoint import McpEndpoint  # only here: it needs an extra package
 
     return McpEndpoint(services.mcp, services.chat.resolver.rules, bodies)
 
 
 def _is_page_path(path: str) -> bool:
+    """Returns whether the page answers a path."""
     return path == PAGE_PATH or path.startswith(f"{PAGE_PATH}/")
 
 
 def _note_page_request(scope: Scope, path: str) -> None:
+    """Notes a request of the page for metrics and the log. path: the path that the log shows."""
     info = get_request_info(scope)
     info.route = "page"
     info.path = path

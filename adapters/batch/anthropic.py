@@ -108,11 +108,11 @@ class AnthropicBatches(SdkBatches):
             raise ProviderUnsure("a batch that is under way may be the one being looked for")
         return None
 
-    async def poll(self, id: str) -> PartState:
-        state = await self._look_up(self._client.messages.batches.retrieve(id), _read_state)
+    async def poll(self, batch_id: str) -> PartState:
+        state = await self._look_up(self._client.messages.batches.retrieve(batch_id), _read_state)
         return state or PartState(is_over=True, is_gone=True)
 
-    async def read_results(self, id: str) -> AsyncGenerator[PartResult]:
+    async def read_results(self, batch_id: str) -> AsyncGenerator[PartResult]:
         created = int(self._now())
         with self._map_errors():
             from anthropic._constants import RAW_RESPONSE_HEADER
@@ -120,7 +120,7 @@ class AnthropicBatches(SdkBatches):
             # Below the configured address, not at `results_url`: the key is sent nowhere else.
             # The header has the SDK return a response that is not yet read, whatever the types say.
             reply: Any = await self._client.get(
-                f"{_PATH}/{id}/results",
+                f"{_PATH}/{batch_id}/results",
                 cast_to=object,
                 options={"headers": {"Accept": "application/binary", RAW_RESPONSE_HEADER: "stream"}},
             )
@@ -130,12 +130,12 @@ class AnthropicBatches(SdkBatches):
             finally:
                 await reply.close()
 
-    async def cancel(self, id: str) -> None:
-        await self._await_ending(self._client.messages.batches.cancel(id))
+    async def cancel(self, batch_id: str) -> None:
+        await self._await_ending(self._client.messages.batches.cancel(batch_id))
 
-    async def discard(self, id: str, part: BatchPart) -> None:
+    async def discard(self, batch_id: str, part: BatchPart) -> None:
         # The API refuses to delete a batch that is under way; it has to be deleted once it has ended.
-        await self._look_up(self._client.messages.batches.delete(id), lambda _: None)
+        await self._look_up(self._client.messages.batches.delete(batch_id), lambda _: None)
 
     def _make_batch_headers(self, lines: BinaryIO) -> dict[str, str]:
         """Returns the headers of a batch, with the version of the API and the beta that its lines need.

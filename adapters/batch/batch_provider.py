@@ -14,7 +14,7 @@ MAX_RESULT_BYTES: Final = 64 * 1024 * 1024
 
 
 class PartState(Struct, frozen=True):
-    """The state of the provider's batch that a `BatchPart` was submitted as."""
+    """The state of the provider's batch that was made of a `BatchPart`."""
 
     # There will be no more results.
     is_over: bool
@@ -99,19 +99,19 @@ class BatchProvider(Protocol):
         Raises: ProviderUnsure: a batch that is under way may be the part's; ask again later.
         """
 
-    async def poll(self, id: str) -> PartState:
+    async def poll(self, batch_id: str) -> PartState:
         """Returns the present state of the batch with this id."""
 
-    def read_results(self, id: str) -> AsyncIterator[PartResult]:
+    def read_results(self, batch_id: str) -> AsyncIterator[PartResult]:
         """Yields results one by one as they are read, in any order.
 
         Raises: ProviderBroke: the results ended in the middle.
         """
 
-    async def cancel(self, id: str) -> None:
+    async def cancel(self, batch_id: str) -> None:
         """Asks the provider to stop. Requests that were answered before may have results nevertheless."""
 
-    async def discard(self, id: str, part: BatchPart) -> None:
+    async def discard(self, batch_id: str, part: BatchPart) -> None:
         """Deletes the files and results of a batch that is over. part: the part that the batch was made of."""
 
     async def aclose(self) -> None: ...

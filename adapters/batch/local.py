@@ -35,8 +35,8 @@ _LONGEST_WAIT_S: Final = 60.0
 _log = logging.getLogger("mnemogate")
 
 
-class _Answer(NamedTuple):
-    """The answer to one attempt at a request."""
+class _AttemptResult(NamedTuple):
+    """The result of one attempt at a request."""
 
     result: PartResult
     # The seconds that a busy upstream asks to wait; None: the upstream is not busy.
@@ -73,50 +73,52 @@ class LocalBatches:
         return custom_id.encode() + b" " + body + b"\n"
 
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
-        id = f"local-{uuid4().hex}"
+        batch_id = f"local-{uuid4().hex}"
         results = asyncio.Queue[PartResult](_MAX_RESULTS)
         task = asyncio.create_task(self._perform(lines, results))
         task.add_done_callback(partial(_note_end, lines))
-        self._batches[id] = _Batch(part, results, task)
-        return id
+        self._batches[batch_id] = _Batch(part, results, task)
+        return batch_id
 
     async def find(
         self, part: BatchPart, custom_ids: Container[str], known_ids: Container[str] = ()
     ) -> str | None:
-        return next((id for id, batch in self._batches.items() if batch.part.mark == part.mark), None)
+        marked = (batch_id for batch_id, batch in self._batches.items() if batch.part.mark == part.mark)
+        return next(marked, None)
 
-    async def poll(self, id: str) -> PartState:
-        batch = self._batches.get(id)
+    async def poll(self, batch_id: str) -> PartState:
+        batch = self._batches.get(batch_id)
         if batch is None:
             return PartState(is_over=True, is_gone=True)
         return PartState(batch.task.done(), not batch.results.empty())
 
-    async def read_results(self, id: str) -> AsyncGenerator[PartResult]:
+    async def read_results(self, batch_id: str) -> AsyncGenerator[PartResult]:
         """Yields the results that have arrived."""
-        batch = self._batches.get(id)
+        batch = self._batches.get(batch_id)
         while batch is not None and not batch.results.empty():
             yield batch.results.get_nowait()
 
-    async def cancel(self, id: str) -> None:
+    async def cancel(self, batch_id: str) -> None:
         # The results are not read any more: a request with a result for a full queue would wait for ever.
-        await self._drop(id)
+        await self._drop(batch_id)
 
-    async def discard(self, id: str, part: BatchPart) -> None:
-        await self._drop(id)
+    async def discard(self, batch_id: str, part: BatchPart) -> None:
+        await self._drop(batch_id)
 
     async def aclose(self) -> None:
-        for id in [*self._batches]:
-            await self._drop(id)
+        for batch_id in [*self._batches]:
+            await self._drop(batch_id)
         await self._provider.aclose()
 
-    async def _drop(self, id: str) -> None:
+    async def _drop(self, batch_id: str) -> None:
         """Ends a batch: its requests are cancelled, and its results are gone."""
-        batch = self._batches.pop(id, None)
+        batch = self._batches.pop(batch_id, None)
         if batch is not None:
             batch.task.cancel()
             await asyncio.gather(batch.task, return_exceptions=True)
 
     async def _perform(self, lines: BinaryIO, results: asyncio.Queue[PartResult]) -> None:
+        """Makes all requests of a batch, some at a time."""
         async with asyncio.TaskGroup() as tasks:
             for _ in range(REQUESTS_AT_ONCE):
                 tasks.create_task(self._perform_lines(lines, results))
@@ -132,13 +134,13 @@ class LocalBatches:
     async def _request_with_retries(self, custom_id: str, body: bytes) -> PartResult:
         """Makes a request, and makes it again after a pause while the upstream is busy."""
         for tries in range(1, MAX_TRIES + 1):
-            answer = await self._request_once(custom_id, body)
-            if answer.wait_s is None or tries == MAX_TRIES:
+            attempt = await self._request_once(custom_id, body)
+            if attempt.wait_s is None or tries == MAX_TRIES:
                 break
-            await self._sleep(min(_LONGEST_WAIT_S, max(answer.wait_s, _FIRST_WAIT_S * 2 ** (tries - 1))))
-        return answer.result
+            await self._sleep(min(_LONGEST_WAIT_S, max(attempt.wait_s, _FIRST_WAIT_S * 2 ** (tries - 1))))
+        return attempt.result
 
-    async def _request_once(self, custom_id: str, body: bytes) -> _Answer:
+    async def _request_once(self, custom_id: str, body: bytes) -> _AttemptResult:
         try:
             reply = await self._provider.send(ModelRequest(body))
             try:
@@ -146,15 +148,15 @@ class LocalBatches:
             finally:
                 await reply.aclose()
         except ProviderError as error:
-            return _Answer(PartResult(custom_id, "errored", message=error.message, is_transient=True))
+            return _AttemptResult(PartResult(custom_id, "errored", message=error.message, is_transient=True))
         if reply.status == 200:
-            return _Answer(PartResult(custom_id, "succeeded", raw))
+            return _AttemptResult(PartResult(custom_id, "succeeded", raw))
         wait_s = None
         if reply.status in _BUSY_STATUSES:
             wait_s = read_retry_after(reply.headers, time.time()) or 0.0
         message = read_error_message(read_json(raw)[0])
         failed = PartResult(custom_id, "errored", message=message, is_transient=is_transient(reply.status))
-        return _Answer(failed, wait_s)
+        return _AttemptResult(failed, wait_s)
 
 
 def _note_end(lines: BinaryIO, task: asyncio.Task[None]) -> None:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types import Batch
 
-_MARK_KEY: Final = "mnemogate"  # the key of a part's mark in the batch's metadata
+# The key of a part's mark in the batch's metadata.
+_MARK_KEY: Final = "mnemogate"
 _LINE_HEAD: Final = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":'
 _END_STATUSES: Final = frozenset(("completed", "failed", "expired", "cancelled"))
 # The code of a batch that failed because the account's queue has no room for its tokens.
@@ -102,13 +103,13 @@ class OpenAIBatches(SdkBatches):
             await self._delete_upload(part)
         return None
 
-    async def poll(self, id: str) -> PartState:
-        state = await self._look_up(self._client.batches.retrieve(id), _read_state)
+    async def poll(self, batch_id: str) -> PartState:
+        state = await self._look_up(self._client.batches.retrieve(batch_id), _read_state)
         return state or PartState(is_over=True, is_gone=True)
 
-    async def read_results(self, id: str) -> AsyncGenerator[PartResult]:
+    async def read_results(self, batch_id: str) -> AsyncGenerator[PartResult]:
         with self._map_errors():
-            batch = await self._client.batches.retrieve(id)
+            batch = await self._client.batches.retrieve(batch_id)
             garbled_error: ProviderGarbled | None = None
             for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
                 try:
@@ -121,11 +122,11 @@ class OpenAIBatches(SdkBatches):
             if garbled_error is not None:
                 raise garbled_error
 
-    async def cancel(self, id: str) -> None:
-        await self._await_ending(self._client.batches.cancel(id))
+    async def cancel(self, batch_id: str) -> None:
+        await self._await_ending(self._client.batches.cancel(batch_id))
 
-    async def discard(self, id: str, part: BatchPart) -> None:
-        file_ids = await self._look_up(self._client.batches.retrieve(id), _list_file_ids)
+    async def discard(self, batch_id: str, part: BatchPart) -> None:
+        file_ids = await self._look_up(self._client.batches.retrieve(batch_id), _list_file_ids)
         if file_ids is None:
             await self._delete_upload(part)
         for file_id in file_ids or ():
@@ -167,6 +168,7 @@ def _list_file_ids(batch: Batch) -> list[str]:
 
 
 def _make_file_name(part: BatchPart) -> str:
+    """Returns the name of the file that is uploaded for a part."""
     return f"{part.mark}.jsonl"
 
 
@@ -178,11 +180,14 @@ def _read_queue_tokens(message: str) -> int | None:
 
 def _read_result(line: Json) -> PartResult:
     """Returns a line of an output or error file. Raises: ProviderBroke."""
-    custom_id, response, error = line.get("custom_id"), line.get("response"), line.get("error")
+    custom_id = line.get("custom_id")
+    response = line.get("response")
+    error = line.get("error")
     if not isinstance(custom_id, str):
         raise ProviderBroke("a result has no custom_id")
     if isinstance(response, dict):
-        status, body = response.get("status_code"), response.get("body")
+        status = response.get("status_code")
+        body = response.get("body")
         if status == 200 and isinstance(body, dict):
             return PartResult(custom_id, "succeeded", orjson.dumps(body))
         # A line without a status that can be read may succeed when it is sent again.

@@ -15,7 +15,7 @@ from adapters.errors import ProviderRefused, ProviderUnreachable
 from adapters.tool_calls import with_call_ids
 
 _Answer = TypeVar("_Answer")
-_Found = TypeVar("_Found")
+_Result = TypeVar("_Result")
 # A provider's clock may be slow by this time. Not measured: clocks that are set by the network differ by less than a
 # second.
 CLOCK_SKEW_S: Final = 60.0
@@ -91,7 +91,7 @@ class SdkBatches:
         self._check_installed()
         return map_sdk_errors(import_module(self.sdk), self._now)
 
-    async def _look_up(self, call: Awaitable[_Answer], read: Callable[[_Answer], _Found]) -> _Found | None:
+    async def _look_up(self, call: Awaitable[_Answer], read: Callable[[_Answer], _Result]) -> _Result | None:
         """Awaits a look-up, and returns the result of `read` for its answer; None: the provider answers 404."""
         try:
             with self._map_errors():
