@@ -473,12 +473,17 @@ class _ForgetScreens(Struct, frozen=True):
 
 
 def _choose_searched_name(name: str, name_line: str | None) -> str:
-    """Returns the word by which others may call a person: the first of the name in their memory, else of their id.
+    """Returns the words by which others may call a person: the first of the name in their memory, else of their id.
+
+    An id with a number is returned whole: of "customer-0003" the first word is in the id of every customer.
 
     name_line: as "Name: Maria Keller".
     """
-    words = _NAME_WORD.findall((name_line or "").partition(":")[2]) or _NAME_WORD.findall(name)
-    return words[0] if words else name
+    names: list[str] = _NAME_WORD.findall((name_line or "").partition(":")[2])
+    words: list[str] = _NAME_WORD.findall(name)
+    if not names and any(map(str.isdecimal, words)):
+        return name
+    return next(iter([*names, *words]), name)
 
 
 def make_screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:

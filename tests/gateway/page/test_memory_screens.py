@@ -479,6 +479,9 @@ def test_a_whole_forgetting_says_that_others_may_name_the_person(
             assert f"Search what people wrote for “{word}”" in plain(preview)
             (link,) = re.findall(r'href="\.\./\.\./(people/words[^"]*)"', preview)
             assert f'href="../m/{maria.uid}"' in page(operator, unescape(link))
+        customer = speak(world, "Hello.", user="customer-0003")
+        preview = plain(page(operator, f"m/{customer.uid}/forget?all=1"))
+        assert "Search what people wrote for “customer-0003”" in preview
         # It is no search for the person's own page.
         assert "people/words" not in person_of(world, "tom.h").page("/forget?all=1")
 
