@@ -18,7 +18,7 @@ from gateway.agents.runs.run_memory import RunMemory
 from gateway.core.definition import AgentDefinition
 from storage.errors import Unavailable
 from storage.records import Block
-from tests.agents.life import Life, agents
+from tests.agents.agent_world import AgentWorld, serve_agent
 from tests.agents.test_runs import insert
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import World
@@ -33,13 +33,13 @@ HUMAN = Block(0, "human", "What is known of the user.", "", 1000)
 
 
 @pytest.fixture
-def life(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Life]:
-    with agents(upstream, tmp_path) as made:
+def life(upstream: StrictUpstream, tmp_path: Path) -> Iterator[AgentWorld]:
+    with serve_agent(upstream, tmp_path) as made:
         yield made
 
 
 @pytest.fixture
-def world(life: Life) -> World:
+def world(life: AgentWorld) -> World:
     return life.world
 
 
@@ -133,11 +133,11 @@ def test_its_tools_run_in_one_stream(world: World) -> None:
     assert world.query("SELECT value FROM block_history ORDER BY id DESC LIMIT 1") == ["Name: Bob"]
 
 
-def test_default_goes_on_from_the_agents_api(world: World, life: Life) -> None:
+def test_default_goes_on_from_the_agents_api(world: World, life: AgentWorld) -> None:
     made = make(world)
     found = world.gateway.call(world.gateway.app.services.agents.registry.resolver.resolve("default", "ann"))  # type: ignore[union-attr]
     assert found is not None
-    rest = Life(world, found.spec, found.scope)
+    rest = AgentWorld(world, found.spec, found.scope)
     rest.send("First over REST.")
     chat = world.chat(headers=STORED, model=f"agent/agent-{made.agent.uid}")
     world.upstream.queue(say("Second."))
@@ -151,7 +151,7 @@ def test_default_goes_on_from_the_agents_api(world: World, life: Life) -> None:
     assert len(sent(world)) == 7
     rest.send("Fifth over REST.")
     assert len(sent(world)) == 9
-    assert [word.split(":")[0] for word in rest.words()] == ["user", "assistant"] * 5
+    assert [line.split(":")[0] for line in rest.list_messages()] == ["user", "assistant"] * 5
 
 
 def test_the_reply_says_how_much_of_a_list_is_new(world: World) -> None:
@@ -538,12 +538,12 @@ def test_a_message_for_an_answer_in_a_form_is_of_the_agents_own_conversation(wor
     assert sent(world) == ["JSON of 1.", '{"say":1}', "JSON of 2."]
 
 
-def rest_of(world: World, name: str = "ann") -> Life:
+def rest_of(world: World, name: str = "ann") -> AgentWorld:
     registry = world.gateway.app.services.agents.registry
     assert registry is not None
     found = world.gateway.call(registry.resolver.resolve("default", name))
     assert found is not None
-    return Life(world, found.spec, found.scope)
+    return AgentWorld(world, found.spec, found.scope)
 
 
 def test_a_conversation_that_is_named_by_its_id_is_the_same(world: World) -> None:
@@ -563,7 +563,7 @@ def test_a_message_buffer_that_clears_begins_each_turn_empty(world: World) -> No
     rest.send("Two.")
     assert [m["role"] for m in world.upstream.last.messages] == ["system", "user", "assistant", "tool"]
     assert sent(world)[0] == "Two."
-    assert len(rest.words()) == 6
+    assert len(rest.list_messages()) == 6
 
 
 def test_a_note_of_no_tokens_is_no_note(world: World) -> None:
@@ -582,7 +582,7 @@ def test_the_messages_with_which_an_agent_begins(world: World) -> None:
     assert sent(world) == ["Welcome.", "Hello.", "Hi"]
     rest.send("And?")
     begun = ["assistant: Welcome.", "user: Hello.", "user: Hi"]
-    assert rest.words() == [*begun, "assistant: Ok.", "user: And?", "assistant: Ok."]
+    assert rest.list_messages() == [*begun, "assistant: Ok.", "user: And?", "assistant: Ok."]
 
 
 def test_runs_of_a_process_that_is_gone_have_failed(world: World) -> None:
@@ -590,7 +590,7 @@ def test_runs_of_a_process_that_is_gone_have_failed(world: World) -> None:
     rest = rest_of(world)
     rest.send("One.")
     world.gateway.call(_leave_open(world))
-    world.gateway.call(rest.agents.abandoned.end_all())
+    world.gateway.call(rest.agent_runs.abandoned.end_all())
     assert world.query("SELECT state, stop FROM runs") == [("failed", "error")]
 
 
@@ -609,9 +609,9 @@ def test_a_prompt_that_is_too_long_is_cut_and_sent_once_more(world: World) -> No
     too_long = fail(400, words, code="context_length_exceeded")
     world.upstream.queue(too_long, say("Short again."))
     done = rest.send("And now?")
-    assert done.said == ["Short again."]
+    assert done.texts == ["Short again."]
     assert len(world.upstream.chats[-1].body) < len(world.upstream.chats[-2].body) / 2
-    assert rest.words()[-2:] == ["user: And now?", "assistant: Short again."]
+    assert rest.list_messages()[-2:] == ["user: And now?", "assistant: Short again."]
 
 
 def test_a_tool_that_nobody_has_gets_an_error_and_the_clients_own_does_not(world: World) -> None:

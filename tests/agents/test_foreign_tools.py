@@ -16,7 +16,7 @@ from gateway.core.agent import AgentTool
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.run.sink import ClientGone
 from gateway.settings import ToolSettings
-from tests.agents.life import HUMAN, Life, ListeningSink, agents
+from tests.agents.agent_world import HUMAN, AgentWorld, ListeningSink, serve_agent
 from tests.doubles.bell_webhook import BellWebhook
 from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
@@ -36,7 +36,7 @@ def options(tool: ToolDefinition) -> dict[str, Any]:
     return {"uid": UID, "tools": (AgentTool("lookup", tool),), "definition": defined}
 
 
-def make_ann(life: Life, url: str, schema: dict[str, Any] = SCHEMA) -> None:
+def make_ann(life: AgentWorld, url: str, schema: dict[str, Any] = SCHEMA) -> None:
     """Makes an agent that has the tool `lookup`, which is called at this URL."""
     registry = life.world.gateway.app.services.agents.registry
     assert registry is not None
@@ -46,7 +46,7 @@ def make_ann(life: Life, url: str, schema: dict[str, Any] = SCHEMA) -> None:
     life.world.gateway.call(registry.create("default", NewAgent(defined, name="ann", tool_names=["lookup"])))
 
 
-def results(life: Life) -> list[tuple[str, str]]:
+def results(life: AgentWorld) -> list[tuple[str, str]]:
     """The results that went upstream with the newest call."""
     return [(m["tool_call_id"], m["content"]) for m in life.upstream.last.messages if m["role"] == "tool"]
 
@@ -54,14 +54,16 @@ def results(life: Life) -> list[tuple[str, str]]:
 def test_a_webhook_within_a_run(upstream: StrictUpstream, tmp_path: Path) -> None:
     with served(replying("200 OK", b"0123456789")) as server:
         tool = ToolDefinition(SCHEMA, "webhook", f"{server.url}/hook", result_chars=4)
-        with agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,)), **options(tool)) as life:
+        with serve_agent(
+            upstream, tmp_path, ToolSettings(private_hosts=(server.url,)), **options(tool)
+        ) as life:
             upstream.queue(
                 call_tools(Call("lookup", {"q": "a"}, "w/1")),
                 call_tools(Call("lookup", {"q": "b"}, "w/1"), Call("lookup", {}, "w2")),
                 say("Done."),
             )
             run = life.send("Look it up.")
-            assert run.said == ["Done."]
+            assert run.texts == ["Done."]
             assert results(life) == [
                 ("w/1", "0123\n[6 more characters were cut off.]"),
                 ("call_mnemogate_2_0", "0123\n[6 more characters were cut off.]"),
@@ -90,7 +92,9 @@ def test_an_integer_of_any_size_reaches_a_tool_as_it_is(upstream: StrictUpstream
     schema = {"name": "lookup", "parameters": {"type": "object", "properties": {"q": numbers}}}
     with served(replying("200 OK", b"Found.")) as server:
         tool = ToolDefinition(schema, "webhook", f"{server.url}/hook")
-        with agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,)), **options(tool)) as life:
+        with serve_agent(
+            upstream, tmp_path, ToolSettings(private_hosts=(server.url,)), **options(tool)
+        ) as life:
             asked = [f'{{"q":[{number}]}}', f'{{"q":"[{number}]"}}', f'{{"q":[{number},"x"]}}']
             upstream.queue(
                 *(call_tools(Call("lookup", each, f"w{n}")) for n, each in enumerate(asked)), say("So.")
@@ -105,7 +109,9 @@ def test_no_result_has_a_nul(upstream: StrictUpstream, tmp_path: Path) -> None:
     """It went to the model and into the store, and an application's own database may take no such text."""
     with served(replying("200 OK", b"a\0b")) as server:
         tool = ToolDefinition(SCHEMA, "webhook", f"{server.url}/hook")
-        with agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,)), **options(tool)) as life:
+        with serve_agent(
+            upstream, tmp_path, ToolSettings(private_hosts=(server.url,)), **options(tool)
+        ) as life:
             upstream.queue(call_tools(Call("lookup", {"q": "a"}, "w1")), say("Done."))
             life.send("Look it up.")
             assert results(life) == [("w1", "ab")]
@@ -116,7 +122,9 @@ def test_the_words_of_a_call_are_dropped_three_hours_after_a_live_run(
 ) -> None:
     with served(replying("200 OK", b"Found.")) as server:
         tool = ToolDefinition(SCHEMA, "webhook", f"{server.url}/hook")
-        with agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,)), **options(tool)) as life:
+        with serve_agent(
+            upstream, tmp_path, ToolSettings(private_hosts=(server.url,)), **options(tool)
+        ) as life:
             upstream.queue(call_tools(Call("lookup", {"q": "a"}, "w1")), say("Done."))
             life.send("Look it up.")
             held = "SELECT kind FROM run_texts WHERE agent <> 0 ORDER BY kind"
@@ -133,7 +141,9 @@ def test_an_id_of_kilobytes_is_in_no_header(upstream: StrictUpstream, tmp_path: 
     id = token_hex(3000)
     with served(replying("200 OK", b"Found.")) as server:
         tool = ToolDefinition(SCHEMA, "webhook", f"{server.url}/hook")
-        with agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,)), **options(tool)) as life:
+        with serve_agent(
+            upstream, tmp_path, ToolSettings(private_hosts=(server.url,)), **options(tool)
+        ) as life:
             upstream.queue(call_tools(Call("lookup", {"q": "a"}, id)), say("Done."))
             life.send("Look it up.")
             assert results(life) == [(id, "Found.")]
@@ -149,21 +159,23 @@ def test_python_within_a_run(upstream: StrictUpstream, tmp_path: Path) -> None:
         "    return [q, agent_state.id, agent_state.memory.get_block('human').value]"
     )
     settings = ToolSettings(python=PYTHON)
-    with agents(upstream, tmp_path, settings, **options(ToolDefinition(SCHEMA, "python", source))) as life:
+    with serve_agent(
+        upstream, tmp_path, settings, **options(ToolDefinition(SCHEMA, "python", source))
+    ) as life:
         life.write_block("Ann")
         upstream.queue(call_tools(Call("lookup", {"q": "a"}, "p1")), say("Done."))
-        assert life.send("Look it up.").said == ["Done."]
+        assert life.send("Look it up.").texts == ["Done."]
         assert results(life) == [("p1", f'["a", "agent-{UID}", "Ann"]')]
         # What it printed is stored with the result, and is not the model's.
-        (kept,) = [m for e in life.path() for m in orjson.loads(e.input or b"[]") if m["role"] == "tool"]
+        (kept,) = [m for e in life.load_path() for m in orjson.loads(e.input or b"[]") if m["role"] == "tool"]
         assert kept["mnemogate"]["stdout"] == "looking\n"
 
 
 def test_an_error_of_a_tool_is_a_result(upstream: StrictUpstream, tmp_path: Path) -> None:
     tool = ToolDefinition(SCHEMA, "webhook", "https://api.example.org/hook")
-    with agents(upstream, tmp_path, **options(tool)) as life:
+    with serve_agent(upstream, tmp_path, **options(tool)) as life:
         upstream.queue(call_tools(Call("lookup", {"q": "a"}, "w1")), say("A pity."))
-        assert life.send("Look it up.").said == ["A pity."]
+        assert life.send("Look it up.").texts == ["A pity."]
         assert results(life) == [
             (
                 "w1",
@@ -176,7 +188,7 @@ def test_an_error_of_a_tool_is_a_result(upstream: StrictUpstream, tmp_path: Path
 def test_a_repeated_chat_completion_calls_no_tool_twice(upstream: StrictUpstream, tmp_path: Path) -> None:
     with (
         served(replying("200 OK", b"Sent.")) as server,
-        agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,))) as life,
+        serve_agent(upstream, tmp_path, ToolSettings(private_hosts=(server.url,))) as life,
     ):
         make_ann(life, f"{server.url}/hook")
 
@@ -227,7 +239,7 @@ def test_a_chat_completion_that_comes_again_overwrites_no_newer_block(
         "    agent_state.memory.update_block_value('human', q)\n"
         "    return 'Noted.'"
     )
-    with agents(upstream, tmp_path, ToolSettings(python=PYTHON)) as life:
+    with serve_agent(upstream, tmp_path, ToolSettings(python=PYTHON)) as life:
         world, registry = life.world, life.world.gateway.app.services.agents.registry
         assert registry is not None
         tool = ToolDefinition(SCHEMA, "python", source)
@@ -259,7 +271,7 @@ def test_a_stream_is_not_silent_while_a_tool_takes_long(
 ) -> None:
     with (
         served(replying("200 OK", b"Sent.")) as server,
-        agents(
+        serve_agent(
             upstream,
             tmp_path,
             ToolSettings(private_hosts=(server.url,)),
@@ -288,7 +300,7 @@ def test_a_stream_is_not_silent_while_a_tool_takes_long(
 def test_a_client_that_left_finds_its_call_made(upstream: StrictUpstream, tmp_path: Path) -> None:
     with (
         served(replying("200 OK", b"Sent.")) as server,
-        agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,))) as life,
+        serve_agent(upstream, tmp_path, ToolSettings(private_hosts=(server.url,))) as life,
     ):
         make_ann(life, f"{server.url}/hook")
         gate = Gate()
@@ -318,7 +330,7 @@ def test_a_call_that_was_sent_when_its_client_left_is_known_to_the_next_request(
     """Else the model would make it again, whatever it was."""
     webhook = BellWebhook()
     webhook.held_bells.add("b")
-    with agents(upstream, tmp_path, ToolSettings(private_hosts=(webhook.url,))) as life:
+    with serve_agent(upstream, tmp_path, ToolSettings(private_hosts=(webhook.url,))) as life:
         make_ann(life, f"{webhook.url}/hook", {**SCHEMA, "parameters": {}})  # its calls run one by one
         calls = [Call("lookup", {"bell": bell}, f"call_{bell}") for bell in "ab"]
         upstream.queue(call_tools(*calls, text="One moment."), say("I see."))
@@ -349,7 +361,7 @@ def test_a_tool_without_arguments_goes_upstream_as_every_provider_takes_it(
 ) -> None:
     """Many MCP servers list {"type": "object"}, which OpenAI refuses: each send to the agent would be a 400."""
     tool = ToolDefinition({**SCHEMA, "parameters": parameters}, "json")
-    with agents(upstream, tmp_path, ToolSettings(), **options(tool)) as life:
+    with serve_agent(upstream, tmp_path, ToolSettings(), **options(tool)) as life:
         life.send("Look it up.")
         sent = {each["function"]["name"]: each["function"] for each in upstream.last.json["tools"]}
         assert sent["lookup"]["parameters"] == {"type": "object", "properties": {}}
@@ -362,16 +374,16 @@ def test_a_client_that_leaves_a_send_does_not_have_its_call_denied(
     webhook = BellWebhook()
     webhook.held_bells.add("a")
     tool = ToolDefinition({**SCHEMA, "parameters": {}}, "webhook", f"{webhook.url}/hook")
-    with agents(upstream, tmp_path, ToolSettings(private_hosts=(webhook.url,)), **options(tool)) as life:
+    with serve_agent(upstream, tmp_path, ToolSettings(private_hosts=(webhook.url,)), **options(tool)) as life:
         upstream.queue(call_tools(Call("lookup", {"bell": "a"}, "w1")), say("I see."))
         sink = ListeningSink()
-        run = life.begin("Look it up.", sink)
+        run = life.begin_send("Look it up.", sink)
         assert webhook.called.wait(PATIENCE_S)
-        life.leave(sink)
+        life.close_client(sink)
         with pytest.raises(ClientGone):
             run.result(PATIENCE_S)
         life.send("And?")
         told = "Error: the call was interrupted; it may or may not have been done."
         assert results(life) == [("w1", told)]
-        assert life.words()[1:3] == ["assistant: lookup", f"tool: {told}"]
+        assert life.list_messages()[1:3] == ["assistant: lookup", f"tool: {told}"]
     assert webhook.bells == ["a"]

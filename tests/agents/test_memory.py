@@ -20,7 +20,7 @@ from storage.database import Connection
 from storage.records import Scope
 from storage.run_records import RunState
 from storage.sql.statements import make_statement
-from tests.agents.life import Life, Outcome, agents
+from tests.agents.agent_world import AgentWorld, SendOutcome, serve_agent
 from tests.agents.test_runs import insert
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import agent, remember
@@ -30,17 +30,17 @@ own = partial(make_statement, "a test's")
 
 
 @pytest.fixture
-def life(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Life]:
-    with agents(upstream, tmp_path) as made:
+def life(upstream: StrictUpstream, tmp_path: Path) -> Iterator[AgentWorld]:
+    with serve_agent(upstream, tmp_path) as made:
         yield made
 
 
-def system(life: Life) -> str:
+def system(life: AgentWorld) -> str:
     found: str = life.upstream.last.messages[0]["content"]
     return found
 
 
-def test_the_section_stays_and_the_result_shows_the_edit(life: Life) -> None:
+def test_the_section_stays_and_the_result_shows_the_edit(life: AgentWorld) -> None:
     life.upstream.queue(call_tools(insert("Name: Ann")), say("Noted."))
     life.send("I am Ann.")
     first, second = (seen.messages for seen in life.upstream.chats)
@@ -52,14 +52,14 @@ def test_the_section_stays_and_the_result_shows_the_edit(life: Life) -> None:
     assert "Changed in the memory blocks" not in life.upstream.last.messages[-1]["content"]
 
 
-def test_what_another_writer_wrote_is_in_the_next_call_of_the_run(life: Life) -> None:
+def test_what_another_writer_wrote_is_in_the_next_call_of_the_run(life: AgentWorld) -> None:
     life.send("Hi")
     gate = Gate()
     life.upstream.queue(
         call_tools(Call("conversation_search", {"query": "tea"}), hold_before_headers=gate), say("Done.")
     )
     arrived = life.upstream.arrived(len(life.upstream.seen) + 1)
-    run = life.begin("Search.")
+    run = life.begin_send("Search.")
     arrived.wait_sync()
     life.write_block("Ann is on holiday.")
     gate.open()
@@ -73,7 +73,7 @@ def test_what_another_writer_wrote_is_in_the_next_call_of_the_run(life: Life) ->
     assert life.upstream.last.body.count(b"Ann is on holiday.") == 1
 
 
-def test_what_another_writer_wrote_comes_with_the_next_message(life: Life) -> None:
+def test_what_another_writer_wrote_comes_with_the_next_message(life: AgentWorld) -> None:
     life.send("Hi")
     life.write_block("Ann is on holiday.")
     life.send("And now?")
@@ -85,11 +85,11 @@ def test_what_another_writer_wrote_comes_with_the_next_message(life: Life) -> No
     assert life.upstream.last.messages[-3]["content"] == last
 
 
-def test_both_agents_see_a_shared_block(life: Life) -> None:
-    other = life.other(blocks=())
+def test_both_agents_see_a_shared_block(life: AgentWorld) -> None:
+    other = life.make_other(blocks=())
     life.send("Hi")
     other.send("Hi")
-    block = life.block()
+    block = life.get_block()
 
     async def attach() -> None:
         agent = await life.world.store.agents.find(other.scope)
@@ -109,20 +109,20 @@ def test_both_agents_see_a_shared_block(life: Life) -> None:
     # One writes, the other is shown it.
     life.upstream.queue(call_tools(insert("More.")), say("Done."))
     other.send("Add more.")
-    assert life.block().value == "Shared news.\nMore."
+    assert life.get_block().value == "Shared news.\nMore."
     life.send("And now?")
     assert "More." in life.upstream.last.messages[-1]["content"]
 
 
-def results_of(sent: Outcome) -> list[dict[str, Any]]:
+def results_of(sent: SendOutcome) -> list[dict[str, Any]]:
     """Returns the results of tools, as the steps of a send have them stored."""
     messages = chain.from_iterable(orjson.loads(e.input or b"[]") for e in sent.result.steps)
     return [m for m in messages if m["role"] == "tool"]
 
 
-def first_writes(life: Life, value: str, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+def first_writes(life: AgentWorld, value: str, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Has somebody else write the block just before the first edit of a run. Returns these writes."""
-    store, block = life.world.store, life.block()
+    store, block = life.world.store, life.get_block()
     opening = store.stored_paths.open
     done: list[object] = []
 
@@ -136,20 +136,20 @@ def first_writes(life: Life, value: str, monkeypatch: pytest.MonkeyPatch) -> lis
 
 
 @pytest.mark.both
-def test_edits_whose_calls_have_ids_of_kilobytes_are_written(life: Life) -> None:
+def test_edits_whose_calls_have_ids_of_kilobytes_are_written(life: AgentWorld) -> None:
     """A proxy may put the signature of a thought into an id, which its model demands back."""
     ids = [token_hex(3000) for _ in range(2)]
     life.upstream.queue(call_tools(*(insert(f"{n}.", id) for n, id in enumerate(ids))), say("Done."))
     sent = life.send("Note it.")
     assert sent.run.state is RunState.COMPLETED
-    assert life.block().value == "0.\n1."
+    assert life.get_block().value == "0.\n1."
     assert [m.get("tool_call_id") for m in life.upstream.last.messages[-2:]] == ids
 
 
 @pytest.mark.sqlite
 @pytest.mark.parametrize("id", ["c", "c" * 300])
 def test_an_edit_that_lost_is_made_again_on_what_is_there(
-    life: Life, monkeypatch: pytest.MonkeyPatch, id: str
+    life: AgentWorld, monkeypatch: pytest.MonkeyPatch, id: str
 ) -> None:
     life.send("Hi")
     done = first_writes(life, "Bob was here.", monkeypatch)
@@ -157,7 +157,7 @@ def test_an_edit_that_lost_is_made_again_on_what_is_there(
     sent = life.send("Note it.")
     assert len(done) == 1
     assert sent.run.state is RunState.COMPLETED
-    assert life.block().value == "Bob was here.\nAnn too."
+    assert life.get_block().value == "Bob was here.\nAnn too."
     told = life.upstream.last.messages[-1]["content"]
     assert "Ann too." in told
     assert "Bob was here." in told
@@ -165,7 +165,7 @@ def test_an_edit_that_lost_is_made_again_on_what_is_there(
 
 @pytest.mark.sqlite
 def test_an_edit_that_another_run_has_made_already_is_no_error(
-    life: Life, monkeypatch: pytest.MonkeyPatch
+    life: AgentWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     life.send("Hi")
     first_writes(life, "Ann.", monkeypatch)
@@ -179,22 +179,22 @@ def test_an_edit_that_another_run_has_made_already_is_no_error(
 
 @pytest.mark.sqlite
 def test_an_edit_that_is_made_again_still_says_who_allowed_it(
-    life: Life, monkeypatch: pytest.MonkeyPatch
+    life: AgentWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rule = {"type": "requires_approval", "tool_name": "memory_insert"}
-    other = life.other(definition=AgentDefinition("react_agent", rules=(rule,)))
+    other = life.make_other(definition=AgentDefinition("react_agent", rules=(rule,)))
     life.upstream.queue(call_tools(insert("Ann too.", "m1")), say("Done."))
     assert other.send("Note it.").run.stop == "requires_approval"
     first_writes(other, "Bob was here.", monkeypatch)
     sent = other.send(messages=(), decisions=(CallDecision("m1"),))
-    assert other.block().value == "Bob was here.\nAnn too."
+    assert other.get_block().value == "Bob was here.\nAnn too."
     (result,) = results_of(sent)
     assert read_private(result).get("approval") == "approved"
 
 
 @pytest.mark.sqlite
 def test_an_edit_that_is_made_again_writes_over_nothing_that_the_model_has_not_seen(
-    life: Life, monkeypatch: pytest.MonkeyPatch
+    life: AgentWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     life.send("Hi")
     first_writes(life, "Theirs.", monkeypatch)
@@ -205,16 +205,16 @@ def test_an_edit_that_is_made_again_writes_over_nothing_that_the_model_has_not_s
     assert results[0].startswith("Error: the block 'human' was changed by another writer")
     assert "Theirs." in results[0]
     assert not results[1].startswith("Error")
-    assert life.block().value == "Mine."
+    assert life.get_block().value == "Mine."
 
 
-def test_what_the_model_has_not_seen_is_not_written_over(life: Life) -> None:
+def test_what_the_model_has_not_seen_is_not_written_over(life: AgentWorld) -> None:
     life.send("Hi")
     gate = Gate()
     rethink = Call("memory_rethink", {"label": "human", "new_memory": "Mine."})
     life.upstream.queue(call_tools(rethink, hold_before_headers=gate), call_tools(rethink), say("Done."))
     arrived = life.upstream.arrived(len(life.upstream.seen) + 1)
-    run = life.begin("Put it in order.")
+    run = life.begin_send("Put it in order.")
     arrived.wait_sync()
     life.write_block("Theirs.")
     gate.open()
@@ -223,21 +223,21 @@ def test_what_the_model_has_not_seen_is_not_written_over(life: Life) -> None:
     assert results[0].startswith("Error: the block 'human' was changed by another writer")
     assert "Theirs." in results[0]
     assert not results[1].startswith("Error")
-    assert life.block().value == "Mine."
+    assert life.get_block().value == "Mine."
 
 
-def test_an_archival_memory_is_stored_with_its_result(life: Life) -> None:
+def test_an_archival_memory_is_stored_with_its_result(life: AgentWorld) -> None:
     life.upstream.queue(call_tools(Call("archival_memory_insert", {"content": "Likes tea."})), say("Kept."))
     life.send("I like tea.")
     assert life.world.query("SELECT text FROM passages") == ["Likes tea."]
 
 
-def test_a_reply_that_was_forgotten_meanwhile_is_not_stored(life: Life) -> None:
+def test_a_reply_that_was_forgotten_meanwhile_is_not_stored(life: AgentWorld) -> None:
     life.send("My code is 1234.")
     gate = Gate()
     life.upstream.queue(say("It is 1234.", hold_before_headers=gate))
     arrived = life.upstream.arrived(len(life.upstream.seen) + 1)
-    run = life.begin("What is my code?")
+    run = life.begin_send("What is my code?")
     arrived.wait_sync()
 
     async def forget() -> None:
@@ -251,12 +251,12 @@ def test_a_reply_that_was_forgotten_meanwhile_is_not_stored(life: Life) -> None:
     gate.open()
     done = run.result(PATIENCE_S)
     assert (done.run.state, done.run.stop) == (RunState.FAILED, "error")
-    assert "assistant: It is 1234." not in life.words()
-    assert life.send("Hello?").said == ["Ok."]
-    assert [x.state.value for x in life.path()] == ["finished"] * 3
+    assert "assistant: It is 1234." not in life.list_messages()
+    assert life.send("Hello?").texts == ["Ok."]
+    assert [x.state.value for x in life.load_path()] == ["finished"] * 3
 
 
-def begin_anew(life: Life) -> None:
+def begin_anew(life: AgentWorld) -> None:
     async def begin() -> None:
         await life.world.store.database.write(lambda c: c.run("UPDATE conversations SET key = 'old'", ()))
 
@@ -264,7 +264,7 @@ def begin_anew(life: Life) -> None:
     life.world.gateway.call(begin())
 
 
-def test_what_was_said_elsewhere_is_recalled(life: Life) -> None:
+def test_what_was_said_elsewhere_is_recalled(life: AgentWorld) -> None:
     """A chat completion to the same memory has a conversation of its own; recall spans both."""
     life.send("My tortoise is called Sheldon.")
     life.send("Reset.")
@@ -281,7 +281,7 @@ def test_a_fallback_model_gets_the_note_that_was_made_for_the_first(
     upstream: StrictUpstream, tmp_path: Path, failed: Reply
 ) -> None:
     models = (ModelSettings("m", "big", "up", fallbacks=("other",)), ModelSettings("other", "small", "up"))
-    with agents(upstream, tmp_path, models=models) as life:
+    with serve_agent(upstream, tmp_path, models=models) as life:
         life.send("My tortoise is called Sheldon.")
         life.send("Reset.")
         begin_anew(life)
@@ -302,14 +302,14 @@ PLAIN = [
 
 @pytest.mark.parametrize("before", [1, 30])
 @pytest.mark.sqlite
-def test_a_plain_message_costs_six_statements(life: Life, before: int) -> None:
+def test_a_plain_message_costs_six_statements(life: AgentWorld, before: int) -> None:
     for n in range(before):
         life.send(f"Message {n}")
     assert life.world.all_statements_of(lambda: life.send("And now?")) == PLAIN
 
 
 @pytest.mark.sqlite
-def test_a_step_with_an_edit_costs(life: Life) -> None:
+def test_a_step_with_an_edit_costs(life: AgentWorld) -> None:
     life.send("Hi")
     life.upstream.queue(call_tools(insert("x")), say("Done."))
     found = life.world.statements_of(lambda: life.send("Note x."))
@@ -321,7 +321,7 @@ def test_a_step_with_an_edit_costs(life: Life) -> None:
     ]  # fmt: skip
 
 
-def test_a_run_with_many_edits_stores_no_section_again(life: Life) -> None:
+def test_a_run_with_many_edits_stores_no_section_again(life: AgentWorld) -> None:
     life.send("Hi")
     life.upstream.queue(*(call_tools(insert(f"Line {n}")) for n in range(5)), say("Done."))
     life.send("Note all.")
@@ -334,7 +334,7 @@ def test_a_run_with_many_edits_stores_no_section_again(life: Life) -> None:
 def test_a_long_conversation_is_cut_to_its_window_and_costs_the_same(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    with agents(upstream, tmp_path, context_window=2000, summarises=False) as life:
+    with serve_agent(upstream, tmp_path, context_window=2000, summarises=False) as life:
         for n in range(60):
             life.send(f"Message {n} " + "word " * 40)
         assert len(life.upstream.last.body) < 12_000
@@ -348,7 +348,7 @@ def test_a_long_conversation_is_cut_to_its_window_and_costs_the_same(
 
 @pytest.mark.sqlite
 def test_what_the_window_shows_is_neither_read_nor_recalled(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with agents(upstream, tmp_path, context_window=2000, summarises=False) as life:
+    with serve_agent(upstream, tmp_path, context_window=2000, summarises=False) as life:
         for n in range(40):
             life.send(f"Tortoise{n} eats " + "word " * 40)
         life.send("What eats tortoise3?")
@@ -364,7 +364,7 @@ def test_what_the_window_shows_is_neither_read_nor_recalled(upstream: StrictUpst
             assert told.count(f"Tortoise{n} eats") == 1 or not recalled
 
 
-async def _path(life: Life):  # type: ignore[no-untyped-def]
+async def _path(life: AgentWorld):  # type: ignore[no-untyped-def]
     agent = await life.world.store.agents.find(life.scope)
     assert agent is not None
     return await life.world.store.stored_paths.load_path(agent, "default", 2000)
@@ -373,7 +373,7 @@ async def _path(life: Life):  # type: ignore[no-untyped-def]
 def test_a_long_run_is_cut_between_its_rounds_and_keeps_its_question(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    with agents(upstream, tmp_path, context_window=4000, summarises=False) as life:
+    with serve_agent(upstream, tmp_path, context_window=4000, summarises=False) as life:
         search = Call("conversation_search", {"query": "x " * 300})
         count = iter(range(1000))
         life.upstream.script = lambda seen: call_tools(search) if next(count) < 20 else say("Done.")
@@ -385,12 +385,12 @@ def test_a_long_run_is_cut_between_its_rounds_and_keeps_its_question(
         assert messages[2]["role"] == "assistant"
 
 
-def test_a_message_that_is_changed_meanwhile_is_sent_as_it_is_then(life: Life) -> None:
+def test_a_message_that_is_changed_meanwhile_is_sent_as_it_is_then(life: AgentWorld) -> None:
     life.send("My cat is called Miso.")
     gate = Gate()
     life.upstream.queue(call_tools(insert("x"), hold_before_headers=gate), say("Done."))
     arrived = life.upstream.arrived(len(life.upstream.seen) + 1)
-    run = life.begin("Note it.")
+    run = life.begin_send("Note it.")
     arrived.wait_sync()
 
     async def change() -> None:
@@ -409,8 +409,8 @@ def test_a_message_that_is_changed_meanwhile_is_sent_as_it_is_then(life: Life) -
     gate.open()
     assert run.result(PATIENCE_S).run.stop == "end_turn"
     assert life.upstream.last.messages[1]["content"] == "My cat is called Mochi."
-    assert life.block().value == "x"
-    assert [word.split(":")[0] for word in life.words()] == [
+    assert life.get_block().value == "x"
+    assert [word.split(":")[0] for word in life.list_messages()] == [
         "user",
         "assistant",
         "user",
@@ -421,7 +421,7 @@ def test_a_message_that_is_changed_meanwhile_is_sent_as_it_is_then(life: Life) -
 
 
 def test_a_summary_stands_for_what_has_left(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with agents(upstream, tmp_path, context_window=2300) as life:
+    with serve_agent(upstream, tmp_path, context_window=2300) as life:
         for n in range(20):
             life.send(f"Message {n} " + "word " * 60)
         gone = life.upstream.last.body
@@ -455,13 +455,13 @@ def test_a_users_client_conversation_becomes_stored_when_it_is_sent_to(
         upstream.queue(call_tools(insert("Counts.")), say("Noted."))
         chat.say("Two.")
         spec = next(each for each in world.gateway.app.services.chat.directory.specs if each.name == "helper")
-        life = Life(world, spec, Scope("default", "helper", "user:alice"))
+        life = AgentWorld(world, spec, Scope("default", "helper", "user:alice"))
         life.send("Three.")
         said = [m["content"] for m in upstream.last.messages if m["role"] == "user"]
         assert said == ["One.", "Two.", "Three."]
-        assert life.block().value == "Counts."
+        assert life.get_block().value == "Counts."
         # From now on the client's list repeats what stands.
         chat.say("Four.")
         said = [m["content"] for m in upstream.last.messages if m["role"] == "user"]
         assert said == ["One.", "Two.", "Three.", "Four."]
-        assert len(life.path()) == 4
+        assert len(life.load_path()) == 4

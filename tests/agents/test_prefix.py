@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from gateway.agents.core.call_decision import CallDecision
-from tests.agents.life import Life, agents
+from tests.agents.agent_world import AgentWorld, serve_agent
 from tests.agents.test_pauses import WEATHER
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, say
 
@@ -42,24 +42,24 @@ def reply(random: Random) -> Reply:
             return say(f"Reply {n}.")
 
 
-def talk(life: Life, random: Random) -> None:
+def talk(world: AgentWorld, random: Random) -> None:
     """One send, or something that happens between two."""
-    waiting = life.world.query(
+    waiting = world.world.query(
         "SELECT s.waiting FROM run_steps s JOIN conversations c ON c.tip = s.exchange WHERE s.waiting IS NOT NULL"
     )
     match random.randrange(6):
         case 0:
-            life.write_block(f"Somebody else {random.randrange(1000)}.")
+            world.write_block(f"Somebody else {random.randrange(1000)}.")
         case 1 if waiting:
-            life.send(
+            world.send(
                 messages=(),
                 client_tools=(WEATHER,),
                 decisions=(CallDecision(_id(waiting[0]), result={"content": "sunny"}),),
             )
         case 2:
-            life.send(f"A message {random.randrange(1000)}", max_steps=2, client_tools=(WEATHER,))
+            world.send(f"A message {random.randrange(1000)}", max_steps=2, client_tools=(WEATHER,))
         case _:
-            life.send(f"Message {random.randrange(1000)}", client_tools=(WEATHER,))
+            world.send(f"Message {random.randrange(1000)}", client_tools=(WEATHER,))
 
 
 def _id(waiting: bytes) -> str:
@@ -69,11 +69,11 @@ def _id(waiting: bytes) -> str:
 @pytest.mark.parametrize("seed", [0, 2, 4, 5])
 def test_what_was_sent_stays_what_it_was(upstream: StrictUpstream, tmp_path: Path, seed: int) -> None:
     random = Random(seed)
-    with agents(upstream, tmp_path) as life:
-        life.send("Hi")
+    with serve_agent(upstream, tmp_path) as world:
+        world.send("Hi")
         upstream.script = lambda seen: reply(random)
         for _ in range(25):
-            talk(life, random)
+            talk(world, random)
         bodies = [seen.json for seen in upstream.chats]
         assert all(seen.refusal is None for seen in upstream.chats)
     assert len(bodies) > 15

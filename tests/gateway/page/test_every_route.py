@@ -11,7 +11,7 @@ import pytest
 from gateway.core import ids
 from gateway.page.page_routes import list_routes
 from gateway.page.screen import Action, Screen
-from tests.agents.life import agents
+from tests.agents.agent_world import serve_agent
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.memories import learn, speak
 from tests.gateway.page.operator import Operator, operator_of
@@ -86,7 +86,7 @@ def twin(path: str) -> str:
 
 
 def test_no_route_is_open_to_those_who_may_not(upstream: StrictUpstream, tmp_path: Any) -> None:
-    with agents(upstream, tmp_path, profiles=[PROFILE]) as life:
+    with serve_agent(upstream, tmp_path, profiles=[PROFILE]) as life:
         world = life.world
         run = ids.make_id("run", life.send(f"The {WORDS}.").run.uid)
         known = paths_of(world)
@@ -122,7 +122,7 @@ def test_no_route_is_open_to_those_who_may_not(upstream: StrictUpstream, tmp_pat
 
 
 def test_no_route_of_a_person_is_open_without_the_link(upstream: StrictUpstream, tmp_path: Any) -> None:
-    with agents(upstream, tmp_path, profiles=[PROFILE]) as life:
+    with serve_agent(upstream, tmp_path, profiles=[PROFILE]) as life:
         world = life.world
         known = paths_of(world)
         routes = [r for r in list_routes(world.gateway.app.services.page) if r.is_for_person]

@@ -11,8 +11,8 @@ from letta_client import APIError
 
 from gateway.core import ids
 from gateway.run.admin.run_operations import RunOperations
+from tests.agents.agent_world import AgentWorld, serve_agent
 from tests.agents.letta import letta
-from tests.agents.life import Life, agents
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.operator import Operator, operator_of, plain
@@ -21,12 +21,12 @@ pytestmark = pytest.mark.agents
 
 
 @pytest.fixture
-def life(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Life]:
-    with agents(upstream, tmp_path) as made:
+def life(upstream: StrictUpstream, tmp_path: Path) -> Iterator[AgentWorld]:
+    with serve_agent(upstream, tmp_path) as made:
         yield made
 
 
-def run_with_calls(life: Life) -> str:
+def run_with_calls(life: AgentWorld) -> str:
     """Returns the id of a run of three steps, the first two of which call tools."""
     for text in ("Name: Ann", "<b>Cat</b>: \u202eMiso"):
         life.upstream.queue(call_tools(Call("memory_insert", {"label": "human", "new_string": text})))
@@ -35,7 +35,7 @@ def run_with_calls(life: Life) -> str:
 
 
 @pytest.mark.both
-def test_a_run_has_its_steps_with_calls_and_results(life: Life) -> None:
+def test_a_run_has_its_steps_with_calls_and_results(life: AgentWorld) -> None:
     operator, id = operator_of(life.world), run_with_calls(life)
     found = operator.twin(f"runs/{id}")
     run = found["run"]
@@ -57,7 +57,7 @@ def test_a_run_has_its_steps_with_calls_and_results(life: Life) -> None:
     assert rest["next"] is None
 
 
-def test_the_memory_of_an_agent_leads_to_its_runs(life: Life) -> None:
+def test_the_memory_of_an_agent_leads_to_its_runs(life: AgentWorld) -> None:
     operator, id = operator_of(life.world), run_with_calls(life)
     (agent,) = operator.twin("people?kind=agent")["items"]
     memory = operator.twin(f"m/{agent['uid']}")
@@ -68,7 +68,7 @@ def test_the_memory_of_an_agent_leads_to_its_runs(life: Life) -> None:
 
 
 @pytest.mark.both
-def test_what_a_user_said_to_an_agent_is_not_said_by_the_agent(life: Life) -> None:
+def test_what_a_user_said_to_an_agent_is_not_said_by_the_agent(life: AgentWorld) -> None:
     """A message without a name stood under that of the memory, as of a person's it does."""
     operator = operator_of(life.world)
     run_with_calls(life)
@@ -142,7 +142,7 @@ def test_the_runs_of_all_agents_are_listed_with_those_that_failed(
         assert operator.get("runs?only=slow").status == operator.get("runs?after=x").status == 400
 
 
-def test_a_list_of_failed_runs_looks_through_a_bounded_number_of_runs(life: Life) -> None:
+def test_a_list_of_failed_runs_looks_through_a_bounded_number_of_runs(life: AgentWorld) -> None:
     operator = operator_of(life.world)
     life.upstream.queue(fail(400))
     failed = ids.make_id("run", life.send("Hello.").run.uid)
@@ -195,7 +195,7 @@ def test_an_agent_has_its_name_on_each_screen(upstream: StrictUpstream, tmp_path
             assert f"<b>Café</b> helper ({helper.id})" in plain(operator.get(path).body.decode()), path
 
 
-def test_a_run_of_another_project_is_none(life: Life) -> None:
+def test_a_run_of_another_project_is_none(life: AgentWorld) -> None:
     id = run_with_calls(life)
     assert operator_of(life.world, "shop").get(f"runs/{id}").status == 404
     operator = operator_of(life.world)
@@ -203,7 +203,7 @@ def test_a_run_of_another_project_is_none(life: Life) -> None:
     assert operator.get(f"runs/{id}?after=x").status == 400
 
 
-def test_a_run_that_failed_says_why(life: Life) -> None:
+def test_a_run_that_failed_says_why(life: AgentWorld) -> None:
     operator = operator_of(life.world)
     life.upstream.queue(fail(400, "<b>No</b> model of this name."), Reply("A long", finish_reason="length"))
     refused, cut = (ids.make_id("run", life.send("Hello.").run.uid) for _ in range(2))
@@ -214,7 +214,7 @@ def test_a_run_that_failed_says_why(life: Life) -> None:
     assert f"It failed after 1 step: {reason}" in plain(operator.get(f"runs/{cut}").body.decode())
 
 
-def test_a_run_looks_right(life: Life, browser: Browser) -> None:
+def test_a_run_looks_right(life: AgentWorld, browser: Browser) -> None:
     operator: Operator = operator_of(life.world)
     id = run_with_calls(life)
     browser.looks_right(operator, f"runs/{id}", heading=f"Run {id}")

@@ -1,8 +1,8 @@
-"""AgentRuns of a gateway that serves, sent to without a dialect: a view that writes lines, a sink that keeps them.
+"""An agent of a gateway, to which a test sends without HTTP: by `AgentRuns`, with a view and a sink of its own.
 
-with agents(upstream, tmp_path) as life:
-    assert life.send("Hi").said == ["Ok."]
-    assert life.upstream.last.messages == [...]
+with serve_agent(upstream, tmp_path) as world:
+    assert world.send("Hi").texts == ["Ok."]
+    assert world.upstream.last.messages == [...]
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ HUMAN = Block(0, "human", "What is known of the user.", "", 1000)
 
 @dataclass
 class ListeningSink:
-    """A client that keeps what it is sent, and may leave."""
+    """A client that collects the body that it is sent, and may leave."""
 
     presence: Presence = field(default_factory=Presence)
     has_started: bool = False
     status: int = 0
     body: bytearray = field(default_factory=bytearray)
-    wrote: Gate = field(default_factory=Gate)
+    # Opened by the first piece of text.
+    text_gate: Gate = field(default_factory=Gate)
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
         self.status = status
@@ -57,7 +58,7 @@ class ListeningSink:
         self.has_started = True
         self.body += data
         if b"text" in self.body:
-            self.wrote.open()
+            self.text_gate.open()
 
     async def end(self) -> None:
         self.has_started = True
@@ -78,8 +79,8 @@ class ListeningSink:
 
 
 @dataclass
-class Outcome:
-    """What became of a send."""
+class SendOutcome:
+    """The result of a send, and its client."""
 
     result: RunResult
     sink: ListeningSink
@@ -90,18 +91,19 @@ class Outcome:
 
     @property
     def lines(self) -> list[str]:
+        """The lines of `LinesView` that the client has got."""
         return self.sink.body.decode().splitlines()
 
     @property
-    def said(self) -> list[str]:
-        """The texts of its replies."""
-        replies = [orjson.loads(e.shown_reply) for e in self.result.steps if e.shown_reply]
+    def texts(self) -> list[str]:
+        """The texts of the replies of all steps, without empty ones."""
+        replies = [orjson.loads(step.shown_reply) for step in self.result.steps if step.shown_reply]
         return [reply["content"] for reply in replies if reply.get("content")]
 
 
 @dataclass
-class Life:
-    """One agent in a gateway that serves. others are made by `other`."""
+class AgentWorld:
+    """One agent of a running gateway."""
 
     world: World
     spec: AgentSpec
@@ -112,60 +114,71 @@ class Life:
         return self.world.upstream
 
     @property
-    def agents(self) -> AgentRuns:
-        found = self.world.gateway.app.services.agents.agent_runs
-        assert found is not None
-        return found
+    def agent_runs(self) -> AgentRuns:
+        agent_runs = self.world.gateway.app.services.agents.agent_runs
+        assert agent_runs is not None
+        return agent_runs
 
-    def other(self, **options: Any) -> Life:
-        return Life(self.world, replace(self.spec, **options), _scope())
+    def make_other(self, **options: Any) -> AgentWorld:
+        """Returns another agent of the same gateway. options: fields of its `AgentSpec` that differ."""
+        return AgentWorld(self.world, replace(self.spec, **options), _make_scope())
 
-    def begin(self, text: str = "Hi", sink: ListeningSink | None = None, **options: Any) -> Future[Outcome]:
-        """Sends; the result comes when it has ended. options: of `RunRequest`."""
-        asked = RunRequest(
+    def begin_send(
+        self, text: str = "Hi", sink: ListeningSink | None = None, **options: Any
+    ) -> Future[SendOutcome]:
+        """Begins a send. The future has its outcome.
+
+        sink: the client; by default a new one.
+        options: fields of `RunRequest`.
+        """
+        request = RunRequest(
             self.spec, self.scope, **{"messages": ({"role": "user", "content": text},), **options}
         )
 
-        async def send() -> Outcome:
-            kept = sink or ListeningSink()
-            result = await self.agents.send(asked, lambda _: LinesView, kept, Receipt())
-            return Outcome(result, kept)
+        async def send() -> SendOutcome:
+            client = sink or ListeningSink()
+            result = await self.agent_runs.send(request, lambda _: LinesView, client, Receipt())
+            return SendOutcome(result, client)
 
         return asyncio.run_coroutine_threadsafe(send(), self.world.gateway.loop)
 
-    def send(self, text: str = "Hi", **options: Any) -> Outcome:
-        return self.begin(text, **options).result(PATIENCE_S)
+    def send(self, text: str = "Hi", **options: Any) -> SendOutcome:
+        """Sends, and returns the outcome when the run has ended. options: as for `begin_send`."""
+        return self.begin_send(text, **options).result(PATIENCE_S)
 
-    def leave(self, sink: ListeningSink) -> None:
+    def close_client(self, sink: ListeningSink) -> None:
+        """Has a client leave, in the gateway's event loop."""
         self.world.gateway.loop.call_soon_threadsafe(sink.leave)
 
-    def path(self) -> list[Exchange]:
-        """The agent's own conversation as it is stored."""
+    def load_path(self) -> list[Exchange]:
+        """Returns the exchanges of the agent's default conversation, oldest first."""
         self.world.settle()
 
         async def read() -> list[Exchange]:
             agent = await self.world.store.agents.find(self.scope)
             if agent is None:
                 return []
-            own = await self.world.store.stored_paths.load_path(agent, "default", None)
-            assert own is not None
-            return list(own.path)
+            conversation_path = await self.world.store.stored_paths.load_path(agent, "default", None)
+            assert conversation_path is not None
+            return list(conversation_path.path)
 
         return self.world.gateway.call(read())
 
-    def words(self) -> list[str]:
-        """What stands in the conversation, message by message: role and text, or the calls."""
-        found = []
-        for e in filter(lambda e: e.active or not e.superseded, self.path()):
-            for m in (
-                *orjson.loads(e.input or b"[]"),
-                *([orjson.loads(e.shown_reply)] if e.shown_reply else []),
-            ):
-                calls = ",".join(call["function"]["name"] for call in m.get("tool_calls") or ())
-                found.append(f"{m['role']}: {m.get('content') or calls}")
-        return found
+    def list_messages(self) -> list[str]:
+        """Returns the messages of the default conversation as "role: text", or "role: names of its calls"."""
+        lines = []
+        for exchange in self.load_path():
+            if exchange.superseded and not exchange.active:
+                continue
+            messages = orjson.loads(exchange.input or b"[]")
+            if exchange.shown_reply:
+                messages.append(orjson.loads(exchange.shown_reply))
+            for message in messages:
+                calls = ",".join(call["function"]["name"] for call in message.get("tool_calls") or ())
+                lines.append(f"{message['role']}: {message.get('content') or calls}")
+        return lines
 
-    def block(self, label: str = "human") -> Block:
+    def get_block(self, label: str = "human") -> Block:
         self.world.settle()
 
         async def read() -> Block:
@@ -176,8 +189,8 @@ class Life:
         return self.world.gateway.call(read())
 
     def write_block(self, value: str, label: str = "human") -> None:
-        """Edits a block from outside of any run."""
-        block = self.block(label)
+        """Writes a block outside of a run."""
+        block = self.get_block(label)
 
         async def write() -> None:
             now = self.world.clock()
@@ -185,26 +198,27 @@ class Life:
 
         self.world.gateway.call(write())
 
-    def make(self) -> None:
-        """Makes its memory, as whoever defines an agent does; the memories of others begin with their first send."""
-        store, now = self.world.store, self.world.clock()
+    def create_memory(self) -> None:
+        """Creates the agent's memory and its blocks, which its first send creates otherwise."""
+        store = self.world.store
+        now = self.world.clock()
 
         async def write(connection: Connection) -> None:
-            made = await find_or_create_agent(connection, store.agents.get_draft(self.scope))
-            await ensure_blocks(connection, made.id, self.spec.own_blocks, now)
+            agent = await find_or_create_agent(connection, store.agents.get_draft(self.scope))
+            await ensure_blocks(connection, agent.id, self.spec.own_blocks, now)
 
-        async def made() -> None:
+        async def create() -> None:
             await store.database.write(write)
 
-        self.world.gateway.call(made())
+        self.world.gateway.call(create())
 
 
-def _scope() -> Scope:
+def _make_scope() -> Scope:
     return Scope("default", "@", f"agent:{uuid.uuid4().hex}")
 
 
 @contextmanager
-def agents(
+def serve_agent(
     upstream: StrictUpstream,
     folder: Path,
     settings: ToolSettings | None = None,
@@ -212,10 +226,14 @@ def agents(
     profiles: Sequence[ProfileSettings] = (),
     server: Mapping[str, Any] | None = None,
     **options: Any,
-) -> Iterator[Life]:
-    """settings: of tools. models: aliases. profiles: of other users. server: values of [server].
+) -> Iterator[AgentWorld]:
+    """Serves a gateway with an agent until the block ends.
 
-    options: of the agent.
+    settings: the settings of tools.
+    models: aliases of models.
+    profiles: profiles of the gateway, which the agent does not have.
+    server: values of the table `server` of the settings.
+    options: fields of the agent's `AgentSpec`.
     """
     spec = AgentSpec(
         **{
@@ -227,16 +245,16 @@ def agents(
             **options,
         }
     )
-    # One that is known to count a stream's tokens.
-    kind = UpstreamSettings("up", base_url=upstream.base_url, takes={"stream_usage": True})
+    # The upstream declares that it reports the usage of streams.
+    upstream_settings = UpstreamSettings("up", base_url=upstream.base_url, takes={"stream_usage": True})
     parts: dict[str, Any] = {
-        "upstreams": (kind,),
+        "upstreams": (upstream_settings,),
         "models": tuple(models),
         "tools": settings or ToolSettings(),
         "server": server,
     }
     with remember(upstream, folder, *profiles, **parts) as world:
-        life = Life(world, spec, _scope())
+        agent_world = AgentWorld(world, spec, _make_scope())
         if spec.uid:
-            life.make()
-        yield life
+            agent_world.create_memory()
+        yield agent_world
