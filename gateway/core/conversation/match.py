@@ -12,6 +12,8 @@ conversation only its own exchanges.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from gateway.core.conversation.altered_search import AlteredSearch
 from gateway.core.conversation.exact_search import ExactSearch
 from gateway.core.conversation.hashed_list import HashedList
@@ -22,6 +24,10 @@ from gateway.core.subsequence import count_common_beginning
 
 def match_list(tree: Tree, query: Query) -> Match:
     """Finds the stored reply from which the list goes on. Raises: MissingContents."""
+    if query.path_length is not None and query.listing.answered_count > query.path_length:
+        # The client's own assistant messages, after the response that it continues, are no stored replies.
+        path = query.listing.messages[: query.path_length]
+        query = replace(query, listing=HashedList(query.listing.hasher, path))
     listing, answered_count = query.listing, query.listing.answered_count
     if not answered_count or not tree.by_id:
         return Match()

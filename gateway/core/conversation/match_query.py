@@ -47,8 +47,9 @@ class Query(Struct, frozen=True):
     model: str = ""
     # The reply becomes a response with an id, so the request repeats no forgotten one.
     makes_response: bool = False
-    # The client sends its new messages alone, whether or not stored messages were put before them.
-    sends_new_only: bool = False
+    # The number of the first messages that are the path of the response which the client continues by its id; all later
+    # messages are new. None: the client continues no response by its id.
+    path_length: int | None = None
 
 
 class AlteredReply(Struct, frozen=True):

@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Sequence
 
 from gateway.core.conversation.canonical import is_assistant, is_user, is_user_or_text
 from gateway.core.conversation.exchange import ends_off_record, is_same_input, is_tombstone
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import Query
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
@@ -77,7 +78,7 @@ def find_redactions(
         return frozenset()
     recorded_indices = find_recorded_indices(exchange, rivals)
     first_new = len(messages) - 1
-    if query.makes_response and query.sends_new_only:
+    if query.makes_response and (query.path_length is not None or query.kind is ConversationKind.APPENDED):
         first_new = max((i + 1 for i, atoms in enumerate(exchange.inputs) if is_assistant(atoms)), default=0)
     unrecorded_indices = {
         i

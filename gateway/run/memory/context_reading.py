@@ -6,6 +6,7 @@ Everything is read before the prompt is made; for a plain turn, in one round tri
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -101,10 +102,16 @@ def _make_query(
         kind=request.kind,
         is_retry=identity.is_retry,
         makes_response=request.chat.makes_response,
-        sends_new_only=request.chat.follows_response or request.kind is ConversationKind.APPENDED,
+        path_length=_count_path(request, listing) if request.chat.follows_response else None,
         conversation_row=conversation.id if is_named and conversation is not None else None,
         model=mask_model_name(request.target.upstream, request.target.model),
     )
+
+
+def _count_path(request: MemoryRequest, listing: HashedList) -> int:
+    """Returns the number of the list's first messages up to the last one that the gateway has put there."""
+    last_stored = max(request.chat.stored_indexes, default=-1)
+    return bisect_right(listing.positions, last_stored)
 
 
 def _choose_memory_use(identity: Identity) -> MemoryUse:

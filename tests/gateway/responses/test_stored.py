@@ -835,3 +835,23 @@ def test_the_words_of_a_deleted_response_may_be_sent_anew(
     respond(world, input="And now?", **named)
     asked = [read_text(each) for each in upstream.last.messages]
     assert asked[-4:] == ["My cat is grey.", "Her name is Miso.", "Ok.", "And now?"]
+
+
+@pytest.mark.parametrize("user", [None, "alice"])
+def test_a_response_follows_the_one_that_its_request_names(
+    world: World, upstream: StrictUpstream, user: str | None
+) -> None:
+    """Also if its input has a reply of its own, which resembles one of another branch."""
+    named: Json = {} if user is None else {"user": user}
+    first = respond(world, input="Hello.", **named)
+    asked: Any = [{"role": "user", "content": text} for text in ("My cat?", "My dog?")]
+    other = respond(world, input=asked, previous_response_id=first.id, **named)
+    made_up = {"role": "assistant", "content": "It barks."}
+    added: Any = [asked[1], made_up, {"role": "user", "content": "Why?"}]
+    response = respond(world, input=added, previous_response_id=first.id, **named)
+    listed = world.sdk.responses.input_items.list(response.id, order="asc")
+    texts = ["Hello.", "Ok.", "My dog?", "It barks.", "Why?"]
+    assert texts_of([item.model_dump(warnings=False) for item in listed]) == texts
+    assert world.sdk.responses.retrieve(other.id).to_dict() == other.to_dict()
+    respond(world, input="And?", previous_response_id=response.id, **named)
+    assert [read_text(each) for each in upstream.last.messages] == [*texts, "Ok.", "And?"]
