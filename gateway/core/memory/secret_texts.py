@@ -30,6 +30,8 @@ _NAMED_SECRET = re.compile(
     r"([^\s\"'`]{3,})",
     re.IGNORECASE,
 )
+# The password in an address, such as that of a database: "postgres://anna:…@db.example.org".
+_PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@]*:)([^\s/@]{3,}+)(?=@)", re.IGNORECASE)
 _BEARER_TOKEN = re.compile(r"(\bbearer\s+)([A-Za-z0-9._\-]{12,})", re.IGNORECASE)
 # Groups of digits side by side, such as a card's number and its expiry date; no part of a decimal number.
 _DIGIT_GROUPS = re.compile(r"(?<![\d.,])\d++(?![.,]+\d)(?:[ -]\d++(?![.,]+\d))*+")
@@ -57,6 +59,7 @@ def withhold(text: str) -> str:
     # whole.
     text = _KNOWN_FORMS.sub(WITHHELD, withhold_private_keys(text))
     text = _NAMED_SECRET.sub(_withhold_value, text)
+    text = _PASSWORD_IN_URL.sub(rf"\1{WITHHELD}", text)
     text = _BEARER_TOKEN.sub(rf"\1{WITHHELD}", text)
     text = _DIGIT_GROUPS.sub(_withhold_cards, text)
     return _RANDOM_WORD.sub(lambda m: WITHHELD if _is_random(m[0]) else m[0], text)

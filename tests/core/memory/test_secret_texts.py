@@ -40,6 +40,11 @@ def test_a_secret_is_known_by_its_form(secret: str) -> None:
         ("Amex 3782 822463 10005 1127", "Amex [withheld] 1127"),
         ("Card 2 5500005555555559 123 and 4111-1111-1111-1111", "Card 2 [withheld] 123 and [withheld]"),
         ("Card 4111 1111 1111 1111 4.50", "Card [withheld] 4.50"),
+        (
+            "It is postgres://anna:hunter2@db.example.org/x",
+            "It is postgres://anna:[withheld]@db.example.org/x",
+        ),
+        ("redis://:swordfish@cache:6379", "redis://:[withheld]@cache:6379"),
         ("DB_PASSWORD=swordfish", "DB_PASSWORD=[withheld]"),
         ("api key: abc123def", "api key: [withheld]"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY----- ok", "[withheld] ok"),
@@ -60,6 +65,7 @@ def test_the_words_around_a_secret_reveal_it(text: str, left: str) -> None:
         "Order 4111 1111 1111 1112 was late.",  # not a card: the sum is wrong
         "0000 0000 0000 0000",
         "It is in /home/user/Projects2024/Some/Long/Path.",
+        "Open http://localhost:8080/@anna or https://example.com:443 and write to a:b@example.com.",
         "See https://example.com/Articles/2024/How-To-Grow-Tomatoes",
         "commit eda0f1c2b3a4958677869504132231404f5e6d7c",
         "The secret of good bread is time.",
