@@ -45,15 +45,20 @@ from adapters.types import (
 )
 from adapters.whole_reply import BufferedReply
 
-DEFAULT_VERSION: Final = "2026-10-21"  # the version that Anthropic's own SDKs have sent since that day
-SAMPLING_VERSION: Final = "2023-06-01"  # the last version that takes temperature, top_p and top_k
+# The version of the API that Anthropic's own SDKs have sent since that day.
+DEFAULT_VERSION: Final = "2026-10-21"
+# The last version that takes temperature, top_p and top_k.
+SAMPLING_VERSION: Final = "2023-06-01"
 _MODELS_PATH: Final = "/models?limit=1000"
-CACHE_MARK: Final = b'"cache_control"'  # a request with this key has placed its cache marks itself
+# A request with this key has placed its cache marks itself.
+CACHE_MARK: Final = b'"cache_control"'
+# The beginning of an OAuth token, and of a key or a token.
 OAUTH_PREFIX: Final = "sk-ant-oat"
 _KEY_PREFIX: Final = "sk-ant-"
 _TOO_DEEP_MESSAGE: Final = "A schema or a message of the request is nested too deep."
 _BEARER_PREFIX: Final = "bearer "
-_NATIVE_PATH: Final = "/messages"  # of Anthropic's own dialect, which has more paths below it
+# The path of Anthropic's own dialect, which has more paths below it.
+_NATIVE_PATH: Final = "/messages"
 _COUNT_PATH: Final = f"{_NATIVE_PATH}/count_tokens"
 # The fields of a request that counting takes (platform.claude.com/docs/en/api/messages-count-tokens).
 _COUNTED_FIELDS: Final = frozenset(
@@ -113,6 +118,7 @@ class Anthropic(OpenAICompatible):
         return ("authorization", f"Bearer {key}") if key.startswith(OAUTH_PREFIX) else ("x-api-key", key)
 
     async def _send_chat(self, request: ModelRequest) -> ModelReply:
+        """Sends a chat completion as a message request, and returns the reply translated back."""
         try:
             translated = self._translate_request(request)
         except _TranslationFailed as error:
@@ -194,7 +200,7 @@ class Anthropic(OpenAICompatible):
         )
 
     def _translate_models(self, body: Json) -> Json:
-        """Returns a list of models in OpenAI's form. Notes how much each may write."""
+        """Returns a list of models in OpenAI's form. Notes the limit of each model's completions."""
         entries = [entry for entry in body["data"] if isinstance(entry, dict)]
         # A request without `max_tokens`, which the Messages API demands, gets the model's limit.
         for entry in entries:
@@ -207,8 +213,9 @@ class _TranslatedRequest(NamedTuple):
     """A chat completion request, and the message request made of it."""
 
     chat: Json
+    # The message request.
     json: Json
-    # `json` as it is sent.
+    # The message request as it is sent.
     body: bytes
 
 
@@ -229,6 +236,7 @@ def _with_binding_beta(request: ModelRequest, claude_request: Json) -> ModelRequ
 
 
 def _translate_count(body: Json) -> Json:
+    """Returns the answer of a count, as `COUNT_TOKENS` has it."""
     return {"input_tokens": int(body["input_tokens"])}
 
 

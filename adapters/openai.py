@@ -62,7 +62,7 @@ class OpenAICompatible:
         self.name = name
         self.base_url = base_url.rstrip("/") + ("" if has_path else self.default_path)
         self.capabilities = capabilities or Capabilities()
-        # Returns a chat completion request with the calls and the replies that this upstream takes.
+        # A function that returns a chat completion request with the calls and the replies that this upstream takes.
         self.adapt_calls = _choose_call_adapter(self.capabilities)
         self._transport = transport or HttpTransport()
         if key is not None:
@@ -73,14 +73,15 @@ class OpenAICompatible:
         self._fixed_json_headers = CIMultiDict(self._fixed_headers)
         self._fixed_json_headers.setdefault("Content-Type", "application/json")
         fixed_names = frozenset(extra_name.lower() for extra_name, _ in headers)
-        # Whether callers bring the key. Where the operator has the key, the caller's organization is dropped: it is not
-        # the operator's.
+        # Callers bring the key. If the operator has the key, the caller's organization is dropped: it is not the
+        # operator's.
         self._takes_credential = fixed_names.isdisjoint(_CREDENTIAL_HEADERS)
         account_names = frozenset() if self._takes_credential else _ACCOUNT_HEADERS
         self._reserved_names = _RESERVED_HEADERS | fixed_names | account_names
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, {self.base_url!r})"  # never the key
+        # Without the key.
+        return f"{type(self).__name__}({self.name!r}, {self.base_url!r})"
 
     def send(self, request: ModelRequest) -> Coroutine[Any, Any, ModelReply]:
         """Sends a request with this upstream's own headers. Raises: ProviderUnreachable, ProviderTimeout."""
@@ -147,5 +148,6 @@ def _choose_call_adapter(capabilities: Capabilities) -> Callable[[bytes], bytes]
 
 
 async def _add_index(sending: Awaitable[ModelReply]) -> ModelReply:
+    """Returns a reply in which the pieces of calls have an index. sending: the call that returns the reply."""
     reply = await sending
     return IndexedReply(reply) if reply.is_stream else reply

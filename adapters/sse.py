@@ -47,11 +47,16 @@ class EventDecoder:
     __slots__ = ("_buffer", "_bytes_without_data", "_searched_to", "has_begun", "has_cr")
 
     def __init__(self) -> None:
-        self._buffer = bytearray()  # begins with the first byte that belongs to no event yet
-        self._searched_to = 0  # the buffer has no blank line before this offset
-        self.has_cr = False  # the stream has a carriage return; without one a plain find is enough
-        self.has_begun = False  # an event was made, so no byte order mark can come any more
-        self._bytes_without_data = 0  # bytes since the last event with data
+        # Begins with the first byte that belongs to no event yet.
+        self._buffer = bytearray()
+        # The buffer has no blank line before this offset.
+        self._searched_to = 0
+        # The stream has a carriage return; without one a plain find is enough.
+        self.has_cr = False
+        # An event was made, so no byte order mark can come any more.
+        self.has_begun = False
+        # The number of bytes since the last event with data.
+        self._bytes_without_data = 0
 
     def feed(self, data: bytes) -> list[Event]:
         """Returns every event that is whole now, in order; often none, often several.

@@ -46,12 +46,13 @@ if TYPE_CHECKING:
 
 # To the left of these bits an occurrence has its hash.
 HASH_SHIFT = 32
-# In a number for a name, which has its row to the left.
+# The bits of the hash in a number of `Index._names`.
 _HASH = 0xFFFFFFFF
 # The lower half of an occurrence: its row, marks and frequency. The hash is to the left.
 LOW_HALF = (1 << HASH_SHIFT) - 1
 _ROW_BITS = HASH_SHIFT - ROW_SHIFT
-_MAX_CHUNKS = 1 << (_ROW_BITS - SLOT_BITS)  # of four million messages
+# The most chunks of an index: those of four million messages.
+_MAX_CHUNKS = 1 << (_ROW_BITS - SLOT_BITS)
 # To the left of these bits a row is the position of its chunk.
 _CHUNK_SHIFT = ROW_SHIFT + SLOT_BITS
 
@@ -67,7 +68,7 @@ _INDEX_BYTES = 2_200
 class Index:
     """The chunks of one agent."""
 
-    __slots__ = ("_changed_chunks", "_columns", "_lengths", "_names", "blob_bytes", "layout", "segments")
+    __slots__ = ("_blob_sizes", "_changed_chunks", "_columns", "_names", "blob_bytes", "layout", "segments")
 
     def __init__(self, blobs: Iterable[tuple[int, bytes]] = ()) -> None:
         """Makes an index of blobs by chunk. Raises: CorruptIndex."""
@@ -78,8 +79,9 @@ class Index:
         self._changed_chunks = frozenset[int]()
         # A number for each name in the head of a document: its row, and to the right of it the hash in 32 bits. Sorted.
         self._names = make_empty_column()
-        # The bytes of each chunk's blob, and of all together.
-        self._lengths: dict[int, int] = {}
+        # The bytes of each chunk's blob.
+        self._blob_sizes: dict[int, int] = {}
+        # The bytes of all blobs together.
         self.blob_bytes = 0
         # The stamps of the segments that hold some of the chunks, by number.
         self.segments: dict[int, int] = {}
@@ -103,29 +105,29 @@ class Index:
         """
         import numpy as np
 
-        written = dict(blobs)
-        opened = [(chunk, open_blob(data)) for chunk, data in written.items() if data]
-        covered = [chunk for number in segments for chunk in list_segment_chunks(number)]
-        self._make_room([*covered, *(chunk for chunk, _ in opened)])
-        changed = [chunk for chunk in written if chunk in self.layout.positions]
-        if not changed and not covered:
+        new_blobs = dict(blobs)
+        open_blobs = [(chunk, open_blob(data)) for chunk, data in new_blobs.items() if data]
+        segment_chunks = [chunk for number in segments for chunk in list_segment_chunks(number)]
+        self._make_room([*segment_chunks, *(chunk for chunk, _ in open_blobs)])
+        changed = [chunk for chunk in new_blobs if chunk in self.layout.positions]
+        if not changed and not segment_chunks:
             return
         for chunk in changed:
-            self._lengths.pop(chunk, None)
-        self._lengths.update((chunk, len(blob.data)) for chunk, blob in opened)
+            self._blob_sizes.pop(chunk, None)
+        self._blob_sizes.update((chunk, len(blob.data)) for chunk, blob in open_blobs)
         for number, segment in segments.items():
             self.segments[number] = segment.stamp
-            self._lengths[list_segment_chunks(number).start] = ENTRY_BYTES * segment.documents.entries
-        self.blob_bytes = sum(self._lengths.values())
-        tables = {chunk: blob.table for chunk, blob in opened}
+            self._blob_sizes[list_segment_chunks(number).start] = ENTRY_BYTES * segment.documents.entries
+        self.blob_bytes = sum(self._blob_sizes.values())
+        tables = {chunk: blob.table for chunk, blob in open_blobs}
         joined = b"".join([tables.get(chunk, EMPTY_TABLE) for chunk in changed])
         rows = [np.frombuffer(joined, make_document_type()).reshape(-1, CHUNK)]
         rows += [segment.documents.rows for segment in segments.values()]
         self.layout.put_indexed(
-            [self.layout.positions[chunk] for chunk in (*changed, *covered)], np.concatenate(rows)
+            [self.layout.positions[chunk] for chunk in (*changed, *segment_chunks)], np.concatenate(rows)
         )
         self._put_occurrences(
-            changed, self._list_chunk_occurrences(opened) if opened else make_empty_column()
+            changed, self._list_chunk_occurrences(open_blobs) if open_blobs else make_empty_column()
         )
 
     def _put_occurrences(self, changed: Sequence[int], occurrences: NDArray[np.uint64]) -> None:
@@ -252,6 +254,7 @@ def make_empty_column() -> NDArray[np.uint64]:
 
 
 def _sort_column(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    """Returns the numbers of all parts in one sorted column."""
     import numpy as np
 
     column = np.concatenate(parts)
@@ -280,9 +283,10 @@ def _make_bounds(keys: Collection[int]) -> NDArray[np.uint64]:
 def _cut_slices(column: NDArray[np.uint64], bounds: NDArray[np.uint64]) -> list[NDArray[np.uint64]]:
     """Returns parts of a sorted column.
 
-    bounds: first the least number of each part, then, for each, the least number after it.
+    bounds: the least number of each part, and after these the least number after each part.
     """
-    offsets, none = column.searchsorted(bounds).tolist(), column[:0]
+    offsets = column.searchsorted(bounds).tolist()
+    none = column[:0]
     part_count = len(bounds) // 2
     starts, ends = offsets[:part_count], offsets[part_count:]
     return [column[start:end] if start < end else none for start, end in zip(starts, ends, strict=True)]

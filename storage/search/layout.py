@@ -55,10 +55,11 @@ class Lengths:
         """Returns the sums over some rows; a row without a document has zeros."""
         import numpy as np
 
-        logs, user = np.log2(length + 1.0), (flags & USER).nonzero()[0]
-        of_user = float(logs[user].sum())
+        logs = np.log2(length + 1.0)
+        user_rows = (flags & USER).nonzero()[0]
+        user_logs = float(logs[user_rows].sum())
         count = int(np.count_nonzero(flags & PRESENT))
-        return cls(count, int(length.sum()), len(user), of_user, float(logs.sum()) - of_user)
+        return cls(count, int(length.sum()), len(user_rows), user_logs, float(logs.sum()) - user_logs)
 
     def add(self, document: DocumentRow, sign: int = 1) -> None:
         """Adds a document; with the sign -1 subtracts it."""
@@ -85,7 +86,7 @@ class Lengths:
         )
 
     def compute_user_weight(self) -> float:
-        """Returns how much the ranking of the user's turns counts: the more, the longer the assistant's turns are here.
+        """Returns the weight of the ranking of the user's turns: the greater, the longer the assistant's turns are.
 
         The typical length is the geometric mean, which a few very long turns do not change much.
         """
@@ -93,15 +94,15 @@ class Lengths:
         if not self.user_count or not others:
             return 0.0
         # Rounded, since sums of the same rows in another order differ by a hair, which would decide between equals.
-        longer = round(self.other_logs / others - self.user_logs / self.user_count, 9)
-        return min(max(longer / _FULL_WEIGHT_LOG2, 0.0), 1.0)
+        ratio_log2 = round(self.other_logs / others - self.user_logs / self.user_count, 9)
+        return min(max(ratio_log2 / _FULL_WEIGHT_LOG2, 0.0), 1.0)
 
 
 class IndexLayout:
     """Every document by row, 64 rows to a chunk in order, with all columns that do not depend on a query.
 
-    Its columns are arrays, which are read one number at a time, or by numpy where they lie. `earlier`, `later`,
-    `slope` and `user_weight` are right once `put_tail` was called.
+    Its columns are arrays, which are read one number at a time, or by numpy without a copy. `earlier`, `later`, `slope`
+    and `user_weight` are right once `put_tail` was called.
     """
 
     __slots__ = (
@@ -119,25 +120,35 @@ class IndexLayout:
         # The position in `chunks` of each chunk.
         self.positions: dict[int, int] = {}
         # The numbers of the document in each row; zeros: the row has no document.
-        self.length, self.back, self.flags, self.head = array("H"), array("H"), array("B"), array("B")
+        self.length = array("H")
+        self.back = array("H")
+        self.flags = array("B")
+        self.head = array("B")
         # The rows of a document's neighbours, by its row; -1: there is none. The last one of several after it counts.
-        self.earlier, self.later = array("h"), array("h")
-        # The messages that the index lacks, and the indices in the tail of messages that are left out.
+        self.earlier = array("h")
+        self.later = array("h")
+        # The messages that the index lacks.
         self.tail = Tail()
+        # The indices in the tail of messages that are left out.
         self.left_out: list[int] = []
         # The row of each message in the tail, by its index there; -1: it is left out.
         self.tail_rows: list[int] = []
         # The index's documents of messages that are in the tail as well, by row.
         self.replaced: dict[int, DocumentRow] = {}
-        # Sums over all rows, the flags that any row has, and the first row after all documents.
-        self.lengths, self.all_flags, self.end = Lengths(), 0, 0
+        # Sums over all rows.
+        self.lengths = Lengths()
+        # The flags that any row has.
+        self.all_flags = 0
+        # The first row after all documents.
+        self.end = 0
         # Rows before this one know their neighbours.
         self._linked = 0
         self._update_weights()
 
     def make_room(self, chunks: Iterable[int]) -> list[int]:
         """Gives rows to chunks that have none. Returns the new positions of the other chunks; []: none has moved."""
-        old_chunks, new_chunks = self.chunks, {*chunks}.difference(self.positions)
+        old_chunks = self.chunks
+        new_chunks = {*chunks}.difference(self.positions)
         if not new_chunks:
             return []
         self._remove_tail()
@@ -196,7 +207,8 @@ class IndexLayout:
             self._link_neighbours()
         if row_count == len(tail.documents):
             return
-        self.tail, self.left_out = tail, left_out
+        self.tail = tail
+        self.left_out = left_out
         is_linked = True
         for message, document in zip(tail.documents[row_count:], tail.iterate_rows(row_count), strict=True):
             seq = message.seq
@@ -204,7 +216,7 @@ class IndexLayout:
                 self.tail_rows.append(-1)
                 continue
             row = self.positions[seq // CHUNK] * CHUNK + seq % CHUNK
-            self._put_of_tail(row, document)
+            self._put_tail_document(row, document)
             # Messages after this one may still wait for their rows.
             is_linked = is_linked and row >= self.end
             if is_linked:
@@ -217,7 +229,7 @@ class IndexLayout:
             self._link_neighbours()
         self._update_weights()
 
-    def _put_of_tail(self, row: int, document: DocumentRow) -> None:
+    def _put_tail_document(self, row: int, document: DocumentRow) -> None:
         """Puts a document of the tail into its row, and sets aside the index's document in that row."""
         if self.flags[row]:
             self.replaced[row] = self._get_document(row)
@@ -239,13 +251,18 @@ class IndexLayout:
             self._put_document(row, before or NO_DOCUMENT)
             if before is not None:
                 self.lengths.add(before)
-        self.tail, self.left_out, self.tail_rows, self.replaced = Tail(), [], [], {}
+        self.tail = Tail()
+        self.left_out = []
+        self.tail_rows = []
+        self.replaced = {}
         self._update_weights()
 
     def _get_document(self, row: int) -> DocumentRow:
+        """Returns the document in a row."""
         return DocumentRow(self.length[row], self.back[row], self.flags[row], self.head[row])
 
     def _put_document(self, row: int, document: DocumentRow) -> None:
+        """Puts a document into a row, in place of the row's document."""
         self.length[row], self.back[row], self.flags[row], self.head[row] = document
 
     def make_row_range(self, seqs: range) -> range:
@@ -272,6 +289,7 @@ class IndexLayout:
 
     @property
     def _is_gapless(self) -> bool:
+        """True if each chunk between the first and the last one has rows."""
         return bool(self.chunks) and self.chunks[-1] - self.chunks[0] == len(self.chunks) - 1
 
     def _compute_row(self, seq: int) -> int:
@@ -289,7 +307,8 @@ class IndexLayout:
         """Finds the neighbours of the rows from `_linked` on."""
         # In most memories two bytes hold a row's number.
         no_neighbour = array("h" if len(self.flags) < 1 << 15 else "i", [-1])
-        first, self._linked = self._linked, len(self.flags)
+        first = self._linked
+        self._linked = len(self.flags)
         # All rows are linked again if their numbers need more bytes now, or if fewer than half stay as they are.
         if no_neighbour.typecode != self.earlier.typecode or first < len(self.earlier) // 2:
             first = 0

@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Chunks in a segment, which hold as many messages as 15 bits can number. Half as many make twice the rows that a query
-# reads, twice as many make a forgotten message drop 7 MB.
+# The chunks in a segment, which hold as many messages as 15 bits can number. Half as many make twice the rows that a
+# query reads, twice as many make a forgotten message drop 7 MB.
 SEGMENT_CHUNKS = 512
 # In the row of an occurrence, the bits above these are the number of its segment.
 SEGMENT_ROWS_SHIFT = 15
-# A bucket has some 1,000 entries then, in 7 kB.
+# The buckets of a segment. Each has some 1,000 entries, in 7 kB.
 BUCKETS = 512
-# The bytes of buckets that a query reads, in 10 ms. In a memory of a million messages these are the buckets of all
+# The most bytes of buckets that a query reads, in 10 ms. In a memory of a million messages these are the buckets of all
 # words but those that more than a tenth of the messages have.
 _READ_BYTES = 1 << 20
 # The number of a bucket under which the documents are stored.
@@ -111,6 +111,14 @@ class Postings(Struct, frozen=True):
 NO_POSTINGS = Postings()
 
 
+class NewestPostings(NamedTuple):
+    """The occurrences in some segments."""
+
+    # The first chunk of these segments; 0: no earlier segments follow.
+    first_chunk: int
+    postings: Postings
+
+
 class SegmentBucket(NamedTuple):
     """A bucket of one segment."""
 
@@ -136,20 +144,18 @@ class Buckets(Struct, frozen=True):
         """Returns the occurrences of the terms. Raises: CorruptIndex."""
         return read_postings(self.rows, self.sizes, self.hashes)
 
-    def read_newest_first(self) -> Iterator[tuple[int, Postings]]:
+    def read_newest_first(self) -> Iterator[NewestPostings]:
         """Yields the occurrences in a few segments at a time, newest first: in one, then in eight times as many.
-
-        Yields pairs: the first chunk of these segments, or 0 with the last segments, and the occurrences.
 
         Raises: CorruptIndex.
         """
         numbers = sorted({row.segment for row in self.rows}, reverse=True)
         count = 1
         while True:
-            some, numbers = numbers[:count], numbers[count:]
-            rows = [row for row in self.rows if row.segment in some]
-            yield (
-                list_segment_chunks(some[-1]).start if numbers else 0,
+            read_numbers, numbers = numbers[:count], numbers[count:]
+            rows = [row for row in self.rows if row.segment in read_numbers]
+            yield NewestPostings(
+                list_segment_chunks(read_numbers[-1]).start if numbers else 0,
                 read_postings(rows, self.sizes, self.hashes),
             )
             if not numbers:
@@ -291,29 +297,34 @@ def _read_bucket_occurrences(
     """Returns the occurrences of the terms of one bucket in all segments, by hash. Raises: CorruptIndex."""
     import numpy as np
 
-    sizes = [_read_entry_count(part.data, _OF_BUCKET, part.segment) for part in parts]
+    counts = [_read_entry_count(part.data, _OF_BUCKET, part.segment) for part in parts]
     columns = [memoryview(part.data)[_HEADER.size :] for part in parts]
-    for view, size in zip(columns, sizes, strict=True):
-        if len(view) != size * ENTRY_BYTES:
-            raise CorruptIndex(f"{len(view)} bytes do not make {size} entries")
+    for view, count in zip(columns, counts, strict=True):
+        if len(view) != count * ENTRY_BYTES:
+            raise CorruptIndex(f"{len(view)} bytes do not make {count} entries")
 
     def join(start: int, width: int) -> bytes:
-        """Returns a column of all segments. start: the bytes of an entry that lie in the columns before it."""
-        sized = zip(columns, sizes, strict=True)
-        return b"".join([view[start * size : (start + width) * size] for view, size in sized])
+        """Returns a column of all segments.
+
+        start: the bytes of an entry in the columns before this one.
+        width: the bytes of an entry in this column.
+        """
+        parts_and_counts = zip(columns, counts, strict=True)
+        return b"".join([view[start * count : (start + width) * count] for view, count in parts_and_counts])
 
     entry_hashes = np.frombuffer(join(0, HASH_BYTES), "<u4")
     marked_rows = np.frombuffer(join(HASH_BYTES, _MARKED_ROW_BYTES), "<u2")
     frequencies = np.frombuffer(join(HASH_BYTES + _MARKED_ROW_BYTES, _FREQUENCY_BYTES), np.uint8)
-    ends, by_term = np.cumsum(sizes), {}
+    ends = np.cumsum(counts)
+    by_hash: dict[int, NDArray[np.int64]] = {}
     segments = np.array([part.segment for part in parts], np.int64) << SEGMENT_ROWS_SHIFT
-    for term in hashes:
-        indices = (entry_hashes == term).nonzero()[0]
+    for term_hash in hashes:
+        indices = (entry_hashes == term_hash).nonzero()[0]
         rows = marked_rows[indices].astype(np.int64)
         # `indices` is ascending, so the entries of each segment stand together.
         all_rows = segments.repeat(np.diff(indices.searchsorted(ends), prepend=0)) + (rows & _ROW)
-        by_term[term] = all_rows << ROW_SHIFT | np.where(rows & _IN_HEAD, HEAD, 0) | frequencies[indices]
-    return by_term
+        by_hash[term_hash] = all_rows << ROW_SHIFT | np.where(rows & _IN_HEAD, HEAD, 0) | frequencies[indices]
+    return by_hash
 
 
 def _read_entry_count(data: bytes, kind: int, number: int) -> int:

@@ -1,6 +1,6 @@
-"""The words of a text as the search index counts them: folded, stemmed, without function words.
+"""Splits texts into terms, the words that the search index counts: folded, stemmed, without function words.
 
-It knows scripts and languages; it does not know messages, nor how words are stored.
+This module knows scripts and languages. It knows neither messages nor how terms are stored.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ class _Stemmers(threading.local):
         self._by_language: dict[str, Any] = {}
 
     def stem(self, word: str, language: str) -> str:
+        """Returns the stem of a word. language: the name of the language, as Snowball has it."""
         stemmer = self._by_language.get(language)
         if stemmer is None:
             stemmer = self._by_language[language] = Stemmer.Stemmer(language, 0)
@@ -210,7 +211,10 @@ def list_names(text: str) -> list[str]:
 
 
 class _Terms(dict[str, tuple[str, ...]]):
-    """The terms of words, by word: some may have been forgotten since. Common ones are nearly all of a text."""
+    """A cache of the terms of words, by word. Common words are nearly all of a text.
+
+    It may have words that were forgotten, so a forgetting empties it (`clear_terms`).
+    """
 
     def __missing__(self, word: str) -> tuple[str, ...]:
         terms = tuple(_split_into_terms(word))
@@ -233,6 +237,7 @@ def clear_terms() -> None:
 
 
 def _split_into_terms(word: str) -> list[str]:
+    """Returns the terms of a word, which the cache `_terms` does not have."""
     if word.isascii():
         parts = _split_ascii(word)
         # An identifier is found whole and by its parts.
@@ -276,6 +281,7 @@ def find_word_parts(terms: Collection[str]) -> frozenset[str]:
 
 
 def _split_ascii(word: str) -> list[str]:
+    """Returns the terms of a word of ASCII: its parts between underscores, without function words."""
     terms = []
     for part in word.split("_"):
         base = part.partition("'")[0][:_MAX_WORD_CHARS]
@@ -285,6 +291,7 @@ def _split_ascii(word: str) -> list[str]:
 
 
 def _split_spaced(run: str) -> list[str]:
+    """Returns the terms of a word of a script with spaces."""
     script = ord(run[0])
     for first, last, language in _STEMMERS:
         if first <= script <= last:
