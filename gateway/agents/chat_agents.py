@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.core.repeated import find_last_reply_texts, find_new_messages
+from gateway.agents.core.repeated_messages import find_last_reply_texts, find_new_messages
 from gateway.agents.core.waits import Waiter
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_messaging import Sender

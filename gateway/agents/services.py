@@ -14,7 +14,7 @@ from gateway.agents.api.agent_json import render_agents
 from gateway.agents.api.agent_lookup import AgentLookup
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import RunEvents
-from gateway.agents.batches.accept import BatchRequests
+from gateway.agents.batches.batch_requests import BatchRequests
 from gateway.agents.batches.batch_service import BatchService
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.chat_agents import ChatAgents

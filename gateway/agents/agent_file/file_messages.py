@@ -40,7 +40,7 @@ _STATUSES = {"OK": "success", "Failed": "error"}
 _PACKED_STATUSES = {status: packed for packed, status in _STATUSES.items()}
 # The types of system events, which Letta's older agents got as user messages.
 _EVENT_TYPES = ("heartbeat", "login")
-# The known roles. A `prompt` (`older.py`) becomes no message.
+# The known roles. A `prompt` (`older_file.py`) becomes no message.
 FILE_ROLES = frozenset({"user", "summary", "system", "approval", "assistant", "tool", "prompt"})
 
 

@@ -1,4 +1,4 @@
-"""Reads an agent file in the form of Letta 0.16, or in an older form (`older.py`).
+"""Reads an agent file in the form of Letta 0.16, or in an older form (`older_file.py`).
 
 Unknown fields are ignored. Parts that the gateway cannot store (tools of Letta's that it lacks, groups, MCP servers,
 values of secrets that an export wipes) are left out, and their names are returned. Any other fault is an Unprocessable
@@ -29,7 +29,7 @@ from gateway.agents.agent_file.file_structs import (
     FilePassage,
     ImportForm,
 )
-from gateway.agents.agent_file.older import is_older, translate_older
+from gateway.agents.agent_file.older_file import is_older, translate_older
 from gateway.agents.agent_file.read_definition import read_definition
 from gateway.agents.agent_file.read_messages import read_messages
 from gateway.agents.agent_file.read_shared import (

@@ -11,7 +11,7 @@ from gateway.agents.api.blocks import render_block
 from gateway.agents.api.folders import render_folder
 from gateway.agents.api.groups import render_group
 from gateway.agents.api.identities import render_identity
-from gateway.agents.api.model import choose_provider_type, render_embedder
+from gateway.agents.api.model_json import choose_provider_type, render_embedder
 from gateway.agents.api.tool_json import render_tool
 from gateway.agents.core.kinds import choose_kind
 from gateway.agents.registry.agent_models import find_context_window

@@ -13,7 +13,7 @@ from gateway.agents.api._query import AgentQuery, AgentsQuery, RecompileQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.agent_bodies import CreateAgent, UpdateAgent, define_agent, list_models, with_update
 from gateway.agents.api.blocks import make_block
-from gateway.agents.api.context import render_context
+from gateway.agents.api.context_json import render_context
 from gateway.agents.api.dependencies import AgentsApi, read_sent_uid
 from gateway.agents.registry.registry import AgentEdit, AgentParts, NewAgent
 from gateway.agents.runs.run import RunRequest

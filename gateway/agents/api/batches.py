@@ -18,7 +18,7 @@ from gateway.agents.api._paging import read_page, read_sent_ref
 from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.dependencies import AgentsApi, read_sent_uid
-from gateway.agents.batches.accept import RequestedItem
+from gateway.agents.batches.batch_requests import RequestedItem
 from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.message import Showing, read_showing

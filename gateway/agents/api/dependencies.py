@@ -10,7 +10,7 @@ from gateway.agents.api._paging import read_page
 from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import ApiRequest, read_uid
 from gateway.agents.api.agent_lookup import AgentLookup
-from gateway.agents.batches.accept import BatchRequests
+from gateway.agents.batches.batch_requests import BatchRequests
 from gateway.agents.registry.agent_models import make_handle
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_runs import AgentRuns

@@ -12,7 +12,7 @@ from gateway.agents.api._query import AgentsOfQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.folder_files import FolderFileRoutes
-from gateway.agents.api.model import render_embedder
+from gateway.agents.api.model_json import render_embedder
 from gateway.agents.files.folders import Folders
 from gateway.agents.wire.sent_values import find_sent, get_sent_fields
 from gateway.agents.wire.shown_values import NO_AUTHORS, render_time

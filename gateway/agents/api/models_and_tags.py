@@ -9,7 +9,7 @@ from gateway.agents.api._paging import OLDEST_FIRST, read_page_at
 from gateway.agents.api._query import ModelsQuery, TagsQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.api.model import render_embedding_model, render_model
+from gateway.agents.api.model_json import render_embedding_model, render_model
 from gateway.agents.registry.agent_models import find_model_window, make_handle
 from gateway.agents.wire.sent_values import find_sent
 from gateway.core.request.requested_agent import AGENT_PREFIX

@@ -6,9 +6,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from adapters.batch.batch_provider import BatchProvider
+from gateway.agents.batches.batch_jobs import BatchJobs
 from gateway.agents.batches.batch_metrics import BatchMetrics
 from gateway.agents.batches.items import ItemTurns
-from gateway.agents.batches.job import BatchJobs
 from gateway.metrics import Metrics
 from gateway.run.background.retention import YOUNG_S
 from gateway.run.background.tasks import PeriodicTask

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.core.repeated import count_repeated_messages
+from gateway.agents.core.repeated_messages import count_repeated_messages
 from gateway.agents.runs.abandoned_runs import AbandonedRuns
 from gateway.agents.runs.run import RoutedSend, RunRequest
 from gateway.agents.runs.stored_run import load_exchanges_of_run

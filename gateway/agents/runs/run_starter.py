@@ -15,7 +15,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.core.repeated import detect_barge_in
+from gateway.agents.core.repeated_messages import detect_barge_in
 from gateway.agents.runs.calls.call_record import load_answers, load_results, number_call
 from gateway.agents.runs.calls.pauses import (
     Resumption,

@@ -15,8 +15,7 @@ import orjson
 import pytest
 
 from adapters.batch.openai import OpenAIBatches
-from gateway.agents.batches import item_ending
-from gateway.agents.batches import job as batch_job
+from gateway.agents.batches import batch_jobs, item_ending
 from gateway.agents.batches import outcomes as batch_outcomes
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
@@ -489,7 +488,7 @@ def test_repeated_internal_errors_end_a_batch(tmp_path: Path, monkeypatch: pytes
         raise RuntimeError
 
     monkeypatch.setattr(PartJournal, "add", broken)
-    monkeypatch.setattr(batch_job, "MAX_FAULTS", 2)
+    monkeypatch.setattr(batch_jobs, "MAX_FAULTS", 2)
     with scene(tmp_path) as s:
         batch = s.post(s.agents(2))
         assert s.ended(batch)["counts"]["failed"] == 2

@@ -16,8 +16,7 @@ from starlette.responses import Response
 
 from adapters.batch import local
 from adapters.batch.local import LocalBatches
-from gateway.agents.batches import accept, batch_service, item_ending, parts
-from gateway.agents.batches import job as batch_job
+from gateway.agents.batches import batch_jobs, batch_requests, batch_service, item_ending, parts
 from gateway.agents.batches import outcomes as batch_outcomes
 from gateway.agents.batches import results as batch_results
 from gateway.agents.batches.item_ending import ItemEnding
@@ -156,7 +155,7 @@ def test_nothing_is_submitted_of_a_batch_that_was_cancelled_meanwhile(
 def test_a_batch_that_is_not_accepted_whole_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accept, "_PAGE", 1)
+    monkeypatch.setattr(batch_requests, "_PAGE", 1)
     with scene(tmp_path) as s:
         agents = s.agents(3)
         Breaking(monkeypatch, "add", 2, BatchItems)
@@ -368,11 +367,11 @@ def test_what_a_provider_has_of_a_batch_that_is_given_up_is_stopped(
     async def broken(*_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(batch_job, "MAX_FAULTS", 2)
+    monkeypatch.setattr(batch_jobs, "MAX_FAULTS", 2)
     with scene(tmp_path, held=True) as s:
         batch = s.post(s.agents(2))
         s.until(batch, lambda _: len(s.openai.batches) == 1)
-        monkeypatch.setattr(batch_job._Attempt, "_read_results", broken)
+        monkeypatch.setattr(batch_jobs._Attempt, "_read_results", broken)
         s.until_rest()
         assert s.get(batch)["counts"]["failed"] == 2
         assert s.openai.batches[0].status == "cancelled"
@@ -1006,7 +1005,7 @@ def test_what_may_pass_ends_no_batch(
 
     monkeypatch.setattr(PartDraft, "add", broken)
     monkeypatch.setattr(Jobs, "fail", failed)
-    monkeypatch.setattr(batch_job, "MAX_FAULTS", 2)
+    monkeypatch.setattr(batch_jobs, "MAX_FAULTS", 2)
     with scene(tmp_path) as s:
         assert s.ended(s.post(s.agents(1)))["counts"]["completed"] == 1
     assert len(waits) == 10
@@ -1018,7 +1017,7 @@ def test_what_may_pass_ends_no_batch(
 def test_faults_in_a_row_end_a_batch(
     error: Exception, often: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, reads = batch_job._Attempt._read_results, list[int]()
+    read, reads = batch_jobs._Attempt._read_results, list[int]()
 
     async def broken(attempt: Any, *about: Any) -> None:
         reads.append(len(reads))
@@ -1026,8 +1025,8 @@ def test_faults_in_a_row_end_a_batch(
             raise error
         await read(attempt, *about)
 
-    monkeypatch.setattr(batch_job, "MAX_FAULTS", 3)
-    monkeypatch.setattr(batch_job._Attempt, "_read_results", broken)
+    monkeypatch.setattr(batch_jobs, "MAX_FAULTS", 3)
+    monkeypatch.setattr(batch_jobs._Attempt, "_read_results", broken)
     with scene(tmp_path, held=True) as s:
         batch = s.post(s.agents(1))
         s.until(batch, lambda found: len(reads) > 8 or found["status"] in ENDED)

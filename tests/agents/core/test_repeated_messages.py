@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.agents.core.repeated import find_new_messages
+from gateway.agents.core.repeated_messages import find_new_messages
 from tests.core.conversations import assistant, result, system, user
 
 
