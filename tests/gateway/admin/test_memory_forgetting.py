@@ -190,7 +190,7 @@ def test_a_forgetting_that_the_store_breaks_off_goes_on_by_itself(
         busy.setattr(world.store.forgetting, "run", fail)
         done = call(forgetting(world).forget(OPERATOR, of.uid, "all", confirm="2"))
     assert (done.done, done.swept) == (False, False)
-    call(make_retention(world.gateway.app.services.settings, world.store, world.clock).step())
+    call(make_retention(world.gateway.app.services.settings, world.store, world.clock).forget_old())
     assert SECRET.encode() not in world.data()
 
 
