@@ -128,7 +128,8 @@ class AgentSpec(Struct, frozen=True):
     @property
     def window_bounds(self) -> MessageBounds | None:
         """The bounds of its window in messages; None: tokens count alone."""
-        max_messages, min_messages = self.definition.most_messages, self.definition.least_messages
+        max_messages = self.definition.most_messages
+        min_messages = self.definition.least_messages
         if max_messages is None:
             return None
         if min_messages is None:

@@ -22,11 +22,16 @@ class KnownSideRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: str
-    seen: str  # the application's version, or the month, in which the words were seen
-    patterns: tuple[str, ...]  # alternatives, matched at the start of the message
-    where: Literal["user", "system"] = "user"  # the role of the message with the words
-    memory: Literal["off", "read"] = "off"  # the request's use of memory
-    is_passing: bool = False  # written in the user's place, and in no later list
+    # The application's version, or the month, in which the words were seen.
+    seen: str
+    # Alternatives, matched at the start of the message.
+    patterns: tuple[str, ...]
+    # The role of the message with the words.
+    where: Literal["user", "system"] = "user"
+    # The request's use of memory.
+    memory: Literal["off", "read"] = "off"
+    # The words are written in the user's place, and are in no later list.
+    is_passing: bool = False
 
     @property
     def pattern(self) -> str:
@@ -42,8 +47,10 @@ class AddedText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     application: str
     seen: str
-    begin: str  # the tag before the text
-    end: str  # the tag after it
+    # The tag before the text.
+    begin: str
+    # The tag after it.
+    end: str
 
 
 class TextInPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,7 +58,8 @@ class TextInPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     application: str
     seen: str
-    pattern: str  # matched at the start of the message
+    # Matched at the start of the message.
+    pattern: str
 
 
 class QuestionTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,9 +67,12 @@ class QuestionTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     application: str
     seen: str
-    begin: str  # the message begins with this
-    before: str  # the text before the question
-    after: str  # the text after the question
+    # The beginning of the message.
+    begin: str
+    # The text before the question.
+    before: str
+    # The text after the question.
+    after: str
     # The template ends the message: the question follows the last `before`, and a message that goes on after `after`
     # only quotes the template. Otherwise the question follows the first `before`.
     is_last: bool = True
@@ -88,11 +99,16 @@ class AppendedText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Applications(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All signatures, in the order in which they are tried."""
 
-    side_requests: tuple[KnownSideRequest, ...]  # requests that applications make for themselves
-    added: tuple[AddedText, ...]  # texts next to a person's words
-    in_place: tuple[TextInPlace, ...]  # messages in the place of a person's message
-    templates: tuple[QuestionTemplate, ...]  # templates around a person's question
-    appended: tuple[AppendedText, ...]  # texts after a person's words
+    # The requests that applications make for themselves.
+    side_requests: tuple[KnownSideRequest, ...]
+    # The texts next to a person's words.
+    added: tuple[AddedText, ...]
+    # The messages in the place of a person's message.
+    in_place: tuple[TextInPlace, ...]
+    # The templates around a person's question.
+    templates: tuple[QuestionTemplate, ...]
+    # The texts after a person's words.
+    appended: tuple[AppendedText, ...]
 
 
 def _read() -> Applications:
@@ -101,5 +117,5 @@ def _read() -> Applications:
 
 
 APPLICATIONS: Final = _read()
+# Matches a text that an application writes in the user's place, at the start of a message.
 IN_PLACE: Final = re.compile("|".join(each.pattern for each in APPLICATIONS.in_place))
-"""Matches a text that an application writes in the user's place, at the start of a message."""

@@ -55,8 +55,9 @@ class AgentDefinition(_Stored, frozen=True):
     kind: str
     # The agent's own prompt.
     system: str = ""
-    # A text for people, and the application's own fields.
+    # A text for people.
     description: str | None = None
+    # The application's own fields.
     metadata: dict[str, Any] = field(default_factory=dict)
     # Lists leave the agent out.
     hidden: bool = False
@@ -117,8 +118,9 @@ class ToolDefinition(_Stored, frozen=True):
     is_parallel: bool = False
     # The most characters of a result that the model gets.
     result_chars: int = 50_000
-    # The application's own tags and fields.
+    # The application's own tags.
     tags: tuple[str, ...] = ()
+    # The application's own fields.
     metadata: dict[str, Any] = field(default_factory=dict)
     # Fields of a dialect that have no effect here and are returned as they came.
     retained: dict[str, Any] = field(default_factory=dict, name="kept")

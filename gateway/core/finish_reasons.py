@@ -35,7 +35,8 @@ def read_finish_reason(reason: Any) -> str:
     return _read_words(reason) if isinstance(reason, str) else "stop"
 
 
-@lru_cache(maxsize=64)  # upstreams have few reasons, and the reason of a reply is read several times
+# Upstreams have few reasons, and the reason of a reply is read several times.
+@lru_cache(maxsize=64)
 def _read_words(reason: str) -> str:
     words = reason.lower().replace("-", "_").split(":")
     # Gemini's reasons have two words: "content_filter: PROHIBITED_CONTENT". The second word is the more exact.

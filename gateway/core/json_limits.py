@@ -45,16 +45,16 @@ def check_values(*texts: bytes) -> None:
 
 def _has_levels(json: Any, count: int) -> bool:
     """Returns whether a value has lists and objects within one another, `count` levels deep or more."""
-    level = [json]
+    level_values = [json]
     for _ in range(count):
         lists = [
             each.values() if isinstance(each, dict) else each
-            for each in level
+            for each in level_values
             if isinstance(each, dict | list)
         ]
         if not lists:
             return False
-        level = [each for values in lists for each in values]
+        level_values = [each for values in lists for each in values]
     return True
 
 
@@ -66,7 +66,7 @@ def _count_signs(text: bytes) -> int:
 
 def _count_values(text: bytes) -> int:
     # Signs within texts do not count. At least every second text is a value; the others may be names.
-    plain = text.replace(rb"\\", b"").replace(rb"\"", b"")
-    if plain.count(b'"') > 4 * MAX_VALUES:
+    plain_text = text.replace(rb"\\", b"").replace(rb"\"", b"")
+    if plain_text.count(b'"') > 4 * MAX_VALUES:
         return MAX_VALUES + 1
-    return _count_signs(b"".join(plain.split(b'"')[::2]))
+    return _count_signs(b"".join(plain_text.split(b'"')[::2]))

@@ -25,9 +25,9 @@ def with_text_before(message: Json, text: str, text_kind: str = "text") -> Json:
         return {**message, "content": text}
     if not isinstance(content, list):
         return message
-    first = content[0] if content else None
-    if isinstance(first, dict) and first.get("type") == text_kind and isinstance(first.get("text"), str):
-        return {**message, "content": [{**first, "text": text + first["text"]}, *content[1:]]}
+    part = content[0] if content else None
+    if isinstance(part, dict) and part.get("type") == text_kind and isinstance(part.get("text"), str):
+        return {**message, "content": [{**part, "text": text + part["text"]}, *content[1:]]}
     return {**message, "content": [{"type": text_kind, "text": text}, *content]}
 
 
@@ -38,11 +38,11 @@ def without_text_before(message: Json, text: str) -> Json:
         return {**message, "content": content[len(text) :]}
     if not isinstance(content, list) or not content or not isinstance(content[0], dict):
         return message
-    first = content[0]
-    own = first.get("text")
-    if not isinstance(own, str) or not own.startswith(text):
+    part = content[0]
+    part_text = part.get("text")
+    if not isinstance(part_text, str) or not part_text.startswith(text):
         return message
-    parts = content[1:] if own == text else [{**first, "text": own[len(text) :]}, *content[1:]]
+    parts = content[1:] if part_text == text else [{**part, "text": part_text[len(text) :]}, *content[1:]]
     return {**message, "content": parts}
 
 

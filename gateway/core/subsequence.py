@@ -42,9 +42,12 @@ class _Pairing:
 
     def __init__(self, a: Sequence[Atom], b: Sequence[Atom]) -> None:
         self.pairs: Pairs = []
-        self._a, self._b = a, b
-        # The atoms that are still to be paired: the first `_n` of a, and the first `_m` of b.
-        self._n, self._m = len(a), len(b)
+        self._a = a
+        self._b = b
+        # The number of the first atoms of a that are still to be paired.
+        self._n = len(a)
+        # The number of the first atoms of b that are still to be paired.
+        self._m = len(b)
 
     @property
     def is_over(self) -> bool:
@@ -65,7 +68,8 @@ class _Pairing:
         rows, columns = self._n - low_a, self._m - low_b
         # Hyyrö 2004, "Bit-parallel LCS-length computation revisited": a row of the table is one number. A bit that is
         # not set means that the length grows in its column.
-        occurrences: dict[Atom, int] = {}  # the columns with an atom
+        # The columns with an atom, as bits.
+        occurrences: dict[Atom, int] = {}
         for j in range(columns):
             occurrences[b[low_b + j]] = occurrences.get(b[low_b + j], 0) | 1 << j
         all_columns = (1 << columns) - 1

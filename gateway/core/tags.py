@@ -63,13 +63,14 @@ def _map_letter_forms() -> dict[str, str]:
         for small in ascii_lowercase
     }
     for first, end in _FORM_RANGES:
-        for n in range(first, end):
-            folded = "".join(c for c in normalize("NFKD", chr(n)) if not combining(c)).casefold()
-            if folded in forms:
-                forms[folded].append(chr(n))
-    return {letter: "".join(same) + _LOOKALIKES.get(letter, "") for letter, same in forms.items()} | {
-        "_": "_＿"
+        for character in map(chr, range(first, end)):
+            letter = "".join(c for c in normalize("NFKD", character) if not combining(c)).casefold()
+            if letter in forms:
+                forms[letter].append(character)
+    same_characters = {
+        letter: "".join(letter_forms) + _LOOKALIKES.get(letter, "") for letter, letter_forms in forms.items()
     }
+    return same_characters | {"_": "_＿"}
 
 
 class Tags:
@@ -103,8 +104,8 @@ def _make_tag_pattern(names: Iterable[str], letters: Mapping[str, str], unseen: 
     unseen: the pattern of the characters that may lie between two letters.
     slashes: the characters that may close a tag, for a character class.
     """
-    named = "|".join(unseen.join(f"[{letters[c]}]" for c in name) for name in names)
-    return rf"(?={unseen}(?:[{slashes}]{unseen})*+(?:{named})(?![^\W_]))"
+    name_pattern = "|".join(unseen.join(f"[{letters[c]}]" for c in name) for name in names)
+    return rf"(?={unseen}(?:[{slashes}]{unseen})*+(?:{name_pattern})(?![^\W_]))"
 
 
 escape_tags = Tags("memory", "system_message").escape
@@ -126,7 +127,8 @@ def with_mark(note: str, mark: str) -> str:
     return _MARKED_TAG.sub(f"<memory {mark}>", note)
 
 
-@lru_cache(maxsize=64)  # a turn asks three times
+# A turn asks three times.
+@lru_cache(maxsize=64)
 def make_mark(secret: bytes) -> str:
     """Returns the mark of a memory's notes and summaries. secret: the secret of the memory."""
     return b32encode(blake2b(b"mark", key=secret, digest_size=_MARK_BYTES).digest()).decode().lower()

@@ -10,9 +10,9 @@ from adapters.types import READABLE_THOUGHT_FIELDS
 from gateway.core.lenient import as_list, as_object, as_text
 
 # Thoughts at the beginning of a reply, or of several rounds of one reply. A thought that was cut has no end.
-_AHEAD = re.compile(r"(?:\s*+<think>.*?(?:</think>|\Z))+\s*", re.S)
+_THOUGHTS_AHEAD = re.compile(r"(?:\s*+<think>.*?(?:</think>|\Z))+\s*", re.S)
 # Templates that open the thought themselves (DeepSeek R1, QwQ) leave its end alone in the reply, on a line of its own.
-_END = re.compile(r"^[ \t]*+</think>[ \t\r]*+$", re.M)
+_END_TAG = re.compile(r"^[ \t]*+</think>[ \t\r]*+$", re.M)
 
 
 def read_thoughts(message: Mapping[str, Any]) -> str:
@@ -36,7 +36,7 @@ def without_thoughts(text: str) -> str:
     """Returns the text of a reply that is meant for its reader."""
     if "think>" not in text:
         return text
-    if ahead := _AHEAD.match(text):
-        return text[ahead.end() :]
-    end = None if "<think>" in text else _END.search(text)
-    return text if end is None else text[end.end() :].lstrip()
+    if thoughts := _THOUGHTS_AHEAD.match(text):
+        return text[thoughts.end() :]
+    end_tag = None if "<think>" in text else _END_TAG.search(text)
+    return text if end_tag is None else text[end_tag.end() :].lstrip()

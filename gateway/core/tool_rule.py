@@ -29,14 +29,19 @@ class ToolRule(Struct, frozen=True):
     """One rule about one tool."""
 
     kind: RuleKind
+    # The name of the tool.
     tool: str
-    children: tuple[str, ...] = ()  # tools that may or must follow (CHILDREN, PARENT_LAST)
-    outcomes: tuple[tuple[str, str], ...] = ()  # (result, tool that follows it) (CONDITIONAL)
-    default: str | None = None  # the tool that follows any other result (CONDITIONAL)
+    # The tools that may or must follow (CHILDREN, PARENT_LAST).
+    children: tuple[str, ...] = ()
+    # Pairs of a result and the tool that follows it (CONDITIONAL).
+    outcomes: tuple[tuple[str, str], ...] = ()
+    # The tool that follows any other result (CONDITIONAL).
+    default: str | None = None
     # Without a default, no tool may follow any other result; False: every tool may (CONDITIONAL).
     is_strict: bool = False
-    max_calls: int = 0  # the most runs of the tool (AT_MOST)
-    # tool -> arguments that the gateway sets (RUN_FIRST, CHILDREN)
+    # The most runs of the tool (AT_MOST).
+    max_calls: int = 0
+    # Tool -> the arguments that the gateway sets (RUN_FIRST, CHILDREN).
     arguments: dict[str, dict[str, object]] = {}
 
     @property

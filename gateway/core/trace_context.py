@@ -65,10 +65,10 @@ class TraceContext(Struct, frozen=True):
 
         number: the number of the call, as in `make_call_id`; 0: the request's own span is the parent.
         """
-        parent = f"00-{self.trace_id:032x}-{self.make_call_id(number):016x}-01"
+        traceparent = f"00-{self.trace_id:032x}-{self.make_call_id(number):016x}-01"
         if not self.state:
-            return ((TRACEPARENT, parent),)
-        return ((TRACEPARENT, parent), (_TRACESTATE, self.state))
+            return ((TRACEPARENT, traceparent),)
+        return ((TRACEPARENT, traceparent), (_TRACESTATE, self.state))
 
 
 def find_caller_trace(headers: Sequence[tuple[bytes, bytes]]) -> CallerTrace | None:
@@ -78,7 +78,8 @@ def find_caller_trace(headers: Sequence[tuple[bytes, bytes]]) -> CallerTrace | N
     for name, value in headers:
         if name == b"traceparent":
             if traceparent is not None:
-                return None  # several are invalid
+                # Several are invalid.
+                return None
             traceparent = value
         elif name == b"tracestate":
             states.append(value)

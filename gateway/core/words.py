@@ -13,17 +13,20 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_RUN = re.compile(r"\w+")  # of letters, digits and "_"
+# A run of letters, digits and "_".
+_RUN = re.compile(r"\w+")
 _SPACE = ord(" ")
 _RUN_TABLE_ASCII = bytes(code if _RUN.match(chr(code)) else _SPACE for code in range(256))
 # Unicode categories (their first letters) and signs that are parts of words, as currencies and other symbols are (Sc,
 # So): a vowel sign of Hindi or Thai, an emoji or "C++" distinguishes one word from another; a quotation mark does not.
-_WORD_CATEGORIES, _WORD_SIGNS = frozenset("LMN"), frozenset("_#%+")
+_WORD_CATEGORIES = frozenset("LMN")
+_WORD_SIGNS = frozenset("_#%+")
 # The most characters of a `_WordTable`: more than the languages of most users have. All of Unicode would take 77 MB.
 _MAX_CACHED_CHARACTERS = 1 << 14
 _NO_WORD = re.compile(r"\W*+")
 # The brackets of "[interrupted]", "(laughs)" and "*sighs*" at the end of a spoken text.
-_OPENING, _CLOSING = "[(*<", "])*>"
+_OPENING_BRACKETS = "[(*<"
+_CLOSING_BRACKETS = "])*>"
 # The most characters of a transcript: two hours of speech, with words that are counted in some milliseconds.
 _MAX_TRANSCRIPT_CHARS = 100_000
 # The characters that end a question, in most scripts.
@@ -39,10 +42,10 @@ class _WordTable(dict[int, int]):
         character = chr(code)
         category = unicodedata.category(character)
         is_in_words = category[0] in _WORD_CATEGORIES or category in ("Sc", "So") or character in _WORD_SIGNS
-        found = code if is_in_words else _SPACE
+        shown_code = code if is_in_words else _SPACE
         if len(self) < _MAX_CACHED_CHARACTERS:
-            self[code] = found
-        return found
+            self[code] = shown_code
+        return shown_code
 
 
 _WORD_TABLE = _WordTable()
@@ -86,12 +89,14 @@ def is_grown_transcript(new: str, old: str) -> bool:
 
     It has all words of `old`, and perhaps more.
     """
-    later, earlier = list_transcript_words(new), list_transcript_words(old)
-    if not earlier or len(later) < len(earlier) or later[: len(earlier) - 1] != earlier[:-1]:
+    new_words = list_transcript_words(new)
+    old_words = list_transcript_words(old)
+    if not old_words or len(new_words) < len(old_words) or new_words[: len(old_words) - 1] != old_words[:-1]:
         return False
     # A word that stands alone is no evidence when it is completed: "I" begins half of all sentences.
-    word, cut = later[len(earlier) - 1], earlier[-1]
-    return word == cut or (len(earlier) > 1 and word.startswith(cut))
+    word = new_words[len(old_words) - 1]
+    cut_word = old_words[-1]
+    return word == cut_word or (len(old_words) > 1 and word.startswith(cut_word))
 
 
 def join_letters(text: str) -> str:
@@ -125,14 +130,14 @@ def cut_remark(text: str) -> str:
     # Between the last word and the end of the text there has to be a closing bracket.
     after_words = _NO_WORD.match(text[::-1])
     end = len(text) - (after_words.end() if after_words else 0)
-    if not any(char in text[end:] for char in _CLOSING):
+    if not any(char in text[end:] for char in _CLOSING_BRACKETS):
         return text
     # The remark begins after the last bracket that is closed before its words; -1: no bracket is.
-    closed = max(text.rfind(char, 0, end) for char in _CLOSING)
+    closed_offset = max(text.rfind(char, 0, end) for char in _CLOSING_BRACKETS)
     # An asterisk there may also open the remark.
-    begin = closed if text[closed : closed + 1] == "*" else closed + 1
-    opened = [at for char in _OPENING if (at := text.find(char, begin, end)) >= 0]
-    return text[: min(opened, default=end)]
+    begin = closed_offset if text[closed_offset : closed_offset + 1] == "*" else closed_offset + 1
+    offsets = [offset for char in _OPENING_BRACKETS if (offset := text.find(char, begin, end)) >= 0]
+    return text[: min(offsets, default=end)]
 
 
 def _split_words(text: str) -> list[str]:

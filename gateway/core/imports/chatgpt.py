@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gateway.core.imports.branch import get_newest_leaf, list_branch
+from gateway.core.imports.branch import find_newest_leaf, list_branch
 from gateway.core.imports.records import (
     ROLES,
     SourceConversation,
@@ -31,21 +31,22 @@ def read_conversation(item: Any) -> SourceConversation | Unreadable:
     mapping = as_object(item).get("mapping")
     if not isinstance(mapping, dict):
         raise WrongForm("it has no mapping of messages")
-    nodes = {id: node for id, node in mapping.items() if isinstance(node, dict)}
+    nodes = {node_id: node for node_id, node in mapping.items() if isinstance(node, dict)}
     if len(nodes) < len(mapping):
         raise WrongForm("a node is no object")
     message_count = sum(isinstance(node.get("message"), dict) for node in nodes.values())
     if item.get("is_do_not_remember") is True:
         return Unreadable("it is marked as not to be remembered", message_count)
-    parents = {id: _read_parent(node, nodes) for id, node in nodes.items()}
+    parents = {node_id: _read_parent(node, nodes) for node_id, node in nodes.items()}
     if not parents:
         return SourceConversation(_read_conversation_id(item), ())
     leaf = item.get("current_node")
     if not isinstance(leaf, str) or leaf not in nodes:
-        leaf = get_newest_leaf(parents, {id: _read_message_time(node) for id, node in nodes.items()})
+        times = {node_id: _read_message_time(node) for node_id, node in nodes.items()}
+        leaf = find_newest_leaf(parents, times)
     messages = []
-    for id in list_branch(leaf, lambda id: parents[id]):
-        message = _read_message(nodes[id].get("message"))
+    for node_id in list_branch(leaf, parents):
+        message = _read_message(nodes[node_id].get("message"))
         if message is not None:
             messages.append(message)
     at = read_time(item.get("create_time"))
@@ -73,7 +74,8 @@ def _read_message(message: Any) -> SourceMessage | None:
     if message is None:
         return None
     fields = as_object(message)
-    author, content = fields.get("author"), fields.get("content")
+    author = fields.get("author")
+    content = fields.get("content")
     if not isinstance(author, dict) or not isinstance(content, dict):
         raise WrongForm("a message has no author or no content")
     role = author.get("role")
@@ -98,4 +100,5 @@ def _read_part(part: Any) -> str:
         raise WrongForm("a part of a message is neither text nor object")
     if part.get("content_type") in _IMAGE_TYPES:
         return IMAGE
-    return as_text(part.get("text"))  # of a transcript of speech
+    # A transcript of speech has its text so.
+    return as_text(part.get("text"))

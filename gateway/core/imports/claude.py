@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gateway.core.imports.branch import get_newest_leaf, list_branch
+from gateway.core.imports.branch import find_newest_leaf, list_branch
 from gateway.core.imports.records import (
     Role,
     SourceConversation,
@@ -39,17 +39,18 @@ def _list_newest_branch(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the messages of the newest branch, oldest first. If no message names its parent, all are one branch."""
     if not any("parent_message_uuid" in item for item in items):
         return items
-    by_id = {item["uuid"]: item for item in items if isinstance(item.get("uuid"), str)}
-    if len(by_id) < len(items):
+    items_by_id = {item["uuid"]: item for item in items if isinstance(item.get("uuid"), str)}
+    if len(items_by_id) < len(items):
         raise WrongForm("its messages have no ids of their own")
     parents: dict[str, str | None] = {}
-    for id, item in by_id.items():
+    for item_id, item in items_by_id.items():
         parent = item.get("parent_message_uuid")
         if parent is not None and not isinstance(parent, str):
             raise WrongForm("the parent of a message is no text")
-        parents[id] = parent if parent in by_id else None
-    leaf = get_newest_leaf(parents, {id: read_time(item.get("created_at")) for id, item in by_id.items()})
-    return [by_id[id] for id in list_branch(leaf, lambda id: parents[id])]
+        parents[item_id] = parent if parent in items_by_id else None
+    times = {item_id: read_time(item.get("created_at")) for item_id, item in items_by_id.items()}
+    leaf = find_newest_leaf(parents, times)
+    return [items_by_id[item_id] for item_id in list_branch(leaf, parents)]
 
 
 def _read_message(item: dict[str, Any]) -> SourceMessage | None:

@@ -7,7 +7,7 @@ else to a new one. A message that was forgotten comes as a tombstone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import partial
 from typing import Final
 
@@ -45,9 +45,11 @@ class ImportDraft(Struct, frozen=True):
     first_at: float
     # The number of characters of the messages.
     char_count: int
-    # The hashes of the questions, the hashes of all messages, and the hashes by which the prefix is recognised.
+    # The hashes of the questions.
     questions: Sequence[bytes]
+    # The hashes of all messages.
     atoms: Sequence[bytes]
+    # The hashes by which the prefix is recognised.
     prefixes: Sequence[bytes]
 
 
@@ -131,49 +133,65 @@ def make_import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, l
 
 def _decide(draft: ImportDraft, pool: ImportPool) -> ImportChange:
     """Returns the changes that a conversation makes to a memory. pool: the stored part of it."""
-    stored = _match_stored(draft, pool)
-    stored_count, last_stored = stored.count, stored.last
+    stored_part = _match_stored(draft, pool)
+    last_stored = stored_part.last
     conversation_row = pool.conversation_row if last_stored is None else last_stored.conversation_row
-    refilled = _refill_stubs(draft, pool, stored_count, conversation_row)
-    added = [
-        _without_forgotten(exchange, pool.forgotten_hashes) for exchange in draft.exchanges[stored_count:]
+    refilled_stubs = _refill_stubs(draft, pool, stored_part.count, conversation_row)
+    new_exchanges = [
+        _without_forgotten(exchange, pool.forgotten_hashes)
+        for exchange in draft.exchanges[stored_part.count :]
     ]
     parent = None if last_stored is None else last_stored.id
     superseded = [
         replace(exchange, superseded=True, active=False)
-        for exchange in (pool.unanswered if added else ())
+        for exchange in (pool.unanswered if new_exchanges else ())
         if exchange.conversation_row == conversation_row
         and exchange.parent == parent
-        and exchange.inputs == added[0].inputs
+        and exchange.inputs == new_exchanges[0].inputs
     ]
-    counts = [
-        MessageCounts(new=count, known=0, skipped=0)
-        if i in refilled
-        else MessageCounts(new=0, known=count, skipped=0)
-        for i, count in enumerate(draft.counts[:stored_count])
-    ]
-    for exchange, count in zip(added, draft.counts[stored_count:], strict=True):
-        redacted = count if exchange.state is State.FORGOTTEN else len(exchange.redactions)
-        counts.append(MessageCounts(new=count - redacted, known=0, skipped=redacted))
     return ImportChange(
-        counts=counts,
-        known=stored_count,
-        add=added,
+        counts=_count_messages(draft, stored_part.count, refilled_stubs, new_exchanges),
+        known=stored_part.count,
+        add=new_exchanges,
         after=last_stored,
         conversation_row=conversation_row,
-        fill=refilled,
+        fill=refilled_stubs,
         superseded=superseded,
     )
 
 
+def _count_messages(
+    draft: ImportDraft,
+    stored_count: int,
+    refilled_stubs: Container[int],
+    new_exchanges: Sequence[Exchange],
+) -> list[MessageCounts]:
+    """Returns the numbers of messages of each exchange of a conversation.
+
+    stored_count: the number of exchanges that are stored, from the first on.
+    refilled_stubs: the positions of the stored exchanges that get their words again.
+    new_exchanges: the other exchanges, without forgotten messages.
+    """
+    counts = [
+        MessageCounts(new=count, known=0, skipped=0)
+        if i in refilled_stubs
+        else MessageCounts(new=0, known=count, skipped=0)
+        for i, count in enumerate(draft.counts[:stored_count])
+    ]
+    for exchange, count in zip(new_exchanges, draft.counts[stored_count:], strict=True):
+        skipped_count = count if exchange.state is State.FORGOTTEN else len(exchange.redactions)
+        counts.append(MessageCounts(new=count - skipped_count, known=0, skipped=skipped_count))
+    return counts
+
+
 def _match_stored(draft: ImportDraft, pool: ImportPool) -> _StoredPart:
     """Returns the longest stored part of a conversation from which it goes on."""
-    by_path_hash: dict[bytes, list[MatchedExchange]] = {}
-    for matched in pool.matched:
-        by_path_hash.setdefault(matched.exchange.path_hash, []).append(matched)
+    matches_by_path: dict[bytes, list[MatchedExchange]] = {}
+    for match in pool.matched:
+        matches_by_path.setdefault(match.exchange.path_hash, []).append(match)
     for end in range(len(draft.exchanges), 0, -1):
-        matches = by_path_hash.get(draft.exchanges[end - 1].path_hash, ())
-        imported = [match for match in matches if match.exchange.conversation_row == pool.conversation_row]
+        matches = matches_by_path.get(draft.exchanges[end - 1].path_hash, ())
+        same_import = [match for match in matches if match.exchange.conversation_row == pool.conversation_row]
         # A live conversation that ends here may go on with the rest. A conversation of another import, or a
         # conversation that has gone on, has to have the whole path: else it may only begin with the same greeting.
         continuable = [
@@ -181,8 +199,8 @@ def _match_stored(draft: ImportDraft, pool: ImportPool) -> _StoredPart:
             for match in matches
             if end == len(draft.exchanges) or (match.is_last and not match.is_import)
         ]
-        if imported or (pool.conversation_row is None and continuable):
-            candidates = [match.exchange for match in imported or continuable]
+        if same_import or (pool.conversation_row is None and continuable):
+            candidates = [match.exchange for match in same_import or continuable]
             return _StoredPart(end, max(candidates, key=lambda exchange: (exchange.active, exchange.id)))
     return _StoredPart()
 
@@ -199,11 +217,11 @@ def _refill_stubs(
         for match in pool.matched
         if match.is_stub and match.exchange.conversation_row == conversation_row
     }
-    refilled = {}
+    refilled_stubs = {}
     for i, exchange in enumerate(draft.exchanges[:stored_count]):
         stub = stubs.get(exchange.path_hash)
         if stub is not None and stub.inputs == exchange.inputs and exchange.state is not State.FORGOTTEN:
-            filled = replace(
+            refilled_stub = replace(
                 stub,
                 state=State.FINISHED,
                 active=True,
@@ -211,8 +229,8 @@ def _refill_stubs(
                 input=exchange.input,
                 shown_reply=exchange.shown_reply,
             )
-            refilled[i] = _without_forgotten(filled, pool.forgotten_hashes)
-    return refilled
+            refilled_stubs[i] = _without_forgotten(refilled_stub, pool.forgotten_hashes)
+    return refilled_stubs
 
 
 def _without_forgotten(exchange: Exchange, forgotten_hashes: frozenset[bytes]) -> Exchange:
@@ -220,8 +238,10 @@ def _without_forgotten(exchange: Exchange, forgotten_hashes: frozenset[bytes]) -
     if not forgotten_hashes or exchange.state is State.FORGOTTEN:
         return exchange
     messages: list[WireMessage] = orjson.loads(exchange.input or b"[]")
-    forgotten = {i for i, atoms in enumerate(exchange.inputs) if _is_forgotten(atoms, forgotten_hashes)}
-    redactions = redact_with_answers(forgotten, messages)
+    forgotten_indices = {
+        i for i, atoms in enumerate(exchange.inputs) if _is_forgotten(atoms, forgotten_hashes)
+    }
+    redactions = redact_with_answers(forgotten_indices, messages)
     if exchange.reply and (
         _is_forgotten(exchange.reply, forgotten_hashes) or len(exchange.inputs) - 1 in redactions
     ):
@@ -230,10 +250,14 @@ def _without_forgotten(exchange: Exchange, forgotten_hashes: frozenset[bytes]) -
         return exchange
     if len(redactions) == len(exchange.inputs) + bool(exchange.reply):
         return make_tombstone(exchange)
-    remaining = [{**m, "content": ""} if i in redactions else m for i, m in enumerate(messages)]
-    shown_reply = None if REPLY in redactions else exchange.shown_reply
+    redacted_messages = [
+        {**message, "content": ""} if i in redactions else message for i, message in enumerate(messages)
+    ]
     return replace(
-        exchange, redactions=frozenset(redactions), input=orjson.dumps(remaining), shown_reply=shown_reply
+        exchange,
+        redactions=frozenset(redactions),
+        input=orjson.dumps(redacted_messages),
+        shown_reply=None if REPLY in redactions else exchange.shown_reply,
     )
 
 
@@ -290,18 +314,18 @@ def _make_exchange(
     times: Sequence[float],
     hasher: MessageHasher,
     parent_path_hash: bytes,
-    before: Exchange | None,
+    previous: Exchange | None,
 ) -> Exchange:
     """Returns a turn as an exchange.
 
     parent_path_hash: the hash of the path before the turn.
-    before: the last exchange of this path; None: the turn is the first.
+    previous: the last exchange of this path; None: the turn is the first.
     """
     messages: list[WireMessage] = [{"role": message.role, "content": message.text} for message in turn.inputs]
     inputs = tuple(map(hasher.make_atoms, messages))
     offset = 0
-    if before is not None:
-        offset = before.offset + sum(map(len, before.inputs)) + len(before.reply or ())
+    if previous is not None:
+        offset = previous.offset + sum(map(len, previous.inputs)) + len(previous.reply or ())
     exchange = Exchange(
         id=-1,
         conversation_row=0,
@@ -316,7 +340,7 @@ def _make_exchange(
         begun=times[0],
         touched=times[0],
         input=orjson.dumps(messages),
-        prefix_length=0 if before is not None else _count_greetings(turn),
+        prefix_length=0 if previous is not None else _count_greetings(turn),
     )
     if not turn.reply:
         return abandon(exchange, hasher, parent_path_hash, times[-1])

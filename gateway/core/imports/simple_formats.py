@@ -75,11 +75,11 @@ def read_fact(line: str) -> SourceFact | None:
     if not text or text.startswith(("```", "~~~")) or _HEADING.match(text):
         return None
     text = _BULLET.sub("", text)
-    dated = _DATE.match(text)
+    date = _DATE.match(text)
     at = None
-    if dated is not None:
-        at = read_time(dated[1])
-        text = text[dated.end() :]
+    if date is not None:
+        at = read_time(date[1])
+        text = text[date.end() :]
     text = text.strip()
     return _make_fact(text, at) if any(map(str.isalnum, text)) else None
 

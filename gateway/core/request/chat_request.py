@@ -150,8 +150,10 @@ def find_token_limit(fields: Mapping[str, Any]) -> TokenLimit | None:
     A negative number is no limit: LM Studio and llama.cpp take -1 for no limit.
     """
     field = next((key for key in MAX_TOKENS_FIELDS if fields.get(key) is not None), None)
-    tokens = None if field is None else fields[field]
-    return TokenLimit(tokens, field) if field and isinstance(tokens, int) and tokens >= 0 else None
+    if field is None:
+        return None
+    tokens = fields[field]
+    return TokenLimit(tokens, field) if isinstance(tokens, int) and tokens >= 0 else None
 
 
 def add_missing_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
@@ -162,18 +164,18 @@ def add_missing_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatR
     set_fields = {key for key, value in request.json.items() if value is not None}
     if set_fields.intersection(MAX_TOKENS_FIELDS):
         set_fields.update(MAX_TOKENS_FIELDS)
-    new = {key: value for key, value in fields.items() if key not in set_fields}
-    if not new:
+    new_fields = {key: value for key, value in fields.items() if key not in set_fields}
+    if not new_fields:
         return request
     edit = request.begin_edit()
-    for key, value in new.items():
+    for key, value in new_fields.items():
         edit.set_member(key, value)
-    json = {**request.json, **new}
-    sets_limit = not new.keys().isdisjoint(MAX_TOKENS_FIELDS)
+    json = {**request.json, **new_fields}
+    sets_limit = not new_fields.keys().isdisjoint(MAX_TOKENS_FIELDS)
     return replace(
         request,
         raw=edit.render(),
         json=json,
         token_limit=find_token_limit(json) if sets_limit else request.token_limit,
-        gateway_fields=request.gateway_fields | new.keys(),
+        gateway_fields=request.gateway_fields | new_fields.keys(),
     )

@@ -48,12 +48,16 @@ class BodyEdit:
         # The new values of members, by their keys.
         self._members: Json = {}
         # The inserted messages, by the index of the message before which they come.
-        self._inserted: dict[int, list[Json]] = {}
-        # Changes by the index of a message: the messages that replace it, the text before its own, and its new role.
+        self._inserted_messages: dict[int, list[Json]] = {}
+        # The messages that replace a message, by its index.
         self._replacements: dict[int, list[Json]] = {}
+        # The texts before a message's own, by its index.
         self._prefixes: dict[int, str] = {}
+        # The new roles of messages, by their indices.
         self._roles: dict[int, str] = {}
+        # The texts at the end of the leading system message.
         self._system_texts: list[str] = []
+        # The added tools.
         self._tools: list[Json] = []
         # All added tools go before the client's own.
         self._are_tools_first = False
@@ -69,8 +73,9 @@ class BodyEdit:
 
     def insert_messages(self, index: int, messages: Iterable[Json]) -> None:
         """Inserts messages. index: the index of the message after them; the number of messages: at the end."""
-        if new := [*messages]:
-            self._inserted.setdefault(index, []).extend(new)
+        new_messages = [*messages]
+        if new_messages:
+            self._inserted_messages.setdefault(index, []).extend(new_messages)
 
     def replace_message(self, index: int, messages: Iterable[Json]) -> None:
         """Puts other messages in the place of a message."""
@@ -114,10 +119,10 @@ class BodyEdit:
         if not (self._edits_messages or self._tools) and self._only_adds_members():
             # New members are appended to the bytes as they came.
             return self._raw.rstrip()[:-1] + b"," + orjson.dumps(self._members)[1:]
-        edited = self._apply_edits(self._json)
+        edited_body = self._apply_edits(self._json)
         try:
             if not _may_change(self._raw, self._json):
-                return orjson.dumps(edited)
+                return orjson.dumps(edited_body)
         except orjson.JSONEncodeError:
             pass  # a member is nested more deeply than orjson writes
         return orjson.dumps(self._apply_edits(_as_came(self._raw, self._json)))
@@ -125,7 +130,11 @@ class BodyEdit:
     @property
     def _edits_messages(self) -> bool:
         return bool(
-            self._inserted or self._replacements or self._prefixes or self._roles or self._system_texts
+            self._inserted_messages
+            or self._replacements
+            or self._prefixes
+            or self._roles
+            or self._system_texts
         )
 
     def _only_adds_members(self) -> bool:
@@ -133,6 +142,7 @@ class BodyEdit:
         return bool(self._json) and self._json.keys().isdisjoint(self._members)
 
     def _apply_edits(self, json: Json) -> Json:
+        """Returns a body's value with all edits. json: the value of the body, perhaps with bytes for some members."""
         body = {key: value for key, value in {**json, **self._members}.items() if value is not _DROPPED}
         if self._edits_messages:
             body[self._list_key] = self._list_edited_messages(json[self._list_key])
@@ -150,24 +160,24 @@ class BodyEdit:
             messages[index] = with_text_before(messages[index], text, self._text_kind)
         for index, role in self._roles.items():
             messages[index] = {**messages[index], "role": role}
-        edited = self._append_system_texts(messages) if self._system_texts else []
+        edited_messages = self._append_system_texts(messages) if self._system_texts else []
         start = 0
-        for index in sorted(self._inserted.keys() | self._replacements.keys()):
-            edited += messages[start:index]
-            edited += self._inserted.get(index, ())
+        for index in sorted(self._inserted_messages.keys() | self._replacements.keys()):
+            edited_messages += messages[start:index]
+            edited_messages += self._inserted_messages.get(index, ())
             start = index
             if index in self._replacements:
-                edited += self._replacements[index]
+                edited_messages += self._replacements[index]
                 start += 1
-        edited += messages[start:]
-        return edited
+        edited_messages += messages[start:]
+        return edited_messages
 
     def _append_system_texts(self, messages: list[Json]) -> list[Json]:
         """Appends to the leading system message in place; returns the new first message of a list without one."""
         if messages and messages[0].get("role") in SYSTEM_ROLES:
-            extended = with_texts_after(messages[0], self._system_texts, self._text_kind)
-            if extended is not None:
-                messages[0] = extended
+            extended_message = with_texts_after(messages[0], self._system_texts, self._text_kind)
+            if extended_message is not None:
+                messages[0] = extended_message
                 return []
         return [{"role": "system", "content": "\n\n".join(self._system_texts)}]
 

@@ -31,15 +31,15 @@ def list_consumed_fields(body: Mapping[str, Any], *, takes_metadata: bool) -> tu
     """
     if _CONSUMED_NAMES.isdisjoint(body):
         return ()
-    consumed = [
+    consumed_names = [
         name for name, types in _VENDOR_FIELDS.items() if name in body and isinstance(body[name], types)
     ]
     metadata = body.get("metadata")
     if metadata is not None and not body.get("store"):
         is_plain = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
         if not (takes_metadata and is_plain):
-            consumed.append("metadata")
-    return tuple(consumed)
+            consumed_names.append("metadata")
+    return tuple(consumed_names)
 
 
 def list_untranslatable_fields(body: Mapping[str, Any], fields: Collection[str]) -> tuple[str, ...]:
@@ -84,8 +84,8 @@ def _has_detail(body: Mapping[str, Any], _: str) -> bool:
 
 def _has_name(body: Mapping[str, Any], _: str) -> bool:
     """Returns whether a speaker other than a user has a name. A tool's name is not lost, since its call has it."""
-    named = (message.get("role") for message in body["messages"] if message.get("name"))
-    return any(role not in ("user", "tool") for role in named)
+    roles = (message.get("role") for message in body["messages"] if message.get("name"))
+    return any(role not in ("user", "tool") for role in roles)
 
 
 def _has_strict(body: Mapping[str, Any], _: str) -> bool:

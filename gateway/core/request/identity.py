@@ -313,8 +313,8 @@ def _find_bound_or_default(
         return named_user or rules.default_user
     bound_user = headers[BOUND_USER_HEADER].decode()
     metadata = body.get("metadata")
-    installation = metadata.get(INSTALLATION_FIELD) if isinstance(metadata, dict) else None
-    if named_user not in (None, bound_user, installation):
+    installation_id = metadata.get(INSTALLATION_FIELD) if isinstance(metadata, dict) else None
+    if named_user not in (None, bound_user, installation_id):
         raise NotAllowed("The key of this request is another user's.", code="user_not_allowed")
     return bound_user
 
@@ -324,8 +324,8 @@ def _find_signed_user(headers: Mapping[bytes, bytes], rules: IdentityRules, now:
     if rules.jwt_secret is None or _SIGNED_USER_HEADER not in headers:
         return None
     user = read_signed_user(headers[_SIGNED_USER_HEADER].strip(), rules.jwt_secret, now)
-    id = check_id(user.id, SIGNED_USER)
-    return None if id is None else SignedUser(id, user.name)
+    user_id = check_id(user.id, SIGNED_USER)
+    return None if user_id is None else SignedUser(user_id, user.name)
 
 
 def _read_user_name(headers: Mapping[bytes, bytes]) -> str | None:

@@ -47,8 +47,8 @@ def choose_mode(
     headers: Mapping[bytes, bytes], body: Mapping[str, Any], default_mode: Mode, side_requests: SideRequests
 ) -> ModeChoice:
     """Returns the memory mode of a request, with the reason if it is not the requested mode."""
-    asked_mode = _read_mode(headers[MEMORY_HEADER]) if MEMORY_HEADER in headers else None
-    mode = asked_mode or default_mode
+    requested_mode = _read_mode(headers[MEMORY_HEADER]) if MEMORY_HEADER in headers else None
+    mode = requested_mode or default_mode
     if OPEN_WEBUI_CHAT in headers and headers[OPEN_WEBUI_CHAT].startswith(_TEMPORARY_PREFIXES):
         # The front end shows its user that this chat is off the record. A header that its operator sets for all chats
         # does not change that.
@@ -60,7 +60,7 @@ def choose_mode(
     # schema.
     if (side_request := side_requests.find(body.get("messages") or ())) is not None:
         return ModeChoice(Mode(side_request.memory), side_request.name, side_request.leaves_nothing)
-    if asked_mode is None and is_single_structured_turn(body):
+    if requested_mode is None and is_single_structured_turn(body):
         return ModeChoice(Mode.READ, leaves_nothing=True, mode_with_history=mode)
     return ModeChoice(mode)
 

@@ -21,9 +21,12 @@ _PASSED_NAMES = frozenset(
         *_IDEMPOTENCY_KEYS,
         *b"accept user-agent".split(),
         *b"traceparent tracestate x-request-id x-client-request-id".split(),
-        *b"http-referer x-title".split(),  # the application, for OpenRouter
-        *b"x-session-id x-session-affinity x-grok-conv-id".split(),  # by which some upstreams keep prompt caches
-        *b"range if-range".split(),  # the wanted part of a file
+        # The application, for OpenRouter.
+        *b"http-referer x-title".split(),
+        # The ids by which some upstreams keep prompt caches.
+        *b"x-session-id x-session-affinity x-grok-conv-id".split(),
+        # The wanted part of a file.
+        *b"range if-range".split(),
     )
 )
 _PASSED_PREFIXES = (b"anthropic-", b"openai-", b"x-stainless-", b"x-openrouter-")
@@ -79,9 +82,9 @@ def read_known_word(header: bytes, raw: bytes, known_words: Collection[str], exp
 
 def refuse_repeated(headers: RawHeaders, single_names: Collection[bytes]) -> None:
     """Refuses two values of one header: a proxy might read one value, and the gateway the other. Raises: BadRequest."""
-    seen: dict[bytes, bytes] = {}
+    values_by_name: dict[bytes, bytes] = {}
     for name, value in headers:
-        if name in single_names and seen.setdefault(name, value) != value:
+        if name in single_names and values_by_name.setdefault(name, value) != value:
             raise make_repeated_header_error(name)
 
 
@@ -93,19 +96,20 @@ def make_repeated_header_error(name: bytes) -> BadRequest:
 
 def list_headers_for_upstream(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
     """Returns the client's headers that go upstream. Raises: BadRequest: a header of the gateway's is misspelt."""
-    passed = []
-    hop_names: set[str] = set()  # named by `Connection`, so they go no further (RFC 9110 7.6.1)
+    passed_headers: list[tuple[str, str]] = []
+    # The names in `Connection`, which go no further (RFC 9110 7.6.1).
+    hop_names: set[str] = set()
     for raw_name, value in headers:
         name = _cached_names.get(raw_name)
         if name is None:
             name = _read_passing_name(raw_name)
         if name:
-            passed.append((name, value.decode("latin-1")))
+            passed_headers.append((name, value.decode("latin-1")))
         elif raw_name == b"connection" and value not in _USUAL_CONNECTION_VALUES:
             hop_names.update(part.strip() for part in value.decode("latin-1").lower().split(","))
     if hop_names:
-        return tuple((name, value) for name, value in passed if name not in hop_names)
-    return tuple(passed)
+        return tuple((name, value) for name, value in passed_headers if name not in hop_names)
+    return tuple(passed_headers)
 
 
 def number_idempotency_keys(headers: tuple[tuple[str, str], ...], number: int) -> tuple[tuple[str, str], ...]:
@@ -142,5 +146,7 @@ def _check_spelling(raw_name: bytes) -> None:
     name = raw_name.decode("latin-1")
     if name not in _GATEWAY_HEADERS:
         suggestion = find_nearest_name(name, _GATEWAY_HEADERS) or "one of " + ", ".join(_GATEWAY_HEADERS)
-        quoted = name[:_QUOTED_CHARS]
-        raise BadRequest(f"There is no header `{quoted}`; did you mean {suggestion}?", param=quoted)
+        shortened_name = name[:_QUOTED_CHARS]
+        raise BadRequest(
+            f"There is no header `{shortened_name}`; did you mean {suggestion}?", param=shortened_name
+        )

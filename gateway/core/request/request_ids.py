@@ -79,13 +79,13 @@ def find_id(
     """Returns the id of the first source that has one; None: no source has. Raises: BadRequest: a malformed id."""
     for source in sources:
         if source.header is None:
-            id = _read_body_id(body, source)
+            found_id = _read_body_id(body, source)
         elif source.header in headers:
-            id = read_header_id(headers[source.header], source.name)
+            found_id = read_header_id(headers[source.header], source.name)
         else:
-            id = None
-        if id is not None:
-            return id
+            found_id = None
+        if found_id is not None:
+            return found_id
     return None
 
 
@@ -122,11 +122,15 @@ def _read_body_id(body: Mapping[str, Any], source: IdSource) -> str | None:
     member: Any = body
     for key in source.keys:
         member = member.get(key) if isinstance(member, dict) else None
-    id = check_id(member, source.name) if isinstance(member, str) else _read_number_id(member, source.name)
-    is_withheld = (
-        source.name == _CALLER_NUMBER and id is not None and id.lstrip("+").lower() in _WITHHELD_NUMBERS
+    found_id = (
+        check_id(member, source.name) if isinstance(member, str) else _read_number_id(member, source.name)
     )
-    return None if is_withheld else id
+    is_withheld = (
+        source.name == _CALLER_NUMBER
+        and found_id is not None
+        and found_id.lstrip("+").lower() in _WITHHELD_NUMBERS
+    )
+    return None if is_withheld else found_id
 
 
 def _read_number_id(value: Any, name: str) -> str | None:

@@ -46,7 +46,8 @@ class SideRequests:
 
     def __init__(self, rules: Iterable[SideRule]) -> None:
         self._rules = tuple(rules)
-        self._user_pattern, self._system_pattern = self._compile("user"), self._compile("system")
+        self._user_pattern = self._compile("user")
+        self._system_pattern = self._compile("system")
         # An application sends the same prompt with each request, so the match of the last prompt is cached. It depends
         # on the prompt alone, and is dropped with these rules after a forgetting (gateway.run.resolver).
         self._last_prompt = ""
@@ -56,13 +57,16 @@ class SideRequests:
         """Returns the rule that recognises a request by its messages; None: no rule does."""
         if not messages:
             return None
-        first, last = messages[0], messages[-1]
-        match = self._find_in_words(last.get("content")) if last.get("role") == "user" else None
-        if match is None and first.get("role") in SYSTEM_ROLES:
-            match = self._find_in_prompt(_read_first_text(first.get("content")))
+        first_message = messages[0]
+        last_message = messages[-1]
+        match = None
+        if last_message.get("role") == "user":
+            match = self._find_in_words(last_message.get("content"))
+        if match is None and first_message.get("role") in SYSTEM_ROLES:
+            match = self._find_in_prompt(_read_first_text(first_message.get("content")))
         # NextChat appends its order to the conversation as a system message.
-        if match is None and len(messages) > 1 and last.get("role") in SYSTEM_ROLES:
-            match = self._system_pattern.match(_read_first_text(last.get("content")))
+        if match is None and len(messages) > 1 and last_message.get("role") in SYSTEM_ROLES:
+            match = self._system_pattern.match(_read_first_text(last_message.get("content")))
         return None if match is None else self._rules[int(str(match.lastgroup)[1:])]
 
     def _find_in_words(self, content: object) -> re.Match[str] | None:
@@ -79,7 +83,8 @@ class SideRequests:
             return self._last_match
         match = self._system_pattern.match(prompt)
         if len(prompt) <= _MAX_CACHED_CHARS:
-            self._last_prompt, self._last_match = prompt, match
+            self._last_prompt = prompt
+            self._last_match = match
         return match
 
     def _compile(self, where: str) -> re.Pattern[str]:
@@ -107,20 +112,20 @@ def is_single_structured_turn(body: Mapping[str, Any]) -> bool:
     roles = [message.get("role") for message in messages]
     if roles.count("user") != 1:
         return False
-    question = roles.index("user")
-    after = messages[question + 1 :]
-    return "assistant" not in roles[:question] and (
-        not after or (is_forced and all(map(_is_call_or_result, after)))
+    question_index = roles.index("user")
+    later_messages = messages[question_index + 1 :]
+    return "assistant" not in roles[:question_index] and (
+        not later_messages or (is_forced and all(map(_is_call_or_result, later_messages)))
     )
 
 
 def _is_forced(body: Mapping[str, Any]) -> bool:
     """Returns whether the answer can only be a call of the request's one tool, which `tool_choice` names."""
-    for choice, tools in (("tool_choice", "tools"), ("function_call", "functions")):
-        chosen = body.get(choice)
-        if isinstance(chosen, dict) and chosen.get("type") != "allowed_tools":
-            offered = body.get(tools)
-            return isinstance(offered, list) and len(offered) == 1
+    for choice_field, tools_field in (("tool_choice", "tools"), ("function_call", "functions")):
+        choice = body.get(choice_field)
+        if isinstance(choice, dict) and choice.get("type") != "allowed_tools":
+            tools = body.get(tools_field)
+            return isinstance(tools, list) and len(tools) == 1
     return False
 
 

@@ -37,8 +37,8 @@ def read_signed_user(token: bytes, secret: str, now: float) -> SignedUser:
     """
     signing_input, _, signature = token.rpartition(b".")
     # The signature is checked before the token is read, and always as HS256: an attacker chooses the `alg`.
-    expected = hmac.digest(secret.encode(), signing_input, "sha256")
-    if not hmac.compare_digest(_decode(signature), expected):
+    expected_signature = hmac.digest(secret.encode(), signing_input, "sha256")
+    if not hmac.compare_digest(_decode(signature), expected_signature):
         raise _make_refusal("it is not signed with memory.openwebui_jwt_secret")
     header, _, payload = signing_input.partition(b".")
     if _parse_object(header).get("alg") != "HS256":
@@ -53,9 +53,9 @@ def read_signed_user(token: bytes, secret: str, now: float) -> SignedUser:
     return SignedUser(user, name if isinstance(name, str) else None)
 
 
-def _make_refusal(why: str) -> NotAuthenticated:
+def _make_refusal(reason: str) -> NotAuthenticated:
     return NotAuthenticated(
-        f"The header `{SIGNED_USER}` is refused: {why}.", param=SIGNED_USER, code="invalid_user_token"
+        f"The header `{SIGNED_USER}` is refused: {reason}.", param=SIGNED_USER, code="invalid_user_token"
     )
 
 

@@ -280,29 +280,30 @@ def order_members(members: Sequence[RouteMember], now: float, spread_key: int) -
     """
     order: list[int] = []
     for rank in sorted({member.rank for member in members}):
-        group = [i for i, member in enumerate(members) if member.rank == rank and member.is_available(now)]
-        if len(group) > 1:
-            group = _spread(members, group, spread_key)
-        order += group
-    passed_over = [i for i in range(len(members)) if i not in order]
+        indices = [i for i, member in enumerate(members) if member.rank == rank and member.is_available(now)]
+        if len(indices) > 1:
+            indices = _order_rank(members, indices, spread_key)
+        order += indices
+    other_indices = [i for i in range(len(members)) if i not in order]
     if order:
-        passed_over = [i for i in passed_over if now >= members[i].cooldown_end]
-    if passed_over:
-        order.append(min(passed_over, key=lambda i: (members[i].available_at, members[i].rank)))
+        other_indices = [i for i in other_indices if now >= members[i].cooldown_end]
+    if other_indices:
+        order.append(min(other_indices, key=lambda i: (members[i].available_at, members[i].rank)))
     return order
 
 
-def _spread(members: Sequence[RouteMember], group: list[int], spread_key: int) -> list[int]:
-    """Returns the indices in `group`, all of one rank, in the order in which this conversation tries them."""
+def _order_rank(members: Sequence[RouteMember], indices: list[int], spread_key: int) -> list[int]:
+    """Returns the indices of members of one rank in the order in which this conversation tries them."""
     # Rendezvous hashing: each key orders the members in its own way. If a member is gone, only the keys that had it
     # first move, and they spread over all others.
-    ranked = sorted(group, key=lambda i: _score(spread_key, members[i].name), reverse=True)
+    by_hash = sorted(indices, key=lambda i: _hash_member(spread_key, members[i].name), reverse=True)
     # Bounded load: a member with too many requests in flight comes after those that have room.
-    least_busy = min(members[i].health.in_flight for i in group)
-    with_room = [i for i in ranked if members[i].health.in_flight <= least_busy + _MAX_MORE_IN_FLIGHT]
-    return with_room + sorted(set(ranked) - set(with_room), key=lambda i: members[i].health.in_flight)
+    fewest_in_flight = min(members[i].health.in_flight for i in indices)
+    most_in_flight = fewest_in_flight + _MAX_MORE_IN_FLIGHT
+    with_room = [i for i in by_hash if members[i].health.in_flight <= most_in_flight]
+    return with_room + sorted(set(by_hash) - set(with_room), key=lambda i: members[i].health.in_flight)
 
 
-def _score(spread_key: int, name: str) -> bytes:
+def _hash_member(spread_key: int, name: str) -> bytes:
     # Not a CRC: for every key, the CRCs of two names differ in the same bits.
     return blake2b(f"{spread_key}:{name}".encode(), digest_size=8).digest()

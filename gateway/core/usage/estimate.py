@@ -17,12 +17,14 @@ _PIECE_BYTES: Final = 4 * 1024
 _BEGINNING_BYTES: Final = 64
 _BASE64: Final = f"{string.ascii_letters}{string.digits}+/=-_".encode()
 _BASE64_OR_ESCAPES: Final = _BASE64 + b"\\"
-_BLANK: Final = ord(" ")  # an integer, since `bytes.find` is five times as fast for it as for bytes
+# An integer, since `bytes.find` is five times as fast for it as for bytes.
+_BLANK: Final = ord(" ")
 
 
 def estimate_prompt_tokens(body: bytes) -> int:
     """Returns about how many tokens a body has: a quarter of its bytes, without those of media."""
-    text_bytes = min(_PIECE_BYTES, len(body))  # the first piece has names of fields, and is text
+    # The first piece has names of fields, and is text.
+    text_bytes = min(_PIECE_BYTES, len(body))
     for start in range(_PIECE_BYTES, len(body), _PIECE_BYTES):
         # Each call is estimated, and most text has a blank at its beginning.
         has_blank = body.find(_BLANK, start, start + _BEGINNING_BYTES) >= 0
@@ -32,8 +34,10 @@ def estimate_prompt_tokens(body: bytes) -> int:
 
 
 def _is_text(piece: bytes) -> bool:
-    if piece[:_BEGINNING_BYTES].translate(None, _BASE64_OR_ESCAPES):  # most text shows there
+    # Most text shows at its beginning.
+    if piece[:_BEGINNING_BYTES].translate(None, _BASE64_OR_ESCAPES):
         return True
-    if b"\\" in piece:  # some clients escape each slash of base64: `\/`
+    # Some clients escape each slash of base64: `\/`.
+    if b"\\" in piece:
         piece = piece.replace(rb"\/", b"/").rstrip(b"\\")
     return bool(piece.translate(None, _BASE64))

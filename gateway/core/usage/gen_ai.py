@@ -42,9 +42,9 @@ FINISH_REASONS: Final = frozenset(
         *("completed", "incomplete", "failed", "cancelled", "max_output_tokens"),
     )
 )
-# The most characters of a model's name, and the most names that the settings do not have: clients can make up both.
-# Not measured: real names are shorter, and each name is a series of the metrics.
+# The most characters of a model's name. Clients can make up names; real names are shorter. Not measured.
 MODEL_CHARS: Final = 128
+# The most names that the settings do not have, since each name is a series of the metrics. Not measured.
 _MAX_LABELS: Final = 200
 
 
@@ -86,8 +86,11 @@ class ModelNames:
         """
         if model in self._configured:
             return model[:MODEL_CHARS]
-        name = model[:MODEL_CHARS].encode(errors="replace")
-        return model[:MODEL_CHARS] if model and 0 < status < 400 and mask_keys(name) == name else OTHER
+        if not model or not 0 < status < 400:
+            return OTHER
+        name = model[:MODEL_CHARS]
+        raw_name = name.encode(errors="replace")
+        return name if mask_keys(raw_name) == raw_name else OTHER
 
     def choose_label(self, model: str, status: int) -> str:
         """Returns the model's name as a label: `other` once there are too many names that the settings do not have."""

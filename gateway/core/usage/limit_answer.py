@@ -57,7 +57,7 @@ def _render_refusal(limit: UsageLimit, period: Period, *, is_reserved: bool) -> 
     amount = f"{limit.most:.15g}"
     plural = "" if limit.most == 1 else "s"
     unit = {"requests": f"request{plural}", "tokens": f"token{plural}", "cost": "of cost"}.get(limit.unit)
-    allowed = f"{amount} concurrent request{plural}" if unit is None else f"{amount} {unit} per {limit.per}"
+    allowance = f"{amount} concurrent request{plural}" if unit is None else f"{amount} {unit} per {limit.per}"
     if not limit.most:
         advice = "Nothing is allowed until it is raised."
     elif limit.per is None:
@@ -66,5 +66,5 @@ def _render_refusal(limit: UsageLimit, period: Period, *, is_reserved: bool) -> 
         advice = "Requests under way have reserved what is left. Try again when one has ended."
     else:
         advice = "That is used up."
-    resets = "" if limit.per is None or is_reserved else f" It resets at {render_iso(period.end)}."
-    return f"Limit {limit.id} allows {allowed}. {advice}{resets}"
+    reset = "" if limit.per is None or is_reserved else f" It resets at {render_iso(period.end)}."
+    return f"Limit {limit.id} allows {allowance}. {advice}{reset}"

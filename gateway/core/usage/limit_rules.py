@@ -71,9 +71,9 @@ def choose_period(per: str | None, now: float) -> Period:
         length = _MINUTE_S if per == "minute" else DAY_S
         begin = now // length * length
         return Period(begin, begin + length)
-    first = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    days = calendar.monthrange(first.year, first.month)[1]
-    return Period(first.timestamp(), first.timestamp() + days * DAY_S)
+    first_day = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    day_count = calendar.monthrange(first_day.year, first_day.month)[1]
+    return Period(first_day.timestamp(), first_day.timestamp() + day_count * DAY_S)
 
 
 def divide_limit(limit: UsageLimit, process_count: int) -> int:
@@ -103,8 +103,9 @@ class Bucket(Struct, eq=False):
     period: Period
     # The index in `Amounts` of the counted amount.
     amount_index: int
-    # The amount that requests have used, and the amount that requests under way have reserved.
+    # The amount that requests have used.
     used: int = 0
+    # The amount that requests under way have reserved.
     reserved: int = 0
     # `used` includes what this and other processes have used before the bucket was made.
     is_loaded: bool = False
@@ -168,8 +169,8 @@ class LimitReservation(Struct, eq=False):
 
     def take_measured(self) -> LimitReservation:
         """Moves tokens and cost out of this reservation into a new one, which it returns."""
-        measured = [bucket for bucket in self.amounts if bucket.limit.unit in MEASURED_UNITS]
-        return LimitReservation({bucket: self.amounts.pop(bucket) for bucket in measured})
+        measured_buckets = [bucket for bucket in self.amounts if bucket.limit.unit in MEASURED_UNITS]
+        return LimitReservation({bucket: self.amounts.pop(bucket) for bucket in measured_buckets})
 
     def count_uncounted(self, used: Amounts, bucket: Bucket) -> int:
         """Returns the part of the used amounts that counts towards a bucket."""
@@ -196,18 +197,18 @@ def list_limits(limits: Iterable[UsageLimit], key_id: int, user: str) -> list[Us
 
     A limit of a named user replaces those of each user with the same unit, period and key.
     """
-    matching = [
+    matching_limits = [
         limit
         for limit in limits
         if limit.key_id in (None, key_id)
         and (limit.user in (None, EACH_USER) or (limit.user == user and user))
     ]
     replaced_keys = {
-        _make_replacement_key(limit) for limit in matching if limit.user not in (None, EACH_USER)
+        _make_replacement_key(limit) for limit in matching_limits if limit.user not in (None, EACH_USER)
     }
     return [
         limit
-        for limit in matching
+        for limit in matching_limits
         if limit.user != EACH_USER or _make_replacement_key(limit) not in replaced_keys
     ]
 

@@ -14,8 +14,9 @@ _MAX_COST = 1 << 50
 class Price(Struct, frozen=True):
     """The price of a million tokens, in any currency."""
 
-    # The price of input, and the price of output.
+    # The price of input.
     input: float
+    # The price of output.
     output: float
     # The price of input that the upstream has read from its cache.
     cached: float

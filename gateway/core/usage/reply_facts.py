@@ -70,16 +70,17 @@ _DECODER: Final = msgspec.json.Decoder(_KnownFields)
 
 def read_facts(pieces: Iterable[Piece]) -> ReplyFacts:
     """Returns the facts in some pieces of a reply. pieces: the first piece, then the last pieces in their order."""
-    id = model = ""
+    reply_id = ""
+    model = ""
     reasons: list[str] = []
     for fields in _decode_fields(pieces):
         reply = fields.response or fields.message or fields
-        if not id and isinstance(reply.id, str) and _ID.fullmatch(reply.id):
-            id = reply.id
+        if not reply_id and isinstance(reply.id, str) and _ID.fullmatch(reply.id):
+            reply_id = reply.id
         if not model and isinstance(reply.model, str):
             model = reply.model[:MODEL_CHARS]
         reasons += _list_reasons(fields)
-    return ReplyFacts(id, model, tuple(reasons))
+    return ReplyFacts(reply_id, model, tuple(reasons))
 
 
 def _list_reasons(fields: _KnownFields) -> Iterator[str]:

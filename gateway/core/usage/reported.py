@@ -35,7 +35,8 @@ _USAGE_FIELD: Final = re.compile(rb'"usage"\s*:\s*(?=\{)')
 _STRING_OR_BRACE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
 # The report in an event of a response: a usage, or that the response is made in the background.
 _USAGE_OR_BACKGROUND: Final = re.compile(_USAGE_FIELD.pattern + rb'|"background"')
-_BACKSLASH: Final = ord("\\")  # a look for an integer takes a fifth of one for bytes
+# A look for an integer takes a fifth of the time of a look for bytes.
+_BACKSLASH: Final = ord("\\")
 # The statuses of a response that its upstream goes on making.
 PENDING_STATUSES: Final = ("queued", "in_progress")
 # The fields of tokens that were read from a cache, and of tokens that were written to it.
@@ -57,7 +58,8 @@ _CHAT_TEXT: Final = _make_string_pattern(
 )
 _THOUGHT_NAMES: Final = [name.encode() for name in READABLE_THOUGHT_FIELDS]
 _MESSAGE_TEXT: Final = _make_string_pattern("text", "thinking", "partial_json")
-_TEXT_FIELD, _DELTA_FIELD = _make_string_pattern("text"), _make_string_pattern("delta")
+_TEXT_FIELD: Final = _make_string_pattern("text")
+_DELTA_FIELD: Final = _make_string_pattern("delta")
 
 
 class _TextPatterns(NamedTuple):
@@ -119,9 +121,9 @@ def find_reported_counts(usage: Any) -> TokenCounts | None:
             if (
                 isinstance(iteration, dict)
                 and iteration.get("type") in _BILLED_APART
-                and (added := _read_counts(iteration))
+                and (iteration_counts := _read_counts(iteration))
             ):
-                counts = TokenCounts(*map(add, counts, added))
+                counts = TokenCounts(*map(add, counts, iteration_counts))
     return counts if counts is not None and (counts.prompt or counts.completion) else None
 
 
@@ -130,31 +132,34 @@ def find_usage(chunk: Json) -> Any:
     if (usage := chunk.get("usage")) is not None:
         return usage
     # Kimi has it in the choice that ends a stream, and Groq in a field of its own.
-    choices, own = chunk.get("choices"), chunk.get("x_groq")
-    last = choices[0] if isinstance(choices, list) and choices else None
-    return next((each["usage"] for each in (last, own) if isinstance(each, dict) and each.get("usage")), None)
+    choices = chunk.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    holders = (choice, chunk.get("x_groq"))
+    return next((each["usage"] for each in holders if isinstance(each, dict) and each.get("usage")), None)
 
 
 def _read_counts(usage: Json) -> TokenCounts | None:
     """Returns the tokens of a usage in the form of chat completions, responses or messages; None: no tokens."""
     if "prompt_tokens" in usage or "completion_tokens" in usage:
-        prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+        prompt_details = usage.get("prompt_tokens_details")
+        completion_details = usage.get("completion_tokens_details")
         return TokenCounts(
             prompt=read_token_count(usage, "prompt_tokens"),
             completion=count_completion_tokens(usage),
-            cached=read_token_count(prompt, "cached_tokens"),
-            written=read_token_count(prompt, "cache_write_tokens"),
-            reasoning=read_token_count(completion, "reasoning_tokens"),
+            cached=read_token_count(prompt_details, "cached_tokens"),
+            written=read_token_count(prompt_details, "cache_write_tokens"),
+            reasoning=read_token_count(completion_details, "reasoning_tokens"),
         )
     if "input_tokens" in usage or "output_tokens" in usage:
-        prompt, completion = usage.get("input_tokens_details"), usage.get("output_tokens_details")
-        read, written = (read_token_count(usage, name) for name in _CACHE_FIELDS)
+        prompt_details = usage.get("input_tokens_details")
+        completion_details = usage.get("output_tokens_details")
+        read_tokens, written_tokens = (read_token_count(usage, name) for name in _CACHE_FIELDS)
         return TokenCounts(
-            prompt=read_token_count(usage, "input_tokens") + read + written,
+            prompt=read_token_count(usage, "input_tokens") + read_tokens + written_tokens,
             completion=read_token_count(usage, "output_tokens"),
-            cached=read or read_token_count(prompt, "cached_tokens"),
-            written=written or read_token_count(prompt, "cache_write_tokens"),
-            reasoning=read_token_count(completion, "reasoning_tokens"),
+            cached=read_tokens or read_token_count(prompt_details, "cached_tokens"),
+            written=written_tokens or read_token_count(prompt_details, "cache_write_tokens"),
+            reasoning=read_token_count(completion_details, "reasoning_tokens"),
         )
     return TokenCounts(read_token_count(usage, "total_tokens")) if "total_tokens" in usage else None
 
@@ -229,12 +234,14 @@ class UsageReader(ReplyUsage):
         self._held_bytes = 0
         # The fields of all reports so far.
         self._reported: Json = {}
-        # The first and last bytes of a body that comes in pieces.
-        self._first_bytes, self._last_bytes = b"", b""
+        # The first bytes of a body that comes in pieces.
+        self._first_bytes = b""
+        # The last bytes of such a body.
+        self._last_bytes = b""
 
     @property
     def char_count(self) -> int:
-        self._count_held()
+        self._count_held_events()
         return self._char_count
 
     def read_events(self, data: bytes) -> None:
@@ -242,7 +249,7 @@ class UsageReader(ReplyUsage):
         self._held_events.append(data)
         self._held_bytes += len(data)
         if self._held_bytes > MAX_HELD_BYTES:
-            self._count_held()
+            self._count_held_events()
         if self._report_pattern.search(data) is None:
             return
         for line in data.splitlines():
@@ -257,10 +264,10 @@ class UsageReader(ReplyUsage):
         else:
             # The body may be no JSON, such as audio, or nested more deeply than msgspec reads.
             with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                read = _BODY_DECODER.decode(body)
-                self._add_report(read.usage)
-                if read.background and is_pending(msgspec.structs.asdict(read)):
-                    self.pending_id = str(read.id)
+                fields = _BODY_DECODER.decode(body)
+                self._add_report(fields.usage)
+                if fields.background and is_pending(msgspec.structs.asdict(fields)):
+                    self.pending_id = str(fields.id)
         if self.counts is None:
             self._count_texts(self._body_texts, body)
 
@@ -272,10 +279,10 @@ class UsageReader(ReplyUsage):
 
     def end(self) -> None:
         """Ends a body that came in pieces."""
-        for searched in (self._last_bytes, self._first_bytes):
-            fields = [*_USAGE_FIELD.finditer(searched)]
-            if fields and self.counts is None:
-                self._add_report(_read_object_at(searched, fields[-1].end()))
+        for part in (self._last_bytes, self._first_bytes):
+            matches = [*_USAGE_FIELD.finditer(part)]
+            if matches and self.counts is None:
+                self._add_report(_read_object_at(part, matches[-1].end()))
 
     def _read_event(self, data: bytes) -> None:
         """Reads an event's data, which has a usage wherever its dialect puts it."""
@@ -305,7 +312,7 @@ class UsageReader(ReplyUsage):
             }
             self.counts = find_reported_counts(self._reported)
 
-    def _count_held(self) -> None:
+    def _count_held_events(self) -> None:
         self._count_texts(self._stream_texts, b"".join(self._held_events))
         self._held_events.clear()
         self._held_bytes = 0
