@@ -283,6 +283,14 @@ class Jobs(StoreGroup):
         return counts
 
     @reads
+    async def count_failing(self, connection: Connection, project: str | None, tries: int) -> int:
+        """Returns the number of jobs that are tried again after at least `tries` failures.
+
+        project: the project of the jobs' memories; None: all jobs.
+        """
+        return int(await connection.fetch_value(SQL["count_failing"], (project, tries)))
+
+    @reads
     async def find_status(self, connection: Connection, agent_row: int, kind: str) -> JobStatus | None:
         """Returns the status of a memory's job of a kind.
 

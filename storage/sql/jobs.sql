@@ -188,6 +188,11 @@ SELECT a.id FROM agents a WHERE a.id {in:3:BIGINT:64}
 AND a.id NOT IN (SELECT j.agent FROM jobs j WHERE j.kind = ?1 AND j.state = 'dead')
 AND NOT EXISTS (SELECT 1 FROM conversations c WHERE c.agent = a.id AND c.last_at > ?2)
 
+-- name: count_failing
+-- Counts the jobs that are tried again after at least ?2 failures. NULL stands for all projects.
+SELECT count(*) FROM jobs j WHERE j.state = 'retrying' AND j.tries >= ?2
+AND (CAST(?1 AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM agents a WHERE a.id = j.agent AND a.project = ?1))
+
 -- name: state_of
 -- Reads the state of a memory's job of a kind, and when it is due; if there are several, of one that is tried again,
 -- for which the others wait, and else of one that is not dead.

@@ -21,6 +21,8 @@ WELL = "All is well."
 _HOUR_S = 3600.0
 # The statuses with which an upstream refuses its key, or says that the key is out of credit or over its limit.
 _KEY_STATUSES = frozenset({"401", "402", "403", "429"})
+# A job that is tried again after one failure or two is no problem yet. Not measured.
+_FAILING_TRIES = 3
 # The most requests, and the most memories, that the overview lists.
 _LISTED_RECORDS = 10
 
@@ -120,7 +122,7 @@ class OverviewOperation(Struct, frozen=True):
         health = self.store.health
         is_up, is_read_only = health.is_up, health.is_read_only
         is_complete = True
-        jobs = JobCounts(None, None)
+        jobs, failing = JobCounts(None, None), 0
         replies: tuple[RequestRecord, ...] = ()
         memories: Sequence[MemoryRecord] | None = None
         try:
@@ -128,6 +130,7 @@ class OverviewOperation(Struct, frozen=True):
             counts = await self.store.jobs.count_by_state(project)
             failed = counts.pop(JobState.DEAD)
             jobs = JobCounts(sum(counts.values()), failed)
+            failing = await self.store.jobs.count_failing(project, _FAILING_TRIES)
             memories = await self.newest_memories(project, _LISTED_RECORDS)
         except TooSlow:
             is_complete = False
@@ -138,6 +141,7 @@ class OverviewOperation(Struct, frozen=True):
             passed_over,
             failures,
             jobs,
+            failing,
             is_up=is_up,
             is_read_only=is_read_only,
             is_complete=is_complete,
@@ -168,6 +172,7 @@ def _find_problems(
     passed_over: Mapping[str, bool],
     failures: Mapping[str, str],
     jobs: JobCounts,
+    failing: int,
     *,
     is_up: bool,
     is_read_only: bool,
@@ -187,6 +192,9 @@ def _find_problems(
             problems.append(Problem(f"At the last request the upstream {name} {words}.", "requests"))
     if failed := jobs.failed:
         problems.append(Problem(f"{failed:,} {'job has' if failed == 1 else 'jobs have'} failed.", "work"))
+    if failing:
+        words = "job keeps" if failing == 1 else "jobs keep"
+        problems.append(Problem(f"{failing:,} {words} failing, and will be tried again.", "work"))
     problems += _list_request_problems(figures)
     if not is_complete:
         problems.append(Problem("Not all of this could be read in time: open it again.", ""))

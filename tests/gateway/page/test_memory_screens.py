@@ -176,7 +176,7 @@ def test_a_screen_reads_no_more_often_where_its_lists_are_longer(operator: Opera
     # A search plans a reply. Where other processes may have written, it asks whether its snapshot is still right.
     is_shared = database.is_shared
     assert few == {
-        "overview": 2, "people": 1, "name": 3, "what people wrote": 7, "memory": 20, "facts": 4,
+        "overview": 3, "people": 1, "name": 3, "what people wrote": 7, "memory": 20, "facts": 4,
         "conversations": 5, "passages": 3, "search": 15 + is_shared, "words": 13, "block": 15, "fact": 5,
         "conversation": 15, "forget fact": 24,
         "forget conversation": 20, "forget all": 11, "request": 15, "requests": 0, "its requests": 6, "audit": 2,

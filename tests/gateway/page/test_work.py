@@ -96,6 +96,28 @@ def test_a_failed_job_is_tried_again_or_cancelled(upstream: StrictUpstream, tmp_
 
 
 @pytest.mark.both
+def test_a_job_that_keeps_failing_is_a_problem_of_the_overview(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """All was well while nothing could be learned, until the last of many attempts had failed."""
+    with operate(upstream, tmp_path) as operator:
+        operator.world.chat(user="alice").say("Hello.")
+        enqueue(operator, "a", "alice", error="it failed", retry_in_s=0.0)
+        jobs = operator.world.store.jobs
+        for sentence in ("All is well.", "1 job keeps failing, and will be tried again."):
+
+            async def fail_again() -> None:
+                job = await jobs.leases.claim(["sweep"], lease_s=60.0, tries=5)
+                assert job is not None
+                await jobs.fail(job, "it failed", 0.0)
+
+            operator.world.gateway.call(fail_again())
+            assert operator.twin("overview")["sentence"] == sentence
+        assert operator.twin("overview")["problems"][0]["href"] == "work"
+        assert operator_of(operator.world, "shop").twin("overview")["sentence"] == "All is well."
+
+
+@pytest.mark.both
 def test_all_failed_jobs_are_tried_again_at_once(upstream: StrictUpstream, tmp_path: Path) -> None:
     with operate(upstream, tmp_path) as operator:
         operator.world.chat(user="alice").say("Hello.")
