@@ -25,7 +25,8 @@ from storage.run_records import Run, RunState, RunStep, WaitKind
 # The most tags by which a list of agents is filtered; of more the first ones count.
 MAX_TAGS = 64
 CursorT = TypeVar("CursorT")
-LAST_NUMBER = 1 << 62  # above the number of every row
+# Above the number of every row.
+LAST_NUMBER = 1 << 62
 # The end of a page in an order by time: a time, and a row.
 PageEnd = tuple[float, int]
 # The end before the first page: the newest come first.
@@ -61,7 +62,7 @@ class Page(Struct, Generic[CursorT], frozen=True):
 
 
 class RunFilter(Struct, frozen=True):
-    """The runs that are asked for. A field that is None leaves out none."""
+    """The runs that a list shows. A field that is None leaves out none."""
 
     agent_row: int | None = None
     conversation_row: int | None = None
@@ -173,7 +174,7 @@ class OpenReading(Struct, frozen=True):
 
 
 class AgentFilter(Struct, frozen=True):
-    """The agents that are asked for. A field that is None leaves out none."""
+    """The agents that a list shows. A field that is None leaves out none."""
 
     name: str | None = None
     # A part of the name.
@@ -206,7 +207,7 @@ class BlockEntry(Struct, frozen=True):
 
 
 class BlockFilter(Struct, frozen=True):
-    """The blocks that are asked for. A field that is None leaves out none."""
+    """The blocks that a list shows. A field that is None leaves out none."""
 
     label: str | None = None
     # A part of the label.
@@ -227,12 +228,11 @@ class BlockFilter(Struct, frozen=True):
     includes_hidden: bool = False
 
     def matches(self, entry: BlockEntry) -> bool:
-        """Returns whether a block is asked for, by its details: name, tags, hidden."""
+        """Returns whether the list shows a block, by its details: name, tags, hidden."""
         details = entry.details
-        if (details.get("hidden") and not self.includes_hidden) or self.name not in (
-            None,
-            details.get("name"),
-        ):
+        if details.get("hidden") and not self.includes_hidden:
+            return False
+        if self.name is not None and self.name != details.get("name"):
             return False
         return matches_tags(details.get("tags") or (), self.tags, needs_all=self.needs_all_tags)
 
@@ -279,7 +279,7 @@ class PassageDraft(Struct, frozen=True):
 
 
 class PassageFilter(Struct, frozen=True):
-    """The passages that are asked for. A field that is None leaves out none."""
+    """The passages that a list shows. A field that is None leaves out none."""
 
     # A part of the passage.
     text: str | None = None
@@ -291,17 +291,18 @@ class PassageFilter(Struct, frozen=True):
     needs_all_tags: bool = False
 
     def matches(self, passage: Passage) -> bool:
-        """Returns whether a passage is asked for, by its tags and its time."""
+        """Returns whether the list shows a passage, by its tags and its time."""
         is_in_time = (self.since is None or passage.at >= self.since) and (
             self.until is None or passage.at < self.until
         )
         return is_in_time and matches_tags(passage.tags, self.tags, needs_all=self.needs_all_tags)
 
 
-def matches_tags(tags: Sequence[str], wanted: Sequence[str], *, needs_all: bool) -> bool:
-    """Returns whether `tags` has one of the wanted tags, or all of them; True where none is wanted."""
-    missing = {*wanted}.difference(tags)
-    return not missing or (not needs_all and len(missing) < len({*wanted}))
+def matches_tags(tags: Sequence[str], filter_tags: Sequence[str], *, needs_all: bool) -> bool:
+    """Returns whether `tags` has one of a filter's tags, or all of them; True for a filter without tags."""
+    required = {*filter_tags}
+    missing = required.difference(tags)
+    return not missing or (not needs_all and missing != required)
 
 
 class NamedAgent(Struct, frozen=True):
@@ -339,7 +340,7 @@ class ConversationEntry(Struct, frozen=True):
 
 
 class ConversationFilter(Struct, frozen=True):
-    """The conversations that are asked for."""
+    """The conversations that a list shows."""
 
     # The row of the conversations' agent; None: any agent.
     agent_row: int | None = None

@@ -52,17 +52,23 @@ _WIDE_NUMBERS = 1 << 5
 _WIDE_SEQS = 1 << 6
 _WIDE_TOKENS = 1 << 7
 _VERSION = 1
-_MAX_BYTE, _MAX_SHORT, _MAX_NUMBER = 0xFF, 0xFFFF, 0xFFFF_FFFF
+# The largest numbers of one byte, of two and of four.
+_MAX_BYTE = 0xFF
+_MAX_SHORT = 0xFFFF
+_MAX_NUMBER = 0xFFFF_FFFF
 # Version, outcome, flags, mode, how many hits; status; tenths of milliseconds, in all and up to the head of the reply;
 # context window; how many stayed out.
 _HEAD = struct.Struct("<5BHIII6B")
 # What was found, recalled tokens, seven parts of the window, evicted, added hundredths of milliseconds, three of usage.
-_SHORT_NUMBERS, _LONG_NUMBERS = struct.Struct("<14H"), struct.Struct("<14I")
+_SHORT_NUMBERS = struct.Struct("<14H")
+_LONG_NUMBERS = struct.Struct("<14I")
 # The ids that the gateway itself gives to requests: twelve random bytes.
 _GATEWAY_ID = re.compile(r"req_[0-9a-f]{24}")
 # A longer id is stored as its hash.
 _MAX_ID_BYTES = 64
-_GATEWAY_MARK, _HASH_MARK = b"\x00", b"\x01"
+# The first byte of an id that the gateway gave, and of the hash of an id.
+_GATEWAY_MARK = b"\x00"
+_HASH_MARK = b"\x01"
 
 
 class RecalledEntry(Struct, frozen=True):
@@ -135,8 +141,8 @@ def pack_code(kind: str, reason: str) -> int:
 
 def _pack_entry(entry: RecalledEntry) -> EntryRow:
     """Returns an entry as it is packed."""
-    shares = (entry.score, entry.words, entry.meaning)
-    score, words, meaning = (int((share or 0.0) * _MAX_BYTE) for share in shares)
+    scores = (entry.score, entry.words, entry.meaning)
+    score, words, meaning = (int((each or 0.0) * _MAX_BYTE) for each in scores)
     code = pack_code(entry.kind, entry.reason) | _FORGOTTEN * entry.is_forgotten
     return entry.rank, code, score, words, meaning, entry.tokens, entry.seq
 
@@ -191,12 +197,12 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
     )
     head = _pack_head(record, flags, len(rows))
     if not rows:
-        return head + _make_numbers_struct(flags).pack(*numbers)
+        return head + _choose_numbers_struct(flags).pack(*numbers)
     values = dict(zip(_ROW_FIELDS, columns, strict=True))
     if max(ranks) > _MAX_BYTE:
         values["rank"] = tuple(min(rank, _MAX_BYTE) for rank in ranks)
     packed = [column.struct.pack(*values[column.name]) for column in _list_columns(flags, len(rows))]
-    return b"".join((head, _make_numbers_struct(flags).pack(*numbers), *packed))
+    return b"".join((head, _choose_numbers_struct(flags).pack(*numbers), *packed))
 
 
 def _pack_head(record: RecallRecord, flags: int, count: int) -> bytes:
@@ -223,7 +229,7 @@ def unpack(data: bytes, *, reads_entries: bool = True) -> RecallRecord:
     try:
         outcome, flags, mode, count, status, *numbers = _unpack_head(data)
         total_tenths, first_tenths, context_window, *left_out = numbers
-        found, recalled_tokens, *numbers = _make_numbers_struct(flags).unpack_from(data, _HEAD.size)
+        found, recalled_tokens, *numbers = _choose_numbers_struct(flags).unpack_from(data, _HEAD.size)
         part_tokens, numbers = numbers[: len(PROMPT_PARTS)], numbers[len(PROMPT_PARTS) :]
         evicted_tokens, added_hundredths, *usage = numbers
         return RecallRecord(
@@ -257,6 +263,7 @@ def _unpack_head(data: bytes) -> Sequence[int]:
 
 
 def _unpack_entries(data: bytes, flags: int, count: int) -> tuple[RecalledEntry, ...]:
+    """Returns the entries of a record. count: their number, which the head has."""
     columns = _list_columns(flags, count)
     values = {column.name: column.struct.unpack_from(data, column.start) for column in columns}
     rows = zip(*(values.get(name, (0,) * count) for name in _ROW_FIELDS), strict=True)
@@ -274,16 +281,16 @@ def overwrite_forgotten(data: bytes, exists: Callable[[str, int], bool]) -> byte
     entries = unpack(data).entries
     _, flags, *_ = _unpack_head(data)
     columns = _list_columns(flags, len(entries))
-    out = bytearray(data)
-    for n, entry in enumerate(entries):
+    overwritten = bytearray(data)
+    for position, entry in enumerate(entries):
         if not entry.is_forgotten and not exists(entry.kind, entry.seq):
             for column in columns:
-                offset = column.start + n * column.width
+                offset = column.start + position * column.width
                 if column.name == "code":
-                    out[offset] |= _FORGOTTEN
+                    overwritten[offset] |= _FORGOTTEN
                 elif column.name != "rank":
-                    out[offset : offset + column.width] = bytes(column.width)
-    return bytes(out)
+                    overwritten[offset : offset + column.width] = bytes(column.width)
+    return bytes(overwritten)
 
 
 def read_note_seqs(data: bytes) -> Sequence[int]:
@@ -317,11 +324,13 @@ def read_hits(data: bytes) -> Sequence[RecalledHit]:
     return [RecalledHit(entry.kind, entry.seq) for entry in unpack(data).entries if not entry.is_forgotten]
 
 
-def _make_numbers_struct(flags: int) -> struct.Struct:
+def _choose_numbers_struct(flags: int) -> struct.Struct:
     return _LONG_NUMBERS if flags & _WIDE_NUMBERS else _SHORT_NUMBERS
 
 
 class _Column(NamedTuple):
+    """A column of a record, and its place in the record's bytes."""
+
     # The field of an entry that the column holds: one of _ROW_FIELDS.
     name: str
     # The form in which the column's values are packed.
@@ -343,7 +352,7 @@ def _list_columns(flags: int, count: int) -> list[_Column]:
     formats["tokens"] = "H" if flags & _WIDE_TOKENS else "B"
     formats["seq"] = "I" if flags & _WIDE_SEQS else "H"
     columns: list[_Column] = []
-    start = _HEAD.size + _make_numbers_struct(flags).size
+    start = _HEAD.size + _choose_numbers_struct(flags).size
     for name, format in formats.items():
         width = struct.calcsize(f"<{format}")
         columns.append(_Column(name, struct.Struct(f"<{count}{format}"), start, width))

@@ -41,7 +41,7 @@ class RestoredVersion(NamedTuple):
 class OwnedBlock(NamedTuple):
     """A block that an agent may see, and its owner."""
 
-    # The owner: 0: the agent; 1: its profile; from 2 on: another owner, by the position among the attached blocks.
+    # 0: the agent; 1: its profile; from 2 on: another owner, by the position among the attached blocks.
     owner: int
     block: Block
 
@@ -57,8 +57,7 @@ async def load_blocks(
     blocks = [OwnedBlock(owner, make_block(row)) for *row, owner in rows]
     if makes_shared_read_only:
         blocks = [
-            OwnedBlock(owner, replace(block, read_only=True)) if owner else OwnedBlock(owner, block)
-            for owner, block in blocks
+            OwnedBlock(owner, replace(block, read_only=True) if owner else block) for owner, block in blocks
         ]
     return tuple(list_visible_blocks(blocks))
 
@@ -160,15 +159,17 @@ def check_limit(label: str, value: str, limit: int) -> None:
 
 
 async def _restore_block(
-    connection: Connection, block_row: int, version: int, to: int, *, at: float, origin: str
+    connection: Connection, block_row: int, version: int, restored_version: int, *, at: float, origin: str
 ) -> Block:
-    """Brings back the value that a block had in the version `to`. version: the block's present version.
+    """Brings back the value that a block had in an earlier version. version: the block's present version.
 
     Raises: NotFound, WriteConflict, BlockOverLimit.
     """
-    row = await connection.fetch_row(SQL["block_history_get"], (block_row, to, FORGOTTEN_ORIGIN))
+    row = await connection.fetch_row(
+        SQL["block_history_get"], (block_row, restored_version, FORGOTTEN_ORIGIN)
+    )
     if row is None:
-        raise NotFound(f"there is no version {to}")
+        raise NotFound(f"there is no version {restored_version}")
     value, sources = row
     return await write_block(
         connection,
@@ -178,7 +179,7 @@ async def _restore_block(
         at=at,
         origin=origin,
         sources=orjson.loads(sources),
-        restores=to,
+        restores=restored_version,
     )
 
 
@@ -197,7 +198,7 @@ async def undo_block(
     stored = await get_block(connection, block_row)
     if version is not None and stored.version != version:
         raise WriteConflict(f"block {stored.label!r} is at version {stored.version}, not {version}")
-    before = await find_undone(connection, stored)
+    before = await find_undo_target(connection, stored)
     if before is None:
         raise NotFound(f"block {stored.label!r} has no change left to undo")
     sources = orjson.loads(before.sources)
@@ -207,7 +208,7 @@ async def undo_block(
     )  # fmt: skip
 
 
-async def find_undone(connection: Connection, block: Block) -> RestoredVersion | None:
+async def find_undo_target(connection: Connection, block: Block) -> RestoredVersion | None:
     """Returns the version that an undo of a block's last change brings back; None: no version is left.
 
     Versions with the block's present value are passed over: a forgetting may have removed the lines that differed.
@@ -235,7 +236,7 @@ class Blocks(StoreGroup):
     write = writes(as_method(write_block))
     undo = writes(as_method(undo_block))
     restore = writes(as_method(_restore_block))
-    find_undone = reads(as_method(find_undone))
+    find_undo_target = reads(as_method(find_undo_target))
 
     @reads
     async def list_revisions(
@@ -273,9 +274,9 @@ def make_revision(row: Row) -> Revision:
 
 def make_block(row: Row) -> Block:
     """Returns the record of a row that begins with the columns of `block_get`."""
-    id, label, description, value, limit, read_only, version, uid, *_ = row
+    block_row, label, description, value, limit, read_only, version, uid, *_ = row
     return Block(
-        id=id,
+        id=block_row,
         label=label,
         description=description,
         value=value,

@@ -25,10 +25,12 @@ from storage.sql.statements import load, load_column
 
 SQL = load("keys.sql")
 
-# Characters of a key that `keys list` shows: enough to distinguish keys, of 43 that are random.
+# The characters of a key that `keys list` shows: enough to distinguish keys, of 43 that are random.
 SHOWN_CHARS = 7
 # The random bytes of a key.
 _SECRET_BYTES = 32
+# Every number with so many digits fits into an integer of the database, of 64 bits.
+_MAX_ID_DIGITS = 18
 # The most keys in the cache. Not measured: a key that is not cached is read from the database.
 CACHED_KEYS = 1024
 
@@ -78,7 +80,8 @@ async def _find_key(connection: Connection, digest: bytes, now: float) -> Key | 
 
 async def _revoke_key(connection: Connection, name_or_id: str, now: float) -> Key:
     """Revokes a key; a number counts before a name. Raises: NotFound; WriteConflict if several keys have that name."""
-    number = int(name_or_id) if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 19 else -1
+    is_number = name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) <= _MAX_ID_DIGITS
+    number = int(name_or_id) if is_number else -1
     keys = await load_column(connection, SQL["key_named"], (number, name_or_id))
     if not keys:
         raise NotFound(f"there is no key in use with the name or number {name_or_id!r}")
@@ -87,7 +90,8 @@ async def _revoke_key(connection: Connection, name_or_id: str, now: float) -> Ke
             f"the keys {', '.join(map(str, keys))} are all named {name_or_id!r}; give a number"
         )
     row = await connection.fetch_row(SQL["key_revoke"], (now, keys[0]))
-    assert row is not None  # it was found in this transaction
+    # It was found in this transaction.
+    assert row is not None
     return _make_key(row)
 
 
@@ -114,7 +118,8 @@ class Keys(StoreGroup):
         # Digest -> a key and the time at which it is read again. Replaced as a whole when keys change.
         self._cache: OrderedDict[bytes, tuple[Key, float]] = OrderedDict()
         self._has_key = False
-        self._has_none_until = -math.inf  # until then the database is not asked again whether it has keys
+        # Until this time the database is not asked again whether it has keys.
+        self._has_none_until = -math.inf
         # The time for which a key, or its absence, is cached.
         self._fresh_s = POLL_S if database.is_shared else math.inf
         self._uses = KeyUses(database, now)
@@ -151,7 +156,7 @@ class Keys(StoreGroup):
             models=models,
             user=user,
         )
-        self._note_created(demands_key=not key.is_operator)
+        self._announce_created(demands_key=not key.is_operator)
         return IssuedKey(key, secret)
 
     async def install(self, secret: str, name: str, opens: str | None = None) -> bool:
@@ -178,7 +183,7 @@ class Keys(StoreGroup):
         is_installed = await self._database.write(install)
         self._cache = OrderedDict()
         if is_installed:
-            self._note_created(demands_key=opens is None)
+            self._announce_created(demands_key=opens is None)
         return is_installed
 
     async def change(self, id: int, change: Callable[[Key], Key]) -> Key:
@@ -254,12 +259,12 @@ class Keys(StoreGroup):
         """Returns the numbers of all keys by the digests of their secrets, also of those before a rotation."""
         return {bytes(digest): id for id, digest in await connection.fetch_rows(SQL["key_numbers"])}
 
-    async def find(self, presented: str) -> Key | None:
-        """Returns the key that was presented, unless it is revoked or unknown. It may have expired.
+    async def find(self, secret: str) -> Key | None:
+        """Returns the key with this secret, unless it is revoked or unknown. It may have expired.
 
         Raises: Unavailable.
         """
-        return await self.find_digest(digest_secret(presented))
+        return await self.find_digest(digest_secret(secret))
 
     async def find_digest(self, digest: bytes) -> Key | None:
         """Returns the key with this digest, as `find` does."""
@@ -293,7 +298,8 @@ class Keys(StoreGroup):
             cache = self._cache
             has_key = await self._database.read(lambda connection: connection.fetch_value(SQL["key_any"]))
             self._has_key = self._has_key or bool(has_key)
-            if cache is self._cache:  # else keys have changed meanwhile
+            # If keys have changed during the read, the next call reads again.
+            if cache is self._cache:
                 self._has_none_until = self._tick() + self._fresh_s
             self._update_keyed_file()
         return self._has_key
@@ -303,8 +309,8 @@ class Keys(StoreGroup):
         """Returns whether a key for /metrics alone was ever created. Revoked ones count, as with `has_any`."""
         return bool(await connection.fetch_value(SQL["key_any_metrics"]))
 
-    def _note_created(self, *, demands_key: bool = True) -> None:
-        """Notes that a key was created. demands_key: True if callers of the API need a key from now on."""
+    def _announce_created(self, *, demands_key: bool = True) -> None:
+        """Has all processes learn of a new key. demands_key: True if callers of the API need a key from now on."""
         if demands_key:
             self._has_key = True
             self._update_keyed_file()

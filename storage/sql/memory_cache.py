@@ -50,7 +50,8 @@ LARGE_BYTES = 40 << 20
 # The bytes that the messages read by queries may take in one memory.
 _READ_BYTES = 2 << 20
 # Measured: the bytes of a message besides its text, and of a hidden message.
-_MESSAGE_BYTES, _HIDDEN_BYTES = 300, 100
+_MESSAGE_BYTES = 300
+_HIDDEN_BYTES = 100
 # The most exchanges that are not indexed, and passages with facts, that are read at once; a query waits for no more.
 _MAX_UNINDEXED_ROWS = 64
 
@@ -246,7 +247,7 @@ class CachedMemory:
     def _note_indexed(self, seqs: range) -> None:
         """Notes that the index has the messages with these numbers now; they stay cached, as if they had been read."""
         indexed = {seq: message for seq, message in self.unindexed.items() if seq in seqs}
-        self.cache_messages({seq: self._as_read(message) for seq, message in indexed.items()})
+        self.cache_messages({seq: self._make_message_as_read(message) for seq, message in indexed.items()})
         self.unindexed = {seq: message for seq, message in self.unindexed.items() if seq not in indexed}
         self.tail, self.uncounted = Tail(), list(self.unindexed.values())
 
@@ -309,7 +310,7 @@ class CachedMemory:
         while self._read_bytes > _READ_BYTES and len(self.read_messages) > 1:
             self._read_bytes -= _measure_message(self.read_messages.pop(next(iter(self.read_messages))))
 
-    def _as_read(self, message: Message) -> Message:
+    def _make_message_as_read(self, message: Message) -> Message:
         """Returns a message as it is read by its number: without a `previous` of another exchange."""
         before = None if message.previous is None else self.unindexed.get(message.previous)
         is_known = before is not None and before.exchange_row == message.exchange_row
@@ -320,7 +321,7 @@ class _SizedCache:
     """The memories used last, up to a limit in bytes. The newest memory stays even if it is over the limit alone."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit = limit_bytes
+        self._limit_bytes = limit_bytes
         # Each memory with its bytes when they were last counted.
         self._memories: OrderedDict[int, tuple[CachedMemory, int]] = OrderedDict()
         self._bytes = 0
@@ -340,7 +341,7 @@ class _SizedCache:
         memory.has_grown = False
         self._memories[memory.agent_row] = memory, size_bytes
         self._bytes += size_bytes
-        while self._bytes > self._limit and len(self._memories) > 1:
+        while self._bytes > self._limit_bytes and len(self._memories) > 1:
             self.drop(next(iter(self._memories)))
 
     def drop(self, agent_row: int) -> None:
@@ -363,7 +364,8 @@ class MemoryCache:
         self.vectors = VectorCache()
         self._rules = rules
         # A memory with segments takes as much as a thousand others, so neither kind may drop the other.
-        self._small, self._large = _SizedCache(limit_bytes), _SizedCache(LARGE_BYTES)
+        self._small = _SizedCache(limit_bytes)
+        self._large = _SizedCache(LARGE_BYTES)
         self.drop_count = 0
 
     def get(self, agent_row: int) -> CachedMemory | None:

@@ -76,7 +76,7 @@ class BlockVersions(Struct, frozen=True):
             block = shown.block
             if label not in (None, block.label):
                 continue
-            if undo := await self.store.blocks.find_undone(block):
+            if undo := await self.store.blocks.find_undo_target(block):
                 undos.append(EarlierVersion(block, undo.version, undo.value))
             if shown.origin == "undo" and (redo := await self._find_last(block.id, block.version)):
                 redos.append(EarlierVersion(block, redo.version, redo.value))
