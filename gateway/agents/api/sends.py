@@ -94,12 +94,12 @@ class Sends:
         receipt.asks_model = False
         await self._api.agent_runs.admit(run_request, receipt)
         showing = read_showing(body)
-        shown = dump_showing(showing, by_token=by_token)
+        options = dump_showing(showing, by_token=by_token)
         return await self._api.background_runs.acceptance.accept(
             run_request,
             callback=find_sent(body.callback_url),
-            shown=shown if is_shown else None,
-            listing=None if showing == Showing() else orjson.dumps(shown),
+            event_options=options if is_shown else None,
+            listing=None if showing == Showing() else orjson.dumps(options),
         )
 
     async def make_run_request(

@@ -79,8 +79,7 @@ async def find_earlier_send(
     conversation_name = send.conversation_name
     if send.heard is not None and any(message.get("role") == "user" for message in send.messages):
         # The client's list has the answers that the client got, so a text with an answer in the list is a new send.
-        end = await keeper.store.stored_paths.load_path(agent, conversation_name, 1)
-        path = () if end is None else end.path
+        path = await _load_newest_exchanges(keeper.store, agent, conversation_name)
         hasher = MessageHasher(agent.secret)
         count = count_repeated_messages(path, hasher, send.messages, send.heard, send.spec.initial_messages)
         if not count:
@@ -230,12 +229,18 @@ class SendMatcher(Struct, frozen=True):
         send was answered since.
         """
         exchange = ended.first_exchanges[0]
-        end = await self.store.stored_paths.load_path(self.agent, self.conversation_name, 1)
-        path = () if end is None else end.path
+        path = await _load_newest_exchanges(self.store, self.agent, self.conversation_name)
         if exchange.superseded or exchange.id in find_refused_ids(path):
             return True
         run_exchanges = {run_exchange.id for run_exchange in (exchange, *ended.exchanges)}
         return any(last.reply is not None and last.id not in run_exchanges for last in path[-1:])
+
+
+async def _load_newest_exchanges(store: Store, agent: Agent, conversation_name: str) -> Sequence[Exchange]:
+    """Returns the exchanges of a conversation that no window has evicted; empty if the agent is gone."""
+    # The smallest window has evicted all that any window has.
+    stored_path = await store.stored_paths.load_path(agent, conversation_name, window_tokens=1)
+    return () if stored_path is None else stored_path.path
 
 
 async def _ended_with_waiting_calls(store: Store, agent: Agent, exchange: Exchange) -> bool:

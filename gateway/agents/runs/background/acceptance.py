@@ -38,13 +38,13 @@ class RunAcceptance:
         run_request: RunRequest,
         *,
         callback: str | None = None,
-        shown: Json | None = None,
+        event_options: Json | None = None,
         listing: bytes | None = None,
     ) -> Run:
         """Accepts a run. Returns the run once it is on disk, and for a resent request the existing run.
 
         callback: the URL to call when the run has ended; None: no URL is called.
-        shown: the options of the dialect for the run's events; None: no events are logged.
+        event_options: the options of the dialect for the run's events; None: no events are logged.
         listing: the JSON that decides how the run's messages are listed; None: in the usual way.
 
         Raises: BadRequest, UnknownModel, StoreError; NotFound if there is no such agent or conversation; NotAllowed if
@@ -62,18 +62,16 @@ class RunAcceptance:
         matcher = SendMatcher(store, agent, name, run_request, hash_otid(agent, name, run_request.otid))
         digest = hash_send(agent, run_request)
         earlier = await self._find_earlier(matcher, digest)
-        replaces = None
-        if earlier is not None:
-            if earlier.is_answered:
-                return earlier.run
-            # Other sends may be answered before the new run is performed, so `perform_accepted` decides the rest.
-            replaces = earlier.run.id
+        if earlier is not None and earlier.is_answered:
+            return earlier.run
+        # Other sends may be answered before the new run is performed, so `perform_accepted` decides the rest.
+        replaces = None if earlier is None else earlier.run.id
         draft = Run(
             id=0, uid=new_uid(), agent_row=agent.id, conversation_row=conversation_row, state=RunState.CREATED,
             created=self.keeper.now(), parent=run_request.parent_run_row, depth=run_request.depth, background=True,
             otid=matcher.otid,
         )  # fmt: skip
-        request = StoredRequest.of(run_request, digest, shown, callback, replaces).encode()
+        request = StoredRequest.of(run_request, digest, event_options, callback, replaces).encode()
         command = RunAccept(
             draft, request, DEFAULT_CONVERSATION, make_conversation_uid(), replaces=replaces, listing=listing
         )
@@ -81,7 +79,7 @@ class RunAcceptance:
         queue = (agent.uid, name)
         open_run = self.open_runs.add(draft.uid, queue, run_request.forwarded, RunPhase.ACCEPTING)
         # If other processes may perform the run, the process that performs it begins the log.
-        if shown is not None and not self.agent_runs.ends.is_shared:
+        if event_options is not None and not self.agent_runs.ends.is_shared:
             open_run.log = self.logs.make(draft, agent)
         return await self._write_accepted(command, open_run)
 

@@ -55,12 +55,22 @@ class StoredRequest(Struct, frozen=True):
 
     @staticmethod
     def of(
-        run_request: RunRequest, digest: bytes, shown: Json | None, callback: str | None, replaces: int | None
+        run_request: RunRequest,
+        digest: bytes,
+        options: Json | None,
+        callback: str | None,
+        replaces: int | None,
     ) -> StoredRequest:
-        """Returns the part of a request that is stored. digest: the result of `hash_send` for the request."""
+        """Returns the part of a request that is stored.
+
+        digest: the result of `hash_send` for the request.
+        options: the options of the dialect for its events; None: no events are logged.
+        callback: the URL that is posted to when the run has ended; None: no URL is posted to.
+        replaces: the row of an ended run of the same send; None: there is none.
+        """
         return StoredRequest(
             messages=run_request.messages, decisions=run_request.decisions, fields=run_request.fields,
-            max_steps=run_request.max_steps, model=run_request.model, system=run_request.system, shown=shown,
+            max_steps=run_request.max_steps, model=run_request.model, system=run_request.system, shown=options,
             callback=callback, spares_pauses=run_request.spares_pauses, client_tools=run_request.client_tools,
             models=run_request.forwarded.models, key_id=run_request.forwarded.key_id, digest=digest.hex(),
             replaces=replaces or 0,
