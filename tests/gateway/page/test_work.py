@@ -164,8 +164,11 @@ def test_the_work_looks_right(browser: Browser, operator: Operator) -> None:
     browser.looks_right(operator, "work", heading="Work")
     with browser.open(operator, "work") as page:
         row = page.get_by_role("table", name="Jobs").get_by_role("row").nth(1)
-        name = row.get_by_role("button", name="Cancel job").text_content()
-        row.get_by_role("button", name="Cancel job").click()
+        cancel = row.get_by_role("button", name="Cancel job", include_hidden=True)
+        name = cancel.text_content()
+        assert not cancel.is_visible()
+        row.locator("summary", has_text="Cancel job").click()
+        cancel.click()
         page.wait_for_url("**/ui/work")
         assert name is not None
         assert page.get_by_role("button", name=name.strip()).count() == 0
