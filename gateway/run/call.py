@@ -30,6 +30,7 @@ from gateway.run.memory.named_turns import make_turn_name
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.prompt_body import make_native_changes, render_body
 from gateway.run.memory.prompt_tokens import estimate_usage
+from gateway.run.memory.queue import QueueTicket
 from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
@@ -90,6 +91,9 @@ class ChatCall:
     receipt: Receipt
     # The time at which the request arrived, in seconds since the epoch; None: not known.
     arrived_at: float | None = None
+    # The ticket of the queue in which requests in append mode arrive: it orders them until their conversation's queue
+    # does. None: the request does not queue.
+    arrival: QueueTicket | None = None
     # The value of the reply's header for memory; "": not known yet.
     memory_state: Literal[""] | MemoryState = ""
     # Is awaited if the upstream refuses the messages, before the client gets the error.

@@ -125,16 +125,20 @@ class Chat:
 
         Raises: GatewayError while nothing was sent; ClientGone.
         """
-        call = await self._make_call(request, request_context, sink, receipt, make_view)
-        call.record = record
-        await self.admit(call)
-        if continued is not None and call.identity.scope is not None and call.identity.mode in STORING_MODES:
-            await self.conversations.bind(continued.conversation, call.identity.scope, call.spec)
-        if call.kind is ConversationKind.AGENT:
-            await self._agents.complete(call)
-            return "on"
-        await self._complete(call, continued)
-        return call.memory_state
+        with QueueTicket() as arrival:
+            call = await self._make_call(request, request_context, sink, receipt, make_view, arrival)
+            call.record = record
+            await self.admit(call)
+            scope = call.identity.scope
+            if continued is not None and scope is not None and call.identity.mode in STORING_MODES:
+                await self.conversations.bind(continued.conversation, scope, call.spec)
+            if call.kind is not ConversationKind.APPENDED or scope is None:
+                arrival.leave()
+            if call.kind is ConversationKind.AGENT:
+                await self._agents.complete(call)
+                return "on"
+            await self._complete(call, continued)
+            return call.memory_state
 
     async def admit(self, call: ChatCall) -> None:
         """Checks a request against the limits, which may route it to another model.
@@ -207,10 +211,11 @@ class Chat:
         sink: Sink,
         receipt: Receipt,
         make_view: ViewFactory,
+        arrival: QueueTicket | None = None,
     ) -> ChatCall:
-        """Resolves a request, and returns its call."""
+        """Resolves a request, and returns its call. arrival: the value of `ChatCall.arrival`."""
         arrived_at = self.keeper.now()
-        resolved = await self.resolver.resolve(request, request_context)
+        resolved = await self.resolver.resolve(request, request_context, arrival)
         identity = resolved.identity
         note_identity(receipt, identity)
         route = self.model_routes.route_for(resolved)
@@ -232,6 +237,7 @@ class Chat:
             sink=sink,
             receipt=receipt,
             arrived_at=arrived_at,
+            arrival=arrival,
         )
 
     async def count_prompt(

@@ -159,7 +159,7 @@ class ChatMemory:
         )
         if opens:
             # Before the wait below, since a later request may have less to wait for.
-            await keeper.enter_queue(memory_request)
+            await keeper.enter_queue(memory_request, call.arrival)
         assert call.identity.scope is not None  # `begin` reads no memory without it
         await self.turns.wait_written(call.identity.scope)
         # The time is taken again, because the turns that this request waited for were written meanwhile.

@@ -23,6 +23,7 @@ from gateway.errors import MemoryUnavailable, NotAllowed, ThreadNotFound, Thread
 from gateway.run.directory import Directory, make_unknown_agent_error
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.named_turns import find_paths_by_id
+from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.references import fill_references
 from gateway.run.request_context import RequestContext
 from gateway.run.store_errors import map_store_errors
@@ -100,10 +101,18 @@ class Resolver:
             leaves_nothing=True,
         )
 
-    async def resolve(self, request: ChatRequest, request_context: RequestContext) -> Resolved:
+    async def resolve(
+        self,
+        request: ChatRequest,
+        request_context: RequestContext,
+        arrival: QueueTicket | None = None,
+    ) -> Resolved:
         """Returns a request with its user, its agent and the kind of its conversation.
 
         Messages, responses and threads that the request names by their ids are read, and take the place of the ids.
+
+        arrival: the ticket with which a request in append mode waits for the requests that came before it, as they
+            could be overtaken by what is read here; None: the request does not wait.
 
         Raises: BadRequest, NotAllowed, UnknownModel, MemoryUnavailable, ThreadUnsupported, ThreadNotFound.
         """
@@ -115,6 +124,9 @@ class Resolver:
         identity = self.identify(request, request_context)
         profile = self._directory.find_requested_spec(identity)
         spec = profile
+        if arrival is not None and identity.sends_new_only and identity.conversation_key is not None:
+            name = (f"arriving {identity.scope} {identity.agent}", identity.conversation_key)
+            await self._keeper.queues.enter_here(name, arrival)
         if spec is None:
             spec, identity = await self._get_stored_agent(identity, request.model, request_context)
         kind = await self._choose_conversation_kind(identity, spec)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from msgspec.structs import replace
 
 from gateway.agents.registry.conversation_registry import find_conversation
@@ -41,13 +39,7 @@ class SendQueue:
             await queues.enter_here((f"arriving {send.scope}", send.conversation_name), arrival, MAX_SENDS)
             agent, name = await self._get_queue(send)
             await self._ends.wait_for_accepted(agent, name)
-            entering = asyncio.ensure_future(queues.enter((agent.uid, name), ticket, MAX_SENDS))
-            try:
-                await asyncio.sleep(0)  # the ticket is in the queue then
-            except BaseException:
-                entering.cancel()
-                raise
-        await entering
+            await queues.enter((agent.uid, name), ticket, MAX_SENDS, arrival)
         return _route_to(send, name)
 
     async def _get_queue(self, send: RoutedSend) -> tuple[Agent, str]:

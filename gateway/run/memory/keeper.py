@@ -28,7 +28,7 @@ from gateway.run.memory.memory_agent import find_or_draft_agent
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.query_vectors import EmbedQuery
-from gateway.run.memory.queue import Queues
+from gateway.run.memory.queue import Queues, QueueTicket
 from gateway.run.memory.recall import Recaller
 from gateway.run.memory.resent import ResentLists
 from gateway.run.memory.turn_write import OPENED_OUTCOME, make_turn_write
@@ -120,10 +120,14 @@ class MemoryKeeper:
             if agent_row != read_row and not await self.store.agents.exists(agent_row):
                 raise HistoryForgotten
 
-    async def enter_queue(self, request: MemoryRequest) -> None:
+    async def enter_queue(self, request: MemoryRequest, arrival: QueueTicket | None) -> None:
         """Waits in append mode until the requests of its conversation before this one have left the queue.
 
-        A request that is read again does not wait again. Raises: TooSlow: longer than the ticket allows; StoreError.
+        A request that is read again does not wait again.
+
+        arrival: the value of `ChatCall.arrival`.
+
+        Raises: TooSlow: longer than the ticket allows; StoreError.
         """
         if request.kind is not ConversationKind.APPENDED or request.ticket.is_first:
             return
@@ -132,7 +136,7 @@ class MemoryKeeper:
         agent = await find_or_draft_agent(self.store, request)
         try:
             async with asyncio.timeout(request.ticket.timeout_s):
-                await self.queues.enter((agent.uid, key), request.ticket)
+                await self.queues.enter((agent.uid, key), request.ticket, arrival=arrival)
         except TimeoutError:
             raise TooSlow("another request of this conversation is being answered") from None
 

@@ -161,13 +161,23 @@ class Queues:
             ticket.hold_lock(partial(self._leases.release, lock))
         return True
 
-    async def enter(self, name: QueueName, ticket: QueueTicket, max_waiting: int | None = None) -> None:
+    async def enter(
+        self,
+        name: QueueName,
+        ticket: QueueTicket,
+        max_waiting: int | None = None,
+        arrival: QueueTicket | None = None,
+    ) -> None:
         """Waits until the requests before this one have left.
 
         max_waiting: the most requests with a limit that may be in the queue; None: this request has no limit.
+        arrival: the ticket of another queue, which the request leaves once it is in this one; None: there is none.
 
         Raises: TooManySends, Unavailable.
         """
+        if arrival is not None:
+            # The next request of that queue begins in a later pass of the loop, when this one waits here.
+            arrival.leave()
         await self.enter_here(name, ticket, max_waiting)
         try:
             await self.acquire_lock(name, ticket)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from gateway.agents.chat_agents import ChatAgents
+from gateway.run.stored_agents import FoundAgent
 from storage.records import Scope
 from tests.doubles.upstream import Call, Gate, Seen, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, agent, remember
@@ -174,6 +176,38 @@ async def test_a_message_has_its_place_while_it_waits_for_what_was_cancelled(wor
     finally:
         gate.open()
     assert await asked == "Ok."
+
+
+@pytest.mark.agents
+async def test_messages_for_a_stored_agent_are_answered_as_they_came(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of their requests has read the agent first."""
+    has_begun, gate, find = Gate(), Gate(), ChatAgents.find
+
+    async def find_late(*given: Any) -> FoundAgent | None:
+        if not has_begun.is_open:
+            has_begun.open()
+            await gate.wait()
+        return await find(*given)
+
+    created = world.gateway.ask("POST", "/v1/agents/", b'{"name": "ann", "model": "up/m"}')
+    model = f"agent/{created.json['id']}"
+    monkeypatch.setattr(ChatAgents, "find", find_late)
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+
+    def send(text: str) -> asyncio.Task[str]:
+        messages = [{"role": "user", "content": text}]
+        return asyncio.create_task(ask(world, messages, model=model, user="alice", extra_headers=headers))
+
+    first = send("first")
+    await has_begun.wait()
+    second = send("second")
+    await asyncio.to_thread(becomes, lambda: second.done() or world.gateway.call(_queued(world)) == 1)
+    gate.open()
+    await asyncio.gather(first, second)
+    spoken = [message["content"] for message in world.upstream.last.messages if message["role"] != "system"]
+    assert spoken == ["first", "Ok.", "second"]
 
 
 def _until_queued(world: World, count: int) -> None:
