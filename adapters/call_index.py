@@ -23,7 +23,8 @@ class CallIndexer:
     """Adds the indices of one stream. A piece with an id or a name begins a call; others continue the last call."""
 
     def __init__(self) -> None:
-        self._counts: dict[Any, int] = {}  # choice -> calls begun so far
+        # choice -> calls begun so far
+        self._counts: dict[Any, int] = {}
 
     def add_index(self, event: Event) -> Event:
         """Returns an event with an index in each piece of a call; the same event where no index was missing."""
@@ -34,7 +35,8 @@ class CallIndexer:
             if not (isinstance(chunk, dict) and self._index_chunk(chunk)):
                 return event
             data = orjson.dumps(chunk)
-        except TypeError:  # the client gets the event as it is, and sees the fault in it
+        except TypeError:
+            # The event is faulty. The client gets it unchanged, so that its own parser reports the fault.
             return event
         name = f"event: {event.name}\n".encode() if event.name else b""
         return Event(name + b"data: " + data + b"\n\n", data, event.name)

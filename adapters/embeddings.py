@@ -82,7 +82,8 @@ def _read_vectors(answer: bytes, count: int, request_bytes: int) -> EmbeddingRes
         if rows[index] is not None or index < 0:
             raise ValueError("one text has two vectors")
         rows[index] = entry["embedding"]
-    numbers = np.array(rows, np.float64)  # raises where the rows differ in length
+    # This raises if the rows differ in length.
+    numbers = np.array(rows, np.float64)
     if numbers.ndim != 2 or not numbers.shape[1] or not np.isfinite(numbers).all():
         raise ValueError("not numbers")
     with np.errstate(over="ignore"):

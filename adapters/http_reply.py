@@ -232,10 +232,12 @@ class HttpReply:
             self._bytes_taken += len(data)
             turn = self._pace.enter()
             if turn is not None:
-                self._unread = data  # so that nothing is lost if this wait is cancelled
+                # If the wait is cancelled, the next read returns these bytes.
+                self._unread = data
                 await turn
                 self._unread = b""
-                if content.exception() is None:  # an error is raised after the bytes before it were read
+                # `read_nowait` would raise an error before the bytes that came earlier are returned.
+                if content.exception() is None:
                     later_data = content.read_nowait()
                     self._bytes_taken += len(later_data)
                     data += later_data

@@ -208,7 +208,8 @@ class HttpTransport:
                     allow_redirects=False,
                     proxy_headers=self._proxy_login,
                 )
-                if attempt.protocol is not None and response.connection is not None:  # else its body is here
+                # A response without a connection has been read to its end.
+                if attempt.protocol is not None and response.connection is not None:
                     attempt.protocol.begin_body()
                 return response
             except BaseException as error:
@@ -229,11 +230,13 @@ def _is_idle_close(attempt: ConnectionAttempt, error: BaseException) -> bool:
 def _is_unanswered(error: BaseException) -> bool:
     """Returns whether a connection was lost before any part of a response came."""
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        return isinstance(error.message, str)  # else the message is the part of a response that came
+        # If a part of a response came, the error has this part as its message instead of a text.
+        return isinstance(error.message, str)
     return isinstance(error, aiohttp.ClientOSError)
 
 
-@lru_cache(256)  # paths may carry ids
+# Paths may carry ids, so the cache is bounded.
+@lru_cache(256)
 def _parse_url(url: str) -> URL:
     return URL(url, encoded=True)
 

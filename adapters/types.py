@@ -13,8 +13,10 @@ from typing import Any, Final, Literal, NamedTuple
 
 from msgspec import Struct
 
-Header = tuple[str, str]  # a name and a value
-Json = dict[str, Any]  # an object as orjson returns it
+# A name and a value.
+Header = tuple[str, str]
+# An object as orjson returns it.
+Json = dict[str, Any]
 JSON_TYPE: Final = "application/json"
 JSON_HEADER: Final[Header] = ("content-type", JSON_TYPE)
 EVENT_STREAM_TYPE: Final = "text/event-stream; charset=utf-8"
@@ -36,16 +38,19 @@ NATIVE_MESSAGE: Final = "native_message"
 ANSWER_FIELDS: Final = ("content", "refusal", "tool_calls", "function_call", "audio")
 # The fields of a reply with thoughts as text. Some upstreams send the same text in both.
 READABLE_THOUGHT_FIELDS: Final = ("reasoning_content", "reasoning")
-BYTES_PER_TOKEN = 4  # an estimate, where an upstream reports no count
+# An estimate for upstreams that report no count.
+BYTES_PER_TOKEN = 4
 # Above what any call costs, and so low that the sums of millions of calls fit into 64 bits of a database.
 _MAX_TOKENS = 1 << 40
-_MAX_DIGITS = 20  # Python refuses to parse a number of thousands of digits
+# Python refuses to parse a number of thousands of digits.
+_MAX_DIGITS = 20
 
 
 def read_token_count(usage: Any, key: str) -> int:
     """Returns a number of tokens in a `usage`, where an upstream may put anything; 0: there is no such number."""
     value = usage.get(key) if usage.__class__ is dict else None
-    if value.__class__ is not int:  # as nearly all are
+    # Nearly all counts are integers.
+    if value.__class__ is not int:
         return 0 if value is None else _read_written_count(value)
     return value if 0 <= value <= _MAX_TOKENS else 0
 

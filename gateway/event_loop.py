@@ -72,7 +72,8 @@ class _ProcessTransport(asyncio.SubprocessTransport):
         try:
             threading.Thread(target=self._wait_for_end, name="process", daemon=True).start()
         except RuntimeError as error:
-            with process:  # closes its pipes, and waits
+            # `with` closes the pipes, and waits for the end of the program.
+            with process:
                 process.kill()
             raise OSError(errno.EAGAIN, "No thread can be started to wait for the program.") from error
         for number, file in enumerate((process.stdin, process.stdout, process.stderr)):

@@ -68,7 +68,8 @@ class LogOutput:
                 self._held += lines
                 self._write_held()
             if self._held and not self._will_retry:
-                with suppress(RuntimeError):  # a thread without a loop: the next line retries
+                # In a thread without a loop nothing is scheduled: the next line retries.
+                with suppress(RuntimeError):
                     asyncio.get_running_loop().call_later(FLUSH_S, self._retry)
                     self._will_retry = True
 
@@ -101,7 +102,7 @@ def _takes_data(stream: TextIO) -> bool:
     try:
         poll = select.poll()
         poll.register(stream.fileno(), select.POLLOUT)
-    except (OSError, ValueError):  # no file of the system's
+    except (OSError, ValueError):  # the stream has no descriptor
         return True
     return bool(poll.poll(0))
 

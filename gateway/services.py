@@ -262,7 +262,8 @@ class Services:
                 _log_responses(each.name, self.providers[each.name])
         self._tasks.append(asyncio.create_task(self.models.run()))
         self.store.database.start()
-        with suppress(StoreError):  # a task of the limiter reads the limits again, and logs each failure
+        # A task of the limiter reads the limits again, and logs each failure.
+        with suppress(StoreError):
             await self.accounting.limiter.limits.load()
         self._tasks += self.accounting.start()
         leases = self.chat.keeper.leases
@@ -290,7 +291,7 @@ class Services:
         while tracer.maker.user_key is None:
             try:
                 tracer.maker.user_key = await self.store.secrets.load_key("traces")
-            except StoreError:  # the store has logged it
+            except StoreError:  # the store has logged the error
                 await asyncio.sleep(_TRACE_KEY_S)
 
     async def stop(self) -> None:
@@ -301,7 +302,7 @@ class Services:
         await self.chat.turns.pending.drain(DRAIN_S)
         await self.mcp.drain(DRAIN_S)
         await self.background.drain(DRAIN_S)
-        with suppress(StoreError):  # the store has logged it
+        with suppress(StoreError):  # the store has logged the error
             await self.accounting.meter.write()
             await self.accounting.limiter.leave()
         await self.page.forgetting.aclose()

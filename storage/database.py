@@ -19,7 +19,7 @@ from storage.records import AgentNumbers
 class StoreHealth(Struct, frozen=True):
     """The store's state."""
 
-    # "ok" or "slow"; if an error stops the store, the `status` of the error.
+    # "ok", "slow", or the `status` of the error that stops the store.
     status: StoreStatus
     # The message of the last failure, retained after recovery.
     error: str | None = None
@@ -29,12 +29,12 @@ class StoreHealth(Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
-        """True if nothing is wrong, and writes are not slow."""
+        """True if no error stops the store, and writes are not slow."""
         return self.status == "ok"
 
     @property
     def is_up(self) -> bool:
-        """True while operations succeed, if slowly."""
+        """True while operations succeed, also if slowly."""
         return self.status in ("ok", "slow")
 
     @property
@@ -45,9 +45,8 @@ class StoreHealth(Struct, frozen=True):
 
 T = TypeVar("T")
 
-# The deadline, in milliseconds, of this task's reads that name none; None: the method's own deadline.
+# The deadline, in milliseconds, of the task's reads that are called without one; None: the method's own deadline.
 read_limit_ms: ContextVar[float | None] = ContextVar("read_limit_ms", default=None)
-
 
 # The deadline of a long read for which no request waits. Not measured: one that takes longer fails, and is tried again.
 BACKGROUND_READ_MS = 5_000.0
@@ -58,24 +57,32 @@ def choose_deadline_ms(deadline_ms: float | None) -> float | None:
     return read_limit_ms.get() if deadline_ms is None else deadline_ms
 
 
-# The generation of the database in which the work of this task began (`begin_work`); None: nothing is checked.
+# The generation of the database in which the work of the task began (`begin_work`); None: nothing is checked.
 work_generation: ContextVar[int | None] = ContextVar("work_generation", default=None)
 
-# Seconds after which changes of other processes are looked for, with or without a notification.
+# Changes of other processes are read after so many seconds, with or without a notification.
 POLL_S = 15.0
-# Returns whether there is a key that callers of the API need; keys of operators open the page alone. It is asked before
-# a store is opened.
+# A statement that returns whether callers of the API need a key; keys of operators open the page alone. The statement
+# is run before a store is opened.
 ANY_KEY = (
     "SELECT EXISTS (SELECT 1 FROM keys WHERE opens IS NULL OR opens NOT IN ('operator', 'operator-read'))"
 )
-# The channels on which processes notify each other.
-WORK = "work"  # there is work
-KEYS = "keys"  # keys have changed
-FORGOTTEN = "gone"  # something was forgotten
-LOCKS = "locks"  # the lock of a conversation was released
-RUNS = "runs"  # a run has ended
-USAGE = "usage"  # a user was taken out of usage
-LIMITS = "limits"  # limits have changed
+# The channels on which processes notify each other of an event.
+
+# A job is due.
+WORK = "work"
+# Keys have changed.
+KEYS = "keys"
+# A part of a memory was forgotten.
+FORGOTTEN = "gone"
+# The lock of a conversation was released.
+LOCKS = "locks"
+# A run has ended.
+RUNS = "runs"
+# A user was taken out of usage.
+USAGE = "usage"
+# Limits have changed.
+LIMITS = "limits"
 
 # The agents that transactions have changed -> their numbers, or None if the numbers are not known. None instead of the
 # mapping: any agent may have changed.

@@ -49,7 +49,8 @@ class HealthCheck:
             try:
                 await self._check()
             except StoreError:
-                pass  # the database's health shows it
+                # The database's health shows the error.
+                pass
             except Exception:
                 # No error may end the checks, because nothing would start them again.
                 _log.exception(

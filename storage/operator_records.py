@@ -12,14 +12,19 @@ from storage.records import Block, Exchange, ImportStatus, Message, Scope
 
 
 class RetainedContent(Struct, frozen=True):
-    """How much of a memory's content is retained. A turn is one request with its reply; superseded ones are counted."""
+    """The sizes of a memory's retained content. A turn is a request with its reply; superseded turns are counted."""
 
-    last_at: float | None = None  # when the last turn ended; None: nothing is retained
-    messages: int = 0  # a message that was forgotten without its question or reply is counted
-    bytes: int = 0  # of the messages' JSON
+    # When the last turn ended; None: nothing is retained.
+    last_at: float | None = None
+    # A message that was forgotten without its question or reply is counted.
+    messages: int = 0
+    # The bytes of the messages' JSON.
+    bytes: int = 0
     turns: int = 0
-    cancelled: int = 0  # turns that the client left before the end of the reply
-    conversations: int = 0  # conversations with retained content; 0 if one conversation was asked for
+    # The turns that the client left before the end of the reply.
+    cancelled: int = 0
+    # The conversations with retained content; 0 for the content of one conversation.
+    conversations: int = 0
 
 
 class ListedMemory(Struct, frozen=True):
@@ -30,7 +35,8 @@ class ListedMemory(Struct, frozen=True):
     scope: Scope
     created: float
     blocks: int
-    facts: int  # that are true
+    # The facts that are true.
+    facts: int
     passages: int
     retained: RetainedContent
 
@@ -39,7 +45,8 @@ class ListedConversation(Struct, frozen=True):
     """A conversation as the command line lists it; the page lists `SizedConversation`."""
 
     uid: str
-    key: str | None  # the client's own id
+    # The client's own id.
+    key: str | None
     scope: Scope
     retained: RetainedContent
 
@@ -48,7 +55,7 @@ class NamedScope(NamedTuple):
     """The scope of a memory, with the name that an agent was given."""
 
     scope: Scope
-    # None: it is no agent that was made over REST.
+    # None: the memory belongs to no agent that was made over REST.
     agent_name: str | None
 
 
@@ -60,7 +67,7 @@ class FoundMemory(Struct, frozen=True):
     scope: Scope
     # The number of the memory's conversations.
     conversations: int
-    # Since when the memory is paused; None: it is not.
+    # When the memory was paused; None: the memory is not paused.
     paused_at: float | None
     # The name of the agent, if it was made over REST.
     agent_name: str | None
@@ -75,7 +82,7 @@ class UnindexedTexts(Struct, frozen=True):
     block_values: Mapping[str, str]
     # The public id of the conversation of each summary, and its text.
     summaries: Sequence[tuple[str, str]]
-    # Exchanges with such messages: replaced, cancelled and long ones, and exchanges with calls of tools.
+    # Exchanges with messages that no index has: replaced, cancelled and long ones, and exchanges with calls of tools.
     exchanges: Sequence[SourceExchange]
     # The memory has no other texts that no index has.
     is_complete: bool
@@ -97,7 +104,7 @@ class SizedMemory(Struct, frozen=True):
     # The numbers of its blocks, and of its facts that are true.
     blocks: int
     facts: int
-    # Since when the memory is paused; None: it is not.
+    # When the memory was paused; None: the memory is not paused.
     paused_at: float | None
     # The name of the agent, if it was made over REST.
     agent_name: str | None
@@ -113,7 +120,8 @@ class SizedConversation(Struct, frozen=True):
 
     id: int
     uid: str
-    key: str | None  # the client's own id
+    # The client's own id.
+    key: str | None
     # When the first turn began, and when the last one ended.
     begun: float
     last_turn: float

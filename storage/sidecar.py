@@ -91,7 +91,7 @@ def _read_link(path: str) -> tuple[str | None, int]:
     try:
         status = os.lstat(path)
         return (os.readlink(path), status.st_uid) if stat.S_ISLNK(status.st_mode) else (None, 0)
-    except OSError:  # its reader gets the error
+    except OSError:  # whoever opens the path gets the same error
         return None, 0
 
 

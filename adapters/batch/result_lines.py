@@ -9,7 +9,8 @@ from adapters.errors import ProviderBroke, ProviderGarbled
 from adapters.json_escapes import read_json_exactly
 from adapters.types import Json
 
-_UNREADABLE = b"?"  # stands for the omitted part of a line, and is no JSON
+# Stands for the omitted part of a line, and is no JSON.
+_UNREADABLE = b"?"
 
 
 async def parse_results(
@@ -28,7 +29,7 @@ async def parse_results(
             if not isinstance(value, dict):
                 raise ProviderBroke("a result is no object")
             result = read_result(value)
-        # A TypeError comes of a field of another type than the provider documents, and of JSON that is nested too
+        # A field of another type than the provider documents raises a TypeError, and so does JSON that is nested too
         # deeply to be written again.
         except (ValueError, ProviderBroke, TypeError):
             garbled_count += 1
@@ -40,7 +41,8 @@ async def parse_results(
 
 async def _split_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Yields the lines that are not blank."""
-    unfinished: list[bytes] = []  # the pieces of a line before its end has come
+    # The pieces of a line before its end has come.
+    unfinished: list[bytes] = []
     size = 0
     async for piece in pieces:
         *line_ends, beginning = piece.split(b"\n")

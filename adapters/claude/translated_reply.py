@@ -69,7 +69,8 @@ class StreamedReply(WrappedStream):
         self.headers = _with_request_id(reply.headers)
         self._translator = translator
         self._translated_events = self._read_translated(translate_event)
-        self._peeked: list[Event] = []  # events that `peek` has read, and `events` has not yielded yet
+        # Events that `peek` has read, and `events` has not yielded yet.
+        self._peeked: list[Event] = []
 
     @property
     def prompt_usage(self) -> Json | None:
@@ -92,7 +93,8 @@ class StreamedReply(WrappedStream):
             yield events
 
     async def peek(self) -> Event | None:
-        first = await self._reply.peek()  # an error, or the first event with content
+        # An error, or the first event with content.
+        first = await self._reply.peek()
         self._peeked = await anext(self._translated_events, [])
         events = [event for event in self._peeked if event.data is not None] or self._peeked
         if not events:

@@ -24,7 +24,8 @@ _TYPE_NAMES: dict[type[Any], str] = {
     int: "an integer",
     float: "a decimal number",
     type(None): "null",
-    orjson.Fragment: "an integer",  # of too many digits for orjson (`read_exact`)
+    # An integer with too many digits for orjson (`read_exact`).
+    orjson.Fragment: "an integer",
 }
 
 

@@ -175,7 +175,8 @@ class ConversationRequests:
             raise UnknownId.of("Item", id)
         turn = turns[found.group_index]
         ids = [item["id"] for item in render_turn(turn, previous_turn=None)]
-        input_index = parse_input_index(id)  # None: the item is a part of the reply
+        # None: the item is a part of the reply.
+        input_index = parse_input_index(id)
         siblings = [each for each in ids if parse_input_index(each) == input_index]
         if len(siblings) > 1:
             raise BadRequest(

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 _BOUNDARY = re.compile(r""";\s*boundary=(?:"([^"]+)"|([^\s;"]+))""", re.IGNORECASE)
 _BOUNDARY_FIELD = re.compile(r"boundary[\d*]*\s*=", re.IGNORECASE)
-# The line may go on in further ones, which begin with a blank (RFC 5322 2.2.3).
+# The field may go on in further lines, which begin with a blank (RFC 5322 2.2.3).
 _DISPOSITION = re.compile(rb"^content-disposition:((?:[^\r\n]|\r\n[ \t])*)", re.I | re.M)
 # A parameter as `parse_form` reads it.
 _PARAMETER = re.compile(rb""";\s*([\w*-]+)=(?:"([^"]*)"|([^\s;"]+))""")
@@ -22,8 +22,10 @@ _POSSIBLE_NAME = re.compile(rb"""(?<![\w-])name(\*[\d*]*)?\s*=\s*"?([^"\r\n;]*)"
 _HEAD_END = b"\r\n\r\n"
 _DELIMITER_END = re.compile(rb"[ \t]*\r\n")
 _TYPE = re.compile(rb"^content-type:([^\r\n]*)", re.I | re.M)
-_MAX_HEAD_BYTES = 16 * 1024  # chosen: far above the head of any part, and the search's cost stays linear
-_MAX_PARTS = 1_000  # chosen: far above the parts of any form; millions of empty parts would take long to read
+# Chosen: far above the head of any part, and the search's cost stays linear.
+_MAX_HEAD_BYTES = 16 * 1024
+# Chosen: far above the parts of any form; millions of empty parts would take long to read.
+_MAX_PARTS = 1_000
 
 
 def read_boundary(content_type: str) -> bytes | None:
@@ -37,6 +39,8 @@ def read_boundary(content_type: str) -> bytes | None:
 
 
 class _SearchState(Enum):
+    """The state of a `FieldSearch`."""
+
     SEARCHING = auto()
     # The form has ended in order.
     ENDED = auto()
@@ -61,11 +65,12 @@ class FieldSearch:
         self._delimiter = _make_delimiter(boundary)
         self._name = name.encode()
         # The bytes that are not searched yet, and their offset in the form. A form without a preamble begins with a
-        # delimiter that has no line break before it, so one is put there.
+        # delimiter that has no line break before it, so a line break is put there.
         self._pending = b"\r\n"
         self._offset = -2
         self._parts = 0
-        self._value_start: int | None = None  # the offset of the value that is being read
+        # The offset of the value that is being read; None: no value is being read.
+        self._value_start: int | None = None
 
     @property
     def is_over(self) -> bool:

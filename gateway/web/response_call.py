@@ -108,7 +108,8 @@ class ResponseCallRoute(ForwardedRoute):
         self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody
     ) -> None:
         """Sends a request to an upstream that answers in this dialect."""
-        with suppress(StoreError):  # as any request without a memory, it does not need the store
+        # A request without a memory is answered while the store is down.
+        with suppress(StoreError):
             await self.chat.keeper.check_history(read_memories(incoming.scope))
         await super().answer_with_body(incoming, head, request_body)
 

@@ -25,7 +25,8 @@ from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
 from storage.postgres.url import BAD_URL, split_by_host
 from storage.text import replace_unstorable
 
-_OLDEST_SERVER = 14  # the oldest major version that is admitted
+# The oldest major version that is admitted.
+_OLDEST_SERVER = 14
 # SQL_ASCII stores bytes as they are, and these are UTF-8.
 _ENCODINGS = ("UTF8", "SQL_ASCII")
 
@@ -60,7 +61,7 @@ CACHED_STATEMENTS = 1024
 
 
 class RawConnection(Protocol):
-    """The part of asyncpg's connection that the store uses. timeout: the seconds that a call may take."""
+    """The methods of asyncpg's connection that the store uses. timeout: the seconds that a call may take."""
 
     async def fetch(self, query: str, *args: object, timeout: float | None = None) -> list[Row]: ...
     async def fetchrow(self, query: str, *args: object) -> Row | None: ...
@@ -81,9 +82,10 @@ class RawConnection(Protocol):
 # both processes give, each would run the other's statement.
 _PROCESS = secrets.token_hex(4)
 
-# Seconds without a sign of the server's machine after which a connection is lost, and its work under way ends.
-# A server that is busy with a statement is not lost: its system acknowledges packets and answers keep-alive probes. The
-# same time as for opening a connection. Only Linux has all these socket options; elsewhere the store's own times hold.
+# After so many seconds without a packet from the server's machine a connection is lost, and its statement fails. A
+# server that is busy with a statement is not lost: its system acknowledges packets and answers keep-alive probes. The
+# same time as for opening a connection. Only Linux has all these socket options; elsewhere the store's own time limits
+# hold.
 _SILENT_S = 5
 _TCP_OPTIONS = {"TCP_USER_TIMEOUT": 1000 * _SILENT_S, "TCP_KEEPIDLE": _SILENT_S, "TCP_KEEPINTVL": 1}
 
@@ -169,7 +171,8 @@ async def connect(target: PostgresTarget) -> RawConnection:
     Raises: Unavailable; NotAdmitted if the server refuses the account, or is too old.
     """
     errors: list[StoreError] = []
-    for url in [*target.urls]:  # a copy: the loop reorders the list
+    # A copy, because the loop reorders the list.
+    for url in [*target.urls]:
         try:
             raw = await _connect_to(url, target)
         except StoreError as error:
@@ -226,7 +229,8 @@ def _check_server(raw: RawConnection, name: str) -> None:
     version = raw.get_server_version()
     if version.major < _OLDEST_SERVER:
         raise NotAdmitted(f"{name} is PostgreSQL {version.major}; {_OLDEST_SERVER} or newer is needed")
-    encoding = getattr(raw.get_settings(), "server_encoding", "UTF8")  # a pooler may not report it
+    # A pooler may not report the encoding.
+    encoding = getattr(raw.get_settings(), "server_encoding", "UTF8")
     if encoding not in _ENCODINGS:
         raise NotAdmitted(
             f"{name} has the encoding {encoding}, which not every text has a place in; make the database anew: "
@@ -235,9 +239,11 @@ def _check_server(raw: RawConnection, name: str) -> None:
 
 
 def _describe_error(error: OSError) -> str:
-    """Returns the reason of a failed connection. `errno` of a name's or of TLS's error is no number of the system's."""
+    """Returns the reason of a failed connection."""
+    # An error of name resolution or of TLS has its own numbers in `errno`.
     if error.errno and not isinstance(error, socket.gaierror | ssl.SSLError):
-        return os.strerror(error.errno)  # asyncio's own text repeats the address
+        # asyncio's own text repeats the address.
+        return os.strerror(error.errno)
     return error.strerror or str(error)
 
 
@@ -264,9 +270,9 @@ class PostgresConnection:
         self._begin = begin
         # The rows of agents that the transaction has locked.
         self._locked: set[int] = set()
-        # A transaction was begun.
+        # True once the transaction was begun.
         self.is_begun = False
-        # A commit was sent, so the writes may be on disk even if no answer comes.
+        # True once a commit was sent: the writes may be on disk even if no answer comes.
         self.may_have_committed = False
 
     async def fetch_rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:

@@ -182,7 +182,9 @@ class PostgresDatabase:
             await self.read(lambda connection: self._listener.notify(connection, notifications))
 
     def add_change_listener(self, callback: Callable[[Changes], None]) -> None:
-        pass  # a shared database calls none, since other processes write there, too
+        # The callback is never called: other processes write to a shared database, too, so this process does not know
+        # all changes.
+        pass
 
     def add_failure_listener(self, callback: Callable[[Unavailable], None]) -> None:
         self._failure_listeners.append(callback)

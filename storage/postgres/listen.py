@@ -105,7 +105,7 @@ class NotificationListener:
         self._report_loss = report_loss
         self._probe_arrived = asyncio.Event()
         self._connection_lost = asyncio.Event()
-        # The loss of the connection was logged, and its return was not yet.
+        # True from the log of the connection's loss to the log of its return.
         self._has_failed = False
         # Each notification begins with its sender's name, so that a process ignores its own.
         self._name = secrets.token_hex(6)
@@ -166,12 +166,14 @@ class NotificationListener:
             return
         raw = await connect(self._target)
         try:
-            lost = self._connection_lost = asyncio.Event()
+            lost = asyncio.Event()
+            self._connection_lost = lost
             raw.add_termination_listener(lambda _: lost.set())
             for channel in self._callbacks:
                 await raw.add_listener(_PREFIX + channel, self._handle_notification)
             await raw.add_listener(_PROBE_CHANNEL, self._handle_probe)
-            self._report_missed()  # earlier notifications are lost
+            # Notifications from before the connection listened are lost.
+            self._report_missed()
             while not lost.is_set():
                 await self._probe(raw)
                 if self._has_failed:

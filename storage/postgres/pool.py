@@ -51,16 +51,19 @@ class ConnectionPool:
             target, limits, self, prepare=prepare, on_failure=on_failure, on_recovery=on_recovery
         )
         self._idle: list[RawConnection] = []
-        self._open: set[RawConnection] = set()  # idle or in use
-        self._opening_count = 0  # connections that are being made, or are made and not in `_open` yet
-        self._bulk_count = 0  # connections that bulk work has, or waits for in `_waiting`
+        # The connections of the pool, idle or in use.
+        self._open: set[RawConnection] = set()
+        # The number of connections that are being opened, or are open and not in `_open` yet.
+        self._opening_count = 0
+        # The number of connections that bulk work has, or waits for in `_waiting`.
+        self._bulk_count = 0
         # For each read or write of a turn that waits for a connection, when its wait began.
         self._waiting_since: dict[object, float] = {}
         # Callers that wait for a connection.
         self._waiting = _WaitQueue(self.release)
         # Bulk work that waits until less bulk work runs.
         self._waiting_bulk = _WaitQueue(self.release)
-        # They open connections, or wait for an answer on a connection that is to be released.
+        # Tasks that open connections, or wait for an answer on a connection that is to be released.
         self._tasks = TaskSet()
 
     @property
@@ -119,14 +122,15 @@ class ConnectionPool:
                 return raw
 
     async def _open_or_wait(self, timeout: asyncio.Timeout, opening_s: float | None) -> RawConnection | None:
-        """Returns a new connection, or the next that comes free; None if the caller is to ask again."""
+        """Returns a new connection, or the next that becomes free; None if the caller must ask again."""
         if len(self._open) + self._opening_count >= self._limits.size:
             return await self._waiting.wait()
         if opening_s is not None:
             timeout.reschedule(self._loop.time() + opening_s)
-        # A caller that gives up leaves its connection to the next one. Else the pool would never grow where opening
-        # one takes longer than a read waits.
-        self._opening_count += 1  # before the task begins: other callers may come first
+        # A caller that gives up leaves its connection to the next caller. Otherwise the pool would never grow where
+        # opening a connection takes longer than a read waits.
+        # Counted before the task begins, since other callers may come first.
+        self._opening_count += 1
         opening = self._tasks.start(self._open_another())
         try:
             raw = await asyncio.shield(opening)
@@ -134,7 +138,7 @@ class ConnectionPool:
             opening.add_done_callback(self._hand_over_opened)
             raise
         if raw is None:
-            # One may have come free meanwhile, and would not be handed on.
+            # A connection that has come free meanwhile was not handed to this caller, which did not wait yet.
             return self.acquire_idle() or (await self._waiting.wait() if self._open else None)
         return raw if self._add_opened(raw) else None
 
@@ -158,9 +162,9 @@ class ConnectionPool:
                 self._opening_count -= 1
 
     def _add_opened(self, raw: RawConnection) -> bool:
-        """Adds a new connection to the pool's. Returns False if the server has failed meanwhile.
+        """Adds a new connection to the pool. Returns False if the server has failed meanwhile, or the pool is full.
 
-        After a failure it may be one too many: the server's own attempt to connect has given the pool another one.
+        After a failure the pool may be full: the server's own attempt to connect has given it another connection.
         """
         self._opening_count -= 1
         is_full = len(self._open) >= self._limits.size
@@ -171,7 +175,7 @@ class ConnectionPool:
         return True
 
     def _hand_over_opened(self, opening: asyncio.Task[RawConnection | None]) -> None:
-        """Hands the connection of a caller that gave up to the first that waits."""
+        """Hands the connection of a caller that gave up to the first caller that waits."""
         failed = opening.cancelled() or opening.exception() is not None
         raw = None if failed else opening.result()
         if raw is not None and self._add_opened(raw):
@@ -180,11 +184,14 @@ class ConnectionPool:
             self._waiting.hand_over(None)
 
     def release(self, raw: RawConnection, *, is_bulk: bool = False) -> None:
-        """Ends the use of a connection, and hands it to the first that waits. is_bulk: the value given to `acquire`."""
+        """Ends the use of a connection, and hands it to the first caller that waits.
+
+        is_bulk: the value that was given to `acquire`.
+        """
         if is_bulk:
             self._free_bulk()
         if raw not in self._open or raw.is_closed():
-            # Dropped meanwhile, or lost: the first that waits opens another one.
+            # Dropped meanwhile, or lost: the first caller that waits opens another connection.
             self._open.discard(raw)
             if not raw.is_closed():
                 raw.terminate()
@@ -261,7 +268,7 @@ class _WaitQueue:
         self._futures: deque[asyncio.Future[RawConnection | None]] = deque()
 
     async def wait(self) -> RawConnection | None:
-        """Returns the connection that is handed to the caller; None if the caller is to ask again."""
+        """Returns the connection that is handed to the caller; None if the caller must ask again."""
         future: asyncio.Future[RawConnection | None] = asyncio.get_running_loop().create_future()
         self._futures.append(future)
         try:
@@ -276,7 +283,7 @@ class _WaitQueue:
             raise
 
     def hand_over(self, raw: RawConnection | None) -> bool:
-        """Hands a connection, or None, to the first that still waits. Returns whether one does."""
+        """Hands a connection, or None, to the first caller that still waits. Returns whether a caller does."""
         while self._futures:
             future = self._futures.popleft()
             if not future.done():

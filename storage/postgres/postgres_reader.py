@@ -37,7 +37,8 @@ class PostgresReader:
 
     async def long_read(self, operation: Operation[T], deadline_ms: float | None) -> T:
         """As `Database.long_read`."""
-        if choose_deadline_ms(deadline_ms) is not None:  # a turn waits for it
+        # A read with a deadline is a turn's, and does not wait for other long reads.
+        if choose_deadline_ms(deadline_ms) is not None:
             return await self._read(operation, deadline_ms, self._limits.long_s)
         async with self._long_reads:
             return await self._read(operation, None, self._limits.long_s)

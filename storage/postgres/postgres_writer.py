@@ -212,7 +212,7 @@ def _is_conflict(error: BaseException) -> bool:
 
 
 def _fail_future(future: asyncio.Future[Any], error: BaseException) -> None:
-    if future.done():  # its caller was cancelled
+    if future.done():  # the caller was cancelled
         return
     future.set_exception(error)
     # This marks the error as retrieved: the loop must not log a write that nothing awaits, since health reports it.

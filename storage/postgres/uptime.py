@@ -1,4 +1,4 @@
-"""Since when the database has answered without a break, as far as this process can tell.
+"""The time for which the database has answered without a break, as far as this process can tell.
 
 A lease runs out by the database's clock, also while no process can renew it: in an outage, and while the server or this
 process is paused. After such a break each process needs time to come back, before another takes over what it holds.
@@ -21,7 +21,8 @@ class Uptime:
         """
         self._max_gap_s = max_gap_s
         self._now = now
-        self._since: float | None = None  # the last break's end; None: it has not ended
+        # When the last break ended; None: the last break has not ended.
+        self._since: float | None = None
         self._answered_at = 0.0
         self._is_watched = False
 

@@ -10,7 +10,8 @@ from storage.sql.group import StoreGroup
 from storage.sql.statements import load
 
 SQL = load("secrets.sql")
-_BYTES: Final = 32  # of a key, all of them random
+# The bytes of a key, all of them random.
+_KEY_BYTES: Final = 32
 
 
 class DatabaseSecrets(StoreGroup):
@@ -24,7 +25,7 @@ class DatabaseSecrets(StoreGroup):
         """Returns the key of a name. Raises: StoreError."""
         value = await self._database.read(lambda connection: connection.fetch_value(SQL["find"], (name,)))
         if value is None:
-            made = (name, secrets.token_bytes(_BYTES))
+            made = (name, secrets.token_bytes(_KEY_BYTES))
             ((value,),) = await self._database.write_one(SQL["make"], made)
         return bytes(value)
 

@@ -32,18 +32,21 @@ class KeyUses:
         self._due: dict[int, float] = {}
 
     def record(self, key: Key) -> None:
-        """Records that a key was presented, if that is due. Nothing waits for it."""
-        now, due = self._now(), self._due.get(key.id)
+        """Records that a key was presented, if a record is due. Returns before the record is written."""
+        now = self._now()
+        due = self._due.get(key.id)
         if due is None and key.used is not None:
-            due = key.used + RECORDED_S  # by this process before, or by another
-        if due is not None and due - RECORDED_S <= now < due:  # else the clock was put back
+            # The last use was recorded before this process started, or by another process.
+            due = key.used + RECORDED_S
+        # A record from a later time than now was made before the clock was put back, and does not count.
+        if due is not None and due - RECORDED_S <= now < due:
             return
         if len(self._due) >= _MAX_KEYS:
             self._due.pop(next(iter(self._due)))
         self._due[key.id] = now + RECORDED_S
         values = (now, key.id, now - RECORDED_S)
 
-        def end(write: asyncio.Future[int]) -> None:
+        def handle_end(write: asyncio.Future[int]) -> None:
             if write.cancelled() or (error := write.exception()) is None:
                 return
             self._due[key.id] = now + _RETRY_S
@@ -52,7 +55,7 @@ class KeyUses:
 
         try:
             write = self._database.bulk_write(lambda connection: connection.run(SQL["key_used"], values))
-        except Unavailable:  # the store's health shows it
+        except Unavailable:  # which the store's health shows
             self._due[key.id] = now + _RETRY_S
         else:
-            write.add_done_callback(end)
+            write.add_done_callback(handle_end)

@@ -48,7 +48,8 @@ async def _find_page_end(connection: Connection, query: UsageQuery) -> Row | Non
     """
     if query.last_day - query.first_day < _LONG_DAYS or not query.by:
         return None
-    for day in (query.last_day - 1, query.first_day):  # the last day may have only begun
+    # The last day may have only begun, so the day before it is counted.
+    for day in (query.last_day - 1, query.first_day):
         statement = _make_page_end_statement(
             query.by, _list_condition_names(query), has_start=query.after is not None
         )

@@ -37,7 +37,8 @@ class NativeMessage:
         self._events = NativeEvents(gateway_tools)
         # Blocks of the gateway's own text. Such a block goes on until the upstream's next block.
         self.blocks = GrowingBlocks(buffer.emit, self._events.claim_index)
-        self._replies: list[bytes] = []  # whole replies, one a round
+        # Whole replies, one for each round.
+        self._replies: list[bytes] = []
 
     def begin(self, first: Json) -> None:
         """Ignores the turn's first chunk: the upstream's own first event has the id and the model."""

@@ -48,7 +48,8 @@ class MessagesView(ClientView):
         self._buffer = EventBuffer(is_holding=bool(gateway_tools))
         # The first event, or whole reply, decides whether the message is native. One endpoint answers all rounds.
         self._message: TranslatedMessage | NativeMessage = TranslatedMessage(terms, self._buffer)
-        self._id = ""  # the id of the reply; "": the upstream gives no id
+        # The id of the reply; "": the upstream gives no id.
+        self._id = ""
 
     def take(self) -> bytes:
         return self._buffer.take()

@@ -59,7 +59,8 @@ class GrowingResponse:
         """Initialises a response that has not begun. is_holding: bytes are held, as in `EventBuffer`."""
         self.terms = terms
         self.events = EventBuffer(is_holding=is_holding)
-        self._next_number = terms.first_number  # the `sequence_number` of the next event
+        # The `sequence_number` of the next event.
+        self._next_number = terms.first_number
         # False: the response is one JSON body.
         self.sends_events = True
         self._has_begun = False

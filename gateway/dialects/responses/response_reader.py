@@ -35,9 +35,11 @@ class ResponseReader:
         self.background_id: str | None = None
         self._may_be_later = may_be_later
         self._end: End = End.CANCELLED
-        self._response: Json = {}  # the response in the last event, or in the whole body
+        # The response in the last event, or in the whole body.
+        self._response: Json = {}
         self._created_event = b""
-        self._content_events: list[bytes] = []  # events with content, as long as no end has come
+        # Events with content, as long as no end has come.
+        self._content_events: list[bytes] = []
 
     def read(self, event: Event) -> None:
         """Reads the next event of a stream (`NativeReader` documents the method)."""

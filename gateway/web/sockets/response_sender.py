@@ -35,7 +35,8 @@ class ResponseSender:
         self._status = 0
         self._headers: RawHeaders = ()
         self._is_stream = False
-        self._body = bytearray()  # of an answer that is no stream
+        # The body of an answer that is no stream.
+        self._body = bytearray()
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
