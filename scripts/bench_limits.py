@@ -166,7 +166,7 @@ async def send_at_once(url: str, count: int, count_upstream: Callable[[], int], 
 def measure(world: World, measured: MeasuredLimit, count: int) -> bool:
     """Storms a limit with `count` requests, and prints a line about it. Returns whether the limit held."""
     upstream, gate = world.upstream, Gate()
-    upstream.script = lambda seen: say("Hello.", usage=USAGE, hold_before_headers=gate)
+    upstream.script = lambda request: say("Hello.", usage=USAGE, hold_before_headers=gate)
     limit = UsageLimit(
         id=0,
         project="default",

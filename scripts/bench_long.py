@@ -27,7 +27,7 @@ from typing import Any
 import orjson
 
 from scripts import load
-from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.memory.life import share_of
 
 TURNS = 2_000
@@ -90,7 +90,7 @@ def stay_inside(turns: int, folder: Path) -> None:
     """Has a conversation that is much longer than its window, and prints what the upstream received."""
     numbers = itertools.count(1)
 
-    def answer(request: Seen) -> Reply:
+    def answer(request: UpstreamRequest) -> Reply:
         number = next(numbers)
         if request.json["model"] == "small":
             return say(f"Notes {number}: " + " ".join(f"fact{number}x{k}" for k in range(60)))

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from gateway.settings import UpstreamSettings
 from tests.agents.letta import letta
 from tests.doubles.anthropic_upstream import StrictAnthropic
-from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.memory.life import PROFILE, TOPICS, Share, converse, insert, mention_topics, share_of
 from tests.gateway.messages.life import converse as talk_to_claude
 from tests.gateway.sdk import agent as helper
@@ -81,7 +81,7 @@ def measure_agents(turns: int, window: int) -> Row:
     ):
         answers, summaries = deque[Reply](), count(1)
 
-        def script(request: Seen) -> Reply:
+        def script(request: UpstreamRequest) -> Reply:
             # The background model may be asked at any time, so it has answers of its own.
             return _summary(next(summaries)) if request.json["model"] == "small" else answers.popleft()
 
@@ -116,7 +116,7 @@ def measure_claude(turns: int) -> Row:
         upstreams = (UpstreamSettings("up", "anthropic", upstream.base_url),)
         with remember(upstream, Path(folder), helper(model=model), upstreams=upstreams) as world:
             talk_to_claude(world, upstream, turns)
-        refused = sum(seen.refusal is not None for seen in upstream.chats)
+        refused = sum(request.refusal is not None for request in upstream.chats)
         requests = len(upstream.cache.reads)
     share = upstream.cache.read / upstream.cache.could_read
     text = f"{turns} turns with Claude: {share:.2%} of {upstream.cache.could_read:,} bytes read"

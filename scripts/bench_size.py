@@ -25,7 +25,7 @@ from scripts import load
 from scripts.bench_long import Client
 from scripts.talk import vocabulary as v
 from scripts.talk.dialogue import USER, make_dialogue
-from tests.doubles.upstream import Reply, Seen, StrictUpstream, say
+from tests.doubles.upstream import Reply, StrictUpstream, UpstreamRequest, say
 
 SETTINGS = """\
 [[upstreams]]
@@ -154,7 +154,7 @@ def run(chats_kind: str, turns: int, folder: Path) -> dict[str, Any]:
     """Plays one kind of chats. Returns its figures, each for a turn, without what the database had before."""
     answers = ["Ok."]
 
-    def answer(_: Seen) -> Reply:
+    def answer(_: UpstreamRequest) -> Reply:
         return say(answers[0])
 
     folder.mkdir()

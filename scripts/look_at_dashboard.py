@@ -28,7 +28,7 @@ from typing import Any, Final, NamedTuple
 from playwright.sync_api import sync_playwright
 
 from scripts.load import ServedGateway, fetch, find_free_port, run_process, serve_gateway
-from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, fail, say
 from tests.gateway.page.browser import find_chromium
 
 ROOT: Final = Path(__file__).parent.parent
@@ -107,7 +107,7 @@ class Period(NamedTuple):
         return self.end - self.start
 
 
-def answer(request: Seen) -> Reply:
+def answer(request: UpstreamRequest) -> Reply:
     """Answers as upstreams do: mostly with a text, sometimes with a call of a tool or an error."""
     body = request.json
     usage = {

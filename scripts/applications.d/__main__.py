@@ -36,7 +36,7 @@ from gateway.core.request.identity import IdentityRules, identify
 from gateway.core.request.request_ids import CONVERSATION_ORDER, USER_ORDER
 from scripts.load import clean_environment, serve_gateway
 from tests.doubles.anthropic_upstream import StrictAnthropic
-from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 
 HERE = Path(__file__).parent
 SCENE = {
@@ -134,9 +134,9 @@ class Failed(Exception):
 # --- the upstream
 
 
-def answer(seen: Seen) -> Reply:
+def answer(request: UpstreamRequest) -> Reply:
     """Returns a reply that hangs on the question alone, so that memory changes none; calls a tool about the weather."""
-    body = seen.json
+    body = request.json
     # Claude Code ends its list with a system message.
     last_message = next(
         message for message in reversed(body["messages"]) if message["role"] not in ("system", "developer")
@@ -334,19 +334,19 @@ def is_note(part: Any) -> bool:
     return isinstance(part, dict) and part.get("type") == "text" and strip_notes(part["text"]) != part["text"]
 
 
-def list_posts(upstream: StrictUpstream) -> list[Seen]:
+def list_posts(upstream: StrictUpstream) -> list[UpstreamRequest]:
     """Returns the POSTs that an upstream has seen."""
-    return [seen for seen in upstream.seen if seen.method == "POST"]
+    return [request for request in upstream.requests if request.method == "POST"]
 
 
-def parse_body(seen: Seen) -> Any:
+def parse_body(request: UpstreamRequest) -> Any:
     try:
-        return json.loads(seen.body)
+        return json.loads(request.body)
     except ValueError:
-        return seen.body.hex()
+        return request.body.hex()
 
 
-def find_differences(direct: Sequence[Seen], through: Sequence[Seen]) -> list[str]:
+def find_differences(direct: Sequence[UpstreamRequest], through: Sequence[UpstreamRequest]) -> list[str]:
     """Returns where the requests differ; their order does not count, since some leave at the same time."""
     if len(direct) != len(through):
         return [f"{len(through)} requests instead of {len(direct)}"]
@@ -357,7 +357,7 @@ def find_differences(direct: Sequence[Seen], through: Sequence[Seen]) -> list[st
     return [f"request {n} differs" for n, pair in enumerate(zip(*ordered, strict=True)) if pair[0] != pair[1]]
 
 
-def find_names(names: Sequence[str], requests: Sequence[Seen], subject: str) -> str:
+def find_names(names: Sequence[str], requests: Sequence[UpstreamRequest], subject: str) -> str:
     """Returns the headers and fields by which the gateway would find a user or a conversation, the first of each."""
     found: dict[str, None] = {}
     for seen in requests:
@@ -370,13 +370,13 @@ def find_names(names: Sequence[str], requests: Sequence[Seen], subject: str) -> 
     return ", ".join(f"`{name}`" for name in found)
 
 
-def find_side_rule(seen: Seen) -> str | None:
+def find_side_rule(request: UpstreamRequest) -> str | None:
     """Returns the rule by which a request is the application's own, or None for a user's request."""
-    headers = [(name.encode(), value.encode()) for name, value in seen.headers.items()]
-    return identify(headers, seen.json, IdentityRules("default"), "default").side_request
+    headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
+    return identify(headers, request.json, IdentityRules("default"), "default").side_request
 
 
-def describe_played_parts(chats: Sequence[Seen]) -> str:
+def describe_played_parts(chats: Sequence[UpstreamRequest]) -> str:
     """Returns which parts of the scene were played, as the upstream saw it."""
     lists = [seen.json["messages"] for seen in chats]
     texts = ["\n".join(map(read_text, messages)) for messages in lists]
@@ -409,7 +409,7 @@ def second_turn_continues(exchanges: Mapping[int, tuple[int | None, str]]) -> bo
     return False
 
 
-def has_word(requests: Sequence[Seen], question: str, word: str) -> bool:
+def has_word(requests: Sequence[UpstreamRequest], question: str, word: str) -> bool:
     """Returns whether a request with this question as the newest message has a word of an earlier chat."""
     chats = [seen for seen in requests if seen.json and "messages" in seen.json]
     return any(
@@ -417,7 +417,9 @@ def has_word(requests: Sequence[Seen], question: str, word: str) -> bool:
     )
 
 
-def note_outcome(row: Row, app: Application, direct: list[Seen], through: list[Seen], database: Path) -> None:
+def note_outcome(
+    row: Row, app: Application, direct: list[UpstreamRequest], through: list[UpstreamRequest], database: Path
+) -> None:
     """Notes what the requests of both plays show. database: the gateway's."""
     chats = [seen for seen in direct if seen.path.endswith("/chat/completions") and seen.json]
     if not chats:
@@ -434,8 +436,8 @@ def note_outcome(row: Row, app: Application, direct: list[Seen], through: list[S
 def note_chats(
     row: Row,
     app: Application,
-    chats: list[Seen],
-    through: list[Seen],
+    chats: list[UpstreamRequest],
+    through: list[UpstreamRequest],
     exchanges: Mapping[int, tuple[int | None, str]],
 ) -> None:
     """Notes what an application's chat completions show.
@@ -497,7 +499,7 @@ def play_both_ways(app: Application, folder: Path, home: Path, upstream: StrictU
         direct_output = play_without_memory(app, folder, home / "direct", settings)
     else:
         direct_output = run_driver(app, folder, upstream.base_url, "sk-app")
-    direct, upstream.seen = list_posts(upstream), []
+    direct, upstream.requests = list_posts(upstream), []
     key = make_key(home, app.memory)
     with serve_gateway(home, settings) as served:
         gateway_output = run_driver(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
@@ -531,30 +533,30 @@ def play_over_claude(app: Application, folder: Path, home: Path) -> list[str]:
         with serve_gateway(home, settings) as served:
             run_driver(app, folder, f"http://127.0.0.1:{served.port}/v1", key, CLAUDE)
         stored_text = str(read_exchanges(home / "mnemogate.db"))
-        bodies = [seen.json for seen in claude.seen if seen.json and "messages" in seen.json]
+        bodies = [request.json for request in claude.requests if request.json and "messages" in request.json]
     # The last message of each request, and the whole request.
     requests = [(json.dumps(find_last_spoken_message(body)), json.dumps(body)) for body in bodies]
     claims = {
         "what a model writes to a sub-agent is not stored": TASK not in stored_text,
         "the second chat knows": any(SCENE["ASK"] in last and "Miso" in whole for last, whole in requests),
         "a tool's result came back": any("tool_result" in last for last, _ in requests),
-        "no request is refused": not any(seen.refusal for seen in claude.seen),
+        "no request is refused": not any(request.refusal for request in claude.requests),
     }
     return [f"over Claude: not: {claim}" for claim, holds in claims.items() if not holds]
 
 
-def answer_as_claude(seen: Seen) -> Reply:
+def answer_as_claude(request: UpstreamRequest) -> Reply:
     """Returns a reply that hangs on the question alone; calls a tool about the weather."""
-    content = find_last_spoken_message(seen.json)["content"]
+    content = find_last_spoken_message(request.json)["content"]
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     text = strip_notes(" ".join(block.get("text", "") for block in blocks)).strip()
     if any(block["type"] == "tool_result" for block in blocks):
         return say("So it is.")
-    names = [tool["name"] for tool in seen.json.get("tools") or ()]
+    names = [tool["name"] for tool in request.json.get("tools") or ()]
     if SCENE["DELEGATE"] in text and "Agent" in names:
         return make_delegation_reply()
     if "weather" in text:
-        for tool in seen.json.get("tools") or ():
+        for tool in request.json.get("tools") or ():
             if "exec_command" in tool["name"] or tool["name"] == "Bash":
                 return make_call_reply({"name": tool["name"], "parameters": tool["input_schema"]})
     return say(f"Reply {zlib.crc32(text.encode()):08x}: I heard that, and I have nothing to add.")

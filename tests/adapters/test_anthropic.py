@@ -173,7 +173,7 @@ async def test_what_cannot_be_said_is_refused_by_its_name(
     status, body = await answer(provider, request(**{field: value}))
     assert (status, body["error"]["param"]) == (400, field)
     assert body["error"]["type"] == "invalid_request_error"
-    assert upstream.seen == []
+    assert upstream.requests == []
 
 
 def assistant(**fields: Any) -> Json:
@@ -337,7 +337,7 @@ async def test_a_growing_conversation_reads_what_the_turn_before_wrote(
         messages.append({"role": "user", "content": f"question {turn}"})
         await answer(provider, request(messages=messages, tools=[WEATHER]))
         messages.append({"role": "assistant", "content": f"answer {turn}"})
-    bodies = [seen.json for seen in upstream.seen]
+    bodies = [request.json for request in upstream.requests]
     assert [len(marks(body)) for body in bodies] == [3, 4, 4, 4]
     assert marks(bodies[-1]) == [
         "tools.0",

@@ -34,7 +34,7 @@ from adapters.errors import (
 )
 from adapters.openai import OpenAICompatible
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
-from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, fail, raw, say
+from tests.doubles.upstream import Gate, Reply, StrictUpstream, UpstreamRequest, fail, raw, say
 
 Json = dict[str, Any]
 Fates = Mapping[str, Fate]
@@ -94,7 +94,7 @@ async def bench_of(kind: str, fates: Fates = {}, *, held: bool = False) -> Async
         "anthropic": (AnthropicBatchServer, AnthropicBatches, "sk-ant-own"),
     }
     if kind == "local":
-        upstream = StrictUpstream(script=lambda seen: _live(seen, fates))
+        upstream = StrictUpstream(script=lambda request: _live(request, fates))
         with upstream:
             provider: BatchProvider = LocalBatches(OpenAICompatible("up", upstream.base_url, key="sk-own"))
             yield Bench(provider, upstream)
@@ -107,8 +107,8 @@ async def bench_of(kind: str, fates: Fates = {}, *, held: bool = False) -> Async
         await provider.aclose()
 
 
-def _live(seen: Seen, fates: Fates) -> Reply:
-    name = seen.json["messages"][-1]["content"]
+def _live(request: UpstreamRequest, fates: Fates) -> Reply:
+    name = request.json["messages"][-1]["content"]
     fate = fates.get(name, Fate(text=f"To {name}"))
     return say(fate.text) if fate.kind == "succeeded" else fail(fate.status, fate.words)
 
@@ -183,7 +183,7 @@ async def test_local_says_what_an_upstream_said_with_half_a_character() -> None:
     async with bench_of("local") as bench:
         assert isinstance(bench.server, StrictUpstream)
         error = rb'{"error": {"message": "No \ud83d"}}'
-        bench.server.script = lambda seen: raw(error, content_type="application/json", status=400)
+        bench.server.script = lambda request: raw(error, content_type="application/json", status=400)
         found = await bench.read(await bench.submit("a-1"))
         assert found["a-1"].message == "No \ufffd"
 
@@ -201,7 +201,7 @@ async def test_local_gives_a_busy_upstream_time() -> None:
         found = await bench.read(await bench.submit("a-1"))
         assert said_in(found["a-1"]) == "At last."
         assert slept == [7.0, 4.0]
-        upstream.script = lambda seen: fail(429)
+        upstream.script = lambda request: fail(429)
         found = await bench.read(await bench.submit("b-1", mark="other"))
         assert (found["b-1"].outcome, found["b-1"].is_transient) == ("errored", True)
         assert slept[2:] == [2.0, 4.0, 8.0, 16.0]
@@ -211,7 +211,7 @@ async def test_local_gives_a_busy_upstream_time() -> None:
 async def test_local_makes_four_calls_at_once() -> None:
     gate, seen, full = Gate(), [], Gate()
 
-    def script(asked: Seen) -> Reply:
+    def script(asked: UpstreamRequest) -> Reply:
         seen.append(asked)
         if len(seen) == 4:
             full.open()

@@ -461,7 +461,7 @@ async def test_who_stops_listening_stops_the_upstream(
         await reply.aclose()
     else:
         task = asyncio.create_task(provider.send(asked))
-        await upstream.arrived(1).wait()
+        await upstream.request_gate(1).wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -156,7 +156,7 @@ async def test_a_header_that_would_end_its_line_is_not_sent(
     provider = OpenAICompatible("main", upstream.base_url, transport=transport)
     with pytest.raises(ProviderUnreachable):
         await call(provider, request(("x-title", value)))
-    assert upstream.seen == []
+    assert upstream.requests == []
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ async def test_a_header_that_would_be_two_is_not_sent(
         await transport.send(
             "POST", f"{upstream.base_url}/chat/completions", {**HEADERS, "x-a": value}, chat()
         )
-    assert not upstream.seen
+    assert not upstream.requests
 
 
 async def test_of_the_reply_only_end_to_end_headers_are_given(
@@ -320,7 +320,7 @@ async def test_cancelling_before_the_first_byte_closes_the_connection(
 ) -> None:
     upstream.queue(say("late", hold_before_headers=Gate()))
     sending = asyncio.create_task(post(transport, upstream, chat()))
-    await upstream.arrived(1).wait()
+    await upstream.request_gate(1).wait()
     sending.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sending
@@ -438,7 +438,7 @@ async def test_the_wait_for_the_first_byte_is_not_bound_by_the_one_between_chunk
     gate = Gate()
     upstream.queue(say("late", hold_before_headers=gate))
     sending = asyncio.create_task(post(transport, upstream, chat()))
-    await upstream.arrived(1).wait()
+    await upstream.request_gate(1).wait()
     await asyncio.wait({sending}, timeout=0.02)  # twenty times as long; nothing must happen
     assert not sending.done()
     gate.open()
@@ -543,7 +543,7 @@ async def test_a_new_connection_lost_before_the_answer_is_unreachable_and_not_tr
     upstream.queue(Reply(cut_before_headers=True))
     with pytest.raises(ProviderUnreachable):
         await post(transport, upstream, chat())
-    assert len(upstream.seen) == 1
+    assert len(upstream.requests) == 1
 
 
 async def test_an_idle_connection_closed_while_sending_fails_no_request(
@@ -553,7 +553,7 @@ async def test_an_idle_connection_closed_while_sending_fails_no_request(
     upstream.queue(Reply(cut_before_headers=True), say("Here."))
     reply = await post(transport, upstream, chat())
     assert b"Here." in await reply.read(10_000)
-    assert [seen.connection for seen in upstream.seen] == [1, 1, 2]
+    assert [request.connection for request in upstream.requests] == [1, 1, 2]
 
 
 async def test_a_request_that_is_sent_once_takes_no_connection_that_was_idle(
@@ -564,7 +564,7 @@ async def test_a_request_that_is_sent_once_takes_no_connection_that_was_idle(
         monkeypatch.setattr("adapters.transport._KEEP_ALIVE_ONCE_S", idle_s)
         for sends_once in (False, True, True, False):
             await (await post(transport, upstream, chat(), sends_once=sends_once)).read(10_000)
-    assert [seen.connection for seen in upstream.seen] == [1, 2, 2, 1, 1, 3, 4, 1]
+    assert [request.connection for request in upstream.requests] == [1, 2, 2, 1, 1, 3, 4, 1]
 
 
 async def test_a_connection_closed_while_idle_is_replaced(
@@ -710,7 +710,7 @@ async def test_an_upload_that_fails_is_broken_off(transport: HttpTransport, upst
     with pytest.raises(ProviderUnreachable):
         await upload(transport, upstream, pieces(), 100)
     await upstream.broken_off.wait()
-    assert upstream.seen == []
+    assert upstream.requests == []
 
 
 async def test_a_begun_upload_is_not_sent_twice(transport: HttpTransport, upstream: StrictUpstream) -> None:
@@ -726,7 +726,7 @@ async def test_a_begun_upload_is_not_sent_twice(transport: HttpTransport, upstre
 
     with pytest.raises(ProviderUnreachable):
         await upload(transport, upstream, pieces(), len(chat()))
-    assert (begun, len(upstream.seen)) == (1, 2)
+    assert (begun, len(upstream.requests)) == (1, 2)
 
 
 async def test_an_upstream_that_takes_no_more_is_left_with_its_connection(transport: HttpTransport) -> None:

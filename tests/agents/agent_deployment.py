@@ -24,7 +24,7 @@ from letta_client import Letta
 
 from tests.agents.letta import spoken
 from tests.doubles.bell_webhook import RING_SCHEMA, BellWebhook
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.process import Process, serving
 from tests.patience import PATIENCE_S
 from tests.stored import shown
@@ -79,7 +79,7 @@ class AgentDeployment:
     # Opened by `release`: replies of a test may wait for it.
     gate: Gate = field(default_factory=Gate)
     # Returns the upstream's reply to a request instead of the usual one (`ring_bells`). None: the usual one.
-    intercept: Callable[[Seen], Reply | None] = lambda request: None
+    intercept: Callable[[UpstreamRequest], Reply | None] = lambda request: None
     webhook: BellWebhook = field(default_factory=BellWebhook)
     # Further settings of the table `tools`.
     tool_settings: str = ""
@@ -99,7 +99,7 @@ class AgentDeployment:
         self.upstream.stop()
         self.webhook.close()
 
-    def _answer(self, request: Seen) -> Reply:
+    def _answer(self, request: UpstreamRequest) -> Reply:
         return self.intercept(request) or ring_bells(request)
 
     def release(self) -> None:
@@ -138,7 +138,7 @@ class AgentDeployment:
         return shown(self.folder / "m.db", sql)
 
 
-def ring_bells(request: Seen) -> Reply:
+def ring_bells(request: UpstreamRequest) -> Reply:
     """Returns the usual reply: calls for the bells that a user's message names ("ring a b"), or else a text."""
     last = request.messages[-1]
     if last["role"] == "tool":

@@ -59,7 +59,7 @@ class AgentLife:
 
     def live(self) -> tuple[list[str], list[str]]:
         """Returns each request with its answer, and what the upstream was sent."""
-        begin = len(self.upstream.seen)
+        begin = len(self.upstream.requests)
         for self.count in range(REQUESTS):
             # A send that was refused has left its reply.
             self.upstream.forget_replies()
@@ -68,7 +68,7 @@ class AgentLife:
             else:
                 act = self.dice.choices([*self._acts], [*self._acts.values()])[0]
                 act(self.dice.choice(self.agents))
-        return self.said, [self._plain(seen.body.decode()) for seen in self.upstream.seen[begin:]]
+        return self.said, [self._plain(request.body.decode()) for request in self.upstream.requests[begin:]]
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Asks a gateway. Returns None for an error."""

@@ -26,7 +26,7 @@ from storage.records import Conversation, Scope
 from storage.run_commands import ConversationPath
 from tests.agents.letta import LettaWorld, letta
 from tests.core.conversations import assistant, user
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, fail, say
 from tests.gateway.sdk import are_idle
 from tests.patience import PATIENCE_S
 from tests.storage.test_stored_paths import Writer
@@ -37,7 +37,7 @@ IDLE_S = 200.0
 _USER_LINE = re.compile(r"^\[[^\]]*, user[^\]]*\] (.*)$", re.MULTILINE)
 
 
-def is_sleeptime_request(request: Seen) -> bool:
+def is_sleeptime_request(request: UpstreamRequest) -> bool:
     """Returns whether a sleeptime agent makes this request, and not its primary agent."""
     return "You keep the memory of another agent" in str(request.messages[0]["content"])
 
@@ -47,13 +47,13 @@ def list_user_texts(transcript: str) -> list[str]:
     return _USER_LINE.findall(transcript)
 
 
-def note_users_texts(request: Seen, label: str, **options: Any) -> Reply:
+def note_users_texts(request: UpstreamRequest, label: str, **options: Any) -> Reply:
     """Returns a reply that inserts the users' messages of a transcript into a block. options: as for `call_tools`."""
     text = "\n".join(list_user_texts(str(request.messages[-1]["content"])))
     return call_tools(Call("memory_insert", {"label": label, "new_string": text}), **options)
 
 
-def hold_first_reply(request: Seen, gate: Gate, label: str = "human") -> Reply | None:
+def hold_first_reply(request: UpstreamRequest, gate: Gate, label: str = "human") -> Reply | None:
     """Returns a reply to a transcript, which begins when the gate opens. None for later requests, or if it is open.
 
     label: the block into which the reply inserts the messages.
@@ -72,11 +72,11 @@ class SleeptimeModel:
     # The block in which a sleeptime agent notes messages.
     label: str = "human"
     # The requests of sleeptime agents.
-    requests: list[Seen] = field(default_factory=list)
+    requests: list[UpstreamRequest] = field(default_factory=list)
     # Returns the reply to a request of a sleeptime agent instead of the usual one. None: the usual one.
-    intercept: Callable[[Seen], Reply | None] = lambda request: None
+    intercept: Callable[[UpstreamRequest], Reply | None] = lambda request: None
 
-    def __call__(self, request: Seen) -> Reply:
+    def __call__(self, request: UpstreamRequest) -> Reply:
         if not is_sleeptime_request(request):
             return say("I see.")
         self.requests.append(request)
@@ -161,7 +161,7 @@ class SleeptimeWorld:
 
     def wait_for_requests(self, count: int) -> None:
         """Waits until so many requests have reached the upstream."""
-        self.letta.upstream.arrived(count).wait_sync()
+        self.letta.upstream.request_gate(count).wait_sync()
 
     def query(self, statement: str) -> list[Any]:
         return self.letta.world.query(statement)

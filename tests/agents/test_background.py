@@ -295,7 +295,7 @@ def test_a_run_without_a_log_replays_whole_messages(world: LettaWorld) -> None:
 def test_a_run_is_cancelled_whether_it_has_begun_or_not(world: LettaWorld) -> None:
     agent = world.agent()
     gate = Gate()
-    arrived = world.upstream.arrived(1)
+    arrived = world.upstream.request_gate(1)
     world.upstream.queue(say("Never.", hold_before_headers=gate))
     first = world.letta.agents.messages.create_async(agent.id, input="One")
     second = world.letta.agents.messages.create_async(agent.id, input="Two")
@@ -314,7 +314,7 @@ def test_a_cancel_that_names_a_run_of_another_agent_cancels_none(world: LettaWor
     agent, other = world.agent(), world.agent()
     foreign = world.letta.agents.messages.create_async(other.id, input="Hi")
     ended(world, foreign.id)
-    gate, arrived = Gate(), world.upstream.arrived(1)
+    gate, arrived = Gate(), world.upstream.request_gate(1)
     world.upstream.queue(say("Done.", hold_before_headers=gate))
     run = world.letta.agents.messages.create_async(agent.id, input="Work.")
     arrived.wait_sync()
@@ -329,7 +329,7 @@ def test_a_run_that_is_cancelled_while_it_waits_ends_at_once(world: LettaWorld, 
     """After a live send of its conversation, or after a run of another one: those of an agent go one by one."""
     agent, gate = world.agent(), Gate()
     send, conversations = world.letta.agents.messages, world.letta.conversations
-    arrived = world.upstream.arrived(1)
+    arrived = world.upstream.request_gate(1)
     world.upstream.queue(say("Slow.", hold_before_headers=gate))
 
     def hold() -> None:
@@ -488,7 +488,7 @@ def test_a_failed_send_can_be_resent_after_another_that_was_under_way(world: Let
     message: Any = {"role": "user", "content": "Is it done?", "otid": "o1"}
     world.upstream.queue(fail(500), say("Not yet.", hold_before_headers=gate), say("Now."))
     assert ended(world, messages.create_async(agent.id, messages=[message]).id).status == "failed"
-    arrived = world.upstream.arrived(2)
+    arrived = world.upstream.request_gate(2)
     messages.create_async(agent.id, input="And the other thing?")
     arrived.wait_sync()
     again = messages.create_async(agent.id, messages=[message])
@@ -517,7 +517,7 @@ def test_a_live_send_again_in_the_background_waits_for_the_same_answer(
 ) -> None:
     agent = world.agent()
     gate, waits = Gate(), Gate()
-    arrived = world.upstream.arrived(1)
+    arrived = world.upstream.request_gate(1)
     world.upstream.queue(say("Once.", hold_before_headers=gate))
     wait_for_end = RunFollower.wait_for_end
 
@@ -546,7 +546,7 @@ def test_a_live_send_again_in_the_background_waits_for_the_same_answer(
 def test_a_run_whose_job_is_taken_away_blocks_no_other(world: LettaWorld) -> None:
     agent = world.agent()
     gate = Gate()
-    arrived = world.upstream.arrived(1)
+    arrived = world.upstream.request_gate(1)
     world.upstream.queue(say("Never.", hold_before_headers=gate))
     run = world.letta.agents.messages.create_async(agent.id, input="One")
     arrived.wait_sync()
@@ -759,7 +759,7 @@ def test_a_reader_goes_on_with_the_attempt_after_one_that_could_not_write_its_en
     monkeypatch.setattr(RunLogs, "complete", fail_once)
     services, call = world.world.gateway.app.services, world.world.gateway.call
     jobs, gate = world.world.store.jobs, Gate()
-    arrived = world.upstream.arrived(1)
+    arrived = world.upstream.request_gate(1)
     world.upstream.queue(say("One.", hold_before_headers=gate))
     asked: Any = {"streaming": True, "stream_tokens": True, "background": True}
     with world.letta.agents.messages.create(world.agent().id, input="Work.", **asked) as events:
@@ -811,7 +811,7 @@ def test_a_log_begins_with_a_ping_whichever_attempt_is_the_first_to_perform(worl
     """A forgetting ends the attempt that waits, and counts as one more for each job."""
     agent, send = world.agent(), world.letta.agents.messages
     before = send.create(agent.id, input="Hello.").messages[-1].id
-    gate, arrived = Gate(), world.upstream.arrived(2)
+    gate, arrived = Gate(), world.upstream.request_gate(2)
     world.upstream.queue(say("Slow.", hold_before_headers=gate))
     with ThreadPoolExecutor(1) as pool:
         live = pool.submit(send.create, agent.id, input="Hi")
@@ -830,7 +830,7 @@ def test_a_log_begins_with_a_ping_whichever_attempt_is_the_first_to_perform(worl
 def test_too_many_sends_queued_after_a_run_are_refused(world: LettaWorld) -> None:
     agent = world.agent()
     gate = Gate()
-    arrived = world.upstream.arrived(1)
+    arrived = world.upstream.request_gate(1)
     world.upstream.queue(say("Done.", hold_before_headers=gate))
     world.letta.agents.messages.create_async(agent.id, input="Work.")
     arrived.wait_sync()
@@ -847,10 +847,10 @@ def test_too_many_sends_queued_after_a_run_are_refused(world: LettaWorld) -> Non
 
 def test_many_runs_hold_up_no_live_send(world: LettaWorld) -> None:
     gate = Gate()
-    arrived = world.upstream.arrived(16)
-    world.upstream.script = lambda seen: (
+    arrived = world.upstream.request_gate(16)
+    world.upstream.script = lambda request: (
         say("Late.", hold_before_headers=gate)
-        if seen.messages[-1]["content"].endswith("Work.")
+        if request.messages[-1]["content"].endswith("Work.")
         else say("Ok.")
     )
     agents = [world.agent().id for _ in range(20)]
@@ -871,7 +871,7 @@ def test_the_job_of_a_run_that_has_ended_takes_nobodys_place(world: LettaWorld) 
     old = world.letta.agents.messages.create_async(agent.id, input="0")
     ended(world, old.id)
     gate = Gate()
-    arrived = world.upstream.arrived(2)
+    arrived = world.upstream.request_gate(2)
     world.upstream.queue(say("Ok.", hold_before_headers=gate))
     first = world.letta.agents.messages.create_async(agent.id, input="1")
     arrived.wait_sync()
@@ -922,7 +922,7 @@ def test_an_answer_that_is_cancelled_while_its_calls_are_made_waits_for_nothing(
     name = "send_message_to_agent_and_wait_for_reply"
     agent, other, messages = world.agent(tools=[name]), world.agent(), world.letta.agents.messages
     world.letta.agents.tools.update_approval(name, agent_id=agent.id, body_requires_approval=True)
-    gate, arrived = Gate(), world.upstream.arrived(2)
+    gate, arrived = Gate(), world.upstream.request_gate(2)
     asks = Call(name, {"message": "Well?", "other_agent_id": other.id}, "c1")
     world.upstream.queue(call_tools(asks), say("Well.", hold_before_headers=gate))
     messages.create(agent.id, input="Ask.")
@@ -948,7 +948,7 @@ def test_a_conversation_that_is_deleted_takes_its_runs_along(world: LettaWorld) 
     agent = world.agent()
     conversation = world.letta.conversations.create(agent_id=agent.id).id
     gate = Gate()
-    arrived = world.upstream.arrived(1)
+    arrived = world.upstream.request_gate(1)
     world.upstream.queue(say("Never.", hold_before_headers=gate))
     with world.letta.conversations.messages.create(
         conversation, input="Work.", background=True, streaming=True
@@ -968,7 +968,7 @@ def test_a_run_broken_off_at_its_end_says_that_its_write_failed(
     with letta(upstream, tmp_path) as world:
         agent = world.agent()
         answer, entered, disk = Gate(), Gate(), Gate()
-        arrived = upstream.arrived(1)
+        arrived = upstream.request_gate(1)
         upstream.queue(say("Hi.", hold_before_headers=answer))
         world.letta.agents.messages.create_async(agent.id, input="Hi")
         arrived.wait_sync()
@@ -1144,7 +1144,7 @@ def test_a_run_whose_reply_is_lost_to_forgetting_says_that_alone(world: LettaWor
     with world.letta.conversations.messages.create(other, input="My violin is from Cremona.") as events:
         list(events)
     world.world.settle()
-    gate, arrived = Gate(), world.upstream.arrived(2)
+    gate, arrived = Gate(), world.upstream.request_gate(2)
     world.upstream.queue(fail(400, QUOTED, hold_before_headers=gate))
     with ThreadPoolExecutor(1) as pool:
         live = pool.submit(world.letta.agents.messages.create, agent.id, input="And my violin?")

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.agents.registry.registry import AgentEdit
 from tests.agents.test_chat import STORED, make
-from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.compacting import Notes, compacted
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
 
@@ -45,22 +45,22 @@ def bounded(world: World, headers: dict[str, str], **fields: Any) -> Chat:
     return world.chat(model="agent/vera", headers=headers)
 
 
-def talk(chat: Chat, turns: int, start: int = 0) -> list[Seen]:
+def talk(chat: Chat, turns: int, start: int = 0) -> list[UpstreamRequest]:
     seen = []
     for n in range(start, start + turns):
         chat.say(f"Message {n} is about " + " ".join(f"word{n}x{k}" for k in range(12)))
-        seen.append(next(s for s in reversed(chat.world.upstream.seen) if s.json["model"] != "small"))
+        seen.append(next(s for s in reversed(chat.world.upstream.requests) if s.json["model"] != "small"))
         compacted(chat.world)
     return seen
 
 
-def spoken(seen: Seen) -> list[Any]:
-    return [m for m in seen.messages if m["role"] != "system"]
+def spoken(request: UpstreamRequest) -> list[Any]:
+    return [m for m in request.messages if m["role"] != "system"]
 
 
-def breaks(seen: list[Seen]) -> list[int]:
+def breaks(request: list[UpstreamRequest]) -> list[int]:
     """Numbers of the requests that do not go on from the one before them."""
-    pairs = enumerate(itertools.pairwise(seen), 1)
+    pairs = enumerate(itertools.pairwise(request), 1)
     return [n for n, (one, two) in pairs if not prefix_bytes(two).startswith(prefix_bytes(one))]
 
 

@@ -98,7 +98,7 @@ def test_a_key_of_a_user_reaches_no_memory_that_others_share(world: World) -> No
     hi = [{"role": "user", "content": "Hi"}]
     assert ask("chat/completions", ours, model="agent/ann", messages=hi, user="bob").status == 200
     stored = ask("responses", ours, model=agent_id, input="Hi").json["id"]
-    asked = len(world.upstream.seen)
+    asked = len(world.upstream.requests)
     for model, headers in (
         ("agent/ann", {}), (agent_id, {}), (agent_id, STORED), ("m", {"x-mnemogate-agent": "ann"}),
     ):  # fmt: skip
@@ -121,7 +121,7 @@ def test_a_key_of_a_user_reaches_no_memory_that_others_share(world: World) -> No
         found = world.gateway.ask("GET", f"/v1/{path}", headers=headers).json["data"]
         assert ("agent/ann" in [each["id"] for each in found]) is listed
     assert world.gateway.ask("GET", "/v1/models/agent/ann", headers=bobs).status == 404
-    assert len(world.upstream.seen) == asked
+    assert len(world.upstream.requests) == asked
 
 
 def test_its_tools_run_in_one_stream(world: World) -> None:
@@ -282,7 +282,7 @@ def test_the_rules_of_an_agent_hold_in_chat(world: World) -> None:
     make(world, rules=({"type": "run_first", "tool_name": "memory_insert"},))
     world.upstream.queue(call_tools(insert("x")), say("Done."))
     assert world.chat(model="agent/ann").say("Go.") == "Done."
-    asked = [seen.json.get("tool_choice") for seen in world.upstream.chats]
+    asked = [request.json.get("tool_choice") for request in world.upstream.chats]
     assert asked[0] == {"type": "function", "function": {"name": "memory_insert"}}
     assert asked[1] in (None, "auto")
 

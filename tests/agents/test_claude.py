@@ -74,9 +74,9 @@ def test_a_rule_forces_no_call_on_a_model_that_refuses_it(
         message(say("Found."), text=None),
     )
     assert send(world, agent, "Hi", streamed=False)[-1].content == "Found."
-    asked = [seen.json.get("tool_choice") for seen in world.upstream.chats]
+    asked = [request.json.get("tool_choice") for request in world.upstream.chats]
     assert {key: asked[0][key] for key in ("type", "name") if key in asked[0]} == choice
-    assert [seen.refusal for seen in world.upstream.chats] == [None] * len(asked)
+    assert [request.refusal for request in world.upstream.chats] == [None] * len(asked)
 
 
 def test_a_rule_forces_no_call_where_replies_have_to_have_thoughts(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_rule_forces_no_call_where_replies_have_to_have_thoughts(tmp_path: Pat
             agent = world.agent(model="kimi/k", tool_rules=first, agent_type="letta_v1_agent").id
             upstream.queue(call_tools(Call("conversation_search", {"query": "tea"})), plain("Found."))
             assert send(world, agent, "Hi", streamed=False)[-1].content == "Found."
-            assert [seen.refusal for seen in upstream.chats] == [None, None]
+            assert [request.refusal for request in upstream.chats] == [None, None]
 
 
 def test_an_agent_of_a_model_that_has_tools_or_thoughts_has_tools(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_an_agent_that_thinks_is_asked_without_its_temperature(world: LettaWorld
     send(world, agent, "Hi.", streamed=False)
     world.letta.agents.update(agent, model_settings={**settings, "thinking": {"type": "disabled"}})
     send(world, agent, "Hi again.", streamed=False)
-    asked = [(seen.refusal, seen.json.get("temperature")) for seen in world.upstream.chats]
+    asked = [(request.refusal, request.json.get("temperature")) for request in world.upstream.chats]
     assert asked == [(None, None), (None, 0.7)]
 
 
@@ -156,7 +156,7 @@ def test_thoughts_are_shown_and_go_back_to_their_places(
     assert "".join(thoughts.split()) == "Hm.Where?And?So."
     world.letta.agents.blocks.update("human", agent_id=agent, value="Name: Ann, who likes tea")
     send(world, agent, "Sure?", streamed=streamed)
-    assert [seen.refusal for seen in world.upstream.chats] == [None] * 3
+    assert [request.refusal for request in world.upstream.chats] == [None] * 3
     last = world.upstream.chats[-1].json["messages"]
     back = [turn["content"] for turn in last if turn["role"] == "assistant"]
     assert [[block["type"] for block in turn] for turn in back] == [

@@ -31,7 +31,7 @@ from storage.errors import Unavailable
 from storage.sql.transfer_import import ImportWriter
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.agents.letta_file import LETTA_FILE, OLDER_FILE
-from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.admin.test_transfer_agents import rich
 from tests.patience import PATIENCE_S, SHORT_S
 from tests.rows import each_row
@@ -149,7 +149,7 @@ def test_a_file_goes_round(world: LettaWorld) -> None:
     assert "The boat is red." in {each.content for each in found}
     world.upstream.queue(call_tools(Call("send_message", {"message": "Still here."})))
     client.agents.messages.create(id, input="Are you there?")
-    sent = [str(m["content"]) for m in world.upstream.seen[-1].json["messages"]]
+    sent = [str(m["content"]) for m in world.upstream.requests[-1].json["messages"]]
     assert any("I have a boat." in text for text in sent)
 
 
@@ -240,7 +240,7 @@ def test_a_file_of_lettas_server_is_read(world: LettaWorld) -> None:
     world.upstream.queue(call_tools(Call("send_message", {"message": "Gladly."})))
     reply = world.letta.agents.messages.create(id, input="One more pen, please.")
     assert "Gladly." in [getattr(each, "content", None) for each in reply.messages]
-    sent = world.upstream.seen[-1].json["messages"]
+    sent = world.upstream.requests[-1].json["messages"]
     assert next(m["content"] for m in sent if m["role"] == "tool").startswith("Order 7")
     again = export(world, id)
     (twin,) = bring_in(world, again)
@@ -886,8 +886,8 @@ def test_a_result_is_what_the_tool_said(world: LettaWorld) -> None:
     """The note of changed blocks after a result stays with the agent of the blocks."""
     agent = world.agent()
 
-    def change_and_call(seen: Seen) -> Reply | None:
-        if seen.messages[-1]["role"] != "user":
+    def change_and_call(request: UpstreamRequest) -> Reply | None:
+        if request.messages[-1]["role"] != "user":
             return None
         world.make_client().agents.blocks.update("human", agent_id=agent.id, value="Name: Anna")
         return call_tools(Call("conversation_search", {"query": "cats"}))

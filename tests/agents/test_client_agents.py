@@ -160,7 +160,10 @@ def test_settings_that_its_model_refuses_are_left_out(world: LettaWorld) -> None
             world.world.post([{"role": "user", "content": "Hi."}], model=f"agent/{agent.id}", **chat)
         else:
             world.letta.agents.messages.create(agent.id, input="Hi.")
-        return [{n: seen.json[n] for n in names if n in seen.json} for seen in world.upstream.seen[-2:]]
+        return [
+            {n: request.json[n] for n in names if n in request.json}
+            for request in world.upstream.requests[-2:]
+        ]
 
     taken = {"max_completion_tokens": 500, "reasoning_effort": "low"}
     assert asked() == [taken, taken]

@@ -16,7 +16,7 @@ from letta_client import (
 )
 
 from tests.agents.letta import LettaWorld, letta, spoken
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.patience import PATIENCE_S
 
 
@@ -232,14 +232,14 @@ def test_many_agents_write_one_block_at_once_and_nothing_is_lost(world: LettaWor
     shared = world.letta.blocks.create(label="board", value="")
     agents = [world.agent(memory_blocks=[], block_ids=[shared.id]).id for _ in range(count)]
 
-    def answer(seen: Seen) -> Reply:
-        if seen.messages[-1]["role"] != "user":
+    def answer(request: UpstreamRequest) -> Reply:
+        if request.messages[-1]["role"] != "user":
             return say("Done.")
-        line = {"label": "board", "new_string": str(seen.messages[-1]["content"])}
+        line = {"label": "board", "new_string": str(request.messages[-1]["content"])}
         return call_tools(Call("memory_insert", line), hold_before_headers=gate)
 
     world.upstream.script = answer
-    arrived = world.upstream.arrived(len(world.upstream.seen) + count)
+    arrived = world.upstream.request_gate(len(world.upstream.requests) + count)
     with ThreadPoolExecutor(count) as pool:
         send = world.make_client(timeout=PATIENCE_S).agents.messages.create
         found = [pool.submit(send, agent, input=f"Line {n}.") for n, agent in enumerate(agents)]
@@ -259,8 +259,8 @@ def test_a_block_is_written_from_all_sides_at_once(world: LettaWorld) -> None:
     agents = [world.agent(memory_blocks=[], block_ids=[shared.id]).id for _ in range(6)]
     letta = world.make_client(timeout=PATIENCE_S)
 
-    def answer(seen: Seen) -> Reply:
-        if seen.messages[-1]["role"] != "user":
+    def answer(request: UpstreamRequest) -> Reply:
+        if request.messages[-1]["role"] != "user":
             return say("Done.")
         return call_tools(Call("memory_insert", {"label": "board", "new_string": "A line."}))
 

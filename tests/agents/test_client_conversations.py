@@ -319,9 +319,9 @@ def pass_through(world: LettaWorld) -> None:
         ("POST", "/v1/conversations"), ("GET", "/v1/conversations/conv_123"),
         ("POST", "/v1/conversations/conv_123/items"), ("DELETE", "/v1/conversations/conv_123"),
     ):  # fmt: skip
-        before = len(world.upstream.seen)
+        before = len(world.upstream.requests)
         gateway.ask(method, path, b"{}" if method == "POST" else None, {"content-type": "application/json"})
-        assert world.upstream.seen[before].path == path
+        assert world.upstream.requests[before].path == path
     status, listed = world.ask("GET", f"/v1/conversations?agent_id={world.agent().id}")
     assert (status, listed) == (200, [])
 
@@ -342,7 +342,7 @@ def test_a_conversation_that_there_is_not(world: LettaWorld, name: str) -> None:
     for end in ("messages", "stream", "compact", "cancel"):
         reply = world.world.gateway.ask("POST", f"/v1/conversations/{name.replace(' ', '%20')}/{end}")
         assert (reply.status, list(orjson.loads(reply.body))) == (404, ["detail"])
-    assert world.upstream.seen == []
+    assert world.upstream.requests == []
 
 
 def test_an_otid_counts_within_its_conversation(world: LettaWorld) -> None:

@@ -43,7 +43,7 @@ def folder(world: LettaWorld, name: str = "notes", **files: str) -> Folder:
 
 def results(world: LettaWorld) -> list[str]:
     """What tools answered, as the model was sent it last."""
-    return [m["content"] for m in world.upstream.seen[-1].json["messages"] if m["role"] == "tool"]
+    return [m["content"] for m in world.upstream.requests[-1].json["messages"] if m["role"] == "tool"]
 
 
 def ask(world: LettaWorld, agent: str, tool: str, **arguments: Any) -> str:

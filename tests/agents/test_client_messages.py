@@ -27,7 +27,17 @@ from gateway.settings import UpstreamSettings
 from storage.listing import Page
 from storage.records import Agent
 from tests.agents.letta import LettaWorld, letta, spoken
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, raw, say
+from tests.doubles.upstream import (
+    Call,
+    Gate,
+    Reply,
+    StrictUpstream,
+    UpstreamRequest,
+    call_tools,
+    fail,
+    raw,
+    say,
+)
 from tests.gateway.sdk import agent as profile
 from tests.rows import each_row
 from tests.server import QUIET
@@ -1034,18 +1044,18 @@ def test_what_no_provider_takes_does_not_stay_in_a_conversation(world: LettaWorl
 
 
 def test_a_picture_that_is_gone_stays_out_of_all_steps_of_a_run(world: LettaWorld) -> None:
-    def script(seen: Seen) -> Reply:
-        if b"pictures.example" in seen.body:
+    def script(request: UpstreamRequest) -> Reply:
+        if b"pictures.example" in request.body:
             return fail(400, "Error while downloading the picture.", code="invalid_image_url")
-        return say("Done.") if seen.messages[-1]["role"] == "tool" else call_tools(insert("Likes tea."))
+        return say("Done.") if request.messages[-1]["role"] == "tool" else call_tools(insert("Likes tea."))
 
     agent, messages = world.agent(), world.letta.agents.messages
     image: Any = {"type": "image", "source": {"type": "url", "url": "https://pictures.example/1.png"}}
     messages.create(agent.id, messages=[{"role": "user", "content": [image]}])
     world.upstream.script = script
-    before = len(world.upstream.seen)
+    before = len(world.upstream.requests)
     assert messages.create(agent.id, input="Hi").stop_reason.stop_reason == "end_turn"
-    assert len(world.upstream.seen) == before + 3
+    assert len(world.upstream.requests) == before + 3
 
 
 def test_a_reply_that_is_no_completion_is_an_error_of_the_stream(world: LettaWorld) -> None:

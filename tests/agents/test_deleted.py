@@ -72,7 +72,7 @@ def test_a_chat_completion_under_way_ends_and_nothing_comes_back(world: LettaWor
 def test_a_whole_reply_under_way_says_that_it_is_not_stored(world: LettaWorld) -> None:
     agent = world.agent()
     gate = Gate()
-    arrived = world.upstream.arrived(len(world.upstream.seen) + 1)
+    arrived = world.upstream.request_gate(len(world.upstream.requests) + 1)
     world.upstream.queue(say("Too late.", hold_before_headers=gate))
     with ThreadPoolExecutor(1) as pool:
         sent = pool.submit(world.letta.agents.messages.create, agent.id, input="Hi")

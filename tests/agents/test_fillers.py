@@ -265,11 +265,11 @@ def test_results_after_which_nothing_was_heard_stand_there_once(
 def leave(world: LettaWorld, body: dict[str, Any]) -> None:
     """Asks, and leaves before the first word."""
     world.upstream.queue(say("Unheard.", hold_before_headers=Gate()))
-    count = len(world.upstream.seen)
+    count = len(world.upstream.requests)
     with world.world.gateway.connect() as client:
         client.request("POST", CHAT, json.dumps({**body, "stream": True}).encode(), OURS)
-        world.upstream.arrived(count + 1).wait_sync()
-    world.upstream.seen[count].gone.wait_sync()
+        world.upstream.request_gate(count + 1).wait_sync()
+    world.upstream.requests[count].gone.wait_sync()
     world.world.settle()
 
 
@@ -341,18 +341,18 @@ def test_a_question_that_was_not_answered_is_asked_again(world: LettaWorld, is_c
     chat = world.world.chat(model="agent/vera", headers=OURS)
     chat.say("Hello.")
     for _ in range(2):
-        count = len(world.upstream.seen)
+        count = len(world.upstream.requests)
         gate = Gate()
         world.upstream.queue(say("Late.", hold_before_headers=gate) if is_cancelled else fail(500))
         with world.world.gateway.connect() as client:
             messages = [*chat.messages, {"role": "user", "content": "What is my boat called?"}]
             body = {"model": "agent/vera", "stream": True, "messages": messages}
             client.request("POST", CHAT, json.dumps(body).encode(), OURS)
-            world.upstream.arrived(count + 1).wait_sync()
+            world.upstream.request_gate(count + 1).wait_sync()
             if not is_cancelled:
                 assert client.read_reply().status == 500
         if is_cancelled:
-            world.upstream.seen[count].gone.wait_sync()
+            world.upstream.requests[count].gone.wait_sync()
         world.world.settle()
     chat.say("What is my boat called?")
     assert sent(world) == ["What is my boat called?"]

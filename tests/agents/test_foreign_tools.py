@@ -307,7 +307,7 @@ def test_a_client_that_left_finds_its_call_made(upstream: StrictUpstream, tmp_pa
         upstream.queue(
             call_tools(Call("lookup", {"q": "a"}), text="One moment."), say("Late.", hold_before_headers=gate)
         )
-        arrived = upstream.arrived(2)
+        arrived = upstream.request_gate(2)
         body: Any = {
             "model": "agent/ann",
             "user": "zoe",
@@ -316,7 +316,7 @@ def test_a_client_that_left_finds_its_call_made(upstream: StrictUpstream, tmp_pa
         stream = life.world.sdk.chat.completions.create(**body, stream=True)
         arrived.wait_sync()
         stream.close()
-        upstream.seen[-1].gone.wait_sync()
+        upstream.requests[-1].gone.wait_sync()
         gate.open()
         upstream.forget_replies()
         upstream.queue(call_tools(Call("lookup", {"q": "a"})), say("Done."))

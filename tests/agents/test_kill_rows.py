@@ -15,7 +15,7 @@ from gateway.core.prompt.result_order import UNANSWERED_RESULT
 from tests.agents.agent_deployment import AgentDeployment, AgentGateway, wait_for
 from tests.agents.plain_mcp import PLAIN
 from tests.agents.test_kills import INTERRUPTED
-from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, say
+from tests.doubles.upstream import Call, Gate, Reply, UpstreamRequest, call_tools, say
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
 from tests.patience import PATIENCE_S
 
@@ -197,7 +197,7 @@ class RemoteTool(ABC):
         self.is_slow = is_slow
         deployment.intercept = self._intercept
 
-    def _intercept(self, request: Seen) -> Reply | None:
+    def _intercept(self, request: UpstreamRequest) -> Reply | None:
         last = request.messages[-1]
         if last["role"] == "user" and str(last["content"]).endswith("go"):
             return call_tools(Call(self.name, self.arguments, "c1"))
@@ -283,7 +283,7 @@ class WaitingMessageTool(RemoteTool):
     def arguments(self) -> dict[str, Any]:
         return {"message": "Ring.", "other_agent_id": self.other}
 
-    def _intercept(self, request: Seen) -> Reply | None:
+    def _intercept(self, request: UpstreamRequest) -> Reply | None:
         if "Message from the agent" not in str(request.messages[-1]["content"]):
             return super()._intercept(request)
         self.arrived.open()

@@ -15,7 +15,7 @@ from gateway.agents.tools.agent_tools import MAX_RESULT_CHARS
 from tests.agents.agent_deployment import AgentDeployment, AgentGateway, wait_for
 from tests.agents.letta import spoken
 from tests.agents.random_kills import kill_at_random
-from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, say
+from tests.doubles.upstream import Call, Gate, Reply, UpstreamRequest, call_tools, say
 from tests.patience import PATIENCE_S
 
 
@@ -34,7 +34,7 @@ class KillPoint:
         self.reached = Gate()
         deployment.intercept = self.intercept
 
-    def intercept(self, request: Seen) -> Reply | None:
+    def intercept(self, request: UpstreamRequest) -> Reply | None:
         """Returns the upstream's reply to a request, or None for the usual one."""
         raise NotImplementedError
 
@@ -48,25 +48,25 @@ class KillPoint:
 
 
 class BeforeReply(KillPoint):
-    def intercept(self, request: Seen) -> Reply | None:
+    def intercept(self, request: UpstreamRequest) -> Reply | None:
         return self.hold_reply()
 
 
 class WithinReply(KillPoint):
-    def intercept(self, request: Seen) -> Reply | None:
+    def intercept(self, request: UpstreamRequest) -> Reply | None:
         self.reached.open()
         return say("Heard it.", tokens=["Heard ", "it", "."], hold_after={2: self.deployment.gate})
 
 
 class AfterResults(KillPoint):
-    def intercept(self, request: Seen) -> Reply | None:
+    def intercept(self, request: UpstreamRequest) -> Reply | None:
         return self.hold_reply() if request.messages[-1]["role"] == "tool" else None
 
 
 class WithinCall(KillPoint):
     """The call of bell b was sent; the result of bell a is stored."""
 
-    def intercept(self, request: Seen) -> Reply | None:
+    def intercept(self, request: UpstreamRequest) -> Reply | None:
         self.deployment.webhook.held_bells.add("b")
         return None
 
@@ -251,7 +251,7 @@ def test_a_client_that_attaches_before_its_run_begins_again_gets_events_as_they_
         gateway.kill()
     slots_gate, reply_gate = Gate(), Gate()
 
-    def hold_replies(request: Seen) -> Reply:
+    def hold_replies(request: UpstreamRequest) -> Reply:
         if request.messages[-1]["content"] == "last":
             return say("Heard last.", tokens=["Heard ", "last", "."], hold_after={2: reply_gate})
         return say("Ok.", hold_before_headers=slots_gate)

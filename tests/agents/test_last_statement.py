@@ -13,7 +13,7 @@ from letta_client import BadRequestError
 
 from tests.agents.letta import LettaWorld, letta
 from tests.agents.sleeptime import serve_sleeptime
-from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.shown_blocks import last_read
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -109,7 +109,7 @@ def test_what_a_sleeptime_agent_writes_is_the_last_statement(
             for pause in (0.0, 400.0):
                 value = world.get_block(agent)
                 world.send(agent, text)
-                asked = next(s for s in reversed(upstream.seen) if s not in world.model.requests)
+                asked = next(s for s in reversed(upstream.requests) if s not in world.model.requests)
                 assert last_read(asked) == {"human": value}
                 world.wait_until_idle()
                 world.letta.world.clock.sleep(pause)
@@ -134,10 +134,10 @@ class RandomLife:
         lines = [f"Line {self.number}.", f"  - and <b>{self.number}</b> more", "", f"\tend {self.number}."]
         return "\n".join(self.dice.sample(lines, self.dice.randint(1, 3)))
 
-    def answer(self, seen: Seen) -> Reply:
-        if "<memory_blocks>" not in str(seen.messages[0]["content"]):
+    def answer(self, request: UpstreamRequest) -> Reply:
+        if "<memory_blocks>" not in str(request.messages[0]["content"]):
             return say(f"Notes {self.number}: they talked of this and that.")
-        self.compare(seen)
+        self.compare(request)
         if not self.rounds:
             return say("I see. " * self.dice.randint(1, 60))
         self.rounds -= 1
@@ -148,8 +148,8 @@ class RandomLife:
         self.truth[label] = f"{self.truth[label]}\n{new}" if self.truth[label] else new
         return call_tools(Call("memory_insert", {"label": label, "new_string": new}))
 
-    def compare(self, seen: Seen) -> None:
-        read = last_read(seen)
+    def compare(self, request: UpstreamRequest) -> None:
+        read = last_read(request)
         self.compared += 1
         for label in read.keys() | self.truth.keys():
             assert (read.get(label) or "") == self.truth.get(label, ""), (label, self.number)

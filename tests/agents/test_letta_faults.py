@@ -16,7 +16,7 @@ import pytest
 from letta_client import APIStatusError
 
 from tests.agents.letta import LettaWorld, letta, spoken
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, fail, say
 
 _TESTS: Final = Path(__file__).parents[1]
 _RULES, _RUNS, _MEMORY = (
@@ -335,7 +335,7 @@ def test_the_prompt_has_no_counts_clock_or_ids(world: LettaWorld) -> None:
     agent = world.agent(system="You help.")
     for n in range(13):
         world.letta.agents.messages.create(agent.id, input=f"Message {n}.")
-    heads = {seen.messages[0]["content"] for seen in world.upstream.chats}
+    heads = {request.messages[0]["content"] for request in world.upstream.chats}
     assert len(heads) == 1
     (head,) = heads
     assert agent.id not in head
@@ -350,10 +350,10 @@ def test_the_prompt_has_no_counts_clock_or_ids(world: LettaWorld) -> None:
 def test_no_reply_waits_for_a_summary(upstream: StrictUpstream, tmp_path: Path) -> None:
     gate, asked = Gate(), []
 
-    def answer(seen: Seen) -> Reply:
-        if "<conversation>" not in str(seen.messages[-1]["content"]):
+    def answer(request: UpstreamRequest) -> Reply:
+        if "<conversation>" not in str(request.messages[-1]["content"]):
             return say("Ok.")
-        asked.append(seen)
+        asked.append(request)
         return say("Notes.", hold_before_headers=gate)
 
     upstream.script = answer

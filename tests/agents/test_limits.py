@@ -11,7 +11,7 @@ from letta_client import RateLimitError
 
 from tests.agents.letta import LettaWorld, letta
 from tests.agents.test_background import ended
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.patience import becomes
 
 USAGE = {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100}
@@ -24,13 +24,15 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
         yield made
 
 
-def two_steps(seen: Seen) -> Reply:
-    if seen.json["messages"][-1]["role"] == "tool":
+def two_steps(request: UpstreamRequest) -> Reply:
+    if request.json["messages"][-1]["role"] == "tool":
         return say("Done.", usage=USAGE)
     return call_tools(Call("memory_insert", NOTE, "c1"), usage=USAGE)
 
 
-def send(world: LettaWorld, agent: str, way: str, script: Callable[[Seen], Reply] = two_steps) -> Any:
+def send(
+    world: LettaWorld, agent: str, way: str, script: Callable[[UpstreamRequest], Reply] = two_steps
+) -> Any:
     """Sends a message. Returns its run when it has ended."""
     world.upstream.script = script
     messages = world.letta.agents.messages
@@ -77,7 +79,7 @@ def test_a_long_run_counts_in_the_minutes_of_its_steps(world: LettaWorld, way: s
     agent, upstream = world.agent(tools=["memory_insert"]).id, world.upstream
     replies = [*(call_tools(Call("memory_insert", NOTE, f"c{n}"), usage=USAGE) for n in range(4))]
 
-    def reply(seen: Seen) -> Reply:
+    def reply(request: UpstreamRequest) -> Reply:
         world.world.clock.sleep(90)
         return replies.pop() if replies else say("Done.", usage=USAGE)
 
@@ -91,7 +93,7 @@ def test_a_step_in_a_minute_that_is_used_up_is_refused(world: LettaWorld) -> Non
     agent, upstream, hold = world.agent(tools=["memory_insert"]).id, world.upstream, Gate()
     call = Call("memory_insert", NOTE, "c1")
     upstream.queue(call_tools(call, usage=USAGE, hold_before_headers=hold))
-    arrived = upstream.arrived(1)
+    arrived = upstream.request_gate(1)
     run = world.letta.agents.messages.create_async(agent, input="Work.")
     arrived.wait_sync()
     world.world.clock.sleep(60)

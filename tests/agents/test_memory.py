@@ -43,7 +43,7 @@ def system(life: AgentWorld) -> str:
 def test_the_section_stays_and_the_result_shows_the_edit(life: AgentWorld) -> None:
     life.upstream.queue(call_tools(insert("Name: Ann")), say("Noted."))
     life.send("I am Ann.")
-    first, second = (seen.messages for seen in life.upstream.chats)
+    first, second = (request.messages for request in life.upstream.chats)
     assert first[0] == second[0]
     assert "Name: Ann" not in second[0]["content"]
     assert "+ 'Name: Ann'" in second[-1]["content"]
@@ -58,7 +58,7 @@ def test_what_another_writer_wrote_is_in_the_next_call_of_the_run(life: AgentWor
     life.upstream.queue(
         call_tools(Call("conversation_search", {"query": "tea"}), hold_before_headers=gate), say("Done.")
     )
-    arrived = life.upstream.arrived(len(life.upstream.seen) + 1)
+    arrived = life.upstream.request_gate(len(life.upstream.requests) + 1)
     run = life.begin_send("Search.")
     arrived.wait_sync()
     life.write_block("Ann is on holiday.")
@@ -213,7 +213,7 @@ def test_what_the_model_has_not_seen_is_not_written_over(life: AgentWorld) -> No
     gate = Gate()
     rethink = Call("memory_rethink", {"label": "human", "new_memory": "Mine."})
     life.upstream.queue(call_tools(rethink, hold_before_headers=gate), call_tools(rethink), say("Done."))
-    arrived = life.upstream.arrived(len(life.upstream.seen) + 1)
+    arrived = life.upstream.request_gate(len(life.upstream.requests) + 1)
     run = life.begin_send("Put it in order.")
     arrived.wait_sync()
     life.write_block("Theirs.")
@@ -236,7 +236,7 @@ def test_a_reply_that_was_forgotten_meanwhile_is_not_stored(life: AgentWorld) ->
     life.send("My code is 1234.")
     gate = Gate()
     life.upstream.queue(say("It is 1234.", hold_before_headers=gate))
-    arrived = life.upstream.arrived(len(life.upstream.seen) + 1)
+    arrived = life.upstream.request_gate(len(life.upstream.requests) + 1)
     run = life.begin_send("What is my code?")
     arrived.wait_sync()
 
@@ -376,7 +376,7 @@ def test_a_long_run_is_cut_between_its_rounds_and_keeps_its_question(
     with serve_agent(upstream, tmp_path, context_window=4000, summarises=False) as life:
         search = Call("conversation_search", {"query": "x " * 300})
         count = iter(range(1000))
-        life.upstream.script = lambda seen: call_tools(search) if next(count) < 20 else say("Done.")
+        life.upstream.script = lambda request: call_tools(search) if next(count) < 20 else say("Done.")
         done = life.send("The question.")
         assert (done.run.stop, done.run.steps) == ("end_turn", 21)
         messages = life.upstream.last.messages
@@ -389,7 +389,7 @@ def test_a_message_that_is_changed_meanwhile_is_sent_as_it_is_then(life: AgentWo
     life.send("My cat is called Miso.")
     gate = Gate()
     life.upstream.queue(call_tools(insert("x"), hold_before_headers=gate), say("Done."))
-    arrived = life.upstream.arrived(len(life.upstream.seen) + 1)
+    arrived = life.upstream.request_gate(len(life.upstream.requests) + 1)
     run = life.begin_send("Note it.")
     arrived.wait_sync()
 

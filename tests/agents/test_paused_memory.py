@@ -53,14 +53,14 @@ def stored(world: LettaWorld) -> Any:
 def test_a_send_to_a_paused_memory_is_refused(world: LettaWorld, more: dict[str, Any]) -> None:
     agent = begin(world)
     other = world.letta.conversations.create(agent_id=agent).id
-    before, calls = stored(world), len(world.upstream.seen)
+    before, calls = stored(world), len(world.upstream.requests)
     pause(world.world)
     for path in (f"/v1/agents/{agent}/messages", f"/v1/conversations/{other}/messages"):
         status, body = world.ask("POST", path, {"messages": MESSAGES, **more})
         assert (status, "This memory is paused" in str(body)) == (403, True), body
     status, body = world.ask("POST", f"/v1/agents/{agent}/messages/async", {"messages": MESSAGES})
     assert (status, "This memory is paused" in str(body)) == (403, True), body
-    assert (stored(world), len(world.upstream.seen)) == (before, calls)
+    assert (stored(world), len(world.upstream.requests)) == (before, calls)
     pause(world.world, is_paused=False)
     assert world.ask("POST", f"/v1/agents/{agent}/messages", {"messages": MESSAGES})[0] == 200
 
@@ -100,11 +100,11 @@ def test_the_refusal_of_a_paused_memory_is_described(world: LettaWorld) -> None:
 
 def test_a_paused_memory_is_not_summarised(world: LettaWorld) -> None:
     agent = begin(world)
-    calls = len(world.upstream.seen)
+    calls = len(world.upstream.requests)
     pause(world.world)
     status, body = world.ask("POST", f"/v1/agents/{agent}/summarize", {})
     assert (status, "This memory is paused" in str(body)) == (403, True), body
-    assert len(world.upstream.seen) == calls
+    assert len(world.upstream.requests) == calls
 
 
 def test_a_chat_completion_of_a_paused_conversation_goes_on_with_memory_off(world: LettaWorld) -> None:

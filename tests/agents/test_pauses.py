@@ -169,7 +169,7 @@ def test_an_answer_that_the_clients_library_sends_again_is_taken_once(world: Age
     gate, sink = Gate(), ListeningSink()
     hold: Any = {"hold_after": {2: gate}} if shown else {"hold_before_headers": gate}
     world.upstream.queue(say("text goes on", tokens=["text", " goes on"], **hold), say("Sunny."))
-    arrived = world.upstream.arrived(2)
+    arrived = world.upstream.request_gate(2)
     first = world.begin_send("", sink, messages=(), **given)
     (sink.text_gate if shown else arrived).wait_sync()
     world.close_client(sink)
@@ -188,7 +188,7 @@ def test_a_run_that_begins_with_an_answer_is_cancelled(world: AgentWorld) -> Non
     ask(world, Call("get_weather", {}, "w1"))
     gate = Gate()
     world.upstream.queue(say("Never.", hold_before_headers=gate))
-    arrived = world.upstream.arrived(2)
+    arrived = world.upstream.request_gate(2)
     decisions = (CallDecision("w1", result={"content": "sunny"}),)
     run = world.begin_send(messages=(), decisions=decisions, client_tools=(WEATHER,))
     arrived.wait_sync()

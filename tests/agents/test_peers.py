@@ -22,7 +22,7 @@ from gateway.core.turn.round_reader import MAX_CALLS
 from gateway.settings import UpstreamSettings
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.agents.test_background import ended
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, fail, say
 from tests.gateway.sdk import agent as profile
 from tests.patience import PATIENCE_S, SHORT_S, becomes
 from tests.server import QUIET
@@ -38,15 +38,15 @@ class Stage:
 
     world: LettaWorld
     parts: dict[str, deque[Reply]] = field(default_factory=lambda: defaultdict(deque))
-    heard: dict[str, list[Seen]] = field(default_factory=lambda: defaultdict(list))
+    heard: dict[str, list[UpstreamRequest]] = field(default_factory=lambda: defaultdict(list))
     agents: dict[str, AgentState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.world.upstream.script = self._play
 
-    def _play(self, seen: Seen) -> Reply | None:
-        name = str(seen.messages[0]["content"]).split()[0]
-        self.heard[name].append(seen)
+    def _play(self, request: UpstreamRequest) -> Reply | None:
+        name = str(request.messages[0]["content"]).split()[0]
+        self.heard[name].append(request)
         return self.parts[name].popleft() if self.parts[name] else None
 
     def agent(self, name: str, *replies: Reply, **options: Any) -> str:
@@ -141,7 +141,7 @@ def test_the_callers_key_goes_to_the_upstream_that_the_caller_asked_alone(
             else:
                 stage.send("ann")
             becomes(lambda: stage.heard["cid"] and len(other.chats) == 2)
-            assert not any("authorization" in seen.headers for seen in other.seen)
+            assert not any("authorization" in request.headers for request in other.requests)
             for name in ("ann", "cid"):
                 assert stage.heard[name][-1].headers["authorization"] == "Bearer sk-app"
 
@@ -346,7 +346,7 @@ def test_a_cycle_of_parallel_calls(stage: Stage) -> None:
     stage.agent("cid", call_tools(ask("bob"), hold_before_headers=gate), say("C."))
     stage.agent("ann", call_tools(ask("bob", id="1"), ask("cid", id="2")), say("Done."))
     (run,) = aside(lambda: stage.send("ann"))
-    stage.world.upstream.arrived(3).wait_sync()
+    stage.world.upstream.request_gate(3).wait_sync()
     gate.open()
     assert run.result(PATIENCE_S).messages[-1].content == "Done."
     results = [stage.told(name, 1)[0] for name in ("bob", "cid")]
@@ -358,7 +358,7 @@ def test_two_runs_that_begin_a_cycle_at_the_same_moment(stage: Stage) -> None:
     stage.agent("bob", call_tools(ask("ann"), hold_before_headers=gate), say("B."))
     stage.agent("ann", call_tools(ask("bob"), hold_before_headers=gate), say("A."))
     runs = aside(lambda: stage.send("ann"), lambda: stage.send("bob"))
-    stage.world.upstream.arrived(2).wait_sync()
+    stage.world.upstream.request_gate(2).wait_sync()
     gate.open()
     assert [run.result(PATIENCE_S).messages[-1].content for run in runs] == ["A.", "B."]
     results = [stage.told(name, 1)[0] for name in ("ann", "bob")]
@@ -382,9 +382,9 @@ def test_a_wait_that_closes_no_cycle_queues(stage: Stage) -> None:
     stage.agent("bob", say("First.", hold_before_headers=gate), say("Second."))
     stage.agent("ann", call_tools(ask("bob")), say("Done."))
     runs = aside(lambda: stage.send("bob"))
-    stage.world.upstream.arrived(1).wait_sync()
+    stage.world.upstream.request_gate(1).wait_sync()
     runs += aside(lambda: stage.send("ann"))
-    stage.world.upstream.arrived(2).wait_sync()
+    stage.world.upstream.request_gate(2).wait_sync()
     gate.open()
     assert [run.result(PATIENCE_S).messages[-1].content for run in runs] == ["First.", "Done."]
     assert stage.told("ann") == ["Second."]
@@ -424,7 +424,7 @@ def test_who_waits_is_cancelled_and_so_is_who_answers(stage: Stage) -> None:
     b = stage.agent("bob", say("Never.", hold_before_headers=gate))
     a = stage.agent("ann", call_tools(ask(b)))
     (run,) = aside(lambda: stage.send("ann"))
-    stage.world.upstream.arrived(2).wait_sync()
+    stage.world.upstream.request_gate(2).wait_sync()
     stage.world.letta.agents.messages.cancel(a)
     assert run.result(PATIENCE_S).stop_reason.stop_reason == "cancelled"
     stage.heard["bob"][0].gone.wait_sync()
@@ -442,9 +442,9 @@ def test_who_waits_in_a_queue_for_its_answer_is_cancelled(stage: Stage) -> None:
     stage.agent("bob", say("Mine.", hold_before_headers=gate))
     a = stage.agent("ann", call_tools(ask("bob")))
     own, asked = *aside(lambda: stage.send("bob")), None
-    stage.world.upstream.arrived(1).wait_sync()
+    stage.world.upstream.request_gate(1).wait_sync()
     (asked,) = aside(lambda: stage.send("ann"))
-    stage.world.upstream.arrived(2).wait_sync()
+    stage.world.upstream.request_gate(2).wait_sync()
     stage.world.letta.agents.messages.cancel(a)
     assert asked.result(PATIENCE_S).stop_reason.stop_reason == "cancelled"
     gate.open()
@@ -459,7 +459,7 @@ def test_an_agent_whose_queue_is_full_is_an_error(stage: Stage, monkeypatch: pyt
     stage.agent("bob", say("Busy.", hold_before_headers=gate))
     stage.agent("ann", call_tools(ask("bob")))
     (own,) = aside(lambda: stage.send("bob"))
-    stage.world.upstream.arrived(1).wait_sync()
+    stage.world.upstream.request_gate(1).wait_sync()
     stage.send("ann")
     assert stage.told("ann") == ["Error: 1 sends wait for this conversation already."]
     gate.open()
@@ -479,7 +479,7 @@ def test_an_agent_that_is_deleted_while_it_answers(stage: Stage) -> None:
     b = stage.agent("bob", say("Lost.", hold_before_headers=gate))
     stage.agent("ann", call_tools(ask(b)), say("Done."))
     (run,) = aside(lambda: stage.send("ann"))
-    stage.world.upstream.arrived(2).wait_sync()
+    stage.world.upstream.request_gate(2).wait_sync()
     stage.world.letta.agents.delete(b)
     gate.open()
     assert run.result(PATIENCE_S).messages[-1].content == "Done."
@@ -602,7 +602,7 @@ def test_a_receiver_may_wait_for_the_agent_that_sent_to_it(stage: Stage) -> None
 
 def test_runs_that_wait_leave_their_slots_to_those_who_answer(stage: Stage) -> None:
     """Each of 16 runs in the background waits for an agent that has accepted another run, which needs a slot first."""
-    gate, begun = Gate(), stage.world.upstream.arrived(16)
+    gate, begun = Gate(), stage.world.upstream.request_gate(16)
     others = [
         stage.agent(f"b{n}", say("Done."), say("I am well."), tools=[], include_base_tools=False)
         for n in range(16)
@@ -637,7 +637,7 @@ def test_a_pause_that_begins_before_a_message_is_delivered_is_spared(stage: Stag
     stage.agent("cid")
     stage.agent("ann", call_tools(tell(b)), say("Told."))
     (own,) = aside(lambda: stage.send("bob"))
-    stage.world.upstream.arrived(1).wait_sync()
+    stage.world.upstream.request_gate(1).wait_sync()
     stage.send("ann")
     gate.open()
     own.result(PATIENCE_S)
@@ -659,15 +659,15 @@ def test_whichever_agents_ask_each_other_all_runs_end(stage: Stage, seed: int) -
         stage.agent(name, tags=["t", name[0]])
     dice, lock = Random(seed), Lock()
 
-    def play(seen: Seen) -> Reply | None:
+    def play(request: UpstreamRequest) -> Reply | None:
         with lock:
-            if len(stage.world.upstream.seen) > 150 or dice.random() < 0.45:
+            if len(stage.world.upstream.requests) > 150 or dice.random() < 0.45:
                 return None
             calls = []
             for n in range(dice.randint(1, 2)):
                 other = dice.choice(names)
                 made = dice.choice([ask(other), ask(other), tell(other), ask_tagged(["t"], [other[0]])])
-                calls.append(replace(made, id=f"{len(stage.world.upstream.seen)}-{n}"))
+                calls.append(replace(made, id=f"{len(stage.world.upstream.requests)}-{n}"))
             return call_tools(*calls)
 
     stage.world.upstream.script = play

@@ -71,11 +71,11 @@ def test_what_was_sent_stays_what_it_was(upstream: StrictUpstream, tmp_path: Pat
     random = Random(seed)
     with serve_agent(upstream, tmp_path) as world:
         world.send("Hi")
-        upstream.script = lambda seen: reply(random)
+        upstream.script = lambda request: reply(random)
         for _ in range(25):
             talk(world, random)
-        bodies = [seen.json for seen in upstream.chats]
-        assert all(seen.refusal is None for seen in upstream.chats)
+        bodies = [request.json for request in upstream.chats]
+        assert all(request.refusal is None for request in upstream.chats)
     assert len(bodies) > 15
     for before, after in pairwise(bodies):
         assert after["messages"][: len(before["messages"])] == before["messages"]

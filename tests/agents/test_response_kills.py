@@ -13,7 +13,7 @@ import pytest
 from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.run.response_attempt import FORGOTTEN_ERROR
 from tests.agents.agent_deployment import AgentDeployment, AgentGateway, wait_for
-from tests.doubles.upstream import Call, Reply, Seen, call_tools, say
+from tests.doubles.upstream import Call, Reply, UpstreamRequest, call_tools, say
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def wait_for_response(gateway: AgentGateway, response_id: str) -> Any:
         return wait_for(find_ended)
 
 
-def tool_results(request: Seen) -> list[str]:
+def tool_results(request: UpstreamRequest) -> list[str]:
     return [message["content"] for message in request.messages if message["role"] == "tool"]
 
 
@@ -52,7 +52,7 @@ def test_calls_of_a_killed_gateway_are_not_made_again(deployment: AgentDeploymen
     """The model is not asked again for the reply with the calls: it might make other calls."""
     replies_with_calls = 0
 
-    def call_other_bells(request: Seen) -> Reply:
+    def call_other_bells(request: UpstreamRequest) -> Reply:
         nonlocal replies_with_calls
         if tool_results(request):
             return say("All rang.")
@@ -80,7 +80,7 @@ def test_calls_of_a_killed_gateway_are_not_made_again(deployment: AgentDeploymen
 def test_a_call_that_a_forgetting_erased_is_not_made_again(
     deployment: AgentDeployment,
 ) -> None:
-    deployment.intercept = lambda seen: call_tools(Call("ring", {"bell": "b"}))
+    deployment.intercept = lambda request: call_tools(Call("ring", {"bell": "b"}))
     deployment.webhook.held_bells.add("b")
     with deployment.serve() as gateway:
         response = create_response(gateway, deployment.create_agent(gateway), stream=False)

@@ -25,7 +25,17 @@ from storage.database import Connection
 from storage.errors import Unavailable
 from storage.run_records import Run, RunState
 from tests.agents.agent_world import AgentWorld, ListeningSink, serve_agent
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, raw, say
+from tests.doubles.upstream import (
+    Call,
+    Gate,
+    Reply,
+    StrictUpstream,
+    UpstreamRequest,
+    call_tools,
+    fail,
+    raw,
+    say,
+)
 from tests.patience import PATIENCE_S
 
 
@@ -91,7 +101,7 @@ def test_each_step_is_stored_before_the_next(world: AgentWorld) -> None:
     world.upstream.queue(
         call_tools(insert("Name: Ann"), text="Let me note that."), say("Noted.", hold_before_headers=gate)
     )
-    arrived = world.upstream.arrived(2)
+    arrived = world.upstream.request_gate(2)
     run = world.begin_send("I am Ann.")
     arrived.wait_sync()
     assert world.list_messages()[:2] == ["user: I am Ann.", "assistant: Let me note that."]
@@ -108,7 +118,7 @@ def test_what_goes_upstream_in_a_run_is_what_goes_there_afterwards(world: AgentW
     world.upstream.queue(call_tools(insert("Name: Ann")), say("Noted."), say("Bye."))
     world.send("I am Ann.")
     world.send("Bye.")
-    first, second, third = (seen.messages for seen in world.upstream.chats)
+    first, second, third = (request.messages for request in world.upstream.chats)
     assert second[: len(first)] == first
     assert third[: len(second)] == second
     assert len(third) == len(second) + 2
@@ -216,7 +226,7 @@ def test_a_step_that_is_not_stored_after_its_client_left_is_logged(
 def test_a_run_is_cancelled_by_somebody_else(world: AgentWorld) -> None:
     gate = Gate()
     world.upstream.queue(say("Never.", hold_before_headers=gate))
-    arrived = world.upstream.arrived(1)
+    arrived = world.upstream.request_gate(1)
     run = world.begin_send("Tell me.")
     arrived.wait_sync()
 
@@ -283,7 +293,7 @@ def test_a_run_whose_end_was_lost_is_ended_and_one_under_way_is_not(with_a_lost_
     world = with_a_lost_end
     other, gate = world.make_other(), Gate()
     world.upstream.queue(say("Ok.", hold_before_headers=gate))
-    arrived = world.upstream.arrived(2)
+    arrived = world.upstream.request_gate(2)
     under_way = other.begin_send("Hi")
     arrived.wait_sync()
     world.world.gateway.call(world.agent_runs.abandoned.end_all())
@@ -295,7 +305,7 @@ def test_a_run_whose_end_was_lost_is_ended_and_one_under_way_is_not(with_a_lost_
 def test_too_many_sends_are_refused(world: AgentWorld) -> None:
     gate = Gate()
     world.upstream.queue(say("Slow.", hold_before_headers=gate))
-    arrived = world.upstream.arrived(1)
+    arrived = world.upstream.request_gate(1)
     sends = [world.begin_send("First")]
     arrived.wait_sync()
     sends += [world.begin_send(f"Message {n}") for n in range(31)]
@@ -330,7 +340,7 @@ def test_the_same_words_long_after_their_answer_are_new_though_a_library_retries
 def test_the_same_send_while_it_is_answered_waits_for_its_end(world: AgentWorld) -> None:
     gate = Gate()
     world.upstream.queue(say("Once.", hold_before_headers=gate))
-    arrived = world.upstream.arrived(1)
+    arrived = world.upstream.request_gate(1)
     first = world.begin_send("Hi", otid="o1")
     arrived.wait_sync()
     again = world.begin_send("Hi", otid="o1")
@@ -448,8 +458,8 @@ def test_a_result_that_is_refused_for_good_does_not_block_the_conversation(world
 
 
 def test_a_run_goes_on_without_a_result_that_is_refused(world: AgentWorld) -> None:
-    def search_twice(seen: Seen) -> Reply | None:
-        results = [message["content"] for message in seen.messages if message["role"] == "tool"]
+    def search_twice(request: UpstreamRequest) -> Reply | None:
+        results = [message["content"] for message in request.messages if message["role"] == "tool"]
         if "Bad words" in str(results):
             return fail(400, "It was filtered.")
         query = ("Bad", "Second", None, None)[len(results)]
@@ -460,12 +470,12 @@ def test_a_run_goes_on_without_a_result_that_is_refused(world: AgentWorld) -> No
         world.send(f"Something else {n}")
     world.send("Second words")
     world.upstream.script = search_twice
-    before = len(world.upstream.seen)
+    before = len(world.upstream.requests)
     assert world.send("Look.").texts == ["Ok."]
-    assert len(world.upstream.seen) == before + 4
+    assert len(world.upstream.requests) == before + 4
     # The next send has the same, and is not refused.
     world.send("And now?")
-    assert len(world.upstream.seen) == before + 5
+    assert len(world.upstream.requests) == before + 5
     results = [message["content"] for message in world.upstream.last.messages if message["role"] == "tool"]
     assert results[0] == REFUSED_RESULT
     assert "Second words" in results[1]
@@ -474,14 +484,14 @@ def test_a_run_goes_on_without_a_result_that_is_refused(world: AgentWorld) -> No
 def test_results_of_earlier_runs_that_another_filter_refuses_are_left_out(world: AgentWorld) -> None:
     """As where the agent's model was changed. Results of this run are sent."""
 
-    def results(seen: Seen) -> list[str]:
-        return [message["content"] for message in seen.messages if message["role"] == "tool"]
+    def results(request: UpstreamRequest) -> list[str]:
+        return [message["content"] for message in request.messages if message["role"] == "tool"]
 
-    def refuse_old_results(seen: Seen) -> Reply | None:
-        if "Bad words" in str(results(seen)):
+    def refuse_old_results(request: UpstreamRequest) -> Reply | None:
+        if "Bad words" in str(results(request)):
             return fail(400, "It was filtered.")
         search = call_tools(Call("conversation_search", {"query": "Second"}))
-        return search if len(results(seen)) == 1 else None
+        return search if len(results(request)) == 1 else None
 
     world.send("Bad words")
     for n in range(4):  # apart from the second words: a search finds what stands beside its hits as well
@@ -494,9 +504,9 @@ def test_results_of_earlier_runs_that_another_filter_refuses_are_left_out(world:
     found = results(world.upstream.last)
     assert found[0] == REFUSED_RESULT
     assert "Second words" in found[1]
-    before = len(world.upstream.seen)
+    before = len(world.upstream.requests)
     world.send("Once more.")
-    assert len(world.upstream.seen) == before + 1
+    assert len(world.upstream.requests) == before + 1
     assert results(world.upstream.last) == found
 
 
@@ -553,7 +563,7 @@ def test_a_send_whose_process_is_gone_goes_on_without_its_message_a_second_time(
 
 
 def test_the_steps_of_a_run_have_a_limit(world: AgentWorld) -> None:
-    world.upstream.script = lambda seen: call_tools(insert("x"))
+    world.upstream.script = lambda request: call_tools(insert("x"))
     done = world.send("Loop.", max_steps=3)
     assert (done.run.stop, done.run.steps) == ("max_steps", 3)
     assert [word.split(":")[0] for word in world.list_messages()] == ["user", *["assistant", "tool"] * 3]

@@ -14,7 +14,7 @@ from storage.errors import Unavailable
 from storage.sql.forget import Forgetting
 from tests.agents.letta import spoken
 from tests.agents.sleeptime import SleeptimeWorld, hold_first_reply, serve_sleeptime
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools
 from tests.inflated import with_inflated
 
 SECRET = "Quetzalcoatl"
@@ -54,7 +54,7 @@ def test_a_message_that_is_forgotten_while_it_is_read_leaves_no_trace(
     agent = world.create_primary()
     world.set_frequency(agent, 2)
     gate = Gate()
-    world.model.intercept = lambda seen: hold_first_reply(seen, gate)
+    world.model.intercept = lambda request: hold_first_reply(request, gate)
     world.send(agent, f"The password of my heart is {SECRET}.")
     world.send(agent, "Good night.")
     world.wait_for_requests(3)
@@ -76,7 +76,7 @@ def begin_reading(world: SleeptimeWorld) -> tuple[AgentState, Gate]:
     """Returns an agent whose sleeptime agent is reading a message, and the gate that its reply waits for."""
     agent, gate = world.create_primary(), Gate()
     world.set_frequency(agent, 1)
-    world.model.intercept = lambda seen: hold_first_reply(seen, gate)
+    world.model.intercept = lambda request: hold_first_reply(request, gate)
     world.send(agent, f"I love {SECRET}.")
     world.wait_for_requests(2)
     return agent, gate
@@ -89,8 +89,8 @@ def test_a_message_that_is_forgotten_after_its_edit_leaves_no_trace(
     world.set_frequency(agent, 1)
     gate = Gate()
 
-    def hold_second(seen: Seen) -> Reply | None:
-        if seen.messages[-1]["role"] == "tool" and not gate.is_open:
+    def hold_second(request: UpstreamRequest) -> Reply | None:
+        if request.messages[-1]["role"] == "tool" and not gate.is_open:
             return call_tools(Call("memory_finish_edits"), hold_before_headers=gate)
         return None
 
@@ -113,7 +113,7 @@ def test_edits_are_forgotten_with_their_message(world: SleeptimeWorld, tmp_path:
         (tool,) = client.tools.list(name=name)
         client.agents.tools.attach(tool.id, agent_id=world.get_sleeper(agent).id)
 
-    def edit_all(request: Seen) -> Reply | None:
+    def edit_all(request: UpstreamRequest) -> Reply | None:
         if request.messages[-1]["role"] == "user":
             persona = Call(
                 "memory_insert", {"label": "memory_persona", "new_string": f"Mind {SECRET}."}, "p1"
@@ -129,7 +129,7 @@ def test_edits_are_forgotten_with_their_message(world: SleeptimeWorld, tmp_path:
     world.wait_until_idle()
     assert [each.text for each in client.agents.passages.list(agent.id)] == [f"A god: {SECRET}."]
     assert world.query("SELECT text FROM facts") == [f"The user loves {SECRET}."]
-    world.model.intercept = lambda seen: None
+    world.model.intercept = lambda request: None
     world.send(agent, "I live in Oslo.")
     world.wait_until_idle()
     assert world.get_block(agent) == f"Name: Ann\nLoves {SECRET}.\nI live in Oslo."
@@ -204,7 +204,7 @@ def test_a_run_with_a_shared_block_continues_after_a_forgetting(world: Sleeptime
     world.send(one, f"I love {SECRET}.")
     world.wait_until_idle()
     gate = Gate()
-    world.model.intercept = lambda seen: hold_first_reply(seen, gate, "team")
+    world.model.intercept = lambda request: hold_first_reply(request, gate, "team")
     world.send(two, "Hello.")
     world.wait_for_requests(5)
     forget(world, one, SECRET)
@@ -223,7 +223,11 @@ def test_a_forgetting_reaches_the_agents_that_a_shared_block_was_shown_to(world:
     def send_to_second(text: str) -> str:
         """Sends a message to the second agent. Returns the request's messages, as text."""
         world.send(two, text)
-        (seen,) = [seen for seen in world.letta.upstream.chats if seen.messages[-1]["content"].endswith(text)]
+        (seen,) = [
+            request
+            for request in world.letta.upstream.chats
+            if request.messages[-1]["content"].endswith(text)
+        ]
         world.wait_until_idle()
         return str(seen.messages)
 

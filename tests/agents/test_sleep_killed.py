@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from tests.agents.sleeptime import is_sleeptime_request
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.process import Process, serving
 from tests.patience import PATIENCE_S
 from tests.stored import shown
@@ -36,14 +36,14 @@ class Scene:
     def __init__(self, where: Path, upstream: StrictUpstream, held: int) -> None:
         self.where, self.upstream, self.held = where, upstream, held
         self.gate = Gate()
-        self.asked: list[Seen] = []
+        self.asked: list[UpstreamRequest] = []
         upstream.script = self._script
 
-    def _script(self, seen: Seen) -> Reply:
-        if not is_sleeptime_request(seen):
+    def _script(self, request: UpstreamRequest) -> Reply:
+        if not is_sleeptime_request(request):
             return say("I see.")
-        self.asked.append(seen)
-        done = sum(m["role"] == "tool" for m in seen.messages)
+        self.asked.append(request)
+        done = sum(m["role"] == "tool" for m in request.messages)
         hold = self.gate if done + 1 == self.held else None
         if done < len(NOTES):
             call = Call("memory_insert", {"label": "human", "new_string": NOTES[done]})

@@ -17,7 +17,17 @@ from tests.agents.sleeptime import (
     list_user_texts,
     serve_sleeptime,
 )
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, raw, say
+from tests.doubles.upstream import (
+    Call,
+    Gate,
+    Reply,
+    StrictUpstream,
+    UpstreamRequest,
+    call_tools,
+    fail,
+    raw,
+    say,
+)
 
 
 @pytest.fixture
@@ -51,10 +61,10 @@ def test_a_sleeptime_agent_reads_after_each_five_turns_and_the_reply_names_its_r
 def test_its_tokens_count_as_background_use(world: SleeptimeWorld) -> None:
     agent, model = world.create_primary(), world.model
 
-    def reply(seen: Seen) -> Reply:
-        tokens = (90, 6) if is_sleeptime_request(seen) else (40, 3)
+    def reply(request: UpstreamRequest) -> Reply:
+        tokens = (90, 6) if is_sleeptime_request(request) else (40, 3)
         usage = dict(zip(("prompt_tokens", "completion_tokens"), tokens, strict=True))
-        return replace(model(seen), usage={**usage, "total_tokens": sum(tokens)})
+        return replace(model(request), usage={**usage, "total_tokens": sum(tokens)})
 
     world.letta.upstream.script = reply
     for text in ("Hello.", "I am Ann."):
@@ -116,7 +126,7 @@ def test_turns_that_come_while_it_reads_are_read_by_the_next_run(world: Sleeptim
     agent = world.create_primary()
     world.set_frequency(agent, 2)
     gate = Gate()
-    world.model.intercept = lambda seen: hold_first_reply(seen, gate)
+    world.model.intercept = lambda request: hold_first_reply(request, gate)
     begun = [world.send(agent, f"Message {n}.") for n in range(2)]
     world.wait_for_requests(3)
     begun += [world.send(agent, f"Message {n}.") for n in range(2, 4)]
@@ -156,7 +166,7 @@ def test_a_failing_model_leaves_the_cursor_and_the_run_continues(world: Sleeptim
 def test_a_failed_job_names_the_kind_of_error(world: SleeptimeWorld, reply: Reply, kind: str) -> None:
     agent = world.create_primary()
     world.set_frequency(agent, 1)
-    world.model.intercept = lambda seen: reply
+    world.model.intercept = lambda request: reply
     world.send(agent, "Hello.")
     world.wait_for_failed_job()
     error = f"the upstream of a sleeptime agent failed: {kind}"
@@ -167,7 +177,7 @@ def test_a_run_whose_reply_has_no_message_reads_its_turns_again(world: Sleeptime
     agent = world.create_primary()
     world.set_frequency(agent, 1)
     replies = [raw(b'{"choices":[]}', content_type="application/json")]
-    world.model.intercept = lambda seen: replies.pop() if replies else None
+    world.model.intercept = lambda request: replies.pop() if replies else None
     world.send(agent, "Hello.")
     world.wait_for_failed_job()
     assert world.get_cursor(agent) == 0
@@ -179,10 +189,10 @@ def test_a_run_whose_reply_has_no_message_reads_its_turns_again(world: Sleeptime
 def test_a_run_that_ends_by_unknown_calls_does_not_read_its_turns_again(world: SleeptimeWorld) -> None:
     """A small model often ends with a call of a tool that it does not have, and repeats this call."""
 
-    def say_goodbye(seen: Seen) -> Reply | None:
+    def say_goodbye(request: UpstreamRequest) -> Reply | None:
         return (
             call_tools(Call("send_message", {"message": "Done."}))
-            if seen.messages[-1]["role"] == "tool"
+            if request.messages[-1]["role"] == "tool"
             else None
         )
 
@@ -204,7 +214,7 @@ def test_a_run_that_ends_by_unknown_calls_does_not_read_its_turns_again(world: S
 def test_disabling_it_leaves_no_job(world: SleeptimeWorld, is_held: bool) -> None:
     agent, gate = world.create_primary(), Gate()
     world.set_frequency(agent, 1)
-    world.model.intercept = lambda seen: hold_first_reply(seen, gate) if is_held else fail(500)
+    world.model.intercept = lambda request: hold_first_reply(request, gate) if is_held else fail(500)
     world.send(agent, "Hello.")
     world.wait_for_requests(2)
     if not is_held:
@@ -225,10 +235,10 @@ def test_a_run_that_failed_after_an_edit_continues_after_the_edit(world: Sleepti
     world.set_frequency(agent, 1)
     failing = [True]
 
-    def fail_once(seen: Seen) -> Reply | None:
-        return fail(500) if seen.messages[-1]["role"] == "tool" and failing.pop() else None
+    def fail_once(request: UpstreamRequest) -> Reply | None:
+        return fail(500) if request.messages[-1]["role"] == "tool" and failing.pop() else None
 
-    world.model.intercept = lambda seen: fail_once(seen) if failing else None
+    world.model.intercept = lambda request: fail_once(request) if failing else None
     world.send(agent, "Hello.")
     world.wait_for_failed_job()
     assert (world.get_block(agent), world.get_cursor(agent)) == (
@@ -262,7 +272,7 @@ def test_an_edit_by_hand_during_a_run_is_not_lost(world: SleeptimeWorld) -> None
     agent = world.create_primary()
     world.set_frequency(agent, 1)
     gate = Gate()
-    world.model.intercept = lambda seen: hold_first_reply(seen, gate)
+    world.model.intercept = lambda request: hold_first_reply(request, gate)
     world.send(agent, "Hello.")
     world.wait_for_requests(2)
     world.letta.letta.agents.blocks.update("human", agent_id=agent.id, value="Name: Ann\nBy hand.")
@@ -276,8 +286,8 @@ def test_a_rethink_of_a_block_that_changed_meanwhile_is_refused_and_repeated(wor
     world.set_frequency(agent, 1)
     gate = Gate()
 
-    def rethink(seen: Seen) -> Reply | None:
-        last = seen.messages[-1]
+    def rethink(request: UpstreamRequest) -> Reply | None:
+        last = request.messages[-1]
         if last["role"] == "user":
             call = Call("memory_rethink", {"label": "human", "new_memory": "Ann says hello."})
             return call_tools(call, hold_before_headers=gate)
@@ -339,8 +349,8 @@ def test_many_turns_are_read_in_several_runs(world: SleeptimeWorld) -> None:
     world.letta.letta.agents.update(agent.id, enable_sleeptime=True)
     read: list[str] = []
 
-    def read_only(seen: Seen) -> Reply | None:
-        read.extend(list_user_texts(str(seen.messages[-1]["content"])))
+    def read_only(request: UpstreamRequest) -> Reply | None:
+        read.extend(list_user_texts(str(request.messages[-1]["content"])))
         return say("Nothing.")
 
     world.model.intercept = read_only
@@ -442,8 +452,8 @@ def test_a_message_that_fits_no_window_does_not_stop_the_reading(world: Sleeptim
     agent = world.create_primary()
     world.set_frequency(agent, 1)
     longest = 60_000
-    world.model.intercept = lambda seen: (
-        fail(400) if len(str(seen.messages[-1]["content"])) > longest else say("Nothing.")
+    world.model.intercept = lambda request: (
+        fail(400) if len(str(request.messages[-1]["content"])) > longest else say("Nothing.")
     )
     world.send(agent, "word " * 20_000)
     world.wait_until_idle()
@@ -451,9 +461,11 @@ def test_a_message_that_fits_no_window_does_not_stop_the_reading(world: Sleeptim
     assert [run.status for run in world.list_runs(agent)] == ["failed", "completed"]
 
 
-def refuse_plums(seen: Seen) -> Reply | None:
+def refuse_plums(request: UpstreamRequest) -> Reply | None:
     return (
-        fail(400, "Filtered.", code="content_filter") if "plum" in str(seen.messages[-1]["content"]) else None
+        fail(400, "Filtered.", code="content_filter")
+        if "plum" in str(request.messages[-1]["content"])
+        else None
     )
 
 
@@ -463,7 +475,9 @@ def test_turns_that_its_model_refuses_are_skipped(world: SleeptimeWorld, is_verd
     agent = world.create_primary()
     world.set_frequency(agent, 1)
     verdict = replace(say(""), finish_reason="content_filter")
-    world.model.intercept = lambda seen: verdict if is_verdict and refuse_plums(seen) else refuse_plums(seen)
+    world.model.intercept = lambda request: (
+        verdict if is_verdict and refuse_plums(request) else refuse_plums(request)
+    )
     for text in ("Hello.", "I like plums.", "My cat is called Miso."):
         world.send(agent, text)
         world.wait_until_idle()
@@ -480,12 +494,12 @@ def test_turns_that_its_model_refuses_are_skipped(world: SleeptimeWorld, is_verd
 def test_a_model_that_refuses_everything_skips_no_turn(world: SleeptimeWorld) -> None:
     agent = world.create_primary()
     world.set_frequency(agent, 1)
-    world.model.intercept = lambda seen: fail(400, "No tools here.")
+    world.model.intercept = lambda request: fail(400, "No tools here.")
     for text in ("Hello.", "My cat is called Miso."):
         world.send(agent, text)
         world.wait_until_idle()
     assert (world.get_cursor(agent), {run.status for run in world.list_runs(agent)}) == (0, {"failed"})
-    world.model.intercept = lambda seen: None
+    world.model.intercept = lambda request: None
     world.send(agent, "Still here.")
     world.wait_until_idle()
     assert world.get_block(agent) == "Name: Ann\nHello.\nMy cat is called Miso.\nStill here."
@@ -498,8 +512,10 @@ def test_a_model_that_also_refuses_a_greeting_skips_no_turn(world: SleeptimeWorl
     world.send(agent, "Hello.")
     world.wait_until_idle()
     upstream = world.letta.upstream
-    upstream.script = lambda seen: (
-        fail(400, "Not today.") if is_sleeptime_request(seen) or len(seen.messages) == 1 else say("I see.")
+    upstream.script = lambda request: (
+        fail(400, "Not today.")
+        if is_sleeptime_request(request) or len(request.messages) == 1
+        else say("I see.")
     )
     world.send(agent, "I like plums.")
     world.wait_until_idle()
@@ -520,7 +536,7 @@ def test_a_model_that_has_not_answered_before_skips_no_turn(world: SleeptimeWorl
     world.send(agent, "I like plums.")
     world.wait_until_idle()
     world.letta.letta.agents.update(world.get_sleeper(agent).id, model="openai/gpt-4o-mini")
-    world.model.intercept = lambda seen: None
+    world.model.intercept = lambda request: None
     world.send(agent, "Still here.")
     world.wait_until_idle()
     assert world.get_block(agent) == "Name: Ann\nHello.\nI like plums.\nStill here."

@@ -159,10 +159,10 @@ class Phone:
 
         Returns when LiveKit's preemptive request has reached the upstream.
         """
-        count = len(self.world.upstream.seen)
+        count = len(self.world.upstream.requests)
         self.emit(EventType.START_OF_SPEECH)
         self.emit(EventType.PREFLIGHT_TRANSCRIPT, text)
-        await self.world.upstream.arrived(count + 1).wait()
+        await self.world.upstream.request_gate(count + 1).wait()
 
     def continue_sentence(self, text: str) -> None:
         """Has the caller say more of a sentence, which does not end yet."""

@@ -45,6 +45,6 @@ def test_the_ai_sdk_whole_streamed_with_a_tool_and_a_schema(world: World) -> Non
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == ["Nice.", "Miso it is.", "It rains.", oslo]
-    asked = next(seen for seen in world.upstream.seen if ASKED.encode() in seen.body)
+    asked = next(request for request in world.upstream.requests if ASKED.encode() in request.body)
     assert b"Miso" in asked.body
-    assert any(b"Rain in Oslo." in seen.body for seen in world.upstream.seen)
+    assert any(b"Rain in Oslo." in request.body for request in world.upstream.requests)

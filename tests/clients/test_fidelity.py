@@ -16,7 +16,7 @@ import pytest
 
 from tests.clients import CANCELLABLE, CLIENTS, CLOSABLE, City, Client, make_client
 from tests.doubles.anthropic_upstream import refuse
-from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, Reply, UpstreamRequest, call_tools, fail, say
 from tests.gateway.fidelity.checks import CLAUDE, MODES, ModeWorld, serve_mode
 from tests.patience import PATIENCE_S
 
@@ -74,7 +74,7 @@ def talk(gateways: dict[str, ModeWorld], request: pytest.FixtureRequest) -> Mode
     talk = gateways[request.param]
     talk.upstream.forget_replies()
     talk.upstream.script = None
-    talk.upstream.seen.clear()
+    talk.upstream.requests.clear()
     return talk
 
 
@@ -157,7 +157,7 @@ async def test_a_client_runs_the_calls_of_a_reply(
     """The client runs two calls of one reply, and sends both results."""
     calls = (Call("get_weather", {"city": "Oslo"}), Call("get_weather", {"city": "Rome"}))
 
-    def answer(request: Seen) -> Reply:
+    def answer(request: UpstreamRequest) -> Reply:
         if not any("Rain in Rome" in str(m.get("content")) for m in request.messages):
             return call_tools(*calls)
         if "final_answer" in tools_of(request):  # smolagents ends an agent's run by this call
@@ -179,7 +179,7 @@ async def test_a_client_runs_the_calls_of_a_reply(
 async def test_a_client_parses_a_structured_reply(talk: ModeWorld, client: Client) -> None:
     """A framework asks for it by `response_format`, or by a tool whose arguments are the reply."""
 
-    def answer(request: Seen) -> Reply:
+    def answer(request: UpstreamRequest) -> Reply:
         if "response_format" in request.json or "format" in request.json.get("output_config", ()):
             return say(CITY)
         return call_tools(Call(tools_of(request)[-1], CITY))
@@ -194,17 +194,17 @@ async def test_special_characters_stay_as_they_are(talk: ModeWorld, client: Clie
     talk.upstream.queue(say(ODD), say(ODD, tokens=list(ODD)))
     assert await client.chat(ODD) == [ODD]
     assert "".join(await read_stream(client, ODD)) == ODD
-    for seen in talk.upstream.chats:
-        assert text_of(seen).endswith(ODD)
+    for request in talk.upstream.chats:
+        assert text_of(request).endswith(ODD)
 
 
-def text_of(seen: Seen) -> str:
-    content = seen.messages[-1]["content"]
+def text_of(request: UpstreamRequest) -> str:
+    content = request.messages[-1]["content"]
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
-def tools_of(seen: Seen) -> list[str]:
-    return [tool.get("name") or tool["function"]["name"] for tool in seen.json["tools"]]
+def tools_of(request: UpstreamRequest) -> list[str]:
+    return [tool.get("name") or tool["function"]["name"] for tool in request.json["tools"]]
 
 
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
@@ -259,7 +259,7 @@ async def test_a_cancel_before_the_reply_reaches_the_upstream(
     """The upstream has not sent the status yet."""
     talk.upstream.queue(say("Never.", hold_before_headers=Gate()))
     task = asyncio.ensure_future(read_stream(client, "Hi") if stream else client.chat("Hi"))
-    await talk.upstream.arrived(1).wait()
+    await talk.upstream.request_gate(1).wait()
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()

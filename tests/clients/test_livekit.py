@@ -98,8 +98,8 @@ async def test_preemptive_answers_that_were_let_go_leave_no_trace(phone: Any) ->
         await phone.pause_sentence(partial)
     upstream.queue(say("At what time?"))
     assert await phone.say("I would like a table for two.") == "At what time?"
-    for seen in upstream.chats[1:4]:
-        await seen.gone.wait()
+    for request in upstream.chats[1:4]:
+        await request.gone.wait()
     assert len(upstream.chats) == 5
     await phone.say("At eight.")
     assert active(phone.world) == [
@@ -125,9 +125,9 @@ async def test_the_edits_of_answers_that_were_thrown_away_are_not_made(
         await phone.say("Hello.")
         for partial in ("I live in", "I live in Porto"):
             world.upstream.queue(note(f"Said: {partial}"), say("Unheard."))
-            count = len(world.upstream.seen)
+            count = len(world.upstream.requests)
             await phone.pause_sentence(partial)
-            await world.upstream.arrived(count + 2).wait()  # with the result of the edit
+            await world.upstream.request_gate(count + 2).wait()  # with the result of the edit
             await world.upstream.last.settled.wait()
             world.settle()
         world.upstream.queue(note("Lives in Porto with a sister."), say("Noted."))
@@ -163,7 +163,7 @@ async def test_an_interruption_before_the_first_word_leaves_the_question(phone: 
     await phone.say("Hello.")
     phone.world.upstream.queue(say("Never spoken.", hold_before_headers=Gate()))
     await phone.finish_sentence("My dog is called Rex.")
-    await phone.world.upstream.arrived(2).wait()
+    await phone.world.upstream.request_gate(2).wait()
     asked = phone.world.upstream.last
     phone.continue_sentence("Wait")
     await asked.gone.wait()

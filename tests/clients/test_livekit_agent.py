@@ -121,7 +121,7 @@ async def test_a_caller_may_interrupt_the_reply_after_the_filler(world: LettaWor
     world.upstream.queue(call_tools(make_search_call()), say(ANSWER, hold_after={5: Gate()}))
     await phone.finish_sentence(ASKED)
     await phone.speaker.is_playing.wait()
-    await world.upstream.arrived(3).wait()
+    await world.upstream.request_gate(3).wait()
     assert await phone.interrupt("Stop.") == f"{FILLER} Your boat"
     await world.upstream.last.gone.wait()
     phone.speaker.heard_part = None

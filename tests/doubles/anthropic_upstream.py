@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from tests.doubles.anthropic_rules import PromptCache, Refused, Threads, bind, check_request, sign
 from tests.doubles.openai_rules import Refusal
-from tests.doubles.upstream import Reply, Seen, StrictUpstream, _call_id, _tokens
+from tests.doubles.upstream import Reply, StrictUpstream, UpstreamRequest, _call_id, _tokens
 
 Json = dict[str, Any]
 
@@ -69,44 +69,46 @@ class StrictAnthropic(StrictUpstream):
         # In place of a count of tokens.
         self.count_reply: Reply | None = None
 
-    def names(self, number: int) -> dict[str, str]:
+    def make_provider_headers(self, number: int) -> dict[str, str]:
         return {"request-id": f"req_{number}"}
 
-    def _answer(self, seen: Seen) -> Reply:
+    def _answer(self, request: UpstreamRequest) -> Reply:
         try:
-            self._authorize(seen)
-            if seen.path == "/v1/models" and seen.method == "GET":
+            self._authorize(request)
+            if request.path == "/v1/models" and request.method == "GET":
                 return _json(_models(self.models)) if self.model_list is None else _raw(self.model_list)
-            if seen.path.startswith("/v1/models/") and seen.path[len("/v1/models/") :] in self.models:
-                return _json(_models([seen.path[len("/v1/models/") :]])["data"][0])
-            path = seen.path.partition("?")[0]
-            if path not in ("/v1/messages", "/v1/messages/count_tokens") or seen.method != "POST":
-                raise Refused(f"Not found: {seen.method} {seen.path}", 404, "not_found_error")
-            whole = self.threads.whole(seen.body, seen.headers)
-            seen.json = _checked(whole, seen.headers, counts=path.endswith("/count_tokens"))
+            if request.path.startswith("/v1/models/") and request.path[len("/v1/models/") :] in self.models:
+                return _json(_models([request.path[len("/v1/models/") :]])["data"][0])
+            path = request.path.partition("?")[0]
+            if path not in ("/v1/messages", "/v1/messages/count_tokens") or request.method != "POST":
+                raise Refused(f"Not found: {request.method} {request.path}", 404, "not_found_error")
+            whole = self.threads.whole(request.body, request.headers)
+            request.json = _checked(whole, request.headers, counts=path.endswith("/count_tokens"))
             if path.endswith("/count_tokens"):
                 return self.count_reply or _json({"input_tokens": len(whole) // 4})
-            self.cache.take(seen.json)
+            self.cache.take(request.json)
         except Refused as refused:
-            seen.refusal = Refusal(str(refused), status=refused.status)
+            request.refusal = Refusal(str(refused), status=refused.status)
             return _json({**refused.body, "request_id": "req_strict"}, refused.status)
         reply = self._replies.popleft() if self._replies else None
         if reply is None and self.script is not None:
-            reply = self.script(seen)
-        reply, number = reply or Reply(), len(self.seen) + 1
-        if whole is not seen.body and reply.body is None and reply.status == 200:
-            id_ = _message(seen.json, reply, number)["id"]
-            self.threads.hold(seen.json, id_, bind(_blocks(reply, number), seen.json))
-        return _render(seen.json, reply, number)
+            reply = self.script(request)
+        reply, number = reply or Reply(), len(self.requests) + 1
+        if whole is not request.body and reply.body is None and reply.status == 200:
+            id_ = _message(request.json, reply, number)["id"]
+            self.threads.hold(request.json, id_, bind(_blocks(reply, number), request.json))
+        return _render(request.json, reply, number)
 
-    def _authorize(self, seen: Seen) -> None:
-        token = seen.headers.get("x-api-key") or seen.headers.get("authorization", "").removeprefix("Bearer ")
+    def _authorize(self, request: UpstreamRequest) -> None:
+        token = request.headers.get("x-api-key") or request.headers.get("authorization", "").removeprefix(
+            "Bearer "
+        )
         if self.key is not None and token != self.key:
             raise Refused("invalid x-api-key", 401, "authentication_error")
 
     @property
-    def chats(self) -> list[Seen]:
-        return [seen for seen in self.seen if seen.path.partition("?")[0] == "/v1/messages"]
+    def chats(self) -> list[UpstreamRequest]:
+        return [request for request in self.requests if request.path.partition("?")[0] == "/v1/messages"]
 
 
 def _checked(body: bytes, headers: Mapping[str, str], *, counts: bool) -> Json:

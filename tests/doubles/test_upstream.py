@@ -184,7 +184,7 @@ def test_it_sees_a_client_leave_at_a_held_reply() -> None:
         upstream.last.gone.wait_sync()
         assert upstream.last.gone_at is not None
         assert upstream.last.gone_at >= upstream.last.at
-        arrived = upstream.arrived(2)
+        arrived = upstream.request_gate(2)
         thread = threading.Thread(target=sdk.chat.completions.create, kwargs=chat())
         thread.start()
         arrived.wait_sync()

@@ -6,8 +6,8 @@
         assert upstream.last.json["messages"] == [...]
 
 It refuses what the real API refuses (tests/doubles/openai_rules.py), with the same error object. Replies come from the
-queue, else from `script(seen)`, else they are "Ok."; a refused request takes none. Nothing sleeps: a reply waits at a
-`Gate` until the test opens it, and a test waits for a `Gate` that the server opens (`seen.gone`, ...).
+queue, else from `script(request)`, else they are "Ok."; a refused request takes none. Nothing sleeps: a reply waits at
+a `Gate` until the test opens it, and a test waits for a `Gate` that the server opens (`UpstreamRequest.gone`, ...).
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def full_backlog() -> Iterator[int]:
 
 
 @dataclass
-class Seen:
+class UpstreamRequest:
     """A request that has arrived whole, and how its reply ended."""
 
     method: str
@@ -230,7 +230,7 @@ class Seen:
         return [tool[tool["type"]]["name"] for tool in self.json.get("tools") or []]
 
 
-Script = Callable[[Seen], Reply | None]
+Script = Callable[[UpstreamRequest], Reply | None]
 
 
 class StrictUpstream:
@@ -267,7 +267,7 @@ class StrictUpstream:
         self.script = script
         self.echo = echo
         self.stall_bodies = stall_bodies
-        self.seen: list[Seen] = []
+        self.requests: list[UpstreamRequest] = []
         self.opened = 0  # connections since the start
         self.endpoints = Endpoints()  # all but chat completions and models
         self.broken_off = Gate()  # opened when a connection is lost within a request
@@ -289,12 +289,12 @@ class StrictUpstream:
         return f"http://127.0.0.1:{self.port}/v1"
 
     @property
-    def last(self) -> Seen:
-        return self.seen[-1]
+    def last(self) -> UpstreamRequest:
+        return self.requests[-1]
 
     @property
-    def chats(self) -> list[Seen]:
-        return [seen for seen in self.seen if seen.path == "/v1/chat/completions"]
+    def chats(self) -> list[UpstreamRequest]:
+        return [request for request in self.requests if request.path == "/v1/chat/completions"]
 
     @property
     def open_connections(self) -> int:
@@ -307,10 +307,10 @@ class StrictUpstream:
         """Drops the replies that were queued and not used."""
         self._replies.clear()
 
-    def arrived(self, count: int) -> Gate:
+    def request_gate(self, count: int) -> Gate:
         """Returns a gate that opens when `count` requests have arrived since the start.
 
-        `await upstream.arrived(len(upstream.seen) + 1).wait()` waits for the next one.
+        `await upstream.request_gate(len(upstream.requests) + 1).wait()` waits for the next one.
         """
         gate = Gate()
         with self._lock:
@@ -318,14 +318,14 @@ class StrictUpstream:
             self._open_arrival_gates()
         return gate
 
-    def received(self, count: int) -> Gate:
+    def byte_gate(self, count: int) -> Gate:
         """Returns a gate that opens when `count` bytes of an incomplete request have arrived."""
         gate = Gate()
         self._byte_gates.append((count, gate))
         return gate
 
-    def names(self, number: int) -> dict[str, str]:
-        """Returns the headers that each reply of this provider has. number: the reply's."""
+    def make_provider_headers(self, number: int) -> dict[str, str]:
+        """Returns the headers that this provider adds to each reply. number: the number of the reply."""
         return {"x-request-id": f"req_{number}", "openai-processing-ms": "1"}
 
     def start(self) -> Self:
@@ -386,74 +386,76 @@ class StrictUpstream:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _note(self, seen: Seen) -> None:
+    def _note(self, request: UpstreamRequest) -> None:
         with self._lock:
-            self.seen.append(seen)
+            self.requests.append(request)
             self._open_arrival_gates()
 
     def _open_arrival_gates(self) -> None:
         for count, gate in self._arrival_gates:
-            if len(self.seen) >= count:
+            if len(self.requests) >= count:
                 gate.open()
 
-    def _answer(self, seen: Seen) -> Reply:
+    def _answer(self, request: UpstreamRequest) -> Reply:
         try:
-            self._authorize(seen)
-            if seen.path == "/v1/chat/completions":
-                return self._chat(seen)
-            if seen.path == "/v1/models" and seen.method == "GET":
+            self._authorize(request)
+            if request.path == "/v1/chat/completions":
+                return self._chat(request)
+            if request.path == "/v1/models" and request.method == "GET":
                 reply = _json({"object": "list", "data": [_model(name) for name in self.models]})
                 if self.model_list is not None:
                     reply = Reply(headers=_JSON_TYPE, body=[self.model_list])
                 return replace(reply, hold_before_headers=self.hold_models)
-            return self._other(seen)
+            return self._other(request)
         except Refusal as refusal:
-            seen.refusal = refusal
+            request.refusal = refusal
             return _json(refusal.body, status=refusal.status)
 
-    def _other(self, seen: Seen) -> Reply:
-        answer = self.endpoints.answer(seen.method, seen.path, seen.headers, seen.body, seen.query)
+    def _other(self, request: UpstreamRequest) -> Reply:
+        answer = self.endpoints.answer(
+            request.method, request.path, request.headers, request.body, request.query
+        )
         if self._replies:
             return self._replies.popleft()
         if answer is None:
-            raise Refusal(f"Invalid URL ({seen.method} {seen.path})", status=404)
+            raise Refusal(f"Invalid URL ({request.method} {request.path})", status=404)
         return Reply(
             status=answer.status, headers=answer.headers, body=answer.pieces, hold_after=answer.hold_after
         )
 
-    def _authorize(self, seen: Seen) -> None:
+    def _authorize(self, request: UpstreamRequest) -> None:
         if self.key is None:
             return
-        credential = seen.headers.get("authorization")
+        credential = request.headers.get("authorization")
         if credential is None:
             raise Refusal("You didn't provide an API key.", status=401)
         if credential != f"Bearer {self.key}":
             raise Refusal("Incorrect API key provided.", code="invalid_api_key", status=self.refusal)
 
-    def _chat(self, seen: Seen) -> Reply:
-        if seen.method != "POST":
+    def _chat(self, request: UpstreamRequest) -> Reply:
+        if request.method != "POST":
             raise Refusal(
-                f"Not allowed to {seen.method} on /v1/chat/completions.",
+                f"Not allowed to {request.method} on /v1/chat/completions.",
                 code="method_not_supported",
                 status=405,
             )
-        if not seen.headers.get("content-type", "").startswith("application/json"):
+        if not request.headers.get("content-type", "").startswith("application/json"):
             raise Refusal("Unsupported content type: send 'application/json'.", status=400)
         try:
-            seen.json = orjson.loads(seen.body)
+            request.json = orjson.loads(request.body)
         except ValueError as error:
             raise Refusal("We could not parse the JSON body of your request.") from error
-        check_chat(seen.json, self.rules)
-        if self.strict_models and seen.json["model"] not in self.models:
+        check_chat(request.json, self.rules)
+        if self.strict_models and request.json["model"] not in self.models:
             raise Refusal(
-                f"The model `{seen.json['model']}` does not exist or you do not have access to it.",
+                f"The model `{request.json['model']}` does not exist or you do not have access to it.",
                 code="model_not_found",
                 status=404,
             )
         if self._replies:
             return self._replies.popleft()
-        reply = self.script(seen) if self.script is not None else None
-        return reply or Reply(text=_last_user_text(seen.messages) if self.echo else "Ok.")
+        reply = self.script(request) if self.script is not None else None
+        return reply or Reply(text=_last_user_text(request.messages) if self.echo else "Ok.")
 
 
 class _Connection(asyncio.Protocol):
@@ -466,7 +468,7 @@ class _Connection(asyncio.Protocol):
         self.task: asyncio.Task[None] | None = None
         self.number = 0
         self._buffer = bytearray()
-        self._current: Seen | None = None
+        self._current: UpstreamRequest | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -485,13 +487,13 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.upstream._connections.discard(self)
-        seen = self._current
-        if seen is None and self._buffer:
+        request = self._current
+        if request is None and self._buffer:
             self.upstream.broken_off.open()
-        if seen is not None and not seen.finished:
-            seen.gone_at = time.monotonic()
-            seen.gone.open()
-            seen.settled.open()
+        if request is not None and not request.finished:
+            request.gone_at = time.monotonic()
+            request.gone.open()
+            request.settled.open()
         if self.task is not None:
             self.task.cancel()
 
@@ -520,51 +522,53 @@ class _Connection(asyncio.Protocol):
         body, consumed = parsed
         del self._buffer[: len(head) + 4 + consumed]
         path, _, query = target.partition("?")
-        seen = Seen(method, path, headers, body, self.number, query=query)
-        self._current = seen
-        reply = self.upstream._answer(seen)
-        self.upstream._note(seen)
+        request = UpstreamRequest(method, path, headers, body, self.number, query=query)
+        self._current = request
+        reply = self.upstream._answer(request)
+        self.upstream._note(request)
         assert self.upstream._loop is not None
-        self.task = self.upstream._loop.create_task(self._perform(seen, reply))
+        self.task = self.upstream._loop.create_task(self._perform(request, reply))
 
-    async def _perform(self, seen: Seen, reply: Reply) -> None:
+    async def _perform(self, request: UpstreamRequest, reply: Reply) -> None:
         lost = False
         try:
-            lost = not await self._write(seen, reply)
+            lost = not await self._write(request, reply)
         finally:
-            seen.finished = not lost and not self.transport.is_closing()
-            if seen.finished or lost:
+            request.finished = not lost and not self.transport.is_closing()
+            if request.finished or lost:
                 self._current = None
             self.task = None
-            seen.settled.open()
-        if lost or seen.headers.get("connection") == "close":
+            request.settled.open()
+        if lost or request.headers.get("connection") == "close":
             self.transport.close()  # sends first what was written
         elif not self.transport.is_closing():
             self._begin_request()
 
-    async def _write(self, seen: Seen, reply: Reply) -> bool:
+    async def _write(self, request: UpstreamRequest, reply: Reply) -> bool:
         """Writes a reply. Returns whether the connection stays open."""
         if reply.hold_before_headers is not None:
             await reply.hold_before_headers.wait(None)
         if reply.cut_before_headers:
             return False
         number = next(self.upstream._ids)
-        headers = {**self.upstream.names(number), **reply.headers}
-        is_stream = reply.body is None and (reply.streams or bool(seen.json and seen.json.get("stream")))
+        headers = {**self.upstream.make_provider_headers(number), **reply.headers}
+        is_stream = reply.body is None and (
+            reply.streams or bool(request.json and request.json.get("stream"))
+        )
         if reply.body is None and not is_stream:
             headers["content-type"] = "application/json"
-            pieces = [orjson.dumps(_completion(seen.json, reply, number))]
+            pieces = [orjson.dumps(_completion(request.json, reply, number))]
         elif reply.body is not None:
             pieces = list(reply.body)
         if is_stream or len(pieces) != 1 or reply.hold_after:
             headers.setdefault("content-type", "text/event-stream; charset=utf-8")
             headers["transfer-encoding"] = "chunked"
             self._write_head(reply.status, headers)
-            events = _events(seen.json, reply, number) if is_stream else _iterate(pieces)
-            return await self._write_chunks(seen, reply, events)
+            events = _events(request.json, reply, number) if is_stream else _iterate(pieces)
+            return await self._write_chunks(request, reply, events)
         headers["content-length"] = str(len(pieces[0]))
         self._write_head(reply.status, headers)
-        if seen.method == "HEAD":
+        if request.method == "HEAD":
             return True
         if reply.cut_after is not None:
             self.transport.write(pieces[0][: len(pieces[0]) // 2])
@@ -572,18 +576,20 @@ class _Connection(asyncio.Protocol):
         self.transport.write(pieces[0])
         return True
 
-    async def _write_chunks(self, seen: Seen, reply: Reply, events: AsyncIterator[bytes]) -> bool:
+    async def _write_chunks(
+        self, request: UpstreamRequest, reply: Reply, events: AsyncIterator[bytes]
+    ) -> bool:
         async for event in events:
-            if reply.cut_after == seen.sent_events:
+            if reply.cut_after == request.sent_events:
                 return False
-            if seen.sent_events in reply.hold_after:
-                await reply.hold_after[seen.sent_events].wait(None)
+            if request.sent_events in reply.hold_after:
+                await reply.hold_after[request.sent_events].wait(None)
             self.transport.write(b"%x\r\n%s\r\n" % (len(event), event))
-            seen.sent_events += 1
+            request.sent_events += 1
         if reply.cut_after is not None:
             return False
-        if seen.sent_events in reply.hold_after:
-            await reply.hold_after[seen.sent_events].wait(None)
+        if request.sent_events in reply.hold_after:
+            await reply.hold_after[request.sent_events].wait(None)
         self.transport.write(b"0\r\n\r\n")
         return True
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gateway.settings import ProfileSettings, UpstreamSettings
 from storage.job_records import JobState
-from tests.doubles.upstream import Reply, Seen, StrictUpstream, say
+from tests.doubles.upstream import Reply, StrictUpstream, UpstreamRequest, say
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import PATIENCE_S
 
@@ -23,14 +23,14 @@ class Notes:
     """
 
     def __init__(self, upstream: StrictUpstream) -> None:
-        self.asked: list[Seen] = []
+        self.asked: list[UpstreamRequest] = []
         self.reply: Callable[[int], Reply] = lambda n: say(f"Notes {n}: they talked of this and that.")
         upstream.script = self._answer
 
-    def _answer(self, seen: Seen) -> Reply:
-        if "<conversation>" not in str(seen.messages[-1]["content"]):
+    def _answer(self, request: UpstreamRequest) -> Reply:
+        if "<conversation>" not in str(request.messages[-1]["content"]):
             return say("Ok.")
-        self.asked.append(seen)
+        self.asked.append(request)
         return self.reply(len(self.asked))
 
 

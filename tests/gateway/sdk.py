@@ -28,7 +28,7 @@ from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from storage.usage_records import REFUSE, UsageLimit
 from tests.doubles.statements import counting
-from tests.doubles.upstream import Seen, StrictUpstream
+from tests.doubles.upstream import StrictUpstream, UpstreamRequest
 from tests.inflated import inflated
 from tests.patience import PATIENCE_S, becomes
 from tests.server import QUIET, RawReply, RunningGateway, find_schedules, serve, settings_for
@@ -319,21 +319,21 @@ def replace_marks(sent: bytes) -> bytes:
     return re.sub(rb"<(memory|summary) [a-z2-7]{8}>", rb"<\1 mark>", sent)
 
 
-def message_bytes(seen: Seen) -> list[bytes]:
+def message_bytes(request: UpstreamRequest) -> list[bytes]:
     """Returns the elements of `messages` as they stand in the body that arrived."""
     return [
-        bytes(each) for each in msgspec.json.decode(member_bytes(seen, "messages"), type=list[msgspec.Raw])
+        bytes(each) for each in msgspec.json.decode(member_bytes(request, "messages"), type=list[msgspec.Raw])
     ]
 
 
-def prefix_bytes(seen: Seen) -> bytes:
+def prefix_bytes(request: UpstreamRequest) -> bytes:
     """Returns the messages array from its bracket to its last element, as the provider's cache sees it."""
-    return member_bytes(seen, "messages").strip(b"[] \n")
+    return member_bytes(request, "messages").strip(b"[] \n")
 
 
-def member_bytes(seen: Seen, key: str) -> bytes:
+def member_bytes(request: UpstreamRequest, key: str) -> bytes:
     """Returns a member's value as it stands in the body that arrived; b"": there is none."""
-    members = msgspec.json.decode(seen.body, type=dict[str, msgspec.Raw])
+    members = msgspec.json.decode(request.body, type=dict[str, msgspec.Raw])
     return bytes(members[key]) if key in members else b""
 
 

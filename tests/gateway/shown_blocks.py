@@ -10,7 +10,7 @@ import re
 
 import orjson
 
-from tests.doubles.upstream import Seen
+from tests.doubles.upstream import UpstreamRequest
 
 # Before a value: a part of another one was changed after it.
 UNKNOWN = "[unknown]"
@@ -23,18 +23,18 @@ _STATEMENT = re.compile(
 )
 
 
-def mark_in(seen: Seen) -> str | None:
+def mark_in(request: UpstreamRequest) -> str | None:
     """Returns the mark that a request names first."""
-    named = _NAMES_MARK.search("\n".join(_text(m) for m in seen.messages))
+    named = _NAMES_MARK.search("\n".join(_text(m) for m in request.messages))
     return named and named[1]
 
 
-def last_read(seen: Seen) -> dict[str, str | None]:
+def last_read(request: UpstreamRequest) -> dict[str, str | None]:
     """Returns the last statement about each block; None: it was removed."""
     found: dict[str, str | None] = {}
-    note = re.compile(rf"<memory {mark_in(seen)}>\n.*?\n</memory>", re.DOTALL)
+    note = re.compile(rf"<memory {mark_in(request)}>\n.*?\n</memory>", re.DOTALL)
     calls = {}
-    for message in seen.messages:
+    for message in request.messages:
         for call in message.get("tool_calls") or ():
             calls[call["id"]] = call["function"]
         text, role = _text(message), message["role"]

@@ -20,7 +20,7 @@ from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.anthropic_rules import sign
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
 from tests.doubles.tool_server import OK, ToolServer, served
-from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, say
+from tests.doubles.upstream import Gate, Reply, StrictUpstream, UpstreamRequest, say
 from tests.patience import PATIENCE_S
 
 Json = dict[str, Any]
@@ -179,7 +179,7 @@ USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 @pytest.mark.parametrize("model", MODELS)
 def test_each_agent_answers(model: str, tmp_path: Path) -> None:
     with scene(tmp_path) as s:
-        s.world.upstream.script = lambda seen: say("Hello.", usage=USAGE)
+        s.world.upstream.script = lambda request: say("Hello.", usage=USAGE)
         agents = s.agents(3, model)
         batch = s.post(agents, "Who are you?")
         assert batch["id"].startswith("job-")
@@ -566,7 +566,7 @@ def test_later_rounds_have_the_initial_messages_that_a_live_turn_has_written(tmp
 def test_an_item_ends_after_the_live_turn_that_is_under_way(tmp_path: Path) -> None:
     gate, began = Gate(), Gate()
 
-    def script(seen: Seen) -> Reply:
+    def script(request: UpstreamRequest) -> Reply:
         began.open()
         return say("Slow.", hold_before_headers=gate)
 

@@ -49,7 +49,7 @@ from tests.agents.batches.test_batches import (
     with_webhooks,
 )
 from tests.doubles.batches import BatchServer, Fate
-from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, raw, say
+from tests.doubles.upstream import Call, Gate, Reply, UpstreamRequest, call_tools, raw, say
 from tests.patience import PATIENCE_S
 
 
@@ -293,7 +293,7 @@ def test_a_part_is_not_over_before_its_last_item_has_ended(
     gate, began, waits = Gate(), Gate(), Gate()
     write, write_alone, failed = ItemOutcomes.write, ItemOutcomes._write_alone, list[int]()
 
-    def script(seen: Seen) -> Reply:
+    def script(request: UpstreamRequest) -> Reply:
         began.open()
         return say("Slow.", hold_before_headers=gate)
 
@@ -407,8 +407,8 @@ def test_a_reply_whose_calls_were_begun_is_not_asked_for_again(
             raise Unavailable("the database is away")
         await real(outcomes, writes)
 
-    def script(seen: Seen) -> Reply:
-        if results({"messages": seen.messages}):
+    def script(request: UpstreamRequest) -> Reply:
+        if results({"messages": request.messages}):
             return say("Done.")
         return call_tools(Call("buy", {"what": bought.pop(0)}, id="call_0"))
 
@@ -478,8 +478,8 @@ def test_half_a_character_is_replaced_as_it_is_live(tmp_path: Path) -> None:
     function = {"name": name, "arguments": orjson.dumps(arguments).decode()}
     calls = [{"id": "call_0", "type": "function", "function": function}]
 
-    def script(seen: Seen) -> Reply:
-        is_done = results({"messages": seen.messages})
+    def script(request: UpstreamRequest) -> Reply:
+        is_done = results({"messages": request.messages})
         return completion(rb'"It is \ud83d"', content="JSON", tool_calls=[] if is_done else calls)
 
     with scene(tmp_path) as s:
@@ -493,8 +493,8 @@ def test_half_a_character_is_replaced_as_it_is_live(tmp_path: Path) -> None:
 
 
 def test_a_reply_that_is_nested_too_deeply_ends_its_item_alone(tmp_path: Path) -> None:
-    def script(seen: Seen) -> Reply:
-        is_deep = asked({"messages": seen.messages}) == "Deep"
+    def script(request: UpstreamRequest) -> Reply:
+        is_deep = asked({"messages": request.messages}) == "Deep"
         return completion(b"[" * 300 + b"]" * 300 if is_deep else b"[]", content="Hello.", more="JSON")
 
     with scene(tmp_path) as s:
@@ -905,9 +905,9 @@ def test_calls_of_the_gateways_own_stop_with_a_cancel(
     monkeypatch.setattr(local, "_MAX_RESULTS", 2)
     gate = Gate()
     with scene(tmp_path) as s:
-        s.world.upstream.script = lambda seen: say("Hello.", hold_before_headers=gate)
+        s.world.upstream.script = lambda request: say("Hello.", hold_before_headers=gate)
         batch = s.post(s.agents(10, "up/m"))
-        s.world.upstream.arrived(local.REQUESTS_AT_ONCE).wait_sync()
+        s.world.upstream.request_gate(local.REQUESTS_AT_ONCE).wait_sync()
         assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
         gate.open()
         s.until_rest()
@@ -937,9 +937,9 @@ def test_calls_of_the_gateways_own_end_with_the_attempt_that_made_them(
     monkeypatch.setattr(LocalBatches, "_perform", noted)
     monkeypatch.setattr(Jobs, "fail", failed)
     with scene(tmp_path) as s:
-        s.world.upstream.script = lambda seen: say("Hello.", hold_before_headers=gate)
+        s.world.upstream.script = lambda request: say("Hello.", hold_before_headers=gate)
         batch = s.post(s.agents(6, "up/m"))
-        s.world.upstream.arrived(local.REQUESTS_AT_ONCE).wait_sync()
+        s.world.upstream.request_gate(local.REQUESTS_AT_ONCE).wait_sync()
         if is_lost:
             gateway, store = s.world.world.gateway, s.world.world.store
             [job] = s.world.world.query("SELECT id FROM jobs WHERE kind = 'batch'")
@@ -959,7 +959,7 @@ def test_calls_of_the_gateways_own_do_not_have_a_provider_asked_more_often(
     monkeypatch.setattr(LocalBatches, "poll_interval_s", 0.01)
     looks, gate = Breaking(monkeypatch, "get", 0), Gate()
     with scene(tmp_path, held=True, batch=BatchSettings(poll_s=3600.0)) as s:
-        s.world.upstream.script = lambda seen: say("Hello.", hold_before_headers=gate)
+        s.world.upstream.script = lambda request: say("Hello.", hold_before_headers=gate)
         s.openai.refuse_create = [(429, "Not now.")] * (10 if is_refused else 0)
         batch = s.post([*s.agents(1, "up/m"), *s.agents(1, "open/m")])
         before = looks.calls
@@ -979,8 +979,8 @@ def test_parts_are_read_once_while_the_gateway_makes_the_calls(
     """They are polled each second, and a part is made of what became ready since."""
     reads = Breaking(monkeypatch, "load_journal", 0)
     with scene(tmp_path) as s:
-        s.world.upstream.script = lambda seen: (
-            say("Done.") if results(seen.json) else call_tools(Call(*append("Noted.")))
+        s.world.upstream.script = lambda request: (
+            say("Done.") if results(request.json) else call_tools(Call(*append("Noted.")))
         )
         assert s.ended(s.post(s.agents(3, "up/m")))["counts"]["completed"] == 3
     assert reads.calls == 1

@@ -15,7 +15,7 @@ from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.background.retention import Retention
 from gateway.settings import UpstreamSettings
 from storage.job_records import JobState
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, remember
 from tests.meaning import unit_bytes, vector_of
 from tests.patience import PATIENCE_S
@@ -67,13 +67,13 @@ class Scene:
         self.learning, self.embedding = app.services.background.learning, app.services.background.embedding
         self._break_learning()
 
-    def _answer(self, seen: Seen) -> Reply:
-        if seen.json["model"] != "small":
+    def _answer(self, request: UpstreamRequest) -> Reply:
+        if request.json["model"] != "small":
             return say("Ok.")
-        is_summary = INSTRUCTIONS[:40] in seen.messages[0]["content"]
+        is_summary = INSTRUCTIONS[:40] in request.messages[0]["content"]
         if self.gate is not None:
             self.held.add("compact" if is_summary else "learn")
-        knows = WORD in seen.messages[1]["content"]
+        knows = WORD in request.messages[1]["content"]
         if is_summary:
             words = f"There is a cat, {WORD}." if knows else "There is nothing to tell of."
             return say(f"Notes: they talked of this and that. {words}", hold_before_headers=self.gate)

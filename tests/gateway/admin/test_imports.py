@@ -59,7 +59,7 @@ DAY_S = 86_400.0
 
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
-    upstream.script = lambda seen: say("Hello.")
+    upstream.script = lambda request: say("Hello.")
     projects = {"brief": ProjectSettings(retention_days=30)}
     with remember(upstream, tmp_path, admin_token="the-owner", projects=projects) as made:
         yield made
@@ -222,8 +222,8 @@ def admin(world: World, operation: str, **arguments: Any) -> Any:
 def test_nothing_comes_twice_and_what_was_forgotten_stays_so(world: World) -> None:
     # A live chat has the first talk word for word, white space aside, and another begins like the second.
     chat = wire(TALKS["c-1"])
-    world.upstream.script = lambda seen: say(
-        TALKS["c-1"][1] if len(seen.messages) < 3 else f" {TALKS['c-1'][3]}"
+    world.upstream.script = lambda request: say(
+        TALKS["c-1"][1] if len(request.messages) < 3 else f" {TALKS['c-1'][3]}"
     )
     world.post(chat[:1], user="alice")
     world.post(chat[:3], user="alice")
@@ -550,7 +550,7 @@ def test_only_what_is_asked_for_is_learned_from(world: World) -> None:
     # A memory of nothing else has nothing to be read.
     assert follow(world, send(world, export("chatgpt", TALKS), user="%20bob"))["user"] == "bob"
     assert len(unlearned()) == 1
-    assert not world.upstream.seen[1:]
+    assert not world.upstream.requests[1:]
 
 
 @pytest.mark.both
@@ -767,7 +767,7 @@ def test_turns_between_the_parts_of_a_conversation_have_little_of_it_read_again(
         return await read_rows(connection, statement, values, *first)
 
     def take_turn(done: int) -> None:
-        world.upstream.script = lambda seen: say(talk[2 * done + 1])
+        world.upstream.script = lambda request: say(talk[2 * done + 1])
         asked = {"role": "user", "content": talk[2 * done]}
         before = wire(talk[: 2 * done]) if comes == "the next turn of this one" else []
         assert world.post([*before, asked], user="alice").status == 200

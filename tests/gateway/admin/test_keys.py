@@ -222,7 +222,7 @@ def test_once_a_key_exists_every_route_but_health_demands_one(
                 client.request(method, path, b"{}" if method == "POST" else None, headers)
                 status = (client.read_head() if method == "HEAD" else client.read_reply()).status
                 assert status == (200 if path in OPEN else 401), (method, path, headers)
-    assert upstream.seen == []
+    assert upstream.requests == []
     for number, (method, path) in enumerate(routes):
         if not path.startswith(ADMIN_PREFIX):
             header = ("x-mnemogate-key", "x-api-key")[number % 2]
@@ -257,7 +257,7 @@ def test_a_key_for_metrics_opens_nothing_else(gateway: RunningGateway, upstream:
             with gateway.connect() as client:
                 client.request(method, path, b"{}" if method == "POST" else None, headers)
                 assert client.read_head().status == 403, path
-    assert upstream.seen == []
+    assert upstream.requests == []
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_what_is_not_admitted_leaves_no_trace(gateway: RunningGateway, upstream:
     assert ask(gateway, FACT, {"authorization": "Bearer mg-wrong"}) == 401
 
     assert gateway.call(rows(gateway.app.services.store, "SELECT count(*) FROM agents")) == [(0,)]
-    assert upstream.seen == []
+    assert upstream.requests == []
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -360,7 +360,7 @@ def test_a_known_key_opens_while_the_store_is_down_and_an_unknown_one_waits(
     assert ask(gateway, headers={"x-mnemogate-key": "mg-never-seen"}) == 503
     assert ask(gateway, headers={"authorization": "Bearer sk-callers-own"}) == 401
     assert ask(gateway) == 401
-    assert len(upstream.seen) == 2
+    assert len(upstream.requests) == 2
 
 
 @pytest.mark.sqlite

@@ -144,7 +144,7 @@ def test_an_agent_goes_to_another_store_with_all_that_it_has(world: LettaWorld, 
     other.upstream.queue(call_tools(Call("send_message", {"message": "Here I am."})))
     reply = other.letta.agents.messages.create(made["agent"], input="Are you there?")
     assert "Here I am." in [getattr(each, "content", None) for each in reply.messages]
-    sent = [m["content"] for m in other.upstream.seen[-1].json["messages"] if m["role"] == "user"]
+    sent = [m["content"] for m in other.upstream.requests[-1].json["messages"] if m["role"] == "user"]
     assert any("I have a boat." in str(text) for text in sent)
 
 

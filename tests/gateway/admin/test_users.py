@@ -101,7 +101,7 @@ def test_lists_and_memory_show_count_alike_and_what_is_retained_of_a_cancelled_t
         with gateway.connect() as client:
             client.request("POST", "/v1/chat/completions", json.dumps(body).encode())
             client.read_until(b"moment")
-        upstream.seen[-1].gone.wait_sync()
+        upstream.requests[-1].gone.wait_sync()
         gateway.call(gateway.app.services.idle.wait())
         gateway.call(gateway.app.services.chat.turns.pending.drain(PATIENCE_S))
         upstream.queue(say("Once."), say("Twice."))

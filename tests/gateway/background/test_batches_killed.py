@@ -12,7 +12,7 @@ import pytest
 
 from tests.agents.batches.test_batches import PATH, append, asked, results
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
-from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.process import Process, serving
 from tests.patience import PATIENCE_S
 
@@ -135,8 +135,8 @@ def test_killed_after_each_step_of_a_batch(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_killed_while_the_gateway_makes_the_calls_itself(tmp_path: Path) -> None:
-    def script(seen: Seen) -> Reply:
-        fate = answer("", seen.json)
+    def script(request: UpstreamRequest) -> Reply:
+        fate = answer("", request.json)
         calls = [Call(name, given) for name, given in fate.calls]
         return call_tools(*calls) if calls else say(fate.text)
 

@@ -13,7 +13,7 @@ from gateway.operations import make_operations
 from gateway.run.background.compact import CompactJob
 from storage.forget_commands import ForgetTarget
 from storage.records import Scope
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, fail, say
 from tests.gateway.compacting import Notes, compacted, compacting, text_of
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes
 from tests.patience import SHORT_S
@@ -33,22 +33,22 @@ def world(upstream: StrictUpstream, notes: Notes, tmp_path: Path) -> Iterator[Wo
         yield made
 
 
-def talk(chat: Chat, turns: int, start: int = 0, words: int = 12) -> list[Seen]:
+def talk(chat: Chat, turns: int, start: int = 0, words: int = 12) -> list[UpstreamRequest]:
     """One turn after the other, each once compaction has come to rest."""
     seen = []
     for n in range(start, start + turns):
         chat.say(text_of(n, words))
-        seen.append(next(s for s in reversed(chat.world.upstream.seen) if s.json["model"] != "small"))
+        seen.append(next(s for s in reversed(chat.world.upstream.requests) if s.json["model"] != "small"))
         compacted(chat.world)
     return seen
 
 
-def system_of(seen: Seen) -> str:
-    first = seen.messages[0]
+def system_of(request: UpstreamRequest) -> str:
+    first = request.messages[0]
     return str(first["content"]) if first["role"] == "system" else ""
 
 
-def shared(one: Seen, two: Seen) -> int:
+def shared(one: UpstreamRequest, two: UpstreamRequest) -> int:
     """Bytes with which both begin."""
     a, b = prefix_bytes(one), prefix_bytes(two)
     low, high = 0, min(len(a), len(b))
@@ -93,9 +93,9 @@ def test_two_hundred_turns_on_an_8k_window(upstream: StrictUpstream, notes: Note
         chat = world.chat(
             system="Be brief.", user="alice", model="agent/helper", max_tokens=512, tools=[WEATHER]
         )
-        seen: list[Seen] = []
+        seen: list[UpstreamRequest] = []
         for n in range(200):
-            begun = len(upstream.seen)
+            begun = len(upstream.requests)
             if n % 80 == 60:
                 upstream.queue(call_tools(Call("weather", {"n": n}), text=None))
                 chat.say(text_of(n, 12))
@@ -107,9 +107,9 @@ def test_two_hundred_turns_on_an_8k_window(upstream: StrictUpstream, notes: Note
             else:
                 upstream.queue(say(f"Answer {n}: yes, and no."))
                 chat.say(text_of(n, 12))
-            seen += [s for s in upstream.seen[begun:] if s.json["model"] != "small"]
+            seen += [s for s in upstream.requests[begun:] if s.json["model"] != "small"]
             compacted(world)
-    assert all(s.refusal is None for s in upstream.seen)
+    assert all(s.refusal is None for s in upstream.requests)
     assert len(seen) == 202
     pairs = list(itertools.pairwise(seen))
     stable = sum(shared(one, two) for one, two in pairs)

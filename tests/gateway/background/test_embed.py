@@ -138,7 +138,7 @@ class Remembering:
     @property
     def asked(self) -> list[list[str]]:
         """The texts of each call of the embedder, but for those that nobody said."""
-        calls = [orjson.loads(seen.body)["input"] for seen in self.embedder.seen]
+        calls = [orjson.loads(request.body)["input"] for request in self.embedder.requests]
         return [texts for texts in calls if texts != list(BASELINE_TEXTS)]
 
     def vectors(self) -> int:
@@ -638,10 +638,10 @@ def test_one_that_refuses_everything_is_not_asked_for_each_text(made: Rememberin
     made.embedding.schedule.every = 1_000  # nothing is embedded before it refuses
     made.mention(TORTOISE, others=20)
     made.embedder.queue(*[fail(400)] * 50)
-    before = len(made.embedder.seen)
+    before = len(made.embedder.requests)
     made.rest(ends=False)
     assert made.world.query("SELECT state FROM jobs") == ["retrying"]
-    assert len(made.embedder.seen) - before == 2  # with the messages, and with other texts
+    assert len(made.embedder.requests) - before == 2  # with the messages, and with other texts
 
 
 def test_an_account_that_has_run_out_leaves_no_message_without_a_vector(made: Remembering) -> None:
@@ -699,7 +699,7 @@ def test_after_failures_in_a_row_one_question_asks_whether_it_answers_again(
     assert not known.has_vector(), "it rests again"
     known.tick += Policy().breaker_s
     gate = Gate()
-    arrived = known.embedder.arrived(len(known.embedder.seen) + 1)
+    arrived = known.embedder.request_gate(len(known.embedder.requests) + 1)
     known.embedder.queue(replace(vectors([1.0] * len(vector_of(QUESTION))), hold_before_headers=gate))
     with ThreadPoolExecutor() as threads:
         probe = threads.submit(known.has_vector)
@@ -766,9 +766,9 @@ def test_with_no_time_to_wait_a_question_is_not_embedded(
     with remembering(upstream, other, tmp_path, embedder_wait_ms=0) as made:
         made.mention(TORTOISE)
         made.rest()
-        count = len(other.seen)
+        count = len(other.requests)
         assert made.recalled() == QUESTION
-        assert len(other.seen) == count
+        assert len(other.requests) == count
 
 
 def test_what_it_costs_counts_towards_the_day(
@@ -842,8 +842,8 @@ def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(
             ],
         )
     )
-    count = len(made.embedder.seen)
-    arrived = made.embedder.arrived(count + 1)
+    count = len(made.embedder.requests)
+    arrived = made.embedder.request_gate(count + 1)
     made.world.settle()
     made.world.clock.sleep(IDLE_S)
 

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.process import Process, serving
 from tests.meaning import vector_of
 from tests.patience import PATIENCE_S
@@ -52,16 +52,16 @@ class Scene:
     def __init__(self, where: Path, upstream: StrictUpstream, kind: str) -> None:
         self.learn_every, self.answer, self.statement, self.rows = KINDS[kind]
         self.where, self.upstream = where, upstream
-        self.asked: list[Seen] = []
+        self.asked: list[UpstreamRequest] = []
         self.held: Gate | None = Gate()
         self.embedded: list[str] = []
         self.messages: list[dict[str, Any]] = []
         upstream.script = self._script
 
-    def _script(self, seen: Seen) -> Reply:
-        if seen.json["model"] != "small":
+    def _script(self, request: UpstreamRequest) -> Reply:
+        if request.json["model"] != "small":
             return say("It is noted.")
-        self.asked.append(seen)
+        self.asked.append(request)
         answer = self.answer()
         return replace(answer, hold_before_headers=self.held)
 

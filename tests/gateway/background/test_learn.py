@@ -292,7 +292,7 @@ def test_a_cancelled_turn_is_not_learned(learner: Learner) -> None:
         body = {"model": "m", "stream": True, "user": "alice", "messages": [asked]}
         client.request("POST", CHAT, json.dumps(body).encode())
         client.read_until(b"It")
-    world.upstream.seen[-1].gone.wait_sync()
+    world.upstream.requests[-1].gone.wait_sync()
     learner.world.chat(user="alice").say("Hello.")
     learner.rest()
     assert "vault" not in learner.said()

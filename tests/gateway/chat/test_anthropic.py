@@ -18,7 +18,7 @@ import pytest
 from gateway.settings import ModelSettings, ProfileSettings, UpstreamSettings
 from tests.doubles.anthropic_rules import OLD_VERSION, sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, message, refuse, think
-from tests.doubles.upstream import Call, Gate, Seen, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, UpstreamRequest, call_tools, fail, say
 from tests.gateway.sdk import Chat, World, agent, join_stream, remember, to_list_message
 from tests.server import serve, settings_for
 
@@ -53,17 +53,17 @@ def insert(text: str) -> Call:
     return Call("memory_insert", {"label": "human", "new_string": text})
 
 
-def system(seen: Seen) -> str:
-    return "\n".join(block["text"] for block in seen.json["system"])
+def system(request: UpstreamRequest) -> str:
+    return "\n".join(block["text"] for block in request.json["system"])
 
 
-def turns(seen: Seen) -> list[tuple[str, list[str]]]:
+def turns(request: UpstreamRequest) -> list[tuple[str, list[str]]]:
     """Role and kinds of blocks, turn by turn."""
-    return [(turn["role"], [block["type"] for block in turn["content"]]) for turn in seen.json["messages"]]
+    return [(turn["role"], [block["type"] for block in turn["content"]]) for turn in request.json["messages"]]
 
 
-def without_marks(seen: Seen) -> Json:
-    body: Json = orjson.loads(seen.body.replace(b',"cache_control":{"type":"ephemeral"}', b""))
+def without_marks(request: UpstreamRequest) -> Json:
+    body: Json = orjson.loads(request.body.replace(b',"cache_control":{"type":"ephemeral"}', b""))
     return body
 
 
@@ -157,7 +157,7 @@ def test_a_hidden_round_has_room_to_think(world: World, stream: bool) -> None:
     thinking = {"thinking": {"type": "enabled", "budget_tokens": 2048}}
     chat = helper(world, stream=stream, max_tokens=3000, extra_body=thinking)
     assert chat.say("I like tea.") == "Noted."
-    assert [seen.json["max_tokens"] for seen in world.upstream.chats] == [3000, 2049]
+    assert [request.json["max_tokens"] for request in world.upstream.chats] == [3000, 2049]
 
 
 @both_ways
@@ -182,7 +182,7 @@ def test_the_prefix_grows_and_is_marked(world: World) -> None:
     chat = helper(world, stream=True)
     for n in range(4):
         chat.say(f"Question {n}")
-    bodies = [without_marks(seen) for seen in world.upstream.chats]
+    bodies = [without_marks(request) for request in world.upstream.chats]
     for earlier, later in zip(bodies, bodies[1:], strict=False):  # noqa: RUF007
         assert later["messages"][: len(earlier["messages"])] == earlier["messages"]
         assert (later["tools"], later["system"]) == (earlier["tools"], earlier["system"])
@@ -280,8 +280,8 @@ def test_a_schema_goes_up_closed_and_the_sdk_parses_what_comes_back(world: World
         final = stream.get_final_completion()
     for completion in (whole, final):
         assert completion.choices[0].message.parsed == Cat(name="Miso", toys=["ball"])
-    for seen in world.upstream.chats:
-        format = seen.json["output_config"]["format"]
+    for request in world.upstream.chats:
+        format = request.json["output_config"]["format"]
         assert (format["type"], format["schema"]["required"]) == ("json_schema", ["name", "toys"])
         assert format["schema"]["additionalProperties"] is False
 
@@ -370,7 +370,7 @@ def test_claude_stands_in_for_an_openai(tmp_path: Path, stream: bool) -> None:
         chain(tmp_path, first, second, agent()) as world,
     ):
         helper(world, stream=stream).say("My cat is called Miso, she is grey.")
-        assert second.seen == []
+        assert second.requests == []
         first.queue(fail(503), fail(503))
         second.queue(
             call_tools(insert("Lives in Rome."), Call("weather", {"city": "Rome"}), text="Let me see."),
@@ -390,7 +390,7 @@ def test_claude_stands_in_for_an_openai(tmp_path: Path, stream: bool) -> None:
             "stop"
         ]
         asked, answered = second.chats
-        assert [seen.json["model"] for seen in second.chats] == ["small", "small"]
+        assert [request.json["model"] for request in second.chats] == ["small", "small"]
         assert {tool["name"] for tool in asked.json["tools"]} >= {"weather", "memory_insert"}
         assert b"she is grey" in asked.body, "what the first was told is recalled to its stand-in"
         assert turns(answered)[1:] == [
@@ -402,7 +402,7 @@ def test_claude_stands_in_for_an_openai(tmp_path: Path, stream: bool) -> None:
         assert world.block("alice").value == "Lives in Rome."
         names = [c["function"]["name"] for m in first.last.messages for c in m.get("tool_calls") or ()]
         assert names == ["memory_insert", "weather"]
-        assert [seen.refusal for seen in (*first.seen, *second.seen)] == [None] * 6
+        assert [request.refusal for request in (*first.requests, *second.requests)] == [None] * 6
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_an_openai_stands_in_for_claude(tmp_path: Path, stream: bool, thought: J
         (call,) = chat.messages[-1]["tool_calls"]
         chat.answer(call, "sun")
         assert chat.go_on() == "It is sunny."
-        (seen,) = second.seen
+        (seen,) = second.requests
         assert (seen.json["model"], seen.headers["authorization"]) == ("small", "Bearer k2")
         for word in (b"thinking", b"opaque", b"cache_control", b"input_schema", b"tool_use", b"max_tokens"):
             assert word not in seen.body

@@ -16,7 +16,7 @@ from gateway.run.memory.composer import Composer
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.upstream.attempts import Attempts
 from gateway.web.client_reply import ClientReply
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, raw, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, raw, say
 from tests.gateway.sdk import CHAT, World, agent, remember
 from tests.server import QUIET
 
@@ -29,10 +29,12 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-def leave(world: World, reply: Reply, *, after: bytes | None, model: str = "m", **options: Any) -> Seen:
+def leave(
+    world: World, reply: Reply, *, after: bytes | None, model: str = "m", **options: Any
+) -> UpstreamRequest:
     """A client that leaves when it has read `after`, or (None) as soon as the upstream has its request."""
     world.upstream.queue(reply)
-    count = len(world.upstream.seen) + 1
+    count = len(world.upstream.requests) + 1
     body = {
         "model": model,
         "user": "alice",
@@ -41,10 +43,10 @@ def leave(world: World, reply: Reply, *, after: bytes | None, model: str = "m", 
     }
     with world.gateway.connect() as client:
         client.request("POST", CHAT, json.dumps(body).encode())
-        world.upstream.arrived(count).wait_sync()
+        world.upstream.request_gate(count).wait_sync()
         if after is not None:
             client.read_until(after)
-    seen = world.upstream.seen[count - 1]
+    seen = world.upstream.requests[count - 1]
     seen.gone.wait_sync()
     return seen
 
@@ -91,9 +93,9 @@ def test_on_a_connection_whose_last_reply_is_still_read_out(
         for n, (question, until) in enumerate((("Hello", b"0\r\n\r\n"), ("Where is it?", b"third")), start=1):
             asked = {**body, "messages": [{"role": "user", "content": question}]}
             client.request("POST", CHAT, json.dumps(asked).encode())
-            world.upstream.arrived(n).wait_sync()
+            world.upstream.request_gate(n).wait_sync()
             client.read_until(until)
-        first, second = world.upstream.seen
+        first, second = world.upstream.requests
         assert not first.settled.is_open
         last_bytes.open()
     second.gone.wait_sync()
@@ -114,7 +116,7 @@ def test_a_turn_that_is_cut_in_its_second_round_merges_no_edits(world: World) ->
     with world.gateway.connect() as client:
         client.request("POST", CHAT, json.dumps({**body, "stream": True}).encode())
         client.read_until(b"treasure")
-    world.upstream.seen[1].gone.wait_sync()
+    world.upstream.requests[1].gone.wait_sync()
     world.settle()
     world.pass_time(1000)
     assert world.query("SELECT count(*) FROM block_ops WHERE state = 'merged'") == [0]
@@ -171,7 +173,7 @@ def test_in_the_moment_in_which_a_later_round_is_answered(
         body = {"model": "agent/helper", "user": "alice", "stream": True, "messages": SPOKEN[:1]}
         with world.gateway.connect() as client:
             client.request("POST", CHAT, json.dumps(body).encode())
-            upstream.arrived(2).wait_sync()
+            upstream.request_gate(2).wait_sync()
             upstream.last.gone.wait_sync()
 
 

@@ -14,7 +14,7 @@ import pytest
 from gateway.agents.chat_agents import ChatAgents
 from gateway.run.stored_agents import FoundAgent
 from storage.records import Scope
-from tests.doubles.upstream import Call, Gate, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import becomes
 
@@ -48,7 +48,7 @@ async def test_parallel_sends_on_one_conversation_keep_their_turns(
     await asyncio.to_thread(chat.say, "Hello.")
     gate = Gate()
     world.upstream.queue(*[say(f"Reply {n}.", hold_before_headers=gate) for n in range(N)])
-    arrived = world.upstream.arrived(1 + N)
+    arrived = world.upstream.request_gate(1 + N)
     asks = [
         asyncio.create_task(
             ask(
@@ -76,7 +76,7 @@ async def test_parallel_first_sends_of_a_new_user_make_one_memory(
 ) -> None:
     gate = Gate()
     world.upstream.queue(*[say(f"Reply {n}.", hold_before_headers=gate) for n in range(N)])
-    arrived = world.upstream.arrived(N)
+    arrived = world.upstream.request_gate(N)
     asks = [
         asyncio.create_task(
             ask(world, [{"role": "user", "content": f"Topic {n}"}], user="alice", extra_headers=headers)
@@ -100,8 +100,10 @@ async def test_parallel_sends_in_append_mode_queue(world: World) -> None:
             for n in range(N)
         )
     )
-    assert sorted(len(seen.messages) for seen in world.upstream.seen) == [2 * n + 1 for n in range(N)]
-    lists = sorted((seen.messages for seen in world.upstream.seen), key=len)
+    assert sorted(len(request.messages) for request in world.upstream.requests) == [
+        2 * n + 1 for n in range(N)
+    ]
+    lists = sorted((request.messages for request in world.upstream.requests), key=len)
     for one, two in itertools.pairwise(lists):
         assert two[: len(one)] == one
 
@@ -110,7 +112,7 @@ async def test_a_queued_send_whose_client_leaves_lets_the_next_one_go_on(world: 
     headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
     gate = Gate()
     world.upstream.queue(say("One.", hold_before_headers=gate))
-    arrived = world.upstream.arrived(1)
+    arrived = world.upstream.request_gate(1)
 
     def send(text: str) -> asyncio.Task[str]:
         messages = [{"role": "user", "content": text}]
@@ -136,7 +138,7 @@ async def test_a_message_that_was_answered_while_it_queued_comes_once(world: Wor
     headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
     gate = Gate()
     world.upstream.queue(say("One.", hold_before_headers=gate))
-    arrived = world.upstream.arrived(1)
+    arrived = world.upstream.request_gate(1)
 
     def send(text: str) -> asyncio.Task[str]:
         messages = [{"role": "user", "content": text}]
@@ -224,11 +226,11 @@ async def _queued(world: World) -> int:
 async def test_another_user_is_answered_while_one_waits(world: World) -> None:
     gate = Gate()
 
-    def script(seen: Seen) -> Any:
-        return say("Slow.", hold_before_headers=gate) if seen.json["user"] == "alice" else say("Quick.")
+    def script(request: UpstreamRequest) -> Any:
+        return say("Slow.", hold_before_headers=gate) if request.json["user"] == "alice" else say("Quick.")
 
     world.upstream.script = script
-    arrived = world.upstream.arrived(1)
+    arrived = world.upstream.request_gate(1)
     slow = asyncio.create_task(ask(world, [{"role": "user", "content": "Hi"}], user="alice"))
     await arrived.wait()
     assert await ask(world, [{"role": "user", "content": "Hi"}], user="bob") == "Quick."
@@ -240,10 +242,10 @@ async def test_another_user_is_answered_while_one_waits(world: World) -> None:
 async def test_another_user_is_answered_while_ones_conversation_queues(world: World) -> None:
     headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
     gate = Gate()
-    world.upstream.script = lambda seen: (
-        say("Slow.", hold_before_headers=gate) if seen.json["user"] == "alice" else say("Quick.")
+    world.upstream.script = lambda request: (
+        say("Slow.", hold_before_headers=gate) if request.json["user"] == "alice" else say("Quick.")
     )
-    arrived = world.upstream.arrived(1)
+    arrived = world.upstream.request_gate(1)
     slow = [
         asyncio.create_task(
             ask(world, [{"role": "user", "content": f"Hi {n}"}], user="alice", extra_headers=headers)

@@ -16,7 +16,7 @@ import orjson
 from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.responses_rules import said
-from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.sdk import World, agent, remember
 from tests.server import RawReply
 
@@ -95,16 +95,16 @@ class Dialect:
         choices = event.get("choices") or [{}]
         return choices[0].get("delta", {}).get("content") or ""
 
-    def sent(self, seen: Seen) -> list[tuple[str, str]]:
+    def sent(self, request: UpstreamRequest) -> list[tuple[str, str]]:
         """Returns the texts that went upstream, without the system's."""
         return [
             (each["role"], text_in(each.get("content")))
-            for each in seen.json[self.listed]
+            for each in request.json[self.listed]
             if each["role"] != "system"
         ]
 
-    def requests(self, upstream: StrictUpstream) -> list[Seen]:
-        return [seen for seen in upstream.seen if seen.path == self.upstream_path]
+    def requests(self, upstream: StrictUpstream) -> list[UpstreamRequest]:
+        return [request for request in upstream.requests if request.path == self.upstream_path]
 
 
 class Responses(Dialect):
@@ -158,8 +158,8 @@ class NativeResponses(Responses):
         assert call is None
         upstream.endpoints.responses.outputs.append([said(text)])
 
-    def sent(self, seen: Seen) -> list[tuple[str, str]]:
-        items = orjson.loads(seen.body)["input"]
+    def sent(self, request: UpstreamRequest) -> list[tuple[str, str]]:
+        items = orjson.loads(request.body)["input"]
         return [(each["role"], text_in(each.get("content"))) for each in items]
 
 
@@ -346,11 +346,11 @@ class Client:
         return [orjson.loads(line) for line in lines]
 
     @property
-    def seen(self) -> list[Seen]:
+    def requests(self) -> list[UpstreamRequest]:
         return self.dialect.requests(self.world.upstream)
 
     def sent(self, index: int = -1) -> list[tuple[str, str]]:
-        return self.dialect.sent(self.seen[index])
+        return self.dialect.sent(self.requests[index])
 
 
 @contextmanager

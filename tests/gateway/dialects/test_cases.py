@@ -39,7 +39,7 @@ def interception(client: Client) -> None:
     )
     client.say("Good.", model="agent/helper")
     assert client.dialect.block(client) == "Likes tea."
-    assert b"memory_insert" in client.seen[-1].body
+    assert b"memory_insert" in client.requests[-1].body
 
 
 def prefix(client: Client) -> None:
@@ -50,7 +50,7 @@ def prefix(client: Client) -> None:
     before: list[bytes] = []
     for words in ("What is my cat called?", "And its colour?", "What was its name?"):
         talk.say(words)
-        body = orjson.loads(client.seen[-1].body)
+        body = orjson.loads(client.requests[-1].body)
         sent = [orjson.dumps(each) for each in body[client.dialect.listed]]
         assert sent[: len(before)] == before
         before = sent
@@ -205,7 +205,7 @@ def limit(client: Client) -> None:
     reply = client.ask()
     assert reply.status == 429
     assert "1 request per day" in (client.dialect.error(reply.json) or "")
-    assert len(client.seen) == 1
+    assert len(client.requests) == 1
 
 
 def bound_key(client: Client) -> None:
@@ -298,7 +298,7 @@ def _leave(client: Client, words: str) -> None:
     client.queue("The treasure lies under the third palm tree.", **held)
     talk = client.again()
     talk.talk.append(("user", words))
-    count = len(client.seen) + 1
+    count = len(client.requests) + 1
     with client.world.gateway.connect() as connection:
         connection.request(
             "POST",
@@ -306,8 +306,8 @@ def _leave(client: Client, words: str) -> None:
             talk.request(stream=True),
             talk.headers,
         )
-        client.world.upstream.arrived(count).wait_sync()
+        client.world.upstream.request_gate(count).wait_sync()
         connection.read_until(b"lies")
-    client.seen[-1].gone.wait_sync()
+    client.requests[-1].gone.wait_sync()
     client.world.upstream.endpoints.hold_events.clear()
     client.world.settle()

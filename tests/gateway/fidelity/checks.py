@@ -22,7 +22,7 @@ import orjson
 from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.openai_rules import Rules
-from tests.doubles.upstream import Reply, Seen, StrictUpstream, raw
+from tests.doubles.upstream import Reply, StrictUpstream, UpstreamRequest, raw
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import PATIENCE_S
 
@@ -137,19 +137,19 @@ class ModeWorld:
         all_headers = {"content-type": "application/json", **(headers or {})}
         return Reply(status=status, headers=all_headers, body=[orjson.dumps(body)])
 
-    def read_last_text(self, request: Seen) -> str:
+    def read_last_text(self, request: UpstreamRequest) -> str:
         """Returns the last message's text, with the injected note before it."""
         content = request.messages[-1]["content"]
         return content if isinstance(content, str) else "".join(block["text"] for block in content)
 
-    def list_calls(self, request: Seen) -> list[tuple[str, Any]]:
+    def list_calls(self, request: UpstreamRequest) -> list[tuple[str, Any]]:
         """Returns the names and parsed arguments of the calls in a request."""
         if self.is_claude:
             return [(b["name"], b["input"]) for b in _blocks(request) if b["type"] == "tool_use"]
         calls = [call for message in request.messages for call in message.get("tool_calls") or ()]
         return [(call["function"]["name"], orjson.loads(call["function"]["arguments"])) for call in calls]
 
-    def list_results(self, request: Seen) -> list[tuple[str, Any]]:
+    def list_results(self, request: UpstreamRequest) -> list[tuple[str, Any]]:
         """Returns the ids and contents of the tool results in a request."""
         if self.is_claude:
             blocks = [block for block in _blocks(request) if block["type"] == "tool_result"]
@@ -157,7 +157,7 @@ class ModeWorld:
         results = [message for message in request.messages if message["role"] == "tool"]
         return [(message["tool_call_id"], message["content"]) for message in results]
 
-    def list_tools(self, request: Seen) -> list[str]:
+    def list_tools(self, request: UpstreamRequest) -> list[str]:
         if self.is_claude:
             return [tool["name"] for tool in request.json.get("tools", ())]
         return request.tool_names
@@ -176,7 +176,7 @@ class ModeWorld:
         self.upstream_sdk.close()
 
 
-def _blocks(request: Seen) -> list[Json]:
+def _blocks(request: UpstreamRequest) -> list[Json]:
     return [block for message in request.messages for block in message["content"]]
 
 

@@ -21,7 +21,7 @@ import orjson
 from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic, refuse
 from tests.doubles.openai_rules import Rules
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, fail, say
 from tests.gateway.fidelity.checks import WEATHER
 from tests.gateway.sdk import remember
 from tests.patience import PATIENCE_S
@@ -144,7 +144,7 @@ async def _cancel_before_reply(setup: Setup, *, stream: bool) -> float:
 
     Returns when the client cancelled it, in seconds of the monotonic clock.
     """
-    arrived = setup.upstream.arrived(len(setup.upstream.seen) + 1)
+    arrived = setup.upstream.request_gate(len(setup.upstream.requests) + 1)
     async with openai.AsyncOpenAI(
         base_url=setup.url, api_key="sk-app", default_headers=setup.headers, max_retries=0
     ) as client:
@@ -169,7 +169,7 @@ def cancel(setup: Setup) -> CheckResult:
         (True, say("Never", hold_before_headers=Gate())),
         (True, say("One two three four", tokens=["One ", "two ", "three ", "four"], hold_after={5: Gate()})),
     ):
-        count = len(setup.upstream.seen)
+        count = len(setup.upstream.requests)
         setup.upstream.queue(reply)
         if reply.hold_after:
             chunks = setup.ask(stream=True)
@@ -178,7 +178,7 @@ def cancel(setup: Setup) -> CheckResult:
             chunks.close()
         else:
             cancelled_at = asyncio.run(_cancel_before_reply(setup, stream=stream))
-        request: Seen = setup.upstream.seen[count]
+        request: UpstreamRequest = setup.upstream.requests[count]
         try:
             request.gone.wait_sync()
         except TimeoutError:
@@ -194,7 +194,7 @@ def _measure_cancel(setup: Setup, reply: Reply, mark: bytes | None, *, stream: b
     mark: the bytes that the client reads before it closes. None: it closes when the request has reached the upstream.
     """
     setup.upstream.queue(reply)
-    count = len(setup.upstream.seen)
+    count = len(setup.upstream.requests)
     body = {
         "model": "claude-opus-4-6",
         "messages": [{"role": "user", "content": "Hello"}],
@@ -204,11 +204,11 @@ def _measure_cancel(setup: Setup, reply: Reply, mark: bytes | None, *, stream: b
     headers = {"content-type": "application/json", "authorization": "Bearer sk-app", **setup.headers}
     with RawClient(urlsplit(setup.url).port or 80) as client:
         client.request("POST", "/v1/chat/completions", orjson.dumps(body), headers)
-        setup.upstream.arrived(count + 1).wait_sync()
+        setup.upstream.request_gate(count + 1).wait_sync()
         if mark is not None:
             client.read_until(mark)
         closed_at = time.monotonic()
-    received = setup.upstream.seen[count]
+    received = setup.upstream.requests[count]
     received.gone.wait_sync()
     assert received.gone_at is not None
     return max(received.gone_at - closed_at, 0.0)

@@ -53,7 +53,7 @@ def only(name: str) -> pytest.MarkDecorator:
 @pytest.fixture
 def talk(gateway: ModeWorld, request: pytest.FixtureRequest) -> ModeWorld:
     gateway.upstream.forget_replies()
-    gateway.upstream.seen.clear()
+    gateway.upstream.requests.clear()
     gateway.as_user(request.node.name)
     return gateway
 

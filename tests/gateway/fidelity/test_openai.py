@@ -494,7 +494,7 @@ async def test_the_async_sdk(talk: ModeWorld) -> None:
         assert (await client.chat.completions.create(**asked(talk, {}))).choices[0].message.content == "One."
         stream = await client.chat.completions.create(**asked(talk, {"stream": True}))
         assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "Two."
-        talk.upstream.script = lambda seen: say(talk.read_last_text(seen)[-8:])
+        talk.upstream.script = lambda request: say(talk.read_last_text(request)[-8:])
         replies = await asyncio.gather(
             *(
                 client.chat.completions.create(
@@ -510,10 +510,10 @@ async def test_the_async_sdk(talk: ModeWorld) -> None:
 async def test_an_async_call_that_is_cancelled_reaches_the_upstream(talk: ModeWorld) -> None:
     async with talk.async_sdk() as client:
         for stream in (False, True):
-            count = len(talk.upstream.seen)
+            count = len(talk.upstream.requests)
             talk.upstream.queue(say("Never.", hold_before_headers=Gate()))
             call = asyncio.ensure_future(client.chat.completions.create(**asked(talk, {"stream": stream})))
-            await talk.upstream.arrived(count + 1).wait()
+            await talk.upstream.request_gate(count + 1).wait()
             call.cancel()
             await talk.upstream.last.gone.wait()
     assert talk.list_active_replies() == []
@@ -611,7 +611,7 @@ def test_the_sdk_retries_and_memory_has_the_turn_once(talk: ModeWorld) -> None:
     talk.upstream.queue(refused, refused, say("At last."))
     client = talk.sdk.with_options(max_retries=2)
     assert client.chat.completions.create(**asked(talk, {})).choices[0].message.content == "At last."
-    counts = [seen.headers.get("x-stainless-retry-count") for seen in talk.upstream.chats]
+    counts = [request.headers.get("x-stainless-retry-count") for request in talk.upstream.chats]
     assert counts == ["0", "1", "2"]
     assert len(talk.list_active_replies()) == (0 if talk.mode.name == "off" else 1)
 

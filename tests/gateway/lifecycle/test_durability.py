@@ -23,7 +23,7 @@ import pytest
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.hashed_list import HashedList
 from storage.sqlite.lock import find_lock_owner
-from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.process import Process, serving
 from tests.patience import PATIENCE_S, becomes
 from tests.server import RawClient
@@ -157,16 +157,16 @@ def make_clients() -> list[Client]:
 
 
 def numbered(count: itertools.count[int]) -> Any:
-    def script(seen: Seen) -> Reply:
-        last = seen.messages[-1]
-        if last["role"] == "user" and "memory_insert" in seen.tool_names:
+    def script(request: UpstreamRequest) -> Reply:
+        last = request.messages[-1]
+        if last["role"] == "user" and "memory_insert" in request.tool_names:
             number = next(count)
             edits = [
                 Call("memory_insert", {"label": "human", "new_string": f"Fact {number}.{i}"}) for i in (1, 2)
             ]
             return call_tools(*edits, Call("archival_memory_insert", {"content": f"Passage {number}"}))
         if last["role"] == "tool":
-            asked = next(m["content"] for m in reversed(seen.messages) if m["role"] == "user")
+            asked = next(m["content"] for m in reversed(request.messages) if m["role"] == "user")
             return say(f"Answer {next(count)} to: {asked}")
         return say(f"Answer {next(count)} to: {last['content']}")
 

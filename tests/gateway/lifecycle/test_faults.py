@@ -585,7 +585,7 @@ def test_a_memory_tool_that_meets_a_damaged_row_says_so_to_the_model(
             messages = [{"role": "user", "content": "Hello again"}]
             body = {"model": "agent/helper", "user": "alice", "messages": messages}
             client.request("POST", "/v1/chat/completions", json.dumps(body).encode())
-            upstream.arrived(2).wait_sync()
+            upstream.request_gate(2).wait_sync()
             world.write(lambda c: c.execute("UPDATE exchanges SET input = x'ff'"))
             world.store.recall._memories.clear()  # what is remembered of it would answer
             hold.open()
@@ -619,7 +619,7 @@ def test_a_request_and_a_job_that_are_under_way_at_a_restore_read_no_other_memor
             messages = [{"role": "user", "content": "Hello again"}]
             body = {"model": "agent/helper", "user": "alice", "messages": messages}
             client.request("POST", "/v1/chat/completions", json.dumps(body).encode())
-            upstream.arrived(3).wait_sync()
+            upstream.request_gate(3).wait_sync()
             (tmp_path / "other.db").replace(world.path)
             with pytest.raises(Broken):
                 world.write(lambda connection: None)

@@ -152,7 +152,7 @@ def test_a_signal_to_end_lets_running_replies_end_and_they_are_on_disk(
         clients = [stack.enter_context(gateway.connect()) for _ in gates]
         for i, client in enumerate(clients):
             send(client, f"Question {i}", stream=i < 3)
-            upstream.arrived(i + 1).wait_sync()
+            upstream.request_gate(i + 1).wait_sync()
         for client in clients[:2]:
             assert client.read_head().status == 200  # these are in the middle of their reply
         gateway.child.send_signal(end)
@@ -197,9 +197,9 @@ def test_a_second_signal_cuts_what_runs_and_loses_no_question(
         gateway.connect() as streamed,
     ):
         send(whole, "First", stream=False)
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
         send(streamed, "Second")
-        upstream.arrived(2).wait_sync()
+        upstream.request_gate(2).wait_sync()
         assert streamed.read_head().status == 200
         gateway.child.send_signal(signal.Signals[name])
         while True:  # until it is known to have come
@@ -236,7 +236,7 @@ def test_a_reply_cut_at_the_bound_is_a_cancelled_turn(
     upstream.queue(say("Hello there", **held))
     with gateway_on(upstream, database, shutdown_s=0) as gateway, gateway.connect() as client:
         send(client, "Hi")
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
         if text:
             client.read_until(b"Hello")
         stop(gateway)
@@ -308,7 +308,7 @@ def test_sends_that_queue_when_the_bound_comes_are_answered_and_stored(
         gateway.connect() as two,
     ):
         send(one, "First", stream=False, headers=headers)
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
         send(two, "Second", stream=False, headers=headers)
         gateway.ask("GET", "/health")  # by then the second is in the gateway's hands
         stop(gateway)

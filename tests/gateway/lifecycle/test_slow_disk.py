@@ -287,7 +287,7 @@ def test_append_mode_does_not_wait_for_a_stalled_disk_for_ever(
             refused = world.post("One.", APPEND)
             assert (refused.status, refused.error["type"]) == (503, "server_error")
         keeper.open_wait_s = 10.0
-        assert upstream.seen == []
+        assert upstream.requests == []
         again = {**APPEND, "x-stainless-retry-count": "1"}
         assert durable(world.post("One.", again))
         assert [m["content"] for m in upstream.last.messages] == ["One."]
@@ -327,13 +327,13 @@ def test_append_sends_of_one_conversation_queue_and_no_other_waits(
         first = Gate()
         upstream.queue(say("One.", hold_before_headers=first), *[say(f"Else {i}.") for i in range(2)])
         a = append_request(world, "a", "alice", "phone")
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
         b = append_request(world, "b", "alice", "phone")
         # Another user, and another conversation of the same user, are answered meanwhile.
         for user, room in (("bob", "phone"), ("alice", "desk")):
             with append_request(world, "else", user, room) as other:
                 assert other.read_reply().status == 200
-        assert [[m["content"] for m in seen.messages] for seen in upstream.seen] == [
+        assert [[m["content"] for m in request.messages] for request in upstream.requests] == [
             ["a"],
             ["else"],
             ["else"],
@@ -355,7 +355,7 @@ def test_a_send_goes_on_from_the_one_before_though_that_was_released_before_its_
         hold = Gate()
         upstream.queue(say("One.", hold_before_headers=hold), say("Two."))
         with append_request(world, "a", "alice", "phone") as a:
-            upstream.arrived(1).wait_sync()  # its message is on disk
+            upstream.request_gate(1).wait_sync()  # its message is on disk
             with stalled(world):
                 hold.open()
                 assert not durable(a.read_reply())
@@ -376,7 +376,7 @@ def test_a_send_whose_client_leaves_in_the_queue_blocks_no_other(
         hold = Gate()
         upstream.queue(say("One.", hold_before_headers=hold), say("Three."))
         with append_request(world, "a", "alice", "phone") as a:
-            upstream.arrived(1).wait_sync()
+            upstream.request_gate(1).wait_sync()
             with append_request(world, "b", "alice", "phone"):
                 world.gateway.ask("GET", "/health")  # by then b is in the gateway's hands
             c = append_request(world, "c", "alice", "phone")
@@ -386,7 +386,7 @@ def test_a_send_whose_client_leaves_in_the_queue_blocks_no_other(
         with c:
             assert c.read_reply().status == 200
         assert [m["content"] for m in upstream.last.messages] == ["a", "One.", "b", "c"]
-        assert len(upstream.seen) == 2
+        assert len(upstream.requests) == 2
         world.settle()
         assert not world.gateway.app.services.chat.keeper.queues
 

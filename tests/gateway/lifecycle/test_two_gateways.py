@@ -56,7 +56,9 @@ class Two:
 
     def prompts(self) -> list[list[str]]:
         """What each call of the model was given, its texts alone."""
-        calls = [seen.json for seen in self.upstream.seen if seen.path.endswith("/chat/completions")]
+        calls = [
+            request.json for request in self.upstream.requests if request.path.endswith("/chat/completions")
+        ]
         return [[str(m["content"]) for m in call["messages"]] for call in calls]
 
 
@@ -364,7 +366,7 @@ def test_a_gateway_that_stops_begins_no_more_jobs(postgres: str, upstream: Stric
     upstream.queue(say("Hello.", hold_before_headers=gate))
     with two(postgres, upstream, performs_jobs=False, upstreams=by_chat(upstream)) as world:
         waiting = world.threads.submit(world.chat, world.other, "Hi")
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
         world.other.loop.call_soon_threadsafe(world.other.app.begin_stop, "SIGTERM")
         body = {"model": "m", "input": "Go on.", "background": True}
         status, made = world.ask(world.one, "POST", "/v1/responses", body)
@@ -388,7 +390,7 @@ def test_a_gateway_that_stops_performs_the_runs_that_its_requests_wait_for(
                 world.ask(world.other, "POST", f"/v1/agents/{agent}/messages/async", {"input": text})[0]
                 == 200
             )
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
         waiting = world.threads.submit(world.send, world.other, agent, "Three.")
         world.other.loop.call_soon_threadsafe(world.other.app.begin_stop, "SIGTERM")
         assert (
@@ -411,7 +413,7 @@ def test_a_gateway_that_stops_performs_the_run_whose_stream_is_read(
         for text in ("One.", "Two."):
             status, run = world.ask(world.other, "POST", path, {"input": text})
             assert status == 200
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
         with httpx.stream(
             "POST", f"{world.other.url}/v1/runs/{run['id']}/stream", json={}, timeout=PATIENCE_S
         ) as stream:

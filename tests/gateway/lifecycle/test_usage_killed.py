@@ -27,7 +27,7 @@ def used(process: Process, where: Path) -> dict[str, Any]:
 
 
 def test_what_was_written_stays(upstream: StrictUpstream, tmp_path: Path) -> None:
-    upstream.script = lambda seen: say("Hello.", usage=USAGE)
+    upstream.script = lambda request: say("Hello.", usage=USAGE)
     asked: Any = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": "Hi"}]}
     arguments = ("--upstream", upstream.base_url)
     settings = "[usage]\nwrite_s = 3600\n"

@@ -68,11 +68,12 @@ class Life:
 
     def sent(self) -> list[bytes]:
         """Lives, and returns what the upstream was sent, without the numbers of its calls and the marks of memories."""
-        begin = len(self.upstream.seen)
+        begin = len(self.upstream.requests)
         for _ in range(TURNS):
             self.turn()
         return [
-            replace_marks(re.sub(rb"call_\d+", b"call", seen.body)) for seen in self.upstream.seen[begin:]
+            replace_marks(re.sub(rb"call_\d+", b"call", request.body))
+            for request in self.upstream.requests[begin:]
         ]
 
     def turn(self) -> None:

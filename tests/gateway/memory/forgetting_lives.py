@@ -32,7 +32,7 @@ from storage.database import Connection
 from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from storage.sql.statements import make_statement
-from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, fail, say
+from tests.doubles.upstream import Gate, Reply, StrictUpstream, UpstreamRequest, fail, say
 from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.responses.test_socket import Talk, open_socket
 from tests.gateway.sdk import CHAT, Clock, World, remember
@@ -99,15 +99,15 @@ class Ledger:
         with self.lock:
             self.stored -= words
 
-    def see(self, seen: Seen) -> None:
+    def see(self, request: UpstreamRequest) -> None:
         """Looks at what goes upstream."""
-        asked = words_in(str(seen.messages[-1]["content"]))
+        asked = words_in(str(request.messages[-1]["content"]))
         word = next((each for each in asked if each in self.sent), None)
         if word is None:
-            self.faults.append(f"an unknown request goes upstream: {seen.body!r}")
+            self.faults.append(f"an unknown request goes upstream: {request.body!r}")
             return
         own, gone = self.sent[word]
-        added = words_in(seen.body) - own - {word}
+        added = words_in(request.body) - own - {word}
         for what, found in (
             ("another user's", {each for each in added if each[1] != word[1]}),
             ("off the record", added & self.off),
@@ -137,9 +137,9 @@ class Life:
             self.numbers[user] += 1
             return f"q{user}{self.numbers[user]}z"
 
-    def answer(self, seen: Seen) -> Reply:
-        self.ledger.see(seen)
-        word = next(iter(words_in(str(seen.messages[-1]["content"]))), "qa0z")
+    def answer(self, request: UpstreamRequest) -> Reply:
+        self.ledger.see(request)
+        word = next(iter(words_in(str(request.messages[-1]["content"]))), "qa0z")
         if word in self.failing:
             return fail(500)
         reply = reply_of(word)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.settings import BlockSettings
-from tests.doubles.upstream import Call, Seen, call_tools, say
+from tests.doubles.upstream import Call, UpstreamRequest, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, member_bytes, prefix_bytes
 
 WEATHER: dict[str, Any] = {
@@ -59,14 +59,14 @@ def drive(world: World, chat: Chat, turn: int, dice: random.Random, kinds: Seque
 
 def converse(
     world: World, turns: int, *, kinds: Sequence[str] = KINDS, pause_every: int = 0, edits: bool = True
-) -> tuple[list[Seen], Counter[str]]:
+) -> tuple[list[UpstreamRequest], Counter[str]]:
     """Holds a conversation of so many turns. Returns what the upstream received, and how often which kind of turn came.
 
     pause_every: after so many turns comes a pause that is longer than a provider keeps its cache.
     """
     dice, done = random.Random(7), Counter[str]()
     chat = world.chat(system="Be brief.", model="agent/helper", user="alice", tools=[WEATHER])
-    begun = len(world.upstream.seen)
+    begun = len(world.upstream.requests)
     for turn in range(turns):
         if edits and turn % 9 == 4:
             world.write_block("alice", f"Plan of turn {turn}.", "plans")
@@ -76,7 +76,7 @@ def converse(
         done["calls of the client's tools"] += kind in ("theirs", "mixed")
         is_pause = bool(pause_every) and turn % pause_every == pause_every - 1
         world.clock.sleep(400 if is_pause else 20)
-    seen = world.upstream.seen[begun:]
+    seen = world.upstream.requests[begun:]
     done["notes"] = sum("<memory " in text for text in map(str, map(_own_text, seen[-1].messages)))
     return seen, done
 
@@ -104,8 +104,8 @@ class Share:
         return self.stable / self.total if self.total else float("nan")
 
 
-def share_of(seen: Sequence[Seen]) -> Share:
-    prompts = [_prompt(each) for each in seen]
+def share_of(request: Sequence[UpstreamRequest]) -> Share:
+    prompts = [_prompt(each) for each in request]
     stable, breaks = 0, []
     for number, (before, after) in enumerate(itertools.pairwise(prompts), 1):
         common = _common(before, after)
@@ -115,9 +115,9 @@ def share_of(seen: Sequence[Seen]) -> Share:
     return Share(stable, sum(map(len, prompts[:-1])), tuple(breaks), len(prompts[-1]))
 
 
-def _prompt(seen: Seen) -> bytes:
+def _prompt(request: UpstreamRequest) -> bytes:
     """Returns the bytes a provider's cache compares: the tools, then the messages, as they arrived."""
-    return member_bytes(seen, "tools") + prefix_bytes(seen)
+    return member_bytes(request, "tools") + prefix_bytes(request)
 
 
 def _common(one: bytes, two: bytes) -> int:

@@ -16,7 +16,7 @@ import pytest
 from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_rules import sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, message
-from tests.doubles.upstream import Call, Gate, Seen, call_tools, say
+from tests.doubles.upstream import Call, Gate, UpstreamRequest, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, remember
 
 Json = dict[str, Any]
@@ -42,11 +42,11 @@ def world(tmp_path: Path) -> Iterator[World]:
             yield made
 
 
-def blocks(seen: Seen, role: str) -> list[Json]:
+def blocks(request: UpstreamRequest, role: str) -> list[Json]:
     """Of all turns of a role, without marks."""
     return [
         {key: value for key, value in block.items() if key != "cache_control"}
-        for turn in seen.json["messages"]
+        for turn in request.json["messages"]
         if turn["role"] == role
         for block in turn["content"]
     ]
@@ -289,7 +289,7 @@ def test_every_reply_goes_back_as_it_was_said(world: World, stream: bool, how: s
             results = [{"role": "tool", "tool_call_id": id, "content": id} for id in ("t2", "t3")]
             messages += results
             messages.append(kept_by(raw_reply(world, stream, messages=messages, **ask), how))
-    assert [seen.refusal for seen in world.upstream.seen] == [None] * len(said)
+    assert [request.refusal for request in world.upstream.requests] == [None] * len(said)
     back = [turn["content"] for turn in world.upstream.last.json["messages"] if turn["role"] == "assistant"]
     assert [[block["type"] for block in turn] for turn in back] == [
         [block["type"] for block in turn] for turn in said[:-1]
@@ -393,16 +393,16 @@ def test_memory_that_changes_fails_no_conversation_with_a_newer_model(tmp_path: 
             for n in range(2):
                 world.write_block("alice", f"Her cat is grey, {n}.")
                 assert chat.say(f"And now {n}?") == "Hello."
-            assert [seen.refusal for seen in upstream.seen] == [None] * 3
+            assert [request.refusal for request in upstream.requests] == [None] * 3
             assert b"grey, 1" in upstream.last.body
 
 
 # -- the provider's cache
 
 
-def marks(seen: Seen) -> list[tuple[Any, ...]]:
+def marks(request: UpstreamRequest) -> list[tuple[Any, ...]]:
     """Where a request is marked, and how: ("tools", n), ("system", n), (turn, block)."""
-    body = seen.json
+    body = request.json
     found: list[tuple[Any, ...]] = [
         (part, n, each["cache_control"])
         for part in ("tools", "system")
@@ -435,21 +435,21 @@ def test_the_ends_of_what_stays_are_marked(world: World, stream: bool) -> None:
     for text in ("I like tea.", "What do I like?", "And what else?"):
         chat.say(text)
     last = None
-    for seen in world.upstream.chats:
-        tools, system, turns = (len(seen.json[part]) for part in ("tools", "system", "messages"))
-        users = [i for i, turn in enumerate(seen.json["messages"]) if turn["role"] == "user"]
-        assert seen.json["messages"][-1]["role"] == "user"
-        assert 'label="human"' in seen.json["system"][-1]["text"], "memory is within what is marked"
+    for request in world.upstream.chats:
+        tools, system, turns = (len(request.json[part]) for part in ("tools", "system", "messages"))
+        users = [i for i, turn in enumerate(request.json["messages"]) if turn["role"] == "user"]
+        assert request.json["messages"][-1]["role"] == "user"
+        assert 'label="human"' in request.json["system"][-1]["text"], "memory is within what is marked"
         expected = [("tools", tools - 1, MARK), ("system", system - 1, MARK)]
-        expected += [(i, len(seen.json["messages"][i]["content"]) - 1, MARK) for i in users[-2:]]
-        assert marks(seen) == expected
+        expected += [(i, len(request.json["messages"][i]["content"]) - 1, MARK) for i in users[-2:]]
+        assert marks(request) == expected
         assert users[-1] == turns - 1
         if last is not None:  # up to its mark, the request before is the beginning of this one
-            assert without_marks(seen.json["tools"]) == without_marks(last.json["tools"])
-            assert without_marks(seen.json["system"]) == without_marks(last.json["system"])
+            assert without_marks(request.json["tools"]) == without_marks(last.json["tools"])
+            assert without_marks(request.json["system"]) == without_marks(last.json["system"])
             before = without_marks(last.json["messages"])
-            assert without_marks(seen.json["messages"])[: len(before)] == before
-        last = seen
+            assert without_marks(request.json["messages"])[: len(before)] == before
+        last = request
 
 
 @pytest.mark.parametrize("is_text", [True, False], ids=["later a string", "later a list"])
@@ -464,7 +464,7 @@ def test_the_callers_own_marks_are_all_there_are(
     tools = [{**WEATHER, "cache_control": LONG_MARK}]
     system = [{"type": "text", "text": "Be kind.", "cache_control": LONG_MARK}]
     talk: list[Any] = [{"role": "system", "content": system}]
-    said: list[Seen] = []
+    said: list[UpstreamRequest] = []
     for text in ("What is my cat Miso like?", "And her ears?", "And her tail?"):
         newest = [{"type": "text", "text": text, "cache_control": MARK}]
         asked = [*talk, {"role": "user", "content": newest}]

@@ -80,7 +80,7 @@ class Both:
 
     def cancel(self, client: Client, messages: list[WireMessage], got: str) -> None:
         """got: what the client has of the reply when it leaves."""
-        listed, count = client.listed(messages), len(self.world.upstream.seen)
+        listed, count = client.listed(messages), len(self.world.upstream.requests)
         self.world.clock.sleep(1)
         request = self.core.begin(listed, client.key, append=client.append)
         self.core.cancel(request, [assistant(got)] if got else [])
@@ -92,10 +92,10 @@ class Both:
         body = json.dumps({"model": "m", "user": "alice", "stream": True, "messages": listed}).encode()
         with self.world.gateway.connect() as connection:
             connection.request("POST", CHAT, body, client.headers())
-            self.world.upstream.arrived(count + 1).wait_sync()
+            self.world.upstream.request_gate(count + 1).wait_sync()
             if got:
                 connection.read_until(got.encode())
-        self.world.upstream.seen[count].gone.wait_sync()
+        self.world.upstream.requests[count].gone.wait_sync()
         self._compare()
 
     def rest(self, seconds: float) -> None:

@@ -208,7 +208,7 @@ def test_the_limit_of_rounds_ends_in_an_answer(
         upstream.queue(*[call_tools(insert(f"{n}"), text=None) for n in range(3)], say("Enough."))
         chat = helper(world, stream=stream)
         assert chat.say("Hi") == "Enough."
-        assert len(upstream.seen) == 4
+        assert len(upstream.requests) == 4
         assert upstream.last.json["tool_choice"] == "none"
         assert set(upstream.last.tool_names) == MEMORY
         assert "limit of 2 rounds" in results(world)[-1]
@@ -242,7 +242,7 @@ def test_a_hidden_call_cut_off_by_the_token_limit_ends_the_reply_with_length(
         chunks = list(world.sdk.chat.completions.create(**body, stream=True))  # type: ignore[call-overload]
         assert chunks[-1].choices[0].finish_reason == "length"
         assert not any(c.choices[0].delta.tool_calls for c in chunks)
-    assert len(world.upstream.seen) == 1
+    assert len(world.upstream.requests) == 1
 
 
 def test_later_rounds_get_what_is_left_of_the_token_limit(world: World) -> None:
@@ -250,7 +250,7 @@ def test_later_rounds_get_what_is_left_of_the_token_limit(world: World) -> None:
     world.upstream.queue(call_tools(insert("a"), text=None, usage=usage), say("Done.", usage=usage))
     body = {"model": "agent/helper", "messages": [{"role": "user", "content": "Hi"}], "user": "alice"}
     reply = world.sdk.chat.completions.create(**body, max_completion_tokens=100)  # type: ignore[call-overload]
-    assert [s.json["max_completion_tokens"] for s in world.upstream.seen] == [100, 70]
+    assert [s.json["max_completion_tokens"] for s in world.upstream.requests] == [100, 70]
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (50, 60)
     assert reply.usage.mnemogate_billed == {"prompt_tokens": 100, "completion_tokens": 60, "rounds": 2}
 

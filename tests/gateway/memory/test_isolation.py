@@ -61,9 +61,9 @@ def say_secret(world: World, user: str = "alice", headers: dict[str, str] | None
 
 
 def assert_not_sent(world: World, since: int) -> None:
-    for seen in world.upstream.seen[since:]:
-        assert SECRET not in seen.body.decode()
-        assert SECRET not in str(seen.headers)
+    for request in world.upstream.requests[since:]:
+        assert SECRET not in request.body.decode()
+        assert SECRET not in str(request.headers)
 
 
 def probes(receipt: RawReply) -> list[tuple[dict[str, str], dict[str, Any]]]:
@@ -100,7 +100,7 @@ def probes(receipt: RawReply) -> list[tuple[dict[str, str], dict[str, Any]]]:
 @pytest.mark.parametrize("history", [None, "append"])
 def test_no_id_of_a_conversation_opens_it_to_another(world: World, history: str | None) -> None:
     receipt = say_secret(world)
-    since = len(world.upstream.seen)
+    since = len(world.upstream.requests)
     for (headers, body), model in itertools.product(probes(receipt), ("m", "agent/helper")):
         if history is not None:
             headers = {**headers, "x-mnemogate-history": history}
@@ -108,14 +108,14 @@ def test_no_id_of_a_conversation_opens_it_to_another(world: World, history: str 
         assert reply.status == 200 or (history and reply.error["param"] == "x-mnemogate-history")
         assert SECRET not in str(reply.headers)
         assert SECRET not in reply.body.decode()
-    assert len(world.upstream.seen) > since + 20
+    assert len(world.upstream.requests) > since + 20
     assert_not_sent(world, since)
 
 
 @pytest.mark.both
 def test_a_model_of_another_user_finds_nothing_with_its_tools(world: World) -> None:
     receipt = say_secret(world)
-    since = len(world.upstream.seen)
+    since = len(world.upstream.requests)
     calls = [
         Call("conversation_search", {"query": "password safe xyzzy"}),
         Call("archival_memory_search", {"query": "password safe xyzzy"}),
@@ -136,8 +136,8 @@ def test_a_model_of_another_user_finds_nothing_with_its_tools(world: World) -> N
         said = [m["content"] for m in world.upstream.last.messages if m["role"] == "tool"]
         assert said[:3] == ["Nothing was found."] * 3
         assert said[3].startswith("Error")
-    for seen in world.upstream.seen[since:]:
-        messages = [m for m in seen.messages if not m.get("tool_calls")]
+    for request in world.upstream.requests[since:]:
+        messages = [m for m in request.messages if not m.get("tool_calls")]
         assert SECRET not in json.dumps(messages)
 
 
@@ -148,7 +148,7 @@ def test_the_same_opening_word_for_word_shares_nothing(world: World) -> None:
         chat = world.chat(**who)
         chat.say("Hello, I have a question about my safe.")
         chat.say(FACT if user == "alice" else "Never mind.")
-    since = len(world.upstream.seen)
+    since = len(world.upstream.requests)
     for asker in ({"user": "bob"}, {}):
         chat = world.chat(None, None, **asker)
         chat.messages = [
@@ -162,7 +162,7 @@ def test_the_same_opening_word_for_word_shares_nothing(world: World) -> None:
 @pytest.mark.both
 def test_an_agent_by_its_id_is_not_to_be_had_from_outside(world: World) -> None:
     receipt = say_secret(world)
-    since = len(world.upstream.seen)
+    since = len(world.upstream.requests)
     uid = receipt.headers["x-mnemogate-agent"]
     hello = [{"role": "user", "content": QUESTION}]
     by_model = world.post(hello, user="bob", model=f"agent/{uid}")
@@ -171,13 +171,13 @@ def test_an_agent_by_its_id_is_not_to_be_had_from_outside(world: World) -> None:
     assert by_header.status == 400
     by_both = world.post(hello, {"x-mnemogate-agent": "other"}, user="bob", model="agent/helper")
     assert by_both.status == 400
-    assert len(world.upstream.seen) == since
+    assert len(world.upstream.requests) == since
 
 
 @pytest.mark.both
 def test_profiles_of_one_user_are_apart(world: World) -> None:
     say_secret(world)
-    since = len(world.upstream.seen)
+    since = len(world.upstream.requests)
     for headers, model in (({}, "agent/other"), ({"x-mnemogate-agent": "other"}, "m")):
         world.post([{"role": "user", "content": QUESTION}], headers, user="alice", model=model)
         world.post(
@@ -186,14 +186,14 @@ def test_profiles_of_one_user_are_apart(world: World) -> None:
             user="alice",
             model=model,
         )
-    assert len(world.upstream.seen) == since + 4
+    assert len(world.upstream.requests) == since + 4
     assert_not_sent(world, since)
 
 
 @pytest.mark.both
 def test_a_user_whose_name_looks_like_a_scope_gets_a_memory_of_its_own(world: World) -> None:
     say_secret(world)
-    since = len(world.upstream.seen)
+    since = len(world.upstream.requests)
     for user in (
         "user:alice",
         "Alice",
@@ -222,7 +222,7 @@ def key_of(world: World, project: str) -> str:
 def test_projects_are_apart(world: World) -> None:
     one, two = key_of(world, "default"), key_of(world, "two")
     receipt = say_secret_with_key(world, one)
-    since = len(world.upstream.seen)
+    since = len(world.upstream.requests)
     for (headers, body), model in itertools.product(probes(receipt)[::3], ("m", "agent/helper")):
         reply = world.post(
             [{"role": "user", "content": QUESTION}],
@@ -248,7 +248,7 @@ def say_secret_with_key(world: World, key: str) -> RawReply:
 
 def test_without_a_key_nothing_is_answered_once_there_is_one(world: World) -> None:
     key = key_of(world, "default")
-    since = len(world.upstream.seen)
+    since = len(world.upstream.requests)
     for headers in (
         {},
         {"authorization": "Bearer sk-app"},
@@ -257,7 +257,7 @@ def test_without_a_key_nothing_is_answered_once_there_is_one(world: World) -> No
     ):
         reply = world.post([{"role": "user", "content": QUESTION}], headers, user="alice")
         assert reply.status == 401
-    assert len(world.upstream.seen) == since
+    assert len(world.upstream.requests) == since
 
 
 @pytest.mark.parametrize("place", ["authorization", KEY, "both"])
@@ -275,15 +275,15 @@ def test_no_gateway_credential_reaches_the_upstream(world: World, place: str) ->
             world.upstream.queue(call_tools(insert, text=None), say("Noted."))
         reply = world.post([{"role": "user", "content": "Hi"}], headers, model=model, stream=stream)
         assert reply.status == 200
-    assert len(world.upstream.seen) == 6
-    for seen in world.upstream.seen:
-        assert key not in str(seen.headers)
-        assert key not in seen.body.decode()
+    assert len(world.upstream.requests) == 6
+    for request in world.upstream.requests:
+        assert key not in str(request.headers)
+        assert key not in request.body.decode()
         assert not [
-            name for name in seen.headers if name.startswith(("x-mnemogate", "cookie", "x-forwarded"))
+            name for name in request.headers if name.startswith(("x-mnemogate", "cookie", "x-forwarded"))
         ]
         expected = "Bearer sk-provider" if place == "both" else None
-        assert seen.headers.get("authorization") == expected
+        assert request.headers.get("authorization") == expected
 
 
 @pytest.mark.both

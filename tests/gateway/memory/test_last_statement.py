@@ -15,7 +15,7 @@ from gateway.core.prompt.shown_blocks import describe_mark
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import BlockSettings
 from storage.records import Scope
-from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.compacting import compacted, compacting
 from tests.gateway.memory.tooled import insert
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
@@ -93,8 +93,8 @@ def test_what_others_write_within_a_turn_is_known_to_its_next_round(world: World
     chat = helper(world)
     chat.say("Hi")
 
-    def answer(seen: Seen) -> Reply:
-        if seen.messages[-1]["role"] == "tool":
+    def answer(request: UpstreamRequest) -> Reply:
+        if request.messages[-1]["role"] == "tool":
             return say("Noted.")
         write(world, "human", "Name: Bea")
         write(world, "plans", "To Rome.")
@@ -156,8 +156,8 @@ def test_imported_notes_bear_the_mark_of_the_memory_that_they_come_into(world: W
     chat = helper(world, headers={"x-mnemogate-conversation": "c1"})
     chat.say("Hi")
     write(world, "human", "Name: Bea")
-    world.upstream.script = lambda seen: (
-        say("Noted.") if seen.messages[-1]["role"] == "tool" else disturbed(world, insert("Likes tea."))
+    world.upstream.script = lambda request: (
+        say("Noted.") if request.messages[-1]["role"] == "tool" else disturbed(world, insert("Likes tea."))
     )
     chat.say("Note it.")
     world.upstream.script = None
@@ -211,10 +211,10 @@ class RandomChat:
         lines = [f"Line {self.number}.", f"  - and <i>{self.number}</i> more", "", f"\tend {self.number}."]
         return "\n".join(self.dice.sample(lines, self.dice.randint(1, 3)))
 
-    def answer(self, seen: Seen) -> Reply:
-        if seen.json["model"] == "small":
+    def answer(self, request: UpstreamRequest) -> Reply:
+        if request.json["model"] == "small":
             return say("Notes: they talked of this and that.")
-        read, truth = last_read(seen), with_edits(self.stored, [*self.before, *self.now])
+        read, truth = last_read(request), with_edits(self.stored, [*self.before, *self.now])
         self.compared += 1
         assert {label: read.get(label) or "" for label in truth} == truth, self.number
         if not self.rounds:
@@ -281,4 +281,4 @@ def test_in_a_small_window_the_last_statement_about_each_block_holds(
             life.step()
             compacted(world)
         assert life.compared > 50
-        assert any(seen.json["model"] == "small" for seen in upstream.seen)
+        assert any(request.json["model"] == "small" for request in upstream.requests)

@@ -51,7 +51,7 @@ def talk(
     keeps, headers = WAYS[way]
     folder.mkdir()
     Notes(upstream)  # it answers from now on
-    begun = len(upstream.seen)
+    begun = len(upstream.requests)
     with compacting(upstream, folder, compaction=compaction) as world, counting_loads(world) as loaded:
         chat = world.chat(user="alice", max_tokens=300, headers=headers)
         for n in range(turns):
@@ -60,7 +60,7 @@ def talk(
             upstream.queue(say(f"Answer {n}: that is how it is, and not otherwise."))
             chat.say(text_of(n, 12))
             compacted(world)
-    return [replace_marks(s.body) for s in upstream.seen[begun:] if s.json["model"] != "small"], loaded
+    return [replace_marks(s.body) for s in upstream.requests[begun:] if s.json["model"] != "small"], loaded
 
 
 @pytest.mark.parametrize(
@@ -278,13 +278,13 @@ class Wanderer:
 
     def leave(self, listed: list[dict[str, Any]], headers: dict[str, str]) -> None:
         """Sends a request, and hangs up before the reply has come."""
-        upstream, number = self.world.upstream, len(self.world.upstream.seen)
+        upstream, number = self.world.upstream, len(self.world.upstream.requests)
         upstream.queue(say("", hold_before_headers=Gate()))
         body = orjson.dumps({"model": "m", "user": "alice", "max_tokens": 300, "messages": listed})
         with self.world.gateway.connect() as connection:
             connection.request("POST", CHAT, body, headers)
-            upstream.arrived(number + 1).wait_sync()
-        upstream.seen[number].gone.wait_sync()
+            upstream.request_gate(number + 1).wait_sync()
+        upstream.requests[number].gone.wait_sync()
         self.world.settle()
 
 
@@ -292,13 +292,13 @@ def wander(upstream: StrictUpstream, folder: Path, seed: int, turns: int = 40) -
     """What goes upstream."""
     folder.mkdir()
     Notes(upstream)
-    begun = len(upstream.seen)
+    begun = len(upstream.requests)
     with compacting(upstream, folder, compaction="truncate", context=900) as world:
         wanderer = Wanderer(world, seed)
         for _ in range(turns):
             wanderer.turn()
             world.settle()
-    return [replace_marks(s.body) for s in upstream.seen[begun:] if s.json["model"] != "small"]
+    return [replace_marks(s.body) for s in upstream.requests[begun:] if s.json["model"] != "small"]
 
 
 @pytest.mark.parametrize("seed", [1, 2])  # with each of which it does all that it can

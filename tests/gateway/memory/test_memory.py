@@ -501,7 +501,7 @@ def test_parallel_requests_that_begin_a_conversation_get_one_name(world: World) 
         replies = []
         for n in (2, 3):
             replies.append(pool.submit(world.post, [{"role": "user", "content": "Hi"}], user="alice"))
-            world.upstream.arrived(n).wait_sync()
+            world.upstream.request_gate(n).wait_sync()
         over.open()
         told = {reply.result().headers["x-mnemogate-conversation"] for reply in replies}
     assert [*told] == world.query("SELECT uid FROM conversations WHERE id > 1")
@@ -733,7 +733,7 @@ def test_a_title_request_leaves_no_trace(world: World) -> None:
 def test_strict_needs_a_user(world: World) -> None:
     reply = world.post([{"role": "user", "content": "Hi"}], {"x-mnemogate-memory": "strict"})
     assert (reply.status, reply.error["param"]) == (400, "x-mnemogate-memory")
-    assert world.upstream.seen == []
+    assert world.upstream.requests == []
 
 
 def test_a_store_that_is_down_costs_the_memory_and_not_the_answer(world: World) -> None:
@@ -750,7 +750,7 @@ def test_a_store_that_is_down_costs_the_memory_and_not_the_answer(world: World) 
                 sdk.chat.completions.create(**body, extra_headers=headers)  # type: ignore[call-overload]
             assert caught.value.status_code == 503
             assert caught.value.response.headers["retry-after"]
-    assert len(world.upstream.seen) == 1
+    assert len(world.upstream.requests) == 1
 
 
 def test_words_off_the_record_stay_off_if_something_is_forgotten_while_they_are_answered(
@@ -764,7 +764,7 @@ def test_words_off_the_record_stay_off_if_something_is_forgotten_while_they_are_
     chat = world.chat(user="alice")
     upstream.queue(say("Hm.", hold_before_headers=gate))
     with ThreadPoolExecutor() as threads:
-        arrived = upstream.arrived(len(upstream.seen) + 1)
+        arrived = upstream.request_gate(len(upstream.requests) + 1)
         saying = threads.submit(chat.say, "Zqsecret.", extra_headers={"x-mnemogate-memory": "off"})
         arrived.wait_sync()
         world.gateway.call(world.store.forgetting.forget(alice.id, ForgetTarget(messages=[1])))
@@ -796,7 +796,7 @@ def test_the_next_message_waits_for_a_turn_off_the_record_that_is_planned_again(
     gate = Gate()
     upstream.queue(say("Zqheard and more.", hold_before_headers=gate))
     with ThreadPoolExecutor() as threads:
-        arrived = upstream.arrived(len(upstream.seen) + 1)
+        arrived = upstream.request_gate(len(upstream.requests) + 1)
         first = threads.submit(
             world.post, [{"role": "user", "content": "Zqsecret."}], {**append, "x-mnemogate-memory": "off"},
             user="alice",
@@ -826,7 +826,7 @@ def test_a_repeated_turn_off_the_record_stays_off_if_its_memory_is_forgotten_whi
     gate = Gate()
     upstream.queue(say("Hm.", hold_before_headers=gate))
     with ThreadPoolExecutor() as threads:
-        arrived = upstream.arrived(len(upstream.seen) + 1)
+        arrived = upstream.request_gate(len(upstream.requests) + 1)
         asking = threads.submit(world.post, said, user="alice")
         arrived.wait_sync()
         world.gateway.call(world.store.forgetting.forget(alice.id, ForgetTarget(is_all=True)))
@@ -928,11 +928,11 @@ def test_the_message_of_a_cancelled_send_goes_with_the_next_one(world: World) ->
     never = Gate()
     world.upstream.queue(say("Never heard.", hold_before_headers=never))
     with world.gateway.connect() as client:
-        arrived = world.upstream.arrived(2)
+        arrived = world.upstream.request_gate(2)
         body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": "second"}]}
         client.request("POST", "/v1/chat/completions", json.dumps(body).encode(), APPEND)
         arrived.wait_sync()
-    world.upstream.seen[1].gone.wait_sync()
+    world.upstream.requests[1].gone.wait_sync()
     world.settle()
     append(world, "third")
     assert spoken(world) == ["first", "Ok.", "second", "third"]
@@ -1209,7 +1209,7 @@ def test_what_was_indexed_before_it_was_answered_is_known_when_it_is(world: Worl
             await world.store.search_index.advance(each)
 
     with world.gateway.connect() as client:
-        arrived = world.upstream.arrived(1)
+        arrived = world.upstream.request_gate(1)
         body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": FACT}]}
         client.request("POST", "/v1/chat/completions", json.dumps(body).encode(), APPEND)
         arrived.wait_sync()

@@ -143,7 +143,7 @@ def test_settings_with_a_nul_make_blocks(upstream: StrictUpstream, tmp_path: Pat
         chat = world.chat(user="alice")
         for text in ("One", "Two"):
             chat.say(text, model="agent/helper")
-        first, second = (str(seen.messages[0]["content"]) for seen in upstream.seen)
+        first, second = (str(request.messages[0]["content"]) for request in upstream.requests)
         assert first == second
         assert "Name: Ann" in first
         assert world.block("alice").value.replace(NUL, "") == "Name: Ann"

@@ -28,7 +28,7 @@ def test_a_bad_token_is_a_401_in_openais_form(upstream: StrictUpstream, tmp_path
             reply = world.post([{"role": "user", "content": "Hi"}], headers, user="alice")
             assert (reply.status, reply.error["code"]) == (401, "invalid_user_token")
             assert reply.error["param"] == "x-openwebui-user-jwt"
-        assert world.upstream.seen == []
+        assert world.upstream.requests == []
 
 
 def test_one_user_is_one_user_whoever_signs(upstream: StrictUpstream, tmp_path: Path) -> None:

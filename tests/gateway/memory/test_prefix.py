@@ -54,7 +54,7 @@ def test_the_cached_share_shows_where_the_section_is_rebuilt(world: World) -> No
 def test_a_trimmed_list_gets_the_same_prefix(world: World) -> None:
     dice = random.Random(3)
     chat = world.chat(system="Be brief.", model="agent/helper", user="alice", tools=[WEATHER])
-    begun = len(world.upstream.seen)
+    begun = len(world.upstream.requests)
     for turn in range(8):
         drive(world, chat, turn, dice)
     whole = [*chat.messages]
@@ -64,7 +64,7 @@ def test_a_trimmed_list_gets_the_same_prefix(world: World) -> None:
     chat.say("And then?")
     # (How a client orders the keys of a call is not stored, so this is on values.)
     assert _spoken(world)[: len(before)] == before
-    assert len(world.upstream.seen) > begun + 8
+    assert len(world.upstream.requests) > begun + 8
 
 
 def _spoken(world: World) -> list[dict[str, object]]:
@@ -86,7 +86,7 @@ def test_a_question_asked_again_gets_the_same_note(world: World) -> None:
 
 def test_a_note_stays_where_it_was_written_while_others_learn_more(world: World) -> None:
     chat = world.chat(model="agent/helper", user="alice")
-    begun = len(world.upstream.seen)
+    begun = len(world.upstream.requests)
     chat.say("What about my garden?")
     seen = [world.upstream.last]
     for n in range(4):
@@ -95,7 +95,7 @@ def test_a_note_stays_where_it_was_written_while_others_learn_more(world: World)
         seen.append(world.upstream.last)
     bodies = [prefix_bytes(each) for each in seen]
     assert all(two.startswith(one) for one, two in itertools.pairwise(bodies))
-    assert len(world.upstream.seen) - begun == 9
+    assert len(world.upstream.requests) - begun == 9
 
 
 def test_the_section_is_rebuilt_when_the_providers_cache_is_cold(world: World) -> None:
@@ -198,15 +198,15 @@ def test_whatever_happens_each_request_is_valid_and_extends_the_one_before(world
     sent, done = b"", []
     for turn in range(20):
         world.clock.sleep(dice.random() * 15)
-        begun, kind = len(world.upstream.seen), dice.choice(KINDS)
+        begun, kind = len(world.upstream.requests), dice.choice(KINDS)
         done.append(kind)
         moves = live(world, chat, kind, turn, dice)
         if kind == "elsewhere":
             continue
-        for seen in world.upstream.seen[begun:]:
-            assert seen.refusal is None, (done, seen.refusal)
-            assert moves or prefix_bytes(seen).startswith(sent), done
-            sent, moves = prefix_bytes(seen), False
+        for request in world.upstream.requests[begun:]:
+            assert request.refusal is None, (done, request.refusal)
+            assert moves or prefix_bytes(request).startswith(sent), done
+            sent, moves = prefix_bytes(request), False
     assert {line["memory"] for line in _lines(world)} == {"on"}
     world.pass_time(1000)
     noted = [line for line in world.block("alice").value.split("\n") if line]

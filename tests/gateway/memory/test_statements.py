@@ -208,11 +208,11 @@ def test_a_conflict_is_resolved_inside_the_transaction(world: World) -> None:
     chat = begun(world, turns=2)
     gate = Gate()
     world.upstream.queue(say("Slow.", hold_before_headers=gate), say("Quick."))
-    count = len(world.upstream.seen)
+    count = len(world.upstream.requests)
 
     def both() -> None:
         asked = [*chat.messages, {"role": "user", "content": "Slow one?"}]
-        arrived = world.upstream.arrived(count + 1)
+        arrived = world.upstream.request_gate(count + 1)
         slow = threading.Thread(target=lambda: world.post(asked, user="alice"))
         slow.start()
         arrived.wait_sync()

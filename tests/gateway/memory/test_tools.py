@@ -49,7 +49,7 @@ def test_litellms_wrapper_around_what_it_does_not_know_is_not_sent_to_it_again(
         asked: Any = [{"role": "user", "content": text}]
         assert world.post(asked, headers, user="alice", model="agent/helper", stream=stream).status == 200
     assert len(world.upstream.chats) == 4
-    assert not [seen.refusal for seen in world.upstream.chats if seen.refusal is not None]
+    assert not [request.refusal for request in world.upstream.chats if request.refusal is not None]
 
 
 @both_ways
@@ -235,7 +235,7 @@ def test_a_hidden_round_is_one_ordinary_reply(world: World, stream: bool) -> Non
         say("Noted.", tokens=["No", "ted."]),
     )
     assert helper(world).say("My cat is Miso.", stream=stream) == "Let me note that. Noted."
-    first, second = world.upstream.seen
+    first, second = world.upstream.requests
     assert len(second.messages) == len(first.messages) + 2
     assert second.messages[-2]["tool_calls"][0]["function"]["name"] == "memory_insert"
     (result,) = results(world)
@@ -278,7 +278,7 @@ def test_each_round_has_an_idempotency_key_of_its_own(world: World, stream: bool
     """An upstream answers a key that it knows with the reply that it gave before."""
     world.upstream.queue(call_tools(insert("Ann")), call_tools(insert("Bo")), say("Noted."))
     helper(world, headers={"idempotency-key": "k1"}, stream=stream).say("I am Ann.")
-    assert [seen.headers["idempotency-key"] for seen in world.upstream.chats] == ["k1", "k1-2", "k1-3"]
+    assert [request.headers["idempotency-key"] for request in world.upstream.chats] == ["k1", "k1-2", "k1-3"]
 
 
 @pytest.mark.parametrize("identity", [{"user": "alice"}, {}], ids=["memory", "relayed"])

@@ -27,7 +27,7 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.recall import MIN_NOTE_TOKENS, NOTE_CONTEXT_PARTS
 from gateway.settings import UpstreamSettings
 from gateway.tokens import Tokenizer, choose_tokenizer, count_message_tokens
-from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, member_bytes, message_bytes, prefix_bytes, remember
 from tests.rows import each_row
 
@@ -45,9 +45,9 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-def tokens(seen: Seen) -> int:
+def tokens(request: UpstreamRequest) -> int:
     """Roughly: four characters a token, for all that is sent."""
-    return (len(prefix_bytes(seen)) + len(member_bytes(seen, "tools"))) // 4
+    return (len(prefix_bytes(request)) + len(member_bytes(request, "tools"))) // 4
 
 
 def words(beginning: str, count: int) -> str:
@@ -56,7 +56,7 @@ def words(beginning: str, count: int) -> str:
     return beginning + "".join(f" {mark}{'abcdefghijklmnopqrstuvwxyz'[k]}" for k in range(count))
 
 
-def long_talk(chat: Chat, turns: int, **options: Any) -> list[Seen]:
+def long_talk(chat: Chat, turns: int, **options: Any) -> list[UpstreamRequest]:
     seen = []
     for n in range(turns):
         chat.world.upstream.queue(say(words(f"Answer {n}:", 6)))
@@ -102,7 +102,7 @@ def test_the_window_of_a_request_is_fitted_once_and_has_room_for_its_note(
     chat.say("My bicycle is a red Bianchi.")
     long_talk(chat, 30)
     before = len(fitted)
-    assert before <= len(world.upstream.seen), "a short list is not even fitted"
+    assert before <= len(world.upstream.requests), "a short list is not even fitted"
     chat.say("What colour is my bicycle, and who made it?")
     assert "Bianchi" in world.upstream.last.messages[-1]["content"], "there is a note"
     assert fitted[-1][1].evicted_tokens > 0
@@ -344,8 +344,8 @@ def test_in_a_small_window_a_note_is_small(world: World) -> None:
     assert "<memory " in world.upstream.last.body.decode()
     reply = world.post([*chat.messages, {"role": "user", "content": "Weather, roads?"}], user="alice")
     assert 0 < int(reply.headers["x-mnemogate-recalled-tokens"]) <= CONTEXT // 16
-    for seen in world.upstream.seen:
-        assert sum(count_message_tokens(m, count) for m in seen.messages) <= CONTEXT - RESERVE
+    for request in world.upstream.requests:
+        assert sum(count_message_tokens(m, count) for m in request.messages) <= CONTEXT - RESERVE
 
 
 def test_what_fell_out_of_an_append_conversation_is_found(world: World) -> None:
@@ -392,7 +392,7 @@ def test_calls_are_never_torn_from_their_results(world: World) -> None:
             chat.answer(call, "sunny " * 20)
         if calls:
             chat.go_on()
-    assert all(seen.refusal is None for seen in world.upstream.seen)
+    assert all(request.refusal is None for request in world.upstream.requests)
     assert len(world.upstream.last.messages) < len(chat.messages)
 
 

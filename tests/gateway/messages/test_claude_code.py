@@ -152,7 +152,7 @@ def test_a_compaction_has_the_notes_that_its_session_has(world: World) -> None:
     talk.complete()
     assert "Miso" in note
     assert note_of(world) == note
-    assert [seen.refusal for seen in world.upstream.seen if seen.refusal] == []
+    assert [request.refusal for request in world.upstream.requests if request.refusal] == []
     assert world.query("SELECT count(*) FROM exchanges") == [2]
 
 

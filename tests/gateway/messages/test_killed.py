@@ -106,7 +106,7 @@ def test_the_next_gateway_goes_on_with_all_that_was_finished(
         held = {"hold_after": {events: gate}} if events else {"hold_before_headers": gate}
         replies[rounds_asked - 1] = replace(replies[rounds_asked - 1], **held)
         upstream.queue(*replies)
-        arrived = upstream.arrived(len(upstream.seen) + rounds_asked)
+        arrived = upstream.request_gate(len(upstream.requests) + rounds_asked)
         with sdk.messages.create(**asked(talk), stream=True) as stream:
             heard = listen_until(stream, last)
             arrived.wait_sync()

@@ -20,7 +20,7 @@ from gateway.settings import ModelSettings, ProfileSettings, UpstreamSettings
 from storage.usage_records import UsageLimit
 from tests.doubles.anthropic_rules import BINDING_BETA, sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse, think
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, raw, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, raw, say
 from tests.gateway.admin.test_forget import perform
 from tests.gateway.messages.life import converse
 from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, sent_again, text_of
@@ -108,8 +108,8 @@ def hello(words: Any = "Hello", **more: Any) -> Json:
     return {"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": words}], **more}
 
 
-def blocks(seen: Seen, index: int = -1) -> list[Json]:
-    content = seen.json["messages"][index]["content"]
+def blocks(request: UpstreamRequest, index: int = -1) -> list[Json]:
+    content = request.json["messages"][index]["content"]
     return content if isinstance(content, list) else [{"type": "text", "text": content}]
 
 
@@ -452,7 +452,7 @@ def test_characters_that_a_stream_cuts_between_their_halves_are_whole_in_memory(
     assert called["input"]["new_string"] == "Likes \U0001f600."
     talk.messages = json.loads(json.dumps(talk.messages))  # joins the halves
     talk.say("And now?")
-    assert [seen.refusal for seen in upstream.seen] == [None] * 3
+    assert [request.refusal for request in upstream.requests] == [None] * 3
     assert world.block("alice").value == "Likes \U0001f600."
 
 
@@ -642,7 +642,7 @@ def test_the_round_after_a_hidden_one_goes_on_in_its_container(
     talk = Talk(world, model="agent/helper", stream=stream)
     talk.messages.append({"role": "user", "content": "I like tea."})
     reply = talk.complete(**({} if own is None else {"extra_body": {"container": own}}))
-    assert [seen.json.get("container") for seen in upstream.chats] == [own, sent, sent]
+    assert [request.json.get("container") for request in upstream.chats] == [own, sent, sent]
     assert reply.container.id == "container_2"
 
 
@@ -717,8 +717,8 @@ def test_a_search_that_is_broken_off_after_a_hidden_round_does_not_lock_the_conv
     body = hello("Search for cats.", stream=True, metadata={"user_id": "alice"}) | {"model": "agent/helper"}
     with world.gateway.connect() as connection:
         connection.request("POST", "/v1/messages", orjson.dumps(body), HEADERS)
-        upstream.arrived(2).wait_sync()
-    upstream.seen[1].gone.wait_sync()
+        upstream.request_gate(2).wait_sync()
+    upstream.requests[1].gone.wait_sync()
     world.settle()
     talk = Talk(world, model="agent/helper")
     talk.messages = [*body["messages"], {"role": "assistant", "content": "I look."}]
@@ -747,9 +747,9 @@ def test_a_pause_after_a_hidden_round_is_the_clients_to_go_on_with(
     assert text_of(reply) == "Found."
     talk.messages[-1]["content"] += sent_again(reply)
     assert talk.say("Good?") == "Yes."
-    assert [seen.refusal for seen in upstream.seen] == [None] * 4
+    assert [request.refusal for request in upstream.requests] == [None] * 4
     # So no reply has hidden rounds on both sides of a pause, which the one message of the client could not part.
-    assert ["tools" in seen.json for seen in upstream.seen] == [True, True, False, True]
+    assert ["tools" in request.json for request in upstream.requests] == [True, True, False, True]
 
 
 @both_ways
@@ -1063,7 +1063,7 @@ def test_thoughts_of_hidden_rounds_may_be_dropped_where_a_later_one_makes_the_wi
         rounds = [think(f"{n}", calls=[insert(f"Number {n}. " * 60)]) for n in range(4)]
         upstream.queue(*rounds, say("Fine."))
         assert talk.say("And now?") == "Fine."
-        sent = [seen.json for seen in upstream.chats[before:]]
+        sent = [request.json for request in upstream.chats[before:]]
         firsts = [body["messages"][0]["content"] for body in sent]
         assert (
             firsts[0] == firsts[1] != firsts[-1]
@@ -1405,7 +1405,7 @@ def test_images_of_results_follow_in_a_users_message_in_another_dialect(
         talk.messages.append({"role": "assistant", "content": sent_again(reply)})
         talk.answer(calls_of(reply)[0], [{"type": "text", "text": "Here."}, PIXEL])
         talk.go_on()
-        note = blocks(upstream.seen[-1], 0)[0]["text"]
+        note = blocks(upstream.requests[-1], 0)[0]["text"]
         assert [part["type"] for part in other.last.messages[-1]["content"]] == ["image_url"]
         assert other.last.messages[-2]["content"] == "Here."
         assert talk.say("And now?") == "Fine."
@@ -1419,7 +1419,7 @@ def test_images_of_results_follow_in_a_users_message_in_another_dialect(
         assert blocks(upstream.last, 0)[0]["text"] == note
         assert world.query("SELECT count(*) FROM conversations") == [2]
         assert world.query("SELECT count(*) FROM exchanges") == [6]
-        assert [seen.refusal for seen in upstream.chats if seen.refusal] == []
+        assert [request.refusal for request in upstream.chats if request.refusal] == []
 
 
 @both_ways
@@ -1433,10 +1433,10 @@ def test_a_client_that_leaves_cancels_the_upstream(
     body = orjson.dumps({**hello("Where is it?", stream=stream), "metadata": {"user_id": "alice"}})
     with world.gateway.connect() as connection:
         connection.request("POST", "/v1/messages", body, HEADERS)
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
         if stream:
             connection.read_until(b"treasure")
-    upstream.seen[0].gone.wait_sync()
+    upstream.requests[0].gone.wait_sync()
     world.settle()
     assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [0]
     if stream:
@@ -1460,8 +1460,8 @@ def test_a_client_that_leaves_between_hidden_rounds_cancels_the_second(
     )
     with world.gateway.connect() as connection:
         connection.request("POST", "/v1/messages", body, HEADERS)
-        upstream.arrived(2).wait_sync()
-    upstream.seen[1].gone.wait_sync()
+        upstream.request_gate(2).wait_sync()
+    upstream.requests[1].gone.wait_sync()
     world.settle()
     assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [0]
 
@@ -1502,8 +1502,8 @@ def test_the_prefix_of_sixty_turns_is_read_back(upstream: StrictAnthropic, tmp_p
     """With notes, edits of blocks by the model and by others, and rounds of both kinds of tools."""
     with remember(upstream, tmp_path, agent(model=BOUND), upstreams=claude(upstream)) as world:
         converse(world, upstream, 60)
-        assert not [seen.refusal for seen in upstream.chats if seen.refusal]
-        assert max(len(seen.json["messages"]) for seen in upstream.chats) > 120
+        assert not [request.refusal for request in upstream.chats if request.refusal]
+        assert max(len(request.json["messages"]) for request in upstream.chats) > 120
         assert upstream.cache.read >= 0.95 * upstream.cache.could_read > 0
 
 
@@ -1525,5 +1525,5 @@ def test_a_window_is_cut_so_that_calls_and_results_stay_together(
             talk.messages.append({"role": "assistant", "content": sent_again(reply)})
             talk.answer(calls_of(reply)[0], [{"type": "text", "text": "Rain. " * 40}, PIXEL])
             upstream.forget_replies()
-        assert [seen.refusal for seen in upstream.chats if seen.refusal] == []
+        assert [request.refusal for request in upstream.chats if request.refusal] == []
         assert len(upstream.last.json["messages"]) < len(talk.messages) - 1

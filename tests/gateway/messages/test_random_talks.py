@@ -113,9 +113,10 @@ def test_the_upstream_takes_every_list(tmp_path: Path, model: str, again: Any) -
                         ]
                         talk.messages.append({"role": "user", "content": results})
             assert any(
-                b"memory_insert" in seen.body and b"tool_result" in seen.body for seen in upstream.chats
+                b"memory_insert" in request.body and b"tool_result" in request.body
+                for request in upstream.chats
             )
-            assert [seen.refusal for seen in upstream.chats if seen.refusal] == []
+            assert [request.refusal for request in upstream.chats if request.refusal] == []
 
 
 def _begin(talk: Talk, chance: random.Random, turn: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.anthropic_rules import THREADS_BETA
 from tests.doubles.anthropic_upstream import StrictAnthropic, think
-from tests.doubles.upstream import Call, Seen, call_tools, say
+from tests.doubles.upstream import Call, UpstreamRequest, call_tools, say
 from tests.gateway.admin.test_forget import perform
 from tests.gateway.messages.sdk import Talk, client, text_of
 from tests.gateway.responses.test_forgotten_history import Forgetting
@@ -54,9 +54,9 @@ def send(open_thread: Any, words: str, *, stream: bool = False) -> str:
         return text_of(events.get_final_message())
 
 
-def sent(seen: Seen) -> Json:
+def sent(request: UpstreamRequest) -> Json:
     """Returns the body of a request as it came, without what its thread has."""
-    body: Json = orjson.loads(seen.body)
+    body: Json = orjson.loads(request.body)
     return body
 
 
@@ -200,7 +200,7 @@ def test_a_request_that_is_not_remembered_has_no_thread(world: World, upstream: 
     }
     reply = world.gateway.ask("POST", "/v1/messages", orjson.dumps(body), headers)
     assert reply.json["error"]["details"] == {"error_code": "thread_unsupported_request"}
-    assert upstream.seen == []
+    assert upstream.requests == []
 
 
 def test_a_thread_without_a_user_passes_as_it_came(world: World, upstream: StrictAnthropic) -> None:

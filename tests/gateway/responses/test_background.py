@@ -339,7 +339,7 @@ def test_an_attempt_that_has_lost_its_job_reads_memory_once(
 def test_a_restart_of_the_gateway_is_no_failed_attempt(upstream: StrictUpstream, tmp_path: Path) -> None:
     """As where many gateways are restarted one after the other, and each takes over what the one before had."""
     gate, id = Gate(), ""
-    upstream.script = lambda seen: say("A nice name.", hold_before_headers=gate)
+    upstream.script = lambda request: say("A nice name.", hold_before_headers=gate)
     for restarts in range(response_maker.MAX_TRIES + 2):
         with serve_memory(upstream, tmp_path, agent()) as world:
             id = id or begin(world, input="My cat is called Miso.").id
@@ -602,11 +602,11 @@ def test_what_is_left_out_is_named_in_each_kind_of_answer(
 def test_one_of_a_paused_memory_is_refused(upstream: StrictUpstream, tmp_path: Path) -> None:
     with serve_memory(upstream, tmp_path, agent("default")) as world:
         respond(world, input="Hi", user="alice")
-        calls, since = len(upstream.seen), world.clock()
+        calls, since = len(upstream.requests), world.clock()
         world.gateway.call(world.store.forgetting.pause(memory_of(world).id, since))
         with pytest.raises(openai.BadRequestError, match="memory is off"):
             begin(world, input="My cat is called Zqmisox.", user="alice")
-        assert len(upstream.seen) == calls
+        assert len(upstream.requests) == calls
         assert world.query("SELECT count(*) FROM runs") == [0]
 
 
@@ -647,7 +647,7 @@ def test_the_responses_of_a_conversation_follow_one_another(world: World, upstre
         last = pool.submit(respond, world, input="Sure?", conversation=conversation, user="alice")
         gate.open()
         assert last.result(PATIENCE_S).status == "completed"
-    asked = [[read_text(message) for message in seen.messages] for seen in upstream.chats]
+    asked = [[read_text(message) for message in request.messages] for request in upstream.chats]
     whole = [
         "My cat is Miso.",
         "She is grey.",
@@ -680,7 +680,11 @@ def test_one_that_is_tried_again_comes_before_those_that_were_accepted_after_it(
         "Yes.",
     ]
     whole = ["My cat is called Miso.", "A nice name.", "What is she called?", "Miso.", "Sure?"]
-    assert [[read_text(m) for m in seen.messages] for seen in upstream.chats] == [whole[:1], whole[:3], whole]
+    assert [[read_text(m) for m in request.messages] for request in upstream.chats] == [
+        whole[:1],
+        whole[:3],
+        whole,
+    ]
 
 
 @pytest.mark.both

@@ -130,7 +130,7 @@ def test_claude_counts_itself(tmp_path: Path) -> None:
         there = (UpstreamSettings("up", "anthropic", claude.base_url),)
         with remember(claude, tmp_path, upstreams=there) as world:
             tokens = count(world, model="claude-opus-4-6", input="What is it called?", tools=[WEATHER])
-            asked = claude.seen[-1]
+            asked = claude.requests[-1]
             assert asked.path == "/v1/messages/count_tokens"
             assert set(asked.json) == {"model", "messages", "tools"}
             assert tokens == len(orjson.dumps(asked.json)) // 4

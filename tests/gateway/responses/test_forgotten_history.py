@@ -39,7 +39,7 @@ class Forgetting:
     def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         self._world = world
         self._memory: Agent | None = memory_of(world)
-        self._asked = len(world.upstream.seen)
+        self._asked = len(world.upstream.requests)
         self._hook(monkeypatch)
 
     def _hook(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +59,7 @@ class Forgetting:
 
     def is_whole(self) -> bool:
         """Returns whether it took place, and brought nothing of the old words back."""
-        asked = self._world.upstream.seen[self._asked :]
+        asked = self._world.upstream.requests[self._asked :]
         places = (self._world.data(), *(each.body for each in asked))
         return self._memory is None and not [word for word in WORDS for place in places if word in place]
 

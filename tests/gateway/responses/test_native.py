@@ -96,7 +96,7 @@ def test_what_the_upstream_does_not_store_is_asked_again(
     asked = {"model": "m", "user": user, "input": "Well?", **stored}
     reply = world.gateway.ask("POST", "/v1/responses", json.dumps(asked).encode())
     is_alone = stored == {"store": False}
-    assert (reply.status, len(upstream.seen)) == ((200, 3) if is_alone else (502, 2))
+    assert (reply.status, len(upstream.requests)) == ((200, 3) if is_alone else (502, 2))
 
 
 @both_ways
@@ -1111,7 +1111,7 @@ def test_requests_side_by_side_in_one_conversation_do_not_wait(
         upstream.queue(replace(fail(409), hold_before_headers=gate))
         body = orjson.dumps({"model": "m", "user": "alice", "input": "Hi", "conversation": "conv_1"})
         first = threads.submit(world.gateway.ask, "POST", "/v1/responses", body)
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
         reply = world.gateway.ask("POST", "/v1/responses", body)
         assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "unavailable")
         gate.open()

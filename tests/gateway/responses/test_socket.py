@@ -297,10 +297,10 @@ def test_an_unstored_response_is_not_continued_for_another_user(
     with open_socket(ways.gateway) as socket:
         talk = Talk(socket, {"store": False})
         first = talk.ask(input="My cat is called Zqmiso.")["id"]
-        asked = len(upstream.seen)
+        asked = len(upstream.requests)
         refused = talk.ask(input="What did I say?", previous_response_id=first, user="bob")
         assert (refused["status"], refused["error"]["code"]) == (400, "previous_response_not_found")
-        assert [each for each in upstream.seen[asked:] if b"Zqmiso" in each.body] == []
+        assert [each for each in upstream.requests[asked:] if b"Zqmiso" in each.body] == []
         second = talk.ask(input="My dog is called Rex.")["id"]
         talk.ask(input="What did I say?", previous_response_id=second, user=None)
         assert b"Rex" in upstream.last.body
@@ -338,11 +338,11 @@ def test_an_unstored_response_is_not_continued_after_its_memory_was_forgotten(
         ways.gateway.call(
             ways.store.forgetting.forget(memory_of(ways, "alice").id, ForgetTarget(is_all=True))
         )
-        asked = len(upstream.seen)
+        asked = len(upstream.requests)
         for asks, id in ((socket, second), (socket, first), (off, unrecorded)):
             refused = Talk(asks, {"store": False}).ask(input="What did I say?", previous_response_id=id)
             assert refused["error"]["code"] == "previous_response_not_found"
-        assert [each for each in upstream.seen[asked:] if b"Zq" in each.body] == []
+        assert [each for each in upstream.requests[asked:] if b"Zq" in each.body] == []
         ask("What did I say?", bobs, user="bob")
         assert b"Rex" in upstream.last.body
 
@@ -368,9 +368,9 @@ def test_a_cancelled_first_response_is_not_continued_after_its_memory_was_forgot
         becomes(lambda: b"Zqmiso" in world.data())
         carol = memory_of(world, "carol").id
         world.gateway.call(world.store.forgetting.forget(carol, ForgetTarget(is_all=True)))
-        asked = len(upstream.seen)
+        asked = len(upstream.requests)
         refused = talk.ask(input="Go on.", previous_response_id=id)
-        assert [each for each in upstream.seen[asked:] if b"Zqmiso" in each.body] == []
+        assert [each for each in upstream.requests[asked:] if b"Zqmiso" in each.body] == []
         assert refused["error"]["code"] == "previous_response_not_found"
     assert b"Zqmiso" not in world.data()
 
@@ -392,7 +392,7 @@ def test_a_response_may_be_prepared_without_a_model(
     assert (begun["type"], done["type"]) == ("response.created", "response.completed")
     assert done["response"]["output"] == []
     assert done["response"]["instructions"] == "Be brief."
-    assert not upstream.seen
+    assert not upstream.requests
     talk.ask(input="What is it called?", previous_response_id=done["response"]["id"])
     assert [item["content"] for item in openai_keeps.asked[-1]["input"]] == [
         "My cat is Miso.",
@@ -472,7 +472,7 @@ def test_a_response_is_cancelled_before_it_has_begun(talk: Talk, upstream: Stric
     end = talk.next()
     assert end["type"] == "response.incomplete"
     assert (end["stream_id"], end["response"]["status"]) == ("a", "cancelled")
-    assert not upstream.seen
+    assert not upstream.requests
     assert words(talk.ask(input="Hello")) == "Ok."
 
 
@@ -485,7 +485,7 @@ def test_a_cancel_that_names_the_response_before_means_the_one_that_has_not_begu
         gate = Gate()
         upstream.queue(Reply(hold_before_headers=gate, body=[b"data: %b\n\n" % BEGUN]))
         talk.create(input="Where is Zanzibar?")
-        upstream.arrived(calls).wait_sync()
+        upstream.request_gate(calls).wait_sync()
         talk.send(type="response.cancel", response_id=id)
         end = talk.next()
         assert (end["type"], end["response"]["status"]) == ("response.incomplete", "cancelled")
@@ -508,7 +508,7 @@ def test_a_cancel_that_names_the_response_before_means_one_of_its_own_stream(
     gate = Gate()
     upstream.queue(Reply(hold_before_headers=gate, body=[b"data: %b\n\n" % BEGUN]))
     talk.create(input="Where is Zanzibar?", stream_id="a")
-    upstream.arrived(3).wait_sync()
+    upstream.request_gate(3).wait_sync()
     talk.send(type="response.cancel", response_id=id)
     talk.send(type="response.steer")
     end = talk.until("response.steer.failed")  # the cancel has been read
@@ -535,7 +535,7 @@ def test_a_second_cancel_means_the_response_after_the_cancelled_one(
         return await begin(*given, **options)
 
     monkeypatch.setattr(MemoryKeeper, "begin", begin_later)
-    calls = len(upstream.seen)
+    calls = len(upstream.requests)
     talk.create(input="Where is")
     begun.wait_sync()
     talk.send(**cancel)
@@ -546,7 +546,7 @@ def test_a_second_cancel_means_the_response_after_the_cancelled_one(
     goes_on.open()
     ends = [talk.until(), talk.until()]
     assert [end["response"]["status"] for end in ends] == ["cancelled", "cancelled"]
-    assert len(upstream.seen) == calls
+    assert len(upstream.requests) == calls
     assert words(talk.ask(input="Hello")) == "Ok."
 
 
@@ -595,7 +595,7 @@ def test_a_client_that_closes_has_heard_what_came(
     world.settle()
     assert b"Zanzibar lies" in world.data()
     assert b"ocean" not in world.data()
-    assert len(upstream.seen) == 1
+    assert len(upstream.requests) == 1
 
 
 # -- several at once
@@ -898,7 +898,7 @@ def test_a_handshake_after_a_reply_that_is_not_read_opens_nothing(
     with world.gateway.connect() as client:
         body = b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}'
         client.request("POST", "/v1/chat/completions", body)
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
         world.gateway.last_line()  # by then the reply was written
         client.request("GET", "/v1/responses", headers=HANDSHAKE)
         world.gateway.ask("GET", "/health")  # by then the handshake has been read
@@ -943,7 +943,7 @@ def test_a_client_that_does_not_read_is_let_go(upstream: StrictUpstream, tmp_pat
         client.request("GET", "/v1/responses", headers=HANDSHAKE)
         client.read_head()
         client.send(text_frame(b'{"type":"response.create","model":"m","input":"Hi"}'))
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
         upstream.last.gone.wait_sync()
         let_go(world)
 
@@ -1047,7 +1047,7 @@ def test_a_response_that_the_end_cuts_is_reported_as_incomplete(
         assert "shutting down" in end["error"]["message"]
         assert closed_with(socket) == 1012
         upstream.last.gone.wait_sync()
-    assert len(upstream.seen) == 1
+    assert len(upstream.requests) == 1
     assert "Traceback" not in caplog.text
 
 

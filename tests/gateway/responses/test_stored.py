@@ -456,7 +456,7 @@ def test_a_response_with_the_same_answer_as_one_at_the_same_time_stays_that_answ
     gate = Gate()
     upstream.queue(say("Red.", hold_before_headers=gate), say("Red."), say("Blue."))
     with ThreadPoolExecutor() as threads:
-        arrived = upstream.arrived(len(upstream.seen) + 1)
+        arrived = upstream.request_gate(len(upstream.requests) + 1)
         asking = threads.submit(respond, world, **ask)
         arrived.wait_sync()
         respond(world, **ask)

@@ -37,7 +37,7 @@ def test_a_response_goes_on_with_its_history_where_nothing_is_known_to_be_stored
     with world_of(upstream, tmp_path, kind) as world:
         first = ask(world, "My cat is called Miso.")
         ask(world, "What is it called?", previous_response_id=first.id)
-        assert {seen.path for seen in upstream.seen} == {CHAT}
+        assert {request.path for request in upstream.requests} == {CHAT}
         said = [message["content"] for message in upstream.last.messages]
     assert said == ["My cat is called Miso.", "A nice name.", "What is it called?"]
 
@@ -61,7 +61,7 @@ def test_an_id_that_is_not_known_here_is_an_error_that_says_so(
         with pytest.raises(openai.BadRequestError) as caught:
             ask(world, "And?", previous_response_id="resp_68af0b9d8c708193b2f1")
         assert caught.value.code == "previous_response_not_found"
-        assert upstream.seen == []
+        assert upstream.requests == []
 
 
 @contextmanager
@@ -90,15 +90,15 @@ def test_an_id_says_where_its_response_is(
         # What the upstream has is asked of it, though it is not the first one and no model is named.
         assert world.sdk.responses.retrieve(there.id).output_text == there.output_text
         assert world.sdk.responses.delete(there.id) is None
-        assert [seen.method for seen in upstream.seen[-2:]] == ["GET", "DELETE"]
+        assert [request.method for request in upstream.requests[-2:]] == ["GET", "DELETE"]
         # What was answered here the upstream is never asked for.
-        count = len(upstream.seen), len(local.seen)
+        count = len(upstream.requests), len(local.requests)
         assert world.sdk.responses.retrieve(here.id).output_text == here.output_text
         assert len(list(world.sdk.responses.input_items.list(here.id))) == 1
         world.sdk.responses.delete(here.id)
         with pytest.raises(openai.NotFoundError):
             world.sdk.responses.retrieve(here.id)
-        assert (len(upstream.seen), len(local.seen)) == count
+        assert (len(upstream.requests), len(local.requests)) == count
 
 
 def test_what_was_answered_here_goes_on_here_though_the_model_s_upstream_stores_responses(
@@ -120,7 +120,7 @@ def test_conversations_are_asked_for_where_they_are(
         assert world.sdk.conversations.retrieve(made.id).id == made.id
         with pytest.raises(openai.NotFoundError):
             world.sdk.conversations.retrieve("conv_" + "0" * 32)
-        assert (len(local.seen), len(upstream.seen)) == (0, 2)
+        assert (len(local.requests), len(upstream.requests)) == (0, 2)
 
 
 def test_an_upstreams_conversation_is_not_restarted_by_a_model_that_cannot_read_it(
@@ -131,7 +131,7 @@ def test_an_upstreams_conversation_is_not_restarted_by_a_model_that_cannot_read_
         with pytest.raises(openai.NotFoundError, match="not found") as caught:
             ask(world, "What is my cat called?", model="local", conversation=openais)
         assert caught.value.param == "conversation"
-        assert (local.seen, upstream.seen) == ([], [])
+        assert (local.requests, upstream.requests) == ([], [])
         assert ask(world, "Hi", model="local", conversation="conv_mine").conversation.id == "conv_mine"
 
 
@@ -141,7 +141,7 @@ def test_without_an_upstream_that_stores_them_conversations_are_here(
     with world_of(upstream, tmp_path, "vllm") as world:
         made = world.sdk.conversations.create()
         assert world.sdk.conversations.retrieve(made.id).id == made.id
-        assert upstream.seen == []
+        assert upstream.requests == []
 
 
 def test_the_log_names_the_way_of_each_upstream_at_the_start(

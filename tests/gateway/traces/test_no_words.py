@@ -83,7 +83,7 @@ def collector() -> Iterator[StrictCollector]:
 def talk(world: LettaWorld) -> None:
     """Chats, responses, messages and other endpoints, well and badly, streamed and whole."""
     sdk, upstream = world.world.sdk, world.upstream
-    upstream.script = lambda seen: say(MARK)
+    upstream.script = lambda request: say(MARK)
     said = [{"role": "user", "name": MARK, "content": f"My cat is called {MARK}."}]
     arguments = {"label": "human", "new_string": f"Has a cat, {MARK}."}
     for stream in (False, True):

@@ -24,7 +24,7 @@ from typing import Any, Self
 import orjson
 
 from tests.doubles.bell_webhook import BellWebhook
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.forked import ROOT, ForkedProcess
 from tests.gateway.process import Process, command, serving, start_process
 from tests.server import RawClient, RawReply
@@ -318,24 +318,24 @@ class Deployment:
 
     # -- the upstream
 
-    def _answer(self, seen: Seen) -> Reply:
-        self.upstream.seen.clear()  # a run makes hundreds of thousands of requests
-        self._record_leaks(seen.body.decode())
-        last = seen.messages[-1]
+    def _answer(self, request: UpstreamRequest) -> Reply:
+        self.upstream.requests.clear()  # a run makes hundreds of thousands of requests
+        self._record_leaks(request.body.decode())
+        last = request.messages[-1]
         text = str(last["content"]).rpartition("\n\n")[2]
         if last["role"] == "user" and " ring " in text:
             name, _, bells = text.partition(" ring ")
             return call_tools(
                 *(Call("ring", {"bell": bell}, f"{name}-{bell}") for bell in bells.split()), text="I ring."
             )
-        if last["role"] == "user" and " note " in text and "memory_insert" in seen.tool_names:
+        if last["role"] == "user" and " note " in text and "memory_insert" in request.tool_names:
             word = WORD.search(text)
             assert word is not None, text
             return call_tools(Call("memory_insert", {"label": "human", "new_string": word[0]}), text=None)
         if last["role"] == "tool":
             return say("It is done.")
         if text.startswith(RECALL_QUESTION):
-            return say("Seen: " + " ".join(word[0] for word in WORD.finditer(seen.body.decode())))
+            return say("Seen: " + " ".join(word[0] for word in WORD.finditer(request.body.decode())))
         reply = f"Heard {text}."
         found = WORD.search(text)
         pair = None if found is None else self._pairs.get(found[0])

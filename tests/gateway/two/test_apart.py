@@ -98,10 +98,10 @@ def test_clocks_that_are_hours_apart_are_not_asked(
         for n, (first, second) in enumerate(((behind, ahead), (ahead, behind))):
             named = {**append, "x-mnemogate-conversation": f"c{n}"}
             turns.append(threads.submit(ask, first, [{"role": "user", "content": "First."}], **named))
-            becomes(lambda n=n: len(upstream.seen) == n + 1)  # type: ignore[misc]
+            becomes(lambda n=n: len(upstream.requests) == n + 1)  # type: ignore[misc]
             turns.append(threads.submit(ask, second, [{"role": "user", "content": "Second."}], **named))
         time.sleep(1.5 * LEASE_S)
-        assert len(upstream.seen) == 2, "nobody has come in between"
+        assert len(upstream.requests) == 2, "nobody has come in between"
         gate.open()
         assert [turn.result() for turn in turns] == ["First reply.", "Second reply."] * 2
         said = query(

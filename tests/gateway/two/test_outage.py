@@ -17,7 +17,7 @@ from gateway.run.memory import leases
 from gateway.settings import DatabaseSettings
 from storage.errors import TooSlow
 from storage.sql.store import Store
-from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, say
+from tests.doubles.upstream import Gate, Reply, StrictUpstream, UpstreamRequest, say
 from tests.gateway.two.proxy import Proxy
 from tests.patience import PATIENCE_S, becomes
 from tests.postgres import execute, query
@@ -61,7 +61,7 @@ class World:
     gate: Gate = field(default_factory=Gate)
     agent: str = ""
 
-    def answer(self, seen: Seen) -> Reply:
+    def answer(self, request: UpstreamRequest) -> Reply:
         if self.came.is_open:
             return say("Here again.")
         self.came.open()
@@ -138,7 +138,7 @@ def test_a_send_after_replyed_once_through_an_outage(world: World) -> None:
     again = other.ask("POST", world.path, body)
     assert [m["content"] for reply in (*replies, again) for m in reply.json["messages"]] == ["Here."] * 2
     assert [run["status"] for run in other.ask("GET", "/v1/runs/").json] == ["completed"]
-    assert len(world.upstream.seen) == 1
+    assert len(world.upstream.requests) == 1
 
 
 def test_a_run_in_the_background_stays_with_the_gateway_that_performs_it(world: World) -> None:
@@ -152,7 +152,7 @@ def test_a_run_in_the_background_stays_with_the_gateway_that_performs_it(world: 
     becomes(lambda: not world.are_ended("jobs"))
     world.gate.open()
     becomes(lambda: other.ask("GET", f"/v1/runs/{run}").json["status"] == "completed")
-    assert len(world.upstream.seen) == 1
+    assert len(world.upstream.requests) == 1
 
 
 @pytest.mark.parametrize("is_retry", [True, False])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.doubles.upstream import Gate, Reply, Seen, say
+from tests.doubles.upstream import Gate, Reply, UpstreamRequest, say
 from tests.gateway.two.deployment import PATIENCE_S, Deployment, NoReply
 from tests.gateway.two.simulated_users import AgentUser
 from tests.postgres import execute
@@ -26,11 +26,11 @@ class HoldingDeployment(Deployment):
         self.arrived = Gate()
         self._release_gate = Gate()
 
-    def _answer(self, seen: Seen) -> Reply:
-        if self.held_text and str(seen.messages[-1]["content"]).endswith(self.held_text):
+    def _answer(self, request: UpstreamRequest) -> Reply:
+        if self.held_text and str(request.messages[-1]["content"]).endswith(self.held_text):
             self.arrived.open()
             return say("Late.", hold_before_headers=self._release_gate)
-        return super()._answer(seen)
+        return super()._answer(request)
 
     def release(self) -> None:
         self.held_text = ""

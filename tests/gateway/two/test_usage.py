@@ -21,7 +21,7 @@ ASK = [{"role": "user", "content": "Hi"}]
 
 @pytest.fixture
 def worlds(upstream: StrictUpstream, url: str) -> Iterator[list[World]]:
-    upstream.script = lambda seen: say("Hello.", usage=USAGE)
+    upstream.script = lambda request: say("Hello.", usage=USAGE)
     clock = Clock()
     with ExitStack() as stack:
         yield [stack.enter_context(remember(upstream, url, clock=clock)) for _ in range(2)]
@@ -153,7 +153,7 @@ def minutes_bound(world: World) -> str | None:
 def test_gateways_share_a_minutes_limit_with_no_worker_and_none_that_has_stopped(
     upstream: StrictUpstream, url: str
 ) -> None:
-    upstream.script = lambda seen: say("Hello.", usage=USAGE)
+    upstream.script = lambda request: say("Hello.", usage=USAGE)
     with remember(upstream, url) as one:
         limit: Any = UsageLimit(0, "default", None, None, "requests", "minute", 10, "refuse")
         one.gateway.call(one.store.limits.add(limit))
@@ -167,7 +167,7 @@ def test_gateways_share_a_minutes_limit_with_no_worker_and_none_that_has_stopped
 
 
 def test_gateways_that_write_seldom_share_a_minutes_limit(upstream: StrictUpstream, url: str) -> None:
-    upstream.script = lambda seen: say("Hello.", usage=USAGE)
+    upstream.script = lambda request: say("Hello.", usage=USAGE)
     clock, usage = Clock(), UsageSettings(write_s=300)
     with (
         remember(upstream, url, clock=clock, usage=usage) as one,

@@ -17,7 +17,7 @@ from tests.agents.batches.test_batches import PATH
 from tests.agents.sleeptime import is_sleeptime_request
 from tests.agents.test_sleep_killed import CALLS, NOTES
 from tests.doubles.batches import OpenAIBatchServer
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.background.test_batches_killed import ITEMS, ROUNDS, answer, ask, make
 from tests.gateway.background.test_batches_killed import SETTINGS as BATCHES
 from tests.gateway.process import Process, serving
@@ -94,11 +94,11 @@ class Sleepers:
         self.gate, self.asked = Gate(), 0
         upstream.script = self._script
 
-    def _script(self, seen: Seen) -> Reply:
-        if not is_sleeptime_request(seen):
+    def _script(self, request: UpstreamRequest) -> Reply:
+        if not is_sleeptime_request(request):
             return say("I see.")
         self.asked += 1
-        done = sum(m["role"] == "tool" for m in seen.messages)
+        done = sum(m["role"] == "tool" for m in request.messages)
         if done < len(NOTES):
             call = Call("memory_insert", {"label": "human", "new_string": NOTES[done]})
             return call_tools(call, hold_before_headers=None if done else self.gate)
@@ -171,8 +171,8 @@ def test_batches_are_submitted_once(tmp_path: Path, url: str, killed: str) -> No
 def test_calls_that_a_gateway_makes_itself_are_made_once(
     upstream: StrictUpstream, tmp_path: Path, url: str
 ) -> None:
-    def script(seen: Seen) -> Reply:
-        fate = answer("", seen.json)
+    def script(request: UpstreamRequest) -> Reply:
+        fate = answer("", request.json)
         calls = [Call(name, given) for name, given in fate.calls]
         return call_tools(*calls) if calls else say(fate.text)
 
@@ -191,10 +191,10 @@ def test_what_is_said_at_both_is_learned_once(
     gate, asked = Gate(), list[str]()
     people, turns = 3, 7
 
-    def script(seen: Seen) -> Reply:
-        if seen.json["model"] != "small":
+    def script(request: UpstreamRequest) -> Reply:
+        if request.json["model"] != "small":
             return say("It is noted.")
-        text = str(seen.messages[1]["content"]).partition("# New messages")[2]
+        text = str(request.messages[1]["content"]).partition("# New messages")[2]
         asked.append(text)
         facts = [
             Call("remember_fact", {"text": f"Item {n} of {person} is packed.", "messages": [1]})

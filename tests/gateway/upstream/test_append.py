@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.doubles.upstream import Call, Rules, Seen, call_tools, fail, say
+from tests.doubles.upstream import Call, Rules, UpstreamRequest, call_tools, fail, say
 from tests.gateway.upstream.two import Open, Two
 
 Json = dict[str, Any]
@@ -34,13 +34,13 @@ def came_with(id: str) -> str:
     return "_".join(id.split("_")[:2])
 
 
-def texts_sent(seen: Seen) -> list[str]:
+def texts_sent(request: UpstreamRequest) -> list[str]:
     """What an upstream was sent, in order, whatever its dialect: words, calls and results.
 
     Ids that are unique there ("toolu_5_1") are those that the call came with.
     """
     found: list[str] = []
-    for message in seen.json["messages"]:
+    for message in request.json["messages"]:
         content = message.get("content") or []
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         for block in blocks:

@@ -100,11 +100,11 @@ def test_every_family_gets_what_it_takes(name: str, tmp_path: Path) -> None:
     fields: Json = {"max_tokens": 100, "metadata": {"topic": "tea"}, "tools": [WEATHER]}
     with family(name, tmp_path) as world:
         for memory, stream in itertools.product((True, False), repeat=2):
-            world.upstream.seen.clear()
+            world.upstream.requests.clear()
             world.upstream.queue(*([call_tools(INSERT)] if memory else []), say("You like tea."))
             text, headers = ask(world, memory, stream, **fields)
             assert text == "You like tea."
-            seen = world.upstream.seen
+            seen = world.upstream.requests
             assert [each.refusal for each in seen] == [None] * (1 + memory)
             assert ("metadata" in seen[-1].json) is known.metadata
             assert headers.get("x-mnemogate-consumed") == (None if known.metadata else "metadata")
@@ -162,7 +162,7 @@ def test_the_gateways_tools_go_to_a_model_that_has_tools_or_thoughts(
         world.upstream.rules = replace(world.upstream.rules, thinks=True)
         world.upstream.queue(call_tools(INSERT), say("Noted."))
         assert ask(world, True, stream, messages=[{"role": "user", "content": "I like tea."}])[0] == "Noted."
-        assert [seen.json["reasoning_effort"] for seen in world.upstream.chats] == ["none", "none"]
+        assert [request.json["reasoning_effort"] for request in world.upstream.chats] == ["none", "none"]
         asked: list[Json] = [{"role": "user", "content": "And milk."}]
         ask(world, True, stream, messages=asked, reasoning_effort="high")
         assert world.upstream.last.json["reasoning_effort"] == "high"
@@ -401,7 +401,7 @@ def test_a_stream_is_asked_for_its_usage_where_that_is_taken(tmp_path: Path, tak
         usage = {"prompt_tokens": 5, "completion_tokens": 60, "total_tokens": 65}
         world.upstream.queue(call_tools(INSERT, usage=usage), say("Noted."))
         assert ask(world, True, True, max_tokens=100)[0] == "Noted."
-        first, second = world.upstream.seen
+        first, second = world.upstream.requests
         assert first.json.get("stream_options") == ({"include_usage": True} if takes else None)
         assert (second.json["max_tokens"] == 40) is takes
         assert second.json["max_tokens"] < 100
@@ -430,7 +430,9 @@ def test_a_clients_limit_keeps_its_name(tmp_path: Path, newer: bool, memory: boo
         world.upstream.rules = Rules(limits=(key,))
         world.upstream.queue(*([call_tools(INSERT)] if memory else []), say("Noted."))
         assert ask(world, memory, False, **{key: 50})[0] == "Noted."
-        assert all(0 < seen.json[key] <= 50 and other not in seen.json for seen in world.upstream.seen)
+        assert all(
+            0 < request.json[key] <= 50 and other not in request.json for request in world.upstream.requests
+        )
         with pytest.raises(openai.BadRequestError) as caught:
             ask(world, memory, False, **{other: 50})
         assert (caught.value.param, caught.value.code) == (other, "unsupported_parameter")

@@ -15,8 +15,8 @@ from tests.doubles.upstream import (
     Call,
     Gate,
     Reply,
-    Seen,
     StrictUpstream,
+    UpstreamRequest,
     call_tools,
     fail,
     raw,
@@ -30,9 +30,9 @@ LIMIT = 2000
 WORDS = "one two three four five six seven eight nine ten " * 4
 
 
-def refuse_long(seen: Seen) -> Reply:
+def refuse_long(request: UpstreamRequest) -> Reply:
     """By a rough count of words, as far above the gateway's as a real one may be below."""
-    if sum(len(str(m["content"]).split()) for m in seen.messages) > LIMIT:
+    if sum(len(str(m["content"]).split()) for m in request.messages) > LIMIT:
         return fail(
             400,
             message=f"This model's maximum context length is {LIMIT} tokens. Please reduce the length of the messages.",
@@ -80,8 +80,8 @@ def test_a_list_that_is_too_long_is_cut_once_it_is_known_how_long_it_may_be(
     ],
 )
 def test_a_list_that_is_too_long_is_cut_where_no_length_is_named(tmp_path: Path, error: Reply) -> None:
-    def refuse(seen: Seen) -> Reply:
-        return error if refuse_long(seen).status == 400 else say("Short enough.")
+    def refuse(request: UpstreamRequest) -> Reply:
+        return error if refuse_long(request).status == 400 else say("Short enough.")
 
     with StrictUpstream(script=refuse) as upstream, remember(upstream, tmp_path) as world:
         body = {"model": "m", "messages": long_list(60), "user": "alice"}
@@ -102,8 +102,8 @@ def test_a_stream_that_is_an_error_about_the_length_is_made_again(tmp_path: Path
     """LM Studio's has a 200, and neither a code nor a type."""
     event = b"event: error\ndata: %b\n\n" % json.dumps({"error": {"message": words}}).encode()
 
-    def refuse(seen: Seen) -> Reply:
-        return raw(event) if refuse_long(seen).status == 400 else say("Short enough.")
+    def refuse(request: UpstreamRequest) -> Reply:
+        return raw(event) if refuse_long(request).status == 400 else say("Short enough.")
 
     with StrictUpstream(script=refuse) as upstream, remember(upstream, tmp_path) as world:
         body = {"model": "m", "messages": long_list(60), "user": "alice", "stream": True}
@@ -114,7 +114,7 @@ def test_a_stream_that_is_an_error_about_the_length_is_made_again(tmp_path: Path
 
 def test_what_cannot_be_cut_is_refused_as_before(tmp_path: Path) -> None:
     with StrictUpstream() as upstream, remember(upstream, tmp_path) as world:
-        upstream.script = lambda seen: fail(400, "The input is too long.")
+        upstream.script = lambda request: fail(400, "The input is too long.")
         reply = world.gateway.post({"model": "m", "messages": long_list(0), "user": "alice"})
         assert (reply.status, len(upstream.chats)) == (400, 1)
         upstream.script = None
@@ -123,9 +123,9 @@ def test_what_cannot_be_cut_is_refused_as_before(tmp_path: Path) -> None:
 
 
 def test_a_list_that_is_too_long_only_with_the_result_of_a_gateway_tool_is_cut(tmp_path: Path) -> None:
-    def search(seen: Seen) -> Reply:
+    def search(request: UpstreamRequest) -> Reply:
         call = Call("conversation_search", {"query": "ten"})
-        return call_tools(call) if seen.messages[-1]["role"] == "user" else refuse_long(seen)
+        return call_tools(call) if request.messages[-1]["role"] == "user" else refuse_long(request)
 
     with StrictUpstream() as upstream, remember(upstream, tmp_path, agent()) as world:
         world.chat(user="alice", model="agent/helper").say("ten " * 400)
@@ -257,9 +257,9 @@ class Counting:
     per_word: float
     refused: int = 0
 
-    def __call__(self, seen: Seen) -> Reply:
-        prompt = int(self.per_word * sum(len(str(m["content"]).split()) for m in seen.messages))
-        asked = prompt + int(seen.json.get("max_tokens", 0))
+    def __call__(self, request: UpstreamRequest) -> Reply:
+        prompt = int(self.per_word * sum(len(str(m["content"]).split()) for m in request.messages))
+        asked = prompt + int(request.json.get("max_tokens", 0))
         if asked > self.context:
             self.refused += 1
             return fail(
@@ -288,7 +288,7 @@ def test_an_upstream_that_counts_more_than_we_do_is_believed(
             chat = world.chat(user="alice", stream=form != "whole", max_tokens=100, **options)
             for n in range(40):
                 assert chat.say(f"{n} {WORDS}{WORDS}") == "Fine."
-            kept = [len(seen.messages) for seen in upstream.chats]
+            kept = [len(request.messages) for request in upstream.chats]
             assert counting.refused == (0 if is_configured and form != "streamed without usage" else 1)
             assert kept[:10] == [*range(1, 20, 2)], "nothing leaves before the window is full"
             # It depends by a turn on the tokens of the memory's mark, which is random.
@@ -303,6 +303,6 @@ def test_a_guess_of_one_upstreams_context_is_none_of_its_fallbacks(two: Open) ->
         it.first.queue(refused, refused, fail(503))
         it.second.queue(uncounted("Fine.", stream=False))
         it.world.sdk.chat.completions.create(model="m", messages=long_list(80))
-        assert (len(it.first.seen), len(it.second.seen)) == (3, 1)
+        assert (len(it.first.requests), len(it.second.requests)) == (3, 1)
         windows = it.world.gateway.app.services.chat.failover.context_windows
         assert windows.find_window(ModelKey("second", "small"), 100_000) == 100_000

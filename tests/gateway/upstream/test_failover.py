@@ -22,8 +22,8 @@ from tests.doubles.upstream import (
     Gate,
     Reply,
     Rules,
-    Seen,
     StrictUpstream,
+    UpstreamRequest,
     call_tools,
     fail,
     full_backlog,
@@ -117,7 +117,7 @@ def test_a_refusal_under_a_200_is_an_answer_though_it_has_no_choices(two: Open) 
         it.first.queue(raw(refusal, content_type="application/json"))
         body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
         assert it.world.gateway.ask("POST", "/v1/chat/completions", body).status == 400
-        assert not it.second.seen
+        assert not it.second.requests
 
 
 @only_openai
@@ -127,7 +127,7 @@ def test_an_object_of_other_fields_passes_as_it_came(two: Open) -> None:
         it.first.queue(raw(b'{"request_id":"r1"}', content_type="application/json"))
         body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
         assert it.world.gateway.ask("POST", "/v1/chat/completions", body).body == b'{"request_id":"r1"}'
-        assert not it.second.seen
+        assert not it.second.requests
 
 
 def test_the_fallback_makes_a_response_in_the_background(two: Open) -> None:
@@ -206,7 +206,7 @@ def test_what_is_wrong_with_the_request_is_not_asked_elsewhere(
                     it.ask(False, memory, f"Question {status}?")
                 assert (caught.value.status_code, caught.value.code) == (status, "no_good")
                 assert "x-mnemogate-tries" not in caught.value.response.headers
-        assert it.second.seen == []
+        assert it.second.requests == []
 
 
 @both
@@ -381,15 +381,15 @@ def test_what_only_one_provider_can_read_is_not_shown_to_its_stand_in(
     def signed(name: str) -> dict[str, Any]:
         return json.loads(json.dumps(thought).replace('"s"', f'"{name}"'))  # type: ignore[no-any-return]
 
-    def thoughts(seen: Seen) -> list[Any]:
-        replies = [m for m in seen.messages if m["role"] == "assistant"]
+    def thoughts(request: UpstreamRequest) -> list[Any]:
+        replies = [m for m in request.messages if m["role"] == "assistant"]
         return [next((n for n in ("first", "second") if n in str(m.get(field))), None) for m in replies]
 
     with two() as it:
         it.first.rules = it.second.rules = Rules(unknown_parameters=False)
         talk: list[Any] = []
 
-        def say_again(reply: Reply, upstream: StrictUpstream) -> Seen:
+        def say_again(reply: Reply, upstream: StrictUpstream) -> UpstreamRequest:
             upstream.queue(reply)
             talk.append({"role": "user", "content": f"This is question number {len(talk)}."})
             text, _ = it.ask(stream, True, messages=talk)
@@ -464,7 +464,7 @@ def test_an_error_passes_as_it_is(two: Open, subtests: pytest.Subtests, stream: 
     with two(fallbacks=()) as it:
         for fault, kind, status in ERRORS:
             with subtests.test(status=status):
-                seen = len(it.first.seen)
+                seen = len(it.first.requests)
                 it.first.queue(fault)
                 with pytest.raises(kind) as caught:
                     it.ask(stream, memory, f"Question {status}?")
@@ -472,7 +472,7 @@ def test_an_error_passes_as_it_is(two: Open, subtests: pytest.Subtests, stream: 
                 assert response.status_code == status
                 assert it.is_as_sent(response.content, fault)
                 assert fault.headers.items() <= dict(response.headers).items()
-                assert len(it.first.seen) == seen + 1
+                assert len(it.first.requests) == seen + 1
 
 
 @both
@@ -483,7 +483,7 @@ def test_a_lost_connection_is_not_sent_again_unasked(two: Open, stream: bool, me
         with pytest.raises(openai.InternalServerError) as caught:
             it.ask(stream, memory)
         assert (caught.value.status_code, caught.value.code) == (502, "upstream_unreachable")
-        assert len(it.first.seen) == 1
+        assert len(it.first.requests) == 1
         assert caught.value.response.headers["x-mnemogate-upstream"] == "first"
 
 
@@ -506,7 +506,7 @@ def test_retries_wait_as_long_as_the_upstream_asks(two: Open, stream: bool, memo
         assert text == "At last."
         assert headers["x-mnemogate-tries"] == "first:503;first:429;first:200"
         assert it.waits == [0.1, 1.5]
-        assert it.first.seen[0].body == it.first.seen[2].body
+        assert it.first.requests[0].body == it.first.requests[2].body
         assert it.first.opened == 1  # the errors were read, so that their connection goes on
 
 
@@ -516,7 +516,7 @@ def test_a_wait_that_is_too_long_is_the_clients(two: Open) -> None:
         with pytest.raises(openai.RateLimitError) as caught:
             it.ask(False, False)
         assert caught.value.response.headers["retry-after"] == "30"
-        assert (it.waits, len(it.first.seen)) == ([], 1)
+        assert (it.waits, len(it.first.requests)) == ([], 1)
 
 
 # --- passing over who fails
@@ -529,15 +529,15 @@ def test_the_breaker_opens_and_closes(two: Open, memory: bool) -> None:
         it.first.queue(*(fail(503) for _ in range(6)))
         for n in range(5):
             it.ask(False, memory, f"question {n}")
-        assert len(it.first.seen) == 5
+        assert len(it.first.requests) == 5
         _, headers = it.ask(False, memory, "the next question")
-        assert len(it.first.seen) == 5  # it rests
+        assert len(it.first.requests) == 5  # it rests
         assert (headers["x-mnemogate-upstream"], "x-mnemogate-tries" in headers) == ("second", False)
         assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 1
         it.now += 10
         assert it.ask(False, memory, "a probe")[1]["x-mnemogate-tries"] == "first:503;second:200"
         it.ask(False, memory, "again not")
-        assert len(it.first.seen) == 6
+        assert len(it.first.requests) == 6
         it.now += 10
         assert it.ask(False, memory, "another probe")[1]["x-mnemogate-upstream"] == "first"
         assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 0
@@ -567,7 +567,7 @@ def test_one_that_rests_after_the_wait_for_a_conversation_is_passed_over(two: Op
         it.first.queue(fail(503), BUSY)
         it.second.queue(say("One.", hold_before_headers=gate))
         first = pool.submit(it.ask, False, True, "One?", append)
-        becomes(lambda: it.second.seen)
+        becomes(lambda: it.second.requests)
         behind = pool.submit(it.ask, False, True, "Two?", append)
         queues = it.world.gateway.app.services.chat.keeper.queues
         becomes(lambda: 2 in queues._counts.values())
@@ -584,7 +584,7 @@ def test_who_said_when_to_come_back_is_left_alone_until_then(two: Open) -> None:
         it.first.queue(BUSY)
         for _ in range(3):
             assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "second"
-        assert len(it.first.seen) == 1
+        assert len(it.first.requests) == 1
         it.now += 30
         assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "first"
 
@@ -667,7 +667,7 @@ def test_conversations_are_spread_and_stay_where_they_are(two: Open, memory: boo
         talks: list[list[Any]] = [[{"role": "user", "content": f"Conversation {n}"}] for n in range(12)]
         homes = [it.ask(False, memory, messages=talk)[1]["x-mnemogate-upstream"] for talk in talks]
         assert set(homes) == {"first", "second"}
-        assert {seen.json["model"] for seen in it.second.seen} == {"big-two"}
+        assert {request.json["model"] for request in it.second.requests} == {"big-two"}
         for talk in talks:
             talk += [{"role": "assistant", "content": "Ok."}, {"role": "user", "content": "And then?"}]
         assert [it.ask(False, memory, messages=talk)[1]["x-mnemogate-upstream"] for talk in talks] == homes

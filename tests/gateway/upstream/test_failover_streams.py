@@ -185,7 +185,7 @@ def test_a_fallback_after_comments_whose_window_is_too_small_leaves_the_error_as
         assert b"Gone." in got
         assert b"context_length_exceeded" not in got
         assert b'"type":"response.failed"' in got
-        assert it.second.seen == []
+        assert it.second.requests == []
 
 
 @both
@@ -361,7 +361,7 @@ def test_a_stream_that_stalls_ends_with_an_error_event(two: Open, memory: bool) 
             it.ask(True, memory)
         assert (type(caught.value), caught.value.code) == (openai.APIError, "upstream_timeout")
         it.first.last.gone.wait_sync()
-        assert it.second.seen == []
+        assert it.second.requests == []
         it.settle()
         assert it.counted('mnemogate_upstream_errors_total{kind="timeout",upstream="first"}') == 1
         assert it.endpoint("first").health.break_count == 1
@@ -384,7 +384,7 @@ def test_a_whole_reply_that_stalls_is_a_504(two: Open, limit: str, memory: bool)
             it.ask(False, memory)
         assert (caught.value.status_code, caught.value.code) == (504, "upstream_timeout")
         it.first.last.gone.wait_sync()
-        assert it.second.seen == []
+        assert it.second.requests == []
 
 
 @both
@@ -405,7 +405,7 @@ def test_a_cut_stream_ends_with_an_error_event_and_is_not_begun_elsewhere(two: O
         with pytest.raises(openai.APIError) as caught:
             it.ask(True, memory)
         assert caught.value.code == "upstream_broke"
-        assert it.second.seen == []
+        assert it.second.requests == []
         it.settle()
         assert it.counted('mnemogate_upstream_errors_total{kind="broke",upstream="first"}') == 1
 
@@ -523,8 +523,8 @@ def test_a_cut_whole_reply_is_a_status(two: Open, memory: bool) -> None:
         with pytest.raises(openai.InternalServerError) as caught:
             it.ask(False, memory)
         assert (caught.value.status_code, caught.value.code) == (502, "upstream_broke")
-        assert len(it.first.seen) == 1
-        assert it.second.seen == []
+        assert len(it.first.requests) == 1
+        assert it.second.requests == []
 
 
 @both
@@ -570,8 +570,8 @@ def test_a_hidden_round_stays_where_the_first_was_answered(two: Open, stream: bo
         it.second.queue(call_tools(INSERT), say("Noted."))
         text, headers = it.ask(stream, True, **AGENT)
         assert text == "Noted."
-        assert (len(it.first.seen), len(it.second.seen)) == (1, 2)
-        assert [seen.json["model"] for seen in it.second.seen] == ["small", "small"]
+        assert (len(it.first.requests), len(it.second.requests)) == (1, 2)
+        assert [request.json["model"] for request in it.second.requests] == ["small", "small"]
         assert it.second.last.headers["authorization"] == "Bearer k2"
         assert headers["x-mnemogate-upstream"] == "second"
 
@@ -583,7 +583,7 @@ def test_an_error_of_a_hidden_round_is_a_status_and_tries_no_other_upstream(two:
         with pytest.raises(openai.RateLimitError) as caught:
             it.ask(stream, True, **AGENT)
         assert caught.value.response.headers["retry-after"] == "30"
-        assert it.second.seen == []
+        assert it.second.requests == []
 
 
 @pytest.mark.parametrize("before", ["", "Let me see. "], ids=["silent", "after text"])
@@ -594,7 +594,7 @@ def test_a_hidden_round_is_retried(two: Open, is_event: bool, before: str) -> No
         fault = begins_with(it.kind, OVERLOADED) if is_event else fail(503)
         it.first.queue(call_tools(INSERT, text=before or None), fault, say("Noted."))
         assert it.ask(True, True, **AGENT)[0] == f"{before}Noted."
-        assert (len(it.first.seen), it.second.seen) == (3, [])
+        assert (len(it.first.requests), it.second.requests) == (3, [])
 
 
 # --- the client leaves
@@ -628,7 +628,7 @@ def test_a_client_that_leaves_between_two_tries(two: Open, stream: bool, memory:
         leave(it, memory, waiting.wait_sync, stream=stream)
         ended.wait_sync()
         it.settle()
-        assert len(it.first.seen) == 1
+        assert len(it.first.requests) == 1
         assert it.world.gateway.last_line()["status"] == 499
 
 
@@ -638,7 +638,7 @@ def test_a_client_that_leaves_while_the_fallback_thinks(two: Open, stream: bool,
     with two() as it:
         it.first.queue(fail(503))
         it.second.queue(say("Too late.", hold_before_headers=Gate()))
-        leave(it, memory, it.second.arrived(1).wait_sync, stream=stream)
+        leave(it, memory, it.second.request_gate(1).wait_sync, stream=stream)
         it.second.last.gone.wait_sync()
 
 
@@ -650,7 +650,7 @@ def test_a_probe_that_is_cancelled_leaves_the_breaker_to_the_next(two: Open) -> 
             it.ask(False, False, f"question {n}")
         it.now += 10
         it.first.queue(say("Too late.", hold_before_headers=Gate()))
-        leave(it, False, it.first.arrived(6).wait_sync)
+        leave(it, False, it.first.request_gate(6).wait_sync)
         it.first.last.gone.wait_sync()
         it.settle()
         assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "first"

@@ -94,7 +94,7 @@ def test_a_misspelt_gateway_header_asks_no_upstream(sdk: openai.OpenAI, upstream
         sdk.embeddings.create(model="m", input="a", extra_headers=headers)
     with pytest.raises(openai.BadRequestError, match="did you mean x-mnemogate-memory"):
         sdk.files.create(file=("a.bin", bytes(1 << 20)), purpose="batch", extra_headers=headers)
-    assert not upstream.seen
+    assert not upstream.requests
 
 
 def test_uploads_and_batches(sdk: openai.OpenAI) -> None:
@@ -202,7 +202,7 @@ def test_an_alias_leads_to_its_upstream_under_its_name_there(
     assert reply.status == 200
     assert second.last.body == body.replace(b'"ears"', b'"whisper-large"')
     assert second.last.headers["authorization"] == "Bearer sk-second"
-    assert first.seen == []
+    assert first.requests == []
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -242,8 +242,8 @@ def test_a_form_that_names_two_models_is_refused(
             client.send(sent)
         reply = client.read_reply()
     assert (reply.status, reply.error["param"]) == (400, "model")
-    assert first.seen == []
-    assert not any(b"dear" in seen.body for seen in second.seen)
+    assert first.requests == []
+    assert not any(b"dear" in request.body for request in second.requests)
 
 
 ALLOWED = b'--XX\r\ncontent-disposition: form-data; name="model"\r\n\r\nears\r\n'
@@ -269,8 +269,8 @@ def test_a_closed_list_is_closed_to_forms_that_readers_may_take_in_two_ways(
     body = before + b"--XX\r\n" + head + b"\r\n\r\ndear\r\n--XX--\r\n"
     reply = gateway.ask("POST", "/v1/audio/transcriptions", body, FORM)
     assert (reply.status, reply.error["param"]) == (400 if before else 404, "model")
-    assert first.seen == []
-    assert not any(b"dear" in seen.body for seen in second.seen)
+    assert first.requests == []
+    assert not any(b"dear" in request.body for request in second.requests)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_a_closed_list_is_closed_to_forms_that_cannot_be_read(
     gateway, first, second = two
     reply = gateway.ask("POST", "/v1/audio/transcriptions", body, {"content-type": kind})
     assert (reply.status, reply.error["param"]) == (400, "model")
-    assert first.seen == second.seen == []
+    assert first.requests == second.requests == []
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -316,7 +316,7 @@ def test_a_model_after_its_file_is_found(
         else:
             client.request("POST", "/v1/audio/transcriptions", body, FORM)
         assert client.read_reply().json == {"text": "whisper-large heard 3000000 bytes"}
-    assert first.seen == []
+    assert first.requests == []
     assert second.last.body == body.replace(b"ears", b"whisper-large")
     assert ("content-length" in second.last.headers) is not chunked
 
@@ -329,7 +329,7 @@ def test_a_file_before_its_model_is_buffered_within_the_limits_of_bodies(upstrea
     with serve(settings, limits=limits) as gateway, gateway.connect() as client:
         upstream.queue(raw(b"{}", content_type="application/json", hold_before_headers=gate))
         client.request("POST", "/v1/audio/transcriptions", body, FORM)
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
         refused = gateway.ask("POST", "/v1/audio/transcriptions", body, FORM)
         assert (refused.status, refused.error["code"]) == (503, "overloaded")
         model_first = form(("model", b"m"), ("*file", b"x" * 5_000_000))  # is not stored
@@ -348,9 +348,9 @@ def test_what_names_no_model_goes_to_the_first_upstream_or_the_named_one(
 ) -> None:
     gateway, first, second = two
     assert gateway.ask("GET", "/v1/files").status == 200
-    assert (len(first.seen), len(second.seen)) == (1, 0)
+    assert (len(first.requests), len(second.requests)) == (1, 0)
     assert gateway.ask("GET", "/v1/files", headers={"x-mnemogate-upstream": "second"}).status == 200
-    assert (len(first.seen), len(second.seen)) == (1, 1)
+    assert (len(first.requests), len(second.requests)) == (1, 1)
     assert "x-mnemogate-upstream" not in second.last.headers
 
 
@@ -416,7 +416,7 @@ def test_a_closed_list_is_closed_to_a_named_upstream_and_to_what_cannot_be_read(
         status = 404  # it is read under any type
     reply = gateway.ask("POST", path, b'{"model":"dear","input":"x"}', {**JSON, **headers})
     assert (reply.status, reply.error["param"]) == (status, "model")
-    assert first.seen == second.seen == []
+    assert first.requests == second.requests == []
 
 
 @each_row(
@@ -509,7 +509,7 @@ def test_a_path_that_could_lead_elsewhere_does_not_exist(
     with gateway.connect() as client:
         client.send(f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
         assert client.read_head().status in (400, 404, 405)
-    assert upstream.seen == []
+    assert upstream.requests == []
 
 
 @each_row(
@@ -545,7 +545,7 @@ def test_every_family_is_counted_under_its_name(gateway: RunningGateway) -> None
 def test_an_upload_leaves_while_it_comes(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     body = form(("purpose", b"batch"), ("*file", b"x" * 300_000))
     with gateway.connect() as client:
-        there = upstream.received(100_000)
+        there = upstream.byte_gate(100_000)
         client.request("POST", "/v1/files", None, {**FORM, "content-length": str(len(body))})
         client.send(body[:200_000])
         there.wait_sync()  # the rest was never sent
@@ -694,4 +694,4 @@ def test_what_is_too_long_for_a_name_is_none(
     assert gateway.ask("POST", path, body.replace(b"%b", longest), headers).status == 200
     reply = gateway.ask("POST", path, body.replace(b"%b", longest + b"m"), headers)
     assert (reply.status, "1,000 characters" in reply.error["message"]) == (400, True)
-    assert len(upstream.seen) == 1
+    assert len(upstream.requests) == 1

@@ -38,11 +38,14 @@ class Two:
         return self.gateway.ask("POST", "/v1/embeddings", body, {**JSON, **headers})
 
     def models(self, upstream: StrictUpstream) -> list[str]:
-        return [json.loads(seen.body)["model"] for seen in upstream.seen]
+        return [json.loads(request.body)["model"] for request in upstream.requests]
 
     def keys(self) -> list[str]:
         """With which key each request came to the first one."""
-        return [seen.headers.get("authorization", "").removeprefix("Bearer ") for seen in self.first.seen]
+        return [
+            request.headers.get("authorization", "").removeprefix("Bearer ")
+            for request in self.first.requests
+        ]
 
 
 Open = Callable[..., AbstractContextManager[Two]]
@@ -115,7 +118,7 @@ def test_a_claude_does_not_stand_in_for_what_it_has_not(two: Open) -> None:
     with StrictAnthropic() as claude, two(fallbacks=["opus", "other"], claude=claude) as it:
         it.first.queue(fail(503))
         assert it.embed().headers["x-mnemogate-tries"] == "first:503;second:200"
-        assert claude.seen == []
+        assert claude.requests == []
 
 
 def test_the_callers_own_key_does_not_go_to_a_stand_in(two: Open) -> None:
@@ -151,7 +154,7 @@ def test_forms_are_spread_too_each_with_the_name_of_its_deployment(two: Open) ->
         for _ in range(12):
             assert it.gateway.ask("POST", "/v1/audio/transcriptions", body, FORM).status == 200
         for upstream, name in ((it.first, b"big"), (it.second, b"big-two")):
-            assert {seen.body for seen in upstream.seen} == {form(("model", name), ("*file", b"x"))}
+            assert {request.body for request in upstream.requests} == {form(("model", name), ("*file", b"x"))}
 
 
 def test_a_breaker_rests_who_keeps_failing(two: Open) -> None:
@@ -159,7 +162,7 @@ def test_a_breaker_rests_who_keeps_failing(two: Open) -> None:
         it.first.queue(*(fail(500) for _ in range(FAILURES)))
         for _ in range(FAILURES + 2):
             assert it.embed().status == 200
-        assert len(it.first.seen) == FAILURES
+        assert len(it.first.requests) == FAILURES
 
 
 # --- the same one again, or not
@@ -179,7 +182,7 @@ def test_what_is_wrong_with_the_request_is_not_asked_again(two: Open) -> None:
         it.first.queue(failure)
         reply = it.embed()
         assert (reply.status, [reply.body]) == (400, list(failure.body or ()))
-        assert (len(it.first.seen), it.second.seen) == (1, [])
+        assert (len(it.first.requests), it.second.requests) == (1, [])
 
 
 KEPT = [
@@ -199,7 +202,7 @@ def test_what_an_upstream_keeps_is_sent_once_on_a_connection_that_closes(
         assert it.gateway.ask(method, path, body, JSON).status == 200
         it.first.queue(Reply(cut_before_headers=True))
         assert it.gateway.ask(method, path, body, JSON).status == 502
-        assert [seen.connection for seen in it.first.seen] == [1, 1]
+        assert [request.connection for request in it.first.requests] == [1, 1]
 
 
 @pytest.mark.parametrize(("method", "path", "body"), KEPT)
@@ -214,7 +217,7 @@ def test_what_an_upstream_keeps_is_sent_once_and_with_one_key(
         assert (reply.status, reply.headers["retry-after"]) == (500, "1")
         for _ in range(5):
             it.gateway.ask(method, path, body, JSON if body else {})
-        assert (it.keys(), it.second.seen) == (["one"] * 6, [])
+        assert (it.keys(), it.second.requests) == (["one"] * 6, [])
 
 
 @pytest.mark.parametrize(("method", "path", "body"), KEPT)
@@ -224,7 +227,7 @@ def test_what_was_refused_for_now_is_asked_again(
     with two(fallbacks=["other"], api_key=("one", "two"), retries=1) as it:
         it.first.queue(BUSY)
         assert it.gateway.ask(method, path, body, JSON if body else {}).status == 200
-        assert (it.keys(), it.waits, it.second.seen) == (["one"] * 2, [1.0], [])
+        assert (it.keys(), it.waits, it.second.requests) == (["one"] * 2, [1.0], [])
 
 
 def test_what_is_only_looked_at_is_asked_again(two: Open) -> None:
@@ -239,13 +242,13 @@ def test_an_upload_passes_once(two: Open) -> None:
         it.first.queue(fail(503))
         body = form(("model", b"m"), ("*file", b"x"))
         assert it.gateway.ask("POST", "/v1/audio/transcriptions", body, FORM).status == 503
-        assert (len(it.first.seen), it.second.seen) == (1, [])
+        assert (len(it.first.requests), it.second.requests) == (1, [])
 
 
 def break_off(it: Two) -> None:
     """Uploads more than the limit, and returns when the upstream has seen its request end early."""
     with it.gateway.connect() as client:
-        there = it.first.received(10_000)
+        there = it.first.byte_gate(10_000)
         sent = {**FORM, "transfer-encoding": "chunked"}
         client.request("POST", "/v1/audio/transcriptions", None, sent)
         body = form(("model", b"m"), ("*file", b"x" * 100_000))

@@ -95,7 +95,7 @@ def test_who_leaves_in_an_upload_is_gone_for_the_upstream_too(
     gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     with gateway.connect() as client:
-        there = upstream.received(10_000)
+        there = upstream.byte_gate(10_000)
         client.request("POST", "/v1/files", None, {**FORM, "content-length": "1000000"})
         client.send(form(("*file", b"x" * 20_000), end=False))
         there.wait_sync()
@@ -151,7 +151,7 @@ def test_who_leaves_before_the_answer_is_gone_for_the_upstream_too(
     upstream.queue(raw(b"never", hold_before_headers=Gate()))
     with gateway.connect() as client:
         client.request("POST", "/v1/embeddings", b'{"model":"m","input":"x"}', JSON)
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
     upstream.last.gone.wait_sync()
 
 
@@ -178,7 +178,7 @@ def test_more_than_the_limit_is_a_413(upstream: StrictUpstream, announced: bool)
             reply = client.read_reply()
             assert (reply.status, reply.error["code"]) == (413, "request_too_large")
             assert "server.max_upload_bytes" in reply.error["message"]
-        assert upstream.seen == []
+        assert upstream.requests == []
         assert gateway.ask("GET", "/v1/files").status == 200
 
 
@@ -284,7 +284,7 @@ def test_what_claude_has_not_is_a_404_that_names_the_model(
         with serve(settings_for(claude, upstreams=only)) as gateway:
             reply = gateway.ask(method, path, body, headers)
             assert gateway.ask("GET", "/health").status == 200
-        assert claude.seen == []
+        assert claude.requests == []
     assert (reply.status, reply.error["code"]) == (404, "unsupported_endpoint")
     assert path in reply.error["message"]
     assert "'claude'" in reply.error["message"]
@@ -305,7 +305,7 @@ def test_what_names_no_model_passes_claude_by(
         with serve(settings_for(claude, upstreams=both)) as gateway:
             reply = gateway.ask(method, path, body, headers)
             assert (reply.status, reply.headers["x-mnemogate-upstream"]) == (200, "up")
-        assert (len(upstream.seen), claude.seen) == (1, [])
+        assert (len(upstream.requests), claude.requests) == (1, [])
 
 
 def test_json_cut_in_its_middle_is_a_status_and_an_unreachable_upstream_too(
@@ -377,7 +377,7 @@ def test_a_stream_that_is_read_again_may_have_no_event(
     """The events of a stored response after its last one."""
     upstream.queue(raw(b""))
     reply = gateway.ask("GET", "/v1/audio/voices/v?starting_after=9")
-    assert (reply.status, reply.body, len(upstream.seen)) == (200, b"", 1)
+    assert (reply.status, reply.body, len(upstream.requests)) == (200, b"", 1)
 
 
 def test_a_stream_is_handed_on_to_its_last_byte(gateway: RunningGateway, upstream: StrictUpstream) -> None:
@@ -433,4 +433,4 @@ def test_nothing_is_begun_for_a_client_that_has_left(
 
     gateway.call(ask())
     gc.collect()
-    assert [seen.path for seen in upstream.seen if seen.path == path] == []
+    assert [request.path for request in upstream.requests if request.path == path] == []

@@ -297,7 +297,7 @@ async def test_an_upstream_without_a_list_takes_nothing_away(upstream: StrictUps
 
 
 def test_the_list_is_fetched_in_the_background_and_answers_in_openais_form(upstream: StrictUpstream) -> None:
-    asked = upstream.arrived(1)
+    asked = upstream.request_gate(1)
     with serve(settings_for(upstream), limits=Limits(models_refresh_s=3600.0)) as gateway:
         asked.wait_sync()
         upstream.last.settled.wait_sync()
@@ -313,7 +313,7 @@ def test_the_list_is_fetched_in_the_background_and_answers_in_openais_form(upstr
 def test_the_list_is_answered_while_an_upstream_does_not_say_its_own(upstream: StrictUpstream) -> None:
     """From the settings while nothing was ever listed, then from what was listed last."""
     never = upstream.hold_models = Gate()
-    asked = upstream.arrived(1)
+    asked = upstream.request_gate(1)
     settings = settings_for(upstream, profiles=(BOB,))
     with serve(settings, limits=Limits(models_refresh_s=3600.0)) as gateway:
         models, provider = gateway.app.services.models, gateway.app.services.providers["up"]
@@ -323,13 +323,13 @@ def test_the_list_is_answered_while_an_upstream_does_not_say_its_own(upstream: S
         assert gateway.ask("GET", f"/v1/models/{upstream.models[0]}").status == 404
         upstream.hold_models = None
         assert gateway.call(models.refresh("up", provider))
-        again = upstream.arrived(3)
+        again = upstream.request_gate(3)
         upstream.hold_models = never
         upstream.models.append("newer")
         refreshing = asyncio.run_coroutine_threadsafe(models.refresh("up", provider), gateway.loop)
         again.wait_sync()
         assert listed(gateway) == ["agent/bob", "gpt-strict", "gpt-strict-mini"]
-        assert not any(seen.settled.is_open for seen in (upstream.seen[0], upstream.seen[2]))
+        assert not any(request.settled.is_open for request in (upstream.requests[0], upstream.requests[2]))
         never.open()
         assert refreshing.result(PATIENCE_S)
         assert listed(gateway)[-1] == "newer"
@@ -374,7 +374,11 @@ GOOD = {"Authorization": "Bearer sk-good"}
 
 def models_asked(upstream: StrictUpstream) -> list[str | None]:
     """The keys with which the upstream was asked for its list."""
-    return [dict(seen.headers).get("authorization") for seen in upstream.seen if seen.path == "/v1/models"]
+    return [
+        dict(request.headers).get("authorization")
+        for request in upstream.requests
+        if request.path == "/v1/models"
+    ]
 
 
 def names_with(gateway: RunningGateway, headers: Mapping[str, str]) -> list[str]:
@@ -459,7 +463,7 @@ async def test_an_upstream_is_asked_less_and_less_often_with_a_key_that_fails() 
             hands.now = now
             with pytest.raises(NotAuthenticated):
                 await models.list_entries_for("Bearer sk-bad")
-            if len(upstream.seen) > len(asked):
+            if len(upstream.requests) > len(asked):
                 asked.append(hands.now)
         assert asked == [0, 15, 45, 105, 225, 465, 765]
         # What was a bad key may become a good one.

@@ -24,7 +24,7 @@ from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import resolve_route
 from gateway.settings import Settings, UpstreamSettings
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse
-from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, fail, raw, say
+from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, fail, raw, say
 from tests.gateway.sdk import World, agent, remember
 from tests.gateway.upstream.two import INSERT, Open, only_openai
 from tests.server import RawReply
@@ -49,8 +49,8 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
         yield world
 
 
-def filter_plums(seen: Seen) -> Reply | None:
-    return FILTERED if "plum" in json.dumps(seen.messages) else None
+def filter_plums(request: UpstreamRequest) -> Reply | None:
+    return FILTERED if "plum" in json.dumps(request.messages) else None
 
 
 def post(world: World, path: str, body: Any) -> RawReply:
@@ -74,11 +74,11 @@ WAYS: dict[str, Callable[[World], RawReply]] = {
 def test_a_memory_section_that_is_refused_is_left_out(
     world: World, upstream: StrictUpstream, way: str
 ) -> None:
-    before = len(upstream.seen)
+    before = len(upstream.requests)
     reply = WAYS[way](world)
     assert (reply.status, reply.headers["x-mnemogate-adapted"]) == (200, "memory")
     assert reply.headers["x-mnemogate-tries"] == "up:400;up:200"
-    assert [str(seen.messages[0]).count("plum") for seen in upstream.seen[before:]] == [1, 0]
+    assert [str(request.messages[0]).count("plum") for request in upstream.requests[before:]] == [1, 0]
     assert upstream.last.messages[0]["content"].startswith("You help.")
     assert upstream.last.tool_names
 
@@ -86,9 +86,9 @@ def test_a_memory_section_that_is_refused_is_left_out(
 def test_its_conversation_goes_on_without_it(world: World, upstream: StrictUpstream) -> None:
     chat = world.chat(user="alice", model="agent/helper")
     chat.say("Good morning.")
-    before = len(upstream.seen)
+    before = len(upstream.requests)
     chat.say("What a day.")
-    assert len(upstream.seen) == before + 1
+    assert len(upstream.requests) == before + 1
     assert "plum" not in upstream.last.body.decode()
 
 
@@ -103,13 +103,13 @@ def test_a_note_that_is_refused_is_left_out_for_good(
     world.pass_time(3600)
     chat = world.chat(user="alice", model="agent/helper", headers=headers)
     chat.say("Where in Portugal did my sister plant trees?")
-    refused, answered = upstream.seen[-2:]
+    refused, answered = upstream.requests[-2:]
     assert ("plum" in refused.body.decode(), "plum" in answered.body.decode()) == (True, False)
     if headers:
         chat.messages.clear()
-    before = len(upstream.seen)
+    before = len(upstream.requests)
     chat.say("Thank you.")
-    assert len(upstream.seen) == before + 1
+    assert len(upstream.requests) == before + 1
 
 
 @only_openai
@@ -123,15 +123,15 @@ def test_a_note_that_a_fallback_refuses_after_comments_is_left_out_for_good(two:
         it.first.queue(raw(b": wait\n\n", gone))
         it.second.script = filter_plums
         assert chat.say("Where in Portugal did my sister plant trees?", stream=True) == "Ok."
-        assert ["plum" in seen.body.decode() for seen in it.second.seen] == [True, False]
+        assert ["plum" in request.body.decode() for request in it.second.requests] == [True, False]
         chat.say("Thank you.")
         assert "plum" not in it.first.last.body.decode()
 
 
 def test_a_note_stays_out_where_a_later_round_fails(world: World, upstream: StrictUpstream) -> None:
-    def call_once(seen: Seen) -> Reply | None:
-        has_result = seen.messages[-1]["role"] == "tool"
-        return filter_plums(seen) or (fail(500) if has_result else call_tools(INSERT))
+    def call_once(request: UpstreamRequest) -> Reply | None:
+        has_result = request.messages[-1]["role"] == "tool"
+        return filter_plums(request) or (fail(500) if has_result else call_tools(INSERT))
 
     upstream.script = None
     world.write_block("alice", "Likes tea.")
@@ -142,17 +142,17 @@ def test_a_note_stays_out_where_a_later_round_fails(world: World, upstream: Stri
     chat = {"user": "alice", "model": "agent/helper"}
     assert world.post([ask], APPEND, **chat).status == 500
     upstream.script = filter_plums
-    before = len(upstream.seen)
+    before = len(upstream.requests)
     assert world.post([ask], APPEND, **chat).status == 200
-    assert len(upstream.seen) == before + 1
+    assert len(upstream.requests) == before + 1
 
 
 @pytest.mark.parametrize("headers", [{}, APPEND], ids=["list", "appended"])
 def test_a_result_that_is_refused_is_left_out_for_good(
     world: World, upstream: StrictUpstream, headers: dict[str, str]
 ) -> None:
-    def search_once(seen: Seen) -> Reply | None:
-        return filter_plums(seen) or (call_tools(SEARCH) if "?" in str(seen.messages[-1]) else None)
+    def search_once(request: UpstreamRequest) -> Reply | None:
+        return filter_plums(request) or (call_tools(SEARCH) if "?" in str(request.messages[-1]) else None)
 
     upstream.script = None
     world.write_block("alice", "Likes tea.")
@@ -165,25 +165,25 @@ def test_a_result_that_is_refused_is_left_out_for_good(
     assert (reply.status, reply.headers["x-mnemogate-adapted"]) == (200, "results")
     assert reply.headers["x-mnemogate-tries"] == "up:200;up:400;up:200"
     assert b"Ok." in reply.body
-    refused, answered = upstream.seen[-2:]
+    refused, answered = upstream.requests[-2:]
     assert answered.messages[:-1] == refused.messages[:-1]
     assert "refused to read it" in answered.messages[-1]["content"]
-    before = len(upstream.seen)
+    before = len(upstream.requests)
     answer = {"role": "assistant", "content": "Ok."}
     thanks = {"role": "user", "content": "Thank you."}
     assert world.post([thanks] if headers else [ask, answer, thanks], headers, **chat).status == 200
-    assert len(upstream.seen) == before + 1
+    assert len(upstream.requests) == before + 1
     assert upstream.last.messages[3] == answered.messages[-1]
 
 
 def test_results_of_a_later_round_are_sent_where_those_before_were_refused(
     world: World, upstream: StrictUpstream
 ) -> None:
-    def search_twice(seen: Seen) -> Reply | None:
-        searches = sum(message["role"] == "tool" for message in seen.messages)
+    def search_twice(request: UpstreamRequest) -> Reply | None:
+        searches = sum(message["role"] == "tool" for message in request.messages)
         query = ("Portugal", "coffee")[searches] if searches < 2 else None
         call = Call("conversation_search", {"query": query})
-        return filter_plums(seen) or (None if query is None else call_tools(call))
+        return filter_plums(request) or (None if query is None else call_tools(call))
 
     upstream.script = None
     world.write_block("alice", "Likes tea.")
@@ -200,10 +200,10 @@ def test_results_of_a_later_round_are_sent_where_those_before_were_refused(
 def test_results_stay_where_they_were_not_what_was_refused(world: World, upstream: StrictUpstream) -> None:
     """The call that the model makes next is refused itself."""
 
-    def search_twice(seen: Seen) -> Reply | None:
-        searches = sum(message["role"] == "tool" for message in seen.messages)
+    def search_twice(request: UpstreamRequest) -> Reply | None:
+        searches = sum(message["role"] == "tool" for message in request.messages)
         call = Call("conversation_search", {"query": "plum" if searches else "coffee"})
-        return filter_plums(seen) or call_tools(call, text="Let me see.")
+        return filter_plums(request) or call_tools(call, text="Let me see.")
 
     upstream.script = None
     world.write_block("alice", "Likes tea.")
@@ -226,8 +226,8 @@ def test_a_result_of_an_earlier_turn_that_is_refused_is_left_out(
 ) -> None:
     """An endpoint has read it that had no such filter."""
 
-    def search_once(seen: Seen) -> Reply | None:
-        return call_tools(SEARCH) if "?" in str(seen.messages[-1]) else None
+    def search_once(request: UpstreamRequest) -> Reply | None:
+        return call_tools(SEARCH) if "?" in str(request.messages[-1]) else None
 
     upstream.script = None
     world.write_block("alice", "Likes tea.")
@@ -242,14 +242,14 @@ def test_a_result_of_an_earlier_turn_that_is_refused_is_left_out(
     thanks = {"role": "user", "content": "Thank you."}
     reply = world.post([thanks] if headers else [ask, answer, thanks], headers, **chat)
     assert (reply.status, reply.headers["x-mnemogate-adapted"]) == (200, "memory,results")
-    refused, answered = upstream.seen[-3], upstream.last
+    refused, answered = upstream.requests[-3], upstream.last
     assert "plum" in refused.messages[3]["content"]
     assert "refused to read it" in answered.messages[3]["content"]
     assert answered.messages[-1] == thanks
     # Later turns leave it out at once.
-    before, bye = len(upstream.seen), {"role": "user", "content": "Goodbye."}
+    before, bye = len(upstream.requests), {"role": "user", "content": "Goodbye."}
     assert world.post([bye] if headers else [ask, answer, thanks, answer, bye], headers, **chat).status == 200
-    assert len(upstream.seen) == before + 1
+    assert len(upstream.requests) == before + 1
     assert upstream.last.messages[:6] == answered.messages[:6]
 
 
@@ -288,8 +288,8 @@ def test_an_appended_message_with_a_verdict_is_not_sent_again(
     world: World, upstream: StrictUpstream, stream: bool
 ) -> None:
     """It would be refused each time, and its client does not send the history."""
-    upstream.script = lambda seen: (
-        replace(say(""), finish_reason="content_filter") if "plum" in json.dumps(seen.messages) else None
+    upstream.script = lambda request: (
+        replace(say(""), finish_reason="content_filter") if "plum" in json.dumps(request.messages) else None
     )
     for text, reason in (("Hi", "stop"), ("A plum!", "content_filter"), ("Hi again", "stop")):
         message = {"role": "user", "content": text}
@@ -359,18 +359,18 @@ async def test_a_client_that_leaves_while_its_request_is_made_again_closes_the_r
 def test_a_users_own_words_are_refused_as_before(world: World, upstream: StrictUpstream) -> None:
     reply = world.post([{"role": "user", "content": "A plum!"}], user="alice", model="agent/helper")
     assert (reply.status, reply.error["code"]) == (400, "content_filter")
-    before = len(upstream.seen)
+    before = len(upstream.requests)
     reply = world.post([{"role": "user", "content": "A plum!"}], user="bob")  # nothing is known of him
-    assert (reply.status, len(upstream.seen)) == (400, before + 1)
+    assert (reply.status, len(upstream.requests)) == (400, before + 1)
 
 
 def test_what_is_refused_for_another_reason_is_not_asked_again(
     world: World, upstream: StrictUpstream
 ) -> None:
-    upstream.script = lambda seen: fail(400, "Invalid value for 'seed'.", code="invalid_value")
-    before = len(upstream.seen)
+    upstream.script = lambda request: fail(400, "Invalid value for 'seed'.", code="invalid_value")
+    before = len(upstream.requests)
     assert world.post([HI], user="alice", model="agent/helper").status == 400
-    assert len(upstream.seen) == before + 1
+    assert len(upstream.requests) == before + 1
 
 
 def test_claude_is_asked_again_in_its_own_dialect(tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ def test_claude_is_asked_again_in_its_own_dialect(tmp_path: Path) -> None:
             claude.queue(refusal)
             reply = post(world, "/v1/messages", body)
             assert (reply.status, reply.headers["x-mnemogate-adapted"]) == (200, "memory")
-            assert ["plums" in seen.body.decode() for seen in claude.chats[-2:]] == [True, False]
+            assert ["plums" in request.body.decode() for request in claude.chats[-2:]] == [True, False]
 
 
 def test_an_upstream_that_stores_responses_is_asked_again_in_its_own_dialect(
@@ -399,7 +399,7 @@ def test_an_upstream_that_stores_responses_is_asked_again_in_its_own_dialect(
             "POST", "/v1/responses", json.dumps(body).encode(), {"x-mnemogate-agent": "helper"}
         )
         assert (reply.status, reply.headers["x-mnemogate-adapted"]) == (200, "memory")
-        refused, answered = upstream.seen[-2:]
+        refused, answered = upstream.requests[-2:]
         assert refused.path == answered.path == "/v1/responses"
         assert (b"plums" in refused.body, b"plums" in answered.body) == (True, False)
 
@@ -411,7 +411,7 @@ def test_a_picture_of_the_history_that_is_gone_is_left_out(world: World, upstrea
     reply = world.post([HI], APPEND, user="alice")
     assert (reply.status, reply.headers["x-mnemogate-adapted"]) == (200, "media")
     look = {"type": "text", "text": "Look."}
-    assert upstream.seen[-2].messages[0]["content"] == [look, PICTURE]
+    assert upstream.requests[-2].messages[0]["content"] == [look, PICTURE]
     assert upstream.last.messages[0]["content"][0] == look
     assert "no longer" in upstream.last.messages[0]["content"][1]["text"]
 

@@ -120,7 +120,7 @@ def test_no_comment_commits_to_a_status_while_a_hidden_round_is_possible(two: Op
         body = {**AGENT, "user": "alice", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
         with it.world.gateway.connect() as client, it.world.gateway.connect() as later:
             client.request("POST", CHAT, json.dumps(body).encode())
-            it.first.arrived(1).wait_sync()
+            it.first.request_gate(1).wait_sync()
             later.request("POST", CHAT, json.dumps({**body, "model": "m", "user": "bob"}).encode())
             later.read_until(b": keep-alive\n\n")
             silent.open()
@@ -138,7 +138,7 @@ def test_a_later_round_that_thinks_long_is_covered(two: Open) -> None:
         body = {**AGENT, "user": "alice", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
         with it.world.gateway.connect() as client:
             client.request("POST", CHAT, json.dumps(body).encode())
-            it.first.arrived(2).wait_sync()
+            it.first.request_gate(2).wait_sync()
             client.read_until(b"see.")
             client.read_until(b": keep-alive\n\n")
             thinking.open()
@@ -191,7 +191,7 @@ def test_a_long_wait_commits_to_no_status_where_the_upstream_gives_no_sign_of_li
         body = {**AGENT, "user": "alice", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
         with it.world.gateway.connect() as client:
             client.request("POST", CHAT, json.dumps(body).encode())
-            it.first.arrived(1).wait_sync()
+            it.first.request_gate(1).wait_sync()
             call.open()
             assert client.read_reply().status == 429
 

@@ -71,7 +71,7 @@ class Two:
 
     def first_key(self, place: int = -1) -> str | None:
         """With which key a request came to the first one."""
-        headers = self.first.seen[place].headers
+        headers = self.first.requests[place].headers
         is_claude = self.kind == "anthropic"
         return headers.get("x-api-key") if is_claude else headers.get("authorization", "")[len("Bearer ") :]
 

@@ -433,7 +433,9 @@ class Learner:
 def test_work_for_a_memory_is_its_users_background(learner: Learner) -> None:
     """The background model, the embedder and the vectors of questions: key 0, and in no other column."""
     world, learned = learner.world, chat_usage(90, 6)
-    world.upstream.script = lambda seen: say("Ok.", usage=learned if seen.json["model"] == "small" else USAGE)
+    world.upstream.script = lambda request: say(
+        "Ok.", usage=learned if request.json["model"] == "small" else USAGE
+    )
     for text in (TORTOISE, *(f"Entry {n}: item{n} of list{n}." for n in range(5))):
         world.chat(user="alice").say(text)
     learner.rest()
@@ -447,9 +449,9 @@ def test_work_for_a_memory_is_its_users_background(learner: Learner) -> None:
         return {(row["model"], row["user"]): tuple(row[name] for name in BACKGROUND) for row in background()}
 
     def reported() -> dict[tuple[str, str], tuple[int, ...]]:
-        embedded = [orjson.loads(seen.body)["input"] for seen in learner.embedder.seen]
+        embedded = [orjson.loads(request.body)["input"] for request in learner.embedder.requests]
         assert [QUESTION] in embedded
-        learnings = sum(seen.json["model"] == "small" for seen in world.upstream.seen)
+        learnings = sum(request.json["model"] == "small" for request in world.upstream.requests)
         return {
             ("small", "alice"): (90 * learnings, 6 * learnings),
             ("vec", "alice"): (sum(map(len, embedded)) - len(BASELINE_TEXTS), 0),
@@ -480,7 +482,7 @@ def test_a_vector_that_fails_or_is_late_is_no_error_of_its_request(learner: Lear
 @pytest.mark.parametrize("model", MODELS)
 def test_batches_of_agents_count_their_items(model: str, tmp_path: Path) -> None:
     with scene(tmp_path, admin_token=TOKEN) as found:
-        found.world.upstream.script = lambda seen: say("Hello.", usage=ITEM)
+        found.world.upstream.script = lambda request: say("Hello.", usage=ITEM)
         found.ended(found.post(found.agents(3, model), "Who are you?"))
         rows = usage_by_model(found.world.world)
         (row,) = [each for each in rows if each["batch_input_tokens"]]

@@ -15,7 +15,7 @@ from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.key_operations import KeyOperations
 from gateway.run.admin.key_records import KeyRecords
 from gateway.settings import ModelSettings
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import World, agent, remember
 from tests.gateway.upstream.forms import FORM, form
@@ -31,7 +31,7 @@ OWNER = {"x-mnemogate-admin": "the-owner"}
 
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
-    upstream.script = lambda seen: say("Hello.", usage=USAGE)
+    upstream.script = lambda request: say("Hello.", usage=USAGE)
     with remember(upstream, tmp_path, models=MODELS, admin_token="the-owner") as made:
         yield made
 
@@ -174,7 +174,7 @@ def test_a_key_of_some_models_names_one(
         _, bearer = make(world, models=["sma*"])
         reply = world.gateway.ask("POST", f"/v1/{path}", body, {**bearer, **headers})
         assert (reply.status, reply.error["code"]) == (403, "model_not_allowed")
-        assert upstream.seen == []
+        assert upstream.requests == []
         assert world.gateway.ask("GET", "/v1/batches", headers=bearer).status == 200
 
 
@@ -319,9 +319,9 @@ def test_what_was_begun_with_a_key_goes_on_after_it_was_revoked(
         _, other = make(world)
         streamed, behind = Gate(), Gate()
 
-        def answer(seen: Seen) -> Reply:
-            if seen.json.get("stream"):
-                is_first = seen.messages[-1]["role"] == "user"
+        def answer(request: UpstreamRequest) -> Reply:
+            if request.json.get("stream"):
+                is_first = request.messages[-1]["role"] == "user"
                 return (
                     call_tools(insert, text="One moment. ", hold_after={2: streamed})
                     if is_first
@@ -336,7 +336,7 @@ def test_what_was_begun_with_a_key_goes_on_after_it_was_revoked(
             client.read_until(b"One")
             body: dict[str, Any] = {"model": "m", "input": "Hi", "user": "bob", "background": True}
             id = ask(world, bearer, "POST", "responses", **body).json["id"]
-            upstream.arrived(2).wait_sync()
+            upstream.request_gate(2).wait_sync()
             manage(world, "DELETE", f"keys/{made['id']}")
             assert world.post(ASK, bearer).status == 401
             streamed.open()
@@ -525,11 +525,11 @@ def test_a_key_of_some_models_asks_for_no_other_by_way_of_an_agent(
     world.upstream.queue(call_tools(message), say("Done."))
     post(bearer, f"{small}/messages", input="Ask.", background=background)
     assert "may ask neither for 'agent/large' nor for 'm'" in str(world.upstream.last.messages[-1]["content"])
-    assert [seen.json["model"] for seen in world.upstream.chats] == ["small", "small"]
+    assert [request.json["model"] for request in world.upstream.chats] == ["small", "small"]
     _, bearer = make(world, models=["sma*", "agent/large"])
     world.upstream.queue(call_tools(message), *[say("Done.")] * 2)
     post(bearer, f"{small}/messages", input="Ask.", background=background)
-    becomes(lambda: "m" in [seen.json["model"] for seen in world.upstream.chats])
+    becomes(lambda: "m" in [request.json["model"] for request in world.upstream.chats])
 
 
 @pytest.mark.both(path=["responses"])
@@ -539,7 +539,7 @@ def test_what_a_key_has_made_in_the_background_counts_towards_its_limit(
 ) -> None:
     upstreams = by_chat(upstream, "up")
     usage = {"prompt_tokens": 90, "completion_tokens": 20, "total_tokens": 110}
-    upstream.script = lambda seen: say("Hello.", usage=usage)
+    upstream.script = lambda request: say("Hello.", usage=usage)
     with remember(upstream, tmp_path, upstreams=upstreams, models=MODELS, admin_token="the-owner") as world:
         made, bearer = make(world, limits=[{"unit": "tokens", "per": "day", "most": 100}])
         body: dict[str, Any] = {"model": "m", "input": "Hi", "user": "alice", "background": True}

@@ -49,7 +49,7 @@ LOOK: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": {"u
 
 
 def limited(upstream: StrictUpstream, folder: Path, **options: Any) -> AbstractContextManager[World]:
-    upstream.script = lambda seen: say("Hello.", usage=USAGE)
+    upstream.script = lambda request: say("Hello.", usage=USAGE)
     takes: Any = {"responses": "stored", "stream_usage": True}
     upstreams = (UpstreamSettings("up", base_url=upstream.base_url, takes=takes),)
     given: dict[str, Any] = {"upstreams": upstreams, "models": MODELS, "admin_token": "the-owner"}
@@ -64,7 +64,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
 
 def leave(world: World) -> None:
     """Asks, and leaves when the upstream has the request."""
-    arrived = world.upstream.arrived(len(world.upstream.seen) + 1)
+    arrived = world.upstream.request_gate(len(world.upstream.requests) + 1)
     with world.gateway.connect() as client:
         client.request("POST", CHAT, json.dumps({"model": "m", "messages": ASK, "user": "alice"}).encode())
         arrived.wait_sync()
@@ -102,7 +102,7 @@ def reply_under_way(world: World, **body: Any) -> Iterator[None]:
     """Has a request of alice under way meanwhile, which is answered afterwards."""
     hold = Gate()
     world.upstream.queue(say("A", usage=USAGE, hold_before_headers=hold))
-    arrived = world.upstream.arrived(len(world.upstream.seen) + 1)
+    arrived = world.upstream.request_gate(len(world.upstream.requests) + 1)
     data = {"model": "m", "messages": ASK, "user": "alice", **body}
     with world.gateway.connect() as client:
         client.request("POST", CHAT, json.dumps(data).encode())
@@ -208,7 +208,7 @@ def test_a_bound_below_zero_gives_nothing_back(world: World) -> None:
 def test_only_so_many_are_under_way(world: World) -> None:
     world.limit("concurrent", None, 2)
     hold = Gate()
-    world.upstream.script = lambda seen: say("Hello.", usage=USAGE, hold_before_headers=hold)
+    world.upstream.script = lambda request: say("Hello.", usage=USAGE, hold_before_headers=hold)
     world.settle()
 
     async def ask() -> list[int]:
@@ -286,7 +286,7 @@ def test_a_reply_that_the_client_has_makes_room_for_the_next(
         client.read_until(b"[DONE]")
         client.read_until(b"0\r\n\r\n")
         assert world.post(ASK, user="alice").status == 200
-        assert not world.upstream.seen[0].settled.is_open
+        assert not world.upstream.requests[0].settled.is_open
         last_bytes.open()
 
 
@@ -464,7 +464,7 @@ def test_limits_that_cannot_be_read_in_time_hold_up_no_request(
 def test_what_fails_is_answered_later_and_the_limit_is_reached_exactly(world: World) -> None:
     """Some of those that are let in fail, and others take their places; each failure has reached the upstream."""
     turns = itertools.count()
-    world.upstream.script = lambda seen: say("Hello.", usage=USAGE) if next(turns) % 3 else fail(500)
+    world.upstream.script = lambda request: say("Hello.", usage=USAGE) if next(turns) % 3 else fail(500)
     world.limit("requests", "day", 20)
     statuses = storm(world, 80)
     # The storm's last one may have been refused for the place of one that failed after it.
@@ -479,13 +479,13 @@ def test_failed_tries_reach_an_upstream_and_take_no_place(upstream: StrictUpstre
     """Upstreams see more requests than are let in: each failed try is one more, and so is what a client has left."""
     models = (ModelSettings("m", "m", "up", fallbacks=("n",)), ModelSettings("n", "n", "other"))
     hold = Gate()
-    with StrictUpstream(script=lambda seen: say("Hello.", usage=USAGE, hold_before_headers=hold)) as other:
+    with StrictUpstream(script=lambda request: say("Hello.", usage=USAGE, hold_before_headers=hold)) as other:
         ups = [
             UpstreamSettings(name, base_url=each.base_url)
             for name, each in (("up", upstream), ("other", other))
         ]
         with limited(upstream, tmp_path, upstreams=tuple(ups), models=models) as world:
-            upstream.script = lambda seen: fail(500)
+            upstream.script = lambda request: fail(500)
             world.limit("concurrent", None, 3)
 
             async def ask() -> list[int]:
@@ -498,19 +498,19 @@ def test_failed_tries_reach_an_upstream_and_take_no_place(upstream: StrictUpstre
                         )
 
                     first = [post() for _ in range(3)]
-                    await other.arrived(3).wait()
+                    await other.request_gate(3).wait()
                     refused = await asyncio.gather(*(post() for _ in range(40)))
                     for task in first[:2]:
                         task.cancel()
                     while await asyncio.to_thread(under_way, world) > 1:
                         pass
                     later = [post() for _ in range(40)]
-                    await other.arrived(5).wait()
+                    await other.request_gate(5).wait()
                     done, pending = set(), set(later)
                     while len(done) < 38:
                         more, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                         done |= more
-                    assert sum(not seen.settled.is_open for seen in other.chats) == 3
+                    assert sum(not request.settled.is_open for request in other.chats) == 3
                     hold.open()
                     replies = [*refused, *await asyncio.gather(*first[2:], *later)]
                     return [reply.status_code for reply in replies]
@@ -525,7 +525,7 @@ def test_failed_tries_reach_an_upstream_and_take_no_place(upstream: StrictUpstre
 def test_the_answer_says_what_and_until_when(world: World) -> None:
     made = world.limit("requests", "day", 1)
     assert world.post(ASK, user="alice").status == 200
-    before = len(world.upstream.seen)
+    before = len(world.upstream.requests)
     reply = world.post(ASK, user="alice", stream=True)
     assert (reply.status, reply.error["code"], reply.error["type"]) == (
         429,
@@ -537,7 +537,7 @@ def test_the_answer_says_what_and_until_when(world: World) -> None:
     assert reply.headers["x-ratelimit-limit-requests"] == "1"
     assert reply.headers["x-ratelimit-remaining-requests"] == "0"
     assert 1 <= int(reply.headers["retry-after"]) <= 86_400
-    assert len(world.upstream.seen) == before
+    assert len(world.upstream.requests) == before
     world.settle()
     world.gateway.call(world.gateway.app.services.accounting.meter.write())
     assert world.query("SELECT sum(requests), sum(refused) FROM usage") == [(1, 1)]
@@ -546,7 +546,7 @@ def test_the_answer_says_what_and_until_when(world: World) -> None:
 
 def test_a_minutes_limit_is_reported_with_each_reply(world: World) -> None:
     world.limit("requests", "minute", 2)
-    world.upstream.script = lambda seen: say(
+    world.upstream.script = lambda request: say(
         "Hi.", usage=USAGE, headers={"x-ratelimit-limit-requests": "900", "x-ratelimit-limit-tokens": "9"}
     )
     reply = world.post(ASK, user="alice")
@@ -620,7 +620,7 @@ def test_another_upstream_gets_no_credential_of_the_callers(
         world.gateway.call(world.store.limits.remove(made.id))
         world.limit("requests", "day", 0, then="far")
         assert world.gateway.ask("POST", path, body, headers).status == 200
-        assert len(other.seen) == 1
+        assert len(other.requests) == 1
         assert "authorization" not in other.last.headers
 
 
@@ -649,7 +649,7 @@ def test_what_an_upstream_stores_is_answered_by_no_other(upstream: StrictUpstrea
         world.limit("requests", "day", 0, then="far")
         with pytest.raises(openai.RateLimitError):
             world.sdk.responses.create(model="m", input="And?", user="alice", previous_response_id=first.id)
-        assert other.seen == []
+        assert other.requests == []
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-mnemogate-user": "alice", "x-mnemogate-memory": "off"}])
@@ -674,7 +674,7 @@ def test_another_model_answers_a_response_without_memory(
         assert ask() == (200, str(far.id))
         assert ask(previous_response_id=first.id) == (429, None)
         assert ask(input=[{"type": "item_reference", "id": first.output[0].id}]) == (429, None)
-        assert [json.loads(each.body)["model"] for each in other.seen] == ["far"]
+        assert [json.loads(each.body)["model"] for each in other.requests] == ["far"]
 
 
 def test_another_model_keeps_the_window_of_an_agent(upstream: StrictUpstream, tmp_path: Path) -> None:
@@ -727,7 +727,7 @@ def test_an_alias_whose_upstream_takes_no_custom_tools_answers_no_request_with_o
         tool: Any = {"type": "custom", "name": "py"}
         with pytest.raises(openai.RateLimitError):
             world.sdk.responses.create(model="m", input="Hi", tools=[tool])
-        assert upstream.seen == []
+        assert upstream.requests == []
         world.sdk.responses.create(model="m", input="Hi")
         assert upstream.last.json["model"] == "small"
 
@@ -752,7 +752,7 @@ def test_an_alias_that_does_not_search_the_web_answers_no_request_for_claudes_se
     with claude_with_alias(upstream, tmp_path) as world:
         with pytest.raises(openai.RateLimitError):
             world.sdk.responses.create(model="m", input="Hi", tools=[{"type": "web_search"}])
-        assert upstream.seen == []
+        assert upstream.requests == []
         world.sdk.responses.create(model="m", input="Hi")
         assert upstream.last.json["model"] == "small"
 
@@ -778,7 +778,7 @@ def test_an_alias_of_another_dialect_answers_no_message_that_claude_alone_can(
         path, headers = "/v1/messages", {"content-type": "application/json"}
         refused = world.gateway.ask("POST", path, json.dumps({**message, **asked}).encode(), headers)
         assert refused.status == 429
-        assert upstream.seen == []
+        assert upstream.requests == []
         # What it does not know of the request changes no answer.
         body = json.dumps({**message, "top_k": 5, "service_tier": "auto"}).encode()
         assert world.gateway.ask("POST", path, body, headers).status == 200
@@ -919,7 +919,7 @@ def test_what_a_background_response_may_use_is_reserved_until_it_has_ended(
     with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
         world.limit("tokens", "day", 1_000)
         gate = Gate()
-        upstream.script = lambda seen: say("Hello.", usage=USAGE, hold_before_headers=gate)
+        upstream.script = lambda request: say("Hello.", usage=USAGE, hold_before_headers=gate)
         asks: Any = {"model": "m", "input": "Hi", "background": True, "max_output_tokens": 450}
         made = [world.sdk.responses.create(**asks) for _ in range(2)]
         with pytest.raises(openai.RateLimitError):
@@ -958,7 +958,7 @@ def test_a_response_in_the_background_is_one_request_of_a_limit_that_is_made_mea
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
-        gate, arrived = Gate(), upstream.arrived(1)
+        gate, arrived = Gate(), upstream.request_gate(1)
         upstream.queue(say("Hello.", usage=USAGE, hold_before_headers=gate))
         made = world.sdk.responses.create(model="m", input="Hi", background=True)
         arrived.wait_sync()
@@ -1059,7 +1059,7 @@ def test_every_dialect_is_refused_in_its_own_words(world: World) -> None:
             )
     assert sdk.models.list().data
     # Nothing was forwarded, and nothing stored.
-    assert [seen.path for seen in world.upstream.seen if seen.method == "POST"] == []
+    assert [request.path for request in world.upstream.requests if request.method == "POST"] == []
     assert world.query("SELECT count(*) FROM exchanges") == [0]
 
 
@@ -1076,13 +1076,13 @@ def test_sends_to_agents_are_refused_before_anything_is_stored(world: World) -> 
             letta.agents.messages.create_async(made.id, input="Hi")
         assert letta.runs.list(agent_id=made.id).items == []
         assert [m.message_type for m in letta.agents.messages.list(made.id)] in ([], ["system_message"])
-    assert [seen.path for seen in world.upstream.seen if seen.method == "POST"] == []
+    assert [request.path for request in world.upstream.requests if request.method == "POST"] == []
 
 
 def test_a_client_that_leaves_gives_its_place_back(world: World) -> None:
     world.limit("concurrent", None, 1)
     hold = Gate()
-    world.upstream.script = lambda seen: say("Hello.", hold_before_headers=hold)
+    world.upstream.script = lambda request: say("Hello.", hold_before_headers=hold)
     leave(world)
     world.settle()
     hold.open()

@@ -63,7 +63,7 @@ both_ways = pytest.mark.parametrize("stream", [True, False], ids=["stream", "who
 def test_the_model_is_offered_the_aside_and_the_tool_does_not_get_it(world: World, stream: bool) -> None:
     world.upstream.queue(call_tools(search()), say(ANSWER))
     assert talk(world).say(ASKED, stream=stream) == f"{FILLER} {ANSWER}"
-    for tool in world.upstream.seen[0].json["tools"]:
+    for tool in world.upstream.requests[0].json["tools"]:
         assert tool["function"]["parameters"]["required"][0] == "pre_exec_msg"
     call, result = world.upstream.last.messages[-2:]
     assert "pre_exec_msg" in call["tool_calls"][0]["function"]["arguments"]

@@ -104,12 +104,12 @@ def test_partials_that_are_cancelled_leave_nothing(world: World) -> None:
     for n, text in enumerate(PARTIALS[:-1]):
         world.upstream.queue(say(f"Draft {n} about fishing.", hold_after={3: Gate()}))
         body = {"model": "m", "user": "alice", "stream": True}
-        count = len(world.upstream.seen)
+        count = len(world.upstream.requests)
         with world.gateway.connect() as client:
             body["messages"] = [*before, {"role": "user", "content": text}]
             client.request("POST", CHAT, json.dumps(body).encode())
             client.read_until(str(n).encode())
-        world.upstream.seen[count].gone.wait_sync()
+        world.upstream.requests[count].gone.wait_sync()
         world.settle()
         world.clock.sleep(0.3)
     chat.messages = before

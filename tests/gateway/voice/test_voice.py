@@ -23,7 +23,7 @@ import pytest
 
 from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic
-from tests.doubles.upstream import Call, Gate, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.sdk import World, agent, remember
 
 # Of a stream that is let go the SDK leaves its own iterators to the garbage collector, which may come between.
@@ -131,12 +131,12 @@ class Caller:
 
     async def ask_in_vain(self, text: str, until: str) -> None:
         """Preemptive: begun on a partial transcript, and let go when the caller went on speaking."""
-        count = len(self.world.upstream.seen)
+        count = len(self.world.upstream.requests)
         async with aclosing(self.words(user(text))) as words:
             async for delta in words:
                 if until in (delta.content or ""):
                     break
-        await self.world.upstream.seen[count].gone.wait()
+        await self.world.upstream.requests[count].gone.wait()
 
     async def later(self, text: str) -> str:
         """What the model is sent when the same person calls again, weeks later."""
@@ -165,10 +165,10 @@ def bot(text: str) -> Json:
     return {"role": "assistant", "content": text}
 
 
-def lines(seen: Seen) -> list[tuple[str, str]]:
+def lines(request: UpstreamRequest) -> list[tuple[str, str]]:
     """What went up, line by line: who says it, and the text; results of calls are a tool's."""
     found: list[tuple[str, str]] = []
-    for message in seen.messages:
+    for message in request.messages:
         content = message["content"]
         if not isinstance(content, list):
             found.append((message["role"], content or ""))
@@ -292,11 +292,11 @@ async def test_retries_of_one_request_are_one_turn(caller: Caller) -> None:
     await caller.speak("Hello.")
     for _ in range(3):
         caller.world.upstream.queue(say("never", hold_before_headers=Gate()))
-        count = len(caller.world.upstream.seen)
+        count = len(caller.world.upstream.requests)
         asking = asyncio.ensure_future(caller.generate(user("My dog is Rex.")))
-        await caller.world.upstream.arrived(count + 1).wait()
+        await caller.world.upstream.request_gate(count + 1).wait()
         asking.cancel()
-        await caller.world.upstream.seen[count].gone.wait()
+        await caller.world.upstream.requests[count].gone.wait()
     await caller.speak("My dog is Rex.")
     await caller.speak("Bye.")
     assert inputs(caller.world).count("My dog is Rex.") == 1

@@ -178,7 +178,7 @@ def test_over_the_limit_is_refused_unread_and_nothing_is_stored(world: World) ->
         reply = client.read_reply()
     assert (reply.status, reply.error["code"]) == (413, "request_too_large")
     assert stored(world) == before
-    assert world.upstream.seen == []
+    assert world.upstream.requests == []
 
 
 # -- invalid ones
@@ -224,14 +224,14 @@ INVALID = [
 
 @pytest.mark.parametrize(("body", "param"), [each[1:] for each in INVALID], ids=[each[0] for each in INVALID])
 def test_an_invalid_body_is_a_400_and_leaves_nothing(quiet: World, body: bytes, param: str | None) -> None:
-    before, sent = stored(quiet), len(quiet.upstream.seen)
+    before, sent = stored(quiet), len(quiet.upstream.requests)
     reply = quiet.gateway.post(body)
     assert reply.status == 400
     assert reply.error["type"] == "invalid_request_error"
     assert reply.error["message"]
     assert reply.error["param"] == param
     assert stored(quiet) == before
-    assert len(quiet.upstream.seen) == sent
+    assert len(quiet.upstream.requests) == sent
 
 
 HEADERS = [
@@ -252,12 +252,12 @@ HEADERS = [
 def test_an_absurd_header_is_a_400_and_leaves_nothing(
     quiet: World, headers: dict[str, str], param: str
 ) -> None:
-    before, sent = stored(quiet), len(quiet.upstream.seen)
+    before, sent = stored(quiet), len(quiet.upstream.requests)
     body = {name: value for name, value in HELLO.items() if name != "user" or "no-user" not in headers}
     reply = quiet.gateway.post(body, headers)
     assert (reply.status, reply.error["param"]) == (400, param)
     assert stored(quiet) == before
-    assert len(quiet.upstream.seen) == sent
+    assert len(quiet.upstream.requests) == sent
 
 
 def test_the_error_of_a_missing_agent_says_where_the_others_are(quiet: World) -> None:
@@ -282,7 +282,7 @@ def test_an_upstreams_refusal_leaves_nothing(
     before = stored(world)
     reply = world.gateway.post({**HELLO, **fields})
     assert (reply.status, reply.error["type"]) == (400, "invalid_request_error")
-    assert len(world.upstream.seen) == 1
+    assert len(world.upstream.requests) == 1
     if database_kind == "postgresql":
         before[0] = 1  # there an agent is made before the model is asked
     assert stored(world) == before

@@ -44,8 +44,8 @@ def test_requests_that_are_sent_ahead_are_answered_in_their_order(
         upstream.queue(raw(json.dumps(name).encode(), content_type="application/json", **held))
     with gateway.connect() as client:
         client.send(sized(HELLO) * 3)
-        upstream.arrived(1).wait_sync()
-        assert len(upstream.seen) == 1  # the next begins when the one before it is answered
+        upstream.request_gate(1).wait_sync()
+        assert len(upstream.requests) == 1  # the next begins when the one before it is answered
         gate.open()
         assert [client.read_reply().json for _ in range(3)] == ["one", "two", "three"]
 
@@ -129,5 +129,5 @@ def test_connections_are_refused_before_the_last_file_descriptor_is_taken(
         handshake["sec-websocket-key"] = "dGhlIHNhbXBsZSBub25jZQ=="
         assert gateway.ask("GET", "/v1/responses", headers=handshake).status == 503
         assert gateway.ask("GET", "/health").status == 200
-    assert upstream.seen == []
+    assert upstream.requests == []
     assert any(message.startswith("Few file descriptors are left") for message in caplog.messages)

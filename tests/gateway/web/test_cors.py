@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from gateway.errors import SettingsError
 from gateway.settings.load import load_settings
 from storage.sql.store import Store
-from tests.doubles.upstream import Reply, Seen, StrictUpstream, say
+from tests.doubles.upstream import Reply, StrictUpstream, UpstreamRequest, say
 from tests.server import RawReply, RunningGateway, serve, settings_for
 from tests.stored import open_store
 
@@ -23,7 +23,7 @@ ALLOWS = "access-control-allow-origin"
 
 @pytest.fixture
 def upstream() -> Iterator[StrictUpstream]:
-    def answer(seen: Seen) -> Reply:
+    def answer(request: UpstreamRequest) -> Reply:
         reply = say("Hi.")
         opened = {ALLOWS: "*", "access-control-expose-headers": "x-request-id"}
         return replace(reply, headers={**reply.headers, **opened})

@@ -162,7 +162,7 @@ def test_a_value_that_the_gateway_refuses_has_openais_code(
 ) -> None:
     error = gateway.post({**HELLO, **field}).error
     assert (error["code"], error["param"]) == (code, next(iter(field)))
-    assert upstream.seen == []
+    assert upstream.requests == []
 
 
 def test_a_compressed_body_is_refused_by_name(upstream: StrictUpstream) -> None:
@@ -287,7 +287,7 @@ def test_a_bad_body_is_a_400_in_openais_form(
     assert reply.error["type"] == "invalid_request_error"
     assert reply.error["param"] == param
     assert set(reply.error) == {"message", "type", "param", "code"}
-    assert upstream.seen == []
+    assert upstream.requests == []
 
 
 def test_an_unknown_model_is_a_404(upstream: StrictUpstream) -> None:
@@ -364,7 +364,7 @@ def test_a_head_without_end_is_refused(gateway: RunningGateway) -> None:
 @pytest.mark.parametrize("value", ["\xff\xfe", "a" * 8000, "%00%0a", "☃".encode().decode("latin-1")])
 def test_odd_header_values_do_no_harm(gateway: RunningGateway, upstream: StrictUpstream, value: str) -> None:
     assert gateway.post(HELLO, {"x-odd": value, "user-agent": value}).status == 200
-    assert len(upstream.seen) == 1
+    assert len(upstream.requests) == 1
     named = gateway.post(HELLO, {"x-mnemogate-user": value})
     assert named.status == 200 or (named.status == 400 and named.error["type"] == "invalid_request_error")
 
@@ -435,7 +435,7 @@ def test_a_chunked_body_over_the_limit_is_refused(upstream: StrictUpstream) -> N
         for _ in range(5):
             client.send(b"%x\r\n%s\r\n" % (500, b" " * 500))
         assert client.read_reply().status == 413
-    assert upstream.seen == []
+    assert upstream.requests == []
 
 
 def test_what_follows_a_chunked_body_is_no_header(gateway: RunningGateway) -> None:
@@ -497,7 +497,7 @@ def test_large_bodies_in_flight_are_bounded_and_the_room_comes_back(
     ):
         upstream.queue(say("one", hold_before_headers=gate))
         first.request("POST", CHAT, body)
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
         refused = gateway.post(body)
         assert (refused.status, refused.error["code"]) == (503, "overloaded")
         assert refused.headers["retry-after"] == "1"
@@ -535,7 +535,7 @@ def test_gone_in_the_middle_of_its_body(gateway: RunningGateway, upstream: Stric
     with gateway.connect() as client:
         client.request("POST", CHAT, b"{", {"content-length": "100"})
     assert gateway.post(HELLO).status == 200
-    assert len(upstream.seen) == 1
+    assert len(upstream.requests) == 1
 
 
 def test_a_command_that_is_gone_in_the_middle_of_its_body_is_no_fault(upstream: StrictUpstream) -> None:
@@ -554,7 +554,7 @@ def test_gone_before_the_first_byte_closes_the_upstream(
     upstream.queue(say("never", hold_before_headers=Gate()))
     with gateway.connect() as client:
         client.request("POST", CHAT, json.dumps({**HELLO, "stream": stream}).encode())
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
     upstream.last.gone.wait_sync()
     assert gateway.last_line()["status"] == 499
 
@@ -577,7 +577,7 @@ def test_gone_in_the_middle_of_a_whole_reply_closes_the_upstream(
     upstream.queue(raw(b"{", b"}", content_type="application/json", hold_after={1: Gate()}))
     with gateway.connect() as client:
         client.request("POST", CHAT, json.dumps(HELLO).encode())
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
     upstream.last.gone.wait_sync()
 
 
@@ -589,7 +589,7 @@ def test_a_client_that_does_not_read_is_let_go(upstream: StrictUpstream) -> None
         gateway.connect() as client,
     ):
         client.request("POST", CHAT, json.dumps({**HELLO, "stream": True}).encode())
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
         upstream.last.gone.wait_sync()
         assert gateway.last_line()["status"] == 499
 
@@ -605,7 +605,7 @@ def test_a_client_that_does_not_read_a_whole_reply_is_let_go(
         gateway.connect() as client,
     ):
         client.request("POST", CHAT, json.dumps(HELLO).encode(), head)
-        upstream.arrived(1).wait_sync()
+        upstream.request_gate(1).wait_sync()
         connections = gateway.server.server_state.connections
 
         async def let_go() -> None:
