@@ -71,24 +71,24 @@ def find_redactions(
     Such a message equals a message that is forgotten or off the record, or answers such a message. The last message is
     never among them: it is new, and `Plan.is_off_record` decides of the whole turn whether the turn is on the record.
     The first `pending_count` messages are on the record, and so are messages that a rival has stored. If a request for
-    a stored response sends new messages alone, all messages after the last reply are new.
+    a stored response sends new messages alone, or no reply, its messages after the last reply repeat no forgotten one.
     """
     tombstone_atoms = _list_tombstone_atoms(tree, exchange.begun)
     if not tombstone_atoms and not tree.forgotten_hashes:
         return frozenset()
     recorded_indices = find_recorded_indices(exchange, rivals)
-    first_new = len(messages) - 1
-    if query.makes_response and (query.path_length is not None or query.kind is ConversationKind.APPENDED):
+    first_new = len(messages)
+    off_atoms: set[tuple[Atom, ...]] = set()
+    sends_new_only = query.path_length is not None or query.kind is ConversationKind.APPENDED
+    if query.makes_response and (sends_new_only or not query.listing.answered_count):
         first_new = max((i + 1 for i, atoms in enumerate(exchange.inputs) if is_assistant(atoms)), default=0)
-    unrecorded_indices = {
-        i
-        for i, atoms in enumerate(exchange.inputs[:first_new])
-        if i >= pending_count
-        and (
-            (i not in recorded_indices and atoms in tombstone_atoms)
-            or make_message_key(atoms) in tree.forgotten_hashes
-        )
-    }
+        off_atoms = _list_tombstone_atoms((each for each in tree if each.state is State.OFF), exchange.begun)
+    unrecorded_indices: set[int] = set()
+    for i, atoms in enumerate(exchange.inputs[:-1]):
+        is_repeated = i not in recorded_indices and atoms in (tombstone_atoms if i < first_new else off_atoms)
+        is_forgotten = i < first_new and make_message_key(atoms) in tree.forgotten_hashes
+        if i >= pending_count and (is_repeated or is_forgotten):
+            unrecorded_indices.add(i)
     return frozenset(redact_with_answers(unrecorded_indices, messages[:-1]))
 
 
@@ -104,11 +104,11 @@ def redact_with_answers(unrecorded_indices: Container[int], messages: Sequence[W
     return redactions
 
 
-def _list_tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
-    """Returns the atoms of the loaded messages that were forgotten, or off the record before a request began."""
+def _list_tombstone_atoms(exchanges: Iterable[Exchange], begun: float) -> set[tuple[Atom, ...]]:
+    """Returns the atoms of the messages that were forgotten, or off the record before a request began."""
     message_atoms = (
         atoms
-        for exchange in tree
+        for exchange in exchanges
         if (exchange.redactions or is_tombstone(exchange))
         and not (exchange.state is State.OFF and exchange.begun > begun)
         for i, atoms in (*enumerate(exchange.inputs), (REPLY, exchange.reply or ()))

@@ -811,7 +811,7 @@ def test_responses_with_the_same_words_are_shown_apart(
 
 
 @pytest.mark.parametrize("user", [None, "alice"])
-@pytest.mark.parametrize("continues", ["response", "conversation"])
+@pytest.mark.parametrize("continues", ["response", "conversation", "nothing"])
 def test_the_words_of_a_deleted_response_may_be_sent_anew(
     world: World, upstream: StrictUpstream, continues: str, user: str | None
 ) -> None:
@@ -819,7 +819,7 @@ def test_the_words_of_a_deleted_response_may_be_sent_anew(
     named: Json = {} if user is None else {"user": user}
     if continues == "response":
         named["previous_response_id"] = respond(world, input="Hello.", **named).id
-    else:
+    elif continues == "conversation":
         named["conversation"] = world.sdk.conversations.create(
             items=[{"role": "user", "content": "Hello."}]
         ).id
@@ -830,11 +830,20 @@ def test_the_words_of_a_deleted_response_may_be_sent_anew(
     response = respond(world, input=both, **named)
     listed = world.sdk.responses.input_items.list(response.id, order="asc")
     assert texts_of([item.to_dict() for item in listed])[-2:] == ["My cat is grey.", "Her name is Miso."]
-    if continues == "response":
+    if continues != "conversation":
         named["previous_response_id"] = response.id
     respond(world, input="And now?", **named)
     asked = [read_text(each) for each in upstream.last.messages]
     assert asked[-4:] == ["My cat is grey.", "Her name is Miso.", "Ok.", "And now?"]
+
+
+def test_words_off_the_record_stay_off_it_in_a_response(world: World) -> None:
+    off = {"x-mnemogate-memory": "off"}
+    respond(world, user="alice", input="My cat is grey.", extra_headers=off)
+    both: Any = [{"role": "user", "content": text} for text in ("My cat is grey.", "Her name is Miso.")]
+    respond(world, user="alice", input=both)
+    assert b"grey" not in world.data()
+    assert b"Miso" in world.data()
 
 
 @pytest.mark.parametrize("user", [None, "alice"])
