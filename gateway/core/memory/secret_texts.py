@@ -22,13 +22,22 @@ _KNOWN_FORMS = re.compile(
     r"|fw_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|xox[abeprs]-[A-Za-z0-9\-]{10,}"
     r"|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_\-]{30,}|ya29\.[\w\-]{20,}|eyJ[\w\-]{8,8000}+\.[\w\-]{8,}\.[\w\-]*)"
 )
-# Words that announce a secret, with the secret after them: anything without white space.
+# Words that announce a secret, with the secret after them: anything without white space. The words for "password" are
+# those of most languages in the tables of words.
 _NAMED_SECRET = re.compile(
-    r"((?:\b|_)(?:pass(?:word|phrase|code|wd)|passwor[td]|kennwort|mot de passe|contraseña|api[ _-]?key|access[ _-]?key"
-    r"|secret[ _-]?key|(?:access|auth|bearer)[ _-]?token|cvv|cvc|pin(?:[ -]?(?:code|number))?)\b"
-    r"(?:\s++(?:for|to|of|für)\s++[^\n.:=]{0,40}?)?[\"']?\s*+(?:[:=]|\b(?:is|are|was|ist|lautet|es|est)\b:?)\s*[\"'`]?)"
+    r"((?:\b|_)(?:pass(?:words?|phrase|code|wd)|passwort|kennwort|mot de passe|contraseña|senha|wachtwoord"
+    r"|lösenord(?:et)?|passord(?:et)?|adgangskoden?|salasana(?:ni)?|hasło|heslo|jelsz(?:ó|avam)|şifrem?|пароль"
+    r"|api[ _-]?key|access[ _-]?key|secret[ _-]?key|client[ _-]?secret|(?:access|auth|bearer)[ _-]?token|cvv|cvc"
+    r"|pin(?:[ -]?(?:code|number))?)\b(?:\s++(?:for|to|of|für)\s++[^\n.:=]{0,40}?)?[\"']?\s*+"
+    r"(?:[:=]|\b(?:is|are|was|ist|lautet|es|est|è|é|är|er|jest)\b:?)\s*[\"'`]?)"
     r"([^\s\"'`]{3,})",
     re.IGNORECASE,
+)
+# The same in scripts without spaces between words. Most passwords are in ASCII there, and the words after such a word
+# are not.
+_UNSPACED_NAMED_SECRET = re.compile(
+    r"((?:密[码碼]|口令|パスワード|暗証番号|비밀번호|암호)(?:(?:は|是|为|為|는|은|가)\s*+[:：=]?|\s*+[:：=])\s*+[\"'`「]?)"
+    r"([!-~]{3,})"
 )
 # The password in an address, such as that of a database: "postgres://anna:…@db.example.org".
 _PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@]*:)([^\s/@]{3,}+)(?=@)", re.IGNORECASE)
@@ -59,6 +68,7 @@ def withhold(text: str) -> str:
     # whole.
     text = _KNOWN_FORMS.sub(WITHHELD, withhold_private_keys(text))
     text = _NAMED_SECRET.sub(_withhold_value, text)
+    text = _UNSPACED_NAMED_SECRET.sub(_withhold_value, text)
     text = _PASSWORD_IN_URL.sub(rf"\1{WITHHELD}", text)
     text = _BEARER_TOKEN.sub(rf"\1{WITHHELD}", text)
     text = _DIGIT_GROUPS.sub(_withhold_cards, text)
