@@ -6,7 +6,7 @@ conversation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -52,6 +52,11 @@ _PLAIN_FIELDS = {
     **{name: name for name in ("summary", "description", "model")},
     "context_window_limit": "context_window",
 }
+# The time that a list is sorted by: the value of `order_by` -> the store's name.
+_SORTINGS: Mapping[str, Literal["spoken", "completed"]] = {
+    "last_message_at": "spoken",
+    "last_run_completion": "completed",
+}
 _ARCHIVED_BY_STATUS = {"unarchived": False, "archived": True, "all": None}
 
 
@@ -91,13 +96,7 @@ class ConversationsQuery(PageQuery):
     @property
     def sorting(self) -> Literal["created", "spoken", "completed"]:
         """The name of the time by which conversations are ordered."""
-        match self.order_by:
-            case "last_message_at":
-                return "spoken"
-            case "last_run_completion":
-                return "completed"
-            case _:
-                return "created"
+        return _SORTINGS.get(find_sent(self.order_by) or "", "created")
 
 
 # In the queries and bodies below `agent_id` names the agent if the conversation in the path is `default`.

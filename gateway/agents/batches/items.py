@@ -215,9 +215,13 @@ class ItemTurns:
             spec, resolved.scope, item.conversation_name, fields=spec.definition.sampling
         )
         memory_request = MemoryRequest(
-            chat=make_chat_request(run_request, is_streamed=False), identity=make_identity(run_request), spec=spec,
-            now=self.keeper.now(), target=target, kind=ConversationKind.AGENT,
-        )  # fmt: skip
+            chat=make_chat_request(run_request, is_streamed=False),
+            identity=make_identity(run_request),
+            spec=spec,
+            now=self.keeper.now(),
+            target=target,
+            kind=ConversationKind.AGENT,
+        )
         return memory_request, route
 
     # -- composing

@@ -75,11 +75,8 @@ class ItemOutcomes:
                     self._deferred.append(asyncio.create_task(self._write_alone(work)))
                     continue
                 written_works.append(work)
-            try:
+            with suppress(WriteConflict):
                 await self.write(writes)
-            except WriteConflict:
-                pass
-            else:
                 for ending in endings:
                     report_end(self.keeper, ending)
                 return

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
+from typing import Any
 from uuid import uuid4
 
 import orjson
@@ -153,20 +154,7 @@ class PartJournal:
         journal = PartJournal(job, now, first_poll_s)
         while (fields := entries.get(f"part-{len(journal.parts) + 1}")) is not None:
             part = ProviderPart(len(journal.parts) + 1, **fields)
-            while (failure := entries.get(f"failed-{part.number}-{len(part.failures) + 1}")) is not None:
-                part.failures.append(SubmissionFailure(**failure))
-            for refusals in range(part.refusals + 1):
-                if (submitted := entries.get(f"made-{part.number}-{refusals}")) is not None:
-                    part.provider_ids[refusals] = submitted["id"]
-                if f"gone-{part.number}-{refusals}" in entries:
-                    part.deleted.add(refusals)
-            for miss in Miss:
-                times = part.misses[miss] = []
-                while (missed := entries.get(f"{miss}-{part.number}-{len(times) + 1}")) is not None:
-                    times.append(missed["at"])
-            if (over := entries.get(f"over-{part.number}")) is not None:
-                part.over_at = over.get("at", 0.0)
-                part.found_no_room = bool(over.get("no_room"))
+            _restore_part(part, entries)
             journal.parts.append(part)
         return journal
 
@@ -279,6 +267,24 @@ class PartJournal:
 
     async def _write(self, name: str, value: object) -> None:
         await self.job.jobs.journal(self.job.job, name, orjson.dumps(value))
+
+
+def _restore_part(part: ProviderPart, entries: Mapping[str, Any]) -> None:
+    """Gives a part the state that the entries of the journal have noted. entries: the parsed entries, by name."""
+    while (failure := entries.get(f"failed-{part.number}-{len(part.failures) + 1}")) is not None:
+        part.failures.append(SubmissionFailure(**failure))
+    for refusals in range(part.refusals + 1):
+        if (submission := entries.get(f"made-{part.number}-{refusals}")) is not None:
+            part.provider_ids[refusals] = submission["id"]
+        if f"gone-{part.number}-{refusals}" in entries:
+            part.deleted.add(refusals)
+    for miss in Miss:
+        times = part.misses[miss] = []
+        while (entry := entries.get(f"{miss}-{part.number}-{len(times) + 1}")) is not None:
+            times.append(entry["at"])
+    if (end := entries.get(f"over-{part.number}")) is not None:
+        part.over_at = end.get("at", 0.0)
+        part.found_no_room = bool(end.get("no_room"))
 
 
 def _list_full_times(queue: Sequence[ProviderPart]) -> list[float]:

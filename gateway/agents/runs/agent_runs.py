@@ -271,10 +271,14 @@ class AgentRuns:
         """
         windows = self._with_client.failover.context_windows
         return MemoryRequest(
-            chat=send.request, identity=send.identity, spec=send.spec, now=self.keeper.now(),
-            target=target or windows.with_known_window(send.route.first), kind=ConversationKind.AGENT,
+            chat=send.request,
+            identity=send.identity,
+            spec=send.spec,
+            now=self.keeper.now(),
+            target=target or windows.with_known_window(send.route.first),
+            kind=ConversationKind.AGENT,
             ticket=ticket,
-        )  # fmt: skip
+        )
 
     async def cancel_waiting(self, run_request: RunRequest, run: Run) -> Run:
         """Denies the calls with which a run waits for answers, and cancels it. Returns the run as it is now.

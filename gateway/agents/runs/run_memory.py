@@ -319,17 +319,13 @@ class RunMemory:
 
         Raises: WriteConflict, StoreError.
         """
-        try:
+        with suppress(WriteConflict):
             return await write(results)
-        except WriteConflict:
-            pass
         async with self.keeper.editing:
             for _ in range(CONFLICT_TRIES):
                 results = await self._reapply_edits(results)
-                try:
+                with suppress(WriteConflict):
                     return await write(results)
-                except WriteConflict:
-                    continue
         raise WriteConflict("the blocks of this agent change too fast")
 
     async def _try_open(self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None) -> Prompt:

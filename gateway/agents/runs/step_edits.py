@@ -39,10 +39,10 @@ class StepEdits:
         self._client_call_ids = client_call_ids
 
     def ran_alone(self, results: Sequence[ToolResult]) -> bool:
-        """Returns whether each result is of an edit or came from the client: then no tool ran that takes time."""
+        """Returns whether each result is of an edit or came from the client, so that no tool ran that takes time."""
         calls = map_edits_to_calls(result.call_id for result in results)
-        edited = {call_of_edit(edit.call_id, calls) for edit in self.block_edits.edits}
-        return edited | self._client_call_ids >= {*calls.values()}
+        editing_call_ids = {call_of_edit(edit.call_id, calls) for edit in self.block_edits.edits}
+        return editing_call_ids | self._client_call_ids >= {*calls.values()}
 
     def were_made_on(self, blocks: Sequence[Block]) -> bool:
         """Returns whether these blocks have the versions that the step read."""
@@ -90,8 +90,8 @@ class StepEdits:
         note = render_note((), changes, now, mark=mark).rstrip()
         last = next((each for each in reversed(results) if each.call_id not in self._client_call_ids), None)
         if last is not None:
-            noted = replace(last, changes=note, shown=shown)
-            return [(noted if result is last else result).as_stored() for result in results]
+            last_with_note = replace(last, changes=note, shown=shown)
+            return [(last_with_note if result is last else result).as_stored() for result in results]
         # All results are the client's and stay as they are, so the note is a message of its own.
         message: WireMessage = {"role": "user", "content": note}
         nudge = with_private(message, shown="system", sender=NUDGE_SENDER, shown_blocks=dict(shown))

@@ -94,11 +94,11 @@ class SecretCipher:
     async def _get_cipher(self, key: bytes) -> AESGCM:
         if self._aes is None:
             # Loading takes a tenth of a second, too long for the event loop.
-            self._aes = await asyncio.to_thread(_load, key)
+            self._aes = await asyncio.to_thread(_load_cipher, key)
         return self._aes
 
 
-def _load(key: bytes) -> AESGCM:
+def _load_cipher(key: bytes) -> AESGCM:
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError as error:

@@ -55,11 +55,7 @@ class StoredRequest(Struct, frozen=True):
 
     @staticmethod
     def of(
-        run_request: RunRequest,
-        digest: bytes,
-        options: Json | None,
-        callback: str | None,
-        replaces: int | None,
+        request: RunRequest, digest: bytes, options: Json | None, callback: str | None, replaces: int | None
     ) -> StoredRequest:
         """Returns the part of a request that is stored.
 
@@ -69,11 +65,10 @@ class StoredRequest(Struct, frozen=True):
         replaces: the row of an ended run of the same send; None: there is none.
         """
         return StoredRequest(
-            messages=run_request.messages, decisions=run_request.decisions, fields=run_request.fields,
-            max_steps=run_request.max_steps, model=run_request.model, system=run_request.system, shown=options,
-            callback=callback, spares_pauses=run_request.spares_pauses, client_tools=run_request.client_tools,
-            models=run_request.forwarded.models, key_id=run_request.forwarded.key_id, digest=digest.hex(),
-            replaces=replaces or 0,
+            messages=request.messages, decisions=request.decisions, fields=request.fields, max_steps=request.max_steps,
+            model=request.model, system=request.system, spares_pauses=request.spares_pauses,
+            client_tools=request.client_tools, shown=options, callback=callback, models=request.forwarded.models,
+            key_id=request.forwarded.key_id, digest=digest.hex(), replaces=replaces or 0,
         )  # fmt: skip
 
     @staticmethod
