@@ -25,7 +25,7 @@ def list_branch(leaf: str, parents: Mapping[str, str | None]) -> list[str]:
     return [*reversed(path)]
 
 
-def find_newest_leaf(parents: Mapping[str, str | None], times: Mapping[str, float | None]) -> str:
+def get_newest_leaf(parents: Mapping[str, str | None], times: Mapping[str, float | None]) -> str:
     """Returns the leaf with the latest time. If several leaves have this time, it is the last of them.
 
     parents: the parent of each node by its id; None: the node is a root.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gateway.core.imports.branch import find_newest_leaf, list_branch
+from gateway.core.imports.branch import get_newest_leaf, list_branch
 from gateway.core.imports.records import (
     ROLES,
     SourceConversation,
@@ -43,7 +43,7 @@ def read_conversation(item: Any) -> SourceConversation | Unreadable:
     leaf = item.get("current_node")
     if not isinstance(leaf, str) or leaf not in nodes:
         times = {node_id: _read_message_time(node) for node_id, node in nodes.items()}
-        leaf = find_newest_leaf(parents, times)
+        leaf = get_newest_leaf(parents, times)
     messages = []
     for node_id in list_branch(leaf, parents):
         message = _read_message(nodes[node_id].get("message"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gateway.core.imports.branch import find_newest_leaf, list_branch
+from gateway.core.imports.branch import get_newest_leaf, list_branch
 from gateway.core.imports.records import (
     Role,
     SourceConversation,
@@ -49,7 +49,7 @@ def _list_newest_branch(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
             raise WrongForm("the parent of a message is no text")
         parents[item_id] = parent if parent in items_by_id else None
     times = {item_id: read_time(item.get("created_at")) for item_id, item in items_by_id.items()}
-    leaf = find_newest_leaf(parents, times)
+    leaf = get_newest_leaf(parents, times)
     return [items_by_id[item_id] for item_id in list_branch(leaf, parents)]
 
 
