@@ -74,8 +74,8 @@ class RevisedValue(Struct, frozen=True):
     is_clean: bool = False
     # An undo brought back the later value with this index.
     restores: int | None = None
-    # An operator or the person has written it.
-    is_by_hand: bool = False
+    # True if an operator or the person has written the value.
+    is_manual: bool = False
 
 
 class BlockRebuild(NamedTuple):

@@ -33,20 +33,21 @@ _MAX_KEY_ATOMS = 128
 
 # The index of the reply among the messages of an exchange, as in `Exchange.redactions`.
 REPLY = -1
-# The project of requests and keys that name none.
+# The project of requests and keys that name no project.
 DEFAULT_PROJECT = "default"
 # The client's id of an agent's own conversation, its message list.
 DEFAULT_CONVERSATION = "default"
-# The profile of memories that are made over REST. The settings can declare none of this name.
+# The profile of memories that are made over REST. The settings can declare no profile of this name.
 API_PROFILE = "@"
 # The origin of block values that are written over REST.
 API_ORIGIN = "api"
 # The prefix of a memory's subject while an import into the memory is under way, or after the import broke off.
 IMPORTING_PREFIX = "importing:"
-# Readers of a memory that have no row: the built-in learner, and the rule that learns where there is no background
+# The readers of a memory that have no row: the built-in learner, and the rule that learns where there is no background
 # model. Any other reader is a sleeptime agent, by the row of its memory.
-LEARNER, RULE = 0, -1
-# The client's ids of the conversations in which a sleeptime agent reads begin with this.
+LEARNER = 0
+RULE = -1
+# The prefix of the client's ids of the conversations in which a sleeptime agent reads.
 READING_PREFIX = "reading/"
 
 
@@ -98,11 +99,12 @@ class Agent(Struct, frozen=True):
     # The next number; messages, passages and facts are numbered in one order.
     next_seq: int = 1
     created: float = 0.0
-    # Since when nothing is remembered or recalled; None: the memory is not paused.
+    # When the memory was paused: since then nothing is remembered or recalled. None: the memory is not paused.
     paused_at: float | None = None
 
     @property
     def is_stored(self) -> bool:
+        """False for a draft."""
         return self.id != 0
 
 
@@ -141,8 +143,9 @@ class Conversation(Struct, frozen=True):
     key: str | None
     # A number that rises with every write to the conversation. (`AgentNumbers.rev` is another number.)
     rev: int = 0
-    # 0 for a client conversation, a tree; else the last exchange of a stored conversation, -1 while it is empty. (The
-    # column is still called `tip`, so that gateways of the version before can serve the same database.)
+    # 0 for a client's conversation, which is a tree; otherwise the row of the last exchange of a stored conversation,
+    # or -1 while the conversation is empty. (The column is still called `tip`, so that gateways of the version before
+    # can serve the same database.)
     last_exchange: int = 0
 
     @property
@@ -162,7 +165,7 @@ class Conversation(Struct, frozen=True):
 
 
 def make_message_key(atoms: Sequence[Atom]) -> bytes:
-    """Returns the key under which the index has a message: its atoms; of very many the first, and a digest of all."""
+    """Returns the key under which the index has a message: all atoms, or the first atom and a digest of too many."""
     joined = b"".join(atoms)
     return joined if len(atoms) <= _MAX_KEY_ATOMS else atoms[0] + blake2b(joined, digest_size=16).digest()
 
@@ -170,11 +173,11 @@ def make_message_key(atoms: Sequence[Atom]) -> bytes:
 class State(StrEnum):
     """The state of an exchange."""
 
-    # In append mode the user's message is written before the model is asked.
+    # The reply has not ended: in append mode the user's message is written before the model is asked.
     OPEN = "open"
     FINISHED = "finished"
     CANCELLED = "cancelled"
-    # Off the record, or read only: hashes alone are stored.
+    # The exchange was off the record, or the memory read only: hashes alone are stored.
     OFF = "off"
     # A tombstone like OFF, and never active.
     FORGOTTEN = "forgotten"
@@ -192,10 +195,10 @@ class MarkKind(StrEnum):
     # The key of a fact that is not learned from the exchange again: it was forgotten alone, or stayed when a source of
     # it was forgotten.
     UNLEARNED = "unlearned"
-    # A forgetting is under way: data that came from the exchange goes as well (ERASED), or stays (RESET).
+    # A forgetting is under way: data that came from the exchange is erased as well (ERASED), or stays (RESET).
     ERASED = "erased"
     RESET = "reset"
-    # A forgetting is under way: the mark has the day of a passage or a fact that is gone where others have an exchange.
+    # A forgetting is under way: instead of an exchange the mark has the day of a passage or a fact that was erased.
     DAY = "day"
     # A forgetting is under way: an edit or a block was erased.
     BLOCKS = "blocks"
@@ -232,12 +235,12 @@ class EvictedPart(NamedTuple):
 class Exchange(Struct, frozen=True):
     """One request of a client and the reply to it. A turn with calls of the client's tools has several exchanges."""
 
-    # 0 or less: it is not stored yet.
+    # 0 or less: the exchange is not stored yet.
     id: int
     conversation_row: int
-    # The row of the exchange before it on its path; None: the exchange is an opening.
+    # The row of the previous exchange on the path; None: the exchange is an opening.
     parent: int | None
-    # The number of exchanges before it on its path.
+    # The number of earlier exchanges on the path.
     depth: int
     # The number of atoms on the path before `inputs`.
     offset: int
@@ -249,34 +252,35 @@ class Exchange(Struct, frozen=True):
     reply: tuple[Atom, ...] | None
     # The hash of all atoms of the path up to the reply, computed from the parent's hash.
     path_hash: bytes
-    # The hash under which a stored reply is looked up: that of its text without white space, or of its calls if the
-    # reply has no text.
+    # The hash under which a stored reply is looked up: the hash of its text without white space, or of its calls if it
+    # has no text.
     reply_key: bytes | None
     # When the request came.
     begun: float
-    # When a finished request last began with this exchange, repeated it or continued it. (It is written late:
+    # When a finished request last began with this exchange, repeated it or continued it. (The time is written late:
     # gateway/core/conversation/tree.py.)
     touched: float
-    # When a finished exchange ended. (From here on fields have defaults, which a plain turn leaves as they are: it
-    # passes the others by position.)
+    # When a finished exchange ended. (From here on fields have defaults, which suit a plain turn: its record is made by
+    # passing the fields above by position.)
     ended: float | None = None
     # The characters of the reply's text, without white space.
     size: int = 0
     # The number of messages on the whole path, the reply included.
     length: int = 0
-    # The messages of the exchange are shown and recalled.
+    # True if the messages of the exchange are shown and recalled.
     active: bool = False
     # The number of the first of `inputs` among the numbers of the memory.
     seq: int = 0
-    # The number from which on all of the agent's numbers, up to the reply's, belong to this path without a gap.
-    gapless_from: int = 0  # column `run`
+    # Column `run`: the number from which on all of the agent's numbers, up to the reply's, belong to this path without
+    # a gap.
+    gapless_from: int = 0
     # The nearest strict ancestor that has notes or hidden rounds, so that a path's additions are walked directly.
     prior: int | None = None
     # The texts of the notes by the index of their input message; "": a search found nothing.
     notes: dict[int, str] = field(default_factory=dict)
     # The row of the memory section that was sent with the path.
     section: int | None = None
-    # Memory edits were made in this exchange.
+    # True if memory edits were made in this exchange.
     edits: bool = False
     # The part of the path that this request left out.
     evicted: EvictedPart | None = None
@@ -285,11 +289,11 @@ class Exchange(Struct, frozen=True):
     # The reply as the client has it, as a JSON message; None in a tombstone.
     shown_reply: bytes | None = None
     # Column `full`: all messages of the reply, {"messages": [...], "gateway_calls": [call ids], "step": true in an
-    # agent's step}; None: it is `shown_reply` alone.
+    # agent's step}; None: the reply is `shown_reply` alone.
     full_reply: bytes | None = None
-    # There is a `full_reply`, though the record may be loaded without its content.
+    # True if there is a `full_reply`, also in a record that is loaded without its content.
     has_full_reply: bool = False
-    # The reply has fields that only its provider reads.
+    # True if the reply has fields that only its provider reads.
     opaque: bool = False
     # Upstream and model that made the reply.
     model: str = ""
@@ -297,25 +301,26 @@ class Exchange(Struct, frozen=True):
     stopped: float | None = None
     # The number of messages of a first exchange that were made elsewhere: column `head`, mark `head`.
     prefix_length: int = 0
-    # Indices of input messages that were off the record or are forgotten; REPLY stands for the reply. The functions
-    # that decide it are in docs/architecture.md ("Where is a redaction decided").
+    # The indices of messages that were off the record or are forgotten; REPLY stands for the reply. The functions that
+    # decide on redactions are in docs/architecture.md ("Where is a redaction decided").
     redactions: frozenset[int] = frozenset()
     state: State = State.FINISHED
-    # Another exchange has taken its place.
+    # True if another exchange has taken the place of this one.
     superseded: bool = False
-    # A later request with a new user message continued the exchange.
+    # True if a later request with a new user message continued the exchange.
     continued: bool = False
-    # Why the exchange's memory edits were merged into the blocks: "carried" (the exchange was continued) or "idle"; "":
-    # they were not merged.
+    # The reason for which the exchange's memory edits were merged into the blocks: "carried" (the exchange was
+    # continued) or "idle" (no turn came for a time); "": the edits were not merged.
     merged: str = ""
 
     @property
     def is_stored(self) -> bool:
+        """True if the id is the row of the exchange."""
         return self.id > 0
 
     @property
     def reply_seq(self) -> int:
-        """The number of the reply, after the numbers of the input messages; it is taken without a reply, too."""
+        """The number of the reply, after the numbers of the input messages; an exchange without a reply has it, too."""
         return self.seq + len(self.inputs)
 
     @property
@@ -325,7 +330,7 @@ class Exchange(Struct, frozen=True):
 
     @property
     def last_note(self) -> str | None:
-        """The last note that is not empty; None: there is none."""
+        """The last note that is not empty; None: the exchange has no such note."""
         return next((note for _, note in sorted(self.notes.items(), reverse=True) if note), None)
 
     @property
@@ -351,7 +356,6 @@ class Exchange(Struct, frozen=True):
     @property
     def continues_parent(self) -> bool:
         """True if the exchange has a new user message and its parent's row has to be marked as continued."""
-
         if self.parent is None or self.ends_with_user:
             return False
         return any(atoms[0][:1] == USER_ATOM for atoms in self.inputs if atoms)
@@ -360,7 +364,7 @@ class Exchange(Struct, frozen=True):
 def place_exchange(exchange: Exchange, id: int, seq: int) -> Exchange:
     """Returns a new exchange with the row and the number under which it was stored.
 
-    If the number is not the one that was planned, others have taken numbers between it and the path before it.
+    If the number is not the planned number, other exchanges have taken the numbers between the path and this exchange.
     """
     gapless_from = exchange.gapless_from if exchange.seq == seq else seq
     return replace(exchange, id=id, seq=seq, gapless_from=gapless_from)
@@ -381,9 +385,9 @@ class Block(Struct, frozen=True, eq=False):
     label: str
     description: str
     value: str
-    # The most characters that the value may have, which every write keeps to.
+    # The most characters that the value may have: every write is checked.
     limit: int
-    # Models and agents cannot change the value.
+    # True if models and agents cannot change the value.
     read_only: bool = False
     # The number of the present value; each write raises it by one.
     version: int = 1
@@ -392,7 +396,7 @@ class Block(Struct, frozen=True, eq=False):
 
     def __eq__(self, other: object) -> bool:
         """Compares all fields but the uid, which only some reads fill in."""
-        return isinstance(other, Block) and _BLOCK(self) == _BLOCK(other)
+        return isinstance(other, Block) and _get_block_fields(self) == _get_block_fields(other)
 
 
 class Revision(Struct, frozen=True):
@@ -426,15 +430,15 @@ ImportStatus = Literal["preview", "running", "done", "stopped", "failed", "undon
 class EditState(StrEnum):
     """The state of a memory edit."""
 
-    # Its turn is not confirmed.
+    # The turn of the edit is not confirmed.
     PENDING = "pending"
     MERGED = "merged"
-    # The edit was impossible when its turn was confirmed.
+    # The edit was impossible when the turn was confirmed.
     DROPPED = "dropped"
 
 
 class MemoryEdit(Struct, frozen=True):
-    """A memory edit of a turn, as an operation (not a value): merged when the turn is confirmed."""
+    """A memory edit of a turn, as an operation (not a value), which is merged when the turn is confirmed."""
 
     id: int
     exchange_row: int
@@ -475,21 +479,22 @@ class SectionRecord(TypedDict, total=False):
 class SentSection(Struct, frozen=True):
     """The memory section of a system prompt as it was sent."""
 
-    # 0: it is not stored yet.
+    # 0: the section is not stored yet.
     id: int
     text: str
     known: SectionRecord
 
     @property
     def is_stored(self) -> bool:
+        """True if the id is the row of the section."""
         return self.id != 0
 
 
 class Summary(Struct, frozen=True):
-    """A summary of the path up to an exchange, including that one."""
+    """A summary of the path up to an exchange, including the exchange."""
 
     id: int
-    # The last exchange that it covers, without content. Forgetting anything of the path erases the summary.
+    # The last summarised exchange, without content. Forgetting any part of the path erases the summary.
     exchange: Exchange
     text: str
     # The tokens of the text.
@@ -505,9 +510,9 @@ class Passage(Struct, frozen=True):
     seq: int
     text: str
     at: float
-    # The rows of the exchanges that the passage came from, if the read asked for them.
+    # The rows of the exchanges that the passage came from; empty as well if they were not read.
     sources: tuple[int, ...] = ()
-    # The row of the file that the passage is a part of; None: it is a part of no file.
+    # The row of the file that the passage is a part of; None: the passage is part of no file.
     file: int | None = None
     tags: tuple[str, ...] = ()
     # A program's metadata, which is not searched.
@@ -532,31 +537,31 @@ class Message(Struct, frozen=True, eq=False):
     atoms: tuple[Atom, ...] = ()
     # The kind of text: message, passage, fact, or muted (a fact that is not shown).
     kind: str = "message"
-    # The number of the message before it in its conversation; None: there is none, or it was not read.
+    # The number of the previous message of the conversation; None: there is none, or it was not read.
     previous: int | None = None
     # The rows of the exchanges that a fact was learned from.
     sources: tuple[int, ...] = ()
-    # The tags of a passage, if they were read.
+    # The tags of a passage; empty as well if they were not read.
     tags: tuple[str, ...] = ()
     # The text and its `line`, once the line was read; a copy with another text ignores the pair.
     _line: tuple[str, str] | None = None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Message) and _MESSAGE(self) == _MESSAGE(other)
+        return isinstance(other, Message) and _get_message_fields(self) == _get_message_fields(other)
 
     @property
     def line(self) -> str:
-        """The text on one line."""
+        """The text on one line, with single spaces."""
         if self._line is not None and self._line[0] is self.text:
             return self._line[1]
         line = " ".join(self.text.split())
-        # Most texts are on one line, which need not be there twice.
+        # Most texts are on one line already: then both share one string.
         line = self.text if line == self.text else line
         force_setattr(self, "_line", (self.text, line))
         return line
 
 
-# The origin of facts that were brought along from another application.
+# The origin of facts that were imported from another application.
 IMPORT = "import"
 
 
@@ -575,17 +580,17 @@ class Fact(Struct, frozen=True):
     exchange_row: int | None = None
     # The rows of all exchanges that the fact may quote.
     sources: tuple[int, ...] = ()
-    # Since when the fact is no longer true; None: it is true.
+    # When the fact stopped being true; None: the fact is true.
     ended_at: float | None = None
-    # The number of the fact that is true instead; None: there is none.
+    # The number of the fact that is true instead; None: no fact is true instead.
     successor: int | None = None
     # The source of the fact: learned, model, operator, person or import.
     origin: str = "learned"
-    # The fact is left out of notes, search tools and summaries.
+    # True if the fact is left out of notes, search tools and summaries.
     muted: bool = False
-    # The fact always holds for the user, and the memory section shows it.
+    # True if the fact always holds for the user, so that the memory section shows it.
     standing: bool = False
-    # The fact was a correction that was undone: the fact after it repeats the text that the correction had replaced.
+    # True if the fact was a correction that was undone: the next fact repeats the text that the correction replaced.
     taken_back: bool = False
 
 
@@ -593,12 +598,12 @@ class RememberedFact(NamedTuple):
     """The fact that a memory has for a text."""
 
     fact: Fact
-    # The fact was added now; otherwise an equal fact was true before.
+    # True if the fact was added now; False if an equal fact was true before.
     is_new: bool
 
 
-# The origins of facts and of blocks that an operator or the person has written.
-ASKED_ORIGINS = ("operator", "person")
+# The origins of facts and of values of blocks that were written by hand: by an operator, or by the person.
+MANUAL_ORIGINS = ("operator", "person")
 
 
 class StandingFact(Struct, frozen=True):
@@ -608,20 +613,20 @@ class StandingFact(Struct, frozen=True):
     text: str
     # When the fact was stated.
     at: float
-    # An operator or the person has written it. (A learned fact that is ticked does not count.)
-    is_asked: bool = False
+    # True if an operator or the person has written the fact. (A learned fact that is ticked does not count.)
+    is_manual: bool = False
 
 
 class Vector(Struct, frozen=True):
     """The vector of a text."""
 
-    # The embedder that made it; vectors of different models cannot be compared.
+    # The embedder that made the vector; vectors of different models cannot be compared.
     model: str
     # Float32, little endian, of length 1.
     data: bytes
     # The mean similarity of the text to texts that have nothing to do with it.
     baseline: float = 0.0
-    # The standard deviation of that similarity; 0: it is not known.
+    # The standard deviation of that similarity; 0: not known.
     spread: float = 0.0
 
 
@@ -644,5 +649,6 @@ class VectorSimilarities(Struct, frozen=True):
         return dict(zip(self.seqs[selected].tolist(), self.similarity[selected].tolist(), strict=True))
 
 
-_BLOCK = attrgetter(*(name for name in Block.__struct_fields__ if name != "uid"))
-_MESSAGE = attrgetter(*(name for name in Message.__struct_fields__ if name != "_line"))
+# The fields by which blocks, and messages, are compared.
+_get_block_fields = attrgetter(*(name for name in Block.__struct_fields__ if name != "uid"))
+_get_message_fields = attrgetter(*(name for name in Message.__struct_fields__ if name != "_line"))

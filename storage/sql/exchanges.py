@@ -24,7 +24,7 @@ from storage.commands import (
 )
 from storage.database import Connection, Row
 from storage.records import (
-    ASKED_ORIGINS,
+    MANUAL_ORIGINS,
     Agent,
     AgentNumbers,
     Block,
@@ -149,7 +149,7 @@ def add_snapshot_row(snapshot: MemorySnapshot, blocks: list[OwnedBlock], row: Sn
         case "standing":
             text, origin, _ = row.texts
             assert row.at is not None  # rows of this kind have a time
-            snapshot.standing.append(StandingFact(row.numbers[0], text, row.at, origin in ASKED_ORIGINS))
+            snapshot.standing.append(StandingFact(row.numbers[0], text, row.at, origin in MANUAL_ORIGINS))
 
 
 def complete_snapshot(snapshot: MemorySnapshot, blocks: list[OwnedBlock]) -> None:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from storage.batch_records import parse_call_origin
 from storage.database import Connection
 from storage.forget_commands import RevisedValue
-from storage.records import ASKED_ORIGINS, Block, list_lost_lines
+from storage.records import MANUAL_ORIGINS, Block, list_lost_lines
 from storage.row_bytes import count_text_bytes
 from storage.search.tokens import SPACED_LETTER
 from storage.sql.blocks import FORGET_ORIGIN, FORGOTTEN_ORIGIN, get_block, write_block
@@ -505,7 +505,7 @@ class _Division:
                 ],
                 None if row is None else make_edit(row),
                 restores=self._later_indexes.get(version.restores),
-                is_by_hand=version.origin in ASKED_ORIGINS,
+                is_manual=version.origin in MANUAL_ORIGINS,
             )
         self._later_indexes[version.number] = len(self.later)
         self.later.append(_RevisedVersion(version, revised))

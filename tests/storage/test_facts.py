@@ -340,7 +340,7 @@ async def test_a_snapshot_marks_the_standing_facts_that_a_person_has_written(
     path = await store.stored_paths.load_path(agent, snapshot.conversation.uid, None)
     assert path is not None
     for found in (snapshot, path.snapshot):
-        marked = [(each.text, each.is_asked) for each in found.standing]
+        marked = [(each.text, each.is_manual) for each in found.standing]
         assert marked == [
             ("Learned", False), ("By operator", True), ("By model", False), ("By person", True),
         ]  # fmt: skip

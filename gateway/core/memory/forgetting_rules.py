@@ -82,12 +82,12 @@ def rebuild_block(block: Block, later: Sequence[RevisedValue], pending: Sequence
     )
     # The words that erased edits have brought in.
     tainted: set[str] = set()
-    lines_by_hand: set[str] = set()
+    manual_lines: set[str] = set()
     stored_value = rebuilt = block.value
     values: list[str] = []
     for revision in later:
-        if revision.is_by_hand and not revision.is_erased:
-            lines_by_hand |= _list_new_lines(stored_value, revision.value)
+        if revision.is_manual and not revision.is_erased:
+            manual_lines |= _list_new_lines(stored_value, revision.value)
         if revision.restores is not None:
             rebuilt = values[revision.restores]
         elif revision.is_clean:
@@ -108,7 +108,7 @@ def rebuild_block(block: Block, later: Sequence[RevisedValue], pending: Sequence
             rebuilt = "\n".join(
                 line
                 for line in revision.value.split("\n")
-                if line in lines_before or not _may_repeat(line, tainted, is_by_hand=line in lines_by_hand)
+                if line in lines_before or not _may_repeat(line, tainted, is_manual=line in manual_lines)
             )
         stored_value = revision.value
         values.append(rebuilt)
@@ -171,11 +171,11 @@ def _with_lines(
     return "\n".join([*filter(None, [rebuilt]), *(line for line in value_lines if line in staying)])
 
 
-def _may_repeat(line: str, tainted: Collection[str], *, is_by_hand: bool) -> bool:
-    """Returns whether a line may repeat erased words: by one word, and a line by hand by most of its words."""
+def _may_repeat(line: str, tainted: Collection[str], *, is_manual: bool) -> bool:
+    """Returns whether a line may repeat erased words: by one word, or by most words if a person has written it."""
     words = _list_words(line)
     repeated_count = len(words.intersection(tainted))
-    return 2 * repeated_count > len(words) if is_by_hand else repeated_count > 0
+    return 2 * repeated_count > len(words) if is_manual else repeated_count > 0
 
 
 def _may_bring_back(edit: MemoryEdit, tainted: Collection[str], value: str) -> bool:

@@ -177,7 +177,7 @@ def _choose_fitting(facts: Sequence[StandingFact]) -> list[_FactLine]:
     chosen: list[_FactLine] = []
     months: set[str] = set()
     tokens_left = MAX_TOKENS
-    for fact in sorted(facts, key=lambda fact: not fact.is_asked):
+    for fact in sorted(facts, key=lambda fact: not fact.is_manual):
         if tokens_left < _MIN_LINE_TOKENS:
             break
         line = _make_line(fact)

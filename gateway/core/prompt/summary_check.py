@@ -48,14 +48,14 @@ def check_summary(
     *,
     max_tokens: int,
     finish_reason: str,
-    is_by_hand: bool = False,
+    is_manual: bool = False,
 ) -> str:
     """Returns the summary as it is stored. Raises: UnusableSummary: the answer is no summary, and nothing changes.
 
     source: the lines for which the summary stands.
     earlier: the summary of the messages before these lines, for which the new summary stands, too.
     max_tokens: the most tokens of the summary.
-    is_by_hand: a person asked for the summary, so it may be longer than the few words that it replaces.
+    is_manual: True if a person asked for the summary, so it may be longer than the few words that it replaces.
     """
     text = unwrap_summary(answer)
     length = len(earlier) + sum(map(len, source))
@@ -69,7 +69,7 @@ def check_summary(
         raise UnusableSummary("the summary is empty")
     if len(text) < _REFUSAL_CHARS and _REFUSAL.match(text):
         raise UnusableSummary("the background model refused to summarise")
-    if len(text) >= length and not is_by_hand:
+    if len(text) >= length and not is_manual:
         raise UnusableSummary("the summary is not shorter than what it summarises")
     if length > _LONG_SOURCE_CHARS and len(text) < _MIN_CHARS:
         raise UnusableSummary("the summary says nothing")

@@ -16,7 +16,7 @@ from gateway.run.admin.memory_records import FactOrigin, FactRecord, SourceRecor
 from gateway.run.admin.source_records import LISTED_SOURCES, list_source_exchanges, list_sources
 from storage.listing import LAST_NUMBER
 from storage.operator_records import FoundMemory, SizedMemory
-from storage.records import ASKED_ORIGINS, Fact, StandingFact
+from storage.records import MANUAL_ORIGINS, Fact, StandingFact
 from storage.sql.store import Store
 
 # The most exchanges of a fact's messages that its own screen shows.
@@ -111,7 +111,7 @@ class FactViews(Struct, frozen=True):
             return set()
         memory = await get_memory(self.store, project, uid)
         facts = await self.store.facts.load(memory.id, seqs)
-        return {fact.seq for fact in facts if fact.origin in ASKED_ORIGINS}
+        return {fact.seq for fact in facts if fact.origin in MANUAL_ORIGINS}
 
     async def list_replaced(self, project: str | None, uid: str, page: FactPage) -> tuple[FactRecord, ...]:
         """Returns the facts that a fact replaced, then those that these replaced, and so on: the newest texts first."""
@@ -155,7 +155,8 @@ class FactViews(Struct, frozen=True):
             return ()
         blocks = [each.block for each in await self.store.memory_pages.list_blocks(memory.id)]
         candidates = [
-            StandingFact(fact.seq, fact.text, fact.valid_from, fact.origin in ASKED_ORIGINS) for fact in facts
+            StandingFact(fact.seq, fact.text, fact.valid_from, fact.origin in MANUAL_ORIGINS)
+            for fact in facts
         ]
         shown_seqs = make_standing_block(candidates, blocks, None).shown_seqs
         return await self.make_records(memory, [fact for fact in facts if fact.seq in shown_seqs])

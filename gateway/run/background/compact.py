@@ -69,7 +69,8 @@ class CompactJob(
     newest_summary_row: int | None = None
 
     @property
-    def is_by_hand(self) -> bool:
+    def is_manual(self) -> bool:
+        """True if an operator or a client has requested the summary."""
         return self.newest_summary_row is None
 
     @property
@@ -154,7 +155,7 @@ class Compactor:
             model=model,
             terms=terms,
             max_tokens=compact_job.max_tokens,
-            is_by_hand=compact_job.is_by_hand,
+            is_manual=compact_job.is_manual,
             run_step=job.step,
         )
         written = await writer.write(span)
@@ -220,7 +221,7 @@ class Compactor:
                 model=model,
                 terms=terms,
                 max_tokens=max_tokens,
-                is_by_hand=True,
+                is_manual=True,
                 admit=admit,
             )
             written = await writer.write(span)

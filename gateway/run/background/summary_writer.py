@@ -55,7 +55,7 @@ class SummaryWriter(Struct, frozen=True):
     # The most tokens of the summary.
     max_tokens: int
     # An operator or a client has requested the summary, not a turn.
-    is_by_hand: bool
+    is_manual: bool
     # Performs the call for one part; a job's steps are in its journal.
     run_step: StepRunner = _run_directly
     # Checks the limits of usage before each call, for the request that waits for the summary; None: no request waits.
@@ -94,7 +94,7 @@ class SummaryWriter(Struct, frozen=True):
                 earlier_text,
                 max_tokens=max_tokens,
                 finish_reason=reply.finish_reason,
-                is_by_hand=self.is_by_hand,
+                is_manual=self.is_manual,
             )
         except UnusableSummary as error:
             raise JobFailed(error.message) from None

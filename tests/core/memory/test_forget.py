@@ -134,17 +134,17 @@ GONE = RevisedValue("has a cat\nlikes tea", is_erased=True)
             [
                 GONE,
                 RevisedValue(
-                    "drinks tea since the diagnosis, no coffee\nlikes tea a lot\nrides", is_by_hand=True
+                    "drinks tea since the diagnosis, no coffee\nlikes tea a lot\nrides", is_manual=True
                 ),
             ],
             "drinks tea since the diagnosis, no coffee\nrides",
         ),
-        ([GONE, RevisedValue("likes coffee", is_by_hand=True)], "likes coffee"),
+        ([GONE, RevisedValue("likes coffee", is_manual=True)], "likes coffee"),
         # which a later value may have, too; what was there before was not written by hand
         (
             [
                 GONE,
-                RevisedValue("likes tea\nlikes and loves mate", is_by_hand=True),
+                RevisedValue("likes tea\nlikes and loves mate", is_manual=True),
                 RevisedValue("likes tea\nlikes and loves mate\nlikes to swim"),
             ],
             "likes and loves mate",

@@ -211,5 +211,5 @@ def test_what_a_person_asked_for_has_room_before_newer_facts() -> None:
     assert shown[0] == 50
     assert shown[-2:] == (7, 2)
     # Of too many of them the first are shown.
-    asked = [StandingFact(each.seq, each.text, each.at, is_asked=each.seq > 7) for each in facts]
+    asked = [StandingFact(each.seq, each.text, each.at, is_manual=each.seq > 7) for each in facts]
     assert make_standing_block(asked, (), None).shown_seqs[:2] == (50, 49)

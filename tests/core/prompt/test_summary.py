@@ -25,11 +25,11 @@ def verdict(
     earlier: str = "",
     size: int = 200,
     finish_reason: str = "stop",
-    by_hand: bool = False,
+    is_manual: bool = False,
 ) -> str:
     try:
         return check_summary(
-            answer, SOURCE, earlier, max_tokens=size, finish_reason=finish_reason, is_by_hand=by_hand
+            answer, SOURCE, earlier, max_tokens=size, finish_reason=finish_reason, is_manual=is_manual
         )
     except UnusableSummary as error:
         return f"! {error.message}"
@@ -69,7 +69,7 @@ def test_a_summary_is_shorter_than_what_it_is_of() -> None:
     distinct = " ".join(f"word{n}" for n in range(400))
     assert "not shorter" in verdict(distinct, size=2000)
     assert verdict(distinct, earlier="x" * 5000, size=2000) == distinct
-    assert verdict(distinct, size=2000, by_hand=True) == distinct
+    assert verdict(distinct, size=2000, is_manual=True) == distinct
 
 
 def test_a_summary_may_say_who_apologised() -> None:

@@ -376,5 +376,5 @@ def test_a_job_that_an_earlier_version_has_stored_is_read() -> None:
     job = CompactJob(7, keep_tokens=100, max_tokens=1500, keep_messages=2, newest_summary_row=0)
     assert CompactJob.parse(stored) == job
     assert job.payload == stored
-    assert not job.is_by_hand
-    assert CompactJob.parse(b'{"exchange":7,"keep":0,"size":1500,"messages":0,"newest":null}').is_by_hand
+    assert not job.is_manual
+    assert CompactJob.parse(b'{"exchange":7,"keep":0,"size":1500,"messages":0,"newest":null}').is_manual
