@@ -782,8 +782,11 @@ def test_a_difference_of_long_texts_holds_up_nothing_else(
 
 
 def test_of_two_operators_on_one_block_the_second_one_sees_both_texts(operator: Operator) -> None:
-    uid = speak(operator.world, "Hello.").uid
-    assert operator.post(f"m/{uid}/b/human", value="Mine is first.", version=1).status == 303
+    agent = speak(operator.world, "I live in Porto.")
+    uid = agent.uid
+    learn(operator.world, agent, block="Lives in Porto.")
+    assert operator.post(f"m/{uid}/b/human", value="Mine is first.", version=2).status == 303
+    assert "Where the old words still are" in page(operator, f"m/{uid}/b/human")
     late = operator.post(f"m/{uid}/b/human", value="Mine is late.", version=1)
     assert late.status == 409
     text = late.body.decode()
@@ -791,13 +794,15 @@ def test_of_two_operators_on_one_block_the_second_one_sees_both_texts(operator: 
         "Changed meanwhile",
         "Mine is first.",
         "\nMine is late.</textarea>",
-        'name="version" value="2"',
+        'name="version" value="3"',
         'role="alert"',
     ):
         assert words in text
+    # What the first one's change leaves to do is not for the second one to read now.
+    assert "Where the old words still are" not in text
     assert operator.program("POST", f"m/{uid}/b/human.json", {"value": "x", "version": 1}).status == 409
     assert operator.twin(f"m/{uid}/b/human")["block"]["value"] == "Mine is first."
-    long = operator.post(f"m/{uid}/b/human", value="y" * 3_001, version=2)
+    long = operator.post(f"m/{uid}/b/human", value="y" * 3_001, version=3)
     assert long.status == 400
     assert "3,000 characters at most, not 3,001" in long.body.decode()
 
