@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 
-from gateway.core.conversation.canonical import is_assistant, is_user, is_user_or_text
+from gateway.core.conversation.canonical import is_user, is_user_or_text
 from gateway.core.conversation.exchange import ends_off_record, is_same_input, is_tombstone
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import Query
@@ -70,25 +70,26 @@ def find_redactions(
 
     Such a message equals a message that is forgotten or off the record, or answers such a message. The last message is
     never among them: it is new, and `Plan.is_off_record` decides of the whole turn whether the turn is on the record.
-    The first `pending_count` messages are on the record, and so are messages that a rival has stored. If a request for
-    a stored response sends new messages alone, or no reply, its messages after the last reply repeat no forgotten one.
+    The first `pending_count` messages are on the record, and so are messages that a rival has stored. A request for a
+    stored response that sends new messages alone, or no reply, repeats no forgotten message.
     """
-    tombstone_atoms = _list_tombstone_atoms(tree, exchange.begun)
-    if not tombstone_atoms and not tree.forgotten_hashes:
+    sends_new_only = query.path_length is not None or query.kind is ConversationKind.APPENDED
+    is_new = query.makes_response and (sends_new_only or not query.listing.answered_count)
+    exchanges = [each for each in tree if each.state is State.OFF] if is_new else tree
+    forgotten_hashes = frozenset() if is_new else tree.forgotten_hashes
+    tombstone_atoms = _list_tombstone_atoms(exchanges, exchange.begun)
+    if not tombstone_atoms and not forgotten_hashes:
         return frozenset()
     recorded_indices = find_recorded_indices(exchange, rivals)
-    first_new = len(messages)
-    off_atoms: set[tuple[Atom, ...]] = set()
-    sends_new_only = query.path_length is not None or query.kind is ConversationKind.APPENDED
-    if query.makes_response and (sends_new_only or not query.listing.answered_count):
-        first_new = max((i + 1 for i, atoms in enumerate(exchange.inputs) if is_assistant(atoms)), default=0)
-        off_atoms = _list_tombstone_atoms((each for each in tree if each.state is State.OFF), exchange.begun)
-    unrecorded_indices: set[int] = set()
-    for i, atoms in enumerate(exchange.inputs[:-1]):
-        is_repeated = i not in recorded_indices and atoms in (tombstone_atoms if i < first_new else off_atoms)
-        is_forgotten = i < first_new and make_message_key(atoms) in tree.forgotten_hashes
-        if i >= pending_count and (is_repeated or is_forgotten):
-            unrecorded_indices.add(i)
+    unrecorded_indices = {
+        i
+        for i, atoms in enumerate(exchange.inputs[:-1])
+        if i >= pending_count
+        and (
+            (i not in recorded_indices and atoms in tombstone_atoms)
+            or make_message_key(atoms) in forgotten_hashes
+        )
+    }
     return frozenset(redact_with_answers(unrecorded_indices, messages[:-1]))
 
 

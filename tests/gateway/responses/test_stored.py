@@ -837,6 +837,20 @@ def test_the_words_of_a_deleted_response_may_be_sent_anew(
     assert asked[-4:] == ["My cat is grey.", "Her name is Miso.", "Ok.", "And now?"]
 
 
+def test_a_tool_loop_goes_on_whose_input_repeats_deleted_words(
+    world: World, upstream: StrictUpstream
+) -> None:
+    first = respond(world, input="Hello.")
+    world.sdk.responses.delete(respond(world, input="The weather?", previous_response_id=first.id).id)
+    upstream.queue(call_tools(Call("weather", {"city": "Rome"})), say("Sunny."))
+    texts = [("user", "The weather?"), ("assistant", "Where?"), ("user", "In Rome.")]
+    messages: Any = [{"role": role, "content": text} for role, text in texts]
+    calling = respond(world, input=messages, previous_response_id=first.id, tools=[WEATHER])
+    output = {"type": "function_call_output", "call_id": calling.output[0].call_id, "output": "sun"}
+    last = respond(world, input=[output], previous_response_id=calling.id, tools=[WEATHER])
+    assert last.output_text == "Sunny."
+
+
 def test_words_off_the_record_stay_off_it_in_a_response(world: World) -> None:
     off = {"x-mnemogate-memory": "off"}
     respond(world, user="alice", input="My cat is grey.", extra_headers=off)
