@@ -246,16 +246,17 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
 
 
 def was_sent_again(tree: Tree, plan: Plan, arrived_at: float) -> bool:
-    """Returns whether an exchange of the path that began after the request arrived has the request's new messages.
+    """Returns whether an exchange of the path that ended after the request arrived has the request's new messages.
 
-    The last of them may be a transcript that has grown there.
+    The last of them may be a transcript that has grown there. (The exchange may have begun before the request arrived:
+    a busy gateway may read it late.)
 
     plan: a plan that follows the head of its conversation.
     arrived_at: the time at which the request arrived, in seconds since the epoch.
     """
     new, hasher = plan.messages[len(plan.pending) :], plan.query.listing.hasher
     exchange = plan.match.match_point
-    while exchange is not None and exchange.begun > arrived_at:
+    while exchange is not None and (exchange.ended or exchange.begun) > arrived_at:
         later = (tree.contents.get(exchange).messages or [])[-len(new) :]
         if len(later) == len(new) and repeats(hasher, later, new, may_grow=True):
             return True
