@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from gateway.core import ids
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import (
     Action,
@@ -39,8 +40,15 @@ class _WorkScreens(Struct, frozen=True):
         )
         if request.is_twin:
             return View(record)
-        failed = await self.work.count_failed(request.visitor.project)
-        return View(record, "work.html", "Work", {"failed": failed})
+        parsed_uids = (ids.parse_uid("agent", job.name or "") for job in record.jobs.items)
+        uids = {uid for uid in parsed_uids if uid is not None}
+        names = await self.audit.load_names(uids) if uids else {}
+        context = {
+            "failed": await self.work.count_failed(request.visitor.project),
+            # The names of agents with their ids, by their ids.
+            "agents": {ids.make_id("agent", uid): name for uid, name in names.items()},
+        }
+        return View(record, "work.html", "Work", context)
 
     async def retry_failed(self, request: ScreenRequest, form: NoFields) -> Answer:
         done = await self.work.retry_failed(request.visitor.project)

@@ -181,7 +181,12 @@ def test_an_agent_has_its_name_on_each_screen(upstream: StrictUpstream, tmp_path
             "forget?all=1",
             "b/human",
         )
+        world = letters.world
+        enqueuing = world.gateway.call(world.store.agents.find_by_uid(agent["uid"]))
+        assert enqueuing is not None
+        world.gateway.call(world.store.jobs.enqueue("sweep", enqueuing.id, "a"))
         for path in (
+            "work",
             *(f"{memory}/{each}" for each in paths),
             *(
                 "",
