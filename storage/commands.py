@@ -34,7 +34,7 @@ class MemoryReader(Struct, frozen=True):
     sleeper_row: int
     # The number of turns after its cursor, counted up to a limit.
     turns: int
-    # The reader reads now, or is about to.
+    # True if the reader reads now, or is about to.
     is_busy: bool
 
 
@@ -50,16 +50,16 @@ class PlacedNote:
     at: int
     # The note in UTF-8: as a str, a text with an emoji takes four bytes a character, and its UTF-8 as well once sent.
     utf8: bytes
-    # The tokens of the text; 0: they have not been counted yet.
+    # The tokens of the text; 0: the tokens have not been counted yet.
     tokens: int = field(default=0, compare=False)
-    # The memory blocks that the text shows: label -> digest of the shown value; None: they have not been read yet.
+    # The memory blocks that the text shows: label -> digest of the shown value; None: the text has not been read yet.
     shown: Mapping[str, str] | None = field(default=None, compare=False)
 
 
 class Additions(Struct, frozen=True):
     """The additions of the gateway to a path, oldest first: notes, and rounds that the client has not seen."""
 
-    # The notes of the path; each is sent before its message's text.
+    # The notes of the path. Each note is sent before the text of its message.
     notes: tuple[PlacedNote, ...] = ()
     # The exchanges with more of a reply than the client has, with their content and without notes.
     rounds: tuple[Exchange, ...] = ()
@@ -97,11 +97,11 @@ class MemorySnapshot(Struct):
     conversation: Conversation | None = None
     # The newest exchange with a path that equals the client's list up to its last assistant message; without notes.
     exchange: Exchange | None = None
-    # `exchange` is a first turn, and other first turns match the client's list as well.
+    # True if `exchange` is a first turn, and other first turns match the client's list as well.
     has_rivals: bool = False
     # The additions of the gateway to the path of `exchange`.
     additions: Additions = msgspec.field(default_factory=lambda: NO_ADDITIONS)
-    # The memory has messages that are off the record or were forgotten.
+    # True if the memory has messages that are off the record or were forgotten.
     has_tombstones: bool = False
     section: SentSection | None = None
     blocks: list[Block] = msgspec.field(default_factory=list)
@@ -109,13 +109,14 @@ class MemorySnapshot(Struct):
     edits: list[MemoryEdit] = msgspec.field(default_factory=list)
     # The newest of the standing facts, newest first.
     standing: list[StandingFact] = msgspec.field(default_factory=list)
-    # `exchange` is continued already. Then only the fields that all snapshots of the memory share are cached.
+    # True if `exchange` is continued already. Then only the fields that all snapshots of the memory share are cached.
     is_continued: bool = False
-    # The client's list begins like a prefix that was made elsewhere. Then the same is cached as for `is_continued`.
+    # True if the client's list begins like a prefix that was made elsewhere. Then no more is cached than for
+    # `is_continued`.
     matches_prefix: bool = False
-    # Some blocks are shared by the users of a profile. Nothing of such a snapshot is cached.
+    # True if the users of a profile share some of the blocks. No part of such a snapshot is cached.
     shares_blocks: bool = False
-    # The sleeptime agents that read the memory, where they were asked for.
+    # The sleeptime agents that read the memory; empty as well if they were not read.
     readers: list[MemoryReader] = msgspec.field(default_factory=list)
 
     @property
@@ -133,21 +134,20 @@ class Opening(Struct, frozen=True):
     begun: float
     # The atoms of the exchange's messages.
     inputs: tuple[tuple[Atom, ...], ...]
-    # The number of words of the last message; None: not known.
+    # The number of words in the last message; None: not known.
     word_count: int | None
-    # The hash of all words of the last message but its last, which may still grow; None: not known.
+    # The hash of all words of the last message except the last word, which may still grow; None: not known.
     stem: int | None
 
 
-# The most questions of a list that are looked up, from the last one back. Not measured: it bounds the look-ups for a
-# list.
+# The most questions of a list that are looked up: the last ones. Not measured; it bounds the look-ups for a list.
 MAX_QUESTIONS = 16
 
 
 class Probes(Struct, frozen=True):
     """The keys under which the exchanges that may matter to a list of messages are looked up."""
 
-    # The client's conversation id; with one, only that conversation matters.
+    # The client's id of the conversation, so that no other conversation matters; None: the client sent no id.
     key: str | None
     # The keys of replies that the list may hold.
     replies: Sequence[bytes] = ()
@@ -155,7 +155,7 @@ class Probes(Struct, frozen=True):
     questions: Sequence[bytes] = ()
     # The hashes of prefixes, and of messages that may be off the record.
     marks: Sequence[bytes] = ()
-    # Openings that ended after this time may be the same conversation.
+    # Openings that ended after this time may belong to the same conversation.
     since: float = 0.0
     # The hashes of messages that may have been forgotten.
     maybe_forgotten: Sequence[bytes] = ()
@@ -163,9 +163,9 @@ class Probes(Struct, frozen=True):
     max_exchanges: int | None = None
     # The least depth that is loaded; None: any. First exchanges are always loaded.
     min_depth: int | None = None
-    # Exchanges from this depth on are loaded already; None: no exchange is. Only where `key` is the client's id.
+    # Exchanges from this depth on are loaded already; None: no exchange is loaded. For probes with a `key` alone.
     loaded_depth: int | None = None
-    # All exchanges are loaded with their contents. Only where `key` is the client's id.
+    # True to load all exchanges with their contents. For probes with a `key` alone.
     loads_contents: bool = False
 
 
@@ -177,55 +177,56 @@ class StoredContent(NamedTuple):
     full_reply: bytes | None = None
 
 
-# The most calls of a rule, each with more contents than the call before. A rule asks for contents in four steps at
-# most (compared openings or siblings, altered replies, questions asked again, an equal reply with other ids), and in
-# each step for all that it will compare there.
+# The most calls of a rule, each with more contents than the call before. A rule raises `MissingContents` in four steps
+# at most (compared openings or siblings, altered replies, questions asked again, an equal reply with other ids), and in
+# each step for all contents that the step compares.
 MAX_RULE_CALLS = 5
 
 
 class MissingContents(Exception):
-    """A rule needs the contents of the exchanges with these `ids`: load them all at once, and call it again."""
+    """A rule needs the contents of the exchanges `ids`: load all of them at once, and call the rule again."""
 
     def __init__(self, ids: Sequence[int]) -> None:
         super().__init__(f"the contents of exchanges {list(ids)} are needed")
         self.ids = ids
 
 
-class Pool(Struct, frozen=True):
-    """Exchanges as they are loaded: without content, except for the last of each conversation."""
+class CandidateExchanges(Struct, frozen=True):
+    """The stored exchanges that were found by `Probes`, without content except for the last of each conversation."""
 
     exchanges: Sequence[Exchange]
     # The conversation with the key of the probes; None: there is no such conversation.
     conversation_row: int | None
     # When that conversation was last written to.
     last_at: float = 0.0
-    # The contents of the exchanges for which rules asked (`MissingContents`).
+    # The contents of the exchanges that a rule needed (`MissingContents`).
     contents: Mapping[int, StoredContent] = msgspec.field(default_factory=dict)
     # The hashes of messages that were forgotten, in any conversation, among `Probes.maybe_forgotten`.
     forgotten_hashes: frozenset[bytes] = frozenset()
 
 
-class Change(Struct, frozen=True):
+class TurnChange(Struct, frozen=True):
     """The changes that a turn makes to the stored exchanges."""
 
-    # The turn's own exchange; a new one has an id below 1, and so has a new conversation.
+    # The turn's own exchange. A new exchange has an id below 1, and the row of a new conversation is below 1, too.
     exchange: Exchange | None
     # Other stored exchanges that changed.
     others: Sequence[Exchange] = ()
-    # Exchanges that are continued now and have not changed otherwise: a loop of tools may have hundreds.
+    # The rows of exchanges that are continued now and have not changed otherwise: a loop of tools may have hundreds.
     continued: Sequence[int] = ()
     # The hashes of prefixes by which the exchange will be recognised.
     prefixes: Sequence[bytes] = ()
-    # The hashes of the turn's messages that are off the record. With any, later snapshots have `has_tombstones`.
+    # The hashes of the turn's messages that are off the record. If there are any, later snapshots have
+    # `has_tombstones`.
     tombstone_hashes: Sequence[bytes] = ()
-    # Stored exchanges with indexed words that changed.
+    # The rows of stored exchanges with indexed words that changed.
     stale: Sequence[int] = ()
-    # The exchanges with memory edits that enter the blocks now, in this order.
+    # The rows of the exchanges with memory edits that are merged into the blocks now, in this order.
     merge: Sequence[int] = ()
 
     @property
     def is_alone(self) -> bool:
-        """True if nothing but the exchange changes."""
+        """True if only the turn's own exchange changes."""
         return not (
             self.others
             or self.continued
@@ -240,7 +241,7 @@ class SourcedLine(Struct, frozen=True):
     """A line of a memory block."""
 
     text: str
-    # The rows of the exchanges that it came from.
+    # The rows of the exchanges that the line came from.
     sources: tuple[int, ...]
 
 
@@ -249,14 +250,14 @@ class LearnedFact(Struct, frozen=True):
 
     text: str
     about: str
-    # The key of its text: facts with an equal key are the same fact.
+    # The key of the text: facts with equal keys are the same fact.
     key: str
     valid_from: float
     exchange_row: int | None
     sources: Sequence[int]
     # The ids of the facts that are no longer true because of this fact.
     replaces: Sequence[int] = ()
-    # The fact always holds for the user, so the memory section shows it.
+    # True if the fact always holds for the user, so that the memory section shows it.
     standing: bool = False
 
 
@@ -297,11 +298,11 @@ class RecallRow(NamedTuple):
 
 
 class PlainTurn(NamedTuple):
-    """A plain turn as it was planned."""
+    """The plan of a plain turn: a turn that adds its exchange, and changes no other."""
 
     # The turn's exchange, which is new.
     exchange: Exchange
-    # The `rev` of its conversation when the turn was planned.
+    # The `rev` of the conversation when the turn was planned.
     conversation_rev: int
 
 
@@ -317,29 +318,30 @@ class TurnWrite(Struct, frozen=True):
     now: float
     # None: the turn is not plain.
     plain: PlainTurn | None
-    # Returns the keys of the exchanges that `decide` needs. Both run in the writer's thread and have no side effects.
+    # Returns the keys of the exchanges that `decide` needs. Both functions run in the writer's thread, and have no side
+    # effects.
     probes: Callable[[], Probes]
-    # Returns the changes, given the exchanges as they are stored by then; called where the turn is not plain, or its
-    # conversation was written to meanwhile. Raises: MissingContents.
-    decide: Callable[[Pool], Change]
+    # Returns the changes for the exchanges that are stored at the time of the write. It is called if the turn is not
+    # plain, or if its conversation was written to since the plan. Raises: MissingContents.
+    decide: Callable[[CandidateExchanges], TurnChange]
     # The result of `decide` for the memory as it was when the turn was planned; None: not known.
-    change: Change | None = None
+    change: TurnChange | None = None
     # The agent's next number and the agent's `rev` when the turn was planned.
     planned_next_seq: int = 1
     planned_agent_rev: int = 0
     # The memory edits of this turn; the store fills in their `exchange_row`.
     edits: Sequence[MemoryEdit] = ()
-    # The memory section of the path; id 0: it is to be stored.
+    # The memory section of the path; a section with the id 0 is stored with the turn.
     section: SentSection | None = None
-    # The agent's own blocks, to be made with its first use.
+    # The agent's own blocks, to be made with the agent's first use.
     defaults: Sequence[Block] = ()
-    # The blocks that its profile shares, to be made with its first use.
+    # The blocks that the agent's profile shares, to be made with the agent's first use.
     shared: Sequence[Block] = ()
-    # The opening, where the list has no conversation id and continues nothing.
+    # The opening, if the list has no conversation id and continues no exchange.
     opening: Opening | None = None
     # The characters of the turn's messages.
     chars: int = 0
-    # Makes the record of the turn's recall, without side effects; None: the turn has none.
+    # Makes the record of the turn's recall, without side effects; None: no record is made.
     recall: Callable[[], RecallRow] | None = None
 
 
@@ -351,7 +353,7 @@ class CommittedTurn(Struct, frozen=True):
     exchange_row: int
     # The row of the turn's conversation.
     conversation_row: int
-    # The turn was written as planned, without `decide`.
+    # True if the turn was written as planned, without `decide`.
     is_plain: bool
     # The row of the path's memory section.
     section: int | None = None
@@ -363,5 +365,5 @@ class CommittedTurn(Struct, frozen=True):
     added: Exchange | None = None
     # The conversation that began with the turn, if nothing else changed and its path begins with no prefix.
     begun: Conversation | None = None
-    # The path of a plain turn begins with a prefix.
+    # True if the turn is plain, and its path begins with a prefix.
     matches_prefix: bool = False

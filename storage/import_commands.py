@@ -23,7 +23,7 @@ class MatchedExchange(Struct, frozen=True):
     is_stub: bool
 
 
-class ImportPool(Struct, frozen=True):
+class ImportCandidates(Struct, frozen=True):
     """The stored exchanges that may matter to an imported conversation."""
 
     # The conversation that was imported under the same id; None: no conversation was.
@@ -85,7 +85,7 @@ class ImportWrite(Struct, frozen=True):
     # The hashes by which the conversation's prefix is recognised.
     prefixes: Sequence[bytes]
     # Returns the changes of the conversation; pure.
-    decide: Callable[[ImportPool], ImportChange]
+    decide: Callable[[ImportCandidates], ImportChange]
 
 
 class ImportWriting(Struct, frozen=True):

@@ -31,7 +31,15 @@ from gateway.core.memory.rules import RULES
 from gateway.core.prompt.compose import compose, find_known_note
 from gateway.core.prompt.composition import Composition
 from gateway.run.memory.contents import retry_with_contents
-from storage.commands import Change, CommittedTurn, MemorySnapshot, PlainTurn, Pool, RecallRow, TurnWrite
+from storage.commands import (
+    CandidateExchanges,
+    CommittedTurn,
+    MemorySnapshot,
+    PlainTurn,
+    RecallRow,
+    TurnChange,
+    TurnWrite,
+)
 from storage.database import Connection
 from storage.open import is_url
 from storage.operator_records import SizedMemory
@@ -219,8 +227,8 @@ class Speaker:
         if plan is None:
             tree = Tree()
             if agent.id and not is_new:
-                pool = await turns.load_pool(agent, make_probes_for_list(query, key))
-                tree = Tree(pool.exchanges, pool.contents, pool.forgotten_hashes)
+                candidates = await turns.load_candidates(agent, make_probes_for_list(query, key))
+                tree = Tree(candidates.exchanges, candidates.contents, candidates.forgotten_hashes)
             plan = await retry_with_contents(turns, agent, tree, partial(plan_turn, tree, query))
             if key is None and not listing.answered_count and not is_new:
                 turns.cache_openings(agent, snapshot, digest_openings(tree))
@@ -256,7 +264,7 @@ class Speaker:
         how: Callable[[Tree, Plan, RequestEnd], Exchange] = settle.finish,
         *,
         uid: str = "",
-        decided: Callable[[Change], None] = lambda change: None,
+        decided: Callable[[TurnChange], None] = lambda change: None,
         section: SentSection | None = None,
         row: int = -1,
         defaults: Sequence[Block] = (HUMAN,),
@@ -285,8 +293,8 @@ class Speaker:
         if turn.is_plain and how is settle.finish and turn.snapshot.conversation is not None:
             plain = PlainTurn(finish_plain(plan, ended), turn.snapshot.conversation.rev)
 
-        def decide(pool: Pool) -> Change:
-            change = plan_change(pool, plan, ended, how)
+        def decide(candidates: CandidateExchanges) -> TurnChange:
+            change = plan_change(candidates, plan, ended, how)
             decided(change)
             return change
 
@@ -301,7 +309,7 @@ class Speaker:
                 make_probes_for_plain_turn(plan, key) if is_plain else make_probes_for_list(plan.query, key)
             ),
             decide=decide,
-            change=decide(Pool((), None)) if turn.begins_conversation else None,
+            change=decide(CandidateExchanges((), None)) if turn.begins_conversation else None,
             planned_next_seq=turn.snapshot.next_seq,
             planned_agent_rev=turn.snapshot.rev,
             opening=digest_opening(plan, now),

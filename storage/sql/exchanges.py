@@ -168,7 +168,7 @@ async def find_cacheable_numbers(connection: Connection, agent: Agent) -> AgentN
     return None if row is None else AgentNumbers(*row)
 
 
-async def load_pool(
+async def load_candidates(
     connection: Connection,
     agent_row: int,
     probes: Probes,
@@ -193,8 +193,8 @@ async def load_pool(
         lists = (probes.replies[:_MAX_REPLIES], probes.questions[:MAX_QUESTIONS], probes.marks[:_MAX_MARKS])
         keys = (*lists, probes.max_exchanges, probes.min_depth, since)
         rows = await connection.fetch_rows(SQL["pool_found"], (agent_row, probes.since, POOL_LIMIT, *keys))
-    pool = [make_exchange_with_content(row) for row in rows]
-    return sorted(pool, key=lambda exchange: (exchange.depth, exchange.id))
+    candidates = [make_exchange_with_content(row) for row in rows]
+    return sorted(candidates, key=lambda exchange: (exchange.depth, exchange.id))
 
 
 async def find_exchange(connection: Connection, agent_row: int, exchange_row: int) -> Exchange | None:

@@ -18,9 +18,9 @@ from storage.commands import LearnedFact
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
 from storage.import_commands import (
+    ImportCandidates,
     ImportChange,
     ImportNote,
-    ImportPool,
     ImportWrite,
     ImportWriting,
     MatchedExchange,
@@ -296,11 +296,11 @@ async def _decide_changes(
     done: the number of its exchanges that are written.
     conversation_row: the row of the conversation that has these exchanges; None: it is not known, and is looked for.
     """
-    # Read first: a change while the pool is read raises it.
+    # Read first: a change while the candidates are read raises it.
     version = await _find_version(connection, agent.id)
     if conversation_row is None:
         conversation_row = await _find_conversation(connection, agent, write, done)
-    change = write.decide(await _load_pool(connection, agent, write, conversation_row))
+    change = write.decide(await _load_candidates(connection, agent, write, conversation_row))
     # If fewer exchanges are stored than were written, the rest is written again.
     return ImportWriting(write, change, version, min(done, change.known))
 
@@ -343,15 +343,15 @@ async def _find_conversation(
     return conversation_row
 
 
-async def _load_pool(
+async def _load_candidates(
     connection: Connection, agent: Agent, write: ImportWrite, conversation_row: int | None
-) -> ImportPool:
+) -> ImportCandidates:
     rows = await load_rows(connection, SQL["matched"], write.path_hashes, agent.id)
     matched = [MatchedExchange(make_exchange(row), *map(bool, row[-3:])) for row in rows]
     unanswered = make_exchanges(await load_rows(connection, SQL["unanswered"], write.questions, agent.id))
     maybe_forgotten = write.atoms if has_risen(agent.epoch) else ()
     forgotten_hashes = await exchanges.load_forgotten_hashes(connection, agent.id, maybe_forgotten)
-    return ImportPool(conversation_row, matched, unanswered, forgotten_hashes)
+    return ImportCandidates(conversation_row, matched, unanswered, forgotten_hashes)
 
 
 def _compute_part_end(writing: ImportWriting) -> int:

@@ -59,7 +59,7 @@ class ImportWriter(GrowingGroup):
         self._forgetting = forgetting
 
     async def begin(self, draft: Agent) -> Agent:
-        """Makes a memory to be filled, which no request reaches. The remains of an earlier import are removed from it.
+        """Makes a memory to be filled, which no request reaches. First removes the remains of an earlier import.
 
         draft: the agent to create, with the scope that it gets at the end of the import.
 
@@ -67,11 +67,11 @@ class ImportWriter(GrowingGroup):
         """
         scope = draft.scope
         await self._database.read(lambda connection: _find_replaceable(connection, scope))
-        hidden = scope._replace(subject=IMPORTING_PREFIX + scope.subject)
+        hidden_scope = scope._replace(subject=IMPORTING_PREFIX + scope.subject)
         unfinished = await self.find_unfinished(scope)
         if unfinished is not None:
             await self._forgetting.wipe(unfinished.id)
-        hidden_draft = replace(draft, id=0, scope=hidden)
+        hidden_draft = replace(draft, id=0, scope=hidden_scope)
         agent = await self._database.bulk_write(
             lambda connection: find_or_create_agent(connection, hidden_draft)
         )
@@ -88,7 +88,7 @@ class ImportWriter(GrowingGroup):
     async def load_path_end(self, connection: Connection, agent: Agent, seq: int) -> list[Exchange]:
         """Returns the end of the path to an exchange of an import, oldest first.
 
-        It begins with the last exchange that has a reply, or at the root.
+        The first exchange is the last one that has a reply, or the root.
 
         Raises: NotFound; WriteConflict, as `write`.
         """
@@ -117,7 +117,9 @@ class ImportWriter(GrowingGroup):
     async def finish(
         self, agent: Agent, next_seq: int, uid: str | None = None, created: float | None = None
     ) -> None:
-        """Gives the imported memory its scope, in place of an empty memory there. It is paused if that memory was.
+        """Gives the imported memory its scope, in place of an empty memory there.
+
+        If the empty memory was paused, the imported memory is paused as well.
 
         uid: the memory's former public id, which it gets if the id is free.
         created: the time at which the memory began, in seconds since the epoch; None: the time of this import.
@@ -152,12 +154,12 @@ class ImportWriter(GrowingGroup):
 
 
 async def _choose_published_uid(connection: Connection, agent: Agent, former_uid: str | None) -> str:
-    """Returns the public id of an imported memory: the former id if that is free, else the present id."""
+    """Returns the public id of an imported memory: the former id if that id is free, otherwise the present id."""
     subject = parse_api_subject(agent)
-    wanted_uid = former_uid if subject is None else subject.uid
-    if wanted_uid is None or await connection.fetch_row(SQL["agent_taken"], (wanted_uid,)) is not None:
+    preferred_uid = former_uid if subject is None else subject.uid
+    if preferred_uid is None or await connection.fetch_row(SQL["agent_taken"], (preferred_uid,)) is not None:
         return agent.uid
-    return wanted_uid
+    return preferred_uid
 
 
 async def _check_unfinished(connection: Connection, agent: Agent) -> None:
@@ -170,7 +172,7 @@ async def _check_unfinished(connection: Connection, agent: Agent) -> None:
 async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | None:
     """Returns the empty memory that an import may replace; None if the scope has no memory.
 
-    Raises: WriteConflict if its memory is not empty.
+    Raises: WriteConflict if the scope has a memory that is not empty.
     """
     agent = await find_agent(connection, scope)
     if agent is None:
@@ -188,13 +190,14 @@ async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | Non
 
 
 async def _write_record(connection: Connection, agent: Agent, part: str, values: Mapping[str, Any]) -> None:
-    """Writes a record of any part but exchanges. Raises: NotFound, WriteConflict."""
+    """Writes a record of any part except an exchange. Raises: NotFound, WriteConflict."""
     if part == "attached":
         await put_attached(connection, agent, values, agent.created)
         return
     fields = await _resolve_fields(connection, agent.id, part, values)
     if part == "fact":
-        fields["key"] = hash_key(agent.secret, values["key"])  # no export has it
+        # An export has the text of the key instead of its hash.
+        fields["key"] = hash_key(agent.secret, values["key"])
     if (write := _WRITERS.get(part)) is not None:
         await write(connection, agent, fields)
     else:
@@ -234,18 +237,23 @@ async def _put_row(
 
 
 async def _put_definition(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    """Writes a definition; the definition of a conversation gets the conversation's new public id."""
     if fields["kind"] == DefinitionKind.CONVERSATION:
         fields["uid"] = await _choose_conversation_uid(connection, agent.id, fields["uid"])
     await import_definition(connection, agent, fields)
 
 
 async def _put_conversation(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    # Each added exchange becomes the tip of a stored conversation.
+    """Writes a conversation without exchanges.
+
+    Each exchange that is written later becomes the tip of a stored conversation.
+    """
     tip = EMPTY_TIP if fields["is_stored"] else CLIENT_TIP
     await _put_row(connection, agent.id, "conversation", {**fields, "is_stored": tip})
 
 
 async def _put_block(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    """Writes a block, and its details as a definition."""
     details = fields.pop("details")
     await _put_row(connection, agent.id, "block", fields)
     if details:
@@ -254,6 +262,7 @@ async def _put_block(connection: Connection, agent: Agent, fields: dict[str, Any
 
 
 async def _put_version(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    """Writes a version of a block, to which the block then points. Raises: NotFound."""
     written_version = await _put_row(connection, agent.id, "version", fields)
     if written_version is None:
         raise NotFound(f"there is no block {fields['block']!r} that lacks version {fields['version']!r}")
@@ -263,6 +272,7 @@ async def _put_version(connection: Connection, agent: Agent, fields: dict[str, A
 
 
 async def _put_passage(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    """Writes a passage, with its tags and metadata as JSON."""
     texts = {
         name: orjson.dumps(fields[name]).decode() if fields[name] else None for name in ("tags", "metadata")
     }
@@ -270,6 +280,7 @@ async def _put_passage(connection: Connection, agent: Agent, fields: dict[str, A
 
 
 async def _put_fact(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    """Writes a fact, and mutes it if it was muted."""
     is_muted = fields.pop("muted")
     await _put_row(connection, agent.id, "fact", {**fields, "origin": fields["origin"] or "learned"})
     if is_muted:
@@ -277,22 +288,28 @@ async def _put_fact(connection: Connection, agent: Agent, fields: dict[str, Any]
 
 
 async def _put_position(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    """Writes the number of the last exchange that a reader has read."""
     reader = READERS[fields["reader"] or "learner"]
     await advance(connection, agent.id, reader, fields["seq"], 0.0)
 
 
 async def _put_edit(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    """Writes a memory edit, and marks its exchange if the edit is pending."""
     await _put_row(connection, agent.id, "edit", fields)
     if fields["state"] == EditState.PENDING:
         await connection.run(SQL["edit_waits"], (fields["exchange"], agent.id))
 
 
 async def _put_tag(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    """Writes a tag of the agent."""
     await connection.run(SQL["tag_put"], (agent.id, IMPORTING_PREFIX + agent.scope.project, fields["tag"]))
 
 
 async def _put_import(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    # An import that was running goes on at the gateway of the export alone.
+    """Writes the record of an import of another application's data.
+
+    An import that was running is stopped here, since it goes on at the gateway that has made the export.
+    """
     status = "stopped" if fields["status"] == "running" else fields["status"]
     await _put_row(connection, agent.id, "import", {**fields, "status": status})
 
@@ -315,14 +332,14 @@ _WRITERS: Mapping[str, Callable[[Connection, Agent, dict[str, Any]], Awaitable[N
 
 
 def _compute_copy_uid(agent_row: int, uid: str) -> str:
-    """Returns the public id of a copy, if that of the original is taken. It is the same each time."""
+    """Returns the public id of a copy of a record whose own id is taken: for equal arguments the same id."""
     return blake2b(f"{agent_row} {uid}".encode(), digest_size=16).hexdigest()
 
 
 async def _choose_uid(connection: Connection, agent_row: int, part: str, uid: str | None) -> str:
-    """Returns a record's public id here: its own, or that of a copy if it is taken; a new one if `uid` is None.
+    """Returns the public id of an imported record: its former id, or the id of a copy if the former id is taken.
 
-    uid: the id in the export; None: an older export, which has no ids.
+    uid: the id in the export; None: the export is an older one without ids, so that the record gets a new id.
     """
     if uid is None:
         return uuid.uuid4().hex
@@ -331,7 +348,10 @@ async def _choose_uid(connection: Connection, agent_row: int, part: str, uid: st
 
 
 async def _get_row(connection: Connection, agent_row: int, part: str, uid: str) -> int:
-    """Returns the row of a conversation, a run, a file or an import. uid: the id in the export. Raises: NotFound."""
+    """Returns the row of a record of the part. uid: the id in the export. Raises: NotFound.
+
+    part: `conversation`, `run`, `file` or `import`.
+    """
     row = await connection.fetch_value(SQL[f"{part}_at"], (agent_row, uid, _compute_copy_uid(agent_row, uid)))
     if row is None:
         raise NotFound(f"there is no {part} {uid!r}")
@@ -360,8 +380,10 @@ async def _get_rows_by_seq(
 
 
 async def _put_exchange(connection: Connection, agent_row: int, record: TransferRecord) -> None:
+    """Writes an exchange with its marks, in its conversation and after its parent. Raises: NotFound."""
     exchange, values = record.exchange, record.values
-    assert exchange is not None  # it is a record of an exchange
+    # The caller passes records of exchanges alone.
+    assert exchange is not None
     conversation_row = await _get_row(connection, agent_row, "conversation", values["conversation"])
     row_by_seq = await _get_rows_by_seq(connection, agent_row, (values["parent"], values["prior"]))
     exchange = replace(

@@ -12,16 +12,16 @@ from msgspec.structs import replace
 from storage.commands import (
     MAX_RULE_CALLS,
     BlockMerge,
-    Change,
+    CandidateExchanges,
     CommittedTurn,
     MemorySnapshot,
     MissingContents,
     Opening,
     PlainTurn,
-    Pool,
     Probes,
     RecallRow,
     StoredContent,
+    TurnChange,
     TurnWrite,
 )
 from storage.database import Connection, Database, is_outdated_work
@@ -119,9 +119,11 @@ class Turns(StoreGroup):
         self._cache.put_openings(agent.id, snapshot, openings)
 
     @reads
-    async def load_pool(self, connection: Connection, agent: Agent, probes: Probes) -> Pool:
+    async def load_candidates(
+        self, connection: Connection, agent: Agent, probes: Probes
+    ) -> CandidateExchanges:
         """Loads the exchanges that may matter to a request."""
-        return await _load_pool(connection, agent, probes)
+        return await _load_candidates(connection, agent, probes)
 
     @reads
     async def load_contents(
@@ -196,7 +198,7 @@ class Turns(StoreGroup):
         conversation_row: int,
         last_at: float,
         now: float,
-        decide: Callable[[Pool], Change],
+        decide: Callable[[CandidateExchanges], TurnChange],
     ) -> None:
         """Confirms the memory edits of a conversation, if it did not move since `last_at`.
 
@@ -211,10 +213,10 @@ class Turns(StoreGroup):
             return  # the memory is being forgotten
         if await connection.fetch_row(SQL["unmerged"], (conversation_row, agent_row)) is not None:
             # The rules that confirm look up no key and no tombstone: they need the conversation alone.
-            pool = Pool(
-                await exchanges.load_pool(connection, agent_row, Probes(None), conversation_row), None
+            candidates = CandidateExchanges(
+                await exchanges.load_candidates(connection, agent_row, Probes(None), conversation_row), None
             )
-            change = await _decide_turn(connection, agent_row, pool, decide)
+            change = await _decide_turn(connection, agent_row, candidates, decide)
             for other in change.others:
                 await exchanges.update_exchange(connection, agent_row, other)
             await merge_edits(connection, agent_row, change.merge, self._rules, at)
@@ -230,13 +232,13 @@ def _estimate_write_bytes(write: TurnWrite) -> int:
     return _WRITE_BYTES + 2 * planned.exchange.content_bytes
 
 
-async def _load_pool(
+async def _load_candidates(
     connection: Connection,
     agent: Agent,
     probes: Probes,
     plain_conversation_row: int | None = None,
     since: int | None = None,
-) -> Pool:
+) -> CandidateExchanges:
     """Loads the exchanges that may matter.
 
     plain_conversation_row: the row of the conversation that a plain turn continues; it is loaded if the key has none.
@@ -248,22 +250,25 @@ async def _load_pool(
         keyed = await exchanges.find_keyed_conversation(connection, agent.id, probes.key)
     conversation_row, last_at = (None, 0.0) if keyed is None else keyed
     loaded_row = conversation_row or plain_conversation_row
-    loaded_exchanges = await exchanges.load_pool(connection, agent.id, probes, loaded_row, since)
+    loaded_exchanges = await exchanges.load_candidates(connection, agent.id, probes, loaded_row, since)
     maybe_forgotten = probes.maybe_forgotten if has_risen(agent.epoch) else ()
     forgotten_hashes = await exchanges.load_forgotten_hashes(connection, agent.id, maybe_forgotten)
-    return Pool(loaded_exchanges, conversation_row, last_at, forgotten_hashes=forgotten_hashes)
+    return CandidateExchanges(loaded_exchanges, conversation_row, last_at, forgotten_hashes=forgotten_hashes)
 
 
 async def _decide_turn(
-    connection: Connection, agent_row: int, pool: Pool, decide: Callable[[Pool], Change]
-) -> Change:
+    connection: Connection,
+    agent_row: int,
+    candidates: CandidateExchanges,
+    decide: Callable[[CandidateExchanges], TurnChange],
+) -> TurnChange:
     """Returns the decision of the rules. After each `MissingContents` the rules are called again with the contents."""
     for _ in range(MAX_RULE_CALLS):
         try:
-            return decide(pool)
+            return decide(candidates)
         except MissingContents as missing:
             contents = await exchanges.load_contents(connection, agent_row, missing.ids)
-            pool = replace(pool, contents={**pool.contents, **contents})
+            candidates = replace(candidates, contents={**candidates.contents, **contents})
     raise StatementFailed(f"the rules of conversations asked {MAX_RULE_CALLS} times for more contents")
 
 
@@ -342,7 +347,7 @@ async def _commit_plain(
 class _ResolvedChange(NamedTuple):
     """A change that a turn makes in the tree as it is now."""
 
-    change: Change
+    change: TurnChange
     # The last number that the search index has.
     indexed_seq: int
 
@@ -369,14 +374,14 @@ async def _resolve_change(
         if is_as_planned and write.change is not None:
             return _ResolvedChange(write.change, indexed_seq)
     # Another turn was faster: the rules decide on the tree as it is in this transaction.
-    pool = await _load_pool(
+    candidates = await _load_candidates(
         connection,
         agent,
         write.probes(),
         plain_conversation_row=write.plain.exchange.conversation_row if write.plain else None,
         since=write.planned_next_seq,
     )
-    return _ResolvedChange(await _decide_turn(connection, agent.id, pool, write.decide), indexed_seq)
+    return _ResolvedChange(await _decide_turn(connection, agent.id, candidates, write.decide), indexed_seq)
 
 
 class _StoredExchange(NamedTuple):
@@ -418,7 +423,7 @@ async def _store_exchange(
     connection: Connection,
     agent_row: int,
     write: TurnWrite,
-    change: Change,
+    change: TurnChange,
     section_row: int | None,
     recall: RecallRow | None,
 ) -> _StoredExchange:

@@ -23,13 +23,13 @@ from gateway.core.conversation.wire_message import WireMessage
 from storage.commands import (
     MAX_RULE_CALLS,
     Additions,
-    Change,
+    CandidateExchanges,
     CommittedTurn,
     MissingContents,
     PlainTurn,
-    Pool,
     Probes,
     StoredContent,
+    TurnChange,
     TurnWrite,
 )
 from storage.errors import Stale, StatementFailed
@@ -100,7 +100,9 @@ def kinds(statements: list[str]) -> list[str]:
 
 LOOK, NUMBERS = "memory_snapshot", "lock_numbers"
 POOL = {"c1": ["conversation_of", "pool_conversation"], None: ["pool_found"]}
-WEIGHED = {key: [*pool, NUMBERS, *pool] for key, pool in POOL.items()}  # when planned, and when written
+WEIGHED = {
+    key: [*candidates, NUMBERS, *candidates] for key, candidates in POOL.items()
+}  # when planned, and when written
 ADD, INSERT, CHANGE, MOVED = "exchange_add_planned", "exchange_add", "exchange_update", "conversation_moved"
 KEEP_EDIT = "edit_insert"
 
@@ -167,7 +169,12 @@ async def test_a_first_turn_costs_so_many_statements(
     statements.clear()
     await alice.say([user("one")], assistant("First."), key)
     expected = {
-        "c1": [LOOK, "conversation_of", NUMBERS, "conversation_of"],  # there is no such conversation: no pool
+        "c1": [
+            LOOK,
+            "conversation_of",
+            NUMBERS,
+            "conversation_of",
+        ],  # there is no such conversation: no candidates
         None: [LOOK, *POOL[None], NUMBERS, *POOL[None]],
     }[key]
     assert kinds(statements) == [*expected, "conversation_insert", INSERT]
@@ -266,7 +273,7 @@ async def test_of_two_plain_turns_at_once_the_second_is_weighed_again(
     history = await opened(alice, key)
     turns = [await alice.begin([*history, user(f"drawer {word}")], key) for word in ("one", "two")]
     assert all(turn.is_plain for turn in turns)
-    decided: list[Change] = []
+    decided: list[TurnChange] = []
     ends = [await alice.end(turn, [assistant("Socks.")], decided=decided.append) for turn in turns]
     assert [end.is_plain for end in ends] == [True, False]
     assert len(decided) == 1
@@ -409,9 +416,9 @@ async def test_a_pool_has_the_words_of_one_exchange_however_many_are_asked_at_on
         await alice.say([*history, user(f"{k} more?")], assistant(f"Not {k}."), key)
     rows = await alice.rows()
     probes = Probes(key, [e.reply_key for e in rows if e.reply_key], since=0.0)
-    pool = await alice.store.turns.load_pool(alice.agent, probes)
-    assert len(pool.exchanges) == len(rows)
-    assert [orjson.loads(e.input)[-1] for e in pool.exchanges if e.input] == [user("4 more?")]
+    candidates = await alice.store.turns.load_candidates(alice.agent, probes)
+    assert len(candidates.exchanges) == len(rows)
+    assert [orjson.loads(e.input)[-1] for e in candidates.exchanges if e.input] == [user("4 more?")]
 
 
 async def test_a_pool_holds_nothing_of_another_agent(alice: Speaker, bob: Speaker) -> None:
@@ -427,10 +434,10 @@ async def test_a_pool_holds_nothing_of_another_agent(alice: Speaker, bob: Speake
         ),
     ]
     for probe in probes:
-        assert (await alice.store.turns.load_pool(alice.agent, probe)).exchanges
-        pool = await bob.store.turns.load_pool(bob.agent, probe)
-        assert pool.conversation_row is None
-        assert not {e.id for e in pool.exchanges} & {e.id for e in theirs}
+        assert (await alice.store.turns.load_candidates(alice.agent, probe)).exchanges
+        candidates = await bob.store.turns.load_candidates(bob.agent, probe)
+        assert candidates.conversation_row is None
+        assert not {e.id for e in candidates.exchanges} & {e.id for e in theirs}
         for e in theirs:
             assert await bob.store.turns.load_contents(bob.agent, [e.id]) == {e.id: StoredContent()}
 
@@ -469,14 +476,14 @@ async def test_a_turn_written_with_ids_of_another_scope_touches_nothing_there(
 
 async def test_settling_anothers_conversation_reads_nothing_of_it(alice: Speaker, bob: Speaker) -> None:
     theirs = await alice.rows()
-    seen: list[Pool] = []
+    seen: list[CandidateExchanges] = []
 
-    def decide(pool: Pool) -> Change:
-        seen.append(pool)
-        return Change(None)
+    def decide(candidates: CandidateExchanges) -> TurnChange:
+        seen.append(candidates)
+        return TurnChange(None)
 
     await bob.store.turns.confirm_edits(bob.agent.id, theirs[0].conversation_row, 1.0, 1.0, decide)
-    assert [e for pool in seen for e in pool.exchanges] == []
+    assert [e for candidates in seen for e in candidates.exchanges] == []
     assert await alice.rows() == theirs
 
 
@@ -496,7 +503,7 @@ def _write(speaker: Speaker, turn: StoredTurn, plain: PlainTurn | None = None) -
         now=ended.now,
         plain=plain,
         probes=lambda: Probes(turn.key),
-        decide=lambda pool: plan_change(pool, turn.plan, ended, settle.finish),
+        decide=lambda candidates: plan_change(candidates, turn.plan, ended, settle.finish),
     )
 
 
@@ -511,14 +518,14 @@ async def test_contents_that_the_rules_miss_are_loaded_with_one_statement_each_t
     first, second = (row.id for row in await alice.rows())
     contents_read: list[set[int]] = []
 
-    def decide_late(pool: Pool) -> Change:
-        contents_read.append(set(pool.contents))
+    def decide_late(candidates: CandidateExchanges) -> TurnChange:
+        contents_read.append(set(candidates.contents))
         for ids in ([first, second], [999]):
-            if not pool.contents.keys() >= set(ids):
+            if not candidates.contents.keys() >= set(ids):
                 raise MissingContents(ids)
-        assert orjson.loads(pool.contents[second].input or b"") == [user("two")]
-        assert pool.contents[999] == StoredContent()  # it is gone, and not asked for again
-        return Change(replace(turn.plan.exchange, id=-1))
+        assert orjson.loads(candidates.contents[second].input or b"") == [user("two")]
+        assert candidates.contents[999] == StoredContent()  # it is gone, and not asked for again
+        return TurnChange(replace(turn.plan.exchange, id=-1))
 
     statements.clear()
     await alice.store.turns.commit(replace(_write(alice, turn), decide=decide_late))
@@ -532,7 +539,7 @@ async def test_rules_that_never_have_enough_fail_their_turn_and_no_other(alice: 
     turn = await alice.begin([*history, user("three")], "c1")
     before, calls = await alice.rows(), 0
 
-    def decide_never(pool: Pool) -> Change:
+    def decide_never(candidates: CandidateExchanges) -> TurnChange:
         nonlocal calls
         calls += 1
         raise MissingContents([1000 + calls])

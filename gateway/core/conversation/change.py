@@ -13,17 +13,19 @@ from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.tree import Tree
-from storage.commands import Change, Pool
+from storage.commands import CandidateExchanges, TurnChange
 from storage.records import Atom, Exchange, State, make_message_key
 
 
-def plan_change(pool: Pool, plan: Plan, request_end: RequestEnd, rule: settle.SettleRule) -> Change:
+def plan_change(
+    candidates: CandidateExchanges, plan: Plan, request_end: RequestEnd, rule: settle.SettleRule
+) -> TurnChange:
     """Returns a turn's changes to the tree as it is now, inside the writing transaction. Raises: MissingContents."""
     query = plan.query
-    tree = Tree(pool.exchanges, pool.contents, pool.forgotten_hashes)
+    tree = Tree(candidates.exchanges, candidates.contents, candidates.forgotten_hashes)
     before = {each.id: each for each in tree}
     if query.is_named and plan.match.match_point is None:
-        plan = replace(plan, conversation_row=pool.conversation_row)
+        plan = replace(plan, conversation_row=candidates.conversation_row)
     exchange = rule(tree, plan, request_end)
     merge = _mark_mergeable(tree, request_end.now, query.idle_s, is_named=query.is_named)
     exchange = tree.by_id[exchange.id]  # merging may have changed it
@@ -45,7 +47,7 @@ def plan_change(pool: Pool, plan: Plan, request_end: RequestEnd, rule: settle.Se
             for atoms in (*exchange.inputs, exchange.reply or ())
             if is_user_or_text(atoms)
         ]
-    return Change(
+    return TurnChange(
         exchange=exchange,
         others=[each for each in changes if each.id not in continued_ids],
         continued=sorted(continued_ids),
@@ -56,15 +58,17 @@ def plan_change(pool: Pool, plan: Plan, request_end: RequestEnd, rule: settle.Se
     )
 
 
-def plan_confirmation(pool: Pool, *, now: float, idle_s: float, is_named: bool) -> Change:
+def plan_confirmation(
+    candidates: CandidateExchanges, *, now: float, idle_s: float, is_named: bool
+) -> TurnChange:
     """Returns the change by which the memory edits enter the blocks of turns that no request has challenged.
 
-    pool: the conversation's exchanges.
+    candidates: the conversation's exchanges.
     idle_s: the seconds since the last request.
     """
-    tree = Tree(pool.exchanges, pool.contents)
+    tree = Tree(candidates.exchanges, candidates.contents)
     merge = _mark_mergeable(tree, now, idle_s, is_named=is_named)
-    return Change(None, [tree.by_id[i] for i in tree.changed], merge=merge)
+    return TurnChange(None, [tree.by_id[i] for i in tree.changed], merge=merge)
 
 
 def _mark_mergeable(tree: Tree, now: float, idle_s: float, *, is_named: bool) -> list[int]:

@@ -21,7 +21,13 @@ from gateway.core.conversation.off_record import redact_with_answers
 from gateway.core.conversation.stored_path import abandon, finish_step
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
-from storage.import_commands import ImportChange, ImportPool, ImportWrite, MatchedExchange, MessageCounts
+from storage.import_commands import (
+    ImportCandidates,
+    ImportChange,
+    ImportWrite,
+    MatchedExchange,
+    MessageCounts,
+)
 from storage.records import REPLY, Agent, Atom, Exchange, State, make_message_key, make_tombstone
 
 # The beginning of the key of an imported conversation.
@@ -131,20 +137,20 @@ def make_import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, l
     )
 
 
-def _decide(draft: ImportDraft, pool: ImportPool) -> ImportChange:
-    """Returns the changes that a conversation makes to a memory. pool: the stored part of it."""
-    stored_part = _match_stored(draft, pool)
+def _decide(draft: ImportDraft, candidates: ImportCandidates) -> ImportChange:
+    """Returns the changes that a conversation makes to a memory. candidates: the exchanges that are stored."""
+    stored_part = _match_stored(draft, candidates)
     last_stored = stored_part.last
-    conversation_row = pool.conversation_row if last_stored is None else last_stored.conversation_row
-    refilled_stubs = _refill_stubs(draft, pool, stored_part.count, conversation_row)
+    conversation_row = candidates.conversation_row if last_stored is None else last_stored.conversation_row
+    refilled_stubs = _refill_stubs(draft, candidates, stored_part.count, conversation_row)
     new_exchanges = [
-        _without_forgotten(exchange, pool.forgotten_hashes)
+        _without_forgotten(exchange, candidates.forgotten_hashes)
         for exchange in draft.exchanges[stored_part.count :]
     ]
     parent = None if last_stored is None else last_stored.id
     superseded = [
         replace(exchange, superseded=True, active=False)
-        for exchange in (pool.unanswered if new_exchanges else ())
+        for exchange in (candidates.unanswered if new_exchanges else ())
         if exchange.conversation_row == conversation_row
         and exchange.parent == parent
         and exchange.inputs == new_exchanges[0].inputs
@@ -184,14 +190,16 @@ def _count_messages(
     return counts
 
 
-def _match_stored(draft: ImportDraft, pool: ImportPool) -> _StoredPart:
+def _match_stored(draft: ImportDraft, candidates: ImportCandidates) -> _StoredPart:
     """Returns the longest stored part of a conversation from which it goes on."""
     matches_by_path: dict[bytes, list[MatchedExchange]] = {}
-    for match in pool.matched:
+    for match in candidates.matched:
         matches_by_path.setdefault(match.exchange.path_hash, []).append(match)
     for end in range(len(draft.exchanges), 0, -1):
         matches = matches_by_path.get(draft.exchanges[end - 1].path_hash, ())
-        same_import = [match for match in matches if match.exchange.conversation_row == pool.conversation_row]
+        same_import = [
+            match for match in matches if match.exchange.conversation_row == candidates.conversation_row
+        ]
         # A live conversation that ends here may go on with the rest. A conversation of another import, or a
         # conversation that has gone on, has to have the whole path: else it may only begin with the same greeting.
         continuable = [
@@ -199,14 +207,14 @@ def _match_stored(draft: ImportDraft, pool: ImportPool) -> _StoredPart:
             for match in matches
             if end == len(draft.exchanges) or (match.is_last and not match.is_import)
         ]
-        if same_import or (pool.conversation_row is None and continuable):
-            candidates = [match.exchange for match in same_import or continuable]
-            return _StoredPart(end, max(candidates, key=lambda exchange: (exchange.active, exchange.id)))
+        if same_import or (candidates.conversation_row is None and continuable):
+            ends = [match.exchange for match in same_import or continuable]
+            return _StoredPart(end, max(ends, key=lambda exchange: (exchange.active, exchange.id)))
     return _StoredPart()
 
 
 def _refill_stubs(
-    draft: ImportDraft, pool: ImportPool, stored_count: int, conversation_row: int | None
+    draft: ImportDraft, candidates: ImportCandidates, stored_count: int, conversation_row: int | None
 ) -> dict[int, Exchange]:
     """Returns the exchanges of which an undone import has left stubs, with their words again, by their positions.
 
@@ -214,7 +222,7 @@ def _refill_stubs(
     """
     stubs = {
         match.exchange.path_hash: match.exchange
-        for match in pool.matched
+        for match in candidates.matched
         if match.is_stub and match.exchange.conversation_row == conversation_row
     }
     refilled_stubs = {}
@@ -229,7 +237,7 @@ def _refill_stubs(
                 input=exchange.input,
                 shown_reply=exchange.shown_reply,
             )
-            refilled_stubs[i] = _without_forgotten(refilled_stub, pool.forgotten_hashes)
+            refilled_stubs[i] = _without_forgotten(refilled_stub, candidates.forgotten_hashes)
     return refilled_stubs
 
 

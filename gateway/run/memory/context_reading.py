@@ -269,7 +269,7 @@ class _LoadedTree(NamedTuple):
     """Exchanges of a conversation."""
 
     tree: Tree
-    # The time of the conversation's last write, as in `Pool`.
+    # The time of the conversation's last write, as in `CandidateExchanges`.
     last_at: float
 
 
@@ -292,12 +292,14 @@ async def _load_tree(
         loaded_depth=min((exchange.depth for exchange in loaded_before if exchange.depth), default=None),
         loads_contents=query.kind is ConversationKind.APPENDED,
     )
-    pool = await store.turns.load_pool(agent, probes)
+    candidates = await store.turns.load_candidates(agent, probes)
     exchanges = {
-        exchange.id: exchange for exchange in (*pool.exchanges, *loaded_before)
+        exchange.id: exchange for exchange in (*candidates.exchanges, *loaded_before)
     }  # parents before their children
-    tree = Tree(exchanges.values(), {**loaded.contents.loaded, **pool.contents}, pool.forgotten_hashes)
-    return _LoadedTree(tree, pool.last_at)
+    tree = Tree(
+        exchanges.values(), {**loaded.contents.loaded, **candidates.contents}, candidates.forgotten_hashes
+    )
+    return _LoadedTree(tree, candidates.last_at)
 
 
 async def _find_conversation_uid(

@@ -23,7 +23,15 @@ from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.recall_rows import pack_recall
 from gateway.run.receipt import Receipt
-from storage.commands import Change, MissingContents, PlainTurn, Pool, Probes, RecallRow, TurnWrite
+from storage.commands import (
+    CandidateExchanges,
+    MissingContents,
+    PlainTurn,
+    Probes,
+    RecallRow,
+    TurnChange,
+    TurnWrite,
+)
 from storage.recall_record import pack_request_id
 from storage.records import MemoryEdit, SentSection
 
@@ -63,7 +71,7 @@ def make_turn_write(
         else partial(_make_probes, context, key)
     )
     decide = partial(plan_change, plan=plan, request_end=request_end, rule=rule)
-    change: Change | None = None
+    change: TurnChange | None = None
     if not context.is_plain:
         change = _decide_ahead(context, key, request_end, decide, is_finished=is_finished)
     next_seq = snapshot.next_seq if context.opened_exchange is None else context.opened_exchange.next_seq
@@ -153,10 +161,10 @@ def _decide_ahead(
     context: MemoryContext,
     key: str | None,
     request_end: RequestEnd,
-    decide: Callable[[Pool], Change],
+    decide: Callable[[CandidateExchanges], TurnChange],
     *,
     is_finished: bool,
-) -> Change | None:
+) -> TurnChange | None:
     """Returns the change by a turn if its memory is still as it was read, but for the exchange that was opened since.
 
     Returns None if the decision needs contents that were not loaded, or more of a long conversation.
@@ -166,7 +174,7 @@ def _decide_ahead(
         return None
     opening = finish_opening(tree, context.plan, request_end) if is_finished else None
     if opening is not None:
-        return Change(opening)
+        return TurnChange(opening)
     conversation_row = None if key is None or conversation is None else conversation.id
     min_depth = _find_min_depth(context) or 0
     exchanges = [each for each in tree if each.depth >= min_depth or not each.depth]
@@ -175,7 +183,7 @@ def _decide_ahead(
         conversation_row = opened_exchange.conversation_row
     try:
         return decide(
-            Pool(
+            CandidateExchanges(
                 exchanges,
                 conversation_row,
                 contents=tree.contents.loaded,

@@ -21,7 +21,7 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.compose import compose
 from gateway.core.prompt.composition import Composition
-from storage.commands import Additions, MemorySnapshot, Pool
+from storage.commands import Additions, CandidateExchanges, MemorySnapshot
 from storage.records import EvictedPart, Exchange, State
 from tests.core.conversations import (
     GATEWAY_TOOLS,
@@ -246,7 +246,7 @@ def test_an_opening_is_written_as_the_rules_would(
         edits,
         EvictedPart(1, 2, 3, 4),
     )
-    change = plan_change(Pool((), None), plan, ended, settle.finish)
+    change = plan_change(CandidateExchanges((), None), plan, ended, settle.finish)
     assert change.exchange == finish_opening(Tree(), plan, ended)
     assert not any((change.others, change.prefixes, change.tombstone_hashes, change.stale, change.merge))
 

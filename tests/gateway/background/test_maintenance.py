@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gateway.run.background import maintenance
-from storage.commands import Change, Pool
+from storage.commands import CandidateExchanges, TurnChange
 from storage.forget_commands import ForgetTarget
 from tests.core.conversations import assistant, user
 from tests.doubles.upstream import StrictUpstream
@@ -27,7 +27,7 @@ def test_locks_of_processes_that_died_are_deleted(upstream: StrictUpstream, post
         assert call(rows(store, "SELECT name FROM conversation_locks")) == [("held",)]
 
 
-def unasked(pool: Pool) -> Change:
+def unasked(candidates: CandidateExchanges) -> TurnChange:
     raise AssertionError("there is nothing to decide")
 
 

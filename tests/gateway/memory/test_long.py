@@ -13,7 +13,7 @@ import pytest
 
 from gateway.core.conversation import lookup
 from gateway.run.memory import context_reading, turn_write
-from storage.commands import Pool
+from storage.commands import CandidateExchanges
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.compacting import Notes, compacted, compacting, text_of
 from tests.gateway.sdk import CHAT, World, remember, replace_marks
@@ -33,14 +33,14 @@ def counting_loads(world: World) -> Iterator[list[int]]:
     """How many exchanges are loaded, each time any are."""
     loaded: list[int] = []
     turns = world.store.turns
-    pool = turns.load_pool
+    pool = turns.load_candidates
 
-    async def counted(*args: Any) -> Pool:
-        found: Pool = await pool(*args)
+    async def counted(*args: Any) -> CandidateExchanges:
+        found: CandidateExchanges = await pool(*args)
         loaded.append(len(found.exchanges))
         return found
 
-    turns.load_pool = counted  # type: ignore[method-assign]
+    turns.load_candidates = counted  # type: ignore[method-assign]
     yield loaded
 
 
