@@ -109,7 +109,7 @@ async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:
         end,
         turn=_make_turn(turn, outcome, context, state, now),
         step=step,
-        edits=[load_written_edit(edit) for round in turn.texts.rounds for edit in round["edits"]],
+        edits=[load_written_edit(edit) for stored in turn.texts.rounds for edit in stored.edits],
         merged=replace(make_block_merge((), inserts), writes=ending.merged.writes),
         versions=ending.versions,
     )

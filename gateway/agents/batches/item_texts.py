@@ -9,7 +9,6 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from adapters.types import Json
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.stop_reason import StopReason
 from storage.batch_records import WrittenEdit
@@ -62,12 +61,36 @@ class RequestState(Struct, frozen=True):
     began: float
 
 
+class StoredResult(Struct, frozen=True):
+    """The stored result of a call."""
+
+    call_id: str
+    # The content, the status, stdout and stderr of the `ToolAnswer`.
+    answer: list[Any]
+    # The `shown` of the `ToolAnswer`.
+    shown: dict[str, Any] = {}
+
+
+class StoredRound(Struct, frozen=True):
+    """A stored round of an item: a reply of the model, and the work of its tools."""
+
+    # The reply as JSON.
+    reply: Any
+    results: list[StoredResult]
+    # The passages and facts that are stored when the turn ends, as `dump_edit` returns them.
+    inserts: list[list[Any]]
+    # The `TokenCounts` of the reply.
+    counts: list[int]
+    # The edits of blocks that were written, for `load_written_edit`.
+    edits: list[list[Any]] = []
+
+
 class ItemTexts(Struct, frozen=True):
     """The texts of an item, which are stored until its turn is an exchange."""
 
     request: ItemRequest
-    # The rounds so far, as `take_reply` makes them.
-    rounds: Sequence[Json]
+    # The rounds so far, oldest first.
+    rounds: Sequence[StoredRound]
     # The state of the last request; None: no request was composed.
     state: RequestState | None
 
@@ -84,7 +107,8 @@ class ItemTexts(Struct, frozen=True):
             raise ItemFailed(FORGOTTEN)
         return ItemTexts(
             msgspec.json.decode(requests[0], type=ItemRequest),
-            [orjson.loads(data) for data in rounds],
+            # Read by orjson, as the reply was when it came.
+            [msgspec.convert(orjson.loads(data), StoredRound) for data in rounds],
             msgspec.json.decode(states[-1], type=RequestState) if states else None,
         )
 

@@ -67,7 +67,7 @@ class ItemTurn:
         """
         if not self.replies.composes or self.replies.taken_count < len(self.texts.rounds):
             return
-        results = [result.get("shown", {}) for round in self.texts.rounds for result in round["results"]]
+        results = [result.shown for stored in self.texts.rounds for result in stored.results]
         texts, _ = self.block_edits.describe_changes(results)
         if texts:
             mark = make_mark(self.context.agent.secret)
@@ -85,4 +85,4 @@ class ItemTurn:
 
     def sum_counts(self, last_counts: TokenCounts) -> TokenCounts:
         """Returns the tokens of all rounds. last_counts: the tokens of the round that is not stored yet."""
-        return last_counts.plus(*(round["counts"] for round in self.texts.rounds))
+        return last_counts.plus(*(stored.counts for stored in self.texts.rounds))

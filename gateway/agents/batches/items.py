@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import orjson
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from adapters.errors import ProviderError
@@ -27,6 +28,7 @@ from gateway.agents.batches.item_texts import (
     ItemRequest,
     ItemTexts,
     RequestState,
+    StoredRound,
     dump_edit,
     load_edit,
 )
@@ -123,9 +125,9 @@ class ItemTurns:
         context = await self._read_context(item, memory_request, texts.request)
         block_edits = BlockEdits(list(context.blocks), shown={} if texts.state is None else texts.state.shown)
         # Passages and facts of earlier rounds are stored when the turn ends. Until then searches find them in `edits`.
-        inserts = [load_edit(insert) for round in texts.rounds for insert in round["inserts"]]
+        inserts = [load_edit(insert) for stored in texts.rounds for insert in stored.inserts]
         block_edits.edits += inserts
-        replies = [orjson.dumps(round["reply"]) for round in texts.rounds]
+        replies = [orjson.dumps(stored.reply) for stored in texts.rounds]
         journal = CallJournal(partial(store.batch_items.add_text, run.agent_row, run.id))
         if reply is not None:
             journal.stored_replies.update(await load_texts(RunTextKind.REPLY))
@@ -276,14 +278,9 @@ class ItemTurns:
         versions = {block.id: block.version for block in turn.context.blocks}
         if turn.outcome is not None:
             return make_ending(turn, turn.outcome, counts, merged, versions)
-        data = {
-            "reply": reply,
-            "results": turn.toolbox.results,
-            "inserts": list(map(dump_edit, inserts)),
-            "counts": list(counts),
-        }
+        stored = StoredRound(reply, turn.toolbox.results, list(map(dump_edit, inserts)), list(counts))
         return ItemRound(
-            item, number=len(turn.texts.rounds), data=data, edits=merged, versions=versions,
+            item, number=len(turn.texts.rounds), data=to_builtins(stored), edits=merged, versions=versions,
             tokens=counts.total, now=self.keeper.now(), output=counts.completion,
         )  # fmt: skip
 

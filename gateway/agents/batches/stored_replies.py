@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from adapters.base import ModelReply
 from adapters.errors import ProviderError
-from adapters.types import JSON_HEADER, Json, ModelRequest
+from adapters.types import JSON_HEADER, ModelRequest
 from adapters.whole_reply import BufferedReply
+from gateway.agents.batches.item_texts import StoredResult, StoredRound
 from gateway.core.turn import commands
 from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.upstream.policy import Target
@@ -67,11 +68,11 @@ class ReplayedTools:
     inner: Toolbox
     replies: StoredReplies
     # The stored rounds, with the results of their calls.
-    rounds: Sequence[Json]
+    rounds: Sequence[StoredRound]
     # Bounds the calls of all items that run at once.
     slots: asyncio.Semaphore
     # The results of the round that is not stored yet.
-    results: list[Json] = field(default_factory=list)
+    results: list[StoredResult] = field(default_factory=list)
 
     def list_definitions(self) -> list[dict[str, Any]]:
         return self.inner.list_definitions()
@@ -86,12 +87,12 @@ class ReplayedTools:
         """Returns the stored result of a call, or runs the call if its round is not stored yet."""
         number = self.replies.taken_count - 1
         if number < len(self.rounds):
-            for result in self.rounds[number]["results"]:
-                if result["call_id"] == call.call_id:
-                    return replace(ToolAnswer(*result["answer"]), shown=result.get("shown", {}))
+            for result in self.rounds[number].results:
+                if result.call_id == call.call_id:
+                    return replace(ToolAnswer(*result.answer), shown=result.shown)
             return ToolAnswer.failed(INTERRUPTED_RESULT)  # a call that was not allowed has no result
         async with self.slots:
             answer = await run_tool(self.inner, call)
-        stored = [answer.content, answer.status, answer.stdout, answer.stderr]
-        self.results.append({"call_id": call.call_id, "answer": stored, "shown": dict(answer.shown)})
+        fields = [answer.content, answer.status, answer.stdout, answer.stderr]
+        self.results.append(StoredResult(call.call_id, fields, dict(answer.shown)))
         return answer

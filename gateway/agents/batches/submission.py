@@ -250,15 +250,10 @@ class PartSubmitter:
             failure = ItemFailed(INTERNAL_ERROR)
         else:
             state = msgspec.json.encode(composed.state)
-            return _ReadyItem(
-                item=item,
-                key=(composed.upstream, composed.model),
-                body=composed.body,
-                line=line,
-                assigned=AssignedItem(
-                    item.run.agent_row, item.id, composed.last_exchange, composed.epoch, state
-                ),
-            )
+            last_exchange, epoch = composed.last_exchange, composed.epoch
+            assigned = AssignedItem(item.run.agent_row, item.id, last_exchange, epoch, state)
+            key = (composed.upstream, composed.model)
+            return _ReadyItem(item=item, key=key, body=composed.body, line=line, assigned=assigned)
         make_end = partial(self.outcomes.turns.make_end, item, failure)
         await self.outcomes.write_outcomes([ItemWork(item, make_end)])
         return None
