@@ -28,7 +28,7 @@ import orjson
 
 from scripts import load
 from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, say
-from tests.gateway.memory.life import share_of
+from tests.gateway.memory.long_conversation import measure_prefix
 
 TURNS = 2_000
 CONTEXT = 8_192  # tokens
@@ -118,7 +118,7 @@ def stay_inside(turns: int, folder: Path) -> None:
     turn_requests = [request for request in requests if request.json["model"] != "small"]
     background_calls = len(requests) - len(turn_requests)
     refused = sum(request.refusal is not None for request in requests)
-    share = share_of(turn_requests)
+    share = measure_prefix(turn_requests)
     results = sum(message["role"] == "tool" for message in messages)
     title = f"{turns:,} turns on a window of {CONTEXT:,} tokens, {results} results of {len(RESULT):,} bytes"
     print(f"{title}: {len(turn_requests):,} requests, {refused} refused")

@@ -28,8 +28,16 @@ from gateway.settings import UpstreamSettings
 from tests.agents.letta import letta
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, say
-from tests.gateway.memory.life import PROFILE, TOPICS, Share, converse, insert, mention_topics, share_of
-from tests.gateway.messages.life import converse as talk_to_claude
+from tests.gateway.memory.long_conversation import (
+    PROFILE,
+    TOPICS,
+    PrefixShare,
+    converse,
+    insert,
+    measure_prefix,
+    mention_topics,
+)
+from tests.gateway.messages.long_claude_conversation import converse as talk_to_claude
 from tests.gateway.sdk import agent as helper
 from tests.gateway.sdk import remember
 
@@ -61,12 +69,12 @@ def measure(turns: int, options: dict[str, Any]) -> Row:
     ):
         mention_topics(world)
         requests, counts = converse(world, turns, **options)
-    share = share_of(requests)
+    share = measure_prefix(requests)
     allowed = (turns - 1) // PAUSE_EVERY if "pause_every" in options else 0
     return Row(_row_text(share, len(requests), counts), len(share.breaks) <= allowed)
 
 
-def _row_text(share: Share, requests: int, counts: Mapping[str, int]) -> str:
+def _row_text(share: PrefixShare, requests: int, counts: Mapping[str, int]) -> str:
     events = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     return f"{share.ratio:8.2%}{len(share.breaks):8}{requests:10}{share.last:12,}  {events}"
 
@@ -104,7 +112,7 @@ def measure_agents(turns: int, window: int) -> Row:
             fixture.world.clock.sleep(20)
             fixture.world.settle()
         requests = [request for request in upstream.chats if request.json["model"] == "m"]
-    share = share_of(requests)
+    share = measure_prefix(requests)
     allowed = 0 if window > 100_000 else len(requests) // 20
     return Row(_row_text(share, len(requests), counts), len(share.breaks) <= allowed)
 

@@ -7,21 +7,19 @@ from pathlib import Path
 import pytest
 
 from tests.doubles.upstream import StrictUpstream
-from tests.gateway.memory.any_life import Life
+from tests.gateway.memory.random_users import RandomUsers
 from tests.gateway.sdk import agent, remember
 
 
-# With these a life has every kind of step: appended and regenerated turns, agents, edits, both kinds of forgetting.
+# With these seeds each kind of step occurs: appended and regenerated turns, agents, edits, both kinds of forgetting.
 @pytest.mark.parametrize("seed", [1, 3])
-def test_what_is_cached_between_turns_changes_nothing(
-    upstream: StrictUpstream, tmp_path: Path, seed: int
-) -> None:
+def test_caches_change_no_request(upstream: StrictUpstream, tmp_path: Path, seed: int) -> None:
     sent = []
     for is_cold in (False, True):
         folder = tmp_path / f"cold-{is_cold}"
         folder.mkdir()
         with remember(upstream, folder, agent()) as world:
-            sent.append(Life([world], seed, is_cold=is_cold).sent())
+            sent.append(RandomUsers([world], seed, is_cold=is_cold).run())
     warm, cold = sent
     assert warm == cold
     assert sum(b"<memory " in body for body in warm) > 5

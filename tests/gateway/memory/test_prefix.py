@@ -10,65 +10,65 @@ from pathlib import Path
 import pytest
 
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
-from tests.gateway.memory.life import (
+from tests.gateway.memory.long_conversation import (
     PROFILE,
     TOPICS,
     WEATHER,
     converse,
-    drive,
     insert,
+    measure_prefix,
     mention_topics,
-    share_of,
+    take_turn,
 )
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
 
 
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
-    with remember(upstream, tmp_path, PROFILE) as made:
-        mention_topics(made)
-        yield made
+    with remember(upstream, tmp_path, PROFILE) as running:
+        mention_topics(running)
+        yield running
 
 
-def test_sixty_turns_with_recall_hidden_rounds_and_edits_from_both_sides(world: World) -> None:
-    seen, done = converse(world, 60)
-    share = share_of(seen)
+def test_the_prefix_is_stable_over_sixty_turns_of_all_kinds(world: World) -> None:
+    requests, counts = converse(world, 60)
+    share = measure_prefix(requests)
     assert (share.breaks, share.stable) == ((), share.total)
-    assert min(done.values()) > 5, done
+    assert min(counts.values()) > 5, counts
     last = world.upstream.last.body.decode()
-    assert "since childhood" in last  # recall had something to say
-    assert "Plan of turn 58." in last  # and so had edits from outside
+    assert "since childhood" in last  # from recall
+    assert "Plan of turn 58." in last  # from an edit by hand
     assert world.upstream.last.messages[0]["content"].count("<memory_blocks>") == 1
 
 
 def test_the_cached_share_shows_where_the_section_is_rebuilt(world: World) -> None:
-    """What `scripts/bench prefix` prints finds the breaks that there are."""
-    seen, _ = converse(world, 12, kinds=("plain",), pause_every=6)
-    share = share_of(seen)
+    """`scripts/bench prefix` prints this share."""
+    requests, _ = converse(world, 12, kinds=("plain",), pause_every=6)
+    share = measure_prefix(requests)
     assert share.breaks == (6,)
-    assert "Plan of turn 4." in seen[6].messages[0]["content"]
-    begins_anew = len(prefix_bytes(seen[5]))
-    assert share.total - begins_anew < share.stable < share.total  # the tools stay
+    assert "Plan of turn 4." in requests[6].messages[0]["content"]
+    rebuilt_bytes = len(prefix_bytes(requests[5]))
+    assert share.total - rebuilt_bytes < share.stable < share.total  # the tools stay
 
 
 def test_a_trimmed_list_gets_the_same_prefix(world: World) -> None:
     dice = random.Random(3)
     chat = world.chat(system="Be brief.", model="agent/helper", user="alice", tools=[WEATHER])
-    begun = len(world.upstream.requests)
+    earlier = len(world.upstream.requests)
     for turn in range(8):
-        drive(world, chat, turn, dice)
+        take_turn(world, chat, turn, dice)
     whole = [*chat.messages]
     starts = [i for i, m in enumerate(whole) if m["role"] == "user"]
     chat.messages = [whole[0], *whole[starts[-2] :]]
-    before = _spoken(world)
+    before = _without_empty_fields(world)
     chat.say("And then?")
     # (How a client orders the keys of a call is not stored, so this is on values.)
-    assert _spoken(world)[: len(before)] == before
-    assert len(world.upstream.requests) > begun + 8
+    assert _without_empty_fields(world)[: len(before)] == before
+    assert len(world.upstream.requests) > earlier + 8
 
 
-def _spoken(world: World) -> list[dict[str, object]]:
-    """The last request's messages, without what says nothing."""
+def _without_empty_fields(world: World) -> list[dict[str, object]]:
+    """Returns the last request's messages, without empty fields."""
     return [{k: v for k, v in m.items() if v not in (None, [])} for m in world.upstream.last.messages]
 
 
@@ -86,16 +86,16 @@ def test_a_question_asked_again_gets_the_same_note(world: World) -> None:
 
 def test_a_note_stays_where_it_was_written_while_others_learn_more(world: World) -> None:
     chat = world.chat(model="agent/helper", user="alice")
-    begun = len(world.upstream.requests)
+    earlier = len(world.upstream.requests)
     chat.say("What about my garden?")
-    seen = [world.upstream.last]
+    requests = [world.upstream.last]
     for n in range(4):
         world.chat(model="agent/helper", user="alice").say(f"The garden has {n} more roses.")
         chat.say(f"And the boat trip number {n}?")
-        seen.append(world.upstream.last)
-    bodies = [prefix_bytes(each) for each in seen]
+        requests.append(world.upstream.last)
+    bodies = [prefix_bytes(each) for each in requests]
     assert all(two.startswith(one) for one, two in itertools.pairwise(bodies))
-    assert len(world.upstream.requests) - begun == 9
+    assert len(world.upstream.requests) - earlier == 9
 
 
 def test_the_section_is_rebuilt_when_the_providers_cache_is_cold(world: World) -> None:
@@ -183,7 +183,7 @@ def test_an_append_conversation_extends_itself(world: World) -> None:
 
 
 KINDS = (
-    *("plain", "plain", "hidden", "hidden", "theirs", "mixed", "mixed"),
+    *("plain", "plain", "hidden", "hidden", "client", "mixed", "mixed"),
     *("regenerate", "edit", "cut", "vanish", "elsewhere", "outside"),
 )
 
@@ -233,7 +233,7 @@ def live(world: World, chat: Chat, kind: str, turn: int, dice: random.Random) ->
     elif kind == "hidden":
         world.upstream.queue(call_tools(insert(f"fact {turn}"), text=before), answer)
         chat.say(text, stream=stream)
-    elif kind in ("theirs", "mixed"):
+    elif kind in ("client", "mixed"):
         calls = [Call("weather", {"n": turn}), Call("weather", {"m": turn})][: dice.randint(1, 2)]
         calls += [insert(f"fact {turn}")] if kind == "mixed" else []
         dice.shuffle(calls)

@@ -22,7 +22,7 @@ from tests.doubles.anthropic_rules import BINDING_BETA, sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse, think
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, raw, say
 from tests.gateway.admin.test_forget import perform
-from tests.gateway.messages.life import converse
+from tests.gateway.messages.long_claude_conversation import converse
 from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, sent_again, text_of
 from tests.gateway.sdk import World, agent, remember
 from tests.server import RawReply

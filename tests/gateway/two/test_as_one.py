@@ -17,9 +17,9 @@ from storage.errors import TooSlow
 from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from storage.sql.default_blocks import DefaultBlocks
-from tests.agents.any_agents import AgentLife
+from tests.agents.random_agents import RandomAgents
 from tests.doubles.upstream import StrictUpstream, fail
-from tests.gateway.memory.any_life import Life
+from tests.gateway.memory.random_users import RandomUsers
 from tests.gateway.sdk import Clock, World, agent, remember
 from tests.patience import becomes
 
@@ -42,26 +42,26 @@ def no_indexing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_indexing")
-@pytest.mark.parametrize("seed", [0, 1])  # 1 has every act of a life
+@pytest.mark.parametrize("seed", [0, 1])  # with 1 each kind of step occurs
 def test_two_gateways_send_what_one_does(
     upstream: StrictUpstream, url: str, tmp_path: Path, seed: int
 ) -> None:
     with gateways(upstream, url) as worlds:
-        two = Life(worlds, seed).sent()
+        two = RandomUsers(worlds, seed).run()
     with remember(upstream, tmp_path, agent()) as world:
-        one = Life([world], seed).sent()
+        one = RandomUsers([world], seed).run()
     assert two == one
 
 
 @pytest.mark.usefixtures("no_indexing")
-@pytest.mark.parametrize("seed", [4])  # has every act of a life
+@pytest.mark.parametrize("seed", [4])  # with this seed each act occurs
 def test_agents_of_two_gateways_are_those_of_one(
     upstream: StrictUpstream, url: str, tmp_path: Path, seed: int
 ) -> None:
     with gateways(upstream, url) as worlds:
-        two, sent_by_two = AgentLife(worlds, seed).live()
+        two, sent_by_two = RandomAgents(worlds, seed).run()
     with remember(upstream, tmp_path, agent()) as world:
-        one, sent_by_one = AgentLife([world], seed).live()
+        one, sent_by_one = RandomAgents([world], seed).run()
     assert two == one
     assert sent_by_two == sent_by_one
 

@@ -1,6 +1,6 @@
-"""A long conversation with recall, memory tools, the client's own tools, and edits of blocks by the model and others.
+"""A long conversation with recall, memory tools, the client's tools, and edits of blocks by the model and by hand.
 
-The tests of the prompt's prefix use it, and `scripts/bench prefix`, which prints how much of the prefix stays.
+The tests of the prompt's prefix use it, and `scripts/bench prefix` measures how much of the prefix providers can cache.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ WEATHER: dict[str, Any] = {
 }
 TOPICS = ("the garden", "a boat trip", "Bach cantatas", "tax forms", "the old bicycle", "sourdough bread")
 PROFILE = agent(blocks=(BlockSettings("human"), BlockSettings("plans", "What is planned.", "Nothing yet.")))
-KINDS = ("plain", "plain", "hidden", "theirs", "mixed")
+# The kinds of turns: with no call, a hidden round, a call of the client's tool, or both calls.
+KINDS = ("plain", "plain", "hidden", "client", "mixed")
 
 
 def mention_topics(world: World) -> None:
-    """Mentions each topic in a conversation of its own, so that there is something to recall."""
+    """Mentions each topic in a conversation of its own, which later turns recall."""
     for topic in TOPICS:
         world.chat(user="alice", model="agent/helper").say(f"I often think about {topic}, since childhood.")
 
@@ -35,8 +36,8 @@ def insert(text: str) -> Call:
     return Call("memory_insert", {"label": "human", "new_string": text})
 
 
-def drive(world: World, chat: Chat, turn: int, dice: random.Random, kinds: Sequence[str] = KINDS) -> str:
-    """Makes one turn: plain, with a hidden round, with the client's own tool, or with both. Returns which."""
+def take_turn(world: World, chat: Chat, turn: int, dice: random.Random, kinds: Sequence[str] = KINDS) -> str:
+    """Takes one turn of a random kind, and returns the kind. turn: the number of the turn."""
     kind = dice.choice(kinds)
     text = f'Turn {turn}: tell me about {dice.choice(TOPICS)}, please. Ünïcode \u2028 "{turn}".'
     stream = dice.random() < 0.5
@@ -60,43 +61,41 @@ def drive(world: World, chat: Chat, turn: int, dice: random.Random, kinds: Seque
 def converse(
     world: World, turns: int, *, kinds: Sequence[str] = KINDS, pause_every: int = 0, edits: bool = True
 ) -> tuple[list[UpstreamRequest], Counter[str]]:
-    """Holds a conversation of so many turns. Returns what the upstream received, and how often which kind of turn came.
+    """Takes so many turns. Returns the requests that the upstream got, and event -> how often it happened.
 
-    pause_every: after so many turns comes a pause that is longer than a provider keeps its cache.
+    pause_every: the number of turns between two pauses that are longer than a provider keeps its cache. 0: no pause.
+    edits: whether a block is edited by hand now and then.
     """
-    dice, done = random.Random(7), Counter[str]()
+    dice = random.Random(7)
+    counts = Counter[str]()
     chat = world.chat(system="Be brief.", model="agent/helper", user="alice", tools=[WEATHER])
-    begun = len(world.upstream.requests)
+    earlier = len(world.upstream.requests)
     for turn in range(turns):
         if edits and turn % 9 == 4:
             world.write_block("alice", f"Plan of turn {turn}.", "plans")
-            done["edits from outside"] += 1
-        kind = drive(world, chat, turn, dice, kinds)
-        done["edits from inside"] += kind in ("hidden", "mixed")
-        done["calls of the client's tools"] += kind in ("theirs", "mixed")
+            counts["edits by hand"] += 1
+        kind = take_turn(world, chat, turn, dice, kinds)
+        counts["edits by the model"] += kind in ("hidden", "mixed")
+        counts["calls of the client's tools"] += kind in ("client", "mixed")
         is_pause = bool(pause_every) and turn % pause_every == pause_every - 1
         world.clock.sleep(400 if is_pause else 20)
-    seen = world.upstream.requests[begun:]
-    done["notes"] = sum("<memory " in text for text in map(str, map(_own_text, seen[-1].messages)))
-    return seen, done
-
-
-def _own_text(message: dict[str, Any]) -> object:
-    return message["content"] if message["role"] == "user" else None
+    requests = world.upstream.requests[earlier:]
+    user_texts = [str(message["content"]) for message in requests[-1].messages if message["role"] == "user"]
+    counts["notes"] = sum("<memory " in text for text in user_texts)
+    return requests, counts
 
 
 @dataclass(frozen=True)
-class Share:
-    """The share of the prompts that providers can cache.
+class PrefixShare:
+    """The share of a conversation's prompts that providers can cache."""
 
-    stable: bytes of each prompt with which the next one begins. total: all bytes of these prompts.
-
-    breaks: numbers of the requests that do not extend the one before them.
-    """
-
+    # Bytes: the prefixes that each prompt but the last one has in common with the next prompt.
     stable: int
+    # Bytes: all prompts but the last one.
     total: int
+    # The numbers of the requests, from 0, whose prompt does not begin with the whole prompt before it.
     breaks: tuple[int, ...]
+    # Bytes: the last prompt.
     last: int
 
     @property
@@ -104,23 +103,25 @@ class Share:
         return self.stable / self.total if self.total else float("nan")
 
 
-def share_of(request: Sequence[UpstreamRequest]) -> Share:
-    prompts = [_prompt(each) for each in request]
-    stable, breaks = 0, []
+def measure_prefix(requests: Sequence[UpstreamRequest]) -> PrefixShare:
+    """Compares the prompt of each request with the next one."""
+    prompts = [_prompt(request) for request in requests]
+    stable = 0
+    breaks = []
     for number, (before, after) in enumerate(itertools.pairwise(prompts), 1):
-        common = _common(before, after)
+        common = _common_length(before, after)
         stable += common
         if common < len(before):
             breaks.append(number)
-    return Share(stable, sum(map(len, prompts[:-1])), tuple(breaks), len(prompts[-1]))
+    return PrefixShare(stable, sum(map(len, prompts[:-1])), tuple(breaks), len(prompts[-1]))
 
 
 def _prompt(request: UpstreamRequest) -> bytes:
-    """Returns the bytes a provider's cache compares: the tools, then the messages, as they arrived."""
+    """Returns the bytes that a provider's cache compares: the tools, then the messages, as they arrived."""
     return member_bytes(request, "tools") + prefix_bytes(request)
 
 
-def _common(one: bytes, two: bytes) -> int:
+def _common_length(one: bytes, two: bytes) -> int:
     """Returns the length of the common prefix."""
     if two.startswith(one):
         return len(one)

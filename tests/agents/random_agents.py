@@ -1,7 +1,8 @@
-"""Agents that are used at random over REST: what each request got, and what the upstream was sent.
+"""Agents that are used at random over REST.
 
-The same seed asks for the same, whatever the gateways keep and how many of them there are. Ids stand as the place of
-their first appearance; times and what the upstream counts are left out.
+A seed decides all requests, however many gateways there are and whatever they have cached. So tests compare the replies
+and the requests that the upstream gets. In both an id is replaced by the number of its first appearance, and times,
+durations and numbers of tokens are left out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.doubles.upstream import Call, call_tools, say
-from tests.gateway.memory.any_life import NOUNS, Gateways
+from tests.gateway.memory.random_users import NOUNS, Gateways
 from tests.gateway.sdk import World, replace_marks
 
 TOOLS = ("archival_memory_insert", "archival_memory_search", "conversation_search")
@@ -24,68 +25,78 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+(?:Z|[+]00:00)?")
 _MEASURED = re.compile(r'("(?:\w*_ns|\w*_ms|duration\w*|created|number|\w*_tokens)": ?)[\d.]+')
 
 
-class AgentLife:
-    """Agents with blocks of their own and shared ones. worlds: the gateways."""
+class RandomAgents:
+    """Agents with blocks of their own and shared ones."""
 
     def __init__(self, worlds: Sequence[World], seed: int) -> None:
-        self.gateways, self.upstream = Gateways(worlds, seed), worlds[0].upstream
+        """worlds: the gateways."""
+        self.gateways = Gateways(worlds, seed)
+        self.upstream = worlds[0].upstream
         self.dice = random.Random(seed)
-        self.said: list[str] = []
+        # Each request with its reply.
+        self.replies: list[str] = []
+        # The number of the act.
         self.count = 0
+        # Ids: of agents, of shared blocks, and by agent of conversations, passages and messages.
         self.agents: list[str] = []
         self.blocks: list[str] = []
         self.conversations: defaultdict[str, list[str]] = defaultdict(list)
         self.passages: defaultdict[str, list[str]] = defaultdict(list)
         self.messages: defaultdict[str, list[str]] = defaultdict(list)
-        self._places: dict[str, str] = {}
+        # id -> its replacement
+        self._id_names: dict[str, str] = {}
+        # act -> its weight
         self._acts: dict[Callable[[str], None], int] = {
             self.send: 45,
             self.begin_conversation: 5,
             self.end_conversation: 2,
-            self.change_own_block: 4,
-            self.make_block: 4,
-            self.change_block: 6,
-            self.give_or_take_block: 4,
+            self.update_own_block: 4,
+            self.create_block: 4,
+            self.update_block: 6,
+            self.attach_or_detach_block: 4,
             self.delete_block: 1,
-            self.keep_passage: 4,
+            self.create_passage: 4,
             self.delete_passage: 2,
             self.list_messages: 6,
-            self.change_message: 4,
-            self.snapshot: 6,
-            self.change_agent: 2,
+            self.update_or_delete_message: 4,
+            self.read_memory: 6,
+            self.update_or_reset_agent: 2,
             self.delete_agent: 1,
             self.wait: 2,
         }
 
-    def live(self) -> tuple[list[str], list[str]]:
-        """Returns each request with its answer, and what the upstream was sent."""
-        begin = len(self.upstream.requests)
+    def run(self) -> tuple[list[str], list[str]]:
+        """Performs all acts. Returns each request with its reply, and the bodies that the upstream got."""
+        earlier = len(self.upstream.requests)
         for self.count in range(REQUESTS):
-            # A send that was refused has left its reply.
+            # A send that was refused has not taken its reply.
             self.upstream.forget_replies()
             if len(self.agents) < 2:
-                self.make_agent()
+                self.create_agent()
             else:
                 act = self.dice.choices([*self._acts], [*self._acts.values()])[0]
                 act(self.dice.choice(self.agents))
-        return self.said, [self._plain(request.body.decode()) for request in self.upstream.requests[begin:]]
+        return self.replies, [
+            self._normalize(request.body.decode()) for request in self.upstream.requests[earlier:]
+        ]
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """Asks a gateway. Returns None for an error."""
+        """Sends a request to the next gateway. Returns the parsed reply, or None for an error."""
         data = None if body is None else json.dumps(body).encode()
         reply = self.gateways.next().gateway.ask(method, path, data, {"content-type": "application/json"})
         assert reply.status < 500, (method, path, body, reply.body)
         text = reply.body.decode()
-        self.said.append(self._plain(f"{method} {path} {json.dumps(body)}: {reply.status} {text}"))
+        self.replies.append(self._normalize(f"{method} {path} {json.dumps(body)}: {reply.status} {text}"))
         return json.loads(text) if reply.status == 200 and text[:1] in "[{" else None
 
-    def _plain(self, text: str) -> str:
+    def _normalize(self, text: str) -> str:
+        """Returns a text without ids and measured values."""
         text = replace_marks(_MEASURED.sub(r"\1_", _DATE.sub("_", text)).encode()).decode()
-        return _ID.sub(lambda found: self._places.setdefault(found[0], f"id-{len(self._places)}"), text)
+        return _ID.sub(lambda found: self._id_names.setdefault(found[0], f"id-{len(self._id_names)}"), text)
 
-    # -- what may happen
+    # -- the acts
 
-    def make_agent(self) -> None:
+    def create_agent(self) -> None:
         blocks = [{"label": "human", "value": f"Name {self.count}"}]
         body = {"name": f"agent {self.count}", "model": "up/m", "tools": TOOLS}
         body |= {"memory_blocks": blocks, "block_ids": self.blocks[-1:]}
@@ -106,11 +117,12 @@ class AgentLife:
         self.upstream.queue(say(f"Reply {n} on the {noun}."))
         messages = [{"role": "user", "content": f"My {dice.choice(NOUNS)} number {n} and the {noun}."}]
         body = {"messages": messages, "streaming": dice.random() < 0.3}
-        own, way = self.conversations[agent], dice.random()
-        if way < 0.2:
+        conversations = self.conversations[agent]
+        chance = dice.random()
+        if chance < 0.2:
             self.ask("POST", "/v1/chat/completions", {"model": agent, "messages": messages, "user": "bob"})
-        elif way < 0.5 and own:
-            self.ask("POST", f"/v1/conversations/{dice.choice(own)}/messages", body)
+        elif chance < 0.5 and conversations:
+            self.ask("POST", f"/v1/conversations/{dice.choice(conversations)}/messages", body)
         else:
             self.ask("POST", f"/v1/agents/{agent}/messages", body)
 
@@ -121,29 +133,29 @@ class AgentLife:
         if self.conversations[agent]:
             self.ask("DELETE", f"/v1/conversations/{self.conversations[agent].pop()}")
 
-    def change_own_block(self, agent: str) -> None:
+    def update_own_block(self, agent: str) -> None:
         body = {"value": f"Name: {self.count}"}
         self.ask("PATCH", f"/v1/agents/{agent}/core-memory/blocks/human", body)
 
-    def make_block(self, agent: str) -> None:
+    def create_block(self, agent: str) -> None:
         body = {"label": "shared", "value": f"Shared {self.count}"}
         self.blocks.append(self.ask("POST", "/v1/blocks/", body)["id"])
 
-    def change_block(self, agent: str) -> None:
+    def update_block(self, agent: str) -> None:
         if self.blocks:
             self.ask("PATCH", f"/v1/blocks/{self.dice.choice(self.blocks)}", {"value": f"New {self.count}"})
 
-    def give_or_take_block(self, agent: str) -> None:
+    def attach_or_detach_block(self, agent: str) -> None:
         if self.blocks:
-            how = self.dice.choice(("attach", "detach"))
+            action = self.dice.choice(("attach", "detach"))
             block = self.dice.choice(self.blocks)
-            self.ask("PATCH", f"/v1/agents/{agent}/core-memory/blocks/{how}/{block}")
+            self.ask("PATCH", f"/v1/agents/{agent}/core-memory/blocks/{action}/{block}")
 
     def delete_block(self, agent: str) -> None:
         if self.blocks:
             self.ask("DELETE", f"/v1/blocks/{self.blocks.pop(self.dice.randrange(len(self.blocks)))}")
 
-    def keep_passage(self, agent: str) -> None:
+    def create_passage(self, agent: str) -> None:
         body = {"text": f"Passage {self.count} of the {self.dice.choice(NOUNS)}."}
         self.passages[agent].append(self.ask("POST", f"/v1/agents/{agent}/archival-memory", body)[0]["id"])
 
@@ -156,24 +168,24 @@ class AgentLife:
         page = f"limit={dice.choice((5, 50, 200))}&order={dice.choice(('asc', 'desc'))}"
         self.messages[agent] = [m["id"] for m in self.ask("GET", f"/v1/agents/{agent}/messages?{page}")]
 
-    def change_message(self, agent: str) -> None:
+    def update_or_delete_message(self, agent: str) -> None:
         if self.messages[agent]:
-            one = f"/v1/agents/{agent}/messages/{self.dice.choice(self.messages[agent])}"
+            path = f"/v1/agents/{agent}/messages/{self.dice.choice(self.messages[agent])}"
             if self.dice.random() < 0.5:
-                self.ask("DELETE", one)
+                self.ask("DELETE", path)
             else:
                 text = f"Changed {self.count}: the {self.dice.choice(NOUNS)}."
-                self.ask("PATCH", one, {"message_type": "user_message", "content": text})
+                self.ask("PATCH", path, {"message_type": "user_message", "content": text})
 
-    def snapshot(self, agent: str) -> None:
-        what = (
+    def read_memory(self, agent: str) -> None:
+        paths = (
             "core-memory/blocks",
             "archival-memory",
             f"archival-memory/search?query={self.dice.choice(NOUNS)}",
         )
-        self.ask("GET", f"/v1/agents/{agent}/{self.dice.choice(what)}")
+        self.ask("GET", f"/v1/agents/{agent}/{self.dice.choice(paths)}")
 
-    def change_agent(self, agent: str) -> None:
+    def update_or_reset_agent(self, agent: str) -> None:
         if self.dice.random() < 0.5:
             self.ask("PATCH", f"/v1/agents/{agent}", {"system": f"You are {self.count}."})
         else:
