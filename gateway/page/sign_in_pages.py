@@ -69,7 +69,7 @@ class SignInPages:
 
         Each database has its own: a browser sends the cookies of a host to every port, and so to other gateways there.
         """
-        return self._cookie_prefix + await self._sign_in.database_id()
+        return self._cookie_prefix + await self._sign_in.load_database_id()
 
     async def find_visitor(self, request: PageRequest, bearer: str | None) -> Visitor | None:
         """Returns the operator of a session, or of a key; None: there is no session.

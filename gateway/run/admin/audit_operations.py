@@ -21,7 +21,7 @@ from storage.operator_records import AuditAction, AuditEntry
 from storage.sql.store import Store
 
 # The actions that make versions of blocks.
-_EDITS = ("edit", "undo", "restore")
+_EDIT_ACTIONS = ("edit", "undo", "restore")
 # The number of a memory's last entries that are searched for the actor of an action.
 _NEWEST_ENTRIES = 200
 ACTIONS: tuple[AuditAction, ...] = get_args(AuditAction)
@@ -52,8 +52,9 @@ class AuditFilter(Struct, frozen=True):
     action: str = ""
     # As `AuditRecord` has it.
     what: str = ""
-    # A day like 2026-11-24 or a time in ISO 8601, in UTC: from when on, and until when (a day: until its end).
+    # The day (2026-11-24) or time (ISO 8601, in UTC) from which on entries are listed.
     since: str = ""
+    # The day or time until which entries are listed; a day counts until its end.
     until: str = ""
 
 
@@ -127,9 +128,13 @@ class AuditOperations(Struct, frozen=True):
         uid: the uid of the memory that has the block.
         label: the label of the block.
         """
-        entries = await self.store.audit.list_of_memory(uid, _EDITS, limit=_NEWEST_ENTRIES)
+        entries = await self.store.audit.list_of_memory(uid, _EDIT_ACTIONS, limit=_NEWEST_ENTRIES)
         versions = ((AuditedVersion.parse(entry.what), entry.actor) for entry in entries)
-        return {part.version: actor for part, actor in versions if part is not None and part.label == label}
+        return {
+            version.version: actor
+            for version, actor in versions
+            if version is not None and version.label == label
+        }
 
     async def list_forgettings(self, uid: str) -> Sequence[AuditRecord]:
         """Returns the last forgettings of parts of a memory, the oldest first. uid: the uid of the memory."""
@@ -139,8 +144,8 @@ class AuditOperations(Struct, frozen=True):
     async def load_names(self, uids: Collection[str]) -> dict[str, str]:
         """Returns the names of memories by their uids, without those that are gone; of agents with their ids."""
         return {
-            uid: make_memory_label(found)
-            for uid, found in (await self.store.overview.load_scopes(uids)).items()
+            uid: make_memory_label(scope)
+            for uid, scope in (await self.store.overview.load_scopes(uids)).items()
         }
 
     async def find_facts(self, facts: Collection[tuple[str, int]]) -> set[tuple[str, int]]:

@@ -77,8 +77,8 @@ class AuditedVersion(Struct, frozen=True):
         return cls(label, int(version), None if restored is None else int(restored))
 
     def __str__(self) -> str:
-        restored = "" if self.restored is None else f"{self.restored} as "
-        return f"block {self.label}, version {restored}{self.version}"
+        restored_part = "" if self.restored is None else f"{self.restored} as "
+        return f"block {self.label}, version {restored_part}{self.version}"
 
 
 def render_audited_part(kind: str, id: int | str) -> str:
@@ -86,14 +86,15 @@ def render_audited_part(kind: str, id: int | str) -> str:
     return f"{kind} {id}"
 
 
-def render_audited_facts(seqs: Sequence[int], older: int) -> str:
+def render_audited_facts(seqs: Sequence[int], older_count: int) -> str:
     """Returns the facts that are forgotten with a message, as the audit names them ("with facts 4, 7 and 2 older").
 
     seqs: the numbers of the facts that are named.
-    older: the number of further facts that are forgotten.
+    older_count: the number of further facts that are forgotten.
     """
-    noun = "fact" if len(seqs) == 1 and not older else "facts"
-    return f"{_ALONG}{noun} {', '.join(map(str, seqs))}{f' and {older} older' if older else ''}"
+    noun = "fact" if len(seqs) == 1 and not older_count else "facts"
+    rest = f" and {older_count} older" if older_count else ""
+    return f"{_ALONG}{noun} {', '.join(map(str, seqs))}{rest}"
 
 
 def is_along(what: str) -> bool:

@@ -41,7 +41,7 @@ class BatchOperations(Struct, frozen=True):
         """Returns a batch, and of each item that failed, expired or was cancelled the reason."""
         batch = await self._get_batch(raw)
         items = self.store.batch_items
-        unsuccessful: list[dict[str, Any]] = []
+        unsuccessful_items: list[dict[str, Any]] = []
         after = 0
         while page := await items.list(batch.id, after=after, limit=_PAGE_ITEMS):
             messages = await items.load_error_messages(batch.id, after, page[-1].id)
@@ -50,7 +50,7 @@ class BatchOperations(Struct, frozen=True):
                 if item.state not in ("failed", "expired", "cancelled"):
                     continue
                 run = item.run
-                unsuccessful.append(
+                unsuccessful_items.append(
                     {
                         "agent": ids.make_id("agent", item.agent_uid) if item.agent_uid else None,
                         "run": None if run is None else ids.make_id("run", run.uid),
@@ -59,7 +59,7 @@ class BatchOperations(Struct, frozen=True):
                         "error": item.explain_failure(messages.get(item.id)),
                     }
                 )
-        return {**await self._render_batch(batch), "items": unsuccessful}
+        return {**await self._render_batch(batch), "items": unsuccessful_items}
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
         """Cancels the items of a batch that have not ended. The batch may have been cancelled before."""

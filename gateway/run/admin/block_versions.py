@@ -43,7 +43,8 @@ class VersionId(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> VersionId:
         """Parses LABEL/NUMBER. Raises: ValueError."""
-        label, _, number = text.rpartition("/")  # a label may have slashes
+        # A label may have slashes.
+        label, _, number = text.rpartition("/")
         return cls(label, int(number))
 
     def __str__(self) -> str:
@@ -83,40 +84,40 @@ class BlockVersions(Struct, frozen=True):
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         return await asyncio.to_thread(lambda: BlockUndos(_compare_blocks(undos), _compare_blocks(redos)))
 
-    async def get_earlier(self, memory: FoundMemory, id: VersionId) -> EarlierVersion:
+    async def get_earlier(self, memory: FoundMemory, version_id: VersionId) -> EarlierVersion:
         """Returns an earlier version of a block that has lines which the block has no longer.
 
         Raises: UnknownId: there is no such version, or the block has all its lines.
         """
-        block = (await get_shown_block(self.store, memory.id, id.label)).block
-        revision = await self._find_last(block.id, id.version + 1)
-        if revision is None or revision.version != id.version:
-            raise UnknownId(f"The block has no version {id.version}.")
+        block = (await get_shown_block(self.store, memory.id, version_id.label)).block
+        revision = await self._find_last(block.id, version_id.version + 1)
+        if revision is None or revision.version != version_id.version:
+            raise UnknownId(f"The block has no version {version_id.version}.")
         if not list_lost_lines(revision.value, block.value):
             raise UnknownId(
-                f"Version {id.version} has no line that the block does not have now."
+                f"Version {version_id.version} has no line that the block does not have now."
                 " Take out of the block what is wrong."
             )
         return EarlierVersion(block, revision.version, revision.value)
 
     async def compare(self, block_row: int, from_: int | None, to: int | None) -> BlockDiff | None:
         """Returns the difference of two versions, or None without a version before `to`. Raises: BadRequest."""
-        newer: Revision | None
-        older: Revision | None
+        newer_version: Revision | None
+        older_version: Revision | None
         if to is None:
-            newer = await self._find_last(block_row)
+            newer_version = await self._find_last(block_row)
         else:
-            newer = await self._get(block_row, to, "to")
-        if newer is None:
+            newer_version = await self._get(block_row, to, "to")
+        if newer_version is None:
             return None
         if from_ is None:
-            older = await self._find_last(block_row, newer.version)
+            older_version = await self._find_last(block_row, newer_version.version)
         else:
-            older = await self._get(block_row, from_, "from")
-        if older is None:
+            older_version = await self._get(block_row, from_, "from")
+        if older_version is None:
             return None
-        parts = await asyncio.to_thread(diff_words, older.value, newer.value)
-        return BlockDiff(older.version, newer.version, parts)
+        parts = await asyncio.to_thread(diff_words, older_version.value, newer_version.value)
+        return BlockDiff(older_version.version, newer_version.version, parts)
 
     async def _find_last(self, block_row: int, before: int = LAST_NUMBER) -> Revision | None:
         versions = await self.store.blocks.list_revisions(

@@ -119,11 +119,11 @@ class BlockViews(Struct, frozen=True):
     async def find_origins(
         self, uid: str, label: str, lines: Sequence[str], version: int | None
     ) -> list[VersionRecord | None]:
-        """Returns since which version a block has had each of some lines of a version.
+        """Returns for some lines of a version the version since which the block has had each of them.
 
-        version: None: the newest.
+        An item is None if that version is older than the versions that are looked at, or if it is forgotten.
 
-        None: since an older version than are looked at, or the versions are forgotten.
+        version: the number of the version with the lines; None: the newest version.
         """
         page = await self.show(None, uid, label, after=None if version is None else str(version + 1))
         return [_find_origin(page, line) for line in lines]
@@ -161,10 +161,10 @@ class BlockViews(Struct, frozen=True):
 
 def _find_origin(page: BlockPage, line: str) -> VersionRecord | None:
     """Returns since which version a block has had a line of the first version of a page; None: an older one."""
-    with_line = [*takewhile(lambda version: line in version.value, page.versions)]
-    if len(with_line) == len(page.versions) and page.next is not None:
+    versions_with_line = [*takewhile(lambda version: line in version.value, page.versions)]
+    if len(versions_with_line) == len(page.versions) and page.next is not None:
         return None
-    return with_line[-1] if with_line else None
+    return versions_with_line[-1] if versions_with_line else None
 
 
 def find_correction(page: BlockPage) -> BlockCorrection | None:

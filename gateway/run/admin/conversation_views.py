@@ -139,14 +139,14 @@ class ConversationViews(Struct, frozen=True):
         record = make_conversation_record(conversation)
         branches = await pages.list_branches(memory.id, conversation.id)
         active_branches = [each for each in branches if each.is_active]
-        current = next(iter(active_branches or branches), None)
+        current_branch = next(iter(active_branches or branches), None)
         branch_records = tuple(
-            BranchRecord(each.seq, each.messages, each.last_turn, each is current) for each in branches
+            BranchRecord(each.seq, each.messages, each.last_turn, each is current_branch) for each in branches
         )
         if branch is None:
-            if current is None:
+            if current_branch is None:
                 return ConversationPage(record, branch_records, branch=None, items=(), next=None)
-            branch = current.seq
+            branch = current_branch.seq
         # The page ends before this message, or with the branch. A number of another conversation is refused.
         end_seq = parse_cursor(before, branch, "before")
         end_row = await find_exchange_row(self.store, memory.id, conversation.id, end_seq)
@@ -154,15 +154,15 @@ class ConversationViews(Struct, frozen=True):
             raise _make_no_conversation_error()
         path = await pages.load_path(memory.id, end_row, limit=limit + 2)
         newest_first = await self._list_newest_first(memory.id, path, None if before is None else end_seq)
-        taken = _take_messages(newest_first, limit, max_chars)
-        has_earlier = taken.has_more or path[-1].parent is not None
-        oldest_seq = taken.messages[-1].seq if taken.messages else path[-1].seq
+        page_part = _cut_page(newest_first, limit, max_chars)
+        has_earlier = page_part.has_more or path[-1].parent is not None
+        oldest_seq = page_part.messages[-1].seq if page_part.messages else path[-1].seq
         next_page = str(oldest_seq) if has_earlier else None
         return ConversationPage(
             conversation=record,
             branches=branch_records,
             branch=branch,
-            items=tuple(reversed(taken.messages)),
+            items=tuple(reversed(page_part.messages)),
             next=next_page,
         )
 
@@ -219,12 +219,12 @@ class ConversationViews(Struct, frozen=True):
         newest_first = await self._list_newest_first(
             memory.id, exchanges, None if before is None else end_seq
         )
-        taken = _take_messages(newest_first, limit, max_chars)
-        shown = {message.exchange for message in taken.messages}
+        page_part = _cut_page(newest_first, limit, max_chars)
+        shown_seqs = {message.exchange for message in page_part.messages}
         not_following = [
             exchange
             for exchange, earlier in zip_longest(exchanges, exchanges[1:])
-            if exchange.seq in shown and exchange.parent != (earlier and earlier.id)
+            if exchange.seq in shown_seqs and exchange.parent != (earlier and earlier.id)
         ]
         refs = await pages.load_exchange_refs(
             memory.id, sorted({exchange.parent for exchange in not_following if exchange.parent is not None})
@@ -233,9 +233,9 @@ class ConversationViews(Struct, frozen=True):
             exchange.seq: refs[exchange.parent].reply_seq if exchange.parent in refs else None
             for exchange in not_following
         }
-        items = tuple(reversed(taken.messages))
+        items = tuple(reversed(page_part.messages))
         next_page = None
-        if taken.has_more:
+        if page_part.has_more:
             next_page = str(items[0].seq)
         elif len(exchanges) == limit + 2:
             next_page = str(exchanges[-1].seq)
@@ -274,7 +274,8 @@ class ConversationViews(Struct, frozen=True):
             return None
         ref = (await pages.load_exchange_refs(memory.id, [rows.exchange_row])).get(rows.exchange_row)
         if ref is None or ref.conversation_uid != page.conversation.id:
-            return None  # a fork has the message of another conversation, which went on by itself
+            # A fork has the message of another conversation, which went on by itself.
+            return None
         if is_cut and last_seq < ref.reply_seq:
             before = last_seq + 1 + limit
             return LaterMessages(ref.seq, before if before <= ref.reply_seq else None, last_seq + 1)
@@ -283,7 +284,8 @@ class ConversationViews(Struct, frozen=True):
         refs = await pages.load_exchange_refs(
             memory.id, sorted({row for row in (next_row, end_row) if row not in (None, rows.exchange_row)})
         )
-        next_ref, end_ref = refs.get(next_row or 0), refs.get(end_row or 0)
+        next_ref = refs.get(next_row or 0)
+        end_ref = refs.get(end_row or 0)
         if next_ref is None or end_ref is None:
             return None
         return LaterMessages(end_ref.seq, None, next_ref.seq)
@@ -306,7 +308,7 @@ def can_be_merged(page: ConversationPage) -> bool:
     return len(page.branches) > 1 and page.conversation.messages <= _MAX_MERGED
 
 
-class _TakenMessages(NamedTuple):
+class _PagePart(NamedTuple):
     """The messages for which a page has room."""
 
     messages: list[MessageRecord]
@@ -314,19 +316,19 @@ class _TakenMessages(NamedTuple):
     has_more: bool
 
 
-def _take_messages(records: Iterable[MessageRecord], limit: int, max_chars: int | None) -> _TakenMessages:
+def _cut_page(records: Iterable[MessageRecord], limit: int, max_chars: int | None) -> _PagePart:
     """Returns the first messages.
 
     max_chars: the most characters of all messages together; the first message is returned, however long it is.
     """
     messages: list[MessageRecord] = []
-    chars = 0
+    char_count = 0
     for record in records:
-        chars += _count_chars(record)
-        if len(messages) == limit or (messages and max_chars is not None and chars > max_chars):
-            return _TakenMessages(messages, has_more=True)
+        char_count += _count_chars(record)
+        if len(messages) == limit or (messages and max_chars is not None and char_count > max_chars):
+            return _PagePart(messages, has_more=True)
         messages.append(record)
-    return _TakenMessages(messages, has_more=False)
+    return _PagePart(messages, has_more=False)
 
 
 def _count_chars(record: MessageRecord) -> int:

@@ -8,8 +8,10 @@ from gateway.run.admin.audited_parts import AuditedFact, AuditedVersion
 from storage.operator_records import AuditAction
 from storage.sql.store import Store
 
-# Actors in the audit: the command line, and a person with a link.
-COMMAND, LINK = "command line", "link"
+# The command line as an actor in the audit.
+COMMAND = "command line"
+# A person with a link as an actor in the audit.
+LINK = "link"
 
 
 class Editor(Struct, frozen=True):

@@ -29,7 +29,8 @@ TEXT_CHARS = 4_000
 # The characters that are shown of a tool's arguments, and of its result.
 TOOL_CHARS = 1_000
 _State = Literal["standing", "superseded", "cancelled", "off", "forgotten"]
-_MEGABYTE = 1_000_000  # as file managers count
+# The bytes of a megabyte, as file managers count.
+_MEGABYTE = 1_000_000
 
 
 def make_message_records(
@@ -46,9 +47,11 @@ def make_message_records(
     if is_tombstone(exchange):
         state: _State = "off" if exchange.state is State.OFF else "forgotten"
         is_empty = not exchange.inputs and exchange.reply is None
-        return [] if is_empty else [_record_without_text(exchange, exchange.seq, "", exchange.begun, state)]
+        return (
+            [] if is_empty else [_make_record_without_text(exchange, exchange.seq, "", exchange.begun, state)]
+        )
     records = _make_input_records(exchange, is_whole=is_whole)
-    reply = _reply_record(exchange, request, is_whole=is_whole)
+    reply = _make_reply_record(exchange, request, is_whole=is_whole)
     if reply is not None:
         records.append(reply)
     return records
@@ -68,37 +71,39 @@ def _make_input_records(exchange: Exchange, *, is_whole: bool) -> list[MessageRe
         seq = exchange.seq + index
         if index in exchange.redactions:
             records.append(
-                _record_without_text(exchange, seq, _read_role(message), exchange.begun, "forgotten")
+                _make_record_without_text(exchange, seq, _read_role(message), exchange.begun, "forgotten")
             )
         else:
-            record = _record(exchange, seq, message, exchange.begun, is_whole=is_whole)
+            record = _make_record(exchange, seq, message, exchange.begun, is_whole=is_whole)
             records.append(replace(record, note=exchange.notes.get(index) or None))
     return records
 
 
-def _reply_record(exchange: Exchange, request: str | None, *, is_whole: bool) -> MessageRecord | None:
+def _make_reply_record(exchange: Exchange, request: str | None, *, is_whole: bool) -> MessageRecord | None:
     """Returns the record of the reply, with the calls of its hidden rounds; None: the exchange has no reply."""
     seq = exchange.reply_seq
     at = exchange.ended or exchange.begun
     reply = None if exchange.shown_reply is None else orjson.loads(exchange.shown_reply)
     if REPLY in exchange.redactions:
         role = "assistant" if reply is None else _read_role(reply)
-        return _record_without_text(exchange, seq, role, at, "forgotten")
+        return _make_record_without_text(exchange, seq, role, at, "forgotten")
     if reply is None:
         return None
     full_reply = orjson.loads(exchange.full_reply) if exchange.full_reply else {}
-    record = _record(exchange, seq, reply, at, is_whole=is_whole)
+    record = _make_record(exchange, seq, reply, at, is_whole=is_whole)
     calls = _list_reply_calls(full_reply.get("messages") or (), is_whole=is_whole)
     return replace(record, rounds=calls or record.rounds, request=request)
 
 
-def _record_without_text(exchange: Exchange, seq: int, role: str, at: float, state: _State) -> MessageRecord:
+def _make_record_without_text(
+    exchange: Exchange, seq: int, role: str, at: float, state: _State
+) -> MessageRecord:
     return MessageRecord(
         seq=seq, exchange=exchange.seq, role=role, speaker=None, at=at, text=None, state=state
     )
 
 
-def _record(
+def _make_record(
     exchange: Exchange, seq: int, message: WireMessage, at: float, *, is_whole: bool
 ) -> MessageRecord:
     """Returns the record of a message with text, and with the calls that the message itself has."""
@@ -128,7 +133,11 @@ def _get_state(exchange: Exchange) -> _State:
 
 def _list_reply_calls(messages: Sequence[Mapping[str, Any]], *, is_whole: bool) -> tuple[ShownCall, ...]:
     """Returns the calls of a reply as its upstream saw it, with the results of the gateway's own tools."""
-    results = {str(m.get("tool_call_id")): read_text(m) for m in messages if m.get("role") == "tool"}
+    results = {
+        str(message.get("tool_call_id")): read_text(message)
+        for message in messages
+        if message.get("role") == "tool"
+    }
     return tuple(
         each for message in messages for each in _make_shown_calls(message, results, is_whole=is_whole)
     )

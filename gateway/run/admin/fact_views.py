@@ -97,7 +97,7 @@ class FactViews(Struct, frozen=True):
         if fact is None:
             raise UnknownId("There is no such fact.")
         exchange_rows = {*list_source_exchanges(fact)}
-        numbers = list(messages)
+        numbers = [*messages]
         messages_by_number = await self.store.recall.load(memory.id, sorted(numbers))
         return tuple(
             number
@@ -118,14 +118,15 @@ class FactViews(Struct, frozen=True):
         if not page.before:
             return ()
         memory = await get_memory(self.store, project, uid)
-        replaced = await self.store.facts.load(memory.id, [fact.seq for fact in page.before])
-        for fact in replaced:  # the list grows meanwhile
-            if len(replaced) >= _MAX_REPLACED:
+        replaced_facts = await self.store.facts.load(memory.id, [fact.seq for fact in page.before])
+        # The list grows meanwhile.
+        for fact in replaced_facts:
+            if len(replaced_facts) >= _MAX_REPLACED:
                 break
-            replaced += await self.store.facts.list_replaced(memory.id, fact.id)
-        listed = {fact.seq for fact in page.before}
-        earlier = [fact for fact in replaced if fact.seq not in listed]
-        return (*page.before, *await self.make_records(memory, earlier))
+            replaced_facts += await self.store.facts.list_replaced(memory.id, fact.id)
+        listed_seqs = {fact.seq for fact in page.before}
+        earlier_facts = [fact for fact in replaced_facts if fact.seq not in listed_seqs]
+        return (*page.before, *await self.make_records(memory, earlier_facts))
 
     async def find_true_successor(self, project: str | None, uid: str, page: FactPage) -> Fact | None:
         """Returns the fact that is true instead of one, if the fact that replaced it is not true either.
@@ -149,8 +150,8 @@ class FactViews(Struct, frozen=True):
         before: facts that were learned later are left out; in seconds since the epoch.
         """
         memory = await get_memory(self.store, None, uid)
-        standing = await self.store.facts.list_standing(memory.id)
-        facts = [fact for fact in standing if not fact.muted and fact.at <= before]
+        standing_facts = await self.store.facts.list_standing(memory.id)
+        facts = [fact for fact in standing_facts if not fact.muted and fact.at <= before]
         if not facts:
             return ()
         blocks = [each.block for each in await self.store.memory_pages.list_blocks(memory.id)]
@@ -170,15 +171,17 @@ class FactViews(Struct, frozen=True):
         )
 
 
-def list_corrected_texts(page: FactPage, replaced: Sequence[FactRecord]) -> list[str]:
+def list_corrected_texts(page: FactPage, replaced_facts: Sequence[FactRecord]) -> list[str]:
     """Returns the texts that a fact had before it was corrected, the newest first.
 
     What learning has replaced may have been true: it is left out.
 
-    replaced: the facts that `FactViews.list_replaced` returns.
+    replaced_facts: the facts that `FactViews.list_replaced` returns.
     """
-    corrections = {fact.seq for fact in (page.fact, *replaced) if fact.origin not in _LEARNED_ORIGINS}
-    return [fact.text for fact in replaced if fact.successor in corrections]
+    correcting_seqs = {
+        fact.seq for fact in (page.fact, *replaced_facts) if fact.origin not in _LEARNED_ORIGINS
+    }
+    return [fact.text for fact in replaced_facts if fact.successor in correcting_seqs]
 
 
 def _make_fact_record(fact: Fact, sources: tuple[SourceRecord, ...]) -> FactRecord:

@@ -112,8 +112,8 @@ async def name_erased(
     if target.is_all:
         return parts
     facts = await store.forget_previews.list_facts(agent_row, target, _AUDITED_FACTS)
-    named = {*target.facts, *retained}
-    seqs = sorted(fact.seq for fact in facts.newest if fact.seq not in named)
+    other_seqs = {*target.facts, *retained}
+    seqs = sorted(fact.seq for fact in facts.newest if fact.seq not in other_seqs)
     if not seqs:
         return parts
     # The newest entry is listed first, so the facts come after the parts with which they went.
@@ -184,7 +184,7 @@ class ForgetOperations:
         # Only forgettings that have begun are resumed: a caller cannot have other memories forgotten by naming numbers.
         unfinished = await forgetting.list_unfinished()
         begun = await self._begin_request(request, unfinished, is_late)
-        left_ids = [*(id for id in request.left if id in unfinished), *begun.ids]
+        left_ids = [*(left_id for left_id in request.left if left_id in unfinished), *begun.ids]
         while left_ids and await forgetting.run(left_ids[0], is_late):
             left_ids.pop(0)
             if is_late():
@@ -236,19 +236,26 @@ class ForgetOperations:
         if block is None:
             labels = ", ".join(repr(each.label) for each in blocks) or "none"
             raise BadRequest(f"There is no block {label!r} in this memory; it has {labels}.", param="block")
-        waiting = (await self.store.turn_edits.list_pending_labels(agent_row)).count(label)
+        waiting_count = (await self.store.turn_edits.list_pending_labels(agent_row)).count(label)
         try:
-            after = await self.store.blocks.undo(block.id, at=self.now())
+            undone_block = await self.store.blocks.undo(block.id, at=self.now())
         except NotFound as error:
-            late = f"; edits that wait until their turns are confirmed: {waiting}" if waiting else ""
-            raise BadRequest(error.message + late, param="block") from error
+            rest = (
+                f"; edits that wait until their turns are confirmed: {waiting_count}" if waiting_count else ""
+            )
+            raise BadRequest(error.message + rest, param="block") from error
         except BlockOverLimit as error:
             raise BadRequest(UNDO_OVER_LIMIT, param="block") from error
         agent = await self.store.agents.find_by_id(agent_row)
         if agent is not None:
-            what = str(AuditedVersion(label, after.version))
+            what = str(AuditedVersion(label, undone_block.version))
             await self.store.audit.add(self.now(), COMMAND, "undo", agent.uid, what)
-        return {"label": after.label, "version": after.version, "value": after.value, "waiting": waiting}
+        return {
+            "label": undone_block.label,
+            "version": undone_block.version,
+            "value": undone_block.value,
+            "waiting": waiting_count,
+        }
 
     async def _forget_usage(self, owner: MemoryOwner) -> int:
         """Removes the name of a user from the counters, if the user is forgotten in all profiles.
@@ -274,8 +281,8 @@ class ForgetOperations:
             return _BegunForgettings() if request.left else await self._begin_part(request, request.part)
         begun = await self._begin_whole(owner, is_late)
         usage_rows = await self._forget_usage(owner)
-        is_something = begun.ids or unfinished or request.left or usage_rows
-        if owner.subject is not None and not is_something:
+        finds_something = begun.ids or unfinished or request.left or usage_rows
+        if owner.subject is not None and not finds_something:
             raise make_nothing_found_error(owner)
         return begun
 

@@ -144,15 +144,16 @@ class ForgettingPreviews(Struct, frozen=True):
         memory = await self.views.get(project, uid)
         part = await self.get_part(memory, kind, value, words)
         preview = await self.make(memory, part)
-        going = {each.seq for each in preview.facts or ()}
+        going_seqs = {each.seq for each in preview.facts or ()}
         # If more facts go than are listed, it is not known which ones stay.
-        if kind == "all" or preview.more_facts > len(going):
+        if kind == "all" or preview.more_facts > len(going_seqs):
             return preview
         texts = [each.text or "" for each in part.texts] or [preview.target.text or ""]
         remaining = RemainingTexts(self.store, self.views, memory, words)
-        facts = await remaining.list_facts(going.union(part.target.facts), texts)
-        listed = {each.href for each in preview.stays}
-        return replace(preview, stays=(*preview.stays, *(each for each in facts if each.href not in listed)))
+        facts = await remaining.list_facts(going_seqs.union(part.target.facts), texts)
+        listed_hrefs = {each.href for each in preview.stays}
+        other_facts = [each for each in facts if each.href not in listed_hrefs]
+        return replace(preview, stays=(*preview.stays, *other_facts))
 
     async def list_remaining(
         self, project: str | None, uid: str, kind: TargetKind, value: TargetValue, *, words: str = ""
@@ -180,7 +181,7 @@ class ForgettingPreviews(Struct, frozen=True):
             versions = f"{extent.remade} later version{'' if extent.remade == 1 else 's'} of blocks"
             change = "without what came from this, and without lines that say it again"
             stays.insert(0, RemainingRecord(f"{versions}, {change}."))
-        named: list[tuple[TargetKind, TargetValue]] = [(text.kind, text.seq) for text in part.texts]
+        named_texts: list[tuple[TargetKind, TargetValue]] = [(text.kind, text.seq) for text in part.texts]
         return ForgetPreview(
             target=_make_target_record(part),
             will_go=extent.counts,
@@ -189,7 +190,7 @@ class ForgettingPreviews(Struct, frozen=True):
             command=None
             if target.versions
             else "\n".join(
-                _render_command(memory.scope, *each) for each in named or [(part.kind, part.value)]
+                _render_command(memory.scope, *each) for each in named_texts or [(part.kind, part.value)]
             ),
             more_facts=0 if part.kind == "all" else extent.counts.facts - len(target.facts),
             facts=tuple(
@@ -350,34 +351,34 @@ class _PartReader(Struct, frozen=True):
 
     async def _load_messages(self, seqs: set[int]) -> list[Message]:
         """Returns messages, facts and passages by their numbers, the newest first, without those that are gone."""
-        found = await self.store.recall.load(self.memory.id, sorted(seqs))
+        messages = await self.store.recall.load(self.memory.id, sorted(seqs))
         # Recall loads no fact that is no longer true.
-        for fact in await self.store.facts.load(self.memory.id, sorted(seqs.difference(found))):
-            found[fact.seq] = Message(
+        for fact in await self.store.facts.load(self.memory.id, sorted(seqs.difference(messages))):
+            messages[fact.seq] = Message(
                 fact.seq, fact.exchange_row or 0, "", fact.text, fact.at, 0, kind="fact"
             )
-        return [found[seq] for seq in sorted(found, reverse=True)]
+        return [messages[seq] for seq in sorted(messages, reverse=True)]
 
     async def _load_versions(self, ids: Iterable[str]) -> list[EarlierVersion]:
         """Returns earlier versions by the texts of their `VersionId`, without those that have no lines to forget."""
         versions = []
-        for id in ids:
+        for text in ids:
             with suppress(UnknownId):
                 versions.append(
-                    await self.views.blocks.versions.get_earlier(self.memory, VersionId.parse(id))
+                    await self.views.blocks.versions.get_earlier(self.memory, VersionId.parse(text))
                 )
         return versions
 
 
 def _make_target(texts: Sequence[Message], versions: Sequence[EarlierVersion]) -> ForgetTarget:
     """Returns the target that forgets these texts and earlier versions of blocks."""
-    by_kind: dict[SourceKind, list[int]] = {"message": [], "fact": [], "passage": []}
+    seqs_by_kind: dict[SourceKind, list[int]] = {"message": [], "fact": [], "passage": []}
     for each in texts:
-        by_kind[get_source_kind(each)].append(each.seq)
+        seqs_by_kind[get_source_kind(each)].append(each.seq)
     return ForgetTarget(
-        messages=by_kind["message"],
-        facts=by_kind["fact"],
-        passages=by_kind["passage"],
+        messages=seqs_by_kind["message"],
+        facts=seqs_by_kind["fact"],
+        passages=seqs_by_kind["passage"],
         versions=[(version.block.id, version.version) for version in versions],
     )
 

@@ -22,7 +22,8 @@ async def load_hit_records(
 ) -> list[HitRecord | LeftOutRecord]:
     """Returns the records of hits, in the order of the entries.
 
-    agent_row, uid: the row and the public id of the memory.
+    agent_row: the row of the memory.
+    uid: the public id of the memory.
     """
     seqs = dict.fromkeys(entry.seq for entry in entries if not entry.is_forgotten)
     messages = await store.recall.load(agent_row, [*seqs])

@@ -26,7 +26,8 @@ _ZIP_END: Final = b"PK\x05\x06"
 # The record at the end of a ZIP; its fifth field counts the entries, its sixth the bytes of their list.
 _ZIP_END_RECORD: Final = struct.Struct("<4s4H2LH")
 # A ZIP with large numbers has another record, of 64 bits, and its locator before the record at the end.
-_ZIP64_END, _ZIP64_LOCATOR = b"PK\x06\x06", b"PK\x06\x07"
+_ZIP64_END: Final = b"PK\x06\x06"
+_ZIP64_LOCATOR: Final = b"PK\x06\x07"
 _ZIP64_END_RECORD: Final = struct.Struct("<4sQ2H2L4Q")
 _ZIP64_LOCATOR_BYTES: Final = 20
 _ZIP_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -60,20 +61,22 @@ def _list_conversation_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo
     entries = archive.infolist()
     if len(entries) > _MAX_ENTRIES:
         raise make_wrong_file_error(_TOO_MANY_ENTRIES)
-    conversations = [entry for entry in entries if _JSON_NAME.search(entry.filename)]
-    if not conversations:
+    conversation_entries = [entry for entry in entries if _JSON_NAME.search(entry.filename)]
+    if not conversation_entries:
         raise make_wrong_file_error("it has no conversations.json")
-    if any(entry.flag_bits & 1 for entry in conversations):
+    if any(entry.flag_bits & 1 for entry in conversation_entries):
         raise make_wrong_file_error("it is encrypted")
     # With other compression methods, the size that is unpacked at a time has no bound.
-    if any(entry.compress_type not in _ZIP_METHODS or entry.header_offset < 0 for entry in conversations):
+    if any(
+        entry.compress_type not in _ZIP_METHODS or entry.header_offset < 0 for entry in conversation_entries
+    ):
         raise make_wrong_file_error(UNREADABLE_ZIP)
-    size = sum(entry.file_size for entry in conversations)
+    size = sum(entry.file_size for entry in conversation_entries)
     if size > MAX_JSON_BYTES:
         raise make_wrong_file_error(f"it has more than {MAX_JSON_BYTES >> 30} GiB of JSON")
-    if size > _MAX_RATIO * max(1, sum(entry.compress_size for entry in conversations)):
+    if size > _MAX_RATIO * max(1, sum(entry.compress_size for entry in conversation_entries)):
         raise make_wrong_file_error(f"it unpacks to more than {_MAX_RATIO} times its size")
-    return sorted(conversations, key=lambda entry: entry.filename)
+    return sorted(conversation_entries, key=lambda entry: entry.filename)
 
 
 def _rewind(file: IO[bytes]) -> AbstractContextManager[IO[bytes]]:
@@ -85,20 +88,20 @@ def _rewind(file: IO[bytes]) -> AbstractContextManager[IO[bytes]]:
 def _check_directory(file: IO[bytes]) -> None:
     """Checks the size that a ZIP gives for its list of entries, before the list is read. Raises: BadRequest."""
     size = file.seek(0, 2)
-    records = _ZIP_END_RECORD.size + _ZIP64_LOCATOR_BYTES + _ZIP64_END_RECORD.size
-    file.seek(max(0, size - _MAX_COMMENT_BYTES - records))
+    record_bytes = _ZIP_END_RECORD.size + _ZIP64_LOCATOR_BYTES + _ZIP64_END_RECORD.size
+    file.seek(max(0, size - _MAX_COMMENT_BYTES - record_bytes))
     tail = file.read()
-    end_at = tail.rfind(_ZIP_END)
-    if end_at < 0 or len(tail) < end_at + _ZIP_END_RECORD.size:
+    end_offset = tail.rfind(_ZIP_END)
+    if end_offset < 0 or len(tail) < end_offset + _ZIP_END_RECORD.size:
         raise make_wrong_file_error("it is a ZIP whose end is missing")
-    *_, count, directory_bytes, _, _ = _ZIP_END_RECORD.unpack_from(tail, end_at)
-    locator_at = end_at - _ZIP64_LOCATOR_BYTES
-    zip64_end_at = locator_at - _ZIP64_END_RECORD.size
+    *_, count, directory_bytes, _, _ = _ZIP_END_RECORD.unpack_from(tail, end_offset)
+    locator_offset = end_offset - _ZIP64_LOCATOR_BYTES
+    zip64_end_offset = locator_offset - _ZIP64_END_RECORD.size
     if (
-        zip64_end_at >= 0
-        and tail.startswith(_ZIP64_LOCATOR, locator_at)
-        and tail.startswith(_ZIP64_END, zip64_end_at)
+        zip64_end_offset >= 0
+        and tail.startswith(_ZIP64_LOCATOR, locator_offset)
+        and tail.startswith(_ZIP64_END, zip64_end_offset)
     ):
-        *_, count, directory_bytes, _ = _ZIP64_END_RECORD.unpack_from(tail, zip64_end_at)
+        *_, count, directory_bytes, _ = _ZIP64_END_RECORD.unpack_from(tail, zip64_end_offset)
     if count > _MAX_ENTRIES or directory_bytes > _MAX_DIRECTORY_BYTES:
         raise make_wrong_file_error(_TOO_MANY_ENTRIES)

@@ -13,8 +13,8 @@ from gateway.errors import BadRequest
 UNREADABLE_ZIP: Final = "it is a ZIP that is damaged, encrypted, or packed in a way that is not read here"
 
 
-def make_wrong_file_error(why: str) -> BadRequest:
-    return BadRequest(f"This file cannot be imported: {why}.", param="file")
+def make_wrong_file_error(reason: str) -> BadRequest:
+    return BadRequest(f"This file cannot be imported: {reason}.", param="file")
 
 
 @contextmanager

@@ -98,7 +98,8 @@ def _detect_json_format(file: IO[bytes]) -> str:
             elif prefix == "messages.item" and event == "map_key" and value == "threadId":
                 return "mastra"
             elif prefix == "messages.item" and event == "end_map":
-                return "jsonl"  # the first message has no thread
+                # The first message has no thread.
+                return "jsonl"
     if has_messages:
         return "jsonl"
     raise make_wrong_file_error(f"its format is not known; name one of {', '.join(FORMATS)}")
@@ -131,11 +132,11 @@ def read_file(file: IO[bytes], format: str) -> Iterator[Source]:
         yield from _read_threads(file)
 
 
-def _read_or_unreadable(read: Callable[[Any], Any], item: Any, messages: int = 0) -> Any:
+def _read_or_unreadable(read: Callable[[Any], Any], item: Any, message_count: int = 0) -> Any:
     try:
         return read(item)
     except WrongForm as error:
-        return Unreadable(str(error), messages)
+        return Unreadable(str(error), message_count)
 
 
 def _read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | Unreadable]]:
@@ -185,16 +186,16 @@ def _read_conversations(file: IO[bytes]) -> Iterator[Source]:
             )
             file.seek(end)
         elif value is not None:
-            id = value.get("conversation")
-            offsets_by_id.setdefault(id if isinstance(id, str) else None, array("Q")).append(offset)
+            name = value.get("conversation")
+            conversation_id = name if isinstance(name, str) else None
+            offsets_by_id.setdefault(conversation_id, array("Q")).append(offset)
             if len(offsets_by_id) > MAX_GATHERED_CONVERSATIONS:
                 raise make_wrong_file_error(
                     f"its lines are messages of more than {MAX_GATHERED_CONVERSATIONS:,} conversations"
                 )
-    for id, offsets in offsets_by_id.items():
-        yield _read_or_unreadable(
-            partial(simple_formats.make_conversation, id), [*_read_messages_at(file, offsets)], len(offsets)
-        )
+    for conversation_id, offsets in offsets_by_id.items():
+        make_conversation = partial(simple_formats.make_conversation, conversation_id)
+        yield _read_or_unreadable(make_conversation, [*_read_messages_at(file, offsets)], len(offsets))
 
 
 def _count_messages(messages: Any) -> int:

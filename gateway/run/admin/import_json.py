@@ -9,9 +9,9 @@ from typing import IO, Any, Final
 from adapters.json_escapes import replace_lone_surrogates
 from gateway.run.admin.import_faults import make_wrong_file_error, map_parser_errors
 
-# The most bytes of JSON of one file, unpacked, and the most lists and objects within each other. Not measured: a small
-# archive can unpack to any size.
+# The most bytes of JSON of one file, unpacked. Not measured: a small archive can unpack to any size.
 MAX_JSON_BYTES: Final = 4 << 30
+# The most lists and objects within each other. Not measured.
 _MAX_DEPTH: Final = 100
 # The most bytes of a conversation, as JSON or as lines. Mastra's export does not sort its messages by conversation, so
 # there it bounds all messages together.
@@ -39,8 +39,8 @@ class DepthLimit:
     def feed(self, data: bytes) -> None:
         """Counts the brackets of the next piece. Raises: BadRequest: the JSON is nested too deeply."""
         data = self._backslash + data
-        slashes = len(data) - len(data.rstrip(b"\\"))
-        self._backslash = b"\\" if slashes % 2 else b""
+        slash_count = len(data) - len(data.rstrip(b"\\"))
+        self._backslash = b"\\" if slash_count % 2 else b""
         data = data.removesuffix(self._backslash)
         signs = data.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _NO_BRACKETS)
         # Each quote begins or ends a string, so every second part is inside of one.
@@ -48,10 +48,10 @@ class DepthLimit:
         brackets = b"".join(parts[self._is_in_string :: 2])
         self._is_in_string ^= len(parts) % 2 == 0
         self.string_bytes = self.string_bytes + len(data) if self._is_in_string and len(parts) == 1 else 0
-        opened = brackets.count(b"[") + brackets.count(b"{")
+        opening_count = brackets.count(b"[") + brackets.count(b"{")
         # Without too many opening brackets the JSON cannot be too deep, and their order does not matter.
-        if self._depth + opened <= _MAX_DEPTH:
-            self._depth += 2 * opened - len(brackets)
+        if self._depth + opening_count <= _MAX_DEPTH:
+            self._depth += 2 * opening_count - len(brackets)
             return
         for bracket in brackets:
             self._depth += 1 if bracket in b"[{" else -1
@@ -68,18 +68,20 @@ class JsonStream:
         self._is_begun = False
         self._total_bytes = 0
         # The beginning of an escape, which the next piece completes.
-        self._cut = b""
+        self._cut_escape = b""
         # The bytes that were read since the end of the last conversation.
         self.item_bytes = 0
 
     def read(self, size: int = -1) -> bytes:
         if not size:
-            return b""  # ijson reads nothing once, to see whether it gets bytes
+            # ijson reads nothing once, to see whether it gets bytes.
+            return b""
         data = b""
         while not data and (piece := self._read_piece()):
-            data, self._cut = replace_lone_surrogates(self._cut + piece)
+            data, self._cut_escape = replace_lone_surrogates(self._cut_escape + piece)
         if not data:
-            data, self._cut = self._cut, b""
+            data = self._cut_escape
+            self._cut_escape = b""
         self._depth.feed(data)
         return data
 

@@ -51,8 +51,9 @@ class ImportPerformer(Struct, frozen=True):
     now: Callable[[], float]
     # The days for which messages are retained, by project; None: for ever.
     retention_days: Mapping[str, float | None] = {}
-    # The kinds of the jobs that follow each import, and of the jobs that follow an import with `learns`.
+    # The kinds of the jobs that follow each import.
     jobs_after: Sequence[str] = ()
+    # The kinds of the jobs that also follow an import with `learns`.
     learning_jobs: Sequence[str] = ()
     # Lets requests go first.
     rest: ImportRest = ImportRest()
@@ -101,13 +102,13 @@ class ImportPerformer(Struct, frozen=True):
         finally:
             running.file.close()
 
-    async def _fail_import(self, running: RunningImport, why: str) -> None:
+    async def _fail_import(self, running: RunningImport, reason: str) -> None:
         """Ends an import as failed.
 
         If the store does not work, the status is not stored, and the import is later shown as stopped.
         """
         running.status = "failed"
-        running.note_error(why)
+        running.note_error(reason)
         with suppress(StoreError):
             await self._store_status(running, "failed")
 
@@ -119,7 +120,7 @@ class ImportPerformer(Struct, frozen=True):
         request = running.request
         oldest = self._choose_oldest_time(request.scope.project)
         hasher = MessageHasher(agent.secret if agent is not None else secrets.token_bytes(16))
-        unindexed = 0
+        unindexed_count = 0
         pages = read_pages(
             file=running.file,
             format=running.format,
@@ -135,14 +136,14 @@ class ImportPerformer(Struct, frozen=True):
                 if isinstance(item, Unreadable):
                     self._skip_item(running, number, item)
                 elif draft is not None:
-                    unindexed += await self._write_conversation(running, agent, number, item, draft)
+                    unindexed_count += await self._write_conversation(running, agent, number, item, draft)
                 elif isinstance(item, SourceFact):
                     facts.append((number, item))
             if facts:
-                unindexed += len(facts)
+                unindexed_count += len(facts)
                 await self.rest.rest_after(self._write_facts(running, agent, facts, oldest))
-            if agent is not None and unindexed >= _UNINDEXED_ITEMS and not request.is_preview:
-                unindexed = 0
+            if agent is not None and unindexed_count >= _UNINDEXED_ITEMS and not request.is_preview:
+                unindexed_count = 0
                 await self._index_messages(agent)
         if agent is not None and not request.is_preview:
             await self._finish_import(agent, learns=request.learns)
@@ -172,8 +173,9 @@ class ImportPerformer(Struct, frozen=True):
         memory = agent or Agent(id=0, uid="", scope=running.request.scope, secret=b"", epoch=0)
         write = make_import_write(draft, memory, running.row, uuid.uuid4().hex, learns=running.request.learns)
         texts = [message.text for message in source.messages]
-        before = running.progress
-        writing = await self.rest.rest_after(self.store.imports.plan(write, before.partial.exchange_count))
+        earlier_progress = running.progress
+        written_count = earlier_progress.partial.exchange_count
+        writing = await self.rest.rest_after(self.store.imports.plan(write, written_count))
 
         def make_progress(writing: ImportWriting) -> ImportProgress:
             progress = running.progress.with_exchanges(writing.change.counts, writing.done)
@@ -192,7 +194,7 @@ class ImportPerformer(Struct, frozen=True):
             writing = await self.rest.rest_after(self.store.imports.write_part(writing, make_note))
             running.progress = make_progress(writing)
             if writing.is_done:
-                return running.progress.messages.new - before.messages.new
+                return running.progress.messages.new - earlier_progress.messages.new
 
     async def _write_facts(
         self,
@@ -218,23 +220,23 @@ class ImportPerformer(Struct, frozen=True):
             for _, fact in facts
             if (fact.at or now) >= oldest
         ]
-        too_old = len(facts) - len(drafts)
+        old_count = len(facts) - len(drafts)
 
-        def make_progress(new: int) -> ImportProgress:
-            counts = progress.facts.with_more(new=new, known=len(drafts) - new, skipped=too_old)
+        def make_progress(new_count: int) -> ImportProgress:
+            counts = progress.facts.with_more(new=new_count, known=len(drafts) - new_count, skipped=old_count)
             return replace(progress, facts=counts, processed=progress.processed + len(facts))
 
-        def make_note(new: int) -> ImportNote:
-            return ImportNote(running.row, "running", self.now(), make_progress(new).dump())
+        def make_note(new_count: int) -> ImportNote:
+            return ImportNote(running.row, "running", self.now(), make_progress(new_count).dump())
 
         if running.request.is_preview or agent is None:
             new_keys = list({draft.key for draft in drafts} - running.counted_facts)
             running.counted_facts.update(new_keys)
-            known = 0 if agent is None else await self.store.imports.count_known_facts(agent, new_keys)
-            running.progress = make_progress(len(new_keys) - known)
+            known_count = 0 if agent is None else await self.store.imports.count_known_facts(agent, new_keys)
+            running.progress = make_progress(len(new_keys) - known_count)
         else:
-            new = await self.store.imports.write_facts(agent, running.row, drafts, now, make_note)
-            running.progress = make_progress(new)
+            new_count = await self.store.imports.write_facts(agent, running.row, drafts, now, make_note)
+            running.progress = make_progress(new_count)
 
     def _skip_item(self, running: RunningImport, number: int, item: Unreadable) -> None:
         """Counts an unreadable item as skipped, with a warning. number: the item's number in the file."""
@@ -260,8 +262,8 @@ class ImportPerformer(Struct, frozen=True):
 
 def _warn_of_losses(progress: ImportProgress, name: str, texts: Sequence[str]) -> ImportProgress:
     """Warns of the unreadable characters of a conversation or a fact. name: its name, such as "Fact 3"."""
-    lost = sum(text.count(REPLACEMENT) for text in texts)
-    if not lost:
+    lost_count = sum(text.count(REPLACEMENT) for text in texts)
+    if not lost_count:
         return progress
-    characters = "1 unreadable character" if lost == 1 else f"{lost:,} unreadable characters"
+    characters = "1 unreadable character" if lost_count == 1 else f"{lost_count:,} unreadable characters"
     return progress.with_warning(f"{name} has {characters}, shown as U+FFFD.")

@@ -15,8 +15,9 @@ from gateway.run.admin.import_file import FACT_FORMATS, Source, detect_format, r
 from gateway.run.admin.import_progress import ImportCounts, ImportProgress
 from storage.records import Scope
 
-# The messages on a page of the import, and the conversations and facts, whichever is reached first.
+# The messages on a page of the import.
 _PAGE_MESSAGES: Final = 32
+# The conversations and facts on a page of the import, if these are reached first.
 _PAGE_ITEMS: Final = 16
 # The messages or facts on a page of the survey. A page takes 2.5 ms.
 _SURVEY_MESSAGES: Final = 128
@@ -60,20 +61,20 @@ def read_pages(
     Raises: BadRequest.
     """
     page: list[PreparedItem] = []
-    page_messages = 0
+    page_message_count = 0
     for item in islice(_read_items(file, format, source_user), position, None):
         if isinstance(item, SourceConversation):
-            page_messages += len(item.messages)
+            page_message_count += len(item.messages)
             draft = draft_import(item, format, hasher, now, oldest)
             page.append(
                 PreparedItem(draft, None) if isinstance(draft, Unreadable) else PreparedItem(item, draft)
             )
         else:
             page.append(PreparedItem(item, None))
-        if len(page) >= _PAGE_ITEMS or page_messages >= _PAGE_MESSAGES:
+        if len(page) >= _PAGE_ITEMS or page_message_count >= _PAGE_MESSAGES:
             yield page
             page = []
-            page_messages = 0
+            page_message_count = 0
     yield page
 
 
@@ -98,11 +99,11 @@ def survey_file(
     Raises: BadRequest.
     """
     counts = _SurveyCounts(format or detect_format(file), now)
-    page_messages = 0
+    page_message_count = 0
     for item in _read_items(file, counts.format, source_user):
-        page_messages += counts.add(item)
-        if page_messages >= _SURVEY_MESSAGES:
-            page_messages = 0
+        page_message_count += counts.add(item)
+        if page_message_count >= _SURVEY_MESSAGES:
+            page_message_count = 0
             yield None
     yield counts.make_survey()
 
@@ -114,7 +115,9 @@ class _SurveyCounts:
         """Begins with nothing counted. now: the present time in seconds since the epoch; a later time counts as now."""
         self.format = format
         self._now = now
-        self._conversations = self._messages = self._facts = 0
+        self._conversation_count = 0
+        self._message_count = 0
+        self._fact_count = 0
         # The users that the facts name.
         self._users: set[str | None] = set()
         # The first and the last time in the file; None: the file has no time.
@@ -124,29 +127,29 @@ class _SurveyCounts:
     def add(self, item: Source) -> int:
         """Counts an item. Returns by how much it fills a page: the number of its messages, or 1."""
         if isinstance(item, SourceFact):
-            self._facts += 1
+            self._fact_count += 1
             self._users.add(item.user)
             self._add_times([item.at])
             return 1
         if isinstance(item, SourceConversation):
-            self._conversations += 1
-            self._messages += len(item.messages) + item.skipped_count
+            self._conversation_count += 1
+            self._message_count += len(item.messages) + item.skipped_count
             self._add_times(
                 [item.begun_at if message.at is None else message.at for message in item.messages]
             )
             return max(1, len(item.messages))
         if self.format in FACT_FORMATS:
-            self._facts += 1
+            self._fact_count += 1
         else:
-            self._conversations += 1
-        self._messages += item.message_count
+            self._conversation_count += 1
+        self._message_count += item.message_count
         return 1
 
     def _add_times(self, times: Iterable[float | None]) -> None:
-        known = [min(at, self._now) for at in (self._first_at, self._last_at, *times) if at is not None]
-        if known:
-            self._first_at = min(known)
-            self._last_at = max(known)
+        known_times = [min(at, self._now) for at in (self._first_at, self._last_at, *times) if at is not None]
+        if known_times:
+            self._first_at = min(known_times)
+            self._last_at = max(known_times)
 
     def make_survey(self) -> Survey:
         """Returns the counts. Raises: BadRequest: the file cannot be imported."""
@@ -154,12 +157,12 @@ class _SurveyCounts:
             raise BadRequest(
                 "The file has facts of several users; name one by source_user.", param="source_user"
             )
-        if not self._conversations and not self._facts:
+        if not self._conversation_count and not self._fact_count:
             raise BadRequest("This file cannot be imported: there is nothing in it.", param="file")
         progress = ImportProgress(
-            conversations=ImportCounts(self._conversations),
-            messages=ImportCounts(self._messages),
-            facts=ImportCounts(self._facts),
+            conversations=ImportCounts(self._conversation_count),
+            messages=ImportCounts(self._message_count),
+            facts=ImportCounts(self._fact_count),
             first_at=self._first_at,
             last_at=self._last_at,
         )

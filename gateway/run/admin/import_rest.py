@@ -10,10 +10,11 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
-T = TypeVar("T")
+_ResultT = TypeVar("_ResultT")
 
-# The rest of an import after a step, as a multiple of the step's time: in an idle gateway, and in a busy one.
+# The rest of an import after a step in an idle gateway, as a multiple of the step's time.
 _LEAST_REST_FACTOR: Final = 3
+# The same in a busy gateway.
 _MOST_REST_FACTOR: Final = 4
 # The same after a page of the survey in a busy gateway. The client waits for the survey, so this is less.
 _SURVEY_REST_FACTOR: Final = 1
@@ -39,7 +40,7 @@ class ImportRest(Struct, frozen=True):
         else:
             await self._wait_idle(_INDEX_REST_S)
 
-    async def rest_after(self, work: Awaitable[T]) -> T:
+    async def rest_after(self, work: Awaitable[_ResultT]) -> _ResultT:
         """Returns the result of a step of an import, after a rest that is longer than the step took.
 
         The rest is longest while a request is being answered.
@@ -53,7 +54,8 @@ class ImportRest(Struct, frozen=True):
         return result
 
     async def _wait_idle(self, most_s: float) -> None:
-        assert self.idle is not None  # the callers have looked
+        # The callers have looked.
+        assert self.idle is not None
         with suppress(TimeoutError):
             async with asyncio.timeout(most_s):
                 await self.idle.wait()

@@ -30,8 +30,8 @@ class JobOperations(Struct, frozen=True):
     async def show_all(self, raw: RawArguments) -> list[dict[str, Any]]:
         """Returns jobs, the newest first. `state`: only jobs in this state; `job`: only the job with this number."""
         arguments = Arguments(raw)
-        if (id := arguments.read_optional_number("job")) is not None:
-            job = await self.store.jobs.find(id)
+        if (job_id := arguments.read_optional_number("job")) is not None:
+            job = await self.store.jobs.find(job_id)
             return [] if job is None else [_render_job(job)]
         state = arguments.read_raw("state")
         if state is not None and state not in list(JobState):
@@ -44,11 +44,12 @@ class JobOperations(Struct, frozen=True):
 
     async def show(self, raw: RawArguments) -> dict[str, Any]:
         """Returns a job with its steps. Raises: BadRequest: there is no such job."""
-        id = Arguments(raw).read_number("job")
-        job = await self.store.jobs.find(id)
+        job_id = Arguments(raw).read_number("job")
+        job = await self.store.jobs.find(job_id)
         if job is None:
-            raise BadRequest(f"there is no job {id}; `mnemogate jobs` shows them", param="job")
-        return {**_render_job(job), "steps": [asdict(step) for step in await self.store.jobs.list_steps(id)]}
+            raise BadRequest(f"there is no job {job_id}; `mnemogate jobs` shows them", param="job")
+        steps = await self.store.jobs.list_steps(job_id)
+        return {**_render_job(job), "steps": [asdict(step) for step in steps]}
 
     async def retry(self, raw: RawArguments) -> dict[str, Any]:
         """Makes a job due now, even if it has failed for good. Raises: BadRequest: there is no such job to run."""
@@ -56,7 +57,7 @@ class JobOperations(Struct, frozen=True):
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
         """Deletes a job. Raises: BadRequest: there is no such job."""
-        return await self._change_job(raw, lambda id: cancel_job(self.store, id, self.now()))
+        return await self._change_job(raw, lambda job_id: cancel_job(self.store, job_id, self.now()))
 
     async def _change_job(self, raw: RawArguments, change: Callable[[int], Awaitable[Job]]) -> dict[str, Any]:
         """Returns the job that the argument `job` names, after a change. Raises: BadRequest."""
@@ -66,11 +67,11 @@ class JobOperations(Struct, frozen=True):
             raise BadRequest(f"{error.message}; `mnemogate jobs` shows them", param="job") from error
 
 
-async def cancel_job(store: Store, id: int, at: float) -> Job:
+async def cancel_job(store: Store, job_id: int, at: float) -> Job:
     """Deletes a job. A batch ends with its job, since nothing else would end the batch. Raises: NotFound."""
-    job = await store.jobs.find(id)
+    job = await store.jobs.find(job_id)
     if job is None or job.kind != BATCH_JOB:
-        return await store.jobs.cancel(id)
+        return await store.jobs.cancel(job_id)
     await store.batches.cancel(await store.batches.get(None, job.key), at, deletes_job=True)
     return job
 

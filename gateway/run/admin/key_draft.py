@@ -18,7 +18,8 @@ from storage.sql.keys import IssuedKey, Keys
 ALL_PROJECTS = ""
 _OPERATOR_KINDS = (OPERATOR, OPERATOR_READ)
 # The names under which the keys of the settings are stored. A new key in the settings replaces the one of its name.
-SETTINGS_KEY, SETTINGS_OPERATOR_KEY = "server.key", "server.operator_key"
+SETTINGS_KEY = "server.key"
+SETTINGS_OPERATOR_KEY = "server.operator_key"
 _KEY_KINDS: Final = ("metrics", *_OPERATOR_KINDS)
 
 
@@ -89,15 +90,15 @@ def check_opens(opens: str | None, **bounds: object) -> None:
             raise BadRequest(f"A key that opens metrics or /v1/manage has no {field}.", param=field)
 
 
-def _check_reserved_names(name: str, before: str) -> None:
+def _check_reserved_names(name: str, present_name: str) -> None:
     """Checks that the keys in the settings keep their names, and that no other key gets one of them.
 
-    before: the name that the key has now.
+    present_name: the name that the key has now.
 
     Raises: BadRequest.
     """
     for reserved in (SETTINGS_KEY, SETTINGS_OPERATOR_KEY):
-        if name != before and reserved in (name, before):
+        if name != present_name and reserved in (name, present_name):
             raise BadRequest(
                 f"The name {reserved} is that of the key in the settings, and of no other.", param="name"
             )

@@ -24,11 +24,13 @@ from storage.sql.keys import Keys
 from storage.sql.usage import Usage
 from storage.usage_records import COUNTERS, UsageQuery
 
-# The fields with which a key is changed, and with which one is added.
+# The fields with which a key is changed.
 _CHANGE_FIELDS: Final = ("name", "memory", "models", "user", "expires_at")
+# The fields with which a key is added.
 _ADD_FIELDS: Final = (*_CHANGE_FIELDS, "project", "opens", "limits")
-# The seconds for which the secret before a rotation is good: a day by default, and 30 days at most.
+# The seconds for which the secret before a rotation is good by default: a day.
 _OVERLAP_S: Final = 86_400
+# The most such seconds: 30 days.
 _MAX_OVERLAP_S: Final = 2_592_000
 
 
@@ -67,7 +69,8 @@ class KeyManagement(Struct, frozen=True):
         if not isinstance(limits, list) or not all(isinstance(limit, dict) for limit in limits):
             raise BadRequest("limits must be a list of objects.", param="limits")
         check_opens(key.opens, limits=limits or None)
-        for limit in limits:  # checked before the key is created; they are added after it
+        # They are checked before the key is created, and added after it.
+        for limit in limits:
             check_names(limit, TERM_FIELDS)
             self.limits.parse(limit, key.project)
         return limits
@@ -78,18 +81,18 @@ class KeyManagement(Struct, frozen=True):
         await self._get(id, project)
         try:
             # The key is read where it is written, so that of two changes none takes back the other's.
-            changed = await self.keys.change(id, lambda key: with_fields(raw, key))
+            changed_key = await self.keys.change(id, lambda key: with_fields(raw, key))
         except NotFound as error:
             raise UnknownId(f"There is no key {id} in use.") from error
-        return _render_key(changed)
+        return _render_key(changed_key)
 
     async def rotate(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Gives a key another secret. Returns the key with that secret. Raises: BadRequest, UnknownId."""
         check_names(raw, ("overlap_s",))
-        overlap = raw.get("overlap_s", _OVERLAP_S)
-        if type(overlap) is not int or not 0 <= overlap <= _MAX_OVERLAP_S:
+        overlap_s = raw.get("overlap_s", _OVERLAP_S)
+        if type(overlap_s) is not int or not 0 <= overlap_s <= _MAX_OVERLAP_S:
             raise BadRequest(
-                f"overlap_s must be from 0 to {_MAX_OVERLAP_S}, saw {overlap!r}.", param="overlap_s"
+                f"overlap_s must be from 0 to {_MAX_OVERLAP_S}, saw {overlap_s!r}.", param="overlap_s"
             )
         if self.keys.has_expired(await self._get(id, project)):
             raise BadRequest(
@@ -97,7 +100,7 @@ class KeyManagement(Struct, frozen=True):
                 param="expires_at",
             )
         try:
-            key, secret = await self.keys.rotate(id, overlap)
+            key, secret = await self.keys.rotate(id, overlap_s)
         except NotFound as error:
             raise UnknownId(f"There is no key {id} in use.") from error
         return {**_render_key(key), "secret": secret}
@@ -110,7 +113,8 @@ class KeyManagement(Struct, frozen=True):
     async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Revokes a key. A key that is revoked already stays revoked. Raises: UnknownId."""
         await self._get(id, project)
-        with suppress(NotFound):  # it is revoked already
+        # The key may be revoked already.
+        with suppress(NotFound):
             await self.keys.revoke_by_id(id)
         return {"id": id, "object": "key", "deleted": True}
 

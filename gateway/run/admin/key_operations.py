@@ -66,11 +66,11 @@ class KeyOperations(Struct, frozen=True):
 
 def _read_opens(arguments: Arguments) -> str | None:
     """Returns `Key.opens` for a new key. Raises: BadRequest."""
-    opened = [name for name in ("metrics", "operator") if arguments.read_flag(name)]
-    if len(opened) > 1:
+    kinds = [name for name in ("metrics", "operator") if arguments.read_flag(name)]
+    if len(kinds) > 1:
         raise BadRequest("A key opens /metrics or the page, not both.", param="operator")
-    if arguments.read_flag("read") and "operator" not in opened:
+    if arguments.read_flag("read") and "operator" not in kinds:
         raise BadRequest("Only a key of an operator can be one that changes nothing.", param="read")
-    if not opened:
+    if not kinds:
         return None
-    return OPERATOR_READ if arguments.read_flag("read") else opened[0]
+    return OPERATOR_READ if arguments.read_flag("read") else kinds[0]

@@ -21,7 +21,8 @@ from storage.usage_records import PERIODS, REFUSE, UNITS, UsageLimit
 TERM_FIELDS: Final = ("user", "unit", "per", "most", "then")
 _FIELDS: Final = ("project", "key", *TERM_FIELDS)
 _CHANGE_FIELDS: Final = ("most", "then")
-_MAX_AMOUNT: Final = 1e15  # exact as a database's number, and above all real usage
+# The highest amount: exact as a database's number, and above all real usage.
+_MAX_AMOUNT: Final = 1e15
 
 
 class LimitOperations(Struct, frozen=True):

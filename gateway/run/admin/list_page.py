@@ -14,8 +14,10 @@ from storage.listing import FIRST_PAGE, PageEnd
 _Item = TypeVar("_Item")
 _First = TypeVar("_First", int, None)
 
-# The items of a page where the client names no limit, and the highest limit.
-PAGE_LIMIT, MAX_PAGE_LIMIT = 50, 200
+# The items of a page where the client names no limit.
+PAGE_LIMIT = 50
+# The highest limit.
+MAX_PAGE_LIMIT = 200
 # The lines of a page of the command line, which asks for one page after the other.
 PAGE_LINES = 200
 

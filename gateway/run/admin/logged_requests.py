@@ -29,13 +29,15 @@ class LoggedRequests(Struct, frozen=True):
 
     def find_resent(self, requests: Iterable[RequestRecord]) -> dict[str, RequestRecord]:
         """Returns, for requests that got the stored reply of an earlier request in the log, the first such request."""
-        ended = self._list_ended_with_turn()
-        first_by_turn = {(each.memory_uid, each.exchange_row): each for each in ended}
+        ended_requests = self._list_ended_with_turn()
+        first_by_turn = {(each.memory_uid, each.exchange_row): each for each in ended_requests}
         ids = {each.id for each in requests}
-        firsts = [
-            (each, first_by_turn[each.memory_uid, each.exchange_row]) for each in ended if each.id in ids
+        pairs = [
+            (each, first_by_turn[each.memory_uid, each.exchange_row])
+            for each in ended_requests
+            if each.id in ids
         ]
-        return {each.id: make_logged_record(first) for each, first in firsts if first is not each}
+        return {each.id: make_logged_record(first) for each, first in pairs if first is not each}
 
     def find_unsearched(self, requests: Iterable[RequestRecord]) -> set[str]:
         """Returns the ids of requests with memory on that did not search it, since they asked nothing new."""
@@ -46,11 +48,13 @@ class LoggedRequests(Struct, frozen=True):
 
     def list_later(self, request: str, memory: str | None) -> Sequence[RequestRecord]:
         """Returns the requests of the log that sent a request again later, newest first. memory: the memory's uid."""
-        ended = [each for each in self._list_ended_with_turn() if each.memory_uid == memory]
-        exchange_row = next((each.exchange_row for each in ended if each.id == request), None)
-        of_same_turn = [each for each in ended if each.exchange_row == exchange_row]
-        later = itertools.takewhile(lambda each: each.id != request, of_same_turn)
-        return [] if exchange_row is None else [make_logged_record(each) for each in later]
+        memory_requests = [each for each in self._list_ended_with_turn() if each.memory_uid == memory]
+        exchange_row = next((each.exchange_row for each in memory_requests if each.id == request), None)
+        if exchange_row is None:
+            return []
+        turn_requests = [each for each in memory_requests if each.exchange_row == exchange_row]
+        later_requests = itertools.takewhile(lambda each: each.id != request, turn_requests)
+        return [make_logged_record(each) for each in later_requests]
 
     def _list_ended_with_turn(self) -> Sequence[LoggedRequest]:
         """Returns the requests of the log with a known turn, the newest first."""

@@ -58,8 +58,9 @@ class LostWords(Struct, frozen=True):
         """Returns the result of `collect_words` for a fact and the facts that it replaced."""
         if not page.before:
             return ""
-        replaced = await self._views.facts.list_replaced(project, uid, page)
-        return await self.collect_words(project, uid, list_corrected_texts(page, replaced), page.fact.text)
+        replaced_facts = await self._views.facts.list_replaced(project, uid, page)
+        old_texts = list_corrected_texts(page, replaced_facts)
+        return await self.collect_words(project, uid, old_texts, page.fact.text)
 
     async def collect_words(
         self, project: str | None, uid: str, old_texts: Sequence[str], new_text: str
@@ -68,27 +69,30 @@ class LostWords(Struct, frozen=True):
 
         Old texts that have lost no word are passed over.
 
-        old_texts, new_text: as for `count_remaining`.
+        old_texts: the same as for `count_remaining`.
+        new_text: the same as for `count_remaining`.
         """
         agent = await get_agent(self._views.store, project, uid)
-        lost = await self._list_lost(agent, old_texts, new_text)
-        return " ".join(lost[0]) if lost else ""
+        lost_words = await self._list_lost(agent, old_texts, new_text)
+        return " ".join(lost_words[0]) if lost_words else ""
 
     async def find_outdated(
         self, project: str | None, uid: str, facts: Sequence[FactRecord], hits: Sequence[HitRecord]
     ) -> list[OutdatedHit]:
         """Returns the hits that still have all words which one of some facts has lost."""
-        outdated: list[OutdatedHit] = []
-        for fact in facts if hits else ():  # each fact is a read
+        outdated_hits: list[OutdatedHit] = []
+        # Each fact is a read.
+        for fact in facts if hits else ():
             try:
                 page = await self._views.facts.show(project, uid, fact.seq)
             except UnknownId:
-                continue  # it was forgotten meanwhile
+                # It was forgotten meanwhile.
+                continue
             if words := await self.collect_words_of_fact(project, uid, page):
-                outdated += [
+                outdated_hits += [
                     OutdatedHit(hit, words, fact) for hit in hits if hit.text and has_words(hit.text, words)
                 ]
-        return outdated
+        return outdated_hits
 
     async def count_remaining(
         self, project: str | None, uid: str, old_texts: Sequence[str], new_text: str
@@ -104,13 +108,13 @@ class LostWords(Struct, frozen=True):
         Returns None if no word was lost, if a search took too long, or if the only texts may be not indexed yet.
         """
         agent = await get_agent(self._views.store, project, uid)
-        lost = await self._list_lost(agent, old_texts, new_text)
-        if not lost:
+        lost_words = await self._list_lost(agent, old_texts, new_text)
+        if not lost_words:
             return None
         blocks = await self._views.blocks.list_by_row(agent.id)
-        whole_queries = list(dict.fromkeys(" ".join(words) for words in lost))[:MAX_WORDS_ALONE]
+        whole_queries = list(dict.fromkeys(" ".join(words) for words in lost_words))[:MAX_WORDS_ALONE]
         with_all_words = await self.word_counts.count(agent, blocks, whole_queries)
-        few_words = [words for words in lost if len(words) <= _FEW_LOST_WORDS]
+        few_words = [words for words in lost_words if len(words) <= _FEW_LOST_WORDS]
         single_words = list(dict.fromkeys(word for words in few_words for word in words))[:MAX_WORDS_ALONE]
         if with_all_words is None or with_all_words.total or single_words in ([], whole_queries):
             return with_all_words
@@ -167,13 +171,15 @@ class LostWords(Struct, frozen=True):
         """
         # The words with which every learned statement begins are none of its own: others have them rightly.
         stated_texts = [old.removeprefix(STATEMENT) for old in old_texts]
-        lost = [words for old in stated_texts if (words := list_lost_words(old, new_text))]
-        if not any(words[1:] for words in lost):
-            return lost
+        lost_words = [words for old in stated_texts if (words := list_lost_words(old, new_text))]
+        if not any(words[1:] for words in lost_words):
+            return lost_words
         facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
         # In a thread, since a hundred facts take some milliseconds.
         return await asyncio.to_thread(
-            lambda: [[word for word in words if not _is_usual_word(word, facts)] or words for words in lost]
+            lambda: [
+                [word for word in words if not _is_usual_word(word, facts)] or words for words in lost_words
+            ]
         )
 
 
@@ -200,5 +206,5 @@ def _is_usual_word(word: str, facts: Sequence[Fact]) -> bool:
     """Returns whether a word designates the person, or most facts have it. facts: the newest facts of the memory."""
     if DESIGNATIONS.issuperset(list_folded_words(word)):
         return True
-    with_word = sum(has_words(fact.text, word) for fact in facts)
-    return len(facts) >= _FEWEST_FACTS and 2 * with_word > len(facts)
+    count_with_word = sum(has_words(fact.text, word) for fact in facts)
+    return len(facts) >= _FEWEST_FACTS and 2 * count_with_word > len(facts)

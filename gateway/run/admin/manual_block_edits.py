@@ -36,7 +36,7 @@ class ManualBlockEdits(Struct, frozen=True):
         if value == block.value:
             return block
         try:
-            written = await self.store.blocks.write(
+            written_block = await self.store.blocks.write(
                 block.id, version, value, at=self.now(), origin=editor.origin
             )
         except NotFound as error:
@@ -48,33 +48,39 @@ class ManualBlockEdits(Struct, frozen=True):
             ) from error
         except WriteConflict as error:
             raise _make_version_conflict(label) from error
-        await note_edit(self.store, self.now(), editor, "edit", uid, AuditedVersion(label, written.version))
-        return written
+        await note_edit(
+            self.store, self.now(), editor, "edit", uid, AuditedVersion(label, written_block.version)
+        )
+        return written_block
 
     async def undo(self, editor: Editor, uid: str, label: str, version: int) -> Block:
         """Takes back the last change of a block."""
         block = await self._get_block(editor, uid, label, version)
         try:
-            undone = await self.store.blocks.undo(block.id, at=self.now(), version=version)
+            undone_block = await self.store.blocks.undo(block.id, at=self.now(), version=version)
         except NotFound as error:
-            await self._get_block(editor, uid, label, version)  # raises if the block was forgotten meanwhile
+            # Raises if the block was forgotten meanwhile.
+            await self._get_block(editor, uid, label, version)
             raise BadRequest("The block has no change left to undo.", param="version") from error
         except BlockOverLimit as error:
             raise BadRequest(UNDO_OVER_LIMIT, param="version") from error
         except WriteConflict as error:
             raise _make_version_conflict(label) from error
-        await note_edit(self.store, self.now(), editor, "undo", uid, AuditedVersion(label, undone.version))
-        return undone
+        await note_edit(
+            self.store, self.now(), editor, "undo", uid, AuditedVersion(label, undone_block.version)
+        )
+        return undone_block
 
     async def restore(self, editor: Editor, uid: str, label: str, version: int, to: int) -> Block:
         """Brings back the value of an older version."""
         block = await self._get_block(editor, uid, label, version)
         try:
-            restored = await self.store.blocks.restore(
+            restored_block = await self.store.blocks.restore(
                 block.id, version, to, at=self.now(), origin=editor.origin
             )
         except NotFound as error:
-            await self._get_block(editor, uid, label, version)  # raises if the block was forgotten meanwhile
+            # Raises if the block was forgotten meanwhile.
+            await self._get_block(editor, uid, label, version)
             raise BadRequest(
                 f"The block has no version {to} that could be brought back.", param="to"
             ) from error
@@ -82,9 +88,9 @@ class ManualBlockEdits(Struct, frozen=True):
             raise BadRequest(f"Version {to} is longer than the block’s limit now.", param="to") from error
         except WriteConflict as error:
             raise _make_version_conflict(label) from error
-        what = AuditedVersion(label, restored.version, restored=to)
+        what = AuditedVersion(label, restored_block.version, restored=to)
         await note_edit(self.store, self.now(), editor, "restore", uid, what)
-        return restored
+        return restored_block
 
     async def _get_block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
         store = self.store

@@ -38,5 +38,5 @@ async def get_memory(store: Store, project: str | None, uid: str) -> FoundMemory
 async def load_other_profiles(store: Store, scope: Scope) -> list[str]:
     """Returns the other profiles in which a user has a memory."""
     memories = await store.forget_targets.list_memories(scope.project, None, scope.subject)
-    agents = [await store.agents.find_by_id(id) for id in memories]
+    agents = [await store.agents.find_by_id(row) for row in memories]
     return [each.scope.profile for each in agents if each is not None and each.scope != scope]

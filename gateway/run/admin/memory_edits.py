@@ -61,10 +61,10 @@ class MemoryEdits(Struct, frozen=True):
         """
         text = read_fact_text(text)
         now = self.now()
-        replaces: list[int] = []
+        replaced_rows: list[int] = []
         if always:
             _check_room(text, now, param="text")
-            replaces = find_replaced_rows(text, await self.store.facts.list_standing(agent.id))
+            replaced_rows = find_replaced_rows(text, await self.store.facts.list_standing(agent.id))
         try:
             remembered = await self.store.facts.remember(
                 agent,
@@ -73,7 +73,7 @@ class MemoryEdits(Struct, frozen=True):
                 editor.origin,
                 now,
                 standing=always,
-                replaces=replaces,
+                replaces=replaced_rows,
             )
         except NotFound as error:
             raise MemoryNotFound from error
@@ -92,9 +92,9 @@ class MemoryEdits(Struct, frozen=True):
         agent = await get_agent(self.store, editor.project, uid)
         fact, is_new = await self.remember_fact(editor, agent, text, always=always)
         if not is_new:
-            muted = ", and is not mentioned" if fact.muted else ""
-            kept = " The preview of a forgetting can keep it." if fact.sources else ""
-            raise FactExists(f"Nothing was added: fact {fact.seq} says so already{muted}.{kept}", fact.seq)
+            state = ", and is not mentioned" if fact.muted else ""
+            advice = " The preview of a forgetting can keep it." if fact.sources else ""
+            raise FactExists(f"Nothing was added: fact {fact.seq} says so already{state}.{advice}", fact.seq)
         return fact
 
     async def correct_fact(self, editor: Editor, uid: str, seq: int, text: str) -> Fact:
@@ -145,13 +145,13 @@ class MemoryEdits(Struct, frozen=True):
         if fact is None:
             raise _make_unknown_fact_error()
         now = self.now()
-        replaces: list[int] = []
+        replaced_rows: list[int] = []
         if is_always:
             _check_room(fact.text, fact.valid_from, param="always")
-            replaces = find_replaced_rows(fact.text, await self.store.facts.list_standing(agent.id))
+            replaced_rows = find_replaced_rows(fact.text, await self.store.facts.list_standing(agent.id))
         try:
             fact = await self.store.facts.set_standing(
-                agent.id, seq, is_standing=is_always, replaces=replaces, at=now
+                agent.id, seq, is_standing=is_always, replaces=replaced_rows, at=now
             )
         except NotFound as error:
             raise _make_unknown_fact_error() from error
@@ -174,7 +174,8 @@ class MemoryEdits(Struct, frozen=True):
         """Adds a fact. Returns it."""
         arguments = Arguments(raw)
         uid = await self._get_uid(arguments)
-        text, always = arguments.read_text("text"), arguments.read_flag("always")
+        text = arguments.read_text("text")
+        always = arguments.read_flag("always")
         return asdict(await self.add_fact(Editor(COMMAND), uid, text, always=always))
 
     async def correct(self, raw: RawArguments) -> dict[str, Any]:
@@ -202,9 +203,9 @@ class MemoryEdits(Struct, frozen=True):
 
     async def _audit_replaced(self, editor: Editor, agent: Agent, fact: Fact, at: float) -> None:
         """Notes in the audit which facts a fact has replaced. at: when it did, in seconds since the epoch."""
-        for replaced in await self.store.facts.list_replaced(agent.id, fact.id):
-            if replaced.ended_at == at:
-                await self._audit(editor, "correct", agent.uid, AuditedFact(replaced.seq, fact.seq))
+        for replaced_fact in await self.store.facts.list_replaced(agent.id, fact.id):
+            if replaced_fact.ended_at == at:
+                await self._audit(editor, "correct", agent.uid, AuditedFact(replaced_fact.seq, fact.seq))
 
     async def _audit(self, editor: Editor, action: AuditAction, uid: str, what: str | AuditedFact) -> None:
         await note_edit(self.store, self.now(), editor, action, uid, what)

@@ -107,7 +107,7 @@ class MemoryExport(Struct, frozen=True):
                     part = ConversationPart(conversation != last_conversation, items)
                     yield ReadablePart("messages", part)
                     last_conversation = conversation
-        await self.transfer.check_is_there(agent)
+        await self.transfer.check_not_forgotten(agent)
         yield ReadablePart("foot", None)
 
     async def _read_records(self, agent: Agent, kind: str) -> AsyncIterator[list[TransferRecord]]:

@@ -108,25 +108,25 @@ class MemoryForgetting:
         preview = await self.previews.make(memory, part)
         _check_confirmed(preview, confirm)
         retained_facts = [each for each in preview.facts or () if each.seq in keep]
-        retained = [each.seq for each in retained_facts]
-        erased = await name_erased(
-            self._store, memory.id, part.target, _list_names_in_audit(kind, preview), retained
+        retained_seqs = [each.seq for each in retained_facts]
+        erased_names = await name_erased(
+            self._store, memory.id, part.target, _list_names_in_audit(kind, preview), retained_seqs
         )
         try:
-            if missing := {*keep}.difference(retained):
-                raise WriteConflict(f"fact {min(missing)} is none of those that would go")
+            if unknown_seqs := {*keep}.difference(retained_seqs):
+                raise WriteConflict(f"fact {min(unknown_seqs)} is none of those that would go")
             forgetting_id = await self._store.forgetting.begin(
-                memory.id, part.target, keeps_pause=True, retained_facts=retained
+                memory.id, part.target, keeps_pause=True, retained_facts=retained_seqs
             )
         except WriteConflict as error:
             raise Conflict(f"Nothing was forgotten: {error.message}.", param="keep") from error
         task = self._tasks.start(self._carry_out(forgetting_id))
         at = self._now()
-        await note_retained(self._store, at, editor.actor, uid, retained)
-        await note_forgetting(self._store, at, editor.actor, uid, erased)
-        done, _ = await asyncio.wait({task}, timeout=self._call_s)
-        swept = task.result() if done else None
-        return _make_result(memory.scope, preview, retained_facts, swept)
+        await note_retained(self._store, at, editor.actor, uid, retained_seqs)
+        await note_forgetting(self._store, at, editor.actor, uid, erased_names)
+        await asyncio.wait({task}, timeout=self._call_s)
+        is_swept = task.result() if task.done() else None
+        return _make_result(memory.scope, preview, retained_facts, is_swept)
 
     async def aclose(self) -> None:
         """Stops the forgettings that are under way. The next start resumes them."""
@@ -151,35 +151,38 @@ class MemoryForgetting:
 
 def _check_confirmed(preview: ForgetPreview, confirm: str | None) -> None:
     """Checks the number that confirms. Raises: Conflict: it is wrong. confirm: the typed text; None: no text."""
-    typed = (confirm or "").strip()
-    if preview.confirm is not None and typed != preview.confirm:
+    typed_text = (confirm or "").strip()
+    if preview.confirm is not None and typed_text != preview.confirm:
         noun = "texts" if preview.target.kind == "texts" else "messages"
         raise Conflict(
-            f"Nothing was forgotten: {preview.confirm} {noun} would go now, not “{typed}”.", param="confirm"
+            f"Nothing was forgotten: {preview.confirm} {noun} would go now, not “{typed_text}”.",
+            param="confirm",
         )
 
 
 def _make_result(
-    scope: Scope, preview: ForgetPreview, retained_facts: Sequence[ErasedFactRecord], swept: bool | None
+    scope: Scope, preview: ForgetPreview, retained_facts: Sequence[ErasedFactRecord], is_swept: bool | None
 ) -> ForgetResult:
     """Returns the result of a forgetting.
 
     retained_facts: the facts of the preview that stay.
-    swept: True: the database has no old copies; None: the forgetting goes on.
+    is_swept: True: the database has no old copies; None: the forgetting goes on.
     """
-    retained = tuple(each.seq for each in retained_facts)
-    corrections = [each for each in preview.facts or () if each.corrected_by and each.seq not in retained]
+    retained_seqs = tuple(each.seq for each in retained_facts)
+    corrections = [
+        each for each in preview.facts or () if each.corrected_by and each.seq not in retained_seqs
+    ]
     return ForgetResult(
-        done=swept is not None,
-        swept=bool(swept),
+        done=is_swept is not None,
+        swept=bool(is_swept),
         messages=preview.will_go.messages,
         command=preview.command
         and "\n".join([preview.command, *(_render_add_command(scope, each) for each in retained_facts)]),
         texts=len(preview.texts) if preview.texts else UNSET,
         text_counts=Counter(text.kind for text in preview.texts) if preview.texts else UNSET,
-        facts=preview.more_facts - len(retained) or UNSET,
+        facts=preview.more_facts - len(retained_seqs) or UNSET,
         corrections=len(corrections) or UNSET,
-        kept=retained or UNSET,
+        kept=retained_seqs or UNSET,
     )
 
 
@@ -192,10 +195,10 @@ def _list_names_in_audit(kind: TargetKind, preview: ForgetPreview) -> list[str]:
             else render_audited_part(text.kind, text.seq)
             for text in preview.texts
         ]
-    id = preview.target.id
+    part_id = preview.target.id
     if kind == "version":
-        return [str(AuditedVersion(*VersionId.parse(id)))]
-    return ["all" if kind == "all" else render_audited_part(kind, id)]
+        return [str(AuditedVersion(*VersionId.parse(part_id)))]
+    return ["all" if kind == "all" else render_audited_part(kind, part_id)]
 
 
 def _render_add_command(scope: Scope, fact: ErasedFactRecord) -> str:

@@ -45,9 +45,11 @@ from storage.listing import Page, PageEnd, PassageFilter
 from storage.operator_records import FoundMemory, SizedMemory
 from storage.sql.store import Store
 
-# The most facts, conversations and passages that the page of a memory shows.
+# The most facts that the page of a memory shows.
 _SHOWN_FACTS = 20
+# The most conversations that it shows.
 _SHOWN_CONVERSATIONS = 10
+# The most passages that it shows.
 _SHOWN_PASSAGES = 5
 # The number of people, those with the newest turns, whose ids and blocks are searched for a name. Names have no index.
 NAMESAKES_AMONG = 500
@@ -216,15 +218,16 @@ class MemoryViews:
     ) -> list[SizedMemory]:
         """Returns the memories of agents with a name or id that begins with `q`, those with the newest turns first."""
         pages = self.store.memory_pages
-        if _AGENT_ID_PREFIX.startswith(q):  # `q` is a beginning of all ids
+        # `q` may be a beginning of all ids.
+        if _AGENT_ID_PREFIX.startswith(q):
             return await pages.list_memories(project, "agent:", before=before, limit=limit)
         agents = await pages.list_agents_named(project, q, before=before, limit=limit)
         if q.startswith(_AGENT_ID_PREFIX):
             # Subjects have an agent's id without its kind and dashes.
             prefix = f"agent:{q[len(_AGENT_ID_PREFIX) :].replace('-', '')}"
-            by_id = await pages.list_memories(project, prefix, before=before, limit=limit)
-            distinct = {agent.id: agent for agent in (*agents, *by_id)}.values()
-            agents = sorted(distinct, key=lambda agent: agent.end, reverse=True)
+            agents_with_id = await pages.list_memories(project, prefix, before=before, limit=limit)
+            distinct_agents = {agent.id: agent for agent in (*agents, *agents_with_id)}.values()
+            agents = sorted(distinct_agents, key=lambda agent: agent.end, reverse=True)
         return agents[:limit]
 
 

@@ -121,10 +121,11 @@ class Move:
 
     async def _move_usage(self) -> None:
         """Moves limits and usage. The keys were moved before, and have other numbers in the target."""
-        source, target = self.source.move_source, self.target.move_target
+        source = self.source.move_source
+        target = self.target.move_target
         target_ids = await self.target.keys.load_numbers()
         source_ids = await self.source.keys.load_numbers()
-        keys = {id: target_ids[digest] for digest, id in source_ids.items() if digest in target_ids}
+        keys = {key_id: target_ids[digest] for digest, key_id in source_ids.items() if digest in target_ids}
         await target.put_limits(await self.source.limits.list(), keys)
         after = _FIRST_USAGE_KEY
         while rows := await source.list_usage(after):
@@ -144,14 +145,15 @@ class Move:
             )
         for store in (self.source, self.target):
             # Until they are complete, a copy that a killed move was removing would still have its public ids.
-            for id in await store.forgetting.list_unfinished():
-                await store.forgetting.run(id)
+            for forgetting_id in await store.forgetting.list_unfinished():
+                await store.forgetting.run(forgetting_id)
 
     async def _move_memory(self, agent: Agent, outcome: MoveOutcome) -> None:
         """Moves one memory, and counts it."""
         copy = await self.target.agents.find(agent.scope)
         if copy is not None and copy.uid == agent.uid:
-            source, target = self.source.move_source, self.target.move_target
+            source = self.source.move_source
+            target = self.target.move_target
             if await target.find_moved_digest(copy.id) == await source.compute_state_digest(agent.id):
                 outcome.already_there += 1
             else:
@@ -173,18 +175,18 @@ class Move:
         target = TransferOperations(self.target, follow_up_jobs=self.follow_up_jobs)
         # Read first: a change of the memory during the copy may be missing in the copy, and shows in the digest.
         state_digest = await self.source.move_source.compute_state_digest(agent.id)
-        read_to: ExportPosition | None = None
-        written_to: ImportPosition | None = None
+        export_position: ExportPosition | None = None
+        import_position: ImportPosition | None = None
         is_end = False
         while not is_end:
-            page, read_to = await source.read_page(agent, read_to)
-            is_end = read_to is None
+            page, export_position = await source.read_page(agent, export_position)
+            is_end = export_position is None
             # Blocks, tools and the like that are attached may not be in the target yet.
             lines = [orjson.dumps(line) for line in page if "attached" not in line]
             if is_end:
                 await self._mark_copy(agent, state_digest)
             if lines or is_end:
-                written_to = await target.write_page(agent.scope, written_to, lines, is_end=is_end)
+                import_position = await target.write_page(agent.scope, import_position, lines, is_end=is_end)
 
     async def _mark_copy(self, agent: Agent, state_digest: bytes | None) -> None:
         """Writes into a copy two facts that exports leave out: the pause, and the digest of the source's memory.

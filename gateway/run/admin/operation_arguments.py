@@ -67,10 +67,10 @@ class Arguments:
         """
         if name not in self:
             return None
-        id = check_id(self.read_text(name), name)
-        if id is None:
+        checked_id = check_id(self.read_text(name), name)
+        if checked_id is None:
             raise BadRequest(f"`{name}` is empty.", param=name)
-        return id
+        return checked_id
 
     def read_number(self, name: str) -> int:
         value: int = self._read(name, _PositiveNumber, "a positive number")
@@ -112,7 +112,8 @@ class Arguments:
             raise BadRequest("Say in which project.", param="project")
         profile = self.read_optional_text("profile")
         read = self.read_optional_id if is_new else self.read_optional_text
-        user, conversation = read("user"), read("conversation")
+        user = read("user")
+        conversation = read("conversation")
         if "agent" in self:
             if profile or user or conversation:
                 raise BadRequest("An agent is named by its id alone.", param="agent")
@@ -132,8 +133,8 @@ class Arguments:
         try:
             return convert(value, value_type)
         except InvalidValue as error:
-            seen = f", saw {value!r}" if is_shown else ""
-            raise BadRequest(f"{name} must be {words}{seen}.", param=name) from error
+            shown_value = f", saw {value!r}" if is_shown else ""
+            raise BadRequest(f"{name} must be {words}{shown_value}.", param=name) from error
 
 
 def check_names(raw: RawArguments, names: Collection[str]) -> None:

@@ -120,28 +120,31 @@ class OverviewOperation(Struct, frozen=True):
         passed_over = self.passed_over()
         failures = _find_last_failures(log, project)
         health = self.store.health
-        is_up, is_read_only = health.is_up, health.is_read_only
+        is_up = health.is_up
+        is_read_only = health.is_read_only
         is_complete = True
-        jobs, failing = JobCounts(None, None), 0
+        jobs = JobCounts(None, None)
+        failing_count = 0
         replies: tuple[RequestRecord, ...] = ()
         memories: Sequence[MemoryRecord] | None = None
         try:
             replies = (await self.requests.lists.read_page(project=project, limit=_LISTED_RECORDS)).items
             counts = await self.store.jobs.count_by_state(project)
-            failed = counts.pop(JobState.DEAD)
-            jobs = JobCounts(sum(counts.values()), failed)
-            failing = await self.store.jobs.count_failing(project, _FAILING_TRIES)
+            failed_count = counts.pop(JobState.DEAD)
+            jobs = JobCounts(sum(counts.values()), failed_count)
+            failing_count = await self.store.jobs.count_failing(project, _FAILING_TRIES)
             memories = await self.newest_memories(project, _LISTED_RECORDS)
         except TooSlow:
             is_complete = False
         except StoreError:
-            is_up = is_read_only = False
+            is_up = False
+            is_read_only = False
         problems = _find_problems(
             figures,
             passed_over,
             failures,
             jobs,
-            failing,
+            failing_count,
             is_up=is_up,
             is_read_only=is_read_only,
             is_complete=is_complete,
@@ -172,7 +175,7 @@ def _find_problems(
     passed_over: Mapping[str, bool],
     failures: Mapping[str, str],
     jobs: JobCounts,
-    failing: int,
+    failing_count: int,
     *,
     is_up: bool,
     is_read_only: bool,
@@ -190,11 +193,12 @@ def _find_problems(
         if name in failures and not rests:
             words = FAILURE_WORDS.get(failures[name]) or f"answered {failures[name]}"
             problems.append(Problem(f"At the last request the upstream {name} {words}.", "requests"))
-    if failed := jobs.failed:
-        problems.append(Problem(f"{failed:,} {'job has' if failed == 1 else 'jobs have'} failed.", "work"))
-    if failing:
-        words = "job keeps" if failing == 1 else "jobs keep"
-        problems.append(Problem(f"{failing:,} {words} failing, and will be tried again.", "work"))
+    if failed_count := jobs.failed:
+        jobs_have = "job has" if failed_count == 1 else "jobs have"
+        problems.append(Problem(f"{failed_count:,} {jobs_have} failed.", "work"))
+    if failing_count:
+        jobs_keep = "job keeps" if failing_count == 1 else "jobs keep"
+        problems.append(Problem(f"{failing_count:,} {jobs_keep} failing, and will be tried again.", "work"))
     problems += _list_request_problems(figures)
     if not is_complete:
         problems.append(Problem("Not all of this could be read in time: open it again.", ""))
@@ -222,29 +226,29 @@ def _is_upstream_failure(outcome: str) -> bool:
 
 def _find_upstream_problem(passed_over: Mapping[str, bool]) -> Problem | None:
     """Returns the problem that upstreams are passed over; None: all of them are asked."""
-    resting = [name for name, rests in passed_over.items() if rests]
-    if not resting:
+    resting_names = [name for name, rests in passed_over.items() if rests]
+    if not resting_names:
         return None
-    if len(resting) == len(passed_over):
+    if len(resting_names) == len(passed_over):
         return Problem("No upstream answers: each one rests after it has failed.", "requests")
-    if len(resting) == 1:
-        words = f"The upstream {resting[0]} rests after it has failed: others answer."
+    if len(resting_names) == 1:
+        words = f"The upstream {resting_names[0]} rests after it has failed: others answer."
     else:
-        words = f"The upstreams {', '.join(resting)} rest after they have failed: others answer."
+        words = f"The upstreams {', '.join(resting_names)} rest after they have failed: others answer."
     return Problem(words, "requests")
 
 
 def _list_request_problems(figures: RequestFigures) -> list[Problem]:
     """Returns the problems of the requests of the last hour, worst first."""
     problems: list[Problem] = []
-    if missed := figures.modes.get("unavailable", 0):
-        text = f"Memory was unavailable for {missed:,} of {figures.count:,} requests in the last hour."
+    if unavailable_count := figures.modes.get("unavailable", 0):
+        text = f"Memory was unavailable for {unavailable_count:,} of {figures.count:,} requests in the last hour."
         problems.append(Problem(text, "requests?only=unavailable"))
     if figures.failed:
         text = f"{figures.failed:,} of {figures.count:,} requests failed in the last hour."
         problems.append(Problem(text, "requests?only=failed"))
-    if unnamed := figures.modes.get("none", 0):
-        requests, them = ("request", "it") if unnamed == 1 else ("requests", "them")
-        text = f"{unnamed:,} {requests} named nobody: nothing is remembered of {them}."
+    if unnamed_count := figures.modes.get("none", 0):
+        requests, them = ("request", "it") if unnamed_count == 1 else ("requests", "them")
+        text = f"{unnamed_count:,} {requests} named nobody: nothing is remembered of {them}."
         problems.append(Problem(text, "requests?only=none"))
     return problems

@@ -136,7 +136,8 @@ def show_import(record: dict[str, Any], *, as_json: bool) -> None:
 
 def show_block(block: dict[str, Any]) -> None:
     """Prints the value of a block, and on stderr its version and size."""
-    size = len(block["value"])  # an empty line alone does not show that the block is empty
+    # An empty line alone does not show that the block is empty.
+    size = len(block["value"])
     print(f"{block['label']} (version {block['version']}, {size} characters)", file=sys.stderr)
     print(escape_controls(block["value"]))
     if waiting := block["waiting"]:

@@ -51,10 +51,10 @@ class QuestionViews(Struct, frozen=True):
         """Returns the same as `load_openings`, for the row of a memory."""
         openings = await self.store.memory_pages.load_openings(agent_row, conversations, _OPENING_BYTES)
         texts: dict[str, str] = {}
-        for id, opening in openings.items():
-            asked = list_asked_messages(opening.exchange, opening.prefix_is_shared)
-            if asked and (words := _cut_first_words(asked[0].text)):
-                texts[id] = words
+        for conversation_uid, opening in openings.items():
+            asked_messages = list_asked_messages(opening.exchange, opening.prefix_is_shared)
+            if asked_messages and (words := _cut_first_words(asked_messages[0].text)):
+                texts[conversation_uid] = words
         return texts
 
     async def load_questions(
@@ -66,13 +66,14 @@ class QuestionViews(Struct, frozen=True):
         logged: the requests that the log has. The recalls of all others name the exchanges of their turns.
         """
         memory = await get_memory(self.store, project, uid)
-        recalled = await self.store.recalls.load_exchanges(
+        recalled_exchanges = await self.store.recalls.load_exchanges(
             memory.id, requests, self.retention.since, _OPENING_BYTES
         )
         questions = {
-            id: _find_question(shown.exchange, shown.prefix_is_shared) for id, shown in recalled.items()
+            request: _find_question(shown.exchange, shown.prefix_is_shared)
+            for request, shown in recalled_exchanges.items()
         }
-        without_recall = [each for each in logged if each.exchange_row and each.id not in recalled]
+        without_recall = [each for each in logged if each.exchange_row and each.id not in recalled_exchanges]
         if without_recall:
             rows = sorted({each.exchange_row for each in without_recall})
             exchanges = await self.store.memory_pages.load_short_exchanges(memory.id, rows, _OPENING_BYTES)
@@ -81,7 +82,7 @@ class QuestionViews(Struct, frozen=True):
                     questions[each.id] = _find_question(
                         shown.exchange, shown.prefix_is_shared, is_again=_is_asked_again(each)
                     )
-        return {id: question for id, question in questions.items() if question is not None}
+        return {request: question for request, question in questions.items() if question is not None}
 
     async def load_questions_of_all(self, logged: Sequence[LoggedRequest]) -> dict[str, Question]:
         """Returns the questions of requests of several memories by the requests' ids, as far as they may be seen.
@@ -109,8 +110,8 @@ class QuestionViews(Struct, frozen=True):
         if not rows:
             return []
         exchanges = await self.store.memory_pages.load_short_exchanges(memory.id, rows, _OPENING_BYTES)
-        found = (exchanges[row] for row in rows if row in exchanges)
-        questions = [_find_question(shown.exchange, shown.prefix_is_shared) for shown in found]
+        shown_exchanges = (exchanges[row] for row in rows if row in exchanges)
+        questions = [_find_question(shown.exchange, shown.prefix_is_shared) for shown in shown_exchanges]
         return [*dict.fromkeys(each.text for each in questions if each and each.text)][:max_count]
 
 
@@ -123,8 +124,8 @@ def _find_question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool
     """Returns the question of an exchange; None: its words may not be seen. is_again: the question was asked before."""
     if exchange.inputs and is_result(exchange.inputs[-1]):
         return Question(None)
-    asked = list_asked_messages(exchange, prefix_is_shared)
-    words = _cut_first_words(asked[-1].text) if asked else ""
+    asked_messages = list_asked_messages(exchange, prefix_is_shared)
+    words = _cut_first_words(asked_messages[-1].text) if asked_messages else ""
     if words:
         return Question(words, is_again)
     is_forgotten = exchange.state is State.FORGOTTEN or bool(exchange.redactions)

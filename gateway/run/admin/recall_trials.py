@@ -66,28 +66,31 @@ class RecallTrials(Struct, frozen=True):
         if not query.strip():
             return TrialRecord(query, note=None, chosen=(), left_out=(), found=(), next=None)
         result = await self.runner.try_sentence(agent, query, _MAX_HITS)
-        await asyncio.sleep(0)  # turns get the event loop before the rest, as in `TrialRunner`
+        # Turns get the event loop before the rest, as in `TrialRunner`.
+        await asyncio.sleep(0)
         search = result.record
         rows, _ = make_entry_rows(search, _MAX_HITS)
         entries = [
             unpack_entry(row, has_scores=not search.is_selection, has_meaning=search.trace.has_meaning)
             for row in rows
         ]
-        in_note = [entry for entry in entries if not entry.reason]
-        left_out = [entry for entry in entries if entry.reason][:_MAX_LEFT_OUT]
-        # The list of all hits has neither reasons nor hits that are too weak for a note; `left_out` has both.
-        weak = {seq for seq, _ in search.weak_hits}
-        all_found = [replace(entry, reason="") for entry in entries if entry.seq not in weak]
+        chosen_entries = [entry for entry in entries if not entry.reason]
+        rejected_entries = [entry for entry in entries if entry.reason][:_MAX_LEFT_OUT]
+        # The list of all hits has neither reasons nor hits that are too weak for a note.
+        weak_seqs = {seq for seq, _ in search.weak_hits}
+        found_entries = [replace(entry, reason="") for entry in entries if entry.seq not in weak_seqs]
         end = start + limit
         # One look-up for both lists, which is cut apart again.
-        hits = await load_hit_records(self.store, agent.id, uid, [*in_note, *left_out, *all_found[start:end]])
-        note_count = len(in_note) + len(left_out)
-        note_hits, page_hits = hits[:note_count], hits[note_count:]
+        hits = await load_hit_records(
+            self.store, agent.id, uid, [*chosen_entries, *rejected_entries, *found_entries[start:end]]
+        )
+        note_count = len(chosen_entries) + len(rejected_entries)
+        note_hits = hits[:note_count]
         return TrialRecord(
             query=query,
             note=result.note.strip() or None,
             chosen=tuple(hit for hit in note_hits if not isinstance(hit, LeftOutRecord)),
             left_out=tuple(hit for hit in note_hits if isinstance(hit, LeftOutRecord)),
-            found=tuple(page_hits),
-            next=str(end) if len(all_found) > end else None,
+            found=tuple(hits[note_count:]),
+            next=str(end) if len(found_entries) > end else None,
         )

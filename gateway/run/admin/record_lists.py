@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 from gateway.run.admin.plain_text import count_noun, quote_shell_word
 
 Record = dict[str, Any]
-# Formats of a time for `strftime`.
-_MINUTES, _SECONDS = "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S"
+# The format, for `strftime`, of a time to the minute.
+_MINUTES = "%Y-%m-%d %H:%M"
+# The format of a time to the second.
+_SECONDS = "%Y-%m-%d %H:%M:%S"
 
 
 class Column(NamedTuple):
@@ -52,7 +54,8 @@ def _make_labelled_column(heading: str, cell: Callable[[Record], str]) -> Column
     return Column(heading, cell, lambda record: f"{heading} {cell(record)}" if cell(record) else None)
 
 
-def _count_column(name: str) -> Column:
+def _make_count_column(name: str) -> Column:
+    """Makes a column of a field that is a number of things, which are named like the field."""
     return Column(
         name, lambda record: str(record[name]), lambda record: count_noun(record[name], name), is_number=True
     )
@@ -70,7 +73,7 @@ _ID_COLUMN = Column("id", lambda record: str(record["id"]), is_number=True)
 _FORGET_COLUMN = Column("memory forget", lambda each: " ".join(map(quote_shell_word, each["forget"])))
 _SIZE_COLUMNS = (
     Column("last turn", lambda each: "-" if each["last_turn"] is None else _render_time(each["last_turn"])),
-    _count_column("messages"),
+    _make_count_column("messages"),
     Column("kB", _render_kilobytes, lambda each: f"{_render_kilobytes(each)} kB", is_number=True),
 )
 _EMPTY_REMARK = "There is nothing to list."
@@ -124,7 +127,11 @@ BATCHES = RecordList(
     "There are no batches.",
 )
 USERS = RecordList(
-    (*_SIZE_COLUMNS, *map(_count_column, ("conversations", "blocks", "facts", "passages")), _FORGET_COLUMN),
+    (
+        *_SIZE_COLUMNS,
+        *map(_make_count_column, ("conversations", "blocks", "facts", "passages")),
+        _FORGET_COLUMN,
+    ),
     _EMPTY_REMARK,
 )
 

@@ -56,8 +56,8 @@ def render_sentence(record: RecallRecord) -> str:
     if not chosen:
         # The reply may be from the memory section: from a memory block, or from a fact that always holds.
         has_section = record.part_tokens[PROMPT_PARTS.index("section")] > 0
-        nothing = "Nothing more" if has_section else "Nothing"
-        sentence = f"{nothing} was recalled: {_render_outcome(record.outcome)}."
+        subject = "Nothing more" if has_section else "Nothing"
+        sentence = f"{subject} was recalled: {_render_outcome(record.outcome)}."
     elif record.is_selection:
         memories = "memory" if chosen == 1 else "memories"
         sentence = (
@@ -149,10 +149,10 @@ def _render_failure(logged: LoggedRequest) -> str:
     if not logged.tries:
         return "no provider was asked"
     clauses: list[str] = []
-    for attempt, same in groupby(logged.tries):
+    for attempt, same_attempts in groupby(logged.tries):
         provider, _, outcome = attempt.rpartition(":")
         words = FAILURE_WORDS.get(outcome, f"answered with status {outcome}")
-        count = len(list(same))
+        count = len([*same_attempts])
         clauses.append(f"{provider} {words}{f' ({count} tries)' if count > 1 else ''}")
     return f"the provider {', then '.join(clauses)}"
 
@@ -178,13 +178,13 @@ def _render_sentence_without_search(exchange: Exchange | None, first: RecallReco
 
 def _render_repeat_sentence(exchange: Exchange, first: RecallRecord | None) -> str:
     """Returns the sentence of a request that repeats an earlier one. See `_render_sentence_without_search`."""
-    repeated = "This question was asked once more, so memory was not searched again"
+    beginning = "This question was asked once more, so memory was not searched again"
     if exchange.last_note:
-        return f"{repeated}: the model was told the same note as the first time."
+        return f"{beginning}: the model was told the same note as the first time."
     if first is None and REPLY in exchange.redactions:
-        return f"{repeated}. The reply was forgotten since, and with it what is known of the first time."
+        return f"{beginning}. The reply was forgotten since, and with it what is known of the first time."
     if first is None:
-        return f"{repeated}. It had nothing that answers this, or what it had was forgotten since."
+        return f"{beginning}. It had nothing that answers this, or what it had was forgotten since."
     if any(not entry.reason for entry in first.entries):
-        return f"{repeated}. What it had was forgotten since."
-    return f"{repeated}. The first time nothing was recalled: {_render_outcome(first.outcome)}."
+        return f"{beginning}. What it had was forgotten since."
+    return f"{beginning}. The first time nothing was recalled: {_render_outcome(first.outcome)}."

@@ -118,21 +118,23 @@ class RequestLists(Struct, frozen=True):
         if only is not None:
             logged = [each for each in logged if _is_selected(each, only)]
         # Only the requests of the page become records: all 2,000 of the log would take the event loop 10 ms.
-        older = itertools.islice((each for each in logged if each.number < start.number), limit + 1)
-        listed = [_ListedRequest(make_logged_record(each), number=each.number) for each in older]
+        older_logged = itertools.islice((each for each in logged if each.number < start.number), limit + 1)
+        listed_requests = [
+            _ListedRequest(make_logged_record(each), number=each.number) for each in older_logged
+        ]
         if agent is not None and only is None:
             ids_in_log = {pack_request_id(each.id) for each in logged if each.has_recall_record}
             stored = await self._list_stored(agent.id, start.exchange_row, limit + 1, without=ids_in_log)
             # Merged and not sorted: the next page continues each list after a number, so the order of each has to stay.
-            listed = [*merge(listed, stored, key=lambda each: each.record.at, reverse=True)]
-        page = listed[:limit]
+            listed_requests = [*merge(listed_requests, stored, key=lambda each: each.record.at, reverse=True)]
+        page = listed_requests[:limit]
         end = start.move_past(page)
         in_flight: Sequence[LoggedRequest] = ()
         if self.log is not None and after is None and only is None:
             in_flight = self.log.list_in_flight(project=project, memory=memory)
         return RequestPage(
             items=tuple(each.record for each in page),
-            next=f"{end.number}.{end.exchange_row}" if len(listed) > limit else None,
+            next=f"{end.number}.{end.exchange_row}" if len(listed_requests) > limit else None,
             in_flight=tuple(map(make_logged_record, in_flight)),
             process=None if self.log is None else os.getpid(),
         )
@@ -167,10 +169,10 @@ class RequestLists(Struct, frozen=True):
         self, agent_row: int, before: int, limit: int, *, without: Collection[bytes]
     ) -> Sequence[_ListedRequest]:
         """Returns a memory's requests with a stored recall, the newest first. without: packed ids to leave out."""
-        listed: list[_ListedRequest] = []
-        while len(listed) < limit:
+        listed_requests: list[_ListedRequest] = []
+        while len(listed_requests) < limit:
             page = await self.store.recalls.list(agent_row, self.retention.since, before=before, limit=limit)
-            listed += [
+            listed_requests += [
                 _ListedRequest(make_recall_record(each), exchange_row=each.exchange_row)
                 for each in page
                 if each.packed_request not in without
@@ -178,7 +180,7 @@ class RequestLists(Struct, frozen=True):
             if len(page) < limit:
                 break
             before = page[-1].exchange_row
-        return listed[:limit]
+        return listed_requests[:limit]
 
 
 def _is_selected(request: LoggedRequest, only: RequestSelection) -> bool:

@@ -105,7 +105,8 @@ class RequestOperations(Struct, frozen=True):
         Raises: UnknownId: its reply was forgotten, or the record of its recall is gone.
         """
         agent = None if logged.memory_uid is None else await self.store.agents.find_by_uid(logged.memory_uid)
-        exchange = first_recall = None
+        exchange = None
+        first_recall = None
         if agent is not None and logged.exchange_row:
             exchange = await self.store.turns.find_exchange(agent, logged.exchange_row)
             if exchange is None or exchange.state is State.FORGOTTEN:
@@ -127,7 +128,7 @@ class RequestOperations(Struct, frozen=True):
                 agent.id, exchange.id, self.retention.since
             )
         conversation = await self._find_conversation(logged, agent)
-        return explain_logged(logged, conversation, _pause_of(logged, agent), exchange, first_recall)
+        return explain_logged(logged, conversation, _find_pause(logged, agent), exchange, first_recall)
 
     async def find_forgotten(self, id: str, project: str | None) -> ForgottenRequest | None:
         """Returns the newest request of the log with this id, which cannot be explained.
@@ -193,7 +194,7 @@ class RequestOperations(Struct, frozen=True):
         )
 
 
-def _pause_of(logged: LoggedRequest, agent: Agent | None) -> float | None:
+def _find_pause(logged: LoggedRequest, agent: Agent | None) -> float | None:
     """Returns since when the memory of a request is paused; None: the request had memory off for another reason."""
     if logged.mode != "off" or agent is None or agent.paused_at is None:
         return None

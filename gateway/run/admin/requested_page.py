@@ -11,8 +11,9 @@ from gateway.errors import BadRequest
 from gateway.run.admin.list_page import parse_cursor, parse_record_number
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, check_names, check_project
 
-# The records of a page where the caller names no limit, and the highest limit.
+# The records of a page where the caller names no limit.
 DEFAULT_LIMIT: Final = 1_000
+# The highest limit.
 MAX_LIMIT: Final = 10_000
 
 
@@ -71,17 +72,17 @@ def read_limit(arguments: Arguments) -> int:
 
 
 def render_page(
-    records: Sequence[_Record], limit: int, record_json: Callable[[_Record], dict[str, Any]]
+    records: Sequence[_Record], limit: int, render_record: Callable[[_Record], dict[str, Any]]
 ) -> dict[str, Any]:
     """Returns a page of records as JSON.
 
     records: the records of the page, and one more if the list goes on.
-    record_json: returns a record as JSON.
+    render_record: returns a record as JSON.
     """
     has_more = len(records) > limit
     return {
         "object": "list",
-        "data": [record_json(record) for record in records[:limit]],
+        "data": [render_record(record) for record in records[:limit]],
         "has_more": has_more,
         "next": str(records[limit - 1].id) if has_more else None,
     }

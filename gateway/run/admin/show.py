@@ -72,16 +72,16 @@ class ShowOperation(Struct, frozen=True):
         retained = await store.overview.measure(agent.id)
         recent = await store.overview.list_newest_exchanges(agent.id, _MAX_EXCHANGES)
         facts = await store.facts.list(agent.id, limit=MAX_FACTS)
-        waiting = len(await store.turn_edits.list_pending_labels(agent.id))
-        lines = _render_memory_lines(agent, snapshot, facts, waiting)
+        waiting_count = len(await store.turn_edits.list_pending_labels(agent.id))
+        lines = _render_memory_lines(agent, snapshot, facts, waiting_count)
         lines += ["", "Retained", f"  {_render_retained(retained)}", "", "Recent messages"]
         lines += _render_section_lines(
             [f"  {line}" for each in recent for line in _render_exchange_lines(*each)]
         )
         if query is not None:
-            lines += await self._recall_lines(agent, query)
+            lines += await self._render_recall(agent, query)
         if with_sources:
-            lines += await _render_sources(store, agent, snapshot, [e for e, *_ in recent])
+            lines += await _render_sources(store, agent, snapshot, [exchange for exchange, *_ in recent])
         return {"text": "\n".join(lines)}
 
     async def _render_not_found(self, scope: Scope) -> list[str]:
@@ -92,25 +92,28 @@ class ShowOperation(Struct, frozen=True):
             *(f"Profile {name!r} has a memory: --profile {name}" for name in others),
         ]
 
-    async def _recall_lines(self, agent: Agent, query: str) -> list[str]:
+    async def _render_recall(self, agent: Agent, query: str) -> list[str]:
         """Returns the note that would be recalled for a question, and the messages that it finds."""
         result = await self.trial_runner.try_sentence(agent, query, 0)
-        messages = [m for m in result.record.messages if m.kind == "message"][:_MAX_FOUND_MESSAGES]
+        messages = [message for message in result.record.messages if message.kind == "message"]
         note = result.note.strip() or "nothing"
         lines = ["", "Would be recalled", *(f"  {line}" for line in note.splitlines())]
         if messages:
             lines += [
                 "",
                 "Found, best first",
-                *(f"  {_flatten_lines(_render_message_line(message))}" for message in messages),
+                *(
+                    f"  {_flatten_lines(_render_message_line(message))}"
+                    for message in messages[:_MAX_FOUND_MESSAGES]
+                ),
             ]
         return lines
 
 
 def _render_memory_lines(
-    agent: Agent, snapshot: MemorySnapshot, facts: Sequence[Fact], waiting: int
+    agent: Agent, snapshot: MemorySnapshot, facts: Sequence[Fact], waiting_count: int
 ) -> list[str]:
-    """Returns the lines of a memory's blocks and facts. waiting: the number of unconfirmed edits."""
+    """Returns the lines of a memory's blocks and facts. waiting_count: the number of unconfirmed edits."""
     scope = agent.scope
     lines = [
         f"{scope.subject}  (project {scope.project}, profile {scope.profile}, memory {agent.uid})",
@@ -118,8 +121,8 @@ def _render_memory_lines(
         "Blocks",
         *_render_section_lines([line for block in snapshot.blocks for line in _render_block(block)]),
     ]
-    if waiting:
-        lines.append(f"  edits of turns that are not confirmed: {waiting}")
+    if waiting_count:
+        lines.append(f"  edits of turns that are not confirmed: {waiting_count}")
     if facts:
         lines += ["", "Facts", *(f"  {_render_fact(fact)}" for fact in facts)]
     return lines
@@ -127,10 +130,8 @@ def _render_memory_lines(
 
 def _render_retained(retained: RetainedContent) -> str:
     """Returns how much is retained, as `users` and `conversations` count it."""
-    turns, conversations = (
-        count_noun(retained.turns, "turns"),
-        count_noun(retained.conversations, "conversations"),
-    )
+    turns = count_noun(retained.turns, "turns")
+    conversations = count_noun(retained.conversations, "conversations")
     cancelled = f" ({retained.cancelled} cancelled)" if retained.cancelled else ""
     return f"{count_noun(retained.messages, 'messages')} in {turns}{cancelled} of {conversations}"
 
@@ -141,14 +142,14 @@ def _render_exchange_lines(exchange: Exchange, prefix_is_shared: bool, previous:
     prefix_is_shared: the value for `list_recallable_messages`.
     previous: the value for `list_recallable_messages`.
     """
-    why = ""
+    reason = ""
     if exchange.state is State.CANCELLED:
-        why = "cancelled"
+        reason = "cancelled"
     elif exchange.state is State.OPEN:
-        why = "not answered"
+        reason = "not answered"
     elif not exchange.active:
-        why = "superseded"
-    mark = f"  ({why})" if why else ""
+        reason = "superseded"
+    mark = f"  ({reason})" if reason else ""
     return [
         f"{_render_message_line(message)}{mark}"
         for message in list_recallable_messages(exchange, prefix_is_shared, previous)
@@ -195,11 +196,11 @@ async def _render_passage_sources(store: Store, agent: Agent) -> list[str]:
 
 
 async def _render_import_sources(store: Store, agent: Agent, recent: Sequence[Exchange]) -> list[str]:
-    imported = await store.imports.load_origins(agent.id, "exchange", [exchange.id for exchange in recent])
-    if not imported:
+    origins = await store.imports.load_origins(agent.id, "exchange", [exchange.id for exchange in recent])
+    if not origins:
         return []
     lines = [
-        f"  {each.seq}  {_render_import_line(imported[each.id])}" for each in recent if each.id in imported
+        f"  {each.seq}  {_render_import_line(origins[each.id])}" for each in recent if each.id in origins
     ]
     return ["", "Where messages come from", *lines]
 
@@ -212,11 +213,11 @@ async def _render_fact_sources(store: Store, agent: Agent) -> list[str]:
     )
     lines: list[str] = []
     for fact in facts:
-        ended = ""
+        end = ""
         if fact.ended_at is not None:
             successor = fact.successor or "something that is forgotten"
-            ended = f"  (until {render_minute(fact.ended_at)}; then {successor})"
-        lines.append(f"  {_flatten_lines(_render_fact(fact))}{ended}")
+            end = f"  (until {render_minute(fact.ended_at)}; then {successor})"
+        lines.append(f"  {_flatten_lines(_render_fact(fact))}{end}")
         if (client := describe_mcp_origin(fact.origin)) is not None:
             lines.append(f"    {client}")
         if fact.id in origins:
@@ -233,13 +234,15 @@ async def _quote_sources(store: Store, agent: Agent, exchange_rows: Sequence[int
     """Returns lines that quote the user messages of the first `MAX_SOURCES` of these exchanges."""
     lines = []
     # A shared block may come from another user's memory. Nothing is shown of that: its exchange is not found here.
-    for id in exchange_rows[:MAX_SOURCES]:
-        exchange = await store.turns.find_exchange(agent, id)
+    for row in exchange_rows[:MAX_SOURCES]:
+        exchange = await store.turns.find_exchange(agent, row)
         messages = []
         if exchange is not None:
             messages = list_recallable_messages(exchange, prefix_is_shared=False, previous=None)
         lines += [
-            f"from message {_flatten_lines(_render_message_line(m))}" for m in messages if m.role == "user"
+            f"from message {_flatten_lines(_render_message_line(message))}"
+            for message in messages
+            if message.role == "user"
         ]
         if exchange is None:
             lines.append("from a message that is not in this memory")

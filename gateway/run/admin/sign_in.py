@@ -56,7 +56,7 @@ class SignIn:
         self._store = store
         self._now = now
         self._is_enabled = is_enabled
-        # Digest of a code -> when the code was made; the oldest first.
+        # Digest of a code -> the time at which the code was made; the oldest first.
         self._codes: dict[bytes, float] = {}
 
     async def make_code(self, _: RawArguments) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class SignIn:
         self._codes[digest_secret(code)] = self._now()
         return {"path": f"{LOGIN}#{code}"}
 
-    async def database_id(self) -> str:
+    async def load_database_id(self) -> str:
         """Returns the id of the database, 8 hex digits. Raises: StoreError: it was never read."""
         return (await self._store.secrets.load_database_id()).hex()[:8]
 

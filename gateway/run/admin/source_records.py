@@ -14,8 +14,9 @@ from storage.sql.store import Store
 
 # The most exchanges from which a list shows messages for each fact or version.
 LISTED_SOURCES = 2
-# The most characters of a message and of a passage.
+# The most characters of a message.
 _SOURCE_CHARS = 1_000
+# The most characters of a passage.
 _PASSAGE_CHARS = 4_000
 
 
@@ -29,18 +30,18 @@ async def list_sources(
 
     max_exchanges: the most exchanges that are read for each item.
     """
-    origins = [list_source_exchanges(item)[:max_exchanges] for item in items]
+    rows_by_item = [list_source_exchanges(item)[:max_exchanges] for item in items]
     exchanges = await store.memory_pages.load_sources(
-        memory.id, sorted({id for ids in origins for id in ids})
+        memory.id, sorted({row for rows in rows_by_item for row in rows})
     )
-    records = {id: _make_message_records(memory.uid, exchange) for id, exchange in exchanges.items()}
-    return [tuple(record for id in ids for record in records.get(id, ())) for ids in origins]
+    records = {row: _make_message_records(memory.uid, exchange) for row, exchange in exchanges.items()}
+    return [tuple(record for row in rows for record in records.get(row, ())) for rows in rows_by_item]
 
 
 def list_source_exchanges(item: Fact | Revision) -> list[int]:
     """Returns the exchanges from which a fact or version came. The exchange that states it comes first."""
-    stated = [] if item.exchange_row is None else [item.exchange_row]
-    return list(dict.fromkeys([*stated, *item.sources]))
+    stating_rows = [] if item.exchange_row is None else [item.exchange_row]
+    return [*dict.fromkeys([*stating_rows, *item.sources])]
 
 
 def make_passage_record(uid: str, passage: Passage) -> SourceRecord:
@@ -55,11 +56,11 @@ def _make_message_records(uid: str, source: SourceExchange) -> tuple[SourceRecor
     An exchange without such a message has one record without a text.
     """
     exchange = source.exchange
-    quoted = (
+    messages = (
         list_asked_messages(exchange, source.prefix_is_shared)
         or list_recallable_messages(exchange, source.prefix_is_shared, None)[:1]
     )
-    if not quoted:
+    if not messages:
         return (SourceRecord("message", exchange.seq, None, exchange.begun, forgotten=True),)
     return tuple(
         SourceRecord(
@@ -70,5 +71,5 @@ def _make_message_records(uid: str, source: SourceExchange) -> tuple[SourceRecor
             href=make_message_href(uid, source.conversation_uid, exchange, message.seq),
             speaker=read_speaker(message),
         )
-        for message in quoted
+        for message in messages
     )

@@ -14,9 +14,9 @@ from gateway.errors import BadRequest, GatewayError
 
 # The longest line of an import. A line is sent to the gateway as it is, in the arguments of an operation.
 MAX_LINE_CHARS = 128 << 20
-# The lines or characters after which a page of lines ends. Not measured: a smaller page costs more requests, a larger
-# one more memory.
+# The lines after which a page of lines ends. Not measured: smaller pages cost more requests, larger ones more memory.
 _PAGE_LINES = 200
+# The characters after which it ends.
 _PAGE_CHARS = 1 << 20
 
 
@@ -73,7 +73,8 @@ def open_output(path: str | None, *, may_replace: bool) -> Iterator[IO[str]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            _check_free(path, may_replace=may_replace)  # again, since the writing may have taken long
+            # Again, since the writing may have taken long.
+            _check_free(path, may_replace=may_replace)
             os.replace(unfinished_path, path)
         finally:
             with suppress(FileNotFoundError):
@@ -110,15 +111,15 @@ def split_lines(file: IO[str]) -> Iterator[list[str]]:
     A page ends with the line that reaches `_PAGE_LINES` or `_PAGE_CHARS`.
     """
     page: list[str] = []
-    chars = 0
+    char_count = 0
     while line := file.readline(MAX_LINE_CHARS + 1):
         if len(line) > MAX_LINE_CHARS:
             raise BadRequest(f"This is no export: a line has more than {MAX_LINE_CHARS:,} characters.")
         page.append(line.rstrip("\n"))
-        chars += len(line)
-        if len(page) >= _PAGE_LINES or chars >= _PAGE_CHARS:
+        char_count += len(line)
+        if len(page) >= _PAGE_LINES or char_count >= _PAGE_CHARS:
             yield page
             page = []
-            chars = 0
+            char_count = 0
     if page:
         yield page

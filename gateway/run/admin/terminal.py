@@ -106,9 +106,9 @@ def show_text(text: str) -> None:
     for line in text.split("\n"):
         words = line.lstrip(" ")
         indent = min(len(line) - len(words), console.width // 2)
-        styled = Text(words, "" if indent else "bold")
-        styled.highlight_regex(_TIME_PATTERN, "dim")
-        parts = styled.wrap(console, max(console.width - indent - 2, 1))
+        styled_text = Text(words, "" if indent else "bold")
+        styled_text.highlight_regex(_TIME_PATTERN, "dim")
+        parts = styled_text.wrap(console, max(console.width - indent - 2, 1))
         for number, part in enumerate(parts):
             console.print(Text(" " * (indent + 2 * (number > 0))) + part, soft_wrap=True)
 

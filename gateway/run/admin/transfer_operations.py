@@ -138,7 +138,8 @@ class TransferOperations:
         """
         if position is None:
             return await self._begin_export(agent)
-        part, export_end = position.part, position.export_end
+        part = position.part
+        export_end = position.export_end
         if position.uid != agent.uid or part not in PARTS:
             raise _make_forgotten_error()
         records = await self.store.export_reader.load_page(
@@ -148,7 +149,7 @@ class TransferOperations:
             lines = [{part: make_fields(exported.record)} for exported in records]
             return ExportPage(lines, replace(position, after=records[-1].cursor))
         if part == PARTS[-1]:
-            await self.check_is_there(agent)
+            await self.check_not_forgotten(agent)
             return ExportPage([_END_LINE], None)
         return ExportPage([], replace(position, part=PARTS[PARTS.index(part) + 1], after=0))
 
@@ -163,7 +164,7 @@ class TransferOperations:
         first_position = ExportPosition(uid=agent.uid, part=PARTS[0], after=0, export_end=export_end)
         return ExportPage([{"memory": header}], first_position)
 
-    async def check_is_there(self, agent: Agent) -> None:
+    async def check_not_forgotten(self, agent: Agent) -> None:
         """Checks that a memory that was read to its end was not forgotten meanwhile. Raises: BadRequest."""
         if await self.store.agents.find_by_id(agent.id) is None:
             raise _make_forgotten_error()
@@ -182,7 +183,7 @@ class TransferOperations:
             scope,
             ImportPosition(*arguments.read_position("at", 5)) if "at" in arguments else None,
             arguments.read_texts("lines"),
-            first=arguments.read_optional_number("line") or 1,
+            first_number=arguments.read_optional_number("line") or 1,
             is_end=arguments.read_flag("end"),
         )
         return {"at": list(astuple(position))}
@@ -193,22 +194,24 @@ class TransferOperations:
         position: ImportPosition | None,
         lines: Sequence[str | bytes],
         *,
-        first: int = 1,
+        first_number: int = 1,
         is_end: bool = False,
     ) -> ImportPosition:
         """Writes lines of an export into a memory that must be new. Returns the position after them.
 
         position: the position that the call before returned; None: the beginning.
-        first: the number of the first line, for errors.
+        first_number: the number of the first line, for errors.
         is_end: True: there are no more lines.
 
         Raises: BadRequest.
         """
-        numbered = [_NumberedLine(number, line) for number, line in enumerate(lines, first) if line.strip()]
+        numbered_lines = [
+            _NumberedLine(number, line) for number, line in enumerate(lines, first_number) if line.strip()
+        ]
         with _map_errors():
-            return await self._write_numbered(scope, position, numbered, is_end=is_end)
+            return await self._write_numbered_lines(scope, position, numbered_lines, is_end=is_end)
 
-    async def _write_numbered(
+    async def _write_numbered_lines(
         self, scope: Scope, position: ImportPosition | None, lines: list[_NumberedLine], *, is_end: bool
     ) -> ImportPosition:
         """Writes the lines, for `write_page`. Raises: BadRequest, StoreError."""
@@ -286,21 +289,22 @@ def _make_forgotten_error() -> BadRequest:
     return BadRequest("This memory was forgotten while it was exported.", param="from")
 
 
-def _make_no_export_error(why: str) -> BadRequest:
-    return BadRequest(f"This is no exported memory: {why}.", param="lines")
+def _make_no_export_error(reason: str) -> BadRequest:
+    return BadRequest(f"This is no exported memory: {reason}.", param="lines")
 
 
 @contextmanager
 def _map_errors(line: int | None = None) -> Iterator[None]:
     """Raises BadRequest in place of the errors that a file may cause. line: the number of the line at fault."""
-    where = "" if line is None else f"line {line}: "
+    place = "" if line is None else f"line {line}: "
     try:
         yield
     except orjson.JSONDecodeError as error:
         raise _make_no_export_error(f"line {line} is no JSON ({error.msg}, column {error.colno})") from error
     except (WriteConflict, NotFound) as error:
-        raise BadRequest(f"This cannot be imported: {where}{error.message}.", param="lines") from error
-    except StatementFailed as error:  # a field that the database has refused
-        raise _make_no_export_error(f"{where}{error.message}") from error
+        raise BadRequest(f"This cannot be imported: {place}{error.message}.", param="lines") from error
+    except StatementFailed as error:
+        # The database has refused a field.
+        raise _make_no_export_error(f"{place}{error.message}") from error
     except MalformedLine as error:
-        raise _make_no_export_error(f"{where}{error}") from error
+        raise _make_no_export_error(f"{place}{error}") from error

@@ -21,30 +21,35 @@ def describe_changes(request: ExplainedRequest, trial: TrialRecord) -> str:
 
     request: it has looked for memory itself.
     """
-    then, now = _index_hits(request.chosen), _index_hits(trial.chosen)
-    added, gone = now.keys() - then.keys(), then.keys() - now.keys()
-    forgotten = sum(hit.forgotten for hit in request.chosen)
+    request_hits = _index_hits(request.chosen)
+    trial_hits = _index_hits(trial.chosen)
+    added_keys = trial_hits.keys() - request_hits.keys()
+    gone_keys = request_hits.keys() - trial_hits.keys()
+    forgotten_count = sum(hit.forgotten for hit in request.chosen)
     # The texts of one memory are numbered in one order. The question itself is one of the request's exchange.
-    later = {key for key in added if request.exchange is not None and key[1] >= request.exchange}
+    later_keys = {key for key in added_keys if request.exchange is not None and key[1] >= request.exchange}
     # A trial has no conversation, so it finds messages that the request's conversation showed: all, if none has left.
     own_path = page_path("m", request.memory or "", "c", request.conversation or "")
-    shown = added & _list_left_out(request.left_out, "shown")
+    shown_keys = added_keys & _list_left_out(request.left_out, "shown")
     if request.conversation and not request.window.evicted:
-        shown |= {key for key in added - later if (now[key].href or "").partition("?")[0] == own_path}
-    muted = gone & _list_left_out(trial.left_out, "muted")
-    ended = {key for key in gone if then[key].until is not UNSET}
-    clauses = [
-        f"{count_noun(len(later), 'texts')} came with that question or later" if later else "",
-        f"{count_noun(forgotten, 'texts')} that it had went when something was forgotten"
-        if forgotten
-        else "",
-        f"{count_noun(len(ended), 'facts')} that it had ended since" if ended else "",
-        f"{count_noun(len(muted), 'facts')} that it had must not be mentioned now" if muted else "",
-        f"{count_noun(len(shown), 'texts')} stood in its conversation already" if shown else "",
-        _describe_search(request, trial) if added or gone else "",
-    ]
-    known = [clause for clause in clauses if clause]
-    return f"The reply was made with other texts: {'; '.join(known)}." if known else ""
+        shown_keys |= {
+            key
+            for key in added_keys - later_keys
+            if (trial_hits[key].href or "").partition("?")[0] == own_path
+        }
+    muted_keys = gone_keys & _list_left_out(trial.left_out, "muted")
+    ended_keys = {key for key in gone_keys if request_hits[key].until is not UNSET}
+    counted_clauses = (
+        (len(later_keys), "texts", "came with that question or later"),
+        (forgotten_count, "texts", "that it had went when something was forgotten"),
+        (len(ended_keys), "facts", "that it had ended since"),
+        (len(muted_keys), "facts", "that it had must not be mentioned now"),
+        (len(shown_keys), "texts", "stood in its conversation already"),
+    )
+    clauses = [f"{count_noun(count, noun)} {words}" for count, noun, words in counted_clauses if count]
+    if (added_keys or gone_keys) and (search_clause := _describe_search(request, trial)):
+        clauses.append(search_clause)
+    return f"The reply was made with other texts: {'; '.join(clauses)}." if clauses else ""
 
 
 def _index_hits(hits: Iterable[HitRecord]) -> dict[_HitKey, HitRecord]:
@@ -57,12 +62,12 @@ def _list_left_out(hits: Iterable[LeftOutRecord], reason: str) -> set[_HitKey]:
 
 def _describe_search(request: ExplainedRequest, trial: TrialRecord) -> str:
     """Returns a clause on whether one of both alone has searched by meaning; "": neither, both, or it is not known."""
-    then = [hit for hit in (*request.chosen, *request.left_out) if hit.score is not None]
-    now = [hit for hit in (*trial.chosen, *trial.left_out) if hit.score is not None]
-    if not then or not now:
+    request_hits = [hit for hit in (*request.chosen, *request.left_out) if hit.score is not None]
+    trial_hits = [hit for hit in (*trial.chosen, *trial.left_out) if hit.score is not None]
+    if not request_hits or not trial_hits:
         return ""
-    by_meaning_then = any(hit.meaning is not None for hit in then)
-    by_meaning_now = any(hit.meaning is not None for hit in now)
-    if by_meaning_then == by_meaning_now:
+    request_has_meaning = any(hit.meaning is not None for hit in request_hits)
+    trial_has_meaning = any(hit.meaning is not None for hit in trial_hits)
+    if request_has_meaning == trial_has_meaning:
         return ""
-    return f"memory was searched {'by meaning, too' if by_meaning_then else 'by words alone'}"
+    return f"memory was searched {'by meaning, too' if request_has_meaning else 'by words alone'}"

@@ -16,11 +16,11 @@ _FORMULA_SIGNS: Final = ("=", "+", "-", "@")
 def render_usage_csv(page: Mapping[str, Any]) -> str:
     """Returns the rows of a page of `UsageOperations.show` as CSV, with the names of the columns in the first line."""
     out = StringIO()
-    lines = csv.writer(out, lineterminator="\r\n")
+    writer = csv.writer(out, lineterminator="\r\n")
     columns = [*page["by"], *SHOWN_COUNTERS]
-    lines.writerow(columns)
+    writer.writerow(columns)
     for row in page["data"]:
-        lines.writerow([_without_formula(row[name]) for name in columns])
+        writer.writerow([_without_formula(row[name]) for name in columns])
     return out.getvalue()
 
 

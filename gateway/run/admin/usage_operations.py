@@ -24,11 +24,13 @@ from storage.usage_records import COUNTERS, SHOWN_COUNTERS, UsageKey, UsageQuery
 # The days of a query that names no first day.
 _DEFAULT_DAYS: Final = 30
 _EPOCH: Final = date(1970, 1, 1)
-_MAX_NUMBER: Final = (1 << 63) - 1  # the largest number in a column of a database
+# The largest number in a column of a database.
+_MAX_NUMBER: Final = (1 << 63) - 1
 # The first day that a date can name, counted since 1970.
 _FIRST_DAY: Final = (date.min - _EPOCH).days
-# The parameters that pick rows, and all parameters.
+# The parameters that pick rows.
 _FILTERS: Final = ("project", "user", "key", "upstream", "model")
+# All parameters.
 _NAMES: Final = ("by", "from", "to", *_FILTERS, "limit", "after")
 
 
@@ -64,7 +66,7 @@ class UsageOperations(Struct, frozen=True):
             "as_of": round(self.now(), 3),
             "has_more": has_more,
             "next": _encode_cursor(page[-1].group) if has_more else None,
-            "data": [_sum_json(query.by, row) for row in page],
+            "data": [_render_sum(query.by, row) for row in page],
         }
 
 
@@ -109,7 +111,7 @@ def _restrict_to_project(query: UsageQuery, project: str) -> UsageQuery:
     return replace(query, only=(*other_filters, ("project", "" if asks_for_another else project)))
 
 
-def _sum_json(by: tuple[str, ...], row: UsageSum) -> dict[str, Any]:
+def _render_sum(by: tuple[str, ...], row: UsageSum) -> dict[str, Any]:
     """Returns a sum as a row of a page: the columns by which usage was grouped, and the counters of the sum."""
     group = {
         name: _render_day(int(value)) if name == "day" else value
@@ -120,9 +122,9 @@ def _sum_json(by: tuple[str, ...], row: UsageSum) -> dict[str, Any]:
 
 def render_counters(counters: Iterable[int]) -> dict[str, Any]:
     """Returns the counters that are shown by their names, with the cost in the currency of the prices."""
-    by_name: dict[str, Any] = dict(zip(COUNTERS, counters, strict=True))
-    by_name["cost"] /= BILLION
-    return {name: by_name[name] for name in SHOWN_COUNTERS}
+    counters_by_name: dict[str, Any] = dict(zip(COUNTERS, counters, strict=True))
+    counters_by_name["cost"] /= BILLION
+    return {name: counters_by_name[name] for name in SHOWN_COUNTERS}
 
 
 def _read_day(fields: Mapping[str, Any], name: str, default: int) -> int:

@@ -73,8 +73,9 @@ class WorkRecord(Struct, frozen=True):
     jobs: ListPage[JobRecord]
     # The newest first.
     batches: ListPage[BatchRecord]
-    # Tokens of background calls today, and how many a project may use in a day; None: any number.
+    # The tokens of background calls today.
     spent_today: int
+    # The tokens that a project may use in a day; None: any number.
     bound: int | None
 
 
@@ -114,16 +115,20 @@ class WorkOperations(Struct, frozen=True):
         after_batch: str | None = None,
         limit: int = 50,
     ) -> WorkRecord:
-        """Returns a page of jobs and one of batches. after, after_batch: `next` of the page before."""
+        """Returns a page of jobs and one of batches.
+
+        after: `next` of the previous page of jobs; None: the first page.
+        after_batch: `next` of the previous page of batches; None: the first page.
+        """
         jobs = await self._list_jobs(project, after, limit)
         before = parse_cursor(after_batch, None)
-        listed = await self.store.batches.list(project, Page(after=before, limit=limit + 1))
-        batches = ListPage(
-            tuple([await self._make_batch_record(batch) for batch in listed[:limit]]),
-            make_next_cursor(listed, limit, lambda batch: str(batch.id)),
+        batches = await self.store.batches.list(project, Page(after=before, limit=limit + 1))
+        batch_page = ListPage(
+            tuple([await self._make_batch_record(batch) for batch in batches[:limit]]),
+            make_next_cursor(batches, limit, lambda batch: str(batch.id)),
         )
-        spent = await self.store.usage.count_background_tokens(project, int(self.now() // DAY_S))
-        return WorkRecord(jobs, batches, spent, self.daily_tokens or None)
+        spent_tokens = await self.store.usage.count_background_tokens(project, int(self.now() // DAY_S))
+        return WorkRecord(jobs, batch_page, spent_tokens, self.daily_tokens or None)
 
     async def retry_job(self, project: str | None, id: int) -> JobRecord:
         """Has a job run now. Returns the job, or a newer one in its place."""
@@ -145,16 +150,17 @@ class WorkOperations(Struct, frozen=True):
         A job that has ended meanwhile is passed over, and so is one from before something was forgotten: it stays in
         the list of failed jobs.
         """
-        retried, before = 0, LAST_NUMBER
+        retried_count = 0
+        before = LAST_NUMBER
         while entries := await self.store.jobs.list_page(is_dead=True, before=before, project=project):
             before = entries[-1].job.id
             for entry in entries:
                 with suppress(NotFound, Stale):
                     await self.store.jobs.retry(entry.job.id)
-                    retried += 1
-        if not retried:
+                    retried_count += 1
+        if not retried_count:
             raise UnknownId("There is no failed job that can be tried again.")
-        return RetriedJobs(retried)
+        return RetriedJobs(retried_count)
 
     async def cancel_job(self, project: str | None, id: int) -> JobRecord:
         """Deletes a job and returns it. If it is the job of a batch, the batch ends too."""
