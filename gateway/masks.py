@@ -1,6 +1,6 @@
 """Masks keys of providers and of gateways in texts that callers chose.
 
-What a mask covers is decided here for all who mask, of which only the first two are logs:
+All modules that mask use the patterns of this module. Only the first two of them write logs:
 
     log.py                           each line of the log but access lines
     web/middleware.py                id, path and model of an access line
@@ -9,11 +9,11 @@ What a mask covers is decided here for all who mask, of which only the first two
     run/usage/unwritten_counters.py  the model's name of the counters of usage, which are stored
     core/usage/gen_ai.py             the model's name in metrics and spans
 
-Whatever is masked here is renamed in what is stored as well, so what only logs have to mask does not belong here, but
-into the values of a line before they become JSON: those of `JsonFormatter.format` (log.py) and, of an access line,
-`Edge._log_access` (web/middleware.py). What a person wrote is in no log at all. Words that are forgotten or secret are
-another matter (`storage/sql/erase.py`, `core/memory/secret_texts.py`), and so are the secrets of an MCP server in its
-own errors (`agents/tools/mcp.py`).
+The others store the masked text. A secret that has to be masked in logs alone is masked in the values of a line before
+they become JSON: in `JsonFormatter.format` (log.py) and, for an access line, in `Edge._log_access` (web/middleware.py).
+No log has a text that a person wrote. Other modules remove forgotten words (`storage/sql/erase.py`), find secrets in
+memories (`core/memory/secret_texts.py`), and remove the secrets of an MCP server from its errors
+(`agents/tools/mcp.py`).
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-# Masked are the keys by which models are asked, since those are what callers put into the wrong field. Other secrets
-# (`secret_texts.py`) stand in what a person wrote, and that is in no log.
+# The keys with which models are called are masked, since callers put these into the wrong field. Other secrets
+# (`secret_texts.py`) are part of texts that a person wrote, which are in no log.
 #
 # These are the keys of the gateway (mg-), of OpenAI, Anthropic, OpenRouter and DeepSeek (sk-), of Groq (gsk_), xAI
 # (xai-), Google (AIza), Fireworks (fw_) and Together (tgp_v1_). A key may be cut off at the end of a text; a piece that
 # is shorter than a bound below is of no use to a thief. The last five prefixes have a higher bound, since names of
 # models begin like them (xai-grok).
 #
-# A match begins with one of a few characters, for which `re` looks quickly. So the pattern of a prefix below begins
-# after its first character, and looks back at that character. Any character may be percent-encoded, also twice, and
-# word processors write dashes in the place of a hyphen.
+# A match begins with one of a few characters, which `re` finds quickly. So the pattern of a prefix below begins after
+# the prefix's first character, and looks back at that character. Any character may be percent-encoded, also twice, and
+# word processors write dashes in place of a hyphen.
 _HYPHEN = rb"(?:-|%(?:25)*2[Dd]|\xe2\x80[\x90-\x95]|\xe2\x88\x92|\xef\xbc\x8d)"
 _MG = rb"(?:(?<=m)|(?<=%)(?:25)*6[Dd])(?:g|%(?:25)*67)" + _HYPHEN
 _SK = rb"(?:(?<=s)|(?<=%)(?:25)*73)(?:k|%(?:25)*6[Bb])" + _HYPHEN
@@ -50,8 +50,8 @@ _KEY = re.compile(
     + rb"|" + _WHOLE_KEY_PREFIX
     + rb"))[\w%-]+"
 )  # fmt: skip
-# Every line that has a key has a match of this pattern, which is faster to search for than `_KEY`. To look for each of
-# these texts by `in` takes fifty times as long for a name.
+# Every line that has a key has a match of this pattern, which is faster to search for than `_KEY`. Testing a name for
+# each of these texts with `in` takes fifty times as long.
 _MAY_BE_KEY = re.compile(rb"mg-|sk-|%|mg\xe2|sk\xe2|mg\xef|sk\xef|gsk_|xai-|AIza|fw_|tgp_v1_")
 
 
@@ -68,5 +68,5 @@ def mask_keys_in_text(text: str) -> str:
     return mask_keys(text.encode(errors="replace")).decode()
 
 
-# For names of models and paths, most of which come again and again.
+# For names of models and paths, most of which are repeated.
 mask_keys_in_name = lru_cache(maxsize=1024)(mask_keys_in_text)

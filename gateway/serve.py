@@ -1,6 +1,6 @@
 """`mnemogate serve`, `work` and `migrate`, and operations on a database that no process serves.
 
-`serve` takes the address, then opens the database, then makes the application and the server.
+`serve` binds the address, then opens the database, then makes the application and the server.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def serve(settings: Settings, limits: Limits | None = None, *, performs_jobs: bo
 
     performs_jobs: True if this process performs background jobs, too.
 
-    Raises: SettingsError: the gateway cannot start; GatewayError: it cannot start now, and may later.
+    Raises: SettingsError: the gateway cannot start; GatewayError: the gateway cannot start now, but may later.
     """
     configure_logging()
     if not performs_jobs:
@@ -61,7 +61,7 @@ def work(settings: Settings, limits: Limits | None = None, *, listens: bool = Fa
 
     listens: True if health checks and scrapes are answered at the address of the settings.
 
-    Raises: SettingsError: the process cannot start; GatewayError: it cannot start now, and may later.
+    Raises: SettingsError: the process cannot start; GatewayError: the process cannot start now, but may later.
     """
     configure_logging()
     _require_shared_database(settings, "a worker of its own")
@@ -135,7 +135,7 @@ async def _run_listening_worker(services: Services, listener: socket.socket) -> 
 
 
 def _require_shared_database(settings: Settings, option: str) -> None:
-    """Checks that processes can share the database, which the option needs. Raises: SettingsError: it is a file."""
+    """Checks that processes can share the database, as the option needs. Raises: SettingsError: it is a file."""
     if settings.database.url is None:
         raise SettingsError(f"database.url: {option} needs PostgreSQL; one process owns a SQLite file")
 
@@ -165,7 +165,7 @@ async def _serve(
             settings, store, admin_token=token, limits=limits, performs_jobs=performs_jobs, otlp=otlp
         )
         listen(listener)
-        # An interrupt that came meanwhile ends the start here, before the application starts anything.
+        # An interrupt that came meanwhile ends the start here, before the application starts its work.
         await asyncio.sleep(0)
     except BaseException:
         listener.close()
@@ -197,7 +197,7 @@ async def _serve(
 
 
 def _allow_connections() -> None:
-    """Lets this process open as many files as the system allows: a reply takes two, and shells allow 1024.
+    """Lets this process open as many files as the system allows: a reply uses two, and shells allow 1024.
 
     Near the limit new connections are refused (`gateway.web.server`).
     """
@@ -219,7 +219,7 @@ def _tune_interpreter() -> None:
     gc.freeze()
     # A request makes hundreds of objects and next to no cycles, so collections are rarer than by default.
     gc.set_threshold(20_000, 20, 20)
-    # A thread that writes, imports or renders a page gives way to the event loop after this, not after 5 ms.
+    # A thread that writes, imports or renders a page gives way to the event loop after this time, not after 5 ms.
     sys.setswitchinterval(0.0005)
 
 
@@ -228,7 +228,8 @@ def _publish_address(admin: AdminFile, store: Store, address: str) -> None:
 
     At a recovery the file may be missing: it could not be written at the start, or was removed with the database.
     """
-    if store.database.is_owned:  # else another process owns the database, and has written its address
+    # Another process that owns the database has written its own address.
+    if store.database.is_owned:
         _write_address(admin, address)
     store.database.add_recovery_listener(partial(_write_address, admin, address))
 
@@ -241,7 +242,7 @@ def _write_address(admin: AdminFile, address: str) -> None:
 
 
 async def _open_store(settings: Settings, address: str | None = None) -> Store:
-    """Opens the store. It need not work yet: until it does, chat is answered without memory.
+    """Opens the store. The database need not work yet: until it works, requests are answered without memory.
 
     Raises: SettingsError; GatewayError: another process has the file, perhaps a command that soon ends.
     """

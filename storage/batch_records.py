@@ -16,8 +16,12 @@ from storage.run_records import Run, RunState, RunStep
 
 # The kind of a batch's job.
 BATCH_JOB = "batch"
-# Values of `BatchItem.part` that are no part: the item is ready for the next part, or has ended.
-READY_PART, ENDED_PART = 0, -1
+# Values of `BatchItem.part` that are no part.
+
+# The item is ready for the next part.
+READY_PART = 0
+# The item has ended.
+ENDED_PART = -1
 # The stop reason of an item that no provider answered in time.
 EXPIRED = "expired"
 # The bytes reserved for the sources of a value that an item writes into a block. The item's exchange has no row yet;
@@ -28,6 +32,8 @@ _ORIGIN = re.compile(r"tool:(?:([0-9a-f]{32})/)?(.*)", re.DOTALL)
 
 
 class BatchState(StrEnum):
+    """The state of a batch. A batch in one of the last three states has ended."""
+
     CREATED = "created"
     RUNNING = "running"
     COMPLETED = "completed"
@@ -36,7 +42,7 @@ class BatchState(StrEnum):
 
 
 class Batch(Struct, frozen=True):
-    """Sends to many agents, answered at a provider's own time."""
+    """Messages to many agents, which a provider answers when it has time."""
 
     id: int
     uid: str
@@ -49,6 +55,7 @@ class Batch(Struct, frozen=True):
 
     @property
     def is_over(self) -> bool:
+        """True if the batch has ended."""
         return self.state not in (BatchState.CREATED, BatchState.RUNNING)
 
 
@@ -64,15 +71,17 @@ class BatchCounts(Struct, frozen=True):
 
     @property
     def total(self) -> int:
+        """The number of all items."""
         return self.waiting + self.running + self.ended
 
     @property
     def ended(self) -> int:
+        """The number of items that have ended."""
         return self.completed + self.failed + self.expired + self.cancelled
 
 
 class OpenBatches(NamedTuple):
-    """The batches by their state, and the items of those that have not ended."""
+    """The numbers of batches in each state, and of the items of batches that have not ended."""
 
     states: Mapping[BatchState, int]
     items: BatchCounts
@@ -82,27 +91,31 @@ class BatchItem(Struct, frozen=True):
     """An item of a batch."""
 
     id: int
-    # The item's run; None: its agent was deleted.
+    # The item's run; None: the agent was deleted.
     run: Run | None
     # The public id of the item's agent.
     agent_uid: str
     project: str
     # The part of the batch that the item was sent to a provider with, or READY_PART or ENDED_PART.
     part: int
-    # The number of the item's request under way, or of its next one. An end without a reply does not raise the number:
-    # a reply may still come, and its tokens count.
+    # The number of the item's request under way, or otherwise of the next request. A request that ends without a reply
+    # does not raise the number: its reply may still come, and the reply's tokens count.
     request_number: int
     # The numbers of requests that had an error, and that expired, since the last request that succeeded.
     errors: int
     expiries: int
-    # The row of the exchange that the item continues (0: none), and the memory's epoch then; None: it has not begun.
+    # The row of the exchange that the item continues (0: no exchange); None: the item has not begun.
     last_exchange: int | None
+    # The memory's epoch when the item began.
     epoch: int | None
     # The name of the item's conversation, or "" if it is gone.
     conversation_name: str = ""
 
     def explain_failure(self, error_message: str | None) -> str | None:
-        """Returns why the item failed; None: it has not. error_message: the stored message of its error; None: none."""
+        """Returns why the item failed; None: the item has not failed.
+
+        error_message: the message of the item's error; None: no message is stored.
+        """
         return error_message or (None if self.run is not None else "The agent was deleted.")
 
     @property
@@ -134,7 +147,7 @@ class OriginCall(NamedTuple):
 
 
 def parse_call_origin(origin: str) -> OriginCall | None:
-    """Returns the call from which a block's value came; None: it came from no tool."""
+    """Returns the call from which a block's value came; None: the value came from no tool."""
     match = _ORIGIN.fullmatch(origin)
     return None if match is None else OriginCall(match[1] or "", match[2])
 
@@ -146,7 +159,7 @@ class ItemDraft(Struct, frozen=True):
     run: Run
     # The request of the item, as JSON.
     request: bytes
-    # The public id of the agent's own conversation, if that begins with the item.
+    # The public id of the agent's own conversation, if the conversation begins with the item.
     uid: str
 
 
@@ -164,12 +177,12 @@ class AssignedItem(Struct, frozen=True):
 
 
 class ItemRound(Struct, frozen=True):
-    """A round of an item that goes on: a reply, once its tools have run."""
+    """A round of an item that goes on: a reply with calls, and the results of the calls."""
 
     item: BatchItem
     # The number of the round.
     number: int
-    # The round as JSON, without its edits, which are added as they were written: [block, version, operation] each.
+    # The round as JSON without its edits. Each edit is added once it is written, as [block, version, operation].
     data: Mapping[str, object]
     # The memory edits of the round.
     edits: BlockMerge
@@ -203,15 +216,15 @@ class ItemEnd(Struct, frozen=True):
     state: RunState
     stop: str
     now: float
-    # Why the item failed; "": it has not failed.
+    # Why the item failed; "": the item has not failed.
     error_message: str = ""
-    # The epoch of the memory that the item's turn or error message may quote; None: they quote no memory.
+    # The epoch of the memory that the item's turn or error message may quote; None: neither quotes a memory.
     epoch: int | None = None
     # The input and output tokens of the item's last request.
     tokens: int = 0
     # The output tokens among `tokens`.
     output: int = 0
-    # The item's complete exchange, or None if none is to be stored.
+    # The item's complete exchange; None: no exchange is stored.
     turn: StepOpen | None = None
     # The last call of the model, with the tokens of all calls. Its `exchange` is ignored.
     step: RunStep | None = None

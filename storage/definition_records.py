@@ -27,7 +27,7 @@ class Definition(Struct, frozen=True):
     The definition of an agent, an archive, a folder, a conversation or a block has the uid of its object.
     """
 
-    # The row of the definition; 0: it has no row, as an agent's own archive has none.
+    # The row of the definition; 0: the definition has no row, like that of an agent's own archive.
     id: int
     # The public id, random, without a prefix.
     uid: str
@@ -36,7 +36,8 @@ class Definition(Struct, frozen=True):
     kind: DefinitionKind
     # The row in `agents` that the definition has or belongs to; 0: none.
     memory_row: int
-    # Unique in a project for a tool, an MCP server and an identity, which has the application's key for it as its name.
+    # The name of the object. The names of a project's tools, MCP servers and identities are unique; the name of an
+    # identity is the application's key for it.
     name: str
     # A number that rises with every change.
     version: int
@@ -48,5 +49,5 @@ class Definition(Struct, frozen=True):
 
     @property
     def is_stored(self) -> bool:
-        """The definition has a row."""
+        """True if the definition has a row."""
         return self.id != 0

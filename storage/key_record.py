@@ -6,12 +6,14 @@ from msgspec import Struct
 
 # The beginning of each key that the gateway makes.
 KEY_PREFIX = "mg-"
-# The values of `Key.opens` for an operator's key: it opens the page and the operators' API, with changes or to read.
-OPERATOR, OPERATOR_READ = "operator", "operator-read"
+# The values of `Key.opens` for the key of an operator, which opens the page and the operators' API.
+OPERATOR = "operator"
+# The operator may read, and change nothing.
+OPERATOR_READ = "operator-read"
 
 
 class Key(Struct, frozen=True):
-    """A gateway key. Only its SHA-256 is stored."""
+    """A gateway key. Only the SHA-256 of its secret is stored. Times are in seconds since the epoch."""
 
     id: int
     # The project of the key; "": an operator's key, for all projects.
@@ -19,10 +21,10 @@ class Key(Struct, frozen=True):
     name: str
     # The beginning of the secret, which `keys list` shows.
     prefix: str
-    # Times are in seconds since the epoch. When the key was made, and when it was revoked; None: it is in use.
     created: float
+    # When the key was revoked; None: the key is in use.
     revoked: float | None = None
-    # The mode of memory for requests that ask for none; None: the mode of the settings.
+    # The mode of memory for requests that name no mode; None: the mode of the settings.
     memory: str | None = None
     # The part of the gateway that the key opens: "metrics", OPERATOR, OPERATOR_READ; None: the API.
     opens: str | None = None
@@ -39,4 +41,5 @@ class Key(Struct, frozen=True):
 
     @property
     def is_operator(self) -> bool:
+        """True for the key of an operator."""
         return self.opens in (OPERATOR, OPERATOR_READ)

@@ -16,5 +16,5 @@ class FoundLink(Struct, frozen=True):
     expires_at: float
     # The names of the rights that the link gives.
     rights: tuple[str, ...]
-    # Since when the memory is paused, in seconds since the epoch; None: it is not paused.
+    # When the memory was paused, in seconds since the epoch; None: the memory is not paused.
     paused_at: float | None

@@ -13,7 +13,7 @@ from storage.records import Agent, Block, Message
 
 
 class UnreadMessages(Struct, frozen=True):
-    """The next messages that are settled and that a reader has not read."""
+    """The next settled messages that a reader has not read."""
 
     # The agent of the memory, with its present numbers.
     agent: Agent
@@ -24,16 +24,16 @@ class UnreadMessages(Struct, frozen=True):
     messages: Sequence[Message]
     # The names of the tools that were called in an exchange, by exchange.
     tools_used: Mapping[int, Sequence[str]] = msgspec.field(default_factory=dict)
-    # More messages are settled.
+    # True if more messages are settled.
     is_more: bool = False
-    # Later messages will be settled after the idle time.
+    # True if later messages will be settled after the idle time.
     is_waiting: bool = False
 
 
 class LearnedValue(NamedTuple):
     """A new value of a block that was learned."""
 
-    # The block as it was read; with the id 0 it is to be created.
+    # The block as it was read; a block with the id 0 is created.
     block: Block
     value: str
     # The rows of the exchanges that the value came from.
@@ -63,5 +63,5 @@ class UnembeddedMessages(Struct, frozen=True):
     # A number that changes with any of these fields.
     stamp: int
     messages: Sequence[Message] = ()
-    # This model has embedded nothing of this memory; the row that notes its progress is to be written first.
+    # True if the model has embedded no message of the memory, so that the row of its progress has to be inserted.
     is_new: bool = False

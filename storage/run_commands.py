@@ -15,7 +15,7 @@ from storage.run_records import Run, RunState, RunStep, WaitKind
 
 
 class ConversationPath(Struct, frozen=True):
-    """The path of a stored conversation, empty where it has not begun."""
+    """The path of a stored conversation; empty if the conversation has not begun."""
 
     snapshot: MemorySnapshot
     # The exchanges with their content, oldest first, from the beginning of the window to the head.
@@ -32,47 +32,48 @@ class StepOpen(Struct, frozen=True):
     key: str
     # The public id of the conversation, if it is new.
     uid: str
-    # The conversation's row; None: it begins with this step.
+    # The conversation's row; None: the conversation begins with this step.
     conversation_row: int | None
     # The conversation's rev when it was read.
     rev: int
     now: float
-    # The exchange with the messages that came in; its id is below 0.
+    # The exchange with the new messages; its id is below 0.
     exchange: Exchange
     # The run that begins with this step; None: a run that has begun continues.
     run: Run | None = None
     # The earlier run of the same send, which has ended and hands its otid to this run.
     replaces: int | None = None
-    # The memory section of the path; id 0: it is to be stored.
+    # The memory section of the path; a section with the id 0 is stored with the step.
     section: SentSection | None = None
-    # The agent's own blocks, to be made with its first use.
+    # The agent's own blocks, to be made with the agent's first use.
     defaults: Sequence[Block] = ()
-    # The blocks that its profile shares, to be made with its first use.
+    # The blocks that the agent's profile shares, to be made with the agent's first use.
     shared: Sequence[Block] = ()
-    # The memory edits of the step before; the `exchange` of each operation is that step's.
+    # The memory edits of the previous step; the `exchange_row` of each operation is the previous step's.
     edits: BlockMerge = msgspec.field(default_factory=lambda: BlockMerge())
     # The versions of the blocks on which those edits were made, by block.
     versions: Mapping[int, int] = msgspec.field(default_factory=dict)
-    # The conversation was a client conversation until now.
+    # True if the conversation was a client's conversation, and becomes a stored one.
     adopts: bool = False
-    # Where the step `adopts`: the exchanges of the path that it continues. Their edits are confirmed.
+    # If the step `adopts`: the rows of the exchanges of the path that it continues. Their edits are confirmed.
     continued: Sequence[int] = ()
-    # The exchange that was left open by a process that has gone, in its final form.
+    # The exchange that a process left open when it died, in its final form.
     abandoned: Exchange | None = None
     # A refused exchange that the step replaces, in its new state.
     replaced: Exchange | None = None
-    # The stored request of an accepted run without its messages, which are in the exchange now; None: there is none.
+    # The stored request of an accepted run, without the messages, which are in the exchange now; None: no request is
+    # stored.
     request: bytes | None = None
-    # The end of the run, where it ends with this step and the exchange has no reply.
+    # The end of the run, if the run ends with this step and the exchange has no reply.
     end: RunEnd | None = None
     # The part of a memory that the run reads, from which its edits come.
     reading: ReadSpan | None = None
-    # The attempt that performs the run, and alone may write it; None: no job does.
+    # The attempt of a job that performs the run, and alone may write it; None: no job performs the run.
     job: Job | None = None
 
 
 class StepOpened(Struct, frozen=True):
-    """A step that was begun, with its numbers."""
+    """A step that has begun, with the numbers under which it is stored."""
 
     agent: Agent
     exchange: Exchange
@@ -92,16 +93,16 @@ class StepEnd(Struct, frozen=True):
     step: RunStep
     # The results of the step's calls, as in `RunEnd`.
     results: Mapping[int, bytes] = msgspec.field(default_factory=dict)
-    # The part of a memory that was read, where the run ends well.
+    # The part of a memory that was read, if the run ends well.
     reading: ReadSpan | None = None
     # The runs that the step's end makes due; an agent that reads already is left out.
     accepts: Sequence[RunAccept] = ()
     # The message of the error that ended the run and its HTTP status, or "" and 0.
     error_message: str = ""
     error_status: int = 0
-    # Makes the record of the step's recall, without side effects; None: the step has none.
+    # Makes the record of the step's recall, without side effects; None: no record is made.
     recall: Callable[[], RecallRow] | None = None
-    # The attempt that performs the run, and alone may write it; None: no job does.
+    # The attempt of a job that performs the run, and alone may write it; None: no job performs the run.
     job: Job | None = None
 
 
@@ -120,12 +121,12 @@ class RunAccept(Struct, frozen=True):
     # The kind of the job that performs the run, with the run's uid as key and {"run": its row} as payload; "" for no
     # job: the accepting process performs the run.
     kind: str = "run"
-    # The run that it replaces, as in `StepOpen`.
+    # The run that this run replaces, as in `StepOpen`.
     replaces: int | None = None
     # The memory that the run reads. The job then belongs to that memory, which has one job of the kind for all its
     # runs.
     read_memory_row: int | None = None
-    # How the run's messages are listed, as JSON, stored as long as the run; None: in the usual way.
+    # The form in which the run's messages are listed, as JSON, stored as long as the run; None: the usual form.
     listing: bytes | None = None
 
 
@@ -133,7 +134,7 @@ class EnqueuedResponse(NamedTuple):
     """The run of a response that was accepted."""
 
     run: Run
-    # The run was created now; otherwise the same response was accepted before.
+    # True if the run was created now; False if the same response was accepted before.
     is_new: bool
 
 
@@ -145,7 +146,7 @@ class ResponseEnd(Struct, frozen=True):
     at: float
     # The response as it is shown, as JSON.
     shown: bytes
-    # The name of the turn in which the response is stored; None: in none.
+    # The name of the turn in which the response is stored; None: no turn is stored.
     turn: bytes | None
     # The last events of the response, as they are streamed.
     events: bytes
@@ -170,7 +171,7 @@ class ReadSpan(Struct, frozen=True):
 
 
 class RunEnd(Struct, frozen=True):
-    """The end of a run after a step that is written already."""
+    """The end of a run after its last step was written."""
 
     agent_row: int
     run_row: int
@@ -194,5 +195,5 @@ class RunEnd(Struct, frozen=True):
     reading: ReadSpan | None = None
     # The message of the error that ended the run; it quotes no content.
     error_message: str = ""
-    # The attempt that performs the run, and alone may write it; None: no job does.
+    # The attempt of a job that performs the run, and alone may write it; None: no job performs the run.
     job: Job | None = None

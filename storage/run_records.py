@@ -10,7 +10,7 @@ from msgspec import Struct, field
 
 
 class RunState(StrEnum):
-    """The state of a run. The last three are ends: a run that has ended stays as it is."""
+    """The state of a run. A run in one of the last three states has ended, and does not change any more."""
 
     CREATED = "created"
     RUNNING = "running"
@@ -20,11 +20,11 @@ class RunState(StrEnum):
 
 
 class RunTextKind(StrEnum):
-    """The kind of a text of a run. Statements that choose texts, as to erase them, name these kinds as text."""
+    """The kind of a text of a run. Statements that choose texts, for instance to erase them, name these kinds."""
 
-    # The request of the send: with its messages until they are in exchanges, then its options alone.
+    # The request of the send: until its messages are in exchanges the whole request, then its options alone.
     REQUEST = "request"
-    # How the messages of the run are listed, which its send chose.
+    # The form in which the messages of the run are listed, as the send chose it.
     LISTING = "listing"
     # A request of a batch's item to the model; the last one counts.
     ASKED = "asked"
@@ -32,13 +32,13 @@ class RunTextKind(StrEnum):
     ROUND = "round"
     # A reply of the model with calls that leave the gateway (`CallJournal`).
     REPLY = "reply"
-    # A call that leaves the gateway: it is noted before it is made.
+    # A call that leaves the gateway, stored before the call is made.
     CALL = "call"
-    # The result of such a call.
+    # The result of a call that leaves the gateway.
     RESULT = "result"
     # Events of the run, as a client reads them.
     EVENT = "event"
-    # A response as it is shown, of which no turn is stored.
+    # A response, as it is shown, without a stored turn.
     RESPONSE = "response"
     # The name of a turn that a response has begun.
     TURN = "turn"
@@ -73,7 +73,7 @@ class TokenCounts(NamedTuple):
 class Run(Struct, frozen=True):
     """One send to a stored conversation, from its message to its stop reason."""
 
-    # 0: it is not stored yet.
+    # 0: the run is not stored yet.
     id: int
     uid: str
     agent_row: int
@@ -84,28 +84,31 @@ class Run(Struct, frozen=True):
     parent: int | None = None
     # The number of runs that wait for this run: its parent, the parent's parent and so on.
     depth: int = 0
-    # The batch that the run is an item of; None: of none.
+    # The row of the batch that the run is an item of; None: the run is no item of a batch.
     batch: int | None = None
-    # The run goes on when its client leaves, and after a restart.
+    # True if the run goes on when its client leaves, and after a restart.
     background: bool = False
-    # Why the run ended; None: it has not ended.
+    # Why the run ended; None: the run has not ended.
     stop: str | None = None
     # The number of steps so far.
     steps: int = 0
     # The tokens of all steps so far.
     counts: TokenCounts = TokenCounts()
-    # When the run's first exchange began; while the run has none, when the exchange began whose calls it answers.
+    # When the run's first exchange began; for a run without an exchange, when the exchange began whose calls the run
+    # answers.
     begun: float | None = None
     ended: float | None = None
-    # Keyed hash of the send's own id; the newest run of a send that came twice has it.
+    # The keyed hash of the send's own id. Of the runs of a send that came twice, only the newest has the hash.
     otid: bytes | None = None
 
     @property
     def is_stored(self) -> bool:
+        """True if the id is the row of the run."""
         return self.id != 0
 
     @property
     def is_over(self) -> bool:
+        """True if the run has ended."""
         return self.state not in (RunState.CREATED, RunState.RUNNING)
 
 
@@ -120,14 +123,14 @@ class RunStep(Struct, frozen=True):
     exchange_row: int
     agent_row: int
     run_row: int
-    # From 1 on, in the run's order.
+    # The number of the step in its run, from 1 on.
     number: int
     begun: float
     ended: float | None = None
     counts: TokenCounts = TokenCounts()
     # Why the run ended with the step; None: the run went on.
     stop: str | None = None
-    # The rating of the step: "positive" or "negative"; None: it was not rated.
+    # The rating of the step: "positive" or "negative"; None: the step was not rated.
     feedback: str | None = None
     # The class of the step's error, never its message.
     error: str | None = None

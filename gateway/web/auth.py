@@ -37,14 +37,14 @@ class Caller(NamedTuple):
 
     # The project of the key.
     project: str = DEFAULT_PROJECT
-    # The caller's own credential, for an upstream without a key of its own, as `ModelRequest` has it: of
-    # `Authorization`, else of `x-api-key`.
+    # The caller's own credential, for an upstream without a key of its own, as in `ModelRequest`: the value of
+    # `Authorization`, otherwise of `x-api-key`.
     credential: str | None = None
-    # The memory mode of requests that name none, where the key defines it.
+    # The memory mode of requests that name no mode; None: the key defines no mode.
     memory: str | None = None
     # The only path that the key opens: METRICS_PATH, or PAGE_PATH for an operator; None: no such limit.
     only_path: str | None = None
-    # The credential of `x-api-key`, which counts first where the caller speaks Anthropic's dialect.
+    # The credential of `x-api-key`, which counts first in requests of Anthropic's dialect.
     api_key: str | None = None
     # The id of the key; 0: the caller has presented no key.
     key_id: int = 0
@@ -87,19 +87,19 @@ class Guard:
     """Admits or refuses each request. The store caches the keys presented lately, so most checks cost no statement."""
 
     keys: Keys
-    # Names, besides this machine's own, under which the gateway may be addressed while there are no keys.
+    # The names of hosts, besides this machine's own, under which the gateway may be addressed while there are no keys.
     hosts: Collection[str] = ()
-    # The origins of web pages from elsewhere that are answered. `*` is not among them: it would let in every page that
-    # is opened on this machine.
+    # The origins of other sites' pages that are answered. `*` is not among them: it would admit every page that is
+    # opened on this machine.
     origins: Collection[str] = ()
-    # While the store cannot say whether there are keys, requests without a key are served; False: a key is demanded.
-    # True is for a gateway that only this machine can reach, and that had no keys when they were last counted.
+    # True if requests without a key are served while it is not known whether there are keys, because the store is down.
+    # Only for a gateway that no other machine can reach, and that had no keys when they were last counted.
     serves_without_store: bool = True
-    # True: the settings have a key, or one was made, so a key is demanded whatever the store has.
+    # True if the settings have a key, or the store has once had one: then a key is demanded, also in an outage.
     is_key_demanded: bool = False
     # The kinds of keys that open /metrics once there are keys.
     metrics_keys: MetricsKeys = "auto"
-    # True: there is a key for /metrics; None: the store was not asked yet.
+    # Whether there is a key for /metrics; None: not read from the store yet.
     _has_metrics_key: bool | None = field(default=None, init=False)
     # The values of `host` that were admitted.
     _admitted_hosts: set[str] = field(default_factory=set, init=False)
@@ -113,7 +113,7 @@ class Guard:
             try:
                 self.is_key_demanded = await self.keys.has_any()
             except StoreError:
-                # Not known yet, so not remembered: the next request asks again.
+                # This is not remembered: the next request reads the store again.
                 return not self.serves_without_store
         return self.is_key_demanded
 
@@ -138,7 +138,7 @@ class Guard:
             )
         key = await self._get_valid_key(secret)
         if _KEY_HEADER not in values:
-            # The other headers hold the gateway's key, so there is none of the provider's.
+            # The other headers hold the gateway's key, so the caller has sent no credential for the provider.
             caller = ANONYMOUS
         return Caller(
             project=key.project,
@@ -175,7 +175,7 @@ class Guard:
             try:
                 self._has_metrics_key = await self.keys.has_metrics_key()
             except StoreError as error:
-                # The last known answer holds, since figures are needed above all in an outage.
+                # The last known answer counts, since metrics are needed above all in an outage.
                 if self._has_metrics_key is None:
                     raise Overloaded(
                         "The key cannot be checked: the store does not answer.", retry_after_s=2
@@ -213,10 +213,10 @@ class Guard:
         return key is not None and key.is_operator and not self.keys.has_expired(key)
 
     def _check_local(self, host: str | None, origin: str | None) -> None:
-        """Refuses web pages from elsewhere. Raises: NotAllowed.
+        """Refuses the pages of other sites. Raises: NotAllowed.
 
-        A page can reach this machine through a name of its own that resolves to it (DNS rebinding), or post to it
-        without reading the answer; the Host and Origin headers give both away.
+        A page can reach this machine through a name of its own that resolves to this machine (DNS rebinding), or post
+        without reading the answer. The Host and Origin headers show both.
         """
         if host is not None and host not in self._admitted_hosts and not self.knows_host(host):
             raise NotAllowed(
@@ -248,7 +248,7 @@ def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
     for name, value in headers:
         if name in _GUARD_HEADERS:
             text = value.decode("latin-1").strip()
-            # A proxy might have checked the first of two keys, and the gateway would take the second.
+            # A proxy might check the first of two keys, and the gateway the second.
             if values.setdefault(name, text) != text:
                 raise make_repeated_header_error(name)
     return values
@@ -274,7 +274,8 @@ def _make_anonymous_caller(values: dict[bytes, str]) -> Caller:
     credential = values.get(b"authorization") or None
     if credential is not None and (_read_bearer(credential) or credential).startswith(KEY_PREFIX):
         credential = None
-    api_key, provider_key = values.get(b"x-api-key"), None
+    api_key = values.get(b"x-api-key")
+    provider_key = None
     if api_key and not api_key.startswith(KEY_PREFIX):
         provider_key = X_API_KEY_PREFIX + api_key
     credential = credential or provider_key

@@ -74,17 +74,17 @@ class FieldSearch:
 
     @property
     def is_over(self) -> bool:
-        """Nothing more is searched: the form has ended, or readers may read the rest differently."""
+        """True once the search has ended: the form has ended, or readers may read the rest differently."""
         return self._state is not _SearchState.SEARCHING
 
     @property
     def is_whole(self) -> bool:
-        """The form has ended in order."""
+        """True if the form has ended in order."""
         return self._state is _SearchState.ENDED
 
     @property
     def is_ambiguous(self) -> bool:
-        """Some reader may find a second field of the name after the first one."""
+        """True if some reader may find a second field of the name after the first one."""
         return self._state is _SearchState.GAVE_UP and self.span is not None
 
     def feed(self, piece: bytes) -> None:

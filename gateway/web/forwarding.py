@@ -1,8 +1,8 @@
 """Forwards the endpoints without memory (`FORWARDED_PATHS`) to the upstream of the model they name, bytes for bytes.
 
 A JSON body is read for its `model`, within the limits of a chat's body. Every other body is streamed to the upstream; a
-form that may have such a field is held until the field is there, within the same limits. A request that names no model
-goes to the first upstream that may have the endpoint, or to the one that `x-mnemogate-upstream` names.
+form that may have the field `model` is held until the field has arrived, within the same limits. A request that names
+no model goes to the first upstream that may have the endpoint, or to the upstream that `x-mnemogate-upstream` names.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class CountedPath(NamedTuple):
     name: str
 
 
-# Sub-paths are left to the upstream.
+# The paths that are forwarded. The upstream refuses sub-paths that it does not have.
 FORWARDED_PATHS: Final[dict[str, CountedPath]] = {
     "/v1/embeddings": CountedPath(("POST",), "embeddings"),
     "/v1/completions": CountedPath(("POST",), "completions"),
@@ -79,7 +79,7 @@ _SAFE_PATH: Final = re.compile(r"/v1(?:/(?!\.+(?:/|$))[\w.:@~+=-]{1,256}){1,8}",
 
 
 class ForwardingParts(Struct, frozen=True):
-    """The parts that all routes share that forward requests to upstreams."""
+    """The parts that are shared by all routes that forward requests to upstreams."""
 
     forwarder: Forwarder
     # Reads the bodies that are JSON.
@@ -105,11 +105,11 @@ class ForwardedHead(Struct, frozen=True):
     upstream_path: str
     # The upstream that a header asks for, by its name in the settings.
     upstream_name: str | None
-    # The header as it was sent; "": there is none.
+    # The header as it was sent; "": the request has no such header.
     content_type: str
-    # The body is compressed, or encoded in another way.
+    # True if the body is compressed, or encoded in another way.
     is_encoded: bool
-    # A POST with a body. The body of another method is not read.
+    # True for a POST with a body. The body of another method is not read.
     has_body: bool
 
     @property
@@ -121,7 +121,7 @@ class ForwardedHead(Struct, frozen=True):
 
 @dataclass(eq=False)
 class ForwardedRoute:
-    """The route of one path. Starlette calls an object as a raw ASGI app; a function would get a `Request`.
+    """The route of one path. It is an object, which Starlette calls as an ASGI app; a function would get a `Request`.
 
     Subclasses in `gateway.web.response_call` and `gateway.web.stored_routes` override the methods without underscore.
     """
@@ -190,13 +190,13 @@ class ForwardedRoute:
             await self.forward(incoming._replace(receive=upload.receive_rest), route, outgoing)
 
     async def _read_to_model(self, upload: UploadBody, head: ForwardedHead, quota: ByteQuota) -> bool:
-        """Reads a form up to the model that it names, which then is `upload.field_value`.
+        """Reads a form until its field `model` is found, whose value is then `upload.field_value`.
 
         quota: counts the bytes that are held.
 
         Returns False if the body may name a model in the part that was not read.
 
-        Raises: GatewayError; BadRequest: the form has two models, or the name is none of a model.
+        Raises: GatewayError; BadRequest: the form has the field twice, or its value cannot be a model's name.
         """
         boundary = read_boundary(head.content_type) if not head.is_encoded else None
         if boundary is None or not _may_name_a_model(head.upstream_path):
@@ -229,7 +229,7 @@ async def forward_without_memory(
 
 
 def refuse_required_memory(headers: RawHeaders) -> None:
-    """Refuses a request that requires memory (`x-mnemogate-memory: strict`), which it would not have.
+    """Refuses a request that requires memory (`x-mnemogate-memory: strict`), since it is answered without memory.
 
     Raises: BadRequest.
     """
@@ -243,7 +243,7 @@ def refuse_required_memory(headers: RawHeaders) -> None:
 def _read_head(incoming: Incoming) -> ForwardedHead:
     """Reads the part of a request that decides to which upstream it goes. Raises: UnknownPath, BadRequest."""
     scope, path = incoming.scope, incoming.scope["path"]
-    # The raw path has to be the same: an escaped character may have become one that the pattern allows.
+    # The raw path must be equal to the decoded path: a decoded escape may be a character that the pattern allows.
     if not _SAFE_PATH.fullmatch(path) or scope.get("raw_path", path.encode()) != path.encode():
         raise UnknownPath(f"Unknown path: {scope['method']} {path}")
     refuse_repeated(incoming.headers, (MEMORY_HEADER,))
@@ -282,7 +282,7 @@ def _build_outgoing(
 
 
 def _uses_model(outgoing: Outgoing) -> bool:
-    """Returns whether a request uses a model: at once, or later as a batch, which names models in its file."""
+    """Returns whether a request uses a model: at once, or later as a batch, with models that its file names."""
     is_batch = outgoing.method == "POST" and outgoing.upstream_path.partition("?")[0] == "/batches"
     return is_batch or costs_tokens(outgoing.method, outgoing.upstream_path)
 

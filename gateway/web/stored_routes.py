@@ -95,7 +95,8 @@ class StoredRoute(ForwardedRoute):
         stored_path = _StoredPath.parse(outgoing.upstream_path)
         change = self._find_reply_change(outgoing.method, stored_path)
         if change is not None and outgoing.method == "GET" and stored_path.is_response:
-            change = background_end = BackgroundEnd(change)
+            background_end = BackgroundEnd(change)
+            change = background_end
             incoming = incoming._replace(send=self._save_before_end(incoming, background_end))
         await forward_without_memory(
             self.parts.forwarder,
@@ -110,7 +111,7 @@ class StoredRoute(ForwardedRoute):
         """Returns whether a path creates a conversation that the gateway stores, since no upstream can."""
         return path == CONVERSATIONS_PATH and not self.parts.forwarder.has_endpoint("/conversations")
 
-    def _forget_before_answer(self, scope: Scope, id: str, send: Send) -> Send:
+    def _forget_before_answer(self, scope: Scope, response_id: str, send: Send) -> Send:
         """Returns a `send` that forgets a response before its upstream's answer says that it is deleted."""
         reply_head: Message | None = None
 
@@ -118,12 +119,13 @@ class StoredRoute(ForwardedRoute):
             """Sends a message. The head of the reply waits until the response is forgotten."""
             nonlocal reply_head
             if "status" in message:
-                reply_head = message  # the head waits, since an error of the store has a status of its own
+                # The head waits, since an error of the store has a status of its own.
+                reply_head = message
                 return
             if reply_head is not None:
                 # A 404 may answer a client that asks again after an error of the store: upstream the response is gone.
                 if 200 <= reply_head["status"] < 300 or reply_head["status"] == 404:
-                    await self.upstream_responses.forget_deleted(scope, id)
+                    await self.upstream_responses.forget_deleted(scope, response_id)
                 await send(reply_head)
                 reply_head = None
             await send(message)

@@ -37,7 +37,8 @@ class UploadBody:
         if self.size_bytes is not None and self.size_bytes > limit_bytes:
             raise self._make_size_error()
         self._receive = receive
-        self._time_left_s = self._timeout_s = timeout_s
+        self._timeout_s = timeout_s
+        self._time_left_s = timeout_s
         # The bytes that `read_until` has read, and the span in them of the field's value; None: no field was found.
         self._held_bytes = b""
         self._value_span: ValueSpan | None = None
@@ -64,14 +65,14 @@ class UploadBody:
 
     @property
     def field_value(self) -> str | None:
-        """The field's value, if `read_until` has found it."""
+        """The field's value; None: `read_until` has not found the field."""
         if self._value_span is None:
             return None
         start, end = self._value_span
         return self._held_bytes[start:end].decode("utf-8", "replace")
 
     def replace_model(self, model: str) -> None:
-        """Replaces the field's value. Where the field was not found, nothing changes."""
+        """Replaces the field's value. If the field was not found, nothing changes."""
         if self._value_span is None or model == self.field_value:
             return
         start, end = self._value_span
@@ -82,7 +83,7 @@ class UploadBody:
             self.size_bytes += len(value) - (end - start)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Yields all of the body, once. Raises: BodyTooLarge, BodyTimeout, ClientGone, BadRequest."""
+        """Yields the whole body, once. Raises: BodyTooLarge, BodyTimeout, ClientGone, BadRequest."""
         held_bytes, self._held_bytes = self._held_bytes, b""
         for start in range(0, len(held_bytes), PIECE_BYTES):
             yield held_bytes[start : start + PIECE_BYTES]
@@ -127,7 +128,7 @@ class UploadBody:
         if self._search is not None:
             self._search.feed(piece)
             if self._search.is_ambiguous:
-                # Upstreams differ in which of two fields counts, and for the route the same field must count.
+                # Upstreams differ in which of two fields counts, and the route must be that of the field that counts.
                 raise BadRequest("Duplicate field in the form: `model`.", param="model")
         if not message.get("more_body", False):
             self._ended.set()

@@ -226,14 +226,16 @@ class CachedMemory:
         if before is None or before.stamp != current.stamp:
             self._drop_messages()
         elif before.indexed_seq != current.indexed_seq:
-            # Those with lower numbers stay: their texts were changed after they were indexed.
+            # Unindexed messages with lower numbers stay: their texts were changed after they were indexed.
             self._note_indexed(range(before.indexed_seq + 1, current.indexed_seq + 1))
         for message in changes.unindexed:
             if self.unindexed.setdefault(message.seq, message) is message:
                 self.uncounted.append(message)
-        self.numbers, self.unread_from = current, changes.unread_from
+        self.numbers = current
+        self.unread_from = changes.unread_from
         self._unindexed_exchanges = len({message.exchange_row for message in self.unindexed.values()})
-        self._unindexed_bytes, self.has_grown = sum(map(_measure_message, self.unindexed.values())), True
+        self._unindexed_bytes = sum(map(_measure_message, self.unindexed.values()))
+        self.has_grown = True
         return True
 
     def _drop_messages(self) -> None:

@@ -349,7 +349,7 @@ class _PathStep(NamedTuple):
     """An exchange as a step of its path, without content: a row of the statement `deepest`."""
 
     row: int
-    # None: it is an opening.
+    # The row of the previous exchange on the path; None: the exchange is an opening.
     parent: int | None
     seq: int
     # The number of messages of the path up to the exchange's end, forgotten ones too.
@@ -357,7 +357,7 @@ class _PathStep(NamedTuple):
     # The number of messages of the exchange, forgotten ones and a missing reply too.
     span: int
     state: str
-    # The indices of the messages that are forgotten alone, as a JSON list; None: there are none.
+    # The indices of the messages that are forgotten alone, as a JSON list; None: no message is.
     redactions: bytes | None
     has_no_reply: bool
     is_active: bool
@@ -380,9 +380,9 @@ def _find_branches(steps: Sequence[_PathStep]) -> list[Branch]:
     steps: the deepest exchanges of the conversation, each after its parent. The messages before them all count.
     """
     counts: dict[int | None, int] = {None: 0}
-    # The last exchange up to each exchange of which a message is left.
+    # For each exchange, the last exchange with a message left on the path up to it.
     last_left: dict[int | None, int | None] = {None: None}
-    # Those of them that are followed by another one.
+    # The exchanges with a message left that another such exchange follows.
     followed: set[int | None] = {None}
     for step in steps:
         own_count = step.count_messages()
@@ -395,7 +395,8 @@ def _find_branches(steps: Sequence[_PathStep]) -> list[Branch]:
     ends = [step for step in steps if step.row not in parents]
     branches: list[Branch] = []
     for end in sorted(ends, key=lambda each: (each.last_turn, each.seq), reverse=True):
-        # Another branch has all that is left of this one, if its last exchange is followed there or ends it.
+        # If another branch continues or ends with the last exchange that is left of this branch, it has all of its
+        # messages.
         if last_left[end.row] not in followed:
             followed.add(last_left[end.row])
             branches.append(Branch(end.row, end.seq, counts[end.row], end.last_turn, bool(end.is_active)))

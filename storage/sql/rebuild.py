@@ -450,7 +450,7 @@ class _Division:
         """
         # The versions before the first version with erased content.
         self.clean: list[BlockVersion] = []
-        # That first version and all later versions, each of which may have erased words.
+        # The first version with erased content and all later versions, each of which may have erased words.
         self.later: list[_RevisedVersion] = []
         # The edits that brought erased content into versions.
         self.edits: list[EditKey] = []
