@@ -1269,6 +1269,16 @@ def test_a_block_says_that_a_change_by_a_tool_is_still_to_come(
         assert "waits" not in plain(page(operator, f"m/{uid}/b/human"))
 
 
+def test_each_line_of_a_change_has_a_sign(operator: Operator) -> None:
+    """Of two added lines the second one was told from what had been there by its colour and line alone."""
+    uid = speak(operator.world, "Hello.").uid
+    block = f"m/{uid}/b/human"
+    operator.post(block, value="Lives in Bern.\nLikes tea.", version=1)
+    assert "<ins>Lives in Bern.</ins>\n<ins>Likes tea.</ins></div>" in page(operator, block)
+    operator.post(block, value="Lives in Bern.", version=2)
+    assert "Lives in Bern.\n<del>Likes tea.</del></div>" in page(operator, block)
+
+
 def test_an_undo_names_many_lost_words_once(operator: Operator) -> None:
     """Six of them stood three times on the page, each in quotation marks."""
     text = "Maria moved to Porto with her mother Ines and two grey cats."
