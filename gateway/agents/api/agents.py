@@ -45,9 +45,10 @@ class AgentRoutes:
 
     async def list_agents(self, request: ApiRequest, query: AgentsQuery) -> list[dict[str, Any]]:
         """List agents, users' memories among them."""
-        filter = replace(_make_filter(query), order=query.sorting)
+        agent_filter = replace(_make_filter(query), order=query.sorting)
         page = read_page_at(query, partial(read_uid, "agent"))
-        return await self._api.agents.make_json(await self._api.registry.list(request.project, filter, page))
+        views = await self._api.registry.list(request.project, agent_filter, page)
+        return await self._api.agents.make_json(views)
 
     async def count(self, request: ApiRequest, query: AgentsQuery) -> int:
         """Count agents."""

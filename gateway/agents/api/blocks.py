@@ -167,7 +167,7 @@ class BlockRoutes:
     async def list_blocks(self, request: ApiRequest, query: BlocksQuery) -> list[dict[str, Any]]:
         """List blocks."""
         min_agents, max_agents = _read_agent_counts(query)
-        filter = BlockFilter(
+        block_filter = BlockFilter(
             label=find_sent(query.label), label_text=find_sent(query.label_search),
             description_text=find_sent(query.description_search),
             value_text=find_sent(query.value_search), min_agents=min_agents, max_agents=max_agents,
@@ -175,7 +175,8 @@ class BlockRoutes:
             name=find_sent(query.name), includes_hidden=query.show_hidden_blocks is True,
         )  # fmt: skip
         page = await read_page(query, partial(self._get_row, request.project))
-        return [render_block(entry) for entry in await self._blocks.list(request.project, filter, page)]
+        entries = await self._blocks.list(request.project, block_filter, page)
+        return list(map(render_block, entries))
 
     async def count(self, request: ApiRequest) -> int:
         """Count blocks."""

@@ -241,14 +241,14 @@ class ConversationRoutes:
     ) -> list[dict[str, Any]]:
         """List conversations."""
         agent = await self._api.agents.find_sent(request.project, query.agent_id)
-        filter = ConversationFilter(
+        conversation_filter = ConversationFilter(
             None if agent is None else agent.id,
             text=find_sent(query.summary_search),
             is_archived=_ARCHIVED_BY_STATUS[query.archive_status],
             order=query.sorting,
         )
         page = read_page_at(query, partial(read_uid, "conv"))
-        entries = await self._api.store.conversations.list(request.project, filter, page)
+        entries = await self._api.store.conversations.list(request.project, conversation_filter, page)
         return [render_conversation(entry) for entry in entries]
 
     async def create(

@@ -183,9 +183,9 @@ class PassageRoutes:
     async def list_passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
         """List an agent's passages."""
         agent = await self._api.agents.get(request)
-        filter = PassageFilter(text=find_sent(query.search))
+        passage_filter = PassageFilter(text=find_sent(query.search))
         page = read_page_at(query, partial(_get_seq, agent), size=100)
-        return list(map(render_passage, await self._passages.list_page(agent, filter, page)))
+        return list(map(render_passage, await self._passages.list_page(agent, passage_filter, page)))
 
     async def create(self, request: ApiRequest, body: CreatePassage) -> list[dict[str, Any]]:
         """Save a text for an agent."""
@@ -196,7 +196,7 @@ class PassageRoutes:
     async def search(self, request: ApiRequest, query: PassageSearchQuery) -> dict[str, Any]:
         """Search the passages of an agent, and of the archives and folders that it has attached."""
         agent = await self._api.agents.get(request)
-        filter = PassageFilter(
+        passage_filter = PassageFilter(
             since=read_moment(query.start_datetime, ("query", "start_datetime")),
             until=read_moment(query.end_datetime, ("query", "end_datetime"), is_end=True),
             tags=find_sent(query.tags) or (),
@@ -204,12 +204,12 @@ class PassageRoutes:
         )
         limit = find_sent(query.top_k) or _DEFAULT_RESULTS
         memories = await self._passages.list_searched_memories(agent)
-        hits = await self._passages.search(memories, query.query, filter, limit=limit)
+        hits = await self._passages.search(memories, query.query, passage_filter, limit=limit)
         return {"results": list(map(_render_found_passage, hits)), "count": len(hits)}
 
     async def search_by_body(self, request: ApiRequest, body: SearchPassages) -> list[dict[str, Any]]:
         """Search the passages of an archive, or those that an agent searches."""
-        filter = PassageFilter(
+        passage_filter = PassageFilter(
             since=read_moment(body.start_date, ("body", "start_date")),
             until=read_moment(body.end_date, ("body", "end_date"), is_end=True),
             tags=find_sent(body.tags) or (),
@@ -224,9 +224,9 @@ class PassageRoutes:
             raise BadRequest("Name the agent or the archive that is to be searched.", param="agent_id")
         query = find_sent(body.query)
         if query is not None and query.strip():
-            hits = await self._passages.search(memories, query, filter, limit=body.limit)
+            hits = await self._passages.search(memories, query, passage_filter, limit=body.limit)
         else:
-            hits = await self._passages.list_newest(memories, filter, limit=body.limit)
+            hits = await self._passages.list_newest(memories, passage_filter, limit=body.limit)
         # Scores of different memories cannot be compared, so the score is computed from the rank.
         return [
             {"passage": render_passage(hit), "score": 1 / (1 + rank), "metadata": {}}

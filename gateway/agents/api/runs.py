@@ -91,12 +91,12 @@ class RunRoutes:
         states = find_sent(query.statuses) or (
             [state.value for state in LIVE_STATES] if query.active else list(RunState)
         )
-        filter = RunFilter(
+        run_filter = RunFilter(
             None if agent is None else agent.id, conversation_row, sorted({RunState(state) for state in states}),
             background=find_sent(query.background), stop=find_sent(query.stop_reason),
         )  # fmt: skip
         page = await read_page(query, partial(self._get_run_row, request.project), size=100)
-        return await self._render_runs(await self._runs.list_runs(request.project, filter, page))
+        return await self._render_runs(await self._runs.list_runs(request.project, run_filter, page))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a run."""

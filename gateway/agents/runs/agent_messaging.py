@@ -175,10 +175,10 @@ class AgentMessaging:
         recipients: list[Recipient] = []
         # A statement takes at most MAX_TAGS tags. With more tags, all agents are read, since `_has_tags` checks each.
         tags = match_all or match_some
-        filter = AgentFilter(tags=tags if len(tags) <= MAX_TAGS else (), needs_all_tags=bool(match_all))
+        agent_filter = AgentFilter(tags=tags if len(tags) <= MAX_TAGS else (), needs_all_tags=bool(match_all))
         page: Page[str] = Page(limit=_PAGE, newest_first=False)
         while len(recipients) < MAX_AGENTS:
-            entries = await self.store.defined_agents.list(sender.project, filter, page)
+            entries = await self.store.defined_agents.list(sender.project, agent_filter, page)
             tags_of = await self.store.defined_agents.load_tags([entry.agent.id for entry in entries])
             recipients += [
                 Recipient(entry.agent.uid, entry.name)
