@@ -1,4 +1,4 @@
-"""The gateway before two upstreams, of either kind."""
+"""The fixture `open_failover`, with a first upstream of either dialect."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ from tests.doubles.upstream import (
     StrictUpstream,
 )
 from tests.gateway.sdk import remember
-from tests.gateway.upstream.two import Claude, Open, Two
+from tests.gateway.upstream.failover_world import FailoverWorld, OpenaiQueuedClaude, OpenFailover
 
 
 @pytest.fixture(params=["openai", "anthropic"])
 def kind(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
+    """The dialect of the first upstream."""
+    dialect: str = request.param
+    return dialect
 
 
 @pytest.fixture
-def two(tmp_path: Path, kind: Any) -> Iterator[Open]:
-    with Claude() if kind == "anthropic" else StrictUpstream() as first, StrictUpstream() as second:
+def open_failover(tmp_path: Path, kind: Any) -> Iterator[OpenFailover]:
+    with (
+        OpenaiQueuedClaude() if kind == "anthropic" else StrictUpstream() as first,
+        StrictUpstream() as second,
+    ):
 
         @contextmanager
-        def opened(
+        def open_world(
             *,
             fallbacks: Sequence[str] = ("other",),
             url: str | None = None,
@@ -37,11 +41,11 @@ def two(tmp_path: Path, kind: Any) -> Iterator[Open]:
             second_key: str | None = "k2",
             server: dict[str, Any] | None = None,
             profiles: Sequence[Any] = (),
-            **of_first: Any,
-        ) -> Iterator[Two]:
-            of_first.setdefault("api_key", "k1")
+            **first_options: Any,
+        ) -> Iterator[FailoverWorld]:
+            first_options.setdefault("api_key", "k1")
             upstreams = (
-                UpstreamSettings("first", kind, url or first.base_url, **of_first),
+                UpstreamSettings("first", kind, url or first.base_url, **first_options),
                 UpstreamSettings("second", base_url=second.base_url, api_key=second_key),
             )
             models = (
@@ -51,16 +55,18 @@ def two(tmp_path: Path, kind: Any) -> Iterator[Open]:
                 ModelSettings("other", "small", "second", window),
                 ModelSettings("large", "large", "second"),
             )
-            parts: dict[str, Any] = {"upstreams": upstreams, "models": models, "server": server}
-            with remember(first, tmp_path, *profiles, **parts) as world:
-                found = Two(world, first, second, [], kind)
+            options: dict[str, Any] = {"upstreams": upstreams, "models": models, "server": server}
+            with remember(first, tmp_path, *profiles, **options) as world:
+                failover_world = FailoverWorld(world, first, second, [], kind)
                 failover = world.gateway.app.services.chat.failover
 
                 async def sleep(seconds: float) -> None:
-                    found.waits.append(seconds)
+                    failover_world.waits.append(seconds)
 
-                failover.now, failover.sleep, failover.chance = (lambda: found.now), sleep, (lambda: 1.0)
-                yield found
-                found.settle()
+                failover.now = lambda: failover_world.now
+                failover.sleep = sleep
+                failover.chance = lambda: 1.0
+                yield failover_world
+                failover_world.settle()
 
-        yield opened
+        yield open_world

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.doubles.upstream import Call, Rules, UpstreamRequest, call_tools, fail, say
-from tests.gateway.upstream.two import Open, Two
+from tests.gateway.upstream.failover_world import FailoverWorld, OpenFailover
 
 Json = dict[str, Any]
 
@@ -65,7 +65,7 @@ class Phone:
     late: calls that a reply has passed over.
     """
 
-    two: Two
+    failover: FailoverWorld
     dice: Random
     said: list[str] = field(default_factory=list)
     held: list[Json] = field(default_factory=list)
@@ -108,11 +108,13 @@ class Phone:
         self, goes: Sequence[Json], new: Json, stays: list[Json], *, stands_in: bool, calls: bool
     ) -> None:
         number = next(self.numbers)
-        text, first, second = f"Reply {number}.", self.two.first, self.two.second
+        text, first, second = f"Reply {number}.", self.failover.first, self.failover.second
         if stands_in:
             first.queue(fail(503))
         upstream = second if stands_in else first
-        thoughts: Json = {"reasoning_content": "Hm."} if self.two.kind == "openai" and not stands_in else {}
+        thoughts: Json = (
+            {"reasoning_content": "Hm."} if self.failover.kind == "openai" and not stands_in else {}
+        )
         call = Call("look", {"at": number}, f"call_{number}")
         reply = call_tools(call, text=text) if calls else say(text, delta=thoughts)
         upstream.queue(reply)
@@ -125,17 +127,21 @@ class Phone:
         self.held, self.open = stays, []
         if calls:
             # Claude's calls have ids of another form.
-            id = f"call_{number}" if upstream is second or self.two.kind == "openai" else f"toolu_{number}"
+            id = (
+                f"call_{number}"
+                if upstream is second or self.failover.kind == "openai"
+                else f"toolu_{number}"
+            )
             self.said.append(f"call {id}")
             self.open = [id]
 
     def fails(self, status: int, goes: Sequence[Json], new: Json, stays: list[Json]) -> None:
-        self.two.first.queue(fail(status))
+        self.failover.first.queue(fail(status))
         if status == 500:
-            self.two.second.queue(fail(status))
+            self.failover.second.queue(fail(status))
         expected = self._path([*goes, new])
         assert self._ask(new) == status
-        assert texts_sent(self.two.first.last) == expected
+        assert texts_sent(self.failover.first.last) == expected
         # What is refused is not sent again, nor what was held back for it.
         self.held = stays if status == 400 else [*goes, new, *stays]
 
@@ -144,9 +150,9 @@ class Phone:
         title = user(f"A title, number {next(self.numbers)}?")
         expected = self._path([*self.held, title])
         stands_in = self.dice.random() < 0.5
-        upstream = self.two.second if stands_in else self.two.first
+        upstream = self.failover.second if stands_in else self.failover.first
         if stands_in:
-            self.two.first.queue(fail(503))
+            self.failover.first.queue(fail(503))
         assert self._ask(title, {"x-mnemogate-memory": self.dice.choice(["off", "read"])}) == 200
         assert (upstream.last.refusal, texts_sent(upstream.last)) == (None, expected)
 
@@ -158,20 +164,20 @@ class Phone:
 
     def _ask(self, new: Json, more: dict[str, str] | None = None) -> int:
         stream = self.dice.random() < 0.5
-        reply = self.two.world.post(
+        reply = self.failover.world.post(
             [new], {**APPEND, **(more or {})}, user="alice", tools=TOOLS, stream=stream
         )
-        self.two.world.settle()
+        self.failover.world.settle()
         return reply.status
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_nothing_is_lost_doubled_or_moved(two: Open, seed: int) -> None:
-    with two() as it:
+def test_nothing_is_lost_doubled_or_moved(open_failover: OpenFailover, seed: int) -> None:
+    with open_failover() as world:
         # It gets its thoughts back; the other one would refuse them.
-        it.first.rules = Rules(unknown_parameters=False)
-        phone = Phone(it, Random(seed))
+        world.first.rules = Rules(unknown_parameters=False)
+        phone = Phone(world, Random(seed))
         for _ in range(40):
             # Nobody rests: each send finds the first upstream ready.
-            it.now += 1000.0
+            world.now += 1000.0
             phone.turn()

@@ -24,7 +24,7 @@ from tests.doubles.upstream import (
     uncounted,
 )
 from tests.gateway.sdk import CHAT, agent, remember
-from tests.gateway.upstream.two import Open, only_openai
+from tests.gateway.upstream.failover_world import OpenFailover, only_openai
 
 LIMIT = 2000
 WORDS = "one two three four five six seven eight nine ten " * 4
@@ -139,11 +139,11 @@ def test_a_list_that_is_too_long_only_with_the_result_of_a_gateway_tool_is_cut(t
         assert len(cut.messages) < len(tried.messages)
 
 
-def test_a_shorter_request_is_retried_like_any_other(two: Open) -> None:
-    with two(fallbacks=(), retries=1) as it:
+def test_a_shorter_request_is_retried_like_any_other(open_failover: OpenFailover) -> None:
+    with open_failover(fallbacks=(), retries=1) as failover:
         words = "This model's maximum context length is 8192 tokens."
-        it.first.queue(fail(400, words), fail(503), say("Short."))
-        reply = it.world.gateway.post({"model": "m", "messages": long_list(80)})
+        failover.first.queue(fail(400, words), fail(503), say("Short."))
+        reply = failover.world.gateway.post({"model": "m", "messages": long_list(80)})
         assert reply.headers["x-mnemogate-tries"] == "first:400;first:503;first:200"
 
 
@@ -296,13 +296,13 @@ def test_an_upstream_that_counts_more_than_we_do_is_believed(
 
 
 @only_openai
-def test_a_guess_of_one_upstreams_context_is_none_of_its_fallbacks(two: Open) -> None:
+def test_a_guess_of_one_upstreams_context_is_none_of_its_fallbacks(open_failover: OpenFailover) -> None:
     refused = fail(400, f"This model's maximum context length is {LIMIT} tokens.")
-    with two(window=100_000) as it:
+    with open_failover(window=100_000) as failover:
         # The whole list, one cut to the limit, one cut to a guess.
-        it.first.queue(refused, refused, fail(503))
-        it.second.queue(uncounted("Fine.", stream=False))
-        it.world.sdk.chat.completions.create(model="m", messages=long_list(80))
-        assert (len(it.first.requests), len(it.second.requests)) == (3, 1)
-        windows = it.world.gateway.app.services.chat.failover.context_windows
+        failover.first.queue(refused, refused, fail(503))
+        failover.second.queue(uncounted("Fine.", stream=False))
+        failover.world.sdk.chat.completions.create(model="m", messages=long_list(80))
+        assert (len(failover.first.requests), len(failover.second.requests)) == (3, 1)
+        windows = failover.world.gateway.app.services.chat.failover.context_windows
         assert windows.find_window(ModelKey("second", "small"), 100_000) == 100_000

@@ -31,7 +31,7 @@ from tests.doubles.upstream import (
     say,
 )
 from tests.gateway.sdk import agent
-from tests.gateway.upstream.two import AGENT, BUSY, INSERT, Open, both, forms, only_openai
+from tests.gateway.upstream.failover_world import AGENT, BUSY, INSERT, OpenFailover, both, forms, only_openai
 from tests.patience import SHORT_S, becomes
 from tests.server import held_port
 
@@ -60,29 +60,31 @@ FAULTS = [
 
 @both
 @forms
-def test_the_fallback_answers(two: Open, subtests: pytest.Subtests, stream: bool, memory: bool) -> None:
-    with two() as it:
+def test_the_fallback_answers(
+    open_failover: OpenFailover, subtests: pytest.Subtests, stream: bool, memory: bool
+) -> None:
+    with open_failover() as world:
         for number, (fault, kind) in enumerate(FAULTS):
-            it.now += 1000.0  # the first one is asked again
-            it.endpoint("first").health.failure_count = 0
+            world.now += 1000.0  # the first one is asked again
+            world.find_endpoint("first").health.failure_count = 0
             with subtests.test(f"{number} {kind}"):
                 errors = f'mnemogate_upstream_errors_total{{kind="{kind}",upstream="first"}}'
-                before = it.counted(errors)
-                it.first.queue(fault)
-                it.second.queue(say("From the second."))
-                text, headers = it.ask(stream, memory, f"Question {number}?")
+                before = world.read_metric(errors)
+                world.first.queue(fault)
+                world.second.queue(say("From the second."))
+                text, headers = world.chat(stream, memory, f"Question {number}?")
                 assert text == "From the second."
                 assert headers["x-mnemogate-upstream"] == "second"
                 assert headers["x-mnemogate-tries"] == f"first:{kind};second:200"
-                assert (it.first.last.json["model"], it.second.last.json["model"]) == ("big", "small")
-                assert it.first_key() == "k1"
-                assert it.second.last.headers["authorization"] == "Bearer k2"
-                assert it.counted(errors) == before + 1
+                assert (world.first.last.json["model"], world.second.last.json["model"]) == ("big", "small")
+                assert world.get_first_key() == "k1"
+                assert world.second.last.headers["authorization"] == "Bearer k2"
+                assert world.read_metric(errors) == before + 1
                 assert (
-                    it.counted('mnemogate_upstream_tries_total{outcome="200",upstream="second"}')
+                    world.read_metric('mnemogate_upstream_tries_total{outcome="200",upstream="second"}')
                     == number + 1
                 )
-                assert it.waits == []
+                assert world.waits == []
 
 
 # Bodies under a 200 that are no completion, with their media types.
@@ -100,41 +102,41 @@ EMPTY = [
 @both
 @pytest.mark.parametrize(("body", "media_type"), EMPTY)
 def test_the_fallback_answers_in_place_of_a_body_that_is_no_completion(
-    two: Open, memory: bool, body: bytes, media_type: str
+    open_failover: OpenFailover, memory: bool, body: bytes, media_type: str
 ) -> None:
-    with two() as it:
-        it.first.queue(raw(body, content_type=media_type))
-        it.second.queue(say("From the second."))
-        text, headers = it.ask(False, memory)
+    with open_failover() as world:
+        world.first.queue(raw(body, content_type=media_type))
+        world.second.queue(say("From the second."))
+        text, headers = world.chat(False, memory)
         assert (text, headers["x-mnemogate-tries"]) == ("From the second.", "first:broke;second:200")
-        assert it.endpoint("first").health.failure_count == 1
+        assert world.find_endpoint("first").health.failure_count == 1
 
 
 @only_openai
-def test_a_refusal_under_a_200_is_an_answer_though_it_has_no_choices(two: Open) -> None:
-    with two() as it:
+def test_a_refusal_under_a_200_is_an_answer_though_it_has_no_choices(open_failover: OpenFailover) -> None:
+    with open_failover() as world:
         refusal = b'{"choices":[],"error":{"message":"Too hot.","type":"invalid_request_error","code":400}}'
-        it.first.queue(raw(refusal, content_type="application/json"))
+        world.first.queue(raw(refusal, content_type="application/json"))
         body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
-        assert it.world.gateway.ask("POST", "/v1/chat/completions", body).status == 400
-        assert not it.second.requests
+        assert world.world.gateway.ask("POST", "/v1/chat/completions", body).status == 400
+        assert not world.second.requests
 
 
 @only_openai
-def test_an_object_of_other_fields_passes_as_it_came(two: Open) -> None:
+def test_an_object_of_other_fields_passes_as_it_came(open_failover: OpenFailover) -> None:
     """xAI answers so when a completion is deferred."""
-    with two() as it:
-        it.first.queue(raw(b'{"request_id":"r1"}', content_type="application/json"))
+    with open_failover() as world:
+        world.first.queue(raw(b'{"request_id":"r1"}', content_type="application/json"))
         body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
-        assert it.world.gateway.ask("POST", "/v1/chat/completions", body).body == b'{"request_id":"r1"}'
-        assert not it.second.requests
+        assert world.world.gateway.ask("POST", "/v1/chat/completions", body).body == b'{"request_id":"r1"}'
+        assert not world.second.requests
 
 
-def test_the_fallback_makes_a_response_in_the_background(two: Open) -> None:
-    with two() as it:
-        it.first.queue(fail(503))
-        it.second.queue(say("From the second."))
-        responses = it.world.sdk.responses
+def test_the_fallback_makes_a_response_in_the_background(open_failover: OpenFailover) -> None:
+    with open_failover() as world:
+        world.first.queue(fail(503))
+        world.second.queue(say("From the second."))
+        responses = world.world.sdk.responses
         made = responses.create(model="m", input="Hi", user="alice", background=True)
         becomes(lambda: responses.retrieve(made.id).status not in ("queued", "in_progress"))
         assert responses.retrieve(made.id).output_text == "From the second."
@@ -143,81 +145,93 @@ def test_the_fallback_makes_a_response_in_the_background(two: Open) -> None:
 @only_openai
 @both
 @forms
-def test_a_query_goes_to_the_upstream_that_it_is_meant_for(two: Open, stream: bool, memory: bool) -> None:
-    with two() as it:
-        it.ask(stream, memory, extra_query={"api-version": "preview", "x": ["1", "ü/ 2"]})
+def test_a_query_goes_to_the_upstream_that_it_is_meant_for(
+    open_failover: OpenFailover, stream: bool, memory: bool
+) -> None:
+    with open_failover() as world:
+        world.chat(stream, memory, extra_query={"api-version": "preview", "x": ["1", "ü/ 2"]})
         sent = "api-version=preview&x[]=1&x[]=%C3%BC/+2"
-        assert parse_qsl(it.first.last.query) == parse_qsl(sent)
-        it.first.queue(fail(503))
-        it.ask(stream, memory, extra_query={"api-version": "preview"})
-        assert (it.first.last.query, it.second.last.query) == ("api-version=preview", "")
+        assert parse_qsl(world.first.last.query) == parse_qsl(sent)
+        world.first.queue(fail(503))
+        world.chat(stream, memory, extra_query={"api-version": "preview"})
+        assert (world.first.last.query, world.second.last.query) == ("api-version=preview", "")
 
 
 @both
 @forms
 def test_the_fallback_answers_where_the_upstream_is_unreachable(
-    two: Open, stream: bool, memory: bool
+    open_failover: OpenFailover, stream: bool, memory: bool
 ) -> None:
-    with refused_url() as url, two(url=url) as it:
-        text, headers = it.ask(stream, memory)
+    with refused_url() as url, open_failover(url=url) as world:
+        text, headers = world.chat(stream, memory)
         assert (text, headers["x-mnemogate-tries"]) == ("Ok.", "first:unreachable;second:200")
 
 
 @both
 @forms
 def test_the_fallback_answers_when_there_is_no_connection_in_time(
-    two: Open, stream: bool, memory: bool
+    open_failover: OpenFailover, stream: bool, memory: bool
 ) -> None:
-    with full_backlog() as port, two(url=f"http://127.0.0.1:{port}/v1", connect_timeout_s=0.1) as it:
-        text, headers = it.ask(stream, memory)
+    with (
+        full_backlog() as port,
+        open_failover(url=f"http://127.0.0.1:{port}/v1", connect_timeout_s=0.1) as world,
+    ):
+        text, headers = world.chat(stream, memory)
         assert (text, headers["x-mnemogate-tries"]) == ("Ok.", "first:timeout;second:200")
 
 
 @both
-def test_no_connection_in_time_is_a_504_that_names_the_wait(two: Open, memory: bool) -> None:
+def test_no_connection_in_time_is_a_504_that_names_the_wait(
+    open_failover: OpenFailover, memory: bool
+) -> None:
     url = "http://127.0.0.1:{}/v1"
-    with full_backlog() as port, two(fallbacks=(), url=url.format(port), connect_timeout_s=0.1) as it:
+    with (
+        full_backlog() as port,
+        open_failover(fallbacks=(), url=url.format(port), connect_timeout_s=0.1) as world,
+    ):
         with pytest.raises(openai.InternalServerError, match=r"no connection .* within 0\.1 s") as caught:
-            it.ask(True, memory)
+            world.chat(True, memory)
         assert (caught.value.status_code, caught.value.code) == (504, "upstream_timeout")
 
 
 @both
 @forms
 def test_the_fallback_answers_when_the_first_byte_does_not_come(
-    two: Open, stream: bool, memory: bool
+    open_failover: OpenFailover, stream: bool, memory: bool
 ) -> None:
-    with two(first_byte_timeout_s=SHORT_S, retries=3) as it:
-        it.first.queue(say("Too late.", hold_before_headers=Gate()))
-        text, headers = it.ask(stream, memory)
+    with open_failover(first_byte_timeout_s=SHORT_S, retries=3) as world:
+        world.first.queue(say("Too late.", hold_before_headers=Gate()))
+        text, headers = world.chat(stream, memory)
         assert (text, headers["x-mnemogate-tries"]) == ("Ok.", "first:timeout;second:200")
-        it.first.last.gone.wait_sync()
+        world.first.last.gone.wait_sync()
 
 
 @both
 def test_what_is_wrong_with_the_request_is_not_asked_elsewhere(
-    two: Open, subtests: pytest.Subtests, memory: bool
+    open_failover: OpenFailover, subtests: pytest.Subtests, memory: bool
 ) -> None:
-    with two(retries=2) as it:
+    with open_failover(retries=2) as world:
         for status in (400, 401, 403, 404, 409, 422, 501):
             with subtests.test(status=status):
-                it.first.queue(fail(status, code="no_good"))
+                world.first.queue(fail(status, code="no_good"))
                 with pytest.raises(openai.APIStatusError) as caught:
-                    it.ask(False, memory, f"Question {status}?")
+                    world.chat(False, memory, f"Question {status}?")
                 assert (caught.value.status_code, caught.value.code) == (status, "no_good")
                 assert "x-mnemogate-tries" not in caught.value.response.headers
-        assert it.second.requests == []
+        assert world.second.requests == []
 
 
 @both
 @forms
-def test_when_all_fail_the_last_error_is_the_answer(two: Open, stream: bool, memory: bool) -> None:
+def test_when_all_fail_the_last_error_is_the_answer(
+    open_failover: OpenFailover, stream: bool, memory: bool
+) -> None:
     last = fail(503, "The second is full.", code="full", retry_after="7")
-    with two() as it:
-        it.first.queue(BUSY)
-        it.second.queue(last)
+    with open_failover() as world:
+        world.first.queue(BUSY)
+        world.second.queue(last)
         with pytest.raises(openai.InternalServerError) as caught:
-            it.ask(stream, memory)
+            world.chat(stream, memory)
         response = caught.value.response
         assert (caught.value.status_code, caught.value.code) == (503, "full")
         assert [response.content] == list(last.body or ())
@@ -226,38 +240,40 @@ def test_when_all_fail_the_last_error_is_the_answer(two: Open, stream: bool, mem
 
 
 @both
-def test_an_error_of_the_gateway_names_the_attempts_as_well(two: Open, memory: bool) -> None:
-    with two() as it:
-        it.first.queue(BUSY)
-        it.second.queue(Reply(cut_before_headers=True))
+def test_an_error_of_the_gateway_names_the_attempts_as_well(
+    open_failover: OpenFailover, memory: bool
+) -> None:
+    with open_failover() as world:
+        world.first.queue(BUSY)
+        world.second.queue(Reply(cut_before_headers=True))
         with pytest.raises(openai.InternalServerError) as caught:
-            it.ask(True, memory)
+            world.chat(True, memory)
         assert (caught.value.status_code, caught.value.code) == (502, "upstream_unreachable")
         assert caught.value.response.headers["x-mnemogate-tries"] == "first:429;second:unreachable"
 
 
 @both
-def test_the_callers_own_key_does_not_go_to_a_stand_in(two: Open, memory: bool) -> None:
-    with two(api_key=None, second_key=None) as it:
-        it.first.queue(fail(503))
-        it.ask(False, memory)
-        key = it.first.last.headers["authorization"]  # no key of Anthropic's, by its form: for it to judge
+def test_the_callers_own_key_does_not_go_to_a_stand_in(open_failover: OpenFailover, memory: bool) -> None:
+    with open_failover(api_key=None, second_key=None) as world:
+        world.first.queue(fail(503))
+        world.chat(False, memory)
+        key = world.first.last.headers["authorization"]  # no key of Anthropic's, by its form: for it to judge
         assert key == "Bearer sk-app"
-        assert "authorization" not in it.second.last.headers
+        assert "authorization" not in world.second.last.headers
 
 
 @both
-def test_the_window_is_that_of_who_answers(two: Open, memory: bool) -> None:
+def test_the_window_is_that_of_who_answers(open_failover: OpenFailover, memory: bool) -> None:
     talk = [
         {"role": "user" if n % 2 == 0 else "assistant", "content": f"{n} " + "word " * 400} for n in range(9)
     ]
-    with two(window=1500) as it:
-        it.first.queue(fail(503))
-        _, headers = it.ask(False, memory, messages=talk)
-        assert len(it.first.last.messages) == 9
-        assert 1 <= len(it.second.last.messages) < 9
+    with open_failover(window=1500) as world:
+        world.first.queue(fail(503))
+        _, headers = world.chat(False, memory, messages=talk)
+        assert len(world.first.last.messages) == 9
+        assert 1 <= len(world.second.last.messages) < 9
         assert int(headers["x-mnemogate-evicted-tokens"]) > 0
-        _, headers = it.ask(False, memory, messages=talk)
+        _, headers = world.chat(False, memory, messages=talk)
         assert headers["x-mnemogate-evicted-tokens"] == "0"
 
 
@@ -271,25 +287,29 @@ CHATTY: Any = {
 
 @both
 @forms
-def test_a_fallback_whose_window_is_too_small_is_passed_over(two: Open, stream: bool, memory: bool) -> None:
+def test_a_fallback_whose_window_is_too_small_is_passed_over(
+    open_failover: OpenFailover, stream: bool, memory: bool
+) -> None:
     asked = {**CHATTY, "store": memory, "user": "alice" if memory else "", "stream": stream}
-    with two(window=200, fallbacks=("other", "large"), profiles=[agent()]) as it:
-        it.first.queue(fail(503))
-        it.world.sdk.responses.create(**asked)
-        assert it.second.last.json["model"] == "large"
-    with two(window=200, profiles=[agent()]) as it:
-        it.first.queue(fail(503, "Gone."))
+    with open_failover(window=200, fallbacks=("other", "large"), profiles=[agent()]) as world:
+        world.first.queue(fail(503))
+        world.world.sdk.responses.create(**asked)
+        assert world.second.last.json["model"] == "large"
+    with open_failover(window=200, profiles=[agent()]) as world:
+        world.first.queue(fail(503, "Gone."))
         with pytest.raises(openai.InternalServerError, match="Gone") as caught:
-            it.world.sdk.responses.create(**asked)
+            world.world.sdk.responses.create(**asked)
         assert caught.value.status_code == 503  # which the client may try again
         assert caught.value.response.headers["x-mnemogate-upstream"] == "first"
 
 
 @only_openai
-def test_who_cannot_be_reached_is_dialled_again_where_the_fallback_is_too_small(two: Open) -> None:
-    with refused_url() as url, two(url=url, window=200) as it:
+def test_who_cannot_be_reached_is_dialled_again_where_the_fallback_is_too_small(
+    open_failover: OpenFailover,
+) -> None:
+    with refused_url() as url, open_failover(url=url, window=200) as world:
         with pytest.raises(openai.InternalServerError) as caught:
-            it.world.sdk.responses.create(**CHATTY, store=False)
+            world.world.sdk.responses.create(**CHATTY, store=False)
         assert caught.value.response.headers["x-mnemogate-tries"] == "first:unreachable;first:unreachable"
 
 
@@ -297,15 +317,15 @@ def test_who_cannot_be_reached_is_dialled_again_where_the_fallback_is_too_small(
 @both
 @pytest.mark.parametrize(("fault", "times"), [(fail(503), 5), (BUSY, 1)], ids=["breaker", "cooldown"])
 def test_a_fallback_that_is_asked_first_is_passed_over_if_its_window_is_too_small(
-    two: Open, fault: Reply, times: int, memory: bool
+    open_failover: OpenFailover, fault: Reply, times: int, memory: bool
 ) -> None:
-    with two(window=200, profiles=[agent()]) as it:
-        it.first.queue(*[fault] * times)
+    with open_failover(window=200, profiles=[agent()]) as world:
+        world.first.queue(*[fault] * times)
         for n in range(times):
-            it.ask(False, memory, f"question {n}")
-        assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 1
+            world.chat(False, memory, f"question {n}")
+        assert world.read_metric('mnemogate_upstream_resting{upstream="first"}') == 1
         asked = {**CHATTY, "user": "alice" if memory else "", "store": memory}
-        made = it.world.sdk.responses.with_raw_response.create(**asked)
+        made = world.world.sdk.responses.with_raw_response.create(**asked)
         assert made.headers["x-mnemogate-upstream"] == "first"
 
 
@@ -314,7 +334,7 @@ def test_a_fallback_that_is_asked_first_is_passed_over_if_its_window_is_too_smal
 @pytest.mark.parametrize(("fault", "times"), [(fail(503), 5), (BUSY, 1)], ids=["breaker", "cooldown"])
 @pytest.mark.parametrize("is_strict", [False, True], ids=["append", "strict"])
 def test_a_fallback_that_has_no_room_for_memory_is_passed_over_where_memory_is_needed(
-    two: Open, fault: Reply, times: int, is_strict: bool, stream: bool
+    open_failover: OpenFailover, fault: Reply, times: int, is_strict: bool, stream: bool
 ) -> None:
     """The request alone has room. It may not be answered without the stored conversation, or without memory."""
     block = BlockSettings("human", "The user", "Likes tea. " * 60)
@@ -324,45 +344,47 @@ def test_a_fallback_that_has_no_room_for_memory_is_passed_over_where_memory_is_n
         inputs = ["Hi. " * 300, "And now?"]
         headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
     asked: Any = {"model": "m", "user": "alice", "truncation": "disabled", "extra_headers": headers}
-    with two(window=200, profiles=[agent("default", blocks=(block,) if is_strict else ())]) as it:
+    with open_failover(
+        window=200, profiles=[agent("default", blocks=(block,) if is_strict else ())]
+    ) as world:
         for input in inputs[:-1]:
-            it.world.sdk.responses.create(input=input, **asked)
-        it.first.queue(*[fault] * times)
+            world.world.sdk.responses.create(input=input, **asked)
+        world.first.queue(*[fault] * times)
         for n in range(times):
-            it.ask(False, False, f"question {n}")
-        assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 1
-        made = it.world.sdk.responses.with_raw_response.create(input=inputs[-1], stream=stream, **asked)
+            world.chat(False, False, f"question {n}")
+        assert world.read_metric('mnemogate_upstream_resting{upstream="first"}') == 1
+        made = world.world.sdk.responses.with_raw_response.create(input=inputs[-1], stream=stream, **asked)
         assert made.headers["x-mnemogate-upstream"] == "first"
 
 
 @pytest.mark.parametrize("kind", ["anthropic"], indirect=True)  # the only one that has no place for a field
 def test_an_error_has_the_headers_of_its_own_endpoint_where_the_fallback_is_too_small(
-    two: Open, monkeypatch: pytest.MonkeyPatch
+    open_failover: OpenFailover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The prompt fits the fallback, but not with the rounds that the turn had before its process ended."""
     rounds = [{"role": "assistant", "content": "Hi. " * 1000}]
     monkeypatch.setattr("gateway.run.refused_parts.RefusedParts.without_results", lambda *_: rounds)
-    with two(window=2000) as it:
-        it.first.queue(fail(503))
+    with open_failover(window=2000) as world:
+        world.first.queue(fail(503))
         with pytest.raises(openai.InternalServerError) as caught:
-            it.world.sdk.responses.create(**CHATTY, store=False, prompt_cache_key="k")
+            world.world.sdk.responses.create(**CHATTY, store=False, prompt_cache_key="k")
         assert caught.value.response.headers["x-mnemogate-consumed"] == "prompt_cache_key"
 
 
 @only_openai
 def test_an_error_is_closed_where_no_request_can_be_made_for_the_fallback(
-    two: Open, monkeypatch: pytest.MonkeyPatch
+    open_failover: OpenFailover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails(*_: object) -> None:
         raise RuntimeError("a fault")
 
     monkeypatch.setattr("gateway.run.round_requests.RoundRequests._make_prompt_for", fails)
-    with two() as it:
-        it.first.queue(Reply(status=503, body=[b"Gone", b"."], hold_after={1: Gate()}))
+    with open_failover() as world:
+        world.first.queue(Reply(status=503, body=[b"Gone", b"."], hold_after={1: Gate()}))
         with pytest.raises(openai.InternalServerError) as caught:
-            it.ask(stream=False, memory=True)
+            world.chat(stream=False, memory=True)
         assert caught.value.status_code == 500
-        it.first.last.gone.wait_sync()
+        world.first.last.gone.wait_sync()
 
 
 # what a provider says for itself, of a message and of its call; where the second finds nothing of it
@@ -376,7 +398,7 @@ THOUGHTS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("thought", "field"), THOUGHTS, ids=[field for _, field in THOUGHTS])
 @only_openai  # of Claude's own thoughts: tests/gateway/chat/test_anthropic.py
 def test_what_only_one_provider_can_read_is_not_shown_to_its_stand_in(
-    two: Open, thought: dict[str, Any], field: str, stream: bool
+    open_failover: OpenFailover, thought: dict[str, Any], field: str, stream: bool
 ) -> None:
     def signed(name: str) -> dict[str, Any]:
         return json.loads(json.dumps(thought).replace('"s"', f'"{name}"'))  # type: ignore[no-any-return]
@@ -385,63 +407,67 @@ def test_what_only_one_provider_can_read_is_not_shown_to_its_stand_in(
         replies = [m for m in request.messages if m["role"] == "assistant"]
         return [next((n for n in ("first", "second") if n in str(m.get(field))), None) for m in replies]
 
-    with two() as it:
-        it.first.rules = it.second.rules = Rules(unknown_parameters=False)
+    with open_failover() as world:
+        world.first.rules = world.second.rules = Rules(unknown_parameters=False)
         talk: list[Any] = []
 
         def say_again(reply: Reply, upstream: StrictUpstream) -> UpstreamRequest:
             upstream.queue(reply)
             talk.append({"role": "user", "content": f"This is question number {len(talk)}."})
-            text, _ = it.ask(stream, True, messages=talk)
+            text, _ = world.chat(stream, True, messages=talk)
             talk.append({"role": "assistant", "content": text})
-            it.world.settle()
+            world.world.settle()
             return upstream.last
 
-        say_again(say("The first reply, of the first upstream.", delta=signed("first")), it.first)
-        it.first.queue(fail(503))
-        seen = say_again(say("The second reply, of the other upstream.", delta=signed("second")), it.second)
-        assert thoughts(it.first.last) == ["first"]
+        say_again(say("The first reply, of the first upstream.", delta=signed("first")), world.first)
+        world.first.queue(fail(503))
+        seen = say_again(
+            say("The second reply, of the other upstream.", delta=signed("second")), world.second
+        )
+        assert thoughts(world.first.last) == ["first"]
         assert thoughts(seen) == [None]
-        assert thoughts(say_again(say("The third reply."), it.first)) == ["first", None]
+        assert thoughts(say_again(say("The third reply."), world.first)) == ["first", None]
 
 
 @forms
 @only_openai
-def test_readable_thoughts_of_a_hidden_round_are_not_shown_to_a_stand_in(two: Open, stream: bool) -> None:
+def test_readable_thoughts_of_a_hidden_round_are_not_shown_to_a_stand_in(
+    open_failover: OpenFailover, stream: bool
+) -> None:
     """The stand-in is strict: it would refuse a field that it does not know."""
     thought = {
         "reasoning": "Hm.",
         "reasoning_details": [{"type": "reasoning.text", "text": "Hm.", "index": 0}],
     }
-    with two(profiles=[agent()]) as it:
-        it.first.rules = Rules(unknown_parameters=False)
-        it.first.queue(call_tools(INSERT, delta=thought), say("Noted."), fail(503))
+    with open_failover(profiles=[agent()]) as world:
+        world.first.rules = Rules(unknown_parameters=False)
+        world.first.queue(call_tools(INSERT, delta=thought), say("Noted."), fail(503))
         talk: list[Any] = [{"role": "user", "content": "I like tea."}]
-        talk.append({"role": "assistant", "content": it.ask(stream, True, messages=talk, **AGENT)[0]})
-        assert it.first.last.messages[-2]["reasoning"] == "Hm.", "its own provider gets it back"
+        talk.append({"role": "assistant", "content": world.chat(stream, True, messages=talk, **AGENT)[0]})
+        assert world.first.last.messages[-2]["reasoning"] == "Hm.", "its own provider gets it back"
         talk.append({"role": "user", "content": "What do I like?"})
-        assert it.ask(stream, True, messages=talk, **AGENT)[0] == "Ok."
-        assert "reasoning" not in json.dumps(it.second.last.messages)
-        assert "memory_insert" in json.dumps(it.second.last.messages)
+        assert world.chat(stream, True, messages=talk, **AGENT)[0] == "Ok."
+        assert "reasoning" not in json.dumps(world.second.last.messages)
+        assert "memory_insert" in json.dumps(world.second.last.messages)
 
 
 @forms
 @pytest.mark.parametrize("mode", ["on", "read", "off"])
 @only_openai
 def test_the_history_that_the_gateway_has_shows_a_stand_in_no_thoughts(
-    two: Open, mode: str, stream: bool
+    open_failover: OpenFailover, mode: str, stream: bool
 ) -> None:
     """In append mode the history goes upstream even with memory off."""
     append = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "phone"}
     thought = {"reasoning_content": "Hm.", "thinking_blocks": [{"type": "thinking", "thinking": "Hm."}]}
-    with two() as it:
-        it.first.rules = Rules(unknown_parameters=False)
-        it.first.queue(say("One.", delta=thought), fail(503))
-        it.ask(stream, True, "first", append)
-        asked = it.ask(stream, True, "second", {**append, "x-mnemogate-memory": mode})
+    with open_failover() as world:
+        world.first.rules = Rules(unknown_parameters=False)
+        world.first.queue(say("One.", delta=thought), fail(503))
+        world.chat(stream, True, "first", append)
+        asked = world.chat(stream, True, "second", {**append, "x-mnemogate-memory": mode})
         assert (asked[0], asked[1]["x-mnemogate-upstream"]) == ("Ok.", "second")
-        assert it.first.last.messages[1]["thinking_blocks"], "its own provider gets it back"
-        assert [m["content"] for m in it.second.last.messages] == ["first", "One.", "second"]
+        assert world.first.last.messages[1]["thinking_blocks"], "its own provider gets it back"
+        assert [m["content"] for m in world.second.last.messages] == ["first", "One.", "second"]
 
 
 # --- nobody else to ask
@@ -460,63 +486,69 @@ ERRORS: list[tuple[Reply, type[openai.APIStatusError], int]] = [
 
 @both
 @forms
-def test_an_error_passes_as_it_is(two: Open, subtests: pytest.Subtests, stream: bool, memory: bool) -> None:
-    with two(fallbacks=()) as it:
+def test_an_error_passes_as_it_is(
+    open_failover: OpenFailover, subtests: pytest.Subtests, stream: bool, memory: bool
+) -> None:
+    with open_failover(fallbacks=()) as world:
         for fault, kind, status in ERRORS:
             with subtests.test(status=status):
-                seen = len(it.first.requests)
-                it.first.queue(fault)
+                seen = len(world.first.requests)
+                world.first.queue(fault)
                 with pytest.raises(kind) as caught:
-                    it.ask(stream, memory, f"Question {status}?")
+                    world.chat(stream, memory, f"Question {status}?")
                 response = caught.value.response
                 assert response.status_code == status
-                assert it.is_as_sent(response.content, fault)
+                assert world.has_fault_passed(response.content, fault)
                 assert fault.headers.items() <= dict(response.headers).items()
-                assert len(it.first.requests) == seen + 1
+                assert len(world.first.requests) == seen + 1
 
 
 @both
 @forms
-def test_a_lost_connection_is_not_sent_again_unasked(two: Open, stream: bool, memory: bool) -> None:
-    with two(fallbacks=()) as it:
-        it.first.queue(Reply(cut_before_headers=True))
+def test_a_lost_connection_is_not_sent_again_unasked(
+    open_failover: OpenFailover, stream: bool, memory: bool
+) -> None:
+    with open_failover(fallbacks=()) as world:
+        world.first.queue(Reply(cut_before_headers=True))
         with pytest.raises(openai.InternalServerError) as caught:
-            it.ask(stream, memory)
+            world.chat(stream, memory)
         assert (caught.value.status_code, caught.value.code) == (502, "upstream_unreachable")
-        assert len(it.first.requests) == 1
+        assert len(world.first.requests) == 1
         assert caught.value.response.headers["x-mnemogate-upstream"] == "first"
 
 
 @both
-def test_dialling_is_tried_twice(two: Open, memory: bool) -> None:
-    with refused_url() as url, two(fallbacks=(), url=url) as it:
+def test_dialling_is_tried_twice(open_failover: OpenFailover, memory: bool) -> None:
+    with refused_url() as url, open_failover(fallbacks=(), url=url) as world:
         with pytest.raises(openai.InternalServerError) as caught:
-            it.ask(False, memory)
+            world.chat(False, memory)
         assert caught.value.code == "upstream_unreachable"
         assert caught.value.response.headers["x-mnemogate-tries"] == "first:unreachable;first:unreachable"
-        assert it.waits == [0.1]
+        assert world.waits == [0.1]
 
 
 @both
 @forms
-def test_retries_wait_as_long_as_the_upstream_asks(two: Open, stream: bool, memory: bool) -> None:
-    with two(fallbacks=(), retries=2) as it:
-        it.first.queue(fail(503), fail(429, retry_after="1.5"), say("At last."))
-        text, headers = it.ask(stream, memory)
+def test_retries_wait_as_long_as_the_upstream_asks(
+    open_failover: OpenFailover, stream: bool, memory: bool
+) -> None:
+    with open_failover(fallbacks=(), retries=2) as world:
+        world.first.queue(fail(503), fail(429, retry_after="1.5"), say("At last."))
+        text, headers = world.chat(stream, memory)
         assert text == "At last."
         assert headers["x-mnemogate-tries"] == "first:503;first:429;first:200"
-        assert it.waits == [0.1, 1.5]
-        assert it.first.requests[0].body == it.first.requests[2].body
-        assert it.first.opened == 1  # the errors were read, so that their connection goes on
+        assert world.waits == [0.1, 1.5]
+        assert world.first.requests[0].body == world.first.requests[2].body
+        assert world.first.opened == 1  # the errors were read, so that their connection goes on
 
 
-def test_a_wait_that_is_too_long_is_the_clients(two: Open) -> None:
-    with two(fallbacks=(), retries=2) as it:
-        it.first.queue(BUSY)
+def test_a_wait_that_is_too_long_is_the_clients(open_failover: OpenFailover) -> None:
+    with open_failover(fallbacks=(), retries=2) as world:
+        world.first.queue(BUSY)
         with pytest.raises(openai.RateLimitError) as caught:
-            it.ask(False, False)
+            world.chat(False, False)
         assert caught.value.response.headers["retry-after"] == "30"
-        assert (it.waits, len(it.first.requests)) == ([], 1)
+        assert (world.waits, len(world.first.requests)) == ([], 1)
 
 
 # --- passing over who fails
@@ -524,54 +556,56 @@ def test_a_wait_that_is_too_long_is_the_clients(two: Open) -> None:
 
 @only_openai
 @both
-def test_the_breaker_opens_and_closes(two: Open, memory: bool) -> None:
-    with two() as it:
-        it.first.queue(*(fail(503) for _ in range(6)))
+def test_the_breaker_opens_and_closes(open_failover: OpenFailover, memory: bool) -> None:
+    with open_failover() as world:
+        world.first.queue(*(fail(503) for _ in range(6)))
         for n in range(5):
-            it.ask(False, memory, f"question {n}")
-        assert len(it.first.requests) == 5
-        _, headers = it.ask(False, memory, "the next question")
-        assert len(it.first.requests) == 5  # it rests
+            world.chat(False, memory, f"question {n}")
+        assert len(world.first.requests) == 5
+        _, headers = world.chat(False, memory, "the next question")
+        assert len(world.first.requests) == 5  # it rests
         assert (headers["x-mnemogate-upstream"], "x-mnemogate-tries" in headers) == ("second", False)
-        assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 1
-        it.now += 10
-        assert it.ask(False, memory, "a probe")[1]["x-mnemogate-tries"] == "first:503;second:200"
-        it.ask(False, memory, "again not")
-        assert len(it.first.requests) == 6
-        it.now += 10
-        assert it.ask(False, memory, "another probe")[1]["x-mnemogate-upstream"] == "first"
-        assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 0
+        assert world.read_metric('mnemogate_upstream_resting{upstream="first"}') == 1
+        world.now += 10
+        assert world.chat(False, memory, "a probe")[1]["x-mnemogate-tries"] == "first:503;second:200"
+        world.chat(False, memory, "again not")
+        assert len(world.first.requests) == 6
+        world.now += 10
+        assert world.chat(False, memory, "another probe")[1]["x-mnemogate-upstream"] == "first"
+        assert world.read_metric('mnemogate_upstream_resting{upstream="first"}') == 0
 
 
 @only_openai
-def test_without_a_file_descriptor_no_upstream_is_blamed(two: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_descriptor_no_upstream_is_blamed(
+    open_failover: OpenFailover, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def make_no_socket(address: object) -> Any:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    with two() as it:
+    with open_failover() as world:
         with monkeypatch.context() as patch:
             patch.setattr("adapters.bounded_connector._make_socket", make_no_socket)
             for n in range(6):
                 with pytest.raises(
                     openai.InternalServerError, match="the gateway has no file desc"
                 ) as caught:
-                    it.ask(False, True, f"question {n}")
+                    world.chat(False, True, f"question {n}")
                 assert (caught.value.status_code, caught.value.code) == (503, "overloaded")
-        assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 0
+        assert world.read_metric('mnemogate_upstream_resting{upstream="first"}') == 0
 
 
 @only_openai
-def test_one_that_rests_after_the_wait_for_a_conversation_is_passed_over(two: Open) -> None:
+def test_one_that_rests_after_the_wait_for_a_conversation_is_passed_over(open_failover: OpenFailover) -> None:
     append, gate = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "one"}, Gate()
-    with two() as it, ThreadPoolExecutor() as pool:
-        it.first.queue(fail(503), BUSY)
-        it.second.queue(say("One.", hold_before_headers=gate))
-        first = pool.submit(it.ask, False, True, "One?", append)
-        becomes(lambda: it.second.requests)
-        behind = pool.submit(it.ask, False, True, "Two?", append)
-        queues = it.world.gateway.app.services.chat.keeper.queues
+    with open_failover() as world, ThreadPoolExecutor() as pool:
+        world.first.queue(fail(503), BUSY)
+        world.second.queue(say("One.", hold_before_headers=gate))
+        first = pool.submit(world.chat, False, True, "One?", append)
+        becomes(lambda: world.second.requests)
+        behind = pool.submit(world.chat, False, True, "Two?", append)
+        queues = world.world.gateway.app.services.chat.keeper.queues
         becomes(lambda: 2 in queues._counts.values())
-        it.ask(False, False)
+        world.chat(False, False)
         gate.open()
         assert first.result(SHORT_S)[0] == "One."
         headers = behind.result(SHORT_S)[1]
@@ -579,62 +613,62 @@ def test_one_that_rests_after_the_wait_for_a_conversation_is_passed_over(two: Op
 
 
 @only_openai
-def test_who_said_when_to_come_back_is_left_alone_until_then(two: Open) -> None:
-    with two() as it:
-        it.first.queue(BUSY)
+def test_who_said_when_to_come_back_is_left_alone_until_then(open_failover: OpenFailover) -> None:
+    with open_failover() as world:
+        world.first.queue(BUSY)
         for _ in range(3):
-            assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "second"
-        assert len(it.first.requests) == 1
-        it.now += 30
-        assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "first"
+            assert world.chat(False, False)[1]["x-mnemogate-upstream"] == "second"
+        assert len(world.first.requests) == 1
+        world.now += 30
+        assert world.chat(False, False)[1]["x-mnemogate-upstream"] == "first"
 
 
 @only_openai
-def test_the_only_one_is_always_asked(two: Open) -> None:
-    with two(fallbacks=()) as it:
-        it.first.queue(*([BUSY] * 8))
+def test_the_only_one_is_always_asked(open_failover: OpenFailover) -> None:
+    with open_failover(fallbacks=()) as world:
+        world.first.queue(*([BUSY] * 8))
         for _ in range(8):
             with pytest.raises(openai.RateLimitError):
-                it.ask(False, False)
-        assert it.ask(False, False)[0] == "Ok."
+                world.chat(False, False)
+        assert world.chat(False, False)[0] == "Ok."
 
 
 @only_openai
-def test_the_last_resort_is_one_that_rests(two: Open) -> None:
-    with two() as it:
-        it.first.queue(*(fail(503) for _ in range(5)))
+def test_the_last_resort_is_one_that_rests(open_failover: OpenFailover) -> None:
+    with open_failover() as world:
+        world.first.queue(*(fail(503) for _ in range(5)))
         for n in range(5):
-            it.ask(False, False, f"question {n}")
-        it.second.queue(fail(500))
-        assert it.ask(False, False)[1]["x-mnemogate-tries"] == "second:500;first:200"
+            world.chat(False, False, f"question {n}")
+        world.second.queue(fail(500))
+        assert world.chat(False, False)[1]["x-mnemogate-tries"] == "second:500;first:200"
 
 
 @only_openai
 @pytest.mark.parametrize("headers", [{}, {"openai-organization": "org-1"}])
-def test_one_callers_limit_is_not_the_others(two: Open, headers: dict[str, str]) -> None:
+def test_one_callers_limit_is_not_the_others(open_failover: OpenFailover, headers: dict[str, str]) -> None:
     """Where callers bring their own keys."""
-    with two(api_key=None, headers=headers) as it:
-        it.first.queue(BUSY)
-        assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "second"
-        assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "first"
+    with open_failover(api_key=None, headers=headers) as world:
+        world.first.queue(BUSY)
+        assert world.chat(False, False)[1]["x-mnemogate-upstream"] == "second"
+        assert world.chat(False, False)[1]["x-mnemogate-upstream"] == "first"
 
 
 @pytest.mark.parametrize("name", ["x-portkey-api-key", "x-goog-api-key", "Ocp-Apim-Subscription-Key"])
-def test_any_other_header_may_be_a_key_of_the_settings(two: Open, name: str) -> None:
+def test_any_other_header_may_be_a_key_of_the_settings(open_failover: OpenFailover, name: str) -> None:
     """Its limits rest it for all then."""
-    with two(api_key=None, headers={name: "k1"}) as it:
-        it.first.queue(BUSY)
-        assert [it.ask(False, False)[1]["x-mnemogate-upstream"] for _ in range(2)] == ["second", "second"]
+    with open_failover(api_key=None, headers={name: "k1"}) as world:
+        world.first.queue(BUSY)
+        assert [world.chat(False, False)[1]["x-mnemogate-upstream"] for _ in range(2)] == ["second", "second"]
 
 
 @pytest.mark.parametrize(("key", "is_told"), [("k1", True), (None, False)])
 def test_a_refused_key_of_the_settings_is_reported_to_the_operator(
-    two: Open, caplog: pytest.LogCaptureFixture, key: str | None, is_told: bool
+    open_failover: OpenFailover, caplog: pytest.LogCaptureFixture, key: str | None, is_told: bool
 ) -> None:
-    with two(api_key=key) as it:
-        it.first.queue(fail(401, code="invalid_api_key"))
+    with open_failover(api_key=key) as world:
+        world.first.queue(fail(401, code="invalid_api_key"))
         with pytest.raises(openai.AuthenticationError):
-            it.ask(False, False)
+            world.chat(False, False)
     said = [each.getMessage() for each in caplog.records if "key" in each.getMessage()]
     assert (
         said
@@ -647,37 +681,41 @@ def test_a_refused_key_of_the_settings_is_reported_to_the_operator(
 
 
 @both
-def test_another_key_answers_when_one_is_at_its_limit(two: Open, memory: bool) -> None:
-    with two(fallbacks=(), api_key=("one", "two")) as it:
-        it.first.queue(BUSY)
-        _, headers = it.ask(False, memory)
-        used = [it.first_key(place) for place in (0, 1)]
+def test_another_key_answers_when_one_is_at_its_limit(open_failover: OpenFailover, memory: bool) -> None:
+    with open_failover(fallbacks=(), api_key=("one", "two")) as world:
+        world.first.queue(BUSY)
+        _, headers = world.chat(False, memory)
+        used = [world.get_first_key(place) for place in (0, 1)]
         assert sorted(map(str, used)) == ["one", "two"]
         names = ["first", "first#2"] if used[0] == "one" else ["first#2", "first"]
         assert headers["x-mnemogate-tries"] == f"{names[0]}:429;{names[1]}:200"
-        it.ask(False, memory)
-        assert it.first_key() == used[1]  # the other rests
+        world.chat(False, memory)
+        assert world.get_first_key() == used[1]  # the other rests
 
 
 @only_openai
 @both
-def test_conversations_are_spread_and_stay_where_they_are(two: Open, memory: bool) -> None:
+def test_conversations_are_spread_and_stay_where_they_are(open_failover: OpenFailover, memory: bool) -> None:
     places = [DeploymentSettings("second", "big-two")]
-    with two(fallbacks=(), deployments=places) as it:
+    with open_failover(fallbacks=(), deployments=places) as world:
         talks: list[list[Any]] = [[{"role": "user", "content": f"Conversation {n}"}] for n in range(12)]
-        homes = [it.ask(False, memory, messages=talk)[1]["x-mnemogate-upstream"] for talk in talks]
+        homes = [world.chat(False, memory, messages=talk)[1]["x-mnemogate-upstream"] for talk in talks]
         assert set(homes) == {"first", "second"}
-        assert {request.json["model"] for request in it.second.requests} == {"big-two"}
+        assert {request.json["model"] for request in world.second.requests} == {"big-two"}
         for talk in talks:
             talk += [{"role": "assistant", "content": "Ok."}, {"role": "user", "content": "And then?"}]
-        assert [it.ask(False, memory, messages=talk)[1]["x-mnemogate-upstream"] for talk in talks] == homes
+        assert [
+            world.chat(False, memory, messages=talk)[1]["x-mnemogate-upstream"] for talk in talks
+        ] == homes
 
 
 @only_openai
 @pytest.mark.parametrize("known_by", ["append mode", "its name", "its first message"])
-def test_a_conversation_whose_beginning_changes_stays_where_it_is(two: Open, known_by: str) -> None:
+def test_a_conversation_whose_beginning_changes_stays_where_it_is(
+    open_failover: OpenFailover, known_by: str
+) -> None:
     """A client sends the new message alone, trims its list, or has the time in its prompt."""
-    with two(fallbacks=(), deployments=[DeploymentSettings("second", "big-two")]) as it:
+    with open_failover(fallbacks=(), deployments=[DeploymentSettings("second", "big-two")]) as world:
         homes = set()
         for conversation in range(12):
             name = {"x-mnemogate-conversation": f"phone {conversation}"}
@@ -690,7 +728,7 @@ def test_a_conversation_whose_beginning_changes_stays_where_it_is(two: Open, kno
                     name = {}
                     question = {"role": "user", "content": f"Conversation {conversation}"}
                     messages = [{"role": "system", "content": f"It is {n} o'clock."}, question]
-                found.add(it.ask(False, True, messages=messages, headers=name)[1]["x-mnemogate-upstream"])
+                found.add(world.chat(False, True, messages=messages, headers=name)[1]["x-mnemogate-upstream"])
             assert len(found) == 1
             homes |= found
         assert homes == {"first", "second"}

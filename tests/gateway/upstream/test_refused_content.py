@@ -26,7 +26,7 @@ from gateway.settings import Settings, UpstreamSettings
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse
 from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, fail, raw, say
 from tests.gateway.sdk import World, agent, remember
-from tests.gateway.upstream.two import INSERT, Open, only_openai
+from tests.gateway.upstream.failover_world import INSERT, OpenFailover, only_openai
 from tests.server import RawReply
 
 FILTERED = fail(400, "The prompt was filtered.", code="content_filter")
@@ -113,19 +113,21 @@ def test_a_note_that_is_refused_is_left_out_for_good(
 
 
 @only_openai
-def test_a_note_that_a_fallback_refuses_after_comments_is_left_out_for_good(two: Open) -> None:
+def test_a_note_that_a_fallback_refuses_after_comments_is_left_out_for_good(
+    open_failover: OpenFailover,
+) -> None:
     """The client has the head of the first upstream's reply, which brought no word."""
     gone = b'data: {"error":{"code":502,"message":"Gone."},"choices":[]}\n\n'
-    with two(server={"keep_alive_comment_s": 60.0}) as it:
-        it.world.chat(user="alice").say("My sister planted plum trees in Portugal.")
-        it.world.pass_time(3600)
-        chat = it.world.chat(user="alice")
-        it.first.queue(raw(b": wait\n\n", gone))
-        it.second.script = filter_plums
+    with open_failover(server={"keep_alive_comment_s": 60.0}) as failover:
+        failover.world.chat(user="alice").say("My sister planted plum trees in Portugal.")
+        failover.world.pass_time(3600)
+        chat = failover.world.chat(user="alice")
+        failover.first.queue(raw(b": wait\n\n", gone))
+        failover.second.script = filter_plums
         assert chat.say("Where in Portugal did my sister plant trees?", stream=True) == "Ok."
-        assert ["plum" in request.body.decode() for request in it.second.requests] == [True, False]
+        assert ["plum" in request.body.decode() for request in failover.second.requests] == [True, False]
         chat.say("Thank you.")
-        assert "plum" not in it.first.last.body.decode()
+        assert "plum" not in failover.first.last.body.decode()
 
 
 def test_a_note_stays_out_where_a_later_round_fails(world: World, upstream: StrictUpstream) -> None:
@@ -431,11 +433,11 @@ def test_a_picture_of_the_request_itself_is_refused_as_before(world: World, upst
 
 
 @only_openai
-def test_what_an_endpoint_has_refused_stays_out_at_the_next(two: Open) -> None:
-    with two() as it:
-        assert it.world.post([LOOK], APPEND, user="alice").status == 200
-        it.first.queue(GONE, fail(503))
-        reply = it.world.post([HI], APPEND, user="alice")
+def test_what_an_endpoint_has_refused_stays_out_at_the_next(open_failover: OpenFailover) -> None:
+    with open_failover() as failover:
+        assert failover.world.post([LOOK], APPEND, user="alice").status == 200
+        failover.first.queue(GONE, fail(503))
+        reply = failover.world.post([HI], APPEND, user="alice")
         assert reply.headers["x-mnemogate-tries"] == "first:400;first:503;second:200"
         assert reply.headers["x-mnemogate-adapted"] == "media"
-        assert b"https:" not in it.second.last.body
+        assert b"https:" not in failover.second.last.body

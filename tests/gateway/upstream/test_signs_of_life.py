@@ -16,7 +16,7 @@ from tests.doubles.upstream import (
     say,
 )
 from tests.gateway.sdk import CHAT, agent
-from tests.gateway.upstream.two import AGENT, BUSY, INSERT, Open, both, only_openai
+from tests.gateway.upstream.failover_world import AGENT, BUSY, INSERT, OpenFailover, both, only_openai
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 over_claude = pytest.mark.parametrize("kind", ["anthropic"], indirect=True)
@@ -55,15 +55,17 @@ def block(**fields: Any) -> tuple[dict[str, Any], ...]:
 
 
 @both
-def test_silence_is_filled_with_comments_after_the_upstreams_headers(two: Open, memory: bool) -> None:
+def test_silence_is_filled_with_comments_after_the_upstreams_headers(
+    open_failover: OpenFailover, memory: bool
+) -> None:
     for at in (0, 3):
         gate = Gate()
-        with two(server={"keep_alive_comment_s": 0.01}) as it:
-            it.first.queue(say("One two three", hold_after={at: gate}))
+        with open_failover(server={"keep_alive_comment_s": 0.01}) as world:
+            world.first.queue(say("One two three", hold_after={at: gate}))
             body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
             if memory:
                 body["user"] = "alice"
-            with it.world.gateway.connect() as client:
+            with world.world.gateway.connect() as client:
                 client.request("POST", CHAT, json.dumps(body).encode())
                 assert client.read_head().status == 200
                 got = client.read_until(b": keep-alive\n\n")
@@ -75,18 +77,18 @@ def test_silence_is_filled_with_comments_after_the_upstreams_headers(two: Open, 
 
 @both
 @only_openai
-def test_a_comment_does_not_stand_within_an_event(two: Open, memory: bool) -> None:
+def test_a_comment_does_not_stand_within_an_event(open_failover: OpenFailover, memory: bool) -> None:
     """The half of one that is there waits for the other."""
     chunk = b'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[%b]}\n\n'
     first = chunk % b'{"index":0,"delta":{"role":"assistant","content":"One"},"finish_reason":null}'
     second = chunk % b'{"index":0,"delta":{"content":" two"},"finish_reason":"stop"}'
     gate = Gate()
-    with two(server={"keep_alive_comment_s": 0.01}) as it:
-        it.first.queue(raw(first + second[:50], second[50:], b"data: [DONE]\n\n", hold_after={1: gate}))
+    with open_failover(server={"keep_alive_comment_s": 0.01}) as world:
+        world.first.queue(raw(first + second[:50], second[50:], b"data: [DONE]\n\n", hold_after={1: gate}))
         body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
         if memory:
             body["user"] = "alice"
-        with it.world.gateway.connect() as client:
+        with world.world.gateway.connect() as client:
             client.request("POST", CHAT, json.dumps(body).encode())
             client.read_head()
             got = b""
@@ -99,28 +101,30 @@ def test_a_comment_does_not_stand_within_an_event(two: Open, memory: bool) -> No
 
 
 @both
-def test_an_upstream_that_answers_late_is_still_a_status(two: Open, memory: bool) -> None:
-    with two(
+def test_an_upstream_that_answers_late_is_still_a_status(open_failover: OpenFailover, memory: bool) -> None:
+    with open_failover(
         fallbacks=(),
         retries=1,
         server={"keep_alive_comment_s": 0.001},
-    ) as it:
-        it.first.queue(fail(503), fail(503, code="full"))
+    ) as world:
+        world.first.queue(fail(503), fail(503, code="full"))
         with pytest.raises(openai.InternalServerError) as caught:
-            it.ask(True, memory)
+            world.chat(True, memory)
         assert (caught.value.status_code, caught.value.code) == (503, "full")
 
 
-def test_no_comment_commits_to_a_status_while_a_hidden_round_is_possible(two: Open) -> None:
+def test_no_comment_commits_to_a_status_while_a_hidden_round_is_possible(open_failover: OpenFailover) -> None:
     """By the time a stream that began later has its comment, this one had its turn to have one."""
     silent = Gate()
     server = {"keep_alive_comment_s": 0.01}
-    with two(profiles=[agent()], server=server) as it:
-        it.first.queue(call_tools(INSERT, hold_after={1: silent}), say("One", hold_after={1: silent}), BUSY)
+    with open_failover(profiles=[agent()], server=server) as world:
+        world.first.queue(
+            call_tools(INSERT, hold_after={1: silent}), say("One", hold_after={1: silent}), BUSY
+        )
         body = {**AGENT, "user": "alice", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
-        with it.world.gateway.connect() as client, it.world.gateway.connect() as later:
+        with world.world.gateway.connect() as client, world.world.gateway.connect() as later:
             client.request("POST", CHAT, json.dumps(body).encode())
-            it.first.request_gate(1).wait_sync()
+            world.first.request_gate(1).wait_sync()
             later.request("POST", CHAT, json.dumps({**body, "model": "m", "user": "bob"}).encode())
             later.read_until(b": keep-alive\n\n")
             silent.open()
@@ -129,16 +133,18 @@ def test_no_comment_commits_to_a_status_while_a_hidden_round_is_possible(two: Op
         assert (reply.status, reply.headers["retry-after"]) == (429, "30")
 
 
-def test_a_later_round_that_thinks_long_is_covered(two: Open) -> None:
+def test_a_later_round_that_thinks_long_is_covered(open_failover: OpenFailover) -> None:
     """The client has text, so it may hear that we live, also before the second reply's headers."""
     thinking = Gate()
     server = {"keep_alive_comment_s": 0.01}
-    with two(profiles=[agent()], server=server) as it:
-        it.first.queue(call_tools(INSERT, text="Let me see. "), say("Noted.", hold_before_headers=thinking))
+    with open_failover(profiles=[agent()], server=server) as world:
+        world.first.queue(
+            call_tools(INSERT, text="Let me see. "), say("Noted.", hold_before_headers=thinking)
+        )
         body = {**AGENT, "user": "alice", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
-        with it.world.gateway.connect() as client:
+        with world.world.gateway.connect() as client:
             client.request("POST", CHAT, json.dumps(body).encode())
-            it.first.request_gate(2).wait_sync()
+            world.first.request_gate(2).wait_sync()
             client.read_until(b"see.")
             client.read_until(b": keep-alive\n\n")
             thinking.open()
@@ -153,7 +159,7 @@ def test_a_later_round_that_thinks_long_is_covered(two: Open) -> None:
 @over_claude
 @each_dialect
 def test_a_client_gets_the_pings_of_a_claude_that_thinks(
-    two: Open,
+    open_failover: OpenFailover,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
     asked: dict[str, Any],
@@ -164,10 +170,10 @@ def test_a_client_gets_the_pings_of_a_claude_that_thinks(
     monkeypatch.setattr("adapters.first_event.HELD_S", 0.01)
     pieces = claudes_stream({"type": "ping"}, *block(type="text", text="One"))
     first, thinking = Gate(), Gate()
-    with two(profiles=[agent()]) as it:
-        it.first.queue(raw(*pieces, hold_after={2: first, 3: thinking}))
+    with open_failover(profiles=[agent()]) as world:
+        world.first.queue(raw(*pieces, hold_after={2: first, 3: thinking}))
         headers = {"x-mnemogate-user": "alice"} if memory else {}
-        with it.world.gateway.connect() as client:
+        with world.world.gateway.connect() as client:
             client.request(
                 "POST", path, json.dumps({"model": model, "stream": True, **asked}).encode(), headers
             )
@@ -181,17 +187,17 @@ def test_a_client_gets_the_pings_of_a_claude_that_thinks(
 
 @only_openai
 def test_a_long_wait_commits_to_no_status_where_the_upstream_gives_no_sign_of_life(
-    two: Open, monkeypatch: pytest.MonkeyPatch
+    open_failover: OpenFailover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its role comes apart from its call, and says nothing of how long that will take."""
     monkeypatch.setattr("adapters.first_event.HELD_S", 0.0)
     call = Gate()
-    with two(profiles=[agent()]) as it:
-        it.first.queue(call_tools(INSERT, hold_after={1: call}), BUSY)
+    with open_failover(profiles=[agent()]) as world:
+        world.first.queue(call_tools(INSERT, hold_after={1: call}), BUSY)
         body = {**AGENT, "user": "alice", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
-        with it.world.gateway.connect() as client:
+        with world.world.gateway.connect() as client:
             client.request("POST", CHAT, json.dumps(body).encode())
-            it.first.request_gate(1).wait_sync()
+            world.first.request_gate(1).wait_sync()
             call.open()
             assert client.read_reply().status == 429
 
@@ -199,15 +205,19 @@ def test_a_long_wait_commits_to_no_status_where_the_upstream_gives_no_sign_of_li
 @over_claude
 @each_dialect
 def test_a_round_that_is_hidden_after_a_sign_of_life_leaves_no_trace(
-    two: Open, monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any], begun: bytes
+    open_failover: OpenFailover,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    asked: dict[str, Any],
+    begun: bytes,
 ) -> None:
     monkeypatch.setattr("adapters.first_event.HELD_S", 0.0)
     thinking = Gate()
     call = block(type="tool_use", id="toolu_1", name=INSERT.name, input=INSERT.arguments)
-    with two(profiles=[agent()]) as it:
-        it.first.queue(raw(*claudes_stream(*call), hold_after={2: thinking}), say("Noted."))
+    with open_failover(profiles=[agent()]) as world:
+        world.first.queue(raw(*claudes_stream(*call), hold_after={2: thinking}), say("Noted."))
         body = json.dumps({"model": "agent/helper", "stream": True, **asked}).encode()
-        with it.world.gateway.connect() as client:
+        with world.world.gateway.connect() as client:
             client.request("POST", path, body, {"x-mnemogate-user": "alice"})
             got = client.read_until(begun)
             thinking.open()
