@@ -1,4 +1,4 @@
-"""The services of a gateway: all that its routes call, put together once, with their start and stop.
+"""The services of a gateway: all objects that its routes call, made once, with their start and stop.
 
 A worker process (`mnemogate worker`) has the services alone, without an application that serves requests.
 """
@@ -85,6 +85,8 @@ class AgentsComponent(Protocol):
 
 
 class AgentServicesFactory(Protocol):
+    """The type of the class `AgentServices`. This module does not import gateway.agents, which has the class."""
+
     def __call__(
         self,
         settings: Settings,
@@ -115,7 +117,7 @@ class Services:
     agents: AgentsComponent | None
     # The most recent requests.
     requests: RequestLog
-    # Lets operators into the page.
+    # Signs operators in to the page.
     sign_in: SignIn
     # Performs the tools of MCP.
     mcp: McpMemory
@@ -137,31 +139,37 @@ class Services:
         make_agents: AgentServicesFactory | None = None,
         otlp: OtlpSettings | None = None,
     ) -> None:
-        """Puts the services together.
+        """Makes the services.
 
         providers: the providers by the names of settings.upstreams; None: the settings' own providers.
         clock: a function that returns the seconds since the epoch; None: the clock of the store if processes share the
             store, or else the machine's.
-        performs_jobs: True if this process performs jobs; False: only other processes that share the database do.
+        performs_jobs: True if this process performs jobs; False: only other processes perform jobs.
         takes_requests: True if this process answers requests; False: it performs jobs alone.
         make_agents: a function that makes the service of agents made over REST; None: the process has no such service.
         otlp: the settings of the export of traces; None: no traces are made.
 
         Raises: SettingsError: no upstream has the model of memory.background_model or memory.embedder.
         """
-        self.settings, self.store, self._performs_jobs = settings, store, performs_jobs
-        self.limits = limits = limits or Limits()
+        self.settings = settings
+        self.store = store
+        self._performs_jobs = performs_jobs
+        limits = limits or Limits()
+        self.limits = limits
         clock = clock or (store.read_shared_clock if store.database.is_shared else time.time)
-        self.now = now = SteadyClock(clock)
+        now = SteadyClock(clock)
+        self.now = now
         self._tasks: list[asyncio.Task[None]] = []
         # Set while no request is being answered.
         self.idle = asyncio.Event()
-        self.metrics = metrics = Metrics()
+        metrics = Metrics()
+        self.metrics = metrics
         _watch_store(metrics, store)
         # Runs that no client waits for have connections of their own, unless the caller gives the providers.
         self._run_providers = make_providers(settings) if providers is None else {}
-        self.providers = providers = make_providers(settings) if providers is None else providers
-        # One provider for each upstream: its other keys list the same models.
+        providers = make_providers(settings) if providers is None else providers
+        self.providers = providers
+        # One provider for each upstream: an upstream's other keys list the same models.
         upstream_names = [upstream.name for upstream in settings.upstreams]
         first_keys = {name: providers[name] for name in upstream_names if name in providers}
         self.models = ModelList(settings, first_keys, int(now()), limits.models_refresh_s)

@@ -170,7 +170,7 @@ def make_message_key(atoms: Sequence[Atom]) -> bytes:
     return joined if len(atoms) <= _MAX_KEY_ATOMS else atoms[0] + blake2b(joined, digest_size=16).digest()
 
 
-class State(StrEnum):
+class ExchangeState(StrEnum):
     """The state of an exchange."""
 
     # The reply has not ended: in append mode the user's message is written before the model is asked.
@@ -304,7 +304,7 @@ class Exchange(Struct, frozen=True):
     # The indices of messages that were off the record or are forgotten; REPLY stands for the reply. The functions that
     # decide on redactions are in docs/architecture.md ("Where is a redaction decided").
     redactions: frozenset[int] = frozenset()
-    state: State = State.FINISHED
+    state: ExchangeState = ExchangeState.FINISHED
     # True if another exchange has taken the place of this one.
     superseded: bool = False
     # True if a later request with a new user message continued the exchange.
@@ -317,6 +317,11 @@ class Exchange(Struct, frozen=True):
     def is_stored(self) -> bool:
         """True if the id is the row of the exchange."""
         return self.id > 0
+
+    @property
+    def is_forgotten(self) -> bool:
+        """True for the tombstone of a forgotten exchange."""
+        return self.state is ExchangeState.FORGOTTEN
 
     @property
     def reply_seq(self) -> int:
@@ -373,8 +378,8 @@ def place_exchange(exchange: Exchange, id: int, seq: int) -> Exchange:
 def make_tombstone(exchange: Exchange) -> Exchange:
     """Returns the tombstone of an exchange: its position and its hashes, without content and without quotations."""
     return replace(
-        exchange, state=State.FORGOTTEN, active=False, edits=False, opaque=False, notes={}, section=None, size=0,
-        evicted=None, input=None, shown_reply=None, full_reply=None, has_full_reply=False,
+        exchange, state=ExchangeState.FORGOTTEN, active=False, edits=False, opaque=False, notes={}, section=None,
+        size=0, evicted=None, input=None, shown_reply=None, full_reply=None, has_full_reply=False,
     )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ from gateway.run.stored_responses import ResponseOwner
 from gateway.run.tools.call_journal import CallJournal
 from gateway.run.usage.limiter import Limiter
 from storage.errors import NotFound, RunOver, Stale
-from storage.records import State
+from storage.records import ExchangeState
 from storage.run_commands import ResponseEnd
 from storage.run_records import RunState, RunTextKind
 from storage.sql.store import Store
@@ -154,7 +154,7 @@ class ResponseAttempt:
         """Returns the response that an earlier attempt has made without ending the run."""
         run = self.log.run
         for turn in await self.services.runs.load_turns(run):
-            if turn.exchange.state is State.FINISHED:
+            if turn.exchange.state is ExchangeState.FINISHED:
                 response = self.services.dialect.rebuild(run.uid, turn.reply)
                 if response is not None:
                     return _MadeResponse(response, turn.name)

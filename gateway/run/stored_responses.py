@@ -20,7 +20,7 @@ from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_services import TurnServices
 from storage.forget_commands import ForgetTarget
 from storage.listing import Page
-from storage.records import Agent, State
+from storage.records import Agent, ExchangeState
 from storage.sql.store import Store
 
 # The beginning of the names of conversations that are made for stored responses without a user.
@@ -58,7 +58,7 @@ class StoredResponses:
         """Returns the location of a turn, or None if its owner may read no such turn. Raises: MemoryUnavailable."""
         with map_store_errors():
             location = await find_turn(self.store, owner.project, name)
-            if location is None or location.exchange.state is State.OPEN:
+            if location is None or location.exchange.state is ExchangeState.OPEN:
                 conversation = await self.store.messages.find_conversation(
                     owner.project, name.conversation_uid
                 )

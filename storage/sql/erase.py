@@ -41,7 +41,7 @@ import orjson
 
 from storage.database import Connection, Row
 from storage.recall_record import overwrite_forgotten, read_hits
-from storage.records import API_PROFILE, REPLY, MarkKind, State
+from storage.records import API_PROFILE, REPLY, MarkKind
 from storage.sql import exchanges
 from storage.sql.additions import DAY_S, erase_additions, erase_foreign_additions
 from storage.sql.agents_api.blocks import hand_over_blocks
@@ -215,7 +215,7 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
     remaining_rows: set[int] = set()
     for exchange_row, data in rows:
         exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
-        if exchange is None or exchange.state is State.FORGOTTEN or REPLY in exchange.redactions:
+        if exchange is None or exchange.is_forgotten or REPLY in exchange.redactions:
             await delete_recall(connection, agent_row, exchange_row)
             continue
         remaining_rows.add(exchange_row)

@@ -13,7 +13,7 @@ import orjson
 from msgspec.structs import replace
 
 from storage.database import Connection
-from storage.records import REPLY, Exchange, MarkKind, State, make_message_key, make_tombstone
+from storage.records import REPLY, Exchange, ExchangeState, MarkKind, make_message_key, make_tombstone
 from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id
 from storage.sql.erasing_work import PAGE_ROWS, ErasingWork, StoredTarget
@@ -93,7 +93,7 @@ async def _erase_each(
     seqs: list[int] = []
     for exchange_row in exchange_rows:
         exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
-        if exchange is not None and exchange.state is not State.FORGOTTEN:
+        if exchange is not None and not exchange.is_forgotten:
             seqs += await _erase_exchange(
                 connection, agent_row, exchange, leaves_tombstones=leaves_tombstones, mark=mark
             )
@@ -174,7 +174,7 @@ async def _find_alternatives(
 async def _erase_message(connection: Connection, agent_row: int, exchange_row: int, seq: int) -> None:
     """Erases one message of an exchange, which is among its redactions then; with the last one, the whole exchange."""
     exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
-    if exchange is None or exchange.state in (State.FORGOTTEN, State.OFF):
+    if exchange is None or exchange.state in (ExchangeState.FORGOTTEN, ExchangeState.OFF):
         return
     index = seq - exchange.seq if seq < exchange.reply_seq else REPLY
     redactions = exchange.redactions | {index}
@@ -255,7 +255,7 @@ async def find_replaced(
         for row in await _find_alternatives(connection, agent_row, each, is_active=False):
             other = await exchanges.find_exchange(connection, agent_row, row)
             assert other is not None  # it was found in this transaction
-            if keeps_finished and other.state is State.FINISHED:
+            if keeps_finished and other.state is ExchangeState.FINISHED:
                 continue
             is_newer = await _is_newer(connection, agent_row, other, each)
             if is_newer and not any(_has_messages(other, part, named_seq, rules) for part in turn):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from storage.database import Row
-from storage.records import Atom, EvictedPart, Exchange, State, make_message_key
+from storage.records import Atom, EvictedPart, Exchange, ExchangeState, make_message_key
 
 # The bytes of an atom: a kind and 11 of a digest. The digest of a message's media has 11.
 ATOM_BYTES = 12
@@ -27,7 +27,7 @@ _ZLIB_BYTE = b"x"
 # 6 us. A dictionary of the words around quotations gains another tenth, and could not be changed any more.
 _ZLIB_LEVEL = 6
 
-_STATES = {str(state): state for state in State}
+_STATES = {str(state): state for state in ExchangeState}
 _NO_REDACTIONS: frozenset[int] = frozenset()
 
 

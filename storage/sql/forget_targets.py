@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from storage.database import Connection, Row
 from storage.forget_commands import Extent, ForgetTarget
-from storage.records import REPLY, Exchange, State
+from storage.records import REPLY, Exchange, ExchangeState
 from storage.sql import exchanges
 from storage.sql.group import StoreGroup, long_reads, reads
 from storage.sql.statements import load, load_column
@@ -100,7 +100,7 @@ class ForgetTargets(StoreGroup):
 
 def list_remaining_seqs(exchange: Exchange) -> list[int]:
     """Returns the numbers of an exchange's messages that are not forgotten. Inputs without atoms do not count."""
-    if exchange.state in (State.FORGOTTEN, State.OFF):
+    if exchange.state in (ExchangeState.FORGOTTEN, ExchangeState.OFF):
         return []
     indices = [i for i, atoms in enumerate(exchange.inputs) if i not in exchange.redactions and atoms]
     seqs = [exchange.seq + index for index in indices]

@@ -66,7 +66,7 @@ class _FinishedReaders(NamedTuple):
 
 
 async def note_progress(connection: Connection, note: ImportNote) -> None:
-    """Notes the progress of an import. Raises: NotFound if the import was stopped, and may write nothing more."""
+    """Stores the progress of an import. Raises: NotFound if the import was stopped, so that it may not write."""
     if not await connection.run(SQL["note"], (note.row, note.status, note.at, note.data)):
         raise NotFound("this import was stopped, to be undone or with its memory")
 
@@ -89,7 +89,7 @@ class Imports(StoreGroup):
     async def list(
         self, connection: Connection, project: str | None, *, before: int = LAST_NUMBER, limit: int = 100
     ) -> list[StoredImport]:
-        """Returns a page of imports, the newest first. before: the row of the last one on the page before."""
+        """Returns a page of imports, the newest first. before: the row of the last import on the previous page."""
         return [
             _make_import(row) for row in await connection.fetch_rows(SQL["list"], (project, before, limit))
         ]
@@ -128,9 +128,9 @@ class Imports(StoreGroup):
 
     @long_reads
     async def plan(self, connection: Connection, write: ImportWrite, done: int = 0) -> ImportWriting:
-        """Returns a conversation with the changes that it would make, to be written by `write_part`.
+        """Returns a conversation with the changes that it would make, for `write_part` to write.
 
-        done: the number of its exchanges that an import has written before it was stopped.
+        done: the number of its exchanges that the import has written before it was stopped.
         """
         return await _decide_changes(connection, write.agent, write, done)
 
@@ -140,9 +140,9 @@ class Imports(StoreGroup):
     ) -> ImportWriting:
         """Writes up to `EXCHANGES_AT_ONCE` exchanges of a conversation, and the progress of the import.
 
-        Turns may come between two parts of a conversation: its changes are then decided again.
+        If turns come between two parts of a conversation, the changes are decided again.
 
-        make_note: a function that returns the progress of the import for the conversation as it is written then.
+        make_note: a function that returns the progress of the import for the conversation with the written part.
 
         Raises: NotFound if the memory is gone, or the import was stopped; WriteConflict if the memory is paused.
         """
@@ -194,15 +194,15 @@ class Imports(StoreGroup):
         return sum([await is_fact_known(connection, agent, key) for key in keys])
 
     async def advance_readers(self, agent_row: int, now: float) -> None:
-        """Moves readers of a memory past imported exchanges that are not to be learned from."""
-        # Turns would wait for a transaction that looks through a whole import. Few exchanges were written meanwhile.
+        """Moves readers of a memory past imported exchanges from which nothing is learned."""
+        # Turns would wait for a transaction that reads a whole import, so a long read comes before the transaction.
         finished = await self._load_finished_readers(agent_row)
         if finished.cursors:
             await self._advance_readers(agent_row, finished, now)
 
     @long_reads
     async def _load_finished_readers(self, connection: Connection, agent_row: int) -> _FinishedReaders:
-        """Finds the readers that have nothing more to read of a memory."""
+        """Returns the readers that have nothing more to read of a memory."""
         numbers = await find_numbers(connection, agent_row)
         if numbers is None:
             return _FinishedReaders({}, 0)
@@ -217,7 +217,7 @@ class Imports(StoreGroup):
     async def _advance_readers(
         self, connection: Connection, agent_row: int, finished: _FinishedReaders, now: float
     ) -> None:
-        """Moves readers to the end of a memory, unless an exchange that was written meanwhile is to be read."""
+        """Moves readers to the end of a memory, unless there is a new exchange for them to read."""
         await connection.lock(agent_row)
         numbers = await find_numbers(connection, agent_row)
         if (
@@ -226,24 +226,23 @@ class Imports(StoreGroup):
         ):
             return
         for reader, seq in (await _load_cursors(connection, agent_row)).items():
-            if seq >= finished.cursors.get(
-                reader, LAST_NUMBER
-            ):  # otherwise the cursor was set back meanwhile
+            # A cursor that is lower now was set back meanwhile.
+            if seq >= finished.cursors.get(reader, LAST_NUMBER):
                 await advance(connection, agent_row, reader, numbers.next_seq - 1, now)
 
     @reads
     async def load_origins(
-        self, connection: Connection, agent_row: int, what: Literal["exchange", "fact"], ids: Sequence[int]
+        self, connection: Connection, agent_row: int, kind: Literal["exchange", "fact"], rows: Sequence[int]
     ) -> dict[int, ImportOrigin]:
-        """Returns the import that each fact or exchange is from, by row of the fact or exchange."""
-        rows = await load_rows(connection, SQL["origins"], ids, agent_row, what)
-        return {row: ImportOrigin(format, begun) for row, format, begun in rows}
+        """Returns the imports of imported facts or exchanges, by row. rows: the rows of facts or exchanges."""
+        origins = await load_rows(connection, SQL["origins"], rows, agent_row, kind)
+        return {row: ImportOrigin(format, begun) for row, format, begun in origins}
 
 
 def _make_import(row: Row) -> StoredImport:
-    id, uid, agent_row, format, status, created, touched, data, *scope = row
+    import_row, uid, agent_row, format, status, created, touched, data, *scope = row
     return StoredImport(
-        id=id,
+        id=import_row,
         uid=uid,
         agent_row=agent_row,
         format=format,
@@ -267,7 +266,7 @@ async def _is_being_undone(connection: Connection, agent_row: int, import_row: i
 
 
 async def _lock_memory(connection: Connection, agent: Agent) -> Agent:
-    """Locks a memory, and returns it as it is now. Raises: NotFound if it is gone."""
+    """Locks a memory, and returns its present record. Raises: NotFound if the memory is gone."""
     await connection.lock(agent.id)
     present = await find_agent_by_id(connection, agent.id)
     if present is None:
@@ -276,7 +275,7 @@ async def _lock_memory(connection: Connection, agent: Agent) -> Agent:
 
 
 async def _lock_unpaused(connection: Connection, agent: Agent) -> Agent:
-    """Locks a memory, as `_lock_memory` does. Raises: NotFound if it is gone; WriteConflict if it is paused."""
+    """Locks a memory, as `_lock_memory`. Raises: NotFound if the memory is gone; WriteConflict if it is paused."""
     present = await _lock_memory(connection, agent)
     if present.paused_at is not None:
         raise WriteConflict("this memory was paused while it was imported into")
@@ -294,9 +293,9 @@ async def _decide_changes(
     """Reads the stored exchanges that matter to a conversation, and decides its changes.
 
     done: the number of its exchanges that are written.
-    conversation_row: the row of the conversation that has these exchanges; None: it is not known, and is looked for.
+    conversation_row: the row of the conversation that has these exchanges; None: not known, so that it is looked up.
     """
-    # Read first: a change while the candidates are read raises it.
+    # The version is read first: if the memory changes while the candidates are read, a later read returns another one.
     version = await _find_version(connection, agent.id)
     if conversation_row is None:
         conversation_row = await _find_conversation(connection, agent, write, done)
@@ -314,9 +313,10 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
     change = writing.change
     if not writing.done or writing.version is None or writing.version.epoch != agent.epoch:
         return True
-    next_index = max(writing.done, change.known)  # the index of the exchange that is added next
-    # A turn that has added what the part would add has one of the part's paths. A turn without a reply has another
-    # path, so it is looked for by its question.
+    # The index of the exchange that is added next.
+    next_index = max(writing.done, change.known)
+    # A turn that has added the same exchange has one of the part's paths. A turn without a reply has another path, so
+    # it is looked up by its question.
     path_hashes = writing.write.path_hashes[next_index : _compute_part_end(writing)]
     next_exchange = change.add[next_index - change.known : next_index - change.known + 1]
     questions = [make_message_key(exchange.inputs[-1]) for exchange in next_exchange]
@@ -328,9 +328,11 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
 async def _find_conversation(
     connection: Connection, agent: Agent, write: ImportWrite, done: int
 ) -> int | None:
-    """Returns the row of the conversation in which this import has written `done` exchanges, or with the client's id.
+    """Returns the row of the conversation in which this import has written exchanges, or that has the client's id.
 
-    Returns None if there is neither.
+    done: the number of exchanges that this import has written.
+
+    Returns None if there is no such conversation.
     """
     conversation_row: int | None = None
     if done:
@@ -372,7 +374,7 @@ async def _write_exchanges(
     write, change = writing.write, writing.change
     for i, exchange in change.fill.items():
         if writing.done <= i < end:
-            await _fill(connection, agent, write, exchange)
+            await _refill_stub(connection, agent, write, exchange)
     next_index = max(writing.done, change.known)
     if next_index >= end:
         return change
@@ -383,22 +385,22 @@ async def _write_exchanges(
         conversation_row = (
             await exchanges.add_conversation(connection, agent.id, write.uid, write.key, write.at)
         ).id
-    above = change.after
-    if above is not None:
-        await exchanges.mark_continued(connection, agent.id, [above.id])
+    previous = change.after
+    if previous is not None:
+        await exchanges.mark_continued(connection, agent.id, [previous.id])
     for exchange in change.add[next_index - change.known : end - change.known]:
-        exchange = _place_after(replace(exchange, conversation_row=conversation_row), above)
+        exchange = _place_after(replace(exchange, conversation_row=conversation_row), previous)
         added = await exchanges.add_exchange(connection, agent.id, exchange)
         exchange = place_exchange(exchange, added.id, added.seq)
         await _note_exchange(connection, write, exchange.id, conversation_row)
         if exchange.parent is None:
             await exchanges.add_marks(connection, agent.id, MarkKind.PREFIX, write.prefixes, exchange.id)
-        above = exchange
-    return replace(change, after=above, conversation_row=conversation_row, superseded=())
+        previous = exchange
+    return replace(change, after=previous, conversation_row=conversation_row, superseded=())
 
 
-async def _fill(connection: Connection, agent: Agent, write: ImportWrite, exchange: Exchange) -> None:
-    """Gives an exchange of an undone import its words again."""
+async def _refill_stub(connection: Connection, agent: Agent, write: ImportWrite, exchange: Exchange) -> None:
+    """Gives an exchange of an undone import its content again."""
     await exchanges.update_exchange(connection, agent.id, exchange, is_whole=True)
     await connection.run(SQL["unstub"], (exchange.id,))
     await _note_exchange(connection, write, exchange.id, exchange.conversation_row)
@@ -406,19 +408,19 @@ async def _fill(connection: Connection, agent: Agent, write: ImportWrite, exchan
         await exchanges.add_marks(connection, agent.id, MarkKind.STALE, (b"",), exchange.id)
 
 
-def _place_after(exchange: Exchange, above: Exchange | None) -> Exchange:
-    """Returns a copy of an exchange at its place after another exchange; None: at the beginning of a path."""
+def _place_after(exchange: Exchange, previous: Exchange | None) -> Exchange:
+    """Returns a copy of an exchange with the place after another exchange; None: at the beginning of a path."""
     length = len(exchange.inputs) + 1
-    if above is None:
+    if previous is None:
         return replace(exchange, parent=None, depth=0, length=length)
     return replace(
         exchange,
-        parent=above.id,
-        depth=above.depth + 1,
-        length=above.length + length,
-        seq=above.next_seq,
-        gapless_from=above.gapless_from,
-        prior=above.id if above.has_additions else above.prior,
+        parent=previous.id,
+        depth=previous.depth + 1,
+        length=previous.length + length,
+        seq=previous.next_seq,
+        gapless_from=previous.gapless_from,
+        prior=previous.id if previous.has_additions else previous.prior,
     )
 
 

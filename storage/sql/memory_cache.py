@@ -29,7 +29,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from storage.database import Connection, Row
-from storage.records import MUTED, Agent, AgentNumbers, Exchange, Message, State
+from storage.records import MUTED, Agent, AgentNumbers, Exchange, ExchangeState, Message
 from storage.search.blob import compute_chunk
 from storage.search.document import Document, Indexable
 from storage.search.index import Index
@@ -206,7 +206,7 @@ class CachedMemory:
             if len(passages_and_facts) == _MAX_UNINDEXED_ROWS:
                 end = min(end, passages_and_facts[-1].seq + 1)  # the next query reads on from here
         # An open exchange has no content yet, so it is to be read again later.
-        open_seqs = (exchange.seq for exchange in following if exchange.state is State.OPEN)
+        open_seqs = (exchange.seq for exchange in following if exchange.state is ExchangeState.OPEN)
         return _Unindexed(min([end, *open_seqs]), messages)
 
     def is_outdated_by(self, changes: MemoryChanges) -> bool:
@@ -261,7 +261,7 @@ class CachedMemory:
         if (
             self.numbers is None
             or exchange.seq != self.unread_from
-            or exchange.state is State.OPEN
+            or exchange.state is ExchangeState.OPEN
             or exchange.prefix_length
         ):
             return
@@ -432,7 +432,7 @@ def make_document(message: Indexable) -> Document:
 
 
 def _is_recallable(exchange: Exchange) -> bool:
-    return exchange.active and exchange.state is State.FINISHED
+    return exchange.active and exchange.state is ExchangeState.FINISHED
 
 
 def _measure_message(message: Message | None) -> int:

@@ -22,7 +22,7 @@ from storage.operator_records import (
     SourceExchange,
     UnindexedTexts,
 )
-from storage.records import REPLY, Exchange, Revision, Scope, State
+from storage.records import REPLY, Exchange, ExchangeState, Revision, Scope
 from storage.sql import exchanges
 from storage.sql.blocks import load_blocks, make_block, make_revision
 from storage.sql.exchange_rows import (
@@ -366,7 +366,7 @@ class _PathStep(NamedTuple):
 
     def count_messages(self) -> int:
         """Returns the number of messages that are left of the exchange."""
-        if self.state in (State.FORGOTTEN, State.OFF):
+        if self.state in (ExchangeState.FORGOTTEN, ExchangeState.OFF):
             return 0
         missing = {*orjson.loads(self.redactions or b"[]")}
         if self.has_no_reply:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from storage.database import BACKGROUND_READ_MS, Connection, Database, Row
 from storage.listing import ReaderEntry
 from storage.reader_commands import UnreadMessages
-from storage.records import LEARNER, USER_ATOM, Exchange, Message, State
+from storage.records import LEARNER, USER_ATOM, Exchange, ExchangeState, Message
 from storage.sql.agents import find_agent_by_id
 from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import StoreGroup, long_reads, reads
@@ -174,7 +174,7 @@ class _UnreadBatch:
             if not self.is_repeat and (row[_RUN_STATE] == "running" or not is_settled):
                 self.is_more, self.is_waiting = False, True
                 return
-            is_shown = is_left or (exchange.active and exchange.state is State.FINISHED)
+            is_shown = is_left or (exchange.active and exchange.state is ExchangeState.FINISHED)
             if is_shown and not self._add(exchange, row[_FULL], is_shared=is_shared):
                 self.is_more = True
                 return
@@ -200,7 +200,7 @@ def _is_settled(exchange: Exchange, now: float, idle_s: float) -> bool:
 
     An exchange that is dated in the future was written before the clock was put back.
     """
-    if exchange.continued or exchange.state in (State.OFF, State.FORGOTTEN):
+    if exchange.continued or exchange.state in (ExchangeState.OFF, ExchangeState.FORGOTTEN):
         return True
-    wait_s = _OPEN_S if exchange.state is State.OPEN else idle_s
+    wait_s = _OPEN_S if exchange.state is ExchangeState.OPEN else idle_s
     return abs(now - max(exchange.ended or exchange.stopped or exchange.begun, exchange.touched)) > wait_s

@@ -1,4 +1,4 @@
-"""Stored conversations. Each is one path, which sends continue at its head.
+"""Stored conversations. Each is one path, at whose end sends continue.
 
 A send reads the end of the path with two statements, whatever the size of the memory, and writes step by step: the
 user's message before the model is asked, each reply before its tools run, the results before the model is asked again.
@@ -40,14 +40,16 @@ from storage.store_rules import Rules
 SQL = load("stored_paths.sql")
 # The values of the column `tip` of a conversation without a last stored exchange: the client has the history, and sends
 # it; or nothing is stored yet.
-CLIENT_TIP, EMPTY_TIP = 0, -1
+CLIENT_TIP = 0
+EMPTY_TIP = -1
 # The most summaries of a path, as in `Summaries.list_of_conversation`.
 _MAX_SUMMARIES = 16
 # The column of a row of `head` with the time.
 _TIME = 10
 # The columns of a row of `path` after its kind: a summary's five values, then the exchange (three contents, and the
 # columns of `{skeleton}`).
-_SUMMARY_VALUES, _EXCHANGE = slice(1, 6), slice(6, None)
+_SUMMARY_VALUES = slice(1, 6)
+_EXCHANGE = slice(6, None)
 
 
 class _PathHead(NamedTuple):
@@ -55,9 +57,9 @@ class _PathHead(NamedTuple):
 
     # The snapshot of the memory, with the conversation if it exists.
     snapshot: MemorySnapshot
-    # The row of the last exchange of the path; None: there is none.
+    # The row of the last exchange of the path; None: the path is empty.
     last_row: int | None
-    # The part of the path that had left the window at the last exchange; None: all of it is in the window.
+    # The part of the path that had left the window at the last exchange; None: the whole path is in the window.
     evicted: EvictedPart | None
 
 
@@ -157,14 +159,14 @@ class StoredPaths(StoreGroup):
     async def find_conversation(
         self, connection: Connection, agent: Agent, conversation_name: str
     ) -> Conversation | None:
-        """Returns a conversation by its name (`Conversation.name`); None: it has not begun, or is gone."""
+        """Returns a conversation by its name (`Conversation.name`); None: no such conversation has begun."""
         row = await connection.fetch_row(
             SQL["conversation_named"], (agent.id, *_split_key_and_uid(conversation_name))
         )
         return None if row is None else Conversation(*row)
 
     def open(self, write: StepOpen) -> Future[StepOpened]:
-        """Begins a step: its exchange with the new messages, and with the edits of the step before.
+        """Begins a step: its exchange with the new messages, and with the edits of the previous step.
 
         Raises:
             WriteConflict: the conversation or a block was changed since it was read.

@@ -1,4 +1,4 @@
-"""Summaries. If something of a path is forgotten, triggers of the schema erase the path's summaries."""
+"""Summaries of paths. If a part of a path is forgotten, triggers of the schema erase the path's summaries."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Summaries(StoreGroup):
     ) -> list[Exchange]:
         """Returns the path to an exchange, oldest first, with content.
 
-        It begins with the newest exchange that has a summary, or else with the root.
+        The first exchange is the newest one that has a summary, otherwise the root.
         """
         rows = await connection.fetch_rows(SQL["path"], (agent_row, exchange_row, limit))
         return [make_exchange_with_content(row) for row in reversed(rows)]
@@ -80,7 +80,7 @@ class Summaries(StoreGroup):
         at: float,
         model: str,
     ) -> None:
-        """Returns the effect that adds a summary. An existing one stays."""
+        """Returns the effect that adds a summary, unless the exchange has a summary already."""
         await connection.lock(agent_row)
         await _insert_summary(
             connection,
@@ -97,7 +97,7 @@ class Summaries(StoreGroup):
         summary: Summary,
         evicted: EvictedPart,
     ) -> None:
-        """Adds a summary to a stored conversation. Its window now begins after the exchange that the summary covers.
+        """Adds a summary to a stored conversation, whose window then begins after the last summarised exchange.
 
         conversation: the conversation as it was read.
         evicted: the part of the path that the summary replaces.
@@ -134,6 +134,6 @@ async def _insert_summary(connection: Connection, agent_row: int, summary: Summa
 
 
 def _make_summary(row: Row) -> Summary:
-    id, text, tokens, at, model, *skeleton = row
+    summary_row, text, tokens, at, model, *skeleton = row
     exchange = make_exchange(skeleton)
-    return Summary(id=id, exchange=exchange, text=text, tokens=tokens, at=at, model=model)
+    return Summary(id=summary_row, exchange=exchange, text=text, tokens=tokens, at=at, model=model)

@@ -43,7 +43,7 @@ from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import compose, find_known_note
 from gateway.core.prompt.composition import Composition
 from storage.commands import MAX_RULE_CALLS, MissingContents, StoredContent
-from storage.records import Atom, Block, Exchange, MemoryEdit, State
+from storage.records import Atom, Block, Exchange, ExchangeState, MemoryEdit
 
 T = TypeVar("T")
 
@@ -572,7 +572,7 @@ class World:
             "has_full_reply": False,
             "notes": {},
         }
-        memory.records[exchange_row] = replace(e, state=State.FORGOTTEN, edits=False, **gone)
+        memory.records[exchange_row] = replace(e, state=ExchangeState.FORGOTTEN, edits=False, **gone)
         tree = Tree(memory.records.values())
         for x in tree:
             memory.records[x.id] = tree.change(x.id, prior=tree.find_prior(x))
@@ -636,11 +636,11 @@ def outline(text: str) -> str:
 
 def _state(tree: Tree, e: Exchange) -> str:
     if is_tombstone(e):
-        return "off" if e.state is State.OFF else "forgotten"
+        return "off" if e.state is ExchangeState.OFF else "forgotten"
     if e.active:
         return "continued" if tree.is_continued(e) else "active"
     if e.ended is None:
-        return "open" if e.state is State.OPEN else "cancelled"
+        return "open" if e.state is ExchangeState.OPEN else "cancelled"
     return "superseded" if e.superseded else "detached"
 
 

@@ -27,7 +27,7 @@ from storage.forget_commands import ForgetTarget
 from storage.listing import AgentChange, AgentDraft, BlockChange, DefinitionDraft, PassageDraft
 from storage.operator_records import ForgetCounts
 from storage.reader_commands import LearnedChanges
-from storage.records import Agent, Block, Exchange, Fact, MemoryEdit, Scope, SentSection, State
+from storage.records import Agent, Block, Exchange, ExchangeState, Fact, MemoryEdit, Scope, SentSection
 from storage.run_commands import RunAccept
 from storage.run_records import Run, RunState, RunStep
 from storage.sql import additions, erase, forget_preview, forget_targets
@@ -229,7 +229,7 @@ async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_st
     assert left(holds, "oneu", "twou", "twoa", "threea") == ["oneu", "threea"]
     assert not await found(store, alice.agent, "twou")
     assert await found(store, alice.agent, "threeu")
-    (tombstone,) = [e for e in await alice.rows() if e.state is State.FORGOTTEN]
+    (tombstone,) = [e for e in await alice.rows() if e.state is ExchangeState.FORGOTTEN]
     assert (tombstone.id, tombstone.path_hash, tombstone.inputs, tombstone.reply) == (
         gone.id,
         gone.path_hash,
@@ -292,7 +292,7 @@ async def test_a_message_goes_alone_and_with_the_last_one_the_exchange(
     assert not await found(store, alice.agent, "oneu")
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq + 1]))
     assert left(holds, "oneu", "onea") == []
-    assert next(x for x in await alice.rows() if x.id == e.id).state is State.FORGOTTEN
+    assert next(x for x in await alice.rows() if x.id == e.id).state is ExchangeState.FORGOTTEN
 
 
 async def test_a_message_with_hundreds_of_calls_is_forgotten_and_not_stored_when_it_comes_again(
@@ -580,7 +580,7 @@ async def test_a_turn_that_read_an_exchange_before_it_was_erased_does_not_commit
         target = ForgetTarget(conversation_row=exchange.conversation_row)
     id = await store.forgetting.begin(alice.agent.id, target)
     turn = await alice.begin([*history, user("and then?")], "c1")
-    while (await alice.rows())[0].state is not State.FORGOTTEN:
+    while (await alice.rows())[0].state is not ExchangeState.FORGOTTEN:
         assert not await store.forgetting.run(id, until=lambda: True)
     with pytest.raises(Stale):
         await alice.commit(turn, [assistant("Hi.")])
@@ -1047,7 +1047,7 @@ async def test_a_reset_keeps_its_memory_while_something_else_is_forgotten(open_s
     )
     for _ in range(2):
         await forgetting.run(reset, until=lambda: True)
-    assert (await alice.rows())[0].state is State.FORGOTTEN
+    assert (await alice.rows())[0].state is ExchangeState.FORGOTTEN
     await forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[rain.id]))
     await forgetting.run(reset)
     assert [fact.text for fact in await store.facts.list(alice.agent.id)] == ["Alice sails."]
@@ -1130,7 +1130,7 @@ async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenSt
     id = await store.forgetting.begin(agent.id, ForgetTarget(conversation_row=conversation))
     assert not await store.forgetting.run(id, until=lambda: True)
     states = {e.state for e in await alice.rows()}
-    assert states == {State.FINISHED, State.FORGOTTEN}
+    assert states == {ExchangeState.FINISHED, ExchangeState.FORGOTTEN}
     await store.close()
     again = await open_store()
     assert await again.forgetting.list_unfinished() == [id]
@@ -1212,10 +1212,10 @@ async def test_what_is_too_old_waits_a_day_for_a_run_to_end(store: Store, alice:
     assert await retention.forget_old() == 0
     await store.runs.end_run(alice.agent.id, ended.id, RunState.COMPLETED, "end_turn", clock.now)
     assert await retention.forget_old() == 1
-    assert [e.state for e in await alice.rows()] == [State.FORGOTTEN]
+    assert [e.state for e in await alice.rows()] == [ExchangeState.FORGOTTEN]
     clock.now += 0.6 * DAY
     assert await retention.forget_old() == 1
-    assert [e.state for e in await bob.rows()] == [State.FORGOTTEN]
+    assert [e.state for e in await bob.rows()] == [ExchangeState.FORGOTTEN]
 
 
 async def test_a_preview_of_a_memory_that_is_gone_by_then_counts_nothing(

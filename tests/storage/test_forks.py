@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from storage.database import Connection
 from storage.errors import NotFound, WriteConflict
 from storage.forget_commands import ForgetTarget
-from storage.records import Exchange, State
+from storage.records import Exchange, ExchangeState
 from storage.sql import exchanges
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
@@ -178,7 +178,7 @@ async def test_a_fork_begins_with_an_exchange_that_matches_nothing(talk: Talk) -
     await talk.fork(one, UIDS[0])
     own = await talk.writer.read(UIDS[0])
     e = own.path[-1]
-    assert (e.state, e.active, e.inputs, e.path_hash, e.parent) == (State.OFF, False, (), b"", one.id)
+    assert (e.state, e.active, e.inputs, e.path_hash, e.parent) == (ExchangeState.OFF, False, (), b"", one.id)
     assert (e.depth, e.length, e.offset) == (1, 3, 2)
     said = await rows(talk.store, "SELECT count(*) FROM exchanges WHERE active = 1")
     assert said == [(1,)]

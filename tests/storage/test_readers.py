@@ -6,7 +6,7 @@ import pytest
 
 from storage.database import Connection
 from storage.reader_commands import UnreadMessages
-from storage.records import LEARNER, Exchange, State
+from storage.records import LEARNER, Exchange, ExchangeState
 from storage.run_records import RunState
 from storage.sql.exchanges import find_exchange
 from storage.sql.readers import advance, load_cursor
@@ -101,7 +101,7 @@ async def test_what_a_run_has_read_is_emptied_under_the_lock_of_its_agent(writer
 
     found = await writer.store.database.read(read)
     assert found is not None
-    assert (found.state, found.input, found.shown_reply) == (State.FORGOTTEN, None, None)
+    assert (found.state, found.input, found.shown_reply) == (ExchangeState.FORGOTTEN, None, None)
 
 
 async def test_memories_to_be_read_are_found_among_many_profiles(store: Store) -> None:

@@ -26,7 +26,7 @@ from storage.database import Connection
 from storage.errors import RunOver, Stale, WriteConflict
 from storage.forget_commands import ForgetTarget
 from storage.job_records import NO_AGENT, Job
-from storage.records import Agent, EvictedPart, Exchange, MemoryEdit, Scope, SentSection, State
+from storage.records import Agent, EvictedPart, Exchange, ExchangeState, MemoryEdit, Scope, SentSection
 from storage.run_commands import ConversationPath, RunEnd, StepEnd, StepOpen, StepOpened
 from storage.run_records import Run, RunState, RunStep, TokenCounts
 from storage.sql import step_writes
@@ -250,7 +250,7 @@ async def test_each_step_of_a_run_is_an_exchange(writer: Writer) -> None:
     assert second.run is not None
     await writer.finish(assistant("Sunny."), first.path_hash)
     own = await writer.read()
-    assert [x.state for x in own.path] == [State.FINISHED] * 2
+    assert [x.state for x in own.path] == [ExchangeState.FINISHED] * 2
     assert all(x.continued and x.active for x in own.path)
     assert own.path[1].parent == own.path[0].id
     assert own.path[1].offset == count_atoms_to_end(own.path[0])
@@ -264,7 +264,7 @@ async def test_each_step_of_a_run_is_an_exchange(writer: Writer) -> None:
 async def test_the_message_is_there_before_the_reply(writer: Writer) -> None:
     await writer.begin(user("Are you there?"))
     own = await writer.read()
-    assert own.path[-1].state is State.OPEN
+    assert own.path[-1].state is ExchangeState.OPEN
     assert b"Are you there?" in (own.path[-1].input or b"")
     run = await writer.store.runs.find_newest_run(writer.agent.id, own.path[0].conversation_row)
     assert run is not None
@@ -279,8 +279,8 @@ async def test_a_step_that_a_process_left_open_stays_in_the_path(writer: Writer)
     await writer.finish(assistant("Yes."), ends.path_hash)
     path = (await writer.read()).path
     assert [(x.state, x.reply is None, x.active) for x in path] == [
-        (State.FINISHED, True, True),
-        (State.FINISHED, False, True),
+        (ExchangeState.FINISHED, True, True),
+        (ExchangeState.FINISHED, False, True),
     ]
 
 
@@ -329,7 +329,7 @@ async def test_what_comes_after_the_end_of_a_run_is_stored_only_if_it_was_cancel
         with pytest.raises(RunOver):
             await writer.finish(assistant("I am here."))
     (e,) = (await writer.read()).path
-    assert (e.state is State.FINISHED) == (state is RunState.CANCELLED)
+    assert (e.state is ExchangeState.FINISHED) == (state is RunState.CANCELLED)
 
 
 @pytest.mark.parametrize("database", ["postgres"], indirect=True)  # a file has one process

@@ -44,7 +44,6 @@ from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.pending import PendingWrites
 from gateway.run.sink import Sink
 from storage.errors import NotFound, Stale, TooSlow, WriteConflict
-from storage.records import State
 from storage.run_records import Run, RunState, RunStep, RunTextKind
 
 # Returns the factory of a send's tools, given the send and the context of its conversation.
@@ -242,7 +241,7 @@ class RunStarter:
             return RunBeginning(memory, prompt)
         step = await keeper.store.runs.find_newest_step(run.agent_row, run.id)
         last = context.path[-1] if context.path else None
-        if step is None or last is None or last.id != step.exchange_row or last.state is State.FORGOTTEN:
+        if step is None or last is None or last.id != step.exchange_row or last.is_forgotten:
             raise MessageGone
         return RunBeginning(memory, prompt, resume_interrupted(context, step))
 
@@ -301,7 +300,7 @@ class RunStarter:
     async def _find_last_step(self, context: MemoryContext) -> RunStep | None:
         """Returns the step with which a conversation ends; None if it ends with no step."""
         last = context.path[-1] if context.path else None
-        if last is None or last.state is State.FORGOTTEN:
+        if last is None or last.is_forgotten:
             return None
         agent = context.agent
         try:

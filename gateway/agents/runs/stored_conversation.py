@@ -31,7 +31,7 @@ from gateway.run.memory.tool_offer import offer_tools
 from gateway.run.receipt import mask_model_name
 from storage.commands import MemorySnapshot
 from storage.errors import NotFound, StoreError
-from storage.records import DEFAULT_CONVERSATION, Agent, Block, Exchange, SentSection, State
+from storage.records import DEFAULT_CONVERSATION, Agent, Block, Exchange, ExchangeState, SentSection
 from storage.run_commands import ConversationPath, StepOpen
 from storage.run_records import Run
 from storage.sql.store import Store
@@ -74,7 +74,7 @@ async def read_stored_context(
         raise NotFound("there is no such conversation")
     path = list(stored_path.path)
     unended = None
-    if path and path[-1].state is State.OPEN:
+    if path and path[-1].state is ExchangeState.OPEN:
         hasher = MessageHasher(agent.secret)
         unended = path[-1] = abandon(path[-1], hasher, hash_exchanges(path[:-1], hasher), request.now)
     tree = Tree(path)

@@ -21,7 +21,7 @@ from gateway.core.conversation.wire_message import (
     read_text,
     without_space,
 )
-from storage.records import REPLY, Exchange, State
+from storage.records import REPLY, Exchange, ExchangeState
 
 
 def amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
@@ -101,7 +101,7 @@ def revive(tree: Tree, amendment: Amendment) -> bool:
     exchange = tree.get(amendment.exchange_row)
     if exchange is None or amendment.reply is None or exchange.ended is not None:
         return False
-    state = exchange.state if is_tombstone(exchange) else State.FINISHED
+    state = exchange.state if is_tombstone(exchange) else ExchangeState.FINISHED
     tree.change(exchange.id, ended=exchange.stopped, state=state)
     return True
 

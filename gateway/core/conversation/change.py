@@ -14,7 +14,7 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.tree import Tree
 from storage.commands import CandidateExchanges, TurnChange
-from storage.records import Atom, Exchange, State, make_message_key
+from storage.records import Atom, Exchange, ExchangeState, make_message_key
 
 
 def plan_change(
@@ -41,7 +41,7 @@ def plan_change(
         if each.id not in stale_ids and each == replace(before[each.id], continued=True)
     }
     tombstone_hashes = []
-    if exchange.state is State.OFF:
+    if exchange.state is ExchangeState.OFF:
         tombstone_hashes = [
             make_message_key(atoms)
             for atoms in (*exchange.inputs, exchange.reply or ())

@@ -8,10 +8,10 @@ from __future__ import annotations
 from enum import IntEnum
 
 from gateway.core.conversation.canonical import is_assistant, is_user
-from storage.records import REPLY, Atom, Exchange, State
+from storage.records import REPLY, Atom, Exchange, ExchangeState
 
 # The states of exchanges without stored content.
-TOMBSTONE_STATES = (State.OFF, State.FORGOTTEN)
+TOMBSTONE_STATES = (ExchangeState.OFF, ExchangeState.FORGOTTEN)
 
 
 def count_atoms_to_end(exchange: Exchange) -> int:

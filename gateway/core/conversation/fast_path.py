@@ -19,10 +19,10 @@ from gateway.core.conversation.request_end import RequestEnd, make_content_field
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import read_text, without_space_utf8
 from storage.commands import MemorySnapshot
-from storage.records import Exchange, State
+from storage.records import Exchange, ExchangeState
 
 # Asked of every turn: a name of the module's costs a tenth of a member of its enum.
-_ON, _FINISHED = MemoryUse.ON, State.FINISHED
+_ON, _FINISHED = MemoryUse.ON, ExchangeState.FINISHED
 
 
 def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:

@@ -24,7 +24,7 @@ from gateway.core.words import (
     join_heard_letters,
     join_letters,
 )
-from storage.records import Exchange, State
+from storage.records import Exchange, ExchangeState
 
 # The most messages at the beginning of a list that may report what was heard of a reply. Not measured: each number of
 # messages up to it is tried.
@@ -217,12 +217,12 @@ class _HeadSearch:
 
     def _has_off_sibling(self) -> bool:
         """Returns whether the list may repeat a reply that was off the record, so that its words are not known."""
-        if self._match.match_point is not None and self._match.match_point.state is not State.OFF:
+        if self._match.match_point is not None and self._match.match_point.state is not ExchangeState.OFF:
             return False
         siblings = [exchange for exchange in self._tree if exchange.parent is None]
         if self._head is not None:
             siblings = [*self._tree.list_children(self._head), *self._tree.list_siblings(self._head)]
-        return any(exchange.state is State.OFF for exchange in siblings)
+        return any(exchange.state is ExchangeState.OFF for exchange in siblings)
 
     def _reports(self, exchange: Exchange | None, count: int, min_letters: int = MIN_HEARD_LETTERS) -> bool:
         """Returns whether the first `count` messages of the list are the heard part of an exchange's reply.
@@ -287,7 +287,7 @@ class _HeadSearch:
         cut_sends = [
             exchange
             for exchange in after_head
-            if exchange.ended is None and exchange.state in (State.OPEN, State.CANCELLED)
+            if exchange.ended is None and exchange.state in (ExchangeState.OPEN, ExchangeState.CANCELLED)
         ]
         return sorted(cut_sends, key=lambda exchange: (exchange.begun, exchange.id))
 
@@ -299,7 +299,7 @@ class _HeadSearch:
         return [
             each
             for each in self._tree.list_siblings(head)
-            if each.state is State.CANCELLED and head.inputs[: len(each.inputs)] == each.inputs
+            if each.state is ExchangeState.CANCELLED and head.inputs[: len(each.inputs)] == each.inputs
         ]
 
     def _list_messages_of_cut_sends(self) -> list[WireMessage]:
@@ -367,7 +367,7 @@ def _find_last_touched(tree: Tree) -> Exchange | None:
 
 
 def _is_on_path(tree: Tree, exchange: Exchange) -> bool:
-    return exchange.state is not State.OFF and tree.is_active(exchange, is_named=True)
+    return exchange.state is not ExchangeState.OFF and tree.is_active(exchange, is_named=True)
 
 
 def _is_end(tree: Tree, exchange: Exchange) -> bool:

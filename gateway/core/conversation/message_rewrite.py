@@ -11,7 +11,7 @@ from gateway.core.conversation.full_reply import FullReply
 from gateway.core.conversation.private import LEGACY_OWN_LENGTH, with_private, without_private_fields
 from gateway.core.conversation.stored_messages import has_open_calls, list_input_messages
 from gateway.core.conversation.wire_message import WireMessage, read_text, without_space
-from storage.records import REPLY, Exchange, State
+from storage.records import REPLY, Exchange, ExchangeState
 
 
 class CannotRewrite(ValueError):
@@ -27,7 +27,7 @@ def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
     """
     index = seq - exchange.seq
     is_input = index < len(exchange.inputs)
-    if exchange.state is State.OPEN:
+    if exchange.state is ExchangeState.OPEN:
         raise CannotRewrite("it is being answered")
     if is_tombstone(exchange) or (index if is_input else REPLY) in exchange.redactions:
         raise CannotRewrite("it is forgotten")

@@ -21,7 +21,7 @@ from gateway.core.conversation.off_record import find_recorded_indices, find_red
 from gateway.core.conversation.plan import Plan, find_opening
 from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.tree import Tree
-from storage.records import REPLY, Exchange, State
+from storage.records import REPLY, Exchange, ExchangeState
 
 
 def make_exchange(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
@@ -117,7 +117,7 @@ def _make_off_record(exchange: Exchange, pending_count: int) -> Exchange:
     """
     return replace(
         exchange,
-        state=State.OFF,
+        state=ExchangeState.OFF,
         notes={},
         inputs=exchange.inputs[pending_count:],
         media=exchange.media[pending_count:],

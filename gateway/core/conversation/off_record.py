@@ -13,7 +13,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import Query
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
-from storage.records import REPLY, Atom, Exchange, State, make_message_key
+from storage.records import REPLY, Atom, Exchange, ExchangeState, make_message_key
 
 
 def repeats_off_record(
@@ -42,7 +42,7 @@ def is_asked_again(query: Query, other: Exchange, exchange: Exchange, *, follows
     """
     if not is_same_input(other, exchange):
         return False
-    if other.state is State.OFF:
+    if other.state is ExchangeState.OFF:
         return not follows_head and other.begun <= exchange.begun
     return not query.makes_response
 
@@ -75,7 +75,7 @@ def find_redactions(
     """
     sends_new_only = query.path_length is not None or query.kind is ConversationKind.APPENDED
     is_new = query.makes_response and (sends_new_only or not query.listing.answered_count)
-    exchanges = [each for each in tree if each.state is State.OFF] if is_new else tree
+    exchanges = [each for each in tree if each.state is ExchangeState.OFF] if is_new else tree
     forgotten_hashes = frozenset() if is_new else tree.forgotten_hashes
     tombstone_atoms = _list_tombstone_atoms(exchanges, exchange.begun)
     if not tombstone_atoms and not forgotten_hashes:
@@ -111,7 +111,7 @@ def _list_tombstone_atoms(exchanges: Iterable[Exchange], begun: float) -> set[tu
         atoms
         for exchange in exchanges
         if (exchange.redactions or is_tombstone(exchange))
-        and not (exchange.state is State.OFF and exchange.begun > begun)
+        and not (exchange.state is ExchangeState.OFF and exchange.begun > begun)
         for i, atoms in (*enumerate(exchange.inputs), (REPLY, exchange.reply or ()))
         if is_tombstone(exchange) or i in exchange.redactions
     )

@@ -25,7 +25,7 @@ from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.wire_message import WireMessage, is_system, read_text, without_space
 from gateway.core.roles import RESULT_ROLES
 from gateway.core.words import list_transcript_words
-from storage.records import Exchange, State
+from storage.records import Exchange, ExchangeState
 
 # A quoted turn has at least so many characters, white space aside: "Hi" and "Hello" are in many messages that quote
 # nothing. Not measured: with more, a short turn that is quoted is not recognised.
@@ -208,7 +208,7 @@ def draft_exchange(
         reply_key=None,
         begun=query.now,
         touched=query.now,
-        state=State.FINISHED,
+        state=ExchangeState.FINISHED,
     )
 
 
@@ -227,7 +227,7 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
         if query.now - end > query.idle_s:
             return False
         # A question off the record stays off the record when it is asked again, whatever continued it meanwhile.
-        is_off = opening.state is State.OFF and is_same_input(opening, exchange)
+        is_off = opening.state is ExchangeState.OFF and is_same_input(opening, exchange)
         return end > query.now or is_off or not tree.is_continued(opening)
 
     repeated = [opening for opening in openings if is_free(opening) and tree.extends(exchange, opening)]

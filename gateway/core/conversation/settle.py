@@ -26,7 +26,7 @@ from gateway.core.conversation.private import read_private, with_private
 from gateway.core.conversation.request_end import RequestEnd, make_content_fields, redact_input
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage, read_text, without_space
-from storage.records import Exchange, State, make_message_key
+from storage.records import Exchange, ExchangeState, make_message_key
 
 # The most ids of equal replies that are stored as one exchange. Without a limit, a monitor that repeats its request
 # would make the exchange longer each time. Not measured; any value far above the number of a reply's items behaves
@@ -50,7 +50,7 @@ def write_draft(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     if is_tombstone(exchange):
         return tree.add(exchange)
     return tree.add(
-        replace(exchange, state=State.OPEN, input=redact_input(plan.messages, exchange.redactions))
+        replace(exchange, state=ExchangeState.OPEN, input=redact_input(plan.messages, exchange.redactions))
     )
 
 
@@ -100,7 +100,7 @@ def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
         return tree.add(replace(exchange, stopped=request_end.now))
     exchange = replace(
         exchange,
-        state=State.CANCELLED,
+        state=ExchangeState.CANCELLED,
         stopped=request_end.now,
         **make_content_fields(plan, request_end, exchange.redactions),
     )

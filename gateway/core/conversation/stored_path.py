@@ -19,7 +19,7 @@ from gateway.core.conversation.plan import Plan, draft_exchange
 from gateway.core.conversation.provider_fields import has_provider_fields
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.wire_message import WireMessage, read_text, without_space
-from storage.records import Atom, EvictedPart, Exchange, State
+from storage.records import Atom, EvictedPart, Exchange, ExchangeState
 
 
 def begins_fork(exchange: Exchange) -> bool:
@@ -116,7 +116,7 @@ def begin_step(plan: Plan, notes: Mapping[int, str], evicted: EvictedPart | None
     """Returns the exchange of a plan as it is written before the model is asked. notes: the notes by message index."""
     return replace(
         plan.exchange,
-        state=State.OPEN,
+        state=ExchangeState.OPEN,
         input=orjson.dumps(plan.messages),
         notes=dict(notes),
         evicted=evicted,
@@ -253,4 +253,4 @@ def abandon(exchange: Exchange, hasher: MessageHasher, parent_path_hash: bytes, 
 
 def _end_step(exchange: Exchange, now: float) -> Exchange:
     """Returns a step that has ended. It needs no confirmation: the next step continues it."""
-    return replace(exchange, state=State.FINISHED, ended=now, continued=True, active=True)
+    return replace(exchange, state=ExchangeState.FINISHED, ended=now, continued=True, active=True)

@@ -25,7 +25,7 @@ from gateway.core.conversation.tree_contents import TreeContents
 from gateway.core.conversation.wire_message import read_text, without_space
 from gateway.core.words import is_grown_transcript
 from storage.commands import StoredContent
-from storage.records import Atom, Exchange, State
+from storage.records import Atom, Exchange, ExchangeState
 
 
 class PathPosition(NamedTuple):
@@ -386,6 +386,7 @@ class Tree:
             ]
             self._caches.continued_roots[exchange.conversation_row] = roots
         return not any(
-            self.are_apart(other, exchange) and (other.state is not State.OFF or other.begun < exchange.begun)
+            self.are_apart(other, exchange)
+            and (other.state is not ExchangeState.OFF or other.begun < exchange.begun)
             for other in roots
         )

@@ -28,7 +28,7 @@ from storage.import_commands import (
     MatchedExchange,
     MessageCounts,
 )
-from storage.records import REPLY, Agent, Atom, Exchange, State, make_message_key, make_tombstone
+from storage.records import REPLY, Agent, Atom, Exchange, ExchangeState, make_message_key, make_tombstone
 
 # The beginning of the key of an imported conversation.
 KEY: Final = "import:"
@@ -98,7 +98,7 @@ def draft_import(
         return Unreadable("it has no message of the user", message_count)
     times = _date_messages(source, now)
     exchanges = _make_exchanges(turns, times, hasher, oldest)
-    if all(exchange.state is State.FORGOTTEN for exchange in exchanges):
+    if all(exchange.is_forgotten for exchange in exchanges):
         return Unreadable("it is older than what is retained", message_count)
     messages = [
         atoms for exchange in exchanges for atoms in (*exchange.inputs, exchange.reply or ()) if atoms
@@ -185,7 +185,7 @@ def _count_messages(
         for i, count in enumerate(draft.counts[:stored_count])
     ]
     for exchange, count in zip(new_exchanges, draft.counts[stored_count:], strict=True):
-        skipped_count = count if exchange.state is State.FORGOTTEN else len(exchange.redactions)
+        skipped_count = count if exchange.is_forgotten else len(exchange.redactions)
         counts.append(MessageCounts(new=count - skipped_count, known=0, skipped=skipped_count))
     return counts
 
@@ -228,10 +228,10 @@ def _refill_stubs(
     refilled_stubs = {}
     for i, exchange in enumerate(draft.exchanges[:stored_count]):
         stub = stubs.get(exchange.path_hash)
-        if stub is not None and stub.inputs == exchange.inputs and exchange.state is not State.FORGOTTEN:
+        if stub is not None and stub.inputs == exchange.inputs and not exchange.is_forgotten:
             refilled_stub = replace(
                 stub,
-                state=State.FINISHED,
+                state=ExchangeState.FINISHED,
                 active=True,
                 size=exchange.size,
                 input=exchange.input,
@@ -243,7 +243,7 @@ def _refill_stubs(
 
 def _without_forgotten(exchange: Exchange, forgotten_hashes: frozenset[bytes]) -> Exchange:
     """Returns a copy of an exchange without the forgotten messages, and without the answers to them."""
-    if not forgotten_hashes or exchange.state is State.FORGOTTEN:
+    if not forgotten_hashes or exchange.is_forgotten:
         return exchange
     messages: list[WireMessage] = orjson.loads(exchange.input or b"[]")
     forgotten_indices = {

@@ -28,7 +28,7 @@ from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, EditOperation
 from gateway.core.prompt.note_text import mentions_blocks
 from gateway.core.words import list_folded_words
 from storage.forget_commands import BlockRebuild, ErasedMarks, RevisedValue
-from storage.records import REPLY, Block, Exchange, MemoryEdit, State
+from storage.records import REPLY, Block, Exchange, MemoryEdit
 
 _SEARCHING_TOOLS = frozenset(list_built_in_tools(ToolUse.SEARCH))
 # The text in place of the hits of a search; no hit is shorter.
@@ -54,7 +54,7 @@ def drop_quotations(step: Exchange, calling_step: Exchange, erased: ErasedMarks)
     step: the step with the results, and with its content.
     calling_step: the step with the calls that the results answer, with its content.
     """
-    is_gone = calling_step.state is State.FORGOTTEN or REPLY in calling_step.redactions
+    is_gone = calling_step.is_forgotten or REPLY in calling_step.redactions
     calls = None if is_gone else map_calls_to_tool_names(calling_step)
     messages = orjson.loads(step.input or b"[]")
     cleaned = [_clean_result(message, calls, erased) for message in messages]

@@ -22,7 +22,7 @@ from gateway.core.conversation.wire_message import (
     read_text,
 )
 from gateway.run.admin.memory_records import MessageRecord, ShownCall
-from storage.records import REPLY, Exchange, State
+from storage.records import REPLY, Exchange, ExchangeState
 
 # The characters that are shown of a text.
 TEXT_CHARS = 4_000
@@ -45,7 +45,7 @@ def make_message_records(
     is_whole: True: no text is cut.
     """
     if is_tombstone(exchange):
-        state: _State = "off" if exchange.state is State.OFF else "forgotten"
+        state: _State = "off" if exchange.state is ExchangeState.OFF else "forgotten"
         is_empty = not exchange.inputs and exchange.reply is None
         return (
             [] if is_empty else [_make_record_without_text(exchange, exchange.seq, "", exchange.begun, state)]
@@ -126,9 +126,9 @@ def _read_role(message: WireMessage) -> str:
 
 
 def _get_state(exchange: Exchange) -> _State:
-    if exchange.state is State.CANCELLED:
+    if exchange.state is ExchangeState.CANCELLED:
         return "cancelled"
-    return "standing" if exchange.active or exchange.state is State.OPEN else "superseded"
+    return "standing" if exchange.active or exchange.state is ExchangeState.OPEN else "superseded"
 
 
 def _list_reply_calls(messages: Sequence[Mapping[str, Any]], *, is_whole: bool) -> tuple[ShownCall, ...]:

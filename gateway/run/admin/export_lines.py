@@ -27,7 +27,7 @@ from gateway.run.admin.import_progress import ImportProgress
 from gateway.run.admin.memory_records import FactOrigin
 from gateway.validation import InvalidValue, convert
 from storage.definition_records import DefinitionKind
-from storage.records import State
+from storage.records import ExchangeState
 
 # The fields of conversations and exchanges in exports of formats 1 and 2, with their present names.
 FORMER_NAMES = {
@@ -112,7 +112,7 @@ class _Exchange(msgspec.Struct):
     size: _Count
     # `prefix_length`.
     head: _Count
-    state: State
+    state: ExchangeState
 
 
 class _Tombstone(_Exchange):

@@ -12,7 +12,7 @@ from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.recall_retention import RecallRetention
 from gateway.run.request_log import LoggedRequest
-from storage.records import Exchange, State
+from storage.records import Exchange
 from storage.sql.store import Store
 
 # Characters of the first words of a conversation, and of a question, in a list.
@@ -128,7 +128,7 @@ def _find_question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool
     words = _cut_first_words(asked_messages[-1].text) if asked_messages else ""
     if words:
         return Question(words, is_again)
-    is_forgotten = exchange.state is State.FORGOTTEN or bool(exchange.redactions)
+    is_forgotten = exchange.is_forgotten or bool(exchange.redactions)
     return Question("", is_again, is_forgotten=True) if is_forgotten else None
 
 

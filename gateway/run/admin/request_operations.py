@@ -28,7 +28,7 @@ from gateway.run.admin.request_records import ExplainedRequest, LeftOutRecord, U
 from gateway.run.admin.request_summaries import summarize_recall
 from gateway.run.request_log import LoggedRequest, RequestLog
 from storage.recall_record import unpack
-from storage.records import Agent, State
+from storage.records import Agent
 from storage.sql.recalls import StoredRecall
 from storage.sql.store import Store
 
@@ -109,7 +109,7 @@ class RequestOperations(Struct, frozen=True):
         first_recall = None
         if agent is not None and logged.exchange_row:
             exchange = await self.store.turns.find_exchange(agent, logged.exchange_row)
-            if exchange is None or exchange.state is State.FORGOTTEN:
+            if exchange is None or exchange.is_forgotten:
                 raise UnknownId(
                     "There is nothing to show: the question and the reply were forgotten.", param="id"
                 )

@@ -16,7 +16,7 @@ from gateway.run.admin.plain_text import count_noun
 from gateway.run.memory.trial import TrialRunner
 from storage.commands import MemorySnapshot
 from storage.operator_records import ImportOrigin, RetainedContent
-from storage.records import IMPORT, Agent, Block, Exchange, Fact, Message, Scope, State
+from storage.records import IMPORT, Agent, Block, Exchange, ExchangeState, Fact, Message, Scope
 from storage.sql.store import Store
 
 # The number of newest exchanges that are shown.
@@ -143,9 +143,9 @@ def _render_exchange_lines(exchange: Exchange, prefix_is_shared: bool, previous:
     previous: the value for `list_recallable_messages`.
     """
     reason = ""
-    if exchange.state is State.CANCELLED:
+    if exchange.state is ExchangeState.CANCELLED:
         reason = "cancelled"
-    elif exchange.state is State.OPEN:
+    elif exchange.state is ExchangeState.OPEN:
         reason = "not answered"
     elif not exchange.active:
         reason = "superseded"

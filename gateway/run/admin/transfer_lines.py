@@ -22,7 +22,7 @@ from gateway.core.memory.fact_words import make_fact_key
 from gateway.core.nul import without_nul
 from gateway.core.tags import make_mark, with_mark
 from gateway.run.admin.export_lines import MalformedLine, check_line, with_present_names
-from storage.records import REPLY, Agent, Atom, Exchange, State
+from storage.records import REPLY, Agent, Atom, Exchange, ExchangeState
 from storage.sql.store import Store
 from storage.transfer_commands import ImportedRecord, TransferRecord
 
@@ -202,7 +202,7 @@ class LineReader:
             reply=reply,
             path_hash=path_hash if reply is not None else b"",
             reply_key=None if reply is None else self._hasher.make_reply_key(reply),
-            state=State(fields["state"]),
+            state=ExchangeState(fields["state"]),
             gapless_from=fields["run"],
             prefix_length=fields["head"],
             **{name: fields[name] for name in _PLAIN_FIELDS},

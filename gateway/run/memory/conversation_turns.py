@@ -14,7 +14,7 @@ from gateway.core.conversation.turn_hex import TIME_CHARS, make_begun_hex, make_
 from gateway.core.conversation.wire_message import WireMessage, make_shown_reply, read_text
 from storage.errors import NotFound
 from storage.listing import ListedExchange
-from storage.records import Agent, Exchange, State
+from storage.records import Agent, Exchange, ExchangeState
 from storage.sql.store import Store
 
 # The exchanges that are read at once. Not measured: a larger page holds more rows in memory, and all pages are read in
@@ -54,7 +54,7 @@ class ConversationTurns:
         is_cut_off = exchange.parent is not None and (
             parent is None or parent.exchange.id in self._forgotten_rows
         )
-        if exchange.state is State.FORGOTTEN or exchange.redactions or is_cut_off:
+        if exchange.is_forgotten or exchange.redactions or is_cut_off:
             self._forgotten_rows.add(exchange.id)
         elif listed.run_uid is not None:
             steps = self._steps_by_run.setdefault(listed.run_uid, [])
@@ -171,7 +171,7 @@ def _parse_reply(exchange: Exchange) -> WireMessage:
     """Returns the reply of one exchange, with its model as a private field; {}: there is none."""
     stored = exchange.shown_reply
     reply: WireMessage = {} if stored is None else with_model(orjson.loads(stored), exchange)
-    if exchange.state is State.FINISHED:
+    if exchange.state is ExchangeState.FINISHED:
         return reply
     # The calls of a reply that was cut may lack their ends, and get no answer.
     text = read_text(reply)

@@ -13,7 +13,7 @@ from storage.database import Connection, Database
 from storage.definition_records import DefinitionKind
 from storage.errors import NotForkable, NotFound, WriteConflict
 from storage.listing import ConversationEntry, DefinitionDraft
-from storage.records import Agent, Exchange, SentSection, State
+from storage.records import Agent, Exchange, ExchangeState, SentSection
 from storage.sql import exchanges, stored_paths
 from storage.sql.agents_api.conversations import get_conversation
 from storage.sql.agents_api.definitions import add_definition
@@ -130,7 +130,9 @@ class Forks(StoreGroup):
             raise NotFound("this memory is being removed")
         content, (is_active, *skeleton) = row[:_CONTENT_COLUMNS], row[_CONTENT_COLUMNS:]
         exchange = make_exchange(skeleton, *content)
-        is_over = exchange.state is State.FINISHED or (exchange.state is State.OFF and not exchange.inputs)
+        is_over = exchange.state is ExchangeState.FINISHED or (
+            exchange.state is ExchangeState.OFF and not exchange.inputs
+        )
         can_fork = is_over and not is_active and not self._rules.has_open_calls(exchange)
         return _ForkPoint(exchange, can_fork)
 
@@ -164,7 +166,7 @@ async def _begin_fork(
         section=section,
         evicted=parent.evicted,
         model=parent.model,
-        state=State.OFF,
+        state=ExchangeState.OFF,
         continued=True,
     )
     await exchanges.add_exchange(connection, agent_row, exchange)

@@ -27,7 +27,7 @@ from gateway.core.conversation.stored_path import (
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.compose import compose
-from storage.records import EvictedPart, Exchange, State
+from storage.records import EvictedPart, Exchange, ExchangeState
 from tests.core.conversations import SECRET, assistant, call, result, user
 
 HASHER = MessageHasher(SECRET)
@@ -138,7 +138,7 @@ def test_an_unanswered_call_gets_a_result() -> None:
 def test_a_step_without_a_reply_stays_in_the_path() -> None:
     talk = Conversation()
     e = talk.step(talk.plan(user("Hello?")), None)
-    assert (e.state, e.reply, e.continued, e.active) == (State.FINISHED, None, True, True)
+    assert (e.state, e.reply, e.continued, e.active) == (ExchangeState.FINISHED, None, True, True)
     plan = talk.plan(user("Are you there?"))
     assert [m["content"] for m in talk.sent(plan)] == ["Hello?"]
     assert plan.exchange.offset == count_atoms_to_end(e)
@@ -150,7 +150,7 @@ def test_a_step_without_a_reply_stays_in_the_path() -> None:
 def test_what_was_left_open_ends_without_a_reply() -> None:
     talk = Conversation()
     e = abandon(begin_step(talk.plan(user("Hello?")), {0: "note"}, None), HASHER, b"", 3.0)
-    assert (e.state, e.reply, e.ended, e.continued) == (State.FINISHED, None, 3.0, True)
+    assert (e.state, e.reply, e.ended, e.continued) == (ExchangeState.FINISHED, None, 3.0, True)
     assert e.notes == {0: "note"}
 
 
@@ -188,7 +188,7 @@ def test_the_hash_of_a_path_goes_on_over_exchanges_without_one() -> None:
     first = talk.step(talk.plan(user("one")), assistant("First."))
     second = talk.step(talk.plan(user("two")), assistant("Second."))
     empty = replace(
-        first, id=9, inputs=(), media=(), reply=None, path_hash=b"", state=State.OFF, parent=second.id
+        first, id=9, inputs=(), media=(), reply=None, path_hash=b"", state=ExchangeState.OFF, parent=second.id
     )
     assert begins_fork(empty)
     assert not begins_fork(second)
@@ -207,7 +207,14 @@ def test_what_is_refused_in_a_fork_leaves_what_stands_above_it() -> None:
     talk = Conversation()
     first = talk.step(talk.plan(user("one")), None)
     fork = replace(
-        first, id=9, inputs=(), media=(), path_hash=b"", state=State.OFF, parent=first.id, conversation_row=2
+        first,
+        id=9,
+        inputs=(),
+        media=(),
+        path_hash=b"",
+        state=ExchangeState.OFF,
+        parent=first.id,
+        conversation_row=2,
     )
     left = EvictedPart(1, 2, 30, 40)
     own = replace(first, id=10, parent=9, conversation_row=2)

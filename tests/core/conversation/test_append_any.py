@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.core.conversation.wire_message import WireMessage, read_text
-from storage.records import State
+from storage.records import ExchangeState
 from tests.core.conversations import Request, World, assistant, call, extends_prompt, result, user
 from tests.doubles.openai_rules import check_chat
 from tests.rows import each_row
@@ -58,7 +58,7 @@ class Talker:
         if text not in self.answer or self.chance.random() < 0.5:
             self.answer = f"{self.world.now:.0f} is when I answer {text} And there is more."
         self.world.finish(request, answer := self.answer)
-        assert State.OPEN not in [e.state for e in self.world.memory().records.values()]
+        assert ExchangeState.OPEN not in [e.state for e in self.world.memory().records.values()]
         # Two replies in a row that got lost look like a conversation that goes on from an older place.
         if self.lost in ("", text) and self.chance.random() < 0.3:
             self.lost = text

@@ -22,7 +22,7 @@ from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.compose import compose
 from gateway.core.prompt.composition import Composition
 from storage.commands import Additions, CandidateExchanges, MemorySnapshot
-from storage.records import EvictedPart, Exchange, State
+from storage.records import EvictedPart, Exchange, ExchangeState
 from tests.core.conversations import (
     GATEWAY_TOOLS,
     IDLE_S,
@@ -48,7 +48,7 @@ def look_for(tree: Tree, listing: HashedList) -> MemorySnapshot:
         snapshot.is_continued = bool(tree.list_children(snapshot.exchange))
         snapshot.has_rivals = snapshot.exchange.parent is None and bool(tree.list_siblings(snapshot.exchange))
         snapshot.additions = Additions().extended(*tree.list_path(snapshot.exchange))
-    snapshot.has_tombstones = any(e.state is State.OFF for e in tree)
+    snapshot.has_tombstones = any(e.state is ExchangeState.OFF for e in tree)
     return snapshot
 
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.active import supersede_repeated
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage, read_text
-from storage.records import State, make_message_key
+from storage.records import ExchangeState, make_message_key
 from tests.core import conversations
 from tests.core.conversation.keyed import both
 from tests.core.conversations import Request, World, assistant, user
@@ -178,12 +178,12 @@ AFTER_FIRST: dict[str, Any] = {"parent": FIRST, "begun": 5.5, "ended": 6.0, "rep
         ({OTHER: AFTER_FIRST | {"inputs": [assistant("S")]}}, {OTHER}),
         ({FIRST: {"prefix_length": 1}}, set()),  # its first message may be hidden
         # Nothing is decided by what was forgotten.
-        ({OTHER: {"state": State.FORGOTTEN}}, set()),
+        ({OTHER: {"state": ExchangeState.FORGOTTEN}}, set()),
         ({OTHER: {"redactions": frozenset([0])}}, set()),
-        ({FIRST: {"state": State.FORGOTTEN}}, set()),
+        ({FIRST: {"state": ExchangeState.FORGOTTEN}}, set()),
         ({LAST: {"redactions": frozenset([0])}}, set()),
         # It has not ended, or has edits of its own.
-        ({OTHER: {"ended": None, "stopped": 4.0, "state": State.CANCELLED}}, set()),
+        ({OTHER: {"ended": None, "stopped": 4.0, "state": ExchangeState.CANCELLED}}, set()),
         ({OTHER: {"edits": True}}, set()),
         ({OTHER: {"edits": True, "merged": "idle"}}, {OTHER}),
         # What goes on from it is superseded if the path has that, too, after it.

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.message_rewrite import CannotRewrite, cut_reply, rewrite_message
 from gateway.core.conversation.stored_messages import has_open_calls, list_messages, map_calls_to_tool_names
-from storage.records import Exchange, State
+from storage.records import Exchange, ExchangeState
 from tests.core.conversations import SECRET, assistant, call, result, user
 
 ATOM = (b"u" + bytes(11),)
@@ -63,8 +63,8 @@ def test_a_step_is_one_reply_with_its_calls() -> None:
     assert list_messages(e)[1].message == spoken
 
 
-@pytest.mark.parametrize("state", [State.FORGOTTEN, State.OFF])
-def test_nothing_is_listed_of_a_tombstone(state: State) -> None:
+@pytest.mark.parametrize("state", [ExchangeState.FORGOTTEN, ExchangeState.OFF])
+def test_nothing_is_listed_of_a_tombstone(state: ExchangeState) -> None:
     assert list_messages(exchange([user("one")], assistant("Both."), state=state)) == []
 
 
@@ -146,10 +146,10 @@ def test_the_text_next_to_a_call_that_cannot_be_read_is_replaced(arguments: str)
     [
         (exchange([user("one")], assistant(None, call("c1", "f", "{}"))), 11, "a tool call"),
         (exchange([user("one")], None), 11, "no reply"),
-        (exchange([user("one")], assistant("x"), state=State.OPEN), 10, "being answered"),
+        (exchange([user("one")], assistant("x"), state=ExchangeState.OPEN), 10, "being answered"),
         (exchange([user("one")], assistant("x"), redactions=frozenset({0})), 10, "forgotten"),
         (exchange([user("one")], assistant("x"), redactions=frozenset({-1})), 11, "forgotten"),
-        (exchange([user("one")], assistant("x"), state=State.FORGOTTEN), 10, "forgotten"),
+        (exchange([user("one")], assistant("x"), state=ExchangeState.FORGOTTEN), 10, "forgotten"),
     ],
 )
 def test_some_messages_stay_as_they_are(e: Exchange, seq: int, why: str) -> None:

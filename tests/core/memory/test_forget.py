@@ -12,7 +12,7 @@ from gateway.core.conversation.private import with_private
 from gateway.core.memory.forgetting_rules import drop_quotations, may_quote, rebuild_block
 from gateway.core.prompt.note_text import Recalled, render_note
 from storage.forget_commands import ErasedMarks, RevisedValue
-from storage.records import Block, Exchange, MemoryEdit, Message, State
+from storage.records import Block, Exchange, ExchangeState, MemoryEdit, Message
 
 DAY = 20_000  # 2024-10-04
 BLOCK = Block(1, "human", "The user", "has a cat", 1000)
@@ -72,7 +72,7 @@ def test_search_hits_and_the_notes_after_them_are_removed_from_results() -> None
         left = orjson.loads(drop_quotations(step, above, erased).input or b"")
         assert {n: m["content"] for n, m in enumerate(left) if m != results[n]} == changes
     for gone in (
-        replace(above, shown_reply=None, state=State.FORGOTTEN),
+        replace(above, shown_reply=None, state=ExchangeState.FORGOTTEN),
         replace(above, redactions=frozenset({-1})),
     ):
         left = orjson.loads(drop_quotations(step, gone, ErasedMarks(frozenset({DAY - 5}))).input or b"")

@@ -13,7 +13,7 @@ from gateway.core.prompt.summary_cut import find_cut_in_path
 from gateway.core.prompt.summary_frame import PREAMBLE, render_summary
 from gateway.core.prompt.summary_request import make_summary_request
 from gateway.core.prompt.summary_source import list_exchange_lines, split_into_parts
-from storage.records import Exchange, State, Summary
+from storage.records import Exchange, ExchangeState, Summary
 
 SOURCE = ["User: " + "We spoke of the garden, of Miso the cat and of 42 tulips. " * 30]
 GOOD = "User has a cat, Miso, and 42 tulips. Open: when to plant them."
@@ -177,7 +177,7 @@ def test_what_was_forgotten_is_not_summarised() -> None:
         "input": b'[{"role":"user","content":"Secret."}]',
         "shown_reply": b'{"role":"assistant","content":"Ah."}',
     }
-    assert list_exchange_lines([exchange(state=State.FORGOTTEN, **content)]) == []
+    assert list_exchange_lines([exchange(state=ExchangeState.FORGOTTEN, **content)]) == []
     assert list_exchange_lines([exchange(redactions=frozenset({0}), **content)]) == ["Assistant: Ah."]
     assert list_exchange_lines([exchange(redactions=frozenset({-1}), **content)]) == ["User: Secret."]
 

@@ -27,7 +27,7 @@ from storage.errors import WriteConflict
 from storage.forget_commands import ForgetTarget
 from storage.listing import AgentDraft, AgentEntry, PassageDraft
 from storage.reader_commands import LearnedChanges
-from storage.records import Agent, Exchange, Scope, State
+from storage.records import Agent, Exchange, ExchangeState, Scope
 from storage.search.blob import open_blob
 from storage.sql.store import Store
 from storage.sql.transfer_import import ImportWriter
@@ -316,7 +316,7 @@ async def test_what_was_forgotten_keeps_its_place_and_matches_nothing(store: Sto
     await fill(other, await export(store))
     carol = Speaker(other, CAROL, alice.now)
     tombstone, second = await carol.rows()
-    assert (tombstone.state, second.parent) == (State.FORGOTTEN, tombstone.id)
+    assert (tombstone.state, second.parent) == (ExchangeState.FORGOTTEN, tombstone.id)
     assert not set(tombstone.inputs) & {carol_atoms(carol, user("Secret"))}
 
 

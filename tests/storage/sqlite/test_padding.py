@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from storage.database import Connection
-from storage.records import Agent, EvictedPart, Exchange, State
+from storage.records import Agent, EvictedPart, Exchange, ExchangeState
 from storage.sql import exchanges
 from storage.sql.store import Store
 from storage.sqlite.padding import compute_room, count_padding, measure_record
@@ -39,7 +39,7 @@ def exchange(chance: random.Random, mark: int) -> Exchange:
         begun=chance.choice((1.0, 1.76e9, 1.5)),
         touched=1.76e9,
         ended=chance.choice((None, 2.0, 1.76e9 + 0.25)),
-        state=chance.choice(list(State)),
+        state=chance.choice(list(ExchangeState)),
         continued=chance.random() < 0.5,
         size=chance.randrange(70_000),
         evicted=chance.choice([None, EvictedPart(3, 40, 9_000, 8_192)]),
@@ -194,12 +194,14 @@ async def test_a_row_that_went_to_overflow_pages_never_comes_back_whole(
         e = replace(
             exchange(random.Random(i), i), shown_reply=None, notes={}, evicted=None, inputs=((b"a" * 12,),)
         )
-        return replace(e, state=State.OPEN, input=b"secret%04d " % i * random.Random(i).randrange(1, 200))
+        return replace(
+            e, state=ExchangeState.OPEN, input=b"secret%04d " % i * random.Random(i).randrange(1, 200)
+        )
 
     async def write(connection: Connection, i: int) -> int:
         id, _, _ = await exchanges.add_exchange(connection, agent.id, opened(i))
         said = b"quietly%04d " % i * chance.randrange(1, 400)
-        e = replace(opened(i), id=id, state=State.FINISHED, shown_reply=said)
+        e = replace(opened(i), id=id, state=ExchangeState.FINISHED, shown_reply=said)
         await exchanges.update_exchange(connection, agent.id, e)
         return id
 
@@ -210,7 +212,7 @@ async def test_a_row_that_went_to_overflow_pages_never_comes_back_whole(
 
         async def forget(connection: Connection, some: list[int] = order[at : at + 20]) -> None:
             for i in some:
-                gone = replace(opened(i), id=ids[i], input=None, state=State.FORGOTTEN)
+                gone = replace(opened(i), id=ids[i], input=None, state=ExchangeState.FORGOTTEN)
                 await exchanges.update_exchange(connection, agent.id, gone, is_whole=True)
 
         await store.database.write(forget)
