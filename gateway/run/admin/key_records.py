@@ -60,7 +60,7 @@ class KeyRecords(Struct, frozen=True):
         return ListPage(items, make_next_cursor(keys, limit, lambda key: str(key.id)))
 
     async def are_needed(self) -> bool:
-        """Returns whether requests of applications need a key: they do from the first key of an application on."""
+        """Returns whether requests need a key: they do from the first key on that is not an operator's."""
         return any(not key.is_operator for key in await self.keys.list())
 
     async def create(self, name: str, project: str, kind: KeyKind, memory: DefaultMode | None) -> NewKey:

@@ -186,7 +186,7 @@ def test_the_form_of_a_key_warns_that_requests_need_one_from_then_on(operator: O
     text = plain(operator.get("keys").body.decode())
     assert "each request needs one, also from this machine, and also after it is revoked" in text
     asked = [{"role": "user", "content": "Hello."}]
-    first = "It is the first key of an application: from now on each request needs a key"
+    first = "It is the first key that is not an operator’s: from now on each request needs a key"
     assert first not in plain(operator.post("keys", name="reader", kind="operator-read").body.decode())
     assert world.post(asked).status == 200
     assert first in plain(operator.post("keys", name="shop").body.decode())
