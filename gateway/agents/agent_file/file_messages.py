@@ -246,19 +246,19 @@ def _read_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, Any
     if readable := "\n".join(block["thinking"] for block in blocks if "thinking" in block):
         reply["reasoning_content"] = readable
     # Providers accept only the thinking blocks that they signed.
-    if signed := [block for block in blocks if "signature" in block or "data" in block]:
-        reply["thinking_blocks"] = signed
+    if signed_blocks := [block for block in blocks if "signature" in block or "data" in block]:
+        reply["thinking_blocks"] = signed_blocks
     if message.tool_calls:
         reply["tool_calls"] = [
             {"id": call.id, "type": "function", "function": _read_function(call.function)}
             for call in message.tool_calls
         ]
-        spoken = [
+        spoken_texts = [
             spoken_text
             for call in reply["tool_calls"]
             if (spoken_text := find_spoken(call, _DEFAULT_SHOWING)) is not None
         ]
-        reply = with_private(reply, spoken="\n\n".join(spoken) or None)
+        reply = with_private(reply, spoken="\n\n".join(spoken_texts) or None)
     return with_private(reply, otid=message.otid)
 
 
@@ -273,8 +273,8 @@ def _read_thought(part: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the thinking block of a part; None if the part is no thought."""
     if part.get("type") == "reasoning" and isinstance(part.get("reasoning"), str):
         signature = part.get("signature")
-        signed = {"signature": signature} if isinstance(signature, str) and signature else {}
-        return {"type": "thinking", "thinking": part["reasoning"], **signed}
+        fields = {"signature": signature} if isinstance(signature, str) and signature else {}
+        return {"type": "thinking", "thinking": part["reasoning"], **fields}
     if part.get("type") == "redacted_reasoning" and isinstance(part.get("data"), str):
         return {"type": "redacted_thinking", "data": part["data"]}
     return None

@@ -34,9 +34,9 @@ async def call_by_hand(
     Raises: BadRequest if the arguments are wrong.
     """
     # Parsed again from the bytes of the body, so that integers of any size stay exact.
-    sent = without_nul(exact_json.loads(request.data.decode() or "{}").get("args") or {})
+    sent_arguments = without_nul(exact_json.loads(request.data.decode() or "{}").get("args") or {})
     parameters = tool.schema.get("parameters") or {}
-    arguments, fault = await check_arguments(tools.children, name, parameters, sent)
+    arguments, fault = await check_arguments(tools.children, name, parameters, sent_arguments)
     if fault is not None:
         raise BadRequest(fault, param="args")
     call = ForeignCall(

@@ -18,8 +18,8 @@ from gateway.validation import Fault
 
 # The path of the config in a request, for errors.
 _CONFIG_PATH = ("body", "config")
-
 _SERVER_TYPES = ("streamable_http", "sse", "stdio")
+# The fields of which a null counts as left out.
 _NEVER_NULL = ("mcp_server_type", "server_url", "command", "args")
 # Servers accept about 8 kB of headers altogether (nginx: 8 kB a line), so a longer secret could not be sent.
 _Secret = Annotated[str, Meta(max_length=8_000)]
@@ -72,12 +72,12 @@ def parse_config(config: Mapping[str, Any], previous: McpServerDefinition | None
         message = "Input should be 'streamable_http', 'sse' or 'stdio'"
         raise Unprocessable(Fault((*_CONFIG_PATH, "mcp_server_type"), message, "enum", server_type))
     # A null removes a secret or a header. A field that cannot be null counts as left out.
-    sent = {name: value for name, value in config.items() if value is not None or name not in _NEVER_NULL}
-    complete = {**_read_defaults(previous, server_type), **sent}
+    fields = {name: value for name, value in config.items() if value is not None or name not in _NEVER_NULL}
+    complete_config = {**_read_defaults(previous, server_type), **fields}
     try:
         if server_type == "stdio":
-            return _parse_stdio(complete)
-        return _parse_http(complete, server_type, previous)
+            return _parse_stdio(complete_config)
+        return _parse_http(complete_config, server_type, previous)
     except Unprocessable as error:
         # The values may be secrets, which no error repeats.
         raise Unprocessable(replace(error.fault, value=None)) from None
@@ -119,16 +119,18 @@ def _parse_http(
     """Reads the config of a server that speaks HTTP. Raises: Unprocessable."""
     http = convert(config, HttpConfig, _CONFIG_PATH)
     fields = get_sent_fields(http)
-    stored = {} if previous is None else previous.secrets
-    has_token = bool(fields.get(TOKEN, TOKEN in stored))
+    stored_secrets = {} if previous is None else previous.secrets
+    has_token = bool(fields.get(TOKEN, TOKEN in stored_secrets))
     auth_header = fields.get("auth_header")
     if previous is not None and "auth_header" not in fields:
         auth_header = previous.token_header if has_token else previous.header
     headers = fields.get(HEADERS) or {}
-    retained = [
-        name.partition(".")[2] for name in stored if get_group(name) == HEADERS and HEADERS not in fields
+    retained_headers = [
+        name.partition(".")[2]
+        for name in stored_secrets
+        if get_group(name) == HEADERS and HEADERS not in fields
     ]
-    names = [(HEADERS, name) for name in (*headers, *retained)]
+    names = [(HEADERS, name) for name in (*headers, *retained_headers)]
     if has_token:
         names.append(("auth_header", auth_header or "Authorization"))
     _check_headers(names)
@@ -144,8 +146,8 @@ def _parse_http(
         token_header=auth_header if has_token else None,
     )
     # A server at an address has no environment, so the environment of an earlier program is removed.
-    replaced = frozenset({VARIABLES} | ({TOKEN, HEADERS} & fields.keys()))
-    return McpServerConfig(definition, secrets, replaced_groups=replaced)
+    replaced_groups = frozenset({VARIABLES} | ({TOKEN, HEADERS} & fields.keys()))
+    return McpServerConfig(definition, secrets, replaced_groups=replaced_groups)
 
 
 def _check_secret(name: str, value: str) -> None:
@@ -159,15 +161,15 @@ def _check_headers(names: list[tuple[str, str]]) -> None:
 
     names: the field and the name of each header.
     """
-    seen = set()
+    lower_names = set()
     for field, name in names:
         lower = name.lower()
         is_reserved = lower in _RESERVED_HEADERS or lower.startswith(_RESERVED_PREFIXES)
         if is_reserved or not _HEADER_NAME.fullmatch(name):
             raise _make_error(field, f"{name[:100]!r} is no header that can be sent")
-        if lower in seen:
+        if lower in lower_names:
             raise _make_error(field, f"the header {name!r} is named twice; its case makes no difference")
-        seen.add(lower)
+        lower_names.add(lower)
 
 
 def _make_error(field: str, message: str) -> Unprocessable:

@@ -42,12 +42,12 @@ class ModelAndTagRoutes:
         caller = get_request_info(request.http.scope).caller
         settings = self._api.settings
         names = [str(entry["id"]) for entry in await self._api.models.list_entries_for(caller.credential)]
-        shown = [
+        models = [
             render_model(make_handle(settings, name), find_model_window(settings, name))
             for name in names
             if caller.may_ask(name) and not name.startswith(AGENT_PREFIX)
         ]
-        return [model for model in shown if _matches(model, query)]
+        return [model for model in models if _matches(model, query)]
 
     async def list_embedders(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List the embedding model, if there is one."""

@@ -29,18 +29,18 @@ def render_tool(tool: ToolView) -> dict[str, Any]:
     """Returns the JSON of a tool."""
     if tool.definition is not None:
         return _render_defined_tool(tool.definition)
-    offered = find_tool_entry(tool.name)
-    schema = {"name": tool.name} if offered is None else offered["function"]
+    entry = find_tool_entry(tool.name)
+    schema = {"name": tool.name} if entry is None else entry["function"]
     # The uid is the same in every store.
     return _render_tool_fields(tool.uid, tool.name, schema, _TYPES.get(tool.name, "letta_core"))
 
 
-def _render_defined_tool(row: Definition) -> dict[str, Any]:
+def _render_defined_tool(stored: Definition) -> dict[str, Any]:
     """Returns the JSON of a tool that was made over REST."""
-    tool = ToolDefinition.of(row.body)
+    tool = ToolDefinition.of(stored.body)
     is_mcp = tool.source_type == "mcp"
     return {
-        **_render_tool_fields(row.uid, row.name, tool.schema, "external_mcp" if is_mcp else "custom"),
+        **_render_tool_fields(stored.uid, stored.name, tool.schema, "external_mcp" if is_mcp else "custom"),
         "description": tool.description or tool.schema.get("description") or None,
         "source_type": tool.source_type,
         "source_code": None if is_mcp else tool.source or None,
@@ -49,8 +49,8 @@ def _render_defined_tool(row: Definition) -> dict[str, Any]:
         "default_requires_approval": tool.needs_approval,
         "enable_parallel_execution": tool.is_parallel,
         "metadata_": tool.metadata,
-        "created_at": render_time(row.created),
-        "updated_at": render_time(row.updated),
+        "created_at": render_time(stored.created),
+        "updated_at": render_time(stored.updated),
     }
 
 

@@ -55,11 +55,11 @@ class LettaSource(Struct, frozen=True):
                     errors[id] = error
         if missing_ids := {*agent_ids} - {state["id"] for state in states}:
             raise RequestFailed(f"{self.server.url} has no agent {', '.join(sorted(missing_ids))}.", 404)
-        agent_counts = Counter(archive["id"] for found in archives.values() for archive in found)
+        agent_counts = Counter(archive["id"] for records in archives.values() for archive in records)
         # An agent whose archives are not known may share any archive.
         shared_archives = {
-            id: next((archive for archive in found if agent_counts[archive["id"]] + len(errors) > 1), None)
-            for id, found in archives.items()
+            id: next((archive for archive in records if agent_counts[archive["id"]] + len(errors) > 1), None)
+            for id, records in archives.items()
         }
         return [
             ListedAgent(state, shared_archives.get(state["id"]), errors.get(state["id"]))

@@ -124,17 +124,17 @@ class AgentResolver(Struct, frozen=True):
         scope = make_scope(project, DefinitionKind.AGENT, definition.uid)
         return ResolvedAgent(self._make_spec(definition, tools), scope, source_versions)
 
-    def _make_spec(self, definition: Definition, tools: Sequence[ToolView]) -> AgentSpec:
+    def _make_spec(self, stored: Definition, tools: Sequence[ToolView]) -> AgentSpec:
         """Returns the spec of an agent that was made over REST."""
-        defined = AgentDefinition.of(definition.body)
-        upstream, model = split_model(self.settings, defined.model)
-        kind = choose_kind(defined.kind)
+        definition = AgentDefinition.of(stored.body)
+        upstream, model = split_model(self.settings, definition.model)
+        kind = choose_kind(definition.kind)
         return AgentSpec(
-            name=definition.name, system=_render_prompt(defined, tools), model=model, upstream=upstream,
-            has_callers_model=True, context_window=defined.context_window, offers_tools=bool(tools),
-            rebuilds_section=defined.rebuilds, filler=parse_filler(defined.filler or kind.filler),
-            uid=definition.uid, style=kind.style, tools=tuple(_make_agent_tool(tool) for tool in tools),
-            definition=defined, sleeptime=find_sleeptime(defined),
+            name=stored.name, system=_render_prompt(definition, tools), model=model, upstream=upstream,
+            has_callers_model=True, context_window=definition.context_window, offers_tools=bool(tools),
+            rebuilds_section=definition.rebuilds, filler=parse_filler(definition.filler or kind.filler),
+            uid=stored.uid, style=kind.style, tools=tuple(_make_agent_tool(tool) for tool in tools),
+            definition=definition, sleeptime=find_sleeptime(definition),
         )  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def _make_agent_tool(tool: ToolView) -> AgentTool:
     return AgentTool(tool.name, definition)
 
 
-def _render_prompt(defined: AgentDefinition, tools: Sequence[ToolView]) -> str:
+def _render_prompt(definition: AgentDefinition, tools: Sequence[ToolView]) -> str:
     """Returns an agent's own prompt, followed by the rules of its tools."""
-    rules = render_rules(read_rules(defined.rules), [tool.name for tool in tools])
-    return "\n\n".join(part for part in (defined.system, rules and f"{_RULES}\n{rules}") if part)
+    rules = render_rules(read_rules(definition.rules), [tool.name for tool in tools])
+    return "\n\n".join(part for part in (definition.system, rules and f"{_RULES}\n{rules}") if part)
