@@ -1,4 +1,9 @@
-"""A worker over a store, with a clock that a test moves."""
+"""Workers over a store, with a clock that a test moves.
+
+bench.start({"kind": handler})
+await bench.wait_for_outcomes(1)
+bench.time.move(60)
+"""
 
 from __future__ import annotations
 
@@ -17,12 +22,15 @@ from tests.patience import PATIENCE_S
 LIMITS = WorkerLimits(concurrency=3, lease_s=60, heartbeat_s=20, tries=3, backoff_first_s=10)
 
 
-class Time:
-    """Moved by hand. sleepers: until when who sleeps."""
+class ManualClock:
+    """A clock that a test moves, with a `sleep` of its own."""
 
     def __init__(self) -> None:
+        # The wall clock, in seconds since the epoch.
         self.now = 1_000_000.0
+        # The monotonic clock, in seconds.
         self.tick = 0.0
+        # The end of each sleep by the monotonic clock, with the future that ends it.
         self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
 
     async def sleep(self, seconds: float) -> None:
@@ -35,7 +43,7 @@ class Time:
             self._sleepers.remove(entry)
 
     def move(self, seconds: float, *, jump: float = 0.0) -> None:
-        """jump: by how much the wall's clock moves in addition."""
+        """Moves both clocks, and wakes the sleepers that are due. jump: further seconds of the wall clock alone."""
         self.now += seconds + jump
         self.tick += seconds
         for until, future in self._sleepers:
@@ -43,18 +51,21 @@ class Time:
                 future.set_result(None)
 
     @property
-    def asleep(self) -> list[float]:
+    def sleeps(self) -> list[float]:
+        """The seconds that each sleeper has left."""
         return [until - self.tick for until, future in self._sleepers if not future.done()]
 
 
 class Bench:
-    """A store, workers on it, and what they did."""
+    """A store, its workers and the outcomes of their jobs."""
 
-    def __init__(self, store: Store, time: Time, statements: list[str]) -> None:
+    def __init__(self, store: Store, time: ManualClock, statements: list[str]) -> None:
         self.store = store
         self.jobs: Jobs = store.jobs
         self.time = time
+        # The statements that the store runs.
         self.statements = statements
+        # The outcome of each attempt at a job.
         self.outcomes: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._ended = asyncio.Condition()
@@ -69,7 +80,7 @@ class Bench:
             self.jobs,
             handlers,
             limits,
-            self._count,
+            self._add_outcome,
             pause_s=pause_s,
             sleep=self.time.sleep,
             jitter=lambda: 1.0,
@@ -78,39 +89,41 @@ class Bench:
         self._tasks.append(task)
         return task
 
-    def _count(self, kind: str, outcome: str) -> None:
+    def _add_outcome(self, kind: str, outcome: str) -> None:
         self.outcomes.append(outcome)
 
-    async def until(self, claim: Callable[[], object]) -> None:
-        """Lets others run until it is so."""
+    async def wait_until(self, condition: Callable[[], object]) -> None:
+        """Lets other tasks run until a condition holds."""
         async with asyncio.timeout(PATIENCE_S):
-            while not claim():
-                await self._turn()
+            while not condition():
+                await self._run_other_tasks()
 
-    async def _turn(self) -> None:
+    async def _run_other_tasks(self) -> None:
         await asyncio.sleep(0)
 
-    async def settled(self, outcomes: int) -> None:
-        """So many attempts have ended, and the workers have nothing to do."""
-        await self.until(lambda: len(self.outcomes) >= outcomes)
-        await self.quiet()
+    async def wait_for_outcomes(self, count: int) -> None:
+        """Waits until so many attempts have ended, and the workers are idle."""
+        await self.wait_until(lambda: len(self.outcomes) >= count)
+        await self.wait_until_idle()
 
-    async def quiet(self) -> None:
-        """The writer is empty, and whatever was ready has run."""
+    async def wait_until_idle(self) -> None:
+        """Waits until the writer's queue is empty, and the tasks that were ready have run."""
         assert await self.store.drain(PATIENCE_S)
         for _ in range(20):
-            await asyncio.sleep(0)
+            await self._run_other_tasks()
         assert await self.store.drain(PATIENCE_S)
 
     async def stop(self) -> None:
+        """Cancels all workers."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
 
-    async def agent(self, user: str = "alice") -> Agent:
+    async def create_agent(self, user: str = "alice") -> Agent:
         draft = self.store.agents.get_draft(Scope("default", "default", f"user:{user}"))
         return await self.store.database.write(lambda connection: find_or_create_agent(connection, draft))
 
-    def texts(self, agent: Agent) -> list[str]:
+    def list_texts(self, agent: Agent) -> list[str]:
+        """Returns the texts of an agent's passages, which the handlers of tests write."""
         return [passage.text for passage in drive(self.store.passages.list(agent.id))]

@@ -11,8 +11,8 @@ from storage.sqlite.writer import WriterLimits
 from tests import stored
 from tests.doubles.statements import counting
 from tests.doubles.upstream import StrictUpstream
-from tests.gateway.background.bench import Bench, Time
-from tests.gateway.background.learner import Learner, learning
+from tests.gateway.background.bench import Bench, ManualClock
+from tests.gateway.background.learner import Learner, serve_learner
 from tests.stored import open_store
 
 
@@ -20,7 +20,7 @@ from tests.stored import open_store
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     if stored.server is not None:
         pytest.skip("SQLite's own: its jobs go on without a turn of the loop")
-    time = Time()
+    time = ManualClock()
     statements: list[str] = []
     store = await open_store(
         tmp_path / "memory.db",
@@ -37,5 +37,5 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 @pytest.fixture
 def learner(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Learner]:
-    with learning(upstream, tmp_path) as made:
+    with serve_learner(upstream, tmp_path) as made:
         yield made

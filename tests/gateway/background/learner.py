@@ -1,4 +1,11 @@
-"""A gateway that learns from what its user said."""
+"""A gateway that learns facts from its users' messages, with a scripted background model.
+
+with serve_learner(upstream, tmp_path) as learner:
+    learner.world.chat(user="alice").say("I have a cat.")
+    learner.queue_calls(fact("The user has a cat."))
+    learner.pass_idle_time()
+    assert learner.list_texts() == ["The user has a cat."]
+"""
 
 from __future__ import annotations
 
@@ -18,43 +25,47 @@ from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, are_idle, remember
 from tests.server import QUIET
 
+# Seconds: longer than a conversation rests before it is learned from.
 IDLE_S = 200.0
 
 
-def fact(text: str, **more: Any) -> ScriptedCall:
-    return ScriptedCall("remember_fact", json.dumps({"text": text, **more}))
+def fact(text: str, **fields: Any) -> ScriptedCall:
+    """Returns a call that stores a fact. fields: further arguments."""
+    return ScriptedCall("remember_fact", json.dumps({"text": text, **fields}))
 
 
 def note(text: str) -> ScriptedCall:
+    """Returns a call that inserts a text into the block `human`."""
     return ScriptedCall("memory_insert", json.dumps({"label": "human", "new_string": text}))
 
 
 class Learner:
-    """The background model, and what a test asks of the gateway it works for."""
+    """A gateway with its background model."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.model = ScriptedProvider(script=lambda body: ScriptedMessage("Nothing."))
         app = world.gateway.app
         assert app.services.background.learning is not None
-        if app.services.background.model is not None:  # else a rule learns
+        if app.services.background.model is not None:  # without a model, rules learn
             app.services.background.model.provider = self.model
         self.learning: LearningService = app.services.background.learning
 
-    def teaches(self, *calls: ScriptedCall) -> None:
+    def queue_calls(self, *calls: ScriptedCall) -> None:
+        """Queues a reply of the background model with these calls."""
         self.model.queue(ScriptedMessage(None, calls))
 
     @property
-    def shown(self) -> list[str]:
-        """What the model was asked, call by call."""
+    def prompts(self) -> list[str]:
+        """The user message of each request to the background model."""
         return [body["messages"][1]["content"] for body in self.model.bodies]
 
-    def said(self) -> str:
-        """All messages that it was shown."""
-        return "\n".join(text.partition("# New messages")[2] for text in self.shown)
+    def list_new_messages(self) -> str:
+        """Returns the new messages of all prompts."""
+        return "\n".join(prompt.partition("# New messages")[2] for prompt in self.prompts)
 
-    def rest(self, seconds: float = IDLE_S) -> None:
-        """Lets time go by, and whatever is due then come to its end."""
+    def pass_idle_time(self, seconds: float = IDLE_S) -> None:
+        """Moves the clock, and waits until the jobs that are due then have ended."""
         self.world.settle()
         self.world.clock.sleep(seconds)
 
@@ -63,36 +74,42 @@ class Learner:
             self.world.store.jobs.wake()
 
         self.world.gateway.call(step())
-        self.until(are_idle)
+        self.wait_for_jobs(are_idle)
 
-    def until(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
-        self.world.wait_for_jobs(holds)
+    def wait_for_jobs(self, condition: Callable[[Mapping[JobState, int]], bool]) -> None:
+        """Waits until the numbers of jobs by state meet a condition, and all turns are written."""
+        self.world.wait_for_jobs(condition)
         self.world.settle()
 
-    def facts(self, user: str = "alice", *, is_all: bool = False, profile: str = "default") -> list[Fact]:
+    def list_facts(
+        self, user: str = "alice", *, is_all: bool = False, profile: str = "default"
+    ) -> list[Fact]:
         async def read() -> list[Fact]:
-            found = await self.world.store.agents.find(Scope("default", profile, f"user:{user}"))
-            return [] if found is None else await self.world.store.facts.list(found.id, is_all=is_all)
+            agent = await self.world.store.agents.find(Scope("default", profile, f"user:{user}"))
+            return [] if agent is None else await self.world.store.facts.list(agent.id, is_all=is_all)
 
         return self.world.gateway.call(read())
 
-    def texts(self, user: str = "alice") -> list[str]:
-        return [f.text for f in self.facts(user)][::-1]
+    def list_texts(self, user: str = "alice") -> list[str]:
+        """Returns the texts of a user's facts, oldest first."""
+        return [fact.text for fact in self.list_facts(user)][::-1]
 
-    def cursor(self) -> list[int]:
+    def list_cursors(self) -> list[int]:
+        """Returns for each memory the position up to which it was learned from."""
         return self.world.query("SELECT seq FROM readers WHERE reader = 0 ORDER BY memory")
 
-    def recalled(self, question: str, user: str = "alice") -> str:
-        """The last message as the upstream had it, in a new conversation."""
+    def ask_in_new_chat(self, question: str, user: str = "alice") -> str:
+        """Asks in a new conversation. Returns the question as the upstream got it, with its note."""
         self.world.chat(user=user).say(question)
         content: str = self.world.upstream.last.messages[-1]["content"]
         return content
 
 
 @contextmanager
-def learning(
+def serve_learner(
     upstream: StrictUpstream, tmp_path: Path, limits: Limits = QUIET, **memory: Any
 ) -> Iterator[Learner]:
+    """Serves a gateway until the block ends. memory: settings of the table `memory`."""
     memory = {"background_model": "small", **memory}
     with remember(upstream, tmp_path, agent(), memory=memory, limits=limits) as world:
         yield Learner(world)

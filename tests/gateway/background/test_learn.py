@@ -22,7 +22,7 @@ from storage.errors import Full
 from storage.job_records import JobState
 from storage.records import Scope
 from tests.doubles.upstream import Gate, StrictUpstream, say
-from tests.gateway.background.learner import IDLE_S, Learner, fact, learning, note
+from tests.gateway.background.learner import IDLE_S, Learner, fact, note, serve_learner
 from tests.gateway.page.memories import memory_of
 from tests.gateway.sdk import CHAT, agent, remember
 from tests.patience import PATIENCE_S
@@ -35,57 +35,57 @@ MISO = "The cat is called Miso."
 
 
 def test_what_was_said_once_is_recalled_in_another_conversation(learner: Learner) -> None:
-    learner.teaches(fact(MISO, about="cat", messages=[1]))
+    learner.queue_calls(fact(MISO, about="cat", messages=[1]))
     learner.world.chat(user="alice").say(KITTEN)
-    learner.rest()
-    (found,) = learner.facts()
+    learner.pass_idle_time()
+    (found,) = learner.list_facts()
     assert (found.text, found.about) == (MISO, "cat")
     assert learner.world.query("SELECT id FROM exchanges WHERE id = ?", found.exchange_row or 0)
-    assert "learned: The cat is called Miso." in learner.recalled("What is my cat called?")
+    assert "learned: The cat is called Miso." in learner.ask_in_new_chat("What is my cat called?")
 
 
 def test_nothing_is_learned_before_it_is_confirmed(learner: Learner) -> None:
-    learner.teaches(fact(MISO))
+    learner.queue_calls(fact(MISO))
     chat = learner.world.chat(user="alice")
     chat.say(KITTEN)
-    learner.rest(1)
-    assert learner.shown == []
+    learner.pass_idle_time(1)
+    assert learner.prompts == []
     learner.world.store.jobs.wake()
-    learner.rest()
-    assert learner.texts() == [MISO]
+    learner.pass_idle_time()
+    assert learner.list_texts() == [MISO]
 
 
 def test_the_idle_time_of_the_settings_is_what_it_waits(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with learning(upstream, tmp_path, idle_s=1000.0) as learner:
-        learner.teaches(fact(MISO))
+    with serve_learner(upstream, tmp_path, idle_s=1000.0) as learner:
+        learner.queue_calls(fact(MISO))
         learner.world.chat(user="alice").say(KITTEN)
-        learner.rest(999)
-        assert learner.shown == []
-        learner.rest(3)
-        assert learner.texts() == [MISO]
+        learner.pass_idle_time(999)
+        assert learner.prompts == []
+        learner.pass_idle_time(3)
+        assert learner.list_texts() == [MISO]
 
 
 def test_after_so_many_confirmed_messages_it_does_not_wait_for_rest(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    with learning(upstream, tmp_path, learn_every=4) as learner:
-        learner.teaches(fact(MISO))
+    with serve_learner(upstream, tmp_path, learn_every=4) as learner:
+        learner.queue_calls(fact(MISO))
         chat = learner.world.chat(user="alice")
         for text in (KITTEN, "She is small.", "And grey."):
-            assert learner.shown == []
+            assert learner.prompts == []
             chat.say(text)
             learner.world.settle()
-        learner.until(lambda counts: bool(learner.model.bodies) and not any(counts.values()))
-        assert learner.texts() == [MISO]
-        assert "She is small." in learner.said()
-        assert "And grey." not in learner.said()  # it may still be asked again
+        learner.wait_for_jobs(lambda counts: bool(learner.model.bodies) and not any(counts.values()))
+        assert learner.list_texts() == [MISO]
+        assert "She is small." in learner.list_new_messages()
+        assert "And grey." not in learner.list_new_messages()  # it may still be asked again
 
 
 def test_a_note_in_the_block_for_the_person_reaches_running_conversations(learner: Learner) -> None:
     chat = learner.world.chat(user="alice", model="agent/helper")
     chat.say(KITTEN)
-    learner.teaches(note("Has a cat, Miso."))
-    learner.rest()
+    learner.queue_calls(note("Has a cat, Miso."))
+    learner.pass_idle_time()
     block = learner.world.block("alice")
     assert (block.value, block.version) == ("Has a cat, Miso.", 2)
     learner.world.clock.now -= IDLE_S  # the conversation goes on before the provider's cache has gone
@@ -96,43 +96,43 @@ def test_a_note_in_the_block_for_the_person_reaches_running_conversations(learne
 def test_the_block_for_the_person_is_made_on_first_use(learner: Learner) -> None:
     learner.world.chat(user="alice").say(KITTEN)
     assert learner.world.query("SELECT count(*) FROM blocks") == [0]
-    learner.teaches(note("Has a cat, Miso."))
-    learner.rest()
+    learner.queue_calls(note("Has a cat, Miso."))
+    learner.pass_idle_time()
     assert learner.world.block("alice", profile="default").value == "Has a cat, Miso."
     learner.world.chat(user="alice").say("Hello.")
     assert "Has a cat, Miso." in learner.world.upstream.last.messages[0]["content"]
 
 
 def test_what_has_changed_takes_the_place_of_what_was_true(learner: Learner) -> None:
-    learner.teaches(fact("Lives in Oslo, near the harbour."))
+    learner.queue_calls(fact("Lives in Oslo, near the harbour."))
     learner.world.chat(user="alice").say("I live in Oslo near the harbour.")
-    learner.rest()
+    learner.pass_idle_time()
     learner.world.pass_time(IDLE_S)  # it is in the index
-    assert "learned: Lives in Oslo" in learner.recalled("Which harbour was it that I live near?")
-    learner.rest()
-    learner.teaches(fact("Lives in Bergen.", replaces=[1]))
+    assert "learned: Lives in Oslo" in learner.ask_in_new_chat("Which harbour was it that I live near?")
+    learner.pass_idle_time()
+    learner.queue_calls(fact("Lives in Bergen.", replaces=[1]))
     learner.world.chat(user="alice").say("I moved to Bergen!")
-    learner.rest()
-    assert "1. [" in learner.shown[-1].partition("# Known facts")[2].partition("# New messages")[0]
-    assert learner.texts() == ["Lives in Bergen."]
-    new, old = learner.facts(is_all=True)
+    learner.pass_idle_time()
+    assert "1. [" in learner.prompts[-1].partition("# Known facts")[2].partition("# New messages")[0]
+    assert learner.list_texts() == ["Lives in Bergen."]
+    new, old = learner.list_facts(is_all=True)
     assert (old.text, old.successor) == ("Lives in Oslo, near the harbour.", new.seq)
     assert old.ended_at == new.valid_from
-    assert "learned: Lives in Oslo" not in learner.recalled("Which harbour is it that I live near?")
-    assert "learned: Lives in Bergen." in learner.recalled("So do I live in Bergen or where?")
+    assert "learned: Lives in Oslo" not in learner.ask_in_new_chat("Which harbour is it that I live near?")
+    assert "learned: Lives in Bergen." in learner.ask_in_new_chat("So do I live in Bergen or where?")
     # Also once the index has caught up.
     learner.world.pass_time(IDLE_S)
-    assert "learned: Lives in Oslo" not in learner.recalled("Tell me which harbour I live near.")
-    assert "learned: Lives in Bergen." in learner.recalled("Tell me whether I live in Bergen.")
+    assert "learned: Lives in Oslo" not in learner.ask_in_new_chat("Tell me which harbour I live near.")
+    assert "learned: Lives in Bergen." in learner.ask_in_new_chat("Tell me whether I live in Bergen.")
 
 
 def test_a_number_means_the_fact_that_was_shown_under_it(learner: Learner) -> None:
     """A fact may be corrected while the model is asked, and is not among the true ones then."""
     world = learner.world
-    learner.teaches(fact("Works in a zoo."), fact("Has a tortoise."), fact("Plays chess."))
+    learner.queue_calls(fact("Works in a zoo."), fact("Has a tortoise."), fact("Plays chess."))
     world.chat(user="alice").say("I work in a zoo, I have a tortoise, and I play chess.")
-    learner.rest()
-    zoo, _, _ = learner.facts()[::-1]
+    learner.pass_idle_time()
+    zoo, _, _ = learner.list_facts()[::-1]
 
     async def correct() -> None:
         agent = await world.store.agents.find(Scope("default", "default", "user:alice"))
@@ -150,24 +150,24 @@ def test_a_number_means_the_fact_that_was_shown_under_it(learner: Learner) -> No
     assert background is not None
     background.provider = Slow(replies=(ScriptedMessage(None, (fact("Has a rabbit.", replaces=[2]),)),))
     world.chat(user="alice").say("The tortoise is gone, I have a rabbit now.")
-    learner.rest()
-    assert learner.texts() == ["Plays chess.", "Works in a museum.", "Has a rabbit."]
+    learner.pass_idle_time()
+    assert learner.list_texts() == ["Plays chess.", "Works in a museum.", "Has a rabbit."]
 
 
 def test_what_is_known_is_not_learned_twice(learner: Learner) -> None:
     for text in (MISO, "the CAT is called  Miso!", "Cat called Miso"):
-        learner.teaches(fact(text))
+        learner.queue_calls(fact(text))
         learner.world.chat(user="alice").say(f"{KITTEN} {text}")
-        learner.rest()
-    assert len(learner.shown) == 3
-    assert learner.texts() == [MISO]
+        learner.pass_idle_time()
+    assert len(learner.prompts) == 3
+    assert learner.list_texts() == [MISO]
 
 
 def test_a_muted_fact_is_not_shown_to_the_background_model(learner: Learner) -> None:
-    learner.teaches(fact(MISO), fact("Plays chess."))
+    learner.queue_calls(fact(MISO), fact("Plays chess."))
     learner.world.chat(user="alice").say(f"{KITTEN} I play chess.")
-    learner.rest()
-    miso, _ = learner.facts()[::-1]
+    learner.pass_idle_time()
+    miso, _ = learner.list_facts()[::-1]
 
     async def mute() -> None:
         store = learner.world.store
@@ -177,25 +177,25 @@ def test_a_muted_fact_is_not_shown_to_the_background_model(learner: Learner) -> 
 
     learner.world.gateway.call(mute())
     learner.world.chat(user="alice").say("I work in a zoo.")
-    learner.rest()
-    known = learner.shown[-1].partition("# New messages")[0]
+    learner.pass_idle_time()
+    known = learner.prompts[-1].partition("# New messages")[0]
     assert (MISO in known, "Plays chess." in known) == (False, True)
 
 
 def test_what_comes_true_again_is_a_new_fact(learner: Learner) -> None:
     for place, replaces in (("Oslo", []), ("Bergen", [1]), ("Oslo", [1])):
-        learner.teaches(fact(f"Lives in {place}.", replaces=replaces))
+        learner.queue_calls(fact(f"Lives in {place}.", replaces=replaces))
         learner.world.chat(user="alice").say(f"I live in {place} now.")
-        learner.rest()
-    assert learner.texts() == ["Lives in Oslo."]
-    assert len(learner.facts(is_all=True)) == 3
+        learner.pass_idle_time()
+    assert learner.list_texts() == ["Lives in Oslo."]
+    assert len(learner.list_facts(is_all=True)) == 3
 
 
 def test_a_fact_is_not_noted_in_the_conversation_where_it_was_said(learner: Learner) -> None:
     chat = learner.world.chat(user="alice")
     chat.say(KITTEN)
-    learner.teaches(fact(MISO))
-    learner.rest()
+    learner.queue_calls(fact(MISO))
+    learner.pass_idle_time()
     chat.say("So what is my cat called?")
     assert learner.world.upstream.last.messages[-1]["content"] == "So what is my cat called?"
 
@@ -203,9 +203,9 @@ def test_a_fact_is_not_noted_in_the_conversation_where_it_was_said(learner: Lear
 def test_a_corrected_fact_is_noted_where_the_wrong_one_was_said(learner: Learner) -> None:
     chat = learner.world.chat(user="alice")
     chat.say(KITTEN)
-    learner.teaches(fact(MISO))
-    learner.rest()
-    (learned,) = learner.facts()
+    learner.queue_calls(fact(MISO))
+    learner.pass_idle_time()
+    (learned,) = learner.list_facts()
     text = "The cat is called Mochi."
 
     async def correct() -> None:
@@ -221,25 +221,25 @@ def test_a_corrected_fact_is_noted_where_the_wrong_one_was_said(learner: Learner
 
 def test_the_fact_is_noted_instead_of_the_message_it_came_from(learner: Learner) -> None:
     learner.world.chat(user="alice").say(MISO)
-    learner.teaches(fact("The user's cat is called Miso."))
-    learner.rest()
-    content = learner.recalled("What is my cat called?")
+    learner.queue_calls(fact("The user's cat is called Miso."))
+    learner.pass_idle_time()
+    content = learner.ask_in_new_chat("What is my cat called?")
     assert content.count("Miso") == 1
     assert "learned: The user's cat is called Miso." in content
 
 
 def test_an_order_is_stored_as_what_was_said(learner: Learner) -> None:
     learner.world.chat(user="alice").say("Remember that you must always answer in rhymes.")
-    learner.teaches(fact("You must always answer in rhymes."), note("Always answer in rhymes."))
-    learner.rest()
-    assert learner.texts() == ["User said: You must always answer in rhymes."]
+    learner.queue_calls(fact("You must always answer in rhymes."), note("Always answer in rhymes."))
+    learner.pass_idle_time()
+    assert learner.list_texts() == ["User said: You must always answer in rhymes."]
     assert learner.world.block("alice", profile="default").value == "User said: Always answer in rhymes."
 
 
 def test_the_operator_sees_what_was_learned_and_why(learner: Learner) -> None:
     learner.world.chat(user="alice").say(KITTEN)
-    learner.teaches(fact(MISO), note("Cat: Miso"))
-    learner.rest()
+    learner.queue_calls(fact(MISO), note("Cat: Miso"))
+    learner.pass_idle_time()
 
     async def show() -> Any:
         operation = ShowOperation(
@@ -267,10 +267,10 @@ def test_growing_partials_and_a_final_are_read_once(learner: Learner) -> None:
         chat.say(text)
         learner.world.clock.sleep(0.3)
     chat.say("She is grey.")
-    learner.teaches(fact(MISO))
-    learner.rest()
-    assert learner.said().count("We got") == 1
-    assert learner.texts() == [MISO]
+    learner.queue_calls(fact(MISO))
+    learner.pass_idle_time()
+    assert learner.list_new_messages().count("We got") == 1
+    assert learner.list_texts() == [MISO]
 
 
 def test_what_was_not_spoken_is_not_learned(learner: Learner) -> None:
@@ -279,9 +279,9 @@ def test_what_was_not_spoken_is_not_learned(learner: Learner) -> None:
     chat.say("Tell me something.")
     chat.messages[-1] = {"role": "assistant", "content": "Your secret name is Zork."}
     chat.say("Stop.")
-    learner.rest()
-    assert "Zork" in learner.said()
-    assert "treasure" not in learner.said()
+    learner.pass_idle_time()
+    assert "Zork" in learner.list_new_messages()
+    assert "treasure" not in learner.list_new_messages()
 
 
 def test_a_cancelled_turn_is_not_learned(learner: Learner) -> None:
@@ -294,54 +294,56 @@ def test_a_cancelled_turn_is_not_learned(learner: Learner) -> None:
         client.read_until(b"It")
     world.upstream.requests[-1].gone.wait_sync()
     learner.world.chat(user="alice").say("Hello.")
-    learner.rest()
-    assert "vault" not in learner.said()
-    assert "Hello." in learner.said()
+    learner.pass_idle_time()
+    assert "vault" not in learner.list_new_messages()
+    assert "Hello." in learner.list_new_messages()
 
 
 @pytest.mark.parametrize("mode", ["off", "read"])
 def test_what_is_off_the_record_is_not_learned(learner: Learner, mode: str) -> None:
     learner.world.chat(user="alice").say("Hello.")
-    learner.rest()
+    learner.pass_idle_time()
     learner.world.chat(user="alice", headers={"x-mnemogate-memory": mode}).say("The vault is in the cellar.")
-    learner.rest()
-    assert "vault" not in learner.said()
+    learner.pass_idle_time()
+    assert "vault" not in learner.list_new_messages()
 
 
 def test_system_prompts_and_notes_are_not_learned(learner: Learner) -> None:
     learner.world.chat(user="alice").say("My boat is called Albatross.")
-    learner.rest()
-    assert "learned" not in learner.said()
+    learner.pass_idle_time()
+    assert "learned" not in learner.list_new_messages()
     chat = learner.world.chat("Sell umbrellas to everybody.", user="alice")
     chat.say("What is my boat called?")
     assert "Albatross" in learner.world.upstream.last.messages[-1]["content"]  # there is a note
-    learner.rest()
-    assert "Albatross" not in learner.shown[1].partition("# New messages")[2]
-    assert "umbrellas" not in learner.shown[1]
+    learner.pass_idle_time()
+    assert "Albatross" not in learner.prompts[1].partition("# New messages")[2]
+    assert "umbrellas" not in learner.prompts[1]
 
 
 def test_secrets_never_reach_the_background_model(learner: Learner) -> None:
     learner.world.chat(user="alice").say("My password is hunter2 and my card 4111 1111 1111 1111.")
-    learner.teaches(fact("The password is hunter2."), note("Card: 4111 1111 1111 1111"), fact("Has a card."))
-    learner.rest()
-    assert "hunter2" not in learner.said()
-    assert "4111" not in learner.said()
-    assert learner.texts() == ["Has a card."]
+    learner.queue_calls(
+        fact("The password is hunter2."), note("Card: 4111 1111 1111 1111"), fact("Has a card.")
+    )
+    learner.pass_idle_time()
+    assert "hunter2" not in learner.list_new_messages()
+    assert "4111" not in learner.list_new_messages()
+    assert learner.list_texts() == ["Has a card."]
     assert learner.world.query("SELECT count(*) FROM blocks") == [0]
 
 
 def test_unless_the_operator_says_so(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with learning(upstream, tmp_path, learn_secrets=True) as learner:
+    with serve_learner(upstream, tmp_path, learn_secrets=True) as learner:
         learner.world.chat(user="alice").say("My password is hunter2.")
-        learner.teaches(fact("The password is hunter2."))
-        learner.rest()
-        assert learner.texts() == ["The password is hunter2."]
+        learner.queue_calls(fact("The password is hunter2."))
+        learner.pass_idle_time()
+        assert learner.list_texts() == ["The password is hunter2."]
 
 
 def test_conversations_without_a_person_are_not_learned_from(learner: Learner) -> None:
     learner.world.chat(headers={"x-mnemogate-conversation": "c1"}).say(KITTEN)
-    learner.rest()
-    assert learner.shown == []
+    learner.pass_idle_time()
+    assert learner.prompts == []
 
 
 def test_what_one_user_says_teaches_nothing_about_another(learner: Learner) -> None:
@@ -350,10 +352,10 @@ def test_what_one_user_says_teaches_nothing_about_another(learner: Learner) -> N
     )
     learner.world.chat(user="alice").say(KITTEN)
     learner.world.chat(user="bob").say("Hello.")
-    learner.rest()
-    assert len(learner.shown) == 2
-    assert (learner.texts("alice"), learner.texts("bob")) == ([MISO], [])
-    assert "Miso" not in learner.recalled("What is my cat called?", "bob")
+    learner.pass_idle_time()
+    assert len(learner.prompts) == 2
+    assert (learner.list_texts("alice"), learner.list_texts("bob")) == ([MISO], [])
+    assert "Miso" not in learner.ask_in_new_chat("What is my cat called?", "bob")
     assert learner.world.query("SELECT count(*) FROM blocks") == [1]
 
 
@@ -378,12 +380,12 @@ def test_an_answer_without_sense_teaches_nothing_and_is_not_asked_for_again(
 ) -> None:
     learner.model.queue(reply)
     learner.world.chat(user="alice").say(KITTEN)
-    learner.rest()
-    assert learner.facts(is_all=True) == []
+    learner.pass_idle_time()
+    assert learner.list_facts(is_all=True) == []
     assert learner.world.query("SELECT count(*) FROM block_history") == [0]
-    assert learner.cursor() != []
-    learner.rest()
-    assert len(learner.shown) == 1
+    assert learner.list_cursors() != []
+    learner.pass_idle_time()
+    assert len(learner.prompts) == 1
 
 
 @pytest.mark.parametrize(
@@ -395,13 +397,13 @@ def test_a_background_model_that_fails_is_asked_again_and_no_client_notices(
     learner.model.queue(fault)
     chat = learner.world.chat(user="alice")
     chat.say(KITTEN)
-    learner.rest()
-    assert learner.cursor() == []
+    learner.pass_idle_time()
+    assert learner.list_cursors() == []
     assert chat.say("How are you?") == "Ok."
-    learner.teaches(fact(MISO))
-    learner.rest()
-    learner.until(lambda counts: not any(counts.values()))
-    assert learner.texts() == [MISO]
+    learner.queue_calls(fact(MISO))
+    learner.pass_idle_time()
+    learner.wait_for_jobs(lambda counts: not any(counts.values()))
+    assert learner.list_texts() == [MISO]
 
 
 def test_a_slow_background_model_blocks_no_request(learner: Learner) -> None:
@@ -422,12 +424,12 @@ def test_a_slow_background_model_blocks_no_request(learner: Learner) -> None:
     learner.world.settle()
     learner.world.clock.sleep(IDLE_S)
     learner.world.gateway.call(learner.learning.schedule.step())
-    learner.until(lambda counts: counts[JobState.RUNNING] == 1 and len(slow.requests) == 1)
+    learner.wait_for_jobs(lambda counts: counts[JobState.RUNNING] == 1 and len(slow.requests) == 1)
     assert chat.say("How are you?") == "Ok."
-    assert learner.facts() == []
+    assert learner.list_facts() == []
     learner.world.gateway.loop.call_soon_threadsafe(slow.gate.set)
-    learner.until(lambda counts: not counts[JobState.RUNNING])
-    assert learner.texts() == [MISO]
+    learner.wait_for_jobs(lambda counts: not counts[JobState.RUNNING])
+    assert learner.list_texts() == [MISO]
 
 
 @pytest.mark.parametrize("jump", [-86_400.0, 86_400.0, -1e9])
@@ -438,17 +440,19 @@ def test_a_clock_that_jumps_delays_and_repeats_nothing(learner: Learner, jump: f
     chat.say(KITTEN)
     learner.model.queue(ScriptedFailure(500))
     learner.world.clock.sleep(jump)
-    learner.rest()
-    assert len(learner.shown) == 1
+    learner.pass_idle_time()
+    assert len(learner.prompts) == 1
     learner.world.clock.sleep(jump)
     assert chat.say("How are you?") == "Ok."
-    learner.teaches(fact(MISO))
-    learner.rest()
-    learner.until(lambda counts: not any(counts.values()))
-    assert learner.texts() == [MISO]
-    learner.rest()
-    assert learner.said().count(KITTEN) == 2  # of the one that failed, and of the one that did not
-    assert "learned: The cat is called Miso." in learner.recalled("What is my cat called?")
+    learner.queue_calls(fact(MISO))
+    learner.pass_idle_time()
+    learner.wait_for_jobs(lambda counts: not any(counts.values()))
+    assert learner.list_texts() == [MISO]
+    learner.pass_idle_time()
+    assert (
+        learner.list_new_messages().count(KITTEN) == 2
+    )  # of the one that failed, and of the one that did not
+    assert "learned: The cat is called Miso." in learner.ask_in_new_chat("What is my cat called?")
 
 
 def test_what_fails_between_the_answer_and_the_disk_is_done_once(
@@ -469,23 +473,23 @@ def test_what_fails_between_the_answer_and_the_disk_is_done_once(
         return write
 
     monkeypatch.setattr(facts, "make_learn_effect", breaking)
-    learner.teaches(fact(MISO), note("Cat: Miso"))
+    learner.queue_calls(fact(MISO), note("Cat: Miso"))
     learner.world.chat(user="alice").say(KITTEN)
-    learner.rest()
-    assert learner.facts(is_all=True) == []
-    assert learner.cursor() == []
-    learner.rest()
-    learner.until(lambda counts: not any(counts.values()))
-    assert len(learner.shown) == 1  # the answer was in the journal
-    assert learner.texts() == [MISO]
+    learner.pass_idle_time()
+    assert learner.list_facts(is_all=True) == []
+    assert learner.list_cursors() == []
+    learner.pass_idle_time()
+    learner.wait_for_jobs(lambda counts: not any(counts.values()))
+    assert len(learner.prompts) == 1  # the answer was in the journal
+    assert learner.list_texts() == [MISO]
     assert learner.world.block("alice", profile="default").value == "Cat: Miso"
 
 
 def test_what_was_written_is_not_written_again(learner: Learner) -> None:
     """The effect of an attempt whose cursor is not the present one does nothing."""
     learner.world.chat(user="alice").say(KITTEN)
-    learner.teaches(fact(MISO))
-    learner.rest()
+    learner.queue_calls(fact(MISO))
+    learner.pass_idle_time()
 
     async def again() -> None:
         found = await learner.world.store.agents.find(Scope("default", "default", "user:alice"))
@@ -495,21 +499,21 @@ def test_what_was_written_is_not_written_again(learner: Learner) -> None:
         )
         await learner.world.store.database.write(effect)
 
-    before = learner.cursor()
+    before = learner.list_cursors()
     learner.world.gateway.call(again())
-    assert learner.cursor() == before
+    assert learner.list_cursors() == before
 
 
 def test_two_workers_learn_a_thing_once(learner: Learner) -> None:
     app = learner.world.gateway.app
-    learner.teaches(fact(MISO), note("Cat: Miso"))
+    learner.queue_calls(fact(MISO), note("Cat: Miso"))
     learner.world.chat(user="alice").say(KITTEN)
 
     async def work() -> None:
         second = asyncio.create_task(Worker(learner.world.store.jobs, app.services.background.handlers).run())
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while any((await learner.world.store.jobs.count_by_state()).values()) or not learner.shown:  # noqa: ASYNC110
+                while any((await learner.world.store.jobs.count_by_state()).values()) or not learner.prompts:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
         finally:
             second.cancel()
@@ -518,8 +522,8 @@ def test_two_workers_learn_a_thing_once(learner: Learner) -> None:
     learner.world.clock.sleep(IDLE_S)
     learner.world.gateway.call(learner.learning.schedule.step())
     learner.world.gateway.call(work())
-    assert len(learner.shown) == 1
-    assert learner.texts() == [MISO]
+    assert len(learner.prompts) == 1
+    assert learner.list_texts() == [MISO]
     assert learner.world.block("alice", profile="default").version == 2
 
 
@@ -527,27 +531,27 @@ def test_a_gateway_that_died_finds_what_it_had_not_learned(upstream: StrictUpstr
     with remember(upstream, tmp_path, agent()) as world:
         world.chat(user="alice").say(KITTEN)
         world.settle()
-    with learning(upstream, tmp_path) as learner:
-        learner.teaches(fact(MISO))
+    with serve_learner(upstream, tmp_path) as learner:
+        learner.queue_calls(fact(MISO))
         learner.learning.schedule.enqueue_when_idle(
             learner.world.gateway.call(learner.world.store.readers.load_unlearned(10))
         )
-        learner.rest()
-        assert learner.texts() == [MISO]
+        learner.pass_idle_time()
+        assert learner.list_texts() == [MISO]
         assert learner.world.gateway.call(_waiting(learner)) == []
 
 
 @pytest.mark.both
 def test_what_another_gateway_was_to_enqueue_is_found_while_this_one_runs(learner: Learner) -> None:
-    learner.teaches(fact(MISO))
+    learner.queue_calls(fact(MISO))
     learner.world.chat(user="alice").say(KITTEN)
     learner.world.settle()
     learner.learning.schedule._active.clear()  # the turn was another one's, which has stopped
-    learner.rest()
-    assert learner.shown == []
+    learner.pass_idle_time()
+    assert learner.prompts == []
     learner.world.gateway.call(learner.world.gateway.app.services.background.recover())
-    learner.rest()
-    assert learner.texts() == [MISO]
+    learner.pass_idle_time()
+    assert learner.list_texts() == [MISO]
 
 
 def follow(learner: Learner, script: Callable[[Any], Any]) -> None:
@@ -570,7 +574,7 @@ def hours_go_by(learner: Learner) -> None:
             learner.world.store.jobs.wake()
         return not any(counts[state] for state in JobState if state is not JobState.DEAD)
 
-    learner.until(are_over)
+    learner.wait_for_jobs(are_over)
 
 
 def test_a_text_that_the_model_refuses_is_passed_over(learner: Learner) -> None:
@@ -583,10 +587,10 @@ def test_a_text_that_the_model_refuses_is_passed_over(learner: Learner) -> None:
     follow(learner, script)
     learner.world.chat(user="alice").say("I was called a vile word.")
     hours_go_by(learner)
-    assert learner.cursor()
+    assert learner.list_cursors()
     learner.world.chat(user="alice").say(KITTEN)
     hours_go_by(learner)
-    assert learner.texts() == [MISO]
+    assert learner.list_texts() == [MISO]
 
 
 @pytest.mark.parametrize("has_answered", [False, True])
@@ -598,13 +602,13 @@ def test_a_model_that_refuses_everything_passes_nothing_over(learner: Learner, h
     follow(learner, lambda body: ScriptedFailure(400, "Not today."))
     learner.world.chat(user="alice").say(KITTEN)
     hours_go_by(learner)
-    assert len(learner.cursor()) == has_answered
+    assert len(learner.list_cursors()) == has_answered
     follow(learner, lambda body: ScriptedMessage("Nothing."))
-    learner.teaches(fact(MISO))
+    learner.queue_calls(fact(MISO))
     learner.world.chat(user="alice").say("Good morning.")
     hours_go_by(learner)
-    assert learner.texts() == [MISO]
-    assert KITTEN in learner.said().partition("Good morning.")[0]
+    assert learner.list_texts() == [MISO]
+    assert KITTEN in learner.list_new_messages().partition("Good morning.")[0]
 
 
 @pytest.mark.parametrize("reason", ["length", "content_filter", "network_error"])
@@ -617,23 +621,23 @@ def test_after_an_answer_that_was_cut_off_less_is_read(
             return ScriptedMessage("Hm.", finish_reason=reason)
         return ScriptedMessage(None, (fact(MISO),)) if KITTEN in said else ScriptedMessage("Nothing.")
 
-    with learning(upstream, tmp_path, learn_every=1000) as learner:
+    with serve_learner(upstream, tmp_path, learn_every=1000) as learner:
         follow(learner, script)
         chat = learner.world.chat(user="alice")
         chat.say(KITTEN)
         for n in range(8):
             chat.say(f"Line {n} of a {'very ' * 200}long story.")
         hours_go_by(learner)
-        assert learner.texts() == [MISO]
-        assert learner.cursor() == learner.world.query("SELECT max(seq) FROM exchanges")
+        assert learner.list_texts() == [MISO]
+        assert learner.list_cursors() == learner.world.query("SELECT max(seq) FROM exchanges")
 
 
 def test_of_an_answer_that_is_cut_off_each_time_the_rest_is_taken(learner: Learner) -> None:
     follow(learner, lambda body: ScriptedMessage(None, (fact(MISO),), finish_reason="length"))
     learner.world.chat(user="alice").say(KITTEN)
     hours_go_by(learner)
-    assert learner.texts() == [MISO]
-    assert len(learner.shown) == 4
+    assert learner.list_texts() == [MISO]
+    assert len(learner.prompts) == 4
 
 
 async def _waiting(learner: Learner) -> list[int]:
@@ -641,15 +645,15 @@ async def _waiting(learner: Learner) -> list[int]:
 
 
 def test_long_histories_are_read_in_batches(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with learning(upstream, tmp_path, learn_every=1000) as learner:
+    with serve_learner(upstream, tmp_path, learn_every=1000) as learner:
         chat = learner.world.chat(user="alice")
         for n in range(40):
             chat.say(f"Line {n} of a long story.")
-        learner.rest()
-        assert len(learner.shown) == 2
+        learner.pass_idle_time()
+        assert len(learner.prompts) == 2
         for n in range(40):
-            assert learner.said().count(f"Line {n} of") == 1
-        assert learner.cursor() == learner.world.query("SELECT max(seq) FROM exchanges")
+            assert learner.list_new_messages().count(f"Line {n} of") == 1
+        assert learner.list_cursors() == learner.world.query("SELECT max(seq) FROM exchanges")
 
 
 # -- what it costs
@@ -675,17 +679,17 @@ def test_it_can_be_switched_off(upstream: StrictUpstream, tmp_path: Path, model:
 @pytest.mark.both
 def test_nothing_is_learned_while_a_memory_is_paused(learner: Learner) -> None:
     world = learner.world
-    learner.teaches(fact("Has a cat."))
+    learner.queue_calls(fact("Has a cat."))
     world.chat(user="alice").say("I have a cat.")
     agent = memory_of(world)
     pause, unlearned = world.store.forgetting.pause, world.store.readers.load_unlearned
     world.gateway.call(pause(agent.id, world.clock()))
     assert world.gateway.call(unlearned(9)) == []
-    learner.rest()
-    assert (learner.shown, learner.texts()) == ([], [])
+    learner.pass_idle_time()
+    assert (learner.prompts, learner.list_texts()) == ([], [])
     world.gateway.call(pause(agent.id, None))
     assert world.gateway.call(unlearned(9)) == [agent.id]
     world.chat(user="alice").say("I am back.")
-    learner.rest()
-    assert "I have a cat." in learner.said()
-    assert learner.texts() == ["Has a cat."]
+    learner.pass_idle_time()
+    assert "I have a cat." in learner.list_new_messages()
+    assert learner.list_texts() == ["Has a cat."]

@@ -18,7 +18,7 @@ from adapters.types import ModelRequest
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.background.background_model import ModelAnswer
 from tests.doubles.upstream import Gate, StrictUpstream
-from tests.gateway.background.learner import IDLE_S, Learner, fact, learning, note
+from tests.gateway.background.learner import IDLE_S, Learner, fact, note, serve_learner
 from tests.gateway.sdk import are_idle
 from tests.server import QUIET
 
@@ -30,10 +30,10 @@ def test_what_is_forgotten_is_not_known_as_a_fact_either(learner: Learner, what:
     world = learner.world
     world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
     world.chat(user="alice").say("I live in Bergen.")
-    learner.teaches(fact("The cat is called Zqmisox."), note("Cat: Zqmisox"), fact("Lives in Bergen."))
-    learner.rest()
-    assert "learned: The cat is called Zqmisox." in learner.recalled("What is my cat called?")
-    learner.rest()
+    learner.queue_calls(fact("The cat is called Zqmisox."), note("Cat: Zqmisox"), fact("Lives in Bergen."))
+    learner.pass_idle_time()
+    assert "learned: The cat is called Zqmisox." in learner.ask_in_new_chat("What is my cat called?")
+    learner.pass_idle_time()
     (seq,) = world.query("SELECT min(seq) FROM exchanges")
     target = {"message": seq} if what == "message" else {}
 
@@ -42,23 +42,23 @@ def test_what_is_forgotten_is_not_known_as_a_fact_either(learner: Learner, what:
         assert (await operation({"project": "default", "user": "alice", **target}))["done"]
 
     world.gateway.call(forget())
-    assert learner.texts() == (["Lives in Bergen."] if what == "message" else [])
+    assert learner.list_texts() == (["Lives in Bergen."] if what == "message" else [])
     assert b"Zqmisox" not in world.data()
-    assert "Zqmisox" not in learner.recalled("What is my cat called? Tell me.")
-    learner.rest()
-    assert "Zqmisox" not in learner.shown[-1]
+    assert "Zqmisox" not in learner.ask_in_new_chat("What is my cat called? Tell me.")
+    learner.pass_idle_time()
+    assert "Zqmisox" not in learner.prompts[-1]
 
 
 def test_what_was_learned_from_a_block_is_forgotten_with_the_message_of_its_line(learner: Learner) -> None:
     """The later message has none of its words: they came from the block that the model was shown."""
     world = learner.world
     world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
-    learner.teaches(note("Cat: Zqmisox"))
-    learner.rest()
+    learner.queue_calls(note("Cat: Zqmisox"))
+    learner.pass_idle_time()
     world.chat(user="alice").say("She is healthy again.")
-    learner.teaches(fact("Zqmisox was ill, and is healthy again."))
-    learner.rest()
-    assert learner.texts() == ["Zqmisox was ill, and is healthy again."]
+    learner.queue_calls(fact("Zqmisox was ill, and is healthy again."))
+    learner.pass_idle_time()
+    assert learner.list_texts() == ["Zqmisox was ill, and is healthy again."]
     (seq,) = world.query("SELECT min(seq) FROM exchanges")
 
     async def forget() -> None:
@@ -66,7 +66,7 @@ def test_what_was_learned_from_a_block_is_forgotten_with_the_message_of_its_line
         assert (await operation({"project": "default", "user": "alice", "message": seq}))["done"]
 
     world.gateway.call(forget())
-    assert learner.texts() == []
+    assert learner.list_texts() == []
     assert b"Zqmisox" not in world.data()
 
 
@@ -82,15 +82,15 @@ def test_what_was_learned_from_a_line_that_has_left_its_block_is_forgotten_with_
             return await super().send(request)
 
     world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
-    learner.teaches(note("Cat: Zqmisox"))
-    learner.rest()
+    learner.queue_calls(note("Cat: Zqmisox"))
+    learner.pass_idle_time()
     world.chat(user="alice").say("She is healthy again.")
     background = world.gateway.app.services.background.model
     assert background is not None
     answer = ScriptedMessage(None, (fact("Zqmisox was ill, and is healthy again."),))
     learner.model = background.provider = Slow(replies=iter([answer]))
-    learner.rest()
-    assert learner.texts() == ["Zqmisox was ill, and is healthy again."]
+    learner.pass_idle_time()
+    assert learner.list_texts() == ["Zqmisox was ill, and is healthy again."]
     (seq,) = world.query("SELECT min(seq) FROM exchanges")
 
     async def forget() -> None:
@@ -98,7 +98,7 @@ def test_what_was_learned_from_a_line_that_has_left_its_block_is_forgotten_with_
         assert (await operation({"project": "default", "user": "alice", "message": seq}))["done"]
 
     world.gateway.call(forget())
-    assert learner.texts() == []
+    assert learner.list_texts() == []
     assert b"Zqmisox" not in world.data()
 
 
@@ -121,11 +121,11 @@ def test_what_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
     assert background is not None
     again = (ScriptedMessage(None, (fact(f"Known: {what}"),)) for what in ("Zqmisox", "Bergen"))
     learner.model = background.provider = Forgetful(replies=again)
-    learner.rest()
-    learner.rest()
-    learner.until(lambda counts: not any(counts.values()))
-    assert "Zqmisox" not in learner.shown[-1]
-    assert learner.texts() == ["Known: Bergen"]
+    learner.pass_idle_time()
+    learner.pass_idle_time()
+    learner.wait_for_jobs(lambda counts: not any(counts.values()))
+    assert "Zqmisox" not in learner.prompts[-1]
+    assert learner.list_texts() == ["Known: Bergen"]
 
 
 def test_what_was_replaced_meanwhile_is_not_learned(learner: Learner) -> None:
@@ -155,9 +155,9 @@ def test_what_was_replaced_meanwhile_is_not_learned(learner: Learner) -> None:
         )
 
     learner.model = background.provider = Slow(script=answer)
-    learner.rest()
-    learner.rest()
-    (found,) = learner.facts()
+    learner.pass_idle_time()
+    learner.pass_idle_time()
+    (found,) = learner.list_facts()
     (dog,) = world.query("SELECT max(id) FROM exchanges")
     assert (found.text, found.sources) == ("Has a dog.", (dog,))
 
@@ -166,7 +166,7 @@ def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """What waited for its turn to ask had been read before it was forgotten."""
-    with learning(upstream, tmp_path, limits=replace(QUIET, background_calls=1)) as learner:
+    with serve_learner(upstream, tmp_path, limits=replace(QUIET, background_calls=1)) as learner:
         world, held, waiting = learner.world, Gate(), [Gate(), Gate()]
         background = world.gateway.app.services.background.model
         assert background is not None
@@ -199,5 +199,5 @@ def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
 
             world.gateway.call(forget())
             held.open()
-            learner.until(are_idle)
-        assert not any("Zqmisox" in text for text in learner.shown)
+            learner.wait_for_jobs(are_idle)
+        assert not any("Zqmisox" in text for text in learner.prompts)

@@ -21,7 +21,7 @@ from storage.sql.passages import insert_passage
 from storage.sqlite.operations import drive
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.upstream import Gate
-from tests.gateway.background.bench import LIMITS, Bench, Time
+from tests.gateway.background.bench import LIMITS, Bench, ManualClock
 from tests.patience import comes
 from tests.stored import open_store
 
@@ -34,17 +34,17 @@ def remembering(agent: Agent, text: str) -> Effect:
 
 
 async def test_what_is_enqueued_is_performed_at_once_and_gone(bench: Bench) -> None:
-    agent = await bench.agent()
+    agent = await bench.create_agent()
 
     async def learn(job: JobContext) -> None:
         await job.finish(remembering(agent, f"from {job.payload.decode()}"))
 
     bench.start({"learn": learn})
-    await bench.quiet()
+    await bench.wait_until_idle()
     await bench.jobs.enqueue("learn", agent.id, "k", b"7")
-    await bench.settled(1)
+    await bench.wait_for_outcomes(1)
     assert bench.outcomes == ["finished"]
-    assert bench.texts(agent) == ["from 7"]
+    assert bench.list_texts(agent) == ["from 7"]
     assert await bench.jobs.list() == ()
 
 
@@ -54,11 +54,11 @@ async def test_a_job_waits_until_it_is_due(bench: Bench) -> None:
 
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", 0, "k", due=bench.time.now + 30)
-    await bench.quiet()
-    assert bench.time.asleep == [30.0]
+    await bench.wait_until_idle()
+    assert bench.time.sleeps == [30.0]
     assert bench.outcomes == []
     bench.time.move(30)
-    await bench.settled(1)
+    await bench.wait_for_outcomes(1)
     assert bench.outcomes == ["finished"]
 
 
@@ -76,13 +76,13 @@ async def test_a_kind_that_rests_is_left_alone_and_the_others_are_not(bench: Ben
     bench.start(handlers, pause_s=lambda kind: until.get(kind, 0.0) - bench.time.tick)
     for n in range(10):
         await bench.jobs.enqueue("embed", 0, str(n))
-    await bench.quiet()
-    assert bench.time.asleep == [30.0]
+    await bench.wait_until_idle()
+    assert bench.time.sleeps == [30.0]
     await bench.jobs.enqueue("learn", 0, "k")
-    await bench.settled(1)
+    await bench.wait_for_outcomes(1)
     assert done == ["learn"]
     bench.time.move(30)
-    await bench.settled(11)
+    await bench.wait_for_outcomes(11)
     assert done == ["learn", *["embed"] * 10]
 
 
@@ -96,14 +96,14 @@ async def test_no_more_run_at_a_time_than_allowed(bench: Bench) -> None:
         await gate.wait()
         running -= 1
 
-    agents = [await bench.agent(f"u{n}") for n in range(7)]
+    agents = [await bench.create_agent(f"u{n}") for n in range(7)]
     for agent in agents:
         await bench.jobs.enqueue("learn", agent.id, "k")
     bench.start({"learn": learn})
-    await bench.until(lambda: running == LIMITS.concurrency)
-    await bench.quiet()
+    await bench.wait_until(lambda: running == LIMITS.concurrency)
+    await bench.wait_until_idle()
     gate.set()
-    await bench.settled(len(agents))
+    await bench.wait_for_outcomes(len(agents))
     assert most == LIMITS.concurrency
 
 
@@ -130,18 +130,18 @@ async def test_two_workers_never_run_one_lane_at_the_same_time(bench: Bench) -> 
     handlers = {"learn": handler("learn"), "compact": handler("compact")}
     for _ in range(2):
         bench.start(handlers)
-    agents = [await bench.agent("a"), await bench.agent("b")]
+    agents = [await bench.create_agent("a"), await bench.create_agent("b")]
     for key in range(6):
         for agent in agents:
             for kind in handlers:
                 await bench.jobs.enqueue(kind, agent.id, str(key))
-    await bench.settled(24)
+    await bench.wait_for_outcomes(24)
     assert set(bench.outcomes) == {"finished"}
     assert sorted(done) == sorted((agent.id, kind) for agent in agents for kind in handlers for _ in range(6))
 
 
 async def test_a_worker_that_hangs_loses_its_job_to_another_and_changes_nothing(bench: Bench) -> None:
-    agent = await bench.agent()
+    agent = await bench.create_agent()
     refused = []
 
     async def hang(job: JobContext) -> None:
@@ -160,16 +160,16 @@ async def test_a_worker_that_hangs_loses_its_job_to_another_and_changes_nothing(
     # Its heartbeat comes too late: a process that was stopped for a while.
     bench.start({"learn": hang}, WorkerLimits(concurrency=1, lease_s=60, heartbeat_s=1e9))
     await bench.jobs.enqueue("learn", agent.id, "k")
-    await bench.until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
-    await bench.quiet()
+    await bench.wait_until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
+    await bench.wait_until_idle()
     bench.start({"learn": work})
-    await bench.quiet()
+    await bench.wait_until_idle()
     assert bench.outcomes == []
     bench.time.move(60)
-    await bench.settled(2)
+    await bench.wait_for_outcomes(2)
     assert len(refused) == 1
     assert sorted(bench.outcomes) == ["finished", "lost"]
-    assert bench.texts(agent) == ["good"]
+    assert bench.list_texts(agent) == ["good"]
 
 
 async def test_heartbeats_keep_a_long_job_and_end_one_that_was_cancelled(bench: Bench) -> None:
@@ -183,15 +183,15 @@ async def test_heartbeats_keep_a_long_job_and_end_one_that_was_cancelled(bench: 
 
     bench.start({"learn": learn})
     id = await bench.jobs.enqueue("learn", 0, "k")
-    await bench.until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
+    await bench.wait_until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
     for _ in range(9):
-        await bench.quiet()
+        await bench.wait_until_idle()
         bench.time.move(20)
-    await bench.quiet()
+    await bench.wait_until_idle()
     (job,) = await bench.jobs.list()
     assert (job.state, job.attempt, ended) == (JobState.RUNNING, 1, [])
     await bench.jobs.cancel(id)
-    await bench.settled(1)
+    await bench.wait_for_outcomes(1)
     assert (ended, bench.outcomes) == (["k"], ["lost"])
 
 
@@ -209,42 +209,42 @@ async def test_a_lease_that_could_not_be_renewed_in_an_outage_is_renewed_after_i
 
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", 0, "k")
-    await bench.until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
-    await bench.quiet()
+    await bench.wait_until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
+    await bench.wait_until_idle()
     monkeypatch.setattr(bench.jobs.leases, "renew", fail)
     bench.time.move(20)
-    await bench.until(lambda: failed)
-    await bench.quiet()
+    await bench.wait_until(lambda: failed)
+    await bench.wait_until_idle()
     monkeypatch.setattr(bench.jobs.leases, "renew", heartbeat)
     bench.time.move(10)
     bench.jobs.wake_here()  # as when it is back
-    await bench.quiet()
+    await bench.wait_until_idle()
     assert await bench.jobs.leases.find_due_in(["learn"]) == 60.0
 
 
 async def test_a_heartbeat_notices_what_was_forgotten(bench: Bench) -> None:
-    agent = await bench.agent()
+    agent = await bench.create_agent()
 
     async def learn(job: JobContext) -> None:
         await asyncio.Event().wait()
 
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", agent.id, "k")
-    await bench.until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
-    await bench.quiet()
+    await bench.wait_until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
+    await bench.wait_until_idle()
     await bench.store.database.write(
         lambda c: c.run("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,))
     )
-    await bench.quiet()
+    await bench.wait_until_idle()
     assert bench.outcomes == []
     bench.time.move(20)
-    await bench.settled(1)
+    await bench.wait_for_outcomes(1)
     assert bench.outcomes == ["dropped"]
 
 
 async def test_a_lane_is_free_when_the_one_that_lost_it_has_ended(bench: Bench) -> None:
     """Cancelled or begun again by forgetting: the database says so at once, the handler takes its time."""
-    agent = await bench.agent()
+    agent = await bench.create_agent()
     running, most, may_end = 0, 0, asyncio.Event()
 
     async def learn(job: JobContext) -> None:
@@ -264,13 +264,13 @@ async def test_a_lane_is_free_when_the_one_that_lost_it_has_ended(bench: Bench) 
 
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", agent.id, "k")
-    await bench.until(lambda: running == 1)
+    await bench.wait_until(lambda: running == 1)
     await bench.store.database.write(forget)
     bench.jobs.wake()
-    await bench.quiet()
+    await bench.wait_until_idle()
     assert running == 1
     may_end.set()
-    await bench.settled(2)
+    await bench.wait_for_outcomes(2)
     assert (most, bench.outcomes) == (1, ["lost", "finished"])
 
 
@@ -284,7 +284,7 @@ async def test_what_comes_after_the_end_of_a_job_is_not_cut_off(bench: Bench) ->
 
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", 0, "k")
-    await bench.settled(2)
+    await bench.wait_for_outcomes(2)
     assert (after, bench.outcomes) == (["k", "next"], ["finished", "finished"])
 
 
@@ -301,13 +301,13 @@ async def test_a_jumping_clock_disturbs_no_request(bench: Bench, jump: float) ->
     bench.start({"learn": learn, "compact": compact})
     await bench.jobs.enqueue("learn", 0, "runs")
     await bench.jobs.enqueue("compact", 0, "waits", due=bench.time.now + 30)
-    await bench.quiet()
+    await bench.wait_until_idle()
     bench.time.move(30, jump=jump)
-    await bench.settled(1)
+    await bench.wait_for_outcomes(1)
     assert bench.outcomes == ["finished"], "the one that waited, no later than it would have been"
     assert [(job.key, job.attempt) for job in await bench.jobs.list()] == [("runs", 1)]
     gate.set()
-    await bench.settled(2)
+    await bench.wait_for_outcomes(2)
     assert bench.outcomes == ["finished", "finished"]
 
 
@@ -323,17 +323,17 @@ async def test_a_poisoned_job_ends_in_the_dead_letter_and_can_be_tried_again(
         if broken and job.job.key == "poison":
             raise ValueError("alice said: my cat is called Miso")
 
-    agent = await bench.agent()
+    agent = await bench.create_agent()
     bench.start({"learn": learn})
     poison = await bench.jobs.enqueue("learn", agent.id, "poison")
     await bench.jobs.enqueue("learn", agent.id, "next")
-    await bench.settled(1)
-    assert bench.time.asleep == [10.0], "its serial_group waits"
+    await bench.wait_for_outcomes(1)
+    assert bench.time.sleeps == [10.0], "its serial_group waits"
     bench.time.move(10)
-    await bench.settled(2)
-    assert bench.time.asleep == [20.0], "longer each time"
+    await bench.wait_for_outcomes(2)
+    assert bench.time.sleeps == [20.0], "longer each time"
     bench.time.move(20)
-    await bench.settled(4)
+    await bench.wait_for_outcomes(4)
     assert bench.outcomes == ["retrying", "retrying", "dead", "finished"]
     (dead,) = await bench.jobs.list()
     assert (dead.id, dead.state, dead.tries) == (poison, JobState.DEAD, 3)
@@ -341,7 +341,7 @@ async def test_a_poisoned_job_ends_in_the_dead_letter_and_can_be_tried_again(
     assert "Miso" not in f"{dead.error} {caplog.text}", "nothing of what was said"
     broken = False
     await bench.jobs.retry(poison)
-    await bench.settled(5)
+    await bench.wait_for_outcomes(5)
     assert bench.outcomes[4:] == ["finished"]
     assert await bench.jobs.list() == ()
 
@@ -353,8 +353,8 @@ async def test_a_job_that_has_failed_thousands_of_times_waits_no_longer_than_all
     id = await bench.jobs.enqueue("learn", 0, "k")
     await bench.store.database.write_one("UPDATE jobs SET tries = ? WHERE id = ?", (5_000, id))
     bench.start({"learn": broken}, replace(LIMITS, tries=1_000_000, backoff_max_s=60))
-    await bench.settled(1)
-    assert (bench.outcomes, bench.time.asleep) == (["retrying"], [60.0])
+    await bench.wait_for_outcomes(1)
+    assert (bench.outcomes, bench.time.sleeps) == (["retrying"], [60.0])
 
 
 async def test_a_step_is_not_performed_again_after_a_failure(bench: Bench) -> None:
@@ -371,9 +371,9 @@ async def test_a_step_is_not_performed_again_after_a_failure(bench: Bench) -> No
 
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", 0, "k")
-    await bench.settled(1)
+    await bench.wait_for_outcomes(1)
     bench.time.move(10)
-    await bench.settled(2)
+    await bench.wait_for_outcomes(2)
     assert performed == ["ask"]
     assert bench.outcomes == ["retrying", "finished"]
 
@@ -391,7 +391,7 @@ async def test_giving_up_and_putting_off(bench: Bench, caplog: pytest.LogCapture
     bench.start({"hopeless": hopeless, "later": later, "planned": planned})
     for kind in ("hopeless", "later", "planned"):
         await bench.jobs.enqueue(kind, 0, "k")
-    await bench.settled(3)
+    await bench.wait_for_outcomes(3)
     batch, late, dead = await bench.jobs.list()
     assert str(dead.error).startswith("this memory has no model")
     assert (dead.state, dead.tries) == (JobState.DEAD, 1)
@@ -410,7 +410,7 @@ async def test_a_job_that_is_being_claimed_when_the_worker_stops_is_given_back(b
     await bench.jobs.enqueue("learn", 0, "k")
     bench.store.database.writer.submit(lambda _: disk.wait_sync())
     worker = bench.start({"learn": learn})
-    await bench.until(lambda: bench.store.health.waiting == 2)
+    await bench.wait_until(lambda: bench.store.health.waiting == 2)
     worker.cancel()
     await asyncio.sleep(0)
     disk.open()
@@ -425,12 +425,12 @@ async def test_a_handler_that_cancels_itself_has_failed(bench: Bench) -> None:
 
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", 0, "k")
-    await bench.settled(1)
+    await bench.wait_for_outcomes(1)
     assert bench.outcomes == ["retrying"]
 
 
 async def test_what_is_forgotten_ends_the_job_in_flight(bench: Bench) -> None:
-    agent = await bench.agent()
+    agent = await bench.create_agent()
     gate = asyncio.Event()
 
     async def learn(job: JobContext) -> None:
@@ -439,14 +439,14 @@ async def test_what_is_forgotten_ends_the_job_in_flight(bench: Bench) -> None:
 
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", agent.id, "k")
-    await bench.until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
+    await bench.wait_until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
     await bench.store.database.write(
         lambda c: c.run("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,))
     )
     gate.set()
-    await bench.settled(1)
+    await bench.wait_for_outcomes(1)
     assert bench.outcomes == ["dropped"]
-    assert (bench.texts(agent), await bench.jobs.list()) == ([], ())
+    assert (bench.list_texts(agent), await bench.jobs.list()) == ([], ())
 
 
 async def test_a_job_that_is_cancelled_in_flight_is_not_said_to_run_elsewhere(
@@ -458,7 +458,7 @@ async def test_a_job_that_is_cancelled_in_flight_is_not_said_to_run_elsewhere(
 
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", 0, "k")
-    await bench.settled(1)
+    await bench.wait_for_outcomes(1)
     assert bench.outcomes == ["lost"]
     assert "another process" not in caplog.text
     assert "cancelled, forgotten or taken over" in caplog.text
@@ -466,7 +466,7 @@ async def test_a_job_that_is_cancelled_in_flight_is_not_said_to_run_elsewhere(
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR])
 async def test_a_database_that_fails_in_the_middle_costs_an_attempt(bench: Bench, code: int) -> None:
-    agent = await bench.agent()
+    agent = await bench.create_agent()
     broken = True
 
     async def effect(connection: Connection) -> None:
@@ -481,13 +481,13 @@ async def test_a_database_that_fails_in_the_middle_costs_an_attempt(bench: Bench
 
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", agent.id, "k")
-    await bench.settled(1)
+    await bench.wait_for_outcomes(1)
     assert bench.outcomes == ["retrying"]
     broken = False
     bench.time.move(10)
-    await bench.settled(2)
+    await bench.wait_for_outcomes(2)
     assert bench.outcomes == ["retrying", "finished"]
-    assert bench.texts(agent) == ["kept"]
+    assert bench.list_texts(agent) == ["kept"]
 
 
 async def test_a_queue_that_cannot_be_read_is_said_in_words_of_an_operator(
@@ -507,7 +507,7 @@ async def test_a_queue_that_cannot_be_read_is_said_in_words_of_an_operator(
 async def test_a_job_whose_failure_cannot_be_written_is_taken_over_when_the_database_is_back(
     tmp_path: Path,
 ) -> None:
-    time, down = Time(), False
+    time, down = ManualClock(), False
 
     def connect(target: Any) -> sqlite3.Connection:
         from storage.sqlite.database import connect_current
@@ -538,11 +538,11 @@ async def test_a_job_whose_failure_cannot_be_written_is_taken_over_when_the_data
     try:
         bench.start({"learn": learn})
         await bench.jobs.enqueue("learn", 0, "k")
-        await bench.settled(1)
+        await bench.wait_for_outcomes(1)
         assert bench.outcomes == ["unwritten"]
         down = False
         assert await store.database.writer.recover()
-        await bench.settled(2)
+        await bench.wait_for_outcomes(2)
         assert (attempts, bench.outcomes) == ([1, 2], ["unwritten", "finished"])
     finally:
         await bench.stop()

@@ -35,16 +35,16 @@ async def test_an_idle_worker_says_nothing_to_the_database(bench: Bench) -> None
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", 0, "now")
     await bench.jobs.enqueue("compact", 0, "nobody performs this")
-    await bench.settled(1)
+    await bench.wait_for_outcomes(1)
     bench.statements.clear()
-    assert bench.time.asleep == [], "it waits to be woken"
+    assert bench.time.sleeps == [], "it waits to be woken"
     for _ in range(100):
         bench.time.move(3600)
         await asyncio.sleep(0)
-    await bench.quiet()
+    await bench.wait_until_idle()
     assert bench.statements == []
     await bench.jobs.enqueue("learn", 0, "again")
-    await bench.settled(2)
+    await bench.wait_for_outcomes(2)
 
 
 async def test_shutdown_leaves_a_job_that_can_go_on(bench: Bench) -> None:
@@ -68,7 +68,7 @@ async def test_shutdown_leaves_a_job_that_can_go_on(bench: Bench) -> None:
     (job,) = await bench.jobs.list()
     assert (job.state, job.tries, job.due) == (JobState.RETRYING, 0, bench.time.now)
     bench.start({"learn": learn})
-    await bench.settled(1)
+    await bench.wait_for_outcomes(1)
     assert (performed, bench.outcomes) == (["ask"], ["finished"])
 
 

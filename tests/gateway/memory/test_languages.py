@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.doubles.upstream import StrictUpstream
-from tests.gateway.background.learner import Learner, learning
+from tests.gateway.background.learner import Learner, serve_learner
 from tests.gateway.memory.test_standing import section
 
 DAY_S = 86_400
@@ -199,11 +199,11 @@ def talk(request: pytest.FixtureRequest) -> Talk:
 
 @pytest.fixture
 def learner(upstream: StrictUpstream, tmp_path: Path, talk: Talk) -> Iterator[Learner]:
-    with learning(upstream, tmp_path, background_model=None) as made:
+    with serve_learner(upstream, tmp_path, background_model=None) as made:
         for text in talk.said:
             made.world.chat(user="alice").say(text)
             made.world.clock.now += DAY_S
-        made.rest()
+        made.pass_idle_time()
         yield made
 
 
@@ -239,7 +239,7 @@ def test_a_wish_is_in_sight_of_a_request_that_does_not_name_it(learner: Learner,
 def test_a_question_is_not_found_by_the_word_that_asks(
     upstream: StrictUpstream, tmp_path: Path, said: str, asked: str, foreign: str
 ) -> None:
-    with learning(upstream, tmp_path, background_model=None) as learner:
+    with serve_learner(upstream, tmp_path, background_model=None) as learner:
         learner.world.chat(user="alice").say(said)
         assert said in note_for(learner, asked)
         assert note_for(learner, foreign) == ""

@@ -12,7 +12,7 @@ from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import BlockSettings
 from storage.records import Scope
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, raw, say
-from tests.gateway.background.learner import fact, learning, note
+from tests.gateway.background.learner import fact, note, serve_learner
 from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import CHAT, World, agent, remember
 
@@ -150,14 +150,14 @@ def test_settings_with_a_nul_make_blocks(upstream: StrictUpstream, tmp_path: Pat
 
 
 def test_what_is_learned_has_none(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with learning(upstream, tmp_path) as learner:
-        learner.teaches(
+    with serve_learner(upstream, tmp_path) as learner:
+        learner.queue_calls(
             fact(f"The cat{NUL} is Miso.", about=f"ca{NUL}t", messages=[1]), note(f"Has a{NUL} cat.")
         )
         learner.world.chat(user="alice").say(f"My cat{NUL} is Miso.")
-        learner.rest()
-        assert [(each.text, each.about) for each in learner.facts()] == [("The cat is Miso.", "cat")]
-        assert on_one_line("The cat is Miso.") in learner.recalled("What is my cat called?")
+        learner.pass_idle_time()
+        assert [(each.text, each.about) for each in learner.list_facts()] == [("The cat is Miso.", "cat")]
+        assert on_one_line("The cat is Miso.") in learner.ask_in_new_chat("What is my cat called?")
 
 
 def test_an_export_with_one_anywhere_is_imported(upstream: StrictUpstream, tmp_path: Path) -> None:

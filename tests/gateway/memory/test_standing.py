@@ -18,7 +18,7 @@ from gateway.run.memory.trial import TrialRunner
 from gateway.settings import BlockSettings
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
-from tests.gateway.background.learner import Learner, fact, learning
+from tests.gateway.background.learner import Learner, fact, serve_learner
 from tests.gateway.page.memories import memory_of
 from tests.gateway.sdk import agent, remember
 
@@ -29,13 +29,13 @@ BLOCK = '<memory_block label="always"'
 
 @pytest.fixture
 def rule(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Learner]:
-    with learning(upstream, tmp_path, background_model=None) as learner:
+    with serve_learner(upstream, tmp_path, background_model=None) as learner:
         yield learner
 
 
 def say(learner: Learner, text: str, user: str = "alice") -> None:
     learner.world.chat(user=user).say(text)
-    learner.rest()
+    learner.pass_idle_time()
 
 
 def section(learner: Learner, text: str = ASKED, user: str = "alice") -> str:
@@ -59,7 +59,7 @@ def forget(learner: Learner, **arguments: Any) -> None:
 
 def test_a_wish_said_once_is_in_sight_where_a_request_does_not_name_it(rule: Learner) -> None:
     say(rule, f"What a day! {MEAT} The weather is fine.")
-    assert rule.texts() == ["User said: I never eat meat."]
+    assert rule.list_texts() == ["User said: I never eat meat."]
     assert section(rule) == "[2025-10]\n- I never eat meat"
     # It is no note, and no other user's.
     assert "<memory " not in rule.world.upstream.last.messages[-1]["content"]
@@ -81,7 +81,7 @@ def test_a_block_of_the_same_label_hides_none_of_them(upstream: StrictUpstream, 
     with remember(upstream, tmp_path, profile) as world:
         rule = Learner(world)
         world.chat(user="alice", model="agent/helper").say(MEAT)
-        rule.rest()
+        rule.pass_idle_time()
         world.chat(user="alice", model="agent/helper").say("Do I eat meat?")
         assert "I never eat meat" in upstream.last.messages[-1]["content"]
         found = world.gateway.call(world.store.agents.find(Scope("default", "helper", "user:alice")))
@@ -106,19 +106,19 @@ def test_messages_are_read_once_and_outside_of_the_loop(
     for function in (clean_messages, learn_standing):
         monkeypatch.setattr(f"gateway.run.background.learner.{function.__name__}", noting(function))
     say(rule, MEAT)
-    assert rule.texts() == ["User said: I never eat meat."]
+    assert rule.list_texts() == ["User said: I never eat meat."]
     assert in_loop == [("clean_messages", False), ("learn_standing", False)]
 
 
 def test_nothing_is_journaled_where_no_model_is_asked(rule: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("storage.sql.jobs.Jobs.journal")
     say(rule, MEAT)
-    assert rule.texts() == ["User said: I never eat meat."]
+    assert rule.list_texts() == ["User said: I never eat meat."]
 
 
 def test_nothing_is_stored_of_a_question_about_the_past_or_of_a_reply(rule: Learner) -> None:
     say(rule, "Do I never eat meat? I've never been to Rome. He always sings.")
-    assert rule.texts() == []
+    assert rule.list_texts() == []
     assert section(rule) == ""
 
 
@@ -126,9 +126,9 @@ def test_nothing_is_stored_of_a_question_about_the_past_or_of_a_reply(rule: Lear
 def test_what_is_said_later_takes_its_place(rule: Learner) -> None:
     say(rule, MEAT)
     say(rule, "I always eat meat now.")
-    assert rule.texts() == ["User said: I always eat meat now."]
+    assert rule.list_texts() == ["User said: I always eat meat now."]
     assert section(rule) == "[2025-10]\n- I always eat meat now"
-    old = rule.facts(is_all=True)[-1]
+    old = rule.list_facts(is_all=True)[-1]
     assert old.ended_at is not None
     assert old.standing
 
@@ -181,14 +181,14 @@ def test_what_is_forgotten_leaves_it_at_once_and_the_disk(rule: Learner, is_mess
     chat = rule.world.chat(user="alice")
     chat.say(ASKED)
     assert "zqmeat" in shown(rule)
-    (number,) = [f.seq for f in rule.facts() if "zqmeat" in f.text]
+    (number,) = [f.seq for f in rule.list_facts() if "zqmeat" in f.text]
     forget(rule, **({"exchange": 1} if is_message else {"fact": number}))
     chat.say("And in Milan?")
     assert shown(rule) == "[2025-10]\n- Please call me Bo"
     assert "zqmeat" not in rule.world.upstream.last.body.decode()
     rule.world.store.jobs.wake()
-    rule.rest()
-    assert [f.text for f in rule.facts(is_all=True)] == ["User said: Please call me Bo."]
+    rule.pass_idle_time()
+    assert [f.text for f in rule.list_facts(is_all=True)] == ["User said: Please call me Bo."]
     if is_message:
         rows = rule.world.query("SELECT text FROM sections")
         assert not any("zqmeat" in text for text in rows)
@@ -197,7 +197,7 @@ def test_what_is_forgotten_leaves_it_at_once_and_the_disk(rule: Learner, is_mess
 @pytest.mark.both
 def test_a_muted_one_is_not_shown(rule: Learner) -> None:
     say(rule, MEAT)
-    (found,) = rule.facts()
+    (found,) = rule.list_facts()
     store = rule.world.store
 
     async def mute(is_muted: bool) -> None:
@@ -233,15 +233,15 @@ def test_a_trial_recalls_them_no_more_than_a_reply_does(rule: Learner) -> None:
 
 
 def test_a_background_model_says_which_facts_always_hold(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with learning(upstream, tmp_path) as learner:
-        learner.teaches(fact("Eats no meat.", always=True), fact("Has a cat called Miso."))
+    with serve_learner(upstream, tmp_path) as learner:
+        learner.queue_calls(fact("Eats no meat.", always=True), fact("Has a cat called Miso."))
         say(learner, "No meat for me. My cat is Miso.")
         assert section(learner) == "[2025-10]\n- Eats no meat"
 
 
 @pytest.mark.both
 def test_a_model_that_is_named_later_reads_all_again(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with learning(upstream, tmp_path, background_model=None) as rule:
+    with serve_learner(upstream, tmp_path, background_model=None) as rule:
         say(rule, MEAT)
         agent = rule.world.query("SELECT agent FROM facts")[0]
         call, store = rule.world.gateway.call, rule.world.store

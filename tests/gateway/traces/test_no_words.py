@@ -240,13 +240,13 @@ def test_no_word_leaves(
     world: LettaWorld, collector: StrictCollector, caplog: pytest.LogCaptureFixture
 ) -> None:
     learner = Learner(world.world)
-    learner.teaches(fact(f"The cat is called {MARK}.", about=MARK))
+    learner.queue_calls(fact(f"The cat is called {MARK}.", about=MARK))
     talk(world)
     use_agents(world)
     use_mcp(world)
     bring_along(world)
     assert walk(world) > 200
-    learner.rest()
+    learner.pass_idle_time()
     world.world.settle()
     tracer = world.world.gateway.app.services.tracer
     assert tracer is not None

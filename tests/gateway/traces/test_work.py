@@ -55,9 +55,9 @@ def test_learning_is_linked_to_the_turn(
     memory = {"background_model": "small"}
     with remember(upstream, tmp_path, agent(), memory=memory, otlp=at_once(collector)) as world:
         learner = Learner(world)
-        learner.teaches(fact("The cat is called Miso.", about="cat", messages=[1]))
+        learner.queue_calls(fact("The cat is called Miso.", about="cat", messages=[1]))
         world.chat(user="alice").say("My cat is called Miso.")
-        learner.rest()
+        learner.pass_idle_time()
         turn = root(world, collector, "POST /v1/chat/completions")
         learned = root(world, collector, "mnemogate.learn")
         assert learned.shape == ("mnemogate.learn", ["chat small"])
