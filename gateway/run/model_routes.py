@@ -61,8 +61,8 @@ class ModelRoutes:
             return False
         tools = [tool for tool in request.json.get("tools") or () if isinstance(tool, dict)]
         tool_types = {str(tool.get("type")) for tool in tools}
-        has_capability = [has for tool_type, has in _TOOL_CAPABILITIES.items() if tool_type in tool_types]
-        return all(has(endpoint.provider.capabilities) for endpoint in endpoints for has in has_capability)
+        checks = [check for tool_type, check in _TOOL_CAPABILITIES.items() if tool_type in tool_types]
+        return all(check(endpoint.provider.capabilities) for endpoint in endpoints for check in checks)
 
     def _takes_responses(self, upstream: str) -> bool:
         """Returns whether an upstream takes requests for responses as they are."""

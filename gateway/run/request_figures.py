@@ -11,7 +11,7 @@ from math import ceil, log2
 from msgspec import Struct, field
 
 _MINUTE_S = 60.0
-# How far back the figures go.
+# The minutes that the figures cover.
 _MAX_MINUTES = 60
 # A shorter time counts as this one.
 _SMALLEST_MS = 0.01
@@ -27,8 +27,9 @@ class RequestFigures(Struct, frozen=True):
     failed: int
     # The requests by the mode of memory, as in `x-mnemogate-memory`; `strict` counts as `on`.
     modes: dict[str, int]
-    # The latency that the gateway added, in milliseconds, to within 5 %; None: no request came.
+    # The median of the latency that the gateway added, in milliseconds, to within 5 %; None: no request came.
     added_p50: float | None
+    # The 99th percentile of this latency.
     added_p99: float | None
 
 
@@ -69,11 +70,14 @@ class RequestFiguresRecorder:
 
     def sum_last_hour(self, now: float, project: str | None = None) -> RequestFigures:
         """Returns the figures of the last 60 minutes, the current one included. project: None for all projects."""
-        last = int(now // _MINUTE_S)
-        first = last - _MAX_MINUTES + 1
+        last_number = int(now // _MINUTE_S)
+        first_number = last_number - _MAX_MINUTES + 1
         projects = list(self._minutes) if project is None else [project]
         minutes = [
-            each for name in projects for each in self._minutes.get(name, ()) if first <= each.number <= last
+            each
+            for name in projects
+            for each in self._minutes.get(name, ())
+            if first_number <= each.number <= last_number
         ]
         modes: Counter[str] = Counter()
         buckets: Counter[int] = Counter()
@@ -93,11 +97,14 @@ def _choose_bucket(ms: float) -> int:
     return int(log2(max(ms, _SMALLEST_MS) / _SMALLEST_MS) * _BUCKETS_PER_DOUBLING)
 
 
-def _find_quantile(buckets: Counter[int], q: float) -> float | None:
-    """Returns the q-quantile in milliseconds, as the middle of its bucket; None: nothing was counted."""
-    remaining = ceil(q * buckets.total())
+def _find_quantile(buckets: Counter[int], share: float) -> float | None:
+    """Returns a quantile in milliseconds, as the middle of its bucket; None: nothing was counted.
+
+    share: the share of the requests with at most this latency.
+    """
+    remaining_count = ceil(share * buckets.total())
     for bucket, count in sorted(buckets.items()):
-        remaining -= count
-        if remaining <= 0:
+        remaining_count -= count
+        if remaining_count <= 0:
             return _SMALLEST_MS * 2 ** ((bucket + 0.5) / _BUCKETS_PER_DOUBLING)
     return None

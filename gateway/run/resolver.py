@@ -210,12 +210,14 @@ class Resolver:
 
     async def is_paused(self, scope: Scope) -> bool:
         """Returns whether a memory is paused, by any process. Returns False if the store cannot be read."""
+        # Only a person pauses a memory.
         if not scope.is_person:
-            return False  # only a person pauses a memory
+            return False
         try:
             agent = await self._keeper.store.agents.find_current(scope)
         except StoreError:
-            return False  # without the store nothing of the memory is read or written
+            # Without the store nothing of the memory is read or written.
+            return False
         return agent is not None and agent.paused_at is not None
 
     def warn_of_no_user(self) -> None:

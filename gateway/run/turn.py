@@ -119,7 +119,8 @@ class TurnRun:
     _turn: TurnMachine = field(init=False)
     # Makes the requests of the rounds.
     _requests: RoundRequests = field(init=False)
-    _saving: TurnSaving | None = field(default=None, init=False)  # None: nothing is remembered
+    # Saves the turn; None: nothing is remembered.
+    _saving: TurnSaving | None = field(default=None, init=False)
     # The reserved bytes of the streams of all rounds; only a turn with memory reserves any.
     _reservation: StreamReservation = field(init=False)
 
@@ -143,7 +144,7 @@ class TurnRun:
     # The reason of the `stop` that has cancelled the task; None: no `stop` has.
     _stop_reason: StopReason | None = field(default=None, init=False)
     # The commands that a cancellation has cut off. The machine expects that they are performed.
-    _unperformed: Sequence[Command] = field(default=(), init=False)
+    _unperformed_commands: Sequence[Command] = field(default=(), init=False)
 
     def __post_init__(self, prompt: Prompt, guide: Guide | None) -> None:
         self.sink = self.call.sink
@@ -218,13 +219,13 @@ class TurnRun:
 
     async def _perform_saves(self) -> None:
         """Performs the saves among the commands that a cancellation has cut off."""
-        unperformed, self._unperformed = self._unperformed, ()
-        for n, command in enumerate(unperformed):
+        cut_commands, self._unperformed_commands = self._unperformed_commands, ()
+        for n, command in enumerate(cut_commands):
             match command:
                 case commands.SaveStep() if self._saving is not None:
                     self.services.pending.add(self._begin_step(self._saving, command), "A step of a run")
                 case commands.Save():
-                    await self._perform_all([*unperformed[n:]])
+                    await self._perform_all([*cut_commands[n:]])
                     return
 
     # -- a round of the model
@@ -330,7 +331,8 @@ class TurnRun:
             tool_calls: list[commands.RunTool] = []
             for n, command in enumerate(due_commands):
                 try:
-                    match command:  # the most frequent first
+                    # The most frequent commands come first.
+                    match command:
                         case commands.SendBody(data):
                             await self.sink.write(data)
                         case commands.SendWhole():
@@ -343,7 +345,8 @@ class TurnRun:
                         case commands.SendHead(status, headers):
                             self._start_reply(status, headers)
                         case commands.RunTool():
-                            tool_calls.append(command)  # the calls of a round are run together
+                            # The calls of a round are run together.
+                            tool_calls.append(command)
                         case commands.CallModel():
                             self._next_call = command
                         case commands.NoteReply(number, reply) if self.call.record is not None:
@@ -355,7 +358,7 @@ class TurnRun:
                         case commands.CloseUpstream(error):
                             await self._close_upstream(error)
                 except (ClientGone, asyncio.CancelledError):
-                    self._unperformed = due_commands[n + 1 :]
+                    self._unperformed_commands = due_commands[n + 1 :]
                     raise
             if tool_calls:
                 next_commands += await self._run_tools(tool_calls)
@@ -363,14 +366,15 @@ class TurnRun:
 
     async def _run_tools(self, calls: Sequence[commands.RunTool]) -> list[Command]:
         """Runs the calls of a round and feeds the machine their results, in the order of the calls."""
-        assert self.memory is not None  # without memory no tool runs in the gateway
+        # Without memory no tool runs in the gateway.
+        assert self.memory is not None
         answers: dict[int, ToolAnswer] = {}
         try:
             await self._await_tools(run_tools(self.memory.toolbox, calls, answers, self.call.receipt))
             await self.memory.note_changes(self._requests.prompt, answers)
         except (ClientGone, asyncio.CancelledError):
             # Some answers may have come before the other calls were cut off.
-            self._unperformed = self._feed_answers(calls, answers)
+            self._unperformed_commands = self._feed_answers(calls, answers)
             raise
         return self._feed_answers(calls, answers)
 
@@ -415,17 +419,17 @@ class TurnRun:
         self._is_finished = True
         if self._error is not None:
             return
-        whole = self._whole_reply
-        if whole is not None:
-            self.status = whole.status
-            await self.sink.send_body(
-                whole.status, self.call.receipt.note_reply_head(whole.headers), whole.body
-            )
-            return  # the reply was read to its end
+        whole_reply = self._whole_reply
+        if whole_reply is not None:
+            # Such a reply was read to its end.
+            self.status = whole_reply.status
+            headers = self.call.receipt.note_reply_head(whole_reply.headers)
+            await self.sink.send_body(whole_reply.status, headers, whole_reply.body)
+            return
         await self.sink.end()
         if self._reply is not None:
             # The client has everything, so its request is over, and counts towards no limit.
-            self.services.pending.add(_read_out(self._reply), "The rest of a reply")
+            self.services.pending.add(_drain_reply(self._reply), "The rest of a reply")
             self._reply = None
 
     async def _end_without_client(self) -> None:
@@ -434,7 +438,7 @@ class TurnRun:
             await self._wait_step()
             return
         # The machine expects all commands to be performed. Here only those that save or close are.
-        for command in (*self._unperformed, *self._turn.feed(events.ClientLeft())):
+        for command in (*self._unperformed_commands, *self._turn.feed(events.ClientLeft())):
             match command:
                 case commands.SaveStep() if self._saving is not None:
                     self.services.pending.add(self._begin_step(self._saving, command), "A step of a run")
@@ -459,15 +463,16 @@ class TurnRun:
         """Reports the upstream's count of the prompt's tokens, which corrects the gateway's."""
         window = self._requests.prompt.window
         if window.tokens and outcome.usage and outcome.round_count == 1:
-            actual = outcome.usage.get("prompt_tokens")
-            if isinstance(actual, int):
-                self.attempts.note_prompt_tokens(window.tokens, actual, window.max_tokens)
+            upstream_tokens = outcome.usage.get("prompt_tokens")
+            if isinstance(upstream_tokens, int):
+                self.attempts.note_prompt_tokens(window.tokens, upstream_tokens, window.max_tokens)
 
     # -- the store
 
     async def _save_step(self, step: commands.SaveStep) -> list[Command]:
         """Commits a step. The commit goes on if the client leaves meanwhile."""
-        assert self._saving is not None  # only runs of agents, which are stored, have steps
+        # Only runs of agents, which are stored, have steps.
+        assert self._saving is not None
         started_at = time.perf_counter()
         step_write = self._begin_step(self._saving, step)
         try:
@@ -501,27 +506,29 @@ class TurnRun:
 
     async def _save_turn(self, outcome: TurnOutcome) -> list[Command]:
         """Saves the turn. From now on `stop` does nothing."""
-        self.call.receipt.clock.note_answer()  # a whole reply ends here
+        # A whole reply ends here.
+        self.call.receipt.clock.note_answer()
         self._stoppable_task = None
         self._report_prompt_tokens(outcome)
-        saved = SAVED_EVENT
+        saved_event = SAVED_EVENT
         if self._saving is not None:
-            saved = await self._saving.save(self._requests.prompt, self._as_stored(outcome))
+            saved_event = await self._saving.save(self._requests.prompt, self._as_stored(outcome))
             if outcome.is_refused and self.call.when_refused is not None:
                 await self.call.when_refused()
             self._error = self._saving.error or self._error
-        after_save = self._turn.feed(saved)
+        next_commands = self._turn.feed(saved_event)
         # In place of a reply that could not be saved, `run` raises an error.
-        return after_save if self._error is None else [commands.Finish()]
+        return next_commands if self._error is None else [commands.Finish()]
 
 
-async def _read_out(reply: ModelReply) -> None:
+async def _drain_reply(reply: ModelReply) -> None:
     """Reads a reply to its end and closes it. Then its connection can be used again."""
     try:
         async with asyncio.timeout(LAST_BYTES_S):
             async for _ in reply.chunks():
                 pass
     except (ProviderError, TimeoutError, RuntimeError):
-        pass  # the connection is closed instead
+        # The connection is closed instead.
+        pass
     finally:
         await reply.aclose()

@@ -157,7 +157,8 @@ class TurnSaving:
                 writing, "A turn that its client left at its end", awaited_by=self._scope
             )
             if self.is_resumable:
-                await asyncio.wait([writing])  # the next attempt begins after this write
+                # The next attempt begins after this write.
+                await asyncio.wait([writing])
             raise
         except Exception:
             # Memory never breaks chat: an error in writing must not take the answer with it.
@@ -182,8 +183,8 @@ class TurnSaving:
         self.services.metrics.not_durable.inc()
         self.call.receipt.headers["x-mnemogate-durable"] = "false"
         if self.memory.context.request.identity.mode is Mode.STRICT and not self.call.sink.has_started:
-            late = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
-            self.error = late if loss is None else Conflict(loss)
+            timeout_error = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
+            self.error = timeout_error if loss is None else Conflict(loss)
         return events.Saved(is_durable=False, is_late=is_late, loss=loss)
 
     def _write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:

@@ -68,31 +68,33 @@ class Composer(Struct, frozen=True):
 
         made_notes: the notes of this request that an earlier call has made; None: the notes are looked up.
         """
-        request, plan = context.request, context.plan
+        request = context.request
+        plan = context.plan
         if context.is_off:
             return await self._make_prompt_off(context, form)
         # A note is made once: a retry, or the same question again, gets the same note.
         notes = dict(made_notes or ())
-        if made_notes is None and not context.is_plain:  # the new messages of a plain list have no notes yet
+        # The new messages of a plain list have no notes yet.
+        if made_notes is None and not context.is_plain:
             notes = _list_known_notes(context)
-        noted = find_noted_message(context)
+        message = find_noted_message(context)
         vectors = QueryVectors(self.recaller.embed_query)
         may_rebuild = self._may_rebuild(context, binds_thoughts=form.binds_thoughts)
-        begins = plan.match.match_point is None
-        if noted is not None and (may_rebuild or begins or _list_shown_standing(context) is None):
-            context = await self.recaller.with_nearest_facts(context, vectors, noted.text, noted.name)
+        is_new = plan.match.match_point is None
+        if message is not None and (may_rebuild or is_new or _list_shown_standing(context) is None):
+            context = await self.recaller.with_nearest_facts(context, vectors, message.text, message.name)
         composition = await self._compose(context, notes)
         section = self._make_section(
-            context, composition, takes_note=noted is not None, binds_thoughts=form.binds_thoughts
+            context, composition, takes_note=message is not None, binds_thoughts=form.binds_thoughts
         )
-        if noted is not None and noted.new_index is not None and noted.new_index in notes:
+        if message is not None and message.new_index is not None and message.new_index in notes:
             if section.changes:
                 # The note stays, and the changes of blocks since are appended to it.
-                notes[noted.new_index] += render_changes(
+                notes[message.new_index] += render_changes(
                     context, section, WHOLE_WINDOW.choose_fitting_notes(composition)
                 )
                 composition = await self._compose(context, notes)
-            noted = None
+            message = None
         prompt = Prompt(
             request=request.chat,
             target=request.target,
@@ -104,19 +106,19 @@ class Composer(Struct, frozen=True):
             new_notes={} if plan.is_off_record else notes,
             puts_tools_first=not request.spec.is_profile or context.is_agent_conversation,
         )
-        prompt = await self._fit(context, prompt, takes_note=noted is not None)
-        return prompt if noted is None else await self._with_recall(context, prompt, vectors, noted)
+        prompt = await self._fit(context, prompt, takes_note=message is not None)
+        return prompt if message is None else await self._with_recall(context, prompt, vectors, message)
 
     async def _with_recall(
-        self, context: MemoryContext, prompt: Prompt, vectors: QueryVectors, noted: NotedMessage
+        self, context: MemoryContext, prompt: Prompt, vectors: QueryVectors, message: NotedMessage
     ) -> Prompt:
         """Returns the prompt with the note for a message."""
-        recall = await self.recaller.recall(context, prompt, vectors, noted.text, noted.name)
-        if noted.new_index is not None and not context.plan.is_off_record:
+        recall = await self.recaller.recall(context, prompt, vectors, message.text, message.name)
+        if message.new_index is not None and not context.plan.is_off_record:
             # An empty note is stored as well, so that nothing is searched twice.
-            prompt = replace(prompt, new_notes={**prompt.new_notes, noted.new_index: recall.note})
+            prompt = replace(prompt, new_notes={**prompt.new_notes, message.new_index: recall.note})
         if recall.note:
-            prompt = _with_note(context, prompt, recall, noted.list_index)
+            prompt = _with_note(context, prompt, recall, message.list_index)
         return replace(prompt, recall=recall)
 
     async def _make_prompt_off(self, context: MemoryContext, form: EndpointForm) -> Prompt:
@@ -137,9 +139,11 @@ class Composer(Struct, frozen=True):
         if context.is_off:
             prompt = replace(prompt, composition=await self._compose_without_memory(context))
         else:
-            expected = prompt.composition
+            earlier_composition = prompt.composition
             composition = await self._compose(context, prompt.new_notes)
-            composition = replace(composition, notes=expected.notes, note_tokens=expected.note_tokens)
+            composition = replace(
+                composition, notes=earlier_composition.notes, note_tokens=earlier_composition.note_tokens
+            )
             eviction = self._make_eviction(context, composition)
             prompt = replace(prompt, composition=composition, eviction=eviction)
             prompt = await self._with_summaries(context, prompt)
@@ -151,7 +155,8 @@ class Composer(Struct, frozen=True):
         return self._make_section(context, composition, takes_note=False).shown
 
     async def _compose(self, context: MemoryContext, notes: Mapping[int, str]) -> Composition:
-        if context.is_plain:  # the snapshot has all that the gateway added to its path
+        # For a plain list the snapshot has all that the gateway added to its path.
+        if context.is_plain:
             return compose(
                 context.tree, context.plan, context.offered_tools, notes, context.snapshot.additions
             )
@@ -226,15 +231,16 @@ class Composer(Struct, frozen=True):
         """
         if not context.snapshot.standing or self.recaller.choose_note_budget(context) <= 0:
             return StandingBlock()
-        already_shown = None if chooses_facts else _list_shown_standing(context)
-        return make_standing_block(context.snapshot.standing, context.blocks, already_shown)
+        shown_seqs = None if chooses_facts else _list_shown_standing(context)
+        return make_standing_block(context.snapshot.standing, context.blocks, shown_seqs)
 
     def _make_eviction(self, context: MemoryContext, composition: Composition) -> Eviction:
         """Returns the messages that may leave the window, and those that have left it.
 
         `_with_summaries` adds the summaries.
         """
-        plan, spec = context.plan, context.request.spec
+        plan = context.plan
+        spec = context.request.spec
         window_start = locate_window_start(plan, composition, context.evicted, is_plain=context.is_plain)
         terms = SummaryTerms.of(spec.definition.compaction)
         return Eviction(
@@ -275,7 +281,8 @@ class Composer(Struct, frozen=True):
 
     async def _fit(self, context: MemoryContext, prompt: Prompt, *, takes_note: bool) -> Prompt:
         """Fits the prompt, with room for the note, and with the section that goes with the chosen summary."""
-        section, context_window = prompt.section, prompt.target.context_window
+        section = prompt.section
+        context_window = prompt.target.context_window
         is_long = context_window is not None and may_exceed(prompt, int(context_window * _COUNTED_SHARE))
         # The note has to state all changes, however long they are.
         has_changes = context_window is not None and bool(section.changes)
@@ -325,7 +332,8 @@ def _with_note(
 
     list_index: the value of `NotedMessage.list_index`.
     """
-    composition, window = prompt.composition, prompt.window
+    composition = prompt.composition
+    window = prompt.window
     # The note's tokens are estimated: counting a new text takes as long as the search.
     tokens = recall.note_tokens or estimate_tokens(recall.note)
     if list_index is not None:
@@ -336,9 +344,11 @@ def _with_note(
             note_tokens=composition.note_tokens + tokens,
         )
     else:
-        *earlier, last = composition.inserted
-        with_note = replace(last, message=with_text_before(last.message, recall.note), note=recall.note)
-        composition = replace(composition, inserted=[*earlier, with_note])
+        *earlier_messages, last_message = composition.inserted
+        message = replace(
+            last_message, message=with_text_before(last_message.message, recall.note), note=recall.note
+        )
+        composition = replace(composition, inserted=[*earlier_messages, message])
     if window.tokens:
         window = replace(window, tokens=window.tokens + tokens)
     return replace(prompt, composition=composition, window=window)

@@ -66,8 +66,8 @@ async def read_context(
     if plan is None or conversation is None or snapshot.exchange is None:
         return await _read_and_plan(store, request, agent, snapshot, query)
     rounds = snapshot.additions.rounds
-    has_last = bool(rounds) and rounds[-1].id == snapshot.exchange.id
-    path = rounds if has_last else (*rounds, snapshot.exchange)
+    ends_with_round = bool(rounds) and rounds[-1].id == snapshot.exchange.id
+    path = rounds if ends_with_round else (*rounds, snapshot.exchange)
     blocks = read_blocks_on_path(request.spec, snapshot, path) if snapshot.blocks or snapshot.edits else ()
     offered_tools = offer_tools(request, agent, snapshot.section, request.chat.json)
     # The snapshot has all that a plain turn needs.
@@ -131,7 +131,8 @@ class _ReadMemory(NamedTuple):
 async def _read_memory(store: Store, resent: ResentLists, request: MemoryRequest) -> _ReadMemory:
     """Reads the memory of a request, in one round trip. Raises: StoreError."""
     scope = request.identity.scope
-    assert scope is not None  # only requests with memory come here
+    # Only requests with memory come here.
+    assert scope is not None
     # A second time, because another process may have forgotten the cached agent.
     for _ in range(2):
         agent = await find_or_draft_agent(store, request)
@@ -183,8 +184,8 @@ async def _read_and_plan(
     )
     if context.is_off:
         return context
-    number = match_point.section if match_point is not None else None
-    pinned = await store.sections.find(agent.id, number) if number is not None else None
+    section_number = match_point.section if match_point is not None else None
+    pinned = await store.sections.find(agent.id, section_number) if section_number is not None else None
     blocks = (
         read_blocks_on_path(request.spec, snapshot, path)
         if agent.is_stored
@@ -236,7 +237,8 @@ async def _load_and_plan(
         is_end = reach.max_exchanges is not None
         needs_window = query.kind is ConversationKind.APPENDED and is_end and tree.is_partial
         if needs_window and not any(find_evicted(each, window) for each in tree):
-            reach = _WHOLE_CONVERSATION  # nothing has left the window
+            # Nothing has left the window.
+            reach = _WHOLE_CONVERSATION
             continue
         plan = await retry_with_contents(store.turns, agent, tree, partial(plan_turn, tree, query))
         evicted = find_evicted(plan.match.match_point, window)
@@ -254,7 +256,7 @@ async def _load_and_plan(
 
 
 class _Reach(NamedTuple):
-    """How far up a conversation is loaded from its end."""
+    """The part of a conversation that is loaded, from its end upwards."""
 
     # The most exchanges; None: any number.
     max_exchanges: int | None
@@ -283,19 +285,18 @@ async def _load_tree(
     """
     # With a client's id all exchanges are of one conversation, so loaded exchanges are not loaded again, except for the
     # first exchanges, at depth 0.
-    loaded_before = tuple(loaded) if query.is_named else ()
+    earlier_exchanges = tuple(loaded) if query.is_named else ()
     probes = make_probes_for_list(
         query,
         key,
         max_exchanges=reach.max_exchanges,
         min_depth=reach.min_depth,
-        loaded_depth=min((exchange.depth for exchange in loaded_before if exchange.depth), default=None),
+        loaded_depth=min((exchange.depth for exchange in earlier_exchanges if exchange.depth), default=None),
         loads_contents=query.kind is ConversationKind.APPENDED,
     )
     candidates = await store.turns.load_candidates(agent, probes)
-    exchanges = {
-        exchange.id: exchange for exchange in (*candidates.exchanges, *loaded_before)
-    }  # parents before their children
+    # Parents come before their children.
+    exchanges = {exchange.id: exchange for exchange in (*candidates.exchanges, *earlier_exchanges)}
     tree = Tree(
         exchanges.values(), {**loaded.contents.loaded, **candidates.contents}, candidates.forgotten_hashes
     )
