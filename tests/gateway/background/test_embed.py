@@ -53,7 +53,7 @@ from tests.stored import save_passage, url_of
 
 IDLE_S = 200.0
 TORTOISE = "My tortoise likes dandelions."
-# More of them are never eaten than a memory section has room for.
+# More facts than a memory section has room for.
 FOODS = (
     "figs",
     "eels",
@@ -70,12 +70,12 @@ FOODS = (
     "oats",
 )
 IN_A_ROW = Policy().breaker_failures
-QUESTION = "Which nourishment suits reptiles?"  # not a word of it was said
+QUESTION = "Which nourishment suits reptiles?"  # no message has a word of it
 JSON = {"content-type": "application/json"}
 
 
-class Remembering:
-    """A world with an embedder, and what a test asks of it."""
+class EmbeddingWorld:
+    """A gateway with an embedder."""
 
     def __init__(self, world: World, embedder: StrictUpstream) -> None:
         self.world = world
@@ -89,22 +89,22 @@ class Remembering:
         self.questions: QuestionEmbedder = background.question_embedder
         self.embedding._clock = self.questions._clock = lambda: self.tick
 
-        async def begun() -> None:
+        async def wait_for_baseline() -> None:
             async with asyncio.timeout(PATIENCE_S):
                 while self.embedding.embedder.baseline is None:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
 
-        world.gateway.call(begun())
+        world.gateway.call(wait_for_baseline())
 
-    def rest(self, seconds: float = IDLE_S, *, ends: bool = True) -> None:
-        """Lets time go by, and whatever is due then come to its end (or to its first failure)."""
+    def pass_idle_time(self, seconds: float = IDLE_S, *, ends: bool = True) -> None:
+        """Moves the clock, and waits until the due jobs have ended, or with `ends=False` have failed once."""
         self.tick += seconds
-        self.fall_due(seconds)
+        self.make_jobs_due(seconds)
         busy = (JobState.PENDING, JobState.RUNNING, *([JobState.RETRYING] if ends else []))
-        self.until(lambda counts: not any(counts[state] for state in busy))
+        self.wait_for_jobs(lambda counts: not any(counts[state] for state in busy))
 
-    def fall_due(self, seconds: float = IDLE_S) -> None:
-        """Lets time go by, but not on the clock of the machine, by which jobs rest after failures."""
+    def make_jobs_due(self, seconds: float = IDLE_S) -> None:
+        """Moves the world's clock alone: the pauses after failures are measured by the monotonic clock `tick`."""
         self.world.settle()
         self.world.clock.sleep(seconds)
 
@@ -114,50 +114,50 @@ class Remembering:
 
         self.world.gateway.call(step())
 
-    def until(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
+    def wait_for_jobs(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
         self.world.wait_for_jobs(holds)
         self.world.settle()
 
     def mention(self, *texts: str, others: int = 6, user: str = "alice") -> None:
-        """A conversation with these and enough of other things for them to stand out among."""
+        """Mentions texts in a conversation, with other texts from which they differ."""
         chat = self.world.chat(user=user)
         for text in (*texts, *(f"Entry {i}: item{i} of list{i}." for i in range(others))):
             chat.say(text)
 
-    def recalled(self, question: str = QUESTION, user: str = "alice", **options: Any) -> str:
-        """The last message as the upstream had it, in a new conversation."""
+    def ask_in_new_chat(self, question: str = QUESTION, user: str = "alice", **options: Any) -> str:
+        """Asks in a new conversation. Returns the question as the upstream got it, with its note."""
         self.world.chat(user=user).say(question, **options)
         content: str = self.world.upstream.last.messages[-1]["content"]
         return content
 
     def has_vector(self, wait_ms: float = 10_000.0) -> bool:
-        """Whether a question gets one, asked by itself."""
-        asking = self.questions.embed_query([self.agent_id()], QUESTION, wait_ms)
+        """Returns whether the embedder gives `QUESTION` a vector within so many milliseconds."""
+        asking = self.questions.embed_query([self.get_agent_row()], QUESTION, wait_ms)
         return self.world.gateway.call(asking) is not None
 
     @property
-    def asked(self) -> list[list[str]]:
-        """The texts of each call of the embedder, but for those that nobody said."""
+    def embedded_texts(self) -> list[list[str]]:
+        """The texts of each call of the embedder, without the call with `BASELINE_TEXTS`."""
         calls = [orjson.loads(request.body)["input"] for request in self.embedder.requests]
         return [texts for texts in calls if texts != list(BASELINE_TEXTS)]
 
-    def vectors(self) -> int:
-        """How many chunks there are."""
+    def count_vectors(self) -> int:
+        """Returns the number of stored vectors, one for each chunk."""
         return int(self.world.query("SELECT count(*) FROM vectors")[0])
 
-    def on_disk(self, *texts: str) -> list[str]:
-        """Whose vectors lie in the database or its log."""
+    def list_on_disk(self, *texts: str) -> list[str]:
+        """Returns the texts whose vectors are in the bytes of the database or its log."""
         data = self.world.data()
         return [text for text in texts if unit_bytes(text)[:24] in data or unit_bytes(text)[-24:] in data]
 
-    def agent_id(self, user: str = "alice") -> int:
+    def get_agent_row(self, user: str = "alice") -> int:
         found = self.world.query("SELECT id FROM agents WHERE subject = ?", f"user:{user}")
         return int(found[0])
 
 
 @pytest.fixture
 def other() -> Iterator[StrictUpstream]:
-    """Where the embedder lies: not where chats go."""
+    """The upstream of the embedder, which is not that of the chats."""
     with StrictUpstream(key="sk-emb") as strict:
         strict.endpoints.vector_of = vector_of
         yield strict
@@ -171,32 +171,32 @@ def places(upstream: StrictUpstream, other: StrictUpstream) -> tuple[UpstreamSet
 
 
 @contextmanager
-def remembering(
+def serve_embedder(
     upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path, **memory: Any
-) -> Iterator[Remembering]:
+) -> Iterator[EmbeddingWorld]:
     memory = {"embedder": "emb/vec", "embedder_wait_ms": 10_000, **memory}
     with remember(upstream, tmp_path, agent(), memory=memory, upstreams=places(upstream, other)) as world:
-        yield Remembering(world, other)
+        yield EmbeddingWorld(world, other)
 
 
 @pytest.fixture
-def made(upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path) -> Iterator[Remembering]:
-    with remembering(upstream, other, tmp_path) as found:
-        yield found
+def made(upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path) -> Iterator[EmbeddingWorld]:
+    with serve_embedder(upstream, other, tmp_path) as running:
+        yield running
 
 
 # -- what it is for
 
 
 @pytest.mark.parametrize("others", [2, 60])
-def test_what_shares_no_word_with_the_question_is_recalled(made: Remembering, others: int) -> None:
+def test_what_shares_no_word_with_the_question_is_recalled(made: EmbeddingWorld, others: int) -> None:
     made.mention(TORTOISE, others=others)
-    made.rest()
-    assert TORTOISE in made.recalled()
-    assert "Entry" not in made.recalled()
+    made.pass_idle_time()
+    assert TORTOISE in made.ask_in_new_chat()
+    assert "Entry" not in made.ask_in_new_chat()
     # Small talk is no question.
-    assert made.recalled("Thank you!") == "Thank you!"
-    assert TORTOISE not in made.recalled(user="bob")
+    assert made.ask_in_new_chat("Thank you!") == "Thank you!"
+    assert TORTOISE not in made.ask_in_new_chat(user="bob")
 
 
 def test_without_an_embedder_words_decide(upstream: StrictUpstream, tmp_path: Path) -> None:
@@ -211,11 +211,11 @@ def test_without_an_embedder_words_decide(upstream: StrictUpstream, tmp_path: Pa
         assert world.query("SELECT count(*) FROM embedded") == [0]
 
 
-def test_the_models_own_search_and_the_operators_look_use_it_too(made: Remembering) -> None:
+def test_the_models_own_search_and_the_operators_look_use_it_too(made: EmbeddingWorld) -> None:
     chat = made.world.chat(user="alice", model="agent/helper")
     for text in (TORTOISE, *(f"Entry {i}: item{i} of list{i}." for i in range(6))):
         chat.say(text)
-    made.rest()
+    made.pass_idle_time()
     search = call_tools(Call("conversation_search", {"query": QUESTION, "limit": 1}), text=None)
     made.world.upstream.queue(search, say("Dandelions."))
     made.world.chat(user="alice", model="agent/helper").say("Look it up.")
@@ -231,36 +231,36 @@ def test_the_models_own_search_and_the_operators_look_use_it_too(made: Rememberi
     assert TORTOISE in made.world.gateway.call(show())["text"].partition("Would be recalled")[2]
 
 
-def test_a_question_as_long_as_a_book_is_cut_for_it(made: Remembering) -> None:
+def test_a_question_as_long_as_a_book_is_cut_for_it(made: EmbeddingWorld) -> None:
     """An embedder refuses what is too long, and is then asked by nobody for a while."""
     made.mention(TORTOISE)
-    made.rest()
-    asking = made.questions.embed_query([made.agent_id()], "word " * 100_000, 1000.0)
+    made.pass_idle_time()
+    asking = made.questions.embed_query([made.get_agent_row()], "word " * 100_000, 1000.0)
     assert made.world.gateway.call(asking) is not None
-    assert max(map(len, made.asked[-1])) <= QUERY_CHARS
+    assert max(map(len, made.embedded_texts[-1])) <= QUERY_CHARS
 
 
 def test_a_question_of_several_memories_is_embedded_once_where_one_of_them_has_vectors(
-    made: Remembering,
+    made: EmbeddingWorld,
 ) -> None:
     made.mention(TORTOISE)
-    made.rest()
+    made.pass_idle_time()
     made.world.chat(user="bob").say("Hi.")
     made.world.settle()
-    alice, bob = made.agent_id(), made.agent_id("bob")
-    calls = len(made.asked)
+    alice, bob = made.get_agent_row(), made.get_agent_row("bob")
+    calls = len(made.embedded_texts)
     for agents, is_embedded in (([bob], False), ([bob, alice], True)):
         asking = made.questions.embed_query(agents, QUESTION, 10_000.0)
         assert (made.world.gateway.call(asking) is not None) is is_embedded
-    assert made.asked[calls:] == [[QUESTION]]
+    assert made.embedded_texts[calls:] == [[QUESTION]]
 
 
 def test_the_operators_search_uses_it_without_a_gateway_too(
     upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
 ) -> None:
-    with remembering(upstream, other, tmp_path) as made:
+    with serve_embedder(upstream, other, tmp_path) as made:
         made.mention(TORTOISE)
-        made.rest()
+        made.pass_idle_time()
         settings = made.world.gateway.app.services.settings
     file = tmp_path / "memory.db"
     here = replace(settings, database=DatabaseSettings(str(file), url_of(file)))
@@ -278,25 +278,25 @@ def count_background_tokens(settings: Settings) -> int:
     return sum(row["background_input_tokens"] for row in usage["data"])
 
 
-def test_passages_and_facts_have_vectors_as_messages_do(made: Remembering) -> None:
+def test_passages_and_facts_have_vectors_as_messages_do(made: EmbeddingWorld) -> None:
     made.mention()
-    made.rest()
+    made.pass_idle_time()
 
-    id = made.agent_id()
+    id = made.get_agent_row()
 
     async def save() -> None:
         await save_passage(made.world.store, id, "A tortoise note on dandelions.", at=5.0)
         made.embedding.schedule.enqueue_now([id])
 
     made.world.gateway.call(save())
-    made.rest()
-    assert "saved note: A tortoise note on dandelions." in made.recalled()
+    made.pass_idle_time()
+    assert "saved note: A tortoise note on dandelions." in made.ask_in_new_chat()
 
 
-def test_a_fact_that_a_person_has_stated_is_embedded_without_a_turn(made: Remembering) -> None:
+def test_a_fact_that_a_person_has_stated_is_embedded_without_a_turn(made: EmbeddingWorld) -> None:
     made.mention()
-    made.rest()
-    store, id = made.world.store, made.agent_id()
+    made.pass_idle_time()
+    store, id = made.world.store, made.get_agent_row()
 
     async def state() -> None:
         alice = await store.agents.find_by_id(id)
@@ -304,37 +304,37 @@ def test_a_fact_that_a_person_has_stated_is_embedded_without_a_turn(made: Rememb
         await store.facts.remember(alice, TORTOISE, "tortoise", "person", made.world.clock.now)
 
     made.world.gateway.call(state())
-    made.rest()
-    assert made.asked[-1] == [TORTOISE]
+    made.pass_idle_time()
+    assert made.embedded_texts[-1] == [TORTOISE]
 
 
-def test_a_memory_is_embedded_when_it_rests_or_when_enough_was_said(made: Remembering) -> None:
+def test_a_memory_is_embedded_when_it_rests_or_when_enough_was_said(made: EmbeddingWorld) -> None:
     chat = made.world.chat(user="alice")
     chat.say("First.")
     made.world.settle()
-    assert made.asked == []
+    assert made.embedded_texts == []
     for n in range(8):
         chat.say(f"Turn {n}.")
-    made.until(lambda counts: made.asked != [] and not any(counts.values()))
-    assert made.asked[0][:2] == ["First.", "Ok."]
+    made.wait_for_jobs(lambda counts: made.embedded_texts != [] and not any(counts.values()))
+    assert made.embedded_texts[0][:2] == ["First.", "Ok."]
     chat.say("The last.")
-    made.rest()
-    assert made.asked[-1][-2:] == ["The last.", "Ok."]
+    made.pass_idle_time()
+    assert made.embedded_texts[-1][-2:] == ["The last.", "Ok."]
 
 
-def test_a_long_memory_is_embedded_batch_by_batch(made: Remembering) -> None:
+def test_a_long_memory_is_embedded_batch_by_batch(made: EmbeddingWorld) -> None:
     words = "word " * 400
     made.mention(words, others=70)
-    made.rest()
-    sizes = [len(texts) for texts in made.asked]
+    made.pass_idle_time()
+    sizes = [len(texts) for texts in made.embedded_texts]
     assert sum(sizes) == 142
     assert max(sizes) <= BATCH_TEXTS
-    assert max(len(text) for texts in made.asked for text in texts) <= TEXT_CHARS
+    assert max(len(text) for texts in made.embedded_texts for text in texts) <= TEXT_CHARS
     assert made.world.query("SELECT seq FROM embedded") == [142]
 
 
 def test_the_next_batch_is_enqueued_with_the_end_of_the_one_before(
-    made: Remembering, monkeypatch: pytest.MonkeyPatch
+    made: EmbeddingWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gateway that dies between the two leaves nothing that is not embedded."""
     made.embedding.schedule.every = 1_000
@@ -350,21 +350,21 @@ def test_the_next_batch_is_enqueued_with_the_end_of_the_one_before(
         raise Broken("no disk")
 
     monkeypatch.setattr(jobs, "enqueue", only_once)
-    made.rest()
+    made.pass_idle_time()
     assert made.world.query("SELECT seq FROM embedded") == [140]
 
 
 def test_another_embedder_starts_over_at_the_next_start(
     upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
 ) -> None:
-    with remembering(upstream, other, tmp_path) as made:
+    with serve_embedder(upstream, other, tmp_path) as made:
         made.mention(TORTOISE)
-        made.rest()
-    with remembering(upstream, other, tmp_path, embedder="emb/better") as made:
-        made.rest()
+        made.pass_idle_time()
+    with serve_embedder(upstream, other, tmp_path, embedder="emb/better") as made:
+        made.pass_idle_time()
         assert set(made.world.query("SELECT model FROM vectors")) == {"emb/better"}
         assert orjson.loads(other.last.body)["model"] == "better"
-        assert TORTOISE in made.recalled()
+        assert TORTOISE in made.ask_in_new_chat()
 
 
 def test_a_section_without_room_for_all_shows_what_is_nearest_to_the_first_message(
@@ -377,13 +377,13 @@ def test_a_section_without_room_for_all_shows_what_is_nearest_to_the_first_messa
         return compare(joined, query)
 
     monkeypatch.setattr(vector_blobs, "compare", count)
-    with remembering(upstream, other, tmp_path, background_model=None) as made:
+    with serve_embedder(upstream, other, tmp_path, background_model=None) as made:
         learner, wish = Learner(made.world), "I never buy dandelions for my tortoise."
         made.mention(wish, *(f"I never eat {food} for dinner at home." for food in FOODS))
-        learner.rest()
-        assert len(learner.facts()) == 1 + len(FOODS)
-        made.rest()
-        asked = len(made.asked)
+        learner.pass_idle_time()
+        assert len(learner.list_facts()) == 1 + len(FOODS)
+        made.pass_idle_time()
+        asked = len(made.embedded_texts)
         compared.clear()
         chat = made.world.chat(user="alice")
         chat.say(QUESTION)
@@ -392,13 +392,13 @@ def test_a_section_without_room_for_all_shows_what_is_nearest_to_the_first_messa
         assert wish.rstrip(".") in first
         assert any(food not in first for food in FOODS)
         # Section and note have one vector of the message, which is compared once.
-        assert made.asked[asked:] == [[QUESTION]]
+        assert made.embedded_texts[asked:] == [[QUESTION]]
         assert len(compared) == 1
         chat.say("And what else?")
         assert made.world.upstream.last.messages[0]["content"] == first
         # So does what the embedder has not seen yet.
         made.mention("I always feed the cat before work.", others=0)
-        learner.rest()
+        learner.pass_idle_time()
         assert "I always feed the cat" in section_after(made, QUESTION)
 
 
@@ -406,11 +406,11 @@ def test_a_section_without_room_for_all_shows_what_is_nearest_to_the_first_messa
 def test_what_was_near_stays_in_sight_where_another_fact_ends(
     upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path, is_forgotten: bool
 ) -> None:
-    with remembering(upstream, other, tmp_path, background_model=None) as made:
+    with serve_embedder(upstream, other, tmp_path, background_model=None) as made:
         learner, wish = Learner(made.world), "I never buy dandelions for my tortoise"
         made.mention(f"{wish}.", *(f"I never eat {food} for dinner at home." for food in FOODS))
-        learner.rest()
-        made.rest()
+        learner.pass_idle_time()
+        made.pass_idle_time()
         chat = made.world.chat(user="alice")
         chat.say(QUESTION)
         section = made.world.upstream.last.messages[0]["content"]
@@ -418,14 +418,14 @@ def test_what_was_near_stays_in_sight_where_another_fact_ends(
         shown = next(food for food in FOODS if f"never eat {food}" in section)
         made.world.clock.now -= 10_000  # the provider's cache holds
         if is_forgotten:
-            number = next(fact.seq for fact in learner.facts() if shown in fact.text)
+            number = next(fact.seq for fact in learner.list_facts() if shown in fact.text)
             forgetting = ForgetOperations(made.world.store, made.world.clock)
             made.world.gateway.call(
                 forgetting.forget({"project": "default", "user": "alice", "fact": number})
             )
         else:
             made.mention(f"I always eat {shown} for dinner at home.", others=0)
-            learner.rest()
+            learner.pass_idle_time()
         made.world.clock.now -= 10_000
         chat.say("And what else?")
         first, *_, last = made.world.upstream.last.messages
@@ -438,13 +438,13 @@ def test_the_nearest_is_chosen_among_all_that_holds(
     upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
 ) -> None:
     """Not among the newest few: a person has dozens after some months."""
-    with remembering(upstream, other, tmp_path, background_model=None) as made:
+    with serve_embedder(upstream, other, tmp_path, background_model=None) as made:
         learner, wish = Learner(made.world), "I never buy dandelions for my tortoise."
         pairs = [*combinations(FOODS, 2)][:40]
         made.mention(wish, *(f"I never eat {one} with {other} at home." for one, other in pairs), others=0)
-        learner.rest()
-        assert len(learner.facts()) == 1 + len(pairs)
-        made.rest()
+        learner.pass_idle_time()
+        assert len(learner.list_facts()) == 1 + len(pairs)
+        made.pass_idle_time()
         assert wish.rstrip(".") in section_after(made, QUESTION)
 
 
@@ -454,11 +454,11 @@ def test_the_time_that_the_section_takes_to_choose_is_a_part_of_that_for_recall(
     """Else a first reply waits for the vectors of a large memory, and then as long again for the search."""
     limit_ms = 1000 * PATIENCE_S
     options: dict[str, Any] = {"background_model": None, "recall_deadline_ms": limit_ms}
-    with remembering(upstream, other, tmp_path, **options) as made:
+    with serve_embedder(upstream, other, tmp_path, **options) as made:
         learner = Learner(made.world)
         made.mention(*(f"I never eat {food} for dinner at home." for food in FOODS))
-        learner.rest()
-        made.rest()
+        learner.pass_idle_time()
+        made.pass_idle_time()
         late_s, given_ms = 0.0, dict[str, float]()
         clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + late_s)
         for module in ("note_search", "recall", "query_vectors"):
@@ -488,7 +488,7 @@ def test_the_time_that_the_section_takes_to_choose_is_a_part_of_that_for_recall(
         assert given_ms["search"] <= limit_ms / 2
 
 
-def section_after(made: Remembering, text: str) -> str:
+def section_after(made: EmbeddingWorld, text: str) -> str:
     """The memory section of a new conversation."""
     made.world.chat(user="alice").say(text)
     section: str = made.world.upstream.last.messages[0]["content"]
@@ -520,74 +520,78 @@ NOT_A_NUMBER = raw(b'{"data": [{"index": 0, "embedding": [NaN, 1]}]}', content_t
     ],
     ids=["500", "401", "404", "cut", "one for four", "none", "NaN", "of two lengths"],
 )
-def test_an_embedder_that_fails_is_tried_again_and_no_client_notices(made: Remembering, reply: Reply) -> None:
+def test_an_embedder_that_fails_is_tried_again_and_no_client_notices(
+    made: EmbeddingWorld, reply: Reply
+) -> None:
     chat = made.world.chat(user="alice")
     assert chat.say(TORTOISE) == "Ok."
     assert chat.say("It is slow.") == "Ok."
     made.embedder.queue(reply, reply)
-    made.rest(ends=False)
+    made.pass_idle_time(ends=False)
     (job,) = made.world.query("SELECT state || ' ' || error FROM jobs")
     assert job.startswith("retrying the embedder ")
     assert "tortoise" not in job
     made.embedder.forget_replies()
     made.embedder.queue(reply)  # the question's vector cannot be had either
-    assert TORTOISE in made.recalled("What does my tortoise like?")
-    assert made.vectors() == 0
+    assert TORTOISE in made.ask_in_new_chat("What does my tortoise like?")
+    assert made.count_vectors() == 0
     made.embedder.forget_replies()
-    made.rest(3600)
-    assert made.vectors() == 1
+    made.pass_idle_time(3600)
+    assert made.count_vectors() == 1
 
 
-def test_one_that_stays_down_leaves_a_dead_letter_and_the_next_turn_tries_again(made: Remembering) -> None:
+def test_one_that_stays_down_leaves_a_dead_letter_and_the_next_turn_tries_again(made: EmbeddingWorld) -> None:
     made.world.chat(user="alice").say(TORTOISE)
     made.embedder.queue(*[fail(503)] * 8)
     for n in range(8):
-        made.rest(3600, ends=False)
-        made.until(lambda counts, n=n: len(made.asked) > n and not counts[JobState.RUNNING])  # type: ignore[misc]
+        made.pass_idle_time(3600, ends=False)
+        made.wait_for_jobs(lambda counts, n=n: len(made.embedded_texts) > n and not counts[JobState.RUNNING])  # type: ignore[misc]
     assert made.world.query("SELECT state FROM jobs") == ["dead"]
     made.tick += 1000
     made.world.chat(user="alice").say("And then?")
-    made.rest()
-    assert made.vectors() == 1
+    made.pass_idle_time()
+    assert made.count_vectors() == 1
 
 
-def test_after_failures_in_a_row_the_jobs_of_other_memories_wait_without_failing(made: Remembering) -> None:
+def test_after_failures_in_a_row_the_jobs_of_other_memories_wait_without_failing(
+    made: EmbeddingWorld,
+) -> None:
     made.embedder.queue(*[fail(500)] * MAX_FAILURES)
     for user in ("alice", "bob"):
         made.world.chat(user=user).say(TORTOISE)
-    made.rest(ends=False)
-    made.until(lambda counts: counts[JobState.RETRYING] == 2 and not counts[JobState.RUNNING])
+    made.pass_idle_time(ends=False)
+    made.wait_for_jobs(lambda counts: counts[JobState.RETRYING] == 2 and not counts[JobState.RUNNING])
     for user in ("carol", "dora"):
         made.world.chat(user=user).say(TORTOISE)
-    made.fall_due()
-    made.until(lambda counts: counts[JobState.PENDING] == 2 and not counts[JobState.RUNNING])
+    made.make_jobs_due()
+    made.wait_for_jobs(lambda counts: counts[JobState.PENDING] == 2 and not counts[JobState.RUNNING])
     assert made.world.query("SELECT attempt FROM jobs ORDER BY id") == [1, 1, 0, 0]
-    assert len(made.asked) == MAX_FAILURES
-    made.rest(3600)
-    assert made.vectors() == 4
+    assert len(made.embedded_texts) == MAX_FAILURES
+    made.pass_idle_time(3600)
+    assert made.count_vectors() == 4
 
 
-def test_a_failure_among_many_calls_holds_up_no_other_memory(made: Remembering) -> None:
+def test_a_failure_among_many_calls_holds_up_no_other_memory(made: EmbeddingWorld) -> None:
     """An embedder that fails one call in fifty would never catch up if all rested for that."""
     for users in (range(4), range(4, 8)):
         made.embedder.queue(fail(500))
         for n in users:
             made.world.chat(user=f"user{n}").say(TORTOISE)
-        made.fall_due()
-        made.until(lambda counts: not (counts[JobState.PENDING] or counts[JobState.RUNNING]))
-    assert made.vectors() == 7
-    assert len(made.asked) == 4 + 5, "the one that failed is tried again"
+        made.make_jobs_due()
+        made.wait_for_jobs(lambda counts: not (counts[JobState.PENDING] or counts[JobState.RUNNING]))
+    assert made.count_vectors() == 7
+    assert len(made.embedded_texts) == 4 + 5, "the one that failed is tried again"
 
 
-def test_one_that_is_busy_is_left_alone_for_as_long_as_it_says(made: Remembering) -> None:
+def test_one_that_is_busy_is_left_alone_for_as_long_as_it_says(made: EmbeddingWorld) -> None:
     made.world.chat(user="alice").say(TORTOISE)
     made.embedder.queue(fail(429, retry_after="500"))
-    made.rest(ends=False)
+    made.pass_idle_time(ends=False)
     ((tries, due),) = made.world.query("SELECT tries, due FROM jobs")
     assert tries == 0
     assert due - made.world.clock.now > 400
-    made.rest(1000)
-    assert made.vectors() == 1
+    made.pass_idle_time(1000)
+    assert made.count_vectors() == 1
 
 
 def picky(text: str) -> list[float]:
@@ -596,17 +600,17 @@ def picky(text: str) -> list[float]:
     return vector_of(text)
 
 
-def test_a_text_that_it_refuses_does_not_keep_the_others_out(made: Remembering) -> None:
+def test_a_text_that_it_refuses_does_not_keep_the_others_out(made: EmbeddingWorld) -> None:
     made.embedder.endpoints.vector_of = picky
     made.mention(TORTOISE, "A forbidden word.")
-    made.rest()
-    assert TORTOISE in made.recalled()
+    made.pass_idle_time()
+    assert TORTOISE in made.ask_in_new_chat()
     assert made.world.query("SELECT seq FROM embedded") == [16]
-    assert made.on_disk("A forbidden word.", TORTOISE) == [TORTOISE]
+    assert made.list_on_disk("A forbidden word.", TORTOISE) == [TORTOISE]
 
 
 def test_a_refused_text_that_is_a_batch_of_its_own_does_not_keep_the_others_out(
-    made: Remembering, monkeypatch: pytest.MonkeyPatch
+    made: EmbeddingWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made.embedder.endpoints.vector_of = picky
     made.embedding.schedule.every = 1_000  # all texts are those of one job
@@ -614,14 +618,14 @@ def test_a_refused_text_that_is_a_batch_of_its_own_does_not_keep_the_others_out(
     made.mention(TORTOISE)
     made.world.upstream.queue(say("A forbidden word."))
     made.mention("The sixteenth text is", others=0)
-    made.rest()
+    made.pass_idle_time()
     assert made.world.query("SELECT seq FROM embedded") == [16]
-    assert made.asked.count(["A forbidden word."]) == 1
-    assert made.on_disk("A forbidden word.", TORTOISE) == [TORTOISE]
+    assert made.embedded_texts.count(["A forbidden word."]) == 1
+    assert made.list_on_disk("A forbidden word.", TORTOISE) == [TORTOISE]
 
 
 def test_refused_texts_at_the_beginning_of_a_later_batch_do_not_keep_the_others_out(
-    made: Remembering, monkeypatch: pytest.MonkeyPatch
+    made: EmbeddingWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made.embedder.endpoints.vector_of = picky
     made.embedding.schedule.every = 1_000  # all texts are those of one job
@@ -629,57 +633,57 @@ def test_refused_texts_at_the_beginning_of_a_later_batch_do_not_keep_the_others_
     made.mention(TORTOISE)
     made.world.upstream.queue(say("A forbidden answer."))
     made.mention("A forbidden question.", "Another forbidden question.", "Blue whales sing.", others=0)
-    made.rest()
+    made.pass_idle_time()
     assert made.world.query("SELECT seq FROM embedded") == [20]
-    assert made.on_disk("A forbidden question.", "Blue whales sing.") == ["Blue whales sing."]
+    assert made.list_on_disk("A forbidden question.", "Blue whales sing.") == ["Blue whales sing."]
 
 
-def test_one_that_refuses_everything_is_not_asked_for_each_text(made: Remembering) -> None:
+def test_one_that_refuses_everything_is_not_asked_for_each_text(made: EmbeddingWorld) -> None:
     made.embedding.schedule.every = 1_000  # nothing is embedded before it refuses
     made.mention(TORTOISE, others=20)
     made.embedder.queue(*[fail(400)] * 50)
     before = len(made.embedder.requests)
-    made.rest(ends=False)
+    made.pass_idle_time(ends=False)
     assert made.world.query("SELECT state FROM jobs") == ["retrying"]
     assert len(made.embedder.requests) - before == 2  # with the messages, and with other texts
 
 
-def test_an_account_that_has_run_out_leaves_no_message_without_a_vector(made: Remembering) -> None:
+def test_an_account_that_has_run_out_leaves_no_message_without_a_vector(made: EmbeddingWorld) -> None:
     """Gemini answers an expired key with a 400, as it does a text that it does not take."""
     made.mention(TORTOISE, others=0)
     made.embedder.queue(*[fail(400, "API key expired.")] * 8)
-    made.rest(ends=False)
-    assert made.vectors() == 0
+    made.pass_idle_time(ends=False)
+    assert made.count_vectors() == 0
     made.embedder.forget_replies()
-    made.rest(3600)
-    assert made.on_disk(TORTOISE) == [TORTOISE]
+    made.pass_idle_time(3600)
+    assert made.list_on_disk(TORTOISE) == [TORTOISE]
 
 
-def test_a_memory_that_begins_with_refused_texts_is_embedded_after_them(made: Remembering) -> None:
+def test_a_memory_that_begins_with_refused_texts_is_embedded_after_them(made: EmbeddingWorld) -> None:
     made.embedder.endpoints.vector_of = picky
     made.world.upstream.queue(say("A forbidden answer."))
     made.mention("A forbidden question.", "Another forbidden question.", TORTOISE, others=0)
-    made.rest()
-    assert made.on_disk(TORTOISE) == [TORTOISE]
+    made.pass_idle_time()
+    assert made.list_on_disk(TORTOISE) == [TORTOISE]
 
 
 # -- questions, while it fails
 
 
 @pytest.fixture
-def known(made: Remembering) -> Remembering:
+def known(made: EmbeddingWorld) -> EmbeddingWorld:
     """With a memory that has vectors."""
     made.mention(TORTOISE)
-    made.rest()
+    made.pass_idle_time()
     return made
 
 
 @pytest.mark.parametrize("reply", [fail(500), fail(401), fail(429)])
-def test_after_one_failure_the_next_question_is_asked(known: Remembering, reply: Reply) -> None:
+def test_after_one_failure_the_next_question_is_asked(known: EmbeddingWorld, reply: Reply) -> None:
     known.embedder.queue(reply)
-    assert known.recalled() == QUESTION
+    assert known.ask_in_new_chat() == QUESTION
     again = QUESTION.replace("suits", "is best for")  # the same question again would get the same note
-    assert TORTOISE in known.recalled(again)
+    assert TORTOISE in known.ask_in_new_chat(again)
     for _ in range(IN_A_ROW):
         known.embedder.queue(reply)
         assert not known.has_vector()
@@ -687,11 +691,11 @@ def test_after_one_failure_the_next_question_is_asked(known: Remembering, reply:
 
 
 def test_after_failures_in_a_row_one_question_asks_whether_it_answers_again(
-    known: Remembering, caplog: pytest.LogCaptureFixture
+    known: EmbeddingWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     known.embedder.queue(*[fail(500)] * IN_A_ROW)
     assert [known.has_vector() for _ in range(IN_A_ROW)] == [False] * IN_A_ROW
-    count = len(known.asked)
+    count = len(known.embedded_texts)
     assert not known.has_vector()
     known.tick += Policy().breaker_s
     known.embedder.queue(fail(500))
@@ -708,29 +712,29 @@ def test_after_failures_in_a_row_one_question_asks_whether_it_answers_again(
         gate.open()
         assert probe.result(PATIENCE_S)
     assert known.has_vector()
-    assert len(known.asked) == count + 3
+    assert len(known.embedded_texts) == count + 3
     assert len([each for each in caplog.messages if "words alone" in each]) == 1
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_a_question_that_it_refuses_holds_up_no_other(known: Remembering, status: int) -> None:
+def test_a_question_that_it_refuses_holds_up_no_other(known: EmbeddingWorld, status: int) -> None:
     known.embedder.queue(*[fail(status)] * 2 * IN_A_ROW)
     assert not any(known.has_vector() for _ in range(2 * IN_A_ROW))
     assert known.has_vector()
 
 
-def test_no_question_is_asked_before_its_retry_after(known: Remembering) -> None:
+def test_no_question_is_asked_before_its_retry_after(known: EmbeddingWorld) -> None:
     known.embedder.queue(fail(429, retry_after="20"))
-    count = len(known.asked)
+    count = len(known.embedded_texts)
     assert not known.has_vector()
     known.tick += 19
     assert not known.has_vector()
-    assert len(known.asked) == count + 1
+    assert len(known.embedded_texts) == count + 1
     known.tick += 1
     assert known.has_vector()
 
 
-def test_one_too_slow_for_callers_in_haste_is_asked_for_the_others(known: Remembering) -> None:
+def test_one_too_slow_for_callers_in_haste_is_asked_for_the_others(known: EmbeddingWorld) -> None:
     """Voice agents' requests have less time."""
     gate = Gate()
     known.embedder.queue(*[Reply(hold_before_headers=gate, headers=JSON, body=[b"{}"])] * IN_A_ROW)
@@ -750,10 +754,10 @@ def test_a_stream_that_waits_for_a_vector_in_vain_has_time_for_words(
         waits.append(wait_ms)
 
     monkeypatch.setattr(QuestionEmbedder, "embed_query", none)
-    with remembering(upstream, other, tmp_path) as made:
+    with serve_embedder(upstream, other, tmp_path) as made:
         made.mention(TORTOISE)
-        assert TORTOISE in made.recalled("What does my tortoise like?", stream=True)
-        assert TORTOISE in made.recalled("What does my slow tortoise like?")
+        assert TORTOISE in made.ask_in_new_chat("What does my tortoise like?", stream=True)
+        assert TORTOISE in made.ask_in_new_chat("What does my slow tortoise like?")
     whole = 50_000.0  # the tests' time for recall
     streamed = whole / STREAM_TIME_PARTS
     assert 0 < waits[-2] <= streamed * 2 / 3
@@ -763,41 +767,41 @@ def test_a_stream_that_waits_for_a_vector_in_vain_has_time_for_words(
 def test_with_no_time_to_wait_a_question_is_not_embedded(
     upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
 ) -> None:
-    with remembering(upstream, other, tmp_path, embedder_wait_ms=0) as made:
+    with serve_embedder(upstream, other, tmp_path, embedder_wait_ms=0) as made:
         made.mention(TORTOISE)
-        made.rest()
+        made.pass_idle_time()
         count = len(other.requests)
-        assert made.recalled() == QUESTION
+        assert made.ask_in_new_chat() == QUESTION
         assert len(other.requests) == count
 
 
 def test_what_it_costs_counts_towards_the_day(
     upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
 ) -> None:
-    with remembering(upstream, other, tmp_path, background_daily_tokens=3) as made:
+    with serve_embedder(upstream, other, tmp_path, background_daily_tokens=3) as made:
         made.world.chat(user="alice").say(TORTOISE)
-        made.rest()
+        made.pass_idle_time()
         app = made.world.gateway.app
         assert made.world.gateway.call(app.services.accounting.meter.count_background_tokens("default")) == 2
         made.world.gateway.call(app.services.accounting.meter.write())
         spent = made.world.query('SELECT "user", model, background_input_tokens FROM usage')
         assert ("alice", "vec", 2) in spent
         made.world.chat(user="alice").say("More.")
-        made.rest()
+        made.pass_idle_time()
         made.world.chat(user="alice").say("Even more.")
-        made.rest(ends=False)
+        made.pass_idle_time(ends=False)
         assert made.world.query("SELECT state FROM jobs") == ["retrying"]
-        assert ["Even more.", "Ok."] not in made.asked  # though alone, as a question
-        made.rest(100_000)
-        assert ["Even more.", "Ok."] in made.asked
+        assert ["Even more.", "Ok."] not in made.embedded_texts  # though alone, as a question
+        made.pass_idle_time(100_000)
+        assert ["Even more.", "Ok."] in made.embedded_texts
 
 
-def test_what_questions_cost_counts_towards_no_day(made: Remembering) -> None:
+def test_what_questions_cost_counts_towards_no_day(made: EmbeddingWorld) -> None:
     made.mention(TORTOISE)
-    made.rest()
+    made.pass_idle_time()
     meter = made.world.gateway.app.services.accounting.meter
     before = made.world.gateway.call(meter.count_background_tokens("default"))
-    assert TORTOISE in made.recalled()
+    assert TORTOISE in made.ask_in_new_chat()
     made.world.gateway.call(meter.write())
     assert made.world.gateway.call(meter.count_background_tokens("default")) == before
     sums = "SELECT sum(background_input_tokens), sum(question_tokens) FROM usage WHERE project = 'default'"
@@ -809,12 +813,15 @@ def test_what_questions_cost_counts_towards_no_day(made: Remembering) -> None:
 
 
 def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(
-    made: Remembering, database_kind: str
+    made: EmbeddingWorld, database_kind: str
 ) -> None:
     made.mention(TORTOISE, "My sister plays the cello.", others=3)
-    made.rest()
-    assert made.on_disk(TORTOISE, "My sister plays the cello.") == [TORTOISE, "My sister plays the cello."]
-    store, id = made.world.store, made.agent_id()
+    made.pass_idle_time()
+    assert made.list_on_disk(TORTOISE, "My sister plays the cello.") == [
+        TORTOISE,
+        "My sister plays the cello.",
+    ]
+    store, id = made.world.store, made.get_agent_row()
 
     async def forget(target: ForgetTarget) -> None:
         assert await store.forgetting.run(await store.forgetting.begin(id, target))
@@ -822,7 +829,7 @@ def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(
         assert await store.forgetting.sweep() or database_kind == "postgresql"
 
     made.world.gateway.call(forget(ForgetTarget(messages=[1])))
-    assert made.on_disk(TORTOISE, "My sister plays the cello.") == ["My sister plays the cello."]
+    assert made.list_on_disk(TORTOISE, "My sister plays the cello.") == ["My sister plays the cello."]
 
     gate = Gate()
     made.world.chat(user="alice").say("The password of the cellar is swordfish.")
@@ -855,16 +862,16 @@ def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(
     arrived.wait_sync()
     made.world.gateway.call(forget(ForgetTarget(is_all=True)))
     gate.open()
-    made.until(lambda counts: not any(counts.values()))
+    made.wait_for_jobs(lambda counts: not any(counts.values()))
     texts = [TORTOISE, "My sister plays the cello.", "The password of the cellar is swordfish.", "Ok."]
-    assert made.on_disk(*texts) == []
-    assert made.vectors() == 0
+    assert made.list_on_disk(*texts) == []
+    assert made.count_vectors() == 0
     assert made.world.query("SELECT count(*) FROM embedded") == [0]
 
 
-def test_a_memory_that_is_imported_is_embedded_again(made: Remembering) -> None:
+def test_a_memory_that_is_imported_is_embedded_again(made: EmbeddingWorld) -> None:
     made.mention(TORTOISE)
-    made.rest()
+    made.pass_idle_time()
     store = made.world.store
     transfer = TransferOperations(store, follow_up_jobs=("embed",))
 
@@ -883,8 +890,8 @@ def test_a_memory_that_is_imported_is_embedded_again(made: Remembering) -> None:
 
     exported = made.world.gateway.call(move())
     assert "vector" not in exported
-    made.until(lambda counts: not any(counts.values()))
-    assert TORTOISE in made.recalled(user="carol")
+    made.wait_for_jobs(lambda counts: not any(counts.values()))
+    assert TORTOISE in made.ask_in_new_chat(user="carol")
 
 
 # -- settings
@@ -924,20 +931,20 @@ def test_no_embedder_is_asked_unless_the_settings_name_one() -> None:
     assert make_embedder(Settings()) is None
 
 
-def test_a_conversation_without_a_user_has_no_vectors(made: Remembering) -> None:
+def test_a_conversation_without_a_user_has_no_vectors(made: EmbeddingWorld) -> None:
     headers = {"x-mnemogate-conversation": "c1"}
     chat = made.world.chat(headers=headers)
     for n in range(12):
         chat.say(f"Turn {n}.")
-    made.rest()
+    made.pass_idle_time()
     assert made.world.query("SELECT subject FROM agents") == ["conversation:c1"]
-    assert made.asked == []
+    assert made.embedded_texts == []
 
 
-def test_the_index_is_what_is_embedded(made: Remembering) -> None:
+def test_the_index_is_what_is_embedded(made: EmbeddingWorld) -> None:
     """A job brings the index up to date itself: nothing else has to have run before."""
     made.world.chat(user="alice").say(TORTOISE)
-    made.rest()
+    made.pass_idle_time()
 
     async def read() -> Any:
         found = await made.world.store.agents.find(Scope("default", "default", "user:alice"))
