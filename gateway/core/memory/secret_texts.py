@@ -20,7 +20,8 @@ _PRIVATE_KEY = re.compile(
 _KNOWN_FORMS = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|mg|xai|gsk|hf|tgp_v1|glpat|npm|pypi|dop_v1|whsec|sbp)[-_][A-Za-z0-9_\-]{12,}"
     r"|fw_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|xox[abeprs]-[A-Za-z0-9\-]{10,}"
-    r"|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_\-]{30,}|ya29\.[\w\-]{20,}|eyJ[\w\-]{8,8000}+\.[\w\-]{8,}\.[\w\-]*)"
+    r"|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_\-]{30,}|AQ\.[\w\-]{30,}|(?:ya29|hvs)\.[\w\-]{20,}"
+    r"|SG\.[\w\-]{16,}\.[\w\-]{16,}|eyJ[\w\-]{8,8000}+\.[\w\-]{8,}\.[\w\-]*)"
 )
 # Words that announce a secret, with the secret after them: anything without white space. The words for "password" are
 # those of most languages in the tables of words.

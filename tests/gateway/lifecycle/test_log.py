@@ -120,6 +120,7 @@ PROVIDERS = "sk-proj-" + "d4E5_f6-" * 6
         (f"?api_key={PROVIDERS}&user=bob", "?api_key=sk-***&user=bob"),
         ("gsk_" + "g7" * 20, "gsk_***"),
         ("AIza" + "h8" * 18, "AIza***"),
+        ("AQ." + "k2-_" * 12, "AQ.***"),
         ("fw_" + "i9" * 12, "fw_***"),
         ("tgp_v1_" + "j1_-" * 10, "tgp_v1_***"),
         (f"{OURS} and {PROVIDERS}", "mg-*** and sk-***"),
