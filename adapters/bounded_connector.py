@@ -135,9 +135,9 @@ class BoundedConnector(aiohttp.TCPConnector):
 def _make_socket(socket_address: tuple[Any, ...]) -> socket.socket:
     """Makes the socket of a new connection."""
     _current_attempt.get().is_new = True
-    made = socket.socket(*socket_address[:3])
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock = socket.socket(*socket_address[:3])
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _PROBES.items():
         if hasattr(socket, name):  # else the system has probes, but not this option
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return made
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return sock

@@ -58,16 +58,16 @@ class OperationClient:
         )
 
     def dispatch(self, perform_here: Callable[[], T], ask: Callable[[ServingProcess], T]) -> T:
-        """Has work done by the process that serves the database, or here if there is none.
+        """Has work done by the process that serves the database, or here if no process serves it.
 
-        perform_here: opens the database and does the work. Where another command has the database open, this one waits
-            for it.
-        ask: has the work done by the process.
+        perform_here: a function that opens the database and does the work. If another command has the database open,
+            this one waits for that command.
+        ask: a function that has the work done by the process.
         """
-        until = time.monotonic() + START_S
+        deadline = time.monotonic() + START_S
         is_noted = False
         while True:
-            if (process := self.find_process(until)) is not None:
+            if (process := self.find_process(deadline)) is not None:
                 with suppress(ProcessGone):
                     return ask(process)
             try:
@@ -75,9 +75,9 @@ class OperationClient:
             except DatabaseInUse:
                 # Another one was faster: a command that soon ends, or a gateway that starts or has begun to stop.
                 now = time.monotonic()
-                if now > until:
+                if now > deadline:
                     raise
-                if not is_noted and now > until - START_S + _START_NOTED_S:
+                if not is_noted and now > deadline - START_S + _START_NOTED_S:
                     is_noted = True
                     print_error(f"waiting up to {START_S:g} s for the process that has the database to end")
                 time.sleep(START_POLL_S)
@@ -98,25 +98,25 @@ class OperationClient:
             print(f"There was no database: {database.shown} is new.", file=sys.stderr)
         return answer
 
-    def find_process(self, until: float | None = None) -> ServingProcess | None:
-        """Returns the process that serves this database, if any.
+    def find_process(self, deadline: float | None = None) -> ServingProcess | None:
+        """Returns the process that serves this database; None: no process serves it.
 
-        The database's lock decides whether there is one: a process that was killed leaves its file, and another program
-        may have its port by now. A process that starts takes the lock before it writes its file, so the file is waited
-        for.
+        The database's lock decides whether there is such a process: a process that was killed leaves its file, and
+        another program may have its port by now. A process that starts takes the lock before it writes its file, so
+        this method waits for the file.
 
-        until: until when it is waited for, by `time.monotonic`; None: for `START_S`.
+        deadline: the time, by `time.monotonic`, until which the method waits; None: `START_S` from now.
 
         Raises: GatewayError: the database is another account's.
         """
         database = self._settings.database
         if database.url is not None:
             return None
-        until = time.monotonic() + START_S if until is None else until
+        deadline = time.monotonic() + START_S if deadline is None else deadline
         try:
             while find_lock_owner(database.path) is not None:
                 process = ServingProcess.find(database.path)
-                if process is not None or time.monotonic() > until:
+                if process is not None or time.monotonic() > deadline:
                     return process
                 time.sleep(START_POLL_S)
         except ReadOnly as error:

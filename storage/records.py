@@ -366,13 +366,13 @@ class Exchange(Struct, frozen=True):
         return any(atoms[0][:1] == USER_ATOM for atoms in self.inputs if atoms)
 
 
-def place_exchange(exchange: Exchange, id: int, seq: int) -> Exchange:
+def place_exchange(exchange: Exchange, exchange_row: int, seq: int) -> Exchange:
     """Returns a new exchange with the row and the number under which it was stored.
 
     If the number is not the planned number, other exchanges have taken the numbers between the path and this exchange.
     """
     gapless_from = exchange.gapless_from if exchange.seq == seq else seq
-    return replace(exchange, id=id, seq=seq, gapless_from=gapless_from)
+    return replace(exchange, id=exchange_row, seq=seq, gapless_from=gapless_from)
 
 
 def make_tombstone(exchange: Exchange) -> Exchange:

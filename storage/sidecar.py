@@ -191,12 +191,12 @@ def _make_access_error(action: str, path: str) -> ReadOnly:
     )
 
 
-def make_unavailable(what: str, error: OSError) -> Unavailable:
-    """Returns the store's error for one of the operating system. what: a clause that says what cannot be done."""
+def make_unavailable(failure: str, error: OSError) -> Unavailable:
+    """Returns the store's error for an error of the operating system. failure: a clause about what cannot be done."""
     if error.errno in _NO_ROOM:
-        return Full(f"{what}: the disk is full. Make room on it, or name another file with --db.")
+        return Full(f"{failure}: the disk is full. Make room on it, or name another file with --db.")
     error_type = ReadOnly if error.errno in _NO_ACCESS else Broken
-    return error_type(f"{what}: {error.strerror or error}.")
+    return error_type(f"{failure}: {error.strerror or error}.")
 
 
 # -- files next to a database

@@ -153,9 +153,9 @@ class AnthropicBatches(SdkBatches):
         headers = with_beta(configured, BINDING_BETA) if has_binding else configured
         return {"content-type": "application/json", "anthropic-version": version, **dict(headers)}
 
-    async def _has_any_result(self, id: str, custom_ids: Container[str]) -> bool:
+    async def _has_any_result(self, batch_id: str, custom_ids: Container[str]) -> bool:
         """Returns whether a batch has a result for one of these requests."""
-        async with aclosing(self.read_results(id)) as results:
+        async with aclosing(self.read_results(batch_id)) as results:
             async for result in results:
                 # One result is enough: no two requests have the same id.
                 if result.custom_id in custom_ids:

@@ -126,11 +126,11 @@ class ConversationRequests:
             ItemGroup(lambda: [item for item in waiting if item.get("role") not in SYSTEM_ROLES]),
         ]
 
-    async def _get_item(self, conversation: ResponseConversation, id: str, query: str) -> Json:
+    async def _get_item(self, conversation: ResponseConversation, item_id: str, query: str) -> Json:
         # In a thread: for an id that no item has, the items of all turns are rendered.
-        found = await asyncio.to_thread(find_item, await self._group_items(conversation, query), id)
+        found = await asyncio.to_thread(find_item, await self._group_items(conversation, query), item_id)
         if found is None:
-            raise UnknownId.of("Item", id)
+            raise UnknownId.of("Item", item_id)
         return found.item
 
     async def _add_items(self, conversation: ResponseConversation, body: Json) -> Json:
@@ -164,24 +164,24 @@ class ConversationRequests:
         await self.conversations.change(conversation, add)
         return list_page([ItemGroup(lambda: items)], f"order=asc&limit={_MAX_CREATED_ITEMS}")
 
-    async def _delete_item(self, conversation: ResponseConversation, id: str) -> None:
+    async def _delete_item(self, conversation: ResponseConversation, item_id: str) -> None:
         """Drops an item that waits, or forgets the message of a turn that is shown as this item alone."""
-        if any(item["id"] == id for item in conversation.items):
-            await self.conversations.change(conversation, lambda body: _without_item(body, id))
+        if any(item["id"] == item_id for item in conversation.items):
+            await self.conversations.change(conversation, lambda body: _without_item(body, item_id))
             return
         turns = await self.conversations.load_turns(conversation)
-        found = await asyncio.to_thread(find_item, group_turns(turns, render_turn), id)
+        found = await asyncio.to_thread(find_item, group_turns(turns, render_turn), item_id)
         if found is None:
-            raise UnknownId.of("Item", id)
+            raise UnknownId.of("Item", item_id)
         turn = turns[found.group_index]
         ids = [item["id"] for item in render_turn(turn, previous_turn=None)]
         # None: the item is a part of the reply.
-        input_index = parse_input_index(id)
+        input_index = parse_input_index(item_id)
         siblings = [each for each in ids if parse_input_index(each) == input_index]
         if len(siblings) > 1:
             raise BadRequest(
-                f"The item {id!r} is a part of a message with {len(siblings)} items, which is forgotten as a whole. "
-                "Delete the response or the conversation.",
+                f"The item {item_id!r} is a part of a message with {len(siblings)} items, which is forgotten as a "
+                "whole. Delete the response or the conversation.",
                 param="item_id",
             )
         message_index = len(turn.exchange.inputs) if input_index is None else input_index
@@ -205,15 +205,15 @@ def _read_new_items(body: Json) -> list[Json]:
     return [render_created_item(item, token_hex(16)) for item in items]
 
 
-def _without_item(body: Json, id: str) -> Json:
+def _without_item(body: Json, item_id: str) -> Json:
     """Returns the body of a conversation without a waiting item.
 
     Raises: UnknownId: the item does not wait any more: a response has used it.
     """
     items = body.get("items") or ()
-    remaining = [item for item in items if item["id"] != id]
+    remaining = [item for item in items if item["id"] != item_id]
     if len(remaining) == len(items):
-        raise UnknownId.of("Item", id)
+        raise UnknownId.of("Item", item_id)
     return {**body, "items": remaining}
 
 

@@ -26,9 +26,9 @@ class LocatedResponse(NamedTuple):
     run: Run | None
 
 
-def make_unknown_response_error(id: str) -> UnknownId:
+def make_unknown_response_error(response_id: str) -> UnknownId:
     """Returns the error for an id of no response that the caller may read."""
-    return UnknownId.of("Response", id)
+    return UnknownId.of("Response", response_id)
 
 
 @dataclass(eq=False)
@@ -38,21 +38,21 @@ class ResponseFinder:
     stored: StoredResponses
     background: BackgroundResponses
 
-    async def get(self, owner: ResponseOwner, id: str) -> LocatedResponse:
+    async def get(self, owner: ResponseOwner, response_id: str) -> LocatedResponse:
         """Returns a response.
 
         Raises: UnknownId: there is no response with this id that the caller may read; MemoryUnavailable.
         """
-        name = parse_turn_name(id)
+        name = parse_turn_name(response_id)
         if name is None:
-            raise make_unknown_response_error(id)
+            raise make_unknown_response_error(response_id)
         location = await self.find_turn(owner, name)
         # The id of a response made in the foreground has the time at which its turn began; that of a run has another.
         may_have_run = location is None or parse_turn_begin(name.turn) != location.exchange.begun
         run = await self.background.find(owner, name.tag) if may_have_run else None
         if location is None and run is None:
-            raise make_unknown_response_error(id)
-        return LocatedResponse(id, location, run)
+            raise make_unknown_response_error(response_id)
+        return LocatedResponse(response_id, location, run)
 
     async def find_turn(self, owner: ResponseOwner, name: TurnName) -> TurnLocation | None:
         """Returns the turn of a response, or None if there is no such turn or its reply was not shown as a response.

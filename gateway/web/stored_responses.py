@@ -100,9 +100,9 @@ class GatewayResponses:
                 raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
         await JsonResponse(answer)(scope, receive, send)
 
-    async def show(self, owner: ResponseOwner, id: str) -> ShownResponse:
+    async def show(self, owner: ResponseOwner, response_id: str) -> ShownResponse:
         """Returns a response that the gateway stores, in its present state. Raises: UnknownId."""
-        response = await self._finder.get(owner, id)
+        response = await self._finder.get(owner, response_id)
         return ShownResponse(await self._render(response, {}), response.run)
 
     async def send_events(

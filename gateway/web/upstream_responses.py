@@ -32,24 +32,24 @@ class UpstreamResponses:
     # The most messages that a request may have.
     max_messages: int
 
-    async def forget_deleted(self, scope: Scope, id: str) -> None:
+    async def forget_deleted(self, scope: Scope, response_id: str) -> None:
         """Forgets the turn of a response that its upstream has just deleted. scope: the deleting request's."""
         owner = self.owners.read_owner(scope)
         deferred = self.native_chat.deferred
         with map_store_errors():
-            row = await deferred.find(owner.project, id)
+            row = await deferred.find(owner.project, response_id)
             if row is not None and owner.may_read(row.agent):
                 await deferred.forget(row)
-        await self.stored.forget_by_upstream_id(owner, id)
+        await self.stored.forget_by_upstream_id(owner, response_id)
 
-    async def save_ended(self, scope: Scope, id: str, response: bytes) -> None:
+    async def save_ended(self, scope: Scope, response_id: str, response: bytes) -> None:
         """Counts a response that its upstream has made in the background, and writes its turn if that is missing.
 
         scope: the request's, to which the upstream has just answered with the response.
         """
         project = get_request_info(scope).caller.project
-        self.pending_usage.count(project, id, response)
-        await self.native_chat.save_deferred(project, id, response, self._read_request)
+        self.pending_usage.count(project, response_id, response)
+        await self.native_chat.save_deferred(project, response_id, response, self._read_request)
 
     def _read_request(self, reply: DeferredReply) -> NativeRequest | None:
         """Returns the request of a deferred reply; None: memory cannot read it."""

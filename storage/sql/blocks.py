@@ -198,13 +198,13 @@ async def undo_block(
     stored = await get_block(connection, block_row)
     if version is not None and stored.version != version:
         raise WriteConflict(f"block {stored.label!r} is at version {stored.version}, not {version}")
-    before = await find_undo_target(connection, stored)
-    if before is None:
+    restored = await find_undo_target(connection, stored)
+    if restored is None:
         raise NotFound(f"block {stored.label!r} has no change left to undo")
-    sources = orjson.loads(before.sources)
+    sources = orjson.loads(restored.sources)
     return await write_block(
-        connection, block_row, stored.version, before.value, at=at, origin=_UNDO_ORIGIN, sources=sources,
-        restores=before.version,
+        connection, block_row, stored.version, restored.value, at=at, origin=_UNDO_ORIGIN, sources=sources,
+        restores=restored.version,
     )  # fmt: skip
 
 
@@ -223,10 +223,10 @@ async def find_undo_target(connection: Connection, block: Block) -> RestoredVers
         row = await connection.fetch_row(SQL["block_history_before"], (block.id, version, FORGOTTEN_ORIGIN))
         if row is None:
             return None
-        before = RestoredVersion(*row)
-        if before.value != block.value:
-            return before
-        version = before.version
+        earlier = RestoredVersion(*row)
+        if earlier.value != block.value:
+            return earlier
+        version = earlier.version
 
 
 class Blocks(StoreGroup):

@@ -83,10 +83,10 @@ class DefaultBlocks(StoreGroup):
         longer name stay, since they may hold a user's words.
         """
         for block in own:
-            after = 0
-            while agents := await self._find_differing(profile, block, after):
+            last_agent_row = 0
+            while agents := await self._find_differing(profile, block, last_agent_row):
                 await self._follow_own(agents, block, at)
-                after = agents[-1]
+                last_agent_row = agents[-1]
         if shared:
             projects = await self._find_projects(profile)
             for block in shared:

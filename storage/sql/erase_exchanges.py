@@ -149,22 +149,26 @@ async def find_present(connection: Connection, agent_row: int, seq: int) -> list
     exchange_row = await exchanges.find_exchange_row(connection, agent_row, seq)
     if exchange_row is None:
         return []
-    found = [PresentMessage(exchange_row, seq)]
+    present_messages = [PresentMessage(exchange_row, seq)]
     exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
     if exchange is None or exchange.active or seq == exchange.reply_seq:
-        return found
+        return present_messages
     for row in await _find_alternatives(connection, agent_row, exchange, is_active=True):
-        other = await exchanges.find_exchange(connection, agent_row, row)
-        assert other is not None  # it was found in this transaction
+        alternative = await exchanges.find_exchange(connection, agent_row, row)
+        assert alternative is not None  # it was found in this transaction
         atoms = exchange.inputs[seq - exchange.seq]
-        found += [PresentMessage(row, other.seq + n) for n, each in enumerate(other.inputs) if each == atoms]
-    return found
+        present_messages += [
+            PresentMessage(row, alternative.seq + n)
+            for n, each in enumerate(alternative.inputs)
+            if each == atoms
+        ]
+    return present_messages
 
 
 async def _find_alternatives(
     connection: Connection, agent_row: int, exchange: Exchange, *, is_active: bool
 ) -> list[int]:
-    """Returns the rows of the other exchanges with an exchange's parent that are active, or that are not."""
+    """Returns the rows of the other exchanges with an exchange's parent. is_active: True for active exchanges."""
     values = (
         agent_row, exchange.conversation_row, exchange.depth, exchange.parent, exchange.id, int(is_active)
     )  # fmt: skip
@@ -172,7 +176,7 @@ async def _find_alternatives(
 
 
 async def _erase_message(connection: Connection, agent_row: int, exchange_row: int, seq: int) -> None:
-    """Erases one message of an exchange, which is among its redactions then; with the last one, the whole exchange."""
+    """Erases one message of an exchange, which becomes a redaction; with the last message, the whole exchange."""
     exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
     if exchange is None or exchange.state in (ExchangeState.FORGOTTEN, ExchangeState.OFF):
         return
@@ -206,13 +210,13 @@ async def _erase_replaced(
     connection: Connection, work: ErasingWork, exchange_row: int, seq: int | None = None
 ) -> None:
     """Erases the exchanges that an exchange replaced. seq: as in `find_replaced`."""
-    found = await find_replaced(
+    replaced_exchanges = await find_replaced(
         connection, work.rules, work.agent_row, exchange_row, seq, keeps_finished=work.target.keeps_replaced
     )
-    for exchange, is_whole in found:
+    for exchange, is_whole in replaced_exchanges:
         if not is_whole:
             await _erase_message(connection, work.agent_row, exchange.id, exchange.reply_seq)
-    whole_rows = [exchange.id for exchange, is_whole in found if is_whole]
+    whole_rows = [exchange.id for exchange, is_whole in replaced_exchanges if is_whole]
     if whole_rows:
         await _erase_each(connection, work.agent_row, whole_rows)
 
@@ -221,7 +225,7 @@ class ReplacedExchange(NamedTuple):
     """An exchange that another one replaced."""
 
     exchange: Exchange
-    # All of it is forgotten with the other one; False: its reply alone.
+    # True if the whole exchange is forgotten with the exchange that replaced it; False: only its reply.
     is_whole: bool
 
 
@@ -234,7 +238,7 @@ async def find_replaced(
     *,
     keeps_finished: bool = False,
 ) -> list[ReplacedExchange]:
-    """Returns the exchanges that are forgotten with the one that replaced them.
+    """Returns the exchanges that are forgotten with the exchange that replaced them.
 
     These are transcripts that grew, cancelled requests, and answers that were repeated. No list has the replaced
     exchanges, nor what followed them in their turns, nor requests that were cancelled after them.
@@ -248,43 +252,45 @@ async def find_replaced(
         return []
     is_reply = seq == exchange.reply_seq
     turn = await _load_turn(connection, agent_row, exchange) if is_reply else [exchange]
-    # A reply to the same question is another reply, whatever it has of the forgotten one.
+    # A reply to the same question counts as another reply, even if it repeats parts of the forgotten reply.
     named_seq = None if is_reply else seq
-    found: list[ReplacedExchange] = []
+    replaced_exchanges: list[ReplacedExchange] = []
     for each in turn:
         for row in await _find_alternatives(connection, agent_row, each, is_active=False):
-            other = await exchanges.find_exchange(connection, agent_row, row)
-            assert other is not None  # it was found in this transaction
-            if keeps_finished and other.state is ExchangeState.FINISHED:
+            alternative = await exchanges.find_exchange(connection, agent_row, row)
+            assert alternative is not None  # it was found in this transaction
+            if keeps_finished and alternative.state is ExchangeState.FINISHED:
                 continue
-            is_newer = await _is_newer(connection, agent_row, other, each)
-            if is_newer and not any(_has_messages(other, part, named_seq, rules) for part in turn):
+            is_newer = await _is_newer(connection, agent_row, alternative, each)
+            if is_newer and not any(_has_messages(alternative, part, named_seq, rules) for part in turn):
                 continue
-            after = await _find_after(connection, agent_row, other, takes_cancelled=not is_reply)
-            found.append(ReplacedExchange(other, not is_reply))
-            found += [ReplacedExchange(later, True) for later in after]
-    return found
+            later_exchanges = await _find_after(
+                connection, agent_row, alternative, takes_cancelled=not is_reply
+            )
+            replaced_exchanges.append(ReplacedExchange(alternative, not is_reply))
+            replaced_exchanges += [ReplacedExchange(later, True) for later in later_exchanges]
+    return replaced_exchanges
 
 
 async def _load_turn(connection: Connection, agent_row: int, exchange: Exchange) -> list[Exchange]:
-    """Returns an exchange and those before it in its turn, the last first."""
+    """Returns an exchange and the earlier exchanges of its turn, the last first."""
     turn = [exchange]
     while turn[-1].parent is not None and not _has_question(turn[-1]):
-        before = await exchanges.find_exchange(connection, agent_row, turn[-1].parent)
-        if before is None:
+        previous = await exchanges.find_exchange(connection, agent_row, turn[-1].parent)
+        if previous is None:
             break
-        turn.append(before)
+        turn.append(previous)
     return turn
 
 
 async def _find_after(
     connection: Connection, agent_row: int, exchange: Exchange, *, takes_cancelled: bool
 ) -> list[Exchange]:
-    """Returns the exchanges after a replaced one that belong to its turn.
+    """Returns the exchanges after a replaced exchange that belong to its turn.
 
     takes_cancelled: True to return cancelled sends with unheard replies, too: a later exchange has their messages.
     """
-    found: list[Exchange] = []
+    following_exchanges: list[Exchange] = []
     pending = [exchange]
     while pending:
         parent = pending.pop()
@@ -293,9 +299,9 @@ async def _find_after(
             child = await exchanges.find_exchange(connection, agent_row, row)
             assert child is not None  # it was found in this transaction
             if (takes_cancelled and child.ended is None) or not _has_question(child):
-                found.append(child)
+                following_exchanges.append(child)
                 pending.append(child)
-    return found
+    return following_exchanges
 
 
 def _has_question(exchange: Exchange) -> bool:

@@ -114,14 +114,14 @@ class Facts(GrowingGroup):
 
         facts: the uid of the memory and the number of the fact, for each fact.
         """
-        wanted = sorted(facts)
+        sorted_facts = sorted(facts)
         existing: set[tuple[str, int]] = set()
         (page_size, _) = SQL["existing"].sizes.values()
-        for start in range(0, len(wanted), page_size):
-            uids, seqs = zip(*wanted[start : start + page_size], strict=True)
+        for start in range(0, len(sorted_facts), page_size):
+            uids, seqs = zip(*sorted_facts[start : start + page_size], strict=True)
             rows = await connection.fetch_rows(SQL["existing"], ([*uids], [*seqs]))
             existing.update((uid, seq) for uid, seq in rows)
-        return existing.intersection(wanted)
+        return existing.intersection(sorted_facts)
 
     @reads
     async def list_replaced(self, connection: Connection, agent_row: int, fact: int) -> builtins.list[Fact]:
@@ -254,19 +254,19 @@ class Facts(GrowingGroup):
 
         shown_versions: the version of each block with lines to return, by label.
         """
-        sourced: list[SourcedLine] = []
+        sourced_lines: list[SourcedLine] = []
         for block in await load_blocks(connection, agent_row, makes_shared_read_only=True):
             if block.read_only or block.label not in shown_versions:
                 continue
             last_shown = shown_versions[block.label]
             versions = await load_versions(connection, block.id)
-            shown = [version for version in versions if version.number <= last_shown]
-            sources = list_line_sources(shown)
-            lines = dict.fromkeys(shown[-1].value.split("\n") if shown else ())
-            sourced += [
+            earlier_versions = [version for version in versions if version.number <= last_shown]
+            sources = list_line_sources(earlier_versions)
+            lines = dict.fromkeys(earlier_versions[-1].value.split("\n") if earlier_versions else ())
+            sourced_lines += [
                 SourcedLine(line, tuple(sorted(sources[line]))) for line in lines if sources.get(line)
             ]
-        return sourced
+        return sourced_lines
 
     @makes_effect
     async def make_learn_effect(

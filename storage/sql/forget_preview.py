@@ -66,9 +66,9 @@ class _VersionCounts(NamedTuple):
     """The number of versions of blocks that change, and the blocks."""
 
     # The number of versions that are erased.
-    gone: int = 0
+    erased_count: int = 0
     # The number of versions after the first erased one, which stay without its words.
-    remade: int = 0
+    rebuilt_count: int = 0
     # The blocks that change, as far as their texts are few enough to be rebuilt while a person waits.
     changes: tuple[RebuiltBlock, ...] = ()
 
@@ -97,7 +97,7 @@ class PreviewedCounts(NamedTuple):
     # The newest facts that are erased with messages.
     facts: Sequence[ErasedFact] = ()
     # The number of versions of blocks that stay, without the lines that came from the target.
-    remade: int = 0
+    rebuilt_count: int = 0
     # The blocks that change, as far as they were rebuilt.
     changes: Sequence[RebuiltBlock] = ()
     # The rows of the newest exchanges that stay and lose a note, the newest first.
@@ -243,16 +243,18 @@ class ForgetPreviews(StoreGroup):
         versions = await self._count_versions(connection, agent_row, "versions", [values], content)
         # With facts that are named as well, all are read, so that none counts twice.
         facts = await _read_facts(connection, values, None if content.fact_texts else _LISTED_FACTS)
-        notes = await self._count_notes(connection, erased, spans, has_blocks=versions.gone > 0)
+        notes = await self._count_notes(connection, erased, spans, has_blocks=versions.erased_count > 0)
         counts = ForgetCounts(
             messages=messages,
             facts=facts.total,
             passages=await connection.fetch_value(SQL["passages"], values),
-            versions=versions.gone,
+            versions=versions.erased_count,
             summaries=await _count_summaries(connection, agent_row, spans),
             notes=notes.total,
         )
-        return PreviewedCounts(counts, facts.newest, versions.remade, versions.changes, notes.exchange_rows)
+        return PreviewedCounts(
+            counts, facts.newest, versions.rebuilt_count, versions.changes, notes.exchange_rows
+        )
 
     async def _count_lost_lines(
         self, connection: Connection, agent_row: int, named_versions: Sequence[tuple[int, int]]
@@ -287,8 +289,8 @@ class ForgetPreviews(StoreGroup):
         for block_row in await _load_visible_blocks(connection, agent_row):
             of_block = await self._count_block_versions(connection, block_row, statement, parameters, content)
             total = _VersionCounts(
-                total.gone + of_block.gone,
-                total.remade + of_block.remade,
+                total.erased_count + of_block.erased_count,
+                total.rebuilt_count + of_block.rebuilt_count,
                 (*total.changes, *of_block.changes),
             )
         return total
@@ -302,26 +304,28 @@ class ForgetPreviews(StoreGroup):
         content: _ErasedContent,
     ) -> _VersionCounts:
         """Counts the versions of a block that are erased. The other parameters are as in `_count_versions`."""
-        gone = remade = version_count = 0
+        erased_count = rebuilt_count = version_count = 0
         for values in parameters:
             row = await connection.fetch_row(SQL[statement], (*values, block_row))
             if row is None or not row[0]:
                 continue
-            gone_now, first_number, version_count = row
+            erased_here, first_number, version_count = row
             later_count = await connection.fetch_value(SQL["versions_from"], (block_row, first_number))
-            gone += gone_now
-            remade += later_count - gone_now
-        if not gone:
+            erased_count += erased_here
+            rebuilt_count += later_count - erased_here
+        if not erased_count:
             return _VersionCounts()
         current = await get_block(connection, block_row)
         if version_count > _MAX_VERSIONS or len(current.value) > _MAX_CHARS:
-            return _VersionCounts(gone, remade)
-        after = await self._preview_block(connection, current, content)
+            return _VersionCounts(erased_count, rebuilt_count)
+        preview = await self._preview_block(connection, current, content)
         if statement == "versions":
-            gone, remade = after.gone, after.remade
-        if after.value == current.value:
-            return _VersionCounts(gone, remade)
-        return _VersionCounts(gone, remade, (RebuiltBlock(current.label, current.value, after.value),))
+            erased_count, rebuilt_count = preview.erased_count, preview.rebuilt_count
+        if preview.value == current.value:
+            return _VersionCounts(erased_count, rebuilt_count)
+        return _VersionCounts(
+            erased_count, rebuilt_count, (RebuiltBlock(current.label, current.value, preview.value),)
+        )
 
     async def _preview_block(
         self, connection: Connection, block: Block, content: _ErasedContent
@@ -330,8 +334,8 @@ class ForgetPreviews(StoreGroup):
         erased, texts, seqs, named_versions = content
         versions = await load_versions(connection, block.id)
         numbers = [number for row, number in named_versions if row == block.id]
-        lost = collect_lost_lines(versions, numbers)
-        versions = [*versions[: len(versions) - len(lost.later)], *lost.later_without]
+        lost_lines = collect_lost_lines(versions, numbers)
+        versions = [*versions[: len(versions) - len(lost_lines.later)], *lost_lines.later_without]
         exchanges = set(erased.exchange_rows)
         if erased.conversation_row != _NO_CONVERSATION:
             source_rows = sorted({row for version in versions for row in version.source_rows})
@@ -357,17 +361,17 @@ class ForgetPreviews(StoreGroup):
         text_values = [[lower_ascii(text)] for text in content.fact_texts]
         versions = await self._count_versions(connection, agent_row, "versions_with", text_values, content)
         days = await load_rows(connection, SQL["days_named"], [*target.facts, *target.passages], agent_row)
-        marks = ErasedMarks(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
+        marks = ErasedMarks(frozenset(int(at // DAY_S) for (at,) in days), versions.erased_count > 0)
         notes = await self._count_all_quoting(connection, agent_row, marks, content.erased.exchange_rows)
         counts = ForgetCounts(
             messages=0,
             facts=len(content.fact_texts),
             passages=len(target.passages),
-            versions=versions.gone,
+            versions=versions.erased_count,
             summaries=0,
             notes=notes.total,
         )
-        return PreviewedCounts(counts, (), versions.remade, versions.changes, notes.exchange_rows)
+        return PreviewedCounts(counts, (), versions.rebuilt_count, versions.changes, notes.exchange_rows)
 
     async def _count_notes(
         self,
@@ -447,13 +451,13 @@ def _add_counts(
         notes=None if first.notes is None or second.notes is None else first.notes + second.notes,
     )
     changes = tuple(dict.fromkeys((*message_counts.changes, *named_counts.changes)))
-    remade = message_counts.remade + named_counts.remade
+    rebuilt_count = message_counts.rebuilt_count + named_counts.rebuilt_count
     noted_rows = _choose_newest_rows(
         sorted((*message_counts.noted_rows, *named_counts.noted_rows), reverse=True)
     )
     facts = message_counts.facts[:_LISTED_FACTS]
     return message_counts._replace(
-        counts=counts, facts=facts, remade=remade, changes=changes, noted_rows=noted_rows
+        counts=counts, facts=facts, rebuilt_count=rebuilt_count, changes=changes, noted_rows=noted_rows
     )
 
 
@@ -483,8 +487,8 @@ async def _read_facts(connection: Connection, values: Sequence[object], limit: i
     limit: the most facts that are returned; None: all.
     """
     count = await connection.fetch_value(SQL["fact_count"], values)
-    most = count if limit is None else min(count, limit)
-    rows = await connection.fetch_rows(SQL["facts"], (*values, most)) if most else []
+    read_count = count if limit is None else min(count, limit)
+    rows = await connection.fetch_rows(SQL["facts"], (*values, read_count)) if read_count else []
     return ErasedFacts(
         [ErasedFact(seq, text, origin, bool(is_true)) for seq, text, origin, is_true in rows], count
     )

@@ -264,15 +264,15 @@ class Jobs(StoreGroup):
         return [JobEntry(make_job(row[:12]), None if row[12] is None else Scope(*row[12:])) for row in rows]
 
     @reads
-    async def find(self, connection: Connection, id: int) -> Job | None:
+    async def find(self, connection: Connection, job_id: int) -> Job | None:
         """Returns a job by its number; None: the job is gone."""
-        row = await connection.fetch_row(SQL["find"], (id,))
+        row = await connection.fetch_row(SQL["find"], (job_id,))
         return None if row is None else make_job(row)
 
     @reads
-    async def list_steps(self, connection: Connection, id: int) -> tuple[JobStep, ...]:
+    async def list_steps(self, connection: Connection, job_id: int) -> tuple[JobStep, ...]:
         """Returns the steps that a job has performed so far."""
-        return tuple(JobStep(*row) for row in await connection.fetch_rows(SQL["step_list"], (id,)))
+        return tuple(JobStep(*row) for row in await connection.fetch_rows(SQL["step_list"], (job_id,)))
 
     @reads
     async def count_by_state(self, connection: Connection, project: str | None = None) -> dict[JobState, int]:
@@ -309,7 +309,7 @@ class Jobs(StoreGroup):
         ]
 
     @_wakes
-    async def retry(self, connection: Connection, id: int) -> Job:
+    async def retry(self, connection: Connection, job_id: int) -> Job:
         """Makes a job due now. Returns the job.
 
         A running job runs again at once, unless its present attempt ends it. A dead job starts again with its first
@@ -317,25 +317,25 @@ class Jobs(StoreGroup):
 
         Raises: NotFound; Stale if something was forgotten since the job was made.
         """
-        job = await _require_job(connection, id)
+        job = await _require_job(connection, job_id)
         now = self._now()
         if await lock_epoch_of_jobs(connection, job.agent_row) != job.epoch:
-            raise Stale(f"job {id} was made before something was forgotten: it cannot be tried again")
+            raise Stale(f"job {job_id} was made before something was forgotten: it cannot be tried again")
         if job.state is JobState.DEAD:
             newer = await connection.fetch_row(SQL["pending"], (job.agent_row, job.kind, job.key))
             if newer is None:
-                await connection.run(SQL["revive"], (now, id))
-                return await _require_job(connection, id)
-            await delete_job(connection, id)
+                await connection.run(SQL["revive"], (now, job_id))
+                return await _require_job(connection, job_id)
+            await delete_job(connection, job_id)
             job = await _require_job(connection, newer[0])
         await connection.run(SQL["hasten"], (now, job.id))
         return await _require_job(connection, job.id)
 
     @_wakes
-    async def cancel(self, connection: Connection, id: int) -> Job:
+    async def cancel(self, connection: Connection, job_id: int) -> Job:
         """Deletes a job with its steps. A job that is running commits nothing more. Raises: NotFound."""
-        job = await _require_job(connection, id)
-        await delete_job(connection, id)
+        job = await _require_job(connection, job_id)
+        await delete_job(connection, job_id)
         return job
 
     async def write_enqueuing(self, operation: Operation[T]) -> T:
@@ -372,10 +372,10 @@ class Jobs(StoreGroup):
         return await self._write_and_wake(write, job.kind)
 
 
-async def _require_job(connection: Connection, id: int) -> Job:
-    row = await connection.fetch_row(SQL["find"], (id,))
+async def _require_job(connection: Connection, job_id: int) -> Job:
+    row = await connection.fetch_row(SQL["find"], (job_id,))
     if row is None:
-        raise NotFound(f"there is no job {id}")
+        raise NotFound(f"there is no job {job_id}")
     return make_job(row)
 
 

@@ -72,10 +72,10 @@ async def _find_key(connection: Connection, digest: bytes, now: float) -> Key | 
     key = _make_key(values)
     if hmac.compare_digest(digest_now, digest):
         return key
-    until = key.rotated_until or 0.0
-    if digest_before is None or not hmac.compare_digest(digest_before, digest) or until <= now:
+    valid_until = key.rotated_until or 0.0
+    if digest_before is None or not hmac.compare_digest(digest_before, digest) or valid_until <= now:
         return None
-    return replace(key, expires=until if key.expires is None else min(key.expires, until))
+    return replace(key, expires=valid_until if key.expires is None else min(key.expires, valid_until))
 
 
 async def _revoke_key(connection: Connection, name_or_id: str, now: float) -> Key:
@@ -186,7 +186,7 @@ class Keys(StoreGroup):
             self._announce_created(demands_key=opens is None)
         return is_installed
 
-    async def change(self, id: int, change: Callable[[Key], Key]) -> Key:
+    async def change(self, key_id: int, change: Callable[[Key], Key]) -> Key:
         """Changes name, memory, expiry, models and user of a key in use. Returns it as it is then.
 
         change: a function that returns the new key for the present key.
@@ -195,16 +195,16 @@ class Keys(StoreGroup):
         """
 
         async def write(connection: Connection) -> Row | None:
-            row = await connection.fetch_row(SQL["key_in_use"], (id,))
+            row = await connection.fetch_row(SQL["key_in_use"], (key_id,))
             if row is None:
                 return None
             key = change(_make_key(row))
-            values = (id, key.name, key.memory, key.expires, _dump_patterns(key.models), key.user)
+            values = (key_id, key.name, key.memory, key.expires, _dump_patterns(key.models), key.user)
             return await connection.fetch_row(SQL["key_change"], values)
 
-        return await self._write_key(id, write)
+        return await self._write_key(key_id, write)
 
-    async def rotate(self, id: int, overlap_s: float) -> IssuedKey:
+    async def rotate(self, key_id: int, overlap_s: float) -> IssuedKey:
         """Gives a key in use another secret. Raises: NotFound, also for an expired key.
 
         overlap_s: the time for which the previous secret, and links made with it, stay valid. An earlier secret ends
@@ -212,22 +212,22 @@ class Keys(StoreGroup):
         """
         secret = KEY_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
         now = self._now()
-        until = now + overlap_s
+        valid_until = now + overlap_s
 
         async def rotate(connection: Connection) -> Row | None:
-            await connection.run(SQL["key_links"], (id, until))
+            await connection.run(SQL["key_links"], (key_id, valid_until))
             return await connection.fetch_row(
-                SQL["key_rotate"], (id, digest_secret(secret), secret[:SHOWN_CHARS], until, now)
+                SQL["key_rotate"], (key_id, digest_secret(secret), secret[:SHOWN_CHARS], valid_until, now)
             )
 
-        return IssuedKey(await self._write_key(id, rotate), secret)
+        return IssuedKey(await self._write_key(key_id, rotate), secret)
 
     async def _write_key(
-        self, id: int, write: Callable[[Connection], Coroutine[Any, Any, Row | None]]
+        self, key_id: int, write: Callable[[Connection], Coroutine[Any, Any, Row | None]]
     ) -> Key:
         row = await self._await_write(self._database.write(write), self._drop_cache)
         if row is None:
-            raise NotFound(f"there is no key in use with the number {id}")
+            raise NotFound(f"there is no key in use with the number {key_id}")
         return _make_key(row)
 
     def compute_expiry(self, seconds: float) -> float:
@@ -244,10 +244,12 @@ class Keys(StoreGroup):
         revoking = self._database.write(lambda connection: _revoke_key(connection, name_or_id, now))
         return await self._await_write(revoking, self._drop_cache)
 
-    async def revoke_by_id(self, id: int) -> Key:
+    async def revoke_by_id(self, key_id: int) -> Key:
         """Revokes a key by its number alone. Raises: NotFound if there is none in use."""
-        values = (self._now(), id)
-        return await self._write_key(id, lambda connection: connection.fetch_row(SQL["key_revoke"], values))
+        values = (self._now(), key_id)
+        return await self._write_key(
+            key_id, lambda connection: connection.fetch_row(SQL["key_revoke"], values)
+        )
 
     @reads
     async def list(self, connection: Connection) -> tuple[Key, ...]:

@@ -33,19 +33,19 @@ class UsageLimits(StoreGroup):
         ((id,),) = await self._await_write(adding, self._report_change)
         return UsageLimit(id, *values)
 
-    async def change(self, id: int, most: float | None, then: str | None) -> None:
+    async def change(self, limit_id: int, most: float | None, then: str | None) -> None:
         """Changes a limit; None leaves a field as it is. Raises: NotFound."""
         changing = self._database.write(
-            lambda connection: connection.run(SQL["limit_change"], (id, most, then))
+            lambda connection: connection.run(SQL["limit_change"], (limit_id, most, then))
         )
         if not await self._await_write(changing, self._report_change):
-            raise NotFound(f"there is no limit {id}")
+            raise NotFound(f"there is no limit {limit_id}")
 
-    async def remove(self, id: int) -> None:
+    async def remove(self, limit_id: int) -> None:
         """Removes a limit. Raises: NotFound."""
-        removing = self._database.write(lambda connection: connection.run(SQL["limit_remove"], (id,)))
+        removing = self._database.write(lambda connection: connection.run(SQL["limit_remove"], (limit_id,)))
         if not await self._await_write(removing, self._report_change):
-            raise NotFound(f"there is no limit {id}")
+            raise NotFound(f"there is no limit {limit_id}")
 
     def add_listener(self, listener: Callable[[], None]) -> None:
         """Has a function called when limits may have changed, by this process or another."""

@@ -131,8 +131,8 @@ class CachedMemory:
 
         Nothing has to be read into a full memory either, which lacks the newest messages until they are indexed.
         """
-        before = self.numbers
-        if before is None or (before.epoch, before.indexed_seq, before.stamp) != (
+        known = self.numbers
+        if known is None or (known.epoch, known.indexed_seq, known.stamp) != (
             current.epoch, current.indexed_seq, current.stamp,
         ):  # fmt: skip
             return False
@@ -222,12 +222,12 @@ class CachedMemory:
         self.index.put(((chunk, data) for chunk, _, data in changes.terms), changes.segments)
         stamps = [each.stamp for each in changes.segments.values()] + [stamp for _, stamp, _ in changes.terms]
         self._terms_stamp = max(stamps, default=self._terms_stamp)
-        before = self.numbers
-        if before is None or before.stamp != current.stamp:
+        known = self.numbers
+        if known is None or known.stamp != current.stamp:
             self._drop_messages()
-        elif before.indexed_seq != current.indexed_seq:
+        elif known.indexed_seq != current.indexed_seq:
             # Unindexed messages with lower numbers stay: their texts were changed after they were indexed.
-            self._note_indexed(range(before.indexed_seq + 1, current.indexed_seq + 1))
+            self._note_indexed(range(known.indexed_seq + 1, current.indexed_seq + 1))
         for message in changes.unindexed:
             if self.unindexed.setdefault(message.seq, message) is message:
                 self.uncounted.append(message)
@@ -314,8 +314,8 @@ class CachedMemory:
 
     def _make_message_as_read(self, message: Message) -> Message:
         """Returns a message as it is read by its number: without a `previous` of another exchange."""
-        before = None if message.previous is None else self.unindexed.get(message.previous)
-        is_known = before is not None and before.exchange_row == message.exchange_row
+        previous = None if message.previous is None else self.unindexed.get(message.previous)
+        is_known = previous is not None and previous.exchange_row == message.exchange_row
         return message if is_known else replace(message, previous=None)
 
 

@@ -247,10 +247,10 @@ class MemoryPages(StoreGroup):
     ) -> dict[int, SourceExchange]:
         """Returns some exchanges with their content, by their rows."""
         rows = await load_rows(connection, SQL["sources"], ids, agent_row)
-        shown = make_shown_exchanges(row[1:] for row in rows)
+        shown_exchanges = make_shown_exchanges(row[1:] for row in rows)
         return {
             exchange.id: SourceExchange(exchange, row[0], is_shared)
-            for row, (exchange, is_shared, _) in zip(rows, shown, strict=True)
+            for row, (exchange, is_shared, _) in zip(rows, shown_exchanges, strict=True)
         }
 
     @long_reads
@@ -267,13 +267,13 @@ class MemoryPages(StoreGroup):
     ) -> dict[int, NamedExchange]:
         """Returns some exchanges of several memories, by their rows.
 
-        max_bytes: longer ones, as they are stored, are left out.
+        max_bytes: the size above which a stored exchange is left out.
         """
         rows = await load_rows(connection, SQL["short_exchanges_of_all"], ids, max_bytes)
-        shown = make_shown_exchanges(row[1:] for row in rows)
+        shown_exchanges = make_shown_exchanges(row[1:] for row in rows)
         return {
             shown_exchange.exchange.id: NamedExchange(row[0], shown_exchange)
-            for row, shown_exchange in zip(rows, shown, strict=True)
+            for row, shown_exchange in zip(rows, shown_exchanges, strict=True)
         }
 
     @long_reads
@@ -294,10 +294,10 @@ class MemoryPages(StoreGroup):
         for start in range(0, len(uids), _CONVERSATIONS_PER_READ):
             values = (agent_row, uids[start : start + _CONVERSATIONS_PER_READ], max_bytes)
             rows = await connection.fetch_rows(SQL["openings"], values)
-            parsed = make_shown_exchanges(row[1:] for row in rows)
+            shown_exchanges = make_shown_exchanges(row[1:] for row in rows)
             by_uid |= {
                 row[0]: SourceExchange(exchange, row[0], is_shared)
-                for row, (exchange, is_shared, _) in zip(rows, parsed, strict=True)
+                for row, (exchange, is_shared, _) in zip(rows, shown_exchanges, strict=True)
             }
         return by_uid
 
@@ -306,8 +306,8 @@ class MemoryPages(StoreGroup):
         """Returns the blocks that a memory sees, in their order."""
         order = {block.id: n for n, block in enumerate(await load_blocks(connection, agent_row))}
         rows = await load_rows(connection, SQL["blocks"], list(order), agent_row)
-        shown = [ShownBlock(make_block(row), row[8], row[9], bool(row[10])) for row in rows]
-        return sorted(shown, key=lambda shown_block: order[shown_block.block.id])
+        shown_blocks = [ShownBlock(make_block(row), row[8], row[9], bool(row[10])) for row in rows]
+        return sorted(shown_blocks, key=lambda shown_block: order[shown_block.block.id])
 
     @long_reads
     async def list_unindexed(self, connection: Connection, agent_row: int, next_seq: int) -> UnindexedTexts:

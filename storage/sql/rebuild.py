@@ -184,9 +184,9 @@ async def rebuild_block(
     dropped = _list_dropped(base, later, values)
     if not dropped and values == [version.value for version, _ in later]:
         return False
-    remade = await _rewrite_rows(connection, block_row, later, values, dropped)
-    staying = [*(_RemadeVersion(version, version.value) for version in clean), *remade.staying]
-    await _write_following(connection, stored, staying, remade.following, final_value=values[-1], now=now)
+    rewritten = await _rewrite_rows(connection, block_row, later, values, dropped)
+    staying = [*(_RewrittenVersion(version, version.value) for version in clean), *rewritten.staying]
+    await _write_following(connection, stored, staying, rewritten.following, final_value=values[-1], now=now)
     return True
 
 
@@ -244,17 +244,21 @@ async def remove_lost_lines(
         for version in await load_versions(connection, block_row)
         if version.origin != FORGOTTEN_ORIGIN
     ]
-    lost = collect_lost_lines(versions, numbers)
-    if not lost.later:
+    lost_lines = collect_lost_lines(versions, numbers)
+    if not lost_lines.later:
         return False
-    await erase_edits(connection, [version.edit for version in lost.later if version.edit is not None])
-    values = [version.value for version in lost.later_without]
-    revised = [_RevisedVersion(version, RevisedValue(version.value)) for version in lost.later]
-    remade = await _rewrite_rows(connection, block_row, revised, values, _list_dropped("", revised, values))
-    clean = versions[: len(versions) - len(lost.later)]
-    staying = [*(_RemadeVersion(version, version.value) for version in clean), *remade.staying]
+    await erase_edits(connection, [version.edit for version in lost_lines.later if version.edit is not None])
+    values = [version.value for version in lost_lines.later_without]
+    revised = [_RevisedVersion(version, RevisedValue(version.value)) for version in lost_lines.later]
+    rewritten = await _rewrite_rows(
+        connection, block_row, revised, values, _list_dropped("", revised, values)
+    )
+    clean = versions[: len(versions) - len(lost_lines.later)]
+    staying = [*(_RewrittenVersion(version, version.value) for version in clean), *rewritten.staying]
     stored = await get_block(connection, block_row)
-    await _write_following(connection, stored, staying, remade.following, final_value=stored.value, now=now)
+    await _write_following(
+        connection, stored, staying, rewritten.following, final_value=stored.value, now=now
+    )
     return True
 
 
@@ -264,7 +268,7 @@ async def erase_edits(connection: Connection, edits: Iterable[EditKey]) -> None:
         await connection.run(SQL["edit_of_call_erase"], (*edit, _NO_ARGUMENTS))
 
 
-class _RemadeVersion(NamedTuple):
+class _RewrittenVersion(NamedTuple):
     """A version of a block, and its new value."""
 
     version: BlockVersion
@@ -284,13 +288,13 @@ def _list_dropped(base: str, later: Sequence[_RevisedVersion], values: Sequence[
     }
 
 
-class _RemadeVersions(NamedTuple):
+class _RewrittenVersions(NamedTuple):
     """The later versions of a block that are not dropped."""
 
     # The versions that stay in their rows.
-    staying: list[_RemadeVersion]
+    staying: list[_RewrittenVersion]
     # The versions to be written again, as new versions: from the first one on whose row has no room for its new value.
-    following: list[_RemadeVersion]
+    following: list[_RewrittenVersion]
 
 
 async def _rewrite_rows(
@@ -299,27 +303,27 @@ async def _rewrite_rows(
     later: Sequence[_RevisedVersion],
     values: Sequence[str],
     dropped: Collection[int],
-) -> _RemadeVersions:
+) -> _RewrittenVersions:
     """Writes new values into the rows of versions as far as they fit, and empties the rows of all others.
 
     values: the new value of each version in `later`.
     dropped: the numbers of the versions that do not stay.
     """
-    remade = _RemadeVersions([], [])
+    rewritten = _RewrittenVersions([], [])
     for (version, _), value in zip(later, values, strict=True):
         is_dropped = version.number in dropped
-        sources = None if is_dropped or remade.following else _make_padded_sources(version, value)
+        sources = None if is_dropped or rewritten.following else _make_padded_sources(version, value)
         if sources is None:
             await connection.run(
                 SQL["version_erase"], (FORGOTTEN_ORIGIN, block_row, version.number, _NO_SOURCES)
             )
             if not is_dropped:
-                remade.following.append(_RemadeVersion(version, value))
+                rewritten.following.append(_RewrittenVersion(version, value))
             continue
         if value != version.value:
             await connection.run(SQL["version_rewrite"], (value, sources, block_row, version.number))
-        remade.staying.append(_RemadeVersion(version, value))
-    return remade
+        rewritten.staying.append(_RewrittenVersion(version, value))
+    return rewritten
 
 
 class BlockPreview(NamedTuple):
@@ -328,9 +332,9 @@ class BlockPreview(NamedTuple):
     # The value that the block would have.
     value: str
     # The number of versions that came from erased content and would not stay.
-    gone: int
+    erased_count: int
     # The number of versions that would stay with another value.
-    remade: int
+    rebuilt_count: int
 
 
 async def preview_block(
@@ -357,19 +361,19 @@ async def preview_block(
     base = clean[-1].value if clean else ""
     values, _ = rules.rebuild_block(replace(block, value=base), [revised for _, revised in later], ())
     dropped = _list_dropped(base, later, values)
-    remade = sum(
+    rebuilt_count = sum(
         version.number not in dropped and version.value != value
         for (version, _), value in zip(later, values, strict=True)
     )
-    gone = sum(revised.is_erased and version.number in dropped for version, revised in later)
-    return BlockPreview(values[-1], gone, remade)
+    erased_count = sum(revised.is_erased and version.number in dropped for version, revised in later)
+    return BlockPreview(values[-1], erased_count, rebuilt_count)
 
 
 async def _write_following(
     connection: Connection,
     block: Block,
-    staying: Sequence[_RemadeVersion],
-    following: Sequence[_RemadeVersion],
+    staying: Sequence[_RewrittenVersion],
+    following: Sequence[_RewrittenVersion],
     final_value: str,
     now: float,
 ) -> None:

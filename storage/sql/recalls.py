@@ -126,11 +126,14 @@ class Recalls(StoreGroup):
 
         max_bytes: the most stored bytes of an exchange; longer exchanges are left out.
         """
-        packed = {pack_request_id(request_id): request_id for request_id in requests}
-        rows = await load_rows(connection, SQL["recall_exchanges"], [*packed], agent_row, since, max_bytes)
-        shown = make_shown_exchanges(row[1:] for row in rows)
+        request_by_packed_id = {pack_request_id(request_id): request_id for request_id in requests}
+        rows = await load_rows(
+            connection, SQL["recall_exchanges"], [*request_by_packed_id], agent_row, since, max_bytes
+        )
+        shown_exchanges = make_shown_exchanges(row[1:] for row in rows)
         return {
-            packed[bytes(row[0])]: shown_exchange for row, shown_exchange in zip(rows, shown, strict=True)
+            request_by_packed_id[bytes(row[0])]: shown_exchange
+            for row, shown_exchange in zip(rows, shown_exchanges, strict=True)
         }
 
     async def delete_older(self, before: float) -> int:

@@ -220,7 +220,7 @@ def _render_payload(agent_row: int, run_rows: Collection[int]) -> bytes:
     return orjson.dumps({"agent": agent_row, "run": oldest, "later": later})
 
 
-def _merge_payloads(waiting: bytes, new: bytes) -> bytes:
-    payloads = [orjson.loads(data) for data in (waiting, new)]
+def _merge_payloads(waiting_payload: bytes, new_payload: bytes) -> bytes:
+    payloads = [orjson.loads(data) for data in (waiting_payload, new_payload)]
     runs = {run_row for payload in payloads for run_row in (payload["run"], *payload["later"])}
     return _render_payload(payloads[0]["agent"], runs)

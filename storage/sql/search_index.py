@@ -107,9 +107,9 @@ class SearchIndex(GrowingGroup):
         if agent is None:
             return None
         first = agent.indexed_seq + 1
-        shown = await load_shown_since(connection, agent_row, first, _STEP_EXCHANGES)
+        shown_exchanges = await load_shown_since(connection, agent_row, first, _STEP_EXCHANGES)
         passages = await load_passages_and_facts_since(connection, agent_row, first, _STEP_PASSAGES)
-        return _Unindexed(agent, [*self._make_documents(shown), *map(make_document, passages)])
+        return _Unindexed(agent, [*self._make_documents(shown_exchanges), *map(make_document, passages)])
 
     async def _count(
         self, agent_row: int, documents: Sequence[Document], give_way: Callable[[], Awaitable[None]] | None
@@ -178,10 +178,10 @@ class SearchIndex(GrowingGroup):
             await set_indexed(connection, agent.id, end_seq)
         return not is_last or len(stale_rows) == _STEP_EXCHANGES
 
-    def _make_documents(self, shown: Iterable[ShownExchange]) -> list[Document]:
+    def _make_documents(self, shown_exchanges: Iterable[ShownExchange]) -> list[Document]:
         return [
             make_document(message)
-            for shown_exchange in shown
+            for shown_exchange in shown_exchanges
             if shown_exchange.exchange.active and shown_exchange.exchange.state == "finished"
             for message in self._rules.list_messages(
                 shown_exchange.exchange, False, shown_exchange.previous_seq, None
@@ -203,25 +203,29 @@ class SearchIndex(GrowingGroup):
             return _MadeSegment(number, max((stamp for _, stamp, _ in rows), default=0), segment)
 
         try:
-            made = await self._database.long_read(make)
+            made_segment = await self._database.long_read(make)
         except blob.CorruptIndex:
             await self.mend(agent_row)
             return True
-        if made is None:
+        if made_segment is None:
             return False
-        await self._write_segment(agent_row, made)
+        await self._write_segment(agent_row, made_segment)
         return True
 
     @bulk_writes
-    async def _write_segment(self, connection: Connection, agent_row: int, made: _MadeSegment) -> None:
+    async def _write_segment(
+        self, connection: Connection, agent_row: int, made_segment: _MadeSegment
+    ) -> None:
         await connection.lock(agent_row)
         # Nothing may stay of a memory that is gone by now.
         if await find_agent_by_id(connection, agent_row) is not None:
-            await add_segment(connection, agent_row, made.number, made.stamp, made.segment)
+            await add_segment(
+                connection, agent_row, made_segment.number, made_segment.stamp, made_segment.segment
+            )
 
 
 async def _compute_last_indexable(connection: Connection, agent_row: int, next_seq: int) -> int:
-    """Returns the last number up to which messages can be indexed now. next_seq: the agent's.
+    """Returns the last number up to which messages can be indexed now. next_seq: the agent's next number.
 
     A message that is being answered is indexed together with its reply. Otherwise its chunk would be written twice, and
     the cached parts of the memory would be dropped for it.
@@ -238,12 +242,14 @@ async def _mend_index(connection: Connection, agent_row: int) -> None:
 async def _remove_from_index(
     connection: Connection, agent_row: int, stale_rows: Sequence[int], indexed_seq: int
 ) -> list[ShownExchange]:
-    """Removes exchanges that have changed from the index. Returns those to be indexed again.
+    """Removes exchanges that have changed from the index. Returns the exchanges that have to be indexed again.
 
     indexed_seq: the last number that the index knows. Later exchanges are left out: they are indexed as they are then.
     """
-    shown = await load_shown_stale(connection, agent_row, stale_rows)
-    outdated = [shown_exchange for shown_exchange in shown if shown_exchange.exchange.seq <= indexed_seq]
+    shown_exchanges = await load_shown_stale(connection, agent_row, stale_rows)
+    outdated = [
+        shown_exchange for shown_exchange in shown_exchanges if shown_exchange.exchange.seq <= indexed_seq
+    ]
     for shown_exchange in outdated:
         exchange = shown_exchange.exchange
         await forget_indexed(connection, agent_row, range(exchange.seq, exchange.next_seq))

@@ -98,12 +98,15 @@ def _parse(file: str) -> tuple[dict[str, _Text], dict[str, _Text]]:
     return _pair_texts(file, found["piece"]), _pair_texts(file, found["name"])
 
 
-def _pair_texts(file: str, found: Mapping[str, Mapping[str, str]]) -> dict[str, _Text]:
-    """Returns texts by name. found: texts by name and database. Raises: ValueError: a database lacks a text."""
+def _pair_texts(file: str, texts_by_database: Mapping[str, Mapping[str, str]]) -> dict[str, _Text]:
+    """Returns texts by name. Raises: ValueError: a database lacks a text.
+
+    texts_by_database: the texts by name and database; the database "" stands for both.
+    """
     texts: dict[str, _Text] = {}
-    for name, by_database in found.items():
-        both = by_database.get("", "")
-        texts[name] = _Text(by_database.get("sqlite", both), by_database.get("postgres", both))
+    for name, by_database in texts_by_database.items():
+        common_text = by_database.get("", "")
+        texts[name] = _Text(by_database.get("sqlite", common_text), by_database.get("postgres", common_text))
         if not all(texts[name]):
             raise ValueError(f"{file}: {name} is there for one database alone")
     return texts

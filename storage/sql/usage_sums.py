@@ -84,9 +84,9 @@ def _make_sums_statement(
     if has_end:
         where += f" AND ({columns}) <= ({_render_placeholders(by)})"
     grouped = f" GROUP BY {columns} ORDER BY {columns}" if by else " HAVING count(*) > 0"
-    shown = f"{columns}, {_SUMS}" if by else _SUMS
+    selected = f"{columns}, {_SUMS}" if by else _SUMS
     return make_statement(
-        "usage.sql: sums", f"SELECT {shown} FROM {_choose_table(by, only)} {where}{grouped} LIMIT ?"
+        "usage.sql: sums", f"SELECT {selected} FROM {_choose_table(by, only)} {where}{grouped} LIMIT ?"
     )
 
 

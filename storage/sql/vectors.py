@@ -267,12 +267,12 @@ class Vectors(StoreGroup):
             return UnembeddedMessages(agent, model, 0, 0, 0, is_new=True)
         cursor = progress.cursor
         upto = max(cursor, agent.indexed_seq)
-        shown = [
+        exchanges = [
             exchange
             for exchange, _, _ in await load_shown_since(connection, agent_row, cursor + 1, _MAX_EXCHANGES)
         ]
-        if len(shown) == _MAX_EXCHANGES:
-            upto = min(upto, shown[-1].reply_seq)
+        if len(exchanges) == _MAX_EXCHANGES:
+            upto = min(upto, exchanges[-1].reply_seq)
         passages_and_facts = await load_passages_and_facts_since(
             connection, agent_row, cursor + 1, _MAX_PASSAGES
         )
@@ -280,7 +280,7 @@ class Vectors(StoreGroup):
             upto = min(upto, passages_and_facts[-1].seq)
         messages = [
             message
-            for exchange in shown
+            for exchange in exchanges
             if exchange.seq <= upto
             for message in self._rules.list_messages(exchange, False, None, None)
         ]

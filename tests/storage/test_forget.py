@@ -329,7 +329,7 @@ async def test_a_line_stays_that_another_of_its_messages_says(store: Store, alic
     await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     target = ForgetTarget(exchanges=[first.id])
     found = await store.forget_previews.count(alice.agent.id, target, 2)
-    assert (found.counts.versions, found.remade) == (0, 1)
+    assert (found.counts.versions, found.rebuilt_count) == (0, 1)
     assert [each.after for each in found.changes] == ["Likes zqredx."]
     for row, left_of_it in ((first, "Likes zqredx."), (second, "")):
         await forget(store, alice.agent, ForgetTarget(exchanges=[row.id]))
@@ -352,7 +352,7 @@ async def test_a_line_stays_that_the_question_says_and_goes_with_the_question(
         (block,) = await store.blocks.load(alice.agent.id)
     target = ForgetTarget(messages=[row.reply_seq])
     found = await store.forget_previews.count(alice.agent.id, target, 1)
-    assert (found.counts.versions, found.remade) == (1, 1)
+    assert (found.counts.versions, found.rebuilt_count) == (1, 1)
     assert [each.after for each in found.changes] == ["Likes zqredx."]
     await forget(store, alice.agent, target)
     (block,) = await store.blocks.load(alice.agent.id)
@@ -1258,7 +1258,7 @@ async def test_a_preview_counts_the_facts_and_versions_that_go(
     conversation = await store.forget_targets.find_conversation(alice.agent.id, "talk")
     target = ForgetTarget(conversation_row=conversation)
     found = await store.forget_previews.count(alice.agent.id, target, 4)
-    assert (found.counts.facts, found.counts.versions, found.remade) == (4, 4, 0)
+    assert (found.counts.facts, found.counts.versions, found.rebuilt_count) == (4, 4, 0)
     assert [each.text for each in found.facts] == ["Fact 6.", "Fact 5.", "Fact 4.", "Fact 3."]
     await forget(store, alice.agent, target)
     assert [f.text for f in await store.facts.list(alice.agent.id)] == ["Fact 2.", "Fact 1.", "Fact 0."]

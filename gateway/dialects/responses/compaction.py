@@ -18,9 +18,9 @@ _SUMMARY_FIELD: Final = "summary"
 _SUMMARY_PREFIX: Final = "A summary of the conversation up to here, in place of its messages:\n\n"
 
 
-def make_compaction_item(id: str, summary: str) -> Json:
+def make_compaction_item(item_id: str, summary: str) -> Json:
     """Returns the item with a summary, sealed as in `sealed.py`."""
-    return {"id": id, "type": COMPACTION_TYPE, "encrypted_content": seal({_SUMMARY_FIELD: summary})}
+    return {"id": item_id, "type": COMPACTION_TYPE, "encrypted_content": seal({_SUMMARY_FIELD: summary})}
 
 
 def make_compaction_messages(items: Sequence[Any], field: str = "input", items_before: int = 0) -> list[Json]:

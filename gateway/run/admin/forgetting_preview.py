@@ -177,8 +177,10 @@ class ForgettingPreviews(Struct, frozen=True):
         extent = await self.store.forget_previews.count(memory.id, target, part.messages)
         refs = await self.store.memory_pages.load_exchange_refs(memory.id, extent.noted_rows)
         stays = [each for each in part.stays if each.message not in extent.replaced_seqs]
-        if extent.remade:
-            versions = f"{extent.remade} later version{'' if extent.remade == 1 else 's'} of blocks"
+        if extent.rebuilt_count:
+            versions = (
+                f"{extent.rebuilt_count} later version{'' if extent.rebuilt_count == 1 else 's'} of blocks"
+            )
             change = "without what came from this, and without lines that say it again"
             stays.insert(0, RemainingRecord(f"{versions}, {change}."))
         named_texts: list[tuple[TargetKind, TargetValue]] = [(text.kind, text.seq) for text in part.texts]

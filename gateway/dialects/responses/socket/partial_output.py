@@ -76,6 +76,6 @@ class PartialOutput:
         return b"[%b]" % b",".join([items[index] for index in sorted(items)])
 
 
-def _cut_message(id: str, texts: list[str]) -> dict[str, object]:
+def _cut_message(item_id: str, texts: list[str]) -> dict[str, object]:
     parts = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []} for text in texts]
-    return {"id": id, "type": "message", "role": "assistant", "status": "incomplete", "content": parts}
+    return {"id": item_id, "type": "message", "role": "assistant", "status": "incomplete", "content": parts}

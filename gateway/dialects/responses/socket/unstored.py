@@ -123,9 +123,9 @@ class UnstoredResponses:
         size = sum(map(len, items)) + _ITEM_BYTES * len(items)
         self._put(id, _CachedResponse(pending.user, pending.base_id, items, size, pending.memories))
 
-    def list_memories(self, id: str | None) -> list[int]:
-        """Returns the rows of the memories that have a cached response's turns. id: None: no response."""
-        cached_response = self._by_id.get(id) if id is not None else None
+    def list_memories(self, response_id: str | None) -> list[int]:
+        """Returns the rows of the memories that have a cached response's turns. response_id: None: no response."""
+        cached_response = self._by_id.get(response_id) if response_id is not None else None
         return [] if cached_response is None else list(cached_response.memories)
 
     def drop_memory(self, agent_row: int) -> None:
@@ -133,17 +133,17 @@ class UnstoredResponses:
         for id in [id for id, each in self._by_id.items() if agent_row in each.memories]:
             self.drop(id)
 
-    def drop(self, id: str | None) -> None:
-        """Drops a response, since the request that continued it has failed. id: None: no response."""
-        if id is not None and (dropped := self._by_id.pop(id, None)) is not None:
+    def drop(self, response_id: str | None) -> None:
+        """Drops a response, since the request that continued it has failed. response_id: None: no response."""
+        if response_id is not None and (dropped := self._by_id.pop(response_id, None)) is not None:
             self._bytes -= dropped.size
 
-    def _put(self, id: str, cached_response: _CachedResponse) -> None:
+    def _put(self, response_id: str, cached_response: _CachedResponse) -> None:
         if cached_response.size > self._limit_bytes:
             return
-        if (earlier := self._by_id.pop(id, None)) is not None:
+        if (earlier := self._by_id.pop(response_id, None)) is not None:
             self._bytes -= earlier.size
-        self._by_id[id] = cached_response
+        self._by_id[response_id] = cached_response
         self._bytes += cached_response.size
         while self._bytes > self._limit_bytes or len(self._by_id) > _MAX_CACHED_RESPONSES:
             _, oldest = self._by_id.popitem(last=False)
