@@ -26,8 +26,9 @@ from storage.sql.store import Store
 
 # Runs on the page of an agent's memory.
 _NEWEST_RUNS = 10
-# No index has the runs by their state. A page of the failed ones looks through so many: 10 ms of a million over SQLite.
-_WALKED_RUNS = 50_000
+# No index has the runs by their state, so a page of the failed ones looks through this many runs at most. 50,000 took
+# 20 ms over SQLite and 75 ms over PostgreSQL on a busy machine.
+_WALKED_RUNS = 20_000
 
 _CallState = Literal["answered", "waiting", "open"]
 
