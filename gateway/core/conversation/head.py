@@ -241,7 +241,12 @@ class _HeadSearch:
 
     def _list_head_messages(self) -> Sequence[WireMessage]:
         """Returns the input messages of the head."""
-        return () if self._head is None else self._tree.contents.get(self._head).messages or ()
+        return () if self._head is None else self._list_messages(self._head)
+
+    def _list_messages(self, exchange: Exchange, start: int = 0) -> list[WireMessage]:
+        """Returns the stored input messages of an exchange from an index on, without those that were forgotten."""
+        messages = self._tree.contents.get(exchange).messages or ()
+        return [m for i, m in enumerate(messages) if i >= start and i not in exchange.redactions]
 
     def _find_same_report(self, messages: Sequence[WireMessage], count: int) -> int | None:
         """Returns the index of the last message with the same report as the first `count` messages of the list."""
@@ -308,8 +313,7 @@ class _HeadSearch:
         if not self._cut_sends:
             return []
         last_send = self._cut_sends[-1]
-        # A send that the upstream has refused (`superseded`) would only be refused again.
-        pending = [] if last_send.superseded else tree.contents.get(last_send).messages or []
+        start = 0
         if (
             head is not None
             and head.inputs
@@ -317,14 +321,18 @@ class _HeadSearch:
             and last_send.parent == head.parent
         ):
             # The send has repeated the question of the head.
-            return pending[len(head.inputs) :]
+            start = len(head.inputs)
+        # A send that the upstream has refused (`superseded`) would only be refused again.
+        pending = [] if last_send.superseded else self._list_messages(last_send, start)
+        if start:
+            return pending
         # If the last send has results of tools, the user may have written before it.
         user_send = next((each for each in reversed(self._cut_sends) if not tree.is_mid_turn(each)), None)
         if user_send is None or user_send is last_send or user_send.superseded:
             return pending
         return [
             *pending,
-            *(each for each in tree.contents.get(user_send).messages or () if each.get("role") == "user"),
+            *(each for each in self._list_messages(user_send) if each.get("role") == "user"),
         ]
 
 

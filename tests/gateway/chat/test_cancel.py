@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from gateway.run.memory.composer import Composer
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.upstream.attempts import Attempts
 from gateway.web.client_reply import ClientReply
+from storage.forget_commands import ForgetTarget
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, raw, say
 from tests.gateway.sdk import CHAT, World, agent, remember
 from tests.server import QUIET
@@ -30,7 +31,13 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
 
 
 def leave(
-    world: World, reply: Reply, *, after: bytes | None, model: str = "m", **options: Any
+    world: World,
+    reply: Reply,
+    *,
+    after: bytes | None,
+    model: str = "m",
+    headers: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> UpstreamRequest:
     """A client that leaves when it has read `after`, or (None) as soon as the upstream has its request."""
     world.upstream.queue(reply)
@@ -42,7 +49,7 @@ def leave(
         **options,
     }
     with world.gateway.connect() as client:
-        client.request("POST", CHAT, json.dumps(body).encode())
+        client.request("POST", CHAT, json.dumps(body).encode(), headers)
         world.upstream.request_gate(count).wait_sync()
         if after is not None:
             client.read_until(after)
@@ -308,6 +315,20 @@ def test_the_users_words_of_a_cancelled_turn_stand_once_they_are_resent(world: W
     last = world.upstream.last.body.decode()
     assert "Flint" in last
     assert "palm" not in last
+
+
+@pytest.mark.both
+def test_a_held_message_that_is_forgotten_is_not_sent_any_more(world: World) -> None:
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "phone"}
+    for text in ("My parrot is Flint.", "Where is it?"):
+        messages = [{"role": "user", "content": text}]
+        leave(world, say(SECRET, hold_after={4: Gate()}), after=b"treasure", stream=True, messages=messages,
+              headers=headers)  # fmt: skip
+        world.settle()
+    memory, seq = world.query("SELECT agent, max(seq) FROM exchanges GROUP BY agent")[0]
+    world.gateway.call(world.store.forgetting.forget(memory, ForgetTarget(messages=[seq])))
+    assert world.post([{"role": "user", "content": "Hello?"}], headers, user="alice").status == 200
+    assert [each["content"] for each in world.upstream.last.messages] == ["Where is it?", "Hello?"]
 
 
 def test_a_later_turn_that_is_cancelled_leaves_the_earlier_ones_as_they_are(world: World) -> None:
