@@ -144,7 +144,7 @@ class LostWords(Struct, frozen=True):
             agent,
             [block for block in blocks if block.label != corrected],
             list_all_but_one(words),
-            skipped=[corrected] if isinstance(corrected, int) else (),
+            skipped_seqs=[corrected] if isinstance(corrected, int) else (),
         )
 
     async def _mark_kept_words(self, agent: Agent, remaining: Remaining, new_text: str) -> Remaining:

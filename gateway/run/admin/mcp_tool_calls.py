@@ -157,11 +157,11 @@ class McpTools(Struct, frozen=True):
             seq = parse_id(arguments.around, ("message",), argument="around").seq
             agent = call.get_memory_with_id(arguments.around)
             with _name_id_in_error(arguments.around):
-                around = await views.messages.read_around(project, agent.uid, seq, arguments.limit)
-            if arguments.conversation not in ("", around.conversation):
+                messages = await views.messages.read_around(project, agent.uid, seq, arguments.limit)
+            if arguments.conversation not in ("", messages.conversation):
                 raise BadRequest("around is a message of another conversation.", param="around")
             return ConversationResult(
-                conversation=around.conversation, messages=_make_shown_messages(around.items)
+                conversation=messages.conversation, messages=_make_shown_messages(messages.items)
             )
         if arguments.conversation:
             agent = call.get_memory_with_id(arguments.conversation)
@@ -211,13 +211,13 @@ class McpTools(Struct, frozen=True):
             raise _make_unknown_label_error(label) from error
         except Conflict as error:
             blocks = await self.store.facts.load_blocks(agent.id)
-            current = next((block for block in blocks if block.label == label), None)
-            if current is None:
+            present_block = next((block for block in blocks if block.label == label), None)
+            if present_block is None:
                 raise
-            shown = {"label": label, "version": current.version, "value": current.value}
+            shown_fields = {"label": label, "version": present_block.version, "value": present_block.value}
             raise Conflict(
                 f"version {arguments.version} is not the block's present one, and nothing was written; "
-                f"it is now {orjson.dumps(shown).decode()}",
+                f"it is now {orjson.dumps(shown_fields).decode()}",
                 param="version",
             ) from error
         return EditBlockResult(block.label, block.version)

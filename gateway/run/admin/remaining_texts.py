@@ -101,8 +101,9 @@ class RemainingTexts:
             stays.append(RemainingRecord("What is shared with others, without what came from here."))
         stays.append(RemainingRecord("A note that it was forgotten: the memory’s number and no words."))
         if self._memory.paused_at is not None:
-            paused = "That the memory is paused, and its name: nothing new is remembered."
-            stays.append(RemainingRecord(paused))
+            stays.append(
+                RemainingRecord("That the memory is paused, and its name: nothing new is remembered.")
+            )
         return stays
 
     async def list_of_fact(self, page: FactPage) -> list[RemainingRecord]:
@@ -117,11 +118,13 @@ class RemainingTexts:
             if source.text is not None
         ]
         stays += await self._list_replies_made_with({page.fact.seq: page.fact.text})
-        replaced = await self._views.facts.list_replaced(self._memory.scope.project, self._memory.uid, page)
-        facts = [(f"Fact {fact.seq}, which it replaced.", fact) for fact in replaced]
+        replaced_facts = await self._views.facts.list_replaced(
+            self._memory.scope.project, self._memory.uid, page
+        )
+        facts = [(f"Fact {fact.seq}, which it replaced.", fact) for fact in replaced_facts]
         if page.after is not None:
-            what = "is true instead" if page.after.until is None else "replaced it"
-            facts.append((f"Fact {page.after.seq}, which {what}.", page.after))
+            relation = "is true instead" if page.after.until is None else "replaced it"
+            facts.append((f"Fact {page.after.seq}, which {relation}.", page.after))
         stays += [
             RemainingRecord(text, page_path("m", self._memory.uid, "f", fact.seq)) for text, fact in facts
         ]
@@ -152,35 +155,35 @@ class RemainingTexts:
         stays.append(self.make_other_mentions(next(iter(texts.values()), None)))
         return stays
 
-    async def list_of_texts(self, texts: Sequence[Message], first: str) -> list[RemainingRecord]:
-        """Returns the texts that stay if several messages, facts and passages go. first: the first of these.
+    async def list_of_texts(self, texts: Sequence[Message], first_text: str) -> list[RemainingRecord]:
+        """Returns the texts that stay if several messages, facts and passages go. first_text: the first of these.
 
         Replies that quote the texts are not looked for: they have the same words, by which the texts were found.
         """
-        going_replies = {text.exchange_row for text in texts if text.role == "assistant"}
+        going_rows = {text.exchange_row for text in texts if text.role == "assistant"}
         noted_rows = await self._find_made_with({text.seq for text in texts})
         stays = await self._list_replies(
-            [row for row in noted_rows if row not in going_replies], quoting_rows=()
+            [row for row in noted_rows if row not in going_rows], quoting_rows=()
         )
         if any(get_source_kind(text) == "message" for text in texts):
             stays.append(
                 RemainingRecord("The rest of their conversations, also what answers these messages.")
             )
-        return [*stays, self.make_other_mentions(self._words or first)]
+        return [*stays, self.make_other_mentions(self._words or first_text)]
 
-    async def list_facts(self, going: Collection[int], texts: Sequence[str]) -> list[RemainingRecord]:
+    async def list_facts(self, going_seqs: Collection[int], texts: Sequence[str]) -> list[RemainingRecord]:
         """Returns true facts that stay, the likeliest mentions first.
 
         Facts with the sought words come first, then facts that share most words with the forgotten texts, then the
         newest.
 
-        going: the numbers of the facts that go.
+        going_seqs: the numbers of the facts that go.
         texts: the texts that go.
         """
         facts = await self._store.facts.list(self._memory.id, limit=_MAX_COMPARED_FACTS)
         # In a thread, since hundreds of texts take some milliseconds.
-        chosen = await asyncio.to_thread(
-            self._choose_facts, [fact for fact in facts if fact.seq not in going], texts
+        chosen_facts = await asyncio.to_thread(
+            self._choose_facts, [fact for fact in facts if fact.seq not in going_seqs], texts
         )
         return [
             RemainingRecord(
@@ -189,15 +192,15 @@ class RemainingTexts:
                 quote=shorten(fact.text, SHOWN_CHARS),
                 has_words=self._has_words(fact.text) or UNSET,
             )
-            for fact in chosen
+            for fact in chosen_facts
         ]
 
     def _choose_facts(self, facts: Sequence[Fact], texts: Sequence[str]) -> list[Fact]:
         going_words = {word.casefold() for text in texts for word in list_written_words(text)}
 
         def measure_nearness(fact: Fact) -> tuple[bool, int, int]:
-            shared = len(going_words.intersection(map(str.casefold, list_written_words(fact.text))))
-            return self._has_words(fact.text), shared, fact.seq
+            words = map(str.casefold, list_written_words(fact.text))
+            return self._has_words(fact.text), len(going_words.intersection(words)), fact.seq
 
         return nlargest(_MAX_FACTS, facts, key=measure_nearness)
 
@@ -228,20 +231,20 @@ class RemainingTexts:
         going_text: the text of the message that goes.
         rest: the messages that stay.
         """
-        last = rest[-1]
+        last_message = rest[-1]
         is_reply = all(record.role == "assistant" for record in rest)
         numbers = ", ".join(str(record.seq) for record in rest)
         text = f"Its {'reply' if is_reply else 'question'}: message {numbers}."
-        remaining = self._with_quote(RemainingRecord(text), last)
+        remaining = self._with_quote(RemainingRecord(text), last_message)
         forget_page = page_path("m", self._memory.uid, "forget")
         if not self._words or has_words(going_text, self._words) == remaining.has_words:
             href = f"{forget_page}?exchange={seq}"
         # If only one of both has the words, both are not offered together: the other text may be right.
         elif remaining.has_words:
-            href = f"{forget_page}?message={last.seq}"
+            href = f"{forget_page}?message={last_message.seq}"
         else:
-            href = make_message_href(self._memory.uid, conversation_uid, exchange, last.seq)
-        return replace(remaining, href=href, message=last.seq if is_reply else UNSET)
+            href = make_message_href(self._memory.uid, conversation_uid, exchange, last_message.seq)
+        return replace(remaining, href=href, message=last_message.seq if is_reply else UNSET)
 
     async def _list_replies_made_with(
         self, texts: Mapping[int, str], own_exchange: int | None = None
@@ -278,8 +281,8 @@ class RemainingTexts:
         newest_first = (
             _QuotableText(seq, text, join_letters(text)) for seq, text in reversed([*texts.items()])
         )
-        quotable = (each for each in newest_first if len(each.letters) >= _MIN_QUOTED_LETTERS)
-        for seq, text, letters in islice(quotable, _MAX_QUOTED_TEXTS):
+        quotable_texts = (each for each in newest_first if len(each.letters) >= _MIN_QUOTED_LETTERS)
+        for seq, text, letters in islice(quotable_texts, _MAX_QUOTED_TEXTS):
             with suppress(TooSlow):
                 query = " ".join(list_written_words(text)[:_QUOTED_WORDS])
                 hits = await self._store.recall.find_containing(
@@ -305,16 +308,21 @@ class RemainingTexts:
         for row in rows:
             source = exchanges.get(row)
             records = [] if source is None else make_message_records(source.exchange, None)
-            with_text = (record for record in reversed(records) if record.role == "assistant" and record.text)
-            reply = next(with_text, None)
+            replies_with_text = (
+                record for record in reversed(records) if record.role == "assistant" and record.text
+            )
+            reply = next(replies_with_text, None)
             if source is not None and reply is not None:
                 href = make_message_href(
                     self._memory.uid, source.conversation_uid, source.exchange, reply.seq
                 )
-                ways = [("was made with it", row in noted_rows), ("quotes it", row in quoting_rows)]
-                how = " and ".join(way for way, is_so in ways if is_so)
-                record = RemainingRecord(f"A reply that {how}: message {reply.seq}.", href)
-                replies.append(self._with_quote(record, reply))
+                relations = []
+                if row in noted_rows:
+                    relations.append("was made with it")
+                if row in quoting_rows:
+                    relations.append("quotes it")
+                text = f"A reply that {' and '.join(relations)}: message {reply.seq}."
+                replies.append(self._with_quote(RemainingRecord(text, href), reply))
         return replies
 
     def _with_quote(self, record: RemainingRecord, message: MessageRecord) -> RemainingRecord:

@@ -55,7 +55,7 @@ async def find_lines(text: str, query: str, limit: int) -> list[str]:
     def find() -> list[str]:
         lines = [line.strip() for line in text.splitlines()]
         counts = {line: len(find_spans_with_words(line, query)) for line in lines}
-        best = sorted(filter(counts.get, counts), key=counts.__getitem__, reverse=True)[:limit]
-        return sorted(best, key=lines.index)
+        best_lines = sorted(filter(counts.get, counts), key=counts.__getitem__, reverse=True)[:limit]
+        return sorted(best_lines, key=lines.index)
 
     return await asyncio.to_thread(find)

@@ -106,6 +106,8 @@ class RunPage(Struct, frozen=True):
 
 
 class FoundRun(NamedTuple):
+    """A run with its memory, as its screen shows it."""
+
     # The memory of its agent.
     memory: FoundMemory
     page: RunPage
@@ -130,7 +132,7 @@ class RunOperations(Struct, frozen=True):
 
         Raises: UnknownId: there is no such run; BadRequest.
         """
-        last_shown = parse_cursor(after, 0)
+        last_number = parse_cursor(after, 0)
         runs = self.store.runs
         try:
             entry = await runs.get(project, ids.parse_uid("run", id) or id)
@@ -139,7 +141,7 @@ class RunOperations(Struct, frozen=True):
         agent = await self.store.agents.find_by_id(entry.run.agent_row)
         if agent is None:
             raise UnknownId("There is no such run.")
-        steps = [step for step in await runs.load_steps(entry.run) if step.step.number > last_shown]
+        steps = [step for step in await runs.load_steps(entry.run) if step.step.number > last_number]
         page_steps = steps[:limit]
         has_more = len(steps) > limit
         # The results of a step's calls begin the exchange after it.
@@ -172,16 +174,17 @@ class RunOperations(Struct, frozen=True):
 
         Raises: BadRequest: `after` cannot be read.
         """
-        runs, before = self.store.runs, parse_cursor(after, LAST_NUMBER)
-        last_walked = await runs.find_row_before(before, self.walked_runs)
+        runs = self.store.runs
+        before = parse_cursor(after, LAST_NUMBER)
+        last_row = await runs.find_row_before(before, self.walked_runs)
         states = (RunState.FAILED,) if is_failed else tuple(RunState)
-        page = Page(after=before, before=None if last_walked is None else last_walked - 1, limit=limit + 1)
+        page = Page(after=before, before=None if last_row is None else last_row - 1, limit=limit + 1)
         entries = await runs.list_runs(project, RunFilter(states=states), page)
         next_after = make_next_cursor(entries, limit, lambda entry: str(entry.run.id))
-        if next_after is None and last_walked is not None:
-            next_after = str(last_walked)
+        if next_after is None and last_row is not None:
+            next_after = str(last_row)
         scopes = await self.store.overview.load_scopes({entry.agent_uid for entry in entries[:limit]})
-        names = {uid: found.agent_name for uid, found in scopes.items()}
+        names = {uid: scope.agent_name for uid, scope in scopes.items()}
         return ListPage(
             tuple(
                 ListedRun(**asdict(_make_run_summary(entry)), agent_name=names.get(entry.agent_uid))
@@ -208,12 +211,11 @@ class RunOperations(Struct, frozen=True):
         self, agent: Agent, entry: StepEntry, next_exchange: int | None
     ) -> StepRecord:
         """Returns a step. next_exchange: the row of the exchange with the results of its calls, if any."""
-        step, turns = entry.step, self.store.turns
+        step = entry.step
+        turns = self.store.turns
         exchange = await turns.find_exchange(agent, step.exchange_row)
-        answered_by = None if next_exchange is None else await turns.find_exchange(agent, next_exchange)
-        calls = (
-            () if exchange is None else _make_step_calls(exchange, _read_results(answered_by), step.waiting)
-        )
+        answer = None if next_exchange is None else await turns.find_exchange(agent, next_exchange)
+        calls = () if exchange is None else _make_step_calls(exchange, _read_results(answer), step.waiting)
         return StepRecord(
             number=step.number,
             begun=step.begun,
@@ -268,10 +270,10 @@ def _make_step_calls(
     reply: dict[str, Any] = orjson.loads(exchange.shown_reply)
     for call in reply.get("tool_calls") or ():
         name, arguments = read_named_call(call)
-        id = str(call.get("id"))
-        result = results.get(id)
+        call_id = str(call.get("id"))
+        result = results.get(call_id)
         state: _CallState = "open" if result is None else "answered"
-        if id in waiting:
+        if call_id in waiting:
             state = "waiting"
         calls.append(
             StepCall(
@@ -279,7 +281,7 @@ def _make_step_calls(
                 arguments=shorten(str(arguments or ""), TOOL_CHARS),
                 result=None if result is None else shorten(result, TOOL_CHARS),
                 state=state,
-                waiting=waiting.get(id),
+                waiting=waiting.get(call_id),
             )
         )
     return tuple(calls)

@@ -53,9 +53,9 @@ class RunningImport:
     # The keys of the facts that a preview has counted.
     counted_facts: set[str] = field(default_factory=set)
 
-    def note_error(self, why: str) -> None:
-        """Notes why the import has ended."""
-        self.progress = replace(self.progress, error=why)
+    def note_error(self, reason: str) -> None:
+        """Notes the reason for which the import has ended."""
+        self.progress = replace(self.progress, error=reason)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the import as it is shown."""

@@ -87,8 +87,8 @@ def count_messages(lines: Iterable[dict[str, Any]]) -> int:
 def _count_in_exchange(fields: dict[str, Any]) -> int:
     if fields["state"] in TOMBSTONE_STATES:
         return 0
-    redacted_inputs = sum(int(index) >= 0 for index in fields["redactions"])
-    return len(fields["input"] or ()) - redacted_inputs + (fields["shown_reply"] is not None)
+    redacted_count = sum(int(index) >= 0 for index in fields["redactions"])
+    return len(fields["input"] or ()) - redacted_count + (fields["shown_reply"] is not None)
 
 
 def _render_atom_kinds(atoms: tuple[Atom, ...]) -> str:
@@ -188,15 +188,15 @@ class LineReader:
         )
         # The number of the exchange's last message: a reply has the number after those of the input.
         self._check_seq(fields["seq"] + len(inputs) - (reply is None))
-        before = await self._get_path_end(fields["parent"])
-        path_hash = self._hasher.hash_path(_make_atoms(inputs, reply), before.path_hash)
+        path_end = await self._get_path_end(fields["parent"])
+        path_hash = self._hasher.hash_path(_make_atoms(inputs, reply), path_end.path_hash)
         exchange = Exchange(
             id=0,
             conversation_row=0,
             parent=None,
-            depth=before.depth,
-            offset=before.atom_count,
-            length=before.message_count + len(inputs) + 1,
+            depth=path_end.depth,
+            offset=path_end.atom_count,
+            length=path_end.message_count + len(inputs) + 1,
             inputs=inputs,
             media=media,
             reply=reply,

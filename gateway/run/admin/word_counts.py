@@ -100,7 +100,7 @@ class WordCounts(Struct, frozen=True):
             agent,
             [block for block in blocks if block.label not in found_labels],
             list_all_but_one(words),
-            skipped={item.seq for item in found.items} if found else (),
+            skipped_seqs={item.seq for item in found.items} if found else (),
         )
 
     async def count(
@@ -109,14 +109,14 @@ class WordCounts(Struct, frozen=True):
         blocks: Sequence[BlockRecord],
         queries: Sequence[str],
         *,
-        skipped: Collection[int] = (),
+        skipped_seqs: Collection[int] = (),
     ) -> Remaining | None:
         """Returns the number of texts of a memory that any of some queries finds.
 
-        blocks: all blocks of the memory.
-        skipped: the numbers of texts that are not counted.
-
         Queries that find nothing are left out of the result, unless none finds anything.
+
+        blocks: all blocks of the memory.
+        skipped_seqs: the numbers of texts that are not counted.
 
         Returns None if a search took too long, or if the only texts may be not indexed yet.
         """
@@ -128,12 +128,12 @@ class WordCounts(Struct, frozen=True):
         for query in queries:
             try:
                 hits = await self.views.store.recall.find_containing(
-                    agent, query, limit=_MOST_COUNTED + len(skipped), deadline_ms=SHORT_DEADLINE_MS
+                    agent, query, limit=_MOST_COUNTED + len(skipped_seqs), deadline_ms=SHORT_DEADLINE_MS
                 )
             except TooSlow:
                 return None
             found_blocks = {block.label: block for block in await find_blocks_with(blocks, query)}
-            found_messages = [message for message in hits.messages if message.seq not in skipped]
+            found_messages = [message for message in hits.messages if message.seq not in skipped_seqs]
             if found_messages or found_blocks:
                 queries_that_find.append(query)
             new_messages = [message for message in found_messages if message.seq not in messages]
@@ -156,5 +156,5 @@ class WordCounts(Struct, frozen=True):
 def list_all_but_one(words: Sequence[str]) -> list[str]:
     """Returns queries for all of some words but one, each without another word, or a single word itself."""
     if len(words) < 2:
-        return list(words)
-    return [" ".join(chosen) for chosen in combinations(words, len(words) - 1)]
+        return [*words]
+    return [" ".join(remaining_words) for remaining_words in combinations(words, len(words) - 1)]

@@ -123,15 +123,15 @@ class WordSearches(Struct, frozen=True):
         )
         blocks: Sequence[BlockRecord] = ()
         ended_facts: Sequence[Fact] = ()
-        hidden = HiddenTexts()
+        hidden_texts = HiddenTexts()
         if after is None:
             blocks = await self.views.blocks.list_by_row(agent.id)
-            hidden = HiddenTexts(is_complete=False)
+            hidden_texts = HiddenTexts(is_complete=False)
             if finds_hidden:
-                hidden = await self.hidden_texts.search_unindexed(agent, query)
+                hidden_texts = await self.hidden_texts.search_unindexed(agent, query)
             ended = await self.hidden_texts.search_ended(agent, query)
             ended_facts = ended.facts
-            hidden = HiddenTexts(hidden.items, hidden.is_complete and ended.is_complete)
+            hidden_texts = HiddenTexts(hidden_texts.items, hidden_texts.is_complete and ended.is_complete)
         return WordSearch(
             query=query,
             words=tuple(words),
@@ -141,7 +141,7 @@ class WordSearches(Struct, frozen=True):
             ended=tuple(_make_ended_record(uid, fact) for fact in ended_facts),
             labels=tuple(block.label for block in blocks),
             is_incomplete=hits.is_incomplete,
-            hidden=hidden,
+            hidden=hidden_texts,
         )
 
     async def search_people(
@@ -197,10 +197,10 @@ class WordSearches(Struct, frozen=True):
         except TooSlow:
             return None
         # A search also finds messages next to a text with the words. In a thread, since a text takes some time.
-        with_words = await asyncio.to_thread(
+        messages_with_words = await asyncio.to_thread(
             lambda: [each for each in messages if find_spans_with_words(each.text, query)]
         )
-        return await make_text_records(self.views.store, agent, with_words[:SHOWN_TEXTS], query)
+        return await make_text_records(self.views.store, agent, messages_with_words[:SHOWN_TEXTS], query)
 
 
 def _make_ended_record(uid: str, fact: Fact) -> TextWithWords:
