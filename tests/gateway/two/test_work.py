@@ -1,4 +1,4 @@
-"""Background work of two gateways and a worker over one database: each unit is done once, whoever of them is killed."""
+"""Two gateways and a worker over one database perform each piece of background work once, also when one is killed."""
 
 from __future__ import annotations
 
@@ -38,78 +38,96 @@ base_url = "{base_url}"
 api_key = "none"
 models = ["m", "small"]
 """
+# The processes that a test kills.
 KILLED = ("gateway", "worker")
 
 
 @dataclass
-class Scene:
-    """gateways: two. worker: in addition."""
+class WorkDeployment:
+    """Two gateways and a worker over one PostgreSQL."""
 
+    # Of the database.
     url: str
     gateways: list[Process]
     worker: Worker
 
-    def kill(self, who: str) -> None:
-        if who == "worker":
+    def kill(self, process: str) -> None:
+        """Kills one of the processes of `KILLED`."""
+        if process == "worker":
             self.worker.kill()
         else:
             self.gateways[0].kill()
 
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
         return query(self.url, sql)
 
-    def until(self, is_so: Callable[[], bool]) -> None:
-        end = time.monotonic() + PATIENCE_S
-        while not is_so():
-            assert time.monotonic() < end, (self.rows("SELECT * FROM jobs"), self.rows("SELECT * FROM runs"))
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        until = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < until, (
+                self.query("SELECT * FROM jobs"),
+                self.query("SELECT * FROM runs"),
+            )
             time.sleep(0.02)
 
-    def rest(self) -> None:
-        """Until there is no job any more."""
-        self.until(lambda: not self.rows("SELECT 1 FROM jobs WHERE state <> 'dead'"))
-        assert self.rows("SELECT kind, error FROM jobs") == []
+    def finish_jobs(self) -> None:
+        """Waits until there are no jobs, and checks that none has failed."""
+        self.wait_until(lambda: not self.query("SELECT 1 FROM jobs WHERE state <> 'dead'"))
+        assert self.query("SELECT kind, error FROM jobs") == []
 
 
 @contextmanager
-def scene(folder: Path, url: str, settings: str, *arguments: str, works: bool = True) -> Iterator[Scene]:
+def deploy(
+    folder: Path, url: str, settings: str, *arguments: str, starts_worker: bool = True
+) -> Iterator[WorkDeployment]:
+    """Runs the processes until the block ends.
+
+    settings: the text of mnemogate.toml.
+    arguments: further arguments of `mnemogate serve`.
+    starts_worker: whether the worker runs from the start.
+    """
     database = Database(folder / "none", url)
     with ExitStack() as stack:
         gateways = []
         for number in range(2):
-            where = folder / f"gateway{number}"
-            where.mkdir()
-            served = serving(where, *arguments, settings=settings, module=MODULE, environ=database.environ)
+            cwd = folder / f"gateway{number}"
+            cwd.mkdir()
+            served = serving(cwd, *arguments, settings=settings, module=MODULE, environ=database.environ)
             gateways.append(stack.enter_context(served))
         worker = Worker(folder / "worker", database, settings)
-        if works:
+        if starts_worker:
             worker.start()
         stack.callback(worker.kill)
-        yield Scene(url, gateways, worker)
+        yield WorkDeployment(url, gateways, worker)
 
 
-class Sleepers:
-    """A model that plays agents and their sleeptime agents; the first calls of the latter are held."""
+class HeldSleeptimeModel:
+    """A model of agents and of their sleeptime agents. It holds its first reply to each sleeptime agent."""
 
     def __init__(self, upstream: StrictUpstream) -> None:
-        self.gate, self.asked = Gate(), 0
+        # Opened by the test: the held replies begin.
+        self.gate = Gate()
+        # The number of requests of sleeptime agents.
+        self.request_count = 0
         upstream.script = self._script
 
     def _script(self, request: UpstreamRequest) -> Reply:
         if not is_sleeptime_request(request):
             return say("I see.")
-        self.asked += 1
-        done = sum(m["role"] == "tool" for m in request.messages)
-        if done < len(NOTES):
-            call = Call("memory_insert", {"label": "human", "new_string": NOTES[done]})
-            return call_tools(call, hold_before_headers=None if done else self.gate)
+        self.request_count += 1
+        result_count = sum(m["role"] == "tool" for m in request.messages)
+        if result_count < len(NOTES):
+            call = Call("memory_insert", {"label": "human", "new_string": NOTES[result_count]})
+            return call_tools(call, hold_before_headers=None if result_count else self.gate)
         return call_tools(Call("memory_finish_edits"))
 
     @staticmethod
-    def begin(gateways: list[Process]) -> list[str]:
-        """Makes agents and says something to each. Returns the runs of their sleeptime agents."""
+    def begin_runs(gateways: list[Process]) -> list[str]:
+        """Creates agents and sends to each. Returns the ids of the runs of their sleeptime agents."""
         runs = []
         for n in range(AGENTS):
-            gateway, blocks = gateways[n % 2], [{"label": "human", "value": "Ann"}]
+            gateway = gateways[n % 2]
+            blocks = [{"label": "human", "value": "Ann"}]
             body = {"name": f"a{n}", "model": "m", "enable_sleeptime": True, "memory_blocks": blocks}
             agent = ask(gateway, "POST", "/v1/agents/", body)
             config = {"manager_type": "sleeptime", "sleeptime_agent_frequency": 1}
@@ -119,31 +137,32 @@ class Sleepers:
         return runs
 
     @staticmethod
-    def check(world: Scene, runs: list[str]) -> None:
-        world.rest()
+    def check_blocks(world: WorkDeployment, runs: list[str]) -> None:
+        """Checks that each run has ended, and that each block has each note once."""
+        world.finish_jobs()
         values = (
             "SELECT h.value FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.label = 'human'"
         )
-        assert world.rows(values) == [("\n".join(("Ann", *NOTES)),)] * AGENTS
+        assert world.query(values) == [("\n".join(("Ann", *NOTES)),)] * AGENTS
         history = (
             "SELECT count(*) FROM block_history h JOIN blocks b ON b.id = h.block WHERE b.label = 'human'"
         )
-        assert world.rows(history) == [((1 + len(NOTES)) * AGENTS,)]
-        done = world.rows("SELECT r.uid, r.state, r.steps FROM runs r JOIN readers x ON x.reader = r.agent")
+        assert world.query(history) == [((1 + len(NOTES)) * AGENTS,)]
+        done = world.query("SELECT r.uid, r.state, r.steps FROM runs r JOIN readers x ON x.reader = r.agent")
         assert sorted(done) == sorted((run.removeprefix("run-"), "completed", CALLS) for run in runs)
 
 
 @pytest.mark.parametrize("killed", KILLED)
 def test_sleeptime_agents_run_once(upstream: StrictUpstream, tmp_path: Path, url: str, killed: str) -> None:
-    model = Sleepers(upstream)
-    with scene(tmp_path, url, SETTINGS.format(base_url=upstream.base_url)) as world:
-        runs = model.begin(world.gateways)
-        world.until(lambda: model.asked == AGENTS)
+    model = HeldSleeptimeModel(upstream)
+    with deploy(tmp_path, url, SETTINGS.format(base_url=upstream.base_url)) as world:
+        runs = model.begin_runs(world.gateways)
+        world.wait_until(lambda: model.request_count == AGENTS)
         world.kill(killed)
         model.gate.open()
-        model.check(world, runs)
-        # Whoever was killed had all of them under way at most, of each one call.
-        assert model.asked <= CALLS * AGENTS + AGENTS
+        model.check_blocks(world, runs)
+        # The killed process may have performed one call of each run, which is made again.
+        assert model.request_count <= CALLS * AGENTS + AGENTS
 
 
 def has_completed(gateway: Process, batch: str) -> bool:
@@ -154,96 +173,100 @@ def has_completed(gateway: Process, batch: str) -> bool:
 def test_batches_are_submitted_once(tmp_path: Path, url: str, killed: str) -> None:
     with OpenAIBatchServer(answer) as server:
         settings = BATCHES.format(kind="openai", base_url=server.base_url, key="sk-own", batches="openai")
-        with scene(tmp_path, url, settings) as world:
-            made = [make(gateway, "far/m") for gateway in world.gateways]
-            world.until(lambda: len(server.batches) >= 2)
+        with deploy(tmp_path, url, settings) as world:
+            batches = [make(gateway, "far/m") for gateway in world.gateways]
+            world.wait_until(lambda: len(server.batches) >= 2)
             world.kill(killed)
-            left = world.gateways[1]
-            for agents, batch in made:
-                world.until(partial(has_completed, left, batch["id"]))
+            survivor = world.gateways[1]
+            for agents, batch in batches:
+                world.wait_until(partial(has_completed, survivor, batch["id"]))
                 for n, agent in enumerate(agents):
-                    block = ask(left, "GET", f"/v1/agents/{agent}/core-memory/blocks/human")["value"]
+                    block = ask(survivor, "GET", f"/v1/agents/{agent}/core-memory/blocks/human")["value"]
                     assert block.split("\n") == ["Notes:", f"Task {n} 0.", f"Task {n} 1."]
-            sent = Counter(custom_id for each in server.batches for custom_id in each.requests)
-            assert (len(sent), set(sent.values())) == (2 * ITEMS * ROUNDS, {1})
+            submissions = Counter(custom_id for each in server.batches for custom_id in each.requests)
+            assert (len(submissions), set(submissions.values())) == (2 * ITEMS * ROUNDS, {1})
 
 
-def test_calls_that_a_gateway_makes_itself_are_made_once(
+def test_an_emulated_batch_calls_the_model_once_an_item(
     upstream: StrictUpstream, tmp_path: Path, url: str
 ) -> None:
-    def script(request: UpstreamRequest) -> Reply:
+    def answer_item(request: UpstreamRequest) -> Reply:
         fate = answer("", request.json)
         calls = [Call(name, given) for name, given in fate.calls]
         return call_tools(*calls) if calls else say(fate.text)
 
-    upstream.script = script
+    upstream.script = answer_item
     settings = BATCHES.format(kind="openai", base_url=upstream.base_url, key="none", batches="none")
-    with scene(tmp_path, url, settings) as world:
+    with deploy(tmp_path, url, settings) as world:
         for _, batch in [make(gateway, "far/m") for gateway in world.gateways]:
-            world.until(partial(has_completed, world.gateways[0], batch["id"]))
+            world.wait_until(partial(has_completed, world.gateways[0], batch["id"]))
     assert len(upstream.chats) == 2 * ITEMS * ROUNDS
 
 
 @pytest.mark.parametrize("killed", KILLED[:1])
-def test_what_is_said_at_both_is_learned_once(
+def test_messages_to_both_gateways_are_learned_once(
     upstream: StrictUpstream, tmp_path: Path, url: str, killed: str
 ) -> None:
-    gate, asked = Gate(), list[str]()
-    people, turns = 3, 7
+    gate = Gate()
+    # The new messages of each request for facts.
+    learned_texts: list[str] = []
+    users, turns = 3, 7
 
-    def script(request: UpstreamRequest) -> Reply:
+    def make_facts(request: UpstreamRequest) -> Reply:
         if request.json["model"] != "small":
             return say("It is noted.")
         text = str(request.messages[1]["content"]).partition("# New messages")[2]
-        asked.append(text)
+        learned_texts.append(text)
         facts = [
-            Call("remember_fact", {"text": f"Item {n} of {person} is packed.", "messages": [1]})
-            for person in range(people)
+            Call("remember_fact", {"text": f"Item {n} of {user} is packed.", "messages": [1]})
+            for user in range(users)
             for n in range(turns)
-            if f"I pack item {n} for {person}." in text
+            if f"I pack item {n} for {user}." in text
         ]
         return call_tools(*facts, text=None, hold_before_headers=gate) if facts else say("Nothing.")
 
-    upstream.script = script
-    with scene(tmp_path, url, SETTINGS.format(base_url=upstream.base_url)) as world:
-        said: list[list[dict[str, Any]]] = [[] for _ in range(people)]
+    upstream.script = make_facts
+    with deploy(tmp_path, url, SETTINGS.format(base_url=upstream.base_url)) as world:
+        histories: list[list[dict[str, Any]]] = [[] for _ in range(users)]
 
-        def talk(first: int, last: int, gateways: list[Process]) -> None:
+        def take_turns(first: int, last: int, gateways: list[Process]) -> None:
             for n in range(first, last):
-                for person, messages in enumerate(said):
-                    messages.append({"role": "user", "content": f"I pack item {n} for {person}."})
-                    body = {"model": "m", "user": f"p{person}", "messages": messages}
-                    reply = ask(gateways[(n + person) % len(gateways)], "POST", "/v1/chat/completions", body)
+                for user, messages in enumerate(histories):
+                    messages.append({"role": "user", "content": f"I pack item {n} for {user}."})
+                    body = {"model": "m", "user": f"p{user}", "messages": messages}
+                    reply = ask(gateways[(n + user) % len(gateways)], "POST", "/v1/chat/completions", body)
                     messages.append(reply["choices"][0]["message"])
 
-        talk(0, 4, world.gateways)
-        world.until(lambda: bool(asked))
+        take_turns(0, 4, world.gateways)
+        world.wait_until(lambda: bool(learned_texts))
         world.kill(killed)
         gate.open()
-        talk(4, turns, world.gateways[1:] if killed == "gateway" else world.gateways)
+        take_turns(4, turns, world.gateways[1:] if killed == "gateway" else world.gateways)
 
-        def learned() -> list[str]:
-            return [text for (text,) in world.rows("SELECT text FROM facts ORDER BY text")]
+        def list_facts() -> list[str]:
+            return [text for (text,) in world.query("SELECT text FROM facts ORDER BY text")]
 
-        # The newest turns are not confirmed yet, and wait.
-        wanted = sorted(f"Item {n} of {person} is packed." for person in range(people) for n in range(4))
-        world.until(lambda: set(wanted) <= set(learned()))
-        found = learned()
-        assert len(found) == len(set(found))
+        # The newest turns are not confirmed yet.
+        expected = sorted(f"Item {n} of {user} is packed." for user in range(users) for n in range(4))
+        world.wait_until(lambda: set(expected) <= set(list_facts()))
+        facts = list_facts()
+        assert len(facts) == len(set(facts))
 
 
-def test_work_waits_for_a_worker_which_needs_no_gateway(
+def test_work_waits_for_a_worker_and_needs_no_gateway_then(
     upstream: StrictUpstream, tmp_path: Path, url: str
 ) -> None:
-    model = Sleepers(upstream)
+    model = HeldSleeptimeModel(upstream)
     model.gate.open()
-    with scene(tmp_path, url, SETTINGS.format(base_url=upstream.base_url), "--no-work", works=False) as world:
-        runs = model.begin(world.gateways)
-        time.sleep(1.0)  # who performs jobs is woken when they are enqueued
-        assert model.asked == 0
-        assert len(world.rows("SELECT 1 FROM jobs")) == AGENTS
+    with deploy(
+        tmp_path, url, SETTINGS.format(base_url=upstream.base_url), "--no-work", starts_worker=False
+    ) as world:
+        runs = model.begin_runs(world.gateways)
+        time.sleep(1.0)  # a process that performs jobs would begin as soon as they are enqueued
+        assert model.request_count == 0
+        assert len(world.query("SELECT 1 FROM jobs")) == AGENTS
         for gateway in world.gateways:
             gateway.kill()
         world.worker.start()
-        model.check(world, runs)
-        assert model.asked == CALLS * AGENTS
+        model.check_blocks(world, runs)
+        assert model.request_count == CALLS * AGENTS
