@@ -14,7 +14,7 @@ from msgspec import Struct
 from gateway.core.memory.rules import RULES
 from gateway.errors import DatabaseInUse, GatewayError, SettingsError
 from gateway.settings import DatabaseSettings, Settings
-from storage.errors import Owned, StoreError, Unavailable
+from storage.errors import FileOwned, StoreError, Unavailable
 from storage.open import inspect_server, open_store
 from storage.search.rank import preload as preload
 from storage.sql.keyed_file import was_keyed
@@ -53,7 +53,7 @@ async def database_session(settings: Settings) -> AsyncIterator[Store]:
     try:
         try:
             store = await open_database(settings)
-        except Owned as error:
+        except FileOwned as error:
             raise DatabaseInUse(error.message) from error
         try:
             yield store

@@ -34,7 +34,7 @@ from gateway.trace_factory import check_package
 from gateway.traces.otlp import OtlpSettings, read_otlp
 from gateway.web.listening import bind, listen
 from gateway.web.server import make_server
-from storage.errors import Owned, StoreError, Unavailable, is_known
+from storage.errors import FileOwned, StoreError, Unavailable, is_known
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -248,7 +248,7 @@ async def _open_store(settings: Settings, address: str | None = None) -> Store:
     """
     try:
         return await open_database(settings, address)
-    except Owned as error:
+    except FileOwned as error:
         raise GatewayError(f"{name_location_setting(settings)}: {error.message}") from error
     except StoreError as error:
         raise SettingsError(f"{name_location_setting(settings)}: {error.message}") from error

@@ -317,7 +317,7 @@ class Database(Protocol):
         """Waits until every submitted write is on disk. Returns False if that takes too long."""
 
     async def close(self, timeout_s: float = 5.0) -> None:
-        """Drains and closes. Writes that still wait after the time fail with Closed. Idempotent."""
+        """Drains and closes. Writes that still wait after the time fail with StoreClosed. Idempotent."""
 
 
 def begin_work(database: Database) -> None:

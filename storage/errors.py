@@ -9,20 +9,20 @@ StoreError
 │   ├── Broken             any other failure of the disk or the server
 │   ├── Busy               a queue of this process, or the server, has no room
 │   ├── TooSlow            a read passed its deadline, or waited too long for a connection
-│   └── Closed             the store was closed
-├── Owned                  at start: another process owns the file
+│   └── StoreClosed        the store was closed
+├── FileOwned              at start: another process owns the file
 ├── TooNew                 at start: the file was written by a newer program
 ├── TooOld                 at start: the schema is from before this program's oldest upgrade step
-├── Foreign                at start: the database belongs to another program
+├── ForeignDatabase        at start: the database belongs to another program
 ├── NotAdmitted            at start: the server does not let this program in, or cannot serve it
 ├── NotFound               the requested record does not exist
 ├── WriteConflict          another writer was faster, or a rule of the schema forbids it
 │   ├── OverLimit          more than there may be: attached memories, files of a folder
 │   │   └── BlockOverLimit a value is longer than its block may be
-│   └── Overtaken          the record was changed since it was read: read it again
+│   └── RecordChanged      the record was changed since it was read: read it again
 ├── Stale                  the memory has changed since the write was planned: resolve again
-├── NotForkable            a fork cannot begin after the message named: name another
-├── RunOver                a run that was to begin has ended, or its send is another run's: nothing is left to do
+├── NotForkable            a fork cannot begin after the named message: name another message
+├── RunEnded               a run that was to begin has ended, or its send is another run's: nothing is left to do
 └── StatementFailed        a bug of this program: a statement that the database does not understand
 """
 
@@ -31,14 +31,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
 
-# The state of a store in a word, as health shows it. `ok`, `slow` and `closed` are no faults.
+# The state of a store in one word, as health shows it. `ok`, `slow` and `closed` are no faults.
 StoreStatus = Literal[
     "ok", "slow", "closed", "failing", "broken", "full", "readonly", "locked", "corrupt", "busy"
 ]
 
 
 class StoreError(Exception):
-    """The root. message: a sentence that says what was wrong, what was seen and what to do."""
+    """An error of a store. message: a sentence about the fault, what was seen, and what to do."""
 
     status: ClassVar[StoreStatus] = "failing"
 
@@ -48,10 +48,10 @@ class StoreError(Exception):
 
 
 class Unavailable(StoreError):
-    """The store cannot serve now."""
+    """The store cannot serve now. Chat goes on without memory."""
 
     status: ClassVar[StoreStatus] = "broken"
-    # The fault was found before, and health shows it; it is raised for one more caller.
+    # True if the fault was found before, so that health shows it; the error is raised for another caller.
     is_known = False
 
     def copy(self) -> Self:
@@ -63,39 +63,55 @@ class Unavailable(StoreError):
 
 
 class Full(Unavailable):
+    """The disk, or the memory of the server, has no room."""
+
     status = "full"
 
 
 class ReadOnly(Unavailable):
+    """The file or its directory may not be written."""
+
     status = "readonly"
 
 
 class Locked(Unavailable):
+    """Another process holds the database."""
+
     status = "locked"
 
 
 class Corrupt(Unavailable):
+    """The file is damaged, or is no database."""
+
     status = "corrupt"
 
 
 class Broken(Unavailable):
+    """The disk or the server has failed in another way."""
+
     status = "broken"
 
 
 class Busy(Unavailable):
+    """A queue of this process, or the server, has no room."""
+
     status = "busy"
 
 
 class TooSlow(Unavailable):
+    """A read passed its deadline, or waited too long for a connection."""
+
     status = "slow"
 
 
-class Closed(Unavailable):
+class StoreClosed(Unavailable):
+    """The store was closed."""
+
     status = "closed"
 
 
-class Owned(StoreError):
-    """The file belongs to another process. pid, address: the owner's; None: the owner has written none."""
+class FileOwned(StoreError):
+    """Another process owns the file. pid, address: the owner's; None: the owner has written no file with them."""
 
     def __init__(self, path: str, pid: int | None, address: str | None) -> None:
         owner = f"process {pid}" if pid else "another process"
@@ -109,6 +125,8 @@ class Owned(StoreError):
 
 
 class TooNew(StoreError):
+    """A newer program has written the file."""
+
     def __init__(self, path: str, found: int, known: int) -> None:
         super().__init__(
             f"{path} has schema version {found}, this program knows versions up to {known}: "
@@ -117,7 +135,7 @@ class TooNew(StoreError):
 
 
 class TooOld(StoreError):
-    """upgradable: the older versions that this program upgrades."""
+    """The file is too old to be upgraded. upgradable: the older versions that this program upgrades."""
 
     def __init__(self, path: str, found: int, upgradable: Sequence[int]) -> None:
         super().__init__(
@@ -127,48 +145,48 @@ class TooOld(StoreError):
         )
 
 
-class Foreign(StoreError):
-    pass
+class ForeignDatabase(StoreError):
+    """The database belongs to another program."""
 
 
 class NotAdmitted(StoreError):
-    pass
+    """The server does not admit this program, or cannot serve it."""
 
 
 class NotFound(StoreError):
-    pass
+    """The requested record does not exist."""
 
 
 class WriteConflict(StoreError):
-    pass
+    """Another writer was faster, or a rule of the schema forbids the write."""
 
 
 class OverLimit(WriteConflict):
-    pass
+    """There would be too many records: attached memories, files of a folder."""
 
 
 class BlockOverLimit(OverLimit):
-    pass
+    """A value is longer than its block may be."""
 
 
-class Overtaken(WriteConflict):
-    pass
+class RecordChanged(WriteConflict):
+    """The record was changed since it was read. The caller reads it again."""
 
 
 class Stale(StoreError):
-    pass
+    """The memory was changed since the write was planned. The caller plans again."""
 
 
 class NotForkable(StoreError):
-    pass
+    """A fork cannot begin after the named message."""
 
 
-class RunOver(StoreError):
-    pass
+class RunEnded(StoreError):
+    """A run that was to begin has ended, or another run has its send. Nothing is left to do."""
 
 
 class StatementFailed(StoreError):
-    pass
+    """The database does not understand a statement: a fault of this program."""
 
 
 def is_known(error: BaseException) -> bool:

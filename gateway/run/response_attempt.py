@@ -40,7 +40,7 @@ from gateway.run.sink import ClientGone
 from gateway.run.stored_responses import ResponseOwner
 from gateway.run.tools.call_journal import CallJournal
 from gateway.run.usage.limiter import Limiter
-from storage.errors import NotFound, RunOver, Stale
+from storage.errors import NotFound, RunEnded, Stale
 from storage.records import ExchangeState
 from storage.run_commands import ResponseEnd
 from storage.run_records import RunState, RunTextKind
@@ -163,7 +163,7 @@ class ResponseAttempt:
     async def _note_turn(self, name: TurnName) -> None:
         """Notes a turn that an attempt begins.
 
-        Raises: ClientGone: the response has ended, or is gone; RunOver: another attempt makes it; StoreError.
+        Raises: ClientGone: the response has ended, or is gone; RunEnded: another attempt makes it; StoreError.
         """
         run = self.log.run
         try:
@@ -172,7 +172,7 @@ class ResponseAttempt:
             )
         except Stale as error:
             # A turn that is stale is planned again, which would be in vain.
-            raise RunOver(error.message) from error
+            raise RunEnded(error.message) from error
         if not is_noted:
             raise ClientGone
 

@@ -25,7 +25,7 @@ from gateway.run.memory.queue import Queues, QueueTicket
 from gateway.run.store_errors import map_store_errors, retry_overtaken
 from gateway.run.stored_responses import ResponseOwner
 from storage.definition_records import Definition, DefinitionKind
-from storage.errors import NotFound, Overtaken, Stale
+from storage.errors import NotFound, RecordChanged, Stale
 from storage.forget_commands import ForgetTarget
 from storage.listing import DefinitionDraft, Page
 from storage.records import Agent, Scope
@@ -170,14 +170,14 @@ class ResponseConversations:
                 changed = await self._change_latest(conversation, edit)
             except NotFound:
                 raise make_unknown_conversation_error(conversation.id) from None
-            except Overtaken:
+            except RecordChanged:
                 raise Conflict(
                     "The conversation is being changed by other requests. Send it again."
                 ) from None
         return ResponseConversation(changed, conversation.agent)
 
     async def _change_latest(self, conversation: ResponseConversation, edit: _Edit) -> Definition:
-        """Changes a conversation as it is stored now. Raises: NotFound, Overtaken."""
+        """Changes a conversation as it is stored now. Raises: NotFound, RecordChanged."""
         definitions = self.store.definitions
         definition = conversation.definition
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from gateway.errors import MemoryUnavailable
-from storage.errors import Overtaken, StoreError
+from storage.errors import RecordChanged, StoreError
 
 T = TypeVar("T")
 
@@ -27,13 +27,13 @@ def map_store_errors() -> Iterator[None]:
 async def retry_overtaken(change: Callable[[], Awaitable[T]]) -> T:
     """Makes a change, and repeats it where another writer was faster.
 
-    change: reads the present state and writes a new one. It raises Overtaken where the state has changed meanwhile.
+    change: reads the present state and writes a new one. It raises RecordChanged where the state has changed meanwhile.
 
-    Raises: Overtaken: another writer was faster each time.
+    Raises: RecordChanged: another writer was faster each time.
     """
     for _ in range(_TRIES - 1):
         try:
             return await change()
-        except Overtaken:
+        except RecordChanged:
             continue
     return await change()

@@ -24,7 +24,7 @@ from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from gateway.run.turn_services import TurnServices
 from storage.commands import CommittedTurn
-from storage.errors import RunOver, Stale, StoreError
+from storage.errors import RunEnded, Stale, StoreError
 from storage.records import Scope
 
 _log = logging.getLogger("mnemogate")
@@ -214,7 +214,7 @@ def _explain_loss(error: StoreError) -> str | None:
     match error:
         case Stale():
             return events.FORGOTTEN_LOSS
-        case RunOver():
+        case RunEnded():
             return events.TAKEN_OVER_LOSS
         case _:
             return None

@@ -97,7 +97,7 @@ class PostgresDatabase:
         limits: the limits; None: the default limits for a pool of this size.
         factory: the class of connections, for tests that count statements.
 
-        Raises: NotAdmitted, Foreign, TooNew.
+        Raises: NotAdmitted, ForeignDatabase, TooNew.
         """
         limits = limits or PostgresLimits(size=pool)
         target = PostgresTarget(url, is_pooled, pooler_prepares, factory)

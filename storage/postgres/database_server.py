@@ -13,7 +13,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from storage.errors import Closed, StoreError, Unavailable
+from storage.errors import StoreClosed, StoreError, Unavailable
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, as_unavailable, is_stopping, translate_error
 
@@ -94,7 +94,7 @@ class DatabaseServer:
     def check(self) -> None:
         """Refuses an operation that cannot be served now. Raises: Unavailable."""
         if self.is_closed:
-            raise Closed(f"{self._target.name} is closed")
+            raise StoreClosed(f"{self._target.name} is closed")
         if self.fault is not None and self._first_attempt_ended.is_set():
             raise self.fault.copy()
 

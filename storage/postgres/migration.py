@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from storage.errors import Foreign, NotAdmitted, TooNew, TooOld
+from storage.errors import ForeignDatabase, NotAdmitted, TooNew, TooOld
 from storage.postgres.connection import RawConnection
 
 _log = logging.getLogger("mnemogate")
@@ -85,7 +85,7 @@ async def migrate(
 ) -> int:
     """Applies the missing steps. Returns the version of the schema.
 
-    Raises: TooNew, TooOld, Foreign; NotAdmitted if the role may not change tables; asyncpg's errors.
+    Raises: TooNew, TooOld, ForeignDatabase; NotAdmitted if the role may not change tables; asyncpg's errors.
     """
     steps = load_migrations() if migrations is None else migrations
     latest_version = get_latest_version(steps)
@@ -147,7 +147,7 @@ async def _try_to_apply(raw: RawConnection, name: str, steps: Sequence[PostgresM
         asyncpg.DuplicateObjectError,
         asyncpg.DuplicateFunctionError,
     ) as error:
-        raise Foreign(
+        raise ForeignDatabase(
             f"{name} has tables that are not ours ({error}). Give Mnemogate a database, or a schema, of its own."
         ) from error
     await raw.execute(

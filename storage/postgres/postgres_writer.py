@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import asyncpg
 
 from storage.database import Operation
-from storage.errors import Broken, Busy, Closed, StatementFailed
+from storage.errors import Broken, Busy, StatementFailed, StoreClosed
 from storage.postgres.connection import (
     MendingConnection,
     PostgresConnection,
@@ -93,7 +93,7 @@ class PostgresWriter:
         Raises: Unavailable.
         """
         if self.is_closing:
-            raise Closed(f"{self._name} is closed")
+            raise StoreClosed(f"{self._name} is closed")
         self._pool.server.check()
         size_bytes += _OVERHEAD_BYTES
         # A write that would be the first in the queue is accepted, however large it is.
@@ -111,7 +111,7 @@ class PostgresWriter:
         self.size_bytes -= self._size_bytes_by_task.pop(task)
         # A task that is cancelled before its first step performs nothing, not even an `except`.
         if task.cancelled():
-            _fail_future(future, Closed(f"{self._name} was closed while this was being written"))
+            _fail_future(future, StoreClosed(f"{self._name} was closed while this was being written"))
 
     async def _perform(self, write: PostgresWrite[T], future: asyncio.Future[T]) -> None:
         """Performs a write, and resolves the future that its caller awaits."""

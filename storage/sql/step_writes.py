@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from storage.commands import BlockMerge
 from storage.database import Connection
-from storage.errors import RunOver, Stale, WriteConflict
+from storage.errors import RunEnded, Stale, WriteConflict
 from storage.records import (
     Agent,
     EditState,
@@ -165,14 +165,14 @@ async def write_edits(
 async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run:
     """Begins the run of a step. A run that was accepted before is stored already.
 
-    Raises: RunOver if the run has ended, unless the step only ends it; or if another run has taken the send.
+    Raises: RunEnded if the run has ended, unless the step only ends it; or if another run has taken the send.
     """
     if draft.is_stored:
         run = await begin_run(connection, draft.agent_row, draft.id, write.exchange.begun)
     else:
         run = await find_or_create_run(connection, draft, replaces=write.replaces)
     if run.uid != draft.uid or (run.is_over and write.end is None):
-        raise RunOver("the run was ended, or another one has taken its send")
+        raise RunEnded("the run was ended, or another one has taken its send")
     if write.request is not None:
         await replace_text(connection, run.agent_row, run.id, RunTextKind.REQUEST, seq=0, data=write.request)
     return run
@@ -189,7 +189,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
     await check_attempt(connection, write.job)
     if row is None:
         await _check_epoch(connection, agent)
-        raise RunOver(_TAKEN_OVER)
+        raise RunEnded(_TAKEN_OVER)
     if exchange.seq <= row[0]:
         # The index has passed the exchange while it was open, so the exchange has to be indexed again.
         await exchanges.add_marks(connection, agent.id, MarkKind.STALE, (b"",), exchange.id)
@@ -212,7 +212,7 @@ async def end_run_of_step(connection: Connection, write: RunEnd) -> Run:
     if write.exchange_row is not None:
         run = await find_run(connection, write.agent_row, write.run_row)
         if run is not None and run.state is RunState.FAILED:
-            raise RunOver(_TAKEN_OVER)
+            raise RunEnded(_TAKEN_OVER)
         values = (
             write.stop,
             orjson.dumps(write.waiting) if write.waiting else None,

@@ -187,5 +187,5 @@ class Store:
         return await self.database.drain(timeout_s)
 
     async def close(self, timeout_s: float = 5.0) -> None:
-        """Closes the database. Writes that still wait after `timeout_s` fail with Closed. Idempotent."""
+        """Closes the database. Writes that still wait after `timeout_s` fail with StoreClosed. Idempotent."""
         await self.database.close(timeout_s)

@@ -171,7 +171,7 @@ class StoredPaths(StoreGroup):
         Raises:
             WriteConflict: the conversation or a block was changed since it was read.
             Stale: something was forgotten since, or another attempt performs the run.
-            RunOver: there is no run to begin.
+            RunEnded: there is no run to begin.
             Unavailable: the database cannot be written.
         """
         return self._database.write(
@@ -194,7 +194,7 @@ class StoredPaths(StoreGroup):
 
         Raises:
             Stale: something was forgotten since the step was opened, or another attempt performs the run.
-            RunOver: another process has ended the step or failed the run, because this process had lost its lease.
+            RunEnded: another process has ended the step or failed the run, because this process had lost its lease.
             Unavailable: the database cannot be written.
         """
         ending = self._database.write(
@@ -211,7 +211,7 @@ class StoredPaths(StoreGroup):
         Raises:
             WriteConflict: a block was changed since it was read.
             Stale: something was forgotten since the step was written, or another attempt performs the run.
-            RunOver: another process has failed the run that is to wait.
+            RunEnded: another process has failed the run that is to wait.
             Unavailable: the database cannot be written.
             NotFound: there is no such run.
         """

@@ -117,7 +117,7 @@ class SqliteDatabase:
         check_s: the seconds between two checks of the database's health.
         is_disk_doubtful: a function that returns whether the disk of a path may be full or read-only.
 
-        Raises: Owned, TooNew, Foreign.
+        Raises: FileOwned, TooNew, ForeignDatabase.
         """
         target = DatabaseFile(resolve_path(path), synchronous, busy_timeout_ms, factory)
         lock = Lock(target.path, address)
@@ -221,7 +221,7 @@ class SqliteDatabase:
     def _open_writer(self, connect: Callable[[DatabaseFile], sqlite3.Connection]) -> sqlite3.Connection:
         """Opens a writing connection to a file that this process owns from then on.
 
-        Raises: Owned, and the errors of `connect`.
+        Raises: FileOwned, and the errors of `connect`.
         """
         check_location(self.path)
         self._lock.acquire()
@@ -302,7 +302,7 @@ class SqliteDatabase:
 
 
 def connect_current(target: DatabaseFile) -> sqlite3.Connection:
-    """Opens a writing connection to a file of the present schema. Raises: TooNew, Foreign, Unavailable."""
+    """Opens a writing connection to a file of the present schema. Raises: TooNew, ForeignDatabase, Unavailable."""
     connection = open_writer(target)
     try:
         with map_sqlite_errors(target.path):

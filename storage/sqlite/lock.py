@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 from msgspec import Struct
 
-from storage.errors import Owned
+from storage.errors import FileOwned
 from storage.sidecar import LOCK, check_reach, ensure_sidecar, make_unavailable, open_sidecar, resolve_path
 
 # `find_lock_owner` holds a shared lock for an instant, which refuses a start as an owner's lock does. So a start
@@ -49,7 +49,7 @@ class Lock:
     def acquire(self) -> None:
         """Acquires the lock, unless it is held. If its file was removed with the database, it is acquired again.
 
-        Raises: Owned, with the owner's process and address; Broken, ReadOnly, Full: the lock file cannot be made.
+        Raises: FileOwned, with the owner's process and address; Broken, ReadOnly, Full: the lock file cannot be made.
         """
         path = f"{self._database}{LOCK}"
         if self._descriptor is not None:
@@ -80,7 +80,7 @@ class Lock:
             except BlockingIOError:
                 if attempt == _TRIES:
                     owner = _read_owner(descriptor)
-                    raise Owned(self._database, owner.pid, owner.address) from None
+                    raise FileOwned(self._database, owner.pid, owner.address) from None
                 time.sleep(_PAUSE_S)
 
     def release(self) -> None:

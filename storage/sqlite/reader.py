@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from storage.errors import Broken, Closed, Corrupt, Unavailable
+from storage.errors import Broken, Corrupt, StoreClosed, Unavailable
 from storage.sqlite.connection import DatabaseFile, open_reader
 from storage.sqlite.driver import Driver
 from storage.sqlite.result_codes import translate_error
@@ -84,7 +84,7 @@ class Reader(_ReaderBase):
         """The open connection. Prefer `run`, which translates errors. Raises: Unavailable."""
         if self._connection is None:
             if self._is_closed:
-                raise Closed(f"{self._target.path} is closed")
+                raise StoreClosed(f"{self._target.path} is closed")
             self._check_in_place()
             self._connection = open_reader(self._target, busy_timeout_ms=_LOOP_BUSY_MS)
             self._check_in_place()
@@ -146,7 +146,7 @@ class ThreadReader(_ReaderBase):
     async def _open_driver(self) -> Driver:
         async with self._opening:
             if self._is_closed:
-                raise Closed(f"{self._target.path} is closed")
+                raise StoreClosed(f"{self._target.path} is closed")
             if self._driver is None:
                 self._check_in_place()
                 driver = Driver(

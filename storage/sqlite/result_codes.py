@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 from storage.errors import (
     Broken,
-    Closed,
     Corrupt,
     Full,
     Locked,
     ReadOnly,
     StatementFailed,
+    StoreClosed,
     StoreError,
     TooSlow,
     WriteConflict,
@@ -59,7 +59,7 @@ def translate_error(error: sqlite3.Error, path: str = "the database") -> StoreEr
     code = getattr(error, "sqlite_errorcode", None)
     # Without a code the sqlite3 module itself has raised it: for a closed connection, a wrong number of parameters.
     if code is None:
-        error_type: type[StoreError] = Closed if "closed" in str(error) else StatementFailed
+        error_type: type[StoreError] = StoreClosed if "closed" in str(error) else StatementFailed
     else:
         error_type = _ERRORS.get(code & 0xFF, StatementFailed)
     # SQLite does not report why a file cannot grow.

@@ -27,7 +27,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from storage.database import Changes, StoreHealth
-from storage.errors import Broken, Busy, Closed, StoreStatus, Unavailable
+from storage.errors import Broken, Busy, StoreClosed, StoreStatus, Unavailable
 from storage.sqlite.batch import BatchReport, BatchRunner, WriteOutcome
 from storage.sqlite.checkpoint import Checkpointer
 from storage.sqlite.loop_calls import LoopCalls
@@ -123,7 +123,7 @@ class Writer:
         """Opens the database.
 
         If the disk, the rights or a damaged file prevent that, the writer starts all the same, reports the fault, and
-        goes on trying. Raises: TooNew, Foreign, StatementFailed.
+        goes on trying. Raises: TooNew, ForeignDatabase, StatementFailed.
         """
         try:
             await self._connection.open()
@@ -143,23 +143,23 @@ class Writer:
         return True
 
     async def finish(self, timeout_s: float) -> bool:
-        """Refuses new writes, and drains. Returns whether all writes were performed; the others fail with Closed."""
+        """Refuses new writes, and drains. Returns whether all writes were performed; others fail with StoreClosed."""
         self._connection.begin_closing()
         if self._connection.fault is not None:
             self.refuse_waiting(self._connection.fault)
         drained = await self.drain(timeout_s)
         if not drained:
-            self.refuse_waiting(Closed(f"{self._path} was closed before this was written"))
+            self.refuse_waiting(StoreClosed(f"{self._path} was closed before this was written"))
             for write in self._running:
                 write.settle(
-                    WriteOutcome(error=Closed(f"{self._path} was closed while this was being written"))
+                    WriteOutcome(error=StoreClosed(f"{self._path} was closed while this was being written"))
                 )
         return drained
 
     async def close(self, timeout_s: float = 5.0) -> None:
         """Performs the writes that wait, checkpoints the log and closes the database, once.
 
-        Readers must be closed before. Writes that take longer than `timeout_s` fail with Closed.
+        Readers must be closed before. Writes that take longer than `timeout_s` fail with StoreClosed.
         """
         if self._closed:
             return
@@ -183,7 +183,7 @@ class Writer:
     def fault(self) -> Unavailable:
         """The error of a write that is requested while nothing can be written."""
         fault = self._connection.fault
-        return Closed(f"{self._path} is closed") if fault is None else fault.copy()
+        return StoreClosed(f"{self._path} is closed") if fault is None else fault.copy()
 
     @property
     def health(self) -> StoreHealth:
@@ -237,7 +237,7 @@ class Writer:
         future also the errors of the function, SQLite's errors translated.
         """
         if self._connection.is_closing:
-            raise Closed(f"{self._path} is closed")
+            raise StoreClosed(f"{self._path} is closed")
         self._connection.check()
         queue = self._waiting.bulk if is_bulk else self._waiting.turns
         size_bytes += _OVERHEAD_BYTES

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from storage.definition_records import DefinitionKind
-from storage.errors import NotFound, Overtaken, WriteConflict
+from storage.errors import NotFound, RecordChanged, WriteConflict
 from storage.listing import AgentChange, AgentEntry, AgentFilter, DefinitionDraft, NamedAgent, Page
 from storage.records import Block
 from storage.run_records import Run, RunState
@@ -36,7 +36,7 @@ async def test_a_definition_changes_by_version_and_keeps_its_newest_text_alone(
     assert (made.version, made.body, made.created) == (1, {"source": "zqoldx"}, 1.0)
     changes = [store.definitions.change(made, {"source": f"zqnew{n}x"}, at=2.0) for n in range(4)]
     results = await asyncio.gather(*changes, return_exceptions=True)
-    assert sorted(type(result).__name__ for result in results) == ["Definition", *["Overtaken"] * 3]
+    assert sorted(type(result).__name__ for result in results) == ["Definition", *["RecordChanged"] * 3]
     now = await store.definitions.get(PROJECT, TOOL, "t1")
     assert (now.version, now.created, now.updated) == (2, 1.0, 2.0)
     await store.database.sweep(1000)
@@ -151,7 +151,7 @@ async def test_an_agent_changes_by_version_and_what_belongs_to_it_raises_that(st
     )
     assert await store.attached.load_targets(made.agent.id, "tool") == [-2, -1]
     assert await store.defined_agents.load_tags([made.agent.id]) == {made.agent.id: ["b"]}
-    with pytest.raises(Overtaken):
+    with pytest.raises(RecordChanged):
         await store.defined_agents.change(made, AgentChange(tags=["c"]), at=3.0)
     assert await store.defined_agents.load_tags([made.agent.id]) == {made.agent.id: ["b"]}, (
         "nothing of it is written"

@@ -23,7 +23,7 @@ from gateway.core.memory import edits
 from gateway.core.memory.rules import RULES
 from storage.commands import MemorySnapshot
 from storage.database import Connection
-from storage.errors import RunOver, Stale, WriteConflict
+from storage.errors import RunEnded, Stale, WriteConflict
 from storage.forget_commands import ForgetTarget
 from storage.job_records import NO_AGENT, Job
 from storage.records import Agent, EvictedPart, Exchange, ExchangeState, MemoryEdit, Scope, SentSection
@@ -291,10 +291,10 @@ async def test_a_step_that_another_process_has_ended_is_not_written_over(writer:
     own = await other.read()
     ends = abandon(own.path[-1], MessageHasher(other.agent.secret), b"", 50.0)
     await other.begin(user("Hello?"), own=own, abandoned=ends)
-    with pytest.raises(RunOver):
+    with pytest.raises(RunEnded):
         await writer.finish(assistant("Late."))
     await other.finish(assistant("Yes."), ends.path_hash)
-    with pytest.raises(RunOver):
+    with pytest.raises(RunEnded):
         await other.finish(assistant("Twice."), ends.path_hash)
     path = (await other.read()).path
     assert [x.reply is None for x in path] == [True, False]
@@ -326,7 +326,7 @@ async def test_what_comes_after_the_end_of_a_run_is_stored_only_if_it_was_cancel
     if state is RunState.CANCELLED:
         await writer.finish(assistant("I am h"), stop="cancelled")
     else:
-        with pytest.raises(RunOver):
+        with pytest.raises(RunEnded):
             await writer.finish(assistant("I am here."))
     (e,) = (await writer.read()).path
     assert (e.state is ExchangeState.FINISHED) == (state is RunState.CANCELLED)

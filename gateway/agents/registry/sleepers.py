@@ -41,7 +41,7 @@ class SleeperRegistry:
         self._now = now
 
     async def turn_on(self, entry: AgentEntry) -> None:
-        """Creates a sleeptime agent for an agent, unless the agent has one. Raises: Overtaken."""
+        """Creates a sleeptime agent for an agent, unless the agent has one. Raises: RecordChanged."""
 
         async def create_sleeper() -> None:
             current = await self._reload(entry)
@@ -68,13 +68,13 @@ class SleeperRegistry:
         return has_adopted
 
     async def turn_off(self, entry: AgentEntry) -> None:
-        """Deletes the sleeptime agents of an agent. Raises: Overtaken."""
+        """Deletes the sleeptime agents of an agent. Raises: RecordChanged."""
         for reader in await self._load_readers(entry):
             await self.detach(entry, reader.uid)
             await self._store.forgetting.wipe(reader.sleeper_row)
 
     async def detach(self, entry: AgentEntry, uid: str) -> None:
-        """Stops a sleeptime agent from reading an agent's memory. Both agents stay. Raises: Overtaken.
+        """Stops a sleeptime agent from reading an agent's memory. Both agents stay. Raises: RecordChanged.
 
         uid: the uid of the sleeptime agent.
         """

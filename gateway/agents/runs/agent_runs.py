@@ -67,7 +67,7 @@ from gateway.run.usage.accounting import Accounting
 from gateway.run.usage.gen_ai_metrics import classify_call_failure
 from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import Settings
-from storage.errors import NotFound, RunOver, StoreError, is_known
+from storage.errors import NotFound, RunEnded, StoreError, is_known
 from storage.records import Agent, Summary
 from storage.run_records import Run, RunState, TokenCounts
 
@@ -214,9 +214,9 @@ class AgentRuns:
                 earlier = await matcher.match(accepted.replaced_run)
                 send = _replace_earlier(send, earlier)
         reading = run_request.reading
-        read_memory_row, kind = (0, "run") if reading is None else (reading.memory_row, "sleeptime")
+        memory_row, kind = (0, "run") if reading is None else (reading.memory_row, "sleeptime")
         project, key_id = run_request.scope.project, run_request.forwarded.key_id
-        with suppress(RunOver), self._receipts.work(project, read_memory_row, kind, key_id=key_id) as receipt:
+        with suppress(RunEnded), self._receipts.work(project, memory_row, kind, key_id=key_id) as receipt:
             await self._answer(send, ticket, RunOutput(view_factory_of, sink, receipt))
         return "" if receipt.last_call is None else classify_call_failure(receipt.last_call, receipt)
 

@@ -41,7 +41,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from gateway.run.turn_saving import SavedStep
 from storage.commands import CommittedTurn, MemoryReader
-from storage.errors import NotFound, RunOver, Stale, StoreError, TooSlow, WriteConflict
+from storage.errors import NotFound, RunEnded, Stale, StoreError, TooSlow, WriteConflict
 from storage.job_records import Job
 from storage.records import Block, Conversation, Exchange
 from storage.run_commands import ReadSpan, RunAccept, RunEnd, StepEnd, StepOpen, StepOpened
@@ -140,7 +140,7 @@ class RunMemory:
         began_at: the time when the step of the replaced run began whose calls this run goes on with, in seconds since
             the epoch; None: this run replaces no run.
 
-        Raises: RunOver if another run has taken its send; StoreError.
+        Raises: RunEnded if another run has taken its send; StoreError.
         """
         runs, agent_row = self.keeper.store.runs, self.context.agent.id
         if not self.run.is_stored:
@@ -431,7 +431,7 @@ class RunMemory:
     async def _write_and_notify(self, prompt: Prompt, outcome: TurnOutcome) -> events.StepSaved | None:
         try:
             after_results = await self._write_end(prompt, outcome)
-        except (Stale, RunOver) as error:
+        except (Stale, RunEnded) as error:
             if self.run.background:
                 raise
             # The step's reply may quote what was erased, so the step stays open, and the next send ends it. If the

@@ -11,7 +11,7 @@ from typing import Any
 
 from storage.database import Connection, Row
 from storage.definition_records import DefinitionKind
-from storage.errors import NotFound, Overtaken, WriteConflict
+from storage.errors import NotFound, RecordChanged, WriteConflict
 from storage.forget_commands import ForgetTarget
 from storage.listing import ConversationEntry, ConversationFilter, DefinitionDraft, Page, PageEnd
 from storage.records import Agent, Conversation
@@ -68,11 +68,11 @@ class Conversations(StoreGroup):
     async def change(
         self, connection: Connection, entry: ConversationEntry, body: dict[str, Any], *, at: float
     ) -> ConversationEntry:
-        """Changes a conversation's definition. Raises: Overtaken if another writer did since; NotFound."""
+        """Changes a conversation's definition. Raises: RecordChanged if another writer did since; NotFound."""
         agent, uid, project = entry.agent, entry.conversation.uid, entry.agent.scope.project
         await connection.lock(agent.id)
         if _find_version(await get_conversation(connection, project, uid)) != _find_version(entry):
-            raise Overtaken(f"the conversation {uid!r} was changed since")
+            raise RecordChanged(f"the conversation {uid!r} was changed since")
         draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory_row=agent.id)
         await put_definition(connection, draft, at=at)
         return await get_conversation(connection, project, uid)

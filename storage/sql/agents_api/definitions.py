@@ -14,7 +14,7 @@ import orjson
 
 from storage.database import Connection, Row
 from storage.definition_records import Definition, DefinitionKind
-from storage.errors import NotFound, Overtaken, WriteConflict
+from storage.errors import NotFound, RecordChanged, WriteConflict
 from storage.listing import DefinitionDraft, Page
 from storage.records import Agent
 from storage.sql.agents import find_or_create_agent
@@ -108,7 +108,7 @@ async def change_definition(
 ) -> Definition:
     """Changes a definition if it is still at the version that was found. name: the new name; None: the name stays.
 
-    Raises: Overtaken if the definition was changed since; WriteConflict if the name is taken; NotFound.
+    Raises: RecordChanged if the definition was changed since; WriteConflict if the name is taken; NotFound.
     """
     name = definition.name if name is None else name
     kind = definition.kind
@@ -118,7 +118,7 @@ async def change_definition(
     text_id = await _insert_text(connection, definition.id, definition.version + 1, body, at)
     if not await connection.run(SQL["text_replace"], (text_id, at, name, definition.id, definition.version)):
         present = await get_definition(connection, definition.id)
-        raise Overtaken(
+        raise RecordChanged(
             f"the {kind} {definition.uid!r} is at version {present.version}, not {definition.version}: "
             "it was changed since"
         )

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from storage.commands import RecallRow
 from storage.database import Connection, Database, Row
-from storage.errors import NotFound, RunOver, WriteConflict
+from storage.errors import NotFound, RunEnded, WriteConflict
 from storage.job_records import Job
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
 from storage.run_commands import RunAccept
@@ -243,7 +243,7 @@ class Runs(StoreGroup):
     async def create(self, connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
         """Stores a run before its first step. Returns it as `find_or_create_run`.
 
-        Raises: WriteConflict as `find_or_create_run` does; RunOver if another run has taken its send; NotFound if
+        Raises: WriteConflict as `find_or_create_run` does; RunEnded if another run has taken its send; NotFound if
             its agent is gone.
         """
         await connection.lock(draft.agent_row)
@@ -251,7 +251,7 @@ class Runs(StoreGroup):
             raise NotFound("there is no such agent")
         run = await find_or_create_run(connection, draft, replaces=replaces)
         if run.uid != draft.uid:
-            raise RunOver("another run has taken the send")
+            raise RunEnded("another run has taken the send")
         return run
 
     begin_run = writes(as_locking_method(begin_run))

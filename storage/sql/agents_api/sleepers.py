@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from storage.database import Connection, Database
-from storage.errors import Overtaken
+from storage.errors import RecordChanged
 from storage.listing import AgentDraft, AgentEntry, OpenReading
 from storage.records import LEARNER, READING_PREFIX, make_tombstone
 from storage.run_commands import ReadSpan, RunAccept
@@ -45,12 +45,12 @@ async def _add_sleeper(
     entry: the agent of the memory that is read.
     body: the new body of that agent's definition; None: the definition stays, or it has none.
 
-    Raises: Overtaken if the definition was changed since it was found, or the memory has a sleeper already.
+    Raises: RecordChanged if the definition was changed since it was found, or the memory has a sleeper already.
     """
     memory_row = entry.agent.id
     await connection.lock_sharers(memory_row)
     if await load_sleepers(connection, memory_row):
-        raise Overtaken(f"{entry.name!r} has a sleeptime agent already")
+        raise RecordChanged(f"{entry.name!r} has a sleeptime agent already")
     sleeper_row = (await make_agent(connection, draft, at=at)).agent.id
     await _add_reader(connection, memory_row, sleeper_row, at=at)
     if body is not None and entry.definition is not None:
@@ -96,7 +96,7 @@ async def _remove_sleepers(
     body: the new body of that agent's definition; None: the definition stays, or there is none.
     job_kind: the kind of the jobs in which sleepers read. The memory's job is dropped with its last sleeper.
 
-    Raises: Overtaken if the definition was changed since it was found.
+    Raises: RecordChanged if the definition was changed since it was found.
     """
     memory_row = entry.agent.id
     await connection.lock_sharers(memory_row)

@@ -23,10 +23,10 @@ from storage.database import Connection, Operation
 from storage.errors import (
     Broken,
     Busy,
-    Closed,
     NotAdmitted,
     ReadOnly,
     StatementFailed,
+    StoreClosed,
     StoreError,
     TooSlow,
     Unavailable,
@@ -69,7 +69,7 @@ async def test_a_write_that_is_cancelled_before_it_starts_ends_with_an_error(
     store: Store = await open_store(path=proxy.url)
     write = store.database.write(ask)
     await store.database.close(timeout_s=0)
-    with pytest.raises(Closed):
+    with pytest.raises(StoreClosed):
         write.result()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from storage.errors import Foreign, NotAdmitted, TooNew, TooOld
+from storage.errors import ForeignDatabase, NotAdmitted, TooNew, TooOld
 from storage.listing import PassageDraft
 from storage.postgres import migration
 from storage.postgres.migration import PostgresMigration, get_latest_version, load_migrations, migrate
@@ -429,7 +429,7 @@ async def test_tables_of_another_program_are_left_alone(database: PostgresServer
     connection = await asyncpg.connect(database.url)
     await connection.execute("CREATE SCHEMA theirs; SET search_path = theirs; CREATE TABLE jobs (id BIGINT)")
     try:
-        with pytest.raises(Foreign, match="jobs"):
+        with pytest.raises(ForeignDatabase, match="jobs"):
             await migrate(connection, "theirs")
         assert await connection.fetchval("SELECT to_regclass('theirs.agents')") is None
     finally:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from storage.errors import Broken, Corrupt, Foreign, StatementFailed, TooNew
+from storage.errors import Broken, Corrupt, ForeignDatabase, StatementFailed, TooNew
 from storage.sqlite import connection
 from storage.sqlite.inspection import FileFindings, inspect
 
@@ -53,7 +53,7 @@ async def test_what_no_start_would_open_is_refused_alike(
         inspect(str(path))
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA application_id = 7")
-    with pytest.raises(Foreign):
+    with pytest.raises(ForeignDatabase):
         inspect(str(path))
     damage(path)
     with pytest.raises(Corrupt):

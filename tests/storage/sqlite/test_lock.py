@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gateway.core.memory.rules import RULES
-from storage.errors import Broken, Full, Owned, ReadOnly
+from storage.errors import Broken, FileOwned, Full, ReadOnly
 from storage.open import open_store as make_store
 from storage.sidecar import name_account
 from storage.sqlite.connection import DatabaseFile
@@ -41,7 +41,7 @@ def acquire(path: Path, address: str | None = None) -> Lock:
 
 def test_a_second_owner_is_refused_by_name(path: Path) -> None:
     lock = acquire(path, "127.0.0.1:8080")
-    with pytest.raises(Owned) as refused:
+    with pytest.raises(FileOwned) as refused:
         acquire(path, "127.0.0.1:8081")
     lock.release()
     assert (refused.value.pid, refused.value.address) == (os.getpid(), "127.0.0.1:8080")
@@ -53,7 +53,7 @@ def test_two_names_of_one_file_have_one_lock(path: Path, tmp_path: Path) -> None
     other = tmp_path / "other.db"
     other.symlink_to(path)
     lock = acquire(path)
-    with pytest.raises(Owned):
+    with pytest.raises(FileOwned):
         acquire(other)
     lock.release()
 
@@ -85,7 +85,7 @@ def test_asking_for_the_owner_leaves_no_lock(path: Path) -> None:
 def test_an_unreadable_lock_file_still_refuses(path: Path) -> None:
     lock = acquire(path)
     Path(f"{path}.lock").write_bytes(b"{")
-    with pytest.raises(Owned) as refused:
+    with pytest.raises(FileOwned) as refused:
         acquire(path)
     assert refused.value.pid is None
     lock.release()
@@ -97,7 +97,7 @@ def test_a_killed_owner_leaves_no_lock(path: Path) -> None:
     ) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"held\n"
-        with pytest.raises(Owned) as refused:
+        with pytest.raises(FileOwned) as refused:
             acquire(path)
         assert refused.value.pid == owner.pid
         owner.send_signal(signal.SIGKILL)
@@ -119,7 +119,7 @@ def test_a_lock_whose_file_was_removed_is_taken_again(path: Path) -> None:
     lock = acquire(path)
     Path(f"{path}.lock").unlink()  # with its directory, that is
     other = acquire(path)
-    with pytest.raises(Owned):
+    with pytest.raises(FileOwned):
         lock.acquire()
     assert not lock.is_held
     other.release()
@@ -174,7 +174,7 @@ async def test_nothing_is_read_of_a_file_whose_schema_has_no_room(path: Path, st
 
 async def test_the_store_holds_the_lock_for_its_life(open_store: Any, path: Path) -> None:
     store = await open_store(address="here")
-    with pytest.raises(Owned) as refused:
+    with pytest.raises(FileOwned) as refused:
         await open_store()
     assert refused.value.address == "here"
     await store.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from storage.errors import Foreign, StoreError, TooNew, TooOld
+from storage.errors import ForeignDatabase, StoreError, TooNew, TooOld
 from storage.sqlite.connection import DatabaseFile, open_writer
 from storage.sqlite.migration import Migration, get_latest_version, load_migrations, migrate
 from tests.core.conversations import assistant, user
@@ -105,7 +105,7 @@ def test_a_file_that_its_version_does_not_describe_is_refused(
     migrate(connection, "x", (Migration(0, 1, earlier),))
     begin = Migration(0, 1, "CREATE TABLE a (x, y); CREATE INDEX i ON a (x);")
     steps = (begin, Migration(1, 2, "CREATE TABLE b (x);"))
-    with pytest.raises(Foreign, match=says):
+    with pytest.raises(ForeignDatabase, match=says):
         migrate(connection, "x", steps)
     assert version(connection) == 1  # the one that made it can still read it
 
@@ -222,7 +222,7 @@ async def test_a_database_of_something_else_is_refused(open_store: Any, path: Pa
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE theirs (x)")
     connection.close()
-    with pytest.raises(Foreign):
+    with pytest.raises(ForeignDatabase):
         await open_store()
 
 

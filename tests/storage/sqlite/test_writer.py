@@ -13,7 +13,16 @@ from unittest.mock import Mock
 
 import pytest
 
-from storage.errors import Broken, Busy, Closed, Foreign, NotFound, StatementFailed, TooSlow, WriteConflict
+from storage.errors import (
+    Broken,
+    Busy,
+    ForeignDatabase,
+    NotFound,
+    StatementFailed,
+    StoreClosed,
+    TooSlow,
+    WriteConflict,
+)
 from storage.sql.store import Store
 from storage.sqlite.checkpoint import Checkpointer
 from storage.sqlite.connection import DatabaseFile, open_writer
@@ -272,10 +281,10 @@ async def test_a_file_that_is_refused_at_the_start_is_refused_with_the_cause(pat
     bench = Bench(path)
 
     def refuse() -> sqlite3.Connection:
-        raise Foreign("another program's file") from cause
+        raise ForeignDatabase("another program's file") from cause
 
     bench.writer._connection._connect = refuse
-    with pytest.raises(Foreign) as caught:
+    with pytest.raises(ForeignDatabase) as caught:
         await bench.writer.start()
     assert caught.value.__cause__ is cause
     await bench.writer.close()
@@ -376,7 +385,7 @@ async def test_closing_drains_first_and_refuses_after(make: Any) -> None:
     assert await asyncio.gather(*futures) == list(range(20))
     assert bench.rows() == list(range(20))
     assert bench.writer.status == "closed"
-    with pytest.raises(Closed):
+    with pytest.raises(StoreClosed):
         bench.writer.submit(add(21))
     await bench.writer.close()
 
@@ -386,7 +395,7 @@ async def test_closing_does_not_wait_for_ever(make: Any) -> None:
     await bench.stall()
     waiting = bench.writer.submit(add(1))
     await bench.writer.close(timeout_s=0)
-    with pytest.raises(Closed):
+    with pytest.raises(StoreClosed):
         await waiting
 
 
