@@ -1,16 +1,16 @@
-"""The errors of requests to a provider. An HTTP error status is a reply, not one of these.
+"""The errors of requests to a provider. A reply with an HTTP error status is no error of this module.
 
 ProviderError
-├── ProviderUnreachable   no reply at all: refused, name not found, TLS, cut before the response's headers
+├── ProviderUnreachable   no reply came: refused, name not found, TLS, cut before the response's headers
 │   └── NoDescriptor      the gateway has no file descriptor left for a connection
 ├── ProviderTimeout       a deadline passed; `phase` names it
 ├── ProviderBroke         the reply began and did not end as HTTP or as server-sent events must
-│   ├── ProviderGarbled   some lines of a file of results are not results
+│   ├── UnreadableResults some lines of a file of results are not results
 │   └── UnfinishedEvent   the stream ended inside an event; `rest` has the bytes
 ├── ProviderTooLarge      a reply, or one event of it, is larger than its bound
-├── ProviderUnsure        it is not known yet whether a batch was made
+├── BatchOutcomeUnknown   it is not known yet whether a batch was made
 └── ProviderRefused       an error status where the caller needs an answer (never from `send`)
-    └── ProviderCrowded   the account's queue has no room for a batch
+    └── BatchQueueFull    the account's queue has no room for a batch
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Phase = Literal["connect", "first byte", "between chunks", "total"]
 
 
 class ProviderError(Exception):
-    """The root. message: a sentence that says what was wrong and what was seen."""
+    """An error of a request to a provider. message: a sentence about the fault and what was seen."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -49,10 +49,10 @@ class ProviderTimeout(ProviderError):
 
 
 class ProviderBroke(ProviderError):
-    """The reply ended in the middle."""
+    """The reply did not end as HTTP or server-sent events must."""
 
 
-class ProviderGarbled(ProviderBroke):
+class UnreadableResults(ProviderBroke):
     """Some lines of a file of results are not results."""
 
 
@@ -68,12 +68,15 @@ class ProviderTooLarge(ProviderError):
     """A reply, or one event of it, is larger than its bound."""
 
 
-class ProviderUnsure(ProviderError):
-    """A submission of which it is not known yet whether it made a batch."""
+class BatchOutcomeUnknown(ProviderError):
+    """It is not known yet whether a submission has made a batch."""
 
 
 class ProviderRefused(ProviderError):
-    """An error status where the caller needs an answer. retry_after_s: the wait that the reply asks for, if any."""
+    """The provider has refused the request with an error status.
+
+    retry_after_s: the wait that the reply asks for; None: the reply asks for no wait.
+    """
 
     def __init__(self, message: str, *, status: int, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -81,7 +84,7 @@ class ProviderRefused(ProviderError):
         self.retry_after_s = retry_after_s
 
 
-class ProviderCrowded(ProviderRefused):
+class BatchQueueFull(ProviderRefused):
     """The account's queue has no room for a batch.
 
     queue_tokens: the tokens that the queue takes when it is empty; None: not reported.

@@ -45,8 +45,8 @@ class ScriptedFailure(Struct, frozen=True):
     headers: tuple[Header, ...] = ()
 
 
-class Raw(Struct, frozen=True):
-    """A reply with a body of these bytes."""
+class ScriptedBody(Struct, frozen=True):
+    """A reply whose body is given as bytes."""
 
     # The pieces of the body; an exception among them is raised in its place.
     pieces: tuple[bytes | ProviderError, ...]
@@ -54,7 +54,7 @@ class Raw(Struct, frozen=True):
     headers: tuple[Header, ...] = (("content-type", "text/event-stream"),)
 
 
-Scripted = ScriptedMessage | ScriptedFailure | Raw | ProviderError
+Scripted = ScriptedMessage | ScriptedFailure | ScriptedBody | ProviderError
 Script = Callable[[Mapping[str, Any]], Scripted]
 
 
@@ -135,10 +135,10 @@ class ScriptedProvider:
         return self._script(body) if self._script is not None else ScriptedMessage("Ok.")
 
     def _render(
-        self, body: Mapping[str, Any], scripted: ScriptedMessage | ScriptedFailure | Raw
+        self, body: Mapping[str, Any], scripted: ScriptedMessage | ScriptedFailure | ScriptedBody
     ) -> ScriptedReply:
         match scripted:
-            case Raw(pieces, status, headers):
+            case ScriptedBody(pieces, status, headers):
                 return ScriptedReply(status, headers, deque(pieces), self._pause_s)
             case ScriptedFailure(status, message, code, error_type, headers):
                 if 400 <= status < 500 and status != 429:

@@ -25,7 +25,7 @@ from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import translate_message
 from adapters.claude.request import SAMPLING_FIELDS, translate_request
 from adapters.claude.thinking import BINDING_BETA
-from adapters.errors import ProviderBroke, ProviderRefused, ProviderUnsure
+from adapters.errors import BatchOutcomeUnknown, ProviderBroke, ProviderRefused
 from adapters.types import Json
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class AnthropicBatches(SdkBatches):
                 elif await self._has_any_result(batch.id, custom_ids):
                     return batch.id
         if is_unsure:
-            raise ProviderUnsure("a batch that is under way may be the one being looked for")
+            raise BatchOutcomeUnknown("a batch that is under way may be the one being looked for")
         return None
 
     async def poll(self, batch_id: str) -> PartState:

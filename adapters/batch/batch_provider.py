@@ -82,7 +82,7 @@ class BatchProvider(Protocol):
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
         """Makes a batch of a file of lines, which is read as it is sent and then closed. Returns its id.
 
-        Raises: ProviderCrowded: the account's queue has no room for the batch; ProviderRefused: the batch was not made;
+        Raises: BatchQueueFull: the account's queue has no room for the batch; ProviderRefused: the batch was not made;
         other errors: the batch may have been made.
         """
 
@@ -96,7 +96,7 @@ class BatchProvider(Protocol):
         custom_ids: the ids of the part's requests.
         known_ids: the ids of batches that were made of other parts.
 
-        Raises: ProviderUnsure: a batch that is under way may be the part's; ask again later.
+        Raises: BatchOutcomeUnknown: a batch that is under way may be the part's; ask again later.
         """
 
     async def poll(self, batch_id: str) -> PartState:

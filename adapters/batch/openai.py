@@ -19,7 +19,7 @@ from adapters.batch.batch_provider import BatchPart, PartResult, PartState
 from adapters.batch.result_lines import parse_results
 from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, make_client_options
 from adapters.batch.sdk_errors import MAX_MESSAGE_CHARS, is_transient, read_error_message
-from adapters.errors import ProviderBroke, ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused
+from adapters.errors import BatchQueueFull, ProviderBroke, ProviderError, ProviderRefused, UnreadableResults
 from adapters.types import Json
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class OpenAIBatches(SdkBatches):
                     await self._await_ending(self._client.files.delete(file.id))
                 if _QUEUE_FULL_WORDS.search(error.message):
                     message = error.message
-                    raise ProviderCrowded(
+                    raise BatchQueueFull(
                         message, status=error.status, queue_tokens=_read_queue_tokens(message)
                     ) from error
             raise
@@ -110,13 +110,13 @@ class OpenAIBatches(SdkBatches):
     async def read_results(self, batch_id: str) -> AsyncGenerator[PartResult]:
         with self._map_errors():
             batch = await self._client.batches.retrieve(batch_id)
-            garbled_error: ProviderGarbled | None = None
+            garbled_error: UnreadableResults | None = None
             for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
                 try:
                     async with self._client.files.with_streaming_response.content(file_id) as reply:
                         async for result in parse_results(reply.iter_bytes(), _read_result):
                             yield result
-                except ProviderGarbled as error:
+                except UnreadableResults as error:
                     garbled_error = error
             # The other file is read first, even if one has lines that are no results.
             if garbled_error is not None:

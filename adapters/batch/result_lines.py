@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from adapters.batch.batch_provider import MAX_RESULT_BYTES, PartResult
-from adapters.errors import ProviderBroke, ProviderGarbled
+from adapters.errors import ProviderBroke, UnreadableResults
 from adapters.json_escapes import read_json_exactly
 from adapters.types import Json
 
@@ -20,7 +20,7 @@ async def parse_results(
 
     read_result: a function that returns the result in a line's object. It raises ProviderBroke if the object is none.
 
-    Raises: ProviderGarbled, after all readable results were yielded: some lines are no results.
+    Raises: UnreadableResults, after all readable results were yielded: some lines are no results.
     """
     garbled_count = 0
     async for line in _split_lines(pieces):
@@ -36,7 +36,7 @@ async def parse_results(
         else:
             yield result
     if garbled_count:
-        raise ProviderGarbled(f"{garbled_count} lines of the provider's results cannot be read")
+        raise UnreadableResults(f"{garbled_count} lines of the provider's results cannot be read")
 
 
 async def _split_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -263,7 +263,7 @@ class EventLog:
     async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         self.add(body)
 
-    def while_here(self) -> AbstractContextManager[None]:
+    def cancel_on_leave(self) -> AbstractContextManager[None]:
         return self._presence
 
 

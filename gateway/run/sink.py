@@ -37,7 +37,7 @@ class Sink(Protocol):
     async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         """Starts, writes and ends at once, with a content-length. Raises: ClientGone."""
 
-    def while_here(self) -> AbstractContextManager[None]:
+    def cancel_on_leave(self) -> AbstractContextManager[None]:
         """Returns a context that cancels its task when the client leaves, and then raises ClientGone at its end.
 
         A cancellation from elsewhere (shutdown) stays a CancelledError.
@@ -79,14 +79,14 @@ class HeldSink:
         self.start(status, headers)
         self.body += body
 
-    def while_here(self) -> AbstractContextManager[None]:
-        return self.outer.while_here()
+    def cancel_on_leave(self) -> AbstractContextManager[None]:
+        return self.outer.cancel_on_leave()
 
 
 class Presence:
     """The presence of a reader, until it leaves.
 
-    As a context manager, like asyncio.Timeout, it does the work of `while_here`.
+    As a context manager, like asyncio.Timeout, it does the work of `cancel_on_leave`.
     """
 
     is_gone = False
@@ -154,5 +154,5 @@ class UnseenSink:
     async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         pass
 
-    def while_here(self) -> AbstractContextManager[None]:
+    def cancel_on_leave(self) -> AbstractContextManager[None]:
         return self.presence

@@ -175,7 +175,7 @@ class TurnRun:
         with nullcontext() if self._saving is None else self._saving.answering():
             try:
                 self._requests.begin(self.attempts.endpoint)
-                with self.sink.while_here():
+                with self.sink.cancel_on_leave():
                     await self._run_rounds()
             except (ClientGone, asyncio.CancelledError):
                 await self._end_without_client()

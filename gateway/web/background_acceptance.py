@@ -28,7 +28,7 @@ async def answer_in_background(
     headers = [("x-mnemogate-memory", "on")]
     if chat.consumed:  # more may be left out for the upstream that answers
         headers.append(("x-mnemogate-consumed", ",".join(chat.consumed)))
-    with call.incoming.begin_reply(chat_route.send_timeout_s) as reply, reply.while_here():
+    with call.incoming.begin_reply(chat_route.send_timeout_s) as reply, reply.cancel_on_leave():
         if not chat.stream or accepted.run is None:
             await reply.send_body(200, [JSON_HEADER, *headers], orjson.dumps(accepted.json))
             return

@@ -61,7 +61,7 @@ class ClientReply:
     def is_gone(self) -> bool:
         return self._presence.is_gone
 
-    def while_here(self) -> AbstractContextManager[None]:
+    def cancel_on_leave(self) -> AbstractContextManager[None]:
         return self._presence
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:

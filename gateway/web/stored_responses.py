@@ -152,5 +152,5 @@ class GatewayResponses:
         if _NUMBER.fullmatch(starting_after) is None:
             raise BadRequest("Invalid 'starting_after': expected a number.", param="starting_after")
         current_response = await self._render(response, query)
-        with incoming.begin_reply(self._send_timeout_s) as reply, reply.while_here():
+        with incoming.begin_reply(self._send_timeout_s) as reply, reply.cancel_on_leave():
             await self.send_events(reply, response.run, current_response, int(starting_after))

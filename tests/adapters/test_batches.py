@@ -25,12 +25,12 @@ from adapters.batch.batch_provider import BatchPart, BatchProvider, PartResult
 from adapters.batch.local import LocalBatches
 from adapters.batch.openai import OpenAIBatches
 from adapters.errors import (
+    BatchOutcomeUnknown,
     ProviderBroke,
     ProviderError,
-    ProviderGarbled,
     ProviderRefused,
     ProviderUnreachable,
-    ProviderUnsure,
+    UnreadableResults,
 )
 from adapters.openai import OpenAICompatible
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
@@ -282,7 +282,7 @@ async def test_a_batch_is_found_although_its_creation_was_not_answered(kind: str
 async def test_anthropic_is_unsure_while_a_batch_is_under_way() -> None:
     async with bench_of("anthropic", held=True) as bench:
         id = await bench.submit("a-1", "b-1")
-        with pytest.raises(ProviderUnsure):
+        with pytest.raises(BatchOutcomeUnknown):
             await bench.provider.find(part(2), {"a-1", "b-1"})
         # One that is too large cannot be it.
         assert await bench.provider.find(part(1), {"x-1"}) is None
@@ -344,7 +344,7 @@ async def test_lines_that_are_no_results_hold_back_no_others(kind: str) -> None:
         )
         bench.batches.garbage = b"[1]\n\n<p>\n" + odd + b"\n"
         found: list[str] = []
-        with pytest.raises(ProviderGarbled, match="3 lines"):
+        with pytest.raises(UnreadableResults, match="3 lines"):
             await _list(bench.provider.read_results(id), found)
         assert sorted(found) == ["a-1", "b-1", "c-1"]
 
@@ -357,7 +357,7 @@ async def test_a_line_without_end_is_not_buffered(monkeypatch: pytest.MonkeyPatc
             yield piece
 
     found: list[str] = []
-    with pytest.raises(ProviderGarbled, match="1 lines"):
+    with pytest.raises(UnreadableResults, match="1 lines"):
         await _list(
             result_lines.parse_results(pieces(), lambda line: PartResult(str(line["n"]), "expired")), found
         )
@@ -372,7 +372,7 @@ async def test_half_a_character_makes_no_line_unreadable() -> None:
             """
 
     found: list[str] = []
-    with pytest.raises(ProviderGarbled, match="1 lines"):
+    with pytest.raises(UnreadableResults, match="1 lines"):
         await _list(
             result_lines.parse_results(pieces(), lambda line: PartResult(line["n"], "expired")), found
         )

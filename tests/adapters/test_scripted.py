@@ -9,7 +9,7 @@ import pytest
 
 from adapters.demo import DemoProvider
 from adapters.errors import ProviderBroke, ProviderUnreachable, UnfinishedEvent
-from adapters.scripted import Raw, ScriptedFailure, ScriptedProvider
+from adapters.scripted import ScriptedBody, ScriptedFailure, ScriptedProvider
 from adapters.scripted_message import ScriptedCall, ScriptedMessage
 from adapters.types import ModelRequest
 from tests.adapters.test_sse import DONES
@@ -91,7 +91,9 @@ async def test_a_whole_reply_and_a_streamed_one_say_the_same() -> None:
 
 @pytest.mark.parametrize("end", DONES)
 async def test_a_done_without_its_blank_line_is_whole_as_it_is_over_a_network(end: bytes) -> None:
-    provider = ScriptedProvider(replies=[Raw((b"data: {}\n\n", tail)) for tail in (end, b"data: [DONE")])
+    provider = ScriptedProvider(
+        replies=[ScriptedBody((b"data: {}\n\n", tail)) for tail in (end, b"data: [DONE")]
+    )
     assert await stream(provider, body_of("1")) == [{}]
     with pytest.raises(UnfinishedEvent):
         await stream(provider, body_of("2"))
@@ -101,7 +103,7 @@ async def test_errors_raw_bytes_and_lost_connections_can_be_scripted() -> None:
     provider = ScriptedProvider(
         replies=[
             ScriptedFailure(429, "Slow down.", headers=(("retry-after", "2"),)),
-            Raw((b"data: {}\n\n", ProviderBroke("cut"))),
+            ScriptedBody((b"data: {}\n\n", ProviderBroke("cut"))),
             ProviderUnreachable("nobody there"),
         ]
     )

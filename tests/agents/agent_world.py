@@ -71,7 +71,7 @@ class ListeningSink:
     def is_gone(self) -> bool:
         return self.presence.is_gone
 
-    def while_here(self) -> AbstractContextManager[None]:
+    def cancel_on_leave(self) -> AbstractContextManager[None]:
         return self.presence
 
     def leave(self) -> None:

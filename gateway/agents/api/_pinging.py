@@ -74,8 +74,8 @@ class PingingSink:
     def is_gone(self) -> bool:
         return self.inner.is_gone
 
-    def while_here(self) -> AbstractContextManager[None]:
-        return self.inner.while_here()
+    def cancel_on_leave(self) -> AbstractContextManager[None]:
+        return self.inner.cancel_on_leave()
 
     def _stop_pings(self) -> None:
         if self._pinging is not None:

@@ -314,7 +314,7 @@ class RunStream:
             # The head leaves now, since a client that reconnects may wait long for the next event.
             await reply.write(b":\n\n")
             last_event = b""
-            with reply.while_here():
+            with reply.cancel_on_leave():
                 async for last_event in api.background_runs.follower.read_events(self.run, self.after_number):
                     await sink.write(last_event)
             # After an error event a client reads no further.

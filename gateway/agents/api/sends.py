@@ -219,7 +219,7 @@ class SendReply:
         if result.status != 200:
             await reply.send_body(result.status, held.headers, bytes(held.body))
             return
-        with reply.while_here():
+        with reply.cancel_on_leave():
             shown = await self._render_messages(result)
         body = render_result(shown, result.run, result.started_run_uids, result.last_counts)
         headers = [*receipt.note_head(), JSON_HEADER]
@@ -238,7 +238,7 @@ class SendReply:
             if sink.has_started or result.status != 200:
                 return
             # The model was not asked: the send was answered already, or the run waits for more answers.
-            with sink.while_here():
+            with sink.cancel_on_leave():
                 shown = await self._render_messages(result)
             sink.start(200, [*receipt.note_head(), EVENT_STREAM_HEADER])
             events = [*shown, *make_end_events(result.run, result.last_counts)]

@@ -17,7 +17,7 @@ from typing import Final
 from msgspec.structs import asdict
 
 from adapters.batch.batch_provider import BatchProvider
-from adapters.errors import ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
+from adapters.errors import BatchOutcomeUnknown, ProviderError, ProviderRefused, UnreadableResults
 from gateway.agents.batches.batch_ids import make_public_id
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
@@ -264,7 +264,7 @@ class _Attempt:
             )  # fmt: skip
             # Some providers can find a part only after its end, perhaps a day later.
             return await self.parts.note_miss(
-                part, Miss.UNHEARD if isinstance(error, ProviderUnsure) else Miss.UNSTOPPED
+                part, Miss.UNHEARD if isinstance(error, BatchOutcomeUnknown) else Miss.UNSTOPPED
             )
         return False
 
@@ -298,7 +298,7 @@ class _Attempt:
         try:
             if part.id is not None or await self.submitter.find_or_submit(part, provider):
                 await self._read_results(part, provider)
-        except ProviderUnsure as error:
+        except BatchOutcomeUnknown as error:
             _log.info(
                 "Batch %s: it is not known yet whether %s has a part: %s",
                 self._name, part.upstream, describe_cause(error),
@@ -314,7 +314,7 @@ class _Attempt:
         """Notes an error about a part. Gives up a part that its provider has lost, or is silent about for too long."""
         statuses = _LOOK_UP_REFUSED_STATUSES if part.id is None else _DELETED_STATUSES
         is_final = isinstance(error, ProviderRefused) and error.status in statuses
-        if is_final or isinstance(error, ProviderGarbled):
+        if is_final or isinstance(error, UnreadableResults):
             miss = Miss.UNFOUND if part.id is None else Miss.UNREAD
             message = error.message
         else:
@@ -330,7 +330,7 @@ class _Attempt:
         if state.has_results:
             try:
                 await self.results.record(part, provider.read_results(part.id))
-            except ProviderGarbled:
+            except UnreadableResults:
                 await self.outcomes.wait_for_deferred()
                 if await self.jobs.store.batch_items.count_in_part(self.batch.id, part.number):
                     raise

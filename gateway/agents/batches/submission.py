@@ -13,7 +13,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.batch.batch_provider import BatchProvider
-from adapters.errors import ProviderCrowded, ProviderError, ProviderRefused
+from adapters.errors import BatchQueueFull, ProviderError, ProviderRefused
 from gateway.agents.batches.batch_ids import RequestId, make_public_id
 from gateway.agents.batches.item_texts import AGENT_GONE, FORGOTTEN, ItemFailed
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
@@ -88,7 +88,7 @@ class PartSubmitter:
     async def find_or_submit(self, part: ProviderPart, provider: BatchProvider) -> bool:
         """Looks for a part whose submission was interrupted, and submits it if its provider does not have it.
 
-        Returns whether the provider has the part. Raises: ProviderUnsure if the provider cannot tell yet.
+        Returns whether the provider has the part. Raises: BatchOutcomeUnknown if the provider cannot tell yet.
         """
         id = await self.find(part, provider)
         if id is not None:
@@ -197,7 +197,7 @@ class PartSubmitter:
             return False
         try:
             id = await provider.submit(part.submission, draft.hand_over())
-        except ProviderCrowded as error:
+        except BatchQueueFull as error:
             await self.divide(part, error.message, error.queue_tokens)
             return False
         except ProviderError as error:

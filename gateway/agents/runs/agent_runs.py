@@ -161,7 +161,7 @@ class AgentRuns:
             raise MemoryUnavailable.since(health.status)
         with QueueTicket() as ticket:
             try:
-                with output.sink.while_here():
+                with output.sink.cancel_on_leave():
                     send = await self._queue.enter(send, ticket)
                     await self._refuse_if_waiting(send)
                     earlier = await self._find_earlier(send)

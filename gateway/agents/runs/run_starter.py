@@ -86,7 +86,7 @@ class RunStarter:
         for _ in range(CONFLICT_TRIES):
             # Messages that come with decisions are put after the results of the calls (`after_results`).
             first_messages = () if send.decisions else send.messages
-            with sink.while_here():
+            with sink.cancel_on_leave():
                 context = await self._read(request, first_messages)
                 check_not_paused(context.agent)
                 if (shortened := await self._shorten(context, send)) is not None:

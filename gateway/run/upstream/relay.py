@@ -58,7 +58,7 @@ async def relay(
     """
     reader: _ReplyReader | None = None
     try:
-        with sink.while_here():
+        with sink.cancel_on_leave():
             receipt.clock.note_call()
             reply = await attempts.send(make)
             reader = _ReplyReader(attempts, reply)

@@ -12,7 +12,7 @@ import pytest
 
 from adapters.base import ModelReply
 from adapters.errors import ProviderUnreachable
-from adapters.scripted import Raw, ScriptedFailure, ScriptedProvider
+from adapters.scripted import ScriptedBody, ScriptedFailure, ScriptedProvider
 from adapters.scripted_message import ScriptedCall, ScriptedMessage
 from adapters.types import ModelRequest
 from gateway.run.admin.show import ShowOperation
@@ -372,7 +372,7 @@ def test_what_one_user_says_teaches_nothing_about_another(learner: Learner) -> N
         ),
         ScriptedMessage(None, (ScriptedCall("memory_rethink", '{"label":"persona","new_memory":"Evil."}'),)),
         ScriptedMessage(None, (ScriptedCall("remember_fact", '{"text":["x"],"replaces":"all"}'),)),
-        Raw((b'{"choices":[{"message":{"tool_calls":{"a":1},"content":7}}]}',)),
+        ScriptedBody((b'{"choices":[{"message":{"tool_calls":{"a":1},"content":7}}]}',)),
     ],
 )
 def test_an_answer_without_sense_teaches_nothing_and_is_not_asked_for_again(
@@ -389,7 +389,8 @@ def test_an_answer_without_sense_teaches_nothing_and_is_not_asked_for_again(
 
 
 @pytest.mark.parametrize(
-    "fault", [ScriptedFailure(500), ScriptedFailure(400), ProviderUnreachable("gone"), Raw((b"garbage",))]
+    "fault",
+    [ScriptedFailure(500), ScriptedFailure(400), ProviderUnreachable("gone"), ScriptedBody((b"garbage",))],
 )
 def test_a_background_model_that_fails_is_asked_again_and_no_client_notices(
     learner: Learner, fault: Any

@@ -14,7 +14,7 @@ import pytest
 from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderBroke, ProviderUnreachable
 from adapters.providers import UNKNOWN
-from adapters.scripted import Raw, ScriptedFailure, ScriptedProvider
+from adapters.scripted import ScriptedBody, ScriptedFailure, ScriptedProvider
 from adapters.scripted_message import ScriptedCall, ScriptedMessage
 from adapters.types import Capabilities, Header, ModelRequest
 from gateway.cli import main
@@ -112,14 +112,14 @@ async def test_no_tools_means_no_tools(world: World) -> None:
 
 async def test_a_reply_that_does_not_say_what_it_used_is_estimated(world: World) -> None:
     raw = b'{"choices":[{"message":{"role":"assistant","content":"x"},"finish_reason":"stop"}],"usage":null}'
-    world.provider.queue(Raw((raw,)))
+    world.provider.queue(ScriptedBody((raw,)))
     reply = await world.background().ask("p", ASK)
     assert len(raw) // 4 < reply.tokens < len(raw)
 
 
 async def test_a_reply_that_is_none_costs_what_it_reports(world: World) -> None:
     usage = b'{"prompt_tokens":20,"completion_tokens":10}'
-    world.provider.queue(Raw((b'{"choices":[],"usage":%b}' % usage,)))
+    world.provider.queue(ScriptedBody((b'{"choices":[],"usage":%b}' % usage,)))
     background = world.background(daily_tokens=30)
     with pytest.raises(JobFailed, match="no chat completion"):
         await background.ask("p", ASK)
@@ -155,13 +155,13 @@ async def test_the_budget_outlives_the_process(world: World) -> None:
         (ScriptedFailure(400, "Miso"), JobFailed, "answered 400"),
         (ScriptedFailure(429, "Miso", headers=(("retry-after", "7"),)), Postponed, "429"),
         # As failover takes them under a 200.
-        (Raw((b'{"base_resp":{"status_code":1002,"status_msg":"Miso"}}',)), Postponed, "429"),
-        (Raw((b'{"error":{"code":502,"message":"Miso"}}',)), JobFailed, "answered 502"),
-        (Raw((b"Miso",)), JobFailed, "no chat completion"),
-        (Raw((b'{"choices":[]}',)), JobFailed, "no chat completion"),
-        (Raw((b'{"choices":[{"message":"Miso"}]}',)), JobFailed, "no chat completion"),
-        (Raw((b"[]",)), JobFailed, "no chat completion"),
-        (Raw((b'{"choices"', ProviderBroke("Miso"))), JobFailed, "model gave no whole answer"),
+        (ScriptedBody((b'{"base_resp":{"status_code":1002,"status_msg":"Miso"}}',)), Postponed, "429"),
+        (ScriptedBody((b'{"error":{"code":502,"message":"Miso"}}',)), JobFailed, "answered 502"),
+        (ScriptedBody((b"Miso",)), JobFailed, "no chat completion"),
+        (ScriptedBody((b'{"choices":[]}',)), JobFailed, "no chat completion"),
+        (ScriptedBody((b'{"choices":[{"message":"Miso"}]}',)), JobFailed, "no chat completion"),
+        (ScriptedBody((b"[]",)), JobFailed, "no chat completion"),
+        (ScriptedBody((b'{"choices"', ProviderBroke("Miso"))), JobFailed, "model gave no whole answer"),
         (ProviderUnreachable("Miso"), JobFailed, "model could not be reached"),
     ],
 )

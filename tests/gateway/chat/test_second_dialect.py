@@ -51,7 +51,7 @@ class Collected:
     async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         self.body = body
 
-    def while_here(self) -> AbstractContextManager[None]:
+    def cancel_on_leave(self) -> AbstractContextManager[None]:
         return nullcontext()
 
 
