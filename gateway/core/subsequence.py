@@ -55,7 +55,10 @@ class _Pairing:
 
     def pair_common_end(self) -> None:
         """Pairs the atoms of the common end of both."""
-        a, b, n, m = self._a, self._b, self._n, self._m
+        a = self._a
+        b = self._b
+        n = self._n
+        m = self._m
         while n and m and a[n - 1] == b[m - 1]:
             n, m = n - 1, m - 1
             self.pairs.append((n, m))

@@ -168,7 +168,9 @@ class Chat:
         Raises: BadRequest: the response would not be stored; LimitReached, UnknownModel, MemoryUnavailable.
         """
         resolved = await self.resolver.resolve(request, request_context)
-        request, identity, spec = resolved.request, resolved.identity, resolved.spec
+        request = resolved.request
+        identity = resolved.identity
+        spec = resolved.spec
         receipt.user = identity.user or ""
         scope = identity.stored_scope
         if scope is None or await self.resolver.is_paused(scope):

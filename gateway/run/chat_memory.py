@@ -272,7 +272,9 @@ def _joins_replies(context: MemoryContext) -> bool:
 
 def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
     """Returns whether something before the thoughts of the conversation may differ from the request before."""
-    pinned, plan, composition = context.pinned, context.plan, prompt.composition
+    pinned = context.pinned
+    plan = context.plan
+    composition = prompt.composition
     match_point = plan.match.match_point
     if context.is_off or _follows_tombstone(context):
         return True  # one of the replies may have been made with memory, and another one without

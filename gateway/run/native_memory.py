@@ -113,7 +113,9 @@ class NativeMemory(TreeMemory):
     async def _defer_reply(self, prompt: Prompt, outcome: TurnOutcome, reply_id: str) -> None:
         """Writes the turn without its reply, and stores the request under the id of the reply."""
         await TreeMemory.write(self, prompt, outcome)
-        identity, native, context = self.context.request.identity, self.native, self.context
+        identity = self.context.request.identity
+        native = self.native
+        context = self.context
         scope = identity.stored_scope
         if scope is None:
             return

@@ -105,7 +105,9 @@ class _Walk:
 
     def _collect_inputs(self, exchange: Exchange, *, is_turn: bool) -> _Inputs:
         """Returns the messages that may be the inputs of an exchange. is_turn: a user's message is among its inputs."""
-        tree, listing, end = self._tree, self._listing, self._inputs_end
+        tree = self._tree
+        listing = self._listing
+        end = self._inputs_end
         # The application's first words of a reply are among the messages of that reply.
         prefill = count_prefill(exchange) if is_turn else 0
         count = len(exchange.inputs) - prefill

@@ -84,7 +84,9 @@ def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
     pending = [exchange]
     while pending:
         exchange = pending.pop()
-        offset, prior, path_hash = exchange.offset, exchange.prior, exchange.path_hash
+        offset = exchange.offset
+        prior = exchange.prior
+        path_hash = exchange.path_hash
         if (parent := tree.find_parent(exchange)) is not None:
             offset, prior = count_atoms_to_end(parent), tree.find_prior(exchange)
         if exchange.reply is not None:

@@ -268,7 +268,9 @@ class ExactSearch:
         agree too, and the beginning of the list must not lead elsewhere. In a named conversation it is enough that the
         question is the same, because only paths of this conversation come into question.
         """
-        tree, listing, exchange = self._tree, self._query.listing, best.exchange
+        tree = self._tree
+        listing = self._query.listing
+        exchange = best.exchange
         if best.rank.is_whole:
             return True
         if best.rank.likeness < 0 and (

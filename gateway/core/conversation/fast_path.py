@@ -30,7 +30,9 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
     last_exchange, listing = snapshot.exchange, query.listing
     if last_exchange is None or not _is_plain(snapshot, last_exchange, query):
         return None
-    answered_count, messages, inputs = listing.answered_count, listing.messages, listing.new_atoms
+    answered_count = listing.answered_count
+    messages = listing.messages
+    inputs = listing.new_atoms
     new_indices = tuple(range(answered_count, len(messages)))
     # Without names, which cost as much again as the rest of this function.
     exchange = Exchange(
@@ -112,7 +114,9 @@ def finish_plain(plan: Plan, request_end: RequestEnd, section: int | None = None
 
     section: the row of the path's memory section; None: the path has no stored section.
     """
-    exchange, match_point, hasher = plan.exchange, plan.match.match_point, plan.query.listing.hasher
+    exchange = plan.exchange
+    match_point = plan.match.match_point
+    hasher = plan.query.listing.hasher
     text = without_space_utf8(read_text(request_end.shown_reply))
     reply = hasher.make_atoms(request_end.shown_reply, text)
     # The fields are given by position: names take half as long again for so many, and `replace` three times as long.

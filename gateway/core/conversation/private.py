@@ -27,7 +27,8 @@ _NAME_CHARS = 64
 # The fields of a reply that belong to its id, whatever form its words come back in.
 _RESPONSE_FIELDS = ("ids", "response", "directions")
 
-_FRAME_BEGIN, _FRAME_END = "<system_message>", "</system_message>"
+_FRAME_BEGIN = "<system_message>"
+_FRAME_END = "</system_message>"
 _escape_tags = Tags("system_message").escape
 
 

@@ -27,7 +27,8 @@ _HEADING = "Notes from earlier conversations with this user, for reference: quot
 _SELECTION = "The message names nothing to look for; this is a small selection of what was said."
 
 # A model may repeat a note as it is, with a quotation mark (">") before each line, or escaped within JSON or HTML.
-_LEFT, _RIGHT = r"(?:<|&lt;|(?<!\\)\\++u003c)", r"(?:>|&gt;|\\++u003e)"
+_LEFT = r"(?:<|&lt;|(?<!\\)\\++u003c)"
+_RIGHT = r"(?:>|&gt;|\\++u003e)"
 _NOTE = re.compile(
     rf"{_LEFT}memory(?: {MARK_PATTERN})?{_RIGHT}(?:\s|>|\\+[nr])*{re.escape(_HEADING)}.*?"
     rf"(?:{_LEFT}\\?/memory{_RIGHT}(?:\s|\\+[nr])*|\Z)",

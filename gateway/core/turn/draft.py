@@ -220,7 +220,9 @@ class MessageDraft(ReplyUsage):
 
 def _begins_next_call(entry: Json, call: ToolCall) -> bool:
     """Returns whether a piece begins a new call, although it has the index of a call, or no index."""
-    index, call_id, function = entry.get("index"), entry.get("id"), entry.get("function")
+    index = entry.get("index")
+    call_id = entry.get("id")
+    function = entry.get("function")
     name = function.get("name") if isinstance(function, dict) else None
     if call_id:
         # Some upstreams send parallel calls under one index, or without any. Under one index another id is not enough

@@ -578,7 +578,9 @@ class Turn:
         """Sends the end of the reply. `Finish` follows."""
         self._state = DONE
         assert self._outcome is not None  # it was set before the turn was saved
-        outcome, last_round, view = self._outcome, self._round, self._view
+        outcome = self._outcome
+        last_round = self._round
+        view = self._view
         if saved.loss is not None and self.terms.shows_steps:
             # The client was shown ids of messages that will never be stored.
             view.note_stop(StopReason.ERROR, {})

@@ -241,14 +241,15 @@ def _read_threads(file: IO[bytes]) -> Iterator[Source]:
         if not isinstance(item, dict):
             yield Unreadable("a message is no object", 1)
             continue
-        id = item.get("threadId")
+        thread_id = item.get("threadId")
         message = {name: item.get(name) for name in ("role", "content", "createdAt")}
-        size += len(json.dumps((id, message), ensure_ascii=False))
+        size += len(json.dumps((thread_id, message), ensure_ascii=False))
         if size > MAX_ITEM_BYTES:
             raise make_wrong_file_error(
                 f"its messages have more than {MAX_ITEM_BYTES >> 20} MiB; export fewer threads at a time"
             )
-        threads.setdefault(id if isinstance(id, str) else None, []).append(message)
-    for id, messages in threads.items():
+        threads.setdefault(thread_id if isinstance(thread_id, str) else None, []).append(message)
+    for conversation_id, messages in threads.items():
         messages.sort(key=lambda message: read_time(message["createdAt"]) or float("-inf"))
-        yield _read_or_unreadable(partial(simple_formats.make_conversation, id), messages, len(messages))
+        make_conversation = partial(simple_formats.make_conversation, conversation_id)
+        yield _read_or_unreadable(make_conversation, messages, len(messages))

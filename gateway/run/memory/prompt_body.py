@@ -116,7 +116,9 @@ def _adapt_messages(prompt: Prompt, edit: BodyEdit) -> None:
 
 def _put_additions(prompt: Prompt, edit: BodyEdit) -> None:
     """Puts the gateway's texts, messages and tools into the request, and takes out the dropped messages."""
-    window, composition, tools = prompt.window, prompt.composition, prompt.offered_tools
+    window = prompt.window
+    composition = prompt.composition
+    tools = prompt.offered_tools
     for text in _list_system_texts(prompt, tools):
         edit.append_system(text)
     for index in window.dropped:

@@ -64,7 +64,9 @@ def estimate_usage(prompt: Prompt, text: str) -> Json:
 
 def _count_messages_and_tools(prompt: Prompt, count: Callable[[str], int]) -> int:
     """Counts the tokens of the prompt: its messages, its texts and its tools."""
-    request, window, composition = prompt.request, prompt.window, prompt.composition
+    request = prompt.request
+    window = prompt.window
+    composition = prompt.composition
     replacements = prompt.replacements
     messages = [
         with_text_before(message, composition.notes.get(i, ""))

@@ -181,9 +181,13 @@ def _choose_outcome(search: SearchRecord, left_out: Sequence[int]) -> RecallOutc
 
 def _estimate_prompt_parts(prompt: Prompt) -> tuple[int, ...]:
     """Returns the tokens of a prompt by `PROMPT_PARTS`, estimated from the lengths of its texts."""
-    request, window, composition = prompt.request, prompt.window, prompt.composition
+    request = prompt.request
+    window = prompt.window
+    composition = prompt.composition
     lengths = [*map(_count_chars, request.messages)]
-    system = history = newest = 0
+    system = 0
+    history = 0
+    newest = 0
     for index, (message, chars) in enumerate(zip(request.messages, lengths, strict=True)):
         if is_system(message):
             system += chars

@@ -24,7 +24,9 @@ def offer_tools(
     pinned: the path's section, which has the tool names that the conversation uses already; None: no section was sent.
     body: the body of the chat completion.
     """
-    chat, identity, spec = request.chat, request.identity, request.spec
+    chat = request.chat
+    identity = request.identity
+    spec = request.spec
     if not spec.offers_tools or (identity.agent is None and not chat.has_tools):
         return {}
     if sampling := spec.definition.sampling:

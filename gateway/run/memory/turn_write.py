@@ -58,7 +58,9 @@ def make_turn_write(
     is_finished = outcome.state is FINISHED
     rule = rule or _choose_rule(outcome)
     request_end = _make_request_end(context, prompt, block_edits.edits, outcome, now)
-    plan, key, snapshot = context.plan, context.request.identity.conversation_key, context.snapshot
+    plan = context.plan
+    key = context.request.identity.conversation_key
+    snapshot = context.snapshot
     section = _choose_section(context, prompt)
     plain: PlainTurn | None = None
     # A plain turn that finished is one insert, unless the conversation has moved since it was read.
@@ -169,7 +171,9 @@ def _decide_ahead(
 
     Returns None if the decision needs contents that were not loaded, or more of a long conversation.
     """
-    tree, conversation, opened_exchange = context.tree, context.snapshot.conversation, context.opened_exchange
+    tree = context.tree
+    conversation = context.snapshot.conversation
+    opened_exchange = context.opened_exchange
     if tree.is_partial or (context.exchange_row >= 0 and opened_exchange is None):
         return None
     opening = finish_opening(tree, context.plan, request_end) if is_finished else None

@@ -261,7 +261,9 @@ class WholeEvents:
         whole = b""
         if end:
             cut = end - len(self._searched)
-            whole, data, searched = self.take_rest() + data[:cut], data[cut:], searched[end:]
+            whole = self.take_rest() + data[:cut]
+            data = data[cut:]
+            searched = searched[end:]
         if data:
             self._held.append(data)
             self._size += len(data)
