@@ -329,6 +329,6 @@ def _as_gateway_error(error: Exception) -> GatewayError:
             retry_after_s=1.0,
         )
     if isinstance(error, StoreError):
-        return MemoryUnavailable.since(error.status)
+        return MemoryUnavailable.for_status(error.status)
     _log.error("A page failed by a fault in the gateway: %s", type(error).__name__, exc_info=error)
     return GatewayError("Something went wrong inside the gateway. Its log says more.", code="internal_error")

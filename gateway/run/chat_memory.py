@@ -93,7 +93,7 @@ class ChatMemory:
         needs_memory = identity.mode is Mode.STRICT or is_appended or call.record is not None
         # A store that cannot be written may still be read, but then the turn would not be stored.
         if needs_memory and not (health := self.keeper.store.health).ok:
-            raise MemoryUnavailable.since(health.status)
+            raise MemoryUnavailable.for_status(health.status)
         read = partial(
             self._read, call, attempts, ticket, make_memory, opens=opens, needs_memory=needs_memory
         )
@@ -109,12 +109,12 @@ class ChatMemory:
             if not is_known(error):
                 _log.warning("A request was answered without memory: %s", error.message)
             if needs_memory:
-                raise MemoryUnavailable.since(error.status) from error
+                raise MemoryUnavailable.for_status(error.status) from error
         except Exception as error:
             # Memory never breaks chat, not even by an error in its code.
             _log.exception("A request was answered without memory, by a fault in the gateway.")
             if needs_memory:
-                raise MemoryUnavailable.since(StoreError.status) from error
+                raise MemoryUnavailable.for_status(StoreError.status) from error
         call.memory_state = "unavailable"
         return None
 

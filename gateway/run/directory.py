@@ -43,7 +43,7 @@ class Directory:
 def make_unknown_agent_error(identity: Identity, model: str) -> CallerError:
     """Returns the error for an agent that does not exist, by the field in which the request names it."""
     if asks_agent(model):
-        return UnknownModel.unlisted(model)
+        return UnknownModel.for_name(model)
     return BadRequest(
         f"There is no agent {identity.agent!r} here. GET /v1/models lists the agents that there are, each as "
         f"`{AGENT_PREFIX}<name>`.",

@@ -303,7 +303,7 @@ class Resolver:
         except StoreError as error:
             if not is_known(error):
                 _log.warning("A request was refused, since the database could not be used: %s", error.message)
-            raise MemoryUnavailable.since(error.status) from error
+            raise MemoryUnavailable.for_status(error.status) from error
         if agent is None:
             raise make_unknown_agent_error(identity, model)
         if request_context.bound_user is not None:

@@ -81,7 +81,7 @@ def _select_one_time_items(items: Iterable[Json]) -> dict[str, Json]:
 
 
 def make_unknown_conversation_error(id: str) -> UnknownId:
-    return UnknownId.of("Conversation", id, "conversation")
+    return UnknownId.for_id("Conversation", id, "conversation")
 
 
 @dataclass(eq=False)

@@ -21,7 +21,7 @@ def map_store_errors() -> Iterator[None]:
     try:
         yield
     except StoreError as error:
-        raise MemoryUnavailable.since(error.status) from error
+        raise MemoryUnavailable.for_status(error.status) from error
 
 
 async def retry_overtaken(change: Callable[[], Awaitable[T]]) -> T:

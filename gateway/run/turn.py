@@ -488,7 +488,7 @@ class TurnRun:
             _log.warning(
                 "A step of a run could not be stored, so the run ends with an error: %s", error.message
             )
-            return self._turn.feed(events.StepFailed(MemoryUnavailable.since(error.status)))
+            return self._turn.feed(events.StepFailed(MemoryUnavailable.for_status(error.status)))
         except CallerError as error:
             return self._turn.feed(events.StepFailed(error))
         return self._turn.feed(saved_step.event)

@@ -51,7 +51,7 @@ class Mistakes:
     def raise_if_any(self) -> None:
         """Raises: SettingsError, for all mistakes that were added."""
         if self._errors:
-            raise SettingsError.of(self._errors)
+            raise SettingsError.join(self._errors)
 
 
 def describe_unknown_name(path: str, name: str, known: Iterable[str], tables: Iterable[str] = ()) -> str:
@@ -102,7 +102,9 @@ def convert_text(text: str, table: type[Struct], key: str, path: str) -> Any:
     faults: list[validation.Fault] = []
     converted = validation.convert_collecting(value, hint, (path,), faults)
     if faults:
-        raise SettingsError.of([SettingsError(_render_fault(each, {path: value}, table)) for each in faults])
+        raise SettingsError.join(
+            [SettingsError(_render_fault(each, {path: value}, table)) for each in faults]
+        )
     return converted
 
 

@@ -130,7 +130,7 @@ class ConversationRequests:
         # In a thread: for an id that no item has, the items of all turns are rendered.
         found = await asyncio.to_thread(find_item, await self._group_items(conversation, query), item_id)
         if found is None:
-            raise UnknownId.of("Item", item_id)
+            raise UnknownId.for_id("Item", item_id)
         return found.item
 
     async def _add_items(self, conversation: ResponseConversation, body: Json) -> Json:
@@ -172,7 +172,7 @@ class ConversationRequests:
         turns = await self.conversations.load_turns(conversation)
         found = await asyncio.to_thread(find_item, group_turns(turns, render_turn), item_id)
         if found is None:
-            raise UnknownId.of("Item", item_id)
+            raise UnknownId.for_id("Item", item_id)
         turn = turns[found.group_index]
         ids = [item["id"] for item in render_turn(turn, previous_turn=None)]
         # None: the item is a part of the reply.
@@ -213,7 +213,7 @@ def _without_item(body: Json, item_id: str) -> Json:
     items = body.get("items") or ()
     remaining = [item for item in items if item["id"] != item_id]
     if len(remaining) == len(items):
-        raise UnknownId.of("Item", item_id)
+        raise UnknownId.for_id("Item", item_id)
     return {**body, "items": remaining}
 
 

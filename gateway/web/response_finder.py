@@ -28,7 +28,7 @@ class LocatedResponse(NamedTuple):
 
 def make_unknown_response_error(response_id: str) -> UnknownId:
     """Returns the error for an id of no response that the caller may read."""
-    return UnknownId.of("Response", response_id)
+    return UnknownId.for_id("Response", response_id)
 
 
 @dataclass(eq=False)

@@ -269,14 +269,14 @@ class OpenBlob(NamedTuple):
 
     @property
     def marked_slots(self) -> NDArray[np.uint8]:
-        """By entry."""
+        """The marked slot of each entry."""
         import numpy as np
 
         return np.frombuffer(self.data, np.uint8, self.entries, _PREFIX + HASH_BYTES * self.entries)
 
     @property
     def frequencies(self) -> NDArray[np.uint8]:
-        """By entry."""
+        """The frequency of each entry's term."""
         import numpy as np
 
         return np.frombuffer(self.data, np.uint8, self.entries, _PREFIX + (HASH_BYTES + 1) * self.entries)

@@ -32,7 +32,7 @@ from gateway.agents.wire.faults import LettaErrors, Unprocessable
 from gateway.agents.wire.struct_fields import Body, Form, UrlQuery
 from gateway.core import ids
 from gateway.core.nul import without_nul
-from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId, sentence
+from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId, make_sentence
 from gateway.validation import Fault
 from gateway.web.body import BodyReader, parse_off_loop
 from gateway.web.form import FormPart, parse_form, read_boundary
@@ -299,13 +299,13 @@ def _make_gateway_error(error: StoreError, request: ApiRequest) -> GatewayError:
             # An id with a number after the uid names a message or a step, which is missing in place of its agent.
             noun = prefix if id.count("-") == 2 else _NOUNS.get(prefix)
             message = f"there is no {noun} {id!r}" if noun else message.replace(uid[0], repr(id))
-        return UnknownId(sentence(message))
+        return UnknownId(make_sentence(message))
     if isinstance(error, BlockOverLimit):
-        return Unprocessable(Fault(("body", "value"), sentence(error.message)))
+        return Unprocessable(Fault(("body", "value"), make_sentence(error.message)))
     if isinstance(error, OverLimit):
-        return BadRequest(sentence(error.message))
+        return BadRequest(make_sentence(error.message))
     if isinstance(error, WriteConflict | Stale):
-        return Conflict(sentence(error.message))
+        return Conflict(make_sentence(error.message))
     if not is_known(error):
         _log.warning("A request was refused, since the database could not be used: %s", error.message)
-    return MemoryUnavailable.since(error.status)
+    return MemoryUnavailable.for_status(error.status)

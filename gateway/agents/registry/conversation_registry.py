@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
-from gateway.errors import BadRequest, Conflict, sentence
+from gateway.errors import BadRequest, Conflict, make_sentence
 from gateway.run.store_errors import retry_overtaken
 from storage.errors import NotForkable, NotFound
 from storage.listing import ConversationEntry
@@ -93,7 +93,7 @@ class AgentConversations:
         try:
             return await self._store.forks.create(agent, source, uid, body, at=at, upto=upto)
         except NotForkable as error:
-            raise BadRequest(sentence(error.message), param="message_id") from error
+            raise BadRequest(make_sentence(error.message), param="message_id") from error
 
     async def change(
         self, project: str, uid: str, edit: Callable[[ConversationDefinition], ConversationDefinition]

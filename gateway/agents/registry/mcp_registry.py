@@ -16,7 +16,7 @@ from gateway.agents.tools.mcp import MAX_TOOLS, ListedTool, McpFault, McpServers
 from gateway.agents.tools.secret import SecretCipher, SecretFault
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
-from gateway.errors import BadRequest, Conflict, sentence
+from gateway.errors import BadRequest, Conflict, make_sentence
 from storage.definition_records import Definition, DefinitionKind
 from storage.errors import NotFound, StoreError, WriteConflict
 from storage.listing import DefinitionDraft, Page
@@ -199,7 +199,7 @@ def _translate_secret_faults() -> Iterator[None]:
     try:
         yield
     except SecretFault as error:
-        raise BadRequest(sentence(str(error)), param="config") from error
+        raise BadRequest(make_sentence(str(error)), param="config") from error
 
 
 def _find_name_at_server(tool: ToolView, uid: str) -> str | None:

@@ -48,7 +48,7 @@ from gateway.core.conversation.stored_messages import map_calls_to_tool_names
 from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.core.upstream.policy import Target
-from gateway.errors import Conflict, MemoryUnavailable, UnknownId, UnknownModel, sentence
+from gateway.errors import Conflict, MemoryUnavailable, UnknownId, UnknownModel, make_sentence
 from gateway.run.call import ChatCall
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
@@ -158,7 +158,7 @@ class AgentRuns:
         """
         # A slow database is no reason to refuse a send, since a run awaits each of its writes.
         if not (health := self.keeper.store.health).is_up:
-            raise MemoryUnavailable.since(health.status)
+            raise MemoryUnavailable.for_status(health.status)
         with QueueTicket() as ticket:
             try:
                 with output.sink.cancel_on_leave():
@@ -478,7 +478,7 @@ def _find_new_summary(context: MemoryContext, prompt: Prompt) -> Summary | None:
 def _make_error(error: StoreError) -> Exception:
     """Returns the error for the caller: UnknownId for NotFound, MemoryUnavailable for any other."""
     if isinstance(error, NotFound):
-        return UnknownId(sentence(error.message), param="conversation_id")
+        return UnknownId(make_sentence(error.message), param="conversation_id")
     if not is_known(error):
         _log.warning("A run was refused, since the database could not be used: %s", error.message)
-    return MemoryUnavailable.since(error.status)
+    return MemoryUnavailable.for_status(error.status)

@@ -97,7 +97,7 @@ class McpMemory:
             return McpAnswer(error=error.message)
         except StoreError as error:
             receipt.status = MemoryUnavailable.status
-            return McpAnswer(error=MemoryUnavailable.since(error.status).message)
+            return McpAnswer(error=MemoryUnavailable.for_status(error.status).message)
         except Exception as error:
             receipt.status = 500
             _log.error(

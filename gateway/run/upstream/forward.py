@@ -174,7 +174,7 @@ class Forwarder:
             if aliased_route is not None:
                 return aliased_route
             if not is_listed(self._settings, upstream_name, model):
-                raise UnknownModel.unlisted(model)
+                raise UnknownModel.for_name(model)
             return Route(upstream_name, model)
         return self._route_of(model)
 

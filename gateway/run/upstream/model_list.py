@@ -210,7 +210,7 @@ class ModelList:
             self._fetcher.check_answers()
         if self._is_built_in(name):
             return self._make_entry(name)
-        raise UnknownModel.unlisted(name)
+        raise UnknownModel.for_name(name)
 
     def _is_built_in(self, name: str) -> bool:
         """Returns whether a name is routed to the built-in model, which answers to any name."""

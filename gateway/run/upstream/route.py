@@ -75,7 +75,7 @@ def resolve_route(settings: Settings, model: str, *, is_named_by_operator: bool 
     if model.startswith(AGENT_PREFIX):
         profile = settings.find_profile(model.removeprefix(AGENT_PREFIX))
         if profile is None:
-            raise UnknownModel.unlisted(model)
+            raise UnknownModel.for_name(model)
         return make_agent_route(settings, profile)
     return _resolve(settings, model, upstream=None, is_named_by_operator=is_named_by_operator)
 
@@ -225,7 +225,7 @@ def _resolve(
             return Route(name, alias.model, alias.context_window or context_windows[name], others)
     if upstream is not None:
         if (aliased := find_aliased_route(settings, upstream, model)) is None:
-            raise UnknownModel.unlisted(f"{upstream}/{model}")
+            raise UnknownModel.for_name(f"{upstream}/{model}")
         return aliased
     if len(settings.upstreams) > 1:
         name, _, inner = model.partition("/")
@@ -240,7 +240,7 @@ def _resolve(
         open_upstreams = [each for each in settings.upstreams if not each.models]
         if len(open_upstreams) == 1:
             return Route(open_upstreams[0].name, model, open_upstreams[0].context_window)
-    raise UnknownModel.unlisted(model)
+    raise UnknownModel.for_name(model)
 
 
 def _list_further_targets(
