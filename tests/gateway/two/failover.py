@@ -198,7 +198,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, run_servers() as servers:
         # `gateway` has the limits of production. Those of `tests.gateway.patient` would wait for a frozen server.
         inject_faults(
-            Path(folder), options.rounds, options.seed, url=servers.url, most_s=MAX_INTERVAL_S, is_verbose=True,
+            Path(folder), options.rounds, options.seed, url=servers.url, max_interval_s=MAX_INTERVAL_S, is_verbose=True,
             fault=servers.fail_over, module="gateway",
         )  # fmt: skip
     for failure, seconds in servers.recovery_s.items():
