@@ -20,7 +20,7 @@ SLEEP_EVERY = 5
 class _Stored(Struct, frozen=True):
     """A definition, which is stored as JSON."""
 
-    def body(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, Any]:
         """Returns the definition as it is stored."""
         body: dict[str, Any] = msgspec.to_builtins(self)
         return body

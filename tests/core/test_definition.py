@@ -16,7 +16,7 @@ def test_a_definition_goes_through_json() -> None:
         sampling={"temperature": 0.5},
         retained={"embedding": "openai/text-embedding-3-small"},
     )
-    assert AgentDefinition.of(orjson.loads(orjson.dumps(made.body()))) == made
+    assert AgentDefinition.of(orjson.loads(orjson.dumps(made.dump()))) == made
     assert AgentDefinition.of({"kind": "react_agent", "of_a_later_version": 1}) == AgentDefinition(
         "react_agent"
     )
@@ -26,4 +26,4 @@ def test_a_tools_definition_goes_through_json() -> None:
     made = ToolDefinition(
         {"name": "add", "parameters": {}}, "webhook", "https://example.org", tags=("a", "b")
     )
-    assert ToolDefinition.of(orjson.loads(orjson.dumps(made.body()))) == made
+    assert ToolDefinition.of(orjson.loads(orjson.dumps(made.dump()))) == made

@@ -200,7 +200,7 @@ class AgentImport:
         lines = [
             *messages,
             _make_definition_line(
-                DefinitionKind.AGENT, agent.name, agent.definition.body(), now, agent.created_at
+                DefinitionKind.AGENT, agent.name, agent.definition.dump(), now, agent.created_at
             ),
             *self._make_block_lines(agent, now),
             *_make_passage_lines(passages, next_seq),
@@ -272,7 +272,7 @@ class AgentImport:
         for key in agent.archives:
             yield {"attached": {"kind": "archive", "uid": self._archives[key]}}
         for identity in agent.identities:
-            body = identity.definition.body()
+            body = identity.definition.dump()
             yield {"attached": {"kind": "identity", "uid": identity.uid, "name": identity.key, "body": body}}
 
     async def _turn_sleeptime_on(self, memory: Agent) -> None:
@@ -309,7 +309,7 @@ def _make_message_lines(agent: PortableAgent) -> tuple[list[dict[str, Any]], int
         )
         definition = {
             "kind": DefinitionKind.CONVERSATION, "uid": conversation.uid, "name": "", "created": conversation.began_at,
-            "updated": conversation.began_at, "body": conversation.definition.body(),
+            "updated": conversation.began_at, "body": conversation.definition.dump(),
         }  # fmt: skip
         lines += [*conversation_lines, {"definition": definition}]
     return lines, next_seq

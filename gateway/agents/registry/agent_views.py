@@ -96,7 +96,7 @@ class AgentViews(Struct, frozen=True):
         )  # fmt: skip
         return Definition(
             id=0, uid=agent.uid, project=agent.scope.project, kind=DefinitionKind.AGENT, memory_row=agent.id,
-            name=entry.name, version=1, created=agent.created, updated=agent.created, body=definition.body(),
+            name=entry.name, version=1, created=agent.created, updated=agent.created, body=definition.dump(),
         )  # fmt: skip
 
     def _with_profile_parts(self, view: AgentView) -> AgentView:

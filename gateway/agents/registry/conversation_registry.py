@@ -64,7 +64,7 @@ class AgentConversations:
     async def create(self, agent: Agent, definition: ConversationDefinition) -> ConversationEntry:
         """Creates an empty conversation. Raises: Conflict for a profile's memory with another model."""
         _check_may_define(agent, definition)
-        return await self._store.conversations.create(agent, ids.new_uid(), definition.body(), at=self._now())
+        return await self._store.conversations.create(agent, ids.new_uid(), definition.dump(), at=self._now())
 
     async def fork(
         self,
@@ -85,7 +85,7 @@ class AgentConversations:
         Raises: BadRequest if a fork cannot begin after that message; NotFound if the source does not have it.
         """
         uid, at = ids.new_uid(), self._now()
-        body = replace(definition, summary=None, description=None, archived=None, hidden=is_hidden).body()
+        body = replace(definition, summary=None, description=None, archived=None, hidden=is_hidden).dump()
         if source is None:
             if upto:
                 raise NotFound(f"there is no message {upto} in this conversation")
@@ -108,7 +108,7 @@ class AgentConversations:
             entry = await self._store.conversations.get(project, uid)
             definition = edit(read_conversation_definition(entry))
             _check_may_define(entry.agent, definition)
-            return await self._store.conversations.change(entry, definition.body(), at=self._now())
+            return await self._store.conversations.change(entry, definition.dump(), at=self._now())
 
         return await retry_overtaken(change)
 

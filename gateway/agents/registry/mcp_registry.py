@@ -60,7 +60,7 @@ class McpRegistry(Struct, frozen=True):
         with _translate_secret_faults():
             encrypted |= await self.cipher.encrypt(project, uid, values)
         server, listed = await self._fetch_tools(replace(config.definition, secrets=encrypted), values)
-        draft = DefinitionDraft(project, DefinitionKind.MCP, uid, server.body(), name)
+        draft = DefinitionDraft(project, DefinitionKind.MCP, uid, server.dump(), name)
         stored = await self.store.definitions.add(draft, at=self.now())
         try:
             await self._sync_tools(project, stored, listed)
@@ -93,7 +93,7 @@ class McpRegistry(Struct, frozen=True):
             values |= await self.cipher.decrypt(stored, encrypted)
             encrypted |= await self.cipher.encrypt(project, uid, config.list_given_secrets())
         server, listed = await self._fetch_tools(replace(config.definition, secrets=encrypted), values)
-        changed = await self.store.definitions.change(stored, server.body(), at=self.now(), name=name)
+        changed = await self.store.definitions.change(stored, server.dump(), at=self.now(), name=name)
         await self._sync_tools(project, changed, listed)
         return changed
 
@@ -113,7 +113,7 @@ class McpRegistry(Struct, frozen=True):
             values = await self.cipher.decrypt(stored, before.secrets)
         server, listed = await self._fetch_tools(before, values)
         if server != before:
-            stored = await self.store.definitions.change(stored, server.body(), at=self.now())
+            stored = await self.store.definitions.change(stored, server.dump(), at=self.now())
         await self._sync_tools(project, stored, listed)
         return await self.list_tools(project, uid)
 

@@ -128,7 +128,7 @@ class Registry:
         if folders:
             numbers += [number for number in number_file_tools() if number not in numbers]
         agent_draft = AgentDraft(
-            agent=memory, name=name, body=definition.body(), own=new.own_blocks, blocks=new.blocks, tools=numbers,
+            agent=memory, name=name, body=definition.dump(), own=new.own_blocks, blocks=new.blocks, tools=numbers,
             tags=new.tags, folders=folders, identities=identities,
         )  # fmt: skip
         entry = await self._store.defined_agents.create(agent_draft, at=now)
@@ -206,7 +206,7 @@ class Registry:
         # An agent that was moved here may have a model that the settings do not name yet.
         if after.model != before.model:
             check_model(self._settings, after.model)
-        return after.body()
+        return after.dump()
 
     async def _turn_sleeptime(self, entry: AgentEntry, *, is_on: bool) -> None:
         """Gives an agent a sleeptime agent, or deletes its sleeptime agents."""

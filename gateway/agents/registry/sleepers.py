@@ -52,7 +52,7 @@ class SleeperRegistry:
             draft = self._make_draft(current, definition)
             sleeptime = definition.sleeptime or Sleeptime()
             changed = replace(definition, sleeptime=replace(sleeptime, agents=(draft.agent.uid,)))
-            body = None if stored is None else changed.body()
+            body = None if stored is None else changed.dump()
             await self._store.sleepers.add(current, draft, body, at=self._now())
 
         await retry_overtaken(create_sleeper)
@@ -102,7 +102,7 @@ class SleeperRegistry:
         return AgentDraft(
             agent=draft_memory(self._store, entry.agent.scope.project, DefinitionKind.AGENT),
             name=f"{entry.name}{_SUFFIX}",
-            body=definition.body(),
+            body=definition.dump(),
             own=[(PERSONA, {})],
             # Built-in tools have no rows, so the store numbers them below zero.
             tools=[-1 - index_built_in(name) for name in tools],
@@ -116,4 +116,4 @@ def _remove_reader(entry: AgentEntry, uid: str) -> dict[str, Any] | None:
         return None
     others = tuple(agent_uid for agent_uid in definition.sleeptime.agents if agent_uid != uid)
     sleeptime = replace(definition.sleeptime, agents=others) if others else None
-    return replace(definition, sleeptime=sleeptime).body()
+    return replace(definition, sleeptime=sleeptime).dump()

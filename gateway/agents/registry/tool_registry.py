@@ -106,7 +106,7 @@ class ToolRegistry:
     async def create(self, project: str, name: str, definition: ToolDefinition) -> ToolView:
         """Makes a tool. Raises: Conflict if a built-in tool has that name; WriteConflict if another tool has it."""
         _check_name(name)
-        draft = DefinitionDraft(project, DefinitionKind.TOOL, ids.new_uid(), definition.body(), name)
+        draft = DefinitionDraft(project, DefinitionKind.TOOL, ids.new_uid(), definition.dump(), name)
         return _make_view(await self._store.definitions.add(draft, at=self._now()))
 
     async def change(
@@ -124,7 +124,7 @@ class ToolRegistry:
             name, after = edit(ToolDefinition.of(definition.body))
             if name is not None and name != definition.name:
                 _check_name(name)
-            return await self._store.definitions.change(definition, after.body(), at=self._now(), name=name)
+            return await self._store.definitions.change(definition, after.dump(), at=self._now(), name=name)
 
         changed = await retry_overtaken(change)
         self._cache.clear()

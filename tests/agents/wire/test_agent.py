@@ -28,7 +28,7 @@ def after(definition: AgentDefinition, **fields: Any) -> AgentDefinition:
 
 def shown(definition: AgentDefinition) -> dict[str, Any]:
     row = Definition(
-        1, UID, "p", DefinitionKind.AGENT, 1, "bob", 1, 0.0, 0.0, AgentDefinition.of(definition.body()).body()
+        1, UID, "p", DefinitionKind.AGENT, 1, "bob", 1, 0.0, 0.0, AgentDefinition.of(definition.dump()).dump()
     )
     agent = Agent(1, UID, Scope("p", "", "agent"), b"", 0)
     return render_agent(AgentView(agent, row, [], [], [], None), window=None)
