@@ -69,7 +69,7 @@ class ProviderTooLarge(ProviderError):
 
 
 class BatchOutcomeUnknown(ProviderError):
-    """It is not known yet whether a submission has made a batch."""
+    """The outcome of a submission is not known: it may have made a batch."""
 
 
 class ProviderRefused(ProviderError):

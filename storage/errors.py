@@ -75,7 +75,7 @@ class ReadOnly(Unavailable):
 
 
 class Locked(Unavailable):
-    """Another process holds the database."""
+    """The database is held by another process."""
 
     status = "locked"
 
@@ -111,9 +111,10 @@ class StoreClosed(Unavailable):
 
 
 class FileOwned(StoreError):
-    """Another process owns the file. pid, address: the owner's; None: the owner has written no file with them."""
+    """The file is owned by another process."""
 
     def __init__(self, path: str, pid: int | None, address: str | None) -> None:
+        """Makes the error. pid, address: the owner's; None: the owner has written no file with them."""
         owner = f"process {pid}" if pid else "another process"
         at_address = f", serving {address}" if address else ""
         super().__init__(
@@ -158,7 +159,7 @@ class NotFound(StoreError):
 
 
 class WriteConflict(StoreError):
-    """Another writer was faster, or a rule of the schema forbids the write."""
+    """The write is refused: another writer was faster, or a rule of the schema forbids it."""
 
 
 class OverLimit(WriteConflict):
