@@ -1,4 +1,4 @@
-"""Deadlines of tools, which no busy machine shall reach while a test asks for something else."""
+"""Lifts the deadlines of tools: on a busy machine, tests of other things would reach them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from tests.patience import PATIENCE_S
 
 
 def lift(put: Callable[[Any, str, float], None] = setattr) -> None:
-    """Lets tools take as long as a test waits, but for patterns that never end. put: sets a name of a module."""
+    """Sets the deadlines to the time that a test waits.
+
+    put: the function that replaces an attribute of a module, as `setattr` or `MonkeyPatch.setattr`.
+    """
     put(searches, "SEARCH_MS", PATIENCE_S * 1000)
     for module in (mcp, webhook):
         put(module, "TIMEOUT_S", PATIENCE_S)

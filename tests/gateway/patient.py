@@ -1,10 +1,13 @@
-"""`mnemogate` as tests start it: no busy machine reaches its limits, it asks no upstream for its models, and its leases
-are short, so that what a killed process held is soon taken over by another one.
+"""`mnemogate` as tests start it.
+
+Its limits are so long that no busy machine reaches them. It asks no upstream for its models. Its leases are short, so
+another process soon takes over the work of a process that was killed.
 """
 
 from __future__ import annotations
 
 import sys
+from unittest.mock import patch
 
 from msgspec.structs import force_setattr
 
@@ -15,7 +18,7 @@ from storage.postgres.postgres_limits import PostgresLimits
 from storage.sqlite import writer
 from tests.patience import PATIENCE_S
 
-# Longer than a busy machine lets a process wait for its turn: tests kill those whose leases are to be lost.
+# Longer than a process waits for its turn on a busy machine: only a killed process loses its leases.
 LEASE_S = 5.0
 
 leases.LEASE_S, leases.RENEW_INTERVAL_S = LEASE_S, LEASE_S / 3
@@ -28,7 +31,7 @@ class ShortLeases(worker.WorkerLimits, frozen=True):
     heartbeat_s: float = LEASE_S / 3
 
 
-# Before any module makes limits of its own.
+# Before another module makes limits.
 worker.WorkerLimits = ShortLeases  # type: ignore[misc]
 for _name, _seconds in (("lease_s", LEASE_S), ("heartbeat_s", LEASE_S / 3)):
     force_setattr(worker.LIMITS, _name, _seconds)
@@ -51,7 +54,7 @@ class PatientWriter(writer.WriterLimits, frozen=True):
 
 def run() -> int:
     """Runs the command line."""
-    # Only here: a test that has imported this may be about these limits.
+    # Only here, since tests of these limits may import this module.
     database.PostgresLimits = PatientPostgres  # type: ignore[attr-defined]
     writer.WriterLimits = PatientWriter  # type: ignore[misc]
 
@@ -61,7 +64,8 @@ def run() -> int:
     from tests.gateway import deadlines
 
     deadlines.lift()
-    Recaller.limit_ms = lambda *_: PATIENCE_S * 1000  # type: ignore[method-assign]
+    # `patch.object` fails if there is no such method.
+    patch.object(Recaller, "_choose_limit_ms", lambda *_: PATIENCE_S * 1000).start()
 
     return main(
         sys.argv[1:],
