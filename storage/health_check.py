@@ -29,8 +29,8 @@ class HealthCheck:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run_checks())
 
-    def hurry(self) -> None:
-        """Makes the next check due now, since there is a sign that something is wrong."""
+    def check_soon(self) -> None:
+        """Makes the next check due now, since there is a sign of a fault."""
         self._is_due.set()
 
     async def close(self) -> None:

@@ -160,11 +160,11 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
             if self.is_refused:
                 self.head_timeout_s = min(self.head_timeout_s, _REFUSED_HEAD_S)
                 _log.warning(_FEW_DESCRIPTORS)
-        self._bound_arrival()
+        self._limit_arrival()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._bound_arrival()
+        self._limit_arrival()
         # The requests refer to this connection. Without these references no cycle is left for the garbage collector.
         self.pipeline.clear()
         self.cycle = self.scope = None  # type: ignore[assignment]
@@ -184,7 +184,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         except HttpParserError as error:
             self.logger.warning("Invalid HTTP request received.")
             self.send_400_response(f"Invalid HTTP request received: {error}.")
-        self._bound_arrival()
+        self._limit_arrival()
 
     def on_headers_complete(self) -> None:
         """Begins a request. Raises: HttpParserError: too many requests wait."""
@@ -224,7 +224,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
             self.watch_reader()
         elif self.pipeline:
             self.flow.pause_reading()
-        self._bound_arrival()
+        self._limit_arrival()
 
     def shutdown(self) -> None:
         """Ends the connection after the reply under way, or after the next request if the reply's head was sent.
@@ -286,8 +286,8 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
             return b"\r\n".join([request_line, *header_lines, b"", data[upgrade.args[0] :]])
         return b""
 
-    def _bound_arrival(self) -> None:
-        """Bounds the wait for the rest of a head or a body while no reply is under way."""
+    def _limit_arrival(self) -> None:
+        """Limits the wait for the rest of a head or a body while no reply is under way."""
         is_arriving = self.scope is None or "path" not in self.scope or self.cycle.more_body
         is_waited_for = is_arriving and self.parser is not None and not self.is_answering
         if is_waited_for and self._arrival_timer is None:

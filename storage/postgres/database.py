@@ -66,7 +66,7 @@ class PostgresDatabase:
         self._clock = SharedClock()
         self._uptime = Uptime(_MAX_MISSED_CHECKS * limits.health_s)
         self._listener = NotificationListener(
-            listen_target, self._clock.add_reading, self._health_check.hurry
+            listen_target, self._clock.add_reading, self._health_check.check_soon
         )
         self._maintenance = PostgresMaintenance(target, limits.sweep_s, limits.long_s)
         self._sender = NotificationSender(self._send_notifications)
@@ -162,7 +162,7 @@ class PostgresDatabase:
                 is_read_only = await connection.fetch_value(_HEALTH_QUERY)
             except TimeoutError:
                 self._is_late = True
-                self._health_check.hurry()
+                self._health_check.check_soon()
                 raise
             self._is_late = False
             return bool(is_read_only)

@@ -1,8 +1,8 @@
-"""The server as a process knows it: up, or down with the error that made it so.
+"""The state of the server as a process knows it: up, or down with the error that it failed with.
 
-When the server fails, a connection is tried at once, and requests wait for the end of this first attempt. If it fails,
-all requests are refused at once with its error, and further attempts follow with growing pauses until a test write
-succeeds.
+When the server fails, the process tries to connect at once, and requests wait for the end of this first attempt. If the
+attempt fails, all requests are refused at once with its error, and further attempts follow with growing pauses until a
+test write succeeds.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class ServerLimits(Struct, frozen=True):
 
     # The seconds after which a statement of a transaction that writes is given up.
     write_s: float = 30.0
-    # The seconds between the first two attempts to connect after a fault; the pause doubles with each.
+    # The seconds between the first two attempts to connect after a fault; the pause doubles with each attempt.
     retry_first_s: float = 0.25
-    # The longest of these pauses.
+    # The longest pause between two attempts, in seconds.
     retry_max_s: float = 10.0
 
 
@@ -49,10 +49,10 @@ class ServerUser(Protocol):
 
 
 class DatabaseServer:
-    """Knows whether the server answers, and connects again when it does not.
+    """The state of a server. Connects again when the server does not answer.
 
-    user: holds the connections.
-    prepare: checks the schema, or makes it, when the server answers for the first time.
+    user: the pool that holds the connections.
+    prepare: a function that checks or makes the schema, when the server answers for the first time.
     on_failure: a function that is called with the error when the server fails after it worked.
     on_recovery: a function that is called when the server works again.
     """
@@ -87,7 +87,8 @@ class DatabaseServer:
             raw = await self._connect_and_test()
         except Unavailable as error:
             self.fail(error)
-            self._first_attempt_ended.set()  # the attempt above was the first
+            # The attempt above was the first one, so requests need not wait for another.
+            self._first_attempt_ended.set()
             return
         self._user.put_idle(raw)
 
@@ -108,7 +109,7 @@ class DatabaseServer:
         return await connect(self._target)
 
     def fail(self, fault: Unavailable) -> None:
-        """Notes that the server has failed, and begins to connect again."""
+        """Sets the state to failed, and begins to connect again."""
         self.last_error = fault.message
         if self.fault is not None or self.is_closed:
             return

@@ -1,6 +1,6 @@
-"""Texts that ask for a memory as a whole: they name nothing to look for, and greet or ask about their speaker.
+"""Texts that ask for a memory as a whole: they name nothing to search for, and greet or ask about their speaker.
 
-These words are in the table next to this module (asked_for_whole.txt), for the languages of said_to_assistants.txt.
+The words of such texts are in asked_for_whole.txt beside this module, for the languages of said_to_assistants.txt.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _TABLE_PATH = Path(__file__).with_name("asked_for_whole.txt")
 _QUESTION_MARKS = frozenset("?？؟")
 # Languages without spaces between words.
 _UNSPACED_LANGUAGES = frozenset(("zh", "ja"))
-# The characters of a text in which the words are looked for: a longer text names something.
+# The characters of a text in which the words are searched for: a longer text names something.
 _MAX_CHARS = 500
 
 
@@ -27,11 +27,11 @@ class _Words(NamedTuple):
     speaker: frozenset[str]
     # The words that ask.
     asks: frozenset[str]
-    # The language is written without spaces between words.
+    # True if the language is written without spaces between words.
     is_unspaced: bool
 
-    def are_in(self, words: frozenset[str]) -> bool:
-        """Returns whether a text has words of both kinds."""
+    def match(self, words: frozenset[str]) -> bool:
+        """Returns whether the words of a text include words of both kinds."""
         if self.is_unspaced:
             return all(
                 any(term in word for word in words for term in kind) for kind in (self.speaker, self.asks)
@@ -40,6 +40,8 @@ class _Words(NamedTuple):
 
 
 class _Table(NamedTuple):
+    """The words of asked_for_whole.txt."""
+
     languages: list[_Words]
     # Words of a greeting, in any language.
     greet: frozenset[str]
@@ -54,10 +56,11 @@ def asks_for_whole(text: str, *, is_opening: bool) -> bool:
     """
     if not is_opening and _QUESTION_MARKS.isdisjoint(text):
         return False
-    words, table = _split_words(text[:_MAX_CHARS]), _load_table()
+    words = _split_words(text[:_MAX_CHARS])
+    table = _load_table()
     if is_opening and not words.isdisjoint(table.greet) and words <= table.all_greeting:
         return True
-    return any(language_words.are_in(words) for language_words in table.languages) and names_nothing(text)
+    return any(language_words.match(words) for language_words in table.languages) and names_nothing(text)
 
 
 def _split_words(text: str) -> frozenset[str]:

@@ -45,13 +45,13 @@ class ErasedPart(Struct, frozen=True):
     first_seq: int
     # When the earliest of the erased exchanges began, in seconds since the epoch.
     begun_at: float
-    # The lowest erased number in each conversation. A fork's may belong to the past that it shares.
+    # The lowest erased number in each conversation. In a fork the number may belong to the past that the fork shares.
     lowest_by_conversation: Mapping[int, int]
-    # The exchanges are of other agents, which know this memory only from shared blocks.
+    # True if the exchanges are of other agents, which know this memory only from shared blocks.
     is_foreign: bool = False
 
-    def was_known_to(self, exchange: Exchange) -> bool:
-        """Returns whether the erased part may have been recalled in an exchange: not if it had ended before."""
+    def may_be_recalled_in(self, exchange: Exchange) -> bool:
+        """Returns whether the erased part may have been recalled in an exchange: not if the exchange is older."""
         return (not self.is_foreign and exchange.seq >= self.first_seq) or max(
             exchange.touched, exchange.ended or 0.0, exchange.stopped or 0.0
         ) >= self.begun_at
@@ -71,7 +71,7 @@ class ErasedPart(Struct, frozen=True):
 
 @dataclass(slots=True)
 class ErasedPartReading:
-    """Holds the `ErasedPart` of one run of a forgetting, once it was read."""
+    """The `ErasedPart` of one run of a forgetting, which the first page of the run reads."""
 
     part: ErasedPart | None = None
 
@@ -82,7 +82,7 @@ async def erase_additions(
     """Erases the notes, hidden rounds and results that may quote erased content, in a page of exchanges.
 
     reading: the `ErasedPart` of this forgetting; the first page fills it in.
-    after: the row of the exchange at which the page before ended.
+    after: the row of the exchange at which the previous page ended.
     limit: the largest number of exchanges on a page.
 
     Returns the exchange at which this page ended; None: this was the last page.
@@ -136,7 +136,7 @@ async def _erase_quotes(
     step_row: the step of a run with the calls that the exchange answers; None: it answers no call.
     """
     exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
-    if exchange is None or not part.was_known_to(exchange):
+    if exchange is None or not part.may_be_recalled_in(exchange):
         return
     calling_step = (
         None if step_row is None else await exchanges.find_exchange(connection, agent_row, step_row)

@@ -19,11 +19,15 @@ _TEXT_DELTA: Final = "response.output_text.delta"
 
 
 class _Item(Struct):
+    """The fields of an item that are read."""
+
     id: str = ""
     type: str = ""
 
 
 class _Event(Struct):
+    """The fields of an event that are read."""
+
     output_index: int
     content_index: int = 0
     delta: str = ""
