@@ -7,31 +7,31 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-# The most rows that one transaction writes, so that turns do not wait long for it.
+# The most rows that one transaction writes, so that turns do not wait long for the transaction.
 ROWS_AT_ONCE: Final = 500
 # The user of counters of forgotten users. No request names it: names have no blanks around them.
 FORGOTTEN_USER: Final = " forgotten"
 
 
 class UsageKey(NamedTuple):
-    """The key of counters. A key of dictionaries in each request's path, hence a tuple.
+    """The key of counters. It is a tuple because each request looks it up in dictionaries.
 
-    The fields are named like the columns, by which operators group.
+    The fields have the names of the columns by which operators group.
     """
 
-    # Days since the epoch, UTC, when the request came.
+    # The day on which the request came: days since the epoch, UTC.
     day: int
     project: str
-    # "" for no user; or `FORGOTTEN_USER`.
+    # The name of the user, or `FORGOTTEN_USER`; "": the request named no user.
     user: str
-    # The id of the gateway key; 0: none.
+    # The id of the gateway key; 0: the request had no key.
     key: int
-    # "": no upstream was asked.
+    # The name of the upstream; "": no upstream was called.
     upstream: str
     model: str
 
 
-# The counters that operators are shown.
+# The counters that operators see. `cost` is in billionths of the currency.
 SHOWN_COUNTERS: Final = (
     "requests",
     "refused",
@@ -51,12 +51,12 @@ SHOWN_COUNTERS: Final = (
     "background_output_tokens",
     "batch_input_tokens",
     "batch_output_tokens",
-    "cost",  # in billionths of the currency
+    "cost",
     "unpriced_tokens",
 )
 # All counters, in their order in a row. A limit on the requests of a day or a month counts `answered`: the requests
-# that a model answered, in full or in part, and those that ask no model. The daily budget of background calls does not
-# count `question_tokens`, the part of them by which memory is searched.
+# that a model answered, in full or in part, and the requests that need no model. The daily budget of background calls
+# does not count `question_tokens`, the tokens of questions that are embedded to search memory.
 COUNTERS: Final = (*SHOWN_COUNTERS, "answered", "question_tokens")
 
 # A key, and its counters in the order of COUNTERS.
@@ -68,18 +68,18 @@ class UsagePart(Struct, frozen=True):
 
     # A name that only this process has.
     process: str
-    # From 1 on; each new part of a process has a higher number.
+    # The number of the part, from 1 on; each new part of a process has a higher number.
     number: int
-    # Seconds since the epoch.
+    # When the part was written, in seconds since the epoch.
     at: float
-    # At most `ROWS_AT_ONCE`, in the order of their keys.
+    # At most `ROWS_AT_ONCE` rows, in the order of their keys.
     rows: Sequence[UsageRow]
 
 
 def add_counters(sums: list[int], counters: Sequence[int]) -> None:
-    """Adds counters to sums, which are changed."""
-    for n, value in enumerate(counters):
-        sums[n] += value
+    """Adds counters to sums, in place."""
+    for index, value in enumerate(counters):
+        sums[index] += value
 
 
 def sum_rows(rows: Iterable[UsageRow]) -> list[UsageRow]:
@@ -91,16 +91,16 @@ def sum_rows(rows: Iterable[UsageRow]) -> list[UsageRow]:
 
 
 class UsageQuery(Struct, frozen=True):
-    """A question for sums of counters."""
+    """A query for sums of counters."""
 
-    # The fields of `UsageKey` to group by. The page is sorted by them, in this order.
+    # The fields of `UsageKey` by which counters are grouped. The page is sorted by these fields, in this order.
     by: tuple[str, ...]
-    # Days since the epoch, both included.
+    # The first and the last day, both included, in days since the epoch.
     first_day: int
     last_day: int
-    # Values of `UsageKey`'s fields, by their names.
+    # The only values of fields of `UsageKey` that count: name and value of each field.
     only: Sequence[tuple[str, str | int]] = ()
-    # The values of `by` after which the page begins.
+    # The values of the fields `by` after which the page begins; None: the first page.
     after: Sequence[str | int] | None = None
     limit: int = 1000
 
@@ -110,7 +110,7 @@ class UsageSum(Struct, frozen=True):
 
     # The values of the fields that the query groups by.
     group: tuple[str | int, ...]
-    # In the order of COUNTERS.
+    # The sums, in the order of COUNTERS.
     counters: tuple[int, ...]
 
 
@@ -123,9 +123,9 @@ class UsageLimit(Struct, frozen=True):
     key_id: int | None
     # The user that is bounded; EACH_USER: each user by itself; None: the bound is for all users together.
     user: str | None
-    # requests, tokens (input and output), cost, or concurrent: requests that are under way at a time.
+    # The unit of the amount: requests, tokens (input and output), cost, or concurrent (requests under way at a time).
     unit: str
-    # minute, day or month, by the calendar of UTC; None where `unit` is concurrent.
+    # The period: minute, day or month, by the calendar of UTC; None if `unit` is concurrent.
     per: str | None
     # The amount of the unit that is allowed; cost is in the currency of the prices and not in billionths.
     most: float
@@ -135,7 +135,7 @@ class UsageLimit(Struct, frozen=True):
 
 # The `UsageLimit.user` of a limit for each user by itself, and for no user as one.
 EACH_USER: Final = "*"
-# A value of `UsageLimit.then`.
+# The `UsageLimit.then` of a limit that refuses requests.
 REFUSE: Final = "refuse"
 UNITS: Final = ("requests", "tokens", "cost", "concurrent")
 PERIODS: Final = ("minute", "day", "month")

@@ -1,6 +1,6 @@
-"""The audit: the actions of operators on the page and the command line, and of people by their links.
+"""The audit log: the actions of operators on the page and the command line, and of people by their links.
 
-It has kinds and numbers, never words.
+The log has kinds and numbers, never text of a memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SQL = load("audit.sql")
 
 
 class Audit(StoreGroup):
-    """Notes actions, and lists them."""
+    """The audit log."""
 
     @writes
     async def add(
@@ -29,7 +29,7 @@ class Audit(StoreGroup):
         memory: str | None = None,
         what: str = "",
     ) -> None:
-        """Notes an action. The parameters are the fields of `AuditEntry`."""
+        """Adds an action. The parameters are the fields of `AuditEntry`."""
         await connection.run(SQL["audit_add"], (at, actor, action, memory, what))
 
     @long_reads
@@ -47,12 +47,13 @@ class Audit(StoreGroup):
         until: float = math.inf,
         limit: int = 50,
     ) -> list[AuditEntry]:
-        """Returns a page, the newest first.
+        """Returns a page of entries, the newest first.
 
-        before: the number of the last entry on the page before.
+        before: the number of the last entry on the previous page.
         memory: the uid of the one memory that the entries concern; None: any.
         project: the project of the memories that the entries concern; None: all entries.
-        user: the user of the memories that the entries concern, or the uid of one, which may be gone; None: any.
+        user: the user of the memories that the entries concern, or the uid of such a memory, which may be gone; None:
+            any.
         action: the only action; None: any.
         what: the only object of an action, as `AuditEntry.what`; None: any.
         since, until: the time from which on, and before which, entries were made; in seconds since the epoch.
@@ -70,5 +71,5 @@ class Audit(StoreGroup):
         return [AuditEntry(*row) for row in rows]
 
     async def delete_older(self, before: float) -> int:
-        """Deletes the entries from before a time. Returns how many there were."""
+        """Deletes the entries from before a time. Returns the number of deleted entries."""
         return await self._delete_older(SQL["audit_old"], SQL["audit_age"], before)

@@ -1,8 +1,7 @@
-"""The event that a memory has grown, or that its search index is to be made again.
+"""The event that a memory has grown, or that its search index must be made again.
 
-Groups report the writes that add passages and facts, so that their callers need not. `TurnEvents` in
-gateway.run.memory.keeper reports turns, the job that learns reports what it has learned, and an import of conversations
-indexes what it writes.
+The groups of the store report the writes that add passages and facts. `TurnEvents` in gateway.run.memory.keeper reports
+turns, the job that learns reports the learned facts, and an import of conversations indexes the texts that it writes.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from storage.database import Database
 from storage.sql.group import StoreGroup
 
 T = TypeVar("T")
-# Takes the memory's row, and the number of messages, passages and facts that were added to it.
+# The parameters are the memory's row, and the number of messages, passages and facts that were added.
 GrowthListener = Callable[[int, int], None]
 
 
 class Growth:
-    """Calls the listeners of one store, in the event loop and after the commit."""
+    """The listeners of one store, which are called in the event loop after the commit."""
 
     def __init__(self) -> None:
         self._listeners: list[GrowthListener] = []
@@ -32,7 +31,7 @@ class Growth:
     def report(self, agent_row: int, added: int) -> None:
         """Calls all listeners.
 
-        added: the number of new messages, passages and facts; 0: the search index is to be made again.
+        added: the number of new messages, passages and facts; 0: the search index must be made again.
         """
         for listener in self._listeners:
             listener(agent_row, added)

@@ -1,4 +1,4 @@
-"""Durable jobs: claimed under a lease (job_leases.py), fenced by their attempt, with a journal of their effects.
+"""Durable jobs: claimed under a lease (job_leases.py), fenced by the attempt's number, with a journal of their effects.
 
     enqueue -> pending -> claim -> running -> finish (deleted, its steps with it)
                             ^         |
@@ -50,7 +50,7 @@ JobOutcome = Literal["retrying", "dead", "dropped", "lost"]
 def _wakes(
     method: Callable[Concatenate[Jobs, Connection, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Jobs, P], Coroutine[Any, Any, T]]:
-    """Makes a method that runs in a transaction of its own, after which all watchers are called."""
+    """Returns a method that runs in a transaction of its own, and then calls all watchers."""
 
     def writing(self: Jobs, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         return self._write_and_wake(lambda connection: method(self, connection, *args, **kwargs))
@@ -61,7 +61,7 @@ def _wakes(
 def _wakes_kind(
     method: Callable[Concatenate[Jobs, Connection, str, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Jobs, str, P], Coroutine[Any, Any, T]]:
-    """Makes a method that runs in a transaction of its own, after which the watchers of a kind of jobs are called."""
+    """Returns a method that runs in a transaction of its own, and then calls the watchers of a kind of jobs."""
 
     def writing(self: Jobs, kind: str, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         return self._write_and_wake(lambda connection: method(self, connection, kind, *args, **kwargs), kind)
@@ -100,7 +100,7 @@ class Jobs(StoreGroup):
     def add_listener(
         self, callback: Callable[[], None], kinds: Container[str] | None = None
     ) -> Callable[[], None]:
-        """Has a function called when there may be something to do. Returns the function that removes it again.
+        """Has a function called when a job may be due. Returns a function that removes the listener.
 
         kinds: the kinds of the jobs for which `callback` is called; None: all.
         """
@@ -109,15 +109,15 @@ class Jobs(StoreGroup):
         return lambda: self._watchers.remove(watcher)
 
     def wake(self, *kinds: str) -> None:
-        """Calls the watchers of all processes, after jobs were enqueued in a transaction of the caller's own.
+        """Calls the watchers of all processes, after the caller's own transaction has enqueued jobs.
 
-        kinds: the kinds of the jobs that may begin now; without any, all.
+        kinds: the kinds of the jobs that may begin now; none: all kinds.
         """
         self.wake_here(*kinds)
         self._database.notify(WORK, " ".join(kinds))
 
     def wake_here(self, *kinds: str) -> None:
-        """Calls the watchers of this process. kinds: the kinds of the jobs that may begin now; without any, all."""
+        """Calls the watchers of this process. kinds: the kinds of the jobs that may begin now; none: all kinds."""
         for callback, watched_kinds in tuple(self._watchers):
             if not kinds or watched_kinds is None or any(kind in watched_kinds for kind in kinds):
                 callback()

@@ -1,4 +1,4 @@
-"""Limits as operators set them. Every process is notified of a change."""
+"""The limits that operators set. Every process is notified of a change."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class UsageLimits(StoreGroup):
         """Adds a limit, and returns it with its number. The id of `limit` does not count."""
         values = (limit.project, limit.key_id, limit.user, limit.unit, limit.per, limit.most, limit.then)
         adding = self._database.write_one(SQL["limit_add"], values)
-        ((id,),) = await self._await_write(adding, self._report_change)
-        return UsageLimit(id, *values)
+        ((limit_id,),) = await self._await_write(adding, self._report_change)
+        return UsageLimit(limit_id, *values)
 
     async def change(self, limit_id: int, most: float | None, then: str | None) -> None:
         """Changes a limit; None leaves a field as it is. Raises: NotFound."""
@@ -52,7 +52,7 @@ class UsageLimits(StoreGroup):
         self._listeners.append(listener)
 
     def _report_change(self) -> None:
-        """Calls the listeners of this process, and notifies the others."""
+        """Calls the listeners of this process, and notifies the other processes."""
         self._call_listeners()
         self._database.notify(LIMITS)
 
