@@ -68,10 +68,10 @@ class ChatAgents(Struct, frozen=True):
             agent = await store.agents.find(scope)
             if agent is None:
                 return False
-            stored = await store.stored_paths.find_conversation(agent, uid or DEFAULT_CONVERSATION)
+            conversation = await store.stored_paths.find_conversation(agent, uid or DEFAULT_CONVERSATION)
         except StoreError:
             return False
-        return stored is not None and bool(stored.last_exchange)
+        return conversation is not None and bool(conversation.last_exchange)
 
     async def with_conversation_settings(
         self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool

@@ -59,17 +59,17 @@ class McpRegistry(Struct, frozen=True):
         encrypted, values = config.find_retained_secrets(_NO_SERVER), config.list_given_secrets()
         with _translate_secret_faults():
             encrypted |= await self.cipher.encrypt(project, uid, values)
-        server, listed = await self._fetch_tools(replace(config.definition, secrets=encrypted), values)
+        server, listed_tools = await self._fetch_tools(replace(config.definition, secrets=encrypted), values)
         draft = DefinitionDraft(project, DefinitionKind.MCP, uid, server.dump(), name)
-        stored = await self.store.definitions.add(draft, at=self.now())
+        definition = await self.store.definitions.add(draft, at=self.now())
         try:
-            await self._sync_tools(project, stored, listed)
+            await self._sync_tools(project, definition, listed_tools)
         except BaseException:
             # Otherwise the name would be taken when the caller tries again.
             with suppress(StoreError):
                 await self.delete(project, uid)
             raise
-        return stored
+        return definition
 
     async def change(
         self,
@@ -85,36 +85,36 @@ class McpRegistry(Struct, frozen=True):
 
         Raises: the errors of `create`.
         """
-        stored = await self.get(project, uid)
-        before = McpServerDefinition.of(stored.body)
+        definition = await self.get(project, uid)
+        before = McpServerDefinition.of(definition.body)
         config = McpServerConfig(before) if edit is None else edit(before)
         encrypted, values = config.find_retained_secrets(before), config.list_given_secrets()
         with _translate_secret_faults():
-            values |= await self.cipher.decrypt(stored, encrypted)
+            values |= await self.cipher.decrypt(definition, encrypted)
             encrypted |= await self.cipher.encrypt(project, uid, config.list_given_secrets())
-        server, listed = await self._fetch_tools(replace(config.definition, secrets=encrypted), values)
-        changed = await self.store.definitions.change(stored, server.dump(), at=self.now(), name=name)
-        await self._sync_tools(project, changed, listed)
+        server, listed_tools = await self._fetch_tools(replace(config.definition, secrets=encrypted), values)
+        changed = await self.store.definitions.change(definition, server.dump(), at=self.now(), name=name)
+        await self._sync_tools(project, changed, listed_tools)
         return changed
 
     async def delete(self, project: str, uid: str) -> None:
         """Deletes a server with its tools, which all agents lose."""
-        stored = await self.get(project, uid)
+        definition = await self.get(project, uid)
         for tool in await self.list_tools(project, uid):
             await self.project_tools.delete(project, tool.uid)
         # Servers are attached to no agent, so this deletes the definition alone.
-        await self.store.attached.delete(stored, at=self.now())
+        await self.store.attached.delete(definition, at=self.now())
 
     async def refresh(self, project: str, uid: str) -> Sequence[ToolView]:
         """Asks a server for its tools again. Returns the tools. Raises: BadRequest if the server cannot be asked."""
-        stored = await self.get(project, uid)
-        before = McpServerDefinition.of(stored.body)
+        definition = await self.get(project, uid)
+        before = McpServerDefinition.of(definition.body)
         with _translate_secret_faults():
-            values = await self.cipher.decrypt(stored, before.secrets)
-        server, listed = await self._fetch_tools(before, values)
+            values = await self.cipher.decrypt(definition, before.secrets)
+        server, listed_tools = await self._fetch_tools(before, values)
         if server != before:
-            stored = await self.store.definitions.change(stored, server.dump(), at=self.now())
-        await self._sync_tools(project, stored, listed)
+            definition = await self.store.definitions.change(definition, server.dump(), at=self.now())
+        await self._sync_tools(project, definition, listed_tools)
         return await self.list_tools(project, uid)
 
     async def list_tools(self, project: str, uid: str) -> Sequence[ToolView]:
@@ -133,27 +133,27 @@ class McpRegistry(Struct, frozen=True):
         Raises: BadRequest if the server cannot be asked.
         """
         try:
-            listed = await self.servers.list_tools(server, make_secrets(server, values))
+            listed_tools = await self.servers.list_tools(server, make_secrets(server, values))
         except McpFault as error:
             raise BadRequest(f"The MCP server cannot be asked: {error}.", param="config") from error
-        left_out = dict.fromkeys(tool.name for tool in listed if tool.parameters is None)
-        tools = [tool for tool in listed if tool.parameters is not None]
+        left_out = dict.fromkeys(tool.name for tool in listed_tools if tool.parameters is None)
+        tools = [tool for tool in listed_tools if tool.parameters is not None]
         return replace(server, left_out=tuple(left_out)), tools
 
-    async def _sync_tools(self, project: str, server: Definition, listed: Sequence[ListedTool]) -> None:
+    async def _sync_tools(self, project: str, server: Definition, listed_tools: Sequence[ListedTool]) -> None:
         """Adds, updates and deletes the project's tools of a server, so that they are the listed tools.
 
         The options that an operator has set for a tool, such as its approval, stay. Another gateway may sync meanwhile.
         """
-        uid = server.uid
-        stored = {_find_name_at_server(tool, uid): tool for tool in await self.list_tools(project, uid)}
-        for tool in {tool.name: tool for tool in listed}.values():
-            existing = stored.pop(tool.name, None)
+        tools = await self.list_tools(project, server.uid)
+        stored_tools = {_find_name_at_server(tool, server.uid): tool for tool in tools}
+        for tool in {tool.name: tool for tool in listed_tools}.values():
+            existing = stored_tools.pop(tool.name, None)
             if existing is None:
                 await self._add_tool(project, server, tool)
             else:
                 await self._update_tool(project, server, existing, tool)
-        for unlisted in stored.values():
+        for unlisted in stored_tools.values():
             with suppress(NotFound):
                 await self.project_tools.delete(project, unlisted.uid)
 

@@ -57,12 +57,12 @@ async def compact_conversation(
         agent = (await store.defined_agents.get(run_request.scope.project, agent_uid)).agent
         check_not_paused(agent)
         prompt_before = await agent_runs.preview(run_request)
-        stored = await store.stored_paths.find_conversation(agent, conversation_name)
-        if stored is None or not stored.last_exchange:
+        conversation = await store.stored_paths.find_conversation(agent, conversation_name)
+        if conversation is None or not conversation.last_exchange:
             raise BadRequest("Only a stored conversation that has begun can be compacted by hand.")
         summary = await compactor.compact_now(
             agent,
-            stored,
+            conversation,
             terms,
             fallback=partial(make_agent_route, compactor.settings, run_request.spec),
             max_tokens=limit_summary(prompt_before.target.context_window or UNKNOWN_WINDOW),

@@ -65,10 +65,10 @@ class AgentMessages:
         """
         conversation_row: int | None = None
         if conversation_name is not None:
-            stored = await find_conversation(self._store, agent, conversation_name)
-            if stored is None:
+            conversation = await find_conversation(self._store, agent, conversation_name)
+            if conversation is None:
                 return []
-            conversation_row = stored.id
+            conversation_row = conversation.id
         newest_first, (older_end, newer_end) = page.newest_first, page.ends
         low = (-1, 0) if older_end is None else make_message_sort_key(older_end.seq, older_end.hidden)
         high = (
@@ -153,18 +153,18 @@ class AgentMessages:
 
         Facts, passages and blocks that came from the conversation stay.
         """
-        stored = await find_conversation(self._store, agent, conversation_name)
-        if stored is not None:
-            await erase_conversation(self._store, agent, stored.id, keeps_memory=True, at=self._now())
+        conversation = await find_conversation(self._store, agent, conversation_name)
+        if conversation is not None:
+            await erase_conversation(self._store, agent, conversation.id, keeps_memory=True, at=self._now())
 
     async def list_numbers(
         self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION
     ) -> Sequence[int]:
         """Returns the numbers of at most `MAX_LISTED_NUMBERS` messages in a conversation's window, oldest first."""
-        stored = await find_conversation(self._store, agent, conversation_name)
-        if stored is None:
+        conversation = await find_conversation(self._store, agent, conversation_name)
+        if conversation is None:
             return []
-        return await self._store.messages.list_window_numbers(agent.id, stored.id, MAX_LISTED_NUMBERS)
+        return await self._store.messages.list_window_numbers(agent.id, conversation.id, MAX_LISTED_NUMBERS)
 
     async def list_numbers_by_agent(self, agents: Sequence[Agent]) -> Mapping[int, Sequence[int]]:
         """Returns `list_numbers` of the `default` conversations of several agents, by the rows of the agents."""

@@ -80,12 +80,12 @@ class MessageSearch(Struct, frozen=True):
         last_seqs = None
         if conversation_name is not None:
             try:
-                stored = await find_conversation(self.store, loaded, conversation_name)
+                conversation = await find_conversation(self.store, loaded, conversation_name)
             except NotFound:
-                stored = None
-            if stored is None:
+                conversation = None
+            if conversation is None:
                 return []
-            last_seqs = await self.store.messages.load_past(loaded.id, stored.id)
+            last_seqs = await self.store.messages.load_past(loaded.id, conversation.id)
 
         def takes_here(hit: Message) -> bool:
             return takes(hit) and (last_seqs is None or hit.seq <= last_seqs.get(hit.conversation_row, -1))

@@ -48,8 +48,8 @@ class SendQueue:
         name = send.conversation_name
         if name == DEFAULT_CONVERSATION:
             return agent, name
-        stored = await find_conversation(self._keeper.store, agent, name)
-        return agent, name if stored is None else stored.name
+        conversation = await find_conversation(self._keeper.store, agent, name)
+        return agent, name if conversation is None else conversation.name
 
 
 def _route_to(send: RoutedSend, name: str) -> RoutedSend:

@@ -91,8 +91,8 @@ async def is_awaiting_answers(store: Store, agent: Agent, conversation_name: str
 
     Raises: StoreError.
     """
-    stored = await store.stored_paths.find_conversation(agent, conversation_name)
-    step = None if stored is None else await store.runs.find_waiting_step(agent.id, stored.id)
+    conversation = await store.stored_paths.find_conversation(agent, conversation_name)
+    step = None if conversation is None else await store.runs.find_waiting_step(agent.id, conversation.id)
     if step is None:
         return False
     exchange = await store.turns.find_exchange(agent, step.exchange_row)
