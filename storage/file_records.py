@@ -10,12 +10,12 @@ from msgspec import Struct
 # The most files of a folder. Chosen, not measured.
 MAX_FOLDER_FILES = 1000
 
-# The ways to treat a new file with the name of another: it is refused, gets a number, or replaces the other one.
+# The ways to treat a new file with the name of another: the new file is refused, gets a number, or replaces the other.
 OnTakenName = Literal["refuse", "rename", "replace"]
 
 
 class FileState(StrEnum):
-    """The state of a file's text: it is being written, or is complete."""
+    """The state of a file's text, which is being written or complete."""
 
     PARSING = "parsing"
     COMPLETED = "completed"
@@ -29,7 +29,7 @@ class StoredFile(Struct, frozen=True):
     # The row of the folder's memory, whose passages have the text.
     memory_row: int
     state: FileState
-    # The size of the uploaded file. Its text is stored as passages.
+    # The size of the uploaded file, whose text is stored as passages.
     size_bytes: int
     # The time of the upload, in seconds since the epoch.
     created: float

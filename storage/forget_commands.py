@@ -28,15 +28,15 @@ class ForgetTarget(Struct, frozen=True):
     conversation_row: int | None = msgspec.field(default=None, name="conversation")
     # Earlier versions of blocks, each by the block's row and its number: the lines that the blocks no longer have.
     versions: Sequence[tuple[int, int]] = ()
-    # Everything older than this time.
+    # The whole content that is older than this time.
     before: float | None = None
-    # An import, by its row: all that the import has added.
+    # An import, by its row: all exchanges and facts that the import has added.
     imported: int | None = None
-    # The whole memory with its secret.
+    # True for the whole memory with its secret.
     is_all: bool = False
-    # Facts and passages that came from the target stay.
+    # True if facts and passages that came from the target stay.
     keeps_memory: bool = False
-    # Finished turns that the exchanges have replaced stay, since clients have their ids.
+    # True if finished turns that the exchanges have replaced stay, since clients have their ids.
     keeps_replaced: bool = False
 
 
@@ -45,7 +45,7 @@ class Extent(Struct, frozen=True):
 
     # The number of messages that will be forgotten; the messages of a whole memory are not counted.
     messages: int = 0
-    # The number of messages that stay of exchanges of which a part is forgotten.
+    # The number of messages that stay in exchanges of which a part is forgotten.
     remaining: int = 0
     # The public id of the conversation that is the target; None: another target.
     conversation_uid: str | None = None
@@ -56,7 +56,7 @@ class ErasedMarks(Struct, frozen=True):
 
     # The days of the erased messages, counted since 1970, UTC.
     days: frozenset[int]
-    # A block or an edit was erased.
+    # True if a block or an edit was erased.
     has_blocks: bool = False
 
 
@@ -64,15 +64,15 @@ class RevisedValue(Struct, frozen=True):
     """A later value of a block, built on erased content."""
 
     value: str
-    # The value itself came from erased content.
+    # True if the value itself came from erased content.
     is_erased: bool = False
     # The texts of the user's messages that the value came from and that stay.
     remaining: Sequence[str] = ()
     # The edit that made the value, if its turn stays.
     edit: MemoryEdit | None = None
-    # An undo brought back a value from before the erased content.
+    # True if an undo brought back a value from before the erased content.
     is_clean: bool = False
-    # An undo brought back the later value with this index.
+    # The index of the later value that an undo brought back; None: no undo made the value.
     restores: int | None = None
     # True if an operator or the person has written the value.
     is_manual: bool = False
@@ -81,7 +81,7 @@ class RevisedValue(Struct, frozen=True):
 class BlockRebuild(NamedTuple):
     """A block without erased content."""
 
-    # The block's values from the first one on that was built on erased content, oldest first.
+    # The block's values, oldest first, beginning with the first value that was built on erased content.
     values: Sequence[str]
     # The pending edits that may bring back erased content.
     repeating: Sequence[MemoryEdit]

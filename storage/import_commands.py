@@ -15,18 +15,18 @@ class MatchedExchange(Struct, frozen=True):
 
     # The exchange without its content.
     exchange: Exchange
-    # An import gave the exchange's conversation an id.
+    # True if an import gave the exchange's conversation an id.
     is_import: bool
-    # No finished exchange follows the exchange.
+    # True if no finished exchange follows the exchange.
     is_last: bool
-    # An import that was undone has left the exchange, without its content.
+    # True if an import that was undone has left the exchange, without its content.
     is_stub: bool
 
 
 class ImportCandidates(Struct, frozen=True):
     """The stored exchanges that may matter to an imported conversation."""
 
-    # The conversation that was imported under the same id; None: no conversation was.
+    # The row of the conversation that was imported under the same id; None: there is no such conversation.
     conversation_row: int | None = None
     matched: Sequence[MatchedExchange] = ()
     # Stored exchanges without a reply that ask a question of the imported conversation.
@@ -46,7 +46,7 @@ class MessageCounts(NamedTuple):
 class ImportChange(Struct, frozen=True):
     """The changes by an imported conversation."""
 
-    # The counts of messages, by exchange of the imported conversation.
+    # The counts of messages for each exchange of the imported conversation.
     counts: Sequence[MessageCounts]
     # The number of imported exchanges that are stored already, from the first on.
     known: int = 0
@@ -54,9 +54,9 @@ class ImportChange(Struct, frozen=True):
     add: Sequence[Exchange] = ()
     # The exchange that the first of `add` follows; None: `add` begins a path.
     after: Exchange | None = None
-    # The conversation to which exchanges are added; None: a new one.
+    # The row of the conversation to which exchanges are added; None: a new conversation is added.
     conversation_row: int | None = None
-    # Exchanges of an undone import that have their words again, by their position in the conversation.
+    # Exchanges of an undone import that get their content again, by position in the conversation.
     fill: Mapping[int, Exchange] = {}
     # Exchanges that the first of the added exchanges replaces.
     superseded: Sequence[Exchange] = ()
@@ -68,7 +68,7 @@ class ImportWrite(Struct, frozen=True):
     agent: Agent
     # The import's row.
     row: int
-    # Facts and blocks are learned from the conversation's messages.
+    # True if facts and blocks are learned from the conversation's messages.
     learns: bool
     # The conversation's id in its source, which becomes the client's id; None: the conversation has none.
     key: str | None
@@ -76,7 +76,7 @@ class ImportWrite(Struct, frozen=True):
     uid: str
     # When the conversation began.
     at: float
-    # The hashes of the conversation's paths, one an exchange.
+    # The hashes of the conversation's paths, one for each exchange.
     path_hashes: Sequence[bytes]
     # The hashes of the conversation's questions.
     questions: Sequence[bytes]
@@ -84,7 +84,7 @@ class ImportWrite(Struct, frozen=True):
     atoms: Sequence[bytes]
     # The hashes by which the conversation's prefix is recognised.
     prefixes: Sequence[bytes]
-    # Returns the changes of the conversation; pure.
+    # Returns the changes by the conversation, without side effects.
     decide: Callable[[ImportCandidates], ImportChange]
 
 
@@ -95,11 +95,12 @@ class ImportWriting(Struct, frozen=True):
     change: ImportChange
     # The version of the memory for which `change` was decided, as in `AgentNumbers`; None: there is no memory yet.
     version: MemoryVersion | None
-    # The number of the conversation's exchanges that are written, or need not be, from the first on.
+    # The number of the conversation's exchanges, from the first on, that are written or need not be written.
     done: int = 0
 
     @property
     def is_done(self) -> bool:
+        """True if the whole conversation is written."""
         return self.done == len(self.change.counts)
 
 

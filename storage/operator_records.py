@@ -161,9 +161,9 @@ class SourceExchange(Struct, frozen=True):
     """An exchange from which a text came, with its content."""
 
     exchange: Exchange
-    # The public id of its conversation.
+    # The public id of the exchange's conversation.
     conversation_uid: str
-    # Another conversation opened with the same prefix.
+    # True if another conversation opened with the same prefix.
     prefix_is_shared: bool
 
 
@@ -174,17 +174,17 @@ class ShownBlock(Struct, frozen=True):
     changed_at: float
     # The writer of the last change, as `Revision.origin`.
     origin: str
-    # Other memories see the block, too.
+    # True if other memories see the block, too.
     is_shared: bool
 
 
 class ForgetCounts(Struct, frozen=True):
-    """How much a forgetting erases. A number is None if counting would take longer than a person waits."""
+    """The numbers of records that a forgetting erases. None: counting would take longer than a person waits."""
 
     messages: int
     facts: int
     passages: int
-    # Versions of blocks that came from the target. Later versions built on these stay, without the target's words.
+    # Versions of blocks that came from the target. Later versions that build on these stay, without the target's words.
     versions: int
     summaries: int
     # Notes in the target, and later notes that may quote the target.
@@ -198,7 +198,7 @@ class ErasedFact(Struct, frozen=True):
     text: str
     # The origin of the `Fact`.
     origin: str
-    # No other fact has taken its place.
+    # True if no other fact has taken the fact's place.
     is_true: bool
 
 
@@ -213,11 +213,11 @@ class RebuiltBlock(Struct, frozen=True):
 class WordHits(Struct, frozen=True):
     """Messages, passages and facts that have all words of a query, the newest first."""
 
-    # Facts that are muted are among them.
+    # The hits, with muted facts among them.
     messages: Sequence[Message] = ()
-    # The number before which further hits are looked for; None: there are none.
+    # The number before which further hits are searched for; None: there are no further hits.
     next: int | None = None
-    # Some of the newest messages are not in the index yet, and were not searched.
+    # True if some of the newest messages are not in the index yet, and were not searched.
     is_incomplete: bool = False
 
 
@@ -233,15 +233,15 @@ class PeopleWithWords(Struct, frozen=True):
     """People with texts in their memories that have all words of a query, the newest turns first."""
 
     people: Sequence[PersonWithWords] = ()
-    # The end of the page; None: all memories were looked through.
+    # The end of the page; None: all memories were searched.
     next: PageEnd | None = None
-    # The number of memories that were looked through for the page.
+    # The number of memories that were searched for the page.
     looked_through: int = 0
-    # All texts of these memories were looked through.
+    # True if all texts of these memories were searched.
     is_complete: bool = True
 
 
-# The actions that the audit notes.
+# The actions that the audit log has.
 AuditAction = Literal[
     "login", "login_failed", "logout", "read", "export", "remember", "edit", "undo", "restore", "correct", "mute",
     "always", "forget", "keep", "pause", "link_create", "key_create", "key_revoke", "job_retry", "job_cancel",
@@ -249,7 +249,7 @@ AuditAction = Literal[
 
 
 class AuditEntry(Struct, frozen=True):
-    """An entry of the audit: one action."""
+    """An entry of the audit log: one action."""
 
     id: int
     # When the action was performed.
@@ -260,7 +260,7 @@ class AuditEntry(Struct, frozen=True):
     action: str
     # The uid of a memory, which may be gone.
     memory: str | None
-    # A kind and a number ("block human, version 8").
+    # The object of the action: a kind and a number ("block human, version 8").
     what: str
 
 
@@ -281,8 +281,8 @@ class StoredImport(Struct, frozen=True):
     format: str
     status: ImportStatus
     created: float
-    # When the import has last written.
+    # When the import last wrote.
     touched: float
-    # JSON, which the store does not read.
+    # The progress of the import, which the store does not read.
     data: dict[str, Any]
     scope: Scope

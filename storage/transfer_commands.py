@@ -12,23 +12,23 @@ from storage.records import Exchange
 class TransferRecord(Struct, frozen=True):
     """A record of an export."""
 
-    # The columns of the record without database ids; exchanges are named by their numbers.
+    # The columns of the record, without ids of the database; exchanges are given by their numbers.
     values: dict[str, Any]
-    # The exchange with its content, where the record is of one.
+    # The exchange with its content; None: the record is of another part.
     exchange: Exchange | None = None
 
 
 class ExportedRecord(NamedTuple):
     """A record on a page of an export."""
 
-    # A page with this cursor begins after the record.
+    # The cursor of a page that begins after the record.
     cursor: int
     record: TransferRecord
 
 
 class ImportedRecord(NamedTuple):
-    """A record to be written by an import."""
+    """A record that an import writes."""
 
-    # The part of the memory: one of those of `ExportReader.load_page`.
+    # The part of the memory that the record belongs to, as in `ExportReader.load_page`.
     part: str
     record: TransferRecord
