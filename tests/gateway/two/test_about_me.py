@@ -1,4 +1,4 @@
-"""What a person decides by a link holds at every gateway of the database, in every dialect, and after a restart."""
+"""A pause and a link of a person hold at each gateway of the database, in each dialect, and after a restart."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_link_and_a_pause_hold_at_every_gateway(upstream: StrictUpstream, url:
 
 
 @pytest.mark.parametrize("names", [{}, {"x-mnemogate-conversation": "default"}], ids=["client", "stored"])
-def test_a_pause_holds_before_another_gateway_hears_of_it(
+def test_a_pause_holds_before_another_gateway_is_notified(
     upstream: StrictUpstream, url: str, monkeypatch: pytest.MonkeyPatch, names: Mapping[str, str]
 ) -> None:
     with gateways(upstream, url, "default") as (first, second):

@@ -1,4 +1,4 @@
-"""Two gateways that share nothing but their database: not a clock, not a word, and not their ends."""
+"""Two gateways that share nothing but their database: their clocks differ, and each may be killed."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def processes(
 # -- clocks
 
 
-def test_clocks_that_are_hours_apart_are_not_asked(
+def test_gateways_rely_on_no_clock_of_their_machines(
     upstream: StrictUpstream, tmp_path: Path, url: str
 ) -> None:
     append = {"x-mnemogate-history": "append"}
@@ -122,7 +122,7 @@ def test_clocks_that_are_hours_apart_are_not_asked(
         assert query(url, apart)[0][0] < HOURS_S / 2
 
 
-def test_a_command_goes_by_the_databases_clock(tmp_path: Path, url: str) -> None:
+def test_a_command_uses_the_databases_clock(tmp_path: Path, url: str) -> None:
     (tmp_path / "facts.md").write_text("- I like tea.\n")
     environ = {
         **os.environ,
@@ -194,9 +194,7 @@ def test_an_agent_that_is_deleted_during_its_run_elsewhere_leaves_nothing(
         assert "Never stored." not in text
 
 
-def test_a_memory_that_is_imported_is_known_at_both(
-    upstream: StrictUpstream, tmp_path: Path, url: str
-) -> None:
+def test_both_gateways_have_an_imported_memory(upstream: StrictUpstream, tmp_path: Path, url: str) -> None:
     with processes(tmp_path, upstream, url) as gateways:
         ask(gateways[0], [{"role": "user", "content": "My cat is called Miso."}])
         environ = Database(tmp_path, url).environ
@@ -220,7 +218,7 @@ def test_a_memory_that_is_imported_is_known_at_both(
         assert "has a memory here already" in done.stderr
 
 
-def test_another_gateway_sees_whether_an_import_goes_on(
+def test_another_gateway_reports_whether_an_import_runs(
     upstream: StrictUpstream, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also while nothing is written, as where a long conversation is indexed."""
@@ -244,7 +242,7 @@ def test_another_gateway_sees_whether_an_import_goes_on(
         assert status() == "stopped"
 
 
-async def test_a_command_goes_on_with_an_import_whose_process_was_just_killed(
+async def test_a_command_continues_an_import_whose_process_was_just_killed(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It seems to go on for a while."""
@@ -259,7 +257,7 @@ async def test_a_command_goes_on_with_an_import_whose_process_was_just_killed(
     assert (again["status"], again["messages"]) == ("done", first["messages"])
 
 
-async def test_one_export_is_imported_twice_in_one_moment(url: str) -> None:
+async def test_two_imports_of_one_export_at_once_both_succeed(url: str) -> None:
     """Its conversation has a name that the whole database has once; the second one gets another."""
     store, holder = await open_store(url), await asyncpg.connect(url)
     try:

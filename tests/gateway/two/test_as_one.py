@@ -1,4 +1,4 @@
-"""Two gateways over one PostgreSQL send what a single one over SQLite does: each knows what the other has done."""
+"""Two gateways over one PostgreSQL send the same requests as one gateway over SQLite."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_database_that_is_busy_at_the_start_has_new_blocks_of_the_settings_lat
                 assert world.block("alice", "goals").value == "Learn Greek."
 
 
-def test_a_response_is_gone_on_from_at_another_gateway(upstream: StrictUpstream, url: str) -> None:
+def test_a_response_continues_at_another_gateway(upstream: StrictUpstream, url: str) -> None:
     previous = None
     with gateways(upstream, url) as worlds:
         for n in range(4):
@@ -111,7 +111,7 @@ def test_a_first_request_that_fails_leaves_an_empty_memory(upstream: StrictUpstr
         assert world.query("SELECT count(*) FROM conversations") == [0]
 
 
-def test_a_response_that_was_forgotten_is_at_no_gateway(upstream: StrictUpstream, url: str) -> None:
+def test_a_forgotten_response_is_at_no_gateway(upstream: StrictUpstream, url: str) -> None:
     options: Any = {"model": "agent/helper", "user": "alice"}
     with gateways(upstream, url) as worlds:
         one, two = (world.sdk.responses for world in worlds)

@@ -1,4 +1,4 @@
-"""PostgreSQL fails in all its ways: chat goes on without memory and says so, and memory comes back by itself."""
+"""PostgreSQL fails: chat continues without memory and reports it, and memory comes back by itself."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def role(url: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("fault", [down, stalled, read_only, full, refused], ids=lambda fault: fault.__name__)
-def test_chat_goes_on_without_memory_and_memory_comes_back(
+def test_chat_continues_without_memory_and_memory_comes_back(
     upstream: StrictUpstream, url: str, role: str, fault: Fault
 ) -> None:
     with living(upstream, role) as world:
@@ -308,7 +308,7 @@ def test_a_slow_database_delays_and_loses_nothing(world: World) -> None:
     assert world.kept() == world.said
 
 
-def test_the_log_of_a_fault_has_no_words_of_anybody(
+def test_the_log_of_a_fault_has_no_text_of_a_message(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.say("My secret is xyzzy.")

@@ -21,7 +21,7 @@ def texts(world: LettaWorld, id: str) -> list[Any]:
     ]
 
 
-def test_forks_are_sent_to_and_forgotten_at_either(upstream: StrictUpstream, url: str) -> None:
+def test_either_gateway_serves_and_deletes_a_fork(upstream: StrictUpstream, url: str) -> None:
     with ExitStack() as stack:
         worlds = [stack.enter_context(letta(upstream, url)) for _ in range(2)]
         first, second = worlds

@@ -1,4 +1,4 @@
-"""Messages at Claude that one gateway answers and another over the same database goes on with, and after a kill."""
+"""Conversations of Anthropic's Messages API that another gateway over the same database continues, after a kill too."""
 
 from __future__ import annotations
 
@@ -74,9 +74,7 @@ def rounds(text: str, **options: Any) -> tuple[Message, Message]:
     )
 
 
-def test_hidden_rounds_of_one_gateway_are_put_back_by_the_other(
-    gateways: Gateways, upstream: StrictAnthropic
-) -> None:
+def test_the_other_gateway_inserts_hidden_rounds_again(gateways: Gateways, upstream: StrictAnthropic) -> None:
     """The upstream refuses thoughts whose prefix has changed."""
     (_, one), (_, two) = gateways.start(), gateways.start()
     upstream.queue(*rounds("Noted."))

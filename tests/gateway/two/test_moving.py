@@ -22,7 +22,7 @@ from tests.stored import open_store
 
 
 @pytest.mark.sqlite
-def test_a_move_that_is_killed_goes_on(upstream: StrictUpstream, tmp_path: Path, url: str) -> None:
+def test_a_move_that_is_killed_continues(upstream: StrictUpstream, tmp_path: Path, url: str) -> None:
     folder = tmp_path / "lived"
     folder.mkdir()
     with letta(upstream, folder, agent("helper", blocks=BLOCKS), admin_token="the-owner") as world:
@@ -71,7 +71,7 @@ def test_a_move_that_is_killed_goes_on(upstream: StrictUpstream, tmp_path: Path,
 
 
 @pytest.mark.sqlite
-def test_it_says_what_it_cannot_use(tmp_path: Path, url: str) -> None:
+def test_it_reports_a_database_that_it_cannot_use(tmp_path: Path, url: str) -> None:
     none = command("move", url, "--db", str(tmp_path / "none.db"), where=tmp_path)
     assert none.returncode == 1
     assert "no database" in none.stderr

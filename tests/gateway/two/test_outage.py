@@ -1,4 +1,4 @@
-"""An outage of PostgreSQL that is longer than leases: who lives keeps what it holds, and all is done once."""
+"""An outage of PostgreSQL longer than leases: a process that runs keeps its leases, and work is done once."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def recovers(gateway: Gateway) -> bool:
     return True
 
 
-def test_a_send_after_replyed_once_through_an_outage(world: World) -> None:
+def test_a_send_is_answered_once_through_an_outage(world: World) -> None:
     one = world.gateways[0]
     body = {"messages": [{"role": "user", "content": "Are you there?", "otid": "o1"}]}
     replies: list[RawReply] = []

@@ -1,4 +1,4 @@
-"""The page of one gateway, where something was forgotten at another one of the same database."""
+"""The page of one gateway after a forgetting at another gateway of the same database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.patience import becomes
 from tests.reachable import texts_with
 
 
-def test_what_was_forgotten_elsewhere_is_in_no_list_of_requests(upstream: StrictUpstream, url: str) -> None:
+def test_no_list_of_requests_has_what_another_gateway_forgot(upstream: StrictUpstream, url: str) -> None:
     clock = Clock()
     with ExitStack() as stack:
         first = stack.enter_context(remember(upstream, url, clock=clock))

@@ -1,4 +1,4 @@
-"""A PgBouncer in transaction mode between gateways and their PostgreSQL: any transaction may come to any session."""
+"""A PgBouncer in transaction mode between gateways and PostgreSQL: a transaction may get any session."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def pooled(upstream: StrictUpstream, url: str, binary: str, prepared: int) -> It
 
 
 @pytest.mark.parametrize(("binary", "prepared"), ways())
-def test_people_and_agents_are_remembered_and_a_pooler_may_die(
+def test_memory_works_through_a_pooler_that_is_killed_once(
     upstream: StrictUpstream, url: str, binary: str, prepared: int
 ) -> None:
     with pooled(upstream, url, binary, prepared) as world, ThreadPoolExecutor(PEOPLE) as threads:
@@ -131,7 +131,7 @@ def test_people_and_agents_are_remembered_and_a_pooler_may_die(
 
 
 @pytest.mark.parametrize(("binary", "prepared"), ways())
-def test_what_one_gateway_forgets_the_other_hears_past_the_pooler(
+def test_changes_are_notified_past_the_pooler(
     upstream: StrictUpstream, url: str, binary: str, prepared: int
 ) -> None:
     with pooled(upstream, url, binary, prepared) as world:
@@ -151,7 +151,7 @@ def _is_heron(world: World) -> bool:
 
 
 @pytest.mark.parametrize("binary", [each for each in find_binaries() if read_version(each) < (1, 21)])
-def test_check_config_says_which_setting_a_pooler_does_not_bear(url: str, binary: str) -> None:
+def test_check_config_reports_a_setting_that_fails_with_a_pooler(url: str, binary: str) -> None:
     with Pooler(binary, url) as pooler:
         through = DatabaseSettings(url=pooler.url, pooled=True, listen_url=pooler.url)
         prepares = replace(through, pooler_prepares=True, listen_url=url)

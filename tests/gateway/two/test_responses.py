@@ -1,4 +1,4 @@
-"""Responses that one gateway answers and another one over the same database knows, and what a kill leaves of them."""
+"""Responses of one gateway at another gateway over the same database, also after a kill."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def ended(sdk: openai.OpenAI, id: str) -> Any:
     return found
 
 
-def test_what_one_answers_the_other_has(sdks: list[openai.OpenAI], upstream: StrictUpstream) -> None:
+def test_a_response_of_one_gateway_is_known_at_the_other(
+    sdks: list[openai.OpenAI], upstream: StrictUpstream
+) -> None:
     one, two = sdks
     upstream.queue(say("A nice name."))
     first = one.responses.create(model="m", input="My cat is called Miso.")
@@ -95,7 +97,7 @@ def test_what_one_answers_the_other_has(sdks: list[openai.OpenAI], upstream: Str
     assert len(list(two.conversations.items.list(conversation.id))) == 4
 
 
-def test_what_one_makes_the_other_follows_and_cancels(
+def test_the_other_gateway_follows_and_cancels_a_response_in_the_background(
     sdks: list[openai.OpenAI], upstream: StrictUpstream
 ) -> None:
     one, two = sdks

@@ -24,11 +24,11 @@ NEXT = PostgresMigration(
     "ALTER TABLE conversations ADD COLUMN mood TEXT NOT NULL DEFAULT 'calm';"
     "ALTER TABLE exchanges ADD COLUMN weight BIGINT NOT NULL DEFAULT 0;"
     "CREATE TABLE moods (id BIGINT PRIMARY KEY)",
-    oldest=LAST,
+    oldest_program=LAST,
 )
 # A migration of the version after that: it renames a column that this version needs.
 AFTER = PostgresMigration(
-    LAST + 1, LAST + 2, "ALTER TABLE agents RENAME COLUMN indexed_seq TO gone_seq", oldest=LAST + 1
+    LAST + 1, LAST + 2, "ALTER TABLE agents RENAME COLUMN indexed_seq TO gone_seq", oldest_program=LAST + 1
 )
 
 
@@ -112,7 +112,9 @@ def test_check_config_reports_that_a_start_migrates_the_schema(tmp_path: Path, o
 
 
 def test_a_migration_that_fails_leaves_no_change(own: str) -> None:
-    broken = PostgresMigration(LAST, LAST + 1, "CREATE TABLE half (id BIGINT); SELECT 1 / 0", oldest=LAST)
+    broken = PostgresMigration(
+        LAST, LAST + 1, "CREATE TABLE half (id BIGINT); SELECT 1 / 0", oldest_program=LAST
+    )
     with pytest.raises(asyncpg.DivisionByZeroError):
         upgrade(own, broken)
     assert upgrade(own) == LAST

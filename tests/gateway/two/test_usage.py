@@ -1,4 +1,4 @@
-"""Two gateways over one database add up what was used, and agree on what is left."""
+"""Two gateways over one database add up usage, and share limits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def knows_limits(world: World) -> bool:
     return bool(world.gateway.app.services.accounting.limiter.limits.by_id)
 
 
-def test_each_adds_its_part(worlds: list[World]) -> None:
+def test_each_gateway_adds_its_part(worlds: list[World]) -> None:
     for count, world in enumerate(worlds, 2):
         for _ in range(count):
             assert world.post(ASK, user="alice").status == 200
@@ -64,7 +64,7 @@ def test_a_days_limit_holds_for_both_after_a_write(worlds: list[World]) -> None:
     assert one.post(ASK, user="alice").status == 429
 
 
-def test_what_others_used_is_read_again_of_users_who_have_asked_since(
+def test_the_use_at_other_gateways_is_read_again_for_users_with_requests_since(
     worlds: list[World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = worlds
@@ -91,7 +91,7 @@ def test_what_others_used_is_read_again_of_users_who_have_asked_since(
     assert [one.post(ASK, user=user).status for user in ("alice", "bob")] == [429, 429]
 
 
-def test_of_a_month_the_last_two_days_are_read_again(
+def test_the_last_two_days_of_a_month_are_read_again(
     worlds: list[World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = worlds
@@ -130,7 +130,7 @@ def test_of_a_month_the_last_two_days_are_read_again(
         assert used() == 2 * count
 
 
-def test_a_forgotten_user_is_gone_from_what_the_other_counts(worlds: list[World]) -> None:
+def test_the_other_gateway_does_not_count_a_forgotten_user(worlds: list[World]) -> None:
     one, other = worlds
     for world in worlds:
         assert world.post(ASK, user="alice").status == 200
