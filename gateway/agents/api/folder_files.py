@@ -55,7 +55,7 @@ class UploadQuery(UrlQuery):
 
 
 class UploadForm(Form):
-    """The form fields that are sent with a file: there are none."""
+    """The form fields sent with a file: none."""
 
 
 def render_file(folder: Definition, view: FileView) -> dict[str, Any]:
