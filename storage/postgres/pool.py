@@ -133,10 +133,14 @@ class ConnectionPool:
         self._opening_count += 1
         opening = self._tasks.start(self._open_another())
         try:
-            raw = await asyncio.shield(opening)
+            await asyncio.wait([opening])
         except asyncio.CancelledError:
             opening.add_done_callback(self._hand_over_opened)
             raise
+        if opening.cancelled():
+            # By `close`: the caller itself was not cancelled.
+            self.server.check()
+        raw = opening.result()
         if raw is None:
             # A connection that has come free meanwhile was not handed to this caller, which did not wait yet.
             return self.acquire_idle() or (await self._waiting.wait() if self._open else None)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from storage.errors import Broken, Busy, TooSlow, Unavailable
+from storage.errors import Broken, Busy, StoreClosed, TooSlow, Unavailable
 from storage.postgres.connection import PostgresTarget
 from storage.postgres.pool import ConnectionPool, PoolLimits
 from tests.patience import PATIENCE_S
@@ -281,3 +281,15 @@ async def test_whatever_happens_no_caller_waits_for_ever_and_every_connection_is
         taken = [await pool.acquire() for _ in range(min(size, server.most))]
     assert set(taken) == {each for each in server.sessions if not each.closed}
     await pool.close(1)
+
+
+async def test_a_caller_for_which_a_connection_is_opened_is_refused_by_close(server: Server) -> None:
+    pool = await open_pool()
+    await pool.acquire()
+    server.asked.clear()
+    server.go_on.clear()
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.wait_for(server.asked.wait(), PATIENCE_S)
+    await pool.close(1.0)
+    with pytest.raises(StoreClosed):
+        await asyncio.wait_for(waiting, PATIENCE_S)
