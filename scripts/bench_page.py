@@ -363,6 +363,8 @@ def list_paths(session: Session, filled: FilledDatabase) -> list[str]:
         later_page(f"requests?memory={filled.memory}"),
         f"audit?memory={filled.memory}",
         "work",
+        "runs",
+        "runs?only=failed",
         "keys",
     ]
     return [*paths, *map(twin_of, paths)]
@@ -573,14 +575,20 @@ def main() -> int:
     """Writes the database if it is missing, measures the page, and prints the figures. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="scripts/bench page", description=__doc__)
     default = Path(tempfile.gettempdir()) / "mnemogate-bench-page"
-    parser.add_argument("--folder", type=Path, default=default, help=f"of the database ({default})")
+    parser.add_argument(
+        "--folder", type=Path, default=default, help=f"the folder of the database ({default})"
+    )
     parser.add_argument("--fill", action="store_true", help="write the database alone, and measure nothing")
-    parser.add_argument("--postgres", action="store_true", help="over PostgreSQL")
+    parser.add_argument("--postgres", action="store_true", help="measure over PostgreSQL")
     parser.add_argument("--cpu", action="store_true", help="measure the processor time of screens alone")
-    parser.add_argument("--share", type=float, default=1.0, help="of the full database (1.0)")
-    parser.add_argument("--rounds", type=int, default=30, help="of measurements of the load (30)")
-    parser.add_argument("--turns", type=int, default=900, help="of the load, in each measurement (900)")
-    parser.add_argument("--looks", type=int, default=20, help="at each screen, at least (20)")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="the part of the full database that is written (1.0)"
+    )
+    parser.add_argument("--rounds", type=int, default=30, help="the number of measurements of the load (30)")
+    parser.add_argument(
+        "--turns", type=int, default=900, help="the number of turns in each measurement (900)"
+    )
+    parser.add_argument("--looks", type=int, default=20, help="the least number of looks at each screen (20)")
     options = parser.parse_args()
     sizes = Sizes(options.share, options.rounds, options.turns, options.looks)
     with contextlib.ExitStack() as stack:
