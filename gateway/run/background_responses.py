@@ -150,6 +150,8 @@ class BackgroundResponses:
                 raise Conflict("The memory was forgotten meanwhile. Send the request again.") from None
         reservation = self.limiter.pop_reservation(receipt) if accepted.is_new else None
         self.maker.note_accepted(accepted.run.id, request_context, reservation)
+        # A digest that comes again moves to the end: the first one is dropped.
+        self._answered_requests.pop(response.digest, None)
         self._answered_requests[response.digest] = _AnsweredRequest(response.created_at, response.tag)
         if len(self._answered_requests) > MAX_ACCEPTED_RESPONSES:
             del self._answered_requests[next(iter(self._answered_requests))]

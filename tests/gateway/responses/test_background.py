@@ -920,6 +920,18 @@ def test_equal_requests_of_several_are_several_responses(world: World, upstream:
     assert len({polled(world, each.id).id for each in made}) == len(made)
 
 
+def test_a_request_that_comes_again_is_remembered_longest(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background_responses, "MAX_ACCEPTED_RESPONSES", 2)
+    begin(world, input="Hello")
+    begin(world, input="Good morning")
+    newest = begin(world, input="Hello")
+    begin(world, input="Good night")
+    resent = begin(world, input="Hello", extra_headers={"x-stainless-retry-count": "1"})
+    assert resent.id == newest.id
+
+
 @pytest.mark.both
 def test_equal_requests_of_two_keys_are_two_responses(world: World) -> None:
     call, keys = world.gateway.call, world.store.keys
