@@ -27,7 +27,8 @@ class NotSignedIn(NotAuthenticated):
 class _MenuLink(NamedTuple):
     name: str
     path: str
-    # The attribute `aria-current`: "page": this page; "true": a page below it; "": neither.
+    # The attribute `aria-current`: "page": the link leads to this page; "true": to the list that this page belongs to;
+    # "": elsewhere.
     aria_current: str
 
 
@@ -106,9 +107,11 @@ class Answers:
         first_part = request.path.partition("/")[0]
         # A request and a run are in lists of their own, and lead on from the memory of a person or an agent.
         list_path = {"m": "people", "r": "requests", "runs": "work"}.get(first_part)
-        if request.referrer.startswith("m/") and list_path is not None:
+        if list_path is None:
+            list_path = first_part
+        elif request.referrer.startswith("m/"):
             list_path = "people"
-        aria_current = {first_part: "page", list_path: "true"}
+        aria_current = {list_path: "true", request.path: "page"}
         return [
             _MenuLink(name, path, aria_current.get(path, ""))
             for path, name in names.items()

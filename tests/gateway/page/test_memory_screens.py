@@ -383,6 +383,8 @@ def test_a_person_is_found_by_what_a_block_calls_them(operator: Operator) -> Non
         uid = speak(world, "Hello.", user=user).uid
         operator.twin(f"m/{uid}/b/human", {"value": text, "version": 1})
     assert '../people" aria-current="true">People<' in page(operator, f"m/{uid}")
+    assert '../people" aria-current="true">People<' in page(operator, "people/words?q=maria")
+    assert 'people" aria-current="page">People<' in page(operator, "people")
     text = page(operator, "people?q=maria")
     listed, _, called = text.partition('<h2 id="called">')
     assert [name in listed for name in (">maria-2<", ">u-1047<", ">u-9<")] == [True, False, False]
