@@ -104,7 +104,8 @@ async def import_definition(connection: Connection, agent: Agent, record: Mappin
     if kind is not DefinitionKind.CONVERSATION:
         subject = parse_api_subject(agent)
         if subject is None or kind != subject.kind:
-            raise WriteConflict(f"this is the {kind} {uid!r}, which cannot become {agent.scope.subject}")
+            wanted = agent.scope.subject.removeprefix(IMPORTING_PREFIX)
+            raise WriteConflict(f"this is the {kind} {uid!r}, which cannot become {wanted}")
         uid = subject.uid
     project = IMPORTING_PREFIX + agent.scope.project
     draft = DefinitionDraft(

@@ -245,7 +245,7 @@ def test_an_agent_is_not_written_over_nor_made_of_something_else(
     assert {b.label: b.value for b in world.letta.agents.blocks.list(twin)} == {
         b.label: b.value for b in world.letta.agents.blocks.list(made["agent"])
     }
-    with pytest.raises(BadRequest, match="cannot become"):
+    with pytest.raises(BadRequest, match="cannot become archive:111"):
         restore(other, "archive-" + "1" * 32, lines)
     with pytest.raises(BadRequest, match="no id"):
         export(world, "user-1")
