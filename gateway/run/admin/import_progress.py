@@ -136,8 +136,9 @@ class ImportProgress(Struct, frozen=True):
     def to_json(self) -> dict[str, Any]:
         """Returns the fields of an import that show its progress."""
         warnings = [*self.warnings]
-        if self.warning_count > len(warnings):
-            warnings.append(f"{self.warning_count - len(warnings)} more warnings.")
+        unlisted = self.warning_count - len(warnings)
+        if unlisted:
+            warnings.append(f"{unlisted} more {'warning' if unlisted == 1 else 'warnings'}.")
         return {
             "conversations": msgspec.to_builtins(self.conversations),
             "messages": msgspec.to_builtins(self.messages),

@@ -455,6 +455,12 @@ def test_a_skipped_line_is_named_by_its_own_place(world: World) -> None:
         ]
 
 
+@pytest.mark.parametrize(("skipped", "last"), [(101, "1 more warning."), (102, "2 more warnings.")])
+def test_warnings_beyond_the_listed_ones_are_counted(world: World, skipped: int, last: str) -> None:
+    previewed = send(world, b"Likes tea.\n" + b"\xff\n" * skipped, "format=list&preview=true").json
+    assert previewed["warnings"][99:] == ["Line or fact 101 was skipped: a line is no UTF-8.", last]
+
+
 def test_half_a_character_is_named_by_its_own_place_after_what_was_skipped(world: World) -> None:
     facts = b'[{"memory": "Tea"}, {}, {"memory": "a \\udc00"}]'
     assert follow(world, send(world, facts, "format=mem0"))["warnings"] == [
