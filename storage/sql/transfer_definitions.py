@@ -190,7 +190,7 @@ async def _find_or_make_definition(
 
 
 async def put_run(connection: Connection, agent: Agent, record: Mapping[str, Any]) -> None:
-    """Adds a run. One that had not ended when it was exported has failed here.
+    """Adds a run. One that had not ended when it was exported has failed here, at the time at which it began.
 
     `conversation` of the record is a row of this database.
     """
@@ -199,7 +199,7 @@ async def put_run(connection: Connection, agent: Agent, record: Mapping[str, Any
     values = (
         agent.id, record["uid"], record["conversation"], state, stop, int(record["depth"]),
         int(record["background"]), float(record["created"]), record["begun"],
-        record["ended"] if is_over else record["created"],
+        record["ended"] if is_over else record["begun"] or record["created"],
     )  # fmt: skip
     await connection.run(SQL["run_put"], values)
 

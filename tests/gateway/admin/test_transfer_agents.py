@@ -254,6 +254,20 @@ def test_an_agent_is_not_written_over_nor_made_of_something_else(
     assert list(other.letta.agents.list()) == []
 
 
+@pytest.mark.parametrize("begun", [None, 3.0])
+def test_a_run_that_was_open_in_an_export_failed_no_earlier_than_it_began(
+    world: LettaWorld, other: LettaWorld, begun: float | None
+) -> None:
+    agent = world.agent()
+    world.letta.agents.messages.create(agent.id, input="Hello there")
+    lines = [json.loads(line) for line in export(world, agent.id)]
+    (run,) = (line["run"] for line in lines if "run" in line)
+    run.update(state="running", stop=None, created=2.0, begun=begun, ended=None)
+    restore(other, agent.id, [json.dumps(line) for line in lines])
+    (imported,) = (line["run"] for line in map(json.loads, export(other, agent.id)) if "run" in line)
+    assert imported == {**run, "state": "failed", "stop": "error", "ended": begun or 2.0}
+
+
 def test_an_export_of_format_1_is_read(world: LettaWorld, tmp_path: Path) -> None:
     old = [
         {"memory": {"format": 1, "next_seq": 4, "created": 5.0}},
