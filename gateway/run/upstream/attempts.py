@@ -182,6 +182,8 @@ class Attempts:
     call: UpstreamCall = field(init=False)
     # The endpoint's name and the outcome of each attempt.
     _outcomes: list[tuple[str, str]] = field(default_factory=list, init=False)
+    # True: the last attempt's stream may still fail before its first event. The metrics have no count of it yet.
+    _is_uncounted: bool = field(default=False, init=False)
     # The number of the endpoint's failures in this round.
     _failure_count: int = field(default=0, init=False)
     # True: an endpoint has answered; further rounds of the turn go to it.
@@ -201,6 +203,7 @@ class Attempts:
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends the request. An upstream's error gets the headers of the receipt."""
+        self._count_stream()
         if error is None:
             self._note_complete()
         elif isinstance(error, UpstreamError):
@@ -221,7 +224,9 @@ class Attempts:
 
         mender: the value for `mender` of `ModelSource.send`.
         """
-        self._note_complete()  # the reply of the round before
+        # The reply of the round before has ended.
+        self._count_stream()
+        self._note_complete()
         self.call = self._receipt.begin_call()
         self._failure_count = 0
         source = _RequestSource(make, mender)
@@ -296,6 +301,9 @@ class Attempts:
             raise
         if prepared is None:
             return None
+        if self._is_uncounted:
+            self._is_uncounted = False
+            self._outcomes.pop()  # the status of the stream, of which the failure is the outcome
         self._count_outcome(failed.failure.kind, is_error=True)
         self.call.tries.append(FailedTry(self.endpoint.name, failed.failure.kind, time.perf_counter()))
         # The error is dropped only now, because the error of the last attempt goes to the client.
@@ -408,9 +416,10 @@ class Attempts:
             self._count_outcome(outcome, is_error=True)
             await discard_reply(reply)
             return replacement
-        self._accept(reply, mender)
         may_follow = bool(self._next_candidates) or self.endpoint.policy.retries > 0
-        if begun.is_replaceable and request.path == CHAT and may_follow:
+        self._is_uncounted = begun.is_replaceable and request.path == CHAT and may_follow
+        self._accept(reply, mender)
+        if self._is_uncounted:
             return UnbegunStream(reply, partial(self._replace, request, source, was_settled))
         return reply
 
@@ -549,6 +558,13 @@ class Attempts:
     def _count_outcome(self, outcome: str, *, is_error: bool) -> None:
         name = self.endpoint.name
         self._outcomes.append((name, outcome))
-        self._services.metrics.upstream_tries.inc(name, outcome)
+        if not self._is_uncounted:
+            self._services.metrics.upstream_tries.inc(name, outcome)
         if is_error:
             self._services.metrics.upstream_errors.inc(name, outcome)
+
+    def _count_stream(self) -> None:
+        """Counts the last attempt if its stream was not replaced."""
+        if self._is_uncounted:
+            self._is_uncounted = False
+            self._services.metrics.upstream_tries.inc(*self._outcomes[-1])

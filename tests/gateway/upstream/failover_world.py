@@ -125,6 +125,12 @@ class FailoverWorld:
         found = re.search(rf"^{re.escape(line)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
+    def count_tries(self, upstream: str, outcome: str) -> float:
+        """Returns the number of an upstream's attempts with an outcome, as /metrics counts them."""
+        return self.read_metric(
+            f'mnemogate_upstream_tries_total{{outcome="{outcome}",upstream="{upstream}"}}'
+        )
+
     def settle(self) -> None:
         """Waits for all pending writes, and checks that no endpoint counts a request as in flight."""
         self.world.settle()

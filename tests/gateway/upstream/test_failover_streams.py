@@ -133,7 +133,8 @@ def test_a_fault_long_after_comments_is_tried_elsewhere(
     with open_failover(
         profiles=[agent()], server={"keep_alive_comment_s": 0.01 if keeps_alive else 0.0}
     ) as world:
-        for fault in (GONE, b"", b'data: {"id":'):
+        counts = dict.fromkeys(("200", "502", "broke"), 0.0)
+        for fault, kind in ((GONE, "502"), (b"", "broke"), (b'data: {"id":', "broke")):
             gate, question = Gate(), f"Hi, {fault!r}"
             body: dict[str, Any] = {
                 "model": "agent/helper" if tools else "m",
@@ -156,7 +157,28 @@ def test_a_fault_long_after_comments_is_tried_elsewhere(
             assert world.second.last.json["messages"][-1]["content"].endswith(question)
             logged, *_ = world.world.gateway.app.services.requests.list_ended()
             # The head, which had left, names the first.
-            assert (logged.upstream, logged.tries[-1]) == ("second", "second:200")
+            assert (logged.upstream, logged.tries) == ("second", (f"first:{kind}", "second:200"))
+            counts[kind] += 1
+            assert {kind: world.count_tries("first", kind) for kind in counts} == counts
+
+
+@both
+@only_openai
+def test_a_stream_that_begins_after_comments_or_never_counts_as_one_attempt(
+    open_failover: OpenFailover, memory: bool
+) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    with open_failover(server={"keep_alive_comment_s": 60.0}) as world:
+        assert world.chat(True, memory)[0] == "Ok."
+        world.settle()
+        assert world.count_tries("first", "200") == 1
+        world.first.queue(raw(COMMENT, hold_after={1: Gate()}))
+        with world.world.gateway.connect() as client:
+            client.request("POST", CHAT, json.dumps(body | ({"user": "alice"} if memory else {})).encode())
+            client.read_until(COMMENT)
+        world.first.last.gone.wait_sync()
+        world.settle()
+        assert (world.count_tries("first", "200"), world.count_tries("second", "200")) == (2, 0)
 
 
 @both
