@@ -53,7 +53,7 @@ class HiddenTexts(Struct, frozen=True):
     """The texts of a memory with some words that no reply finds."""
 
     items: tuple[HiddenText, ...] = ()
-    # All texts without an index and all facts that are no longer true were looked through, so there are no others.
+    # All unindexed texts and all facts that are no longer true were looked through, and `items` has all that match.
     is_complete: bool = True
 
 
@@ -81,7 +81,7 @@ class HiddenTextSearch(Struct, frozen=True):
     store: Store
 
     async def search(self, project: str | None, uid: str, query: str) -> HiddenTexts:
-        """Returns the texts with all words of a query that no reply finds."""
+        """Returns the texts with all words of a query that no reply finds: ended facts first, at most 50 in all."""
         agent = await get_agent(self.store, project, uid)
         unindexed = await self.search_unindexed(agent, query)
         ended = await self.search_ended(agent, query)
@@ -93,7 +93,10 @@ class HiddenTextSearch(Struct, frozen=True):
             )
             for fact in ended.facts
         )
-        return HiddenTexts((*facts, *unindexed.items), unindexed.is_complete and ended.is_complete)
+        items = (*facts, *unindexed.items)
+        return HiddenTexts(
+            items[:_MAX_HIDDEN], unindexed.is_complete and ended.is_complete and len(items) <= _MAX_HIDDEN
+        )
 
     async def search_ended(self, agent: Agent, query: str) -> EndedFacts:
         """Returns the facts with all words of a query that are no longer true."""

@@ -1064,6 +1064,17 @@ def test_a_fact_that_is_no_longer_true_still_says_its_words(
     assert lead(other) == "No message, fact, passage or block says “Qqxy”."
 
 
+def test_the_page_after_a_forgetting_lists_at_most_50_texts_that_are_still_stored(operator: Operator) -> None:
+    agent = speak(operator.world, "I like jam.", "A Zxqv pan.")
+    for seq in learn(operator.world, agent, *(f"Alice likes Zxqv {n}." for n in range(51))):
+        operator.twin(f"m/{agent.uid}/f/{seq}/correct", {"text": f"Alice likes jam {seq}."})
+    words = f"m/{agent.uid}/words?q=Zxqv"
+    gone = operator.post(f"m/{agent.uid}/forget?message=3", came_from=words).body.decode()
+    listed = gone.partition('aria-labelledby="hidden"')[2].partition("</ul>")[0]
+    assert listed.count("<li>") == 50
+    assert "There may be more than these." in gone
+
+
 def test_what_is_older_than_was_looked_through_is_not_said_to_be_free_of_words(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
