@@ -238,9 +238,11 @@ class Attempts:
         The other candidates follow, and at last the model's own endpoints that were passed over. Returns False if the
         first candidate is no fallback, or if there is no other. It may be called before the `with` block, and within.
         """
+        if not self.target.rank:
+            return False
         if not self._next_candidates:
             self._next_candidates, self.unavailable_candidates = self.unavailable_candidates, []
-        if not self.target.rank or not self._next_candidates:
+        if not self._next_candidates:
             return False
         self._move_to(*self._next_candidates.pop(0))
         return True

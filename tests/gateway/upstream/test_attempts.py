@@ -6,7 +6,7 @@ from adapters.scripted import ScriptedProvider
 from gateway.core.upstream.policy import Target
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
-from gateway.run.upstream.attempts import Attempts
+from gateway.run.upstream.attempts import Attempts, Candidate
 from gateway.run.upstream.failover import Failover
 from gateway.settings import Settings, UpstreamSettings
 
@@ -30,3 +30,13 @@ def test_a_request_is_in_flight_at_the_fallback_that_is_left() -> None:
         assert attempts.skip_fallback()
         assert in_flight() == [0, 0, 1]
     assert in_flight() == [0, 0, 0]
+
+
+def test_a_model_of_its_own_is_not_skipped_and_loses_no_candidate() -> None:
+    settings = Settings(upstreams=tuple(UpstreamSettings(name, "scripted") for name in ("up", "other")))
+    failover = Failover(settings, {name: ScriptedProvider() for name in ("up", "other")}, Metrics())
+    endpoint, other = (failover.endpoints[name][0] for name in ("up", "other"))
+    passed_over = [Candidate(other, Target("other", "m"))]
+    attempts = Attempts(failover, endpoint, Target("up", "m"), [], Receipt(), passed_over)
+    assert not attempts.skip_fallback()
+    assert attempts.unavailable_candidates == passed_over
