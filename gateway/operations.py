@@ -14,7 +14,7 @@ from gateway.run.admin.compact_operation import CompactOperation
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.import_operations import ImportOperations
 from gateway.run.admin.import_performer import ImportPerformer
-from gateway.run.admin.import_rest import ImportRest
+from gateway.run.admin.import_throttle import ImportThrottle
 from gateway.run.admin.job_operations import JobOperations
 from gateway.run.admin.key_management import KeyManagement
 from gateway.run.admin.key_operations import KeyOperations
@@ -193,7 +193,7 @@ def make_import_operations(
         retention_days={name: each.retention_days for name, each in settings.projects.items()},
         jobs_after=list_embedding_jobs(settings),
         learning_jobs=(LEARN_JOB,) if settings.memory.learn_every else (),
-        rest=ImportRest(idle),
+        throttle=ImportThrottle(idle),
     )
     defaults = Defaults(settings.default_user, settings.choose_default_profile)
     return ImportOperations(

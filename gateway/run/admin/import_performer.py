@@ -1,7 +1,7 @@
 """Performs an import: reads its file page by page, writes new messages and facts, and counts; a preview only counts.
 
 The file is read in a thread, and written by the store's bulk transactions, one for each part of a conversation. After
-each step an import rests (`ImportRest`).
+each step an import pauses (`ImportThrottle`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gateway.errors import GatewayError
 from gateway.run.admin.import_file import FACT_FORMATS, Source
 from gateway.run.admin.import_progress import ImportProgress
 from gateway.run.admin.import_reading import Survey, read_pages, survey_file
-from gateway.run.admin.import_rest import ImportRest
+from gateway.run.admin.import_throttle import ImportThrottle
 from gateway.run.admin.running_import import RunningImport
 from storage.commands import LearnedFact
 from storage.errors import NotFound, StoreError, WriteConflict
@@ -55,11 +55,11 @@ class ImportPerformer(Struct, frozen=True):
     jobs_after: Sequence[str] = ()
     # The kinds of the jobs that also follow an import with `learns`.
     learning_jobs: Sequence[str] = ()
-    # Lets requests go first.
-    rest: ImportRest = ImportRest()
+    # Pauses between the steps, so that requests go first.
+    throttle: ImportThrottle = ImportThrottle()
 
     async def survey(self, file: IO[bytes], format: str | None, source_user: str | None) -> Survey:
-        """Counts the content of a file. Rests after each page while a request is being answered. Raises: BadRequest.
+        """Counts the content of a file. Pauses after each page while a request is being answered. Raises: BadRequest.
 
         format: the name of the file's format; None: the content shows the format.
         source_user: the only user in the file with facts that count; None: the facts of all users count.
@@ -70,7 +70,7 @@ class ImportPerformer(Struct, frozen=True):
             survey: Survey | None = await asyncio.to_thread(next, pages)
             if survey is not None:
                 return survey
-            await self.rest.rest_after_page(time.monotonic() - begun)
+            await self.throttle.pause_after_page(time.monotonic() - begun)
 
     async def perform(self, running: RunningImport, agent: Agent | None) -> None:
         """Performs an import or a preview to its end, and closes its file. An error is shown by its status.
@@ -130,7 +130,7 @@ class ImportPerformer(Struct, frozen=True):
             now=self.now(),
             oldest=oldest,
         )
-        while page := await self.rest.rest_after(asyncio.to_thread(next, pages, [])):
+        while page := await self.throttle.run_step(asyncio.to_thread(next, pages, [])):
             facts: list[tuple[int, SourceFact]] = []
             for number, (item, draft) in enumerate(page, running.progress.processed + 1):
                 if isinstance(item, Unreadable):
@@ -141,7 +141,7 @@ class ImportPerformer(Struct, frozen=True):
                     facts.append((number, item))
             if facts:
                 unindexed_count += len(facts)
-                await self.rest.rest_after(self._write_facts(running, agent, facts, oldest))
+                await self.throttle.run_step(self._write_facts(running, agent, facts, oldest))
             if agent is not None and unindexed_count >= _UNINDEXED_ITEMS and not request.is_preview:
                 unindexed_count = 0
                 await self._index_messages(agent)
@@ -159,8 +159,8 @@ class ImportPerformer(Struct, frozen=True):
 
     async def _index_messages(self, agent: Agent) -> None:
         """Indexes all messages of a memory that are not indexed yet."""
-        while await self.store.search_index.advance(agent.id, self.rest.give_way):
-            await self.rest.give_way()
+        while await self.store.search_index.advance(agent.id, self.throttle.pause_between_messages):
+            await self.throttle.pause_between_messages()
 
     async def _write_conversation(
         self, running: RunningImport, agent: Agent | None, number: int, source: Source, draft: ImportDraft
@@ -175,7 +175,7 @@ class ImportPerformer(Struct, frozen=True):
         texts = [message.text for message in source.messages]
         earlier_progress = running.progress
         written_count = earlier_progress.partial.exchange_count
-        writing = await self.rest.rest_after(self.store.imports.plan(write, written_count))
+        writing = await self.throttle.run_step(self.store.imports.plan(write, written_count))
 
         def make_progress(writing: ImportWriting) -> ImportProgress:
             progress = running.progress.with_exchanges(writing.change.counts, writing.done)
@@ -191,7 +191,7 @@ class ImportPerformer(Struct, frozen=True):
             running.progress = make_progress(replace(writing, done=len(writing.change.counts)))
             return 0
         while True:
-            writing = await self.rest.rest_after(self.store.imports.write_part(writing, make_note))
+            writing = await self.throttle.run_step(self.store.imports.write_part(writing, make_note))
             running.progress = make_progress(writing)
             if writing.is_done:
                 return running.progress.messages.new - earlier_progress.messages.new

@@ -21,7 +21,7 @@ from gateway.core.dates import render_iso
 from gateway.core.imports import exchanges
 from gateway.errors import BadRequest, UnknownId
 from gateway.operations import make_import_operations
-from gateway.run.admin import import_operations, import_performer, import_rest
+from gateway.run.admin import import_operations, import_performer, import_throttle
 from gateway.run.admin.operation_arguments import RawArguments
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.background.learner import LEARN_JOB
@@ -312,16 +312,16 @@ def test_a_long_conversation_is_undone_in_parts(world: World, monkeypatch: pytes
     assert max(before - after for before, after in pairwise(left)) == 4
 
 
-def test_an_import_rests_while_a_request_is_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    for rest in ("_SURVEY_REST_FACTOR", "_MOST_REST_FACTOR", "_INDEX_REST_S"):
-        monkeypatch.setattr(import_rest, rest, 1e9)
+def test_an_import_pauses_while_a_request_is_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for pause in ("_SURVEY_PAUSE_FACTOR", "_BUSY_PAUSE_FACTOR", "_INDEX_PAUSE_S"):
+        monkeypatch.setattr(import_throttle, pause, 1e9)
     monkeypatch.setattr(import_performer, "_UNINDEXED_ITEMS", 4)
 
     async def perform() -> None:
         idle = asyncio.Event()
         operations = make_import_operations(Settings(), world.store, idle=idle)
 
-        async def see_rests(task: asyncio.Task[Any], count: int) -> None:
+        async def see_pauses(task: asyncio.Task[Any], count: int) -> None:
             for _ in range(count):
                 # It has done a step, and waits.
                 async with asyncio.timeout(PATIENCE_S):
@@ -336,10 +336,10 @@ def test_an_import_rests_while_a_request_is_answered(world: World, monkeypatch: 
         talks = [orjson.dumps({"id": id, "messages": talk}) for id in ("c-3", "c-4")]
         file = io.BytesIO(b"\n".join([export("jsonl", TALKS), *talks]))
         beginning = asyncio.create_task(operations.begin(file, operations.read_request({"user": "alice"})))
-        await see_rests(beginning, 2)
+        await see_pauses(beginning, 2)
         running = await beginning
         assert running.task is not None
-        await see_rests(running.task, 4)
+        await see_pauses(running.task, 4)
         idle.set()
         await running.task
         assert running.status == "done"
