@@ -40,7 +40,7 @@ async def check_arguments(
 async def _repair_in_child(children: Children, schema: Json, arguments: Json) -> tuple[Json, str | None]:
     question: dict[str, Any] = {"schema": schema, "arguments": arguments}
     try:
-        answer = await children.ask("gateway.core.turn.arguments:repair_json", question, CHECK_S)
+        answer = await children.ask("gateway.core.turn.arguments:answer_repair", question, CHECK_S)
     except ChildLimitExceeded as error:
         return arguments, f"the arguments cannot be checked by the tool's schema ({error})"
     return answer["arguments"], answer["error"]

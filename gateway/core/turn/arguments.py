@@ -37,8 +37,8 @@ def are_valid(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:
 def repair_arguments(schema: Mapping[str, Any], arguments: dict[str, Any]) -> RepairedArguments:
     """Returns the arguments as the model meant them.
 
-    Small models write a number, a list or true as a text ("4"). As in Letta's server, such a text is parsed if it does
-    not fit the schema and its value does.
+    Small models write a number, a list or true as a text ("4"). As in Letta's server, such an argument is parsed if the
+    text does not fit the schema and its value does. A text within an argument's list or object stays a text.
     """
     # This is checked before the schema is compiled: `estimate_cost` is 0 for such arguments, whatever the schema costs.
     if is_too_deep(arguments):
@@ -57,9 +57,9 @@ def repair_arguments(schema: Mapping[str, Any], arguments: dict[str, Any]) -> Re
     return RepairedArguments(parsed_arguments, message)
 
 
-def repair_json(work: Mapping[str, Any]) -> dict[str, Any]:
-    """Calls `repair_arguments` for a process that asks in JSON. work: {"schema", "arguments"}."""
-    return repair_arguments(work["schema"], work["arguments"])._asdict()
+def answer_repair(question: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of `repair_arguments`, for another process. question: {"schema", "arguments"}."""
+    return repair_arguments(question["schema"], question["arguments"])._asdict()
 
 
 def _parse_json_texts(validator: Validator, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Finds in an upstream's error that a prompt is too long for the model, and the length of the context if it names one.
+"""Reads from an upstream's error whether the prompt is too long for the model, and the context length that it names.
 
-An error may repeat the request. The words and numbers of the request do not count.
+An error may repeat the request, so words and numbers that the request has do not count.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def is_too_long(error: Json, request: bytes = b"") -> bool:
     sentences = [match[0].lower() for match in _TOO_LONG.finditer(message[:CAUSE_CHARS])]
     if not sentences or not request:
         return bool(sentences)
-    quoted = _without_escapes(request).lower()
+    request_text = _normalize_json_text(request).lower()
     # An error that repeats the request has words of its own around it. If the request contains the whole error, a
     # person has pasted an earlier error into the request, and this error counts.
-    is_pasted = _without_escapes(orjson.dumps(message))[1:-1].lower() in quoted
-    return is_pasted or any(sentence not in quoted for sentence in sentences)
+    is_pasted = _normalize_json_text(orjson.dumps(message))[1:-1].lower() in request_text
+    return is_pasted or any(sentence not in request_text for sentence in sentences)
 
 
 def find_context_length(body: str, request: bytes = b"") -> int | None:
@@ -75,11 +75,11 @@ def find_context_length(body: str, request: bytes = b"") -> int | None:
     lengths = list(_find_context_lengths(body))
     if not lengths or not request:
         return lengths[0] if lengths else None
-    quoted = set(_find_context_lengths(_without_escapes(request)))
-    return next((length for length in lengths if length not in quoted), None)
+    request_lengths = set(_find_context_lengths(_normalize_json_text(request)))
+    return next((length for length in lengths if length not in request_lengths), None)
 
 
-def _without_escapes(json: bytes) -> str:
+def _normalize_json_text(json: bytes) -> str:
     """Returns JSON as a text without escapes, so that a request and an error that repeats it have the same words."""
     if not json:
         return ""

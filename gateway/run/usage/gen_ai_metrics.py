@@ -22,9 +22,9 @@ from gateway.run.receipt import CLIENT_GONE, Receipt
 from gateway.run.upstream_call import UpstreamCall
 from gateway.settings import Settings
 
-# Bounds of buckets in seconds, as the conventions advise.
-_DURATIONS: Final = tuple(0.01 * 2**n for n in range(14))
-_FIRST_CHUNKS: Final = (
+# The upper bounds of the histograms' buckets, as the conventions advise.
+_DURATION_BOUNDS_S: Final = tuple(0.01 * 2**n for n in range(14))
+_FIRST_CHUNK_BOUNDS_S: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0
 )  # fmt: skip
 # The labels by OpenTelemetry's names, with underscores.
@@ -33,7 +33,7 @@ _GATEWAY_TOOLS: Final = frozenset((*MEMORY_TOOLS, *BUILT_IN_TOOLS))
 
 
 def list_model_names(settings: Settings) -> set[str]:
-    """Returns the names that the settings have for models."""
+    """Returns all names of models in the settings: aliases, and the names that upstreams know."""
     names: set[str | None] = {settings.background_model, settings.memory.embedder}
     for model in settings.models:
         names |= {model.alias, model.model, *(deployment.model for deployment in model.deployments)}
@@ -42,7 +42,10 @@ def list_model_names(settings: Settings) -> set[str]:
 
 
 def classify_call_failure(call: UpstreamCall, receipt: Receipt) -> str:
-    """Returns the kind of a call's error, one of a closed list; "": no error. CANCELLED_FAILURE: the client left."""
+    """Returns the value of `error.type` for a call: one of a closed list, or "" if the call has not failed.
+
+    A call that the client broke off gets `CANCELLED_FAILURE`.
+    """
     has_failed = bool(call.failure) or call.status >= 400
     is_unfinished = call is receipt.last_call and call.counts is None and not has_failed
     if receipt.status == CLIENT_GONE and is_unfinished:
@@ -56,12 +59,15 @@ class GenAIMetrics:
     def __init__(self, metrics: Metrics, settings: Settings) -> None:
         self._models = ModelNames(list_model_names(settings))
         self._durations = metrics.add_histogram(
-            "gen_ai_client_inference_duration_seconds", "Time of calls of models.", _DURATIONS, *_LABELS
+            "gen_ai_client_inference_duration_seconds",
+            "Time of calls of models.",
+            _DURATION_BOUNDS_S,
+            *_LABELS,
         )
         self._first_chunks = metrics.add_histogram(
             "gen_ai_client_inference_time_to_first_chunk_seconds",
             "Time to the first chunk of a stream.",
-            _FIRST_CHUNKS,
+            _FIRST_CHUNK_BOUNDS_S,
             *_LABELS,
         )
         # In the order of `TokenCounts`.
@@ -73,7 +79,7 @@ class GenAIMetrics:
             for kind in kinds
         ]
         self._tools = metrics.add_histogram(
-            "gen_ai_execute_tool_duration_seconds", "Time of tools.", _DURATIONS, "gen_ai_tool_name"
+            "gen_ai_execute_tool_duration_seconds", "Time of tools.", _DURATION_BOUNDS_S, "gen_ai_tool_name"
         )
 
     def count(self, receipt: Receipt) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.core import exact_json
 from gateway.core.turn.argument_cost import estimate_cost
-from gateway.core.turn.arguments import are_valid, repair_arguments, repair_json
+from gateway.core.turn.arguments import answer_repair, are_valid, repair_arguments
 from tests.rows import each_row
 
 Json = dict[str, Any]
@@ -112,7 +112,10 @@ def test_a_schema_of_everything(given: Json, wrong: str | None) -> None:
     arguments = {"label": "a", **given}
     assert repair_arguments(SCHEMA, arguments) == (arguments, wrong)
     assert are_valid(SCHEMA, arguments) is (wrong is None)
-    assert repair_json({"schema": SCHEMA, "arguments": arguments}) == {"arguments": arguments, "error": wrong}
+    assert answer_repair({"schema": SCHEMA, "arguments": arguments}) == {
+        "arguments": arguments,
+        "error": wrong,
+    }
 
 
 @pytest.mark.parametrize(
@@ -129,6 +132,8 @@ def test_a_schema_of_everything(given: Json, wrong: str | None) -> None:
             {"limit": "four", "score": "7", "tags": "[" * 5000},
         ),
         ({"limit": [4]}, {"limit": [4]}),
+        # A text within an object is not read.
+        ({"map": {"x": "4"}}, {"map": {"x": "4"}}),
     ],
 )
 def test_a_text_that_is_json_is_read_where_no_text_fits(given: Json, meant: Json) -> None:
