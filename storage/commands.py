@@ -259,6 +259,8 @@ class LearnedFact(Struct, frozen=True):
     replaces: Sequence[int] = ()
     # True if the fact always holds for the user, so that the memory section shows it.
     standing: bool = False
+    # True if no model is shown the fact. An equal fact that is stored already stays as it is.
+    muted: bool = False
 
 
 class EditedValue(NamedTuple):

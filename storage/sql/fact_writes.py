@@ -68,11 +68,14 @@ async def add_fact(
     if equal_row is not None and equal_row not in fact.replaces:
         fact_row = equal_row
     else:
+        seq = await take_seq(connection, agent.id)
         values = (
-            agent.id, await take_seq(connection, agent.id), now, since, key, fact.exchange_row,
+            agent.id, seq, now, since, key, fact.exchange_row,
             orjson.dumps(list(fact.sources)), fact.about, fact.text, origin, int(fact.standing),
         )  # fmt: skip
         fact_row = int(await connection.fetch_value(SQL["insert"], values))
+        if fact.muted:
+            await mute_fact(connection, agent.id, seq, now)
     for ended_row in fact.replaces:
         await end_fact(connection, agent.id, ended_row, fact_row, since)
     return fact_row

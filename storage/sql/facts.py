@@ -172,6 +172,8 @@ class Facts(GrowingGroup):
     async def correct(self, agent: Agent, seq: int, text: str, key: str, origin: str, at: float) -> Fact:
         """Replaces a fact by a new fact with the same sources, from now on. Returns the new fact.
 
+        The new fact is muted if the old fact was, so that no model is shown what a person has muted.
+
         key: the key of the new text, as in `LearnedFact`.
 
         Raises: NotFound; WriteConflict if another fact has taken the old fact's place already.
@@ -189,6 +191,7 @@ class Facts(GrowingGroup):
                 sources=old_fact.sources,
                 replaces=[old_fact.id],
                 standing=old_fact.standing,
+                muted=old_fact.muted,
             )
             await add_fact(connection, agent, fact, at, origin, is_stated=True)
             successor = (await _get_fact(connection, agent.id, seq)).successor

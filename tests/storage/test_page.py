@@ -123,6 +123,23 @@ async def test_a_correction_takes_the_place_of_a_fact_and_has_its_sources(
         await store.facts.correct(alice.agent, 999, "Another.", "another", "operator", NOW)
 
 
+async def test_the_correction_of_a_muted_fact_is_muted_and_an_equal_fact_stays_as_it_is(
+    store: Store, alice: Speaker
+) -> None:
+    await alice.say([user("Hello.")], assistant("Hi."))
+    agent = alice.agent
+    await learn(store, agent, 0, fact("Miso is a grey cat."), fact("Ponyo is a goldfish."))
+    fish, cat = await store.facts.list(agent.id)
+    await store.facts.mute(agent.id, cat.seq, NOW, is_muted=True)
+    corrected = await store.facts.correct(agent, cat.seq, "Miso is black.", "black", "person", NOW)
+    assert corrected.muted
+    assert ("fact", "Miso is black.") not in await found(store, agent, "black Miso")
+    undone = await store.facts.correct(agent, corrected.seq, cat.text, cat.text.casefold(), "person", NOW)
+    assert undone.muted
+    same = await store.facts.correct(agent, undone.seq, fish.text, fish.text.casefold(), "person", NOW)
+    assert (same.seq, same.muted) == (fish.seq, False)
+
+
 async def test_a_forgotten_fact_is_not_learned_again_from_the_same_words(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:

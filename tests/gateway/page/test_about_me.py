@@ -222,7 +222,9 @@ def test_a_fact_that_is_no_longer_true_is_not_shown_as_muted(world: World) -> No
     person.send(f"f/{seq}/mute", muted="true")
     screens = ("", f"/f/{seq}", "/facts?all=1", "/export.html")
     assert all("not mentioned" in person.page(screen) for screen in screens)
-    person.send(f"f/{seq}/correct", text="Alice's cat is called Miso.")
+    new = person.twin(f"/f/{seq}/correct", {"text": "Alice's cat is called Miso."})["seq"]
+    assert "not mentioned" in person.page(f"/f/{new}"), "the correction is muted as well"
+    person.send(f"f/{new}/mute", muted="false")
     assert [screen for screen in screens if "not mentioned" in person.page(screen)] == []
 
 

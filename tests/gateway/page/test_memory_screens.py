@@ -1361,6 +1361,7 @@ def test_a_fact_that_is_no_longer_true_is_not_muted_any_more(operator: Operator)
         assert "not mentioned" in shown
     new = operator.twin(f"{fact}/correct", {"text": "The train leaves on 4 May."})
     assert f"f/{new['seq']}/mute" in page(operator, facts)
+    operator.twin(f"m/{agent.uid}/f/{new['seq']}/mute", {"muted": False})
     for screen in (facts, fact):
         shown = page(operator, screen)
         assert f"f/{seq}/mute" not in shown
