@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import UNSET
 from msgspec.structs import asdict, replace
@@ -17,10 +18,18 @@ from storage.records import Fact, Message
 from storage.sql.store import Store
 
 
+class HitRecords(NamedTuple):
+    """The records of a search's hits, each list in the order of the entries."""
+
+    # Those without a reason to stay out of the note.
+    chosen: tuple[HitRecord, ...]
+    left_out: tuple[LeftOutRecord, ...]
+
+
 async def load_hit_records(
     store: Store, agent_row: int, uid: str, entries: Sequence[RecalledEntry]
-) -> list[HitRecord | LeftOutRecord]:
-    """Returns the records of hits, in the order of the entries.
+) -> HitRecords:
+    """Returns the records of hits.
 
     agent_row: the row of the memory.
     uid: the public id of the memory.
@@ -36,7 +45,7 @@ async def load_hit_records(
         if seq not in messages and (fact := await store.facts.find(agent_row, seq)) is not None
     }
     # In a thread, since a hundred hits take some milliseconds.
-    return await asyncio.to_thread(
+    hits = await asyncio.to_thread(
         lambda: [
             _make_hit_record(
                 uid,
@@ -47,6 +56,10 @@ async def load_hit_records(
             )
             for entry in entries
         ]
+    )
+    return HitRecords(
+        chosen=tuple(hit for hit in hits if not isinstance(hit, LeftOutRecord)),
+        left_out=tuple(hit for hit in hits if isinstance(hit, LeftOutRecord)),
     )
 
 

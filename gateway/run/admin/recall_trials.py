@@ -19,9 +19,9 @@ from storage.sql.store import Store
 # Hits on a page of the list of all hits.
 _PAGE_HITS = 50
 # The most hits that are shown as left out of the note.
-_MAX_LEFT_OUT = 20
-# The most hits of a trial that are not in the note: more than recall finds, so none is left out.
-_MAX_HITS = 100
+_MAX_SHOWN_LEFT_OUT = 20
+# The most hits outside of the note that a trial records: more than recall finds, so the list of all hits is whole.
+_MAX_LEFT_OUT = 100
 
 
 class TrialRecord(Struct, frozen=True):
@@ -65,32 +65,29 @@ class RecallTrials(Struct, frozen=True):
         agent = await get_agent(self.store, project, uid)
         if not query.strip():
             return TrialRecord(query, note=None, chosen=(), left_out=(), found=(), next=None)
-        result = await self.runner.try_sentence(agent, query, _MAX_HITS)
-        # Turns get the event loop before the rest, as in `TrialRunner`.
+        result = await self.runner.try_sentence(agent, query, _MAX_LEFT_OUT)
+        # Turns get the event loop before the records are made, as in `TrialRunner`.
         await asyncio.sleep(0)
         search = result.record
-        rows, _ = make_entry_rows(search, _MAX_HITS)
+        rows, _ = make_entry_rows(search, _MAX_LEFT_OUT)
         entries = [
             unpack_entry(row, has_scores=not search.is_selection, has_meaning=search.trace.has_meaning)
             for row in rows
         ]
         chosen_entries = [entry for entry in entries if not entry.reason]
-        rejected_entries = [entry for entry in entries if entry.reason][:_MAX_LEFT_OUT]
+        rejected_entries = [entry for entry in entries if entry.reason][:_MAX_SHOWN_LEFT_OUT]
         # The list of all hits has neither reasons nor hits that are too weak for a note.
         weak_seqs = {seq for seq, _ in search.weak_hits}
         found_entries = [replace(entry, reason="") for entry in entries if entry.seq not in weak_seqs]
         end = start + limit
-        # One look-up for both lists, which is cut apart again.
-        hits = await load_hit_records(
-            self.store, agent.id, uid, [*chosen_entries, *rejected_entries, *found_entries[start:end]]
-        )
-        note_count = len(chosen_entries) + len(rejected_entries)
-        note_hits = hits[:note_count]
+        hits = await load_hit_records(self.store, agent.id, uid, [*chosen_entries, *rejected_entries])
+        # Without reasons, all of them are `chosen`.
+        found_hits = await load_hit_records(self.store, agent.id, uid, found_entries[start:end])
         return TrialRecord(
             query=query,
             note=result.note.strip() or None,
-            chosen=tuple(hit for hit in note_hits if not isinstance(hit, LeftOutRecord)),
-            left_out=tuple(hit for hit in note_hits if isinstance(hit, LeftOutRecord)),
-            found=tuple(hits[note_count:]),
+            chosen=hits.chosen,
+            left_out=hits.left_out,
+            found=found_hits.chosen,
             next=str(end) if len(found_entries) > end else None,
         )

@@ -24,7 +24,7 @@ from gateway.run.admin.plain_text import count_noun
 from gateway.run.admin.recall_retention import RecallRetention
 from gateway.run.admin.request_explanations import explain_logged, make_window_record, render_sentence
 from gateway.run.admin.request_lists import RequestLists
-from gateway.run.admin.request_records import ExplainedRequest, LeftOutRecord, UsageRecord
+from gateway.run.admin.request_records import ExplainedRequest, UsageRecord
 from gateway.run.admin.request_summaries import summarize_recall
 from gateway.run.request_log import LoggedRequest, RequestLog
 from storage.recall_record import unpack
@@ -184,8 +184,8 @@ class RequestOperations(Struct, frozen=True):
             sentence=render_sentence(record),
             found=record.found,
             selection=record.is_selection,
-            chosen=tuple(hit for hit in hits if not isinstance(hit, LeftOutRecord)),
-            left_out=tuple(hit for hit in hits if isinstance(hit, LeftOutRecord)),
+            chosen=hits.chosen,
+            left_out=hits.left_out,
             note=note,
             window=make_window_record(record),
             first_ms=record.first_ms,
