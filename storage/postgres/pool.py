@@ -19,9 +19,9 @@ from storage.task_set import TaskSet
 
 
 class PoolLimits(ServerLimits, frozen=True):
-    """Bounds and pauses. The size was enough for 16 turns at a time."""
+    """Bounds and pauses."""
 
-    # The most connections of the pool.
+    # The most connections of the pool. Eight were enough for 16 turns at a time.
     size: int = 8
     # The most connections that bulk work may have at a time: a quarter of them. Not measured.
     bulk: int = 2
@@ -31,9 +31,13 @@ class PoolLimits(ServerLimits, frozen=True):
 
 
 class ConnectionPool:
-    """Connections, handed out in the order of the requests for them.
+    """Connections to one server, handed out in the order of the requests for them.
 
-    The parameters are as in `DatabaseServer`.
+    target: the server and its database.
+    limits: the bounds and pauses of the pool and of its server.
+    prepare: a function that checks or makes the schema, when the server answers for the first time.
+    on_failure: a function that is called with the error when the server fails after it worked.
+    on_recovery: a function that is called when the server works again.
     """
 
     def __init__(
@@ -68,7 +72,7 @@ class ConnectionPool:
 
     @property
     def longest_wait_s(self) -> float:
-        """How long a turn has been waiting for a connection; of several turns the longest."""
+        """The longest time, in seconds, for which a turn has been waiting for a connection; 0.0: none waits."""
         began = min(self._waiting_since.values(), default=None)
         return 0.0 if began is None else self._loop.time() - began
 

@@ -25,9 +25,14 @@ _PAUSE_S = 0.02
 
 
 class LockOwner(Struct, frozen=True):
-    """The process that owns a database file. A field is None if the owner has not written it yet."""
+    """The process that owns a database file, as the lock file names it.
 
+    Between its lock and its write, the file still names the owner before it.
+    """
+
+    # None: the file is empty, or not written to its end yet.
     pid: int | None
+    # None: as for `pid`, or the owner has given no address.
     address: str | None
 
 
@@ -49,7 +54,7 @@ class Lock:
     def acquire(self) -> None:
         """Acquires the lock, unless it is held. If its file was removed with the database, it is acquired again.
 
-        Raises: FileOwned, with the owner's process and address; Broken, ReadOnly, Full: the lock file cannot be made.
+        Raises: FileOwned, with the fields of `LockOwner`; Broken, ReadOnly, Full: the lock file cannot be made.
         """
         path = f"{self._database}{LOCK}"
         if self._descriptor is not None:
