@@ -13,7 +13,7 @@ from array import array
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 import orjson
 
@@ -35,6 +35,7 @@ FORMATS: Final = ("chatgpt", "claude", "list", "jsonl", "mem0", "mastra")
 # The formats of files with facts: an unreadable item of such a file counts as a fact, of others as a conversation.
 FACT_FORMATS: Final = ("list", "mem0")
 Source = SourceConversation | SourceFact | Unreadable
+_SourceT = TypeVar("_SourceT")
 
 # The most bytes of a line; a longer one is left out with a warning. Not measured: a line is in memory as a whole.
 MAX_LINE_BYTES: Final = 10_000_000
@@ -132,7 +133,10 @@ def read_file(file: IO[bytes], format: str) -> Iterator[Source]:
         yield from _read_threads(file)
 
 
-def _read_or_unreadable(read: Callable[[Any], Any], item: Any, message_count: int = 0) -> Any:
+def _read_or_unreadable(
+    read: Callable[[Any], _SourceT], item: Any, message_count: int = 0
+) -> _SourceT | Unreadable:
+    """Returns what a reader makes of a JSON value, or `Unreadable` with the number of its messages."""
     try:
         return read(item)
     except WrongForm as error:
@@ -174,9 +178,7 @@ def _read_fact(line: bytes) -> SourceFact | Unreadable | None:
 def _read_conversations(file: IO[bytes]) -> Iterator[Source]:
     """Yields first the conversations that are one line each, then those of which each message is a line."""
     offsets_by_id: dict[str | None, array[int]] = {}
-    end = 0
     for offset, line in _read_lines(file):
-        end = file.tell()
         value = _parse_line(line)
         if isinstance(value, Unreadable):
             yield value
@@ -184,7 +186,6 @@ def _read_conversations(file: IO[bytes]) -> Iterator[Source]:
             yield _read_or_unreadable(
                 simple_formats.read_conversation, value, _count_messages(value["messages"])
             )
-            file.seek(end)
         elif value is not None:
             name = value.get("conversation")
             conversation_id = name if isinstance(name, str) else None
