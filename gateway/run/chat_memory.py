@@ -207,7 +207,7 @@ class ChatMemory:
             except ContextExceeded:
                 if not needs_memory or not attempts.skip_fallback():
                     raise
-                context = context.expected_from(attempts.target)
+                context = context.with_expected_target(attempts.target)
 
     def _note_prompt(self, call: ChatCall, prompt: Prompt) -> None:
         """Notes the memory of a request and its recall in the metrics and in the receipt."""
@@ -272,7 +272,7 @@ def _joins_replies(context: MemoryContext) -> bool:
 
 def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
     """Returns whether something before the thoughts of the conversation may differ from the request before."""
-    pinned = context.pinned
+    pinned = context.section
     plan = context.plan
     composition = prompt.composition
     match_point = plan.match.match_point

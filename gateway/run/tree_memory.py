@@ -41,11 +41,11 @@ class TreeMemory:
     receipt: Receipt
 
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
-        context = self.context.answered_by(target)
+        context = self.context.with_answering_target(target)
         return await self.keeper.composer.retarget_prompt(context, prompt, target, form)
 
     def note_target(self, prompt: Prompt) -> None:
-        self.context = self.context.answered_by(prompt.target)
+        self.context = self.context.with_answering_target(prompt.target)
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         """Reads the blocks again, and adds a note about their changes to the last answer."""

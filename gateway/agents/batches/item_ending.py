@@ -124,7 +124,7 @@ def _make_turn(
     """
     # A live turn may have written the conversation's initial messages meanwhile.
     written_count = state.messages - len(context.plan.pending)
-    pinned = context.pinned if context.pinned is not None and context.pinned.id else None
+    pinned = context.section if context.section is not None and context.section.id else None
     prompt = Prompt(
         turn.memory_request.chat,
         turn.memory_request.target,

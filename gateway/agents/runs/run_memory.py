@@ -154,7 +154,7 @@ class RunMemory:
         """Continues with a step that an earlier attempt of this run has opened. exchange: the step's exchange."""
         conversation = self.context.snapshot.conversation
         assert conversation is not None  # the open step is stored in it
-        opened = StepOpened(self.context.agent, exchange, conversation.rev, self.context.pinned, None)
+        opened = StepOpened(self.context.agent, exchange, conversation.rev, self.context.section, None)
         self._set_open_step(opened, self.keeper.now(), conversation.key)
 
     async def write_results(self, results: Sequence[ToolResult]) -> None:
@@ -175,11 +175,11 @@ class RunMemory:
     # -- the methods of `TurnMemory`
 
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
-        context = self.context.expected_from(target)
+        context = self.context.with_expected_target(target)
         return await self.keeper.composer.retarget_prompt(context, prompt, target, form)
 
     def note_target(self, prompt: Prompt) -> None:
-        self.context, self.form = self.context.expected_from(prompt.target), prompt.form
+        self.context, self.form = self.context.with_expected_target(prompt.target), prompt.form
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         return
@@ -348,7 +348,7 @@ class RunMemory:
             # No model gets this prompt, so messages may be evicted from it, even if the client forbids eviction.
             chat = replace(context.request.chat, may_evict=True)
             context = replace(context, request=replace(context.request, chat=chat))
-        self.context = plan_next(context, finished, messages, context.pinned, edits.block_edits.blocks, now)
+        self.context = plan_next(context, finished, messages, context.section, edits.block_edits.blocks, now)
         prompt = await self.make_prompt()
         write = make_step_open(self.context, prompt, self._make_started_run(), now)
         write = replace(write, edits=edits.merge(finished.id), versions=edits.versions_read)
@@ -416,8 +416,8 @@ class RunMemory:
             self.context,
             agent=opened.agent,
             snapshot=snapshot,
-            pinned=opened.section,
-            unended=None,
+            section=opened.section,
+            abandoned=None,
             exchange_row=exchange.id,
         )
         self.open_exchange = exchange

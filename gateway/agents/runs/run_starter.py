@@ -228,7 +228,7 @@ class RunStarter:
         keeper, run = self._keeper, accepted.run
         context = await self._read(request)
         check_not_paused(context.agent)
-        open_exchange = context.unended
+        open_exchange = context.abandoned
         if open_exchange is not None:
             context = resume_open_step(context)
         tools = self._make_tools(send, context)

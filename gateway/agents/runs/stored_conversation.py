@@ -73,10 +73,10 @@ async def read_stored_context(
     if conversation is None and request.identity.conversation_key != DEFAULT_CONVERSATION:
         raise NotFound("there is no such conversation")
     path = list(stored_path.path)
-    unended = None
+    abandoned = None
     if path and path[-1].state is ExchangeState.OPEN:
         hasher = MessageHasher(agent.secret)
-        unended = path[-1] = abandon(path[-1], hasher, hash_exchanges(path[:-1], hasher), request.now)
+        abandoned = path[-1] = abandon(path[-1], hasher, hash_exchanges(path[:-1], hasher), request.now)
     tree = Tree(path)
     uid = make_conversation_uid() if conversation is None else conversation.uid
     context = MemoryContext(
@@ -89,7 +89,7 @@ async def read_stored_context(
         is_plain=False,
         conversation_uid=uid,
         summaries=stored_path.summaries,
-        unended=unended,
+        abandoned=abandoned,
     )
     blocks: Sequence[Block]
     if agent.is_stored:
@@ -127,11 +127,11 @@ def _with_initial_messages(context: MemoryContext, messages: Sequence[WireMessag
 
 def resume_open_step(context: MemoryContext) -> MemoryContext:
     """Returns a copy of the context that ends before the last step of the conversation, which is still open."""
-    unended = context.unended
-    assert unended is not None  # the caller has seen that a step is open
+    abandoned = context.abandoned
+    assert abandoned is not None  # the caller has seen that a step is open
     path = context.path[:-1]
-    context = replace(context, path=path, tree=Tree(path), unended=None)
-    return _with_plan(context, orjson.loads(unended.input or b"[]"), context.pinned, context.blocks)
+    context = replace(context, path=path, tree=Tree(path), abandoned=None)
+    return _with_plan(context, orjson.loads(abandoned.input or b"[]"), context.section, context.blocks)
 
 
 async def reread_context(store: Store, context: MemoryContext) -> MemoryContext | None:
@@ -152,7 +152,7 @@ async def reread_context(store: Store, context: MemoryContext) -> MemoryContext 
         summaries=stored_path.summaries,
     )
     blocks = sort_in_prompt_order(context.request.spec, stored_path.snapshot.blocks)
-    return _with_plan(context, context.plan.pending, context.pinned, blocks)
+    return _with_plan(context, context.plan.pending, context.section, blocks)
 
 
 async def _read_path(store: Store, request: MemoryRequest, agent: Agent) -> ConversationPath | None:
@@ -174,15 +174,15 @@ def rewind_context(
     """
     path = context.path
     if last_row is None:
-        path = path if context.unended is None else path[:-1]
+        path = path if context.abandoned is None else path[:-1]
     elif not last_row:
         path = ()
     elif last_row in context.path_ids:
         path = path[: next(n for n, exchange in enumerate(path, 1) if exchange.id == last_row)]
     if path == context.path:
         return context
-    context = replace(context, path=path, tree=Tree(path), unended=None)
-    return _with_plan(context, _with_initial_messages(context, messages), context.pinned, context.blocks)
+    context = replace(context, path=path, tree=Tree(path), abandoned=None)
+    return _with_plan(context, _with_initial_messages(context, messages), context.section, context.blocks)
 
 
 def with_ended_step(context: MemoryContext, finished: Exchange) -> MemoryContext:
@@ -191,7 +191,7 @@ def with_ended_step(context: MemoryContext, finished: Exchange) -> MemoryContext
         return context
     context.tree.add(finished)
     path = (*(exchange for exchange in context.path if exchange.id != finished.id), finished)
-    return replace(context, path=path, unended=None)
+    return replace(context, path=path, abandoned=None)
 
 
 def plan_next(
@@ -234,7 +234,7 @@ def _with_plan(
     if request.spec.definition.clears:
         depth = _measure_turn_depth(context, messages)
         plan = replace(plan, omitted=tuple(part for part in plan.omitted if part.exchange.depth >= depth))
-    context = replace(context, plan=plan, pinned=pinned, blocks=tuple(blocks))
+    context = replace(context, plan=plan, section=pinned, blocks=tuple(blocks))
     # The tools are the same for every step, whatever its messages.
     body: dict[str, Any] = {**request.chat.json, "messages": [{"role": "user"}]}
     return replace(context, offered_tools=offer_tools(context.request, context.agent, pinned, body))
@@ -282,5 +282,5 @@ def make_step_open(context: MemoryContext, prompt: Prompt, run: Run | None, now:
         shared=spec.shared_blocks,
         adopts=adopts,
         continued=[last.id] if adopts and last is not None else (),
-        abandoned=context.unended,
+        abandoned=context.abandoned,
     )

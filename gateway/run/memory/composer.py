@@ -205,7 +205,7 @@ class Composer(Struct, frozen=True):
         )
         return make_section(
             parts,
-            pinned=context.pinned,
+            pinned=context.section,
             shown_after=window.list_shown_blocks(composition),
             is_continued=is_continued,
             may_rebuild=may_rebuild or prefix_changes,
@@ -356,12 +356,12 @@ def _with_note(
 
 def _list_shown_standing(context: MemoryContext) -> Sequence[int] | None:
     """Returns the numbers of the standing facts in the path's section, or None if something was forgotten since."""
-    return find_shown_standing(context.pinned, context.snapshot.epoch)
+    return find_shown_standing(context.section, context.snapshot.epoch)
 
 
 def _read_used_summary(context: MemoryContext) -> int:
     """Returns the id of the summary that the last request used, or 0."""
-    return 0 if context.pinned is None else context.pinned.known.get("summary", 0)
+    return 0 if context.section is None else context.section.known.get("summary", 0)
 
 
 def _list_known_notes(context: MemoryContext) -> dict[int, str]:

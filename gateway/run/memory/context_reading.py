@@ -80,7 +80,7 @@ async def read_context(
         path=path,
         is_plain=True,
         conversation_uid=conversation.uid,
-        pinned=snapshot.section,
+        section=snapshot.section,
         blocks=blocks,
         offered_tools=offered_tools,
     )
@@ -194,7 +194,7 @@ async def _read_and_plan(
     offered_tools = offer_tools(request, agent, pinned, request.chat.json)
     if plan.omitted:
         plan = replace(plan, omitted=_list_omitted(request, plan))
-    return replace(context, plan=plan, pinned=pinned, blocks=blocks, offered_tools=offered_tools)
+    return replace(context, plan=plan, section=pinned, blocks=blocks, offered_tools=offered_tools)
 
 
 def _list_omitted(request: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:

@@ -58,13 +58,13 @@ class MemoryContext(Struct, frozen=True):
     tree: Tree
     # The exchanges before the request, oldest first, as far back as the prompt needs them.
     path: tuple[Exchange, ...]
-    # The client's list is the stored path word for word. Only the exchanges to which the gateway has added something
-    # are in `tree` and `path`.
+    # True: the client's list is the stored path word for word. Then only the exchanges to which the gateway has added
+    # something are in `tree` and `path`.
     is_plain: bool
     # The conversation's public id, a new one if it is new.
     conversation_uid: str
     # The memory section that the path has; None: the path has no section yet.
-    pinned: SentSection | None = None
+    section: SentSection | None = None
     # The memory blocks with the path's own pending edits.
     blocks: tuple[Block, ...] = ()
     # The gateway's tools for the model: name in this request -> tool.
@@ -77,7 +77,7 @@ class MemoryContext(Struct, frozen=True):
     # The summaries of the conversation, newest first; None: no summaries were read.
     summaries: Sequence[Summary] | None = None
     # An exchange that a process left open when it died, in the form in which it ends. It is written with the next one.
-    unended: Exchange | None = None
+    abandoned: Exchange | None = None
 
     @property
     def is_off(self) -> bool:
@@ -92,15 +92,11 @@ class MemoryContext(Struct, frozen=True):
     @property
     def tools_in_section(self) -> dict[str, str]:
         """The offered tools that read or edit memory, which the memory section names."""
-        offered_tools = self.offered_tools
-        return (
-            {name: tool for name, tool in offered_tools.items() if tool in _NAMED_IN_SECTION}
-            if offered_tools
-            else {}
-        )
+        return {name: tool for name, tool in self.offered_tools.items() if tool in _NAMED_IN_SECTION}
 
     @property
     def path_ids(self) -> set[int]:
+        """The ids of the exchanges in `path`."""
         return {exchange.id for exchange in self.path}
 
     @property
@@ -108,13 +104,13 @@ class MemoryContext(Struct, frozen=True):
         """The part of the path that had left the window before this request."""
         return find_evicted(self.plan.match.match_point, self.request.target.context_window)
 
-    def answered_by(self, target: Target) -> MemoryContext:
-        """Returns the context with the target that answers, which may differ from the expected one."""
+    def with_answering_target(self, target: Target) -> MemoryContext:
+        """Returns the context with the answering target's model in the plan. The expected target stays the same."""
         model = mask_model_name(target.upstream, target.model)
         if model == self.plan.query.model:
             return self
         return replace(self, plan=replace(self.plan, query=replace(self.plan.query, model=model)))
 
-    def expected_from(self, target: Target) -> MemoryContext:
-        """Returns the context of a request that is expected to be answered by another target."""
-        return replace(self.answered_by(target), request=replace(self.request, target=target))
+    def with_expected_target(self, target: Target) -> MemoryContext:
+        """Returns a copy with another target that is expected to answer, in the request and in the plan."""
+        return replace(self.with_answering_target(target), request=replace(self.request, target=target))
