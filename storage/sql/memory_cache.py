@@ -37,7 +37,7 @@ from storage.search.language import clear_words
 from storage.search.segment import MIN_SEGMENTS, StampedDocuments, compute_segment
 from storage.search.tail import Tail
 from storage.sql.passages import load_passages_and_facts_since
-from storage.sql.shown_exchanges import load_shown_unread
+from storage.sql.shown_exchanges import load_unindexed_exchanges
 from storage.sql.terms import load_segments, load_terms_since, load_uncovered
 from storage.sql.vectors import VectorCache
 from storage.store_rules import Rules
@@ -184,7 +184,7 @@ class CachedMemory:
 
         start: the number from which on exchanges are read; earlier exchanges are read if they were changed since.
         """
-        rows = await load_shown_unread(
+        rows = await load_unindexed_exchanges(
             connection, self.agent_row, current.indexed_seq + 1, start, _MAX_UNINDEXED_ROWS
         )
         messages = [

@@ -21,7 +21,7 @@ from storage.search.segment import Buckets
 from storage.sql.agents import find_numbers_by_uid
 from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.passages import load_passages_and_facts_at
-from storage.sql.shown_exchanges import load_shown_at
+from storage.sql.shown_exchanges import load_exchanges_of_messages
 from storage.sql.terms import load_buckets
 from storage.store_rules import Rules
 
@@ -205,7 +205,7 @@ async def read_messages(
     seq_set = frozenset(seqs)
     messages = {
         message.seq: message
-        for exchange, is_shared, _ in await load_shown_at(connection, agent_row, seqs)
+        for exchange, is_shared, _ in await load_exchanges_of_messages(connection, agent_row, seqs)
         for message in rules.list_messages(exchange, is_shared, None, seq_set)
     }
     if any(seq not in messages for seq in seqs):

@@ -28,7 +28,7 @@ from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.memory_loader import MemoryLoader, read_messages
 from storage.sql.passages import load_passages, load_passages_and_facts_since
 from storage.sql.search_index import SearchIndex
-from storage.sql.shown_exchanges import load_shown_recent
+from storage.sql.shown_exchanges import load_recent_exchanges
 from storage.sql.vectors import find_joined, find_similarities
 from storage.store_rules import Rules
 
@@ -397,7 +397,7 @@ class Recall(StoreGroup):
         """Returns the messages of the last exchanges, oldest first, as far as they may be shown."""
         return [
             message
-            for exchange, is_shared, _ in await load_shown_recent(connection, agent.id, limit)
+            for exchange, is_shared, _ in await load_recent_exchanges(connection, agent.id, limit)
             for message in self._rules.list_messages(exchange, is_shared, None, None)
         ]
 

@@ -21,7 +21,7 @@ from storage.sql.group import bulk_writes, long_reads, reads
 from storage.sql.growth import GrowingGroup, Growth
 from storage.sql.memory_cache import MemoryCache, make_document
 from storage.sql.passages import load_passages_and_facts_since
-from storage.sql.shown_exchanges import load_shown_since, load_shown_stale
+from storage.sql.shown_exchanges import load_exchanges_since, load_stale_exchanges
 from storage.sql.statements import load, load_column
 from storage.sql.terms import (
     add_segment,
@@ -107,7 +107,7 @@ class SearchIndex(GrowingGroup):
         if agent is None:
             return None
         first = agent.indexed_seq + 1
-        shown_exchanges = await load_shown_since(connection, agent_row, first, _STEP_EXCHANGES)
+        shown_exchanges = await load_exchanges_since(connection, agent_row, first, _STEP_EXCHANGES)
         passages = await load_passages_and_facts_since(connection, agent_row, first, _STEP_PASSAGES)
         return _Unindexed(agent, [*self._make_documents(shown_exchanges), *map(make_document, passages)])
 
@@ -154,7 +154,7 @@ class SearchIndex(GrowingGroup):
             return False
         indexed_seq = numbers.indexed_seq
         stale_rows = await load_column(connection, SQL["stale"], (agent.id, _STEP_EXCHANGES))
-        fresh = await load_shown_since(connection, agent.id, indexed_seq + 1, _STEP_EXCHANGES)
+        fresh = await load_exchanges_since(connection, agent.id, indexed_seq + 1, _STEP_EXCHANGES)
         is_last = len(fresh) < _STEP_EXCHANGES
         if is_last:
             end_seq = await _compute_last_indexable(connection, agent.id, numbers.next_seq)
@@ -246,7 +246,7 @@ async def _remove_from_index(
 
     indexed_seq: the last number that the index knows. Later exchanges are left out: they are indexed as they are then.
     """
-    shown_exchanges = await load_shown_stale(connection, agent_row, stale_rows)
+    shown_exchanges = await load_stale_exchanges(connection, agent_row, stale_rows)
     outdated = [
         shown_exchange for shown_exchange in shown_exchanges if shown_exchange.exchange.seq <= indexed_seq
     ]

@@ -15,7 +15,7 @@ WHERE p.agent = ?1 AND p.active = 1 AND p.state = 'finished'
 -- Reads finished exchanges from a number on.
 SELECT {shown} FROM exchanges p WHERE p.agent = ? AND p.seq >= ? AND p.state = 'finished' ORDER BY p.seq LIMIT ?
 
--- name: shown_unread
+-- name: shown_unindexed
 -- Reads what the search index does not know yet: exchanges below ?2 that changed since they were indexed (a message
 -- that was indexed before its reply had come), and then those from ?3 on, which may still be open.
 SELECT {shown} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange

@@ -25,7 +25,7 @@ from storage.search.blob import CorruptIndex, compute_chunk, group_by_chunk
 from storage.sql.agents import find_agent_by_id
 from storage.sql.group import StoreGroup, as_method, long_reads, makes_effect, reads
 from storage.sql.passages import load_passages_and_facts_since
-from storage.sql.shown_exchanges import load_shown_since
+from storage.sql.shown_exchanges import load_exchanges_since
 from storage.sql.statements import load, load_column, load_rows
 from storage.sql.terms import forget_terms, get_covered
 from storage.store_rules import Rules
@@ -269,7 +269,9 @@ class Vectors(StoreGroup):
         upto = max(cursor, agent.indexed_seq)
         exchanges = [
             exchange
-            for exchange, _, _ in await load_shown_since(connection, agent_row, cursor + 1, _MAX_EXCHANGES)
+            for exchange, _, _ in await load_exchanges_since(
+                connection, agent_row, cursor + 1, _MAX_EXCHANGES
+            )
         ]
         if len(exchanges) == _MAX_EXCHANGES:
             upto = min(upto, exchanges[-1].reply_seq)

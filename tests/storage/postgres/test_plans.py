@@ -102,7 +102,7 @@ async def test_statements_are_planned_once_for_a_connection(open_store: OpenStor
         ("exchanges.sql", "pool_found"),
         ("exchanges.sql", "pool_conversation"),
         ("shown_exchanges.sql", "shown_at"),
-        ("shown_exchanges.sql", "shown_unread"),
+        ("shown_exchanges.sql", "shown_unindexed"),
     ],
 )
 async def test_one_conversation_of_a_long_memory_is_found_by_index(
