@@ -1,4 +1,7 @@
-"""Finds the texts with some words that no reply finds: unindexed texts, and facts that are no longer true."""
+"""Finds stored texts that have the words of a query and are never recalled: unindexed texts, and ended facts.
+
+An ended fact is one that is no longer true: it was corrected, superseded or taken back.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from storage.records import Agent, Exchange, Fact, list_lost_lines
 from storage.search.text_words import cut_around_words, has_words, has_words_anywhere
 from storage.sql.store import Store
 
-# The number of facts that are no longer true and are searched for the words. The page names this number.
+# The most ended facts that are searched for the words, the newest first.
 ENDED_FACTS = 200
 # The characters that are shown of a text, around the words.
 AROUND_CHARS = 300
@@ -34,7 +37,7 @@ _STATE_WORDS: Mapping[str, str] = {
 
 
 class HiddenText(Struct, frozen=True):
-    """A text with the words that no reply finds, since no index has it."""
+    """A stored text that has the words and is never recalled."""
 
     # The name of the record with the text, such as "version 2 of human", or "message 4, replaced".
     place: str
@@ -50,18 +53,18 @@ class HiddenText(Struct, frozen=True):
 
 
 class HiddenTexts(Struct, frozen=True):
-    """The texts of a memory with some words that no reply finds."""
+    """The texts of a memory that have the words and are never recalled."""
 
     items: tuple[HiddenText, ...] = ()
-    # All unindexed texts and all facts that are no longer true were looked through, and `items` has all that match.
+    # All unindexed texts and all ended facts were looked through, and `items` has all that match.
     is_complete: bool = True
 
 
 class EndedFacts(NamedTuple):
-    """Facts with some words that are no longer true."""
+    """The ended facts of a memory that have the words."""
 
     facts: Sequence[Fact]
-    # All facts that are no longer true were looked through.
+    # All ended facts were looked through.
     is_complete: bool
 
 
@@ -81,7 +84,7 @@ class HiddenTextSearch(Struct, frozen=True):
     store: Store
 
     async def search(self, project: str | None, uid: str, query: str) -> HiddenTexts:
-        """Returns the texts with all words of a query that no reply finds: ended facts first, at most 50 in all."""
+        """Returns the texts that have all words of a query and are never recalled: ended facts first, 50 at most."""
         agent = await get_agent(self.store, project, uid)
         unindexed = await self.search_unindexed(agent, query)
         ended = await self.search_ended(agent, query)
@@ -99,7 +102,7 @@ class HiddenTextSearch(Struct, frozen=True):
         )
 
     async def search_ended(self, agent: Agent, query: str) -> EndedFacts:
-        """Returns the facts with all words of a query that are no longer true."""
+        """Returns the ended facts that have all words of a query."""
         facts = await self.store.facts.list_ended(agent.id, ENDED_FACTS)
         # In a thread, since a long text takes some milliseconds.
         facts_with_words = await asyncio.to_thread(
@@ -108,7 +111,7 @@ class HiddenTextSearch(Struct, frozen=True):
         return EndedFacts(facts_with_words, len(facts) < ENDED_FACTS)
 
     async def search_unindexed(self, agent: Agent, query: str) -> HiddenTexts:
-        """Returns the texts without an index that have all words of a query."""
+        """Returns the unindexed texts that have all words of a query, 50 at most."""
         unindexed = await self.store.memory_pages.list_unindexed(agent.id, agent.next_seq)
         # In a thread, since a long text takes some milliseconds.
         texts = await asyncio.to_thread(
@@ -133,7 +136,7 @@ def _list_unindexed_texts(exchange: Exchange) -> Iterator[_UnindexedText]:
 
 
 def _filter_unindexed(uid: str, unindexed: UnindexedTexts, query: str) -> Iterator[HiddenText]:
-    """Yields those of some texts without an index that have all words of a query."""
+    """Yields the unindexed texts that have all words of a query."""
     for label, version, value in unindexed.versions:
         if has_words_anywhere(value, query):
             href = f"{page_path('m', uid, 'b', label)}#history"
@@ -155,5 +158,5 @@ def _filter_unindexed(uid: str, unindexed: UnindexedTexts, query: str) -> Iterat
             is_indexed = not description and has_words(text, query)
             if has_words_anywhere(text, query) and not is_indexed:
                 href = make_message_href(uid, source.conversation_uid, source.exchange, seq)
-                title = f"message {seq}{description and ', '}{description}"
-                yield HiddenText(title, cut_around_words(text, query, AROUND_CHARS), href, seq)
+                place = f"message {seq}, {description}" if description else f"message {seq}"
+                yield HiddenText(place, cut_around_words(text, query, AROUND_CHARS), href, seq)
