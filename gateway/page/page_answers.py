@@ -32,10 +32,10 @@ class _MenuLink(NamedTuple):
     aria_current: str
 
 
-class Answers:
+class ReplyMaker:
     """Turns the answers of screens and actions, and errors, into replies.
 
-    now: seconds since the epoch.
+    now: a function that returns the seconds since the epoch.
     paths: the paths of all screens and actions. The navigation has no link to any other path.
     """
 
@@ -173,7 +173,7 @@ class Answers:
     @property
     def _renderer(self) -> Any:
         if self._loaded_renderer is None:
-            # Jinja2 is loaded with the first page: a gateway without visitors does without.
+            # Jinja2 is loaded with the first page: a gateway whose pages are not visited does not need it.
             from gateway.page.rendering import Renderer
 
             self._loaded_renderer = Renderer(self._now)
@@ -191,13 +191,13 @@ def _make_action_reply(request: PageRequest, result: ActionResult) -> PageReply:
     cookies = [("set-cookie", cookie) for cookie in result.cookies]
     if request.is_twin:
         return PageReply(200, JSON, msgspec.json.encode(result.record), cookies)
-    reply = redirect(request.path_to_root + result.redirect_to or "./", 303)
+    reply = redirect((request.path_to_root + result.redirect_to) or "./", 303)
     reply.headers += cookies
     return reply
 
 
 def make_unknown_page_error() -> UnknownPath:
-    """Returns the error of a path that leads nowhere."""
+    """Returns the error of a path that no screen or action has."""
     return UnknownPath("There is no such page.")
 
 

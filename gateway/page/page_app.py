@@ -31,7 +31,7 @@ from gateway.errors import (
     UnknownPath,
 )
 from gateway.page.defence import compare_origin, make_security_headers, read_header_values
-from gateway.page.page_answers import Answers, NotSignedIn
+from gateway.page.page_answers import NotSignedIn, ReplyMaker
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_reply import PageReply, redirect, send_reply
 from gateway.page.page_request import (
@@ -118,9 +118,9 @@ class PageApp:
             STATIC.rstrip("/"),
             *(path.removesuffix(".json") for path in SIGN_IN_PATHS),
         }
-        self._answers = Answers(now, {each.path for each in routes})
+        self._reply_maker = ReplyMaker(now, {each.path for each in routes})
         self._sign_in_pages = SignInPages(
-            settings, operations.sign_in, operations.audit, bodies, self._answers, now
+            settings, operations.sign_in, operations.audit, bodies, self._reply_maker, now
         )
         self.sessions = self._sign_in_pages.sessions
 
@@ -144,7 +144,7 @@ class PageApp:
         except asyncio.CancelledError:
             if not has_begun:
                 await send_page(
-                    self._answers.make_error(
+                    self._reply_maker.make_error(
                         request, Overloaded("The gateway is shutting down.", retry_after_s=1)
                     )
                 )
@@ -152,7 +152,7 @@ class PageApp:
         except Exception as error:
             if has_begun or isinstance(error, self._client_gone):
                 raise
-            await send_page(self._answers.make_error(request, _as_gateway_error(error)))
+            await send_page(self._reply_maker.make_error(request, _as_gateway_error(error)))
 
     def _mask_path(self, path: str) -> str:
         """Returns the path as the log may show it: no token, uid or label."""
@@ -177,7 +177,7 @@ class PageApp:
         if scope["path"] == "/ui":
             return redirect("ui/", 307)
         if request.path.startswith(STATIC):
-            return self._answers.get_static(request)
+            return self._reply_maker.get_static(request)
         bearer = read_bearer(scope["headers"]) if request.is_twin and not request.is_for_person else None
         if not request.is_read and bearer is None:
             await self._check_origin(request)
@@ -224,7 +224,7 @@ class PageApp:
         else:
             result = await route.perform(screen_request, await self._read_form(request, route.form))
             # Without a wait: the answer says what was done, even if the gateway is stopping.
-            reply = self._answers.make_reply(request, result)
+            reply = self._reply_maker.make_reply(request, result)
         if not isinstance(reply.body, bytes):
             reply.body = self._read_parts(request, reply.body)
         return reply
@@ -262,7 +262,7 @@ class PageApp:
                 answer = await screen.show(screen_request, screen_request.query)
         # In a thread: rendering a long list takes some ten milliseconds, and streams must go on meanwhile.
         async with self._render_lock:
-            return await asyncio.to_thread(self._answers.make_reply, request, answer)
+            return await asyncio.to_thread(self._reply_maker.make_reply, request, answer)
 
     async def _read_parts(self, request: PageRequest, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yields the parts of a body until the client has left. Reading a part counts as one of `_MAX_READS`."""

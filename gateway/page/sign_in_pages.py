@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from gateway.errors import GatewayError, MethodNotAllowed
 from gateway.page.defence import read_header_values
-from gateway.page.page_answers import THEME_COOKIE, Answers, NotSignedIn
+from gateway.page.page_answers import THEME_COOKIE, NotSignedIn, ReplyMaker
 from gateway.page.page_reply import PageReply
 from gateway.page.page_request import (
     Bodies,
@@ -47,14 +47,14 @@ class SignInPages:
         sign_in: SignIn,
         audit: AuditOperations,
         bodies: Bodies,
-        answers: Answers,
+        reply_maker: ReplyMaker,
         now: Callable[[], float],
     ) -> None:
         ui = settings.ui
         self._sign_in = sign_in
         self._audit = audit
         self._bodies = bodies
-        self._answers = answers
+        self._reply_maker = reply_maker
         self.sessions = Sessions(now, ui.session_s, ui.idle_s)
         self._failures = LoginFailures(now)
         self._cookie_prefix = ("__Secure-" if ui.https else "") + _SESSION_COOKIE
@@ -98,7 +98,7 @@ class SignInPages:
         if request.is_read and name == "login":
             query = read_fields(read_query_fields(request.scope), _LoginQuery, is_text=True)
             has_ended = request.visitor is None and await self.bears_session(request)
-            return self._answers.make_login_page(
+            return self._reply_maker.make_login_page(
                 request, next_path=safe_next(query.next), session_has_ended=has_ended
             )
         if request.method != "POST":
@@ -115,7 +115,7 @@ class SignInPages:
                 theme = read_fields(form, _Theme, is_text=True).theme
                 value = f"{theme}; Max-Age={_THEME_S}" if theme != "system" else "; Max-Age=0"
                 cookie = f"{THEME_COOKIE}={value}{self._cookie_attributes}"
-                return self._answers.make_reply(
+                return self._reply_maker.make_reply(
                     request, ActionResult({"theme": theme}, request.referrer, (cookie,))
                 )
 
@@ -125,13 +125,13 @@ class SignInPages:
         operator = await self._sign_in.admit(key)
         if operator is None:
             error = await self._note_failure(key)
-            return self._answers.make_login_page(
+            return self._reply_maker.make_login_page(
                 request, next_path=next_path, error=error, unsaved_text=form.typed
             )
         token = self.sessions.begin(operator)
         await self._audit.add(operator.actor, "login")
         cookie = f"{await self._make_cookie_name()}={token}; HttpOnly{self._cookie_attributes}"
-        return self._answers.make_reply(request, ActionResult({}, next_path, (cookie,)))
+        return self._reply_maker.make_reply(request, ActionResult({}, next_path, (cookie,)))
 
     async def _note_failure(self, key: str) -> GatewayError:
         """Counts a failure to sign in, and notes it in the audit. Returns the error for the visitor."""
@@ -157,7 +157,7 @@ class SignInPages:
         self.sessions.end(request.token)
         await self._audit.add(request.visitor.actor, "logout")
         cookie = f"{await self._make_cookie_name()}=; HttpOnly; Max-Age=0{self._cookie_attributes}"
-        return self._answers.make_reply(request, ActionResult({"done": True}, "login", (cookie,)))
+        return self._reply_maker.make_reply(request, ActionResult({"done": True}, "login", (cookie,)))
 
 
 def _make_visitor(operator: Operator, digest: bytes) -> Visitor:
