@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from gateway.run.upstream_call import UpstreamCall
 
 
 class _BufferedStream(BufferedReply):
-    """A stream that has arrived."""
+    """A noted reply that its upstream sent as a stream."""
 
     is_stream = True
 
@@ -34,8 +35,8 @@ class ReplayedReplies:
     attempts: Attempts
     # The noted replies that were not returned yet, each a stream or a body.
     replies: list[bytes]
-    # Stands in for the call of a noted reply.
-    _replayed: UpstreamCall | None = field(default_factory=lambda: UpstreamCall(0.0), init=False)
+    # The call of the noted reply that was returned last, which is in no receipt; None: an upstream was asked since.
+    _noted_call: UpstreamCall | None = field(default=None, init=False)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -43,12 +44,13 @@ class ReplayedReplies:
 
     @property
     def call(self) -> UpstreamCall:
-        return self._replayed or self.attempts.call
+        return self.attempts.call if self._noted_call is None else self._noted_call
 
     async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
         if not self.replies:
-            self._replayed = None
+            self._noted_call = None
             return await self.attempts.send(make, mender)
+        self._noted_call = UpstreamCall(time.perf_counter())
         reply = self.replies.pop(0)
         # A stream was noted as the gateway has read it, a body as its upstream sent it.
         is_stream = reply.startswith(b"data: ")
