@@ -52,10 +52,11 @@ from gateway.run.stored_agents import StoredAgents
 from gateway.run.tree_memory import TreeMemory
 from gateway.run.turn import TurnRun
 from gateway.run.turn_services import TurnServices
-from gateway.run.upstream.attempts import Attempts, ModelSource
+from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.endpoint import Endpoint
 from gateway.run.upstream.endpoint_form import choose_endpoint_form
 from gateway.run.upstream.failover import Failover
+from gateway.run.upstream.model_source import ModelSource
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.replayed_replies import ReplayedReplies
 from gateway.run.upstream.route import check_models, make_agent_route

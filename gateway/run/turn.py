@@ -39,8 +39,8 @@ from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
 from gateway.run.tools.toolbox import ToolAnswer, run_tools
 from gateway.run.turn_saving import SAVED_EVENT, SavedStep, TurnMemory, TurnSaving
 from gateway.run.turn_services import TurnServices
-from gateway.run.upstream.attempts import ModelSource
 from gateway.run.upstream.keepalive import KEEP_ALIVE, await_with_keep_alives, keep_alive
+from gateway.run.upstream.model_source import ModelSource
 from gateway.run.upstream.provider_errors import translate
 from gateway.run.upstream.relay import choose_forwarded_headers
 from storage.errors import StoreError

@@ -61,9 +61,9 @@ class Candidate(NamedTuple):
     target: Target
 
 
-CHAT: Final = "/chat/completions"
+CHAT_PATH: Final = "/chat/completions"
 # The paths of which a reply with an error under a status of success is known. The second one is Anthropic's.
-_ANSWER_PATHS: Final = (CHAT, "/messages")
+_ANSWER_PATHS: Final = (CHAT_PATH, "/messages")
 # The statuses of refusals that may concern the content of a request, and of those that may concern its length.
 _REFUSAL_STATUSES: Final = frozenset((400, 403, 413, 422, 451))
 _TOO_LONG_STATUSES: Final = frozenset((400, 413, 422))
@@ -121,35 +121,6 @@ class _RequestSource(NamedTuple):
     make: RequestMaker
     # Makes a request again if its content is refused; None: nothing can be left out.
     mender: RequestMender | None
-
-
-class ModelSource(Protocol):
-    """The source of the replies of one turn: `Attempts` at an upstream, or the stored replies of an earlier attempt."""
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """The endpoint that is expected to answer, or has answered."""
-
-    @property
-    def call(self) -> UpstreamCall:
-        """The call of the receipt that is under way, or the last call."""
-
-    async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
-        """Returns the reply to the request that `make` returns. Raises: ProviderError.
-
-        mender: makes the request again if its content is refused; None: a refused request is not made again.
-        """
-
-    def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
-        """Notes the number of a prompt's tokens that the upstream counted.
-
-        estimated: the gateway's own count.
-        actual: the upstream's count.
-        fitting: the tokens to which the prompt was fitted.
-        """
-
-    def note_broken(self, error: GatewayError) -> None:
-        """Notes that a reply which had begun broke off. An error before a reply is noted already."""
 
 
 @dataclass(slots=True)
@@ -220,10 +191,7 @@ class Attempts:
         return self.endpoint.asks_usage or any(each.endpoint.asks_usage for each in self._next_candidates)
 
     async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
-        """Returns the first reply that is no failure, or else the reply of the last failure. Raises: ProviderError.
-
-        mender: the value for `mender` of `ModelSource.send`.
-        """
+        """Returns the first reply that is no failure, or else the reply of the last failure, as `ModelSource.send`."""
         # The reply of the round before has ended.
         self._count_stream()
         self._note_complete()
@@ -278,17 +246,16 @@ class Attempts:
     async def _send_until_answered(self, request: ModelRequest, source: _RequestSource) -> ModelReply:
         """Sends a request, and those that follow from its failures. Returns and raises as `send` does."""
         while True:
-            outcome = await self._make_attempt(request, source)
-            if isinstance(outcome, ModelRequest):
-                # The error has shown the content that the endpoint refuses. This is the request without it.
-                request = outcome
-                continue
-            if not isinstance(outcome, _FailedAttempt):
-                return outcome
-            next_request = await self._make_request_after(outcome, request, source.make)
-            if next_request is None:
-                return self._give_up(outcome)
-            request = next_request
+            match await self._make_attempt(request, source):
+                case ModelRequest() as mended_request:
+                    request = mended_request
+                case _FailedAttempt() as failed:
+                    next_request = await self._make_request_after(failed, request, source.make)
+                    if next_request is None:
+                        return self._give_up(failed)
+                    request = next_request
+                case reply:
+                    return reply
 
     async def _make_request_after(
         self, failed: _FailedAttempt, request: ModelRequest, make: RequestMaker
@@ -349,7 +316,10 @@ class Attempts:
     async def _make_attempt(
         self, request: ModelRequest, source: _RequestSource
     ) -> ModelReply | ModelRequest | _FailedAttempt:
-        """Sends a request once. Returns the reply, the failure of the attempt, or another request to send instead."""
+        """Sends a request once.
+
+        Returns the reply, the failure of the attempt, or the request without content that the endpoint has refused.
+        """
         health = self.endpoint.health
         self.is_answered = False
         self._describe_call(request)
@@ -361,7 +331,7 @@ class Attempts:
                     retry_after_s = read_retry_after(reply.headers, self._services.wall_clock())
                     failure = Failure(str(reply.status), retry_after_s=retry_after_s)
                     return self._record_failure(_FailedAttempt(failure, reply))
-                may_ask_next = request.path == CHAT and self._next_candidates and not self._is_settled
+                may_ask_next = request.path == CHAT_PATH and self._next_candidates and not self._is_settled
                 if (
                     may_ask_next
                     and begun.is_whole
@@ -398,15 +368,15 @@ class Attempts:
     async def _take_answer(
         self, begun: BegunReply, request: ModelRequest, source: _RequestSource
     ) -> ModelReply | ModelRequest:
-        """Returns an answer, or another request to send instead if the answer refuses the request for its content."""
+        """Returns an answer that goes to the client, or the request without the content that the answer refuses."""
         reply = begun.reply
         mender = source.mender
         was_settled = self._is_settled
         replacement = None
         outcome = str(reply.status)
-        if reply.status in _REFUSAL_STATUSES and (mender is not None or request.path == CHAT):
+        if reply.status in _REFUSAL_STATUSES and (mender is not None or request.path == CHAT_PATH):
             reply = error = await read_whole_error(reply)
-            replacement = await self._without_refused(error, request, source)
+            replacement = await self._mend_refused_request(error, request, source)
         elif mender is not None and is_filter_verdict(begun.begin):
             outcome = "filtered"
             try:
@@ -419,7 +389,7 @@ class Attempts:
             await discard_reply(reply)
             return replacement
         may_follow = bool(self._next_candidates) or self.endpoint.policy.retries > 0
-        self._is_uncounted = begun.is_replaceable and request.path == CHAT and may_follow
+        self._is_uncounted = begun.is_replaceable and request.path == CHAT_PATH and may_follow
         self._accept(reply, mender)
         if self._is_uncounted:
             return UnbegunStream(reply, partial(self._replace, request, source, was_settled))
@@ -460,7 +430,7 @@ class Attempts:
         next_request = await self._make_request_after(failed, request, source.make)
         return None if next_request is None else await self._send_until_answered(next_request, source)
 
-    async def _without_refused(
+    async def _mend_refused_request(
         self, error: BufferedReply, request: ModelRequest, source: _RequestSource
     ) -> ModelRequest | None:
         """Returns the request without the content that an error refuses, or None if nothing can be left out.
@@ -468,7 +438,7 @@ class Attempts:
         A cut of the prompt also changes the present target: it has the window to which the prompt was cut.
         """
         body = await error.read(MAX_REPLY_BYTES)
-        if error.status in _TOO_LONG_STATUSES and request.path == CHAT:
+        if error.status in _TOO_LONG_STATUSES and request.path == CHAT_PATH:
             cut = await self._cuts.shorten(body, request, source.make, self.target, self.endpoint)
             if cut is not None:
                 self.target = cut.target

@@ -19,7 +19,7 @@ from gateway.core.upstream.context_window import ContextWindows
 from gateway.core.upstream.policy import Policy, RouteMember, order_members
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
-from gateway.run.upstream.attempts import CHAT, Attempts, Candidate, no_caller_error
+from gateway.run.upstream.attempts import CHAT_PATH, Attempts, Candidate, no_caller_error
 from gateway.run.upstream.endpoint import Endpoint
 from gateway.run.upstream.propagation import choose_propagation
 from gateway.run.upstream.route import Route
@@ -85,7 +85,7 @@ class Failover:
         route: Route,
         spread_key: Callable[[], int],
         receipt: Receipt,
-        path: str = CHAT,
+        path: str = CHAT_PATH,
         caller_error: Callable[[], Exception | None] = no_caller_error,
     ) -> Attempts:
         """Returns the attempts of a request. Nothing is sent yet.
@@ -104,7 +104,7 @@ class Failover:
             Candidate(endpoint, target)
             for target in map(self.context_windows.with_known_window, route.targets)
             for endpoint in self.endpoints[target.upstream]
-            if path == CHAT or endpoint.provider.has_endpoint(path)
+            if path == CHAT_PATH or endpoint.provider.has_endpoint(path)
         ]
         members = [
             RouteMember(f"{endpoint.name}/{target.model}", target.rank, endpoint.health, target.model)
