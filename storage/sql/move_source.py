@@ -26,7 +26,7 @@ from storage.sql.moved_records import (
 )
 from storage.sql.rebuild import BlockVersion, load_versions
 from storage.sql.statements import load
-from storage.sql.transfer_definitions import read_attached
+from storage.sql.transfer_definitions import read_attachments
 from storage.usage_records import ROWS_AT_ONCE, UsageKey, UsageRow
 
 SQL = load("moving.sql")
@@ -125,7 +125,7 @@ class MoveSource(StoreGroup):
     @long_reads
     async def load_links(self, connection: Connection, agent_row: int) -> MovedLinks:
         """Returns the links of a memory."""
-        attached = [fields for _, fields in await read_attached(connection, agent_row, 0, _NO_LIMIT)]
+        attached = [fields for _, fields in await read_attachments(connection, agent_row, 0, _NO_LIMIT)]
         rows = await connection.fetch_rows(SQL["readers"], (agent_row,))
         return MovedLinks(attached, [MovedReader(Scope(*row[:3]), row[3], row[4]) for row in rows])
 

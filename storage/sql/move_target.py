@@ -32,7 +32,7 @@ from storage.sql.moved_records import (
 )
 from storage.sql.rebuild import load_versions
 from storage.sql.statements import load
-from storage.sql.transfer_definitions import find_or_make_attached
+from storage.sql.transfer_definitions import find_or_create_attached
 from storage.usage_records import UsageLimit, UsageRow
 
 SQL = load("moving.sql")
@@ -158,7 +158,7 @@ class MoveTarget(StoreGroup):
         if agent is None:
             return
         for fields in links.attached:
-            target = await find_or_make_attached(connection, scope.project, fields, created)
+            target = await find_or_create_attached(connection, scope.project, fields, created)
             if target is not None:
                 await attach(connection, agent.id, fields["kind"], target)
         for reader in links.readers:

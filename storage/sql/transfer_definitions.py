@@ -1,4 +1,4 @@
-"""The parts of an exported memory that only one made over REST has: its definitions, attachments and runs.
+"""The parts of an exported memory that only one made over the agents API has: definitions, attachments and steps.
 
 While an import grows they are hidden: they belong to a project without keys, and are attached under kinds that nothing
 looks for. `publish_definitions` gives them to their project.
@@ -17,7 +17,7 @@ from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, WriteConflict
 from storage.listing import DefinitionDraft
 from storage.records import API_PROFILE, IMPORTING_PREFIX, Agent, Block
-from storage.run_records import RunState, RunStep, TokenCounts
+from storage.run_records import RunStep, TokenCounts
 from storage.sql.agents_api.blocks import add_block
 from storage.sql.agents_api.definitions import (
     add_definition,
@@ -32,11 +32,10 @@ SQL = load("transfer.sql")
 
 # The kinds of attachments that are definitions.
 _ATTACHED_DEFINITIONS = (DefinitionKind.TOOL, DefinitionKind.IDENTITY)
-_END_STATES = (RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED)
 
 
-class ApiSubject(NamedTuple):
-    """The subject of a memory that was made over REST, in its two parts."""
+class AgentsApiSubject(NamedTuple):
+    """The subject of a memory that was made over the agents API, in its two parts."""
 
     # agent, archive or folder.
     kind: str
@@ -44,33 +43,37 @@ class ApiSubject(NamedTuple):
     uid: str
 
 
-def parse_api_subject(agent: Agent) -> ApiSubject | None:
-    """Returns the parts of a memory's subject; None: the memory was not made over REST."""
+def parse_agents_api_subject(agent: Agent) -> AgentsApiSubject | None:
+    """Returns the parts of a memory's subject; None: the memory was not made over the agents API."""
     if agent.scope.profile != API_PROFILE:
         return None
     kind, _, uid = agent.scope.subject.removeprefix(IMPORTING_PREFIX).partition(":")
-    return ApiSubject(kind, uid)
+    return AgentsApiSubject(kind, uid)
 
 
 # -- export
 
 
-async def read_attached(
+async def read_attachments(
     connection: Connection, agent_row: int, after: int, limit: int
 ) -> list[tuple[int, dict[str, Any]]]:
-    """Returns a page of the objects that are attached to an agent, each with its number among all, from 1 on.
+    """Returns a page of the objects that are attached to an agent, each with its position, counted from 1.
 
     The record of an object that is gone meanwhile has its kind alone: a page with fewer records would be taken for the
     last one.
+
+    after: the position of the last object on the previous page; 0: the page is the first.
+    limit: the size of a page.
     """
     rows = await connection.fetch_rows(SQL["attached_read"], (agent_row, limit, after))
     return [
-        (number, {"kind": kind, **(await _list_attached_fields(connection, kind, target) or {})})
-        for number, (kind, target) in enumerate(rows, after + 1)
+        (position, {"kind": kind, **(await _read_attached_object(connection, kind, target) or {})})
+        for position, (kind, target) in enumerate(rows, after + 1)
     ]
 
 
-async def _list_attached_fields(connection: Connection, kind: str, target: int) -> dict[str, Any] | None:
+async def _read_attached_object(connection: Connection, kind: str, target: int) -> dict[str, Any] | None:
+    """Returns the fields of an attached object besides its kind; None: the object is gone."""
     # The gateway's own tools have no rows: a negative number names one.
     if kind == DefinitionKind.TOOL and target < 0:
         return {"built_in": -target}
@@ -102,7 +105,7 @@ async def import_definition(connection: Connection, agent: Agent, record: Mappin
     """Adds the definition of a memory or of one of its conversations. Raises: WriteConflict."""
     kind, uid = DefinitionKind(record["kind"]), record["uid"]
     if kind is not DefinitionKind.CONVERSATION:
-        subject = parse_api_subject(agent)
+        subject = parse_agents_api_subject(agent)
         if subject is None or kind != subject.kind:
             wanted = agent.scope.subject.removeprefix(IMPORTING_PREFIX)
             raise WriteConflict(f"this is the {kind} {uid!r}, which cannot become {wanted}")
@@ -121,17 +124,19 @@ async def import_definition(connection: Connection, agent: Agent, record: Mappin
         raise WriteConflict(f"the {kind} {uid!r} is there already")
 
 
-async def put_attached(connection: Connection, agent: Agent, record: Mapping[str, Any], at: float) -> None:
-    """Attaches an object, which `find_or_make_attached` may make. An object that is not found is left out."""
-    target = await find_or_make_attached(connection, agent.scope.project, record, at)
+async def import_attachment(
+    connection: Connection, agent: Agent, record: Mapping[str, Any], at: float
+) -> None:
+    """Attaches the object of `find_or_create_attached`. An object that is not found is left out."""
+    target = await find_or_create_attached(connection, agent.scope.project, record, at)
     if target is not None:
         await connection.run(SQL["attached_put"], (agent.id, IMPORTING_PREFIX + record["kind"], target))
 
 
-async def find_or_make_attached(
+async def find_or_create_attached(
     connection: Connection, project: str, record: Mapping[str, Any], at: float
 ) -> int | None:
-    """Returns the row of an attached object; None: it is not found. A missing tool, identity or block is made."""
+    """Returns the row of an attached object; None: it is not found. A missing tool, identity or block is created."""
     kind = record["kind"]
     if "built_in" in record:
         return -int(record["built_in"])
@@ -141,13 +146,13 @@ async def find_or_make_attached(
         definition = await find_definition(connection, project, DefinitionKind(kind), record["uid"])
         return None if definition is None else definition.memory_row
     if kind in _ATTACHED_DEFINITIONS:
-        return await _find_or_make_definition(connection, project, DefinitionKind(kind), record, at)
+        return await _find_or_create_definition(connection, project, DefinitionKind(kind), record, at)
     if kind == DefinitionKind.BLOCK:
-        return await _find_or_make_block(connection, project, record, at)
+        return await _find_or_create_block(connection, project, record, at)
     raise ValueError(f"nothing of the kind {kind!r} is attached")
 
 
-async def _find_or_make_block(
+async def _find_or_create_block(
     connection: Connection, project: str, record: Mapping[str, Any], at: float
 ) -> int:
     """Returns the row of a block: the project's of this public id, else a new one.
@@ -171,7 +176,7 @@ async def _find_or_make_block(
     return entry.block.id
 
 
-async def _find_or_make_definition(
+async def _find_or_create_definition(
     connection: Connection, project: str, kind: DefinitionKind, record: Mapping[str, Any], at: float
 ) -> int:
     """Returns the row of a tool or an identity with this uid, else with this name, else of a new definition.
@@ -189,23 +194,8 @@ async def _find_or_make_definition(
     return (await add_definition(connection, draft, at=at)).id
 
 
-async def put_run(connection: Connection, agent: Agent, record: Mapping[str, Any]) -> None:
-    """Adds a run. One that had not ended when it was exported has failed here, at the time at which it began.
-
-    `conversation` of the record is a row of this database.
-    """
-    is_over = record["state"] in _END_STATES
-    state, stop = (RunState(record["state"]), record["stop"]) if is_over else (RunState.FAILED, "error")
-    values = (
-        agent.id, record["uid"], record["conversation"], state, stop, int(record["depth"]),
-        int(record["background"]), float(record["created"]), record["begun"],
-        record["ended"] if is_over else record["begun"] or record["created"],
-    )  # fmt: skip
-    await connection.run(SQL["run_put"], values)
-
-
-async def put_step(connection: Connection, agent: Agent, record: Mapping[str, Any]) -> None:
-    """Adds a step of a run, which counts it. `exchange` and `run` of the record are rows of this database."""
+async def import_step(connection: Connection, agent: Agent, record: Mapping[str, Any]) -> None:
+    """Adds a step of a run, and its tokens to the run. `exchange` and `run` of the record are rows of this database."""
     counts = TokenCounts(*(int(record[name]) for name in TokenCounts._fields))
     step = RunStep(
         exchange_row=record["exchange"],
@@ -224,8 +214,11 @@ async def put_step(connection: Connection, agent: Agent, record: Mapping[str, An
 
 
 async def publish_definitions(connection: Connection, agent: Agent) -> None:
-    """Gives imported definitions to their project. Raises: NotFound if a memory made over REST has no definition."""
-    subject = parse_api_subject(agent)
+    """Gives a memory's imported definitions to its project.
+
+    Raises: NotFound if a memory made over the agents API has no definition.
+    """
+    subject = parse_agents_api_subject(agent)
     if (
         subject is not None
         and await connection.fetch_row(SQL["definition_of"], (agent.id, subject.kind)) is None

@@ -14,7 +14,7 @@ from storage.records import Agent
 from storage.sql.exchange_rows import make_exchange
 from storage.sql.group import StoreGroup, long_reads, reads
 from storage.sql.statements import load, load_rows
-from storage.sql.transfer_definitions import read_attached
+from storage.sql.transfer_definitions import read_attachments
 from storage.sql.transfer_fields import FIELDS, READERS, get_kind
 from storage.transfer_commands import ExportedRecord, TransferRecord
 
@@ -67,7 +67,7 @@ class ExportReader(StoreGroup):
         cursor: the cursor returned with the last record of the previous page, or 0.
         """
         if part == "attached":
-            attached = await read_attached(connection, agent.id, cursor, limit)
+            attached = await read_attachments(connection, agent.id, cursor, limit)
             return [ExportedRecord(number, TransferRecord(values)) for number, values in attached]
         if part == "learned":
             # Learning goes on from its position when the export began: the importing gateway learns later facts again.

@@ -24,6 +24,7 @@ from storage.errors import NotFound, WriteConflict
 from storage.forget_commands import ForgetTarget
 from storage.listing import DefinitionDraft
 from storage.records import API_PROFILE, IMPORTING_PREFIX, Agent, EditState, Exchange, MarkKind, Scope
+from storage.run_records import RunState
 from storage.sql import exchanges
 from storage.sql.agents import Agents, find_agent, find_agent_by_id, find_or_create_agent, pause_agent
 from storage.sql.agents_api.definitions import add_definition
@@ -37,17 +38,19 @@ from storage.sql.readers import advance
 from storage.sql.statements import load, load_rows
 from storage.sql.stored_paths import CLIENT_TIP, EMPTY_TIP
 from storage.sql.transfer_definitions import (
+    import_attachment,
     import_definition,
-    parse_api_subject,
+    import_step,
+    parse_agents_api_subject,
     publish_definitions,
-    put_attached,
-    put_run,
-    put_step,
 )
 from storage.sql.transfer_fields import FIELDS, READERS, REFERENCES, get_kind
 from storage.transfer_commands import ImportedRecord, TransferRecord
 
 SQL = load("transfer.sql")
+
+# The states of runs that have ended.
+_END_STATES = (RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED)
 
 
 class ImportWriter(GrowingGroup):
@@ -155,7 +158,7 @@ class ImportWriter(GrowingGroup):
 
 async def _choose_published_uid(connection: Connection, agent: Agent, former_uid: str | None) -> str:
     """Returns the public id of an imported memory: the former id if that id is free, otherwise the present id."""
-    subject = parse_api_subject(agent)
+    subject = parse_agents_api_subject(agent)
     preferred_uid = former_uid if subject is None else subject.uid
     if preferred_uid is None or await connection.fetch_row(SQL["agent_taken"], (preferred_uid,)) is not None:
         return agent.uid
@@ -192,7 +195,7 @@ async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | Non
 async def _write_record(connection: Connection, agent: Agent, part: str, values: Mapping[str, Any]) -> None:
     """Writes a record of any part except an exchange. Raises: NotFound, WriteConflict."""
     if part == "attached":
-        await put_attached(connection, agent, values, agent.created)
+        await import_attachment(connection, agent, values, agent.created)
         return
     fields = await _resolve_fields(connection, agent.id, part, values)
     if part == "fact":
@@ -314,6 +317,14 @@ async def _put_import(connection: Connection, agent: Agent, fields: dict[str, An
     await _put_row(connection, agent.id, "import", {**fields, "status": status})
 
 
+async def _put_run(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    """Writes a run. A run that was open in the export has failed here, at the time at which it began."""
+    if fields["state"] not in _END_STATES:
+        ended = fields["begun"] or fields["created"]
+        fields |= {"state": RunState.FAILED, "stop": "error", "ended": ended}
+    await _put_row(connection, agent.id, "run", fields)
+
+
 # The writers of parts that take more than the statement of their row.
 _WRITERS: Mapping[str, Callable[[Connection, Agent, dict[str, Any]], Awaitable[None]]] = {
     "block": _put_block,
@@ -324,8 +335,8 @@ _WRITERS: Mapping[str, Callable[[Connection, Agent, dict[str, Any]], Awaitable[N
     "import": _put_import,
     "learned": _put_position,
     "passage": _put_passage,
-    "run": put_run,
-    "step": put_step,
+    "run": _put_run,
+    "step": import_step,
     "tag": _put_tag,
     "version": _put_version,
 }
