@@ -1044,6 +1044,8 @@ def test_a_text_that_is_too_long_to_be_looked_through_hides_none_before_it(
     hidden = operator.twin(f"m/{agent.uid}/words?q=Zxqv")["hidden"]
     assert [each["place"] for each in hidden["items"]] == ["message 2, replaced by another try"]
     assert not hidden["is_complete"]
+    shown = lead(page(operator, f"m/{agent.uid}/words?q=Zxqv"))
+    assert shown.endswith("told says “Zxqv”; at least 1 text that is still stored does.")
 
 
 def test_a_fact_that_is_no_longer_true_still_says_its_words(
