@@ -77,7 +77,7 @@ class BackgroundResponses:
     count_outcome: Callable[[str, str], None]
     # The limits that bound the requests.
     limiter: Limiter
-    # The requests that were answered last, by their hash.
+    # The requests that were answered last, by their digest, the oldest answer first.
     _answered_requests: dict[bytes, _AnsweredRequest] = field(default_factory=dict, init=False)
     # Reads the runs of responses.
     runs: ResponseRuns = field(init=False)
@@ -189,7 +189,7 @@ class BackgroundResponses:
             forget = self.store.forgetting.forget
             has_begun = bool(await self.store.responses.load_turns(run.agent_row, run.id))
             if has_begun and run.state not in (RunState.COMPLETED, RunState.FAILED):
-                # A forgetting raises the memory's epoch, so that an attempt under way commits no turn any more.
+                # Forgets nothing. It raises the memory's epoch, so that an attempt under way commits no turn any more.
                 await forget(run.agent_row, ForgetTarget())
             rows = {*rows, *(turn.exchange.id for turn in await self.runs.load_turns(run))}
             if rows:
