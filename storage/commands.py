@@ -255,7 +255,7 @@ class LearnedFact(Struct, frozen=True):
     valid_from: float
     exchange_row: int | None
     sources: Sequence[int]
-    # The ids of the facts that are no longer true because of this fact.
+    # The rows of the facts that are no longer true because of this fact.
     replaces: Sequence[int] = ()
     # True if the fact always holds for the user, so that the memory section shows it.
     standing: bool = False

@@ -30,7 +30,8 @@ from storage.sql.statements import load, load_rows
 
 SQL = load("facts.sql")
 
-ORIGIN = "learning"
+# The origin of versions of blocks that a reader has written.
+_READER_ORIGIN = "learning"
 # The most standing facts that are read. Not measured: older standing facts are shown in no prompt.
 _MAX_STANDING_FACTS = 100
 # The last facts that are looked through for a person's name. Not measured: a name that only an older fact has
@@ -39,7 +40,7 @@ _MAX_NAMING_FACTS = 1_000
 
 
 async def _find_fact(connection: Connection, agent_row: int, seq: int) -> Fact | None:
-    """Returns the fact with this number, true or not; None: there is no such fact."""
+    """Returns the fact with this number, also if it is no longer true; None: there is no such fact."""
     row = await connection.fetch_row(SQL["at"], (agent_row, seq))
     return None if row is None else _make_fact(row)
 
@@ -62,7 +63,7 @@ class Facts(GrowingGroup):
     ) -> list[Fact]:
         """Returns a page of facts, newest first.
 
-        is_all: True to include facts that are no longer true.
+        is_all: True to include facts that are no longer true; ignored with `as_of`.
         as_of: the time at which the facts were true; None: now.
         before: the number of the last fact on the previous page.
         """
@@ -83,7 +84,7 @@ class Facts(GrowingGroup):
     async def list_naming(self, connection: Connection, agent_row: int) -> builtins.list[str]:
         """Returns the texts of true facts in which a person may be named, newest first.
 
-        At most 50 are returned, and the last `_MAX_NAMING_FACTS` facts are looked through.
+        At most 50 of the last `_MAX_NAMING_FACTS` facts are returned.
         """
         rows = await connection.fetch_rows(SQL["naming"], (agent_row, _MAX_NAMING_FACTS))
         return [row[0] for row in rows]
@@ -116,7 +117,7 @@ class Facts(GrowingGroup):
         """
         sorted_facts = sorted(facts)
         existing: set[tuple[str, int]] = set()
-        (page_size, _) = SQL["existing"].sizes.values()
+        page_size = min(SQL["existing"].sizes.values())
         for start in range(0, len(sorted_facts), page_size):
             uids, seqs = zip(*sorted_facts[start : start + page_size], strict=True)
             rows = await connection.fetch_rows(SQL["existing"], ([*uids], [*seqs]))
@@ -124,9 +125,11 @@ class Facts(GrowingGroup):
         return existing.intersection(sorted_facts)
 
     @reads
-    async def list_replaced(self, connection: Connection, agent_row: int, fact: int) -> builtins.list[Fact]:
-        """Returns the facts that a fact replaced, by its row, newest first."""
-        return [_make_fact(row) for row in await connection.fetch_rows(SQL["before"], (agent_row, fact))]
+    async def list_replaced(
+        self, connection: Connection, agent_row: int, fact_row: int
+    ) -> builtins.list[Fact]:
+        """Returns the facts that a fact replaced, newest first."""
+        return [_make_fact(row) for row in await connection.fetch_rows(SQL["before"], (agent_row, fact_row))]
 
     @writes
     async def mute(
@@ -148,12 +151,12 @@ class Facts(GrowingGroup):
         seq: int,
         *,
         is_standing: bool,
-        replaces: Sequence[int],
+        replaced_rows: Sequence[int],
         at: float,
     ) -> Fact:
         """Has the memory section show a fact, or no longer.
 
-        replaces: the rows of the facts that it replaces from now on. Its own row does not count.
+        replaced_rows: the rows of the facts that it replaces from now on. Its own row does not count.
         at: now, in seconds since the epoch.
 
         Raises: NotFound; WriteConflict: the fact is muted, or no longer true.
@@ -163,7 +166,7 @@ class Facts(GrowingGroup):
         if fact.muted:
             raise WriteConflict(f"fact {seq} is not mentioned at all")
         await connection.run(SQL["set_standing"], (agent_row, seq, int(is_standing)))
-        for replaced_row in replaces:
+        for replaced_row in replaced_rows:
             if replaced_row != fact.id:
                 await end_fact(connection, agent_row, replaced_row, fact.id, at)
         await connection.run(SQL["raise_rev"], (agent_row,))
@@ -211,14 +214,14 @@ class Facts(GrowingGroup):
         at: float,
         *,
         standing: bool = False,
-        replaces: Sequence[int] = (),
+        replaced_rows: Sequence[int] = (),
     ) -> RememberedFact:
         """Adds a fact that a person has stated, unless an equal fact is true. Returns the new or the equal fact.
 
         key: the key of the text, as in `LearnedFact`.
         standing: True if the fact always holds. It then takes the place of an equal fact that is not standing, if that
             fact is not muted.
-        replaces: the ids of the facts that are no longer true because of this fact.
+        replaced_rows: the rows of the facts that the fact replaces.
 
         Raises: NotFound: the memory is gone.
         """
@@ -226,7 +229,7 @@ class Facts(GrowingGroup):
         async def write(connection: Connection) -> RememberedFact:
             await connection.lock(agent.id)
             equal_row = await find_equal(connection, agent.id, hash_key(agent.secret, key))
-            ended = [*replaces]
+            ended = [*replaced_rows]
             if equal_row is not None:
                 equal_fact = await read_row(connection, equal_row)
                 if equal_fact.muted or equal_fact.standing or not standing:
@@ -302,7 +305,7 @@ class Facts(GrowingGroup):
                     if current.label == block.label
                 )
             await write_block(
-                connection, block.id, block.version, value, at=now, origin=ORIGIN, sources=sources
+                connection, block.id, block.version, value, at=now, origin=_READER_ORIGIN, sources=sources
             )
         for fact in learned.facts:
             await add_fact(connection, agent, fact, now)

@@ -73,7 +73,7 @@ class MemoryEdits(Struct, frozen=True):
                 editor.origin,
                 now,
                 standing=always,
-                replaces=replaced_rows,
+                replaced_rows=replaced_rows,
             )
         except NotFound as error:
             raise MemoryNotFound from error
@@ -151,7 +151,7 @@ class MemoryEdits(Struct, frozen=True):
             replaced_rows = find_replaced_rows(fact.text, await self.store.facts.list_standing(agent.id))
         try:
             fact = await self.store.facts.set_standing(
-                agent.id, seq, is_standing=is_always, replaces=replaced_rows, at=now
+                agent.id, seq, is_standing=is_always, replaced_rows=replaced_rows, at=now
             )
         except NotFound as error:
             raise _make_unknown_fact_error() from error

@@ -446,7 +446,7 @@ def test_no_copy_is_left_of_a_fact_that_was_told_before_each_reply(world: World)
         run(
             world,
             world.store.facts.set_standing(
-                memory(world).id, fact, is_standing=is_standing, replaces=(), at=1.0
+                memory(world).id, fact, is_standing=is_standing, replaced_rows=(), at=1.0
             ),
         )
     assert on_disk(world)

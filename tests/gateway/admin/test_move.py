@@ -314,7 +314,7 @@ async def test_a_memory_that_was_changed_since_it_was_moved_is_named(
             await source.facts.mute(carol.id, fact.seq, 7.0, is_muted=True)
         case "set a fact":
             await source.facts.set_standing(
-                carol.id, fact.seq, is_standing=not fact.standing, replaces=(), at=1.0
+                carol.id, fact.seq, is_standing=not fact.standing, replaced_rows=(), at=1.0
             )
         case "pause":
             await source.forgetting.pause(carol.id, 7.0)
