@@ -41,7 +41,7 @@ _SourceT = TypeVar("_SourceT")
 MAX_LINE_BYTES: Final = 10_000_000
 # The most conversations of which each message is a line. Each takes some 200 bytes while the file is read.
 MAX_GATHERED_CONVERSATIONS: Final = 200_000
-# The beginning of a file, by which its format is found; the rest of a line that is too long is read in such pieces.
+# The bytes of a file's beginning, which show its format. A line that is too long is skipped in pieces of this size.
 _HEAD_BYTES: Final = 64 << 10
 # The beginning of a line of a list of facts with dates, which is no JSON.
 _DATED_LINE: Final = re.compile(rb"\[\d{4}-\d{2}-\d{2}\]")

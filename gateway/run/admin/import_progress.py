@@ -13,12 +13,12 @@ from gateway.core.dates import render_iso
 from gateway.core.usage.estimate import CHARS_PER_TOKEN
 from storage.import_commands import MessageCounts
 
-# The most warnings that are listed; one more then has the number of the others.
+# The most warnings that are stored. If there are more, the last one that is shown has the number of the others.
 MAX_WARNINGS: Final = 100
 
 
 class ImportCounts(Struct, frozen=True):
-    """How many conversations, messages or facts an import has read, and what became of them."""
+    """Counts the conversations, messages or facts of an import, by what became of them."""
 
     # The number in the whole file. When the import has ended, it is the sum of the others.
     found: int = 0
@@ -44,7 +44,10 @@ class PartialConversation(Struct, frozen=True):
 
 
 class ImportProgress(Struct, frozen=True):
-    """The progress of an import, as its row has it, under names of its own. It quotes nothing of the file."""
+    """The progress of an import. It quotes nothing of the file.
+
+    The import's row has it as JSON, in which some fields have other names (`name`).
+    """
 
     conversations: ImportCounts = ImportCounts()
     messages: ImportCounts = ImportCounts()
@@ -67,7 +70,7 @@ class ImportProgress(Struct, frozen=True):
     partial: PartialConversation = PartialConversation()
 
     def with_warning(self, text: str) -> ImportProgress:
-        """Returns the progress with one more warning, which is only counted above `MAX_WARNINGS`."""
+        """Returns the progress with one more warning. Beyond `MAX_WARNINGS` a warning is counted, and not stored."""
         warnings = [*self.warnings, text] if self.warning_count < MAX_WARNINGS else self.warnings
         return replace(self, warnings=warnings, warning_count=self.warning_count + 1)
 
