@@ -18,7 +18,7 @@ MAX_WARNINGS: Final = 100
 
 
 class ImportCounts(Struct, frozen=True):
-    """Counts the conversations, messages or facts of an import, by what became of them."""
+    """How many conversations, messages or facts an import has read, and what became of them."""
 
     # The number in the whole file. When the import has ended, it is the sum of the others.
     found: int = 0
