@@ -39,6 +39,7 @@ from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.errors import ContextExceeded, GatewayError, UpstreamError, UpstreamRefused, UpstreamTooLarge
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
+from gateway.run.upstream.attempt_outcomes import AttemptOutcomes
 from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
 from gateway.run.upstream.error_replies import (
     BegunReply,
@@ -151,19 +152,17 @@ class Attempts:
     _is_in_flight: bool = field(default=False, init=False)
     # The call of the receipt that is under way, or was the last one.
     call: UpstreamCall = field(init=False)
-    # The endpoint's name and the outcome of each attempt.
-    _outcomes: list[tuple[str, str]] = field(default_factory=list, init=False)
-    # True: the last attempt's stream may still fail before its first event. The metrics have no count of it yet.
-    _is_uncounted: bool = field(default=False, init=False)
+    # The outcomes of the attempts.
+    _outcomes: AttemptOutcomes = field(init=False)
     # The number of the endpoint's failures in this round.
     _failure_count: int = field(default=0, init=False)
     # True: an endpoint has answered; further rounds of the turn go to it.
     _is_settled: bool = field(default=False, init=False)
-    # The cuts of the prompt for the present endpoint.
-    _cuts: PromptCuts = field(init=False)
+    # The cuts of the prompt for the present endpoint; None: the endpoint has not refused the prompt.
+    _cuts: PromptCuts | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self._cuts = PromptCuts(self._services.context_windows, self._receipt)
+        self._outcomes = AttemptOutcomes(self._services.metrics)
 
     def __enter__(self) -> Attempts:
         self._is_in_flight = True
@@ -174,7 +173,7 @@ class Attempts:
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends the request. An upstream's error gets the headers of the receipt."""
-        self._count_stream()
+        self._outcomes.settle()
         if error is None:
             self._note_complete()
         elif isinstance(error, UpstreamError):
@@ -193,7 +192,7 @@ class Attempts:
     async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
         """Returns the first reply that is no failure, or else the reply of the last failure, as `ModelSource.send`."""
         # The reply of the round before has ended.
-        self._count_stream()
+        self._outcomes.settle()
         self._note_complete()
         self.call = self._receipt.begin_call()
         self._failure_count = 0
@@ -270,10 +269,7 @@ class Attempts:
             raise
         if prepared is None:
             return None
-        if self._is_uncounted:
-            self._is_uncounted = False
-            self._outcomes.pop()  # the status of the stream, of which the failure is the outcome
-        self._count_outcome(failed.failure.kind, is_error=True)
+        self._outcomes.add(self.endpoint.name, failed.failure.kind, is_error=True)
         self.call.tries.append(FailedTry(self.endpoint.name, failed.failure.kind, time.perf_counter()))
         # The error is dropped only now, because the error of the last attempt goes to the client.
         if failed.reply is not None:
@@ -311,7 +307,7 @@ class Attempts:
         self.endpoint = endpoint
         self.target = target
         self._failure_count = 0
-        self._cuts = PromptCuts(self._services.context_windows, self._receipt)
+        self._cuts = None
 
     async def _make_attempt(
         self, request: ModelRequest, source: _RequestSource
@@ -385,24 +381,28 @@ class Attempts:
                 await reply.aclose()
                 raise
         if replacement is not None:
-            self._count_outcome(outcome, is_error=True)
+            self._outcomes.add(self.endpoint.name, outcome, is_error=True)
             await discard_reply(reply)
             return replacement
         may_follow = bool(self._next_candidates) or self.endpoint.policy.retries > 0
-        self._is_uncounted = begun.is_replaceable and request.path == CHAT_PATH and may_follow
-        self._accept(reply, mender)
-        if self._is_uncounted:
+        is_provisional = begun.is_replaceable and request.path == CHAT_PATH and may_follow
+        self._accept(reply, mender, is_provisional=is_provisional)
+        if is_provisional:
             return UnbegunStream(reply, partial(self._replace, request, source, was_settled))
         return reply
 
-    def _accept(self, reply: ModelReply, mender: RequestMender | None) -> None:
-        """Notes an answer that goes to the client."""
+    def _accept(self, reply: ModelReply, mender: RequestMender | None, *, is_provisional: bool) -> None:
+        """Notes an answer that goes to the client. is_provisional: the value for `AttemptOutcomes.add`."""
         if reply.status < 400:
-            self._cuts.note_answer(self.target)
+            if self._cuts is not None:
+                self._cuts.note_answer(self.target)
             if mender is not None:
                 mender.note_answer()
         self.call.is_streamed = reply.is_stream
-        self._note_end(str(reply.status), is_error=reply.status >= 400, status=reply.status)
+        is_error = reply.status >= 400
+        self._note_end(
+            str(reply.status), is_error=is_error, status=reply.status, is_provisional=is_provisional
+        )
         if reply.status == 401 and self.endpoint.has_key:
             # The caller gets the answer, but cannot mend the key.
             _log.warning(
@@ -439,6 +439,8 @@ class Attempts:
         """
         body = await error.read(MAX_REPLY_BYTES)
         if error.status in _TOO_LONG_STATUSES and request.path == CHAT_PATH:
+            if self._cuts is None:
+                self._cuts = PromptCuts(self._services.context_windows, self._receipt)
             cut = await self._cuts.shorten(body, request, source.make, self.target, self.endpoint)
             if cut is not None:
                 self.target = cut.target
@@ -515,28 +517,14 @@ class Attempts:
         self._note_end(failed.failure.kind, is_error=True, status=failed.reply.status)
         return failed.reply
 
-    def _note_end(self, outcome: str, *, is_error: bool, status: int) -> None:
+    def _note_end(self, outcome: str, *, is_error: bool, status: int, is_provisional: bool = False) -> None:
         """Notes the end of a call. status: the status of the reply; 0: no reply."""
         self.is_answered = bool(status)
         if status:
             self.call.status = status
-        self._count_outcome(outcome, is_error=is_error)
+        self._outcomes.add(self.endpoint.name, outcome, is_error=is_error, is_provisional=is_provisional)
         if not self._is_settled:
             self._is_settled = True
             self._receipt.headers["x-mnemogate-upstream"] = self.endpoint.name
-        if len(self._outcomes) > 1:
-            self._receipt.headers["x-mnemogate-tries"] = ";".join(map(":".join, self._outcomes))
-
-    def _count_outcome(self, outcome: str, *, is_error: bool) -> None:
-        name = self.endpoint.name
-        self._outcomes.append((name, outcome))
-        if not self._is_uncounted:
-            self._services.metrics.upstream_tries.inc(name, outcome)
-        if is_error:
-            self._services.metrics.upstream_errors.inc(name, outcome)
-
-    def _count_stream(self) -> None:
-        """Counts the last attempt if its stream was not replaced."""
-        if self._is_uncounted:
-            self._is_uncounted = False
-            self._services.metrics.upstream_tries.inc(*self._outcomes[-1])
+        if (tries := self._outcomes.render_tries()) is not None:
+            self._receipt.headers["x-mnemogate-tries"] = tries
