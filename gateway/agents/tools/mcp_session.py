@@ -1,6 +1,6 @@
 """A session with an MCP server, by the `mcp` package. The first call loads this module, which needs the extra `mcp`.
 
-HTTP goes through `ToolHosts`, not through the package's own connections.
+HTTP goes through `ToolHosts` (gateway/agents/tools/mcp_host_transport.py), not through the package's own connections.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import codecs
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from encodings import utf_8
 from importlib.metadata import version
@@ -24,26 +24,19 @@ from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, Implementation
 
-from gateway.agents.tools.hosts import HostError, HostReply, StatusFault, ToolHosts
+from gateway.agents.tools.hosts import HostError, ToolHosts
+from gateway.agents.tools.mcp_host_transport import MAX_REPLY_BYTES, REPLY_TOO_LONG, HostTransport
 from gateway.agents.tools.mcp_report import SessionReport
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-# The most bytes of one reply. Not measured: it bounds the memory that a faulty server can take.
-MAX_REPLY_BYTES = 1_000_000
-_REPLY_TOO_LONG = f"its reply has more than {MAX_REPLY_BYTES:,} bytes"
-# The most seconds of the request that ends a session, which some servers never answer. Not measured: the results of the
-# call wait for it.
-END_S = 2.0
-_SELF = Implementation(name="mnemogate", version=version("mnemogate"))
+_CLIENT_INFO = Implementation(name="mnemogate", version=version("mnemogate"))
 # These packages log whole messages. The error that the caller gets has the fault.
 for _name in ("mcp", "httpx2"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 # The types of parts of a result that the package knows.
 _BLOCK_TYPES = frozenset(("text", "image", "audio", "resource", "resource_link"))
-# Headers that the connection to the host sets itself.
-_OWN_HEADERS = ("host", "connection", "content-length", "accept-encoding", "user-agent", "cookie")
 
 
 @asynccontextmanager
@@ -51,10 +44,10 @@ async def open_http_session(
     hosts: ToolHosts, url: str, headers: Mapping[str, str], report: SessionReport
 ) -> AsyncIterator[Client]:
     """Opens a session over streamable HTTP. headers: the headers of each request."""
-    transport = _HostTransport(hosts, url, headers, report.host_errors)
+    transport = HostTransport(hosts, url, headers, report.host_errors)
     async with httpx2.AsyncClient(transport=transport, trust_env=False) as client:
         streams = streamable_http_client(url, http_client=client, max_sse_event_size=MAX_REPLY_BYTES)
-        async with _Client(_with_lenient_stream(streams, report), client_info=_SELF) as session:
+        async with _Client(_with_lenient_stream(streams, report), client_info=_CLIENT_INFO) as session:
             yield session
 
 
@@ -66,7 +59,7 @@ async def open_sse_session(
 
     headers: the headers of each request.
     """
-    transport = _HostTransport(hosts, url, headers, report.host_errors, has_events=True)
+    transport = HostTransport(hosts, url, headers, report.host_errors, has_events=True)
 
     def make_client(
         headers: dict[str, str] | None = None,
@@ -76,7 +69,7 @@ async def open_sse_session(
         return httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None)
 
     streams = sse_client(url, httpx_client_factory=make_client)
-    async with _Client(_with_lenient_stream(streams, report), client_info=_SELF) as session:
+    async with _Client(_with_lenient_stream(streams, report), client_info=_CLIENT_INFO) as session:
         yield session
 
 
@@ -98,16 +91,17 @@ async def open_stdio_session(
         async with asyncio.timeout(None) as session_timeout:
 
             def end_session() -> None:
-                report.host_errors.append(HostError(_REPLY_TOO_LONG))
+                report.host_errors.append(HostError(REPLY_TOO_LONG))
                 session_timeout.reschedule(0.0)
 
             _end_session.set(end_session)
             streams = stdio_client(parameters, errlog=nowhere)
-            async with _Client(_with_lenient_stream(streams, report), client_info=_SELF) as session:
+            async with _Client(_with_lenient_stream(streams, report), client_info=_CLIENT_INFO) as session:
                 yield session
 
 
-# The function that ends the session of this task after a reply that is too long.
+# The function that ends the session of this task after a reply that is too long. The package makes the decoder by the
+# name of its encoding, so the decoder cannot be given the function.
 _end_session: ContextVar[Callable[[], None]] = ContextVar("end_session")
 
 
@@ -221,95 +215,3 @@ def _takes_arguments(schema: dict[str, Any]) -> bool:
         and isinstance(required, list)
         and all(isinstance(name, str) for name in required)
     )
-
-
-class _HostTransport(httpx2.AsyncBaseTransport):
-    """Sends requests through `ToolHosts` to one server alone, since the headers are for no other server.
-
-    has_events: the server answers each message by an event of the stream that the first GET opened.
-    """
-
-    def __init__(
-        self,
-        hosts: ToolHosts,
-        url: str,
-        headers: Mapping[str, str],
-        host_errors: list[HostError],
-        *,
-        has_events: bool = False,
-    ) -> None:
-        self._hosts = hosts
-        self._origin = _read_origin(httpx2.URL(url))
-        self._headers = headers
-        self._errors = host_errors
-        self._has_events = has_events
-        self._events: HostReply | None = None
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Sends a request through `ToolHosts`. Raises: the errors of httpx, with the cause noted in `host_errors`."""
-        if _read_origin(request.url) != self._origin:
-            self._errors.append(HostError("it leads to another address"))
-            raise httpx2.ConnectError("another address")
-        body = await request.aread()
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in _OWN_HEADERS}
-        stack = AsyncExitStack()
-        try:
-            opened = self._hosts.open(
-                request.method, str(request.url), {**headers, **self._headers}, body or None
-            )
-            if request.method == "DELETE":
-                # A server that never answers the end of a session must not hold up its results.
-                async with asyncio.timeout(END_S), opened as reply:
-                    return httpx2.Response(reply.status)
-            reply = await stack.enter_async_context(opened)
-        except TimeoutError as error:
-            raise httpx2.ReadTimeout("no answer to the end of the session") from error
-        except HostError as error:
-            self._errors.append(error)
-            raise httpx2.ConnectError(str(error)) from error
-        self._note_status(request.method, reply)
-        return httpx2.Response(
-            reply.status, headers=dict(reply.headers), stream=_Body(reply, stack, self._errors)
-        )
-
-    def _note_status(self, method: str, reply: HostReply) -> None:
-        """Notes an answer with an error status."""
-        message = f"its server answered with the status {reply.status}"
-        if method == "POST":
-            # The answer to a later message replaces the errors of earlier answers.
-            self._errors[:] = [error for error in self._errors if not isinstance(error, StatusFault)]
-            if reply.status >= 400:
-                self._errors.append(HostError(message) if self._has_events else StatusFault(message))
-                if self._events is not None:
-                    # Otherwise the package would wait for an event that answers the message.
-                    self._events.break_off()
-        elif self._has_events:
-            if reply.status != 200:
-                self._errors.append(HostError(message))
-            self._events = reply
-
-
-def _read_origin(url: httpx2.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port
-
-
-class _Body(httpx2.AsyncByteStream):
-    def __init__(self, reply: HostReply, stack: AsyncExitStack, host_errors: list[HostError]) -> None:
-        self._reply = reply
-        self._stack = stack
-        self._errors = host_errors
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        try:
-            async for chunk in self._reply.read_chunks():
-                size += len(chunk)
-                if size > MAX_REPLY_BYTES:
-                    raise HostError(_REPLY_TOO_LONG)
-                yield chunk
-        except HostError as error:
-            self._errors.append(error)
-            raise httpx2.ReadError(str(error)) from error
-
-    async def aclose(self) -> None:
-        await self._stack.aclose()

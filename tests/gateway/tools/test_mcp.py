@@ -22,7 +22,7 @@ import gateway.agents.tools
 import tests.doubles.mcp_server as double
 from gateway import event_loop
 from gateway.agents.core.mcp_server import McpSecrets
-from gateway.agents.tools import mcp, mcp_session
+from gateway.agents.tools import mcp, mcp_host_transport, mcp_session
 from gateway.agents.tools.hosts import ToolHosts
 from gateway.agents.tools.mcp import McpFault, McpServers
 from gateway.core.definition import McpServerDefinition
@@ -192,7 +192,7 @@ async def test_a_server_that_says_too_much(request: pytest.FixtureRequest, way: 
 
 
 async def test_a_server_that_does_not_answer_that_a_session_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_session, "END_S", 0.1)
+    monkeypatch.setattr(mcp_host_transport, "END_S", 0.1)
     with started("deaf") as server:
         assert await asking(server).call_tool(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
 
