@@ -80,14 +80,16 @@ class RecallTrials(Struct, frozen=True):
         weak_seqs = {seq for seq, _ in search.weak_hits}
         found_entries = [replace(entry, reason="") for entry in entries if entry.seq not in weak_seqs]
         end = start + limit
-        hits = await load_hit_records(self.store, agent.id, uid, [*chosen_entries, *rejected_entries])
-        # Without reasons, all of them are `chosen`.
-        found_hits = await load_hit_records(self.store, agent.id, uid, found_entries[start:end])
+        # One look-up for all three lists, since each takes three reads. Without a reason, the hits found are `chosen`.
+        hits = await load_hit_records(
+            self.store, agent.id, uid, [*chosen_entries, *rejected_entries, *found_entries[start:end]]
+        )
+        chosen_count = len(chosen_entries)
         return TrialRecord(
             query=query,
             note=result.note.strip() or None,
-            chosen=hits.chosen,
+            chosen=hits.chosen[:chosen_count],
             left_out=hits.left_out,
-            found=found_hits.chosen,
+            found=hits.chosen[chosen_count:],
             next=str(end) if len(found_entries) > end else None,
         )
