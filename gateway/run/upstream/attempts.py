@@ -146,8 +146,8 @@ class Attempts:
     sends_once: bool = False
     # Returns the error of a caller that broke its request off, else None. No upstream is to blame for such a request.
     caller_error: Callable[[], Exception | None] = no_caller_error
-    # True: the last attempt had a reply, whatever its status.
-    is_answered: bool = field(default=False, init=False)
+    # True: the last attempt had a reply, and no failure of the reply is noted yet.
+    _is_answered: bool = field(default=False, init=False)
     # True: the request counts as in flight at its endpoint.
     _is_in_flight: bool = field(default=False, init=False)
     # The call of the receipt that is under way, or was the last one.
@@ -220,9 +220,9 @@ class Attempts:
 
     def note_broken(self, error: GatewayError) -> None:
         """Notes that a reply which had begun broke off. An error before a reply is noted already."""
-        if not self.is_answered:
+        if not self._is_answered:
             return
-        self.is_answered = False
+        self._is_answered = False
         self.call.failure = get_error_kind(error)
         self._services.metrics.upstream_errors.inc(self.endpoint.name, self.call.failure)
         # All replies share the gateway's bounds, and one caller's requests must not open the circuit for all.
@@ -317,7 +317,7 @@ class Attempts:
         Returns the reply, the failure of the attempt, or the request without content that the endpoint has refused.
         """
         health = self.endpoint.health
-        self.is_answered = False
+        self._is_answered = False
         self._describe_call(request)
         with health.begin_attempt(self.endpoint.policy):
             try:
@@ -428,7 +428,16 @@ class Attempts:
         self._is_settled = was_settled
         failed = self._record_failure(_FailedAttempt(failure))
         next_request = await self._make_request_after(failed, request, source.make)
-        return None if next_request is None else await self._send_until_answered(next_request, source)
+        if next_request is None:
+            reply = None
+            self._note_end(failure.kind, is_error=True, status=self.call.status)
+        else:
+            reply = await self._send_until_answered(next_request, source)
+        if reply is None or reply.status >= 400:
+            # The head has left, so the client gets the error as an event. It is counted, and the event is no break.
+            self._is_answered = False
+            self.call.failure = failure.kind if reply is None else str(reply.status)
+        return reply
 
     async def _mend_refused_request(
         self, error: BufferedReply, request: ModelRequest, source: _RequestSource
@@ -464,7 +473,7 @@ class Attempts:
 
     def _note_complete(self) -> None:
         """Notes that the last reply, if there was one, has come to its end."""
-        if self.is_answered and self.call.status < 300:
+        if self._is_answered and self.call.status < 300:
             self.endpoint.health.record_success(self.target.model)
 
     def _record_failure(self, failed: _FailedAttempt) -> _FailedAttempt:
@@ -519,7 +528,7 @@ class Attempts:
 
     def _note_end(self, outcome: str, *, is_error: bool, status: int, is_provisional: bool = False) -> None:
         """Notes the end of a call. status: the status of the reply; 0: no reply."""
-        self.is_answered = bool(status)
+        self._is_answered = bool(status)
         if status:
             self.call.status = status
         self._outcomes.add(self.endpoint.name, outcome, is_error=is_error, is_provisional=is_provisional)

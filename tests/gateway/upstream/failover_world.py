@@ -131,6 +131,12 @@ class FailoverWorld:
             f'mnemogate_upstream_tries_total{{outcome="{outcome}",upstream="{upstream}"}}'
         )
 
+    def count_errors(self, upstream: str) -> dict[str, float]:
+        """Returns the number of an upstream's errors by their kind, as /metrics counts them."""
+        text = self.world.gateway.ask("GET", "/metrics").body.decode()
+        line = rf'^mnemogate_upstream_errors_total{{kind="(\w+)",upstream="{upstream}"}} (\S+)$'
+        return {kind: float(count) for kind, count in re.findall(line, text, re.MULTILINE)}
+
     def settle(self) -> None:
         """Waits for all pending writes, and checks that no endpoint counts a request as in flight."""
         self.world.settle()

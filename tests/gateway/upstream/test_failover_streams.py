@@ -202,6 +202,12 @@ def test_where_all_have_failed_after_comments_the_last_error_is_an_event(
                 got = client.read_until(b"\r\n0\r\n\r\n")
             error = next(each for each in got.split(b"data: ") if each.startswith(b'{"error"'))
             assert shown in orjson.loads(error.split(b"\n\n")[0])["error"]["message"]
+            world.settle()
+            health = world.find_endpoint("second").health
+            assert (
+                sum(world.count_errors("second").values()),
+                health.failure_count + health.break_count,
+            ) == (1, 1)
 
 
 @both
@@ -225,6 +231,11 @@ def test_a_fallback_after_comments_whose_window_is_too_small_leaves_the_error_as
         assert b"context_length_exceeded" not in got
         assert b'"type":"response.failed"' in got
         assert world.second.requests == []
+        world.settle()
+        assert world.count_errors("first") == {"502": 1}
+        assert (world.count_tries("first", "502"), world.count_tries("first", "200")) == (1, 0)
+        logged, *_ = world.world.gateway.app.services.requests.list_ended()
+        assert logged.tries == ("first:502",)
 
 
 @both
