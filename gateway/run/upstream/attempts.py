@@ -191,9 +191,9 @@ class Attempts:
 
     async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
         """Returns the first reply that is no failure, or else the reply of the last failure, as `ModelSource.send`."""
-        # The reply of the round before has ended.
-        self._outcomes.settle()
-        self._note_complete()
+        if self._is_settled:  # the reply of the round before has ended
+            self._outcomes.settle()
+            self._note_complete()
         self.call = self._receipt.begin_call()
         self._failure_count = 0
         source = _RequestSource(make, mender)
