@@ -177,10 +177,10 @@ class StoredContent(NamedTuple):
     full_reply: bytes | None = None
 
 
-# The most calls of a rule, each with more contents than the call before. A rule raises `MissingContents` in four steps
-# at most (compared openings or siblings, altered replies, questions asked again, an equal reply with other ids), and in
-# each step for all contents that the step compares.
-MAX_RULE_CALLS = 5
+# The most calls of a rule, each with more contents than the call before. A rule raises `MissingContents` in five steps
+# at most (compared openings or siblings, altered replies, questions asked again, an equal reply with other ids, equal
+# turns of other responses), and in each step for all contents that the step compares.
+MAX_RULE_CALLS = 6
 
 
 class MissingContents(Exception):

@@ -188,11 +188,16 @@ def _find_twin(tree: Tree, exchange: Exchange, request_end: RequestEnd) -> Excha
     tag = _read_response_tag(request_end.shown_reply)
     if tag == "":
         return None
-    for other in tree.list_siblings(exchange):
-        if other.ended is None or other.reply != exchange.reply or not is_same_input(other, exchange):
-            continue
-        if read_off_record_part(other) != read_off_record_part(exchange):
-            continue
+    same_words = [
+        other
+        for other in tree.list_siblings(exchange)
+        if other.ended is not None
+        and other.reply == exchange.reply
+        and is_same_input(other, exchange)
+        and read_off_record_part(other) == read_off_record_part(exchange)
+    ]
+    tree.contents.group(same_words)
+    for other in same_words:
         if _read_response_tag(tree.contents.get(other).shown_reply) == tag:
             return other
     return None

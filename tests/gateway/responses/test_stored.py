@@ -810,6 +810,17 @@ def test_responses_with_the_same_words_are_shown_apart(
     assert world.sdk.responses.retrieve(answered[0].id).metadata == {"try": "one"}
 
 
+def test_a_turn_is_stored_beside_many_responses_with_its_words(
+    world: World, upstream: StrictUpstream
+) -> None:
+    first = respond(world, input="Hello.", user="alice")
+    for _ in range(8):
+        respond(world, input="And?", previous_response_id=first.id, user="alice")
+    again = respond(world, input="And?", previous_response_id=first.id, user="alice", background=True)
+    becomes(lambda: world.sdk.responses.retrieve(again.id).status == "completed")
+    assert world.query("SELECT count(*) FROM exchanges") == [10]
+
+
 @pytest.mark.parametrize("user", [None, "alice"])
 @pytest.mark.parametrize("continues", ["response", "conversation", "nothing"])
 def test_the_words_of_a_deleted_response_may_be_sent_anew(
