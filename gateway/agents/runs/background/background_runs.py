@@ -107,17 +107,18 @@ class BackgroundRuns:
         run = None if agent is None else await store.runs.find_run(job.agent_row, run_row)
         if agent is None or run is None:
             return None
-        waiting_run = self._open.find(run.uid)
         try:
             entry = await store.runs.get(agent.scope.project, run.uid)
         except NotFound:
             # The conversation of the run was deleted.
             if not run.is_over:
                 await self._fail(run, _REQUEST_GONE, job)
-            if waiting_run is not None:
-                self._logs.close_deleted(waiting_run)
-                self._open.close(waiting_run)
+            if (open_run := self._open.find(run.uid)) is not None:
+                self._logs.close_deleted(open_run)
+                self._open.close(open_run)
             return None
+        # Looked up after the reads, since a cancel may close the run meanwhile.
+        waiting_run = self._open.find(run.uid)
         # An open run stays in its conversation's queue, even if the conversation was deleted and its name used again.
         queue = (agent.uid, entry.conversation_name)
         open_run = waiting_run or self._open.add(run.uid, queue, phase=RunPhase.PERFORMED)
