@@ -13,6 +13,7 @@ from gateway.page.memory_routes import OPERATOR_ROUTES, MemoryRoutes
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Download, HtmlDownload, NoFields, Screen, ScreenRequest
 from gateway.run.admin.memory_export import ReadablePart
+from gateway.run.admin.memory_names import get_memory_name
 
 # What is left out of a name in the name of a file, and the most characters that are left.
 _NO_FILE_NAME = re.compile(r"[^A-Za-z0-9._-]+")
@@ -37,7 +38,8 @@ class _ExportScreens(Struct, frozen=True):
         # An operator's copy is for the person, so it has the same words.
         name = access.uid[:8]
         if not access.is_person:  # who has saved several copies knows whose each is
-            user = _NO_FILE_NAME.sub("", await self.operations.memories.get_name(access.project, access.uid))
+            memory = await self.operations.memories.get(access.project, access.uid)
+            user = _NO_FILE_NAME.sub("", get_memory_name(memory.scope))
             name = f"{user[:_FILE_NAME_CHARS]}-{name}" if user else name
         return HtmlDownload("me_export.html", _part_contexts(parts), f"memory-{name}.html")
 

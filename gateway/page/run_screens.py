@@ -31,7 +31,7 @@ class _RunScreens(Struct, frozen=True):
             after=query.after,
             limit=query.limit,
         )
-        return View(page, "runs.html", "Runs", {"selection": query.only, "after": query.after})
+        return View(page, "runs.html", "Runs", {"selection": query.only})
 
     async def show(self, request: ScreenRequest, query: ListQuery) -> Answer:
         found = await self.runs.show(

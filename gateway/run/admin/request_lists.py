@@ -84,9 +84,15 @@ class RequestLists(Struct, frozen=True):
     log: RequestLog | None
 
     async def load_agent_names(self, requests: Iterable[RequestSummary]) -> dict[str, str]:
-        """Returns the names of the agents among the memories of some requests, by the memories' uids."""
+        """Returns the names of the agents among the memories of some requests, by the memories' uids.
+
+        Without the store there are no names: the lists of requests are shown while the database is down.
+        """
         uids = {each.memory for each in requests if each.memory and ids.parse_uid("agent", each.name or "")}
-        scopes = await self.store.overview.load_scopes(uids) if uids else {}
+        try:
+            scopes = await self.store.overview.load_scopes(uids) if uids else {}
+        except StoreError:
+            return {}
         return {uid: make_memory_label(scope) for uid, scope in scopes.items()}
 
     async def read_page(
