@@ -95,7 +95,7 @@ SELECT {conversation} WHERE c.agent = ?1 AND (c.uid = ?2 OR c.key = ?2) ORDER BY
 -- name: deepest
 -- Reads the ?3 deepest exchanges of a conversation without their content, those further up first. (The column
 -- `messages` would read the content, since SQLite computes it from a column that is stored after the content.)
-SELECT p.id, p.parent, p.seq, p.length, p.span, p.state, p.redactions, p.reply IS NULL, p.active,
+SELECT p.id, p.parent, p.seq, p.length, p.span, p.state, p.redactions, length(p.shown_reply) IS NULL, p.active,
 coalesce(p.ended, p.stopped, p.begun)
 FROM (
     SELECT id, depth FROM exchanges WHERE conversation = (SELECT id FROM conversations WHERE id = ?2 AND agent = ?1)

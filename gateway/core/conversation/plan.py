@@ -255,6 +255,8 @@ def was_sent_again(tree: Tree, plan: Plan, arrived_at: float) -> bool:
     arrived_at: the time at which the request arrived, in seconds since the epoch.
     """
     new, hasher = plan.messages[len(plan.pending) :], plan.query.listing.hasher
+    if not new:
+        return False
     exchange = plan.match.match_point
     while exchange is not None and (exchange.ended or exchange.begun) > arrived_at:
         later = (tree.contents.get(exchange).messages or [])[-len(new) :]
