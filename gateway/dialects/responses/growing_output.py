@@ -127,8 +127,7 @@ class GrowingOutput:
     def _add_item(self, make_item: Callable[[str, int, EventSender | None], _Item]) -> _Item:
         tag = self._response.begin()
         if self._items:
-            # A call may not have begun yet, and clients count items as they begin.
-            self._items[-1].begin()
+            self._items[-1].begin_next()
         send_event = self._response.emit if self._response.sends_events else None
         item = make_item(tag, len(self._items), send_event)
         self._items.append(item)

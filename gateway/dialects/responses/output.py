@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 from adapters.types import Json
 from gateway.core.conversation.portable_message import INPUT_ARGUMENT
 from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
+from gateway.core.json_object import parse_object
 from gateway.core.lenient import as_object
 from gateway.core.thoughts import read_thoughts
 from gateway.core.turn.draft import MessageDraft
@@ -79,6 +80,10 @@ class Item:
             self._has_begun = True
             item = self.render("in_progress")
             self._send_event("response.output_item.added", output_index=self.index, item=item)
+
+    def begin_next(self) -> None:
+        """Prepares for the item after this one, which begins now: clients count items as they begin."""
+        self.begin()
 
     def end(self, status: str) -> None:
         """Ends the item, and sends it whole. status: "completed" or "incomplete"."""
@@ -227,6 +232,8 @@ class CallItem(Item):
     """A call of a client's tool.
 
     The item begins when the name is complete: with the first arguments, with the next item, or at the reply's end.
+    It ends with the next item if its arguments are a whole object by then, or at the reply's end, since an upstream
+    may send the pieces of several calls in turns.
     """
 
     id_prefix = "fc"
@@ -243,6 +250,7 @@ class CallItem(Item):
         self._call = call
         self._forms = forms
         self._form = self._choose_form()
+        self._has_ended = False
         # The number of pieces of the arguments that were sent.
         self._sent_count = 0
         # Reads the input of a custom tool from the arguments of the function that the tool became upstream.
@@ -260,7 +268,7 @@ class CallItem(Item):
         arguments = self._call.argument_pieces
         item_type = self._form.item_type
         # The arguments of other items are objects, and a typed client reads such an item only when it is whole.
-        if not any(arguments) or item_type not in _GROWING_TYPES:
+        if not any(arguments) or item_type not in _GROWING_TYPES or self._has_ended:
             return
         self.begin()
         for piece in filter(None, arguments[self._sent_count :]):
@@ -291,7 +299,15 @@ class CallItem(Item):
         members = render_call(form, arguments, text=text)
         return {**members, "id": self.id, "call_id": call_id, "status": status}
 
+    def begin_next(self) -> None:
+        self.begin()
+        if parse_object(self._call.arguments_text) is not None:
+            self.end("completed")
+
     def end(self, status: str) -> None:
+        if self._has_ended:
+            return
+        self._has_ended = True
         self.begin()
         item_type = self._form.item_type
         if item_type == "function_call":

@@ -230,6 +230,24 @@ def test_items_begin_in_their_order() -> None:
     assert begun[0].item.name == "now"
 
 
+def test_a_complete_call_ends_when_the_next_item_begins() -> None:
+    """A client may run it while the next one comes. A call that is not complete grows on, and ends with the reply."""
+    first, second, third = (
+        {"index": index, "id": str(index), "function": {"name": "f", "arguments": arguments}}
+        for index, arguments in enumerate(["{}", '{"a":', "{}"])
+    )
+    rest = {"index": 1, "function": {"arguments": "1}"}}
+    told, response = stream(*(event({"tool_calls": [call]}) for call in (first, second, third, rest)))
+    edges = [
+        (each.type.rpartition(".")[2], each.output_index)
+        for each in told
+        if each.type in ("response.output_item.added", "response.output_item.done")
+    ]
+    assert edges == [("added", 0), ("done", 0), ("added", 1), ("added", 2), ("done", 1), ("done", 2)]
+    assert [item.model_dump()["arguments"] for item in response.output] == ["{}", '{"a":1}', "{}"]
+    assert [each.item for each in told if each.type == "response.output_item.done"] == response.output
+
+
 @pytest.mark.parametrize("index", [0, None, [0]])
 def test_calls_under_one_index_are_calls_of_their_own(index: Any) -> None:
     """As some upstreams send them; so they are read where they are stored."""
