@@ -54,7 +54,8 @@ class RouteTable:
                 methods += allowed
                 break
         if methods:
-            raise MethodNotAllowed(request.method, request.scope["path"], methods)
+            # Its path may have the token of a person's link, and people send the texts of errors to others.
+            raise MethodNotAllowed(request.method, "this page", methods)
         raise make_unknown_page_error()
 
     def choose_screen(self, address: str) -> str:

@@ -126,6 +126,9 @@ class Edge:
             self.idle.clear()
         try:
             path = scope["path"]
+            if path.startswith(f"{PAGE_PATH}/"):
+                # The page notes more of the path. This is what the log shows if the page is not asked.
+                info.path = f"{PAGE_PATH}/…"
             if path not in OPEN_PATHS:
                 _refuse_without_descriptors(scope)
                 if not path.startswith(self.open_prefixes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -14,7 +15,9 @@ from gateway.page.page_request import MAX_BODY_BYTES
 from gateway.page.rendering import Renderer
 from gateway.settings import UiSettings
 from tests.doubles.upstream import StrictUpstream
+from tests.gateway.page.memories import speak
 from tests.gateway.page.operator import FORM, Operator
+from tests.gateway.page.person import person_of
 from tests.rows import each_row
 from tests.server import RawReply, serve, settings_for
 
@@ -352,6 +355,44 @@ def test_the_log_has_no_token_query_uid_or_label(operator: Operator) -> None:
         line = operator.world.gateway.last_line()
         assert line["path"] == logged
         assert "secret" not in str(line)
+
+
+def test_no_error_quotes_the_token_of_a_link(operator: Operator) -> None:
+    """The path of a person's page has the token, and people send the texts of errors to others."""
+    speak(operator.world, "My cat is Miso.")
+    person = person_of(operator.world)
+    token = person.path.removeprefix("me/")
+    for method, below, body, status in (
+        ("DELETE", "", None, 405),
+        ("GET", "/pause", None, 405),
+        ("GET", "/nowhere", None, 404),
+        ("GET", "/f/9", None, 404),
+        ("GET", "?none=1", None, 400),
+        ("POST", "/pause", b"paused=perhaps", 400),
+        ("POST", "/pause", b"a" * (MAX_BODY_BYTES + 1), 413),
+    ):
+        for twin in ("", ".json"):
+            path, mark, query = below.partition("?")
+            headers = {
+                "origin": f"http://{operator.host}",
+                "content-type": "application/json" if twin else FORM,
+            }
+            reply = person.ask(method, f"{path}{twin}{mark}{query}", body, **headers)
+            assert reply.status == status, (method, below, twin)
+            # The page's own links begin below the token's page.
+            text = re.sub(r'(href|action)="[^"]*"', "", reply.body.decode())
+            assert token not in text, (method, below, twin)
+            assert token not in str(operator.world.gateway.last_line())
+
+
+def test_a_request_without_a_descriptor_is_logged_without_its_token(
+    upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused before the page has read its path."""
+    monkeypatch.setattr("gateway.web.server.resource.getrlimit", lambda _: (4, 4))  # 0 to 3, which are taken
+    with serve(settings_for(upstream)) as gateway:
+        assert gateway.ask("GET", "/ui/me/secret").status == 503
+        assert gateway.last_line()["path"] == "/ui/…"
 
 
 def test_an_operator_is_no_project_of_the_log(operator: Operator) -> None:
