@@ -175,7 +175,7 @@ async def fill(file: Path, share: float) -> FilledDatabase:
         while await store.search_index.advance(agent.id):
             pass
         _, key = await store.keys.create("", "bench", None, "operator")
-        facts = await store.facts.list(agent.id, limit=1)
+        facts = await store.facts.list_page(agent.id, limit=1)
         return FilledDatabase(key, agent.uid, facts[0].seq)
     finally:
         await store.close()

@@ -1,13 +1,12 @@
 """Learned facts, and the writing of a reader's results. Other transactions write facts by fact_writes.py.
 
 A fact's row never grows (docs/decisions.md, "Facts are immutable"); a table of its own names the facts that gave way to
-others. Facts are numbered in one order with the agent's messages, so that the search index can name them. The caller
-decides what is learned, and which messages an exchange has; whether an exchange is confirmed is read from its row here.
+others. Two values name a fact: its number (`seq`), which counts together with the agent's messages, so that the search
+index can name both; and its row (`id`), by which other tables refer to it. The caller decides what is learned.
 """
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import orjson
@@ -51,37 +50,42 @@ class Facts(GrowingGroup):
     find = reads(as_method(_find_fact))
 
     @reads
-    async def list(
+    async def list_page(
         self,
         connection: Connection,
         agent_row: int,
         *,
-        is_all: bool = False,
-        as_of: float | None = None,
+        includes_ended: bool = False,
         before: int = LAST_NUMBER,
         limit: int = 100,
     ) -> list[Fact]:
         """Returns a page of facts, newest first.
 
-        is_all: True to include facts that are no longer true; ignored with `as_of`.
-        as_of: the time at which the facts were true; None: now.
+        includes_ended: True to include facts that are no longer true.
         before: the number of the last fact on the previous page.
         """
-        if as_of is not None:
-            rows = await connection.fetch_rows(SQL["as_of"], (agent_row, before, limit, as_of))
-        else:
-            rows = await connection.fetch_rows(
-                SQL["all" if is_all else "current"], (agent_row, before, limit)
-            )
+        statement = SQL["all" if includes_ended else "current"]
+        return [_make_fact(row) for row in await connection.fetch_rows(statement, (agent_row, before, limit))]
+
+    @reads
+    async def list_page_as_of(
+        self, connection: Connection, agent_row: int, as_of: float, *, before: int, limit: int
+    ) -> list[Fact]:
+        """Returns a page of the facts that were true at a time, newest first.
+
+        as_of: the time, in seconds since the epoch.
+        before: the number of the last fact on the previous page.
+        """
+        rows = await connection.fetch_rows(SQL["as_of"], (agent_row, before, limit, as_of))
         return [_make_fact(row) for row in rows]
 
     @reads
-    async def list_ended(self, connection: Connection, agent_row: int, limit: int) -> builtins.list[Fact]:
+    async def list_ended(self, connection: Connection, agent_row: int, limit: int) -> list[Fact]:
         """Returns the newest facts that are no longer true, newest first."""
         return [_make_fact(row) for row in await connection.fetch_rows(SQL["ended"], (agent_row, limit))]
 
     @reads
-    async def list_naming(self, connection: Connection, agent_row: int) -> builtins.list[str]:
+    async def list_naming(self, connection: Connection, agent_row: int) -> list[str]:
         """Returns the texts of true facts in which a person may be named, newest first.
 
         At most 50 of the last `_MAX_NAMING_FACTS` facts are returned.
@@ -90,18 +94,18 @@ class Facts(GrowingGroup):
         return [row[0] for row in rows]
 
     @reads
-    async def list_unmuted(self, connection: Connection, agent_row: int, limit: int) -> builtins.list[Fact]:
+    async def list_unmuted(self, connection: Connection, agent_row: int, limit: int) -> list[Fact]:
         """Returns the facts that are true and not muted, newest first."""
         return [_make_fact(row) for row in await connection.fetch_rows(SQL["unmuted"], (agent_row, limit))]
 
     @reads
-    async def list_standing(self, connection: Connection, agent_row: int) -> builtins.list[Fact]:
+    async def list_standing(self, connection: Connection, agent_row: int) -> list[Fact]:
         """Returns the standing facts that are true, newest first, at most `_MAX_STANDING_FACTS`."""
         rows = await connection.fetch_rows(SQL["standing"], (agent_row, _MAX_STANDING_FACTS))
         return [_make_fact(row) for row in rows]
 
     @reads
-    async def load(self, connection: Connection, agent_row: int, seqs: Sequence[int]) -> builtins.list[Fact]:
+    async def load(self, connection: Connection, agent_row: int, seqs: Sequence[int]) -> list[Fact]:
         """Returns the facts with these numbers, true or not, in this order. Missing facts are left out."""
         rows = await load_rows(connection, SQL["get"], seqs, agent_row)
         facts = {fact.seq: fact for fact in map(_make_fact, rows)}
@@ -125,9 +129,7 @@ class Facts(GrowingGroup):
         return existing.intersection(sorted_facts)
 
     @reads
-    async def list_replaced(
-        self, connection: Connection, agent_row: int, fact_row: int
-    ) -> builtins.list[Fact]:
+    async def list_replaced(self, connection: Connection, agent_row: int, fact_row: int) -> list[Fact]:
         """Returns the facts that a fact replaced, newest first."""
         return [_make_fact(row) for row in await connection.fetch_rows(SQL["before"], (agent_row, fact_row))]
 
@@ -154,9 +156,9 @@ class Facts(GrowingGroup):
         replaced_rows: Sequence[int],
         at: float,
     ) -> Fact:
-        """Has the memory section show a fact, or no longer.
+        """Makes a fact standing, so that the memory section shows it, or ends that.
 
-        replaced_rows: the rows of the facts that it replaces from now on. Its own row does not count.
+        replaced_rows: the rows of the facts that it replaces from now on; its own row is ignored.
         at: now, in seconds since the epoch.
 
         Raises: NotFound; WriteConflict: the fact is muted, or no longer true.
@@ -179,7 +181,7 @@ class Facts(GrowingGroup):
 
         key: the key of the new text, as in `LearnedFact`.
 
-        Raises: NotFound; WriteConflict if another fact has taken the old fact's place already.
+        Raises: NotFound; WriteConflict: the old fact is no longer true.
         """
 
         async def write(connection: Connection) -> Fact:
@@ -229,46 +231,58 @@ class Facts(GrowingGroup):
         async def write(connection: Connection) -> RememberedFact:
             await connection.lock(agent.id)
             equal_row = await find_equal(connection, agent.id, hash_key(agent.secret, key))
-            ended = [*replaced_rows]
+            ended_rows = [*replaced_rows]
             if equal_row is not None:
                 equal_fact = await read_row(connection, equal_row)
                 if equal_fact.muted or equal_fact.standing or not standing:
                     return RememberedFact(equal_fact, is_new=False)
-                ended.append(equal_fact.id)
-            fact = LearnedFact(text, "", key, at, None, sources=(), replaces=ended, standing=standing)
+                ended_rows.append(equal_fact.id)
+            fact = LearnedFact(
+                text,
+                about="",
+                key=key,
+                valid_from=at,
+                exchange_row=None,
+                sources=(),
+                replaces=ended_rows,
+                standing=standing,
+            )
             fact_row = await add_fact(connection, agent, fact, at, origin, is_stated=True)
             assert fact_row is not None  # a fact that a person has written is always added
             return RememberedFact(await read_row(connection, fact_row), is_new=True)
 
         async def read_row(connection: Connection, fact_row: int) -> Fact:
-            values = await connection.fetch_row(SQL["of_row"], (agent.id, fact_row))
-            assert values is not None  # it was just written, or found
-            return _make_fact(values)
+            row = await connection.fetch_row(SQL["of_row"], (agent.id, fact_row))
+            assert row is not None  # it was just written, or found
+            return _make_fact(row)
 
         return await self._grow(agent.id, 1, self._database.write(write))
 
     @reads
     async def load_blocks(self, connection: Connection, agent_row: int) -> tuple[Block, ...]:
-        """Returns an agent's blocks. Shared blocks are read-only here: one user's words are not for the others."""
+        """Returns an agent's blocks, for a reader. Shared blocks are read-only, since other users see them, too."""
         return await load_blocks(connection, agent_row, makes_shared_read_only=True)
 
     @long_reads
     async def load_sourced_lines(
         self, connection: Connection, agent_row: int, shown_versions: Mapping[str, int]
-    ) -> builtins.list[SourcedLine]:
+    ) -> list[SourcedLine]:
         """Returns the lines of an agent's own blocks that came from exchanges.
 
-        shown_versions: the version of each block with lines to return, by label.
+        shown_versions: the number of the newest version to read, by the label of each block to read.
         """
         sourced_lines: list[SourcedLine] = []
         for block in await load_blocks(connection, agent_row, makes_shared_read_only=True):
             if block.read_only or block.label not in shown_versions:
                 continue
-            last_shown = shown_versions[block.label]
-            versions = await load_versions(connection, block.id)
-            earlier_versions = [version for version in versions if version.number <= last_shown]
-            sources = list_line_sources(earlier_versions)
-            lines = dict.fromkeys(earlier_versions[-1].value.split("\n") if earlier_versions else ())
+            last_number = shown_versions[block.label]
+            versions = [
+                version
+                for version in await load_versions(connection, block.id)
+                if version.number <= last_number
+            ]
+            sources = list_line_sources(versions)
+            lines = dict.fromkeys(versions[-1].value.split("\n") if versions else ())
             sourced_lines += [
                 SourcedLine(line, tuple(sorted(sources[line]))) for line in lines if sources.get(line)
             ]
@@ -285,12 +299,14 @@ class Facts(GrowingGroup):
         decide: Callable[[Sequence[Block]], LearnedChanges],
         reader: int = LEARNER,
     ) -> None:
-        """Returns the effect that writes facts and blocks of a reader, and moves its cursor from `cursor` to `upto`.
+        """Returns the effect that writes the facts and blocks of a reader, and moves its cursor.
 
-        The effect does nothing if the cursor is elsewhere by then.
+        The effect does nothing if the cursor has moved meanwhile.
 
-        decide: a function that returns the result for the blocks as they are when it is written.
-        reader: the owner of the cursor.
+        cursor: the number of the last message that the reader had read when its work began.
+        upto: the number of the last message that it has read now.
+        decide: a function that returns the facts and blocks to write, given the blocks as they are in the transaction.
+        reader: the reader to which the cursor belongs.
         """
         await connection.lock_sharers(agent.id)
         if await load_cursor(connection, agent.id, reader) != cursor:
@@ -330,10 +346,12 @@ async def _get_true_fact(connection: Connection, agent_row: int, seq: int) -> Fa
 
 def _make_fact(row: Row) -> Fact:
     """Returns the record of a row of the piece `fact`."""
-    id, seq, text, about, at, valid_from, exchange_row, sources, ended_at, successor, origin, *flags = row
-    muted, standing, taken_back = map(bool, flags)
+    (
+        fact_row, seq, text, about, at, valid_from, exchange_row, sources, ended_at, successor, origin,
+        muted, standing, taken_back,
+    ) = row  # fmt: skip
     return Fact(
-        id=id,
+        id=fact_row,
         seq=seq,
         text=text,
         about=about,
@@ -344,7 +362,7 @@ def _make_fact(row: Row) -> Fact:
         ended_at=ended_at,
         successor=successor,
         origin=origin,
-        muted=muted,
-        standing=standing,
-        taken_back=taken_back,
+        muted=bool(muted),
+        standing=bool(standing),
+        taken_back=bool(taken_back),
     )

@@ -377,7 +377,7 @@ async def test_a_reset_conversation_is_empty_and_what_was_learned_stays(
     assert await messages.list_of_agent(ann.agent, Page(), conversation_name="default") == []
     assert (await store.runs.get("default", "r1")).run.state is RunState.CANCELLED
     assert run.state is RunState.RUNNING
-    assert [f.text for f in await store.facts.list(ann.agent.id)] == ["zqlearnedx"]
+    assert [f.text for f in await store.facts.list_page(ann.agent.id)] == ["zqlearnedx"]
     await talk(ann, "default", ("new", "New."))
     assert texts(await messages.list_of_agent(ann.agent, Page(), conversation_name="default")) == [
         "New.",

@@ -66,7 +66,7 @@ async def test_all_words_are_looked_for_in_all_their_forms(
     for text in TEXTS:
         await alice.say([user(text)], assistant("Noted."))
     await learn(store, alice.agent, 0, fact("Eats no peanuts."), fact("Grows peanut plants."))
-    muted, _ = await store.facts.list(alice.agent.id)
+    muted, _ = await store.facts.list_page(alice.agent.id)
     await store.facts.mute(alice.agent.id, muted.seq, NOW, is_muted=True)
     if is_indexed:
         while await store.search_index.advance(alice.agent.id):

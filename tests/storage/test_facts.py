@@ -67,10 +67,10 @@ async def test_what_replaces_another_ends_it_with_the_date_on_which_it_was_said(
 ) -> None:
     await alice.say([user("I live in Oslo.")], assistant("Nice."))
     await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Oslo")]))
-    (oslo,) = await store.facts.list(alice.agent.id)
+    (oslo,) = await store.facts.list_page(alice.agent.id)
     await learn(store, alice.agent, 1, 2, LearnedChanges(facts=[fact("Bergen", replaces=[oslo.id, 999])]))
-    new, old = await store.facts.list(alice.agent.id, is_all=True)
-    assert [f.text for f in await store.facts.list(alice.agent.id)] == ["Bergen"]
+    new, old = await store.facts.list_page(alice.agent.id, includes_ended=True)
+    assert [f.text for f in await store.facts.list_page(alice.agent.id)] == ["Bergen"]
     assert (old.ended_at, old.successor) == (NOW - 10, new.seq)
     assert await store.facts.load(alice.agent.id, [999, old.seq, new.seq]) == [old, new]
 
@@ -80,12 +80,12 @@ async def test_what_a_forgotten_fact_took_the_place_of_stays_untrue(store: Store
         await alice.say([user(text)], assistant("Nice."))
     first, second = await alice.rows()
     await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Oslo", sources=[first.id])]))
-    (oslo,) = await store.facts.list(alice.agent.id)
+    (oslo,) = await store.facts.list_page(alice.agent.id)
     bergen = fact("Bergen", sources=[second.id], replaces=[oslo.id])
     await learn(store, alice.agent, 1, 2, LearnedChanges(facts=[bergen]))
     await store.forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[second.id]))
-    assert await store.facts.list(alice.agent.id) == []
-    assert [f.text for f in await store.facts.list(alice.agent.id, is_all=True)] == ["Oslo"]
+    assert await store.facts.list_page(alice.agent.id) == []
+    assert [f.text for f in await store.facts.list_page(alice.agent.id, includes_ended=True)] == ["Oslo"]
     assert await keeps_emptied_rows(store) is not store.database.is_shared
 
 
@@ -97,7 +97,7 @@ async def test_what_is_no_longer_true_does_not_keep_others_from_being_found(
     await alice.say([user("Tell me a story.")], assistant(f"{words} Tromsdal {words}"))
     await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Tromsdal")]))
     await store.search_index.advance(alice.agent.id)
-    (bergen,) = await store.facts.list(alice.agent.id)
+    (bergen,) = await store.facts.list_page(alice.agent.id)
     await learn(store, alice.agent, 1, 2, LearnedChanges(facts=[fact("Oslo", replaces=[bergen.id])]))
     await store.search_index.advance(alice.agent.id)
     agent = alice.agent
@@ -110,17 +110,17 @@ async def test_a_correction_that_was_undone_is_taken_back_and_what_learning_repl
 ) -> None:
     await alice.say([user("I live in Oslo.")], assistant("Noted."))
     await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Oslo")]))
-    (oslo,) = await store.facts.list(alice.agent.id)
+    (oslo,) = await store.facts.list_page(alice.agent.id)
     slip = await store.facts.correct(alice.agent, oslo.seq, "Bergen", "bergen", "operator", NOW)
     assert not slip.taken_back
     again = await store.facts.correct(alice.agent, slip.seq, "Oslo", "oslo", "person", NOW)
     # She moves to Bergen, and back.
     bergen_learned = replace(fact("Bergen", replaces=[again.id]), exchange_row=None)
     await learn(store, alice.agent, 1, 2, LearnedChanges(facts=[bergen_learned]))
-    (bergen,) = await store.facts.list(alice.agent.id)
+    (bergen,) = await store.facts.list_page(alice.agent.id)
     oslo_learned = replace(fact("Oslo", replaces=[bergen.id]), exchange_row=None)
     await learn(store, alice.agent, 2, 3, LearnedChanges(facts=[oslo_learned]))
-    facts = await store.facts.list(alice.agent.id, is_all=True)
+    facts = await store.facts.list_page(alice.agent.id, includes_ended=True)
     assert [(each.text, each.taken_back) for each in reversed(facts)] == [
         ("Oslo", False), ("Bergen", True), ("Oslo", False), ("Bergen", False), ("Oslo", False),
     ]  # fmt: skip
@@ -134,12 +134,12 @@ async def test_the_same_again_adds_nothing_and_still_ends_what_it_replaces(
 ) -> None:
     await alice.say([user("Hello.")], assistant("Hi."))
     await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Oslo"), fact("Bergen"), fact("oslo")]))
-    first, second = (await store.facts.list(alice.agent.id))[::-1]
+    first, second = (await store.facts.list_page(alice.agent.id))[::-1]
     assert (first.text, second.text) == ("Oslo", "Bergen")
     await learn(
         store, alice.agent, 1, 2, LearnedChanges(facts=[fact("OSLO", replaces=[first.id, second.id])])
     )
-    assert await store.facts.list(alice.agent.id) == [first]
+    assert await store.facts.list_page(alice.agent.id) == [first]
 
 
 async def test_what_is_said_again_on_another_day_outlives_the_first_message(
@@ -150,15 +150,17 @@ async def test_what_is_said_again_on_another_day_outlives_the_first_message(
     first, tea, again = await alice.rows()
     facts = [replace(fact("Oslo", sources=[first.id]), standing=True), fact("tea", sources=[tea.id])]
     await learn(store, alice.agent, 0, 1, LearnedChanges(facts=facts))
-    (liked,) = [each for each in await store.facts.list(alice.agent.id) if each.text == "tea"]
+    (liked,) = [each for each in await store.facts.list_page(alice.agent.id) if each.text == "tea"]
     await store.facts.mute(alice.agent.id, liked.seq, NOW, is_muted=True)
     later = [replace(fact(text, sources=[again.id]), valid_from=NOW + 86_400) for text in ("Oslo", "tea")]
     await learn(store, alice.agent, 1, 2, LearnedChanges(facts=later))
-    oslo, liked = await store.facts.list(alice.agent.id)
+    oslo, liked = await store.facts.list_page(alice.agent.id)
     assert (oslo.valid_from, oslo.sources, oslo.standing) == (NOW + 86_400, (again.id,), True)
     assert (liked.sources, liked.muted) == ((tea.id,), True)
     await store.forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[first.id], before=NOW))
-    assert [each.text for each in await store.facts.list(alice.agent.id, is_all=True)] == ["Oslo"]
+    assert [each.text for each in await store.facts.list_page(alice.agent.id, includes_ended=True)] == [
+        "Oslo"
+    ]
 
 
 async def test_a_user_cannot_end_the_facts_of_another(store: Store, alice: Speaker) -> None:
@@ -166,9 +168,9 @@ async def test_a_user_cannot_end_the_facts_of_another(store: Store, alice: Speak
     await alice.say([user("Hello.")], assistant("Hi."))
     await bob.say([user("Hello.")], assistant("Hi."))
     await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Oslo")]))
-    (oslo,) = await store.facts.list(alice.agent.id)
+    (oslo,) = await store.facts.list_page(alice.agent.id)
     await learn(store, bob.agent, 0, 1, LearnedChanges(facts=[fact("Bergen", replaces=[oslo.id])]))
-    assert await store.facts.list(alice.agent.id) == [oslo]
+    assert await store.facts.list_page(alice.agent.id) == [oslo]
     assert await store.facts.load(bob.agent.id, [oslo.seq]) != [oslo]
 
 
@@ -176,7 +178,7 @@ async def test_a_cursor_that_moved_keeps_an_old_attempt_out(store: Store, alice:
     await alice.say([user("Hello.")], assistant("Hi."))
     await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Oslo")]))
     await learn(store, alice.agent, 0, 5, LearnedChanges(facts=[fact("Bergen")]))
-    assert [f.text for f in await store.facts.list(alice.agent.id)] == ["Oslo"]
+    assert [f.text for f in await store.facts.list_page(alice.agent.id)] == ["Oslo"]
     assert (await unlearned(store, alice.agent)).cursor == 1
 
 
@@ -248,7 +250,7 @@ async def test_a_block_is_made_when_it_is_first_written_to(store: Store, alice: 
 async def test_facts_are_carried_away_and_in(store: Store, alice: Speaker) -> None:
     await alice.say([user("I live in Oslo.")], assistant("Nice."))
     await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Oslo"), fact("Tea")]))
-    oslo = (await store.facts.list(alice.agent.id))[-1]
+    oslo = (await store.facts.list_page(alice.agent.id))[-1]
     await learn(store, alice.agent, 1, 3, LearnedChanges(facts=[fact("Bergen", replaces=[oslo.id])]))
     carol = Scope("other", "default", "user:carol")
     lines = await _export(store, ALICE)
@@ -259,12 +261,12 @@ async def test_facts_are_carried_away_and_in(store: Store, alice: Speaker) -> No
     assert [line for line in await _export(store, carol) if line in ours] == ours
     copy = await store.agents.find(carol)
     assert copy is not None
-    assert [f.text for f in await store.facts.list(copy.id)] == ["Bergen", "Tea"]
+    assert [f.text for f in await store.facts.list_page(copy.id)] == ["Bergen", "Tea"]
     assert (await unlearned(store, copy)).cursor == 3
     # A fact that states the same is recognised under the secret of the new memory (`make_fact_key`).
     again = LearnedFact("tea!", "", "tea", NOW, None, ())
     await learn(store, copy, 3, 4, LearnedChanges(facts=[again]))
-    assert len(await store.facts.list(copy.id)) == 2
+    assert len(await store.facts.list_page(copy.id)) == 2
 
 
 async def test_the_rule_goes_on_in_a_copy_from_where_it_had_come(store: Store, alice: Speaker) -> None:
@@ -290,7 +292,7 @@ async def test_what_is_learned_while_a_memory_is_carried_away_is_learned_again_t
     await alice.say([user("I live in Oslo.")], assistant("Nice."))
     await alice.say([user("Now I live in Bergen.")], assistant("Good."))
     await learn(store, alice.agent, 0, 1, LearnedChanges(facts=[fact("Oslo"), fact("Tea")]))
-    tea, oslo = await store.facts.list(alice.agent.id)
+    tea, oslo = await store.facts.list_page(alice.agent.id)
     await learn(store, alice.agent, 1, 2, LearnedChanges(facts=[fact("Coffee", replaces=[tea.id])]))
 
     async def meanwhile() -> None:
@@ -301,7 +303,7 @@ async def test_what_is_learned_while_a_memory_is_carried_away_is_learned_again_t
     await operation({"project": "other", "user": "carol", "lines": lines, "at": None, "end": True})
     copy = await store.agents.find(Scope("other", "default", "user:carol"))
     assert copy is not None
-    assert [f.text for f in await store.facts.list(copy.id)] == ["Coffee", "Oslo"]
+    assert [f.text for f in await store.facts.list_page(copy.id)] == ["Coffee", "Oslo"]
     found = await unlearned(store, copy, after_s=2 * IDLE_S)
     assert texts(found)[-2:] == ["Now I live in Bergen.", "Good."]
 

@@ -553,12 +553,12 @@ async def test_one_that_was_shown_what_goes_does_not_commit_once_it_is_gone(
     await store.database.write(
         store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=[fact]))
     )
-    (learned,) = await store.facts.list(alice.agent.id)
+    (learned,) = await store.facts.list_page(alice.agent.id)
     passage = await save_passage(store, alice.agent.id, words("gone"), at=5.0)
     target = ForgetTarget(facts=[learned.seq]) if kind == "fact" else ForgetTarget(passages=[passage.seq])
     id = await store.forgetting.begin(alice.agent.id, target)
     turn = await alice.begin([user("hello")], "c2")
-    while await (store.facts if kind == "fact" else store.passages).list(alice.agent.id):
+    while await (store.facts.list_page if kind == "fact" else store.passages.list)(alice.agent.id):
         assert not await store.forgetting.run(id, until=lambda: True)
     section = SentSection(0, words("section"), {"blocks": {}, "tools": {}, "epoch": 0})
     with pytest.raises(Stale):
@@ -744,7 +744,7 @@ async def test_a_fact_that_is_forgotten_during_a_turn_does_not_come_back(
     await store.database.write(
         store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=[fact]))
     )
-    (learned,) = await store.facts.list(alice.agent.id)
+    (learned,) = await store.facts.list_page(alice.agent.id)
     id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[red.id]))
     assert not await store.forgetting.run(id, until=lambda: True)
     await forget(store, alice.agent, ForgetTarget(facts=[learned.seq]))
@@ -775,7 +775,7 @@ async def test_a_fact_takes_its_words_out_of_blocks_and_no_longer_ones(
     await store.blocks.write(block.id, 1, f"{gone}\n{stays}".lstrip(), at=1.0, origin="api")
     learned = LearnedChanges(facts=[LearnedFact(fact, "", fact, 1.0, None, [])])
     await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
-    (stored,) = await store.facts.list(alice.agent.id)
+    (stored,) = await store.facts.list_page(alice.agent.id)
     await forget(store, alice.agent, ForgetTarget(facts=[stored.seq]))
     (block,) = await store.blocks.load(alice.agent.id)
     assert block.value == stays
@@ -789,18 +789,18 @@ async def test_a_kept_fact_rests_on_nothing_and_what_it_replaced_goes(
     fact = LearnedFact(words("gone"), "zqtopicx", "gone", 1.0, row.id, [row.id])
     effect = store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=[fact]))
     await store.database.write(effect)
-    (wrong,) = await store.facts.list(alice.agent.id)
+    (wrong,) = await store.facts.list_page(alice.agent.id)
     right = await store.facts.correct(alice.agent, wrong.seq, words("right"), "right", "operator", 2.0)
     target = ForgetTarget(messages=[row.seq])
     for other in (wrong.seq, 999):  # one that is no longer true, and one that never was
         with pytest.raises(WriteConflict):
             await store.forgetting.begin(alice.agent.id, target, retained_facts=[right.seq, other])
-        assert (await store.facts.list(alice.agent.id))[0] == right
+        assert (await store.facts.list_page(alice.agent.id))[0] == right
     assert await store.forgetting.list_unfinished() == []
     await store.forgetting.finish(
         await store.forgetting.begin(alice.agent.id, target, retained_facts=[right.seq])
     )
-    (kept,) = await store.facts.list(alice.agent.id, is_all=True)
+    (kept,) = await store.facts.list_page(alice.agent.id, includes_ended=True)
     assert kept == replace(right, exchange_row=None, sources=(), about="")
     assert await store.facts.list_replaced(alice.agent.id, kept.id) == []
     assert left(holds, "gone", "topic") == []
@@ -818,12 +818,12 @@ async def test_what_was_kept_of_a_reset_conversation_stays_if_its_turn_is_named_
     await store.database.write(
         store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=[fact]))
     )
-    kept = await store.facts.list(alice.agent.id)
+    kept = await store.facts.list_page(alice.agent.id)
     id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[row.id]))
     reset = ForgetTarget(conversation_row=row.conversation_row, keeps_memory=True)
     await forget(store, alice.agent, reset)
     assert await store.forgetting.run(id)
-    assert await store.facts.list(alice.agent.id) == kept != []
+    assert await store.facts.list_page(alice.agent.id) == kept != []
 
 
 async def test_a_learned_fact_that_is_kept_is_not_learned_again_from_the_source_that_stays(
@@ -838,7 +838,7 @@ async def test_a_learned_fact_that_is_kept_is_not_learned_again_from_the_source_
         learned = LearnedChanges(facts=[fact])
         effect = store.facts.make_learn_effect(alice.agent, cursor, cursor + 1, 1.0, lambda _: learned)
         await store.database.write(effect)
-        return list(await store.facts.list(alice.agent.id))
+        return list(await store.facts.list_page(alice.agent.id))
 
     (before,) = await learn(0, fact)
     target = ForgetTarget(exchanges=[gone.id])
@@ -1050,7 +1050,7 @@ async def test_a_reset_keeps_its_memory_while_something_else_is_forgotten(open_s
     assert (await alice.rows())[0].state is ExchangeState.FORGOTTEN
     await forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[rain.id]))
     await forgetting.run(reset)
-    assert [fact.text for fact in await store.facts.list(alice.agent.id)] == ["Alice sails."]
+    assert [fact.text for fact in await store.facts.list_page(alice.agent.id)] == ["Alice sails."]
     assert [block.value for block in await store.blocks.load(alice.agent.id)] == ["Sails."]
     assert [each.text for each in await store.passages.list(alice.agent.id)] == ["A boat."]
     assert await rows(store, "SELECT * FROM marks WHERE kind IN ('erased', 'reset')") == []
@@ -1087,7 +1087,7 @@ async def test_parallel_forgettings_remove_their_own_and_no_more(
     facts += [LearnedFact(f"zq{n}ex", "", f"e{n}", 1.0, other, [other]) for n in quoted]
     effect = store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=facts))
     await store.database.write(effect)
-    seqs = {fact.text: fact.seq for fact in await store.facts.list(alice.agent.id)}
+    seqs = {fact.text: fact.seq for fact in await store.facts.list_page(alice.agent.id)}
     for n, e in turns.items():
         await save_passage(store, alice.agent.id, words(f"{n}p"), at=5.0, sources=[e.id])
     conversation = await store.forget_targets.find_conversation(alice.agent.id, "c0")
@@ -1181,7 +1181,7 @@ async def test_what_is_too_old_goes_where_no_turn_is(store: Store, alice: Speake
     for at in (before - DAY, clock.now):
         await store.facts.remember(agent, words(f"fact{at:.0f}"), f"key {at}", "person", at)
     await forget_old()
-    (fact,) = await store.facts.list(agent.id)
+    (fact,) = await store.facts.list_page(agent.id)
     assert fact.valid_from == clock.now
 
     draft = StoredFile(0, "f1", agent.id, "completed", 1, before - DAY, "text/plain", "zqfilex")
@@ -1261,7 +1261,7 @@ async def test_a_preview_counts_the_facts_and_versions_that_go(
     assert (found.counts.facts, found.counts.versions, found.rebuilt_count) == (4, 4, 0)
     assert [each.text for each in found.facts] == ["Fact 6.", "Fact 5.", "Fact 4.", "Fact 3."]
     await forget(store, alice.agent, target)
-    assert [f.text for f in await store.facts.list(alice.agent.id)] == ["Fact 2.", "Fact 1.", "Fact 0."]
+    assert [f.text for f in await store.facts.list_page(alice.agent.id)] == ["Fact 2.", "Fact 1.", "Fact 0."]
 
 
 async def test_a_preview_counts_a_fact_once_that_goes_with_its_message_and_by_name(
@@ -1276,13 +1276,13 @@ async def test_a_preview_counts_a_fact_once_that_goes_with_its_message_and_by_na
     await store.database.write(
         store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _, learned=learned: learned)
     )
-    seqs = [fact.seq for fact in await store.facts.list(alice.agent.id)]
+    seqs = [fact.seq for fact in await store.facts.list_page(alice.agent.id)]
     target = ForgetTarget(messages=[row.seq], facts=seqs[:1])
     found = await store.forget_previews.count(alice.agent.id, target, 1)
     assert (found.counts.messages, found.counts.facts, found.counts.versions) == (1, 2, 1)
     (change,) = found.changes
     await forget(store, alice.agent, target)
-    assert await store.facts.list(alice.agent.id) == []
+    assert await store.facts.list_page(alice.agent.id) == []
     (block,) = await store.blocks.load(alice.agent.id)
     assert block.value == change.after
 
@@ -1295,7 +1295,7 @@ async def test_a_preview_counts_the_oldest_of_many_facts_of_a_message_once(
     facts = [LearnedFact(f"Fact {n}.", "", f"fact {n}", 1.0, row.id, (row.id,)) for n in range(25)]
     learned = LearnedChanges(writes=[], facts=facts)
     await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
-    oldest = min(fact.seq for fact in await store.facts.list(alice.agent.id))
+    oldest = min(fact.seq for fact in await store.facts.list_page(alice.agent.id))
     target = ForgetTarget(messages=[row.seq], facts=[oldest])
     found = await store.forget_previews.count(alice.agent.id, target, 1)
     assert (found.counts.facts, len(found.facts)) == (25, 20)
@@ -1320,7 +1320,7 @@ async def test_a_preview_of_several_facts_rebuilds_a_block_once(
     (block,) = await store.blocks.load(alice.agent.id)
     learned = LearnedChanges(writes=[(block, "\n".join([*texts, "Has a cat."]), ())], facts=facts)
     await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
-    seqs = [fact.seq for fact in await store.facts.list(alice.agent.id)]
+    seqs = [fact.seq for fact in await store.facts.list_page(alice.agent.id)]
     found = await store.forget_previews.count(alice.agent.id, ForgetTarget(facts=seqs), 0)
     assert (found.counts.facts, found.counts.versions) == (5, 5)
     assert [each.after for each in found.changes] == ["Has a cat."]

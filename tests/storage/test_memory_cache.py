@@ -108,7 +108,7 @@ class Life:
         await save_passage(self.store, self.alice.agent.id, self.text(), at=self.count)
 
     async def learn(self) -> None:
-        known = await self.store.facts.list(self.alice.agent.id)
+        known = await self.store.facts.list_page(self.alice.agent.id)
         replaces = [self.dice.choice(known).id] if known and self.dice.random() < 0.5 else []
         made = [fact(self.text(), replaces=replaces)]
         agent = self.alice.agent.id

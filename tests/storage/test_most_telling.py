@@ -177,7 +177,7 @@ async def test_what_was_forgotten_or_is_no_longer_true_is_not_found(store: Store
     await alice.say([user(OSLO)], assistant("Nice."), "c1")
     await alice.say([user(BOAT)], assistant("Nice."), "c2")
     await learn(store, alice.agent, 0, 2, LearnedChanges(facts=[fact("Works as a nurse.", sources=[2])]))
-    (nurse,) = await store.facts.list(alice.agent.id)
+    (nurse,) = await store.facts.list_page(alice.agent.id)
     assert await told(store, alice) == ["Works as a nurse.", BOAT, OSLO]
     await learn(
         store,

@@ -86,12 +86,12 @@ async def test_a_muted_fact_stays_in_lists_and_no_search_finds_it(
             pass
     hit = ("fact", "Miso is a grey cat.")
     assert hit in await found(store, agent, "grey cat Miso")
-    fish, cat = await store.facts.list(agent.id)
+    fish, cat = await store.facts.list_page(agent.id)
     muted = await store.facts.mute(agent.id, cat.seq, NOW, is_muted=True)
     assert (muted.muted, muted.text) == (True, cat.text)
     assert await store.facts.mute(agent.id, cat.seq, NOW, is_muted=True) == muted
     assert hit not in await found(store, agent, "grey cat Miso")
-    assert [f.muted for f in await store.facts.list(agent.id)] == [False, True]
+    assert [f.muted for f in await store.facts.list_page(agent.id)] == [False, True]
     assert not (await store.facts.mute(agent.id, cat.seq, NOW, is_muted=False)).muted
     assert hit in await found(store, agent, "grey cat Miso")
     with pytest.raises(NotFound):
@@ -106,7 +106,7 @@ async def test_a_correction_takes_the_place_of_a_fact_and_has_its_sources(
     await alice.say([user("My train leaves on the fifth.")], assistant("Noted."))
     (row,) = await alice.rows()
     await learn(store, alice.agent, 0, fact("The train leaves on 5 May.", [row.id]))
-    (old,) = await store.facts.list(alice.agent.id)
+    (old,) = await store.facts.list_page(alice.agent.id)
     assert (old.origin, old.muted) == ("learned", False)
     text = "The train leaves on 4 May."
     new = await store.facts.correct(alice.agent, old.seq, text, text.casefold(), "operator", NOW)
@@ -115,7 +115,7 @@ async def test_a_correction_takes_the_place_of_a_fact_and_has_its_sources(
     assert ended is not None
     assert (ended.ended_at, ended.successor) == (NOW, new.seq)
     assert await store.facts.list_replaced(alice.agent.id, new.id) == [ended]
-    assert [f.text for f in await store.facts.list(alice.agent.id)] == [text]
+    assert [f.text for f in await store.facts.list_page(alice.agent.id)] == [text]
     assert ("fact", text) in await found(store, alice.agent, "When does the train leave?")
     with pytest.raises(WriteConflict):
         await store.facts.correct(alice.agent, old.seq, "Another.", "another", "operator", NOW)
@@ -129,7 +129,7 @@ async def test_the_correction_of_a_muted_fact_is_muted_and_an_equal_fact_stays_a
     await alice.say([user("Hello.")], assistant("Hi."))
     agent = alice.agent
     await learn(store, agent, 0, fact("Miso is a grey cat."), fact("Ponyo is a goldfish."))
-    fish, cat = await store.facts.list(agent.id)
+    fish, cat = await store.facts.list_page(agent.id)
     await store.facts.mute(agent.id, cat.seq, NOW, is_muted=True)
     corrected = await store.facts.correct(agent, cat.seq, "Miso is black.", "black", "person", NOW)
     assert corrected.muted
@@ -148,12 +148,14 @@ async def test_a_forgotten_fact_is_not_learned_again_from_the_same_words(
     first, second = await alice.rows()
     agent, text = alice.agent, "The cat zqfactx is grey."
     await learn(store, agent, 0, fact(text, [first.id]), fact("The train leaves.", [first.id]))
-    forgotten = next(f for f in await store.facts.list(agent.id) if f.text == text)
+    forgotten = next(f for f in await store.facts.list_page(agent.id) if f.text == text)
     await store.facts.mute(agent.id, forgotten.seq, NOW, is_muted=True)
     await store.forgetting.forget(agent.id, ForgetTarget(facts=[forgotten.seq]))
     assert not holds(b"zqfactx")
     assert holds(b"Zqmisox")  # what it came from stays
-    assert [f.text for f in await store.facts.list(agent.id, is_all=True)] == ["The train leaves."]
+    assert [f.text for f in await store.facts.list_page(agent.id, includes_ended=True)] == [
+        "The train leaves."
+    ]
     agent = await store.agents.find_by_id(agent.id) or agent
     await learn(store, agent, 1, fact(text, [first.id]))
     assert not holds(b"zqfactx")
@@ -169,7 +171,7 @@ async def test_a_fact_that_is_forgotten_leaves_the_blocks_with_its_sentence(
     value = "Name: Alice.\nThe cat zqfactx is grey.\nShe lives in Oslo."
     await store.blocks.write(block.id, block.version, value, at=NOW, origin="operator")
     await learn(store, alice.agent, 0, fact("The cat zqfactx is grey."))
-    (cat,) = await store.facts.list(alice.agent.id)
+    (cat,) = await store.facts.list_page(alice.agent.id)
     await store.forgetting.forget(alice.agent.id, ForgetTarget(facts=[cat.seq]))
     assert not holds(b"zqfactx")
     (block,) = await store.blocks.load(alice.agent.id)
@@ -184,7 +186,7 @@ async def test_an_edit_with_the_sentence_of_a_forgotten_fact_is_not_made_when_it
     history = [user("What do you know?")]
     turn = await alice.begin(history, "c2")
     await alice.end(turn, [assistant("Your cat.")], ["The cat is grey.", "Lives in Oslo."])
-    (cat,) = await store.facts.list(alice.agent.id)
+    (cat,) = await store.facts.list_page(alice.agent.id)
     await store.forgetting.forget(alice.agent.id, ForgetTarget(facts=[cat.seq]))
     store.agents.clear()
     await alice.say([*history, assistant("Your cat."), user("Thanks.")], assistant("Bye."), "c2")
@@ -312,7 +314,7 @@ async def test_forgetting_a_turn_takes_its_recall_and_what_others_note_of_it(
     first = await noted(alice, "One.", "a")
     seq = (await alice.rows())[0].seq
     await learn(store, alice.agent, 0, fact("A fact.", [first]))
-    (known,) = await store.facts.list(alice.agent.id)
+    (known,) = await store.facts.list_page(alice.agent.id)
     hits = (
         RecalledEntry("message", seq, 1, 1.0, 1.0, None, 3),
         RecalledEntry("message", seq + 1, 2, 0.2, 0.2, None, 3),
@@ -340,7 +342,7 @@ async def test_forgetting_a_turn_takes_its_recall_and_what_others_note_of_it(
 async def test_a_forgotten_fact_is_not_taken_for_the_message_before_it(store: Store, alice: Speaker) -> None:
     first = await noted(alice, "One.", "a")
     await learn(store, alice.agent, 0, fact("A fact.", [first]))
-    (known,) = await store.facts.list(alice.agent.id)
+    (known,) = await store.facts.list_page(alice.agent.id)
     hits = [RecalledEntry(kind, known.seq, 1, 0.2, 0.2, None, 3) for kind in ("any", "fact", "message")]
     await noted(alice, "Two.", "b", *hits)
     await store.forgetting.forget(alice.agent.id, ForgetTarget(facts=[known.seq]))
@@ -437,7 +439,7 @@ async def test_an_export_has_mutes_and_origins_and_no_recalls(open_store: OpenSt
     await noted(alice, "My cat is called Miso.", "a")
     agent = alice.agent
     await learn(source, agent, 0, fact("Miso is a cat."), fact("The train leaves."))
-    train, cat = await source.facts.list(agent.id)
+    train, cat = await source.facts.list_page(agent.id)
     await source.facts.mute(agent.id, cat.seq, NOW, is_muted=True)
     await source.facts.correct(agent, train.seq, "It leaves at six.", "six", "operator", NOW)
     lines = []

@@ -57,16 +57,18 @@ class FactViews(Struct, frozen=True):
     ) -> ListPage[FactRecord]:
         """Returns a page of facts, the newest first.
 
-        is_all: facts that are no longer true are listed as well.
-        as_of: only facts that were true then are listed; in seconds since the epoch.
+        is_all: True to include facts that are no longer true; ignored with `as_of`.
+        as_of: the time at which the facts were true, in seconds since the epoch; None: now.
         """
         memory = await get_memory(self.store, project, uid)
         before = parse_cursor(after, LAST_NUMBER)
-        facts = await self.store.facts.list(
-            memory.id, is_all=is_all, as_of=as_of, before=before, limit=limit + 1
-        )
-        items = await self.make_records(memory, facts[:limit])
-        return ListPage(items, make_next_cursor(facts, limit, lambda fact: str(fact.seq)))
+        facts = self.store.facts
+        if as_of is None:
+            rows = await facts.list_page(memory.id, includes_ended=is_all, before=before, limit=limit + 1)
+        else:
+            rows = await facts.list_page_as_of(memory.id, as_of, before=before, limit=limit + 1)
+        items = await self.make_records(memory, rows[:limit])
+        return ListPage(items, make_next_cursor(rows, limit, lambda fact: str(fact.seq)))
 
     async def has_ended(self, memory: FoundMemory) -> bool:
         """Returns whether a memory has facts that are no longer true."""

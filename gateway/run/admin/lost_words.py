@@ -134,7 +134,7 @@ class LostWords(Struct, frozen=True):
         Returns None if the old text has no distinctive words, or too many, and where `count_remaining` returns None.
         """
         agent = await get_agent(self._views.store, project, uid)
-        facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
+        facts = await self._views.store.facts.list_page(agent.id, limit=_COMPARED_FACTS)
         # In a thread, since a hundred facts take some milliseconds.
         words = await asyncio.to_thread(_list_distinctive_words, agent, old_text, facts)
         if not 0 < len(words) <= MAX_WORDS_ALONE:
@@ -149,7 +149,7 @@ class LostWords(Struct, frozen=True):
 
     async def _mark_kept_words(self, agent: Agent, remaining: Remaining, new_text: str) -> Remaining:
         """Returns a copy in which each text names a distinctive word of the new text that it has: it may be right."""
-        facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
+        facts = await self._views.store.facts.list_page(agent.id, limit=_COMPARED_FACTS)
 
         def mark() -> tuple[TextWithWords, ...]:
             kept_words = _list_distinctive_words(agent, new_text, facts)
@@ -174,7 +174,7 @@ class LostWords(Struct, frozen=True):
         lost_words = [words for old in stated_texts if (words := list_lost_words(old, new_text))]
         if not any(words[1:] for words in lost_words):
             return lost_words
-        facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
+        facts = await self._views.store.facts.list_page(agent.id, limit=_COMPARED_FACTS)
         # In a thread, since a hundred facts take some milliseconds.
         return await asyncio.to_thread(
             lambda: [

@@ -169,7 +169,7 @@ class MemoryViews:
         memory = await pages.find_sized_memory(uid, project)
         if memory is None:
             raise MemoryNotFound
-        facts = await self.store.facts.list(memory.id, limit=_SHOWN_FACTS)
+        facts = await self.store.facts.list_page(memory.id, limit=_SHOWN_FACTS)
         conversations = await pages.list_conversations(memory.id, limit=_SHOWN_CONVERSATIONS)
         passages = await self.store.passages.list_page(
             memory.id, Page(limit=_SHOWN_PASSAGES), PassageFilter()

@@ -180,7 +180,7 @@ class RemainingTexts:
         going_seqs: the numbers of the facts that go.
         texts: the texts that go.
         """
-        facts = await self._store.facts.list(self._memory.id, limit=_MAX_COMPARED_FACTS)
+        facts = await self._store.facts.list_page(self._memory.id, limit=_MAX_COMPARED_FACTS)
         # In a thread, since hundreds of texts take some milliseconds.
         chosen_facts = await asyncio.to_thread(
             self._choose_facts, [fact for fact in facts if fact.seq not in going_seqs], texts

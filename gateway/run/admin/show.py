@@ -71,7 +71,7 @@ class ShowOperation(Struct, frozen=True):
             return {"text": "\n".join(await self._render_not_found(scope))}
         retained = await store.overview.measure(agent.id)
         recent = await store.overview.list_newest_exchanges(agent.id, _MAX_EXCHANGES)
-        facts = await store.facts.list(agent.id, limit=MAX_FACTS)
+        facts = await store.facts.list_page(agent.id, limit=MAX_FACTS)
         waiting_count = len(await store.turn_edits.list_pending_labels(agent.id))
         lines = _render_memory_lines(agent, snapshot, facts, waiting_count)
         lines += ["", "Retained", f"  {_render_retained(retained)}", "", "Recent messages"]
@@ -207,7 +207,7 @@ async def _render_import_sources(store: Store, agent: Agent, recent: Sequence[Ex
 
 async def _render_fact_sources(store: Store, agent: Agent) -> list[str]:
     """Returns all facts, also ended ones, with their successors, their origins and the quoted sources."""
-    facts = await store.facts.list(agent.id, is_all=True, limit=MAX_FACTS)
+    facts = await store.facts.list_page(agent.id, includes_ended=True, limit=MAX_FACTS)
     origins = await store.imports.load_origins(
         agent.id, "fact", [each.id for each in facts if each.origin == IMPORT]
     )

@@ -419,7 +419,7 @@ def test_the_command_line_keeps_a_fact_that_would_go_along(world: World) -> None
         f"  {going}  Has a teapot.\n  {kept} (stays)  Drinks tea.\n  and 1 older\n"
     )
     forget(world, **arguments, keep=[kept])
-    (fact,) = run(world, world.store.facts.list(memory(world).id))
+    (fact,) = run(world, world.store.facts.list_page(memory(world).id))
     assert (fact.seq, fact.text, fact.sources, fact.exchange_row) == (kept, "Drinks tea.", (), None)
     noted = [(each.action, each.what) for each in run(world, world.store.audit.list(before=1 << 40))]
     assert noted == [("forget", "message 1"), ("forget", f"with fact {going}"), ("keep", f"fact {kept}")]
@@ -434,7 +434,7 @@ def test_a_fact_can_be_kept_that_is_older_than_those_that_the_audit_names(
     world.chat(user="alice", model="agent/helper").say("Hello.")
     oldest, _, _ = learn(world, memory(world), "Drinks tea.", "Has a teapot.", "Has a cup.")
     forget(world, user="alice", profile="helper", message=1, keep=[oldest])
-    (fact,) = run(world, world.store.facts.list(memory(world).id))
+    (fact,) = run(world, world.store.facts.list_page(memory(world).id))
     assert fact.seq == oldest
 
 

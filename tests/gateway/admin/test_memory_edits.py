@@ -77,7 +77,7 @@ def learn(world: World, *texts: str, always: bool = False) -> list[int]:
             of, 0, 1, world.clock(), lambda blocks: LearnedChanges(facts=facts)
         )
         await world.store.database.write(effect)
-        return [fact.seq for fact in reversed(await world.store.facts.list(of.id))]
+        return [fact.seq for fact in reversed(await world.store.facts.list_page(of.id))]
 
     return world.gateway.call(write())
 
@@ -266,11 +266,11 @@ def test_a_fact_that_was_added_is_recalled_and_rests_on_no_message(world: World)
     with pytest.raises(UnknownId):
         call(change.add_fact(Editor("ops", "shop"), of.uid, "Another."))
     call(world.store.forgetting.forget(of.id, ForgetTarget(messages=[1, 2, 3, 4])))
-    assert [fact.seq for fact in call(world.store.facts.list(of.id))] == [new.seq]
+    assert [fact.seq for fact in call(world.store.facts.list_page(of.id))] == [new.seq]
     assert audit(world) == [("ops", "remember", f"fact {new.seq}")]
     # By age it goes as a correction does.
     call(world.store.forgetting.forget(of.id, ForgetTarget(before=world.clock() + 1)))
-    assert call(world.store.facts.list(of.id)) == []
+    assert call(world.store.facts.list_page(of.id)) == []
 
 
 @pytest.mark.both
@@ -287,7 +287,7 @@ def test_a_fact_is_told_before_each_reply_if_it_is_added_so(world: World) -> Non
     # The same text may be added so later.
     again = call(change.add_fact(OPERATOR, of.uid, "I am allergic to nuts", always=True))
     assert again.standing
-    assert {fact.seq for fact in call(world.store.facts.list(of.id))} == {corrected.seq, again.seq}
+    assert {fact.seq for fact in call(world.store.facts.list_page(of.id))} == {corrected.seq, again.seq}
     said(world, "Where shall we eat?", **{"x-mnemogate-conversation": "food"})
     assert b"allergic to nuts" in world.upstream.last.body
     with pytest.raises(Conflict, match=f"fact {again.seq} says so already"):
@@ -301,15 +301,15 @@ def test_a_fact_is_told_before_each_reply_if_it_is_added_so(world: World) -> Non
 def test_a_fact_that_is_added_so_takes_the_place_of_what_it_contradicts(world: World) -> None:
     of, change, call = memory(world), edits(world), world.gateway.call
     learn(world, "User said: I never eat meat.", "User said: I like tea.", always=True)
-    meat, tea = reversed(call(world.store.facts.list(of.id)))
+    meat, tea = reversed(call(world.store.facts.list_page(of.id)))
     new = call(change.add_fact(OPERATOR, of.uid, "I always eat meat now.", always=True))
-    assert [fact.seq for fact in call(world.store.facts.list(of.id))] == [new.seq, tea.seq]
+    assert [fact.seq for fact in call(world.store.facts.list_page(of.id))] == [new.seq, tea.seq]
     assert [fact.seq for fact in call(world.store.facts.list_replaced(of.id, new.id))] == [meat.seq]
     replaced = ("ops", "correct", f"fact {meat.seq} as {new.seq}")
     assert audit(world) == [replaced, ("ops", "remember", f"fact {new.seq}")]
     # One that is told only when it fits says no more than that.
     call(change.add_fact(OPERATOR, of.uid, "I never eat meat on Fridays."))
-    assert new.seq in [fact.seq for fact in call(world.store.facts.list(of.id))]
+    assert new.seq in [fact.seq for fact in call(world.store.facts.list_page(of.id))]
 
 
 def test_a_fact_that_is_ticked_takes_the_place_of_what_it_contradicts(world: World) -> None:
@@ -319,7 +319,7 @@ def test_a_fact_that_is_ticked_takes_the_place_of_what_it_contradicts(world: Wor
     for is_always, current in ((False, [tea, no_meat, meat]), (True, [tea, meat]), (True, [tea, meat])):
         fact = call(change.set_always(OPERATOR, of.uid, meat, is_always=is_always))
         assert fact.standing is is_always
-        assert [each.seq for each in call(world.store.facts.list(of.id))] == current
+        assert [each.seq for each in call(world.store.facts.list_page(of.id))] == current
     (ended,) = call(world.store.facts.list_replaced(of.id, fact.id))
     assert (ended.seq, ended.successor) == (no_meat, meat)
     # What the first tick ended is named once.
@@ -379,7 +379,7 @@ def test_of_two_operators_who_add_the_same_fact_one_is_refused(world: World) -> 
     world.gateway.call(change.mute_fact(OPERATOR, uid, new.seq, is_muted=True))
     with pytest.raises(Conflict, match="says so already, and is not mentioned"):
         world.gateway.call(change.add_fact(OPERATOR, uid, "The train leaves on 4 May."))
-    assert len(world.gateway.call(world.store.facts.list(memory(world).id))) == 1
+    assert len(world.gateway.call(world.store.facts.list_page(memory(world).id))) == 1
 
 
 @pytest.mark.both
@@ -404,7 +404,7 @@ def test_a_fact_that_was_added_is_exported_and_imported(world: World) -> None:
     perform("memory-import", "carol", lines=lines, end=True)
     carol = world.gateway.call(world.store.agents.find(Scope("default", "helper", "user:carol")))
     assert carol is not None
-    (fact,) = world.gateway.call(world.store.facts.list(carol.id))
+    (fact,) = world.gateway.call(world.store.facts.list_page(carol.id))
     assert (fact.text, fact.origin, fact.sources) == ("The train leaves on 4 May.", "operator", ())
     assert fact.standing
 

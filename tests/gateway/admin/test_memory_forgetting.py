@@ -54,7 +54,7 @@ def learn(world: World, text: str, row: int, block: str = "") -> int:
             of, 0, 1, world.clock(), lambda blocks: LearnedChanges(writes=writes, facts=[fact])
         )
         await world.store.database.write(effect)
-        return (await world.store.facts.list(of.id))[0].seq
+        return (await world.store.facts.list_page(of.id))[0].seq
 
     return world.gateway.call(write())
 

@@ -70,7 +70,7 @@ def learn(world: World, *facts: tuple[str, int]) -> list[int]:
             of, 0, 1, world.clock(), lambda blocks: LearnedChanges(facts=written)
         )
         await world.store.database.write(effect)
-        return [fact.seq for fact in reversed(await world.store.facts.list(of.id))]
+        return [fact.seq for fact in reversed(await world.store.facts.list_page(of.id))]
 
     return world.gateway.call(write())
 

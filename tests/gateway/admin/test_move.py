@@ -304,7 +304,7 @@ async def test_a_memory_that_was_changed_since_it_was_moved_is_named(
 ) -> None:
     await Move(source, target).run()
     carol = next(each for each in await everybody(source) if each.scope.subject == "user:carol")
-    fact = (await source.facts.list(carol.id))[0]
+    fact = (await source.facts.list_page(carol.id))[0]
     match change:
         case "forget":
             await source.forgetting.forget(carol.id, ForgetTarget(is_all=True))

@@ -415,7 +415,7 @@ async def test_a_memory_of_facts_alone_is_not_written_over_either(store: Store, 
     await other.facts.remember(carol, "I live in Oslo.", "i live in oslo", "person", 1.0)
     with pytest.raises(BadRequest, match="has a memory here already"):
         await fill(other, await export(store))
-    assert [fact.text for fact in await other.facts.list(carol.id)] == ["I live in Oslo."]
+    assert [fact.text for fact in await other.facts.list_page(carol.id)] == ["I live in Oslo."]
 
 
 async def test_an_empty_memory_that_is_paused_stays_paused(store: Store, other: Store) -> None:

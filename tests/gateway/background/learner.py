@@ -86,7 +86,11 @@ class Learner:
     ) -> list[Fact]:
         async def read() -> list[Fact]:
             agent = await self.world.store.agents.find(Scope("default", profile, f"user:{user}"))
-            return [] if agent is None else await self.world.store.facts.list(agent.id, is_all=is_all)
+            return (
+                []
+                if agent is None
+                else await self.world.store.facts.list_page(agent.id, includes_ended=is_all)
+            )
 
         return self.world.gateway.call(read())
 

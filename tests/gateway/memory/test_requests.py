@@ -142,7 +142,7 @@ def test_a_muted_fact_is_left_out_for_that(world: World) -> None:
                 found, 0, 1, world.clock(), lambda blocks: LearnedChanges(facts=[fact])
             )
         )
-        (known,) = await store.facts.list(found.id)
+        (known,) = await store.facts.list_page(found.id)
         await store.facts.mute(found.id, known.seq, world.clock(), is_muted=True)
         return known.seq
 

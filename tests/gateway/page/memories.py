@@ -65,7 +65,7 @@ def learn(
         learned = LearnedChanges(writes=writes, facts=facts)
         effect = world.store.facts.make_learn_effect(agent, 0, 1, world.clock(), lambda _: learned)
         await world.store.database.write(effect)
-        listed = await world.store.facts.list(agent.id, limit=len(texts))
+        listed = await world.store.facts.list_page(agent.id, limit=len(texts))
         return [fact.seq for fact in reversed(listed)]
 
     return world.gateway.call(write())

@@ -737,7 +737,7 @@ def reads_by_row(
 ) -> list[Callable[[], Coroutine[Any, Any, Any]]]:
     """Returns reads of all kinds, each of which finds something in a memory that `fill` has made."""
     return [
-        lambda: store.facts.list(agent_row),
+        lambda: store.facts.list_page(agent_row),
         lambda: store.blocks.load(agent_row),
         lambda: store.passages.list(agent_row, limit=10),
         lambda: store.files.load_text(file),
