@@ -635,6 +635,8 @@ CREATE TABLE run_steps (
     PRIMARY KEY (agent, exchange)
 );
 
+CREATE UNIQUE INDEX run_steps_row ON run_steps USING btree (exchange);
+
 CREATE INDEX run_steps_run ON run_steps USING btree (run, number);
 
 -- A part of a run that is not, or not yet, in an exchange, such as its request or one of its events.
@@ -685,6 +687,8 @@ CREATE INDEX runs_open ON runs USING btree (state, id) WHERE (state = ANY (ARRAY
 CREATE UNIQUE INDEX runs_otid ON runs USING btree (agent, otid) WHERE (otid IS NOT NULL);
 
 CREATE INDEX runs_parent ON runs USING btree (parent) WHERE (parent IS NOT NULL);
+
+CREATE UNIQUE INDEX runs_row ON runs USING btree (id);
 
 -- A migration that was applied. `oldest`: the schema version that a program must know at least.
 CREATE TABLE schema_versions (

@@ -280,3 +280,48 @@ async def test_a_page_of_facts_reads_no_more_than_it_shows(database: PostgresSer
     plan = "\n".join(lines)
     read = [float(rows) * int(loops) for rows, loops in re.findall(r"actual rows=([\d.]+) loops=(\d+)", plan)]
     assert max(read) < 1_000, plan
+
+
+# 30 agents with 1,000 runs each, in two projects. Each run has one step.
+RUNS = """
+INSERT INTO agents (uid, project, profile, subject, secret, created)
+SELECT 'agent-' || n, CASE WHEN n % 2 = 0 THEN 'p' ELSE 'q' END, '@', 'agent:' || n, '', 0
+FROM generate_series(1, 30) n;
+INSERT INTO conversations (agent, uid, begun, last_at) SELECT id, 'conversation-' || id, 0, 0 FROM agents;
+INSERT INTO runs (uid, agent, conversation, state, created)
+SELECT 'run-' || n, c.agent, c.id, 'completed', n FROM generate_series(1, 30000) n
+JOIN conversations c ON c.uid = 'conversation-' || 1 + n % 30;
+INSERT INTO exchanges (agent, conversation, depth, seq, span, "offset", begun, touched, state, continued, active, path,
+    reply_key, input_key, inputs, media)
+SELECT agent, conversation, 0, id * 2, 2, 0, 0, 0, 'finished', 1, 1, sha256(('p' || id)::bytea),
+    sha256(('r' || id)::bytea), sha256(('i' || id)::bytea), '', '' FROM runs;
+INSERT INTO run_steps (exchange, agent, run, number, begun) SELECT id, agent, seq / 2, 0, 0 FROM exchanges;
+ANALYZE;
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(postgres: str) -> str:
+    url = empty_database(postgres, 10).url
+    execute(url, RUNS)
+    return url
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("of_project_down", ["'p'", "0", "1000000", "ARRAY['completed']", "NULL", "NULL", "NULL", "20"]),
+        ("of_project_up", ["NULL", "0", "1000000", "ARRAY['completed']", "NULL", "NULL", "NULL", "20"]),
+        ("steps_of_project_down", ["'p'", "0", "1000000", "NULL", "20"]),
+        ("row_before", ["1000000", "20"]),
+    ],
+)
+async def test_a_page_of_a_projects_runs_reads_no_more_than_the_newest(
+    runs: str, name: str, values: list[str]
+) -> None:
+    async with connect(runs) as connection:
+        text = load("agents_api/runs.sql")[name].postgres
+        lines = await explain(connection, text, values, "ANALYZE, TIMING OFF")
+    plan = "\n".join(lines)
+    read = [float(rows) * int(loops) for rows, loops in re.findall(r"actual rows=([\d.]+) loops=(\d+)", plan)]
+    assert max(read) < 1_000, plan

@@ -45,6 +45,7 @@ PINNED = {
     "0023-0024_user_usage.sql": "aa32ed037b635d4d9b29419dcf6e75081179433505f387f5879bc10dff80e2e9",
     "0024-0025_evicted.sql": "df91356c89657cd367c0f0c504c9ace1d9d11a40a9b649f2f15d18992b185d76",
     "0025-0026_counted.sql": "4ad9ce9ad1bd3a99c0acfa3d1a073ed5ec1ca591440315763cba1196b0207013",
+    "0026-0027_project_runs.sql": "28a5a9356e5706dcb247ffd9ab9240699e5b511d27dff640f7af0b74653060e0",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
