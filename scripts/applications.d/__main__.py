@@ -26,13 +26,14 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from gateway.core.prompt.note_text import strip_notes
-from gateway.core.request.identity import IdentityRules, identify
+from gateway.core.request.identity import Identity, IdentityRules, identify
 from gateway.core.request.request_ids import CONVERSATION_ORDER, USER_ORDER
 from scripts.load import clean_environment, serve_gateway
 from tests.doubles.anthropic_upstream import StrictAnthropic
@@ -357,14 +358,23 @@ def find_differences(direct: Sequence[UpstreamRequest], through: Sequence[Upstre
     return [f"request {n} differs" for n, pair in enumerate(zip(*ordered, strict=True)) if pair[0] != pair[1]]
 
 
-def find_names(names: Sequence[str], requests: Sequence[UpstreamRequest], subject: str) -> str:
-    """Returns the headers and fields by which the gateway would find a user or a conversation, the first of each."""
+def find_names(
+    order: str,
+    names: Sequence[str],
+    requests: Sequence[UpstreamRequest],
+    read_id: Callable[[Identity], str | None],
+) -> str:
+    """Returns the headers and fields by which the gateway would find an id, the first of each request.
+
+    order: the field of `IdentityRules` with the sources of the id, whose names are `names`.
+    read_id: returns the id that was found.
+    """
     found: dict[str, None] = {}
     for seen in requests:
         headers = [(name.encode(), value.encode()) for name, value in seen.headers.items()]
         for name in names:
-            rules = IdentityRules("default", **{f"{subject}_order": (name,)})  # type: ignore[arg-type]
-            if getattr(identify(headers, seen.json, rules, "default"), subject) is not None:
+            rules = IdentityRules("default", **{order: (name,)})  # type: ignore[arg-type]
+            if read_id(identify(headers, seen.json, rules, "default")) is not None:
                 found[name] = None
                 break
     return ", ".join(f"`{name}`" for name in found)
@@ -448,8 +458,11 @@ def note_chats(
     """
     side = {rule: None for seen in chats if (rule := find_side_rule(seen))}
     conversation_chats = [seen for seen in chats if not find_side_rule(seen)]
-    row.user = find_names(USER_ORDER, conversation_chats, "user") or "`memory.default_user`"
-    row.conversation = find_names(CONVERSATION_ORDER, conversation_chats, "conversation") or "its messages"
+    users = find_names("user_order", USER_ORDER, conversation_chats, attrgetter("user"))
+    conversations = find_names(
+        "conversation_order", CONVERSATION_ORDER, conversation_chats, attrgetter("conversation_key")
+    )
+    row.user, row.conversation = users or "`memory.default_user`", conversations or "its messages"
     row.side, row.seen = ", ".join(side) or "-", describe_played_parts(chats)
     row.works = "yes"
     has_memory = app.memory == "on"
