@@ -124,8 +124,8 @@ class Resolver:
         identity = self.identify(request, request_context)
         profile = self._directory.find_requested_spec(identity)
         spec = profile
-        if arrival is not None and identity.sends_new_only and identity.conversation_key is not None:
-            name = (f"arriving {identity.scope} {identity.agent}", identity.conversation_key)
+        if arrival is not None and is_appended(identity, spec):
+            name = ("arriving", f"{identity.scope} {identity.conversation_key}")
             await self._keeper.queues.enter_here(name, arrival)
         if spec is None:
             spec, identity = await self._get_stored_agent(identity, request.model, request_context)
@@ -236,8 +236,7 @@ class Resolver:
             return ConversationKind.CLIENT
         if await self._agents.has_conversation(identity, spec):
             return ConversationKind.AGENT
-        is_appended = identity.sends_new_only or spec.history == "append"
-        return ConversationKind.APPENDED if is_appended else ConversationKind.CLIENT
+        return ConversationKind.APPENDED if is_appended(identity, spec) else ConversationKind.CLIENT
 
     def _with_unnamed_memory(self, identity: Identity, request: ChatRequest) -> Identity:
         """Returns a copy of the identity with the memory that the request chose by the ids of its messages.
@@ -323,6 +322,16 @@ def _with_turn_apart(identity: Identity, choice: MemoryChoice | None) -> Identit
     if choice is None or choice.scope is not None or not (is_turn and identity.leaves_nothing):
         return identity
     return identity.with_turn_apart(choice.conversation_key)
+
+
+def is_appended(identity: Identity, spec: AgentSpec | None) -> bool:
+    """Returns whether the client sends its new messages alone: append mode, by the header or by the agent's settings.
+
+    spec: the agent of the request; None: it is not read yet, and the header alone decides.
+    """
+    if identity.conversation_key is None:
+        return False
+    return identity.sends_new_only or (spec is not None and spec.history == "append")
 
 
 def make_identity_rules(settings: Settings, project: str, key_mode: str | None = None) -> IdentityRules:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from gateway.agents.chat_agents import ChatAgents
-from gateway.run.stored_agents import FoundAgent
 from storage.records import Scope
 from tests.doubles.upstream import Call, Gate, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.sdk import World, agent, remember
@@ -185,18 +184,38 @@ async def test_messages_for_a_stored_agent_are_answered_as_they_came(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever of their requests has read the agent first."""
-    has_begun, gate, find = Gate(), Gate(), ChatAgents.find
+    created = world.gateway.ask("POST", "/v1/agents/", b'{"name": "ann", "model": "up/m"}')
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+    await _send_two_at_once(world, monkeypatch, "find", f"agent/{created.json['id']}", headers)
+    spoken = [message["content"] for message in world.upstream.last.messages if message["role"] != "system"]
+    assert spoken == ["first", "Ok.", "second"]
 
-    async def find_late(*given: Any) -> FoundAgent | None:
+
+@pytest.mark.agents
+async def test_messages_for_a_profile_in_append_mode_are_answered_as_they_came(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = agent("phone", history="append")
+    with remember(upstream, tmp_path, profile) as world:
+        headers = {"x-mnemogate-conversation": "c1"}
+        await _send_two_at_once(world, monkeypatch, "has_conversation", "agent/phone", headers)
+    spoken = [message["content"] for message in upstream.last.messages if message["role"] != "system"]
+    assert spoken == ["first", "Ok.", "second"]
+
+
+async def _send_two_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, read_name: str, model: str, headers: dict[str, str]
+) -> None:
+    """Sends "first" and "second". The first request reads from the agents so late that the second one has arrived."""
+    has_begun, gate, read = Gate(), Gate(), getattr(ChatAgents, read_name)
+
+    async def read_late(*given: Any) -> Any:
         if not has_begun.is_open:
             has_begun.open()
             await gate.wait()
-        return await find(*given)
+        return await read(*given)
 
-    created = world.gateway.ask("POST", "/v1/agents/", b'{"name": "ann", "model": "up/m"}')
-    model = f"agent/{created.json['id']}"
-    monkeypatch.setattr(ChatAgents, "find", find_late)
-    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+    monkeypatch.setattr(ChatAgents, read_name, read_late)
 
     def send(text: str) -> asyncio.Task[str]:
         messages = [{"role": "user", "content": text}]
@@ -208,8 +227,6 @@ async def test_messages_for_a_stored_agent_are_answered_as_they_came(
     await asyncio.to_thread(becomes, lambda: second.done() or world.gateway.call(_queued(world)) == 1)
     gate.open()
     await asyncio.gather(first, second)
-    spoken = [message["content"] for message in world.upstream.last.messages if message["role"] != "system"]
-    assert spoken == ["first", "Ok.", "second"]
 
 
 def _until_queued(world: World, count: int) -> None:
