@@ -1289,9 +1289,20 @@ def test_an_undo_names_many_lost_words_once(operator: Operator) -> None:
     block = f"m/{agent.uid}/b/human"
     assert operator.post(f"{block}/undo", version=2).status == 303
     shown = plain(page(operator, block))
-    assert "has the words that were taken out, right or wrong. A reply may still repeat it." in shown
+    assert "has the words shown below, right or wrong. A reply may still repeat it." in shown
     assert "Where else it is said" in shown
     assert shown.count("“Porto” + “mother”") == 1
+
+
+def test_a_correction_that_adds_words_takes_none_out(operator: Operator) -> None:
+    """The message after it spoke of "the words that were taken out"."""
+    agent = speak(operator.world, "My sister Ana lives in Porto.")
+    (fact,) = learn(operator.world, agent, "Sister Ana lives in Porto.")
+    longer = "Her sister Ana lives in Porto and teaches."
+    assert operator.post(f"m/{agent.uid}/f/{fact}/correct", text=longer).status == 303
+    shown = plain(page(operator, f"m/{agent.uid}/f/{fact + 1}"))
+    assert "1 message has the words shown below, right or wrong. A reply may still repeat it." in shown
+    assert "taken out" not in shown
 
 
 def test_a_correction_of_a_statement_warns_of_no_other_statement(operator: Operator) -> None:
