@@ -33,7 +33,7 @@ class Audit(StoreGroup):
         await connection.run(SQL["audit_add"], (at, actor, action, memory, what))
 
     @long_reads
-    async def list(
+    async def list_page(
         self,
         connection: Connection,
         *,

@@ -86,7 +86,7 @@ class Imports(StoreGroup):
         return None if row is None else _make_import(row)
 
     @reads
-    async def list(
+    async def list_page(
         self, connection: Connection, project: str | None, *, before: int = LAST_NUMBER, limit: int = 100
     ) -> list[StoredImport]:
         """Returns a page of imports, the newest first. before: the row of the last import on the previous page."""

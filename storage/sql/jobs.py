@@ -15,7 +15,6 @@ since the job was made: content that was forgotten meanwhile does not come back 
 from __future__ import annotations
 
 import asyncio
-import builtins
 from collections.abc import Callable, Container, Coroutine, Sequence
 from functools import partial
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
@@ -235,7 +234,7 @@ class Jobs(StoreGroup):
     # -- operators and forgetting -------------------------------------------------------------------------------------
 
     @reads
-    async def list(
+    async def list_newest(
         self, connection: Connection, state: JobState | None = None, limit: int = 100
     ) -> tuple[Job, ...]:
         """Returns jobs, newest first."""
@@ -252,7 +251,7 @@ class Jobs(StoreGroup):
         before: int,
         project: str | None = None,
         limit: int = 50,
-    ) -> builtins.list[JobEntry]:
+    ) -> list[JobEntry]:
         """Returns a page of jobs, newest first.
 
         is_dead: True for the jobs that have failed for good; False for all others.
@@ -302,7 +301,7 @@ class Jobs(StoreGroup):
     @long_reads
     async def find_idle(
         self, connection: Connection, kind: str, agent_rows: Sequence[int], since: float
-    ) -> builtins.list[int]:
+    ) -> list[int]:
         """Returns the memories among `agent_rows` that have had no turn since a time and have no dead job of a kind."""
         return [
             agent_row for (agent_row,) in await load_rows(connection, SQL["idle"], agent_rows, kind, since)

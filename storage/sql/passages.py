@@ -5,7 +5,6 @@ Passages and messages of an agent are numbered in one order, so that the search 
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -124,10 +123,10 @@ async def load_passages(connection: Connection, agent_row: int, seqs: Sequence[i
 class Passages(GrowingGroup):
     """Passages of agents. Each statement finds passages of one agent alone."""
 
-    async def add(self, agent_row: int, drafts: Sequence[PassageDraft]) -> builtins.list[Passage]:
+    async def add(self, agent_row: int, drafts: Sequence[PassageDraft]) -> list[Passage]:
         """Adds passages, all or none. Raises: NotFound if there is no such agent."""
 
-        async def write(connection: Connection) -> builtins.list[Passage]:
+        async def write(connection: Connection) -> list[Passage]:
             return [
                 await insert_passage(
                     connection, agent_row, draft.text, at=draft.at, tags=draft.tags, metadata=draft.metadata
@@ -140,7 +139,7 @@ class Passages(GrowingGroup):
     @long_reads
     async def list_page(
         self, connection: Connection, agent_row: int, page: Page[int], filter: PassageFilter
-    ) -> builtins.list[Passage]:
+    ) -> list[Passage]:
         """Returns a page of passages. Its cursors are numbers of passages, which may be gone."""
 
         async def read(low: int, high: int, size: int) -> tuple[Iterable[Passage], int | None]:
@@ -159,7 +158,7 @@ class Passages(GrowingGroup):
         return int(await connection.fetch_value(SQL["passage_count"], (agent_row,)))
 
     @reads
-    async def list(
+    async def list_texts(
         self, connection: Connection, agent_row: int, *, after: int = 0, limit: int = 100
     ) -> tuple[Passage, ...]:
         """Returns a page of passages, in order, without their files, tags and metadata.

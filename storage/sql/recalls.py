@@ -5,7 +5,6 @@ A recall has the numbers of its hits (storage/recall_record.py). The texts of th
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -76,7 +75,7 @@ class Recalls(StoreGroup):
     @reads
     async def find(
         self, connection: Connection, request: str, since: float, project: str | None = None
-    ) -> builtins.list[StoredRecall]:
+    ) -> list[StoredRecall]:
         """Returns the recalls of the requests with an id, the newest first.
 
         request: the id; requests of several memories may have it.
@@ -88,9 +87,9 @@ class Recalls(StoreGroup):
         return list(map(_make_recall, rows))
 
     @reads
-    async def list(
+    async def list_page(
         self, connection: Connection, agent_row: int, since: float, *, before: int, limit: int = 50
-    ) -> builtins.list[StoredRecall]:
+    ) -> list[StoredRecall]:
         """Returns a page of a memory's recalls, the newest first.
 
         before: the row of the last exchange on the previous page.

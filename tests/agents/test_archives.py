@@ -195,7 +195,9 @@ async def test_an_archive_is_no_agent_and_is_deleted_with_its_passages(
 ) -> None:
     made, memory = await shared(store, archives, ann, name="zqnamex")
     await save(passages, memory, "zqpassagex", ["zqtagx"])
-    assert [e.agent.id for e in await store.defined_agents.list(PROJECT, AgentFilter(), Page())] == [ann.id]
+    assert [e.agent.id for e in await store.defined_agents.list_page(PROJECT, AgentFilter(), Page())] == [
+        ann.id
+    ]
     with pytest.raises(NotFound):
         await store.defined_agents.get(PROJECT, made.uid)
     await archives.delete(PROJECT, made.uid)

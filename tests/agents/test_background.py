@@ -552,7 +552,7 @@ def test_a_run_whose_job_is_taken_away_blocks_no_other(world: LettaWorld) -> Non
     arrived.wait_sync()
 
     async def take_away() -> None:
-        (job,) = await world.world.store.jobs.list()
+        (job,) = await world.world.store.jobs.list_newest()
         await world.world.store.jobs.cancel(job.id)
 
     world.world.gateway.call(take_away())
@@ -738,7 +738,7 @@ def test_a_run_that_is_tried_again_goes_before_those_that_wait(
         began.wait_sync()
     second = send.create_async(agent.id, input="Second.")
     gate.open()
-    becomes(lambda: [job for job in world.world.gateway.call(jobs.list()) if job.state == "retrying"])
+    becomes(lambda: [job for job in world.world.gateway.call(jobs.list_newest()) if job.state == "retrying"])
     world.world.clock.sleep(10)
     jobs.wake_here()
     assert [ended(world, each.id).status for each in (first, second)] == ["completed"] * 2
@@ -769,7 +769,7 @@ def test_a_reader_goes_on_with_the_attempt_after_one_that_could_not_write_its_en
         assert next(iter(events)).message_type == "ping"
         gate.open()
         failed.wait_sync()
-        becomes(lambda: [job for job in call(jobs.list()) if job.state == "retrying"])
+        becomes(lambda: [job for job in call(jobs.list_newest()) if job.state == "retrying"])
         call(services.agents.background_runs.recovery.close_jobless())
         world.world.clock.sleep(10)
         jobs.wake_here()

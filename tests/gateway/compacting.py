@@ -53,7 +53,7 @@ def compacted(world: World) -> None:
     jobs = world.store.jobs
 
     async def is_busy() -> bool:
-        states = {job.state for job in await jobs.list() if job.kind == "compact"}
+        states = {job.state for job in await jobs.list_newest() if job.kind == "compact"}
         return JobState.RUNNING in states or states == {
             JobState.PENDING
         }  # what failed holds its serial group

@@ -44,7 +44,7 @@ async def accepted(store: Store, items: int, *, is_started: bool) -> Batch:
 
 async def test_the_counts_add_up(store: Store) -> None:
     batch = await accepted(store, 5, is_started=True)
-    items = await store.batch_items.list(batch.id)
+    items = await store.batch_items.list_page(batch.id)
     assert [item.state for item in items] == ["waiting"] * 5
     runs = [item.run for item in items]
     ends = [(RunState.COMPLETED, "end_turn"), (RunState.FAILED, "error"), (RunState.FAILED, "expired")]
@@ -73,7 +73,7 @@ async def test_a_batch_that_was_not_accepted_whole_fails(open_store: OpenStore) 
     found = await store.batches.get("default", half.uid)
     assert (found.state, found.ended) == (BatchState.FAILED, 20.0)
     assert (await store.batch_items.count(half.id)).failed == 3
-    item = (await store.batch_items.list(half.id))[0]
+    item = (await store.batch_items.list_page(half.id))[0]
     assert item.run is not None
     assert await store.batch_items.load_texts(item.run.agent_row, item.run.id, "request") == {}
     assert await keeps_emptied_rows(store) is not store.database.is_shared
@@ -82,7 +82,7 @@ async def test_a_batch_that_was_not_accepted_whole_fails(open_store: OpenStore) 
 async def test_one_that_has_a_job_goes_on(store: Store) -> None:
     await accepted(store, 1, is_started=True)
     assert await store.batches.fail_half_accepted(15.0, 20.0) == 0
-    (job,) = await store.jobs.list()
+    (job,) = await store.jobs.list_newest()
     assert (job.kind, job.agent_row, job.key) == ("batch", 0, "b" * 32)
 
 
@@ -100,13 +100,13 @@ async def test_a_cancelled_batch_has_no_open_items(store: Store) -> None:
 @pytest.mark.parametrize("has_job", [True, False])
 async def test_what_had_a_reply_is_ended_by_the_job_if_there_is_one(has_job: bool, store: Store) -> None:
     batch = await accepted(store, 3, is_started=True)
-    [item] = await store.batch_items.list(batch.id, limit=1)
+    [item] = await store.batch_items.list_page(batch.id, limit=1)
     run = item.run
     assert run is not None
     await store.batch_items.add_text(run.agent_row, run.id, "round", 1, b"{}")
     if not has_job:
         # An operator has taken it away.
-        [job] = await store.jobs.list()
+        [job] = await store.jobs.list_newest()
         await store.jobs.cancel(job.id)
     await store.batches.cancel(batch, 20.0)
     assert (await store.batch_items.count(batch.id)).cancelled == (2 if has_job else 3)
@@ -115,7 +115,7 @@ async def test_what_had_a_reply_is_ended_by_the_job_if_there_is_one(has_job: boo
 async def test_what_a_call_of_an_item_did_is_written_once(store: Store) -> None:
     """Under the lock of its agent, which the double of PostgreSQL's connections looks for."""
     batch = await accepted(store, 1, is_started=True)
-    [item] = await store.batch_items.list(batch.id)
+    [item] = await store.batch_items.list_page(batch.id)
     run = item.run
     assert run is not None
     assert await store.batch_items.add_text(run.agent_row, run.id, "result", 1, b"{}")
@@ -127,7 +127,7 @@ async def test_no_call_of_an_item_is_written_once_its_batch_is_cancelled(
     had_reply: bool, store: Store
 ) -> None:
     batch = await accepted(store, 1, is_started=True)
-    [item] = await store.batch_items.list(batch.id)
+    [item] = await store.batch_items.list_page(batch.id)
     run = item.run
     assert run is not None
     if had_reply:  # the job ends it, later
@@ -138,7 +138,7 @@ async def test_no_call_of_an_item_is_written_once_its_batch_is_cancelled(
 
 async def test_no_call_of_an_item_is_written_once_its_memory_has_another_epoch(store: Store) -> None:
     batch = await accepted(store, 1, is_started=True)
-    [item] = await store.batch_items.list(batch.id)
+    [item] = await store.batch_items.list_page(batch.id)
     run = item.run
     assert run is not None
     agent = await store.agents.find_by_id(run.agent_row)
@@ -153,14 +153,14 @@ async def test_no_call_of_an_item_is_written_once_its_memory_has_another_epoch(s
 async def test_items_that_are_put_into_a_part(store: Store) -> None:
     """Under the locks of their agents, as what a call did."""
     batch = await accepted(store, 3, is_started=True)
-    items = await store.batch_items.list(batch.id)
+    items = await store.batch_items.list_page(batch.id)
     runs = [item.run for item in items if item.run is not None]
     gone = await store.agents.find_by_id(runs[0].agent_row)
     assert gone is not None
     await store.forgetting.wipe(gone.id)
     given = [AssignedItem(run.agent_row, item.id, 0, 0, b"{}") for run, item in zip(runs, items, strict=True)]
     await store.database.bulk_write(store.batch_items.make_assign_effect(1, given, 20.0))
-    assert [item.run.uid for item in await store.batch_items.list(batch.id, part=1) if item.run] == [
+    assert [item.run.uid for item in await store.batch_items.list_page(batch.id, part=1) if item.run] == [
         run.uid for run in runs[1:]
     ]
 
@@ -169,8 +169,8 @@ async def test_another_project_has_no_such_batch(store: Store) -> None:
     batch = await accepted(store, 1, is_started=True)
     with pytest.raises(NotFound):
         await store.batches.get("other", batch.uid)
-    assert await store.batches.list("other", Page()) == []
-    assert [each.uid for each in await store.batches.list(None, Page())] == [batch.uid]
+    assert await store.batches.list_page("other", Page()) == []
+    assert [each.uid for each in await store.batches.list_page(None, Page())] == [batch.uid]
 
 
 def test_where_a_value_came_from_takes_the_same_room_before_and_after() -> None:

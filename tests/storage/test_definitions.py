@@ -91,7 +91,7 @@ async def test_definitions_are_listed_by_name_and_page(store: Store) -> None:
     await store.definitions.add(DefinitionDraft(PROJECT, DefinitionKind.MCP, "m", {}, "tool_m"), at=1.0)
 
     async def listed(page: Page[int], **wanted: Any) -> list[str]:
-        return [d.uid for d in await store.definitions.list(PROJECT, TOOL, page, **wanted)]
+        return [d.uid for d in await store.definitions.list_page(PROJECT, TOOL, page, **wanted)]
 
     assert await listed(Page()) == ["t3", "t2", "t1", "t0"]
     assert await listed(Page(after=made[2].id, limit=1)) == ["t1"]
@@ -169,7 +169,7 @@ async def test_a_profiles_memory_is_an_agent_that_the_settings_configure(store: 
     alice = Speaker(store)
     await alice.say([user("one")], assistant("First."), "c1")
     made = await make_agent(store, "ann", tags=["user:alice"])
-    found = await store.defined_agents.list(PROJECT, AgentFilter(), Page())
+    found = await store.defined_agents.list_page(PROJECT, AgentFilter(), Page())
     assert [(e.name, e.definition is None) for e in found] == [("ann", False), ("default alice", True)]
     for wanted, names in (
         (AgentFilter(tags=["profile:default"]), ["default alice"]),
@@ -178,12 +178,14 @@ async def test_a_profiles_memory_is_an_agent_that_the_settings_configure(store: 
         (AgentFilter(name="default alice"), ["default alice"]),
         (AgentFilter(text="LICE"), ["default alice"]),
     ):
-        assert [e.name for e in await store.defined_agents.list(PROJECT, wanted, Page())] == names, wanted
+        assert [e.name for e in await store.defined_agents.list_page(PROJECT, wanted, Page())] == names, (
+            wanted
+        )
     with pytest.raises(WriteConflict, match="settings"):
         await store.defined_agents.change(found[1], AgentChange(name="x"), at=2.0)
     # A memory of one conversation is nobody's agent.
     await rows(store, "UPDATE agents SET subject = 'conversation:7' WHERE id = ?", (alice.agent.id,))
-    assert await store.defined_agents.list(PROJECT, AgentFilter(), Page()) == [made]
+    assert await store.defined_agents.list_page(PROJECT, AgentFilter(), Page()) == [made]
     with pytest.raises(NotFound):
         await store.defined_agents.get(PROJECT, alice.agent.uid)
 
@@ -227,7 +229,7 @@ async def test_agents_are_listed_by_filter_order_and_page(store: Store) -> None:
     await end_run(store, c.agent.id, "error", 6.0)
 
     async def listed(wanted: AgentFilter | None = None, **page: Any) -> str:
-        found = await store.defined_agents.list(PROJECT, wanted or AgentFilter(), Page(**page))
+        found = await store.defined_agents.list_page(PROJECT, wanted or AgentFilter(), Page(**page))
         return " ".join(e.name for e in found)
 
     assert await listed() == "cara bob ann"
@@ -275,7 +277,7 @@ async def test_agents_are_found_by_their_identities_within_their_project(store: 
     await make_agent(store, "d", project="elsewhere", identities=[theirs.id])
 
     async def listed(project: str = PROJECT, **wanted: Any) -> str:
-        found = await store.defined_agents.list(project, AgentFilter(**wanted), Page())
+        found = await store.defined_agents.list_page(project, AgentFilter(**wanted), Page())
         assert len(found) == await store.defined_agents.count(project, AgentFilter(**wanted))
         return " ".join(e.name for e in found)
 
@@ -296,7 +298,7 @@ async def test_agents_are_found_by_their_identities_within_their_project(store: 
 async def test_hidden_agents_do_not_make_a_page_short(store: Store) -> None:
     for n in range(30):
         await make_agent(store, f"a{n}", **({"hidden": True} if 2 <= n < 28 else {}))
-    found = await store.defined_agents.list(PROJECT, AgentFilter(), Page(limit=3))
+    found = await store.defined_agents.list_page(PROJECT, AgentFilter(), Page(limit=3))
     assert [e.name for e in found] == ["a29", "a28", "a1"]
 
 

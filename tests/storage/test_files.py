@@ -51,7 +51,7 @@ async def test_files_are_numbered_where_a_name_is_taken(store: Store) -> None:
     with pytest.raises(WriteConflict, match="already"):
         await store.files.add(draft(notes, "a.md", at=4.0))
     assert (await store.files.add(draft(other, "a.md"))).name == "a.md"
-    assert [f.name for f in await store.files.list(notes.id, Page(limit=2))] == ["a_(2).md", "a_(1).md"]
+    assert [f.name for f in await store.files.list_page(notes.id, Page(limit=2))] == ["a_(2).md", "a_(1).md"]
     first = await store.files.find_by_name(notes.id, "a.md")
     assert first is not None
     with pytest.raises(NotFound):
@@ -129,7 +129,7 @@ async def test_files_that_are_too_old_go(store: Store, holds: Holds) -> None:
         "new",
         "newtext",
     ]
-    assert await store.files.list(notes.id, Page()) == [new]
+    assert await store.files.list_page(notes.id, Page()) == [new]
     assert await keeps_emptied_rows(store) is not store.database.is_shared
 
 
@@ -151,5 +151,5 @@ async def test_an_upload_that_a_dead_process_left_goes_at_the_next_start(
     await Retention(store, {}, lambda: 9.0 + YOUNG_S if store.database.is_shared else 1.0).forget_old()
     assert not holds(b"zqcutx")
     assert not holds(b"zqcuttextx")
-    assert await store.files.list(notes.id, Page()) == [whole]
+    assert await store.files.list_page(notes.id, Page()) == [whole]
     assert await rows(store, "SELECT count(*) FROM passages WHERE file IS NOT NULL") == [(1,)]

@@ -558,7 +558,7 @@ async def test_one_that_was_shown_what_goes_does_not_commit_once_it_is_gone(
     target = ForgetTarget(facts=[learned.seq]) if kind == "fact" else ForgetTarget(passages=[passage.seq])
     id = await store.forgetting.begin(alice.agent.id, target)
     turn = await alice.begin([user("hello")], "c2")
-    while await (store.facts.list_page if kind == "fact" else store.passages.list)(alice.agent.id):
+    while await (store.facts.list_page if kind == "fact" else store.passages.list_texts)(alice.agent.id):
         assert not await store.forgetting.run(id, until=lambda: True)
     section = SentSection(0, words("section"), {"blocks": {}, "tools": {}, "epoch": 0})
     with pytest.raises(Stale):
@@ -875,7 +875,7 @@ async def test_passages_that_came_from_it_go(store: Store, alice: Speaker, holds
     await save_passage(store, agent.id, words("gone"), at=5.0, sources=[two.id, one.id])
     await index(store, agent)
     await forget(store, agent, ForgetTarget(exchanges=[one.id]))
-    assert [p.text for p in await store.passages.list(agent.id)] == [words("kept")]
+    assert [p.text for p in await store.passages.list_texts(agent.id)] == [words("kept")]
     assert left(holds, "kept", "gone") == ["kept"]
     assert await keeps_emptied_rows(store) is not store.database.is_shared
     assert not await found(store, agent, "gone")
@@ -1052,7 +1052,7 @@ async def test_a_reset_keeps_its_memory_while_something_else_is_forgotten(open_s
     await forgetting.run(reset)
     assert [fact.text for fact in await store.facts.list_page(alice.agent.id)] == ["Alice sails."]
     assert [block.value for block in await store.blocks.load(alice.agent.id)] == ["Sails."]
-    assert [each.text for each in await store.passages.list(alice.agent.id)] == ["A boat."]
+    assert [each.text for each in await store.passages.list_texts(alice.agent.id)] == ["A boat."]
     assert await rows(store, "SELECT * FROM marks WHERE kind IN ('erased', 'reset')") == []
 
 

@@ -76,7 +76,7 @@ def remember(agent: Agent, text: str) -> Operation[Any]:
 
 
 async def texts(store: Store, agent: Agent) -> list[str]:
-    return [passage.text for passage in await store.passages.list(agent.id)]
+    return [passage.text for passage in await store.passages.list_texts(agent.id)]
 
 
 def raise_epoch(agent: Agent) -> Operation[Any]:
@@ -101,7 +101,7 @@ async def test_a_job_is_claimed_once_and_gone_when_it_ends(store: Store, jobs: J
     assert await claim(jobs) is None
     await jobs.journal(job, "ask", b"answer")
     await jobs.finish(job, remember(agent, "done"))
-    assert await jobs.list() == ()
+    assert await jobs.list_newest() == ()
     assert await jobs.list_steps(id) == ()
     assert await texts(store, agent) == ["done"]
     assert await jobs.leases.find_due_in(KINDS) is None
@@ -119,7 +119,7 @@ async def test_what_fails_in_the_last_effect_leaves_the_job_as_it_was(store: Sto
     with pytest.raises(ValueError, match="no"):
         await jobs.finish(job, half)
     assert await texts(store, agent) == []
-    assert [each.state for each in await jobs.list()] == [JobState.RUNNING]
+    assert [each.state for each in await jobs.list_newest()] == [JobState.RUNNING]
     await jobs.finish(job)
 
 
@@ -132,7 +132,7 @@ async def test_a_job_enqueued_in_a_transaction_that_fails_is_not_there(store: St
 
     with pytest.raises(ValueError):
         await store.database.write(turn)
-    assert await jobs.list() == ()
+    assert await jobs.list_newest() == ()
 
 
 async def test_only_what_is_due_and_has_a_handler_is_claimed(store: Store, jobs: Jobs, clock: Clock) -> None:
@@ -174,10 +174,10 @@ async def test_the_schema_itself_forbids_two_in_a_lane(store: Store, jobs: Jobs)
 async def test_jobs_of_one_key_that_wait_are_one(store: Store, jobs: Jobs, clock: Clock) -> None:
     first = await jobs.enqueue("learn", 0, "k", b"old", due=clock.now + 5)
     assert await jobs.enqueue("learn", 0, "k", b"new", due=clock.now + 50) == first
-    (job,) = await jobs.list()
+    (job,) = await jobs.list_newest()
     assert (job.payload, job.due) == (b"new", clock.now + 5)
     await jobs.enqueue("learn", 0, "k", b"er", due=clock.now + 50, merge=lambda a, b: a + b, postpones=True)
-    (job,) = await jobs.list()
+    (job,) = await jobs.list_newest()
     assert (job.payload, job.due) == (b"newer", clock.now + 50)
 
 
@@ -186,7 +186,7 @@ async def test_enqueueing_while_one_runs_leaves_one_waiting(store: Store, jobs: 
     job = await take(jobs)
     for payload in (b"2", b"3"):
         await jobs.enqueue("learn", 0, "k", payload)
-    assert [each.state for each in await jobs.list()] == [JobState.PENDING, JobState.RUNNING]
+    assert [each.state for each in await jobs.list_newest()] == [JobState.PENDING, JobState.RUNNING]
     assert job.payload == b"1"
     await jobs.finish(job)
     assert (await take(jobs)).payload == b"3"
@@ -229,7 +229,7 @@ async def test_a_failing_job_holds_its_lane_until_its_dead_letter(
     assert (job.id, job.attempt, job.tries, job.error) == (poison, 2, 2, "first")
     assert await jobs.fail(job, "second", None) == "dead"
     assert (await take(jobs)).key == "next"
-    (dead,) = await jobs.list(JobState.DEAD)
+    (dead,) = await jobs.list_newest(JobState.DEAD)
     assert (dead.id, dead.error) == (poison, "second")
 
 
@@ -253,14 +253,14 @@ async def test_a_newer_job_of_the_key_takes_the_dead_ones_place(
     newer = await jobs.enqueue("learn", 0, "k", b"new", due=clock.now + 99)
     job = await jobs.retry(id)
     assert (job.id, job.payload, job.due) == (newer, b"new", clock.now)
-    assert [each.id for each in await jobs.list()] == [newer]
+    assert [each.id for each in await jobs.list_newest()] == [newer]
 
 
 async def test_a_key_has_one_dead_letter(store: Store, jobs: Jobs) -> None:
     for error in ("1", "2"):
         await jobs.enqueue("learn", 0, "k")
         await jobs.fail(await take(jobs), error, None)
-    assert [job.error for job in await jobs.list()] == ["2"]
+    assert [job.error for job in await jobs.list_newest()] == ["2"]
 
 
 async def test_one_that_is_given_back_was_not_tried(store: Store, jobs: Jobs, clock: Clock) -> None:
@@ -320,7 +320,7 @@ async def test_when_the_first_of_a_lane_has_gone_the_next_one_follows(
         await jobs.enqueue("learn", agent.id, key)
         clock.pass_(1)
     if end == "take back":
-        await jobs.cancel((await jobs.list())[-1].id)
+        await jobs.cancel((await jobs.list_newest())[-1].id)
     elif end == "forget":
         # Those that were made before are dropped when they are claimed.
         await store.database.write(raise_epoch(agent))
@@ -337,7 +337,7 @@ async def test_when_the_first_of_a_lane_has_gone_the_next_one_follows(
             clock.pass_(LEASE_S)
             assert await jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=1) is not None
     assert await jobs.leases.find_due_in(KINDS) == (LEASE_S if end == "expire" else 0.0)
-    left = [job.key for job in await jobs.list(JobState.RUNNING)]
+    left = [job.key for job in await jobs.list_newest(JobState.RUNNING)]
     while job := await claim(jobs):
         left.append(job.key)
         await jobs.finish(job)
@@ -453,7 +453,7 @@ async def test_a_job_that_kills_every_process_ends_in_the_dead_letter(
         await store.close()
     store = await open_at(open_store, clock)
     assert await claim(store.jobs) is None
-    (dead,) = await store.jobs.list()
+    (dead,) = await store.jobs.list_newest()
     assert dead.state is JobState.DEAD
     assert "3 attempts" in str(dead.error)
     await store.close()
@@ -517,7 +517,7 @@ async def test_a_running_job_brings_nothing_back(store: Store, jobs: Jobs) -> No
         with pytest.raises(Stale):
             await late
     assert await jobs.fail(job, "late", 1.0) == "dropped"
-    assert await jobs.list() == ()
+    assert await jobs.list_newest() == ()
     assert await texts(store, agent) == []
 
 
@@ -527,7 +527,7 @@ async def test_a_waiting_job_of_an_old_epoch_is_dropped_not_run(store: Store, jo
     await store.database.write(raise_epoch(agent))
     await jobs.enqueue("learn", agent.id, "new")
     assert (await take(jobs)).key == "new"
-    assert [job.key for job in await jobs.list()] == ["new"]
+    assert [job.key for job in await jobs.list_newest()] == ["new"]
 
 
 async def test_a_payload_of_an_old_epoch_is_not_merged_into_a_new_one(store: Store, jobs: Jobs) -> None:
@@ -548,7 +548,7 @@ async def test_forgetting_drops_jobs_steps_and_words_of_errors(
     await jobs.fail(job, "zanzibar", None)
     await jobs.enqueue("learn", bob.id, "k")
     await store.database.write(lambda c: forget_jobs(c, alice.id))
-    assert [job.agent_row for job in await jobs.list()] == [bob.id]
+    assert [job.agent_row for job in await jobs.list_newest()] == [bob.id]
     await store.close()
     assert not holds(b"zanzibar")
 

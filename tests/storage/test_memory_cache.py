@@ -116,7 +116,7 @@ class Life:
 
     async def forget(self) -> None:
         (row,) = await rows(self.store, "SELECT next_seq FROM agents WHERE id = ?", (self.alice.agent.id,))
-        passages = await self.store.passages.list(self.alice.agent.id)
+        passages = await self.store.passages.list_texts(self.alice.agent.id)
         target = ForgetTarget(messages=[self.dice.randrange(1, max(2, row[0]))])
         if passages and self.dice.random() < 0.5:
             target = ForgetTarget(passages=[self.dice.choice(passages).seq])

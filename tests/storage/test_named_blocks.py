@@ -82,7 +82,7 @@ async def test_another_projects_block_is_not_found(store: Store) -> None:
     ):
         with pytest.raises(NotFound):
             await attempt()
-    assert await store.named_blocks.list(PROJECT, BlockFilter(), Page()) == []
+    assert await store.named_blocks.list_page(PROJECT, BlockFilter(), Page()) == []
 
 
 async def test_a_label_is_there_once_for_every_sharer(store: Store) -> None:
@@ -188,7 +188,7 @@ async def test_blocks_are_listed_by_what_they_say_and_who_has_them(store: Store)
         await store.named_blocks.attach(agent.agent, house)
 
     async def listed(page: Page[int] | None = None, **wanted: Any) -> str:
-        found = await store.named_blocks.list(PROJECT, BlockFilter(**wanted), page or Page())
+        found = await store.named_blocks.list_page(PROJECT, BlockFilter(**wanted), page or Page())
         return " ".join(e.block.label for e in found)
 
     assert await listed() == "news house human"
@@ -335,7 +335,7 @@ async def test_a_part_of_a_value_is_found_however_long_and_with_any_signs(store:
         await make_block(store, replace(HOUSE, limit=50_000, value=value))
 
     async def find(part: str) -> list[int]:
-        found = await store.named_blocks.list(PROJECT, BlockFilter(value_text=part), Page())
+        found = await store.named_blocks.list_page(PROJECT, BlockFilter(value_text=part), Page())
         return [len(each.block.value) for each in found]
 
     assert await find(long) == [30_002]

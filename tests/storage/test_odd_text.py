@@ -25,7 +25,7 @@ def plain(text: str) -> str:
 
 async def test_texts_are_stored_without_what_cannot_be(store: Store, agent: Agent) -> None:
     await store.passages.add(agent.id, [PassageDraft(ODD, 1.0, tags=("x",)), PassageDraft("sound", 2.0)])
-    found = await store.passages.list(agent.id)
+    found = await store.passages.list_texts(agent.id)
     assert [plain(passage.text) for passage in found] == [MENDED, "sound"]
     block = Block(0, "human", ODD, ODD, 1000)
 

@@ -285,7 +285,7 @@ async def test_a_recall_is_written_with_its_turn_and_found_by_its_request(
     assert (one.exchange_row, one.request) == (first, "req_0123456789abcdef01234567")
     assert unpack(one.data) == record(*ENTRIES)
     assert (one.scope, one.seq, one.at) == (ALICE, 1, NOW)
-    listed = await store.recalls.list(alice.agent.id, 0.0, before=1 << 40)
+    listed = await store.recalls.list_page(alice.agent.id, 0.0, before=1 << 40)
     assert [each.exchange_row for each in listed] == [second, first]
     assert await store.recalls.load_requests(alice.agent.id, [first, second, 99], 0.0) == {
         first: "req_0123456789abcdef01234567", second: "customer-7",
@@ -293,7 +293,7 @@ async def test_a_recall_is_written_with_its_turn_and_found_by_its_request(
     assert await store.recalls.find("customer-7", 0.0, "another") == []
     assert await store.recalls.find("customer-7", NOW + 1) == []
     assert await store.recalls.delete_older(NOW + 1) == 2
-    assert await store.recalls.list(alice.agent.id, 0.0, before=1 << 40) == []
+    assert await store.recalls.list_page(alice.agent.id, 0.0, before=1 << 40) == []
 
 
 async def test_a_recall_of_a_turn_in_a_conversation_is_written_with_it(store: Store, alice: Speaker) -> None:
@@ -395,16 +395,16 @@ async def test_the_audit_lists_what_was_done_and_forgets_it_by_age(store: Store,
     uid = alice.agent.uid
     await store.audit.add(NOW - 10, "code", "login")
     await store.audit.add(NOW, "ops", "edit", uid, "block human, version 8")
-    listed = await store.audit.list(before=1 << 40)
+    listed = await store.audit.list_page(before=1 << 40)
     assert [(e.actor, e.action, e.memory, e.what) for e in listed] == [
         ("ops", "edit", uid, "block human, version 8"), ("code", "login", None, ""),
     ]  # fmt: skip
-    assert len(await store.audit.list(before=listed[0].id)) == 1
-    assert len(await store.audit.list(before=1 << 40, memory=uid)) == 1
-    assert len(await store.audit.list(before=1 << 40, project="default")) == 1
-    assert await store.audit.list(before=1 << 40, project="another") == []
+    assert len(await store.audit.list_page(before=listed[0].id)) == 1
+    assert len(await store.audit.list_page(before=1 << 40, memory=uid)) == 1
+    assert len(await store.audit.list_page(before=1 << 40, project="default")) == 1
+    assert await store.audit.list_page(before=1 << 40, project="another") == []
     assert await store.audit.delete_older(NOW) == 1
-    assert [e.action for e in await store.audit.list(before=1 << 40)] == ["edit"]
+    assert [e.action for e in await store.audit.list_page(before=1 << 40)] == ["edit"]
 
 
 async def test_a_link_opens_one_memory_until_it_ends_or_its_key_does(store: Store, alice: Speaker) -> None:

@@ -17,9 +17,9 @@ from tests.stored import indexed_seqs, save_passage
 async def test_passages_are_numbered_in_the_agents_order_and_paged(store: Store, agent: Agent) -> None:
     made = [await save_passage(store, agent.id, text, at=1.0, sources=[3]) for text in ("a", "b", "c")]
     assert [p.seq for p in made] == [1, 2, 3]
-    assert await store.passages.list(agent.id, limit=2) == tuple(made[:2])
-    assert await store.passages.list(agent.id, after=2) == (made[2],)
-    assert await store.passages.list(agent.id + 1) == ()
+    assert await store.passages.list_texts(agent.id, limit=2) == tuple(made[:2])
+    assert await store.passages.list_texts(agent.id, after=2) == (made[2],)
+    assert await store.passages.list_texts(agent.id + 1) == ()
     assert (made[1].text, made[1].at) == ("b", 1.0)
 
 

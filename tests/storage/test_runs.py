@@ -267,7 +267,7 @@ async def test_a_run_is_accepted_with_its_request_and_its_job(store: Store, draf
     wanted = RunAccept(replace(draft, background=True), b'{"messages":[]}')
     run = await store.runs.accept_run(wanted)
     assert woken
-    (job,) = await store.jobs.list()
+    (job,) = await store.jobs.list_newest()
     assert (job.kind, job.agent_row, job.key, job.payload) == (
         "run",
         run.agent_row,
@@ -279,7 +279,7 @@ async def test_a_run_is_accepted_with_its_request_and_its_job(store: Store, draf
     ]
     # The same send again is the same run, and no second job.
     assert await store.runs.accept_run(replace(wanted, run=replace(draft, uid="r2"))) == run
-    assert len(await store.jobs.list()) == 1
+    assert len(await store.jobs.list_newest()) == 1
     ((entry, has_job),) = await store.runs.list_open_background()
     assert (entry.run.id, has_job) == (run.id, True)
     await store.jobs.cancel(job.id)

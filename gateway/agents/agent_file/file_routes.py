@@ -90,7 +90,7 @@ class AgentFileRoutes:
     async def _export_folder(self, folder: Definition) -> ExportedFolder:
         """Returns a folder with the texts of its completed files."""
         page: Page[int] = Page(limit=MAX_FOLDER_FILES, newest_first=False)
-        files = await self._api.store.files.list(folder.memory_row, page)
+        files = await self._api.store.files.list_page(folder.memory_row, page)
         completed = [file for file in files if file.state is FileState.COMPLETED]
         views = await self._contents.load_views(folder, completed, includes_content=True)
         return ExportedFolder(render_folder(folder), [render_file(folder, view) for view in views])

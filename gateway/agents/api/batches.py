@@ -185,9 +185,8 @@ class BatchRoutes:
         """List batches."""
         _refuse_anthropic(request)
         page = await read_page(query, partial(self._get_batch_row, request.project))
-        return [
-            await self._render(batch) for batch in await self._api.store.batches.list(request.project, page)
-        ]
+        batches = await self._api.store.batches.list_page(request.project, page)
+        return [await self._render(batch) for batch in batches]
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a batch, with counts of its items."""
@@ -209,7 +208,7 @@ class BatchRoutes:
             if item is None:
                 raise UnknownId(f"There is no run {query.after!r} in this batch.")
             after = item.id
-        items = await stored.list(batch.id, after=after, limit=query.limit)
+        items = await stored.list_page(batch.id, after=after, limit=query.limit)
         errors = await stored.load_error_messages(batch.id, after, items[-1].id) if items else {}
         return [_render_item(item, errors.get(item.id, "")) for item in items]
 
@@ -234,7 +233,7 @@ class BatchRoutes:
     async def _load_items_after(self, batch: Batch, after: int) -> AsyncIterator[BatchItem]:
         """Yields the items of a batch in their order. after: the row of the item before the first; 0: all items."""
         while True:
-            page = await self._api.store.batch_items.list(batch.id, after=after, limit=_ITEMS_PER_PAGE)
+            page = await self._api.store.batch_items.list_page(batch.id, after=after, limit=_ITEMS_PER_PAGE)
             for item in page:
                 yield item
             if len(page) < _ITEMS_PER_PAGE:

@@ -175,7 +175,7 @@ class BlockRoutes:
             name=find_sent(query.name), includes_hidden=query.show_hidden_blocks is True,
         )  # fmt: skip
         page = await read_page(query, partial(self._get_row, request.project))
-        entries = await self._blocks.list(request.project, block_filter, page)
+        entries = await self._blocks.list_page(request.project, block_filter, page)
         return list(map(render_block, entries))
 
     async def count(self, request: ApiRequest) -> int:

@@ -248,7 +248,7 @@ class ConversationRoutes:
             order=query.sorting,
         )
         page = read_page_at(query, partial(read_uid, "conv"))
-        entries = await self._api.store.conversations.list(request.project, conversation_filter, page)
+        entries = await self._api.store.conversations.list_page(request.project, conversation_filter, page)
         return [render_conversation(entry) for entry in entries]
 
     async def create(

@@ -143,7 +143,7 @@ class FolderFileRoutes:
         """List the files of a folder."""
         folder = await self.get_folder(request)
         page = await read_page(query, partial(self._get_file_row, folder))
-        files = await self._api.store.files.list(folder.memory_row, page)
+        files = await self._api.store.files.list_page(folder.memory_row, page)
         views = await self._contents.load_views(folder, files, includes_content=query.include_content)
         return [render_file(folder, view) for view in views]
 

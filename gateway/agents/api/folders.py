@@ -110,7 +110,8 @@ class FolderRoutes:
         """List folders."""
         page = await self._api.read_definition_page(request.project, _KIND, "source", query)
         name = find_sent(query.name)
-        return list(map(render_folder, await self._definitions.list(request.project, _KIND, page, name=name)))
+        folders = await self._definitions.list_page(request.project, _KIND, page, name=name)
+        return list(map(render_folder, folders))
 
     async def count(self, request: ApiRequest) -> int:
         """Count folders."""

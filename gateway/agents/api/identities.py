@@ -175,7 +175,7 @@ class IdentityRoutes:
         after = page.after
         while len(identities) < page.limit:
             next_page = Page(after, page.before, size, page.newest_first)
-            rows = await self._definitions.list(request.project, _KIND, next_page, name=key)
+            rows = await self._definitions.list_page(request.project, _KIND, next_page, name=key)
             identities += filter(query.takes, rows)
             if len(rows) < size:
                 break

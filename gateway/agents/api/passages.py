@@ -272,7 +272,8 @@ class ArchiveRoutes:
         agent = await self._api.agents.find_sent(request.project, query.agent_id)
         if agent is None:
             page = await self._api.read_definition_page(request.project, _KIND, "archive", query)
-            return list(map(_render_archive, await definitions.list(request.project, _KIND, page, name=name)))
+            archives = await definitions.list_page(request.project, _KIND, page, name=name)
+            return list(map(_render_archive, archives))
         rows = await self._api.store.attached.load_targets(agent.id, _KIND)
         attached = (await definitions.find_by_memories(_KIND, rows)).values()
         archives = [archive for archive in attached if name is None or archive.name == name]

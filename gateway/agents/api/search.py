@@ -146,7 +146,7 @@ class MessageSearchRoutes:
             return [await get_owner(self._api.store, project, conversation_name)]
         all_agents = AgentFilter(includes_hidden=True, order="completed")
         page: Page[str] = Page(limit=_MAX_SEARCHED_AGENTS + 1)
-        entries = await self._api.store.defined_agents.list(project, all_agents, page)
+        entries = await self._api.store.defined_agents.list_page(project, all_agents, page)
         if len(entries) > _MAX_SEARCHED_AGENTS:
             raise BadRequest(
                 f"A search asks {_MAX_SEARCHED_AGENTS} agents at most, and there are more: name one.",

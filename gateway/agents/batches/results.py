@@ -119,7 +119,7 @@ class PartResults:
 
         part_number: the number of the part; None: all items of the batch.
         """
-        after, list_items = 0, self.store.batch_items.list
+        after, list_items = 0, self.store.batch_items.list_page
         while page := await list_items(self.batch.id, part=part_number, after=after, limit=PAGE_ITEMS):
             after = page[-1].id
             yield page

@@ -50,7 +50,7 @@ class AgentExport:
         drafts: list[PassageDraft] = []
         after = 0
         while True:
-            page = await self._store.passages.list(memory.id, after=after, limit=_PASSAGES_PER_READ)
+            page = await self._store.passages.list_texts(memory.id, after=after, limit=_PASSAGES_PER_READ)
             passages = await self._store.passages.load(memory.id, [listed.seq for listed in page])
             drafts += [
                 PassageDraft(text=passage.text, at=passage.at, tags=passage.tags, metadata=passage.metadata)

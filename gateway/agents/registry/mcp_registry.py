@@ -47,7 +47,7 @@ class McpRegistry(Struct, frozen=True):
 
     async def list(self, project: str, page: Page[int]) -> Sequence[Definition]:
         """Returns a page of a project's servers."""
-        return await self.store.definitions.list(project, DefinitionKind.MCP, page)
+        return await self.store.definitions.list_page(project, DefinitionKind.MCP, page)
 
     async def create(self, project: str, name: str, config: McpServerConfig) -> Definition:
         """Makes a server, and its tools.

@@ -156,7 +156,7 @@ class Registry:
 
     async def list(self, project: str, agent_filter: AgentFilter, page: Page[str]) -> Sequence[AgentView]:
         """Returns a page of agents. page: the page, with uids as cursors."""
-        return await self._views.load(await self._store.defined_agents.list(project, agent_filter, page))
+        return await self._views.load(await self._store.defined_agents.list_page(project, agent_filter, page))
 
     async def get_several(self, project: str, agent_rows: Sequence[int]) -> Sequence[AgentView]:
         """Returns agents by the rows of their memories, in the order in which they were made."""

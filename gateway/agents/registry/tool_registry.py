@@ -94,7 +94,7 @@ class ToolRegistry:
     ) -> AsyncIterator[ToolView]:
         """Yields the tools that were made over REST. page: the first page. name, name_part: as in `select`."""
         while True:
-            rows = await self._store.definitions.list(
+            rows = await self._store.definitions.list_page(
                 project, DefinitionKind.TOOL, page, name=name, name_part=name_part
             )
             for row in rows:

@@ -178,7 +178,7 @@ class AgentMessaging:
         agent_filter = AgentFilter(tags=tags if len(tags) <= MAX_TAGS else (), needs_all_tags=bool(match_all))
         page: Page[str] = Page(limit=_PAGE, newest_first=False)
         while len(recipients) < MAX_AGENTS:
-            entries = await self.store.defined_agents.list(sender.project, agent_filter, page)
+            entries = await self.store.defined_agents.list_page(sender.project, agent_filter, page)
             tags_of = await self.store.defined_agents.load_tags([entry.agent.id for entry in entries])
             recipients += [
                 Recipient(entry.agent.uid, entry.name)

@@ -100,7 +100,7 @@ class AuditOperations(Struct, frozen=True):
             raise BadRequest(
                 f"There is no action {wanted.action!r}, but {', '.join(ACTIONS)}.", param="action"
             )
-        entries = await self.store.audit.list(
+        entries = await self.store.audit.list_page(
             before=parse_cursor(after, LAST_NUMBER),
             memory=memory,
             project=project,
@@ -118,7 +118,7 @@ class AuditOperations(Struct, frozen=True):
 
     async def _has_entries(self, memory: str) -> bool:
         """Returns whether the audit has entries of a memory, which may be gone. memory: the uid."""
-        return bool(await self.store.audit.list(before=LAST_NUMBER, memory=memory, limit=1))
+        return bool(await self.store.audit.list_page(before=LAST_NUMBER, memory=memory, limit=1))
 
     async def load_editors(self, uid: str, label: str) -> dict[int, str]:
         """Returns the actors that made the versions of a block, by the numbers of the versions.

@@ -34,7 +34,7 @@ class BatchOperations(Struct, frozen=True):
         limit = Arguments(raw).read_optional_number("limit") or _LISTED_BATCHES
         return [
             await self._render_batch(batch)
-            for batch in await self.store.batches.list(None, Page(limit=limit))
+            for batch in await self.store.batches.list_page(None, Page(limit=limit))
         ]
 
     async def show(self, raw: RawArguments) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class BatchOperations(Struct, frozen=True):
         items = self.store.batch_items
         unsuccessful_items: list[dict[str, Any]] = []
         after = 0
-        while page := await items.list(batch.id, after=after, limit=_PAGE_ITEMS):
+        while page := await items.list_page(batch.id, after=after, limit=_PAGE_ITEMS):
             messages = await items.load_error_messages(batch.id, after, page[-1].id)
             after = page[-1].id
             for item in page:

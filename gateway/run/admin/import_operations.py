@@ -232,7 +232,7 @@ class ImportOperations:
         """Returns a page of imports, the newest first."""
         page = read_requested_page(raw, project)
         before = LAST_NUMBER if page.after is None else page.after
-        imports = await self.store.imports.list(page.project, before=before, limit=page.limit + 1)
+        imports = await self.store.imports.list_page(page.project, before=before, limit=page.limit + 1)
         return render_page(imports, page.limit, self._render_import)
 
     def _render_import(self, stored: StoredImport) -> dict[str, Any]:

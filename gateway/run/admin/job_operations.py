@@ -39,7 +39,7 @@ class JobOperations(Struct, frozen=True):
         limit = arguments.read_optional_number("limit") or LISTED_JOBS
         return [
             _render_job(job)
-            for job in await self.store.jobs.list(None if state is None else JobState(state), limit)
+            for job in await self.store.jobs.list_newest(None if state is None else JobState(state), limit)
         ]
 
     async def show(self, raw: RawArguments) -> dict[str, Any]:

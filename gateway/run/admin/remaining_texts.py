@@ -261,7 +261,7 @@ class RemainingTexts:
     async def _find_made_with(self, seqs: Collection[int]) -> list[int]:
         """Returns the newest exchanges that had one of some messages or facts in their note."""
         since = self._views.retention.since
-        recalls = await self._store.recalls.list(
+        recalls = await self._store.recalls.list_page(
             self._memory.id, since, before=LAST_NUMBER, limit=_MAX_RECALLS
         )
         wanted_seqs = frozenset(seqs)

@@ -177,7 +177,9 @@ class RequestLists(Struct, frozen=True):
         """Returns a memory's requests with a stored recall, the newest first. without: packed ids to leave out."""
         listed_requests: list[_ListedRequest] = []
         while len(listed_requests) < limit:
-            page = await self.store.recalls.list(agent_row, self.retention.since, before=before, limit=limit)
+            page = await self.store.recalls.list_page(
+                agent_row, self.retention.since, before=before, limit=limit
+            )
             listed_requests += [
                 _ListedRequest(make_recall_record(each), exchange_row=each.exchange_row)
                 for each in page

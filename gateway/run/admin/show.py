@@ -189,7 +189,7 @@ async def _render_block_sources(store: Store, agent: Agent, blocks: Sequence[Blo
 
 async def _render_passage_sources(store: Store, agent: Agent) -> list[str]:
     lines: list[str] = []
-    for passage in await store.passages.list(agent.id, limit=_MAX_PASSAGES):
+    for passage in await store.passages.list_texts(agent.id, limit=_MAX_PASSAGES):
         lines.append(f"  {passage.seq}  [{render_minute(passage.at)}]  {_flatten_lines(passage.text)}")
         lines += [f"    {line}" for line in await _quote_sources(store, agent, passage.sources)]
     return ["", "Passages", *_render_section_lines(lines)]

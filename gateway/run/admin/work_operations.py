@@ -122,7 +122,7 @@ class WorkOperations(Struct, frozen=True):
         """
         jobs = await self._list_jobs(project, after, limit)
         before = parse_cursor(after_batch, None)
-        batches = await self.store.batches.list(project, Page(after=before, limit=limit + 1))
+        batches = await self.store.batches.list_page(project, Page(after=before, limit=limit + 1))
         batch_page = ListPage(
             tuple([await self._make_batch_record(batch) for batch in batches[:limit]]),
             make_next_cursor(batches, limit, lambda batch: str(batch.id)),

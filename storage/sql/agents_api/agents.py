@@ -5,7 +5,6 @@ They end by `Forgetting`, as every memory does.
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Sequence
 
 from msgspec.structs import replace
@@ -68,9 +67,7 @@ async def list_agents(
     min_tags = len(tags) if filter.needs_all_tags else min(1, len(tags))
     keys = sorted(set(filter.identity_keys))[:MAX_TAGS]
 
-    async def read(
-        low: PageEnd, high: PageEnd, size: int
-    ) -> tuple[builtins.list[AgentEntry], PageEnd | None]:
+    async def read(low: PageEnd, high: PageEnd, size: int) -> tuple[list[AgentEntry], PageEnd | None]:
         # Only the order by time of creation is a range of an index. The others sort all agents of the project.
         rows_between = (low[1], high[1]) if filter.order == "created" else (BEFORE_ALL[1], AFTER_ALL[1])
         values: tuple[object, ...] = (
@@ -163,21 +160,17 @@ class DefinedAgents(StoreGroup):
     create = writes(as_method(make_agent))
     change = writes(as_method(change_agent))
     get = reads(as_method(_get_agent_entry))
-    list = long_reads(as_method(list_agents))
+    list_page = long_reads(as_method(list_agents))
 
     @reads
-    async def load_memories(
-        self, connection: Connection, project: str, ids: Sequence[int]
-    ) -> builtins.list[Agent]:
+    async def load_memories(self, connection: Connection, project: str, ids: Sequence[int]) -> list[Agent]:
         """Returns the memories of a project with these rows, in this order. Missing memories are left out."""
         rows = await load_rows(connection, SQL["memories"], ids, project)
         records = {row[0]: make_agent_record(row) for row in rows}
         return [records[id] for id in ids if id in records]
 
     @reads
-    async def load_entries(
-        self, connection: Connection, agent_rows: Sequence[int]
-    ) -> builtins.list[AgentEntry]:
+    async def load_entries(self, connection: Connection, agent_rows: Sequence[int]) -> list[AgentEntry]:
         """Returns these agents, in the order in which they were made."""
         entries = [_make_entry(row) for row in await load_rows(connection, SQL["among"], agent_rows)]
         return sorted(entries, key=lambda entry: entry.agent.id)
@@ -193,18 +186,14 @@ class DefinedAgents(StoreGroup):
         return count
 
     @reads
-    async def list_newest(
-        self, connection: Connection, project: str, limit: int
-    ) -> builtins.list[NamedAgent]:
+    async def list_newest(self, connection: Connection, project: str, limit: int) -> list[NamedAgent]:
         """Returns the agents that were defined last."""
         return [NamedAgent(*row) for row in await connection.fetch_rows(SQL["newest"], (project, limit))]
 
     @reads
-    async def load_tags(
-        self, connection: Connection, agent_rows: Sequence[int]
-    ) -> dict[int, builtins.list[str]]:
+    async def load_tags(self, connection: Connection, agent_rows: Sequence[int]) -> dict[int, list[str]]:
         """Returns the tags of each of these agents, by name."""
-        tags: dict[int, builtins.list[str]] = {agent_row: [] for agent_row in agent_rows}
+        tags: dict[int, list[str]] = {agent_row: [] for agent_row in agent_rows}
         for agent_row, tag in await load_rows(connection, SQL["tags_of"], agent_rows):
             tags[agent_row].append(tag)
         return tags
@@ -217,7 +206,7 @@ class DefinedAgents(StoreGroup):
         page: Page[str],
         *,
         text: str | None = None,
-    ) -> builtins.list[str]:
+    ) -> list[str]:
         """Returns a page of a project's tags by name, Z before A where the newest come first.
 
         page: the page; its cursors are tags.

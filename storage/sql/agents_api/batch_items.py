@@ -5,7 +5,6 @@ The state of an item is a row of numbers; its words lie in `run_texts` until its
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Sequence
 
 from msgspec.structs import replace
@@ -89,7 +88,7 @@ class BatchItems(StoreGroup):
         return make_counts(await connection.fetch_rows(SQL["count"], (batch_row,)))
 
     @reads
-    async def list(
+    async def list_page(
         self,
         connection: Connection,
         batch_row: int,
@@ -97,7 +96,7 @@ class BatchItems(StoreGroup):
         after: int = 0,
         limit: int = 50,
         part: int | None = None,
-    ) -> builtins.list[BatchItem]:
+    ) -> list[BatchItem]:
         """Returns a page of items in the order in which they were given. part: the part to list; None: all parts."""
         if part is None:
             rows = await connection.fetch_rows(SQL["list"], (batch_row, after, limit))
@@ -139,7 +138,7 @@ class BatchItems(StoreGroup):
         return await connection.fetch_value(SQL["any_open"], (batch_row,)) is not None
 
     @reads
-    async def list_open(self, connection: Connection, batch_row: int, limit: int) -> builtins.list[BatchItem]:
+    async def list_open(self, connection: Connection, batch_row: int, limit: int) -> list[BatchItem]:
         """Returns some items that have not ended."""
         return await _list_items(connection, SQL["list_open"], batch_row, limit)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import math
 from collections.abc import Sequence
 from contextlib import suppress
@@ -59,7 +58,7 @@ class Batches(StoreGroup):
         return len(batches)
 
     @reads
-    async def _list_half_accepted(self, connection: Connection, before: float) -> builtins.list[Batch]:
+    async def _list_half_accepted(self, connection: Connection, before: float) -> list[Batch]:
         is_shared = self._database.is_shared
         rows = await connection.fetch_rows(SQL["list_half_accepted"], (before if is_shared else math.inf,))
         # After the read, so that each batch that was read has set `_first_row`.
@@ -92,7 +91,7 @@ class Batches(StoreGroup):
         return _make_batch(row)
 
     @reads
-    async def list(self, connection: Connection, project: str | None, page: Page[int]) -> list[Batch]:
+    async def list_page(self, connection: Connection, project: str | None, page: Page[int]) -> list[Batch]:
         """Returns a page of the batches of a project or (None) of all. The cursors of the page are ids."""
         rows = await connection.fetch_rows(SQL[f"list_{page.direction}"], (project, *page.bounds, page.limit))
         return [_make_batch(row) for row in rows]
@@ -115,7 +114,7 @@ class Batches(StoreGroup):
         return {row[0]: row[1] for row in await connection.fetch_rows(SQL["journal"], (job_row,))}
 
     @reads
-    async def load_known_parts(self, connection: Connection) -> builtins.list[bytes]:
+    async def load_known_parts(self, connection: Connection) -> list[bytes]:
         """Returns the journal's entries about providers' batches, of all jobs."""
         return await load_column(connection, SQL["known_parts"])
 

@@ -196,7 +196,7 @@ class NamedBlocks(StoreGroup):
         return int(await connection.fetch_value(SQL["count"], (project,)))
 
     @long_reads
-    async def list(
+    async def list_page(
         self, connection: Connection, project: str, filter: BlockFilter, page: Page[int]
     ) -> list[BlockEntry]:
         """Returns a page of a project's blocks. The cursors of the page are rows of blocks."""

@@ -6,7 +6,6 @@ under a name that cannot be sent, and is not found any more.
 
 from __future__ import annotations
 
-import builtins
 from typing import Any
 
 from storage.database import Connection, Row
@@ -102,13 +101,13 @@ class Conversations(StoreGroup):
         return id
 
     @long_reads
-    async def list(
+    async def list_page(
         self,
         connection: Connection,
         project: str,
         filter: ConversationFilter,
         page: Page[str],
-    ) -> builtins.list[ConversationEntry]:
+    ) -> list[ConversationEntry]:
         """Returns a page of a project's conversations, without agents' own ones. page: with uids as cursors.
 
         Raises: NotFound if there is no conversation with one of these uids.
@@ -119,7 +118,7 @@ class Conversations(StoreGroup):
 
         async def read(
             low: PageEnd, high: PageEnd, size: int
-        ) -> tuple[builtins.list[ConversationEntry], PageEnd | None]:
+        ) -> tuple[list[ConversationEntry], PageEnd | None]:
             rows = await _load_rows(
                 connection, project, filter, low=low, high=high, limit=size, direction=page.direction
             )

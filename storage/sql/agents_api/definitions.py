@@ -6,7 +6,6 @@ compare-and-set on the version.
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
@@ -229,7 +228,7 @@ class Definitions(StoreGroup):
         return {definition.memory_row: definition for definition in map(make_definition, rows)}
 
     @long_reads
-    async def list(
+    async def list_page(
         self,
         connection: Connection,
         project: str,
@@ -238,7 +237,7 @@ class Definitions(StoreGroup):
         *,
         name: str | None = None,
         name_part: str | None = None,
-    ) -> builtins.list[Definition]:
+    ) -> list[Definition]:
         """Returns a page of a project's definitions of a kind.
 
         name: the whole name.

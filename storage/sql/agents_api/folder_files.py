@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import math
 from collections.abc import Container, Sequence
 from itertools import chain, count
@@ -96,7 +95,7 @@ class Files(GrowingGroup):
 
     async def load_text(self, file: StoredFile) -> str:
         """Returns the whole text of a file, which is read a page at a time."""
-        parts: builtins.list[str] = []
+        parts: list[str] = []
         after_row = 0
         while rows := await self._load_parts(file, after_row):
             parts += [text for _, text in rows]
@@ -104,9 +103,7 @@ class Files(GrowingGroup):
         return "".join(parts)
 
     @long_reads
-    async def _load_parts(
-        self, connection: Connection, file: StoredFile, after_row: int
-    ) -> builtins.list[Row]:
+    async def _load_parts(self, connection: Connection, file: StoredFile, after_row: int) -> list[Row]:
         """Returns a page of the parts of a text, each as the row of its passage and the part."""
         return await connection.fetch_rows(
             SQL["parts"], (file.id, file.memory_row, after_row, _PARTS_PER_READ)
@@ -146,7 +143,7 @@ class Files(GrowingGroup):
         return None if row is None else _make_file(row)
 
     @reads
-    async def find_replaced(self, connection: Connection, file: StoredFile) -> builtins.list[StoredFile]:
+    async def find_replaced(self, connection: Connection, file: StoredFile) -> list[StoredFile]:
         """Returns the older files of the folder with the same name as a file."""
         files = [
             _make_file(row)
@@ -155,9 +152,7 @@ class Files(GrowingGroup):
         return [namesake for namesake in files if namesake.id < file.id]
 
     @reads
-    async def list(
-        self, connection: Connection, memory_row: int, page: Page[int]
-    ) -> builtins.list[StoredFile]:
+    async def list_page(self, connection: Connection, memory_row: int, page: Page[int]) -> list[StoredFile]:
         """Returns a page of a folder's files. The cursors of the page are their rows."""
         rows = await connection.fetch_rows(
             SQL[f"list_{page.direction}"], (memory_row, *page.bounds, page.limit)
@@ -165,9 +160,7 @@ class Files(GrowingGroup):
         return [_make_file(row) for row in rows]
 
     @long_reads
-    async def list_of_folders(
-        self, connection: Connection, folder_rows: Sequence[int]
-    ) -> builtins.list[StoredFile]:
+    async def list_of_folders(self, connection: Connection, folder_rows: Sequence[int]) -> list[StoredFile]:
         """Returns the files of some folders that have a complete text.
 
         The files are in the order of the folders, and within a folder oldest first.
@@ -196,7 +189,7 @@ class Files(GrowingGroup):
     @reads
     async def list_unfinished(
         self, connection: Connection, before: float, limit: int = 100
-    ) -> builtins.list[FileRows]:
+    ) -> list[FileRows]:
         """Returns files without a complete text, left by a process that has died.
 
         before: the time before which the upload of such a file began, if processes share the database; otherwise it is

@@ -35,7 +35,7 @@ class Tool:
 async def item_run(store: Store) -> Run:
     """Returns the run of an item of a new batch."""
     batch = await accepted(store, 1, is_started=True)
-    [item] = await store.batch_items.list(batch.id)
+    [item] = await store.batch_items.list_page(batch.id)
     assert item.run is not None
     return item.run
 

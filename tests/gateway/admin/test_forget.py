@@ -360,7 +360,7 @@ def test_the_audit_has_what_the_command_line_forgot_and_undid(world: World) -> N
     forget(world, user="alice")
     with pytest.raises(BadRequest):
         forget(world, user="alice")
-    entries = run(world, world.store.audit.list(before=1 << 40))
+    entries = run(world, world.store.audit.list_page(before=1 << 40))
     assert [(each.actor, each.action, each.memory, each.what) for each in reversed(entries)] == [
         ("command line", "undo", uid, "block human, version 3"),
         ("command line", "forget", uid, "message 1"),
@@ -398,7 +398,7 @@ def test_the_audit_names_the_facts_that_the_command_line_forgot_along(
     forget(world, **where, fact=named)
     monkeypatch.setattr(forget_operations, "_AUDITED_FACTS", most)
     forget(world, **where, message=1)
-    noted = [each.what for each in run(world, world.store.audit.list(before=1 << 40))]
+    noted = [each.what for each in run(world, world.store.audit.list_page(before=1 << 40))]
     older = f" and {24 - most} older" if most < 24 else ""
     assert noted == ["message 1", f"with facts {', '.join(map(str, along[-most:]))}{older}", f"fact {named}"]
 
@@ -421,7 +421,7 @@ def test_the_command_line_keeps_a_fact_that_would_go_along(world: World) -> None
     forget(world, **arguments, keep=[kept])
     (fact,) = run(world, world.store.facts.list_page(memory(world).id))
     assert (fact.seq, fact.text, fact.sources, fact.exchange_row) == (kept, "Drinks tea.", (), None)
-    noted = [(each.action, each.what) for each in run(world, world.store.audit.list(before=1 << 40))]
+    noted = [(each.action, each.what) for each in run(world, world.store.audit.list_page(before=1 << 40))]
     assert noted == [("forget", "message 1"), ("forget", f"with fact {going}"), ("keep", f"fact {kept}")]
     whole = {"user": "alice", "profile": "helper"}
     assert perform(world, "memory-forget-preview", **whole) == {"facts": [], "more_facts": 0}

@@ -130,7 +130,7 @@ class Scene:
         jobs = self.world.store.jobs
 
         async def is_busy() -> bool:
-            found = await jobs.list()
+            found = await jobs.list_newest()
             waiting = {(job.agent_row, job.kind) for job in found if job.state is JobState.RETRYING}
             return any(
                 job.state is JobState.RUNNING
@@ -216,7 +216,7 @@ def go_on(scene: Scene, chat: Chat, kind: str) -> None:
     for _ in range(2):
         scene.rest()
         scene.end()
-    assert scene.world.gateway.call(scene.world.store.jobs.list()) == ()
+    assert scene.world.gateway.call(scene.world.store.jobs.list_newest()) == ()
     assert scene.found() == set()
     left = [row for row in scene.world.query("SELECT input FROM exchanges") if b"Zqbobx" in (row or b"")]
     assert len(left) == (0 if kind in ("project", "age") else 1)

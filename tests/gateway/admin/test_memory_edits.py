@@ -62,7 +62,7 @@ def edits(world: World) -> MemoryEdits:
 
 def audit(world: World) -> list[tuple[str, str, str]]:
     async def read() -> list[tuple[str, str, str]]:
-        listed = await world.store.audit.list(before=1 << 40)
+        listed = await world.store.audit.list_page(before=1 << 40)
         return [(each.actor, each.action, each.what) for each in listed]
 
     return world.gateway.call(read())

@@ -155,7 +155,7 @@ def test_what_was_forgotten_is_nowhere_afterwards(world: World, kind: Any) -> No
     done = call(forget.forget(OPERATOR, of.uid, kind, value, confirm=preview.confirm))
     assert (done.done, done.swept, done.messages) == (True, True, int(preview.confirm or 0))
     assert SECRET.encode() not in world.data()
-    entries = [e for e in call(world.store.audit.list(before=1 << 40)) if e.action == "forget"]
+    entries = [e for e in call(world.store.audit.list_page(before=1 << 40)) if e.action == "forget"]
     assert [entry.what.split()[0] for entry in entries] == (
         ["conversation", "with"] if kind == "conversation" else ["all"]
     )

@@ -223,7 +223,7 @@ async def test_an_export_from_before_passages_had_tags_is_read(store: Store, oth
     await fill(other, lines)
     carol = await other.agents.find(CAROL)
     assert carol is not None
-    assert [(p.text, p.tags) for p in await other.passages.list(carol.id)] == [("A passage", ())]
+    assert [(p.text, p.tags) for p in await other.passages.list_texts(carol.id)] == [("A passage", ())]
 
 
 def without_uids(lines: Lines) -> list[Any]:

@@ -126,4 +126,4 @@ class Bench:
 
     def list_texts(self, agent: Agent) -> list[str]:
         """Returns the texts of an agent's passages, which the handlers of tests write."""
-        return [passage.text for passage in drive(self.store.passages.list(agent.id))]
+        return [passage.text for passage in drive(self.store.passages.list_texts(agent.id))]

@@ -141,7 +141,9 @@ def test_a_model_that_gives_no_summary_changes_nothing(world: World, notes: Note
     assert all("</summary>" not in each.body.decode() for each in seen)
     assert world.query("SELECT count(*) FROM summaries") == [0]
     failed = next(
-        job for job in world.gateway.call(world.store.jobs.list()) if job.kind == "compact" and job.error
+        job
+        for job in world.gateway.call(world.store.jobs.list_newest())
+        if job.kind == "compact" and job.error
     )
     assert "word" not in str(failed.error)
     came = Gate()

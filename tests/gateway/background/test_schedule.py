@@ -86,7 +86,7 @@ async def test_each_recovery_finds_what_processes_that_ended_have_left(
 
         async def enqueued() -> list[int]:
             await schedule.step()
-            return sorted(job.agent_row for job in await store.jobs.list(JobState.PENDING))
+            return sorted(job.agent_row for job in await store.jobs.list_newest(JobState.PENDING))
 
         async def end(*, is_well: bool = True) -> None:
             while job := await store.jobs.leases.claim(("learn",), lease_s=30.0, tries=8):
@@ -130,7 +130,7 @@ async def test_memories_that_rest_are_enqueued_some_at_a_time(
         clock.sleep(DAY)
         for count in (2, 3):
             pause_s = await schedule.step()
-            assert len(await store.jobs.list()) == count
+            assert len(await store.jobs.list_newest()) == count
         assert pause_s is None
     finally:
         await store.close()

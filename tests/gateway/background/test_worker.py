@@ -45,7 +45,7 @@ async def test_what_is_enqueued_is_performed_at_once_and_gone(bench: Bench) -> N
     await bench.wait_for_outcomes(1)
     assert bench.outcomes == ["finished"]
     assert bench.list_texts(agent) == ["from 7"]
-    assert await bench.jobs.list() == ()
+    assert await bench.jobs.list_newest() == ()
 
 
 async def test_a_job_waits_until_it_is_due(bench: Bench) -> None:
@@ -188,7 +188,7 @@ async def test_heartbeats_keep_a_long_job_and_end_one_that_was_cancelled(bench: 
         await bench.wait_until_idle()
         bench.time.move(20)
     await bench.wait_until_idle()
-    (job,) = await bench.jobs.list()
+    (job,) = await bench.jobs.list_newest()
     assert (job.state, job.attempt, ended) == (JobState.RUNNING, 1, [])
     await bench.jobs.cancel(id)
     await bench.wait_for_outcomes(1)
@@ -305,7 +305,7 @@ async def test_a_jumping_clock_disturbs_no_request(bench: Bench, jump: float) ->
     bench.time.move(30, jump=jump)
     await bench.wait_for_outcomes(1)
     assert bench.outcomes == ["finished"], "the one that waited, no later than it would have been"
-    assert [(job.key, job.attempt) for job in await bench.jobs.list()] == [("runs", 1)]
+    assert [(job.key, job.attempt) for job in await bench.jobs.list_newest()] == [("runs", 1)]
     gate.set()
     await bench.wait_for_outcomes(2)
     assert bench.outcomes == ["finished", "finished"]
@@ -335,7 +335,7 @@ async def test_a_poisoned_job_ends_in_the_dead_letter_and_can_be_tried_again(
     bench.time.move(20)
     await bench.wait_for_outcomes(4)
     assert bench.outcomes == ["retrying", "retrying", "dead", "finished"]
-    (dead,) = await bench.jobs.list()
+    (dead,) = await bench.jobs.list_newest()
     assert (dead.id, dead.state, dead.tries) == (poison, JobState.DEAD, 3)
     assert "ValueError (test_worker.py:" in str(dead.error)
     assert "Miso" not in f"{dead.error} {caplog.text}", "nothing of what was said"
@@ -343,7 +343,7 @@ async def test_a_poisoned_job_ends_in_the_dead_letter_and_can_be_tried_again(
     await bench.jobs.retry(poison)
     await bench.wait_for_outcomes(5)
     assert bench.outcomes[4:] == ["finished"]
-    assert await bench.jobs.list() == ()
+    assert await bench.jobs.list_newest() == ()
 
 
 async def test_a_job_that_has_failed_thousands_of_times_waits_no_longer_than_allowed(bench: Bench) -> None:
@@ -392,7 +392,7 @@ async def test_giving_up_and_putting_off(bench: Bench, caplog: pytest.LogCapture
     for kind in ("hopeless", "later", "planned"):
         await bench.jobs.enqueue(kind, 0, "k")
     await bench.wait_for_outcomes(3)
-    batch, late, dead = await bench.jobs.list()
+    batch, late, dead = await bench.jobs.list_newest()
     assert str(dead.error).startswith("this memory has no model")
     assert (dead.state, dead.tries) == (JobState.DEAD, 1)
     assert (late.state, late.tries, late.due) == (JobState.RETRYING, 0, bench.time.now + 3600)
@@ -415,7 +415,7 @@ async def test_a_job_that_is_being_claimed_when_the_worker_stops_is_given_back(b
     await asyncio.sleep(0)
     disk.open()
     await asyncio.wait([worker])
-    (job,) = await bench.jobs.list()
+    (job,) = await bench.jobs.list_newest()
     assert (job.state, job.tries, performed) == (JobState.RETRYING, 0, [])
 
 
@@ -446,7 +446,7 @@ async def test_what_is_forgotten_ends_the_job_in_flight(bench: Bench) -> None:
     gate.set()
     await bench.wait_for_outcomes(1)
     assert bench.outcomes == ["dropped"]
-    assert (bench.list_texts(agent), await bench.jobs.list()) == ([], ())
+    assert (bench.list_texts(agent), await bench.jobs.list_newest()) == ([], ())
 
 
 async def test_a_job_that_is_cancelled_in_flight_is_not_said_to_run_elsewhere(

@@ -65,7 +65,7 @@ async def test_shutdown_leaves_a_job_that_can_go_on(bench: Bench) -> None:
     await bench.jobs.enqueue("learn", 0, "k")
     await reached.wait()
     await bench.stop()
-    (job,) = await bench.jobs.list()
+    (job,) = await bench.jobs.list_newest()
     assert (job.state, job.tries, job.due) == (JobState.RETRYING, 0, bench.time.now)
     bench.start({"learn": learn})
     await bench.wait_for_outcomes(1)
@@ -103,7 +103,10 @@ def test_a_kill_loses_no_job_and_repeats_no_journaled_step(tmp_path: Path, where
 
     async def look(agent: Agent) -> tuple[tuple[Job, ...], list[str]]:
         store = await open_store(database)
-        found = await store.jobs.list(), [passage.text for passage in await store.passages.list(agent.id)]
+        found = (
+            await store.jobs.list_newest(),
+            [passage.text for passage in await store.passages.list_texts(agent.id)],
+        )
         await store.close()
         return found
 
@@ -176,7 +179,7 @@ def wait_for_jobs(gateway: RunningGateway) -> list[str]:
         store.jobs.add_listener(moved.set)
         await store.jobs.enqueue("bad", 0, "k")
         await store.jobs.enqueue("good", 0, "k")
-        while not (done and [job.state for job in await store.jobs.list()] == [JobState.DEAD]):
+        while not (done and [job.state for job in await store.jobs.list_newest()] == [JobState.DEAD]):
             await moved.wait()
             moved.clear()
 

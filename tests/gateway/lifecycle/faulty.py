@@ -96,7 +96,7 @@ class World:
 
     def passages(self, agent_row: int) -> str:
         async def read() -> str:
-            return "".join(passage.text for passage in await self.store.passages.list(agent_row))
+            return "".join(passage.text for passage in await self.store.passages.list_texts(agent_row))
 
         return self.gateway.call(read())
 

@@ -219,8 +219,8 @@ async def until_idle(world: World) -> None:
 
 async def until_ended(store: Store) -> None:
     ended = asyncio.Event()
-    unwatch = store.jobs.add_listener(lambda: None if drive(store.jobs.list()) else ended.set())
-    if await store.jobs.list():
+    unwatch = store.jobs.add_listener(lambda: None if drive(store.jobs.list_newest()) else ended.set())
+    if await store.jobs.list_newest():
         async with asyncio.timeout(PATIENCE_S):
             await ended.wait()
     unwatch()

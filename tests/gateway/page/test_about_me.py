@@ -50,7 +50,7 @@ def fill(world: World) -> tuple[Person, int, str]:
 
 def audit(world: World) -> list[tuple[str, str, str]]:
     world.settle()
-    listed = world.gateway.call(world.store.audit.list(before=1 << 40))
+    listed = world.gateway.call(world.store.audit.list_page(before=1 << 40))
     return [(each.actor, each.action, each.what) for each in reversed(listed)]
 
 

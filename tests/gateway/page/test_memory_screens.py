@@ -61,7 +61,7 @@ def page(operator: Operator, path: str, status: int = 200) -> str:
 def actions(operator: Operator) -> list[tuple[str, str | None]]:
     world = operator.world
     world.settle()
-    listed = world.gateway.call(world.store.audit.list(before=1 << 40))
+    listed = world.gateway.call(world.store.audit.list_page(before=1 << 40))
     return [(each.action, each.memory) for each in reversed(listed) if each.action != "login"]
 
 

@@ -32,7 +32,7 @@ def make_code(operator: Operator) -> str:
 
 def audit(operator: Operator) -> list[AuditEntry]:
     world = operator.world
-    return world.gateway.call(world.store.audit.list(before=1 << 62))
+    return world.gateway.call(world.store.audit.list_page(before=1 << 62))
 
 
 def test_without_a_session_a_page_leads_to_the_sign_in_and_all_else_is_refused(operator: Operator) -> None:

@@ -201,7 +201,7 @@ def test_making_a_link_is_noted(world: World) -> None:
     ask(world, {"user": "alice"})
 
     async def read() -> list[tuple[str, str, str]]:
-        return [(e.actor, e.action, e.what) for e in await world.store.audit.list(before=1 << 40)]
+        return [(e.actor, e.action, e.what) for e in await world.store.audit.list_page(before=1 << 40)]
 
     assert world.gateway.call(read()) == [("link", "link_create", "")]
     key = world.gateway.call(make_key(world))

@@ -184,7 +184,7 @@ async def test_results_of_a_batch_wait_for_an_agent_without_holding_another(
     """A turn of the second agent may share a block with the first one, and would wait for it: a deadlock."""
     items = stores[0].batch_items
     batch = await accepted(stores[0], 2, is_started=True)
-    first, second = await items.list(batch.id)
+    first, second = await items.list_page(batch.id)
     assert first.run is not None
     assert second.run is not None
     writes = [ItemEnd(each, RunState.FAILED, "error", 20.0) for each in (second, first)]
@@ -222,7 +222,7 @@ async def test_an_item_whose_first_reply_is_being_written_is_left_to_the_job(
     """The job stores the end of the round: an edit that the round made in a block is forgotten with it."""
     batches, items = stores[0].batches, stores[0].batch_items
     batch = await accepted(stores[0], 2, is_started=True)
-    first, _ = await items.list(batch.id)
+    first, _ = await items.list_page(batch.id)
     assert first.run is not None
     agent, run = first.run.agent_row, first.run.id
     async with locked_agent(database, agent) as transaction:

@@ -85,7 +85,7 @@ async def assert_recovers(store: Store, agent: Agent) -> None:
     assert await store.database.writer.recover()
     assert store.health.ok
     passage = await store.database.write(write(agent, "after"))
-    assert passage in await store.passages.list(agent.id, limit=1000)
+    assert passage in await store.passages.list_texts(agent.id, limit=1000)
 
 
 async def test_a_full_disk_refuses_writes_until_there_is_room(open_store: Any) -> None:
@@ -99,7 +99,7 @@ async def test_a_full_disk_refuses_writes_until_there_is_room(open_store: Any) -
     for result in await asyncio.gather(*futures, return_exceptions=True):
         assert isinstance(result, Full)
     await assert_refuses(store, agent, Full)
-    assert await store.passages.list(agent.id) == (kept,)
+    assert await store.passages.list_texts(agent.id) == (kept,)
     disk.full = False
     await assert_recovers(store, agent)
 
@@ -149,7 +149,7 @@ async def test_a_write_that_is_too_big_takes_no_other_with_it(open_store: Any) -
     gate.set()
     with pytest.raises(Full):
         await big
-    assert (await small) in await store.passages.list(agent.id)
+    assert (await small) in await store.passages.list_texts(agent.id)
     await assert_recovers(store, agent)
 
 
@@ -166,7 +166,7 @@ async def test_a_writer_that_is_reopened_blocks_no_reader(open_store: Any, path:
         assert await store.database.writer.recover()
     log = await asyncio.to_thread(Path(f"{path}-wal").stat)
     assert log.st_size > faults * 200_000
-    assert len(await store.passages.list(agent.id)) == faults
+    assert len(await store.passages.list_texts(agent.id)) == faults
 
 
 async def test_no_write_succeeds_when_the_database_ends_its_transaction(
@@ -191,7 +191,7 @@ async def test_no_write_succeeds_when_the_database_ends_its_transaction(
     for future in (small, big):
         with pytest.raises(Full):
             await future
-    assert await store.passages.list(agent.id) == ()
+    assert await store.passages.list_texts(agent.id) == ()
     assert await store.database.writer.recover()
     await store.database.writer.submit(may_not_grow)
     with pytest.raises(StatementFailed):
@@ -338,10 +338,10 @@ async def test_a_damaged_page_is_found_when_it_is_met(open_store: Any, path: Pat
         await store.database.write(write(agent))
     await assert_refuses(store, agent, Corrupt)  # the trial write alone would succeed
     with pytest.raises(Corrupt):
-        await store.passages.list(agent.id)
+        await store.passages.list_texts(agent.id)
     restore(path, backup)
     await assert_recovers(store, agent)
-    assert len(await store.passages.list(agent.id, limit=100)) == 41
+    assert len(await store.passages.list_texts(agent.id, limit=100)) == 41
 
 
 async def test_a_stalled_disk_does_not_stop_reading(open_store: Any) -> None:
@@ -349,7 +349,7 @@ async def test_a_stalled_disk_does_not_stop_reading(open_store: Any) -> None:
     agent = await make_agent(store)
     gate = await stall(store)
     assert store.health.status == "slow"
-    assert await store.passages.list(agent.id) == ()
+    assert await store.passages.list_texts(agent.id) == ()
     assert await store.database.long_reader.run(
         lambda c: c.execute("SELECT count(*) FROM agents").fetchone()
     ) == (1,)
@@ -739,7 +739,7 @@ def reads_by_row(
     return [
         lambda: store.facts.list_page(agent_row),
         lambda: store.blocks.load(agent_row),
-        lambda: store.passages.list(agent_row, limit=10),
+        lambda: store.passages.list_texts(agent_row, limit=10),
         lambda: store.files.load_text(file),
         lambda: store.messages.list_page(agent_row, Page(limit=10)),
         lambda: store.agents.find_by_id(agent_row),

@@ -18,7 +18,7 @@ from tests.patience import PATIENCE_S
 async def test_a_caller_that_goes_away_hides_no_job(store: Store) -> None:
     jobs = store.jobs
     counts: list[int] = []
-    jobs.add_listener(lambda: counts.append(len(drive(jobs.list()))))
+    jobs.add_listener(lambda: counts.append(len(drive(jobs.list_newest()))))
     gate = threading.Event()
     stalled = store.database.writer.submit(lambda _: gate.wait(PATIENCE_S))
     task = asyncio.create_task(jobs.enqueue("learn", 0, "k"))

@@ -168,7 +168,7 @@ async def test_a_database_of_an_older_version_opens_and_works(
     assert await rows(store, "SELECT reader, seq FROM readers") == [(0, 1)]
     measured = await store.overview.measure(alice.agent.id)
     assert (await sized_memory(store, alice.agent)).messages == measured.messages == 7
-    assert sorted((job.kind, job.key) for job in await store.jobs.list()) == [
+    assert sorted((job.kind, job.key) for job in await store.jobs.list_newest()) == [
         ("work", "one"),
         ("work", "two"),
     ]
