@@ -301,6 +301,14 @@ def test_a_pattern_that_takes_time_or_memory_without_end_ends(world: LettaWorld,
     assert "longer than a second, or too much memory" in ask(world, agent.id, "grep_files", pattern=pattern)
 
 
+def test_matches_before_a_grep_is_stopped_are_shown_as_incomplete(world: LettaWorld) -> None:
+    notes = folder(world, calm="aaa", evil="a" * 3_000_000 + "!")
+    agent = world.agent(folder_ids=[notes.id])
+    first, match, end = ask(world, agent.id, "grep_files", pattern="(a+)+$").splitlines()
+    assert (first, match) == ("notes/calm.md:1", "> 1: aaa")
+    assert end.startswith("[More lines may match: the search took longer than a second")
+
+
 @pytest.mark.parametrize("pattern", ["(?R)?a", "(?1)(a)", r"(?<=a+)b", "a{99999999999}", "("])
 def test_what_is_no_pattern_of_python_s_own_is_refused(world: LettaWorld, pattern: str) -> None:
     """A pattern within itself is none: one took 800 MB for a call."""

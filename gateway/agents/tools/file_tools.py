@@ -29,8 +29,8 @@ _MAX_MATCHES = 20
 _MAX_LINE_CHARS = 300
 _NO_FILES = "No file is attached to this agent."
 SEARCH_UNAVAILABLE = "Error: files cannot be searched at the moment."
-_GREP_TOO_LONG = (
-    "Error: the search took longer than a second, or too much memory. Use a simpler pattern, or name fewer files by "
+_GREP_STOPPED = (
+    "the search took longer than a second, or too much memory. Use a simpler pattern, or name fewer files by "
     "`include`."
 )
 
@@ -114,24 +114,22 @@ class FileTools(Struct, frozen=True):
             f"{folders[file.memory_row]}/{file.name}": file
             for file in await self.store.files.list_of_folders(list(folders))
         }
-        included = {
-            path: file
-            for path, file in files.items()
-            if not include or _matches_glob(path, file, str(include))
-        }
+        included = {path: file for path, file in files.items() if _is_included(path, file, include)}
         if not included:
             return ToolAnswer(f"No file fits {include!r}." if files else _NO_FILES)
         offset = arguments.get("offset") or 0
         matches: list[_Match] = []
+        is_incomplete = False
         try:
             pattern_error = await self._collect_matches(pattern, included, offset + _MAX_MATCHES + 1, matches)
         except ChildLimitExceeded:
-            if len(matches) <= offset:
-                return ToolAnswer.failed(_GREP_TOO_LONG)
-        else:
-            if pattern_error:
-                return ToolAnswer.failed(f"Error: this is no regular expression: {pattern_error}.")
-        return ToolAnswer(_render(matches, offset, arguments.get("context_lines")))
+            pattern_error, is_incomplete = "", True
+        if pattern_error:
+            return ToolAnswer.failed(f"Error: this is no regular expression: {pattern_error}.")
+        if is_incomplete and len(matches) <= offset:
+            return ToolAnswer.failed(f"Error: {_GREP_STOPPED}")
+        page = _render(matches, offset, arguments.get("context_lines"))
+        return ToolAnswer(f"{page}\n[More lines may match: {_GREP_STOPPED}]" if is_incomplete else page)
 
     async def _collect_matches(
         self, pattern: str, files: Mapping[str, StoredFile], max_count: int, matches: list[_Match]
@@ -158,9 +156,9 @@ class FileTools(Struct, frozen=True):
         return ""
 
 
-def _matches_glob(path: str, file: StoredFile, glob: str) -> bool:
-    """Returns whether a glob matches the path or the name of a file."""
-    return any(fnmatch(name.lower(), glob.lower()) for name in (path, file.name))
+def _is_included(path: str, file: StoredFile, glob: str | None) -> bool:
+    """Returns whether a glob matches the path or the name of a file. glob: None or "": each file is included."""
+    return not glob or any(fnmatch(name.lower(), glob.lower()) for name in (path, file.name))
 
 
 def _render(matches: Sequence[_Match], offset: int, context_lines: int | None) -> str:
