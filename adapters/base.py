@@ -32,12 +32,12 @@ class ModelReply(Protocol):
         """The `usage` of the prompt, which a translated reply reports as it begins; None: not reported yet."""
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """Yields the body's bytes as they arrive. Raises: ProviderBroke, ProviderTimeout."""
+        """Yields the body's bytes as they arrive. Raises: ProviderReplyBroken, ProviderTimeout."""
 
     def events(self) -> AsyncIterator[list[Event]]:
         """Yields the body as server-sent events. Each list has the events that one read of the socket completed.
 
-        Raises: ProviderBroke when the body ends inside an event or the connection breaks, ProviderTimeout.
+        Raises: ProviderReplyBroken when the body ends inside an event or the connection breaks, ProviderTimeout.
         """
 
     async def peek(self) -> Event | None:
@@ -46,11 +46,11 @@ class ModelReply(Protocol):
         Comments before the event are skipped for some seconds. Then a comment counts as the first event, since it is
         a sign of life for the client.
 
-        Raises: as `events`; ProviderBroke: the stream has no event.
+        Raises: as `events`; ProviderReplyBroken: the stream has no event.
         """
 
     async def read(self, limit_bytes: int) -> bytes:
-        """Returns the whole body. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
+        """Returns the whole body. Raises: ProviderReplyBroken, ProviderTimeout, ProviderTooLarge."""
 
     async def aclose(self) -> None:
         """Releases the connection. Idempotent; never raises."""

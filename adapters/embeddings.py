@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from adapters.base import Provider
-from adapters.errors import ProviderBroke, ProviderRefused
+from adapters.errors import ProviderRefused, ProviderReplyBroken
 from adapters.types import BYTES_PER_TOKEN, EmbeddingResult, ModelRequest, read_retry_after, read_token_count
 
 _MAX_REPLY_BYTES = 64 * 1024 * 1024
@@ -54,7 +54,7 @@ class ApiEmbedder:
             return _read_vectors(answer, len(texts), len(body))
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             # The answer is not quoted: it may repeat the texts.
-            raise ProviderBroke(
+            raise ProviderReplyBroken(
                 f"{self.name} answered with something that is not a vector for each text"
             ) from error
 

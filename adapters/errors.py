@@ -4,7 +4,7 @@ ProviderError
 ├── ProviderUnreachable   no reply came: refused, name not found, TLS, cut before the response's headers
 │   └── NoDescriptor      the gateway has no file descriptor left for a connection
 ├── ProviderTimeout       a deadline passed; `phase` names it
-├── ProviderBroke         the reply began and did not end as HTTP or as server-sent events must
+├── ProviderReplyBroken   the reply began and did not end as HTTP or as server-sent events must
 │   ├── UnreadableResults some lines of a file of results are not results
 │   └── UnfinishedEvent   the stream ended inside an event; `rest` has the bytes
 ├── ProviderTooLarge      a reply, or one event of it, is larger than its bound
@@ -48,15 +48,15 @@ class ProviderTimeout(ProviderError):
         self.phase: Phase = phase
 
 
-class ProviderBroke(ProviderError):
+class ProviderReplyBroken(ProviderError):
     """The reply did not end as HTTP or server-sent events must."""
 
 
-class UnreadableResults(ProviderBroke):
+class UnreadableResults(ProviderReplyBroken):
     """Some lines of a file of results are not results."""
 
 
-class UnfinishedEvent(ProviderBroke):
+class UnfinishedEvent(ProviderReplyBroken):
     """The stream ended inside an event. rest: the bytes after the last whole event."""
 
     def __init__(self, rest: bytes) -> None:

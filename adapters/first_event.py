@@ -7,7 +7,7 @@ from typing import Final
 
 import orjson
 
-from adapters.errors import ProviderBroke
+from adapters.errors import ProviderReplyBroken
 from adapters.sse import EventDecoder
 from adapters.types import Event
 
@@ -52,11 +52,11 @@ class FirstEvent:
         return self.empty_event if now >= self.hold_ends_at else None
 
     def finish(self) -> Event:
-        """Returns the event that the end of the stream completes. Raises: ProviderBroke: it completes no event."""
+        """Returns the event that the stream's end completes. Raises: ProviderReplyBroken: it completes no event."""
         for event in self._decoder.finish():
             if has_content(event):
                 return event
-        raise ProviderBroke("the upstream's stream ended before its first event")
+        raise ProviderReplyBroken("the upstream's stream ended before its first event")
 
 
 def has_content(event: Event) -> bool:

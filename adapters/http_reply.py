@@ -9,7 +9,7 @@ from typing import Final
 
 import aiohttp
 
-from adapters.errors import ProviderBroke, ProviderError, ProviderTooLarge
+from adapters.errors import ProviderError, ProviderReplyBroken, ProviderTooLarge
 from adapters.first_event import FirstEvent
 from adapters.headers import choose_response_headers
 from adapters.pace import Pace
@@ -114,14 +114,14 @@ class HttpReply:
         """None: the reply is not translated, so its usage is not read."""
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yields the body as it arrives, content decoded. Raises: ProviderBroke, ProviderTimeout."""
+        """Yields the body as it arrives, content decoded. Raises: ProviderReplyBroken, ProviderTimeout."""
         while data := await self._read_next():
             yield data
 
     async def events(self) -> AsyncIterator[list[Event]]:
         """Yields the body as server-sent events. Each list has the events that one read completed.
 
-        Raises: ProviderBroke (UnfinishedEvent among them), ProviderTimeout, ProviderTooLarge.
+        Raises: ProviderReplyBroken (UnfinishedEvent among them), ProviderTimeout, ProviderTooLarge.
         """
         decoder = EventDecoder()
         while data := await self._read_next():
@@ -133,7 +133,7 @@ class HttpReply:
     async def peek(self) -> Event | None:
         """Returns the first event of the body; None: the event is too large to be held.
 
-        Raises: ProviderBroke (also where the body has no event), ProviderTimeout, ProviderTooLarge.
+        Raises: ProviderReplyBroken (also where the body has no event), ProviderTimeout, ProviderTooLarge.
         """
         first = FirstEvent()
         pieces: list[bytes] = []
@@ -159,7 +159,7 @@ class HttpReply:
     async def read(self, limit_bytes: int) -> bytes:
         """Returns the whole body, at most `limit_bytes`. A large body counts for the `ReplyQuota` until `aclose`.
 
-        Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge.
+        Raises: ProviderReplyBroken, ProviderTimeout, ProviderTooLarge.
         """
         content = self._response.content
         pieces: list[bytes] = []
@@ -247,6 +247,6 @@ class HttpReply:
             raise self._wait.make_timeout_error() from error
         except (aiohttp.ClientError, OSError) as error:
             self._abort()
-            raise ProviderBroke(
+            raise ProviderReplyBroken(
                 f"the upstream's reply ended in the middle ({type(error).__name__})"
             ) from error

@@ -3,37 +3,37 @@
 An error has the facts. The dialect of the request's route renders it (`ErrorForm`).
 
 GatewayError
-├── CallerError                 the request is at fault
-│   ├── BadRequest              400: malformed, wrong type, not allowed; names the field
-│   │   ├── ThreadUnsupported   the client then goes on without a message thread
-│   │   ├── HistoryForgotten    the history was forgotten after the request had read it
-│   │   └── ContextExceeded     too long for the window of the model, and nothing may be left out
-│   ├── NotAuthenticated        401
-│   ├── NotAllowed              403
-│   ├── UnknownModel            404
-│   ├── UnknownPath             404
-│   ├── UnknownId               404
-│   │   ├── MemoryNotFound      also if the caller may not see the memory
-│   │   └── ThreadNotFound      the client then sends the whole conversation
-│   ├── MethodNotAllowed        405
-│   ├── BodyTimeout             408
-│   ├── Conflict                409
-│   ├── BodyTooLarge            413
-│   ├── UnsupportedEncoding     415
-│   ├── UnsupportedFile         415
-│   └── LimitReached            429: a limit of a key, user or project is used up
-├── UpstreamError               the provider is at fault
-│   ├── UpstreamUnreachable     502
-│   │   └── DescriptorsUsedUp   503: a limit of the gateway, and not the endpoint's fault
-│   ├── UpstreamBroke           502: the reply ended in the middle
-│   │   ├── UpstreamTooLarge    the reply is larger than the gateway takes; not the endpoint's fault
-│   │   └── UpstreamRefused     the stream has an error about the request or its caller; not the endpoint's fault
-│   └── UpstreamTimeout         504
-├── Overloaded                  503: a limit of the gateway; carries retry_after_s
-├── TooManySends                429: too many sends to one conversation wait already
-├── MemoryUnavailable           503: the request may not be answered without memory
-├── DatabaseInUse               never over HTTP: another process owns the database file
-└── SettingsError               never over HTTP: the process does not start
+├── CallerError               the request is at fault
+│   ├── BadRequest            400: malformed, wrong type, not allowed; names the field
+│   │   ├── ThreadUnsupported the client then goes on without a message thread
+│   │   ├── HistoryForgotten  the history was forgotten after the request had read it
+│   │   └── ContextExceeded   too long for the window of the model, and nothing may be left out
+│   ├── NotAuthenticated      401
+│   ├── NotAllowed            403
+│   ├── UnknownModel          404
+│   ├── UnknownPath           404
+│   ├── UnknownId             404
+│   │   ├── MemoryNotFound    also if the caller may not see the memory
+│   │   └── ThreadNotFound    the client then sends the whole conversation
+│   ├── MethodNotAllowed      405
+│   ├── BodyTimeout           408
+│   ├── Conflict              409
+│   ├── BodyTooLarge          413
+│   ├── UnsupportedEncoding   415
+│   ├── UnsupportedFile       415
+│   └── LimitReached          429: a limit of a key, user or project is used up
+├── UpstreamError             the provider is at fault
+│   ├── UpstreamUnreachable   502
+│   │   └── DescriptorsUsedUp 503: a limit of the gateway, and not the endpoint's fault
+│   ├── UpstreamReplyBroken   502: the reply ended in the middle
+│   │   ├── UpstreamTooLarge  the reply is larger than the gateway takes; not the endpoint's fault
+│   │   └── UpstreamRefused   the stream has an error about the request or its caller; not the endpoint's fault
+│   └── UpstreamTimeout       504
+├── Overloaded                503: a limit of the gateway; carries retry_after_s
+├── TooManySends              429: too many sends to one conversation wait already
+├── MemoryUnavailable         503: the request may not be answered without memory
+├── DatabaseInUse             never over HTTP: another process owns the database file
+└── SettingsError             never over HTTP: the process does not start
 """
 
 from __future__ import annotations
@@ -285,17 +285,17 @@ class DescriptorsUsedUp(UpstreamUnreachable):
     code = "overloaded"
 
 
-class UpstreamBroke(UpstreamError):
+class UpstreamReplyBroken(UpstreamError):
     """The reply ended in the middle."""
 
     code = "upstream_broke"
 
 
-class UpstreamTooLarge(UpstreamBroke):
+class UpstreamTooLarge(UpstreamReplyBroken):
     """The reply is larger than the gateway takes."""
 
 
-class UpstreamRefused(UpstreamBroke):
+class UpstreamRefused(UpstreamReplyBroken):
     """The stream has an error about the request or its caller."""
 
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 from gateway.core.memory.rules import RULES
 from gateway.errors import DatabaseInUse, GatewayError, SettingsError
 from gateway.settings import DatabaseSettings, Settings
-from storage.errors import FileOwned, StoreError, Unavailable
+from storage.errors import FileOwned, StoreError, StoreUnavailable
 from storage.open import inspect_server, open_store
 from storage.search.rank import preload as preload
 from storage.sql.keyed_file import was_keyed
@@ -94,7 +94,7 @@ def check_database(settings: Settings) -> DatabaseFindings:
     path = settings.database.path
     try:
         inspection = inspect(path)
-    except Unavailable as error:
+    except StoreUnavailable as error:
         return _without_memory(error)
     except StoreError as error:
         raise SettingsError(f"database.path: {error.message}") from error
@@ -108,7 +108,7 @@ def check_database(settings: Settings) -> DatabaseFindings:
     return DatabaseFindings(inspection.is_keyed, tuple(notes), tuple(warnings))
 
 
-def _without_memory(error: Unavailable) -> DatabaseFindings:
+def _without_memory(error: StoreUnavailable) -> DatabaseFindings:
     return DatabaseFindings(warnings=(f"nothing would be remembered: {error.message}",))
 
 
@@ -138,7 +138,7 @@ async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFinding
             pooler_prepares=database.pooler_prepares,
             listen_url=database.listen_url,
         )
-    except Unavailable as error:
+    except StoreUnavailable as error:
         return _without_memory(error)
     except StoreError as error:
         raise SettingsError(f"database.url: {error.message}") from error

@@ -17,7 +17,7 @@ from gateway.loading import loading
 from gateway.run.admin.printed import print_error
 from gateway.run.admin.serving import ProcessGone, ServingProcess
 from gateway.settings import Settings
-from storage.errors import ReadOnly, StoreError
+from storage.errors import StoreError, StoreReadOnly
 from storage.sqlite.lock import find_lock_owner
 
 # Operations that make sense before the first `serve`: they may create the database.
@@ -119,7 +119,7 @@ class OperationClient:
                 if process is not None or time.monotonic() > deadline:
                     return process
                 time.sleep(START_POLL_S)
-        except ReadOnly as error:
+        except StoreReadOnly as error:
             raise GatewayError(error.message) from error
         except StoreError:
             return None

@@ -34,7 +34,7 @@ from gateway.trace_factory import check_package
 from gateway.traces.otlp import OtlpSettings, read_otlp
 from gateway.web.listening import bind, listen
 from gateway.web.server import make_server
-from storage.errors import FileOwned, StoreError, Unavailable, is_known
+from storage.errors import FileOwned, StoreError, StoreUnavailable, is_known
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -272,7 +272,7 @@ async def _install_keys(settings: Settings, store: Store) -> bool:
     try:
         await install_keys(store, settings.server)
         has_keys = await store.keys.has_any()
-    except Unavailable as error:
+    except StoreUnavailable as error:
         # The store gets the key when it works again. Until then, callers of other machines are refused (see Guard).
         if not is_known(error):
             _log.error("The gateway keys cannot be read: %s", error.message)

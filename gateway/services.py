@@ -49,7 +49,7 @@ from gateway.trace_factory import make_tracer
 from gateway.traces.otlp import OtlpSettings
 from gateway.web.body import BodyReader
 from storage.database import StoreHealth
-from storage.errors import StoreError, Unavailable
+from storage.errors import StoreError, StoreUnavailable
 from storage.key_record import OPERATOR
 from storage.sql.store import Store
 
@@ -352,7 +352,7 @@ def _log_responses(upstream: str, provider: Provider) -> None:
     _log.info("Upstream %s: requests for responses %s", upstream, handling)
 
 
-def _log_failure(fault: Unavailable) -> None:
+def _log_failure(fault: StoreUnavailable) -> None:
     is_read_only = StoreHealth(fault.status).is_read_only
     consequence = "Nothing new is stored" if is_read_only else "Requests are answered without memory"
     _log.error("%s until the database works again: %s", consequence, fault.message)

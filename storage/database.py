@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from msgspec import Struct
 
-from storage.errors import StoreStatus, Unavailable
+from storage.errors import StoreStatus, StoreUnavailable
 from storage.records import AgentNumbers
 
 
@@ -222,8 +222,8 @@ class ServerFindings(Struct, frozen=True):
 class Database(Protocol):
     """Runs operations on the data of the store.
 
-    The methods that run an operation or a statement raise its errors, and Unavailable. Those that write also raise
-    Busy, where too many bytes wait.
+    The methods that run an operation or a statement raise its errors, and StoreUnavailable. Those that write also raise
+    StoreBusy, where too many bytes wait.
     """
 
     @property
@@ -251,10 +251,10 @@ class Database(Protocol):
         """Rises when another database is found in the place of this one, whose ids name other rows (`begin_work`)."""
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        """Runs a short, indexed read. Raises: TooSlow past the deadline."""
+        """Runs a short, indexed read. Raises: StoreTimeout past the deadline."""
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        """Runs a read that may take long: a big index, an export. Raises: TooSlow past the deadline.
+        """Runs a read that may take long: a big index, an export. Raises: StoreTimeout past the deadline.
 
         A read without a deadline may wait for other long reads, so that turns find the database free.
         """
@@ -300,7 +300,7 @@ class Database(Protocol):
         A database that is shared does not call it: other processes write there, too.
         """
 
-    def add_failure_listener(self, callback: Callable[[Unavailable], None]) -> None:
+    def add_failure_listener(self, callback: Callable[[StoreUnavailable], None]) -> None:
         """Registers a function that is called with the error each time that the database stops working."""
 
     def add_recovery_listener(self, callback: Callable[[], None]) -> None:
@@ -323,8 +323,8 @@ class Database(Protocol):
 def begin_work(database: Database) -> None:
     """Notes in the context that a request, or an attempt of a job, begins in this task.
 
-    Once another database is in the place of this one, the reads of the work raise Broken and its writes Stale, as do
-    those of the tasks that it has created: the ids that it has read may be those of other users there.
+    If another database takes the place of this one, the reads of the work raise StoreFailed and its writes StaleWrite,
+    as do those of the tasks that it has created: the ids that it has read may be those of other users there.
     """
     work_generation.set(database.generation)
 

@@ -1,29 +1,29 @@
 """The errors of a store.
 
 StoreError
-├── Unavailable            the store cannot serve now; chat goes on without memory; `status` is what health shows
-│   ├── Full               no room on the disk
-│   ├── ReadOnly           the file or its directory may not be written
-│   ├── Locked             another process holds the database
-│   ├── Corrupt            the file is damaged, or is no database
-│   ├── Broken             any other failure of the disk or the server
-│   ├── Busy               a queue of this process, or the server, has no room
-│   ├── TooSlow            a read passed its deadline, or waited too long for a connection
-│   └── StoreClosed        the store was closed
-├── FileOwned              at start: another process owns the file
-├── TooNew                 at start: the file was written by a newer program
-├── TooOld                 at start: the schema is from before this program's oldest upgrade step
-├── ForeignDatabase        at start: the database belongs to another program
-├── NotAdmitted            at start: the server does not let this program in, or cannot serve it
-├── NotFound               the requested record does not exist
-├── WriteConflict          another writer was faster, or a rule of the schema forbids it
-│   ├── OverLimit          more than there may be: attached memories, files of a folder
-│   │   └── BlockOverLimit a value is longer than its block may be
-│   └── RecordChanged      the record was changed since it was read: read it again
-├── Stale                  the memory has changed since the write was planned: resolve again
-├── NotForkable            a fork cannot begin after the named message: name another message
-├── RunEnded               a run that was to begin has ended, or its send is another run's: nothing is left to do
-└── StatementFailed        a bug of this program: a statement that the database does not understand
+├── StoreUnavailable           the store cannot serve now; chat goes on without memory; `status` is what health shows
+│   ├── StoreFull              no room on the disk
+│   ├── StoreReadOnly          the file or its directory may not be written
+│   ├── StoreLocked            another process holds the database
+│   ├── StoreCorrupt           the file is damaged, or is no database
+│   ├── StoreFailed            any other failure of the disk or the server
+│   ├── StoreBusy              a queue of this process, or the server, has no room
+│   ├── StoreTimeout           a read passed its deadline, or waited too long for a connection
+│   └── StoreClosed            the store was closed
+├── FileOwned                  at start: another process owns the file
+├── SchemaTooNew               at start: the file was written by a newer program
+├── SchemaTooOld               at start: the schema is from before this program's oldest upgrade step
+├── ForeignDatabase            at start: the database belongs to another program
+├── ServerRefused              at start: the server does not let this program in, or cannot serve it
+├── NotFound                   the requested record does not exist
+├── WriteConflict              another writer was faster, or a rule of the schema forbids it
+│   ├── LimitExceeded          more than there may be: attached memories, files of a folder
+│   │   └── BlockTooLong       a value is longer than its block may be
+│   └── RecordChanged          the record was changed since it was read: read it again
+├── StaleWrite                 the memory has changed since the write was planned: resolve again
+├── CannotFork                 a fork cannot begin after the named message: name another message
+├── RunEnded                   a run that was to begin has ended, or its send is another run's: nothing is left to do
+└── StatementFailed            a bug of this program: a statement that the database does not understand
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class StoreError(Exception):
         self.message = message
 
 
-class Unavailable(StoreError):
+class StoreUnavailable(StoreError):
     """The store cannot serve now. Chat goes on without memory."""
 
     status: ClassVar[StoreStatus] = "broken"
@@ -62,49 +62,49 @@ class Unavailable(StoreError):
         return error
 
 
-class Full(Unavailable):
+class StoreFull(StoreUnavailable):
     """The disk, or the memory of the server, has no room."""
 
     status = "full"
 
 
-class ReadOnly(Unavailable):
+class StoreReadOnly(StoreUnavailable):
     """The file or its directory may not be written."""
 
     status = "readonly"
 
 
-class Locked(Unavailable):
+class StoreLocked(StoreUnavailable):
     """The database is held by another process."""
 
     status = "locked"
 
 
-class Corrupt(Unavailable):
+class StoreCorrupt(StoreUnavailable):
     """The file is damaged, or is no database."""
 
     status = "corrupt"
 
 
-class Broken(Unavailable):
+class StoreFailed(StoreUnavailable):
     """The disk or the server has failed in another way."""
 
     status = "broken"
 
 
-class Busy(Unavailable):
+class StoreBusy(StoreUnavailable):
     """A queue of this process, or the server, has no room."""
 
     status = "busy"
 
 
-class TooSlow(Unavailable):
+class StoreTimeout(StoreUnavailable):
     """A read passed its deadline, or waited too long for a connection."""
 
     status = "slow"
 
 
-class StoreClosed(Unavailable):
+class StoreClosed(StoreUnavailable):
     """The store was closed."""
 
     status = "closed"
@@ -125,7 +125,7 @@ class FileOwned(StoreError):
         self.address = address
 
 
-class TooNew(StoreError):
+class SchemaTooNew(StoreError):
     """A newer program has written the file."""
 
     def __init__(self, path: str, found: int, known: int) -> None:
@@ -135,7 +135,7 @@ class TooNew(StoreError):
         )
 
 
-class TooOld(StoreError):
+class SchemaTooOld(StoreError):
     """The file is too old to be upgraded. upgradable: the older versions that this program upgrades."""
 
     def __init__(self, path: str, found: int, upgradable: Sequence[int]) -> None:
@@ -150,7 +150,7 @@ class ForeignDatabase(StoreError):
     """The database belongs to another program."""
 
 
-class NotAdmitted(StoreError):
+class ServerRefused(StoreError):
     """The server does not admit this program, or cannot serve it."""
 
 
@@ -162,11 +162,11 @@ class WriteConflict(StoreError):
     """The write is refused: another writer was faster, or a rule of the schema forbids it."""
 
 
-class OverLimit(WriteConflict):
+class LimitExceeded(WriteConflict):
     """There would be too many records: attached memories, files of a folder."""
 
 
-class BlockOverLimit(OverLimit):
+class BlockTooLong(LimitExceeded):
     """A value is longer than its block may be."""
 
 
@@ -174,11 +174,11 @@ class RecordChanged(WriteConflict):
     """The record was changed since it was read. The caller reads it again."""
 
 
-class Stale(StoreError):
+class StaleWrite(StoreError):
     """The memory was changed since the write was planned. The caller plans again."""
 
 
-class NotForkable(StoreError):
+class CannotFork(StoreError):
     """A fork cannot begin after the named message."""
 
 
@@ -192,4 +192,4 @@ class StatementFailed(StoreError):
 
 def is_known(error: BaseException) -> bool:
     """Returns whether an error is a fault of the whole store that was found before, so that a log has it already."""
-    return isinstance(error, Unavailable) and error.is_known
+    return isinstance(error, StoreUnavailable) and error.is_known

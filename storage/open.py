@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.database import Database, ServerFindings
-from storage.errors import NotAdmitted
+from storage.errors import ServerRefused
 from storage.sql.store import Store
 from storage.sqlite.database import SqliteDatabase
 from storage.store_rules import Rules
@@ -64,8 +64,8 @@ async def _open_postgres(url: str, **options: Any) -> Database:
 
 
 def _check_driver() -> None:
-    """Imports asyncpg, which is an extra, before the modules that need it. Raises: NotAdmitted."""
+    """Imports asyncpg, which is an extra, before the modules that need it. Raises: ServerRefused."""
     try:
         import asyncpg  # noqa: F401
     except ImportError as error:
-        raise NotAdmitted(f"{_MISSING_DRIVER} ({error})") from error
+        raise ServerRefused(f"{_MISSING_DRIVER} ({error})") from error

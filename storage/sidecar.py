@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from storage.errors import Broken, Full, ReadOnly, Unavailable
+from storage.errors import StoreFailed, StoreFull, StoreReadOnly, StoreUnavailable
 
 LOCK, ADMIN, KEYED = ".lock", ".admin", ".keyed"
 # The files that SQLite itself makes next to a database.
@@ -44,7 +44,7 @@ _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
 )
-# The errors of the system that become `ReadOnly` and `Full`.
+# The errors of the system that become `StoreReadOnly` and `StoreFull`.
 _NO_ACCESS = (errno.EPERM, errno.EACCES, errno.EROFS)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -55,12 +55,14 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 def resolve_path(database: str | Path) -> str:
     """Returns the absolute path of a database, without links: two names of one file must not be two databases.
 
-    Raises: Broken if a link on the way belongs to another account, or there are too many.
+    Raises: StoreFailed if a link on the way belongs to another account, or there are too many.
     """
     try:
         names = [*reversed(os.path.join("" if os.path.isabs(database) else os.getcwd(), database).split("/"))]
     except FileNotFoundError:
-        raise Broken("The current directory does not exist any more. Start this in another one.") from None
+        raise StoreFailed(
+            "The current directory does not exist any more. Start this in another one."
+        ) from None
     resolved, links = "/", 0
     while names:
         name = names.pop()
@@ -75,12 +77,12 @@ def resolve_path(database: str | Path) -> str:
             continue
         links += 1
         if owner not in (_ROOT, os.geteuid()):
-            raise Broken(
+            raise StoreFailed(
                 f"{path} is a link that the account {name_account(owner)} has made, so it is not followed. "
                 f"If it is right, name the file itself with --db: it leads to {target}."
             )
         if links > _MAX_LINKS:
-            raise Broken(f"The path {database} has too many links. Name another file with --db.")
+            raise StoreFailed(f"The path {database} has too many links. Name another file with --db.")
         resolved = "/" if target.startswith("/") else resolved
         names += reversed(target.split("/"))
     return resolved
@@ -107,7 +109,7 @@ def name_account(account: int) -> str:
 
 
 def check_location(database: str) -> None:
-    """Checks that this account could have a database at a resolved path. Raises: Broken, ReadOnly: why not."""
+    """Checks that this account could have a database at a resolved path. Raises: StoreFailed, StoreReadOnly."""
     check_reach(database)
     directory = os.path.dirname(database)
     if not _has_access(directory, os.W_OK | os.X_OK):
@@ -117,19 +119,19 @@ def check_location(database: str) -> None:
 
 
 def check_reach(database: str) -> None:
-    """Checks that this account can read and write the file at a resolved path. Raises: Broken, ReadOnly."""
+    """Checks that this account can read and write the file at a resolved path. Raises: StoreFailed, StoreReadOnly."""
     directory = os.path.dirname(database)
     for parent in reversed(Path(database).parents):
         try:
             mode = os.stat(parent).st_mode
         except FileNotFoundError:
-            raise Broken(
+            raise StoreFailed(
                 f"The directory {directory} does not exist. Make it, or name another file with --db."
             ) from None
         except OSError as error:
             raise make_unavailable(f"The directory {parent} cannot be used", error) from error
         if not stat.S_ISDIR(mode):
-            raise Broken(f"{parent} is a file, not a directory. Name another file with --db.")
+            raise StoreFailed(f"{parent} is a file, not a directory. Name another file with --db.")
         if not _has_access(str(parent), os.X_OK):
             raise _make_access_error(f"look into the directory {parent}", str(parent))
     if os.path.lexists(database):
@@ -139,7 +141,7 @@ def check_reach(database: str) -> None:
 
 
 def _check_file(path: str) -> None:
-    """Checks a file that SQLite will open by its path. Raises: Broken if the file may be of another place."""
+    """Checks a file that SQLite will open by its path. Raises: StoreFailed if the file may be of another place."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -149,7 +151,7 @@ def _check_file(path: str) -> None:
     directory = os.stat(os.path.dirname(path))
     strangers = status.st_uid not in (_ROOT, os.geteuid(), directory.st_uid)
     if strangers and directory.st_mode & stat.S_IWOTH:
-        raise Broken(
+        raise StoreFailed(
             f"{path} belongs to the account {name_account(status.st_uid)}, and every account may make files in its "
             "directory. Name a file in a directory of your own with --db."
         )
@@ -158,14 +160,14 @@ def _check_file(path: str) -> None:
 def _check_kind(path: str, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind_name = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "a device")
-        raise Broken(
+        raise StoreFailed(
             f"{path} is {kind_name}, not a regular file. Move it away, or name another file with --db."
         )
 
 
 def _check_names(path: str, status: os.stat_result) -> None:
     if status.st_nlink > 1:
-        raise Broken(
+        raise StoreFailed(
             f"{path} has {status.st_nlink} names (hard links), so what is written to it would change another "
             "file as well. Remove the others, or name another file with --db."
         )
@@ -175,10 +177,10 @@ def _has_access(path: str, mode: int) -> bool:
     return os.access(path, mode, effective_ids=True)
 
 
-def _make_access_error(action: str, path: str) -> ReadOnly:
+def _make_access_error(action: str, path: str) -> StoreReadOnly:
     """Returns the error for an action that this account may not perform. action: a verb with its object."""
     if os.statvfs(path).f_flag & os.ST_RDONLY:
-        return ReadOnly(
+        return StoreReadOnly(
             f"It is not possible to {action}: its file system is read-only. Mount it for writing, or name "
             "another file with --db."
         )
@@ -186,16 +188,16 @@ def _make_access_error(action: str, path: str) -> ReadOnly:
     remedy, belongs = "Change its mode", ""
     if owner != this_account:
         remedy, belongs = f"Run this as {name_account(owner)}", f", which belongs to {name_account(owner)}"
-    return ReadOnly(
+    return StoreReadOnly(
         f"The account {name_account(this_account)} may not {action}{belongs}. {remedy}, or name another file with --db."
     )
 
 
-def make_unavailable(failure: str, error: OSError) -> Unavailable:
+def make_unavailable(failure: str, error: OSError) -> StoreUnavailable:
     """Returns the store's error for an error of the operating system. failure: a clause about what cannot be done."""
     if error.errno in _NO_ROOM:
-        return Full(f"{failure}: the disk is full. Make room on it, or name another file with --db.")
-    error_type = ReadOnly if error.errno in _NO_ACCESS else Broken
+        return StoreFull(f"{failure}: the disk is full. Make room on it, or name another file with --db.")
+    error_type = StoreReadOnly if error.errno in _NO_ACCESS else StoreFailed
     return error_type(f"{failure}: {error.strerror or error}.")
 
 
@@ -210,7 +212,8 @@ def has_sidecar(database: str, suffix: str) -> bool:
 def open_sidecar(database: str, suffix: str, access: int) -> int:
     """Opens a file next to a database, and returns its descriptor. access: `os.O_RDONLY` or `os.O_RDWR`.
 
-    Raises: FileNotFoundError if there is no file; Broken, ReadOnly if the file cannot be used, or is another file.
+    Raises: FileNotFoundError if there is no file; StoreFailed, StoreReadOnly if the file cannot be used, or is another
+        file.
     """
     path = f"{database}{suffix}"
     with _open_directory(database) as directory:
@@ -234,7 +237,7 @@ def _check_open(path: str, status: os.stat_result, trusted: set[int]) -> None:
     _check_kind(path, status)
     _check_names(path, status)
     if status.st_uid not in trusted:
-        raise Broken(
+        raise StoreFailed(
             f"{path} belongs to the account {name_account(status.st_uid)}, which has no part in this database. "
             "Remove it."
         )
@@ -243,7 +246,7 @@ def _check_open(path: str, status: os.stat_result, trusted: set[int]) -> None:
 def make_sidecar(database: str, suffix: str) -> int:
     """Makes a file next to a database, for its owner alone, and returns its descriptor.
 
-    Raises: FileExistsError if something has the name. Broken, ReadOnly, Full if it cannot be made.
+    Raises: FileExistsError if something has the name. StoreFailed, StoreReadOnly, StoreFull if it cannot be made.
     """
     path = f"{database}{suffix}"
     with _open_directory(database) as directory:
@@ -266,19 +269,19 @@ def make_sidecar(database: str, suffix: str) -> int:
 
 
 def ensure_sidecar(database: str, suffix: str) -> int:
-    """Opens a file next to a database for writing, and makes it if there is none. Raises: Unavailable."""
+    """Opens a file next to a database for writing, and makes it if there is none. Raises: StoreUnavailable."""
     for _ in range(_TRIES):
         with contextlib.suppress(FileNotFoundError):
             return open_sidecar(database, suffix, os.O_RDWR)
         with contextlib.suppress(FileExistsError):
             return make_sidecar(database, suffix)
-    raise Broken(f"{database}{suffix} comes and goes: another program makes and removes it.")
+    raise StoreFailed(f"{database}{suffix} comes and goes: another program makes and removes it.")
 
 
 def replace_sidecar(database: str, suffix: str, data: bytes) -> None:
     """Makes a file with this content next to a database, in place of what has the name.
 
-    Raises: OSError, Unavailable.
+    Raises: OSError, StoreUnavailable.
     """
     remove_sidecar(database, suffix)
     try:
@@ -300,7 +303,7 @@ def restrict(path: str) -> None:
 
     It is not opened for reading: a process that closes a descriptor of a file loses SQLite's locks on it.
 
-    Raises: OSError, Broken.
+    Raises: OSError, StoreFailed.
     """
     if not hasattr(os, "O_PATH"):  # macOS
         with contextlib.suppress(FileNotFoundError):

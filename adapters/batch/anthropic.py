@@ -25,7 +25,7 @@ from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import translate_message
 from adapters.claude.request import SAMPLING_FIELDS, translate_request
 from adapters.claude.thinking import BINDING_BETA
-from adapters.errors import BatchOutcomeUnknown, ProviderBroke, ProviderRefused
+from adapters.errors import BatchOutcomeUnknown, ProviderRefused, ProviderReplyBroken
 from adapters.types import Json
 
 if TYPE_CHECKING:
@@ -197,10 +197,10 @@ def _read_state(batch: MessageBatch) -> PartState:
 
 
 def _read_result(line: Json, created: int) -> PartResult:
-    """Returns a line of the results. Raises: ProviderBroke."""
+    """Returns a line of the results. Raises: ProviderReplyBroken."""
     custom_id, result = line.get("custom_id"), line.get("result")
     if not isinstance(custom_id, str) or not isinstance(result, dict):
-        raise ProviderBroke("a result has no custom_id")
+        raise ProviderReplyBroken("a result has no custom_id")
     match result.get("type"):
         case "succeeded":
             try:

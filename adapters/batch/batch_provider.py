@@ -105,7 +105,7 @@ class BatchProvider(Protocol):
     def read_results(self, batch_id: str) -> AsyncIterator[PartResult]:
         """Yields results one by one as they are read, in any order.
 
-        Raises: ProviderBroke: the results ended in the middle.
+        Raises: ProviderReplyBroken: the results ended in the middle.
         """
 
     async def cancel(self, batch_id: str) -> None:

@@ -19,7 +19,13 @@ from adapters.batch.batch_provider import BatchPart, PartResult, PartState
 from adapters.batch.result_lines import parse_results
 from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, make_client_options
 from adapters.batch.sdk_errors import MAX_MESSAGE_CHARS, is_transient, read_error_message
-from adapters.errors import BatchQueueFull, ProviderBroke, ProviderError, ProviderRefused, UnreadableResults
+from adapters.errors import (
+    BatchQueueFull,
+    ProviderError,
+    ProviderRefused,
+    ProviderReplyBroken,
+    UnreadableResults,
+)
 from adapters.types import Json
 
 if TYPE_CHECKING:
@@ -179,12 +185,12 @@ def _read_queue_tokens(message: str) -> int | None:
 
 
 def _read_result(line: Json) -> PartResult:
-    """Returns a line of an output or error file. Raises: ProviderBroke."""
+    """Returns a line of an output or error file. Raises: ProviderReplyBroken."""
     custom_id = line.get("custom_id")
     response = line.get("response")
     error = line.get("error")
     if not isinstance(custom_id, str):
-        raise ProviderBroke("a result has no custom_id")
+        raise ProviderReplyBroken("a result has no custom_id")
     if isinstance(response, dict):
         status = response.get("status_code")
         body = response.get("body")

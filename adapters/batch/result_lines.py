@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from adapters.batch.batch_provider import MAX_RESULT_BYTES, PartResult
-from adapters.errors import ProviderBroke, UnreadableResults
+from adapters.errors import ProviderReplyBroken, UnreadableResults
 from adapters.json_escapes import read_json_exactly
 from adapters.types import Json
 
@@ -18,7 +18,7 @@ async def parse_results(
 ) -> AsyncGenerator[PartResult]:
     """Yields the results of a file, as its pieces come in.
 
-    read_result: a function that returns the result in a line's object. It raises ProviderBroke if the object is none.
+    read_result: a function that returns the result in a line's object, or raises ProviderReplyBroken.
 
     Raises: UnreadableResults, after all readable results were yielded: some lines are no results.
     """
@@ -27,11 +27,11 @@ async def parse_results(
         try:
             value = read_json_exactly(line)
             if not isinstance(value, dict):
-                raise ProviderBroke("a result is no object")
+                raise ProviderReplyBroken("a result is no object")
             result = read_result(value)
         # A field of another type than the provider documents raises a TypeError, and so does JSON that is nested too
         # deeply to be written again.
-        except (ValueError, ProviderBroke, TypeError):
+        except (ValueError, ProviderReplyBroken, TypeError):
             garbled_count += 1
         else:
             yield result

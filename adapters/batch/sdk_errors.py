@@ -8,9 +8,9 @@ from types import ModuleType
 from typing import Final
 
 from adapters.errors import (
-    ProviderBroke,
     ProviderError,
     ProviderRefused,
+    ProviderReplyBroken,
     ProviderTimeout,
     ProviderUnreachable,
 )
@@ -44,7 +44,7 @@ def map_sdk_errors(sdk: ModuleType, now: Callable[[], float]) -> Iterator[None]:
     except ProviderError:
         raise
     except Exception as error:
-        raise ProviderBroke(f"the upstream's answer broke: {type(error).__name__}") from error
+        raise ProviderReplyBroken(f"the upstream's answer broke: {type(error).__name__}") from error
 
 
 def is_transient(status: int) -> bool:

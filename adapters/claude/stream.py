@@ -31,7 +31,7 @@ from adapters.claude.reply import (
     translate_usage,
     with_indices,
 )
-from adapters.errors import ProviderBroke
+from adapters.errors import ProviderReplyBroken
 from adapters.json_escapes import join_halves, read_json, read_json_with_halves, write_json
 from adapters.types import NATIVE_REPLY, Event, Json
 
@@ -96,7 +96,7 @@ class StreamTranslator:
         return translate_usage({**self._usage, "output_tokens": 0}) if self._usage else None
 
     def feed(self, event: Event) -> list[Event]:
-        """Returns the chunks for an event. Raises: ProviderBroke: the event is not in Anthropic's form."""
+        """Returns the chunks for an event. Raises: ProviderReplyBroken: the event is not in Anthropic's form."""
         data = event.data
         if data is None or self.is_over:
             return []
@@ -115,7 +115,7 @@ class StreamTranslator:
                 block.pieces.setdefault("text", []).append(delta["text"])
             return self._add_text(delta["text"])
         except (AttributeError, KeyError, TypeError, RecursionError) as error:
-            raise ProviderBroke("the upstream sent an event that is not in Anthropic's form") from error
+            raise ProviderReplyBroken("the upstream sent an event that is not in Anthropic's form") from error
 
     def annotate(self, event: Event) -> list[Event]:
         """Returns an event in its own bytes, with the chunk for it as data; further chunks are events without bytes.
@@ -124,7 +124,7 @@ class StreamTranslator:
         """
         try:
             translated = self.feed(event)
-        except ProviderBroke:
+        except ProviderReplyBroken:
             return [event._replace(data=None)]
         if event.name == "error":
             return [event]
@@ -135,9 +135,9 @@ class StreamTranslator:
         return [Event(event.raw, first, event.name), *(Event(b"", chunk) for chunk in more)]
 
     def finish(self) -> None:
-        """Notes that the stream has ended. Raises: ProviderBroke: the message in it has not ended."""
+        """Notes that the stream has ended. Raises: ProviderReplyBroken: the message in it has not ended."""
         if not self.is_over:
-            raise ProviderBroke("the upstream's stream ended before its message did")
+            raise ProviderReplyBroken("the upstream's stream ended before its message did")
 
     def _translate(self, event_type: Any, event_json: Json) -> list[Event]:
         match event_type:

@@ -15,7 +15,7 @@ from adapters.claude.error_form import find_error_under_success, translate_error
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.reply import make_native_reply, translate_message
 from adapters.claude.stream import StreamTranslator
-from adapters.errors import ProviderBroke
+from adapters.errors import ProviderReplyBroken
 from adapters.first_event import has_content
 from adapters.json_escapes import read_json_exactly
 from adapters.types import JSON_TYPE, NATIVE_MESSAGE, NATIVE_REPLY, Event, Header, Json, with_content_type
@@ -47,7 +47,7 @@ class TranslatedReply(WholeReply):
             value = read_json_exactly(body)
             return orjson.dumps(find_error_under_success(value) or self._translate_body(value))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ProviderBroke(self._complaint) from error
+            raise ProviderReplyBroken(self._complaint) from error
 
     async def aclose(self) -> None:
         await self._reply.aclose()
@@ -148,7 +148,7 @@ class _NativeReply(WholeReply):
             completion = translate_to_completion(message, self._created, self._first_block_index)
             completion["choices"][0]["message"][NATIVE_REPLY] = make_native_reply(message)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ProviderBroke("the upstream's answer is no message") from error
+            raise ProviderReplyBroken("the upstream's answer is no message") from error
         return orjson.dumps({**completion, NATIVE_MESSAGE: orjson.Fragment(body)})
 
     async def aclose(self) -> None:

@@ -60,7 +60,7 @@ from gateway.run.admin.page_paths import STATIC
 from gateway.run.admin.page_reads import limit_reads
 from gateway.settings import Settings
 from storage.digests import digest_secret
-from storage.errors import StoreError, TooSlow
+from storage.errors import StoreError, StoreTimeout
 
 _log = logging.getLogger("mnemogate")
 
@@ -323,7 +323,7 @@ class PageApp:
 def _as_gateway_error(error: Exception) -> GatewayError:
     if isinstance(error, GatewayError):
         return error
-    if isinstance(error, TooSlow):
+    if isinstance(error, StoreTimeout):
         return MemoryUnavailable(
             "Reading this took too long, and was stopped, since replies wait meanwhile. Try it again in a moment.",
             retry_after_s=1.0,

@@ -34,7 +34,7 @@ from gateway.run.response_runs import NewResponse, ResponseRuns, ResponsesDialec
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
 from gateway.run.usage.limiter import Limiter
-from storage.errors import NotFound, Stale
+from storage.errors import NotFound, StaleWrite
 from storage.forget_commands import ForgetTarget
 from storage.records import Agent
 from storage.run_commands import EnqueuedResponse
@@ -145,7 +145,7 @@ class BackgroundResponses:
                 accepted = await self.store.responses.accept(
                     draft, agent.scope.project, RESPONSE_JOB, job_key, response.request, shown
                 )
-            except Stale:
+            except StaleWrite:
                 self.store.agents.uncache(agent.scope)
                 raise Conflict("The memory was forgotten meanwhile. Send the request again.") from None
         reservation = self.limiter.pop_reservation(receipt) if accepted.is_new else None

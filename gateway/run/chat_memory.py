@@ -34,7 +34,7 @@ from gateway.run.tree_memory import TreeMemory
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.endpoint_form import choose_endpoint_form
-from storage.errors import Stale, StoreError, is_known
+from storage.errors import StaleWrite, StoreError, is_known
 
 _log = logging.getLogger("mnemogate")
 _T = TypeVar("_T")
@@ -224,7 +224,7 @@ class ChatMemory:
 async def _read_current(read: Callable[[], Awaitable[_T]]) -> _T:
     """Returns the result of `read`, which is called again if something was forgotten meanwhile. Raises: as `read`."""
     for _ in range(STALE_TRIES - 1):
-        with suppress(Stale):
+        with suppress(StaleWrite):
             return await read()
     return await read()
 

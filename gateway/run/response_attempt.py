@@ -40,7 +40,7 @@ from gateway.run.sink import ClientGone
 from gateway.run.stored_responses import ResponseOwner
 from gateway.run.tools.call_journal import CallJournal
 from gateway.run.usage.limiter import Limiter
-from storage.errors import NotFound, RunEnded, Stale
+from storage.errors import NotFound, RunEnded, StaleWrite
 from storage.records import ExchangeState
 from storage.run_commands import ResponseEnd
 from storage.run_records import RunState, RunTextKind
@@ -170,7 +170,7 @@ class ResponseAttempt:
             is_noted = await self.services.store.responses.note_turn(
                 run.agent_row, run.id, name.encode(), self.log.job
             )
-        except Stale as error:
+        except StaleWrite as error:
             # A turn that is stale is planned again, which would be in vain.
             raise RunEnded(error.message) from error
         if not is_noted:

@@ -23,7 +23,7 @@ from gateway.core.prompt.summary_source import PART_TOKENS, list_message_lines, 
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import ViewFactory
 from gateway.core.usage.reported import find_reported_counts
-from gateway.errors import BadRequest, UpstreamBroke
+from gateway.errors import BadRequest, UpstreamReplyBroken
 from gateway.run.chat import Chat
 from gateway.run.receipt import Receipt
 from gateway.run.request_context import RequestContext
@@ -120,7 +120,7 @@ class _ReadSummary(NamedTuple):
 def _read_reply(body: bytearray) -> _ReadSummary:
     """Returns the summary in the body of a chat completion.
 
-    Raises: UpstreamBroke: the body is no chat completion, has no text but the model's thoughts, or was broken off.
+    Raises: UpstreamReplyBroken: the body is no chat completion, has only the model's thoughts, or was broken off.
     """
     try:
         reply = orjson.loads(body)
@@ -128,13 +128,13 @@ def _read_reply(body: bytearray) -> _ReadSummary:
         text = unwrap_summary(read_text(choice["message"]))
         finish = read_finish_reason(choice.get("finish_reason"))
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
-        raise UpstreamBroke("The upstream's answer is not a chat completion.") from None
+        raise UpstreamReplyBroken("The upstream's answer is not a chat completion.") from None
     if not text:
-        raise UpstreamBroke("The model wrote no summary.")
+        raise UpstreamReplyBroken("The model wrote no summary.")
     if finish == "length":
         text = cut_broken_line(text)
     elif finish in CUT_REASONS:
-        raise UpstreamBroke("The model's summary was cut off.")
+        raise UpstreamReplyBroken("The model's summary was cut off.")
     return _ReadSummary(text, find_reported_counts(reply.get("usage")) or TokenCounts())
 
 

@@ -25,7 +25,7 @@ from gateway.run.memory.queue import Queues, QueueTicket
 from gateway.run.store_errors import map_store_errors, retry_overtaken
 from gateway.run.stored_responses import ResponseOwner
 from storage.definition_records import Definition, DefinitionKind
-from storage.errors import NotFound, RecordChanged, Stale
+from storage.errors import NotFound, RecordChanged, StaleWrite
 from storage.forget_commands import ForgetTarget
 from storage.listing import DefinitionDraft, Page
 from storage.records import Agent, Scope
@@ -145,21 +145,21 @@ class ResponseConversations:
         with map_store_errors():
             try:
                 is_bound = await self._bind(conversation, scope, spec)
-            except Stale:
+            except StaleWrite:
                 # The cached agent was forgotten, and is no longer cached.
                 is_bound = await self._bind(conversation, scope, spec)
         if not is_bound:
             raise make_unknown_conversation_error(conversation.id)
 
     async def _bind(self, conversation: ResponseConversation, scope: Scope, spec: AgentSpec) -> bool:
-        """Returns whether a conversation belongs to a memory now. Raises: Stale: the memory was forgotten."""
+        """Returns whether a conversation belongs to a memory now. Raises: StaleWrite: the memory was forgotten."""
         agents = self.store.agents
         agent = await agents.find_or_create(scope, spec.own_blocks, spec.shared_blocks, self.now())
         try:
             return await self.store.definitions.bind(conversation.definition.id, agent.id) == agent.id
         except NotFound:
             return False
-        except Stale:
+        except StaleWrite:
             agents.uncache(scope)
             raise
 

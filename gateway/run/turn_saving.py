@@ -24,7 +24,7 @@ from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from gateway.run.turn_services import TurnServices
 from storage.commands import CommittedTurn
-from storage.errors import RunEnded, Stale, StoreError
+from storage.errors import RunEnded, StaleWrite, StoreError
 from storage.records import Scope
 
 _log = logging.getLogger("mnemogate")
@@ -212,7 +212,7 @@ class TurnSaving:
 def _explain_loss(error: StoreError) -> str | None:
     """Returns the client's reason why the turn will never be stored, or None if it may still be after this error."""
     match error:
-        case Stale():
+        case StaleWrite():
             return events.FORGOTTEN_LOSS
         case RunEnded():
             return events.TAKEN_OVER_LOSS

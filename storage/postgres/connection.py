@@ -19,7 +19,7 @@ import asyncpg
 from msgspec import Struct
 
 from storage.database import Row, Statement
-from storage.errors import Broken, NotAdmitted, StatementFailed, StoreError
+from storage.errors import ServerRefused, StatementFailed, StoreError, StoreFailed
 from storage.masked_url import mask_password
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
 from storage.postgres.url import BAD_URL, split_by_host
@@ -111,7 +111,7 @@ class OwnConnection(asyncpg.Connection):  # type: ignore[misc]
 class PostgresTarget(Struct, frozen=True):
     """A database on a server, and how to connect to it.
 
-    Raises: NotAdmitted if the URL cannot be read.
+    Raises: ServerRefused if the URL cannot be read.
     """
 
     url: str
@@ -168,7 +168,7 @@ async def connect(target: PostgresTarget) -> RawConnection:
     Hosts are tried one after another, each with its own timeout. asyncpg has one timeout for all hosts together, which
     a machine that has vanished would use up.
 
-    Raises: Unavailable; NotAdmitted if the server refuses the account, or is too old.
+    Raises: StoreUnavailable; ServerRefused if the server refuses the account, or is too old.
     """
     errors: list[StoreError] = []
     # A copy, because the loop reorders the list.
@@ -181,7 +181,7 @@ async def connect(target: PostgresTarget) -> RawConnection:
         target.urls.remove(url)
         target.urls.insert(0, url)
         return raw
-    first = next((error for error in errors if not isinstance(error, Broken)), errors[-1])
+    first = next((error for error in errors if not isinstance(error, StoreFailed)), errors[-1])
     if len(errors) == 1:
         raise first
     raise type(first)("; ".join(error.message for error in errors)) from first
@@ -202,37 +202,37 @@ async def _connect_to(url: str, target: PostgresTarget) -> RawConnection:
             target_session_attrs="read-write" if len(target.urls) > 1 else None,
         )
     except asyncpg.InvalidCatalogNameError as error:
-        raise NotAdmitted(f"{name}: {error}; create it first") from error
+        raise ServerRefused(f"{name}: {error}; create it first") from error
     except asyncpg.TargetServerAttributeNotMatched as error:
-        raise Broken(f"{name} is read-only, as a replica is") from error
+        raise StoreFailed(f"{name} is read-only, as a replica is") from error
     except TimeoutError as error:
-        raise Broken(f"{name}: no connection within {target.connect_s:g} s") from error
+        raise StoreFailed(f"{name}: no connection within {target.connect_s:g} s") from error
     except OSError as error:
-        raise Broken(
+        raise StoreFailed(
             f"{name} does not answer: {_describe_error(error)}. Start the server, or correct database.url."
         ) from error
     except ASYNCPG_ERRORS as error:
         raise translate_error(error, name) from error
     except ValueError:
         # The part that could not be read may be of the password, so the error itself is not shown.
-        raise NotAdmitted(f"{name}: {BAD_URL}") from None
+        raise ServerRefused(f"{name}: {BAD_URL}") from None
     try:
         _check_server(raw, name)
-    except NotAdmitted:
+    except ServerRefused:
         await raw.close()
         raise
     return raw
 
 
 def _check_server(raw: RawConnection, name: str) -> None:
-    """Raises: NotAdmitted: the server is too old, or its database has an encoding without a place for every text."""
+    """Raises: ServerRefused: the server is too old, or its database has an encoding without a place for every text."""
     version = raw.get_server_version()
     if version.major < _OLDEST_SERVER:
-        raise NotAdmitted(f"{name} is PostgreSQL {version.major}; {_OLDEST_SERVER} or newer is needed")
+        raise ServerRefused(f"{name} is PostgreSQL {version.major}; {_OLDEST_SERVER} or newer is needed")
     # A pooler may not report the encoding.
     encoding = getattr(raw.get_settings(), "server_encoding", "UTF8")
     if encoding not in _ENCODINGS:
-        raise NotAdmitted(
+        raise ServerRefused(
             f"{name} has the encoding {encoding}, which not every text has a place in; make the database anew: "
             "createdb --encoding UTF8 --template template0"
         )

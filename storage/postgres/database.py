@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
 from storage.database import Changes, Connection, Operation, Row, StoreHealth
-from storage.errors import ReadOnly, StoreError, StoreStatus, Unavailable
+from storage.errors import StoreError, StoreReadOnly, StoreStatus, StoreUnavailable
 from storage.health_check import HealthCheck
 from storage.postgres.clock import SharedClock
 from storage.postgres.connection import NOW, OwnConnection, PostgresTarget, RawConnection
@@ -59,7 +59,7 @@ class PostgresDatabase:
             target, limits, self._prepare, self._report_failure, self._report_recovery
         )
         self._recovery_listeners: list[Callable[[], None]] = []
-        self._failure_listeners: list[Callable[[Unavailable], None]] = []
+        self._failure_listeners: list[Callable[[StoreUnavailable], None]] = []
         self._health_check = HealthCheck(self._check_server, limits.health_s)
         # The last check of health had no answer in time.
         self._is_late = False
@@ -97,7 +97,7 @@ class PostgresDatabase:
         limits: the limits; None: the default limits for a pool of this size.
         factory: the class of connections, for tests that count statements.
 
-        Raises: NotAdmitted, ForeignDatabase, TooNew.
+        Raises: ServerRefused, ForeignDatabase, SchemaTooNew.
         """
         limits = limits or PostgresLimits(size=pool)
         target = PostgresTarget(url, is_pooled, pooler_prepares, factory)
@@ -168,7 +168,7 @@ class PostgresDatabase:
             return bool(is_read_only)
 
         if await self.read(ask):
-            self._pool.server.fail(ReadOnly(f"{self._target.name} is read-only, as a replica is"))
+            self._pool.server.fail(StoreReadOnly(f"{self._target.name} is read-only, as a replica is"))
 
     def add_listener(self, channel: str, callback: Callable[[str | None], None]) -> None:
         self._listener.add_listener(channel, callback)
@@ -186,13 +186,13 @@ class PostgresDatabase:
         # all changes.
         pass
 
-    def add_failure_listener(self, callback: Callable[[Unavailable], None]) -> None:
+    def add_failure_listener(self, callback: Callable[[StoreUnavailable], None]) -> None:
         self._failure_listeners.append(callback)
 
     def add_recovery_listener(self, callback: Callable[[], None]) -> None:
         self._recovery_listeners.append(callback)
 
-    def _report_failure(self, fault: Unavailable) -> None:
+    def _report_failure(self, fault: StoreUnavailable) -> None:
         self._uptime.note_failure()
         for function in self._failure_listeners:
             function(fault)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from storage.errors import StoreClosed, StoreError, Unavailable
+from storage.errors import StoreClosed, StoreError, StoreUnavailable
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, as_unavailable, is_stopping, translate_error
 
@@ -63,7 +63,7 @@ class DatabaseServer:
         limits: ServerLimits,
         user: ServerUser,
         prepare: Callable[[RawConnection], Awaitable[None]],
-        on_failure: Callable[[Unavailable], None],
+        on_failure: Callable[[StoreUnavailable], None],
         on_recovery: Callable[[], None],
     ) -> None:
         self._target = target
@@ -78,14 +78,14 @@ class DatabaseServer:
         self._first_attempt_ended = asyncio.Event()
         self._first_attempt_ended.set()
         self.is_closed = False
-        self.fault: Unavailable | None = None
+        self.fault: StoreUnavailable | None = None
         self.last_error: str | None = None
 
     async def start(self) -> None:
         """Opens the first connection. If the server does not answer, tries again later. Raises: StoreError."""
         try:
             raw = await self._connect_and_test()
-        except Unavailable as error:
+        except StoreUnavailable as error:
             self.fail(error)
             # The attempt above was the first one, so requests need not wait for another.
             self._first_attempt_ended.set()
@@ -93,14 +93,14 @@ class DatabaseServer:
         self._user.put_idle(raw)
 
     def check(self) -> None:
-        """Refuses an operation that cannot be served now. Raises: Unavailable."""
+        """Refuses an operation that cannot be served now. Raises: StoreUnavailable."""
         if self.is_closed:
             raise StoreClosed(f"{self._target.name} is closed")
         if self.fault is not None and self._first_attempt_ended.is_set():
             raise self.fault.copy()
 
     async def wait_until_known(self) -> None:
-        """Waits while the first attempt to reconnect after a fault is under way. Raises: Unavailable."""
+        """Waits while the first attempt to reconnect after a fault is under way. Raises: StoreUnavailable."""
         await self._first_attempt_ended.wait()
         self.check()
 
@@ -108,7 +108,7 @@ class DatabaseServer:
         """Returns a new connection. Raises: StoreError."""
         return await connect(self._target)
 
-    def fail(self, fault: Unavailable) -> None:
+    def fail(self, fault: StoreUnavailable) -> None:
         """Sets the state to failed, and begins to connect again."""
         self.last_error = fault.message
         if self.fault is not None or self.is_closed:
@@ -128,7 +128,7 @@ class DatabaseServer:
         if not isinstance(error, ASYNCPG_ERRORS):
             return error
         translated = translate_error(error, self._target.name)
-        if is_stopping(translated) and isinstance(translated, Unavailable):
+        if is_stopping(translated) and isinstance(translated, StoreUnavailable):
             self.fail(translated)
         return translated
 

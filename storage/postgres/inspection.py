@@ -7,7 +7,7 @@ import secrets
 from contextlib import suppress
 
 from storage.database import ANY_KEY, ServerFindings
-from storage.errors import ReadOnly, StoreError
+from storage.errors import StoreError, StoreReadOnly
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
 from storage.postgres.migration import get_latest_version, load_migrations, migrate, read_version
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
@@ -32,7 +32,9 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
         if not is_older:  # trying an upgrade would make other users of the database wait
             await _try_migrating(raw, target.name)
         if await raw.fetchval("SHOW transaction_read_only") == "on":
-            raise ReadOnly(f"{target.name} is read-only: a replica, or default_transaction_read_only is on")
+            raise StoreReadOnly(
+                f"{target.name} is read-only: a replica, or default_transaction_read_only is on"
+            )
         is_keyed = version > 0 and bool(await raw.fetchval(ANY_KEY))
         if target.is_pooled and target.pooler_prepares:
             await _check_prepared_statements(raw, target)

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from storage.database import POLL_S, Connection
-from storage.errors import Broken, StoreError
+from storage.errors import StoreError, StoreFailed
 from storage.postgres.connection import NOW, PostgresTarget, RawConnection, connect
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
 
@@ -188,7 +188,7 @@ class NotificationListener:
         self._report_missed()
 
     async def _probe(self, raw: RawConnection) -> None:
-        """Notifies itself, and asks for the time. Raises: Broken if the notification does not arrive."""
+        """Notifies itself, and asks for the time. Raises: StoreFailed if the notification does not arrive."""
         self._probe_arrived.clear()
         asked_at = time.time()
         ((_, at),) = await raw.fetch(_PROBE, _PROBE_CHANNEL, self._name, timeout=_ANSWER_S)
@@ -198,7 +198,7 @@ class NotificationListener:
             async with asyncio.timeout(_ANSWER_S):
                 await self._probe_arrived.wait()
         except TimeoutError:
-            raise Broken("no notification arrives; behind a pooler set database.listen_url") from None
+            raise StoreFailed("no notification arrives; behind a pooler set database.listen_url") from None
 
     def _handle_probe(self, raw: RawConnection, pid: int, channel: str, payload: str) -> None:
         if payload == self._name:

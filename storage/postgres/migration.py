@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from storage.errors import ForeignDatabase, NotAdmitted, TooNew, TooOld
+from storage.errors import ForeignDatabase, SchemaTooNew, SchemaTooOld, ServerRefused
 from storage.postgres.connection import RawConnection
 
 _log = logging.getLogger("mnemogate")
@@ -85,7 +85,8 @@ async def migrate(
 ) -> int:
     """Applies the missing steps. Returns the version of the schema.
 
-    Raises: TooNew, TooOld, ForeignDatabase; NotAdmitted if the role may not change tables; asyncpg's errors.
+    Raises: SchemaTooNew, SchemaTooOld, ForeignDatabase; ServerRefused if the role may not change tables; asyncpg's
+        errors.
     """
     steps = load_migrations() if migrations is None else migrations
     latest_version = get_latest_version(steps)
@@ -96,7 +97,7 @@ async def migrate(
     if 0 < before.version < latest_version:
         _log.warning("%s was upgraded from schema version %d to %d.", name, before.version, schema.version)
     if schema.oldest_program > latest_version:
-        raise TooNew(name, schema.version, latest_version)
+        raise SchemaTooNew(name, schema.version, latest_version)
     return schema.version
 
 
@@ -115,7 +116,7 @@ async def _apply_steps(raw: RawConnection, name: str, steps: Sequence[PostgresMi
             async with raw.transaction():
                 return await _try_to_apply(raw, name, steps)
         except asyncpg.InsufficientPrivilegeError as error:
-            raise NotAdmitted(
+            raise ServerRefused(
                 f"{name}: {error}. Bring the schema to version {get_latest_version(steps)} as another role: "
                 "mnemogate migrate."
             ) from error
@@ -139,7 +140,7 @@ async def _try_to_apply(raw: RawConnection, name: str, steps: Sequence[PostgresM
         return
     step = next((step for step in steps if step.from_version == version), None)
     if step is None:
-        raise TooOld(name, version, sorted({step.from_version for step in steps if step.from_version}))
+        raise SchemaTooOld(name, version, sorted({step.from_version for step in steps if step.from_version}))
     try:
         await raw.execute(step.script)
     except (

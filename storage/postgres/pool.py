@@ -11,7 +11,7 @@ import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from storage.errors import Broken, Busy, StoreError, TooSlow, Unavailable
+from storage.errors import StoreBusy, StoreError, StoreFailed, StoreTimeout, StoreUnavailable
 from storage.postgres.connection import PostgresTarget, RawConnection
 from storage.postgres.database_server import DatabaseServer, ServerLimits
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, as_unavailable
@@ -45,7 +45,7 @@ class ConnectionPool:
         target: PostgresTarget,
         limits: PoolLimits,
         prepare: Callable[[RawConnection], Awaitable[None]],
-        on_failure: Callable[[Unavailable], None],
+        on_failure: Callable[[StoreUnavailable], None],
         on_recovery: Callable[[], None],
     ) -> None:
         self._limits = limits
@@ -88,7 +88,9 @@ class ConnectionPool:
     async def acquire(
         self, *, is_bulk: bool = False, wait_s: float | None = None, opening_s: float | None = None
     ) -> RawConnection:
-        """Returns a connection, which must be given back. Raises: Unavailable (TooSlow if none was free in time).
+        """Returns a connection, which must be given back.
+
+        Raises: StoreUnavailable (StoreTimeout if none was free in time).
 
         wait_s: the seconds that the caller waits for a connection that is in use; None: as long as it takes.
         opening_s: the seconds that the caller waits for a connection that is opened for it; None: `wait_s`.
@@ -102,7 +104,7 @@ class ConnectionPool:
         except TimeoutError:
             self.server.check()
             # Without the time, which differs each time: the log counts the lines that are alike.
-            raise TooSlow(f"{self._name}: no connection was free in time") from None
+            raise StoreTimeout(f"{self._name}: no connection was free in time") from None
         finally:
             self._waiting_since.pop(wait_key, None)
 
@@ -160,7 +162,7 @@ class ConnectionPool:
             raw = await self.server.connect()
             return raw
         except StoreError as error:
-            if isinstance(error, Busy) and self._open:
+            if isinstance(error, StoreBusy) and self._open:
                 return None
             fault = as_unavailable(error)
             self.server.fail(fault)
@@ -229,7 +231,7 @@ class ConnectionPool:
         except BaseException as error:
             raw.terminate()
             if isinstance(error, TimeoutError):
-                self.server.fail(Broken(f"{self._name} does not answer"))
+                self.server.fail(StoreFailed(f"{self._name} does not answer"))
             if not isinstance(error, ASYNCPG_ERRORS):
                 raise
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import TypeVar
 
 from storage.database import Operation, choose_deadline_ms
-from storage.errors import StatementFailed, TooSlow
+from storage.errors import StatementFailed, StoreTimeout
 from storage.postgres.connection import MendingConnection, PostgresConnection
 from storage.postgres.pool import ConnectionPool
 from storage.postgres.postgres_limits import PostgresLimits
@@ -69,7 +69,7 @@ class PostgresReader:
             # asyncpg asks the server over another connection to stop. After that this connection can be used again.
             pool.release_later(raw)
             if isinstance(error, TimeoutError):
-                raise TooSlow(f"{self._name}: no answer in time") from error
+                raise StoreTimeout(f"{self._name}: no answer in time") from error
             raise
         except BaseException as error:
             translated = pool.server.translate(error)

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import asyncpg
 
 from storage.database import Operation
-from storage.errors import Broken, Busy, StatementFailed, StoreClosed
+from storage.errors import StatementFailed, StoreBusy, StoreClosed, StoreFailed
 from storage.postgres.connection import (
     MendingConnection,
     PostgresConnection,
@@ -90,7 +90,7 @@ class PostgresWriter:
 
         size_bytes: the bytes of the write's values.
 
-        Raises: Unavailable.
+        Raises: StoreUnavailable.
         """
         if self.is_closing:
             raise StoreClosed(f"{self._name} is closed")
@@ -98,7 +98,9 @@ class PostgresWriter:
         size_bytes += _OVERHEAD_BYTES
         # A write that would be the first in the queue is accepted, however large it is.
         if self._size_bytes_by_task and self.size_bytes + size_bytes > self._limits.queue_bytes:
-            raise Busy(f"{self._name} is too slow: more than {self._limits.queue_bytes:,} bytes would wait")
+            raise StoreBusy(
+                f"{self._name} is too slow: more than {self._limits.queue_bytes:,} bytes would wait"
+            )
         future: asyncio.Future[T] = self._loop.create_future()
         task = self._loop.create_task(self._perform(write, future))
         self._size_bytes_by_task[task] = size_bytes
@@ -151,7 +153,7 @@ class PostgresWriter:
                 translated = pool.server.translate(error)
                 is_pending = connection.is_begun or isinstance(error, TimeoutError)
                 await self._roll_back_and_release(raw, is_bulk=is_bulk, is_pending=is_pending)
-                if isinstance(translated, Broken):
+                if isinstance(translated, StoreFailed):
                     is_first_try = tries_left == _MAX_TRIES - 1
                     may_repeat = _may_repeat_broken(write, connection, error, is_first_try=is_first_try)
                 else:

@@ -7,42 +7,42 @@ from typing import Any
 import asyncpg
 
 from storage.errors import (
-    Broken,
-    Busy,
-    Corrupt,
-    Full,
-    Locked,
-    NotAdmitted,
-    ReadOnly,
+    ServerRefused,
     StatementFailed,
+    StoreBusy,
+    StoreCorrupt,
     StoreError,
-    TooSlow,
-    Unavailable,
+    StoreFailed,
+    StoreFull,
+    StoreLocked,
+    StoreReadOnly,
+    StoreTimeout,
+    StoreUnavailable,
     WriteConflict,
 )
 
 # The errors by SQLSTATE, then by its class, the first two characters.
 _BY_STATE: dict[str, type[StoreError]] = {
-    "25006": ReadOnly,  # a replica, or a primary that has become one
-    "53100": Full,  # the disk
-    "53200": Full,  # the server's memory
-    "53300": Busy,  # too many connections
-    "55P03": Locked,  # another transaction has the lock
-    "57014": TooSlow,  # canceled, for example by a timeout
-    "XX001": Corrupt,  # data
-    "XX002": Corrupt,  # an index
-    "42501": NotAdmitted,  # no privilege
+    "25006": StoreReadOnly,  # a replica, or a primary that has become one
+    "53100": StoreFull,  # the disk
+    "53200": StoreFull,  # the server's memory
+    "53300": StoreBusy,  # too many connections
+    "55P03": StoreLocked,  # another transaction has the lock
+    "57014": StoreTimeout,  # canceled, for example by a timeout
+    "XX001": StoreCorrupt,  # data
+    "XX002": StoreCorrupt,  # an index
+    "42501": ServerRefused,  # no privilege
 }
 _BY_CLASS: dict[str, type[StoreError]] = {
-    "08": Broken,  # the connection
+    "08": StoreFailed,  # the connection
     "23": WriteConflict,  # a constraint
-    "28": NotAdmitted,  # no such user, or a wrong password
-    "3D": NotAdmitted,  # no such database
+    "28": ServerRefused,  # no such user, or a wrong password
+    "3D": ServerRefused,  # no such database
     "40": WriteConflict,  # rolled back: a deadlock, or a transaction that cannot be serialized
-    "53": Broken,  # resources
-    "57": Broken,  # an operator's intervention, for example a shutdown
-    "58": Broken,  # the server's system
-    "F0": Broken,  # the server's configuration file
+    "53": StoreFailed,  # resources
+    "57": StoreFailed,  # an operator's intervention, for example a shutdown
+    "58": StoreFailed,  # the server's system
+    "F0": StoreFailed,  # the server's configuration file
 }
 
 # A prepared statement that is gone, or there already: a pooler has given the gateway another session in between.
@@ -56,7 +56,7 @@ _POOLER_ADVICE = (
 _CLOSED_STATES = ("08003", "08006", "57P01", "57P02")
 
 # The errors after which nothing works until a connection has been tried again.
-_STOPPING_ERRORS = (Broken, ReadOnly, Corrupt, Full)
+_STOPPING_ERRORS = (StoreFailed, StoreReadOnly, StoreCorrupt, StoreFull)
 
 # The errors that calls of asyncpg raise: its own, and the network's.
 ASYNCPG_ERRORS = (
@@ -75,17 +75,17 @@ def translate_error(error: BaseException, name: str = "the database") -> StoreEr
     text = str(error) or type(error).__name__
     error_type: type[StoreError]
     if _is_closed(error):
-        error_type, text = Broken, "PostgreSQL closed the connection"
+        error_type, text = StoreFailed, "PostgreSQL closed the connection"
     elif isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         error_type = _BY_STATE.get(state) or _BY_CLASS.get(state[:2], StatementFailed)
         text = f"{text} ({state})"
         if state in _POOLER_STATES and ("prepared statement" in text or "startup parameter" in text):
-            error_type, text = Broken, f"{text}: {_POOLER_ADVICE}"
+            error_type, text = StoreFailed, f"{text}: {_POOLER_ADVICE}"
     elif isinstance(error, TimeoutError):
-        error_type, text = TooSlow, "no answer in time"
+        error_type, text = StoreTimeout, "no answer in time"
     elif isinstance(error, OSError):
-        error_type = Broken
+        error_type = StoreFailed
     else:  # asyncpg was asked for something that it does not do
         error_type = StatementFailed
     translated = error_type(f"{name}: {text}")
@@ -139,10 +139,10 @@ def is_stopping(error: StoreError) -> bool:
     return isinstance(error, _STOPPING_ERRORS)
 
 
-def as_unavailable(error: StoreError) -> Unavailable:
+def as_unavailable(error: StoreError) -> StoreUnavailable:
     """Returns the error as a state of the database: a database that refuses the gateway after it was open is broken."""
-    if isinstance(error, Unavailable):
+    if isinstance(error, StoreUnavailable):
         return error
-    broken = Broken(error.message)
+    broken = StoreFailed(error.message)
     broken.__cause__ = error
     return broken

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, urlencode
 
-from storage.errors import NotAdmitted
+from storage.errors import ServerRefused
 from storage.masked_url import mask_password
 
 BAD_URL = "the URL cannot be read; in a user or password write %40 for @, %2F for /, %3A for :, %23 for #, %3F for ?"
@@ -28,11 +28,11 @@ def split_by_host(url: str) -> list[str]:
     PGHOST and PGPORT stand for a host and a port that the URL lacks, as for other programs. Each of several URLs has a
     port of its own: asyncpg would compare the number of all ports in PGPORT with the one host of a URL, and refuse it.
 
-    Raises: NotAdmitted if the URL cannot be read, or has a port that is no number from 1 to 65535.
+    Raises: ServerRefused if the URL cannot be read, or has a port that is no number from 1 to 65535.
     """
     match = _URL.fullmatch(url)
     if match is None:
-        raise NotAdmitted(f"{mask_password(url)}: {BAD_URL}")
+        raise ServerRefused(f"{mask_password(url)}: {BAD_URL}")
     options = dict(parse_qsl(match["options"] or ""))
     host_option, port_option = options.pop("host", ""), options.pop("port", "")
     hosts = (match["hosts"] or host_option or os.environ.get("PGHOST", "")).split(",")
@@ -65,18 +65,18 @@ def _read_port(host: str) -> str:
 
 
 def _check_hosts(url: str, hosts: Sequence[str], ports: Sequence[str]) -> None:
-    """Refuses several hosts of which one has no name, or that have another number of ports. Raises: NotAdmitted."""
+    """Refuses several hosts of which one has no name, or that have another number of ports. Raises: ServerRefused."""
     if not all(hosts):
-        raise NotAdmitted(f"{mask_password(url)}: one of its {len(hosts)} hosts has no name")
+        raise ServerRefused(f"{mask_password(url)}: one of its {len(hosts)} hosts has no name")
     if len(ports) not in (1, len(hosts)):
-        raise NotAdmitted(f"{mask_password(url)}: it names {len(hosts)} hosts and {len(ports)} ports")
+        raise ServerRefused(f"{mask_password(url)}: it names {len(hosts)} hosts and {len(ports)} ports")
 
 
 def _check_ports(url: str, ports: Sequence[str]) -> None:
-    """Refuses a port that is no number or out of range. An empty one stands for the usual port. Raises: NotAdmitted.
+    """Refuses a port that is no number or out of range. An empty one stands for the usual port. Raises: ServerRefused.
 
     asyncpg would fail on it later, in a way that depends on the event loop.
     """
     for port in filter(None, ports):
         if not _NUMBER.fullmatch(port) or not 0 < int(port) <= _LAST_PORT:
-            raise NotAdmitted(f"{mask_password(url)}: a port is a number from 1 to {_LAST_PORT}")
+            raise ServerRefused(f"{mask_password(url)}: a port is a number from 1 to {_LAST_PORT}")

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from msgspec.structs import replace
 
 from storage.database import Connection, Database, Row
-from storage.errors import NotFound, Stale, WriteConflict
+from storage.errors import NotFound, StaleWrite, WriteConflict
 from storage.records import Agent, AgentNumbers, Block, Scope
 from storage.sql.default_blocks import ensure_blocks, ensure_shared_blocks
 from storage.sql.epochs import make_first_epoch
@@ -248,14 +248,14 @@ class Agents:
     ) -> Agent:
         """Stores the draft on which a turn was planned, with its blocks, if no other turn has. Returns it as stored.
 
-        Raises: Stale if the agent that the draft had become was forgotten, or the scope has another agent by now: the
-            turn's hashes are keyed with the draft's secret.
+        Raises: StaleWrite if the agent that the draft had become was forgotten, or the scope has another agent by now:
+            the turn's hashes are keyed with the draft's secret.
         """
         if draft.uid in self._stored_drafts and await find_agent(connection, draft.scope) is None:
-            raise Stale("something was forgotten while this turn was under way")
+            raise StaleWrite("something was forgotten while this turn was under way")
         agent = await find_or_create_with_blocks(connection, draft, own_blocks, shared_blocks, at)
         if agent.secret != draft.secret:
-            raise Stale(f"another memory of {agent.scope.subject!r} was begun or imported meanwhile")
+            raise StaleWrite(f"another memory of {agent.scope.subject!r} was begun or imported meanwhile")
         return agent
 
     def cache(self, agent: Agent) -> None:

@@ -13,7 +13,7 @@ import orjson
 from msgspec.structs import replace
 
 from storage.database import Connection, Row
-from storage.errors import BlockOverLimit, NotFound, WriteConflict
+from storage.errors import BlockTooLong, NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
 from storage.records import Agent, Block, Revision
 from storage.sql.epochs import find_epoch
@@ -123,7 +123,7 @@ async def write_block(
     room: int = 0,
     by: Agent | None = None,
 ) -> Block:
-    """Sets the value if the block is still at that version. Raises: WriteConflict, BlockOverLimit, NotFound.
+    """Sets the value if the block is still at that version. Raises: WriteConflict, BlockTooLong, NotFound.
 
     is_bounded: True if the value may not be longer than the block's limit.
     room: the bytes that are reserved for sources which are added later, when the row must not grow.
@@ -153,9 +153,9 @@ async def write_block(
 
 
 def check_limit(label: str, value: str, limit: int) -> None:
-    """Checks the length of a value. Raises: BlockOverLimit."""
+    """Checks the length of a value. Raises: BlockTooLong."""
     if len(value) > limit:
-        raise BlockOverLimit(f"block {label!r} takes {limit} characters at most, not {len(value)}")
+        raise BlockTooLong(f"block {label!r} takes {limit} characters at most, not {len(value)}")
 
 
 async def _restore_block(
@@ -163,7 +163,7 @@ async def _restore_block(
 ) -> Block:
     """Brings back the value that a block had in an earlier version. version: the block's present version.
 
-    Raises: NotFound, WriteConflict, BlockOverLimit.
+    Raises: NotFound, WriteConflict, BlockTooLong.
     """
     row = await connection.fetch_row(
         SQL["block_history_get"], (block_row, restored_version, FORGOTTEN_ORIGIN)
@@ -190,7 +190,7 @@ async def undo_block(
 
     version: the version that the caller read; None: any.
 
-    Raises: NotFound, WriteConflict, BlockOverLimit.
+    Raises: NotFound, WriteConflict, BlockTooLong.
 
     An undo is a new version that names the version it restored. The next undo goes on from the restored version, so
     undoing twice is not redoing. The version with which a forgetting ends names a restored version, too.

@@ -16,7 +16,7 @@ from asyncio import Future
 from collections.abc import Callable, Collection
 
 from storage.database import LOCKS, Connection, Database
-from storage.errors import TooSlow
+from storage.errors import StoreTimeout
 from storage.sql.group import StoreGroup
 from storage.sql.statements import load, load_rows
 
@@ -65,7 +65,7 @@ class ConversationLocks(StoreGroup):
             lease_end = await self._database.read(
                 lambda connection: connection.fetch_value(SQL["find_ended_lease"], (name, now))
             )
-        except TooSlow:
+        except StoreTimeout:
             return False  # the request that waits for the lock asks again
         if lease_end is None or not self._database.is_settled:
             return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 
 from storage.database import Connection
-from storage.errors import Stale
+from storage.errors import StaleWrite
 from storage.sql.statements import load
 
 SQL = load("agents.sql")
@@ -41,9 +41,9 @@ async def lock_epoch(connection: Connection, agent_row: int) -> int | None:
 
 
 async def lock_memory(connection: Connection, agent_row: int) -> None:
-    """Locks an agent's memory until the transaction ends. Raises: Stale if the memory is gone.
+    """Locks an agent's memory until the transaction ends. Raises: StaleWrite if the memory is gone.
 
     Nothing would ever erase rows that are written for a memory that was forgotten before.
     """
     if await lock_epoch(connection, agent_row) is None:
-        raise Stale("this memory was forgotten meanwhile")
+        raise StaleWrite("this memory was forgotten meanwhile")

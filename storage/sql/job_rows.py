@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from storage.database import Connection
-from storage.errors import Stale
+from storage.errors import StaleWrite
 from storage.job_records import NO_AGENT, Job, JobState
 from storage.sql.epochs import lock_epoch
 from storage.sql.statements import load
@@ -53,10 +53,10 @@ async def check_attempt(connection: Connection, job: Job | None) -> None:
 
     job: the attempt that alone may write; None: any process may.
 
-    Raises: Stale if this attempt no longer holds the job.
+    Raises: StaleWrite if this attempt no longer holds the job.
     """
     if job is not None and not await is_attempt(connection, job):
-        raise Stale(f"job {job.id} is not attempt {job.attempt}'s any more")
+        raise StaleWrite(f"job {job.id} is not attempt {job.attempt}'s any more")
 
 
 async def is_attempt(connection: Connection, job: Job) -> bool:

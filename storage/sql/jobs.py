@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
 
 from storage.database import WORK, Connection, Database, Effect, Operation
-from storage.errors import NotFound, Stale
+from storage.errors import NotFound, StaleWrite
 from storage.job_records import Job, JobState, JobStep
 from storage.listing import JobEntry
 from storage.records import Scope
@@ -147,11 +147,13 @@ class Jobs(StoreGroup):
         merge: a function that makes the payload of a job that already waits; None: that job takes over the new payload.
         postpones: True gives a job that already waits the new time, even if that is later.
 
-        Raises: Stale if the agent is gone, or its epoch is another one now.
+        Raises: StaleWrite if the agent is gone, or its epoch is another one now.
         """
         current_epoch = await lock_epoch_of_jobs(connection, agent_row)
         if current_epoch is None or epoch not in (None, current_epoch):
-            raise Stale(f"the memory of agent {agent_row} has changed since this {kind} job was thought of")
+            raise StaleWrite(
+                f"the memory of agent {agent_row} has changed since this {kind} job was thought of"
+            )
         now = self._now()
         row = await connection.fetch_row(SQL["pending"], (agent_row, kind, key))
         while row is None:
@@ -179,7 +181,7 @@ class Jobs(StoreGroup):
     async def journal(self, job: Job, name: str, result: bytes, effect: Effect | None = None) -> bytes:
         """Writes step and effect in one transaction. Returns the result, or the result that was journaled before.
 
-        Raises: Stale if this attempt no longer holds the job; the errors of the effect.
+        Raises: StaleWrite if this attempt no longer holds the job; the errors of the effect.
         """
 
         async def write(connection: Connection) -> bytes:
@@ -197,14 +199,14 @@ class Jobs(StoreGroup):
     async def commit(self, job: Job, effect: Effect) -> None:
         """Commits an effect without a step. If the process is killed before the job ends, the effect is repeated.
 
-        Raises: Stale; the errors of the effect.
+        Raises: StaleWrite; the errors of the effect.
         """
         await asyncio.shield(
             self._database.bulk_write(lambda connection: _apply_effect(connection, job, effect))
         )
 
     async def finish(self, job: Job, effect: Effect | None = None, enqueues: Sequence[str] = ()) -> None:
-        """Writes the last effect and the job's end in one transaction. Raises: Stale; the errors of the effect.
+        """Writes the last effect and the job's end in one transaction. Raises: StaleWrite; the errors of the effect.
 
         enqueues: the other kinds of jobs that the effect enqueues.
         """
@@ -314,12 +316,14 @@ class Jobs(StoreGroup):
         A running job runs again at once, unless its present attempt ends it. A dead job starts again with its first
         attempt, or is replaced by a newer waiting job with the same key.
 
-        Raises: NotFound; Stale if something was forgotten since the job was made.
+        Raises: NotFound; StaleWrite if something was forgotten since the job was made.
         """
         job = await _require_job(connection, job_id)
         now = self._now()
         if await lock_epoch_of_jobs(connection, job.agent_row) != job.epoch:
-            raise Stale(f"job {job_id} was made before something was forgotten: it cannot be tried again")
+            raise StaleWrite(
+                f"job {job_id} was made before something was forgotten: it cannot be tried again"
+            )
         if job.state is JobState.DEAD:
             newer = await connection.fetch_row(SQL["pending"], (job.agent_row, job.kind, job.key))
             if newer is None:
@@ -379,12 +383,12 @@ async def _require_job(connection: Connection, job_id: int) -> Job:
 
 
 async def _check_current(connection: Connection, job: Job) -> None:
-    """Raises Stale if this attempt no longer holds the job, or its memory has changed."""
+    """Raises StaleWrite if this attempt no longer holds the job, or its memory has changed."""
     # The agent is locked before the job, as everywhere, so that there is no deadlock.
     epoch = await lock_epoch_of_jobs(connection, job.agent_row)
     await check_attempt(connection, job)
     if epoch != job.epoch:
-        raise Stale(f"something was forgotten while job {job.id} was under way")
+        raise StaleWrite(f"something was forgotten while job {job.id} was under way")
 
 
 async def _apply_effect(connection: Connection, job: Job, effect: Effect | None) -> None:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from storage.database import Database
-from storage.errors import Unavailable, is_known
+from storage.errors import StoreUnavailable, is_known
 from storage.key_record import Key
 from storage.sql.statements import load
 
@@ -55,7 +55,7 @@ class KeyUses:
 
         try:
             write = self._database.bulk_write(lambda connection: connection.run(SQL["key_used"], values))
-        except Unavailable:  # which the store's health shows
+        except StoreUnavailable:  # which the store's health shows
             self._due[key.id] = now + _RETRY_S
         else:
             write.add_done_callback(handle_end)

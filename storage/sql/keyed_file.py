@@ -10,7 +10,7 @@ import logging
 import os
 from pathlib import Path
 
-from storage.errors import Broken, Unavailable
+from storage.errors import StoreFailed, StoreUnavailable
 from storage.sidecar import KEYED, has_sidecar, make_sidecar, remove_sidecar, resolve_path
 
 _log = logging.getLogger("mnemogate")
@@ -20,14 +20,14 @@ def was_keyed(database: str | Path) -> bool:
     """Returns whether keys were made for this database, as far as its files beside it show."""
     try:
         return has_sidecar(resolve_path(database), KEYED)
-    except Broken:  # the path is not trusted, so callers need a key
+    except StoreFailed:  # the path is not trusted, so callers need a key
         return True
 
 
 def update_keyed_file(path: str, *, is_keyed: bool) -> None:
     """Makes the file of a database, or removes it. path: the resolved path of the database."""
     # Where the file cannot be written, the database alone shows that there are keys.
-    with contextlib.suppress(OSError, Unavailable):
+    with contextlib.suppress(OSError, StoreUnavailable):
         if is_keyed == has_sidecar(path, KEYED):
             return
         if is_keyed:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from storage.database import KEYS, POLL_S, Connection, Database, Row
 from storage.digests import digest_secret
-from storage.errors import NotFound, Unavailable, WriteConflict
+from storage.errors import NotFound, StoreUnavailable, WriteConflict
 from storage.key_record import KEY_PREFIX, Key
 from storage.records import DEFAULT_PROJECT
 from storage.sql.group import StoreGroup, reads
@@ -264,7 +264,7 @@ class Keys(StoreGroup):
     async def find(self, secret: str) -> Key | None:
         """Returns the key with this secret, unless it is revoked or unknown. It may have expired.
 
-        Raises: Unavailable.
+        Raises: StoreUnavailable.
         """
         return await self.find_digest(digest_secret(secret))
 
@@ -278,7 +278,7 @@ class Keys(StoreGroup):
             return cached
         try:
             key = await self._database.read(lambda connection: _find_key(connection, digest, self._now()))
-        except Unavailable:
+        except StoreUnavailable:
             if cached is None:
                 raise
             return cached

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from msgspec.structs import replace
 
 from storage.database import BACKGROUND_READ_MS, Connection, Database, Operation
-from storage.errors import TooSlow
+from storage.errors import StoreTimeout
 from storage.records import Agent, AgentNumbers, Message
 from storage.search import rank
 from storage.search.segment import Buckets
@@ -36,12 +36,12 @@ _MAX_READS = 3
 
 @asynccontextmanager
 async def _search_timeout(deadline_ms: float) -> AsyncIterator[None]:
-    """Ends the code within the context at the deadline. Raises: TooSlow."""
+    """Ends the code within the context at the deadline. Raises: StoreTimeout."""
     try:
         async with asyncio.timeout(deadline_ms / 1000):
             yield
     except TimeoutError:
-        raise TooSlow("the search did not end in time") from None
+        raise StoreTimeout("the search did not end in time") from None
 
 
 class SearchableMemory(NamedTuple):
@@ -52,7 +52,7 @@ class SearchableMemory(NamedTuple):
 
 
 class MemoryLoader:
-    """Loads memories into the cache. Each method raises TooSlow if a read takes too long, and Unavailable."""
+    """Loads memories into the cache. Each method raises StoreTimeout if a read takes too long, and StoreUnavailable."""
 
     def __init__(self, database: Database, memories: MemoryCache, rules: Rules) -> None:
         self._database = database
@@ -177,7 +177,7 @@ class MemoryLoader:
             # A segment was dropped or made again after the memory was read.
             self._memories.drop(agent.id)
             numbers = None
-        raise TooSlow("the search index has changed meanwhile")
+        raise StoreTimeout("the search index has changed meanwhile")
 
     async def load_messages(
         self, agent_row: int, memory: CachedMemory, seqs: Sequence[int], deadline_ms: float

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from storage.database import Connection, Database
-from storage.errors import Corrupt, TooSlow
+from storage.errors import StoreCorrupt, StoreTimeout
 from storage.listing import FIRST_PAGE, LAST_NUMBER, PageEnd
 from storage.operator_records import PeopleWithWords, PersonWithWords, SizedMemory
 from storage.records import Agent, Message
@@ -102,7 +102,7 @@ class PeopleSearch(StoreGroup):
         project: the project of the people; None: people of all projects.
         before: the end of the page before.
 
-        Raises: TooSlow, Unavailable.
+        Raises: StoreTimeout, StoreUnavailable.
         """
         terms = list_query_terms(query)
         if not terms:
@@ -124,7 +124,7 @@ class PeopleSearch(StoreGroup):
             searched_count += 1
             try:
                 checked = await self._check_candidates(loaded_memory.agent, memory_candidates, query, terms)
-            except (TooSlow, Corrupt):
+            except (StoreTimeout, StoreCorrupt):
                 checked = _CandidateCheck(None, is_complete=False)
             is_complete &= checked.is_complete
             if checked.message is not None:
@@ -183,7 +183,7 @@ class PeopleSearch(StoreGroup):
 
         candidates: the texts that may have the words, newest first; None: the memory is to be searched alone.
 
-        Raises: TooSlow, Corrupt, Unavailable.
+        Raises: StoreTimeout, StoreCorrupt, StoreUnavailable.
         """
         if candidates is None:
             hits = await self._recall.find_containing(agent, query, limit=1, deadline_ms=_DEADLINE_MS)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from storage.database import Connection, Database
-from storage.errors import Corrupt, TooSlow
+from storage.errors import StoreCorrupt, StoreTimeout
 from storage.listing import LAST_NUMBER, PassageFilter
 from storage.operator_records import WordHits
 from storage.records import MUTED, Agent, AgentNumbers, Message, Passage, Vector, VectorSimilarities
@@ -54,16 +54,16 @@ _MAX_CHECKED_HITS = 5 * rank.MAX_HITS
 def _reports_damage(
     search: Callable[Concatenate[Recall, Agent, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Recall, Agent, P], Coroutine[Any, Any, T]]:
-    """Has a search raise Corrupt where the memory is damaged. A damaged index is made again for the next search."""
+    """Makes a search raise StoreCorrupt if the memory is damaged. A damaged index is made again for the next search."""
 
     async def reporting(self: Recall, agent: Agent, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await search(self, agent, *args, **kwargs)
         except blob.CorruptIndex as error:
             await self._index.mend(agent.id)
-            raise Corrupt(f"the search index of memory {agent.id} is made again: {error}") from error
+            raise StoreCorrupt(f"the search index of memory {agent.id} is made again: {error}") from error
         except ValueError as error:
-            raise Corrupt(f"a row of memory {agent.id} cannot be read: {error}") from error
+            raise StoreCorrupt(f"a row of memory {agent.id} cannot be read: {error}") from error
 
     return reporting
 
@@ -104,7 +104,7 @@ class Recall(StoreGroup):
         vector: the query's vector, or the result of `compare` for it; None: the search goes by words alone.
         trace: the trace that is filled; None: none is wanted.
 
-        Raises: TooSlow, Unavailable; Corrupt: the index or a row of this memory is damaged.
+        Raises: StoreTimeout, StoreUnavailable; StoreCorrupt: the index or a row of this memory is damaged.
         """
         loaded = await self._loader.find_searchable(
             agent, query, numbers, skip, deadline_ms, only_strong=only_strong
@@ -153,7 +153,7 @@ class Recall(StoreGroup):
         numbers: the agent's numbers, if the caller has just read them; None: they are read here.
         skip: the numbers of messages that the request shows already.
 
-        Raises: TooSlow, Unavailable, Corrupt.
+        Raises: StoreTimeout, StoreUnavailable, StoreCorrupt.
         """
         if not asks_for_whole(query, is_opening=is_opening):
             return []
@@ -181,7 +181,7 @@ class Recall(StoreGroup):
         numbers: the agent's numbers, if the caller has just read them; None: they are read here.
         skip: the numbers of messages that the request shows already.
 
-        Raises: TooSlow, Unavailable, Corrupt.
+        Raises: StoreTimeout, StoreUnavailable, StoreCorrupt.
         """
         memory = await self._loader.load(agent, numbers, skip, deadline_ms)
         if memory is None:
@@ -207,7 +207,7 @@ class Recall(StoreGroup):
 
         before: the number below which messages are looked for. For the next page it is `next` of the page before.
 
-        Raises: TooSlow, Unavailable, Corrupt.
+        Raises: StoreTimeout, StoreUnavailable, StoreCorrupt.
         """
         terms = list_query_terms(query)
         if not terms:
@@ -251,7 +251,7 @@ class Recall(StoreGroup):
 
         numbers: the agent's numbers, which the caller has just read.
 
-        Raises: Unavailable, Corrupt.
+        Raises: StoreUnavailable, StoreCorrupt.
         """
         cache = self._memories.vectors
         find = partial(find_similarities, cache=cache, agent_row=agent.id, query=vector)
@@ -260,7 +260,7 @@ class Recall(StoreGroup):
         if size_bytes <= (_MANY_UNREAD_BYTES if is_unread else _MANY_BYTES):
             try:
                 return await self._database.read(find, deadline_ms=deadline_ms)
-            except TooSlow:
+            except StoreTimeout:
                 return None
         load = partial(find_joined, cache=cache, agent_row=agent.id, model=vector.model)
         try:
@@ -291,7 +291,7 @@ class Recall(StoreGroup):
     ) -> list[Message]:
         """Returns the messages with these numbers, in this order; muted facts are left out.
 
-        Raises: TooSlow, Unavailable.
+        Raises: StoreTimeout, StoreUnavailable.
         """
         messages = await self._loader.load_messages(agent_row, memory, hits, deadline_ms)
         muted = [message.seq for message in messages if message.kind == MUTED]
@@ -312,7 +312,7 @@ class Recall(StoreGroup):
     ) -> list[Message]:
         """Returns the first of these messages that are wanted. They are read page by page.
 
-        Raises: TooSlow, Unavailable.
+        Raises: StoreTimeout, StoreUnavailable.
         """
         messages: list[Message] = []
         for page in _split_into_pages(hits):
@@ -336,7 +336,7 @@ class Recall(StoreGroup):
     ) -> list[Passage]:
         """Returns passages that answer the query, best first.
 
-        Raises: TooSlow, Unavailable, Corrupt.
+        Raises: StoreTimeout, StoreUnavailable, StoreCorrupt.
         """
         loaded = await self._loader.find_searchable(agent, query, None, range(0), deadline_ms)
         if loaded is None:
@@ -372,7 +372,7 @@ class Recall(StoreGroup):
     ) -> list[Passage]:
         """Returns the first passages among these hits that match a filter. They are read page by page.
 
-        Raises: TooSlow, Unavailable.
+        Raises: StoreTimeout, StoreUnavailable.
         """
         passages: list[Passage] = []
         for page in _split_into_pages(hits):

@@ -60,7 +60,7 @@ class Responses(StoreGroup):
 
         Returns the run that the project has under the draft's uid.
 
-        Raises: Unavailable; Stale if the memory is gone.
+        Raises: StoreUnavailable; StaleWrite if the memory is gone.
         """
 
         async def accept(connection: Connection) -> EnqueuedResponse:
@@ -123,7 +123,7 @@ class Responses(StoreGroup):
 
         job: the attempt that performs the run; None: any process may end it.
 
-        Raises: NotFound; Stale if another attempt performs the run.
+        Raises: NotFound; StaleWrite if another attempt performs the run.
         """
         await connection.lock(run.agent_row)
         await check_attempt(connection, job)
@@ -144,7 +144,7 @@ class Responses(StoreGroup):
 
         job: the attempt that performs the run; None: any process may begin the turn.
 
-        Raises: Stale if another attempt performs the run.
+        Raises: StaleWrite if another attempt performs the run.
         """
         await connection.lock(agent_row)
         await check_attempt(connection, job)
@@ -186,7 +186,7 @@ class Responses(StoreGroup):
 
         job: the attempt that goes on with the run; None: any process may drop the texts.
 
-        Raises: Stale if another attempt performs the run.
+        Raises: StaleWrite if another attempt performs the run.
         """
         await connection.lock(agent_row)
         await check_attempt(connection, job)
@@ -201,7 +201,7 @@ class Responses(StoreGroup):
         shown: the response as it is shown, as JSON.
         job: the attempt that performs the run; None: any process may replace the form.
 
-        Raises: Stale if another attempt performs the run.
+        Raises: StaleWrite if another attempt performs the run.
         """
         await connection.lock(agent_row)
         await check_attempt(connection, job)

@@ -82,7 +82,7 @@ class SearchIndex(GrowingGroup):
         return await load_column(connection, SQL["unindexed_agents"], (at_least, limit))
 
     async def advance(self, agent_row: int, give_way: Callable[[], Awaitable[None]] | None = None) -> bool:
-        """Brings the search index a step further. Returns True while there is more. Raises: Unavailable.
+        """Brings the search index a step further. Returns True while there is more. Raises: StoreUnavailable.
 
         give_way: awaited between two messages, to leave the loop to turns; None: a round of the loop passes.
         """

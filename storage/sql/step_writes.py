@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from storage.commands import BlockMerge
 from storage.database import Connection
-from storage.errors import RunEnded, Stale, WriteConflict
+from storage.errors import RunEnded, StaleWrite, WriteConflict
 from storage.records import (
     Agent,
     EditState,
@@ -128,15 +128,15 @@ async def continue_exchanges(
 
 
 async def _refuse_step(connection: Connection, agent: Agent) -> NoReturn:
-    """Raises the error of a step that was not written: Stale, or WriteConflict."""
+    """Raises the error of a step that was not written: StaleWrite, or WriteConflict."""
     await _check_epoch(connection, agent)
     raise WriteConflict("the conversation was moved by another request meanwhile")
 
 
 async def _check_epoch(connection: Connection, agent: Agent) -> None:
-    """Raises Stale if something of an agent was forgotten since it was read."""
+    """Raises StaleWrite if something of an agent was forgotten since it was read."""
     if await lock_epoch(connection, agent.id) != agent.epoch:
-        raise Stale("something was forgotten while this run was under way")
+        raise StaleWrite("something was forgotten while this run was under way")
 
 
 def _list_read_memories(reading: ReadSpan | None) -> tuple[int, ...]:
@@ -222,7 +222,7 @@ async def end_run_of_step(connection: Connection, write: RunEnd) -> Run:
         )
         maker_row = await connection.fetch_value(SQL["step_stop"], values)
         if maker_row is None:
-            raise Stale("something was forgotten while this run was under way")
+            raise StaleWrite("something was forgotten while this run was under way")
         await _add_results(connection, write.agent_row, maker_row, write.results)
     await write_edits(connection, write.agent_row, write.edits, write.versions, write.at, write.reading)
     if write.reading is not None and write.state is RunState.COMPLETED:

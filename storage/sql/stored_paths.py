@@ -170,9 +170,9 @@ class StoredPaths(StoreGroup):
 
         Raises:
             WriteConflict: the conversation or a block was changed since it was read.
-            Stale: something was forgotten since, or another attempt performs the run.
+            StaleWrite: something was forgotten since, or another attempt performs the run.
             RunEnded: there is no run to begin.
-            Unavailable: the database cannot be written.
+            StoreUnavailable: the database cannot be written.
         """
         return self._database.write(
             partial(self._open_step, write),
@@ -193,9 +193,9 @@ class StoredPaths(StoreGroup):
         Returns the public ids of the runs that the step made due.
 
         Raises:
-            Stale: something was forgotten since the step was opened, or another attempt performs the run.
+            StaleWrite: something was forgotten since the step was opened, or another attempt performs the run.
             RunEnded: another process has ended the step or failed the run, because this process had lost its lease.
-            Unavailable: the database cannot be written.
+            StoreUnavailable: the database cannot be written.
         """
         ending = self._database.write(
             lambda connection: end_step(connection, self._jobs, write),
@@ -210,9 +210,9 @@ class StoredPaths(StoreGroup):
 
         Raises:
             WriteConflict: a block was changed since it was read.
-            Stale: something was forgotten since the step was written, or another attempt performs the run.
+            StaleWrite: something was forgotten since the step was written, or another attempt performs the run.
             RunEnded: another process has failed the run that is to wait.
-            Unavailable: the database cannot be written.
+            StoreUnavailable: the database cannot be written.
             NotFound: there is no such run.
         """
         return self._database.write(lambda connection: end_run_of_step(connection, write))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from storage.database import Connection, Row
-from storage.errors import Stale, WriteConflict
+from storage.errors import StaleWrite, WriteConflict
 from storage.records import Agent, Conversation, EvictedPart, Exchange, Summary
 from storage.sql import exchanges
 from storage.sql.epochs import find_epoch
@@ -102,11 +102,11 @@ class Summaries(StoreGroup):
         conversation: the conversation as it was read.
         evicted: the part of the path that the summary replaces.
 
-        Raises: Stale if something was forgotten since; WriteConflict if the conversation has gone on.
+        Raises: StaleWrite if something was forgotten since; WriteConflict if the conversation has gone on.
         """
         await connection.lock(agent.id)
         if await find_epoch(connection, agent.id) != agent.epoch:
-            raise Stale("something of this memory was forgotten meanwhile")
+            raise StaleWrite("something of this memory was forgotten meanwhile")
         if not await connection.run(
             SQL["bump_rev"],
             (conversation.id, agent.id, conversation.rev, conversation.last_exchange),

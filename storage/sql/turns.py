@@ -25,7 +25,7 @@ from storage.commands import (
     TurnWrite,
 )
 from storage.database import Connection, Database, is_outdated_work
-from storage.errors import NotFound, Stale, StatementFailed, WriteConflict
+from storage.errors import NotFound, StaleWrite, StatementFailed, WriteConflict
 from storage.records import Agent, Block, Conversation, EditState, Exchange, MarkKind, place_exchange
 from storage.run_commands import ReadSpan
 from storage.sql import exchanges
@@ -152,7 +152,7 @@ class Turns(StoreGroup):
     def commit(self, write: TurnWrite) -> Future[CommittedTurn]:
         """Writes a turn; the future is done when it is on disk.
 
-        Raises: Stale when something was forgotten meanwhile, Unavailable.
+        Raises: StaleWrite when something was forgotten meanwhile, StoreUnavailable.
         """
         return self._database.write(
             partial(_commit_turn, write=write, agents=self._agents, rules=self._rules),
@@ -360,13 +360,13 @@ async def _resolve_change(
     agent: the agent as it is stored.
     is_new: True if the agent was first stored in this transaction.
 
-    Raises: Stale.
+    Raises: StaleWrite.
     """
     indexed_seq = 0
     if not is_new or write.change is not None:
         numbers = await lock_numbers(connection, agent.id)
         if numbers is None or numbers.epoch != agent.epoch:
-            raise Stale("something was forgotten while this turn was under way")
+            raise StaleWrite("something was forgotten while this turn was under way")
         indexed_seq = numbers.indexed_seq
         # The blocks of a memory that begins have raised its `rev`.
         planned = (write.planned_next_seq, write.planned_agent_rev)

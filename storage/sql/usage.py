@@ -47,7 +47,7 @@ class Usage(StoreGroup):
             await connection.run(SQL["add"], (*key, *counters))
 
     async def load_sums(self, query: UsageQuery, *, deadline_ms: float | None = None) -> list[UsageSum]:
-        """Returns the sums that a query asks for, in the order of its `by`. Raises: TooSlow past the deadline."""
+        """Returns the sums that a query asks for, in the order of its `by`. Raises: StoreTimeout past the deadline."""
         return await self._database.long_read(partial(read_sums, query=query), deadline_ms=deadline_ms)
 
     @long_reads

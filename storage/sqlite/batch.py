@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from storage.errors import Broken, StatementFailed, Unavailable
+from storage.errors import StatementFailed, StoreFailed, StoreUnavailable
 from storage.sqlite.result_codes import translate_error
 
 WriteFunction = Callable[[sqlite3.Connection], Any]
@@ -34,7 +34,7 @@ class BatchReport(Struct, frozen=True):
     # One for each write.
     outcomes: Sequence[WriteOutcome]
     # The fault of the database itself; None: the database works.
-    fault: Unavailable | None = None
+    fault: StoreUnavailable | None = None
     # Each function ran once, and nothing of it was undone.
     is_whole: bool = False
 
@@ -94,7 +94,7 @@ class BatchRunner:
         except sqlite3.Error as error:
             return self._fail_all(len(functions), error)
         outcomes: list[WriteOutcome] = []
-        fault: Unavailable | None = None
+        fault: StoreUnavailable | None = None
         for function in functions:
             try:
                 self._connection.execute("SAVEPOINT write")
@@ -114,7 +114,7 @@ class BatchRunner:
         return self._commit_batch(outcomes, fault, is_whole=False)
 
     def _commit_batch(
-        self, outcomes: list[WriteOutcome], fault: Unavailable | None = None, *, is_whole: bool
+        self, outcomes: list[WriteOutcome], fault: StoreUnavailable | None = None, *, is_whole: bool
     ) -> BatchReport:
         """Commits a batch in which every function has an outcome. fault: a fault of the database that a write met."""
         if not self._connection.in_transaction:
@@ -127,18 +127,20 @@ class BatchRunner:
             return self._fail_all(len(outcomes), error)
         return BatchReport(outcomes, fault, is_whole)
 
-    def _make_failure(self, error: Exception) -> tuple[WriteOutcome, Unavailable | None]:
+    def _make_failure(self, error: Exception) -> tuple[WriteOutcome, StoreUnavailable | None]:
         """Returns the outcome of a write that raised an error, and the fault of the database if the error shows one."""
         if not isinstance(error, sqlite3.Error):
             return WriteOutcome(error=error), None
         translated = translate_error(error, self._path)
-        return WriteOutcome(error=translated), translated if isinstance(translated, Unavailable) else None
+        return WriteOutcome(error=translated), translated if isinstance(
+            translated, StoreUnavailable
+        ) else None
 
     def _fail_all(self, count: int, error: Exception) -> BatchReport:
         """Rolls back the transaction, if one is open. Returns a report in which every write has failed."""
         fault = translate_error(error, self._path) if isinstance(error, sqlite3.Error) else None
-        if not isinstance(fault, Unavailable):
-            fault = Broken(f"{self._path}: the transaction was lost: {error!r}")
+        if not isinstance(fault, StoreUnavailable):
+            fault = StoreFailed(f"{self._path}: the transaction was lost: {error!r}")
             fault.__cause__ = error
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("ROLLBACK")

@@ -22,8 +22,8 @@ class Checkpointer:
     """Checkpoints the log while the writer goes on.
 
     connect: a function that opens the connection, called in the thread when the connection is first needed.
-    check_in_place: a function that raises Broken if the file at the path is not the file that is written. It is called
-        first, since a checkpoint would write into any file at the path.
+    check_in_place: a function that raises StoreFailed if the file at the path is not the file that is written. It is
+        called first, since a checkpoint would write into any file at the path.
     """
 
     def __init__(

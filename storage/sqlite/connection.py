@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from msgspec import Struct
 
-from storage.errors import Broken, Corrupt, StatementFailed
+from storage.errors import StatementFailed, StoreCorrupt, StoreFailed
 from storage.sqlite.result_codes import map_sqlite_errors
 
 # RETURNING came with 3.35, STRICT tables with 3.37.
@@ -60,7 +60,7 @@ def check_version() -> None:
 def open_writer(target: DatabaseFile) -> sqlite3.Connection:
     """Opens the one connection that writes.
 
-    Raises: StatementFailed, Unavailable; ValueError: `synchronous` is neither NORMAL nor FULL.
+    Raises: StatementFailed, StoreUnavailable; ValueError: `synchronous` is neither NORMAL nor FULL.
     """
     if target.synchronous not in ("NORMAL", "FULL"):
         raise ValueError(f"synchronous must be NORMAL or FULL, not {target.synchronous}")
@@ -69,7 +69,9 @@ def open_writer(target: DatabaseFile) -> sqlite3.Connection:
         connection.execute(f"PRAGMA busy_timeout = {target.busy_timeout_ms:d}")
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
-            raise Broken(f"{target.path}: write-ahead logging is not possible here (journal mode {mode})")
+            raise StoreFailed(
+                f"{target.path}: write-ahead logging is not possible here (journal mode {mode})"
+            )
         connection.execute(f"PRAGMA synchronous = {target.synchronous}")
         connection.execute("PRAGMA secure_delete = ON")  # forgotten content is overwritten
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer chooses the moment
@@ -78,7 +80,7 @@ def open_writer(target: DatabaseFile) -> sqlite3.Connection:
 
 
 def open_reader(target: DatabaseFile, *, busy_timeout_ms: int) -> sqlite3.Connection:
-    """Opens a connection that cannot write. Raises: Unavailable."""
+    """Opens a connection that cannot write. Raises: StoreUnavailable."""
     with map_sqlite_errors(target.path), _closing_on_error(_connect(target)) as connection:
         connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms:d}")
         connection.execute("PRAGMA query_only = ON")
@@ -90,11 +92,11 @@ def open_reader(target: DatabaseFile, *, busy_timeout_ms: int) -> sqlite3.Connec
 
 
 def try_writing(connection: sqlite3.Connection, *, looks_for_damage: bool) -> None:
-    """Makes a trial write, after it has looked for damage. Raises: sqlite3.Error; Corrupt."""
+    """Makes a trial write, after it has looked for damage. Raises: sqlite3.Error; StoreCorrupt."""
     if looks_for_damage:
         (report,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if report != "ok":
-            raise Corrupt(f"the database is damaged: {report}")
+            raise StoreCorrupt(f"the database is damaged: {report}")
     connection.execute("INSERT OR REPLACE INTO probe (id, filler) VALUES (1, zeroblob(?))", (_TRIAL_BYTES,))
     connection.execute("DELETE FROM probe")
 
@@ -119,7 +121,7 @@ def _connect(target: DatabaseFile) -> sqlite3.Connection:
     # SQLite follows links, so a link that took the place of the file meanwhile has led it elsewhere.
     if before not in (None, _find_file_id(target.path)):
         connection.close()
-        raise Broken(f"{target.path} was replaced while it was opened")
+        raise StoreFailed(f"{target.path} was replaced while it was opened")
     return connection
 
 

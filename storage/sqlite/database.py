@@ -24,7 +24,7 @@ from storage.database import (
     is_outdated_work,
     work_generation,
 )
-from storage.errors import Broken, Stale, Unavailable
+from storage.errors import StaleWrite, StoreFailed, StoreUnavailable
 from storage.health_check import CHECK_S, HealthCheck
 from storage.sidecar import LOGS, check_location, make_sidecar, resolve_path, restrict
 from storage.sqlite import mount
@@ -74,7 +74,7 @@ class SqliteDatabase:
         # Becomes true once the file was opened and has the present schema.
         self._is_current = False
         self._recovery_listeners: list[Callable[[], None]] = []
-        self._failure_listeners: list[Callable[[Unavailable], None]] = []
+        self._failure_listeners: list[Callable[[StoreUnavailable], None]] = []
         self._change_listeners: list[Callable[[Changes], None]] = []
         self.path = target.path
         self._watch = watch = Watch()
@@ -117,7 +117,7 @@ class SqliteDatabase:
         check_s: the seconds between two checks of the database's health.
         is_disk_doubtful: a function that returns whether the disk of a path may be full or read-only.
 
-        Raises: FileOwned, TooNew, ForeignDatabase.
+        Raises: FileOwned, SchemaTooNew, ForeignDatabase.
         """
         target = DatabaseFile(resolve_path(path), synchronous, busy_timeout_ms, factory)
         lock = Lock(target.path, address)
@@ -187,7 +187,7 @@ class SqliteDatabase:
     def add_change_listener(self, callback: Callable[[Changes], None]) -> None:
         self._change_listeners.append(callback)
 
-    def add_failure_listener(self, callback: Callable[[Unavailable], None]) -> None:
+    def add_failure_listener(self, callback: Callable[[StoreUnavailable], None]) -> None:
         self._failure_listeners.append(callback)
 
     def add_recovery_listener(self, callback: Callable[[], None]) -> None:
@@ -231,7 +231,7 @@ class SqliteDatabase:
         return connection
 
     def _refuse_outdated(self, operation: Operation[T]) -> Operation[T]:
-        """Returns a write that raises Stale if the work of this task began in another file."""
+        """Returns a write that raises StaleWrite if the work of this task began in another file."""
         began_generation = work_generation.get()
         if began_generation is None:
             return operation
@@ -239,7 +239,7 @@ class SqliteDatabase:
         def write(connection: Connection) -> Coroutine[Any, Any, T]:
             # Here, since a write may wait while the file is opened again.
             if began_generation != self.generation:
-                raise Stale("the database was restored or replaced meanwhile")
+                raise StaleWrite("the database was restored or replaced meanwhile")
             return operation(connection)
 
         return write
@@ -247,7 +247,7 @@ class SqliteDatabase:
     def _check_readable(self) -> int:
         """Refuses to read a file that may belong to another process, or lacks tables. Returns its generation.
 
-        Raises: Unavailable (Broken: the work of this task began in another file).
+        Raises: StoreUnavailable (StoreFailed: the work of this task began in another file).
         """
         if not (self._is_current and self._lock.is_held):
             raise self.writer.fault
@@ -256,7 +256,7 @@ class SqliteDatabase:
         return self.generation
 
     def _check_same_database(self, read: _ReadResult[T], began_generation: int) -> T:
-        """Returns the value of a read. Raises: Broken: another program has restored a copy into the file meanwhile.
+        """Returns the value of a read. Raises: StoreFailed: another program has restored a copy into the file.
 
         The ids that it was asked for came from the database before, and may be those of other users.
 
@@ -288,7 +288,7 @@ class SqliteDatabase:
         if not self.writer.health.waiting:  # else these writes show it
             await self.writer.submit(test_write, is_bulk=True, begins_own_transaction=True)
 
-    def _report_failure(self, fault: Unavailable) -> None:
+    def _report_failure(self, fault: StoreUnavailable) -> None:
         for function in self._failure_listeners:
             function(fault)
 
@@ -302,7 +302,10 @@ class SqliteDatabase:
 
 
 def connect_current(target: DatabaseFile) -> sqlite3.Connection:
-    """Opens a writing connection to a file of the present schema. Raises: TooNew, ForeignDatabase, Unavailable."""
+    """Opens a writing connection to a file of the present schema.
+
+    Raises: SchemaTooNew, ForeignDatabase, StoreUnavailable.
+    """
     connection = open_writer(target)
     try:
         with map_sqlite_errors(target.path):
@@ -325,7 +328,7 @@ def _remove_public_access(path: str) -> None:
 
     Access of the group alone is the operator's choice, and stays.
     """
-    with contextlib.suppress(OSError, Broken):
+    with contextlib.suppress(OSError, StoreFailed):
         if os.lstat(path).st_mode & 0o007:
             for suffix in ("", *LOGS):
                 restrict(f"{path}{suffix}")

@@ -41,7 +41,7 @@ class FileFindings(Struct, frozen=True):
 def inspect(path: str) -> FileFindings:
     """Inspects a database file. Returns its findings; those of a missing or empty file are the defaults.
 
-    Raises: TooNew, TooOld, ForeignDatabase, StatementFailed, Unavailable.
+    Raises: SchemaTooNew, SchemaTooOld, ForeignDatabase, StatementFailed, StoreUnavailable.
     """
     check_version()
     real_path = resolve_path(path)

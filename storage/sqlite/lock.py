@@ -54,7 +54,8 @@ class Lock:
     def acquire(self) -> None:
         """Acquires the lock, unless it is held. If its file was removed with the database, it is acquired again.
 
-        Raises: FileOwned, with the fields of `LockOwner`; Broken, ReadOnly, Full: the lock file cannot be made.
+        Raises: FileOwned, with the fields of `LockOwner`; StoreFailed, StoreReadOnly, StoreFull: the lock file cannot
+            be made.
         """
         path = f"{self._database}{LOCK}"
         if self._descriptor is not None:
@@ -98,7 +99,7 @@ class Lock:
 def find_lock_owner(database: str | Path) -> LockOwner | None:
     """Returns the process that owns the file now; None: no process.
 
-    Raises: ReadOnly: the database is another account's; Broken: the lock file cannot be read.
+    Raises: StoreReadOnly: the database is another account's; StoreFailed: the lock file cannot be read.
     """
     path = resolve_path(database)
     check_reach(path)

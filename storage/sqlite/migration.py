@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import NamedTuple
 
-from storage.errors import ForeignDatabase, TooNew, TooOld
+from storage.errors import ForeignDatabase, SchemaTooNew, SchemaTooOld
 from storage.sqlite.result_codes import map_sqlite_errors
 
 _log = logging.getLogger("mnemogate")
@@ -52,7 +52,10 @@ def get_latest_version(migrations: Iterable[Migration]) -> int:
 
 
 def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migration] | None = None) -> int:
-    """Applies the missing steps and returns the version. Raises: TooNew, TooOld, ForeignDatabase, Unavailable."""
+    """Applies the missing steps and returns the version.
+
+    Raises: SchemaTooNew, SchemaTooOld, ForeignDatabase, StoreUnavailable.
+    """
     steps = load_migrations() if migrations is None else migrations
     latest_version = get_latest_version(steps)
     with map_sqlite_errors(path):
@@ -77,10 +80,12 @@ def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migr
 def read_version(
     connection: sqlite3.Connection, path: str, migrations: Sequence[Migration] | None = None
 ) -> int:
-    """Returns the schema version of a file; 0: the file is new. Raises: TooNew, TooOld, ForeignDatabase, sqlite3.Error.
+    """Returns the schema version of a file; 0: the file is new.
 
     If the steps lead from a new file to this version, the file must have all tables, columns, indexes and triggers of
     the version.
+
+    Raises: SchemaTooNew, SchemaTooOld, ForeignDatabase, sqlite3.Error.
     """
     steps = load_migrations() if migrations is None else migrations
     latest_version = get_latest_version(steps)
@@ -90,9 +95,9 @@ def read_version(
     if application_id != _APPLICATION_ID and (table_count or application_id or version):
         raise ForeignDatabase(f"{path} is a database, but not one of Mnemogate. Name another file with --db.")
     if version > latest_version:
-        raise TooNew(path, version, latest_version)
+        raise SchemaTooNew(path, version, latest_version)
     if version not in (latest_version, *(step.from_version for step in steps)):
-        raise TooOld(path, version, sorted({step.from_version for step in steps if step.from_version}))
+        raise SchemaTooOld(path, version, sorted({step.from_version for step in steps if step.from_version}))
     if missing := _list_names_at(version, tuple(steps)) - _load_names(connection):
         raise ForeignDatabase(
             f"{path} has no {min(missing)}, though its schema version is {version}: it was made by a Mnemogate between "

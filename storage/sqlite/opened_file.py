@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 
-from storage.errors import Broken
+from storage.errors import StoreFailed
 from storage.sidecar import LOGS
 from storage.sqlite.connection import read_schema_version
 
@@ -59,9 +59,9 @@ class OpenedFile:
             return False  # the next write reports the error
         return self._inode not in (None, inode)
 
-    def make_moved_error(self) -> Broken:
+    def make_moved_error(self) -> StoreFailed:
         """Returns the fault of a file that `is_moved`."""
-        return Broken(f"{self._path} was removed or replaced while the gateway had it open")
+        return StoreFailed(f"{self._path} was removed or replaced while the gateway had it open")
 
     def is_overwritten(self, connection: sqlite3.Connection) -> bool:
         """Returns whether another program has restored a copy into the file, or changed its schema.
@@ -73,9 +73,9 @@ class OpenedFile:
         except sqlite3.Error:
             return False  # the next write reports the error
 
-    def make_overwritten_error(self) -> Broken:
+    def make_overwritten_error(self) -> StoreFailed:
         """Returns the fault of a file that `is_overwritten`."""
-        return Broken(
+        return StoreFailed(
             f"{self._path} was restored or changed by another program while the gateway had it open"
         )
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from storage.errors import Broken, Corrupt, StoreClosed, Unavailable
+from storage.errors import StoreClosed, StoreCorrupt, StoreFailed, StoreUnavailable
 from storage.sqlite.connection import DatabaseFile, open_reader
 from storage.sqlite.driver import Driver
 from storage.sqlite.result_codes import translate_error
@@ -35,14 +35,14 @@ class _ReaderBase:
     def __init__(
         self,
         target: DatabaseFile,
-        report_damage: Callable[[Corrupt], bool],
+        report_damage: Callable[[StoreCorrupt], bool],
         check_in_place: Callable[[], None],
     ) -> None:
         """Makes the reader.
 
         report_damage: a function that is called when a read meets a damaged file, and returns whether that is new.
-        check_in_place: a function that raises Broken if the file at the path is not the file that is written. It is
-            called before the file is opened, since a closing connection may write the log into another file, and
+        check_in_place: a function that raises StoreFailed if the file at the path is not the file that is written. It
+            is called before the file is opened, since a closing connection may write the log into another file, and
             afterwards, since the file may have been replaced meanwhile.
         """
         self._target = target
@@ -61,15 +61,15 @@ class _ReaderBase:
             yield
         except sqlite3.Error as error:
             failure = translate_error(error, self._target.path)
-            if isinstance(failure, Corrupt | Broken):
+            if isinstance(failure, StoreCorrupt | StoreFailed):
                 self.reset()
-            if isinstance(failure, Corrupt):
+            if isinstance(failure, StoreCorrupt):
                 failure.is_known = not self._report_damage(failure)
             raise failure from error
-        except Corrupt as error:  # seen when the connection was opened
+        except StoreCorrupt as error:  # seen when the connection was opened
             error.is_known = not self._report_damage(error)
             raise
-        except Broken:  # the file at the path is not the one that is written
+        except StoreFailed:  # the file at the path is not the one that is written
             self.reset()
             raise
 
@@ -81,7 +81,7 @@ class Reader(_ReaderBase):
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """The open connection. Prefer `run`, which translates errors. Raises: Unavailable."""
+        """The open connection. Prefer `run`, which translates errors. Raises: StoreUnavailable."""
         if self._connection is None:
             if self._is_closed:
                 raise StoreClosed(f"{self._target.path} is closed")
@@ -96,11 +96,11 @@ class Reader(_ReaderBase):
         While this connection is open, a writer that closes is not the last one: SQLite writes the whole log back when
         the last one closes, and refuses whoever opens the file meanwhile.
         """
-        with suppress(Unavailable):
+        with suppress(StoreUnavailable):
             self.run(lambda opened: None)
 
     def run(self, function: Callable[[sqlite3.Connection], T], *, deadline_ms: float | None = None) -> T:
-        """Runs a read. Raises: Unavailable (TooSlow past the deadline), and the errors of the function."""
+        """Runs a read. Raises: StoreUnavailable (StoreTimeout past the deadline), and the errors of the function."""
         with self._handle_failures():
             return _run_with_deadline(self.connection, function, deadline_ms)
 
@@ -125,7 +125,7 @@ class ThreadReader(_ReaderBase):
     def __init__(
         self,
         target: DatabaseFile,
-        report_damage: Callable[[Corrupt], bool],
+        report_damage: Callable[[StoreCorrupt], bool],
         check_in_place: Callable[[], None],
     ) -> None:
         """Makes the reader. The parameters are as in its base."""
@@ -135,7 +135,9 @@ class ThreadReader(_ReaderBase):
     async def run(
         self, function: Callable[[sqlite3.Connection], T], *, deadline_ms: float | None = None
     ) -> T:
-        """Runs a read in the thread. Raises: Unavailable (TooSlow past the deadline), and the errors of the function.
+        """Runs a read in the thread.
+
+        Raises: StoreUnavailable (StoreTimeout past the deadline), and the errors of the function.
 
         The deadline counts from when the thread begins. A cancelled wait does not interrupt the read.
         """

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from storage.errors import (
-    Broken,
-    Corrupt,
-    Full,
-    Locked,
-    ReadOnly,
     StatementFailed,
     StoreClosed,
+    StoreCorrupt,
     StoreError,
-    TooSlow,
+    StoreFailed,
+    StoreFull,
+    StoreLocked,
+    StoreReadOnly,
+    StoreTimeout,
     WriteConflict,
 )
 
@@ -24,19 +24,19 @@ from storage.errors import (
 _LEAST_ROOM_BYTES = 16384
 # The errors by the primary result code, the lowest byte.
 _ERRORS: dict[int, type[StoreError]] = {
-    sqlite3.SQLITE_FULL: Full,
-    sqlite3.SQLITE_READONLY: ReadOnly,
-    sqlite3.SQLITE_PERM: ReadOnly,
-    sqlite3.SQLITE_BUSY: Locked,
-    sqlite3.SQLITE_LOCKED: Locked,
-    sqlite3.SQLITE_CORRUPT: Corrupt,
-    sqlite3.SQLITE_NOTADB: Corrupt,
-    sqlite3.SQLITE_IOERR: Broken,
-    sqlite3.SQLITE_CANTOPEN: Broken,
-    sqlite3.SQLITE_NOMEM: Broken,
-    sqlite3.SQLITE_PROTOCOL: Broken,
-    sqlite3.SQLITE_NOLFS: Broken,
-    sqlite3.SQLITE_INTERRUPT: TooSlow,
+    sqlite3.SQLITE_FULL: StoreFull,
+    sqlite3.SQLITE_READONLY: StoreReadOnly,
+    sqlite3.SQLITE_PERM: StoreReadOnly,
+    sqlite3.SQLITE_BUSY: StoreLocked,
+    sqlite3.SQLITE_LOCKED: StoreLocked,
+    sqlite3.SQLITE_CORRUPT: StoreCorrupt,
+    sqlite3.SQLITE_NOTADB: StoreCorrupt,
+    sqlite3.SQLITE_IOERR: StoreFailed,
+    sqlite3.SQLITE_CANTOPEN: StoreFailed,
+    sqlite3.SQLITE_NOMEM: StoreFailed,
+    sqlite3.SQLITE_PROTOCOL: StoreFailed,
+    sqlite3.SQLITE_NOLFS: StoreFailed,
+    sqlite3.SQLITE_INTERRUPT: StoreTimeout,
     sqlite3.SQLITE_CONSTRAINT: WriteConflict,
 }
 
@@ -63,8 +63,8 @@ def translate_error(error: sqlite3.Error, path: str = "the database") -> StoreEr
     else:
         error_type = _ERRORS.get(code & 0xFF, StatementFailed)
     # SQLite does not report why a file cannot grow.
-    if error_type is Broken and os.path.isabs(path) and _is_full(path):
-        error_type, code = Full, sqlite3.SQLITE_FULL
+    if error_type is StoreFailed and os.path.isabs(path) and _is_full(path):
+        error_type, code = StoreFull, sqlite3.SQLITE_FULL
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     text = _TEXTS.get((code or 0) & 0xFF, "{path}: {error}")
     translated = error_type(f"{text.format(path=path, error=error)} ({name})")

@@ -27,7 +27,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from storage.database import Changes, StoreHealth
-from storage.errors import Broken, Busy, StoreClosed, StoreStatus, Unavailable
+from storage.errors import StoreBusy, StoreClosed, StoreFailed, StoreStatus, StoreUnavailable
 from storage.sqlite.batch import BatchReport, BatchRunner, WriteOutcome
 from storage.sqlite.checkpoint import Checkpointer
 from storage.sqlite.loop_calls import LoopCalls
@@ -85,7 +85,7 @@ class Writer:
         *,
         checkpointer: Checkpointer,
         on_change: Callable[[Changes], None],
-        on_failure: Callable[[Unavailable], None],
+        on_failure: Callable[[StoreUnavailable], None],
         on_recovery: Callable[[], None],
         limits: WriterLimits | None,
     ) -> None:
@@ -123,11 +123,11 @@ class Writer:
         """Opens the database.
 
         If the disk, the rights or a damaged file prevent that, the writer starts all the same, reports the fault, and
-        goes on trying. Raises: TooNew, ForeignDatabase, StatementFailed.
+        goes on trying. Raises: SchemaTooNew, ForeignDatabase, StatementFailed.
         """
         try:
             await self._connection.open()
-        except Unavailable as error:
+        except StoreUnavailable as error:
             self._report_write_fault(error)
         self._calls = LoopCalls()
 
@@ -180,7 +180,7 @@ class Writer:
             self._calls.close()
 
     @property
-    def fault(self) -> Unavailable:
+    def fault(self) -> StoreUnavailable:
         """The error of a write that is requested while nothing can be written."""
         fault = self._connection.fault
         return StoreClosed(f"{self._path} is closed") if fault is None else fault.copy()
@@ -206,7 +206,7 @@ class Writer:
         return "ok"
 
     def check_in_place(self) -> None:
-        """Reports a fault if another file, or none, lies at the path. Raises: Broken."""
+        """Reports a fault if another file, or none, lies at the path. Raises: StoreFailed."""
         if self.file.is_moved():
             fault = self.file.make_moved_error()
             fault.is_known = not self.report_fault(fault)
@@ -233,7 +233,7 @@ class Writer:
         begins_own_transaction: the function begins a transaction itself if it needs one. The writer begins none for
             such a function if it comes alone.
 
-        Raises, here or from the future: Busy, Closed, and the fault of the database (Unavailable); from the
+        Raises, here or from the future: StoreBusy, Closed, and the fault of the database (StoreUnavailable); from the
         future also the errors of the function, SQLite's errors translated.
         """
         if self._connection.is_closing:
@@ -243,7 +243,9 @@ class Writer:
         size_bytes += _OVERHEAD_BYTES
         # A write that would be the first in the queue is accepted, however large it is.
         if queue.writes and queue.size_bytes + size_bytes > self._limits.queue_bytes:
-            raise Busy(f"{self._path} is too slow: more than {self._limits.queue_bytes:,} bytes would wait")
+            raise StoreBusy(
+                f"{self._path} is too slow: more than {self._limits.queue_bytes:,} bytes would wait"
+            )
         future: asyncio.Future[T] = self._loop.create_future()
         queue.add(Write(function, future, size_bytes, begins_own_transaction))
         if not self._running and not self._is_gathering:
@@ -252,7 +254,7 @@ class Writer:
         return future
 
     async def checkpoint(self, *, wait_ms: int = 1000) -> bool:
-        """Checkpoints the log and empties it. Returns whether it is empty. Raises: Unavailable.
+        """Checkpoints the log and empties it. Returns whether it is empty. Raises: StoreUnavailable.
 
         wait_ms: the longest time for which readers are waited for.
         """
@@ -303,7 +305,7 @@ class Writer:
                 functions, begins_own_transaction=batch[0].begins_own_transaction
             )
         except BaseException as error:  # nothing else would ever resolve these futures
-            fault = error if isinstance(error, Unavailable) else Broken(f"{self._path}: {error!r}")
+            fault = error if isinstance(error, StoreUnavailable) else StoreFailed(f"{self._path}: {error!r}")
             report = BatchReport([WriteOutcome(error=fault.copy()) for _ in batch], fault)
         # A commit to a file that was removed or replaced succeeds, and is lost: it must not be acknowledged.
         if report.fault is None and self.file.is_moved():
@@ -333,14 +335,14 @@ class Writer:
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
-    def report_fault(self, fault: Unavailable) -> bool:
+    def report_fault(self, fault: StoreUnavailable) -> bool:
         """Reports a fault that was found outside of a write. Returns False if another fault is known already."""
         is_new = self._connection.is_sound
         if is_new:
             self._report_write_fault(fault)
         return is_new
 
-    def _report_write_fault(self, fault: Unavailable) -> None:
+    def _report_write_fault(self, fault: StoreUnavailable) -> None:
         self._on_change(None)  # it is not known what the last writes have changed
         self._connection.fail(fault)
 
@@ -352,7 +354,7 @@ class Writer:
         """Implements `ConnectionUser`."""
         await self.log.close_checkpointer()
 
-    def refuse_waiting(self, fault: Unavailable) -> None:
+    def refuse_waiting(self, fault: StoreUnavailable) -> None:
         """Implements `ConnectionUser`."""
         for write in self._waiting.take_all():
             write.settle(WriteOutcome(error=fault.copy()))
@@ -399,7 +401,7 @@ class Writer:
             is_whole = work(connection)
         except sqlite3.Error as error:
             translated = translate_error(error, self._path)
-            if isinstance(translated, Unavailable):
+            if isinstance(translated, StoreUnavailable):
                 self._call_loop(self._report_write_fault, translated)
             self._call_loop(self.log.is_free.set)
             return

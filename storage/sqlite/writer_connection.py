@@ -16,7 +16,7 @@ from contextvars import Context
 from functools import partial
 from typing import Protocol
 
-from storage.errors import Broken, Corrupt, StoreError, Unavailable
+from storage.errors import StoreCorrupt, StoreError, StoreFailed, StoreUnavailable
 from storage.sidecar import make_unavailable
 from storage.sqlite.checkpoint import empty_log
 from storage.sqlite.connection import read_schema_version, try_writing
@@ -31,7 +31,7 @@ class ConnectionUser(Protocol):
     async def stop_using(self) -> None:
         """Stops all other use of the connection's file, which is then opened again."""
 
-    def refuse_waiting(self, fault: Unavailable) -> None:
+    def refuse_waiting(self, fault: StoreUnavailable) -> None:
         """Fails the writes that wait."""
 
     def resume(self) -> None:
@@ -51,7 +51,7 @@ class WriterConnection:
         path: str,
         connect: Callable[[], sqlite3.Connection],
         user: ConnectionUser,
-        on_failure: Callable[[Unavailable], None],
+        on_failure: Callable[[StoreUnavailable], None],
         retry_first_s: float,
         retry_max_s: float,
     ) -> None:
@@ -66,7 +66,7 @@ class WriterConnection:
         self.file = OpenedFile(path)
         self.is_closing = False
         # The fault of the database; None: the database works.
-        self.fault: Unavailable | None = None
+        self.fault: StoreUnavailable | None = None
         # An attempt to mend the fault has failed.
         self._is_lasting = False
         self.last_error: str | None = None
@@ -74,7 +74,7 @@ class WriterConnection:
         self._recovering = asyncio.Lock()
 
     async def open(self) -> None:
-        """Opens the database for the first time. Raises: StoreError; after Unavailable `fail` begins to mend it."""
+        """Opens the database for the first time. Raises: StoreError; after StoreUnavailable `fail` begins to mend."""
         self._is_lasting = True
         try:
             self.driver = await self._open_driver(looks_for_damage=False)
@@ -122,7 +122,7 @@ class WriterConnection:
         self.is_closing = True
 
     def check(self) -> None:
-        """Refuses a write if the first attempt to mend the database has failed. Raises: Unavailable."""
+        """Refuses a write if the first attempt to mend the database has failed. Raises: StoreUnavailable."""
         if self.fault is not None and self._is_lasting:
             raise self.fault.copy()
 
@@ -133,7 +133,7 @@ class WriterConnection:
         """True if no fault is known, none is being mended, and the database is not closing."""
         return self.fault is None and not self.is_closing and not self._recovering.locked()
 
-    def fail(self, fault: Unavailable) -> None:
+    def fail(self, fault: StoreUnavailable) -> None:
         """Notes a fault, and begins to mend it."""
         self.last_error = fault.message
         if self.is_closing or self.fault is not None:
@@ -167,11 +167,11 @@ class WriterConnection:
             try:
                 await self._drop_driver()
                 is_missing = self.file.find_inode() is None
-                self.driver = await self._open_driver(looks_for_damage=isinstance(self.fault, Corrupt))
+                self.driver = await self._open_driver(looks_for_damage=isinstance(self.fault, StoreCorrupt))
             except (sqlite3.Error, OSError, StoreError) as error:
                 fault = self._translate(error)
-                if not isinstance(fault, Unavailable):  # for instance, the file is another program's now
-                    fault = Broken(fault.message)
+                if not isinstance(fault, StoreUnavailable):  # for instance, the file is another program's now
+                    fault = StoreFailed(fault.message)
                 self.fault = fault
                 self.last_error = fault.message
                 self._is_lasting = True

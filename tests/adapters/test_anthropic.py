@@ -14,7 +14,7 @@ from adapters.claude.error_form import Untranslatable, translate_error_body
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.model_traits import get_traits
 from adapters.claude.request import translate_request
-from adapters.errors import ProviderBroke
+from adapters.errors import ProviderReplyBroken
 from adapters.json_escapes import read_json
 from adapters.sse import EventDecoder
 from adapters.transport import HttpTransport
@@ -971,7 +971,7 @@ async def test_a_stream_that_is_none_is_broken(
 ) -> None:
     """Its error quotes nothing, since it may be logged."""
     upstream.queue(raw(body))
-    with pytest.raises(ProviderBroke) as broken:
+    with pytest.raises(ProviderReplyBroken) as broken:
         await stream(provider, request(stream=True))
     assert "Miso" not in str(broken.value)
 
@@ -979,7 +979,7 @@ async def test_a_stream_that_is_none_is_broken(
 async def test_an_answer_that_is_no_message_is_broken(provider: Anthropic, upstream: StrictAnthropic) -> None:
     for body in (b"{}", b"<html>", b"[]", b'{"type": "other"}', b'{"type": "message", "content": ["Miso'):
         upstream.queue(raw(body, content_type="application/json"))
-        with pytest.raises(ProviderBroke, match=r"is no message$"):
+        with pytest.raises(ProviderReplyBroken, match=r"is no message$"):
             await answer(provider, request())
 
 
@@ -1114,7 +1114,7 @@ def test_a_model_is_known_whoever_it_is_asked_from(name: str, same_as: str) -> N
 @pytest.mark.parametrize("body", [b"no", b"[]", b"{}", b'{"data": 1}'])
 async def test_an_answer_that_is_no_list_of_models_is_broken(transport: HttpTransport, body: bytes) -> None:
     listed = ModelRequest(b"", path="/models", method="GET")
-    with StrictAnthropic(model_list=body) as upstream, pytest.raises(ProviderBroke):
+    with StrictAnthropic(model_list=body) as upstream, pytest.raises(ProviderReplyBroken):
         await answer(Anthropic("claude", upstream.base_url, transport=transport), listed)
 
 

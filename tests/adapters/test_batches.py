@@ -26,9 +26,9 @@ from adapters.batch.local import LocalBatches
 from adapters.batch.openai import OpenAIBatches
 from adapters.errors import (
     BatchOutcomeUnknown,
-    ProviderBroke,
     ProviderError,
     ProviderRefused,
+    ProviderReplyBroken,
     ProviderUnreachable,
     UnreadableResults,
 )
@@ -319,7 +319,7 @@ async def test_results_that_break_off_are_an_error_and_can_be_read_again(kind: s
     async with bench_of(kind) as bench:
         id = await bench.submit(*SEEN)
         bench.batches.cut_results = cut
-        with pytest.raises(ProviderBroke):
+        with pytest.raises(ProviderReplyBroken):
             await bench.read(id)
         assert len(await bench.read(id)) == len(SEEN)
 
@@ -328,7 +328,7 @@ async def test_results_that_break_off_are_an_error_and_can_be_read_again(kind: s
 async def test_an_answer_that_is_no_batch_is_broken(kind: str) -> None:
     async with bench_of(kind) as bench:
         bench.batches.instead = HTMLResponse("<p>Hello")
-        with pytest.raises(ProviderBroke):
+        with pytest.raises(ProviderReplyBroken):
             await bench.provider.poll("batch_1")
 
 

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import asdict
 
 from adapters.base import ModelReply, Provider
-from adapters.errors import ProviderBroke, ProviderTimeout, ProviderTooLarge, ProviderUnreachable
+from adapters.errors import ProviderReplyBroken, ProviderTimeout, ProviderTooLarge, ProviderUnreachable
 from adapters.factory import make_provider
 from adapters.providers import PROVIDERS, ProviderSpec
 from adapters.timeouts import Timeouts
@@ -416,7 +416,7 @@ async def test_a_lost_connection_is_no_end(
 ) -> None:
     upstream.queue(say("One two three", cut_after=3))
     reply = await provider.send(request(family, stream=stream))
-    with pytest.raises(ProviderBroke):
+    with pytest.raises(ProviderReplyBroken):
         await read_out(reply, stream)
     await reply.aclose()
 

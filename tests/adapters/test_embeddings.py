@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from adapters.embeddings import ApiEmbedder
-from adapters.errors import ProviderBroke, ProviderRefused, ProviderUnreachable
+from adapters.errors import ProviderRefused, ProviderReplyBroken, ProviderUnreachable
 from adapters.factory import make_provider
 from adapters.local_embeddings import EmbedderMissing, LocalEmbedder
 from tests.doubles.upstream import Reply, StrictUpstream, fail
@@ -110,7 +110,7 @@ async def test_a_large_answer_is_read_in_a_thread(embedder: ApiEmbedder, upstrea
 )
 async def test_garbage_is_refused(embedder: ApiEmbedder, upstream: StrictUpstream, reply: Reply) -> None:
     upstream.queue(reply)
-    with pytest.raises(ProviderBroke):
+    with pytest.raises(ProviderReplyBroken):
         await embedder.embed(["a", "b"])
 
 

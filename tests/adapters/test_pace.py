@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from adapters import pace
-from adapters.errors import ProviderBroke
+from adapters.errors import ProviderReplyBroken
 from adapters.pace import STREAMS_PER_PASS, Pace
 from adapters.transport import HttpTransport
 from tests.adapters.test_transport import chat, post
@@ -99,7 +99,7 @@ async def test_a_stream_that_waited_hands_on_what_came_meanwhile(
     rest = await anext(events)
     if breaks:
         assert len(first) + len(rest) == 2
-        with pytest.raises(ProviderBroke):
+        with pytest.raises(ProviderReplyBroken):
             await anext(events)
     else:
         assert rest[-1].data == b"[DONE]"

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from adapters.demo import DemoProvider
-from adapters.errors import ProviderBroke, ProviderUnreachable, UnfinishedEvent
+from adapters.errors import ProviderReplyBroken, ProviderUnreachable, UnfinishedEvent
 from adapters.scripted import ScriptedBody, ScriptedFailure, ScriptedProvider
 from adapters.scripted_message import ScriptedCall, ScriptedMessage
 from adapters.types import ModelRequest
@@ -103,14 +103,14 @@ async def test_errors_raw_bytes_and_lost_connections_can_be_scripted() -> None:
     provider = ScriptedProvider(
         replies=[
             ScriptedFailure(429, "Slow down.", headers=(("retry-after", "2"),)),
-            ScriptedBody((b"data: {}\n\n", ProviderBroke("cut"))),
+            ScriptedBody((b"data: {}\n\n", ProviderReplyBroken("cut"))),
             ProviderUnreachable("nobody there"),
         ]
     )
     refused = await provider.send(request(body_of("1")))
     assert (refused.status, dict(refused.headers)["retry-after"]) == (429, "2")
     broken = await provider.send(request(body_of("2")))
-    with pytest.raises(ProviderBroke):
+    with pytest.raises(ProviderReplyBroken):
         [batch async for batch in broken.events()]
     with pytest.raises(ProviderUnreachable, match="nobody"):
         await provider.send(request(body_of("3")))

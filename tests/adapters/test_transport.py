@@ -17,7 +17,7 @@ from adapters.address_cache import AddressCache
 from adapters.body_pieces import Upload
 from adapters.errors import (
     NoDescriptor,
-    ProviderBroke,
+    ProviderReplyBroken,
     ProviderTimeout,
     ProviderTooLarge,
     ProviderUnreachable,
@@ -130,7 +130,7 @@ async def test_a_stream_that_ends_before_its_first_event_breaks(
 ) -> None:
     upstream.queue(raw(body))
     reply = await post(transport, upstream, chat(stream=True))
-    with pytest.raises(ProviderBroke):
+    with pytest.raises(ProviderReplyBroken):
         await reply.peek()
     await reply.aclose()
 
@@ -584,7 +584,7 @@ async def test_a_connection_lost_within_the_reply_breaks_it(
 ) -> None:
     upstream.queue(say("a b c", cut_after=3))
     reply = await post(transport, upstream, chat(stream=stream))
-    with pytest.raises(ProviderBroke):
+    with pytest.raises(ProviderReplyBroken):
         await drain(reply, way)
     await reply.aclose()
 

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from adapters.body_pieces import Upload
-from adapters.errors import ProviderBroke, ProviderTimeout, ProviderTooLarge, ProviderUnreachable
+from adapters.errors import ProviderReplyBroken, ProviderTimeout, ProviderTooLarge, ProviderUnreachable
 from adapters.http_reply import HttpReply
 from adapters.reply_quota import ReplyQuota
 from adapters.timeouts import Timeouts
@@ -200,7 +200,7 @@ async def test_a_redirected_post_reaches_no_client(
 @pytest.mark.parametrize("cut", range(1, len(CHUNKED) - 1))
 async def test_a_response_that_is_cut_is_no_whole_one(transport: HttpTransport, cut: int) -> None:
     async with answering(Last(CHUNKED[:cut])) as server:
-        with pytest.raises((ProviderUnreachable, ProviderBroke)):
+        with pytest.raises((ProviderUnreachable, ProviderReplyBroken)):
             await ask(transport, server)
 
 
@@ -230,7 +230,7 @@ async def test_a_body_that_cannot_be_read_breaks(transport: HttpTransport, rest:
     async with answering([head, rest]) as server, asyncio.timeout(PATIENCE_S):
         chunks = (await post(transport, server)).chunks()
         assert await anext(chunks) == b"ok"
-        with pytest.raises(ProviderBroke):
+        with pytest.raises(ProviderReplyBroken):
             await anext(chunks)
 
 
@@ -290,7 +290,7 @@ async def test_trailers_are_bounded(transport: HttpTransport, piece: bytes) -> N
     """The parser holds them until their end, which never comes here."""
     server = Endless(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n", piece)
     async with server.serve() as url:
-        with pytest.raises((ProviderBroke, ProviderUnreachable)):
+        with pytest.raises((ProviderReplyBroken, ProviderUnreachable)):
             await (await transport.send("GET", url, HEADERS)).read(100)
         assert await server.is_broken_off()
 
@@ -395,7 +395,7 @@ async def test_content_that_cannot_be_decoded_to_its_end_breaks_its_reply(
     transport: HttpTransport, answer: bytes, in_bytes: bool
 ) -> None:
     async with answering([bytes((byte,)) for byte in answer] if in_bytes else answer) as server:
-        with pytest.raises((ProviderBroke, ProviderUnreachable)):
+        with pytest.raises((ProviderReplyBroken, ProviderUnreachable)):
             await ask(transport, server)
 
 
@@ -468,7 +468,7 @@ async def test_a_reply_that_cannot_be_read_gives_its_quota_back(answer: bytes) -
     transport = HttpTransport(replies=quota)
     async with answering(Last(answer)) as server:
         reply = await post(transport, server)
-        with pytest.raises((ProviderBroke, ProviderTooLarge)):
+        with pytest.raises((ProviderReplyBroken, ProviderTooLarge)):
             await reply.read(300_000)
         await reply.aclose()
     assert quota.left_bytes == quota.limit_bytes

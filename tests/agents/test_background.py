@@ -26,7 +26,7 @@ from gateway.core.ids import make_id, new_uid, parse_uid
 from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.run.event_log import load_events
 from gateway.settings import ToolSettings, UpstreamSettings
-from storage.errors import NotFound, Unavailable
+from storage.errors import NotFound, StoreUnavailable
 from storage.listing import Page, RunFilter
 from storage.records import DEFAULT_CONVERSATION
 from storage.run_commands import RunAccept
@@ -729,7 +729,7 @@ def test_a_run_that_is_tried_again_goes_before_those_that_wait(
     async def break_off(*_: object) -> None:
         began.open()
         await gate.wait()
-        raise Unavailable("the disk is full")
+        raise StoreUnavailable("the disk is full")
 
     agent, send, jobs = world.agent(), world.letta.agents.messages, world.world.store.jobs
     with monkeypatch.context() as patch:
@@ -753,7 +753,7 @@ def test_a_reader_goes_on_with_the_attempt_after_one_that_could_not_write_its_en
     async def fail_once(*args: Any) -> None:
         if not failed.is_open:
             failed.open()
-            raise Unavailable("the disk is full")
+            raise StoreUnavailable("the disk is full")
         await complete(*args)
 
     monkeypatch.setattr(RunLogs, "complete", fail_once)

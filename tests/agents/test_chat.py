@@ -16,7 +16,7 @@ from gateway.agents.registry.agent_views import AgentView
 from gateway.agents.registry.registry import AgentEdit, NewAgent, Registry
 from gateway.agents.runs.run_memory import RunMemory
 from gateway.core.definition import AgentDefinition
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from storage.records import Block
 from tests.agents.agent_world import AgentWorld, serve_agent
 from tests.agents.test_runs import insert
@@ -730,7 +730,7 @@ def test_a_store_that_fails_between_two_steps_is_said_to_fail(
     make(world)
 
     async def save_step(*_: object) -> object:
-        raise Unavailable("the disk is full")
+        raise StoreUnavailable("the disk is full")
 
     monkeypatch.setattr(RunMemory, "save_step", save_step)
     world.upstream.queue(call_tools(insert("Name: Bob"), text="Let me note that."))

@@ -27,7 +27,7 @@ from gateway.agents.files.file_exchanges import group_exchanges
 from gateway.agents.wire.faults import Unprocessable
 from gateway.run.background.retention import Retention
 from gateway.settings import ProfileSettings
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from storage.sql.transfer_import import ImportWriter
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.agents.letta_file import LETTA_FILE, OLDER_FILE
@@ -651,7 +651,7 @@ def test_what_a_killed_gateway_was_importing_is_forgotten(
     file, before = export(world, agent.id), counts(world)
 
     async def dies(*_: object) -> None:
-        raise Unavailable("the gateway was killed")
+        raise StoreUnavailable("the gateway was killed")
 
     with monkeypatch.context() as patch:
         patch.setattr(ImportWriter, "finish", dies)

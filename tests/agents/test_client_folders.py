@@ -17,7 +17,7 @@ from gateway.agents.files.folders import Folders
 from gateway.agents.tools.file_tools import SEARCH_UNAVAILABLE
 from gateway.run.tools.searches import INCOMPLETE
 from storage.definition_records import DefinitionKind
-from storage.errors import NotFound, Unavailable
+from storage.errors import NotFound, StoreUnavailable
 from storage.forget_commands import ForgetTarget
 from storage.sql.agents_api.folder_files import Files
 from tests.agents.letta import LettaWorld, letta
@@ -172,7 +172,7 @@ def test_a_file_that_cannot_be_saved_replaces_none(
         return files.upload(made.id, file=sent, duplicate_handling="replace")
 
     async def write(*_: Any) -> None:
-        raise Unavailable("the disk is full")
+        raise StoreUnavailable("the disk is full")
 
     with monkeypatch.context() as patch:
         patch.setattr(Files, "add_parts", write)

@@ -26,7 +26,7 @@ from gateway.agents.registry.tool_registry import ToolRegistry
 from gateway.core.definition import ToolDefinition
 from gateway.errors import BadRequest
 from gateway.settings import ToolSettings
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from tests.agents.letta import LettaWorld, letta
 from tests.agents.plain_mcp import ALLOWED, CONFIG, PLAIN
 from tests.doubles import careless_mcp_server
@@ -125,7 +125,7 @@ def test_a_server_that_could_not_be_made_whole_is_not_there(
 
     async def fails_at_second(self: ToolRegistry, *tool: Any) -> Any:
         if made:
-            raise Unavailable("the database is down for a moment")
+            raise StoreUnavailable("the database is down for a moment")
         made.append(await create(self, *tool))
         return made[0]
 

@@ -15,7 +15,7 @@ from gateway.agents.migrate.letta_agent import LettaAgent, make_agent_file
 from gateway.agents.registry.registry import Registry
 from gateway.cli import main
 from gateway.errors import Conflict
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from storage.sql.agents_api.folder_files import Files
 from storage.sql.transfer_import import ImportWriter
 from tests.agents.letta import LettaWorld, letta, spoken
@@ -269,7 +269,7 @@ def test_an_archive_that_was_half_there_when_the_gateway_died_comes_whole(
     source.page = 1000
 
     async def dies(*_: object) -> None:
-        raise Unavailable("the gateway was killed")
+        raise StoreUnavailable("the gateway was killed")
 
     async def nothing(*_: object) -> None:
         pass
@@ -309,7 +309,7 @@ def test_a_folder_that_was_half_there_when_the_gateway_died_comes_whole(
 
         async def add(self: Files, draft: Any, *, renames: bool) -> Any:
             if next(count, None) is None:
-                raise Unavailable("the gateway was killed")
+                raise StoreUnavailable("the gateway was killed")
             return await added(self, draft, renames=renames)
 
         patch.setattr(Files, "add", add)
@@ -602,7 +602,7 @@ def test_an_agent_whose_gateway_died_before_it_had_a_sleeptime_agent_gets_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def dies(*_: object) -> None:
-        raise Unavailable("the gateway was killed")
+        raise StoreUnavailable("the gateway was killed")
 
     async def nothing(*_: object) -> None:
         pass

@@ -14,7 +14,7 @@ from gateway.core.ids import ObjectRef
 from gateway.errors import BadRequest
 from storage.commands import LearnedFact
 from storage.database import Connection
-from storage.errors import NotFound, Stale
+from storage.errors import NotFound, StaleWrite
 from storage.forget_commands import ForgetTarget
 from storage.listing import Page
 from storage.records import Agent
@@ -330,7 +330,7 @@ async def test_nothing_is_changed_on_what_was_forgotten_meanwhile(
     before = await store.agents.find_by_id(ann.agent.id)
     assert before is not None
     await messages.delete(ann.agent, at(1))
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await messages.rewrite(before, at(3), "x")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.run.tools import searches
 from gateway.run.tools.searches import INCOMPLETE
-from storage.errors import TooSlow, Unavailable
+from storage.errors import StoreTimeout, StoreUnavailable
 from storage.records import Agent
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
@@ -62,7 +62,7 @@ def make_late(world: LettaWorld, late: Collection[str]) -> None:
 
     async def passages_of(memory: Agent, *args: Any, **options: Any) -> Any:
         if any(id.endswith(memory.uid) for id in late):
-            raise TooSlow("the search did not end in time")
+            raise StoreTimeout("the search did not end in time")
         return await passages(memory, *args, **options)
 
     object.__setattr__(recall, "search_passages", passages_of)
@@ -151,13 +151,13 @@ def test_where_nothing_can_be_searched_it_is_an_error(world: LettaWorld) -> None
     world.letta.agents.messages.create(made.id, input="My boat is red.")
     shared(world, made, "one", "A boat needs a name.")
     for name in ("search", "search_passages"):
-        hold(world, name, error=Unavailable("the disk is gone"))
+        hold(world, name, error=StoreUnavailable("the disk is gone"))
     assert ask(world, made, "recall_memory", query="boat").startswith("Error: memory cannot be searched")
 
 
 def test_what_was_just_stored_is_found_where_nothing_can_be_searched(world: LettaWorld) -> None:
     made = world.agent(tools=["archival_memory_insert", "archival_memory_search"])
-    hold(world, "search_passages", error=Unavailable("the disk is gone"))
+    hold(world, "search_passages", error=StoreUnavailable("the disk is gone"))
     keep = Call("archival_memory_insert", {"content": "The boat is red."})
     look = Call("archival_memory_search", {"query": "boat"})
     world.upstream.queue(call_tools(keep, look), say("Well."))

@@ -22,7 +22,7 @@ from gateway.run.sink import ClientGone
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.database import Connection
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from storage.run_records import Run, RunState
 from tests.agents.agent_world import AgentWorld, ListeningSink, serve_agent
 from tests.doubles.upstream import (
@@ -204,7 +204,7 @@ def test_a_step_that_is_not_stored_after_its_client_left_is_logged(
     async def save_step(*_: object) -> NoReturn:
         entered.open()
         await gate.wait()
-        raise Unavailable("the disk is full")
+        raise StoreUnavailable("the disk is full")
 
     monkeypatch.setattr(RunMemory, "save_step", save_step)
     world.upstream.queue(call_tools(insert("Name: Ann")))
@@ -271,7 +271,7 @@ def with_a_lost_end(world: AgentWorld, monkeypatch: pytest.MonkeyPatch) -> Agent
     """A run answers a send with the otid "one", and cannot write its end."""
 
     async def write_end(*_: object) -> NoReturn:
-        raise Unavailable("the disk is full")
+        raise StoreUnavailable("the disk is full")
 
     with monkeypatch.context() as patch:
         patch.setattr(RunMemory, "_write_end", write_end)

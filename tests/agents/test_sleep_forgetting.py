@@ -10,7 +10,7 @@ import pytest
 from letta_client import InternalServerError, NotFoundError
 from letta_client.types import AgentState
 
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from storage.sql.forget import Forgetting
 from tests.agents.letta import spoken
 from tests.agents.sleeptime import SleeptimeWorld, hold_first_reply, serve_sleeptime
@@ -161,7 +161,7 @@ def test_a_disabled_sleeptime_agent_keeps_no_trace_of_a_forgotten_message(
     agent, gate = begin_reading(world)
 
     async def wipe(*_: object) -> NoReturn:
-        raise Unavailable("the gateway was killed")
+        raise StoreUnavailable("the gateway was killed")
 
     monkeypatch.setattr(Forgetting, "wipe", wipe)
     with pytest.raises(InternalServerError):

@@ -21,7 +21,7 @@ from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.core.ids import ObjectRef
 from gateway.core.prompt.result_order import UNANSWERED_RESULT
 from gateway.errors import BadRequest
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from storage.run_commands import StepOpen, StepOpened
 from storage.run_records import RunState
 from storage.sql.stored_paths import StoredPaths
@@ -154,7 +154,7 @@ def test_what_is_required_is_asked_for_though_that_could_not_be_stored_at_first(
         def open_first(self: StoredPaths, write: StepOpen) -> Future[StepOpened]:
             opened.append(write)
             if len(opened) == 2:
-                raise Unavailable("the disk is slow")
+                raise StoreUnavailable("the disk is slow")
             return open_step(self, write)
 
         open_step = StoredPaths.open

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from storage.errors import Corrupt
+from storage.errors import StoreCorrupt
 from storage.key_record import Key
 from storage.sql.keys import IssuedKey
 
 
 class BrokenKeys:
-    """The database is damaged: each method raises `Corrupt`."""
+    """The database is damaged: each method raises `StoreCorrupt`."""
 
     async def create(self, project: str, name: str) -> IssuedKey:
-        raise Corrupt("damaged")
+        raise StoreCorrupt("damaged")
 
     async def revoke(self, name_or_id: str) -> Key:
-        raise Corrupt("damaged")
+        raise StoreCorrupt("damaged")
 
     async def list(self) -> tuple[Key, ...]:
-        raise Corrupt("damaged")
+        raise StoreCorrupt("damaged")
 
     async def find(self, presented: str) -> Key | None:
-        raise Corrupt("damaged")
+        raise StoreCorrupt("damaged")
 
     async def has_any(self) -> bool:
-        raise Corrupt("damaged")
+        raise StoreCorrupt("damaged")
 
     async def has_metrics_key(self) -> bool:
-        raise Corrupt("damaged")
+        raise StoreCorrupt("damaged")
 
 
 class NoKeys(BrokenKeys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage.errors import TooSlow
+from storage.errors import StoreTimeout
 from storage.sql.conversation_locks import ConversationLocks
 from storage.sql.store import Store
 
@@ -47,7 +47,7 @@ async def test_a_busy_database_does_not_end_a_wait_for_a_lock(
     await one.acquire("a", LEASE_S)
 
     async def read(*_: object) -> None:
-        raise TooSlow("no connection was free in time")
+        raise StoreTimeout("no connection was free in time")
 
     monkeypatch.setattr(store.database, "read", read)
     assert not await other.acquire("a", LEASE_S)

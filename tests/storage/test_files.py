@@ -12,7 +12,7 @@ from gateway.core.ids import new_uid
 from gateway.run.background.retention import YOUNG_S, Retention
 from storage.database import Connection
 from storage.definition_records import DefinitionKind
-from storage.errors import NotFound, OverLimit, WriteConflict
+from storage.errors import LimitExceeded, NotFound, WriteConflict
 from storage.file_records import FileState, StoredFile
 from storage.forget_commands import ForgetTarget
 from storage.listing import Page
@@ -79,13 +79,13 @@ async def test_files_that_come_at_once_have_names_and_limits_all_the_same(store:
         return_exceptions=True,
     )
     assert sorted(file.name for file in made[:6]) == ["a.md", *(f"a_({n}).md" for n in range(1, 6))]
-    assert sorted(type(each).__name__ for each in made[6:]) == [*["OverLimit"] * 3, "StoredFile"]
+    assert sorted(type(each).__name__ for each in made[6:]) == [*["LimitExceeded"] * 3, "StoredFile"]
 
 
 async def test_the_files_of_a_folder_have_so_many_bytes_at_most(store: Store) -> None:
     notes = await folder(store)
     await store.files.add(draft(notes, "a", size=MAX_FOLDER_BYTES))
-    with pytest.raises(OverLimit, match="bytes together"):
+    with pytest.raises(LimitExceeded, match="bytes together"):
         await store.files.add(draft(notes, "b", size=1))
     # The one that it replaces is removed later.
     await store.files.add(draft(notes, "a", size=MAX_FOLDER_BYTES), on_taken_name="replace")

@@ -21,7 +21,7 @@ from gateway.core.conversation.wire_message import WireMessage
 from gateway.run.background.retention import Retention
 from storage.commands import LearnedFact
 from storage.definition_records import DefinitionKind
-from storage.errors import Stale, WriteConflict
+from storage.errors import StaleWrite, WriteConflict
 from storage.file_records import FileState, StoredFile
 from storage.forget_commands import ForgetTarget
 from storage.listing import AgentChange, AgentDraft, BlockChange, DefinitionDraft, PassageDraft
@@ -512,7 +512,7 @@ async def test_a_turn_that_was_under_way_does_not_commit(store: Store, alice: Sp
     history = await talk(alice, ["one"], "c1")
     turn = await alice.begin([*history, user("and then?")], "c1")
     await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await alice.end(turn, [assistant("zqonex")])
 
 
@@ -561,7 +561,7 @@ async def test_one_that_was_shown_what_goes_does_not_commit_once_it_is_gone(
     while await (store.facts.list_page if kind == "fact" else store.passages.list_texts)(alice.agent.id):
         assert not await store.forgetting.run(id, until=lambda: True)
     section = SentSection(0, words("section"), {"blocks": {}, "tools": {}, "epoch": 0})
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await alice.end(turn, [assistant("Hi.")], section=section)
     assert await store.forgetting.run(id)
     assert await store.forgetting.sweep()
@@ -582,7 +582,7 @@ async def test_a_turn_that_read_an_exchange_before_it_was_erased_does_not_commit
     turn = await alice.begin([*history, user("and then?")], "c1")
     while (await alice.rows())[0].state is not ExchangeState.FORGOTTEN:
         assert not await store.forgetting.run(id, until=lambda: True)
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await alice.commit(turn, [assistant("Hi.")])
 
 
@@ -592,7 +592,7 @@ async def test_one_that_wanted_to_write_to_a_memory_that_is_gone_does_not_either
     history = await talk(alice, ["one"], "c1")
     turn = await alice.begin([*history, user("and then?")], "c1")
     await forget(store, alice.agent, ForgetTarget(is_all=True))
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await alice.end(turn, [assistant(words("onea"))])
     assert left(holds, "oneu", "onea") == []
 
@@ -620,7 +620,7 @@ async def test_a_first_turn_under_way_does_not_begin_a_memory_again_that_is_gone
     await alice.say([user("zqsecondx")], assistant("Yes."))
     await forget(store, alice.agent, ForgetTarget(is_all=True))
     anew = await alice.begin([user("zqanewx")])
-    with pytest.raises(Stale, match="forgotten"):
+    with pytest.raises(StaleWrite, match="forgotten"):
         await alice.end(first, [assistant("zqfirstx")])
     await alice.end(anew, [assistant("Yes.")])
     assert alice.agent.secret != first.agent.secret

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from storage.database import Connection, Operation
-from storage.errors import NotFound, Stale, WriteConflict
+from storage.errors import NotFound, StaleWrite, WriteConflict
 from storage.job_records import Job, JobState
 from storage.records import Agent, Scope
 from storage.sql.agents import find_or_create_agent
@@ -298,7 +298,7 @@ async def test_a_cancelled_job_is_gone_and_commits_nothing(store: Store, jobs: J
     job = await take(jobs)
     await jobs.cancel(id)
     assert not await jobs.leases.renew(job, LEASE_S)
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await jobs.finish(job, remember(agent, "late"))
     assert await jobs.fail(job, "late", 1.0) == "lost"
     assert await texts(store, agent) == []
@@ -405,7 +405,7 @@ async def test_a_lease_that_ran_out_is_taken_over_and_its_worker_commits_nothing
         jobs.commit(old, remember(agent, "late")),
         jobs.finish(old, remember(agent, "late")),
     ):
-        with pytest.raises(Stale):
+        with pytest.raises(StaleWrite):
             await late
     assert await jobs.fail(old, "late", None) == "lost"
     await jobs.finish(new, remember(agent, "good"))
@@ -495,9 +495,9 @@ async def test_a_step_is_journaled_once_with_its_effect(store: Store, jobs: Jobs
 async def test_nothing_is_enqueued_on_an_epoch_that_has_gone(store: Store, jobs: Jobs) -> None:
     agent = await make_agent(store)
     await store.database.write(raise_epoch(agent))
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await jobs.enqueue("learn", agent.id, "k", epoch=agent.epoch)
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await jobs.enqueue("learn", 999, "k")
     assert await jobs.enqueue("learn", agent.id, "k")
 
@@ -514,7 +514,7 @@ async def test_a_running_job_brings_nothing_back(store: Store, jobs: Jobs) -> No
         jobs.commit(job, remember(agent, "late")),
         jobs.finish(job, remember(agent, "late")),
     ):
-        with pytest.raises(Stale):
+        with pytest.raises(StaleWrite):
             await late
     assert await jobs.fail(job, "late", 1.0) == "dropped"
     assert await jobs.list_newest() == ()
@@ -565,7 +565,7 @@ async def test_forgetting_can_let_a_job_begin_again(store: Store, jobs: Jobs) ->
         await forget_jobs(connection, agent.id, lambda job: job.payload + b"!")
 
     await store.database.write(forget)
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await jobs.finish(job)
     again = await take(jobs)
     assert (again.id, again.payload, again.attempt > job.attempt) == (job.id, b"1!", True)
@@ -579,7 +579,7 @@ async def test_a_dead_letter_of_an_old_epoch_is_not_tried_again(store: Store, jo
     id = await jobs.enqueue("learn", agent.id, "k")
     await jobs.fail(await take(jobs), "no", None)
     await store.database.write(raise_epoch(agent))
-    with pytest.raises(Stale, match="forgotten"):
+    with pytest.raises(StaleWrite, match="forgotten"):
         await jobs.retry(id)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import pytest
 from msgspec.structs import replace
 
-from storage.errors import Full, NotFound, WriteConflict
+from storage.errors import NotFound, StoreFull, WriteConflict
 from storage.records import Agent, Scope
 from storage.sql.agents import Agents, find_or_create_agent
 from storage.sql.key_uses import RECORDED_S
@@ -232,7 +232,7 @@ async def test_a_key_is_known_though_its_use_cannot_be_recorded(
     def refuse(*_: object, **__: object) -> NoReturn:
         nonlocal tried
         tried += 1
-        raise Full("the disk is full")
+        raise StoreFull("the disk is full")
 
     with monkeypatch.context() as full:
         full.setattr(store.database, "bulk_write", refuse)

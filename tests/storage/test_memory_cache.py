@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation import settle
 from gateway.core.memory.rules import RULES
-from storage.errors import Corrupt, TooSlow
+from storage.errors import StoreCorrupt, StoreTimeout
 from storage.forget_commands import ForgetTarget
 from storage.listing import PassageDraft, PassageFilter
 from storage.records import Message
@@ -393,7 +393,7 @@ async def test_a_memory_that_is_read_too_slowly_for_one_search_is_there_for_the_
     searching = asyncio.create_task(hits(store, alice, "dog", deadline_ms=SHORT_S * 1e3))
     async with asyncio.timeout(PATIENCE_S):
         await has_read.wait()
-    with pytest.raises(TooSlow):
+    with pytest.raises(StoreTimeout):
         await searching
     (reading,) = store.recall._loader._long_reads.values()
     goes_on.set()
@@ -589,7 +589,7 @@ async def test_a_damaged_chunk_is_made_again_with_the_reply_that_it_begins_with(
     assert [m.seq for m in reply] == [64]
     await rows(store, "UPDATE terms SET data = ?, stamp = 99 WHERE chunk = 1", (b"x",))
     await rows(store, "UPDATE agents SET stamp = stamp + 1")
-    with pytest.raises(Corrupt):
+    with pytest.raises(StoreCorrupt):
         await search(store, alice, "gooseberry")
     assert reply[0].seq in await hits(store, alice, "gooseberry")
     while await store.search_index.advance(alice.agent.id):
@@ -619,7 +619,7 @@ async def test_whatever_reads_a_damaged_index_names_it_and_has_it_made_again(
                 return await recall.find_around(agent, 2, looks_back=True)
         return await recall.search_passages(agent, query, PassageFilter(), limit=5)
 
-    with pytest.raises(Corrupt):
+    with pytest.raises(StoreCorrupt):
         await read()
     assert await read()
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from storage.errors import NotFound, OverLimit, WriteConflict
+from storage.errors import LimitExceeded, NotFound, WriteConflict
 from storage.forget_commands import ForgetTarget
 from storage.listing import AgentChange, AgentEntry, AgentFilter, BlockChange, BlockFilter, Page
 from storage.records import Block, SentSection
@@ -138,15 +138,15 @@ async def test_limits_hold_whoever_writes(store: Store) -> None:
     ann = await make_agent(store, "ann", own=[HUMAN])
     block = (await store.named_blocks.get_labelled(ann.agent.id, "human")).block
     long = "x" * 21
-    with pytest.raises(OverLimit, match="20 characters at most, not 21"):
+    with pytest.raises(LimitExceeded, match="20 characters at most, not 21"):
         await store.named_blocks.change(PROJECT, block.uid, BlockChange(value=long), at=2.0, origin="api")
-    with pytest.raises(OverLimit):
+    with pytest.raises(LimitExceeded):
         await store.blocks.write(block.id, 1, long, at=2.0, origin="tool")
-    with pytest.raises(OverLimit):
+    with pytest.raises(LimitExceeded):
         await make_block(store, replace(HOUSE, value=long))
-    with pytest.raises(OverLimit):
+    with pytest.raises(LimitExceeded):
         await make_agent(store, "bob", own=[replace(HUMAN, value=long)])
-    with pytest.raises(OverLimit, match="8 characters, more than a limit of 5"):
+    with pytest.raises(LimitExceeded, match="8 characters, more than a limit of 5"):
         await store.named_blocks.change(PROJECT, block.uid, BlockChange(limit=5), at=2.0, origin="api")
     both = BlockChange(limit=30, value=long)
     changed = await store.named_blocks.change(PROJECT, block.uid, both, at=2.0, origin="api")
@@ -154,7 +154,7 @@ async def test_limits_hold_whoever_writes(store: Store) -> None:
     await store.named_blocks.change(
         PROJECT, block.uid, BlockChange(value="short", limit=6), at=3.0, origin="api"
     )
-    with pytest.raises(OverLimit):
+    with pytest.raises(LimitExceeded):
         await store.named_blocks.undo(PROJECT, block.uid, at=4.0)
     # A limit that the settings lowered: what is longer may get shorter.
     await rows(store, "UPDATE blocks SET lim = 2 WHERE id = ?", (block.id,))

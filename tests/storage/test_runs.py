@@ -120,7 +120,9 @@ async def test_steps_add_up_in_their_run_and_the_last_one_ends_it(
         store,
         replace(step, exchange_row=second, number=2, ended=7.0, stop="requires_approval", waiting=CALLS),
     )
-    await put_step(store, replace(step, exchange_row=late, number=3, ended=9.0, stop="error", error="Stale"))
+    await put_step(
+        store, replace(step, exchange_row=late, number=3, ended=9.0, stop="error", error="StaleWrite")
+    )
     entry = await store.runs.get("default", "r1")
     assert entry.run.counts == TokenCounts(300, 30, 240, 15, 6)
     assert (entry.run.state, entry.run.stop, entry.run.ended) == (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from scripts.fill import new_agent, write_conversation
-from storage.errors import Corrupt
+from storage.errors import StoreCorrupt
 from storage.forget_commands import ForgetTarget
 from storage.records import Agent, Message
 from storage.search import occurrences, segment
@@ -248,7 +248,7 @@ async def test_another_process_drops_a_segment(store: Store, ann: Agent) -> None
 
 async def test_a_damaged_segment_is_named_and_made_again(store: Store, ann: Agent) -> None:
     await rows(store, "UPDATE segments SET data = ? WHERE bucket = -1", (b"noise",))
-    with pytest.raises(Corrupt):
+    with pytest.raises(StoreCorrupt):
         await search(store, ann, "dog number 40")
     assert await numbers(store) == []
     assert (await search(store, ann, "dog number 40"))[0].text == "It is a dog number 40."

@@ -19,7 +19,7 @@ from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.message_rewrite import CannotRewrite, rewrite_message
 from gateway.core.conversation.wire_message import WireMessage
 from storage.commands import MemorySnapshot
-from storage.errors import NotFound, Stale
+from storage.errors import NotFound, StaleWrite
 from storage.forget_commands import ForgetTarget
 from storage.records import Agent, Block, Scope, SentSection
 from storage.sql import exchanges
@@ -163,7 +163,7 @@ class Life:
         rows = [(s.agent, x) for s in self.speakers for x in await s.rows() if x.shown_reply]
         if rows:
             agent, e = self.chance.choice(rows)
-            with suppress(CannotRewrite, Stale):
+            with suppress(CannotRewrite, StaleWrite):
                 await self.store.messages.rewrite(
                     agent, e.seq, lambda x: rewrite_message(x, x.seq, f"Anew {self.now}")
                 )

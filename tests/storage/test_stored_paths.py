@@ -23,7 +23,7 @@ from gateway.core.memory import edits
 from gateway.core.memory.rules import RULES
 from storage.commands import MemorySnapshot
 from storage.database import Connection
-from storage.errors import RunEnded, Stale, WriteConflict
+from storage.errors import RunEnded, StaleWrite, WriteConflict
 from storage.forget_commands import ForgetTarget
 from storage.job_records import NO_AGENT, Job
 from storage.records import Agent, EvictedPart, Exchange, ExchangeState, MemoryEdit, Scope, SentSection
@@ -351,7 +351,7 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_run(writer: Wr
         writer.store.stored_paths.end(end),
         writer.store.runs.end_run(run.agent_row, run.id, RunState.FAILED, "error", 100.0, job=lost),
     ):
-        with pytest.raises(Stale):
+        with pytest.raises(StaleWrite):
             await late
     writer.number = 0
     await writer.finish(assistant("Yes."), job=job)
@@ -382,9 +382,9 @@ async def test_no_step_is_written_once_something_was_forgotten(writer: Writer) -
     own = await writer.read()
     await writer.begin(user("What is it?"), own=own)
     await rows(writer.store, "UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (writer.agent.id,))
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await writer.finish(assistant("1234."), e.path_hash)
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await writer.go_on(user("And now?"))
     assert (await writer.read()).path[-1].shown_reply is None
 
@@ -483,7 +483,7 @@ async def test_what_calls_of_a_forgotten_reply_have_made_is_not_written(writer: 
         {block.id: block.version},
     )
     await writer.store.forgetting.forget(writer.agent.id, ForgetTarget(exchanges=[e.id]))
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await writer.store.stored_paths.end(end)
     assert [b.value for b in (await writer.read()).snapshot.blocks] == [""]
     assert await writer.store.runs.find_waiting_step(writer.agent.id, e.conversation_row) is None

@@ -32,7 +32,7 @@ from storage.commands import (
     TurnChange,
     TurnWrite,
 )
-from storage.errors import Stale, StatementFailed
+from storage.errors import StaleWrite, StatementFailed
 from storage.forget_commands import ForgetTarget
 from storage.postgres.connection import PROFILE_BLOCKS
 from storage.records import Exchange, Scope, SentSection
@@ -354,7 +354,7 @@ async def test_what_was_planned_before_something_was_forgotten_is_not_written(
     await rows(alice.store, "UPDATE agents SET epoch = epoch + 1")
     before = await alice.rows()
     dump = await _everything(alice.store)
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await alice.end(turn, noted("Third."), ["tea"], section=SECTION)
     assert await alice.rows() == before
     assert await _everything(alice.store) == dump

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from storage.database import KEYS, LOCKS, POLL_S, WORK, Connection
 from storage.digests import digest_secret
-from storage.errors import Stale, Unavailable, WriteConflict
+from storage.errors import StaleWrite, StoreUnavailable, WriteConflict
 from storage.forget_commands import ForgetTarget
 from storage.job_records import NO_AGENT, JobState
 from storage.records import Agent, Block, Scope
@@ -147,7 +147,7 @@ async def test_a_turn_that_was_under_way_does_not_bring_back_what_another_gatewa
     await speaker.say(said[:1], said[1], "chat")
     turn = await speaker.begin([*said, user("what was it?")], "chat")
     id = await other.forgetting.begin(agent.id, ForgetTarget(is_all=True))
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await speaker.end(turn, [assistant("4711")])
     assert await other.forgetting.run(id)
     assert await rows(one, "SELECT 1 FROM exchanges") == []
@@ -314,11 +314,11 @@ async def test_an_import_that_dies_leaves_no_memory_that_it_has_replaced(
     imported = await one.import_writer.begin(one.agents.make_draft(ALICE))
 
     async def dies(_: int) -> bool:
-        raise Unavailable("the process was killed")
+        raise StoreUnavailable("the process was killed")
 
     with monkeypatch.context() as patch:
         patch.setattr(one.forgetting, "run", dies)
-        with pytest.raises(Unavailable):
+        with pytest.raises(StoreUnavailable):
             await one.import_writer.finish(imported, 1)
     assert await one.agents.find_by_id(agent.id) is None
     assert [await one.forgetting.run(id) for id in await one.forgetting.list_unfinished()] == [True]
@@ -474,7 +474,7 @@ async def test_a_job_is_taken_over_when_its_lease_has_run_out(stores: tuple[Stor
     assert await other.jobs.find_step(again, "ask") == b"answer"
     assert not await one.jobs.leases.renew(job, LEASE_S)
     assert not await one.jobs.leases.is_held(job)
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await one.jobs.finish(job)
     await other.jobs.finish(again)
 
@@ -523,7 +523,7 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_response(
         one.responses.finish(run, end, lost),
         one.runs.end_run(agent.id, run.id, RunState.FAILED, "error", 2.0, job=lost),
     ):
-        with pytest.raises(Stale):
+        with pytest.raises(StaleWrite):
             await late
     for attempt in (lost, job):
         stored = await one.run_texts.add_events(agent.id, run.id, 1, b"words", epoch=agent.epoch, job=attempt)
@@ -558,7 +558,7 @@ async def test_what_was_forgotten_elsewhere_is_not_worked_on(stores: tuple[Store
     job = await one.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3)
     assert job is not None
     id = await other.forgetting.begin(agent.id, ForgetTarget(is_all=True))
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await one.jobs.commit(job, lambda connection: connection.run("SELECT 1"))
     assert await other.forgetting.run(id)
     assert await one.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3) is None

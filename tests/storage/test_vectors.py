@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from storage.database import Connection
-from storage.errors import Stale, TooSlow
+from storage.errors import StaleWrite, StoreTimeout
 from storage.forget_commands import ForgetTarget
 from storage.reader_commands import UnembeddedMessages
 from storage.records import Agent, Message, Scope, Vector, VectorSimilarities
@@ -355,7 +355,7 @@ async def test_a_search_goes_on_by_words_where_vectors_are_not_read_in_time(
     await embed(store, alice.agent)
 
     async def find_similarities(*_: Any, **__: Any) -> None:
-        raise TooSlow("it takes too long")
+        raise StoreTimeout("it takes too long")
 
     monkeypatch.setattr(recall, "find_similarities", find_similarities)
     hits = await store.recall.search(
@@ -594,7 +594,7 @@ async def test_what_was_under_way_when_something_was_forgotten_brings_nothing_ba
     found = await read(store, agent)
     added = {m.seq: of_text(m) for m in found.messages}
     await forget(store, agent, ForgetTarget(exchanges=[(await alice.rows())[0].id]))
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await store.jobs.finish(job, store.vectors.make_add_effect(found, added))
     await store.database.sweep(1000)
     assert left(holds, "What of one?", "This of one.") == []

@@ -38,7 +38,15 @@ from gateway.web.body import BodyReader, parse_off_loop
 from gateway.web.form import FormPart, parse_form, read_boundary
 from gateway.web.json_response import JsonResponse
 from gateway.web.request_info import get_request_info
-from storage.errors import BlockOverLimit, NotFound, OverLimit, Stale, StoreError, WriteConflict, is_known
+from storage.errors import (
+    BlockTooLong,
+    LimitExceeded,
+    NotFound,
+    StaleWrite,
+    StoreError,
+    WriteConflict,
+    is_known,
+)
 
 _log = logging.getLogger("mnemogate")
 
@@ -300,11 +308,11 @@ def _make_gateway_error(error: StoreError, request: ApiRequest) -> GatewayError:
             noun = prefix if id.count("-") == 2 else _NOUNS.get(prefix)
             message = f"there is no {noun} {id!r}" if noun else message.replace(uid[0], repr(id))
         return UnknownId(make_sentence(message))
-    if isinstance(error, BlockOverLimit):
+    if isinstance(error, BlockTooLong):
         return Unprocessable(Fault(("body", "value"), make_sentence(error.message)))
-    if isinstance(error, OverLimit):
+    if isinstance(error, LimitExceeded):
         return BadRequest(make_sentence(error.message))
-    if isinstance(error, WriteConflict | Stale):
+    if isinstance(error, WriteConflict | StaleWrite):
         return Conflict(make_sentence(error.message))
     if not is_known(error):
         _log.warning("A request was refused, since the database could not be used: %s", error.message)

@@ -31,7 +31,7 @@ from gateway.run.background.job_context import JobContext, Postponed
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.settings import BatchSettings
 from storage.batch_records import READY_PART, Batch, BatchCounts, BatchState
-from storage.errors import NotFound, Stale, Unavailable, WriteConflict
+from storage.errors import NotFound, StaleWrite, StoreUnavailable, WriteConflict
 from storage.run_records import RunState
 from storage.sql.store import Store
 
@@ -39,7 +39,7 @@ _log = logging.getLogger("mnemogate")
 # The attempts in a row that may end with an internal error before the batch is given up.
 MAX_FAULTS: Final = 8
 # Errors of the database, or of the disk with the files of requests, that a later attempt may not have.
-_TRANSIENT_ERRORS: Final = (Unavailable, NotFound, WriteConflict, Stale, OSError)
+_TRANSIENT_ERRORS: Final = (StoreUnavailable, NotFound, WriteConflict, StaleWrite, OSError)
 # Final statuses of results: the provider has deleted them.
 _DELETED_STATUSES: Final = (404, 410)
 # Final statuses of a look-up: the key is refused, or no list is offered. They do not show whether the part exists.

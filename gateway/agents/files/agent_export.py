@@ -19,7 +19,7 @@ _PASSAGES_PER_READ = 500
 
 
 class AgentExport:
-    """Reads the parts of agents for their files. Each method raises NotFound and Unavailable."""
+    """Reads the parts of agents for their files. Each method raises NotFound and StoreUnavailable."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

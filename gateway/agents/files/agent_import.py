@@ -56,7 +56,7 @@ class ImportServices(Struct, frozen=True):
 class AgentImport:
     """One import of an agent file into a project.
 
-    Besides the errors that a method names, it raises NotFound, WriteConflict, OverLimit and Unavailable.
+    Besides the errors that a method names, it raises NotFound, WriteConflict, LimitExceeded and StoreUnavailable.
     """
 
     def __init__(self, services: ImportServices, project: str, file: AgentFile) -> None:

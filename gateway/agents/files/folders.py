@@ -22,7 +22,7 @@ _KIND = DefinitionKind.FOLDER
 class Folders:
     """Makes, changes, attaches and deletes folders. `FolderContents` has their files.
 
-    Besides the errors that a method names, it raises NotFound, WriteConflict, OverLimit and Unavailable.
+    Besides the errors that a method names, it raises NotFound, WriteConflict, LimitExceeded and StoreUnavailable.
     """
 
     def __init__(self, store: Store, registry: Registry, now: Callable[[], float]) -> None:
@@ -73,7 +73,7 @@ class Folders:
     async def attach(self, entry: AgentEntry, folder: Definition) -> None:
         """Attaches a folder to an agent, and the tools that read files.
 
-        Raises: OverLimit if the agent has too many folders; Conflict for a profile's memory.
+        Raises: LimitExceeded if the agent has too many folders; Conflict for a profile's memory.
         """
         self._registry.require_definition(entry)
         await self._attached.attach(entry.agent.id, folder.memory_row, number_file_tools(), at=self._now())

@@ -25,7 +25,7 @@ from gateway.errors import BadRequest
 from gateway.run.upstream.route import split_model
 from gateway.settings import Settings
 from storage.definition_records import Definition, DefinitionKind
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from storage.records import DEFAULT_CONVERSATION, Agent
 from storage.sql.store import Store
 
@@ -36,7 +36,7 @@ class AgentResolver(Struct, frozen=True):
     """Resolves the names of agents.
 
     Each method takes the caller's project, and finds only agents of that project. Besides the errors that a method
-    names, it raises Unavailable.
+    names, it raises StoreUnavailable.
     """
 
     store: Store
@@ -67,7 +67,7 @@ class AgentResolver(Struct, frozen=True):
             return True
         try:
             return await self.store.definitions.are_current(cached.source_versions)
-        except Unavailable:
+        except StoreUnavailable:
             return True  # without the store a chat goes on with the cached agent
 
     async def resolve_uid(self, project: str, uid: str) -> ResolvedAgent:

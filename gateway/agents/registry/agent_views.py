@@ -38,7 +38,7 @@ class AgentView(Struct, frozen=True):
 
 
 class AgentViews(Struct, frozen=True):
-    """Loads the parts of agents, for all agents of a list at once. Raises: Unavailable."""
+    """Loads the parts of agents, for all agents of a list at once. Raises: StoreUnavailable."""
 
     store: Store
     tools: ToolRegistry

@@ -24,7 +24,7 @@ class Archives:
     """Makes, attaches and deletes archives.
 
     Each method takes the caller's project, and finds only archives of that project. Besides the errors that a method
-    names, it raises NotFound, WriteConflict and Unavailable.
+    names, it raises NotFound, WriteConflict and StoreUnavailable.
     """
 
     def __init__(self, store: Store, now: Callable[[], float]) -> None:
@@ -62,7 +62,7 @@ class Archives:
     async def attach(self, agent: Agent, archive: Definition) -> None:
         """Attaches an archive to an agent. The agent's own archive needs no attachment.
 
-        Raises: OverLimit; BadRequest if the archive is another agent's own.
+        Raises: LimitExceeded; BadRequest if the archive is another agent's own.
         """
         if archive.is_stored:
             await self._store.attached.attach(agent.id, _KIND, archive.memory_row, at=self._now())

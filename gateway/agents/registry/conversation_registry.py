@@ -14,7 +14,7 @@ from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
 from gateway.errors import BadRequest, Conflict, make_sentence
 from gateway.run.store_errors import retry_overtaken
-from storage.errors import NotForkable, NotFound
+from storage.errors import CannotFork, NotFound
 from storage.listing import ConversationEntry
 from storage.records import API_PROFILE, DEFAULT_CONVERSATION, Agent, Conversation
 from storage.sql.store import Store
@@ -54,7 +54,7 @@ async def erase_conversation(
 class AgentConversations:
     """Makes, forks, changes and deletes conversations of agents.
 
-    Besides the errors that a method names, it raises NotFound, WriteConflict, Stale and Unavailable.
+    Besides the errors that a method names, it raises NotFound, WriteConflict, StaleWrite and StoreUnavailable.
     """
 
     def __init__(self, store: Store, now: Callable[[], float]) -> None:
@@ -92,7 +92,7 @@ class AgentConversations:
             return await self._store.conversations.create(agent, uid, body, at=at)
         try:
             return await self._store.forks.create(agent, source, uid, body, at=at, upto=upto)
-        except NotForkable as error:
+        except CannotFork as error:
             raise BadRequest(make_sentence(error.message), param="message_id") from error
 
     async def change(

@@ -31,7 +31,7 @@ class McpRegistry(Struct, frozen=True):
     """MCP servers of all projects.
 
     Each method takes the caller's project, and finds only servers of that project. Besides the errors that a method
-    names, it raises errors of the store: NotFound, WriteConflict, Unavailable.
+    names, it raises errors of the store: NotFound, WriteConflict, StoreUnavailable.
     """
 
     store: Store

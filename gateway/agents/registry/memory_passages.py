@@ -45,7 +45,7 @@ class PassageView(Struct, frozen=True):
 class MemoryPassages(Struct, frozen=True):
     """Reads, searches and changes passages of memories.
 
-    Besides the errors that a method names, it raises WriteConflict and Unavailable.
+    Besides the errors that a method names, it raises WriteConflict and StoreUnavailable.
     """
 
     store: Store

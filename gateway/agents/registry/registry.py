@@ -87,7 +87,7 @@ class Registry:
     """Makes, reads, changes and deletes agents.
 
     Each method takes the caller's project, and finds only agents of that project. Besides the errors that a method
-    names, it raises NotFound, WriteConflict, OverLimit and Unavailable.
+    names, it raises NotFound, WriteConflict, LimitExceeded and StoreUnavailable.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ class ToolRegistry:
     """Finds, lists and changes tools.
 
     Each method takes the caller's project, and finds only tools of that project. Besides the errors that a method
-    names, it raises NotFound, WriteConflict and Unavailable.
+    names, it raises NotFound, WriteConflict and StoreUnavailable.
     """
 
     def __init__(self, store: Store, cache: ResolvedAgentCache, now: Callable[[], float]) -> None:

@@ -41,7 +41,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from gateway.run.turn_saving import SavedStep
 from storage.commands import CommittedTurn, MemoryReader
-from storage.errors import NotFound, RunEnded, Stale, StoreError, TooSlow, WriteConflict
+from storage.errors import NotFound, RunEnded, StaleWrite, StoreError, StoreTimeout, WriteConflict
 from storage.job_records import Job
 from storage.records import Block, Conversation, Exchange
 from storage.run_commands import ReadSpan, RunAccept, RunEnd, StepEnd, StepOpen, StepOpened
@@ -390,7 +390,7 @@ class RunMemory:
                 opened = await asyncio.shield(opening)
         except TimeoutError:
             self._late_opening = write, opening
-            raise TooSlow("the disk did not take the message in time") from None
+            raise StoreTimeout("the disk did not take the message in time") from None
         self._set_open_step(opened, write.now, write.key)
 
     async def _await_late_opening(self) -> None:
@@ -431,12 +431,12 @@ class RunMemory:
     async def _write_and_notify(self, prompt: Prompt, outcome: TurnOutcome) -> events.StepSaved | None:
         try:
             after_results = await self._write_end(prompt, outcome)
-        except (Stale, RunEnded) as error:
+        except (StaleWrite, RunEnded) as error:
             if self.run.background:
                 raise
             # The step's reply may quote what was erased, so the step stays open, and the next send ends it. If the
             # whole memory was forgotten, the run is gone as well.
-            loss = events.FORGOTTEN_LOSS if isinstance(error, Stale) else events.TAKEN_OVER_LOSS
+            loss = events.FORGOTTEN_LOSS if isinstance(error, StaleWrite) else events.TAKEN_OVER_LOSS
             with suppress(NotFound):
                 await self._end_run(RunState.FAILED, StopReason.ERROR, loss)
             raise

@@ -43,7 +43,7 @@ from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.pending import PendingWrites
 from gateway.run.sink import Sink
-from storage.errors import NotFound, Stale, TooSlow, WriteConflict
+from storage.errors import NotFound, StaleWrite, StoreTimeout, WriteConflict
 from storage.run_records import Run, RunState, RunStep, RunTextKind
 
 # Returns the factory of a send's tools, given the send and the context of its conversation.
@@ -101,7 +101,7 @@ class RunStarter:
                     await memory.store_run(None if send.decisions else context.path[-1].begun)
                 return RunBeginning(memory, prompt, resumption)
             # If another writer has changed the conversation meanwhile, it is read again.
-            with suppress(WriteConflict, Stale):
+            with suppress(WriteConflict, StaleWrite):
                 if not await self._write_missing_results(context, send, form):
                     await self._open(memory, prompt, request, accepted)
                     return RunBeginning(memory, prompt)
@@ -113,7 +113,7 @@ class RunStarter:
         """Writes the first step, even if the client leaves meanwhile, since a run on disk has to come to its end."""
         try:
             await memory.open(prompt, None if accepted is None else accepted.request)
-        except TooSlow:
+        except StoreTimeout:
             request.ticket.transfer()
             self._pending.add(memory.give_up(prompt), "A run that began too late")
             raise
@@ -204,7 +204,7 @@ class RunStarter:
             edit = partial(cut_reply, heard=text)
             try:
                 await self._keeper.store.messages.rewrite(context.agent, exchange.reply_seq, edit)
-            except (NotFound, Stale):
+            except (NotFound, StaleWrite):
                 break
         return replace(send, messages=messages[barge_in.stored_count :], heard=None)
 

@@ -12,7 +12,7 @@ from gateway.core.memory.memory_tools import EditOperation
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.batch_records import SOURCES_ROOM
-from storage.errors import BlockOverLimit, NotFound, StoreError, WriteConflict
+from storage.errors import BlockTooLong, NotFound, StoreError, WriteConflict
 from storage.records import Agent, Block
 from storage.sql.store import Store
 
@@ -51,7 +51,7 @@ async def write_blocks(
                 block.id, block.version, value, at=at, origin=origin, exchange_row=exchange_row,
                 sources=sources, room=SOURCES_ROOM, by=agent,
             )  # fmt: skip
-        except BlockOverLimit:
+        except BlockTooLong:
             return f"takes {block.limit} characters at most, not {len(value)}, and was not changed"
         except (WriteConflict, NotFound):
             return _CHANGED_MEANWHILE

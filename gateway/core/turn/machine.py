@@ -65,7 +65,7 @@ from gateway.core.turn.tool_call import ToolCall
 from gateway.core.turn.tool_result import ToolResult
 from gateway.core.turn.upstream_error import make_openai_error_of_reply, make_stream_exception
 from gateway.core.usage.reported import ReplyUsage
-from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
+from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamError, UpstreamReplyBroken
 from storage.run_records import WaitKind
 
 # Why a turn with a cut reply ends, by each of `CUT_REASONS`. The last call may lack its end, so
@@ -245,7 +245,7 @@ class Turn:
         fields = make_openai_error_of_reply(status, body)
         message = str(fields["message"])
         # A reply that is no completion may have a status of success, which is not the error's.
-        error_status = status if status >= 400 else UpstreamBroke.status
+        error_status = status if status >= 400 else UpstreamReplyBroken.status
         # A success status cannot carry an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.terms.shows_steps and is_success):
             self._view.note_stop(reason, {})

@@ -17,7 +17,7 @@ from gateway.core.turn.refusal import is_permanent_refusal
 from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.turn.upstream_error import RESPONSE_FAILED, find_stream_exception
 from gateway.core.usage.reported import UsageReader
-from gateway.errors import GatewayError, UpstreamBroke
+from gateway.errors import GatewayError, UpstreamReplyBroken
 
 _EARLY_END: Final = "The upstream's stream ended before its reply was complete"
 
@@ -36,7 +36,7 @@ class NativeTurn:
         self._headers: tuple[Header, ...] = ()
         self._has_begun = False
         # The error that an event of the upstream has reported; None: no event has reported one.
-        self._error: UpstreamBroke | None = None
+        self._error: UpstreamReplyBroken | None = None
         # True: the command to save the turn was given.
         self._is_saved = False
         # True: the command to save the id of a background response was given.
@@ -76,7 +76,7 @@ class NativeTurn:
                 return after_save
             case events.ReplyEnded():
                 # A complete reply is saved by now, with its dialect's last event. Any other reply broke off too early.
-                return self._end_early(b"", self._error or UpstreamBroke(_EARLY_END))
+                return self._end_early(b"", self._error or UpstreamReplyBroken(_EARLY_END))
             case events.ReplyFailed(error, rest) if rest:
                 return self._end_early(self._change.change_unfinished(rest), error)
             case events.ReplyFailed(error):

@@ -27,7 +27,7 @@ from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.text_events import TextEvents
 from gateway.core.turn.upstream_error import find_openai_error
 from gateway.core.usage.reported import find_usage
-from gateway.errors import GatewayError, UpstreamBroke
+from gateway.errors import GatewayError, UpstreamReplyBroken
 
 # The most events after the last finish_reason, which bounds the memory that an endless stream takes. Usage, verdicts of
 # filters and [DONE] come there, which are few. Not measured.
@@ -140,9 +140,11 @@ class RoundReader:
             if end is not None:
                 return end
         if len(self._round.tail) > MAX_TAIL_EVENTS:
-            return self.fail(UpstreamBroke("The upstream's stream goes on after its reply was complete"))
+            return self.fail(
+                UpstreamReplyBroken("The upstream's stream goes on after its reply was complete")
+            )
         if len(self._draft.calls) > MAX_CALLS:
-            return self.fail(UpstreamBroke(_TOO_MANY_CALLS))
+            return self.fail(UpstreamReplyBroken(_TOO_MANY_CALLS))
         return None
 
     def read_whole(self, body: bytes) -> RoundEnd:
@@ -172,7 +174,7 @@ class RoundReader:
                 if is_first_choice(choice):
                     self._add_delta(make_delta(choice), choice.get("finish_reason"), calls=None)
         if len(self._draft.calls) > MAX_CALLS:
-            return BrokeOff(UpstreamBroke(_TOO_MANY_CALLS))
+            return BrokeOff(UpstreamReplyBroken(_TOO_MANY_CALLS))
         self._draft.add_usage(usage)
         return self._end_complete()
 
@@ -181,7 +183,7 @@ class RoundReader:
         if not self._round.is_success:
             return ErrorReply(b"".join(self._error_body))
         if not self._ends.has_any:
-            return self.fail(UpstreamBroke("The upstream's stream ended before its reply was complete"))
+            return self.fail(UpstreamReplyBroken("The upstream's stream ended before its reply was complete"))
         return self._end_complete()
 
     def fail(self, error: GatewayError) -> RoundEnd:
@@ -236,7 +238,7 @@ class RoundReader:
             ends = (self._read_event(Event(b"data: %b\n\n" % line, line, event.name)) for line in lines)
             return next((end for end in ends if end is not None), None)
         if data.startswith(b"{") and not self._view.speaks_chat:
-            return self.fail(UpstreamBroke("The upstream's stream has an event that is no JSON"))
+            return self.fail(UpstreamReplyBroken("The upstream's stream has an event that is no JSON"))
         self._show_other_event(event)
         return None
 

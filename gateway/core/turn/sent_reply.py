@@ -11,7 +11,7 @@ from gateway.core.turn.commands import Command
 from gateway.core.turn.round import AS_BODY, AS_EVENTS, Round
 from gateway.core.turn.states import READING, RUNNING_TOOLS, TurnState
 from gateway.core.turn.terms import TurnTerms
-from gateway.errors import UpstreamBroke
+from gateway.errors import UpstreamReplyBroken
 
 
 class SentReply:
@@ -76,7 +76,7 @@ class SentReply:
         if client_body is None and status >= 400:  # a page of a server before the upstream: its status counts
             client_body = self._view.render_error_body(status, orjson.dumps({"error": error}))
         if client_body is None:
-            return commands.SendError(UpstreamBroke("The upstream's answer is not a chat completion."))
+            return commands.SendError(UpstreamReplyBroken("The upstream's answer is not a chat completion."))
         if client_body != body:  # in a dialect's own form, whatever form it came in
             headers = with_content_type(headers, JSON_TYPE)
         return commands.SendWhole(status, headers, client_body)

@@ -17,7 +17,7 @@ from adapters.types import Event, Json
 from gateway.core.json_limits import is_too_deep
 from gateway.core.lenient import as_object, decode_object
 from gateway.core.turn.context_length import find_context_length, is_too_long
-from gateway.errors import UpstreamBroke, UpstreamRefused
+from gateway.errors import UpstreamRefused, UpstreamReplyBroken
 
 # Status by OpenAI's codes and types, by Anthropic's types, and by the names of HTTP errors that vLLM gives.
 _NAMES_BY_STATUS: Final = {
@@ -192,7 +192,7 @@ def _may_be_error(data: bytes) -> bool:
     return len(data) <= ERROR_BYTES and _CHOICES.search(data) is None
 
 
-def find_stream_exception(events: bytes) -> UpstreamBroke | None:
+def find_stream_exception(events: bytes) -> UpstreamReplyBroken | None:
     """Returns the exception for the first error among events; None: no event is an error. events: whole events."""
     name = None
     # Nearly no read has the word "error". (`in` takes twice as long, since bytes may also be asked for an integer.)
@@ -225,7 +225,7 @@ def _find_provider_fault(data: bytes) -> Json | None:
     return error if error is not None and error["code"] in _PROVIDERS_FAULTS else None
 
 
-def make_stream_exception(error: Json) -> UpstreamBroke:
+def make_stream_exception(error: Json) -> UpstreamReplyBroken:
     """Returns the exception for a stream with an error among its events. error: the error in OpenAI's form."""
-    kind = UpstreamRefused if read_error_status(error) < 500 else UpstreamBroke
+    kind = UpstreamRefused if read_error_status(error) < 500 else UpstreamReplyBroken
     return kind(f"The upstream's stream has an error: {error.get('message') or ''}")

@@ -15,7 +15,7 @@ from adapters.types import Event
 from gateway.core.prompt.shown_blocks import cut_section
 from gateway.core.turn.reply_change import ReplyChange
 from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members
-from gateway.errors import UpstreamBroke
+from gateway.errors import UpstreamReplyBroken
 
 _INSTRUCTIONS_KEY: Final = b'"instructions"'
 
@@ -61,11 +61,11 @@ class ClientInstructions(ReplyChange):
 
 
 def _decode(data: bytes, name: str) -> dict[str, bytes]:
-    """Returns the members of an upstream's object. Raises: UpstreamBroke. name: the object's name in the error."""
+    """Returns the members of an object. name: the object's name in the error. Raises: UpstreamReplyBroken."""
     try:
         return decode_upstream_members(data)
     except NOT_READABLE as error:
-        raise UpstreamBroke(f"The upstream sent {name} that is no JSON.") from error
+        raise UpstreamReplyBroken(f"The upstream sent {name} that is no JSON.") from error
 
 
 def restore_instructions(instructions: str | None) -> ClientInstructions:

@@ -12,7 +12,7 @@ import orjson
 from adapters.json_escapes import read_json
 from gateway.core.prompt.note_text import without_first_note
 from gateway.core.turn.reply_change import ReplyChange
-from gateway.errors import UpstreamBroke
+from gateway.errors import UpstreamReplyBroken
 
 _NOTE_START: Final = b"<memory"
 _TEXT_PART_TYPE: Final = "input_text"
@@ -26,7 +26,7 @@ class ClientItems(ReplyChange):
             return body
         value, _ = read_json(body)
         if value is None:
-            raise UpstreamBroke("The upstream sent a list of items that is no JSON.")
+            raise UpstreamReplyBroken("The upstream sent a list of items that is no JSON.")
         changed = _without_notes(value)
         return orjson.dumps(changed) if changed is not value else body
 

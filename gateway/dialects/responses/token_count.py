@@ -6,7 +6,7 @@ import orjson
 
 from adapters.types import Event
 from gateway.core.turn.reply_change import ReplyChange
-from gateway.errors import UpstreamBroke
+from gateway.errors import UpstreamReplyBroken
 
 
 def render_count(tokens: int) -> bytes:
@@ -18,7 +18,7 @@ class CountChange(ReplyChange):
     """Puts an upstream's count into the form of the Responses API."""
 
     def change_event(self, event: Event) -> bytes:
-        raise UpstreamBroke("The upstream has answered a count with a stream.")
+        raise UpstreamReplyBroken("The upstream has answered a count with a stream.")
 
     def change_unfinished(self, rest: bytes) -> bytes:
         return b""
@@ -27,4 +27,4 @@ class CountChange(ReplyChange):
         try:
             return render_count(int(orjson.loads(body)["input_tokens"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise UpstreamBroke("The upstream's answer is no count of tokens.") from error
+            raise UpstreamReplyBroken("The upstream's answer is no count of tokens.") from error

@@ -21,7 +21,7 @@ from gateway.run.admin.manual_block_edits import UNDO_OVER_LIMIT
 from gateway.run.admin.memory_names import MemoryOwner, make_nothing_found_error
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from gateway.settings import DEFAULT_PROFILE
-from storage.errors import BlockOverLimit, NotFound, WriteConflict
+from storage.errors import BlockTooLong, NotFound, WriteConflict
 from storage.forget_commands import Extent, ForgetTarget
 from storage.records import IMPORTING_PREFIX
 from storage.sql.store import Store
@@ -244,7 +244,7 @@ class ForgetOperations:
                 f"; edits that wait until their turns are confirmed: {waiting_count}" if waiting_count else ""
             )
             raise BadRequest(error.message + rest, param="block") from error
-        except BlockOverLimit as error:
+        except BlockTooLong as error:
             raise BadRequest(UNDO_OVER_LIMIT, param="block") from error
         agent = await self.store.agents.find_by_id(agent_row)
         if agent is not None:

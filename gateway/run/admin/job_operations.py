@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from gateway.errors import BadRequest
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from storage.batch_records import BATCH_JOB
-from storage.errors import NotFound, Stale
+from storage.errors import NotFound, StaleWrite
 from storage.job_records import Job, JobState
 from storage.sql.store import Store
 
@@ -63,7 +63,7 @@ class JobOperations(Struct, frozen=True):
         """Returns the job that the argument `job` names, after a change. Raises: BadRequest."""
         try:
             return _render_job(await change(Arguments(raw).read_number("job")))
-        except (NotFound, Stale) as error:
+        except (NotFound, StaleWrite) as error:
             raise BadRequest(f"{error.message}; `mnemogate jobs` shows them", param="job") from error
 
 

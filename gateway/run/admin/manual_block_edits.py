@@ -10,7 +10,7 @@ from gateway.errors import BadRequest, Conflict, NotAllowed, UnknownId
 from gateway.run.admin.audited_parts import AuditedVersion
 from gateway.run.admin.editor import Editor, note_edit
 from gateway.run.admin.memory_by_uid import get_agent
-from storage.errors import BlockOverLimit, NotFound, WriteConflict
+from storage.errors import BlockTooLong, NotFound, WriteConflict
 from storage.records import Block
 from storage.sql.store import Store
 
@@ -41,7 +41,7 @@ class ManualBlockEdits(Struct, frozen=True):
             )
         except NotFound as error:
             raise _make_unknown_block_error() from error
-        except BlockOverLimit as error:
+        except BlockTooLong as error:
             raise BadRequest(
                 f"The text of “{label}” takes {block.limit:,} characters at most, not {len(value):,}.",
                 param="value",
@@ -62,7 +62,7 @@ class ManualBlockEdits(Struct, frozen=True):
             # Raises if the block was forgotten meanwhile.
             await self._get_block(editor, uid, label, version)
             raise BadRequest("The block has no change left to undo.", param="version") from error
-        except BlockOverLimit as error:
+        except BlockTooLong as error:
             raise BadRequest(UNDO_OVER_LIMIT, param="version") from error
         except WriteConflict as error:
             raise _make_version_conflict(label) from error
@@ -84,7 +84,7 @@ class ManualBlockEdits(Struct, frozen=True):
             raise BadRequest(
                 f"The block has no version {to} that could be brought back.", param="to"
             ) from error
-        except BlockOverLimit as error:
+        except BlockTooLong as error:
             raise BadRequest(f"Version {to} is longer than the block’s limit now.", param="to") from error
         except WriteConflict as error:
             raise _make_version_conflict(label) from error

@@ -49,7 +49,7 @@ from gateway.run.admin.memory_records import MessageRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.tools.searches import SEARCH_MS
-from storage.errors import TooSlow
+from storage.errors import StoreTimeout
 from storage.operator_records import ExchangeRef
 from storage.records import Agent, Message, Scope
 from storage.sql.store import Store
@@ -122,7 +122,7 @@ class McpTools(Struct, frozen=True):
             hits = await self.store.recall.search(
                 agent, query, limit=arguments.limit, takes=takes, deadline_ms=SEARCH_MS, vector=vector
             )
-        except TooSlow:
+        except StoreTimeout:
             return SearchResult((), late=True)
         exchange_rows = sorted({hit.exchange_row for hit in hits if hit.kind == "message"})
         refs = await self.store.memory_pages.load_exchange_refs(agent.id, exchange_rows)

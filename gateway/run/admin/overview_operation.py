@@ -13,7 +13,7 @@ from gateway.run.admin.request_records import RequestRecord
 from gateway.run.request_figures import RequestFigures
 from gateway.run.request_log import RequestLog
 from gateway.run.upstream.provider_errors import FAILURE_WORDS
-from storage.errors import StoreError, TooSlow
+from storage.errors import StoreError, StoreTimeout
 from storage.job_records import JobState
 from storage.sql.store import Store
 
@@ -134,7 +134,7 @@ class OverviewOperation(Struct, frozen=True):
             jobs = JobCounts(sum(counts.values()), failed_count)
             failing_count = await self.store.jobs.count_failing(project, _FAILING_TRIES)
             memories = await self.newest_memories(project, _LISTED_RECORDS)
-        except TooSlow:
+        except StoreTimeout:
             is_complete = False
         except StoreError:
             is_up = False

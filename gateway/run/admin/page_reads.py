@@ -10,7 +10,7 @@ from storage.database import read_limit_ms
 
 @contextmanager
 def limit_reads(seconds: float) -> Iterator[None]:
-    """Ends each read in this context that takes longer, with `TooSlow`."""
+    """Ends each read in this context that takes longer, with `StoreTimeout`."""
     token = read_limit_ms.set(seconds * 1000)
     try:
         yield

@@ -20,7 +20,7 @@ from gateway.run.admin.memory_by_uid import load_other_profiles
 from gateway.run.admin.memory_records import MessageRecord, get_source_kind
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import make_message_href, page_path
-from storage.errors import TooSlow
+from storage.errors import StoreTimeout
 from storage.listing import LAST_NUMBER
 from storage.operator_records import FoundMemory
 from storage.recall_record import read_note_seqs
@@ -283,7 +283,7 @@ class RemainingTexts:
         )
         quotable_texts = (each for each in newest_first if len(each.letters) >= _MIN_QUOTED_LETTERS)
         for seq, text, letters in islice(quotable_texts, _MAX_QUOTED_TEXTS):
-            with suppress(TooSlow):
+            with suppress(StoreTimeout):
                 query = " ".join(list_written_words(text)[:_QUOTED_WORDS])
                 hits = await self._store.recall.find_containing(
                     agent, query, limit=_MAX_COMPARED, deadline_ms=_SEARCH_DEADLINE_MS

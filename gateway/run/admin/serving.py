@@ -34,7 +34,7 @@ class AdminFile:
     """The file that names pid, address and token of the process that serves."""
 
     def __init__(self, database: str) -> None:
-        """Writes nothing. database: the path of its file. Raises: Broken: as `resolve_path`."""
+        """Writes nothing. database: the path of its file. Raises: StoreFailed: as `resolve_path`."""
         self._database = resolve_path(database)
         self.path = Path(f"{self._database}{ADMIN}")
         self.token = secrets.token_urlsafe(32)

@@ -20,7 +20,7 @@ from gateway.run.admin.texts_with_words import (
     make_text_records,
 )
 from gateway.run.admin.word_search import WordSearch
-from storage.errors import TooSlow
+from storage.errors import StoreTimeout
 from storage.records import Agent, Message
 from storage.search.text_words import list_written_words
 
@@ -130,7 +130,7 @@ class WordCounts(Struct, frozen=True):
                 hits = await self.views.store.recall.find_containing(
                     agent, query, limit=_MOST_COUNTED + len(skipped_seqs), deadline_ms=SHORT_DEADLINE_MS
                 )
-            except TooSlow:
+            except StoreTimeout:
                 return None
             found_blocks = {block.label: block for block in await find_blocks_with(blocks, query)}
             found_messages = [message for message in hits.messages if message.seq not in skipped_seqs]

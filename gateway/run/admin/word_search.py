@@ -25,7 +25,7 @@ from gateway.run.admin.texts_with_words import (
     make_text_record,
     make_text_records,
 )
-from storage.errors import TooSlow
+from storage.errors import StoreTimeout
 from storage.listing import LAST_NUMBER
 from storage.records import Fact
 from storage.search.text_words import find_spans_with_words, list_written_words
@@ -194,7 +194,7 @@ class WordSearches(Struct, frozen=True):
                 limit=_MOST_BEFORE,
                 deadline_ms=SHORT_DEADLINE_MS,
             )
-        except TooSlow:
+        except StoreTimeout:
             return None
         # A search also finds messages next to a text with the words. In a thread, since a text takes some time.
         messages_with_words = await asyncio.to_thread(

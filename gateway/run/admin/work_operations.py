@@ -18,7 +18,7 @@ from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import get_memory_name
 from gateway.run.background.learner import LEARN_JOB
 from storage.batch_records import Batch
-from storage.errors import NotFound, Stale
+from storage.errors import NotFound, StaleWrite
 from storage.job_records import Job, JobState
 from storage.listing import LAST_NUMBER, JobEntry, Page
 from storage.records import Scope
@@ -137,7 +137,7 @@ class WorkOperations(Struct, frozen=True):
             return _make_job_record(await self.store.jobs.retry(id), scope)
         except NotFound as error:
             raise _make_no_job_error() from error
-        except Stale as error:
+        except StaleWrite as error:
             raise Conflict(f"{error.message}.") from error
 
     async def count_failed(self, project: str | None) -> int:
@@ -155,7 +155,7 @@ class WorkOperations(Struct, frozen=True):
         while entries := await self.store.jobs.list_page(is_dead=True, before=before, project=project):
             before = entries[-1].job.id
             for entry in entries:
-                with suppress(NotFound, Stale):
+                with suppress(NotFound, StaleWrite):
                     await self.store.jobs.retry(entry.job.id)
                     retried_count += 1
         if not retried_count:

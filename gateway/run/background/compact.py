@@ -25,7 +25,7 @@ from gateway.run.upstream.route import Route, route_for_agent_model
 from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import Settings
 from storage.commands import CommittedTurn
-from storage.errors import Stale, StoreError
+from storage.errors import StaleWrite, StoreError
 from storage.records import Agent, Conversation, Exchange, Summary
 from storage.sql.store import Store
 from storage.task_set import TaskSet
@@ -121,7 +121,7 @@ class Compactor:
         conversation = str(turn.conversation_row)
         try:
             await self.store.jobs.enqueue(COMPACT_JOB, agent.id, conversation, payload, epoch=agent.epoch)
-        except Stale:
+        except StaleWrite:
             # Something was forgotten since. The next turn requests the summary again.
             pass
         except StoreError as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from gateway.run.background.tasks import PeriodicTask
 from gateway.run.memory.turn_writer import INDEX_EVERY
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -88,7 +88,7 @@ class IndexingService:
         try:
             while await self._store.search_index.advance(agent_row):
                 pass
-        except Unavailable:
+        except StoreUnavailable:
             # The memory is indexed when the store works again.
             self._urgent_rows[agent_row] = None
             raise
@@ -104,7 +104,7 @@ class IndexingService:
             agent_row = self._unchecked_rows.pop()
             try:
                 backlog = await self._store.search_index.count_backlog(agent_row)
-            except Unavailable:
+            except StoreUnavailable:
                 self._unchecked_rows.add(agent_row)
                 raise
             if backlog >= INDEX_EVERY:

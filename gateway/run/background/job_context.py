@@ -50,7 +50,7 @@ class Postponed(JobFailed):
 class JobContext:
     """One attempt of a job: the payload for its handler, and the ways in which the handler commits.
 
-    Every commit raises Stale once the attempt has lost its lease. A handler does not catch that.
+    Every commit raises StaleWrite once the attempt has lost its lease. A handler does not catch that.
     """
 
     # The claimed job.

@@ -30,7 +30,7 @@ from gateway.run.background.schedule import NEVER, Schedule
 from gateway.settings import MemorySettings
 from storage.commands import SourcedLine
 from storage.database import Effect
-from storage.errors import TooSlow
+from storage.errors import StoreTimeout
 from storage.reader_commands import LearnedChanges, UnreadMessages
 from storage.records import LEARNER, RULE, Block, Fact, Message, Scope
 from storage.sql.store import Store
@@ -228,7 +228,7 @@ class LearningService:
                 limit=_SHOWN_FACTS - len(newest),
                 deadline_ms=_SEARCH_MS,
             )
-        except TooSlow:
+        except StoreTimeout:
             hits = []
         seqs = {fact.seq for fact in newest} | {hit.seq for hit in hits if hit.kind == "fact"}
         related = await self._store.facts.load(unread.agent.id, sorted(seqs))

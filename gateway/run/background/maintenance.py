@@ -11,7 +11,7 @@ from functools import partial
 
 from gateway.core.conversation.change import plan_confirmation
 from gateway.run.background.tasks import AFTER_FAULT_S, MIN_PAUSE_S, PeriodicTask
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -44,7 +44,7 @@ class Maintenance:
             decide = partial(plan_confirmation, now=now, idle_s=self._idle_s, is_named=is_named)
             try:
                 await self._store.turns.confirm_edits(agent_row, conversation_row, last_at, now, decide)
-            except Unavailable:
+            except StoreUnavailable:
                 raise
             except Exception:  # the edits of the other conversations are confirmed all the same
                 has_failed = True

@@ -16,7 +16,7 @@ from gateway.run.background.tasks import PeriodicTask
 from gateway.run.clock_jumps import ClockJumps, read_steady_clock
 from gateway.run.stored_responses import UNNAMED_PREFIX
 from gateway.settings import Settings
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from storage.forget_commands import ForgetTarget
 from storage.job_records import NO_AGENT
 from storage.records import IMPORTING_PREFIX
@@ -198,7 +198,7 @@ class Retention:
         """
         try:
             return await self.store.forgetting.run(forgetting_id)
-        except Unavailable:
+        except StoreUnavailable:
             raise
         except Exception:
             _log.exception(

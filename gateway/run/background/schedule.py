@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from gateway.run.background.tasks import MIN_PAUSE_S, PeriodicTask
-from storage.errors import Stale
+from storage.errors import StaleWrite
 from storage.sql.jobs import Jobs
 
 # The most memories that one recovery finds. The next recovery finds others. Not measured: it bounds the memory that the
@@ -154,5 +154,5 @@ class Schedule:
                 self._due.add(agent_row)
 
     async def _enqueue(self, agent_row: int) -> None:
-        with suppress(Stale):  # the memory is gone
+        with suppress(StaleWrite):  # the memory is gone
             await self.jobs.enqueue(self.kind, agent_row, self.kind)

@@ -21,7 +21,7 @@ from gateway.errors import GatewayError
 from gateway.run.background.job_context import GiveUp, Handler, JobContext, JobFailed, Postponed
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import Receipts
-from storage.errors import Stale, StoreError, Unavailable, is_known
+from storage.errors import StaleWrite, StoreError, StoreUnavailable, is_known
 from storage.job_records import Job
 from storage.sql.jobs import Jobs
 
@@ -262,7 +262,7 @@ class Worker:
                     return False
                 try:
                     await self._renew_lease(context)
-                except Unavailable:
+                except StoreUnavailable:
                     # A database that is down does not end the lease, which is renewed when it answers again.
                     context.is_overdue = True
         finally:
@@ -310,7 +310,7 @@ async def _wait_for_first(*waits: Awaitable[object]) -> None:
 
 def _describe(error: BaseException) -> str:
     """Returns an error in words: the gateway's own error by its message, any other by its type and line of code."""
-    if isinstance(error, JobFailed | GatewayError | Unavailable | Stale):
+    if isinstance(error, JobFailed | GatewayError | StoreUnavailable | StaleWrite):
         return str(error)[:_ERROR_CHARS]
     where = ""
     trace = error.__traceback__

@@ -13,7 +13,7 @@ from gateway.core.prompt.event_order import OrderQuestion, find_order_question, 
 from gateway.core.prompt.excerpt import list_query_keys
 from gateway.run.memory.recall_result import SearchRecord
 from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent
-from storage.errors import TooSlow
+from storage.errors import StoreTimeout
 from storage.fusion import interleave
 from storage.records import Message, StandingFact
 from storage.search_trace import SearchTrace
@@ -178,7 +178,7 @@ async def _search_by_order(query: str, order: OrderQuestion | None, memory: Memo
     messages = await (_find_events(query, memory) if is_searched_twice else memory.search(query))
     if messages and order in _NEIGHBOUR_QUESTIONS:
         # The words of the next event are unknown, but it comes in the conversations after the event that was found.
-        with suppress(TooSlow):
+        with suppress(StoreTimeout):
             neighbours = await memory.find_neighbours(messages[0], before=order is OrderQuestion.PREVIOUS)
             merged = chain(messages[:_HITS_BEFORE_NEXT], neighbours, messages[_HITS_BEFORE_NEXT:])
             messages = [*{message.seq: message for message in merged}.values()]
@@ -194,7 +194,7 @@ async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
     messages = await memory.search(query)
     sentences = note_query.choose_event_sentences(messages, query)
     if sentences:
-        with suppress(TooSlow):
+        with suppress(StoreTimeout):
             events = await memory.search("\n".join((query, *sentences)))
             merged = chain(messages[:_SURE_EVENTS], interleave((events, messages[_SURE_EVENTS:])))
             messages = [*{message.seq: message for message in merged}.values()]

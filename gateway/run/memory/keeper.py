@@ -34,7 +34,7 @@ from gateway.run.memory.resent import ResentLists
 from gateway.run.memory.turn_write import OPENED_OUTCOME, make_turn_write
 from gateway.run.memory.turn_writer import TurnEvents, TurnWriter
 from gateway.settings import MemorySettings
-from storage.errors import TooSlow
+from storage.errors import StoreTimeout
 from storage.sql.store import Store
 
 # Append mode needs the disk, and treats a disk that is slower than this as down. Not measured: a commit takes
@@ -127,7 +127,7 @@ class MemoryKeeper:
 
         arrival: the value of `ChatCall.arrival`.
 
-        Raises: TooSlow: longer than the ticket allows; StoreError.
+        Raises: StoreTimeout: longer than the ticket allows; StoreError.
         """
         if request.kind is not ConversationKind.APPENDED or request.ticket.is_first:
             return
@@ -138,7 +138,7 @@ class MemoryKeeper:
             async with asyncio.timeout(request.ticket.timeout_s):
                 await self.queues.enter((agent.uid, key), request.ticket, arrival=arrival)
         except TimeoutError:
-            raise TooSlow("another request of this conversation is being answered") from None
+            raise StoreTimeout("another request of this conversation is being answered") from None
 
     async def open(self, context: MemoryContext, prompt: Prompt) -> MemoryContext:
         """Writes the user's message before the model is asked, in append mode. Raises: StoreError."""
@@ -149,7 +149,7 @@ class MemoryKeeper:
             async with asyncio.timeout(self.open_wait_s):
                 committed = await asyncio.shield(self.store.turns.commit(write))
         except TimeoutError:
-            raise TooSlow("the disk did not take the message in time") from None
+            raise StoreTimeout("the disk did not take the message in time") from None
         self.store.turns.cache_committed(write, committed)
         self.store.agents.cache(committed.agent)
         plan = replace(context.plan, conversation_row=committed.conversation_row)

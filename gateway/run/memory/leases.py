@@ -59,7 +59,7 @@ class Leases:
         return self._locks.is_needed
 
     async def try_acquire(self, name: str) -> bool:
-        """Acquires a lock if it is free. Returns whether it is held now. Raises: Unavailable."""
+        """Acquires a lock if it is free. Returns whether it is held now. Raises: StoreUnavailable."""
         # A release that has failed is not retried from now on, since it would release the lock that is acquired here. A
         # release that is being written is awaited.
         if (write := self._releasing.pop(name, None)) is not None:
@@ -73,7 +73,7 @@ class Leases:
         return True
 
     async def acquire(self, name: str) -> None:
-        """Waits until the lock is held here. Raises: Unavailable."""
+        """Waits until the lock is held here. Raises: StoreUnavailable."""
         freed = self._waiting[name] = asyncio.Event()
         try:
             while not await self.try_acquire(name):

@@ -25,7 +25,7 @@ from gateway.run.memory.prompt_tokens import count_tokens
 from gateway.run.memory.query_vectors import QueryVectors
 from gateway.run.memory.superseded import find_superseded_exchanges
 from gateway.run.memory.visible import VisibleContent, shows_origin
-from storage.errors import StoreError, TooSlow
+from storage.errors import StoreError, StoreTimeout
 from storage.records import Message
 from storage.search_trace import SearchTrace
 from storage.sql.store import Store
@@ -92,7 +92,7 @@ class NoteSearch(Struct, frozen=True):
             _log.warning(
                 "Memory could not be searched for a reply, which was made without: %s", error.message
             )
-            is_late = isinstance(error, TooSlow)
+            is_late = isinstance(error, StoreTimeout)
             return SearchOutcome(found, note_choice.NO_CHOICE, "late" if is_late else "failed")
 
     async def _search(self, text: str) -> FoundMessages:

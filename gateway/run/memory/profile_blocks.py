@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from gateway.core.agent import AgentSpec
 from gateway.run.memory.leases import Leases, lock_name
-from storage.errors import StoreError, Unavailable
+from storage.errors import StoreError, StoreUnavailable
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -31,7 +31,7 @@ async def update_profile_blocks(
 
     A profile whose blocks cannot be written is logged and passed over.
 
-    Raises: Unavailable: some profiles were not updated, so call it again.
+    Raises: StoreUnavailable: some profiles were not updated, so call it again.
     """
     if not leases.is_needed:
         await _update_blocks(store, profiles, now)
@@ -58,7 +58,7 @@ async def _update_blocks(store: Store, profiles: Iterable[AgentSpec], now: float
                 await store.default_blocks.follow(
                     profile.name, profile.own_blocks, profile.shared_blocks, at=now
                 )
-        except Unavailable:
+        except StoreUnavailable:
             raise
         except StoreError as error:
             # Another attempt would fail as well. The other profiles still get their blocks.

@@ -144,7 +144,7 @@ class Queues:
         return name in self._locks
 
     async def try_enter(self, name: QueueName, ticket: QueueTicket) -> bool:
-        """Enters a queue if it is empty. Returns whether it was. Raises: Unavailable."""
+        """Enters a queue if it is empty. Returns whether it was. Raises: StoreUnavailable."""
         if self.is_in_use(name):
             return False
         await self.enter_here(name, ticket)
@@ -173,7 +173,7 @@ class Queues:
         max_waiting: the most requests with a limit that may be in the queue; None: this request has no limit.
         arrival: the ticket of another queue, which the request leaves once it is in this one; None: there is none.
 
-        Raises: TooManySends, Unavailable.
+        Raises: TooManySends, StoreUnavailable.
         """
         if arrival is not None:
             # The next request of that queue begins in a later pass of the loop, when this one waits here.
@@ -186,7 +186,7 @@ class Queues:
             raise
 
     async def acquire_lock(self, name: QueueName, ticket: QueueTicket) -> None:
-        """Waits until no other process answers a request of the conversation. Raises: Unavailable."""
+        """Waits until no other process answers a request of the conversation. Raises: StoreUnavailable."""
         if self._leases.is_needed and not ticket.holds_lock:
             lock = lock_name(*name)
             await self._leases.acquire(lock)

@@ -25,7 +25,7 @@ from gateway.run.memory.resent import ResentLists
 from gateway.run.memory.turn_write import make_turn_write
 from gateway.run.receipt import Receipt
 from storage.commands import CommittedTurn, MemorySnapshot, TurnWrite
-from storage.errors import Stale
+from storage.errors import StaleWrite
 from storage.sql.store import Store
 
 # A memory is indexed soon when it has this many new messages.
@@ -161,7 +161,7 @@ class TurnWriter:
             for _ in range(STALE_TRIES - 1):
                 try:
                     return await writing
-                except Stale:
+                except StaleWrite:
                     context = await read_context(self.store, self.resent, context.request, self.idle_s)
                     if not context.plan.is_off_record:
                         raise  # it repeats a turn off the record of which nothing is left

@@ -9,7 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 from adapters.base import ModelReply
-from adapters.errors import ProviderBroke, ProviderError
+from adapters.errors import ProviderError, ProviderReplyBroken
 from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.types import JSON_HEADER
 from adapters.whole_reply import BufferedReply
@@ -82,7 +82,7 @@ async def reveal_whole_error(reply: ModelReply) -> BegunReply:
             raise
         return BegunReply(BufferedReply(reply.status, reply.headers, b"", error))
     if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
-        broke = ProviderBroke("the upstream's reply ended in the middle of its JSON")
+        broke = ProviderReplyBroken("the upstream's reply ended in the middle of its JSON")
         return BegunReply(BufferedReply(reply.status, reply.headers, b"", broke))
     status, client_body = find_error_in_success_body(body) or (reply.status, body)
     return BegunReply(BufferedReply(status, reply.headers, client_body), body, is_whole=True)

@@ -7,8 +7,8 @@ from typing import Final
 
 from adapters.errors import (
     NoDescriptor,
-    ProviderBroke,
     ProviderError,
+    ProviderReplyBroken,
     ProviderTimeout,
     ProviderTooLarge,
     ProviderUnreachable,
@@ -17,8 +17,8 @@ from gateway.core.upstream.policy import Failure
 from gateway.errors import (
     DescriptorsUsedUp,
     GatewayError,
-    UpstreamBroke,
     UpstreamError,
+    UpstreamReplyBroken,
     UpstreamTimeout,
     UpstreamTooLarge,
     UpstreamUnreachable,
@@ -28,7 +28,7 @@ _ERROR_TABLE: Final[tuple[tuple[type[ProviderError], type[UpstreamError], str], 
     (ProviderTimeout, UpstreamTimeout, "timeout"),
     (NoDescriptor, DescriptorsUsedUp, "unreachable"),
     (ProviderUnreachable, UpstreamUnreachable, "unreachable"),
-    (ProviderBroke, UpstreamBroke, "broke"),
+    (ProviderReplyBroken, UpstreamReplyBroken, "broke"),
     (ProviderTooLarge, UpstreamTooLarge, "broke"),
     (ProviderError, UpstreamError, "broke"),
 )

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import orjson
 
 from adapters.base import ModelReply
-from adapters.errors import ProviderBroke, ProviderError
+from adapters.errors import ProviderError, ProviderReplyBroken
 from adapters.json_escapes import read_json
 from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.types import Event
@@ -41,7 +41,7 @@ class UnbegunStream(WrappedStream):
                     self._passes_rest = any(event.data is not None for event in events)
                 yield events
             if not self._passes_rest and failure is None:
-                raise ProviderBroke("the upstream's stream ended before its first event")
+                raise ProviderReplyBroken("the upstream's stream ended before its first event")
         except ProviderError as error:
             if self._passes_rest:
                 raise

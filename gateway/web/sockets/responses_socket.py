@@ -28,7 +28,7 @@ from gateway.dialects.responses.socket.client_events import (
     read_client_event,
 )
 from gateway.dialects.responses.socket.unstored import PendingResponse
-from gateway.errors import GatewayError, MethodNotAllowed, Overloaded, UpstreamBroke
+from gateway.errors import GatewayError, MethodNotAllowed, Overloaded, UpstreamReplyBroken
 from gateway.web.body import BodyReader
 from gateway.web.request_info import get_request_info
 from gateway.web.sockets.arrival import Arrival
@@ -293,7 +293,7 @@ class _Session:
             await self._end_cancelled(response, pending)
         elif not response.has_ended:
             await self._client.send_failure(
-                request, server_events.make_error_event(UpstreamBroke("The reply ended in the middle."))
+                request, server_events.make_error_event(UpstreamReplyBroken("The reply ended in the middle."))
             )
 
     def _make_post_scope(self, connection: ResponseConnection, body_length: int, memories: Set[int]) -> Scope:

@@ -89,7 +89,7 @@ async def list_agents(
 async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) -> AgentEntry:
     """Makes an agent of a draft, with all that is attached to it.
 
-    Raises: NotFound: a block is not there; WriteConflict: a label is there twice; OverLimit: too many archives and
+    Raises: NotFound: a block is not there; WriteConflict: a label is there twice; LimitExceeded: too many archives and
         folders.
     """
     project = draft.agent.scope.project

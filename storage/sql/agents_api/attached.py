@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from storage.database import Connection
 from storage.definition_records import Definition, DefinitionKind
-from storage.errors import OverLimit
+from storage.errors import LimitExceeded
 from storage.sql.agents_api.definitions import remove_definition, touch_agent
 from storage.sql.group import StoreGroup, as_method, reads, writes
 from storage.sql.statements import load, load_column, load_rows
@@ -21,13 +21,13 @@ _MAX_MEMORIES = 7  # besides the agent's own, so that a search asks eight
 async def attach(connection: Connection, agent_row: int, kind: str, target: int) -> bool:
     """Attaches something to an agent, as the last of its kind. Returns False if it was attached: its place stays.
 
-    Raises: OverLimit if a search would have to ask too many memories.
+    Raises: LimitExceeded if a search would have to ask too many memories.
     """
     await connection.lock(agent_row)
     if await connection.fetch_row(SQL["attach"], (agent_row, kind, target)) is None:
         return False
     if kind in _MEMORY_KINDS and await connection.fetch_value(SQL["memories"], (agent_row,)) > _MAX_MEMORIES:
-        raise OverLimit(f"an agent has at most {_MAX_MEMORIES} archives and folders attached")
+        raise LimitExceeded(f"an agent has at most {_MAX_MEMORIES} archives and folders attached")
     return True
 
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from storage.database import Connection, Row
 from storage.definition_records import DefinitionKind
-from storage.errors import BlockOverLimit, NotFound, WriteConflict
+from storage.errors import BlockTooLong, NotFound, WriteConflict
 from storage.listing import BlockChange, BlockEntry, BlockFilter, DefinitionDraft, Page
 from storage.records import Agent, Block
 from storage.sql.agents_api.attached import attach, detach, detach_all
@@ -55,7 +55,7 @@ async def add_block(
 ) -> BlockEntry:
     """Stores a new block; the id of `block` is ignored. owner: the row of the agent that owns the block; None: none.
 
-    Raises: BlockOverLimit, WriteConflict.
+    Raises: BlockTooLong, WriteConflict.
     """
     check_limit(block.label, block.value, block.limit)
     uid = block.uid or uuid.uuid4().hex
@@ -235,7 +235,7 @@ class NamedBlocks(StoreGroup):
     ) -> BlockEntry:
         """Changes a block for all agents that see it. version: the block's version that the caller read; None: any.
 
-        Raises: NotFound; BlockOverLimit; WriteConflict for a label that a sharer has already, another version.
+        Raises: NotFound; BlockTooLong; WriteConflict for a label that a sharer has already, another version.
         """
         entry = await _lock_block(connection, project, uid)
         block = entry.block
@@ -246,7 +246,7 @@ class NamedBlocks(StoreGroup):
             )
         # Without a new limit the value is checked where it is written.
         if change.limit is not None and len(changed.value) > change.limit:
-            raise BlockOverLimit(
+            raise BlockTooLong(
                 f"block {changed.label!r} has {len(changed.value)} characters, more than a limit of {change.limit}"
             )
         if changed.label != block.label:
@@ -265,7 +265,7 @@ class NamedBlocks(StoreGroup):
 
     @writes
     async def undo(self, connection: Connection, project: str, uid: str, *, at: float) -> BlockEntry:
-        """Brings back the value before the last change. Raises: NotFound, BlockOverLimit."""
+        """Brings back the value before the last change. Raises: NotFound, BlockTooLong."""
         entry = await _lock_block(connection, project, uid)
         await undo_block(connection, entry.block.id, at=at)
         return await get_block_entry(connection, project, uid)

@@ -178,7 +178,7 @@ class Definitions(StoreGroup):
     async def bind(self, connection: Connection, id: int, memory_row: int) -> int:
         """Has a definition belong to a memory, unless it has one. Returns the row of its memory.
 
-        Raises: NotFound; Stale if the memory is gone.
+        Raises: NotFound; StaleWrite if the memory is gone.
         """
         await lock_memory(connection, memory_row)
         await connection.run(SQL["bind"], (memory_row, id))

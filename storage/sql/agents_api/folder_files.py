@@ -11,7 +11,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from storage.database import Connection, Database, Row
-from storage.errors import NotFound, OverLimit, WriteConflict
+from storage.errors import LimitExceeded, NotFound, WriteConflict
 from storage.file_records import MAX_FOLDER_FILES, FileState, OnTakenName, StoredFile
 from storage.listing import Page
 from storage.sql.agents import find_agent_by_id
@@ -49,8 +49,8 @@ async def add_file(
 
     The limits do not count a file that is to be replaced. The caller removes that file when the new one is complete.
 
-    Raises: WriteConflict if the name is taken and `on_taken_name` is "refuse"; OverLimit; NotFound if there is no such
-        folder.
+    Raises: WriteConflict if the name is taken and `on_taken_name` is "refuse"; LimitExceeded; NotFound if there is no
+        such folder.
     """
     await connection.lock(draft.memory_row)
     if await find_agent_by_id(connection, draft.memory_row) is None:
@@ -59,9 +59,9 @@ async def add_file(
         connection, draft.memory_row, draft.name if on_taken_name == "replace" else None
     )
     if size.file_count >= MAX_FOLDER_FILES:
-        raise OverLimit(f"a folder has at most {MAX_FOLDER_FILES} files")
+        raise LimitExceeded(f"a folder has at most {MAX_FOLDER_FILES} files")
     if size.size_bytes + draft.size_bytes > MAX_FOLDER_BYTES:
-        raise OverLimit(
+        raise LimitExceeded(
             f"the files of a folder have at most {MAX_FOLDER_BYTES} bytes together, and {size.size_bytes} are there"
         )
     file = draft

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from storage.database import Connection, Database
 from storage.definition_records import DefinitionKind
-from storage.errors import NotForkable, NotFound, WriteConflict
+from storage.errors import CannotFork, NotFound, WriteConflict
 from storage.listing import ConversationEntry, DefinitionDraft
 from storage.records import Agent, Exchange, ExchangeState, SentSection
 from storage.sql import exchanges, stored_paths
@@ -72,7 +72,7 @@ class Forks(StoreGroup):
         upto: the number of the last message that is shared; 0: none is; None: all before the active run, and
             before calls that have no results yet.
 
-        Raises: NotFound if the agent, the source or the message is gone; NotForkable if a fork cannot begin after
+        Raises: NotFound if the agent, the source or the message is gone; CannotFork if a fork cannot begin after
             that message; WriteConflict: the name is taken.
         """
         await connection.lock_sharers(agent.id)
@@ -112,13 +112,13 @@ class Forks(StoreGroup):
         return None
 
     async def _get_ending(self, connection: Connection, agent_row: int, source: int, upto: int) -> Exchange:
-        """Returns the exchange that ends with the message of this number. Raises: NotFound, NotForkable."""
+        """Returns the exchange that ends with the message of this number. Raises: NotFound, CannotFork."""
         id = await connection.fetch_value(SQL["holder"], (agent_row, source, upto))
         if id is None:
             raise NotFound(f"there is no message {upto} in this conversation")
         exchange, can_fork = await self._get_point(connection, agent_row, id)
         if not can_fork or upto != exchange.reply_seq - (exchange.shown_reply is None):
-            raise NotForkable(
+            raise CannotFork(
                 "a conversation is forked after a reply or the last result of its calls, and not within an active run"
             )
         return exchange

@@ -19,7 +19,7 @@ from storage.batch_records import (
 )
 from storage.commands import BlockMerge
 from storage.database import Connection
-from storage.errors import NotFound, Stale, WriteConflict
+from storage.errors import NotFound, StaleWrite, WriteConflict
 from storage.records import EditState, MemoryEdit
 from storage.row_bytes import count_number_bytes
 from storage.run_records import Run, RunState, RunStep, RunTextKind
@@ -56,7 +56,7 @@ async def write_item(connection: Connection, write: ItemWrite, rules: Rules) -> 
         return True
     try:
         await _end_item(connection, write, run, rules)
-    except Stale as error:
+    except StaleWrite as error:
         raise WriteConflict(error.message) from error
     return True
 

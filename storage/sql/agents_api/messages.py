@@ -13,7 +13,7 @@ from typing import NamedTuple
 import orjson
 
 from storage.database import Connection, Row
-from storage.errors import NotFound, Stale
+from storage.errors import NotFound, StaleWrite
 from storage.listing import ListedExchange, Page
 from storage.records import Agent, Conversation, EvictedPart, Exchange, MarkKind
 from storage.sql import exchanges
@@ -201,12 +201,12 @@ class Messages(StoreGroup):
 
         edit: a function that returns the exchange with the new text.
 
-        Raises: NotFound; Stale if something was forgotten since the agent was read; the errors of `edit`.
+        Raises: NotFound; StaleWrite if something was forgotten since the agent was read; the errors of `edit`.
         """
         await connection.lock(agent.id)
         stored_agent = await find_agent_by_id(connection, agent.id)
         if stored_agent is None or stored_agent.epoch != agent.epoch:
-            raise Stale("something of this memory was forgotten meanwhile")
+            raise StaleWrite("something of this memory was forgotten meanwhile")
         listed = await get_exchange(connection, agent.id, seq)
         exchange = edit(listed.exchange)
         await exchanges.update_exchange(connection, agent.id, exchange, is_whole=True)

@@ -80,7 +80,7 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
 
     The caller calls `jobs.wake` after the commit.
 
-    Raises: Stale if the agent is gone.
+    Raises: StaleWrite if the agent is gone.
     """
     draft = command.run
     await lock_memory(connection, draft.agent_row)
@@ -175,7 +175,7 @@ async def end_run(
     error_status: the HTTP status of that error; 0: the error has none.
     job: the attempt that performs the run; without it, any process may end the run.
 
-    Raises: NotFound; Stale if another attempt performs the run.
+    Raises: NotFound; StaleWrite if another attempt performs the run.
     """
     await check_attempt(connection, job)
     if await end_if_open(connection, agent_row, run_row, state=state, stop=stop, at=at):
@@ -234,7 +234,7 @@ class Runs(StoreGroup):
         self._jobs = jobs
 
     async def accept_run(self, command: RunAccept) -> Run:
-        """Accepts a run that goes on without its client. Raises: Unavailable; the errors of `accept_run` above."""
+        """Accepts a run that goes on without its client. Raises: StoreUnavailable; the errors of `accept_run` above."""
         return await self._jobs.write_enqueuing(
             lambda connection: accept_run(connection, self._jobs, command)
         )

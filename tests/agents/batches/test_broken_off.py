@@ -28,7 +28,7 @@ from gateway.run.background import tasks
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.settings import BatchSettings
 from storage.batch_records import BatchItem, ItemEnd
-from storage.errors import StatementFailed, Unavailable, WriteConflict
+from storage.errors import StatementFailed, StoreUnavailable, WriteConflict
 from storage.records import DEFAULT_CONVERSATION
 from storage.run_records import RunState
 from storage.sql.agents_api.batch_items import BatchItems
@@ -64,7 +64,7 @@ class Breaking:
         async def broken(store: Any, *about: Any, **named: Any) -> Any:
             self.calls += 1
             if at in (self.calls, None):
-                raise Unavailable("the disk is full")
+                raise StoreUnavailable("the disk is full")
             return await real(store, *about, **named)
 
         monkeypatch.setattr(owner, name, broken)
@@ -97,7 +97,7 @@ def test_a_batch_whose_job_could_not_be_cancelled_ends_nevertheless(
         gateway, store = s.world.world.gateway, s.world.world.store
         with monkeypatch.context() as meanwhile:
             Breaking(meanwhile, "end", owner=BatchItems)
-            with pytest.raises(Unavailable):
+            with pytest.raises(StoreUnavailable):
                 gateway.call(cancel_job(store, job, s.world.world.clock()))
         s.until_rest()
         found = s.get(batch)
@@ -300,7 +300,7 @@ def test_a_part_is_not_over_before_its_last_item_has_ended(
     async def broken(outcomes: ItemOutcomes, writes: Any) -> None:
         if not failed and any(isinstance(each, ItemEnd) for each in writes):
             failed.append(len(writes))
-            raise Unavailable("the database is away")
+            raise StoreUnavailable("the database is away")
         await write(outcomes, writes)
 
     async def alone(outcomes: ItemOutcomes, work: Any) -> None:
@@ -386,7 +386,7 @@ def test_calls_whose_results_could_not_be_written_are_made_again(
     async def write(outcomes: ItemOutcomes, writes: Any) -> None:
         if not failed:
             failed.append(len(writes))
-            raise Unavailable("the database is away")
+            raise StoreUnavailable("the database is away")
         await real(outcomes, writes)
 
     monkeypatch.setattr(ItemOutcomes, "write", write)
@@ -404,7 +404,7 @@ def test_a_reply_whose_calls_were_begun_is_not_asked_for_again(
     async def write(outcomes: ItemOutcomes, writes: Any) -> None:
         if writes and not failed:
             failed.append(len(writes))
-            raise Unavailable("the database is away")
+            raise StoreUnavailable("the database is away")
         await real(outcomes, writes)
 
     def script(request: UpstreamRequest) -> Reply:
@@ -518,7 +518,7 @@ def test_no_item_goes_on_during_the_next_attempt(tmp_path: Path, monkeypatch: py
                 await asyncio.sleep(0.01)
             # The call of the first goes on when this has come to its end.
             asyncio.get_running_loop().call_later(0.2, gate.open)
-            raise Unavailable("the database is away")
+            raise StoreUnavailable("the database is away")
         return await real(turns, item, body)
 
     monkeypatch.setattr(ItemTurns, "take_reply", take)
@@ -986,7 +986,9 @@ def test_parts_are_read_once_while_the_gateway_makes_the_calls(
     assert reads.calls == 1
 
 
-@pytest.mark.parametrize("error", [Unavailable("the disk is full"), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    "error", [StoreUnavailable("the disk is full"), OSError(28, "No space left on device")]
+)
 def test_what_may_pass_ends_no_batch(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.call_journal import CallJournal
 from gateway.run.tools.toolbox import ToolAnswer
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from storage.run_records import Run, RunTextKind
 from storage.sql.agents_api.batch_items import BatchItems
 from storage.sql.store import Store
@@ -58,7 +58,7 @@ def break_texts(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
         items: BatchItems, agent_row: int, run_row: int, given: str, seq: int, data: bytes
     ) -> bool:
         if given == kind:
-            raise Unavailable("the database is away")
+            raise StoreUnavailable("the database is away")
         return await real(items, agent_row, run_row, given, seq, data)
 
     monkeypatch.setattr(BatchItems, "add_text", add_text)
@@ -103,7 +103,7 @@ async def test_a_call_that_cannot_be_journaled_is_not_made(
 ) -> None:
     tool, journal = Tool(), await attempt(store, await item_run(store))
     break_texts(monkeypatch, "call")
-    with pytest.raises(Unavailable):
+    with pytest.raises(StoreUnavailable):
         await tool.answer(journal, RunTool("a", "buy", {}))
     assert tool.calls == []
 

@@ -11,7 +11,7 @@ import pytest
 from gateway.core.prompt.event_order import OrderQuestion, find_order_question, without_order_words
 from gateway.core.prompt.note_choice import CUT_CHARS, ORDER_CHARS
 from gateway.run.memory.find_messages import find_messages
-from storage.errors import TooSlow
+from storage.errors import StoreTimeout
 from storage.records import Message
 
 
@@ -146,7 +146,7 @@ def test_what_was_found_stays_where_a_second_look_takes_too_long(text: str) -> N
         async def search(self, query: str) -> list[Message]:
             looks.append(query)
             if len(looks) > 1:
-                raise TooSlow("the search took too long")
+                raise StoreTimeout("the search took too long")
             return [event]
 
         async def select(self, query: str) -> list[Message]:
@@ -154,7 +154,7 @@ def test_what_was_found_stays_where_a_second_look_takes_too_long(text: str) -> N
 
         async def find_neighbours(self, message: Message, *, before: bool) -> list[Message]:
             looks.append("")
-            raise TooSlow("the search took too long")
+            raise StoreTimeout("the search took too long")
 
     assert asyncio.run(find_messages(text, text, Slow())).messages == [event]
     assert len(looks) == 2

@@ -29,7 +29,7 @@ from gateway.core.turn.events import (
 )
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_result import ToolResult
-from gateway.errors import UpstreamBroke
+from gateway.errors import UpstreamReplyBroken
 from tests.core.turn.playbook import (
     DONE,
     JSON,
@@ -186,7 +186,7 @@ class TestPlain:
             assert playbook >> Received([DONE]) << Save >> Saved() << body(pieces[-1], DONE) << Finish()
             assert playbook.outcome.text.endswith(" 1499 ")
             return
-        playbook >> ReplyFailed(UpstreamBroke("It broke."))
+        playbook >> ReplyFailed(UpstreamReplyBroken("It broke."))
         assert playbook.outcome.state is End.FAILED
         assert b"It broke." in playbook.client_body
 

@@ -33,7 +33,7 @@ from gateway.core.turn.events import (
 )
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_result import ToolResult
-from gateway.errors import UpstreamBroke
+from gateway.errors import UpstreamReplyBroken
 from tests.core.turn.playbook import (
     DONE,
     JSON,
@@ -157,7 +157,7 @@ def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], holds_end: 
         Received([calls(call_piece(1, "{}", id="call_t", name="get_weather")), chunk({}, "stop")]),
         ReceivedWhole(orjson.dumps(completion("Hm", (gateway_call(),)))),
         ReplyEnded(),
-        ReplyFailed(UpstreamBroke("x")),
+        ReplyFailed(UpstreamReplyBroken("x")),
         ToolFinished(ToolResult("call_a", "ok")),
         Saved(),
         ClientLeft(),

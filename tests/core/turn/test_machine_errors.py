@@ -34,7 +34,7 @@ from gateway.core.turn.events import (
 from gateway.core.turn.round_reader import MAX_CALLS, MAX_TAIL_EVENTS
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_result import ToolResult
-from gateway.errors import UpstreamBroke, UpstreamTimeout, UpstreamUnreachable
+from gateway.errors import UpstreamReplyBroken, UpstreamTimeout, UpstreamUnreachable
 from tests.core.turn.playbook import (
     DONE,
     JSON,
@@ -198,12 +198,12 @@ class TestErrors:
         playbook = Playbook(chat_turn(TurnTerms())) >> ReplyStarted(200, SSE)
         playbook = playbook >> Received([chunk({"content": "Hel"})]) << SendHead << SendBody >> ReplyEnded()
         assert playbook << SendBody << CloseUpstream << Save << Finish()
-        assert read_stream(playbook.client_body).errors[0]["code"] == UpstreamBroke.code
+        assert read_stream(playbook.client_body).errors[0]["code"] == UpstreamReplyBroken.code
 
     def test_a_break_after_the_finish_reason_loses_nothing(self) -> None:
         end = chunk({"content": "x"}, "stop")
         playbook = Playbook(chat_turn(TurnTerms(holds_end=True))) >> ReplyStarted(200, SSE)
-        playbook = playbook >> Received([end]) >> ReplyFailed(UpstreamBroke("reset")) << Save
+        playbook = playbook >> Received([end]) >> ReplyFailed(UpstreamReplyBroken("reset")) << Save
         assert playbook >> Saved() << SendHead << body(end) << Finish()
         assert playbook.outcome.state is End.FINISHED
 
@@ -226,7 +226,7 @@ class TestErrors:
         turn = chat_turn(TurnTerms(holds_end=True))
         commands = [
             command
-            for each in (*events, ReplyFailed(UpstreamBroke("reset")))
+            for each in (*events, ReplyFailed(UpstreamReplyBroken("reset")))
             for command in feed_event(turn, each)
         ]
         (save,) = [command for command in commands if isinstance(command, Save)]
@@ -258,7 +258,7 @@ class TestErrors:
         sent = join_bodies(feed_event(turn, received))
         error = event({"error": {"message": "overloaded"}})
         sent += join_bodies(
-            turn.feed(ReplyFailed(UpstreamBroke("overloaded")) if is_break else Received([error]))
+            turn.feed(ReplyFailed(UpstreamReplyBroken("overloaded")) if is_break else Received([error]))
         )
         client = read_stream(sent)
         assert client.text == "Hi there"

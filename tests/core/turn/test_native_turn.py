@@ -29,10 +29,10 @@ from gateway.core.turn.events import (
 from gateway.core.turn.native_reader import NativeReply
 from gateway.core.turn.native_turn import NativeTurn
 from gateway.core.turn.reply_change import ReplyChange
-from gateway.errors import UpstreamBroke, UpstreamRefused
+from gateway.errors import UpstreamRefused, UpstreamReplyBroken
 from tests.core.turn.playbook import JSON, SSE
 
-BROKE = UpstreamBroke("It broke.")
+BROKE = UpstreamReplyBroken("It broke.")
 HEAD, FINISH = SendHead(200, SSE), Finish()
 
 
@@ -115,15 +115,15 @@ def test_a_stream_without_an_end_is_saved_as_failed() -> None:
     turn.feed(words("one"))
     closing, *over = turn.feed(ReplyEnded())
     assert isinstance(closing, CloseUpstream)
-    assert isinstance(closing.error, UpstreamBroke)
+    assert isinstance(closing.error, UpstreamReplyBroken)
     assert over == [save(End.FAILED, "one"), FINISH]
     assert begun().feed(ReplyEnded())[0] == HEAD
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"), [("context_length_exceeded", UpstreamRefused), ("server_error", UpstreamBroke)]
+    ("code", "kind"), [("context_length_exceeded", UpstreamRefused), ("server_error", UpstreamReplyBroken)]
 )
-def test_a_stream_that_ends_with_an_error_ends_by_it(code: str, kind: type[UpstreamBroke]) -> None:
+def test_a_stream_that_ends_with_an_error_ends_by_it(code: str, kind: type[UpstreamReplyBroken]) -> None:
     data = b'{"type":"error","code":"%b","message":"No."}' % code.encode()
     turn = begun()
     turn.feed(Received([Event(b"event: error\ndata: %b\n\n" % data, data, "error")]))

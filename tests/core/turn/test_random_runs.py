@@ -34,7 +34,7 @@ from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
 from gateway.core.turn.tool_result import ToolResult
 from gateway.dialects.chat.render import ChatView
-from gateway.errors import UpstreamBroke
+from gateway.errors import UpstreamReplyBroken
 from tests.agents.core.test_tool_rules import random_rules
 from tests.core.turn.playbook import JSON, SSE, completion, make_stream
 from tests.doubles.lines_view import LinesView
@@ -55,7 +55,7 @@ def reply(dice: random.Random, ids: Any) -> list[TurnEvent]:
     body = completion(text, tuple(made), finish, id=f"r{next(ids)}", tokens=dice.choice([None, (9, 3)]))
     fate = dice.random()
     if fate < 0.03:
-        return [ReplyFailed(UpstreamBroke("It broke."))]
+        return [ReplyFailed(UpstreamReplyBroken("It broke."))]
     if fate < 0.06:
         return [
             ReplyStarted(dice.choice([500, 402, 200]), JSON),
@@ -66,7 +66,7 @@ def reply(dice: random.Random, ids: Any) -> list[TurnEvent]:
     size = dice.choice([1, 2, 100])
     pieces = make_stream(body, lambda text: [text[n : n + size] for n in range(0, len(text), size)] or [""])
     if fate < 0.09:
-        return [ReplyStarted(200, SSE), Received(pieces[:2]), ReplyFailed(UpstreamBroke("It broke."))]
+        return [ReplyStarted(200, SSE), Received(pieces[:2]), ReplyFailed(UpstreamReplyBroken("It broke."))]
     return [ReplyStarted(200, SSE), *(Received([piece]) for piece in pieces), ReplyEnded()]
 
 

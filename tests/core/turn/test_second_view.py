@@ -25,7 +25,7 @@ from gateway.core.turn.events import Received, ReceivedWhole, ReplyEnded, ReplyF
 from gateway.core.turn.guide import FreeGuide
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.terms import TurnTerms
-from gateway.errors import UpstreamBroke
+from gateway.errors import UpstreamReplyBroken
 from tests.core.turn.playbook import (
     DONE,
     JSON,
@@ -110,20 +110,20 @@ def test_an_error_in_the_stream_has_the_views_form() -> None:
 def test_the_error_of_a_stream_that_breaks_has_the_views_form() -> None:
     playbook = Playbook(lines_turn()) >> ReplyStarted(200, SSE) >> Received([chunk({"content": "He"})])
     playbook << SendHead << SendBody
-    playbook >> ReplyFailed(UpstreamBroke("It broke."))
+    playbook >> ReplyFailed(UpstreamReplyBroken("It broke."))
     assert playbook << SendBody(b"error 502 It broke.\n") << CloseUpstream << Save << Finish
 
 
 def test_a_stream_that_breaks_before_its_first_text_is_left_to_the_route() -> None:
     """The view of whom one writes a dialect after holds back what is no text yet, so that the error is a status."""
-    error = UpstreamBroke("It broke.")
+    error = UpstreamReplyBroken("It broke.")
     playbook = Playbook(lines_turn()) >> ReplyStarted(200, SSE) >> Received([chunk({"role": "assistant"})])
     playbook >> ReplyFailed(error)
     assert playbook << SendError(error) << CloseUpstream << Save << Finish
 
 
 def test_a_failure_before_the_first_byte_is_left_to_the_route() -> None:
-    error = UpstreamBroke("It broke.")
+    error = UpstreamReplyBroken("It broke.")
     playbook = Playbook(lines_turn()) >> ReplyFailed(error)
     assert playbook << SendError(error) << CloseUpstream << Save << Finish
 

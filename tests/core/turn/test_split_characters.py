@@ -12,7 +12,7 @@ from gateway.core.turn.commands import Save
 from gateway.core.turn.events import ClientLeft, Received, ReplyEnded, ReplyFailed, ReplyStarted, TurnEvent
 from gateway.core.turn.split_characters import SplitCharacters
 from gateway.core.turn.terms import TurnTerms
-from gateway.errors import UpstreamBroke
+from gateway.errors import UpstreamReplyBroken
 from tests.core.turn.playbook import DONE, SSE, chat_turn, event, feed_event, join_bodies
 
 HIGH, LOW = "\ud83d", "\ude00"
@@ -83,7 +83,7 @@ def test_a_half_before_a_list_of_parts_does_not_end_the_stream() -> None:
     [
         Received([DONE]),  # as complete as a reply without a finish_reason can be
         ReplyEnded(),
-        ReplyFailed(UpstreamBroke("It broke off.")),
+        ReplyFailed(UpstreamReplyBroken("It broke off.")),
         Received([event({"error": {"message": "No.", "type": "server_error"}})]),
         ClientLeft(),
     ],

@@ -34,7 +34,7 @@ from gateway.core.turn.states import TRANSITIONS, TurnState
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
 from gateway.core.turn.tool_result import ToolResult
-from gateway.errors import MemoryUnavailable, UpstreamBroke
+from gateway.errors import MemoryUnavailable, UpstreamReplyBroken
 from tests.core.turn.playbook import SSE, completion, make_stream
 from tests.core.turn.test_steps import Script
 from tests.doubles.lines_view import LinesView
@@ -54,7 +54,7 @@ EVENTS: tuple[TurnEvent, ...] = (
     *(Received(make_stream(body)) for body in REPLIES),
     *(Received(make_stream(body)[:-1]) for body in REPLIES),  # without [DONE]
     ReplyEnded(),
-    ReplyFailed(UpstreamBroke("It broke.")),
+    ReplyFailed(UpstreamReplyBroken("It broke.")),
     ToolFinished(ToolResult("a", "found")),
     ToolsLate(),
     Silence(),

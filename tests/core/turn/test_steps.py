@@ -53,7 +53,7 @@ from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
 from gateway.core.turn.tool_result import ToolResult
-from gateway.errors import UpstreamBroke
+from gateway.errors import UpstreamReplyBroken
 from tests.core.turn.playbook import JSON, SSE, Playbook, chat_turn, chunk, completion, make_stream
 from tests.doubles.lines_view import LinesView
 
@@ -370,11 +370,11 @@ def test_an_error_after_a_stored_step_is_no_status(status: int, stop: StopReason
 
 
 def test_an_error_of_the_first_step_is_left_to_the_route() -> None:
-    error = UpstreamBroke("It broke.")
+    error = UpstreamReplyBroken("It broke.")
     assert steps() >> ReplyFailed(error) << SendError(error) << CloseUpstream << Save << Finish
 
 
-@pytest.mark.parametrize("event", [ClientLeft(), Stopped(), ReplyFailed(UpstreamBroke("It broke."))])
+@pytest.mark.parametrize("event", [ClientLeft(), Stopped(), ReplyFailed(UpstreamReplyBroken("It broke."))])
 def test_a_cut_reply_keeps_its_text_and_no_calls(event: Any) -> None:
     playbook = steps() >> ReplyStarted(200, SSE)
     skip(playbook >> Received(make_stream(completion("Let me", (CALL,)))[:-3]))

@@ -24,7 +24,7 @@ from gateway.core.turn.upstream_error import (
     find_stream_exception,
     make_openai_error_of_reply,
 )
-from gateway.errors import UpstreamBroke, UpstreamRefused
+from gateway.errors import UpstreamRefused, UpstreamReplyBroken
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_an_error_without_words_names_its_status(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("events", "kind"),
     [
-        (b'data: {"choices":[]}\n\ndata: {"error":{"message":"x"}}\n\n', UpstreamBroke),
-        (b'data:{"object":"error","message":"x"}\r\n\r\n', UpstreamBroke),
-        (b'event: error\ndata: {"message":"x"}\n\n', UpstreamBroke),
+        (b'data: {"choices":[]}\n\ndata: {"error":{"message":"x"}}\n\n', UpstreamReplyBroken),
+        (b'data:{"object":"error","message":"x"}\r\n\r\n', UpstreamReplyBroken),
+        (b'event: error\ndata: {"message":"x"}\n\n', UpstreamReplyBroken),
         (b'event: error\ndata: {"code":"context_length_exceeded","message":"x"}\n\n', UpstreamRefused),
         (b'data: {"error":{"code":429,"message":"x"}}\n\n', UpstreamRefused),
-        (b'data: {"error":{"message":"x \\ud83d"}}\n\n', UpstreamBroke),
+        (b'data: {"error":{"message":"x \\ud83d"}}\n\n', UpstreamReplyBroken),
         (b'data: {"choices":[],"error":null}\n\n', NoneType),
         (b'data: {"choices":[{"delta":{"content":"an {\\"error\\":1}"}}]}\n\n', NoneType),
         (b": error\n\ndata: error\n\n", NoneType),

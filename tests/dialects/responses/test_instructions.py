@@ -16,7 +16,7 @@ from gateway.dialects.responses.instructions import (
     cut_memory_section,
     restore_instructions,
 )
-from gateway.errors import UpstreamBroke
+from gateway.errors import UpstreamReplyBroken
 from gateway.run.upstream.relay import ChangedEvents
 
 Json = dict[str, Any]
@@ -88,9 +88,9 @@ def test_an_event_without_an_end_does_not_show_them() -> None:
 
 @pytest.mark.parametrize("broken", [b'{"instructions": "Ours', b'{"instructions": "Ours"} more'])
 def test_what_may_have_them_and_cannot_be_read_is_an_error(broken: bytes) -> None:
-    with pytest.raises(UpstreamBroke):
+    with pytest.raises(UpstreamReplyBroken):
         restore_instructions(None).change_body(broken)
-    with pytest.raises(UpstreamBroke):
+    with pytest.raises(UpstreamReplyBroken):
         passed(restore_instructions(None), b"data: " + broken + b"\n\n")
 
 

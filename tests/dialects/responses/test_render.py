@@ -27,7 +27,7 @@ from gateway.dialects.responses.render import (
     render_usage,
 )
 from gateway.dialects.responses.request_fields import ECHO_DEFAULTS
-from gateway.errors import UpstreamBroke
+from gateway.errors import UpstreamReplyBroken
 
 Json = dict[str, Any]
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -346,7 +346,7 @@ def test_nothing_leaves_before_there_is_something_to_say() -> None:
 @pytest.mark.parametrize("has_begun", [True, False])
 def test_an_error_is_the_end(has_begun: bool) -> None:
     for tell in (
-        lambda made: made.fail(UpstreamBroke("It broke.")),
+        lambda made: made.fail(UpstreamReplyBroken("It broke.")),
         lambda made: made.show_upstream_error(
             {"message": "It broke.", "type": "server_error", "code": None}, None
         ),

@@ -27,7 +27,7 @@ from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.background.learner import LEARN_JOB
 from gateway.settings import ProjectSettings, Settings
 from storage.database import Connection, Statement
-from storage.errors import Broken
+from storage.errors import StoreFailed
 from storage.forget_commands import ForgetTarget
 from storage.import_commands import ImportWriting
 from storage.records import LEARNER, RULE, Scope
@@ -850,7 +850,7 @@ def test_an_import_is_done_when_its_jobs_are_enqueued(world: World, monkeypatch:
 
     async def fail(kind: str, agent_row: int, key: str) -> None:
         assert kind == LEARN_JOB
-        raise Broken("broken")
+        raise StoreFailed("broken")
 
     async def touch_late(row: int, at: float) -> None:
         await asyncio.sleep(0.2)  # the file is sent again before it is stored that the import has ended

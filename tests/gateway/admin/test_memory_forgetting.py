@@ -19,7 +19,7 @@ from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.background.retention import make_retention
 from gateway.settings import BlockSettings
 from storage.commands import LearnedFact
-from storage.errors import Busy
+from storage.errors import StoreBusy
 from storage.reader_commands import LearnedChanges
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.admin.test_memory_views import memory, rows, speak, views
@@ -134,10 +134,10 @@ def test_what_was_begun_goes_on_though_it_could_not_be_noted(
     of, call, forget = memory(world), world.gateway.call, forgetting(world)
 
     async def fails(*entry: Any) -> None:
-        raise Busy("no")
+        raise StoreBusy("no")
 
     monkeypatch.setattr(world.store.audit, "add", fails)
-    with pytest.raises(Busy):
+    with pytest.raises(StoreBusy):
         call(forget.forget(OPERATOR, of.uid, "conversation", "conv-19", confirm="2"))
     becomes(lambda: SECRET.encode() not in world.data())
 
@@ -184,7 +184,7 @@ def test_a_forgetting_that_the_store_breaks_off_goes_on_by_itself(
     of, call = memory(world), world.gateway.call
 
     async def fail(id: int) -> None:
-        raise Busy("busy")
+        raise StoreBusy("busy")
 
     with monkeypatch.context() as busy:
         busy.setattr(world.store.forgetting, "run", fail)

@@ -20,7 +20,7 @@ from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.admin.request_records import RequestRecord
 from gateway.run.receipt import Receipt
 from gateway.run.request_log import LoggedRequest, RequestLog
-from storage.errors import Broken, StoreError, TooSlow
+from storage.errors import StoreError, StoreFailed, StoreTimeout
 from storage.job_records import NO_AGENT
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
@@ -117,8 +117,8 @@ def test_an_upstream_that_rests_is_named_and_none_left_is_down(world: World) -> 
 @pytest.mark.parametrize(
     ("error", "state", "sentence"),
     [
-        (TooSlow("slow"), "degraded", "Not all of this could be read in time: open it again."),
-        (Broken("broken"), "down", "The database cannot be used: replies go on without memory."),
+        (StoreTimeout("slow"), "degraded", "Not all of this could be read in time: open it again."),
+        (StoreFailed("broken"), "down", "The database cannot be used: replies go on without memory."),
     ],
 )
 def test_a_database_that_is_slow_is_not_down(
@@ -235,7 +235,7 @@ def test_requests_are_listed_while_the_database_is_down(
 
     async def fail(uids: Collection[str]) -> Any:
         assert uids == {uid}
-        raise Broken("broken")
+        raise StoreFailed("broken")
 
     with monkeypatch.context() as down:
         down.setattr(world.store.overview, "load_scopes", fail)

@@ -37,7 +37,7 @@ from gateway.run.memory.query_vectors import QueryVectors
 from gateway.run.memory.recall import STREAM_TIME_PARTS
 from gateway.run.memory.trial import TrialRunner
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
-from storage.errors import Broken
+from storage.errors import StoreFailed
 from storage.forget_commands import ForgetTarget
 from storage.job_records import JobState
 from storage.records import Scope, Vector
@@ -347,7 +347,7 @@ def test_the_next_batch_is_enqueued_with_the_end_of_the_one_before(
         return await enqueue(*args)
 
     async def dies(*args: Any) -> int:
-        raise Broken("no disk")
+        raise StoreFailed("no disk")
 
     monkeypatch.setattr(jobs, "enqueue", only_once)
     made.pass_idle_time()

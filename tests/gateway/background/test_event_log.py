@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.run.event_log import BATCH_BYTES, EventLog
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from storage.run_records import Run, RunState
 from storage.sql.agents import find_or_create_agent
 from tests.stored import ALICE, open_store
@@ -18,7 +18,7 @@ RUN = Run(1, "run", 1, 1, RunState.RUNNING, 0.0)
 
 
 def refuse(*_: object, **__: object) -> NoReturn:
-    raise Unavailable("the disk is full")
+    raise StoreUnavailable("the disk is full")
 
 
 class Whole:

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.run.background.indexing import LONG_BACKLOG, IndexingService
 from gateway.run.memory.turn_writer import INDEX_EVERY
-from storage.errors import Broken
+from storage.errors import StoreFailed
 from storage.sql.store import Store
 
 
@@ -22,7 +22,7 @@ class Memories:
 
     async def advance(self, agent_row: int) -> bool:
         if self.is_broken:
-            raise Broken("no disk")
+            raise StoreFailed("no disk")
         self.now += 0.1
         self.steps += 1
         if self.steps % 2 == 0:
@@ -31,7 +31,7 @@ class Memories:
 
     async def count_backlog(self, agent_row: int) -> int:
         if self.is_broken:
-            raise Broken("no disk")
+            raise StoreFailed("no disk")
         return self.backlogs[agent_row]
 
     async def find_lagging_agents(self, at_least: int, limit: int) -> list[int]:
@@ -91,7 +91,7 @@ async def test_a_memory_is_indexed_when_the_store_works_again() -> None:
     memories = Memories()
     memories.indexing.add(1, 16)
     memories.is_broken = True
-    with pytest.raises(Broken):
+    with pytest.raises(StoreFailed):
         await memories.pass_time(10)
     memories.is_broken = False
     await memories.pass_time(0)
@@ -103,7 +103,7 @@ async def test_a_memory_that_grew_while_the_store_failed_is_checked_when_it_work
     memories.backlogs = {1: LONG_BACKLOG}
     memories.indexing.add_unchecked(1)
     memories.is_broken = True
-    with pytest.raises(Broken):
+    with pytest.raises(StoreFailed):
         await memories.pass_time(0)
     memories.is_broken = False
     await memories.pass_time(0)

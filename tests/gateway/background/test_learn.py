@@ -18,7 +18,7 @@ from adapters.types import ModelRequest
 from gateway.run.admin.show import ShowOperation
 from gateway.run.background.worker import Worker
 from gateway.run.memory.trial import TrialRunner
-from storage.errors import Full
+from storage.errors import StoreFull
 from storage.job_records import JobState
 from storage.records import Scope
 from tests.doubles.upstream import Gate, StrictUpstream, say
@@ -469,7 +469,7 @@ def test_what_fails_between_the_answer_and_the_disk_is_done_once(
             await effect(connection)
             if failures:
                 failures.pop()
-                raise Full("no space")
+                raise StoreFull("no space")
 
         return write
 

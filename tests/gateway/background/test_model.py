@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from adapters.base import ModelReply, Provider
-from adapters.errors import ProviderBroke, ProviderUnreachable
+from adapters.errors import ProviderReplyBroken, ProviderUnreachable
 from adapters.providers import UNKNOWN
 from adapters.scripted import ScriptedBody, ScriptedFailure, ScriptedProvider
 from adapters.scripted_message import ScriptedCall, ScriptedMessage
@@ -161,7 +161,7 @@ async def test_the_budget_outlives_the_process(world: World) -> None:
         (ScriptedBody((b'{"choices":[]}',)), JobFailed, "no chat completion"),
         (ScriptedBody((b'{"choices":[{"message":"Miso"}]}',)), JobFailed, "no chat completion"),
         (ScriptedBody((b"[]",)), JobFailed, "no chat completion"),
-        (ScriptedBody((b'{"choices"', ProviderBroke("Miso"))), JobFailed, "model gave no whole answer"),
+        (ScriptedBody((b'{"choices"', ProviderReplyBroken("Miso"))), JobFailed, "model gave no whole answer"),
         (ProviderUnreachable("Miso"), JobFailed, "model could not be reached"),
     ],
 )

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from gateway.run.background.tasks import PeriodicTask
-from storage.errors import Locked
+from storage.errors import StoreLocked
 
 
-@pytest.mark.parametrize("error", [Locked("held"), KeyError("a bug of ours")])
+@pytest.mark.parametrize("error", [StoreLocked("held"), KeyError("a bug of ours")])
 async def test_a_step_that_fails_is_logged_and_not_the_last(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.run.background.job_context import GiveUp, Handler, JobContext, Postponed
 from gateway.run.background.worker import WorkerLimits
 from storage.database import Connection, Effect
-from storage.errors import Broken, Full, Stale
+from storage.errors import StaleWrite, StoreFailed, StoreFull
 from storage.job_records import Job, JobState
 from storage.records import Agent
 from storage.sql.job_rows import forget_jobs
@@ -150,7 +150,7 @@ async def test_a_worker_that_hangs_loses_its_job_to_another_and_changes_nothing(
         except asyncio.CancelledError:
             try:
                 await job.finish(remembering(agent, "late"))
-            except Stale as error:
+            except StaleWrite as error:
                 refused.append(error)
             raise
 
@@ -202,7 +202,7 @@ async def test_a_lease_that_could_not_be_renewed_in_an_outage_is_renewed_after_i
 
     async def fail(job: Job, lease_s: float) -> bool:
         failed.append(job.key)
-        raise Broken("the database is away")
+        raise StoreFailed("the database is away")
 
     async def learn(job: JobContext) -> None:
         await asyncio.Event().wait()
@@ -494,7 +494,7 @@ async def test_a_queue_that_cannot_be_read_is_said_in_words_of_an_operator(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def due_in(kinds: object) -> float | None:
-        raise Broken("db: PostgreSQL closed the connection")
+        raise StoreFailed("db: PostgreSQL closed the connection")
 
     async def learn(job: JobContext) -> None: ...
 
@@ -513,7 +513,7 @@ async def test_a_job_whose_failure_cannot_be_written_is_taken_over_when_the_data
         from storage.sqlite.database import connect_current
 
         if down:
-            raise Broken("no disk")
+            raise StoreFailed("no disk")
         return connect_current(target)
 
     store = await open_store(
@@ -531,7 +531,7 @@ async def test_a_job_whose_failure_cannot_be_written_is_taken_over_when_the_data
         attempts.append(job.job.attempt)
         if len(attempts) == 1:
             down = True
-            store.database.writer.report_fault(Full("the disk is full"))
+            store.database.writer.report_fault(StoreFull("the disk is full"))
             await store.database.writer.recover()
             await job.commit(lambda c: None)
 

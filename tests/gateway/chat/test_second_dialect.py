@@ -15,7 +15,7 @@ from gateway.core.turn.client_view import UnseenView, ViewFactory
 from gateway.core.turn.commands import TurnOutcome
 from gateway.dialects.chat.parse import parse
 from gateway.dialects.chat.render import ChatView
-from gateway.errors import UpstreamBroke
+from gateway.errors import UpstreamReplyBroken
 from gateway.run.receipt import Receipt
 from gateway.run.request_context import RequestContext
 from tests.doubles.lines_view import LinesView
@@ -106,5 +106,5 @@ def test_a_view_of_whole_replies_gets_a_status_for_an_error_in_a_stream(upstream
     with serve(settings_for(upstream)) as gateway:
         error = {"message": "Overloaded.", "type": "server_error"}
         upstream.queue(say("Hi.", streams=True, error_after=(2, error)))
-        with pytest.raises(UpstreamBroke, match="Overloaded"):
+        with pytest.raises(UpstreamReplyBroken, match="Overloaded"):
             answer(gateway, WholeView, stream=False)

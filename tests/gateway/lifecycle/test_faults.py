@@ -20,7 +20,7 @@ import pytest
 from gateway.run.background.job_context import JobContext
 from gateway.settings import ProfileSettings
 from storage.database import work_generation
-from storage.errors import Broken, Corrupt
+from storage.errors import StoreCorrupt, StoreFailed
 from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from storage.sql.passages import insert_passage
@@ -621,7 +621,7 @@ def test_a_request_and_a_job_that_are_under_way_at_a_restore_read_no_other_memor
             client.request("POST", "/v1/chat/completions", json.dumps(body).encode())
             upstream.request_gate(3).wait_sync()
             (tmp_path / "other.db").replace(world.path)
-            with pytest.raises(Broken):
+            with pytest.raises(StoreFailed):
                 world.write(lambda connection: None)
             assert world.recover()
             hold.open()
@@ -647,7 +647,7 @@ def test_a_read_that_fails_late_costs_the_memory_and_not_the_chat(
         ]
 
         def fail_to_read(*_: object) -> None:
-            raise Corrupt("damaged")
+            raise StoreCorrupt("damaged")
 
         world.store.turns.find_conversation_uid = fail_to_read  # type: ignore[method-assign,assignment]
         reply = world.post("", messages=spoken)

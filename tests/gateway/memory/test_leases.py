@@ -11,7 +11,7 @@ import pytest
 from gateway.run.memory import leases
 from gateway.run.memory.leases import LEASE_S, Leases, lock_name
 from gateway.run.memory.queue import Queues, QueueTicket
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from storage.sql.conversation_locks import ConversationLocks
 from storage.sql.store import Store
 from tests.doubles.upstream import Gate
@@ -49,7 +49,7 @@ class Process(ConversationLocks):
         if not self.is_broken:
             return super().release(name, lease_s)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        failed.set_exception(Unavailable("broken"))
+        failed.set_exception(StoreUnavailable("broken"))
         failed.exception()
         return failed
 

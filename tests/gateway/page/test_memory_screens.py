@@ -25,7 +25,7 @@ from gateway.core.memory.word_diff import diff_words
 from gateway.run.admin.memory_export import MemoryExport
 from gateway.settings import BlockSettings, ProfileSettings
 from storage.commands import LearnedFact
-from storage.errors import Busy
+from storage.errors import StoreBusy
 from storage.postgres.database import PostgresDatabase
 from storage.reader_commands import LearnedChanges
 from storage.records import Agent
@@ -580,7 +580,7 @@ def test_a_read_that_could_not_be_noted_is_noted_by_the_next_one(
     async def fails(*entry: Any) -> None:
         noted.append(entry)
         await gate.wait()
-        raise Busy("no")
+        raise StoreBusy("no")
 
     with monkeypatch.context() as patches, ThreadPoolExecutor() as threads:
         patches.setattr(operator.world.store.audit, "add", fails)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from gateway.run.admin.audited_parts import AuditedVersion
-from storage.errors import Broken
+from storage.errors import StoreFailed
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, memory_of, speak
@@ -63,7 +63,7 @@ def test_the_overview_says_in_an_outage_that_people_are_unknown(
     speak(operator.world, "Hello.")
 
     async def fail(project: str | None) -> None:
-        raise Broken("broken")
+        raise StoreFailed("broken")
 
     monkeypatch.setattr(operator.world.store.jobs, "count_by_state", fail)
     shown = operator.get("").body.decode()

@@ -24,7 +24,7 @@ from gateway.run.chat import Chat
 from gateway.run.pending import PendingWrites
 from gateway.run.turn import TurnRun
 from storage.commands import CommittedTurn, TurnWrite
-from storage.errors import Stale, Unavailable
+from storage.errors import StaleWrite, StoreUnavailable
 from storage.job_records import Job, JobState
 from storage.run_commands import ResponseEnd
 from storage.run_records import Run, RunState
@@ -70,7 +70,7 @@ def polled(world: World, id: str) -> Any:
 
 def failing_once(monkeypatch: pytest.MonkeyPatch, of: Any, method: str) -> None:
     """Has a method of the store fail when it is called first."""
-    call, errors = getattr(of, method), [Unavailable("the disk is full")]
+    call, errors = getattr(of, method), [StoreUnavailable("the disk is full")]
 
     async def fails_once(*arguments: Any, **named: Any) -> Any:
         if errors:
@@ -159,7 +159,7 @@ def test_a_response_whose_turn_is_not_written_in_the_end_is_made_again(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the database ends while it is waited for longer than a client would wait."""
-    gate, commit, errors = Gate(), Turns.commit, [Unavailable("the server has ended")]
+    gate, commit, errors = Gate(), Turns.commit, [StoreUnavailable("the server has ended")]
 
     async def fail_late_once(turns: Turns, write: TurnWrite) -> CommittedTurn:
         if errors:
@@ -241,7 +241,7 @@ def test_a_reader_in_another_process_misses_nothing_when_it_ends(
 def test_a_reader_follows_the_attempt_after_one_that_failed(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish, errors = world.store.responses.finish, [Unavailable("the disk is full")]
+    finish, errors = world.store.responses.finish, [StoreUnavailable("the disk is full")]
 
     async def finish_later(*arguments: Any) -> Any:
         if errors:
@@ -325,7 +325,7 @@ def test_an_attempt_that_has_lost_its_job_reads_memory_once(
     async def lose_first(agent_row: int, run_row: int, name: bytes, job: Job) -> bool:
         if job.attempt == 1:
             lost.append(run_row)
-            raise Stale("another attempt makes it")
+            raise StaleWrite("another attempt makes it")
         return await note_turn(agent_row, run_row, name, job)
 
     monkeypatch.setattr(world.store.responses, "note_turn", lose_first)
@@ -376,7 +376,7 @@ def test_a_store_that_fails_while_events_are_read_is_no_fault_of_the_gateway(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails(*_: Any) -> Any:
-        raise Unavailable("the disk is full")
+        raise StoreUnavailable("the disk is full")
 
     done = polled(world, begin(world, input="Count.", user="alice").id)
     becomes(lambda: not world.gateway.app.services.background_responses.maker.logs)

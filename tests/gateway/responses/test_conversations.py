@@ -21,7 +21,7 @@ from gateway.run.background.retention import Retention
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
 from gateway.web import conversation_requests
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from storage.forget_commands import ForgetTarget
 from storage.job_records import JobState
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
@@ -206,7 +206,7 @@ def test_a_later_attempt_asks_with_the_items_that_still_wait(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, is_deleted: bool
 ) -> None:
     """Those that another response has answered since, or that were deleted, are not in its turn."""
-    errors, reserve = [Unavailable("the disk is full")], ResponseConversations.reserve
+    errors, reserve = [StoreUnavailable("the disk is full")], ResponseConversations.reserve
 
     async def reserve_later(*given: Any) -> ResponseConversation:
         if errors:
@@ -232,7 +232,7 @@ def test_a_later_attempt_asks_with_the_items_that_still_wait(
 def test_a_later_attempt_asks_with_the_items_of_the_earlier_one(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    errors, remove = [Unavailable("the disk is full")], ResponseConversations.remove_answered
+    errors, remove = [StoreUnavailable("the disk is full")], ResponseConversations.remove_answered
 
     async def remove_and_fail(*given: Any) -> None:
         await remove(*given)

@@ -20,7 +20,7 @@ from gateway.core.conversation.private import read_private
 from gateway.core.conversation.wire_message import read_text
 from gateway.run.memory.named_turns import find_paths_by_id
 from gateway.settings import BlockSettings
-from storage.errors import StatementFailed, Unavailable
+from storage.errors import StatementFailed, StoreUnavailable
 from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from tests.doubles.responses_events import events_of
@@ -61,7 +61,7 @@ def broken(*_: Any) -> Any:
 
 
 async def fails(*_: Any) -> Any:
-    raise Unavailable("the disk is full")
+    raise StoreUnavailable("the disk is full")
 
 
 def conversations(world: World) -> int:
@@ -878,7 +878,7 @@ def test_a_background_response_whose_id_could_not_be_written_is_written_at_its_e
     monkeypatch: pytest.MonkeyPatch,
     step: str,
 ) -> None:
-    perform, errors = pkgutil.resolve_name(step), [Unavailable("the disk is full")]
+    perform, errors = pkgutil.resolve_name(step), [StoreUnavailable("the disk is full")]
 
     async def fail_once(*arguments: Any, **named: Any) -> Any:
         if errors:
@@ -931,7 +931,7 @@ def test_a_background_response_whose_history_could_not_be_read_is_written_by_the
         world.settle()
 
     async def fail(*_: object) -> None:
-        raise Unavailable("the disk is slow")
+        raise StoreUnavailable("the disk is slow")
 
     with remember(upstream, tmp_path) as world:
         with monkeypatch.context() as patch:

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.toolbox import MAX_PARALLEL, NO_TOOLS, ToolAnswer, Toolbox
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from tests.gateway.tools.run_round import run_all
 
 
@@ -88,7 +88,7 @@ async def test_calls_of_one_lane_keep_their_order() -> None:
 
 @pytest.mark.parametrize(
     ("error", "is_logged_as"),
-    [(ValueError("secret detail"), "ERROR"), (Unavailable("the disk is gone"), "WARNING")],
+    [(ValueError("secret detail"), "ERROR"), (StoreUnavailable("the disk is gone"), "WARNING")],
 )
 async def test_a_call_that_fails_is_reported_to_the_model_and_fails_no_other(
     caplog: pytest.LogCaptureFixture, error: Exception, is_logged_as: str

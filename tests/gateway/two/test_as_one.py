@@ -13,7 +13,7 @@ import pytest
 from gateway.run.background import tasks
 from gateway.run.background.indexing import IndexingService
 from gateway.settings import BlockSettings
-from storage.errors import TooSlow
+from storage.errors import StoreTimeout
 from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from storage.sql.default_blocks import DefaultBlocks
@@ -76,7 +76,7 @@ def test_a_database_that_is_busy_at_the_start_has_new_blocks_of_the_settings_lat
     async def follow_later(*arguments: Any, **options: Any) -> None:
         tries.append(1)
         if len(tries) % 3:
-            raise TooSlow("no connection was free in time")
+            raise StoreTimeout("no connection was free in time")
         await follow(*arguments, **options)
         followed.append(1)
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from gateway.open_database import open_database
 from gateway.run.memory import leases
 from gateway.settings import DatabaseSettings
-from storage.errors import TooSlow
+from storage.errors import StoreTimeout
 from storage.sql.store import Store
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, UpstreamRequest, say
 from tests.gateway.two.proxy import Proxy
@@ -118,7 +118,7 @@ def recovers(gateway: Gateway) -> bool:
     assert agents is not None
     try:
         gateway.running.call(agents.agent_runs.abandoned.end_all())
-    except TooSlow:
+    except StoreTimeout:
         return False
     return True
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from storage.errors import TooNew
+from storage.errors import SchemaTooNew
 from storage.postgres.migration import PostgresMigration, get_latest_version, load_migrations, migrate
 from tests.gateway.process import command
 from tests.gateway.two.deployment import Deployment
@@ -88,7 +88,7 @@ def test_an_old_gateway_serves_on_a_newer_schema(tmp_path: Path, own: str) -> No
 
 def test_a_program_that_is_too_old_does_not_start(tmp_path: Path, own: str) -> None:
     upgrade(own, NEXT, AFTER)
-    with pytest.raises(TooNew, match=f"{LAST + 2}"):
+    with pytest.raises(SchemaTooNew, match=f"{LAST + 2}"):
         upgrade(own)
     # The version between the two may still run.
     assert upgrade(own, NEXT) == LAST + 2

@@ -6,8 +6,8 @@ import pytest
 
 from adapters.errors import (
     NoDescriptor,
-    ProviderBroke,
     ProviderError,
+    ProviderReplyBroken,
     ProviderTimeout,
     ProviderTooLarge,
     ProviderUnreachable,
@@ -16,8 +16,8 @@ from adapters.errors import (
 from gateway.core.upstream.policy import Failure
 from gateway.errors import (
     DescriptorsUsedUp,
-    UpstreamBroke,
     UpstreamError,
+    UpstreamReplyBroken,
     UpstreamTimeout,
     UpstreamTooLarge,
     UpstreamUnreachable,
@@ -34,8 +34,8 @@ from gateway.run.upstream.provider_errors import classify_failure, get_error_kin
         (ProviderUnreachable("u", was_sent=False), UpstreamUnreachable, Failure("unreachable", False)),
         (ProviderUnreachable("u"), UpstreamUnreachable, Failure("unreachable")),
         (NoDescriptor("n", was_sent=False), DescriptorsUsedUp, Failure("unreachable", False, is_own=True)),
-        (ProviderBroke("b"), UpstreamBroke, Failure("broke")),
-        (UnfinishedEvent(b"data: {"), UpstreamBroke, Failure("broke")),
+        (ProviderReplyBroken("b"), UpstreamReplyBroken, Failure("broke")),
+        (UnfinishedEvent(b"data: {"), UpstreamReplyBroken, Failure("broke")),
         (ProviderTooLarge("l"), UpstreamTooLarge, Failure("broke")),
         (ProviderError("e"), UpstreamError, Failure("broke")),
     ],

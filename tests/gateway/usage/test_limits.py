@@ -27,7 +27,7 @@ from gateway.limits import Limits
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.usage import limit_buckets, limit_table, meter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
-from storage.errors import Broken, StoreError
+from storage.errors import StoreError, StoreFailed
 from storage.sql.limits import UsageLimits
 from storage.usage_records import FORGOTTEN_USER, UsageKey, UsageLimit, UsageQuery
 from tests.doubles.anthropic_upstream import StrictAnthropic
@@ -975,7 +975,7 @@ def test_a_background_response_that_could_not_be_accepted_is_given_back(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: str, write: str
 ) -> None:
     async def fails(*_: object) -> None:
-        raise Broken("It is away.")
+        raise StoreFailed("It is away.")
 
     with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
         world.limit("requests", "day", 5)

@@ -10,7 +10,7 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamBroke
+from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamReplyBroken
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.web.auth import Guard
@@ -93,9 +93,9 @@ def test_what_no_route_answers_has_the_form_as_well(error: Exception, host: byte
 
 
 def test_a_stream_ends_with_an_event_of_the_dialect() -> None:
-    *_, last = answer(UpstreamBroke("It broke."), "/agents/1", begun=True)
+    *_, last = answer(UpstreamReplyBroken("It broke."), "/agents/1", begun=True)
     assert last["body"] == b'event: error\ndata: {"detail":"It broke."}\n\n'
-    *_, last = answer(UpstreamBroke("It broke."), "/v1/chat/completions", begun=True)
+    *_, last = answer(UpstreamReplyBroken("It broke."), "/v1/chat/completions", begun=True)
     assert last["body"].startswith(b'data: {"error":{"message":"It broke.","type":"upstream_error"')
 
 

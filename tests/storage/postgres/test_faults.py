@@ -21,15 +21,15 @@ from msgspec.structs import replace
 
 from storage.database import Connection, Operation
 from storage.errors import (
-    Broken,
-    Busy,
-    NotAdmitted,
-    ReadOnly,
+    ServerRefused,
     StatementFailed,
+    StoreBusy,
     StoreClosed,
     StoreError,
-    TooSlow,
-    Unavailable,
+    StoreFailed,
+    StoreReadOnly,
+    StoreTimeout,
+    StoreUnavailable,
 )
 from storage.job_records import Job
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
@@ -80,10 +80,10 @@ async def test_a_server_that_is_lost_is_named_refused_at_once_and_comes_back(
     heard: list[bool] = []
     store.database.add_recovery_listener(lambda: heard.append(True))
     proxy.refuse()
-    with pytest.raises(Unavailable):
+    with pytest.raises(StoreUnavailable):
         await store.keys.list()
     await until(lambda: not store.health.ok)
-    with pytest.raises(Broken):
+    with pytest.raises(StoreFailed):
         await store.database.write(ask)
     assert (store.health.status, bool(store.health.error)) == ("broken", True)
     proxy.allow()
@@ -175,7 +175,7 @@ async def test_a_job_whose_claim_had_no_answer_is_claimed_again_at_once(
     store = await open_store(path=proxy.url)
     id = await store.jobs.enqueue("learn", 0, "k")
     proxy.cut_at("COMMIT", after_reply=True, within="UPDATE jobs")
-    with pytest.raises(Broken):
+    with pytest.raises(StoreFailed):
         await claim(store)
     await until(lambda: store.health.is_up)
     assert await store.jobs.leases.find_due_in(["learn"]) == 0.0
@@ -191,7 +191,7 @@ async def test_a_claim_that_came_to_nothing_ends_no_claim_of_another_process(
     store, other = await open_store(path=proxy.url), await open_store()
     await store.jobs.enqueue("learn", 0, "k")
     proxy.cut_at("COMMIT", after_reply=False, within="UPDATE jobs")
-    with pytest.raises(Broken):
+    with pytest.raises(StoreFailed):
         await claim(store)
     async with asyncio.timeout(PATIENCE_S):
         # Until the server has seen that the connection is cut.
@@ -217,7 +217,7 @@ async def test_connections_that_the_server_ends_are_reopened(
     end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = $1"
     await admin.fetch(end, database.url.partition("?")[0].rpartition("/")[2])
     await admin.close()
-    with contextlib.suppress(Unavailable):
+    with contextlib.suppress(StoreUnavailable):
         await store.keys.list()  # whoever asks first may meet it
     await until(lambda: store.health.ok)
     await store.keys.create("shop", "laptop")
@@ -241,7 +241,7 @@ async def test_a_turn_is_written_although_its_connection_is_ended_twice(open_sto
 
     assert await store.database.write(ended(2), is_repeatable=True) == 3
     assert await store.database.write(ended(1)) == 2
-    with pytest.raises(Broken):
+    with pytest.raises(StoreFailed):
         await store.database.write(ended(2))
 
 
@@ -250,7 +250,7 @@ async def test_a_read_past_its_deadline_is_too_slow_and_its_connection_is_used_a
 ) -> None:
     store: Store = await open_store(limits=replace(PATIENT, size=2))
     for _ in range(5):  # more than there are connections
-        with pytest.raises(TooSlow):
+        with pytest.raises(StoreTimeout):
             await store.database.read(wait, deadline_ms=20)
     assert await store.database.read(ask, deadline_ms=5_000) == 1
     assert store.health.ok
@@ -259,7 +259,7 @@ async def test_a_read_past_its_deadline_is_too_slow_and_its_connection_is_used_a
 async def test_a_network_that_swallows_everything_is_noticed(open_store: OpenStore, proxy: Proxy) -> None:
     store: Store = await open_store(path=proxy.url, limits=QUICK)
     proxy.stall()
-    with pytest.raises(Unavailable):
+    with pytest.raises(StoreUnavailable):
         await store.keys.list()
     await until(lambda: not store.health.ok)
     proxy.flow()
@@ -273,7 +273,7 @@ async def test_a_write_that_has_no_answer_finds_that_the_server_gives_none(
     """Else the next write gets its connection, and waits as long: nothing is stored until the network gives up."""
     store: Store = await open_store(path=proxy.url, limits=replace(QUICK, write_s=0.3))
     proxy.stall()
-    with pytest.raises(TooSlow):
+    with pytest.raises(StoreTimeout):
         await store.database.write_one("SELECT 1", ())
     assert store.health.status == "broken"
     proxy.flow()
@@ -333,7 +333,7 @@ async def test_reads_wait_a_moment_for_a_connection_and_writes_as_long_as_it_tak
     write = store.database.write(ask)
     # As past a deadline: what can do without the read does without it.
     for deadline_ms in (None, 20):
-        with pytest.raises(TooSlow):
+        with pytest.raises(StoreTimeout):
             await store.database.read(ask, deadline_ms=deadline_ms)
     go_on.set()
     assert await write == 1
@@ -375,7 +375,7 @@ async def test_what_comes_free_while_the_server_refuses_one_more_is_taken(
     async def full(place: PostgresTarget) -> RawConnection:
         asked.set()
         await refuse.wait()
-        raise Busy(f"{place.name}: sorry, too many clients already")
+        raise StoreBusy(f"{place.name}: sorry, too many clients already")
 
     async def hold(connection: Connection) -> None:
         await connection.fetch_value("SELECT 1")
@@ -434,7 +434,7 @@ async def test_long_reads_leave_connections_to_turns(open_store: OpenStore) -> N
 async def test_more_bytes_than_may_wait_are_refused(open_store: OpenStore) -> None:
     store: Store = await open_store(limits=replace(PATIENT, queue_bytes=10_000))
     first = store.database.write(ask, size_bytes=20_000)  # nothing stands before it
-    with pytest.raises(Busy):
+    with pytest.raises(StoreBusy):
         store.database.write(ask, size_bytes=1)
     assert await first == 1
     assert await store.drain(PATIENCE_S)
@@ -453,7 +453,7 @@ async def test_a_primary_that_becomes_a_replica_is_read_only_until_it_is_primary
     try:
         # Those that are open do not know it yet.
         await rows(store, "SET default_transaction_read_only = on")
-        with pytest.raises(ReadOnly):
+        with pytest.raises(StoreReadOnly):
             await store.keys.create("shop", "laptop")
         await until(lambda: store.health.status == "readonly")
     finally:
@@ -484,7 +484,7 @@ async def test_a_write_that_is_wrong_in_itself_leaves_nothing_and_stops_no_other
 async def test_a_refused_login_is_reported_without_the_password(database: PostgresServer) -> None:
     there, _, options = database.url.partition("?")
     url = there.replace("postgres:@", "postgres:secret@").rpartition("/")[0] + f"/no_such_database?{options}"
-    with pytest.raises(NotAdmitted, match="no_such_database") as refused:
+    with pytest.raises(ServerRefused, match="no_such_database") as refused:
         await database.open(path=url)
     assert "secret" not in refused.value.message
 
@@ -512,11 +512,13 @@ async def test_two_that_meet_in_a_circle_are_both_written(open_store: OpenStore)
 @each_row(
     ("state", "expected"),
     [
-        ("25006", "ReadOnly"), ("53100", "Full"), ("53200", "Full"), ("53300", "Busy"), ("57014", "TooSlow"),
-        ("55P03", "Locked"), ("40001", "WriteConflict"), ("40P01", "WriteConflict"), ("23505", "WriteConflict"),
-        ("XX001", "Corrupt"), ("XX002", "Corrupt"), ("42601", "StatementFailed"), ("22021", "StatementFailed"),
-        ("57P01", "Broken"), ("57P03", "Broken"), ("08006", "Broken"), ("28P01", "NotAdmitted"),
-        ("3D000", "NotAdmitted"), ("42501", "NotAdmitted"), ("58030", "Broken"),
+        ("25006", "StoreReadOnly"), ("53100", "StoreFull"), ("53200", "StoreFull"), ("53300", "StoreBusy"),
+        ("57014", "StoreTimeout"),
+        ("55P03", "StoreLocked"), ("40001", "WriteConflict"), ("40P01", "WriteConflict"), ("23505", "WriteConflict"),
+        ("XX001", "StoreCorrupt"), ("XX002", "StoreCorrupt"), ("42601", "StatementFailed"),
+        ("22021", "StatementFailed"),
+        ("57P01", "StoreFailed"), ("57P03", "StoreFailed"), ("08006", "StoreFailed"), ("28P01", "ServerRefused"),
+        ("3D000", "ServerRefused"), ("42501", "ServerRefused"), ("58030", "StoreFailed"),
     ],
 )  # fmt: skip
 def test_each_sqlstate_has_its_error(state: str, expected: str) -> None:
@@ -539,7 +541,7 @@ def test_each_sqlstate_has_its_error(state: str, expected: str) -> None:
 )
 def test_the_end_of_a_connection_has_the_same_words_whoever_meets_it(error: Exception) -> None:
     answer = translate_error(error, "db")
-    assert (type(answer), answer.message) == (Broken, "db: PostgreSQL closed the connection")
+    assert (type(answer), answer.message) == (StoreFailed, "db: PostgreSQL closed the connection")
 
 
 @pytest.mark.parametrize(
@@ -559,7 +561,7 @@ async def test_why_a_server_does_not_answer_is_said_in_the_system_s_words(
         raise error
 
     monkeypatch.setattr(asyncpg, "connect", refuse)
-    with pytest.raises(Broken) as caught:
+    with pytest.raises(StoreFailed) as caught:
         await connect(PostgresTarget("postgresql://db.example/x"))
     assert f"does not answer: {says} Start" in caught.value.message
 
@@ -607,7 +609,7 @@ async def test_a_database_that_cannot_keep_every_text_is_refused(
             assert len(found) == 1
             await store.close()
         else:
-            with pytest.raises(NotAdmitted, match=f"has the encoding {encoding}.*--encoding UTF8"):
+            with pytest.raises(ServerRefused, match=f"has the encoding {encoding}.*--encoding UTF8"):
                 await open_store(path=url)
     finally:
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
@@ -622,7 +624,7 @@ async def test_a_server_that_is_too_old_is_refused(
     if is_taken:
         assert (await open_store(path=proxy.url)).health.ok
         return
-    with pytest.raises(NotAdmitted, match="is PostgreSQL 13; 14 or newer is needed"):
+    with pytest.raises(ServerRefused, match="is PostgreSQL 13; 14 or newer is needed"):
         await open_store(path=proxy.url)
 
 
@@ -691,13 +693,13 @@ async def test_a_write_that_meets_others_in_a_circle_is_tried_again_some_times(
     ],
 )
 async def test_a_port_that_cannot_be_is_said_so(url: str) -> None:
-    with pytest.raises(NotAdmitted, match="a port is a number from 1 to 65535"):
+    with pytest.raises(ServerRefused, match="a port is a number from 1 to 65535"):
         await connect(PostgresTarget(f"postgresql://ann:1@{url}"))
 
 
 @pytest.mark.parametrize("more", ["/db?application_name=a:70000", "/a:70000", "?password=h@h:70000"])
 async def test_what_only_looks_like_a_port_is_none(more: str) -> None:
-    with pytest.raises(Broken):
+    with pytest.raises(StoreFailed):
         await connect(PostgresTarget(f"postgresql://ann@127.0.0.1:1{more}"))
 
 
@@ -714,7 +716,7 @@ async def test_what_only_looks_like_a_port_is_none(more: str) -> None:
     ],
 )
 async def test_a_url_that_cannot_be_read_keeps_its_password(url: str) -> None:
-    with pytest.raises(NotAdmitted, match=r"the URL cannot be read; .*%40 for @") as refused:
+    with pytest.raises(ServerRefused, match=r"the URL cannot be read; .*%40 for @") as refused:
         await connect(PostgresTarget(url))
     assert "hush" not in "".join(traceback.format_exception(refused.value))
 
@@ -766,7 +768,7 @@ def test_what_a_url_leaves_out_the_environment_says(
     ],
 )
 def test_hosts_that_cannot_be_distinguished_are_reported(url: str, said: str) -> None:
-    with pytest.raises(NotAdmitted, match=said):
+    with pytest.raises(ServerRefused, match=said):
         PostgresTarget(f"postgresql://{url}")
 
 
@@ -783,7 +785,9 @@ async def test_of_several_hosts_one_that_answers_nothing_is_passed_over_and_then
             (await connect(place)).terminate()
         assert (proxy.connection_count, other.connection_count) == (1, 3)
         other.refuse()
-        with pytest.raises(Broken, match=rf"{other.port}\b.*; .*{proxy.port}\b.*no connection within 0.5 s"):
+        with pytest.raises(
+            StoreFailed, match=rf"{other.port}\b.*; .*{proxy.port}\b.*no connection within 0.5 s"
+        ):
             await connect(place)
         proxy.flow()
         (await connect(place)).terminate()

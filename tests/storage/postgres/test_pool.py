@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from storage.errors import Broken, Busy, StoreClosed, TooSlow, Unavailable
+from storage.errors import StoreBusy, StoreClosed, StoreFailed, StoreTimeout, StoreUnavailable
 from storage.postgres.connection import PostgresTarget
 from storage.postgres.pool import ConnectionPool, PoolLimits
 from tests.patience import PATIENCE_S
@@ -54,9 +54,9 @@ class Server:
         await self.go_on.wait()
         await asyncio.sleep(0)
         if self.down:
-            raise Broken(f"{target.name}: down")
+            raise StoreFailed(f"{target.name}: down")
         if sum(not each.closed for each in self.sessions) >= self.most:
-            raise Busy(f"{target.name}: sorry, too many clients already")
+            raise StoreBusy(f"{target.name}: sorry, too many clients already")
         self.sessions.append(Session())
         return self.sessions[-1]
 
@@ -92,7 +92,7 @@ async def test_a_connection_whose_caller_gave_up_while_it_was_opened_is_there_fo
     first = await pool.acquire()
     server.go_on.clear()
     for _ in range(3):
-        with pytest.raises(TooSlow):
+        with pytest.raises(StoreTimeout):
             await pool.acquire(wait_s=0.001)
     server.go_on.set()
     async with asyncio.timeout(PATIENCE_S):
@@ -110,7 +110,7 @@ async def test_a_connection_that_is_opened_is_waited_for_longer(server: Server) 
     server.asked.clear()
     opening = asyncio.create_task(pool.acquire(wait_s=0.001, opening_s=PATIENCE_S))
     await server.asked.wait()
-    with pytest.raises(TooSlow):  # the pool is full, and this caller has waited longer than that
+    with pytest.raises(StoreTimeout):  # the pool is full, and this caller has waited longer than that
         await pool.acquire(wait_s=0.002, opening_s=PATIENCE_S)
     server.go_on.set()
     async with asyncio.timeout(PATIENCE_S):
@@ -160,7 +160,7 @@ async def test_a_pool_that_closes_opens_nothing_any_more(server: Server) -> None
     pool = await open_pool(size=2)
     await pool.acquire()
     server.go_on.clear()
-    with pytest.raises(TooSlow):
+    with pytest.raises(StoreTimeout):
         await pool.acquire(wait_s=0.001)
     async with asyncio.timeout(PATIENCE_S):
         await pool.close(1)
@@ -226,7 +226,7 @@ async def test_refusals_have_the_same_words_each_time_so_that_the_log_counts_the
     raw = await pool.acquire()
     messages = set()
     for wait_s in (0.001, 0.0011):
-        with pytest.raises(TooSlow) as refused:
+        with pytest.raises(StoreTimeout) as refused:
             await pool.acquire(wait_s=wait_s)
         messages.add(refused.value.message)
     pool.release(raw)
@@ -248,7 +248,7 @@ async def test_whatever_happens_no_caller_waits_for_ever_and_every_connection_is
         is_bulk = chance.random() < 0.3
         try:
             raw = (None if is_bulk else pool.acquire_idle()) or await pool.acquire(is_bulk=is_bulk)
-        except Unavailable:
+        except StoreUnavailable:
             return
         try:
             for _ in range(chance.randrange(5)):
@@ -256,7 +256,7 @@ async def test_whatever_happens_no_caller_waits_for_ever_and_every_connection_is
             if chance.random() < 0.1:
                 raw.terminate()
             if chance.random() < 0.05:
-                pool.server.fail(Broken("a statement"))
+                pool.server.fail(StoreFailed("a statement"))
         finally:
             # Reads alone are given up.
             if chance.random() < 0.1 and not is_bulk:

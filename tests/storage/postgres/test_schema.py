@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from storage.errors import ForeignDatabase, NotAdmitted, TooNew, TooOld
+from storage.errors import ForeignDatabase, SchemaTooNew, SchemaTooOld, ServerRefused
 from storage.listing import PassageDraft
 from storage.postgres import migration
 from storage.postgres.migration import PostgresMigration, get_latest_version, load_migrations, migrate
@@ -275,7 +275,7 @@ async def test_a_newer_schema_is_used_where_it_only_adds(
         if runs:
             assert await (await open_store()).keys.list() == ()
         else:
-            with pytest.raises(TooNew):
+            with pytest.raises(SchemaTooNew):
                 await open_store()
     finally:
         await connection.execute("DELETE FROM schema_versions WHERE version = 99")
@@ -393,7 +393,9 @@ async def test_a_database_that_is_too_old_is_refused_with_the_way(database: Post
         await connection.execute("UPDATE schema_versions SET version = 2")
         versions = ", ".join(str(step.from_version) for step in load_migrations() if step.from_version)
         assert versions.startswith("4, 7, 8, 9, ")
-        with pytest.raises(TooOld, match=rf"version 2, .* upgrades versions {versions}\..*memory export"):
+        with pytest.raises(
+            SchemaTooOld, match=rf"version 2, .* upgrades versions {versions}\..*memory export"
+        ):
             await migrate(connection, "older")
     finally:
         await connection.execute("DROP SCHEMA older CASCADE")
@@ -416,7 +418,7 @@ async def test_a_role_that_may_not_change_tables_is_told_what_to_do(
         await connection.execute("""CREATE ROLE mnemogate_guest; GRANT USAGE ON SCHEMA older TO mnemogate_guest;
             GRANT ALL ON ALL TABLES IN SCHEMA older TO mnemogate_guest; SET ROLE mnemogate_guest""")
         with pytest.raises(
-            NotAdmitted, match=r"^older: permission denied .* as another role: mnemogate migrate"
+            ServerRefused, match=r"^older: permission denied .* as another role: mnemogate migrate"
         ):
             await migrate(connection, "older")
         await connection.execute("RESET ROLE")

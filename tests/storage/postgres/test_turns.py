@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gateway.run.memory.memory_agent import refresh_agent
 from storage.commands import MemorySnapshot
-from storage.errors import Broken, Stale
+from storage.errors import StaleWrite, StoreFailed
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.gateway.two.proxy import Proxy
@@ -90,7 +90,7 @@ async def test_a_turn_whose_answer_is_lost_is_there_once(
 async def test_what_may_not_be_repeated_is_not(open_store: OpenStore, proxy: Proxy) -> None:
     store: Store = await open_store(path=proxy.url)
     proxy.cut_at("INSERT INTO keys", after_reply=True)
-    with pytest.raises(Broken):
+    with pytest.raises(StoreFailed):
         await store.keys.create("shop", "laptop")
     assert len(await _keys(store)) == 1
 
@@ -152,7 +152,7 @@ async def test_a_turn_under_way_is_not_stored_in_a_memory_that_has_its_id_after_
     await rows(store, "SELECT setval('agents_id_seq', ?, FALSE)", (agent.id,))
     store.agents.clear()  # as with each recovery of the database
     assert (await store.agents.find_or_create(bob.scope, (HUMAN,), (), 1.0)).id == agent.id
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await alice.commit(turn, [assistant("Get well.")])
     assert await bob.rows() == []
 

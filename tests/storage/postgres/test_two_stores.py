@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from storage.batch_records import ItemEnd
-from storage.errors import NotFound, Stale
+from storage.errors import NotFound, StaleWrite
 from storage.forget_commands import ForgetTarget
 from storage.records import Agent, Scope
 from storage.run_records import RunState
@@ -58,7 +58,7 @@ async def test_what_one_has_forgotten_the_other_does_not_write_again(stores: lis
     (e,) = await here.rows()
     forgetting = stores[0].forgetting
     await forgetting.run(await forgetting.begin(here.agent.id, ForgetTarget(exchanges=[e.id])))
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await there.end(turn, [assistant("Yes.")])
 
 
@@ -77,7 +77,7 @@ async def test_hammered_from_two_sides_the_order_has_no_gap_and_no_overlap(store
             history.append(user(f"{scope.subject} {number} {n}"))
             try:
                 await speaker.say(history, assistant(f"Reply {number} {n}."), key)
-            except Stale:
+            except StaleWrite:
                 refused += 1
                 store.agents.uncache(scope)
                 history.pop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from storage.errors import Unavailable
+from storage.errors import StoreUnavailable
 from storage.postgres.uptime import Uptime
 from tests.gateway.two.proxy import Proxy
 from tests.storage.conftest import OpenStore
@@ -66,7 +66,7 @@ async def test_a_database_is_settled_some_time_after_it_has_come_back(
     database = (await open_store(path=proxy.url, limits=replace(QUICK, settle_s=0.2))).database
     await until(lambda: database.is_settled)
     proxy.refuse()
-    with pytest.raises(Unavailable):
+    with pytest.raises(StoreUnavailable):
         await database.read(lambda connection: connection.fetch_value("SELECT 1"))
     assert not database.is_settled
     proxy.allow()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from storage.database import Connection, Database
-from storage.errors import Full, StatementFailed, WriteConflict
+from storage.errors import StatementFailed, StoreFull, WriteConflict
 from storage.sql.store import Store
 from storage.sqlite.operations import drive
 from tests.patience import PATIENCE_S
@@ -42,9 +42,9 @@ def test_what_never_waits_is_driven_to_its_end() -> None:
 
 def test_what_it_raises_comes_out() -> None:
     async def fail() -> None:
-        raise Full("no room")
+        raise StoreFull("no room")
 
-    with pytest.raises(Full):
+    with pytest.raises(StoreFull):
         drive(fail())
 
 
@@ -109,7 +109,7 @@ async def test_one_statement_gives_its_rows(doors: Database) -> None:
 async def test_whoever_remembers_hears_that_the_database_works_again(store: Any) -> None:
     heard: list[int] = []
     store.database.add_recovery_listener(lambda: heard.append(1))
-    store.database.writer.report_fault(Full("no room"))
+    store.database.writer.report_fault(StoreFull("no room"))
     assert await store.database.writer.recover()
     assert heard == [1]
 

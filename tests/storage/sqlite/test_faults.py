@@ -23,15 +23,15 @@ from gateway.run.background.retention import Retention
 from storage.commands import LearnedFact
 from storage.database import Operation, work_generation
 from storage.errors import (
-    Broken,
-    Corrupt,
-    Full,
-    Locked,
-    ReadOnly,
-    Stale,
+    StaleWrite,
     StatementFailed,
+    StoreCorrupt,
     StoreError,
-    Unavailable,
+    StoreFailed,
+    StoreFull,
+    StoreLocked,
+    StoreReadOnly,
+    StoreUnavailable,
 )
 from storage.file_records import FileState, StoredFile
 from storage.forget_commands import ForgetTarget
@@ -67,7 +67,7 @@ async def make_agent(store: Store) -> Agent:
     return await store.database.write(lambda connection: find_or_create_agent(connection, draft))
 
 
-async def assert_refuses(store: Store, agent: Agent, error: type[Unavailable]) -> None:
+async def assert_refuses(store: Store, agent: Agent, error: type[StoreUnavailable]) -> None:
     """Writes fail with the named error, at once, and health says so."""
     assert not await store.database.writer.recover()
     with pytest.raises(error):
@@ -97,8 +97,8 @@ async def test_a_full_disk_refuses_writes_until_there_is_room(open_store: Any) -
     disk.full = True
     futures = [store.database.write(write(agent, "x" * 60_000)) for _ in range(3)]
     for result in await asyncio.gather(*futures, return_exceptions=True):
-        assert isinstance(result, Full)
-    await assert_refuses(store, agent, Full)
+        assert isinstance(result, StoreFull)
+    await assert_refuses(store, agent, StoreFull)
     assert await store.passages.list_texts(agent.id) == (kept,)
     disk.full = False
     await assert_recovers(store, agent)
@@ -147,7 +147,7 @@ async def test_a_write_that_is_too_big_takes_no_other_with_it(open_store: Any) -
     small = store.database.write(write(agent, "small"))
     big = store.database.write(write(agent, "x" * 60_000))
     gate.set()
-    with pytest.raises(Full):
+    with pytest.raises(StoreFull):
         await big
     assert (await small) in await store.passages.list_texts(agent.id)
     await assert_recovers(store, agent)
@@ -161,7 +161,7 @@ async def test_a_writer_that_is_reopened_blocks_no_reader(open_store: Any, path:
     for _ in range(faults):
         await store.database.write(write(agent, "y" * 200_000))
         await store.database.writer.submit(may_not_grow)
-        with pytest.raises(Full):
+        with pytest.raises(StoreFull):
             await store.database.write(write(agent, "x" * 60_000))
         assert await store.database.writer.recover()
     log = await asyncio.to_thread(Path(f"{path}-wal").stat)
@@ -189,7 +189,7 @@ async def test_no_write_succeeds_when_the_database_ends_its_transaction(
     )
     gate.set()
     for future in (small, big):
-        with pytest.raises(Full):
+        with pytest.raises(StoreFull):
             await future
     assert await store.passages.list_texts(agent.id) == ()
     assert await store.database.writer.recover()
@@ -208,7 +208,7 @@ async def test_a_read_only_file_is_read_and_refuses_writes(open_store: Any) -> N
     disk.read_only = True
     store = await open_store(limits=BY_HAND, connect=disk.connect)
     assert store.health.status == "readonly"
-    await assert_refuses(store, agent, ReadOnly)
+    await assert_refuses(store, agent, StoreReadOnly)
     assert await store.agents.find(agent.scope) == agent
     disk.read_only = False
     await assert_recovers(store, agent)
@@ -228,8 +228,8 @@ async def test_locked_by_another_process(open_store: Any, path: Path, when: str)
     else:
         futures = [store.database.write(write(agent)) for _ in range(5)]
         for result in await asyncio.gather(*futures, return_exceptions=True):
-            assert isinstance(result, Locked)
-    await assert_refuses(store, agent, Locked)
+            assert isinstance(result, StoreLocked)
+    await assert_refuses(store, agent, StoreLocked)
     assert await store.agents.find(agent.scope) == agent  # reading goes on
     other.execute("ROLLBACK")
     other.close()
@@ -243,7 +243,7 @@ async def test_it_comes_back_by_itself(open_store: Any, path: Path) -> None:
     store.database.writer._on_recovery = back.set
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(Locked):
+    with pytest.raises(StoreLocked):
         await store.database.write(write(agent))
     other.execute("ROLLBACK")
     other.close()
@@ -261,8 +261,8 @@ async def test_a_damaged_file_at_the_start(open_store: Any, path: Path, garbage:
     damage(path, lambda data: garbage or b"\xff" * 64 + data[64:])
     store = await open_store(limits=BY_HAND)
     assert store.health.status == "corrupt"
-    await assert_refuses(store, agent, Corrupt)
-    with pytest.raises(Corrupt):
+    await assert_refuses(store, agent, StoreCorrupt)
+    with pytest.raises(StoreCorrupt):
         await store.agents.find(agent.scope)
     restore(path, backup)
     await assert_recovers(store, agent)
@@ -278,21 +278,21 @@ def test_a_disk_without_room_is_named_where_sqlite_names_none(
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode, error.sqlite_errorname = 4874, "SQLITE_IOERR_SHMSIZE"
     path = str(tmp_path / "m.db")
-    assert type(translate_error(error, path)) is Broken
+    assert type(translate_error(error, path)) is StoreFailed
     found = list(os.statvfs(tmp_path))
     found[4] = 0  # f_bavail
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(found))
     answer = translate_error(error, path)
-    assert type(answer) is Full
+    assert type(answer) is StoreFull
     assert answer.message.startswith(f"The disk is full: {path} cannot be written. Make room on it.")
 
 
 @pytest.mark.parametrize("kind", [Reader, ThreadReader])
 async def test_either_reader_reports_a_file_that_cannot_be_opened(path: Path, kind: Any) -> None:
     await asyncio.to_thread(path.write_bytes, b"not a database, whatever it is" * 300)
-    reported: list[Corrupt] = []
+    reported: list[StoreCorrupt] = []
 
-    def report(error: Corrupt) -> bool:
+    def report(error: StoreCorrupt) -> bool:
         reported.append(error)
         return len(reported) == 1
 
@@ -304,7 +304,7 @@ async def test_either_reader_reports_a_file_that_cannot_be_opened(path: Path, ki
             await found
 
     for is_known in (False, True):
-        with pytest.raises(Corrupt) as caught:
+        with pytest.raises(StoreCorrupt) as caught:
             await read()
         assert caught.value.is_known is is_known
     assert len(reported) == 2
@@ -312,8 +312,8 @@ async def test_either_reader_reports_a_file_that_cannot_be_opened(path: Path, ki
 
 async def test_a_reader_with_a_deadline_reports_it_too(path: Path) -> None:
     await asyncio.to_thread(path.write_bytes, b"not a database, whatever it is" * 300)
-    reported: list[Corrupt] = []
-    with pytest.raises(Corrupt):
+    reported: list[StoreCorrupt] = []
+    with pytest.raises(StoreCorrupt):
         Reader(DatabaseFile(str(path)), lambda error: not reported.append(error), lambda: None).run(
             lambda _: None, deadline_ms=1000
         )
@@ -334,10 +334,10 @@ async def test_a_damaged_page_is_found_when_it_is_met(open_store: Any, path: Pat
     damage(path, lambda data: data[:at] + b"\xff" * 4096 + data[at + 4096 :])
     store = await open_store(limits=BY_HAND)
     assert store.health.ok
-    with pytest.raises(Corrupt):
+    with pytest.raises(StoreCorrupt):
         await store.database.write(write(agent))
-    await assert_refuses(store, agent, Corrupt)  # the trial write alone would succeed
-    with pytest.raises(Corrupt):
+    await assert_refuses(store, agent, StoreCorrupt)  # the trial write alone would succeed
+    with pytest.raises(StoreCorrupt):
         await store.passages.list_texts(agent.id)
     restore(path, backup)
     await assert_recovers(store, agent)
@@ -366,7 +366,7 @@ async def test_the_fault_of_a_store_that_closes_blocks_no_caller(open_store: Any
     futures = [store.database.write(write(agent)) for _ in range(3)]
     await store.close()
     for result in await asyncio.gather(*futures, return_exceptions=True):
-        assert isinstance(result, Unavailable)
+        assert isinstance(result, StoreUnavailable)
     other.close()
 
 
@@ -449,7 +449,7 @@ async def test_what_is_written_to_a_file_that_has_gone_is_not_called_written(
     take_away(path)
     if how == "replaced":
         shutil.move(other, path)
-    with pytest.raises(Broken, match="removed or replaced"):
+    with pytest.raises(StoreFailed, match="removed or replaced"):
         await store.keys.create("default", "second")
     assert await store.database.writer.recover()
     assert ("new, empty database" in (store.health.error or "")) == (how == "removed")
@@ -482,7 +482,7 @@ async def test_a_file_that_could_not_be_looked_at_is_not_taken_for_another_one(
 async def reopen(store: Store, path: Path, backup: Path) -> None:
     """Puts another file in the place of the one that a store has open, and has the store open it."""
     restore(path, str(backup))
-    with pytest.raises(Broken, match="removed or replaced"):
+    with pytest.raises(StoreFailed, match="removed or replaced"):
         await store.keys.create("default", "lost")
     assert await store.database.writer.recover()
 
@@ -518,7 +518,7 @@ async def test_the_log_of_a_file_that_was_replaced_is_not_applied_to_the_new_one
         reader.execute("SELECT 1 FROM keys").fetchall()
     shutil.move(path, tmp_path / "old.db")
     shutil.move(tmp_path / "other.db", path)  # the logs stay
-    with pytest.raises(Broken, match="removed or replaced"):
+    with pytest.raises(StoreFailed, match="removed or replaced"):
         await store.keys.create("default", "lost")
     assert await store.database.writer.recover()
     assert await store.keys.find(theirs)
@@ -543,7 +543,7 @@ async def test_a_copy_that_is_restored_into_the_open_file_is_noticed_before_a_wr
         contextlib.closing(sqlite3.connect(path)) as file,
     ):
         copy.backup(file)
-    with pytest.raises(Broken, match="restored or changed by another program"):
+    with pytest.raises(StoreFailed, match="restored or changed by another program"):
         await store.keys.create("default", "lost")
     assert await store.database.writer.recover()
     assert await store.keys.find(theirs)
@@ -589,13 +589,13 @@ async def test_a_turn_that_was_under_way_when_a_copy_was_restored_is_not_stored_
         (tmp_path / "other.db").replace(path)
     else:
         restore_in_place(tmp_path / "other.db", path)
-    with pytest.raises(Broken):
+    with pytest.raises(StoreFailed):
         await store.keys.create("default", "lost")
     assert await store.database.writer.recover()
     if is_new:
         await bob.say([user("I like tea.")], assistant("Noted."), "c1")
     before = len(await bob.rows())
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await alice.commit(turn, [assistant("Get well.")])
     assert len(await bob.rows()) == before
     await bob.say([user("My cat is Miso.")], assistant("Noted."), "c2")
@@ -611,7 +611,7 @@ async def test_no_read_after_a_restore_returns_the_rows_of_another_memory(
     alice = await store.agents.find(ALICE)
     assert alice is not None
     restore_in_place(tmp_path / "other.db", path)
-    with pytest.raises(Broken, match="restored or changed by another program"):
+    with pytest.raises(StoreFailed, match="restored or changed by another program"):
         await (
             store.facts.load_sourced_lines(alice.id, {}) if is_long else store.facts.list_standing(alice.id)
         )
@@ -627,7 +627,7 @@ async def test_a_reader_that_opens_after_the_file_was_replaced_reads_nothing_of_
     await other.close()
     store = await open_store(path=path, limits=AT_ONCE)
     (tmp_path / "other.db").replace(path)
-    with pytest.raises(Broken, match="removed or replaced"):
+    with pytest.raises(StoreFailed, match="removed or replaced"):
         await store.files.load_text(file)  # the first long read opens the file
     assert await store.database.writer.recover()
     assert await store.files.load_text(file) == FILE_TEXT
@@ -645,7 +645,7 @@ async def test_a_reader_does_not_write_the_log_of_the_old_file_into_the_one_in_i
     store = await open_store(path=path, limits=BY_HAND)
     store.database.reader.reset()
     (tmp_path / "other.db").replace(path)
-    with pytest.raises(Broken, match="removed or replaced"):
+    with pytest.raises(StoreFailed, match="removed or replaced"):
         await (store.files.load_text(file) if is_long else store.keys.list())
     for thread in threading.enumerate():
         if thread.name == "mnemogate-reader":
@@ -671,7 +671,7 @@ async def test_a_grown_log_is_not_copied_into_the_file_in_the_place_of_the_one_w
     )  # the batch has found its file, and its log is not yet copied
     await store.agents.find_or_create(ALICE, (HUMAN,), (), 1.0)
     await store.database.writer.log.is_free.wait()
-    with contextlib.suppress(Broken):  # unless the file in place is open already
+    with contextlib.suppress(StoreFailed):  # unless the file in place is open already
         await store.keys.create("default", "laptop")
     assert await store.database.writer.recover()
     assert await store.files.load_text(file) == FILE_TEXT
@@ -697,11 +697,11 @@ async def test_a_file_that_is_replaced_while_it_is_opened_again_ends_the_turns_u
     await alice.say([user("I like tea.")], assistant("Noted."), "c1")
     turn = await alice.begin([user("I like tea."), assistant("Noted."), user("I am ill.")], "c1")
     exchanges.append(tmp_path / "other.db")
-    store.database.writer.report_fault(Broken("a fault of the disk"))
+    store.database.writer.report_fault(StoreFailed("a fault of the disk"))
     assert not await store.database.writer.recover()
     assert await store.database.writer.recover()
     before = len(await bob.rows())
-    with pytest.raises(Stale):
+    with pytest.raises(StaleWrite):
         await alice.commit(turn, [assistant("Get well.")])
     assert len(await bob.rows()) == before
 
@@ -715,7 +715,7 @@ async def test_a_turn_that_was_under_way_when_a_copy_was_restored_finds_nothing_
     assert alice is not None
     numbers = await store.database.read(lambda connection: find_numbers(connection, alice.id))
     restore_in_place(tmp_path / "other.db", path)
-    with pytest.raises(Broken):
+    with pytest.raises(StoreFailed):
         await store.keys.create("default", "lost")
     assert await store.database.writer.recover()
     bob = await store.agents.find(BOB)
@@ -775,14 +775,14 @@ async def test_work_that_was_under_way_at_a_restore_reads_and_writes_nothing_by_
         (tmp_path / "other.db").replace(path)
     else:
         restore_in_place(tmp_path / "other.db", path)
-    with pytest.raises(Broken):
+    with pytest.raises(StoreFailed):
         await store.keys.create("default", "lost")
     assert await store.database.writer.recover()
     for read in reads_by_row(store, alice.id, file):
-        with pytest.raises(Broken):
+        with pytest.raises(StoreFailed):
             await read()
     for put in (store.database.write, store.database.bulk_write):
-        with pytest.raises(Stale):
+        with pytest.raises(StaleWrite):
             await put(write(alice))
     store.begin_work()
     assert all([await read() for read in reads_by_row(store, alice.id, file)])
@@ -796,13 +796,13 @@ async def test_work_that_was_under_way_at_a_restore_gets_no_cached_snapshot_of_a
     alice = await store.agents.find(ALICE)
     assert alice is not None
     restore_in_place(tmp_path / "other.db", path)
-    with pytest.raises(Broken):
+    with pytest.raises(StoreFailed):
         await store.keys.create("default", "lost")
     assert await store.database.writer.recover()
     begins_now = Speaker(store, BOB).begin([user("Which code?")], "c1")
     turn = await asyncio.create_task(begins_now, context=Context())
     assert turn.agent.id == alice.id
-    with pytest.raises(Broken):
+    with pytest.raises(StoreFailed):
         await store.turns.find_snapshot(alice, None, None)
 
 
@@ -816,7 +816,7 @@ async def test_what_is_called_after_a_recovery_is_no_part_of_the_work_that_found
     store.database.add_recovery_listener(recovered.set)
     store.begin_work()
     restore_in_place(tmp_path / "other.db", path)
-    with pytest.raises(Broken):
+    with pytest.raises(StoreFailed):
         await store.agents.find_by_id(1)
     async with asyncio.timeout(PATIENCE_S):
         await recovered.wait()
@@ -854,7 +854,7 @@ async def test_retention_that_was_under_way_at_a_restore_forgets_nothing_of_anot
         monkeypatch.undo()
         restore_in_place(tmp_path / "other.db", path)
         # Other work notices the restore meanwhile.
-        with pytest.raises(Broken):
+        with pytest.raises(StoreFailed):
             await asyncio.create_task(store.agents.find_by_id(1), context=Context())
         assert await store.database.writer.recover()
         return agent_rows

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from storage.errors import Broken, Corrupt, ForeignDatabase, StatementFailed, TooNew
+from storage.errors import ForeignDatabase, SchemaTooNew, StatementFailed, StoreCorrupt, StoreFailed
 from storage.sqlite import connection
 from storage.sqlite.inspection import FileFindings, inspect
 
@@ -49,14 +49,14 @@ async def test_what_no_start_would_open_is_refused_alike(
     await (await open_store()).close()
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA user_version = 99")
-    with pytest.raises(TooNew, match="version 99"):
+    with pytest.raises(SchemaTooNew, match="version 99"):
         inspect(str(path))
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA application_id = 7")
     with pytest.raises(ForeignDatabase):
         inspect(str(path))
     damage(path)
-    with pytest.raises(Corrupt):
+    with pytest.raises(StoreCorrupt):
         inspect(str(path))
     monkeypatch.setattr(connection, "OLDEST_SQLITE", (99, 0, 0))
     with pytest.raises(StatementFailed, match=r"99\.0\.0"):
@@ -64,7 +64,7 @@ async def test_what_no_start_would_open_is_refused_alike(
 
 
 def test_a_place_that_this_account_could_not_own_is_named(path: Path) -> None:
-    with pytest.raises(Broken, match="nowhere does not exist"):
+    with pytest.raises(StoreFailed, match="nowhere does not exist"):
         inspect(str(path.parent / "nowhere" / "m.db"))
-    with pytest.raises(Broken, match="is a directory, not a regular file"):
+    with pytest.raises(StoreFailed, match="is a directory, not a regular file"):
         inspect(str(path.parent))

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from storage.database import Connection
-from storage.errors import Full
+from storage.errors import StoreFull
 from storage.sql.store import Store
 from storage.sqlite.operations import drive
 from tests.patience import PATIENCE_S
@@ -43,7 +43,7 @@ async def test_a_full_disk_is_named(store: Store) -> None:
         error.sqlite_errorcode = sqlite3.SQLITE_FULL
         raise error
 
-    with pytest.raises(Full):
+    with pytest.raises(StoreFull):
         await jobs.commit(job, fill)
     assert await store.database.writer.recover()
     await jobs.finish(job)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gateway.core.memory.rules import RULES
-from storage.errors import Broken, FileOwned, Full, ReadOnly
+from storage.errors import FileOwned, StoreFailed, StoreFull, StoreReadOnly
 from storage.open import open_store as make_store
 from storage.sidecar import name_account
 from storage.sqlite.connection import DatabaseFile
@@ -134,13 +134,13 @@ async def test_a_file_of_another_program_is_not_read(tmp_path: Path) -> None:
     store = await make_store(path, RULES)
     assert store.health.status == "broken"
     with pytest.raises(
-        Broken, match=r"The directory .*later does not exist\. Make it, or name another file with --db\."
+        StoreFailed, match=r"The directory .*later does not exist\. Make it, or name another file with --db\."
     ):
         await store.keys.has_any()
     path.parent.mkdir()
     other = acquire(path, "127.0.0.1:9")
     assert not await store.database.writer.recover()
-    with pytest.raises(Broken, match=r"in use by process .* serving 127\.0\.0\.1:9"):
+    with pytest.raises(StoreFailed, match=r"in use by process .* serving 127\.0\.0\.1:9"):
         await store.keys.has_any()
     assert not path.exists()
     other.release()
@@ -159,12 +159,12 @@ async def test_nothing_is_read_of_a_file_whose_schema_has_no_room(path: Path, st
 
     def connect(target: DatabaseFile) -> sqlite3.Connection:
         if is_full:
-            raise Full("the disk is full")
+            raise StoreFull("the disk is full")
         return connect_current(target)
 
     store = await make_store(path, RULES, connect=connect)
     for read in (store.keys.has_any(), store.search_index.find_lagging_agents(0, 1)):
-        with pytest.raises(Full):
+        with pytest.raises(StoreFull):
             await read
     is_full = False
     assert await store.database.writer.recover()
@@ -223,9 +223,9 @@ def test_what_is_another_accounts_is_not_taken_for_missing(is_folder: bool) -> N
         find_lock_owner(str(path))
         os.seteuid(65534)
         try:
-            with pytest.raises(ReadOnly) as caught:
+            with pytest.raises(StoreReadOnly) as caught:
                 find_lock_owner(str(path))
-            with pytest.raises(Broken, match="missing does not exist"):
+            with pytest.raises(StoreFailed, match="missing does not exist"):
                 find_lock_owner(str(Path(top, "missing", "m.db")))
         finally:
             os.seteuid(0)

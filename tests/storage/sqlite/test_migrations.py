@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from storage.errors import ForeignDatabase, StoreError, TooNew, TooOld
+from storage.errors import ForeignDatabase, SchemaTooNew, SchemaTooOld, StoreError
 from storage.sqlite.connection import DatabaseFile, open_writer
 from storage.sqlite.migration import Migration, get_latest_version, load_migrations, migrate
 from tests.core.conversations import assistant, user
@@ -196,7 +196,9 @@ async def test_a_file_that_is_too_old_is_refused_with_the_way(
     lay(path, 16)
     with closing(sqlite3.connect(path)) as old:
         old.execute(f"PRAGMA user_version = {level}")
-    with pytest.raises(TooOld, match=rf"version {level}, .* upgrades versions 16, 19, 20.*memory export"):
+    with pytest.raises(
+        SchemaTooOld, match=rf"version {level}, .* upgrades versions 16, 19, 20.*memory export"
+    ):
         await open_store()
 
 
@@ -211,7 +213,7 @@ async def test_a_newer_file_is_refused_by_name_and_left_alone(open_store: Any, p
     connection = sqlite3.connect(path)
     connection.execute(f"PRAGMA user_version = {KNOWN + 3}")
     connection.close()
-    with pytest.raises(TooNew, match=f"version {KNOWN + 3}.*up to {KNOWN}"):
+    with pytest.raises(SchemaTooNew, match=f"version {KNOWN + 3}.*up to {KNOWN}"):
         await open_store()
     connection = sqlite3.connect(path)
     assert version(connection) == KNOWN + 3

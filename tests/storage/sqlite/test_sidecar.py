@@ -21,7 +21,7 @@ import pytest
 from gateway.core.memory.rules import RULES
 from gateway.run.admin.serving import AdminFile, ServingProcess
 from storage import sidecar
-from storage.errors import Broken, ReadOnly, Unavailable
+from storage.errors import StoreFailed, StoreReadOnly, StoreUnavailable
 from storage.open import open_store as make_store
 from storage.sidecar import (
     ADMIN,
@@ -133,9 +133,9 @@ def test_no_lock_is_taken_through_a_trap(home: Path, secret: Path, trap: Trap) -
     path = home / "m.db"
     make_database(path)
     trap(home / "m.db.lock", secret)
-    with pytest.raises(Broken, match=KINDS[trap]):
+    with pytest.raises(StoreFailed, match=KINDS[trap]):
         Lock(path).acquire()
-    with pytest.raises(Broken, match=KINDS[trap]):
+    with pytest.raises(StoreFailed, match=KINDS[trap]):
         find_lock_owner(path)
     assert is_untouched(secret)
 
@@ -188,11 +188,11 @@ async def test_sqlite_opens_no_trap(home: Path, secret: Path, trap: Trap, end: s
         if os.geteuid() != 0:
             pytest.skip("a link of this account is followed")
         os.lchown(home / "m.db", NOBODY, NOBODY)
-        with pytest.raises(Broken, match="is a link that the account"):
+        with pytest.raises(StoreFailed, match="is a link that the account"):
             await make_store(path, RULES)
     else:
         store = await make_store(path, RULES)
-        with pytest.raises(Unavailable, match=KINDS[trap]):
+        with pytest.raises(StoreUnavailable, match=KINDS[trap]):
             await store.keys.has_any()
         await store.close()
     assert is_untouched(secret)
@@ -217,7 +217,9 @@ def test_a_file_of_an_account_without_a_part_in_the_database_is_refused(home: Pa
     for end in (LOCK, ADMIN):
         (home / f"m.db{end}").write_text('{"address": "http://127.0.0.1:1", "token": "theirs"}')
         os.chown(home / f"m.db{end}", STRANGER, STRANGER)
-    with pytest.raises(Broken, match=r"lock belongs to the account .* which has no part in this database"):
+    with pytest.raises(
+        StoreFailed, match=r"lock belongs to the account .* which has no part in this database"
+    ):
         Lock(path).acquire()
     assert ServingProcess.find(str(path)) is None
 
@@ -230,7 +232,7 @@ def test_no_database_of_another_account_is_used_where_all_may_make_files(home: P
     shared.chmod(0o1777)
     make_database(shared / "m.db")
     (shared / "m.db").chmod(0o666)
-    with account(uid), pytest.raises(Broken, match="every account may make files"):
+    with account(uid), pytest.raises(StoreFailed, match="every account may make files"):
         check_location(str(shared / "m.db"))
     with account(NOBODY):
         check_location(str(shared / "m.db"))
@@ -248,11 +250,11 @@ def test_links_of_root_and_of_this_account_lead_to_a_database_and_others_do_not(
     def check() -> None:
         assert resolve_path(home / "root" / "m.db") == real
         assert resolve_path(home / "own" / ".." / "own" / "m.db") == real
-        with pytest.raises(Broken, match="theirs is a link that the account"):
+        with pytest.raises(StoreFailed, match="theirs is a link that the account"):
             resolve_path(home / "theirs" / "m.db")
 
     in_child(NOBODY, check)
-    with pytest.raises(Broken, match="own is a link that the account"):
+    with pytest.raises(StoreFailed, match="own is a link that the account"):
         resolve_path(home / "own" / "m.db")  # this time it is root who is led
 
 
@@ -274,7 +276,7 @@ def test_a_path_is_resolved_as_the_system_resolves_it(
     ):
         assert resolve_path(path) == os.path.realpath(path)
     (tmp_path / "round").symlink_to("round")
-    with pytest.raises(Broken, match="too many links"):
+    with pytest.raises(StoreFailed, match="too many links"):
         resolve_path("round/m.db")
 
 
@@ -282,7 +284,7 @@ def test_a_current_directory_that_is_gone_is_named(tmp_path: Path, monkeypatch: 
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(Broken, match="current directory does not exist any more"):
+    with pytest.raises(StoreFailed, match="current directory does not exist any more"):
         resolve_path("m.db")
 
 
@@ -299,7 +301,7 @@ def test_a_link_that_takes_the_place_of_the_lock_between_two_calls_is_not_follow
         return make(name, flags, *rest, **named)
 
     monkeypatch.setattr(os, "open", swap)
-    with pytest.raises(Broken, match="is a link"):
+    with pytest.raises(StoreFailed, match="is a link"):
         Lock(path).acquire()
     assert is_untouched(secret)
 
@@ -319,7 +321,7 @@ def test_a_link_that_takes_the_place_of_the_database_while_it_is_opened_is_notic
         return connect(*arguments, **named)
 
     monkeypatch.setattr(connection.sqlite3, "connect", swap)
-    with pytest.raises(Broken, match="was replaced while it was opened"):
+    with pytest.raises(StoreFailed, match="was replaced while it was opened"):
         connection.open_writer(DatabaseFile(str(path)))
     monkeypatch.undo()
     assert other.read_bytes() == before
@@ -351,7 +353,7 @@ def test_a_directory_that_takes_the_place_of_anothers_gets_no_file_of_the_owners
 def test_no_mode_is_changed_through_a_trap(home: Path, secret: Path, trap: Trap) -> None:
     secret.chmod(0o644)
     trap(home / "m.db-wal", secret)
-    with pytest.raises((Broken, OSError)):
+    with pytest.raises((StoreFailed, OSError)):
         restrict(str(home / "m.db-wal"))
     assert stat.S_IMODE(secret.stat().st_mode) == 0o644
 
@@ -398,7 +400,7 @@ def test_the_error_of_an_account_that_may_not_write_says_who_may(home: Path) -> 
 
     def check() -> None:
         with pytest.raises(
-            ReadOnly, match=r"may not write in the directory .*, which belongs to .*\. Run this as"
+            StoreReadOnly, match=r"may not write in the directory .*, which belongs to .*\. Run this as"
         ):
             check_location(str(path))
 
@@ -407,7 +409,7 @@ def test_the_error_of_an_account_that_may_not_write_says_who_may(home: Path) -> 
     home.chmod(0o500)
 
     def own() -> None:
-        with pytest.raises(ReadOnly, match=r"may not write in the directory .*home\. Change its mode"):
+        with pytest.raises(StoreReadOnly, match=r"may not write in the directory .*home\. Change its mode"):
             check_location(str(path))
 
     in_child(NOBODY, own)
@@ -415,7 +417,7 @@ def test_the_error_of_an_account_that_may_not_write_says_who_may(home: Path) -> 
 
 def test_a_file_in_the_place_of_a_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Broken, match=r"file is a file, not a directory"):
+    with pytest.raises(StoreFailed, match=r"file is a file, not a directory"):
         check_location(str(tmp_path / "file" / "m.db"))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from storage.database import Changes
-from storage.errors import Full
+from storage.errors import StoreFull
 from storage.records import AgentNumbers, Block, Scope
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
@@ -116,7 +116,7 @@ async def test_changes_of_a_write_parallel_to_one_that_failed_are_not_known(ear:
 
 
 async def test_after_a_fault_nothing_is_known(ear: Ear) -> None:
-    ear.store.database.writer.report_fault(Full("no room"))  # type: ignore[attr-defined]
+    ear.store.database.writer.report_fault(StoreFull("no room"))  # type: ignore[attr-defined]
     assert ear.heard == [None]
 
 

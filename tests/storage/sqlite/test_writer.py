@@ -14,13 +14,13 @@ from unittest.mock import Mock
 import pytest
 
 from storage.errors import (
-    Broken,
-    Busy,
     ForeignDatabase,
     NotFound,
     StatementFailed,
+    StoreBusy,
     StoreClosed,
-    TooSlow,
+    StoreFailed,
+    StoreTimeout,
     WriteConflict,
 )
 from storage.sql.store import Store
@@ -237,7 +237,7 @@ async def test_a_failed_commit_fails_all_of_its_batch_and_reopens_the_database(m
     bench.writer.submit(add("bulk"), is_bulk=True)
     gate.set()
     for future in lost:
-        with pytest.raises(Broken, match="disk I/O error"):
+        with pytest.raises(StoreFailed, match="disk I/O error"):
             await future
     assert await asyncio.gather(*kept) == [f"kept {i}" for i in range(3)]
     assert bench.opened == 2
@@ -327,7 +327,7 @@ async def test_the_queue_is_bounded_and_refuses_at_once(make: Any) -> None:
     bench = await make(queue_bytes=10_000)
     gate = await bench.stall()
     first = bench.writer.submit(add(1), size_bytes=6_000)
-    with pytest.raises(Busy):
+    with pytest.raises(StoreBusy):
         bench.writer.submit(add(2), size_bytes=6_000)
     bulk = bench.writer.submit(add(3), size_bytes=6_000, is_bulk=True)
     assert bench.writer.health.waiting == 3
@@ -469,11 +469,11 @@ async def test_a_waiter_for_the_log_gets_the_error_of_the_file(make: Any, path: 
     bench, beside = await hold_up(make, path)
     sweeping = asyncio.create_task(bench.writer.checkpoint())
     await asyncio.sleep(0)
-    bench.writer.report_fault(Broken("the disk is gone"))
+    bench.writer.report_fault(StoreFailed("the disk is gone"))
     mending = asyncio.create_task(bench.writer.recover())
     await asyncio.sleep(0)
     beside.gate.set()
-    with pytest.raises(Broken, match="the disk is gone"):
+    with pytest.raises(StoreFailed, match="the disk is gone"):
         await sweeping
     assert await mending
 
@@ -523,7 +523,7 @@ async def test_closing_before_a_log_is_written_back_leaves_no_connection(
 async def test_closing_in_the_middle_of_mending_leaves_no_thread(make: Any, path: Path) -> None:
     bench, beside = await hold_up(make, path)
     (thread,) = (each for each in threading.enumerate() if each.name == "mnemogate-writer")
-    bench.writer.report_fault(Broken("the disk is gone"))
+    bench.writer.report_fault(StoreFailed("the disk is gone"))
     await asyncio.sleep(0)  # mending waits for the checkpoint
     await bench.writer.close(timeout_s=0.01)
     beside.gate.set()
@@ -605,9 +605,9 @@ async def test_reads_have_a_deadline(store: Store) -> None:
     def read(connection: sqlite3.Connection) -> Any:
         return connection.execute(endless).fetchone()
 
-    with pytest.raises(TooSlow):
+    with pytest.raises(StoreTimeout):
         store.database.reader.run(read, deadline_ms=1)
-    with pytest.raises(TooSlow):
+    with pytest.raises(StoreTimeout):
         await store.database.long_reader.run(read, deadline_ms=1)
     assert store.database.reader.run(lambda c: c.execute("SELECT 1").fetchone()) == (1,)
     assert await store.database.long_reader.run(lambda c: c.execute("SELECT 1").fetchone()) == (1,)
@@ -616,7 +616,7 @@ async def test_reads_have_a_deadline(store: Store) -> None:
 async def test_a_read_that_has_no_time_left_is_too_slow(store: Store) -> None:
     many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 300000) SELECT max(i) FROM n"
     for read in (store.database.read, store.database.long_read):
-        with pytest.raises(TooSlow):
+        with pytest.raises(StoreTimeout):
             await read(lambda connection: connection.fetch_rows(many), deadline_ms=0)
 
 
