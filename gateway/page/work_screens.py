@@ -18,7 +18,7 @@ from gateway.page.screen import (
 )
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.audited_parts import render_audited_part
-from gateway.run.admin.work_operations import WorkOperations
+from gateway.run.admin.work_operations import MAX_RETRIED, WorkOperations
 
 
 class WorkQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -43,8 +43,11 @@ class _WorkScreens(Struct, frozen=True):
         parsed_uids = (ids.parse_uid("agent", job.name or "") for job in record.jobs.items)
         uids = {uid for uid in parsed_uids if uid is not None}
         names = await self.audit.load_names(uids) if uids else {}
+        failed_count = await self.work.count_failed(request.visitor.project)
         context = {
-            "failed": await self.work.count_failed(request.visitor.project),
+            "failed": failed_count,
+            # The number of failed jobs that are tried again together.
+            "retried": min(failed_count, MAX_RETRIED),
             # The names of agents with their ids, by their ids.
             "agents": {ids.make_id("agent", uid): name for uid, name in names.items()},
         }

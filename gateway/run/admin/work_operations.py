@@ -28,6 +28,8 @@ from storage.sql.store import Store
 _DEAD_PREFIX = "dead-"
 # The same if the page before ended among the other jobs.
 _OTHER_PREFIX = "job-"
+# The most failed jobs that are tried again together: each is a transaction, half a millisecond over PostgreSQL.
+MAX_RETRIED = 500
 
 # now: facts are being learned, or will be at once. waiting: the job is not due yet. retrying: its last attempt failed.
 # failed: it has failed for good. idle: there is no job. by_rule: there is no job, and no background model.
@@ -64,6 +66,8 @@ class RetriedJobs(Struct, frozen=True):
     """The jobs that were tried again together."""
 
     retried: int
+    # The number of failed jobs that were not.
+    left: int
 
 
 class WorkRecord(Struct, frozen=True):
@@ -145,14 +149,19 @@ class WorkOperations(Struct, frozen=True):
         return (await self.store.jobs.count_by_state(project))[JobState.DEAD]
 
     async def retry_failed(self, project: str | None) -> RetriedJobs:
-        """Has each job run now that has failed for good.
+        """Has jobs run now that have failed for good: the newest `MAX_RETRIED`.
 
         A job that has ended meanwhile is passed over, and so is one from before something was forgotten: it stays in
         the list of failed jobs.
         """
         retried_count = 0
         before = LAST_NUMBER
-        while entries := await self.store.jobs.list_page(is_dead=True, before=before, project=project):
+        while room := MAX_RETRIED - retried_count:
+            entries = await self.store.jobs.list_page(
+                is_dead=True, before=before, project=project, limit=room
+            )
+            if not entries:
+                break
             before = entries[-1].job.id
             for entry in entries:
                 with suppress(NotFound, StaleWrite):
@@ -160,7 +169,7 @@ class WorkOperations(Struct, frozen=True):
                     retried_count += 1
         if not retried_count:
             raise UnknownId("There is no failed job that can be tried again.")
-        return RetriedJobs(retried_count)
+        return RetriedJobs(retried_count, await self.count_failed(project))
 
     async def cancel_job(self, project: str | None, id: int) -> JobRecord:
         """Deletes a job and returns it. If it is the job of a batch, the batch ends too."""

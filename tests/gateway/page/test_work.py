@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage.records import Scope
+from storage.sql.statements import make_statement
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.operator import Operator, operate, operator_of, plain
@@ -117,6 +118,29 @@ def test_a_job_that_keeps_failing_is_a_problem_of_the_overview(
         assert operator_of(operator.world, "shop").twin("overview")["sentence"] == "All is well."
 
 
+def test_so_many_failed_jobs_are_tried_again_that_others_need_not_wait(operator: Operator) -> None:
+    """5,000 of them held an operator's browser for three seconds, and had no entry in the audit until then."""
+    added = make_statement(
+        "a test's",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 502) "
+        "INSERT INTO jobs (agent, kind, key, state, epoch, due, asked, created, payload, first) "
+        "SELECT 0, 'sweep', i, 'dead', 0, 0, 0, 0, x'7b7d', 0 FROM n",
+    )
+
+    async def add() -> None:
+        await operator.world.store.database.write(lambda connection: connection.run(added, ()))
+
+    operator.world.gateway.call(add())
+    text = plain(operator.get("work").body.decode())
+    assert "Retry the newest failed jobs…" in text
+    assert "The newest 500 of 502 begin their attempts again now, also those on other pages" in text
+    assert "The others stay in the list: retry them next." in text
+    assert "Retry 500 jobs" in text
+    assert operator.twin("jobs/retry", {}) == {"retried": 500, "left": 2}
+    assert "2 jobs have failed for good." in plain(operator.get("work").body.decode())
+    assert operator.twin("jobs/retry", {}) == {"retried": 2, "left": 0}
+
+
 @pytest.mark.both
 def test_all_failed_jobs_are_tried_again_at_once(upstream: StrictUpstream, tmp_path: Path) -> None:
     with operate(upstream, tmp_path) as operator:
@@ -128,7 +152,7 @@ def test_all_failed_jobs_are_tried_again_at_once(upstream: StrictUpstream, tmp_p
         assert "Retry 61 jobs" in text
         # An operator of one project retries the jobs of its memories.
         assert operator_of(operator.world, "shop").program("POST", "jobs/retry.json", {}).status == 404
-        assert operator_of(operator.world, "default").twin("jobs/retry", {}) == {"retried": 60}
+        assert operator_of(operator.world, "default").twin("jobs/retry", {}) == {"retried": 60, "left": 0}
         states = {id: state for id, state, _ in jobs_of(operator, "?limit=200")}
         assert states == {of_all: "dead", **dict.fromkeys(dead, "pending")}
         reply = operator.post("jobs/retry")
