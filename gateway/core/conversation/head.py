@@ -77,7 +77,7 @@ def find_head(tree: Tree, query: Query, match: Match) -> PathHead | None:
     Returns None if the list repeats stored messages, so that it has to be matched as any other list.
     """
     head = _find_last_touched(tree)
-    if _is_own_text(tree, query.listing, match, head):
+    if _is_own_text(tree, query.listing, match, head) or _is_new_item(tree, query, match):
         match = Match()
     return None if match.first > 0 else _HeadSearch(tree, query, match, head).run()
 
@@ -91,6 +91,18 @@ def _is_own_text(tree: Tree, listing: HashedList, match: Match, head: Exchange |
     if match_point is None or match_point is head or has_calls(match_point.reply):
         return False
     return match.last < _count_first_replies(listing) and tree.is_continued(match_point)
+
+
+def _is_new_item(tree: Tree, query: Query, match: Match) -> bool:
+    """Returns whether the match is only a text that a request for a response has after a stored question's words.
+
+    As in OpenAI's API, each item of a request joins its conversation, unless the list repeats a turn, whole or as it
+    was heard.
+    """
+    match_point = match.match_point
+    if match_point is None or match.altered is None or not query.makes_response:
+        return False
+    return not was_heard(tree, match_point, query.listing, match.first, match.last + 1)
 
 
 def _count_first_replies(listing: HashedList) -> int:

@@ -180,6 +180,22 @@ def test_items_that_repeat_stored_replies_wait_for_one_response(
     assert texts_of(items_of(world, conversation.id)) == texts
 
 
+def test_another_answer_to_a_stored_question_is_an_item_of_its_own(
+    world: World, upstream: StrictUpstream
+) -> None:
+    """Rule 4 reads such an answer in a client's whole list as the stored reply in another form."""
+    conversation = world.sdk.conversations.create()
+    respond(world, input="One.", conversation=conversation.id, user="alice")
+    items: Any = [
+        {"role": "user", "content": "One."},
+        {"role": "assistant", "content": "Something else."},
+        {"role": "user", "content": "Two."},
+    ]
+    respond(world, input=items, conversation=conversation.id, user="alice")
+    assert asked(upstream) == ["One.", "Ok.", "One.", "Something else.", "Two."]
+    assert texts_of(items_of(world, conversation.id)) == [*asked(upstream), "Ok."]
+
+
 @pytest.mark.both(options=[{"background": True}])
 @pytest.mark.parametrize("options", [{}, {"stream": True}, {"background": True}])
 def test_items_wait_again_where_the_upstream_refuses_the_request(
