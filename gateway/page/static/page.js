@@ -68,11 +68,11 @@ async function lookOn(bar) {
   bar.hidden = true;
 }
 
-// Replaces an element, unless a person has the focus or a selection in it, or has sent a form: then the answer replaces
-// the page.
+// Replaces an element, unless a person has the focus, a selection or an open question in it, or has sent a form: then the
+// answer replaces the page.
 function replaceElement(shown, fresh) {
   if (!shown || !fresh || sentForms.size || shown.innerHTML === fresh.innerHTML) return;
-  if (shown.contains(document.activeElement)) return;
+  if (shown.contains(document.activeElement) || shown.open || shown.querySelector("details[open]")) return;
   const selection = getSelection();
   if (selection && !selection.isCollapsed && selection.containsNode(shown, true)) return;
   shown.replaceWith(document.adoptNode(fresh));

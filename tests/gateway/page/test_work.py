@@ -205,6 +205,26 @@ def test_the_work_looks_right(browser: Browser, operator: Operator) -> None:
         assert page.get_by_text("Retry all failed jobs…").is_hidden()
 
 
+def test_an_open_question_stays_open_while_the_page_follows_the_work(
+    browser: Browser, operator: Operator
+) -> None:
+    enqueue(operator, "a", error="it failed")
+    with browser.open(operator, "work") as page:
+        page.clock.install()
+        page.reload()
+        question = page.locator("#jobs details.ask")
+        question.locator("summary").click()
+        page.get_by_role("heading", name="Work").click()  # takes the focus from the question
+        enqueue(operator, "b", error="it failed")
+        page.clock.run_for(3_000)
+        page.get_by_text("2 jobs have failed for good.").wait_for()
+        assert question.get_by_role("button").is_visible()
+        question.locator("summary").click()
+        page.get_by_role("heading", name="Work").click()
+        page.clock.run_for(3_000)
+        page.locator("#jobs tbody tr").nth(1).wait_for()
+
+
 def test_the_form_of_a_key_warns_that_requests_need_one_from_then_on(operator: Operator) -> None:
     world = operator.world
     text = plain(operator.get("keys").body.decode())
