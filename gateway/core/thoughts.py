@@ -1,4 +1,7 @@
-"""Thoughts of a reply: in fields of their own, or in its text between `<think>` and `</think>` (many local servers)."""
+"""Reads the thoughts of a reply, and removes them from its text.
+
+Providers send thoughts in separate fields. Many local servers leave them in the text, between `<think>` and `</think>`.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,18 @@ from typing import Any
 from adapters.types import READABLE_THOUGHT_FIELDS
 from gateway.core.lenient import as_list, as_object, as_text
 
-# Thoughts at the beginning of a reply, or of several rounds of one reply. A thought that was cut has no end.
-_THOUGHTS_AHEAD = re.compile(r"(?:\s*+<think>.*?(?:</think>|\Z))+\s*", re.S)
-# Templates that open the thought themselves (DeepSeek R1, QwQ) leave its end alone in the reply, on a line of its own.
+# The thoughts at the beginning of a reply, which may come from several rounds. A thought that was cut has no end tag.
+_LEADING_THOUGHTS = re.compile(r"(?:\s*+<think>.*?(?:</think>|\Z))+\s*", re.S)
+# Some chat templates open the thought in the prompt (DeepSeek R1, QwQ). Then the reply has only the end tag, alone on
+# a line.
 _END_TAG = re.compile(r"^[ \t]*+</think>[ \t\r]*+$", re.M)
 
 
 def read_thoughts(message: Mapping[str, Any]) -> str:
     """Returns the readable thoughts of a reply or a delta; "": it has no such thoughts.
 
-    Mistral has thoughts among the parts of the content, each with parts of its own.
-    (docs.mistral.ai/capabilities/reasoning)
+    Mistral sends thoughts as parts of the content, and each of them has text parts of its own
+    (docs.mistral.ai/capabilities/reasoning).
     """
     for field in READABLE_THOUGHT_FIELDS:
         thoughts = message.get(field)
@@ -33,10 +37,10 @@ def read_thoughts(message: Mapping[str, Any]) -> str:
 
 
 def without_thoughts(text: str) -> str:
-    """Returns the text of a reply that is meant for its reader."""
+    """Returns the text of a reply without the thoughts before it."""
     if "think>" not in text:
         return text
-    if thoughts := _THOUGHTS_AHEAD.match(text):
+    if thoughts := _LEADING_THOUGHTS.match(text):
         return text[thoughts.end() :]
     end_tag = None if "<think>" in text else _END_TAG.search(text)
     return text if end_tag is None else text[end_tag.end() :].lstrip()

@@ -1,6 +1,7 @@
-"""Job `callback`: posts to a URL that a run or a batch has ended, signed as webhooks are, with retries for some hours.
+"""The job `callback`: notifies a client's URL of the end of a run or a batch.
 
-A redirect is not followed and ends the job. A repetition has the same `webhook-id`.
+The request is signed as webhooks are. It is retried for some hours, with the same `webhook-id`. A redirect is not
+followed, and ends the job.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def enqueue_callback(
 
 
 class CallbackJobs(Struct, frozen=True):
-    """Performs the jobs `callback`."""
+    """Performs the jobs that post callbacks."""
 
     store: Store
     webhooks: Webhooks
@@ -80,7 +81,7 @@ class CallbackJobs(Struct, frozen=True):
             raise JobFailed(f"the callback was answered with status {status}")
 
     async def _post(self, url: str, id: str, body: Json) -> tuple[int | None, str | None]:
-        """Posts a body. Returns the status of the answer and None, or None and the error without an answer."""
+        """Posts a body. Returns the status of the answer, or None and the error if there was no answer."""
         try:
             return await self.webhooks.post(url, id, orjson.dumps(body)), None
         except HostError as failure:
