@@ -61,8 +61,8 @@ class PrivateFields(TypedDict, total=False):
     asides: Mapping[str, Any]  # tool -> the names of the asides among its arguments
     fillers: list[tuple[int, int]]  # [from, to] of each, in characters of its text
     cut: bool  # the reply was cut
-    unread: bool  # the reply was made without the results before it, which the upstream refused to read
-    unread_earlier: bool  # the reply before it was made without the results before that reply
+    unread: bool  # the reply was made without the results right before it, which the upstream refused to read
+    unread_earlier: bool  # the reply was made without the results before the previous reply
     audio: Mapping[str, Any]  # `id`: the provider's name of the sound in which the model spoke it
     # A message that the gateway puts into a request can have these.
     stored: bool  # the message comes from the store

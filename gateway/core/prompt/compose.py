@@ -22,7 +22,7 @@ from gateway.core.conversation.provider_fields import refill
 from gateway.core.conversation.tree import PathElement, PathPosition, Tree
 from gateway.core.conversation.wire_message import WireMessage, make_shown_reply
 from gateway.core.prompt.composition import Composition, InsertedMessage, read_shown, without_result
-from gateway.core.prompt.hidden_rounds import is_offered, put_back, without_rounds
+from gateway.core.prompt.hidden_rounds import is_offered, restore_rounds, without_rounds
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.omitted_messages import (
     as_clients_resend,
@@ -179,7 +179,7 @@ def _find_heard_with_rounds(
 ) -> list[WireMessage] | None:
     """Returns the last reply as it was heard, with its hidden rounds, as it is sent from now on (append mode).
 
-    Returns None if the reply has no hidden rounds, or if they cannot be put back.
+    Returns None if the reply has no hidden rounds, or if they cannot be restored.
     """
     match_point = plan.match.match_point
     messages = plan.query.listing.messages[: plan.heard_count]
@@ -187,7 +187,7 @@ def _find_heard_with_rounds(
         return None
     reply = as_clients_resend(make_shown_reply(messages) if len(messages) > 1 else messages[0])
     is_same = is_of_same_model(match_point, plan)
-    return put_back(
+    return restore_rounds(
         tree.contents.get(match_point),
         reply,
         following=None,
@@ -339,7 +339,7 @@ def _find_restored_reply(
     is_same_model = is_of_same_model(exchange, plan)
     if exchange.has_full_reply:
         following = listing.messages[index + 1 :]
-        return put_back(content, message, following, offered_tools, is_same_model=is_same_model)
+        return restore_rounds(content, message, following, offered_tools, is_same_model=is_same_model)
     if not is_same_model or listing.atoms[index] != exchange.reply:
         return None
     refilled_reply = refill(message, content.shown_reply or {})

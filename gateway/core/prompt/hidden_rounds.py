@@ -1,4 +1,4 @@
-"""Puts the hidden rounds of a stored reply back before the client's part of the reply."""
+"""Restores the hidden rounds of a stored reply before the part of the reply that the client sends back."""
 
 from __future__ import annotations
 
@@ -23,61 +23,64 @@ from gateway.core.conversation.wire_message import (
 NO_TOOL = "Error: there is no tool"
 
 
-def put_back(
+def restore_rounds(
     content: Content,
-    message: WireMessage,
+    reply: WireMessage,
     following: Sequence[WireMessage] | None,
     offered_tools: Container[str],
     *,
     is_same_model: bool = True,
 ) -> list[WireMessage] | None:
-    """Returns the hidden rounds of a reply, and then its part after them; None: the message has to stay as it is.
+    """Returns the hidden rounds of a reply, and after them the rest of the reply; None: the reply has to stay as it is.
 
-    That part is the client's text without the text that was streamed before the end of the rounds. White space does not
-    count, since clients strip it, nor do fillers, which no model is shown: they may be cut or gone. A mixed round, with
-    calls of the client's as well, goes back only if the results of these calls follow.
+    The rest is the client's text without the text that was streamed before the end of the rounds. White space is not
+    compared, since clients strip it. Fillers are not compared either: no model is shown them, and the client may have
+    cut or dropped them. A mixed round has calls of client tools as well. It is restored only if their results follow.
 
-    message: the reply as the client has it.
+    content: the stored content of the reply's exchange.
+    reply: the reply as the client has it.
     following: the client's messages after the reply; None: the history is stored here.
+    offered_tools: the names of the tools that the request offers.
     is_same_model: the model made the reply, so fields that only its provider reads may be sent.
     """
     all_messages = content.full_reply or []
     end = 1 + max((i for i, each in enumerate(all_messages) if each["role"] == "tool"), default=-1)
     rounds = all_messages[:end]
     if not is_same_model:
-        message = make_portable_message(message)
+        reply = make_portable_message(reply)
         rounds = [*map(make_portable_message, rounds)]
     if not rounds or not is_offered(content, offered_tools):
         return None
-    text_after = _find_text_after_rounds(content, message, rounds)
+    text_after = _find_text_after_rounds(content, reply, rounds)
     if text_after is None:
         return None
-    resent_calls: list[dict[str, Any]] = message.get("tool_calls") or []
+    resent_calls: list[dict[str, Any]] = reply.get("tool_calls") or []
     calls = [call for each in rounds for call in each.get("tool_calls") or []]
     client_calls = [call for call in calls if read_call_id(call) not in content.gateway_call_ids]
     if client_calls:
-        return _put_back_mixed(rounds, resent_calls, client_calls, following, is_longer=bool(text_after))
+        return None if text_after else _restore_mixed(rounds, resent_calls, client_calls, following)
     if text_after:
         # The text begins with the white space that the model wrote, so that it is sent as the provider has cached it.
         stored_text = join_texts(map(read_text, all_messages[end:]))
         text_after = stored_text[: len(stored_text) - len(stored_text.lstrip())] + text_after
     # The client got the provider fields of all rounds in one message; those of the last message come from the store.
-    reply = {**_without_provider_fields(message), "content": text_after}
-    if is_same_model and (refilled := _refill_reply(reply, all_messages[-1])) is not None:
+    rest = {**_without_provider_fields(reply), "content": text_after}
+    if is_same_model and (refilled := _refill_reply(rest, all_messages[-1])) is not None:
         return [*rounds, refilled]
-    return [*rounds, reply] if text_after or resent_calls else [*rounds]
+    return [*rounds, rest] if text_after or resent_calls else [*rounds]
 
 
-def without_rounds(content: Content, message: WireMessage) -> WireMessage:
+def without_rounds(content: Content, reply: WireMessage) -> WireMessage:
     """Returns a reply as it goes upstream without its hidden rounds.
 
     The provider's fields have offsets in the text of their own round. They are left out if an earlier round has text.
 
-    message: the reply, as the client has it or as it is stored.
+    content: the stored content of the reply's exchange.
+    reply: the reply, as the client has it or as it is stored.
     """
     replies = [each for each in content.full_reply or () if each["role"] == "assistant"]
-    is_misplaced = not message.keys().isdisjoint(PROVIDER_FIELDS) and any(map(read_text, replies[:-1]))
-    return _without_provider_fields(message) if is_misplaced else message
+    is_misplaced = not reply.keys().isdisjoint(PROVIDER_FIELDS) and any(map(read_text, replies[:-1]))
+    return _without_provider_fields(reply) if is_misplaced else reply
 
 
 def is_offered(content: Content, offered_tools: Container[str]) -> bool:
@@ -109,13 +112,13 @@ def _refill_reply(reply: WireMessage, stored: WireMessage) -> WireMessage | None
 
 
 def _find_text_after_rounds(
-    content: Content, message: WireMessage, rounds: Sequence[WireMessage]
+    content: Content, reply: WireMessage, rounds: Sequence[WireMessage]
 ) -> str | None:
     """Returns the text of a reply after its hidden rounds; None: the reply begins with another text."""
     streamed = join_texts(
         text for each in rounds if each["role"] == "assistant" for text in _read_visible_texts(each)
     )
-    text = read_text(without_fillers(with_fillers_of(message, content.shown_reply or {})))
+    text = read_text(without_fillers(with_fillers_of(reply, content.shown_reply or {})))
     text_after = find_rest_after(text, streamed)
     return None if text_after is None else text_after.lstrip()
 
@@ -125,22 +128,23 @@ def _read_visible_texts(message: WireMessage) -> tuple[str, str]:
     return read_text(message), str(read_private(message).get("spoken", ""))
 
 
-def _put_back_mixed(
+def _restore_mixed(
     rounds: Sequence[WireMessage],
     resent_calls: list[dict[str, Any]],
     client_calls: list[dict[str, Any]],
     following: Sequence[WireMessage] | None,
-    *,
-    is_longer: bool,
 ) -> list[WireMessage] | None:
-    """Returns the rounds with the client's calls as the client has them; None: the client lacks a call or a result."""
+    """Returns the rounds with the calls of client tools as the client has them.
+
+    Returns None if the client lacks a call, or the result of a call.
+
+    resent_calls: the calls of the reply as the client has it.
+    client_calls: the calls of client tools in the rounds, as they are stored.
+    following: as in `restore_rounds`.
+    """
     resent_ids = {read_call_id(call) for call in resent_calls}
     answered_ids = {str(each.get("tool_call_id")) for each in following or () if each.get("role") == "tool"}
-    if (
-        is_longer
-        or len(resent_calls) != len(client_calls)
-        or not (following is None or resent_ids <= answered_ids)
-    ):
+    if len(resent_calls) != len(client_calls) or not (following is None or resent_ids <= answered_ids):
         return None
     restored_rounds: list[WireMessage] = []
     for each in rounds:

@@ -1,4 +1,4 @@
-"""The messages of a path that a client's list has left out, as they are sent from the store."""
+"""Lists the stored messages of a path that the client's list leaves out, as they go upstream."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from gateway.core.conversation.private import read_private, without_private
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.composition import InsertedMessage, without_result
-from gateway.core.prompt.hidden_rounds import put_back, without_rounds
+from gateway.core.prompt.hidden_rounds import restore_rounds, without_rounds
 from storage.records import Exchange
 
 
 def list_omitted_messages(tree: Tree, plan: Plan, offered_tools: Container[str]) -> list[InsertedMessage]:
-    """Returns the messages of the path that the client's list has left out, as they are sent."""
+    """Returns the messages of the path that the client's list leaves out, as they go upstream."""
     elements = _list_sendable(plan.omitted, plan.query.listing)
     tree.contents.group(element.exchange for element in elements)
     omitted: list[InsertedMessage] = []
@@ -45,12 +45,12 @@ def list_omitted_messages(tree: Tree, plan: Plan, offered_tools: Container[str])
 
 
 def is_resent(plan: Plan, exchange: Exchange) -> bool:
-    """Returns whether a reply of the path goes upstream again. It does not if its question is gone."""
+    """Returns whether a reply that the client's list leaves out goes upstream. It does not if its question is gone."""
     return any(each.exchange.id == exchange.id for each in _list_sendable(plan.omitted, plan.query.listing))
 
 
 def is_made_without_earlier(reply: WireMessage | None) -> bool:
-    """Returns whether a reply was made without the results before the previous reply: its upstream refused them."""
+    """Returns whether a reply was made without the results before the previous reply, which its upstream refused."""
     return reply is not None and bool(read_private(reply).get("unread_earlier"))
 
 
@@ -60,7 +60,10 @@ def is_of_same_model(exchange: Exchange, plan: Plan) -> bool:
 
 
 def as_clients_resend(shown_reply: WireMessage) -> WireMessage:
-    """Returns a reply as clients send it back, without empty fields (`refusal: null`, no annotations)."""
+    """Returns a reply as clients send it back: without private fields, and without null and empty lists.
+
+    Such fields are `refusal` and `annotations`.
+    """
     return {
         name: value
         for name, value in without_private(shown_reply).items()
@@ -69,13 +72,13 @@ def as_clients_resend(shown_reply: WireMessage) -> WireMessage:
 
 
 class _StoredExchange(NamedTuple):
-    """A stored exchange of which messages are sent."""
+    """A stored exchange with messages that go upstream."""
 
     exchange: Exchange
     content: Content
-    # The model that answers has made the reply.
+    # The model that answers the request has made the reply.
     is_same_model: bool
-    # The upstream does not take the results of tools in its input.
+    # An upstream has refused the results of tools in the input, so they go without their content.
     has_refused_results: bool
 
     @classmethod
@@ -95,7 +98,7 @@ class _StoredExchange(NamedTuple):
         return [without_result(message) if self.has_refused_results else message]
 
     def list_reply_messages(self, offered_tools: Container[str]) -> list[WireMessage]:
-        """Returns the reply with its hidden rounds, as far as these can be put back; []: there is no reply."""
+        """Returns the reply, with its hidden rounds if they can be restored; []: there is no reply."""
         content = self.content
         if content.shown_reply is None:
             return []
@@ -104,16 +107,17 @@ class _StoredExchange(NamedTuple):
         reply = as_clients_resend(content.shown_reply)
         with_rounds = None
         if content.full_reply:
-            with_rounds = put_back(
+            with_rounds = restore_rounds(
                 content, reply, following=None, offered_tools=offered_tools, is_same_model=self.is_same_model
             )
         return with_rounds or [without_rounds(content, reply)]
 
 
 def _list_sendable(elements: Sequence[PathElement], listing: HashedList) -> list[PathElement]:
-    """Returns the elements that may be sent: none that is forgotten or off the record, or needs such a message.
+    """Returns the elements that may be sent.
 
-    Chat templates refuse an answer without its question, two questions in a row, and a result without its call.
+    An element may not be sent if it is forgotten or off the record, or if it answers such an element: chat templates
+    refuse an answer without its question, two questions in a row, and a result without its call.
     """
     if not any(map(_is_gone, elements)):
         return [*elements]

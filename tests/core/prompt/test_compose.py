@@ -13,7 +13,7 @@ from gateway.core.conversation.exchange_content import Content
 from gateway.core.conversation.private import with_private
 from gateway.core.conversation.wire_message import WireMessage, make_shown_reply, read_text, without_space
 from gateway.core.message_text import with_text_before
-from gateway.core.prompt.hidden_rounds import put_back
+from gateway.core.prompt.hidden_rounds import restore_rounds
 from tests.core.conversations import (
     GATEWAY_TOOLS,
     World,
@@ -193,7 +193,7 @@ def test_a_renamed_call_of_a_mixed_round_keeps_the_clients_name(world: World, ke
     assert request.sent[1][1]["tool_calls"][1] == mine
 
 
-# -- put_back
+# -- restore_rounds
 
 
 words = st.text("abc .", max_size=8)
@@ -209,7 +209,7 @@ def test_what_is_put_back_says_what_the_clients_message_says(
     full.append(assistant(texts[-1]))
     ours = frozenset(f"m{i}" for i in range(len(texts) - 1))
     message = make_shown_reply(full, ours) if is_ours else assistant(said)
-    back = put_back(Content(None, None, full, ours), message, [], GATEWAY_TOOLS)
+    back = restore_rounds(Content(None, None, full, ours), message, [], GATEWAY_TOOLS)
     streamed = without_space(read_text(make_shown_reply(full[:-1], ours)))
     assert (back is None) == (not without_space(read_text(message)).startswith(streamed))
     if back is not None:
@@ -221,15 +221,18 @@ def test_what_is_put_back_says_what_the_clients_message_says(
 def test_a_reply_that_was_cut_goes_back_without_the_blank_between_its_rounds() -> None:
     full = [assistant("Noting.", call("m", "memory_insert")), result("m", "ok")]
     content = Content(None, None, full, frozenset({"m"}))
-    assert put_back(content, assistant("Noting. Your c"), [], GATEWAY_TOOLS) == [*full, assistant("Your c")]
+    assert restore_rounds(content, assistant("Noting. Your c"), [], GATEWAY_TOOLS) == [
+        *full,
+        assistant("Your c"),
+    ]
 
 
 def test_blocks_as_they_came_bring_back_nothing_that_the_client_has_cut() -> None:
     native = {"content": [{"type": "text", "text": "Noted, tea."}]}
     full = [*HIDDEN[:-1], {**HIDDEN[-1], NATIVE_REPLY: native}]
     content = Content(None, None, full, frozenset({"m1"}))
-    whole = put_back(content, assistant(SAID), [], GATEWAY_TOOLS)
-    cut = put_back(content, assistant(SAID.removesuffix(", tea.")), [], GATEWAY_TOOLS)
+    whole = restore_rounds(content, assistant(SAID), [], GATEWAY_TOOLS)
+    cut = restore_rounds(content, assistant(SAID.removesuffix(", tea.")), [], GATEWAY_TOOLS)
     assert whole == full
     assert cut == [*HIDDEN[:-1], assistant("Noted")]
 
@@ -237,13 +240,13 @@ def test_blocks_as_they_came_bring_back_nothing_that_the_client_has_cut() -> Non
 def test_fields_of_the_clients_message_stay_on_its_part() -> None:
     content = Content(None, None, HIDDEN, frozenset({"m1"}))
     message = {**assistant(SAID), "refusal": None, "x": 1}
-    back = put_back(content, message, [], GATEWAY_TOOLS)
+    back = restore_rounds(content, message, [], GATEWAY_TOOLS)
     assert back is not None
     assert back[-1] == {**assistant("Noted, tea."), "refusal": None, "x": 1}
 
 
 def test_without_hidden_rounds_nothing_is_put_back() -> None:
-    assert put_back(Content(None, None, None), assistant("a"), [], GATEWAY_TOOLS) is None
+    assert restore_rounds(Content(None, None, None), assistant("a"), [], GATEWAY_TOOLS) is None
 
 
 # -- notes
@@ -327,10 +330,10 @@ def test_words_that_a_call_said_are_not_said_twice() -> None:
     full = [with_private(spoken, spoken="Hello Anna."), result("m1", "The user has read it.")]
     ours = frozenset({"m1"})
     said = assistant("Hm. Hello Anna.")
-    assert put_back(Content(None, said, full, ours), said, [], GATEWAY_TOOLS) == full
+    assert restore_rounds(Content(None, said, full, ours), said, [], GATEWAY_TOOLS) == full
     more = [*full, assistant("Bye.")]
     whole = assistant("Hm. Hello Anna. Bye.")
-    back = put_back(Content(None, whole, more, ours), whole, [], GATEWAY_TOOLS)
+    back = restore_rounds(Content(None, whole, more, ours), whole, [], GATEWAY_TOOLS)
     assert back == [*full, assistant("Bye.")]
 
 
