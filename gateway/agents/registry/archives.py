@@ -21,10 +21,10 @@ _OWN_ARCHIVE = "This is an agent's own archive: it is called after its agent, an
 
 
 class Archives:
-    """Makes, attaches and deletes archives.
+    """Makes, finds, attaches and deletes archives.
 
-    Each method takes the caller's project, and finds only archives of that project. Besides the errors that a method
-    names, it raises NotFound, WriteConflict and StoreUnavailable.
+    A method that takes a project finds only archives of that project. Besides the errors that a method names, it raises
+    NotFound, WriteConflict and StoreUnavailable.
     """
 
     def __init__(self, store: Store, now: Callable[[], float]) -> None:
@@ -38,7 +38,10 @@ class Archives:
         return archive
 
     async def get(self, project: str, uid: str) -> Definition:
-        """Returns an archive. The definition of an agent's own archive is made here, not stored. Raises: NotFound."""
+        """Returns an archive. Raises: NotFound.
+
+        The definition of an agent's own archive is not stored. It is made of the agent's fields.
+        """
         archive = await self._store.definitions.find(project, _KIND, uid)
         if archive is not None:
             return archive
@@ -82,7 +85,10 @@ class Archives:
         await self._store.attached.detach(agent.id, _KIND, archive.memory_row, at=self._now())
 
     async def load_memory(self, project: str, uid: str) -> Agent:
-        """Returns the memory that an archive's passages lie in: the agent's for its own archive. Raises: NotFound."""
+        """Returns the memory with the passages of an archive. Raises: NotFound.
+
+        The passages of an agent's own archive are in the agent's memory.
+        """
         archive = await self._store.definitions.find(project, _KIND, uid)
         if archive is None:
             return (await self._store.defined_agents.get(project, uid)).agent
