@@ -389,6 +389,29 @@ def test_a_run_that_is_cancelled_as_it_begins_blocks_no_other(
     assert not [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
 
 
+def test_a_run_that_is_cancelled_while_its_job_reads_its_row_blocks_no_other(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, send, runs = world.agent(), world.letta.agents.messages, world.world.store.runs
+    began, gate, get = Gate(), Gate(), runs.get
+
+    async def get_late(*arguments: Any) -> Any:
+        if not began.is_open:
+            began.open()
+            await gate.wait()
+        return await get(*arguments)
+
+    monkeypatch.setattr(runs, "get", get_late)
+    with send.create(agent.id, input="One", streaming=True, background=True) as events:
+        run_id = next(iter(events)).run_id
+        began.wait_sync()
+        assert send.cancel(agent.id) == {run_id: "cancelled"}
+        gate.open()
+    becomes(lambda: world.world.query("SELECT count(*) FROM jobs WHERE kind = 'run'") == [0])
+    send.create(agent.id, input="Two")
+    assert said(world, agent.id) == ["user: Two", "assistant: Ok."]
+
+
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_a_tool_of_the_clients_waits_for_its_result(world: LettaWorld, is_stream: bool) -> None:
     agent, messages = world.agent(), world.letta.agents.messages
