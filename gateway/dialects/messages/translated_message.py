@@ -64,12 +64,19 @@ class _MessageEvents:
         if self._has_begun:
             return
         self._has_begun = True
-        usage = _render_usage({}, self._terms.input_tokens)
+        usage = {**_render_usage({}, self._terms.input_tokens), "service_tier": self.service_tier}
         self._buffer.emit("message_start", message={**self.make_empty_message(), "usage": usage})
+        # Anthropic's streams have one at their beginning, which some clients take for a sign of life.
+        self._buffer.emit("ping")
 
     def emit(self, event_type: str, **fields: Any) -> None:
         self.begin()
         self._buffer.emit(event_type, **fields)
+
+    @property
+    def service_tier(self) -> str:
+        """The tier of the upstream, by Anthropic's name: only "priority" has the same name."""
+        return "priority" if self.first_chunk.get("service_tier") == "priority" else "standard"
 
     def make_empty_message(self) -> Json:
         """Returns the message without content, and without an end."""
@@ -169,7 +176,10 @@ class TranslatedMessage:
             **self._events.make_empty_message(),
             "content": content,
             **self._make_ending(has_calls=any(block["type"] == "tool_use" for block in content)),
-            "usage": _render_usage(usage, self._terms.input_tokens),
+            "usage": {
+                **_render_usage(usage, self._terms.input_tokens),
+                "service_tier": self._events.service_tier,
+            },
         }
         return orjson.dumps(message)
 

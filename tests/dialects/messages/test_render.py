@@ -60,6 +60,26 @@ def test_chunks_that_their_upstream_names_are_translated_too(name: str) -> None:
     assert stream(*events) == stream(event({"content": "Hello"}), event({"content": " you"}))
 
 
+def test_a_stream_has_a_ping_after_its_first_event() -> None:
+    kinds = [each["type"] for each in stream(event({"role": "assistant"}), event({"content": "Hello"}))]
+    assert kinds[:3] == ["message_start", "ping", "content_block_start"]
+    assert kinds.count("ping") == 1
+
+
+@pytest.mark.parametrize(
+    ("tier", "shown"), [("priority", "priority"), ("default", "standard"), (None, "standard")]
+)
+def test_the_usage_names_the_tier(tier: str | None, shown: str) -> None:
+    first = event({"content": "Hello"})
+    chunk = {**(first.chunk or {}), "service_tier": tier}
+    assert stream(ReplyEvent(b"", None, chunk))[0]["message"]["usage"]["service_tier"] == shown
+    made = view()
+    made.begin(chunk)
+    outcome = TurnOutcome(FINISHED, shown_reply={"role": "assistant", "content": "Hello"})
+    message = orjson.loads(made.render_body(b"{}", outcome, is_unchanged=False))
+    assert message["usage"]["service_tier"] == shown
+
+
 @pytest.mark.parametrize("arguments", [{}, {"arguments": ""}])
 def test_a_name_that_comes_in_pieces_is_whole_where_its_call_begins(arguments: Json) -> None:
     pieces = [piece(0, "c1", name="get_", **arguments), piece(name="weather", **arguments)]
