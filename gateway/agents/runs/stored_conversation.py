@@ -1,4 +1,4 @@
-"""The context of a stored conversation: read once for a send, and planned for each step of its run.
+"""Reads the context of a stored conversation once for a send, and plans each step of the send's run.
 
 The new messages are taken out of the request and put into the plan. So a send and a later step look alike: the request
 has the fields of the call and the leading system messages, and all other messages come from the path.
@@ -186,7 +186,10 @@ def rewind_context(
 
 
 def with_ended_step(context: MemoryContext, finished: Exchange) -> MemoryContext:
-    """Returns a copy of the context with an ended step as the last of its path. The plan of the step stays."""
+    """Returns a copy of the context with an ended step as the last of its path. The plan of the step stays.
+
+    The step is added to the tree that the copy shares with the context.
+    """
     if context.path and context.path[-1] is finished:
         return context
     context.tree.add(finished)
@@ -198,7 +201,7 @@ def plan_next(
     context: MemoryContext,
     finished: Exchange,
     messages: Sequence[WireMessage],
-    pinned: SentSection | None,
+    section: SentSection | None,
     blocks: Sequence[Block],
     now: float,
 ) -> MemoryContext:
@@ -206,18 +209,18 @@ def plan_next(
 
     finished: the exchange of the previous step.
     messages: the messages that the next step brings, such as results of tools.
-    pinned: the memory section as it was sent; None: no section was sent.
+    section: the memory section as it was sent; None: no section was sent.
     blocks: the blocks after the edits of the previous step.
     now: seconds since the epoch.
     """
     context = replace(with_ended_step(context, finished), request=replace(context.request, now=now))
-    return _with_plan(context, messages, pinned, blocks)
+    return _with_plan(context, messages, section, blocks)
 
 
 def _with_plan(
     context: MemoryContext,
     messages: Sequence[WireMessage],
-    pinned: SentSection | None,
+    section: SentSection | None,
     blocks: Sequence[Block],
 ) -> MemoryContext:
     """Returns a copy of the context with the plan of a step that brings these messages."""
@@ -234,10 +237,10 @@ def _with_plan(
     if request.spec.definition.clears:
         depth = _measure_turn_depth(context, messages)
         plan = replace(plan, omitted=tuple(part for part in plan.omitted if part.exchange.depth >= depth))
-    context = replace(context, plan=plan, section=pinned, blocks=tuple(blocks))
+    context = replace(context, plan=plan, section=section, blocks=tuple(blocks))
     # The tools are the same for every step, whatever its messages.
     body: dict[str, Any] = {**request.chat.json, "messages": [{"role": "user"}]}
-    return replace(context, offered_tools=offer_tools(context.request, context.agent, pinned, body))
+    return replace(context, offered_tools=offer_tools(context.request, context.agent, section, body))
 
 
 def _measure_turn_depth(context: MemoryContext, messages: Sequence[WireMessage]) -> int:

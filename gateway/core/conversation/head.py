@@ -1,7 +1,7 @@
-"""Append mode: finds the stored path that a list of new messages continues.
+"""Finds the stored path that a list of new messages continues in append mode.
 
 It is the path that was touched last. Messages of cancelled sends come between the path and the list. The list may begin
-with a report of how much of a reply was heard. Rule 13 of docs/conversations.md.
+with a report of how much of a reply was heard (rule 13 of docs/conversations.md).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from gateway.core.words import (
 )
 from storage.records import Exchange, ExchangeState
 
-# The most messages at the beginning of a list that may report what was heard of a reply. Not measured: each number of
-# messages up to it is tried.
-_MAX_REPORT = 8
+# The most messages at the beginning of a list that may report what was heard of a reply. Not measured: the search tries
+# each number of messages up to this one.
+_MAX_REPORT_MESSAGES = 8
 
 
 class _ReportedReply(Enum):
-    """The stored reply that the beginning of a list reports."""
+    """The kinds of stored replies that the beginning of a list can report."""
 
     # The reply of the last cancelled send.
     CUT = auto()
@@ -44,7 +44,7 @@ class _ReportedReply(Enum):
     ABOVE = auto()
     # The reply of a cancelled send that the head joined to its own: the user did not hear the head's reply.
     JOINED = auto()
-    # Perhaps a reply that was off the record: its words are not stored, so they cannot be compared.
+    # Possibly a reply that was off the record: its words are not stored, so they cannot be compared.
     OFF = auto()
 
 
@@ -66,8 +66,9 @@ class PathHead(Struct, frozen=True):
     pending: Sequence[WireMessage]
     # The index of the first new message of the list.
     new_start: int = 0
-    # The fields of the same names of the `Plan`.
+    # The number of messages at the beginning of the list that repeat the last reply as the user heard it.
     heard_count: int = 0
+    # The number of messages at the beginning of the list that repeat a reply among `pending`.
     resent_count: int = 0
 
 
@@ -83,9 +84,9 @@ def find_head(tree: Tree, query: Query, match: Match) -> PathHead | None:
 
 
 def _is_own_text(tree: Tree, listing: HashedList, match: Match, head: Exchange | None) -> bool:
-    """Returns whether the match is only the application's own text, such as a greeting, which an old reply has too.
+    """Returns whether a list matches only by the application's own text, such as a greeting, that an old reply has too.
 
-    This holds if no user message stands before the text, and the conversation went on after the old reply.
+    This is so if no user message comes before the text, and the conversation went on after the old reply.
     """
     match_point = match.match_point
     if match_point is None or match_point is head or has_calls(match_point.reply):
@@ -106,7 +107,7 @@ def _is_new_item(tree: Tree, query: Query, match: Match) -> bool:
 
 
 def _count_first_replies(listing: HashedList) -> int:
-    """Returns how many messages of the assistant stand at the beginning of a list."""
+    """Returns how many messages of the assistant come before the first other message of a list; 0: no other follows."""
     return next((i for i in range(len(listing)) if listing.read_role(i) != "assistant"), 0)
 
 
@@ -164,7 +165,7 @@ class _HeadSearch:
         )
 
     def _asks_again(self, new_messages: Sequence[WireMessage], report: _Report | None) -> bool:
-        """Returns whether the new messages are the messages of the head once more, because its answer got lost.
+        """Returns whether the new messages repeat the messages of the head, because its answer got lost.
 
         report: the report before the new messages.
         """
@@ -193,7 +194,7 @@ class _HeadSearch:
             return None
         # The words of a reply off the record are not known, so all of the messages may report it.
         off_report = _Report(_ReportedReply.OFF, assistant_count) if self._has_off_sibling() else None
-        for count in (assistant_count, *range(min(assistant_count - 1, _MAX_REPORT), 0, -1)):
+        for count in (assistant_count, *range(min(assistant_count - 1, _MAX_REPORT_MESSAGES), 0, -1)):
             is_of_pending = self._find_same_report(self._pending, count) is not None
             is_of_head = self._reports(self._head, count, min_letters=1)
             # Replies may begin alike, so the newest reply is tried first: that of the last cancelled send. But a
