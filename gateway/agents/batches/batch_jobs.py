@@ -8,7 +8,6 @@ looks for a part that was being submitted by the part's mark, and takes no resul
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from msgspec.structs import asdict
 from adapters.batch.batch_provider import BatchProvider
 from adapters.errors import BatchOutcomeUnknown, ProviderError, ProviderRefused, UnreadableResults
 from gateway.agents.batches.batch_ids import make_public_id
+from gateway.agents.batches.batch_log import BatchLog
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import Miss, PartJournal, ProviderPart, SubmissionFailure, describe_cause
@@ -35,7 +35,6 @@ from storage.errors import NotFound, StaleWrite, StoreUnavailable, WriteConflict
 from storage.run_records import RunState
 from storage.sql.store import Store
 
-_log = logging.getLogger("mnemogate")
 # The attempts in a row that may end with an internal error before the batch is given up.
 MAX_FAULTS: Final = 8
 # Errors of the database, or of the disk with the files of requests, that a later attempt may not have.
@@ -101,9 +100,8 @@ class BatchJobs:
             raise
         except Exception:
             # An internal error must not leave items open for ever.
-            _log.exception(
-                "Batch %s failed by a fault in the gateway. It is tried again, and given up after %d times.",
-                make_public_id(batch),
+            BatchLog(batch).exception(
+                "an attempt failed by a fault in the gateway. The batch is given up after %d attempts.",
                 MAX_FAULTS,
             )
             self.faults[job.job.id] = faults + 1
@@ -125,8 +123,8 @@ class BatchJobs:
             if provider is None or provider.is_durable:
                 continue
             # The provider's id of the part may not be noted yet.
-            if (id := await provider.find(part.submission, ())) is not None:
-                await provider.cancel(id)
+            if (provider_id := await provider.find(part.submission, ())) is not None:
+                await provider.cancel(provider_id)
 
     async def aclose(self) -> None:
         for provider in self.providers.values():
@@ -228,7 +226,7 @@ class _Attempt:
         if batch.callback is not None:
             counts = await self.jobs.store.batch_items.count(batch.id)
             body = {
-                "job_id": self._name,
+                "job_id": make_public_id(self.batch),
                 "status": batch.state.value,
                 "completed_at": datetime.fromtimestamp(batch.ended or at, UTC).isoformat(),
                 "counts": {"total": counts.total, **asdict(counts)},
@@ -246,10 +244,10 @@ class _Attempt:
         """
         try:
             if part.id is None:
-                id = await self.submitter.find(part, provider, includes_ended=True)
-                if id is None:
+                provider_id = await self.submitter.find(part, provider, includes_ended=True)
+                if provider_id is None:
                     return True
-                await self.parts.note_provider_id(part, id)
+                await self.parts.note_provider_id(part, provider_id)
             assert part.id is not None  # by `note_provider_id`
             state = await provider.poll(part.id)
             if state.has_results:
@@ -258,10 +256,9 @@ class _Attempt:
                 return True
             await provider.cancel(part.id)
         except ProviderError as error:
-            _log.warning(
-                "Batch %s could not be stopped at %s, which is asked again: %s",
-                self._name, part.upstream, describe_cause(error),
-            )  # fmt: skip
+            self._log.warning(
+                "%s could not stop a part, and is asked again: %s", part.upstream, describe_cause(error)
+            )
             # Some providers can find a part only after its end, perhaps a day later.
             return await self.parts.note_miss(
                 part, Miss.UNHEARD if isinstance(error, BatchOutcomeUnknown) else Miss.UNSTOPPED
@@ -274,15 +271,15 @@ class _Attempt:
         if self.jobs.logged_counts.get(self.batch.id) == counts:
             return
         self.jobs.logged_counts[self.batch.id] = counts
-        _log.info(
-            "Batch %s: %d of %d items have ended (%d completed, %d failed, %d expired, %d cancelled); %d are running.",
-            self._name, counts.ended, counts.total, counts.completed, counts.failed, counts.expired,
-            counts.cancelled, counts.running,
-        )  # fmt: skip
+        self._log.info(
+            "%(ended)d of %(total)d items have ended (%(completed)d completed, %(failed)d failed, "
+            "%(expired)d expired, %(cancelled)d cancelled); %(running)d are running.",
+            {**asdict(counts), "ended": counts.ended, "total": counts.total},
+        )
 
     @property
-    def _name(self) -> str:
-        return make_public_id(self.batch)
+    def _log(self) -> BatchLog:
+        return BatchLog(self.batch)
 
     # -- parts
 
@@ -299,15 +296,11 @@ class _Attempt:
             if part.id is not None or await self.submitter.find_or_submit(part, provider):
                 await self._read_results(part, provider)
         except BatchOutcomeUnknown as error:
-            _log.info(
-                "Batch %s: it is not known yet whether %s has a part: %s",
-                self._name, part.upstream, describe_cause(error),
-            )  # fmt: skip
+            self._log.info(
+                "it is not known yet whether %s has a part: %s", part.upstream, describe_cause(error)
+            )
         except ProviderError as error:
-            _log.warning(
-                "Batch %s: %s could not be asked about a part: %s",
-                self._name, part.upstream, describe_cause(error),
-            )  # fmt: skip
+            self._log.warning("%s could not be asked about a part: %s", part.upstream, describe_cause(error))
             await self._handle_error(part, error)
 
     async def _handle_error(self, part: ProviderPart, error: ProviderError) -> None:
@@ -354,19 +347,17 @@ class _Attempt:
         waits: list[float] = []
         for part in self.parts.parts:
             provider = self.jobs.providers.get(part.upstream)
-            for refusals, id in part.undeleted_ids.items():
+            for refusals, provider_id in part.undeleted_ids.items():
                 wait_s = self.parts.choose_delete_wait_s(part)
                 if wait_s > 0:
                     waits.append(wait_s)
                     continue
                 try:
                     if provider is not None:
-                        await provider.discard(id, part.make_submission(refusals))
+                        await provider.discard(provider_id, part.make_submission(refusals))
                 except ProviderError as error:
-                    _log.warning(
-                        "Batch %s: %s could not delete what it has of %s, and is asked again: %s",
-                        self._name, part.upstream, id, describe_cause(error),
-                    )  # fmt: skip
+                    message = "%s could not delete what it has of %s, and is asked again: %s"
+                    self._log.warning(message, part.upstream, provider_id, describe_cause(error))
                     if not await self.parts.note_miss(part, Miss.UNDELETED):
                         waits.append(self.parts.choose_delete_wait_s(part))
                         continue

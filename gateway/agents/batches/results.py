@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +9,8 @@ from typing import Final, Literal
 
 from adapters.batch.batch_provider import PartResult
 from adapters.errors import ProviderError
-from gateway.agents.batches.batch_ids import RequestId, make_public_id
+from gateway.agents.batches.batch_ids import RequestId
+from gateway.agents.batches.batch_log import BatchLog
 from gateway.agents.batches.item_ending import ItemEnding
 from gateway.agents.batches.item_texts import ItemFailed
 from gateway.agents.batches.items import ItemTurns
@@ -24,7 +24,6 @@ from storage.errors import StoreError
 from storage.run_records import RunState
 from storage.sql.store import Store
 
-_log = logging.getLogger("mnemogate")
 # The most items that one transaction writes.
 PAGE_ITEMS: Final = 50
 # An item fails with so many failed requests in a row, or with so many expired requests.
@@ -170,9 +169,8 @@ class PartResults:
         except StoreError:
             raise
         except Exception:
-            _log.exception(
-                "Batch %s: a result could not be read, by a fault in the gateway; its item fails.",
-                make_public_id(self.batch),
+            BatchLog(self.batch).exception(
+                "a result could not be read, by a fault in the gateway; its item fails."
             )
             failure = ItemFailed(INTERNAL_ERROR)
         return await self.turns.make_end(item, failure, result.body)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,8 @@ from msgspec import Struct
 
 from adapters.batch.batch_provider import BatchProvider
 from adapters.errors import BatchQueueFull, ProviderError, ProviderRefused
-from gateway.agents.batches.batch_ids import RequestId, make_public_id
+from gateway.agents.batches.batch_ids import RequestId
+from gateway.agents.batches.batch_log import BatchLog
 from gateway.agents.batches.item_texts import AGENT_GONE, FORGOTTEN, ItemFailed
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.part_draft import PartDraft
@@ -26,8 +26,6 @@ from gateway.core.turn.stop_reason import StopReason
 from gateway.run.memory.prompt_tokens import count_request_tokens
 from storage.batch_records import READY_PART, AssignedItem, Batch, BatchItem, ItemRetry
 from storage.errors import StoreError
-
-_log = logging.getLogger("mnemogate")
 
 
 class _ReadyItem(Struct, frozen=True):
@@ -58,6 +56,10 @@ class PartSubmitter:
     @property
     def batch(self) -> Batch:
         return self.outcomes.batch
+
+    @property
+    def _log(self) -> BatchLog:
+        return BatchLog(self.batch)
 
     async def submit_ready(self) -> float | None:
         """Composes and submits the items that are ready.
@@ -90,14 +92,10 @@ class PartSubmitter:
 
         Returns whether the provider has the part. Raises: BatchOutcomeUnknown if the provider cannot tell yet.
         """
-        id = await self.find(part, provider)
-        if id is not None:
-            _log.info(
-                "Batch %s: a part that was submitted before an interruption was found at %s.",
-                make_public_id(self.batch),
-                part.upstream,
-            )
-            await self.parts.note_provider_id(part, id)
+        provider_id = await self.find(part, provider)
+        if provider_id is not None:
+            self._log.info("a part that was submitted before an interruption was found at %s.", part.upstream)
+            await self.parts.note_provider_id(part, provider_id)
             return True
         if await self._find_budget_wait_s() is not None:
             return False
@@ -139,11 +137,7 @@ class PartSubmitter:
         message: the provider's error message.
         room: the tokens that the provider's queue takes when it is empty; None: the number is not known.
         """
-        _log.info(
-            "Batch %s: the queue of %s has no room for a part, which is divided or waits.",
-            make_public_id(self.batch),
-            part.upstream,
-        )
+        self._log.info("the queue of %s has no room for a part, which is divided or waits.", part.upstream)
         count = await self.outcomes.store.batch_items.count_in_part(self.batch.id, part.number)
         if count == 1 and room is not None and await self._count_tokens(part) > room:
             message = f"The request alone is larger than its provider's queue for the model: {message}"
@@ -166,11 +160,9 @@ class PartSubmitter:
 
         message: the provider's error message.
         """
-        _log.warning(
-            "Batch %s: %s did not take a part (attempt %d of %d).",
-            make_public_id(self.batch), part.upstream, len(part.failures) + 1, MAX_TRIES,
-        )  # fmt: skip
         await self.parts.note_failed(part, failure)
+        attempt = len(part.failures)
+        self._log.warning("%s did not take a part (attempt %d of %d).", part.upstream, attempt, MAX_TRIES)
         if len(part.failures) >= MAX_TRIES:
             await self.fail(part, message)
 
@@ -196,7 +188,7 @@ class PartSubmitter:
             await self.parts.note_over(part, was_submitted=False)
             return False
         try:
-            id = await provider.submit(part.submission, draft.hand_over())
+            provider_id = await provider.submit(part.submission, draft.hand_over())
         except BatchQueueFull as error:
             await self.divide(part, error.message, error.queue_tokens)
             return False
@@ -206,7 +198,7 @@ class PartSubmitter:
             until = self.parts.now() + min(wait_s or 0.0, DAY_S)
             await self.note_failure(part, error.message, SubmissionFailure(is_refused, until))
             return False
-        await self.parts.note_provider_id(part, id)
+        await self.parts.note_provider_id(part, provider_id)
         return True
 
     async def _leave_out_forgotten(self, part: ProviderPart, draft: PartDraft) -> None:
@@ -243,10 +235,7 @@ class PartSubmitter:
         except StoreError:
             raise
         except Exception:
-            _log.exception(
-                "Batch %s: an item could not be composed, by a fault in the gateway; the item fails.",
-                make_public_id(self.batch),
-            )
+            self._log.exception("an item could not be composed, by a fault in the gateway; the item fails.")
             failure = ItemFailed(INTERNAL_ERROR)
         else:
             state = msgspec.json.encode(composed.state)
@@ -287,8 +276,8 @@ class PartSubmitter:
         spent = await self.outcomes.store.usage.count_batch_tokens(self.batch.project, int(day))
         if spent < self.daily_tokens:
             return None
-        _log.info(
-            "Batch %s waits until midnight UTC: its project has used %d of %d tokens of today (batch.daily_tokens).",
-            make_public_id(self.batch), spent, self.daily_tokens,
-        )  # fmt: skip
+        message = (
+            "it waits until midnight UTC: its project has used %d of %d tokens of today (batch.daily_tokens)."
+        )
+        self._log.info(message, spent, self.daily_tokens)
         return DAY_S - passed_s
