@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gateway.core.agent import AgentSpec
 from gateway.core.applications import APPLICATIONS
-from gateway.core.conversation.kind import ConversationKind
+from gateway.core.conversation.kind import ConversationKind, QueueName
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice
 from gateway.core.request.identity import Identity, IdentityRules, identify
 from gateway.core.request.memory_mode import STORING_MODES, MemoryState, Mode
@@ -125,7 +125,7 @@ class Resolver:
         profile = self._directory.find_requested_spec(identity)
         spec = profile
         if arrival is not None and is_appended(identity, spec):
-            name = ("arriving", f"{identity.scope} {identity.conversation_key}")
+            name = QueueName("arriving", f"{identity.scope} {identity.conversation_key}")
             await self._keeper.queues.enter_here(name, arrival)
         if spec is None:
             spec, identity = await self._get_stored_agent(identity, request.model, request_context)

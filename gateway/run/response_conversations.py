@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.agent import AgentSpec
+from gateway.core.conversation.kind import QueueName
 from gateway.core.conversation.wire_message import is_system
 from gateway.errors import Conflict, UnknownId
 from gateway.run.memory.named_turns import NamedTurn, load_turns_to
@@ -133,11 +134,11 @@ class ResponseConversations:
         """
         with map_store_errors():
             # Before anything is read, because a later request might be the first whose read ends.
-            await self.queues.enter_here(("", id), ticket)
+            await self.queues.enter_here(QueueName("", id), ticket)
             conversation = await self.get(owner, id)
             if not _select_one_time_items(conversation.items):
                 return conversation
-            await self.queues.acquire_lock(("", id), ticket)
+            await self.queues.acquire_lock(QueueName("", id), ticket)
         return await self.get(owner, id)
 
     async def bind(self, conversation: ResponseConversation, scope: Scope, spec: AgentSpec) -> None:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from gateway.agents.batches.item_texts import ItemTexts
 from gateway.agents.batches.stored_replies import ReplayedTools, StoredReplies
+from gateway.core.conversation.kind import QueueName
 from gateway.core.prompt.note_text import render_note
 from gateway.core.tags import make_mark
 from gateway.core.turn import commands
@@ -51,8 +52,9 @@ class ItemTurn:
     outcome: TurnOutcome | None = None
 
     @property
-    def serial_group(self) -> tuple[str, str]:
-        return self.context.agent.uid, self.item.conversation_name
+    def queue(self) -> QueueName:
+        """The queue of the item's conversation, in which live turns wait as well."""
+        return QueueName(self.context.agent.uid, self.item.conversation_name)
 
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         return prompt

@@ -66,7 +66,7 @@ class ItemOutcomes:
             for work, outcome in zip(works, outcomes, strict=True):
                 if not isinstance(outcome, ItemEnding):
                     writes.append(outcome)
-                elif await queues.try_enter(outcome.turn.serial_group, stack.enter_context(QueueTicket())):
+                elif await queues.try_enter(outcome.turn.queue, stack.enter_context(QueueTicket())):
                     writes.append(await compose_end(self.keeper, outcome))
                     endings.append(outcome)
                     # Live turns come in between.
@@ -114,7 +114,7 @@ class ItemOutcomes:
         outcome = await make_outcome()
         with QueueTicket() as ticket:
             if isinstance(outcome, ItemEnding):
-                await self.keeper.queues.enter(outcome.turn.serial_group, ticket)
+                await self.keeper.queues.enter(outcome.turn.queue, ticket)
                 await self.write([await compose_end(self.keeper, outcome)])
                 report_end(self.keeper, outcome)
             else:

@@ -1,6 +1,6 @@
 """The graph of waiting turns: turns of agents that wait for other agents' answers, each in the queue of a conversation.
 
-    with waits.begin(waiter, ("b", "default")) as wait:
+    with waits.begin(waiter, QueueName("b", "default")) as wait:
         ...  # the other agent's turn has this wait as its `awaited_by`
 
 In a cycle of this graph each turn would wait until its deadline. So the wait that would close a cycle is refused when
@@ -64,8 +64,7 @@ class Waits:
 
         Raises: Deadlock.
         """
-        agent_uid, _ = queue
-        if _leads_back_to(waiter, agent_uid) or self._waits_for(queue, waiter.queue):
+        if _leads_back_to(waiter, queue.agent_uid) or self._waits_for(queue, waiter.queue):
             raise Deadlock
         wait = Wait(waiter, queue)
         self._open.add(wait)

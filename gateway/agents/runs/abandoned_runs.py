@@ -39,7 +39,7 @@ class AbandonedRuns:
         own_queue: a queue that counts as unused, since this process holds it for another run; None: there is none.
         """
         open_runs = await self._keeper.store.runs.list_open_foreground()
-        queues = {open_run.run.id: (open_run.agent_uid, open_run.conversation_name) for open_run in open_runs}
+        queues = {each.run.id: QueueName(each.agent_uid, each.conversation_name) for each in open_runs}
         in_use = await self._find_used_queues({*queues.values()}) - {own_queue}
         return [open_run.run for open_run in open_runs if queues[open_run.run.id] not in in_use]
 

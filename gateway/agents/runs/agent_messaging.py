@@ -27,6 +27,7 @@ from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.tools.agent_messages import AgentAnswer, AnswerFailure
 from gateway.core import ids
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
+from gateway.core.conversation.kind import QueueName
 from gateway.core.conversation.private import make_framed_system_message
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.request.requested_agent import AGENT_PREFIX
@@ -205,7 +206,7 @@ class AgentMessaging:
         """Returns an agent's answer, as `ask` does. deadline: the end of the wait, by the loop's clock."""
         if sender.waiter.depth >= _MAX_DEPTH:
             return recipient.make_failure(AnswerFailure.DEPTH, _TOO_DEEP)
-        queue = recipient.uid, DEFAULT_CONVERSATION
+        queue = QueueName(recipient.uid, DEFAULT_CONVERSATION)
         try:
             with self._release_slot(sender), self._waits.begin(sender.waiter, queue) as wait:
                 resolved = await self._resolve(sender, recipient)

@@ -43,7 +43,7 @@ from gateway.agents.runs.stored_conversation import read_stored_context
 from gateway.agents.runs.stored_run import load_last_counts
 from gateway.agents.runs.turn_guide import is_overfull, make_guide, make_terms
 from gateway.agents.tools.defined_tools import DefinedTools
-from gateway.core.conversation.kind import ConversationKind
+from gateway.core.conversation.kind import ConversationKind, QueueName
 from gateway.core.conversation.stored_messages import map_calls_to_tool_names
 from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn.stop_reason import StopReason
@@ -433,7 +433,7 @@ def _replace_earlier(send: RoutedSend, earlier: EarlierSend | None) -> RoutedSen
 def _make_sender(send: RoutedSend, context: MemoryContext) -> Sender:
     """Returns an agent as the sender of messages to other agents while it answers a send."""
     uid = context.agent.uid
-    waiter = Waiter(uid, (uid, send.conversation_name), send.depth, send.awaited_by)
+    waiter = Waiter(uid, QueueName(uid, send.conversation_name), send.depth, send.awaited_by)
     return Sender.of(context, waiter, send.forwarded, holds_slot=send.accepted is not None)
 
 

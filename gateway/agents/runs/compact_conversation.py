@@ -9,6 +9,7 @@ from msgspec import Struct
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.send_queue import MAX_SENDS
+from gateway.core.conversation.kind import QueueName
 from gateway.core.prompt.summary import limit_summary
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
@@ -53,7 +54,7 @@ async def compact_conversation(
     keeper = agent_runs.keeper
     store, conversation_name = keeper.store, run_request.conversation_name
     with QueueTicket() as ticket:
-        await keeper.queues.enter((agent_uid, conversation_name), ticket, MAX_SENDS)
+        await keeper.queues.enter(QueueName(agent_uid, conversation_name), ticket, MAX_SENDS)
         agent = (await store.defined_agents.get(run_request.scope.project, agent_uid)).agent
         check_not_paused(agent)
         prompt_before = await agent_runs.preview(run_request)

@@ -13,6 +13,7 @@ from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.run import AcceptedRun, RunRequest
 from gateway.agents.runs.run_starter import MessageGone
 from gateway.agents.runs.step_result import ERROR_WITHHELD, UPSTREAM_FAULTS
+from gateway.core.conversation.kind import QueueName
 from gateway.core.memory.transcript import clean_messages, render_transcript
 from gateway.core.turn.client_view import UnseenView
 from gateway.core.turn.stop_reason import StopReason
@@ -204,7 +205,7 @@ class ReadingRun(Struct, frozen=True):
         note = {"cursor": span.cursor, "upto": span.upto, "exchanges": span.exchanges}
         note["is_more"] = batch.is_more
         with QueueTicket() as ticket:
-            await self.services.keeper.queues.enter((spec.uid, conversation_name), ticket)
+            await self.services.keeper.queues.enter(QueueName(spec.uid, conversation_name), ticket)
             accepted = AcceptedRun(self.reading.run, orjson.dumps(note), self.job.job)
             return await self.services.agent_runs.perform_accepted(
                 request, accepted, ticket, lambda _: UnseenView, UnseenSink()

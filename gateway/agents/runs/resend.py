@@ -15,6 +15,7 @@ from gateway.agents.runs.abandoned_runs import AbandonedRuns
 from gateway.agents.runs.run import RoutedSend, RunRequest
 from gateway.agents.runs.stored_run import load_exchanges_of_run
 from gateway.core.conversation.canonical import MessageHasher, is_user
+from gateway.core.conversation.kind import QueueName
 from gateway.core.conversation.private import read_private
 from gateway.core.conversation.stored_messages import list_messages
 from gateway.core.conversation.stored_path import find_refused_ids
@@ -89,7 +90,7 @@ async def find_earlier_send(
     matcher = SendMatcher(keeper.store, agent, conversation_name, send, otid)
     run = await matcher.find_candidate(keeper.now())
     if run is not None and not run.is_over:
-        run = await abandoned_runs.end_if_abandoned(run, (agent.uid, conversation_name))
+        run = await abandoned_runs.end_if_abandoned(run, QueueName(agent.uid, conversation_name))
     return None if run is None or not run.is_over else await matcher.match(run)
 
 

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from gateway.agents.registry.conversation_registry import find_conversation
 from gateway.agents.runs.background.run_ends import RunEnds
 from gateway.agents.runs.run import RoutedSend
+from gateway.core.conversation.kind import QueueName
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
 from storage.records import DEFAULT_CONVERSATION, Agent
@@ -31,18 +32,19 @@ class SendQueue:
         """
         queues = self._keeper.queues
         if not self._ends.is_shared:
-            agent, name = await self._get_queue(send)
-            await queues.enter((agent.uid, name), ticket, MAX_SENDS)
+            agent, name = await self._get_conversation(send)
+            await queues.enter(QueueName(agent.uid, name), ticket, MAX_SENDS)
             return _route_to(send, name)
         # Sends that wait for a server's answers queue in the order in which they came.
         with QueueTicket() as arrival:
-            await queues.enter_here((f"arriving {send.scope}", send.conversation_name), arrival, MAX_SENDS)
-            agent, name = await self._get_queue(send)
+            arrivals = QueueName(f"arriving {send.scope}", send.conversation_name)
+            await queues.enter_here(arrivals, arrival, MAX_SENDS)
+            agent, name = await self._get_conversation(send)
             await self._ends.wait_for_accepted(agent, name)
-            await queues.enter((agent.uid, name), ticket, MAX_SENDS, arrival)
+            await queues.enter(QueueName(agent.uid, name), ticket, MAX_SENDS, arrival)
         return _route_to(send, name)
 
-    async def _get_queue(self, send: RoutedSend) -> tuple[Agent, str]:
+    async def _get_conversation(self, send: RoutedSend) -> tuple[Agent, str]:
         """Returns the agent, and the name that all sends to the conversation use. Raises: NotFound, StoreError."""
         agent = await self._keeper.store.agents.find_or_draft(send.scope)
         name = send.conversation_name

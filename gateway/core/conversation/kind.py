@@ -6,9 +6,17 @@ Each request belongs to one kind, which is decided once, before memory is read.
 from __future__ import annotations
 
 from enum import Enum, auto
+from typing import NamedTuple
 
-# The uid of an agent's memory, and the key of a stored conversation.
-QueueName = tuple[str, str]
+
+class QueueName(NamedTuple):
+    """The name of the queue in which the requests for a conversation wait."""
+
+    # The uid of the memory that has the conversation; "": the conversation has no memory. A queue for requests whose
+    # memory is not read yet begins with "arriving".
+    agent_uid: str
+    # The key of the conversation; its uid if it has no key.
+    conversation_name: str
 
 
 class ConversationKind(Enum):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.kind import ConversationKind
+from gateway.core.conversation.kind import ConversationKind, QueueName
 from gateway.core.memory.delegated import DelegatedTasks
 from gateway.core.prompt.excerpt import list_query_keys, list_short_words
 from gateway.core.prompt.note_query import find_name_pattern
@@ -136,7 +136,7 @@ class MemoryKeeper:
         agent = await find_or_draft_agent(self.store, request)
         try:
             async with asyncio.timeout(request.ticket.timeout_s):
-                await self.queues.enter((agent.uid, key), request.ticket, arrival=arrival)
+                await self.queues.enter(QueueName(agent.uid, key), request.ticket, arrival=arrival)
         except TimeoutError:
             raise StoreTimeout("another request of this conversation is being answered") from None
 

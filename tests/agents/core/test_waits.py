@@ -21,7 +21,7 @@ class Stage:
         self._ends = ends
 
     def turn(self, agent: str, above: Wait | None = None, queue: str | None = DEFAULT) -> Waiter:
-        held = None if queue is None else (agent, queue)
+        held = None if queue is None else QueueName(agent, queue)
         return Waiter(agent, held, 0 if above is None else above.waiter.depth + 1, above)
 
     def ask(self, by: Waiter, agent: str) -> Wait:
@@ -36,7 +36,7 @@ class Stage:
 
 
 def queue(agent: str) -> QueueName:
-    return agent, DEFAULT
+    return QueueName(agent, DEFAULT)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from gateway.agents.runs.background.run_logs import RunLogs
 from gateway.agents.runs.background.stored_request import StoredRequest, hash_send
 from gateway.agents.runs.resend import EarlierSend, SendMatcher, hash_otid
 from gateway.agents.runs.run import RunRequest
+from gateway.core.conversation.kind import QueueName
 from gateway.core.ids import new_uid
 from gateway.run.memory.conversation_uid import make_conversation_uid
 from gateway.run.memory.keeper import MemoryKeeper
@@ -76,7 +77,7 @@ class RunAcceptance:
             draft, request, DEFAULT_CONVERSATION, make_conversation_uid(), replaces=replaces, listing=listing
         )
         # Before the write, since the job may begin as soon as it is committed.
-        queue = (agent.uid, name)
+        queue = QueueName(agent.uid, name)
         open_run = self.open_runs.add(draft.uid, queue, run_request.forwarded, RunPhase.ACCEPTING)
         # If other processes may perform the run, the process that performs it begins the log.
         if event_options is not None and not self.agent_runs.ends.is_shared:

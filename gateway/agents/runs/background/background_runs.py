@@ -32,6 +32,7 @@ from gateway.agents.runs.background.stored_request import StoredRequest
 from gateway.agents.runs.run import AcceptedRun, RunStart
 from gateway.agents.runs.run_starter import MessageGone
 from gateway.agents.runs.stored_run import INTERNAL_ERROR, fail_run
+from gateway.core.conversation.kind import QueueName
 from gateway.core.turn.client_view import UnseenView, ViewFactory
 from gateway.errors import GatewayError
 from gateway.run.event_log import EventLog
@@ -120,7 +121,7 @@ class BackgroundRuns:
         # Looked up after the reads, since a cancel may close the run meanwhile.
         waiting_run = self._open.find(run.uid)
         # An open run stays in its conversation's queue, even if the conversation was deleted and its name used again.
-        queue = (agent.uid, entry.conversation_name)
+        queue = QueueName(agent.uid, entry.conversation_name)
         open_run = waiting_run or self._open.add(run.uid, queue, phase=RunPhase.PERFORMED)
         attempt = _RunAttempt(agent, run, entry.conversation_name, open_run, QueueTicket(), job=job)
         if run.is_over and waiting_run is None:

@@ -12,6 +12,7 @@ from gateway.agents.runs.background.open_runs import OpenRuns, RunPhase
 from gateway.agents.runs.background.run_logs import RunLogs
 from gateway.agents.runs.live_runs import LiveRuns
 from gateway.agents.runs.stored_run import fail_run
+from gateway.core.conversation.kind import QueueName
 from gateway.run.memory.keeper import MemoryKeeper
 from storage.errors import NotFound
 from storage.listing import RunEntry
@@ -41,7 +42,7 @@ class RunRecovery(Struct, frozen=True):
             if not has_job:
                 dropped.append(entry.run)
             elif self.open_runs.find(entry.run.uid) is None:  # otherwise the job has begun already
-                self.open_runs.add(entry.run.uid, (entry.agent_uid, entry.conversation_name))
+                self.open_runs.add(entry.run.uid, QueueName(entry.agent_uid, entry.conversation_name))
         for run in dropped:
             await fail_run(self.keeper.store, run, ABANDONED_ERROR, self.keeper.now())
         # Lets each reservation enter its queue.
