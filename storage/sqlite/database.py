@@ -69,7 +69,8 @@ class SqliteDatabase:
         check_s: float,
         is_disk_doubtful: Callable[[str], bool],
     ) -> None:
-        self._target, self._lock = target, lock
+        self._target = target
+        self._lock = lock
         self._is_disk_doubtful = is_disk_doubtful
         # Becomes true once the file was opened and has the present schema.
         self._is_current = False
@@ -139,27 +140,23 @@ class SqliteDatabase:
         return database
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        began_generation = self._check_readable()
-        return self._check_same_database(
-            self.reader.run(
-                partial(_read_with_version, operation), deadline_ms=choose_deadline_ms(deadline_ms)
-            ),
-            began_generation,
+        began_generation = self._begin_read()
+        result = self.reader.run(
+            partial(_read_with_version, operation), deadline_ms=choose_deadline_ms(deadline_ms)
         )
+        return self._end_read(result, began_generation)
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        began_generation = self._check_readable()
-        return self._check_same_database(
-            await self.long_reader.run(
-                partial(_read_with_version, operation), deadline_ms=choose_deadline_ms(deadline_ms)
-            ),
-            began_generation,
+        began_generation = self._begin_read()
+        result = await self.long_reader.run(
+            partial(_read_with_version, operation), deadline_ms=choose_deadline_ms(deadline_ms)
         )
+        return self._end_read(result, began_generation)
 
     def write(
         self, operation: Operation[T], *, size_bytes: int = 0, is_repeatable: bool = False
     ) -> asyncio.Future[T]:
-        # No network can lose the answer to a commit, so none is repeated.
+        # `is_repeatable` is ignored: no network can lose the answer to a commit, so no write is repeated.
         run = partial(run_write, self._refuse_outdated(operation), self._watch)
         return self.writer.submit(run, size_bytes=size_bytes, begins_own_transaction=True)
 
@@ -171,12 +168,13 @@ class SqliteDatabase:
         return self.writer.submit(run, size_bytes=size_bytes, is_bulk=True)
 
     async def sweep(self, wait_ms: int) -> bool:
-        """Empties the write-ahead log; False while it is still being read."""
+        """Empties the write-ahead log. Returns False if a reader still needs it."""
         return await self.writer.checkpoint(wait_ms=wait_ms)
 
     def start(self) -> None:
-        # No other process notifies: one owns the file.
         self._health_check.start()
+
+    # One process owns the file, so there is no other to notify, nor one that notifies.
 
     def add_listener(self, channel: str, callback: Callable[[str | None], None]) -> None:
         pass
@@ -237,17 +235,18 @@ class SqliteDatabase:
             return operation
 
         def write(connection: Connection) -> Coroutine[Any, Any, T]:
-            # Here, since a write may wait while the file is opened again.
+            # Checked when the write runs: the file may be opened again while the write waits.
             if began_generation != self.generation:
                 raise StaleWrite("the database was restored or replaced meanwhile")
             return operation(connection)
 
         return write
 
-    def _check_readable(self) -> int:
-        """Refuses to read a file that may belong to another process, or lacks tables. Returns its generation.
+    def _begin_read(self) -> int:
+        """Returns the generation in which a read begins.
 
-        Raises: StoreUnavailable (StoreFailed: the work of this task began in another file).
+        Raises: StoreUnavailable: the file may belong to another process, or lacks tables; StoreFailed: the work of this task
+            began in another file.
         """
         if not (self._is_current and self._lock.is_held):
             raise self.writer.fault
@@ -255,37 +254,37 @@ class SqliteDatabase:
             raise self.writer.file.make_overwritten_error().copy()
         return self.generation
 
-    def _check_same_database(self, read: _ReadResult[T], began_generation: int) -> T:
-        """Returns the value of a read. Raises: StoreFailed: another program has restored a copy into the file.
+    def _end_read(self, result: _ReadResult[T], began_generation: int) -> T:
+        """Returns the value of a read. Raises: StoreFailed: another program has restored a copy into the file meanwhile.
 
-        The ids that it was asked for came from the database before, and may be those of other users.
+        The read's parameters have ids of the earlier database, which may belong to other users in the copy.
 
         began_generation: the generation in which the read began. A long read may end in a later one.
         """
         if began_generation != self.generation:
             raise self.writer.file.make_overwritten_error().copy()
-        if self.writer.file.schema_version not in (0, read.schema_version):
+        if self.writer.file.schema_version not in (0, result.schema_version):
             fault = self.writer.file.make_overwritten_error()
             is_new = self.writer.report_fault(fault)
             fault.is_known = not is_new
             raise fault
-        return read.value
+        return result.value
 
     def _report_changes(self, changes: Changes) -> None:
         for function in self._change_listeners:
             function(changes)
 
     async def _check_disk(self) -> None:
-        """Has a disk that may be full or read-only show whether it can be written.
+        """Makes a test write if the disk may be full or read-only; otherwise an idle gateway writes nothing.
 
-        Any other disk is not tried: an idle gateway writes nothing. The writer checks whether the file is at its path.
+        The writer checks for each write whether the file is at its path.
         """
 
         def test_write(connection: sqlite3.Connection) -> None:
             if self._is_disk_doubtful(self.path):
                 try_writing(connection, looks_for_damage=False)
 
-        if not self.writer.health.waiting:  # else these writes show it
+        if not self.writer.health.waiting:  # a write that waits shows whether the disk can be written
             await self.writer.submit(test_write, is_bulk=True, begins_own_transaction=True)
 
     def _report_failure(self, fault: StoreUnavailable) -> None:

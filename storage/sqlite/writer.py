@@ -147,14 +147,14 @@ class Writer:
         self._connection.begin_closing()
         if self._connection.fault is not None:
             self.refuse_waiting(self._connection.fault)
-        drained = await self.drain(timeout_s)
-        if not drained:
+        is_drained = await self.drain(timeout_s)
+        if not is_drained:
             self.refuse_waiting(StoreClosed(f"{self._path} was closed before this was written"))
             for write in self._running:
                 write.settle(
                     WriteOutcome(error=StoreClosed(f"{self._path} was closed while this was being written"))
                 )
-        return drained
+        return is_drained
 
     async def close(self, timeout_s: float = 5.0) -> None:
         """Performs the writes that wait, checkpoints the log and closes the database, once.
@@ -163,7 +163,7 @@ class Writer:
         """
         if self._closed:
             return
-        is_whole = await self.finish(timeout_s)
+        is_log_free = await self.finish(timeout_s)
         self._closed = True
         if self._idle_timer is not None:
             self._idle_timer.cancel()
@@ -172,9 +172,9 @@ class Writer:
             async with asyncio.timeout(timeout_s):
                 await self.log.close_checkpointer()
         except TimeoutError:
-            is_whole = False  # no other checkpoint may run meanwhile
+            is_log_free = False  # its checkpoint still runs, and no other may run meanwhile
             self.log.abandon_checkpointer()
-        await self._connection.close(timeout_s, is_whole=is_whole)
+        await self._connection.close(timeout_s, empties_log=is_log_free)
         self.log.size_bytes = self.log.measure()
         if self._calls is not None:
             self._calls.close()
@@ -233,8 +233,8 @@ class Writer:
         begins_own_transaction: the function begins a transaction itself if it needs one. The writer begins none for
             such a function if it comes alone.
 
-        Raises, here or from the future: StoreBusy, Closed, and the fault of the database (StoreUnavailable); from the
-        future also the errors of the function, SQLite's errors translated.
+        Raises, here or from the future: StoreBusy, StoreClosed, and the fault of the database (StoreUnavailable). The future also
+            raises the errors of the function; errors of SQLite are translated.
         """
         if self._connection.is_closing:
             raise StoreClosed(f"{self._path} is closed")

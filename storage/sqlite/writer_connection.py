@@ -67,7 +67,7 @@ class WriterConnection:
         self.is_closing = False
         # The fault of the database; None: the database works.
         self.fault: StoreUnavailable | None = None
-        # An attempt to mend the fault has failed.
+        # True if an attempt to mend the fault has failed.
         self._is_lasting = False
         self.last_error: str | None = None
         self._mending: asyncio.Task[None] | None = None
@@ -215,13 +215,17 @@ class WriterConnection:
             self._mending.cancel()
             await asyncio.gather(self._mending, return_exceptions=True)
 
-    async def close(self, timeout_s: float, *, is_whole: bool) -> None:
-        """Closes the connection. is_whole: True if all work has ended, so that the log can be emptied first."""
+    async def close(self, timeout_s: float, *, empties_log: bool) -> None:
+        """Closes the connection.
+
+        empties_log: True to empty the log first, once all work has ended; False to abandon the connection to its
+            thread, which may still be at work.
+        """
         driver, self.driver = self.driver, None
         if driver is None:
             return
         try:
-            if is_whole:
+            if empties_log:
                 async with asyncio.timeout(timeout_s):
                     await driver.call(partial(empty_log, wait_ms=0))
                     await driver.call(lambda connection: connection.close())
@@ -237,11 +241,11 @@ def _close_quietly(connection: sqlite3.Connection) -> None:
 
 
 def _invalidate_agents(connection: sqlite3.Connection) -> None:
-    """Makes what turns under way know of agents of another database out of date.
+    """Makes out of date what turns under way know of the agents in the file that was here before.
 
-    A row's id there may be that of another user here, now or with the next user. No epoch is as it was, so a write of
-    such a turn is refused as after a forgetting, and no id is given again. The number is random, since the same copy
-    may be restored twice.
+    An agent's row id there may belong to another user in this file, now or when the next user is added. So all epochs
+    rise, and a write of such a turn is refused as after a forgetting; and the ids of new agents skip as many numbers.
+    The rise is random, since the same copy may be restored twice.
     """
     rise = secrets.randbelow(1 << 20) + 1
     connection.execute("BEGIN IMMEDIATE")
