@@ -114,10 +114,14 @@ class ResponseCallRoute(ForwardedRoute):
         await super().answer_with_body(incoming, head, request_body)
 
     async def get_conversation(
-        self, owner: ResponseOwner, id: str, request: ResponsesRequest, ticket: QueueTicket
+        self, owner: ResponseOwner, conversation_id: str, request: ResponsesRequest, ticket: QueueTicket
     ) -> ResponseConversation:
-        """Returns a conversation that the gateway stores, with the items that wait in it. Raises: GatewayError."""
-        return await self.chat.conversations.get(owner, id)
+        """Returns a conversation that the gateway stores, with the items that wait in it. Raises: GatewayError.
+
+        request: the request that continues the conversation.
+        ticket: a ticket in the queue of the conversation's waiting items.
+        """
+        return await self.chat.conversations.get(owner, conversation_id)
 
     async def _read_call(
         self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody, ticket: QueueTicket
@@ -127,9 +131,7 @@ class ResponseCallRoute(ForwardedRoute):
         ticket: holds the queue of the conversation's waiting items until the request is answered.
         """
         scope = incoming.scope
-        if not self.passes_unknown_fields:
-            rules = self.chat.resolver.rules(get_request_info(scope).caller.project)
-            refuse_unknown_fields(request_body.members, KNOWN_FIELDS | rules.source_fields)
+        self._check_fields(request_body, scope)
         parse_body = partial(
             parse,
             bytes(request_body.raw),
@@ -141,19 +143,31 @@ class ResponseCallRoute(ForwardedRoute):
         request = await parse_off_loop(request_body.raw, parse_body)
         headers = with_conversation_header(incoming.headers, request.conversation_id)
         found_tools = await self._load_found_tools(request, headers, scope)
-        conversation: ResponseConversation | None = None
-        waiting_items: Sequence[Json] = ()
-        if is_gateway_id(request.conversation_id):
-            owner = self.gateway_responses.owners.read_owner(scope, request.chat.json)
-            conversation = await self.get_conversation(owner, request.conversation_id, request, ticket)
-            waiting_items = conversation.items
+        conversation = await self._load_conversation(request, ticket, scope)
+        waiting_items = () if conversation is None else conversation.items
         if found_tools or waiting_items:
+            # Parsed once more: only the parsed request names the conversation and the messages that have them.
             parse_body = partial(parse_body, waiting_items, found_tools=found_tools)
             request = await parse_off_loop(request_body.raw, parse_body)
         request.chat.memory_choice = self._choose_memory(request, conversation, scope)
         request.chat.query = incoming.query
         request.chat.memories = read_memories(scope)
         return ResponseCall(request, conversation, headers, incoming)
+
+    def _check_fields(self, request_body: RequestBody, scope: Scope) -> None:
+        """Refuses fields that neither this API nor the project's sources of identity have. Raises: BadRequest."""
+        if not self.passes_unknown_fields:
+            rules = self.chat.resolver.rules(get_request_info(scope).caller.project)
+            refuse_unknown_fields(request_body.members, KNOWN_FIELDS | rules.source_fields)
+
+    async def _load_conversation(
+        self, request: ResponsesRequest, ticket: QueueTicket, scope: Scope
+    ) -> ResponseConversation | None:
+        """Returns the conversation that a request continues; None: the gateway stores no such conversation."""
+        if not is_gateway_id(request.conversation_id):
+            return None
+        owner = self.gateway_responses.owners.read_owner(scope, request.chat.json)
+        return await self.get_conversation(owner, request.conversation_id, request, ticket)
 
     async def _load_found_tools(
         self, request: ResponsesRequest, headers: RawHeaders, scope: Scope
@@ -171,22 +185,22 @@ class ResponseCallRoute(ForwardedRoute):
         """Returns the conversation in which the turn is stored, or None if the headers decide. Raises: UnknownId."""
         if conversation is not None:
             return MemoryChoice(conversation.id, conversation.scope)
-        id = request.conversation_id
+        conversation_id = request.conversation_id
         if (
-            id is not None
-            and is_openai_conversation(id)
+            conversation_id is not None
+            and is_openai_conversation(conversation_id)
             and self.parts.forwarder.has_endpoint("/conversations")
         ):
             # The conversation lies at an upstream, and this model would answer without its messages.
-            raise make_unknown_conversation_error(id)
+            raise make_unknown_conversation_error(conversation_id)
         if not request.is_retrievable:
             return None
         return MemoryChoice(
-            UNNAMED_PREFIX + self._name_conversation(request, scope),
+            UNNAMED_PREFIX + self._make_conversation_name(request, scope),
             asks_to_be_stored=request.asks_to_be_stored,
         )
 
-    def _name_conversation(self, request: ResponsesRequest, scope: Scope) -> str:
+    def _make_conversation_name(self, request: ResponsesRequest, scope: Scope) -> str:
         """Returns a name for the conversation of a request that names none."""
         if request.is_for_background and has_idempotency_key(scope):
             # A request that is sent again gets the same conversation, and so the same memory.
@@ -196,9 +210,9 @@ class ResponseCallRoute(ForwardedRoute):
     def _collect_upstream_tools(
         self, head: ForwardedHead, request_body: RequestBody, scope: Scope
     ) -> UpstreamTools:
-        """Returns the kinds of tools that all upstreams which may answer take.
+        """Returns the kinds of tools that every upstream takes that may answer the request.
 
-        The upstreams of a request to an agent are not known yet, so only functions count.
+        For a request to an agent these upstreams are not known yet, so it may have functions only.
         """
         if find_header(scope["headers"], AGENT_HEADER) is not None:
             return FUNCTIONS_ALONE
@@ -208,8 +222,8 @@ class ResponseCallRoute(ForwardedRoute):
         if not capabilities:
             return FUNCTIONS_ALONE
         return UpstreamTools(
-            takes_custom_tools=all(each.custom_tools for each in capabilities),
-            takes_web_search=all(each.web_search for each in capabilities),
+            takes_custom_tools=all(upstream.custom_tools for upstream in capabilities),
+            takes_web_search=all(upstream.web_search for upstream in capabilities),
         )
 
     def _is_answered_by_chat(self, head: ForwardedHead, request_body: RequestBody, scope: Scope) -> bool:
@@ -230,7 +244,7 @@ class ResponseCallRoute(ForwardedRoute):
 
 def without_memory(headers: RawHeaders) -> RawHeaders:
     """Returns a copy of a request's headers with memory off."""
-    return [*(each for each in headers if each[0] != MEMORY_HEADER), (MEMORY_HEADER, b"off")]
+    return [*((name, value) for name, value in headers if name != MEMORY_HEADER), (MEMORY_HEADER, b"off")]
 
 
 def with_conversation_header(headers: RawHeaders, conversation_id: str | None) -> RawHeaders:

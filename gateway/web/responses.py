@@ -55,12 +55,12 @@ class ResponsesRoute(ResponseCallRoute):
         await self.chat_route.answer_native(incoming, native, route, headers)
 
     async def get_conversation(
-        self, owner: ResponseOwner, id: str, request: ResponsesRequest, ticket: QueueTicket
+        self, owner: ResponseOwner, conversation_id: str, request: ResponsesRequest, ticket: QueueTicket
     ) -> ResponseConversation:
         # A response in the background takes the waiting items when its job begins.
         if request.is_for_background:
-            return await super().get_conversation(owner, id, request, ticket)
-        return await self.chat.conversations.reserve(owner, id, ticket)
+            return await super().get_conversation(owner, conversation_id, request, ticket)
+        return await self.chat.conversations.reserve(owner, conversation_id, ticket)
 
     async def respond(self, call: ResponseCall) -> None:
         """Answers a request by way of chat completions: with a response, a response in the background or a summary."""
