@@ -104,8 +104,8 @@ async def find_snapshot(
         match row.kind:
             case "conversation":
                 conversation_row, rev, *_ = row.numbers
-                uid, key, _ = row.texts
-                snapshot.conversation = Conversation(conversation_row, uid, key, rev)
+                uid, conversation_key, _ = row.texts
+                snapshot.conversation = Conversation(conversation_row, uid, conversation_key, rev)
             case "exchange":
                 is_continued, has_rivals, *_ = row.numbers
                 snapshot.exchange = replace(make_exchange(columns[_SKELETON]), notes=NO_NOTES)

@@ -213,7 +213,7 @@ SELECT id FROM files WHERE memory = ? AND uid IN (?, ?)
 -- Tags an agent, in a project that does not exist.
 INSERT INTO tags (agent, project, tag) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
 
--- name: attached_put
+-- name: attach_imported
 -- Attaches something, under a kind that no statement asks for.
 INSERT INTO attached (agent, kind, target, place)
 SELECT ?1, ?2, ?3, coalesce((SELECT max(x.place) + 1 FROM attached x WHERE x.agent = ?1 AND x.kind = ?2), 0)

@@ -1,7 +1,7 @@
-"""The parts of an exported memory that only one made over the agents API has: definitions, attachments and steps.
+"""Exports and imports what only a memory made over the agents API has: definitions, attachments and steps.
 
-While an import grows they are hidden: they belong to a project without keys, and are attached under kinds that nothing
-looks for. `publish_definitions` gives them to their project.
+Until an import is complete, its definitions and attachments are hidden: the definitions belong to a project without
+keys, and the attachments have kinds that no statement looks for. `publish_definitions` gives them to their project.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ATTACHED_DEFINITIONS = (DefinitionKind.TOOL, DefinitionKind.IDENTITY)
 class AgentsApiSubject(NamedTuple):
     """The subject of a memory that was made over the agents API, in its two parts."""
 
-    # agent, archive or folder.
+    # A `DefinitionKind`: agent, archive or folder.
     kind: str
     # The public id of the memory and of its definition.
     uid: str
@@ -79,7 +79,10 @@ async def _read_attached_object(connection: Connection, kind: str, target: int) 
         return {"built_in": -target}
     if kind in _ATTACHED_DEFINITIONS:
         row = await connection.fetch_row(SQL["attached_definition"], (target,))
-        return None if row is None else {"uid": row[0], "name": row[1], "body": orjson.loads(row[2])}
+        if row is None:
+            return None
+        uid, name, body = row
+        return {"uid": uid, "name": name, "body": orjson.loads(body)}
     if kind != DefinitionKind.BLOCK:
         row = await connection.fetch_row(SQL["attached_memory"], (target,))
         return None if row is None else {"uid": row[0]}
@@ -107,8 +110,8 @@ async def import_definition(connection: Connection, agent: Agent, record: Mappin
     if kind is not DefinitionKind.CONVERSATION:
         subject = parse_agents_api_subject(agent)
         if subject is None or kind != subject.kind:
-            wanted = agent.scope.subject.removeprefix(IMPORTING_PREFIX)
-            raise WriteConflict(f"this is the {kind} {uid!r}, which cannot become {wanted}")
+            own_subject = agent.scope.subject.removeprefix(IMPORTING_PREFIX)
+            raise WriteConflict(f"this is the {kind} {uid!r}, which cannot become {own_subject}")
         uid = subject.uid
     project = IMPORTING_PREFIX + agent.scope.project
     draft = DefinitionDraft(
@@ -127,16 +130,19 @@ async def import_definition(connection: Connection, agent: Agent, record: Mappin
 async def import_attachment(
     connection: Connection, agent: Agent, record: Mapping[str, Any], at: float
 ) -> None:
-    """Attaches the object of `find_or_create_attached`. An object that is not found is left out."""
+    """Attaches the object of a record to an agent; nothing is attached if `find_or_create_attached` finds none."""
     target = await find_or_create_attached(connection, agent.scope.project, record, at)
     if target is not None:
-        await connection.run(SQL["attached_put"], (agent.id, IMPORTING_PREFIX + record["kind"], target))
+        await connection.run(SQL["attach_imported"], (agent.id, IMPORTING_PREFIX + record["kind"], target))
 
 
 async def find_or_create_attached(
     connection: Connection, project: str, record: Mapping[str, Any], at: float
 ) -> int | None:
-    """Returns the row of an attached object; None: it is not found. A missing tool, identity or block is created."""
+    """Returns the row of the object of a record; None: it is not found. A missing tool, identity or block is created.
+
+    record: a record of `read_attachments`.
+    """
     kind = record["kind"]
     if "built_in" in record:
         return -int(record["built_in"])
@@ -155,21 +161,21 @@ async def find_or_create_attached(
 async def _find_or_create_block(
     connection: Connection, project: str, record: Mapping[str, Any], at: float
 ) -> int:
-    """Returns the row of a block: the project's of this public id, else a new one.
+    """Returns the row of the project's block with this public id, else of a new block.
 
-    A new one gets another public id where another project has that one.
+    If another project has the public id, the new block gets another one.
     """
     row = await connection.fetch_row(SQL["block_of"], (record["uid"], project))
     if row is not None:
         return int(row[0])
     is_taken = await connection.fetch_row(SQL["block_taken"], (record["uid"],)) is not None
     block = Block(
-        0,
-        record["label"],
-        record["description"],
-        record["value"],
-        int(record["limit"]),
-        bool(record["read_only"]),
+        id=0,
+        label=record["label"],
+        description=record["description"],
+        value=record["value"],
+        limit=int(record["limit"]),
+        read_only=bool(record["read_only"]),
         uid="" if is_taken else record["uid"],
     )
     entry = await add_block(connection, project, block, record.get("details") or {}, at=at, origin="import")
@@ -179,24 +185,29 @@ async def _find_or_create_block(
 async def _find_or_create_definition(
     connection: Connection, project: str, kind: DefinitionKind, record: Mapping[str, Any], at: float
 ) -> int:
-    """Returns the row of a tool or an identity with this uid, else with this name, else of a new definition.
+    """Returns the row of the project's tool or identity with this public id, else with this name, else of a new one.
 
-    If another project has the uid, a new tool or identity gets another uid.
+    If another project has the public id, the new tool or identity gets another one.
     """
     definition = await find_definition(connection, project, kind, record["uid"])
     if definition is not None:
         return definition.id
-    if same_name := await find_definitions_by_name(connection, project, kind, record["name"]):
-        return same_name[0].id
+    if namesakes := await find_definitions_by_name(connection, project, kind, record["name"]):
+        return namesakes[0].id
     is_taken = await connection.fetch_row(SQL["definition_taken"], (record["uid"],)) is not None
     uid = uuid.uuid4().hex if is_taken else record["uid"]
-    draft = DefinitionDraft(project, kind, uid, dict(record["body"]), record["name"])
+    draft = DefinitionDraft(
+        project=project, kind=kind, uid=uid, body=dict(record["body"]), name=record["name"]
+    )
     return (await add_definition(connection, draft, at=at)).id
 
 
 async def import_step(connection: Connection, agent: Agent, record: Mapping[str, Any]) -> None:
-    """Adds a step of a run, and its tokens to the run. `exchange` and `run` of the record are rows of this database."""
-    counts = TokenCounts(*(int(record[name]) for name in TokenCounts._fields))
+    """Adds a step of a run, and its tokens to the run.
+
+    record: the record of the step; its `exchange` and `run` are rows of this database.
+    """
+    counts = TokenCounts(**{name: int(record[name]) for name in TokenCounts._fields})
     step = RunStep(
         exchange_row=record["exchange"],
         agent_row=agent.id,
@@ -224,7 +235,8 @@ async def publish_definitions(connection: Connection, agent: Agent) -> None:
         and await connection.fetch_row(SQL["definition_of"], (agent.id, subject.kind)) is None
     ):
         raise NotFound(f"nothing defines this {subject.kind}")
-    project, hidden = agent.scope.project, IMPORTING_PREFIX + agent.scope.project
-    await connection.run(SQL["publish_definitions"], (project, agent.id, hidden))
-    await connection.run(SQL["publish_tags"], (project, agent.id, hidden))
+    project = agent.scope.project
+    hidden_project = IMPORTING_PREFIX + project
+    await connection.run(SQL["publish_definitions"], (project, agent.id, hidden_project))
+    await connection.run(SQL["publish_tags"], (project, agent.id, hidden_project))
     await connection.run(SQL["publish_attached"], (len(IMPORTING_PREFIX) + 1, agent.id, IMPORTING_PREFIX))
