@@ -1,4 +1,4 @@
-"""Several searches' hits as one list."""
+"""Merges the hits of several searches into one list."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ def interleave(ranked: Sequence[Sequence[T]]) -> list[T]:
     """
     merged: list[T] = []
     while ranked := [hits for hits in ranked if hits]:
-        # At once as many ranks as each of the remaining searches has.
-        searches, ranks = len(ranked), min(map(len, ranked))
-        part = [*ranked[0][:ranks]] * searches
-        for number, hits in enumerate(ranked):
-            part[number::searches] = hits[:ranks]
-        merged += part
-        ranked = [hits[ranks:] for hits in ranked]
+        # The ranks that all remaining searches have are merged at once.
+        rank_count = min(map(len, ranked))
+        for same_rank_hits in zip(*(hits[:rank_count] for hits in ranked), strict=True):
+            merged += same_rank_hits
+        ranked = [hits[rank_count:] for hits in ranked]
     return merged

@@ -1,4 +1,4 @@
-"""The check of a database's health while no request uses it, so that an outage is known before one does."""
+"""The check of a database's health while no request uses it, so that an outage is known before the next request."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from contextlib import suppress
 
 from storage.errors import StoreError
 
-# Between two checks. Against 1 and 30: health is asked for every 5 to 15 s by common load balancers, and a check costs
-# one statement.
+# The seconds between two checks. Common load balancers ask for health every 5 to 15 s. Checks every second would cost
+# more statements, and checks every 30 s would show an outage late.
 CHECK_S = 5.0
 _log = logging.getLogger("mnemogate")
 
 
 class HealthCheck:
-    """Repeats a check of one database. check: a function that uses the database, which notes its own faults."""
+    """Repeats a check of one database.
+
+    check: a function that uses the database; the database notes its own faults.
+    every_s: the seconds between two checks.
+    """
 
     def __init__(self, check: Callable[[], Awaitable[object]], every_s: float) -> None:
         self._check = check

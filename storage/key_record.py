@@ -6,9 +6,9 @@ from msgspec import Struct
 
 # The beginning of each key that the gateway makes.
 KEY_PREFIX = "mg-"
-# The values of `Key.opens` for the key of an operator, which opens the page and the operators' API.
+# The value of `Key.opens` for the key of an operator, which opens the page and the operators' API.
 OPERATOR = "operator"
-# The operator may read, and change nothing.
+# The value for a key that lets an operator read, and change nothing.
 OPERATOR_READ = "operator-read"
 
 

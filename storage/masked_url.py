@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-# A password stands among the parameters, or before the host: up to the last `@`, since a user and a password may hold
-# one that is not escaped. Whatever looks like a password goes, however wrong the URL is.
-_PARAMETER = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
-_BEFORE_HOST = re.compile(r"(?<=://)([^:]*):.*@")
+# A password is a parameter, or comes before the host. There it ends at the last `@`, since a user and a password may
+# have an `@` that is not escaped. A URL that is not valid is masked as well.
+_PASSWORD_PARAMETER = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
+_PASSWORD_BEFORE_HOST = re.compile(r"(?<=://)([^:]*):.*@")
 
 
 def mask_password(url: str) -> str:
     """Returns the URL with asterisks in place of its password."""
-    return _BEFORE_HOST.sub(r"\1:***@", _PARAMETER.sub(r"\1***", url))
+    return _PASSWORD_BEFORE_HOST.sub(r"\1:***@", _PASSWORD_PARAMETER.sub(r"\1***", url))

@@ -1,4 +1,4 @@
-"""How a search came to its hits, for its caller to show why."""
+"""The trace of a search, which shows how the search came to its hits."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class SearchTrace:
     A search that is not recorded gets none, so that nothing of its ranking is retained.
     """
 
-    # The numbers of the hits, best first; of a selection of the whole memory there are none.
+    # The numbers of the hits, best first; empty if the whole memory was selected.
     hit_seqs: Sequence[int] = ()
     # The numbers of hits that are muted.
     muted_seqs: Sequence[int] = ()
-    # The hits have scores by meaning.
+    # True if the hits have scores by meaning.
     has_meaning: bool = False
     # Returns the scores of the hits, in their order. It is called where the record is packed: over SQLite off the loop.
     scores: Callable[[], ScoreColumns] = make_no_scores
-    # Returns the best hits, up to a limit, of those that are too weak for a note, with their scores; None: nothing was
-    # ranked. It holds the whole ranking, so it is set to None in a trace that is stored.
+    # Returns the hits that are too weak for a note, with their scores, best first, up to a limit; None: no hits were
+    # ranked. The function holds the whole ranking, so it is set to None in a trace that is stored.
     weak_hits: Callable[[int], list[tuple[int, HitScores]]] | None = None

@@ -15,31 +15,35 @@ _current_processor = getattr(ctypes.CDLL(None), "sched_getcpu", None) if sys.pla
 
 
 class ThreadAffinity:
-    """The affinity of one thread, set by another thread. Where the system has none or forbids it, nothing happens.
+    """The affinity of one thread, set by another thread.
 
-    thread: the system's number of it (`Thread.native_id`).
+    Nothing happens on a system that has no affinities, or forbids setting one.
+
+    native_id: the system's number of the thread (`Thread.native_id`).
     """
 
-    def __init__(self, thread: int) -> None:
-        self._thread = thread
-        # The only processor that it may run on; None: all that its process may.
+    def __init__(self, native_id: int) -> None:
+        self._native_id = native_id
+        # The only processor on which the thread may run; None: all on which its process may run.
         self._pinned_to: int | None = None
         self._is_possible = _current_processor is not None
 
     def pin_to_caller(self) -> None:
-        """Has the thread run on the processor on which the caller runs now. The caller stays free to move."""
+        """Makes the thread run on the processor on which the caller runs now. The caller itself is not pinned."""
         if _current_processor is not None:
             self._set_processor(_current_processor())
 
     def unpin(self) -> None:
-        """Has the thread run wherever the caller may."""
+        """Allows the thread all processors that the caller may use."""
         self._set_processor(None)
 
     def _set_processor(self, processor: int | None) -> None:
         if processor == self._pinned_to or not self._is_possible:
             return
         try:
-            os.sched_setaffinity(self._thread, os.sched_getaffinity(0) if processor is None else (processor,))
+            os.sched_setaffinity(
+                self._native_id, os.sched_getaffinity(0) if processor is None else (processor,)
+            )
         except OSError:  # a sandbox forbids it
             self._is_possible = False
         self._pinned_to = processor

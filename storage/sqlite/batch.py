@@ -31,11 +31,11 @@ class WriteOutcome(NamedTuple):
 class BatchReport(Struct, frozen=True):
     """The result of a batch."""
 
-    # One for each write.
+    # The outcomes of the writes, in their order.
     outcomes: Sequence[WriteOutcome]
     # The fault of the database itself; None: the database works.
     fault: StoreUnavailable | None = None
-    # Each function ran once, and nothing of it was undone.
+    # True if each function ran once, and no statement was rolled back.
     is_whole: bool = False
 
 
@@ -53,7 +53,7 @@ class BatchRunner:
         Savepoints are taken only once a function has failed: each costs two statements, around each of which the
         thread gives the interpreter's lock away.
 
-        begins_own_transaction: a function that comes alone begins a transaction by itself if it needs one.
+        begins_own_transaction: True if a function that comes alone begins a transaction itself if it needs one.
         """
         if len(functions) > 1:
             return self._run_together(functions) or self._run_apart(functions)
@@ -77,7 +77,7 @@ class BatchRunner:
         return self._commit_batch(outcomes, is_whole=True)
 
     def _run_together(self, functions: Sequence[WriteFunction]) -> BatchReport | None:
-        """Runs one transaction without savepoints. None: a function has failed, and nothing is written."""
+        """Runs one transaction without savepoints. Returns None if a function has failed; then nothing is written."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             outcomes = [WriteOutcome(function(self._connection)) for function in functions]

@@ -46,15 +46,15 @@ class DatabaseFile(Struct, frozen=True):
     synchronous: str = "NORMAL"
     # The time that the writer waits for another process that holds the file.
     busy_timeout_ms: int = 200
-    # The class of connections; tests that count statements bring their own.
+    # The class of connections; tests that count statements pass another class.
     factory: type[sqlite3.Connection] = sqlite3.Connection
 
 
 def check_version() -> None:
     """Refuses a SQLite that lacks a feature that the store needs. Raises: StatementFailed."""
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        needed = ".".join(map(str, OLDEST_SQLITE))
-        raise StatementFailed(f"SQLite {needed} or newer is needed; this Python has {sqlite3.sqlite_version}")
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        raise StatementFailed(f"SQLite {oldest} or newer is needed; this Python has {sqlite3.sqlite_version}")
 
 
 def open_writer(target: DatabaseFile) -> sqlite3.Connection:
@@ -108,7 +108,7 @@ def read_schema_version(connection: sqlite3.Connection) -> int:
 
 
 def _connect(target: DatabaseFile) -> sqlite3.Connection:
-    before = _find_file_id(target.path)
+    file_id = _find_file_id(target.path)
     # Transactions are begun by hand. A connection is used by one thread at a time, though not always by the one
     # that made it (shutdown closes them all).
     connection = sqlite3.connect(
@@ -119,19 +119,19 @@ def _connect(target: DatabaseFile) -> sqlite3.Connection:
         factory=target.factory,
     )
     # SQLite follows links, so a link that took the place of the file meanwhile has led it elsewhere.
-    if before not in (None, _find_file_id(target.path)):
+    if file_id not in (None, _find_file_id(target.path)):
         connection.close()
         raise StoreFailed(f"{target.path} was replaced while it was opened")
     return connection
 
 
 def _find_file_id(path: str) -> tuple[int, int, int] | None:
-    """Returns device, inode and type of the file at a path, a link not followed; None: there is no file."""
+    """Returns the device, inode and type of the file or link at a path; None: there is none."""
     try:
         status = os.lstat(path)
     except OSError:
         return None
-    # The inode of a removed file is used again, so a link may get that of a file.
+    # The type tells a link from a file: the link may have got the inode of a file that was removed.
     return status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode)
 
 

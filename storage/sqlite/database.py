@@ -245,8 +245,8 @@ class SqliteDatabase:
     def _begin_read(self) -> int:
         """Returns the generation in which a read begins.
 
-        Raises: StoreUnavailable: the file may belong to another process, or lacks tables; StoreFailed: the work of this task
-            began in another file.
+        Raises: StoreUnavailable: the file may belong to another process, or lacks tables; StoreFailed: the work of this
+            task began in another file.
         """
         if not (self._is_current and self._lock.is_held):
             raise self.writer.fault
@@ -255,7 +255,7 @@ class SqliteDatabase:
         return self.generation
 
     def _end_read(self, result: _ReadResult[T], began_generation: int) -> T:
-        """Returns the value of a read. Raises: StoreFailed: another program has restored a copy into the file meanwhile.
+        """Returns the value of a read. Raises: StoreFailed: another program has restored a copy into the file.
 
         The read's parameters have ids of the earlier database, which may belong to other users in the copy.
 

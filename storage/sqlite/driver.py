@@ -1,4 +1,4 @@
-"""A thread that a connection lives in, and how functions are run there."""
+"""A thread that owns a connection, and runs functions with it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Driver:
         return self
 
     def post(self, function: Callable[[sqlite3.Connection], None], *, is_near: bool = False) -> None:
-        """Runs a function in the thread, and reports neither its end nor an error: it must not raise.
+        """Runs a function in the thread, and reports neither its end nor an error: the function must not raise.
 
         is_near: True to run the function on the caller's processor, which is faster for short work, in which the
             interpreter's lock changes hands often.
@@ -55,7 +55,7 @@ class Driver:
         self._functions.put(function)
 
     def call(self, function: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
-        """Runs a function in the thread. Cancelling the future does not stop it."""
+        """Runs a function in the thread, and returns its result. Cancelling the future does not stop the function."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def perform(connection: sqlite3.Connection) -> None:

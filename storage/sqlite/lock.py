@@ -30,9 +30,9 @@ class LockOwner(Struct, frozen=True):
     Between its lock and its write, the file still names the owner before it.
     """
 
-    # None: the file is empty, or not written to its end yet.
+    # The owner's process id; None: the lock file is empty, or not completely written yet.
     pid: int | None
-    # None: as for `pid`, or the owner has given no address.
+    # The address at which the owner serves; None: as for `pid`, or the owner has given no address.
     address: str | None
 
 
@@ -44,7 +44,8 @@ class Lock:
 
         address: the address at which this process serves, shown to a process that is refused; None: it is unknown.
         """
-        self._database, self._address = resolve_path(database), address
+        self._database = resolve_path(database)
+        self._address = address
         self._descriptor: int | None = None
 
     @property
@@ -59,7 +60,7 @@ class Lock:
         """
         path = f"{self._database}{LOCK}"
         if self._descriptor is not None:
-            if _is_at(path, self._descriptor):
+            if _is_file_at(path, self._descriptor):
                 return
             self.release()
         descriptor = ensure_sidecar(self._database, LOCK)
@@ -117,7 +118,7 @@ def find_lock_owner(database: str | Path) -> LockOwner | None:
         os.close(descriptor)
 
 
-def _is_at(path: str, descriptor: int) -> bool:
+def _is_file_at(path: str, descriptor: int) -> bool:
     """Returns whether an open file is still the file at a path."""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))

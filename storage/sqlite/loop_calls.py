@@ -1,4 +1,4 @@
-"""Calls that another thread makes in the event loop's thread.
+"""Calls from other threads into the event loop's thread.
 
 uvloop's `call_soon_threadsafe` wakes the loop while it holds the interpreter's lock. The loop then has to wait for the
 lock, and the system resumes it on another processor with cold caches. Here the lock is released before the loop is
@@ -29,13 +29,13 @@ class LoopCalls:
         self._loop.add_reader(self._wake_receiver, self._perform_calls)
 
     def call(self, function: Callable[..., object], *arguments: object) -> None:
-        """Has a function called soon; from any thread. Nothing is called after `close`."""
+        """Schedules a call of a function, from any thread. Nothing is called after `close`."""
         self._calls.append(partial(function, *arguments))
-        with suppress(OSError):  # it is closed; or full, and then the loop has enough to be woken by
+        with suppress(OSError):  # the socket is closed; or full, and then the bytes in it wake the loop
             self._wake_sender.send(b"\0")
 
     def close(self) -> None:
-        """Ends the calls. Those that wait are dropped."""
+        """Ends the calls. Calls that wait are dropped."""
         self._loop.remove_reader(self._wake_receiver)
         self._wake_receiver.close()
         self._wake_sender.close()

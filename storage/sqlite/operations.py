@@ -127,17 +127,17 @@ class WritingConnection(SqliteConnection):
         watch = self._watch
         watch.row = None
         try:
-            id = _execute_statement(self._raw, statement, values).lastrowid
+            row_id = _execute_statement(self._raw, statement, values).lastrowid
         except sqlite3.IntegrityError:
             # A refusal before `report_row` means that the statement adds no row; a later failure is an error.
             if watch.row is not None:
                 raise
-        return None if watch.row is None else (id, *watch.row)
+        return None if watch.row is None else (row_id, *watch.row)
 
     def check_transaction(self) -> None:
-        """Raises: StatementFailed if the operation ended its transaction.
+        """Raises: StatementFailed if the operation has ended its transaction.
 
-        It swallowed an error that rolled it back, or ran COMMIT or ROLLBACK.
+        It has run COMMIT or ROLLBACK, or has swallowed an error at which SQLite rolled the transaction back.
         """
         if self._has_begun and not self._raw.in_transaction:
             raise StatementFailed("a write ended its transaction")

@@ -54,7 +54,7 @@ class WriteAheadLog:
         self._post = post
         # The bytes of the log's file.
         self.size_bytes = 0
-        # A larger log has to be checkpointed.
+        # The size of the file above which the log has to be checkpointed.
         self._full_bytes = limits.checkpoint_bytes
         # Set unless a checkpoint runs, or is about to.
         self.is_free = asyncio.Event()
@@ -82,7 +82,7 @@ class WriteAheadLog:
             )
 
     def post_checkpoint(self, *, is_at_rest: bool = False) -> None:
-        """Has the writer's thread checkpoint the rest of the log. is_at_rest: nothing is written now."""
+        """Has the writer's thread checkpoint the rest of the log. is_at_rest: True if the writer is idle."""
         work = checkpoint
         if is_at_rest or self.size_bytes >= 2 * self._limits.checkpoint_bytes:
             waits = self.size_bytes >= self._limits.pause_bytes and not is_at_rest
@@ -91,13 +91,13 @@ class WriteAheadLog:
         if not self._post(work):
             self.is_free.set()
 
-    def end_work(self, size_bytes: int, *, is_whole: bool) -> None:
+    def end_work(self, size_bytes: int, *, is_all_copied: bool) -> None:
         """Notes the end of a checkpoint in the writer's thread.
 
         size_bytes: the bytes of the log's file.
-        is_whole: all of the log was copied.
+        is_all_copied: True if all of the log was copied into the database file.
         """
-        self._note_size(size_bytes, is_whole=is_whole)
+        self._note_size(size_bytes, is_all_copied=is_all_copied)
         self.is_free.set()
 
     def expect_new_file(self) -> None:
@@ -107,7 +107,7 @@ class WriteAheadLog:
     async def empty(self, driver: Driver, wait_ms: int) -> bool:
         """Checkpoints the log and empties it. Returns whether it is empty. Raises: sqlite3.Error.
 
-        The caller has waited for `is_free`.
+        The caller must have waited for `is_free`.
 
         wait_ms: the longest time for which readers are waited for.
         """
@@ -116,7 +116,7 @@ class WriteAheadLog:
         emptying.add_done_callback(lambda _: self.is_free.set())
         # If the caller is cancelled, the thread goes on, and no other checkpoint may run meanwhile.
         is_empty = await asyncio.shield(emptying)
-        self._note_size(self.measure(), is_whole=is_empty)
+        self._note_size(self.measure(), is_all_copied=is_empty)
         return is_empty
 
     async def close_checkpointer(self) -> None:
@@ -141,8 +141,11 @@ class WriteAheadLog:
             self.parallel_checkpoint = None
             self.post_checkpoint()
 
-    def _note_size(self, size_bytes: int, *, is_whole: bool) -> None:
-        """Notes the size after a checkpoint. A log of which all was copied restarts in its file."""
+    def _note_size(self, size_bytes: int, *, is_all_copied: bool) -> None:
+        """Notes the size of the log's file after a checkpoint."""
         self.size_bytes = size_bytes
         checkpoint_bytes = self._limits.checkpoint_bytes
-        self._full_bytes = max(size_bytes, checkpoint_bytes) if is_whole else size_bytes + checkpoint_bytes
+        # If all of the log was copied, the next write restarts it at the beginning of its file.
+        self._full_bytes = (
+            max(size_bytes, checkpoint_bytes) if is_all_copied else size_bytes + checkpoint_bytes
+        )

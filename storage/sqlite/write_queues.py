@@ -24,7 +24,7 @@ class Write(Generic[T]):
     future: asyncio.Future[T]
     # The estimated bytes that the write holds.
     size_bytes: int
-    # The function begins a transaction itself, so the writer begins none for it if it comes alone.
+    # True if the function begins a transaction itself: the writer begins none for it if it comes alone.
     begins_own_transaction: bool
 
     def settle(self, outcome: WriteOutcome) -> None:

@@ -233,8 +233,8 @@ class Writer:
         begins_own_transaction: the function begins a transaction itself if it needs one. The writer begins none for
             such a function if it comes alone.
 
-        Raises, here or from the future: StoreBusy, StoreClosed, and the fault of the database (StoreUnavailable). The future also
-            raises the errors of the function; errors of SQLite are translated.
+        Raises: StoreBusy, StoreClosed; StoreUnavailable: the fault of the database. The future can raise them as well,
+            and the errors of the function; errors of SQLite are translated.
         """
         if self._connection.is_closing:
             raise StoreClosed(f"{self._path} is closed")
@@ -398,18 +398,18 @@ class Writer:
     def _perform_log_work(self, work: LogWork, connection: sqlite3.Connection) -> None:
         """Checkpoints the log, in the writer's thread. Never raises."""
         try:
-            is_whole = work(connection)
+            is_all_copied = work(connection)
         except sqlite3.Error as error:
             translated = translate_error(error, self._path)
             if isinstance(translated, StoreUnavailable):
                 self._call_loop(self._report_write_fault, translated)
             self._call_loop(self.log.is_free.set)
             return
-        self._call_loop(self._end_log_work, self.log.measure(), is_whole)
+        self._call_loop(self._end_log_work, self.log.measure(), is_all_copied)
 
-    def _end_log_work(self, size: int, is_whole: bool) -> None:
-        self.log.end_work(size, is_whole=is_whole)
-        if not is_whole:
+    def _end_log_work(self, size_bytes: int, is_all_copied: bool) -> None:
+        self.log.end_work(size_bytes, is_all_copied=is_all_copied)
+        if not is_all_copied:
             # A reader holds the log, which may have forgotten words. So it is tried again soon, not at the next write.
             self._schedule_idle()
 
