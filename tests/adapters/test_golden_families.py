@@ -42,7 +42,8 @@ def ask(stream: bool) -> ModelRequest:
 
 def test_every_family_has_files_of_each_kind() -> None:
     for kind in ("requests", "replies", "streams"):
-        assert {folder.parent.name for folder in ROOT.glob(f"*/{kind}")} == PROVIDERS.keys(), kind
+        families = {folder.parent.name for folder in ROOT.glob(f"*/{kind}")}
+        assert families == PROVIDERS.keys(), f"tests/golden/<provider>/{kind} is there for each provider"
 
 
 @streams

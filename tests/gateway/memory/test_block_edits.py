@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, say
-from tests.gateway.memory.tooled import MEMORY, WEATHER, both_ways, helper, insert, results, system
+from tests.gateway.memory.tooled import MEMORY_TOOL_NAMES, WEATHER, both_ways, helper, insert, results, system
 from tests.gateway.sdk import World, agent, message_bytes, remember
 
 
@@ -210,7 +210,7 @@ def test_the_limit_of_rounds_ends_in_an_answer(
         assert chat.say("Hi") == "Enough."
         assert len(upstream.requests) == 4
         assert upstream.last.json["tool_choice"] == "none"
-        assert set(upstream.last.tool_names) == MEMORY
+        assert set(upstream.last.tool_names) == MEMORY_TOOL_NAMES
         assert "limit of 2 rounds" in results(world)[-1]
         sent = message_bytes(upstream.last)
         chat.say("And?")

@@ -14,8 +14,8 @@ import pytest
 from gateway.settings import BlockSettings, ModelSettings, ProfileSettings, UpstreamSettings
 from tests.doubles.upstream import Call, Reply, Rules, StrictUpstream, call_tools, fail, say
 from tests.gateway.memory.tooled import (
-    BLOCK_EDITS,
-    MEMORY,
+    BLOCK_TOOL_NAMES,
+    MEMORY_TOOL_NAMES,
     WEATHER,
     both_ways,
     helper,
@@ -71,7 +71,7 @@ def test_an_agent_gets_its_model_its_prompt_its_blocks_and_the_tools(world: Worl
     assert body["model"] == "m"
     assert system(world).startswith("You help.\n\n<memory_blocks>")
     assert 'label="human"' in system(world)
-    assert set(world.upstream.last.tool_names) == MEMORY
+    assert set(world.upstream.last.tool_names) == MEMORY_TOOL_NAMES
 
 
 def test_a_plain_model_is_offered_nothing(world: World) -> None:
@@ -99,7 +99,7 @@ def test_tools_are_not_offered_where_a_hidden_round_would_not_be_meant(
     chat = helper(world)
     chat.messages = [{"role": "user", "content": "Answer in JSON."}]
     world.sdk.chat.completions.create(messages=chat.messages, **chat.options, **options)  # type: ignore[arg-type]
-    assert not MEMORY & set(world.upstream.last.tool_names)
+    assert not MEMORY_TOOL_NAMES & set(world.upstream.last.tool_names)
 
 
 def test_a_grammar_of_llama_cpp_goes_without_tools(world: World) -> None:
@@ -110,24 +110,24 @@ def test_a_grammar_of_llama_cpp_goes_without_tools(world: World) -> None:
 
 
 def test_an_application_may_have_all_the_tools_that_openai_takes(world: World) -> None:
-    free = 128 - len(MEMORY)
+    free = 128 - len(MEMORY_TOOL_NAMES)
     for count, is_offered in ((free, True), (free + 1, False), (128, False)):
         tools: Any = [{"type": "function", "function": {"name": f"tool_{n}"}} for n in range(count)]
         assert helper(world, tools=tools).say("Hi") == "Ok."
-        assert (set(world.upstream.last.tool_names) >= MEMORY) is is_offered
+        assert (set(world.upstream.last.tool_names) >= MEMORY_TOOL_NAMES) is is_offered
 
 
 def test_the_prompt_names_no_memory_tools_that_the_request_does_not_have(world: World) -> None:
     chat = helper(world)
     chat.say("Hi")
     with_tools = system(world)
-    assert all(name in with_tools for name in MEMORY)
+    assert all(name in with_tools for name in MEMORY_TOOL_NAMES)
     many: Any = [{"type": "function", "function": {"name": f"tool_{n}"}} for n in range(128)]
     for options in ({"response_format": {"type": "json_object"}}, {"prediction": {}}, {"tools": many}):
         chat.options = {**helper(world).options, **options}
         chat.say("Answer in JSON.")
-        assert not MEMORY & set(world.upstream.last.tool_names)
-        assert not [name for name in MEMORY if name in system(world)]
+        assert not MEMORY_TOOL_NAMES & set(world.upstream.last.tool_names)
+        assert not [name for name in MEMORY_TOOL_NAMES if name in system(world)]
         assert system(world).startswith("You help.\n\n<memory_blocks>")
     chat.options = helper(world).options
     chat.say("Well?")
@@ -418,7 +418,7 @@ def test_without_a_user_the_model_edits_blocks_and_has_nothing_to_search(world: 
     chat = world.chat(model="agent/helper", headers={"x-mnemogate-conversation": "room-1"})
     world.upstream.queue(call_tools(insert("Wants a quiet room."), text=None), say("Noted."))
     chat.say("A quiet room, please.")
-    assert set(world.upstream.last.tool_names) == BLOCK_EDITS
+    assert set(world.upstream.last.tool_names) == BLOCK_TOOL_NAMES
     chat.say("Thanks.")
     world.clock.sleep(1000)
     chat.say("Which room do I want?")
@@ -655,7 +655,7 @@ def test_a_request_that_drops_its_tools_still_gets_an_answer(
         assert "tools" not in upstream.last.json
         chat.options["tools"] = [WEATHER]
         chat.say("With tools.")
-        assert set(upstream.last.tool_names) == MEMORY | {"weather"}
+        assert set(upstream.last.tool_names) == MEMORY_TOOL_NAMES | {"weather"}
 
 
 def test_a_clash_of_names_renames_the_gateway_tool(world: World) -> None:
@@ -684,4 +684,4 @@ def test_a_client_that_claims_a_name_later_takes_the_tools_out_of_that_request(w
     chat.say("Mine.", tools=[theirs])
     assert world.upstream.last.tool_names == ["memory_insert"]
     chat.say("Yours.")
-    assert set(world.upstream.last.tool_names) == MEMORY
+    assert set(world.upstream.last.tool_names) == MEMORY_TOOL_NAMES

@@ -1,4 +1,4 @@
-"""An agent with memory tools, and what its upstream gets."""
+"""Chats of a profile with memory tools, its calls of them, and the parts of its requests that go upstream."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 
+from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from tests.doubles.upstream import Call
 from tests.gateway.sdk import Chat, World
 
-BLOCK_EDITS = {"memory_insert", "memory_replace", "memory_rethink"}
-MEMORY = {
-    *BLOCK_EDITS,
-    "archival_memory_insert",
-    "archival_memory_search",
-    "conversation_search",
+MEMORY_TOOL_NAMES = set(MEMORY_TOOLS)
+# A tool that edits a block has its label as an argument.
+BLOCK_TOOL_NAMES = {
+    name for name, tool in MEMORY_TOOLS.items() if "label" in tool.schema["parameters"]["properties"]
 }
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -30,11 +29,12 @@ def insert(text: str, **options: Any) -> Call:
 
 
 def results(world: World) -> list[str]:
-    """What the tools of the last hidden round said."""
+    """Returns the results of the last hidden round's calls, as they went upstream."""
     return [m["content"] for m in world.upstream.last.messages if m["role"] == "tool"]
 
 
 def system(world: World) -> str:
+    """Returns the system prompt of the last request that went upstream."""
     first = world.upstream.last.messages[0]
     assert first["role"] == "system"
     return str(first["content"])
