@@ -23,15 +23,25 @@ _KNOWN_FORMS = re.compile(
     r"|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_\-]{30,}|AQ\.[\w\-]{30,}|(?:ya29|hvs)\.[\w\-]{20,}"
     r"|SG\.[\w\-]{16,}\.[\w\-]{16,}|eyJ[\w\-]{8,8000}+\.[\w\-]{8,}\.[\w\-]*)"
 )
-# Words that announce a secret, with the secret after them: anything without white space. The words for "password" are
-# those of most languages in the tables of words.
-_NAMED_SECRET = re.compile(
-    r"((?:\b|_)(?:pass(?:words?|phrase|code|wd)|passwort|kennwort|mot de passe|contraseña|senha|wachtwoord"
+# Words that announce a secret. The words for "password" are those of most languages in the tables of words.
+_SECRET_NAME = (
+    r"(?:\b|_)(?:pass(?:words?|phrase|code|wd)|passwort|kennwort|mot de passe|contraseña|senha|wachtwoord"
     r"|lösenord(?:et)?|passord(?:et)?|adgangskoden?|salasana(?:ni)?|hasło|heslo|jelsz(?:ó|avam)|şifrem?|пароль"
     r"|api[ _-]?key|access[ _-]?key|secret[ _-]?key|client[ _-]?secret|(?:access|auth|bearer)[ _-]?token|cvv|cvc"
-    r"|pin(?:[ -]?(?:code|number))?)\b(?:\s++(?:for|to|of|für)\s++[^\n.:=]{0,40}?)?[\"']?\s*+"
+    r"|pin(?:[ -]?(?:code|number))?)\b"
+)
+# Such words with a verb or a sign, and the secret after them: anything without white space.
+_NAMED_SECRET = re.compile(
+    rf"({_SECRET_NAME}(?:\s++(?:for|to|of|für)\s++[^\n.:=]{{0,40}}?)?[\"']?\s*+"
     r"(?:[:=]|\b(?:is|are|was|ist|lautet|es|est|è|é|är|er|jest)\b:?)\s*[\"'`]?)"
     r"([^\s\"'`]{3,})",
+    re.IGNORECASE,
+)
+# Without a verb or a sign ("password hunter2") the next word is a secret if it mixes letters and digits, and names no
+# technique ("password sha256").
+_MIXED_SECRET = re.compile(
+    rf"({_SECRET_NAME}[\"']?\s++[\"'`]?)(?!(?:argon|base|bcrypt|oauth|pbkdf|sha|version)[\d-])"
+    r"((?=[^\s\"'`]*\d)(?=[^\s\"'`]*[^\W\d_])[^\s\"'`]{6,})",
     re.IGNORECASE,
 )
 # The same in scripts without spaces between words. Most passwords are in ASCII there, and the words after such a word
@@ -69,6 +79,7 @@ def withhold(text: str) -> str:
     # whole.
     text = _KNOWN_FORMS.sub(WITHHELD, withhold_private_keys(text))
     text = _NAMED_SECRET.sub(_withhold_value, text)
+    text = _MIXED_SECRET.sub(_withhold_value, text)
     text = _UNSPACED_NAMED_SECRET.sub(_withhold_value, text)
     text = _PASSWORD_IN_URL.sub(rf"\1{WITHHELD}", text)
     text = _BEARER_TOKEN.sub(rf"\1{WITHHELD}", text)

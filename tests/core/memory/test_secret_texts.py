@@ -36,6 +36,8 @@ def test_a_secret_is_known_by_its_form(secret: str) -> None:
     ("text", "left"),
     [
         ("My password is hunter2.", "My password is [withheld]."),
+        ("The wifi password hunter2, please", "The wifi password [withheld], please"),
+        ("Passwort 'Geheim1!'", "Passwort '[withheld]!'"),
         ("password: correct-horse", "password: [withheld]"),
         ("Mein Passwort lautet Geheim1!", "Mein Passwort lautet [withheld]!"),
         ("La mia password è gatto123.", "La mia password è [withheld]."),
@@ -72,6 +74,9 @@ def test_the_words_around_a_secret_reveal_it(text: str, left: str) -> None:
     [
         "My password is wrong.",
         "I forgot my password again.",
+        "My password manager is hosted.",
+        "We store each password sha256-hashed, and the access token oauth2.0 gives.",
+        "I reset the password for my windows11 laptop in 2024.",
         "我忘了密码。",
         "请看密码 API 的文档",
         "パスワードを忘れました。",
