@@ -34,7 +34,7 @@ from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
 from tests.gateway.page.operator import FORM, Operator, operator_of, plain
 from tests.gateway.page.person import person_of
-from tests.gateway.sdk import agent, remember
+from tests.gateway.sdk import CHAT, agent, remember
 from tests.patience import PATIENCE_S, becomes
 from tests.rows import each_row
 from tests.server import QUIET
@@ -1578,6 +1578,28 @@ def test_branches_count_and_list_the_messages_that_are_left(operator: Operator) 
         operator.twin(f"{memory}/forget?message={seq}", {})
     assert list_branches() == [(7, 1)]
     assert operator.twin(path)["conversation"]["messages"] == 1
+
+
+@pytest.mark.both
+def test_a_cut_reply_counts_among_the_messages_of_its_branch(operator: Operator) -> None:
+    world = operator.world
+    chat = world.chat(headers={"x-mnemogate-user": "alice"})
+    chat.say("My train leaves on 4 May.")
+    world.upstream.queue(say("At nine, and more", tokens=["At nine", ", and more"], hold_after={2: Gate()}))
+    messages = [*chat.messages, {"role": "user", "content": "When?"}]
+    body = json.dumps({"model": "m", "stream": True, "messages": messages}).encode()
+    with world.gateway.connect() as connection:
+        connection.request("POST", CHAT, body, {"x-mnemogate-user": "alice"})
+        connection.read_until(b"At nine")
+    world.upstream.requests[-1].gone.wait_sync()
+    memory = f"m/{memory_of(world).uid}"
+    (talk,) = operator.twin(f"{memory}/conversations")["items"]
+    shown = operator.twin(f"{memory}/c/{talk['id']}")
+    assert [(each["text"], each["state"]) for each in shown["items"][2:]] == [
+        ("When?", "cancelled"),
+        ("At nine", "cancelled"),
+    ]
+    assert [each["messages"] for each in shown["branches"]] == [len(shown["items"])]
 
 
 def test_a_reply_without_sources_says_how_long_they_are_kept(operator: Operator) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from letta_client import APIError
 
 from gateway.core import ids
 from gateway.run.admin.run_operations import RunOperations
+from storage.errors import StoreFailed
 from tests.agents.agent_world import AgentWorld, serve_agent
 from tests.agents.letta import letta
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, say
@@ -65,6 +67,28 @@ def test_the_memory_of_an_agent_leads_to_its_runs(life: AgentWorld) -> None:
     assert memory["runs"] == [operator.twin(f"runs/{id}")["run"]]
     shown = operator.get(f"m/{agent['uid']}").body.decode()
     assert f'<a href="../runs/{id}">{id}</a>' in shown
+
+
+def test_requests_of_an_agent_are_listed_while_the_database_is_down(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names of agents are read from it, and the overview was an error."""
+    with letta(upstream, tmp_path) as served:
+        operator, agent = operator_of(served.world), served.agent(name="bob")
+        chat = served.world.chat(model="agent/bob", headers={"x-mnemogate-conversation": "default"})
+        chat.say("Hello.")
+        for path in ("", "requests"):
+            assert f"bob ({agent.id})" in plain(operator.get(path).body.decode())
+        served.world.gateway.app.services.requests.note_forgetting()
+        chat.say("Hello again.")
+
+        async def fail(uids: Collection[str]) -> Any:
+            raise StoreFailed("broken")
+
+        monkeypatch.setattr(served.world.store.overview, "load_scopes", fail)
+        for path in ("", "requests"):
+            reply = operator.get(path)
+            assert (reply.status, agent.id in plain(reply.body.decode())) == (200, True), path
 
 
 @pytest.mark.both
