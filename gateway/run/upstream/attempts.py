@@ -9,13 +9,12 @@ rounds of the turn go.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, assert_never
 
 from msgspec import Struct
 
@@ -35,36 +34,25 @@ from gateway.core.upstream.policy import (
     Target,
     choose_next,
 )
-from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.errors import ContextExceeded, GatewayError, UpstreamError, UpstreamRefused, UpstreamTooLarge
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
-from gateway.run.upstream.attempt_outcomes import AttemptOutcomes
+from gateway.run.upstream.attempt_record import AttemptRecord
+from gateway.run.upstream.candidates import Candidate, Candidates
 from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
 from gateway.run.upstream.error_replies import (
+    CHAT_PATH,
     BegunReply,
+    begin_reply,
     discard_reply,
     read_whole_error,
-    reveal_stream_error,
-    reveal_whole_error,
 )
 from gateway.run.upstream.prompt_cuts import PromptCuts
 from gateway.run.upstream.propagation import with_trace_headers
-from gateway.run.upstream.provider_errors import classify_failure, get_error_kind
+from gateway.run.upstream.provider_errors import classify_failure
 from gateway.run.upstream.unbegun_stream import UnbegunStream
-from gateway.run.upstream_call import FailedTry, UpstreamCall
+from gateway.run.upstream_call import UpstreamCall
 
-
-class Candidate(NamedTuple):
-    """An endpoint that may be asked, with its target."""
-
-    endpoint: Endpoint
-    target: Target
-
-
-CHAT_PATH: Final = "/chat/completions"
-# The paths of which a reply with an error under a status of success is known. The second one is Anthropic's.
-_ANSWER_PATHS: Final = (CHAT_PATH, "/messages")
 # The statuses of refusals that may concern the content of a request, and of those that may concern its length.
 _REFUSAL_STATUSES: Final = frozenset((400, 403, 413, 422, 451))
 _TOO_LONG_STATUSES: Final = frozenset((400, 413, 422))
@@ -94,8 +82,23 @@ class AttemptServices(Protocol):
     context_windows: ContextWindows
 
 
+class _Answer(Struct, frozen=True):
+    """The result of an attempt whose reply goes to the client."""
+
+    reply: ModelReply
+
+
+class _MendedRequest(Struct, frozen=True):
+    """The result of an attempt whose request is sent again without the content that the endpoint has refused."""
+
+    # The request without that content.
+    request: ModelRequest
+    # The target of the request. After a cut of the prompt it has the window to which the prompt was cut.
+    target: Target
+
+
 class _FailedAttempt(Struct, frozen=True):
-    """An attempt that failed."""
+    """The result of an attempt that failed."""
 
     failure: Failure
     # The reply of the upstream, which has an error; None: the upstream has not answered.
@@ -109,7 +112,7 @@ class _PreparedAttempt(Struct, frozen=True):
 
     # The request that is sent.
     request: ModelRequest
-    # The candidate that is asked; None: the present candidate is asked again.
+    # The candidate that is asked; None: the current candidate is asked again.
     candidate: Candidate | None = None
     # The seconds to wait before the attempt.
     wait_s: float = 0.0
@@ -126,75 +129,73 @@ class _RequestSource(NamedTuple):
 
 @dataclass(slots=True)
 class Attempts:
-    """The attempts of one request, within a `with` block that ends when the request is over.
-
-    Within the block the request counts as in flight at the endpoint of its next attempt, or at the one that answered.
-    """
+    """The attempts of one request, within a `with` block that ends when the request is over."""
 
     _services: AttemptServices
-    # The endpoint of the next attempt; after an answer, the endpoint that answered.
-    endpoint: Endpoint
-    # The target at that endpoint.
-    target: Target
-    # The candidates after the present one, in their order.
-    _next_candidates: list[Candidate]
+    # The endpoints that may be asked.
+    _candidates: Candidates
     # The receipt of the request.
     _receipt: Receipt
-    # The model's own endpoints that are passed over. They are asked if no fallback has room for the request.
-    unavailable_candidates: list[Candidate] = field(default_factory=list)
     # True: a request that may have had an effect is not sent again (a request that got a 429 had none).
     sends_once: bool = False
     # Returns the error of a caller that broke its request off, else None. No upstream is to blame for such a request.
     caller_error: Callable[[], Exception | None] = no_caller_error
-    # True: the last attempt had a reply, and no failure of the reply is noted yet.
-    _is_answered: bool = field(default=False, init=False)
-    # True: the request counts as in flight at its endpoint.
-    _is_in_flight: bool = field(default=False, init=False)
-    # The call of the receipt that is under way, or was the last one.
-    call: UpstreamCall = field(init=False)
-    # The outcomes of the attempts.
-    _outcomes: AttemptOutcomes = field(init=False)
+    # Notes each attempt.
+    _record: AttemptRecord = field(init=False)
     # The number of the endpoint's failures in this round.
     _failure_count: int = field(default=0, init=False)
     # True: an endpoint has answered; further rounds of the turn go to it.
     _is_settled: bool = field(default=False, init=False)
-    # The cuts of the prompt for the present endpoint; None: the endpoint has not refused the prompt.
+    # The cuts of the prompt for the current endpoint; None: the endpoint has not refused the prompt.
     _cuts: PromptCuts | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self._outcomes = AttemptOutcomes(self._services.metrics)
+        self._record = AttemptRecord(self._receipt, self._services.metrics)
 
     def __enter__(self) -> Attempts:
-        self._is_in_flight = True
-        self.endpoint.health.in_flight += 1
+        self._candidates.begin_request()
         return self
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends the request. An upstream's error gets the headers of the receipt."""
-        self._outcomes.settle()
+        self._record.end_reply()
         if error is None:
-            self._note_complete()
+            self._record_success()
         elif isinstance(error, UpstreamError):
             self.note_broken(error)
             error.headers = tuple(self._receipt.note_head())
-        self._is_in_flight = False
-        self.endpoint.health.in_flight -= 1
+        self._candidates.end_request()
         if (last_call := self._receipt.last_call) is not None:
             last_call.end()
 
     @property
+    def endpoint(self) -> Endpoint:
+        """The endpoint of the next attempt; after an answer, the endpoint that answered."""
+        return self._candidates.current.endpoint
+
+    @property
+    def target(self) -> Target:
+        """The target at that endpoint."""
+        return self._candidates.current.target
+
+    @property
+    def call(self) -> UpstreamCall:
+        """The call of the receipt that is under way, or was the last one."""
+        return self._record.call
+
+    @property
     def may_ask_usage(self) -> bool:
         """True if an endpoint that is asked for the usage of its streams may answer."""
-        return self.endpoint.asks_usage or any(each.endpoint.asks_usage for each in self._next_candidates)
+        return self._candidates.may_ask_usage
 
     async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
         """Returns the first reply that is no failure, or else the reply of the last failure, as `ModelSource.send`."""
         if self._is_settled:  # the reply of the round before has ended
-            self._outcomes.settle()
-            self._note_complete()
-        self.call = self._receipt.begin_call()
+            self._record.end_reply()
+            self._record_success()
+        self._record.begin_call()
         self._failure_count = 0
         source = _RequestSource(make, mender)
         return await self._send_until_answered(await self._make_first_request(make), source)
@@ -202,17 +203,9 @@ class Attempts:
     def skip_fallback(self) -> bool:
         """Leaves out a fallback that would be asked first: its window is too small for the request.
 
-        The other candidates follow, and at last the model's own endpoints that were passed over. Returns False if the
-        first candidate is no fallback, or if there is no other. It may be called before the `with` block, and within.
+        Returns False as `Candidates.skip_fallback` does. It may be called before the `with` block, and within.
         """
-        if not self.target.rank:
-            return False
-        if not self._next_candidates:
-            self._next_candidates, self.unavailable_candidates = self.unavailable_candidates, []
-        if not self._next_candidates:
-            return False
-        self._move_to(*self._next_candidates.pop(0))
-        return True
+        return self._candidates.skip_fallback()
 
     def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
         """Notes the number of a prompt's tokens, as `ModelSource.note_prompt_tokens`."""
@@ -220,17 +213,15 @@ class Attempts:
 
     def note_broken(self, error: GatewayError) -> None:
         """Notes that a reply which had begun broke off. An error before a reply is noted already."""
-        if not self._is_answered:
+        if not self._record.is_answered:
             return
-        self._is_answered = False
-        self.call.failure = get_error_kind(error)
-        self._services.metrics.upstream_errors.inc(self.endpoint.name, self.call.failure)
+        self._record.note_break(self.endpoint.name, error)
         # All replies share the gateway's bounds, and one caller's requests must not open the circuit for all.
         if not isinstance(error, UpstreamTooLarge | UpstreamRefused):
             self.endpoint.health.record_break(self.endpoint.policy, self._services.now())
 
     async def _make_first_request(self, make: RequestMaker) -> ModelRequest:
-        """Returns the request for the present candidate, or for the next one if it is a fallback with a small window.
+        """Returns the request for the current candidate, or for the next one if it is a fallback with a small window.
 
         Raises: ContextExceeded: no window is large enough.
         """
@@ -246,15 +237,18 @@ class Attempts:
         """Sends a request, and those that follow from its failures. Returns and raises as `send` does."""
         while True:
             match await self._make_attempt(request, source):
-                case ModelRequest() as mended_request:
-                    request = mended_request
+                case _Answer(reply=reply):
+                    return reply
+                case _MendedRequest() as mended:
+                    self._candidates.set_target(mended.target)
+                    request = mended.request
                 case _FailedAttempt() as failed:
                     next_request = await self._make_request_after(failed, request, source.make)
                     if next_request is None:
                         return self._give_up(failed)
                     request = next_request
-                case reply:
-                    return reply
+                case unknown:
+                    assert_never(unknown)
 
     async def _make_request_after(
         self, failed: _FailedAttempt, request: ModelRequest, make: RequestMaker
@@ -269,15 +263,14 @@ class Attempts:
             raise
         if prepared is None:
             return None
-        self._outcomes.add(self.endpoint.name, failed.failure.kind, is_error=True)
-        self.call.tries.append(FailedTry(self.endpoint.name, failed.failure.kind, time.perf_counter()))
+        self._record.note_try(self.endpoint.name, failed.failure.kind)
         # The error is dropped only now, because the error of the last attempt goes to the client.
         if failed.reply is not None:
             await discard_reply(failed.reply)
         if prepared.wait_s:
             await self._services.sleep(prepared.wait_s)
         if prepared.candidate is not None:
-            self._move_to(*prepared.candidate)
+            self._move_to(prepared.candidate)
         return prepared.request
 
     async def _prepare_attempt(
@@ -294,49 +287,30 @@ class Attempts:
                 return None
             if next_attempt is NextAttempt.RETRY:
                 return _PreparedAttempt(request, wait_s=wait_s)
-            candidate = self._next_candidates.pop(0)
+            candidate = self._candidates.pop_next()
             with suppress(ContextExceeded):
                 next_request = await make(candidate.target, candidate.endpoint)
                 return _PreparedAttempt(next_request, candidate, wait_s)
 
-    def _move_to(self, endpoint: Endpoint, target: Target) -> None:
-        """Makes this candidate the present one."""
-        if self._is_in_flight:
-            self.endpoint.health.in_flight -= 1
-            endpoint.health.in_flight += 1
-        self.endpoint = endpoint
-        self.target = target
+    def _move_to(self, candidate: Candidate) -> None:
+        """Makes a candidate the current one."""
+        self._candidates.move_to(candidate)
         self._failure_count = 0
         self._cuts = None
 
     async def _make_attempt(
         self, request: ModelRequest, source: _RequestSource
-    ) -> ModelReply | ModelRequest | _FailedAttempt:
-        """Sends a request once.
-
-        Returns the reply, the failure of the attempt, or the request without content that the endpoint has refused.
-        """
-        health = self.endpoint.health
-        self._is_answered = False
-        self._describe_call(request)
-        with health.begin_attempt(self.endpoint.policy):
+    ) -> _Answer | _MendedRequest | _FailedAttempt:
+        """Sends a request once. Returns the result of the attempt."""
+        self._record.begin_attempt(self._candidates.current, request)
+        with self.endpoint.health.begin_attempt(self.endpoint.policy):
             try:
-                begun = await self._send_attempt(request)
-                reply = begun.reply
-                if reply.status in TRANSIENT_STATUSES:
-                    retry_after_s = read_retry_after(reply.headers, self._services.wall_clock())
-                    failure = Failure(str(reply.status), retry_after_s=retry_after_s)
-                    return self._record_failure(_FailedAttempt(failure, reply))
-                may_ask_next = request.path == CHAT_PATH and self._next_candidates and not self._is_settled
-                if (
-                    may_ask_next
-                    and begun.is_whole
-                    and reply.status == 200
-                    and is_empty_completion(begun.begin)
-                ):
-                    return self._record_failure(_FailedAttempt(Failure("broke"), reply))
+                begun = await self._send_once(request)
+                failure = self._find_failure(begun, request)
+                if failure is not None:
+                    return self._record_failure(_FailedAttempt(failure, begun.reply))
                 # Any other status is an answer, even if it refuses the request.
-                health.record_answer(self.target.model)
+                self.endpoint.health.record_answer(self.target.model)
                 return await self._take_answer(begun, request, source)
             except ProviderError as error:
                 # An upload that the caller broke off is no failure of the upstream.
@@ -344,52 +318,57 @@ class Attempts:
                     raise caller_error from error
                 return self._record_failure(_FailedAttempt(classify_failure(error), error=error))
 
-    async def _send_attempt(self, request: ModelRequest) -> BegunReply:
-        """Returns the reply to a request. An error under a status of success gets the status of the error."""
+    async def _send_once(self, request: ModelRequest) -> BegunReply:
+        """Sends a request to the current endpoint. Returns its reply as `begin_reply` does."""
         if self.sends_once:
             request = request._replace(sends_once=True)
         propagates = self.endpoint.propagates
         if self._receipt.trace is not None or propagates is False:
             request = with_trace_headers(request, self._receipt, self.call, propagates=propagates)
         reply = await self.endpoint.provider.send(request)
-        if reply.is_stream:
-            if request.method != "POST":
-                return BegunReply(reply)  # a stream that is read again may have nothing left
-            if not self._services.may_peek:
-                return BegunReply(reply, is_replaceable=True)
-            return await reveal_stream_error(reply)
-        is_answer = request.path.partition("?")[0] in _ANSWER_PATHS and reply.status < 300
-        return await reveal_whole_error(reply) if is_answer else BegunReply(reply)
+        return await begin_reply(reply, request, may_peek=self._services.may_peek)
+
+    def _find_failure(self, begun: BegunReply, request: ModelRequest) -> Failure | None:
+        """Returns the failure for which another attempt may be made, or None if the reply is an answer."""
+        reply = begun.reply
+        if reply.status in TRANSIENT_STATUSES:
+            retry_after_s = read_retry_after(reply.headers, self._services.wall_clock())
+            return Failure(str(reply.status), retry_after_s=retry_after_s)
+        may_fail_over = request.path == CHAT_PATH and self._candidates.following and not self._is_settled
+        # If no other endpoint can be asked, the client gets the empty reply.
+        if may_fail_over and begun.is_whole and reply.status == 200 and is_empty_completion(begun.begin):
+            return Failure("broke")
+        return None
 
     async def _take_answer(
         self, begun: BegunReply, request: ModelRequest, source: _RequestSource
-    ) -> ModelReply | ModelRequest:
+    ) -> _Answer | _MendedRequest:
         """Returns an answer that goes to the client, or the request without the content that the answer refuses."""
         reply = begun.reply
         mender = source.mender
-        was_settled = self._is_settled
-        replacement = None
+        mended = None
         outcome = str(reply.status)
         if reply.status in _REFUSAL_STATUSES and (mender is not None or request.path == CHAT_PATH):
             reply = error = await read_whole_error(reply)
-            replacement = await self._mend_refused_request(error, request, source)
+            mended = await self._mend_refused_request(error, request, source)
         elif mender is not None and is_filter_verdict(begun.begin):
             outcome = "filtered"
             try:
-                replacement = await mender.mend_request(RefusedContent.FILTERED, self.target, self.endpoint)
+                mended = await self._leave_out(RefusedContent.FILTERED, mender)
             except BaseException:
                 await reply.aclose()
                 raise
-        if replacement is not None:
-            self._outcomes.add(self.endpoint.name, outcome, is_error=True)
+        if mended is not None:
+            self._record.note_refused_content(self.endpoint.name, outcome)
             await discard_reply(reply)
-            return replacement
-        may_follow = bool(self._next_candidates) or self.endpoint.policy.retries > 0
+            return mended
+        may_follow = bool(self._candidates.following) or self.endpoint.policy.retries > 0
         is_provisional = begun.is_replaceable and request.path == CHAT_PATH and may_follow
+        was_settled = self._is_settled
         self._accept(reply, mender, is_provisional=is_provisional)
         if is_provisional:
-            return UnbegunStream(reply, partial(self._replace, request, source, was_settled))
-        return reply
+            return _Answer(UnbegunStream(reply, partial(self._replace, request, source, was_settled)))
+        return _Answer(reply)
 
     def _accept(self, reply: ModelReply, mender: RequestMender | None, *, is_provisional: bool) -> None:
         """Notes an answer that goes to the client. is_provisional: the value for `AttemptOutcomes.add`."""
@@ -399,10 +378,14 @@ class Attempts:
             if mender is not None:
                 mender.note_answer()
         self.call.is_streamed = reply.is_stream
-        is_error = reply.status >= 400
-        self._note_end(
-            str(reply.status), is_error=is_error, status=reply.status, is_provisional=is_provisional
+        self._record.note_reply(
+            self.endpoint.name,
+            str(reply.status),
+            reply.status,
+            is_error=reply.status >= 400,
+            is_provisional=is_provisional,
         )
+        self._is_settled = True
         if reply.status == 401 and self.endpoint.has_key:
             # The caller gets the answer, but cannot mend the key.
             _log.warning(
@@ -429,67 +412,44 @@ class Attempts:
         failed = self._record_failure(_FailedAttempt(failure))
         next_request = await self._make_request_after(failed, request, source.make)
         if next_request is None:
-            reply = None
-            self._note_end(failure.kind, is_error=True, status=self.call.status)
-        else:
-            reply = await self._send_until_answered(next_request, source)
-        if reply is None or reply.status >= 400:
-            # The head has left, so the client gets the error as an event. It is counted, and the event is no break.
-            self._is_answered = False
-            self.call.failure = failure.kind if reply is None else str(reply.status)
+            self._record.note_failure(self.endpoint.name, failure.kind)
+            self._is_settled = True
+            return None
+        reply = await self._send_until_answered(next_request, source)
+        if reply.status >= 400:
+            # The head has left, so the client gets the error as an event, which is no break.
+            self._record.note_error_event(str(reply.status))
         return reply
 
     async def _mend_refused_request(
         self, error: BufferedReply, request: ModelRequest, source: _RequestSource
-    ) -> ModelRequest | None:
-        """Returns the request without the content that an error refuses, or None if nothing can be left out.
-
-        A cut of the prompt also changes the present target: it has the window to which the prompt was cut.
-        """
+    ) -> _MendedRequest | None:
+        """Returns the request without the content that an error refuses, or None if nothing can be left out."""
         body = await error.read(MAX_REPLY_BYTES)
         if error.status in _TOO_LONG_STATUSES and request.path == CHAT_PATH:
             if self._cuts is None:
                 self._cuts = PromptCuts(self._services.context_windows, self._receipt)
             cut = await self._cuts.shorten(body, request, source.make, self.target, self.endpoint)
             if cut is not None:
-                self.target = cut.target
-                return cut.request
+                return _MendedRequest(cut.request, cut.target)
         refused = find_refused_content(error.status, body[:ERROR_BYTES])
         if source.mender is None or refused is None:
             return None
-        return await source.mender.mend_request(refused, self.target, self.endpoint)
+        return await self._leave_out(refused, source.mender)
 
-    def _describe_call(self, request: ModelRequest) -> None:
-        """Notes the facts of a request in the call of the receipt."""
-        call = self.call
-        call.upstream = self.endpoint.upstream
-        call.provider = self.endpoint.kind
-        call.model = self.target.model
-        call.path = request.path
-        call.method = request.method
-        call.sent_tokens = estimate_prompt_tokens(request.body)
-        call.prompt = self._receipt.prompt
-        call.hides_usage = self._receipt.hides_usage
+    async def _leave_out(self, refused: RefusedContent, mender: RequestMender) -> _MendedRequest | None:
+        """Returns the request without the refused content, or None if the gateway has added no such content."""
+        request = await mender.mend_request(refused, self.target, self.endpoint)
+        return None if request is None else _MendedRequest(request, self.target)
 
-    def _note_complete(self) -> None:
-        """Notes that the last reply, if there was one, has come to its end."""
-        if self._is_answered and self.call.status < 300:
+    def _record_success(self) -> None:
+        """Records that the last reply, if there was one, has come to its end."""
+        if self._record.has_success:
             self.endpoint.health.record_success(self.target.model)
 
     def _record_failure(self, failed: _FailedAttempt) -> _FailedAttempt:
-        """Records a failure of the endpoint. Returns the attempt.
-
-        A limit of the gateway's or of the caller's own is no failure of the endpoint.
-        """
-        endpoint, failure = self.endpoint, failed.failure
-        model = self.target.model
-        now = self._services.now()
-        is_limit = failure.kind == "429"
-        # Without a key of the gateway's the limit is the caller's own, and does not concern the endpoint.
-        if is_limit and failure.retry_after_s and endpoint.has_key:
-            endpoint.health.record_rate_limit(now, model, failure.retry_after_s)
-        elif (not is_limit or endpoint.has_key) and not failure.is_own:
-            endpoint.health.record_failure(endpoint.policy, now, model, failure.retry_after_s)
+        """Records a failure of the endpoint. Returns the attempt."""
+        self.endpoint.record_failure(self.target.model, failed.failure, self._services.now())
         return failed
 
     def _choose_next_step(self, failure: Failure, request: ModelRequest) -> NextStep:
@@ -501,7 +461,7 @@ class Attempts:
         if self.sends_once and failure.was_sent and failure.kind != "429":
             return NextStep(NextAttempt.STOP)
         # Hidden rounds of one turn stay at the endpoint that answered the first round.
-        candidates = [] if self._is_settled else self._next_candidates
+        candidates = [] if self._is_settled else self._candidates.following
         health = self.endpoint.health
         step = choose_next(
             failure,
@@ -518,22 +478,11 @@ class Attempts:
 
     def _give_up(self, failed: _FailedAttempt) -> ModelReply:
         """Returns the upstream's own error, which the client gets. Raises: ProviderError: there was no reply."""
+        self._is_settled = True
+        kind = failed.failure.kind
         if failed.reply is None:
-            self.call.failure = failed.failure.kind
-            self._note_end(failed.failure.kind, is_error=True, status=0)
+            self._record.note_failure(self.endpoint.name, kind)
             assert failed.error is not None  # an attempt without a reply has an error
             raise failed.error
-        self._note_end(failed.failure.kind, is_error=True, status=failed.reply.status)
+        self._record.note_reply(self.endpoint.name, kind, failed.reply.status, is_error=True)
         return failed.reply
-
-    def _note_end(self, outcome: str, *, is_error: bool, status: int, is_provisional: bool = False) -> None:
-        """Notes the end of a call. status: the status of the reply; 0: no reply."""
-        self._is_answered = bool(status)
-        if status:
-            self.call.status = status
-        self._outcomes.add(self.endpoint.name, outcome, is_error=is_error, is_provisional=is_provisional)
-        if not self._is_settled:
-            self._is_settled = True
-            self._receipt.headers["x-mnemogate-upstream"] = self.endpoint.name
-        if (tries := self._outcomes.render_tries()) is not None:
-            self._receipt.headers["x-mnemogate-tries"] = tries

@@ -11,7 +11,7 @@ from msgspec import Struct
 from adapters.base import Provider
 from adapters.types import ModelRequest
 from gateway.core.turn.refusal import RefusedContent
-from gateway.core.upstream.policy import EndpointHealth, Policy, Target
+from gateway.core.upstream.policy import EndpointHealth, Failure, Policy, Target
 
 
 class Endpoint(Struct):
@@ -35,6 +35,18 @@ class Endpoint(Struct):
     asks_usage: bool = False
     # True or False: the endpoint gets the headers of a trace or not; None: only if the client has sent some.
     propagates: bool | None = None
+
+    def record_failure(self, model: str, failure: Failure, now: float) -> None:
+        """Records that an attempt failed. now: seconds of the monotonic clock.
+
+        A limit of the gateway's or of the caller's own is no failure of the endpoint.
+        """
+        is_limit = failure.kind == "429"
+        # Without a key of the gateway's the limit is the caller's own, and does not concern the endpoint.
+        if is_limit and failure.retry_after_s and self.has_key:
+            self.health.record_rate_limit(now, model, failure.retry_after_s)
+        elif (not is_limit or self.has_key) and not failure.is_own:
+            self.health.record_failure(self.policy, now, model, failure.retry_after_s)
 
 
 # Returns the request for a target at an endpoint.

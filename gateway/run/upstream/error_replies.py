@@ -11,7 +11,7 @@ from msgspec import Struct
 from adapters.base import ModelReply
 from adapters.errors import ProviderError, ProviderReplyBroken
 from adapters.reply_quota import MAX_REPLY_BYTES
-from adapters.types import JSON_HEADER
+from adapters.types import JSON_HEADER, ModelRequest
 from adapters.whole_reply import BufferedReply
 from gateway.core.turn.upstream_error import (
     ERROR_BYTES,
@@ -19,6 +19,9 @@ from gateway.core.turn.upstream_error import (
     find_error_in_success_body,
 )
 
+CHAT_PATH: Final = "/chat/completions"
+# The paths of which a reply with an error under a status of success is known. The second one is Anthropic's.
+_ANSWER_PATHS: Final = (CHAT_PATH, "/messages")
 # An error that no client gets is read up to ERROR_BYTES, for this time, so that its connection can be used again.
 _DISCARD_S: Final = 0.1
 
@@ -33,6 +36,19 @@ class BegunReply(Struct, frozen=True):
     is_replaceable: bool = False
     # True: `begin` is the whole body.
     is_whole: bool = False
+
+
+async def begin_reply(reply: ModelReply, request: ModelRequest, *, may_peek: bool) -> BegunReply:
+    """Returns the reply to a request, read as far as shows whether it is an error under a status of success.
+
+    Such an error gets the status that it names. may_peek: True: the first event of a stream may be read.
+    """
+    if reply.is_stream:
+        if request.method != "POST":
+            return BegunReply(reply)  # a stream that is read again may have nothing left
+        return await reveal_stream_error(reply) if may_peek else BegunReply(reply, is_replaceable=True)
+    is_answer = request.path.partition("?")[0] in _ANSWER_PATHS and reply.status < 300
+    return await reveal_whole_error(reply) if is_answer else BegunReply(reply)
 
 
 async def read_whole_error(reply: ModelReply) -> BufferedReply:

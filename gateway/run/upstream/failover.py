@@ -19,8 +19,10 @@ from gateway.core.upstream.context_window import ContextWindows
 from gateway.core.upstream.policy import Policy, RouteMember, order_members
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
-from gateway.run.upstream.attempts import CHAT_PATH, Attempts, Candidate, no_caller_error
+from gateway.run.upstream.attempts import Attempts, no_caller_error
+from gateway.run.upstream.candidates import Candidate, Candidates
 from gateway.run.upstream.endpoint import Endpoint
+from gateway.run.upstream.error_replies import CHAT_PATH
 from gateway.run.upstream.propagation import choose_propagation
 from gateway.run.upstream.route import Route
 from gateway.settings import Settings
@@ -98,8 +100,8 @@ class Failover:
         endpoints = self.endpoints[route.upstream]
         # The common route has one endpoint and needs no order.
         if not route.others and len(endpoints) == 1:
-            target = self.context_windows.with_known_window(route.first)
-            return Attempts(self, endpoints[0], target, [], receipt, caller_error=caller_error)
+            only = Candidate(endpoints[0], self.context_windows.with_known_window(route.first))
+            return Attempts(self, Candidates(only), receipt, caller_error=caller_error)
         candidates = [
             Candidate(endpoint, target)
             for target in map(self.context_windows.with_known_window, route.targets)
@@ -114,12 +116,12 @@ class Failover:
         # The route's own upstream serves the path, so there is a first candidate.
         first, *following = [candidates[index] for index in order]
         # Candidates of rank 0 are no fallbacks: a request may wait for them. The first to be available comes first.
-        unavailable_candidates = [
+        unavailable = [
             candidates[index]
             for index in sorted(range(len(members)), key=lambda index: members[index].available_at)
             if members[index].rank == 0 and index not in order
         ]
-        return Attempts(self, *first, following, receipt, unavailable_candidates, caller_error=caller_error)
+        return Attempts(self, Candidates(first, following, unavailable), receipt, caller_error=caller_error)
 
     def make_attempts_at_first_key(
         self,
@@ -136,9 +138,8 @@ class Failover:
         sends_once: the value of `Attempts.sends_once`.
         caller_error: the value of `Attempts.caller_error`.
         """
-        endpoint = self.endpoints[route.upstream][0]
-        target = route.first._replace(context_window=None)
-        return Attempts(self, endpoint, target, [], receipt, sends_once=sends_once, caller_error=caller_error)
+        only = Candidate(self.endpoints[route.upstream][0], route.first._replace(context_window=None))
+        return Attempts(self, Candidates(only), receipt, sends_once=sends_once, caller_error=caller_error)
 
     def find_passed_over(self) -> dict[str, bool]:
         """Returns whether each endpoint is passed over, for one model at least, by the endpoint's name."""

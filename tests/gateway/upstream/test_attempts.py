@@ -6,7 +6,8 @@ from adapters.scripted import ScriptedProvider
 from gateway.core.upstream.policy import Target
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
-from gateway.run.upstream.attempts import Attempts, Candidate
+from gateway.run.upstream.attempts import Attempts
+from gateway.run.upstream.candidates import Candidate, Candidates
 from gateway.run.upstream.failover import Failover
 from gateway.settings import Settings, UpstreamSettings
 
@@ -16,9 +17,10 @@ def test_a_request_is_in_flight_at_the_fallback_that_is_left() -> None:
     settings = Settings(upstreams=tuple(UpstreamSettings(name, "scripted") for name in names))
     failover = Failover(settings, {name: ScriptedProvider() for name in names}, Metrics())
     first, *rest = [
-        (failover.endpoints[name][0], Target(name, "m", rank=rank)) for rank, name in enumerate(names, 1)
+        Candidate(failover.endpoints[name][0], Target(name, "m", rank=rank))
+        for rank, name in enumerate(names, 1)
     ]
-    attempts = Attempts(failover, *first, rest, Receipt())
+    attempts = Attempts(failover, Candidates(first, rest), Receipt())
 
     def in_flight() -> list[int]:
         return [failover.endpoints[name][0].health.in_flight for name in names]
@@ -37,6 +39,6 @@ def test_a_model_of_its_own_is_not_skipped_and_loses_no_candidate() -> None:
     failover = Failover(settings, {name: ScriptedProvider() for name in ("up", "other")}, Metrics())
     endpoint, other = (failover.endpoints[name][0] for name in ("up", "other"))
     passed_over = [Candidate(other, Target("other", "m"))]
-    attempts = Attempts(failover, endpoint, Target("up", "m"), [], Receipt(), passed_over)
-    assert not attempts.skip_fallback()
-    assert attempts.unavailable_candidates == passed_over
+    candidates = Candidates(Candidate(endpoint, Target("up", "m")), unavailable=passed_over)
+    assert not candidates.skip_fallback()
+    assert candidates.unavailable == passed_over
