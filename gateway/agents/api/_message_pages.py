@@ -117,7 +117,7 @@ async def check_owner(api: AgentsApi, agent: Agent, ref: ObjectRef) -> None:
     """Raises: UnknownId, NotFound if the message is not of this agent."""
     uid = ref.uid
     if ref.seq == SYSTEM_SEQ:
-        uid = (await api.system_messages.find_owner(agent.scope.project, uid))[0].uid
+        uid = (await api.system_messages.find_conversation(agent.scope.project, uid))[0].uid
     if uid != agent.uid:
         id = ids.make_id_with_seq("message", ref.uid, ref.seq, hidden=ref.hidden)
         raise UnknownId(f"There is no message {id!r} of this agent.")

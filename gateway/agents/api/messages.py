@@ -88,7 +88,7 @@ class MessageRoutes:
         """Returns the JSON of a stored message, which may be several messages. Raises: UnknownId, NotFound."""
         view: MessageView | SystemMessage
         if ref.seq == SYSTEM_SEQ:
-            agent, conversation_name = await self._api.system_messages.find_owner(project, ref.uid)
+            agent, conversation_name = await self._api.system_messages.find_conversation(project, ref.uid)
             view = await self._api.system_messages.render(agent, conversation_name)
         else:
             agent = (await self._api.store.defined_agents.get(project, ref.uid)).agent

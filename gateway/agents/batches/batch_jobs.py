@@ -1,8 +1,8 @@
-"""The job of a batch: it submits items that are ready, asks for results, feeds them to the items, and repeats.
+"""Performs the job of a batch: submits items that are ready, polls for results, writes them, and repeats.
 
-Each attempt does all that can be done now, and postpones the job until the providers are to be asked again. Each action
-is on disk before the next begins, so the attempt after a killed attempt goes on where the killed attempt stopped: it
-looks for a part that was being submitted by the part's mark, and takes no result twice.
+Each attempt does all that can be done now, and postpones the job until the next poll of a provider. Each action is on
+disk before the next begins, so the attempt after a killed attempt continues where that one stopped: it looks up by its
+mark a part that may have been submitted, and writes no result twice.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ from storage.sql.store import Store
 MAX_FAULTS: Final = 8
 # Errors of the database, or of the disk with the files of requests, that a later attempt may not have.
 _TRANSIENT_ERRORS: Final = (StoreUnavailable, NotFound, WriteConflict, StaleWrite, OSError)
-# Final statuses of results: the provider has deleted them.
+# The statuses of a poll that mean that the provider has deleted the results.
 _DELETED_STATUSES: Final = (404, 410)
-# Final statuses of a look-up: the key is refused, or no list is offered. They do not show whether the part exists.
+# The statuses of a look-up that mean that the key is refused, or that the provider has no list. They do not show
+# whether the part exists.
 _LOOK_UP_REFUSED_STATUSES: Final = (400, 401, 402, 403, 404, 405, 410, 422)
 
 
@@ -57,7 +58,7 @@ class BatchJobs:
     settings: BatchSettings
     # Counts the tokens of all batches.
     tokens: Counter
-    # The counts that were logged last, by the rows of batches whose jobs have not ended here.
+    # The counts of items that were logged last, by the rows of the batches whose jobs this process performs.
     logged_counts: dict[int, BatchCounts] = field(default_factory=dict)
     # The attempts in a row that have ended with an internal error in this process, by the rows of jobs.
     faults: dict[int, int] = field(default_factory=dict)
@@ -76,7 +77,7 @@ class BatchJobs:
             await self._stop_calls(parts)
 
     async def _perform_attempt(self, job: JobContext, parts: PartJournal) -> float | None:
-        """Does all that can be done now. Returns the seconds until it is done again here; None if the job has ended.
+        """Does all that can be done now. Returns the seconds until this process polls again; None: the job has ended.
 
         Raises: Postponed, with the time after which any process may continue the job.
         """
@@ -109,6 +110,7 @@ class BatchJobs:
         return None
 
     async def _wait_for_poll(self, wait_s: float) -> None:
+        """Waits within the attempt, and lets the worker perform another job meanwhile."""
         self.waiting_jobs += 1
         self.store.jobs.wake_here()
         try:
@@ -218,7 +220,7 @@ class _Attempt:
         self.jobs.logged_counts.pop(self.batch.id, None)
 
     async def _end_batch(self) -> None:
-        """Ends the batch, unless it is over, and has the callback of its creator made, once."""
+        """Ends the batch, unless it is over, and enqueues the callback of its creator once."""
         batches = self.jobs.store.batches
         at = self.jobs.keeper.now()
         await self.job.commit(batches.make_finish_effect(self.batch.id, BatchState.COMPLETED, at))
@@ -238,9 +240,9 @@ class _Attempt:
         await self._log_progress()
 
     async def _stop_part(self, part: ProviderPart, provider: BatchProvider) -> bool:
-        """Has a provider stop a part, and counts the tokens of the results until then.
+        """Cancels a part at its provider, and counts the tokens of the results until then.
 
-        Returns whether the part has stopped, or its provider is not asked again.
+        Returns True if the part has ended, or if its provider is not asked again.
         """
         try:
             if part.id is None:
@@ -284,7 +286,7 @@ class _Attempt:
     # -- parts
 
     async def _continue_part(self, part: ProviderPart) -> None:
-        """Submits a part unless its provider has it already, and takes the results that the provider has."""
+        """Submits a part unless its provider has it already, and writes the results that the provider has."""
         provider = self.jobs.providers.get(part.upstream)
         if provider is None:
             # The settings name the upstream no longer.
@@ -304,7 +306,7 @@ class _Attempt:
             await self._handle_error(part, error)
 
     async def _handle_error(self, part: ProviderPart, error: ProviderError) -> None:
-        """Notes an error about a part. Gives up a part that its provider has lost, or is silent about for too long."""
+        """Notes a failed request about a part. Fails the part if its provider has lost it, or fails for too long."""
         statuses = _LOOK_UP_REFUSED_STATUSES if part.id is None else _DELETED_STATUSES
         is_final = isinstance(error, ProviderRefused) and error.status in statuses
         if is_final or isinstance(error, UnreadableResults):
@@ -343,7 +345,10 @@ class _Attempt:
         await self.parts.note_over(part)
 
     async def _delete_data(self) -> float | None:
-        """Has providers delete the data of parts that are over. Returns the seconds until the next try."""
+        """Deletes the files of parts that are over at their providers.
+
+        Returns the seconds until the next try; None: no file is left.
+        """
         waits: list[float] = []
         for part in self.parts.parts:
             provider = self.jobs.providers.get(part.upstream)

@@ -19,7 +19,7 @@ from storage.sql.store import Store
 
 
 class MessageSearch(Struct, frozen=True):
-    """Searches messages."""
+    """Searches the messages of agents. Nothing is written."""
 
     store: Store
     messages: AgentMessages
@@ -51,14 +51,14 @@ class MessageSearch(Struct, frozen=True):
         rows = [agent.id for agent in agents]
         vector = None if embed is None else await embed(rows, query, searches.SEARCH_MS)
 
-        def takes(hit: Message) -> bool:
+        def matches(hit: Message) -> bool:
             in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)
             return hit.kind == "message" and hit.role in roles and in_time
 
         ranked = [
             [
                 (agent, view)
-                for view in await self._search_agent(agent, query, takes, limit, conversation_name, vector)
+                for view in await self._search_agent(agent, query, matches, limit, conversation_name, vector)
             ]
             for agent in agents
         ]
@@ -68,11 +68,16 @@ class MessageSearch(Struct, frozen=True):
         self,
         agent: Agent,
         query: str,
-        takes: Callable[[Message], bool],
+        matches: Callable[[Message], bool],
         limit: int,
         conversation_name: str | None,
         vector: Vector | None,
     ) -> Sequence[MessageView]:
+        """Returns the messages of one agent that match a query, best first.
+
+        matches: a function that returns whether a found message may be returned.
+        vector: the vector of the query; None: messages are searched by words alone.
+        """
         loaded = await self.store.agents.find_by_id(agent.id)
         if loaded is None:
             return []
@@ -87,11 +92,11 @@ class MessageSearch(Struct, frozen=True):
                 return []
             last_seqs = await self.store.messages.load_past(loaded.id, conversation.id)
 
-        def takes_here(hit: Message) -> bool:
-            return takes(hit) and (last_seqs is None or hit.seq <= last_seqs.get(hit.conversation_row, -1))
+        def matches_on_path(hit: Message) -> bool:
+            return matches(hit) and (last_seqs is None or hit.seq <= last_seqs.get(hit.conversation_row, -1))
 
         hits = await self.store.recall.search(
-            loaded, query, limit=limit, takes=takes_here, deadline_ms=searches.SEARCH_MS, vector=vector
+            loaded, query, limit=limit, takes=matches_on_path, deadline_ms=searches.SEARCH_MS, vector=vector
         )
         views: list[MessageView] = []
         for hit in hits:

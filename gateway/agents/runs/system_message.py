@@ -1,7 +1,7 @@
-"""The system message with which each conversation of an agent begins: its system prompt with memory.
+"""Renders the system message with which each conversation of an agent begins: its system prompt with memory.
 
-The message is not stored. A request for it renders it as it would go to the model with the next send. Its id stays:
-message 0 of the agent for the conversation `default`, message 0 of the conversation for any other.
+The message is not stored. It is rendered as it would go to the model with the next send. Its id does not change: it is
+message 0 of the agent for the conversation `default`, and message 0 of the conversation for any other.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def make_system_id(agent: Agent, conversation_name: str = DEFAULT_CONVERSATION) 
 
 
 class SystemMessageRenderer(Struct, frozen=True):
-    """Renders system messages, and finds the conversation to which an id belongs."""
+    """Renders system messages, and finds their conversations."""
 
     store: Store
     registry: Registry
     agent_runs: AgentRuns
 
-    async def find_owner(self, project: str, uid: str) -> tuple[Agent, str]:
-        """Returns the agent and the conversation's name of a system message. Raises: NotFound, StoreError.
+    async def find_conversation(self, project: str, uid: str) -> tuple[Agent, str]:
+        """Returns the agent and the name of a system message's conversation. Raises: NotFound, StoreError.
 
         uid: the uid in the message's id, of an agent or a conversation.
         """

@@ -1,4 +1,4 @@
-"""Recall: the note that goes before the user's last message, made of earlier conversations."""
+"""Makes the note that goes before the user's last message, from earlier conversations."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# A streamed reply gets one part in so many of the time for recall: 30 ms by default, since voice agents stream.
+# The time for recall is divided by this number for a streamed reply: 30 ms by default, since voice agents stream.
 STREAM_TIME_PARTS = 5
-# A note may take one part in so many of the model's context, but beyond `_FEW_TOKENS` half of that: notes of a thousand
-# tokens would fill a window of 16,000 within six turns.
+# A note takes at most a sixteenth of the model's context, and above `_SMALL_NOTE_TOKENS` at most half of that: notes of
+# a thousand tokens would fill a window of 16,000 within six turns.
 NOTE_CONTEXT_PARTS = 16
-_FEW_TOKENS = 500
-# The least room that a window has for a note: its frame, and a line or two. In a nearly full window a short note is
-# better than a prefix that changes some turns earlier.
+_SMALL_NOTE_TOKENS = 500
+# The least room that a window has for a note: its frame, and a line or two. In a nearly full window, a short note
+# costs less than a prefix that changes some turns earlier.
 MIN_NOTE_TOKENS = 128
 
 
@@ -73,10 +73,10 @@ class Recaller(Struct, frozen=True):
         if context_window is None:
             return budget
         parts = NOTE_CONTEXT_PARTS
-        return min(budget, context_window // parts, max(_FEW_TOKENS, context_window // (2 * parts)))
+        return min(budget, context_window // parts, max(_SMALL_NOTE_TOKENS, context_window // (2 * parts)))
 
     def choose_note_room(self, context: MemoryContext, section: Section) -> NoteRoom:
-        """Returns the room for a note. Recalled messages may be cut, the changes that the note has to state are not."""
+        """Returns the room for a note. Recalled messages may be cut from it, but the changed blocks may not."""
         # Whether an earlier note names the mark is known only once the window is fitted.
         is_named = is_mark_named((section.text,), make_mark(context.agent.secret))
         naming_tokens = 0 if is_named else note_text.NAMING_TOKENS
@@ -88,7 +88,7 @@ class Recaller(Struct, frozen=True):
     async def with_nearest_facts(
         self, context: MemoryContext, vectors: QueryVectors, text: str, name: str | None
     ) -> MemoryContext:
-        """Returns the context with the standing facts in the order in which the memory section takes them.
+        """Returns a copy of the context with the standing facts in the order in which the memory section takes them.
 
         text: the text of the message.
         name: the name of its speaker; None: the message names no speaker.
@@ -202,7 +202,7 @@ def _list_names(context: MemoryContext, name: str | None) -> list[str]:
 
 
 def _may_find_more(context: MemoryContext, window: FittedWindow) -> bool:
-    """Returns whether the memory may have messages that the prompt does not show."""
+    """Returns whether memory may have messages that the prompt does not show."""
     match_point = context.plan.match.match_point
     elsewhere_count = context.snapshot.next_seq - 1 - (match_point.length if match_point else 0)
     # Messages that the client leaves out of its list are not put back, and may have to be recalled.
