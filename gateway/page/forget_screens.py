@@ -78,9 +78,9 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     fact: _Number | None = None
     passage: _Number | None = None
     # Earlier versions of blocks, as LABEL/NUMBER. Several are "texts", also with those below.
-    version: Annotated[tuple[_Version, ...], Meta(min_length=1, max_length=MAX_TEXTS)] | None = None
+    version: Annotated[tuple[_Version, ...], Meta(min_length=1)] | None = None
     # The numbers of messages, facts and passages.
-    texts: Annotated[tuple[_Number, ...], Meta(min_length=1, max_length=MAX_TEXTS)] | None = None
+    texts: Annotated[tuple[_Number, ...], Meta(min_length=1)] | None = None
     all: bool | None = None
     # The id of what to go on with, on the screen that led here.
     then: Annotated[str, Meta(pattern=r"^[a-z-]{1,40}-[0-9]{1,18}\Z")] | None = None
@@ -98,6 +98,11 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         named = [kind for kind in kinds if getattr(self, kind) is not None]
         if named in (["texts"], ["version"], ["texts", "version"]):
             values: tuple[int | str, ...] = (*(self.texts or ()), *(self.version or ()))
+            if len(values) > MAX_TEXTS:
+                raise BadRequest(
+                    f"At most {MAX_TEXTS} texts are forgotten at once, not {len(values)}. Go back, and untick some.",
+                    param="texts" if self.texts else "version",
+                )
             return (
                 _NamedTarget("texts", values)
                 if self.texts or values[1:]

@@ -477,6 +477,25 @@ def test_texts_with_all_words_but_one_are_listed_as_well(operator: Operator) -> 
     assert re.findall(r"forget\?message=(\d+)", left) == ["3", "1"]
 
 
+def test_a_search_with_more_ticks_than_go_at_once_says_so(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    memory, limit = f"m/{agent.uid}", "At most 50 go at once."
+    (seq,) = learn(operator.world, agent, "The red bowl holds 0 fish.")
+    for number in range(1, 51):
+        if number == 50:
+            assert limit not in plain(operator.get(f"{memory}/words?q=bowl").body.decode())
+        fact = operator.twin(f"{memory}/f/{seq}/correct", {"text": f"The red bowl holds {number} fish."})
+        seq = fact["seq"]
+    shown = operator.get(f"{memory}/words?q=bowl").body.decode()
+    ticks = re.findall(r'name="texts" value="([0-9]+)" form="ticked"', shown)
+    assert len(ticks) == 51
+    assert limit in plain(shown)
+    refused = operator.get(f"{memory}/forget?" + "&".join(f"texts={number}" for number in ticks))
+    assert refused.status == 400
+    text = "At most 50 texts are forgotten at once, not 51. Go back, and untick some."
+    assert text in plain(refused.body.decode())
+
+
 def test_a_secret_is_not_offered_to_be_written_down_anew(operator: Operator) -> None:
     """Above a password stood "Is it wrong? Write what is right", and beneath its end a field for it."""
     agent = speak(operator.world, "My password is Blume77.", "The password is on the wall.")
