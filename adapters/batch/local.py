@@ -1,7 +1,7 @@
-"""Batches of an upstream without a batch API: their requests are made one by one, a few at a time.
+"""Performs batches for an upstream without a batch API: sends their requests as single requests, a few at a time.
 
-The provider that makes them has connections of its own, so that live turns are not disturbed. Results are handed on as
-they come in. Results that were not read when the process ends are gone, and their requests are made again.
+The provider that sends them has connections of its own, so that live turns are not disturbed. Results can be read as
+they arrive. Results that are unread when the process ends are lost, and their requests are sent again.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
 from adapters.types import ModelRequest, read_retry_after
 
-# The most requests of all batches that are under way. Not measured: more would take an upstream's capacity from chats.
+# The most requests of all batches at a time. Not measured: more would take an upstream's capacity from chats.
 REQUESTS_AT_ONCE: Final = 4
-# The most unread results of a batch. While there are so many, its requests wait.
+# The most unread results of a batch. While there are that many, the batch sends no requests.
 _MAX_RESULTS: Final = 64
-# The statuses of an upstream that will answer later.
+# The statuses of an upstream that is busy now and answers later.
 _BUSY_STATUSES: Final = frozenset((429, 503, 529))
 # The most attempts at a request while the upstream is busy.
 MAX_TRIES: Final = 5
-# The wait after the first attempt. Each wait is twice the one before.
+# The shortest wait after the first attempt. It doubles with each attempt.
 _FIRST_WAIT_S: Final = 2.0
 _LONGEST_WAIT_S: Final = 60.0
 _log = logging.getLogger("mnemogate")
@@ -49,7 +49,7 @@ class _Batch(NamedTuple):
     part: BatchPart
     # Results that are not read yet.
     results: asyncio.Queue[PartResult]
-    # The task that makes the requests.
+    # The task that sends the requests.
     task: asyncio.Task[None]
 
 
@@ -90,7 +90,7 @@ class LocalBatches:
         batch = self._batches.get(batch_id)
         if batch is None:
             return PartState(is_over=True, is_gone=True)
-        return PartState(batch.task.done(), not batch.results.empty())
+        return PartState(is_over=batch.task.done(), has_results=not batch.results.empty())
 
     async def read_results(self, batch_id: str) -> AsyncGenerator[PartResult]:
         """Yields the results that have arrived."""
@@ -99,7 +99,7 @@ class LocalBatches:
             yield batch.results.get_nowait()
 
     async def cancel(self, batch_id: str) -> None:
-        # The results are not read any more: a request with a result for a full queue would wait for ever.
+        # The results are not read any more, so a worker with a result for a full queue would wait for ever.
         await self._drop(batch_id)
 
     async def discard(self, batch_id: str, part: BatchPart) -> None:
@@ -111,20 +111,20 @@ class LocalBatches:
         await self._provider.aclose()
 
     async def _drop(self, batch_id: str) -> None:
-        """Ends a batch: its requests are cancelled, and its results are gone."""
+        """Cancels the requests of a batch, and drops its results."""
         batch = self._batches.pop(batch_id, None)
         if batch is not None:
             batch.task.cancel()
             await asyncio.gather(batch.task, return_exceptions=True)
 
     async def _perform(self, lines: BinaryIO, results: asyncio.Queue[PartResult]) -> None:
-        """Makes all requests of a batch, some at a time."""
+        """Sends all requests of a batch, a few at a time."""
         async with asyncio.TaskGroup() as tasks:
             for _ in range(REQUESTS_AT_ONCE):
                 tasks.create_task(self._perform_lines(lines, results))
 
     async def _perform_lines(self, lines: BinaryIO, results: asyncio.Queue[PartResult]) -> None:
-        """Makes the requests of a file of lines until there are none left."""
+        """Sends requests from the lines until none is left."""
         while line := lines.readline():
             id_bytes, _, body = line.partition(b" ")
             async with self._slots:
@@ -132,7 +132,7 @@ class LocalBatches:
             await results.put(result)
 
     async def _request_with_retries(self, custom_id: str, body: bytes) -> PartResult:
-        """Makes a request, and makes it again after a pause while the upstream is busy."""
+        """Sends a request, and sends it again after a wait while the upstream is busy."""
         for tries in range(1, MAX_TRIES + 1):
             attempt = await self._request_once(custom_id, body)
             if attempt.wait_s is None or tries == MAX_TRIES:

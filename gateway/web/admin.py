@@ -1,4 +1,4 @@
-"""The route through which the command line reaches the process that owns the database."""
+"""Makes the route through which the command line reaches the process that owns the database."""
 
 from __future__ import annotations
 

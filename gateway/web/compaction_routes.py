@@ -1,4 +1,4 @@
-"""POST /v1/responses/input_tokens and /compact, which leave nothing in memory."""
+"""Answers POST /v1/responses/input_tokens and /v1/responses/compact. Neither writes anything to memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COMPACT_PATH: Final = "/v1/responses/compact"
 
 
 class InputTokensRoute(ResponseCallRoute):
-    """Counts the tokens of a request without memory: of its messages, of the messages before them, and of its tools."""
+    """Counts the tokens of a request without memory: of its messages, the messages before them, and its tools."""
 
     async def respond(self, call: ResponseCall) -> None:
         """Answers with the number of tokens."""
@@ -55,7 +55,7 @@ class InputTokensRoute(ResponseCallRoute):
 
 
 class CompactRoute(ResponseCallRoute):
-    """Makes a conversation short: its user's newest messages, and a summary."""
+    """Shortens a conversation to its user's newest messages and a summary."""
 
     async def answer_with_body(
         self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody
@@ -81,7 +81,7 @@ async def answer_with_summary(
     chat_route: ChatRoute,
     render: Callable[[Compacted], SummaryReply],
 ) -> None:
-    """Answers with a summary of the sent messages. Nothing is remembered.
+    """Answers with a summary of the sent messages. Nothing is written to memory.
 
     render: a function that returns the reply for a summary.
 
@@ -125,6 +125,7 @@ async def _send_upstream_error(reply: Sink, error: HeldSink) -> None:
 
 
 def _render_compaction(compacted: Compacted) -> SummaryReply:
+    """Returns the reply of `/compact` for a summary."""
     tag = token_hex(16)
     messages = [render_message(f"msg_{tag}_{n}", each) for n, each in enumerate(compacted.messages)]
     response: Json = {

@@ -19,16 +19,17 @@ from storage.sqlite.driver import Driver
 
 
 class Checkpointer:
-    """Checkpoints the log while the writer goes on.
-
-    connect: a function that opens the connection, called in the thread when the connection is first needed.
-    check_in_place: a function that raises StoreFailed if the file at the path is not the file that is written. It is
-        called first, since a checkpoint would write into any file at the path.
-    """
+    """Checkpoints the log while the writer goes on."""
 
     def __init__(
         self, connect: Callable[[], sqlite3.Connection], check_in_place: Callable[[], None] = lambda: None
     ) -> None:
+        """Opens no connection before the first checkpoint.
+
+        connect: a function that opens the connection. It is called in the checkpointer's thread.
+        check_in_place: a function that raises StoreFailed if the file at the path is not the file that is written. It
+            is called before the connection is opened, since a checkpoint would write into any file at the path.
+        """
         self._connect = connect
         self._check_in_place = check_in_place
         self._driver: Driver | None = None

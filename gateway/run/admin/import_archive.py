@@ -1,4 +1,7 @@
-"""Opens the parts of a file that have conversations: entries of a ZIP, or the file itself. Unpacks nothing to disk."""
+"""Opens the parts of a file that have conversations: the entries of a ZIP, or the file itself.
+
+Nothing is unpacked to disk.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from gateway.run.admin.import_json import MAX_JSON_BYTES
 
 # The most entries of a ZIP.
 _MAX_ENTRIES: Final = 10_000
-# The highest ratio of unpacked to packed bytes: a ZIP beyond it is meant to fill the disk or the memory.
+# The highest ratio of unpacked to packed bytes. A ZIP with a higher ratio is meant to fill the disk or the memory.
 _MAX_RATIO: Final = 200
 # The most bytes of the list of a ZIP's entries, which is read into memory.
 _MAX_DIRECTORY_BYTES: Final = 8 << 20
@@ -57,7 +60,7 @@ def open_parts(file: IO[bytes]) -> Iterator[list[Callable[[], AbstractContextMan
 
 
 def _list_conversation_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """Returns the entries of a ZIP that have conversations, in order. Raises: BadRequest."""
+    """Returns the entries of a ZIP that have conversations, sorted by name. Raises: BadRequest."""
     entries = archive.infolist()
     if len(entries) > _MAX_ENTRIES:
         raise make_wrong_file_error(_TOO_MANY_ENTRIES)
@@ -80,7 +83,7 @@ def _list_conversation_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo
 
 
 def _rewind(file: IO[bytes]) -> AbstractContextManager[IO[bytes]]:
-    """Returns the file at its beginning; the context does not close it."""
+    """Rewinds a file. Returns a context manager with the file, which does not close it."""
     file.seek(0)
     return nullcontext(file)
 

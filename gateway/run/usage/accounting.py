@@ -1,4 +1,4 @@
-"""Puts the accounting together: the meter, which counts usage, and the limiter, which refuses requests over limits."""
+"""Connects the meter, which counts usage, to the limiter, which refuses requests over limits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Accounting:
         *,
         takes_requests: bool = True,
     ) -> None:
-        """Begins with nothing counted.
+        """Makes the parts, and registers their listeners for receipts, forgettings and writes of usage.
 
         now: returns the seconds since the epoch.
         limit_read_s: the most seconds that a request waits for its limits and their use to be read.
@@ -64,5 +64,8 @@ class Accounting:
         self.limiter.settle(receipt, self.meter.count(receipt))
 
     def start(self) -> list[asyncio.Task[None]]:
-        """Starts the tasks that write counts and read limits. When cancelled, they leave the rest to `meter.write`."""
+        """Starts the tasks that write counts and read limits.
+
+        A cancelled task leaves the counts that are not written yet to `meter.write`.
+        """
         return [asyncio.create_task(self.meter.run()), asyncio.create_task(self.limiter.limits.run())]
