@@ -1,4 +1,7 @@
-"""The transactions that write runs into stored conversations: a step begins or ends, or the run ends after it."""
+"""Performs the transactions that write runs into stored conversations.
+
+A step begins or ends, or the run ends after its last step. `StoredPaths` documents the errors.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ _TAKEN_OVER = "another process has taken over the conversation of this run"
 
 
 async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> StepOpened:
-    """Begins a step of an agent that is stored. Raises: as `StoredPaths.open`."""
+    """Begins a step of an agent that is stored. Raises: WriteConflict, StaleWrite, RunEnded."""
     agent, exchange, rev = write.agent, write.exchange, write.rev
     await _lock_for_step(connection, write)
     if write.conversation_row is None:
@@ -73,7 +76,10 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
 
 
 async def _lock_for_step(connection: Connection, write: StepOpen) -> None:
-    """Locks the agents whose rows a step writes before its exchange, whose statement locks its agent itself."""
+    """Locks the agents whose rows a step writes before its exchange.
+
+    The statement of the exchange locks the agent of the exchange.
+    """
     if write.edits.writes or write.adopts or write.reading is not None:
         await connection.lock_sharers(write.agent.id, *_list_read_memories(write.reading))
     elif write.conversation_row is None or write.abandoned is not None or write.replaced is not None:
@@ -81,7 +87,7 @@ async def _lock_for_step(connection: Connection, write: StepOpen) -> None:
 
 
 async def _abandon_step(connection: Connection, agent_row: int, exchange: Exchange) -> None:
-    """Ends the previous step, which was left open. Raises: WriteConflict if its own process has ended it."""
+    """Ends the previous step, which another process left open. Raises: WriteConflict if that process has ended it."""
     values = (*update_values(exchange), exchange.id, agent_row)
     if not await connection.run(SQL["step_abandon"], values):
         raise WriteConflict("the step before was ended by its own process meanwhile")
@@ -109,7 +115,7 @@ async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
 
 
 async def _adopt_conversation(connection: Connection, write: StepOpen, rules: Rules) -> None:
-    """Turns a client conversation into a stored conversation with this path. Raises: WriteConflict if it was moved."""
+    """Makes a client conversation a stored conversation with this path. Raises: WriteConflict if it has moved."""
     if not await connection.run(
         SQL["adopt"],
         (write.exchange.parent or -1, write.exchange.conversation_row, write.agent.id, write.rev),
@@ -181,7 +187,7 @@ async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run
 async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[str]:
     """Ends a step, and accepts the runs that this makes due. Returns their public ids.
 
-    Raises: as `StoredPaths.finish` does.
+    Raises: StaleWrite, RunEnded.
     """
     agent, exchange = write.agent, write.exchange
     values = (*update_values(exchange), exchange.id, agent.id, agent.epoch, write.step.run_row)
@@ -204,7 +210,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
 
 
 async def end_run_of_step(connection: Connection, write: RunEnd) -> Run:
-    """Ends a run. Raises: as `StoredPaths.end`."""
+    """Ends a run. Raises: WriteConflict, StaleWrite, RunEnded, NotFound."""
     if write.edits.writes or write.reading is not None:
         await connection.lock_sharers(write.agent_row, *_list_read_memories(write.reading))
     else:
@@ -220,10 +226,10 @@ async def end_run_of_step(connection: Connection, write: RunEnd) -> Run:
             write.agent_row,
             write.epoch,
         )
-        maker_row = await connection.fetch_value(SQL["step_stop"], values)
-        if maker_row is None:
+        step_run_row = await connection.fetch_value(SQL["step_stop"], values)
+        if step_run_row is None:
             raise StaleWrite("something was forgotten while this run was under way")
-        await _add_results(connection, write.agent_row, maker_row, write.results)
+        await _add_results(connection, write.agent_row, step_run_row, write.results)
     await write_edits(connection, write.agent_row, write.edits, write.versions, write.at, write.reading)
     if write.reading is not None and write.state is RunState.COMPLETED:
         await advance_over(connection, write.reading, write.at)
