@@ -47,7 +47,10 @@ class Links(StoreGroup):
 
     @reads
     async def find(self, connection: Connection, token: str, now: float) -> FoundLink | None:
-        """Returns the link of a token; None: there is no such link, it has ended, or its key was revoked."""
+        """Returns the link of a token; None: there is no such link, or it or its key has ended.
+
+        It has ended as well if its key is bound to another user now.
+        """
         row = await connection.fetch_row(SQL["link_find"], (digest_secret(token), now))
         if row is None:
             return None

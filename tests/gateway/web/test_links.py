@@ -180,6 +180,19 @@ def test_a_key_that_is_bound_or_an_operators_makes_no_link(world: World) -> None
 
 
 @pytest.mark.both
+def test_a_link_ends_when_its_key_is_bound_to_another_user(world: World) -> None:
+    keys, operations = world.store.keys, links(world)
+    key, secret = world.gateway.call(keys.create("default", "app"))
+    alices, bobs = (
+        token_of(ask(world, {"user": user}, authorization=f"Bearer {secret}")) for user in ("alice", "bob")
+    )
+    world.gateway.call(keys.change(key.id, lambda key: replace(key, user="bob")))
+    with pytest.raises(UnknownId):
+        world.gateway.call(operations.open(alices))
+    assert world.gateway.call(operations.open(bobs)).scope.subject == "user:bob"
+
+
+@pytest.mark.both
 def test_a_forgotten_persons_link_ends(world: World) -> None:
     token = token_of(ask(world, {"user": "alice"}))
     bobs = token_of(ask(world, {"user": "bob"}))
