@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict, cast
+from typing import Annotated, Any, Literal, TypedDict, cast
+
+from msgspec import Meta
 
 from gateway.core.conversation.wire_message import PRIVATE, WireMessage, read_text
 from gateway.core.tags import Tags
@@ -37,7 +39,7 @@ CallStatus = Literal["success", "error"]
 
 
 class PrivateFields(TypedDict, total=False):
-    """The fields, as the gateway writes them. Imported rows are not checked."""
+    """The fields, as the gateway writes them. An import checks their types (gateway.run.admin.export_lines)."""
 
     # Any message can have these.
     shown: str  # "system": the page shows it as a message of the system
@@ -50,7 +52,7 @@ class PrivateFields(TypedDict, total=False):
     stderr: str | list[str]  # the errors of that code
     unrun: bool  # the tool did not run
     unapproved: bool  # the call needs an approval that no client could give
-    own_length: int  # the number of characters that are the tool's own text
+    own_length: Annotated[int, Meta(ge=0)]  # the number of characters that are the tool's own text
     shown_blocks: Mapping[str, str]  # gateway.core.prompt.shown_blocks.ShownBlocks
     # An answer to a call can have these.
     approval: str  # "approved" or "denied"

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from gateway.core.conversation.private import PrivateFields
 from gateway.core.conversation.wire_message import PRIVATE
 from gateway.core.definition import (
     AgentDefinition,
@@ -124,12 +125,11 @@ class _Tombstone(_Exchange):
     reply: _Kinds | None
 
 
-class _Private(msgspec.Struct):
-    """The checked fields of a message's private fields."""
+class _Private(PrivateFields, total=False):
+    """The private fields of a message."""
 
-    own_length: _Count | None = None
     # `own_length` in rows that were written before it was renamed.
-    said: _Count | None = None
+    said: _Count
 
 
 class _Message(msgspec.Struct):
@@ -139,10 +139,16 @@ class _Message(msgspec.Struct):
     private: _Private | None = msgspec.field(name=PRIVATE, default=None)
 
 
+class _Reply(_Message):
+    """The checked fields of a message that the gateway has put together from a model's reply, or of a tool's result."""
+
+    tool_calls: list[dict[str, Any]] | None = None
+
+
 class _FullReply(msgspec.Struct):
     """A reply with its hidden rounds."""
 
-    messages: list[_Message]
+    messages: list[_Reply]
     gateway_calls: list[str]
 
 
@@ -150,7 +156,7 @@ class _FullExchange(_Exchange):
     """An exchange with its content."""
 
     input: list[_Message] | None
-    shown_reply: _Message | None
+    shown_reply: _Reply | None
     full: _FullReply | None
     has_reply: bool
     notes: dict[int, str]

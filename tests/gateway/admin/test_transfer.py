@@ -618,7 +618,15 @@ async def test_the_line_that_cannot_be_imported_is_named(store: Store, line: str
         ),
         (
             {"exchange": {"input": [{"role": "tool", "mnemogate": {"own_length": "x"}}]}},
-            "exchange: Expected `int | null`, got `str` - at `$.input[0].mnemogate.own_length`.",
+            "exchange: Expected `int`, got `str` - at `$.input[0].mnemogate.own_length`.",
+        ),
+        (
+            {"exchange": {"shown_reply": {"role": "assistant", "tool_calls": True}}},
+            "exchange: Expected `array | null`, got `bool` - at `$.shown_reply.tool_calls`.",
+        ),
+        (
+            {"exchange": {"shown_reply": {"role": "assistant", "mnemogate": {"asides": "x"}}}},
+            "exchange: Expected `object`, got `str` - at `$.shown_reply.mnemogate.asides`.",
         ),
         ({"exchange": {"state": "begun"}}, "exchange: Invalid enum value 'begun' - at `$.state`."),
         (
