@@ -31,7 +31,7 @@ class MemoryReader(Struct, frozen=True):
     """A sleeptime agent that reads a memory."""
 
     # The row of the agent's own memory.
-    sleeper_row: int
+    agent_row: int
     # The number of turns after its cursor, counted up to a limit.
     turns: int
     # True if the reader reads now, or is about to.

@@ -157,7 +157,7 @@ class ReaderEntry(Struct, frozen=True):
     """A sleeptime agent that reads a memory."""
 
     # The row of the agent's own memory.
-    sleeper_row: int
+    agent_row: int
     # The agent's public id.
     uid: str
     # The number of the last exchange that it has read.

@@ -161,7 +161,7 @@ class ReadSpan(Struct, frozen=True):
 
     memory_row: int
     # The row of the agent's own memory.
-    sleeper_row: int
+    reader_row: int
     # The number before the first message of the part.
     cursor: int
     # The number of the last message of the part.

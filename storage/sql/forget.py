@@ -22,7 +22,7 @@ from storage.sql.additions import ErasedPartReading, find_erased_part
 from storage.sql.agents import Agents, find_agent_by_id, find_or_create_with_blocks, pause_agent
 from storage.sql.agents_api.agents import remove_tags
 from storage.sql.agents_api.definitions import remove_definitions
-from storage.sql.agents_api.sleepers import end_readings
+from storage.sql.agents_api.sleeptime_agents import end_readings
 from storage.sql.default_blocks import load_default_blocks
 from storage.sql.erase import list_phases, wipe_shared
 from storage.sql.erasing_work import ErasingWork, StoredTarget
@@ -30,7 +30,7 @@ from storage.sql.fact_writes import detach_facts
 from storage.sql.group import StoreGroup, bulk_writes, reads
 from storage.sql.job_rows import forget_jobs, raise_epoch
 from storage.sql.memory_cache import MemoryCache
-from storage.sql.readers import load_sleepers
+from storage.sql.readers import load_sleeptime_agents
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.statements import load, load_column
 from storage.sql.usage import Usage, anonymize_user_rows
@@ -278,8 +278,11 @@ async def begin_forgetting(
 
     Returns the forgettings in the order for `Forgetting.run`: the forgetting of the memory is the last.
     """
-    sleepers = await load_sleepers(connection, agent_row) if target.is_all else []
-    return [await _write_target(connection, memory_row, target, now) for memory_row in (*sleepers, agent_row)]
+    sleeptime_agents = await load_sleeptime_agents(connection, agent_row) if target.is_all else []
+    return [
+        await _write_target(connection, memory_row, target, now)
+        for memory_row in (*sleeptime_agents, agent_row)
+    ]
 
 
 async def _write_target(connection: Connection, agent_row: int, target: ForgetTarget, now: float) -> int:

@@ -17,7 +17,7 @@ from storage.records import Agent, MarkKind, Scope
 from storage.sql.agents import find_agent, make_agent_record
 from storage.sql.agents_api.attached import attach
 from storage.sql.agents_api.definitions import add_definition, find_definition
-from storage.sql.agents_api.sleepers import begin_reading
+from storage.sql.agents_api.sleeptime_agents import begin_reading
 from storage.sql.blocks import FORGOTTEN_ORIGIN, insert_version
 from storage.sql.exchanges import add_marks
 from storage.sql.group import StoreGroup, bulk_writes, reads
@@ -162,9 +162,9 @@ class MoveTarget(StoreGroup):
             if target is not None:
                 await attach(connection, agent.id, fields["kind"], target)
         for reader in links.readers:
-            sleeper_row = await connection.fetch_value(SQL["memory_at"], reader.scope)
-            if sleeper_row is not None:
-                await begin_reading(connection, agent.id, sleeper_row, reader.seq, reader.at)
+            reader_row = await connection.fetch_value(SQL["memory_at"], reader.scope)
+            if reader_row is not None:
+                await begin_reading(connection, agent.id, reader_row, reader.seq, reader.at)
 
 
 async def _add_version(connection: Connection, block_row: int, added: MovedVersion) -> None:

@@ -46,9 +46,9 @@ async def advance(connection: Connection, memory_row: int, reader: int, upto: in
     await connection.run(SQL["advance"], (memory_row, reader, upto, at))
 
 
-async def load_sleepers(connection: Connection, memory_row: int) -> list[int]:
+async def load_sleeptime_agents(connection: Connection, memory_row: int) -> list[int]:
     """Returns the rows of the sleeptime agents that read a memory."""
-    return await load_column(connection, SQL["sleepers"], (memory_row,))
+    return await load_column(connection, SQL["sleeptime_agents"], (memory_row,))
 
 
 class Readers(StoreGroup):
@@ -116,9 +116,9 @@ class Readers(StoreGroup):
         return readers
 
     @reads
-    async def load_read_by(self, connection: Connection, sleeper_row: int) -> list[int]:
+    async def load_read_by(self, connection: Connection, reader_row: int) -> list[int]:
         """Returns the rows of the memories that a sleeptime agent reads."""
-        return await load_column(connection, SQL["read_by"], (sleeper_row,))
+        return await load_column(connection, SQL["read_by"], (reader_row,))
 
     @reads
     async def find_last_at(self, connection: Connection, memory_row: int) -> float | None:

@@ -38,7 +38,7 @@ WHERE a.subject LIKE 'user:%' AND a.paused IS NULL AND NOT coalesce(a.profile {i
     AND e.seq > coalesce((SELECT max(r.seq) FROM readers r WHERE r.memory = a.id AND r.reader >= ?3), 0))
 LIMIT ?1
 
--- name: sleepers
+-- name: sleeptime_agents
 -- Finds the sleeptime agents of a memory.
 SELECT r.reader FROM readers r JOIN agents a ON a.id = r.reader WHERE r.memory = ? AND r.reader <> 0 ORDER BY r.reader
 

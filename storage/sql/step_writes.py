@@ -33,7 +33,7 @@ from storage.sql.agents_api.runs import (
     find_or_create_run,
     find_run,
 )
-from storage.sql.agents_api.sleepers import accept_reading, advance_over
+from storage.sql.agents_api.sleeptime_agents import accept_reading, advance_over
 from storage.sql.epochs import lock_epoch
 from storage.sql.exchange_rows import update_values
 from storage.sql.job_rows import check_attempt

@@ -29,7 +29,7 @@ from storage.sql.agents_api.forks import Forks
 from storage.sql.agents_api.messages import Messages
 from storage.sql.agents_api.run_texts import RunTexts
 from storage.sql.agents_api.runs import Runs
-from storage.sql.agents_api.sleepers import Sleepers
+from storage.sql.agents_api.sleeptime_agents import SleeptimeAgents
 from storage.sql.audit import Audit
 from storage.sql.blocks import Blocks
 from storage.sql.conversation_locks import ConversationLocks
@@ -168,7 +168,7 @@ class Store:
         self.conversations = Conversations(database)
         self.forks = Forks(database, rules)
         self.named_blocks = NamedBlocks(database)
-        self.sleepers = Sleepers(database, self.jobs)
+        self.sleeptime_agents = SleeptimeAgents(database, self.jobs)
 
     def begin_work(self) -> None:
         """Begins the work of a request, or of a step of a periodic task, as `storage.database.begin_work`."""

@@ -130,8 +130,8 @@ async def _read_head(
                 last_row = row.numbers[0]
                 evicted = EvictedPart(*orjson.loads(row.content)) if row.content else None
             case "reader":
-                sleeper_row, turns, is_busy, *_ = row.numbers
-                snapshot.readers.append(MemoryReader(sleeper_row, turns, bool(is_busy)))
+                reader_row, turns, is_busy, *_ = row.numbers
+                snapshot.readers.append(MemoryReader(reader_row, turns, bool(is_busy)))
             case _:
                 exchanges.add_snapshot_row(snapshot, blocks, row)
     exchanges.complete_snapshot(snapshot, blocks)

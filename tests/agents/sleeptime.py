@@ -126,7 +126,7 @@ class SleeptimeWorld:
         path = f"/v1/groups/{agent.id.replace('agent-', 'group-')}"
         assert self.letta.ask("PATCH", path, {"manager_config": config})[0] == 200
 
-    def get_sleeper(self, agent: AgentState) -> AgentState:
+    def get_sleeptime_agent(self, agent: AgentState) -> AgentState:
         """Returns the sleeptime agent of a primary agent."""
         group = self.letta.letta.agents.retrieve(agent.id).managed_group
         assert group is not None
@@ -144,7 +144,7 @@ class SleeptimeWorld:
 
     def list_runs(self, agent: AgentState) -> list[Any]:
         """Returns the runs of the sleeptime agent of a primary agent, oldest first."""
-        return list(self.letta.letta.runs.list(agent_id=self.get_sleeper(agent).id, order="asc"))
+        return list(self.letta.letta.runs.list(agent_id=self.get_sleeptime_agent(agent).id, order="asc"))
 
     def wait_until_idle(self) -> None:
         """Waits until no job is due, and all turns are written."""

@@ -20,7 +20,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
         yield made
 
 
-def sleeper_of(world: LettaWorld, agent: AgentState) -> AgentState:
+def sleeptime_agent_of(world: LettaWorld, agent: AgentState) -> AgentState:
     group = world.letta.agents.retrieve(agent.id).managed_group
     assert group is not None
     assert group.agent_ids is not None
@@ -34,7 +34,7 @@ def labels(world: LettaWorld, agent: AgentState) -> set[str]:
 
 def test_enable_sleeptime_makes_a_second_agent_that_sees_the_same_blocks(world: LettaWorld) -> None:
     agent = world.agent(name="ann", enable_sleeptime=True)
-    sleeper = sleeper_of(world, agent)
+    sleeper = sleeptime_agent_of(world, agent)
     assert (sleeper.name, sleeper.agent_type) == ("ann-sleeptime", "sleeptime_agent")
     assert (sleeper.llm_config.handle, sleeper.message_buffer_autoclear) == ("openai/m", True)
     assert sorted(str(tool.name) for tool in sleeper.tools) == [
@@ -61,7 +61,7 @@ def test_enable_sleeptime_makes_a_second_agent_that_sees_the_same_blocks(world: 
 
 def test_it_follows_the_blocks_of_its_primary(world: LettaWorld) -> None:
     agent = world.agent(enable_sleeptime=True)
-    sleeper = sleeper_of(world, agent)
+    sleeper = sleeptime_agent_of(world, agent)
     block = world.letta.blocks.create(label="plans", value="None yet.")
     persona = world.letta.blocks.create(label="memory_persona", value="It has one of that name.")
     for each in (block, persona):
@@ -78,7 +78,7 @@ def test_it_is_turned_on_and_off_by_an_update(world: LettaWorld) -> None:
     assert (agent.enable_sleeptime, agent.managed_group) == (False, None)
     for _ in range(2):  # a second time changes nothing
         assert world.letta.agents.update(agent.id, enable_sleeptime=True).enable_sleeptime is True
-    sleeper = sleeper_of(world, agent)
+    sleeper = sleeptime_agent_of(world, agent)
     assert world.letta.agents.update(agent.id, name="anna").enable_sleeptime is True
     off = world.letta.agents.update(agent.id, enable_sleeptime=False)
     assert (off.enable_sleeptime, off.managed_group, len(off.blocks)) == (False, None, 1)
@@ -88,12 +88,12 @@ def test_it_is_turned_on_and_off_by_an_update(world: LettaWorld) -> None:
 
 def test_either_may_be_deleted(world: LettaWorld) -> None:
     agent = world.agent(enable_sleeptime=True)
-    sleeper = sleeper_of(world, agent)
+    sleeper = sleeptime_agent_of(world, agent)
     world.letta.agents.delete(agent.id)
     with pytest.raises(NotFoundError):
         world.letta.agents.retrieve(sleeper.id)
     agent = world.agent(enable_sleeptime=True)
-    world.letta.agents.delete(sleeper_of(world, agent).id)
+    world.letta.agents.delete(sleeptime_agent_of(world, agent).id)
     left = world.letta.agents.retrieve(agent.id)
     assert (left.enable_sleeptime, [block.value for block in left.blocks]) == (False, ["Name: Ann"])
     assert world.letta.agents.update(agent.id, enable_sleeptime=True).enable_sleeptime is True
@@ -140,4 +140,4 @@ def test_a_voice_agent_has_a_group_of_its_kind(world: LettaWorld) -> None:
     assert (group.manager_type, group.max_message_buffer_length, group.min_message_buffer_length) == (
         "voice_sleeptime", 30, 15,
     )  # fmt: skip
-    assert sleeper_of(world, agent).agent_type == "voice_sleeptime_agent"
+    assert sleeptime_agent_of(world, agent).agent_type == "voice_sleeptime_agent"

@@ -111,7 +111,7 @@ def test_edits_are_forgotten_with_their_message(world: SleeptimeWorld, tmp_path:
     client = world.letta.letta
     for name in ("archival_memory_insert", "remember_fact"):
         (tool,) = client.tools.list(name=name)
-        client.agents.tools.attach(tool.id, agent_id=world.get_sleeper(agent).id)
+        client.agents.tools.attach(tool.id, agent_id=world.get_sleeptime_agent(agent).id)
 
     def edit_all(request: UpstreamRequest) -> Reply | None:
         if request.messages[-1]["role"] == "user":
@@ -135,7 +135,7 @@ def test_edits_are_forgotten_with_their_message(world: SleeptimeWorld, tmp_path:
     assert world.get_block(agent) == f"Name: Ann\nLoves {SECRET}.\nI live in Oslo."
     forget(world, agent, SECRET)
     assert world.get_block(agent) == "Name: Ann\nI live in Oslo."
-    assert SECRET not in world.get_block(world.get_sleeper(agent), "memory_persona")
+    assert SECRET not in world.get_block(world.get_sleeptime_agent(agent), "memory_persona")
     assert find_files_with(tmp_path, SECRET) == []
 
 
@@ -143,7 +143,7 @@ def test_a_deleted_primary_leaves_no_trace_of_its_sleeptime_agent(
     world: SleeptimeWorld, tmp_path: Path
 ) -> None:
     agent, gate = begin_reading(world)
-    sleeper = world.get_sleeper(agent)
+    sleeper = world.get_sleeptime_agent(agent)
     world.letta.letta.agents.delete(agent.id)
     gate.open()
     world.wait_until_idle()

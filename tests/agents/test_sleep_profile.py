@@ -113,7 +113,7 @@ def test_it_does_not_have_the_blocks_that_users_share(world: SleeptimeWorld) -> 
     world.pass_idle_time()
     (agent,) = world.letta.letta.agents.list(tags=["user:alice"])
     assert agent.enable_sleeptime is True
-    sleeper = world.get_sleeper(agent)
+    sleeper = world.get_sleeptime_agent(agent)
     assert {block.label for block in sleeper.blocks} == {"memory_persona", "human"}
 
 

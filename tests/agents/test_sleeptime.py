@@ -325,7 +325,7 @@ def test_a_run_keeps_its_counts_and_not_the_texts_that_it_read(world: SleeptimeW
     world.set_frequency(agent, 1)
     world.send(agent, "My cat is called Miso.")
     world.wait_until_idle()
-    sleeper, client = world.get_sleeper(agent), world.letta.letta
+    sleeper, client = world.get_sleeptime_agent(agent), world.letta.letta
     (run,) = world.list_runs(agent)
     assert spoken(client.agents.messages.list(sleeper.id)) == []
     assert list(client.runs.messages.list(run.id)) == []
@@ -434,7 +434,7 @@ def test_an_imported_sleeptime_agent_reads_for_its_imported_primary(world: Sleep
     agent = world.create_primary()
     world.send(agent, "Hello.")
     world.pass_idle_time()
-    sleeper, others = world.get_sleeper(agent), len(list(world.letta.letta.agents.list()))
+    sleeper, others = world.get_sleeptime_agent(agent), len(list(world.letta.letta.agents.list()))
 
     async def clear_readers() -> None:
         store = world.letta.world.store
@@ -444,7 +444,7 @@ def test_an_imported_sleeptime_agent_reads_for_its_imported_primary(world: Sleep
     world.send(agent, "I am Ann.")
     world.pass_idle_time()
     assert [list_user_texts(each) for each in world.model.transcripts] == [["Hello."], ["I am Ann."]]
-    assert world.get_sleeper(agent).id == sleeper.id
+    assert world.get_sleeptime_agent(agent).id == sleeper.id
     assert len(list(world.letta.letta.agents.list())) == others
 
 
@@ -531,11 +531,11 @@ def test_a_model_that_has_not_answered_before_skips_no_turn(world: SleeptimeWorl
     world.set_frequency(agent, 1)
     world.send(agent, "Hello.")
     world.wait_until_idle()
-    world.letta.letta.agents.update(world.get_sleeper(agent).id, model="openai/other")
+    world.letta.letta.agents.update(world.get_sleeptime_agent(agent).id, model="openai/other")
     world.model.intercept = refuse_plums
     world.send(agent, "I like plums.")
     world.wait_until_idle()
-    world.letta.letta.agents.update(world.get_sleeper(agent).id, model="openai/gpt-4o-mini")
+    world.letta.letta.agents.update(world.get_sleeptime_agent(agent).id, model="openai/gpt-4o-mini")
     world.model.intercept = lambda request: None
     world.send(agent, "Still here.")
     world.wait_until_idle()
@@ -551,7 +551,7 @@ def test_a_run_that_is_cancelled_while_it_waits_loses_its_texts_and_its_turns_ar
     world.model.failures_left = 1
     (id,) = world.send(agent, "My cat is called Miso.")
     world.wait_for_failed_job()
-    world.letta.letta.agents.messages.cancel(world.get_sleeper(agent).id, run_ids=[id])
+    world.letta.letta.agents.messages.cancel(world.get_sleeptime_agent(agent).id, run_ids=[id])
     world.retry_jobs()
     assert [run.status for run in world.list_runs(agent)] == ["cancelled", "completed"]
     assert [

@@ -1469,10 +1469,10 @@ async def test_jobs_of_a_sleeptime_agent_outlive_a_forgetting_in_the_memory_that
     store: Store,
 ) -> None:
     memory, sleeper = [(await make_agent(store, name)).agent for name in ("ann", "ann-sleeptime")]
-    await store.sleepers.adopt("default", memory.id, sleeper.id, at=1.0)
+    await store.sleeptime_agents.adopt("default", memory.id, sleeper.id, at=1.0)
     reading = Run(0, "r1", sleeper.id, 0, RunState.CREATED, 1.0, background=True)
     wanted = RunAccept(reading, b"{}", key="reading/1", uid="c1", kind="sleep", read_memory_row=memory.id)
-    await store.database.write(store.sleepers.make_accept_effect(wanted))
+    await store.database.write(store.sleeptime_agents.make_accept_effect(wanted))
     queued = await store.jobs.enqueue("compact", sleeper.id, "default")
     running = await store.jobs.enqueue("run", sleeper.id, "r2")
     first = await store.jobs.leases.claim(["run"], lease_s=60.0, tries=3)
@@ -1545,7 +1545,7 @@ async def test_two_tasks_may_carry_out_one_forgetting(store: Store) -> None:
     """As where an agent is deleted while what is unfinished is resumed: its sleeptime agent goes first."""
     entry = await make_agent(store, "one")
     draft = AgentDraft(agent=store.agents.get_draft(api_scope("sleeper")), name="sleeper", body={})
-    await store.sleepers.add(entry, draft, None, at=1.0)
+    await store.sleeptime_agents.add(entry, draft, None, at=1.0)
     id = await store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))
     assert await asyncio.gather(store.forgetting.run(id), store.forgetting.run(id)) == [True, True]
     assert await store.forgetting.list_unfinished() == []

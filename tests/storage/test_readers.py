@@ -94,7 +94,7 @@ async def test_a_long_span_is_read_in_batches_to_its_end(writer: Writer) -> None
 async def test_what_a_run_has_read_is_emptied_under_the_lock_of_its_agent(writer: Writer) -> None:
     """Which the double of PostgreSQL's connections looks for."""
     said = await writer.say("A transcript.", "A thought.")
-    await writer.store.sleepers.empty_reading(writer.agent.id, said.conversation_row)
+    await writer.store.sleeptime_agents.empty_reading(writer.agent.id, said.conversation_row)
 
     async def read(connection: Connection) -> Exchange | None:
         return await find_exchange(connection, writer.agent.id, said.id)

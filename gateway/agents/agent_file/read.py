@@ -108,7 +108,7 @@ class _FileReader:
         agents = []
         for n, raw in enumerate(self._file.agents):
             agent = convert(raw, FileAgent, (*FILE_FIELD, "agents", n))
-            if agent.id in self._groups.sleeper_ids:
+            if agent.id in self._groups.sleeptime_agent_ids:
                 # A sleeptime agent is created again with its primary.
                 self._left_out.append(f"agents.{n}")
             else:
@@ -161,7 +161,7 @@ class _FileReader:
     def _choose_name(self, agent: FileAgent) -> str:
         """Returns the name of an imported agent. The form's name is for a file with one agent."""
         form = self._form
-        is_only = len(self._file.agents) - len(self._groups.sleeper_ids) == 1
+        is_only = len(self._file.agents) - len(self._groups.sleeptime_agent_ids) == 1
         name = agent.name or agent.id
         for form_name in (form.override_name, form.name):
             if isinstance(form_name, str) and is_only:

@@ -68,7 +68,7 @@ class FileGroups(Struct, frozen=True):
     # The rules by which sleeptime agents read agents, by the ids of the read agents.
     sleeptimes: Mapping[str, FileSleeptime]
     # The ids of the sleeptime agents.
-    sleeper_ids: Set[str]
+    sleeptime_agent_ids: Set[str]
     # The names of groups of other kinds, which are left out.
     left_out: Sequence[str]
 
@@ -77,7 +77,7 @@ def read_groups(file: File) -> FileGroups:
     """Returns the groups of a file, of which the gateway has only those of sleeptime agents."""
     agent_ids = {str(agent.get("id")) for agent in file.agents}
     sleeptimes: dict[str, FileSleeptime] = {}
-    sleeper_ids: set[str] = set()
+    sleeptime_agent_ids: set[str] = set()
     left_out: list[str] = []
     for n, group in enumerate(file.groups):
         config = group.manager_config or FileGroupConfig()
@@ -85,10 +85,10 @@ def read_groups(file: File) -> FileGroups:
         is_sleeptime = config.manager_type in ("sleeptime", "voice_sleeptime")
         if is_sleeptime and manager is not None and manager in agent_ids:
             sleeptimes[manager] = FileSleeptime(config.sleeptime_agent_frequency)
-            sleeper_ids.update(agent_ids & {*group.agent_ids} - {manager})
+            sleeptime_agent_ids.update(agent_ids & {*group.agent_ids} - {manager})
         else:
             left_out.append(f"groups.{n}")
-    return FileGroups(sleeptimes, sleeper_ids, left_out)
+    return FileGroups(sleeptimes, sleeptime_agent_ids, left_out)
 
 
 def read_block(raw: dict[str, Any], n: int) -> tuple[Block, dict[str, Any]]:

@@ -277,17 +277,17 @@ class AgentImport:
 
     async def _turn_sleeptime_on(self, memory: Agent) -> None:
         """Gives an agent a sleeptime agent of its own."""
-        sleepers = self._registry.sleepers
+        sleeptime_agents = self._registry.sleeptime_agents
 
         async def load_entry() -> AgentEntry:
             return await self._store.defined_agents.get(self._project, _read_uid(memory))
 
         async def turn_off() -> None:
-            await sleepers.turn_off(await load_entry())
+            await sleeptime_agents.turn_off(await load_entry())
 
         # Before the sleeptime agent is made, since `turn_off` does nothing if there is none.
         self._undo_steps.append(turn_off)
-        await sleepers.turn_on(await load_entry())
+        await sleeptime_agents.turn_on(await load_entry())
 
 
 def _split_passages(passages: Sequence[PassageDraft]) -> Sequence[PassageDraft]:

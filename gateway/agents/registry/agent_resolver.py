@@ -15,7 +15,7 @@ from gateway.agents.core.rule_words import render_rules
 from gateway.agents.registry.agent_models import with_conversation, with_overrides
 from gateway.agents.registry.memory_scope import make_scope
 from gateway.agents.registry.resolved_agents import ResolvedAgent, ResolvedAgentCache
-from gateway.agents.registry.sleepers import find_sleeptime
+from gateway.agents.registry.sleeptime_agents import find_sleeptime
 from gateway.agents.registry.tool_registry import ToolRegistry, ToolView
 from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool, parse_filler

@@ -14,13 +14,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.core.kinds import MULTI_AGENT_TOOLS, AgentKind, choose_kind, make_base_rules
-from gateway.agents.core.sleeper import SLEEP_JOB
+from gateway.agents.core.sleeptime_agent import SLEEP_JOB
 from gateway.agents.registry.agent_models import check_model
 from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.registry.agent_views import AgentView, AgentViews
 from gateway.agents.registry.memory_scope import draft_memory
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
-from gateway.agents.registry.sleepers import SleeperRegistry
+from gateway.agents.registry.sleeptime_agents import SleeptimeAgentRegistry
 from gateway.agents.registry.tool_registry import (
     ToolRegistry,
     ToolView,
@@ -102,7 +102,7 @@ class Registry:
         self.tools = ToolRegistry(store, self._cache, now)
         self.resolver = AgentResolver(store, settings, self._profiles, self.tools, self._cache)
         self._views = AgentViews(store, self.tools, self._profiles)
-        self.sleepers = SleeperRegistry(store, settings.background_model, now)
+        self.sleeptime_agents = SleeptimeAgentRegistry(store, settings.background_model, now)
         store.database.add_recovery_listener(self._cache.clear)
 
     def clear_cache(self) -> None:
@@ -134,7 +134,7 @@ class Registry:
         entry = await self._store.defined_agents.create(agent_draft, at=now)
         self._store.agents.cache(entry.agent)
         if new.has_sleeptime:
-            await self.sleepers.turn_on(entry)
+            await self.sleeptime_agents.turn_on(entry)
         self._cache.clear()
         return await self.get(project, memory.uid)
 
@@ -211,9 +211,9 @@ class Registry:
     async def _turn_sleeptime(self, entry: AgentEntry, *, is_on: bool) -> None:
         """Gives an agent a sleeptime agent, or deletes its sleeptime agents."""
         if not is_on:
-            await self.sleepers.turn_off(entry)
+            await self.sleeptime_agents.turn_off(entry)
             return
-        await self.sleepers.turn_on(entry)
+        await self.sleeptime_agents.turn_on(entry)
         # Earlier messages are read even if no further turn comes.
         due = self._now() + self._settings.memory.idle_s
         await self._store.jobs.enqueue(SLEEP_JOB, entry.agent.id, SLEEP_JOB, due=due)
@@ -238,7 +238,7 @@ class Registry:
         for primary in await self._store.defined_agents.load_entries(
             await self._store.readers.load_read_by(entry.agent.id)
         ):
-            await self.sleepers.detach(primary, uid)
+            await self.sleeptime_agents.detach(primary, uid)
         forgetting = await self._store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))
         self._cache.clear()
         await self._store.forgetting.finish(forgetting)

@@ -101,7 +101,7 @@ class ReadingRun(Struct, frozen=True):
         ended, is_refused = await self._conclude_attempt(fault)
         if batch is not None and is_refused:
             batch = await self._shrink_refused(batch)
-        await keeper.store.sleepers.empty_reading(run.agent_row, run.conversation_row)
+        await keeper.store.sleeptime_agents.empty_reading(run.agent_row, run.conversation_row)
         is_read = batch is not None and batch.span.upto > batch.span.cursor
         return batch if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
 
@@ -133,7 +133,8 @@ class ReadingRun(Struct, frozen=True):
             return replace(batch, is_more=True)
         if not await store.runs.has_answered(self.reading.run) or not await self._answers_greeting():
             return None
-        await self.job.commit(store.sleepers.make_advance_effect(batch.span, self.services.keeper.now()))
+        now = self.services.keeper.now()
+        await self.job.commit(store.sleeptime_agents.make_advance_effect(batch.span, now))
         _log.warning("Sleeptime: the model of an agent refuses to read a part of a memory, which is skipped.")
         return batch
 
@@ -159,7 +160,7 @@ class ReadingRun(Struct, frozen=True):
         if "upto" not in note:
             return None
         cursor, upto, exchange_rows = note["cursor"], note["upto"], note["exchanges"]
-        span = ReadSpan(self.memory.id, self.reader.sleeper_row, cursor, upto, exchange_rows)
+        span = ReadSpan(self.memory.id, self.reader.agent_row, cursor, upto, exchange_rows)
         return UnreadBatch(span, note["is_more"])
 
     async def _choose_batch(self) -> UnreadBatch:
@@ -181,7 +182,7 @@ class ReadingRun(Struct, frozen=True):
             keeps_repeats=True,
         )
         exchange_rows = sorted({*(message.exchange_row for message in unread.messages), *unread.tools_used})
-        span = ReadSpan(memory.id, reader.sleeper_row, unread.cursor, unread.upto, exchange_rows)
+        span = ReadSpan(memory.id, reader.agent_row, unread.cursor, unread.upto, exchange_rows)
         transcript = render_transcript(messages, unread.tools_used) if messages else ""
         return UnreadBatch(span, unread.is_more, transcript)
 
@@ -247,7 +248,7 @@ async def read_unread(
     """Returns the next messages of a memory that an agent has not read. Raises: JobFailed if the memory is gone."""
     unread = await keeper.store.readers.find_unread(
         memory.id,
-        reader.sleeper_row,
+        reader.agent_row,
         now=keeper.now(),
         idle_s=keeper.settings.idle_s,
         limit_chars=limit_chars,

@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from adapters.types import Json
 from gateway.agents.core.call_decision import CallDecision
 from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS
-from gateway.agents.core.sleeper import SLEEP_JOB
+from gateway.agents.core.sleeptime_agent import SLEEP_JOB
 from gateway.agents.core.waits import Wait
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.private import make_framed_system_message
@@ -142,10 +142,10 @@ class RunResult(Struct, frozen=True):
     last_counts: TokenCounts = field(default_factory=TokenCounts)
 
 
-def make_reading_run(sleeper_row: int, memory_row: int, now: float) -> RunAccept:
+def make_reading_run(reader_row: int, memory_row: int, now: float) -> RunAccept:
     """Returns a new run of a sleeptime agent that reads a memory, to be accepted."""
     run = Run(
-        id=0, uid=new_uid(), agent_row=sleeper_row, conversation_row=0, state=RunState.CREATED, created=now,
+        id=0, uid=new_uid(), agent_row=reader_row, conversation_row=0, state=RunState.CREATED, created=now,
         background=True,
     )  # fmt: skip
     return RunAccept(

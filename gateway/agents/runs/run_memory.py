@@ -252,7 +252,7 @@ class RunMemory:
         if not any(is_user(message) for step in exchanges for message in step.inputs):
             return []
         due = [each for each in self._readers if not each.is_busy and each.turns + 1 >= sleeptime.every]
-        return [make_reading_run(reader.sleeper_row, self.context.agent.id, now) for reader in due]
+        return [make_reading_run(reader.agent_row, self.context.agent.id, now) for reader in due]
 
     def _make_exchange(
         self,

@@ -15,7 +15,7 @@ from contextlib import suppress
 import orjson
 from msgspec.structs import replace
 
-from gateway.agents.core.sleeper import SLEEP_JOB
+from gateway.agents.core.sleeptime_agent import SLEEP_JOB
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.reading_run import LIMITS, ReadingRun, ReadingServices, UnreadBatch, read_unread
 from gateway.agents.runs.run import make_reading_run
@@ -74,7 +74,7 @@ class SleeptimeJobs:
         if (sleeptime := await self._find_sleeptime(memory)) is None:
             return
         # A run that was cancelled while it waited for its next attempt has left its texts.
-        await self._store.sleepers.empty_readings(memory.id, _PAGE)
+        await self._store.sleeptime_agents.empty_readings(memory.id, _PAGE)
         # The memory is read now up to the message with this number, even if no reading is due; 0: only if one is due.
         upto = orjson.loads(job.payload).get("upto", 0)
         batches: list[UnreadBatch] = []
@@ -107,14 +107,14 @@ class SleeptimeJobs:
         readers = await self._store.readers.load_by_memory([memory.id])
         if memory.scope.is_person and readers[memory.id]:
             # The settings may have given the memory further blocks.
-            await self._store.sleepers.share_blocks(memory.id)
+            await self._store.sleeptime_agents.share_blocks(memory.id)
         if not readers[memory.id]:
             # No reader has counted the turns of the memory yet; each turn has taken two numbers at least.
             is_due = 0 < sleeptime.every <= (memory.next_seq - 1) // 2
             if not (is_due or upto or await self._is_idle(memory)):
                 return ()
             entry = await self._store.defined_agents.get(memory.scope.project, memory.uid)
-            await self._registry.sleepers.turn_on(entry)
+            await self._registry.sleeptime_agents.turn_on(entry)
             readers = await self._store.readers.load_by_memory([memory.id])
         return readers[memory.id]
 
@@ -122,14 +122,14 @@ class SleeptimeJobs:
         self, job: JobContext, memory: Agent, sleeptime: Sleeptime, reader: ReaderEntry, upto: int
     ) -> OpenReading | None:
         """Returns a reader's open run, or a new run if one is due; None if no run is due."""
-        if (reading := await self._store.sleepers.find_reading(reader.sleeper_row)) is not None:
+        if (reading := await self._store.sleeptime_agents.find_reading(reader.agent_row)) is not None:
             return reading
         is_due = _is_due(reader, sleeptime) or reader.read_seq < upto or await self._is_idle(memory)
         if not is_due or not await self._skip_messages_without_words(job, memory, reader):
             return None
-        command = replace(make_reading_run(reader.sleeper_row, memory.id, self._now()), kind="")
-        await job.commit(self._store.sleepers.make_accept_effect(command))
-        return await self._store.sleepers.find_reading(reader.sleeper_row)
+        command = replace(make_reading_run(reader.agent_row, memory.id, self._now()), kind="")
+        await job.commit(self._store.sleeptime_agents.make_accept_effect(command))
+        return await self._store.sleeptime_agents.find_reading(reader.agent_row)
 
     async def _skip_messages_without_words(self, job: JobContext, memory: Agent, reader: ReaderEntry) -> bool:
         """Marks messages without words as read. Returns whether a message with words follows."""
@@ -138,8 +138,8 @@ class SleeptimeJobs:
             unread = await read_unread(self._services.keeper, memory, reader, BATCH_CHARS)
             if clean_messages(unread.messages):
                 return True
-            span = ReadSpan(memory.id, reader.sleeper_row, unread.cursor, unread.upto)
-            await job.commit(self._store.sleepers.make_advance_effect(span, self._now()))
+            span = ReadSpan(memory.id, reader.agent_row, unread.cursor, unread.upto)
+            await job.commit(self._store.sleeptime_agents.make_advance_effect(span, self._now()))
             is_more = unread.is_more and unread.upto > unread.cursor
         return False
 

@@ -19,7 +19,7 @@ async def retry_with_contents(turns: Turns, agent: Agent, tree: Tree, rule: Call
 
     Raises: StoreError.
     """
-    # `_decide` in storage/sql/turns.py does the same inside the writing transaction.
+    # `_decide_turn` in storage/sql/turns.py does the same inside the writing transaction.
     for _ in range(MAX_RULE_CALLS):
         try:
             return rule()

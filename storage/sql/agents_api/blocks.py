@@ -32,7 +32,7 @@ from storage.sql.blocks import (
 )
 from storage.sql.filtered_pages import fill_page
 from storage.sql.group import StoreGroup, as_method, long_reads, reads, writes
-from storage.sql.readers import load_sleepers
+from storage.sql.readers import load_sleeptime_agents
 from storage.sql.rebuild import collect_source_rows
 from storage.sql.sections import empty_sections_showing
 from storage.sql.statements import load, load_column, load_rows, lower_ascii
@@ -65,7 +65,7 @@ async def add_block(
     if owner is not None:
         await _check_label(connection, owner, block_row, block.label)
         await connection.run(SQL["set_owner"], (owner, block_row))
-        await _attach_to_sleepers(connection, owner, block_row, block.label)
+        await _attach_to_sleeptime_agents(connection, owner, block_row, block.label)
     if details:
         draft = DefinitionDraft(project, DefinitionKind.BLOCK, uid, details)
         await put_definition(connection, draft, at=at)
@@ -101,39 +101,41 @@ async def attach_block(connection: Connection, agent_row: int, entry: BlockEntry
         return
     await _check_label(connection, agent_row, entry.block.id, entry.block.label)
     await attach(connection, agent_row, DefinitionKind.BLOCK, entry.block.id)
-    await _attach_to_sleepers(connection, agent_row, entry.block.id, entry.block.label)
+    await _attach_to_sleeptime_agents(connection, agent_row, entry.block.id, entry.block.label)
 
 
 async def share_blocks(connection: Connection, agent_row: int) -> None:
     """Attaches an agent's blocks to its sleeptime agents, except blocks that all users of a profile share."""
     for entry in (await load_visible_blocks(connection, [agent_row]))[agent_row]:
         if entry.owner is not None or not entry.profile:
-            await _attach_to_sleepers(connection, agent_row, entry.block.id, entry.block.label)
+            await _attach_to_sleeptime_agents(connection, agent_row, entry.block.id, entry.block.label)
 
 
-async def detach_copies(connection: Connection, project: str, agent_row: int, sleeper_row: int) -> None:
+async def detach_copies(connection: Connection, project: str, agent_row: int, reader_row: int) -> None:
     """Detaches copies of an agent's blocks from its sleeptime agent, which was imported with them before the agent.
 
     A copy that no other agent sees is deleted, or its text would outlive the agent's block.
     """
-    by_agent = await load_visible_blocks(connection, [agent_row, sleeper_row])
+    by_agent = await load_visible_blocks(connection, [agent_row, reader_row])
     rows_by_label = {entry.block.label: entry.block.id for entry in by_agent[agent_row]}
-    for entry in by_agent[sleeper_row]:
+    for entry in by_agent[reader_row]:
         block_row = entry.block.id
         is_unowned = entry.owner is None and not entry.profile
         is_copy = rows_by_label.get(entry.block.label, block_row) != block_row
         if not (is_unowned and is_copy):
             continue
-        await detach(connection, sleeper_row, DefinitionKind.BLOCK, block_row)
+        await detach(connection, reader_row, DefinitionKind.BLOCK, block_row)
         if not await load_agents_seeing(connection, block_row):
             await _delete_block(connection, project, entry)
 
 
-async def _attach_to_sleepers(connection: Connection, agent_row: int, block_row: int, label: str) -> None:
+async def _attach_to_sleeptime_agents(
+    connection: Connection, agent_row: int, block_row: int, label: str
+) -> None:
     """Attaches a block to those sleeptime agents of an agent that see no other block of its label."""
-    for sleeper_row in await load_sleepers(connection, agent_row):
-        if not await _sees_other_block(connection, sleeper_row, block_row, label):
-            await attach(connection, sleeper_row, DefinitionKind.BLOCK, block_row)
+    for reader_row in await load_sleeptime_agents(connection, agent_row):
+        if not await _sees_other_block(connection, reader_row, block_row, label):
+            await attach(connection, reader_row, DefinitionKind.BLOCK, block_row)
 
 
 async def detach_block(connection: Connection, agent: Agent, entry: BlockEntry) -> bool:
@@ -141,8 +143,8 @@ async def detach_block(connection: Connection, agent: Agent, entry: BlockEntry) 
 
     Returns False if the block was neither attached to the agent nor its own.
     """
-    for sleeper_row in await load_sleepers(connection, agent.id):
-        await detach(connection, sleeper_row, DefinitionKind.BLOCK, entry.block.id)
+    for reader_row in await load_sleeptime_agents(connection, agent.id):
+        await detach(connection, reader_row, DefinitionKind.BLOCK, entry.block.id)
     if entry.owner == agent.id:
         return bool(await connection.run(SQL["clear_owner"], (entry.block.id, agent.id)))
     return await detach(connection, agent.id, DefinitionKind.BLOCK, entry.block.id)

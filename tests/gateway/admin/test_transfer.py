@@ -435,7 +435,7 @@ async def test_an_empty_memory_that_is_replaced_takes_its_sleeptime_agents_along
     await Speaker(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
     carol = await other.agents.find_or_create(CAROL, (), (), 1.0)
     sleeper = AgentDraft(agent=other.agents.get_draft(api_scope("sleeper")), name="sleeper", body={})
-    await other.sleepers.add(AgentEntry(carol, None), sleeper, None, at=1.0)
+    await other.sleeptime_agents.add(AgentEntry(carol, None), sleeper, None, at=1.0)
     await fill(other, await export(store))
     assert await other.agents.find(sleeper.agent.scope) is None
     assert await other.forgetting.list_unfinished() == []

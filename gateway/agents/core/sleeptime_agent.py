@@ -33,7 +33,7 @@ Write dates in place of words such as yesterday.
 - You speak to nobody. When there is nothing (more) to change, call memory_finish_edits."""
 
 
-def make_sleeper(primary: AgentDefinition) -> AgentDefinition:
+def make_sleeptime_agent(primary: AgentDefinition) -> AgentDefinition:
     """Returns the definition of the agent that reads the messages of another agent. Its kind adds tools and rules."""
     return AgentDefinition(
         "voice_sleeptime_agent" if primary.kind == VOICE_KIND else "sleeptime_agent",

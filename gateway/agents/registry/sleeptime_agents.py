@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from gateway.agents.core.kinds import KINDS, VOICE_KIND, index_built_in, make_base_rules
-from gateway.agents.core.sleeper import PERSONA, SLEEP_JOB, make_sleeper
+from gateway.agents.core.sleeptime_agent import PERSONA, SLEEP_JOB, make_sleeptime_agent
 from gateway.agents.registry.memory_scope import draft_memory
 from gateway.core.definition import AgentDefinition, Sleeptime
 from gateway.run.store_errors import retry_overtaken
@@ -20,7 +20,7 @@ _SUFFIX = "-sleeptime"
 
 
 def find_sleeptime(definition: AgentDefinition) -> Sleeptime | None:
-    """Returns the rule by which sleepers read an agent's messages; None: no sleepers do.
+    """Returns the rule by which sleeptime agents read an agent's messages; None: none do.
 
     The messages of a voice agent are read when the agent rests.
     """
@@ -28,7 +28,7 @@ def find_sleeptime(definition: AgentDefinition) -> Sleeptime | None:
     return None if definition.sleeptime is None else replace(definition.sleeptime, at_rest=is_voice)
 
 
-class SleeperRegistry:
+class SleeptimeAgentRegistry:
     """Creates, attaches and deletes sleeptime agents.
 
     model: the model of agents that read users' memories, by the name that a definition has; None: no model.
@@ -43,7 +43,7 @@ class SleeperRegistry:
     async def turn_on(self, entry: AgentEntry) -> None:
         """Creates a sleeptime agent for an agent, unless the agent has one. Raises: RecordChanged."""
 
-        async def create_sleeper() -> None:
+        async def create_sleeptime_agent() -> None:
             current = await self._reload(entry)
             stored = current.definition
             definition = AgentDefinition("") if stored is None else AgentDefinition.of(stored.body)
@@ -53,17 +53,18 @@ class SleeperRegistry:
             sleeptime = definition.sleeptime or Sleeptime()
             changed = replace(definition, sleeptime=replace(sleeptime, agents=(draft.agent.uid,)))
             body = None if stored is None else changed.dump()
-            await self._store.sleepers.add(current, draft, body, at=self._now())
+            await self._store.sleeptime_agents.add(current, draft, body, at=self._now())
 
-        await retry_overtaken(create_sleeper)
+        await retry_overtaken(create_sleeptime_agent)
 
     async def _adopt_named_readers(self, entry: AgentEntry, definition: AgentDefinition) -> bool:
         """Registers the readers that an imported memory's definition names. Returns whether a reader was registered."""
         project, has_adopted = entry.agent.scope.project, False
         for uid in () if definition.sleeptime is None else definition.sleeptime.agents:
-            sleeper = await self._store.definitions.find(project, DefinitionKind.AGENT, uid)
-            if sleeper is not None and not await self._store.readers.load_read_by(sleeper.memory_row):
-                await self._store.sleepers.adopt(project, entry.agent.id, sleeper.memory_row, at=self._now())
+            stored = await self._store.definitions.find(project, DefinitionKind.AGENT, uid)
+            if stored is not None and not await self._store.readers.load_read_by(stored.memory_row):
+                reader_row, now = stored.memory_row, self._now()
+                await self._store.sleeptime_agents.adopt(project, entry.agent.id, reader_row, at=now)
                 has_adopted = True
         return has_adopted
 
@@ -71,7 +72,7 @@ class SleeperRegistry:
         """Deletes the sleeptime agents of an agent. Raises: RecordChanged."""
         for reader in await self._load_readers(entry):
             await self.detach(entry, reader.uid)
-            await self._store.forgetting.wipe(reader.sleeper_row)
+            await self._store.forgetting.wipe(reader.agent_row)
 
     async def detach(self, entry: AgentEntry, uid: str) -> None:
         """Stops a sleeptime agent from reading an agent's memory. Both agents stay. Raises: RecordChanged.
@@ -82,9 +83,9 @@ class SleeperRegistry:
         async def write_detachment() -> None:
             current = await self._reload(entry)
             readers = await self._load_readers(current)
-            detached = [reader.sleeper_row for reader in readers if reader.uid == uid]
+            detached = [reader.agent_row for reader in readers if reader.uid == uid]
             body = _remove_reader(current, uid)
-            await self._store.sleepers.remove(current, detached, body, SLEEP_JOB, at=self._now())
+            await self._store.sleeptime_agents.remove(current, detached, body, SLEEP_JOB, at=self._now())
 
         await retry_overtaken(write_detachment)
 
@@ -96,7 +97,7 @@ class SleeperRegistry:
 
     def _make_draft(self, entry: AgentEntry, primary: AgentDefinition) -> AgentDraft:
         model = self._model if primary.model is None else primary.model
-        definition = make_sleeper(replace(primary, model=model))
+        definition = make_sleeptime_agent(replace(primary, model=model))
         tools = KINDS[definition.kind].tools
         definition = replace(definition, rules=tuple(make_base_rules(tools, ())))
         return AgentDraft(
