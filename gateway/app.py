@@ -160,7 +160,7 @@ class Gateway:
             self.services.now,
             open_prefixes=open_prefixes,
             error_forms=error_forms,
-            error_form_of=choose_messages_error_form,
+            choose_shared_path_form=choose_messages_error_form,
             list_routes=lambda: self._routes,
             user_paths=user_paths,
             requests=self.services.requests,

@@ -46,7 +46,7 @@ class InputTokensRoute(ResponseCallRoute):
             tokens = await self.chat.count_prompt(
                 call.request.chat, request_context, answer, receipt, change=CountChange()
             )
-            if tokens is not None:  # None: `answer` has the upstream's
+            if tokens is not None:  # None: `answer` has the upstream's reply
                 await reply.send_body(200, [JSON_HEADER, *receipt.note_head()], render_count(tokens))
             elif answer.status < 300:
                 await reply.send_body(answer.status, answer.headers, bytes(answer.body))
@@ -127,7 +127,9 @@ async def _send_upstream_error(reply: Sink, error: HeldSink) -> None:
 def _render_compaction(compacted: Compacted) -> SummaryReply:
     """Returns the reply of `/compact` for a summary."""
     tag = token_hex(16)
-    messages = [render_message(f"msg_{tag}_{n}", each) for n, each in enumerate(compacted.messages)]
+    messages = [
+        render_message(f"msg_{tag}_{index}", message) for index, message in enumerate(compacted.messages)
+    ]
     response: Json = {
         "id": f"resp_{make_tag(None)}",
         "object": "response.compaction",

@@ -39,7 +39,7 @@ CONVERSATIONS_PATH: Final = "/v1/conversations"
 # The most items that one request may create, as OpenAI has it.
 _MAX_CREATED_ITEMS: Final = 20
 # The most items that wait for the next response. Chosen: a fifth of the messages that a request may have by default.
-# Their bytes fit into one request, since the next response has them in its own.
+# Their bytes have to fit into one request, since the request for the next response gets them.
 MAX_WAITING_ITEMS: Final = 1_000
 
 
@@ -79,10 +79,10 @@ class ConversationRequests:
                 return await asyncio.to_thread(list_page, await self._group_items(conversation, query), query)
             case "POST", ["items"]:
                 return await self._add_items(conversation, body)
-            case "GET", ["items", id]:
-                return await self._get_item(conversation, id, query)
-            case "DELETE", ["items", id]:
-                await self._delete_item(conversation, id)
+            case "GET", ["items", item_id]:
+                return await self._get_item(conversation, item_id, query)
+            case "DELETE", ["items", item_id]:
+                await self._delete_item(conversation, item_id)
                 return _render_conversation(await self.conversations.get(owner, conversation.id))
             case _, []:
                 raise MethodNotAllowed(method, scope["path"], ("GET", "POST", "DELETE"))
@@ -174,13 +174,13 @@ class ConversationRequests:
         if found is None:
             raise UnknownId.for_id("Item", item_id)
         turn = turns[found.group_index]
-        ids = [item["id"] for item in render_turn(turn, previous_turn=None)]
+        turn_items = render_turn(turn, previous_turn=None)
         # None: the item is a part of the reply.
         input_index = parse_input_index(item_id)
-        siblings = [each for each in ids if parse_input_index(each) == input_index]
-        if len(siblings) > 1:
+        item_count = sum(parse_input_index(item["id"]) == input_index for item in turn_items)
+        if item_count > 1:
             raise BadRequest(
-                f"The item {item_id!r} is a part of a message with {len(siblings)} items, which is forgotten as a "
+                f"The item {item_id!r} is a part of a message with {item_count} items, which is forgotten as a "
                 "whole. Delete the response or the conversation.",
                 param="item_id",
             )

@@ -24,7 +24,7 @@ class WebRoute(Struct, frozen=True):
     statuses: tuple[str, ...] = ("200",)
     # The type of `id` in the path: a key or a limit has the number of its row.
     id_type: str = "string"
-    # The response may be asked for as CSV.
+    # True if the response can be requested as CSV.
     has_csv: bool = False
 
 

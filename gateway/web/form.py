@@ -21,7 +21,7 @@ _PARAMETER = re.compile(rb""";\s*([\w*-]+)=(?:"([^"]*)"|([^\s;"]+))""")
 _POSSIBLE_NAME = re.compile(rb"""(?<![\w-])name(\*[\d*]*)?\s*=\s*"?([^"\r\n;]*)""", re.I)
 _HEAD_END = b"\r\n\r\n"
 _DELIMITER_END = re.compile(rb"[ \t]*\r\n")
-_TYPE = re.compile(rb"^content-type:([^\r\n]*)", re.I | re.M)
+_CONTENT_TYPE = re.compile(rb"^content-type:([^\r\n]*)", re.I | re.M)
 # Chosen: far above the head of any part, and the search's cost stays linear.
 _MAX_HEAD_BYTES = 16 * 1024
 # Chosen: far above the parts of any form; millions of empty parts would take long to read.
@@ -49,7 +49,7 @@ class _SearchState(Enum):
 
 
 class ValueSpan(NamedTuple):
-    """The place of a field's value, as offsets in its form."""
+    """The span of a field's value, as offsets in its form."""
 
     start: int
     end: int
@@ -145,10 +145,10 @@ class FormPart(Struct, frozen=True):
     """One field of a form."""
 
     name: str
-    # None: the part is no file.
+    # The name of the file; None: the part is no file.
     file_name: str | None
     # The content type in the part's head; "": the head has no content type.
-    type: str
+    content_type: str
     data: bytes
 
 
@@ -170,7 +170,7 @@ def parse_form(data: bytes, boundary: bytes) -> list[FormPart] | None:
         parameters = _read_parameters(head)
         name = parameters.get("name")
         if name is not None:
-            type_match = _TYPE.search(head)
+            type_match = _CONTENT_TYPE.search(head)
             content_type = type_match[1].decode("latin-1").strip() if type_match else ""
             parts.append(FormPart(name, parameters.get("filename"), content_type, data=value))
     return None

@@ -242,7 +242,8 @@ def refuse_required_memory(headers: RawHeaders) -> None:
 
 def _read_head(incoming: Incoming) -> ForwardedHead:
     """Reads the part of a request that decides to which upstream it goes. Raises: UnknownPath, BadRequest."""
-    scope, path = incoming.scope, incoming.scope["path"]
+    scope = incoming.scope
+    path = scope["path"]
     # The raw path must be equal to the decoded path: a decoded escape may be a character that the pattern allows.
     if not _SAFE_PATH.fullmatch(path) or scope.get("raw_path", path.encode()) != path.encode():
         raise UnknownPath(f"Unknown path: {scope['method']} {path}")

@@ -30,7 +30,7 @@ GET  /v1/models             the models there are
 GET  /health/ready          whether requests are taken
 """
 
-# Returns the state of one part: "ok", or the fault.
+# A function that returns the state of one part: "ok", or the fault.
 Check = Callable[[], str]
 
 
@@ -38,9 +38,9 @@ Check = Callable[[], str]
 class Readiness:
     """The state of the process, for load balancers."""
 
-    # The startup is over: the store is open, and requests are taken.
+    # True once the startup is over: the store is open, and requests are taken.
     has_started: bool = False
-    # The process is stopping: running requests end, and new ones should go elsewhere.
+    # True while the process stops: running requests end, and new ones should go elsewhere.
     is_draining: bool = False
     # The checks by the name of the part.
     checks: dict[str, Check] = field(default_factory=dict)

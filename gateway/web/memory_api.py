@@ -27,10 +27,10 @@ def make_memory_routes(
     links: LinkOperations,
     bodies: BodyReader,
     ui: UiSettings,
-    owner_of: Callable[[Scope], ResponseOwner],
+    read_owner: Callable[[Scope], ResponseOwner],
 ) -> list[Route]:
     """Returns the routes. The parameters are the fields of `_MemoryHandlers`."""
-    handlers = _MemoryHandlers(requests, links, bodies, ui, owner_of)
+    handlers = _MemoryHandlers(requests, links, bodies, ui, read_owner)
     return [
         Route("/v1/memory/requests/{id:path}", handlers.explain, methods=["GET"]),
         Route("/v1/memory/links", handlers.create_link, methods=["POST"]),
@@ -50,13 +50,13 @@ class _MemoryHandlers:
     # The table [ui] of the settings.
     ui: UiSettings
     # Returns the project and the user of a request. A caller that names a user sees only this user's requests.
-    owner_of: Callable[[Scope], ResponseOwner]
+    read_owner: Callable[[Scope], ResponseOwner]
 
     async def explain(self, request: Request) -> Response:
         """Returns the sources of a reply, by the id of its request."""
         info = get_request_info(request.scope)
         info.route = "memory"
-        owner = self.owner_of(request.scope)
+        owner = self.read_owner(request.scope)
         with map_store_errors():
             explained = await self.requests.explain(request.path_params["id"], owner.project, owner.user)
         return Response(msgspec.json.encode(explained), media_type="application/json")

@@ -1,4 +1,4 @@
-"""POST /v1/messages and its counting of tokens: Anthropic's Messages API, answered by any upstream."""
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's Messages API, answered by any upstream."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class MessagesRoute:
     # Answers requests that were read as chat completions.
     chat_route: ChatRoute
     forwarder: Forwarder
-    # A request without `max_tokens` is refused.
-    has_limit: ClassVar[bool] = True
+    # True if a request without `max_tokens` is refused.
+    needs_max_tokens: ClassVar[bool] = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         incoming = Incoming(scope, receive, send)
@@ -52,7 +52,7 @@ class MessagesRoute:
                 await self._answer(incoming, request)
 
     async def _read_request(self, incoming: Incoming, body: bytes) -> MessagesRequest | None:
-        """Returns the request that a body is; None: memory cannot read the body, so it goes upstream without memory.
+        """Returns the request of a body; None: memory cannot read the body, so it goes upstream without memory.
 
         Raises: BadRequest, BodyTooLarge.
         """
@@ -89,7 +89,14 @@ class MessagesRoute:
     ) -> MessagesRequest:
         headers = incoming.headers
         max_messages = self.chat_route.settings.max_messages
-        return parse(body, json, headers, max_messages, is_lenient=is_lenient, has_limit=self.has_limit)
+        return parse(
+            body,
+            json,
+            headers,
+            max_messages,
+            is_lenient=is_lenient,
+            needs_max_tokens=self.needs_max_tokens,
+        )
 
     def _read_native(self, incoming: Incoming, body: bytes, json: Json) -> MessagesRequest | None:
         """Returns a request for an upstream that speaks this dialect; None: memory cannot read it."""
@@ -152,9 +159,9 @@ class MessagesRoute:
 
 
 class CountRoute(MessagesRoute):
-    """The route that counts the tokens of a request. It leaves nothing in memory."""
+    """The route that counts the tokens of a request. It stores nothing in memory."""
 
-    has_limit = False
+    needs_max_tokens = False
 
     async def _answer(self, incoming: Incoming, request: MessagesRequest) -> None:
         info = incoming.info

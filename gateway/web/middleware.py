@@ -1,7 +1,8 @@
 """The outermost layer, pure ASGI: request ids, admission of callers, error replies, access log, counts.
 
-Exceptions become replies here and nowhere else. As long as nothing was sent, the reply is an error status; after that
-the error is the last event of an event stream. A body of another type that breaks off ends with its connection.
+Exceptions become replies here and nowhere else. Before the head of the reply is sent, the reply is an error status;
+after that the error is the last event of an event stream. A body of another type that breaks off ends with its
+connection.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ class Edge:
     # Path prefix -> the form of all errors below it, including those before any route (a wrong key, an unknown path).
     # The first prefix that fits counts; on all other paths errors have OpenAI's form.
     error_forms: Mapping[str, ErrorForm] = field(default_factory=dict)
-    # Returns the form for requests to paths that several dialects share; None: the path decides.
-    error_form_of: Callable[[Scope], ErrorForm | None] = lambda scope: None
+    # Returns the form for a request to a path that several dialects share; None: the path decides.
+    choose_shared_path_form: Callable[[Scope], ErrorForm | None] = lambda scope: None
     # Returns the routes. The error for an unknown path suggests a similar one; the error for a method names the others.
     list_routes: Callable[[], Sequence[Route]] = tuple
     # The paths of dialects that the key of a user may ask.
@@ -99,7 +100,7 @@ class Edge:
     receipts: Receipts = field(default_factory=Receipts)
     # Set while no request is being answered.
     idle: asyncio.Event = field(default_factory=asyncio.Event)
-    # Is called in the task of each request when it begins (`Store.begin_work`).
+    # A function that is called when a request begins, in its task (`Store.begin_work`).
     begin_work: Callable[[], None] = lambda: None
     # The number of requests that are being answered.
     active_count: int = field(default=0, init=False)
@@ -227,7 +228,7 @@ class Edge:
 
     def _choose_error_form(self, scope: Scope) -> ErrorForm:
         """Returns the form of an error before a route has set its own: by header on shared paths, else by path."""
-        if (shared_path_form := self.error_form_of(scope)) is not None:
+        if (shared_path_form := self.choose_shared_path_form(scope)) is not None:
             return shared_path_form
         path = scope["path"]
         for prefix, form in self.error_forms.items():
@@ -236,9 +237,9 @@ class Edge:
         return CHAT_ERRORS
 
     def _log_access(self, scope: Scope, info: RequestInfo) -> None:
+        """Adds the line of an ended request to the access log."""
         # Callers may put keys into texts that they choose: an id, a path, a model's name. A search of the whole line
         # would take longer than writing it. `round` to a number of digits takes three times as long as these divisions.
-        """Adds the line of an ended request to the access log."""
         memory = info.memory
         added_ms = None
         if info.receipt is not None:

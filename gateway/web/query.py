@@ -1,4 +1,4 @@
-"""The query of a request, where it names the user of the data that is meant."""
+"""The query of a request for data that belongs to a user, whom the query may name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.errors import BadRequest
 def read_query(scope: Scope) -> dict[str, str]:
     """Returns the parameters of a query. Raises: BadRequest: it is not UTF-8, or has a parameter twice, or U+0000."""
     try:
-        # Not with replacement characters: two users with the same id would share a memory.
+        # Bytes that are no UTF-8 are not replaced: two ids could become the same, and their users would share a memory.
         pairs = parse_qsl(scope["query_string"].decode(), keep_blank_values=True, errors="strict")
     except UnicodeDecodeError as error:
         raise BadRequest("The query of the URL is not UTF-8.") from error

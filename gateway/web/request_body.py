@@ -24,7 +24,7 @@ class RequestBody(Struct, frozen=True):
     """A request's body, with the model that it names."""
 
     raw: bytes
-    # None: the body has no `model`, or its value is empty or no text.
+    # The model that the body names; None: the body has no `model`, or its value is empty or no text.
     model: str | None = None
     # True: the body asks for a stream.
     is_streamed: bool = False
@@ -78,7 +78,7 @@ class RequestBody(Struct, frozen=True):
 
 
 def read_request_body(raw: bytes) -> RequestBody:
-    """Reads a body. raw: empty for a request without a body. Raises: BadRequest, BodyTooLarge."""
+    """Reads a body. raw: the bytes of the body; b"": the request has none. Raises: BadRequest, BodyTooLarge."""
     if not raw:
         return RequestBody(raw)
     try:

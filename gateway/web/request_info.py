@@ -1,4 +1,4 @@
-"""The facts of one request, which the edge, the routes and the layers between them note."""
+"""The facts of one request, which the edge and the routes note."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from gateway.web.auth import ANONYMOUS, Caller
 
 @dataclass(slots=True)
 class RequestInfo:
-    """The facts of one request that the edge and the layers inside it note, for the access log among others."""
+    """The facts of one request, for the access log, metrics and error replies."""
 
     # The id in logs and in `x-mnemogate-request-id`.
     request_id: str
-    # `time.perf_counter()` at its arrival.
+    # The arrival of the request, as `time.perf_counter()` gives it.
     began_at: float
     # True: the client sent `request_id`; False: the gateway has made it.
     has_client_id: bool = False
     # The form of errors, which the route sets when it begins; None: `Edge._choose_error_form` decides.
     error_form: ErrorForm | None = None
-    # The key with which the request came, and its rights.
+    # The caller, with the key of the request and its rights.
     caller: Caller = ANONYMOUS
     # The name of the route in logs and metrics.
     route: str = "other"
-    # The path that is logged; None: the request's own.
+    # The path that is logged; None: the path of the request.
     path: str | None = None
     # The model that the request names, if any.
     model: str | None = None
@@ -58,7 +58,7 @@ class RequestInfo:
     expects_continue: bool = False
 
     def begin_receipt(self) -> Receipt:
-        """Begins the receipt of a request that was read; the edge hands it on after the reply.
+        """Begins the receipt of a request that was read; the edge publishes it after the reply.
 
         Raises: NotAllowed: the key may not ask for this model.
         """
@@ -69,7 +69,7 @@ class RequestInfo:
         return self.receipt
 
     def make_receipt(self) -> Receipt:
-        """Returns an empty receipt of the request, which nothing hands on yet."""
+        """Returns an empty receipt of the request, which the edge does not publish."""
         return Receipt(
             self.request_id,
             self.caller.project,

@@ -13,11 +13,12 @@ from gateway.web.raw_headers import find_header
 from gateway.web.request_info import get_request_info
 
 _GATEWAY_HEADER_PREFIX: Final = b"x-mnemogate-"
-_IDEMPOTENCY_KEY: Final = b"idempotency-key"  # the client may send the request again
+# A client sends this header if it may send the request again.
+_IDEMPOTENCY_KEY: Final = b"idempotency-key"
 
 
 def has_idempotency_key(scope: Scope) -> bool:
-    """Returns whether a request names itself, so that it can be sent again."""
+    """Returns whether a request has an idempotency key, so that it can be sent again."""
     return find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None
 
 
@@ -32,11 +33,11 @@ def digest_request(scope: Scope, rules: Callable[[str], IdentityRules], body: by
     rules: a function that returns the rules of a project, which name the headers that identify a user.
     """
     caller = get_request_info(scope).caller
-    identifying = rules(caller.project).single_headers
+    identity_headers = rules(caller.project).single_headers
     headers = sorted(
         name + value
         for name, value in scope["headers"]
-        if name in identifying or name.startswith(_GATEWAY_HEADER_PREFIX) or name == _IDEMPOTENCY_KEY
+        if name in identity_headers or name.startswith(_GATEWAY_HEADER_PREFIX) or name == _IDEMPOTENCY_KEY
     )
     parts = (
         caller.project.encode(),

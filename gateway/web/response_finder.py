@@ -27,7 +27,7 @@ class LocatedResponse(NamedTuple):
 
 
 def make_unknown_response_error(response_id: str) -> UnknownId:
-    """Returns the error for an id of no response that the caller may read."""
+    """Returns the error for an id that names no response that the caller may read."""
     return UnknownId.for_id("Response", response_id)
 
 
@@ -47,7 +47,8 @@ class ResponseFinder:
         if name is None:
             raise make_unknown_response_error(response_id)
         location = await self.find_turn(owner, name)
-        # The id of a response made in the foreground has the time at which its turn began; that of a run has another.
+        # The id of a response made in the foreground has the time at which its turn began. The id of a response made in
+        # the background has another time.
         may_have_run = location is None or parse_turn_begin(name.turn) != location.exchange.begun
         run = await self.background.find(owner, name.tag) if may_have_run else None
         if location is None and run is None:

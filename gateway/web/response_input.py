@@ -84,7 +84,7 @@ class ResponseInput:
     ) -> list[ItemGroup]:
         """Returns the system messages of a turn's conversation, then the turns up to this one, oldest first.
 
-        has_last_reply: the reply of this turn is among the items; the replies of earlier turns always are.
+        has_last_reply: True if the reply of this turn is among the items; the replies of earlier turns always are.
         shows_sealed_thoughts: the value of `ResponseTerms.shows_sealed_thoughts`.
         """
         stored = self.finder.stored
@@ -110,7 +110,7 @@ class ResponseInput:
         return [*groups, *group_turns([*earlier_turns, location.turn], render)]
 
     async def _group_system(self, conversation_id: str | None, owner: ResponseOwner) -> list[ItemGroup]:
-        """Returns the system messages of a conversation; none where the gateway has not made the conversation."""
+        """Returns the system messages of a conversation; none if the gateway does not store the conversation."""
         if is_gateway_id(conversation_id):
             with suppress(UnknownId):
                 conversation = await self.conversations.get(owner, conversation_id)

@@ -25,9 +25,9 @@ class ResponseOwners:
     """
 
     def __init__(self, rules: Callable[[str], IdentityRules], store: Store) -> None:
-        """Begins with no rules cached. rules: returns the rules of a project."""
+        """Makes the reader. rules: a function that returns the rules of a project; its results are cached."""
         self._rules = lru_cache(maxsize=256)(lambda project: replace(rules(project), default_user=None))
-        # Rules hold the last system prompt of their project, which is to be forgotten with the rest.
+        # Rules hold the last system prompt of their project, which a forgetting removes as well.
         store.forgetting.add_forget_listener(self._rules.cache_clear)
 
     def read_user(self, scope: Scope, members: Mapping[str, bytes]) -> str | None:
@@ -37,9 +37,8 @@ class ResponseOwners:
         members: the members of the request's body, each value as it is written.
         """
         fields = self._rules(get_request_info(scope).caller.project).source_fields
-        return self.read_owner(
-            scope, {name: orjson.loads(members[name]) for name in fields & members.keys()}
-        ).user
+        body = {name: orjson.loads(members[name]) for name in fields & members.keys()}
+        return self.read_owner(scope, body).user
 
     def read_owner(self, scope: Scope, body: Json | None = None) -> ResponseOwner:
         """Returns the project and the user of a request, which `body` may name, too. Raises: BadRequest."""

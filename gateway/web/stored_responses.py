@@ -69,11 +69,11 @@ class GatewayResponses:
             answer = await self._conversations(scope, receive, send)
             await JsonResponse(answer)(scope, receive, send)
             return
-        _, _, _, id, *segments = scope["path"].split("/")  # /v1/responses/{id}/{segments}
+        _, _, _, response_id, *segments = scope["path"].split("/")  # /v1/responses/{id}/{segments}
         query_string: str = scope["query_string"].decode("latin-1")
         query = parse_qs(query_string)
         owner = self.owners.read_owner(scope)
-        response = await self._finder.get(owner, id)
+        response = await self._finder.get(owner, response_id)
         match scope["method"], segments:
             case "GET", [] if query.get("stream", ["false"])[-1].lower() == "true":
                 await self._stream_events(Incoming(scope, receive, send), response, query)
@@ -84,12 +84,12 @@ class GatewayResponses:
                 answer = await self._input.read_page(owner, response, query_string)
             case "DELETE", []:
                 await self._delete(response)
-                answer = {"id": id, "object": "response", "deleted": True}
+                answer = {"id": response_id, "object": "response", "deleted": True}
             case "POST", ["cancel"]:
                 if response.run is None:
                     raise BadRequest("Cannot cancel a synchronous response.", param="response_id")
                 await self.background.cancel(response.run)
-                answer = (await self.show(owner, id)).json
+                answer = (await self.show(owner, response_id)).json
             case method, []:
                 raise MethodNotAllowed(method, scope["path"], ("GET", "DELETE"))
             case method, ["input_items"]:

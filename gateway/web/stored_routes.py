@@ -49,8 +49,8 @@ class _StoredPath(NamedTuple):
     def parse(cls, path: str) -> _StoredPath:
         """Returns the parts of a path. path: the path from its first "/" on, perhaps with a query."""
         kind, _, rest = path.partition("?")[0][1:].partition("/")
-        id, _, subpath = rest.partition("/")
-        return cls(kind, id, subpath)
+        stored_id, _, subpath = rest.partition("/")
+        return cls(kind, stored_id, subpath)
 
     @property
     def is_response(self) -> bool:
@@ -86,7 +86,7 @@ class StoredRoute(ForwardedRoute):
             await self.gateway_responses(scope, receive, send)
             return
         # A range may have only a part of a response's instructions, and memory could not be removed from such a part.
-        headers = [each for each in scope["headers"] if each[0] not in _RANGE_HEADERS]
+        headers = [(name, value) for name, value in scope["headers"] if name not in _RANGE_HEADERS]
         if scope["method"] == "DELETE" and stored_path.is_response:
             send = self._forget_before_answer(scope, stored_path.id, send)
         await super().__call__({**scope, "headers": headers}, receive, send)

@@ -45,9 +45,9 @@ class UnchunkedReply:
 
     def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection
-        # None: the head is still to come.
+        # True if uvicorn writes the body in chunks; None: the head was not written yet.
         self._is_chunked: bool | None = None
-        # The last chunk was written.
+        # True if the last chunk was written.
         self._has_ended = False
 
     def write(self, data: bytes) -> None:
@@ -79,22 +79,22 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
     this connection instead of the transport.
     """
 
-    # The time for a head, and for the rest of a body after its reply.
+    # The seconds that a client has for a head, and for the rest of a body after its reply.
     head_timeout_s = 20.0
-    # The time for which an idle connection stays open when the server stops.
+    # The seconds for which an idle connection stays open when the server stops.
     last_request_s = 1.0
     # Connections with this descriptor or a higher one are refused. The system gives the lowest one that is free, so few
     # are left then. None: no limit.
     descriptor_limit: int | None = None
-    # The connection came when few descriptors were left.
+    # True if few descriptors were left when the connection was made.
     is_refused = False
     # A function that is called when the connection is lost. The reply under way sets it (gateway.web.client_reply).
     on_lost: Callable[[], object] | None = None
     # The head of the reply under way; b"": it was sent; None: no reply is under way.
     _head: bytes | None = None
-    # Further bytes of the client are dropped.
+    # True if further bytes of the client are dropped.
     _is_ending = False
-    # The connection ends after the next request, since the server stops.
+    # True if the connection ends after the next request, since the server stops.
     _ends_after_next = False
     # The bytes read since a head, a part of a body or a request ended. Whole reads are counted, so a head may exceed
     # the bound by less than two of them.
@@ -280,7 +280,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
             # takes the following bytes for the other protocol (MagicStack/httptools#124), so the head is parsed again
             # without the offer.
             request_line = b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())
-            header_lines = [b"%b: %b" % pair for pair in self.headers if pair[0] != b"upgrade"]
+            header_lines = [b"%b: %b" % (name, value) for name, value in self.headers if name != b"upgrade"]
             self.parser = HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             return b"\r\n".join([request_line, *header_lines, b"", data[upgrade.args[0] :]])

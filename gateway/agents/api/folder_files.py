@@ -133,7 +133,7 @@ class FolderFileRoutes:
         name = clean_file_name(find_sent(query.name) or form_name)
         if not name:
             raise BadRequest("Name the file.", param="file")
-        upload = UploadedFile(name, file.type, file.data)
+        upload = UploadedFile(name, file.content_type, file.data)
         stored, is_new = await self._contents.upload(folder, upload, query.duplicate_handling)
         request.headers["x-upload-result"] = "created" if is_new else "skipped"
         (view,) = await self._contents.load_views(folder, [stored])

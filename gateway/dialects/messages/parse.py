@@ -112,7 +112,7 @@ def parse(
     max_messages: int,
     *,
     is_lenient: bool,
-    has_limit: bool = True,
+    needs_max_tokens: bool = True,
 ) -> MessagesRequest:
     """Reads a request.
 
@@ -120,7 +120,7 @@ def parse(
     json: the value of the body.
     max_messages: the most messages of the request.
     is_lenient: parts without a place in a chat completion are skipped, since the request goes upstream as it is.
-    has_limit: the request needs `max_tokens`, as all but counts of tokens do.
+    needs_max_tokens: True to refuse a request without `max_tokens`; a count of tokens needs none.
 
     Raises: BadRequest.
     """
@@ -133,7 +133,7 @@ def parse(
     identity_fields: Json = {}
     with checker.reading("metadata", json):
         identity_fields = _read_identity(json.get("metadata"))
-    chat_json = _translate_fields(json, translated.messages, checker, has_limit=has_limit)
+    chat_json = _translate_fields(json, translated.messages, checker, needs_max_tokens=needs_max_tokens)
     if isinstance(user := identity_fields.get("user_id"), str) and user:
         chat_json["user"] = user
     request = make_chat_request(orjson.dumps(chat_json), chat_json, max_messages=None)
@@ -186,7 +186,9 @@ def read_thread(json: Json) -> MessageThread | None:
     return MessageThread(previous_id)
 
 
-def _translate_fields(json: Json, messages: list[Json], checker: FieldChecker, *, has_limit: bool) -> Json:
+def _translate_fields(
+    json: Json, messages: list[Json], checker: FieldChecker, *, needs_max_tokens: bool
+) -> Json:
     """Returns the body of a chat completion with these messages and a request's fields. Raises: BadRequest."""
     chat_json: Json = {"model": json.get("model"), "messages": messages}
     if json.get("stream") is not None:
@@ -197,7 +199,7 @@ def _translate_fields(json: Json, messages: list[Json], checker: FieldChecker, *
         add_tool_choice(chat_json, json, checker)
     with checker.reading("output_config", json):
         add_output_config(chat_json, json, checker)
-    if has_limit:
+    if needs_max_tokens:
         with checker.reading("max_tokens", json):
             add_max_tokens(chat_json, json)
         add_sampling(chat_json, json)

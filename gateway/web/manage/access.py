@@ -33,7 +33,7 @@ class Access:
         self._token = admin_token
 
     async def admit(self, request: Request, *, writes: bool = False) -> Manager:
-        """Returns the caller of a request. writes: the request changes something.
+        """Returns the caller of a request. writes: True if the request changes something.
 
         Raises: NotAuthenticated, NotAllowed, Overloaded.
         """
@@ -54,11 +54,11 @@ class Access:
         return await self._guard.get_key(request.scope["headers"])
 
     def _is_owner(self, request: Request) -> bool:
-        presented = request.headers.get(ADMIN_HEADER)
-        if presented is None:
+        presented_token = request.headers.get(ADMIN_HEADER)
+        if presented_token is None:
             return False
         token = (self._token or "").encode()
-        if not token or not hmac.compare_digest(presented.encode("utf-8", "surrogateescape"), token):
+        if not token or not hmac.compare_digest(presented_token.encode("utf-8", "surrogateescape"), token):
             raise NotAuthenticated(
                 f"`{ADMIN_HEADER}` is not the token of the account that runs this gateway."
             )

@@ -1,6 +1,6 @@
-"""Holds a WebSocket message that is arriving to the limits of request bodies.
+"""Limits a WebSocket message that is arriving as request bodies are limited.
 
-They limit its time, and the size of all large bodies in flight.
+The limits are of its time, and of the size of all large bodies in flight.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Arrival:
     """The part of a connection's next message that has arrived."""
 
     def __init__(self, bodies: BodyReader, on_late: Callable[[], object]) -> None:
-        """Begins with nothing arrived. on_late: called when the rest of a message takes too long."""
+        """Makes the state before a message. on_late: a function that is called if a message takes too long."""
         self._bodies = bodies
         self._on_late = on_late
         self._loop = asyncio.get_running_loop()

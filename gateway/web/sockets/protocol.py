@@ -34,10 +34,11 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
         # The session sets both when it begins, and then checks whether the server is shutting down.
         self.arrival: Arrival | None = None
         self.on_shutdown: Callable[[], object] = lambda: None
-        # Seconds for which a closing handshake waits for the client. Not measured; a live client answers at once.
+        # The seconds for which a closing handshake waits for the client. Not measured; a live client answers at once.
         self.close_timeout = 2.0
         # The short frames since the start of the current second, which is a time of the loop's clock.
-        self._second_start, self._short_frame_count = 0.0, 0
+        self._second_start = 0.0
+        self._short_frame_count = 0
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)

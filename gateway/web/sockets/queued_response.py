@@ -1,4 +1,4 @@
-"""A response that was asked for over a WebSocket, with a connection of its own.
+"""A response that was requested over a WebSocket, with a connection of its own.
 
 Several responses wait or are under way on one socket, and each can be cancelled alone.
 """
@@ -22,7 +22,7 @@ class ResponseConnection:
     is_refused = False  # the handshake of its socket was accepted
 
     def __init__(self, socket: Any) -> None:
-        # Called when the client has left. Set by the reply under way (`ClientReply`).
+        # A function that is called when the client has left. The reply under way (`ClientReply`) sets it.
         self.on_lost: Callable[[], object] | None = None
         self._socket = socket
         self._has_left = False
@@ -48,14 +48,14 @@ class ResponseConnection:
 
 @dataclass(eq=False, slots=True)
 class QueuedResponse:
-    """A response that was asked for."""
+    """A response that the client has requested, and that waits or is under way."""
 
     request: CreateEvent
     # Counts the bytes of the request.
     quota: ByteQuota
     # The connection of the client.
     connection: ResponseConnection
-    # The id of the response that had ended just before this response was asked for; None: no response had ended.
+    # The id of the response that had ended just before this one was requested; None: no response had ended.
     ended_before_id: str | None
     # True: the client has cancelled the response.
     is_cancelled: bool = field(default=False, init=False)
