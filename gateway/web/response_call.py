@@ -143,7 +143,7 @@ class ResponseCallRoute(ForwardedRoute):
         request = await parse_off_loop(request_body.raw, parse_body)
         headers = with_conversation_header(incoming.headers, request.conversation_id)
         found_tools = await self._load_found_tools(request, headers, scope)
-        conversation = await self._load_conversation(request, ticket, scope)
+        conversation = await self._find_conversation(request, ticket, scope)
         waiting_items = () if conversation is None else conversation.items
         if found_tools or waiting_items:
             # Parsed once more: only the parsed request names the conversation and the messages that have them.
@@ -160,7 +160,7 @@ class ResponseCallRoute(ForwardedRoute):
             rules = self.chat.resolver.rules(get_request_info(scope).caller.project)
             refuse_unknown_fields(request_body.members, KNOWN_FIELDS | rules.source_fields)
 
-    async def _load_conversation(
+    async def _find_conversation(
         self, request: ResponsesRequest, ticket: QueueTicket, scope: Scope
     ) -> ResponseConversation | None:
         """Returns the conversation that a request continues; None: the gateway stores no such conversation."""
