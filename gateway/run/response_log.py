@@ -9,6 +9,7 @@ from typing import NamedTuple
 import orjson
 
 from adapters.types import Json
+from gateway.core.turn.upstream_error import find_openai_error_of_body
 from gateway.run.event_log import EventLog
 from gateway.run.response_runs import ResponsesDialect
 from storage.job_records import Job
@@ -31,11 +32,10 @@ class UpstreamErrorReply(NamedTuple):
 
     def read_fields(self) -> ErrorFields:
         """Returns the fields of the error. A body that is no error has a fixed message."""
-        try:
-            fields = orjson.loads(self.body)["error"]
-            return ErrorFields(fields.get("code") or str(self.status), str(fields.get("message") or ""))
-        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        error = find_openai_error_of_body(self.body)
+        if error is None:
             return ErrorFields(str(self.status), "The upstream has answered with an error.")
+        return ErrorFields(str(error["code"] or self.status), str(error["message"]))
 
 
 @dataclass

@@ -30,7 +30,7 @@ from storage.run_commands import ResponseEnd
 from storage.run_records import Run, RunState
 from storage.sql.statements import make_statement
 from storage.sql.turns import Turns
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.page.memories import memory_of
 from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
 from tests.gateway.responses.test_stored import shown, texts_of
@@ -542,9 +542,9 @@ def test_the_ids_of_its_input_are_the_same_in_every_list(world: World, upstream:
         world.sdk.conversations.items.retrieve(id, conversation_id=conversation.id)
 
 
-@pytest.mark.parametrize("code", ["rate_limit_exceeded", None])
-def test_an_error_ends_it(world: World, upstream: StrictUpstream, code: str | None) -> None:
-    """Claude and others say by the status alone that they are asked too often."""
+@pytest.mark.parametrize("code", ["rate_limit_exceeded", None, 429])
+def test_an_error_ends_it(world: World, upstream: StrictUpstream, code: Any) -> None:
+    """Claude and others say by the status alone that they are asked too often, and OpenRouter by a number as well."""
     upstream.queue(fail(429, "Slow down.", code=code))
     made = begin(world, input="Hi", user="alice")
     failed = polled(world, made.id)
@@ -555,6 +555,13 @@ def test_an_error_ends_it(world: World, upstream: StrictUpstream, code: str | No
     assert world.sdk.responses.delete(made.id) is None
     with pytest.raises(openai.NotFoundError):
         world.sdk.responses.retrieve(made.id)
+
+
+def test_an_error_without_an_error_object_keeps_its_message(world: World, upstream: StrictUpstream) -> None:
+    body = orjson.dumps({"object": "error", "message": "Slow down.", "type": "RateLimit", "code": 429})
+    upstream.queue(raw(body, content_type="application/json", status=429))
+    failed = polled(world, begin(world, input="Hi", user="alice").id)
+    assert (failed.error.code, failed.error.message) == ("rate_limit_exceeded", "Slow down.")
 
 
 def test_one_that_ends_before_it_has_begun_is_streamed_from_its_beginning(
