@@ -128,7 +128,9 @@ class _AuditScreens(Struct, frozen=True):
     async def _load_existing_parts(self, records: Sequence[AuditRecord]) -> _ExistingParts:
         """Returns the memories and facts that some entries name and that exist."""
         audit = self.operations.audit
-        names = await audit.load_names({each.memory for each in records if each.memory is not None})
+        names = await self.operations.memories.load_labels(
+            {each.memory for each in records if each.memory is not None}
+        )
         named_facts = {
             (each.memory, seq)
             for each in records

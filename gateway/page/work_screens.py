@@ -18,6 +18,7 @@ from gateway.page.screen import (
 )
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.audited_parts import render_audited_part
+from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.work_operations import MAX_RETRIED, WorkOperations
 
 
@@ -32,6 +33,7 @@ class _WorkScreens(Struct, frozen=True):
     """Handles requests for the screen, and for the changes of jobs and batches."""
 
     work: WorkOperations
+    memories: MemoryViews
     audit: AuditOperations
 
     async def show(self, request: ScreenRequest, query: WorkQuery) -> Answer:
@@ -42,7 +44,7 @@ class _WorkScreens(Struct, frozen=True):
             return View(record)
         parsed_uids = (ids.parse_uid("agent", job.name or "") for job in record.jobs.items)
         uids = {uid for uid in parsed_uids if uid is not None}
-        names = await self.audit.load_names(uids) if uids else {}
+        names = await self.memories.load_labels(uids)
         failed_count = await self.work.count_failed(request.visitor.project)
         context = {
             "failed": failed_count,
@@ -77,7 +79,7 @@ class _WorkScreens(Struct, frozen=True):
 
 
 def make_screens(operations: PageOperations) -> list[Screen | Action]:
-    work = _WorkScreens(operations.work, operations.audit)
+    work = _WorkScreens(operations.work, operations.memories, operations.audit)
     return [
         Screen("work", work.show, WorkQuery),
         Action("jobs/retry", work.retry_failed),

@@ -14,7 +14,6 @@ from gateway.errors import BadRequest
 from gateway.run.admin.audited_parts import AuditedVersion
 from gateway.run.admin.list_page import PAGE_LINES, ListPage, make_next_cursor, parse_cursor
 from gateway.run.admin.memory_by_uid import get_agent
-from gateway.run.admin.memory_names import make_memory_label
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from storage.listing import LAST_NUMBER
 from storage.operator_records import AuditAction, AuditEntry
@@ -140,13 +139,6 @@ class AuditOperations(Struct, frozen=True):
         """Returns the last forgettings of parts of a memory, the oldest first. uid: the uid of the memory."""
         entries = await self.store.audit.list_of_memory(uid, ("forget",), limit=_NEWEST_ENTRIES)
         return [_make_record(entry) for entry in reversed(entries)]
-
-    async def load_names(self, uids: Collection[str]) -> dict[str, str]:
-        """Returns the names of memories by their uids, without those that are gone; of agents with their ids."""
-        return {
-            uid: make_memory_label(scope)
-            for uid, scope in (await self.store.overview.load_scopes(uids)).items()
-        }
 
     async def find_facts(self, facts: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
         """Returns the existing facts among some, true or not. facts: pairs of a memory's uid and a fact's number."""

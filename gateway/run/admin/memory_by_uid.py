@@ -1,8 +1,11 @@
-"""Gets a memory that a caller names, within the project that the caller may see, and lists its other profiles."""
+"""Gets a memory by its uid, within the project that the caller may see, its other profiles, and memories' names."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from gateway.errors import MemoryNotFound
+from gateway.run.admin.memory_names import make_memory_label
 from storage.operator_records import FoundMemory
 from storage.records import Agent, Scope
 from storage.sql.store import Store
@@ -33,6 +36,12 @@ async def get_memory(store: Store, project: str | None, uid: str) -> FoundMemory
     if memory is None:
         raise MemoryNotFound
     return memory
+
+
+async def load_labels(store: Store, uids: Collection[str]) -> dict[str, str]:
+    """Returns the names of memories by their uids, without those that are gone; of agents with their ids."""
+    scopes = await store.overview.load_scopes(uids) if uids else {}
+    return {uid: make_memory_label(scope) for uid, scope in scopes.items()}
 
 
 async def load_other_profiles(store: Store, scope: Scope) -> list[str]:

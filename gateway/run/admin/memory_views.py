@@ -6,7 +6,7 @@ page renders them. The fields of `MemoryViews` are the views of blocks, facts an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple, cast
 
 from msgspec import UNSET, Struct
@@ -28,7 +28,7 @@ from gateway.run.admin.list_page import (
     parse_cursor,
     parse_page_end,
 )
-from gateway.run.admin.memory_by_uid import get_memory
+from gateway.run.admin.memory_by_uid import get_memory, load_labels
 from gateway.run.admin.memory_names import (
     find_name_line,
     find_name_sentence,
@@ -195,6 +195,10 @@ class MemoryViews:
     async def get_name(self, project: str | None, uid: str) -> str:
         """Returns the name of a memory, with its id if it is an agent's."""
         return make_memory_label(await get_memory(self.store, project, uid))
+
+    async def load_labels(self, uids: Collection[str]) -> dict[str, str]:
+        """Returns the names of memories by their uids, without those that are gone; of agents with their ids."""
+        return await load_labels(self.store, uids)
 
     async def find_name_line(self, memory: FoundMemory) -> str | None:
         """Returns the line of a memory's blocks or facts that names its person, if there is such a line."""

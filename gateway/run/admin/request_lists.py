@@ -15,8 +15,7 @@ from msgspec import Struct
 from gateway.core import ids
 from gateway.run.admin.list_page import PAGE_LINES, make_cursor_error
 from gateway.run.admin.logged_requests import find_forgotten_memories
-from gateway.run.admin.memory_by_uid import get_agent
-from gateway.run.admin.memory_names import make_memory_label
+from gateway.run.admin.memory_by_uid import get_agent, load_labels
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.admin.recall_retention import RecallRetention
 from gateway.run.admin.request_records import RequestRecord, RequestSummary
@@ -90,10 +89,9 @@ class RequestLists(Struct, frozen=True):
         """
         uids = {each.memory for each in requests if each.memory and ids.parse_uid("agent", each.name or "")}
         try:
-            scopes = await self.store.overview.load_scopes(uids) if uids else {}
+            return await load_labels(self.store, uids)
         except StoreError:
             return {}
-        return {uid: make_memory_label(scope) for uid, scope in scopes.items()}
 
     async def read_page(
         self,
