@@ -17,7 +17,7 @@ import orjson
 
 from scripts import load
 from tests.agents.batches.test_batches import PATH, append, asked, results
-from tests.doubles.batches import Fate, OpenAIBatchServer
+from tests.doubles.batches import OpenAIBatchServer, Outcome
 from tests.gateway.process import Process, serving
 
 SETTINGS = """\
@@ -37,11 +37,11 @@ context_window = 16000
 HISTORY = 3  # live-like exchanges before, as initial messages
 
 
-def answer(custom_id: str, body: dict[str, Any], cycles: int = 3) -> Fate:
+def answer(custom_id: str, body: dict[str, Any], cycles: int = 3) -> Outcome:
     notes = len(results(body))
     if notes == cycles - 1:
-        return Fate(text=f"{asked(body)}: it is done. " + "word " * 40)
-    return Fate(calls=(append(f"Note {notes} of {asked(body)}."),))
+        return Outcome(text=f"{asked(body)}: it is done. " + "word " * 40)
+    return Outcome(calls=(append(f"Note {notes} of {asked(body)}."),))
 
 
 def ask(gateway: Process, method: str, path: str, body: Any = None) -> Any:

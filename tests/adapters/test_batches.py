@@ -33,11 +33,11 @@ from adapters.errors import (
     UnreadableResults,
 )
 from adapters.openai import OpenAICompatible
-from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
+from tests.doubles.batches import AnthropicBatchServer, BatchServer, OpenAIBatchServer, Outcome
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, UpstreamRequest, fail, raw, say
 
 Json = dict[str, Any]
-Fates = Mapping[str, Fate]
+Outcomes = Mapping[str, Outcome]
 SEEN = ("a-1", "b-1", "c-1", "d-1")
 
 
@@ -85,16 +85,16 @@ def said_in(result: PartResult) -> Any:
 
 
 @asynccontextmanager
-async def bench_of(kind: str, fates: Fates = {}, *, held: bool = False) -> AsyncIterator[Bench]:  # noqa: B006
-    def answer(custom_id: str, body: Json) -> Fate:
-        return fates.get(custom_id, Fate(text=f"To {custom_id}"))
+async def bench_of(kind: str, outcomes: Outcomes = {}, *, held: bool = False) -> AsyncIterator[Bench]:  # noqa: B006
+    def answer(custom_id: str, body: Json) -> Outcome:
+        return outcomes.get(custom_id, Outcome(text=f"To {custom_id}"))
 
     makers: dict[str, tuple[type[BatchServer], Callable[..., BatchProvider], str]] = {
         "openai": (OpenAIBatchServer, OpenAIBatches, "sk-own"),
         "anthropic": (AnthropicBatchServer, AnthropicBatches, "sk-ant-own"),
     }
     if kind == "local":
-        upstream = StrictUpstream(script=lambda request: _live(request, fates))
+        upstream = StrictUpstream(script=lambda request: _live(request, outcomes))
         with upstream:
             provider: BatchProvider = LocalBatches(OpenAICompatible("up", upstream.base_url, key="sk-own"))
             yield Bench(provider, upstream)
@@ -107,10 +107,10 @@ async def bench_of(kind: str, fates: Fates = {}, *, held: bool = False) -> Async
         await provider.aclose()
 
 
-def _live(request: UpstreamRequest, fates: Fates) -> Reply:
+def _live(request: UpstreamRequest, outcomes: Outcomes) -> Reply:
     name = request.json["messages"][-1]["content"]
-    fate = fates.get(name, Fate(text=f"To {name}"))
-    return say(fate.text) if fate.kind == "succeeded" else fail(fate.status, fate.words)
+    outcome = outcomes.get(name, Outcome(text=f"To {name}"))
+    return say(outcome.text) if outcome.kind == "succeeded" else fail(outcome.status, outcome.message)
 
 
 KINDS = ["openai", "anthropic", "local"]
@@ -149,17 +149,17 @@ async def test_an_sdk_that_is_not_installed_is_named_with_the_line_to_run(
 
 @pytest.mark.parametrize("kind", REMOTE)
 async def test_results_say_what_became_of_each(kind: str) -> None:
-    fates = {
-        "b-1": Fate("errored", words="Too long.", status=400),
-        "c-1": Fate("errored", words="Busy.", status=529, error="overloaded_error"),
-        "d-1": Fate("expired"),
-        "e-1": Fate("cancelled"),
-        "f-1": Fate(times=0),
-        "g-1": Fate(times=2),
+    outcomes = {
+        "b-1": Outcome("errored", message="Too long.", status=400),
+        "c-1": Outcome("errored", message="Busy.", status=529, error_type="overloaded_error"),
+        "d-1": Outcome("expired"),
+        "e-1": Outcome("cancelled"),
+        "f-1": Outcome(times=0),
+        "g-1": Outcome(times=2),
     }
-    async with bench_of(kind, fates) as bench:
-        bench.batches.shuffled = True
-        id = await bench.submit("a-1", *fates)
+    async with bench_of(kind, outcomes) as bench:
+        bench.batches.is_shuffled = True
+        id = await bench.submit("a-1", *outcomes)
         listed = [each async for each in bench.provider.read_results(id)]
         found = {each.custom_id: each for each in listed}
         assert found.keys() == {"a-1", "b-1", "c-1", "d-1", "e-1", "g-1"}
@@ -172,8 +172,8 @@ async def test_results_say_what_became_of_each(kind: str) -> None:
 
 
 async def test_local_says_what_an_upstream_said() -> None:
-    fates = {"b-1": Fate("errored", words="No.", status=400), "c-1": Fate("errored", status=500)}
-    async with bench_of("local", fates) as bench:
+    outcomes = {"b-1": Outcome("errored", message="No.", status=400), "c-1": Outcome("errored", status=500)}
+    async with bench_of("local", outcomes) as bench:
         found = await bench.read(await bench.submit("a-1", "b-1", "c-1"))
         assert (found["b-1"].message, found["b-1"].is_transient) == ("No.", False)
         assert (found["c-1"].outcome, found["c-1"].is_transient) == ("errored", True)
@@ -271,7 +271,7 @@ async def test_a_batch_is_found_by_its_mark(kind: str) -> None:
 @pytest.mark.parametrize("kind", REMOTE)
 async def test_a_batch_is_found_although_its_creation_was_not_answered(kind: str) -> None:
     async with bench_of(kind) as bench:
-        bench.batches.drop_create = True
+        bench.batches.drops_create_reply = True
         with pytest.raises(ProviderError):
             await bench.submit("a-1", "b-1", mark="own")
         assert len(bench.batches.batches) == 1
@@ -318,7 +318,7 @@ async def test_items_of_a_cancelled_batch_are_cancelled(kind: str) -> None:
 async def test_results_that_break_off_are_an_error_and_can_be_read_again(kind: str, cut: int) -> None:
     async with bench_of(kind) as bench:
         id = await bench.submit(*SEEN)
-        bench.batches.cut_results = cut
+        bench.batches.results_cut_at = cut
         with pytest.raises(ProviderReplyBroken):
             await bench.read(id)
         assert len(await bench.read(id)) == len(SEEN)
@@ -327,22 +327,22 @@ async def test_results_that_break_off_are_an_error_and_can_be_read_again(kind: s
 @pytest.mark.parametrize("kind", REMOTE)
 async def test_an_answer_that_is_no_batch_is_broken(kind: str) -> None:
     async with bench_of(kind) as bench:
-        bench.batches.instead = HTMLResponse("<p>Hello")
+        bench.batches.fixed_response = HTMLResponse("<p>Hello")
         with pytest.raises(ProviderReplyBroken):
             await bench.provider.poll("batch_1")
 
 
 @pytest.mark.parametrize("kind", REMOTE)
 async def test_lines_that_are_no_results_hold_back_no_others(kind: str) -> None:
-    fates = {"b-1": Fate("errored", words="No.", status=400)}
-    async with bench_of(kind, fates) as bench:
+    outcomes = {"b-1": Outcome("errored", message="No.", status=400)}
+    async with bench_of(kind, outcomes) as bench:
         id = await bench.submit("a-1", "b-1", "c-1")
         body, result = b"[" * 300 + b"]" * 300, b'{"type":"errored","error":{"error":{"type":[]}}}'
         odd = b'{"custom_id":"d-1","response":{"status_code":200,"body":{"x":%b}},"result":%b}' % (
             body,
             result,
         )
-        bench.batches.garbage = b"[1]\n\n<p>\n" + odd + b"\n"
+        bench.batches.results_prefix = b"[1]\n\n<p>\n" + odd + b"\n"
         found: list[str] = []
         with pytest.raises(UnreadableResults, match="3 lines"):
             await _list(bench.provider.read_results(id), found)
@@ -387,7 +387,7 @@ async def _list(results: AsyncIterator[PartResult], found: list[str]) -> None:
 @pytest.mark.parametrize("kind", REMOTE)
 async def test_a_batch_that_is_refused_is_not_made_and_says_why(kind: str) -> None:
     async with bench_of(kind) as bench:
-        bench.batches.refuse_create = [(400, "The queue is full.")]
+        bench.batches.create_refusals = [(400, "The queue is full.")]
         with pytest.raises(ProviderRefused, match="The queue is full"):
             await bench.submit("a-1")
         assert not bench.batches.batches
@@ -396,18 +396,18 @@ async def test_a_batch_that_is_refused_is_not_made_and_says_why(kind: str) -> No
 async def test_a_file_of_which_no_batch_was_made_is_deleted() -> None:
     async with bench_of("openai") as bench:
         await bench.submit("a-1", mark="another")
-        bench.batches.refuse_create = [(503, "Busy.")]
+        bench.batches.create_refusals = [(503, "Busy.")]
         with pytest.raises(ProviderRefused, match="Busy"):
             await bench.submit("b-1", mark="own")
         server: Any = bench.server
-        assert [each["filename"] for each in server.shown] == ["another.jsonl", "own.jsonl"]
+        assert [each["filename"] for each in server.listed_files] == ["another.jsonl", "own.jsonl"]
         assert await bench.provider.find(part(1, "own"), {"b-1"}) is None
-        assert [each["filename"] for each in server.shown] == ["another.jsonl"]
+        assert [each["filename"] for each in server.listed_files] == ["another.jsonl"]
 
 
 async def test_a_batch_whose_file_is_rejected_is_over_without_results() -> None:
     async with bench_of("openai") as bench:
-        bench.batches.rejects = "The file is malformed."
+        bench.batches.failure_message = "The file is malformed."
         state = await bench.provider.poll(await bench.submit("a-1"))
         assert (state.is_over, state.has_results, state.message) == (True, False, "The file is malformed.")
 
@@ -448,7 +448,7 @@ async def test_an_argument_of_a_tool_that_is_called_temperature_asks_for_no_olde
         line = bench.provider.make_line("a-1", orjson.dumps({**json.loads(body_of("a-1")), "tools": tools}))
         await bench.provider.submit(part(1), io.BytesIO(line))
         assert isinstance(bench.batches, AnthropicBatchServer)
-        assert bench.batches.versions == [DEFAULT_VERSION]
+        assert bench.batches.api_versions == [DEFAULT_VERSION]
 
 
 async def test_the_event_loop_goes_on_while_the_lines_of_a_batch_are_looked_through() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.agents.batches.test_batches import scene
 from tests.agents.letta import LettaWorld, letta
-from tests.doubles.batches import Fate
+from tests.doubles.batches import Outcome
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.page.memories import memory_of
 from tests.gateway.sdk import World
@@ -146,10 +146,12 @@ def test_an_item_of_a_batch_fails_where_its_memory_is_paused(tmp_path: Path) -> 
         assert stored(s.world) == before
 
 
-@pytest.mark.both(fate=[Fate(text="Miso.")])
-@pytest.mark.parametrize("fate", [Fate(text="Miso."), Fate("errored", words="Not allowed: Miso.")])
-def test_results_for_a_memory_that_is_paused_meanwhile_are_not_stored(fate: Fate, tmp_path: Path) -> None:
-    with scene(tmp_path, lambda *_: fate, profile("default", model="up/m"), held=True) as s:
+@pytest.mark.both(outcome=[Outcome(text="Miso.")])
+@pytest.mark.parametrize("outcome", [Outcome(text="Miso."), Outcome("errored", message="Not allowed: Miso.")])
+def test_results_for_a_memory_that_is_paused_meanwhile_are_not_stored(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    with scene(tmp_path, lambda *_: outcome, profile("default", model="up/m"), held=True) as s:
         agent = begin(s.world)
         before = stored(s.world)
         batch = s.post([agent], "What is my cat called?", override_model="open/m")

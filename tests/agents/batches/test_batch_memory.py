@@ -49,7 +49,7 @@ from tests.agents.batches.test_batches import (
 )
 from tests.agents.letta import spoken
 from tests.agents.test_client_tools import NOTE
-from tests.doubles.batches import Fate
+from tests.doubles.batches import Outcome
 from tests.doubles.tool_server import ToolServer
 from tests.gateway.process import command
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
@@ -66,8 +66,8 @@ def has(folder: Path, text: str) -> list[str]:
     ]
 
 
-def noting(custom_id: str, body: Json) -> Fate:
-    return Fate(text="Written down.") if results(body) else Fate(calls=(append("Likes quokkas."),))
+def noting(custom_id: str, body: Json) -> Outcome:
+    return Outcome(text="Written down.") if results(body) else Outcome(calls=(append("Likes quokkas."),))
 
 
 @pytest.mark.sqlite
@@ -96,9 +96,9 @@ def test_an_item_keeps_facts_and_long_texts_as_a_live_send_does(is_last_call: bo
         ("archival_memory_insert", {"content": LONG_TEXT}),
     )
 
-    def answer(custom_id: str, body: Json) -> Fate:
+    def answer(custom_id: str, body: Json) -> Outcome:
         # With the calls in the last round the item ends with them, since no more steps are allowed.
-        return Fate(text="I know it now.") if results(body) else Fate(calls=calls)
+        return Outcome(text="I know it now.") if results(body) else Outcome(calls=calls)
 
     with scene(tmp_path, answer) as s:
         [agent] = s.agents(1, tools=["remember_fact", "archival_memory_insert"])
@@ -112,10 +112,10 @@ def test_an_item_keeps_facts_and_long_texts_as_a_live_send_does(is_last_call: bo
 
 @needs_bwrap
 def test_what_python_has_changed_in_a_block_goes_with_the_turn_of_its_item(tmp_path: Path) -> None:
-    def answer(custom_id: str, body: Json) -> Fate:
+    def answer(custom_id: str, body: Json) -> Outcome:
         said = [m for m in body["messages"] if m["role"] == "user"][-1]["content"]
         is_done = body["messages"][-1]["role"] == "tool"
-        return Fate(text="Ok.") if is_done else Fate(calls=(("note", {"text": said}),))
+        return Outcome(text="Ok.") if is_done else Outcome(calls=(("note", {"text": said}),))
 
     with scene(tmp_path, answer, tools=ToolSettings(python=PYTHON)) as s:
         s.world.letta.tools.create(source_code=NOTE)
@@ -142,8 +142,10 @@ def test_what_python_writes_after_a_forgetting_is_not_stored(
 ) -> None:
     real = DefinedTools.run
 
-    def answer(custom_id: str, body: Json) -> Fate:
-        return Fate(text="Ok.") if results(body) else Fate(calls=(("note", {"text": "Adores quokkas."}),))
+    def answer(custom_id: str, body: Json) -> Outcome:
+        return (
+            Outcome(text="Ok.") if results(body) else Outcome(calls=(("note", {"text": "Adores quokkas."}),))
+        )
 
     with scene(tmp_path, answer, tools=ToolSettings(python=PYTHON)) as s:
         s.world.letta.tools.create(source_code=NOTE)
@@ -165,14 +167,14 @@ def test_what_python_writes_after_a_forgetting_is_not_stored(
 
 @pytest.mark.parametrize("when", ["it comes", "it is written"])
 @pytest.mark.parametrize(
-    "fate",
-    [Fate(text="You adore quokkas."), Fate("errored", words="Not allowed: quokkas.")],
+    "outcome",
+    [Outcome(text="You adore quokkas."), Outcome("errored", message="Not allowed: quokkas.")],
     ids=["a reply", "an error"],
 )
 def test_results_for_a_forgotten_memory_are_not_stored(
-    tmp_path: Path, fate: Fate, when: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, outcome: Outcome, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with scene(tmp_path, lambda custom_id, body: fate, held=True) as s:
+    with scene(tmp_path, lambda custom_id, body: outcome, held=True) as s:
         [agent] = s.agents(1)
         s.world.letta.agents.messages.create(agent, input="I adore quokkas.", override_model="up/m")
         said = spoken(s.world.letta.agents.messages.list(agent).items)
@@ -375,9 +377,9 @@ def test_a_batch_is_cut_into_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_more_than_a_page_of_agents_over_three_cycles(tmp_path: Path) -> None:
-    def answer(custom_id: str, body: Json) -> Fate:
+    def answer(custom_id: str, body: Json) -> Outcome:
         made = len(results(body))
-        return Fate(text="Done.") if made == 2 else Fate(calls=(append(f"Note {made}."),))
+        return Outcome(text="Done.") if made == 2 else Outcome(calls=(append(f"Note {made}."),))
 
     with scene(tmp_path, answer) as s:
         agents = s.agents(60)
@@ -391,7 +393,7 @@ def test_more_than_a_page_of_agents_over_three_cycles(tmp_path: Path) -> None:
 
 @pytest.mark.sqlite
 def test_the_command_line_shows_and_cancels(tmp_path: Path) -> None:
-    with scene(tmp_path, lambda *_: Fate("errored", words="It is too rude.")) as s:
+    with scene(tmp_path, lambda *_: Outcome("errored", message="It is too rude.")) as s:
         batch = s.post(agents := s.agents(2))
         s.ended(batch)
         assert s.world.ask("DELETE", f"/v1/agents/{agents[0]}")[0] == 200
@@ -449,8 +451,8 @@ def test_a_key_that_is_refused_for_every_call_fails_the_items(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with scene(tmp_path) as s:
-        refusal = s.openai.refused(401, "Incorrect API key.")
-        monkeypatch.setattr(s.openai, "unauthorised", lambda request: refusal)
+        refusal = s.openai.make_error(401, "Incorrect API key.")
+        monkeypatch.setattr(s.openai, "find_key_error", lambda request: refusal)
         assert s.ended(s.post(s.agents(1)))["counts"]["failed"] == 1
 
 
@@ -559,10 +561,10 @@ def test_webhooks_are_called_once(tmp_path: Path) -> None:
 def test_an_item_asks_another_agent(tmp_path: Path) -> None:
     tool = "send_message_to_agent_and_wait_for_reply"
 
-    def answer(custom_id: str, body: Json) -> Fate:
+    def answer(custom_id: str, body: Json) -> Outcome:
         if results(body):
-            return Fate(text=f"It said: {results(body)[0]}")
-        return Fate(calls=((tool, {"other_agent_id": other, "message": "Are you there?"}),))
+            return Outcome(text=f"It said: {results(body)[0]}")
+        return Outcome(calls=((tool, {"other_agent_id": other, "message": "Are you there?"}),))
 
     with scene(tmp_path, answer) as s:
         other = s.world.agent(model="up/m", name="other").id

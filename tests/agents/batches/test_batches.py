@@ -18,7 +18,7 @@ from gateway.settings import BatchSettings, ProfileSettings, ToolSettings, Upstr
 from gateway.tokens import choose_tokenizer
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.anthropic_rules import sign
-from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
+from tests.doubles.batches import AnthropicBatchServer, BatchServer, OpenAIBatchServer, Outcome
 from tests.doubles.tool_server import OK, ToolServer, served
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, UpstreamRequest, say
 from tests.patience import PATIENCE_S
@@ -138,12 +138,12 @@ def shown_text(message: Any) -> str:
 @contextmanager
 def scene(
     folder: Path,
-    answer: Callable[[str, Json], Fate] | None = None,
+    answer: Callable[[str, Json], Outcome] | None = None,
     *profiles: ProfileSettings,
     held: bool = False,
     **options: Any,
 ) -> Iterator[Scene]:
-    answer = answer or (lambda custom_id, body: Fate(text="Hello."))
+    answer = answer or (lambda custom_id, body: Outcome(text="Hello."))
     with ExitStack() as stack:
         upstream = stack.enter_context(StrictUpstream())
         openai = stack.enter_context(OpenAIBatchServer(answer, held=held))
@@ -161,7 +161,7 @@ def scene(
 
 @contextmanager
 def with_webhooks(
-    folder: Path, answer: Callable[[str, Json], Fate] | None = None
+    folder: Path, answer: Callable[[str, Json], Outcome] | None = None
 ) -> Iterator[tuple[Scene, ToolServer]]:
     """Yields a scene, and a server that its tools and its callbacks may call."""
     with served(OK) as server:
@@ -229,10 +229,10 @@ def results(body: Json) -> list[str]:
     return found
 
 
-def buying(custom_id: str, body: Json) -> Fate:
+def buying(custom_id: str, body: Json) -> Outcome:
     if results(body):
-        return Fate(text=f"It said {results(body)[0]}.")
-    return Fate(calls=(("buy", {"what": "a fern"}),))
+        return Outcome(text=f"It said {results(body)[0]}.")
+    return Outcome(calls=(("buy", {"what": "a fern"}),))
 
 
 def append(text: str, label: str = "human") -> tuple[str, Json]:
@@ -244,10 +244,10 @@ def append(text: str, label: str = "human") -> tuple[str, Json]:
 
 @pytest.mark.parametrize("model", MODELS[:2])
 def test_tools_run_between_two_cycles(model: str, tmp_path: Path) -> None:
-    def answer(custom_id: str, body: Json) -> Fate:
+    def answer(custom_id: str, body: Json) -> Outcome:
         if results(body):
-            return Fate(text="It is noted.")
-        return Fate(calls=(append("Likes fish."),))
+            return Outcome(text="It is noted.")
+        return Outcome(calls=(append("Likes fish."),))
 
     with scene(tmp_path, answer) as s:
         [agent] = s.agents(1, model)
@@ -280,8 +280,8 @@ def test_thoughts_go_back_to_their_places_and_memory_may_change(tmp_path: Path) 
     call = {"type": "tool_use", "id": "toolu_1", "name": name, "input": given}
     thinks = (first, {"type": "text", "text": "I note it. "}, second, call)
 
-    def answer(custom_id: str, body: Json) -> Fate:
-        return Fate(text="It is noted.") if results(body) else Fate(blocks=thinks)
+    def answer(custom_id: str, body: Json) -> Outcome:
+        return Outcome(text="It is noted.") if results(body) else Outcome(blocks=thinks)
 
     with scene(tmp_path, answer) as s:
         [agent] = s.agents(1, "claude/claude-opus-5-5")
@@ -300,11 +300,11 @@ def test_rounds_take_their_room(tmp_path: Path) -> None:
     window, count = 6_000, choose_tokenizer("gpt-4o").count
     bodies: list[Json] = []
 
-    def answer(custom_id: str, body: Json) -> Fate:
+    def answer(custom_id: str, body: Json) -> Outcome:
         bodies.append(body)
         if (made := len(results(body))) < 4:
-            return Fate(calls=(("archival_memory_search", {"query": f"rose {made}", "top_k": 3}),))
-        return Fate(text="They are red.")
+            return Outcome(calls=(("archival_memory_search", {"query": f"rose {made}", "top_k": 3}),))
+        return Outcome(text="They are red.")
 
     with scene(tmp_path, answer) as s:
         [agent] = s.agents(1, "open/gpt-4o", tools=["archival_memory_search"], context_window_limit=window)
@@ -323,10 +323,10 @@ def test_rounds_take_their_room(tmp_path: Path) -> None:
 
 
 def test_rules_hold_across_cycles(tmp_path: Path) -> None:
-    def answer(custom_id: str, body: Json) -> Fate:
+    def answer(custom_id: str, body: Json) -> Outcome:
         if len(results(body)) == 2:
-            return Fate(text="Enough.")
-        return Fate(calls=(append("Once."),))
+            return Outcome(text="Enough.")
+        return Outcome(calls=(append("Once."),))
 
     rule = {"type": "max_count_per_step", "tool_name": "core_memory_append", "max_count_limit": 1}
     with scene(tmp_path, answer) as s:
@@ -337,7 +337,7 @@ def test_rules_hold_across_cycles(tmp_path: Path) -> None:
 
 
 def test_steps_are_bounded(tmp_path: Path) -> None:
-    with scene(tmp_path, lambda _, body: Fate(calls=(append("More."),))) as s:
+    with scene(tmp_path, lambda _, body: Outcome(calls=(append("More."),))) as s:
         [agent] = s.agents(1)
         batch = s.post([agent], max_steps=2)
         assert s.ended(batch)["counts"]["completed"] == 1
@@ -347,7 +347,7 @@ def test_steps_are_bounded(tmp_path: Path) -> None:
 
 def test_nobody_can_be_asked_for_approval(tmp_path: Path) -> None:
     rule = {"type": "requires_approval", "tool_name": "core_memory_append"}
-    with scene(tmp_path, lambda _, body: Fate(calls=(append("No."),))) as s:
+    with scene(tmp_path, lambda _, body: Outcome(calls=(append("No."),))) as s:
         [agent] = s.agents(1, tool_rules=[rule])
         batch = s.post([agent])
         assert s.ended(batch)["counts"]["failed"] == 1
@@ -360,7 +360,7 @@ def test_nobody_can_be_asked_for_approval(tmp_path: Path) -> None:
 
 
 def test_a_tool_that_the_agent_does_not_have_fails_an_item(tmp_path: Path) -> None:
-    with scene(tmp_path, lambda custom_id, body: Fate(calls=(("buy", {}),))) as s:
+    with scene(tmp_path, lambda custom_id, body: Outcome(calls=(("buy", {}),))) as s:
         [agent] = s.agents(1, tools=[], include_base_tools=False)
         batch = s.post([agent])
         assert s.ended(batch)["counts"]["failed"] == 1
@@ -369,17 +369,17 @@ def test_a_tool_that_the_agent_does_not_have_fails_an_item(tmp_path: Path) -> No
 
 @pytest.mark.both
 def test_two_agents_rethink_one_block(tmp_path: Path) -> None:
-    def answer(custom_id: str, body: Json) -> Fate:
+    def answer(custom_id: str, body: Json) -> Outcome:
         made, name = results(body), asked(body)
         if not made:
-            return Fate(calls=(("memory_rethink", {"label": "plan", "new_memory": f"By {name}."}),))
+            return Outcome(calls=(("memory_rethink", {"label": "plan", "new_memory": f"By {name}."}),))
         if "changed" in made[-1] and len(made) == 1:
             # It is shown what stands there now, and keeps that.
             other = "one" if name == "two" else "two"
             assert f"By {other}." in made[-1]
             text = f"By {other}. By {name}."
-            return Fate(calls=(("memory_rethink", {"label": "plan", "new_memory": text}),))
-        return Fate(text="Done.")
+            return Outcome(calls=(("memory_rethink", {"label": "plan", "new_memory": text}),))
+        return Outcome(text="Done.")
 
     with scene(tmp_path, answer) as s:
         block = s.world.letta.blocks.create(label="plan", value="Empty.")
@@ -399,23 +399,25 @@ def test_two_agents_rethink_one_block(tmp_path: Path) -> None:
 def test_what_becomes_of_each_item_is_named(tmp_path: Path) -> None:
     seen: dict[str, int] = {}
 
-    def answer(custom_id: str, body: Json) -> Fate:
+    def answer(custom_id: str, body: Json) -> Outcome:
         name = asked(body)
         seen[name] = seen.get(name, 0) + 1
         return {
-            "wrong": Fate("errored", words="It is too rude."),
-            "busy": Fate("errored", status=500, words="Busy.") if seen[name] == 1 else Fate(text="At last."),
-            "broken": Fate("errored", status=503, words="Out of order."),
-            "late": Fate("expired") if seen[name] < 3 else Fate(text="In time."),
-            "never": Fate("expired"),
-            "lost": Fate(times=0),
-            "stopped": Fate("cancelled"),
-            "twice": Fate(times=2),
-        }.get(name, Fate(text="Fine."))
+            "wrong": Outcome("errored", message="It is too rude."),
+            "busy": Outcome("errored", status=500, message="Busy.")
+            if seen[name] == 1
+            else Outcome(text="At last."),
+            "broken": Outcome("errored", status=503, message="Out of order."),
+            "late": Outcome("expired") if seen[name] < 3 else Outcome(text="In time."),
+            "never": Outcome("expired"),
+            "lost": Outcome(times=0),
+            "stopped": Outcome("cancelled"),
+            "twice": Outcome(times=2),
+        }.get(name, Outcome(text="Fine."))
 
     names = ["wrong", "busy", "broken", "late", "never", "lost", "stopped", "twice", "good"]
     with scene(tmp_path, answer) as s:
-        s.openai.shuffled = True
+        s.openai.is_shuffled = True
         agents = s.agents(len(names))
         batch = s.post(agents, *names)
         found = s.ended(batch)
@@ -441,7 +443,7 @@ def test_what_becomes_of_each_item_is_named(tmp_path: Path) -> None:
 
 def test_a_result_file_that_is_cut_is_read_again(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
-        s.openai.cut_results = 600
+        s.openai.results_cut_at = 600
         batch = s.post(s.agents(5))
         assert s.ended(batch)["counts"]["completed"] == 5
         assert len(s.openai.batches) == 1
@@ -451,7 +453,7 @@ def test_a_result_file_that_is_cut_is_read_again(tmp_path: Path) -> None:
 def test_a_batch_whose_creation_was_not_answered_is_found(model: str, tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         server: BatchServer = s.openai if model == "open/m" else s.anthropic
-        server.drop_create = True
+        server.drops_create_reply = True
         agents = s.agents(2, model)
         assert s.ended(s.post(agents))["counts"]["completed"] == 2
         assert len(server.batches) == 1
@@ -460,7 +462,7 @@ def test_a_batch_whose_creation_was_not_answered_is_found(model: str, tmp_path: 
 
 def test_a_part_that_is_refused_is_tried_again_and_others_go_on(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
-        s.openai.refuse_create = [(429, "Too much is enqueued.")] * 3
+        s.openai.create_refusals = [(429, "Too much is enqueued.")] * 3
         batch = s.post([*s.agents(2), *s.agents(2, "claude/claude-opus-4-6")])
         s.until(batch, lambda found: found["counts"]["completed"] >= 2)
         assert s.ended(batch)["counts"]["completed"] == 4
@@ -470,14 +472,14 @@ def test_a_part_that_is_refused_is_tried_again_and_others_go_on(tmp_path: Path) 
 def test_the_eighth_refusal_fails_the_items(is_late: bool, tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         if is_late:
-            s.openai.rejects = "The file is malformed."
+            s.openai.failure_message = "The file is malformed."
         else:
-            s.openai.refuse_create = [(400, "The file is malformed.")] * 20
+            s.openai.create_refusals = [(400, "The file is malformed.")] * 20
         batch = s.post(s.agents(2))
         assert s.ended(batch)["counts"]["failed"] == 2
         assert s.items(batch)[0]["error"] == "The file is malformed."
         assert len(s.openai.batches) == (8 if is_late else 0)
-        assert len(s.openai.refuse_create) in (0, 12)
+        assert len(s.openai.create_refusals) in (0, 12)
 
 
 def test_what_is_forgotten_meanwhile_is_not_quoted(tmp_path: Path) -> None:
@@ -541,9 +543,9 @@ def test_later_rounds_have_the_initial_messages_that_a_live_turn_has_written(tmp
     initial = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "A gardener."}]
     prompts = []
 
-    def answer(custom_id: str, body: Json) -> Fate:
+    def answer(custom_id: str, body: Json) -> Outcome:
         prompts.append(body["messages"])
-        return Fate(text="Hello.") if results(body) else Fate(calls=(append("Likes ferns."),))
+        return Outcome(text="Hello.") if results(body) else Outcome(calls=(append("Likes ferns."),))
 
     with scene(tmp_path, answer, held=True) as s:
         [agent] = s.agents(1, "up/m", initial_message_sequence=initial)
@@ -734,8 +736,8 @@ def test_a_batch_without_its_package_is_refused_with_the_line_to_run(
 
 @pytest.mark.both
 def test_the_next_cycle_waits_for_the_next_days_tokens(tmp_path: Path) -> None:
-    def answer(custom_id: str, body: Json) -> Fate:
-        return Fate(text="Done.") if results(body) else Fate(calls=(append("x"),))
+    def answer(custom_id: str, body: Json) -> Outcome:
+        return Outcome(text="Done.") if results(body) else Outcome(calls=(append("x"),))
 
     with scene(tmp_path, answer, batch=BatchSettings(poll_s=0.05, daily_tokens=10)) as s:
         agents = s.agents(2)

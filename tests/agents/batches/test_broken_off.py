@@ -48,7 +48,7 @@ from tests.agents.batches.test_batches import (
     scene,
     with_webhooks,
 )
-from tests.doubles.batches import BatchServer, Fate
+from tests.doubles.batches import BatchServer, Outcome
 from tests.doubles.upstream import Call, Gate, Reply, UpstreamRequest, call_tools, raw, say
 from tests.patience import PATIENCE_S
 
@@ -70,8 +70,8 @@ class Breaking:
         monkeypatch.setattr(owner, name, broken)
 
 
-def noting(custom_id: str, body: Json) -> Fate:
-    return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
+def noting(custom_id: str, body: Json) -> Outcome:
+    return Outcome(text="Done.") if results(body) else Outcome(calls=(append("Noted."),))
 
 
 @pytest.mark.both
@@ -111,22 +111,22 @@ def test_a_batch_whose_creation_was_not_answered_is_cancelled_too(
 ) -> None:
     with scene(tmp_path, noting, held=True) as s:
         server = s.openai if model == "open/m" else s.anthropic
-        server.drop_create = cycle == 1
+        server.drops_create_reply = cycle == 1
         batch = s.post(s.agents(2, model))
         s.until(batch, lambda _: len(server.batches) == 1)
         if cycle == 2:
-            server.drop_create = True
+            server.drops_create_reply = True
             server.finish()
             s.until(batch, lambda _: len(server.batches) == 2)
         assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
         # Anthropic does not say which batch it is before that has ended.
         is_listed = ("GET", "/v1/messages/batches")
-        s.until(batch, lambda _: model == "open/m" or server.calls.count(is_listed) > 10)
+        s.until(batch, lambda _: model == "open/m" or server.requests.count(is_listed) > 10)
         server.finish()
         s.until_rest()
         assert s.get(batch)["counts"]["cancelled"] == 2
         assert len(server.batches) == cycle
-        assert s.openai.shown == []
+        assert s.openai.listed_files == []
         assert model == "open/m" or {each.id for each in server.batches} == set(server.deleted)
 
 
@@ -149,7 +149,7 @@ def test_nothing_is_submitted_of_a_batch_that_was_cancelled_meanwhile(
         found = s.get(batch)
         assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 2)
         assert len(s.openai.batches) == 1
-        assert s.openai.shown == []
+        assert s.openai.listed_files == []
 
 
 def test_a_batch_that_is_not_accepted_whole_has_failed(
@@ -173,13 +173,13 @@ def test_results_that_are_gone_are_read_again_and_then_fail(
 ) -> None:
     with scene(tmp_path) as s:
         server = s.openai if model == "open/m" else s.anthropic
-        stream, asked = server.stream, list[int]()
+        stream, asked = server.stream_results, list[int]()
 
         def gone(lines: list[Any]) -> Response:
             asked.append(len(lines))
-            return server.refused(404, "No such File object.") if len(asked) <= often else stream(lines)
+            return server.make_error(404, "No such File object.") if len(asked) <= often else stream(lines)
 
-        monkeypatch.setattr(server, "stream", gone)
+        monkeypatch.setattr(server, "stream_results", gone)
         batch = s.post(s.agents(2, model))
         found = s.ended(batch)["counts"]
         assert (found["completed"], found["failed"]) == ((2, 0) if often == 2 else (0, 2))
@@ -193,7 +193,7 @@ def test_results_that_cannot_be_read_are_not_read_for_ever(
 ) -> None:
     with scene(tmp_path) as s:
         server = s.openai if model == "open/m" else s.anthropic
-        server.garbage = garbage
+        server.results_prefix = garbage
         agents = s.agents(3, model)
         batch = s.post(agents)
         found = s.ended(batch)["counts"]
@@ -212,16 +212,16 @@ def test_a_batch_is_looked_for_as_long_as_its_provider_is_busy(
 ) -> None:
     with scene(tmp_path) as s:
         server = s.openai if model == "open/m" else s.anthropic
-        unauthorised, looks = server.unauthorised, list[str]()
+        unauthorised, looks = server.find_key_error, list[str]()
 
         def busy(request: Request) -> Response | None:
             if request.method == "GET" and request.url.path.endswith("batches") and len(looks) < 10:
                 looks.append(request.url.path)
-                return server.refused(429, "Too many requests.")
+                return server.make_error(429, "Too many requests.")
             return unauthorised(request)
 
-        monkeypatch.setattr(server, "unauthorised", busy)
-        server.drop_create = True
+        monkeypatch.setattr(server, "find_key_error", busy)
+        server.drops_create_reply = True
         assert s.ended(s.post(s.agents(2, model)))["counts"]["completed"] == 2
         assert (len(looks), len(server.batches)) == (10, 1)
 
@@ -231,7 +231,7 @@ def test_a_batch_that_somebody_cancels_at_openai(times: int, tmp_path: Path) -> 
     with scene(tmp_path, held=True) as s:
         batch = s.post(s.agents(2))
         s.until(batch, lambda _: len(s.openai.batches) == 1)
-        s.openai.cancel(s.openai.batches[0], Fate("cancelled", times=times))
+        s.openai.cancel(s.openai.batches[0], Outcome("cancelled", times=times))
         found = s.ended(batch)
         assert (found["status"], found["counts"]["cancelled"]) == ("completed", 2)
         assert all("cancelled" in item["error"] for item in s.items(batch))
@@ -243,7 +243,7 @@ def test_a_batch_that_expires_at_openai_is_sent_again(times: int, tmp_path: Path
         batch = s.post(s.agents(2))
         for made in range(1, 4):
             s.until(batch, lambda _, made=made: len(s.openai.batches) == made)
-            s.openai.cancel(s.openai.batches[-1], Fate("expired", times=times))
+            s.openai.cancel(s.openai.batches[-1], Outcome("expired", times=times))
         assert s.ended(batch)["counts"]["expired"] == 2
         assert len(s.openai.batches) == 3
 
@@ -315,9 +315,9 @@ def test_a_part_is_not_over_before_its_last_item_has_ended(
         [agent] = s.agents(1, "up/m")
         batch = s.post([agent], "Note it.", override_model="open/m")
         s.until(batch, lambda _: len(s.openai.batches) == 1)
-        s.openai.refuse_create = [(400, "Not now.")]
+        s.openai.create_refusals = [(400, "Not now.")]
         s.openai.finish()
-        s.until(batch, lambda _: not s.openai.refuse_create and s.comes_to_rest())
+        s.until(batch, lambda _: not s.openai.create_refusals and s.comes_to_rest())
         rule = {"tool_rules": [{"type": "exit_loop", "tool_name": "core_memory_append"}]}
         assert s.world.ask("PATCH", f"/v1/agents/{agent}", rule)[0] == 200
         live = s.world.make_client()
@@ -375,7 +375,7 @@ def test_what_a_provider_has_of_a_batch_that_is_given_up_is_stopped(
         s.until_rest()
         assert s.get(batch)["counts"]["failed"] == 2
         assert s.openai.batches[0].status == "cancelled"
-        assert s.openai.shown == []
+        assert s.openai.listed_files == []
 
 
 def test_calls_whose_results_could_not_be_written_are_made_again(
@@ -536,7 +536,7 @@ def test_a_provider_that_is_busy_is_left_alone(
 ) -> None:
     with scene(tmp_path) as s:
         server, clock = (s.openai if model == "open/m" else s.anthropic), s.world.world.clock
-        refused, asked = server.refused, list[float]()
+        refused, asked = server.make_error, list[float]()
 
         def busy(status: int, words: str) -> Response:
             asked.append(clock.now)
@@ -544,8 +544,8 @@ def test_a_provider_that_is_busy_is_left_alone(
             reply.headers["retry-after"] = "3600"
             return reply
 
-        monkeypatch.setattr(server, "refused", busy)
-        server.refuse_create = [(429, "Too much is enqueued.")]
+        monkeypatch.setattr(server, "make_error", busy)
+        server.create_refusals = [(429, "Too much is enqueued.")]
         batch = s.post(s.agents(2, model))
         s.until(batch, lambda _: len(asked) == 1)
         clock.sleep(3500.0)
@@ -560,14 +560,14 @@ def test_what_is_refused_is_not_left_with_the_provider(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with scene(tmp_path) as s:
-        make, s.openai.rejects = s.openai.make, "The file is malformed."
+        make, s.openai.failure_message = s.openai.add_batch, "The file is malformed."
 
         def make_second(*about: Any, **more: Any) -> Any:
-            s.openai.rejects = None if s.openai.batches else s.openai.rejects
+            s.openai.failure_message = None if s.openai.batches else s.openai.failure_message
             return make(*about, **more)
 
-        monkeypatch.setattr(s.openai, "make", make_second)
-        s.openai.refuse_create = [(429, "Too much is enqueued.")] * 2
+        monkeypatch.setattr(s.openai, "add_batch", make_second)
+        s.openai.create_refusals = [(429, "Too much is enqueued.")] * 2
         assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
         # Two that were refused, one that failed as a whole, and the one that was answered.
         assert len(s.openai.files) == 4
@@ -576,11 +576,11 @@ def test_what_is_refused_is_not_left_with_the_provider(
 
 def test_a_file_whose_batch_could_not_be_made_is_not_left_there(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
-        s.openai.refuse_create = [(503, "Busy.")] * 3
+        s.openai.create_refusals = [(503, "Busy.")] * 3
         assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
         assert len(s.openai.files) == 4
         s.until_rest()
-        assert s.openai.shown == []
+        assert s.openai.listed_files == []
 
 
 def test_a_batch_that_vanishes_leaves_no_file_behind(tmp_path: Path) -> None:
@@ -593,14 +593,14 @@ def test_a_batch_that_vanishes_leaves_no_file_behind(tmp_path: Path) -> None:
         assert s.ended(batch)["counts"]["completed"] == 2
         s.until_rest()
         assert len(s.openai.files) == 2
-        assert s.openai.shown == []
+        assert s.openai.listed_files == []
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
 def test_what_could_not_be_deleted_is_deleted_later(model: str, tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         server = s.openai if model == "open/m" else s.anthropic
-        server.refuse_delete = [(503, "Busy.")] * 3
+        server.delete_refusals = [(503, "Busy.")] * 3
         batch = s.post(s.agents(2, model))
         # The batch does not wait for that.
         assert s.ended(batch)["counts"]["completed"] == 2
@@ -619,28 +619,28 @@ def test_results_that_break_off_after_the_last_one_are_deleted(
 ) -> None:
     with scene(tmp_path) as s:
         server = s.openai if model == "open/m" else s.anthropic
-        stream = server.stream
+        stream = server.stream_results
 
         def cut_last(lines: list[Any]) -> Response:
             if lines:
-                server.cut_results = sum(len(orjson.dumps(line)) + 1 for line in lines)
-                monkeypatch.setattr(server, "stream", stream)
+                server.results_cut_at = sum(len(orjson.dumps(line)) + 1 for line in lines)
+                monkeypatch.setattr(server, "stream_results", stream)
             return stream(lines)
 
-        monkeypatch.setattr(server, "stream", cut_last)
+        monkeypatch.setattr(server, "stream_results", cut_last)
         assert s.ended(s.post(s.agents(2, model)))["counts"]["completed"] == 2
         s.until_rest()
-        assert server.cut_results is None
+        assert server.results_cut_at is None
         assert server.deleted
 
 
 def test_what_is_never_deleted_is_let_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "mnemogate")
     with scene(tmp_path) as s:
-        s.openai.refuse_delete = [(503, "Busy.")] * 100
+        s.openai.delete_refusals = [(503, "Busy.")] * 100
         assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
         s.until_rest()
-        assert len(s.openai.refuse_delete) == 92
+        assert len(s.openai.delete_refusals) == 92
     assert f"could not delete what it has of {s.openai.batches[0].id}" in caplog.text
     # The attempts that only delete do not log the end again.
     assert caplog.text.count("2 of 2 items have ended") == 1
@@ -684,14 +684,14 @@ def test_tries_of_one_thing_are_not_counted_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with scene(tmp_path) as s:
-        s.openai.refuse_create = [(429, "Too much is enqueued.")] * 7
-        stream, asked = s.openai.stream, list[int]()
+        s.openai.create_refusals = [(429, "Too much is enqueued.")] * 7
+        stream, asked = s.openai.stream_results, list[int]()
 
         def gone(lines: list[Any]) -> Response:
             asked.append(len(lines))
-            return s.openai.refused(404, "No such File object.") if len(asked) < 8 else stream(lines)
+            return s.openai.make_error(404, "No such File object.") if len(asked) < 8 else stream(lines)
 
-        monkeypatch.setattr(s.openai, "stream", gone)
+        monkeypatch.setattr(s.openai, "stream_results", gone)
         assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
 
 
@@ -701,16 +701,16 @@ def revoke(server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def unauthorised(request: Request) -> Response:
         asked.append(request.url.path)
-        return server.refused(401, "The key was revoked.")
+        return server.make_error(401, "The key was revoked.")
 
-    monkeypatch.setattr(server, "unauthorised", unauthorised)
+    monkeypatch.setattr(server, "find_key_error", unauthorised)
     return asked
 
 
 def test_a_queue_that_has_little_room_is_given_less(tmp_path: Path) -> None:
     """An account may have so many tokens waiting, of all its batches together."""
     with scene(tmp_path) as s:
-        s.openai.room = 3
+        s.openai.max_running_requests = 3
         agents = s.agents(10)
         batch = s.post(agents)
         assert s.ended(batch)["counts"]["completed"] == 10
@@ -724,17 +724,17 @@ def test_a_queue_that_has_little_room_is_given_less(tmp_path: Path) -> None:
 def test_a_queue_that_refuses_what_it_has_no_room_for_is_waited_for(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         words = "Enqueued token limit reached for m in organization org. Limit: 90,000 enqueued tokens."
-        s.openai.refuse_create = [(400, words), (429, words)] * 10
+        s.openai.create_refusals = [(400, words), (429, words)] * 10
         batch = s.post(s.agents(3))
         # Longer than a part is tried that is refused for another reason.
         assert s.ended(batch)["counts"]["completed"] == 3
-        assert (s.openai.refuse_create, s.openai.shown) == ([], [])
+        assert (s.openai.create_refusals, s.openai.listed_files) == ([], [])
 
 
 def test_an_item_that_no_queue_takes_fails_alone(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         agents = s.agents(4)
-        s.openai.most_bytes = 20_000
+        s.openai.max_bytes = 20_000
         # It is met first, before any answer has shown that there is room.
         batch = s.post(agents, "word " * 10_000, "Hi", "Hi", "Hi")
         counts = s.ended(batch)["counts"]
@@ -746,7 +746,7 @@ def test_an_item_that_no_queue_takes_fails_alone(tmp_path: Path) -> None:
 def test_a_queue_that_others_have_filled_is_waited_for(tmp_path: Path) -> None:
     with scene(tmp_path, held=True) as s:
         clock = s.world.world.clock
-        s.openai.room = 4
+        s.openai.max_running_requests = 4
         first = s.post(s.agents(4, "open/m"))
         s.until(first, lambda _: len(s.openai.batches) == 1)
         second = s.post(s.agents(4, "open/m", tags=["second"]))
@@ -765,7 +765,7 @@ def test_a_queue_without_room_for_a_day_fails_what_is_left(
 ) -> None:
     monkeypatch.setattr(parts, "_NO_ROOM_S", 10.0)
     with scene(tmp_path) as s:
-        s.openai.room = 0
+        s.openai.max_running_requests = 0
         batch = s.post([*s.agents(3), *s.agents(2, "claude/claude-opus-4-6")])
         counts = s.ended(batch)["counts"]
         assert (counts["failed"], counts["completed"]) == (3, 2)
@@ -778,14 +778,14 @@ def test_a_queue_without_room_for_a_day_fails_what_is_left(
 
 def test_a_day_without_requests_does_not_count(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
-        s.openai.room = 0
+        s.openai.max_running_requests = 0
         batch = s.post(s.agents(3))
         s.until(batch, lambda _: len(s.openai.batches) == 3)
     with scene(tmp_path) as s:
         s.world.world.clock.sleep(90_000.0)
-        s.openai.room = 0
+        s.openai.max_running_requests = 0
         s.until(batch, lambda _: len(s.openai.batches) == 2)
-        s.openai.room = 2
+        s.openai.max_running_requests = 2
         assert s.ended(batch)["counts"]["completed"] == 3
 
 
@@ -794,7 +794,7 @@ def test_a_clock_that_is_put_back_by_days_delays_no_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str
 ) -> None:
     with scene(tmp_path) as s:
-        refused = s.openai.refused
+        refused = s.openai.make_error
 
         def busy(status: int, words: str) -> Response:
             reply = refused(status, words)
@@ -802,23 +802,23 @@ def test_a_clock_that_is_put_back_by_days_delays_no_part(
             return reply
 
         if cause == "busy":
-            monkeypatch.setattr(s.openai, "refused", busy)
-            s.openai.refuse_create = [(429, "Too much is enqueued.")]
+            monkeypatch.setattr(s.openai, "make_error", busy)
+            s.openai.create_refusals = [(429, "Too much is enqueued.")]
         else:
-            s.openai.room = 0
+            s.openai.max_running_requests = 0
         batch = s.post(s.agents(2))
         s.until(
-            batch, lambda _: not s.openai.refuse_create if cause == "busy" else len(s.openai.batches) == 2
+            batch, lambda _: not s.openai.create_refusals if cause == "busy" else len(s.openai.batches) == 2
         )
         s.comes_to_rest()
         s.world.world.clock.sleep(-30 * 86_400.0)
-        s.openai.room = None
+        s.openai.max_running_requests = None
         assert s.ended(batch)["counts"]["completed"] == 2
 
 
 def test_a_model_that_has_room_does_not_wait_for_one_that_has_none(tmp_path: Path) -> None:
     with scene(tmp_path, held=True) as s:
-        s.openai.room = 3
+        s.openai.max_running_requests = 3
         crowded, free = s.agents(4, "open/m"), s.agents(3, "open/free")
         batch = s.post([*crowded, *free])
         # 4 of the one, 3 of the other, and 2 of the 4, after which the other 2 have no room.
@@ -828,7 +828,7 @@ def test_a_model_that_has_room_does_not_wait_for_one_that_has_none(tmp_path: Pat
             ("free", 3),
             ("m", 2),
         ]
-        s.openai._end(s.openai.batches[1])
+        s.openai.end(s.openai.batches[1])
         s.until(batch, lambda found: found["counts"]["completed"] == 3)
         assert [len(s.said(agent)) for agent in free] == [2, 2, 2]
         s.openai.held = False
@@ -838,7 +838,7 @@ def test_a_model_that_has_room_does_not_wait_for_one_that_has_none(tmp_path: Pat
 
 def test_a_part_that_takes_a_day_leaves_the_others_their_time(tmp_path: Path) -> None:
     with scene(tmp_path, held=True) as s:
-        s.openai.room = 4
+        s.openai.max_running_requests = 4
         batch = s.post(s.agents(8))
         # One of the two halves has all the room there is.
         s.until(batch, lambda _: len(s.openai.batches) == 2)
@@ -854,15 +854,15 @@ def test_a_part_that_takes_a_day_leaves_the_others_their_time(tmp_path: Path) ->
 
 def test_an_agent_whose_model_is_changed_while_its_part_waits_goes_with_the_new_one(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
-        s.openai.room = 0
+        s.openai.max_running_requests = 0
         agents = s.agents(2)
         batch = s.post(agents)
         s.until(batch, lambda _: len(s.openai.batches) == 2)
         status, found = s.world.ask("PATCH", f"/v1/agents/{agents[0]}", {"model": "claude/claude-opus-4-6"})
         assert status == 200, found
-        s.openai.room = None
+        s.openai.max_running_requests = None
         assert s.ended(batch)["counts"]["completed"] == 2
-        assert (len(s.anthropic.batches), s.openai.faults) == (1, [])
+        assert (len(s.anthropic.batches), s.openai.refusal_messages) == (1, [])
 
 
 @pytest.mark.parametrize(
@@ -876,9 +876,9 @@ def test_an_agent_whose_model_is_changed_while_its_part_waits_goes_with_the_new_
 def test_an_agent_that_is_changed_between_two_cycles_fails_no_other(
     change: Json, error: str, tmp_path: Path
 ) -> None:
-    def answer(custom_id: str, body: Json) -> Fate:
+    def answer(custom_id: str, body: Json) -> Outcome:
         made = len(results(body))
-        return Fate(text="Done.") if made >= 2 else Fate(calls=(append(f"{asked(body)} {made}."),))
+        return Outcome(text="Done.") if made >= 2 else Outcome(calls=(append(f"{asked(body)} {made}."),))
 
     with scene(tmp_path, answer, held=True) as s:
         agents = s.agents(2, tools=["core_memory_append", "core_memory_replace"])
@@ -960,7 +960,7 @@ def test_calls_of_the_gateways_own_do_not_have_a_provider_asked_more_often(
     looks, gate = Breaking(monkeypatch, "get", 0), Gate()
     with scene(tmp_path, held=True, batch=BatchSettings(poll_s=3600.0)) as s:
         s.world.upstream.script = lambda request: say("Hello.", hold_before_headers=gate)
-        s.openai.refuse_create = [(429, "Not now.")] * (10 if is_refused else 0)
+        s.openai.create_refusals = [(429, "Not now.")] * (10 if is_refused else 0)
         batch = s.post([*s.agents(1, "up/m"), *s.agents(1, "open/m")])
         before = looks.calls
         deadline = time.monotonic() + PATIENCE_S
@@ -968,7 +968,7 @@ def test_calls_of_the_gateways_own_do_not_have_a_provider_asked_more_often(
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert s.openai.polls == 0
-        assert len(s.openai.refuse_create) == (9 if is_refused else 0)
+        assert len(s.openai.create_refusals) == (9 if is_refused else 0)
         gate.open()
         assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
 

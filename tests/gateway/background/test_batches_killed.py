@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.agents.batches.test_batches import PATH, append, asked, results
-from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
+from tests.doubles.batches import AnthropicBatchServer, BatchServer, OpenAIBatchServer, Outcome
 from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.process import Process, serving
 from tests.patience import PATIENCE_S
@@ -32,11 +32,11 @@ batches = "{batches}"
 """
 
 
-def answer(custom_id: str, body: Json) -> Fate:
+def answer(custom_id: str, body: Json) -> Outcome:
     made = len(results(body))
     if made == ROUNDS - 1:
-        return Fate(text=f"{asked(body)} is done.")
-    return Fate(calls=(append(f"{asked(body)} {made}."),))
+        return Outcome(text=f"{asked(body)} is done.")
+    return Outcome(calls=(append(f"{asked(body)} {made}."),))
 
 
 def ask(gateway: Process, method: str, path: str, body: Any = None) -> Any:
@@ -136,9 +136,9 @@ def test_killed_after_each_step_of_a_batch(kind: str, tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 def test_killed_while_the_gateway_makes_the_calls_itself(tmp_path: Path) -> None:
     def script(request: UpstreamRequest) -> Reply:
-        fate = answer("", request.json)
-        calls = [Call(name, given) for name, given in fate.calls]
-        return call_tools(*calls) if calls else say(fate.text)
+        outcome = answer("", request.json)
+        calls = [Call(name, given) for name, given in outcome.calls]
+        return call_tools(*calls) if calls else say(outcome.text)
 
     with StrictUpstream(script=script) as upstream:
         settings = SETTINGS.format(kind="openai", base_url=upstream.base_url, key="none", batches="none")

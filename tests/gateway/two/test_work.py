@@ -191,9 +191,9 @@ def test_an_emulated_batch_calls_the_model_once_an_item(
     upstream: StrictUpstream, tmp_path: Path, url: str
 ) -> None:
     def answer_item(request: UpstreamRequest) -> Reply:
-        fate = answer("", request.json)
-        calls = [Call(name, given) for name, given in fate.calls]
-        return call_tools(*calls) if calls else say(fate.text)
+        outcome = answer("", request.json)
+        calls = [Call(name, given) for name, given in outcome.calls]
+        return call_tools(*calls) if calls else say(outcome.text)
 
     upstream.script = answer_item
     settings = BATCHES.format(kind="openai", base_url=upstream.base_url, key="none", batches="none")
