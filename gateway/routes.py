@@ -87,12 +87,12 @@ def make_endpoints(
         providers=services.providers,
         failover=chat.failover,
         rules=chat.resolver.rules,
-        route_of=chat.model_routes.route_of,
+        get_route=chat.model_routes.get_route,
         limiter=services.accounting.limiter,
     )
     forwarding_parts = ForwardingParts(forwarder, bodies, settings.server.max_upload_bytes, limits)
     chat_route = _make_chat_route(services, bodies)
-    stored_responses = StoredResponses(services.store, chat.turns)
+    stored_responses = StoredResponses(services.store, chat.turn_services)
     owners = ResponseOwners(chat.resolver.rules, services.store)
     gateway_responses = GatewayResponses(
         stored=stored_responses,

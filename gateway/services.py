@@ -93,7 +93,7 @@ class AgentServicesFactory(Protocol):
         keeper: MemoryKeeper,
         failover: Failover,
         background_failover: Failover,
-        turns: TurnServices,
+        turn_services: TurnServices,
         limits: Limits,
         specs: Sequence[AgentSpec],
         background_services: BackgroundServices,
@@ -208,7 +208,7 @@ class Services:
         settings, store, now, limits = self.settings, self.store, self.now, self.limits
         keeper = MemoryKeeper(store, settings.memory, now, self.background, self.embed_query)
         failover = Failover(settings, self.providers, self.metrics)
-        turns = TurnServices(PendingWrites(), self.metrics, make_turn_limits(settings, limits))
+        turn_services = TurnServices(PendingWrites(), self.metrics, make_turn_limits(settings, limits))
         directory = Directory(settings)
         self.agents = None
         if make_agents is not None:
@@ -217,7 +217,7 @@ class Services:
                 keeper,
                 failover,
                 background_failover=failover.with_providers(self._run_providers or self.providers),
-                turns=turns,
+                turn_services=turn_services,
                 limits=limits,
                 specs=directory.specs,
                 background_services=self.background,
@@ -229,7 +229,7 @@ class Services:
             settings=settings,
             keeper=keeper,
             failover=failover,
-            turns=turns,
+            turn_services=turn_services,
             directory=directory,
             agents=chat_agents,
             limiter=limiter,
@@ -307,7 +307,7 @@ class Services:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.chat.turns.pending.drain(DRAIN_S)
+        await self.chat.turn_services.pending.drain(DRAIN_S)
         await self.mcp.drain(DRAIN_S)
         await self.background.drain(DRAIN_S)
         with suppress(StoreError):  # the store has logged the error
@@ -329,7 +329,7 @@ class Services:
     def _reinstall_keys(self) -> None:
         """Adds the settings' keys to a store that works again, since an operator may have restored an older file."""
         _log.warning("The database works again, after: %s", self.store.health.error)
-        self.chat.turns.pending.add(install_keys(self.store, self.settings.server), SETTINGS_KEY)
+        self.chat.turn_services.pending.add(install_keys(self.store, self.settings.server), SETTINGS_KEY)
 
 
 async def install_keys(store: Store, server: ServerSettings) -> None:

@@ -50,7 +50,7 @@ class AgentServices:
         keeper: MemoryKeeper,
         failover: Failover,
         background_failover: Failover,
-        turns: TurnServices,
+        turn_services: TurnServices,
         limits: Limits,
         specs: Sequence[AgentSpec],
         background_services: BackgroundServices,
@@ -66,11 +66,11 @@ class AgentServices:
         self._now = now = keeper.now
         count_attempt = background_services.count_attempt
         wait_s = max(limits.commit_wait_s, limits.step_wait_s)
-        run_turns = replace(turns, limits=replace(turns.limits, commit_wait_s=wait_s))
+        run_turn_services = replace(turn_services, limits=replace(turn_services.limits, commit_wait_s=wait_s))
         self.registry = registry = Registry(store, settings, specs, now)
         # Performs runs with a client that waits.
         self.agent_runs = agent_runs = AgentRuns(
-            settings, keeper, failover, background_failover=background_failover, turns=run_turns,
+            settings, keeper, failover, background_failover=background_failover, turn_services=run_turn_services,
             resolver=registry.resolver, answer_wait_s=limits.answer_wait_s, accounting=accounting,
         )  # fmt: skip
         # The agents as chat completions use them.
@@ -86,7 +86,7 @@ class AgentServices:
         item_turns = ItemTurns(settings, keeper, registry.resolver, agent_runs.toolboxes, failover)
         self._batch_providers = make_batches(settings)
         self._batches = BatchService(
-            keeper, item_turns, self._batch_providers, settings.batch, metrics=turns.metrics,
+            keeper, item_turns, self._batch_providers, settings.batch, metrics=turn_services.metrics,
             count_outcome=count_attempt, receipts=accounting.receipts,
         )  # fmt: skip
         run_events = RunEvents(store, now)

@@ -85,7 +85,7 @@ class BackgroundResponses:
     maker: ResponseMaker = field(init=False)
 
     def __post_init__(self) -> None:
-        self.runs = ResponseRuns(self.store, self.chat.turns, self.dialect)
+        self.runs = ResponseRuns(self.store, self.chat.turn_services, self.dialect)
         self.maker = ResponseMaker(
             ResponseServices(
                 store=self.store,

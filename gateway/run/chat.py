@@ -87,7 +87,7 @@ class Chat:
         settings: Settings,
         keeper: MemoryKeeper,
         failover: Failover,
-        turns: TurnServices,
+        turn_services: TurnServices,
         directory: Directory,
         agents: StoredAgents,
         limiter: Limiter,
@@ -95,7 +95,7 @@ class Chat:
         check_models(settings)
         self._limiter = limiter
         self._settings = settings
-        self.turns = turns
+        self.turn_services = turn_services
         self.failover = failover
         self.model_routes = ModelRoutes(settings, failover)
         self.keeper = keeper
@@ -103,9 +103,9 @@ class Chat:
         self._agents = agents
         self.conversations = ResponseConversations(keeper.store, keeper.now, keeper.queues)
         self.resolver = Resolver(
-            settings=settings, keeper=keeper, turns=turns, directory=directory, agents=agents
+            settings=settings, keeper=keeper, turn_services=turn_services, directory=directory, agents=agents
         )
-        self.memory = ChatMemory(keeper, turns, agents, self.resolver.warn_of_no_user)
+        self.memory = ChatMemory(keeper, turn_services, agents, self.resolver.warn_of_no_user)
 
     async def answer(
         self,
@@ -152,7 +152,7 @@ class Chat:
             may_answer=partial(self.model_routes.may_answer, call),
         )
         if other_model is not None:
-            route = self.model_routes.route_of(other_model)
+            route = self.model_routes.get_route(other_model)
             if asks_agent(call.request.model):
                 route = route.with_window(call.spec.context_window)
             call.route = route.in_place_of(call.route)
@@ -183,7 +183,7 @@ class Chat:
                 "An agent's stored conversation has no responses in the background. Use its agent's runs.",
                 param="background",
             )
-        target = self.model_routes.route_for(resolved).first
+        target = self.model_routes.get_requested_route(resolved).first
         await self._limiter.admit(receipt, PlannedCall.for_request(request, target))
         agent = await self._find_or_create_agent(scope, spec)
         if conversation is not None:
@@ -203,7 +203,7 @@ class Chat:
 
         Raises: as `Resolver.resolve`.
         """
-        return self.model_routes.route_for(
+        return self.model_routes.get_requested_route(
             await self.resolver.resolve(request, request_context)
         ).context_window
 
@@ -221,7 +221,7 @@ class Chat:
         resolved = await self.resolver.resolve(request, request_context, arrival)
         identity = resolved.identity
         note_identity(receipt, identity)
-        route = self.model_routes.route_for(resolved)
+        route = self.model_routes.get_requested_route(resolved)
         forwarded = Forwarded(
             headers=list_headers_for_upstream(request_context.headers),
             credential=request_context.credential,
@@ -275,7 +275,9 @@ class Chat:
             if request.native_body is not None or (change is not None and counts_chat):
                 with attempts:
                     make = partial(_make_counting_request, call, prompt)
-                    await relay(attempts, make, sink, receipt, self.turns.limits.keep_alive_s, change=change)
+                    await relay(
+                        attempts, make, sink, receipt, self.turn_services.limits.keep_alive_s, change=change
+                    )
                 return None
         return await count_prompt_tokens(prompt)
 
@@ -297,10 +299,10 @@ class Chat:
             route = (
                 make_agent_route(self._settings, spec)
                 if asks_agent(model)
-                else self.model_routes.route_of(model)
+                else self.model_routes.get_route(model)
             )
         else:
-            route = self.model_routes.route_of(model)
+            route = self.model_routes.get_route(model)
         return self.model_routes.takes_messages(route)
 
     async def await_reply(self, call: ChatCall, attempts: Attempts, reply: Awaitable[object]) -> None:
@@ -310,8 +312,8 @@ class Chat:
                 await reply
         finally:
             if call.receipt.clock.added_ms is not None:
-                self.turns.metrics.added_s.observe(call.receipt.clock.added_ms / 1000)
-            self.turns.metrics.memory.inc(call.memory_state)
+                self.turn_services.metrics.added_s.observe(call.receipt.clock.added_ms / 1000)
+            self.turn_services.metrics.memory.inc(call.memory_state)
 
     async def _complete(self, call: ChatCall, continued: ContinuedConversation | None) -> None:
         """Answers a request in a client conversation. Sets the call's `memory_state`."""
@@ -335,7 +337,7 @@ class Chat:
                     call.make_request_without_memory,
                     call.sink,
                     call.receipt,
-                    self.turns.limits.keep_alive_s,
+                    self.turn_services.limits.keep_alive_s,
                 )
             else:
                 reply = self._run_turn(call, attempts, memory, prompt)
@@ -362,7 +364,7 @@ class Chat:
         The write goes on if the client leaves.
         """
         writing = asyncio.ensure_future(self.conversations.put_back(continued))
-        self.turns.pending.add(writing, "Items of a conversation", awaited_by=scope)
+        self.turn_services.pending.add(writing, "Items of a conversation", awaited_by=scope)
         await asyncio.wait([writing])
 
     def _needs_no_turn(self, call: ChatCall, attempts: Attempts) -> bool:
@@ -417,7 +419,7 @@ class Chat:
             attempts=source,
             prompt=prompt,
             memory=memory,
-            services=self.turns,
+            services=self.turn_services,
             guide=guide,
             terms=terms,
         )

@@ -55,7 +55,7 @@ class ChatMemory:
     """Begins the memory of the turns of chat completions. One for the process."""
 
     keeper: MemoryKeeper
-    turns: TurnServices
+    turn_services: TurnServices
     # The agents that were made over REST.
     agents: StoredAgents
     # Is called with each request that names no user.
@@ -161,7 +161,7 @@ class ChatMemory:
             # Before the wait below, since a later request may have less to wait for.
             await keeper.enter_queue(memory_request, call.arrival)
         assert call.identity.scope is not None  # `begin` reads no memory without it
-        await self.turns.wait_written(call.identity.scope)
+        await self.turn_services.wait_written(call.identity.scope)
         # The time is taken again, because the turns that this request waited for were written meanwhile.
         memory_context = await keeper.begin(replace(memory_request, now=keeper.now()))
         if opens and call.sink.is_gone and _was_sent_again(call, memory_context):
@@ -212,10 +212,10 @@ class ChatMemory:
     def _note_prompt(self, call: ChatCall, prompt: Prompt) -> None:
         """Notes the memory of a request and its recall in the metrics and in the receipt."""
         if prompt.composition.unrestored_rounds:
-            self.turns.metrics.prefix_breaks.inc()
+            self.turn_services.metrics.prefix_breaks.inc()
         receipt, recall = call.receipt, prompt.recall
         if recall.search_ms:
-            self.turns.metrics.recall_s.observe(recall.search_ms / 1000)
+            self.turn_services.metrics.recall_s.observe(recall.search_ms / 1000)
             recall.note_search(receipt)
         receipt.scope = call.identity.scope
         receipt.mode = str(call.identity.mode)

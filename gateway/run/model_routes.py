@@ -31,13 +31,13 @@ class ModelRoutes:
         self._settings = settings
         self._failover = failover
         # Returns the route to a model. Raises: UnknownModel.
-        self.route_of = lru_cache(maxsize=_MAX_ROUTES)(partial(resolve_route, settings))
+        self.get_route = lru_cache(maxsize=_MAX_ROUTES)(partial(resolve_route, settings))
 
-    def route_for(self, resolved: Resolved) -> Route:
+    def get_requested_route(self, resolved: Resolved) -> Route:
         """Returns the route to the model that a request names, or to the model of the agent that it names."""
         if resolved.identity.agent is not None and asks_agent(resolved.request.model):
             return make_agent_route(self._settings, resolved.spec)
-        return self.route_of(resolved.request.model)
+        return self.get_route(resolved.request.model)
 
     def may_answer(self, call: ChatCall, model: str) -> bool:
         """Returns whether another model may answer a request.
@@ -45,7 +45,7 @@ class ModelRoutes:
         The upstreams of the model have to take the request as it is. The request of an agent goes to its own model.
         """
         if call.native is not None:
-            upstream = self.route_of(model).upstream
+            upstream = self.get_route(model).upstream
             if not self._takes_responses(upstream):
                 return False
             # What a request refers to is stored at the upstream that was asked.
@@ -54,7 +54,7 @@ class ModelRoutes:
 
     def _takes_whole(self, model: str, request: ChatRequest) -> bool:
         """Returns whether all upstreams of a model take a request: its tools, and fields that have no translation."""
-        endpoints = [*self._failover.list_endpoints(self.route_of(model))]
+        endpoints = [*self._failover.list_endpoints(self.get_route(model))]
         body = request.native_body
         is_untranslatable = body is not None and bool(body.untranslatable)
         if is_untranslatable and any(choose_native_body(request, endpoint) is None for endpoint in endpoints):

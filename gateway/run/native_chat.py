@@ -50,7 +50,7 @@ class NativeChat:
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
         self._keeper = chat.keeper
-        self._turns = chat.turns
+        self._turn_services = chat.turn_services
         self._earlier = EarlierReplies()
         self.deferred = DeferredReplies(chat.keeper.store, chat.keeper.now)
         chat.keeper.store.forgetting.add_forget_listener(self._earlier.clear)
@@ -76,7 +76,7 @@ class NativeChat:
         assert spec is not None  # else there is no memory
         lookup_key: MemoryKey | None = None
         if identity.scope is not None:
-            await self._turns.wait_written(identity.scope)
+            await self._turn_services.wait_written(identity.scope)
             if native.referenced_ids:
                 lookup_key = await self._read_memory_key(identity.scope)
                 native = await self._with_available_history(native, identity.scope, lookup_key)
@@ -136,7 +136,7 @@ class NativeChat:
         scope = row.agent.scope
         reader = native.make_reader()
         reader.read_whole(response)
-        await self._turns.wait_written(scope)
+        await self._turn_services.wait_written(scope)
         if native.referenced_ids:
             native = await self._with_stored_history(native, scope, await self._read_memory_key(scope))
         await self._save_ended(native, row, reader)
@@ -153,7 +153,7 @@ class NativeChat:
         if spec is None or scope is None or reply.end is not FINISHED:
             await self.deferred.remove(row)
             return
-        route = self._chat.model_routes.route_of(native.chat.model)
+        route = self._chat.model_routes.get_route(native.chat.model)
         receipt = Receipt(project=scope.project)
         call = make_native_call(
             native,
@@ -166,13 +166,13 @@ class NativeChat:
         )
         attempts = self._chat.failover.make_attempts_at_first_key(route, receipt)
         with QueueTicket() as ticket:
-            ticket.timeout_s = self._turns.limits.commit_wait_s
+            ticket.timeout_s = self._turn_services.limits.commit_wait_s
             begun = await self._begin_memory(call, native, attempts, ticket)
             if begun is None:
                 return  # the next GET finds the row, as where the turn could not be written
             memory, prompt = begun
             memory.reader = reader
-            saving = TurnSaving(call, memory, self._turns)
+            saving = TurnSaving(call, memory, self._turn_services)
             with saving.answering():
                 saved = await saving.save(prompt, TurnOutcome(FINISHED, shown_reply=reply.shown_reply))
         if saved.is_durable or saved.loss is not None:
@@ -191,7 +191,7 @@ class NativeChat:
         )
         # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
         with QueueTicket() as ticket:
-            ticket.timeout_s = self._turns.limits.commit_wait_s
+            ticket.timeout_s = self._turn_services.limits.commit_wait_s
             begun = await self._begin_known_memory(call, native, attempts, ticket, lookup_key)
             if begun is not None:
                 memory, prompt = begun
@@ -201,7 +201,7 @@ class NativeChat:
                     attempts=attempts,
                     prompt=prompt,
                     memory=memory,
-                    services=self._turns,
+                    services=self._turn_services,
                     machine=machine,
                 )
                 await self._chat.await_reply(call, attempts, turn.run())
@@ -213,7 +213,7 @@ class NativeChat:
                 call.make_request_without_memory,
                 call.sink,
                 call.receipt,
-                keep_alive_s=self._turns.limits.keep_alive_s,
+                keep_alive_s=self._turn_services.limits.keep_alive_s,
                 change=native.make_change(),
             )
             await self._chat.await_reply(call, attempts, reply)
@@ -248,7 +248,7 @@ class NativeChat:
         make_memory = partial(
             NativeMemory,
             native=native,
-            reader=BoundedReader(native.make_reader(), self._turns.limits.max_streamed_bytes),
+            reader=BoundedReader(native.make_reader(), self._turn_services.limits.max_streamed_bytes),
             earlier=self._earlier,
             deferred=self.deferred,
             save_ended=self._save_ended,

@@ -59,12 +59,12 @@ class Resolver:
         self,
         settings: Settings,
         keeper: MemoryKeeper,
-        turns: TurnServices,
+        turn_services: TurnServices,
         directory: Directory,
         agents: StoredAgents,
     ) -> None:
         self._keeper = keeper
-        self._turns = turns
+        self._turns = turn_services
         self._directory = directory
         self._agents = agents
         self._max_body_bytes = settings.server.max_body_bytes

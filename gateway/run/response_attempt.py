@@ -303,7 +303,7 @@ class ResponseAttempt:
         if receipt.headers.get("x-mnemogate-durable") != "false":
             return True
         if identity.scope is not None:
-            await self.services.chat.turns.pending.wait_written(identity.scope, _DISK_WAIT_S)
+            await self.services.chat.turn_services.pending.wait_written(identity.scope, _DISK_WAIT_S)
         exchange = await self.services.store.messages.find_begun(
             identity.project, turn_name.conversation_uid, parse_turn_begin(turn_name.turn)
         )

@@ -110,7 +110,7 @@ class ResponseRuns(Struct, frozen=True):
     """Reads the stored texts of the runs of responses."""
 
     store: Store
-    turns: TurnServices
+    turn_services: TurnServices
     dialect: ResponsesDialect
 
     async def find_response(self, run: Run) -> Json | None:
@@ -142,7 +142,7 @@ class ResponseRuns(Struct, frozen=True):
         agent = await self.store.agents.find_by_id(run.agent_row) if names else None
         if agent is None:
             return []
-        await self.turns.wait_written(agent.scope)
+        await self.turn_services.wait_written(agent.scope)
         project, find = agent.scope.project, self.store.messages.find_begun
         found = [
             (name, await find(project, name.conversation_uid, parse_turn_begin(name.turn))) for name in names

@@ -52,7 +52,7 @@ class StoredResponses:
     """Reads and deletes stored responses."""
 
     store: Store
-    turns: TurnServices
+    turn_services: TurnServices
 
     async def find(self, owner: ResponseOwner, name: TurnName) -> TurnLocation | None:
         """Returns the location of a turn, or None if its owner may read no such turn. Raises: MemoryUnavailable."""
@@ -63,9 +63,9 @@ class StoredResponses:
                     owner.project, name.conversation_uid
                 )
                 if conversation is None:
-                    await self.turns.wait_project_written(owner.project)
+                    await self.turn_services.wait_project_written(owner.project)
                 else:
-                    await self.turns.wait_written(conversation.agent.scope)
+                    await self.turn_services.wait_written(conversation.agent.scope)
                 location = await find_turn(self.store, owner.project, name)
         return location if location is not None and owner.may_read(location.agent) else None
 

@@ -134,7 +134,7 @@ class World:
 
         async def settled() -> None:
             await self.gateway.app.services.idle.wait()
-            await self.gateway.app.services.chat.turns.pending.drain(PATIENCE_S)
+            await self.gateway.app.services.chat.turn_services.pending.drain(PATIENCE_S)
             if self.gateway.app.services.background is not None:
                 await self.gateway.app.services.background.drain(PATIENCE_S)
             assert await self.store.drain(PATIENCE_S)

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition
 from gateway.errors import UnknownModel
-from gateway.run.upstream.route import resolve_route, route_for_agent_model, split_model
+from gateway.run.upstream.route import resolve_agent_model, resolve_route, split_model
 from gateway.settings import Settings
 from storage.definition_records import Definition
 
@@ -52,7 +52,7 @@ def find_model_window(settings: Settings, model: str | None) -> int | None:
     model: the name that an agent's definition has.
     """
     try:
-        return None if model is None else route_for_agent_model(settings, model).context_window
+        return None if model is None else resolve_agent_model(settings, model).context_window
     except UnknownModel:
         return None
 
@@ -74,4 +74,4 @@ def make_handle(settings: Settings, model: str) -> str:
 def check_model(settings: Settings, model: str | None) -> None:
     """Raises: UnknownModel if the settings route a model to no upstream."""
     if model is not None:
-        route_for_agent_model(settings, model)
+        resolve_agent_model(settings, model)

@@ -89,7 +89,7 @@ class _RunServices(Struct, frozen=True):
     """The services that runs use, with a client or without one."""
 
     failover: Failover
-    turns: TurnServices
+    turn_services: TurnServices
 
 
 class AgentRuns:
@@ -102,7 +102,7 @@ class AgentRuns:
         failover: Failover,
         *,
         background_failover: Failover,
-        turns: TurnServices,
+        turn_services: TurnServices,
         resolver: AgentResolver,
         answer_wait_s: float,
         accounting: Accounting,
@@ -115,10 +115,12 @@ class AgentRuns:
         self._settings = settings
         self._receipts, self._limiter = accounting.receipts, accounting.limiter
         self.keeper = keeper
-        self._with_client = _RunServices(failover, turns)
-        patient_limits = replace(turns.limits, commit_wait_s=_DISK_WAIT_S, keep_alive_s=0.0)
-        self._without_client = _RunServices(background_failover, replace(turns, limits=patient_limits))
-        self._run_starter = RunStarter(keeper, turns.pending, self._make_tools)
+        self._with_client = _RunServices(failover, turn_services)
+        patient_limits = replace(turn_services.limits, commit_wait_s=_DISK_WAIT_S, keep_alive_s=0.0)
+        patient_services = replace(turn_services, limits=patient_limits)
+        self._without_client = _RunServices(background_failover, patient_services)
+        pending = turn_services.pending
+        self._run_starter = RunStarter(keeper, pending, self._make_tools)
         # The tools that were defined over REST.
         self.defined_tools = DefinedTools(settings.tools, keeper.store, keeper.now)
         self.ends = RunEnds(keeper.store)
@@ -127,7 +129,7 @@ class AgentRuns:
         self.live = LiveRuns(keeper.store, self.ends, keeper.now)
         # Delivers messages between agents.
         self.messaging = AgentMessaging(
-            resolver, keeper.store, self, turns.pending, wait_s=answer_wait_s, receipts=accounting.receipts
+            resolver, keeper.store, self, pending, wait_s=answer_wait_s, receipts=accounting.receipts
         )
         # The tools of agents, for chat completions as well.
         self.toolboxes = Toolboxes(keeper, self.defined_tools, self.messaging)
@@ -292,7 +294,7 @@ class AgentRuns:
         runs = self.keeper.store.runs
         with QueueTicket() as ticket:
             send = await self._queue.enter(self._route_send(run_request, is_answered=False), ticket)
-            await self._with_client.turns.wait_written(send.scope)
+            await self._with_client.turn_services.wait_written(send.scope)
             if await self._run_starter.deny_waiting_calls(send, self._make_request(send, ticket), run):
                 return await runs.cancel_waiting_run(run.agent_row, run.id, self.keeper.now())
         return await runs.find_run(run.agent_row, run.id) or run
@@ -311,7 +313,7 @@ class AgentRuns:
         if not agent.is_stored or not (send.otid or send.is_retry):
             return None
         # If the client of a run has left, the end of the run may not be on disk yet.
-        await self._with_client.turns.wait_written(send.scope)
+        await self._with_client.turn_services.wait_written(send.scope)
         return await find_earlier_send(self.keeper, self.abandoned, agent, send)
 
     async def _refuse_if_waiting(self, send: RoutedSend) -> None:
@@ -333,7 +335,7 @@ class AgentRuns:
         attempts = services.failover.make_attempts(send.route, key, output.receipt)
         form = choose_endpoint_form(send.request, attempts.endpoint, attempts.target.model)
         request = self._make_request(send, ticket, attempts.target)
-        await services.turns.wait_written(send.scope)
+        await services.turn_services.wait_written(send.scope)
         try:
             beginning = await self._run_starter.begin(send, request, form, output.sink)
         except StoreError as error:
@@ -367,7 +369,7 @@ class AgentRuns:
     ) -> RunResult:
         """Runs the turn of a run that has begun."""
         memory, prompt, recall = beginning.memory, beginning.prompt, beginning.prompt.recall
-        receipt, metrics = output.receipt, self._choose_services(send).turns.metrics
+        receipt, metrics = output.receipt, self._choose_services(send).turn_services.metrics
         memory.receipt = receipt
         receipt.scope = memory.context.agent.scope
         recall.note_search(receipt)
@@ -411,7 +413,7 @@ class AgentRuns:
             is_resumable=send.accepted is not None,
         )
         return TurnRun(
-            call, attempts, prompt, memory, services=self._choose_services(send).turns,
+            call, attempts, prompt, memory, services=self._choose_services(send).turn_services,
             guide=_make_guide(send, memory, prompt), terms=make_terms(send, prompt), run_terms=run_terms,
         )  # fmt: skip
 

@@ -21,7 +21,7 @@ from gateway.run.background.background_model import BackgroundModel, BackgroundM
 from gateway.run.background.job_context import JobContext, JobFailed, Postponed
 from gateway.run.background.summary_path import SummaryPath, SummarySpan
 from gateway.run.background.summary_writer import SummaryWriter
-from gateway.run.upstream.route import Route, route_for_agent_model
+from gateway.run.upstream.route import Route, resolve_agent_model
 from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import Settings
 from storage.commands import CommittedTurn
@@ -180,7 +180,7 @@ class Compactor:
         if terms.model is None:
             return self.default_model
         try:
-            return self.models.get_model(route_for_agent_model(self.settings, terms.model))
+            return self.models.get_model(resolve_agent_model(self.settings, terms.model))
         except GatewayError as error:
             raise JobFailed(f"the model of an agent's summaries: {error.message}") from error
 

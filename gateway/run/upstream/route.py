@@ -122,7 +122,7 @@ def split_model(settings: Settings, name: str | None) -> SplitModel:
     return SplitModel(None, name)
 
 
-def route_for_agent_model(settings: Settings, model: str) -> Route:
+def resolve_agent_model(settings: Settings, model: str) -> Route:
     """Returns the route for a model as a caller names it for an agent. Raises: UnknownModel."""
     upstream, name = split_model(settings, model)
     assert name is not None  # `split_model` returns None for the model None alone

@@ -103,7 +103,7 @@ def test_lists_and_memory_show_count_alike_and_what_is_retained_of_a_cancelled_t
             client.read_until(b"moment")
         upstream.requests[-1].gone.wait_sync()
         gateway.call(gateway.app.services.idle.wait())
-        gateway.call(gateway.app.services.chat.turns.pending.drain(PATIENCE_S))
+        gateway.call(gateway.app.services.chat.turn_services.pending.drain(PATIENCE_S))
         upstream.queue(say("Once."), say("Twice."))
         for text in ("Say it.", "Say it."):  # asked again
             talk(gateway, "alice", "c3", text)

@@ -165,7 +165,7 @@ async def test_a_message_has_its_place_while_it_waits_for_what_was_cancelled(wor
     scope = Scope("default", "default", "user:alice")
 
     async def begin_write() -> None:
-        services.turns.pending.add(gate.wait(timeout_s=None), "A cancelled turn", scope)
+        services.turn_services.pending.add(gate.wait(timeout_s=None), "A cancelled turn", scope)
 
     world.gateway.call(begin_write())
     headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}

@@ -67,7 +67,7 @@ class World:
     def settle(self) -> None:
         async def settled() -> None:
             await self.gateway.app.services.idle.wait()
-            await self.gateway.app.services.chat.turns.pending.drain(PATIENCE_S)
+            await self.gateway.app.services.chat.turn_services.pending.drain(PATIENCE_S)
             assert await self.store.drain(PATIENCE_S)
 
         self.gateway.call(settled())

@@ -251,7 +251,7 @@ def test_a_reply_cut_at_the_bound_is_a_cancelled_turn(
     store = gateway.app.services.store
     assert isinstance(store, Store)
     assert store.health.waiting == 0
-    assert not gateway.app.services.chat.turns.pending._tasks
+    assert not gateway.app.services.chat.turn_services.pending._tasks
 
 
 def test_a_turn_cancelled_right_before_the_end_is_written(upstream: StrictUpstream, database: Path) -> None:

@@ -76,7 +76,7 @@ def test_the_next_request_waits_for_a_turn_that_was_released(
     with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.001) as world, stalled(world) as gate:
         first = world.post("One.")
         assert not durable(first)
-        turns = world.gateway.app.services.chat.turns
+        turns = world.gateway.app.services.chat.turn_services
         turns.limits = replace(turns.limits, commit_wait_s=PATIENCE_S)
         wait_written = PendingWrites.wait_written
 

@@ -147,7 +147,7 @@ def test_a_response_whose_turn_is_written_late_is_completed(
     monkeypatch.setattr(Turns, "commit", lambda *given: asyncio.ensure_future(commit_late(*given)))
     with serve_memory(upstream, tmp_path, agent(), limits=replace(QUIET, commit_wait_s=0.001)) as world:
         made = begin(world, input="My cat is called Miso.", user="alice")
-        turns = world.gateway.app.services.chat.turns
+        turns = world.gateway.app.services.chat.turn_services
         world.gateway.call(run_beside(turns.pending, other))
         becomes(lambda: turns.metrics.not_durable.values[()])
         gate.open()
@@ -171,7 +171,7 @@ def test_a_response_whose_turn_is_not_written_in_the_end_is_made_again(
     upstream.queue(say("One."), say("Two."))
     with serve_memory(upstream, tmp_path, agent(), limits=replace(QUIET, commit_wait_s=0.001)) as world:
         made = begin(world, input="Count.", user="alice")
-        becomes(lambda: world.gateway.app.services.chat.turns.metrics.not_durable.values[()])
+        becomes(lambda: world.gateway.app.services.chat.turn_services.metrics.not_durable.values[()])
         gate.open()
         world.retry_job()
         done = polled(world, made.id)

@@ -18,7 +18,7 @@ from gateway.provider_factory import make_providers
 from gateway.run.background.background_model import find_background_route
 from gateway.run.background.embedder import find_embedder_route
 from gateway.run.upstream.model_list import ModelList
-from gateway.run.upstream.route import Route, check_models, resolve_route, route_for_agent_model
+from gateway.run.upstream.route import Route, check_models, resolve_agent_model, resolve_route
 from gateway.settings import (
     DeploymentSettings,
     MemorySettings,
@@ -113,9 +113,9 @@ def test_an_agent_may_name_an_upstream_and_an_alias(asked: str, expected: Route 
     settings = Settings(upstreams=(ONE, TWO), models=aliases)
     if expected is None:
         with pytest.raises(UnknownModel):
-            route_for_agent_model(settings, asked)
+            resolve_agent_model(settings, asked)
     else:
-        assert route_for_agent_model(settings, asked) == expected
+        assert resolve_agent_model(settings, asked) == expected
 
 
 CHAIN = (
