@@ -25,6 +25,8 @@ Encoding = Literal["o200k_base", "cl100k_base"]
 
 # The fields of a message with text that a model reads.
 _TEXT_FIELDS = frozenset({"content", "name", "refusal", "reasoning_content", "reasoning"})
+# The fields of a content part with text, or with parts of its own as Mistral's thoughts have.
+_PART_TEXT_FIELDS = ("text", "refusal", "thinking")
 # Role and separators: OpenAI's cookbook ("How to count tokens") has 3, and 1 more for a name.
 _MESSAGE_TOKENS = 4
 # A high-detail image of common size: 85 + 170 a tile is 765 to 1,105 (OpenAI's vision guide).
@@ -228,6 +230,7 @@ def _count_value_tokens(value: Any, count: Callable[[str], int]) -> int:
         if isinstance(part, str):
             total += count(part)
         elif isinstance(part, Mapping):
-            texts = [part[field] for field in ("text", "refusal") if isinstance(part.get(field), str)]
-            total += sum(map(count, texts)) if texts else estimate_media_tokens(part)
+            texts = [part[field] for field in _PART_TEXT_FIELDS if isinstance(part.get(field), str | list)]
+            text_tokens = sum(_count_value_tokens(text, count) for text in texts)
+            total += text_tokens if texts else estimate_media_tokens(part)
     return total

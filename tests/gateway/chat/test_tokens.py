@@ -192,6 +192,17 @@ def test_media_are_estimated_by_kind(part: dict[str, object], expected: int) -> 
         ({"role": "user", "content": None}, 4),
         ({"role": "user", "name": "bo", "content": [{"type": "text", "text": "abc"}, "d"]}, 4 + 2 + 3 + 1),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, 4 + 1_000),
+        # Mistral's thoughts are a part with parts of its own.
+        (
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "ab" * 1_000}]},
+                    {"type": "text", "text": "abc"},
+                ],
+            },
+            4 + 2_000 + 3,
+        ),
         ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}, 4 + 4 + 3),
         ({"role": "assistant", "tool_calls": [{"custom": {"name": "f", "input": "abc"}}]}, 4 + 4 + 4),
         ({"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}, 4 + 4 + 3),
