@@ -165,7 +165,8 @@ def _log_entry(begun: BegunRequest, receipt: Receipt, status: int | None) -> Log
         tries = tuple(header.split(";"))
     else:  # the first try was the only one
         call = receipt.last_call
-        outcome = (call and call.failure) or status
+        # The status of the reply may be the gateway's own, of a turn that was not written.
+        outcome = call and (call.failure or call.status)
         tries = (f"{upstream}:{outcome}",) if upstream and outcome else ()
     return LoggedRequest(
         **asdict(begun),

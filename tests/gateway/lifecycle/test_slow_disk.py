@@ -264,6 +264,16 @@ def test_strict_says_so_when_its_turn_is_not_on_disk(
         assert world.said() == ["One."]
 
 
+def test_a_turn_that_is_not_on_disk_is_no_failure_of_its_upstream(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """The list of requests and the overview said that the upstream had answered 503."""
+    with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.001) as world, stalled(world):
+        assert world.post("One.", STRICT).status == 503
+        (request,) = world.gateway.app.services.requests.list_ended()
+        assert (request.status, request.tries) == (503, ("up:200",))
+
+
 def test_strict_is_an_error_for_a_stream_of_which_nothing_was_sent(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
