@@ -169,14 +169,18 @@ class RunOperations(Struct, frozen=True):
         """Returns a page of the runs of all agents, the newest first.
 
         project: the only project that the caller sees; None: all projects.
-        is_failed: only runs that failed are listed. A page looks through a bounded number of runs, so it may list
-            fewer than `limit` though more follow.
+        is_failed: only runs that failed are listed.
+
+        A page of a project, or of the runs that failed, looks through a bounded number of runs, so it may list fewer
+        than `limit` though more follow.
 
         Raises: BadRequest: `after` cannot be read.
         """
         runs = self.store.runs
         before = parse_cursor(after, LAST_NUMBER)
-        last_row = await runs.find_row_before(before, self.walked_runs)
+        last_row = None
+        if is_failed or project is not None:  # else each run is listed
+            last_row = await runs.find_row_before(before, self.walked_runs)
         states = (RunState.FAILED,) if is_failed else tuple(RunState)
         page = Page(after=before, before=None if last_row is None else last_row - 1, limit=limit + 1)
         entries = await runs.list_runs(project, RunFilter(states=states), page)

@@ -181,6 +181,9 @@ def test_a_list_of_failed_runs_looks_through_a_bounded_number_of_runs(life: Agen
     last = life.world.gateway.call(pages.list_page(None, is_failed=True, after=second.next or "0"))
     assert (last.items, last.next) == ((), None)
     assert [each["id"] for each in operator.twin("runs?only=failed")["items"]] == [failed]
+    # Of a list without a filter each run that is looked at is listed.
+    whole = life.world.gateway.call(pages.list_page(None))
+    assert (len(whole.items), whole.next) == (4, None)
 
 
 def test_an_agent_has_its_name_on_each_screen(upstream: StrictUpstream, tmp_path: Path) -> None:
