@@ -1,8 +1,8 @@
 """Counts the tokens of texts and messages.
 
 Byte-level BPE never makes more tokens than there are bytes, so `count_upper_bound` answers most questions without a
-tokenizer. The exact count needs ranks (78 MB once parsed). They lie in gateway/data, are read on first use and never at
-start, and nothing here ever touches the network. Loading takes 0.2 s: call `Tokenizer.load` in a thread first.
+tokenizer. The exact count needs ranks (78 MB once parsed). They are in gateway/data, and are read on first use, never
+at start or from the network. Loading takes 0.2 s: call `Tokenizer.load` in a thread first.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ Encoding = Literal["o200k_base", "cl100k_base"]
 _TEXT_FIELDS = frozenset({"content", "name", "refusal", "reasoning_content", "reasoning"})
 # The fields of a content part with text, or with parts of its own as Mistral's thoughts have.
 _PART_TEXT_FIELDS = ("text", "refusal", "thinking")
-# Role and separators: OpenAI's cookbook ("How to count tokens") has 3, and 1 more for a name.
+# The tokens of a message's role and separators. OpenAI's cookbook ("How to count tokens") has 3, and 1 more for a name.
 _MESSAGE_TOKENS = 4
-# A high-detail image of common size: 85 + 170 a tile is 765 to 1,105 (OpenAI's vision guide).
+# The tokens of a high-detail image of common size: 85, and 170 a tile, are 765 to 1,105 (OpenAI's vision guide).
 _IMAGE_TOKENS = 1_000
-# The same guide, `detail: low`.
+# The tokens of an image with `detail: low`, by the same guide.
 _IMAGE_LOW_TOKENS = 85
-# 10 tokens a second; a second of 24 kHz 16 bit mono is 64,000 base64 characters.
+# The base64 characters of WAV audio for a token. A second has 10 tokens, and at 24 kHz, 16 bit mono 64,000 characters.
 _WAV_BASE64_PER_TOKEN = 6_400
-# The same for mp3 at 128 kbit/s, and for other formats.
+# The same for MP3 at 128 kbit/s, and for other formats.
 _AUDIO_BASE64_PER_TOKEN = 2_000
-# A minute of audio, where only a reference is there.
+# The tokens of audio that is only named by a reference: those of a minute.
 _AUDIO_TOKENS = 600
-# Two pages of a PDF as text and image, where only a reference is there.
+# The tokens of a file that is only named by a reference: those of two pages of a PDF, as text and image.
 _FILE_TOKENS = 3_000
-# Chosen: 60 kB of base64 for a page of 1,500 tokens.
+# The base64 characters of a file for a token. Not measured: 60 kB for a page of 1,500 tokens.
 _FILE_BASE64_PER_TOKEN = 40
-# Chosen: other vendors' vocabularies take up to about a fifth more tokens for the same text.
+# The factor for models with other vocabularies, which take up to about a fifth more tokens for the same text.
 OTHER_SCALE = 1.2
 # A longer text is counted in pieces, and each cut may count a token or two more. tiktoken panics at a million blanks in
 # a row, with an exception that is no `Exception`.
 PIECE_CHARS = 50_000
-# About 4 MB. A conversation is sent again with every turn, and its texts are the same.
+# The most counts that a tokenizer caches, some 4 MB. A conversation is sent again with every turn, with the same texts.
 CACHED_COUNTS = 16_384
 
 
@@ -86,7 +86,7 @@ class TooMuchToCount(Exception):
 
 
 class Tokenizer:
-    """Counts with one encoding, scaled where the encoding is a stand-in for one that is not published.
+    """Counts tokens with one encoding, times a factor if it stands for an encoding that is not published.
 
     Counts are cached by the text's hash, so a conversation that is sent again costs only its new messages.
     """
@@ -102,11 +102,11 @@ class Tokenizer:
         return self.encoding in _loaded
 
     def load(self) -> None:
-        """Makes the encoding ready. Blocks for about 0.2 s the first time; thread-safe, idempotent."""
+        """Loads the encoding. Blocks for about 0.2 s the first time. Thread-safe and idempotent."""
         _load_encoding(self.encoding)
 
     def count(self, text: str) -> int:
-        """Counts a text, special tokens as the plain text they are. Loads the encoding if need be."""
+        """Returns the tokens of a text, in which special tokens are plain text. Loads the encoding if need be."""
         if not text:
             return 0
         key = (hash(text), len(text))
@@ -185,7 +185,10 @@ def choose_tokenizer(model: str) -> Tokenizer:
 
 
 def estimate_media_tokens(part: Mapping[str, Any]) -> int:
-    """Estimates a content part that is not text by its type, since bytes show little and a URL nothing."""
+    """Returns the estimated tokens of a content part that is not text, by its type.
+
+    The size of its data shows little, and a URL nothing.
+    """
     part_type = part.get("type")
     body = part.get(part_type) if isinstance(part_type, str) else None
     body = body if isinstance(body, Mapping) else {}
@@ -203,9 +206,10 @@ def estimate_media_tokens(part: Mapping[str, Any]) -> int:
 
 
 def count_message_tokens(message: Mapping[str, Any], count: Callable[[str], int]) -> int:
-    """Counts one chat message: text, calls and media. With `count=count_upper_bound` its text is bounded instead.
+    """Returns the tokens of a chat message: of its text, calls and media.
 
-    It takes any JSON object: fields of the wrong type are ignored here, and refused elsewhere.
+    message: any JSON object. Fields of the wrong type are ignored here, and refused elsewhere.
+    count: returns the tokens of a text, or with `count_upper_bound` their upper bound.
     """
     total = _MESSAGE_TOKENS
     for field, value in message.items():

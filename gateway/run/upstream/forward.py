@@ -23,7 +23,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.failover import Failover
-from gateway.run.upstream.outgoing import COMPLETIONS, Outgoing
+from gateway.run.upstream.outgoing import COMPLETIONS_PATH, Outgoing
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, find_aliased_route, is_listed, make_unknown_upstream_error
 from gateway.run.usage.limiter import Limiter, PlannedCall
@@ -40,7 +40,7 @@ _RESPONSES_HINT: Final = (
 )
 _RESPONSES: Final = "/responses"
 # Paths of requests that another model may answer once a limit is reached.
-_WITH_SUBSTITUTE: Final = (COMPLETIONS, "/messages", _RESPONSES)
+_WITH_SUBSTITUTE: Final = (COMPLETIONS_PATH, "/messages", _RESPONSES)
 # Paths with bodies that name no model: of a batch, the models stand in a file.
 _WITHOUT_MODEL: Final = (
     "/files",

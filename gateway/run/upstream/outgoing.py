@@ -1,4 +1,4 @@
-"""A request as it came, for an upstream, and where its body comes from."""
+"""Makes the requests that go upstream as they came, from a body that was read or is still arriving."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LISTS: Final = (
 )
 # Paths of objects that an upstream stores.
 _STORED_PATHS: Final = (*_LISTS, "/uploads", "/responses", "/conversations")
-COMPLETIONS: Final = "/completions"
+COMPLETIONS_PATH: Final = "/completions"
 
 
 def _with_body_headers(headers: Sequence[tuple[bytes, bytes]]) -> tuple[Header, ...]:
@@ -70,9 +70,9 @@ class WholeBody(Protocol):
         """Returns the body with this model's name, if it names a model."""
 
     def with_usage(self) -> Self:
-        """Returns the body with the wish for the usage of its stream.
+        """Returns a copy of the body that asks for the usage of its stream (`stream_options.include_usage`).
 
-        Returns the body itself if it has that wish already, or asks for no stream.
+        Returns the body itself if it asks for the usage already, or asks for no stream.
         """
 
 
@@ -87,7 +87,8 @@ class StreamedBody(Protocol):
     def replace_model(self, model: str) -> None:
         """Sets the model's name, if the body names a model."""
 
-    def pieces(self) -> AsyncIterator[bytes]: ...
+    def pieces(self) -> AsyncIterator[bytes]:
+        """Yields the body in pieces, as they arrive."""
 
 
 class Outgoing(Struct, frozen=True):
@@ -151,7 +152,11 @@ class Outgoing(Struct, frozen=True):
             self.upload.replace_model(target.model)
         body = self.body
         receipt.hides_usage = False
-        if body is not None and endpoint.asks_usage and self.upstream_path.partition("?")[0] == COMPLETIONS:
+        if (
+            body is not None
+            and endpoint.asks_usage
+            and self.upstream_path.partition("?")[0] == COMPLETIONS_PATH
+        ):
             body = body.with_usage()
             receipt.hides_usage = body is not self.body
         if self.upstream_path.startswith("/responses"):
