@@ -1,4 +1,4 @@
-"""Server-sent events as the dialects write them, a comment that all their streams may have, and a buffer of events."""
+"""Server-sent events as the dialects write them, and the buffer of the events that a client gets."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class EventBuffer:
     __slots__ = ("_held_bytes", "_is_holding", "_unsent")
 
     def __init__(self, *, is_holding: bool) -> None:
-        """Begins empty.
+        """Makes an empty buffer.
 
-        is_holding: all bytes are held until the first content, so that an upstream's error can become the status.
+        is_holding: True to hold all bytes until the first content, so that an upstream's error can become the status.
         """
         self._is_holding = is_holding
         self._held_bytes = 0

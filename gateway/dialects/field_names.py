@@ -33,7 +33,9 @@ class FieldNames:
         schema: the name of the field of a tool with its schema.
         words: the names of chat completions that are English words, too. In a sentence they count only in quotes.
         """
-        self._names, self._messages, self._schema = names, messages, schema
+        self._names = names
+        self._messages = messages
+        self._schema = schema
         quoted_names = "|".join(("messages", *words))
         plain_names = "|".join(name for name in names if name not in words) or _NOTHING
         all_names = "|".join(names) or _NOTHING

@@ -65,7 +65,7 @@ class ItemPath(msgspec.Struct):
 
 
 def check_length(param: str, items: list[Any], max_length: int) -> None:
-    """Raises: BadRequest: the list is too long."""
+    """Refuses a list that is too long. param: the list's path in the body. Raises: BadRequest."""
     if len(items) > max_length:
         raise BadRequest(
             f"Invalid '{param}': array too long. Expected an array with maximum length {max_length}, but got "
@@ -101,7 +101,7 @@ def check_model_name(model: str) -> None:
 
 
 def refuse_unknown_fields(json: Iterable[str], known: Container[str]) -> None:
-    """Raises: BadRequest: a body has a field that is not among the known ones."""
+    """Refuses a body with a field that is not known. Raises: BadRequest."""
     for key in json:
         if key not in known:
             raise BadRequest(
@@ -182,7 +182,7 @@ def make_unknown_value_error(param: str, value: Any, supported: str) -> BadReque
 
 
 def make_unsupported_error(param: str, value: object) -> BadRequest:
-    """Returns the error about a value without a place in chat completions."""
+    """Returns the error about a value without a place in chat completions. param: the value's path in the body."""
     return BadRequest(
         f"Unsupported value for '{param}': {str(value)[:QUOTED_CHARS]!r}. The gateway answers this model by way of "
         "chat completions, which have no place for it.",

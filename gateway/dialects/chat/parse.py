@@ -30,7 +30,7 @@ from gateway.errors import BadRequest
 
 # The default of `server.max_messages`: an agent's day. Finding the conversation takes about 10 us a message.
 MAX_MESSAGES = 5_000
-# The most frequent first, since each message's role is compared with them.
+# The roles of messages, the most frequent first: the role of each message is compared with them in this order.
 ROLES = ("user", "assistant", "tool", "system", "developer", "function")
 _ROLES_IN_ERRORS = "'system', 'assistant', 'user', 'function', 'tool', and 'developer'"
 
@@ -38,9 +38,9 @@ _ROLES_IN_ERRORS = "'system', 'assistant', 'user', 'function', 'tool', and 'deve
 # take the other value, and so answer for another user or model.
 _FIELDS_ACTED_ON = frozenset(
     (
-        # Voice platforms name the user or the conversation in these (`gateway.core.request.envelope`).
+        # Fields in which voice platforms name the user or the conversation (`gateway.core.request.envelope`).
         *("call", "customer", "elevenlabs_extra_body", "user_id"),
-        # OpenAI's.
+        # Fields of OpenAI's API.
         *("function_call", "functions", "logprobs", "max_completion_tokens", "max_tokens", "messages"),
         *("metadata", "model", "n", "response_format", "safety_identifier", "stream", "stream_options"),
         *("tool_choice", "tools", "top_logprobs", "user"),
@@ -148,7 +148,7 @@ def _read_messages(json: dict[str, Any], max_messages: int | None) -> list[dict[
     if max_messages is not None:
         check_length("messages", sent_messages, max_messages)
     messages = sent_messages
-    nested_messages = []  # the messages that are more than a role and a text, as few are
+    nested_messages = []  # the few messages that have more than a role and a text
     # The loop compares `__class__`, which takes less time than `isinstance`: it runs for each message of each request.
     for index, message in enumerate(sent_messages):
         if message.__class__ is not dict:

@@ -35,13 +35,14 @@ class ChatView(ClientView):
     def __init__(self, terms: TurnTerms) -> None:
         self._holds_events = bool(terms.gateway_tools)
         self._held_bytes = 0
-        # The gateway has asked for usage, and the client has not.
+        # True if the gateway has asked for usage, and the client has not.
         self._strips_usage = terms.adds_usage and not terms.wants_usage
         # The first chunk of the first round.
         self._first_chunk: Json = {}
-        self._has_begun = self._has_role = False
+        self._has_begun = False
+        self._has_role = False
         self._has_hidden_round = False
-        # Events pass in their own bytes.
+        # True if events pass in their own bytes.
         self._passes_events = not self._holds_events
         self._unsent: list[bytes] = []
 
@@ -129,7 +130,7 @@ class ChatView(ClientView):
         return body
 
     def _append(self, raw: bytes, *, has_content: bool = True) -> None:
-        """Appends bytes. has_content: the bytes have content, so all held bytes may leave."""
+        """Appends bytes. has_content: True if the bytes have content, so that all held bytes may be sent."""
         if self._strips_usage:
             raw = without_null_usage(raw)  # where usage is asked for, every other chunk has `"usage": null`
         self._unsent.append(raw)
@@ -155,7 +156,7 @@ class ChatView(ClientView):
         """Appends an event in the client's form, in the upstream's bytes if nothing changes.
 
         finish_reason: the finish_reason in place of the upstream's; None: the upstream's stays.
-        is_hidden: the event ends a hidden round.
+        is_hidden: True if the event ends a hidden round.
         """
         chunk = event.chunk
         if chunk is None:
@@ -170,7 +171,7 @@ class ChatView(ClientView):
         ]
         contents = _read_contents(choices)
         if any(shown is not choice for shown, choice in zip(choices, event.choices, strict=True)):
-            # Where all of the event's content was taken out, the event is left out.
+            # An event of which all content was removed is left out.
             if not contents.has_content and not contents.has_role:
                 return
             changed_fields["choices"] = choices
@@ -224,9 +225,9 @@ class ChatView(ClientView):
 class _ChunkContents(NamedTuple):
     """The contents of a chunk, in all its choices."""
 
-    # One of the choices has a role.
+    # True if one of the choices has a role.
     has_role: bool
-    # One of the choices has content, or an end.
+    # True if one of the choices has content, or an end.
     has_content: bool
 
 

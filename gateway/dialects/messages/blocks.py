@@ -24,7 +24,7 @@ class GrowingBlocks:
     """The blocks of one message."""
 
     def __init__(self, emit: EventSender, claim_index: Callable[[], int]) -> None:
-        """Begins with no block.
+        """Makes a message without blocks.
 
         emit: a function that sends an event, given its type and its fields.
         claim_index: a function that returns the index in the message of the block that begins now.

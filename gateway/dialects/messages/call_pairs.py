@@ -27,7 +27,7 @@ def check_call_pairs(messages: Sequence[Json], origins: Sequence[MessageOrigin])
 
     Results before the first reply pass: in append mode memory may have their calls.
     """
-    # The indexes of messages with calls that have no result so far, by the calls' ids. None: no reply has come yet.
+    # The indexes of messages with calls that have no result so far, by the calls' ids; None: no reply has come yet.
     open_calls: dict[str, int] | None = None
     role_before = ""
     for message, origin in zip(messages, origins, strict=True):
@@ -56,5 +56,5 @@ def _refuse_open_calls(calls: Mapping[str, int]) -> None:
     """Refuses calls without results. calls: the indexes of their messages, by their ids. Raises: BadRequest."""
     if calls:
         first_index = min(calls.values())
-        ids = ", ".join(id[:_QUOTED_ID_CHARS] for id, index in calls.items() if index == first_index)
-        raise make_field_error(f"messages.{first_index}", _NO_RESULT_MESSAGE.format(ids))
+        quoted_ids = [call_id[:_QUOTED_ID_CHARS] for call_id, index in calls.items() if index == first_index]
+        raise make_field_error(f"messages.{first_index}", _NO_RESULT_MESSAGE.format(", ".join(quoted_ids)))

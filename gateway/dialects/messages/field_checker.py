@@ -28,7 +28,7 @@ _INNER_FIELDS_WITHOUT_EFFECT: Final = frozenset(
 class FieldChecker:
     """Checks the fields of a request, and collects the fields that are left out.
 
-    is_lenient: all fields pass, since the request goes upstream as it is, and the upstream judges it.
+    is_lenient: True to let all fields pass: the request goes upstream as it is, and the upstream judges it.
     """
 
     def __init__(self, *, is_lenient: bool) -> None:

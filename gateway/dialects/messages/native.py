@@ -225,7 +225,7 @@ class NativeMessages(Struct, frozen=True):
                 # The model has seen all messages of this turn's own rounds as they are.
                 changes = replace(changes, hidden_rounds=())
             return has_thoughts(self._edit_messages(changes))
-        # The client answers for its own changes. But it cannot mend thoughts that it has not sent.
+        # The client's own changes are the client's responsibility. But it cannot mend thoughts that it has not sent.
         return any(
             has_thoughts(_translate(replacement))
             and not has_thoughts([self._find_client_message(chat_index)])
@@ -298,8 +298,8 @@ def _translate(chat_messages: Sequence[Json]) -> list[Json]:
 def _restore_reply(replacement: Sequence[Json], message: Json) -> list[Json]:
     """Returns a reply with its hidden rounds, translated.
 
-    A reply that was paused after them is stored only up to the pause. Then the part after the rounds has the client's
-    blocks, among them the results of the server's tools that came after the pause.
+    A reply that was paused after its hidden rounds is stored only up to the pause. Then the part after the rounds is
+    made of the client's blocks, which have the results of the server's tools that came after the pause.
 
     replacement: the messages of the chat completion that stand for the reply.
     message: the reply as the client has it.
@@ -315,7 +315,7 @@ def _restore_reply(replacement: Sequence[Json], message: Json) -> list[Json]:
 
 def _list_blocks_after_rounds(rounds: Sequence[Json], message: Json) -> list[Json]:
     """Returns the client's blocks after the blocks of hidden rounds; []: the client lacks some of these."""
-    native_replies = [each.get(NATIVE_REPLY) or {} for each in rounds if each["role"] == "assistant"]
+    native_replies = [reply.get(NATIVE_REPLY) or {} for reply in rounds if reply["role"] == "assistant"]
     if not all(native_replies):
         return []
     streamed = [block for native in native_replies for block in as_list(native.get("content"))]
@@ -374,8 +374,10 @@ def _make_container_member(container: Any, hidden_rounds: Sequence[Json]) -> Jso
     for message in reversed(hidden_rounds):
         used_container = (message.get(NATIVE_REPLY) or {}).get("container")
         if used_container:
-            id = used_container["id"]
-            return {"container": {**container, "id": id} if container is not None else id}
+            container_id = used_container["id"]
+            if container is None:
+                return {"container": container_id}
+            return {"container": {**container, "id": container_id}}
     return {}
 
 

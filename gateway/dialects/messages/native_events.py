@@ -47,7 +47,7 @@ class NativeEvents:
     def __init__(self, gateway_tools: Collection[str]) -> None:
         """Begins a reply. gateway_tools: the names of tools that run in the gateway."""
         self._gateway_tools = gateway_tools
-        # False: every event passes unread.
+        # False if every event passes unread.
         self._parses_events = bool(gateway_tools)
         # The index of a block in the message, by its index in this round; None: the block is not shown.
         self._shown_indices: dict[int, int | None] = {}
@@ -58,15 +58,15 @@ class NativeEvents:
         self._earlier_usage: Json = {}
         # The last `message_delta` of any round.
         self._message_delta: Json = {}
-        # The client has got a `message_delta`.
+        # True if the client has got a `message_delta`.
         self._has_message_delta = False
         # The last container of any round; None: no round has used one.
         self._container: Any = None
-        # The client has got the beginning of the message.
+        # True if the client has got the beginning of the message.
         self.has_begun = False
-        # The client has got some content of the message.
+        # True if the client has got some content of the message.
         self.has_content = False
-        # The client has got the end of the message.
+        # True if the client has got the end of the message.
         self.is_over = False
 
     def translate_event(self, raw: bytes, name: str) -> bytes:
@@ -124,7 +124,7 @@ class NativeEvents:
                 events.append(raw)
             self._has_message_delta = self._has_message_delta or name == "message_delta"
             self.is_over = self.is_over or name == "message_stop"
-        # The last round was hidden or stopped, or its stream ended without its last event.
+        # Without an end the last round was hidden or stopped, or its stream ended without its last event.
         if not self.is_over:
             if not self._has_message_delta:
                 events.append(self._render_delta(finish_reason or "stop"))

@@ -35,7 +35,7 @@ def add_max_tokens(chat_json: Json, json: Json) -> None:
 
 
 def add_sampling(chat_json: Json, json: Json) -> None:
-    """Adds the fields by which the model's choice of tokens is narrowed."""
+    """Adds the fields that narrow the model's choice of tokens."""
     for key in ("temperature", "top_p"):
         if json.get(key) is not None:
             chat_json[key] = json[key]
@@ -45,7 +45,7 @@ def add_stops(chat_json: Json, json: Json) -> None:
     """Adds the texts at which the reply ends. Raises: BadRequest."""
     stops = json.get("stop_sequences")
     if stops is not None:
-        if not isinstance(stops, list) or not all(isinstance(each, str) for each in stops):
+        if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
             raise make_field_error("stop_sequences", "Input should be a valid list of strings")
         if stops:
             chat_json["stop"] = stops

@@ -44,7 +44,7 @@ class MessageTerms(Struct, frozen=True):
     count_usage: Callable[[str], Json | None]
     # The texts at which the reply ends.
     stop_sequences: Sequence[str] = ()
-    # The client may continue from the reply by its id.
+    # True if the client may continue from the reply by its id.
     has_thread: bool = False
 
 
@@ -59,14 +59,14 @@ class _MessageEvents:
         self.first_chunk: Json = {}
 
     def begin(self) -> None:
-        """Begins the message, once. From now on events may leave."""
+        """Begins the message, once. From now on events may be sent."""
         self._buffer.release()
         if self._has_begun:
             return
         self._has_begun = True
         usage = {**_render_usage({}, self._terms.input_tokens), "service_tier": self.service_tier}
         self._buffer.emit("message_start", message={**self.make_empty_message(), "usage": usage})
-        # Anthropic's streams have one at their beginning, which some clients take for a sign of life.
+        # Anthropic's streams have a ping at their beginning, which some clients take for a sign of life.
         self._buffer.emit("ping")
 
     def emit(self, event_type: str, **fields: Any) -> None:
@@ -80,9 +80,8 @@ class _MessageEvents:
 
     def make_empty_message(self) -> Json:
         """Returns the message without content, and without an end."""
-        id = self.first_chunk.get("id")
         return {
-            "id": id if isinstance(id, str) and id else f"msg_{secrets.token_hex(12)}",
+            "id": as_text(self.first_chunk.get("id")) or f"msg_{secrets.token_hex(12)}",
             "type": "message",
             "role": "assistant",
             "model": as_text(self.first_chunk.get("model")) or self._terms.model,
@@ -113,7 +112,7 @@ class TranslatedMessage:
         self._events.first_chunk = first
 
     def show(self, event: ReplyEvent, *, is_hidden: bool = False) -> None:
-        """Shows an event. is_hidden: the event ends a hidden round."""
+        """Shows an event. is_hidden: True if the event ends a hidden round."""
         if event.chunk is None:
             if event.raw is not None and event.raw.startswith(b":"):
                 self._buffer.add(event.raw, has_content=False)

@@ -54,6 +54,7 @@ class BackgroundEnd(ReplyChange):
         return self._change.change_body(body)
 
     def _note_end(self, response: dict[str, Any], body: bytes) -> None:
-        id = response.get("id")
-        if isinstance(id, str) and response.get("background") is True and not is_pending(response):
-            self._ended = EndedResponse(id, body)
+        response_id = response.get("id")
+        is_background = response.get("background") is True
+        if isinstance(response_id, str) and is_background and not is_pending(response):
+            self._ended = EndedResponse(response_id, body)

@@ -49,7 +49,7 @@ def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> J
 def read_call(item: Json, path: object, upstream_tools: UpstreamTools) -> Json:
     """Returns an item with a call as a call of a chat completion. Raises: BadRequest."""
     item_type: str = item["type"]
-    id = _read_call_id(item, path)
+    call_id = _read_call_id(item, path)
     if item_type in ("function_call", "custom_tool_call"):
         name = make_flat_name(
             read_optional(item, "namespace", str, path), read_required_text(item, "name", path)
@@ -57,9 +57,9 @@ def read_call(item: Json, path: object, upstream_tools: UpstreamTools) -> Json:
         key = "arguments" if item_type == "function_call" else "input"
         text = read_required_text(item, key, path)
         if item_type == "custom_tool_call":
-            call: Json = {"id": id, "type": "custom", "custom": {"name": name, "input": text}}
+            call: Json = {"id": call_id, "type": "custom", "custom": {"name": name, "input": text}}
             return call if upstream_tools.takes_custom_tools else as_function_call(call)
-        return {"id": id, "type": "function", "function": {"name": name, "arguments": text}}
+        return {"id": call_id, "type": "function", "function": {"name": name, "arguments": text}}
     key = {"tool_search_call": "arguments", "apply_patch_call": "operation"}.get(item_type, "action")
     value = item.get(key)
     if value is None:
@@ -73,7 +73,7 @@ def read_call(item: Json, path: object, upstream_tools: UpstreamTools) -> Json:
         }
         value = orjson.dumps(arguments).decode()
     return {
-        "id": id,
+        "id": call_id,
         "type": "function",
         "function": {"name": item_type.removesuffix("_call"), "arguments": value},
     }
@@ -90,19 +90,19 @@ class ToolOutput(NamedTuple):
 
 def read_result(item: Json, path: object) -> ToolOutput:
     """Returns the output of a tool. Raises: BadRequest."""
-    id = _read_call_id(item, path)
+    call_id = _read_call_id(item, path)
     if item["type"] == "tool_search_output":
-        return ToolOutput(id, orjson.dumps(item.get("tools") or []).decode())
+        return ToolOutput(call_id, orjson.dumps(item.get("tools") or []).decode())
     output = item.get("output")
     if item["type"] == "apply_patch_call_output":
         result = {key: item[key] for key in ("status", "output") if item.get(key) is not None}
-        return ToolOutput(id, orjson.dumps(result).decode())
+        return ToolOutput(call_id, orjson.dumps(result).decode())
     if output is None:
         raise make_missing_field_error(f"{path}.output")
     may_have_parts = item["type"] in ("function_call_output", "custom_tool_call_output")
     if not may_have_parts and not isinstance(output, str):
         output = orjson.dumps(output).decode()
-    return ToolOutput(id, output)
+    return ToolOutput(call_id, output)
 
 
 def render_result(item_type: str, content: str | list[Json]) -> Json:

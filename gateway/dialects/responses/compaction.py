@@ -40,7 +40,8 @@ def make_compaction_messages(items: Sequence[Any], field: str = "input", items_b
 
 def make_compaction_message(item: Json, path: str) -> Json:
     """Returns a compaction item as a system message. Raises: BadRequest: the item has no sealed summary."""
-    param, content = f"{path}.encrypted_content", item.get("encrypted_content")
+    param = f"{path}.encrypted_content"
+    content = item.get("encrypted_content")
     if not is_sealed(content):
         raise _make_content_error(param)
     summary = unseal(content, param).get(_SUMMARY_FIELD)

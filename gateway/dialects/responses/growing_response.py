@@ -38,7 +38,7 @@ class ResponseTerms(Struct, frozen=True):
     answering_model: Callable[[], str] = str
     # The forms of calls, by the names that their tools have upstream.
     forms: Mapping[str, CallForm] = NO_FORMS
-    # Thoughts are shown with `encrypted_content`, in which they can be sent back.
+    # True if thoughts are shown with `encrypted_content`, in which they can be sent back.
     shows_sealed_thoughts: bool = False
     # The messages of the request's input that belong to this turn alone.
     messages: Sequence[Json] = ()
@@ -48,7 +48,7 @@ class ResponseTerms(Struct, frozen=True):
     created_at: int | None = None
     # The `sequence_number` of the first event.
     first_number: int = 0
-    # An attempt that was broken off has sent `response.created` already.
+    # True if an attempt that was broken off has sent `response.created` already.
     has_sent_created: bool = False
 
 
@@ -61,13 +61,13 @@ class GrowingResponse:
         self.events = EventBuffer(is_holding=is_holding)
         # The `sequence_number` of the next event.
         self._next_number = terms.first_number
-        # False: the response is one JSON body.
+        # False if the response is one JSON body.
         self.sends_events = True
         self._has_begun = False
         self._has_id = False
         # The part that all ids of the response share; "": the response has no id yet.
         self._tag = ""
-        # The response can be retrieved by its id. Decided in `assign_id`.
+        # True if the response can be retrieved by its id. Decided in `assign_id`.
         self.is_stored = False
         # The upstream's chunk with the model, the time and the service tier.
         self.first_chunk: Json = {}
@@ -89,7 +89,7 @@ class GrowingResponse:
         return self._tag
 
     def emit(self, event_type: str, **fields: Any) -> None:
-        """Sends an event. event_type: its type. fields: its other fields."""
+        """Sends an event. fields: the fields of the event besides its type and its number."""
         self.events.emit(event_type, **fields, sequence_number=self._next_number)
         self._next_number += 1
 
@@ -114,7 +114,8 @@ class GrowingResponse:
             "model": stored.model,
             "service_tier": stored.service_tier,
         }
-        self.completed_at, self.error = stored.completed_at, stored.error
+        self.completed_at = stored.completed_at
+        self.error = stored.error
         self.assign_id()
 
     def render(

@@ -320,7 +320,8 @@ class _MessageBuilder:
             messages=[unordered.messages[i] for i in order],
             item_indices=[unordered.item_indices[i] for i in order],
             references=[
-                replace(each, index=new_indices.get(each.index, each.index)) for each in unordered.references
+                replace(reference, index=new_indices.get(reference.index, reference.index))
+                for reference in unordered.references
             ],
             models={new_indices[i]: model for i, model in unordered.models.items()},
         )

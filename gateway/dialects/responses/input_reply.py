@@ -22,7 +22,7 @@ class InputReply:
     """A reply made of several successive items."""
 
     def __init__(self) -> None:
-        # The last item is text.
+        # True if the last item is text.
         self._ends_with_text = False
         self._texts: list[str] = []
         # The parts of the content that are no texts.

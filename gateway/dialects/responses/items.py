@@ -67,7 +67,7 @@ class ItemList:
     """The items of a path, oldest first."""
 
     def __init__(self, *, shows_sealed_thoughts: bool = False) -> None:
-        """Begins with no items. shows_sealed_thoughts: True if thoughts are shown sealed, as in `ResponseTerms`."""
+        """Makes an empty list. shows_sealed_thoughts: True if thoughts are shown sealed, as in `ResponseTerms`."""
         self.items: list[Json] = []
         self._shows_sealed_thoughts = shows_sealed_thoughts
         # The types of the items of calls, by the ids of the calls.
@@ -89,13 +89,17 @@ class ItemList:
         """
         input_count = 1 + max((index for index, _ in inputs), default=-1)
         # Directions come first, since sorting leaves a direction before the input that has the same index.
-        placed = [
-            _PlacedMessage(input_count - each.following_count, f"s{len(directions) - n}", each.message)
-            for n, each in enumerate(directions)
+        messages = [
+            _PlacedMessage(
+                input_count - direction.following_count, f"s{len(directions) - index}", direction.message
+            )
+            for index, direction in enumerate(directions)
         ]
-        placed += [_PlacedMessage(index, f"i{index}", without_private(message)) for index, message in inputs]
-        for each in sorted(placed, key=attrgetter("turn_index")):
-            self.items.extend(self._render_input(f"{tag}_{each.id_end}", each.message, forms))
+        messages += [
+            _PlacedMessage(index, f"i{index}", without_private(message)) for index, message in inputs
+        ]
+        for _, id_end, message in sorted(messages, key=attrgetter("turn_index")):
+            self.items.extend(self._render_input(f"{tag}_{id_end}", message, forms))
 
     def add_reply(self, tag: str, reply: WireMessage) -> None:
         """Adds a reply, as its response had it. tag: the part that the ids of the turn's items share."""

@@ -66,14 +66,14 @@ class NativeResponsesRequest(Struct, frozen=True):
     conversation_id: str | None
     # The id of the response that the request continues; None: it continues no response.
     previous_id: str | None
-    # The request continues what the upstream stores, or refers to an item of it.
+    # True if the request continues a response or conversation that the upstream stores, or refers to an item there.
     refers_to_stored: bool
     # The part of the reply before this request that a voice agent's user heard; None: the user heard all of it.
     heard: Json | None = None
 
     @property
     def referenced_ids(self) -> frozenset[str]:
-        return frozenset(filter(None, [self.previous_id, *(each.id for each in self.references)]))
+        return frozenset(filter(None, [self.previous_id, *(reference.id for reference in self.references)]))
 
     @property
     def is_stored(self) -> bool:
@@ -81,7 +81,7 @@ class NativeResponsesRequest(Struct, frozen=True):
 
     @property
     def new_messages(self) -> list[Json]:
-        return [each.message for each in self.input_messages]
+        return [placed.message for placed in self.input_messages]
 
     def with_history(self, known: KnownReplies, memory: MemoryKey) -> NativeResponsesRequest:
         """Returns a copy of the request with a `chat` that has the messages to which it refers, as far as known."""
@@ -134,13 +134,13 @@ class NativeResponsesRequest(Struct, frozen=True):
     def _with_named_replies(self, known_replies: KnownReplies, memory: MemoryKey) -> list[_PlacedMessage]:
         """Returns the input's messages with the replies that it only names; unknown replies are left out."""
         named_replies = {
-            each.index - self._first_input_index: known_replies.find_reply(memory, each.id)
-            for each in self.references
+            reference.index - self._first_input_index: known_replies.find_reply(memory, reference.id)
+            for reference in self.references
         }
         return [
-            each._replace(message=message)
-            for n, each in enumerate(self.input_messages)
-            if (message := named_replies.get(n, each.message)) is not None
+            placed._replace(message=message)
+            for index, placed in enumerate(self.input_messages)
+            if (message := named_replies.get(index, placed.message)) is not None
         ]
 
     def _make_chat(
@@ -154,8 +154,8 @@ class NativeResponsesRequest(Struct, frozen=True):
 
     def _locate_item(self, index: int) -> int:
         """Returns the index of the item of the input with a message of `chat`; -1: no single item has the message."""
-        n = index - self._first_input_index
-        return self.input_messages[n].item_index if n >= 0 else -1
+        input_index = index - self._first_input_index
+        return self.input_messages[input_index].item_index if input_index >= 0 else -1
 
 
 def read_native(body: bytes, upstream_path: str, max_messages: int) -> NativeResponsesRequest | None:

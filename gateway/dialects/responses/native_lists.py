@@ -36,14 +36,16 @@ def _without_notes(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     for key, change in (("data", _without_notes), ("content", _remove_part_note)):
-        sent = value.get(key)
-        if isinstance(sent, list):
-            changed = list(map(change, sent))
-            if all(a is b for a, b in zip(changed, sent, strict=True)):
+        members = value.get(key)
+        if isinstance(members, list):
+            changed = list(map(change, members))
+            if all(new is old for new, old in zip(changed, members, strict=True)):
                 return value
-            if key == "content" and len(sent) > 1:
+            if key == "content" and len(members) > 1:
                 # Before a part that is no text the note was a part of its own, of which nothing is left.
-                changed = [a for a, b in zip(changed, sent, strict=True) if a is b or a["text"]]
+                changed = [
+                    new for new, old in zip(changed, members, strict=True) if new is old or new["text"]
+                ]
             return {**value, key: changed}
     return value
 

@@ -53,7 +53,7 @@ class Item:
         self.tag = tag
         self.index = index
         self._send_event = send_event
-        # The item was announced.
+        # True if the item was announced.
         self._has_begun = False
 
     @property

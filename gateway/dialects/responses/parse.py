@@ -64,13 +64,13 @@ class ResponsesRequest(Struct, frozen=True):
     conversation_id: str | None
     # The forms of tools' calls, by the names of the tools upstream.
     forms: dict[str, CallForm]
-    # Thoughts are asked for in the form in which they can be sent back.
+    # True if the client asks for thoughts in the form in which they can be sent back.
     shows_sealed_thoughts: bool
     # The body as the client sent it.
     body: bytes
     # The kinds of tools that the request's upstreams take.
     upstream_tools: UpstreamTools
-    # The request asks for a summary of its conversation in place of a reply.
+    # True if the request asks for a summary of its conversation in place of a reply.
     wants_compaction: bool = False
     # The indices of the messages that belong to every response of the conversation, and not to this turn alone.
     shared_messages: frozenset[int] = frozenset()
@@ -85,13 +85,15 @@ class ResponsesRequest(Struct, frozen=True):
     @property
     def turn_messages(self) -> list[Json]:
         """The messages of the input that belong to this turn alone."""
-        return self._remove_items(self.shared_messages)
+        return self._without_messages(self.shared_messages)
 
     @property
     def sent_messages(self) -> list[Json]:
         """The messages of `turn_messages` that the client sends whole, and not by their ids."""
-        named = {each.index for each in self.chat.references if each.kind == "message"}
-        return self._remove_items(self.shared_messages | named)
+        named_messages = {
+            reference.index for reference in self.chat.references if reference.kind == "message"
+        }
+        return self._without_messages(self.shared_messages | named_messages)
 
     @property
     def input_messages(self) -> list[Json]:
@@ -112,12 +114,13 @@ class ResponsesRequest(Struct, frozen=True):
         """True if the request has `store: true`, or is for the background, where each response is stored."""
         return self.is_for_background or (self.chat.dialect_fields or {}).get("store") is True
 
-    def _remove_items(self, indices: Collection[int]) -> list[Json]:
+    def _without_messages(self, indices: Collection[int]) -> list[Json]:
+        """Returns the messages of the input without some messages. indices: their indices in `chat`."""
         messages = self.input_messages
         if not indices:
             return messages
         first = len(self.chat.messages) - len(messages)
-        return [message for n, message in enumerate(messages, first) if n not in indices]
+        return [message for index, message in enumerate(messages, first) if index not in indices]
 
 
 def parse(
@@ -136,7 +139,7 @@ def parse(
     upstream_tools: the kinds of tools that the request's upstreams take.
     waiting_items: the items of the conversation that come before the input.
     found_tools: the tools that searches have found, as in `ResponsesRequest`.
-    needs_input: a request without input is refused.
+    needs_input: True to refuse a request without input.
     repeated_keys: the keys that the body has more than once.
 
     Raises: BadRequest, BodyTooLarge.
@@ -175,16 +178,16 @@ def read_conversation_id(json: Json) -> str | None:
 
     Raises: BadRequest.
     """
-    id = json.get("conversation")
-    if isinstance(id, dict):
-        id = id.get("id")
-        if id is None:
+    value = json.get("conversation")
+    if isinstance(value, dict):
+        value = value.get("id")
+        if value is None:
             raise make_missing_field_error("conversation.id")
-    if id is None:
+    if value is None:
         return None
-    if not isinstance(id, str):
-        raise make_wrong_type_error("conversation", "a string or an object", id)
-    conversation_id = check_id(id, "conversation")
+    if not isinstance(value, str):
+        raise make_wrong_type_error("conversation", "a string or an object", value)
+    conversation_id = check_id(value, "conversation")
     if conversation_id is None:
         raise BadRequest("Invalid 'conversation': the name is empty.", param="conversation")
     return conversation_id

@@ -81,7 +81,7 @@ class ResponsesView(ClientView):
         # The usage that the upstream has reported, and the reason for the end; None: not yet.
         self._usage: Json | None = None
         self._finish_reason: str | None = None
-        # The last events were shown (`_show_tail`).
+        # True if the last events were shown (`_show_tail`).
         self._has_shown_tail = False
 
     def take(self) -> bytes:
@@ -220,7 +220,7 @@ class ResponsesView(ClientView):
                 self._show_event(event, is_hidden=False)
 
     def _show_event(self, event: ReplyEvent, *, is_hidden: bool) -> None:
-        """Shows an event. is_hidden: the event ends a hidden round."""
+        """Shows an event. is_hidden: True if the event ends a hidden round."""
         events = self._response.events
         if event.chunk is None:
             if event.raw is not None and event.raw.startswith(b":"):
@@ -293,7 +293,9 @@ def rebuild_response(tag: str, reply: WireMessage, *, shows_sealed_thoughts: boo
     if output is None:
         output = _rebuild_output(response, without_private(reply), stored.status)
     elif not shows_sealed_thoughts:
-        output = [{k: v for k, v in item.items() if k != "encrypted_content"} for item in output]
+        output = [
+            {key: value for key, value in item.items() if key != "encrypted_content"} for item in output
+        ]
     return response.render(stored.status, stored.incomplete_reason, output=output, usage=stored.usage)
 
 

@@ -46,7 +46,7 @@ _FIELD_TYPES: dict[str, type] = {
 }
 # Fields of chat completions with results that a response cannot show, or for which this API has other fields.
 _CHAT_FIELDS = ("audio", "function_call", "functions", "messages", "modalities", "n")
-# Fields that functions of their own read.
+# Fields that are read by functions of their own.
 _FIELDS_READ_APART = ("model", "input", "instructions", "conversation", "tool_choice", "tools")
 _FIELDS_NOT_COPIED = frozenset((*_REFUSED_FIELDS, *FIELDS_NOT_PASSED_ON, *_FIELDS_READ_APART))
 # Values of `include`: thoughts in the form in which they can be sent back, and the log probabilities of a text.
@@ -146,7 +146,7 @@ def read_include(json: Json) -> list[str]:
 
 
 def _check_include(include: Sequence[str]) -> None:
-    """Raises: BadRequest: OpenAI does not take one of the values."""
+    """Refuses a value that OpenAI does not take. Raises: BadRequest."""
     for index, value in enumerate(include):
         if value not in _INCLUDE_VALUES:
             raise make_unknown_value_error(f"include[{index}]", value, ", ".join(sorted(_INCLUDE_VALUES)))

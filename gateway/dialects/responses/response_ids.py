@@ -28,14 +28,14 @@ def make_tag(turn: TurnName | None) -> str:
     return turn.tag if turn is not None else token_hex(TAG_BYTES)
 
 
-def is_gateway_id(id: object) -> TypeGuard[str]:
+def is_gateway_id(object_id: object) -> TypeGuard[str]:
     """Returns whether an id is of a response or a conversation that the gateway itself has made."""
-    return isinstance(id, str) and _GATEWAY_ID.fullmatch(id) is not None
+    return isinstance(object_id, str) and _GATEWAY_ID.fullmatch(object_id) is not None
 
 
-def is_openai_conversation(id: object) -> bool:
+def is_openai_conversation(object_id: object) -> bool:
     """Returns whether an id has the form that OpenAI gives the ids of conversations."""
-    return isinstance(id, str) and _OPENAI_CONVERSATION_ID.fullmatch(id) is not None
+    return isinstance(object_id, str) and _OPENAI_CONVERSATION_ID.fullmatch(object_id) is not None
 
 
 def continues_gateway_response(previous_response_id: object, conversation: object) -> bool:
@@ -45,13 +45,13 @@ def continues_gateway_response(previous_response_id: object, conversation: objec
     return is_gateway_id(previous_response_id) or is_gateway_id(conversation)
 
 
-def parse_turn_name(id: str) -> TurnName | None:
+def parse_turn_name(object_id: str) -> TurnName | None:
     """Returns the name of the turn in an id; None: the id names no turn."""
-    match = _ID_WITH_TURN.fullmatch(id)
+    match = _ID_WITH_TURN.fullmatch(object_id)
     return TurnName(match[1], match[2]) if match else None
 
 
-def parse_input_index(id: str) -> int | None:
+def parse_input_index(object_id: str) -> int | None:
     """Returns the index, in its turn's input, of an input item's message; None: the id names no input item."""
-    match = _ID_WITH_TURN.fullmatch(id)
+    match = _ID_WITH_TURN.fullmatch(object_id)
     return int(match[3]) if match and match[3] else None

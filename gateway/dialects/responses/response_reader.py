@@ -30,7 +30,7 @@ class ResponseReader:
     """
 
     def __init__(self, *, may_be_later: bool = False) -> None:
-        """Begins before the first event. may_be_later: the upstream may make the response in the background."""
+        """Makes a reader. may_be_later: True if the upstream may make the response in the background."""
         self.is_over = False
         self.background_id: str | None = None
         self._may_be_later = may_be_later
@@ -38,7 +38,7 @@ class ResponseReader:
         # The response in the last event, or in the whole body.
         self._response: Json = {}
         self._created_event = b""
-        # Events with content, as long as no end has come.
+        # The events with content, for a stream that breaks off.
         self._content_events: list[bytes] = []
 
     def read(self, event: Event) -> None:
@@ -88,12 +88,12 @@ class ResponseReader:
             text = read_text(message)
             message = {"role": "assistant", "content": text} if text else None
         ids = [response.get("id"), *(item.get("id") for item in items if isinstance(item, dict))]
-        return NativeReply(self._end, message, tuple(id for id in ids if isinstance(id, str) and id))
+        return NativeReply(self._end, message, tuple(each for each in ids if isinstance(each, str) and each))
 
     def _note_pending(self, response: Json) -> bool:
         """Notes the id of a response in the background. Returns whether the response is made there."""
-        id = response.get("id")
-        self.background_id = id if isinstance(id, str) and is_pending(response) else None
+        response_id = response.get("id")
+        self.background_id = response_id if isinstance(response_id, str) and is_pending(response) else None
         return self.background_id is not None
 
     def _assemble_items(self) -> list[Json]:

@@ -1,11 +1,11 @@
 """Sealed fields: a client gets them as `encrypted_content`, does not read them, and sends them back to the gateway.
 
-Sealed are summaries, and the thoughts of replies as the upstream made them: some upstreams want the thoughts back with
-the results of calls. Only OpenAI can read content that OpenAI has encrypted.
+The gateway seals summaries, and the thoughts of replies as the upstream made them: some upstreams want the thoughts
+back with the results of calls. Content that OpenAI has encrypted can be read by OpenAI alone.
 
-A sealed content is plain JSON after a prefix, neither encrypted nor signed, so a client can read and forge it. By a
-forged content it gains nothing: a summary becomes a system message, and thoughts a part of an assistant message, and a
-client may send both itself.
+A sealed content is plain JSON after a prefix, neither encrypted nor signed, so a client can read and forge it. A forged
+content gains nothing: a summary becomes a system message, and thoughts become a part of an assistant message, and a
+client may send such messages itself.
 """
 
 from __future__ import annotations

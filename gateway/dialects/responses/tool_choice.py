@@ -33,8 +33,8 @@ def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools)
         return {"tool_choice": _translate_named_choice(choice, "tool_choice", upstream_tools)}
     listed_tools = read_optional(choice, "tools", list, "tool_choice") or []
     allowed_tools = [
-        _translate_named_choice(tool, f"tool_choice.tools[{n}]", upstream_tools)
-        for n, tool in enumerate(listed_tools)
+        _translate_named_choice(tool, f"tool_choice.tools[{index}]", upstream_tools)
+        for index, tool in enumerate(listed_tools)
     ]
     mode = choice.get("mode") or "auto"
     if mode not in ("auto", "required"):
@@ -43,7 +43,7 @@ def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools)
         return {
             "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": allowed_tools}}
         }
-    names = {each["function"]["name"] for each in allowed_tools}
+    names = {tool["function"]["name"] for tool in allowed_tools}
     return {
         "tool_choice": mode,
         "tools": [tool for tool in tools.chat_tools if _read_tool_name(tool) in names],
