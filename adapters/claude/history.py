@@ -149,14 +149,15 @@ def _make_ids_unique(history: ClaudeMessages) -> None:
                         new_ids[sent_id].popleft()
 
 
-def without_unanswered_calls(messages: list[Json]) -> list[Json]:
+def without_unanswered_calls(messages: list[Json], exempt: Container[str] = ()) -> list[Json]:
     """Returns a copy of messages without the calls of Anthropic's own tools that have no result: the API refuses them.
 
     In the last assistant message such calls stay if nothing but tool results follows: there the API runs them.
 
     messages: messages in the form of the Messages API.
+    exempt: the ids of calls that stay.
     """
-    unanswered_calls = _find_unanswered_calls(messages)
+    unanswered_calls = {id: n for id, n in find_unanswered_calls(messages).items() if id not in exempt}
     if not unanswered_calls:
         return messages
     last_index = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
@@ -172,8 +173,11 @@ def without_unanswered_calls(messages: list[Json]) -> list[Json]:
     return changed
 
 
-def _find_unanswered_calls(messages: Sequence[Json]) -> dict[str, int]:
-    """Returns, by the ids of the calls of Anthropic's own tools that have no result, the index of their message."""
+def find_unanswered_calls(messages: Sequence[Json]) -> dict[str, int]:
+    """Returns, by the ids of the calls of Anthropic's own tools that have no result, the index of their message.
+
+    messages: messages in the form of the Messages API.
+    """
     unanswered_calls: dict[str, int] = {}
     for index, message in enumerate(messages):
         if message["role"] != "assistant":

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from adapters.claude.content import make_assistant_blocks, make_tool_result, make_user_blocks
 from adapters.claude.error_form import Untranslatable
-from adapters.claude.history import without_unanswered_calls
+from adapters.claude.history import find_unanswered_calls, without_unanswered_calls
 from adapters.claude.model_traits import binds_thoughts
 from adapters.claude.reply import choose_next_block_index
 from adapters.types import NATIVE_REPLY, Json
@@ -180,8 +180,13 @@ class NativeMessages(Struct, frozen=True):
             else:
                 upstream_messages.append(edited_message)
             ends_with_added = False
-        # A reply may have been broken off between a hidden round and the results of the server's tools after it.
-        return without_unanswered_calls([*upstream_messages, *_translate(changes.hidden_rounds)])
+        # A reply may have been broken off between a hidden round and the results of the server's tools after it. Calls
+        # without results in the client's own messages are the client's, and so is the upstream's error about them.
+        client_calls = find_unanswered_calls(
+            [message for index, message in enumerate(client_messages) if index not in replacements]
+        )
+        upstream_messages += _translate(changes.hidden_rounds)
+        return without_unanswered_calls(upstream_messages, exempt=client_calls)
 
     def _map_restored_replies(self, changes: NativeChanges) -> dict[int, Sequence[Json]]:
         """Returns the replies that get their hidden rounds back: index in the client's messages -> the rounds."""

@@ -726,6 +726,20 @@ def test_a_search_that_is_broken_off_after_a_hidden_round_does_not_lock_the_conv
     assert [block["type"] for block in blocks(upstream.last, -2)] == ["text", "tool_use"]
 
 
+def test_a_search_without_a_result_that_the_client_sends_is_left_to_the_upstream(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    """With a note, too: the upstream says what is wrong with the client's list, as without memory."""
+    Talk(world).say("I look for cats.")
+    cut_off = {"role": "assistant", "content": [plain("I look."), SEARCH]}
+    talk = Talk(world, messages=[{"role": "user", "content": "Hello."}, cut_off])
+    with pytest.raises(anthropic.BadRequestError, match="without a corresponding result"):
+        talk.say("What do I look for?")
+    sent = orjson.loads(upstream.last.body)["messages"]
+    assert sent[1] == cut_off
+    assert "for cats" in sent[2]["content"][0]["text"]
+
+
 @both_ways
 @pytest.mark.parametrize("profile", ["helper", "bound"])
 def test_a_pause_after_a_hidden_round_is_the_clients_to_go_on_with(
