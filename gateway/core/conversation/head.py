@@ -176,15 +176,18 @@ class _HeadSearch:
             # No call waits for a result, so the head has this result already.
             before = [*self._list_head_messages(), *self._pending]
             return self._count_repeated(new_messages, before) > len(self._pending)
-        if self._pending or not self._query.is_retry:
-            return False
-        # An SDK sends the same words again. A longer message that begins with them is the next message.
-        is_same = self._count_repeated(new_messages, self._list_head_messages(), may_grow=False) == len(
-            new_messages
-        )
+        is_same = self._repeats_head(new_messages)
         if report is None or report.reply is not _ReportedReply.HEAD:
             return is_same
         return is_same and self._reports(self._above, report.count)
+
+    def _repeats_head(self, messages: Sequence[WireMessage]) -> bool:
+        """Returns whether a client's library sends the last messages of the head once more."""
+        if self._pending or not self._query.is_retry:
+            return False
+        # A library sends the same words again. A longer message that begins with them is the next message.
+        repeated_count = self._count_repeated(messages, self._list_head_messages(), may_grow=False)
+        return repeated_count == len(messages)
 
     def _find_report(self) -> _Report | None:
         """Returns the report with which the list begins; None: the list reports no reply."""
@@ -208,6 +211,9 @@ class _HeadSearch:
                 return off_report or _Report(_ReportedReply.CUT, 0)
             if is_of_pending:
                 return _Report(_ReportedReply.PENDING, count)
+            # A retry repeats its report as well, even if the answer that got lost begins like the reported reply.
+            if self._repeats_head(listing.messages) and self._is_of_joined_send(count):
+                return _Report(_ReportedReply.JOINED, count)
             if is_of_head:
                 return _Report(_ReportedReply.HEAD, count)
             if self._reports(self._above, count):

@@ -131,6 +131,23 @@ def test_what_was_heard_of_a_cut_reply_is_sent_again_where_the_answer_was_lost(
     assert next_one.texts == [*talk, "This one", "message 3."]
 
 
+@pytest.mark.parametrize("above", [False, True])
+def test_a_retry_reports_what_was_heard_of_the_cut_reply_though_all_replies_begin_alike(
+    *, above: bool
+) -> None:
+    world = World()
+    before = ["message of before.", "Well, that is before."] if above else []
+    if above:
+        world.finish(world.begin([user(before[0])], "c1", append=True), before[1])
+    cut = world.begin([user("message 0.")], "c1", append=True)
+    world.cancel(cut, [assistant("Well, this is number 0")])
+    messages = [assistant("Well,"), user("message 1.")]
+    lost = world.begin(messages, "c1", append=True)
+    world.finish(lost, "Well, this reply gets lost.")
+    again = world.begin(messages, "c1", append=True, retry=True)
+    assert again.texts == [*before, "message 0.", "Well,", "message 1."]
+
+
 def wander(seed: int) -> None:
     """A client that sends its whole list, its end or its new message alone, edits and asks again anywhere but in its
     first message, and returns to what it had left."""
