@@ -1,4 +1,4 @@
-"""Opening a store. No other place knows both the store and the databases below it."""
+"""Opens a store. No other module knows both the store and the databases below it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def open_store(
     """Opens the store in a SQLite file, or in the PostgreSQL database that a URL names.
 
     now: a clock, in seconds since the epoch; None: the machine's, or the database's if processes share it.
-    tick: a clock that never jumps, for leases; None: as with `now`.
+    tick: a clock for leases, which never jumps; None: the machine's, or the database's if processes share it.
     options: the keyword arguments of `SqliteDatabase.open` or `PostgresDatabase.open`.
 
     Raises: the errors of that `open`.
@@ -41,14 +41,14 @@ async def open_store(
 
 
 def is_url(target: str | Path) -> bool:
-    """Returns whether a database lies on a PostgreSQL server."""
+    """Returns whether a target names a database on a PostgreSQL server."""
     return isinstance(target, str) and target.startswith(("postgresql://", "postgres://"))
 
 
 async def inspect_server(
     url: str, *, is_pooled: bool, pooler_prepares: bool, listen_url: str | None
 ) -> ServerFindings:
-    """Looks at a database that gateways may be serving. Raises: StoreError."""
+    """Inspects a database that gateways may be serving. Raises: StoreError."""
     _check_driver()
     from storage.postgres.connection import PostgresTarget
     from storage.postgres.inspection import inspect

@@ -1,4 +1,4 @@
-"""Usage: counters that processes add up. Sums of them are read by usage_sums.py."""
+"""Stores the counters of usage, to which all processes add. usage_sums.py reads their sums."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from storage.usage_records import (
 
 SQL = load("usage.sql")
 _KEY_COLUMNS = len(UsageKey._fields)
-# Seconds for which the last part of a process is known. An outage is shorter.
+# The seconds for which the last part of a process is known. An outage is shorter.
 _MAX_PART_AGE_S = 30 * 86_400.0
 
 
 class Usage(StoreGroup):
-    """The table of usage."""
+    """Reads and writes the counters of usage."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -65,25 +65,28 @@ class Usage(StoreGroup):
 
     @reads
     async def find_oldest_day_of_users(self, connection: Connection, before: int) -> int | None:
-        """Returns the oldest day before one on which counters have a user."""
+        """Returns the oldest day before `before` on which counters have a user; None: there is no such day."""
         return await connection.fetch_value(SQL["oldest_of_users"], (before, FORGOTTEN_USER))
 
     @bulk_writes
     async def anonymize_day(self, connection: Connection, day: int) -> int:
-        """Removes the names from up to ROWS_AT_ONCE rows of a day's users. Returns how many; 0: none are left."""
+        """Removes users' names from up to `ROWS_AT_ONCE` rows of a day.
+
+        Returns the number of these rows; 0: no row of the day has a name any more.
+        """
         return await _add_anonymously(
             connection, await connection.fetch_rows(SQL["take_users"], (day, FORGOTTEN_USER, ROWS_AT_ONCE))
         )
 
     @bulk_writes
     async def anonymize_user(self, connection: Connection, project: str, user: str) -> int:
-        """Removes a user's name from the counters on disk. Returns how many rows they had."""
+        """Removes a user's name from the counters on disk. Returns the number of rows that had it."""
         return await anonymize_user_rows(connection, project, user)
 
     async def forget_user(self, project: str, user: str) -> int:
         """Removes a user's name from the counters, on disk and in the memory of all processes.
 
-        Returns how many rows they had on disk.
+        Returns the number of rows on disk that had it.
         """
         count = await self.anonymize_user(project, user)
         self.notify_forgotten(project, user)
@@ -95,7 +98,7 @@ class Usage(StoreGroup):
         self._database.notify(USAGE, orjson.dumps([project, user]).decode())
 
     def add_forget_listener(self, listener: Callable[[str, str], None]) -> None:
-        """Has a function called with project and name of each user that is forgotten, by this process or another."""
+        """Calls a function with the project and the name of each user that this or another process forgets."""
         self._listeners.append(listener)
 
     def _call_listeners(self, project: str, user: str) -> None:
@@ -111,7 +114,11 @@ class Usage(StoreGroup):
     async def record_writer(
         self, connection: Connection, process: str | None, now: float, since: float
     ) -> int:
-        """Records that a process writes; None: records none. Returns how many have written since a time."""
+        """Returns the number of processes that have written since a time.
+
+        process: the process that writes now, which is recorded; None: no process is recorded.
+        now, since: times in seconds since the epoch.
+        """
         await connection.run(SQL["writers_age"], (since,))
         if process is not None:
             await connection.run(SQL["wrote"], (process, now))
@@ -119,7 +126,7 @@ class Usage(StoreGroup):
 
     @bulk_writes
     async def drop_writer(self, connection: Connection, process: str) -> None:
-        """Drops a process that writes no more."""
+        """Removes the record of a process that writes no more."""
         await connection.run(SQL["left"], (process,))
 
 
@@ -135,7 +142,7 @@ async def add_batch(
 
 
 async def anonymize_user_rows(connection: Connection, project: str, user: str) -> int:
-    """Removes a user's name from the counters. Returns how many rows they had."""
+    """Removes a user's name from the counters. Returns the number of rows that had it."""
     return await _add_anonymously(connection, await connection.fetch_rows(SQL["take_user"], (project, user)))
 
 

@@ -1,4 +1,4 @@
-"""The cut of a stored summary: the position in a request's list of messages at which the summary ends."""
+"""Finds the cut of a stored summary: the position in a request's list of messages at which the summary ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SummaryCut(Struct, frozen=True):
 
 
 def find_cut_in_path(listing: HashedList, summary: Summary) -> SummaryCut | None:
-    """Returns the cut of a summary in a list that is its path word for word; None: the summary is of another path."""
+    """Returns the cut of a summary in a list that has its path word for word; None: the summary is of another path."""
     exchange = summary.exchange
     end = count_atoms_to_end(exchange)
     message_index = listing.locate_message(end)
@@ -59,7 +59,7 @@ def find_cut_in_list(
     """Returns the cut of a summary in any list; None: the summary is of another path.
 
     path_ids: the ids of the exchanges on the path that the list continues.
-    has_evicted: the path's beginning has left the window.
+    has_evicted: True: messages at the beginning of the path have left the window.
     """
     exchange = summary.exchange
     if exchange.id not in path_ids:

@@ -9,9 +9,9 @@ from typing import IO, Any, Final
 from adapters.json_escapes import replace_lone_surrogates
 from gateway.run.admin.import_faults import make_wrong_file_error, map_parser_errors
 
-# The most bytes of JSON of one file, unpacked. Not measured: a small archive can unpack to any size.
+# The most bytes of JSON of one file, unpacked. Not measured. A small archive can unpack to any size.
 MAX_JSON_BYTES: Final = 4 << 30
-# The most lists and objects within each other. Not measured.
+# The deepest nesting of lists and objects. Not measured.
 _MAX_DEPTH: Final = 100
 # The most bytes of a conversation, as JSON or as lines. Mastra's export does not sort its messages by conversation, so
 # there it bounds all messages together.
@@ -21,8 +21,8 @@ PIECE_BYTES: Final = 16 << 10
 # The most bytes of a piece of a long string.
 _MAX_PIECE_BYTES: Final = 1 << 20
 LARGE_CONVERSATION: Final = f"one conversation has more than {MAX_ITEM_BYTES >> 20} MiB"
-_QUOTE_AND_BRACKETS: Final = b'"[]{}'
-_NO_BRACKETS: Final = bytes(set(range(256)) - set(_QUOTE_AND_BRACKETS))
+# All bytes but quotes and brackets, which alone decide how deep JSON is nested.
+_OTHER_BYTES: Final = bytes(set(range(256)) - set(b'"[]{}'))
 
 
 class DepthLimit:
@@ -42,7 +42,7 @@ class DepthLimit:
         slash_count = len(data) - len(data.rstrip(b"\\"))
         self._backslash = b"\\" if slash_count % 2 else b""
         data = data.removesuffix(self._backslash)
-        signs = data.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _NO_BRACKETS)
+        signs = data.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _OTHER_BYTES)
         # Each quote begins or ends a string, so every second part is inside of one.
         parts = signs.split(b'"')
         brackets = b"".join(parts[self._is_in_string :: 2])
@@ -60,7 +60,7 @@ class DepthLimit:
 
 
 class JsonStream:
-    """A file of JSON, as ijson reads it: within the limits, and without lone surrogates, which ijson refuses."""
+    """Gives ijson the bytes of a file of JSON, within the limits, and without lone surrogates, which ijson refuses."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -73,8 +73,9 @@ class JsonStream:
         self.item_bytes = 0
 
     def read(self, size: int = -1) -> bytes:
+        """Returns the next piece, of a size that does not depend on `size`. Raises: BadRequest: a limit is exceeded."""
         if not size:
-            # ijson reads nothing once, to see whether it gets bytes.
+            # ijson calls `read(0)` once, to see whether it gets bytes.
             return b""
         data = b""
         while not data and (piece := self._read_piece()):
@@ -86,7 +87,7 @@ class JsonStream:
         return data
 
     def _read_piece(self) -> bytes:
-        # With each piece ijson reads a string from its beginning again, so the pieces of a long string grow.
+        # ijson reads an unfinished string from its beginning again with each piece, so the pieces of it grow.
         size = min(max(PIECE_BYTES, self._depth.string_bytes), _MAX_PIECE_BYTES)
         data = self._file.read(size)
         if not self._is_begun:
@@ -102,7 +103,10 @@ class JsonStream:
 
 
 def read_items(file: IO[bytes], prefix: str) -> Iterator[Any]:
-    """Yields the items of a list within JSON."""
+    """Yields the items of a list within JSON. Raises: BadRequest.
+
+    prefix: the path of the items, as `ijson.items` takes it.
+    """
     import ijson
 
     stream = JsonStream(file)

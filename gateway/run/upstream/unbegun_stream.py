@@ -1,4 +1,4 @@
-"""A stream of which nothing but comments has come, so that another reply may still take its place."""
+"""Wraps a stream that has sent only comments so far, so that another reply can still take its place."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gateway.run.upstream.provider_errors import classify_failure
 
 
 class UnbegunStream(WrappedStream):
-    """A stream that fails over until its first event: its client has comments alone, and sees one reply."""
+    """A stream that another reply can replace until its first event: until then its client has only comments."""
 
     def __init__(self, reply: ModelReply, replace: Callable[[Failure], Awaitable[ModelReply | None]]) -> None:
         """Wraps a stream. replace: returns the reply in its place if it fails, or None if the failure is the answer."""
