@@ -64,11 +64,11 @@ class BlockEdits:
         if before is None or after is None or not is_by_model:
             return result
         # A rewrite shows the whole block, in its call or its error. Any other edit shows the part that has changed.
-        shown = (
+        shown_by_result = (
             make_shown_by_block(after) if edit.op in REWRITE_OPERATIONS else make_shown_by_edit(before, after)
         )
-        self._shown_in_round = combine_shown((shown,), self._shown_in_round)
-        return replace(result, shown=shown)
+        self._shown_in_round = combine_shown((shown_by_result,), self._shown_in_round)
+        return replace(result, shown=shown_by_result)
 
     def _find_block(self, label: str) -> Block | None:
         return next((block for block in self.blocks if block.label == label), None)
@@ -87,14 +87,16 @@ class BlockEdits:
 
         results: the blocks that each result of the round shows.
         """
-        shown = combine_shown(results, NOTHING_SHOWN)
-        last = combine_shown((shown,), self.shown)
-        texts, self.shown = list_changes(last, self.blocks)
+        shown_by_results = combine_shown(results, NOTHING_SHOWN)
+        last_shown = combine_shown((shown_by_results,), self.shown)
+        texts, self.shown = list_changes(last_shown, self.blocks)
         self._shown_in_round = NOTHING_SHOWN
         if not texts:
-            return BlockChanges(texts, shown)
-        shown_by_texts = {label: value for label, value in self.shown.items() if last.get(label) != value}
-        return BlockChanges(texts, {**shown, **shown_by_texts})
+            return BlockChanges(texts, shown_by_results)
+        shown_by_texts = {
+            label: value for label, value in self.shown.items() if last_shown.get(label) != value
+        }
+        return BlockChanges(texts, {**shown_by_results, **shown_by_texts})
 
     def _is_seen(self, block: Block) -> bool:
         return is_shown(combine_shown((self._shown_in_round,), self.shown), block)

@@ -38,7 +38,7 @@ class ConversationTurns:
         # The exchanges by their rows.
         self._by_row: dict[int, ListedExchange] = {}
         # The exchanges that begin turns, by the time at which they began.
-        self._by_begun: dict[str, ListedExchange] = {}
+        self._by_begin_time: dict[str, ListedExchange] = {}
         # The exchanges with the same words after the same exchange.
         self._by_content: dict[str, list[ListedExchange]] = {}
         # The rows of the exchanges of which a part, or a part of their path, is forgotten.
@@ -46,91 +46,93 @@ class ConversationTurns:
         # The steps of each run, by its public id.
         self._steps_by_run: dict[str, list[Exchange]] = {}
 
-    def add(self, listed: ListedExchange) -> None:
+    def add(self, entry: ListedExchange) -> None:
         """Adds an exchange, after its parent."""
-        exchange = listed.exchange
+        exchange = entry.exchange
         parent = None if exchange.parent is None else self._by_row.get(exchange.parent)
-        self._by_row[exchange.id] = listed
+        self._by_row[exchange.id] = entry
         is_cut_off = exchange.parent is not None and (
             parent is None or parent.exchange.id in self._forgotten_rows
         )
         if exchange.is_forgotten or exchange.redactions or is_cut_off:
             self._forgotten_rows.add(exchange.id)
-        elif listed.run_uid is not None:
-            steps = self._steps_by_run.setdefault(listed.run_uid, [])
+        elif entry.run_uid is not None:
+            steps = self._steps_by_run.setdefault(entry.run_uid, [])
             steps.append(exchange)
             if len(steps) > 1:
                 return  # the client has one reply of all steps, named by the first step
-        self._by_begun[make_begun_hex(exchange.begun)] = listed
+        self._by_begin_time[make_begun_hex(exchange.begun)] = entry
         content = make_content_hex(exchange, None if parent is None else parent.exchange)
-        self._by_content.setdefault(content, []).append(listed)
+        self._by_content.setdefault(content, []).append(entry)
 
-    def join_steps(self, listed: ListedExchange) -> JoinedTurn:
-        """Returns a turn of one or more steps. listed: the first step."""
-        exchange = listed.exchange
-        steps = self._list_steps(listed)
+    def join_steps(self, entry: ListedExchange) -> JoinedTurn:
+        """Returns a turn of one or more steps. entry: the first step."""
+        exchange = entry.exchange
+        steps = self._list_steps(entry)
         reply = join_reply(steps)
-        last = steps[-1].shown_reply
-        if len(steps) == 1 or not reply or last is None:
+        last_reply = steps[-1].shown_reply
+        if len(steps) == 1 or not reply or last_reply is None:
             return JoinedTurn(exchange, (exchange.id,))
-        shown = with_private(reply[0], **read_private(orjson.loads(last)))
-        joined = replace(exchange, shown_reply=orjson.dumps(shown))
+        joined_reply = with_private(reply[0], **read_private(orjson.loads(last_reply)))
+        joined = replace(exchange, shown_reply=orjson.dumps(joined_reply))
         return JoinedTurn(joined, tuple(step.id for step in steps))
 
-    def _list_steps(self, listed: ListedExchange) -> list[Exchange]:
-        return [listed.exchange] if listed.run_uid is None else self._steps_by_run[listed.run_uid]
+    def _list_steps(self, entry: ListedExchange) -> list[Exchange]:
+        return [entry.exchange] if entry.run_uid is None else self._steps_by_run[entry.run_uid]
 
     def find(self, turn: str) -> ListedExchange | None:
         """Returns the exchange of a turn, or its first step; None: there is no such turn, or it is forgotten.
 
         turn: the `TurnName.turn`, or its time.
         """
-        begun = turn[:TIME_CHARS]
-        listed = self._by_begun.get(begun)
-        if listed is None:
+        begin_time = turn[:TIME_CHARS]
+        entry = self._by_begin_time.get(begin_time)
+        if entry is None:
             # The same answer to the same words is stored once, and each request that gets it touches the exchange.
             same_content = self._by_content.get(turn[TIME_CHARS:], [])
-            touched_later = [each for each in same_content if begun <= make_begun_hex(each.exchange.touched)]
-            listed = min(
-                touched_later, key=lambda each: _measure_distance(each.exchange, begun), default=None
+            touched_later = [
+                each for each in same_content if begin_time <= make_begun_hex(each.exchange.touched)
+            ]
+            entry = min(
+                touched_later, key=lambda each: _measure_distance(each.exchange, begin_time), default=None
             )
-        return None if listed is None or listed.exchange.id in self._forgotten_rows else listed
+        return None if entry is None or entry.exchange.id in self._forgotten_rows else entry
 
     def read_reply(self, turn: str) -> list[WireMessage]:
         """Returns the reply of a turn as its client has it; []: there is none."""
-        listed = self.find(turn)
-        return [] if listed is None else join_reply(self._list_steps(listed))
+        entry = self.find(turn)
+        return [] if entry is None else join_reply(self._list_steps(entry))
 
     def list_path_to(self, turn: str) -> list[WireMessage]:
         """Returns the path that ends with the reply of a turn as its client has it, oldest first; []: there is none."""
         if not self.read_reply(turn):
             return []
-        listed = self.find(turn)
+        entry = self.find(turn)
         turns: list[list[Exchange]] = []  # each as its steps, newest first
-        while listed is not None:
-            turns.append(self._list_steps(listed))
+        while entry is not None:
+            turns.append(self._list_steps(entry))
             parent = turns[-1][0].parent
-            listed = None if parent is None else self._by_row[parent]
+            entry = None if parent is None else self._by_row[parent]
         return insert_directions([*map(_make_turn_messages, reversed(turns))])
 
 
-def _measure_distance(exchange: Exchange, begun: str) -> tuple[bool, float]:
+def _measure_distance(exchange: Exchange, begin_time: str) -> tuple[bool, float]:
     """Returns the distance of an exchange from a request with its words. The nearest one likely has the answer.
 
     An exchange that began before the request was touched by it, last of all if no other request came since. An exchange
     that began after the request had the same answer at the same time.
 
-    begun: the time at which the request began, as `make_begun_hex` writes it, and not after the last touch.
+    begin_time: the time at which the request began, as `make_begun_hex` writes it, and not after the last touch.
     """
-    is_later = make_begun_hex(exchange.begun) > begun
+    is_later = make_begun_hex(exchange.begun) > begin_time
     return is_later, exchange.begun if is_later else exchange.touched
 
 
 def _make_turn_messages(steps: Sequence[Exchange]) -> TurnMessages:
     """Returns the messages of a turn. steps: the exchanges of the turn, oldest first."""
     inputs = [with_model(each, steps[0]) for each in orjson.loads(steps[0].input or b"[]")]
-    last: WireMessage = orjson.loads(steps[-1].shown_reply or b"{}")
-    return TurnMessages(inputs, join_reply(steps), read_stored_directions(last))
+    last_reply: WireMessage = orjson.loads(steps[-1].shown_reply or b"{}")
+    return TurnMessages(inputs, join_reply(steps), read_stored_directions(last_reply))
 
 
 async def load_turns(store: Store, agent: Agent, uid: str) -> ConversationTurns:
@@ -143,8 +145,8 @@ async def load_turns(store: Store, agent: Agent, uid: str) -> ConversationTurns:
     after = -1
     while True:
         page = await store.messages.list_of_conversation(agent.id, conversation.id, after, _PAGE_EXCHANGES)
-        for listed in page:
-            turns.add(listed)
+        for entry in page:
+            turns.add(entry)
         if len(page) < _PAGE_EXCHANGES:
             return turns
         after = page[-1].exchange.seq

@@ -116,7 +116,7 @@ class FoundMessages(NamedTuple):
 class SearchOutcome(NamedTuple):
     """The outcome of a search for a note."""
 
-    found: FoundMessages
+    found_messages: FoundMessages
     # The messages that go into the note.
     choice: note_choice.Choice
     # The reason why the search has failed; "": no failure.
@@ -227,17 +227,17 @@ def make_search_record(
     max_left_out: the most hits outside of the note that are recorded with scores. If there are fewer, hits that are
         too weak for a note are recorded as well.
     """
-    found, choice, failure = search
+    found_messages, choice, failure = search
     left_out_count = len(trace.hit_seqs) - len(choice.hits)
-    free = max_left_out - left_out_count
-    weak_hits = trace.weak_hits(free) if free > 0 and trace.weak_hits is not None else ()
+    free_count = max_left_out - left_out_count
+    weak_hits = trace.weak_hits(free_count) if free_count > 0 and trace.weak_hits is not None else ()
     trace.weak_hits = None
     return SearchRecord(
-        outcome=failure or ("all_shown" if found.is_all_shown else ""),
-        messages=found.messages,
+        outcome=failure or ("all_shown" if found_messages.is_all_shown else ""),
+        messages=found_messages.messages,
         choice=choice,
-        ruled_out=found.ruled_out,
-        is_selection=found.is_selection,
+        ruled_out=found_messages.ruled_out,
+        is_selection=found_messages.is_selection,
         trace=trace,
         weak_hits=weak_hits,
     )

@@ -142,17 +142,17 @@ def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> boo
     Bytes are an upper bound of a text's tokens. A link to an image has few bytes, and stands for many tokens.
     """
     request, composition = prompt.request, prompt.composition
-    added = [each.message for each in composition.inserted]
-    added += chain.from_iterable(composition.replacements.values())
+    added_messages = [each.message for each in composition.inserted]
+    added_messages += chain.from_iterable(composition.replacements.values())
     texts = (prompt.system, *composition.notes.values())
-    extra = len(orjson.dumps([*added, *prompt.tools])) + sum(map(len, map(str.encode, texts)))
-    extra += sum(
+    added_bytes = len(orjson.dumps([*added_messages, *prompt.tools])) + sum(map(len, map(str.encode, texts)))
+    added_bytes += sum(
         count_message_tokens(message, lambda _: 0)
-        for message in (*request.messages, *added)
+        for message in (*request.messages, *added_messages)
         if isinstance(message.get("content"), list)
     )
     reserve = reserve_for_reply(context_tokens, request.max_tokens)
-    return len(request.raw) + extra + more_tokens + reserve > context_tokens
+    return len(request.raw) + added_bytes + more_tokens + reserve > context_tokens
 
 
 def is_crowded(prompt: Prompt) -> bool:
@@ -161,28 +161,28 @@ def is_crowded(prompt: Prompt) -> bool:
     if bounds is None:
         return False
     messages, composition = prompt.request.messages, prompt.composition
-    listed = len(messages) - max(prompt.eviction.start_index, count_leading_system(messages))
-    added_by_rounds = sum(len(rounds) - 1 for rounds in composition.replacements.values())
-    return len(composition.inserted) + listed + added_by_rounds > bounds.summarise_above
+    client_count = len(messages) - max(prompt.eviction.start_index, count_leading_system(messages))
+    rounds_count = sum(len(rounds) - 1 for rounds in composition.replacements.values())
+    return len(composition.inserted) + client_count + rounds_count > bounds.summarise_above
 
 
 def _choose_summary(
-    room: WindowRoom, summaries: Sequence[UsableSummary], evicted: EvictedPart | None, in_use: int
+    room: WindowRoom, summaries: Sequence[UsableSummary], evicted: EvictedPart | None, used_id: int
 ) -> UsableSummary | None:
     """Returns the summary that replaces the beginning of the conversation, or None if there is none.
 
     The summary in use stays, so that the prompt begins as before, if the rest fits and no message after its end is
     missing. Otherwise it is the oldest summary that leaves enough room, or the newest one that fits.
 
-    in_use: the id of the summary in use; 0: no summary is in use.
+    used_id: the id of the summary in use; 0: no summary is in use.
     """
     fitting = [each for each in summaries if not room.is_over(each.first_index, each.cut)]
     without_gap = [
         each for each in fitting if evicted is None or each.cut.covered_atoms >= evicted.offset
     ] or fitting
-    used = [each for each in without_gap if each.cut.id == in_use]
+    in_use = [each for each in without_gap if each.cut.id == used_id]
     roomy = [each for each in without_gap if not room.is_over(each.first_index, each.cut, ROOMY_SHARE)]
-    by_preference = (*used, *roomy, *reversed(without_gap), *reversed(summaries))
+    by_preference = (*in_use, *roomy, *reversed(without_gap), *reversed(summaries))
     return next(iter(by_preference), None)
 
 

@@ -77,23 +77,23 @@ class NoteSearch(Struct, frozen=True):
     @property
     def _standing_seqs(self) -> Collection[int]:
         """The numbers of the facts that the memory section shows."""
-        sent = self.prompt.section.sent
-        return () if sent is None else sent.known.get("standing", ())
+        section = self.prompt.section.sent
+        return () if section is None else section.known.get("standing", ())
 
     async def search_and_choose(self, text: str) -> SearchOutcome:
         """Searches for a message, and chooses the hits that a note shows."""
-        found = _NO_MESSAGES
+        found_messages = _NO_MESSAGES
         try:
-            found = await self._search(text)
-            choice = await self._choose(found) if found.messages else note_choice.NO_CHOICE
-            return SearchOutcome(found, choice, "")
+            found_messages = await self._search(text)
+            choice = await self._choose(found_messages) if found_messages.messages else note_choice.NO_CHOICE
+            return SearchOutcome(found_messages, choice, "")
         except StoreError as error:
             # The reply does not wait for a memory that answers late or not at all: the memory has no hits then.
             _log.warning(
                 "Memory could not be searched for a reply, which was made without: %s", error.message
             )
             is_late = isinstance(error, StoreTimeout)
-            return SearchOutcome(found, note_choice.NO_CHOICE, "late" if is_late else "failed")
+            return SearchOutcome(found_messages, note_choice.NO_CHOICE, "late" if is_late else "failed")
 
     async def _search(self, text: str) -> FoundMessages:
         """Returns the stored messages that fit a message and are not in the prompt. Raises: StoreError."""
@@ -101,28 +101,33 @@ class NoteSearch(Struct, frozen=True):
         query = make_named_query(text, self.names)
         if self._is_all_shown(text, query):
             return _ALL_MESSAGES_SHOWN
-        found = await find_messages(text, query, self, self.names)
+        found_messages = await find_messages(text, query, self, self.names)
         if not context.is_plain:  # a plain list has nothing in another form
             rule = partial(find_superseded_exchanges, context, self.idle_s)
             superseded_rows = await retry_with_contents(self.store.turns, context.agent, context.tree, rule)
-            found = found.without(lambda m: m.exchange_row in superseded_rows, "superseded")
-        found = found.without_statements(
+            found_messages = found_messages.without(lambda m: m.exchange_row in superseded_rows, "superseded")
+        found_messages = found_messages.without_statements(
             [fact for fact in context.snapshot.standing if fact.seq in self._standing_seqs]
         )
         window = self.prompt.window
-        return found.without(lambda m: m.kind == "fact" and shows_origin(context, window, m), "shown")
+        return found_messages.without(
+            lambda m: m.kind == "fact" and shows_origin(context, window, m), "shown"
+        )
 
-    async def _choose(self, found: FoundMessages) -> note_choice.Choice:
+    async def _choose(self, found_messages: FoundMessages) -> note_choice.Choice:
         """Chooses the messages for which the note has room."""
         context, budget_tokens = self.context, self.budget_tokens
-        if found.is_selection:
+        if found_messages.is_selection:
             budget_tokens = min(budget_tokens, note_choice.limit_selection(self.note_budget_tokens))
         render = partial(
-            render_request_note, context, names_mark=self.naming_tokens > 0, is_selection=found.is_selection
+            render_request_note,
+            context,
+            names_mark=self.naming_tokens > 0,
+            is_selection=found_messages.is_selection,
         )
-        cut_chars = found.choose_line_chars(budget_tokens)
+        cut_chars = found_messages.choose_line_chars(budget_tokens)
         changes = self.prompt.section.changes
-        choice = found.choose(budget_tokens, cut_chars, self.visible)
+        choice = found_messages.choose(budget_tokens, cut_chars, self.visible)
         # The estimate is too low for some languages, and a full window has no room for a token more.
         while (
             choice.hits and (excess := await _measure_excess(self.prompt, render(choice.hits, changes))) > 1
@@ -130,7 +135,7 @@ class NoteSearch(Struct, frozen=True):
             # If the note takes less than its budget, a slightly smaller budget would give the same note.
             note_tokens = note_text.estimate_tokens(render(choice.hits, ()))
             budget_tokens = min(budget_tokens - 1, int(note_tokens / excess) - self.naming_tokens)
-            choice = found.choose(budget_tokens, cut_chars, self.visible)
+            choice = found_messages.choose(budget_tokens, cut_chars, self.visible)
         return choice
 
     def _is_all_shown(self, text: str, query: str) -> bool:

@@ -46,15 +46,15 @@ class QueryVectors(Struct):
 
         Raises: StoreError.
         """
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         vector = await self.find_vector(agent, query, deadline_ms)
         if not isinstance(vector, Vector):
             return vector
-        remaining_ms = max(1.0, deadline_ms - (time.perf_counter() - begun) * 1000)
-        near = await store.recall.compare(agent, vector, numbers=numbers, deadline_ms=remaining_ms)
-        if near is not None:
-            self._vectors[query] = near
-        return near
+        remaining_ms = max(1.0, deadline_ms - (time.perf_counter() - started_at) * 1000)
+        similarities = await store.recall.compare(agent, vector, numbers=numbers, deadline_ms=remaining_ms)
+        if similarities is not None:
+            self._vectors[query] = similarities
+        return similarities
 
 
 async def sort_nearest_facts(
@@ -77,8 +77,8 @@ async def sort_nearest_facts(
     facts = snapshot.standing
     if fit_into_block(facts):
         return facts
-    near = await vectors.compare(store, agent, snapshot.numbers, query, deadline_ms)
-    if near is None:
+    comparison = await vectors.compare(store, agent, snapshot.numbers, query, deadline_ms)
+    if comparison is None:
         return facts
-    similarities = near.list_similarities([fact.seq for fact in facts])
+    similarities = comparison.list_similarities([fact.seq for fact in facts])
     return sorted(facts, key=lambda fact: -similarities.get(fact.seq, inf))

@@ -82,8 +82,8 @@ class Recaller(Struct, frozen=True):
         naming_tokens = 0 if is_named else note_text.NAMING_TOKENS
         budget = self.choose_note_budget(context, naming_tokens)
         # A model's own count may be a fifth above the estimate.
-        fixed = naming_tokens * 5 // 4 + _estimate_change_tokens(context, section)
-        return NoteRoom(fixed + min(budget, MIN_NOTE_TOKENS), fixed + budget)
+        fixed_tokens = naming_tokens * 5 // 4 + _estimate_change_tokens(context, section)
+        return NoteRoom(fixed_tokens + min(budget, MIN_NOTE_TOKENS), fixed_tokens + budget)
 
     async def with_nearest_facts(
         self, context: MemoryContext, vectors: QueryVectors, text: str, name: str | None
@@ -156,13 +156,13 @@ class Recaller(Struct, frozen=True):
             )
             outcome = await search.search_and_choose(text)
             search_ms = (time.perf_counter() - started_at) * 1000
-        found, choice, failure = outcome
+        found_messages, choice, failure = outcome
         note = render_request_note(
             context,
             choice.hits,
             prompt.section.changes,
             names_mark=naming_tokens > 0,
-            is_selection=found.is_selection,
+            is_selection=found_messages.is_selection,
         )
         return RecallResult(
             note,

@@ -90,11 +90,11 @@ def make_entry_rows(
     rows = _rank_rows(search, messages, ranked, [(seq, reasons[seq]) for seq in left_out])
     counts = Counter(reasons.values())
     if search.weak_hits:
-        listed = reasons.keys() | {hit.message.seq for hit in search.choice.hits}
-        weak = [(seq, scores) for seq, scores in search.weak_hits if seq not in listed]
-        del weak[max_left_out - len(left_out) :]
-        rows += _list_weak_rows(weak, len(ranked) + 1)
-        counts["weak"] += len(weak)
+        ranked_or_chosen = reasons.keys() | {hit.message.seq for hit in search.choice.hits}
+        weak_rows = [(seq, scores) for seq, scores in search.weak_hits if seq not in ranked_or_chosen]
+        del weak_rows[max_left_out - len(left_out) :]
+        rows += _list_weak_rows(weak_rows, len(ranked) + 1)
+        counts["weak"] += len(weak_rows)
     return rows, tuple([counts.get(reason, 0) for reason in LEFT_OUT_REASONS])
 
 

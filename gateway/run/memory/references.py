@@ -96,15 +96,15 @@ class _ReferencedTurns:
             self._project, name.conversation_uid, parse_turn_begin(name.turn)
         )
         if begun is not None:
-            agent, listed = begun
-            if not self._is_accepted_owner(agent, listed.key):
+            agent, entry = begun
+            if not self._is_accepted_owner(agent, entry.key):
                 return []
             if reference.input_index is not None:
-                inputs = dict(NamedTurn(name, listed.exchange).inputs)
+                inputs = dict(NamedTurn(name, entry.exchange).inputs)
                 message = inputs.get(reference.input_index)
-                return [] if message is None else [with_model(message, listed.exchange)]
-            if listed.run_uid is None:
-                return await self._read_exchange_messages(agent, listed.exchange, reference, name)
+                return [] if message is None else [with_model(message, entry.exchange)]
+            if entry.run_uid is None:
+                return await self._read_exchange_messages(agent, entry.exchange, reference, name)
         stored_name = await find_run_turn_name(self._store, self._project, name.tag, includes_cancelled=True)
         if stored_name is not None:
             return await self._find_in_turn(reference, stored_name)
@@ -119,8 +119,8 @@ class _ReferencedTurns:
         if reference.kind != "path":
             return [] if exchange.redactions else join_reply([exchange])
         turns = ConversationTurns()
-        for listed in await self._store.messages.load_path(agent.id, exchange.id):
-            turns.add(listed)
+        for entry in await self._store.messages.load_path(agent.id, exchange.id):
+            turns.add(entry)
         return turns.list_path_to(name.turn)
 
     async def _load_turns(self, conversation_uid: str) -> ConversationTurns:

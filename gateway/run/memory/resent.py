@@ -99,12 +99,12 @@ class ResentLists:
         while reply_index > 0 and messages[reply_index]["role"] != "assistant":
             reply_index -= 1
         earlier_key = _ListKey(hasher.secret, reply_index)
-        earlier = self._lists.get(earlier_key)
-        hashes = [] if earlier is None else [*map(_hash_message, messages)]
-        if earlier is not None and hash(tuple(hashes[:reply_index])) == earlier.list_hash:
+        earlier_list = self._lists.get(earlier_key)
+        hashes = [] if earlier_list is None else [*map(_hash_message, messages)]
+        if earlier_list is not None and hash(tuple(hashes[:reply_index])) == earlier_list.list_hash:
             self._drop(earlier_key)
-            reply = _find_hashed_reply(earlier, messages[reply_index], reply_index)
-            listing = HashedList(hasher, messages, earlier.prefix, reply)
+            reply = _find_hashed_reply(earlier_list, messages[reply_index], reply_index)
+            listing = HashedList(hasher, messages, earlier_list.prefix, reply)
         else:
             listing = HashedList(hasher, messages)
             if not listing.answered_count:
@@ -129,23 +129,23 @@ class ResentLists:
         """
         key = _ListKey(listing.hasher.secret, len(request.messages))
         text = find_text_hashed_alone(reply)
-        sent = self._lists.get(key)
-        if text is None or sent is None:
+        sent_list = self._lists.get(key)
+        if text is None or sent_list is None:
             return
         # Another list with as many messages may have its place. The prefix of this one has the same `positions` object.
-        if sent.prefix.positions is listing.positions:
-            self._lists[key] = replace(sent, reply=_Reply(hash(text), atoms, path_hash))
+        if sent_list.prefix.positions is listing.positions:
+            self._lists[key] = replace(sent_list, reply=_Reply(hash(text), atoms, path_hash))
 
     def clear(self) -> None:
         """Drops all lists, for privacy: something was forgotten that clients may resend."""
         self._lists.clear()
         self.size_bytes = 0
 
-    def _put(self, key: _ListKey, sent: _SentList) -> None:
+    def _put(self, key: _ListKey, sent_list: _SentList) -> None:
         if key in self._lists:
             self._drop(key)
-        self._lists[key] = sent
-        self.size_bytes += sent.size_bytes
+        self._lists[key] = sent_list
+        self.size_bytes += sent_list.size_bytes
         while self.size_bytes > self._limit_bytes:
             self._drop(next(iter(self._lists)))
 
@@ -153,9 +153,9 @@ class ResentLists:
         self.size_bytes -= self._lists.pop(key).size_bytes
 
 
-def _find_hashed_reply(sent: _SentList, message: WireMessage, index: int) -> HashedReply | None:
+def _find_hashed_reply(sent_list: _SentList, message: WireMessage, index: int) -> HashedReply | None:
     """Returns the reply to a list if it came back with the same text, as the message at this index."""
-    reply = sent.reply
+    reply = sent_list.reply
     text = find_text_hashed_alone(message)
     if reply is None or text is None or hash(text) != reply.text_hash:
         return None

@@ -78,18 +78,24 @@ class TrialRunner(Struct, frozen=True):
             vectors=vectors,
             standing_count=len(shown_seqs),
         )
-        found = await find_messages(text, query, searcher)
+        found_messages = await find_messages(text, query, searcher)
         # A search of a large memory takes tens of milliseconds of the event loop, so turns go on before the rest.
         await asyncio.sleep(0)
-        found = found.without_statements([fact for fact in facts if fact.seq in shown_seqs])
+        found_messages = found_messages.without_statements([fact for fact in facts if fact.seq in shown_seqs])
         budget_tokens = self.recall_tokens
-        if found.is_selection:
+        if found_messages.is_selection:
             budget_tokens = note_choice.limit_selection(budget_tokens)
-        choice = found.choose(budget_tokens, found.choose_line_chars(budget_tokens))
+        choice = found_messages.choose(budget_tokens, found_messages.choose_line_chars(budget_tokens))
         note = note_text.render_note(
-            choice.hits, (), self.now(), mark=make_mark(agent.secret), is_selection=found.is_selection
+            choice.hits,
+            (),
+            self.now(),
+            mark=make_mark(agent.secret),
+            is_selection=found_messages.is_selection,
         )
-        return TrialResult(note, make_search_record(SearchOutcome(found, choice, ""), trace, max_left_out))
+        return TrialResult(
+            note, make_search_record(SearchOutcome(found_messages, choice, ""), trace, max_left_out)
+        )
 
 
 class _TrialSearch(Struct, frozen=True):

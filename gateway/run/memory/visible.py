@@ -85,8 +85,10 @@ def _list_verbatim_seqs(context: MemoryContext, composition: Composition, window
             for exchange in context.path
             if start is not None and (exchange.depth, exchange.offset) >= start
         )
-        first = next(in_window, None)
-        return range(end if first is None else max(match_point.gapless_from, first.seq), end)
+        first_in_window = next(in_window, None)
+        return range(
+            end if first_in_window is None else max(match_point.gapless_from, first_in_window.seq), end
+        )
     return range(0)
 
 

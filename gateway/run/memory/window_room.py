@@ -135,11 +135,11 @@ class WindowRoom:
 
     def _locate_first_after(self, cut: SummaryCut) -> int:
         """Returns the index of the first entry after a summary."""
-        inserted = len(self.prompt.composition.inserted)
-        if cut.covered_inserted < inserted:
+        inserted_count = len(self.prompt.composition.inserted)
+        if cut.covered_inserted < inserted_count:
             return cut.covered_inserted
-        listed = range(inserted, len(self.entries))
-        return next((n for n in listed if (self.entries[n].client_index or 0) >= cut.first_index), 0)
+        client_indexes = range(inserted_count, len(self.entries))
+        return next((n for n in client_indexes if (self.entries[n].client_index or 0) >= cut.first_index), 0)
 
     def list_items(self) -> list[WindowItem]:
         """Returns the entries as the window sees them."""
