@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from aiohttp import ThreadedResolver
 from aiohttp.abc import ResolveResult
 
-# The time for which an address is used. Chosen, not measured: a failed connection clears the cache (`clear`).
+# The seconds for which an address is used. Chosen, not measured: a failed connection clears the cache (`clear`).
 _MAX_AGE_S: Final = 60.0
 
 
@@ -20,7 +20,7 @@ class _Lookup(NamedTuple):
     """A lookup of a host's addresses, which may be under way."""
 
     task: asyncio.Task[list[ResolveResult]]
-    # A time of the loop's clock.
+    # The time at which the lookup began, by the loop's clock.
     began_at: float
 
 
@@ -49,13 +49,13 @@ class AddressCache(ThreadedResolver):
             self._lookups[key] = lookup
         # Other requests may wait for the same lookup, so a request that is cancelled does not end it.
         addresses = await asyncio.shield(lookup.task)
-        in_order = [*addresses]
+        ordered_addresses = [*addresses]
         addresses[:] = addresses[1:] + addresses[:1]
-        return in_order
+        return ordered_addresses
 
     def clear(self) -> None:
-        """Has hosts looked up again. A lookup that is under way goes on."""
-        self._lookups = {key: each for key, each in self._lookups.items() if not each.task.done()}
+        """Clears the cache, so that hosts are looked up again. A lookup that is under way goes on."""
+        self._lookups = {key: lookup for key, lookup in self._lookups.items() if not lookup.task.done()}
 
     async def _look_up(self, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
         try:

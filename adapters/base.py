@@ -77,13 +77,13 @@ class Embedder(Protocol):
 
     # The name under which the vectors are stored. Two embedders with one name make the same vectors.
     name: str
-    # The embedder computes in this process, in about a millisecond, and costs nothing.
+    # True if the embedder computes in this process, in about a millisecond, and costs nothing.
     is_local: bool
 
     async def embed(self, texts: Sequence[str]) -> EmbeddingResult:
         """Returns a vector for each text. texts: none of them empty, at most some hundreds.
 
-        Raises: ProviderError, also for an answer in which anything is not a vector.
+        Raises: ProviderError, also if the answer has something that is not a vector.
         """
 
     async def aclose(self) -> None: ...

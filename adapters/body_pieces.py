@@ -24,10 +24,10 @@ class Upload:
 
     def __init__(self, pieces: AsyncIterator[bytes], size_bytes: int | None) -> None:
         self._pieces = pieces
-        # None: the size is not known.
+        # The bytes of the body; None: the size is not known.
         self.size_bytes = size_bytes
         self._is_begun = False
-        # All pieces were taken.
+        # True if all pieces were taken.
         self.is_over = False
 
     def begin(self, timer: asyncio.Timeout, timeouts: Timeouts) -> AsyncGenerator[bytes]:

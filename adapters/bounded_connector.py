@@ -32,7 +32,7 @@ class ConnectionAttempt:
     """
 
     def __init__(self) -> None:
-        # A connection was opened for the request; otherwise the request got an idle connection.
+        # True if a connection was opened for the request; False if the request got an idle connection.
         self.is_new = False
         # The protocol of the connection; None: the request has no connection yet.
         self.protocol: BoundedProtocol | None = None
@@ -113,13 +113,13 @@ class BoundedConnector(aiohttp.TCPConnector):
             socket_factory=_make_socket,
         )
 
-    async def connect(self, *args: Any, **named: Any) -> Any:
+    async def connect(self, *args: Any, **options: Any) -> Any:
         attempt = _current_attempt.get()
         try:
-            connection: Any = await super().connect(*args, **named)
+            connection: Any = await super().connect(*args, **options)
             while not attempt.is_new and connection.protocol.should_close:
                 connection.close()
-                connection = await super().connect(*args, **named)
+                connection = await super().connect(*args, **options)
         except BaseException:  # aiohttp cancels an attempt that takes too long
             self._addresses.clear()
             raise
@@ -138,6 +138,6 @@ def _make_socket(socket_address: tuple[Any, ...]) -> socket.socket:
     sock = socket.socket(*socket_address[:3])
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _PROBES.items():
-        if hasattr(socket, name):  # else the system has probes, but not this option
+        if hasattr(socket, name):  # a system may have probes, but not this option
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return sock

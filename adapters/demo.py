@@ -68,7 +68,7 @@ class DemoProvider(ScriptedProvider):
 
 
 def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
-    """Returns the reply to a request. Of messages that the API would refuse, the readable parts are read."""
+    """Returns the reply to a request. Parts of messages that the API would refuse are ignored."""
     tools = _read_offered_tools(body)
     speaks_by_tool = body.get("tool_choice") == "required" and _SPEAKING_TOOL in tools
     if field := _find_unsupported_field(body, speaks_by_tool=speaks_by_tool):
@@ -164,8 +164,8 @@ def _read_text(message: Mapping[str, Any]) -> str:
 
 def _read_question(messages: Sequence[Mapping[str, Any]]) -> str:
     """Returns the last user message's own words, without a recalled note, which could repeat an old command."""
-    users = [message for message in messages if message.get("role") == "user"]
-    return _NOTE.sub("", _read_text(users[-1])).strip() if users else ""
+    user_messages = [message for message in messages if message.get("role") == "user"]
+    return _NOTE.sub("", _read_text(user_messages[-1])).strip() if user_messages else ""
 
 
 def _select_lines_about(messages: Sequence[Mapping[str, Any]], question: str) -> str:
@@ -189,14 +189,14 @@ def _list_lines(lines: Sequence[str]) -> str:
 def _make_introduction(
     messages: Sequence[Mapping[str, Any]], question: str, *, has_memory_tool: bool, has_tools: bool
 ) -> str:
-    """Returns an answer where nothing is known. It mentions only tools that the request offers."""
+    """Returns an answer for a question that no line answers. It mentions only tools that the request offers."""
     invitation = " A line “remember: …” makes me use the memory tool on offer." if has_memory_tool else ""
     if has_tools:
         invitation += " A line `call: NAME {…}` makes me call any tool on offer."
     if not question:
         return _HELP + invitation
-    quoted = question if len(question) <= _QUOTED_CHARS else question[:_QUOTED_CHARS] + "…"
-    acknowledgement = f"You said: {quoted}"
+    quotation = question if len(question) <= _QUOTED_CHARS else question[:_QUOTED_CHARS] + "…"
+    acknowledgement = f"You said: {quotation}"
     is_first = all(message.get("role") != "assistant" for message in messages)
     return f"{acknowledgement}\n\n{_HELP}{invitation}" if is_first else acknowledgement
 
@@ -204,7 +204,7 @@ def _make_introduction(
 def _find_candidate_lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns the lines of memory sections, notes and earlier user messages that may be an answer."""
     lines: list[str] = []
-    users = [message for message in messages if message.get("role") == "user"]
+    user_messages = [message for message in messages if message.get("role") == "user"]
     for message in messages:
         text = _read_text(message)
         role = message.get("role")
@@ -212,7 +212,7 @@ def _find_candidate_lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
             for section in _SECTION.finditer(text):
                 content = section[2] if section[1] == "summary" else _HEADING.sub("", section[2])
                 lines += _read_section_lines(content)
-        if role == "user" and message is not users[-1]:
+        if role == "user" and message is not user_messages[-1]:
             lines += _NOTE.sub("", text).splitlines()
     # A question or a command is no answer, and the assistant's own lines would repeat its guesses.
     statements = (

@@ -28,15 +28,17 @@ _MAX_NAME_BYTES: Final = 64
 
 def choose_request_headers(headers: Iterable[Header]) -> list[Header]:
     """Returns the headers that a proxy passes on: all but hop-by-hop headers and those that `Connection` names."""
-    passed_on: list[Header] = []
+    forwarded_headers: list[Header] = []
     dropped_names: frozenset[str] = frozenset()
     for spelled_name, value in headers:
         name = spelled_name.lower()
         if name == "connection":
             dropped_names |= _parse_tokens(value)
         elif name not in _HOP_BY_HOP_HEADERS:
-            passed_on.append((name, value))
-    return [pair for pair in passed_on if pair[0] not in dropped_names] if dropped_names else passed_on
+            forwarded_headers.append((name, value))
+    if not dropped_names:
+        return forwarded_headers
+    return [(name, value) for name, value in forwarded_headers if name not in dropped_names]
 
 
 def choose_response_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
@@ -44,7 +46,7 @@ def choose_response_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> tuple
 
     Hop-by-hop headers are left out, and so is the content coding, since the body is decoded.
     """
-    passed_on: list[Header] = []
+    forwarded_headers: list[Header] = []
     dropped_names: frozenset[str] = frozenset()
     for raw_name, raw_value in raw_headers:
         name = _NAME_CACHE.get(raw_name)
@@ -57,12 +59,12 @@ def choose_response_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> tuple
         if name == "connection":
             dropped_names |= _parse_tokens(value) - _HOP_BY_HOP_HEADERS
         elif name != "content-encoding" or value.lower() not in _DECODED_CODINGS:
-            passed_on.append((name, value if value.isprintable() else value.translate(_CONTROLS_TO_BLANKS)))
-    return (
-        tuple(pair for pair in passed_on if pair[0] not in dropped_names)
-        if dropped_names
-        else tuple(passed_on)
-    )
+            forwarded_headers.append(
+                (name, value if value.isprintable() else value.translate(_CONTROLS_TO_BLANKS))
+            )
+    if not dropped_names:
+        return tuple(forwarded_headers)
+    return tuple((name, value) for name, value in forwarded_headers if name not in dropped_names)
 
 
 def decode_as_utf8(value: str) -> str:

@@ -9,17 +9,17 @@ import re
 from functools import lru_cache
 from typing import Final
 
-# The fields that models refuse: the models that think, and the models that do not.
-_REFUSED_THINKING: Final = frozenset({"temperature", "max_tokens"})
-_REFUSED_NOT_THINKING: Final = frozenset({"reasoning_effort", "verbosity"})
+# The fields that models refuse which think, and which do not.
+_REFUSED_BY_THINKING_MODELS: Final = frozenset({"temperature", "max_tokens"})
+_REFUSED_BY_OTHER_MODELS: Final = frozenset({"reasoning_effort", "verbosity"})
 # Names of models, perhaps after a proxy's prefix, and the fields that they answer with "Unsupported parameter"
 # or "Unsupported value". The first match counts. Letta's server leaves out the same fields for these names.
 _REFUSED_BY_NAME: Final = tuple(
-    (re.compile(rf"(?:.*/)?(?:{names})"), refused)
-    for names, refused in (
-        (r"o[134](?![^-])", _REFUSED_THINKING | {"parallel_tool_calls"}),
-        (r"gpt-[5-9][^/]*-chat|gpt-4|gpt-3\.5|chatgpt-", _REFUSED_NOT_THINKING),
-        (r"gpt-[5-9]", _REFUSED_THINKING),
+    (re.compile(rf"(?:.*/)?(?:{names})"), refused_fields)
+    for names, refused_fields in (
+        (r"o[134](?![^-])", _REFUSED_BY_THINKING_MODELS | {"parallel_tool_calls"}),
+        (r"gpt-[5-9][^/]*-chat|gpt-4|gpt-3\.5|chatgpt-", _REFUSED_BY_OTHER_MODELS),
+        (r"gpt-[5-9]", _REFUSED_BY_THINKING_MODELS),
     )
 )
 # Models from 5.2 on answer "Function tools with reasoning_effort are not supported": up to 5.4 where a request
@@ -32,7 +32,8 @@ _TAKES_EFFORT_NONE: Final = re.compile(r"(?:.*/)?gpt-(?:5\.[5-9]|[6-9])")
 @lru_cache(maxsize=256)
 def list_refused_fields(model: str) -> frozenset[str]:
     """Returns the fields that a model refuses. A model that refuses `max_tokens` takes `max_completion_tokens`."""
-    return next((refused for names, refused in _REFUSED_BY_NAME if names.match(model)), frozenset())
+    matching = (refused_fields for names, refused_fields in _REFUSED_BY_NAME if names.match(model))
+    return next(matching, frozenset())
 
 
 def choose_effort_with_tools(model: str) -> str | None:

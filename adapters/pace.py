@@ -35,7 +35,7 @@ class Pace:
         self.loop = asyncio.get_running_loop()
         # The number of streams that may still go on in this pass.
         self._streams_left = STREAMS_PER_PASS
-        # In the order in which they came.
+        # The streams that wait, in the order in which they came.
         self._waiting_streams: deque[_WaitingStream] = deque()
 
     def enter(self) -> asyncio.Future[None] | None:

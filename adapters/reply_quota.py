@@ -16,7 +16,8 @@ class ReplyQuota:
     """The bytes of replies that may be in memory at once."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = self.left_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
+        self.left_bytes = limit_bytes
 
 
 # The quota of the process is only as large as one reply may be, since parsing a reply takes several times its size.
@@ -24,12 +25,16 @@ REPLIES: Final = ReplyQuota(MAX_REPLY_BYTES)
 
 
 class ReplyReservation:
-    """The part of a quota that is reserved for one reply until it is released; for a small reply, nothing."""
+    """The part of a quota that is reserved for one reply until it is released.
+
+    small_bytes: the largest size of a reply for which nothing is reserved.
+    """
 
     __slots__ = ("_bytes", "_quota", "_small_bytes")
 
     def __init__(self, small_bytes: int, quota: ReplyQuota = REPLIES) -> None:
-        self._quota, self._small_bytes = quota, small_bytes
+        self._quota = quota
+        self._small_bytes = small_bytes
         self._bytes = 0
 
     def reserve(self, size: int) -> None:
@@ -57,7 +62,8 @@ class StreamReservation:
     """The part of the process's quota that is reserved for the streams of one turn. Together they have a limit."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes, self._bytes = limit_bytes, 0
+        self._limit_bytes = limit_bytes
+        self._bytes = 0
         self._reservation = ReplyReservation(_SMALL_STREAM_BYTES)
 
     def reserve_more(self, size: int) -> None:

@@ -27,13 +27,13 @@ class ReplyWait:
         sent_at: float,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """Begins no wait. sent_at: the time at which the request was sent."""
+        """Makes the waits of a reply. sent_at: the time at which the request was sent."""
         self._response = response
         self._timeouts = timeouts
         self._loop = loop
-        # When the whole reply has taken too long.
+        # The time at which the whole reply has taken too long.
         self._ends_at = math.inf if timeouts.total_s is None else sent_at + timeouts.total_s
-        # None: nothing is waited for.
+        # The time at which the present wait began; None: nothing is waited for.
         self._waits_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 

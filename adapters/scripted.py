@@ -82,7 +82,7 @@ class ScriptedProvider:
         """
         self.name = name
         self.capabilities = capabilities or Capabilities(stream_usage=True)
-        # Oldest first.
+        # The requests so far, oldest first.
         self.requests: list[ModelRequest] = []
         self._replies = deque(replies)
         self._script = script
@@ -167,9 +167,9 @@ class ScriptedReply:
     headers: tuple[Header, ...]
     # The pieces that were not read yet; an error among them is raised.
     pieces: deque[bytes | ProviderError]
-    # Seconds between two pieces.
+    # The seconds between two pieces.
     pause_s: float = 0.0
-    # `aclose` was called.
+    # True if `aclose` was called.
     is_closed: bool = False
 
     @property

@@ -13,8 +13,7 @@ from msgspec import Struct
 from adapters.types import BYTES_PER_TOKEN
 
 _TOKEN_PATTERN = re.compile(r"\s*\S+|\s+")
-# The tokens of a call besides its arguments: its name and its form. An estimate: the counts of scripted replies are no
-# model's.
+# The tokens of a call besides its arguments, for its name and its form. An estimate, since no model counts them.
 _CALL_TOKENS = 4
 # The most choices of one reply; a request for more gets one.
 _MAX_CHOICES = 16
@@ -123,9 +122,9 @@ def _split_tokens(scripted: ScriptedMessage) -> list[str]:
 
 
 def _read_choice_count(body: Mapping[str, Any]) -> int:
-    """Returns how many choices a request asks for (`n`)."""
-    n = body.get("n")
-    return n if isinstance(n, int) and 0 < n <= _MAX_CHOICES else 1
+    """Returns the number of choices that a request asks for (`n`)."""
+    count = body.get("n")
+    return count if isinstance(count, int) and 0 < count <= _MAX_CHOICES else 1
 
 
 def _choose_finish_reason(scripted: ScriptedMessage) -> str:

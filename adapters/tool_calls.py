@@ -126,7 +126,8 @@ def _mark_unsigned(model: str, messages: list[Json]) -> bool:
     """
     if _MODELS_WITHOUT_SIGNATURES.match(model):
         return False
-    turn_start = max((n for n, message in enumerate(messages) if message.get("role") == "user"), default=0)
+    user_indexes = [index for index, message in enumerate(messages) if message.get("role") == "user"]
+    turn_start = max(user_indexes, default=0)
     first_calls = [calls[0] for message in messages[turn_start:] if (calls := _read_calls(message))]
     unsigned_calls = [call for call in first_calls if not _read_google_fields(call).get("thought_signature")]
     for call in unsigned_calls:

@@ -88,7 +88,7 @@ class AnthropicBatches(SdkBatches):
     async def find(
         self, part: BatchPart, custom_ids: Container[str], known_ids: Container[str] = ()
     ) -> str | None:
-        is_unsure = False
+        may_be_running = False
         with self._map_errors():
             # Newest first.
             async for batch in self._client.messages.batches.list(limit=PAGE_SIZE):
@@ -101,10 +101,10 @@ class AnthropicBatches(SdkBatches):
                 if total > part.count or batch.id in known_ids:
                     continue
                 if batch.processing_status != "ended":
-                    is_unsure = True
+                    may_be_running = True
                 elif await self._has_any_result(batch.id, custom_ids):
                     return batch.id
-        if is_unsure:
+        if may_be_running:
             raise BatchOutcomeUnknown("a batch that is under way may be the one being looked for")
         return None
 

@@ -16,15 +16,15 @@ MAX_RESULT_BYTES: Final = 64 * 1024 * 1024
 class PartState(Struct, frozen=True):
     """The state of the provider's batch that was made of a `BatchPart`."""
 
-    # There will be no more results.
+    # True if there will be no more results.
     is_over: bool
-    # There are results to be read.
+    # True if there are results to be read.
     has_results: bool = False
     # The provider's reason for having no results.
     message: str = ""
-    # The provider does not know the batch.
+    # True if the provider does not know the batch.
     is_gone: bool = False
-    # The batch has no results because the account's queue had no room for it.
+    # True if the batch has no results because the account's queue had no room for it.
     exceeds_queue: bool = False
     # The tokens that the queue takes when it is empty; None: not reported.
     queue_tokens: int | None = None
@@ -42,7 +42,7 @@ class PartResult(Struct, frozen=True):
     body: bytes = b""
     # The provider's message where the outcome is an error.
     message: str = ""
-    # The same request may succeed if it is sent again.
+    # True if the same request may succeed when it is sent again.
     is_transient: bool = False
 
 
@@ -62,11 +62,11 @@ class BatchProvider(Protocol):
 
     # The most requests of one batch.
     max_requests: int
-    # The most bytes of its lines together.
+    # The most bytes of all lines of one batch.
     max_bytes: int
-    # The wait between two polls; None: the caller decides.
+    # The seconds between two polls; None: the caller decides.
     poll_interval_s: float | None
-    # The provider's batches outlive this process.
+    # True if the provider's batches outlive this process.
     is_durable: bool
 
     @property

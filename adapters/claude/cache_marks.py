@@ -1,4 +1,4 @@
-"""Cache marks: the places up to which the provider keeps a prompt for the next request.
+"""Cache marks: the points up to which the provider caches a prompt for the next request.
 
 The Messages API caches the prefix of tools, system and turns up to each mark, four marks at most, and uses it again if
 its bytes are the same. Each request of a conversation has the request before it as its prefix, so marks pay at these
@@ -20,9 +20,10 @@ def place_marks(claude_request: Json, ttl: str | None) -> None:
         mark["ttl"] = ttl
     tools = claude_request.get("tools")
     if tools:
-        last_tool = next((n for n in reversed(range(len(tools))) if not tools[n].get("defer_loading")), None)
-        if last_tool is not None:
-            tools[last_tool] = {**tools[last_tool], "cache_control": mark}
+        indexes = reversed(range(len(tools)))
+        last_index = next((index for index in indexes if not tools[index].get("defer_loading")), None)
+        if last_index is not None:
+            tools[last_index] = {**tools[last_index], "cache_control": mark}
     if claude_request.get("system"):
         _mark_last(claude_request["system"], mark)
     # Assistant turns stay unmarked: thinking blocks must not be marked, and the user's turns serve as well.

@@ -90,8 +90,9 @@ def make_container_field(source: Json) -> Json:
 class _Parts:
     """The parts of a chat message, collected from blocks."""
 
-    # The content, and the readable thoughts.
+    # The content.
     text: str = ""
+    # The readable thoughts.
     reasoning: str = ""
     # The calls in OpenAI's form.
     calls: list[Json] = field(default_factory=list)
@@ -100,7 +101,7 @@ class _Parts:
     provider_blocks: list[Json] = field(default_factory=list)
     # The citations of all text blocks, with their spans of the content.
     citations: list[Json] = field(default_factory=list)
-    # There is a text block, though its text may be empty.
+    # True if there is a text block, though its text may be empty.
     has_text: bool = False
 
     def add(self, index: int, block: Json) -> None:

@@ -69,7 +69,7 @@ def translate_request(
     _check_fields(body)
     model = body.get("model")
     traits = get_traits(model if isinstance(model, str) else "")
-    arranged = arrange_turns(body.get("messages") or (), takes_late_system=traits.takes_late_system)
+    history = arrange_turns(body.get("messages") or (), takes_late_system=traits.takes_late_system)
     claude_request: Json = {
         "model": model,
         "max_tokens": _read_max_tokens(body, max_tokens_by_model or {}, traits.max_tokens),
@@ -86,12 +86,12 @@ def translate_request(
     _set_output(claude_request, body, traits)
     system = [
         *_read_system_field(body.get("system")),
-        *arranged.system,
+        *history.system,
         *_make_format_prompt(body.get("response_format")),
     ]
     if system:
         claude_request["system"] = system
-    claude_request["messages"] = arranged.messages
+    claude_request["messages"] = history.messages
     drop_refused_thinking(claude_request)
     if traits.binds_thoughts:
         drop_unbound_thoughts(claude_request)
@@ -101,7 +101,7 @@ def translate_request(
 
 
 def _check_fields(body: Json) -> None:
-    """Raises: Untranslatable: the request has a field that only OpenAI has, with a value that asks for something."""
+    """Refuses a field that only OpenAI has, if its value asks for something. Raises: Untranslatable."""
     for key, default in _OPENAI_FIELD_DEFAULTS.items():
         if (value := body.get(key)) is not None and value != default:
             raise Untranslatable(f"`{key}` is not supported by this model's provider (Anthropic).", key)

@@ -75,8 +75,8 @@ class UnionMerger:
         if ref not in self._definitions:
             self._definitions[ref] = {}  # inside itself the definition adds nothing
             name = name.replace("~1", "/").replace("~0", "~")  # RFC 6901, section 4
-            named = _read_value_or_empty(dict, self._root.get(parent[2:])).get(name)
-            self._definitions[ref] = self._resolve(named)
+            definition = _read_value_or_empty(dict, self._root.get(parent[2:])).get(name)
+            self._definitions[ref] = self._resolve(definition)
         return self._definitions[ref]
 
 
