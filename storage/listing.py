@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -127,6 +127,15 @@ class AgentChange(Struct, frozen=True, kw_only=True):
     identities: Sequence[int] | None = None
 
 
+class BlockDraft(NamedTuple):
+    """A block to be made."""
+
+    # The block. Its id and uid are ignored.
+    block: Block
+    # Its details by name: metadata, tags, name, hidden.
+    details: dict[str, Any]
+
+
 class AgentDraft(AgentChange, frozen=True, kw_only=True):
     """An agent to be made. It begins without the parts that are None."""
 
@@ -134,8 +143,7 @@ class AgentDraft(AgentChange, frozen=True, kw_only=True):
     agent: Agent
     name: str
     body: dict[str, Any]
-    # New blocks, each with the body of its definition.
-    own: Sequence[tuple[Block, dict[str, Any]]] = ()
+    own_blocks: Sequence[BlockDraft] = ()
 
 
 class AgentEntry(Struct, frozen=True):

@@ -17,6 +17,7 @@ from gateway.agents.registry.registry import AgentEdit, NewAgent, Registry
 from gateway.agents.runs.run_memory import RunMemory
 from gateway.core.definition import AgentDefinition
 from storage.errors import StoreUnavailable
+from storage.listing import BlockDraft
 from storage.records import Block
 from tests.agents.agent_world import AgentWorld, serve_agent
 from tests.agents.test_runs import insert
@@ -48,7 +49,7 @@ def make(world: World, name: str = "ann", **fields: Any) -> AgentView:
     assert isinstance(registry, Registry)
     definition = AgentDefinition("letta_v1_agent", **{"system": "You help.", "model": "m", **fields})
     return world.gateway.call(
-        registry.create("default", NewAgent(definition, name=name, own_blocks=[(HUMAN, {})]))
+        registry.create("default", NewAgent(definition, name=name, own_blocks=[BlockDraft(HUMAN, {})]))
     )
 
 
@@ -403,7 +404,7 @@ def test_rules_that_leave_no_tool_leave_the_clients_own(world: World) -> None:
     assert isinstance(registry, Registry)
     once = {"type": "max_count_per_step", "tool_name": "memory_insert", "max_count_limit": 1}
     defined = AgentDefinition("react_agent", "You help.", model="m", rules=(once,))
-    new = NewAgent(defined, name="one", own_blocks=[(HUMAN, {})], tool_names=["memory_insert"])
+    new = NewAgent(defined, name="one", own_blocks=[BlockDraft(HUMAN, {})], tool_names=["memory_insert"])
     world.gateway.call(registry.create("default", new))
     for tools, choice in (([], "none"), ([LOOK], None)):
         world.upstream.queue(call_tools(insert("x")), say("Done."))
@@ -446,7 +447,9 @@ def test_words_that_a_tool_says_are_the_reply(world: World, headers: dict[str, s
     registry = world.gateway.app.services.agents.registry
     assert isinstance(registry, Registry)
     definition = AgentDefinition("memgpt_agent", "You help.", model="m")
-    world.gateway.call(registry.create("default", NewAgent(definition, name="old", own_blocks=[(HUMAN, {})])))
+    world.gateway.call(
+        registry.create("default", NewAgent(definition, name="old", own_blocks=[BlockDraft(HUMAN, {})]))
+    )
     words = {"thinking": "A person.", "request_heartbeat": False, "message": "Hello Bob."}
     look = {"thinking": "Who?", "request_heartbeat": True, "query": "Bob"}
     world.upstream.queue(
@@ -485,7 +488,9 @@ def test_what_was_heard_of_words_that_calls_said_is_in_the_first_of_them(
     registry = world.gateway.app.services.agents.registry
     assert isinstance(registry, Registry)
     definition = AgentDefinition("memgpt_agent", "You help.", model="m")
-    world.gateway.call(registry.create("default", NewAgent(definition, name="old", own_blocks=[(HUMAN, {})])))
+    world.gateway.call(
+        registry.create("default", NewAgent(definition, name="old", own_blocks=[BlockDraft(HUMAN, {})]))
+    )
     world.upstream.queue(call_tools(*calls), call_tools(speak("c", "Here it is.")))
     asked = {"role": "user", "content": "Hello."}
     world.gateway.post({"model": "agent/old", "messages": [asked]}, STORED)

@@ -16,6 +16,7 @@ from gateway.core.agent import AgentTool
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.run.sink import ClientGone
 from gateway.settings import ToolSettings
+from storage.listing import BlockDraft
 from tests.agents.agent_world import HUMAN, AgentWorld, ListeningSink, serve_agent
 from tests.doubles.bell_webhook import BellWebhook
 from tests.doubles.tool_server import replying, served
@@ -245,7 +246,7 @@ def test_a_chat_completion_that_comes_again_overwrites_no_newer_block(
         tool = ToolDefinition(SCHEMA, "python", source)
         world.gateway.call(registry.tools.create("default", "lookup", tool))
         defined = AgentDefinition("react_agent", "You help.", model="m")
-        new = NewAgent(defined, name="ann", own_blocks=[(HUMAN, {})], tool_names=["lookup"])
+        new = NewAgent(defined, name="ann", own_blocks=[BlockDraft(HUMAN, {})], tool_names=["lookup"])
         view = world.gateway.call(registry.create("default", new))
 
         def ask() -> str:

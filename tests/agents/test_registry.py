@@ -23,7 +23,7 @@ from gateway.errors import BadRequest, Conflict
 from gateway.settings import ModelSettings, ProfileSettings, Settings, UpstreamSettings
 from storage.errors import NotFound, WriteConflict
 from storage.forget_commands import ForgetTarget
-from storage.listing import AgentFilter, Page
+from storage.listing import AgentFilter, BlockDraft, Page
 from storage.records import Block
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
@@ -153,7 +153,10 @@ async def test_what_is_asked_for_counts_before_what_a_kind_has(registry: Registr
 async def test_an_agent_is_made_with_blocks_and_tags_or_not_at_all(registry: Registry, store: Store) -> None:
     house = await store.named_blocks.create(PROJECT, replace(HUMAN, label="house"), {}, at=1.0, origin="api")
     made = await registry.create(
-        PROJECT, new(own_blocks=[(HUMAN, {"metadata": {"k": 1}})], blocks=[house.block.uid], tags=["b", "a"])
+        PROJECT,
+        new(
+            own_blocks=[BlockDraft(HUMAN, {"metadata": {"k": 1}})], blocks=[house.block.uid], tags=["b", "a"]
+        ),
     )
     assert [(e.block.label, e.details) for e in made.blocks] == [
         ("human", {"metadata": {"k": 1}}),
@@ -326,7 +329,7 @@ async def test_changes_of_a_tool_and_of_a_conversation_side_by_side_are_all_made
 
 
 async def test_lists_replace_what_an_agent_has(registry: Registry, store: Store) -> None:
-    made = await registry.create(PROJECT, new(own_blocks=[(HUMAN, {})], tags=["a"]))
+    made = await registry.create(PROJECT, new(own_blocks=[BlockDraft(HUMAN, {})], tags=["a"]))
     house = await store.named_blocks.create(PROJECT, replace(HUMAN, label="house"), {}, at=1.0, origin="api")
     edit = AgentEdit(blocks=[house.block.uid], tools=[hash_built_in("memory")], tags=["b"])
     changed = await registry.change(PROJECT, made.agent.uid, edit)
@@ -420,7 +423,9 @@ async def test_a_page_of_agents_takes_a_few_statements_however_many_they_are(tmp
     counts = set()
     for size in (1, 9):
         while await opened.defined_agents.count(PROJECT, AgentFilter()) < size:
-            await registry.create(PROJECT, new(own_blocks=[(HUMAN, {})], tool_names=["mine"], tags=["a"]))
+            await registry.create(
+                PROJECT, new(own_blocks=[BlockDraft(HUMAN, {})], tool_names=["mine"], tags=["a"])
+            )
         statements.clear()
         assert len(await registry.list(PROJECT, AgentFilter(), Page())) == size
         counts.add(len([each for each in statements if "sqlite_master" not in each]))

@@ -22,6 +22,7 @@ from gateway.core.ids import ObjectRef
 from gateway.core.prompt.result_order import UNANSWERED_RESULT
 from gateway.errors import BadRequest
 from storage.errors import StoreUnavailable
+from storage.listing import BlockDraft
 from storage.run_commands import StepOpen, StepOpened
 from storage.run_records import RunState
 from storage.sql.stored_paths import StoredPaths
@@ -456,7 +457,7 @@ def test_all_edits_of_one_call_of_a_chat_are_made(upstream: StrictUpstream, tmp_
         made = NewAgent(
             AgentDefinition("react_agent", "You help.", model="m"),
             name="ann",
-            own_blocks=[(HUMAN, {}), (replace(HUMAN, label="house"), {})],
+            own_blocks=[BlockDraft(HUMAN, {}), BlockDraft(replace(HUMAN, label="house"), {})],
             tool_names=["memory_apply_patch"],
         )
         view = world.world.gateway.call(registry.create("default", made))
@@ -491,7 +492,7 @@ def test_a_nudge_of_a_chat_is_no_new_turn_for_the_window(upstream: StrictUpstrea
         made = NewAgent(
             AgentDefinition("letta_v1_agent", "You help.", model="m", rules=rules, context_window=3000),
             name="ann",
-            own_blocks=[(HUMAN, {})],
+            own_blocks=[BlockDraft(HUMAN, {})],
         )
         world.world.gateway.call(registry.create("default", made))
         upstream.queue(say("word " * 700), say("word " * 700), call_tools(insert("x")), say("Done."))

@@ -171,7 +171,7 @@ class _FileReader:
     def _read_blocks(self, agent: FileAgent, path: Path) -> list[str]:
         """Returns the keys of an agent's blocks. Raises: Unprocessable."""
         keys = read_references(agent.block_ids, self._blocks, (*path, "block_ids"))
-        labels = {self._blocks[key][0].label for key in keys}
+        labels = {self._blocks[key].block.label for key in keys}
         if len(labels) < len(keys):
             raise Unprocessable(Fault((*path, "block_ids"), "Two blocks of an agent have the same label"))
         return keys

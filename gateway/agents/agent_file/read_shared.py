@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.agent_file.file_structs import FILE_FIELD, File, FileGroupConfig, FileSleeptime
-from gateway.agents.api.blocks import CreateBlock, make_block
+from gateway.agents.api.blocks import CreateBlock, make_block_draft
 from gateway.agents.core.agent_file import PortableFile, PortableFolder
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert
@@ -17,7 +17,7 @@ from gateway.core import ids
 from gateway.core.json_object import without_none
 from gateway.core.memory.file_text import clean_file_name
 from gateway.validation import Fault, Path
-from storage.records import Block
+from storage.listing import BlockDraft
 
 _BLOCK_FIELDS = ("label", "value", "description", "limit", "read_only", "metadata", "tags", "hidden")
 _FOLDER_FIELDS = ("description", "instructions", "metadata", "embedding_config")
@@ -91,14 +91,14 @@ def read_groups(file: File) -> FileGroups:
     return FileGroups(sleeptimes, sleeptime_agent_ids, left_out)
 
 
-def read_block(raw: dict[str, Any], n: int) -> tuple[Block, dict[str, Any]]:
-    """Returns the block with the index n in the file, and its details. Raises: Unprocessable."""
+def read_block(raw: dict[str, Any], n: int) -> BlockDraft:
+    """Returns the block with the index n in the file. Raises: Unprocessable."""
     fields = {name: raw[name] for name in _BLOCK_FIELDS if raw.get(name) is not None}
     # A file has all of a block, so a block without a description gets no default description.
     fields.setdefault("description", "")
-    block, details = make_block(convert(fields, CreateBlock, (*FILE_FIELD, "blocks", n)))
+    block, details = make_block_draft(convert(fields, CreateBlock, (*FILE_FIELD, "blocks", n)))
     # Letta 0.16 prints limits and does not enforce them.
-    return replace(block, limit=max(block.limit, len(block.value))), details
+    return BlockDraft(replace(block, limit=max(block.limit, len(block.value))), details)
 
 
 def read_folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, PortableFolder]:

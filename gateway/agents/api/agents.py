@@ -12,7 +12,7 @@ from gateway.agents.api._paging import read_page_at
 from gateway.agents.api._query import AgentQuery, AgentsQuery, RecompileQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.agent_bodies import CreateAgent, UpdateAgent, define_agent, list_models, with_update
-from gateway.agents.api.blocks import make_block
+from gateway.agents.api.blocks import make_block_draft
 from gateway.agents.api.context_json import render_context
 from gateway.agents.api.dependencies import AgentsApi, read_sent_uid
 from gateway.agents.registry.registry import AgentEdit, AgentParts, NewAgent
@@ -63,7 +63,7 @@ class AgentRoutes:
         self._api.check_models(request, list_models(definition))
         new = NewAgent(
             definition,
-            own_blocks=[make_block(block) for block in sent.get("memory_blocks") or ()],
+            own_blocks=[make_block_draft(block) for block in sent.get("memory_blocks") or ()],
             tool_names=sent.get("tools") or (),
             has_base_tools=sent.get("include_base_tools") is not False,
             has_base_rules=sent.get("include_base_tool_rules"),

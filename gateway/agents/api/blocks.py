@@ -16,7 +16,7 @@ from gateway.agents.wire.shown_values import NO_AUTHORS, NO_TEMPLATE, render_tim
 from gateway.agents.wire.struct_fields import NO_TEMPLATES, ONE_PROJECT, Body, Maybe, Name, NoEffect, Strings
 from gateway.core import ids
 from gateway.errors import BadRequest
-from storage.listing import BlockChange, BlockEntry, BlockFilter
+from storage.listing import BlockChange, BlockDraft, BlockEntry, BlockFilter
 from storage.records import API_ORIGIN, Block, Revision
 
 # The most characters of a block that is made without a limit; Letta's number.
@@ -66,8 +66,8 @@ class AgentBlock(CreateBlock):
     last_updated_by_id: NoEffect[str] = UNSET
 
 
-def make_block(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
-    """Returns a new block with its details. The block's id is ignored."""
+def make_block_draft(create: CreateBlock) -> BlockDraft:
+    """Returns the block that a body creates."""
     block = Block(
         id=0,
         label=create.label,
@@ -76,7 +76,7 @@ def make_block(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
         limit=get_sent_or(create.limit, DEFAULT_LIMIT),
         read_only=create.read_only is True,
     )
-    return block, _read_details(create)
+    return BlockDraft(block, _read_details(create))
 
 
 def _make_change(update: UpdateBlock) -> BlockChange:
@@ -184,10 +184,12 @@ class BlockRoutes:
 
     async def create(self, request: ApiRequest, body: CreateBlock) -> dict[str, Any]:
         """Make a block that is attached to no agent yet."""
-        block, details = make_block(body)
-        now = self._api.now()
-        created = await self._blocks.create(request.project, block, details, at=now, origin=API_ORIGIN)
-        return render_block(created)
+        return render_block(await self.create_block(request.project, body))
+
+    async def create_block(self, project: str, body: CreateBlock) -> BlockEntry:
+        """Makes the block of a body, attached to no agent."""
+        block, details = make_block_draft(body)
+        return await self._blocks.create(project, block, details, at=self._api.now(), origin=API_ORIGIN)
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a block."""

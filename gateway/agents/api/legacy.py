@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from gateway.agents.api._paging import OLDEST_FIRST, PASSAGES
 from gateway.agents.api._route import AgentsRoute, ApiRequest
-from gateway.agents.api.blocks import BlockRoutes, CreateBlock, make_block
+from gateway.agents.api.blocks import BlockRoutes, CreateBlock
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.passages import PassageRoutes
 from gateway.agents.api.tools import ToolRoutes
@@ -62,9 +62,7 @@ class LegacyRoutes:
     async def add_block(self, request: ApiRequest, body: CreateBlock) -> dict[str, Any]:
         """Give an agent a new block."""
         agent = await self._api.agents.get(request)
-        now = self._api.now()
-        block, details = make_block(body)
-        created = await self._named_blocks.create(request.project, block, details, at=now, origin=API_ORIGIN)
+        created = await self._blocks.create_block(request.project, body)
         try:
             await self._named_blocks.attach(agent, created.block.uid)
         except Exception:

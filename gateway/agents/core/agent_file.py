@@ -13,8 +13,7 @@ from gateway.core.definition import (
     IdentityDefinition,
     ToolDefinition,
 )
-from storage.listing import PassageDraft
-from storage.records import Block
+from storage.listing import BlockDraft, PassageDraft
 
 
 class PortableMessage(Struct, frozen=True):
@@ -111,8 +110,8 @@ class AgentFile(Struct, frozen=True):
     agents: Sequence[PortableAgent]
     # The tools that the file defines, by name.
     tools: Mapping[str, ToolDefinition] = field(default_factory=dict)
-    # The blocks, each with the body of its definition, by their keys in the file.
-    blocks: Mapping[str, tuple[Block, dict[str, Any]]] = field(default_factory=dict)
+    # The blocks by their keys in the file.
+    blocks: Mapping[str, BlockDraft] = field(default_factory=dict)
     # The folders and archives, by their keys in the file.
     folders: Mapping[str, PortableFolder] = field(default_factory=dict)
     archives: Mapping[str, PortableArchive] = field(default_factory=dict)

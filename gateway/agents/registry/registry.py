@@ -37,8 +37,7 @@ from gateway.settings import Settings
 from storage.database import POLL_S
 from storage.definition_records import Definition, DefinitionKind
 from storage.forget_commands import ForgetTarget
-from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, Page
-from storage.records import Block
+from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, BlockDraft, Page
 from storage.sql.store import Store
 
 
@@ -66,8 +65,7 @@ class NewAgent(AgentParts, frozen=True):
     """An agent to be made."""
 
     definition: AgentDefinition
-    # New blocks, each with the body of its definition.
-    own_blocks: Sequence[tuple[Block, dict[str, Any]]] = ()
+    own_blocks: Sequence[BlockDraft] = ()
     # The names of further tools, which come before `tools`.
     tool_names: Sequence[str] = ()
     # The agent gets the built-in tools of its kind.
@@ -122,15 +120,22 @@ class Registry:
         self.check_name(name)
         tools = await self._load_tools(project, new)
         definition = _with_kind_defaults(new, tools)
-        folders = await self._load_rows(project, DefinitionKind.FOLDER, new.folders or ())
-        identities = await self._load_rows(project, DefinitionKind.IDENTITY, new.identities or ())
+        folders = await self._load_rows(project, DefinitionKind.FOLDER, new.folders)
+        identities = await self._load_rows(project, DefinitionKind.IDENTITY, new.identities)
         numbers = [number_tool(tool) for tool in tools]
         if folders:
             numbers += [number for number in number_file_tools() if number not in numbers]
         agent_draft = AgentDraft(
-            agent=memory, name=name, body=definition.dump(), own=new.own_blocks, blocks=new.blocks, tools=numbers,
-            tags=new.tags, folders=folders, identities=identities,
-        )  # fmt: skip
+            agent=memory,
+            name=name,
+            body=definition.dump(),
+            own_blocks=new.own_blocks,
+            blocks=new.blocks,
+            tools=numbers,
+            tags=new.tags,
+            folders=folders,
+            identities=identities,
+        )
         entry = await self._store.defined_agents.create(agent_draft, at=now)
         self._store.agents.cache(entry.agent)
         if new.has_sleeptime:
@@ -173,11 +178,8 @@ class Registry:
         tools: Sequence[int] | None = None
         if edit.tools is not None:
             tools = [number_tool(await self.tools.get(project, uid)) for uid in edit.tools]
-        folders = identities = None
-        if edit.folders is not None:
-            folders = await self._load_rows(project, DefinitionKind.FOLDER, edit.folders)
-        if edit.identities is not None:
-            identities = await self._load_rows(project, DefinitionKind.IDENTITY, edit.identities)
+        folders = await self._load_rows(project, DefinitionKind.FOLDER, edit.folders)
+        identities = await self._load_rows(project, DefinitionKind.IDENTITY, edit.identities)
 
         async def write_change() -> AgentEntry:
             entry = await self._store.defined_agents.get(project, uid)
@@ -259,8 +261,12 @@ class Registry:
             )
         return entry.definition
 
-    async def _load_rows(self, project: str, kind: DefinitionKind, uids: Sequence[str]) -> Sequence[int]:
-        """Returns the rows by which definitions with these uids are attached. Raises: NotFound."""
+    async def _load_rows(
+        self, project: str, kind: DefinitionKind, uids: Sequence[str] | None
+    ) -> Sequence[int] | None:
+        """Returns the rows by which definitions with these uids are attached; None for None. Raises: NotFound."""
+        if uids is None:
+            return None
         definitions = [await self._store.definitions.get(project, kind, uid) for uid in dict.fromkeys(uids)]
         return [definition.memory_row or definition.id for definition in definitions]
 

@@ -13,7 +13,7 @@ from gateway.agents.registry.memory_scope import draft_memory
 from gateway.core.definition import AgentDefinition, Sleeptime
 from gateway.run.store_errors import retry_overtaken
 from storage.definition_records import DefinitionKind
-from storage.listing import AgentDraft, AgentEntry, ReaderEntry
+from storage.listing import AgentDraft, AgentEntry, BlockDraft, ReaderEntry
 from storage.sql.store import Store
 
 _SUFFIX = "-sleeptime"
@@ -104,7 +104,7 @@ class SleeptimeAgentRegistry:
             agent=draft_memory(self._store, entry.agent.scope.project, DefinitionKind.AGENT),
             name=f"{entry.name}{_SUFFIX}",
             body=definition.dump(),
-            own=[(PERSONA, {})],
+            own_blocks=[BlockDraft(PERSONA, {})],
             # Built-in tools have no rows, so the store numbers them below zero.
             tools=[-1 - index_built_in(name) for name in tools],
         )

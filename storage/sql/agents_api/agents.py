@@ -103,8 +103,8 @@ async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) ->
         memory_row=agent.id,
     )
     await add_definition(connection, definition, at=at)
-    for block, details in draft.own:
-        await add_block(connection, project, block, details, at=at, origin=API_ORIGIN, owner=agent.id)
+    for own in draft.own_blocks:
+        await add_block(connection, project, own.block, own.details, at=at, origin=API_ORIGIN, owner=agent.id)
     for uid in dict.fromkeys(draft.blocks or ()):
         await attach_block(connection, agent.id, await get_block_entry(connection, project, uid))
     await attach_all(connection, agent.id, DefinitionKind.TOOL, draft.tools or ())
