@@ -99,11 +99,18 @@ class ChatAgents(Struct, frozen=True):
         identity, scope = call.identity, call.identity.scope
         assert scope is not None  # `has_conversation` has looked for the conversation in it
         send = RoutedSend(
-            call.spec, scope, identity.conversation_key or DEFAULT_CONVERSATION, messages,
-            is_retry=identity.is_retry, forwarded=call.forwarded, request=without_spoken_messages(request),
-            identity=identity, route=call.route, shows_steps=False,
+            call.spec,
+            scope,
+            identity.conversation_key or DEFAULT_CONVERSATION,
+            messages=messages,
+            is_retry=identity.is_retry,
+            forwarded=call.forwarded,
+            request=without_spoken_messages(request),
+            identity=identity,
+            route=call.route,
+            shows_steps=False,
             heard=find_last_reply_texts(request.messages),
-        )  # fmt: skip
+        )
         output = RunOutput(lambda _: make_view, call.sink, receipt)
         result = await self.agent_runs.answer_in_queue(send, output)
         if result.is_repeat:

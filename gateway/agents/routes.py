@@ -52,8 +52,7 @@ class _HasRoutes(Protocol):
 
 def list_error_forms() -> dict[str, ErrorForm]:
     """Returns the form of errors by path prefix."""
-    form = LettaErrors()
-    return dict.fromkeys(_PREFIXES, form)
+    return dict.fromkeys(_PREFIXES, LettaErrors())
 
 
 def make_routes(api: AgentsApi, bodies: BodyReader) -> list[Route]:

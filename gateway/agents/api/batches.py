@@ -19,6 +19,7 @@ from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.dependencies import AgentsApi, read_sent_uid
 from gateway.agents.batches.batch_requests import RequestedItem
+from gateway.agents.batches.item_texts import ItemRequest
 from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.message import Showing, read_showing
@@ -297,11 +298,10 @@ def _make_item(request: BatchRequest, n: int) -> RequestedItem:
     conversation_name = get_sent_or(request.conversation_id, DEFAULT_CONVERSATION)
     if conversation_name != DEFAULT_CONVERSATION:
         conversation_name = read_uid("conv", conversation_name)
-    return RequestedItem(
-        read_uid("agent", request.agent_id),
+    item_request = ItemRequest(
         content.messages,
         request.max_steps,
-        conversation_name,
         model=find_sent(request.override_model),
         system=find_sent(request.override_system),
     )
+    return RequestedItem(read_uid("agent", request.agent_id), item_request, conversation_name)

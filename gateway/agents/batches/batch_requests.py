@@ -14,7 +14,6 @@ from adapters.batch.batch_provider import BatchProvider
 from gateway.agents.batches.item_texts import ItemRequest
 from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.core import ids
-from gateway.core.conversation.wire_message import WireMessage
 from gateway.errors import BadRequest, UnknownModel
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import make_agent_route
@@ -37,12 +36,8 @@ class RequestedItem(Struct, frozen=True):
     """An item of a batch as it is requested: one send to one agent."""
 
     agent_uid: str
-    messages: tuple[WireMessage, ...]
-    max_steps: int
+    request: ItemRequest
     conversation_name: str = DEFAULT_CONVERSATION
-    # The model and the system prompt in place of the agent's; None: those of the agent.
-    model: str | None = None
-    system: str | None = None
 
 
 class BatchRequests(Struct, frozen=True):
@@ -104,8 +99,9 @@ class BatchRequests(Struct, frozen=True):
 
         Raises: BadRequest.
         """
+        request = item.request
         resolved = await self.resolver.resolve_for_send(
-            project, item.agent_uid, item.conversation_name, model=item.model, system=item.system
+            project, item.agent_uid, item.conversation_name, model=request.model, system=request.system
         )
         try:
             route = make_agent_route(self.settings, resolved.spec)
@@ -130,14 +126,18 @@ class BatchRequests(Struct, frozen=True):
         """Returns the draft of an item. Raises: NotFound if there is no such conversation."""
         conversation_row = 0
         if item.conversation_name != DEFAULT_CONVERSATION:
-            stored = await self.store.messages.get_conversation(agent_row, item.conversation_name)
-            conversation_row = stored.id
-        request = ItemRequest(item.messages, item.max_steps, item.model, item.system)
+            conversation = await self.store.messages.get_conversation(agent_row, item.conversation_name)
+            conversation_row = conversation.id
         run = Run(
-            id=0, uid=ids.new_uid(), agent_row=agent_row, conversation_row=conversation_row, state=RunState.CREATED,
-            created=now, background=True,
-        )  # fmt: skip
-        return ItemDraft(run, msgspec.json.encode(request), ids.new_uid())
+            id=0,
+            uid=ids.new_uid(),
+            agent_row=agent_row,
+            conversation_row=conversation_row,
+            state=RunState.CREATED,
+            created=now,
+            background=True,
+        )
+        return ItemDraft(run, msgspec.json.encode(item.request), ids.new_uid())
 
 
 def _check_counts(items: Sequence[RequestedItem]) -> None:

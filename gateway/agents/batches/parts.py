@@ -147,10 +147,8 @@ class PartJournal:
 
         first_poll_s: the seconds between the first two polls of a part.
         """
-        entries = {
-            name: orjson.loads(result)
-            for name, result in (await store.batches.load_journal(job.job.id)).items()
-        }
+        results = await store.batches.load_journal(job.job.id)
+        entries = {name: orjson.loads(result) for name, result in results.items()}
         journal = PartJournal(job, now, first_poll_s)
         while (fields := entries.get(f"part-{len(journal.parts) + 1}")) is not None:
             part = ProviderPart(len(journal.parts) + 1, **fields)

@@ -49,9 +49,8 @@ class AgentViews(Struct, frozen=True):
         """Returns agents with all their parts, in the order of `entries`."""
         agents = [entry.agent.id for entry in entries]
         tags = await self.store.defined_agents.load_tags(agents)
-        tools = await self.tools.load_of_agents(
-            await self.store.attached.load_targets_of_agents(agents, DefinitionKind.TOOL)
-        )
+        tool_numbers = await self.store.attached.load_targets_of_agents(agents, DefinitionKind.TOOL)
+        tools = await self.tools.load_of_agents(tool_numbers)
         blocks = await self.store.named_blocks.load_visible(agents)
         runs = await self.store.runs.load_newest_runs(agents)
         readers = await self.store.readers.load_by_memory(agents)

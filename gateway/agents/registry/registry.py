@@ -120,8 +120,8 @@ class Registry:
         self.check_name(name)
         tools = await self._load_tools(project, new)
         definition = _with_kind_defaults(new, tools)
-        folders = await self._load_rows(project, DefinitionKind.FOLDER, new.folders)
-        identities = await self._load_rows(project, DefinitionKind.IDENTITY, new.identities)
+        folders = await self._find_rows(project, DefinitionKind.FOLDER, new.folders)
+        identities = await self._find_rows(project, DefinitionKind.IDENTITY, new.identities)
         numbers = [number_tool(tool) for tool in tools]
         if folders:
             numbers += [number for number in number_file_tools() if number not in numbers]
@@ -178,8 +178,8 @@ class Registry:
         tools: Sequence[int] | None = None
         if edit.tools is not None:
             tools = [number_tool(await self.tools.get(project, uid)) for uid in edit.tools]
-        folders = await self._load_rows(project, DefinitionKind.FOLDER, edit.folders)
-        identities = await self._load_rows(project, DefinitionKind.IDENTITY, edit.identities)
+        folders = await self._find_rows(project, DefinitionKind.FOLDER, edit.folders)
+        identities = await self._find_rows(project, DefinitionKind.IDENTITY, edit.identities)
 
         async def write_change() -> AgentEntry:
             entry = await self._store.defined_agents.get(project, uid)
@@ -261,7 +261,7 @@ class Registry:
             )
         return entry.definition
 
-    async def _load_rows(
+    async def _find_rows(
         self, project: str, kind: DefinitionKind, uids: Sequence[str] | None
     ) -> Sequence[int] | None:
         """Returns the rows by which definitions with these uids are attached; None for None. Raises: NotFound."""

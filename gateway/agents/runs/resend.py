@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.agents.core.repeated_messages import count_repeated_messages
 from gateway.agents.runs.abandoned_runs import AbandonedRuns
 from gateway.agents.runs.run import RoutedSend, RunRequest
-from gateway.agents.runs.stored_run import load_exchanges_of_run
+from gateway.agents.runs.stored_run import find_step, load_exchanges_of_run
 from gateway.core.conversation.canonical import MessageHasher, is_user
 from gateway.core.conversation.kind import QueueName
 from gateway.core.conversation.private import read_private
@@ -21,7 +21,6 @@ from gateway.core.conversation.stored_messages import list_messages
 from gateway.core.conversation.stored_path import find_refused_ids
 from gateway.core.ids import ObjectRef, parse_ref
 from gateway.run.memory.keeper import MemoryKeeper
-from storage.errors import NotFound
 from storage.records import DEFAULT_CONVERSATION, Agent, Exchange
 from storage.run_records import Run, RunState
 from storage.sql.store import Store
@@ -192,7 +191,8 @@ class SendMatcher(Struct, frozen=True):
             above = await self.store.turns.find_exchange(self.agent, exchanges[-1].parent)
             if above is None or above.conversation_row != first.conversation_row:
                 break
-            if await _ended_with_waiting_calls(self.store, self.agent, above):
+            step = await find_step(self.store, self.agent, above)
+            if step is not None and step.waiting:
                 break
             exchanges.append(above)
         return exchanges
@@ -242,15 +242,6 @@ async def _load_newest_exchanges(store: Store, agent: Agent, conversation_name: 
     # The smallest window has evicted all that any window has.
     stored_path = await store.stored_paths.load_path(agent, conversation_name, window_tokens=1)
     return () if stored_path is None else stored_path.path
-
-
-async def _ended_with_waiting_calls(store: Store, agent: Agent, exchange: Exchange) -> bool:
-    """Returns whether a run ended with this exchange because its calls waited for answers."""
-    try:
-        return bool((await store.runs.get_step(agent.scope.project, agent.uid, exchange.seq)).step.waiting)
-    except NotFound:
-        # The exchange is a chat completion's, which was written as a whole.
-        return False
 
 
 async def _find_approval_request(store: Store, agent: Agent, exchange: Exchange) -> ObjectRef | None:

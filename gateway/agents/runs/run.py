@@ -30,14 +30,9 @@ from storage.run_commands import ReadSpan, RunAccept
 from storage.run_records import Run, RunState, TokenCounts
 
 
-class RunRequest(Struct, frozen=True):
-    """A send to a stored conversation."""
+class SendFields(Struct, frozen=True, kw_only=True):
+    """The part of a send that is stored with a background run until the run has ended."""
 
-    spec: AgentSpec
-    # The scope of the agent's memory.
-    scope: Scope
-    # The `Conversation.name`, or the conversation's public id until the send is in its queue.
-    conversation_name: str = DEFAULT_CONVERSATION
     # The messages as they are stored, with the gateway's private fields.
     messages: tuple[WireMessage, ...] = ()
     # Answers to waiting calls. The messages follow the results of these calls.
@@ -48,6 +43,26 @@ class RunRequest(Struct, frozen=True):
     client_tools: tuple[Json, ...] = ()
     # The most steps of the run.
     max_steps: int = DEFAULT_MAX_STEPS
+    # The request is refused while calls wait for answers, since a message would deny these calls.
+    spares_pauses: bool = False
+    # The model and the system prompt that replace the agent's own for this send; None: none does.
+    model: str | None = None
+    system: str | None = None
+
+    def list_fields(self) -> dict[str, Any]:
+        """Returns the fields of this struct, for another struct that has them."""
+        return {name: getattr(self, name) for name in SendFields.__struct_fields__}
+
+
+class RunRequest(SendFields, frozen=True):
+    """A send to a stored conversation."""
+
+    # The agent, with the model and the system prompt of the send.
+    spec: AgentSpec
+    # The scope of the agent's memory.
+    scope: Scope
+    # The `Conversation.name`, or the conversation's public id until the send is in its queue.
+    conversation_name: str = DEFAULT_CONVERSATION
     # The client's id of this request, which a resent request has as well; None: the client gives no id.
     otid: str | None = None
     # The client's library marks the request as a retry.
@@ -58,11 +73,6 @@ class RunRequest(Struct, frozen=True):
     parent_run_row: int | None = None
     # The number of messages between agents that led to this request.
     depth: int = 0
-    # The request is refused while calls wait for answers, since a message would deny these calls.
-    spares_pauses: bool = False
-    # The model and the system prompt that replace the agent's own for this send, in `spec` as well; None: none does.
-    model: str | None = None
-    system: str | None = None
     # The span of another memory that the messages quote; None: they quote none. An upstream's failure does not end a
     # run that reads a memory.
     reading: ReadSpan | None = None

@@ -15,6 +15,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.agents.core.call_decision import CallDecision
 from gateway.agents.core.repeated_messages import detect_barge_in
 from gateway.agents.runs.calls.call_record import load_answers, load_results, number_call
 from gateway.agents.runs.calls.pauses import (
@@ -29,6 +30,7 @@ from gateway.agents.runs.resend import hash_otid
 from gateway.agents.runs.run import AcceptedRun, RoutedSend, cut_to_window
 from gateway.agents.runs.run_memory import CONFLICT_TRIES, RunMemory, ToolboxFactory
 from gateway.agents.runs.stored_conversation import read_stored_context, resume_open_step
+from gateway.agents.runs.stored_run import find_step
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.message_rewrite import cut_reply
 from gateway.core.conversation.stored_messages import map_calls_to_tool_names
@@ -302,12 +304,7 @@ class RunStarter:
         last = context.path[-1] if context.path else None
         if last is None or last.is_forgotten:
             return None
-        agent = context.agent
-        try:
-            return (await self._keeper.store.runs.get_step(agent.scope.project, agent.uid, last.seq)).step
-        except NotFound:
-            # A chat completion has made the exchange, which was written as a whole.
-            return None
+        return await find_step(self._keeper.store, context.agent, last)
 
     # -- answers to calls that wait
 
@@ -342,12 +339,7 @@ class RunStarter:
         may_repeat = send.accepted is not None or send.is_retry or bool(send.otid)
         earlier_ids = [message["tool_call_id"] for message in earlier]
         window = context.request.target.context_window
-        decisions = [
-            decision
-            if decision.result is None
-            else replace(decision, result=cut_to_window(decision.result, window))
-            for decision in send.decisions
-        ]
+        decisions = [_cut_result(decision, window) for decision in send.decisions]
         answers = make_answers(step, earlier_ids, decisions, may_repeat=may_repeat)
         answered = {*earlier_ids, *(message["tool_call_id"] for message in answers)}
         if send.messages and list_unanswered(step, answered):
@@ -362,6 +354,13 @@ class RunStarter:
         if run is None:
             raise NotFound("the run that waits is gone")
         return resume_answered(context, step, [*earlier, *answers], run)
+
+
+def _cut_result(decision: CallDecision, window: int | None) -> CallDecision:
+    """Returns a copy of a decision with its result cut to the window, as `cut_to_window` does."""
+    if decision.result is None:
+        return decision
+    return replace(decision, result=cut_to_window(decision.result, window))
 
 
 def _without_stored_results(

@@ -30,19 +30,17 @@ class SendQueue:
 
         Raises: NotFound if there is no such conversation; TooManySends; StoreError.
         """
-        queues = self._keeper.queues
-        if not self._ends.is_shared:
-            agent, name = await self._get_conversation(send)
-            await queues.enter(QueueName(agent.uid, name), ticket, MAX_SENDS)
-            return _route_to(send, name)
-        # Sends that wait for a server's answers queue in the order in which they came.
+        queues, is_shared = self._keeper.queues, self._ends.is_shared
         with QueueTicket() as arrival:
-            arrivals = QueueName(f"arriving {send.scope}", send.conversation_name)
-            await queues.enter_here(arrivals, arrival, MAX_SENDS)
+            if is_shared:
+                # Sends that wait for a server's answers queue in the order in which they came.
+                arrivals = QueueName(f"arriving {send.scope}", send.conversation_name)
+                await queues.enter_here(arrivals, arrival, MAX_SENDS)
             agent, name = await self._get_conversation(send)
-            await self._ends.wait_for_accepted(agent, name)
+            if is_shared:
+                await self._ends.wait_for_accepted(agent, name)
             await queues.enter(QueueName(agent.uid, name), ticket, MAX_SENDS, arrival)
-        return _route_to(send, name)
+        return replace(send, conversation_name=name, identity=replace(send.identity, conversation_key=name))
 
     async def _get_conversation(self, send: RoutedSend) -> tuple[Agent, str]:
         """Returns the agent, and the name that all sends to the conversation use. Raises: NotFound, StoreError."""
@@ -52,8 +50,3 @@ class SendQueue:
             return agent, name
         conversation = await find_conversation(self._keeper.store, agent, name)
         return agent, name if conversation is None else conversation.name
-
-
-def _route_to(send: RoutedSend, name: str) -> RoutedSend:
-    """Returns a copy of a send, to the conversation of this name."""
-    return replace(send, conversation_name=name, identity=replace(send.identity, conversation_key=name))

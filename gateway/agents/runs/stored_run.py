@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from gateway.core.conversation.stored_messages import list_messages
 from gateway.core.turn.stop_reason import StopReason
+from storage.errors import NotFound
 from storage.job_records import Job
 from storage.records import Agent, Exchange
-from storage.run_records import Run, RunState, TokenCounts
+from storage.run_records import Run, RunState, RunStep, TokenCounts
 from storage.sql.store import Store
 
 # The error message of a run that fails by a fault in the gateway.
@@ -28,6 +29,17 @@ async def load_exchanges_of_run(store: Store, agent: Agent, run: Run) -> Sequenc
     if unanswered is not None and all(listed.is_result for listed in list_messages(unanswered)[:1]):
         exchanges.append(unanswered)
     return exchanges
+
+
+async def find_step(store: Store, agent: Agent, exchange: Exchange) -> RunStep | None:
+    """Returns the step of an exchange; None if a chat completion made the exchange, which is then written as a whole.
+
+    Raises: StoreError.
+    """
+    try:
+        return (await store.runs.get_step(agent.scope.project, agent.uid, exchange.seq)).step
+    except NotFound:
+        return None
 
 
 async def load_last_counts(store: Store, run: Run) -> TokenCounts:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -30,6 +29,7 @@ from gateway.core.turn.round import DONE_EVENT
 from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
+from gateway.core.turn.upstream_error import parse_error_body
 from gateway.core.usage.reported import find_reported_counts, find_usage
 from gateway.dialects.event_stream import encode_event
 from gateway.errors import GatewayError, UpstreamError
@@ -327,10 +327,7 @@ class StepView(ClientView):
 
 def _read_error_message(body: bytes) -> str | None:
     """Returns the message of an upstream's error, in any of the usual forms; None if the body has no message."""
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    error = parsed.get("error", parsed) if isinstance(parsed, dict) else None
+    parsed = parse_error_body(body)
+    error = None if parsed is None else parsed.get("error", parsed)
     message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
     return message if isinstance(message, str) else None

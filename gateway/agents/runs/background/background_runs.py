@@ -187,16 +187,17 @@ class BackgroundRuns:
         self._ends.notify(run)
         return PerformedRun(run, request.callback)
 
-    async def _run_agent(self, attempt: _RunAttempt, stored: StoredRequest, log: EventLog | None) -> None:
+    async def _run_agent(self, attempt: _RunAttempt, request: StoredRequest, log: EventLog | None) -> None:
         """Runs the agent. Fails the run on an error that another attempt would meet as well.
 
+        request: the stored request of the run.
         log: the log of the run's events; None: no events are logged.
 
         Raises: StoreError or CancelledError, after which the run can be tried again.
         """
         agent = attempt.agent
         run = attempt.run
-        options = stored.shown or {}
+        options = request.event_options or {}
 
         def choose_view(start: RunStart) -> ViewFactory:
             return UnseenView if log is None else self._dialect.make_view(start, options)
@@ -205,11 +206,13 @@ class BackgroundRuns:
         try:
             conversation_name = attempt.conversation_name
             resolved = await self._resolver.resolve_for_send(
-                agent.scope.project, agent.uid, conversation_name, model=stored.model, system=stored.system
+                agent.scope.project, agent.uid, conversation_name, model=request.model, system=request.system
             )
-            run_request = stored.make_run_request(resolved, conversation_name, attempt.open_run.forwarded)
-            replaced = await self._store.runs.find_run(agent.id, stored.replaces) if stored.replaces else None
-            accepted = AcceptedRun(run, stored.encode(includes_messages=False), attempt.job, replaced)
+            run_request = request.make_run_request(resolved, conversation_name, attempt.open_run.forwarded)
+            replaced = (
+                await self._store.runs.find_run(agent.id, request.replaces) if request.replaces else None
+            )
+            accepted = AcceptedRun(run, request.encode(includes_messages=False), attempt.job, replaced)
             await self._agent_runs.perform_accepted(run_request, accepted, attempt.ticket, choose_view, sink)
         except (MessageGone, NotFound):
             await self._fail(run, _REQUEST_GONE, attempt.job)

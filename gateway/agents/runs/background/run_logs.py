@@ -41,20 +41,18 @@ class RunLogs:
         return EventLog(self._store, run, agent.epoch, self._dialect)
 
     async def open(
-        self, agent: Agent, run: Run, open_run: OpenRun, stored: StoredRequest, job: Job
+        self, agent: Agent, run: Run, open_run: OpenRun, request: StoredRequest, job: Job
     ) -> EventLog | None:
         """Returns the log of a run, open for the events of this attempt; None if the run has no log.
 
-        stored: the request of the run.
+        request: the stored request of the run.
         job: the attempt.
         """
-        log = open_run.log
-        is_new = log is None
+        is_new = open_run.log is None
         # The request may be erased by now. A log that has readers is written to its end all the same.
-        if stored.shown is None and is_new:
+        if request.event_options is None and is_new:
             return None
-        if log is None:
-            log = open_run.log = self.make(run, agent)
+        log = open_run.log = open_run.log or self.make(run, agent)
         attempt = job.attempt
         log.job = job
         self.begin(log, run)
@@ -66,7 +64,7 @@ class RunLogs:
                 log.add(self._dialect.make_first_event(run.uid))
             log.add(
                 await self._dialect.make_missing_events(
-                    replace(run, state=RunState.RUNNING), stored.shown or {}, logged, attempt
+                    replace(run, state=RunState.RUNNING), request.event_options or {}, logged, attempt
                 )
             )
         return log
@@ -83,7 +81,7 @@ class RunLogs:
             return None
         agent = await self._store.agents.find_by_id(run.agent_row)
         texts = await self._store.run_texts.load_texts(run.agent_row, run.id, RunTextKind.REQUEST)
-        if agent is None or not texts or StoredRequest.decode(texts[0].data).shown is None:
+        if agent is None or not texts or StoredRequest.decode(texts[0].data).event_options is None:
             return None
         log = self.make(run, agent)
         await log.resume(agent.epoch, 1)
@@ -93,12 +91,13 @@ class RunLogs:
         open_run.log = open_run.log or log
         return open_run.log
 
-    async def complete(self, log: EventLog, run: Run, stored: StoredRequest, attempt: int) -> None:
+    async def complete(self, log: EventLog, run: Run, request: StoredRequest, attempt: int) -> None:
         """Adds the missing last events of a run that has ended to its log, and closes the log."""
         await log.flush()
         logged = [event async for _, event in load_events(self._store, run, 0)]
         if not (logged and self._dialect.is_end(logged[-1])):
-            log.add(await self._dialect.make_missing_events(run, stored.shown or {}, logged, attempt))
+            options = request.event_options or {}
+            log.add(await self._dialect.make_missing_events(run, options, logged, attempt))
         await log.close()
 
     def close_deleted(self, open_run: OpenRun) -> None:

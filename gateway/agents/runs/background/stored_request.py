@@ -7,17 +7,13 @@ for no model that the caller's key may not ask for; its usage is counted for the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import msgspec
-from msgspec import Struct, field
+from msgspec import field
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.agents.core.call_decision import CallDecision
 from gateway.agents.registry.resolved_agents import ResolvedAgent
-from gateway.agents.runs.run import RunRequest
+from gateway.agents.runs.run import RunRequest, SendFields
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.run.call import Forwarded
 from storage.records import Agent
@@ -25,24 +21,15 @@ from storage.records import Agent
 
 def hash_send(agent: Agent, run_request: RunRequest) -> bytes:
     """Returns a digest of the messages and decisions of a send."""
-    sent = msgspec.json.encode((run_request.messages, run_request.decisions))
-    return MessageHasher(agent.secret).digest(sent)
+    content = msgspec.json.encode((run_request.messages, run_request.decisions))
+    return MessageHasher(agent.secret).digest(content)
 
 
-class StoredRequest(Struct, frozen=True):
-    """The part of a request that is stored."""
+class StoredRequest(SendFields, frozen=True):
+    """The request of a background run as it is stored."""
 
-    # The fields from `messages` to `client_tools` have the values of the `RunRequest`.
-    messages: tuple[Json, ...] = ()
-    decisions: tuple[CallDecision, ...] = ()
-    fields: Mapping[str, Any] | None = None
-    max_steps: int = 1
-    model: str | None = None
-    system: str | None = None
-    spares_pauses: bool = False
-    client_tools: tuple[Json, ...] = ()
     # Options of the dialect for its events; None: no events are logged.
-    shown: Json | None = None
+    event_options: Json | None = field(name="shown", default=None)
     # The URL that is posted to when the run has ended; None: no URL is posted to.
     callback: str | None = None
     # Patterns of the models that the key of the caller may ask for (None: all), and the id of the key.
@@ -55,21 +42,28 @@ class StoredRequest(Struct, frozen=True):
 
     @staticmethod
     def of(
-        request: RunRequest, digest: bytes, options: Json | None, callback: str | None, replaces: int | None
+        request: RunRequest,
+        digest: bytes,
+        event_options: Json | None,
+        callback: str | None,
+        replaces: int | None,
     ) -> StoredRequest:
         """Returns the part of a request that is stored.
 
         digest: the result of `hash_send` for the request.
-        options: the options of the dialect for its events; None: no events are logged.
+        event_options: the options of the dialect for its events; None: no events are logged.
         callback: the URL that is posted to when the run has ended; None: no URL is posted to.
         replaces: the row of an ended run of the same send; None: there is none.
         """
         return StoredRequest(
-            messages=request.messages, decisions=request.decisions, fields=request.fields, max_steps=request.max_steps,
-            model=request.model, system=request.system, spares_pauses=request.spares_pauses,
-            client_tools=request.client_tools, shown=options, callback=callback, models=request.forwarded.models,
-            key_id=request.forwarded.key_id, digest=digest.hex(), replaces=replaces or 0,
-        )  # fmt: skip
+            **request.list_fields(),
+            event_options=event_options,
+            callback=callback,
+            models=request.forwarded.models,
+            key_id=request.forwarded.key_id,
+            digest=digest.hex(),
+            replaces=replaces or 0,
+        )
 
     @staticmethod
     def decode(data: bytes) -> StoredRequest:
@@ -88,9 +82,6 @@ class StoredRequest(Struct, frozen=True):
         resolved: the agent, with the model and prompt of the request.
         forwarded: the headers and fields that the process has in memory; empty after a restart.
         """
-        return RunRequest(
-            resolved.spec, resolved.scope, conversation_name, messages=self.messages, decisions=self.decisions,
-            fields=self.fields or {}, client_tools=self.client_tools, max_steps=self.max_steps,
-            forwarded=replace(forwarded, models=self.models, key_id=self.key_id), model=self.model,
-            system=self.system, spares_pauses=self.spares_pauses,
-        )  # fmt: skip
+        forwarded = replace(forwarded, models=self.models, key_id=self.key_id)
+        fields = self.list_fields()
+        return RunRequest(resolved.spec, resolved.scope, conversation_name, forwarded=forwarded, **fields)
