@@ -60,7 +60,7 @@ class PrivateFields(TypedDict, total=False):
     # A reply can have these.
     filler: str  # text of its calls, before its own text
     spoken: str  # text of its calls, after its own text
-    asides: Mapping[str, Any]  # tool -> the names of the asides among its arguments
+    asides: Mapping[str, Sequence[str]]  # tool -> the names of the asides among its arguments
     fillers: list[tuple[int, int]]  # [from, to] of each, in characters of its text
     cut: bool  # the reply was cut
     unread: bool  # the reply was made without the results right before it, which the upstream refused to read

@@ -164,6 +164,15 @@ class _FullExchange(_Exchange):
     redactions: dict[int, _Kinds]
 
 
+class _BlockDetails(msgspec.Struct):
+    """The fields of a block that a turn does not need."""
+
+    metadata: dict[str, Any] = {}
+    tags: list[str] = []
+    hidden: bool = False
+    name: str | None = None
+
+
 class _Block(msgspec.Struct):
     """A block, without its value: its versions have that."""
 
@@ -172,8 +181,7 @@ class _Block(msgspec.Struct):
     limit: _Count
     read_only: bool
     uid: _Uid | None = None
-    # What was defined over REST.
-    details: dict[str, Any] | None = None
+    details: _BlockDetails | None = None
 
 
 class _Version(msgspec.Struct):
@@ -295,7 +303,7 @@ class _AttachedBlock(msgspec.Struct):
     limit: _Count
     read_only: bool
     value: str
-    details: dict[str, Any] | None = None
+    details: _BlockDetails | None = None
 
 
 # The further fields of records that are attached by their public id, by kind.
