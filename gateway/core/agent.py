@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
-from gateway.core.definition import NO_DEFINITION, AgentDefinition, Sleeptime, ToolDefinition
+from gateway.core.definition import NO_DEFINITION, AgentDefinition, FixedFiller, Sleeptime, ToolDefinition
 from storage.records import Block
 
 
@@ -18,35 +18,8 @@ class AgentTool(Struct, frozen=True):
     definition: ToolDefinition | None = None
 
 
-# The delay of a fixed filler that names none; the same as in the settings.
-FILLER_AFTER_MS: Final = 1000.0
-
-
-class FixedFiller(Struct, frozen=True):
-    """A sentence for the user when a tool takes longer than `after_ms`."""
-
-    # The delay in milliseconds.
-    after_ms: float
-    # The sentence.
-    say: str
-
-
 # The filler before a tool: a sentence of the model's own, a fixed one, or nothing.
 Filler = Literal["model"] | FixedFiller | None
-
-
-def parse_filler(value: object) -> Filler:
-    """Returns the filler of a definition's body. value: "model", {"after_ms" (optional), "say"}, or "none"."""
-    if isinstance(value, dict):
-        return FixedFiller(float(value.get("after_ms", FILLER_AFTER_MS)), str(value["say"]))
-    return "model" if value == "model" else None
-
-
-def render_filler(filler: Filler) -> Literal["model", "none"] | dict[str, Any]:
-    """Returns a filler in the form of a definition's body."""
-    if isinstance(filler, FixedFiller):
-        return {"after_ms": filler.after_ms, "say": filler.say}
-    return filler or "none"
 
 
 # The way in which an agent speaks. reply: by its text, and the turn goes on after any call. message: by a tool, and the

@@ -13,6 +13,8 @@ from msgspec import Struct, field
 
 # The largest JSON schema of a tool; a model's window would hold few of this size.
 MAX_SCHEMA_BYTES = 64 * 1024
+# The delay of a fixed filler that names none, in milliseconds; the same as in the settings.
+FILLER_AFTER_MS: Final = 1000.0
 # The number of turns that make a sleeptime agent's run due, unless its definition has another.
 SLEEP_EVERY = 5
 
@@ -29,6 +31,14 @@ class _Stored(Struct, frozen=True):
     def of(cls, body: Mapping[str, Any]) -> Self:
         """Reads a stored definition. A field that this version does not know is ignored."""
         return msgspec.convert(body, cls)
+
+
+class FixedFiller(_Stored, frozen=True):
+    """A sentence for the user when a tool takes longer than `after_ms`."""
+
+    say: str
+    # The delay in milliseconds.
+    after_ms: float = FILLER_AFTER_MS
 
 
 class Sleeptime(_Stored, frozen=True):
@@ -89,8 +99,8 @@ class AgentDefinition(_Stored, frozen=True):
     recall_tokens: int | None = None
     # Facts are learned from the agent's conversations.
     learns: bool = False
-    # The filler before a tool runs: "model", {"after_ms", "say"} or "none"; None: the default of the agent's kind.
-    filler: Literal["model", "none"] | dict[str, Any] | None = None
+    # The filler before a tool: a sentence of the model's own, a fixed one, or nothing; None: that of the agent's kind.
+    filler: Literal["model", "none"] | FixedFiller | None = None
     # The sleeptime agents that read the agent's turns; None: no sleeptime agents.
     sleeptime: Sleeptime | None = None
     # Fields of a dialect that have no effect here and are returned as they came.

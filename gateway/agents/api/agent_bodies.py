@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import msgspec
 import orjson
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, UnsetType, to_builtins
 from msgspec.structs import replace
 
 from gateway.agents.api.blocks import AgentBlock
@@ -35,8 +34,7 @@ from gateway.agents.wire.struct_fields import (
     partly_honoured,
     refused,
 )
-from gateway.core.agent import FILLER_AFTER_MS
-from gateway.core.definition import AgentDefinition
+from gateway.core.definition import FILLER_AFTER_MS, AgentDefinition, FixedFiller
 from gateway.core.json_object import without_none
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
@@ -200,7 +198,7 @@ def with_update(definition: AgentDefinition, update: UpdateAgent) -> AgentDefini
     if "timezone" in values:
         _check_timezone(values["timezone"])
     if "tool_rules" in sent:
-        values["rules"] = _drop_repeated_rules(map(msgspec.to_builtins, sent["tool_rules"]))
+        values["rules"] = _drop_repeated_rules(map(to_builtins, sent["tool_rules"]))
     if "compaction_settings" in sent:
         values["compaction"] = merge_compaction(definition.compaction, sent["compaction_settings"])
     values.update(_read_model(definition, sent))
@@ -225,9 +223,9 @@ def _read_extension(definition: AgentDefinition, extension: Own) -> dict[str, An
     sent = get_sent_fields(extension)
     if sent.get("learn") and not definition.learns:
         raise BadRequest(_NO_LEARNING, param="mnemogate.learn")
-    values = {
-        field: msgspec.to_builtins(sent[name]) for name, field in EXTENSION_FIELDS.items() if name in sent
-    }
+    values = {field: sent[name] for name, field in EXTENSION_FIELDS.items() if name in sent}
+    if isinstance(filler := sent.get("filler"), FillerBody):
+        values["filler"] = FixedFiller(filler.say, filler.after_ms)
     if "rebuild" in sent:
         values["rebuilds"] = sent["rebuild"] == "always"
     return values

@@ -18,7 +18,7 @@ from gateway.agents.registry.resolved_agents import ResolvedAgent, ResolvedAgent
 from gateway.agents.registry.sleeptime_agents import find_sleeptime
 from gateway.agents.registry.tool_registry import ToolRegistry, ToolView
 from gateway.core import ids
-from gateway.core.agent import AgentSpec, AgentTool, parse_filler
+from gateway.core.agent import AgentSpec, AgentTool
 from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
 from gateway.core.tool_rule import read_rules
 from gateway.errors import BadRequest
@@ -129,10 +129,11 @@ class AgentResolver(Struct, frozen=True):
         definition = AgentDefinition.of(stored.body)
         upstream, model = split_model(self.settings, definition.model)
         kind = choose_kind(definition.kind)
+        filler = definition.filler or kind.filler
         return AgentSpec(
             name=stored.name, system=_render_prompt(definition, tools), model=model, upstream=upstream,
             has_callers_model=True, context_window=definition.context_window, offers_tools=bool(tools),
-            rebuilds_section=definition.rebuilds, filler=parse_filler(definition.filler or kind.filler),
+            rebuilds_section=definition.rebuilds, filler=None if filler == "none" else filler,
             uid=stored.uid, style=kind.style, tools=tuple(_make_agent_tool(tool) for tool in tools),
             definition=definition, sleeptime=find_sleeptime(definition),
         )  # fmt: skip

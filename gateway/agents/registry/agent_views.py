@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from gateway.agents.core.kinds import DEFAULT_KIND
 from gateway.agents.registry.agent_resolver import make_profile_spec
 from gateway.agents.registry.tool_registry import ToolRegistry, ToolView, make_built_in
-from gateway.core.agent import AgentSpec, render_filler
+from gateway.core.agent import AgentSpec
 from gateway.core.definition import AgentDefinition
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from storage.definition_records import Definition, DefinitionKind
@@ -91,7 +91,7 @@ class AgentViews(Struct, frozen=True):
         model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
         definition = AgentDefinition(
             DEFAULT_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds_section,
-            learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=render_filler(spec.filler),
+            learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=spec.filler or "none",
         )  # fmt: skip
         return Definition(
             id=0, uid=agent.uid, project=agent.scope.project, kind=DefinitionKind.AGENT, memory_row=agent.id,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 from msgspec import Struct
 
-from gateway.core.agent import FixedFiller
+from gateway.core.definition import FixedFiller
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.turn.asides import Asides
 

@@ -28,7 +28,7 @@ from gateway.run.admin.import_progress import ImportProgress
 from gateway.run.admin.memory_records import FactOrigin
 from gateway.validation import InvalidValue, convert
 from storage.definition_records import DefinitionKind
-from storage.records import ExchangeState
+from storage.records import REPLY, ExchangeState
 
 # The fields of conversations and exchanges in exports of formats 1 and 2, with their present names.
 FORMER_NAMES = {
@@ -421,6 +421,8 @@ def check_line(part: str, values: Mapping[str, Any], *, is_for_tombstone: bool =
     _check(part, values, _Tombstone if is_for_tombstone else _STRUCTS_BY_PART[part])
     if part == "definition":
         _check_definition(values)
+    elif part == "exchange" and not is_for_tombstone:
+        _check_redactions(values)
     elif part == "version" and values["restores"] is not None and values["restores"] >= values["version"]:
         # An undo follows `restores` from version to version, and would follow a circle for ever.
         raise MalformedLine("version: `restores` is not the number of an earlier version")
@@ -433,6 +435,14 @@ def check_line(part: str, values: Mapping[str, Any], *, is_for_tombstone: bool =
 def check_header(values: Any) -> None:
     """Checks the fields of the first line. Raises: MalformedLine."""
     _check("memory", values, ExportHeader)
+
+
+def _check_redactions(values: Mapping[str, Any]) -> None:
+    """Checks that the messages that an exchange does not store are its own. Raises: MalformedLine."""
+    message_count = len(values["input"] or ())
+    for index in values["redactions"]:
+        if not REPLY <= int(index) < message_count:
+            raise MalformedLine(f"exchange: `redactions` names the message {index} of {message_count}")
 
 
 def _check_definition(values: Mapping[str, Any]) -> None:
