@@ -197,9 +197,10 @@ class TranslatedMessage:
     def _make_ending(self, *, has_calls: bool) -> Json:
         """Returns the fields with the reason for the end of the message."""
         reason = "refusal" if self._is_refused else choose_stop_reason(self._finish_reason)
-        if reason == "end_turn" and has_calls:
-            # In chat completions a forced call ends with "stop". Clients run calls only for the reason "tool_use".
-            reason = "tool_use"
+        if reason in ("end_turn", "tool_use"):
+            # In chat completions a forced call ends with "stop", and some servers give "tool_calls" without a call.
+            # Clients run calls only for the reason "tool_use", and would send no results if there were no calls.
+            reason = "tool_use" if has_calls else "end_turn"
         if reason == "end_turn" and self._stopped_by is not None:
             return {"stop_reason": "stop_sequence", "stop_sequence": self._stopped_by}
         return {"stop_reason": reason, "stop_sequence": None}

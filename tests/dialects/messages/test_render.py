@@ -32,13 +32,13 @@ def piece(index: int = 0, id: str | None = None, **function: str) -> Json:
     return {"tool_calls": [{"index": index, **({} if id is None else {"id": id}), "function": function}]}
 
 
-def stream(*events: ReplyEvent) -> list[Json]:
+def stream(*events: ReplyEvent, finish: str = "stop") -> list[Json]:
     """Returns the events that a client gets, each by its data."""
     made = view()
     made.begin(events[0].chunk or {})
     for each in events:
         made.show(each)
-    made.end([event({}, "stop")], None, b"data: [DONE]\n\n")
+    made.end([event({}, finish)], None, b"data: [DONE]\n\n")
     return [orjson.loads(each.partition(b"\ndata: ")[2]) for each in made.take().split(b"\n\n") if each]
 
 
@@ -107,6 +107,16 @@ def test_a_whole_reply_has_the_arguments_as_the_model_wrote_them(arguments: str)
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}
     outcome = TurnOutcome(FINISHED, shown_reply={"role": "assistant", "content": None, "tool_calls": [call]})
     assert b'"input":' + arguments.encode() in view().render_body(b"{}", outcome, is_unchanged=False)
+
+
+def test_a_message_without_a_call_does_not_end_for_a_call() -> None:
+    """A client would send the results of no calls, and the API refuses a message without content."""
+    shown = stream(event({"content": "It rains."}), finish="tool_calls")
+    assert [each["delta"]["stop_reason"] for each in shown if each["type"] == "message_delta"] == ["end_turn"]
+    reply = {"role": "assistant", "content": "It rains."}
+    outcome = TurnOutcome(FINISHED, shown_reply=reply, finish_reason="tool_calls")
+    message = orjson.loads(view().render_body(b"{}", outcome, is_unchanged=False))
+    assert message["stop_reason"] == "end_turn"
 
 
 def test_a_refusal_beside_a_text_is_shown_whole_as_in_a_stream() -> None:
