@@ -91,13 +91,7 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
     ]
     if not siblings or any(is_tombstone(each) or each.redactions for each in exchanges):
         return
-    atoms: list[Atom] = []
-    starts: dict[int, int] = {}
-    for element in path:
-        starts.setdefault(element.exchange.id, len(atoms))
-        # A prefix that was made elsewhere may be hidden.
-        if not 0 <= element.message_index < element.exchange.prefix_length:
-            atoms += element.atoms
+    atoms, starts = _list_path_atoms(path)
     last_index = {atom: i for i, atom in enumerate(atoms)}
     pending = [(sibling, starts[exchange_id]) for sibling, exchange_id in siblings]
     while pending:
@@ -111,6 +105,24 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
         if other.ended is not None and (other.merged or not other.edits):
             tree.change(other.id, superseded=True)
         pending += [(child, end) for child in tree.list_children(other)]
+
+
+class _PathAtoms(NamedTuple):
+    """The atoms of a path, and the index of each exchange's first atom by the exchange's id."""
+
+    atoms: list[Atom]
+    starts: dict[int, int]
+
+
+def _list_path_atoms(path: Sequence[PathElement]) -> _PathAtoms:
+    """Returns the atoms of a path, oldest first. A prefix that was made elsewhere may be hidden, so it is left out."""
+    atoms: list[Atom] = []
+    starts: dict[int, int] = {}
+    for element in path:
+        starts.setdefault(element.exchange.id, len(atoms))
+        if not 0 <= element.message_index < element.exchange.prefix_length:
+            atoms += element.atoms
+    return _PathAtoms(atoms, starts)
 
 
 def _find_end_of(

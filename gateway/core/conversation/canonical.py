@@ -108,15 +108,7 @@ class MessageHasher:
             text = without_space_utf8(content if isinstance(content, str) else read_text(message))
         name = _encode(message["name"]) if "name" in message else b""
         if role == "assistant":
-            atoms = [self._make_atom(b"a", name, text)] if text else []
-            if ("audio" in message or PRIVATE in message) and (audio_id := read_audio_id(message)):
-                atoms = [self._make_atom(b"a", b"", b"audio", _encode(audio_id))]
-            if "tool_calls" in message or "function_call" in message:
-                for tool, arguments in read_named_calls(message):
-                    atoms.append(
-                        self._make_atom(b"c", _encode(tool), _encode(_canonicalize_arguments(arguments)))
-                    )
-            return tuple(atoms)
+            return self._make_assistant_atoms(message, name, text)
         media = () if isinstance(content, str) else list_media(message)
         kinds = _encode(",".join(str(part.get("type")) for part in media)) if media else b""
         if role in RESULT_ROLES:
@@ -124,6 +116,18 @@ class MessageHasher:
         if text.startswith(_OPENCLAW_BEGIN) and text.endswith(_OPENCLAW_END) and not media:
             return ()
         return (self._make_atom(b"u", name, text, kinds),)
+
+    def _make_assistant_atoms(self, message: Mapping[str, Any], name: bytes, text: bytes) -> tuple[Atom, ...]:
+        """Returns the atoms of an assistant's message: of its text or sound, then of its calls."""
+        atoms = [self._make_atom(b"a", name, text)] if text else []
+        if ("audio" in message or PRIVATE in message) and (audio_id := read_audio_id(message)):
+            atoms = [self._make_atom(b"a", b"", b"audio", _encode(audio_id))]
+        if "tool_calls" in message or "function_call" in message:
+            for tool, arguments in read_named_calls(message):
+                atoms.append(
+                    self._make_atom(b"c", _encode(tool), _encode(_canonicalize_arguments(arguments)))
+                )
+        return tuple(atoms)
 
     def digest_media(self, message: Mapping[str, Any]) -> bytes:
         """Returns the digest of a message's images and sounds; b"": no images and sounds."""

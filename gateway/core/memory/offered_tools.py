@@ -23,31 +23,43 @@ def make_tool_definitions(names: Mapping[str, str]) -> list[Json]:
 def allows_hidden_tools(body: Mapping[str, Any]) -> bool:
     """Returns whether a request can have tools that its client does not know of.
 
-    It can if it asks for one choice, leaves the choice of tools to the model, and takes a reply in plain text. In any
-    other request a hidden round of tools would change the client's wish, could not be hidden, or is refused.
+    In any other request a hidden round of tools would change the client's wish, could not be hidden, or is refused.
     """
-    if body.get("n") not in (None, 1) or body.get("logprobs") or body.get("top_logprobs") is not None:
-        return False
-    if body.get("tool_choice") not in (None, "auto") or body.get("function_call") is not None:
-        return False
-    if body.get("functions") is not None or body.get("audio") is not None:
-        return False
-    # OpenAI takes no functions with a predicted output, nor do its models that search the web by themselves.
-    if body.get("prediction") is not None or body.get("web_search_options") is not None:
-        return False
-    if body.get("tools") is not None and not isinstance(body["tools"], list):
-        return False
+    return _takes_plain_text(body) and _leaves_choice_of_tools(body) and _ends_with_prompt(body)
+
+
+def _takes_plain_text(body: Mapping[str, Any]) -> bool:
+    """Returns whether a request asks for one reply in plain text."""
     form = body.get("response_format")
-    if form is not None and not (isinstance(form, dict) and form.get("type") == "text"):
-        return False
-    if has_grammar(body):  # llama.cpp refuses it with tools
-        return False
-    if body.get("modalities") not in (None, ["text"]):
-        return False
+    return (
+        body.get("n") in (None, 1)
+        and not body.get("logprobs")
+        and body.get("top_logprobs") is None
+        and body.get("audio") is None
+        and body.get("modalities") in (None, ["text"])
+        and (form is None or (isinstance(form, dict) and form.get("type") == "text"))
+        and not has_grammar(body)  # llama.cpp refuses it with tools
+    )
+
+
+def _leaves_choice_of_tools(body: Mapping[str, Any]) -> bool:
+    """Returns whether a request leaves the choice of tools to the model, and may have tools at all."""
+    return (
+        body.get("tool_choice") in (None, "auto")
+        and (body.get("tools") is None or isinstance(body["tools"], list))
+        and body.get("functions") is None
+        and body.get("function_call") is None
+        # OpenAI takes no functions with a predicted output, nor do its models that search the web by themselves.
+        and body.get("prediction") is None
+        and body.get("web_search_options") is None
+    )
+
+
+def _ends_with_prompt(body: Mapping[str, Any]) -> bool:
+    """Returns whether the last message asks for a reply. A last message of the assistant is to be continued."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
         return False
-    # The model is to continue a last message that is the assistant's.
     return messages[-1].get("role") != "assistant"
 
 

@@ -290,7 +290,6 @@ def _restore_rounds(
     composition: Composition,
 ) -> None:
     """Puts back hidden rounds and provider fields of replies that are one message of the list."""
-    listing = plan.query.listing
     restorable: list[tuple[int, Exchange]] = []
     for i, exchange in replies.items():
         if not (exchange.has_full_reply or exchange.opaque):
@@ -309,25 +308,54 @@ def _restore_rounds(
     for i, exchange in restorable:
         content = tree.contents.get(exchange)
         messages = _find_restored_reply(i, exchange, content, plan, offered_tools)
-        if messages is None and exchange.has_full_reply:
-            # A reply that came back cut is sent cut from then on. So it breaks the provider's cache once, in the
-            # request that follows the reply directly. A tool that is missing breaks the cache in each request.
-            composition.unrestored_rounds += i == plan.match.last or not is_offered(content, offered_tools)
-        position = listing.positions[i]
         if messages is None:
-            message = listing.messages[i]
-            bare_reply = without_rounds(content, message)
-            if bare_reply is not message:
-                composition.replacements[position] = [without_private(bare_reply)]
-            continue
-        sent_messages = map(without_result, messages) if i < first_read_index else messages
-        composition.replacements[position] = [*map(without_private, sent_messages)]
-        if exchange.has_full_reply:
-            composition.stored_rounds[position] = messages
-            if listing.locate_message(count_atoms_to_end(exchange) - len(exchange.reply or ())) != i:
-                composition.moves_rounds = True
-        if shown := _read_shown_in_rounds(content):
-            composition.shown[position] = shown
+            if exchange.has_full_reply:
+                # A reply that came back cut is sent cut from then on. So it breaks the provider's cache once, in the
+                # request that follows the reply directly. A tool that is missing breaks the cache in each request.
+                is_break = i == plan.match.last or not is_offered(content, offered_tools)
+                composition.unrestored_rounds += is_break
+            _put_reply_without_rounds(plan.query.listing, i, content, composition)
+        else:
+            sends_results = i >= first_read_index
+            _put_restored_reply(
+                plan.query.listing, i, exchange, content, messages, composition, sends_results=sends_results
+            )
+
+
+def _put_reply_without_rounds(
+    listing: HashedList, index: int, content: Content, composition: Composition
+) -> None:
+    """Puts a reply into the composition without the provider fields of its hidden rounds, if it has such fields."""
+    message = listing.messages[index]
+    bare_reply = without_rounds(content, message)
+    if bare_reply is not message:
+        composition.replacements[listing.positions[index]] = [without_private(bare_reply)]
+
+
+def _put_restored_reply(
+    listing: HashedList,
+    index: int,
+    exchange: Exchange,
+    content: Content,
+    messages: list[WireMessage],
+    composition: Composition,
+    *,
+    sends_results: bool,
+) -> None:
+    """Puts a restored reply into the composition, in place of the reply of the list.
+
+    messages: the hidden rounds, then the reply.
+    sends_results: False: the results of tools go without their content.
+    """
+    position = listing.positions[index]
+    sent_messages = messages if sends_results else map(without_result, messages)
+    composition.replacements[position] = [*map(without_private, sent_messages)]
+    if exchange.has_full_reply:
+        composition.stored_rounds[position] = messages
+        if listing.locate_message(count_atoms_to_end(exchange) - len(exchange.reply or ())) != index:
+            composition.moves_rounds = True
+    if shown := _read_shown_in_rounds(content):
+        composition.shown[position] = shown
 
 
 def _find_restored_reply(

@@ -190,8 +190,8 @@ def find_aliased_route(settings: Settings, upstream: str, name: str) -> Route | 
     """
     for alias in settings.models:
         if alias.alias == name and alias.upstream in (upstream, None):
-            window = next(each.context_window for each in settings.upstreams if each.name == upstream)
-            return Route(upstream, alias.model, alias.context_window or window)
+            window = alias.context_window or _get_context_window(settings, upstream)
+            return Route(upstream, alias.model, window)
     return None
 
 
@@ -210,44 +210,74 @@ def _resolve(
 
     Raises: UnknownModel.
     """
-    context_windows = {each.name: each.context_window for each in settings.upstreams}
-    if upstream is not None and (is_named_by_operator or is_listed(settings, upstream, model)):
-        return Route(upstream, model, context_windows[upstream])
-    for alias in settings.models:
-        name = alias.upstream or settings.upstreams[0].name
-        if (upstream, model) in ((None, alias.alias), (name, alias.model)):
-            fallbacks = () if is_fallback else alias.fallbacks
-            others = (
-                _list_further_targets(settings, alias, fallbacks, context_windows)
-                if alias.deployments or fallbacks
-                else ()
-            )
-            return Route(name, alias.model, alias.context_window or context_windows[name], others)
     if upstream is not None:
-        if (aliased := find_aliased_route(settings, upstream, model)) is None:
-            raise UnknownModel.for_name(f"{upstream}/{model}")
-        return aliased
+        return _resolve_at_upstream(
+            settings, model, upstream, is_named_by_operator=is_named_by_operator, is_fallback=is_fallback
+        )
+    for alias in settings.models:
+        if alias.alias == model:
+            return _make_alias_route(settings, alias, is_fallback=is_fallback)
+    return _resolve_without_alias(settings, model, is_named_by_operator=is_named_by_operator)
+
+
+def _resolve_at_upstream(
+    settings: Settings, model: str, upstream: str, *, is_named_by_operator: bool, is_fallback: bool
+) -> Route:
+    """Returns the route for a model, or an alias, at one upstream. Raises: UnknownModel."""
+    if is_named_by_operator or is_listed(settings, upstream, model):
+        return _make_route(settings, upstream, model)
+    for alias in settings.models:
+        if (_get_upstream_name(settings, alias), alias.model) == (upstream, model):
+            return _make_alias_route(settings, alias, is_fallback=is_fallback)
+    if (aliased := find_aliased_route(settings, upstream, model)) is None:
+        raise UnknownModel.for_name(f"{upstream}/{model}")
+    return aliased
+
+
+def _resolve_without_alias(settings: Settings, name: str, *, is_named_by_operator: bool) -> Route:
+    """Returns the route for `<upstream>/<model>`, or for the name of a model. Raises: UnknownModel."""
     if len(settings.upstreams) > 1:
-        name, _, inner = model.partition("/")
-        if inner and name in context_windows and (is_named_by_operator or is_listed(settings, name, inner)):
-            return Route(name, inner, context_windows[name])
+        upstream, _, model = name.partition("/")
+        is_upstream = any(each.name == upstream for each in settings.upstreams)
+        if model and is_upstream and (is_named_by_operator or is_listed(settings, upstream, model)):
+            return _make_route(settings, upstream, model)
     for each in settings.upstreams:
-        if any(fnmatchcase(model, pattern) for pattern in each.models):
-            return Route(each.name, model, each.context_window)
-    if not settings.models:
-        # Upstreams with patterns take only the names that match. Any other name needs a single upstream without
-        # patterns.
-        open_upstreams = [each for each in settings.upstreams if not each.models]
-        if len(open_upstreams) == 1:
-            return Route(open_upstreams[0].name, model, open_upstreams[0].context_window)
-    raise UnknownModel.for_name(model)
+        if any(fnmatchcase(name, pattern) for pattern in each.models):
+            return Route(each.name, name, each.context_window)
+    # Upstreams with patterns take only the names that match. Any other name needs a single upstream without patterns.
+    open_upstreams = [] if settings.models else [each for each in settings.upstreams if not each.models]
+    if len(open_upstreams) == 1:
+        return Route(open_upstreams[0].name, name, open_upstreams[0].context_window)
+    raise UnknownModel.for_name(name)
+
+
+def _make_route(settings: Settings, upstream: str, model: str) -> Route:
+    """Returns the route for a model at an upstream, with the upstream's window and without other targets."""
+    return Route(upstream, model, _get_context_window(settings, upstream))
+
+
+def _make_alias_route(settings: Settings, alias: ModelSettings, *, is_fallback: bool) -> Route:
+    """Returns the route for an alias. is_fallback: True: without the alias's own fallbacks."""
+    upstream = _get_upstream_name(settings, alias)
+    window = alias.context_window or _get_context_window(settings, upstream)
+    others = _list_further_targets(settings, alias, () if is_fallback else alias.fallbacks)
+    return Route(upstream, alias.model, window, others)
+
+
+def _get_upstream_name(settings: Settings, alias: ModelSettings) -> str:
+    """Returns the name of the upstream that an alias is for: by default, the first one."""
+    return alias.upstream or settings.upstreams[0].name
+
+
+def _get_context_window(settings: Settings, upstream: str) -> int | None:
+    """Returns the context window of an upstream's models in tokens, or None if it is not known."""
+    return next(each.context_window for each in settings.upstreams if each.name == upstream)
 
 
 def _list_further_targets(
     settings: Settings,
     alias: ModelSettings,
     fallbacks: tuple[str, ...],
-    context_windows: dict[str, int | None],
 ) -> tuple[Target, ...]:
     """Returns the targets after the first one: deployments, then fallbacks with their own deployments.
 
@@ -257,7 +287,7 @@ def _list_further_targets(
         Target(
             each.upstream,
             each.model or alias.model,
-            each.context_window or alias.context_window or context_windows[each.upstream],
+            each.context_window or alias.context_window or _get_context_window(settings, each.upstream),
         )
         for each in alias.deployments
     ]
