@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from scripts import load
-from tests.agents.batches.test_batches import PATH, append, asked, results
+from tests.agents.batches.batch_world import PATH, make_append_call, read_question, read_results
 from tests.doubles.batches import OpenAIBatchServer, Outcome
 from tests.gateway.process import Process, serving
 
@@ -38,10 +38,10 @@ HISTORY = 3  # live-like exchanges before, as initial messages
 
 
 def answer(custom_id: str, body: dict[str, Any], cycles: int = 3) -> Outcome:
-    notes = len(results(body))
+    notes = len(read_results(body))
     if notes == cycles - 1:
-        return Outcome(text=f"{asked(body)}: it is done. " + "word " * 40)
-    return Outcome(calls=(append(f"Note {notes} of {asked(body)}."),))
+        return Outcome(text=f"{read_question(body)}: it is done. " + "word " * 40)
+    return Outcome(calls=(make_append_call(f"Note {notes} of {read_question(body)}."),))
 
 
 def ask(gateway: Process, method: str, path: str, body: Any = None) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.agents.batches.test_batches import scene
+from tests.agents.batches.batch_world import serve_batches
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.batches import Outcome
 from tests.doubles.upstream import Gate, StrictUpstream, say
@@ -136,14 +136,14 @@ def test_a_run_that_was_accepted_before_the_pause_fails(world: LettaWorld) -> No
 
 
 def test_an_item_of_a_batch_fails_where_its_memory_is_paused(tmp_path: Path) -> None:
-    with scene(tmp_path, None, profile("default", model="up/m")) as s:
-        agent = begin(s.world)
-        pause(s.world.world)
-        before = stored(s.world)
-        batch = s.ended(s.post([agent], "What is my cat called?"))
+    with serve_batches(tmp_path, None, profile("default", model="up/m")) as world:
+        agent = begin(world)
+        pause(world.world)
+        before = stored(world)
+        batch = world.wait_for_end(world.create_batch([agent], "What is my cat called?"))
         assert batch["counts"]["failed"] == 1
-        assert "This memory is paused" in str(s.items(batch))
-        assert stored(s.world) == before
+        assert "This memory is paused" in str(world.list_items(batch))
+        assert stored(world) == before
 
 
 @pytest.mark.both(outcome=[Outcome(text="Miso.")])
@@ -151,13 +151,13 @@ def test_an_item_of_a_batch_fails_where_its_memory_is_paused(tmp_path: Path) -> 
 def test_results_for_a_memory_that_is_paused_meanwhile_are_not_stored(
     outcome: Outcome, tmp_path: Path
 ) -> None:
-    with scene(tmp_path, lambda *_: outcome, profile("default", model="up/m"), held=True) as s:
-        agent = begin(s.world)
-        before = stored(s.world)
-        batch = s.post([agent], "What is my cat called?", override_model="open/m")
-        s.until(batch, lambda _: len(s.openai.batches) == 1)
-        pause(s.world.world)
-        s.openai.finish()
-        assert s.ended(batch)["counts"]["failed"] == 1
-        assert "This memory is paused" in s.items(batch)[0]["error"]
-        assert stored(s.world) == before
+    with serve_batches(tmp_path, lambda *_: outcome, profile("default", model="up/m"), held=True) as world:
+        agent = begin(world)
+        before = stored(world)
+        batch = world.create_batch([agent], "What is my cat called?", override_model="open/m")
+        world.wait_for(batch, lambda _: len(world.openai.batches) == 1)
+        pause(world.world)
+        world.openai.finish()
+        assert world.wait_for_end(batch)["counts"]["failed"] == 1
+        assert "This memory is paused" in world.list_items(batch)[0]["error"]
+        assert stored(world) == before

@@ -1,4 +1,4 @@
-"""Batches that are broken off: by an error in the middle of a request, by a provider that has lost what it had."""
+"""Batches that are interrupted: by an error in the middle of a step, or by a provider that has lost a batch."""
 
 from __future__ import annotations
 
@@ -34,73 +34,87 @@ from storage.run_records import RunState
 from storage.sql.agents_api.batch_items import BatchItems
 from storage.sql.agents_api.batches import Batches
 from storage.sql.jobs import Jobs
-from tests.agents.batches.test_batches import (
-    ENDED,
+from tests.agents.batches.batch_world import (
+    END_STATUSES,
     MODELS,
     PATH,
     POLL,
     USAGE,
     Json,
-    append,
-    asked,
-    buying,
-    results,
-    scene,
-    with_webhooks,
+    answer_by_buying,
+    make_append_call,
+    read_question,
+    read_results,
+    serve_batches,
+    serve_batches_and_tools,
 )
 from tests.doubles.batches import BatchServer, Outcome
 from tests.doubles.upstream import Call, Gate, Reply, UpstreamRequest, call_tools, raw, say
 from tests.patience import PATIENCE_S
 
 
-class Breaking:
-    """A method of the store that breaks at its `at`-th call. None: at each; 0: at none, and they are counted."""
+class FailingMethod:
+    """Counts the calls of a method of the store, and has one of them or all fail."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, name: str, at: int | None = None, owner: type = Batches
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        name: str,
+        failing_call: int | None = None,
+        owner: type = Batches,
     ) -> None:
+        """Replaces the method.
+
+        name: the name of the method.
+        failing_call: the number of the call that fails, from 1; 0: no call fails; None: each call fails.
+        owner: the class that has the method.
+        """
         real, self.calls = getattr(owner, name), 0
 
         async def broken(store: Any, *about: Any, **named: Any) -> Any:
             self.calls += 1
-            if at in (self.calls, None):
+            if failing_call in (self.calls, None):
                 raise StoreUnavailable("the disk is full")
             return await real(store, *about, **named)
 
         monkeypatch.setattr(owner, name, broken)
 
 
-def noting(custom_id: str, body: Json) -> Outcome:
-    return Outcome(text="Done.") if results(body) else Outcome(calls=(append("Noted."),))
+def answer_by_noting(custom_id: str, body: Json) -> Outcome:
+    return Outcome(text="Done.") if read_results(body) else Outcome(calls=(make_append_call("Noted."),))
 
 
 @pytest.mark.both
-def test_what_a_cancel_has_left_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with scene(tmp_path, held=True) as s:
-        batch = s.post(s.agents(3))
-        s.until(batch, lambda _: len(s.openai.batches) == 1)
+def test_items_that_a_failed_cancel_has_left_are_cancelled_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve_batches(tmp_path, held=True) as world:
+        batch = world.create_batch(world.create_agents(3))
+        world.wait_for(batch, lambda _: len(world.openai.batches) == 1)
         with monkeypatch.context() as meanwhile:
             # The batch's job may see that it is cancelled before the request has cancelled the items.
-            Breaking(meanwhile, "end", owner=BatchItems)
-            assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 503
-        found = s.until(batch, lambda found: not found["counts"]["waiting"] + found["counts"]["running"])
+            FailingMethod(meanwhile, "end", owner=BatchItems)
+            assert world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 503
+        found = world.wait_for(
+            batch, lambda found: not found["counts"]["waiting"] + found["counts"]["running"]
+        )
         assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 3)
 
 
 def test_a_batch_whose_job_could_not_be_cancelled_ends_nevertheless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with scene(tmp_path, held=True) as s:
-        batch = s.post(s.agents(3))
-        s.until(batch, lambda _: len(s.openai.batches) == 1)
-        [job] = s.world.world.query("SELECT id FROM jobs WHERE kind = 'batch'")
-        gateway, store = s.world.world.gateway, s.world.world.store
+    with serve_batches(tmp_path, held=True) as world:
+        batch = world.create_batch(world.create_agents(3))
+        world.wait_for(batch, lambda _: len(world.openai.batches) == 1)
+        [job] = world.world.query("SELECT id FROM jobs WHERE kind = 'batch'")
+        gateway, store = world.world.gateway, world.world.store
         with monkeypatch.context() as meanwhile:
-            Breaking(meanwhile, "end", owner=BatchItems)
+            FailingMethod(meanwhile, "end", owner=BatchItems)
             with pytest.raises(StoreUnavailable):
-                gateway.call(cancel_job(store, job, s.world.world.clock()))
-        s.until_rest()
-        found = s.get(batch)
+                gateway.call(cancel_job(store, job, world.world.clock()))
+        world.wait_for_no_job()
+        found = world.retrieve(batch)
         assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 3)
 
 
@@ -109,24 +123,24 @@ def test_a_batch_whose_job_could_not_be_cancelled_ends_nevertheless(
 def test_a_batch_whose_creation_was_not_answered_is_cancelled_too(
     cycle: int, model: str, tmp_path: Path
 ) -> None:
-    with scene(tmp_path, noting, held=True) as s:
-        server = s.openai if model == "open/m" else s.anthropic
+    with serve_batches(tmp_path, answer_by_noting, held=True) as world:
+        server = world.find_server(model)
         server.drops_create_reply = cycle == 1
-        batch = s.post(s.agents(2, model))
-        s.until(batch, lambda _: len(server.batches) == 1)
+        batch = world.create_batch(world.create_agents(2, model))
+        world.wait_for(batch, lambda _: len(server.batches) == 1)
         if cycle == 2:
             server.drops_create_reply = True
             server.finish()
-            s.until(batch, lambda _: len(server.batches) == 2)
-        assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
+            world.wait_for(batch, lambda _: len(server.batches) == 2)
+        world.cancel_batch(batch)
         # Anthropic does not say which batch it is before that has ended.
         is_listed = ("GET", "/v1/messages/batches")
-        s.until(batch, lambda _: model == "open/m" or server.requests.count(is_listed) > 10)
+        world.wait_for(batch, lambda _: model == "open/m" or server.requests.count(is_listed) > 10)
         server.finish()
-        s.until_rest()
-        assert s.get(batch)["counts"]["cancelled"] == 2
+        world.wait_for_no_job()
+        assert world.retrieve(batch)["counts"]["cancelled"] == 2
         assert len(server.batches) == cycle
-        assert s.openai.listed_files == []
+        assert world.openai.listed_files == []
         assert model == "open/m" or {each.id for each in server.batches} == set(server.deleted)
 
 
@@ -143,27 +157,25 @@ def test_nothing_is_submitted_of_a_batch_that_was_cancelled_meanwhile(
             await store.cancel(found, found.created)
 
     monkeypatch.setattr(Batches, "mark_running", cancelled)
-    with scene(tmp_path, noting) as s:
-        batch = s.post(s.agents(2))
-        s.until_rest()
-        found = s.get(batch)
+    with serve_batches(tmp_path, answer_by_noting) as world:
+        batch = world.create_batch(world.create_agents(2))
+        world.wait_for_no_job()
+        found = world.retrieve(batch)
         assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 2)
-        assert len(s.openai.batches) == 1
-        assert s.openai.listed_files == []
+        assert len(world.openai.batches) == 1
+        assert world.openai.listed_files == []
 
 
-def test_a_batch_that_is_not_accepted_whole_has_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_that_is_accepted_only_in_part_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_requests, "_PAGE", 1)
-    with scene(tmp_path) as s:
-        agents = s.agents(3)
-        Breaking(monkeypatch, "add", 2, BatchItems)
+    with serve_batches(tmp_path) as world:
+        agents = world.create_agents(3)
+        FailingMethod(monkeypatch, "add", 2, BatchItems)
         body = {"requests": [{"agent_id": agent, "input": "Hi"} for agent in agents]}
-        assert s.world.ask("POST", PATH, body)[0] == 503
-        [batch] = s.world.ask("GET", PATH)[1]
+        assert world.ask("POST", PATH, body)[0] == 503
+        [batch] = world.ask("GET", PATH)[1]
         assert (batch["status"], batch["counts"]["failed"]) == ("failed", 1)
-        assert s.ended(s.post(agents))["counts"]["completed"] == 3
+        assert world.wait_for_end(world.create_batch(agents))["counts"]["completed"] == 3
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
@@ -171,8 +183,8 @@ def test_a_batch_that_is_not_accepted_whole_has_failed(
 def test_results_that_are_gone_are_read_again_and_then_fail(
     often: int, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with scene(tmp_path) as s:
-        server = s.openai if model == "open/m" else s.anthropic
+    with serve_batches(tmp_path) as world:
+        server = world.find_server(model)
         stream, asked = server.stream_results, list[int]()
 
         def gone(lines: list[Any]) -> Response:
@@ -180,26 +192,24 @@ def test_results_that_are_gone_are_read_again_and_then_fail(
             return server.make_error(404, "No such File object.") if len(asked) <= often else stream(lines)
 
         monkeypatch.setattr(server, "stream_results", gone)
-        batch = s.post(s.agents(2, model))
-        found = s.ended(batch)["counts"]
+        batch = world.create_batch(world.create_agents(2, model))
+        found = world.wait_for_end(batch)["counts"]
         assert (found["completed"], found["failed"]) == ((2, 0) if often == 2 else (0, 2))
         assert len(server.batches) == 1
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
 @pytest.mark.parametrize("garbage", [b"<html>\n", b'{"custom', b"null\n[]\n", b'{"custom_id": null}\n'])
-def test_results_that_cannot_be_read_are_not_read_for_ever(
-    garbage: bytes, model: str, tmp_path: Path
-) -> None:
-    with scene(tmp_path) as s:
-        server = s.openai if model == "open/m" else s.anthropic
+def test_unreadable_results_are_not_read_again_and_again(garbage: bytes, model: str, tmp_path: Path) -> None:
+    with serve_batches(tmp_path) as world:
+        server = world.find_server(model)
         server.results_prefix = garbage
-        agents = s.agents(3, model)
-        batch = s.post(agents)
-        found = s.ended(batch)["counts"]
+        agents = world.create_agents(3, model)
+        batch = world.create_batch(agents)
+        found = world.wait_for_end(batch)["counts"]
         is_glued = not garbage.endswith(b"\n")  # to the first result
         assert (found["completed"], found["failed"]) == (3 - is_glued, is_glued)
-        assert {item["error"] for item in s.items(batch)} - {None} == (
+        assert {item["error"] for item in world.list_items(batch)} - {None} == (
             {"1 lines of the provider's results cannot be read"} if is_glued else set()
         )
         assert len(server.batches) == 1
@@ -207,11 +217,11 @@ def test_results_that_cannot_be_read_are_not_read_for_ever(
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
-def test_a_batch_is_looked_for_as_long_as_its_provider_is_busy(
+def test_a_batch_is_searched_for_as_long_as_its_provider_is_busy(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with scene(tmp_path) as s:
-        server = s.openai if model == "open/m" else s.anthropic
+    with serve_batches(tmp_path) as world:
+        server = world.find_server(model)
         unauthorised, looks = server.find_key_error, list[str]()
 
         def busy(request: Request) -> Response | None:
@@ -222,30 +232,32 @@ def test_a_batch_is_looked_for_as_long_as_its_provider_is_busy(
 
         monkeypatch.setattr(server, "find_key_error", busy)
         server.drops_create_reply = True
-        assert s.ended(s.post(s.agents(2, model)))["counts"]["completed"] == 2
+        assert (
+            world.wait_for_end(world.create_batch(world.create_agents(2, model)))["counts"]["completed"] == 2
+        )
         assert (len(looks), len(server.batches)) == (10, 1)
 
 
 @pytest.mark.parametrize("times", [0, 1])  # of each in the results
-def test_a_batch_that_somebody_cancels_at_openai(times: int, tmp_path: Path) -> None:
-    with scene(tmp_path, held=True) as s:
-        batch = s.post(s.agents(2))
-        s.until(batch, lambda _: len(s.openai.batches) == 1)
-        s.openai.cancel(s.openai.batches[0], Outcome("cancelled", times=times))
-        found = s.ended(batch)
+def test_items_of_a_batch_that_is_cancelled_at_openai_are_cancelled(times: int, tmp_path: Path) -> None:
+    with serve_batches(tmp_path, held=True) as world:
+        batch = world.create_batch(world.create_agents(2))
+        world.wait_for(batch, lambda _: len(world.openai.batches) == 1)
+        world.openai.cancel(world.openai.batches[0], Outcome("cancelled", times=times))
+        found = world.wait_for_end(batch)
         assert (found["status"], found["counts"]["cancelled"]) == ("completed", 2)
-        assert all("cancelled" in item["error"] for item in s.items(batch))
+        assert all("cancelled" in item["error"] for item in world.list_items(batch))
 
 
 @pytest.mark.parametrize("times", [0, 1])
 def test_a_batch_that_expires_at_openai_is_sent_again(times: int, tmp_path: Path) -> None:
-    with scene(tmp_path, held=True) as s:
-        batch = s.post(s.agents(2))
+    with serve_batches(tmp_path, held=True) as world:
+        batch = world.create_batch(world.create_agents(2))
         for made in range(1, 4):
-            s.until(batch, lambda _, made=made: len(s.openai.batches) == made)
-            s.openai.cancel(s.openai.batches[-1], Outcome("expired", times=times))
-        assert s.ended(batch)["counts"]["expired"] == 2
-        assert len(s.openai.batches) == 3
+            world.wait_for(batch, lambda _, made=made: len(world.openai.batches) == made)
+            world.openai.cancel(world.openai.batches[-1], Outcome("expired", times=times))
+        assert world.wait_for_end(batch)["counts"]["expired"] == 2
+        assert len(world.openai.batches) == 3
 
 
 @pytest.mark.both
@@ -254,42 +266,42 @@ def test_a_batch_whose_process_died_as_it_was_accepted_has_failed(
 ) -> None:
     # Where gateways share a database it might be another's, as long as it is young.
     monkeypatch.setattr(batch_service, "YOUNG_S", 60.0)
-    with scene(tmp_path) as s:
-        s.world.world.clock.sleep(-3600.0)
-        Breaking(monkeypatch, "start", 1)
-        Breaking(monkeypatch, "fail", 1)
-        body = {"requests": [{"agent_id": agent, "input": "Hi"} for agent in s.agents(2)]}
-        assert s.world.ask("POST", PATH, body)[0] == 503
-        [batch] = s.world.ask("GET", PATH)[1]
+    with serve_batches(tmp_path) as world:
+        world.world.clock.sleep(-3600.0)
+        FailingMethod(monkeypatch, "start", 1)
+        FailingMethod(monkeypatch, "fail", 1)
+        body = {"requests": [{"agent_id": agent, "input": "Hi"} for agent in world.create_agents(2)]}
+        assert world.ask("POST", PATH, body)[0] == 503
+        [batch] = world.ask("GET", PATH)[1]
         assert batch["status"] == "created"
-    s.world.world.clock.sleep(3600.0)  # the next process starts an hour later
-    with scene(tmp_path) as s:
-        assert s.ended(batch)["counts"]["failed"] == 2
+    world.world.clock.sleep(3600.0)  # the next process starts an hour later
+    with serve_batches(tmp_path) as world:
+        assert world.wait_for_end(batch)["counts"]["failed"] == 2
 
 
-def test_one_whose_process_died_is_looked_for_until_the_database_answers(
+def test_a_half_accepted_batch_is_searched_for_until_the_database_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_service, "YOUNG_S", 60.0)
     monkeypatch.setattr(tasks, "AFTER_FAULT_S", 0.01)
-    with scene(tmp_path) as s:
-        s.world.world.clock.sleep(-3600.0)
+    with serve_batches(tmp_path) as world:
+        world.world.clock.sleep(-3600.0)
         with monkeypatch.context() as meanwhile:
-            Breaking(meanwhile, "start", 1)
-            Breaking(meanwhile, "fail", 1)
-            body = {"requests": [{"agent_id": agent, "input": "Hi"} for agent in s.agents(2)]}
-            assert s.world.ask("POST", PATH, body)[0] == 503
-        [batch] = s.world.ask("GET", PATH)[1]
-    s.world.world.clock.sleep(3600.0)
-    Breaking(monkeypatch, "fail_half_accepted", 1)
-    with scene(tmp_path) as s:
-        assert s.ended(batch)["counts"]["failed"] == 2
+            FailingMethod(meanwhile, "start", 1)
+            FailingMethod(meanwhile, "fail", 1)
+            body = {"requests": [{"agent_id": agent, "input": "Hi"} for agent in world.create_agents(2)]}
+            assert world.ask("POST", PATH, body)[0] == 503
+        [batch] = world.ask("GET", PATH)[1]
+    world.world.clock.sleep(3600.0)
+    FailingMethod(monkeypatch, "fail_half_accepted", 1)
+    with serve_batches(tmp_path) as world:
+        assert world.wait_for_end(batch)["counts"]["failed"] == 2
 
 
 def test_a_part_is_not_over_before_its_last_item_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One whose conversation is busy ends later, if its process lives as long."""
+    """An item whose conversation is busy ends after the others, unless the process stops before."""
     gate, began, waits = Gate(), Gate(), Gate()
     write, write_alone, failed = ItemOutcomes.write, ItemOutcomes._write_alone, list[int]()
 
@@ -310,72 +322,74 @@ def test_a_part_is_not_over_before_its_last_item_has_ended(
     monkeypatch.setattr(ItemOutcomes, "write", broken)
     monkeypatch.setattr(ItemOutcomes, "_write_alone", alone)
 
-    with scene(tmp_path, noting, held=True) as s:
-        s.world.upstream.script = script
-        [agent] = s.agents(1, "up/m")
-        batch = s.post([agent], "Note it.", override_model="open/m")
-        s.until(batch, lambda _: len(s.openai.batches) == 1)
-        s.openai.create_refusals = [(400, "Not now.")]
-        s.openai.finish()
-        s.until(batch, lambda _: not s.openai.create_refusals and s.comes_to_rest())
+    with serve_batches(tmp_path, answer_by_noting, held=True) as world:
+        world.upstream.script = script
+        [agent] = world.create_agents(1, "up/m")
+        batch = world.create_batch([agent], "Note it.", override_model="open/m")
+        world.wait_for(batch, lambda _: len(world.openai.batches) == 1)
+        world.openai.create_refusals = [(400, "Not now.")]
+        world.openai.finish()
+        world.wait_for(batch, lambda _: not world.openai.create_refusals and world.wait_until_idle())
         rule = {"tool_rules": [{"type": "exit_loop", "tool_name": "core_memory_append"}]}
-        assert s.world.ask("PATCH", f"/v1/agents/{agent}", rule)[0] == 200
-        live = s.world.make_client()
+        assert world.ask("PATCH", f"/v1/agents/{agent}", rule)[0] == 200
+        live = world.make_client()
         thread = threading.Thread(target=lambda: live.agents.messages.create(agent, input="Live"))
         thread.start()
         began.wait_sync()
-        s.wait()
+        world.pass_poll_interval()
         waits.wait_sync()
         gate.open()
         thread.join()
-        assert s.ended(batch)["counts"]["failed"] == 1
+        assert world.wait_for_end(batch)["counts"]["failed"] == 1
         assert failed
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
-def test_what_a_provider_has_done_of_a_batch_that_is_cancelled_counts(model: str, tmp_path: Path) -> None:
-    with scene(tmp_path, held=True) as s:
-        server = s.openai if model == "open/m" else s.anthropic
-        batch = s.post(s.agents(2, model))
-        s.until(batch, lambda _: len(server.batches) == 1 and s.comes_to_rest())
+def test_replies_of_a_provider_to_a_batch_that_is_cancelled_count(model: str, tmp_path: Path) -> None:
+    with serve_batches(tmp_path, held=True) as world:
+        server = world.find_server(model)
+        batch = world.create_batch(world.create_agents(2, model))
+        world.wait_for(batch, lambda _: len(server.batches) == 1 and world.wait_until_idle())
         server.finish()
-        assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
-        s.until_rest()
-        assert s.get(batch)["counts"]["cancelled"] == 2
-        assert s.tokens() == 30
-        assert s.said(s.items(batch)[0]["agent_id"]) == []
+        world.cancel_batch(batch)
+        world.wait_for_no_job()
+        assert world.retrieve(batch)["counts"]["cancelled"] == 2
+        assert world.count_tokens() == 30
+        assert world.list_messages(world.list_items(batch)[0]["agent_id"]) == []
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
-def test_what_a_provider_has_done_after_a_round_counts_as_well(model: str, tmp_path: Path) -> None:
-    with scene(tmp_path, noting, held=True) as s:
-        server = s.openai if model == "open/m" else s.anthropic
-        batch = s.post(s.agents(2, model))
+def test_replies_to_the_second_round_of_a_cancelled_batch_count(model: str, tmp_path: Path) -> None:
+    with serve_batches(tmp_path, answer_by_noting, held=True) as world:
+        server = world.find_server(model)
+        batch = world.create_batch(world.create_agents(2, model))
         for parts, tokens in ((1, 0), (2, 30)):
-            s.until(batch, lambda _, parts=parts: len(server.batches) == parts and s.comes_to_rest())
-            assert s.tokens() == tokens
+            world.wait_for(
+                batch, lambda _, parts=parts: len(server.batches) == parts and world.wait_until_idle()
+            )
+            assert world.count_tokens() == tokens
             server.finish()
-        assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
-        s.until_rest()
-        assert s.get(batch)["counts"]["cancelled"] == 2
-        assert s.tokens() == 60
+        world.cancel_batch(batch)
+        world.wait_for_no_job()
+        assert world.retrieve(batch)["counts"]["cancelled"] == 2
+        assert world.count_tokens() == 60
 
 
-def test_what_a_provider_has_of_a_batch_that_is_given_up_is_stopped(
+def test_a_batch_that_fails_is_cancelled_at_its_provider(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object) -> None:
         raise RuntimeError
 
     monkeypatch.setattr(batch_jobs, "MAX_FAULTS", 2)
-    with scene(tmp_path, held=True) as s:
-        batch = s.post(s.agents(2))
-        s.until(batch, lambda _: len(s.openai.batches) == 1)
+    with serve_batches(tmp_path, held=True) as world:
+        batch = world.create_batch(world.create_agents(2))
+        world.wait_for(batch, lambda _: len(world.openai.batches) == 1)
         monkeypatch.setattr(batch_jobs._Attempt, "_read_results", broken)
-        s.until_rest()
-        assert s.get(batch)["counts"]["failed"] == 2
-        assert s.openai.batches[0].status == "cancelled"
-        assert s.openai.listed_files == []
+        world.wait_for_no_job()
+        assert world.retrieve(batch)["counts"]["failed"] == 2
+        assert world.openai.batches[0].status == "cancelled"
+        assert world.openai.listed_files == []
 
 
 def test_calls_whose_results_could_not_be_written_are_made_again(
@@ -390,15 +404,17 @@ def test_calls_whose_results_could_not_be_written_are_made_again(
         await real(outcomes, writes)
 
     monkeypatch.setattr(ItemOutcomes, "write", write)
-    with scene(tmp_path) as s:
-        assert s.ended(s.post(s.agents(3, "up/m")))["counts"]["completed"] == 3
+    with serve_batches(tmp_path) as world:
+        assert (
+            world.wait_for_end(world.create_batch(world.create_agents(3, "up/m")))["counts"]["completed"] == 3
+        )
         assert failed
 
 
 def test_a_reply_whose_calls_were_begun_is_not_asked_for_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gateway's own calls of the model have no results that could be read again, and another reply might differ."""
+    """If the gateway has asked the model itself, the reply cannot be read again, and another reply might differ."""
     real, failed, bought = ItemOutcomes.write, list[int](), ["a fern", "a rose"]
 
     async def write(outcomes: ItemOutcomes, writes: Any) -> None:
@@ -408,16 +424,16 @@ def test_a_reply_whose_calls_were_begun_is_not_asked_for_again(
         await real(outcomes, writes)
 
     def script(request: UpstreamRequest) -> Reply:
-        if results({"messages": request.messages}):
+        if read_results({"messages": request.messages}):
             return say("Done.")
         return call_tools(Call("buy", {"what": bought.pop(0)}, id="call_0"))
 
     monkeypatch.setattr(ItemOutcomes, "write", write)
-    with with_webhooks(tmp_path) as (s, shop):
-        agents = s.shoppers(1, shop, "up/m")
-        s.world.upstream.script = script
-        assert s.ended(s.post(agents))["counts"]["completed"] == 1
-        assert [results({"messages": each.messages}) for each in s.world.upstream.chats] == [[], ["ok"]]
+    with serve_batches_and_tools(tmp_path) as (world, shop):
+        agents = world.create_buyers(1, shop, "up/m")
+        world.upstream.script = script
+        assert world.wait_for_end(world.create_batch(agents))["counts"]["completed"] == 1
+        assert [read_results({"messages": each.messages}) for each in world.upstream.chats] == [[], ["ok"]]
     assert [orjson.loads(body)["arguments"]["what"] for body in shop.bodies] == ["a fern"]
 
 
@@ -432,83 +448,84 @@ def test_an_item_that_always_meets_another_writer_keeps_its_rounds_and_counts(
         await real(outcomes, writes)
 
     monkeypatch.setattr(ItemOutcomes, "write", write)
-    with scene(tmp_path, noting) as s:
-        batch = s.post(s.agents(1))
-        assert s.ended(batch)["counts"]["failed"] == 1
-        [item] = s.items(batch)
+    with serve_batches(tmp_path, answer_by_noting) as world:
+        batch = world.create_batch(world.create_agents(1))
+        assert world.wait_for_end(batch)["counts"]["failed"] == 1
+        [item] = world.list_items(batch)
         assert "change too fast" in item["error"]
-        assert s.said(item["agent_id"])[1] == "tool_call_message: core_memory_append"
-        assert s.tokens() == 30
+        assert world.list_messages(item["agent_id"])[1] == "tool_call_message: core_memory_append"
+        assert world.count_tokens() == 30
 
 
 @pytest.mark.both
-def test_a_conversation_that_is_deleted_as_its_item_ends_costs_the_others_nothing(
+def test_a_conversation_that_is_deleted_as_its_item_ends_repeats_no_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = item_ending.compose_end
 
     async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:
         if ending.turn.item.conversation_name != DEFAULT_CONVERSATION:
-            await asyncio.to_thread(s.world.letta.conversations.delete, conversation)
+            await asyncio.to_thread(world.letta.conversations.delete, conversation)
         return await real(keeper, ending)
 
     monkeypatch.setattr(batch_outcomes, "compose_end", compose_end)
-    with scene(tmp_path) as s:
-        agents = s.agents(2, "up/m")
-        conversation = s.world.letta.conversations.create(agent_id=agents[0]).id
+    with serve_batches(tmp_path) as world:
+        agents = world.create_agents(2, "up/m")
+        conversation = world.letta.conversations.create(agent_id=agents[0]).id
         requests = [{"agent_id": agent, "messages": [{"role": "user", "content": "Hi"}]} for agent in agents]
         requests[0]["conversation_id"] = conversation
-        status, batch = s.world.ask("POST", PATH, {"requests": requests})
+        status, batch = world.ask("POST", PATH, {"requests": requests})
         assert status == 200, batch
-        assert s.ended(batch)["counts"]["completed"] == 1
-        # What the gateway asks itself has no results to be read again: it would be asked again.
-        assert len(s.world.upstream.chats) == 2
+        assert world.wait_for_end(batch)["counts"]["completed"] == 1
+        # The gateway has asked the model itself, and a reply that it lost would be asked for again.
+        assert len(world.upstream.chats) == 2
 
 
 def completion(json: bytes, **message: Any) -> Reply:
-    """Returns a whole reply with this JSON, which no library writes, in place of each "JSON" in its message."""
+    """Returns a reply in which this JSON, which no library writes, replaces each text "JSON" of the message."""
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop"}
     body = orjson.dumps({"choices": [choice], "usage": USAGE}).replace(b'"JSON"', json)
     return raw(body, content_type="application/json")
 
 
-def test_half_a_character_is_replaced_as_it_is_live(tmp_path: Path) -> None:
-    """Programs that cut texts write it as an escape, and parsers of JSON refuse it."""
-    name, arguments = append("Keeps hens.")
+def test_a_lone_surrogate_is_replaced_as_in_a_live_reply(tmp_path: Path) -> None:
+    """Programs that cut texts write half of a character as an escape, which parsers of JSON refuse."""
+    name, arguments = make_append_call("Keeps hens.")
     function = {"name": name, "arguments": orjson.dumps(arguments).decode()}
     calls = [{"id": "call_0", "type": "function", "function": function}]
 
     def script(request: UpstreamRequest) -> Reply:
-        is_done = results({"messages": request.messages})
+        is_done = read_results({"messages": request.messages})
         return completion(rb'"It is \ud83d"', content="JSON", tool_calls=[] if is_done else calls)
 
-    with scene(tmp_path) as s:
-        s.world.upstream.script = script
-        batch = s.post(s.agents(1, "up/m"))
-        assert s.ended(batch)["counts"]["completed"] == 1
-        [item] = s.items(batch)
-        assert s.said(item["agent_id"])[-1] == "assistant_message: It is \ufffd It is \ufffd"
+    with serve_batches(tmp_path) as world:
+        world.upstream.script = script
+        batch = world.create_batch(world.create_agents(1, "up/m"))
+        assert world.wait_for_end(batch)["counts"]["completed"] == 1
+        [item] = world.list_items(batch)
+        assert world.list_messages(item["agent_id"])[-1] == "assistant_message: It is \ufffd It is \ufffd"
         assert item["usage"]["total_tokens"] == 30
-        assert s.tokens() == 30
+        assert world.count_tokens() == 30
 
 
 def test_a_reply_that_is_nested_too_deeply_ends_its_item_alone(tmp_path: Path) -> None:
     def script(request: UpstreamRequest) -> Reply:
-        is_deep = asked({"messages": request.messages}) == "Deep"
+        is_deep = read_question({"messages": request.messages}) == "Deep"
         return completion(b"[" * 300 + b"]" * 300 if is_deep else b"[]", content="Hello.", more="JSON")
 
-    with scene(tmp_path) as s:
-        s.world.upstream.script = script
-        batch = s.post(s.agents(2, "up/m"), "Deep", "Hi")
-        counts = s.ended(batch)["counts"]
+    with serve_batches(tmp_path) as world:
+        world.upstream.script = script
+        batch = world.create_batch(world.create_agents(2, "up/m"), "Deep", "Hi")
+        counts = world.wait_for_end(batch)["counts"]
         assert (counts["failed"], counts["completed"]) == (1, 1)
         assert (
-            s.items(batch)[0]["error"] == "The reply cannot be read, or a filter of the upstream cut it off."
+            world.list_items(batch)[0]["error"]
+            == "The reply cannot be read, or a filter of the upstream cut it off."
         )
 
 
 def test_no_item_goes_on_during_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It knows only of the calls that were begun before, and of the answers to those that were done."""
+    """The next attempt knows only the calls and answers that were recorded before it began."""
     real, taken, gate = ItemTurns.take_reply, list[str](), Gate()
 
     async def take(turns: ItemTurns, item: BatchItem, body: bytes) -> Any:
@@ -516,26 +533,26 @@ def test_no_item_goes_on_during_the_next_attempt(tmp_path: Path, monkeypatch: py
         if len(taken) == 2:
             while not shop.bodies:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-            # The call of the first goes on when this has come to its end.
+            # The first item's call goes on after this attempt has ended.
             asyncio.get_running_loop().call_later(0.2, gate.open)
             raise StoreUnavailable("the database is away")
         return await real(turns, item, body)
 
     monkeypatch.setattr(ItemTurns, "take_reply", take)
-    with with_webhooks(tmp_path, buying) as (s, shop):
+    with serve_batches_and_tools(tmp_path, answer_by_buying) as (world, shop):
         shop.gate = gate
-        agents = s.shoppers(2, shop)
-        assert s.ended(s.post(agents))["counts"]["completed"] == 2
-        assert [s.said(agent)[-1] for agent in agents] == ["assistant_message: It said ok."] * 2
+        agents = world.create_buyers(2, shop)
+        assert world.wait_for_end(world.create_batch(agents))["counts"]["completed"] == 2
+        assert [world.list_messages(agent)[-1] for agent in agents] == ["assistant_message: It said ok."] * 2
     assert len(shop.bodies) == 2
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
-def test_a_provider_that_is_busy_is_left_alone(
+def test_a_busy_provider_is_not_asked_before_its_retry_time(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with scene(tmp_path) as s:
-        server, clock = (s.openai if model == "open/m" else s.anthropic), s.world.world.clock
+    with serve_batches(tmp_path) as world:
+        server, clock = world.find_server(model), world.world.clock
         refused, asked = server.make_error, list[float]()
 
         def busy(status: int, words: str) -> Response:
@@ -546,69 +563,67 @@ def test_a_provider_that_is_busy_is_left_alone(
 
         monkeypatch.setattr(server, "make_error", busy)
         server.create_refusals = [(429, "Too much is enqueued.")]
-        batch = s.post(s.agents(2, model))
-        s.until(batch, lambda _: len(asked) == 1)
+        batch = world.create_batch(world.create_agents(2, model))
+        world.wait_for(batch, lambda _: len(asked) == 1)
         clock.sleep(3500.0)
-        s.ended(s.post(s.agents(1, "up/m")))
-        assert s.get(batch)["counts"]["running"] == 2
+        world.wait_for_end(world.create_batch(world.create_agents(1, "up/m")))
+        assert world.retrieve(batch)["counts"]["running"] == 2
         clock.sleep(3600.0)
-        s.ended(s.post(s.agents(1, "up/m")))
-        assert s.ended(batch)["counts"]["completed"] == 2
+        world.wait_for_end(world.create_batch(world.create_agents(1, "up/m")))
+        assert world.wait_for_end(batch)["counts"]["completed"] == 2
 
 
-def test_what_is_refused_is_not_left_with_the_provider(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with scene(tmp_path) as s:
-        make, s.openai.failure_message = s.openai.add_batch, "The file is malformed."
+def test_the_files_of_refused_batches_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_batches(tmp_path) as world:
+        make, world.openai.failure_message = world.openai.add_batch, "The file is malformed."
 
         def make_second(*about: Any, **more: Any) -> Any:
-            s.openai.failure_message = None if s.openai.batches else s.openai.failure_message
+            world.openai.failure_message = None if world.openai.batches else world.openai.failure_message
             return make(*about, **more)
 
-        monkeypatch.setattr(s.openai, "add_batch", make_second)
-        s.openai.create_refusals = [(429, "Too much is enqueued.")] * 2
-        assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
+        monkeypatch.setattr(world.openai, "add_batch", make_second)
+        world.openai.create_refusals = [(429, "Too much is enqueued.")] * 2
+        assert world.wait_for_end(world.create_batch(world.create_agents(2)))["counts"]["completed"] == 2
         # Two that were refused, one that failed as a whole, and the one that was answered.
-        assert len(s.openai.files) == 4
-        assert set(s.openai.files) <= set(s.openai.deleted)
+        assert len(world.openai.files) == 4
+        assert set(world.openai.files) <= set(world.openai.deleted)
 
 
-def test_a_file_whose_batch_could_not_be_made_is_not_left_there(tmp_path: Path) -> None:
-    with scene(tmp_path) as s:
-        s.openai.create_refusals = [(503, "Busy.")] * 3
-        assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
-        assert len(s.openai.files) == 4
-        s.until_rest()
-        assert s.openai.listed_files == []
+def test_the_file_of_a_batch_that_could_not_be_created_is_deleted(tmp_path: Path) -> None:
+    with serve_batches(tmp_path) as world:
+        world.openai.create_refusals = [(503, "Busy.")] * 3
+        assert world.wait_for_end(world.create_batch(world.create_agents(2)))["counts"]["completed"] == 2
+        assert len(world.openai.files) == 4
+        world.wait_for_no_job()
+        assert world.openai.listed_files == []
 
 
-def test_a_batch_that_vanishes_leaves_no_file_behind(tmp_path: Path) -> None:
-    with scene(tmp_path, held=True) as s:
-        batch = s.post(s.agents(2))
-        s.until(batch, lambda _: len(s.openai.batches) == 1)
-        s.openai.batches.clear()
-        s.until(batch, lambda _: len(s.openai.batches) == 1)
-        s.openai.finish()
-        assert s.ended(batch)["counts"]["completed"] == 2
-        s.until_rest()
-        assert len(s.openai.files) == 2
-        assert s.openai.listed_files == []
+def test_the_files_of_a_batch_that_vanishes_are_deleted(tmp_path: Path) -> None:
+    with serve_batches(tmp_path, held=True) as world:
+        batch = world.create_batch(world.create_agents(2))
+        world.wait_for(batch, lambda _: len(world.openai.batches) == 1)
+        world.openai.batches.clear()
+        world.wait_for(batch, lambda _: len(world.openai.batches) == 1)
+        world.openai.finish()
+        assert world.wait_for_end(batch)["counts"]["completed"] == 2
+        world.wait_for_no_job()
+        assert len(world.openai.files) == 2
+        assert world.openai.listed_files == []
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
-def test_what_could_not_be_deleted_is_deleted_later(model: str, tmp_path: Path) -> None:
-    with scene(tmp_path) as s:
-        server = s.openai if model == "open/m" else s.anthropic
+def test_a_failed_deletion_is_tried_again(model: str, tmp_path: Path) -> None:
+    with serve_batches(tmp_path) as world:
+        server = world.find_server(model)
         server.delete_refusals = [(503, "Busy.")] * 3
-        batch = s.post(s.agents(2, model))
+        batch = world.create_batch(world.create_agents(2, model))
         # The batch does not wait for that.
-        assert s.ended(batch)["counts"]["completed"] == 2
-        s.until_rest()
+        assert world.wait_for_end(batch)["counts"]["completed"] == 2
+        world.wait_for_no_job()
         kept = (
             {server.batches[0].id}
             if model != "open/m"
-            else {*s.openai.files, f"file-out-{s.openai.batches[0].id}"}
+            else {*world.openai.files, f"file-out-{world.openai.batches[0].id}"}
         )
         assert kept <= set(server.deleted)
 
@@ -617,8 +632,8 @@ def test_what_could_not_be_deleted_is_deleted_later(model: str, tmp_path: Path) 
 def test_results_that_break_off_after_the_last_one_are_deleted(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with scene(tmp_path) as s:
-        server = s.openai if model == "open/m" else s.anthropic
+    with serve_batches(tmp_path) as world:
+        server = world.find_server(model)
         stream = server.stream_results
 
         def cut_last(lines: list[Any]) -> Response:
@@ -628,40 +643,42 @@ def test_results_that_break_off_after_the_last_one_are_deleted(
             return stream(lines)
 
         monkeypatch.setattr(server, "stream_results", cut_last)
-        assert s.ended(s.post(s.agents(2, model)))["counts"]["completed"] == 2
-        s.until_rest()
+        assert (
+            world.wait_for_end(world.create_batch(world.create_agents(2, model)))["counts"]["completed"] == 2
+        )
+        world.wait_for_no_job()
         assert server.results_cut_at is None
         assert server.deleted
 
 
-def test_what_is_never_deleted_is_let_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_deletion_is_given_up_after_eight_tries(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "mnemogate")
-    with scene(tmp_path) as s:
-        s.openai.delete_refusals = [(503, "Busy.")] * 100
-        assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
-        s.until_rest()
-        assert len(s.openai.delete_refusals) == 92
-    assert f"could not delete what it has of {s.openai.batches[0].id}" in caplog.text
+    with serve_batches(tmp_path) as world:
+        world.openai.delete_refusals = [(503, "Busy.")] * 100
+        assert world.wait_for_end(world.create_batch(world.create_agents(2)))["counts"]["completed"] == 2
+        world.wait_for_no_job()
+        assert len(world.openai.delete_refusals) == 92
+    assert f"could not delete what it has of {world.openai.batches[0].id}" in caplog.text
     # The attempts that only delete do not log the end again.
     assert caplog.text.count("2 of 2 items have ended") == 1
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
-def test_a_key_that_is_put_right_in_time_goes_on(
+def test_a_batch_goes_on_when_its_revoked_key_works_again(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with scene(tmp_path, held=True) as s:
-        server, clock = (s.openai if model == "open/m" else s.anthropic), s.world.world.clock
-        batch = s.post(s.agents(2, model))
-        s.until(batch, lambda _: len(server.batches) == 1)
+    with serve_batches(tmp_path, held=True) as world:
+        server, clock = world.find_server(model), world.world.clock
+        batch = world.create_batch(world.create_agents(2, model))
+        world.wait_for(batch, lambda _: len(server.batches) == 1)
         server.finish()
         with monkeypatch.context() as meanwhile:
             polls = revoke(server, meanwhile)
             for _ in range(20):
                 clock.sleep(10_000.0)
                 many = len(polls)
-                s.until(batch, lambda _, many=many: len(polls) > many)
-        assert s.ended(batch)["counts"]["completed"] == 2
+                world.wait_for(batch, lambda _, many=many: len(polls) > many)
+        assert world.wait_for_end(batch)["counts"]["completed"] == 2
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
@@ -669,34 +686,34 @@ def test_a_key_that_stays_revoked_fails_the_items(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "_UNHEARD_S", 20.0)
-    with scene(tmp_path, held=True) as s:
-        server = s.openai if model == "open/m" else s.anthropic
-        batch = s.post([*s.agents(2, model), *s.agents(1, "up/m")])
-        s.until(batch, lambda _: len(server.batches) == 1)
+    with serve_batches(tmp_path, held=True) as world:
+        server = world.find_server(model)
+        batch = world.create_batch([*world.create_agents(2, model), *world.create_agents(1, "up/m")])
+        world.wait_for(batch, lambda _: len(server.batches) == 1)
         polls = revoke(server, monkeypatch)
-        counts = s.ended(batch)["counts"]
+        counts = world.wait_for_end(batch)["counts"]
         assert (counts["failed"], counts["completed"]) == (2, 1)
-        assert s.items(batch)[0]["error"].endswith("errors, the last one: The key was revoked.")
+        assert world.list_items(batch)[0]["error"].endswith("errors, the last one: The key was revoked.")
         assert len(polls) > 20
 
 
-def test_tries_of_one_thing_are_not_counted_for_another(
+def test_refused_creations_and_missing_results_are_counted_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with scene(tmp_path) as s:
-        s.openai.create_refusals = [(429, "Too much is enqueued.")] * 7
-        stream, asked = s.openai.stream_results, list[int]()
+    with serve_batches(tmp_path) as world:
+        world.openai.create_refusals = [(429, "Too much is enqueued.")] * 7
+        stream, asked = world.openai.stream_results, list[int]()
 
         def gone(lines: list[Any]) -> Response:
             asked.append(len(lines))
-            return s.openai.make_error(404, "No such File object.") if len(asked) < 8 else stream(lines)
+            return world.openai.make_error(404, "No such File object.") if len(asked) < 8 else stream(lines)
 
-        monkeypatch.setattr(s.openai, "stream_results", gone)
-        assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
+        monkeypatch.setattr(world.openai, "stream_results", gone)
+        assert world.wait_for_end(world.create_batch(world.create_agents(2)))["counts"]["completed"] == 2
 
 
 def revoke(server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Has a server refuse all. Returns what it is asked."""
+    """Has a server refuse all requests. Returns the list of their paths, which grows."""
     asked: list[str] = []
 
     def unauthorised(request: Request) -> Response:
@@ -707,94 +724,98 @@ def revoke(server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_a_queue_that_has_little_room_is_given_less(tmp_path: Path) -> None:
-    """An account may have so many tokens waiting, of all its batches together."""
-    with scene(tmp_path) as s:
-        s.openai.max_running_requests = 3
-        agents = s.agents(10)
-        batch = s.post(agents)
-        assert s.ended(batch)["counts"]["completed"] == 10
-        sizes = [(len(each.requests), each.status) for each in s.openai.batches]
+def test_a_part_is_halved_until_the_queue_has_room(tmp_path: Path) -> None:
+    """OpenAI limits the tokens that all batches of an account have in its queue."""
+    with serve_batches(tmp_path) as world:
+        world.openai.max_running_requests = 3
+        agents = world.create_agents(10)
+        batch = world.create_batch(agents)
+        assert world.wait_for_end(batch)["counts"]["completed"] == 10
+        sizes = [(len(each.requests), each.status) for each in world.openai.batches]
         assert sizes[:3] == [(10, "failed"), (5, "failed"), (2, "completed")]
         assert sum(size for size, status in sizes if status == "completed") == 10
-        assert all(len(s.said(agent)) == 2 for agent in agents)
-        assert set(s.openai.files) <= set(s.openai.deleted)
+        assert all(len(world.list_messages(agent)) == 2 for agent in agents)
+        assert set(world.openai.files) <= set(world.openai.deleted)
 
 
-def test_a_queue_that_refuses_what_it_has_no_room_for_is_waited_for(tmp_path: Path) -> None:
-    with scene(tmp_path) as s:
+def test_a_part_waits_longer_for_a_full_queue_than_after_other_refusals(tmp_path: Path) -> None:
+    with serve_batches(tmp_path) as world:
         words = "Enqueued token limit reached for m in organization org. Limit: 90,000 enqueued tokens."
-        s.openai.create_refusals = [(400, words), (429, words)] * 10
-        batch = s.post(s.agents(3))
-        # Longer than a part is tried that is refused for another reason.
-        assert s.ended(batch)["counts"]["completed"] == 3
-        assert (s.openai.create_refusals, s.openai.listed_files) == ([], [])
+        world.openai.create_refusals = [(400, words), (429, words)] * 10
+        batch = world.create_batch(world.create_agents(3))
+        # These are more refusals than a part survives that is refused for another reason.
+        assert world.wait_for_end(batch)["counts"]["completed"] == 3
+        assert (world.openai.create_refusals, world.openai.listed_files) == ([], [])
 
 
-def test_an_item_that_no_queue_takes_fails_alone(tmp_path: Path) -> None:
-    with scene(tmp_path) as s:
-        agents = s.agents(4)
-        s.openai.max_bytes = 20_000
-        # It is met first, before any answer has shown that there is room.
-        batch = s.post(agents, "word " * 10_000, "Hi", "Hi", "Hi")
-        counts = s.ended(batch)["counts"]
+def test_an_item_larger_than_the_queue_fails_alone(tmp_path: Path) -> None:
+    with serve_batches(tmp_path) as world:
+        agents = world.create_agents(4)
+        world.openai.max_bytes = 20_000
+        # The large item is sent first, before any reply has shown that the queue has room.
+        batch = world.create_batch(agents, "word " * 10_000, "Hi", "Hi", "Hi")
+        counts = world.wait_for_end(batch)["counts"]
         assert (counts["failed"], counts["completed"]) == (1, 3)
-        assert s.items(batch)[0]["error"].startswith("The request alone is larger than its provider's queue")
-        assert "Limit: 5,000 enqueued tokens." in s.items(batch)[0]["error"]
+        assert world.list_items(batch)[0]["error"].startswith(
+            "The request alone is larger than its provider's queue"
+        )
+        assert "Limit: 5,000 enqueued tokens." in world.list_items(batch)[0]["error"]
 
 
-def test_a_queue_that_others_have_filled_is_waited_for(tmp_path: Path) -> None:
-    with scene(tmp_path, held=True) as s:
-        clock = s.world.world.clock
-        s.openai.max_running_requests = 4
-        first = s.post(s.agents(4, "open/m"))
-        s.until(first, lambda _: len(s.openai.batches) == 1)
-        second = s.post(s.agents(4, "open/m", tags=["second"]))
-        # While nothing ends there is room for nobody, in smaller parts either.
-        s.until(second, lambda _: len(s.openai.batches) == 6)
-        assert [len(each.requests) for each in s.openai.batches] == [4, 4, 2, 1, 1, 1]
+def test_a_part_waits_while_other_batches_fill_the_queue(tmp_path: Path) -> None:
+    with serve_batches(tmp_path, held=True) as world:
+        clock = world.world.clock
+        world.openai.max_running_requests = 4
+        first = world.create_batch(world.create_agents(4, "open/m"))
+        world.wait_for(first, lambda _: len(world.openai.batches) == 1)
+        second = world.create_batch(world.create_agents(4, "open/m", tags=["second"]))
+        # Until a batch ends, smaller parts have no room either.
+        world.wait_for(second, lambda _: len(world.openai.batches) == 6)
+        assert [len(each.requests) for each in world.openai.batches] == [4, 4, 2, 1, 1, 1]
         clock.sleep(3600.0)
-        s.openai.held = False
-        s.openai.finish()
-        assert s.ended(second)["counts"]["completed"] == 4
-        assert s.ended(first)["counts"]["completed"] == 4
+        world.openai.held = False
+        world.openai.finish()
+        assert world.wait_for_end(second)["counts"]["completed"] == 4
+        assert world.wait_for_end(first)["counts"]["completed"] == 4
 
 
-def test_a_queue_without_room_for_a_day_fails_what_is_left(
+def test_items_fail_after_a_day_without_room_in_the_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "_NO_ROOM_S", 10.0)
-    with scene(tmp_path) as s:
-        s.openai.max_running_requests = 0
-        batch = s.post([*s.agents(3), *s.agents(2, "claude/claude-opus-4-6")])
-        counts = s.ended(batch)["counts"]
+    with serve_batches(tmp_path) as world:
+        world.openai.max_running_requests = 0
+        batch = world.create_batch(
+            [*world.create_agents(3), *world.create_agents(2, "claude/claude-opus-4-6")]
+        )
+        counts = world.wait_for_end(batch)["counts"]
         assert (counts["failed"], counts["completed"]) == (3, 2)
-        assert {item["error"] for item in s.items(batch)} == {
+        assert {item["error"] for item in world.list_items(batch)} == {
             None,
             "Enqueued token limit reached. Please try again once some batches have been completed.",
         }
-        assert [len(each.requests) for each in s.openai.batches[:3]] == [3, 1, 1]
+        assert [len(each.requests) for each in world.openai.batches[:3]] == [3, 1, 1]
 
 
-def test_a_day_without_requests_does_not_count(tmp_path: Path) -> None:
-    with scene(tmp_path) as s:
-        s.openai.max_running_requests = 0
-        batch = s.post(s.agents(3))
-        s.until(batch, lambda _: len(s.openai.batches) == 3)
-    with scene(tmp_path) as s:
-        s.world.world.clock.sleep(90_000.0)
-        s.openai.max_running_requests = 0
-        s.until(batch, lambda _: len(s.openai.batches) == 2)
-        s.openai.max_running_requests = 2
-        assert s.ended(batch)["counts"]["completed"] == 3
+def test_a_day_in_which_no_gateway_runs_is_no_day_without_room(tmp_path: Path) -> None:
+    with serve_batches(tmp_path) as world:
+        world.openai.max_running_requests = 0
+        batch = world.create_batch(world.create_agents(3))
+        world.wait_for(batch, lambda _: len(world.openai.batches) == 3)
+    with serve_batches(tmp_path) as world:
+        world.world.clock.sleep(90_000.0)
+        world.openai.max_running_requests = 0
+        world.wait_for(batch, lambda _: len(world.openai.batches) == 2)
+        world.openai.max_running_requests = 2
+        assert world.wait_for_end(batch)["counts"]["completed"] == 3
 
 
 @pytest.mark.parametrize("cause", ["busy", "full"])
 def test_a_clock_that_is_put_back_by_days_delays_no_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str
 ) -> None:
-    with scene(tmp_path) as s:
-        refused = s.openai.make_error
+    with serve_batches(tmp_path) as world:
+        refused = world.openai.make_error
 
         def busy(status: int, words: str) -> Response:
             reply = refused(status, words)
@@ -802,67 +823,68 @@ def test_a_clock_that_is_put_back_by_days_delays_no_part(
             return reply
 
         if cause == "busy":
-            monkeypatch.setattr(s.openai, "make_error", busy)
-            s.openai.create_refusals = [(429, "Too much is enqueued.")]
+            monkeypatch.setattr(world.openai, "make_error", busy)
+            world.openai.create_refusals = [(429, "Too much is enqueued.")]
         else:
-            s.openai.max_running_requests = 0
-        batch = s.post(s.agents(2))
-        s.until(
-            batch, lambda _: not s.openai.create_refusals if cause == "busy" else len(s.openai.batches) == 2
+            world.openai.max_running_requests = 0
+        batch = world.create_batch(world.create_agents(2))
+        world.wait_for(
+            batch,
+            lambda _: not world.openai.create_refusals if cause == "busy" else len(world.openai.batches) == 2,
         )
-        s.comes_to_rest()
-        s.world.world.clock.sleep(-30 * 86_400.0)
-        s.openai.max_running_requests = None
-        assert s.ended(batch)["counts"]["completed"] == 2
+        world.wait_until_idle()
+        world.world.clock.sleep(-30 * 86_400.0)
+        world.openai.max_running_requests = None
+        assert world.wait_for_end(batch)["counts"]["completed"] == 2
 
 
 def test_a_model_that_has_room_does_not_wait_for_one_that_has_none(tmp_path: Path) -> None:
-    with scene(tmp_path, held=True) as s:
-        s.openai.max_running_requests = 3
-        crowded, free = s.agents(4, "open/m"), s.agents(3, "open/free")
-        batch = s.post([*crowded, *free])
-        # 4 of the one, 3 of the other, and 2 of the 4, after which the other 2 have no room.
-        s.until(batch, lambda _: len(s.openai.batches) == 3)
-        assert [(each.model, len(each.requests)) for each in s.openai.batches] == [
+    with serve_batches(tmp_path, held=True) as world:
+        world.openai.max_running_requests = 3
+        crowded, free = world.create_agents(4, "open/m"), world.create_agents(3, "open/free")
+        batch = world.create_batch([*crowded, *free])
+        # The 4 items of `m` have no room together. 2 of them have, and then the other 2 have none.
+        world.wait_for(batch, lambda _: len(world.openai.batches) == 3)
+        assert [(each.model, len(each.requests)) for each in world.openai.batches] == [
             ("m", 4),
             ("free", 3),
             ("m", 2),
         ]
-        s.openai.end(s.openai.batches[1])
-        s.until(batch, lambda found: found["counts"]["completed"] == 3)
-        assert [len(s.said(agent)) for agent in free] == [2, 2, 2]
-        s.openai.held = False
-        s.openai.finish()
-        assert s.ended(batch)["counts"]["completed"] == 7
+        world.openai.end(world.openai.batches[1])
+        world.wait_for(batch, lambda found: found["counts"]["completed"] == 3)
+        assert [len(world.list_messages(agent)) for agent in free] == [2, 2, 2]
+        world.openai.held = False
+        world.openai.finish()
+        assert world.wait_for_end(batch)["counts"]["completed"] == 7
 
 
-def test_a_part_that_takes_a_day_leaves_the_others_their_time(tmp_path: Path) -> None:
-    with scene(tmp_path, held=True) as s:
-        s.openai.max_running_requests = 4
-        batch = s.post(s.agents(8))
-        # One of the two halves has all the room there is.
-        s.until(batch, lambda _: len(s.openai.batches) == 2)
+def test_time_while_a_part_runs_is_no_time_without_room(tmp_path: Path) -> None:
+    with serve_batches(tmp_path, held=True) as world:
+        world.openai.max_running_requests = 4
+        batch = world.create_batch(world.create_agents(8))
+        # One of the two halves takes all the room.
+        world.wait_for(batch, lambda _: len(world.openai.batches) == 2)
         for _ in range(20):
-            s.world.world.clock.sleep(5_000.0)
-            polls = s.openai.polls
-            s.until(batch, lambda _, polls=polls: s.openai.polls > polls + 1)
-        assert len(s.openai.batches) == 2
-        s.openai.held = False
-        s.openai.finish()
-        assert s.ended(batch)["counts"]["completed"] == 8
+            world.world.clock.sleep(5_000.0)
+            polls = world.openai.polls
+            world.wait_for(batch, lambda _, polls=polls: world.openai.polls > polls + 1)
+        assert len(world.openai.batches) == 2
+        world.openai.held = False
+        world.openai.finish()
+        assert world.wait_for_end(batch)["counts"]["completed"] == 8
 
 
-def test_an_agent_whose_model_is_changed_while_its_part_waits_goes_with_the_new_one(tmp_path: Path) -> None:
-    with scene(tmp_path) as s:
-        s.openai.max_running_requests = 0
-        agents = s.agents(2)
-        batch = s.post(agents)
-        s.until(batch, lambda _: len(s.openai.batches) == 2)
-        status, found = s.world.ask("PATCH", f"/v1/agents/{agents[0]}", {"model": "claude/claude-opus-4-6"})
+def test_an_agent_whose_model_is_changed_while_its_part_waits_uses_the_new_model(tmp_path: Path) -> None:
+    with serve_batches(tmp_path) as world:
+        world.openai.max_running_requests = 0
+        agents = world.create_agents(2)
+        batch = world.create_batch(agents)
+        world.wait_for(batch, lambda _: len(world.openai.batches) == 2)
+        status, found = world.ask("PATCH", f"/v1/agents/{agents[0]}", {"model": "claude/claude-opus-4-6"})
         assert status == 200, found
-        s.openai.max_running_requests = None
-        assert s.ended(batch)["counts"]["completed"] == 2
-        assert (len(s.anthropic.batches), s.openai.refusal_messages) == (1, [])
+        world.openai.max_running_requests = None
+        assert world.wait_for_end(batch)["counts"]["completed"] == 2
+        assert (len(world.anthropic.batches), world.openai.refusal_messages) == (1, [])
 
 
 @pytest.mark.parametrize(
@@ -877,49 +899,53 @@ def test_an_agent_that_is_changed_between_two_cycles_fails_no_other(
     change: Json, error: str, tmp_path: Path
 ) -> None:
     def answer(custom_id: str, body: Json) -> Outcome:
-        made = len(results(body))
-        return Outcome(text="Done.") if made >= 2 else Outcome(calls=(append(f"{asked(body)} {made}."),))
+        made = len(read_results(body))
+        return (
+            Outcome(text="Done.")
+            if made >= 2
+            else Outcome(calls=(make_append_call(f"{read_question(body)} {made}."),))
+        )
 
-    with scene(tmp_path, answer, held=True) as s:
-        agents = s.agents(2, tools=["core_memory_append", "core_memory_replace"])
-        batch = s.post(agents, "Note it.")
-        s.until(batch, lambda _: len(s.openai.batches) == 1)
-        s.openai.finish()
-        s.until(batch, lambda _: len(s.openai.batches) == 2)
-        status, found = s.world.ask("PATCH", f"/v1/agents/{agents[0]}", change)
+    with serve_batches(tmp_path, answer, held=True) as world:
+        agents = world.create_agents(2, tools=["core_memory_append", "core_memory_replace"])
+        batch = world.create_batch(agents, "Note it.")
+        world.wait_for(batch, lambda _: len(world.openai.batches) == 1)
+        world.openai.finish()
+        world.wait_for(batch, lambda _: len(world.openai.batches) == 2)
+        status, found = world.ask("PATCH", f"/v1/agents/{agents[0]}", change)
         assert status == 200, found
-        s.openai.held = False
-        s.openai.finish()
-        counts = s.ended(batch)["counts"]
+        world.openai.held = False
+        world.openai.finish()
+        counts = world.wait_for_end(batch)["counts"]
         assert (counts["failed"], counts["completed"]) == (1, 1)
-        assert s.said(agents[1])[-1] == "assistant_message: Done."
-        assert error in s.items(batch)[0]["error"]
-        # Rounds that were done stay.
-        assert "Note it. 0." in s.block(agents[0])
-        assert s.said(agents[0])[1] == "tool_call_message: core_memory_append"
+        assert world.list_messages(agents[1])[-1] == "assistant_message: Done."
+        assert error in world.list_items(batch)[0]["error"]
+        # The finished round stays.
+        assert "Note it. 0." in world.read_block(agents[0])
+        assert world.list_messages(agents[0])[1] == "tool_call_message: core_memory_append"
 
 
-def test_calls_of_the_gateways_own_stop_with_a_cancel(
+def test_requests_that_the_gateway_sends_itself_stop_with_a_cancel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "_MAX_RESULTS", 2)
     gate = Gate()
-    with scene(tmp_path) as s:
-        s.world.upstream.script = lambda request: say("Hello.", hold_before_headers=gate)
-        batch = s.post(s.agents(10, "up/m"))
-        s.world.upstream.request_gate(local.REQUESTS_AT_ONCE).wait_sync()
-        assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
+    with serve_batches(tmp_path) as world:
+        world.upstream.script = lambda request: say("Hello.", hold_before_headers=gate)
+        batch = world.create_batch(world.create_agents(10, "up/m"))
+        world.upstream.request_gate(local.REQUESTS_AT_ONCE).wait_sync()
+        world.cancel_batch(batch)
         gate.open()
-        s.until_rest()
-        assert s.get(batch)["counts"]["cancelled"] == 10
+        world.wait_for_no_job()
+        assert world.retrieve(batch)["counts"]["cancelled"] == 10
 
 
 @pytest.mark.both(is_lost=[True])
 @pytest.mark.parametrize("is_lost", [False, True])
-def test_calls_of_the_gateways_own_end_with_the_attempt_that_made_them(
+def test_requests_that_the_gateway_sends_itself_end_with_the_attempt(
     is_lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another gateway that claims the job makes them itself."""
+    """Another gateway that claims the job sends its own."""
     perform, fail, gate = LocalBatches._perform, Jobs.fail, Gate()
     under_way, when_failed = list[BinaryIO](), list[list[BinaryIO]]()
 
@@ -936,63 +962,65 @@ def test_calls_of_the_gateways_own_end_with_the_attempt_that_made_them(
 
     monkeypatch.setattr(LocalBatches, "_perform", noted)
     monkeypatch.setattr(Jobs, "fail", failed)
-    with scene(tmp_path) as s:
-        s.world.upstream.script = lambda request: say("Hello.", hold_before_headers=gate)
-        batch = s.post(s.agents(6, "up/m"))
-        s.world.upstream.request_gate(local.REQUESTS_AT_ONCE).wait_sync()
+    with serve_batches(tmp_path) as world:
+        world.upstream.script = lambda request: say("Hello.", hold_before_headers=gate)
+        batch = world.create_batch(world.create_agents(6, "up/m"))
+        world.upstream.request_gate(local.REQUESTS_AT_ONCE).wait_sync()
         if is_lost:
-            gateway, store = s.world.world.gateway, s.world.world.store
-            [job] = s.world.world.query("SELECT id FROM jobs WHERE kind = 'batch'")
+            gateway, store = world.world.gateway, world.world.store
+            [job] = world.world.query("SELECT id FROM jobs WHERE kind = 'batch'")
             gateway.call(store.jobs.cancel(job))
         else:
-            Breaking(monkeypatch, "is_over", 1)
-        s.until(batch, lambda _: bool(when_failed))
+            FailingMethod(monkeypatch, "is_over", 1)
+        world.wait_for(batch, lambda _: bool(when_failed))
         assert when_failed[0] == []
         gate.open()
-        assert is_lost or s.ended(batch)["counts"]["completed"] == 6
+        assert is_lost or world.wait_for_end(batch)["counts"]["completed"] == 6
 
 
 @pytest.mark.parametrize("is_refused", [False, True])
-def test_calls_of_the_gateways_own_do_not_have_a_provider_asked_more_often(
+def test_polls_of_the_gateways_own_requests_poll_no_provider(
     is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LocalBatches, "poll_interval_s", 0.01)
-    looks, gate = Breaking(monkeypatch, "get", 0), Gate()
-    with scene(tmp_path, held=True, batch=BatchSettings(poll_s=3600.0)) as s:
-        s.world.upstream.script = lambda request: say("Hello.", hold_before_headers=gate)
-        s.openai.create_refusals = [(429, "Not now.")] * (10 if is_refused else 0)
-        batch = s.post([*s.agents(1, "up/m"), *s.agents(1, "open/m")])
+    looks, gate = FailingMethod(monkeypatch, "get", 0), Gate()
+    with serve_batches(tmp_path, held=True, batch=BatchSettings(poll_s=3600.0)) as world:
+        world.upstream.script = lambda request: say("Hello.", hold_before_headers=gate)
+        world.openai.create_refusals = [(429, "Not now.")] * (10 if is_refused else 0)
+        batch = world.create_batch([*world.create_agents(1, "up/m"), *world.create_agents(1, "open/m")])
         before = looks.calls
         deadline = time.monotonic() + PATIENCE_S
         while looks.calls < before + 10:  # each by an attempt of the job
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        assert s.openai.polls == 0
-        assert len(s.openai.create_refusals) == (9 if is_refused else 0)
+        assert world.openai.polls == 0
+        assert len(world.openai.create_refusals) == (9 if is_refused else 0)
         gate.open()
-        assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
+        world.cancel_batch(batch)
 
 
 def test_parts_are_read_once_while_the_gateway_makes_the_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are polled each second, and a part is made of what became ready since."""
-    reads = Breaking(monkeypatch, "load_journal", 0)
-    with scene(tmp_path) as s:
-        s.world.upstream.script = lambda request: (
-            say("Done.") if results(request.json) else call_tools(Call(*append("Noted.")))
+    """The gateway's own requests are polled each second, and the items that became ready are the next part."""
+    reads = FailingMethod(monkeypatch, "load_journal", 0)
+    with serve_batches(tmp_path) as world:
+        world.upstream.script = lambda request: (
+            say("Done.") if read_results(request.json) else call_tools(Call(*make_append_call("Noted.")))
         )
-        assert s.ended(s.post(s.agents(3, "up/m")))["counts"]["completed"] == 3
+        assert (
+            world.wait_for_end(world.create_batch(world.create_agents(3, "up/m")))["counts"]["completed"] == 3
+        )
     assert reads.calls == 1
 
 
 @pytest.mark.parametrize(
     "error", [StoreUnavailable("the disk is full"), OSError(28, "No space left on device")]
 )
-def test_what_may_pass_ends_no_batch(
+def test_failures_of_the_database_or_the_disk_end_no_batch(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A database or a disk may fail often, before it works again."""
+    """They may fail often before they work again."""
     add, fail, tries, waits = PartDraft.add, Jobs.fail, list[int](), list[float]()
 
     def broken(draft: PartDraft, *about: Any) -> None:
@@ -1008,15 +1036,15 @@ def test_what_may_pass_ends_no_batch(
     monkeypatch.setattr(PartDraft, "add", broken)
     monkeypatch.setattr(Jobs, "fail", failed)
     monkeypatch.setattr(batch_jobs, "MAX_FAULTS", 2)
-    with scene(tmp_path) as s:
-        assert s.ended(s.post(s.agents(1)))["counts"]["completed"] == 1
+    with serve_batches(tmp_path) as world:
+        assert world.wait_for_end(world.create_batch(world.create_agents(1)))["counts"]["completed"] == 1
     assert len(waits) == 10
     assert max(waits) <= POLL.poll_s
 
 
 @pytest.mark.parametrize("often", [2, 3])
 @pytest.mark.parametrize("error", [RuntimeError(), StatementFailed("near 'SELEC': syntax error")])
-def test_faults_in_a_row_end_a_batch(
+def test_internal_errors_in_a_row_end_a_batch(
     error: Exception, often: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, reads = batch_jobs._Attempt._read_results, list[int]()
@@ -1029,34 +1057,34 @@ def test_faults_in_a_row_end_a_batch(
 
     monkeypatch.setattr(batch_jobs, "MAX_FAULTS", 3)
     monkeypatch.setattr(batch_jobs._Attempt, "_read_results", broken)
-    with scene(tmp_path, held=True) as s:
-        batch = s.post(s.agents(1))
-        s.until(batch, lambda found: len(reads) > 8 or found["status"] in ENDED)
-        s.openai.finish()
-        assert s.ended(batch)["counts"]["failed" if often == 3 else "completed"] == 1
+    with serve_batches(tmp_path, held=True) as world:
+        batch = world.create_batch(world.create_agents(1))
+        world.wait_for(batch, lambda found: len(reads) > 8 or found["status"] in END_STATUSES)
+        world.openai.finish()
+        assert world.wait_for_end(batch)["counts"]["failed" if often == 3 else "completed"] == 1
 
 
 def test_no_result_is_taken_once_a_batch_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each may have tools that run for minutes."""
+    """Each result may have calls of tools that run for minutes."""
     take, taken = ItemTurns.take_reply, list[str]()
 
     async def cancelling(turns: ItemTurns, item: BatchItem, body: bytes) -> Any:
         taken.append(item.agent_uid)
         if len(taken) == 4:  # the first of the second round
-            store = s.world.world.store
+            store = world.world.store
             found = await store.batches.get(None, batch["id"].removeprefix("job-"))
             await store.batches.cancel(found, found.created)
         return await take(turns, item, body)
 
     monkeypatch.setattr(batch_results, "PAGE_ITEMS", 1)
     monkeypatch.setattr(ItemTurns, "take_reply", cancelling)
-    with scene(tmp_path, noting, held=True) as s:
-        batch = s.post(s.agents(3))
+    with serve_batches(tmp_path, answer_by_noting, held=True) as world:
+        batch = world.create_batch(world.create_agents(3))
         for made in (1, 2):
-            s.until(batch, lambda _, made=made: len(s.openai.batches) == made)
-            s.openai.finish()
-        s.until_rest()
+            world.wait_for(batch, lambda _, made=made: len(world.openai.batches) == made)
+            world.openai.finish()
+        world.wait_for_no_job()
         assert len(taken) == 4
-        assert s.get(batch)["counts"]["cancelled"] >= 2
+        assert world.retrieve(batch)["counts"]["cancelled"] >= 2

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.agents.batches.test_batches import PATH, append, asked, results
+from tests.agents.batches.batch_world import PATH, make_append_call, read_question, read_results
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, OpenAIBatchServer, Outcome
 from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.process import Process, serving
@@ -33,10 +33,10 @@ batches = "{batches}"
 
 
 def answer(custom_id: str, body: Json) -> Outcome:
-    made = len(results(body))
+    made = len(read_results(body))
     if made == ROUNDS - 1:
-        return Outcome(text=f"{asked(body)} is done.")
-    return Outcome(calls=(append(f"{asked(body)} {made}."),))
+        return Outcome(text=f"{read_question(body)} is done.")
+    return Outcome(calls=(make_append_call(f"{read_question(body)} {made}."),))
 
 
 def ask(gateway: Process, method: str, path: str, body: Any = None) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.agents.batches.test_batches import PATH
+from tests.agents.batches.batch_world import PATH
 from tests.agents.sleeptime import is_sleeptime_request
 from tests.agents.test_sleep_killed import CALLS, NOTES
 from tests.doubles.batches import OpenAIBatchServer

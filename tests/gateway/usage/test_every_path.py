@@ -17,8 +17,8 @@ from openai.types.responses import ResponseUsage
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.settings import ModelSettings, UpstreamSettings
 from storage.usage_records import SHOWN_COUNTERS
-from tests.agents.batches.test_batches import MODELS, scene
-from tests.agents.batches.test_batches import USAGE as ITEM
+from tests.agents.batches.batch_world import MODELS, serve_batches
+from tests.agents.batches.batch_world import USAGE as ITEM_USAGE
 from tests.agents.test_peers import ASK
 from tests.doubles.anthropic_upstream import StrictAnthropic, message
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, raw, say
@@ -481,35 +481,35 @@ def test_a_vector_that_fails_or_is_late_is_no_error_of_its_request(learner: Lear
 @pytest.mark.agents
 @pytest.mark.parametrize("model", MODELS)
 def test_batches_of_agents_count_their_items(model: str, tmp_path: Path) -> None:
-    with scene(tmp_path, admin_token=TOKEN) as found:
-        found.world.upstream.script = lambda request: say("Hello.", usage=ITEM)
-        found.ended(found.post(found.agents(3, model), "Who are you?"))
-        rows = usage_by_model(found.world.world)
+    with serve_batches(tmp_path, admin_token=TOKEN) as world:
+        world.upstream.script = lambda request: say("Hello.", usage=ITEM_USAGE)
+        world.wait_for_end(world.create_batch(world.create_agents(3, model), "Who are you?"))
+        rows = usage_by_model(world.world)
         (row,) = [each for each in rows if each["batch_input_tokens"]]
         assert (row["batch_input_tokens"], row["batch_output_tokens"]) == (
-            3 * ITEM["prompt_tokens"],
-            3 * ITEM["completion_tokens"],
+            3 * ITEM_USAGE["prompt_tokens"],
+            3 * ITEM_USAGE["completion_tokens"],
         )
         assert sum(each["input_tokens"] + each["output_tokens"] for each in rows) == 0
 
 
 @pytest.mark.agents
 def test_a_reply_of_a_batch_that_is_not_stored_counts(tmp_path: Path) -> None:
-    with scene(tmp_path, held=True, admin_token=TOKEN) as found:
-        agents, letta = found.agents(2), found.world.letta
+    with serve_batches(tmp_path, held=True, admin_token=TOKEN) as world:
+        agents, letta = world.create_agents(2), world.letta
         letta.agents.messages.create(agents[0], input="My pin is 1234.", override_model="up/m")
-        batch = found.post(agents, "Who are you?")
-        found.until(batch, lambda _: len(found.openai.batches) == 1)
+        batch = world.create_batch(agents, "Who are you?")
+        world.wait_for(batch, lambda _: len(world.openai.batches) == 1)
         message = next(
             m for m in letta.agents.messages.list(agents[0]).items if m.message_type == "user_message"
         )
-        found.world.ask("DELETE", f"/v1/agents/{agents[0]}/messages/{message.id}")
-        found.openai.finish()
-        assert found.ended(batch)["counts"]["failed"] == 1
-        (row,) = [each for each in usage_by_model(found.world.world) if each["batch_input_tokens"]]
+        world.ask("DELETE", f"/v1/agents/{agents[0]}/messages/{message.id}")
+        world.openai.finish()
+        assert world.wait_for_end(batch)["counts"]["failed"] == 1
+        (row,) = [each for each in usage_by_model(world.world) if each["batch_input_tokens"]]
         assert (row["batch_input_tokens"], row["batch_output_tokens"]) == (
-            2 * ITEM["prompt_tokens"],
-            2 * ITEM["completion_tokens"],
+            2 * ITEM_USAGE["prompt_tokens"],
+            2 * ITEM_USAGE["completion_tokens"],
         )
 
 
