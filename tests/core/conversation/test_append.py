@@ -1,4 +1,4 @@
-"""Planning a step of a stored conversation: everything that came in is new, and follows the last exchange."""
+"""Steps of a stored conversation (`plan_step`): all messages of a send are new, and follow the last exchange."""
 
 from __future__ import annotations
 
@@ -34,15 +34,17 @@ HASHER = MessageHasher(SECRET)
 
 
 class Conversation:
-    """One that grows step by step, without a store."""
+    """A stored conversation that grows step by step, without a store."""
 
     def __init__(self) -> None:
         self.tree = Tree()
+        # The exchange of the last step; None: there was no step.
         self.last: Exchange | None = None
 
     def plan(
         self, *messages: WireMessage, pending: Sequence[WireMessage] = (), evicted: EvictedPart | None = None
     ) -> Plan:
+        """Plans a step with new messages. The keyword arguments are those of `plan_step`."""
         query = Query(
             HashedList(HASHER, messages),
             True,
@@ -58,135 +60,156 @@ class Conversation:
         self,
         plan: Plan,
         reply: WireMessage | None,
-        said: WireMessage | None = None,
-        evicted: EvictedPart | None = None,
+        shown_reply: WireMessage | None = None,
     ) -> Exchange:
-        number = len(self.tree.by_id) + 1
-        e = replace(begin_step(plan, {}, None), id=number)
-        above = self.last.path_hash if self.last else b""
+        """Performs a step, and returns its exchange.
+
+        reply: the reply of the model; None: there is no reply.
+        shown_reply: the reply as the client gets it; None: like `reply`.
+        """
+        exchange = replace(begin_step(plan, {}, None), id=len(self.tree.by_id) + 1)
+        path_hash_before = self.last.path_hash if self.last else b""
         self.last = self.tree.add(
             finish_step(
-                e,
+                exchange,
                 HASHER,
-                above,
+                path_hash_before,
                 full_reply=[reply] if reply else [],
-                shown_reply=said,
+                shown_reply=shown_reply,
                 model="up/m",
-                evicted=evicted,
+                evicted=None,
                 now=2.0,
             )
         )
         return self.last
 
-    def sent(self, plan: Plan) -> list[WireMessage]:
-        """The gateway's messages that go before those of the request."""
+    def list_inserted(self, plan: Plan) -> list[WireMessage]:
+        """Returns the messages that the gateway inserts before those of the request."""
         return [each.message for each in compose(self.tree, plan, (), {}).inserted]
 
 
-def test_all_of_a_send_is_new_its_assistant_messages_too() -> None:
-    talk = Conversation()
-    e = talk.step(talk.plan(user("one"), assistant("Said elsewhere."), user("two")), assistant("Second."))
+def test_all_messages_of_a_send_are_new_even_assistant_messages() -> None:
+    conversation = Conversation()
+    e = conversation.step(
+        conversation.plan(user("one"), assistant("Said elsewhere."), user("two")), assistant("Second.")
+    )
     assert len(e.inputs) == 3
     assert e.prefix_length == 0
-    again = talk.plan(user("one"), assistant("Said elsewhere."), user("two"))
-    assert len(again.messages) == 3
-    assert again.exchange.parent == e.id
-    assert [m["content"] for m in talk.sent(again)] == ["one", "Said elsewhere.", "two", "Second."]
+    next_plan = conversation.plan(user("one"), assistant("Said elsewhere."), user("two"))
+    assert len(next_plan.messages) == 3
+    assert next_plan.exchange.parent == e.id
+    assert [m["content"] for m in conversation.list_inserted(next_plan)] == [
+        "one",
+        "Said elsewhere.",
+        "two",
+        "Second.",
+    ]
 
 
 def test_results_of_tools_come_after_the_path() -> None:
-    talk = Conversation()
-    talk.step(talk.plan(user("Weather?")), assistant(None, call("1")))
-    plan = talk.plan(pending=[with_private(result("1", "sunny"), status="success")])
-    sent = talk.sent(plan)
-    assert [m["role"] for m in sent] == ["user", "assistant", "tool"]
-    assert "mnemogate" not in sent[-1]
-    e = talk.step(plan, assistant("Sunny."))
+    conversation = Conversation()
+    conversation.step(conversation.plan(user("Weather?")), assistant(None, call("1")))
+    plan = conversation.plan(pending=[with_private(result("1", "sunny"), status="success")])
+    inserted = conversation.list_inserted(plan)
+    assert [m["role"] for m in inserted] == ["user", "assistant", "tool"]
+    assert "mnemogate" not in inserted[-1]
+    e = conversation.step(plan, assistant("Sunny."))
     assert orjson.loads(e.input or b"")[0]["mnemogate"] == {"status": "success"}
-    assert "mnemogate" not in talk.sent(talk.plan(user("Thanks.")))[2]
+    assert "mnemogate" not in conversation.list_inserted(conversation.plan(user("Thanks.")))[2]
 
 
-def test_the_next_body_begins_with_the_one_before() -> None:
-    """Also where the reply that the model gave has fields that say nothing."""
-    talk = Conversation()
-    asked = talk.plan(user("Weather?"))
-    first = [*talk.sent(asked), user("Weather?")]
-    talk.step(asked, {**assistant(None, call("1")), "refusal": None, "annotations": []})
-    second = talk.sent(talk.plan(pending=[result("1", "sunny")]))
+def test_each_prompt_begins_with_the_one_before() -> None:
+    """Fields of the model's reply that are null or empty change nothing."""
+    conversation = Conversation()
+    plan = conversation.plan(user("Weather?"))
+    first = [*conversation.list_inserted(plan), user("Weather?")]
+    conversation.step(plan, {**assistant(None, call("1")), "refusal": None, "annotations": []})
+    second = conversation.list_inserted(conversation.plan(pending=[result("1", "sunny")]))
     assert second[: len(first)] == first
     assert second[1] == assistant(None, call("1"))
-    talk.step(talk.plan(pending=[result("1", "sunny")]), assistant("Sunny."))
-    assert talk.sent(talk.plan(user("Thanks.")))[: len(second)] == second
+    conversation.step(conversation.plan(pending=[result("1", "sunny")]), assistant("Sunny."))
+    assert conversation.list_inserted(conversation.plan(user("Thanks.")))[: len(second)] == second
 
 
-def test_what_was_said_may_be_something_else_than_what_goes_upstream() -> None:
-    talk = Conversation()
+def test_the_shown_reply_may_differ_from_the_reply_that_goes_upstream() -> None:
+    conversation = Conversation()
     spoken = assistant(None, call("1", "send_message", '{"message":"Hello"}'))
-    e = talk.step(talk.plan(user("Hi")), spoken, assistant("Hello"))
+    e = conversation.step(conversation.plan(user("Hi")), spoken, assistant("Hello"))
     assert e.reply == HASHER.make_atoms(assistant("Hello"))
-    assert talk.tree.contents.get(e).shown_reply == assistant("Hello")
-    assert talk.sent(talk.plan(pending=[result("1", "sent")]))[1] == spoken
+    assert conversation.tree.contents.get(e).shown_reply == assistant("Hello")
+    assert conversation.list_inserted(conversation.plan(pending=[result("1", "sent")]))[1] == spoken
 
 
 def test_an_unanswered_call_gets_a_result() -> None:
-    talk = Conversation()
-    talk.step(talk.plan(user("Weather?")), assistant(None, call("1")))
-    sent = talk.sent(talk.plan(user("Never mind.")))
-    assert [m["role"] for m in sent] == ["user", "assistant", "tool"]
+    conversation = Conversation()
+    conversation.step(conversation.plan(user("Weather?")), assistant(None, call("1")))
+    inserted = conversation.list_inserted(conversation.plan(user("Never mind.")))
+    assert [m["role"] for m in inserted] == ["user", "assistant", "tool"]
 
 
 def test_a_step_without_a_reply_stays_in_the_path() -> None:
-    talk = Conversation()
-    e = talk.step(talk.plan(user("Hello?")), None)
+    conversation = Conversation()
+    e = conversation.step(conversation.plan(user("Hello?")), None)
     assert (e.state, e.reply, e.continued, e.active) == (ExchangeState.FINISHED, None, True, True)
-    plan = talk.plan(user("Are you there?"))
-    assert [m["content"] for m in talk.sent(plan)] == ["Hello?"]
+    plan = conversation.plan(user("Are you there?"))
+    assert [m["content"] for m in conversation.list_inserted(plan)] == ["Hello?"]
     assert plan.exchange.offset == count_atoms_to_end(e)
-    after = talk.step(plan, assistant("Yes."))
-    said = [user("Hello?"), user("Are you there?"), assistant("Yes.")]
-    assert after.path_hash == HashedList(HASHER, said).hash_path(3)
+    after = conversation.step(plan, assistant("Yes."))
+    messages = [user("Hello?"), user("Are you there?"), assistant("Yes.")]
+    assert after.path_hash == HashedList(HASHER, messages).hash_path(3)
 
 
-def test_what_was_left_open_ends_without_a_reply() -> None:
-    talk = Conversation()
-    e = abandon(begin_step(talk.plan(user("Hello?")), {0: "note"}, None), HASHER, b"", 3.0)
+def test_an_abandoned_step_ends_without_a_reply() -> None:
+    conversation = Conversation()
+    e = abandon(begin_step(conversation.plan(user("Hello?")), {0: "note"}, None), HASHER, b"", 3.0)
     assert (e.state, e.reply, e.ended, e.continued) == (ExchangeState.FINISHED, None, 3.0, True)
     assert e.notes == {0: "note"}
 
 
-def test_what_has_left_the_window_is_not_put_in_front() -> None:
-    """A reply without atoms has the place of what follows it; it leaves nevertheless."""
-    talk = Conversation()
-    talk.step(talk.plan(user("one")), assistant(None, call("1")), assistant(""))
-    e = talk.step(talk.plan(pending=[result("1", "done")]), assistant(None, call("2")), assistant(""))
-    begin = EvictedPart(e.depth + 1, count_atoms_to_end(e), 10, 1000)
-    talk.step(talk.plan(user("two")), assistant("Second."))
-    assert [m["content"] for m in talk.sent(talk.plan(user("three"), evicted=begin))] == ["two", "Second."]
+def test_messages_that_have_left_the_window_are_not_inserted() -> None:
+    """This includes a reply without atoms, which has the same offset as the message after it."""
+    conversation = Conversation()
+    conversation.step(conversation.plan(user("one")), assistant(None, call("1")), assistant(""))
+    e = conversation.step(
+        conversation.plan(pending=[result("1", "done")]), assistant(None, call("2")), assistant("")
+    )
+    evicted = EvictedPart(e.depth + 1, count_atoms_to_end(e), 10, 1000)
+    conversation.step(conversation.plan(user("two")), assistant("Second."))
+    assert [
+        m["content"] for m in conversation.list_inserted(conversation.plan(user("three"), evicted=evicted))
+    ] == ["two", "Second."]
 
 
-def test_of_what_plain_turns_have_cut_nothing_is_put_in_front() -> None:
-    """They know how much of a path has left, and not in which exchange it ends."""
-    talk = Conversation()
+def test_messages_that_a_plain_turn_has_evicted_are_not_inserted() -> None:
+    """A plain turn knows the number of evicted atoms, and not the exchange in which they end."""
+    conversation = Conversation()
     for n in range(3):
-        e = talk.step(talk.plan(user(f"Question {n}")), assistant(f"Answer {n}."))
-    begin = EvictedPart(1, count_atoms_to_end(e), 10, 1000)
-    talk.step(talk.plan(user("two")), assistant("Second."))
-    assert [m["content"] for m in talk.sent(talk.plan(user("three"), evicted=begin))] == ["two", "Second."]
+        e = conversation.step(conversation.plan(user(f"Question {n}")), assistant(f"Answer {n}."))
+    evicted = EvictedPart(1, count_atoms_to_end(e), 10, 1000)
+    conversation.step(conversation.plan(user("two")), assistant("Second."))
+    assert [
+        m["content"] for m in conversation.list_inserted(conversation.plan(user("three"), evicted=evicted))
+    ] == ["two", "Second."]
 
 
-def test_its_path_is_that_of_the_list_that_says_the_same() -> None:
-    talk = Conversation()
-    talk.step(talk.plan(user("Weather?")), assistant("Let me see.", call("1")))
-    e = talk.step(talk.plan(pending=[result("1", "sunny")]), assistant("Sunny."))
-    said = [user("Weather?"), assistant("Let me see.", call("1")), result("1", "sunny"), assistant("Sunny.")]
-    assert e.path_hash == HashedList(HASHER, said).hash_path(4)
+def test_the_path_of_steps_has_the_hash_of_the_list_with_the_same_messages() -> None:
+    conversation = Conversation()
+    conversation.step(conversation.plan(user("Weather?")), assistant("Let me see.", call("1")))
+    e = conversation.step(conversation.plan(pending=[result("1", "sunny")]), assistant("Sunny."))
+    messages = [
+        user("Weather?"),
+        assistant("Let me see.", call("1")),
+        result("1", "sunny"),
+        assistant("Sunny."),
+    ]
+    assert e.path_hash == HashedList(HASHER, messages).hash_path(4)
     assert e.length == 4
 
 
-def test_the_hash_of_a_path_goes_on_over_exchanges_without_one() -> None:
-    talk = Conversation()
-    first = talk.step(talk.plan(user("one")), assistant("First."))
-    second = talk.step(talk.plan(user("two")), assistant("Second."))
+def test_the_hash_of_a_path_continues_over_exchanges_without_a_hash() -> None:
+    conversation = Conversation()
+    first = conversation.step(conversation.plan(user("one")), assistant("First."))
+    second = conversation.step(conversation.plan(user("two")), assistant("Second."))
     empty = replace(
         first, id=9, inputs=(), media=(), reply=None, path_hash=b"", state=ExchangeState.OFF, parent=second.id
     )
@@ -203,9 +226,9 @@ def test_the_hash_of_a_path_goes_on_over_exchanges_without_one() -> None:
         assert hash_exchanges(path, HASHER) == HASHER.hash_path(whole)
 
 
-def test_what_is_refused_in_a_fork_leaves_what_stands_above_it() -> None:
-    talk = Conversation()
-    first = talk.step(talk.plan(user("one")), None)
+def test_a_refused_step_in_a_fork_leaves_the_exchanges_before_the_fork() -> None:
+    conversation = Conversation()
+    first = conversation.step(conversation.plan(user("one")), None)
     fork = replace(
         first,
         id=9,
@@ -216,15 +239,15 @@ def test_what_is_refused_in_a_fork_leaves_what_stands_above_it() -> None:
         parent=first.id,
         conversation_row=2,
     )
-    left = EvictedPart(1, 2, 30, 40)
+    evicted = EvictedPart(1, 2, 30, 40)
     own = replace(first, id=10, parent=9, conversation_row=2)
-    path = [first, replace(fork, evicted=left), own]
-    # What was compacted in the fork stays out.
+    path = [first, replace(fork, evicted=evicted), own]
+    # Messages that the fork has compacted stay evicted.
     refusal = mark_refused(own, path[:2])
-    assert (refusal.superseded, refusal.evicted) == (True, left)
-    again = replace(own, id=11, parent=10, inputs=(HASHER.make_atoms(user("two")),))
-    behind = [*path[:2], own, replace(again, superseded=True)]
-    said = supersede_refused(behind, own.inputs)
-    assert said is not None
-    assert said.id == own.id
-    assert supersede_refused([*path[:2], replace(again, superseded=True)], first.inputs) is None
+    assert (refusal.superseded, refusal.evicted) == (True, evicted)
+    retry = replace(own, id=11, parent=10, inputs=(HASHER.make_atoms(user("two")),))
+    longer_path = [*path[:2], own, replace(retry, superseded=True)]
+    superseded = supersede_refused(longer_path, own.inputs)
+    assert superseded is not None
+    assert superseded.id == own.id
+    assert supersede_refused([*path[:2], replace(retry, superseded=True)], first.inputs) is None
