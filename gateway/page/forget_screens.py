@@ -34,6 +34,7 @@ from gateway.run.admin.remaining_texts import RemainingRecord
 from gateway.run.admin.texts_with_words import TextWithWords
 from gateway.run.admin.word_counts import WordCounts
 from gateway.run.admin.word_search import WordSearches
+from storage.operator_records import FoundMemory
 from storage.search.text_words import find_spans_with_words
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
@@ -141,6 +142,8 @@ class _BeforeForgetting(NamedTuple):
     stays: Sequence[RemainingRecord] = ()
     # The texts of the blocks, by their labels.
     blocks: Mapping[str, str] = {}
+    # The words by which others may call the person of whom all goes; "": a part goes, or the memory is no person's.
+    searched_name: str = ""
 
 
 class _BlockChange(NamedTuple):
@@ -243,9 +246,10 @@ class _ForgetScreens(Struct, frozen=True):
         kind, value = request.query.target
         if request.is_twin or access.is_person:
             return _BeforeForgetting()
-        name = await self.views.get_name(access.project, access.uid)
+        memory = await self.views.get(access.project, access.uid)
+        name = make_memory_label(memory)
         if kind == "all":
-            return _BeforeForgetting(name)
+            return _BeforeForgetting(name, searched_name=await self._choose_searched_name(memory))
         sought_words = await self._read_sought_words(access, came_from)
         stays = await self.forgetting.previews.list_remaining(
             access.project, access.uid, kind, value, words=sought_words
@@ -291,6 +295,7 @@ class _ForgetScreens(Struct, frozen=True):
             "forgotten.html",
             "Forgotten",
             memory_name=before.memory_name,
+            searched_name=before.searched_name,
             is_all=is_all,
             next_link=next_link,
             # The text of the correction that led here, if it is still true; "": there is none.
@@ -319,6 +324,23 @@ class _ForgetScreens(Struct, frozen=True):
         if query.target.kind == "fact" or not await self._shows_forgotten_fact(access, came_from):
             return _link_back(access, query, came_from)
         return _link_to_words(access, sought_words) if sought_words else _link_back(access, query, "")
+
+    async def _choose_searched_name(self, memory: FoundMemory) -> str:
+        """Returns the words by which others may call a person: the first of the name in their memory, else of their id.
+
+        A word of less than three letters is no name, as in "k.keller". An id with a number is returned whole: of
+        "customer-0003" the first word is in the id of every customer. Returns "" for a memory that is no person's.
+        """
+        if not memory.scope.is_person:
+            return ""
+        id = get_memory_name(memory.scope)
+        # As "Name: Maria Keller".
+        name_line = await self.views.find_name_line(memory) or ""
+        names: list[str] = _NAME_WORD.findall(name_line.partition(":")[2])
+        words: list[str] = _NAME_WORD.findall(id)
+        if not names and any(map(str.isdecimal, words)):
+            return id
+        return next((word for word in (*names, *words) if len(word) > 2), id)
 
     async def _read_correction(self, access: MemoryAccess, query: ForgetQuery, screen: str) -> str:
         """Returns the text of the fact or block that was corrected on a screen, as far as it is left; "": none was."""
@@ -450,13 +472,12 @@ class _ForgetScreens(Struct, frozen=True):
         sought_words = await self._read_sought_words(access, came_from)
         shown = await self._preview_with_changes(access, kind, value, sought_words)
         preview = shown.preview
-        name, name_line, searched_name, may_copy = "you", None, "", access.may("export")
+        name, name_line, searched_name = "you", None, ""
         if not access.is_person:
             memory = await self.views.get(access.project, access.uid)
             name, name_line = make_memory_label(memory), await self.views.find_name_line(memory)
-            searched_name = _choose_searched_name(get_memory_name(memory.scope), name_line)
-            may_copy = memory.scope.is_person
-        fragment = "" if kind == "texts" else f"#forget-{kind}-{value}"
+            searched_name = await self._choose_searched_name(memory)
+        fragment = {"texts": "", "all": "#forget-all"}.get(kind, f"#forget-{kind}-{value}")
         return access.view(
             preview,
             "forget.html",
@@ -468,27 +489,11 @@ class _ForgetScreens(Struct, frozen=True):
             memory_name=name,
             name_line=name_line,
             searched_name=searched_name,
-            # The person's copy is offered where everything goes.
-            may_copy=may_copy,
             changes=shown.changes,
             wordy_facts=shown.wordy_facts,
             keep=shown.ticked_beforehand if keep is None else keep,
             spans=lambda text: find_spans_with_words(text, sought_words) if sought_words else (),
         )
-
-
-def _choose_searched_name(name: str, name_line: str | None) -> str:
-    """Returns the words by which others may call a person: the first of the name in their memory, else of their id.
-
-    An id with a number is returned whole: of "customer-0003" the first word is in the id of every customer.
-
-    name_line: as "Name: Maria Keller".
-    """
-    names: list[str] = _NAME_WORD.findall((name_line or "").partition(":")[2])
-    words: list[str] = _NAME_WORD.findall(name)
-    if not names and any(map(str.isdecimal, words)):
-        return name
-    return next(iter([*names, *words]), name)
 
 
 def make_screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:

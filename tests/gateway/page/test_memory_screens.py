@@ -484,6 +484,19 @@ def test_a_whole_forgetting_says_that_others_may_name_the_person(
         customer = speak(world, "Hello.", user="customer-0003")
         preview = plain(page(operator, f"m/{customer.uid}/forget?all=1"))
         assert "Search what people wrote for “customer-0003”" in preview
+        # Of "k.keller" the first word is a letter, which nobody is called.
+        keller = speak(world, "Hello.", user="k.keller")
+        link, text = 'people/words?q=keller"', "Search what people wrote for “keller”"
+        shown = page(operator, f"m/{keller.uid}/forget?all=1")
+        assert (link in shown, text in plain(shown)) == (True, True)
+        # Who cancels comes back to the link, which stands at the end of the memory's page.
+        headers = {"cookie": operator.cookie, "referer": f"http://{operator.host}/ui/m/{keller.uid}"}
+        shown = operator.ask("GET", f"m/{keller.uid}/forget?all=1", None, headers).body.decode()
+        assert f'href="../../m/{keller.uid}#forget-all">Cancel</a>' in shown
+        assert 'id="forget-all"' in page(operator, f"m/{keller.uid}")
+        # Afterwards the memory is no longer there to ask for it.
+        gone = operator.post(f"m/{keller.uid}/forget?all=1", confirm="2").body.decode()
+        assert (link in gone, text in plain(gone)) == (True, True)
         # It is no search for the person's own page.
         assert "people/words" not in person_of(world, "tom.h").page("/forget?all=1")
 
