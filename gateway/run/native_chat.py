@@ -41,7 +41,7 @@ from storage.records import Agent, Scope
 _log = logging.getLogger("mnemogate")
 
 # The key in place of one that could not be read. All memories have it then, so nothing is cached under it.
-_UNREAD: Final[MemoryKey] = ("", 0)
+_UNREAD_KEY: Final[MemoryKey] = ("", 0)
 
 
 class NativeChat:
@@ -139,9 +139,11 @@ class NativeChat:
         await self._turn_services.wait_written(scope)
         if native.referenced_ids:
             native = await self._with_stored_history(native, scope, await self._read_memory_key(scope))
-        await self._save_ended(native, row, reader)
+        await self._save_deferred_reply(native, row, reader)
 
-    async def _save_ended(self, native: NativeRequest, row: DeferredReplyRow, reader: NativeReader) -> None:
+    async def _save_deferred_reply(
+        self, native: NativeRequest, row: DeferredReplyRow, reader: NativeReader
+    ) -> None:
         """Writes the turn of a deferred reply that has ended, and removes its row.
 
         reader: a reader that has read the reply.
@@ -167,10 +169,10 @@ class NativeChat:
         attempts = self._chat.failover.make_attempts_at_first_key(route, receipt)
         with QueueTicket() as ticket:
             ticket.timeout_s = self._turn_services.limits.commit_wait_s
-            begun = await self._begin_memory(call, native, attempts, ticket)
-            if begun is None:
+            begun_memory = await self._begin_memory(call, native, attempts, ticket)
+            if begun_memory is None:
                 return  # the next GET finds the row, as where the turn could not be written
-            memory, prompt = begun
+            memory, prompt = begun_memory
             memory.reader = reader
             saving = TurnSaving(call, memory, self._turn_services)
             with saving.answering():
@@ -192,9 +194,9 @@ class NativeChat:
         # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
         with QueueTicket() as ticket:
             ticket.timeout_s = self._turn_services.limits.commit_wait_s
-            begun = await self._begin_known_memory(call, native, attempts, ticket, lookup_key)
-            if begun is not None:
-                memory, prompt = begun
+            begun_memory = await self._begin_known_memory(call, native, attempts, ticket, lookup_key)
+            if begun_memory is not None:
+                memory, prompt = begun_memory
                 machine = NativeTurn(memory.reader, native.make_change(), native.upstream_path)
                 turn = TurnRun(
                     call=call,
@@ -230,16 +232,19 @@ class NativeChat:
 
         Sets the call's `memory_state`. lookup_key: as for `_answer_call`.
         """
-        begun = None
+        begun_memory = None
         call.memory_state = "unavailable"
         # A request without messages refers to a conversation that is unknown here.
         if not all(map(is_system, call.request.messages)):
-            begun = await self._begin_memory(call, native, attempts, ticket)
-        if begun is not None and lookup_key not in (None, _make_memory_key(begun.memory.context.agent)):
+            begun_memory = await self._begin_memory(call, native, attempts, ticket)
+        if begun_memory is not None and lookup_key not in (
+            None,
+            _make_memory_key(begun_memory.memory.context.agent),
+        ):
             # Another process has forgotten something since, perhaps a reply that the ids name.
             call.memory_state = "unavailable"
             return None
-        return begun
+        return begun_memory
 
     async def _begin_memory(
         self, call: ChatCall, native: NativeRequest, attempts: Attempts, ticket: QueueTicket
@@ -251,7 +256,7 @@ class NativeChat:
             reader=BoundedReader(native.make_reader(), self._turn_services.limits.max_streamed_bytes),
             earlier=self._earlier,
             deferred=self.deferred,
-            save_ended=self._save_ended,
+            save_deferred_reply=self._save_deferred_reply,
         )
         return await self._chat.memory.begin(call, attempts, ticket, make_memory)
 
@@ -277,7 +282,7 @@ class NativeChat:
         if unknown_ids := self._earlier.list_unknown_ids(memory, native.referenced_ids):
             paths = await find_paths_by_id(self._keeper.store, scope, unknown_ids)
             with_history = native.with_history(FoundReplies(paths, self._earlier), memory)
-            if memory != _UNREAD:
+            if memory != _UNREAD_KEY:
                 # Afterwards, since the cache may drop other replies that this request names.
                 for reply_id, path in paths.items():
                     self._earlier.add(memory, (reply_id,), None, path[:-1], path[-1])
@@ -285,11 +290,11 @@ class NativeChat:
         return native.with_history(self._earlier, memory)
 
     async def _read_memory_key(self, scope: Scope) -> MemoryKey:
-        """Returns the present key of a scope's memory, as this process knows it, or `_UNREAD` if the store fails."""
+        """Returns the present key of a scope's memory, as this process knows it; `_UNREAD_KEY`: the store fails."""
         try:
             return _make_memory_key(await self._keeper.store.agents.find_or_draft(scope))
         except StoreError:
-            return _UNREAD
+            return _UNREAD_KEY
 
 
 def _check_has_history(identity: Identity, spec: AgentSpec) -> None:

@@ -75,7 +75,7 @@ class NativeMemory(TreeMemory):
     # The replies that upstreams make in the background.
     deferred: DeferredReplies
     # Writes the turn of a deferred reply that has ended.
-    save_ended: Callable[[NativeRequest, DeferredReplyRow, NativeReader], Awaitable[None]]
+    save_deferred_reply: Callable[[NativeRequest, DeferredReplyRow, NativeReader], Awaitable[None]]
     # The write of the turn without its reply, which the upstream makes in the background; None: no such write.
     deferring: asyncio.Task[None] | None = field(default=None, init=False)
 
@@ -133,4 +133,4 @@ class NativeMemory(TreeMemory):
         scope = self.context.request.identity.scope
         row = None if scope is None else await self.deferred.find(scope.project, reply_id)
         if row is not None:
-            await self.save_ended(self.native, row, self.reader)
+            await self.save_deferred_reply(self.native, row, self.reader)

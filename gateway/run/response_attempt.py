@@ -26,7 +26,7 @@ from gateway.errors import (
     UnknownModel,
     drop_tracebacks,
 )
-from gateway.run.background.job_context import Postponed
+from gateway.run.background.job_context import JobPostponed
 from gateway.run.call import TurnRecord
 from gateway.run.chat import Chat
 from gateway.run.memory.queue import QueueTicket
@@ -131,11 +131,11 @@ class ResponseAttempt:
         run = self.log.run
         begun_run = await self.services.store.runs.begin_run(run.agent_row, run.id, self.services.now())
         if begun_run.is_over:
-            await self._end(self.services.dialect.as_cancelled(self.log.shown))
+            await self._end(self.services.dialect.as_cancelled(self.log.shown_response))
             return
-        self.log.shown = {**self.log.shown, "status": "in_progress"}
+        self.log.shown_response = {**self.log.shown_response, "status": "in_progress"}
         await self.services.store.responses.show(
-            run.agent_row, run.id, orjson.dumps(self.log.shown), self.log.job
+            run.agent_row, run.id, orjson.dumps(self.log.shown_response), self.log.job
         )
         identity = request.chat.identity
         assert identity is not None  # it was stored with the request
@@ -236,13 +236,15 @@ class ResponseAttempt:
                     record=record,
                 )
         except ClientGone:
-            await self._end(await self.services.runs.as_cancelled(self.log.run, self.log.shown))
+            await self._end(await self.services.runs.as_cancelled(self.log.run, self.log.shown_response))
             return
         except MemoryUnavailable:
             raise  # another attempt is made
         except GatewayError as error:
             if isinstance(error, UnknownModel) and self.may_be_known_elsewhere():
-                raise Postponed("another gateway has its model", _ELSEWHERE_POLL_S, is_planned=True) from None
+                raise JobPostponed(
+                    "another gateway has its model", _ELSEWHERE_POLL_S, is_planned=True
+                ) from None
             code = error.code if isinstance(error, CallerError) else None
             await self._fail(error.message, code)
             drop_tracebacks(error)
@@ -284,11 +286,11 @@ class ResponseAttempt:
 
         Raises: MemoryUnavailable: the database has failed meanwhile, and another attempt has to be made.
         """
-        if self.log.final is None:
+        if self.log.final_response is None:
             await self._fail("The upstream's answer has no end.")
             return
         turn_name = receipt.find_begun_turn()
-        needs_turn = self.log.final["status"] in ("completed", "incomplete")
+        needs_turn = self.log.final_response["status"] in ("completed", "incomplete")
         if needs_turn and (turn_name is None or not await self._is_stored(identity, receipt, turn_name)):
             epoch = await self.services.store.responses.load_epoch(self.log.run.agent_row)
             if turn_name is not None and epoch == self.log.epoch:
@@ -296,7 +298,7 @@ class ResponseAttempt:
                 raise MemoryUnavailable("The turn of a response could not be stored.")
             await self._fail(_NOT_STORED_ERROR)
             return
-        await self._end(self.log.final, turn_name)
+        await self._end(self.log.final_response, turn_name)
 
     async def _is_stored(self, identity: Identity, receipt: Receipt, turn_name: TurnName) -> bool:
         """Returns whether the turn of an answer is on disk."""
@@ -311,7 +313,7 @@ class ResponseAttempt:
 
     async def _fail(self, message: str, code: str | None = None) -> None:
         """Ends a response with an error."""
-        await self._end(self.services.dialect.as_failed(self.log.shown, code, message))
+        await self._end(self.services.dialect.as_failed(self.log.shown_response, code, message))
 
     async def _end(self, final: Json, turn_name: TurnName | None = None) -> None:
         """Ends the run and its log. turn_name: the name of the turn with the response; None: no turn has it."""

@@ -17,7 +17,7 @@ from adapters.types import Json
 from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.finish_reasons import CUT_REASONS, read_finish_reason
 from gateway.core.prompt.summary import limit_summary
-from gateway.core.prompt.summary_check import cut_broken_line, unwrap_summary
+from gateway.core.prompt.summary_check import unwrap_summary, without_broken_line
 from gateway.core.prompt.summary_request import make_summary_request
 from gateway.core.prompt.summary_source import PART_TOKENS, list_message_lines, split_into_parts
 from gateway.core.request.chat_request import ChatRequest
@@ -132,7 +132,7 @@ def _read_reply(body: bytearray) -> _ReadSummary:
     if not text:
         raise UpstreamReplyBroken("The model wrote no summary.")
     if finish == "length":
-        text = cut_broken_line(text)
+        text = without_broken_line(text)
     elif finish in CUT_REASONS:
         raise UpstreamReplyBroken("The model's summary was cut off.")
     return _ReadSummary(text, find_reported_counts(reply.get("usage")) or TokenCounts())

@@ -45,7 +45,7 @@ class ResponseLog(EventLog):
     dialect: ResponsesDialect
     job: Job = field(kw_only=True)
     # The response as it is shown while it has not ended.
-    shown: Json = field(kw_only=True)
+    shown_response: Json = field(kw_only=True)
     # True: an earlier attempt has left events.
     has_events: bool = False
     # The number of this attempt's first event.
@@ -53,7 +53,7 @@ class ResponseLog(EventLog):
     # The events of the response's end, which are held back.
     last_events: bytes = field(default=b"", init=False)
     # The response as it ended; None: the response has not ended.
-    final: Json | None = field(default=None, init=False)
+    final_response: Json | None = field(default=None, init=False)
     # The error with which an upstream has answered; None: no upstream has.
     error_reply: UpstreamErrorReply | None = field(default=None, init=False)
 
@@ -63,17 +63,17 @@ class ResponseLog(EventLog):
             self.add(data)
             return
         self.last_events += data
-        self.final = ended_response or self.final
+        self.final_response = ended_response or self.final_response
 
     async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         if status >= 300:
             self.error_reply = UpstreamErrorReply(status, body)
         else:
-            self.final = orjson.loads(body)
+            self.final_response = orjson.loads(body)
 
     def list_last_events(self, final: Json) -> bytes:
         """Returns the events that end the log. final: the response as it ends."""
-        if final is self.final and self.last_events:
+        if final is self.final_response and self.last_events:
             return self.last_events
         if self.next_number > self.first_number:
             return self.dialect.render_last_events(final, self.next_number)

@@ -92,13 +92,13 @@ class ResponseMaker:
         is_given_up = job.job.tries > MAX_TRIES
         stored = None if is_given_up else await self.services.runs.find_request(run)
         request = None if stored is None else self.services.dialect.restore(stored, run.uid, run.created)
-        shown = await self.services.runs.find_response(run)
-        if shown is None or (request is None and not is_given_up):
+        shown_response = await self.services.runs.find_response(run)
+        if shown_response is None or (request is None and not is_given_up):
             await self.services.store.runs.end_run(
                 run.agent_row, run.id, RunState.FAILED, "error", self.services.now(), job=job.job
             )
             return
-        log = await self._open_log(run, job.job, shown)
+        log = await self._open_log(run, job.job, shown_response)
         self.logs[run.id] = log
         watch: asyncio.Task[None] | None = None
         if self.services.store.database.is_shared:
@@ -138,7 +138,13 @@ class ResponseMaker:
     async def _open_log(self, run: Run, job: Job, shown: Json) -> ResponseLog:
         epoch = await self.services.store.responses.load_epoch(run.agent_row)
         log = ResponseLog(
-            self.services.store, run, epoch, self.services.dialect, job=job, shown=shown, next_number=0
+            self.services.store,
+            run,
+            epoch,
+            self.services.dialect,
+            job=job,
+            shown_response=shown,
+            next_number=0,
         )
         if job.attempt > 1 and await log.resume(epoch, job.attempt):
             log.has_events = True

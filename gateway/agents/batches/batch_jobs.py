@@ -27,7 +27,7 @@ from gateway.agents.batches.submission import PartSubmitter
 from gateway.agents.runs.background.callbacks import CALLBACK_JOB, enqueue_callback
 from gateway.core.turn.stop_reason import StopReason
 from gateway.metrics import Counter
-from gateway.run.background.job_context import JobContext, Postponed
+from gateway.run.background.job_context import JobContext, JobPostponed
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.settings import BatchSettings
 from storage.batch_records import READY_PART, Batch, BatchCounts, BatchState
@@ -66,7 +66,7 @@ class BatchJobs:
     waiting_jobs: int = 0
 
     async def run(self, job: JobContext) -> None:
-        """Performs one attempt. Raises: Postponed if the batch waits for its providers or for tokens."""
+        """Performs one attempt. Raises: JobPostponed if the batch waits for its providers or for tokens."""
         parts = await PartJournal.load(job, self.store, self.keeper.now, self.settings.poll_s)
         try:
             # Other processes do not know which requests this process sends itself, and would repeat them. So the job
@@ -79,7 +79,7 @@ class BatchJobs:
     async def _perform_attempt(self, job: JobContext, parts: PartJournal) -> float | None:
         """Does all that can be done now. Returns the seconds until this process polls again; None: the job has ended.
 
-        Raises: Postponed, with the time after which any process may continue the job.
+        Raises: JobPostponed, with the time after which any process may continue the job.
         """
         batch = await self.store.batches.get(None, job.job.key)
         outcomes = ItemOutcomes(self.store, self.keeper, self.turns, job, batch, self.tokens)
@@ -92,7 +92,7 @@ class BatchJobs:
                 await attempt.run()
             else:
                 await attempt.fail_batch()
-        except Postponed as error:
+        except JobPostponed as error:
             if not attempt.has_local_part:
                 raise
             return error.delay_s
@@ -155,7 +155,7 @@ class _Attempt:
             await self.outcomes.aclose()
 
     async def _perform_due(self) -> None:
-        """Performs all actions that are due, then ends the batch or postpones its job. Raises: Postponed."""
+        """Performs all actions that are due, then ends the batch or postpones its job. Raises: JobPostponed."""
         if self.batch.is_over:
             await self._finish_cancelled()
             return
@@ -178,7 +178,7 @@ class _Attempt:
             await self._log_progress()
             if budget_wait_s is None and await items.count_in_part(self.batch.id, READY_PART):
                 waits.append(0.0)  # some items have become ready meanwhile
-            raise Postponed("its providers are asked again", min(waits, default=0.0), is_planned=True)
+            raise JobPostponed("its providers are asked again", min(waits, default=0.0), is_planned=True)
         else:
             await self._finish()
 
@@ -189,12 +189,12 @@ class _Attempt:
         return any(not provider.is_durable for provider in providers if provider is not None)
 
     async def _finish_cancelled(self) -> None:
-        """Cancels the items of a batch that is over already, and ends it. Raises: Postponed."""
+        """Cancels the items of a batch that is over already, and ends it. Raises: JobPostponed."""
         await self.results.cancel_items()
         await self._finish()
 
     async def fail_batch(self) -> None:
-        """Fails all items that have not ended, and ends the batch. Raises: Postponed."""
+        """Fails all items that have not ended, and ends the batch. Raises: JobPostponed."""
         items = self.jobs.store.batch_items
         await items.end(self.batch.id, RunState.FAILED, StopReason.ERROR, self.jobs.keeper.now())
         await self._finish()
@@ -202,7 +202,7 @@ class _Attempt:
     # -- the end
 
     async def _finish(self) -> None:
-        """Ends the batch, then its parts and data at providers, then the job. Raises: Postponed."""
+        """Ends the batch, then its parts and data at providers, then the job. Raises: JobPostponed."""
         await self._end_batch()
         waits: list[float] = []
         # A part is still open if its results broke off after the last result that was needed.
@@ -215,7 +215,7 @@ class _Attempt:
         if (wait_s := await self._delete_data()) is not None:
             waits.append(wait_s)
         if waits:
-            raise Postponed("its providers stop, and delete what they keep", min(waits), is_planned=True)
+            raise JobPostponed("its providers stop, and delete what they keep", min(waits), is_planned=True)
         await self.job.finish()
         self.jobs.logged_counts.pop(self.batch.id, None)
 

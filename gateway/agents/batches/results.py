@@ -18,7 +18,7 @@ from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import ProviderPart
 from gateway.agents.runs.stored_run import INTERNAL_ERROR
 from gateway.core.turn.stop_reason import StopReason
-from gateway.run.background.job_context import Postponed
+from gateway.run.background.job_context import JobPostponed
 from storage.batch_records import ENDED_PART, EXPIRED, Batch, BatchItem, ItemRetry, ItemWrite
 from storage.errors import StoreError
 from storage.run_records import RunState
@@ -53,8 +53,8 @@ class PartResults:
     async def record(self, part: ProviderPart, results: AsyncIterator[PartResult]) -> None:
         """Records results as they arrive.
 
-        Raises: ProviderError if the results break off, after the earlier results are recorded; Postponed if the batch
-            was cancelled.
+        Raises: ProviderError if the results break off, after the earlier results are recorded; JobPostponed if the
+            batch was cancelled.
         """
         # The results by custom id: a provider may repeat a result, and the last result counts.
         page: dict[str, PartResult] = {}
@@ -143,7 +143,7 @@ class PartResults:
         await self.outcomes.write_outcomes(works)
         if not self.batch.is_over and await self.store.batches.is_over(self.batch.id):
             # The tools of a page may take minutes, and the tools of later pages need not run.
-            raise Postponed("it was cancelled", 0.0, is_planned=True)
+            raise JobPostponed("it was cancelled", 0.0, is_planned=True)
 
     async def _make_outcome(self, item: BatchItem, result: PartResult) -> ItemWrite | ItemEnding:
         """Returns the outcome of an item with a result."""

@@ -82,7 +82,7 @@ class ReadingRun(Struct, frozen=True):
     async def perform(self) -> UnreadBatch | None:
         """Performs the run to its end. Returns the batch that it has read; None if it has read nothing.
 
-        Raises: JobFailed, Postponed, StoreError.
+        Raises: JobFailed, JobPostponed, StoreError.
         """
         run, keeper = self.reading.run, self.services.keeper
         fault = ""

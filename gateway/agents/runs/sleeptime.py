@@ -67,7 +67,7 @@ class SleeptimeJobs:
         self.worker = Worker(services.keeper.store.jobs, {SLEEP_JOB: self.handle}, LIMITS, count_outcome)
 
     async def handle(self, job: JobContext) -> None:
-        """Has each agent that reads a memory read its next batch. Raises: JobFailed, Postponed, StoreError."""
+        """Has each agent that reads a memory read its next batch. Raises: JobFailed, JobPostponed, StoreError."""
         memory = await self._store.agents.find_by_id(job.agent_row)
         if memory is None or memory.paused_at is not None:
             return

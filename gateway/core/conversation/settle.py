@@ -71,11 +71,11 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     unanswered = _find_unanswered(tree, plan)
     for amendment in unanswered:
         amend(tree, plan, amendment)
-    revived = {each.exchange_row for each in (*plan.amendments, *unanswered) if revive(tree, each)}
+    revived_ids = {each.exchange_row for each in (*plan.amendments, *unanswered) if revive(tree, each)}
     exchange = _write_finished(tree, plan, request_end)
     is_new = exchange.id == request_end.id
-    changed = revived | {exchange.id} if is_new and not plan.is_inactive else revived
-    active.supersede_along_path(tree, exchange, changed, plan.query, request_end.now)
+    changed_ids = revived_ids | {exchange.id} if is_new and not plan.is_inactive else revived_ids
+    active.supersede_along_path(tree, exchange, changed_ids, plan.query, request_end.now)
     if plan.is_inactive and not tree.is_continued(exchange):
         tree.change(exchange.id, superseded=True)
     # True if the request does not just go on from the end of a stored path (docs/conversations.md, "The fast path").
@@ -83,7 +83,7 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     if has_replies and tree.is_active(tree.by_id[exchange.id], is_named=plan.query.is_named):
         path = with_amendments(tree.list_path_elements(exchange), plan.query.listing, plan.amendments)
         active.supersede_repeated(tree, path)
-    for exchange_row in revived:
+    for exchange_row in revived_ids:
         active.mark_continued(tree, tree.by_id[exchange_row])
     active.mark_continued(tree, exchange)
     active.refresh_active(tree, exchange, is_named=plan.query.is_named)

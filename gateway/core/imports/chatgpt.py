@@ -14,9 +14,9 @@ from gateway.core.imports.records import (
     SourceMessage,
     Unreadable,
     WrongForm,
-    check_text,
     read_id,
     read_time,
+    validate_text,
 )
 from gateway.core.lenient import as_object, as_text
 
@@ -89,7 +89,7 @@ def _read_message(message: Any) -> SourceMessage | None:
     parts = content.get("parts", [])
     if not isinstance(parts, list):
         raise WrongForm("the parts of a message are no list")
-    text = check_text("\n".join(filter(None, map(_read_part, parts))))
+    text = validate_text("\n".join(filter(None, map(_read_part, parts))))
     return SourceMessage(role, text, read_time(message.get("create_time"))) if text.strip() else None
 
 

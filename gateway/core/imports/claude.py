@@ -13,9 +13,9 @@ from gateway.core.imports.records import (
     SourceConversation,
     SourceMessage,
     WrongForm,
-    check_text,
     read_id,
     read_time,
+    validate_text,
 )
 
 _ROLES: Final[dict[str, Role]] = {"human": "user", "assistant": "assistant"}
@@ -70,5 +70,5 @@ def _read_message(item: dict[str, Any]) -> SourceMessage | None:
         if not isinstance(plain_text, str):
             raise WrongForm("the text of a message is no text")
         text = plain_text
-    text = check_text(text)
+    text = validate_text(text)
     return SourceMessage(role, text, read_time(item.get("created_at"))) if text.strip() else None

@@ -86,7 +86,7 @@ def read_id(value: object) -> str | None:
     return None
 
 
-def check_text(text: str) -> str:
+def validate_text(text: str) -> str:
     """Returns the text of a message. Raises: WrongForm: it is too long, or cannot be stored."""
     if "\0" in text:
         raise WrongForm("a message has a NUL")

@@ -13,9 +13,9 @@ from gateway.core.imports.records import (
     SourceFact,
     SourceMessage,
     WrongForm,
-    check_text,
     read_id,
     read_time,
+    validate_text,
 )
 from gateway.core.memory.fact_words import WRITTEN_FACT_CHARS
 
@@ -30,7 +30,7 @@ def read_message(value: Any) -> SourceMessage | None:
         raise WrongForm("a message has no role")
     if value["role"] not in ROLES:
         return None
-    text = check_text(read_content_text(value.get("content")))
+    text = validate_text(read_content_text(value.get("content")))
     at = read_time(value.get("at", value.get("createdAt")))
     role: Role = value["role"]
     return SourceMessage(role, text, at) if text.strip() else None
@@ -95,6 +95,6 @@ def read_memory(value: Any) -> SourceFact | None:
 
 
 def _make_fact(text: str, at: float | None, user: str | None = None) -> SourceFact:
-    if len(check_text(text)) > WRITTEN_FACT_CHARS:
+    if len(validate_text(text)) > WRITTEN_FACT_CHARS:
         raise WrongForm(f"it has more than {WRITTEN_FACT_CHARS:,} characters")
     return SourceFact(text, at, user)

@@ -25,7 +25,7 @@ from storage.reader_commands import LearnedChanges, LearnedValue
 from storage.records import Block, Fact, Message
 
 
-def apply_answer(
+def apply_reply_edits(
     reply_edits: ReplyEdits,
     messages: Sequence[Message],
     known_facts: Mapping[int, Fact],
@@ -35,8 +35,9 @@ def apply_answer(
     lines: Sequence[SourcedLine] = (),
     keeps_secrets: bool = False,
 ) -> LearnedChanges:
-    """Returns the changes that an answer makes to the blocks and facts as they are now.
+    """Returns the changes that a reply makes to the blocks and facts as they are now.
 
+    reply_edits: the edits that the reply asks for.
     messages: the messages in the order in which they were numbered for the model.
     known_facts: the facts by their numbers. Some may have ended since, or are gone.
     blocks: the blocks that may be edited; `human` may be missing, and is made when it is first written to.
@@ -62,15 +63,20 @@ def apply_answer(
 
 
 class _Changes:
-    """The changes that the edits of one answer make, one after the other."""
+    """The changes that the edits of one reply make, one after the other."""
 
     def __init__(
-        self, origins: FactOrigins, known: Mapping[int, Fact], blocks: Sequence[Block], *, keeps_secrets: bool
+        self,
+        origins: FactOrigins,
+        known_facts: Mapping[int, Fact],
+        blocks: Sequence[Block],
+        *,
+        keeps_secrets: bool,
     ) -> None:
         # The number of refused edits.
         self.refused_count = 0
         self._origins = origins
-        self._known_facts = known
+        self._known_facts = known_facts
         self._keeps_secrets = keeps_secrets
         # The facts by their keys.
         self._facts: dict[str, LearnedFact] = {}

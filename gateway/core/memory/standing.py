@@ -61,7 +61,7 @@ _MONTH_CHARS = 7
 def learn_standing(
     messages: Iterable[Message], known: Sequence[Fact], *, now: float = inf, keeps_secrets: bool = False
 ) -> LearnedChanges:
-    """Returns the standing facts that a user's messages state by the rule. (`apply_answer` is for a model.)
+    """Returns the standing facts that a user's messages state by the rule. (`apply_reply_edits` is for a model.)
 
     If two statements contradict each other, the later one holds, in whichever order they are read.
 

@@ -41,30 +41,30 @@ _REPETITION_WORDS = 60
 _MIN_LETTER_SHARE = 1 / 3
 
 
-def check_summary(
+def extract_summary(
     answer: str,
-    source: Sequence[str],
-    earlier: str,
+    source_lines: Sequence[str],
+    earlier_summary: str,
     *,
     max_tokens: int,
     finish_reason: str,
     is_manual: bool = False,
 ) -> str:
-    """Returns the summary as it is stored. Raises: UnusableSummary: the answer is no summary, and nothing changes.
+    """Returns the summary of an answer, as it is stored. Raises: UnusableSummary: the answer is no summary.
 
-    source: the lines for which the summary stands.
-    earlier: the summary of the messages before these lines, for which the new summary stands, too.
+    source_lines: the lines for which the summary stands.
+    earlier_summary: the summary of the messages before these lines, for which the new summary stands, too.
     max_tokens: the most tokens of the summary.
     is_manual: True if a person asked for the summary, so it may be longer than the few words that it replaces.
     """
     text = unwrap_summary(answer)
-    length = len(earlier) + sum(map(len, source))
+    length = len(earlier_summary) + sum(map(len, source_lines))
     if finish_reason == "content_filter":
         raise UnusableSummary("the background model's filter cut the summary off")
     if finish_reason == BROKE:
         raise UnusableSummary("the background model broke off in the summary")
     if finish_reason == "length" or len(text) > max_tokens * _MAX_CHARS_PER_TOKEN:
-        text = cut_broken_line(text[: max_tokens * _MAX_CHARS_PER_TOKEN])
+        text = without_broken_line(text[: max_tokens * _MAX_CHARS_PER_TOKEN])
     if not text:
         raise UnusableSummary("the summary is empty")
     if len(text) < _REFUSAL_CHARS and _REFUSAL.match(text):
@@ -81,7 +81,7 @@ def check_summary(
     return text
 
 
-def lacked_room(answer: str, *, max_tokens: int, finish_reason: str) -> bool:
+def spent_tokens_on_thoughts(answer: str, *, max_tokens: int, finish_reason: str) -> bool:
     """Returns whether an answer was cut off with less than one character of text for each token that it might have.
 
     Then its model has spent the tokens on thoughts.
@@ -96,7 +96,7 @@ def unwrap_summary(answer: str) -> str:
     return (notes[1] if notes else text).strip()
 
 
-def cut_broken_line(text: str) -> str:
+def without_broken_line(text: str) -> str:
     """Returns a text without the line, or the sentence, that was cut off."""
     for end in ("\n", ". "):
         offset = text.rfind(end)

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.core.prompt.summary import RETAINED_SHARE, ROOMY_SHARE
-from gateway.core.prompt.summary_check import cut_broken_line
+from gateway.core.prompt.summary_check import without_broken_line
 
 
 class SummaryTerms(Struct, frozen=True):
@@ -53,4 +53,4 @@ class SummaryTerms(Struct, frozen=True):
         """Returns a summary that is cut to the limit of its characters."""
         if self.max_chars is None or len(text) <= self.max_chars:
             return text
-        return cut_broken_line(text[: self.max_chars])
+        return without_broken_line(text[: self.max_chars])

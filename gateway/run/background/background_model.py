@@ -24,7 +24,7 @@ from gateway.core.turn.upstream_error import find_error_in_success_body
 from gateway.core.usage.reported import find_reported_counts
 from gateway.errors import UnknownModel
 from gateway.run.background.budget import CallOutcome, DailyBudget
-from gateway.run.background.job_context import JobFailed, Postponed
+from gateway.run.background.job_context import JobFailed, JobPostponed
 from gateway.run.background.memory_call import open_memory_call
 from gateway.run.receipts import find_current_receipt
 from gateway.run.upstream.propagation import choose_propagation, with_trace_headers
@@ -131,7 +131,7 @@ class BackgroundModel:
         is_background: True: the call counts for the day's budget; False: it counts as a call of the client's request.
 
         Raises:
-            Postponed: the day's budget is used up, or the upstream is busy.
+            JobPostponed: the day's budget is used up, or the upstream is busy.
             RequestRefused: the upstream refuses the request.
             JobFailed: any other failure.
         """
@@ -206,7 +206,7 @@ class BackgroundModel:
         if call.status == 429:
             wait_s = read_retry_after(reply.headers, self.budget.now())
             # "At once", or a date that is over by this clock, would be a loop.
-            raise Postponed("the background model is busy (429)", min(wait_s or BUSY_S, DAY_S))
+            raise JobPostponed("the background model is busy (429)", min(wait_s or BUSY_S, DAY_S))
         if call.status != 200:
             is_refused = call.status in REFUSAL_STATUSES and not is_account_refusal(call.status, body)
             failure = RequestRefused if is_refused else JobFailed

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.core.dates import DAY_S
-from gateway.run.background.job_context import Postponed
+from gateway.run.background.job_context import JobPostponed
 from gateway.run.usage.meter import Meter
 from storage.run_records import TokenCounts
 
@@ -31,13 +31,13 @@ class DailyBudget:
     count_call: CountCall
 
     async def check(self, project: str) -> None:
-        """Checks that a call may begin. Raises: Postponed: until tomorrow, since the day's tokens are used up."""
+        """Checks that a call may begin. Raises: JobPostponed: until tomorrow, since the day's tokens are used up."""
         if not self.daily_tokens:
             return
         used_tokens = await self.meter.count_background_tokens(project)
         if used_tokens >= self.daily_tokens:
             self.count_call("refused", 0)
-            raise Postponed(
+            raise JobPostponed(
                 f"project {project!r} has used {used_tokens} of its {self.daily_tokens} background tokens of today",
                 DAY_S - self.now() % DAY_S,
             )

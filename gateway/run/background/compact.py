@@ -18,7 +18,7 @@ from gateway.core.prompt.summary import WantedSummary
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamError
 from gateway.run.background.background_model import BackgroundModel, BackgroundModels
-from gateway.run.background.job_context import JobContext, JobFailed, Postponed
+from gateway.run.background.job_context import JobContext, JobFailed, JobPostponed
 from gateway.run.background.summary_path import SummaryPath, SummarySpan
 from gateway.run.background.summary_writer import SummaryWriter
 from gateway.run.upstream.route import Route, resolve_agent_model
@@ -131,7 +131,7 @@ class Compactor:
             )
 
     async def run_job(self, job: JobContext) -> None:
-        """Summarises the exchanges that may leave the window. Raises: JobFailed, Postponed, StoreError."""
+        """Summarises the exchanges that may leave the window. Raises: JobFailed, JobPostponed, StoreError."""
         compact_job = CompactJob.parse(job.payload)
         project = await self.store.summaries.find_project(job.agent_row)
         exchanges = await self.store.summaries.load_path(job.agent_row, compact_job.exchange_row)
@@ -225,7 +225,7 @@ class Compactor:
                 admit=admit,
             )
             written = await writer.write(span)
-        except Postponed as error:
+        except JobPostponed as error:
             raise Overloaded(f"There is no summary: {error.message}.", retry_after_s=error.delay_s) from error
         except JobFailed as error:
             raise UpstreamError(f"There is no summary: {error.message}.") from error

@@ -17,7 +17,7 @@ from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.run.background.background_model import BUSY_S, CALL_S, REFUSAL_STATUSES
 from gateway.run.background.budget import CountCall, DailyBudget
 from gateway.run.background.embedder import MeteredEmbedder
-from gateway.run.background.job_context import JobContext, JobFailed, Postponed
+from gateway.run.background.job_context import JobContext, JobFailed, JobPostponed
 from gateway.run.background.schedule import Schedule
 from gateway.run.usage.meter import Meter
 from gateway.settings import MemorySettings
@@ -100,7 +100,7 @@ class EmbeddingService:
         return self._paused_until - self._clock()
 
     async def run_job(self, job: JobContext) -> None:
-        """Embeds the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
+        """Embeds the next batch of a memory. Raises: JobFailed, JobPostponed, StoreError."""
         vectors, name = self._store.vectors, self.embedder.name
         # Vectors are in the order of the search index, so the index is made first.
         while await self._store.search_index.advance(job.agent_row):
@@ -115,7 +115,7 @@ class EmbeddingService:
             if self.embedder.baseline is None:
                 self.embedder.baseline = await self._make_vectors(unembedded.agent, BASELINE_TEXTS)
             new_vectors = await self._embed_messages(unembedded)
-        except Postponed:
+        except JobPostponed:
             raise
         except JobFailed:
             self._failure_count += 1
@@ -147,7 +147,7 @@ class EmbeddingService:
         return vectors
 
     async def _embed_texts(self, agent: Agent, texts: Sequence[str]) -> list[bytes | None]:
-        """Returns the vector of each text; None for a text that the embedder refuses. Raises: JobFailed, Postponed."""
+        """Returns the vector of each text; None: the embedder refuses the text. Raises: JobFailed, JobPostponed."""
         try:
             return list(await self._make_vectors(agent, texts))
         except _RefusedText:
@@ -165,7 +165,7 @@ class EmbeddingService:
         return vectors
 
     async def _make_vectors(self, agent: Agent, texts: Sequence[str]) -> Sequence[bytes]:
-        """Returns the vectors of texts. Raises: _RefusedText: the embedder refuses the texts; JobFailed, Postponed."""
+        """Returns the vectors of texts. Raises: _RefusedText: the embedder refuses them; JobFailed, JobPostponed."""
         async with self._slots:
             project = agent.scope.project
             if self._budget is not None:
@@ -179,7 +179,7 @@ class EmbeddingService:
                 self._count_call("failed", 0)
                 if error.status == 429:
                     wait_s = min(error.retry_after_s or BUSY_S, DAY_S)
-                    raise Postponed("the embedder is busy (429)", wait_s) from error
+                    raise JobPostponed("the embedder is busy (429)", wait_s) from error
                 failure = _RefusedText if error.status in REFUSAL_STATUSES else JobFailed
                 raise failure(f"the embedder answered {error.status}") from error
             except ProviderError as error:

@@ -29,15 +29,15 @@ class JobFailed(Exception):
         self.message = message
 
 
-class GiveUp(JobFailed):
+class JobGivenUp(JobFailed):
     """An attempt failed, and another one would: the job becomes a dead letter at once."""
 
 
-class Postponed(JobFailed):
+class JobPostponed(JobFailed):
     """The job cannot run now, by no fault of its own. It runs later, and this attempt does not count."""
 
     def __init__(self, message: str, delay_s: float, *, is_planned: bool = False) -> None:
-        """Has the job run again after `delay_s` seconds.
+        """Makes the job run again after `delay_s` seconds.
 
         is_planned: jobs of this kind wait as a matter of course, so the wait is not logged.
         """

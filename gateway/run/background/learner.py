@@ -3,8 +3,9 @@
 Without a background model a rule stores what always holds for the user (gateway.core.memory.standing), nothing else.
 
 It asks the background model once, which is a journaled step, and writes the facts together with the cursor. After an
-error or an answer that was cut off, the job is tried again with less to read. A whole answer without a usable call
-teaches nothing, and the cursor moves on. So it does where a model refuses messages and answers without them.
+error or an answer that was cut off, the job is tried again with less to read. After a whole answer without a usable
+call the cursor moves on, and nothing is learned; so it is if the model refuses these messages, and answers a request
+without them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.finish_reasons import CUT_REASONS
-from gateway.core.memory.learned_changes import apply_answer
+from gateway.core.memory.learned_changes import apply_reply_edits
 from gateway.core.memory.learning_reply import read_edits, read_reply_calls
 from gateway.core.memory.learning_request import build_request, make_request_tools, with_human
 from gateway.core.memory.standing import learn_standing
@@ -101,7 +102,7 @@ class LearningService:
             "learning",
             LEARN_JOB,
             store.jobs,
-            self._find,
+            self._find_unlearned,
             # Facts of a rule are for other conversations, so they wait until this conversation is idle.
             every=settings.learn_every if background is not None else NEVER,
             idle_s=settings.idle_s + MARGIN_S,
@@ -110,19 +111,19 @@ class LearningService:
             leaves_out_last=True,
         )
 
-    async def _find(self, limit: int) -> Sequence[int]:
+    async def _find_unlearned(self, limit: int) -> Sequence[int]:
         return await self._store.readers.load_unlearned(limit, self._excluded_profiles, self._reader)
 
     # -- the job
 
     async def run_job(self, job: JobContext) -> None:
-        """Learns from the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
+        """Learns from the next batch of a memory. Raises: JobFailed, JobPostponed, StoreError."""
         background = self._background
         if background is None:
             await self._run_rule(job)
             return
-        asked = await job.step("ask", lambda: self._ask(job, background))
-        batch = msgspec.json.decode(asked, type=_AskedBatch)
+        journaled_batch = await job.step("ask", lambda: self._ask(job, background))
+        batch = msgspec.json.decode(journaled_batch, type=_AskedBatch)
         if batch.is_more:
             # The next job is enqueued before this job ends, so that a crash in between leaves nothing unread.
             await self._store.jobs.enqueue(LEARN_JOB, job.agent_row, LEARN_JOB)
@@ -140,7 +141,7 @@ class LearningService:
     async def _run_rule(self, job: JobContext) -> None:
         """Stores the facts that the rule finds in the next batch of a memory. Raises: StoreError."""
         unread = await self._read_batch(job)
-        if unread is None or not self._is_read(unread.agent.scope):
+        if unread is None or not self._learns_from(unread.agent.scope):
             return
         if unread.is_more:
             await self._store.jobs.enqueue(LEARN_JOB, job.agent_row, LEARN_JOB)
@@ -155,7 +156,7 @@ class LearningService:
         if unread.is_waiting:
             self.schedule.enqueue_when_idle([job.agent_row])
 
-    def _is_read(self, scope: Scope) -> bool:
+    def _learns_from(self, scope: Scope) -> bool:
         """Returns whether this service learns from a memory."""
         return scope.is_person and scope.profile not in self._excluded_profiles
 
@@ -182,7 +183,7 @@ class LearningService:
     async def _read_and_ask(self, job: JobContext, background: BackgroundModel) -> _AskedBatch:
         """Reads the next batch, and asks the model about it if there is something to learn from."""
         unread = await self._read_batch(job)
-        if unread is None or not self._is_read(unread.agent.scope):
+        if unread is None or not self._learns_from(unread.agent.scope):
             return _AskedBatch()
         scope = unread.agent.scope
         messages = await self._clean_messages(unread)
@@ -244,31 +245,33 @@ class LearningService:
             return False
         numbers = {seq: number for number, seq in enumerate(batch.shown, 1)}
         shown_facts = await self._store.facts.load(job.agent_row, batch.shown)
-        shown = {numbers[fact.seq]: fact for fact in shown_facts}
+        facts_by_number = {numbers[fact.seq]: fact for fact in shown_facts}
         reply_edits = read_edits(batch.calls)
         lines: Sequence[SourcedLine] = ()
         if reply_edits.edits:
             lines = await self._store.facts.load_sourced_lines(job.agent_row, batch.blocks)
-        dropped = 0
+        dropped_count = 0
 
         def decide(blocks: Sequence[Block]) -> LearnedChanges:
             """Returns the changes by the answer, given the present blocks."""
-            nonlocal dropped
-            learned = apply_answer(
+            nonlocal dropped_count
+            learned = apply_reply_edits(
                 reply_edits,
                 messages,
-                shown,
+                facts_by_number,
                 blocks,
                 batch.blocks,
                 lines=lines,
                 keeps_secrets=self._keeps_secrets,
             )
-            dropped = learned.dropped
+            dropped_count = learned.dropped
             return learned
 
         await job.finish(self._make_effect(unread, batch.upto, decide))
-        if dropped:
-            _log.info("Learning left out %d calls of the background model: invalid or too many.", dropped)
+        if dropped_count:
+            _log.info(
+                "Learning left out %d calls of the background model: invalid or too many.", dropped_count
+            )
         return True
 
     def _make_effect(
@@ -294,7 +297,7 @@ async def _ask_calls(
 
     is_smallest: True: no later attempt reads less, so the calls of an answer that was cut off are taken.
 
-    Raises: JobFailed, Postponed.
+    Raises: JobFailed, JobPostponed.
     """
     try:
         reply = await ask(messages)

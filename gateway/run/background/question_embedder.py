@@ -34,7 +34,7 @@ class QuestionEmbedder:
     """Makes the vectors of questions."""
 
     def __init__(self, store: Store, embedder: MeteredEmbedder, wait_ms: float) -> None:
-        """Takes the embedder for healthy. wait_ms: the longest wait for an embedder that is not local."""
+        """Assumes that the embedder is healthy. wait_ms: the longest wait for an embedder that is not local."""
         self._store = store
         self._embedder = embedder
         self._wait_ms = _LOCAL_WAIT_MS if embedder.is_local else wait_ms

@@ -82,13 +82,13 @@ class Schedule:
         activity.turn_at = self.now()
         # The messages that count from now on: with `leaves_out_last`, those of the turn before. If this process has not
         # stored that turn, this turn's number is a guess.
-        added = (activity.uncounted or messages) if self.leaves_out_last else messages
+        counted_messages = (activity.uncounted or messages) if self.leaves_out_last else messages
         activity.uncounted = messages if self.leaves_out_last else 0
         activity.messages += messages
         every = every or self.every
         if seq is not None:
             end = seq + messages - activity.uncounted
-            is_due = end // every > max(0, end - added) // every
+            is_due = end // every > max(0, end - counted_messages) // every
         else:
             is_due = activity.messages - activity.uncounted >= every
         if is_due:
@@ -138,8 +138,8 @@ class Schedule:
                 raise
         if self._due:
             return MIN_PAUSE_S
-        first = next(iter(self._active.values()), None)
-        return None if first is None else max(MIN_PAUSE_S, first.turn_at + self.idle_s - self.now())
+        most_idle = next(iter(self._active.values()), None)
+        return None if most_idle is None else max(MIN_PAUSE_S, most_idle.turn_at + self.idle_s - self.now())
 
     def _make_idle_due(self) -> None:
         """Makes the memories due that are idle and have new messages."""

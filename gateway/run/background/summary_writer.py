@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from gateway.core.prompt.summary_check import UnusableSummary, check_summary, lacked_room
+from gateway.core.prompt.summary_check import UnusableSummary, extract_summary, spent_tokens_on_thoughts
 from gateway.core.prompt.summary_request import make_summary_request
 from gateway.core.prompt.summary_source import PART_TOKENS, list_exchange_lines, split_into_parts
 from gateway.core.prompt.summary_terms import SummaryTerms
@@ -64,7 +64,7 @@ class SummaryWriter(Struct, frozen=True):
     async def write(self, span: SummarySpan) -> WrittenSummary | None:
         """Returns the summary of a span; None: no message of it may be shown to a model.
 
-        Raises: JobFailed: the model wrote no summary; Postponed; the errors of `admit`.
+        Raises: JobFailed: the model wrote no summary; JobPostponed; the errors of `admit`.
         """
         text = "" if span.earlier_summary is None else span.earlier_summary.text
         summarised_lines = 0
@@ -78,17 +78,17 @@ class SummaryWriter(Struct, frozen=True):
         return WrittenSummary(text, await asyncio.to_thread(choose_tokenizer(span.end.model).count, text))
 
     async def _summarise_part(self, part: Sequence[str], earlier_text: str) -> bytes:
-        """Returns the summary of the earlier text and this part. Raises: JobFailed: there is none; Postponed."""
+        """Returns the summary of the earlier text and this part. Raises: JobFailed: there is none; JobPostponed."""
         max_tokens = self.max_tokens
         question = make_summary_request(earlier_text, part, max_tokens, self.terms.instructions)
         reply = await self._ask(question, _SLACK * max_tokens)
-        if lacked_room(reply.text, max_tokens=max_tokens, finish_reason=reply.finish_reason):
+        if spent_tokens_on_thoughts(reply.text, max_tokens=max_tokens, finish_reason=reply.finish_reason):
             # A model that thinks first may have spent the limit on its thoughts.
             reply = await self._ask(question, None)
         if reply.message.get("refusal"):
             raise JobFailed("the background model refused to summarise")
         try:
-            text = check_summary(
+            text = extract_summary(
                 reply.text,
                 part,
                 earlier_text,
@@ -101,7 +101,7 @@ class SummaryWriter(Struct, frozen=True):
         return self.terms.clip(text).encode()
 
     async def _ask(self, question: Sequence[dict[str, Any]], max_tokens: int | None) -> ModelAnswer:
-        """Asks the model. max_tokens: the most tokens of its reply; None: no limit. Raises: JobFailed; Postponed."""
+        """Asks the model. max_tokens: the most tokens of its reply; None: no limit. Raises: JobFailed; JobPostponed."""
         if self.admit is not None:
             target = Target(self.model.upstream.name, self.model.model)
             await self.admit(PlannedCall(orjson.dumps(question), max_tokens, target))

@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.errors import GatewayError
-from gateway.run.background.job_context import GiveUp, Handler, JobContext, JobFailed, Postponed
+from gateway.run.background.job_context import Handler, JobContext, JobFailed, JobGivenUp, JobPostponed
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import Receipts
 from storage.errors import StaleWrite, StoreError, StoreUnavailable, is_known
@@ -122,7 +122,12 @@ class Worker:
         """
         self.jobs.leases.begin_attempts()  # the tasks of the jobs inherit the context
         try:
-            while await self._check_leases() and self._has_room():
+            while True:
+                await self._update_leases()
+                if not self._has_room() or any(context.lost.is_set() for context in self._running):
+                    # The end of a running job wakes the worker. The serial group of a lost job may be free in the
+                    # database already, but none of its jobs may run before this one ends.
+                    return None
                 pauses = {kind: self.pause_s(kind) for kind in self.handlers}
                 kinds = tuple(kind for kind, pause_s in pauses.items() if pause_s <= 0)
                 wait = await self.jobs.leases.find_due_in(kinds) if kinds else None
@@ -141,8 +146,6 @@ class Worker:
             if not is_known(error):
                 _log.warning("Jobs could not be read; trying again: %s", _describe(error))
             return _AFTER_FAULT_S
-        # There is no room, or a job has to end first: its end wakes the worker.
-        return None
 
     async def _claim(self, kinds: Sequence[str]) -> Job | None:
         """Claims the next job. If the claim is cancelled meanwhile, the job is given back."""
@@ -163,12 +166,10 @@ class Worker:
     def _has_room(self) -> bool:
         return len(self._running) - self.count_waiting() < self.limits.concurrency
 
-    async def _check_leases(self) -> bool:
-        """Ends jobs that have lost their leases (cancelled, forgotten, taken over). Returns False while one still runs.
+    async def _update_leases(self) -> None:
+        """Ends jobs that have lost their leases (cancelled, forgotten, taken over).
 
-        The serial group of a lost job may be free in the database already, but none of its jobs may run before this one
-        ends. Renews the leases that could not be renewed during an outage, before another process takes these jobs
-        over.
+        Renews the leases that could not be renewed during an outage, before another process takes these jobs over.
         """
         for context in tuple(self._running):
             if context.is_overdue:
@@ -179,7 +180,6 @@ class Worker:
                 and not context.has_ended
             ):
                 context.lost.set()
-        return not any(context.lost.is_set() for context in self._running)
 
     async def _sleep(self, seconds: float | None) -> None:
         if seconds is None:
@@ -229,14 +229,14 @@ class Worker:
             if not context.has_ended:
                 await context.finish()
             return "finished"
-        except Postponed as error:
+        except JobPostponed as error:
             if not error.is_planned:
                 # Without the job's number: if many jobs wait for one thing, the log has one line.
                 _log.warning("Jobs of the kind %r wait: %s", job.kind, error)
             return await self.jobs.release(job, error.delay_s, str(error))
         except Exception as error:
             reason = _describe(error)
-            is_last = isinstance(error, GiveUp) or job.tries >= self.limits.tries
+            is_last = isinstance(error, JobGivenUp) or job.tries >= self.limits.tries
             outcome = await self.jobs.fail(job, reason, None if is_last else self._choose_backoff(job.tries))
             _log.warning(
                 _ATTEMPT_FAILED, job.id, job.kind, job.tries, _OUTCOMES.get(outcome, outcome), reason

@@ -13,7 +13,7 @@ from storage.records import Agent, SentSection
 
 
 def offer_tools(
-    request: MemoryRequest, agent: Agent, pinned: SentSection | None, body: Mapping[str, Any]
+    request: MemoryRequest, agent: Agent, section: SentSection | None, body: Mapping[str, Any]
 ) -> dict[str, str]:
     """Returns the memory tools for a request: offered name -> tool.
 
@@ -21,7 +21,7 @@ def offer_tools(
     edit blocks. A request that only reads memory is offered the tools that its conversation has: other tools would
     change the beginning of the prompt, and the provider's cache would not be used.
 
-    pinned: the path's section, which has the tool names that the conversation uses already; None: no section was sent.
+    section: the path's section, which has the tool names that the conversation uses already; None: no section was sent.
     body: the body of the chat completion.
     """
     chat = request.chat
@@ -36,7 +36,7 @@ def offer_tools(
         }
     if not allows_hidden_tools(body):
         return {}
-    agreed_names = pinned.known.get("tools") if pinned else None
+    agreed_names = section.known.get("tools") if section else None
     if identity.mode is Mode.READ and (not spec.is_profile or not agreed_names):
         return {}
     if not spec.is_profile:

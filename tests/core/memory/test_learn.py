@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.core.memory import learning_request
 from gateway.core.memory.block_edit import BlockEdit
 from gateway.core.memory.fact_words import make_fact_key
-from gateway.core.memory.learned_changes import apply_answer
+from gateway.core.memory.learned_changes import apply_reply_edits
 from gateway.core.memory.learning_reply import MAX_EDITS, FactEdit, ReplyEdits, read_edits, read_reply_calls
 from gateway.core.memory.learning_request import build_request
 from gateway.core.memory.orders import as_statement
@@ -139,7 +139,7 @@ def test_an_answer_that_never_ends_is_cut() -> None:
 
 
 def test_a_fact_is_dated_and_knows_the_message_it_came_from() -> None:
-    learned = apply_answer(
+    learned = apply_reply_edits(
         read(call("remember_fact", text="The cat is Miso.", about="cat")), MESSAGES, {}, [HUMAN]
     )
     (found,) = learned.facts
@@ -154,9 +154,9 @@ def test_a_fact_is_dated_and_knows_the_message_it_came_from() -> None:
 
 def test_sources_are_decided_by_words_and_not_by_the_model() -> None:
     reply_edits = read(call("remember_fact", text="Moved to Bergen with Miso.", messages=[2]))
-    (found,) = apply_answer(reply_edits, MESSAGES, {}, []).facts
+    (found,) = apply_reply_edits(reply_edits, MESSAGES, {}, []).facts
     assert (found.exchange_row, found.sources) == (2, (1, 2))
-    (vague,) = apply_answer(
+    (vague,) = apply_reply_edits(
         read(call("remember_fact", text="Qqq.", messages=[99, -1])), MESSAGES, {}, []
     ).facts
     assert vague.sources == (1, 2)  # it may come from anywhere
@@ -165,14 +165,14 @@ def test_sources_are_decided_by_words_and_not_by_the_model() -> None:
 def test_a_fact_comes_from_what_has_its_words_with_signs_at_them() -> None:
     messages = [replace(MESSAGES[0], text="We are off to Bergen🎉"), MESSAGES[1]]
     reply_edits = read(call("remember_fact", text="Moved to Bergen in May."))
-    (found,) = apply_answer(reply_edits, messages, {}, []).facts
+    (found,) = apply_reply_edits(reply_edits, messages, {}, []).facts
     assert found.sources == (1, 2)
 
 
 def test_a_fact_that_replaces_others_has_their_sources_too() -> None:
     shown = {1: fact(1, "Lives in Oslo.", (50,)), 2: fact(2, "Likes tea.", (60,))}
     reply_edits = read(call("remember_fact", text="Lives in Bergen.", replaces=[1, 9, 0, -1]))
-    (found,) = apply_answer(reply_edits, MESSAGES, shown, []).facts
+    (found,) = apply_reply_edits(reply_edits, MESSAGES, shown, []).facts
     assert found.replaces == (1,)
     assert found.sources == (2, 50)
 
@@ -181,20 +181,20 @@ def test_what_replaces_a_fact_that_has_ended_since_is_not_learned() -> None:
     """A person has corrected it while the model was asked."""
     shown = {1: replace(fact(1, "Lives in Oslo.", (50,)), ended_at=5.0)}
     reply_edits = read(call("remember_fact", text="Lives in Bergen.", replaces=[1]))
-    assert apply_answer(reply_edits, MESSAGES, shown, []).facts == []
+    assert apply_reply_edits(reply_edits, MESSAGES, shown, []).facts == []
 
 
 def test_a_number_whose_fact_is_gone_means_no_other_fact() -> None:
     shown = {2: fact(2, "Likes tea.", (60,)), 3: fact(3, "Lives in Oslo.", (50,))}
     reply_edits = read(call("remember_fact", text="Lives in Bergen.", replaces=[1, 3]))
-    (found,) = apply_answer(reply_edits, MESSAGES, shown, []).facts
+    (found,) = apply_reply_edits(reply_edits, MESSAGES, shown, []).facts
     assert found.replaces == (3,)
 
 
 def test_a_fact_taken_from_what_was_known_has_its_sources() -> None:
     shown = {1: fact(1, "Works at the aquarium.", (50,))}
     reply_edits = read(call("remember_fact", text="Moved to Bergen for the aquarium."))
-    assert apply_answer(reply_edits, MESSAGES, shown, []).facts[0].sources == (2, 50)
+    assert apply_reply_edits(reply_edits, MESSAGES, shown, []).facts[0].sources == (2, 50)
 
 
 def test_a_fact_does_not_come_from_all_facts_that_call_the_person_alike() -> None:
@@ -207,7 +207,9 @@ def test_a_fact_does_not_come_from_all_facts_that_call_the_person_alike() -> Non
         ("The guest plays in Bergen.", (2, 50)),
     ):
         reply_edits = read(call("remember_fact", text=text))
-        assert apply_answer(reply_edits, MESSAGES, shown, [], lines=lines).facts[0].sources == sources, text
+        assert apply_reply_edits(reply_edits, MESSAGES, shown, [], lines=lines).facts[0].sources == sources, (
+            text
+        )
 
 
 def test_what_is_taken_from_a_block_has_the_sources_of_its_lines() -> None:
@@ -217,7 +219,7 @@ def test_what_is_taken_from_a_block_has_the_sources_of_its_lines() -> None:
         call("remember_fact", text="Moved to Bergen for the aquarium."),
         call("memory_insert", label="human", new_string="Feeds the seals of the aquarium."),
     )
-    learned = apply_answer(reply_edits, MESSAGES, {}, [HUMAN], lines=lines)
+    learned = apply_reply_edits(reply_edits, MESSAGES, {}, [HUMAN], lines=lines)
     assert learned.facts[0].sources == (2, 50)
     ((_, _, sources),) = learned.writes
     assert sources == (50,)
@@ -229,7 +231,7 @@ def test_the_same_fact_is_stored_once() -> None:
         call("remember_fact", text="the cat is  called MISO!"),
         call("remember_fact", text="Cat called Miso", replaces=[1]),
     )
-    assert len(apply_answer(reply_edits, MESSAGES, {1: fact(1, "Cat is called Miso")}, []).facts) == 1
+    assert len(apply_reply_edits(reply_edits, MESSAGES, {1: fact(1, "Cat is called Miso")}, []).facts) == 1
 
 
 @pytest.mark.parametrize(
@@ -258,10 +260,10 @@ def test_facts_have_one_key_if_they_say_the_same(a: str, b: str, same: bool) -> 
 
 def test_the_block_for_the_person_is_made_when_it_is_first_written_to() -> None:
     reply_edits = read(call("memory_insert", label="human", new_string="Has a cat, Miso."))
-    assert apply_answer(reply_edits, MESSAGES, {}, []).writes == [
+    assert apply_reply_edits(reply_edits, MESSAGES, {}, []).writes == [
         (replace(learning_request.HUMAN, value="Has a cat, Miso."), "Has a cat, Miso.", (1,))
     ]
-    assert apply_answer(read(), MESSAGES, {}, []).writes == []
+    assert apply_reply_edits(read(), MESSAGES, {}, []).writes == []
 
 
 def test_edits_follow_each_other_and_make_one_version() -> None:
@@ -269,7 +271,7 @@ def test_edits_follow_each_other_and_make_one_version() -> None:
         call("memory_insert", label="human", new_string="Cat: Miso"),
         call("memory_replace", label="human", old_string="Miso", new_string="Miso (Bergen)"),
     )
-    ((block, value, sources),) = apply_answer(reply_edits, MESSAGES, {}, [HUMAN]).writes
+    ((block, value, sources),) = apply_reply_edits(reply_edits, MESSAGES, {}, [HUMAN]).writes
     assert (block.id, block.version) == (7, 3)
     assert value == "Name: Alice\nCat: Miso (Bergen)"
     assert sources == (1, 2)
@@ -288,7 +290,7 @@ def test_edits_follow_each_other_and_make_one_version() -> None:
 )
 def test_what_must_not_be_is_dropped(edit: dict[str, str]) -> None:
     persona = Block(8, "persona", "", "Kind.", 100, read_only=True)
-    learned = apply_answer(read(edit), MESSAGES, {}, [HUMAN, persona])
+    learned = apply_reply_edits(read(edit), MESSAGES, {}, [HUMAN, persona])
     assert (learned.writes, learned.facts, learned.dropped) == ([], [], 1)
 
 
@@ -302,7 +304,7 @@ def test_orders_are_stored_as_what_was_said() -> None:
             ),
         )
     )
-    learned = apply_answer(reply_edits, MESSAGES, {}, [HUMAN])
+    learned = apply_reply_edits(reply_edits, MESSAGES, {}, [HUMAN])
     assert [f.text for f in learned.facts] == [
         "User said: You must always answer in rhymes.",
         "User said: always be brief.",
@@ -317,16 +319,20 @@ def test_ordinary_facts_are_no_orders(text: str) -> None:
 
 def test_a_block_is_rewritten_only_by_a_writer_that_has_seen_it() -> None:
     reply_edits = read(call("memory_rethink", label="human", new_memory="Alice, of Bergen"))
-    assert apply_answer(reply_edits, MESSAGES, {}, [HUMAN], {"human": 3}).writes[0][1] == "Alice, of Bergen"
-    assert apply_answer(reply_edits, MESSAGES, {}, [HUMAN], {"human": 2}).writes == []
-    assert apply_answer(reply_edits, MESSAGES, {}, [HUMAN], {}).dropped == 1
+    assert (
+        apply_reply_edits(reply_edits, MESSAGES, {}, [HUMAN], {"human": 3}).writes[0][1] == "Alice, of Bergen"
+    )
+    assert apply_reply_edits(reply_edits, MESSAGES, {}, [HUMAN], {"human": 2}).writes == []
+    assert apply_reply_edits(reply_edits, MESSAGES, {}, [HUMAN], {}).dropped == 1
     insert = read(call("memory_insert", label="human", new_string="Bergen"))
-    assert apply_answer(insert, MESSAGES, {}, [HUMAN], {"human": 2}).writes[0][1] == "Name: Alice\nBergen"
+    assert (
+        apply_reply_edits(insert, MESSAGES, {}, [HUMAN], {"human": 2}).writes[0][1] == "Name: Alice\nBergen"
+    )
 
 
 def test_a_block_is_not_emptied() -> None:
     reply_edits = read(call("memory_rethink", label="human", new_memory=" \n"))
-    assert apply_answer(reply_edits, MESSAGES, {}, [HUMAN]).writes == []
+    assert apply_reply_edits(reply_edits, MESSAGES, {}, [HUMAN]).writes == []
 
 
 def test_a_line_that_a_block_has_already_is_no_new_order() -> None:
@@ -334,5 +340,5 @@ def test_a_line_that_a_block_has_already_is_no_new_order() -> None:
     reply_edits = read(
         call("memory_rethink", label="human", new_memory="Always greet by name.\nAlways rhyme.")
     )
-    ((_, value, _),) = apply_answer(reply_edits, MESSAGES, {}, [block]).writes
+    ((_, value, _),) = apply_reply_edits(reply_edits, MESSAGES, {}, [block]).writes
     assert value == "Always greet by name.\nUser said: Always rhyme."

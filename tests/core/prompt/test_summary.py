@@ -8,7 +8,7 @@ import pytest
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.prompt.summary import ExchangeSize, find_last_covered, limit_summary
-from gateway.core.prompt.summary_check import UnusableSummary, check_summary, lacked_room
+from gateway.core.prompt.summary_check import UnusableSummary, extract_summary, spent_tokens_on_thoughts
 from gateway.core.prompt.summary_cut import find_cut_in_path
 from gateway.core.prompt.summary_frame import PREAMBLE, render_summary
 from gateway.core.prompt.summary_request import make_summary_request
@@ -28,7 +28,7 @@ def verdict(
     is_manual: bool = False,
 ) -> str:
     try:
-        return check_summary(
+        return extract_summary(
             answer, SOURCE, earlier, max_tokens=size, finish_reason=finish_reason, is_manual=is_manual
         )
     except UnusableSummary as error:
@@ -99,7 +99,7 @@ def test_what_is_too_long_ends_with_a_line() -> None:
     ],
 )
 def test_an_answer_that_lacked_room(answer: str, finish_reason: str, expected: bool) -> None:
-    assert lacked_room(answer, max_tokens=100, finish_reason=finish_reason) is expected
+    assert spent_tokens_on_thoughts(answer, max_tokens=100, finish_reason=finish_reason) is expected
 
 
 def test_the_last_turn_and_so_much_before_it_stay() -> None:

@@ -29,7 +29,7 @@ from gateway.run.background.background_model import (
     find_background_route,
 )
 from gateway.run.background.budget import DailyBudget
-from gateway.run.background.job_context import JobFailed, Postponed
+from gateway.run.background.job_context import JobFailed, JobPostponed
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import set_current_receipt
 from gateway.run.upstream.route import Route
@@ -124,7 +124,7 @@ async def test_a_reply_that_is_none_costs_what_it_reports(world: World) -> None:
     with pytest.raises(JobFailed, match="no chat completion"):
         await background.ask("p", ASK)
     assert await world.meter.count_background_tokens("p") == 30
-    with pytest.raises(Postponed):
+    with pytest.raises(JobPostponed):
         await background.ask("p", ASK)
     assert world.counted == [("failed", 30), ("refused", 0)]
 
@@ -132,7 +132,7 @@ async def test_a_reply_that_is_none_costs_what_it_reports(world: World) -> None:
 async def test_a_used_up_budget_waits_for_the_next_day(world: World) -> None:
     background = world.background(daily_tokens=5)
     await background.ask("p", ASK)
-    with pytest.raises(Postponed) as caught:
+    with pytest.raises(JobPostponed) as caught:
         await background.ask("p", ASK)
     assert caught.value.delay_s == DAY / 2
     assert len(world.provider.requests) == 1
@@ -144,7 +144,7 @@ async def test_a_used_up_budget_waits_for_the_next_day(world: World) -> None:
 
 async def test_the_budget_outlives_the_process(world: World) -> None:
     await world.background(daily_tokens=5).ask("p", ASK)
-    with pytest.raises(Postponed):
+    with pytest.raises(JobPostponed):
         await world.background(daily_tokens=5).ask("p", ASK)
 
 
@@ -153,9 +153,9 @@ async def test_the_budget_outlives_the_process(world: World) -> None:
     [
         (ScriptedFailure(500, "Miso"), JobFailed, "answered 500"),
         (ScriptedFailure(400, "Miso"), JobFailed, "answered 400"),
-        (ScriptedFailure(429, "Miso", headers=(("retry-after", "7"),)), Postponed, "429"),
+        (ScriptedFailure(429, "Miso", headers=(("retry-after", "7"),)), JobPostponed, "429"),
         # As failover takes them under a 200.
-        (ScriptedBody((b'{"base_resp":{"status_code":1002,"status_msg":"Miso"}}',)), Postponed, "429"),
+        (ScriptedBody((b'{"base_resp":{"status_code":1002,"status_msg":"Miso"}}',)), JobPostponed, "429"),
         (ScriptedBody((b'{"error":{"code":502,"message":"Miso"}}',)), JobFailed, "answered 502"),
         (ScriptedBody((b"Miso",)), JobFailed, "no chat completion"),
         (ScriptedBody((b'{"choices":[]}',)), JobFailed, "no chat completion"),
@@ -209,7 +209,7 @@ async def test_a_busy_upstream_says_how_long(world: World) -> None:
     headers: tuple[tuple[Header, ...], ...] = ((("retry-after", "7"),), (), (("retry-after", "0"),), (past,))
     world.provider.queue(*(ScriptedFailure(429, headers=each) for each in headers))
     for delay_s in (7.0, 30.0, 30.0, 30.0):
-        with pytest.raises(Postponed) as caught:
+        with pytest.raises(JobPostponed) as caught:
             await world.background().ask("p", ASK)
         assert caught.value.delay_s == delay_s
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.run.background.job_context import GiveUp, Handler, JobContext, Postponed
+from gateway.run.background.job_context import Handler, JobContext, JobGivenUp, JobPostponed
 from gateway.run.background.worker import WorkerLimits
 from storage.database import Connection, Effect
 from storage.errors import StaleWrite, StoreFailed, StoreFull
@@ -380,13 +380,13 @@ async def test_a_step_is_not_performed_again_after_a_failure(bench: Bench) -> No
 
 async def test_giving_up_and_putting_off(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     async def hopeless(job: JobContext) -> None:
-        raise GiveUp("this memory has no model")
+        raise JobGivenUp("this memory has no model")
 
     async def later(job: JobContext) -> None:
-        raise Postponed("the budget is used up", 3600.0)
+        raise JobPostponed("the budget is used up", 3600.0)
 
     async def planned(job: JobContext) -> None:
-        raise Postponed("it is asked again", 60.0, is_planned=True)
+        raise JobPostponed("it is asked again", 60.0, is_planned=True)
 
     bench.start({"hopeless": hopeless, "later": later, "planned": planned})
     for kind in ("hopeless", "later", "planned"):

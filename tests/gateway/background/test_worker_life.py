@@ -10,7 +10,7 @@ import pytest
 
 from gateway.cli import main
 from gateway.metrics import Metrics
-from gateway.run.background.job_context import GiveUp, JobContext
+from gateway.run.background.job_context import JobContext, JobGivenUp
 from gateway.run.background.job_metrics import JobMetrics
 from storage.job_records import Job, JobState
 from storage.records import Agent, Scope
@@ -170,7 +170,7 @@ def wait_for_jobs(gateway: RunningGateway) -> list[str]:
         moved = asyncio.Event()
 
         async def bad(job: JobContext) -> None:
-            raise GiveUp("no")
+            raise JobGivenUp("no")
 
         async def good(job: JobContext) -> None:
             done.append("good")

@@ -15,7 +15,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.agents.tools.hosts import HostError
 from gateway.agents.tools.webhook import Webhooks
-from gateway.run.background.job_context import GiveUp, JobContext, JobFailed
+from gateway.run.background.job_context import JobContext, JobFailed, JobGivenUp
 from storage.database import Connection, Effect
 from storage.job_records import NO_AGENT
 from storage.run_records import Run, RunTextKind
@@ -57,7 +57,7 @@ class CallbackJobs(Struct, frozen=True):
     async def handle(self, job: JobContext) -> None:
         """Makes one attempt at a callback. The outcome of a callback about a run is stored with the run.
 
-        Raises: JobFailed if another attempt is to follow; GiveUp if none is.
+        Raises: JobFailed if another attempt is to follow; JobGivenUp if none is.
         """
         payload = orjson.loads(job.payload)
         run_rows, body = payload["run"], payload["body"]
@@ -76,7 +76,7 @@ class CallbackJobs(Struct, frozen=True):
         if status is None:
             raise JobFailed(f"the callback was not delivered: {error}")
         if 300 <= status < 400:
-            raise GiveUp(f"the callback was answered with a redirect ({status})")
+            raise JobGivenUp(f"the callback was answered with a redirect ({status})")
         if not 200 <= status < 300:
             raise JobFailed(f"the callback was answered with status {status}")
 
