@@ -20,6 +20,7 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import read_searched_words, safe_next
 from gateway.page.screen import (
     ALWAYS_SAVED,
+    MUTE_SAVED,
     SAVED,
     Action,
     ActionResult,
@@ -146,7 +147,7 @@ class _FactScreens(Struct, frozen=True):
         own_screen = access.path("f", seq)
         screen = request.referrer or own_screen
         # In a long list the focus goes back to the button.
-        fragment = "" if screen.partition("?")[0] == own_screen else f"#mute-{seq}"
+        fragment = MUTE_SAVED if screen.partition("?")[0] == own_screen else f"#mute-{seq}"
         return ActionResult(access.filter(page.fact), screen + fragment)
 
     async def set_always(self, request: ScreenRequest, form: AlwaysForm) -> Answer:

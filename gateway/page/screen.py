@@ -25,6 +25,8 @@ SAVED = "#saved"
 UNCHANGED = "#unchanged"
 # The fragment that shows the words that a fact is shown before each reply from now on, or is not.
 ALWAYS_SAVED = "#always-saved"
+# The fragment that shows the words that a fact is not mentioned from now on, or can be again.
+MUTE_SAVED = "#mute-saved"
 
 
 class NoFields(Struct, frozen=True, forbid_unknown_fields=True):

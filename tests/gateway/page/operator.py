@@ -4,7 +4,7 @@ with operate(upstream, tmp_path) as operator:
     operator.world.chat(user="alice").say("My cat is called Miso.")
     assert operator.get("people").status == 200
     assert operator.twin("people")["items"][0]["name"] == "alice"
-    assert operator.post("m/UID/f/1/mute", muted="true").headers["location"] == "../../../../m/UID/f/1"
+    assert operator.post("m/UID/f/1/mute", muted="true").headers["location"] == "../../../../m/UID/f/1#mute-saved"
 """
 
 from __future__ import annotations

@@ -187,7 +187,10 @@ def test_a_person_corrects_and_the_model_hears_it(world: World) -> None:
         True,
     )
     assert "You corrected this on" in person.page(f"/f/{new['seq']}")
-    assert person.send(f"f/{new['seq']}/mute", muted="true").status == 303
+    muted = person.send(f"f/{new['seq']}/mute", muted="true")
+    assert muted.headers["location"] == f"../../../../{person.path}/f/{new['seq']}#mute-saved"
+    saved = '<p class="saved" id="mute-saved" role="status">Saved: it is not mentioned any more.</p>'
+    assert saved in person.page(f"/f/{new['seq']}")
     assert "not mentioned" in person.page()
     added = person.twin("/facts", {"text": "Alice lives in Lyon."})
     assert (added["origin"], added["sources"]) == ("person", [])

@@ -73,7 +73,7 @@ def test_nothing_of_a_request_becomes_a_header(operator: Operator) -> None:
         form = {"cookie": operator.cookie, "referer": referrer}
         reply = operator.send_form(f"m/{uid}/f/{seq}/mute", {"muted": "true"}, **form)
         assert reply.status == 303
-        assert reply.headers["location"] == f"../../../../m/{uid}/f/{seq}", referrer
+        assert reply.headers["location"] == f"../../../../m/{uid}/f/{seq}#mute-saved", referrer
 
 
 @pytest.mark.both
