@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
+from msgspec.structs import replace
+
 from adapters.batch.batch_provider import PartResult
+from adapters.batch.sdk_errors import MAX_MESSAGE_CHARS, is_transient
 from adapters.errors import ProviderError
 from gateway.agents.batches.batch_ids import RequestId
 from gateway.agents.batches.batch_log import BatchLog
@@ -18,6 +21,7 @@ from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import ProviderPart
 from gateway.agents.runs.stored_run import INTERNAL_ERROR
 from gateway.core.turn.stop_reason import StopReason
+from gateway.core.turn.upstream_error import find_error_in_success_body
 from gateway.run.background.job_context import JobPostponed
 from storage.batch_records import ENDED_PART, EXPIRED, Batch, BatchItem, ItemRetry, ItemWrite
 from storage.errors import StoreError
@@ -139,7 +143,9 @@ class PartResults:
             if item is None or item.part not in (part.number, ENDED_PART):
                 continue
             if request_id.number == item.request_number:
-                works.append(ItemWork(item, partial(self._make_outcome, item, result), result.body))
+                works.append(
+                    ItemWork(item, partial(self._make_outcome, item, _reveal_error(result)), result.body)
+                )
         await self.outcomes.write_outcomes(works)
         if not self.batch.is_over and await self.store.batches.is_over(self.batch.id):
             # The tools of a page may take minutes, and the tools of later pages need not run.
@@ -174,3 +180,12 @@ class PartResults:
             )
             failure = ItemFailed(INTERNAL_ERROR)
         return await self.turns.make_end(item, failure, result.body)
+
+
+def _reveal_error(result: PartResult) -> PartResult:
+    """Returns a result as an error if its body is an error under a status of success, else as it is."""
+    error = find_error_in_success_body(result.body)
+    if error is None:
+        return result
+    message = error.message[:MAX_MESSAGE_CHARS]
+    return replace(result, outcome="errored", message=message, is_transient=is_transient(error.status))

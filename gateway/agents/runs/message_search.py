@@ -55,13 +55,10 @@ class MessageSearch(Struct, frozen=True):
             in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)
             return hit.kind == "message" and hit.role in roles and in_time
 
-        ranked = [
-            [
-                (agent, view)
-                for view in await self._search_agent(agent, query, matches, limit, conversation_name, vector)
-            ]
-            for agent in agents
-        ]
+        ranked: list[list[tuple[Agent, MessageView]]] = []
+        for agent in agents:
+            views = await self._search_agent(agent, query, matches, limit, conversation_name, vector)
+            ranked.append([(agent, view) for view in views])
         return interleave(ranked)[:limit]
 
     async def _search_agent(
@@ -84,10 +81,9 @@ class MessageSearch(Struct, frozen=True):
         # The last message number to search, by the row of each conversation on the path; None: everything is searched.
         last_seqs = None
         if conversation_name is not None:
-            try:
+            conversation = None
+            with suppress(NotFound):
                 conversation = await find_conversation(self.store, loaded, conversation_name)
-            except NotFound:
-                conversation = None
             if conversation is None:
                 return []
             last_seqs = await self.store.messages.load_past(loaded.id, conversation.id)

@@ -145,6 +145,8 @@ class RevealedError(NamedTuple):
     status: int
     # The error, as clients of OpenAI's API read it.
     body: bytes
+    # The message of the error.
+    message: str
 
 
 def find_error_in_success_body(body: bytes) -> RevealedError | None:
@@ -160,7 +162,8 @@ def find_error_in_success_body(body: bytes) -> RevealedError | None:
     if error is None:
         return None
     is_named = bool(parsed.get("error")) or parsed.get("object") == "error"
-    return RevealedError(read_error_status(error), body if is_named else orjson.dumps({"error": error}))
+    shown_body = body if is_named else orjson.dumps({"error": error})
+    return RevealedError(read_error_status(error), shown_body, error["message"])
 
 
 def is_empty_completion(body: bytes) -> bool:
@@ -184,7 +187,9 @@ def find_error_in_first_event(first: Event) -> RevealedError | None:
     if data is None or (first.name != "error" and b"error" not in data and not _may_be_error(data)):
         return None
     error = _find_openai_error_of_event(data, first.name)
-    return None if error is None else RevealedError(read_error_status(error), orjson.dumps({"error": error}))
+    if error is None:
+        return None
+    return RevealedError(read_error_status(error), orjson.dumps({"error": error}), error["message"])
 
 
 def _may_be_error(data: bytes) -> bool:

@@ -202,7 +202,7 @@ class BackgroundModel:
         finally:
             await reply.aclose()
         if reply.status == 200 and (error := find_error_in_success_body(body)) is not None:
-            call.status, body = error
+            call.status, body = error.status, error.body
         if call.status == 429:
             wait_s = read_retry_after(reply.headers, self.budget.now())
             # "At once", or a date that is over by this clock, would be a loop.

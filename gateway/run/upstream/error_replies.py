@@ -100,7 +100,8 @@ async def reveal_whole_error(reply: ModelReply) -> BegunReply:
     if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
         broke = ProviderReplyBroken("the upstream's reply ended in the middle of its JSON")
         return BegunReply(BufferedReply(reply.status, reply.headers, b"", broke))
-    status, client_body = find_error_in_success_body(body) or (reply.status, body)
+    revealed = find_error_in_success_body(body)
+    status, client_body = (reply.status, body) if revealed is None else (revealed.status, revealed.body)
     return BegunReply(BufferedReply(status, reply.headers, client_body), body, is_whole=True)
 
 

@@ -26,7 +26,7 @@ from tests.agents.batches.batch_world import (
 from tests.agents.letta import spoken
 from tests.doubles.anthropic_rules import sign
 from tests.doubles.batches import Outcome
-from tests.doubles.upstream import Gate, Reply, UpstreamRequest, say
+from tests.doubles.upstream import Gate, Reply, UpstreamRequest, raw, say
 from tests.patience import PATIENCE_S
 
 
@@ -261,6 +261,16 @@ def test_each_outcome_at_the_provider_becomes_the_status_of_an_item(tmp_path: Pa
         assert len(world.list_messages(agents[7])) == 2
         # Files that are no longer needed are deleted at the provider.
         assert len(world.openai.deleted) >= 2
+
+
+def test_an_error_under_a_status_of_success_is_an_error(tmp_path: Path) -> None:
+    """OpenRouter answers so when its upstream fails after the status has left."""
+    error = orjson.dumps({"error": {"message": "Busy.", "code": 502}})
+    with serve_batches(tmp_path) as world:
+        world.upstream.queue(raw(error, content_type="application/json"), say("At last."))
+        (agent,) = world.create_agents(1, "up/m")
+        world.wait_for_end(world.create_batch([agent], "Are you there?"))
+        assert world.list_messages(agent)[-1] == "assistant_message: At last."
 
 
 def test_a_result_file_that_is_cut_is_read_again(tmp_path: Path) -> None:
