@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from storage.listing import AgentDraft, AgentEntry
+from storage.listing import AgentDraft, AgentEntry, BlockDraft
 from storage.records import Block, Scope
 from storage.sql.store import Store
 from tests.inflated import with_inflated
@@ -33,8 +33,8 @@ async def make_agent(
 ) -> AgentEntry:
     draft = store.agents.get_draft(api_scope(name, project))
     made = AgentDraft(
-        agent=draft, name=name, body=body, own=[(block, {}) for block in own], blocks=blocks, tools=tools,
-        tags=tags, identities=identities,
+        agent=draft, name=name, body=body, own_blocks=[BlockDraft(block, {}) for block in own], blocks=blocks,
+        tools=tools, tags=tags, identities=identities,
     )  # fmt: skip
     return await store.defined_agents.create(made, at=at)
 
