@@ -272,7 +272,7 @@ def _joins_replies(context: MemoryContext) -> bool:
 
 def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
     """Returns whether something before the thoughts of the conversation may differ from the request before."""
-    pinned = context.section
+    pinned_section = context.section
     plan = context.plan
     composition = prompt.composition
     match_point = plan.match.match_point
@@ -285,10 +285,10 @@ def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
     # The upstream has the prefix of a continued thread since it began. A conversation without a pinned section began
     # without the gateway's tools.
     if not continues_thread and (
-        prompt.section.has_changed_prefix or (pinned is None and context.offered_tools)
+        prompt.section.has_changed_prefix or (pinned_section is None and context.offered_tools)
     ):
         return True
-    system_before = prompt.system if pinned is None else pinned.text
+    system_before = prompt.system if pinned_section is None else pinned_section.text
     if prompt.system != system_before or prompt.window.left_out != WHOLE_WINDOW.left_out:
         return True
     # The path has a reply at each depth. Further replies of the list were made elsewhere, or without memory.

@@ -93,16 +93,16 @@ class AlteredSearch:
         ]
         tree.contents.group(greetings)
         heard = join_heard_letters("".join(map(listing.read_text, range(end))))
-        possible = [
+        possible_greetings = [
             each
             for each in greetings
             if is_tombstone(each)
             or is_beginning(heard, join_letters(read_text(tree.contents.get(each).shown_reply or {})))
         ]
-        if not possible:
+        if not possible_greetings:
             return None
         greeting = max(
-            possible,
+            possible_greetings,
             key=lambda each: (not is_tombstone(each), tree.make_recency_key(each)),
         )
         return Match(greeting, 0, end - 1, AlteredReply(MessageSpan(0, 0), MessageSpan(0, end)))
@@ -149,17 +149,17 @@ class AlteredSearch:
         asked_candidates: the candidates with the same question.
         letters: the letters of the stored replies, by the ids of their exchanges.
         """
-        begun = [
+        with_beginning = [
             candidate
             for candidate in self._candidates
             if candidate.id in letters and is_beginning(heard, letters[candidate.id])
         ]
-        extended = [
+        with_extension = [
             candidate
             for candidate in asked_candidates
             if self._was_extended(candidate, heard, letters.get(candidate.id, ""))
         ]
-        return begun + extended
+        return with_beginning + with_extension
 
     def _find_prefilled(self, begin: int, end: int) -> Exchange | None:
         """Returns the exchange with a reply that came back after the first words that its request gave, or None.
@@ -180,8 +180,10 @@ class AlteredSearch:
             return None
         tree.contents.group(candidates)
         heard = join_heard_letters("".join(listing.read_text(i) for i in range(begin, end)))
-        prefilled = [exchange for exchange in candidates if self._is_prefilled_reply(exchange, heard)]
-        return max(prefilled, key=tree.make_recency_key, default=None)
+        prefilled_exchanges = [
+            exchange for exchange in candidates if self._is_prefilled_reply(exchange, heard)
+        ]
+        return max(prefilled_exchanges, key=tree.make_recency_key, default=None)
 
     def _is_prefilled_reply(self, exchange: Exchange, heard: str) -> bool:
         """Returns whether the heard letters are a reply with its first words, and not the first words alone."""

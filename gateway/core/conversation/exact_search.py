@@ -182,7 +182,7 @@ class ExactSearch:
         listed = self._turns.flat[: self._query.listing.offsets[span.first]]
         without_name = (
             exchange
-            for atom in self._turns[number].unnamed
+            for atom in self._turns[number].unnamed_atoms
             for exchange in self._by_first_atom.get(atom, ())[-_MAX_COMPARED:]
         )
         return any(

@@ -179,13 +179,13 @@ def find_lowest_change_depth(tree: Tree, plan: Plan) -> int | None:
     match_point = plan.match.match_point
     if match_point is None:
         return None
-    amended = [tree.get(amendment.exchange_row) for amendment in plan.amendments]
-    changed = [
+    amended_exchanges = [tree.get(amendment.exchange_row) for amendment in plan.amendments]
+    changed_exchanges = [
         match_point,
         tree.locate_turn_start(match_point),
-        *(each for each in amended if each is not None),
+        *(each for each in amended_exchanges if each is not None),
     ]
-    return min(exchange.depth for exchange in changed)
+    return min(exchange.depth for exchange in changed_exchanges)
 
 
 def draft_exchange(
@@ -230,8 +230,10 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
         is_off = opening.state is ExchangeState.OFF and is_same_input(opening, exchange)
         return end > query.now or is_off or not tree.is_continued(opening)
 
-    repeated = [opening for opening in openings if is_free(opening) and tree.extends(exchange, opening)]
-    if not repeated:
+    repeated_openings = [
+        opening for opening in openings if is_free(opening) and tree.extends(exchange, opening)
+    ]
+    if not repeated_openings:
         return None
 
     def rank(opening: Exchange) -> tuple[int, int, float]:
@@ -242,7 +244,7 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
             opening.begun,
         )
 
-    return max(repeated, key=rank)
+    return max(repeated_openings, key=rank)
 
 
 def was_sent_again(tree: Tree, plan: Plan, arrived_at: float) -> bool:
@@ -254,13 +256,15 @@ def was_sent_again(tree: Tree, plan: Plan, arrived_at: float) -> bool:
     plan: a plan that follows the head of its conversation.
     arrived_at: the time at which the request arrived, in seconds since the epoch.
     """
-    new, hasher = plan.messages[len(plan.pending) :], plan.query.listing.hasher
-    if not new:
+    new_messages = plan.messages[len(plan.pending) :]
+    hasher = plan.query.listing.hasher
+    if not new_messages:
         return False
     exchange = plan.match.match_point
     while exchange is not None and (exchange.ended or exchange.begun) > arrived_at:
-        later = (tree.contents.get(exchange).messages or [])[-len(new) :]
-        if len(later) == len(new) and repeats(hasher, later, new, may_grow=True):
+        last_messages = (tree.contents.get(exchange).messages or [])[-len(new_messages) :]
+        is_as_long = len(last_messages) == len(new_messages)
+        if is_as_long and repeats(hasher, last_messages, new_messages, may_grow=True):
             return True
         exchange = tree.find_parent(exchange)
     return False
@@ -278,12 +282,12 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
 
     A front end asks for a title in this way, in whatever words and language.
     """
-    spoken = [message for message in messages if not is_system(message)]
+    own_messages = [message for message in messages if not is_system(message)]
     if query.mode is not MemoryUse.ON or not query.is_named or query.conversation_row is None:
         return False
-    if len(spoken) != 1 or spoken[0].get("role") != "user":
+    if len(own_messages) != 1 or own_messages[0].get("role") != "user":
         return False
-    answered = [
+    answered_exchanges = [
         exchange
         for exchange in tree
         if exchange.conversation_row == query.conversation_row
@@ -291,7 +295,7 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
         and not is_tombstone(exchange)
     ]
     last_exchange = max(
-        (exchange for exchange in answered if tree.is_active(exchange, is_named=True)),
+        (exchange for exchange in answered_exchanges if tree.is_active(exchange, is_named=True)),
         key=tree.make_recency_key,
         default=None,
     )
@@ -302,5 +306,5 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
     reply = without_space(read_text(tree.contents.get(last_exchange).shown_reply or {}))
     if not question or not reply or len(question) + len(reply) < _MIN_QUOTE_CHARS:
         return False
-    text_before, quoted, text_after = without_space(read_text(spoken[0])).partition(question)
+    text_before, quoted, text_after = without_space(read_text(own_messages[0])).partition(question)
     return bool(quoted) and reply in text_after and len(text_before) + len(text_after) > len(reply)

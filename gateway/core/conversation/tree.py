@@ -137,12 +137,12 @@ class Tree:
 
     def change(self, exchange_id: int, **fields: Any) -> Exchange:
         """Replaces fields of an exchange, which keeps its position in the tree."""
-        new = self.by_id[exchange_id] = replace(self.by_id[exchange_id], **fields)
+        changed_exchange = self.by_id[exchange_id] = replace(self.by_id[exchange_id], **fields)
         self.changed.add(exchange_id)
         if not fields.keys().isdisjoint(("input", "shown_reply", "full_reply", "state")):
             self.contents.drop(exchange_id)
         self._caches = _Caches()
-        return new
+        return changed_exchange
 
     def __iter__(self) -> Iterator[Exchange]:
         return iter(self.by_id.values())

@@ -55,7 +55,7 @@ class TurnReplies:
         # The messages of each text that may be a stored reply's, by the atom of the text.
         self.spans = _map_spans(listing, assistants, texts)
         # The atoms of named messages' texts without the name.
-        self.unnamed = [
+        self.unnamed_atoms = [
             listing.hasher.make_text_atom(None, each.text) for each in texts if each.name is not None
         ]
 
@@ -76,9 +76,9 @@ class TurnReplies:
         if calls:
             # The calls of a reply follow one another. If the turn has the same row several times, the last one counts.
             count = len(calls)
-            listed = [atom for _, atom in self.calls]
-            ends = range(len(listed), count - 1, -1)
-            end = next((end for end in ends if listed[end - count : end] == calls), None)
+            call_atoms = [atom for _, atom in self.calls]
+            ends = range(len(call_atoms), count - 1, -1)
+            end = next((end for end in ends if call_atoms[end - count : end] == calls), None)
             if end is None:
                 return None
             indices += [self.calls[end - count][0], self.calls[end - 1][0]]
@@ -121,7 +121,7 @@ def make_reply_keys(listing: HashedList, turn_count: int) -> list[Atom]:
     for indices in find_turn_ranges(listing)[::-1][: turn_count + 1]:
         turn = TurnReplies(listing, indices)
         # A reply is stored without a name until it comes back with one.
-        keys.update(dict.fromkeys([*turn.spans, *turn.unnamed]))
+        keys.update(dict.fromkeys([*turn.spans, *turn.unnamed_atoms]))
         calls = [atom for _, atom in turn.calls][-_MAX_CALLS:]
         for end in range(len(calls), 0, -1):
             for start in range(max(0, end - _MAX_REPLY_CALLS), end):

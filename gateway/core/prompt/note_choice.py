@@ -76,11 +76,11 @@ class Choice(Struct, frozen=True):
     # The chosen messages, in the order of their times.
     hits: Sequence[Recalled] = ()
     # The candidates that the notes do not show yet. A candidate that is in no other list had no room.
-    tried: Sequence[int] = ()
+    tried_seqs: Sequence[int] = ()
     # The candidates that repeat another candidate or the query, or that are replaced by facts.
-    repeats: Sequence[int] = ()
+    repeated_seqs: Sequence[int] = ()
     # The candidates of which the notes show the best part.
-    shown: Sequence[int] = ()
+    shown_seqs: Sequence[int] = ()
 
 
 NO_CHOICE = Choice()
@@ -118,7 +118,7 @@ def choose_hits(
     in_request = _ShownContent(exclude_atoms, notes, query, shared_lines)
     draft = _Draft(budget_tokens - EMPTY_TOKENS, cut_chars, query, in_request, is_order=is_order)
     if not draft.has_room:
-        return Choice(tried=[message.seq for message in candidates])
+        return Choice(tried_seqs=[message.seq for message in candidates])
     with_facts = _replace_by_facts(candidates)
     replaced_seqs = {message.seq for message in candidates}.difference(
         [message.seq for message in with_facts]
@@ -129,7 +129,7 @@ def choose_hits(
         if not draft.has_room:
             break
     tried = [line.message.seq for line in lines]
-    return Choice(draft.list_hits(), tried, [*replaced_seqs, *draft.repeats], draft.shown)
+    return Choice(draft.list_hits(), tried, [*replaced_seqs, *draft.repeated_seqs], draft.shown_seqs)
 
 
 def shows_all(
@@ -257,8 +257,8 @@ class _Draft:
         is_order: the query asks for the order of many events, each of which one sentence states.
         """
         # The fields of the same names of the `Choice`.
-        self.repeats: list[int] = []
-        self.shown: list[int] = []
+        self.repeated_seqs: list[int] = []
+        self.shown_seqs: list[int] = []
         self._room_tokens = room_tokens
         self._half_tokens = room_tokens // 2
         self._cut_chars = cut_chars
@@ -289,7 +289,7 @@ class _Draft:
         """Adds a line, or the best part of a long one, if it is new and has room."""
         message, text, folded = line
         if folded in self._tried_lines:
-            self.repeats.append(message.seq)
+            self.repeated_seqs.append(message.seq)
             return
         self._tried_lines.add(folded)
         max_chars = self._max_chars
@@ -305,7 +305,7 @@ class _Draft:
                 shows_neighbours=not self._is_order,
             )
             if self._in_request.shows_line(render_line(message, text)):
-                self.shown.append(message.seq)
+                self.shown_seqs.append(message.seq)
                 return
             text += cut_mark
             folded = text.casefold()
@@ -316,7 +316,7 @@ class _Draft:
         if tokens > self._room_tokens:
             return
         if not self._chosen_lines.add(folded):
-            self.repeats.append(message.seq)
+            self.repeated_seqs.append(message.seq)
             return
         self._room_tokens -= tokens
         self._groups.setdefault(group, []).append(replace(hit, tokens=tokens))

@@ -109,14 +109,14 @@ class SectionParts(Struct, frozen=True):
         return stored == (self.epoch, self.mark, self.summary_id, self.definition_digest)
 
 
-def find_shown_standing(pinned: SentSection | None, epoch: int) -> Sequence[int] | None:
+def find_shown_standing(pinned_section: SentSection | None, epoch: int) -> Sequence[int] | None:
     """Returns the numbers of the standing facts that a path's section shows; None: the section must be rendered again.
 
     epoch: the memory's current epoch. A section of an earlier epoch may show a fact that was forgotten since.
     """
-    if pinned is None:
+    if pinned_section is None:
         return ()
-    return pinned.known.get("standing", ()) if pinned.known.get("epoch", 0) == epoch else None
+    return pinned_section.known.get("standing", ()) if pinned_section.known.get("epoch", 0) == epoch else None
 
 
 class Section(Struct, frozen=True):
@@ -179,7 +179,7 @@ NO_SECTION = Section(None)
 def make_section(
     parts: SectionParts,
     *,
-    pinned: SentSection | None,
+    pinned_section: SentSection | None,
     shown_after: ShownBlocks = NOTHING_SHOWN,
     is_continued: bool,
     may_rebuild: bool,
@@ -187,7 +187,7 @@ def make_section(
 ) -> Section:
     """Returns the section for one request.
 
-    pinned: the section that the path has; None: the path has no section.
+    pinned_section: the section that the path has; None: the path has no section.
     shown_after: the content of each block that the texts after the section show last, without this request's note.
     is_continued: the conversation exists already.
     may_rebuild: rendering the section again costs nothing, or the agent asks for it.
@@ -195,52 +195,52 @@ def make_section(
     """
     # A conversation that began without a section has the profile's prompt alone. The conversation of an agent over REST
     # may begin with messages that no provider has seen: the agent's first messages, or imported ones.
-    if pinned is None and is_continued and not parts.definition_digest:
-        pinned = SentSection(0, parts.system, {**parts.make_record(), "blocks": {}, "summary": 0})
-    if pinned is None and not parts.has_any:
+    if pinned_section is None and is_continued and not parts.definition_digest:
+        pinned_section = SentSection(0, parts.system, {**parts.make_record(), "blocks": {}, "summary": 0})
+    if pinned_section is None and not parts.has_any:
         return Section(None, parts)
-    if pinned is not None and pinned.known.get("tools", {}) != parts.offered_tools:
-        pinned = _with_prefix_changed(pinned)
-    if pinned is None or not parts.has_same_source(pinned.known):
-        return _render_or_keep(parts, pinned, shown_after, takes_note=takes_note)
+    if pinned_section is not None and pinned_section.known.get("tools", {}) != parts.offered_tools:
+        pinned_section = _with_prefix_changed(pinned_section)
+    if pinned_section is None or not parts.has_same_source(pinned_section.known):
+        return _render_or_keep(parts, pinned_section, shown_after, takes_note=takes_note)
     if may_rebuild:
-        rendered = _render_or_keep(parts, pinned, shown_after, takes_note=takes_note)
+        rendered = _render_or_keep(parts, pinned_section, shown_after, takes_note=takes_note)
         # A text after the section may show an older version of a block, which only a note can correct. Without one, the
         # pinned section stays.
         if takes_note or not list_changes(rendered.shown, parts.blocks).texts:
             return rendered
-    return _with_changes(pinned, parts, shown_after, takes_note=takes_note)
+    return _with_changes(pinned_section, parts, shown_after, takes_note=takes_note)
 
 
-def _with_prefix_changed(sent: SentSection) -> SentSection:
-    known = sent.known | _PREFIX_CHANGED
-    return sent if sent.known == known else SentSection(0, sent.text, known)
+def _with_prefix_changed(sent_section: SentSection) -> SentSection:
+    known = sent_section.known | _PREFIX_CHANGED
+    return sent_section if sent_section.known == known else SentSection(0, sent_section.text, known)
 
 
 def _render_or_keep(
-    parts: SectionParts, pinned: SentSection | None, shown_after: ShownBlocks, *, takes_note: bool
+    parts: SectionParts, pinned_section: SentSection | None, shown_after: ShownBlocks, *, takes_note: bool
 ) -> Section:
     """Returns a section that is rendered now; the pinned section if both are the same."""
     text = parts.render()
     record = parts.make_record()
-    if pinned is None:
-        sent = SentSection(0, text, record)
-    elif pinned.text == text and pinned.known in (record, record | _PREFIX_CHANGED):
-        sent = pinned
+    if pinned_section is None:
+        sent_section = SentSection(0, text, record)
+    elif pinned_section.text == text and pinned_section.known in (record, record | _PREFIX_CHANGED):
+        sent_section = pinned_section
     else:
-        sent = SentSection(0, text, record | _PREFIX_CHANGED)
-    return _with_changes(sent, parts, shown_after, takes_note=takes_note)
+        sent_section = SentSection(0, text, record | _PREFIX_CHANGED)
+    return _with_changes(sent_section, parts, shown_after, takes_note=takes_note)
 
 
 def _with_changes(
-    sent: SentSection, parts: SectionParts, shown_after: ShownBlocks, *, takes_note: bool
+    sent_section: SentSection, parts: SectionParts, shown_after: ShownBlocks, *, takes_note: bool
 ) -> Section:
     """Returns the section as it was sent, with the changes of blocks that the request's note has to state."""
-    shown = combine_shown((shown_after,), sent.known.get("blocks", NOTHING_SHOWN))
+    shown = combine_shown((shown_after,), sent_section.known.get("blocks", NOTHING_SHOWN))
     changes: tuple[str, ...] = ()
     if takes_note:
         changes, shown = list_changes(shown, parts.blocks)
-    return Section(sent if sent.id or sent.text else None, parts, changes, shown)
+    return Section(sent_section if sent_section.id or sent_section.text else None, parts, changes, shown)
 
 
 def _join(system: str, section: str, *, may_have_placeholder: bool) -> str:

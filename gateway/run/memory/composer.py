@@ -205,7 +205,7 @@ class Composer(Struct, frozen=True):
         )
         return make_section(
             parts,
-            pinned=context.section,
+            pinned_section=context.section,
             shown_after=window.list_shown_blocks(composition),
             is_continued=is_continued,
             may_rebuild=may_rebuild or prefix_changes,

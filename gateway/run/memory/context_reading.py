@@ -185,16 +185,16 @@ async def _read_and_plan(
     if context.is_off:
         return context
     section_number = match_point.section if match_point is not None else None
-    pinned = await store.sections.find(agent.id, section_number) if section_number is not None else None
+    section = await store.sections.find(agent.id, section_number) if section_number is not None else None
     blocks = (
         read_blocks_on_path(request.spec, snapshot, path)
         if agent.is_stored
         else await list_initial_blocks(store, request.spec, agent)
     )
-    offered_tools = offer_tools(request, agent, pinned, request.chat.json)
+    offered_tools = offer_tools(request, agent, section, request.chat.json)
     if plan.omitted:
         plan = replace(plan, omitted=_list_omitted(request, plan))
-    return replace(context, plan=plan, section=pinned, blocks=blocks, offered_tools=offered_tools)
+    return replace(context, plan=plan, section=section, blocks=blocks, offered_tools=offered_tools)
 
 
 def _list_omitted(request: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:

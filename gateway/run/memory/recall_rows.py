@@ -155,7 +155,11 @@ def _list_reasons(search: SearchRecord, messages: Iterable[int]) -> dict[int, st
     choice = search.choice
     # The default: a hit that the note did not try to hold is in the prompt already.
     reasons = dict.fromkeys(messages, "shown")
-    for seqs, reason in ((choice.tried, "no_room"), (choice.repeats, "repeats"), (choice.shown, "shown")):
+    for seqs, reason in (
+        (choice.tried_seqs, "no_room"),
+        (choice.repeated_seqs, "repeats"),
+        (choice.shown_seqs, "shown"),
+    ):
         if seqs:
             reasons.update(dict.fromkeys(seqs, reason))
     if search.ruled_out:

@@ -177,7 +177,7 @@ def test_what_a_reply_repeats_and_has_no_room_is_no_repeat() -> None:
     mine = message(1, "I live in Porto, in the old house of my aunt behind the harbour, with two cats.")
     echo = replace(message(2, f"So, {mine.text}", "assistant"), previous=1)
     choice = choose_hits([echo, mine], "Porto", budget_tokens=60)
-    assert (choice.hits, choice.tried, choice.repeats) == ([], [1, 2], [])
+    assert (choice.hits, choice.tried_seqs, choice.repeated_seqs) == ([], [1, 2], [])
 
 
 def test_without_lines_there_is_no_note() -> None:

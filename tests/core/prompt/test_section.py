@@ -19,7 +19,7 @@ def make(blocks: list[Block], pinned: SentSection | None = None, **how: Any) -> 
     made: dict[str, Any] = {"offered_tools": OFFERED, "system": "Be kind.", "epoch": 1, "mark": "a2b3c4d5"}
     made |= {name: how.pop(name) for name in (*made, "summary_id", "definition_digest") if name in how}
     usual: dict[str, Any] = {"is_continued": pinned is not None, "may_rebuild": False, "takes_note": True}
-    return make_section(SectionParts(blocks, **made), pinned=pinned, **{**usual, **how})
+    return make_section(SectionParts(blocks, **made), pinned_section=pinned, **{**usual, **how})
 
 
 @pytest.fixture
