@@ -58,7 +58,7 @@ class _KeyScreens(Struct, frozen=True):
         _require_key_operator(request)
         key = await self.keys.revoke(request.params["id"])
         await self.audit.add(request.visitor.actor, "key_revoke", what=render_audited_part("key", key.id))
-        return ActionResult(key, "keys")
+        return ActionResult(key, "keys#revoked")
 
 
 def make_screens(operations: PageOperations) -> list[Screen | Action]:

@@ -21,6 +21,10 @@ from gateway.run.admin.audited_parts import render_audited_part
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.work_operations import MAX_RETRIED, WorkOperations
 
+# The screen with the words that say what was done.
+_RETRIED = "work#retried"
+_CANCELLED = "work#cancelled"
+
 
 class WorkQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The query of the screen. `after` is a cursor in the list of jobs."""
@@ -58,24 +62,24 @@ class _WorkScreens(Struct, frozen=True):
     async def retry_failed(self, request: ScreenRequest, form: NoFields) -> Answer:
         done = await self.work.retry_failed(request.visitor.project)
         await self.audit.add(request.visitor.actor, "job_retry", what=f"failed jobs, {done.retried} in all")
-        return ActionResult(done, "work")
+        return ActionResult(done, _RETRIED)
 
     async def retry_job(self, request: ScreenRequest, form: NoFields) -> Answer:
         id = request.params["id"]
         job = await self.work.retry_job(request.visitor.project, id)
         await self.audit.add(request.visitor.actor, "job_retry", what=render_audited_part("job", id))
-        return ActionResult(job, "work")
+        return ActionResult(job, _RETRIED)
 
     async def cancel_job(self, request: ScreenRequest, form: NoFields) -> Answer:
         id = request.params["id"]
         job = await self.work.cancel_job(request.visitor.project, id)
         await self.audit.add(request.visitor.actor, "job_cancel", what=render_audited_part("job", id))
-        return ActionResult(job, "work")
+        return ActionResult(job, _CANCELLED)
 
     async def cancel_batch(self, request: ScreenRequest, form: NoFields) -> Answer:
         batch = await self.work.cancel_batch(request.visitor.project, request.params["id"])
         await self.audit.add(request.visitor.actor, "job_cancel", what=render_audited_part("batch", batch.id))
-        return ActionResult(batch, "work")
+        return ActionResult(batch, _CANCELLED)
 
 
 def make_screens(operations: PageOperations) -> list[Screen | Action]:

@@ -86,7 +86,7 @@ def test_a_failed_job_is_tried_again_or_cancelled(upstream: StrictUpstream, tmp_
         operator.world.chat(user="alice").say("Hello.")
         dead = enqueue(operator, "a", "alice", error="it failed")
         reply = operator.post(f"jobs/{dead}/retry")
-        assert (reply.status, reply.headers["location"]) == (303, "../../work")
+        assert (reply.status, reply.headers["location"]) == (303, "../../work#retried")
         assert jobs_of(operator) == [(dead, "pending", "alice")]
         assert operator.twin(f"jobs/{dead}/cancel", {})["id"] == dead
         assert jobs_of(operator) == []
@@ -156,7 +156,7 @@ def test_all_failed_jobs_are_tried_again_at_once(upstream: StrictUpstream, tmp_p
         states = {id: state for id, state, _ in jobs_of(operator, "?limit=200")}
         assert states == {of_all: "dead", **dict.fromkeys(dead, "pending")}
         reply = operator.post("jobs/retry")
-        assert (reply.status, reply.headers["location"]) == (303, "../work")
+        assert (reply.status, reply.headers["location"]) == (303, "../work#retried")
         assert operator.post("jobs/retry").status == 404
         done = [each.what for each in audit(operator) if each.action == "job_retry"]
         assert done == ["failed jobs, 1 in all", "failed jobs, 60 in all"]
@@ -193,7 +193,8 @@ def test_the_work_looks_right(browser: Browser, operator: Operator) -> None:
         assert not cancel.is_visible()
         row.locator("summary", has_text="Cancel job").click()
         cancel.click()
-        page.wait_for_url("**/ui/work")
+        page.wait_for_url("**/ui/work#cancelled")
+        assert page.get_by_role("status").filter(has_text="it is cancelled").is_visible()
         assert name is not None
         assert page.get_by_role("button", name=name.strip()).count() == 0
         assert page.title() == "Work – Mnemogate"
@@ -201,7 +202,8 @@ def test_the_work_looks_right(browser: Browser, operator: Operator) -> None:
         assert not retry.is_visible()
         page.get_by_text("Retry all failed jobs…").click()
         retry.click()
-        page.wait_for_url("**/ui/work")
+        page.wait_for_url("**/ui/work#retried")
+        assert page.get_by_role("status").filter(has_text="it begins again").is_visible()
         assert page.get_by_text("Retry all failed jobs…").is_hidden()
 
 
@@ -261,7 +263,8 @@ def test_keys_are_made_and_revoked_in_the_browser(browser: Browser, operator: Op
         assert not revoke.is_visible()
         page.get_by_text("Revoke phone…").click()
         revoke.click()
-        page.wait_for_url("**/ui/keys")
+        page.wait_for_url("**/ui/keys#revoked")
+        assert page.get_by_role("status").filter(has_text="The key is revoked.").is_visible()
         assert page.get_by_role("button", name="Revoke phone").count() == 0
         assert reader.get("").status == 303
     made = [(each.action, each.what) for each in audit(operator) if each.action.startswith("key_")]
