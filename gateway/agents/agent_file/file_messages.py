@@ -211,8 +211,10 @@ def read_file_message(
         case "user" if event := _read_event_text(message.content):
             messages = [make_framed_system_message(event, otid=message.otid)]
         case "user" | "summary":
-            stored = {"role": "user", "content": _read_content(message.content)}
-            messages = [_with_name_and_origin(message, stored)]
+            stored = with_name(
+                {"role": "user", "content": _read_content(message.content)}, message.name or ""
+            )
+            messages = [with_private(stored, otid=message.otid, sender=message.sender_id)]
         case "system":
             text = _read_system_text(message.content)
             messages = [make_framed_system_message(text, otid=message.otid, sender=message.sender_id)]
@@ -225,11 +227,6 @@ def read_file_message(
         case _:
             messages = []
     return [PortableMessage(wire_message, timestamp, message.model or "") for wire_message in messages]
-
-
-def _with_name_and_origin(message: FileMessage, stored: dict[str, Any]) -> dict[str, Any]:
-    """Returns a copy of a stored message with the author, the otid and the sender of the file's message."""
-    return with_private(with_name(stored, message.name or ""), otid=message.otid, sender=message.sender_id)
 
 
 def _read_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, Any]:
