@@ -92,7 +92,7 @@ class FileMessage(msgspec.Struct, kw_only=True):
 # -- stored -> file
 
 
-def render_file_message(portable: PortableMessage, id: str, agent_id: str) -> dict[str, Any]:
+def render_file_message(portable: PortableMessage, message_id: str, agent_id: str) -> dict[str, Any]:
     """Returns a stored message in Letta's form."""
     message, private = drop_mistyped(portable.message), read_private(portable.message)
     if (length := find_own_length(portable.message)) is not None:
@@ -119,7 +119,7 @@ def render_file_message(portable: PortableMessage, id: str, agent_id: str) -> di
         "sender_id": private.get("sender"),
         "batch_item_id": None,
         "group_id": None,
-        "id": id,
+        "id": message_id,
         "model": portable.model or None,
         "agent_id": agent_id,
         "tool_calls": [_render_call(call) for call in message.get("tool_calls", ())] or None,

@@ -133,7 +133,7 @@ class _FileReader:
             replace(definition, sleeptime=None if sleeptime is None else Sleeptime((), sleeptime.frequency)),
             tags=agent.tags or (),
             blocks=self._read_blocks(agent, path),
-            tools=[name for id in tools if (name := self._tools.names[id]) is not None],
+            tools=[name for tool_id in tools if (name := self._tools.names[tool_id]) is not None],
             folders=self._read_attached_folders(agent, agent_extension, path),
             archives=self._read_archives(agent_extension),
             passages=self._read_passages(agent_extension.passages),
@@ -279,11 +279,12 @@ def _check_ids(json: Mapping[str, Any]) -> None:
     for part in ("agents", "blocks", "tools", "sources", "files"):
         known_ids: set[str] = set()
         for n, record in enumerate(json.get(part) or ()):
-            id = record.get("id")
-            if not isinstance(id, str) or id in known_ids:
-                message = f"The id {id!r} is there twice" if isinstance(id, str) else "Field required"
+            part_id = record.get("id")
+            is_text = isinstance(part_id, str)
+            if not is_text or part_id in known_ids:
+                message = f"The id {part_id!r} is there twice" if is_text else "Field required"
                 raise Unprocessable(Fault((*FILE_FIELD, part, n, "id"), message))
-            known_ids.add(id)
+            known_ids.add(part_id)
 
 
 def _read_secrets(agent: FileAgent) -> Iterable[str]:

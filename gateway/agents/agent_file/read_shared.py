@@ -31,17 +31,17 @@ def read_retained_uids(file: File) -> dict[str, str]:
         "sources": [source.id for source in file.sources],
     }
     return {
-        id: read_uid(id, (*FILE_FIELD, part, n, "id"))
+        part_id: read_uid(part_id, (*FILE_FIELD, part, n, "id"))
         for part, part_ids in parts.items()
-        for n, id in enumerate(part_ids)
+        for n, part_id in enumerate(part_ids)
     }
 
 
-def read_uid(id: str, path: Path) -> str:
+def read_uid(part_id: str, path: Path) -> str:
     """Returns the uid in an id that stays. path: the path of the id in the request. Raises: Unprocessable."""
-    uid = ids.parse_uid(id.partition("-")[0], id)
+    uid = ids.parse_uid(part_id.partition("-")[0], part_id)
     if uid is None:
-        raise Unprocessable(Fault(path, "Expected an id of Letta's: a kind and a UUID", value=id[:100]))
+        raise Unprocessable(Fault(path, "Expected an id of Letta's: a kind and a UUID", value=part_id[:100]))
     return uid
 
 
@@ -51,15 +51,15 @@ def read_references(part_ids: Sequence[str] | None, parts: Mapping[str, Any], pa
     parts: the parts of the file, by id.
     path: the path of the ids in the request, for errors.
     """
-    for n, id in enumerate(part_ids or ()):
-        _check_reference(id, parts, (*path, n))
+    for n, part_id in enumerate(part_ids or ()):
+        _check_reference(part_id, parts, (*path, n))
     return list(dict.fromkeys(part_ids or ()))
 
 
-def _check_reference(id: str, parts: Mapping[str, Any], path: Path) -> None:
+def _check_reference(part_id: str, parts: Mapping[str, Any], path: Path) -> None:
     """Raises: Unprocessable if the file lacks the part with an id. path: the path of the id in the request."""
-    if id not in parts:
-        raise Unprocessable(Fault(path, "This names nothing in the file", value=id[:100]))
+    if part_id not in parts:
+        raise Unprocessable(Fault(path, "This names nothing in the file", value=part_id[:100]))
 
 
 class FileGroups(Struct, frozen=True):

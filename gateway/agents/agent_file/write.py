@@ -149,7 +149,7 @@ def _render_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 def _render_initial_message(message: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the file's JSON of a message with which each conversation begins."""
-    file_message = render_file_message(PortableMessage(dict(message), at=0.0), id="", agent_id="")
+    file_message = render_file_message(PortableMessage(dict(message), at=0.0), message_id="", agent_id="")
     # An empty reply has no parts.
     file_message["content"] = file_message["content"] or ""
     return {key: file_message[key] for key in ("role", "content", "name") if file_message[key] is not None}

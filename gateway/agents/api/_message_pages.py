@@ -119,13 +119,13 @@ async def check_owner(api: AgentsApi, agent: Agent, ref: ObjectRef) -> None:
     if ref.seq == SYSTEM_SEQ:
         uid = (await api.system_messages.find_conversation(agent.scope.project, uid))[0].uid
     if uid != agent.uid:
-        id = ids.make_id_with_seq("message", ref.uid, ref.seq, hidden=ref.hidden)
-        raise UnknownId(f"There is no message {id!r} of this agent.")
+        message_id = ids.make_id_with_seq("message", ref.uid, ref.seq, hidden=ref.hidden)
+        raise UnknownId(f"There is no message {message_id!r} of this agent.")
 
 
-async def _read_cursor(api: AgentsApi, agent: Agent, id: Any) -> ObjectRef | None:
+async def _read_cursor(api: AgentsApi, agent: Agent, message_id: Any) -> ObjectRef | None:
     """Returns a cursor among an agent's messages; None if no cursor was sent. Raises: UnknownId, NotFound."""
-    ref = read_sent_ref("message", id)
+    ref = read_sent_ref("message", message_id)
     if ref is None:
         return None
     await check_owner(api, agent, ref)

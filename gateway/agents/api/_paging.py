@@ -109,9 +109,9 @@ def cut_page(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[str
         ordered.reverse()
     page_ids = list(dict.fromkeys(item["id"] for item in ordered))
     for cursor, is_after in ((query.after, True), (query.before, False)):
-        if (id := find_sent(cursor)) is not None:
+        if (cursor_id := find_sent(cursor)) is not None:
             # An id that is not in the list leaves an empty page.
-            index = page_ids.index(id) if id in page_ids else (len(page_ids) if is_after else 0)
+            index = page_ids.index(cursor_id) if cursor_id in page_ids else (len(page_ids) if is_after else 0)
             page_ids = page_ids[index + 1 :] if is_after else page_ids[:index]
     ids_of_page = frozenset(page_ids[: query.get_size(100)])
     return [item for item in ordered if item["id"] in ids_of_page]
@@ -124,7 +124,7 @@ def read_page_at(query: PageQuery, read_cursor: Callable[[str], CursorT], *, siz
     size: the size of the page if the query names none.
     """
     sent_ids = (find_sent(query.after), find_sent(query.before))
-    after, before = [None if id is None else read_cursor(id) for id in sent_ids]
+    after, before = [None if sent_id is None else read_cursor(sent_id) for sent_id in sent_ids]
     return Page(after, before, query.get_size(size), query.is_newest_first())
 
 
@@ -137,18 +137,19 @@ async def read_page(
     size: the size of the page if the query names none.
     """
     page = read_page_at(query, str, size=size)
-    after, before = [None if id is None else await get_row(id) for id in (page.after, page.before)]
+    ends = (page.after, page.before)
+    after, before = [None if end is None else await get_row(end) for end in ends]
     return Page(after, before, page.limit, page.newest_first)
 
 
-def read_sent_ref(kind: str, id: Maybe[str]) -> ids.ObjectRef | None:
+def read_sent_ref(kind: str, sent_id: Maybe[str]) -> ids.ObjectRef | None:
     """Returns the uid and number in the id of a parameter; None if it was not sent. Raises: UnknownId."""
-    return None if (sent := find_sent(id)) is None else read_ref(kind, sent)
+    return None if (public_id := find_sent(sent_id)) is None else read_ref(kind, public_id)
 
 
-def read_ref(kind: str, id: str) -> ids.ObjectRef:
+def read_ref(kind: str, public_id: str) -> ids.ObjectRef:
     """Returns the uid and number in an id. Raises: UnknownId."""
-    ref = ids.parse_ref(kind, id)
+    ref = ids.parse_ref(kind, public_id)
     if ref is None:
-        raise UnknownId(f"There is no {kind} {id!r}.")
+        raise UnknownId(f"There is no {kind} {public_id!r}.")
     return ref

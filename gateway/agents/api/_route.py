@@ -20,7 +20,7 @@ from functools import cached_property, partial
 from typing import Any, get_type_hints
 
 from msgspec import Struct
-from starlette.convertors import Convertor, register_url_convertor
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.routing import Match, Route
 from starlette.types import Scope
@@ -190,16 +190,10 @@ class _SharedRoute(Route):
         return Match.NONE, {}
 
 
-class ConversationConvertor(Convertor[str]):
+class ConversationConvertor(StringConvertor):
     """Converts the names of conversations in paths. OpenAI's conversations have ids of another form (`conv_…`)."""
 
     regex = "(?:conv|agent)-[^/]+|default"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
 
 
 register_url_convertor("conversation", ConversationConvertor())
@@ -288,11 +282,11 @@ def _read_query(query_type: type[UrlQuery], http: Request) -> dict[str, Any]:
     return without_nul(values)
 
 
-def read_uid(kind: str, id: str) -> str:
+def read_uid(kind: str, public_id: str) -> str:
     """Returns the uid in an id of a kind, such as `agent`. Raises: UnknownId."""
-    uid = ids.parse_uid(kind, id)
+    uid = ids.parse_uid(kind, public_id)
     if uid is None:
-        raise UnknownId(f"There is no {_NOUNS.get(kind, kind)} {id!r}.")
+        raise UnknownId(f"There is no {_NOUNS.get(kind, kind)} {public_id!r}.")
     return uid
 
 
@@ -302,11 +296,11 @@ def _make_gateway_error(error: StoreError, request: ApiRequest) -> GatewayError:
         message = error.message
         uid = _UID.search(error.message)
         if uid is not None:
-            id = request.get_sent_id(uid[1])
-            prefix = id.partition("-")[0]
+            sent_id = request.get_sent_id(uid[1])
+            prefix = sent_id.partition("-")[0]
             # An id with a number after the uid names a message or a step, which is missing in place of its agent.
-            noun = prefix if id.count("-") == 2 else _NOUNS.get(prefix)
-            message = f"there is no {noun} {id!r}" if noun else message.replace(uid[0], repr(id))
+            noun = prefix if sent_id.count("-") == 2 else _NOUNS.get(prefix)
+            message = f"there is no {noun} {sent_id!r}" if noun else message.replace(uid[0], repr(sent_id))
         return UnknownId(make_sentence(message))
     if isinstance(error, BlockTooLong):
         return Unprocessable(Fault(("body", "value"), make_sentence(error.message)))

@@ -36,13 +36,13 @@ class AgentLookup(Struct, frozen=True):
         """Returns the record and the definition of the agent in the path."""
         return await self.store.defined_agents.get(request.project, request.read_uid("agent", "agent_id"))
 
-    async def get_by_id(self, project: str, id: str) -> Agent:
+    async def get_by_id(self, project: str, public_id: str) -> Agent:
         """Returns the record of the agent with a public id."""
-        return (await self.store.defined_agents.get(project, read_uid("agent", id))).agent
+        return (await self.store.defined_agents.get(project, read_uid("agent", public_id))).agent
 
-    async def find_sent(self, project: str, id: Maybe[str]) -> Agent | None:
+    async def find_sent(self, project: str, sent_id: Maybe[str]) -> Agent | None:
         """Returns the record of the agent that a parameter names; None if the parameter was not sent."""
-        return None if (sent_id := find_sent(id)) is None else await self.get_by_id(project, sent_id)
+        return None if (public_id := find_sent(sent_id)) is None else await self.get_by_id(project, public_id)
 
     async def get_view(self, request: ApiRequest) -> AgentView:
         """Returns the agent in the path with its tools, blocks and tags."""
@@ -65,8 +65,8 @@ class AgentLookup(Struct, frozen=True):
     async def list_page(self, project: str, rows: Sequence[int], query: PageQuery) -> list[dict[str, Any]]:
         """Returns the JSON of a page of a list of agents. rows: the rows of all agents in the list."""
 
-        async def get_row(id: str) -> int:
-            return (await self.get_by_id(project, id)).id
+        async def get_row(agent_id: str) -> int:
+            return (await self.get_by_id(project, agent_id)).id
 
         page = await read_page(query, get_row, size=100)
         low, high = page.bounds

@@ -151,10 +151,10 @@ def _load_parts(sent: Mapping[str, Any]) -> AgentParts:
 
 
 def _read_uids(prefix: str, ids: Sequence[str] | None) -> list[str] | None:
-    return None if ids is None else [read_uid(prefix, id) for id in ids]
+    return None if ids is None else [read_uid(prefix, public_id) for public_id in ids]
 
 
 def _read_folders(sent: Mapping[str, Any]) -> list[str] | None:
     """Returns the folders in a body's `folder_ids` and `source_ids`; None if it has neither field."""
     lists = [sent[name] for name in ("folder_ids", "source_ids") if sent.get(name) is not None]
-    return [read_uid("source", id) for ids in lists for id in ids] if lists else None
+    return [read_uid("source", public_id) for ids in lists for public_id in ids] if lists else None

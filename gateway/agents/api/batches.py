@@ -241,15 +241,15 @@ class BatchRoutes:
                 return
             after = page[-1].id
 
-    async def _get_item_row(self, batch: Batch, id: Maybe[str]) -> int:
-        """Returns the row of the item of a message; 0 if no message was sent. id: the id of the message."""
-        ref = read_sent_ref("message", id)
+    async def _get_item_row(self, batch: Batch, message_id: Maybe[str]) -> int:
+        """Returns the row of the item of a message; 0 if no message was sent. message_id: the id of the message."""
+        ref = read_sent_ref("message", message_id)
         if ref is None:
             return 0
         # The id of a message has the uid of its agent.
         item = await self._api.store.batch_items.find_of_agent(batch.id, ref.uid)
         if item is None:
-            raise UnknownId(f"There is no message {id!r} in this batch.")
+            raise UnknownId(f"There is no message {message_id!r} in this batch.")
         return item.id
 
     async def _load_messages(self, item: BatchItem, showing: Showing) -> Sequence[dict[str, Any]]:
@@ -273,8 +273,8 @@ class BatchRoutes:
     async def _get_batch(self, request: ApiRequest) -> Batch:
         return await self._api.store.batches.get(request.project, request.read_uid("job", "batch_id"))
 
-    async def _get_batch_row(self, project: str, id: str) -> int:
-        return (await self._api.store.batches.get(project, read_uid("job", id))).id
+    async def _get_batch_row(self, project: str, batch_id: str) -> int:
+        return (await self._api.store.batches.get(project, read_uid("job", batch_id))).id
 
 
 def _refuse_anthropic(request: ApiRequest) -> None:

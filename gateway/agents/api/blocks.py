@@ -263,8 +263,8 @@ class BlockRoutes:
         changed = await self._blocks.change(project, uid, change, at=self._api.now(), origin=API_ORIGIN)
         return render_block(changed)
 
-    async def _get_row(self, project: str, id: str) -> int:
-        return (await self._blocks.get(project, read_uid("block", id))).block.id
+    async def _get_row(self, project: str, block_id: str) -> int:
+        return (await self._blocks.get(project, read_uid("block", block_id))).block.id
 
 
 def _read_agent_counts(query: BlocksQuery) -> tuple[int, int]:

@@ -63,8 +63,8 @@ class AgentsApi(Struct, frozen=True):
         Raises: UnknownId, NotFound.
         """
 
-        async def get_row(id: str) -> int:
-            return (await self.store.definitions.get(project, kind, read_uid(prefix, id))).id
+        async def get_row(public_id: str) -> int:
+            return (await self.store.definitions.get(project, kind, read_uid(prefix, public_id))).id
 
         return await read_page(query, get_row)
 
@@ -95,6 +95,6 @@ class AgentsApi(Struct, frozen=True):
         )
 
 
-def read_sent_uid(kind: str, id: Maybe[str]) -> str | None:
+def read_sent_uid(kind: str, sent_id: Maybe[str]) -> str | None:
     """Returns the uid in the id of a parameter; None if it was not sent. Raises: UnknownId."""
-    return None if (sent := find_sent(id)) is None else read_uid(kind, sent)
+    return None if (public_id := find_sent(sent_id)) is None else read_uid(kind, public_id)

@@ -139,13 +139,13 @@ class MessageRoutes:
         if not run_ids:
             return render_run_states(await self._api.agent_runs.live.cancel_all(agent))
         # All runs are looked up before any is cancelled.
-        entries = {}
-        for id in run_ids:
-            entries[id] = await self._api.store.runs.get(request.project, read_uid("run", id))
-            if entries[id].run.agent_row != agent.id:
-                raise UnknownId(f"There is no run {id!r} of this agent.")
-        cancelled = {id: await self._cancel_run(request.project, entry) for id, entry in entries.items()}
-        return {id: run.state.value for id, run in cancelled.items()}
+        project, entries = request.project, {}
+        for run_id in run_ids:
+            entries[run_id] = await self._api.store.runs.get(project, read_uid("run", run_id))
+            if entries[run_id].run.agent_row != agent.id:
+                raise UnknownId(f"There is no run {run_id!r} of this agent.")
+        cancelled = {run_id: await self._cancel_run(project, entry) for run_id, entry in entries.items()}
+        return {run_id: run.state.value for run_id, run in cancelled.items()}
 
     async def _cancel_run(self, project: str, entry: RunEntry) -> Run:
         """Cancels a run that has not ended, or whose calls wait for answers. Returns the run as it is now."""

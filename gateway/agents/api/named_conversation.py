@@ -32,33 +32,35 @@ class NamedConversation(Struct, frozen=True):
         return ConversationDefinition() if self.entry is None else read_conversation_definition(self.entry)
 
 
-async def get_conversation(api: AgentsApi, project: str, id: str, agent_uid: str | None) -> NamedConversation:
+async def get_conversation(
+    api: AgentsApi, project: str, public_id: str, agent_uid: str | None
+) -> NamedConversation:
     """Returns the conversation with an id. Raises: UnknownId, NotFound, BadRequest.
 
     agent_uid: the uid of the conversation's agent, which `default` requires; None: the request does not name the agent.
     """
-    owner_uid = agent_uid if id == DEFAULT_CONVERSATION else ids.parse_uid("agent", id)
+    owner_uid = agent_uid if public_id == DEFAULT_CONVERSATION else ids.parse_uid("agent", public_id)
     if owner_uid is not None:
         agent = (await api.store.defined_agents.get(project, owner_uid)).agent
         conversation = NamedConversation(agent, DEFAULT_CONVERSATION, None)
-    elif id == DEFAULT_CONVERSATION:
+    elif public_id == DEFAULT_CONVERSATION:
         raise BadRequest("Name the agent whose own conversation it is: `agent_id`.", param="agent_id")
     else:
-        uid = read_uid("conv", id)
+        uid = read_uid("conv", public_id)
         entry = await api.store.conversations.get(project, uid)
         is_own = entry.conversation.key == DEFAULT_CONVERSATION
         conversation = NamedConversation(
             entry.agent, DEFAULT_CONVERSATION if is_own else uid, None if is_own else entry
         )
     if agent_uid not in (None, conversation.agent.uid):
-        raise UnknownId(f"There is no conversation {id!r} of this agent.")
+        raise UnknownId(f"There is no conversation {public_id!r} of this agent.")
     return conversation
 
 
-def read_conversation_name(id: Maybe[str]) -> str | None:
+def read_conversation_name(sent_id: Maybe[str]) -> str | None:
     """Returns the name by which a conversation is looked up; None if no id was sent. Raises: UnknownId."""
-    sent_id = find_sent(id)
-    return sent_id if sent_id in (None, DEFAULT_CONVERSATION) else read_uid("conv", sent_id)
+    public_id = find_sent(sent_id)
+    return public_id if public_id in (None, DEFAULT_CONVERSATION) else read_uid("conv", public_id)
 
 
 async def get_owner(store: Store, project: str, conversation_name: str) -> Agent:

@@ -377,12 +377,12 @@ def _make_draft(
     )
 
 
-def _get_seq(memory: Agent, id: str, *, owner: str = "agent") -> int:
+def _get_seq(memory: Agent, passage_id: str, *, owner: str = "agent") -> int:
     """Returns the number of a passage in a memory. Raises: UnknownId.
 
     owner: the noun for the memory's owner in errors.
     """
-    ref = read_ref("passage", id)
+    ref = read_ref("passage", passage_id)
     if ref.uid != memory.uid:
-        raise UnknownId(f"There is no passage {id!r} of this {owner}.")
+        raise UnknownId(f"There is no passage {passage_id!r} of this {owner}.")
     return ref.seq

@@ -161,8 +161,8 @@ class RunRoutes:
     async def _get_run(self, request: ApiRequest) -> RunEntry:
         return await self._runs.get(request.project, request.read_uid("run", "run_id"))
 
-    async def _get_run_row(self, project: str, id: str) -> int:
-        return (await self._runs.get(project, read_uid("run", id))).run.id
+    async def _get_run_row(self, project: str, run_id: str) -> int:
+        return (await self._runs.get(project, read_uid("run", run_id))).run.id
 
 
 class StepRoutes:
@@ -222,9 +222,9 @@ class StepRoutes:
         ref = read_ref("step", request.path["step_id"])
         return await self._store.runs.get_step(request.project, ref.uid, ref.seq)
 
-    async def _get_step_row(self, project: str, id: str) -> int:
+    async def _get_step_row(self, project: str, step_id: str) -> int:
         """Returns the row of a step: the row of its exchange."""
-        ref = read_ref("step", id)
+        ref = read_ref("step", step_id)
         return (await self._store.runs.get_step(project, ref.uid, ref.seq)).step.exchange_row
 
 
@@ -252,8 +252,8 @@ async def _list_messages(
     showing = await read_run_showing(store, entry.run) if step is None else Showing()
     shown = await MessageRenderer(store, agent, showing).render_run(entry.run, exchanges, has_input=True)
     if step is not None:
-        id = ids.make_id_with_seq("step", step.agent_uid, step.seq)
-        shown = [message for message in shown if message["step_id"] == id]
+        step_id = ids.make_id_with_seq("step", step.agent_uid, step.seq)
+        shown = [message for message in shown if message["step_id"] == step_id]
     return cut_page(shown, query)
 
 

@@ -113,8 +113,8 @@ class ProviderPart:
     def undeleted_ids(self) -> Mapping[int, str]:
         """The `provider_ids` that are no longer needed and that the provider has not deleted yet."""
         return {
-            refusals: id
-            for refusals, id in self.provider_ids.items()
+            refusals: provider_id
+            for refusals, provider_id in self.provider_ids.items()
             if refusals not in self.deleted and (self.is_over or refusals < self.refusals)
         }
 
@@ -169,10 +169,10 @@ class PartJournal:
         self.parts.append(part)
         return part
 
-    async def note_provider_id(self, part: ProviderPart, id: str) -> None:
+    async def note_provider_id(self, part: ProviderPart, provider_id: str) -> None:
         """Writes down the provider's id of a part."""
-        await self._write(f"made-{part.number}-{part.refusals}", {"id": id})
-        part.provider_ids[part.refusals] = id
+        await self._write(f"made-{part.number}-{part.refusals}", {"id": provider_id})
+        part.provider_ids[part.refusals] = provider_id
 
     async def note_failed(self, part: ProviderPart, failure: SubmissionFailure) -> None:
         """Writes down that a part could not be submitted, without the error's text, which may quote a user."""

@@ -45,21 +45,23 @@ class LettaSource(Struct, frozen=True):
         """
         with self.server.expect_form(LETTA_FORM):
             states = list(map(upgrade_state, self.server.list_all("/v1/agents/", _WHOLE_AGENTS)))
-            readers = {id for state in states for id in list_readers(state)}
+            readers = {agent_id for state in states for agent_id in list_readers(state)}
             archives: dict[str, list[Json]] = {}
             errors: dict[str, RequestFailed] = {}
-            for id in (state["id"] for state in states):
+            for agent_id in (state["id"] for state in states):
                 try:
-                    archives[id] = list(self.server.list_if_served("/v1/archives/", {"agent_id": id}))
+                    query = {"agent_id": agent_id}
+                    archives[agent_id] = list(self.server.list_if_served("/v1/archives/", query))
                 except RequestFailed as error:
-                    errors[id] = error
+                    errors[agent_id] = error
         if missing_ids := {*agent_ids} - {state["id"] for state in states}:
             raise RequestFailed(f"{self.server.url} has no agent {', '.join(sorted(missing_ids))}.", 404)
         agent_counts = Counter(archive["id"] for records in archives.values() for archive in records)
         # An agent whose archives are not known may share any archive.
+        shared_ids = {archive_id for archive_id, count in agent_counts.items() if count + len(errors) > 1}
         shared_archives = {
-            id: next((archive for archive in records if agent_counts[archive["id"]] + len(errors) > 1), None)
-            for id, records in archives.items()
+            agent_id: next((archive for archive in records if archive["id"] in shared_ids), None)
+            for agent_id, records in archives.items()
         }
         return [
             ListedAgent(state, shared_archives.get(state["id"]), errors.get(state["id"]))

@@ -107,8 +107,8 @@ class AgentMessages:
             )
             for agent, row in rows:
                 views = await self._make_views(agent, [row])
-                id = row.exchange.id
-                in_range = [(agent, view) for view in views if low < (id, *view.listed.sort_key) < high]
+                row_id = row.exchange.id
+                in_range = [(agent, view) for view in views if low < (row_id, *view.listed.sort_key) < high]
                 entries += reversed(in_range) if newest_first else in_range
             if len(rows) < size:
                 break
@@ -127,8 +127,8 @@ class AgentMessages:
             for view in await self._make_views(agent, [row]):
                 if (view.listed.seq, view.listed.hidden_index) == (ref.seq, ref.hidden):
                     return view
-        id = make_id_with_seq("message", agent.uid, ref.seq, hidden=ref.hidden)
-        raise NotFound(f"there is no message {id!r}")
+        message_id = make_id_with_seq("message", agent.uid, ref.seq, hidden=ref.hidden)
+        raise NotFound(f"there is no message {message_id!r}")
 
     async def rewrite(self, agent: Agent, ref: ObjectRef, text: str) -> MessageView:
         """Gives a message another text, which is shown, recalled and sent from now on. Raises: BadRequest, NotFound."""
@@ -183,7 +183,7 @@ class AgentMessages:
         messages = {row.exchange.id: list_messages(row.exchange) for row in rows}
         results = [row for row in rows if any(message.is_result for message in messages[row.exchange.id])]
         by_id = await self._load_with_parents(agent, rows, results)
-        calls = {id: map_calls_to_tool_names(row.exchange) for id, row in by_id.items()}
+        calls = {exchange_row: map_calls_to_tool_names(row.exchange) for exchange_row, row in by_id.items()}
         views: list[MessageView] = []
         for row in sorted(rows, key=lambda row: row.exchange.seq):
             exchange = row.exchange

@@ -291,7 +291,7 @@ class RunStarter:
         run = await self._keeper.store.runs.find_run(step.agent_row, step.run_row)
         if run is None:
             return False
-        client_ids = frozenset(id for id, kind in step.waiting.items() if kind == "client")
+        client_ids = frozenset(call_id for call_id, kind in step.waiting.items() if kind == "client")
         tools = self._make_tools(send, context)
         memory = RunMemory(
             self._keeper, context, form, run, tools, client_call_ids=client_ids, calling_run=run.id

@@ -21,8 +21,8 @@ async def load_exchanges_of_run(store: Store, agent: Agent, run: Run) -> Sequenc
 
     Raises: StoreError.
     """
-    ids = [entry.step.exchange_row for entry in await store.runs.load_steps(run)]
-    stored = [await store.turns.find_exchange(agent, id) for id in ids]
+    exchange_rows = [entry.step.exchange_row for entry in await store.runs.load_steps(run)]
+    stored = [await store.turns.find_exchange(agent, exchange_row) for exchange_row in exchange_rows]
     exchanges = [exchange for exchange in stored if exchange is not None]
     row = await store.runs.find_unanswered_exchange(run)
     unanswered = None if row is None else await store.turns.find_exchange(agent, row)

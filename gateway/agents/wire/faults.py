@@ -94,9 +94,7 @@ class LettaErrors:
 
 
 def _render_detail(error: GatewayError) -> Any:
-    if isinstance(error, Unprocessable):
-        return [render_fault(error.fault)]
-    return error.message
+    return [render_fault(error.fault)] if isinstance(error, Unprocessable) else error.message
 
 
 def make_error_event(error: GatewayError, run_id: str | None = None) -> bytes:

@@ -124,7 +124,7 @@ def _repair_call(call: dict[str, Any]) -> dict[str, Any]:
     values = {"name": function.get("name"), "arguments": function.get("arguments", function.get("input"))}
     return {
         **call,
-        "id": id if isinstance(id := call.get("id"), str) else "",
+        "id": call_id if isinstance(call_id := call.get("id"), str) else "",
         "function": {key: value if isinstance(value, str) else "" for key, value in values.items()},
     }
 

@@ -38,8 +38,8 @@ from storage.run_records import TokenCounts, WaitKind
 
 def make_ping(run_uid: str, at: float) -> bytes:
     """Returns the event that shows that a run goes on."""
-    id = ids.make_id("run", run_uid)
-    return encode_event({"id": id, "date": render_time(at), "message_type": "ping", "run_id": id})
+    run_id = ids.make_id("run", run_uid)
+    return encode_event({"id": run_id, "date": render_time(at), "message_type": "ping", "run_id": run_id})
 
 
 def number_stream(data: bytes, first: int) -> list[bytes]:
@@ -82,10 +82,10 @@ class RunNumbers:
     def make_origin(self, seq: int, at: float) -> Origin:
         """Returns the origin of the message with a number. at: seconds since the epoch."""
         step_id = ids.make_id_with_seq("step", self.agent_uid, self.first_seq)
-        id = ids.make_id_with_seq("message", self.agent_uid, seq)
+        message_id = ids.make_id_with_seq("message", self.agent_uid, seq)
         if seq == self.shown_in_part:
-            id = ids.with_attempt(id, self.attempt)
-        return Origin(id, at, self.run_id, step_id)
+            message_id = ids.with_attempt(message_id, self.attempt)
+        return Origin(message_id, at, self.run_id, step_id)
 
 
 class StepViewFactory(Struct, frozen=True):

@@ -23,7 +23,6 @@ from gateway.agents.runs.abandoned_runs import ABANDONED_ERROR
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.acceptance import RunAcceptance
 from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
-from gateway.agents.runs.background.remote_runs import RemoteRuns
 from gateway.agents.runs.background.run_dialect import RunDialect
 from gateway.agents.runs.background.run_follower import RunFollower
 from gateway.agents.runs.background.run_logs import RunLogs
@@ -91,8 +90,7 @@ class BackgroundRuns:
         self._ends = agent_runs.ends
         self._logs = RunLogs(keeper.store, dialect)
         self.acceptance = RunAcceptance(agent_runs, keeper, self._open, self._logs)
-        remote_runs = RemoteRuns(keeper.store, dialect)
-        self.follower = RunFollower(self._open, self._logs, self._ends, remote_runs, dialect)
+        self.follower = RunFollower(self._open, self._logs, self._ends, keeper.store, dialect)
         self.recovery = RunRecovery(keeper, self._open, agent_runs.live, self._logs)
         self._ends.add_end_listener(self.recovery.stop_and_close, keeper.store.jobs.wake_here)
 

@@ -28,19 +28,19 @@ CallbackBody = Callable[[int, int], Awaitable[Json | None]]
 
 
 def enqueue_callback(
-    store: Store, url: str, id: str, *, run: Run | None = None, body: Mapping[str, object] | None = None
+    store: Store, url: str, uid: str, *, run: Run | None = None, body: Mapping[str, object] | None = None
 ) -> Effect:
     """Returns an effect that enqueues a callback in the transaction of a job.
 
-    id: the uid of the ended run or batch.
+    uid: the uid of the ended run or batch.
     run: the run about which the body is made when the callback is posted; None: `body` is posted.
     body: the body of a callback about a batch, which quotes no messages.
     """
     run_rows = None if run is None else (run.agent_row, run.id)
-    payload = orjson.dumps({"url": url, "id": id, "run": run_rows, "body": body})
+    payload = orjson.dumps({"url": url, "id": uid, "run": run_rows, "body": body})
 
     async def enqueue(connection: Connection) -> None:
-        await store.jobs.enqueue_in(connection, CALLBACK_JOB, NO_AGENT, id, payload)
+        await store.jobs.enqueue_in(connection, CALLBACK_JOB, NO_AGENT, uid, payload)
 
     return enqueue
 
@@ -80,10 +80,10 @@ class CallbackJobs(Struct, frozen=True):
         if not 200 <= status < 300:
             raise JobFailed(f"the callback was answered with status {status}")
 
-    async def _post(self, url: str, id: str, body: Json) -> tuple[int | None, str | None]:
+    async def _post(self, url: str, message_id: str, body: Json) -> tuple[int | None, str | None]:
         """Posts a body. Returns the status of the answer, or None and the error if there was no answer."""
         try:
-            return await self.webhooks.post(url, id, orjson.dumps(body)), None
+            return await self.webhooks.post(url, message_id, orjson.dumps(body)), None
         except HostError as failure:
             return None, str(failure)
         except TimeoutError:

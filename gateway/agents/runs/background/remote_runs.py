@@ -19,36 +19,31 @@ _WAIT_FOR_REST_S = 5.0
 _WAIT_FOR_ANY_S = 0.5
 
 
-class RemoteRuns:
-    """Reads the events of runs that any process performs."""
+async def read_remote_events(
+    store: Store, dialect: RunDialect, run: Run, after: int
+) -> AsyncIterator[tuple[int, bytes]]:
+    """Yields the events of a run that any process performs, stored and to come, each with its number.
 
-    def __init__(self, store: Store, dialect: RunDialect) -> None:
-        self._store = store
-        self._dialect = dialect
+    If the process of the run has died, or the run is deleted, the last events may be missing.
 
-    async def read_events(self, run: Run, after: int) -> AsyncIterator[tuple[int, bytes]]:
-        """Yields the events of a run, stored and to come, each with its number.
+    after: the number of the last event that the reader has; 0: the reader has none.
 
-        If the process of the run has died, or the run is deleted, the last events may be missing.
-
-        after: the number of the last event that the reader has; 0: the reader has none.
-
-        Raises: StoreError.
-        """
-        clock = asyncio.get_running_loop().time
-        over_since = 0.0
-        event_count = 0
-        while True:
-            stored_run = await self._store.runs.find_run(run.agent_row, run.id)
-            async for number, event in load_events(self._store, run, after):
-                after, event_count = number, event_count + 1
-                yield number, event
-                if self._dialect.is_end(event):
-                    return
-            if stored_run is None:
+    Raises: StoreError.
+    """
+    clock = asyncio.get_running_loop().time
+    over_since = 0.0
+    event_count = 0
+    while True:
+        stored_run = await store.runs.find_run(run.agent_row, run.id)
+        async for number, event in load_events(store, run, after):
+            after, event_count = number, event_count + 1
+            yield number, event
+            if dialect.is_end(event):
                 return
-            if stored_run.is_over:
-                over_since = over_since or clock()
-                if clock() >= over_since + (_WAIT_FOR_REST_S if event_count else _WAIT_FOR_ANY_S):
-                    return
-            await asyncio.sleep(2 * BATCH_S)
+        if stored_run is None:
+            return
+        if stored_run.is_over:
+            over_since = over_since or clock()
+            if clock() >= over_since + (_WAIT_FOR_REST_S if event_count else _WAIT_FOR_ANY_S):
+                return
+        await asyncio.sleep(2 * BATCH_S)

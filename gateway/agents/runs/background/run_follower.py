@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 from msgspec import Struct
 
 from gateway.agents.runs.background.open_runs import OpenRuns
-from gateway.agents.runs.background.remote_runs import RemoteRuns
+from gateway.agents.runs.background.remote_runs import read_remote_events
 from gateway.agents.runs.background.run_dialect import RunDialect
 from gateway.agents.runs.background.run_ends import RunEnds
 from gateway.agents.runs.background.run_logs import RunLogs
 from storage.run_records import Run
+from storage.sql.store import Store
 
 
 class RunFollower(Struct, frozen=True):
@@ -20,7 +21,7 @@ class RunFollower(Struct, frozen=True):
     open_runs: OpenRuns
     logs: RunLogs
     ends: RunEnds
-    remote_runs: RemoteRuns
+    store: Store
     # The dialect in which events are logged.
     dialect: RunDialect
 
@@ -52,7 +53,7 @@ class RunFollower(Struct, frozen=True):
                 after = max(after, log.next_number - 1)
             if self.ends.is_shared and not self.dialect.is_end(last_event):
                 # Another attempt goes on, perhaps in another process.
-                async for number, last_event in self.remote_runs.read_events(run, after):
+                async for number, last_event in read_remote_events(self.store, self.dialect, run, after):
                     after, is_logged = number, True
                     yield last_event
             if not self.dialect.is_end(last_event):

@@ -116,15 +116,15 @@ async def load_results(
     stored = {text.seq: orjson.loads(text.data) for text in await load_texts(RunTextKind.RESULT, after=after)}
     noted = {text.seq for text in await load_texts(RunTextKind.CALL, after=after)}
     results = []
-    for id in map_calls_to_tool_names(exchange):
-        number = number_call(exchange, id)
+    for call_id in map_calls_to_tool_names(exchange):
+        number = number_call(exchange, call_id)
         answer, outcome = stored.get(number), stored.get(number + _FIRST_OUTCOME)
-        if id in excluded_ids:
+        if call_id in excluded_ids:
             continue
         if answer is not None and not is_bare_approval(answer):
             results.append(read_result(answer))
         elif outcome is not None:
-            results.append(ToolResult(id, **outcome))
+            results.append(ToolResult(call_id, **outcome))
         elif number in noted:
-            results.append(ToolResult(id, INTERRUPTED_RESULT, "error"))
+            results.append(ToolResult(call_id, INTERRUPTED_RESULT, "error"))
     return results

@@ -68,10 +68,11 @@ def _list_turn_calls(messages: Sequence[WireMessage]) -> list[CalledTool]:
             called.clear()
         elif role == "assistant":
             names.update((read_call_id(call), read_named_call(call).name) for call in list_raw_calls(message))
-        elif role == "tool" and (id := str(message.get("tool_call_id"))) in names:
+        elif role == "tool" and (call_id := str(message.get("tool_call_id"))) in names:
             status = _find_status(private)
             if status is not None:
-                called.append(CalledTool(names[id], status, read_text(message)[: find_own_length(message)]))
+                text = read_text(message)[: find_own_length(message)]
+                called.append(CalledTool(names[call_id], status, text))
     return called
 
 

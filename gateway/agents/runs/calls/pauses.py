@@ -41,7 +41,12 @@ def list_unanswered(step: RunStep, answered_ids: Container[str]) -> dict[str, Wa
 
     answered_ids: the ids of the calls that have an answer.
     """
-    return {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in answered_ids}
+    return {call_id: kind for call_id, kind in _list_open(step, answered_ids).items() if kind != "held"}
+
+
+def _list_open(step: RunStep, answered_ids: Container[str]) -> dict[str, WaitKind]:
+    """Returns the kind of each call of a step without an answer, held calls among them, by the ids of the calls."""
+    return {call_id: kind for call_id, kind in step.waiting.items() if call_id not in answered_ids}
 
 
 def make_answers(
@@ -62,32 +67,33 @@ def make_answers(
     messages: list[WireMessage] = []
     for decision in decisions:
         # A decision without an id is about all calls that wait for approval; a denial also about the client's calls.
-        default_ids = [id for id in unanswered if unanswered[id] == "approval" or not decision.approve]
-        ids = [decision.call_id] if decision.call_id is not None else default_ids
-        for id in ids:
-            if may_repeat and id in answered_ids:
+        kinds = ("approval",) if decision.approve else ("approval", "client")
+        default_ids = [call_id for call_id, kind in unanswered.items() if kind in kinds]
+        call_ids = [decision.call_id] if decision.call_id is not None else default_ids
+        for call_id in call_ids:
+            if may_repeat and call_id in answered_ids:
                 continue
-            kind = unanswered.pop(id, None)
+            kind = unanswered.pop(call_id, None)
             # A client may answer an approval with the call's result. It may not answer its own call with an approval.
             if kind is None or (kind == "client" and decision.result is None and decision.approve):
                 # Letta's clients compare this text.
                 raise BadRequest(
-                    f"Invalid tool call IDs: {id!r} does not wait for this answer.", param="messages"
+                    f"Invalid tool call IDs: {call_id!r} does not wait for this answer.", param="messages"
                 )
-            messages.append(_make_answer(decision, id))
+            messages.append(_make_answer(decision, call_id))
     return messages
 
 
-def _make_answer(decision: CallDecision, id: str) -> WireMessage:
+def _make_answer(decision: CallDecision, call_id: str) -> WireMessage:
     """Returns the message that stores a decision about a call."""
     if decision.result is not None:
-        return {**decision.result, "role": "tool", "tool_call_id": id}
+        return {**decision.result, "role": "tool", "tool_call_id": call_id}
     if decision.approve:
-        return {"role": "tool", "tool_call_id": id, "content": "", PRIVATE: {"approval": "approved"}}
+        return {"role": "tool", "tool_call_id": call_id, "content": "", PRIVATE: {"approval": "approved"}}
     reason = f" Reason: {decision.reason}" if decision.reason else ""
     private = {"approval": "denied", "status": "error", "reason": decision.reason or ""}
     content = f"Error: request to call tool denied.{reason}"
-    return {"role": "tool", "tool_call_id": id, "content": content, PRIVATE: private}
+    return {"role": "tool", "tool_call_id": call_id, "content": content, PRIVATE: private}
 
 
 def deny_calls(step: RunStep, answered_ids: Container[str]) -> list[ToolResult]:
@@ -97,8 +103,8 @@ def deny_calls(step: RunStep, answered_ids: Container[str]) -> list[ToolResult]:
     """
     deny_all = CallDecision(None, approve=False, reason="The run was cancelled.")
     answers = [read_result(answer) for answer in make_answers(step, answered_ids, [deny_all])]
-    held = [id for id, kind in step.waiting.items() if kind == "held" and id not in answered_ids]
-    return [*answers, *(ToolResult(id, NOT_MADE_RESULT, "error", was_run=False) for id in held)]
+    held = [call_id for call_id, kind in _list_open(step, answered_ids).items() if kind == "held"]
+    return [*answers, *(ToolResult(call_id, NOT_MADE_RESULT, "error", was_run=False) for call_id in held)]
 
 
 def resume_interrupted(context: MemoryContext, step: RunStep) -> Resumption:
@@ -123,20 +129,21 @@ def resume_answered(
     results = []
     denied, approved, client_call_ids = set[str](), set[str](), set[str]()
     for message in answers:
-        private, id = read_private(message), str(message["tool_call_id"])
+        private, call_id = read_private(message), str(message["tool_call_id"])
         if is_bare_approval(message):
-            approved.add(id)
+            approved.add(call_id)
             continue
         results.append(read_result(message))
         if private.get("approval") == "denied":
-            denied.add(id)
-        elif step.waiting.get(id) in ("client", "approval"):
-            client_call_ids.add(id)
+            denied.add(call_id)
+        elif step.waiting.get(call_id) in ("client", "approval"):
+            client_call_ids.add(call_id)
     answered = approved | {result.call_id for result in results}
     if step.stop is not None:
         # When the run paused, the calls that did not wait had results, which may be erased since.
-        erased = [id for id in map(read_call_id, calls) if id not in answered and id not in step.waiting]
-        results += [ToolResult(id, INTERRUPTED_RESULT, "error") for id in erased]
+        settled = answered | step.waiting.keys()
+        erased = [call_id for call_id in map(read_call_id, calls) if call_id not in settled]
+        results += [ToolResult(call_id, INTERRUPTED_RESULT, "error") for call_id in erased]
     return Resumption(
         ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
         step.run_row,
