@@ -26,33 +26,35 @@ BINDING_BETA = "thinking-binding-controls-2026-08-01"
 
 @dataclass(frozen=True)
 class Model:
-    """The rules of a family of models: what they accept."""
+    """The fields that a family of models accepts."""
 
     # The types of thinking.
-    thinks: tuple[str, ...] = ("enabled", "disabled")
-    # A tool choice that forces a call.
-    is_forced: bool = True
-    # Thinking blocks only after the messages to which they were the answer.
-    is_bound: bool = False
-    # An assistant's message at the end, which the reply continues.
-    is_prefilled: bool = True
-    # System messages after a user's message.
-    late_system: bool = False
+    thinking_types: tuple[str, ...] = ("enabled", "disabled")
+    # True: a tool choice may force a call.
+    can_force: bool = True
+    # True: a thinking block is accepted only after the messages to which it was the answer.
+    binds_thoughts: bool = False
+    # True: the last message may be the assistant's, and the reply continues it.
+    can_prefill: bool = True
+    # True: a system message may come after a user's message.
+    accepts_late_system: bool = False
 
 
-_ADAPTIVE = Model(("adaptive", "disabled"), is_prefilled=False)
-_ALWAYS = Model(("adaptive",), is_prefilled=False, late_system=True)
-_BOUND = Model(("adaptive",), is_forced=False, is_bound=True, is_prefilled=False, late_system=True)
+_ADAPTIVE = Model(("adaptive", "disabled"), can_prefill=False)
+_ALWAYS = Model(("adaptive",), can_prefill=False, accepts_late_system=True)
+_BOUND = Model(
+    ("adaptive",), can_force=False, binds_thoughts=True, can_prefill=False, accepts_late_system=True
+)
 MODELS = {
     "": Model(("enabled", "adaptive", "disabled")),
     "claude-": Model(),
-    "claude-opus-4-6": Model(("enabled", "adaptive", "disabled"), is_prefilled=False),
-    "claude-sonnet-4-6": Model(("enabled", "adaptive", "disabled"), is_prefilled=False),
+    "claude-opus-4-6": Model(("enabled", "adaptive", "disabled"), can_prefill=False),
+    "claude-sonnet-4-6": Model(("enabled", "adaptive", "disabled"), can_prefill=False),
     "claude-opus-4-7": _ADAPTIVE,
-    "claude-opus-4-8": Model(("adaptive", "disabled"), is_prefilled=False, late_system=True),
-    "claude-opus-5": Model(("adaptive", "disabled"), is_prefilled=False, late_system=True),
+    "claude-opus-4-8": Model(("adaptive", "disabled"), can_prefill=False, accepts_late_system=True),
+    "claude-opus-5": Model(("adaptive", "disabled"), can_prefill=False, accepts_late_system=True),
     "claude-sonnet-5": _ADAPTIVE,
-    "claude-mythos-preview": Model(("enabled", "adaptive"), is_prefilled=False),
+    "claude-mythos-preview": Model(("enabled", "adaptive"), can_prefill=False),
     "claude-fable-5": _ALWAYS,
     "claude-mythos-5": _ALWAYS,
     "claude-fable-5-1": _BOUND,
@@ -61,9 +63,15 @@ MODELS = {
     "claude-mythos-5-2": _BOUND,
     "claude-opus-5-5": _BOUND,
     "claude-sonnet-5-5": Model(
-        ("adaptive", "between_tools"), is_forced=False, is_bound=True, is_prefilled=False, late_system=True
+        ("adaptive", "between_tools"),
+        can_force=False,
+        binds_thoughts=True,
+        can_prefill=False,
+        accepts_late_system=True,
     ),
-    "claude-haiku-5-5": Model(("adaptive", "disabled"), is_bound=True, is_prefilled=False, late_system=True),
+    "claude-haiku-5-5": Model(
+        ("adaptive", "disabled"), binds_thoughts=True, can_prefill=False, accepts_late_system=True
+    ),
 }
 
 
@@ -157,20 +165,22 @@ def sign(thinking: str) -> str:
 def bind(blocks: Sequence[Json], body: Json, *, joins_text: bool = False) -> list[Json]:
     """Returns a reply's blocks with each thinking block bound to the blocks before it.
 
-    If the model `is_bound`, each is bound to the prompt as well. A block that is bound to nothing is unchanged.
+    If the model `binds_thoughts`, each is bound to the prompt as well. A block that is bound to nothing is unchanged.
 
     body: the request.
     joins_text: adjacent text blocks count as one, for a dialect that does not show where a text block ends.
     """
-    prompt_hash = [*_hash_prompts(body)][-1] if rules_of(body["model"]).is_bound else ""
+    prompt_hash = [*_hash_prompts(body)][-1] if rules_of(body["model"]).binds_thoughts else ""
     bound: list[Json] = []
     for block in blocks:
         seal_field = _SEAL_FIELDS.get(block["type"])
         has_other_blocks = any(earlier["type"] not in _SEAL_FIELDS for earlier in bound)
         reply_hash = _hash_earlier_blocks(bound, joins_text=joins_text) if has_other_blocks else ""
-        is_bound = seal_field is not None and (prompt_hash or reply_hash)
+        binds_thoughts = seal_field is not None and (prompt_hash or reply_hash)
         bound.append(
-            {**block, seal_field: f"{block[seal_field]}.{prompt_hash}.{reply_hash}"} if is_bound else block
+            {**block, seal_field: f"{block[seal_field]}.{prompt_hash}.{reply_hash}"}
+            if binds_thoughts
+            else block
         )
     return bound
 
@@ -253,13 +263,15 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> Json:
 
 
 class Threads:
-    """The message threads of the API: the stored conversations, by the id of their last reply."""
+    """The message threads of the API."""
 
     def __init__(self) -> None:
-        self._held: dict[str, Json] = {}
+        # The id of a reply -> the conversation up to it.
+        self._conversations: dict[str, Json] = {}
+        # The ids of replies after which the thread went on.
         self._continued: set[str] = set()
 
-    def whole(self, raw: bytes, headers: Mapping[str, str]) -> bytes:
+    def read_whole_body(self, raw: bytes, headers: Mapping[str, str]) -> bytes:
         """Returns the body of a request with the earlier messages of its thread. Raises: Refused."""
         try:
             body = json.loads(raw)
@@ -280,21 +292,26 @@ class Threads:
         for key in ("system", "tools"):
             _require(key not in body, f"{key}: Extra inputs are not permitted when continuing a thread")
         previous = thread["previous_message_id"]
-        if previous not in self._held:
+        if previous not in self._conversations:
             raise _thread_refused(404, "not_found_error", "thread_not_found")
         if previous in self._continued:
             raise _thread_refused(409, "conflict_error", "thread_already_continued")
         self._continued.add(previous)
-        conversation = self._held[previous]
+        conversation = self._conversations[previous]
         return json.dumps(
             {**body, **conversation, "messages": [*conversation["messages"], *body["messages"]]}
         ).encode()
 
-    def hold(self, body: Json, id: str, content: Sequence[Json]) -> None:
-        """Stores a conversation with its new reply. body: of the whole request. id, content: the reply's."""
+    def store(self, body: Json, id: str, content: Sequence[Json]) -> None:
+        """Stores a conversation with a new reply.
+
+        body: the whole body of the request.
+        id: the id of the reply.
+        content: the blocks of the reply.
+        """
         settings = {key: body[key] for key in ("system", "tools") if key in body}
         reply = {"role": "assistant", "content": [*content]}
-        self._held[id] = {**settings, "messages": [*body["messages"], reply]}
+        self._conversations[id] = {**settings, "messages": [*body["messages"], reply]}
 
 
 def _thread_refused(status: int, kind: str, code: str) -> Refused:
@@ -420,7 +437,8 @@ def _check_messages(body: Json, betas: Betas, is_new: bool) -> None:
         _require(role != previous_role, f"{path}: roles must alternate between 'user' and 'assistant'")
         if role == "system":
             _require(
-                rules_of(body["model"]).late_system, f"{path}: role 'system' is not supported on this model"
+                rules_of(body["model"]).accepts_late_system,
+                f"{path}: role 'system' is not supported on this model",
             )
             _require(previous_role == "user", f"{path}: a system message must follow a user message")
         elif previous_role == "system":
@@ -451,7 +469,7 @@ def _check_messages(body: Json, betas: Betas, is_new: bool) -> None:
         is_paused = "text" not in block or any(
             "server_tool_use" in block["type"] for block in _as_blocks(last["content"])
         )
-        is_accepted = is_paused or rules_of(body["model"]).is_prefilled
+        is_accepted = is_paused or rules_of(body["model"]).can_prefill
         _require(is_accepted, "This model does not support assistant message prefill.")
 
 
@@ -664,7 +682,7 @@ def _check_tools(body: Json) -> None:
     fields = {"type"} if choice["type"] == "none" else {"type", "disable_parallel_tool_use"}
     fields |= {"name"} if choice["type"] == "tool" else set()
     _require(set(choice) <= fields, "tool_choice: Extra inputs are not permitted")
-    is_supported = choice["type"] in ("auto", "none") or rules_of(body["model"]).is_forced
+    is_supported = choice["type"] in ("auto", "none") or rules_of(body["model"]).can_force
     _require(is_supported, 'tool_choice: type "tool" and "any" are not supported for this model')
     if choice["type"] == "tool":
         _require(choice.get("name") in names, f"Tool '{choice.get('name')}' not found in provided tools")
@@ -678,7 +696,7 @@ def _check_thinking(body: Json, betas: Betas) -> None:
     kinds = ("enabled", "adaptive", "disabled", "between_tools")
     _require(type_ in kinds, "thinking: Input tag does not match")
     _require(
-        type_ in rules_of(body["model"]).thinks,
+        type_ in rules_of(body["model"]).thinking_types,
         f'"thinking.type.{type_}" is not supported for this model. Use "thinking.type.adaptive" and '
         f'"output_config.effort" to control thinking behavior.',
     )
@@ -721,15 +739,15 @@ def _check_bindings(body: Json) -> None:
     """Checks that thinking blocks come after the blocks, and for some models the messages, to which they are bound."""
     binding = body.get("thinking", {}).get("block_binding", {})
     may_drop = binding.get("prefix_mismatch_behavior", "error") == "drop_block"
-    is_bound_to_prompt = rules_of(body["model"]).is_bound and not may_drop
+    is_bound_to_prompt = rules_of(body["model"]).binds_thoughts and not may_drop
     digests = _hash_prompts(body) if is_bound_to_prompt else repeat("")
     for turn_index, (turn, current_hash) in enumerate(zip(body["messages"], digests, strict=False)):
         blocks = _as_blocks(turn.get("content", ""))
         for block_index, block in enumerate(blocks):
             seal_field = _SEAL_FIELDS.get(block["type"])
-            _, is_bound, seal = block[seal_field].partition(".") if seal_field else ("", "", "")
+            _, binds_thoughts, seal = block[seal_field].partition(".") if seal_field else ("", "", "")
             path = f"messages.{turn_index}.content.{block_index}"
-            if not is_bound:
+            if not binds_thoughts:
                 continue
             prompt_hash, _, reply_hash = seal.partition(".")
             if is_bound_to_prompt:

@@ -4,7 +4,7 @@
         upstream.queue(say("Hello"), think("Hm.", text="Hi"), refuse(429, "rate_limit_error", retry_after="1"))
 
 It renders the replies of `tests.doubles.upstream` (`say`, `call_tools`, with their gates and cuts) as messages, and
-`message` takes whole lists of blocks. It refuses what the real API refuses (tests/doubles/anthropic_rules.py).
+`message` takes whole_body lists of blocks. It refuses what the real API refuses (tests/doubles/anthropic_rules.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from tests.doubles.anthropic_rules import PromptCache, Refused, Threads, bind, check_request, sign
 from tests.doubles.openai_rules import Refusal
-from tests.doubles.upstream import Reply, StrictUpstream, UpstreamRequest, _call_id, _tokens
+from tests.doubles.upstream import Reply, StrictUpstream, UpstreamRequest, choose_call_id, split_text
 
 Json = dict[str, Any]
 
@@ -32,8 +32,9 @@ class Message(Reply, frozen=True):
 
     # The blocks before the text and the calls of `Reply`.
     blocks: Sequence[Json] = ()
-    # Fields that are added to the message, and to its end.
+    # Fields that are added to the message.
     fields: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    # Fields that are added to the end of the message, beside its stop reason.
     stop: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
@@ -57,16 +58,14 @@ def refuse(
 
 
 class StrictAnthropic(StrictUpstream):
-    """A strict upstream that speaks the Messages API.
-
-    key: the only key that is accepted, as `x-api-key` or bearer token.
-    """
+    """A strict upstream that speaks the Messages API."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
+        """Makes the server. The parameters are those of `StrictUpstream`; `key` may also come as `x-api-key`."""
         super().__init__(*args, **options)
         self.cache = PromptCache()
         self.threads = Threads()
-        # In place of a count of tokens.
+        # The reply to requests for a count of tokens; None: the count.
         self.count_reply: Reply | None = None
 
     def make_provider_headers(self, number: int) -> dict[str, str]:
@@ -76,27 +75,31 @@ class StrictAnthropic(StrictUpstream):
         try:
             self._authorize(request)
             if request.path == "/v1/models" and request.method == "GET":
-                return _json(_models(self.models)) if self.model_list is None else _raw(self.model_list)
+                return (
+                    _make_json_reply(_make_model_list(self.models))
+                    if self.model_list is None
+                    else _make_raw_reply(self.model_list)
+                )
             if request.path.startswith("/v1/models/") and request.path[len("/v1/models/") :] in self.models:
-                return _json(_models([request.path[len("/v1/models/") :]])["data"][0])
+                return _make_json_reply(_make_model_list([request.path[len("/v1/models/") :]])["data"][0])
             path = request.path.partition("?")[0]
             if path not in ("/v1/messages", "/v1/messages/count_tokens") or request.method != "POST":
                 raise Refused(f"Not found: {request.method} {request.path}", 404, "not_found_error")
-            whole = self.threads.whole(request.body, request.headers)
-            request.json = _checked(whole, request.headers, counts=path.endswith("/count_tokens"))
+            whole_body = self.threads.read_whole_body(request.body, request.headers)
+            request.json = _check(whole_body, request.headers, counts=path.endswith("/count_tokens"))
             if path.endswith("/count_tokens"):
-                return self.count_reply or _json({"input_tokens": len(whole) // 4})
+                return self.count_reply or _make_json_reply({"input_tokens": len(whole_body) // 4})
             self.cache.take(request.json)
         except Refused as refused:
             request.refusal = Refusal(str(refused), status=refused.status)
-            return _json({**refused.body, "request_id": "req_strict"}, refused.status)
+            return _make_json_reply({**refused.body, "request_id": "req_strict"}, refused.status)
         reply = self._replies.popleft() if self._replies else None
         if reply is None and self.script is not None:
             reply = self.script(request)
         reply, number = reply or Reply(), len(self.requests) + 1
-        if whole is not request.body and reply.body is None and reply.status == 200:
-            id_ = _message(request.json, reply, number)["id"]
-            self.threads.hold(request.json, id_, bind(_blocks(reply, number), request.json))
+        if whole_body is not request.body and reply.body is None and reply.status == 200:
+            id_ = _make_message(request.json, reply, number)["id"]
+            self.threads.store(request.json, id_, bind(_make_blocks(reply, number), request.json))
         return _render(request.json, reply, number)
 
     def _authorize(self, request: UpstreamRequest) -> None:
@@ -111,23 +114,23 @@ class StrictAnthropic(StrictUpstream):
         return [request for request in self.requests if request.path.partition("?")[0] == "/v1/messages"]
 
 
-def _checked(body: bytes, headers: Mapping[str, str], *, counts: bool) -> Json:
+def _check(body: bytes, headers: Mapping[str, str], *, counts: bool) -> Json:
     try:
         return check_request(body, headers, counts=counts)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise Refused(f"a field has another form: {error}") from error
 
 
-def _json(value: Json, status: int = 200) -> Reply:
+def _make_json_reply(value: Json, status: int = 200) -> Reply:
     headers = {"content-type": "application/json", "request-id": "req_strict"}
     return Reply(status=status, headers=headers, body=[orjson.dumps(value)])
 
 
-def _raw(body: bytes) -> Reply:
+def _make_raw_reply(body: bytes) -> Reply:
     return Reply(headers={"content-type": "application/json"}, body=[body])
 
 
-def _models(names: Sequence[str]) -> Json:
+def _make_model_list(names: Sequence[str]) -> Json:
     created = "2026-10-21T00:00:00Z"
     data = [
         {
@@ -153,7 +156,7 @@ def _render(body: Json, reply: Reply, number: int) -> Reply:
         headers = {"content-type": "text/event-stream; charset=utf-8", **headers}
         pieces = [
             b"event: %b\ndata: %b\n\n" % (event["type"].encode(), orjson.dumps(event))
-            for event in _events(body, reply, number)
+            for event in _list_events(body, reply, number)
         ]
         if reply.error_after is not None:
             count, error = reply.error_after
@@ -163,14 +166,14 @@ def _render(body: Json, reply: Reply, number: int) -> Reply:
             pieces.pop()
     else:
         headers = {"content-type": "application/json", **headers}
-        message_ = _message(body, reply, number)
-        ended = {**message_, **_end(reply)}
-        content = bind(_blocks(reply, number), body)
-        pieces = [orjson.dumps({**ended, "content": content, "usage": _usage(body, reply)})]
+        message_ = _make_message(body, reply, number)
+        ended = {**message_, **_make_end(reply)}
+        content = bind(_make_blocks(reply, number), body)
+        pieces = [orjson.dumps({**ended, "content": content, "usage": _make_usage(body, reply)})]
     return replace(reply, headers=headers, body=pieces)
 
 
-def _message(body: Json, reply: Reply, number: int) -> Json:
+def _make_message(body: Json, reply: Reply, number: int) -> Json:
     return {
         "id": reply.id or f"msg_{number:06d}",
         "type": "message",
@@ -184,21 +187,21 @@ def _message(body: Json, reply: Reply, number: int) -> Json:
     }
 
 
-def _blocks(reply: Reply, number: int) -> list[Json]:
+def _make_blocks(reply: Reply, number: int) -> list[Json]:
     blocks = [dict(block) for block in reply.blocks] if isinstance(reply, Message) else []
     if reply.text:
         blocks.append({"type": "text", "text": reply.text})
     for index, call in enumerate(reply.calls):
         arguments = orjson.loads(call.text) if call.text else {}
-        call_id = _call_id(number, index, call).replace("call_", "toolu_")
+        call_id = choose_call_id(number, index, call).replace("call_", "toolu_")
         blocks.append({"type": "tool_use", "id": call_id, "name": call.name, "input": arguments})
     return blocks
 
 
-def _usage(body: Json, reply: Reply) -> Json:
+def _make_usage(body: Json, reply: Reply) -> Json:
     if reply.usage is not None:
         return dict(reply.usage)
-    output_tokens = len(_tokens(reply)) + sum(len(call.text) // 4 + 1 for call in reply.calls)
+    output_tokens = len(split_text(reply)) + sum(len(call.text) // 4 + 1 for call in reply.calls)
     return {
         "input_tokens": len(json.dumps(body["messages"])) // 4,
         "cache_creation_input_tokens": 0,
@@ -208,40 +211,40 @@ def _usage(body: Json, reply: Reply) -> Json:
     }
 
 
-def _end(reply: Reply) -> Json:
+def _make_end(reply: Reply) -> Json:
     reason = reply.finish_reason or ("tool_calls" if reply.calls else "stop")
     end = {"stop_reason": _STOPS.get(reason, reason), "stop_sequence": None}
     return {**end, **(reply.stop if isinstance(reply, Message) else {})}
 
 
-def _events(body: Json, reply: Reply, number: int) -> list[Json]:
-    usage = _usage(body, reply)
+def _list_events(body: Json, reply: Reply, number: int) -> list[Json]:
+    usage = _make_usage(body, reply)
     start_usage = {**usage, "output_tokens": 1}
     events: list[Json] = [
-        {"type": "message_start", "message": {**_message(body, reply, number), "usage": start_usage}},
+        {"type": "message_start", "message": {**_make_message(body, reply, number), "usage": start_usage}},
         {"type": "ping"},
     ]
     # The index of the text, if the reply has one; the calls come after it.
-    text_index = len(_blocks(reply, number)) - len(reply.calls) - 1
-    for index, block in enumerate(bind(_blocks(reply, number), body)):
-        start, deltas = _cut(block)
+    text_index = len(_make_blocks(reply, number)) - len(reply.calls) - 1
+    for index, block in enumerate(bind(_make_blocks(reply, number), body)):
+        start, deltas = _split_block(block)
         if block["type"] == "text" and index == text_index and reply.text:
-            deltas = [{"type": "text_delta", "text": token} for token in _tokens(reply)]
+            deltas = [{"type": "text_delta", "text": token} for token in split_text(reply)]
         if index > text_index:
             call = reply.calls[index - text_index - 1]
-            pieces = call.cut() if call.text not in ("", "{}") else [""]
+            pieces = call.split() if call.text not in ("", "{}") else [""]
             deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
         events.append({"type": "content_block_start", "index": index, "content_block": start})
         events += [{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas]
         events.append({"type": "content_block_stop", "index": index})
     is_repeated = re.compile("tokens$|details|iterations").search
     end_usage = {key: value for key, value in usage.items() if is_repeated(key)}
-    events.append({"type": "message_delta", "delta": _end(reply), "usage": end_usage})
+    events.append({"type": "message_delta", "delta": _make_end(reply), "usage": end_usage})
     events.append({"type": "message_stop"})
     return events
 
 
-def _cut(block: Json) -> tuple[Json, list[Json]]:
+def _split_block(block: Json) -> tuple[Json, list[Json]]:
     """Returns the start of a block and its deltas, as the API streams a block of its type."""
     match block["type"]:
         case "text":

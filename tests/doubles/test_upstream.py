@@ -183,7 +183,7 @@ def test_it_sees_a_client_leave_at_a_held_reply() -> None:
         stream.close()
         upstream.last.gone.wait_sync()
         assert upstream.last.gone_at is not None
-        assert upstream.last.gone_at >= upstream.last.at
+        assert upstream.last.gone_at >= upstream.last.arrived_at
         arrived = upstream.request_gate(2)
         thread = threading.Thread(target=sdk.chat.completions.create, kwargs=chat())
         thread.start()

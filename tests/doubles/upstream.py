@@ -5,9 +5,10 @@
         ... call upstream.base_url ...
         assert upstream.last.json["messages"] == [...]
 
-It refuses what the real API refuses (tests/doubles/openai_rules.py), with the same error object. Replies come from the
-queue, else from `script(request)`, else they are "Ok."; a refused request takes none. Nothing sleeps: a reply waits at
-a `Gate` until the test opens it, and a test waits for a `Gate` that the server opens (`UpstreamRequest.gone`, ...).
+It refuses what the real API refuses (tests/doubles/openai_rules.py), with the same error object. A request that is not
+refused gets the next reply of the queue; without one, the reply of `script`; without that, "Ok.". Nothing sleeps: a
+reply waits at a `Gate` until the test opens it, and a test waits for a `Gate` that the server opens
+(`UpstreamRequest.gone`, ...).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from tests.patience import PATIENCE_S
 
 
 class Gate:
-    """A gate that is opened once and stays open, for threads and event loops alike."""
+    """A gate that is opened once and stays open. Threads and event loops can wait at it."""
 
     def __init__(self) -> None:
         self._future: Future[None] = Future()
@@ -66,17 +67,20 @@ class Call(Struct, frozen=True):
     name: str
     # A text that is sent unchanged, or a value that is sent as JSON.
     arguments: Any = msgspec.field(default_factory=dict)
+    # The id of the call; None: a new one.
     id: str | None = None
-    # The pieces of the text in a stream, or how many characters a piece has.
+    # The pieces of the arguments in a stream, or the number of characters of a piece.
     pieces: Sequence[str] | int = 7
-    # The name comes in the second delta instead of the first.
+    # True: in a stream the second delta has the name, not the first.
     late_name: bool = False
 
     @property
     def text(self) -> str:
+        """The text of the arguments."""
         return self.arguments if isinstance(self.arguments, str) else orjson.dumps(self.arguments).decode()
 
-    def cut(self) -> list[str]:
+    def split(self) -> list[str]:
+        """Returns the pieces of the arguments in a stream."""
         if not isinstance(self.pieces, int):
             assert "".join(self.pieces) == self.text
             return list(self.pieces)
@@ -86,6 +90,7 @@ class Call(Struct, frozen=True):
 class Reply(Struct, frozen=True):
     """One scripted reply. `say`, `call_tools`, `fail` and `raw` make the usual ones."""
 
+    # The text of the message; None: the message has no text.
     text: str | None = "Ok."
     # The pieces of the text in a stream; None: its words.
     tokens: Sequence[str] | None = None
@@ -96,29 +101,31 @@ class Reply(Struct, frozen=True):
     usage: Mapping[str, Any] | None = None
     status: int = 200
     headers: Mapping[str, str] = msgspec.field(default_factory=dict)
-    # The pieces of the whole body, which is sent instead of a rendered one. `hold_after` counts them as events.
+    # The pieces of the body, which `hold_after` and `cut_after` count as events; None: the body is rendered.
     body: Sequence[bytes] | None = None
-    # Nothing is sent until the gate is open.
+    # The gate at which the reply waits; None: it does not wait.
     hold_before_headers: Gate | None = None
     # A number of events, of which the role delta is the first -> the gate at which the stream waits after them.
     hold_after: Mapping[int, Gate] = msgspec.field(default_factory=dict)
-    # The connection is lost before the reply, after a number of events, or (not a stream) within the body.
+    # True: the connection is lost before the reply.
     cut_before_headers: bool = False
+    # The number of events after which the connection is lost; a reply that is no stream is lost in its middle.
     cut_after: int | None = None
-    # A number of events and an error object: the stream ends after them with the error as an event, without [DONE].
+    # A number of events, and the error object that is the last event after them.
     error_after: tuple[int, Mapping[str, Any]] | None = None
-    # The stream ends with [DONE].
+    # True: the stream ends with [DONE].
     done: bool = True
-    # The reply is a stream even if the request does not ask for one.
+    # True: the reply is a stream even if the request does not ask for one.
     streams: bool = False
-    # None: a new id, and the model of the request.
+    # The id of the reply; None: a new one.
     id: str | None = None
+    # The model that the reply names; None: the model of the request.
     model: str | None = None
-    # Fields that are added to the whole reply or to each chunk,
+    # Fields that are added to the whole reply or to each chunk.
     extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
-    # to the message or to the first delta,
+    # Fields that are added to the message or to the first delta.
     delta: Mapping[str, Any] = msgspec.field(default_factory=dict)
-    # to the choice with the finish reason.
+    # Fields that are added to the choice with the finish reason.
     ending: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
@@ -150,7 +157,7 @@ def fail(
 
 
 def raw(*pieces: bytes, content_type: str = "text/event-stream; charset=utf-8", **options: Any) -> Reply:
-    """Returns a reply with these bytes as its body. Each piece is written by itself."""
+    """Returns a reply with a body of these pieces, each of which is written by itself."""
     headers = {"content-type": content_type, **options.pop("headers", {})}
     return Reply(body=pieces, headers=headers, **options)
 
@@ -159,7 +166,7 @@ ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
 def uncounted(text: str, *, stream: bool, usage: Mapping[str, Any] | None = None) -> Reply:
-    """Returns a reply without counts of its tokens. usage: what stands in their place, such as `ZEROS`."""
+    """Returns a reply without the usage that `say` adds. usage: a usage in its place, such as `ZEROS`; None: none."""
     chunk: dict[str, Any] = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     if usage is not None:
         chunk["usage"] = usage
@@ -174,7 +181,7 @@ def uncounted(text: str, *, stream: bool, usage: Mapping[str, Any] | None = None
 
 @contextmanager
 def full_backlog() -> Iterator[int]:
-    """Yields a port with a full queue of connections: the next one is neither accepted nor refused."""
+    """Yields a port with a full backlog: the next connection is neither accepted nor refused."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
@@ -204,20 +211,22 @@ class UpstreamRequest:
     # The number of its connection, from 1.
     connection: int
     # `time.monotonic` at its arrival.
-    at: float = field(default_factory=time.monotonic)
+    arrived_at: float = field(default_factory=time.monotonic)
     # The parsed body.
     json: Any = None
-    # The error with which it was refused.
+    # The error with which it was refused; None: it was not refused.
     refusal: Refusal | None = None
-    # `time.monotonic` when the client left before the end of the reply.
+    # `time.monotonic` when the client left before the end of the reply; None: it has not left.
     gone_at: float | None = None
-    # The whole reply was sent.
+    # True: the whole reply was sent.
     finished: bool = False
+    # The number of events that were sent.
     sent_events: int = 0
+    # The part of the URL after "?".
     query: str = ""
-    # Opened when the client leaves before the end of the reply.
+    # The gate that opens when the client leaves before the end of the reply.
     gone: Gate = field(default_factory=Gate)
-    # Opened when the request is over, in whatever way.
+    # The gate that opens when the reply was sent, or the client has left.
     settled: Gate = field(default_factory=Gate)
 
     @property
@@ -234,17 +243,7 @@ Script = Callable[[UpstreamRequest], Reply | None]
 
 
 class StrictUpstream:
-    """A strict OpenAI API on a port of its own.
-
-    key: the only key that is accepted (as `Bearer <key>`); None: `authorization` is not checked.
-    rules: what is refused.
-    models: the models that GET /v1/models lists.
-    model_list: the body of GET /v1/models, for a test of a broken one.
-    strict_models: a chat with a model that is not listed is refused with a 404.
-    script: makes the reply if the queue is empty; None, here or as its result: "Ok.".
-    echo: the reply is then the last text of the user.
-    stall_bodies: only the head of a request is read.
-    """
+    """A strict OpenAI API on a port of its own."""
 
     def __init__(
         self,
@@ -258,8 +257,20 @@ class StrictUpstream:
         echo: bool = False,
         stall_bodies: bool = False,
     ) -> None:
+        """Makes the server; `start` or a context runs it.
+
+        key: the only key that is accepted (as `Bearer <key>`); None: `authorization` is not checked.
+        rules: the rules by which requests are refused.
+        models: the models that GET /v1/models lists.
+        model_list: the body of GET /v1/models, which may be broken; None: a list of `models`.
+        strict_models: whether a chat with a model that is not listed is refused with a 404.
+        script: a function that makes the reply if the queue is empty; it returns None for the reply without a script.
+        echo: whether this last reply is the text of the user's last message, and not "Ok.".
+        stall_bodies: whether only the heads of requests are read.
+        """
         self.key = key
-        self.refusal = 401  # the status for a wrong key
+        # The status of the error for a wrong key.
+        self.wrong_key_status = 401
         self.rules = rules
         self.models = list(models)
         self.model_list = model_list
@@ -267,11 +278,17 @@ class StrictUpstream:
         self.script = script
         self.echo = echo
         self.stall_bodies = stall_bodies
+        # The requests in the order in which they arrived.
         self.requests: list[UpstreamRequest] = []
-        self.opened = 0  # connections since the start
-        self.endpoints = Endpoints()  # all but chat completions and models
-        self.broken_off = Gate()  # opened when a connection is lost within a request
-        self.hold_models: Gate | None = None  # GET /v1/models is answered when it is open
+        # The number of connections since the start.
+        self.opened = 0
+        # The endpoints other than chat completions and models.
+        self.endpoints = Endpoints()
+        # The gate that opens when a connection is lost in the middle of a request.
+        self.broken_off = Gate()
+        # The gate at which GET /v1/models waits; None: it does not wait.
+        self.hold_models: Gate | None = None
+        # The port, once the server runs.
         self.port = 0
         self._replies: deque[Reply] = deque()
         self._ids = itertools.count(1)
@@ -282,7 +299,7 @@ class StrictUpstream:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
-    # -- what a test uses
+    # -- the interface for tests
 
     @property
     def base_url(self) -> str:
@@ -290,10 +307,12 @@ class StrictUpstream:
 
     @property
     def last(self) -> UpstreamRequest:
+        """The request that arrived last."""
         return self.requests[-1]
 
     @property
     def chats(self) -> list[UpstreamRequest]:
+        """The requests for chat completions."""
         return [request for request in self.requests if request.path == "/v1/chat/completions"]
 
     @property
@@ -301,6 +320,7 @@ class StrictUpstream:
         return len(self._connections)
 
     def queue(self, *replies: Reply) -> None:
+        """Adds replies for the next requests."""
         self._replies.extend(replies)
 
     def forget_replies(self) -> None:
@@ -342,7 +362,7 @@ class StrictUpstream:
             self._thread.join(PATIENCE_S)
 
     def drop_connections(self) -> None:
-        """Closes all connections, as an idle timeout does. Returns when they are closing."""
+        """Begins to close all connections, as an idle timeout does."""
         assert self._loop is not None
         done = Gate()
 
@@ -386,7 +406,7 @@ class StrictUpstream:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _note(self, request: UpstreamRequest) -> None:
+    def _record(self, request: UpstreamRequest) -> None:
         with self._lock:
             self.requests.append(request)
             self._open_arrival_gates()
@@ -400,18 +420,20 @@ class StrictUpstream:
         try:
             self._authorize(request)
             if request.path == "/v1/chat/completions":
-                return self._chat(request)
+                return self._answer_chat(request)
             if request.path == "/v1/models" and request.method == "GET":
-                reply = _json({"object": "list", "data": [_model(name) for name in self.models]})
+                reply = _make_json_reply(
+                    {"object": "list", "data": [_make_model(name) for name in self.models]}
+                )
                 if self.model_list is not None:
                     reply = Reply(headers=_JSON_TYPE, body=[self.model_list])
                 return replace(reply, hold_before_headers=self.hold_models)
-            return self._other(request)
+            return self._answer_other(request)
         except Refusal as refusal:
             request.refusal = refusal
-            return _json(refusal.body, status=refusal.status)
+            return _make_json_reply(refusal.body, status=refusal.status)
 
-    def _other(self, request: UpstreamRequest) -> Reply:
+    def _answer_other(self, request: UpstreamRequest) -> Reply:
         answer = self.endpoints.answer(
             request.method, request.path, request.headers, request.body, request.query
         )
@@ -430,9 +452,9 @@ class StrictUpstream:
         if credential is None:
             raise Refusal("You didn't provide an API key.", status=401)
         if credential != f"Bearer {self.key}":
-            raise Refusal("Incorrect API key provided.", code="invalid_api_key", status=self.refusal)
+            raise Refusal("Incorrect API key provided.", code="invalid_api_key", status=self.wrong_key_status)
 
-    def _chat(self, request: UpstreamRequest) -> Reply:
+    def _answer_chat(self, request: UpstreamRequest) -> Reply:
         if request.method != "POST":
             raise Refusal(
                 f"Not allowed to {request.method} on /v1/chat/completions.",
@@ -459,7 +481,7 @@ class StrictUpstream:
 
 
 class _Connection(asyncio.Protocol):
-    """A connection of a client. It answers one request after the other."""
+    """A connection of a client. Its requests are answered one after the other."""
 
     transport: asyncio.Transport
 
@@ -513,7 +535,7 @@ class _Connection(asyncio.Protocol):
             name = name.lower()
             headers[name] = f"{headers[name]}, {value.strip()}" if name in headers else value.strip()
         if headers.get("transfer-encoding", "").lower() == "chunked":
-            parsed = _dechunk(body_bytes)
+            parsed = _read_chunked_body(body_bytes)
         else:
             length = int(headers.get("content-length", "0"))
             parsed = (body_bytes[:length], length) if len(body_bytes) >= length else None
@@ -525,21 +547,21 @@ class _Connection(asyncio.Protocol):
         request = UpstreamRequest(method, path, headers, body, self.number, query=query)
         self._current = request
         reply = self.upstream._answer(request)
-        self.upstream._note(request)
+        self.upstream._record(request)
         assert self.upstream._loop is not None
         self.task = self.upstream._loop.create_task(self._perform(request, reply))
 
     async def _perform(self, request: UpstreamRequest, reply: Reply) -> None:
-        lost = False
+        is_lost = False
         try:
-            lost = not await self._write(request, reply)
+            is_lost = not await self._write(request, reply)
         finally:
-            request.finished = not lost and not self.transport.is_closing()
-            if request.finished or lost:
+            request.finished = not is_lost and not self.transport.is_closing()
+            if request.finished or is_lost:
                 self._current = None
             self.task = None
             request.settled.open()
-        if lost or request.headers.get("connection") == "close":
+        if is_lost or request.headers.get("connection") == "close":
             self.transport.close()  # sends first what was written
         elif not self.transport.is_closing():
             self._begin_request()
@@ -557,14 +579,14 @@ class _Connection(asyncio.Protocol):
         )
         if reply.body is None and not is_stream:
             headers["content-type"] = "application/json"
-            pieces = [orjson.dumps(_completion(request.json, reply, number))]
+            pieces = [orjson.dumps(_make_completion(request.json, reply, number))]
         elif reply.body is not None:
             pieces = list(reply.body)
         if is_stream or len(pieces) != 1 or reply.hold_after:
             headers.setdefault("content-type", "text/event-stream; charset=utf-8")
             headers["transfer-encoding"] = "chunked"
             self._write_head(reply.status, headers)
-            events = _events(request.json, reply, number) if is_stream else _iterate(pieces)
+            events = _stream_events(request.json, reply, number) if is_stream else _iterate(pieces)
             return await self._write_chunks(request, reply, events)
         headers["content-length"] = str(len(pieces[0]))
         self._write_head(reply.status, headers)
@@ -605,15 +627,15 @@ _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found"
 _JSON_TYPE = {"content-type": "application/json"}
 
 
-def _json(value: Any, status: int = 200) -> Reply:
+def _make_json_reply(value: Any, status: int = 200) -> Reply:
     return Reply(status=status, headers=_JSON_TYPE, body=[orjson.dumps(value)])
 
 
-def _model(name: str) -> dict[str, Any]:
+def _make_model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "strict"}
 
 
-def _dechunk(data: bytes) -> tuple[bytes, int] | None:
+def _read_chunked_body(data: bytes) -> tuple[bytes, int] | None:
     """Returns a body that was sent in chunks, and its length in `data`; None: it is not complete."""
     body, offset = bytearray(), 0
     while (end := data.find(b"\r\n", offset)) >= 0:
@@ -643,7 +665,7 @@ def _last_user_text(messages: list[dict[str, Any]]) -> str:
     return ""
 
 
-def _tokens(reply: Reply) -> list[str]:
+def split_text(reply: Reply) -> list[str]:
     if reply.tokens is not None:
         assert reply.text in (None, "".join(reply.tokens))
         return list(reply.tokens)
@@ -651,11 +673,11 @@ def _tokens(reply: Reply) -> list[str]:
     return [word if i == 0 else f" {word}" for i, word in enumerate(words) if word or i]
 
 
-def _usage(body: Any, reply: Reply) -> dict[str, Any]:
+def _make_usage(body: Any, reply: Reply) -> dict[str, Any]:
     if reply.usage is not None:
         return dict(reply.usage)
     prompt_tokens = len(orjson.dumps(body["messages"])) // 4
-    completion_tokens = len(_tokens(reply)) + sum(len(call.text) // 4 + 1 for call in reply.calls)
+    completion_tokens = len(split_text(reply)) + sum(len(call.text) // 4 + 1 for call in reply.calls)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -665,7 +687,7 @@ def _usage(body: Any, reply: Reply) -> dict[str, Any]:
     }
 
 
-def _frame(body: Any, reply: Reply, number: int, kind: str) -> dict[str, Any]:
+def _make_common_fields(body: Any, reply: Reply, number: int, kind: str) -> dict[str, Any]:
     return {
         "id": reply.id or f"chatcmpl-{number:06d}",
         "object": kind,
@@ -678,15 +700,15 @@ def _frame(body: Any, reply: Reply, number: int, kind: str) -> dict[str, Any]:
     }
 
 
-def _call_id(number: int, index: int, call: Call) -> str:
+def choose_call_id(number: int, index: int, call: Call) -> str:
     return call.id or f"call_{number:04d}_{index}"
 
 
-def _finish(reply: Reply) -> str:
+def _choose_finish_reason(reply: Reply) -> str:
     return reply.finish_reason or ("tool_calls" if reply.calls else "stop")
 
 
-def _completion(body: Any, reply: Reply, number: int) -> dict[str, Any]:
+def _make_completion(body: Any, reply: Reply, number: int) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
         "content": reply.text,
@@ -697,21 +719,27 @@ def _completion(body: Any, reply: Reply, number: int) -> dict[str, Any]:
     if reply.calls:
         message["tool_calls"] = [
             {
-                "id": _call_id(number, index, call),
+                "id": choose_call_id(number, index, call),
                 "type": "function",
                 "function": {"name": call.name, "arguments": call.text},
             }
             for index, call in enumerate(reply.calls)
         ]
     choices = [
-        {"index": i, "message": message, "logprobs": None, "finish_reason": _finish(reply), **reply.ending}
+        {
+            "index": i,
+            "message": message,
+            "logprobs": None,
+            "finish_reason": _choose_finish_reason(reply),
+            **reply.ending,
+        }
         for i in range(body.get("n") or 1)
     ]
-    frame = _frame(body, reply, number, "chat.completion")
-    return {**frame, "choices": choices, "usage": _usage(body, reply)}
+    frame = _make_common_fields(body, reply, number, "chat.completion")
+    return {**frame, "choices": choices, "usage": _make_usage(body, reply)}
 
 
-def _deltas(reply: Reply, number: int) -> list[tuple[dict[str, Any], str | None]]:
+def _list_deltas(reply: Reply, number: int) -> list[tuple[dict[str, Any], str | None]]:
     """Returns the delta and the finish reason of each event."""
     role_delta: dict[str, Any] = {
         "role": "assistant",
@@ -719,33 +747,33 @@ def _deltas(reply: Reply, number: int) -> list[tuple[dict[str, Any], str | None]
         "refusal": None,
     }
     events: list[tuple[dict[str, Any], str | None]] = [({**role_delta, **reply.delta}, None)]
-    events += [({"content": token}, None) for token in _tokens(reply)]
+    events += [({"content": token}, None) for token in split_text(reply)]
     for index, call in enumerate(reply.calls):
         function: dict[str, Any] = (
             {"arguments": ""} if call.late_name else {"name": call.name, "arguments": ""}
         )
         first = {
             "index": index,
-            "id": _call_id(number, index, call),
+            "id": choose_call_id(number, index, call),
             "type": "function",
             "function": function,
         }
         events.append(({"tool_calls": [first]}, None))
         if call.late_name:
             events.append(({"tool_calls": [{"index": index, "function": {"name": call.name}}]}, None))
-        for piece in call.cut():
+        for piece in call.split():
             events.append(({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}, None))
-    events.append(({}, _finish(reply)))
+    events.append(({}, _choose_finish_reason(reply)))
     return events
 
 
-async def _events(body: Any, reply: Reply, number: int) -> AsyncIterator[bytes]:
+async def _stream_events(body: Any, reply: Reply, number: int) -> AsyncIterator[bytes]:
     with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-    frame = _frame(body, reply, number, "chat.completion.chunk")
+    frame = _make_common_fields(body, reply, number, "chat.completion.chunk")
     if with_usage:
         frame["usage"] = None
     count = 0
-    for delta, finish in _deltas(reply, number):
+    for delta, finish in _list_deltas(reply, number):
         for index in range(body.get("n") or 1):
             if reply.error_after is not None and reply.error_after[0] == count:
                 yield b"data: " + orjson.dumps({"error": dict(reply.error_after[1])}) + b"\n\n"
@@ -755,6 +783,6 @@ async def _events(body: Any, reply: Reply, number: int) -> AsyncIterator[bytes]:
             yield b"data: " + orjson.dumps({**frame, "choices": [choice]}) + b"\n\n"
             count += 1
     if with_usage:
-        yield b"data: " + orjson.dumps({**frame, "choices": [], "usage": _usage(body, reply)}) + b"\n\n"
+        yield b"data: " + orjson.dumps({**frame, "choices": [], "usage": _make_usage(body, reply)}) + b"\n\n"
     if reply.done:
         yield b"data: [DONE]\n\n"

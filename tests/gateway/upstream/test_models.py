@@ -424,7 +424,7 @@ async def test_a_key_of_the_settings_that_is_refused_leaves_no_empty_list(
 ) -> None:
     """With a 403 the key may be for chats alone. The upstream's words may quote the key, so they are not logged."""
     with StrictUpstream(models=["a"]) as upstream:
-        upstream.key, upstream.refusal = "sk-good", status
+        upstream.key, upstream.wrong_key_status = "sk-good", status
         settings = Settings(upstreams=(UpstreamSettings("up", base_url=upstream.base_url, api_key="sk-bad"),))
         providers = make_providers(settings)
         models = ModelList(settings, providers, created_at=7)
