@@ -119,7 +119,7 @@ def test_a_larger_model_does_not_bring_back_what_left(quiet: World) -> None:
     chat = quiet.chat(model="agent/vera", headers=STORED)
     before = talk(chat, 6)[-1]
     registry: Any = quiet.gateway.app.services.agents.registry
-    change = AgentEdit(edit=lambda d: replace(d, context_window=None))
+    change = AgentEdit(edit_definition=lambda d: replace(d, context_window=None))
     quiet.gateway.call(registry.change("default", made.agent.uid, change))
     after = talk(chat, 1, 6)[-1]
     assert spoken(after)[: len(spoken(before))] == spoken(before)

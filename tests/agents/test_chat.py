@@ -423,7 +423,7 @@ def test_an_agents_definition_takes_effect_with_the_next_request(world: World) -
     assert before.endswith("</memory_blocks> Behind.")
     registry = world.gateway.app.services.agents.registry
     assert registry is not None
-    edit = AgentEdit(edit=lambda d: replace(d, system="Again."))
+    edit = AgentEdit(edit_definition=lambda d: replace(d, system="Again."))
     world.gateway.call(registry.change("default", made.agent.uid, edit))
     chat.say("Two.")
     assert world.upstream.last.messages[0]["content"].startswith("Again.\n\n<memory_blocks>")

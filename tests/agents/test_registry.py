@@ -198,7 +198,9 @@ async def test_a_name_stands_for_the_agent_as_it_is_now(registry: Registry, stor
         assert found is not None
         return found.spec
 
-    await registry.change(PROJECT, uid, AgentEdit(name="bea", edit=lambda d: replace(d, system="New.")))
+    await registry.change(
+        PROJECT, uid, AgentEdit(name="bea", edit_definition=lambda d: replace(d, system="New."))
+    )
     assert ((await resolved()).name, (await resolved()).system) == ("bea", "New.")
     assert await registry.resolver.resolve(PROJECT, "ann") is None
     mine = await registry.tools.create(PROJECT, "mine", ToolDefinition({"name": "mine"}))
@@ -250,7 +252,9 @@ async def test_what_was_read_before_a_change_is_not_cached_after_it(registry: Re
     targets = store.attached.load_targets
 
     async def slow(*args: Any) -> Any:
-        await registry.change(PROJECT, made.agent.uid, AgentEdit(edit=lambda d: replace(d, system="New.")))
+        await registry.change(
+            PROJECT, made.agent.uid, AgentEdit(edit_definition=lambda d: replace(d, system="New."))
+        )
         return await targets(*args)
 
     store.attached.load_targets = slow  # type: ignore[method-assign, assignment]
@@ -290,7 +294,7 @@ async def test_changes_side_by_side_are_all_made(registry: Registry) -> None:
     made = await registry.create(PROJECT, new())
 
     def adds(key: str) -> AgentEdit:
-        return AgentEdit(edit=lambda d: replace(d, metadata={**d.metadata, key: 1}))
+        return AgentEdit(edit_definition=lambda d: replace(d, metadata={**d.metadata, key: 1}))
 
     await asyncio.gather(*(registry.change(PROJECT, made.agent.uid, adds(f"k{n}")) for n in range(4)))
     found = await registry.get(PROJECT, made.agent.uid)

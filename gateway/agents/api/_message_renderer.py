@@ -42,7 +42,7 @@ class MessageRenderer(Struct, frozen=True):
             self._make_origin(view),
             self.showing,
             waiting=view.waiting,
-            names=view.tool_names,
+            tool_names=view.tool_names,
             results=listed.results,
         )
 
@@ -131,7 +131,7 @@ class MessageRenderer(Struct, frozen=True):
                         self._make_run_origin(listed, run, owner),
                         self.showing,
                         waiting=waiting if step is steps[-1] else {},
-                        names=tool_names,
+                        tool_names=tool_names,
                         results=listed.results,
                     )
         return messages

@@ -50,14 +50,14 @@ def render_agent(
     message_ids: the ids of the messages in the agent's window, oldest first.
     pending_message: the message with the calls that wait for an answer; None: no call waits.
     """
-    stored = view.definition
-    definition = AgentDefinition.of(stored.body)
+    record = view.definition
+    definition = AgentDefinition.of(record.body)
     model, retained = definition.model or "", definition.retained
-    group = render_group(stored.uid, definition, view.readers)
+    group = render_group(record.uid, definition, view.readers)
     blocks, identities = list(map(render_block, view.blocks)), list(map(render_identity, view.identities))
     return {
-        "id": ids.make_id("agent", stored.uid),
-        "name": stored.name,
+        "id": ids.make_id("agent", record.uid),
+        "name": record.name,
         "agent_type": definition.kind,
         **{name: getattr(definition, field) for name, field in PLAIN_FIELDS.items()},
         "model": model,  # "" if the agent has no model
@@ -82,8 +82,8 @@ def render_agent(
         **{name: retained.get(name) for name in ("max_files_open", "per_file_view_window_char_limit")},
         "pending_approval": pending_message,
         **_render_last_run(view.last_run),
-        "created_at": render_time(stored.created),
-        "updated_at": render_time(stored.updated),
+        "created_at": render_time(record.created),
+        "updated_at": render_time(record.updated),
         **NO_AUTHORS,
         **NO_TEMPLATE,
         "entity_id": None,

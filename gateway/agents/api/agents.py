@@ -83,7 +83,7 @@ class AgentRoutes:
             self._api.check_models(request, list_models(updated) - list_models(definition))
             return updated
 
-        change = AgentEdit(edit=edit, **asdict(_load_parts(get_sent_fields(body))))
+        change = AgentEdit(edit_definition=edit, **asdict(_load_parts(get_sent_fields(body))))
         uid = request.read_uid("agent", "agent_id")
         return await self._api.agents.render(await self._api.registry.change(request.project, uid, change))
 

@@ -181,7 +181,7 @@ class GroupRoutes:
         group = _require_group(request, manager)
         if config is None:
             return group
-        edit = AgentEdit(edit=lambda definition: _with_config(definition, config))
+        edit = AgentEdit(edit_definition=lambda definition: _with_config(definition, config))
         manager = await self._api.registry.change(request.project, manager.agent.uid, edit)
         return _require_group(request, manager)
 

@@ -184,8 +184,8 @@ class IdentityRoutes:
 
     async def create(self, request: ApiRequest, body: CreateIdentity) -> dict[str, Any]:
         """Make an identity."""
-        stored = apply_update(IdentityDefinition(body.name), body).dump()
-        draft = DefinitionDraft(request.project, _KIND, ids.new_uid(), stored, body.identifier_key)
+        definition = apply_update(IdentityDefinition(body.name), body).dump()
+        draft = DefinitionDraft(request.project, _KIND, ids.new_uid(), definition, body.identifier_key)
         return render_identity(await self._definitions.add(draft, at=self._api.now()))
 
     async def put(self, request: ApiRequest, body: CreateIdentity) -> dict[str, Any]:
@@ -280,8 +280,8 @@ class IdentityRoutes:
         """
 
         async def change() -> Definition:
-            stored = await self._definitions.get(project, _KIND, uid)
-            body = edit(IdentityDefinition.of(stored.body)).dump()
-            return await self._definitions.change(stored, body, at=self._api.now(), name=key)
+            record = await self._definitions.get(project, _KIND, uid)
+            body = edit(IdentityDefinition.of(record.body)).dump()
+            return await self._definitions.change(record, body, at=self._api.now(), name=key)
 
         return render_identity(await retry_overtaken(change))

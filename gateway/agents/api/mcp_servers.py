@@ -62,19 +62,19 @@ def _check_server_name(name: str) -> None:
         raise Unprocessable(Fault(("body", "server_name"), message, "value_error", name))
 
 
-def _render_server(stored: Definition) -> dict[str, Any]:
+def _render_server(record: Definition) -> dict[str, Any]:
     """Returns the JSON of a server, with its secrets masked."""
-    server = McpServerDefinition.of(stored.body)
-    shown: dict[str, Any] = {"id": ids.make_id("mcp_server", stored.uid), "server_name": stored.name}
+    server = McpServerDefinition.of(record.body)
+    fields: dict[str, Any] = {"id": ids.make_id("mcp_server", record.uid), "server_name": record.name}
     # The names of the server's tools that the gateway cannot use, so that callers see the reason of their absence.
     if server.left_out:
-        shown["mnemogate"] = {"left_out": [f"tools.{name}" for name in server.left_out]}
-    shown["mcp_server_type"] = get_server_type(server)
+        fields["mnemogate"] = {"left_out": [f"tools.{name}" for name in server.left_out]}
+    fields["mcp_server_type"] = get_server_type(server)
     if server.command:
         command, *args = server.command
-        return {**shown, "command": command, "args": args, "env": _mask_values(server, VARIABLES)}
+        return {**fields, "command": command, "args": args, "env": _mask_values(server, VARIABLES)}
     return {
-        **shown,
+        **fields,
         "server_url": server.url,
         "auth_header": server.token_header or server.header,
         "auth_token": MASK if TOKEN in server.secrets else None,

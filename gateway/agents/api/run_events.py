@@ -132,7 +132,7 @@ class RunEvents(Struct, frozen=True):
             "status": run.state.value,
             "stop_reason": run.stop,
             "completed_at": render_time(run.ended),
-            "metadata": {**fields, "result": render_result(shown, run, last=counts)},
+            "metadata": {**fields, "result": render_result(shown, run, last_counts=counts)},
         }
 
 

@@ -139,7 +139,7 @@ class RunRoutes:
         run = (await self._get_run(request)).run
         counts = run.counts
         return {
-            **render_usage(counts, run.steps, last=await load_last_counts(self._api.store, run)),
+            **render_usage(counts, run.steps, last_counts=await load_last_counts(self._api.store, run)),
             "prompt_tokens_details": {
                 "cached_tokens": counts.cached,
                 "cache_read_tokens": counts.cached,
@@ -283,7 +283,7 @@ async def render_run_result(api: AgentsApi, run: Run, showing: Showing) -> dict[
     if all(step.reply is None for step in steps) and (error := await find_error(api.store, run)) is not None:
         raise error
     shown = await MessageRenderer(api.store, agent, showing).render_output(run, steps)
-    return render_result(shown, run, last=await load_last_counts(api.store, run))
+    return render_result(shown, run, last_counts=await load_last_counts(api.store, run))
 
 
 @dataclass(slots=True)

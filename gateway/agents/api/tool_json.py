@@ -35,12 +35,12 @@ def render_tool(tool: ToolView) -> dict[str, Any]:
     return _render_tool_fields(tool.uid, tool.name, schema, _TYPES.get(tool.name, "letta_core"))
 
 
-def _render_defined_tool(stored: Definition) -> dict[str, Any]:
+def _render_defined_tool(record: Definition) -> dict[str, Any]:
     """Returns the JSON of a tool that was made over REST."""
-    tool = ToolDefinition.of(stored.body)
+    tool = ToolDefinition.of(record.body)
     is_mcp = tool.source_type == "mcp"
     return {
-        **_render_tool_fields(stored.uid, stored.name, tool.schema, "external_mcp" if is_mcp else "custom"),
+        **_render_tool_fields(record.uid, record.name, tool.schema, "external_mcp" if is_mcp else "custom"),
         "description": tool.description or tool.schema.get("description") or None,
         "source_type": tool.source_type,
         "source_code": None if is_mcp else tool.source or None,
@@ -49,8 +49,8 @@ def _render_defined_tool(stored: Definition) -> dict[str, Any]:
         "default_requires_approval": tool.needs_approval,
         "enable_parallel_execution": tool.is_parallel,
         "metadata_": tool.metadata,
-        "created_at": render_time(stored.created),
-        "updated_at": render_time(stored.updated),
+        "created_at": render_time(record.created),
+        "updated_at": render_time(record.updated),
     }
 
 

@@ -131,9 +131,9 @@ class ToolRoutes:
             updated = with_update_and_schema(definition, body)
             return read_tool_name(updated), updated
 
-        stored = (await self._tools.get(request.project, uid)).definition
-        if stored is not None:
-            before = ToolDefinition.of(stored.body)
+        record = (await self._tools.get(request.project, uid)).definition
+        if record is not None:
+            before = ToolDefinition.of(record.body)
             after = with_update_and_schema(before, body)
             if (after.source_type, after.source) != (before.source_type, before.source):
                 await self._check_runnable(after)
@@ -181,7 +181,7 @@ class ToolRoutes:
                 param="requires_approval",
             )
         uid = request.read_uid("agent", "agent_id")
-        view = await self._api.registry.change(request.project, uid, AgentEdit(edit=edit))
+        view = await self._api.registry.change(request.project, uid, AgentEdit(edit_definition=edit))
         return await self._api.agents.render(view)
 
     async def call_tool(self, request: ApiRequest, _: ManualCall) -> dict[str, Any]:

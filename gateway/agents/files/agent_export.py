@@ -29,7 +29,7 @@ class AgentExport:
     ) -> Sequence[PortableMessage]:
         """Returns the messages of a conversation, oldest first, with the messages of hidden rounds."""
         try:
-            stored = await self._store.messages.get_conversation(agent.id, conversation_name)
+            conversation = await self._store.messages.get_conversation(agent.id, conversation_name)
         except NotFound:
             if conversation_name == DEFAULT_CONVERSATION:
                 return []
@@ -38,7 +38,7 @@ class AgentExport:
         after = -1
         while True:
             page = Page(after, None, _EXCHANGES_PER_READ, newest_first=False)
-            rows = await self._store.messages.list_page(agent.id, page, conversation_row=stored.id)
+            rows = await self._store.messages.list_page(agent.id, page, conversation_row=conversation.id)
             for row in rows:
                 messages += _list_messages(row.exchange)
             if len(rows) < _EXCHANGES_PER_READ:

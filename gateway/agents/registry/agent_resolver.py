@@ -124,17 +124,17 @@ class AgentResolver(Struct, frozen=True):
         scope = make_scope(project, DefinitionKind.AGENT, definition.uid)
         return ResolvedAgent(self._make_spec(definition, tools), scope, source_versions)
 
-    def _make_spec(self, stored: Definition, tools: Sequence[ToolView]) -> AgentSpec:
+    def _make_spec(self, record: Definition, tools: Sequence[ToolView]) -> AgentSpec:
         """Returns the spec of an agent that was made over REST."""
-        definition = AgentDefinition.of(stored.body)
+        definition = AgentDefinition.of(record.body)
         upstream, model = split_model(self.settings, definition.model)
         kind = choose_kind(definition.kind)
         filler = definition.filler or kind.filler
         return AgentSpec(
-            name=stored.name, system=_render_prompt(definition, tools), model=model, upstream=upstream,
+            name=record.name, system=_render_prompt(definition, tools), model=model, upstream=upstream,
             has_callers_model=True, context_window=definition.context_window, offers_tools=bool(tools),
             rebuilds_section=definition.rebuilds, filler=None if filler == "none" else filler,
-            uid=stored.uid, style=kind.style, tools=tuple(_make_agent_tool(tool) for tool in tools),
+            uid=record.uid, style=kind.style, tools=tuple(_make_agent_tool(tool) for tool in tools),
             definition=definition, sleeptime=find_sleeptime(definition),
         )  # fmt: skip
 

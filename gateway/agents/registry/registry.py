@@ -78,7 +78,7 @@ class AgentEdit(AgentParts, frozen=True):
     """A change of an agent."""
 
     # Returns the changed definition for the present one. It is called again if another change comes first.
-    edit: Callable[[AgentDefinition], AgentDefinition] | None = None
+    edit_definition: Callable[[AgentDefinition], AgentDefinition] | None = None
 
 
 class Registry:
@@ -201,10 +201,10 @@ class Registry:
 
     def _edit_body(self, definition: Definition, edit: AgentEdit) -> dict[str, Any] | None:
         """Returns the body of an agent's definition after an edit; None if the edit leaves it. Raises: UnknownModel."""
-        if edit.edit is None:
+        if edit.edit_definition is None:
             return None
         before = AgentDefinition.of(definition.body)
-        after = edit.edit(before)
+        after = edit.edit_definition(before)
         # An agent that was moved here may have a model that the settings do not name yet.
         if after.model != before.model:
             check_model(self._settings, after.model)

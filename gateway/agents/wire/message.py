@@ -7,6 +7,7 @@ A reply is shown as its thoughts, its text and its calls, in this order. A call 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -73,24 +74,24 @@ def render_messages(
     origin: Origin,
     showing: Showing,
     *,
-    waiting: Mapping[str, WaitKind] | None = None,
-    names: Mapping[str, str] | None = None,
-    first: int = 0,
+    waiting: Mapping[str, WaitKind] = MappingProxyType({}),
+    tool_names: Mapping[str, str] = MappingProxyType({}),
+    first_index: int = 0,
     results: Sequence[WireMessage] = (),
 ) -> list[dict[str, Any]]:
     """Returns the JSON of the messages that show a stored message.
 
     waiting: call id -> the kind of answer for which the call waits, if the stored message is a reply that waits.
-    names: call id -> tool, if the stored message has results.
-    first: the number of messages that have shown parts of the stored message already.
+    tool_names: call id -> tool, if the stored message has results.
+    first_index: the number of messages that have shown parts of the stored message already.
     results: the results that are shown as a part of the stored message.
     """
     message = drop_mistyped(message)
     stored = (message, *map(drop_mistyped, results))
-    parts = (part for source in stored for part in _render_parts(source, showing, waiting or {}, names or {}))
+    parts = (part for source in stored for part in _render_parts(source, showing, waiting, tool_names))
     private = read_private(message)
     messages = []
-    for index, (message_type, fields) in enumerate(parts, first):
+    for index, (message_type, fields) in enumerate(parts, first_index):
         if not showing.shows(message_type):
             continue
         head = {"name": find_author(message), "sender_id": private.get("sender")}
@@ -197,15 +198,15 @@ _Part = tuple[str, dict[str, Any]]
 
 
 def _render_parts(
-    message: WireMessage, showing: Showing, waiting: Mapping[str, WaitKind], names: Mapping[str, str]
+    message: WireMessage, showing: Showing, waiting: Mapping[str, WaitKind], tool_names: Mapping[str, str]
 ) -> Iterator[_Part]:
     """Yields the messages of the API that show a stored message."""
     role, private = message.get("role"), read_private(message)
     if role == "tool":
         if private.get("approval") is not None:
             yield _render_decision(message, private)
-        if showing.speaks is None or names.get(message.get("tool_call_id", "")) != showing.speaks:
-            yield _render_result(message, private, names)
+        if showing.speaks is None or tool_names.get(message.get("tool_call_id", "")) != showing.speaks:
+            yield _render_result(message, private, tool_names)
     elif role == "assistant":
         yield from _render_reply(message, showing, waiting)
     elif private.get("shown") == "system" or is_system(message):
@@ -231,7 +232,7 @@ def _render_decision(message: WireMessage, private: Mapping[str, Any]) -> _Part:
     }
 
 
-def _render_result(message: WireMessage, private: Mapping[str, Any], names: Mapping[str, str]) -> _Part:
+def _render_result(message: WireMessage, private: Mapping[str, Any], tool_names: Mapping[str, str]) -> _Part:
     """Returns the message that shows the result of a call."""
     call_id = message.get("tool_call_id")
     result = {
@@ -243,7 +244,7 @@ def _render_result(message: WireMessage, private: Mapping[str, Any], names: Mapp
     }
     return "tool_return_message", {
         **result,
-        "name": names.get(call_id or "") or message.get("name"),
+        "name": tool_names.get(call_id or "") or message.get("name"),
         "tool_returns": [{"type": "tool", **result}],
     }
 

@@ -174,20 +174,23 @@ def _choose_status(step: RunStep) -> str:
 
 
 def render_usage(
-    counts: TokenCounts, steps: int, started_run_uids: Sequence[str] = (), last: TokenCounts = _NO_TOKENS
+    counts: TokenCounts,
+    step_count: int,
+    started_run_uids: Sequence[str] = (),
+    last_counts: TokenCounts = _NO_TOKENS,
 ) -> Json:
     """Returns the usage of a run.
 
     counts: the tokens of all steps.
-    steps: the number of steps.
+    step_count: the number of steps.
     started_run_uids: the uids of the runs that the end of this run has started.
-    last: the tokens of the last step, whose prompt and reply are the present context; zeros: not known.
+    last_counts: the tokens of the last step, whose prompt and reply are the present context; zeros: not known.
     """
     return {
         "message_type": "usage_statistics",
         **_render_tokens(counts),
-        "step_count": steps,
-        "context_tokens": last.total or None,
+        "step_count": step_count,
+        "context_tokens": last_counts.total or None,
         "run_ids": [ids.make_id("run", uid) for uid in started_run_uids] or None,
     }
 
@@ -204,29 +207,35 @@ def _render_tokens(counts: TokenCounts) -> dict[str, int]:
 
 
 def render_result(
-    messages: list[Json], run: Run, started_run_uids: Sequence[str] = (), last: TokenCounts = _NO_TOKENS
+    messages: list[Json],
+    run: Run,
+    started_run_uids: Sequence[str] = (),
+    last_counts: TokenCounts = _NO_TOKENS,
 ) -> Json:
     """Returns the whole reply to a send.
 
     messages: the JSON of the messages of the reply.
     run: the run of the send, which has ended.
     started_run_uids: the uids of the runs that the end of this run has started.
-    last: the tokens of the last step; zeros: not known.
+    last_counts: the tokens of the last step; zeros: not known.
     """
     return {
         "messages": messages,
         "stop_reason": render_stop(run.stop or StopReason.END_TURN),
-        "usage": render_usage(run.counts, run.steps, started_run_uids, last),
+        "usage": render_usage(run.counts, run.steps, started_run_uids, last_counts),
     }
 
 
-def make_end_events(run: Run, last: TokenCounts = _NO_TOKENS) -> list[Json]:
+def make_end_events(run: Run, last_counts: TokenCounts = _NO_TOKENS) -> list[Json]:
     """Returns the last events of a stream.
 
     run: the run of the stream, which has ended.
-    last: the tokens of the run's last step; zeros: not known.
+    last_counts: the tokens of the run's last step; zeros: not known.
     """
-    return [render_stop(run.stop or StopReason.END_TURN), render_usage(run.counts, run.steps, last=last)]
+    return [
+        render_stop(run.stop or StopReason.END_TURN),
+        render_usage(run.counts, run.steps, last_counts=last_counts),
+    ]
 
 
 def render_stop(stop: str) -> Json:

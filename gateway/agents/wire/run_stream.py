@@ -309,14 +309,14 @@ class StepView(ClientView):
         """Adds the events of a message. seq: the number of the message."""
         origin = self.numbers.make_origin(seq, self.now())
         # The messages of one reply are numbered as in lists, in which messages that are not shown have numbers, too.
-        first = len(self._message_keys) if seq == self.numbers.reply_seq else 0
+        first_index = len(self._message_keys) if seq == self.numbers.reply_seq else 0
         messages = render_messages(
             message,
             origin,
             replace(self.showing, types=None),
             waiting=self._waiting,
-            names={**self.numbers.tool_names, **self._tool_names},
-            first=first,
+            tool_names={**self.numbers.tool_names, **self._tool_names},
+            first_index=first_index,
         )
         if seq == self.numbers.reply_seq:
             self._message_keys += [shown["message_type"] for shown in messages]

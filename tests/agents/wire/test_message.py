@@ -55,8 +55,8 @@ def test_words_that_a_call_says_are_text() -> None:
     assert (said["message_type"], said["content"]) == ("assistant_message", "Hello.")
     assert kinds(reply, Showing(speaks=None)) == ["tool_call_message"]
     result = {"role": "tool", "tool_call_id": "c1", "content": "Sent."}
-    assert kinds(result, names={"c1": "send_message"}) == []
-    assert kinds(result, Showing(speaks=None), names={"c1": "send_message"}) == ["tool_return_message"]
+    assert kinds(result, tool_names={"c1": "send_message"}) == []
+    assert kinds(result, Showing(speaks=None), tool_names={"c1": "send_message"}) == ["tool_return_message"]
 
 
 def test_a_call_that_is_nested_too_deeply_is_shown_as_it_came() -> None:
@@ -83,7 +83,7 @@ def test_a_result_shows_its_status_and_output() -> None:
         stderr="a\nb",
         approval="denied",
     )
-    answer, returned = render_messages(result, ORIGIN, Showing(), names={"c1": "a"})
+    answer, returned = render_messages(result, ORIGIN, Showing(), tool_names={"c1": "a"})
     assert answer["message_type"] == "approval_response_message"
     assert (returned["status"], returned["stderr"], returned["name"]) == ("error", ["a", "b"], "a")
     assert returned["tool_returns"][0]["tool_call_id"] == "c1"

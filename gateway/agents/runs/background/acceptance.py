@@ -57,9 +57,10 @@ class RunAcceptance:
         if agent is None:
             raise NotFound("there is no such agent")
         check_not_paused(agent)
-        stored = await find_conversation(store, agent, run_request.conversation_name)
+        conversation = await find_conversation(store, agent, run_request.conversation_name)
         # A conversation that has not begun has no row.
-        name, conversation_row = (DEFAULT_CONVERSATION, 0) if stored is None else (stored.name, stored.id)
+        conversation_row = 0 if conversation is None else conversation.id
+        name = DEFAULT_CONVERSATION if conversation is None else conversation.name
         matcher = SendMatcher(store, agent, name, run_request, hash_otid(agent, name, run_request.otid))
         digest = hash_send(agent, run_request)
         earlier = await self._find_earlier(matcher, digest)
