@@ -371,12 +371,18 @@ def _count_greetings(turn: _Turn) -> int:
 
 
 def _date_messages(source: SourceConversation, now: float) -> list[float]:
-    """Returns the time of each message: its own date, or the date of the conversation.
+    """Returns the time of each message, in seconds since the epoch.
 
-    If both are missing, the messages get times before now, one after the other.
+    A message without a date has the time of the message before it. The first one has the date of the conversation, or
+    else of the next message with a date. If there is no date, the messages have times before now, one after the other.
     """
     count = len(source.messages)
-    return [
-        min(now, message.at or source.begun_at or now - _STEP_S * (count - i))
-        for i, message in enumerate(source.messages)
-    ]
+    dates = (source.begun_at, *(message.at for message in source.messages))
+    time = next((date for date in dates if date is not None), None)
+    if time is None:
+        return [now - _STEP_S * (count - i) for i in range(count)]
+    times: list[float] = []
+    for message in source.messages:
+        time = min(now, time if message.at is None else message.at)
+        times.append(time)
+    return times

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.imports.exchanges import ImportDraft, draft_import
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
@@ -43,3 +45,16 @@ def test_a_conversation_of_greetings_alone_is_read_once() -> None:
     made = drafted(*[Counted("assistant")] * count)
     assert made == Unreadable("it has no message of the user", count)
     assert Counted.looks <= 3 * count
+
+
+@pytest.mark.parametrize("begun_at", [None, 1.5e9])
+def test_a_message_without_a_date_is_no_older_than_the_message_before_it(begun_at: float | None) -> None:
+    """ChatGPT's export has replies without a date."""
+    first = begun_at or 1.6e9
+    dates = [None, 1.6e9, None, 1.65e9, None]
+    roles = ("user", "user", "assistant", "user", "assistant")
+    messages = [SourceMessage(role, "Text", at) for role, at in zip(roles, dates, strict=True)]
+    source = SourceConversation("c", messages, begun_at)
+    made = draft_import(source, "chatgpt", HASHER, 1.7e9, 0.0)
+    assert isinstance(made, ImportDraft)
+    assert [(each.begun, each.ended) for each in made.exchanges] == [(first, 1.6e9), (1.65e9, 1.65e9)]
