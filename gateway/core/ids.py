@@ -64,14 +64,14 @@ def make_id(kind: str, uid: str) -> str:
     return f"{kind}-{uid}"
 
 
-def parse_uid(kind: str, id: str) -> str | None:
+def parse_uid(kind: str, public_id: str) -> str | None:
     """Returns the uid in an id of this kind; None: the id has another form or kind.
 
     A uid with the dashes of a UUID counts too, since older clients write agents' ids so.
     """
-    match = _UID_FORM.fullmatch(id)
+    match = _UID_FORM.fullmatch(public_id)
     if match is None:
-        match = _DASHED_FORM.fullmatch(id)
+        match = _DASHED_FORM.fullmatch(public_id)
         return "".join(match.groups()[1:]) if match is not None and match[1] == kind else None
     return match[2] if match[1] == kind else None
 
@@ -82,23 +82,23 @@ def make_id_with_seq(kind: str, uid: str, seq: int, *, hidden: int | None = None
     return f"{kind}-{uid}-{seq}" if hidden is None else f"{kind}-{uid}-{seq}-h{hidden}"
 
 
-def with_attempt(id: str, attempt: int) -> str:
+def with_attempt(public_id: str, attempt: int) -> str:
     """Returns the id of a reply for which the model was called again."""
-    return f"{id}-{attempt}"
+    return f"{public_id}-{attempt}"
 
 
-def without_attempt(id: str) -> str:
+def without_attempt(public_id: str) -> str:
     """Returns the id of a message without its attempt."""
-    match = _SEQ_FORM.fullmatch(id)
+    match = _SEQ_FORM.fullmatch(public_id)
     if match is None:
-        return id
+        return public_id
     ref = _make_ref(match)
     return make_id_with_seq(match[1], ref.uid, ref.seq, hidden=ref.hidden)
 
 
-def parse_ref(kind: str, id: str) -> ObjectRef | None:
+def parse_ref(kind: str, public_id: str) -> ObjectRef | None:
     """Returns the reference in an id of this kind; None: the id has another form or kind."""
-    match = _SEQ_FORM.fullmatch(id)
+    match = _SEQ_FORM.fullmatch(public_id)
     return None if match is None or match[1] != kind else _make_ref(match)
 
 

@@ -51,8 +51,8 @@ def read_arguments(text: str) -> Json | None:
 
 def drop_unknown_arguments(tool: str, arguments: Mapping[str, Any]) -> Json:
     """Returns the arguments that are in a tool's schema: models also send arguments of other tools of this name."""
-    known = MEMORY_TOOLS[tool].schema["parameters"]["properties"]
-    return {name: value for name, value in arguments.items() if name in known}
+    properties = MEMORY_TOOLS[tool].schema["parameters"]["properties"]
+    return {name: value for name, value in arguments.items() if name in properties}
 
 
 def find_argument_error(tool: str, arguments: Mapping[str, Any]) -> str | None:

@@ -42,8 +42,8 @@ def apply_to_blocks(blocks: Sequence[Block], edit: MemoryEdit) -> EditedBlocks:
     result = apply_edit(edit.op, orjson.loads(edit.arguments), block)
     if result.value is None:
         return EditedBlocks(list(blocks), result)
-    changed = [replace(each, value=result.value) if each is block else each for each in blocks]
-    return EditedBlocks(changed, result)
+    changed_blocks = [replace(each, value=result.value) if each is block else each for each in blocks]
+    return EditedBlocks(changed_blocks, result)
 
 
 def list_blocks_on_path(

@@ -57,11 +57,13 @@ def drop_quotations(step: Exchange, calling_step: Exchange, erased: ErasedMarks)
     is_gone = calling_step.is_forgotten or REPLY in calling_step.redactions
     calls = None if is_gone else map_calls_to_tool_names(calling_step)
     messages = orjson.loads(step.input or b"[]")
-    cleaned = [_clean_result(message, calls, erased) for message in messages]
-    return step if cleaned == messages else replace(step, input=orjson.dumps(cleaned))
+    cleaned_messages = [_clean_result(message, calls, erased) for message in messages]
+    return step if cleaned_messages == messages else replace(step, input=orjson.dumps(cleaned_messages))
 
 
-def rebuild_block(block: Block, later: Sequence[RevisedValue], pending: Sequence[MemoryEdit]) -> BlockRebuild:
+def rebuild_block(
+    block: Block, later_values: Sequence[RevisedValue], pending: Sequence[MemoryEdit]
+) -> BlockRebuild:
     """Returns the later values of a block without erased words, and the pending edits that may bring these back.
 
     Edits by tools are done again on the remaining text, and an undo brings back the remaining text of the value that it
@@ -71,21 +73,21 @@ def rebuild_block(block: Block, later: Sequence[RevisedValue], pending: Sequence
     words of one.
 
     block: the block with its last value from before the message.
-    later: the values that the block had since, oldest first.
+    later_values: the values that the block had since, oldest first.
     pending: the edits of the block by turns that are not confirmed yet.
     """
-    clean = _list_words(block.value)
+    clean_words = _list_words(block.value)
     # Room for the pieces of all values: a block may have become smaller since, and an edit that was made in each place
     # of its text must not grow without end where the text is another one now.
-    roomy = replace(
-        block, read_only=False, limit=len(block.value) + sum(len(revision.value) for revision in later)
+    roomy_block = replace(
+        block, read_only=False, limit=len(block.value) + sum(len(revision.value) for revision in later_values)
     )
     # The words that erased edits have brought in.
-    tainted: set[str] = set()
+    tainted_words: set[str] = set()
     manual_lines: set[str] = set()
     stored_value = rebuilt = block.value
     values: list[str] = []
-    for revision in later:
+    for revision in later_values:
         if revision.is_manual and not revision.is_erased:
             manual_lines |= _list_new_lines(stored_value, revision.value)
         if revision.restores is not None:
@@ -94,26 +96,29 @@ def rebuild_block(block: Block, later: Sequence[RevisedValue], pending: Sequence
             rebuilt = revision.value
         elif revision.is_erased:
             new_lines = _list_new_lines(stored_value, revision.value)
-            staying = {line for line in new_lines if _is_in_texts(line, revision.remaining, block.value)}
-            clean |= _list_words("\n".join(staying))
+            staying_lines = {
+                line for line in new_lines if _is_in_texts(line, revision.remaining, block.value)
+            }
+            clean_words |= _list_words("\n".join(staying_lines))
             # The words that this edit brought in may come back in a later value; those from before may stay.
-            tainted |= _list_words("\n".join(new_lines)) - clean
-            rebuilt = _with_lines(rebuilt, revision, new_lines, staying)
+            tainted_words |= _list_words("\n".join(new_lines)) - clean_words
+            rebuilt = _with_lines(rebuilt, revision, new_lines, staying_lines)
         elif revision.edit is not None and revision.edit.op not in REWRITE_OPERATIONS:
             # Such an edit holds what it adds, so it can be done without the erased part.
-            rebuilt = _edit_again(replace(roomy, value=rebuilt), revision.edit)
+            rebuilt = _edit_again(replace(roomy_block, value=rebuilt), revision.edit)
         else:
             # A line that the remaining text has does not come from the erased part, whatever words it shares with it.
             lines_before = {*rebuilt.split("\n")}
             rebuilt = "\n".join(
                 line
                 for line in revision.value.split("\n")
-                if line in lines_before or not _may_repeat(line, tainted, is_manual=line in manual_lines)
+                if line in lines_before
+                or not _may_repeat(line, tainted_words, is_manual=line in manual_lines)
             )
         stored_value = revision.value
         values.append(rebuilt)
-    tainted -= _list_words(rebuilt)
-    return BlockRebuild(values, [edit for edit in pending if _may_bring_back(edit, tainted, rebuilt)])
+    tainted_words -= _list_words(rebuilt)
+    return BlockRebuild(values, [edit for edit in pending if _may_bring_back(edit, tainted_words, rebuilt)])
 
 
 def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased: ErasedMarks) -> WireMessage:

@@ -59,30 +59,32 @@ _MONTH_CHARS = 7
 
 
 def learn_standing(
-    messages: Iterable[Message], known: Sequence[Fact], *, now: float = inf, keeps_secrets: bool = False
+    messages: Iterable[Message], known_facts: Sequence[Fact], *, now: float = inf, keeps_secrets: bool = False
 ) -> LearnedChanges:
     """Returns the standing facts that a user's messages state by the rule. (`apply_reply_edits` is for a model.)
 
     If two statements contradict each other, the later one holds, in whichever order they are read.
 
     messages: the messages, cleaned.
-    known: the standing facts so far.
+    known_facts: the standing facts so far.
     now: the current time, in seconds since the epoch. A fact with a later date was dated by a wrong clock, and gives
         way to any statement.
     keeps_secrets: texts that look like secrets are learned, too.
     """
     # The facts by their keys.
-    learned: dict[str, _StatedFact] = {}
-    known_statements = [(fact, _Statement.of(_without_prefix(fact.text))) for fact in known if fact.standing]
+    facts_by_key: dict[str, _StatedFact] = {}
+    known_statements = [
+        (fact, _Statement.of(_without_prefix(fact.text))) for fact in known_facts if fact.standing
+    ]
     for message, sentence in _find_sentences(messages):
         statement = _Statement.of(sentence)
         if statement.is_empty or (not keeps_secrets and has_secret(sentence)):
             continue
         text = f"{STATEMENT}{sentence}"
         key = make_fact_key(text)
-        learned = {
+        facts_by_key = {
             earlier_key: stated
-            for earlier_key, stated in learned.items()
+            for earlier_key, stated in facts_by_key.items()
             if not statement.replaces(stated.statement)
         }
         replaced_facts = [
@@ -100,8 +102,8 @@ def learn_standing(
             replaces=tuple(fact.id for fact in replaced_facts),
             standing=True,
         )
-        learned[key] = _StatedFact(statement, fact)
-    return LearnedChanges(facts=[stated.fact for stated in learned.values()])
+        facts_by_key[key] = _StatedFact(statement, fact)
+    return LearnedChanges(facts=[stated.fact for stated in facts_by_key.values()])
 
 
 def find_replaced_rows(text: str, known: Iterable[Fact]) -> list[int]:
@@ -144,22 +146,22 @@ def make_standing_block(
     shown_seqs: the numbers of facts that the block shows already. It goes on to show these facts, for the provider's
         prompt cache; the room of a fact that is gone goes to other facts. None: the block is made again from all facts.
     """
-    shown = [fact for fact in facts if fact.seq in (shown_seqs or ())]
-    if shown_seqs is not None and len(shown) == len(shown_seqs):
-        chosen = [_FactLine(fact, _make_line(fact)) for fact in shown]
+    shown_facts = [fact for fact in facts if fact.seq in (shown_seqs or ())]
+    if shown_seqs is not None and len(shown_facts) == len(shown_seqs):
+        chosen_lines = [_FactLine(fact, _make_line(fact)) for fact in shown_facts]
     else:
-        chosen = _choose_fitting([*shown, *(fact for fact in facts if fact not in shown)])
-    if not chosen or any(block.label == LABEL for block in blocks):
+        chosen_lines = _choose_fitting([*shown_facts, *(fact for fact in facts if fact not in shown_facts)])
+    if not chosen_lines or any(block.label == LABEL for block in blocks):
         return StandingBlock()
-    chosen.sort(key=lambda each: each.fact.seq, reverse=True)
+    chosen_lines.sort(key=lambda each: each.fact.seq, reverse=True)
     lines_by_month: dict[str, list[str]] = {}
-    for fact, line in reversed(chosen):
+    for fact, line in reversed(chosen_lines):
         lines_by_month.setdefault(_read_month(fact), []).append(f"- {line}")
     lines = [line for month, month_lines in lines_by_month.items() for line in (f"[{month}]", *month_lines)]
     block = Block(
         id=0, label=LABEL, description=_DESCRIPTION, value="\n".join(lines), limit=0, read_only=True
     )
-    return StandingBlock(block, tuple(each.fact.seq for each in chosen))
+    return StandingBlock(block, tuple(each.fact.seq for each in chosen_lines))
 
 
 def fit_into_block(facts: Sequence[StandingFact]) -> bool:
@@ -174,7 +176,7 @@ def normalize_statement(text: str) -> str:
 
 def _choose_fitting(facts: Sequence[StandingFact]) -> list[_FactLine]:
     """Returns the facts that fit into the block: first those that a person asked for, then the first other facts."""
-    chosen: list[_FactLine] = []
+    fitting_lines: list[_FactLine] = []
     months: set[str] = set()
     tokens_left = MAX_TOKENS
     for fact in sorted(facts, key=lambda fact: not fact.is_manual):
@@ -185,10 +187,10 @@ def _choose_fitting(facts: Sequence[StandingFact]) -> list[_FactLine]:
         # A month has a line of its own.
         tokens = estimate_tokens(f"- {line}\n") + (0 if month in months else _MONTH_TOKENS)
         if tokens <= tokens_left:
-            chosen.append(_FactLine(fact, line))
+            fitting_lines.append(_FactLine(fact, line))
             months.add(month)
             tokens_left -= tokens
-    return chosen
+    return fitting_lines
 
 
 def _make_line(fact: StandingFact) -> str:

@@ -46,7 +46,7 @@ def clean_messages(
     keeps_secrets: texts that look like secrets stay.
     keeps_repeats: a reply that comes again word for word stays, as the answer to the question before it.
     """
-    cleaned: list[Message] = []
+    cleaned_messages: list[Message] = []
     replies: set[str] = set()
     for message in messages:
         if message.role not in _SPEAKERS:
@@ -61,8 +61,8 @@ def clean_messages(
             continue
         if message.role == "assistant":
             replies.add(key)
-        cleaned.append(replace(message, text=text))
-    return cleaned
+        cleaned_messages.append(replace(message, text=text))
+    return cleaned_messages
 
 
 def render_transcript(messages: Sequence[Message], tools_by_exchange: Mapping[int, Sequence[str]]) -> str:
@@ -72,19 +72,19 @@ def render_transcript(messages: Sequence[Message], tools_by_exchange: Mapping[in
     tools_by_exchange: the tools that an exchange called, by its row.
     """
     lines = [_INTRODUCTION, ""]
-    remaining = dict(tools_by_exchange)
+    remaining_tools = dict(tools_by_exchange)
     for message in messages:
         # The line of the tools comes before the reply of their exchange, or in place of a reply without words.
-        due = [
+        due_rows = [
             exchange_row
-            for exchange_row in remaining
+            for exchange_row in remaining_tools
             if exchange_row < message.exchange_row
             or (exchange_row == message.exchange_row and message.role == "assistant")
         ]
-        lines += [_render_tools_line(remaining.pop(exchange_row)) for exchange_row in due]
+        lines += [_render_tools_line(remaining_tools.pop(exchange_row)) for exchange_row in due_rows]
         text = "\n  ".join(message.text.splitlines())
         lines.append(f"[{render_day(message.at)}, {render_author(message)}] {text}")
-    lines += map(_render_tools_line, remaining.values())
+    lines += map(_render_tools_line, remaining_tools.values())
     return "\n".join(lines)
 
 
@@ -100,7 +100,9 @@ def on_one_line(text: str) -> str:
 
 def _withhold_secrets(text: str, max_chars: int) -> str:
     """Returns a text with secrets withheld. A long text is shortened first, since the patterns are slow."""
-    text, reach = withhold_private_keys(text), max_chars // 2 + MAX_SECRET_CHARS
+    text = withhold_private_keys(text)
+    # The characters at each end in which secrets are looked for.
+    reach = max_chars // 2 + MAX_SECRET_CHARS
     if len(text) <= 2 * reach:
         return withhold(text)
     head, tail = withhold(text[:reach]), withhold(text[-reach:])

@@ -121,11 +121,11 @@ class BodyEdit:
             return self._raw.rstrip()[:-1] + b"," + orjson.dumps(self._members)[1:]
         edited_body = self._apply_edits(self._json)
         try:
-            if not _may_change(self._raw, self._json):
+            if not _may_have_big_integer(self._raw, self._json):
                 return orjson.dumps(edited_body)
         except orjson.JSONEncodeError:
             pass  # a member is nested more deeply than orjson writes
-        return orjson.dumps(self._apply_edits(_as_came(self._raw, self._json)))
+        return orjson.dumps(self._apply_edits(_with_raw_members(self._raw, self._json)))
 
     @property
     def _edits_messages(self) -> bool:
@@ -182,14 +182,14 @@ class BodyEdit:
         return [{"role": "system", "content": "\n\n".join(self._system_texts)}]
 
 
-def _may_change(raw: bytes, json: Json) -> bool:
+def _may_have_big_integer(raw: bytes, json: Json) -> bool:
     """Returns whether a body may have an integer beyond 64 bits, which orjson changes; False is certain."""
     # Most clients write JSON exactly as orjson does, and most others put spaces into it.
     is_compact = raw.find(b'": ', 0, 99) < 0 and orjson.dumps(json) == raw
     return not is_compact and may_round(raw)
 
 
-def _as_came(raw: bytes, json: Mapping[str, Any]) -> Json:
+def _with_raw_members(raw: bytes, json: Mapping[str, Any]) -> Json:
     """Returns a body's value with the client's bytes in place of members that orjson does not write, or changes.
 
     Such members are nested too deep, or have integers beyond 64 bits.

@@ -47,7 +47,7 @@ def list_untranslatable_fields(body: Mapping[str, Any], fields: Collection[str])
 
     fields: `Capabilities.untranslatable_fields`. The `user_id` of `metadata` and users' names are not lost.
     """
-    return tuple(name for name in fields if _FIELD_CHECKS.get(name, _is_there)(body, name))
+    return tuple(name for name in fields if _FIELD_CHECKS.get(name, _has_value)(body, name))
 
 
 def find_developer_indices(messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
@@ -66,7 +66,7 @@ def read_thinking_budget(body: Mapping[str, Any]) -> int:
     return budget if isinstance(budget, int) else 0
 
 
-def _is_there(body: Mapping[str, Any], name: str) -> bool:
+def _has_value(body: Mapping[str, Any], name: str) -> bool:
     return body.get(name) is not None
 
 

@@ -28,8 +28,8 @@ from gateway.core.request.request_ids import (
     MAX_ID_CHARS,
     USER_ORDER,
     IdSource,
-    check_id,
     find_id,
+    normalize_id,
     parse_order,
 )
 from gateway.core.request.requested_agent import AGENT_HEADER, read_agent
@@ -117,7 +117,7 @@ class IdentityRules:
         }
 
     @cached_property
-    def read_headers(self) -> frozenset[bytes]:
+    def relevant_headers(self) -> frozenset[bytes]:
         """All headers that are read here."""
         return self.single_headers | {
             BOUND_USER_HEADER,
@@ -216,9 +216,9 @@ def identify(
     Raises: BadRequest naming the header or field; NotAuthenticated: the user's signature is not valid.
     """
     header_values: dict[bytes, bytes] = {}
-    read_headers = rules.read_headers
+    relevant_headers = rules.relevant_headers
     for name, value in headers:
-        if name in read_headers:
+        if name in relevant_headers:
             if name in header_values:
                 refuse_repeated(headers, rules.single_headers)
             header_values[name] = value
@@ -266,7 +266,7 @@ def find_request_user(
 
     Raises: NotAllowed: the key belongs to another user.
     """
-    header_values = {name: value for name, value in headers if name in rules.read_headers}
+    header_values = {name: value for name, value in headers if name in rules.relevant_headers}
     try:
         members = read_members(body) if body else {}
         values = {name: bytes(members[name]) for name in rules.source_fields & members.keys()}
@@ -324,7 +324,7 @@ def _find_signed_user(headers: Mapping[bytes, bytes], rules: IdentityRules, now:
     if rules.jwt_secret is None or _SIGNED_USER_HEADER not in headers:
         return None
     user = read_signed_user(headers[_SIGNED_USER_HEADER].strip(), rules.jwt_secret, now)
-    user_id = check_id(user.id, SIGNED_USER)
+    user_id = normalize_id(user.id, SIGNED_USER)
     return None if user_id is None else SignedUser(user_id, user.name)
 
 
@@ -332,7 +332,7 @@ def _read_user_name(headers: Mapping[bytes, bytes]) -> str | None:
     """Returns the name that a header gives for the user. Raises: BadRequest: the gateway's header is malformed."""
     if USER_NAME_HEADER in headers:
         header = USER_NAME_HEADER.decode()
-        return check_id(unquote(read_header(headers[USER_NAME_HEADER], header)), header)
+        return normalize_id(unquote(read_header(headers[USER_NAME_HEADER], header)), header)
     if _OPEN_WEBUI_NAME_HEADER in headers:
         return unquote(headers[_OPEN_WEBUI_NAME_HEADER].decode("utf-8", "replace"))[:MAX_ID_CHARS]
     return None

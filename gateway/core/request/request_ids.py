@@ -90,11 +90,11 @@ def find_id(
 
 
 def read_header_id(raw: bytes, name: str) -> str | None:
-    """Returns the id in the value of a header, as `check_id` does."""
-    return check_id(read_header(raw, name), name)
+    """Returns the id in the value of a header, as `normalize_id` does."""
+    return normalize_id(read_header(raw, name), name)
 
 
-def check_id(text: str, name: str) -> str | None:
+def normalize_id(text: str, name: str) -> str | None:
     """Returns an id without the blanks around it; None: the id is empty.
 
     name: the name of the id's header or field, for the error.
@@ -123,7 +123,7 @@ def _read_body_id(body: Mapping[str, Any], source: IdSource) -> str | None:
     for key in source.keys:
         member = member.get(key) if isinstance(member, dict) else None
     found_id = (
-        check_id(member, source.name) if isinstance(member, str) else _read_number_id(member, source.name)
+        normalize_id(member, source.name) if isinstance(member, str) else _read_number_id(member, source.name)
     )
     is_withheld = (
         source.name == _CALLER_NUMBER
@@ -144,7 +144,7 @@ def _read_number_id(value: Any, name: str) -> str | None:
             param=name,
             code="invalid_type",
         )
-    return check_id(str(value), name)
+    return normalize_id(str(value), name)
 
 
 def _name_json_type(value: Any) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.core.request.request_ids import check_id, read_header_id
+from gateway.core.request.request_ids import normalize_id, read_header_id
 from gateway.errors import BadRequest, UnknownModel
 
 AGENT_HEADER = b"x-mnemogate-agent"
@@ -30,7 +30,7 @@ def read_agent(headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str |
     model = body.get("model")
     if not isinstance(model, str) or not asks_agent(model):
         return header_agent
-    model_agent = check_id(model.removeprefix(AGENT_PREFIX), "model")
+    model_agent = normalize_id(model.removeprefix(AGENT_PREFIX), "model")
     if model_agent is None:
         raise UnknownModel("`model` names no agent: expected `agent/<name or id>`.", param="model")
     if header_agent is not None and header_agent != model_agent:

@@ -10,7 +10,7 @@ from gateway.core.conversation.private import NUDGE_SENDER, make_framed_system_m
 from gateway.core.turn.commands import SaveStep
 from gateway.core.turn.draft import join_messages
 from gateway.core.turn.ledger import EMPTY_LEDGER, Ledger
-from gateway.core.turn.round import Round, Stored
+from gateway.core.turn.round import Round, StoredIn
 
 
 class EarlierRounds:
@@ -37,7 +37,7 @@ class EarlierRounds:
 
     def make_ledger_with(self, ended_round: Round, estimate: Callable[[str], int]) -> Ledger:
         """Returns the ledger of all rounds of this turn, with one more. estimate: estimates the tokens of a text."""
-        if ended_round.stored is Stored.IN_EARLIER_TURN:
+        if ended_round.stored_in is StoredIn.EARLIER_TURN:
             return self.ledger
         return self.ledger.with_round(ended_round.draft, estimate)
 

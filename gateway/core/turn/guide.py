@@ -131,12 +131,14 @@ class FreeGuide:
     """The guide of a turn without rules: any call goes on, a reply without calls ends the turn.
 
     `Guide` documents the methods.
-
-    max_rounds: the most rounds of tools. After the last one the model is called once more, with a message
-        that the limit is reached.
     """
 
     def __init__(self, max_rounds: int) -> None:
+        """Begins a turn.
+
+        max_rounds: the most rounds of tools. After the last one the model is called once more, with a message that the
+            limit is reached.
+        """
         self._max_rounds = max_rounds
         self._round_count = 0
         self._has_calls = False

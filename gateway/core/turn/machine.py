@@ -45,8 +45,15 @@ from gateway.core.turn.guide import FREE_OFFER, Guide, Offer, Stop
 from gateway.core.turn.ledger import Ledger
 from gateway.core.turn.outcome_maker import NONE_WAIT, OutcomeMaker
 from gateway.core.turn.refusal import is_permanent_refusal
-from gateway.core.turn.round import AS_BODY, AS_EVENTS, DONE_EVENT, Round, Stored
-from gateway.core.turn.round_reader import BrokeOff, Complete, ErrorEvent, ErrorReply, RoundEnd, RoundReader
+from gateway.core.turn.round import AS_BODY, AS_EVENTS, DONE_EVENT, Round, StoredIn
+from gateway.core.turn.round_reader import (
+    BrokenReply,
+    CompleteReply,
+    ErrorEvent,
+    ErrorReply,
+    RoundEnd,
+    RoundReader,
+)
 from gateway.core.turn.sent_reply import SentReply
 from gateway.core.turn.states import (
     DONE,
@@ -205,13 +212,13 @@ class Turn:
             return self._sent.flush(self._round)
         self._reader.end_texts()
         match round_end:
-            case Complete():
+            case CompleteReply():
                 return self._on_reply_complete()
             case ErrorReply(body):
                 return self._on_error_reply(body)
             case ErrorEvent(error, raw):
                 return self._on_error_event(error, raw)
-            case BrokeOff(error):
+            case BrokenReply(error):
                 return self._fail(error)
 
     # -- a reply goes wrong
@@ -407,7 +414,7 @@ class Turn:
             self._state = RUNNING_TOOLS
             return [*shown_commands, *runs]
         step = self._make_step(waiting={call.id: "client" for call in client_calls})
-        self._round.stored = Stored.IN_THIS_TURN
+        self._round.stored_in = StoredIn.THIS_TURN
         self._state = SAVING_CALLS
         return [*shown_commands, *self._save_step(step, runs)]
 

@@ -88,8 +88,8 @@ def find_refused_content(status: int, body: bytes) -> RefusedContent | None:
         return None
     if status == 403:
         return RefusedContent.FILTERED
-    details = (error.get(key) for key in ("code", "type", "innererror"))
-    cause = f"{error['message'][:CAUSE_CHARS]} {' '.join(map(str, details))}"
+    fields = (error.get(key) for key in ("code", "type", "innererror"))
+    cause = f"{error['message'][:CAUSE_CHARS]} {' '.join(map(str, fields))}"
     # An address may have any word in it.
     if _UNREACHABLE_ADDRESS.search(cause):
         return RefusedContent.UNREACHABLE

@@ -39,12 +39,12 @@ class ReplyForm(Enum):
 AS_EVENTS, AS_BODY = ReplyForm
 
 
-class Stored(Enum):
+class StoredIn(Enum):
     """The turn in which the reply of a round is stored, with its calls."""
 
-    NOWHERE = "nowhere"
-    IN_THIS_TURN = "in this turn"
-    IN_EARLIER_TURN = "in an earlier turn"
+    NO_TURN = "no turn"
+    THIS_TURN = "this turn"
+    EARLIER_TURN = "an earlier turn"
 
 
 class Round:
@@ -85,14 +85,14 @@ class Round:
         # The text that is shown beyond the reply's own.
         self.spoken = SpokenText(terms.asides, view, content_before, filler)
         # The turn in which the reply is stored.
-        self.stored = Stored.NOWHERE
+        self.stored_in = StoredIn.NO_TURN
         # True: the view was notified that another round follows.
         self.is_hidden = False
         self._terms = terms
 
     @property
     def is_stored(self) -> bool:
-        return self.stored is not Stored.NOWHERE
+        return self.stored_in is not StoredIn.NO_TURN
 
     @property
     def gateway_calls(self) -> list[ToolCall]:
@@ -176,7 +176,7 @@ class Round:
 
         unanswered_ids: the ids of the calls that the client has to answer; the gateway answers all others.
         """
-        self.stored = Stored.IN_EARLIER_TURN
+        self.stored_in = StoredIn.EARLIER_TURN
         self.draft.add_calls([*calls], AllBut(), is_over=True)
         for call in self.draft.calls:
             if call.id in unanswered_ids:

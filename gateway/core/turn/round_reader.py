@@ -37,7 +37,7 @@ MAX_TAIL_EVENTS: Final = 1000
 MAX_CALLS: Final = 500
 
 
-class Complete(Struct, frozen=True):
+class CompleteReply(Struct, frozen=True):
     """The model's reply is complete."""
 
 
@@ -54,15 +54,15 @@ class ErrorEvent(Struct, frozen=True):
     raw: bytes | None  # the bytes of the event; None: the event has not the form of OpenAI's
 
 
-class BrokeOff(Struct, frozen=True):
+class BrokenReply(Struct, frozen=True):
     """The upstream could not be reached, or its reply broke off."""
 
     error: GatewayError
 
 
-_COMPLETE = Complete()
+_COMPLETE = CompleteReply()
 _TOO_MANY_CALLS: Final = f"The upstream's reply has more than {MAX_CALLS:,} tool calls"
-RoundEnd = Complete | ErrorReply | ErrorEvent | BrokeOff
+RoundEnd = CompleteReply | ErrorReply | ErrorEvent | BrokenReply
 
 
 class _AddedChoices(NamedTuple):
@@ -174,7 +174,7 @@ class RoundReader:
                 if is_first_choice(choice):
                     self._add_delta(make_delta(choice), choice.get("finish_reason"), calls=None)
         if len(self._draft.calls) > MAX_CALLS:
-            return BrokeOff(UpstreamReplyBroken(_TOO_MANY_CALLS))
+            return BrokenReply(UpstreamReplyBroken(_TOO_MANY_CALLS))
         self._draft.add_usage(usage)
         return self._end_complete()
 
@@ -190,7 +190,7 @@ class RoundReader:
         """Ends a reply that broke off. If each choice had ended before, the reply is complete."""
         if self._round.form is AS_EVENTS and self._ends.are_complete and not self._ends.has_gone_on:
             return self._end_complete()
-        return BrokeOff(error)
+        return BrokenReply(error)
 
     def end_texts(self) -> None:
         """Ends the texts of a reply that has no finish_reason. A client that joins its events has half a character."""
@@ -352,7 +352,7 @@ class RoundReader:
         if self._terms.asides is not None:
             self._round.spoken.read(self._draft, is_shown=self._round.form is AS_EVENTS)
 
-    def _end_complete(self) -> Complete | ErrorReply:
+    def _end_complete(self) -> CompleteReply | ErrorReply:
         """Ends a reply that is complete: shows the calls that no finish_reason has announced."""
         is_cut = read_finish_reason(self._draft.finish_reason) in CUT_REASONS
         # As a step of an agent it would pass for a success. Where no steps are saved the client gets it as it came.

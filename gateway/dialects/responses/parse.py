@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from adapters.types import Json
 from gateway.core.request.chat_request import ChatRequest, Reference
-from gateway.core.request.request_ids import check_id
+from gateway.core.request.request_ids import normalize_id
 from gateway.core.roles import SYSTEM_ROLES
 from gateway.dialects.chat.parse import MAX_MESSAGES, make_chat_request
 from gateway.dialects.fields import (
@@ -187,7 +187,7 @@ def read_conversation_id(json: Json) -> str | None:
         return None
     if not isinstance(value, str):
         raise make_wrong_type_error("conversation", "a string or an object", value)
-    conversation_id = check_id(value, "conversation")
+    conversation_id = normalize_id(value, "conversation")
     if conversation_id is None:
         raise BadRequest("Invalid 'conversation': the name is empty.", param="conversation")
     return conversation_id

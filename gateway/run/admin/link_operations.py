@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from msgspec import Meta, Struct
 
 from gateway.core.nul import check_no_nul
-from gateway.core.request.request_ids import check_id
+from gateway.core.request.request_ids import normalize_id
 from gateway.errors import BadRequest, NotAllowed, UnknownId
 from gateway.run.admin.editor import LINK
 from gateway.run.admin.fault_errors import make_fault_error
@@ -73,7 +73,7 @@ class LinkOperations(Struct, frozen=True):
             request = convert(body, LinkRequest)
         except InvalidValue as error:
             raise make_fault_error(error.fault) from error
-        user = check_id(request.user, "user")
+        user = normalize_id(request.user, "user")
         if user is None:
             raise BadRequest("`user` is empty.", param="user")
         check_no_nul(body)

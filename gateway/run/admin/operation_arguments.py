@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from gateway.core.request.request_ids import check_id
+from gateway.core.request.request_ids import normalize_id
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.memory_names import MemoryOwner, make_subject
 from gateway.settings import DEFAULT_PROFILE
@@ -67,7 +67,7 @@ class Arguments:
         """
         if name not in self:
             return None
-        checked_id = check_id(self.read_text(name), name)
+        checked_id = normalize_id(self.read_text(name), name)
         if checked_id is None:
             raise BadRequest(f"`{name}` is empty.", param=name)
         return checked_id
