@@ -55,6 +55,7 @@ class Renderer:
             "words": text_filters.words,
             "has_several_words": text_filters.has_several_words,
             "paragraph": text_filters.paragraph,
+            "quote_statement": text_filters.quote_statement,
             "cut": text_filters.cut,
             "marked": text_filters.marked,
             "when": text_filters.when,

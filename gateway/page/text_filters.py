@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from gateway.core.dates import DAY_S
+from gateway.core.memory.orders import STATEMENT
 from gateway.page.shown_text import visible
 
 _UNKNOWN = "\u2013"
@@ -39,6 +40,11 @@ def words(text: str) -> Markup:
 def paragraph(text: str) -> Markup:
     """Returns what `words` does, as an element of its own, in which line ends are kept."""
     return Markup(f'<div class="words text" dir="auto" lang="">{escape(finalize(text))}</div>')
+
+
+def quote_statement(text: str) -> str:
+    """Returns the text of a fact for its person: a sentence that was taken from a message as it was is quoted."""
+    return text if (sentence := text.removeprefix(STATEMENT)) == text else f"“{sentence}”"
 
 
 def cut(text: str, max_bytes: int) -> Markup:

@@ -164,6 +164,25 @@ def test_a_person_adds_a_fact_that_is_told_before_each_reply(world: World) -> No
     assert b"I am colour-blind" in world.upstream.last.body
 
 
+def test_a_sentence_of_the_person_is_quoted_and_its_correction_leads_to_the_notes(world: World) -> None:
+    """ "User said:" stood before it, and nothing said that a note may have it as well."""
+    agent = speak(world, "Hola, vivo en Sevilla.")
+    (seq,) = learn(world, agent, "User said: Hola, vivo en Sevilla.", block="Vive en Sevilla.")
+    person = person_of(world)
+    for below in ("", f"/f/{seq}", "/export.html"):
+        assert "“Hola, vivo en Sevilla.”" in plain(person.page(below))
+        # Who corrects it sees what is stored.
+        assert ("User said" in person.page(below)) == (below == f"/f/{seq}")
+    assert "Read the notes" not in person.page(f"/f/{seq}")
+    new = person.twin(f"/f/{seq}/correct", {"text": "María vive en Cádiz."})["seq"]
+    shown = person.page(f"/f/{new}")
+    assert "“Hola, vivo en Sevilla.”Notes and conversations may still say that in other words." in plain(
+        shown
+    )
+    assert f'<a href="../../../{person.path}#notes">Read the notes</a>' in shown
+    assert '<h2 id="notes">Notes</h2>' in person.page()
+
+
 def test_a_person_corrects_and_the_model_hears_it(world: World) -> None:
     person, seq, _ = fill(world)
     assert person.send("b/human", value="Cat: Miso.", version=2).status == 303
