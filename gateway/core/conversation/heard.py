@@ -100,12 +100,12 @@ class _Reply(NamedTuple):
         return cls(join_letters(text), without_space(text), _list_call_ids(reply))
 
     def is_resent(self, message: WireMessage) -> bool:
-        """Returns whether a message has nothing that the reply lacks."""
-        if message.get("role") != "assistant":
+        """Returns whether a message has nothing that the reply lacks. Dots and remarks at its end do not count."""
+        if message.get("role") != "assistant" or not _list_call_ids(message) <= self.call_ids:
             return False
-        return (
-            without_space(read_text(message)) in ("", self.text) and _list_call_ids(message) <= self.call_ids
-        )
+        text = read_text(message)
+        is_same = bool(self.letters) and join_heard_letters(text) == self.letters
+        return is_same or without_space(text) in ("", self.text)
 
     def was_heard_as(self, message: WireMessage) -> bool:
         """Returns whether a message is the beginning of the reply, as a caller who cut in has heard it.

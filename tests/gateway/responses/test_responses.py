@@ -512,6 +512,18 @@ def test_what_was_heard_of_a_reply_may_come_after_its_id(
     assert "secret menu" not in str(world.query("SELECT shown_reply FROM exchanges WHERE active <> 0"))
 
 
+@pytest.mark.parametrize("heard", ["We have soup...", "We have soup —", "we have soup [interrupted]"])
+def test_a_whole_reply_with_an_ornament_after_its_id_is_no_second_reply(
+    world: World, upstream: StrictUpstream, heard: str
+) -> None:
+    """The caller interrupts when the last word has come."""
+    upstream.queue(say("We have soup"))
+    first = respond(world, user="alice", input="What is there to eat?")
+    items = [{"role": "assistant", "content": heard}, {"role": "user", "content": "Stop, I take it."}]
+    respond(world, user="alice", input=items, previous_response_id=first.id)
+    assert contents(upstream) == ["What is there to eat?", "We have soup", "Stop, I take it."]
+
+
 @pytest.mark.parametrize("answered", [0, 1, 2])
 def test_an_item_brings_no_calls_that_the_client_leaves_out(
     world: World, upstream: StrictUpstream, answered: int
