@@ -73,7 +73,14 @@ class ErasedPart(Struct, frozen=True):
 class ErasedPartReading:
     """The `ErasedPart` of one run of a forgetting, which the first page of the run reads."""
 
+    # None: the part was not read yet, or has nothing that can be quoted.
     part: ErasedPart | None = None
+
+    async def find_part(self, connection: Connection, agent_row: int) -> ErasedPart | None:
+        """Returns the part as it was first read; None: it has nothing that can be quoted."""
+        if self.part is None:
+            self.part = await find_erased_part(connection, agent_row)
+        return self.part
 
 
 async def erase_additions(
@@ -87,19 +94,15 @@ async def erase_additions(
 
     Returns the exchange at which this page ended; None: this was the last page.
     """
-    part = reading.part = reading.part or await find_erased_part(connection, agent_row)
+    part = await reading.find_part(connection, agent_row)
     if part is None:
         return None
-    start = 0
+    first_row = 0
     if part.first_seq:
-        # A turn with a lower number may still have been under way (for less than a day) and have recalled it.
-        start = (
-            await connection.fetch_value(
-                SQL["begun_before"], (agent_row, part.first_seq, part.begun_at - DAY_S)
-            )
-            or 0
-        )
-    rows = await connection.fetch_rows(SQL["additions"], (agent_row, start, after, limit))
+        # A turn with a lower number may still have been under way (for less than a day) and have recalled the part.
+        values = (agent_row, part.first_seq, part.begun_at - DAY_S)
+        first_row = await connection.fetch_value(SQL["begun_before"], values) or 0
+    rows = await connection.fetch_rows(SQL["additions"], (agent_row, first_row, after, limit))
     for exchange_row, step_row in rows:
         await _erase_quotes(connection, agent_row, exchange_row, step_row, part, rules)
     return rows[-1][0] if len(rows) == limit else None
@@ -113,13 +116,13 @@ async def erase_foreign_additions(
     agent_row: the row of the memory that is being forgotten. The other parameters and the result are as in
         `erase_additions`.
     """
-    part = reading.part = reading.part or await find_erased_part(connection, agent_row)
+    part = await reading.find_part(connection, agent_row)
     if part is None or not part.erased.has_blocks:
         return None
-    foreign = replace(part, erased=ErasedMarks(frozenset(), has_blocks=True), is_foreign=True)
+    foreign_part = replace(part, erased=ErasedMarks(frozenset(), has_blocks=True), is_foreign=True)
     rows = await connection.fetch_rows(SQL["foreign_additions"], (agent_row, after, limit))
     for exchange_row, other_row, step_row in rows:
-        await _erase_quotes(connection, other_row, exchange_row, step_row, foreign, rules)
+        await _erase_quotes(connection, other_row, exchange_row, step_row, foreign_part, rules)
     return rows[-1][0] if len(rows) == limit else None
 
 
@@ -141,24 +144,26 @@ async def _erase_quotes(
     calling_step = (
         None if step_row is None else await exchanges.find_exchange(connection, agent_row, step_row)
     )
-    emptied = _remove_quotes(exchange, calling_step, part, rules)
-    if (emptied.notes, emptied.full_reply, emptied.input) != (
+    reduced = _remove_quotes(exchange, calling_step, part, rules)
+    if (reduced.notes, reduced.full_reply, reduced.input) != (
         exchange.notes,
         exchange.full_reply,
         exchange.input,
     ):
-        await exchanges.update_exchange(connection, agent_row, emptied, is_whole=True)
+        await exchanges.update_exchange(connection, agent_row, reduced, is_whole=True)
 
 
 async def find_erased_part(connection: Connection, agent_row: int) -> ErasedPart | None:
     """Returns the part of a memory that is being forgotten; None: the part has nothing that can be quoted."""
-    erased = [_ErasedExchange(*row) for row in await connection.fetch_rows(SQL["touched"], (agent_row,))]
+    erased_exchanges = [
+        _ErasedExchange(*row) for row in await connection.fetch_rows(SQL["touched"], (agent_row,))
+    ]
     # A mark of the kind `day` has the number of a day in its column `exchange`.
     days = {int(day) for (day,) in await connection.fetch_rows(SQL["gone_days"], (agent_row,))}
     has_blocks = bool(await connection.fetch_value(SQL["has_rewritten_block"], (agent_row,)))
     # The lowest erased number in each conversation.
     lowest_seqs: dict[int, int] = {}
-    for exchange in erased:
+    for exchange in erased_exchanges:
         first_seq = lowest_seqs.get(exchange.conversation_row, exchange.seq)
         lowest_seqs[exchange.conversation_row] = min(exchange.seq, first_seq)
         days.update(int(at // DAY_S) for at in (exchange.begun, exchange.ended) if at is not None)
@@ -166,16 +171,15 @@ async def find_erased_part(connection: Connection, agent_row: int) -> ErasedPart
         return None
     # A fork follows exchanges that were erased in the past that it shares.
     lowest_by_conversation = dict(lowest_seqs)
-    for origin, fork, last_shared in await load_rows(
-        connection, SQL["forks_after"], sorted(lowest_seqs), agent_row
-    ):
-        first_seq = lowest_seqs[origin]
-        if first_seq <= last_shared:
-            lowest_by_conversation[fork] = min(first_seq, lowest_by_conversation.get(fork, first_seq))
+    forks = await load_rows(connection, SQL["forks_after"], sorted(lowest_seqs), agent_row)
+    for origin_row, fork_row, last_shared_seq in forks:
+        first_seq = lowest_seqs[origin_row]
+        if first_seq <= last_shared_seq:
+            lowest_by_conversation[fork_row] = min(first_seq, lowest_by_conversation.get(fork_row, first_seq))
     return ErasedPart(
         ErasedMarks(frozenset(days), has_blocks),
         first_seq=min(lowest_seqs.values(), default=0),
-        begun_at=min((exchange.begun for exchange in erased), default=0.0),
+        begun_at=min((exchange.begun for exchange in erased_exchanges), default=0.0),
         lowest_by_conversation=lowest_by_conversation,
     )
 
@@ -192,5 +196,5 @@ def _remove_quotes(
         for index, note in exchange.notes.items()
     }
     full_reply = None if part.may_be_used_by(exchange, rules) else exchange.full_reply
-    emptied = replace(exchange, notes=notes, full_reply=full_reply, has_full_reply=full_reply is not None)
-    return emptied if calling_step is None else rules.drop_quotations(emptied, calling_step, part.erased)
+    reduced = replace(exchange, notes=notes, full_reply=full_reply, has_full_reply=full_reply is not None)
+    return reduced if calling_step is None else rules.drop_quotations(reduced, calling_step, part.erased)

@@ -25,7 +25,7 @@ from storage.sql.statements import load
 SQL = load("agents.sql")
 K = TypeVar("K")
 
-# About 700 bytes each: 3 MB at most, and a miss costs one read by key.
+# The most cached agents. Each takes about 700 bytes, so all take 3 MB; a miss costs one read by key.
 _CACHED_AGENTS = 4096
 # The number of columns of the piece `agent`.
 AGENT_COLUMNS = 11
@@ -127,18 +127,21 @@ async def set_indexed(connection: Connection, agent_row: int, seq: int) -> None:
 
 
 class Agents:
-    """Finds agents by scope, and begins new ones. Caches the agents used last, and drafts."""
+    """Finds agents by scope, and creates new ones. Caches the agents used last, and drafts."""
 
-    def __init__(self, database: Database, now: Callable[[], float], *, cached: int = _CACHED_AGENTS) -> None:
+    def __init__(
+        self, database: Database, now: Callable[[], float], *, cache_size: int = _CACHED_AGENTS
+    ) -> None:
+        """Makes the group. cache_size: the most agents that the cache has, and the most drafts."""
         self._database = database
         self._now = now
-        self._cached = cached
+        self._cache_size = cache_size
         self._cache: OrderedDict[Scope, Agent] = OrderedDict()
         self._drafts: OrderedDict[Scope, Agent] = OrderedDict()
         # Drafts that were stored since, by uid: turns under way may still be planned on them.
         self._stored_drafts: OrderedDict[str, Agent] = OrderedDict()
-        # Held while an agent of the scope is begun; dropped with the last task that waits for it.
-        self._beginning: WeakValueDictionary[Scope, asyncio.Lock] = WeakValueDictionary()
+        # The locks that are held while an agent of a scope is created; each goes with the last task that waits for it.
+        self._creation_locks: WeakValueDictionary[Scope, asyncio.Lock] = WeakValueDictionary()
 
     def find_cached(self, scope: Scope) -> Agent | None:
         """Returns the scope's agent if the cache has it.
@@ -221,12 +224,12 @@ class Agents:
 
         Processes that share a database create agents in this way, since two drafts would have two secrets.
         """
-        if scope in self._cache and scope not in self._beginning:
+        if scope in self._cache and scope not in self._creation_locks:
             self._cache.move_to_end(scope)
             return self._cache[scope]
         # One request after another, in the order in which they came: the first creates the agent, and the
         # others find it.
-        async with self._beginning.setdefault(scope, asyncio.Lock()):
+        async with self._creation_locks.setdefault(scope, asyncio.Lock()):
             agent = await self.find(scope)
             if agent is None:
                 draft = self.get_draft(scope)
@@ -276,5 +279,5 @@ class Agents:
     def _put_entry(self, entries: OrderedDict[K, Agent], key: K, agent: Agent) -> None:
         entries[key] = agent
         entries.move_to_end(key)
-        if len(entries) > self._cached:
+        if len(entries) > self._cache_size:
             entries.popitem(last=False)

@@ -77,8 +77,8 @@ def list_visible_blocks(blocks: Iterable[OwnedBlock]) -> list[Block]:
         label = owned.block.label
         if label not in by_label or owned.owner < by_label[label].owner:
             by_label[label] = owned
-    in_order = sorted(by_label.values(), key=lambda owned: (max(1, owned.owner), owned.block.id))
-    return [owned.block for owned in in_order]
+    visible = sorted(by_label.values(), key=lambda owned: (max(1, owned.owner), owned.block.id))
+    return [owned.block for owned in visible]
 
 
 async def begin_value(connection: Connection, block_row: int, value: str, at: float, origin: str) -> None:

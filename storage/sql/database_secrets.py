@@ -1,4 +1,4 @@
-"""Random keys of the database's own. Each is made once; all processes over one database have the same."""
+"""Random keys that belong to the database: each is made once, and all processes over the database use the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KEY_BYTES: Final = 32
 
 
 class DatabaseSecrets(StoreGroup):
-    """Makes keys and finds them again."""
+    """Loads the keys of a database, and makes those that are missing."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -25,8 +25,9 @@ class DatabaseSecrets(StoreGroup):
         """Returns the key of a name. Raises: StoreError."""
         value = await self._database.read(lambda connection: connection.fetch_value(SQL["find"], (name,)))
         if value is None:
-            made = (name, secrets.token_bytes(_KEY_BYTES))
-            ((value,),) = await self._database.write_one(SQL["make"], made)
+            values = (name, secrets.token_bytes(_KEY_BYTES))
+            # If another process has made the key meanwhile, the statement returns that key.
+            ((value,),) = await self._database.write_one(SQL["make"], values)
         return bytes(value)
 
     async def load_database_id(self) -> bytes:

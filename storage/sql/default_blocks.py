@@ -49,12 +49,16 @@ async def ensure_shared_blocks(
 async def _add_missing(
     connection: Connection, statement: str, owner: tuple[object, ...], blocks: Iterable[Block], at: float
 ) -> None:
-    """Adds the blocks that their owner lacks. owner: the first values of the statement."""
+    """Adds the blocks that their owner lacks.
+
+    statement: the name of the statement that adds a block.
+    owner: the owner, as the first values of the statement.
+    """
     for block in blocks:
         values = (*owner, block.label, block.description, block.limit, int(block.read_only), uuid.uuid4().hex)
-        id = await connection.fetch_value(SQL[statement], values)
-        if id is not None:
-            await begin_value(connection, id, block.value, at, _DEFAULT_ORIGIN)
+        block_row = await connection.fetch_value(SQL[statement], values)
+        if block_row is not None:
+            await begin_value(connection, block_row, block.value, at, _DEFAULT_ORIGIN)
 
 
 def _list_settings_values(block: Block) -> tuple[str, int, int]:
@@ -84,9 +88,9 @@ class DefaultBlocks(StoreGroup):
         """
         for block in own:
             last_agent_row = 0
-            while agents := await self._find_differing(profile, block, last_agent_row):
-                await self._follow_own(agents, block, at)
-                last_agent_row = agents[-1]
+            while agent_rows := await self._find_differing(profile, block, last_agent_row):
+                await self._follow_own(agent_rows, block, at)
+                last_agent_row = agent_rows[-1]
         if shared:
             projects = await self._find_projects(profile)
             for block in shared:
@@ -127,7 +131,7 @@ class DefaultBlocks(StoreGroup):
         for project in projects:
             await ensure_shared_blocks(connection, project, profile, [block], at)
         values = (profile, block.label, _DEFAULT_ORIGIN, block.value)
-        for id, version in await connection.fetch_rows(SQL["untouched"], values):
+        for block_row, version in await connection.fetch_rows(SQL["untouched"], values):
             await write_block(
-                connection, id, version, block.value, at=at, origin=_DEFAULT_ORIGIN, is_bounded=False
+                connection, block_row, version, block.value, at=at, origin=_DEFAULT_ORIGIN, is_bounded=False
             )

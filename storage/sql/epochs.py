@@ -1,7 +1,7 @@
 """The epoch of a memory, which rises when something of it is forgotten, and when it is paused or resumed.
 
-What was read under an earlier epoch may quote what is gone, or was read of a memory that may not be written now. So a
-write that rests on it is refused.
+A write names the epoch under which its content was read. If the epoch has risen since, the content may quote forgotten
+text, or the memory may not be written now. So the write is refused.
 """
 
 from __future__ import annotations

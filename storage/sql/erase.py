@@ -111,14 +111,14 @@ async def _erase_passages(connection: Connection, work: ErasingWork, after: int)
 
     after: the row of the last passage on the previous page.
     """
-    rows = await _read_sourced(connection, "passages_of", work.agent_row, after)
+    rows = await _load_sourced_rows(connection, "passages_of", work.agent_row, after)
     target = work.target
-    targeted = {row.id for row in rows if row.seq in target.passages or row.file in target.files}
-    erased = await _select_rows_to_erase(connection, rows, targeted, target.before)
-    for row in erased:
+    named_rows = {row.id for row in rows if row.seq in target.passages or row.file in target.files}
+    erased_rows = await _select_rows_to_erase(connection, rows, named_rows, target.before)
+    for row in erased_rows:
         await connection.run(SQL["passage_erase"], (row.id, work.agent_row))
         await _erase_from_index(connection, work.agent_row, row)
-    if erased:
+    if erased_rows:
         # A turn that has recalled one of these passages must not commit.
         await raise_epoch(connection, work.agent_row)
     return rows[-1].id if len(rows) == _READ_PAGE else None
@@ -129,27 +129,25 @@ async def _erase_facts(connection: Connection, work: ErasingWork, after: int) ->
 
     after: the row of the last fact on the previous page.
     """
-    rows = await _read_sourced(connection, "facts_of", work.agent_row, after)
-    targeted = {row.id for row in rows if row.seq in work.target.facts}
+    rows = await _load_sourced_rows(connection, "facts_of", work.agent_row, after)
+    named_rows = {row.id for row in rows if row.seq in work.target.facts}
     if work.target.imported is not None and rows:
         ids = [row.id for row in rows]
-        targeted |= {
-            fact_row
-            for (fact_row,) in await load_rows(connection, SQL["imported_facts"], ids, work.target.imported)
-        }
-    erased = await _select_rows_to_erase(connection, rows, targeted, work.target.before)
-    for row in erased:
+        imported_facts = await load_rows(connection, SQL["imported_facts"], ids, work.target.imported)
+        named_rows.update(fact_row for (fact_row,) in imported_facts)
+    erased_rows = await _select_rows_to_erase(connection, rows, named_rows, work.target.before)
+    for row in erased_rows:
         for statement in ("fact_erase", "fact_ended_erase", "fact_mute_erase"):
             await connection.run(SQL[statement], (row.id, work.agent_row))
         await _erase_from_index(connection, work.agent_row, row)
-    if erased:
+    if erased_rows:
         # A turn that has recalled one of these facts must not commit. A memory section may show such a fact, too.
         await raise_epoch(connection, work.agent_row)
         await empty_sections(connection, work.agent_row)
     return rows[-1].id if len(rows) == _READ_PAGE else None
 
 
-async def _read_sourced(
+async def _load_sourced_rows(
     connection: Connection, statement: str, agent_row: int, after: int
 ) -> list[_SourcedRow]:
     rows = await connection.fetch_rows(SQL[statement], (agent_row, after, _READ_PAGE))
@@ -157,15 +155,21 @@ async def _read_sourced(
 
 
 async def _select_rows_to_erase(
-    connection: Connection, rows: Sequence[_SourcedRow], targeted: Collection[int], before: float | None
+    connection: Connection, rows: Sequence[_SourcedRow], named_rows: Collection[int], before: float | None
 ) -> list[_SourcedRow]:
-    """Returns the rows that the target has, rows from before a time, and rows that came from an erased exchange."""
-    source_rows = {row.id: collect_source_rows(row.exchange_row, row.sources) for row in rows}
-    erased = await select_erased(connection, chain.from_iterable(source_rows.values()))
+    """Returns the rows that the target names, rows from before a time, and rows that came from an erased exchange.
+
+    named_rows: the ids of the rows that the target names.
+    before: the time, in seconds since the epoch; None: no row is too old.
+    """
+    sources = {row.id: collect_source_rows(row.exchange_row, row.sources) for row in rows}
+    erased_sources = await select_erased(connection, chain.from_iterable(sources.values()))
     return [
         row
         for row in rows
-        if row.id in targeted or (before is not None and row.at < before) or source_rows[row.id] & erased
+        if row.id in named_rows
+        or (before is not None and row.at < before)
+        or sources[row.id] & erased_sources
     ]
 
 
@@ -190,19 +194,19 @@ async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int
     if rows:
         texts = frozenset(text.strip().casefold() for text, *_ in rows) - {""}
         await _rebuild_all(connection, work, texts)
-        await _drop_pending(connection, work.agent_row, texts)
+        await _erase_pending_edits(connection, work.agent_row, texts)
     return None
 
 
-async def _drop_pending(connection: Connection, agent_row: int, texts: Collection[str]) -> None:
+async def _erase_pending_edits(connection: Connection, agent_row: int, texts: Collection[str]) -> None:
     """Empties the edits that would add these texts when their turns are confirmed. texts: texts in small letters."""
-    emptied: list[EditKey] = []
+    edits: list[EditKey] = []
     for exchange_row, call_id, arguments in await connection.fetch_rows(SQL["edits_pending"], (agent_row,)):
         words = "\n".join(map(str, orjson.loads(arguments).values())).casefold()
         if any(has_whole_words(words, text) for text in texts):
-            emptied.append(EditKey(exchange_row, call_id))
-    await erase_edits(connection, emptied)
-    if emptied:
+            edits.append(EditKey(exchange_row, call_id))
+    await erase_edits(connection, edits)
+    if edits:
         await empty_sections_with_edits(connection, agent_row)
         await raise_epoch(connection, agent_row)
 

@@ -30,7 +30,8 @@ SQL = load("erase_exchanges.sql")
 
 async def erase_exchanges(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of the target's exchanges. after: the number of named messages and exchanges that are done."""
-    agent_row, target = work.agent_row, work.target
+    agent_row = work.agent_row
+    target = work.target
     # The whole memory may have been forgotten meanwhile.
     if await find_agent_by_id(connection, agent_row) is None:
         return None
@@ -158,9 +159,9 @@ async def find_present(connection: Connection, agent_row: int, seq: int) -> list
         assert alternative is not None  # it was found in this transaction
         atoms = exchange.inputs[seq - exchange.seq]
         present_messages += [
-            PresentMessage(row, alternative.seq + n)
-            for n, each in enumerate(alternative.inputs)
-            if each == atoms
+            PresentMessage(row, alternative.seq + index)
+            for index, input_atoms in enumerate(alternative.inputs)
+            if input_atoms == atoms
         ]
     return present_messages
 
@@ -255,14 +256,14 @@ async def find_replaced(
     # A reply to the same question counts as another reply, even if it repeats parts of the forgotten reply.
     named_seq = None if is_reply else seq
     replaced_exchanges: list[ReplacedExchange] = []
-    for each in turn:
-        for row in await _find_alternatives(connection, agent_row, each, is_active=False):
+    for step in turn:
+        for row in await _find_alternatives(connection, agent_row, step, is_active=False):
             alternative = await exchanges.find_exchange(connection, agent_row, row)
             assert alternative is not None  # it was found in this transaction
             if keeps_finished and alternative.state is ExchangeState.FINISHED:
                 continue
-            is_newer = await _is_newer(connection, agent_row, alternative, each)
-            if is_newer and not any(_has_messages(alternative, part, named_seq, rules) for part in turn):
+            is_newer = await _is_newer(connection, agent_row, alternative, step)
+            if is_newer and not any(_has_messages(alternative, other, named_seq, rules) for other in turn):
                 continue
             later_exchanges = await _find_after(
                 connection, agent_row, alternative, takes_cancelled=not is_reply

@@ -101,7 +101,7 @@ class Forgetting(StoreGroup):
         self.now = now
         self._memories = memories
         self._wake = wake
-        self._gone_listeners = [agents.clear, memories.clear, snapshots.clear]
+        self._forget_listeners = [agents.clear, memories.clear, snapshots.clear]
         database.add_listener(FORGOTTEN, lambda _: self._call_listeners())
         # The forgettings that `run` has interrupted, by their rows.
         self._interruptions: dict[int, _Interruption] = {}
@@ -145,9 +145,9 @@ class Forgetting(StoreGroup):
                 if user is not None:
                     self._usage.notify_forgotten(*user)
 
-        begun = await self._await_write(beginning, notify_begun)
-        self._prerequisites[begun.id] = begun.prerequisites
-        return begun.id
+        forgetting = await self._await_write(beginning, notify_begun)
+        self._prerequisites[forgetting.id] = forgetting.prerequisites
+        return forgetting.id
 
     @bulk_writes
     async def _begin(
@@ -171,24 +171,24 @@ class Forgetting(StoreGroup):
         if keeps_pause and target.is_all:
             forgotten_agent = await find_agent_by_id(connection, agent_row)
             blocks = await load_default_blocks(connection, agent_row)
-        *prerequisites, id = await begin_forgetting(connection, agent_row, target, now)
+        *prerequisites, forgetting_row = await begin_forgetting(connection, agent_row, target, now)
         if forgotten_agent is not None and forgotten_agent.paused_at is not None:
             empty = await find_or_create_with_blocks(
                 connection, self._agents.make_draft(forgotten_agent.scope), blocks, (), now
             )
             await pause_agent(connection, empty.id, forgotten_agent.paused_at)
-        return _BegunForgetting(id, prerequisites, user)
+        return _BegunForgetting(forgetting_row, prerequisites, user)
 
     async def forget(self, agent_row: int, target: ForgetTarget) -> None:
         """Forgets a part of a memory, or all of it, at once."""
         await self.finish(await self.begin(agent_row, target))
 
-    async def finish(self, id: int) -> None:
+    async def finish(self, forgetting_row: int) -> None:
         """Runs to the end, and removes forgotten content from the database's own old copies.
 
         A copy that is still read stays until a later sweep. A caller that must know calls `run` and `sweep` itself.
         """
-        await self.run(id)
+        await self.run(forgetting_row)
         await self.sweep()
 
     async def wipe(self, agent_row: int) -> None:
@@ -200,17 +200,25 @@ class Forgetting(StoreGroup):
         while await self._database.bulk_write(lambda connection: wipe_shared(connection, project)):
             pass
 
-    async def run(self, id: int, until: Callable[[], bool] = lambda: False) -> bool:
-        """Runs a forgetting to its end, unless `until` interrupts it. Returns whether everything is erased."""
-        for prerequisite in self._prerequisites.get(id, ()):
+    async def run(self, forgetting_row: int, until: Callable[[], bool] = lambda: False) -> bool:
+        """Runs a forgetting to its end, unless `until` interrupts it. Returns whether everything is erased.
+
+        until: a function that is called after each transaction, and returns whether the forgetting is interrupted.
+        """
+        for prerequisite in self._prerequisites.get(forgetting_row, ()):
             if not await self.run(prerequisite, until):
                 return False
-        self._prerequisites.pop(id, None)
+        self._prerequisites.pop(forgetting_row, None)
         cursor: _Cursor | None
-        cursor, reading = self._interruptions.pop(id, (None, ErasedPartReading()))
+        cursor, reading = self._interruptions.pop(forgetting_row, (None, ErasedPartReading()))
         while True:
             step = partial(
-                _run_step, id=id, rules=self._rules, cursor=cursor, now=self.now(), reading=reading
+                _run_step,
+                forgetting_row=forgetting_row,
+                rules=self._rules,
+                cursor=cursor,
+                now=self.now(),
+                reading=reading,
             )
             outcome = await self._database.bulk_write(step)
             cursor = outcome.cursor
@@ -224,7 +232,7 @@ class Forgetting(StoreGroup):
                     partial(find_erased_part, agent_row=outcome.agent_row)
                 )
             if until():
-                self._interruptions[id] = _Interruption(cursor, reading)
+                self._interruptions[forgetting_row] = _Interruption(cursor, reading)
                 return False
         self._wake()
         self._call_listeners()
@@ -233,7 +241,7 @@ class Forgetting(StoreGroup):
 
     def _call_listeners(self) -> None:
         """Has this process drop its caches, since something was forgotten, or may have been."""
-        for listener in self._gone_listeners:
+        for listener in self._forget_listeners:
             listener()
 
     async def pause(self, agent_row: int, since: float | None) -> bool:
@@ -264,7 +272,7 @@ class Forgetting(StoreGroup):
 
         A forgetting that another process begins calls it as well.
         """
-        self._gone_listeners.append(listener)
+        self._forget_listeners.append(listener)
 
     async def sweep(self, wait_ms: int = 1000) -> bool:
         """Removes forgotten content from the database's old copies. Returns False if one of these is still read."""
@@ -286,15 +294,16 @@ async def begin_forgetting(
 
 
 async def _write_target(connection: Connection, agent_row: int, target: ForgetTarget, now: float) -> int:
+    """Writes a target down, and ends the work that may write it again. Returns the forgetting's row."""
     await connection.lock_sharers(agent_row)
     await end_readings(connection, agent_row, now)
-    written: object = target
+    stored_target: object = target
     if target.is_all:
         project, profile = await connection.fetch_row(SQL["agent_delete"], (agent_row,)) or ("", "")
-        await remove_definitions(connection, agent_row)  # so that it is not found by its name either
+        await remove_definitions(connection, agent_row)  # so that the memory is not found by its name either
         await remove_tags(connection, agent_row)
         await connection.run(SQL["imports_unname"], (agent_row,))
-        written = {"all": [project, profile]}
+        stored_target = {"all": [project, profile]}
         await forget_jobs(connection, agent_row)
     else:
         for file in target.files:
@@ -302,24 +311,27 @@ async def _write_target(connection: Connection, agent_row: int, target: ForgetTa
         if target.imported is not None:
             await connection.run(SQL["import_stop"], (target.imported,))
         await raise_epoch(connection, agent_row)
-    return await connection.fetch_value(SQL["intend"], (agent_row, msgspec.json.encode(written)))
+    return await connection.fetch_value(SQL["intend"], (agent_row, msgspec.json.encode(stored_target)))
 
 
 async def _run_step(
     connection: Connection,
-    id: int,
+    forgetting_row: int,
     rules: Rules,
     cursor: _Cursor | None,
     now: float,
     reading: ErasedPartReading,
 ) -> _StepOutcome:
-    """Runs one transaction of a forgetting. cursor: the end of the last one; None: this is the first one."""
-    row = await connection.fetch_row(SQL["intended"], (id,))
+    """Runs one transaction of a forgetting.
+
+    cursor: the end of the transaction before; None: this is the first one.
+    """
+    row = await connection.fetch_row(SQL["intended"], (forgetting_row,))
     if row is None:  # another process has ended it
         return _StepOutcome(None, agent_row=0)
     agent_row, target = row
     work = ErasingWork(
-        id=id,
+        id=forgetting_row,
         agent_row=agent_row,
         target=msgspec.json.decode(target, type=StoredTarget),
         rules=rules,
@@ -334,8 +346,9 @@ async def _run_step(
     after_page = await phases[cursor.phase](connection, work, cursor.after)
     if after_page is not None:
         return _StepOutcome(cursor._replace(after=after_page), work.agent_row)
-    later = list(phases)[list(phases).index(cursor.phase) + 1 :]
-    if later:
-        return _StepOutcome(_Cursor(later[0], 0), work.agent_row)
-    await connection.run(SQL["forgotten"], (id,))
+    phase_names = list(phases)
+    later_phases = phase_names[phase_names.index(cursor.phase) + 1 :]
+    if later_phases:
+        return _StepOutcome(_Cursor(later_phases[0], 0), work.agent_row)
+    await connection.run(SQL["forgotten"], (forgetting_row,))
     return _StepOutcome(None, work.agent_row)

@@ -42,7 +42,8 @@ _NO_CONVERSATION = -1
 # steps than a loop of tools has.
 _MAX_STEPS = 50
 # The most versions of a block, and the most characters of its text, that are rebuilt for a preview: some 10 ms.
-_MAX_VERSIONS, _MAX_CHARS = 50, 5_000
+_MAX_VERSIONS = 50
+_MAX_CHARS = 5_000
 # The most facts of which a preview has the texts.
 _LISTED_FACTS = 20
 # The most exchanges that a preview lists because they lose a note.
@@ -166,9 +167,9 @@ class ForgetPreviews(StoreGroup):
             return PreviewedCounts(await _count_whole(connection, agent_row))
         if not target.versions:
             return await self._count_content(connection, agent_row, target, messages)
-        lost = await self._count_lost_lines(connection, agent_row, target.versions)
-        others = await self._count_content(connection, agent_row, target, messages)
-        return _add_counts(others, lost, ForgetTarget())
+        version_counts = await self._count_lost_lines(connection, agent_row, target.versions)
+        content_counts = await self._count_content(connection, agent_row, target, messages)
+        return _add_counts(content_counts, version_counts, ForgetTarget())
 
     async def _count_content(
         self, connection: Connection, agent_row: int, target: ForgetTarget, messages: int
@@ -208,16 +209,18 @@ class ForgetPreviews(StoreGroup):
         """Returns the exchanges that are erased with a target, also those that its own exchanges replaced."""
         if target.conversation_row is not None:
             return _TargetExchanges(_ErasedExchanges(agent_row, target.conversation_row, []), ())
-        found_rows = target.exchanges or [
+        exchange_rows = target.exchanges or [
             row for seq in target.messages if (row := await find_exchange_row(connection, agent_row, seq))
         ]
-        rows = {*sorted({*found_rows})[:_LISTED_EXCHANGES]}
+        rows = {*sorted({*exchange_rows})[:_LISTED_EXCHANGES]}
         values = (agent_row, _MAX_STEPS, sorted(rows))
         replacing_rows = await load_column(connection, SQL["replacing"], values) if rows else []
         named: list[tuple[int, int | None]] = [(row, None) for row in replacing_rows]
         if replacing_rows and target.messages:
             named = [
-                each for seq in target.messages for each in await find_present(connection, agent_row, seq)
+                present_message
+                for seq in target.messages
+                for present_message in await find_present(connection, agent_row, seq)
             ]
         seqs = {seq for _, seq in named if seq is not None}
         for row, seq in named:
@@ -287,11 +290,11 @@ class ForgetPreviews(StoreGroup):
         """
         total = _VersionCounts()
         for block_row in await _load_visible_blocks(connection, agent_row):
-            of_block = await self._count_block_versions(connection, block_row, statement, parameters, content)
+            counts = await self._count_block_versions(connection, block_row, statement, parameters, content)
             total = _VersionCounts(
-                total.erased_count + of_block.erased_count,
-                total.rebuilt_count + of_block.rebuilt_count,
-                (*total.changes, *of_block.changes),
+                total.erased_count + counts.erased_count,
+                total.rebuilt_count + counts.rebuilt_count,
+                (*total.changes, *counts.changes),
             )
         return total
 

@@ -1,7 +1,8 @@
-"""The event that a memory has grown, or that its search index must be made again.
+"""Reports that a memory has grown, or that its search index must be made again, to the listeners of the store.
 
 The groups of the store report the writes that add passages and facts. `TurnEvents` in gateway.run.memory.keeper reports
-turns, the job that learns reports the learned facts, and an import of conversations indexes the texts that it writes.
+turns, and the job that learns reports the learned facts. An import of conversations reports nothing: it indexes the
+texts that it writes.
 """
 
 from __future__ import annotations

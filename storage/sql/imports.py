@@ -236,7 +236,7 @@ class Imports(StoreGroup):
     ) -> dict[int, ImportOrigin]:
         """Returns the imports of imported facts or exchanges, by row. rows: the rows of facts or exchanges."""
         origins = await load_rows(connection, SQL["origins"], rows, agent_row, kind)
-        return {row: ImportOrigin(format, begun) for row, format, begun in origins}
+        return {row: ImportOrigin(format_name, begun) for row, format_name, begun in origins}
 
 
 def _make_import(row: Row) -> StoredImport:
@@ -268,18 +268,18 @@ async def _is_being_undone(connection: Connection, agent_row: int, import_row: i
 async def _lock_memory(connection: Connection, agent: Agent) -> Agent:
     """Locks a memory, and returns its present record. Raises: NotFound if the memory is gone."""
     await connection.lock(agent.id)
-    present = await find_agent_by_id(connection, agent.id)
-    if present is None:
+    current_agent = await find_agent_by_id(connection, agent.id)
+    if current_agent is None:
         raise NotFound("this memory was forgotten while it was imported into")
-    return present
+    return current_agent
 
 
 async def _lock_unpaused(connection: Connection, agent: Agent) -> Agent:
     """Locks a memory, as `_lock_memory`. Raises: NotFound if the memory is gone; WriteConflict if it is paused."""
-    present = await _lock_memory(connection, agent)
-    if present.paused_at is not None:
+    current_agent = await _lock_memory(connection, agent)
+    if current_agent.paused_at is not None:
         raise WriteConflict("this memory was paused while it was imported into")
-    return present
+    return current_agent
 
 
 async def _find_version(connection: Connection, agent_row: int) -> MemoryVersion | None:

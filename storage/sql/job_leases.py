@@ -47,9 +47,9 @@ class JobLeases(StoreGroup):
         self._wake_here = wake_here
         # The name of the clock by which leases are measured.
         self._holder = "database" if database.is_shared else uuid.uuid4().hex
-        # Attempts to be released: (job, attempt) -> the end of the lease, or None. An attempt that ended while the
-        # database was out of reach has None. An attempt that got no answer to its claim has the end of its lease, since
-        # another process may have claimed the job with the same attempt number.
+        # Attempts that the next claim releases: (job, attempt) -> the end of the lease, or None. An attempt that ended
+        # while the database was out of reach has None. An attempt that got no answer to its claim has the end of its
+        # lease, since another process may have claimed the job with the same attempt number.
         self._released: dict[tuple[int, int], float | None] = {}
         self._may_claim = True
         # (kind, agent row) of the jobs that requests of this process wait for -> the number of these requests.

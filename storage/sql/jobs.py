@@ -163,12 +163,12 @@ class Jobs(StoreGroup):
                 return int(new_id)
             # Another process has enqueued a job with this key at the same time, and may have claimed it by now.
             row = await connection.fetch_row(SQL["pending"], (agent_row, kind, key))
-        id, waiting_epoch, waiting_payload = row
+        job_id, waiting_epoch, waiting_payload = row
         # An old epoch's payload may name forgotten content.
         if merge is not None and waiting_epoch == current_epoch:
             payload = merge(waiting_payload, payload)
-        await connection.run(SQL["coalesce"], (current_epoch, due, now, int(postpones), payload, id))
-        return int(id)
+        await connection.run(SQL["coalesce"], (current_epoch, due, now, int(postpones), payload, job_id))
+        return int(job_id)
 
     # Adds a job in a transaction of its own.
     enqueue = _wakes_kind(enqueue_in)
@@ -215,11 +215,11 @@ class Jobs(StoreGroup):
             await _apply_effect(connection, job, effect)
             await delete_job(connection, job.id)
 
-        # Its serial group has jobs of its own kind.
+        # The next job of the serial group may begin, which has the kind of this job.
         await self._write_and_wake(write, job.kind, *enqueues)
 
     async def fail(self, job: Job, error: str, retry_in_s: float | None) -> JobOutcome:
-        """Has the job tried again later. Its serial group waits meanwhile. Returns the outcome.
+        """Ends an attempt that failed; the job is tried again later, and its serial group waits. Returns the outcome.
 
         error: the reason, without any content.
         retry_in_s: the seconds until the next attempt; None: the job becomes a dead letter.

@@ -37,10 +37,10 @@ CACHED_KEYS = 1024
 
 def _make_key(row: Sequence[Any]) -> Key:
     (
-        id, project, name, prefix, created, revoked, memory, opens, used, expires, models, user, rotated_until
+        key_id, project, name, prefix, created, revoked, memory, opens, used, expires, models, user, rotated_until
     ) = row  # fmt: skip
     return Key(
-        id=id,
+        id=key_id,
         project=project,
         name=name,
         prefix=prefix,
@@ -118,9 +118,9 @@ class Keys(StoreGroup):
         # Digest -> a key and the time at which it is read again. Replaced as a whole when keys change.
         self._cache: OrderedDict[bytes, tuple[Key, float]] = OrderedDict()
         self._has_key = False
-        # Until this time the database is not asked again whether it has keys.
+        # The time, by `_tick`, until which the database is not asked again whether it has keys.
         self._has_none_until = -math.inf
-        # The time for which a key, or its absence, is cached.
+        # The seconds for which a key, or its absence, is cached.
         self._fresh_s = POLL_S if database.is_shared else math.inf
         self._uses = KeyUses(database, now)
         database.add_listener(KEYS, lambda _: self._expire_cache())
@@ -143,9 +143,9 @@ class Keys(StoreGroup):
         now = self._now()
         bounds = expires, _dump_patterns(models), user
         values = (project, name, digest_secret(secret), prefix, now, memory, opens, *bounds)
-        ((id,),) = await self._database.write_one(SQL["key_insert"], values)
+        ((key_id,),) = await self._database.write_one(SQL["key_insert"], values)
         key = Key(
-            id=id,
+            id=key_id,
             project=project,
             name=name,
             prefix=prefix,
@@ -166,7 +166,8 @@ class Keys(StoreGroup):
 
         Returns False, and changes nothing, if the key was revoked or has another secret now.
         """
-        digest, now = digest_secret(secret), self._now()
+        digest = digest_secret(secret)
+        now = self._now()
 
         async def install(connection: Connection) -> bool:
             row = await connection.fetch_row(SQL["key_of"], (digest,))
@@ -259,7 +260,7 @@ class Keys(StoreGroup):
     @reads
     async def load_numbers(self, connection: Connection) -> dict[bytes, int]:
         """Returns the numbers of all keys by the digests of their secrets, also of those before a rotation."""
-        return {bytes(digest): id for id, digest in await connection.fetch_rows(SQL["key_numbers"])}
+        return {bytes(digest): key_id for key_id, digest in await connection.fetch_rows(SQL["key_numbers"])}
 
     async def find(self, secret: str) -> Key | None:
         """Returns the key with this secret, unless it is revoked or unknown. It may have expired.
@@ -312,19 +313,19 @@ class Keys(StoreGroup):
         return bool(await connection.fetch_value(SQL["key_any_metrics"]))
 
     def _announce_created(self, *, demands_key: bool = True) -> None:
-        """Has all processes learn of a new key. demands_key: True if callers of the API need a key from now on."""
+        """Notifies all processes of a new key. demands_key: True if callers of the API need a key from now on."""
         if demands_key:
             self._has_key = True
             self._update_keyed_file()
         self._database.notify(KEYS)
 
     def _drop_cache(self) -> None:
-        """Drops all cached keys, and has other processes read their own again."""
+        """Drops all cached keys, and notifies the other processes, which read their keys again."""
         self._cache = OrderedDict()
         self._database.notify(KEYS)
 
     def _expire_cache(self) -> None:
-        """Has all keys read again. While the database is down the cached ones still count."""
+        """Makes all cached keys due to be read again. While the database is down, the cached keys still count."""
         self._cache = OrderedDict((digest, (key, -math.inf)) for digest, (key, _) in self._cache.items())
         self._has_none_until = -math.inf
 

@@ -105,7 +105,7 @@ class CachedMemory:
     uncounted: list[Message] = field(default_factory=list)
     # The messages that were read because a query found them, by number; None: the message is hidden.
     read_messages: dict[int, Message | None] = field(default_factory=dict)
-    # The memory may take more bytes than the cache has counted.
+    # True if the memory may take more bytes than the cache has counted.
     has_grown: bool = True
     _unindexed_exchanges: int = field(default=0, init=False)
     # The newest of the index's chunks.
@@ -154,7 +154,8 @@ class CachedMemory:
         self, connection: Connection, current: AgentNumbers, rules: Rules
     ) -> MemoryChanges:
         """Reads the changes since `self.numbers`, for `apply`. current: the agent's present numbers."""
-        before, indexed = self.numbers, current.indexed_seq
+        before = self.numbers
+        indexed = current.indexed_seq
         has_same_stamp = before is not None and before.stamp == current.stamp
         has_same_index = has_same_stamp and before is not None and before.indexed_seq == indexed
         terms: Sequence[Row] = ()
@@ -220,7 +221,8 @@ class CachedMemory:
             return False
         current = changes.numbers
         self.index.put(((chunk, data) for chunk, _, data in changes.terms), changes.segments)
-        stamps = [each.stamp for each in changes.segments.values()] + [stamp for _, stamp, _ in changes.terms]
+        stamps = [segment.stamp for segment in changes.segments.values()]
+        stamps += [stamp for _, stamp, _ in changes.terms]
         self._terms_stamp = max(stamps, default=self._terms_stamp)
         known = self.numbers
         if known is None or known.stamp != current.stamp:
@@ -251,7 +253,8 @@ class CachedMemory:
         indexed = {seq: message for seq, message in self.unindexed.items() if seq in seqs}
         self.cache_messages({seq: self._make_message_as_read(message) for seq, message in indexed.items()})
         self.unindexed = {seq: message for seq, message in self.unindexed.items() if seq not in indexed}
-        self.tail, self.uncounted = Tail(), list(self.unindexed.values())
+        self.tail = Tail()
+        self.uncounted = list(self.unindexed.values())
 
     def add_exchange(self, exchange: Exchange, rules: Rules) -> None:
         """Adds an exchange that was just committed; does nothing if the exchange has to be read from the database.
@@ -292,14 +295,14 @@ class CachedMemory:
     def find_messages(self, seqs: Sequence[int]) -> CachedMessages:
         """Returns the messages with these numbers as far as they are cached."""
         messages: list[Message] = []
-        unread: list[int] = []
+        unread_seqs: list[int] = []
         for seq in seqs:
             message = self.unindexed.get(seq) or self.read_messages.get(seq)
             if message is not None:
                 messages.append(message)
             elif seq not in self.read_messages:
-                unread.append(seq)
-        return CachedMessages(messages, unread)
+                unread_seqs.append(seq)
+        return CachedMessages(messages, unread_seqs)
 
     def cache_messages(self, messages: Mapping[int, Message | None]) -> None:
         """Caches messages that were read because a query found them; None: the message is hidden."""

@@ -168,7 +168,7 @@ async def test_a_late_draft_learns_whose_agent_was_first(store: Store, agent: Ag
 
 
 async def test_the_cache_of_agents_is_bounded_and_can_be_dropped(store: Store, agent: Agent) -> None:
-    agents = Agents(store.database, lambda: 0.0, cached=2)
+    agents = Agents(store.database, lambda: 0.0, cache_size=2)
     for name in "abcd":
         agents.cache(replace(agent, scope=ALICE._replace(subject=name)))
     assert len(agents._cache) == 2
