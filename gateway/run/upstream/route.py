@@ -190,7 +190,7 @@ def find_aliased_route(settings: Settings, upstream: str, name: str) -> Route | 
     """
     for alias in settings.models:
         if alias.alias == name and alias.upstream in (upstream, None):
-            window = alias.context_window or _get_context_window(settings, upstream)
+            window = alias.context_window or _find_context_window(settings, upstream)
             return Route(upstream, alias.model, window)
     return None
 
@@ -253,13 +253,13 @@ def _resolve_without_alias(settings: Settings, name: str, *, is_named_by_operato
 
 def _make_route(settings: Settings, upstream: str, model: str) -> Route:
     """Returns the route for a model at an upstream, with the upstream's window and without other targets."""
-    return Route(upstream, model, _get_context_window(settings, upstream))
+    return Route(upstream, model, _find_context_window(settings, upstream))
 
 
 def _make_alias_route(settings: Settings, alias: ModelSettings, *, is_fallback: bool) -> Route:
     """Returns the route for an alias. is_fallback: True: without the alias's own fallbacks."""
     upstream = _get_upstream_name(settings, alias)
-    window = alias.context_window or _get_context_window(settings, upstream)
+    window = alias.context_window or _find_context_window(settings, upstream)
     others = _list_further_targets(settings, alias, () if is_fallback else alias.fallbacks)
     return Route(upstream, alias.model, window, others)
 
@@ -269,7 +269,7 @@ def _get_upstream_name(settings: Settings, alias: ModelSettings) -> str:
     return alias.upstream or settings.upstreams[0].name
 
 
-def _get_context_window(settings: Settings, upstream: str) -> int | None:
+def _find_context_window(settings: Settings, upstream: str) -> int | None:
     """Returns the context window of an upstream's models in tokens, or None if it is not known."""
     return next(each.context_window for each in settings.upstreams if each.name == upstream)
 
@@ -287,7 +287,7 @@ def _list_further_targets(
         Target(
             each.upstream,
             each.model or alias.model,
-            each.context_window or alias.context_window or _get_context_window(settings, each.upstream),
+            each.context_window or alias.context_window or _find_context_window(settings, each.upstream),
         )
         for each in alias.deployments
     ]
