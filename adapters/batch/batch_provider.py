@@ -11,6 +11,10 @@ from msgspec import Struct
 FailedOutcome = Literal["errored", "expired", "cancelled"]
 # The most bytes of one result. Chosen: far above any completion.
 MAX_RESULT_BYTES: Final = 64 * 1024 * 1024
+# The most characters of a provider's message.
+MAX_MESSAGE_CHARS: Final = 500
+# The statuses below 500 after which the same request may succeed another time.
+_TRANSIENT_STATUSES: Final = frozenset((408, 409, 425, 429))
 
 
 class PartState(Struct, frozen=True):
@@ -115,3 +119,8 @@ class BatchProvider(Protocol):
         """Deletes the files and results of a batch that is over. part: the part that the batch was made of."""
 
     async def aclose(self) -> None: ...
+
+
+def is_transient(status: int) -> bool:
+    """Returns whether the same request may succeed another time."""
+    return status in _TRANSIENT_STATUSES or status >= 500

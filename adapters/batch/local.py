@@ -15,8 +15,8 @@ from typing import BinaryIO, Final, NamedTuple
 from uuid import uuid4
 
 from adapters.base import Provider
-from adapters.batch.batch_provider import MAX_RESULT_BYTES, BatchPart, PartResult, PartState
-from adapters.batch.sdk_errors import is_transient, read_error_message
+from adapters.batch.batch_provider import MAX_RESULT_BYTES, BatchPart, PartResult, PartState, is_transient
+from adapters.batch.sdk_errors import read_error_message
 from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
 from adapters.types import ModelRequest, read_retry_after

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 import orjson
 
-from adapters.batch.batch_provider import BatchPart, PartResult, PartState
+from adapters.batch.batch_provider import MAX_MESSAGE_CHARS, BatchPart, PartResult, PartState, is_transient
 from adapters.batch.result_lines import parse_results
 from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, make_client_options
-from adapters.batch.sdk_errors import MAX_MESSAGE_CHARS, is_transient, read_error_message
+from adapters.batch.sdk_errors import read_error_message
 from adapters.errors import (
     BatchQueueFull,
     ProviderError,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Final
 
+from adapters.batch.batch_provider import MAX_MESSAGE_CHARS
 from adapters.errors import (
     ProviderError,
     ProviderRefused,
@@ -15,10 +15,6 @@ from adapters.errors import (
     ProviderUnreachable,
 )
 from adapters.types import read_retry_after
-
-# The most characters of a provider's message.
-MAX_MESSAGE_CHARS: Final = 500
-_TRANSIENT_STATUSES: Final = frozenset((408, 409, 425, 429))
 
 
 @contextmanager
@@ -45,11 +41,6 @@ def map_sdk_errors(sdk: ModuleType, now: Callable[[], float]) -> Iterator[None]:
         raise
     except Exception as error:
         raise ProviderReplyBroken(f"the upstream's answer broke: {type(error).__name__}") from error
-
-
-def is_transient(status: int) -> bool:
-    """Returns whether the same request may succeed another time."""
-    return status in _TRANSIENT_STATUSES or status >= 500
 
 
 def read_error_message(body: object) -> str:

@@ -17,7 +17,7 @@ from adapters.claude.request import translate_request
 from adapters.claude.stream import StreamTranslator
 from adapters.types import NATIVE_REPLY, Event
 from tests.doubles.anthropic_rules import bind, check_request, sign
-from tests.doubles.anthropic_upstream import _cut
+from tests.doubles.anthropic_upstream import split_block
 
 Json = dict[str, Any]
 
@@ -58,7 +58,7 @@ def streamed(message: Json, *, is_native: bool = False) -> Json:
     translator = StreamTranslator(0, wants_usage=False, is_native=is_native)
     events: list[Json] = [{"type": "message_start", "message": {**message, "content": []}}]
     for index, block in enumerate(message["content"]):
-        start, deltas = _cut(block)
+        start, deltas = split_block(block)
         events.append({"type": "content_block_start", "index": index, "content_block": start})
         events += [{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas]
         events.append({"type": "content_block_stop", "index": index})

@@ -227,7 +227,7 @@ def _list_events(body: Json, reply: Reply, number: int) -> list[Json]:
     # The index of the text, if the reply has one; the calls come after it.
     text_index = len(_make_blocks(reply, number)) - len(reply.calls) - 1
     for index, block in enumerate(bind(_make_blocks(reply, number), body)):
-        start, deltas = _split_block(block)
+        start, deltas = split_block(block)
         if block["type"] == "text" and index == text_index and reply.text:
             deltas = [{"type": "text_delta", "text": token} for token in split_text(reply)]
         if index > text_index:
@@ -244,7 +244,7 @@ def _list_events(body: Json, reply: Reply, number: int) -> list[Json]:
     return events
 
 
-def _split_block(block: Json) -> tuple[Json, list[Json]]:
+def split_block(block: Json) -> tuple[Json, list[Json]]:
     """Returns the start of a block and its deltas, as the API streams a block of its type."""
     match block["type"]:
         case "text":

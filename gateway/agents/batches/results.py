@@ -9,8 +9,7 @@ from typing import Final, Literal
 
 from msgspec.structs import replace
 
-from adapters.batch.batch_provider import PartResult
-from adapters.batch.sdk_errors import MAX_MESSAGE_CHARS, is_transient
+from adapters.batch.batch_provider import MAX_MESSAGE_CHARS, PartResult, is_transient
 from adapters.errors import ProviderError
 from gateway.agents.batches.batch_ids import RequestId
 from gateway.agents.batches.batch_log import BatchLog
