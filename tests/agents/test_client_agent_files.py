@@ -477,6 +477,9 @@ HOSTILE: dict[str, Any] = {
     "a tool that is not there": changed(lambda f: agent_of(f).update(tool_ids=["tool-99"])),
     "a folder that is not there": changed(lambda f: agent_of(f).update(source_ids=["source-9"])),
     "a file of no folder": changed(lambda f: f["files"][0].update(source_id="source-9")),
+    "a result of an unknown status": changed(
+        lambda f: agent_of(f)["messages"][3]["tool_returns"][0].update(status="perhaps")
+    ),
     "a type that nobody knows": changed(lambda f: agent_of(f).update(agent_type="robot")),
     "a rule that nobody knows": changed(
         lambda f: agent_of(f).update(tool_rules=[{"type": "x", "tool_name": "y"}])

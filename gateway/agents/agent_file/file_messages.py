@@ -17,6 +17,7 @@ from gateway.agents.core.agent_file import PortableMessage
 from gateway.agents.wire.message import Showing, drop_mistyped, find_spoken, render_content_parts
 from gateway.agents.wire.shown_values import render_time, split_lines
 from gateway.core.conversation.private import (
+    CallStatus,
     find_author,
     find_own_length,
     make_framed_system_message,
@@ -62,7 +63,7 @@ class FileReturn(msgspec.Struct):
     """A tool's result."""
 
     tool_call_id: str | None = None
-    status: str | None = None
+    status: CallStatus | None = None
     stdout: list[str] | None = None
     stderr: list[str] | None = None
     # The result as the model read it.
