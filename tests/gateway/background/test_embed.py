@@ -69,7 +69,8 @@ FOODS = (
     "beets",
     "oats",
 )
-IN_A_ROW = Policy().breaker_failures
+# The failures in a row after which questions are not embedded for a while.
+MAX_QUESTION_FAILURES = Policy().breaker_failures
 QUESTION = "Which nourishment suits reptiles?"  # no message has a word of it
 JSON = {"content-type": "application/json"}
 
@@ -77,9 +78,10 @@ JSON = {"content-type": "application/json"}
 class EmbeddingWorld:
     """A gateway with an embedder."""
 
-    def __init__(self, world: World, embedder: StrictUpstream) -> None:
+    def __init__(self, world: World, embedding_server: StrictUpstream) -> None:
         self.world = world
-        self.embedder = embedder
+        self.embedder = embedding_server
+        # The monotonic clock of the embedding services, in seconds.
         self.tick = 0.0
         app = world.gateway.app
         background = app.services.background
@@ -97,14 +99,17 @@ class EmbeddingWorld:
         world.gateway.call(wait_for_baseline())
 
     def pass_idle_time(self, seconds: float = IDLE_S, *, ends: bool = True) -> None:
-        """Moves the clock, and waits until the due jobs have ended, or with `ends=False` have failed once."""
+        """Moves the clock, and waits for the jobs that are due.
+
+        ends: whether the jobs have to end; False: they may also have failed once.
+        """
         self.tick += seconds
         self.make_jobs_due(seconds)
         busy = (JobState.PENDING, JobState.RUNNING, *([JobState.RETRYING] if ends else []))
         self.wait_for_jobs(lambda counts: not any(counts[state] for state in busy))
 
     def make_jobs_due(self, seconds: float = IDLE_S) -> None:
-        """Moves the world's clock alone: the pauses after failures are measured by the monotonic clock `tick`."""
+        """Moves the world's clock, and not the monotonic clock, by which the pauses after failures are measured."""
         self.world.settle()
         self.world.clock.sleep(seconds)
 
@@ -119,19 +124,19 @@ class EmbeddingWorld:
         self.world.settle()
 
     def mention(self, *texts: str, others: int = 6, user: str = "alice") -> None:
-        """Mentions texts in a conversation, with other texts from which they differ."""
+        """Sends texts in a conversation, and then `others` more texts that are about other things."""
         chat = self.world.chat(user=user)
         for text in (*texts, *(f"Entry {i}: item{i} of list{i}." for i in range(others))):
             chat.say(text)
 
     def ask_in_new_chat(self, question: str = QUESTION, user: str = "alice", **options: Any) -> str:
-        """Asks in a new conversation. Returns the question as the upstream got it, with its note."""
+        """Asks in a new conversation. Returns the question with its note, as it went upstream."""
         self.world.chat(user=user).say(question, **options)
         content: str = self.world.upstream.last.messages[-1]["content"]
         return content
 
     def has_vector(self, wait_ms: float = 10_000.0) -> bool:
-        """Returns whether the embedder gives `QUESTION` a vector within so many milliseconds."""
+        """Returns whether `QUESTION` gets a vector within `wait_ms` milliseconds."""
         asking = self.questions.embed_query([self.get_agent_row()], QUESTION, wait_ms)
         return self.world.gateway.call(asking) is not None
 
@@ -156,47 +161,53 @@ class EmbeddingWorld:
 
 
 @pytest.fixture
-def other() -> Iterator[StrictUpstream]:
-    """The upstream of the embedder, which is not that of the chats."""
+def embedding_server() -> Iterator[StrictUpstream]:
+    """The upstream of the embedder. The chats have another one."""
     with StrictUpstream(key="sk-emb") as strict:
         strict.endpoints.vector_of = vector_of
         yield strict
 
 
-def places(upstream: StrictUpstream, other: StrictUpstream) -> tuple[UpstreamSettings, ...]:
+def make_upstreams(
+    upstream: StrictUpstream, embedding_server: StrictUpstream
+) -> tuple[UpstreamSettings, ...]:
     return (
         UpstreamSettings("up", base_url=upstream.base_url, models=("m",)),
-        UpstreamSettings("emb", base_url=other.base_url, api_key="sk-emb"),
+        UpstreamSettings("emb", base_url=embedding_server.base_url, api_key="sk-emb"),
     )
 
 
 @contextmanager
 def serve_embedder(
-    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path, **memory: Any
+    upstream: StrictUpstream, embedding_server: StrictUpstream, tmp_path: Path, **memory: Any
 ) -> Iterator[EmbeddingWorld]:
     memory = {"embedder": "emb/vec", "embedder_wait_ms": 10_000, **memory}
-    with remember(upstream, tmp_path, agent(), memory=memory, upstreams=places(upstream, other)) as world:
-        yield EmbeddingWorld(world, other)
+    with remember(
+        upstream, tmp_path, agent(), memory=memory, upstreams=make_upstreams(upstream, embedding_server)
+    ) as world:
+        yield EmbeddingWorld(world, embedding_server)
 
 
 @pytest.fixture
-def made(upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path) -> Iterator[EmbeddingWorld]:
-    with serve_embedder(upstream, other, tmp_path) as running:
+def world(
+    upstream: StrictUpstream, embedding_server: StrictUpstream, tmp_path: Path
+) -> Iterator[EmbeddingWorld]:
+    with serve_embedder(upstream, embedding_server, tmp_path) as running:
         yield running
 
 
-# -- what it is for
+# -- searches
 
 
 @pytest.mark.parametrize("others", [2, 60])
-def test_what_shares_no_word_with_the_question_is_recalled(made: EmbeddingWorld, others: int) -> None:
-    made.mention(TORTOISE, others=others)
-    made.pass_idle_time()
-    assert TORTOISE in made.ask_in_new_chat()
-    assert "Entry" not in made.ask_in_new_chat()
+def test_a_message_without_a_word_of_the_question_is_recalled(world: EmbeddingWorld, others: int) -> None:
+    world.mention(TORTOISE, others=others)
+    world.pass_idle_time()
+    assert TORTOISE in world.ask_in_new_chat()
+    assert "Entry" not in world.ask_in_new_chat()
     # Small talk is no question.
-    assert made.ask_in_new_chat("Thank you!") == "Thank you!"
-    assert TORTOISE not in made.ask_in_new_chat(user="bob")
+    assert world.ask_in_new_chat("Thank you!") == "Thank you!"
+    assert TORTOISE not in world.ask_in_new_chat(user="bob")
 
 
 def test_without_an_embedder_words_decide(upstream: StrictUpstream, tmp_path: Path) -> None:
@@ -211,63 +222,63 @@ def test_without_an_embedder_words_decide(upstream: StrictUpstream, tmp_path: Pa
         assert world.query("SELECT count(*) FROM embedded") == [0]
 
 
-def test_the_models_own_search_and_the_operators_look_use_it_too(made: EmbeddingWorld) -> None:
-    chat = made.world.chat(user="alice", model="agent/helper")
+def test_the_search_tool_and_the_operators_search_use_vectors(world: EmbeddingWorld) -> None:
+    chat = world.world.chat(user="alice", model="agent/helper")
     for text in (TORTOISE, *(f"Entry {i}: item{i} of list{i}." for i in range(6))):
         chat.say(text)
-    made.pass_idle_time()
+    world.pass_idle_time()
     search = call_tools(Call("conversation_search", {"query": QUESTION, "limit": 1}), text=None)
-    made.world.upstream.queue(search, say("Dandelions."))
-    made.world.chat(user="alice", model="agent/helper").say("Look it up.")
-    assert TORTOISE in str(made.world.upstream.last.messages[-1]["content"])
-    embed_query = made.world.gateway.app.services.background.embed_query
-    trial = TrialRunner(made.world.store, 1000, made.world.clock, embed_query)
-    operation = ShowOperation(made.world.store, trial)
+    world.world.upstream.queue(search, say("Dandelions."))
+    world.world.chat(user="alice", model="agent/helper").say("Look it up.")
+    assert TORTOISE in str(world.world.upstream.last.messages[-1]["content"])
+    embed_query = world.world.gateway.app.services.background.embed_query
+    trial = TrialRunner(world.world.store, 1000, world.world.clock, embed_query)
+    operation = ShowOperation(world.world.store, trial)
     arguments = {"project": "default", "user": "alice", "profile": "helper", "query": QUESTION}
 
     async def show() -> Any:
         return await operation.show(arguments)
 
-    assert TORTOISE in made.world.gateway.call(show())["text"].partition("Would be recalled")[2]
+    assert TORTOISE in world.world.gateway.call(show())["text"].partition("Would be recalled")[2]
 
 
-def test_a_question_as_long_as_a_book_is_cut_for_it(made: EmbeddingWorld) -> None:
-    """An embedder refuses what is too long, and is then asked by nobody for a while."""
-    made.mention(TORTOISE)
-    made.pass_idle_time()
-    asking = made.questions.embed_query([made.get_agent_row()], "word " * 100_000, 1000.0)
-    assert made.world.gateway.call(asking) is not None
-    assert max(map(len, made.embedded_texts[-1])) <= QUERY_CHARS
+def test_a_question_as_long_as_a_book_is_cut(world: EmbeddingWorld) -> None:
+    """An embedder would refuse the whole question, and then get no question for a while."""
+    world.mention(TORTOISE)
+    world.pass_idle_time()
+    asking = world.questions.embed_query([world.get_agent_row()], "word " * 100_000, 1000.0)
+    assert world.world.gateway.call(asking) is not None
+    assert max(map(len, world.embedded_texts[-1])) <= QUERY_CHARS
 
 
-def test_a_question_of_several_memories_is_embedded_once_where_one_of_them_has_vectors(
-    made: EmbeddingWorld,
+def test_a_question_for_several_memories_is_embedded_once_if_one_of_them_has_vectors(
+    world: EmbeddingWorld,
 ) -> None:
-    made.mention(TORTOISE)
-    made.pass_idle_time()
-    made.world.chat(user="bob").say("Hi.")
-    made.world.settle()
-    alice, bob = made.get_agent_row(), made.get_agent_row("bob")
-    calls = len(made.embedded_texts)
+    world.mention(TORTOISE)
+    world.pass_idle_time()
+    world.world.chat(user="bob").say("Hi.")
+    world.world.settle()
+    alice, bob = world.get_agent_row(), world.get_agent_row("bob")
+    calls = len(world.embedded_texts)
     for agents, is_embedded in (([bob], False), ([bob, alice], True)):
-        asking = made.questions.embed_query(agents, QUESTION, 10_000.0)
-        assert (made.world.gateway.call(asking) is not None) is is_embedded
-    assert made.embedded_texts[calls:] == [[QUESTION]]
+        asking = world.questions.embed_query(agents, QUESTION, 10_000.0)
+        assert (world.world.gateway.call(asking) is not None) is is_embedded
+    assert world.embedded_texts[calls:] == [[QUESTION]]
 
 
-def test_the_operators_search_uses_it_without_a_gateway_too(
-    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
+def test_the_operators_search_uses_vectors_without_a_gateway(
+    upstream: StrictUpstream, embedding_server: StrictUpstream, tmp_path: Path
 ) -> None:
-    with serve_embedder(upstream, other, tmp_path) as made:
-        made.mention(TORTOISE)
-        made.pass_idle_time()
-        settings = made.world.gateway.app.services.settings
+    with serve_embedder(upstream, embedding_server, tmp_path) as world:
+        world.mention(TORTOISE)
+        world.pass_idle_time()
+        settings = world.world.gateway.app.services.settings
     file = tmp_path / "memory.db"
     here = replace(settings, database=DatabaseSettings(str(file), url_of(file)))
     for question, is_recalled in ((QUESTION, True), ("What is a quasar?", False)):
-        whose = {"project": "default", "user": "alice"}
+        arguments = {"project": "default", "user": "alice", "query": question}
         before = count_background_tokens(here)
-        shown = asyncio.run(perform_operation(here, "memory-show", {**whose, "query": question}))
+        shown = asyncio.run(perform_operation(here, "memory-show", arguments))
         assert (TORTOISE in shown["text"].partition("Would be recalled")[2]) is is_recalled
         assert count_background_tokens(here) > before
 
@@ -278,97 +289,100 @@ def count_background_tokens(settings: Settings) -> int:
     return sum(row["background_input_tokens"] for row in usage["data"])
 
 
-def test_passages_and_facts_have_vectors_as_messages_do(made: EmbeddingWorld) -> None:
-    made.mention()
-    made.pass_idle_time()
+def test_passages_and_facts_have_vectors_as_messages_do(world: EmbeddingWorld) -> None:
+    world.mention()
+    world.pass_idle_time()
 
-    id = made.get_agent_row()
+    id = world.get_agent_row()
 
     async def save() -> None:
-        await save_passage(made.world.store, id, "A tortoise note on dandelions.", at=5.0)
-        made.embedding.schedule.enqueue_now([id])
+        await save_passage(world.world.store, id, "A tortoise note on dandelions.", at=5.0)
+        world.embedding.schedule.enqueue_now([id])
 
-    made.world.gateway.call(save())
-    made.pass_idle_time()
-    assert "saved note: A tortoise note on dandelions." in made.ask_in_new_chat()
+    world.world.gateway.call(save())
+    world.pass_idle_time()
+    assert "saved note: A tortoise note on dandelions." in world.ask_in_new_chat()
 
 
-def test_a_fact_that_a_person_has_stated_is_embedded_without_a_turn(made: EmbeddingWorld) -> None:
-    made.mention()
-    made.pass_idle_time()
-    store, id = made.world.store, made.get_agent_row()
+def test_a_fact_that_a_person_has_stated_is_embedded_without_a_turn(world: EmbeddingWorld) -> None:
+    world.mention()
+    world.pass_idle_time()
+    store, id = world.world.store, world.get_agent_row()
 
     async def state() -> None:
         alice = await store.agents.find_by_id(id)
         assert alice is not None
-        await store.facts.remember(alice, TORTOISE, "tortoise", "person", made.world.clock.now)
+        await store.facts.remember(alice, TORTOISE, "tortoise", "person", world.world.clock.now)
 
-    made.world.gateway.call(state())
-    made.pass_idle_time()
-    assert made.embedded_texts[-1] == [TORTOISE]
+    world.world.gateway.call(state())
+    world.pass_idle_time()
+    assert world.embedded_texts[-1] == [TORTOISE]
 
 
-def test_a_memory_is_embedded_when_it_rests_or_when_enough_was_said(made: EmbeddingWorld) -> None:
-    chat = made.world.chat(user="alice")
+def test_a_memory_is_embedded_when_it_is_idle_or_has_enough_new_messages(world: EmbeddingWorld) -> None:
+    chat = world.world.chat(user="alice")
     chat.say("First.")
-    made.world.settle()
-    assert made.embedded_texts == []
+    world.world.settle()
+    assert world.embedded_texts == []
     for n in range(8):
         chat.say(f"Turn {n}.")
-    made.wait_for_jobs(lambda counts: made.embedded_texts != [] and not any(counts.values()))
-    assert made.embedded_texts[0][:2] == ["First.", "Ok."]
+    world.wait_for_jobs(lambda counts: world.embedded_texts != [] and not any(counts.values()))
+    assert world.embedded_texts[0][:2] == ["First.", "Ok."]
     chat.say("The last.")
-    made.pass_idle_time()
-    assert made.embedded_texts[-1][-2:] == ["The last.", "Ok."]
+    world.pass_idle_time()
+    assert world.embedded_texts[-1][-2:] == ["The last.", "Ok."]
 
 
-def test_a_long_memory_is_embedded_batch_by_batch(made: EmbeddingWorld) -> None:
+def test_a_long_memory_is_embedded_batch_by_batch(world: EmbeddingWorld) -> None:
     words = "word " * 400
-    made.mention(words, others=70)
-    made.pass_idle_time()
-    sizes = [len(texts) for texts in made.embedded_texts]
+    world.mention(words, others=70)
+    world.pass_idle_time()
+    sizes = [len(texts) for texts in world.embedded_texts]
     assert sum(sizes) == 142
     assert max(sizes) <= BATCH_TEXTS
-    assert max(len(text) for texts in made.embedded_texts for text in texts) <= TEXT_CHARS
-    assert made.world.query("SELECT seq FROM embedded") == [142]
+    assert max(len(text) for texts in world.embedded_texts for text in texts) <= TEXT_CHARS
+    assert world.world.query("SELECT seq FROM embedded") == [142]
 
 
 def test_the_next_batch_is_enqueued_with_the_end_of_the_one_before(
-    made: EmbeddingWorld, monkeypatch: pytest.MonkeyPatch
+    world: EmbeddingWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A gateway that dies between the two leaves nothing that is not embedded."""
-    made.embedding.schedule.every = 1_000
-    made.mention(others=70)
-    jobs = made.world.store.jobs
+    """So a gateway that is killed between the two leaves no message without a vector."""
+    world.embedding.schedule.every = 1_000
+    world.mention(others=70)
+    jobs = world.world.store.jobs
     enqueue = jobs.enqueue
 
-    async def only_once(*args: Any) -> int:
-        monkeypatch.setattr(jobs, "enqueue", dies)
+    async def enqueue_once(*args: Any) -> int:
+        monkeypatch.setattr(jobs, "enqueue", fail_to_enqueue)
         return await enqueue(*args)
 
-    async def dies(*args: Any) -> int:
+    async def fail_to_enqueue(*args: Any) -> int:
         raise StoreFailed("no disk")
 
-    monkeypatch.setattr(jobs, "enqueue", only_once)
-    made.pass_idle_time()
-    assert made.world.query("SELECT seq FROM embedded") == [140]
+    monkeypatch.setattr(jobs, "enqueue", enqueue_once)
+    world.pass_idle_time()
+    assert world.world.query("SELECT seq FROM embedded") == [140]
 
 
-def test_another_embedder_starts_over_at_the_next_start(
-    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
+def test_another_embedder_makes_all_vectors_again_at_the_next_start(
+    upstream: StrictUpstream, embedding_server: StrictUpstream, tmp_path: Path
 ) -> None:
-    with serve_embedder(upstream, other, tmp_path) as made:
-        made.mention(TORTOISE)
-        made.pass_idle_time()
-    with serve_embedder(upstream, other, tmp_path, embedder="emb/better") as made:
-        made.pass_idle_time()
-        assert set(made.world.query("SELECT model FROM vectors")) == {"emb/better"}
-        assert orjson.loads(other.last.body)["model"] == "better"
-        assert TORTOISE in made.ask_in_new_chat()
+    with serve_embedder(upstream, embedding_server, tmp_path) as world:
+        world.mention(TORTOISE)
+        world.pass_idle_time()
+    with serve_embedder(upstream, embedding_server, tmp_path, embedder="emb/better") as world:
+        world.pass_idle_time()
+        assert set(world.world.query("SELECT model FROM vectors")) == {"emb/better"}
+        assert orjson.loads(embedding_server.last.body)["model"] == "better"
+        assert TORTOISE in world.ask_in_new_chat()
 
 
-def test_a_section_without_room_for_all_shows_what_is_nearest_to_the_first_message(
-    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_section_without_room_for_all_facts_shows_those_nearest_to_the_first_message(
+    upstream: StrictUpstream,
+    embedding_server: StrictUpstream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compared, compare = list[Vector](), vector_blobs.compare
 
@@ -377,129 +391,132 @@ def test_a_section_without_room_for_all_shows_what_is_nearest_to_the_first_messa
         return compare(joined, query)
 
     monkeypatch.setattr(vector_blobs, "compare", count)
-    with serve_embedder(upstream, other, tmp_path, background_model=None) as made:
-        learner, wish = Learner(made.world), "I never buy dandelions for my tortoise."
-        made.mention(wish, *(f"I never eat {food} for dinner at home." for food in FOODS))
+    with serve_embedder(upstream, embedding_server, tmp_path, background_model=None) as world:
+        learner, wish = Learner(world.world), "I never buy dandelions for my tortoise."
+        world.mention(wish, *(f"I never eat {food} for dinner at home." for food in FOODS))
         learner.pass_idle_time()
         assert len(learner.list_facts()) == 1 + len(FOODS)
-        made.pass_idle_time()
-        asked = len(made.embedded_texts)
+        world.pass_idle_time()
+        count_before = len(world.embedded_texts)
         compared.clear()
-        chat = made.world.chat(user="alice")
+        chat = world.world.chat(user="alice")
         chat.say(QUESTION)
-        first = made.world.upstream.last.messages[0]["content"]
-        # It is the oldest, and others had no room.
+        first = world.world.upstream.last.messages[0]["content"]
+        # The wish is the oldest fact, and newer ones have no room.
         assert wish.rstrip(".") in first
         assert any(food not in first for food in FOODS)
-        # Section and note have one vector of the message, which is compared once.
-        assert made.embedded_texts[asked:] == [[QUESTION]]
+        # Section and note use one vector of the message, which is compared once.
+        assert world.embedded_texts[count_before:] == [[QUESTION]]
         assert len(compared) == 1
         chat.say("And what else?")
-        assert made.world.upstream.last.messages[0]["content"] == first
-        # So does what the embedder has not seen yet.
-        made.mention("I always feed the cat before work.", others=0)
+        assert world.world.upstream.last.messages[0]["content"] == first
+        # A fact that has no vector yet is shown too.
+        world.mention("I always feed the cat before work.", others=0)
         learner.pass_idle_time()
-        assert "I always feed the cat" in section_after(made, QUESTION)
+        assert "I always feed the cat" in read_new_section(world, QUESTION)
 
 
 @pytest.mark.parametrize("is_forgotten", [False, True])
-def test_what_was_near_stays_in_sight_where_another_fact_ends(
-    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path, is_forgotten: bool
+def test_the_nearest_fact_is_still_shown_after_another_fact_ends(
+    upstream: StrictUpstream, embedding_server: StrictUpstream, tmp_path: Path, is_forgotten: bool
 ) -> None:
-    with serve_embedder(upstream, other, tmp_path, background_model=None) as made:
-        learner, wish = Learner(made.world), "I never buy dandelions for my tortoise"
-        made.mention(f"{wish}.", *(f"I never eat {food} for dinner at home." for food in FOODS))
+    with serve_embedder(upstream, embedding_server, tmp_path, background_model=None) as world:
+        learner, wish = Learner(world.world), "I never buy dandelions for my tortoise"
+        world.mention(f"{wish}.", *(f"I never eat {food} for dinner at home." for food in FOODS))
         learner.pass_idle_time()
-        made.pass_idle_time()
-        chat = made.world.chat(user="alice")
+        world.pass_idle_time()
+        chat = world.world.chat(user="alice")
         chat.say(QUESTION)
-        section = made.world.upstream.last.messages[0]["content"]
+        section = world.world.upstream.last.messages[0]["content"]
         assert wish in section
         shown = next(food for food in FOODS if f"never eat {food}" in section)
-        made.world.clock.now -= 10_000  # the provider's cache holds
+        world.world.clock.now -= 10_000  # the provider's cache holds
         if is_forgotten:
             number = next(fact.seq for fact in learner.list_facts() if shown in fact.text)
-            forgetting = ForgetOperations(made.world.store, made.world.clock)
-            made.world.gateway.call(
+            forgetting = ForgetOperations(world.world.store, world.world.clock)
+            world.world.gateway.call(
                 forgetting.forget({"project": "default", "user": "alice", "fact": number})
             )
         else:
-            made.mention(f"I always eat {shown} for dinner at home.", others=0)
+            world.mention(f"I always eat {shown} for dinner at home.", others=0)
             learner.pass_idle_time()
-        made.world.clock.now -= 10_000
+        world.world.clock.now -= 10_000
         chat.say("And what else?")
-        first, *_, last = made.world.upstream.last.messages
+        first, *_, last = world.world.upstream.last.messages
         changed = (first if is_forgotten else last)["content"]
         assert f"never eat {shown}" not in changed
         assert wish in changed
 
 
-def test_the_nearest_is_chosen_among_all_that_holds(
-    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
+def test_the_nearest_facts_are_chosen_among_all_standing_facts(
+    upstream: StrictUpstream, embedding_server: StrictUpstream, tmp_path: Path
 ) -> None:
-    """Not among the newest few: a person has dozens after some months."""
-    with serve_embedder(upstream, other, tmp_path, background_model=None) as made:
-        learner, wish = Learner(made.world), "I never buy dandelions for my tortoise."
+    """They are not only chosen among the newest: a person has dozens after some months."""
+    with serve_embedder(upstream, embedding_server, tmp_path, background_model=None) as world:
+        learner, wish = Learner(world.world), "I never buy dandelions for my tortoise."
         pairs = [*combinations(FOODS, 2)][:40]
-        made.mention(wish, *(f"I never eat {one} with {other} at home." for one, other in pairs), others=0)
+        world.mention(wish, *(f"I never eat {one} with {other} at home." for one, other in pairs), others=0)
         learner.pass_idle_time()
         assert len(learner.list_facts()) == 1 + len(pairs)
-        made.pass_idle_time()
-        assert wish.rstrip(".") in section_after(made, QUESTION)
+        world.pass_idle_time()
+        assert wish.rstrip(".") in read_new_section(world, QUESTION)
 
 
-def test_the_time_that_the_section_takes_to_choose_is_a_part_of_that_for_recall(
-    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_time_in_which_the_section_chooses_facts_counts_for_the_deadline_of_recall(
+    upstream: StrictUpstream,
+    embedding_server: StrictUpstream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Else a first reply waits for the vectors of a large memory, and then as long again for the search."""
+    """Otherwise a first reply would wait for the vectors of a large memory, and then as long again for the search."""
     limit_ms = 1000 * PATIENCE_S
     options: dict[str, Any] = {"background_model": None, "recall_deadline_ms": limit_ms}
-    with serve_embedder(upstream, other, tmp_path, **options) as made:
-        learner = Learner(made.world)
-        made.mention(*(f"I never eat {food} for dinner at home." for food in FOODS))
+    with serve_embedder(upstream, embedding_server, tmp_path, **options) as world:
+        learner = Learner(world.world)
+        world.mention(*(f"I never eat {food} for dinner at home." for food in FOODS))
         learner.pass_idle_time()
-        made.pass_idle_time()
+        world.pass_idle_time()
         late_s, given_ms = 0.0, dict[str, float]()
         clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + late_s)
         for module in ("note_search", "recall", "query_vectors"):
             monkeypatch.setattr(f"gateway.run.memory.{module}.time", clock)
         vector_of, compare, search = QueryVectors.find_vector, Recall.compare, Recall.search
 
-        async def embed_slowly(self: QueryVectors, *asked: Any) -> Any:
+        async def embed_slowly(self: QueryVectors, *args: Any) -> Any:
             nonlocal late_s
             late_s += 0 if self._vectors else PATIENCE_S / 4
-            return await vector_of(self, *asked)
+            return await vector_of(self, *args)
 
-        async def compare_slowly(self: Recall, *asked: Any, **options: Any) -> Any:
+        async def compare_slowly(self: Recall, *args: Any, **options: Any) -> Any:
             nonlocal late_s
             late_s += PATIENCE_S / 4
             given_ms["compare"] = options["deadline_ms"]
-            return await compare(self, *asked, **options)
+            return await compare(self, *args, **options)
 
-        async def search_and_note(self: Recall, *asked: Any, **options: Any) -> Any:
+        async def search_and_note(self: Recall, *args: Any, **options: Any) -> Any:
             given_ms["search"] = options["deadline_ms"]
-            return await search(self, *asked, **options)
+            return await search(self, *args, **options)
 
         monkeypatch.setattr(QueryVectors, "find_vector", embed_slowly)
         monkeypatch.setattr(Recall, "compare", compare_slowly)
         monkeypatch.setattr(Recall, "search", search_and_note)
-        section_after(made, QUESTION)
+        read_new_section(world, QUESTION)
         assert given_ms["compare"] <= limit_ms * (2 / 3 - 1 / 4)
         assert given_ms["search"] <= limit_ms / 2
 
 
-def section_after(made: EmbeddingWorld, text: str) -> str:
-    """The memory section of a new conversation."""
-    made.world.chat(user="alice").say(text)
-    section: str = made.world.upstream.last.messages[0]["content"]
+def read_new_section(world: EmbeddingWorld, text: str) -> str:
+    """Begins a conversation with a text, and returns its memory section."""
+    world.world.chat(user="alice").say(text)
+    section: str = world.world.upstream.last.messages[0]["content"]
     return section
 
 
-# -- faults
+# -- failures
 
 
-def vectors(*given: Any) -> Reply:
-    data = [{"index": i, "embedding": each} for i, each in enumerate(given)]
+def make_reply(*vectors: Any) -> Reply:
+    data = [{"index": i, "embedding": each} for i, each in enumerate(vectors)]
     return Reply(headers=JSON, body=[orjson.dumps({"data": data})])
 
 
@@ -513,327 +530,348 @@ NOT_A_NUMBER = raw(b'{"data": [{"index": 0, "embedding": [NaN, 1]}]}', content_t
         fail(401),
         fail(404),
         Reply(cut_before_headers=True),
-        vectors([1, 2]),
-        vectors(),
+        make_reply([1, 2]),
+        make_reply(),
         NOT_A_NUMBER,
-        vectors([1], [1, 2], [1], [1, 2]),
+        make_reply([1], [1, 2], [1], [1, 2]),
     ],
     ids=["500", "401", "404", "cut", "one for four", "none", "NaN", "of two lengths"],
 )
 def test_an_embedder_that_fails_is_tried_again_and_no_client_notices(
-    made: EmbeddingWorld, reply: Reply
+    world: EmbeddingWorld, reply: Reply
 ) -> None:
-    chat = made.world.chat(user="alice")
+    chat = world.world.chat(user="alice")
     assert chat.say(TORTOISE) == "Ok."
     assert chat.say("It is slow.") == "Ok."
-    made.embedder.queue(reply, reply)
-    made.pass_idle_time(ends=False)
-    (job,) = made.world.query("SELECT state || ' ' || error FROM jobs")
+    world.embedder.queue(reply, reply)
+    world.pass_idle_time(ends=False)
+    (job,) = world.world.query("SELECT state || ' ' || error FROM jobs")
     assert job.startswith("retrying the embedder ")
     assert "tortoise" not in job
-    made.embedder.forget_replies()
-    made.embedder.queue(reply)  # the question's vector cannot be had either
-    assert TORTOISE in made.ask_in_new_chat("What does my tortoise like?")
-    assert made.count_vectors() == 0
-    made.embedder.forget_replies()
-    made.pass_idle_time(3600)
-    assert made.count_vectors() == 1
+    world.embedder.forget_replies()
+    world.embedder.queue(reply)  # the question gets no vector either
+    assert TORTOISE in world.ask_in_new_chat("What does my tortoise like?")
+    assert world.count_vectors() == 0
+    world.embedder.forget_replies()
+    world.pass_idle_time(3600)
+    assert world.count_vectors() == 1
 
 
-def test_one_that_stays_down_leaves_a_dead_letter_and_the_next_turn_tries_again(made: EmbeddingWorld) -> None:
-    made.world.chat(user="alice").say(TORTOISE)
-    made.embedder.queue(*[fail(503)] * 8)
+def test_an_embedder_that_stays_down_leaves_a_dead_letter_and_the_next_turn_tries_again(
+    world: EmbeddingWorld,
+) -> None:
+    world.world.chat(user="alice").say(TORTOISE)
+    world.embedder.queue(*[fail(503)] * 8)
     for n in range(8):
-        made.pass_idle_time(3600, ends=False)
-        made.wait_for_jobs(lambda counts, n=n: len(made.embedded_texts) > n and not counts[JobState.RUNNING])  # type: ignore[misc]
-    assert made.world.query("SELECT state FROM jobs") == ["dead"]
-    made.tick += 1000
-    made.world.chat(user="alice").say("And then?")
-    made.pass_idle_time()
-    assert made.count_vectors() == 1
+        world.pass_idle_time(3600, ends=False)
+        world.wait_for_jobs(
+            lambda counts, n=n: len(world.embedded_texts) > n and not counts[JobState.RUNNING]
+        )  # type: ignore[misc]
+    assert world.world.query("SELECT state FROM jobs") == ["dead"]
+    world.tick += 1000
+    world.world.chat(user="alice").say("And then?")
+    world.pass_idle_time()
+    assert world.count_vectors() == 1
 
 
 def test_after_failures_in_a_row_the_jobs_of_other_memories_wait_without_failing(
-    made: EmbeddingWorld,
+    world: EmbeddingWorld,
 ) -> None:
-    made.embedder.queue(*[fail(500)] * MAX_FAILURES)
+    world.embedder.queue(*[fail(500)] * MAX_FAILURES)
     for user in ("alice", "bob"):
-        made.world.chat(user=user).say(TORTOISE)
-    made.pass_idle_time(ends=False)
-    made.wait_for_jobs(lambda counts: counts[JobState.RETRYING] == 2 and not counts[JobState.RUNNING])
+        world.world.chat(user=user).say(TORTOISE)
+    world.pass_idle_time(ends=False)
+    world.wait_for_jobs(lambda counts: counts[JobState.RETRYING] == 2 and not counts[JobState.RUNNING])
     for user in ("carol", "dora"):
-        made.world.chat(user=user).say(TORTOISE)
-    made.make_jobs_due()
-    made.wait_for_jobs(lambda counts: counts[JobState.PENDING] == 2 and not counts[JobState.RUNNING])
-    assert made.world.query("SELECT attempt FROM jobs ORDER BY id") == [1, 1, 0, 0]
-    assert len(made.embedded_texts) == MAX_FAILURES
-    made.pass_idle_time(3600)
-    assert made.count_vectors() == 4
+        world.world.chat(user=user).say(TORTOISE)
+    world.make_jobs_due()
+    world.wait_for_jobs(lambda counts: counts[JobState.PENDING] == 2 and not counts[JobState.RUNNING])
+    assert world.world.query("SELECT attempt FROM jobs ORDER BY id") == [1, 1, 0, 0]
+    assert len(world.embedded_texts) == MAX_FAILURES
+    world.pass_idle_time(3600)
+    assert world.count_vectors() == 4
 
 
-def test_a_failure_among_many_calls_holds_up_no_other_memory(made: EmbeddingWorld) -> None:
-    """An embedder that fails one call in fifty would never catch up if all rested for that."""
+def test_a_failure_among_many_calls_holds_up_no_other_memory(world: EmbeddingWorld) -> None:
+    """If one call in fifty failed and all memories paused for it, the embedder would never catch up."""
     for users in (range(4), range(4, 8)):
-        made.embedder.queue(fail(500))
+        world.embedder.queue(fail(500))
         for n in users:
-            made.world.chat(user=f"user{n}").say(TORTOISE)
-        made.make_jobs_due()
-        made.wait_for_jobs(lambda counts: not (counts[JobState.PENDING] or counts[JobState.RUNNING]))
-    assert made.count_vectors() == 7
-    assert len(made.embedded_texts) == 4 + 5, "the one that failed is tried again"
+            world.world.chat(user=f"user{n}").say(TORTOISE)
+        world.make_jobs_due()
+        world.wait_for_jobs(lambda counts: not (counts[JobState.PENDING] or counts[JobState.RUNNING]))
+    assert world.count_vectors() == 7
+    assert len(world.embedded_texts) == 4 + 5, "the failed call is made again"
 
 
-def test_one_that_is_busy_is_left_alone_for_as_long_as_it_says(made: EmbeddingWorld) -> None:
-    made.world.chat(user="alice").say(TORTOISE)
-    made.embedder.queue(fail(429, retry_after="500"))
-    made.pass_idle_time(ends=False)
-    ((tries, due),) = made.world.query("SELECT tries, due FROM jobs")
+def test_a_busy_embedder_gets_no_call_before_its_retry_time(world: EmbeddingWorld) -> None:
+    world.world.chat(user="alice").say(TORTOISE)
+    world.embedder.queue(fail(429, retry_after="500"))
+    world.pass_idle_time(ends=False)
+    ((tries, due),) = world.world.query("SELECT tries, due FROM jobs")
     assert tries == 0
-    assert due - made.world.clock.now > 400
-    made.pass_idle_time(1000)
-    assert made.count_vectors() == 1
+    assert due - world.world.clock.now > 400
+    world.pass_idle_time(1000)
+    assert world.count_vectors() == 1
 
 
-def picky(text: str) -> list[float]:
+def make_vector_or_refuse(text: str) -> list[float]:
     if "forbidden" in text:
         raise Refusal("Your input was rejected by our safety system.", "input")
     return vector_of(text)
 
 
-def test_a_text_that_it_refuses_does_not_keep_the_others_out(made: EmbeddingWorld) -> None:
-    made.embedder.endpoints.vector_of = picky
-    made.mention(TORTOISE, "A forbidden word.")
-    made.pass_idle_time()
-    assert TORTOISE in made.ask_in_new_chat()
-    assert made.world.query("SELECT seq FROM embedded") == [16]
-    assert made.list_on_disk("A forbidden word.", TORTOISE) == [TORTOISE]
+def test_a_refused_text_leaves_the_other_texts_their_vectors(world: EmbeddingWorld) -> None:
+    world.embedder.endpoints.vector_of = make_vector_or_refuse
+    world.mention(TORTOISE, "A forbidden word.")
+    world.pass_idle_time()
+    assert TORTOISE in world.ask_in_new_chat()
+    assert world.world.query("SELECT seq FROM embedded") == [16]
+    assert world.list_on_disk("A forbidden word.", TORTOISE) == [TORTOISE]
 
 
-def test_a_refused_text_that_is_a_batch_of_its_own_does_not_keep_the_others_out(
-    made: EmbeddingWorld, monkeypatch: pytest.MonkeyPatch
+def test_a_refused_text_in_a_batch_of_its_own_leaves_the_other_texts_their_vectors(
+    world: EmbeddingWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made.embedder.endpoints.vector_of = picky
-    made.embedding.schedule.every = 1_000  # all texts are those of one job
+    world.embedder.endpoints.vector_of = make_vector_or_refuse
+    world.embedding.schedule.every = 1_000  # one job has all texts
     monkeypatch.setattr(embed, "BATCH_TEXTS", 15)
-    made.mention(TORTOISE)
-    made.world.upstream.queue(say("A forbidden word."))
-    made.mention("The sixteenth text is", others=0)
-    made.pass_idle_time()
-    assert made.world.query("SELECT seq FROM embedded") == [16]
-    assert made.embedded_texts.count(["A forbidden word."]) == 1
-    assert made.list_on_disk("A forbidden word.", TORTOISE) == [TORTOISE]
+    world.mention(TORTOISE)
+    world.world.upstream.queue(say("A forbidden word."))
+    world.mention("The sixteenth text is", others=0)
+    world.pass_idle_time()
+    assert world.world.query("SELECT seq FROM embedded") == [16]
+    assert world.embedded_texts.count(["A forbidden word."]) == 1
+    assert world.list_on_disk("A forbidden word.", TORTOISE) == [TORTOISE]
 
 
-def test_refused_texts_at_the_beginning_of_a_later_batch_do_not_keep_the_others_out(
-    made: EmbeddingWorld, monkeypatch: pytest.MonkeyPatch
+def test_refused_texts_at_the_beginning_of_a_later_batch_leave_the_other_texts_their_vectors(
+    world: EmbeddingWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made.embedder.endpoints.vector_of = picky
-    made.embedding.schedule.every = 1_000  # all texts are those of one job
+    world.embedder.endpoints.vector_of = make_vector_or_refuse
+    world.embedding.schedule.every = 1_000  # one job has all texts
     monkeypatch.setattr(embed, "BATCH_TEXTS", 14)
-    made.mention(TORTOISE)
-    made.world.upstream.queue(say("A forbidden answer."))
-    made.mention("A forbidden question.", "Another forbidden question.", "Blue whales sing.", others=0)
-    made.pass_idle_time()
-    assert made.world.query("SELECT seq FROM embedded") == [20]
-    assert made.list_on_disk("A forbidden question.", "Blue whales sing.") == ["Blue whales sing."]
+    world.mention(TORTOISE)
+    world.world.upstream.queue(say("A forbidden answer."))
+    world.mention("A forbidden question.", "Another forbidden question.", "Blue whales sing.", others=0)
+    world.pass_idle_time()
+    assert world.world.query("SELECT seq FROM embedded") == [20]
+    assert world.list_on_disk("A forbidden question.", "Blue whales sing.") == ["Blue whales sing."]
 
 
-def test_one_that_refuses_everything_is_not_asked_for_each_text(made: EmbeddingWorld) -> None:
-    made.embedding.schedule.every = 1_000  # nothing is embedded before it refuses
-    made.mention(TORTOISE, others=20)
-    made.embedder.queue(*[fail(400)] * 50)
-    before = len(made.embedder.requests)
-    made.pass_idle_time(ends=False)
-    assert made.world.query("SELECT state FROM jobs") == ["retrying"]
-    assert len(made.embedder.requests) - before == 2  # with the messages, and with other texts
+def test_an_embedder_that_refuses_everything_is_not_called_for_each_text(world: EmbeddingWorld) -> None:
+    world.embedding.schedule.every = 1_000  # no text is embedded before the refusals
+    world.mention(TORTOISE, others=20)
+    world.embedder.queue(*[fail(400)] * 50)
+    before = len(world.embedder.requests)
+    world.pass_idle_time(ends=False)
+    assert world.world.query("SELECT state FROM jobs") == ["retrying"]
+    assert len(world.embedder.requests) - before == 2  # with the messages, and with other texts
 
 
-def test_an_account_that_has_run_out_leaves_no_message_without_a_vector(made: EmbeddingWorld) -> None:
-    """Gemini answers an expired key with a 400, as it does a text that it does not take."""
-    made.mention(TORTOISE, others=0)
-    made.embedder.queue(*[fail(400, "API key expired.")] * 8)
-    made.pass_idle_time(ends=False)
-    assert made.count_vectors() == 0
-    made.embedder.forget_replies()
-    made.pass_idle_time(3600)
-    assert made.list_on_disk(TORTOISE) == [TORTOISE]
+def test_messages_get_their_vectors_after_an_expired_key_is_replaced(world: EmbeddingWorld) -> None:
+    """Gemini answers an expired key with a 400, as it answers a text that it refuses."""
+    world.mention(TORTOISE, others=0)
+    world.embedder.queue(*[fail(400, "API key expired.")] * 8)
+    world.pass_idle_time(ends=False)
+    assert world.count_vectors() == 0
+    world.embedder.forget_replies()
+    world.pass_idle_time(3600)
+    assert world.list_on_disk(TORTOISE) == [TORTOISE]
 
 
-def test_a_memory_that_begins_with_refused_texts_is_embedded_after_them(made: EmbeddingWorld) -> None:
-    made.embedder.endpoints.vector_of = picky
-    made.world.upstream.queue(say("A forbidden answer."))
-    made.mention("A forbidden question.", "Another forbidden question.", TORTOISE, others=0)
-    made.pass_idle_time()
-    assert made.list_on_disk(TORTOISE) == [TORTOISE]
+def test_the_texts_after_refused_texts_at_the_beginning_of_a_memory_are_embedded(
+    world: EmbeddingWorld,
+) -> None:
+    world.embedder.endpoints.vector_of = make_vector_or_refuse
+    world.world.upstream.queue(say("A forbidden answer."))
+    world.mention("A forbidden question.", "Another forbidden question.", TORTOISE, others=0)
+    world.pass_idle_time()
+    assert world.list_on_disk(TORTOISE) == [TORTOISE]
 
 
-# -- questions, while it fails
+# -- questions while the embedder fails
 
 
 @pytest.fixture
-def known(made: EmbeddingWorld) -> EmbeddingWorld:
-    """With a memory that has vectors."""
-    made.mention(TORTOISE)
-    made.pass_idle_time()
-    return made
+def world_with_vectors(world: EmbeddingWorld) -> EmbeddingWorld:
+    """A gateway in which the memory of alice has vectors."""
+    world.mention(TORTOISE)
+    world.pass_idle_time()
+    return world
 
 
 @pytest.mark.parametrize("reply", [fail(500), fail(401), fail(429)])
-def test_after_one_failure_the_next_question_is_asked(known: EmbeddingWorld, reply: Reply) -> None:
-    known.embedder.queue(reply)
-    assert known.ask_in_new_chat() == QUESTION
-    again = QUESTION.replace("suits", "is best for")  # the same question again would get the same note
-    assert TORTOISE in known.ask_in_new_chat(again)
-    for _ in range(IN_A_ROW):
-        known.embedder.queue(reply)
-        assert not known.has_vector()
-        assert known.has_vector(), "however many there were, they were not in a row"
-
-
-def test_after_failures_in_a_row_one_question_asks_whether_it_answers_again(
-    known: EmbeddingWorld, caplog: pytest.LogCaptureFixture
+def test_after_one_failure_the_next_question_is_embedded(
+    world_with_vectors: EmbeddingWorld, reply: Reply
 ) -> None:
-    known.embedder.queue(*[fail(500)] * IN_A_ROW)
-    assert [known.has_vector() for _ in range(IN_A_ROW)] == [False] * IN_A_ROW
-    count = len(known.embedded_texts)
-    assert not known.has_vector()
-    known.tick += Policy().breaker_s
-    known.embedder.queue(fail(500))
-    assert not known.has_vector()
-    assert not known.has_vector(), "it rests again"
-    known.tick += Policy().breaker_s
+    world_with_vectors.embedder.queue(reply)
+    assert world_with_vectors.ask_in_new_chat() == QUESTION
+    again = QUESTION.replace("suits", "is best for")  # the same question again would get the same note
+    assert TORTOISE in world_with_vectors.ask_in_new_chat(again)
+    for _ in range(MAX_QUESTION_FAILURES):
+        world_with_vectors.embedder.queue(reply)
+        assert not world_with_vectors.has_vector()
+        assert world_with_vectors.has_vector(), "failures with a success between them are not in a row"
+
+
+def test_after_failures_in_a_row_one_question_probes_the_embedder(
+    world_with_vectors: EmbeddingWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    world_with_vectors.embedder.queue(*[fail(500)] * MAX_QUESTION_FAILURES)
+    assert [world_with_vectors.has_vector() for _ in range(MAX_QUESTION_FAILURES)] == [
+        False
+    ] * MAX_QUESTION_FAILURES
+    count = len(world_with_vectors.embedded_texts)
+    assert not world_with_vectors.has_vector()
+    world_with_vectors.tick += Policy().breaker_s
+    world_with_vectors.embedder.queue(fail(500))
+    assert not world_with_vectors.has_vector()
+    assert not world_with_vectors.has_vector(), "the pause begins again"
+    world_with_vectors.tick += Policy().breaker_s
     gate = Gate()
-    arrived = known.embedder.request_gate(len(known.embedder.requests) + 1)
-    known.embedder.queue(replace(vectors([1.0] * len(vector_of(QUESTION))), hold_before_headers=gate))
+    arrived = world_with_vectors.embedder.request_gate(len(world_with_vectors.embedder.requests) + 1)
+    world_with_vectors.embedder.queue(
+        replace(make_reply([1.0] * len(vector_of(QUESTION))), hold_before_headers=gate)
+    )
     with ThreadPoolExecutor() as threads:
-        probe = threads.submit(known.has_vector)
+        probe = threads.submit(world_with_vectors.has_vector)
         arrived.wait_sync()
-        assert not known.has_vector(), "only one asks"
+        assert not world_with_vectors.has_vector(), "only one question probes"
         gate.open()
         assert probe.result(PATIENCE_S)
-    assert known.has_vector()
-    assert len(known.embedded_texts) == count + 3
+    assert world_with_vectors.has_vector()
+    assert len(world_with_vectors.embedded_texts) == count + 3
     assert len([each for each in caplog.messages if "words alone" in each]) == 1
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_a_question_that_it_refuses_holds_up_no_other(known: EmbeddingWorld, status: int) -> None:
-    known.embedder.queue(*[fail(status)] * 2 * IN_A_ROW)
-    assert not any(known.has_vector() for _ in range(2 * IN_A_ROW))
-    assert known.has_vector()
+def test_a_refused_question_pauses_no_other(world_with_vectors: EmbeddingWorld, status: int) -> None:
+    world_with_vectors.embedder.queue(*[fail(status)] * 2 * MAX_QUESTION_FAILURES)
+    assert not any(world_with_vectors.has_vector() for _ in range(2 * MAX_QUESTION_FAILURES))
+    assert world_with_vectors.has_vector()
 
 
-def test_no_question_is_asked_before_its_retry_after(known: EmbeddingWorld) -> None:
-    known.embedder.queue(fail(429, retry_after="20"))
-    count = len(known.embedded_texts)
-    assert not known.has_vector()
-    known.tick += 19
-    assert not known.has_vector()
-    assert len(known.embedded_texts) == count + 1
-    known.tick += 1
-    assert known.has_vector()
+def test_no_question_is_embedded_before_the_retry_time(world_with_vectors: EmbeddingWorld) -> None:
+    world_with_vectors.embedder.queue(fail(429, retry_after="20"))
+    count = len(world_with_vectors.embedded_texts)
+    assert not world_with_vectors.has_vector()
+    world_with_vectors.tick += 19
+    assert not world_with_vectors.has_vector()
+    assert len(world_with_vectors.embedded_texts) == count + 1
+    world_with_vectors.tick += 1
+    assert world_with_vectors.has_vector()
 
 
-def test_one_too_slow_for_callers_in_haste_is_asked_for_the_others(known: EmbeddingWorld) -> None:
-    """Voice agents' requests have less time."""
+def test_an_embedder_too_slow_for_short_waits_is_called_for_longer_ones(
+    world_with_vectors: EmbeddingWorld,
+) -> None:
+    """Requests of voice agents wait less."""
     gate = Gate()
-    known.embedder.queue(*[Reply(hold_before_headers=gate, headers=JSON, body=[b"{}"])] * IN_A_ROW)
-    assert not any(known.has_vector(1.0) for _ in range(IN_A_ROW))
+    world_with_vectors.embedder.queue(
+        *[Reply(hold_before_headers=gate, headers=JSON, body=[b"{}"])] * MAX_QUESTION_FAILURES
+    )
+    assert not any(world_with_vectors.has_vector(1.0) for _ in range(MAX_QUESTION_FAILURES))
     gate.open()
-    known.embedder.forget_replies()
-    assert not known.has_vector(1000.0), "those in haste do not wait any more"
-    assert known.has_vector()
+    world_with_vectors.embedder.forget_replies()
+    assert not world_with_vectors.has_vector(1000.0), "short waits are not begun any more"
+    assert world_with_vectors.has_vector()
 
 
-def test_a_stream_that_waits_for_a_vector_in_vain_has_time_for_words(
-    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_stream_that_gets_no_vector_in_time_still_searches_by_words(
+    upstream: StrictUpstream,
+    embedding_server: StrictUpstream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waits: list[float] = []
 
-    async def none(self: QuestionEmbedder, agent_rows: Sequence[int], query: str, wait_ms: float) -> None:
+    async def find_no_vector(
+        self: QuestionEmbedder, agent_rows: Sequence[int], query: str, wait_ms: float
+    ) -> None:
         waits.append(wait_ms)
 
-    monkeypatch.setattr(QuestionEmbedder, "embed_query", none)
-    with serve_embedder(upstream, other, tmp_path) as made:
-        made.mention(TORTOISE)
-        assert TORTOISE in made.ask_in_new_chat("What does my tortoise like?", stream=True)
-        assert TORTOISE in made.ask_in_new_chat("What does my slow tortoise like?")
+    monkeypatch.setattr(QuestionEmbedder, "embed_query", find_no_vector)
+    with serve_embedder(upstream, embedding_server, tmp_path) as world:
+        world.mention(TORTOISE)
+        assert TORTOISE in world.ask_in_new_chat("What does my tortoise like?", stream=True)
+        assert TORTOISE in world.ask_in_new_chat("What does my slow tortoise like?")
     whole = 50_000.0  # the tests' time for recall
     streamed = whole / STREAM_TIME_PARTS
     assert 0 < waits[-2] <= streamed * 2 / 3
     assert streamed < waits[-1] <= whole * 2 / 3
 
 
-def test_with_no_time_to_wait_a_question_is_not_embedded(
-    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
+def test_without_a_wait_no_question_is_embedded(
+    upstream: StrictUpstream, embedding_server: StrictUpstream, tmp_path: Path
 ) -> None:
-    with serve_embedder(upstream, other, tmp_path, embedder_wait_ms=0) as made:
-        made.mention(TORTOISE)
-        made.pass_idle_time()
-        count = len(other.requests)
-        assert made.ask_in_new_chat() == QUESTION
-        assert len(other.requests) == count
+    with serve_embedder(upstream, embedding_server, tmp_path, embedder_wait_ms=0) as world:
+        world.mention(TORTOISE)
+        world.pass_idle_time()
+        count = len(embedding_server.requests)
+        assert world.ask_in_new_chat() == QUESTION
+        assert len(embedding_server.requests) == count
 
 
-def test_what_it_costs_counts_towards_the_day(
-    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
+def test_tokens_of_the_embedder_count_towards_the_daily_budget(
+    upstream: StrictUpstream, embedding_server: StrictUpstream, tmp_path: Path
 ) -> None:
-    with serve_embedder(upstream, other, tmp_path, background_daily_tokens=3) as made:
-        made.world.chat(user="alice").say(TORTOISE)
-        made.pass_idle_time()
-        app = made.world.gateway.app
-        assert made.world.gateway.call(app.services.accounting.meter.count_background_tokens("default")) == 2
-        made.world.gateway.call(app.services.accounting.meter.write())
-        spent = made.world.query('SELECT "user", model, background_input_tokens FROM usage')
+    with serve_embedder(upstream, embedding_server, tmp_path, background_daily_tokens=3) as world:
+        world.world.chat(user="alice").say(TORTOISE)
+        world.pass_idle_time()
+        app = world.world.gateway.app
+        assert world.world.gateway.call(app.services.accounting.meter.count_background_tokens("default")) == 2
+        world.world.gateway.call(app.services.accounting.meter.write())
+        spent = world.world.query('SELECT "user", model, background_input_tokens FROM usage')
         assert ("alice", "vec", 2) in spent
-        made.world.chat(user="alice").say("More.")
-        made.pass_idle_time()
-        made.world.chat(user="alice").say("Even more.")
-        made.pass_idle_time(ends=False)
-        assert made.world.query("SELECT state FROM jobs") == ["retrying"]
-        assert ["Even more.", "Ok."] not in made.embedded_texts  # though alone, as a question
-        made.pass_idle_time(100_000)
-        assert ["Even more.", "Ok."] in made.embedded_texts
+        world.world.chat(user="alice").say("More.")
+        world.pass_idle_time()
+        world.world.chat(user="alice").say("Even more.")
+        world.pass_idle_time(ends=False)
+        assert world.world.query("SELECT state FROM jobs") == ["retrying"]
+        assert ["Even more.", "Ok."] not in world.embedded_texts  # though alone, as a question
+        world.pass_idle_time(100_000)
+        assert ["Even more.", "Ok."] in world.embedded_texts
 
 
-def test_what_questions_cost_counts_towards_no_day(made: EmbeddingWorld) -> None:
-    made.mention(TORTOISE)
-    made.pass_idle_time()
-    meter = made.world.gateway.app.services.accounting.meter
-    before = made.world.gateway.call(meter.count_background_tokens("default"))
-    assert TORTOISE in made.ask_in_new_chat()
-    made.world.gateway.call(meter.write())
-    assert made.world.gateway.call(meter.count_background_tokens("default")) == before
+def test_tokens_of_questions_count_towards_no_daily_budget(world: EmbeddingWorld) -> None:
+    world.mention(TORTOISE)
+    world.pass_idle_time()
+    meter = world.world.gateway.app.services.accounting.meter
+    before = world.world.gateway.call(meter.count_background_tokens("default"))
+    assert TORTOISE in world.ask_in_new_chat()
+    world.world.gateway.call(meter.write())
+    assert world.world.gateway.call(meter.count_background_tokens("default")) == before
     sums = "SELECT sum(background_input_tokens), sum(question_tokens) FROM usage WHERE project = 'default'"
-    ((spent, questions),) = made.world.query(sums)
+    ((spent, questions),) = world.world.query(sums)
     assert spent - questions == before < spent
 
 
-# -- forgetting and carrying
+# -- forgetting and import
 
 
-def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(
-    made: EmbeddingWorld, database_kind: str
+def test_a_forgotten_message_has_no_vector_and_gets_none_from_a_running_job(
+    world: EmbeddingWorld, database_kind: str
 ) -> None:
-    made.mention(TORTOISE, "My sister plays the cello.", others=3)
-    made.pass_idle_time()
-    assert made.list_on_disk(TORTOISE, "My sister plays the cello.") == [
+    world.mention(TORTOISE, "My sister plays the cello.", others=3)
+    world.pass_idle_time()
+    assert world.list_on_disk(TORTOISE, "My sister plays the cello.") == [
         TORTOISE,
         "My sister plays the cello.",
     ]
-    store, id = made.world.store, made.get_agent_row()
+    store, id = world.world.store, world.get_agent_row()
 
     async def forget(target: ForgetTarget) -> None:
         assert await store.forgetting.run(await store.forgetting.begin(id, target))
-        # A server sweeps once a minute.
+        # PostgreSQL is swept once a minute.
         assert await store.forgetting.sweep() or database_kind == "postgresql"
 
-    made.world.gateway.call(forget(ForgetTarget(messages=[1])))
-    assert made.list_on_disk(TORTOISE, "My sister plays the cello.") == ["My sister plays the cello."]
+    world.world.gateway.call(forget(ForgetTarget(messages=[1])))
+    assert world.list_on_disk(TORTOISE, "My sister plays the cello.") == ["My sister plays the cello."]
 
     gate = Gate()
-    made.world.chat(user="alice").say("The password of the cellar is swordfish.")
-    made.embedder.queue(
+    world.world.chat(user="alice").say("The password of the cellar is swordfish.")
+    world.embedder.queue(
         Reply(
             hold_before_headers=gate,
             headers=JSON,
@@ -849,30 +887,30 @@ def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(
             ],
         )
     )
-    count = len(made.embedder.requests)
-    arrived = made.embedder.request_gate(count + 1)
-    made.world.settle()
-    made.world.clock.sleep(IDLE_S)
+    count = len(world.embedder.requests)
+    arrived = world.embedder.request_gate(count + 1)
+    world.world.settle()
+    world.world.clock.sleep(IDLE_S)
 
     async def step() -> None:
-        await made.embedding.schedule.step()
+        await world.embedding.schedule.step()
         store.jobs.wake()
 
-    made.world.gateway.call(step())
+    world.world.gateway.call(step())
     arrived.wait_sync()
-    made.world.gateway.call(forget(ForgetTarget(is_all=True)))
+    world.world.gateway.call(forget(ForgetTarget(is_all=True)))
     gate.open()
-    made.wait_for_jobs(lambda counts: not any(counts.values()))
+    world.wait_for_jobs(lambda counts: not any(counts.values()))
     texts = [TORTOISE, "My sister plays the cello.", "The password of the cellar is swordfish.", "Ok."]
-    assert made.list_on_disk(*texts) == []
-    assert made.count_vectors() == 0
-    assert made.world.query("SELECT count(*) FROM embedded") == [0]
+    assert world.list_on_disk(*texts) == []
+    assert world.count_vectors() == 0
+    assert world.world.query("SELECT count(*) FROM embedded") == [0]
 
 
-def test_a_memory_that_is_imported_is_embedded_again(made: EmbeddingWorld) -> None:
-    made.mention(TORTOISE)
-    made.pass_idle_time()
-    store = made.world.store
+def test_a_memory_that_is_imported_is_embedded_again(world: EmbeddingWorld) -> None:
+    world.mention(TORTOISE)
+    world.pass_idle_time()
+    store = world.world.store
     transfer = TransferOperations(store, follow_up_jobs=("embed",))
 
     async def move() -> str:
@@ -888,10 +926,10 @@ def test_a_memory_that_is_imported_is_embedded_again(made: EmbeddingWorld) -> No
         await transfer.restore({**to, "lines": lines, "end": True})
         return "".join(lines)
 
-    exported = made.world.gateway.call(move())
+    exported = world.world.gateway.call(move())
     assert "vector" not in exported
-    made.wait_for_jobs(lambda counts: not any(counts.values()))
-    assert TORTOISE in made.ask_in_new_chat(user="carol")
+    world.wait_for_jobs(lambda counts: not any(counts.values()))
+    assert TORTOISE in world.ask_in_new_chat(user="carol")
 
 
 # -- settings
@@ -921,34 +959,35 @@ def test_an_impossible_embedder_is_refused_at_the_start(name: str, message: str)
     assert message in refused.value.message
 
 
-def test_a_local_one_that_is_not_installed_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_embedder_that_is_not_installed_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("adapters.local_embeddings.find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=r"memory\.embedder: 'local' cannot be used.*\.\[local\]"):
         make_embedder(Settings(memory=MemorySettings(embedder="local")))
 
 
-def test_no_embedder_is_asked_unless_the_settings_name_one() -> None:
+def test_there_is_no_embedder_unless_the_settings_name_one() -> None:
     assert make_embedder(Settings()) is None
 
 
-def test_a_conversation_without_a_user_has_no_vectors(made: EmbeddingWorld) -> None:
+def test_a_conversation_without_a_user_has_no_vectors(world: EmbeddingWorld) -> None:
     headers = {"x-mnemogate-conversation": "c1"}
-    chat = made.world.chat(headers=headers)
+    chat = world.world.chat(headers=headers)
     for n in range(12):
         chat.say(f"Turn {n}.")
-    made.pass_idle_time()
-    assert made.world.query("SELECT subject FROM agents") == ["conversation:c1"]
-    assert made.embedded_texts == []
+    world.pass_idle_time()
+    assert world.world.query("SELECT subject FROM agents") == ["conversation:c1"]
+    assert world.embedded_texts == []
 
 
-def test_the_index_is_what_is_embedded(made: EmbeddingWorld) -> None:
-    """A job brings the index up to date itself: nothing else has to have run before."""
-    made.world.chat(user="alice").say(TORTOISE)
-    made.pass_idle_time()
+def test_a_job_brings_the_index_up_to_date_before_it_embeds(world: EmbeddingWorld) -> None:
+    world.world.chat(user="alice").say(TORTOISE)
+    world.pass_idle_time()
 
     async def read() -> Any:
-        found = await made.world.store.agents.find(Scope("default", "default", "user:alice"))
+        found = await world.world.store.agents.find(Scope("default", "default", "user:alice"))
         assert found is not None
-        return await made.world.store.recall.search(found, "tortoise")
+        return await world.world.store.recall.search(found, "tortoise")
 
-    assert made.world.gateway.call(read())[0].text == TORTOISE
+    assert world.world.gateway.call(read())[0].text == TORTOISE
