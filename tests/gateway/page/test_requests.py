@@ -1024,6 +1024,17 @@ def test_the_audit_notes_a_read_once_an_hour(operator: Operator) -> None:
     assert len(reads) in (2, 3)
 
 
+def test_a_link_to_a_request_says_who_asked_and_spells_no_id(browser: Browser, operator: Operator) -> None:
+    id = full(operator)
+    operator.world.post([{"role": "user", "content": "Hello."}])
+    for path in ("", "requests"):
+        with browser.open(operator, path) as page:
+            nobodys, alices, *_ = page.get_by_role("link", name=re.compile(":[0-9]{2} request")).all()
+            names = [" ".join(each.inner_text().split()) for each in (nobodys, alices)]
+            assert [name.partition(" request")[2] for name in names] == ["", " of alice"]
+            assert str(alices.get_attribute("href")).endswith(id)
+
+
 def test_a_paused_list_says_that_it_stands_still(browser: Browser, operator: Operator) -> None:
     full(operator)
     with browser.open(operator, "requests") as page:
