@@ -60,7 +60,9 @@ def make_message_records(
 def _render_readable_text(message: WireMessage) -> str:
     """Returns the text of a message, with a line for each image or sound."""
     lines = [read_text(message)] if read_text(message) else []
-    return "\n".join([*lines, *map(_render_media, list_media(message))])
+    # Mistral's thoughts are parts of a reply, and are shown nowhere.
+    media = [part for part in list_media(message) if "thinking" not in part]
+    return "\n".join([*lines, *map(_render_media, media)])
 
 
 def _make_input_records(exchange: Exchange, *, is_whole: bool) -> list[MessageRecord]:

@@ -11,7 +11,30 @@ from gateway.run.admin.exchange_messages import make_message_records
 from gateway.run.admin.memory_records import ShownCall
 from storage.records import Exchange
 
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "A cat, then."}]}
 CALL = {"id": "a", "type": "function", "function": {"name": "search", "arguments": "{}"}}
+
+
+def exchange_of(messages: list[Any]) -> Exchange:
+    """Returns an exchange with these messages as its input."""
+    count = len(messages)
+    return Exchange(
+        1,
+        1,
+        None,
+        0,
+        0,
+        ((b"u",),) * count,
+        (b"",) * count,
+        (),
+        b"",
+        None,
+        1.0,
+        1.0,
+        active=True,
+        seq=1,
+        input=orjson.dumps(messages),
+    )
 
 
 @pytest.mark.parametrize(
@@ -29,23 +52,12 @@ def test_broken_calls_hide_nothing_else(calls: Any, rounds: tuple[ShownCall, ...
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "Wait.", "tool_calls": calls},
     ]
-    atoms = ((b"u",), (b"a",))
-    e = Exchange(
-        1,
-        1,
-        None,
-        0,
-        0,
-        atoms,
-        (b"", b""),
-        (),
-        b"",
-        None,
-        1.0,
-        1.0,
-        active=True,
-        seq=1,
-        input=orjson.dumps(messages),
-    )
-    asked, answered = make_message_records(e, None)
+    asked, answered = make_message_records(exchange_of(messages), None)
     assert (asked.text, answered.text, answered.rounds) == ("Hi", "Wait.", rounds)
+
+
+def test_a_thought_is_no_image() -> None:
+    """Mistral sends thoughts as a part of the content."""
+    messages = [{"role": "assistant", "content": [THOUGHT, {"type": "text", "text": "It is a cat."}]}]
+    (reply,) = make_message_records(exchange_of(messages), None)
+    assert reply.text == "It is a cat."
