@@ -1,4 +1,4 @@
-"""Every family that speaks OpenAI's dialect passes its provider untouched, and is read for what it says."""
+"""Requests and replies of providers that speak OpenAI's dialect pass unchanged, and the replies are read."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from gateway.core.turn.chunks import make_chunk
 from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.upstream_error import find_openai_error
 from tests.doubles.upstream import Reply, StrictUpstream, raw
-from tests.golden import ROOT, Golden, find
+from tests.golden import ROOT, Golden, find_golden_files
 
-STREAMS, REPLIES = find("streams"), find("replies")
+STREAMS, REPLIES = find_golden_files("streams"), find_golden_files("replies")
 HI = [{"role": "user", "content": "Hi"}]
 streams = pytest.mark.parametrize("golden", STREAMS, ids=[each.id for each in STREAMS])
 replies = pytest.mark.parametrize("golden", REPLIES, ids=[each.id for each in REPLIES])
@@ -36,7 +36,7 @@ def provider_of(
     return make_provider(row.name, key="k", transport=transport)
 
 
-def ask(stream: bool) -> ModelRequest:
+def make_request(stream: bool) -> ModelRequest:
     return ModelRequest(orjson.dumps({"model": "m", "messages": HI, "stream": stream}))
 
 
@@ -47,16 +47,16 @@ def test_every_family_has_files_of_each_kind() -> None:
 
 
 @streams
-async def test_a_stream_becomes_these_events_and_passes_byte_by_byte(
+async def test_a_stream_is_cut_into_events_and_passes_byte_by_byte(
     golden: Golden, upstream: StrictUpstream, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider = provider_of(golden, upstream, transport, monkeypatch)
     upstream.queue(raw(*golden.pieces))
-    reply = await provider.send(ask(stream=True))
+    reply = await provider.send(make_request(stream=True))
     events = [event async for batch in reply.events() for event in batch]
     await reply.aclose()
-    assert as_written(events) == golden.out
-    if not golden.passes:
+    assert render_events(events) == golden.out
+    if not golden.passes_unchanged:
         return
     assert b"".join(event.raw for event in events) == b"".join(golden.pieces)
     decoder = EventDecoder()
@@ -64,8 +64,8 @@ async def test_a_stream_becomes_these_events_and_passes_byte_by_byte(
     assert cut + decoder.finish() == events
 
 
-def as_written(events: list[Event]) -> list[Any]:
-    """Events as files hold them: data without a name as JSON, all else as it stands."""
+def render_events(events: list[Event]) -> list[Any]:
+    """Returns events as golden files have them: data without a name as JSON, other events as their text."""
     return [
         event.raw.decode()
         if event.name or event.data is None or event.data == b"[DONE]"
@@ -75,7 +75,7 @@ def as_written(events: list[Event]) -> list[Any]:
 
 
 @streams
-def test_a_stream_is_read_for_what_it_says(golden: Golden) -> None:
+def test_the_content_of_a_stream_is_read(golden: Golden) -> None:
     decoder = EventDecoder()
     events = [event for piece in golden.pieces for event in decoder.feed(piece)]
     messages: list[Any] = []
@@ -89,7 +89,7 @@ def test_a_stream_is_read_for_what_it_says(golden: Golden) -> None:
             else:
                 messages.append(error["message"])
     assert messages == [each for each in [golden.says.get("error")] if each is not None]
-    check(golden, chunks)
+    check_content(golden, chunks)
 
 
 @replies
@@ -97,10 +97,9 @@ async def test_a_reply_passes_as_it_is(
     golden: Golden, upstream: StrictUpstream, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider = provider_of(golden, upstream, transport, monkeypatch)
-    given = golden.given.get("headers", {})
-    headers = {"content-type": "application/json", **given}
+    headers = {"content-type": "application/json", **golden.fields.get("headers", {})}
     upstream.queue(Reply(status=golden.status, headers=headers, body=[golden.body]))
-    reply = await provider.send(ask(stream=False))
+    reply = await provider.send(make_request(stream=False))
     assert await reply.read(1_000_000) == golden.body
     await reply.aclose()
     assert reply.status == golden.status
@@ -108,17 +107,18 @@ async def test_a_reply_passes_as_it_is(
 
 
 @replies
-def test_a_reply_is_read_for_what_it_says(golden: Golden) -> None:
+def test_the_content_of_a_reply_is_read(golden: Golden) -> None:
     body = orjson.loads(golden.body)
     if golden.status == 200:
-        check(golden, [make_chunk(body)])
+        check_content(golden, [make_chunk(body)])
     elif isinstance(body, dict):
         error = find_openai_error(body)
         assert error is not None
         assert error["message"]
 
 
-def check(golden: Golden, chunks: list[Any]) -> None:
+def check_content(golden: Golden, chunks: list[Any]) -> None:
+    """Checks that the message of the chunks has the content that the file states."""
     draft, finish = MessageDraft(), None
     for chunk in chunks:
         for choice in chunk["choices"]:
@@ -138,5 +138,5 @@ def check(golden: Golden, chunks: list[Any]) -> None:
     assert finish == says.pop("finish_reason")
     says.pop("error", None)
     assert {key: message.get(key) for key in says} == says
-    for key, value in golden.given.get("keeps", {}).items():
+    for key, value in golden.fields.get("keeps", {}).items():
         assert message["tool_calls"][0][key] == value

@@ -15,7 +15,7 @@ from tests.agents.plain_mcp import ALLOWED, CONFIG
 from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, agent, remember
-from tests.gateway.shown_blocks import last_read, mark_in
+from tests.gateway.shown_blocks import find_mark, read_last_statements
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -77,7 +77,7 @@ def test_the_result_of_a_webhook(upstream: StrictUpstream, tmp_path: Path, form:
             result = read_by(world, world.agent(tools=["hook"]).id, Call("hook", {}))
             assert result.startswith("Sunny.")
             assert tags_in(result) == []
-            assert last_read(upstream.last) == {"human": "Name: Ann"}
+            assert read_last_statements(upstream.last) == {"human": "Name: Ann"}
 
 
 def test_the_result_of_an_mcp_server(upstream: StrictUpstream, tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_the_result_of_a_clients_tool_is_not_altered_and_lacks_the_mark(world: L
     client.create(agent_id, messages=[{"type": "approval", "approvals": [answer]}], client_tools=[look])
     seen = world.upstream.last
     assert seen.messages[-1]["content"] == FORGED
-    assert mark_in(seen) not in (None, MARK)
-    assert last_read(seen) == {"human": "Name: Ann"}
+    assert find_mark(seen) not in (None, MARK)
+    assert read_last_statements(seen) == {"human": "Name: Ann"}
 
 
 def test_the_reply_of_another_agent(world: LettaWorld) -> None:
@@ -155,7 +155,7 @@ class TestChat:
         note, _, said = chats.upstream.last.messages[-1]["content"].rpartition("</memory>\n\n")
         assert said == "What is my cat called?"
         assert "Miso" in note
-        mark = mark_in(chats.upstream.last)
+        mark = find_mark(chats.upstream.last)
         assert mark not in (None, MARK)
         assert len(tags_in(note)) == 2, "it begins, and it names its mark"
         assert note.count(f"<memory {mark}>") == 2
@@ -177,10 +177,10 @@ class TestChat:
         chat.answer(chat.messages[-1]["tool_calls"][0], FORGED)
         chat.go_on()
         assert chats.upstream.last.messages[-1]["content"] == FORGED
-        assert mark_in(chats.upstream.last) not in (None, MARK)
+        assert find_mark(chats.upstream.last) not in (None, MARK)
         chats.write_block("alice", "Name: Ann")
         chat.say("Who am I?")
-        assert last_read(chats.upstream.last)["human"] == "Name: Ann"
+        assert read_last_statements(chats.upstream.last)["human"] == "Name: Ann"
 
 
 WRONG_CALLS = {

@@ -14,7 +14,7 @@ from letta_client import BadRequestError
 from tests.agents.letta import LettaWorld, letta
 from tests.agents.sleeptime import serve_sleeptime
 from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, say
-from tests.gateway.shown_blocks import last_read
+from tests.gateway.shown_blocks import read_last_statements
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -58,7 +58,7 @@ def test_an_older_note_has_not_the_last_word(world: LettaWorld, how: str) -> Non
     RENDERED[how](world, agent.id)
     for text in ("And now?", "Still?"):
         send(agent.id, input=text)
-        assert last_read(world.upstream.last) == {"human": "Name: Cleo"}
+        assert read_last_statements(world.upstream.last) == {"human": "Name: Cleo"}
     assert "has changed" not in world.upstream.last.messages[-1]["content"], "it is stated once"
 
 
@@ -72,7 +72,7 @@ def test_a_block_that_is_gone_is_stated_as_removed(world: LettaWorld, how: str, 
         send(agent.id, input=text)
     client.agents.blocks.attach(plans, agent_id=agent.id)
     send(agent.id, input="What is planned?")
-    assert last_read(world.upstream.last)["plans"] == "To Rome."
+    assert read_last_statements(world.upstream.last)["plans"] == "To Rome."
     if is_deleted:
         client.blocks.delete(plans)
     else:
@@ -80,10 +80,13 @@ def test_a_block_that_is_gone_is_stated_as_removed(world: LettaWorld, how: str, 
     RENDERED[how](world, agent.id)
     send(agent.id, input="And now?")
     # Where compaction has left the note out, nothing is stated of the block.
-    assert last_read(world.upstream.last).get("plans") is None
+    assert read_last_statements(world.upstream.last).get("plans") is None
     client.blocks.create(label="plans", value="To Oslo.")
     send(agent.id, input="Still?")
-    assert last_read(world.upstream.last) | {"plans": None} == {"human": "Name: Ann", "plans": None}
+    assert read_last_statements(world.upstream.last) | {"plans": None} == {
+        "human": "Name: Ann",
+        "plans": None,
+    }
 
 
 def test_a_model_may_quote_two_lines_of_a_changed_block(world: LettaWorld) -> None:
@@ -96,7 +99,7 @@ def test_a_model_may_quote_two_lines_of_a_changed_block(world: LettaWorld) -> No
     client.agents.messages.create(agent.id, input="I do not like tea.")
     assert f">\n{value}\n</memory_block>" in world.upstream.last.messages[-3]["content"]
     assert client.agents.blocks.retrieve("human", agent_id=agent.id).value == "Likes:\n\t- snow\n\nName: Ann"
-    assert last_read(world.upstream.last) == {"human": "Likes:\n\t- snow\n\nName: Ann"}
+    assert read_last_statements(world.upstream.last) == {"human": "Likes:\n\t- snow\n\nName: Ann"}
 
 
 def test_what_a_sleeptime_agent_writes_is_the_last_statement(
@@ -110,7 +113,7 @@ def test_what_a_sleeptime_agent_writes_is_the_last_statement(
                 value = world.get_block(agent)
                 world.send(agent, text)
                 asked = next(s for s in reversed(upstream.requests) if s not in world.model.requests)
-                assert last_read(asked) == {"human": value}
+                assert read_last_statements(asked) == {"human": value}
                 world.wait_until_idle()
                 world.letta.world.clock.sleep(pause)
         assert "I sing." in world.get_block(agent)
@@ -149,7 +152,7 @@ class RandomLife:
         return call_tools(Call("memory_insert", {"label": label, "new_string": new}))
 
     def compare(self, request: UpstreamRequest) -> None:
-        read = last_read(request)
+        read = read_last_statements(request)
         self.compared += 1
         for label in read.keys() | self.truth.keys():
             assert (read.get(label) or "") == self.truth.get(label, ""), (label, self.number)

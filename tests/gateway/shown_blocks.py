@@ -1,7 +1,7 @@
-"""What a model has read last about each memory block: a request is read from top to bottom, as a model reads it.
+"""The last statement about each memory block in a request, which is read from top to bottom as a model reads it.
 
-The reader knows nothing of how the gateway decides what to state. It takes for the memory's word only the section of
-the system message, notes with the mark that the request names first, and results of memory tools.
+The reader shares no code with the gateway. It trusts only the section of the system message, notes with the mark that
+the request names first, and results of memory tools.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import orjson
 
 from tests.doubles.upstream import UpstreamRequest
 
-# Before a value: a part of another one was changed after it.
+# Stands before a value of which a later edit has changed a part that the request does not show.
 UNKNOWN = "[unknown]"
 _NAMES_MARK = re.compile(r"Only a note that begins with <memory ([a-z2-7]{8})> is the memory's\.")
 _STATEMENT = re.compile(
@@ -23,16 +23,16 @@ _STATEMENT = re.compile(
 )
 
 
-def mark_in(request: UpstreamRequest) -> str | None:
+def find_mark(request: UpstreamRequest) -> str | None:
     """Returns the mark that a request names first."""
     named = _NAMES_MARK.search("\n".join(_text(m) for m in request.messages))
     return named and named[1]
 
 
-def last_read(request: UpstreamRequest) -> dict[str, str | None]:
-    """Returns the last statement about each block; None: it was removed."""
-    found: dict[str, str | None] = {}
-    note = re.compile(rf"<memory {mark_in(request)}>\n.*?\n</memory>", re.DOTALL)
+def read_last_statements(request: UpstreamRequest) -> dict[str, str | None]:
+    """Returns the value that the last statement about each block has, by label; None: the block was removed."""
+    values: dict[str, str | None] = {}
+    note = re.compile(rf"<memory {find_mark(request)}>\n.*?\n</memory>", re.DOTALL)
     calls = {}
     for message in request.messages:
         for call in message.get("tool_calls") or ():
@@ -40,28 +40,29 @@ def last_read(request: UpstreamRequest) -> dict[str, str | None]:
         text, role = _text(message), message["role"]
         if role == "system":
             section = text.partition("<memory_blocks>")[2].partition("</memory_blocks>")[0]
-            _read(section, found)
+            _read_statements(section, values)
             continue
         if role == "tool" and text.startswith("Memory block '"):
-            _edit(calls[message["tool_call_id"]], text, found)
+            _apply_edit(calls[message["tool_call_id"]], text, values)
         elif role == "tool" and text.startswith("Error: the block '"):
-            _read(text.partition("</memory_block>")[0] + "</memory_block>", found)
+            _read_statements(text.partition("</memory_block>")[0] + "</memory_block>", values)
         for each in note.findall(text):
-            _read(each, found)
-    return found
+            _read_statements(each, values)
+    return values
 
 
-def _read(text: str, found: dict[str, str | None]) -> None:
+def _read_statements(text: str, values: dict[str, str | None]) -> None:
+    """Notes the value of each block that a text states."""
     for statement in _STATEMENT.finditer(text):
         label = statement["label"] or statement["empty"] or statement["gone"]
-        found[label] = None if statement["gone"] else statement["value"] or ""
+        values[label] = None if statement["gone"] else statement["value"] or ""
 
 
-def _edit(call: dict[str, str], result: str, found: dict[str, str | None]) -> None:
-    """Reads the result of the model's own edit, which states what was changed and how long the block is now."""
+def _apply_edit(call: dict[str, str], result: str, values: dict[str, str | None]) -> None:
+    """Applies the model's own edit of a block. result: the result of the call, which states the size of the block."""
     arguments = orjson.loads(call["arguments"])
     label, new = arguments["label"], arguments["new_string"]
-    before = (found.get(label) or "").removeprefix(UNKNOWN)
+    before = (values.get(label) or "").removeprefix(UNKNOWN)
     if call["name"] == "memory_insert":
         after = f"{before}\n{new}" if before else new
     else:
@@ -70,11 +71,11 @@ def _edit(call: dict[str, str], result: str, found: dict[str, str | None]) -> No
     size = re.search(r"\((\d+) of \d+ characters\)", result)
     assert size is not None
     if len(after) == int(size[1]):
-        found[label] = after
+        values[label] = after
     elif len(before) == int(size[1]) and new in before:
-        found[label] = before  # a newer section has the edit already
+        values[label] = before  # a newer section has the edit already
     else:
-        found[label] = UNKNOWN + before
+        values[label] = UNKNOWN + before
 
 
 def _text(message: dict[str, object]) -> str:

@@ -1,13 +1,19 @@
-"""Golden files by provider family: inputs and expected outputs, written by hand from the providers' own documents.
+"""Golden files of the providers: inputs and expected outputs, written by hand from the providers' documents.
 
-`anthropic` is translated, so its files hold both dialects (tests/adapters/test_anthropic_golden.py). All others speak
-OpenAI's dialect, each with its own additions, none of which may be lost:
+The files of `anthropic` have both dialects, because it is translated (tests/adapters/test_anthropic_golden.py). The
+other providers speak OpenAI's dialect, with additions that must not be lost. Their files have these fields:
 
-requests   in: what an application sends; out: what reaches the provider; consumed, adapted: what the reply says of it
-replies    in: a body, with its status and headers; before: bytes ahead of it
-streams    in: events, or bytes as they stand where a text stands; out: what comes of them, where that is not the same
+    file       field              value
+    requests   in                 the request of an application
+               out                the request that must reach the provider
+               consumed, adapted  the values of these `x-mnemogate-` headers in the reply
+    replies    in                 the body; `status` and `headers` belong to it
+               before             bytes before the body
+    streams    in                 the events; a text stands for its bytes
+               out                the events that the client gets, if they differ
 
-says: what is in a reply, as far as the gateway reads it. from: the page it was written from.
+Replies and streams also have `says`: the content that the gateway must read from them. `from` is the address of the
+document.
 """
 
 from __future__ import annotations
@@ -22,50 +28,55 @@ ROOT = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Golden:
-    """One file of a family that speaks OpenAI's dialect."""
+    """A file of a provider that speaks OpenAI's dialect."""
 
+    # The name of the provider.
     family: str
+    # The name of the file, without its ending.
     name: str
-    given: dict[str, Any]
+    # The content of the file.
+    fields: dict[str, Any]
 
     @property
     def id(self) -> str:
+        """The id of the test."""
         return f"{self.family}-{self.name}"
 
     @property
     def says(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.given["says"]
-        return found
+        """The content that the gateway must read from a reply."""
+        content: dict[str, Any] = self.fields["says"]
+        return content
 
     @property
     def status(self) -> int:
-        return int(self.given.get("status", 200))
+        return int(self.fields.get("status", 200))
 
     @property
     def pieces(self) -> list[bytes]:
         """The events of a stream as the provider writes them."""
         return [
             (each if isinstance(each, str) else f"data: {json.dumps(each, ensure_ascii=False)}\n\n").encode()
-            for each in self.given["in"]
+            for each in self.fields["in"]
         ]
 
     @property
     def out(self) -> list[Any]:
-        """The events that are handed on."""
-        return list(self.given.get("out", self.given["in"]))
+        """The events that the client gets."""
+        return list(self.fields.get("out", self.fields["in"]))
 
     @property
-    def passes(self) -> bool:
-        """True where the bytes are handed on as they came."""
-        return "out" not in self.given
+    def passes_unchanged(self) -> bool:
+        """True if the client gets the bytes of the stream as they came."""
+        return "out" not in self.fields
 
     @property
     def body(self) -> bytes:
         """The bytes of a whole reply."""
-        return (self.given.get("before", "") + json.dumps(self.given["in"], ensure_ascii=False)).encode()
+        return (self.fields.get("before", "") + json.dumps(self.fields["in"], ensure_ascii=False)).encode()
 
 
-def find(kind: str) -> list[Golden]:
+def find_golden_files(kind: str) -> list[Golden]:
     """Returns the files of one kind: requests, replies or streams."""
     files = sorted(file for file in ROOT.glob(f"*/{kind}/*.json") if file.parts[-3] != "anthropic")
     return [Golden(file.parts[-3], file.stem, json.loads(file.read_text("utf-8"))) for file in files]

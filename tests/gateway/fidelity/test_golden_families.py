@@ -19,11 +19,15 @@ from tests.doubles.openai_rules import Rules
 from tests.doubles.upstream import Reply, raw, say
 from tests.gateway.fidelity.checks import MODES, Mode, ModeWorld, serve_mode
 from tests.gateway.upstream.test_capabilities import WEATHER, family
-from tests.golden import Golden, find
+from tests.golden import Golden, find_golden_files
 
 Json = dict[str, Any]
 
-STREAMS, REPLIES, REQUESTS = find("streams"), find("replies"), find("requests")
+STREAMS, REPLIES, REQUESTS = (
+    find_golden_files("streams"),
+    find_golden_files("replies"),
+    find_golden_files("requests"),
+)
 GOOD = [each for each in STREAMS if "error" not in each.says]
 CALLS = [each for each in (*STREAMS, *REPLIES) if each.status == 200 and each.says["calls"]]
 SIGNS = [each for each in STREAMS if any(piece.startswith(b":") for piece in each.pieces)]
@@ -68,7 +72,7 @@ def streamed(golden: Golden) -> Reply:
 
 
 def whole(golden: Golden) -> Reply:
-    headers = {"content-type": "application/json", **golden.given.get("headers", {})}
+    headers = {"content-type": "application/json", **golden.fields.get("headers", {})}
     return Reply(status=golden.status, headers=headers, body=[golden.body])
 
 
@@ -129,7 +133,7 @@ def test_an_error_keeps_its_status_body_and_headers(talk: ModeWorld, golden: Gol
         talk.sdk.chat.completions.create(**asked(talk, stream=stream, model=model))
     response = caught.value.response
     assert (response.status_code, response.content) == (golden.status, golden.body)
-    assert golden.given.get("headers", {}).items() <= dict(response.headers).items()
+    assert golden.fields.get("headers", {}).items() <= dict(response.headers).items()
 
 
 # -- gateway calls
@@ -142,7 +146,7 @@ def test_a_hidden_call_is_known_in_every_form(talk: ModeWorld, golden: Golden) -
     with_memory_tool = Golden(
         golden.family,
         golden.name,
-        json.loads(json.dumps(golden.given).replace('"weather"', '"conversation_search"')),
+        json.loads(json.dumps(golden.fields).replace('"weather"', '"conversation_search"')),
     )
     is_stream = golden in STREAMS
     talk.upstream.queue(
@@ -164,7 +168,7 @@ def test_a_hidden_call_is_known_in_every_form(talk: ModeWorld, golden: Golden) -
     assert calls == [["conversation_search", arguments] for _, arguments in golden.says["calls"]]
     results = [m["tool_call_id"] for m in talk.upstream.last.messages if m["role"] == "tool"]
     assert results == [call["id"] for call in sent["tool_calls"]]
-    for key, value in golden.given.get("keeps", {}).items():
+    for key, value in golden.fields.get("keeps", {}).items():
         assert sent["tool_calls"][0][key] == value
 
 
@@ -181,18 +185,18 @@ def test_a_request_becomes_this_one(tmp_path: Path, golden: Golden, memory: bool
             metadata=world.upstream.rules.metadata,
         )
         who = {"x-mnemogate-user": "alice", "x-mnemogate-memory": "on" if memory else "off"}
-        reply = world.gateway.post(golden.given["in"], who)
+        reply = world.gateway.post(golden.fields["in"], who)
         assert reply.status == 200, reply.body
         assert reply.headers["x-mnemogate-memory"] == who["x-mnemogate-memory"]
-        assert world.upstream.last.json == golden.given["out"]
+        assert world.upstream.last.json == golden.fields["out"]
         for name in ("consumed", "adapted"):
-            assert reply.headers.get(f"x-mnemogate-{name}") == golden.given.get(name)
+            assert reply.headers.get(f"x-mnemogate-{name}") == golden.fields.get(name)
 
 
 # -- what only its provider can read
 
 
-KEEPS = [each for each in STREAMS if each.given.get("keeps")]
+KEEPS = [each for each in STREAMS if each.fields.get("keeps")]
 DETAILS = [each for each in STREAMS if each.id == "openrouter-comments_reasoning_and_cost"]
 
 
@@ -220,7 +224,7 @@ def test_what_the_client_drops_goes_back_to_its_provider(tmp_path: Path, golden:
         assert chat.go_on() == "Ok."
         (sent,) = (m for m in world.upstream.last.messages if m["role"] == "assistant")
         if calls:
-            assert sent["tool_calls"][0]["extra_content"] == golden.given["keeps"]["extra_content"]
+            assert sent["tool_calls"][0]["extra_content"] == golden.fields["keeps"]["extra_content"]
         else:
             assert [each.get("signature") for each in sent["reasoning_details"]] == ["sig"]
             assert sent["reasoning_details"][0]["text"] == expected["reasoning"]

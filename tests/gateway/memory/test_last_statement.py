@@ -19,7 +19,7 @@ from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest,
 from tests.gateway.compacting import compacted, compacting
 from tests.gateway.memory.tooled import insert
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
-from tests.gateway.shown_blocks import last_read, mark_in
+from tests.gateway.shown_blocks import find_mark, read_last_statements
 
 BLOCKS = (BlockSettings("human", "What is known of the user."), BlockSettings("plans", "What is planned."))
 
@@ -52,12 +52,12 @@ def test_after_a_pause_an_older_note_has_not_the_last_word(world: World, pause: 
     chat.say("Hi")
     world.write_block("alice", "Name: Bea")
     chat.say("Who am I?")
-    assert last_read(world.upstream.last) == {"human": "Name: Bea", "plans": ""}
+    assert read_last_statements(world.upstream.last) == {"human": "Name: Bea", "plans": ""}
     world.write_block("alice", "Name: Cleo")
     world.clock.sleep(pause)
     for text in ("And now?", "Still?"):
         chat.say(text)
-        assert last_read(world.upstream.last) == {"human": "Name: Cleo", "plans": ""}
+        assert read_last_statements(world.upstream.last) == {"human": "Name: Cleo", "plans": ""}
     assert "has changed" not in world.upstream.last.messages[-1]["content"], "it is stated once"
 
 
@@ -69,7 +69,7 @@ def test_a_section_that_shows_the_same_as_an_older_note_is_not_repeated(world: W
     world.clock.sleep(400.0)
     chat.say("And now?")
     assert world.upstream.last.messages[-1]["content"] == "And now?"
-    assert last_read(world.upstream.last) == {"human": "Name: Bea", "plans": ""}
+    assert read_last_statements(world.upstream.last) == {"human": "Name: Bea", "plans": ""}
 
 
 def test_a_question_asked_again_has_its_note_and_what_changed_since(world: World) -> None:
@@ -83,7 +83,7 @@ def test_a_question_asked_again_has_its_note_and_what_changed_since(world: World
     chat.go_on()
     again = world.upstream.last.messages[-1]["content"]
     assert again.startswith(first.removesuffix("Who am I?"))
-    assert last_read(world.upstream.last)["human"] == "Name: Cleo"
+    assert read_last_statements(world.upstream.last)["human"] == "Name: Cleo"
     fixed = prefix_bytes(world.upstream.last)
     chat.say("Go on.")
     assert prefix_bytes(world.upstream.last).startswith(fixed)
@@ -103,10 +103,10 @@ def test_what_others_write_within_a_turn_is_known_to_its_next_round(world: World
     world.upstream.script = answer
     chat.say("Note it.")
     read = {"human": "Name: Bea\nLikes tea.", "plans": "To Rome."}
-    assert last_read(world.upstream.last) == read
+    assert read_last_statements(world.upstream.last) == read
     world.upstream.script = None
     chat.say("And now?")
-    assert last_read(world.upstream.last) == read
+    assert read_last_statements(world.upstream.last) == read
     assert world.upstream.last.messages[-1]["content"] == "And now?", "it is stated once"
 
 
@@ -121,7 +121,7 @@ def test_the_first_note_names_the_mark_where_no_section_does(
         assert upstream.last.messages == chat.messages[:-1]
         before = prefix_bytes(upstream.last)
         chat.say("What is my cat called?")
-        mark = mark_in(upstream.last)
+        mark = find_mark(upstream.last)
         assert mark is not None
         assert upstream.last.messages[-1]["content"].startswith(f"<memory {mark}>\n")
         assert prefix_bytes(upstream.last).startswith(before)
@@ -132,7 +132,7 @@ def test_the_first_note_names_the_mark_where_no_section_does(
         # Another user's memory has another one.
         world.chat(user="bob").say("My cat is called Momo.")
         world.chat(user="bob").say("What is my cat called?")
-        assert mark_in(upstream.last) not in (None, mark)
+        assert find_mark(upstream.last) not in (None, mark)
 
 
 def test_where_the_first_note_is_left_out_the_next_one_names_the_mark(
@@ -149,7 +149,7 @@ def test_where_the_first_note_is_left_out_the_next_one_names_the_mark(
         assert "Rex" in upstream.last.messages[-1]["content"]
         assert len(upstream.last.messages) == 3
         assert upstream.last.messages[0]["content"] == "Thank you for that."
-        assert mark_in(upstream.last) is not None
+        assert find_mark(upstream.last) is not None
 
 
 def test_imported_notes_bear_the_mark_of_the_memory_that_they_come_into(world: World) -> None:
@@ -161,7 +161,7 @@ def test_imported_notes_bear_the_mark_of_the_memory_that_they_come_into(world: W
     )
     chat.say("Note it.")
     world.upstream.script = None
-    before = mark_in(world.upstream.last)
+    before = find_mark(world.upstream.last)
     assert world.upstream.last.body.decode().count(f"<memory {before}>") == 3
 
     async def move() -> None:
@@ -181,10 +181,13 @@ def test_imported_notes_bear_the_mark_of_the_memory_that_they_come_into(world: W
     chat.options["user"] = "bob"
     chat.say("Who am I?")
     sent = world.upstream.last.body.decode()
-    mark = mark_in(world.upstream.last)
+    mark = find_mark(world.upstream.last)
     assert mark not in (None, before)
     assert set(re.findall(r"<memory ([a-z2-7]{8})>", sent)) == {mark}
-    assert last_read(world.upstream.last) == {"human": "Name: Bea\nLikes tea.", "plans": "To Rome."}
+    assert read_last_statements(world.upstream.last) == {
+        "human": "Name: Bea\nLikes tea.",
+        "plans": "To Rome.",
+    }
 
 
 def disturbed(world: World, *calls: Call) -> Reply:
@@ -214,7 +217,7 @@ class RandomChat:
     def answer(self, request: UpstreamRequest) -> Reply:
         if request.json["model"] == "small":
             return say("Notes: they talked of this and that.")
-        read, truth = last_read(request), with_edits(self.stored, [*self.before, *self.now])
+        read, truth = read_last_statements(request), with_edits(self.stored, [*self.before, *self.now])
         self.compared += 1
         assert {label: read.get(label) or "" for label in truth} == truth, self.number
         if not self.rounds:
