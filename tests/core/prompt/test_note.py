@@ -819,6 +819,13 @@ def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
             "workspace currently open.\n</workspace_info>\n<userMemory>\nNo user preferences saved.\n</userMemory>",
             "",
         ),
+        # Copilot CLI, in front of each question and after it, and of a task that ended in the background
+        (
+            "<current_datetime>2026-11-30T16:08:05.890+00:00</current_datetime>\n\nMy cat is black.\n\n"
+            "<system_reminder>\nNo todos are open.\n</system_reminder>",
+            "My cat is black.",
+        ),
+        ("<system_notification>\nShell 0 has completed.\n</system_notification>", ""),
         # Codex, in front of the first question, and where somebody broke a turn off
         (
             "# AGENTS.md instructions for /home/a/cats\n\n<INSTRUCTIONS>\nUse tabs.\n</INSTRUCTIONS>"
