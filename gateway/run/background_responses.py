@@ -200,6 +200,8 @@ class BackgroundResponses:
     async def follow_events(self, run: Run, after: int, shown_response: Json) -> AsyncGenerator[bytes, None]:
         """Yields the events of a response after a number. The last event has the end of the response.
 
+        Yields nothing if the event with that number has the end.
+
         after: the number of an event, from 0; -1: all events are yielded.
         shown_response: the response as it was last shown.
 
@@ -225,6 +227,8 @@ class BackgroundResponses:
                 if current_run is None or current_run.is_over:
                     break
                 await asyncio.sleep(_EVENTS_POLL_S)
+            if await self._is_end(run, after):
+                return
             # No attempt has written the end, or the events are not stored any more.
             ended = await self._render_ended_response(current_run, shown_response)
             yield (
@@ -232,6 +236,12 @@ class BackgroundResponses:
                 if after < 0
                 else self.dialect.render_last_events(ended, after + 1)
             )
+
+    async def _is_end(self, run: Run, number: int) -> bool:
+        """Returns whether the event with a number is stored, and has the end of the response."""
+        async for event in load_events(self.store, run, number - 1):
+            return event.number == number and self.dialect.find_ended_response(event.data) is not None
+        return False
 
     async def _render_ended_response(self, run: Run | None, shown_response: Json) -> Json:
         """Returns a response that has ended.

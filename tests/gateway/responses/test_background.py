@@ -201,6 +201,7 @@ def test_a_stream_is_left_and_resumed(world: World, upstream: StrictUpstream) ->
     again = list(world.sdk.responses.retrieve(id, stream=True))
     assert [event.to_dict() for event in again] == [event.to_dict() for event in whole]
     assert resumed(world, id, whole[-2].sequence_number)[0].type == "response.completed"
+    assert resumed(world, id, whole[-1].sequence_number) == []  # the client has all of it
 
 
 def test_a_reader_follows_one_that_is_made(world: World, upstream: StrictUpstream) -> None:
