@@ -87,7 +87,7 @@ def make_endpoints(
         providers=services.providers,
         failover=chat.failover,
         rules=chat.resolver.rules,
-        get_route=chat.model_routes.get_route,
+        get_model_route=chat.model_routes.get_route,
         limiter=services.accounting.limiter,
     )
     forwarding_parts = ForwardingParts(forwarder, bodies, settings.server.max_upload_bytes, limits)

@@ -24,7 +24,7 @@ from gateway.errors import Conflict
 from gateway.run.background.worker import UNLIMITED_TRIES, Worker, WorkerLimits
 from gateway.run.chat import Chat
 from gateway.run.event_log import load_events
-from gateway.run.memory.leases import lock_name
+from gateway.run.memory.leases import make_lock_name
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import Receipts
 from gateway.run.request_context import RequestContext
@@ -138,7 +138,7 @@ class BackgroundResponses:
             background=True,
         )
         conversation_key = identity.conversation_key
-        job_key = response.tag if conversation_key is None else lock_name(agent.uid, conversation_key)
+        job_key = response.tag if conversation_key is None else make_lock_name(agent.uid, conversation_key)
         shown = orjson.dumps(response.shown)
         with map_store_errors():
             try:

@@ -137,12 +137,12 @@ class ChatCall:
         self.receipt.hides_usage = prompt.adds_usage and not self.request.wants_usage
         is_changed = (
             is_cut
-            or form.consumed
-            or form.as_system
+            or form.consumed_fields
+            or form.developer_indices
             or target.model != self.request.model
             or prompt.adds_usage
             or form.changed_messages
-            or self.request.gateway_fields & form.refused
+            or self.request.gateway_fields & form.refused_settings
             or prompt.has_tools_in_place_of_thoughts
         )
         return self._make_model_request(target, render_body(prompt) if is_changed else self.request.raw)
@@ -220,9 +220,9 @@ class ChatCall:
         headers = self.receipt.headers
         headers["x-mnemogate-memory"] = self.memory_state
         headers["x-mnemogate-consumed"] = (
-            ",".join((*self.request.consumed, *form.consumed, *form.untranslatable)) or None
+            ",".join((*self.request.consumed, *form.consumed_fields, *form.untranslatable_fields)) or None
         )
-        adapted = (*(("developer_role",) if form.as_system else ()), *self.left_out)
+        adapted = (*(("developer_role",) if form.developer_indices else ()), *self.left_out)
         headers["x-mnemogate-adapted"] = ",".join(adapted) or None
         self.receipt.prompt = PromptFacts(max_tokens=self.request.max_tokens)
         if prompt is not None:

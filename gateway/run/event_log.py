@@ -220,17 +220,17 @@ class EventLog:
         """Yields the events after a number, until the end of the log."""
         while True:
             changed = self._changed
-            first = self._newest[0].number if self._newest else self.next_number
-            if number + 1 < first:
+            first_number = self._newest[0].number if self._newest else self.next_number
+            if number + 1 < first_number:
                 is_found = False
                 async for event_number, event in load_events(self.store, self.run, number):
-                    if event_number >= first:
+                    if event_number >= first_number:
                         break  # the events from `first` on are in memory
                     is_found = True
                     number = event_number
                     yield event
                 # Events in memory may have been dropped meanwhile, since they are on disk.
-                if is_found or (self._newest and self._newest[0].number != first):
+                if is_found or (self._newest and self._newest[0].number != first_number):
                     continue
             for event_number, event in [*self._newest]:
                 if event_number > number:

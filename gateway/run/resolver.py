@@ -64,7 +64,7 @@ class Resolver:
         agents: StoredAgents,
     ) -> None:
         self._keeper = keeper
-        self._turns = turn_services
+        self._turn_services = turn_services
         self._directory = directory
         self._agents = agents
         self._max_body_bytes = settings.server.max_body_bytes
@@ -165,9 +165,9 @@ class Resolver:
             # The conversation was made for a response in the background, which may continue another conversation.
             identity = replace(identity, scope=None)
         if identity.scope is not None:
-            await self._turns.wait_written(identity.scope)
+            await self._turn_services.wait_written(identity.scope)
         else:
-            await self._turns.wait_project_written(request_context.project, only_unnamed=True)
+            await self._turn_services.wait_project_written(request_context.project, only_unnamed=True)
         with map_store_errors():
             return await fill_references(self._keeper.store, identity, request, self._max_body_bytes)
 
@@ -201,7 +201,7 @@ class Resolver:
         """Returns a copy of the identity that only reads memory, if the request is a task for a sub-agent."""
         if identity.scope is None:
             return identity
-        is_task = self._keeper.delegated.is_task(
+        is_task = self._keeper.delegated_tasks.is_task(
             identity.scope, request.messages, self._keeper.now(), offered_tools=request.tool_names
         )
         if not is_task or identity.mode not in STORING_MODES:
@@ -264,7 +264,7 @@ class Resolver:
             raise ThreadUnsupported("nothing is remembered of this request.")
         if thread.previous is None:
             return request
-        await self._turns.wait_written(scope)
+        await self._turn_services.wait_written(scope)
         try:
             paths = await find_paths_by_id(self._keeper.store, scope, {thread.previous})
         except StoreError as error:

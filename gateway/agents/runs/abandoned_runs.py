@@ -7,7 +7,7 @@ from collections.abc import Set
 from gateway.agents.runs.stored_run import fail_run
 from gateway.core.conversation.kind import QueueName
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.leases import lock_name
+from gateway.run.memory.leases import make_lock_name
 from storage.run_records import Run
 
 # The error message of a run that was ended for this reason.
@@ -48,7 +48,7 @@ class AbandonedRuns:
         locks = self._keeper.store.conversation_locks
         if not locks.is_needed:
             return {name for name in names if self._keeper.queues.is_in_use(name)}
-        names_by_lock = {lock_name(*name): name for name in names}
+        names_by_lock = {make_lock_name(*name): name for name in names}
         return {names_by_lock[lock] for lock in await locks.load_held(names_by_lock)}
 
     async def _fail(self, run: Run) -> Run:

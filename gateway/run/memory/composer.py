@@ -172,7 +172,7 @@ class Composer(Struct, frozen=True):
         context: MemoryContext,
         composition: Composition,
         window: FittedWindow = WHOLE_WINDOW,
-        summary: int | None = None,
+        summary_id: int | None = None,
         *,
         takes_note: bool,
         prefix_changes: bool = False,
@@ -180,7 +180,7 @@ class Composer(Struct, frozen=True):
     ) -> Section:
         """Returns the memory section, and how the blocks have changed since the prompt last showed them.
 
-        summary: the id of the summary that follows the section; 0: no summary; None: the summary of the last request.
+        summary_id: the id of the summary that follows the section; 0: no summary; None: that of the last request.
         takes_note: True: a note can state changes.
         prefix_changes: True: the beginning of the prompt changes anyway, so a new section costs nothing.
         binds_thoughts: the value of `EndpointForm.binds_thoughts`.
@@ -197,7 +197,7 @@ class Composer(Struct, frozen=True):
             system=spec.system,
             epoch=context.snapshot.epoch,
             mark=make_mark(context.agent.secret),
-            summary_id=_read_used_summary(context) if summary is None else summary,
+            summary_id=_read_used_summary(context) if summary_id is None else summary_id,
             definition_digest=""
             if spec.is_profile
             else digest_definition(spec.system, context.offered_tools),
@@ -295,14 +295,14 @@ class Composer(Struct, frozen=True):
         elif not has_changes:
             return prompt
         eviction = prompt.eviction
-        newer_summary = next((cut.id for cut in eviction.cuts if cut.id != eviction.used_summary_id), None)
+        newer_summary_id = next((cut.id for cut in eviction.cuts if cut.id != eviction.used_summary_id), None)
         newer_system = None
-        if newer_summary is not None:
+        if newer_summary_id is not None:
             newer_system = self._make_section(
-                context, composition, summary=newer_summary, takes_note=takes_note
+                context, composition, summary_id=newer_summary_id, takes_note=takes_note
             ).text
-        note = self.recaller.choose_note_room(context, section) if takes_note else NO_NOTE
-        window = await fit_prompt(prompt, newer_system=newer_system, note=note)
+        note_room = self.recaller.choose_note_room(context, section) if takes_note else NO_NOTE
+        window = await fit_prompt(prompt, newer_system=newer_system, note=note_room)
         if window.summary_id in (0, eviction.used_summary_id):
             return await self._with_window(context, prompt, window, takes_note=takes_note)
         # With another summary the prompt's beginning changes anyway, so the memory section is rendered again as well.
@@ -321,8 +321,8 @@ class Composer(Struct, frozen=True):
         composition = prompt.composition
         section = self._make_section(context, composition, window, takes_note=takes_note, prefix_changes=True)
         prompt = replace(prompt, section=section, system=section.text)
-        note = self.recaller.choose_note_room(context, section) if takes_note else NO_NOTE
-        return replace(prompt, window=await fit_prompt(prompt, note=note))
+        note_room = self.recaller.choose_note_room(context, section) if takes_note else NO_NOTE
+        return replace(prompt, window=await fit_prompt(prompt, note=note_room))
 
 
 def _with_note(

@@ -49,7 +49,7 @@ _MEMORY_USES = {
 
 
 async def read_context(
-    store: Store, resent: ResentLists, request: MemoryRequest, idle_s: float
+    store: Store, resent_lists: ResentLists, request: MemoryRequest, idle_s: float
 ) -> MemoryContext:
     """Reads the context of a request. A paused memory is read as if the request had turned it off.
 
@@ -57,7 +57,7 @@ async def read_context(
 
     Raises: StoreError.
     """
-    agent, listing, snapshot = await _read_memory(store, resent, request)
+    agent, listing, snapshot = await _read_memory(store, resent_lists, request)
     if agent.paused_at is not None:
         request = replace(request, identity=replace(request.identity, mode=Mode.OFF))
     conversation = snapshot.conversation
@@ -128,7 +128,7 @@ class _ReadMemory(NamedTuple):
     snapshot: MemorySnapshot
 
 
-async def _read_memory(store: Store, resent: ResentLists, request: MemoryRequest) -> _ReadMemory:
+async def _read_memory(store: Store, resent_lists: ResentLists, request: MemoryRequest) -> _ReadMemory:
     """Reads the memory of a request, in one round trip. Raises: StoreError."""
     scope = request.identity.scope
     # Only requests with memory come here.
@@ -140,7 +140,7 @@ async def _read_memory(store: Store, resent: ResentLists, request: MemoryRequest
         if len(request.chat.raw) > MAX_REQUEST_BYTES:
             listing = await asyncio.to_thread(_hash_large, hasher, request.chat.messages)
         else:
-            listing = resent.hash_list(hasher, request.chat)
+            listing = resent_lists.hash_list(hasher, request.chat)
         path_hash = listing.answered_path_hash if listing.answered_count else None
         snapshot = (
             await store.turns.find_snapshot(agent, request.identity.conversation_key, path_hash)

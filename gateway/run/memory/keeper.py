@@ -71,25 +71,25 @@ class MemoryKeeper:
     # The locks of conversations that processes share.
     leases: Leases = field(init=False)
     # The lists of earlier requests with their hashes.
-    resent: ResentLists = field(init=False, default_factory=ResentLists)
+    resent_lists: ResentLists = field(init=False, default_factory=ResentLists)
     # The queues of conversations in append mode.
     queues: Queues = field(init=False)
     # The tasks that models have given to sub-agents.
-    delegated: DelegatedTasks = field(init=False, default_factory=DelegatedTasks)
+    delegated_tasks: DelegatedTasks = field(init=False, default_factory=DelegatedTasks)
     # Held by a step that writes its edits again. In parallel the slowest step would be overtaken each time.
     editing: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self.leases = Leases(self.store.conversation_locks)
         self.queues = Queues(self.leases)
-        self.store.forgetting.add_forget_listener(self.resent.clear)
+        self.store.forgetting.add_forget_listener(self.resent_lists.clear)
         self.store.forgetting.add_forget_listener(_clear_word_caches)
         self.writer = TurnWriter(
             store=self.store,
             now=self.now,
             events=self.events,
-            resent=self.resent,
-            delegated=self.delegated,
+            resent_lists=self.resent_lists,
+            delegated_tasks=self.delegated_tasks,
             idle_s=self.settings.idle_s,
         )
         recaller = Recaller(self.store, self.settings, self.embed_query)
@@ -104,7 +104,7 @@ class MemoryKeeper:
             StoreError: memory cannot be read.
         """
         self.writer.cache_all()
-        context = await read_context(self.store, self.resent, request, self.settings.idle_s)
+        context = await read_context(self.store, self.resent_lists, request, self.settings.idle_s)
         await self.check_history(request.chat.memories, context.agent.id)
         return context
 

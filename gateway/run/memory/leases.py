@@ -28,7 +28,7 @@ _END_MARGIN_S = 0.01
 _log = logging.getLogger("mnemogate")
 
 
-def lock_name(agent: str, conversation: str) -> str:
+def make_lock_name(agent: str, conversation: str) -> str:
     """Returns the name of a conversation's lock: a hash, since clients name conversations as they like."""
     return hashlib.sha256(f"{agent}\0{conversation}".encode()).hexdigest()[:32]
 
@@ -39,13 +39,13 @@ class Leases:
     def __init__(self, locks: ConversationLocks) -> None:
         self._locks = locks
         # The names of the locks that are held.
-        self._held: set[str] = set()
+        self._held_names: set[str] = set()
         # The attempts to acquire a lock that are under way, by the names of the locks.
         self._attempts: dict[str, asyncio.Future[bool]] = {}
         # The writes of locks that are being released, by the names of the locks; None: the write has failed.
         self._releasing: dict[str, asyncio.Future[None] | None] = {}
         # The events of requests that wait for a lock. An event is set when the lock may be free.
-        self._waiting: dict[str, asyncio.Event] = {}
+        self._release_events: dict[str, asyncio.Event] = {}
         # Is set while this process holds a lock.
         self._holds_any = asyncio.Event()
         # Is set when leases are to be renewed at once: after an outage they have ended, or end soon.
@@ -68,36 +68,36 @@ class Leases:
         attempt.add_done_callback(lambda _: self._attempts.pop(name))
         if not await asyncio.shield(attempt):
             return False
-        self._held.add(name)
+        self._held_names.add(name)
         self._holds_any.set()
         return True
 
     async def acquire(self, name: str) -> None:
         """Waits until the lock is held here. Raises: StoreUnavailable."""
-        freed = self._waiting[name] = asyncio.Event()
+        may_be_free = self._release_events[name] = asyncio.Event()
         try:
             while not await self.try_acquire(name):
-                freed.clear()
+                may_be_free.clear()
                 remaining_s = await self._locks.request_handover(name)
                 # None: the lock is free. 0: the lease has ended, but the lock may not be taken over yet.
                 if remaining_s is not None:
                     pause_s = min(remaining_s, LEASE_S) + _END_MARGIN_S if remaining_s else _RETRY_S
                     with suppress(TimeoutError):
                         async with asyncio.timeout(pause_s):
-                            await freed.wait()
+                            await may_be_free.wait()
         except BaseException:
             # The lock may have been granted at this moment.
             self.release(name)
             raise
         finally:
-            del self._waiting[name]
+            del self._release_events[name]
 
     def release(self, name: str) -> asyncio.Future[None] | None:
         """Releases a lock. Returns the write of the release; None: the database cannot be written now.
 
         If the write fails, the lock is released when the database works again, or its lease runs out.
         """
-        self._held.discard(name)
+        self._held_names.discard(name)
         self._releasing[name] = None
         attempt = self._attempts.get(name)
         try:
@@ -132,10 +132,10 @@ class Leases:
                     await self._renew_now.wait()
             self._renew_now.clear()
             try:
-                if self._held:
+                if self._held_names:
                     # The request that holds a lock keeps on if another process has taken the lock over: correctness
                     # does not depend on a lease (`ConversationLocks`).
-                    await self._locks.renew(self._held, LEASE_S)
+                    await self._locks.renew(self._held_names, LEASE_S)
                 else:
                     self._holds_any.clear()
             except StoreError as error:
@@ -156,6 +156,6 @@ class Leases:
             self.release(name)
 
     def _wake_waiting(self, name: str | None) -> None:
-        for each, freed in self._waiting.items():
+        for each, may_be_free in self._release_events.items():
             if name in (None, each):
-                freed.set()
+                may_be_free.set()

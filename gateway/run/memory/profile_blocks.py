@@ -7,14 +7,14 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from gateway.core.agent import AgentSpec
-from gateway.run.memory.leases import Leases, lock_name
+from gateway.run.memory.leases import Leases, make_lock_name
 from storage.errors import StoreError, StoreUnavailable
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
 # Held by the process that updates the blocks. No agent has the uid "", so no conversation's lock has this name.
-_LOCK = lock_name("", "settings")
+_LOCK = make_lock_name("", "settings")
 
 
 async def update_profile_blocks(

@@ -31,17 +31,17 @@ class EndpointForm(Struct, frozen=True):
     """The form that a request has to have for one endpoint."""
 
     # Fields of the client that are not for an upstream.
-    consumed: tuple[str, ...] = ()
+    consumed_fields: tuple[str, ...] = ()
     # Fields of the client for which the upstream's dialect has no place.
-    untranslatable: tuple[str, ...] = ()
+    untranslatable_fields: tuple[str, ...] = ()
     # Indices of the developer messages; the upstream calls their role `system`.
-    as_system: tuple[int, ...] = ()
+    developer_indices: tuple[int, ...] = ()
     # True: the upstream reports the usage of a stream on request; None: not known.
     takes_usage: bool | None = True
     # True: the model can be made to call a tool.
     can_force: bool = True
     # Settings of an agent that the model does not take.
-    refused: frozenset[str] = frozenset()
+    refused_settings: frozenset[str] = frozenset()
     # True: the model takes its thoughts back only if nothing before them has changed.
     binds_thoughts: bool = False
     # The `Capabilities.effort_with_tools` of the endpoint.

@@ -49,7 +49,7 @@ def render_body(
             limit = max(budget_tokens, read_thinking_budget(request.json) + 1)
             edit.set_member(limit_field, limit)
     for key, value in _make_offer_fields(prompt, offer).items():
-        if key not in prompt.form.refused:
+        if key not in prompt.form.refused_settings:
             edit.set_member(key, value)
     return edit.render()
 
@@ -89,10 +89,10 @@ def _adapt_fields(prompt: Prompt, edit: BodyEdit) -> str | None:
     request, form = prompt.request, prompt.form
     if request.model != prompt.target.model:
         edit.set_member("model", prompt.target.model)
-    for key in (*form.consumed, *(request.gateway_fields & form.refused)):
+    for key in (*form.consumed_fields, *(request.gateway_fields & form.refused_settings)):
         edit.drop_member(key)
     limit_field = None if request.token_limit is None else request.token_limit.field
-    if limit_field in form.refused and limit_field in request.gateway_fields:
+    if limit_field in form.refused_settings and limit_field in request.gateway_fields:
         limit_field = MAX_COMPLETION_TOKENS
         edit.set_member(limit_field, request.max_tokens)
     if form.thinks_on_request:
@@ -107,7 +107,7 @@ def _adapt_fields(prompt: Prompt, edit: BodyEdit) -> str | None:
 
 def _adapt_messages(prompt: Prompt, edit: BodyEdit) -> None:
     """Changes the client's messages that the endpoint takes in another form."""
-    for index in prompt.form.as_system:
+    for index in prompt.form.developer_indices:
         if index not in prompt.window.dropped:
             edit.set_role(index, "system")
     for index in prompt.form.changed_messages | prompt.without_media:

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from gateway.core.conversation.kind import QueueName
 from gateway.errors import TooManySends
-from gateway.run.memory.leases import Leases, lock_name
+from gateway.run.memory.leases import Leases, make_lock_name
 
 # The Retry-After of a request for which its conversation's queue has no room. Not measured: with a longer one a client
 # waits though there is room, with a shorter one it is refused more often.
@@ -149,7 +149,7 @@ class Queues:
             return False
         await self.enter_here(name, ticket)
         if self._leases.is_needed:
-            lock = lock_name(*name)
+            lock = make_lock_name(*name)
             try:
                 is_acquired = await self._leases.try_acquire(lock)
             except BaseException:
@@ -188,7 +188,7 @@ class Queues:
     async def acquire_lock(self, name: QueueName, ticket: QueueTicket) -> None:
         """Waits until no other process answers a request of the conversation. Raises: StoreUnavailable."""
         if self._leases.is_needed and not ticket.holds_lock:
-            lock = lock_name(*name)
+            lock = make_lock_name(*name)
             await self._leases.acquire(lock)
             ticket.hold_lock(partial(self._leases.release, lock))
 

@@ -78,9 +78,9 @@ class TurnWriter:
     # Gets the events of turns for the background services.
     events: TurnEvents
     # The lists of earlier requests with their hashes.
-    resent: ResentLists
+    resent_lists: ResentLists
     # The tasks that models have given to sub-agents.
-    delegated: DelegatedTasks
+    delegated_tasks: DelegatedTasks
     # The seconds within which the opening of an unnamed conversation can be repeated.
     idle_s: float
     # Turns that are committed and are cached after their replies, or before the next request is read.
@@ -104,7 +104,9 @@ class TurnWriter:
         request, reply = context.request, outcome.shown_reply
         request.ticket.transfer()
         if reply is not None and "tool_calls" in reply and request.identity.scope is not None:
-            self.delegated.note_calls(request.identity.scope, request.chat.identity_fields, reply, self.now())
+            self.delegated_tasks.note_calls(
+                request.identity.scope, request.chat.identity_fields, reply, self.now()
+            )
         if context.exchange_row < 0 and _ends_unwritten(context, outcome):
             return self._end_unwritten(context)
         if not context.plan.is_off_record:
@@ -133,7 +135,7 @@ class TurnWriter:
         if write.plain is not None:
             exchange, listing = write.plain.exchange, context.plan.query.listing
             # Before the commit: the cached hashes follow from the messages alone, whether or not they are stored.
-            self.resent.cache_reply(
+            self.resent_lists.cache_reply(
                 context.request.chat,
                 listing,
                 outcome.shown_reply or {},
@@ -162,7 +164,7 @@ class TurnWriter:
                 try:
                     return await writing
                 except StaleWrite:
-                    context = await read_context(self.store, self.resent, context.request, self.idle_s)
+                    context = await read_context(self.store, self.resent_lists, context.request, self.idle_s)
                     if not context.plan.is_off_record:
                         raise  # it repeats a turn off the record of which nothing is left
                 writing = self._commit(context, prompt, BlockEdits(), outcome)

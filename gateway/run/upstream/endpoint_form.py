@@ -37,12 +37,16 @@ def choose_endpoint_form(request: ChatRequest, endpoint: Endpoint, model: str) -
         return _NATIVE_WITH_BOUND_THOUGHTS if capabilities.binds_thoughts(model) else NATIVE_FORM
     consumed = _list_consumed_fields(request, capabilities, model)
     return EndpointForm(
-        consumed=consumed,
-        untranslatable=_list_untranslatable_fields(request, capabilities, consumed),
-        as_system=find_developer_indices(request.messages) if capabilities.developer_role is False else (),
+        consumed_fields=consumed,
+        untranslatable_fields=_list_untranslatable_fields(request, capabilities, consumed),
+        developer_indices=find_developer_indices(request.messages)
+        if capabilities.developer_role is False
+        else (),
         takes_usage=capabilities.stream_usage,
         can_force=_can_force(request, capabilities, model),
-        refused=_list_refused_fields(request, capabilities, model) if request.gateway_fields else _NO_FIELDS,
+        refused_settings=_list_refused_fields(request, capabilities, model)
+        if request.gateway_fields
+        else _NO_FIELDS,
         asks_usage=endpoint.asks_usage,
         effort_with_tools=capabilities.effort_with_tools(model),
         thinks_on_request=request.wants_thoughts and capabilities.thinks_on_request(model),

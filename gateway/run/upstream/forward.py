@@ -63,17 +63,17 @@ class Forwarder:
         providers: Mapping[str, Provider],
         failover: Failover,
         rules: Callable[[str], IdentityRules],
-        get_route: Callable[[str], Route],
+        get_model_route: Callable[[str], Route],
         limiter: Limiter,
     ) -> None:
         """Makes the forwarder; no upstream is asked yet.
 
         rules: returns the identity rules of a project.
-        get_route: returns the route for a model's name.
+        get_model_route: returns the route for a model's name.
         """
         self._limiter = limiter
         self._settings = settings
-        self._get_route = get_route
+        self._get_model_route = get_model_route
         self._rules = rules
         self._providers = providers
         self._upstream_names = frozenset(each.name for each in settings.upstreams)
@@ -176,7 +176,7 @@ class Forwarder:
             if not is_listed(self._settings, upstream_name, model):
                 raise UnknownModel.for_name(model)
             return Route(upstream_name, model)
-        return self._get_route(model)
+        return self._get_model_route(model)
 
     def _choose_upstream(self, path: str) -> str:
         """Returns the name of the first upstream with an endpoint; if none has it, of the first upstream."""
@@ -242,11 +242,11 @@ class Forwarder:
             PlannedCall(body, None, route.first),
             may_answer=partial(self._may_answer, route, outgoing),
         )
-        return route if substitute is None else self._get_route(substitute).in_place_of(route)
+        return route if substitute is None else self._get_model_route(substitute).in_place_of(route)
 
     def _may_answer(self, route: Route, outgoing: Outgoing, model: str) -> bool:
         """Returns whether another model may answer a request: its upstream has the endpoint and all that is stored."""
-        path, upstream = outgoing.upstream_path.partition("?")[0], self._get_route(model).upstream
+        path, upstream = outgoing.upstream_path.partition("?")[0], self._get_model_route(model).upstream
         if not path.startswith(_WITH_SUBSTITUTE) or not self._providers[upstream].has_endpoint(path):
             return False
         is_response = path.startswith(_RESPONSES)

@@ -19,7 +19,7 @@ _BODY_HEADERS: Final = frozenset((b"content-type", b"content-encoding"))
 # Codex's headers, but for those that begin with `x-codex-` (seen on the wire of 0.169).
 _CODEX_HEADERS: Final = frozenset((b"originator", b"session-id", b"thread-id", b"version"))
 # Paths that list all objects of one kind in an account. (A caller that names one object by its id was given the id.)
-_LISTS: Final = (
+_LIST_PATHS: Final = (
     "/files",
     "/batches",
     "/vector_stores",
@@ -30,7 +30,7 @@ _LISTS: Final = (
     "/audio/voice_consents",  # platform.openai.com/docs/api-reference/audio: with the names of those who consented
 )
 # Paths of objects that an upstream stores.
-_STORED_PATHS: Final = (*_LISTS, "/uploads", "/responses", "/conversations")
+_STORED_PATHS: Final = (*_LIST_PATHS, "/uploads", "/responses", "/conversations")
 COMPLETIONS_PATH: Final = "/completions"
 
 
@@ -138,7 +138,7 @@ class Outgoing(Struct, frozen=True):
     @property
     def is_list(self) -> bool:
         """True if the reply lists all objects of a kind in the upstream's account."""
-        return self.method != "POST" and self.upstream_path.partition("?")[0] in _LISTS
+        return self.method != "POST" and self.upstream_path.partition("?")[0] in _LIST_PATHS
 
     async def make_request(
         self, target: Target, endpoint: Endpoint, *, upstream: str, receipt: Receipt

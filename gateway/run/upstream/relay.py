@@ -92,7 +92,7 @@ async def _pass_stream(
         async with keep_alive(reply.chunks(), keep_alive_s) as chunks:
             async for chunk in chunks:
                 if not sink.has_started:
-                    _start(reply, sink, receipt)
+                    _send_head(reply, sink, receipt)
                 if chunk is not KEEP_ALIVE:
                     chunk = events.feed(chunk)
                     reader.read_events(chunk)
@@ -106,7 +106,7 @@ async def _pass_stream(
         if not is_done:
             raise
     if not sink.has_started:
-        _start(reply, sink, receipt)
+        _send_head(reply, sink, receipt)
     last_bytes = events.take_rest()
     reader.read_events(last_bytes)
     await sink.write(without_usage(last_bytes) if call.hides_usage else last_bytes)
@@ -123,41 +123,41 @@ async def _pass_body(reader: _ReplyReader, sink: Sink, receipt: Receipt, json_by
     reply = reader.reply
     chunks = reply.chunks()
     if dict(reply.headers).get("content-type", "").startswith("application/json"):
-        held = await _read_past(chunks, json_bytes)
-        if 0 < len(held) <= json_bytes:
-            reader.read_body(held)
+        held_body = await _read_past_limit(chunks, json_bytes)
+        if 0 < len(held_body) <= json_bytes:
+            reader.read_body(held_body)
             receipt.clock.note_answer()
-            await _send_whole(reply, held, sink, receipt)
+            await _send_whole(reply, held_body, sink, receipt)
             return
         # The body is too large to hold, or empty. (The reply to a HEAD is empty, but has the length of a GET's.)
-        _start(reply, sink, receipt)
-        reader.read_piece(held)
-        await sink.write(held)
+        _send_head(reply, sink, receipt)
+        reader.read_piece(held_body)
+        await sink.write(held_body)
     async for chunk in chunks:
         if not sink.has_started:
-            _start(reply, sink, receipt)
+            _send_head(reply, sink, receipt)
         reader.read_piece(chunk)
         await sink.write(chunk)
     if not sink.has_started:
-        _start(reply, sink, receipt)
+        _send_head(reply, sink, receipt)
     reader.read_piece(b"")  # an empty body has come as well
     reader.end()
     await sink.end()
 
 
-async def _read_past(chunks: AsyncIterator[bytes], limit_bytes: int) -> bytes:
+async def _read_past_limit(chunks: AsyncIterator[bytes], limit_bytes: int) -> bytes:
     """Returns a body, or as much of it as first exceeds the limit."""
-    held: list[bytes] = []
+    pieces: list[bytes] = []
     size = 0
     async for chunk in chunks:
-        held.append(chunk)
+        pieces.append(chunk)
         size += len(chunk)
         if size > limit_bytes:
             break
-    return b"".join(held)
+    return b"".join(pieces)
 
 
-def _start(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
+def _send_head(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
     receipt.clock.note_answer()
     headers = receipt.note_reply_head(choose_forwarded_headers(reply.headers))
     # A stream has no length: the gateway may add comments, and an error event at its end.
@@ -258,19 +258,19 @@ class WholeEvents:
             return data
         searched = self._searched + data
         end = max(searched.rfind(mark) + len(mark) if mark in searched else 0 for mark in _EVENT_ENDS)
-        whole = b""
+        whole_events = b""
         if end:
-            cut = end - len(self._searched)
-            whole = self.take_rest() + data[:cut]
-            data = data[cut:]
+            cut_offset = end - len(self._searched)
+            whole_events = self.take_rest() + data[:cut_offset]
+            data = data[cut_offset:]
             searched = searched[end:]
         if data:
             self._held.append(data)
             self._size += len(data)
             self._searched = searched[1 - len(_EVENT_ENDS[-1]) :]
         if b"\r\r" in searched or self._size > _MAX_EVENT_BYTES:
-            whole += self.take_rest()
-        return whole
+            whole_events += self.take_rest()
+        return whole_events
 
     def take_rest(self) -> bytes:
         """Returns the bytes that are held back, and drops them."""

@@ -109,8 +109,9 @@ class LimitTable:
     def choose_for(self, project: str, key_id: int, user: str) -> Sequence[UsageLimit]:
         """Returns the limits that hold for requests of a key and a user, by their ids."""
         # All callers that no limit names are looked up as one caller, so their names are not cached.
-        named = self._named_holders
-        return self._cached_limits(project, key_id if key_id in named else 0, user if user in named else "")
+        known_key_id = key_id if key_id in self._named_holders else 0
+        known_user = user if user in self._named_holders else ""
+        return self._cached_limits(project, known_key_id, known_user)
 
     def _find(self, project: str, key_id: int, user: str) -> Sequence[UsageLimit]:
         """Returns the limits that hold for requests of a key and a user, which `choose_for` caches."""

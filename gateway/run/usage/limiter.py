@@ -222,9 +222,9 @@ class Limiter:
         if not limits:
             return
         reservation = self._reservations.get(receipt) or LimitReservation()
-        used = self._meter.measure_use_so_far(receipt)
+        used_amounts = self._meter.measure_use_so_far(receipt)
         wanted_amounts = self._estimate(call)
-        reservation.count_ended_minutes(used, self._now())
+        reservation.count_ended_minutes(used_amounts, self._now())
         reserved_buckets = {bucket.limit.id: bucket for bucket in reservation.amounts}
         present_buckets = self._buckets.get(limits, receipt.user)
         buckets = [reserved_buckets.get(bucket.limit.id, bucket) for bucket in present_buckets]
@@ -233,7 +233,7 @@ class Limiter:
         amounts = {}
         for bucket in buckets:
             reserved_amount = reservation.amounts.get(bucket, 0)
-            used_amount = reservation.count_uncounted(used, bucket)
+            used_amount = reservation.count_uncounted(used_amounts, bucket)
             wanted_amount = wanted_amounts[bucket.amount_index]
             if not bucket.lets_go_on(reserved_amount, used_amount, wanted_amount):
                 raise make_refusal(bucket, self._now(), used_amount)
@@ -307,21 +307,21 @@ class Limiter:
 
     # -- a request ends
 
-    def settle(self, receipt: Receipt, used: Amounts) -> None:
+    def settle(self, receipt: Receipt, used_amounts: Amounts) -> None:
         """Counts the used amounts in place of the reserved ones, also those of a receipt without a reservation."""
         reservation = self._reservations.pop(receipt, None)
         if reservation is not None:
-            reservation.settle(used)
+            reservation.settle(used_amounts)
         elif receipt.work is not None and not receipt.work.agent_row:
             # Work that continues a request: the request was counted, and the use of the work is counted here.
-            self.count(receipt, used)
+            self.count(receipt, used_amounts)
 
-    def count(self, receipt: Receipt, used: Amounts) -> None:
+    def count(self, receipt: Receipt, used_amounts: Amounts) -> None:
         """Counts the tokens and the cost that were used without a reservation."""
         for limit in self.limits.choose(receipt):
             bucket = self._buckets.find(limit, receipt.user)
             if bucket is not None and limit.unit in MEASURED_UNITS:
-                bucket.used += used[bucket.amount_index]
+                bucket.used += used_amounts[bucket.amount_index]
 
     # -- the state of the limits
 

@@ -141,21 +141,21 @@ class Meter:
                 tokens += used_by_call.tokens
                 cost += used_by_call.cost
                 is_answered = True
-        used = count_used_amounts(tokens, cost, is_answered=is_answered)
+        used_amounts = count_used_amounts(tokens, cost, is_answered=is_answered)
         if receipt.work is not None:
-            return used
+            return used_amounts
         if counters is None:
             counters = self._get_counters(receipt, upstream="", model="")
         if receipt.is_refused:
             counters[REFUSED] += 1
-            return used
+            return used_amounts
         counters[REQUESTS] += 1
         counters[ANSWERED] += is_answered
         if receipt.status == CLIENT_GONE:
             counters[CANCELLED] += 1
         elif receipt.has_failed:
             counters[ERRORS] += 1
-        return used
+        return used_amounts
 
     def measure_use_so_far(self, receipt: Receipt) -> Amounts:
         """Returns the tokens and the cost that work under way has used so far."""
@@ -197,22 +197,23 @@ class Meter:
 
     def _add_tokens(self, counters: list[int], call: UpstreamCall) -> _CallUsage:
         """Adds the tokens of a call and their cost to counters. Returns the tokens and the cost."""
-        prompt, completion, cached, written, reasoning = call.estimate_used_counts()
-        counters[INPUT] += prompt
-        counters[OUTPUT] += completion
-        counters[CACHED] += cached
-        counters[WRITTEN] += written
-        counters[REASONING] += reasoning
+        used = call.estimate_used_counts()
+        tokens = used.total
+        counters[INPUT] += used.prompt
+        counters[OUTPUT] += used.completion
+        counters[CACHED] += used.cached
+        counters[WRITTEN] += used.written
+        counters[REASONING] += used.reasoning
         if call.counts is None:
-            counters[ESTIMATED_INPUT] += 0 if call.prompt_counts else prompt
-            counters[ESTIMATED_OUTPUT] += completion
+            counters[ESTIMATED_INPUT] += 0 if call.prompt_counts else used.prompt
+            counters[ESTIMATED_OUTPUT] += used.completion
         price = self.find_price(call.upstream, call.model)
         if price is None:
-            counters[UNPRICED] += prompt + completion
-            return _CallUsage(prompt + completion, cost=0)
-        cost = price.compute_cost(prompt, completion, cached)
+            counters[UNPRICED] += tokens
+            return _CallUsage(tokens, cost=0)
+        cost = price.compute_cost(used.prompt, used.completion, used.cached)
         counters[COST] += cost
-        return _CallUsage(prompt + completion, cost)
+        return _CallUsage(tokens, cost)
 
     def add_background(
         self, project: str, agent_row: int, upstream: str, model: str, used: TokenCounts
@@ -222,9 +223,9 @@ class Meter:
         project: the project; "": a question to a memory, which no budget limits, and the memory's project is looked up.
         """
         key = _BackgroundKey(self._today, project, agent_row, upstream, model)
-        earlier = self._background.get(key, _NO_TOKENS)
+        earlier_counts = self._background.get(key, _NO_TOKENS)
         self._background[key] = TokenCounts(
-            earlier.prompt + used.prompt, earlier.completion + used.completion
+            earlier_counts.prompt + used.prompt, earlier_counts.completion + used.completion
         )
 
     async def count_background_tokens(self, project: str) -> int:
@@ -232,19 +233,21 @@ class Meter:
         # While a write is under way, its counts are neither in memory nor in the table.
         async with self.writer.pause():
             today = self._today
-            written = self._written_background_tokens.get(project)
-            if written is None or written.day != today:
-                written = _WrittenTokens(today, await self._usage.count_background_tokens(project, today))
-                self._written_background_tokens[project] = written
-            unwritten = sum(
+            written_tokens = self._written_background_tokens.get(project)
+            if written_tokens is None or written_tokens.day != today:
+                written_tokens = _WrittenTokens(
+                    today, await self._usage.count_background_tokens(project, today)
+                )
+                self._written_background_tokens[project] = written_tokens
+            unwritten_tokens = sum(
                 used.prompt + used.completion
                 for key, used in self._background.items()
                 if (key.day, key.project) == (today, project)
             )
             # Tokens that a write has attributed to users, and not written yet.
             for row in self.counters.select(today, today, {"project": project}):
-                unwritten += row[BACKGROUND_INPUT] + row[BACKGROUND_OUTPUT] - row[QUESTIONS]
-            return written.tokens + unwritten
+                unwritten_tokens += row[BACKGROUND_INPUT] + row[BACKGROUND_OUTPUT] - row[QUESTIONS]
+            return written_tokens.tokens + unwritten_tokens
 
     @property
     def _today(self) -> int:

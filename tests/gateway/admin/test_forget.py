@@ -91,9 +91,9 @@ def test_what_clients_sent_is_dropped_from_memory_when_something_is_forgotten(wo
     chat.say("Where is my towel?")
     keeper = world.gateway.app.services.chat.keeper
     assert keeper is not None
-    assert len(keeper.resent) == 1
+    assert len(keeper.resent_lists) == 1
     forget(world, user="alice", message=1)
-    assert (len(keeper.resent), keeper.resent.size_bytes) == (0, 0)
+    assert (len(keeper.resent_lists), keeper.resent_lists.size_bytes) == (0, 0)
 
 
 def test_tables_of_pure_functions_hold_no_words_when_something_is_forgotten(world: World) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.run.memory import leases
-from gateway.run.memory.leases import LEASE_S, Leases, lock_name
+from gateway.run.memory.leases import LEASE_S, Leases, make_lock_name
 from gateway.run.memory.queue import Queues, QueueTicket
 from storage.errors import StoreUnavailable
 from storage.sql.conversation_locks import ConversationLocks
@@ -99,13 +99,13 @@ async def test_a_request_waits_for_those_of_other_processes(world: World) -> Non
     assert not waiting.done()
     first.leave()
     await world.rest()
-    world.tell(lock_name(*NAME))
+    world.tell(make_lock_name(*NAME))
     await waiting
     await world.rest()
     assert not behind.done(), "the lock was handed over"
     second.leave()
     await world.rest()
-    world.tell(lock_name(*NAME))
+    world.tell(make_lock_name(*NAME))
     await behind
     third.leave()
 
@@ -165,18 +165,18 @@ async def test_what_could_not_be_given_back_is_given_back_when_the_database_work
     for recovered in locks.recoveries:
         recovered()
     await world.rest()
-    world.tell(lock_name(*NAME))
+    world.tell(make_lock_name(*NAME))
     await waiting
     # Only once: what is taken again is not released while its holder needs it.
     behind = await begun(world, world.one, third)
     second.leave()
     await world.rest()
-    world.tell(lock_name(*NAME))
+    world.tell(make_lock_name(*NAME))
     await behind
     for recovered in locks.recoveries:
         recovered()
     await world.rest()
-    assert await locks.load_held([lock_name(*NAME)])
+    assert await locks.load_held([make_lock_name(*NAME)])
     third.leave()
 
 
@@ -207,7 +207,7 @@ async def test_what_is_taken_while_the_database_recovers_is_held(world: World) -
         recovered()
     await entering
     await world.rest()
-    assert await locks.load_held([lock_name(*NAME)])
+    assert await locks.load_held([make_lock_name(*NAME)])
 
 
 async def test_a_client_that_leaves_while_it_waits_blocks_no_other(world: World) -> None:
@@ -247,7 +247,7 @@ async def test_a_reserved_place_is_seen_by_others_when_it_is_taken(world: World)
     assert not taking.done()
     elsewhere.leave()
     await world.rest()
-    world.tell(lock_name(*NAME))
+    world.tell(make_lock_name(*NAME))
     await taking
     assert not behind.done()
     reserved.drop()
