@@ -23,7 +23,6 @@ from gateway.core.memory.offered_tools import allows_hidden_tools
 from gateway.core.request.chat_request import ChatRequest, add_missing_fields
 from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import STORING_MODES
-from gateway.core.turn.guide import Guide
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
 from gateway.core.upstream.context_window import ContextWindows
@@ -32,7 +31,7 @@ from gateway.run.call import ChatCall
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
-from gateway.run.stored_agents import FoundAgent
+from gateway.run.stored_agents import ConfiguredRequest, FoundAgent, GuidedTerms
 from gateway.run.tools.toolbox import Toolbox
 from storage.errors import StoreError
 from storage.records import DEFAULT_CONVERSATION
@@ -75,12 +74,13 @@ class ChatAgents(Struct, frozen=True):
 
     async def with_conversation_settings(
         self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool
-    ) -> tuple[AgentSpec, ChatRequest]:
+    ) -> ConfiguredRequest:
         name = identity.conversation_key
         if is_stored and name is not None and (uid := parse_uid("conv", name)) is not None:
             spec = await self.registry.resolver.with_conversation_settings(identity.project, uid, spec)
         offers = bool(spec.tools) and identity.mode in STORING_MODES and allows_hidden_tools(request.json)
-        return spec, add_missing_fields(request, make_sampling(spec, has_tools=request.has_tools or offers))
+        sampling = make_sampling(spec, has_tools=request.has_tools or offers)
+        return ConfiguredRequest(spec, add_missing_fields(request, sampling))
 
     async def complete(self, call: ChatCall) -> None:
         # Messages of stored turns, which the list of the request repeats, are left out.
@@ -118,7 +118,7 @@ class ChatAgents(Struct, frozen=True):
 
     def make_terms(
         self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnTerms
-    ) -> tuple[TurnTerms, Guide]:
+    ) -> GuidedTerms:
         # The client sees no tool of the agent, so a call of an unknown tool is not for the client either.
         gateway_tools = AllBut(request.tool_names) if prompt.offered_tools else ()
         terms = replace(
@@ -128,7 +128,7 @@ class ChatAgents(Struct, frozen=True):
             asides=read_asides(spec, request.tool_names),
         )
         called = list_prompt_calls(prompt) if spec.definition.rules else ()
-        return terms, make_guide(spec, prompt, called=called)
+        return GuidedTerms(terms, make_guide(spec, prompt, called=called))
 
     def make_toolbox(self, call: ChatCall, context: MemoryContext, edits: BlockEdits) -> Toolbox:
         is_profile = context.request.spec.is_profile

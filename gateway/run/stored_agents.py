@@ -32,6 +32,21 @@ class FoundAgent(NamedTuple):
     scope: Scope
 
 
+class ConfiguredRequest(NamedTuple):
+    """An agent and a request with the settings of a conversation."""
+
+    spec: AgentSpec
+    # The request with the agent's sampling settings.
+    request: ChatRequest
+
+
+class GuidedTerms(NamedTuple):
+    """The terms and the guide of a turn that a stored agent answers."""
+
+    terms: TurnTerms
+    guide: Guide
+
+
 class StoredAgents(Protocol):
     """The agents that were made over REST, as chat completions use them."""
 
@@ -46,7 +61,7 @@ class StoredAgents(Protocol):
 
     async def with_conversation_settings(
         self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool
-    ) -> tuple[AgentSpec, ChatRequest]:
+    ) -> ConfiguredRequest:
         """Returns an agent with the settings of its conversation, and the request with the agent's sampling settings.
 
         is_stored: the conversation is a stored one.
@@ -60,7 +75,7 @@ class StoredAgents(Protocol):
 
     def make_terms(
         self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnTerms
-    ) -> tuple[TurnTerms, Guide]:
+    ) -> GuidedTerms:
         """Returns the terms and the guide of a turn that a stored agent answers."""
 
     def make_toolbox(self, call: ChatCall, context: MemoryContext, edits: BlockEdits) -> Toolbox:
@@ -80,7 +95,7 @@ class NoAgents(Struct, frozen=True):
 
     async def with_conversation_settings(
         self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool
-    ) -> tuple[AgentSpec, ChatRequest]:
+    ) -> ConfiguredRequest:
         raise AssertionError("no agent is found here")
 
     async def complete(self, call: ChatCall) -> None:
@@ -88,7 +103,7 @@ class NoAgents(Struct, frozen=True):
 
     def make_terms(
         self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnTerms
-    ) -> tuple[TurnTerms, Guide]:
+    ) -> GuidedTerms:
         raise AssertionError("no agent is found here")
 
     def make_toolbox(self, call: ChatCall, context: MemoryContext, edits: BlockEdits) -> Toolbox:

@@ -198,7 +198,7 @@ class HashedList:
         """Hashes the messages after the prefix into `joined`. Returns the atoms of messages after the last reply."""
         positions, offsets = self.positions, self.offsets
         count = offsets[-1]
-        new: list[tuple[Atom, ...]] = []
+        new_atoms: list[tuple[Atom, ...]] = []
         for i in range(positions[-1] + 1 if positions else 0, len(messages)):
             role = messages[i].get("role")
             if role in SYSTEM_ROLES:
@@ -210,7 +210,7 @@ class HashedList:
             offsets.append(count)
             if role == "assistant":
                 self.answered_count = len(positions)
-                new.clear()
+                new_atoms.clear()
             else:
-                new.append(atoms)
-        return tuple(new)
+                new_atoms.append(atoms)
+        return tuple(new_atoms)

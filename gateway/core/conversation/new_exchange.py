@@ -40,18 +40,18 @@ def make_exchange(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
         tree, plan.query, exchange, plan.messages, len(plan.pending), tree.list_siblings(exchange)
     )
     exchange = replace(exchange, redactions=plan.redactions | redactions)
-    repeated = [
+    repeated_exchanges = [
         other
         for other in tree.list_siblings(exchange)
         if is_asked_again(plan.query, other, exchange, follows_head=plan.follows_head)
     ]
-    if not (plan.is_off_record or any(map(ends_off_record, repeated))):
+    if not (plan.is_off_record or any(map(ends_off_record, repeated_exchanges))):
         return exchange
     # If the request itself asks to be off the record, messages that only this exchange has on the record stay.
     if plan.query.mode is not MemoryUse.ON and not plan.follows_head:
-        recorded = _find_recorded_only_here(tree, exchange, is_named=plan.query.is_named)
-        if recorded:
-            return _redact_all_but(exchange, recorded)
+        recorded_indices = _find_recorded_only_here(tree, exchange, is_named=plan.query.is_named)
+        if recorded_indices:
+            return _redact_all_but(exchange, recorded_indices)
     return _make_off_record(exchange, len(plan.pending))
 
 
@@ -103,9 +103,9 @@ def _find_conversation(tree: Tree, plan: Plan, exchange: Exchange) -> int | None
     return opening.conversation_row if opening else plan.conversation_row
 
 
-def _redact_all_but(exchange: Exchange, retained: Set[int]) -> Exchange:
-    """Returns the new exchange with its reply and all but some messages redacted. retained: the indices that stay."""
-    redactions = {REPLY, *range(len(exchange.inputs))} - retained
+def _redact_all_but(exchange: Exchange, retained_indices: Set[int]) -> Exchange:
+    """Returns the new exchange with its reply and its messages redacted. retained_indices: the messages that stay."""
+    redactions = {REPLY, *range(len(exchange.inputs))} - retained_indices
     return replace(exchange, notes={}, redactions=exchange.redactions | redactions)
 
 
@@ -129,8 +129,8 @@ def _find_recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) 
     """Returns the indices of messages on the record that no active sibling of the exchange has once it is written."""
     siblings = tree.list_siblings(exchange)
     tree.contents.group(siblings)
-    only_here = find_recorded_indices(exchange, siblings)
-    for other in siblings if only_here else ():
+    own_indices = find_recorded_indices(exchange, siblings)
+    for other in siblings if own_indices else ():
         if is_tombstone(other) or not tree.is_active(other, is_named=is_named):
             continue
         # The new exchange will supersede a sibling that it extends, unless the sibling was continued.
@@ -138,12 +138,12 @@ def _find_recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) 
             tree.is_continued(other) or is_same_input(other, exchange) or not tree.extends(exchange, other)
         )
         if will_stay:
-            only_here = {
+            own_indices = {
                 i
-                for i in only_here
+                for i in own_indices
                 if i in other.redactions or other.inputs[: i + 1] != exchange.inputs[: i + 1]
             }
-    return only_here
+    return own_indices
 
 
 def _find_later_opening(tree: Tree, exchange: Exchange) -> Exchange | None:

@@ -76,8 +76,8 @@ class PrivateFields(TypedDict, total=False):
 
 def with_private(message: WireMessage, **fields: Any) -> WireMessage:
     """Returns a copy of the message with private fields added. A field that is None is not added."""
-    added = {name: value for name, value in fields.items() if value is not None}
-    return {**message, PRIVATE: {**read_private(message), **added}} if added else message
+    added_fields = {name: value for name, value in fields.items() if value is not None}
+    return {**message, PRIVATE: {**read_private(message), **added_fields}} if added_fields else message
 
 
 def with_transcript(reply: WireMessage) -> WireMessage:
@@ -88,9 +88,11 @@ def with_transcript(reply: WireMessage) -> WireMessage:
     audio = reply.get("audio")
     if not isinstance(audio, dict):
         return reply
-    rest = {key: value for key, value in reply.items() if key != "audio"}
+    other_fields = {key: value for key, value in reply.items() if key != "audio"}
     text = reply.get("content") or audio.get("transcript")
-    return with_private({**rest, "content": text}, audio={"id": audio["id"]} if audio.get("id") else None)
+    return with_private(
+        {**other_fields, "content": text}, audio={"id": audio["id"]} if audio.get("id") else None
+    )
 
 
 def without_private(message: WireMessage) -> WireMessage:
@@ -102,9 +104,9 @@ def without_private(message: WireMessage) -> WireMessage:
 
 def without_private_fields(message: WireMessage, *names: str) -> WireMessage:
     """Returns a copy of the message without some of its private fields. names: the fields to leave out."""
-    remaining = {name: value for name, value in read_private(message).items() if name not in names}
-    bare = without_private(message)
-    return {**bare, PRIVATE: remaining} if remaining else bare
+    remaining_fields = {name: value for name, value in read_private(message).items() if name not in names}
+    bare_message = without_private(message)
+    return {**bare_message, PRIVATE: remaining_fields} if remaining_fields else bare_message
 
 
 def read_private(message: Mapping[str, Any]) -> PrivateFields:

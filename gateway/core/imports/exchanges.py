@@ -78,17 +78,17 @@ class _StoredPart(Struct, frozen=True):
     # The number of these exchanges.
     count: int = 0
     # The last of them as it is stored; None: no exchange is stored, or the conversation does not go on from them.
-    last: Exchange | None = None
+    last_exchange: Exchange | None = None
 
 
 def draft_import(
-    source: SourceConversation, format: str, hasher: MessageHasher, now: float, oldest: float
+    source: SourceConversation, format_name: str, hasher: MessageHasher, now: float, oldest_at: float
 ) -> ImportDraft | Unreadable:
     """Returns the exchanges of a conversation, or the reason why it is left out.
 
-    format: the name of the file's format.
+    format_name: the name of the file's format.
     now: the time of the import, in seconds since the epoch.
-    oldest: a time in seconds since the epoch; exchanges that ended before it become tombstones.
+    oldest_at: a time in seconds since the epoch; exchanges that ended before it become tombstones.
     """
     message_count = len(source.messages) + source.skipped_count
     if len(source.messages) > MAX_MESSAGES:
@@ -97,7 +97,7 @@ def draft_import(
     if not turns:
         return Unreadable("it has no message of the user", message_count)
     times = _date_messages(source, now)
-    exchanges = _make_exchanges(turns, times, hasher, oldest)
+    exchanges = _make_exchanges(turns, times, hasher, oldest_at)
     if all(exchange.is_forgotten for exchange in exchanges):
         return Unreadable("it is older than what is retained", message_count)
     messages = [
@@ -106,7 +106,7 @@ def draft_import(
     return ImportDraft(
         exchanges=exchanges,
         counts=[turn.message_count for turn in turns],
-        key=None if source.id is None else f"{KEY}{format}:{source.id}",
+        key=None if source.id is None else f"{KEY}{format_name}:{source.id}",
         first_at=min(times),
         char_count=sum(len(message.text) for message in source.messages),
         questions=list({make_message_key(exchange.inputs[-1]): None for exchange in exchanges}),
@@ -140,7 +140,7 @@ def make_import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, l
 def _decide(draft: ImportDraft, candidates: ImportCandidates) -> ImportChange:
     """Returns the changes that a conversation makes to a memory. candidates: the exchanges that are stored."""
     stored_part = _match_stored(draft, candidates)
-    last_stored = stored_part.last
+    last_stored = stored_part.last_exchange
     conversation_row = candidates.conversation_row if last_stored is None else last_stored.conversation_row
     refilled_stubs = _refill_stubs(draft, candidates, stored_part.count, conversation_row)
     new_exchanges = [
@@ -148,7 +148,7 @@ def _decide(draft: ImportDraft, candidates: ImportCandidates) -> ImportChange:
         for exchange in draft.exchanges[stored_part.count :]
     ]
     parent = None if last_stored is None else last_stored.id
-    superseded = [
+    superseded_exchanges = [
         replace(exchange, superseded=True, active=False)
         for exchange in (candidates.unanswered if new_exchanges else ())
         if exchange.conversation_row == conversation_row
@@ -162,7 +162,7 @@ def _decide(draft: ImportDraft, candidates: ImportCandidates) -> ImportChange:
         after=last_stored,
         conversation_row=conversation_row,
         fill=refilled_stubs,
-        superseded=superseded,
+        superseded=superseded_exchanges,
     )
 
 
@@ -197,18 +197,18 @@ def _match_stored(draft: ImportDraft, candidates: ImportCandidates) -> _StoredPa
         matches_by_path.setdefault(match.exchange.path_hash, []).append(match)
     for end in range(len(draft.exchanges), 0, -1):
         matches = matches_by_path.get(draft.exchanges[end - 1].path_hash, ())
-        same_import = [
+        same_import_matches = [
             match for match in matches if match.exchange.conversation_row == candidates.conversation_row
         ]
         # A live conversation that ends here may go on with the rest. A conversation of another import, or a
         # conversation that has gone on, has to have the whole path: else it may only begin with the same greeting.
-        continuable = [
+        continuable_matches = [
             match
             for match in matches
             if end == len(draft.exchanges) or (match.is_last and not match.is_import)
         ]
-        if same_import or (candidates.conversation_row is None and continuable):
-            ends = [match.exchange for match in same_import or continuable]
+        if same_import_matches or (candidates.conversation_row is None and continuable_matches):
+            ends = [match.exchange for match in same_import_matches or continuable_matches]
             return _StoredPart(end, max(ends, key=lambda exchange: (exchange.active, exchange.id)))
     return _StoredPart()
 
@@ -294,9 +294,9 @@ def _group_turns(messages: Sequence[SourceMessage]) -> list[_Turn]:
 
 
 def _make_exchanges(
-    turns: Sequence[_Turn], times: Sequence[float], hasher: MessageHasher, oldest: float
+    turns: Sequence[_Turn], times: Sequence[float], hasher: MessageHasher, oldest_at: float
 ) -> list[Exchange]:
-    """Returns the exchanges of a conversation's turns; those that ended before `oldest` are tombstones.
+    """Returns the exchanges of a conversation's turns; those that ended before `oldest_at` are tombstones.
 
     times: the times of the messages, in seconds since the epoch.
     """
@@ -308,7 +308,7 @@ def _make_exchanges(
         exchange = _make_exchange(
             turn, times[start:end], hasher, path_hash, exchanges[-1] if exchanges else None
         )
-        is_retained = (exchange.ended or exchange.begun) >= oldest
+        is_retained = (exchange.ended or exchange.begun) >= oldest_at
         exchanges.append(exchange if is_retained else make_tombstone(exchange))
         path_hash = exchange.path_hash
         start = end

@@ -133,7 +133,7 @@ def _put_notes_by_comparison(
     replies: dict[int, Exchange] = {}
     last_inputs: list[tuple[int, Exchange]] = []
     for i, element in _align_with_path(listing, end, path):
-        composition.list_at.setdefault(listing.positions[i], element)
+        composition.elements_by_index.setdefault(listing.positions[i], element)
         if element.message_index == len(element.exchange.inputs) - 1:
             last_inputs.append((i, element.exchange))
         if element.message_index == -1:

@@ -59,7 +59,7 @@ class Composition(Struct):
     # Messages before the first of the client's that is not a system message.
     inserted: Sequence[InsertedMessage] = ()
     # Index of a client message -> the element of the path that it is; empty if the list is the path word for word.
-    list_at: dict[int, PathElement] = msgspec.field(default_factory=dict)
+    elements_by_index: dict[int, PathElement] = msgspec.field(default_factory=dict)
     # Index of a client message -> the note before its text.
     notes: dict[int, str] = msgspec.field(default_factory=dict)
     # The estimated tokens of all notes.

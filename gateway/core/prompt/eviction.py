@@ -52,7 +52,7 @@ class Eviction(Struct, frozen=True):
             earlier_inputs = plan.exchange.inputs[: len(plan.pending) + plan.new_indices.index(i)]
             return PathPosition(plan.exchange.depth, plan.exchange.offset + sum(map(len, earlier_inputs)))
         if not self.is_plain:
-            element = composition.list_at.get(index)
+            element = composition.elements_by_index.get(index)
             return None if element is None else element.position
         # The list is the path, so the atoms before a message are its offset. Its depth is at least this: each exchange
         # that follows has an atom or more.
@@ -115,7 +115,7 @@ def locate_window_start(
     if is_plain:
         return WindowStart(evicted, listing.positions[listing.locate_message(evicted.offset)])
     for i in listing.positions[: plan.match.last + 1]:
-        element = composition.list_at.get(i)
+        element = composition.elements_by_index.get(i)
         if element is None:
             break  # the message is not on the path, so no part of the list is left out
         if element.offset >= evicted.offset:

@@ -67,7 +67,7 @@ def find_cut_in_list(
     text = _render(listing, summary)
     end = count_atoms_to_end(exchange)
     covered_indices = [
-        i for i, element in composition.list_at.items() if element.exchange.depth <= exchange.depth
+        i for i, element in composition.elements_by_index.items() if element.exchange.depth <= exchange.depth
     ]
     if covered_indices:
         message_index = bisect_right(listing.positions, max(covered_indices))

@@ -38,7 +38,7 @@ def make_rate_headers(buckets: Iterable[Bucket], now: float) -> list[Header]:
         unit = bucket.limit.unit
         if bucket.limit.per != "minute" or unit not in _HEADER_UNITS:
             continue
-        if unit not in fullest or bucket.count_left() < fullest[unit].count_left():
+        if unit not in fullest or bucket.count_remaining() < fullest[unit].count_remaining():
             fullest[unit] = bucket
     return [header for bucket in fullest.values() for header in _render_headers(bucket, now)]
 
@@ -47,7 +47,7 @@ def _render_headers(bucket: Bucket, now: float) -> list[Header]:
     unit = bucket.limit.unit
     return [
         (f"x-ratelimit-limit-{unit}", str(bucket.bound)),
-        (f"x-ratelimit-remaining-{unit}", str(bucket.count_left())),
+        (f"x-ratelimit-remaining-{unit}", str(bucket.count_remaining())),
         (f"x-ratelimit-reset-{unit}", format_duration(math.ceil(bucket.period.end - now))),
     ]
 

@@ -129,9 +129,9 @@ class Bucket(Struct, eq=False):
             is_loaded=is_loaded,
         )
 
-    def lets_in(self, wanted: Amounts) -> bool:
+    def lets_in(self, wanted_amounts: Amounts) -> bool:
         """Returns whether a request that may use these amounts may begin."""
-        if self.used + self.reserved + wanted[self.amount_index] <= self.bound:
+        if self.used + self.reserved + wanted_amounts[self.amount_index] <= self.bound:
             return True
         return self.limit.unit in MEASURED_UNITS and not self.reserved and self.used < self.bound
 
@@ -147,7 +147,7 @@ class Bucket(Struct, eq=False):
             return True
         return others_reserved <= 0 and self.used + own_used < self.bound
 
-    def count_left(self) -> int:
+    def count_remaining(self) -> int:
         """Returns the amount that may still be reserved, in the units of `used`."""
         return max(0, self.bound - self.used - self.reserved)
 
@@ -160,36 +160,36 @@ class LimitReservation(Struct, eq=False):
     # The model that answers in place of the requested model; None: the requested model answers.
     substitute: str | None = None
     # The amounts that the request has used in minutes that were over before its end, by the ids of their limits.
-    counted: dict[int, int] = field(default_factory=dict)
+    counted_amounts: dict[int, int] = field(default_factory=dict)
 
     def reserve(self, bucket: Bucket, amount: int) -> None:
         """Reserves an amount of a bucket, in place of the amount that was reserved before."""
         bucket.reserved += amount - self.amounts.get(bucket, 0)
         self.amounts[bucket] = amount
 
-    def take_measured(self) -> LimitReservation:
+    def pop_measured(self) -> LimitReservation:
         """Moves tokens and cost out of this reservation into a new one, which it returns."""
         measured_buckets = [bucket for bucket in self.amounts if bucket.limit.unit in MEASURED_UNITS]
         return LimitReservation({bucket: self.amounts.pop(bucket) for bucket in measured_buckets})
 
-    def count_uncounted(self, used: Amounts, bucket: Bucket) -> int:
+    def count_uncounted(self, used_amounts: Amounts, bucket: Bucket) -> int:
         """Returns the part of the used amounts that counts towards a bucket."""
-        return used[bucket.amount_index] - self.counted.get(bucket.limit.id, 0)
+        return used_amounts[bucket.amount_index] - self.counted_amounts.get(bucket.limit.id, 0)
 
-    def count_ended_minutes(self, used: Amounts, now: float) -> None:
+    def count_ended_minutes(self, used_amounts: Amounts, now: float) -> None:
         """Counts the amounts used so far in a minute that is over. Later amounts count in a later minute."""
         for bucket in [*self.amounts]:
             limit = bucket.limit
             if limit.unit in MEASURED_UNITS and limit.per == "minute" and bucket.period.end <= now:
                 bucket.reserved -= self.amounts.pop(bucket)
-                bucket.used += self.count_uncounted(used, bucket)
-                self.counted[limit.id] = used[bucket.amount_index]
+                bucket.used += self.count_uncounted(used_amounts, bucket)
+                self.counted_amounts[limit.id] = used_amounts[bucket.amount_index]
 
-    def settle(self, used: Amounts) -> None:
+    def settle(self, used_amounts: Amounts) -> None:
         """Replaces the reserved amounts by the used amounts."""
         for bucket, amount in self.amounts.items():
             bucket.reserved -= amount
-            bucket.used += self.count_uncounted(used, bucket)
+            bucket.used += self.count_uncounted(used_amounts, bucket)
 
 
 def list_limits(limits: Iterable[UsageLimit], key_id: int, user: str) -> list[UsageLimit]:
@@ -213,10 +213,10 @@ def list_limits(limits: Iterable[UsageLimit], key_id: int, user: str) -> list[Us
     ]
 
 
-def have_room(buckets: Iterable[Bucket], wanted: Amounts) -> bool:
+def have_room(buckets: Iterable[Bucket], wanted_amounts: Amounts) -> bool:
     """Returns whether all buckets are loaded and let a request in."""
     for bucket in buckets:  # noqa: SIM110  # all() takes half as long again
-        if not (bucket.is_loaded and bucket.lets_in(wanted)):
+        if not (bucket.is_loaded and bucket.lets_in(wanted_amounts)):
             return False
     return True
 
@@ -231,17 +231,17 @@ class FullBuckets(NamedTuple):
 
 
 def collect_full_buckets(
-    buckets: Iterable[Bucket], wanted: Amounts, may_answer: Callable[[str], bool]
+    buckets: Iterable[Bucket], wanted_amounts: Amounts, may_answer: Callable[[str], bool]
 ) -> FullBuckets:
     """Returns the full buckets that decide about a request.
 
     buckets: the buckets of the request, in the order of the ids of their limits.
-    wanted: the most that the request may use.
+    wanted_amounts: the most that the request may use.
     may_answer: returns whether a model may answer this request in place of its own.
     """
     substituting: Bucket | None = None
     for bucket in buckets:
-        if bucket.lets_in(wanted):
+        if bucket.lets_in(wanted_amounts):
             continue
         if bucket.limit.then == REFUSE or not may_answer(bucket.limit.then):
             return FullBuckets(bucket, substituting)

@@ -295,7 +295,7 @@ class Limiter:
 
     def pop_reservation(self, receipt: Receipt) -> LimitReservation:
         """Removes a request's reservation of tokens and cost, and returns it for work that the request has begun."""
-        return self._reservations[receipt].take_measured()
+        return self._reservations[receipt].pop_measured()
 
     def assign_reservation(self, receipt: Receipt, reservation: LimitReservation) -> None:
         """Gives work the reservation of its request, which ends with `settle`."""
@@ -334,7 +334,7 @@ class Limiter:
             LimitState(
                 limit=bucket.limit,
                 used=convert_amount(bucket.limit, bucket.used + bucket.reserved),
-                remaining=convert_amount(bucket.limit, bucket.count_left()),
+                remaining=convert_amount(bucket.limit, bucket.count_remaining()),
                 resets_at=None if bucket.limit.per is None else bucket.period.end,
             )
             for bucket in buckets

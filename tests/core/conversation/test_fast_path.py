@@ -220,7 +220,7 @@ def test_a_hidden_round_whose_reply_came_back_in_pieces_stays_out(world: World) 
 
 def sent(composition: Composition) -> Composition:
     """Returns a composition without the places of what the client sent, which only a whole tree knows."""
-    return replace(composition, list_at={})
+    return replace(composition, elements_by_index={})
 
 
 OPENINGS: dict[str, list[WireMessage]] = {**NEXT, "calls without a question": [result("w1", "sunny")]}
