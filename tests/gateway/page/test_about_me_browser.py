@@ -162,6 +162,25 @@ def test_a_page_on_another_port_changes_nothing(browser: Browser, world: World) 
     assert not person.twin()["paused"]
 
 
+def test_a_phone_shows_what_is_gone_and_no_text_over_another(browser: Browser, world: World) -> None:
+    """The page opened at the link that has the focus, at its end, and a label of two lines lay on its hint."""
+    speak(world, "My cat is Miso.", "Miso is grey.")
+    person = person_of(world)
+    url = f"http://{person.host}/ui/{person.path}"
+    with opened(browser, person) as page:
+        page.set_viewport_size({"width": 320, "height": 640})
+        page.goto(f"{url}/words?q=Miso")
+        page.get_by_role("link", name="Forget message").first.click()
+        page.get_by_role("button", name="Forget for good").click()
+        page.get_by_role("heading", name="Forgotten").wait_for()
+        assert page.evaluate("document.activeElement.innerText") == "Back to the words"
+        assert page.evaluate("scrollY") == 0
+        label, hint = page.get_by_text("Tell the assistant before each reply"), page.locator("#always-hint")
+        boxes = [each.bounding_box() for each in (label, hint)]
+        assert boxes[0]["height"] > 30  # two lines
+        assert boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]
+
+
 def test_an_application_shows_it_in_a_frame(
     browser: Browser, upstream: StrictUpstream, tmp_path: Path
 ) -> None:
