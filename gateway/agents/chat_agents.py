@@ -9,10 +9,10 @@ from gateway.agents.core.repeated_messages import find_last_reply_texts, find_ne
 from gateway.agents.core.waits import Waiter
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_messaging import Sender
-from gateway.agents.runs.agent_runs import AgentRuns, RunOutput
+from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.calls.called_tools import list_prompt_calls
 from gateway.agents.runs.replay import replay
-from gateway.agents.runs.run import RoutedSend, clean_message, make_sampling
+from gateway.agents.runs.run import RoutedSend, RunOutput, clean_message, make_sampling
 from gateway.agents.runs.stored_conversation import without_spoken_messages
 from gateway.agents.runs.turn_guide import make_guide
 from gateway.agents.tools.agent_tools import find_serial_tools, read_asides

@@ -20,7 +20,7 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.agents.runs.agent_runs import AgentRuns
-from gateway.agents.runs.run import RunRequest, RunResult
+from gateway.agents.runs.run import RunOutput, RunRequest, RunResult
 from gateway.core.agent import AgentSpec
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, Presence
@@ -137,7 +137,7 @@ class AgentWorld:
 
         async def send() -> SendOutcome:
             client = sink or ListeningSink()
-            result = await self.agent_runs.send(request, lambda _: LinesView, client, Receipt())
+            result = await self.agent_runs.send(request, RunOutput(lambda _: LinesView, client, Receipt()))
             return SendOutcome(result, client)
 
         return asyncio.run_coroutine_threadsafe(send(), self.world.gateway.loop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import msgspec
 import orjson
 from msgspec import Struct
 
@@ -31,17 +32,12 @@ _TEXTS = ("content", "reasoning")
 
 def dump_showing(showing: Showing, *, by_token: bool) -> Json:
     """Returns the JSON in which the way of showing a run is stored."""
-    types = None if showing.types is None else sorted(showing.types)
-    fields = {"speaks": showing.speaks, "argument": showing.argument, "summaries": showing.shows_summaries}
-    return {"types": types, **fields, "by_token": by_token}
+    return {**msgspec.to_builtins(showing, order="deterministic"), "by_token": by_token}
 
 
 def load_showing(options: Json) -> Showing:
     """Returns the way of showing a run. options: the JSON that `dump_showing` made; {}: the default."""
-    if not options:
-        return Showing()
-    types = None if options["types"] is None else frozenset(options["types"])
-    return Showing(types, options["speaks"], options["argument"], options["summaries"])
+    return msgspec.convert(options, Showing)
 
 
 async def read_run_showing(store: Store, run: Run) -> Showing:

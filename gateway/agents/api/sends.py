@@ -19,7 +19,7 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import dump_showing, make_factory
 from gateway.agents.api.runs import RunStream, render_run_entry, render_run_result
 from gateway.agents.registry.agent_models import with_conversation, with_overrides
-from gateway.agents.runs.run import RunRequest, RunResult, RunStart
+from gateway.agents.runs.run import RunOutput, RunRequest, RunResult, RunStart
 from gateway.agents.wire.message import Showing, read_showing, render_summary
 from gateway.agents.wire.run_json import make_end_events, render_result
 from gateway.agents.wire.run_stream import make_ping
@@ -215,7 +215,7 @@ class SendReply:
 
     async def _write_whole(self, reply: ClientReply, receipt: Receipt) -> None:
         held = HeldSink(reply)
-        result = await self.api.agent_runs.send(self.run_request, self._begin_view, held, receipt)
+        result = await self.api.agent_runs.send(self.run_request, RunOutput(self._begin_view, held, receipt))
         if result.status != 200:
             await reply.send_body(result.status, held.headers, bytes(held.body))
             return
@@ -234,7 +234,8 @@ class SendReply:
                 sink.ping = make_ping(start.run_uid, self.api.now())
                 return self._begin_view(start)
 
-            result = await self.api.agent_runs.send(self.run_request, begin_view, sink, receipt)
+            output = RunOutput(begin_view, sink, receipt)
+            result = await self.api.agent_runs.send(self.run_request, output)
             if sink.has_started or result.status != 200:
                 return
             # The model was not asked: the send was answered already, or the run waits for more answers.

@@ -23,7 +23,7 @@ from gateway.agents.core.waits import Deadlock, Wait, Waiter, Waits
 from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.calls.call_record import is_awaiting_answers
-from gateway.agents.runs.run import RunRequest, RunResult, RunStart
+from gateway.agents.runs.run import RunOutput, RunRequest, RunResult
 from gateway.agents.tools.agent_messages import AgentAnswer, AnswerFailure
 from gateway.core import ids
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
@@ -31,16 +31,15 @@ from gateway.core.conversation.kind import QueueName
 from gateway.core.conversation.private import make_framed_system_message
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.request.requested_agent import AGENT_PREFIX
-from gateway.core.turn.client_view import UnseenView, ViewFactory
+from gateway.core.turn.client_view import UnseenView
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import BadRequest, Conflict, GatewayError, NotAllowed, TooManySends
 from gateway.run.call import Forwarded
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.pending import PendingWrites
-from gateway.run.receipt import Receipt
 from gateway.run.receipts import Receipts
 from gateway.run.request_context import may_ask
-from gateway.run.sink import ClientGone, Sink, UnseenSink
+from gateway.run.sink import ClientGone, UnseenSink
 from storage.errors import NotFound, StoreError
 from storage.listing import MAX_TAGS, AgentEntry, AgentFilter, Page
 from storage.records import DEFAULT_CONVERSATION
@@ -73,12 +72,7 @@ class RunSender(Protocol):
     """Performs a run while its caller waits."""
 
     async def send(
-        self,
-        run_request: RunRequest,
-        view_factory_of: Callable[[RunStart], ViewFactory],
-        sink: Sink,
-        receipt: Receipt,
-        awaited_by: Wait | None = None,
+        self, run_request: RunRequest, output: RunOutput, awaited_by: Wait | None = None
     ) -> RunResult:
         """Performs a send. Returns its result. `AgentRuns.send` has the parameters and errors."""
 
@@ -276,7 +270,8 @@ class AgentMessaging:
         try:
             key_id = request.forwarded.key_id
             with self.receipts.work(request.scope.project, key_id=key_id, is_awaited=True) as receipt:
-                result = await self.agent_runs.send(request, lambda _: UnseenView, sink, receipt, wait)
+                output = RunOutput(lambda _: UnseenView, sink, receipt)
+                result = await self.agent_runs.send(request, output, wait)
         except TooManySends as error:
             return recipient.make_failure(AnswerFailure.BUSY, error.message)
         except Conflict:

@@ -30,6 +30,7 @@ from gateway.agents.runs.resend import EarlierSend, SendMatcher, find_earlier_se
 from gateway.agents.runs.run import (
     AcceptedRun,
     RoutedSend,
+    RunOutput,
     RunRequest,
     RunResult,
     RunStart,
@@ -74,15 +75,6 @@ from storage.run_records import Run, RunState, TokenCounts
 _log = logging.getLogger("mnemogate")
 # How long a run in the background waits for a commit: no client waits for it.
 _DISK_WAIT_S = 3600.0
-
-
-class RunOutput(Struct, frozen=True):
-    """The view, the sink and the receipt of a run's reply."""
-
-    # Returns the factory of the reply's view. It is called once a step is open.
-    view_factory_of: Callable[[RunStart], ViewFactory]
-    sink: Sink
-    receipt: Receipt
 
 
 class _RunServices(Struct, frozen=True):
@@ -135,23 +127,17 @@ class AgentRuns:
         self.toolboxes = Toolboxes(keeper, self.defined_tools, self.messaging)
 
     async def send(
-        self,
-        run_request: RunRequest,
-        view_factory_of: Callable[[RunStart], ViewFactory],
-        sink: Sink,
-        receipt: Receipt,
-        awaited_by: Wait | None = None,
+        self, run_request: RunRequest, output: RunOutput, awaited_by: Wait | None = None
     ) -> RunResult:
-        """Answers a send of the agents API, with its events in the sink.
+        """Answers a send of the agents API, with its events in the sink of the output.
 
-        view_factory_of: a function that is called once a step is open, and returns the factory of the reply's view.
         awaited_by: the wait of another agent for the answer; None: no agent waits.
 
         Raises: GatewayError while nothing was sent; NotFound if there is no such conversation; StoreError; ClientGone.
         """
         send = replace(self._route_send(run_request), awaited_by=awaited_by)
-        await self._admit(send, receipt)
-        return await self.answer_in_queue(send, RunOutput(view_factory_of, sink, receipt))
+        await self._admit(send, output.receipt)
+        return await self.answer_in_queue(send, output)
 
     async def answer_in_queue(self, send: RoutedSend, output: RunOutput) -> RunResult:
         """Answers a send when it is first in its queue, or returns the answer of the earlier send that it repeats.
@@ -190,7 +176,7 @@ class AgentRuns:
         run_request: RunRequest,
         accepted: AcceptedRun,
         ticket: QueueTicket,
-        view_factory_of: Callable[[RunStart], ViewFactory],
+        make_view_factory: Callable[[RunStart], ViewFactory],
         sink: Sink,
     ) -> str:
         """Performs an accepted run, from its beginning or from the step where an earlier attempt was broken off.
@@ -219,7 +205,7 @@ class AgentRuns:
         memory_row, kind = (0, "run") if reading is None else (reading.memory_row, "sleeptime")
         project, key_id = run_request.scope.project, run_request.forwarded.key_id
         with suppress(RunEnded), self._receipts.work(project, memory_row, kind, key_id=key_id) as receipt:
-            await self._answer(send, ticket, RunOutput(view_factory_of, sink, receipt))
+            await self._answer(send, ticket, RunOutput(make_view_factory, sink, receipt))
         return "" if receipt.last_call is None else classify_call_failure(receipt.last_call, receipt)
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
@@ -373,7 +359,7 @@ class AgentRuns:
         memory.receipt = receipt
         receipt.scope = memory.context.agent.scope
         recall.note_search(receipt)
-        make_view = output.view_factory_of(_make_run_start(memory, prompt, send.accepted))
+        make_view = output.make_view_factory(_make_run_start(memory, prompt, send.accepted))
         call = ChatCall(
             request=send.request, forwarded=send.forwarded, identity=send.identity, spec=send.spec,
             route=send.route, kind=ConversationKind.AGENT, make_view=make_view, sink=output.sink,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +21,10 @@ from gateway.core.ids import new_uid
 from gateway.core.request.chat_request import ChatRequest, find_token_limit
 from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import Mode
+from gateway.core.turn.client_view import ViewFactory
 from gateway.run.call import Forwarded
+from gateway.run.receipt import Receipt
+from gateway.run.sink import Sink
 from gateway.run.tools.toolbox import cut_result, limit_result_chars
 from gateway.run.upstream.route import Route
 from storage.job_records import Job
@@ -132,6 +135,15 @@ class RunStart(Struct, frozen=True):
     summary: Summary | None = None
     # The uids of the runs that the end of this run starts; empty until the end.
     started_run_uids: Sequence[str] = ()
+
+
+class RunOutput(Struct, frozen=True):
+    """The view, the sink and the receipt of a run's reply."""
+
+    # Returns the factory of the reply's view. It is called once a step is open.
+    make_view_factory: Callable[[RunStart], ViewFactory]
+    sink: Sink
+    receipt: Receipt
 
 
 class RunResult(Struct, frozen=True):

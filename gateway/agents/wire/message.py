@@ -36,7 +36,7 @@ class Showing(Struct, frozen=True):
     speaks: str | None = "send_message"
     argument: str = "message"
     # Summaries of the conversation are shown as well.
-    shows_summaries: bool = False
+    shows_summaries: bool = msgspec.field(name="summaries", default=False)
 
     def shows(self, message_type: str) -> bool:
         """Returns whether messages of a type are shown."""
