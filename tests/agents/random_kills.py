@@ -24,11 +24,11 @@ class SentMessages:
     """The messages that were sent to one agent, in the order of the sends."""
 
     agent_id: str
-    # Those whose reply came.
+    # The messages that were answered.
     confirmed: list[str] = field(default_factory=list)
-    # The runs of those that were sent to the background.
+    # The ids of the runs that messages have in the background.
     run_ids: list[str] = field(default_factory=list)
-    # The last message, if its reply was lost: it may be stored or not.
+    # The last message, if its reply was lost: it may be stored or not. None: it was answered.
     unconfirmed: str | None = None
 
 
@@ -41,7 +41,7 @@ def kill_at_random(
 
     folder: an empty folder for the deployment.
     kills: the number of kills.
-    seed: the seed of the times between them.
+    seed: the seed of the times between kills.
     max_interval_s: the longest time that a gateway serves before it is killed.
     is_verbose: whether it prints its progress.
     """
@@ -67,7 +67,7 @@ def kill_at_random(
 def _send_until_killed(
     gateway: AgentGateway, sent: list[SentMessages], round_number: int, seconds: float
 ) -> None:
-    """Sends to each agent from a thread of its own, and kills the gateway after so many seconds."""
+    """Sends to each agent from a thread of its own, and kills the gateway after `seconds`."""
     until = time.monotonic() + seconds
     threads = [
         threading.Thread(target=_send, args=(gateway, messages, round_number, until)) for messages in sent
@@ -104,7 +104,7 @@ def _send(gateway: AgentGateway, sent: SentMessages, round_number: int, until: f
 
 
 def _check_messages(gateway: AgentGateway, sent: SentMessages) -> None:
-    """Checks that all runs of an agent have ended, and that its confirmed messages are there once, in order."""
+    """Checks that all runs of an agent have ended, and that its confirmed messages are stored once, in order."""
     for run_id in sent.run_ids:
         run = gateway.wait_for_run(run_id)
         assert run.status in ("completed", "failed"), f"{run_id}: {run.status}"
@@ -124,8 +124,8 @@ def _check_messages(gateway: AgentGateway, sent: SentMessages) -> None:
 def _check_resend(gateway: AgentGateway, sent: SentMessages) -> None:
     """Sends the unconfirmed message again if there is one, and checks that it is stored once.
 
-    Only the last message of a conversation is recognized in every case: one that was not answered is stored again if
-    answered messages follow it (`needs_messages` in resend.py).
+    Only the last message of a conversation is always recognised: an earlier one that was not answered is stored again
+    if answered messages follow it (`needs_messages` in resend.py).
     """
     text = sent.unconfirmed
     if text is None:

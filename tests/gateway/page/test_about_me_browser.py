@@ -63,7 +63,7 @@ def test_it_looks_right_on_every_screen(browser: Browser, world: World) -> None:
         "/forget?all=1": "Forget everything about you",
     }
     for below, heading in screens.items():
-        browser.looks_right(nobody(world), person.path + below, heading=heading, is_signed_in=False)
+        browser.check_screen(nobody(world), person.path + below, heading=heading, is_signed_in=False)
 
 
 def test_it_looks_right_empty_and_hostile(browser: Browser, world: World) -> None:
@@ -77,7 +77,7 @@ def test_it_looks_right_empty_and_hostile(browser: Browser, world: World) -> Non
     talk = alice.twin()["conversations"][0]["id"]
     assert "Nothing is remembered about you yet." in bob.page()
     for person, below in ((bob, ""), (alice, ""), (alice, "/words?q=link"), (alice, f"/c/{talk}")):
-        browser.looks_right(nobody(world), person.path + below, is_signed_in=False)
+        browser.check_screen(nobody(world), person.path + below, is_signed_in=False)
 
 
 @pytest.mark.parametrize("script", [True, False])
@@ -131,7 +131,7 @@ def test_the_readable_file_stands_by_itself(browser: Browser, world: World, tmp_
     page.goto(file.as_uri())
     assert page.get_by_role("heading", name=ABOUT_ME).is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
-    assert browser.faults(page) == []
+    assert browser.list_faults(page) == []
     browser._save(page, "export hostile 320")
     context.close()
     assert wrong == []
@@ -144,7 +144,7 @@ def test_an_edit_that_a_link_does_not_outlive_loses_no_text(browser: Browser, wo
         world.clock.sleep(4_000)
         page.get_by_role("button", name="Save").click()
         assert page.get_by_role("textbox", name="Your text").input_value() == "A long text that took an hour."
-        assert browser.faults(page) == []
+        assert browser.list_faults(page) == []
 
 
 def test_a_page_on_another_port_changes_nothing(browser: Browser, world: World) -> None:

@@ -28,11 +28,11 @@ _COUNT_SENT = """() => {
 
 
 def test_the_sign_in_looks_right(browser: Browser, operator: Operator) -> None:
-    browser.looks_right(operator, "login", heading="Sign in", is_signed_in=False)
+    browser.check_screen(operator, "login", heading="Sign in", is_signed_in=False)
 
 
 def test_the_keys_look_right(browser: Browser, operator: Operator) -> None:
-    browser.looks_right(operator, "keys", heading="Keys")
+    browser.check_screen(operator, "keys", heading="Keys")
 
 
 def test_a_code_in_the_fragment_signs_in_by_itself(browser: Browser, operator: Operator) -> None:

@@ -35,14 +35,14 @@ def full(operator: Operator) -> tuple[str, int, str]:
 
 
 def test_the_lists_of_people_look_right(browser: Browser, operator: Operator) -> None:
-    browser.looks_right(operator, "people", heading="People")
+    browser.check_screen(operator, "people", heading="People")
     full(operator)
     speak(operator.world, "Hello.", user=LONG_NAME)
-    browser.looks_right(operator, "people", heading="People")
-    browser.looks_right(operator, "people?q=miso", heading="People")
-    browser.looks_right(operator, "people?q=ferri", heading="Search what people wrote")
-    browser.looks_right(operator, "people/words?q=miso", heading="Search what people wrote")
-    browser.looks_right(operator, "people?kind=agent", heading="Agents")
+    browser.check_screen(operator, "people", heading="People")
+    browser.check_screen(operator, "people?q=miso", heading="People")
+    browser.check_screen(operator, "people?q=ferri", heading="Search what people wrote")
+    browser.check_screen(operator, "people/words?q=miso", heading="Search what people wrote")
+    browser.check_screen(operator, "people?kind=agent", heading="Agents")
 
 
 def test_a_search_of_many_people_goes_on_by_itself_until_somebody_is_found(
@@ -81,7 +81,7 @@ def test_a_full_memory_looks_right_on_every_screen(browser: Browser, operator: O
         f"m/{uid}/forget?texts=1&texts={seq}": "Forget 2 texts",
     }
     for path, heading in screens.items():
-        browser.looks_right(operator, path, heading=heading)
+        browser.check_screen(operator, path, heading=heading)
 
 
 def test_a_fact_that_an_operator_wrote_fits_a_phone(browser: Browser, operator: Operator) -> None:
@@ -90,7 +90,7 @@ def test_a_fact_that_an_operator_wrote_fits_a_phone(browser: Browser, operator: 
     operator.world.clock.sleep(20 * 86_400)  # a date with two digits is as long as dates are
     operator.sign_in()
     operator.twin(f"m/{uid}/facts", {"text": "Never eats nuts.", "always": True})
-    browser.looks_right(operator, f"m/{uid}/facts", heading="Facts")
+    browser.check_screen(operator, f"m/{uid}/facts", heading="Facts")
 
 
 def test_an_address_fits_one_line_of_a_phone(browser: Browser, operator: Operator) -> None:
@@ -121,7 +121,7 @@ def test_a_hostile_memory_looks_right_and_does_nothing(browser: Browser, operato
     )
     talk = operator.twin(f"m/{agent.uid}/conversations")["items"][0]["id"]
     for path in ("", f"/c/{talk}", "/b/human", f"/f/{facts[0]}"):
-        browser.looks_right(operator, f"m/{agent.uid}{path}")
+        browser.check_screen(operator, f"m/{agent.uid}{path}")
 
 
 def test_each_line_of_a_text_has_its_own_direction(browser: Browser, operator: Operator) -> None:
@@ -227,7 +227,7 @@ def test_a_correction_is_kept_and_what_is_right_is_added_by_keyboard(
     source = operator.twin(f"m/{uid}/f/{new}")["fact"]["sources"][0]["seq"]
     preview = f"m/{uid}/forget?message={source}"
     if script:
-        browser.looks_right(operator, preview, heading=f"Forget message {source}")
+        browser.check_screen(operator, preview, heading=f"Forget message {source}")
     with browser.open(operator, preview, script=script) as page:
         tick = page.get_by_role("checkbox", name=f"Keep fact {new} as a fact of its own")
         assert tick.is_checked()  # a correction by hand
@@ -244,7 +244,7 @@ def test_a_correction_is_kept_and_what_is_right_is_added_by_keyboard(
         page.keyboard.press("Tab")
         assert page.locator(":focus").inner_text() == "Add a fact"
         if script:
-            assert browser.faults(page) == []
+            assert browser.list_faults(page) == []
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="Fact").wait_for()
         assert page.get_by_role("status").inner_text() == "Saved. Each reply is told this."
@@ -288,14 +288,14 @@ def test_two_operators_edit_one_block(browser: Browser, operator: Operator) -> N
             early.get_by_role("button", name="Save").click()
             assert early.get_by_role("heading", name="Version 4").is_visible()
             assert early.get_by_text("Saved. Version 4 is the text now.").is_visible()
-            assert browser.faults(early) == []
+            assert browser.list_faults(early) == []
         late.get_by_role("textbox", name="Text of human").fill("The second one's text.")
         late.get_by_role("button", name="Save").click()
         assert late.get_by_role("alert").is_visible()
         assert not late.get_by_text("Saved. Version").is_visible()
         assert "The first one's text." in late.get_by_role("region", name="Changed meanwhile").inner_text()
         assert late.get_by_role("textbox", name="Text of human").input_value() == "The second one's text."
-        assert browser.faults(late) == []
+        assert browser.list_faults(late) == []
         late.get_by_role("button", name="Save").click()
         assert late.get_by_role("heading", name="Version 5").is_visible()
         late.get_by_role("button", name="Bring back version 1", exact=True).click()

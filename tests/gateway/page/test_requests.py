@@ -34,7 +34,7 @@ def full(operator: Operator) -> str:
 
 
 def test_the_screens_look_right(browser: Browser, operator: Operator) -> None:
-    browser.looks_right(operator, "", heading="Overview")
+    browser.check_screen(operator, "", heading="Overview")
     speak(operator.world, "Hello.", user=LONG_NAME)
     id = full(operator)
     long = operator.twin("requests")["items"][-1]["id"]
@@ -48,12 +48,12 @@ def test_the_screens_look_right(browser: Browser, operator: Operator) -> None:
         f"r/{long}": f"Request {long}",
     }
     for path, heading in screens.items():
-        browser.looks_right(operator, path, heading=heading)
+        browser.check_screen(operator, path, heading=heading)
     memory = operator.twin(f"r/{id}")["memory"]
     agent = memory_of(operator.world)
     operator.world.gateway.call(operator.world.store.forgetting.pause(agent.id, operator.world.clock()))
-    browser.looks_right(operator, f"requests?memory={memory}", heading="Requests")
-    browser.looks_right(operator, f"m/{memory}/search?q=Lyon", heading="What would be recalled")
+    browser.check_screen(operator, f"requests?memory={memory}", heading="Requests")
+    browser.check_screen(operator, f"m/{memory}/search?q=Lyon", heading="What would be recalled")
 
 
 @pytest.mark.both

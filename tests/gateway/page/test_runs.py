@@ -249,10 +249,10 @@ def test_a_run_that_failed_says_why(life: AgentWorld) -> None:
 def test_a_run_looks_right(life: AgentWorld, browser: Browser) -> None:
     operator: Operator = operator_of(life.world)
     id = run_with_calls(life)
-    browser.looks_right(operator, f"runs/{id}", heading=f"Run {id}")
-    browser.looks_right(operator, "runs", heading="Runs")
+    browser.check_screen(operator, f"runs/{id}", heading=f"Run {id}")
+    browser.check_screen(operator, "runs", heading="Runs")
     uid = operator.twin("people?kind=agent")["items"][0]["uid"]
-    browser.looks_right(operator, f"m/{uid}")
+    browser.check_screen(operator, f"m/{uid}")
     with browser.open(operator, f"m/{uid}", width=320) as page:
         page.get_by_role("region", name="Runs", exact=True).get_by_role("link", name=id).click()
         page.get_by_role("table", name="Steps").get_by_text("memory_insert").nth(1).click()

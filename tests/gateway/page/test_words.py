@@ -1506,11 +1506,11 @@ def test_the_words_look_right(browser: Browser, operator: Operator) -> None:
         "seq"
     ]
     for path in (f"m/{uid}/words", f"m/{uid}/words?q=peanuts", f"m/{uid}/words?q=alert+onerror"):
-        browser.looks_right(operator, path, heading="Where it is said")
-    browser.looks_right(operator, f"m/{uid}/words?q=Zxqv+peanuts+alice")
-    browser.looks_right(operator, f"m/{uid}/f/{new}#saved")
-    browser.looks_right(operator, f"m/{uid}/forget?message=1")
-    browser.looks_right(operator, f"requests?memory={uid}")
+        browser.check_screen(operator, path, heading="Where it is said")
+    browser.check_screen(operator, f"m/{uid}/words?q=Zxqv+peanuts+alice")
+    browser.check_screen(operator, f"m/{uid}/f/{new}#saved")
+    browser.check_screen(operator, f"m/{uid}/forget?message=1")
+    browser.check_screen(operator, f"requests?memory={uid}")
 
 
 def test_a_repeated_sentence_and_the_way_from_one_forgotten_text_to_the_next_look_right(
@@ -1520,14 +1520,14 @@ def test_a_repeated_sentence_and_the_way_from_one_forgotten_text_to_the_next_loo
     agent = speak(operator.world, "I am allergic to peanuts.", talk="c1")
     speak(operator.world, "Which cake with peanuts may I eat?", "<b>peanuts</b> " + "x" * 3_000, talk="c2")
     (id, *_) = (each["id"] for each in operator.twin(f"requests?memory={agent.uid}")["items"][1:])
-    browser.looks_right(operator, f"r/{id}")
+    browser.check_screen(operator, f"r/{id}")
     with browser.open(operator, f"m/{agent.uid}/words?q=peanuts") as shown:
         shown.get_by_role("link", name="Forget message 1").click()
-        browser.check_ways(shown, "forgetting-preview")
+        browser.check_views(shown, "forgetting-preview")
         shown.get_by_role("button", name="Forget for good").click()
         shown.get_by_role("region", name="Next: message").wait_for()
         shown.get_by_role("button", name="Forget for good").click(trial=True)  # once it takes clicks
-        browser.check_ways(shown, "forgetting-end")
+        browser.check_views(shown, "forgetting-end")
 
 
 @pytest.mark.parametrize("script", [True, False])
@@ -1693,7 +1693,7 @@ def test_texts_are_ticked_by_hand_or_all_go(browser: Browser, operator: Operator
         assert shown.get_by_role("alert").inner_text().startswith("Nothing is ticked.")
         assert boxes.count() == 3
         if script:
-            browser.check_ways(shown, "nothing-ticked")
+            browser.check_views(shown, "nothing-ticked")
         boxes.nth(0).check()
         boxes.nth(2).check()
         shown.get_by_role("button", name="Forget the ticked ones").click()

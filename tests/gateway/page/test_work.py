@@ -179,13 +179,13 @@ def test_an_operator_of_one_project_sees_the_work_of_its_memories(operator: Oper
 
 
 def test_the_work_looks_right(browser: Browser, operator: Operator) -> None:
-    browser.looks_right(operator, "work", heading="Work")
+    browser.check_screen(operator, "work", heading="Work")
     operator.world.chat(user="alice").say("Hello.")
     operator.world.chat(user=HOSTILE).say("Hello.")
     for number in range(3):
         enqueue(operator, f"k{number}", "alice", error=HOSTILE if number else "the model answered 401")
     enqueue(operator, "waits", HOSTILE)
-    browser.looks_right(operator, "work", heading="Work")
+    browser.check_screen(operator, "work", heading="Work")
     with browser.open(operator, "work") as page:
         row = page.get_by_role("table", name="Jobs").get_by_role("row").nth(1)
         cancel = row.get_by_role("button", name="Cancel job", include_hidden=True)
@@ -289,7 +289,7 @@ def test_a_key_with_u_0000_in_a_field_is_refused(
 
 def test_a_hostile_name_of_a_key_does_nothing(browser: Browser, operator: Operator) -> None:
     operator.twin("keys", {"name": HOSTILE.strip()})
-    browser.looks_right(operator, "keys", heading="Keys")
+    browser.check_screen(operator, "keys", heading="Keys")
     page = operator.get("keys").body.decode()
     assert "\u202e" not in page
     assert "‹U+202E›" in page
