@@ -38,7 +38,7 @@ class StaticFile(NamedTuple):
 
 
 class Renderer:
-    """Renders templates, and has the static files. now: seconds since the epoch."""
+    """Renders templates, and has the static files. now: returns the seconds since the epoch."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -72,8 +72,8 @@ class Renderer:
     def render(self, template: str, path: str, query: Mapping[str, Any], **context: Any) -> str:
         """Renders a template.
 
-        path: that of the page below /ui/; links are relative to it.
-        query: that of the page, which `here` repeats.
+        path: the path of the page below /ui/; links are relative to it.
+        query: the query of the page, which `here` repeats.
         context: the other names of the template.
         """
         path_to_root = "../" * path.count("/")

@@ -1,7 +1,7 @@
-"""The packed search index: one blob for every 64 messages of an agent.
+"""Encodes, merges and reads the packed search index: one blob for every 64 messages of an agent.
 
-Pure: bytes and values in, bytes and values out; the store keeps the blobs as they are. Words appear only as
-32-bit hashes keyed with the agent's secret, so a blob reveals nothing without it and two agents share no hash.
+Pure: bytes and values in, bytes and values out. The store writes the blobs as they are. Words appear only as 32-bit
+hashes keyed with the agent's secret, so a blob reveals nothing without it, and two agents share no hash.
 
 A blob (little endian; `m` entries, in columns, which numpy searches in place):
 
@@ -85,7 +85,7 @@ def group_by_chunk(seqs: Iterable[int]) -> dict[int, list[int]]:
 
 
 class _Blob(Struct, frozen=True):
-    """A blob taken apart."""
+    """The columns of a blob, as numpy arrays."""
 
     # The number of the chunk.
     chunk: int
@@ -115,10 +115,10 @@ def encode(
     secret: bytes,
     counted: Mapping[Document, CountedDocument] = MappingProxyType({}),
 ) -> dict[int, bytes]:
-    """Returns blobs by chunk. `merge` adds such a blob to the chunk's stored blob.
+    """Returns the blobs of documents by their chunks. `merge` adds such a blob to the chunk's stored blob.
 
-    secret: the agent's, at most 64 bytes.
-    counted: documents that were counted before, with the marks of names. Other documents are counted here.
+    secret: the secret of the agent, at most 64 bytes.
+    counted: the documents that were counted before, with the marks of names. Other documents are counted here.
     """
     import numpy as np
 
@@ -182,11 +182,11 @@ def merge(stored_blob: bytes | None, added_blob: bytes) -> bytes:
 
 
 def forget(blob: bytes, seqs: Collection[int]) -> bytes:
-    """Returns the blob without these messages, empty when none is left. Seqs of other chunks are ignored.
+    """Returns the blob without these messages; b"": no message is left. Numbers of other chunks are ignored.
 
     Raises: CorruptIndex.
     """
-    # Empty if an earlier call has left nothing of it.
+    # An earlier call may have left nothing of it.
     if not blob:
         return blob
     import numpy as np
@@ -215,7 +215,7 @@ def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
 
 
 def _remove_messages(blob: _Blob, is_removed: NDArray[np.bool_]) -> _Blob:
-    """Returns a blob without some of its messages. is_removed: for each slot whether its message is left out."""
+    """Returns a blob without some of its messages. is_removed: True for the slot of each message that is left out."""
     import numpy as np
 
     documents = np.where(is_removed, np.zeros((), make_document_type()), blob.documents)
@@ -249,12 +249,12 @@ class OpenBlob(NamedTuple):
 
     @property
     def table(self) -> bytes:
-        """The rows of its documents."""
+        """The rows of the documents."""
         return self.data[_HEADER.size : _PREFIX]
 
     @property
     def hashes(self) -> NDArray[np.uint32]:
-        """By entry."""
+        """The hash of each entry's term."""
         import numpy as np
 
         return np.frombuffer(self.data, "<u4", self.entries, _PREFIX)
@@ -283,7 +283,7 @@ class OpenBlob(NamedTuple):
 
 
 def open_blob(blob: bytes) -> OpenBlob:
-    """Returns the blob once its outline is checked, which is all that a query can afford. Raises: CorruptIndex."""
+    """Returns a blob after a check of its outline, which is all that a query has time for. Raises: CorruptIndex."""
     if len(blob) < _PREFIX:
         raise CorruptIndex(f"{len(blob)} bytes are too few for a search blob")
     magic, version, _, chunk, entries = _HEADER.unpack_from(blob)
@@ -295,9 +295,9 @@ def open_blob(blob: bytes) -> OpenBlob:
 
 
 def _unpack_current(blob: bytes) -> _Blob:
-    """Unpacks a blob to which something is added.
+    """Returns the columns of a blob to which something is added.
 
-    Raises: CorruptIndex, also where its terms are of an earlier version.
+    Raises: CorruptIndex, also if its terms are of an earlier version.
     """
     unpacked = _unpack(blob)
     if unpacked.terms_version < TERMS_VERSION:
@@ -306,7 +306,10 @@ def _unpack_current(blob: bytes) -> _Blob:
 
 
 def _unpack(blob: bytes) -> _Blob:
-    """Unpacks a blob that is rewritten, and checks all of it: damage would be written on. Raises: CorruptIndex."""
+    """Returns the columns of a blob that is rewritten. Raises: CorruptIndex.
+
+    All of the blob is checked, since damage would be written again.
+    """
     import numpy as np
 
     opened = open_blob(blob)

@@ -17,8 +17,8 @@ from storage.records import Message
 QUERY_CHARS = 4_000
 # The characters of such a message's first lines, and of its last lines.
 _EDGE_CHARS = 500
-# The number of the user's messages from which sentences about the events of a query are searched for. The index takes
-# names from as many for its second look (`storage.search.rank`). With 1, 2 and 5 as much is found.
+# The number of the user's messages from which sentences about the events of a query are taken. The index takes names
+# from as many for its second search (`storage.search.rank`). With 1, 2 and 5 as much is found.
 _EVENT_MESSAGES = 3
 # The most characters of a very long message that are compared, and searched for its best part.
 SEARCHED_CHARS = 20_000

@@ -68,12 +68,13 @@ class HandshakeRoute:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-# Takes the scope of the handshake, and the members of the request's body as they are written. Raises: GatewayError.
-ReadsUser = Callable[[Scope, Mapping[str, bytes]], str | None]
+# Returns the user that a request names, or None. Its arguments: the scope of the handshake, and the members of the
+# request's body as they are written. Raises: GatewayError.
+ReadUser = Callable[[Scope, Mapping[str, bytes]], str | None]
 
 
 class ResponsesSockets(Struct, frozen=True):
-    """The application's part that serves WebSockets."""
+    """Serves the WebSockets of the application."""
 
     # The application, which answers requests.
     edge: ASGIApp
@@ -81,8 +82,8 @@ class ResponsesSockets(Struct, frozen=True):
     bodies: BodyReader
     # Returns whether the server takes no new requests.
     is_draining: Callable[[], bool]
-    # Returns the user that a request names, or None.
-    read_user: ReadsUser
+    # Reads the user of a request.
+    read_user: ReadUser
     # Returns whether the memory of a row is still there. Raises: StoreError.
     has_memory: Callable[[int], Awaitable[bool]]
 
