@@ -66,7 +66,7 @@ _log = logging.getLogger("mnemogate")
 
 
 class AgentsComponent(Protocol):
-    """The service of agents that are made over REST, which gateway.agents implements."""
+    """The service of the agents API, which gateway.agents implements."""
 
     @property
     def chat(self) -> StoredAgents:
@@ -113,7 +113,7 @@ class Services:
     background_responses: BackgroundResponses
     # Schedules and performs jobs.
     background: BackgroundServices
-    # Serves agents over REST; None: the process has no such service.
+    # Serves the agents API; None: the process has no such service.
     agents: AgentsComponent | None
     # The most recent requests.
     requests: RequestLog
@@ -146,7 +146,7 @@ class Services:
             store, or else the machine's.
         performs_jobs: True if this process performs jobs; False: only other processes perform jobs.
         takes_requests: True if this process answers requests; False: it performs jobs alone.
-        make_agents: a function that makes the service of agents made over REST; None: the process has no such service.
+        make_agents: a function that makes the service of the agents API; None: the process has no such service.
         otlp: the settings of the export of traces; None: no traces are made.
 
         Raises: SettingsError: no upstream has the model of memory.background_model or memory.embedder.

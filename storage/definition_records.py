@@ -1,4 +1,4 @@
-"""Definitions: the documents that are made over REST, as frozen values."""
+"""Definitions: the documents of the agents API, as frozen values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DefinitionKind(StrEnum):
 
 
 class Definition(Struct, frozen=True):
-    """A document that was made over REST.
+    """A document of the agents API.
 
     The definition of an agent, an archive, a folder, a conversation or a block has the uid of its object.
     """

@@ -314,7 +314,7 @@ def matches_tags(tags: Sequence[str], filter_tags: Sequence[str], *, needs_all: 
 
 
 class NamedAgent(Struct, frozen=True):
-    """An agent that was made over REST, by its names."""
+    """An agent of the agents API, by its names."""
 
     name: str
     uid: str
@@ -343,7 +343,7 @@ class ConversationEntry(Struct, frozen=True):
     begun: float
     # The time of the conversation's last turn.
     last_at: float
-    # The definition that the conversation has over REST; None: the conversation has none.
+    # The definition of the conversation; None: the conversation has none.
     definition: Definition | None
 
 

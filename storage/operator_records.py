@@ -55,7 +55,7 @@ class NamedScope(NamedTuple):
     """The scope of a memory, with the name that an agent was given."""
 
     scope: Scope
-    # None: the memory belongs to no agent that was made over REST.
+    # None: the memory belongs to no agent of the agents API.
     agent_name: str | None
 
 
@@ -69,7 +69,7 @@ class FoundMemory(Struct, frozen=True):
     conversations: int
     # When the memory was paused; None: the memory is not paused.
     paused_at: float | None
-    # The name of the agent, if it was made over REST.
+    # The name of the agent, if it is one of the agents API.
     agent_name: str | None
 
 
@@ -106,7 +106,7 @@ class SizedMemory(Struct, frozen=True):
     facts: int
     # When the memory was paused; None: the memory is not paused.
     paused_at: float | None
-    # The name of the agent, if it was made over REST.
+    # The name of the agent, if it is one of the agents API.
     agent_name: str | None
 
     @property

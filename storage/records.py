@@ -37,9 +37,9 @@ REPLY = -1
 DEFAULT_PROJECT = "default"
 # The client's id of an agent's own conversation, its message list.
 DEFAULT_CONVERSATION = "default"
-# The profile of memories that are made over REST. The settings can declare no profile of this name.
+# The profile of memories of the agents API. The settings can declare no profile of this name.
 API_PROFILE = "@"
-# The origin of block values that are written over REST.
+# The origin of block values that the agents API writes.
 API_ORIGIN = "api"
 # The prefix of a memory's subject while an import into the memory is under way, or after the import broke off.
 IMPORTING_PREFIX = "importing:"
@@ -55,7 +55,7 @@ class Scope(NamedTuple):
     """The owner of a memory. Nothing is ever read or written outside of a scope. A key of tables, hence a tuple.
 
     subject: `user:<id>` for a person, `conversation:<id>` for an anonymous named conversation, and with a uid
-    `agent:`, `archive:` or `folder:` for a memory that was made over REST, under the profile `@`.
+    `agent:`, `archive:` or `folder:` for a memory of the agents API, under the profile `@`.
     """
 
     project: str
@@ -77,7 +77,7 @@ class Scope(NamedTuple):
 
         user: the user that the request names, or None: most clients cannot name one.
         """
-        # An agent, an archive or a folder that was made over REST has one memory, whoever speaks.
+        # An agent, an archive or a folder of the agents API has one memory, whoever speaks.
         is_persons = self.is_person or not self.spans_conversations
         return user is None or not is_persons or self.subject == f"user:{user}"
 

@@ -1,4 +1,4 @@
-"""Agents made over REST, as chat completions use them: implements `StoredAgents` of gateway.run.stored_agents."""
+"""The agents of the agents API, as chat completions use them: `StoredAgents` of gateway.run.stored_agents."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ChatAgents(Struct, frozen=True):
         return None if resolved is None else FoundAgent(resolved.spec, resolved.scope)
 
     async def has_conversation(self, identity: Identity, spec: AgentSpec) -> bool:
-        # The name of a conversation is `default` for an agent that was made over REST, and `default` or an id for any
+        # The name of a conversation is `default` for an agent of the agents API, and `default` or an id for any
         # stored conversation that has a message.
         name, scope = identity.conversation_key, identity.scope
         if name is None or scope is None:

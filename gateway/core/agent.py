@@ -42,7 +42,7 @@ class MessageBounds(Struct, frozen=True):
 
 
 class AgentSpec(Struct, frozen=True):
-    """One agent as a turn needs it: a profile of the settings, or an agent that was made over REST.
+    """One agent as a turn needs it: a profile of the settings, or an agent of the agents API.
 
     A turn uses the same value to its end, even if the definition changes meanwhile.
     """
@@ -75,7 +75,7 @@ class AgentSpec(Struct, frozen=True):
     filler: Filler = None
     # The sleeptime agents that read the agent's turns; None: no sleeptime agents.
     sleeptime: Sleeptime | None = None
-    # The public id of an agent that was made over REST; "": a profile. A profile has no value in the fields below.
+    # The public id of an agent of the agents API; "": a profile. A profile has no value in the fields below.
     uid: str = ""
     # The speaking style of the agent.
     style: SpeakingStyle = "reply"
@@ -86,7 +86,7 @@ class AgentSpec(Struct, frozen=True):
 
     @property
     def is_profile(self) -> bool:
-        """True if the agent is a profile, with a memory for each user; an agent made over REST has one memory."""
+        """True if the agent is a profile, with a memory for each user; an agent of the agents API has one memory."""
         return not self.uid
 
     @property

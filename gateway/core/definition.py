@@ -1,4 +1,4 @@
-"""The definitions of agents, tools and other objects that are made over REST, as they are stored.
+"""The definitions of agents, tools and other objects of the agents API, as they are stored.
 
 The agents API makes them from requests and renders them; a turn gets an agent's definition in its `AgentSpec`.
 """
@@ -112,7 +112,7 @@ NO_DEFINITION: Final = AgentDefinition("")
 
 
 class ToolDefinition(_Stored, frozen=True):
-    """A tool that was made over REST. Its name is that of the record that stores the definition."""
+    """A tool that a caller has defined. Its name is that of the record that stores the definition."""
 
     # The tool as a model gets it: {"name", "description", "parameters"}.
     schema: dict[str, Any]
@@ -137,7 +137,7 @@ class ToolDefinition(_Stored, frozen=True):
 
 
 class McpServerDefinition(_Stored, frozen=True):
-    """An MCP server that was registered over REST. Its name is that of the record that stores the definition."""
+    """An MCP server that a caller has registered. Its name is that of the record that stores the definition."""
 
     # The URL of a server that speaks HTTP.
     url: str = ""
@@ -169,7 +169,7 @@ class IdentityDefinition(_Stored, frozen=True):
 
 
 class ConversationDefinition(_Stored, frozen=True):
-    """A conversation as it was described over REST, and the model with which it goes on."""
+    """A conversation as a caller has described it, and the model with which it goes on."""
 
     # A text for people, as `description`.
     summary: str | None = None

@@ -284,7 +284,7 @@ class Chat:
     def is_for_native_upstream(self, names: Mapping[str, Any], request_context: RequestContext) -> bool:
         """Returns whether a request in Anthropic's dialect goes to its upstream in that dialect.
 
-        A request for an agent that was made over REST does not: it becomes a run.
+        A request for an agent of the agents API does not: it becomes a run.
 
         names: the request's fields that name model, user and conversation.
 

@@ -56,7 +56,7 @@ class ChatMemory:
 
     keeper: MemoryKeeper
     turn_services: TurnServices
-    # The agents that were made over REST.
+    # The agents of the agents API.
     agents: StoredAgents
     # Is called with each request that names no user.
     warn_of_no_user: Callable[[], None]

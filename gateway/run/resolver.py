@@ -289,7 +289,7 @@ class Resolver:
     async def _get_stored_agent(
         self, identity: Identity, model: str, request_context: RequestContext
     ) -> tuple[AgentSpec, Identity]:
-        """Returns an agent that was made over REST, and the identity with the agent's memory, which all users share.
+        """Returns an agent of the agents API, and the identity with the agent's memory, which all users share.
 
         Raises:
             UnknownModel, BadRequest: there is no such agent.

@@ -1,4 +1,4 @@
-"""The seam to the agents that were made over REST, as chat completions use them.
+"""The seam to the agents of the agents API, as chat completions use them.
 
 `gateway.agents` implements `StoredAgents`. With `NoAgents` the gateway has the profiles of its settings alone.
 """
@@ -25,7 +25,7 @@ from storage.records import Scope
 
 
 class FoundAgent(NamedTuple):
-    """An agent that was made over REST."""
+    """An agent of the agents API."""
 
     spec: AgentSpec
     # The scope of the agent's memory, which all its users share.
@@ -48,7 +48,7 @@ class GuidedTerms(NamedTuple):
 
 
 class StoredAgents(Protocol):
-    """The agents that were made over REST, as chat completions use them."""
+    """The agents of the agents API, as chat completions use them."""
 
     async def find(self, project: str, name: str) -> FoundAgent | None:
         """Returns the agent with this id or name, if there is one.

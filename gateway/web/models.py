@@ -34,7 +34,7 @@ AgentLister = Callable[[str, int], Awaitable[Sequence[NamedAgent]]]
 
 
 def make_model_routes(models: ModelList, list_agents: AgentLister | None) -> list[Route]:
-    """Returns the routes. list_agents: lists the agents that were made over REST; None: no agents are listed."""
+    """Returns the routes. list_agents: lists the agents of the agents API; None: no agents are listed."""
     handlers = _ModelHandlers(models, list_agents)
     return [
         Route("/v1/models", handlers.list_models),
@@ -47,7 +47,7 @@ class _ModelHandlers:
     """Answers the requests for models."""
 
     models: ModelList
-    # Lists the agents that were made over REST; None: no agents are listed.
+    # Lists the agents of the agents API; None: no agents are listed.
     list_agents: AgentLister | None
 
     async def list_models(self, request: Request) -> Response:

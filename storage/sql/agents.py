@@ -208,7 +208,7 @@ class Agents:
     async def find_or_draft(self, scope: Scope, *, must_exist: bool = False) -> Agent:
         """Returns the scope's agent, or a draft of the agent that begins with its first turn.
 
-        must_exist: True if the agent was made over REST, so that no turn may begin it.
+        must_exist: True if the agent is one of the agents API, so that no turn may begin it.
 
         Raises: NotFound if it must exist and does not.
         """

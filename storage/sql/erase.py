@@ -305,7 +305,7 @@ async def _erase_copies(connection: Connection, work: ErasingWork, block_row: in
 async def _hand_over_blocks(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Leaves blocks that other agents see to these agents, with the values that the forgotten agent wrote.
 
-    This is for agents made over REST only: forgetting a person erases what came from their messages in every block.
+    This is for agents of the agents API only: forgetting a person erases what came from their messages in every block.
     """
     assert work.target.all is not None  # it is a phase of a whole memory
     profile = work.target.all.profile

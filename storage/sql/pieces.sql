@@ -5,7 +5,7 @@
 a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, a.paused
 
 -- piece: agent_name
--- The name of the agent with a memory `a`, if it was made over REST.
+-- The name of the agent with a memory `a`, if it is one of the agents API.
 (SELECT d.name FROM definitions d WHERE d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent')
 
 -- piece: columns

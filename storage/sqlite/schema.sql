@@ -244,7 +244,7 @@ CREATE TABLE definition_texts (
 
 CREATE INDEX definition_texts_definition ON definition_texts (definition);
 
--- A document that was made over REST. `current` is the row of its body in `definition_texts`.
+-- A document of the agents API. `current` is the row of its body in `definition_texts`.
 CREATE TABLE definitions (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
     uid     TEXT NOT NULL UNIQUE,

@@ -36,7 +36,7 @@ def render_tool(tool: ToolView) -> dict[str, Any]:
 
 
 def _render_defined_tool(record: Definition) -> dict[str, Any]:
-    """Returns the JSON of a tool that was made over REST."""
+    """Returns the JSON of a tool that a caller has defined."""
     tool = ToolDefinition.of(record.body)
     is_mcp = tool.source_type == "mcp"
     return {

@@ -1,4 +1,4 @@
-"""Tools: the gateway's built-in tools, tools that were made over REST, and the tools of agents."""
+"""Tools: the gateway's built-in tools, tools that callers have defined, and the tools of agents."""
 
 from __future__ import annotations
 

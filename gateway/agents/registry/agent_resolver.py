@@ -125,7 +125,7 @@ class AgentResolver(Struct, frozen=True):
         return ResolvedAgent(self._make_spec(definition, tools), scope, source_versions)
 
     def _make_spec(self, record: Definition, tools: Sequence[ToolView]) -> AgentSpec:
-        """Returns the spec of an agent that was made over REST."""
+        """Returns the spec of an agent of the agents API."""
         definition = AgentDefinition.of(record.body)
         upstream, model = split_model(self.settings, definition.model)
         kind = choose_kind(definition.kind)

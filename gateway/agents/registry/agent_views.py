@@ -1,4 +1,4 @@
-"""Agents as the agents API shows them: agents that were made over REST, and memories of users."""
+"""Agents as the agents API shows them: agents with definitions, and memories of users."""
 
 from __future__ import annotations
 

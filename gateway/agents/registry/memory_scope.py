@@ -1,4 +1,4 @@
-"""The memories of agents, archives and folders that are made over REST."""
+"""The memories of the agents, archives and folders of the agents API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from storage.sql.store import Store
 
 
 def make_scope(project: str, kind: DefinitionKind, uid: str) -> Scope:
-    """Returns the scope of the memory of an agent, an archive or a folder that was made over REST."""
+    """Returns the scope of the memory of an agent, an archive or a folder of the agents API."""
     return Scope(project, API_PROFILE, f"{kind}:{uid}")
 
 

@@ -1,4 +1,4 @@
-"""The registry of agents that are made over REST, with their blocks, tools and tags; users' memories are agents too.
+"""The registry of agents, with their blocks, tools and tags; users' memories are agents too.
 
 A user's memory has blocks, passages and messages of its own. Its configuration is the profile's, which the settings
 file declares.

@@ -1,4 +1,4 @@
-"""Tools of a project: built-in tools, and tools that were made over REST.
+"""Tools of a project: built-in tools, and tools that callers have defined.
 
 A built-in tool has no row. A list sorts the tool, and an agent's attachment names it, by a negative number that is made
 of its index in `BUILT_IN_TOOLS`.
@@ -92,7 +92,7 @@ class ToolRegistry:
     async def _select_defined(
         self, project: str, page: Page[int], name: str | None, name_part: str | None
     ) -> AsyncIterator[ToolView]:
-        """Yields the tools that were made over REST. page: the first page. name, name_part: as in `select`."""
+        """Yields the tools that callers have defined. page: the first page. name, name_part: as in `select`."""
         while True:
             rows = await self._store.definitions.list_page(
                 project, DefinitionKind.TOOL, page, name=name, name_part=name_part

@@ -166,7 +166,7 @@ class AgentMessaging:
     async def _find_tagged(
         self, sender: Sender, match_all: Sequence[str], match_some: Sequence[str]
     ) -> Sequence[Recipient]:
-        """Returns up to `MAX_AGENTS` other agents with these tags: agents made over REST that read no memory."""
+        """Returns up to `MAX_AGENTS` other agents with these tags. Agents that read memories are left out."""
         recipients: list[Recipient] = []
         # A statement takes at most MAX_TAGS tags. With more tags, all agents are read, since `_has_tags` checks each.
         tags = match_all or match_some
@@ -378,7 +378,7 @@ class AgentOutbox(Struct, frozen=True):
 
 
 def _is_conversational(entry: AgentEntry) -> bool:
-    """Returns whether an agent was made over REST for conversations, not to read other agents' memories."""
+    """Returns whether an agent has a definition, and does not read other agents' memories."""
     definition = entry.definition
     return definition is not None and definition.body.get("kind") not in READING_KINDS
 

@@ -113,7 +113,7 @@ class AgentRuns:
         self._without_client = _RunServices(background_failover, patient_services)
         pending = turn_services.pending
         self._run_starter = RunStarter(keeper, pending, self._make_tools)
-        # The tools that were defined over REST.
+        # The tools that callers have defined.
         self.defined_tools = DefinedTools(settings.tools, keeper.store, keeper.now)
         self.ends = RunEnds(keeper.store)
         self._queue = SendQueue(keeper, self.ends)

@@ -1,4 +1,4 @@
-"""The tools of an agent that was made over REST: built-in tools, and tools that callers have defined."""
+"""The tools of an agent of the agents API: built-in tools, and tools that callers have defined."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ The gateway has two vocabularies of tools for memory:
 
 - `MEMORY_TOOLS`, here, are the tools of the settings' profiles, which the gateway offers by itself. The columns of a
   row describe the effect of a call.
-- `BUILT_IN_TOOLS` (gateway.core.memory.builtin) are the tools that an agent made over REST may have attached, by the
+- `BUILT_IN_TOOLS` (gateway.core.memory.builtin) are the tools that an agent of the agents API may have attached, by the
   names that Letta's clients know. Six of them are also tools of profiles, some with more arguments. Others speak, ask
   agents or search files, so a row there has a `ToolUse` in place of these columns.
 

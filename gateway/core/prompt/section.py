@@ -193,8 +193,8 @@ def make_section(
     may_rebuild: rendering the section again costs nothing, or the agent asks for it.
     takes_note: a note can be attached to this request.
     """
-    # A conversation that began without a section has the profile's prompt alone. The conversation of an agent over REST
-    # may begin with messages that no provider has seen: the agent's first messages, or imported ones.
+    # A conversation that began without a section has the profile's prompt alone. The conversation of an agent with a
+    # definition may begin with messages that no provider has seen: the agent's first messages, or imported ones.
     if pinned_section is None and is_continued and not parts.definition_digest:
         pinned_section = SentSection(0, parts.system, {**parts.make_record(), "blocks": {}, "summary": 0})
     if pinned_section is None and not parts.has_any:

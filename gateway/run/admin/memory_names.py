@@ -14,7 +14,7 @@ from gateway.settings import DEFAULT_PROFILE
 from storage.operator_records import FoundMemory, NamedScope
 from storage.records import API_PROFILE, DEFAULT_PROJECT, Scope
 
-# Kind of an id -> kind of the subject, for memories that were created over REST.
+# Kind of an id -> kind of the subject, for memories of the agents API.
 _SUBJECT_KINDS = {"agent": "agent", "archive": "archive", "source": "folder"}
 
 # A line of a memory block with the name of a person.
@@ -84,7 +84,7 @@ def name_user_role(scope: Scope) -> str:
 
 
 def make_subject(id: str) -> str:
-    """Returns the subject of a memory that was created over REST, by its id. Raises: BadRequest."""
+    """Returns the subject of a memory of the agents API, by its id. Raises: BadRequest."""
     for kind, subject in _SUBJECT_KINDS.items():
         uid = ids.parse_uid(kind, id)
         if uid is not None:
@@ -93,7 +93,7 @@ def make_subject(id: str) -> str:
 
 
 def _make_rest_id(subject: str) -> str:
-    """Returns the id of a memory that was created over REST, by its subject."""
+    """Returns the id of a memory of the agents API, by its subject."""
     kind, _, uid = subject.partition(":")
     return ids.make_id("source" if kind == "folder" else kind, uid)
 

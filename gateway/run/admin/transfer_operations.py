@@ -38,7 +38,7 @@ from storage.transfer_commands import ImportedRecord
 
 # The version of the lines of an export.
 _FORMAT = 3
-# The versions that an import reads. 1: before agents were made over REST; 2: with `FORMER_NAMES`.
+# The versions that an import reads. 1: before the agents API; 2: with `FORMER_NAMES`.
 READ_FORMATS = (1, 2, _FORMAT)
 # The last line of an export. Without it the export was cut off.
 _END_LINE: dict[str, Any] = {"end": {}}

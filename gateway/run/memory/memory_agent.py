@@ -15,7 +15,7 @@ async def find_or_draft_agent(store: Store, request: MemoryRequest) -> Agent:
     """Returns the agent of the memory as it is stored, or a draft of it.
 
     Gateways that share a database would make different drafts, so with them the agent is stored before it is cached.
-    Raises: NotFound: the agent was made over REST, and is gone.
+    Raises: NotFound: the agent is one of the agents API, and is gone.
     """
     scope, spec = request.identity.scope, request.spec
     assert scope is not None

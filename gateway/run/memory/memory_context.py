@@ -23,7 +23,7 @@ from gateway.run.receipt import mask_model_name
 from storage.commands import MemorySnapshot
 from storage.records import Agent, Block, EvictedPart, Exchange, SentSection, Summary
 
-# The tools that the memory section names: those of profiles, and those of agents made over REST.
+# The tools that the memory section names: those of profiles, and those of the agents API.
 _NAMED_IN_SECTION = MEMORY_TOOLS.keys() | builtin.list_built_in_tools(*builtin.MEMORY_USES)
 
 

@@ -155,7 +155,7 @@ async def change_agent(
 
 
 class DefinedAgents(StoreGroup):
-    """Agents that are made over REST."""
+    """Agents of the agents API."""
 
     create = writes(as_method(make_agent))
     change = writes(as_method(change_agent))

@@ -2,7 +2,7 @@
 -- describes it.
 
 -- piece: block
--- The columns of a block `b`: with its present value, its owner, and its definition over REST.
+-- The columns of a block `b`: with its present value, its owner, and its definition.
 b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid, b.agent, b.profile, t.body
 
 -- piece: block_tables

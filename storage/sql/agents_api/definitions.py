@@ -1,4 +1,4 @@
-"""Definitions: the documents that are made over REST.
+"""Definitions: the documents of the agents API.
 
 The body of each version is a row of its own, a text; the texts of earlier versions are emptied. Changes are
 compare-and-set on the version.

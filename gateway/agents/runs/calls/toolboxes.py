@@ -1,4 +1,4 @@
-"""The toolboxes of turns: the tools of a memory, and all tools of an agent that was made over REST.
+"""The toolboxes of turns: the tools of a memory, and all tools of an agent of the agents API.
 
 A call that leaves the gateway is made once. For a step with stored calls `CallRecord` ensures this, for a chat
 completion `RecentCalls` by the path that the completion continues, and for an item of a batch or a response in the
@@ -35,7 +35,7 @@ from storage.run_records import Run
 class Toolboxes:
     """Makes toolboxes. There is one object of this class for the process.
 
-    defined_tools: performs calls of the tools that were defined over REST.
+    defined_tools: performs calls of the tools that callers have defined.
     messaging: sends messages to other agents.
     """
 
