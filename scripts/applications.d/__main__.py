@@ -158,7 +158,8 @@ def answer(request: UpstreamRequest) -> Reply:
             for name in tools:
                 if word in name.lower():
                     return make_call_reply(tools[name])
-    reply = f"Reply {zlib.crc32(text.encode()):08x}"
+    # Copilot CLI puts the time before each question.
+    reply = f"Reply {zlib.crc32(VOLATILE.sub('#', text).encode()):08x}"
     json_schema = (body.get("response_format") or {}).get("json_schema")
     if json_schema:
         return say(json.dumps(make_value(json_schema["schema"])))
