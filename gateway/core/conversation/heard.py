@@ -110,9 +110,10 @@ class _Reply(NamedTuple):
     def was_heard_as(self, message: WireMessage) -> bool:
         """Returns whether a message is the beginning of the reply, as a caller who cut in has heard it.
 
-        Dots and remarks at its end do not count (rule 4 of docs/conversations.md).
+        Dots and remarks at its end do not count (rule 4 of docs/conversations.md). A single letter is enough, since the
+        client names the reply.
         """
         if message.get("role") != "assistant" or message.get("tool_calls"):
             return False
         heard = join_heard_letters(read_text(message))
-        return heard != self.letters and is_beginning(heard, self.letters)
+        return heard != self.letters and is_beginning(heard, self.letters, min_letters=1)

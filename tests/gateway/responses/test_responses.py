@@ -497,7 +497,7 @@ def test_what_an_id_stands_for_may_be_repeated_after_it(
     assert world.query("SELECT count(*) FROM conversations") == [1]
 
 
-@pytest.mark.parametrize("heard", ["We have soup", "We have soup..."])
+@pytest.mark.parametrize("heard", ["We have soup", "We have soup...", "We"])
 def test_what_was_heard_of_a_reply_may_come_after_its_id(
     world: World, upstream: StrictUpstream, heard: str
 ) -> None:
