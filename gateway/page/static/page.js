@@ -66,6 +66,7 @@ async function lookOn(bar) {
     found.replaceWith(document.adoptNode(page.getElementById("found")));
   }
   bar.hidden = true;
+  bar.nextElementSibling.textContent = document.querySelector("#found [role=status]").textContent;
 }
 
 // Replaces an element, unless a person has the focus, a selection or an open question in it, or has sent a form: then the
@@ -75,7 +76,9 @@ function replaceElement(shown, fresh) {
   if (shown.contains(document.activeElement) || shown.open || shown.querySelector("details[open]")) return;
   const selection = getSelection();
   if (selection && !selection.isCollapsed && selection.containsNode(shown, true)) return;
-  shown.replaceWith(document.adoptNode(fresh));
+  // A screen reader says what changes within an element of this role, and not that another takes its place.
+  if (shown.getAttribute("role") === "status") shown.replaceChildren(...fresh.childNodes);
+  else shown.replaceWith(document.adoptNode(fresh));
 }
 
 // The forms that were sent within `SENT_MS`.

@@ -106,8 +106,13 @@ def test_a_list_that_follows_what_happens_keeps_no_session(browser: Browser, ope
 def test_the_sentence_over_a_list_follows_as_well(browser: Browser, operator: Operator) -> None:
     with browser.open(operator, "work") as page:
         assert page.get_by_role("status").inner_text() == "Nothing waits."
+        page.evaluate("window.status_line = document.getElementById('state')")
         enqueue(operator, "a", error="the model answered 401")
         page.get_by_role("status").get_by_text("1 job has failed for good.").wait_for()
+        # The same element: a screen reader hears no new one.
+        assert "1 job has failed" in page.evaluate(
+            "document.getElementById('state') === status_line && status_line.innerText"
+        )
         assert page.get_by_role("button", name="Retry job").count() == 1
 
 

@@ -57,6 +57,7 @@ def test_a_search_of_many_people_goes_on_by_itself_until_somebody_is_found(
         page.get_by_role("link", name="n-1", exact=True).wait_for()
         assert "Looked through: 4 people" in page.locator(".foot").inner_text()
         page.get_by_role("button", name="Stop").wait_for(state="hidden")
+        assert page.locator("[aria-live]").inner_text() == "1 more person with a text that says “ferri”."
         page.reload()
         assert "Looked through: 4 people" in page.locator(".foot").inner_text()
     # Without script one goes on by a link.
