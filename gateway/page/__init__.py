@@ -21,7 +21,7 @@ To add a screen (people_screens.py and its template are examples):
 6. An action returns `ActionResult(record, redirect_to)`: a page is redirected, a program gets the record. A form that
    is refused comes back as `View(..., error=error)`. Sessions, origins, content types and rights are checked before.
 7. Tests (`tests/gateway/page`): `operator.py` has a gateway with an operator, for requests; `browser.py` has Chromium,
-   where `looks_right` tries a screen at both widths, in both schemes, without script, with axe.
+   where `check_screen` tries a screen at both widths, in both schemes, without script, with axe.
    `test_every_route.py` finds new screens by itself; it needs the fields of an action in `FIELDS`, and a list that is
    no memory's in `LISTS`.
 """
