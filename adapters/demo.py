@@ -79,7 +79,7 @@ def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
         return ScriptedFailure(400, message, "unsupported_parameter")
     messages = [message for message in body.get("messages") or [] if isinstance(message, dict)]
     if messages and messages[-1].get("role") == "tool":
-        text = f"The tool answered: {_read_text(messages[-1]).strip()}"
+        text = f"The tool answered: {_NOTE.sub('', _read_text(messages[-1])).strip()}"
         return _make_reply(text, body, speaks_by_tool=speaks_by_tool)
     question = _read_question(messages)
     memory_tool = next((name for name in tools if _INSERT_TOOL.search(name)), None)

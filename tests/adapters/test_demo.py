@@ -123,6 +123,16 @@ def test_it_speaks_by_send_message_where_a_call_is_required() -> None:
     assert "Hello there" in said(body_of("Hello there", tools=tools))
 
 
+def test_it_repeats_what_a_tool_answered_without_a_note_after_it() -> None:
+    """The note went into the reply, and with it into what is stored."""
+    body = body_of("remember: I like tea", tools=[REMEMBER])
+    body["messages"] += [
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "tool", "tool_call_id": "c1", "content": "Changed.\n\n<memory x1>\nNotes.\n</memory>"},
+    ]
+    assert said(body) == "The tool answered: Changed."
+
+
 @pytest.mark.parametrize(
     "more",
     [{"response_format": {"type": "json_object"}}, {"tools": [REMEMBER], "tool_choice": "required"}],
