@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from gateway.core.conversation.wire_message import read_text
-from tests.doubles.responses_rules import called, said
+from tests.doubles.responses_rules import call_item, message_item
 from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.sdk import World, remember
 
@@ -57,7 +57,11 @@ async def test_livekit_goes_on_and_lets_go(world: World, upstream: StrictUpstrea
         context.add_message(role="assistant", content=heard)
         return heard
 
-    replies += [[said("Hello, Ola.")], [said("It is a nice name.")], [said("Zanzibar lies in the ocean.")]]
+    replies += [
+        [message_item("Hello, Ola.")],
+        [message_item("It is a nice name.")],
+        [message_item("Zanzibar lies in the ocean.")],
+    ]
     assert await say("I am Ola.") == "Hello, Ola."
     assert await say("Do you like it?") == "It is a nice name."
     gate = Gate()
@@ -85,7 +89,10 @@ async def test_the_agents_sdk_calls_a_tool_and_is_remembered(world: World, upstr
     sdk = world.async_client().with_options(default_headers={"x-mnemogate-user": "alice"})
     model = OpenAIResponsesWSModel(model="m", openai_client=sdk)
     helper = agents.Agent(name="Helper", instructions="Be brief.", model=model, tools=[get_weather])
-    upstream.endpoints.responses.outputs += [[called("get_weather", '{"city":"Rome"}')], [said("It rains.")]]
+    upstream.endpoints.responses.outputs += [
+        [call_item("get_weather", '{"city":"Rome"}')],
+        [message_item("It rains.")],
+    ]
     assert (await agents.Runner.run(helper, "How is the weather in Rome?")).final_output == "It rains."
     await agents.Runner.run(helper, "How was the weather in Rome?")
     assert b"How is the weather in Rome?" in upstream.last.body

@@ -124,7 +124,7 @@ class Endpoints:
                 return self._respond(request)
             case "conversations":
                 fields = request.json() if method == "POST" and body else {}
-                return _json_or_none(self.responses.converse(method, segments, query, fields))
+                return _json_or_none(self.responses.answer_conversations(method, segments, query, fields))
         if method == "GET" and path.removeprefix("/v1/") in _EMPTY_LISTS:
             return _json_answer({"object": "list", "data": [], "has_more": False})
         return None
@@ -166,9 +166,11 @@ class Endpoints:
             case "POST", ["input_tokens"]:
                 return _json_answer({"object": "response.input_tokens", "input_tokens": 9})
             case "GET", [id] if "stream=true" in request.query:
-                return self._stream(self.responses.events(id, request.query))
+                return self._stream(self.responses.list_events(id, request.query))
             case method, [_, *_]:
-                return _json_or_none(self.responses.respond(method, request.segments, request.query))
+                return _json_or_none(
+                    self.responses.answer_stored_response(method, request.segments, request.query)
+                )
         return None
 
     def _stream(self, events: Sequence[bytes]) -> Answer:

@@ -1,7 +1,8 @@
-"""OpenAI's `/v1/responses` and `/v1/conversations`, with what they store, and as strict.
+"""OpenAI's `/v1/responses` and `/v1/conversations`, with their rules and with the responses that they store.
 
-It is pure: a request in, an answer out. It refuses what OpenAI refuses: unknown fields, parts, tools and ids, results
-without calls and calls without results, reasoning that another account has encrypted, and an item that comes twice.
+The module is pure: each method takes a request and returns a reply. It refuses what OpenAI refuses: unknown fields,
+parts, tools and ids, results without calls and calls without results, reasoning that another account has encrypted, and
+an item that comes twice.
 (platform.openai.com/docs/api-reference/responses, .../conversations)
 """
 
@@ -37,11 +38,11 @@ _USAGE: Json = {
     "output_tokens_details": {"reasoning_tokens": 0},
     "total_tokens": 11,
 }
-# The beginning of all that the API has encrypted.
+# The beginning of content that the API has encrypted.
 _SEALED = "gAAAAA"
 _INPUT_PARTS = frozenset(("input_text", "input_image", "input_file", "input_audio"))
 _OUTPUT_PARTS = frozenset(("output_text", "refusal"))
-# The types of items -> the prefix of their ids, and their fields.
+# type of an item -> the prefix of its id, and its fields
 _ITEMS: Mapping[str, tuple[str, frozenset[str]]] = {
     kind: (prefix, frozenset(("type", "id", "status", *fields.split())))
     for kind, prefix, fields in (
@@ -58,6 +59,7 @@ _ITEMS: Mapping[str, tuple[str, frozenset[str]]] = {
         ("item_reference", "", ""),
     )
 }
+# type of an item -> its required fields
 _REQUIRED = {
     "message": ("role", "content"),
     "reasoning": ("summary",),
@@ -71,7 +73,7 @@ _REQUIRED = {
 _BREAKPOINT: Mapping[str, Check] = {
     "prompt_cache_breakpoint": members({"mode": one_of("explicit")}, {"ttl": one_of("30m", "12h")})
 }
-# The fields of a part of which at least one is required.
+# type of a part -> the fields of which at least one is required
 _ALTERNATIVES = {"input_image": ("image_url", "file_id"), "input_file": ("file_data", "file_id", "file_url")}
 _PARTS = {
     "input_text": members({"type": text, "text": text}, _BREAKPOINT),
@@ -96,24 +98,27 @@ _PARTS = {
 }
 # The types of items that may follow reasoning.
 _AFTER_REASONING = ("message", "function_call", "custom_tool_call", "web_search_call", "reasoning")
+# type of a call -> the type of its result
 _RESULT_TYPES = {"function_call": "function_call_output", "custom_tool_call": "custom_tool_call_output"}
 
 
-def said(text: str) -> Json:
+def message_item(text: str) -> Json:
+    """Returns an item with a text of the assistant."""
     part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {"type": "message", "role": "assistant", "status": "completed", "content": [part]}
 
 
-def called(name: str, arguments: str = "{}", call_id: str = "call_1") -> Json:
-    named = {"name": name, "arguments": arguments, "call_id": call_id}
-    return {"type": "function_call", "status": "completed", **named}
+def call_item(name: str, arguments: str = "{}", call_id: str = "call_1") -> Json:
+    call = {"name": name, "arguments": arguments, "call_id": call_id}
+    return {"type": "function_call", "status": "completed", **call}
 
 
-def searched(query: str) -> Json:
+def search_item(query: str) -> Json:
     return {"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": query}}
 
 
-def thought(text: str) -> Json:
+def reasoning_item(text: str) -> Json:
+    """Returns an item with a thought, shown as a summary."""
     return {
         "type": "reasoning",
         "summary": [{"type": "summary_text", "text": text}],
@@ -125,29 +130,31 @@ class StoredResponses:
     """The responses and conversations of one account."""
 
     def __init__(self) -> None:
-        # The bodies of the accepted requests, and all items that the model read for each.
-        self.asked: list[Json] = []
-        self.heard: list[list[Json]] = []
+        # The bodies of the accepted requests.
+        self.bodies: list[Json] = []
+        # For each of these requests the items that the model reads: earlier items, and the input.
+        self.inputs: list[list[Json]] = []
         # The items of the next replies.
         self.outputs: deque[Sequence[Json]] = deque()
-        # Makes the items of a reply when `outputs` is empty, from the body and the items that the model reads.
-        self.script: Callable[[Json, list[Json]], Sequence[Json]] = lambda asked, heard: [said("Ok.")]
-        # The ids of conversations -> their items.
+        # Makes the items of a reply if `outputs` is empty, of the body and the items that the model reads.
+        self.script: Callable[[Json, list[Json]], Sequence[Json]] = lambda body, items: [message_item("Ok.")]
+        # id of a conversation -> its items
         self.conversations: dict[str, list[Json]] = {}
-        # The ids of stored responses -> the response, and the items that the model read for it.
+        # id of a stored response -> the response, and the items that the model read for it
         self._stored: dict[str, tuple[Json, list[Json]]] = {}
+        # id of an item -> the item, of stored responses and conversations
         self._items: dict[str, Json] = {}
-        # The ids of items of stored responses -> the id of the reasoning before the item.
+        # id of an item of a stored response -> the id of the reasoning before it
         self._reasoning_before: dict[str, str] = {}
-        # Responses in the background stay in progress.
+        # True: responses in the background stay in progress.
         self.is_busy = False
         self._ids = count(1)
 
     def answer(self, body: Json) -> list[bytes]:
         """Returns the pieces of a reply: a whole body, or the events of a stream. Raises: Refusal."""
-        input_items = self._read(body)
-        self.asked.append(body)
-        self.heard.append(input_items)
+        input_items = self._read_input(body)
+        self.bodies.append(body)
+        self.inputs.append(input_items)
         number = next(self._ids)
         items = self.outputs.popleft() if self.outputs else self.script(body, input_items)
         output = [
@@ -158,27 +165,27 @@ class StoredResponses:
             and body.get("store") is not False
         ):
             output = [
-                {index: v for index, v in item.items() if index != "encrypted_content"} for item in output
+                {key: value for key, value in item.items() if key != "encrypted_content"} for item in output
             ]
-        response = self._response(body, f"resp_{number}", output)
+        response = self._make_response(body, f"resp_{number}", output)
         for item_before, item in pairwise(output):
             if item_before["type"] == "reasoning" and body.get("store") is not False:
                 self._reasoning_before[item["id"]] = item_before["id"]
         if body.get("store") is not False:
             self._stored[f"resp_{number}"] = (response, [*map(self._with_id, input_items)])
             self._items.update((item["id"], item) for item in output)
-        if (conversation := _id(body.get("conversation"))) is not None:
+        if (conversation := _read_conversation_id(body.get("conversation"))) is not None:
             self.conversations[conversation] = [*map(self._with_id, input_items), *output]
             self._items.update((item["id"], item) for item in output)
         if body.get("background") and not body.get("stream"):
-            return [orjson.dumps(_under_way(response, "queued"))]
+            return [orjson.dumps(_as_unfinished(response, "queued"))]
         return events_of(response) if body.get("stream") else [orjson.dumps(response)]
 
     def compact(self, body: Json) -> Json:
         """Returns a compacted conversation: the user's messages, and an encrypted item. Raises: Refusal."""
         if unknown := body.keys() - {"model", "input", "instructions", "previous_response_id"}:
             raise Refusal(f"Unknown parameter: '{min(unknown)}'.", min(unknown), "unknown_parameter")
-        input_items = self._read({"input": [], **body})
+        input_items = self._read_input({"input": [], **body})
         number = next(self._ids)
         sealed = {"type": "compaction", "id": f"cmp_{number}", "encrypted_content": f"{_SEALED}{number}"}
         return {
@@ -189,8 +196,8 @@ class StoredResponses:
             "usage": _USAGE,
         }
 
-    def respond(self, method: str, segments: Sequence[str], query: str) -> Json | None:
-        """Returns the reply to a request about a stored response; None: no such endpoint exists. Raises: Refusal."""
+    def answer_stored_response(self, method: str, segments: Sequence[str], query: str) -> Json | None:
+        """Returns the reply to a request for a stored response; None: there is no such endpoint. Raises: Refusal."""
         id, *subpath = segments
         if id not in self._stored:
             raise Refusal(f"Response with id '{id}' not found.", status=404)
@@ -198,9 +205,9 @@ class StoredResponses:
         match method, subpath:
             case "GET", []:
                 is_busy = response["background"] and response["status"] == "completed" and self.is_busy
-                return _under_way(response, "in_progress") if is_busy else response
+                return _as_unfinished(response, "in_progress") if is_busy else response
             case "GET", ["input_items"]:
-                return _list(input_items, query)
+                return _render_page(input_items, query)
             case "DELETE", []:
                 del self._stored[id]
                 return {"id": id, "object": "response", "deleted": True}
@@ -214,7 +221,7 @@ class StoredResponses:
                 raise Refusal("Cannot cancel a synchronous response.")
         return None
 
-    def events(self, id: str, query: str) -> list[bytes]:
+    def list_events(self, id: str, query: str) -> list[bytes]:
         """Returns the events of a background response after the cursor in a query. Raises: Refusal."""
         if id not in self._stored:
             raise Refusal(f"Response with id '{id}' not found.", status=404)
@@ -224,37 +231,39 @@ class StoredResponses:
         after = next((int(n) for n in parse_qs(query).get("starting_after", ())), -1)
         return events_of(response)[after + 1 :]
 
-    def converse(self, method: str, segments: Sequence[str], query: str, body: Json) -> Json | None:
-        """Returns the reply to a request about conversations; None: no such endpoint exists. Raises: Refusal."""
+    def answer_conversations(
+        self, method: str, segments: Sequence[str], query: str, body: Json
+    ) -> Json | None:
+        """Returns the reply to a request for conversations; None: there is no such endpoint. Raises: Refusal."""
         if not segments and method == "POST":
             name = f"conv_{next(self._ids)}"
             self.conversations[name] = []
-            self._add(name, body.get("items") or ())
-            return _conversation(name, body)
+            self._add_items(name, body.get("items") or ())
+            return _render_conversation(name, body)
         name, *subpath = segments
         if name not in self.conversations:
             raise Refusal(f"Conversation with id '{name}' not found.", status=404)
         items = self.conversations[name]
         match method, subpath:
             case "GET" | "POST", []:
-                return _conversation(name, body)
+                return _render_conversation(name, body)
             case "DELETE", []:
                 del self.conversations[name]
                 return {"id": name, "object": "conversation.deleted", "deleted": True}
             case "GET", ["items"]:
-                return _list(items, query)
+                return _render_page(items, query)
             case "POST", ["items"]:
-                return _list(self._add(name, body["items"]), "order=asc")
+                return _render_page(self._add_items(name, body["items"]), "order=asc")
             case "GET" | "DELETE", ["items", id]:
-                item_found = next((item for item in items if item.get("id") == id), None)
-                if item_found is None:
+                found_item = next((item for item in items if item.get("id") == id), None)
+                if found_item is None:
                     raise Refusal(f"Item with id '{id}' not found.", status=404)
                 if method == "DELETE":
-                    items.remove(item_found)
-                return item_found if method == "GET" else _conversation(name, {})
+                    items.remove(found_item)
+                return found_item if method == "GET" else _render_conversation(name, {})
         return None
 
-    def _add(self, conversation: str, items: Sequence[Any]) -> list[Json]:
+    def _add_items(self, conversation: str, items: Sequence[Any]) -> list[Json]:
         added = [self._with_id(self._parse_item(item, f"items[{n}]")) for n, item in enumerate(items)]
         self.conversations[conversation] += added
         return added
@@ -268,7 +277,8 @@ class StoredResponses:
             stored["content"] = [{"type": type_, "text": stored["content"]}]
         return stored
 
-    def _read(self, body: Json) -> list[Json]:
+    def _read_input(self, body: Json) -> list[Json]:
+        """Checks a body, and returns the items that the model reads. Raises: Refusal."""
         check_fields(body)
         items = body["input"]
         if isinstance(items, str):
@@ -288,7 +298,7 @@ class StoredResponses:
                 )
             response, earlier_input = self._stored[previous]
             earlier_items = [*earlier_input, *response["output"]]
-        if (conversation := _id(body.get("conversation"))) is not None:
+        if (conversation := _read_conversation_id(body.get("conversation"))) is not None:
             if conversation not in self.conversations:
                 raise Refusal(f"Conversation with id '{conversation}' not found.", status=404)
             earlier_items = self.conversations[conversation]
@@ -299,6 +309,7 @@ class StoredResponses:
         return all_items
 
     def _parse_item(self, item: Any, path: str) -> Json:
+        """Checks an item of a list, and returns it, or the item that it refers to. Raises: Refusal."""
         if not isinstance(item, dict):
             raise Refusal(f"Invalid type for '{path}': expected an object.", path, "invalid_type")
         type_ = item.get("type") or ("message" if "role" in item else "item_reference")
@@ -352,8 +363,8 @@ class StoredResponses:
             _check_parts(item["output"], _INPUT_PARTS - {"input_audio"}, f"{path}.output")
         return dict(item)
 
-    def _response(self, body: Json, id: str, output: list[Json]) -> Json:
-        conversation = _id(body.get("conversation"))
+    def _make_response(self, body: Json, id: str, output: list[Json]) -> Json:
+        conversation = _read_conversation_id(body.get("conversation"))
         return {
             "id": id,
             "object": "response",
@@ -390,7 +401,7 @@ def _check_ids(items: Sequence[Json]) -> None:
 def _check_thoughts(items: Sequence[Json], thoughts_before: Mapping[str, str]) -> None:
     """Checks that reasoning is followed by an item of its reply, and that no item lacks the reasoning before it.
 
-    thoughts_before: the ids of items -> the id of the reasoning before the item.
+    thoughts_before: id of an item -> the id of the reasoning before it.
     """
     for index, item in enumerate(items):
         following = items[index + 1] if index + 1 < len(items) else {"type": ""}
@@ -426,11 +437,11 @@ def _check_calls(items: Sequence[Json]) -> None:
             raise Refusal(f"No tool output found for function call {id}.", "input")
 
 
-def _under_way(response: Json, status: str) -> Json:
+def _as_unfinished(response: Json, status: str) -> Json:
     return {**response, "status": status, "output": [], "usage": None}
 
 
-def _id(conversation: Any) -> str | None:
+def _read_conversation_id(conversation: Any) -> str | None:
     id: str | None = conversation["id"] if isinstance(conversation, dict) else conversation
     return id
 
@@ -449,12 +460,12 @@ def _check_parts(content: Any, allowed: frozenset[str], parent: str) -> None:
             raise missing(f"{path}.{_ALTERNATIVES[type_][0]}")
 
 
-def _conversation(id: str, body: Json) -> Json:
+def _render_conversation(id: str, body: Json) -> Json:
     metadata = body.get("metadata") or {}
     return {"id": id, "object": "conversation", "created_at": CREATED, "metadata": metadata}
 
 
-def _list(items: Sequence[Json], query: str) -> Json:
+def _render_page(items: Sequence[Json], query: str) -> Json:
     """Returns the items as a page, the newest first unless the query asks for another order."""
     items = items if "order=asc" in query else items[::-1]
     ends = {"first_id": None, "last_id": None}

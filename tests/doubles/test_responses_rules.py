@@ -11,7 +11,13 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from tests.doubles.openai_rules import Refusal
-from tests.doubles.responses_rules import StoredResponses, called, said, searched, thought
+from tests.doubles.responses_rules import (
+    StoredResponses,
+    call_item,
+    message_item,
+    reasoning_item,
+    search_item,
+)
 from tests.doubles.upstream import StrictUpstream
 
 Json = dict[str, Any]
@@ -22,21 +28,23 @@ RESULT: Json = {"type": "function_call_output", "call_id": "c", "output": "Rain.
 
 
 @pytest.fixture
-def keeps() -> StoredResponses:
-    made = StoredResponses()
+def account() -> StoredResponses:
+    account = StoredResponses()
     custom = {"type": "custom_tool_call", "call_id": "call_2", "name": "shell", "input": "ls"}
-    made.outputs.append([thought("Hm, so."), searched("cats"), said("Let me see."), called("f"), custom])
-    return made
+    account.outputs.append(
+        [reasoning_item("Hm, so."), search_item("cats"), message_item("Let me see."), call_item("f"), custom]
+    )
+    return account
 
 
-def test_a_response_and_its_events_are_of_the_types_of_the_sdk(keeps: StoredResponses) -> None:
-    events = keeps.answer({**ASKED, "stream": True})
+def test_a_response_and_its_events_are_of_the_types_of_the_sdk(account: StoredResponses) -> None:
+    events = account.answer({**ASKED, "stream": True})
     read: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
     found = [read.validate_json(event.partition(b"data: ")[2]) for event in events]
     assert [event.sequence_number for event in found] == list(range(len(found)))
     assert found[-1].type == "response.completed"
-    keeps.outputs.append([said("Hello.")])
-    [whole] = keeps.answer(ASKED)
+    account.outputs.append([message_item("Hello.")])
+    [whole] = account.answer(ASKED)
     assert Response.model_validate_json(whole).output_text == "Hello."
 
 
@@ -123,40 +131,40 @@ def test_a_response_and_its_events_are_of_the_types_of_the_sdk(keeps: StoredResp
         ({"tool_choice": "required"}, "must be specified with 'tools'"),
     ],
 )
-def test_what_openai_refuses_is_refused(keeps: StoredResponses, wrong: Json, message: str) -> None:
+def test_what_openai_refuses_is_refused(account: StoredResponses, wrong: Json, message: str) -> None:
     with pytest.raises(Refusal, match=message):
-        keeps.answer({**ASKED, **wrong})
-    assert keeps.asked == []
+        account.answer({**ASKED, **wrong})
+    assert account.bodies == []
 
 
-def test_an_item_needs_the_thoughts_before_it(keeps: StoredResponses) -> None:
-    keeps.outputs.clear()
-    keeps.outputs.append([thought("Hm."), called("f")])
-    whole = orjson.loads(keeps.answer(ASKED)[0])
+def test_an_item_needs_the_thoughts_before_it(account: StoredResponses) -> None:
+    account.outputs.clear()
+    account.outputs.append([reasoning_item("Hm."), call_item("f")])
+    whole = orjson.loads(account.answer(ASKED)[0])
     [rs, call], result = whole["output"], {**RESULT, "call_id": "call_1"}
     with pytest.raises(Refusal, match=f"without its required 'reasoning' item: '{rs['id']}'"):
-        keeps.answer({**ASKED, "input": [call, result]})
-    keeps.answer({**ASKED, "input": [rs, call, result]})
+        account.answer({**ASKED, "input": [call, result]})
+    account.answer({**ASKED, "input": [rs, call, result]})
     # What was not stored is gone on from by nobody.
-    made = orjson.loads(keeps.answer({**ASKED, "store": False})[0])
+    made = orjson.loads(account.answer({**ASKED, "store": False})[0])
     with pytest.raises(Refusal, match="not found"):
-        keeps.answer({**ASKED, "previous_response_id": made["id"]})
+        account.answer({**ASKED, "previous_response_id": made["id"]})
 
 
-def test_a_response_in_the_background_is_made_later(keeps: StoredResponses) -> None:
-    keeps.outputs.clear()
-    made = orjson.loads(keeps.answer({**ASKED, "background": True})[0])
+def test_a_response_in_the_background_is_made_later(account: StoredResponses) -> None:
+    account.outputs.clear()
+    made = orjson.loads(account.answer({**ASKED, "background": True})[0])
     assert (made["status"], made["output"]) == ("queued", [])
-    whole = keeps.respond("GET", [made["id"]], "")
+    whole = account.answer_stored_response("GET", [made["id"]], "")
     assert whole is not None
     assert (whole["status"], whole["output"][0]["content"][0]["text"]) == ("completed", "Ok.")
-    assert keeps.respond("POST", [made["id"], "cancel"], "") == whole
-    keeps.is_busy = True
-    made = orjson.loads(keeps.answer({**ASKED, "background": True})[0])
-    assert keeps.respond("POST", [made["id"], "cancel"], "")["status"] == "cancelled"  # type: ignore[index]
-    made = orjson.loads(keeps.answer(ASKED)[0])
+    assert account.answer_stored_response("POST", [made["id"], "cancel"], "") == whole
+    account.is_busy = True
+    made = orjson.loads(account.answer({**ASKED, "background": True})[0])
+    assert account.answer_stored_response("POST", [made["id"], "cancel"], "")["status"] == "cancelled"  # type: ignore[index]
+    made = orjson.loads(account.answer(ASKED)[0])
     with pytest.raises(Refusal, match="Cannot cancel a synchronous response"):
-        keeps.respond("POST", [made["id"], "cancel"], "")
+        account.answer_stored_response("POST", [made["id"], "cancel"], "")
 
 
 def test_what_was_said_is_stored(upstream: StrictUpstream) -> None:

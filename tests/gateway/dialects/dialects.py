@@ -16,7 +16,7 @@ import orjson
 
 from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic
-from tests.doubles.responses_rules import said
+from tests.doubles.responses_rules import message_item
 from tests.doubles.upstream import Call, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.sdk import World, agent, remember
 from tests.server import RawReply
@@ -160,7 +160,7 @@ class NativeResponses(Responses):
             upstream.endpoints.hold_events.update(held)
         options.pop("usage", None)
         assert call is None
-        upstream.endpoints.responses.outputs.append([said(text)])
+        upstream.endpoints.responses.outputs.append([message_item(text)])
 
     def read_upstream_messages(self, request: UpstreamRequest) -> list[tuple[str, str]]:
         items = orjson.loads(request.body)["input"]

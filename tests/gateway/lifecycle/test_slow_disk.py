@@ -131,7 +131,7 @@ def test_a_native_reply_that_the_disk_is_late_for_is_counted_too(
                 if text == "One.":  # the head of a stream leaves before, and an error has no such header
                     assert reply.headers["x-mnemogate-durable"] == "false"
             assert world.counted("mnemogate_not_durable_total") == 3
-            assert len(upstream.endpoints.responses.asked) == 3  # natively
+            assert len(upstream.endpoints.responses.bodies) == 3  # natively
         assert world.said() == ["One.", "Two.", "Three."]
 
 

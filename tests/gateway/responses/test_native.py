@@ -24,7 +24,13 @@ from storage.errors import StatementFailed, StoreUnavailable
 from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from tests.doubles.responses_events import events_of
-from tests.doubles.responses_rules import StoredResponses, called, said, searched, thought
+from tests.doubles.responses_rules import (
+    StoredResponses,
+    call_item,
+    message_item,
+    reasoning_item,
+    search_item,
+)
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, raw
 from tests.gateway.sdk import World, agent, remember
 from tests.server import QUIET
@@ -42,7 +48,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def openai_keeps(upstream: StrictUpstream) -> StoredResponses:
+def openai_account(upstream: StrictUpstream) -> StoredResponses:
     return upstream.endpoints.responses
 
 
@@ -76,9 +82,9 @@ def told_in_all(world: World) -> list[Json]:
     return [message for text in texts for message in orjson.loads(text)]
 
 
-def asked(keeps: StoredResponses) -> str:
+def read_last_input(account: StoredResponses) -> str:
     """Returns the last request's input as text."""
-    return json.dumps(keeps.asked[-1]["input"])
+    return json.dumps(account.bodies[-1]["input"])
 
 
 # -- what goes upstream
@@ -87,10 +93,10 @@ def asked(keeps: StoredResponses) -> str:
 @pytest.mark.parametrize("user", ["alice", None])
 @pytest.mark.parametrize("stored", [{}, {"store": False, "conversation": "conv_1"}, {"store": False}])
 def test_what_the_upstream_does_not_store_is_asked_again(
-    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses, stored: Json, user: str | None
+    world: World, upstream: StrictUpstream, openai_account: StoredResponses, stored: Json, user: str | None
 ) -> None:
     """On a connection that closes, which may have rested too long: nothing can be there twice."""
-    openai_keeps.conversations["conv_1"] = []
+    openai_account.conversations["conv_1"] = []
     respond(world, input="Hi", store=False)
     upstream.queue(Reply(cut_before_headers=True))
     asked = {"model": "m", "user": user, "input": "Well?", **stored}
@@ -101,31 +107,31 @@ def test_what_the_upstream_does_not_store_is_asked_again(
 
 @both_ways
 def test_a_later_conversation_recalls_an_earlier_one(
-    world: World, openai_keeps: StoredResponses, stream: bool
+    world: World, openai_account: StoredResponses, stream: bool
 ) -> None:
     respond(world, input="My cat is called Miso.", stream=stream)
     respond(world, input="What is my cat called?", stream=stream)
-    assert openai_keeps.asked[0]["input"] == "My cat is called Miso."
-    told = openai_keeps.asked[1]["input"]
+    assert openai_account.bodies[0]["input"] == "My cat is called Miso."
+    told = openai_account.bodies[1]["input"]
     assert "My cat is called Miso." in told
     assert told.endswith("\n\nWhat is my cat called?")
     respond(world, input="What is my cat called?", user="bob", stream=stream)
-    assert openai_keeps.asked[2]["input"] == "What is my cat called?"
+    assert openai_account.bodies[2]["input"] == "What is my cat called?"
 
 
 def test_memory_blocks_follow_the_instructions(
-    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
+    upstream: StrictUpstream, openai_account: StoredResponses, tmp_path: Path
 ) -> None:
     helper = {"x-mnemogate-agent": "helper"}
     block = BlockSettings("human", "What is known of the user.", "Name: Ann")
     with remember(upstream, tmp_path, agent(blocks=(block,))) as world:
         respond(world, input="Hi", instructions="Be brief.", extra_headers=helper)
-        told = openai_keeps.asked[0]["instructions"]
+        told = openai_account.bodies[0]["instructions"]
         assert told.startswith("Be brief.\n\nYou help.")
         assert "Name: Ann" in told
         respond(world, input="Hello there", extra_headers=helper)
-        assert openai_keeps.asked[1]["instructions"].startswith("You help.")
-        assert "tools" not in openai_keeps.asked[1]
+        assert openai_account.bodies[1]["instructions"].startswith("You help.")
+        assert "tools" not in openai_account.bodies[1]
 
 
 def take_text(body: dict[str, Any]) -> str:
@@ -159,14 +165,14 @@ def test_nothing_else_of_a_request_changes(world: World, upstream: StrictUpstrea
 
 @both_ways
 def test_a_note_goes_in_front_of_the_text_whatever_its_form(
-    world: World, openai_keeps: StoredResponses, stream: bool
+    world: World, openai_account: StoredResponses, stream: bool
 ) -> None:
     respond(world, input="My cat is called Miso.")
     image = {"type": "input_image", "image_url": "data:image/png;base64,aGk=", "detail": "low"}
     text = {"type": "input_text", "text": "Is this my cat?"}
     for parts in ([text, image], [image, text]):
         respond(world, input=[{"role": "user", "content": parts}], stream=stream)
-        sent = openai_keeps.asked[-1]["input"][0]["content"]
+        sent = openai_account.bodies[-1]["input"][0]["content"]
         assert "Miso" in sent[0]["text"]
         assert sent[0]["type"] == "input_text"
         assert image in sent
@@ -190,7 +196,7 @@ def acme(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
 @pytest.mark.parametrize("mode", ["on", "off"])
 @both_ways
 def test_a_reply_has_the_instructions_of_its_client(
-    acme: World, openai_keeps: StoredResponses, own: str | None, mode: str, stream: bool
+    acme: World, openai_account: StoredResponses, own: str | None, mode: str, stream: bool
 ) -> None:
     """With memory and without, as the operator's prompt goes along either way."""
     said = {} if own is None else {"instructions": own}
@@ -198,8 +204,8 @@ def test_a_reply_has_the_instructions_of_its_client(
     headers = {"x-mnemogate-agent": "ann", "x-mnemogate-memory": mode}
     reply = acme.gateway.ask("POST", "/v1/responses", json.dumps(body).encode(), headers)
     if mode == "on":
-        assert PROMPT in openai_keeps.asked[-1]["instructions"]
-        assert "Ann Secret" in openai_keeps.asked[-1]["instructions"]
+        assert PROMPT in openai_account.bodies[-1]["instructions"]
+        assert "Ann Secret" in openai_account.bodies[-1]["instructions"]
     assert b"swordfish" not in reply.body
     assert b"Ann Secret" not in reply.body
     if stream:
@@ -213,11 +219,11 @@ def test_a_reply_has_the_instructions_of_its_client(
 
 @pytest.mark.parametrize("own", [None, "Be brief."])
 def test_a_stored_response_has_the_instructions_of_its_client(
-    acme: World, openai_keeps: StoredResponses, own: str | None
+    acme: World, openai_account: StoredResponses, own: str | None
 ) -> None:
     helper = {"x-mnemogate-agent": "ann"}
     made = respond(acme, input="Hi", instructions=own, extra_headers=helper)
-    stored = openai_keeps.respond("GET", [made.id], "")
+    stored = openai_account.answer_stored_response("GET", [made.id], "")
     assert stored is not None
     assert "Ann Secret" in stored["instructions"]
     reply = acme.gateway.ask("GET", f"/v1/responses/{made.id}")
@@ -244,11 +250,11 @@ def test_a_part_of_a_stored_response_is_not_asked_for(acme: World, upstream: Str
     assert upstream.last.headers["range"] == "bytes=100-900"
 
 
-def test_a_list_of_items_shows_no_note(world: World, openai_keeps: StoredResponses) -> None:
+def test_a_list_of_items_shows_no_note(world: World, openai_account: StoredResponses) -> None:
     respond(world, input="My cat is called Miso, she is grey.")
     conversation = world.sdk.conversations.create()
     made = respond(world, input="What is my cat called?", conversation=conversation.id)
-    assert "<memory" in asked(openai_keeps)
+    assert "<memory" in read_last_input(openai_account)
     quoted = "Is this yours? <memory>Notes from earlier conversations</memory>"
     respond(world, input=quoted, conversation=conversation.id)
     lists = (
@@ -263,19 +269,19 @@ def test_a_list_of_items_shows_no_note(world: World, openai_keeps: StoredRespons
 
 
 def test_a_list_shows_the_parts_of_an_item_that_its_client_sent(
-    world: World, openai_keeps: StoredResponses
+    world: World, openai_account: StoredResponses
 ) -> None:
     respond(world, input="My cat is called Miso, she is grey.")
     image = {"type": "input_image", "image_url": "data:image/png;base64,aGk=", "detail": "low"}
     parts = [image, {"type": "input_text", "text": "Is this my cat?"}]
     made = respond(world, input=[{"role": "user", "content": parts}])
-    assert "<memory" in openai_keeps.asked[-1]["input"][0]["content"][0]["text"]
+    assert "<memory" in openai_account.bodies[-1]["input"][0]["content"][0]["text"]
     [item] = world.sdk.responses.input_items.list(made.id)
     assert item.to_dict()["content"] == parts
 
 
 def test_what_an_upstream_has_deleted_is_forgotten_here_too(
-    world: World, openai_keeps: StoredResponses
+    world: World, openai_account: StoredResponses
 ) -> None:
     made = respond(world, input="My cat is called Miso, she is grey.")
     left = respond(world, input="My dog is called Rex, he is old.", user="bob")
@@ -288,14 +294,14 @@ def test_what_an_upstream_has_deleted_is_forgotten_here_too(
     )
     assert below.status == 404
     respond(world, input="What is my grey cat called?")
-    assert "Miso" not in asked(openai_keeps)
+    assert "Miso" not in read_last_input(openai_account)
     respond(world, input="What is my old dog called?", user="bob")
     # One deletion named another person, and one something below the response.
-    assert "Rex" in asked(openai_keeps)
+    assert "Rex" in read_last_input(openai_account)
 
 
 def test_what_could_not_be_forgotten_is_where_the_client_asks_again(
-    world: World, openai_keeps: StoredResponses, monkeypatch: pytest.MonkeyPatch
+    world: World, openai_account: StoredResponses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The upstream has deleted it by then."""
     made = respond(world, input="My cat is called Miso, she is grey.")
@@ -308,7 +314,7 @@ def test_what_could_not_be_forgotten_is_where_the_client_asks_again(
     with pytest.raises(openai.NotFoundError):
         world.sdk.responses.delete(made.id)
     respond(world, input="What is my grey cat called?")
-    assert "Miso" not in asked(openai_keeps)
+    assert "Miso" not in read_last_input(openai_account)
     assert b"Miso" not in world.data()
 
 
@@ -334,16 +340,16 @@ def test_what_a_client_wrote_itself_stays_in_a_stored_response(world: World) -> 
 
 @both_ways
 def test_a_client_that_sends_all_items_again_goes_on(
-    world: World, openai_keeps: StoredResponses, stream: bool
+    world: World, openai_account: StoredResponses, stream: bool
 ) -> None:
     respond(world, input="My cat is called Miso.")
     items: list[Json] = []
     for text in ("What is my cat called?", "And how old is the cat?"):
-        openai_keeps.outputs.append([thought("Hm."), searched("cats"), said("So it is.")])
+        openai_account.outputs.append([reasoning_item("Hm."), search_item("cats"), message_item("So it is.")])
         items.append({"role": "user", "content": text})
         response = respond(world, input=items, store=False, stream=stream)
         items += [item.to_dict() for item in response.output]
-    first, second = (each["input"] for each in openai_keeps.asked[1:])
+    first, second = (each["input"] for each in openai_account.bodies[1:])
     assert second[: len(first)] == first  # the note stands where it stood
     assert second[1:4] == items[1:4]
     assert conversations(world) == 2
@@ -351,19 +357,19 @@ def test_a_client_that_sends_all_items_again_goes_on(
 
 @both_ways
 def test_a_client_that_names_the_previous_response_goes_on(
-    world: World, openai_keeps: StoredResponses, stream: bool
+    world: World, openai_account: StoredResponses, stream: bool
 ) -> None:
     respond(world, input="My cat is called Miso.")
     previous = None
     for text in ("What is my cat called?", "And my dog?", "The dog is Rex."):
         previous = respond(world, input=text, previous_response_id=previous, stream=stream).id
     assert conversations(world) == 2
-    assert asked(openai_keeps).count("Miso") == 0  # it stands above, where the upstream has it
-    assert json.dumps(openai_keeps.heard[-1]).count("is called Miso") == 1
+    assert read_last_input(openai_account).count("Miso") == 0  # it stands above, where the upstream has it
+    assert json.dumps(openai_account.inputs[-1]).count("is called Miso") == 1
 
 
 def test_what_is_read_while_the_memory_cannot_be_is_cached_for_nobody(
-    world: World, openai_keeps: StoredResponses, monkeypatch: pytest.MonkeyPatch
+    world: World, openai_account: StoredResponses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A key that all memories had then would lead from one person's request to another's conversation."""
     first = respond(world, input="My cat is called Miso.")
@@ -378,9 +384,9 @@ def test_what_is_read_while_the_memory_cannot_be_is_cached_for_nobody(
 
 
 def test_ids_are_known_after_a_restart(
-    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
+    upstream: StrictUpstream, openai_account: StoredResponses, tmp_path: Path
 ) -> None:
-    openai_keeps.outputs.append([thought("Hm."), said("A nice name.")])
+    openai_account.outputs.append([reasoning_item("Hm."), message_item("A nice name.")])
     with remember(upstream, tmp_path) as world:
         first = respond(world, input="My cat is called Miso.")
     with remember(upstream, tmp_path) as world:
@@ -388,17 +394,17 @@ def test_ids_are_known_after_a_restart(
         named = [{"type": "item_reference", "id": item.id} for item in first.output]
         mine = {"role": "user", "content": "My cat is called Miso."}
         respond(world, input=[mine, *named, {"role": "user", "content": "Miso, isn't it?"}])
-        assert "My cat is called" not in openai_keeps.asked[1]["input"]  # it stands above
+        assert "My cat is called" not in openai_account.bodies[1]["input"]  # it stands above
         assert conversations(world) == 1
     with remember(upstream, tmp_path) as world:
         respond(world, input="And who is it?", previous_response_id=second.id)
         assert conversations(world) == 1
-        assert len(openai_keeps.heard[-1]) == 6
+        assert len(openai_account.inputs[-1]) == 6
 
 
 @both_ways
 def test_equal_replies_are_known_by_each_of_their_ids(
-    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path, stream: bool
+    upstream: StrictUpstream, openai_account: StoredResponses, tmp_path: Path, stream: bool
 ) -> None:
     """They are one exchange. The first conversation goes on, and a deletion of the first is one of what was said."""
     with remember(upstream, tmp_path) as world:
@@ -413,7 +419,7 @@ def test_equal_replies_are_known_by_each_of_their_ids(
 
 
 def test_of_equal_replies_the_newest_ids_alone_are_stored(
-    world: World, openai_keeps: StoredResponses, monkeypatch: pytest.MonkeyPatch
+    world: World, openai_account: StoredResponses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A monitor asks the same for years."""
     monkeypatch.setattr(settle, "MAX_IDS", 4)
@@ -424,43 +430,43 @@ def test_of_equal_replies_the_newest_ids_alone_are_stored(
     assert len(ids) == 4
 
 
-def test_an_unknown_id_begins_a_conversation(world: World, openai_keeps: StoredResponses) -> None:
+def test_an_unknown_id_begins_a_conversation(world: World, openai_account: StoredResponses) -> None:
     off = {"x-mnemogate-memory": "off"}
     previous = respond(world, input="My dog is called Rex.", extra_headers=off).id
     respond(world, input="My cat is called Miso.")
     assert respond(world, input="What is my cat called?", previous_response_id=previous).output_text == "Ok."
-    assert "Miso" in asked(openai_keeps)
+    assert "Miso" in read_last_input(openai_account)
     assert conversations(world) == 2
 
 
-def test_ids_are_known_for_their_user_alone(world: World, openai_keeps: StoredResponses) -> None:
+def test_ids_are_known_for_their_user_alone(world: World, openai_account: StoredResponses) -> None:
     previous = respond(world, input="My cat is called Miso.").id
     world.gateway.app.services.native_chat._earlier.clear()
     respond(world, input="And?", previous_response_id=previous, user="bob")
     world.settle()
     respond(world, input="What is my cat called?", user="bob")
-    assert "Miso" not in asked(openai_keeps)
+    assert "Miso" not in read_last_input(openai_account)
 
 
-def test_a_conversation_of_the_upstreams_is_one_here(world: World, openai_keeps: StoredResponses) -> None:
-    openai_keeps.conversations["conv_1"] = []
+def test_a_conversation_of_the_upstreams_is_one_here(world: World, openai_account: StoredResponses) -> None:
+    openai_account.conversations["conv_1"] = []
     for text in ("My cat is called Miso.", "What is my cat called?", "What is my cat called?"):
         respond(world, input=text, conversation={"id": "conv_1"})
-        assert openai_keeps.asked[-1]["input"] == text  # all of it stands above
+        assert openai_account.bodies[-1]["input"] == text  # all of it stands above
     assert conversations(world) == 1
     respond(world, input="What is my cat called?")
-    assert "Miso" in asked(openai_keeps)
+    assert "Miso" in read_last_input(openai_account)
 
 
 def test_what_the_upstream_has_made_short_is_nobodys_words(
-    world: World, openai_keeps: StoredResponses
+    world: World, openai_account: StoredResponses
 ) -> None:
     first = respond(world, input="My cat is called Miso.")
     short = world.sdk.responses.compact(model="m", previous_response_id=first.id)
     items: Any = [item.model_dump(exclude_none=True, warnings=False) for item in short.output]
     assert [item["type"] for item in items] == ["message", "compaction"]
     respond(world, input=[*items, {"role": "user", "content": "Hello."}])
-    assert openai_keeps.asked[-1]["input"][1] == items[1]
+    assert openai_account.bodies[-1]["input"][1] == items[1]
     assert items[1]["encrypted_content"] not in str(told_in_all(world))
     with pytest.raises(openai.BadRequestError) as caught:
         respond(world, input=[{**items[1], "encrypted_content": "x"}, {"role": "user", "content": "Hello."}])
@@ -479,8 +485,10 @@ def test_what_the_upstream_keeps_is_there(world: World) -> None:
         world.sdk.responses.retrieve(made.id)
 
 
-def test_replies_that_are_named_by_their_items_are_known(world: World, openai_keeps: StoredResponses) -> None:
-    openai_keeps.outputs.append([thought("Hm."), said("Hello Ann.")])
+def test_replies_that_are_named_by_their_items_are_known(
+    world: World, openai_account: StoredResponses
+) -> None:
+    openai_account.outputs.append([reasoning_item("Hm."), message_item("Hello Ann.")])
     response = respond(world, input="I am Ann.")
     items: list[Json] = [{"role": "user", "content": "I am Ann."}]
     items += [{"type": "item_reference", "id": item.id} for item in response.output]
@@ -494,18 +502,18 @@ def test_replies_that_are_named_by_their_items_are_known(world: World, openai_ke
 
 @both_ways
 def test_calls_and_their_results_are_stored(
-    world: World, openai_keeps: StoredResponses, stream: bool
+    world: World, openai_account: StoredResponses, stream: bool
 ) -> None:
-    openai_keeps.outputs.append([said("Let me see."), called("weather", '{"city": "Rome"}')])
+    openai_account.outputs.append([message_item("Let me see."), call_item("weather", '{"city": "Rome"}')])
     items: list[Json] = [{"role": "user", "content": "Is it raining in Rome?"}]
     response = respond(world, input=items, tools=[WEATHER], stream=stream)
     items += [item.to_dict() for item in response.output]
     items.append({"type": "function_call_output", "call_id": "call_1", "output": "Sun all day."})
-    openai_keeps.outputs.append([said("The sun shines in Rome.")])
+    openai_account.outputs.append([message_item("The sun shines in Rome.")])
     respond(world, input=items, tools=[WEATHER], stream=stream)
     assert conversations(world) == 1
     respond(world, input="What was the weather in Rome?")
-    assert "The sun shines in Rome." in asked(openai_keeps)
+    assert "The sun shines in Rome." in read_last_input(openai_account)
 
 
 APPROVAL = {"type": "mcp_approval_request", "name": "n", "arguments": "{}", "server_label": "s"}
@@ -515,25 +523,27 @@ APPROVED = {"type": "mcp_approval_response", "approval_request_id": "mcp_2_0", "
 @both_ways
 @pytest.mark.parametrize("is_chain", [False, True], ids=["all items", "by id"])
 def test_what_has_no_words_is_a_part_of_its_conversation(
-    world: World, openai_keeps: StoredResponses, stream: bool, is_chain: bool
+    world: World, openai_account: StoredResponses, stream: bool, is_chain: bool
 ) -> None:
     respond(world, input="My cat is called Miso.")
     items: list[Json] = []
     previous = None
     asks: list[Json] = [{"role": "user", "content": "Feed my cat."}, APPROVED]
     asks.append({"role": "user", "content": "And what is my cat called?"})
-    for item, answer in zip(asks, (APPROVAL, said("Tofu it is."), said("Miso.")), strict=True):
-        openai_keeps.outputs.append([answer])
+    for item, answer in zip(
+        asks, (APPROVAL, message_item("Tofu it is."), message_item("Miso.")), strict=True
+    ):
+        openai_account.outputs.append([answer])
         items = [item] if is_chain else [*items, item]
         response = respond(world, input=items, previous_response_id=previous, stream=stream)
         items += [each.to_dict() for each in response.output]
         previous = response.id if is_chain else None
     assert conversations(world) == 2
-    assert json.dumps(openai_keeps.heard[-1]).count("is called Miso") == 1
+    assert json.dumps(openai_account.inputs[-1]).count("is called Miso") == 1
     assert b"Tofu it is." in world.data()
 
 
-def test_what_nobody_knows_here_passes(world: World, openai_keeps: StoredResponses) -> None:
+def test_what_nobody_knows_here_passes(world: World, openai_account: StoredResponses) -> None:
     response = respond(world, input="My cat is called Miso.", user="bob")
     for options in (
         {"input": [{"id": response.output[0].id}]},
@@ -568,14 +578,14 @@ OK: Json = {"role": "assistant", "content": "Ok."}
     ids=["new", "question", "question and call", "reply", "everything"],
 )
 def test_what_stands_above_an_id_counts_once_however_often_it_is_sent(
-    world: World, openai_keeps: StoredResponses, question: list[Json], results: list[Json]
+    world: World, openai_account: StoredResponses, question: list[Json], results: list[Json]
 ) -> None:
     previous = respond(world, input=[INTRODUCED]).id
-    openai_keeps.outputs.append([called("weather")])
+    openai_account.outputs.append([call_item("weather")])
     previous = respond(world, input=question, previous_response_id=previous, tools=[WEATHER]).id
     previous = respond(world, input=results, previous_response_id=previous, tools=[WEATHER]).id
     respond(world, input="Thanks.", previous_response_id=previous)
-    assert openai_keeps.asked[2]["input"] == results  # it goes upstream as it is
+    assert openai_account.bodies[2]["input"] == results  # it goes upstream as it is
     texts = [read_text(message) for message in told_in_all(world)]
     assert texts == [
         INTRODUCED["content"],
@@ -590,9 +600,11 @@ def test_what_stands_above_an_id_counts_once_however_often_it_is_sent(
     assert conversations(world) == 1
 
 
-def test_what_was_heard_of_a_reply_may_come_after_its_id(world: World, openai_keeps: StoredResponses) -> None:
+def test_what_was_heard_of_a_reply_may_come_after_its_id(
+    world: World, openai_account: StoredResponses
+) -> None:
     """LiveKit names the response of which its caller heard the beginning, and says the beginning after it."""
-    openai_keeps.outputs.append([said("We have soup, and there is bread.")])
+    openai_account.outputs.append([message_item("We have soup, and there is bread.")])
     previous = respond(world, input="What is there to eat?").id
     items = [
         {"role": "assistant", "content": "We have soup"},
@@ -609,11 +621,11 @@ def test_what_was_heard_of_a_reply_may_come_after_its_id(world: World, openai_ke
 
 
 def test_a_reply_that_is_cut_is_stored_as_far_as_it_came(
-    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses
+    world: World, upstream: StrictUpstream, openai_account: StoredResponses
 ) -> None:
     gate = Gate()
     upstream.endpoints.hold_events[6] = gate
-    openai_keeps.outputs.append([said("Zanzibar lies in the ocean.")])
+    openai_account.outputs.append([message_item("Zanzibar lies in the ocean.")])
     with world.sdk.responses.create(
         model="m", user="alice", input="Where is Zanzibar?", stream=True
     ) as stream:
@@ -644,26 +656,26 @@ def test_a_response_that_fails_by_its_provider_counts_as_a_break_of_its_endpoint
 
 
 def test_a_stream_that_is_too_long_to_be_remembered_passes(
-    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
+    upstream: StrictUpstream, openai_account: StoredResponses, tmp_path: Path
 ) -> None:
     text = "The story of Miso. " + "And then it slept. " * 300
     with remember(upstream, tmp_path, limits=replace(QUIET, streamed_bytes=4000)) as world:
-        openai_keeps.outputs.append([said(text)])
+        openai_account.outputs.append([message_item(text)])
         assert respond(world, input="Tell me a story.", stream=True).output_text == text
         respond(world, input="And what was the story of Miso?")
-        assert "slept" not in asked(openai_keeps)
+        assert "slept" not in read_last_input(openai_account)
 
 
 def test_a_stream_for_which_all_replies_leave_no_room_passes(
-    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    upstream: StrictUpstream, openai_account: StoredResponses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(REPLIES, "left_bytes", 0)
     text = "The story of Miso. " + ("word" * 100 + " ") * 3_000 + "And then it slept."
     with remember(upstream, tmp_path) as world:
-        openai_keeps.outputs.append([said(text)])
+        openai_account.outputs.append([message_item(text)])
         assert respond(world, input="Tell me a story.", stream=True).output_text == text
         respond(world, input="And what was the story of Miso?")
-        assert "slept" not in asked(openai_keeps)
+        assert "slept" not in read_last_input(openai_account)
     assert REPLIES.left_bytes == 0
 
 
@@ -676,7 +688,7 @@ def test_a_response_that_is_not_stored_is_not_known_by_its_id(world: World) -> N
 
 
 def test_nothing_is_stored_of_what_the_upstream_refused(
-    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses
+    world: World, upstream: StrictUpstream, openai_account: StoredResponses
 ) -> None:
     with pytest.raises(openai.BadRequestError, match="Unknown parameter: 'wrong'"):
         respond(world, input="My cat is called Miso.", extra_body={"wrong": 1})
@@ -684,19 +696,19 @@ def test_nothing_is_stored_of_what_the_upstream_refused(
     with pytest.raises(openai.InternalServerError):
         respond(world, input="My cat is called Miso.")
     respond(world, input="What is my cat called?")
-    assert asked(openai_keeps) == '"What is my cat called?"'
+    assert read_last_input(openai_account) == '"What is my cat called?"'
 
 
-def test_reading_alone_keeps_nothing(world: World, openai_keeps: StoredResponses) -> None:
+def test_reading_alone_keeps_nothing(world: World, openai_account: StoredResponses) -> None:
     respond(world, input="My cat is called Miso.")
     read = {"x-mnemogate-memory": "read"}
     respond(world, input="My cat eats Tofu. What is it called?", extra_headers=read)
-    assert "Miso" in asked(openai_keeps)
+    assert "Miso" in read_last_input(openai_account)
     respond(world, input="What does my cat eat?")
-    assert "Tofu" not in asked(openai_keeps)
+    assert "Tofu" not in read_last_input(openai_account)
 
 
-def test_what_was_forgotten_is_not_known_by_its_id(world: World, openai_keeps: StoredResponses) -> None:
+def test_what_was_forgotten_is_not_known_by_its_id(world: World, openai_account: StoredResponses) -> None:
     previous = respond(world, input="My cat is called Miso.").id
     [conversation] = world.query("SELECT id FROM conversations")
 
@@ -822,21 +834,21 @@ def test_what_is_too_large_to_be_read_along_passes(
 
 
 def test_a_response_in_the_background_is_a_turn_once_it_is_seen_to_have_ended(
-    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses
+    world: World, upstream: StrictUpstream, openai_account: StoredResponses
 ) -> None:
     respond(world, input="My cat is called Miso.")
-    openai_keeps.outputs.append([said("She is Miso, and she is red.")])
-    openai_keeps.is_busy = True
+    openai_account.outputs.append([message_item("She is Miso, and she is red.")])
+    openai_account.is_busy = True
     asked = {"input": "What is my cat called?", "background": True, "instructions": "Be brief."}
     made = respond(world, **asked)
     assert (made.status, made.instructions) == ("queued", "Be brief.")
-    sent = openai_keeps.asked[-1]["input"]
+    sent = openai_account.bodies[-1]["input"]
     assert "My cat is called Miso." in sent
     world.settle()
     for _ in range(2):
         assert world.sdk.responses.retrieve(made.id).status == "in_progress"
     assert [read_text(each) for each in told_in_all(world)][2:] == ["What is my cat called?"]
-    openai_keeps.is_busy = False
+    openai_account.is_busy = False
     for _ in range(2):  # the first one that sees it writes it, before its answer leaves
         assert world.sdk.responses.retrieve(made.id).output_text == "She is Miso, and she is red."
         rows = world.query("SELECT shown_reply FROM exchanges WHERE active = 1 ORDER BY id")
@@ -848,7 +860,7 @@ def test_a_response_in_the_background_is_a_turn_once_it_is_seen_to_have_ended(
     assert conversations(world) == 2
     world.pass_time(1000)
     respond(world, input="Which colour has Miso, the cat?")
-    assert "she is red" in openai_keeps.asked[-1]["input"]
+    assert "she is red" in openai_account.bodies[-1]["input"]
 
 
 def test_a_background_response_that_could_not_be_written_is_written_by_the_next_get(
@@ -874,7 +886,7 @@ def test_a_background_response_that_could_not_be_written_is_written_by_the_next_
 def test_a_background_response_whose_id_could_not_be_written_is_written_at_its_end(
     world: World,
     upstream: StrictUpstream,
-    openai_keeps: StoredResponses,
+    openai_account: StoredResponses,
     monkeypatch: pytest.MonkeyPatch,
     step: str,
 ) -> None:
@@ -886,7 +898,7 @@ def test_a_background_response_whose_id_could_not_be_written_is_written_at_its_e
         return await perform(*arguments, **named)
 
     monkeypatch.setattr(step, fail_once)
-    openai_keeps.outputs.append([said("She is red.")])
+    openai_account.outputs.append([message_item("She is red.")])
     gate = upstream.endpoints.hold_events[6] = Gate()
     asked: Any = {"model": "m", "user": "alice", "input": "My cat is called Miso.", "background": True}
     for event in world.sdk.responses.create(**asked, stream=True):
@@ -909,13 +921,15 @@ def test_a_background_response_may_have_as_many_messages_as_any_request(
 
 
 def test_a_background_response_is_seen_to_end_in_a_stream_and_by_another_process(
-    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
+    upstream: StrictUpstream, openai_account: StoredResponses, tmp_path: Path
 ) -> None:
     with remember(upstream, tmp_path) as world:
         made = respond(world, input="My cat is called Miso.", background=True)
         world.settle()
     with remember(upstream, tmp_path) as world:
-        events = events_of({**openai_keeps.respond("GET", [made.id], ""), "status": "completed"})  # type: ignore[dict-item]
+        events = events_of(
+            {**openai_account.answer_stored_response("GET", [made.id], ""), "status": "completed"}
+        )  # type: ignore[dict-item]
         upstream.queue(raw(*events))
         world.gateway.ask("GET", f"/v1/responses/{made.id}?stream=true", b"", {})
         assert [read_text(each) for each in told_in_all(world)][-2:] == ["My cat is called Miso.", "Ok."]
@@ -944,9 +958,9 @@ def test_a_background_response_whose_history_could_not_be_read_is_written_by_the
 
 
 def test_a_client_that_leaves_the_stream_of_a_background_response_is_not_the_end_of_it(
-    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses
+    world: World, upstream: StrictUpstream, openai_account: StoredResponses
 ) -> None:
-    openai_keeps.outputs.append([said("The treasure lies here.")])
+    openai_account.outputs.append([message_item("The treasure lies here.")])
     upstream.endpoints.hold_events[7] = Gate()
     body = {"model": "m", "user": "alice", "input": "Where?", "background": True, "stream": True}
     with world.gateway.connect() as connection:
@@ -962,9 +976,9 @@ def test_a_client_that_leaves_the_stream_of_a_background_response_is_not_the_end
 
 @pytest.mark.parametrize("how", ["cancelled", "deleted", "forgotten", "off", "read"])
 def test_a_background_response_that_is_nobodys_turn_leaves_nothing(
-    world: World, openai_keeps: StoredResponses, how: str
+    world: World, openai_account: StoredResponses, how: str
 ) -> None:
-    openai_keeps.is_busy = how != "off"
+    openai_account.is_busy = how != "off"
     headers = {"x-mnemogate-memory": how} if how in ("off", "read") else {}
     made = respond(world, input="My tulips are purple.", background=True, extra_headers=headers)
     world.settle()
@@ -977,7 +991,7 @@ def test_a_background_response_that_is_nobodys_turn_leaves_nothing(
         found = world.gateway.call(world.store.agents.find(ALICE))
         assert found is not None
         world.gateway.call(world.store.forgetting.forget(found.id, ForgetTarget(is_all=True)))
-    openai_keeps.is_busy = False
+    openai_account.is_busy = False
     if how != "deleted":
         world.sdk.responses.retrieve(made.id)
     world.settle()
@@ -987,7 +1001,7 @@ def test_a_background_response_that_is_nobodys_turn_leaves_nothing(
 
 
 def test_a_deleted_background_response_takes_its_turn_along(
-    world: World, openai_keeps: StoredResponses
+    world: World, openai_account: StoredResponses
 ) -> None:
     made = respond(world, input="My tulips are purple.", background=True)
     world.sdk.responses.retrieve(made.id)
@@ -996,9 +1010,9 @@ def test_a_deleted_background_response_takes_its_turn_along(
 
 
 def test_the_deletion_of_a_background_response_can_be_asked_for_again(
-    world: World, openai_keeps: StoredResponses, monkeypatch: pytest.MonkeyPatch
+    world: World, openai_account: StoredResponses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    openai_keeps.is_busy = True
+    openai_account.is_busy = True
     made = respond(world, input="My tulips are purple.", background=True)
     world.settle()
     with monkeypatch.context() as patch:
@@ -1023,7 +1037,7 @@ def test_a_store_that_fails_takes_memory_away_and_not_the_answer(
 
 def test_a_profile_has_its_prompt_without_memory_too(
     upstream: StrictUpstream,
-    openai_keeps: StoredResponses,
+    openai_account: StoredResponses,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -1032,7 +1046,7 @@ def test_a_profile_has_its_prompt_without_memory_too(
         respond(world, input="Hi", extra_headers={**helper, "x-mnemogate-memory": "off"})
         monkeypatch.setattr(world.gateway.app.services.chat.keeper, "begin", broken)
         respond(world, input="Hi", extra_headers=helper)
-    assert [each["instructions"] for each in openai_keeps.asked] == ["You help.", "You help."]
+    assert [each["instructions"] for each in openai_account.bodies] == ["You help.", "You help."]
 
 
 def test_append_mode_cannot_be_asked_for(world: World) -> None:
@@ -1042,7 +1056,7 @@ def test_append_mode_cannot_be_asked_for(world: World) -> None:
 
 
 def test_what_was_off_the_record_is_not_stored_of_a_later_list(
-    world: World, openai_keeps: StoredResponses
+    world: World, openai_account: StoredResponses
 ) -> None:
     off = {"x-mnemogate-memory": "off"}
     items: list[Json] = [{"role": "user", "content": "My cat is called Miso."}]
@@ -1073,10 +1087,10 @@ def test_a_side_request_is_named_as_in_a_chat_completion(world: World) -> None:
 @both_ways
 @pytest.mark.parametrize("choice", [None, "auto"])
 def test_what_a_model_writes_to_a_sub_agent_is_not_the_users(
-    world: World, openai_keeps: StoredResponses, stream: bool, choice: str | None
+    world: World, openai_account: StoredResponses, stream: bool, choice: str | None
 ) -> None:
     task = "Find the best boats for two sailors."
-    openai_keeps.outputs.append([called("ask_researcher", json.dumps({"task": task}))])
+    openai_account.outputs.append([call_item("ask_researcher", json.dumps({"task": task}))])
     chosen = {} if choice is None else {"tool_choice": choice}
     tools = [{**WEATHER, "name": "ask_researcher"}]
     respond(world, input="Research boats for me please.", tools=tools, stream=stream, **chosen)
@@ -1089,11 +1103,11 @@ def test_what_a_model_writes_to_a_sub_agent_is_not_the_users(
 
 
 def test_what_a_demanded_call_has_is_no_task_of_a_sub_agent(
-    world: World, openai_keeps: StoredResponses
+    world: World, openai_account: StoredResponses
 ) -> None:
     """It is an answer for a program, such as a question that a person then asks."""
     words = "Where are the best boats for two sailors?"
-    openai_keeps.outputs.append([called("rewrite", json.dumps({"question": words}))])
+    openai_account.outputs.append([call_item("rewrite", json.dumps({"question": words}))])
     tools = [{**WEATHER, "name": "rewrite"}]
     respond(world, input="Where are boats?", tools=tools, tool_choice="required")
     body = {"model": "m", "user": "alice", "input": words}
@@ -1102,9 +1116,9 @@ def test_what_a_demanded_call_has_is_no_task_of_a_sub_agent(
 
 
 def test_requests_side_by_side_in_one_conversation_do_not_wait(
-    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
+    upstream: StrictUpstream, openai_account: StoredResponses, tmp_path: Path
 ) -> None:
-    openai_keeps.conversations["conv_1"] = []
+    openai_account.conversations["conv_1"] = []
     gate = Gate()
     limits = replace(QUIET, commit_wait_s=0.05)
     with remember(upstream, tmp_path, limits=limits) as world, ThreadPoolExecutor() as threads:
@@ -1121,7 +1135,7 @@ def test_requests_side_by_side_in_one_conversation_do_not_wait(
 
 
 def test_a_profile_in_append_mode_goes_on_by_an_id(
-    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
+    upstream: StrictUpstream, openai_account: StoredResponses, tmp_path: Path
 ) -> None:
     headers = {"x-mnemogate-agent": "helper", "x-mnemogate-conversation": "one"}
     with remember(upstream, tmp_path, agent(history="append")) as world:
@@ -1145,7 +1159,12 @@ def test_an_id_that_an_upstream_repeats_names_its_newest_reply(
     world: World, upstream: StrictUpstream
 ) -> None:
     for text in ("One", "Two", "Three"):
-        body = {"id": "resp_1", "object": "response", "status": "completed", "output": [said(f"{text}.")]}
+        body = {
+            "id": "resp_1",
+            "object": "response",
+            "status": "completed",
+            "output": [message_item(f"{text}.")],
+        }
         upstream.queue(raw(orjson.dumps(body), content_type="application/json"))
         respond(world, input=f"Number {text}.")
     world.settle()
@@ -1160,17 +1179,17 @@ def test_an_id_that_an_upstream_repeats_names_its_newest_reply(
 
 
 def test_a_profile_has_its_prompt_whatever_becomes_of_memory(
-    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    upstream: StrictUpstream, openai_account: StoredResponses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with remember(upstream, tmp_path, agent(system="Never give prices.")) as world:
         helper = {"x-mnemogate-agent": "helper"}
         off = {**helper, "x-mnemogate-memory": "off"}
         for headers, user in ((helper, "alice"), (helper, None), (off, "alice"), (off, None)):
             respond(world, input="Hi", user=user, extra_headers=headers)
-            assert "Never give prices." in openai_keeps.asked[-1]["instructions"]
+            assert "Never give prices." in openai_account.bodies[-1]["instructions"]
         monkeypatch.setattr(world.gateway.app.services.chat.keeper, "begin", broken)
         respond(world, input="Hi", extra_headers=helper)
-        assert "Never give prices." in openai_keeps.asked[-1]["instructions"]
+        assert "Never give prices." in openai_account.bodies[-1]["instructions"]
 
 
 @pytest.mark.agents
@@ -1186,7 +1205,7 @@ def test_an_agent_that_a_header_names_answers(world: World, upstream: StrictUpst
 
 
 def test_memory_tools_of_earlier_chat_completions_are_not_named(
-    upstream: StrictUpstream, tmp_path: Path, openai_keeps: StoredResponses
+    upstream: StrictUpstream, tmp_path: Path, openai_account: StoredResponses
 ) -> None:
     headers = {"x-mnemogate-agent": "helper"}
     with remember(upstream, tmp_path, agent()) as world:
@@ -1196,7 +1215,7 @@ def test_memory_tools_of_earlier_chat_completions_are_not_named(
         items = [*chat.messages, {"role": "user", "content": "And?"}]
         respond(world, input=items, store=False, extra_headers=headers)
         assert conversations(world) == 1
-    instructions = openai_keeps.asked[-1]["instructions"]
+    instructions = openai_account.bodies[-1]["instructions"]
     assert instructions.startswith("You help.\n\n<memory_blocks>")
     assert "memory_insert" not in instructions
 
@@ -1206,27 +1225,27 @@ def test_memory_tools_of_earlier_chat_completions_are_not_named(
 
 @pytest.mark.parametrize("kept", [2, 4, 6])
 def test_what_a_client_leaves_out_of_its_list_is_recalled(
-    world: World, openai_keeps: StoredResponses, kept: int
+    world: World, openai_account: StoredResponses, kept: int
 ) -> None:
     items: list[Json] = []
     for text in ("My cat is called Miso.", "I live in Rome.", "I work as a baker.", "I play the flute."):
-        openai_keeps.outputs.append([said(f"Good: {text[:12]}")])
+        openai_account.outputs.append([message_item(f"Good: {text[:12]}")])
         items.append({"role": "user", "content": text})
         items += [item.to_dict() for item in respond(world, input=items, store=False).output]
     asks = {"role": "user", "content": "What is my cat called?"}
     respond(world, input=[*items[-kept:], asks], store=False)
-    assert "My cat is called Miso." in asked(openai_keeps)
+    assert "My cat is called Miso." in read_last_input(openai_account)
     assert conversations(world) == 1
 
 
 def test_more_than_the_process_keeps_is_read_from_the_store(
-    world: World, openai_keeps: StoredResponses
+    world: World, openai_account: StoredResponses
 ) -> None:
     world.gateway.app.services.native_chat._earlier._limit_bytes = 20_000
     items: list[Json] = []
     for n in range(12):
         items.append({"role": "user", "content": f"Chapter {n} of Miso. " + f"w{n} " * 1500})
-        openai_keeps.outputs.append([said(f"Reply number {n}.")])
+        openai_account.outputs.append([message_item(f"Reply number {n}.")])
         response = respond(world, input=items)
         items.append({"type": "item_reference", "id": response.output[0].id})
     respond(world, input=[*items, {"role": "user", "content": "And the end?"}])
@@ -1244,15 +1263,15 @@ def test_an_odd_item_takes_no_other_one_along(world: World, upstream: StrictUpst
             7,
         )
     ):
-        output = orjson.dumps({"id": "r", "error": None, "output": [said(f"It is island {n}."), odd]})
+        output = orjson.dumps({"id": "r", "error": None, "output": [message_item(f"It is island {n}."), odd]})
         upstream.queue(raw(output, content_type="application/json"))
         asked = orjson.dumps({"model": "m", "user": "alice", "input": f"Where is {n}?"})
         assert world.gateway.ask("POST", "/v1/responses", asked).body == output
         assert b"It is island %d." % n in world.data()
 
 
-def test_a_wish_for_another_history_is_judged_as_it_is(world: World, openai_keeps: StoredResponses) -> None:
-    openai_keeps.conversations["conv_1"] = []
+def test_a_wish_for_another_history_is_judged_as_it_is(world: World, openai_account: StoredResponses) -> None:
+    openai_account.conversations["conv_1"] = []
     with pytest.raises(openai.BadRequestError, match="'client'; expected append"):
         respond(world, input="Hi", conversation="conv_1", extra_headers={"x-mnemogate-history": "client"})
     respond(world, input="Hi", conversation="conv_1", extra_headers={"x-mnemogate-history": ""})

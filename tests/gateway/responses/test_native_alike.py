@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.doubles.responses_rules import called, said, thought
+from tests.doubles.responses_rules import call_item, message_item, reasoning_item
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, remember
 
@@ -54,8 +54,10 @@ class ByItems(ByChat):
         self.entries.append((role, ("", [{"role": role, "content": text}])))
 
     def answer(self, reply: str, *, calls: bool = False) -> None:
-        call = called("weather", orjson.dumps({"of": reply}).decode(), f"call_{len(self.entries)}")
-        output = [said("Let me look."), call] if calls else [thought("Hm."), said(reply)]
+        call = call_item("weather", orjson.dumps({"of": reply}).decode(), f"call_{len(self.entries)}")
+        output = (
+            [message_item("Let me look."), call] if calls else [reasoning_item("Hm."), message_item(reply)]
+        )
         self.world.upstream.endpoints.responses.outputs.append(output)
         made = self.respond()
         self.entries.append(("assistant", (made.id, [item.to_dict() for item in made.output])))

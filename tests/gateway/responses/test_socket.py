@@ -25,7 +25,7 @@ from gateway.web.auth import Guard
 from gateway.web.sockets import protocol
 from storage.forget_commands import ForgetTarget
 from storage.sql.statements import make_statement
-from tests.doubles.responses_rules import StoredResponses, called, said, thought
+from tests.doubles.responses_rules import StoredResponses, call_item, message_item, reasoning_item
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.page.memories import memory_of
 from tests.gateway.responses.test_responses import by_chat
@@ -54,7 +54,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def openai_keeps(upstream: StrictUpstream) -> StoredResponses:
+def openai_account(upstream: StrictUpstream) -> StoredResponses:
     return upstream.endpoints.responses
 
 
@@ -123,7 +123,7 @@ def told_in_all(world: World) -> list[str]:
 
 
 def test_a_client_is_not_shown_what_memory_put_into_its_instructions(
-    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
+    upstream: StrictUpstream, openai_account: StoredResponses, tmp_path: Path
 ) -> None:
     with (
         remember(upstream, tmp_path, agent("ann", system="The password is swordfish.")) as world,
@@ -132,7 +132,7 @@ def test_a_client_is_not_shown_what_memory_put_into_its_instructions(
         talk = Talk(socket)
         talk.create(input="Hi", instructions="Be brief.")
         events = [talk.until("response.created"), talk.until("response.in_progress"), talk.until()]
-    assert "swordfish" in openai_keeps.asked[-1]["instructions"]
+    assert "swordfish" in openai_account.bodies[-1]["instructions"]
     assert [event["response"]["instructions"] for event in events] == ["Be brief."] * 3
 
 
@@ -190,39 +190,41 @@ def test_livekits_base_url_is_opened_as_it_is(world: World) -> None:
 
 
 def test_a_stored_response_is_gone_on_from_by_its_id(
-    world: World, openai_keeps: StoredResponses, talk: Talk
+    world: World, openai_account: StoredResponses, talk: Talk
 ) -> None:
     first = talk.ask(input="My cat is called Miso.")
     talk.ask(input="And it is grey.", previous_response_id=first["id"])
-    assert openai_keeps.asked[-1]["previous_response_id"] == first["id"]
+    assert openai_account.bodies[-1]["previous_response_id"] == first["id"]
     assert told_in_all(world) == ["My cat is called Miso.", "Ok.", "And it is grey.", "Ok."]
     assert world.query("SELECT count(*) FROM conversations") == [1]
 
 
 def test_an_unstored_response_can_be_continued(
-    world: World, openai_keeps: StoredResponses, talk: Talk
+    world: World, openai_account: StoredResponses, talk: Talk
 ) -> None:
     talk.options = {"store": False, "tools": [WEATHER]}
-    thinks = {key: value for key, value in thought("Look it up.").items() if key != "encrypted_content"}
-    openai_keeps.outputs += [
-        [thinks, called("weather", call_id="c1")],
-        [said("It rains.")],
-        [said("Take it.")],
+    thinks = {
+        key: value for key, value in reasoning_item("Look it up.").items() if key != "encrypted_content"
+    }
+    openai_account.outputs += [
+        [thinks, call_item("weather", call_id="c1")],
+        [message_item("It rains.")],
+        [message_item("Take it.")],
     ]
     first = talk.ask(input="How is the weather?")
     result = {"type": "function_call_output", "call_id": "c1", "output": "rain"}
     second = talk.ask(input=[result], previous_response_id=first["id"])
     third = talk.ask(input="An umbrella?", previous_response_id=second["id"])
     assert words(third) == "Take it."
-    kinds = [item.get("type", "message") for item in openai_keeps.asked[-1]["input"]]
+    kinds = [item.get("type", "message") for item in openai_account.bodies[-1]["input"]]
     assert kinds == ["message", "function_call", "function_call_output", "message", "message"]
-    assert openai_keeps.asked[-1]["previous_response_id"] is None
+    assert openai_account.bodies[-1]["previous_response_id"] is None
     assert told_in_all(world)[-3:] == ["It rains.", "An umbrella?", "Take it."]
     assert world.query("SELECT count(*) FROM conversations") == [1]
     # From one that is not the newest as well.
     fork = talk.ask(input="Sandals?", previous_response_id=second["id"])
     assert fork["status"] == "completed"
-    assert len(openai_keeps.asked[-1]["input"]) == 5
+    assert len(openai_account.bodies[-1]["input"]) == 5
 
 
 @pytest.mark.parametrize(
@@ -242,12 +244,12 @@ def test_a_failed_turn_drops_the_unstored_response_that_it_went_on_from(
     assert talk.next()["error"]["code"] == "previous_response_not_found"
 
 
-def test_thoughts_that_can_be_sent_back_are(openai_keeps: StoredResponses, talk: Talk) -> None:
+def test_thoughts_that_can_be_sent_back_are(openai_account: StoredResponses, talk: Talk) -> None:
     talk.options = {"store": False, "include": ["reasoning.encrypted_content"]}
-    openai_keeps.outputs.append([thought("Hm."), said("Yes.")])
+    openai_account.outputs.append([reasoning_item("Hm."), message_item("Yes.")])
     first = talk.ask(input="Is it?")
     talk.ask(input="Sure?", previous_response_id=first["id"])
-    assert [item.get("type") for item in openai_keeps.asked[-1]["input"]] == [
+    assert [item.get("type") for item in openai_account.bodies[-1]["input"]] == [
         None,
         "reasoning",
         "message",
@@ -271,14 +273,14 @@ def test_by_way_of_chat_completions_it_is_gone_on_from_too(upstream: StrictUpstr
 
 
 def test_an_unstored_response_after_a_stored_one_can_be_continued(
-    openai_keeps: StoredResponses, talk: Talk
+    openai_account: StoredResponses, talk: Talk
 ) -> None:
     first = talk.ask(input="One.")
     second = talk.ask(input="Two.", previous_response_id=first["id"], store=False)
     talk.ask(input="Three.", previous_response_id=second["id"], store=False)
-    assert openai_keeps.asked[-1]["previous_response_id"] == first["id"]
-    assert len(openai_keeps.asked[-1]["input"]) == 3
-    assert [read_text(item) for item in openai_keeps.heard[-1]] == ["One.", "Ok.", "Two.", "Ok.", "Three."]
+    assert openai_account.bodies[-1]["previous_response_id"] == first["id"]
+    assert len(openai_account.bodies[-1]["input"]) == 3
+    assert [read_text(item) for item in openai_account.inputs[-1]] == ["One.", "Ok.", "Two.", "Ok.", "Three."]
 
 
 def test_another_connection_does_not_know_what_is_not_stored(world: World, talk: Talk) -> None:
@@ -348,12 +350,12 @@ def test_an_unstored_response_is_not_continued_after_its_memory_was_forgotten(
 
 
 def test_a_cancelled_first_response_is_not_continued_after_its_memory_was_forgotten(
-    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses
+    world: World, upstream: StrictUpstream, openai_account: StoredResponses
 ) -> None:
     """Its memory is made by the write of what came, for which the socket does not wait."""
     gate = Gate()
     upstream.endpoints.hold_events[6] = gate
-    openai_keeps.outputs.append([said("Zanzibar lies in the ocean.")])
+    openai_account.outputs.append([message_item("Zanzibar lies in the ocean.")])
     with open_socket(world.gateway) as socket:
         talk = Talk(socket, {"store": False, "user": "carol"})
         talk.create(input="Is my Zqmiso there?")
@@ -383,7 +385,7 @@ def test_a_user_that_cannot_be_read_is_an_error(talk: Talk, user: object) -> Non
 
 
 def test_a_response_may_be_prepared_without_a_model(
-    upstream: StrictUpstream, openai_keeps: StoredResponses, talk: Talk
+    upstream: StrictUpstream, openai_account: StoredResponses, talk: Talk
 ) -> None:
     talk.create(
         input=[{"role": "user", "content": "My cat is Miso."}], generate=False, instructions="Be brief."
@@ -394,7 +396,7 @@ def test_a_response_may_be_prepared_without_a_model(
     assert done["response"]["instructions"] == "Be brief."
     assert not upstream.requests
     talk.ask(input="What is it called?", previous_response_id=done["response"]["id"])
-    assert [item["content"] for item in openai_keeps.asked[-1]["input"]] == [
+    assert [item["content"] for item in openai_account.bodies[-1]["input"]] == [
         "My cat is Miso.",
         "What is it called?",
     ]
@@ -404,12 +406,12 @@ def test_a_response_may_be_prepared_without_a_model(
 
 
 def test_a_reply_that_is_cancelled_is_remembered_as_far_as_it_came(
-    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses, talk: Talk
+    world: World, upstream: StrictUpstream, openai_account: StoredResponses, talk: Talk
 ) -> None:
     """Pipecat cancels by the id, reads on until the response has an end, and asks on the same connection."""
     gate = Gate()
     upstream.endpoints.hold_events[6] = gate
-    openai_keeps.outputs.append([said("Zanzibar lies in the ocean.")])
+    openai_account.outputs.append([message_item("Zanzibar lies in the ocean.")])
     talk.create(input="Where is Zanzibar?", store=False)
     id = talk.until("response.created")["response"]["id"]
     while talk.until("response.output_text.delta")["delta"] != "lies ":
@@ -432,8 +434,8 @@ def test_a_reply_that_is_cancelled_is_remembered_as_far_as_it_came(
     assert told_in_all(world) == ["Where is Zanzibar?", "Zanzibar lies", "Stop.", "Ok."]
     # It can be continued by its id as well.
     assert talk.ask(input="Go on.", previous_response_id=id, store=False)["status"] == "completed"
-    cut = {"id": id, "output": openai_keeps.asked[-1]["input"][1:2]}
-    assert (words(cut), len(openai_keeps.asked[-1]["input"])) == ("Zanzibar lies ", 3)
+    cut = {"id": id, "output": openai_account.bodies[-1]["input"][1:2]}
+    assert (words(cut), len(openai_account.bodies[-1]["input"])) == ("Zanzibar lies ", 3)
 
 
 def test_a_cancelled_reply_by_way_of_chat_completions_shows_what_came_as_well(
@@ -555,7 +557,7 @@ def test_a_cancel_while_the_last_event_waits_for_its_client_is_an_end_too(
 ) -> None:
     """The client reads nothing, so that the first event fills the connection and the next one waits."""
     first = {"type": "response.created", "response": {"id": "resp_1", "metadata": {"a": "x" * 8_000_000}}}
-    last = {"type": "response.completed", "response": {"id": "resp_1", "output": [said("Ok.")]}}
+    last = {"type": "response.completed", "response": {"id": "resp_1", "output": [message_item("Ok.")]}}
     upstream.queue(raw(*(b"data: %b\n\n" % orjson.dumps(each) for each in (first, last))))
     replies = make_statement("a test's", "SELECT count(*) FROM exchanges WHERE shown_reply IS NOT NULL")
     with world.gateway.connect() as client:
@@ -579,11 +581,11 @@ def test_a_cancel_that_comes_too_late_says_nothing(talk: Talk) -> None:
 
 
 def test_a_client_that_closes_has_heard_what_came(
-    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses
+    world: World, upstream: StrictUpstream, openai_account: StoredResponses
 ) -> None:
     gate = Gate()
     upstream.endpoints.hold_events[6] = gate
-    openai_keeps.outputs.append([said("Zanzibar lies in the ocean.")])
+    openai_account.outputs.append([message_item("Zanzibar lies in the ocean.")])
     with open_socket(world.gateway) as socket:
         talk = Talk(socket)
         talk.create(input="Where is Zanzibar?")
@@ -907,7 +909,7 @@ def test_a_handshake_after_a_reply_that_is_not_read_opens_nothing(
 
 
 def test_a_gateway_that_ends_answers_first(
-    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
+    upstream: StrictUpstream, openai_account: StoredResponses, tmp_path: Path
 ) -> None:
     gate = Gate()
     upstream.endpoints.hold_events[6] = gate

@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from tests.doubles.responses_rules import said
+from tests.doubles.responses_rules import message_item
 from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.process import Process
 from tests.gateway.two.test_responses import Gateways
@@ -24,7 +24,7 @@ kind = "openai"
 base_url = "{base_url}"
 takes = {{ responses = "stored" }}
 """
-ASKED: Any = {"model": "m", "user": "alice", "input": "My cat is called Miso.", "background": True}
+ASKED: Any = {"model": "m", "user": "alice", "input": "My cat is call_item Miso.", "background": True}
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def gateways(upstream: StrictUpstream, tmp_path: Path, url: str) -> Iterator[Gat
 def answers(sdk: openai.OpenAI, upstream: StrictUpstream) -> list[str]:
     """Returns how often the replies of the words of `ASKED` are recalled, by another conversation's note."""
     sdk.responses.create(model="m", user="alice", input="What do you know of the cat Miso?")
-    return [line for line in str(upstream.endpoints.responses.asked[-1]["input"]).splitlines() if line]
+    return [line for line in str(upstream.endpoints.responses.bodies[-1]["input"]).splitlines() if line]
 
 
 def recalled(sdk: openai.OpenAI, upstream: StrictUpstream, words: str) -> int:
@@ -46,7 +46,7 @@ def recalled(sdk: openai.OpenAI, upstream: StrictUpstream, words: str) -> int:
 def test_it_is_polled_at_the_other_gateway(gateways: Gateways, upstream: StrictUpstream) -> None:
     (_, one), (_, two) = gateways.start(), gateways.start()
     responses = upstream.endpoints.responses
-    responses.outputs.append([said("Miso is a soup as well.")])
+    responses.outputs.append([message_item("Miso is a soup as well.")])
     responses.is_busy = True
     made = one.responses.create(**ASKED)
     assert made.status == "queued"
@@ -65,7 +65,7 @@ def test_it_is_streamed_from_a_cursor_at_the_other_gateway(
 ) -> None:
     (_, one), (_, two) = gateways.start(), gateways.start()
     gate = Gate()
-    upstream.endpoints.responses.outputs.append([said("Miso is a soup as well.")])
+    upstream.endpoints.responses.outputs.append([message_item("Miso is a soup as well.")])
     upstream.endpoints.hold_events[6] = gate
     with one.responses.create(**ASKED, stream=True) as events:
         first = [next(iter(events)) for _ in range(2)]
@@ -82,7 +82,7 @@ def test_it_is_streamed_from_a_cursor_at_the_other_gateway(
 def test_it_is_cancelled_at_the_other_gateway(gateways: Gateways, upstream: StrictUpstream) -> None:
     (_, one), (_, two) = gateways.start(), gateways.start()
     upstream.endpoints.responses.is_busy = True
-    upstream.endpoints.responses.outputs.append([said("Miso is a soup as well.")])
+    upstream.endpoints.responses.outputs.append([message_item("Miso is a soup as well.")])
     made = one.responses.create(**ASKED)
     for sdk in (two, one):
         assert sdk.responses.cancel(made.id).status == "cancelled"
@@ -95,7 +95,7 @@ def test_it_is_stored_although_its_gateway_was_killed(
     gateways: Gateways, upstream: StrictUpstream, stream: bool
 ) -> None:
     first, one = gateways.start()
-    upstream.endpoints.responses.outputs.append([said("Miso is a soup as well.")])
+    upstream.endpoints.responses.outputs.append([message_item("Miso is a soup as well.")])
     upstream.endpoints.responses.is_busy = True
     if stream:
         upstream.endpoints.hold_events[6] = Gate()
@@ -128,7 +128,7 @@ def killed_in_stream(process: Process, sdk: openai.OpenAI) -> str:
 def test_a_stream_that_is_read_to_its_end_is_one_turn(gateways: Gateways, upstream: StrictUpstream) -> None:
     """While it runs another gateway may see its end first."""
     (_, one), (_, two) = gateways.start(), gateways.start()
-    upstream.endpoints.responses.outputs.append([said("Miso is a soup as well.")])
+    upstream.endpoints.responses.outputs.append([message_item("Miso is a soup as well.")])
     for event in one.responses.create(**ASKED, stream=True):
         if event.type == "response.output_text.done":
             assert two.responses.retrieve("resp_1").status == "completed"
