@@ -157,12 +157,12 @@ class BackgroundResponses:
             del self._answered_requests[next(iter(self._answered_requests))]
         return accepted
 
-    def find_accepted(self, digest: bytes) -> str | None:
+    def find_accepted_tag(self, digest: bytes) -> str | None:
         """Returns the tag of a response that this process has lately accepted for the same request, if any."""
-        answered = self._answered_requests.get(digest)
-        if answered is None or self.now() - answered.answered_at >= _RETRY_WINDOW_S:
+        answered_request = self._answered_requests.get(digest)
+        if answered_request is None or self.now() - answered_request.answered_at >= _RETRY_WINDOW_S:
             return None
-        return answered.tag
+        return answered_request.tag
 
     async def find(self, owner: ResponseOwner, tag: str) -> Run | None:
         """Returns the run of a response in the background, or None if this owner may read no such run."""
@@ -230,11 +230,11 @@ class BackgroundResponses:
             if await self._is_end(run, after):
                 return
             # No attempt has written the end, or the events are not stored any more.
-            ended = await self._render_ended_response(current_run, shown_response)
+            ended_response = await self._render_ended_response(current_run, shown_response)
             yield (
-                self.dialect.render_whole_events(ended)
+                self.dialect.render_whole_events(ended_response)
                 if after < 0
-                else self.dialect.render_last_events(ended, after + 1)
+                else self.dialect.render_last_events(ended_response, after + 1)
             )
 
     async def _is_end(self, run: Run, number: int) -> bool:

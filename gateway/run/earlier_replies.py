@@ -154,16 +154,16 @@ class FoundReplies(Struct, frozen=True):
     # The messages of each path, by the id of the reply at its end.
     paths: Mapping[str, Sequence[Json]]
     # The cache of the process.
-    earlier: EarlierReplies
+    cached_replies: EarlierReplies
 
     def list_path(self, memory: MemoryKey, reply_id: str | None) -> list[Json]:
         messages = None if reply_id is None else self.paths.get(reply_id)
-        return self.earlier.list_path(memory, reply_id) if messages is None else [*messages]
+        return self.cached_replies.list_path(memory, reply_id) if messages is None else [*messages]
 
     def find_reply(self, memory: MemoryKey, reply_id: str) -> Json | None:
         if reply_id in self.paths:
             return self.paths[reply_id][-1]
-        return self.earlier.find_reply(memory, reply_id)
+        return self.cached_replies.find_reply(memory, reply_id)
 
 
 def _dump(value: Json | Sequence[Json | None]) -> bytes:

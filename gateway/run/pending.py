@@ -35,7 +35,7 @@ class PendingWrites:
     def __init__(self) -> None:
         self._tasks = TaskSet()
         # The scope of each turn that is being written, by the task that writes it.
-        self._awaited: dict[asyncio.Task[None], Scope] = {}
+        self._awaited_scopes: dict[asyncio.Task[None], Scope] = {}
         # The clients of the turns that are being answered, by scope and by a future of each turn, which is done once
         # the write of the turn has begun.
         self._open_turns: dict[Scope, dict[asyncio.Future[None], Client]] = {}
@@ -63,15 +63,15 @@ class PendingWrites:
         """
         task = self._tasks.start(_log_failure(work, subject))
         if awaited_by is not None:
-            self._awaited[task] = awaited_by
-            task.add_done_callback(self._awaited.pop)
+            self._awaited_scopes[task] = awaited_by
+            task.add_done_callback(self._awaited_scopes.pop)
 
     async def wait_written(self, scope: Scope, timeout_s: float) -> None:
         """Waits until the turns of this scope that were left, failed, or were answered before their commit are on disk.
 
         The next request has to be matched after the write, since a conversation is recognised by its stored messages.
         """
-        if scope in self._open_turns or self._awaited:
+        if scope in self._open_turns or self._awaited_scopes:
             await self._wait_for({scope}, timeout_s)
 
     async def wait_project_written(
@@ -83,7 +83,7 @@ class PendingWrites:
         """
         scopes = {
             each
-            for each in (*self._open_turns, *self._awaited.values())
+            for each in (*self._open_turns, *self._awaited_scopes.values())
             if each.project == project and not (only_unnamed and each.spans_conversations)
         }
         if scopes:
@@ -98,7 +98,7 @@ class PendingWrites:
             async with asyncio.timeout(timeout_s):
                 while ends := self._list_ends_of_left_turns(scopes):
                     await asyncio.wait(ends)
-                if tasks := [task for task, by in self._awaited.items() if by in scopes]:
+                if tasks := [task for task, by in self._awaited_scopes.items() if by in scopes]:
                     await asyncio.wait(tasks)
 
     def _list_ends_of_left_turns(self, scopes: Set[Scope]) -> list[asyncio.Future[None]]:

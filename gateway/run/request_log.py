@@ -97,11 +97,13 @@ class RequestLog:
 
     def end(self, receipt: Receipt, status: int) -> None:
         """Notes the end of a request, unless its beginning was not noted. status: the status of the reply."""
-        begun = self._begun.pop(receipt, None)
-        if begun is not None:
-            ended = _log_entry(begun, receipt, status)
-            self._ended.append(ended)
-            self.figures.add(self.now(), begun.project, ended.mode, status, receipt.clock.added_ms)
+        begun_request = self._begun.pop(receipt, None)
+        if begun_request is not None:
+            logged_request = _log_entry(begun_request, receipt, status)
+            self._ended.append(logged_request)
+            self.figures.add(
+                self.now(), begun_request.project, logged_request.mode, status, receipt.clock.added_ms
+            )
 
     def list_in_flight(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
         """Returns the requests that are being answered, the newest first. The parameters are as in `list_ended`."""
@@ -120,15 +122,15 @@ class RequestLog:
         project: the project of the request; None: any project.
         user: the owner of the memory that the request read, if it read a memory; None: any owner.
         """
-        masked = mask_keys_in_text(request_id)
-        matching = (
+        masked_id = mask_keys_in_text(request_id)
+        matching_requests = (
             request
             for request in self._ended
-            if request.id == masked
+            if request.id == masked_id
             and request.is_of(project, None)
             and (request.scope is None or request.scope.is_open_to(user))
         )
-        return max(matching, key=lambda request: request.number, default=None)
+        return max(matching_requests, key=lambda request: request.number, default=None)
 
     def list_ended(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
         """Returns the requests that have ended. The request that began last comes first.
@@ -149,12 +151,12 @@ class RequestLog:
 
     def drop_memories(self, memories: Collection[str]) -> None:
         """Drops the requests of memories that are gone. memories: the public ids of the memories."""
-        remaining = (
+        remaining_requests = (
             request
             for request in self._ended
             if request.memory_uid not in memories or not self.is_before_forgetting(request)
         )
-        self._ended = deque(remaining, self._ended.maxlen)
+        self._ended = deque(remaining_requests, self._ended.maxlen)
 
 
 def _log_entry(begun: BegunRequest, receipt: Receipt, status: int | None) -> LoggedRequest:

@@ -110,7 +110,7 @@ class ResponseAttempt:
     # The events of the response.
     log: ResponseLog
     # Returns the response as this process has accepted it; None: another process has accepted it.
-    find_accepted: Callable[[], AcceptedResponse | None]
+    find_accepted_response: Callable[[], AcceptedResponse | None]
     # Returns whether another gateway may know the response's model.
     may_be_known_elsewhere: Callable[[], bool]
 
@@ -144,7 +144,7 @@ class ResponseAttempt:
             await self._fail(FORGOTTEN_ERROR)
             return
         with self.services.receipts.work(identity.project, kind="response", key_id=request.key_id) as receipt:
-            accepted = self.find_accepted()
+            accepted = self.find_accepted_response()
             if accepted is not None and accepted.reservation.amounts:
                 self.services.limiter.assign_reservation(receipt, accepted.reservation)
                 accepted.reservation = LimitReservation()
@@ -224,7 +224,7 @@ class ResponseAttempt:
                     has_begun=self.log.has_events,
                 )
                 request_context = RequestContext((), identity.project)
-                if (accepted := self.find_accepted()) is not None:
+                if (accepted := self.find_accepted_response()) is not None:
                     request_context = accepted.request_context
                 await self.services.chat.answer(
                     request.chat,
@@ -277,7 +277,7 @@ class ResponseAttempt:
     async def _end_refused(self, error: UpstreamErrorReply) -> None:
         """Ends a response with an upstream's error."""
         code, message = error.read_fields()
-        if self.find_accepted() is None and error.status in _KEY_REFUSED_STATUSES:
+        if self.find_accepted_response() is None and error.status in _KEY_REFUSED_STATUSES:
             message = _KEY_GONE_ERROR
         await self._fail(message, code)
 

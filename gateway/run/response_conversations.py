@@ -81,8 +81,8 @@ def _select_one_time_items(items: Iterable[Json]) -> dict[str, Json]:
     return {item["id"]: item for item in items if not is_system(item) and item.get("type") != "compaction"}
 
 
-def make_unknown_conversation_error(id: str) -> UnknownId:
-    return UnknownId.for_id("Conversation", id, "conversation")
+def make_unknown_conversation_error(conversation_id: str) -> UnknownId:
+    return UnknownId.for_id("Conversation", conversation_id, "conversation")
 
 
 @dataclass(eq=False)
@@ -106,25 +106,27 @@ class ResponseConversations:
             definition = await self.store.definitions.add(draft, at=self.now())
         return ResponseConversation(definition, None)
 
-    async def get(self, owner: ResponseOwner, id: str) -> ResponseConversation:
+    async def get(self, owner: ResponseOwner, conversation_id: str) -> ResponseConversation:
         """Returns a conversation that a caller may read. Raises: UnknownId."""
         with map_store_errors():
-            definition = await self.store.definitions.find(owner.project, _KIND, id)
+            definition = await self.store.definitions.find(owner.project, _KIND, conversation_id)
             if definition is None:
-                raise make_unknown_conversation_error(id)
+                raise make_unknown_conversation_error(conversation_id)
             agent = None
             if definition.memory_row:
                 memories = await self.store.defined_agents.load_memories(
                     owner.project, [definition.memory_row]
                 )
                 if not memories:
-                    raise make_unknown_conversation_error(id)
+                    raise make_unknown_conversation_error(conversation_id)
                 agent = memories[0]
         if agent is not None and not owner.may_read(agent):
-            raise make_unknown_conversation_error(id)
+            raise make_unknown_conversation_error(conversation_id)
         return ResponseConversation(definition, agent)
 
-    async def reserve(self, owner: ResponseOwner, id: str, ticket: QueueTicket) -> ResponseConversation:
+    async def reserve(
+        self, owner: ResponseOwner, conversation_id: str, ticket: QueueTicket
+    ) -> ResponseConversation:
         """Waits until no other response of this process continues a conversation, and returns the conversation.
 
         The conversation is reserved until the ticket is left. Items that wait for one response alone are reserved from
@@ -134,12 +136,12 @@ class ResponseConversations:
         """
         with map_store_errors():
             # Before anything is read, because a later request might be the first whose read ends.
-            await self.queues.enter_here(QueueName("", id), ticket)
-            conversation = await self.get(owner, id)
+            await self.queues.enter_here(QueueName("", conversation_id), ticket)
+            conversation = await self.get(owner, conversation_id)
             if not _select_one_time_items(conversation.items):
                 return conversation
-            await self.queues.acquire_lock(QueueName("", id), ticket)
-        return await self.get(owner, id)
+            await self.queues.acquire_lock(QueueName("", conversation_id), ticket)
+        return await self.get(owner, conversation_id)
 
     async def bind(self, conversation: ResponseConversation, scope: Scope, spec: AgentSpec) -> None:
         """Binds a conversation to a memory. Raises: UnknownId: it was deleted, or belongs to another memory."""
@@ -168,14 +170,14 @@ class ResponseConversations:
         """Changes a conversation's metadata or its waiting items. Raises: Conflict, UnknownId."""
         with map_store_errors():
             try:
-                changed = await self._change_latest(conversation, edit)
+                changed_definition = await self._change_latest(conversation, edit)
             except NotFound:
                 raise make_unknown_conversation_error(conversation.id) from None
             except RecordChanged:
                 raise Conflict(
                     "The conversation is being changed by other requests. Send it again."
                 ) from None
-        return ResponseConversation(changed, conversation.agent)
+        return ResponseConversation(changed_definition, conversation.agent)
 
     async def _change_latest(self, conversation: ResponseConversation, edit: _Edit) -> Definition:
         """Changes a conversation as it is stored now. Raises: NotFound, RecordChanged."""

@@ -107,7 +107,7 @@ class ResponseMaker:
             attempt = ResponseAttempt(
                 self.services,
                 log,
-                find_accepted=partial(self._accepted.get, run.id),
+                find_accepted_response=partial(self._accepted.get, run.id),
                 may_be_known_elsewhere=partial(self._may_be_known_elsewhere, run),
             )
             await attempt.perform(request)

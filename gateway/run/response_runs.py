@@ -130,8 +130,8 @@ class ResponseRuns(Struct, frozen=True):
         """
         with map_store_errors():
             turns = await self.load_turns(run)
-        made = self.dialect.rebuild(run.uid, turns[-1].reply) if turns else None
-        return self.dialect.as_cancelled(shown, [] if made is None else made["output"])
+        made_response = self.dialect.rebuild(run.uid, turns[-1].reply) if turns else None
+        return self.dialect.as_cancelled(shown, [] if made_response is None else made_response["output"])
 
     async def load_turns(self, run: Run) -> list[NamedTurn]:
         """Returns the stored turns that attempts at a response have begun, oldest first. Raises: StoreError.
@@ -144,10 +144,10 @@ class ResponseRuns(Struct, frozen=True):
             return []
         await self.turn_services.wait_written(agent.scope)
         project, find = agent.scope.project, self.store.messages.find_begun
-        found = [
+        begun_turns = [
             (name, await find(project, name.conversation_uid, parse_turn_begin(name.turn))) for name in names
         ]
-        return [NamedTurn(name, begun.listed.exchange) for name, begun in found if begun is not None]
+        return [NamedTurn(name, begun.listed.exchange) for name, begun in begun_turns if begun is not None]
 
     async def find_request(self, run: Run) -> bytes | None:
         """Returns the request of a response; None: the request is no longer stored. Raises: MemoryUnavailable."""

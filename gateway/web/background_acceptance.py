@@ -42,7 +42,7 @@ async def _accept(
     scope = call.incoming.scope
     background = gateway_responses.background
     digest = digest_request(scope, chat_route.chat.resolver.rules, call.request.body)
-    tag = background.find_accepted(digest) if is_retry(scope) else None
+    tag = background.find_accepted_tag(digest) if is_retry(scope) else None
     if tag is None:
         info = call.incoming.info
         request_context = info.caller.make_context(call.headers)

@@ -29,7 +29,7 @@ class _Turns:
         self._listing = listing
         self._ranges = find_turn_ranges(listing)
         self._replies: dict[int, TurnReplies] = {}
-        self.flat = listing.list_atoms(len(listing))
+        self.all_atoms = listing.list_atoms(len(listing))
 
     def __len__(self) -> int:
         return len(self._ranges)
@@ -57,30 +57,31 @@ class _Turns:
         older_ends.sort(key=lambda i: abs(self._listing.offsets[i + 1] - len(path)))
         ends += older_ends[:_MAX_COMPARED]
         return any(
-            _measure_likeness(self.flat[: self._listing.offsets[end + 1]], path) > likeness for end in ends
+            _measure_likeness(self.all_atoms[: self._listing.offsets[end + 1]], path) > likeness
+            for end in ends
         )
 
 
-def _measure_likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
+def _measure_likeness(client_atoms: Sequence[Atom], path: Sequence[Atom]) -> int:
     """Returns the likeness of a list to the end of a path: 0 if they are equal, else a number below 0.
 
     The number is minus the count of atoms that only the list or only the path has. Atoms that the path has before the
     first common atom do not count, because the client may have trimmed them.
     """
-    pairs = pair_lcs(listed, path)
-    first = min((j for _, j in pairs), default=len(path))
+    pairs = pair_lcs(client_atoms, path)
+    first_path_index = min((j for _, j in pairs), default=len(path))
     # (atoms in both) - (atoms of the list alone) - (atoms of the path alone, from the first pair on)
-    return 2 * len(pairs) - len(listed) - len(path) + first
+    return 2 * len(pairs) - len(client_atoms) - len(path) + first_path_index
 
 
-def _count_common_end(tree: Tree, exchange: Exchange, listed: Sequence[Atom]) -> int:
+def _count_common_end(tree: Tree, exchange: Exchange, client_atoms: Sequence[Atom]) -> int:
     """Returns the number of equal atoms at the ends of the list and of the path to the exchange, up to `LCS_ATOMS`."""
     count = 0
     ancestor: Exchange | None = exchange
     while ancestor is not None:
         for atoms in ((ancestor.reply or ()), *ancestor.inputs[::-1]):
             for atom in atoms[::-1]:
-                if count in (LCS_ATOMS, len(listed)) or listed[-1 - count] != atom:
+                if count in (LCS_ATOMS, len(client_atoms)) or client_atoms[-1 - count] != atom:
                     return count
                 count += 1
         ancestor = tree.find_parent(ancestor)
@@ -160,17 +161,17 @@ class ExactSearch:
         if not self._by_first_atom:
             return Match()
         for number, occurrences in self._find_occurrences():
-            ranked = self._rank_occurrences(number, occurrences)
-            if not ranked:
+            candidates = self._rank_occurrences(number, occurrences)
+            if not candidates:
                 continue
-            best = ranked[-1]
-            likeness = best.rank.likeness
+            best_candidate = candidates[-1]
+            likeness = best_candidate.rank.likeness
             # Without an id, the best path has to be nearer than all others. With an id, nothing must speak against it.
-            is_alone = len(ranked) == 1 or ranked[-2].rank.likeness < likeness or likeness == 0
-            if likeness < 0 and self._is_answer_without_name(number, best.span):
+            is_alone = len(candidates) == 1 or candidates[-2].rank.likeness < likeness or likeness == 0
+            if likeness < 0 and self._is_answer_without_name(number, best_candidate.span):
                 continue
-            if (self._query.is_named or is_alone) and self._is_evident(best):
-                return Match(best.exchange, *best.span)
+            if (self._query.is_named or is_alone) and self._is_evident(best_candidate):
+                return Match(best_candidate.exchange, *best_candidate.span)
         return Match()
 
     def _is_answer_without_name(self, number: int, span: ReplySpan) -> bool:
@@ -179,15 +180,15 @@ class ExactSearch:
         It comes back under a name for the first time, and is found as an altered reply. A stored reply that has the
         name is the same reply in another conversation.
         """
-        listed = self._turns.flat[: self._query.listing.offsets[span.first]]
-        without_name = (
+        client_atoms = self._turns.all_atoms[: self._query.listing.offsets[span.first]]
+        unnamed_exchanges = (
             exchange
             for atom in self._turns[number].unnamed_atoms
             for exchange in self._by_first_atom.get(atom, ())[-_MAX_COMPARED:]
         )
         return any(
-            self._tree.list_path_atoms(exchange)[: -len(exchange.reply or ())] == listed
-            for exchange in without_name
+            self._tree.list_path_atoms(exchange)[: -len(exchange.reply or ())] == client_atoms
+            for exchange in unnamed_exchanges
         )
 
     def _find_occurrences(self) -> Iterator[_ReplyEnd]:
@@ -225,15 +226,15 @@ class ExactSearch:
         """Returns the replies with the same end in a turn that the client may mean, the best one last."""
         tree, listing = self._tree, self._query.listing
         end = occurrences[0].end
-        listed = self._turns.flat[: listing.offsets[end + 1]]
+        client_atoms = self._turns.all_atoms[: listing.offsets[end + 1]]
         # The atoms of the next message, in a list; [] at the end.
         next_atoms = listing.atoms[end + 1 : end + 2]
-        ranked: list[_Candidate] = []
-        for span, exchange in self._choose_nearest(occurrences, listed):
+        candidates: list[_Candidate] = []
+        for span, exchange in self._choose_nearest(occurrences, client_atoms):
             path = tree.list_path_atoms(exchange)
             children = tree.list_children(exchange)
-            is_whole = path == listed
-            likeness = 0 if is_whole else _measure_likeness(listed, path)
+            is_whole = path == client_atoms
+            likeness = 0 if is_whole else _measure_likeness(client_atoms, path)
             # If list and path differ, the words of the reply may belong to an earlier turn.
             if likeness < 0 and self._turns.fits_earlier_turn(number, exchange, path, likeness):
                 continue
@@ -241,20 +242,22 @@ class ExactSearch:
                 not children or any(list(child.inputs[:1]) == next_atoms for child in children)
             )
             rank = _Rank(likeness, is_whole, goes_on, begun=exchange.begun, id=exchange.id)
-            ranked.append(_Candidate(rank, exchange, span, tree.list_path_elements(exchange)))
-        return sorted(ranked, key=lambda candidate: candidate.rank)
+            candidates.append(_Candidate(rank, exchange, span, tree.list_path_elements(exchange)))
+        return sorted(candidates, key=lambda candidate: candidate.rank)
 
-    def _choose_nearest(self, occurrences: list[_Occurrence], listed: Sequence[Atom]) -> list[_Occurrence]:
+    def _choose_nearest(
+        self, occurrences: list[_Occurrence], client_atoms: Sequence[Atom]
+    ) -> list[_Occurrence]:
         """Returns the `_MAX_COMPARED` occurrences that are nearest to the list. All of them have the same end."""
         if len(occurrences) <= _MAX_COMPARED:
             return occurrences
-        listed_path_hash = self._query.listing.hash_path(occurrences[0].end + 1)
+        client_path_hash = self._query.listing.hash_path(occurrences[0].end + 1)
 
         def rank(occurrence: _Occurrence) -> tuple[bool, int, float, int]:
             exchange = occurrence.exchange
             return (
-                exchange.path_hash == listed_path_hash,
-                _count_common_end(self._tree, exchange, listed),
+                exchange.path_hash == client_path_hash,
+                _count_common_end(self._tree, exchange, client_atoms),
                 exchange.begun,
                 exchange.id,
             )
@@ -321,19 +324,19 @@ class ExactSearch:
         """Returns whether the list begins word for word with the path of an exchange that is not on the best path."""
         own_path_hashes = {element.exchange.path_hash for element in best.elements}
         for _, occurrences in self._find_occurrences():
-            before = [each for each in occurrences if each.end < best.span.first]
-            listed_path_hashes = {
+            earlier_occurrences = [each for each in occurrences if each.end < best.span.first]
+            client_path_hashes = {
                 each.exchange.path_hash
-                for each in before
+                for each in earlier_occurrences
                 if each.exchange.path_hash == self._query.listing.hash_path(each.end + 1)
             }
-            if listed_path_hashes:
-                return not listed_path_hashes & own_path_hashes
+            if client_path_hashes:
+                return not client_path_hashes & own_path_hashes
         return False
 
 
 def _find_answered_atoms(elements: Sequence[PathElement]) -> list[Atom]:
     """Returns the first atoms of the messages that a path's last reply answered: the one before it, and the user's."""
-    before = [atom for element in elements[-2::-1] for atom in element.atoms if atom[:1] in b"ut"]
-    asked = [atom for element in reversed(elements) for atom in element.atoms if atom[:1] == b"u"]
-    return before[:1] + asked[:1]
+    answered_atoms = [atom for element in elements[-2::-1] for atom in element.atoms if atom[:1] in b"ut"]
+    question_atoms = [atom for element in reversed(elements) for atom in element.atoms if atom[:1] == b"u"]
+    return answered_atoms[:1] + question_atoms[:1]

@@ -145,16 +145,16 @@ def finish_step(
     exchange = replace(_end_step(exchange, now), model=model, evicted=evicted)
     if not full_reply:
         return replace(exchange, path_hash=hasher.hash_path(list_input_atoms(exchange), parent_path_hash))
-    shown = full_reply[0] if shown_reply is None else shown_reply
-    atoms = hasher.make_atoms(shown)
-    is_hidden = list(full_reply) != [shown]
+    client_reply = full_reply[0] if shown_reply is None else shown_reply
+    atoms = hasher.make_atoms(client_reply)
+    is_hidden = list(full_reply) != [client_reply]
     return replace(
         exchange,
         reply=atoms,
         path_hash=hasher.hash_path((*list_input_atoms(exchange), *atoms), parent_path_hash),
         reply_key=hasher.make_reply_key(atoms),
-        size=len(without_space(read_text(shown))),
-        shown_reply=orjson.dumps(shown),
+        size=len(without_space(read_text(client_reply))),
+        shown_reply=orjson.dumps(client_reply),
         full_reply=dump_full_reply(full_reply, is_step=True) if is_hidden else None,
         has_full_reply=is_hidden,
         opaque=any(map(has_provider_fields, full_reply)),
@@ -210,7 +210,7 @@ def mark_refused(exchange: Exchange, path: Sequence[Exchange]) -> Exchange:
 
     path: the exchanges before it, oldest first.
     """
-    restored_from = next(
+    earlier_exchange = next(
         (
             other
             for other in reversed(path)
@@ -219,11 +219,11 @@ def mark_refused(exchange: Exchange, path: Sequence[Exchange]) -> Exchange:
         None,
     )
     exchange = replace(
-        exchange, superseded=True, evicted=None if restored_from is None else restored_from.evicted
+        exchange, superseded=True, evicted=None if earlier_exchange is None else earlier_exchange.evicted
     )
     if not any(map(is_result, exchange.inputs)):
         exchange = replace(
-            exchange, active=False, section=None if restored_from is None else restored_from.section
+            exchange, active=False, section=None if earlier_exchange is None else earlier_exchange.section
         )
     return exchange
 

@@ -158,15 +158,15 @@ class Compactor:
             is_manual=compact_job.is_manual,
             run_step=job.step,
         )
-        written = await writer.write(span)
-        if written is None:
+        summary = await writer.write(span)
+        if summary is None:
             return
         await job.finish(
             self.store.summaries.make_add_effect(
                 job.agent_row,
                 span.end,
-                written.text,
-                tokens=written.tokens,
+                summary.text,
+                tokens=summary.tokens,
                 at=self.now(),
                 model=model.model,
             )
@@ -224,23 +224,23 @@ class Compactor:
                 is_manual=True,
                 admit=admit,
             )
-            written = await writer.write(span)
+            written_summary = await writer.write(span)
         except JobPostponed as error:
             raise Overloaded(f"There is no summary: {error.message}.", retry_after_s=error.delay_s) from error
         except JobFailed as error:
             raise UpstreamError(f"There is no summary: {error.message}.") from error
-        if written is None:
+        if written_summary is None:
             raise BadRequest(_NOTHING_TO_SUMMARISE)
         summary = Summary(
             id=0,
             exchange=span.end,
-            text=written.text,
-            tokens=written.tokens,
+            text=written_summary.text,
+            tokens=written_summary.tokens,
             at=self.now(),
             model=model.model,
         )
         await self.store.summaries.put(agent, conversation, summary, span.evicted)
-        return written.text
+        return written_summary.text
 
     async def _load_whole_path(self, agent: Agent, conversation: Conversation) -> SummaryPath:
         """Returns the path of a stored conversation. Raises: BadRequest: the conversation has no path; StoreError."""
