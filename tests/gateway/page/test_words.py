@@ -1384,7 +1384,7 @@ def test_a_correction_says_what_still_has_the_words_that_led_to_it(operator: Ope
     assert "still say" not in page(operator, link)
     sent = operator.send_form(
         block,
-        {"value": "Eats hazelnuts.", "version": 1},
+        {"value": "\nEats hazelnuts.", "version": 1},
         cookie=operator.cookie,
         referer=f"http://{operator.host}/ui/{link}",
     )
@@ -1413,6 +1413,7 @@ def test_a_correction_says_what_still_has_the_words_that_led_to_it(operator: Ope
     # Its way to forget goes on until none has the words.
     gone = operator.post(f"m/{agent.uid}/forget?message=1", came_from=link).body.decode()
     assert "1 message still says “peanuts”." in plain(gone)
+    assert "own logs and the providers of its models may still have it: they are not reached" in plain(gone)
     # The block has been corrected, so what is right is not asked for once more.
     assert "Corrected already: Eats hazelnuts." in plain(gone)
     assert "What is right instead" not in gone
