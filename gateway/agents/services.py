@@ -92,8 +92,8 @@ class AgentServices:
         run_events = RunEvents(store, now)
         # Accepts runs that go on without their clients. `run_service` performs them.
         self.background_runs = BackgroundRuns(agent_runs, registry.resolver, keeper, run_events)
-        # `AgentMessaging` and `AgentRuns` need each other.
-        agent_runs.messaging.acceptance = self.background_runs.acceptance
+        # Only now, since the acceptance uses `agent_runs`, which has made its messaging.
+        agent_runs.messaging.accept_send = self.background_runs.acceptance.accept
         self.run_service = RunService(
             self.background_runs,
             agent_runs.abandoned.end_all,

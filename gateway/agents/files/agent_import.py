@@ -307,35 +307,36 @@ def _make_message_lines(agent: PortableAgent) -> tuple[list[dict[str, Any]], int
         conversation_lines, next_seq = make_conversation_lines(
             conversation.messages, conversation.uid, None, began_at=conversation.began_at, first_seq=next_seq
         )
-        definition = {
-            "kind": DefinitionKind.CONVERSATION, "uid": conversation.uid, "name": "", "created": conversation.began_at,
-            "updated": conversation.began_at, "body": conversation.definition.dump(),
-        }  # fmt: skip
-        lines += [*conversation_lines, {"definition": definition}]
+        kind, body = DefinitionKind.CONVERSATION, conversation.definition.dump()
+        definition = _make_definition_line(kind, "", body, conversation.began_at, uid=conversation.uid)
+        lines += [*conversation_lines, definition]
     return lines, next_seq
 
 
 def _make_definition_line(
-    kind: DefinitionKind, name: str, body: dict[str, Any], now: float, created_at: float | None = None
+    kind: DefinitionKind,
+    name: str,
+    body: dict[str, Any],
+    updated_at: float,
+    created_at: float | None = None,
+    uid: str = "",
 ) -> dict[str, Any]:
-    """Returns the line of a memory's definition.
+    """Returns the line of a definition.
 
-    now: the time of the import, in seconds since the epoch.
-    created_at: the time when the memory was made, in seconds since the epoch; None: `now`.
+    updated_at: the time of the last change, in seconds since the epoch.
+    created_at: the time when the object was made, in seconds since the epoch; None: `updated_at`.
+    uid: the uid of a conversation; "": the definition is the memory's.
     """
-    return {"definition": {
-        "kind": kind, "uid": "", "name": name, "created": now if created_at is None else created_at,
-        "updated": now, "body": body,
-    }}  # fmt: skip
+    created_at = updated_at if created_at is None else created_at
+    times = {"created": created_at, "updated": updated_at}
+    return {"definition": {"kind": kind, "uid": uid, "name": name, "body": body, **times}}
 
 
 def _make_passage_lines(passages: Sequence[PassageDraft], first_seq: int) -> Iterator[dict[str, Any]]:
     """Yields the lines of passages. first_seq: the number of the first passage."""
     for seq, passage in enumerate(passages, first_seq):
-        yield {"passage": {
-            "seq": seq, "at": passage.at, "exchange": None, "sources": [], "text": passage.text,
-            "tags": list(passage.tags), "metadata": passage.metadata,
-        }}  # fmt: skip
+        fields = {"seq": seq, "at": passage.at, "text": passage.text, "tags": list(passage.tags)}
+        yield {"passage": {**fields, "metadata": passage.metadata, "exchange": None, "sources": []}}
 
 
 def _read_uid(memory: Agent) -> str:

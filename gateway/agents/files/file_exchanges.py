@@ -47,11 +47,9 @@ def make_conversation_lines(
         if not lines:
             return [], seq
         began_at = messages[0].at
-    conversation = {
-        "uid": uid, "key": key, "begun": began_at, "last_at": messages[-1].at if lines else began_at, "settled_at": 0.0,
-        "is_stored": True,
-    }  # fmt: skip
-    return [{"conversation": conversation}, *lines], seq
+    last_at = messages[-1].at if lines else began_at
+    conversation = {"uid": uid, "key": key, "begun": began_at, "last_at": last_at}
+    return [{"conversation": {**conversation, "settled_at": 0.0, "is_stored": True}}, *lines], seq
 
 
 def group_exchanges(
@@ -118,13 +116,12 @@ def _make_exchange_line(
             shown_reply = {"role": "assistant", "content": spoken}
         if spoken or len(reply) > 1:
             rounds = {"messages": [message.message for message in reply], "gateway_calls": [], "step": True}
-    return {
-        "conversation": uid, "parent": parent, "prior": prior, "seq": seq, "run": seq, "begun": began_at,
-        "touched": began_at, "ended": ended_at, "stopped": None, "superseded": False, "continued": True,
-        "active": True, "edits": False,
-        "opaque": any(has_provider_fields(message.message) for message in reply), "model": model,
-        "merged": "", "head": 0, "state": "finished",
-        "size": 0 if shown_reply is None else len(without_space(read_text(shown_reply))),
-        "input": [message.message for message in inputs], "shown_reply": shown_reply, "full": rounds,
-        "has_reply": shown_reply is not None, "notes": {}, "redactions": {},
-    }  # fmt: skip
+    size = 0 if shown_reply is None else len(without_space(read_text(shown_reply)))
+    is_opaque = any(has_provider_fields(message.message) for message in reply)
+    position = {"conversation": uid, "parent": parent, "prior": prior, "seq": seq, "run": seq, "head": 0}
+    times = {"begun": began_at, "touched": began_at, "ended": ended_at, "stopped": None}
+    state = {"state": "finished", "superseded": False, "continued": True, "active": True, "edits": False}
+    content = {"input": [message.message for message in inputs], "shown_reply": shown_reply, "full": rounds}
+    traits = {"has_reply": shown_reply is not None, "model": model, "size": size, "opaque": is_opaque}
+    unset = {"merged": "", "notes": {}, "redactions": {}}
+    return {**position, **times, **state, **content, **traits, **unset}

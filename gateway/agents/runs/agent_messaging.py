@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import orjson
 from msgspec import Struct
@@ -68,22 +67,6 @@ _NOT_STARTED = "messages are delivered once the gateway has started. Nothing was
 _NO_TIME = "the others took all of the time. Nothing was sent to {name}"
 
 
-class RunSender(Protocol):
-    """Performs a run while its caller waits."""
-
-    async def send(
-        self, run_request: RunRequest, output: RunOutput, awaited_by: Wait | None = None
-    ) -> RunResult:
-        """Performs a send. Returns its result. `AgentRuns.send` has the parameters and errors."""
-
-
-class Acceptance(Protocol):
-    """Accepts runs in the background."""
-
-    async def accept(self, run_request: RunRequest) -> Run:
-        """Accepts a run, as `RunAcceptance.accept` does."""
-
-
 class Sender(Struct, frozen=True):
     """A turn of an agent that sends messages to others."""
 
@@ -134,16 +117,17 @@ class AgentMessaging:
 
     resolver: AgentResolver
     store: Store
-    # Performs the runs in which agents answer.
-    agent_runs: RunSender
+    # Performs the send to which an agent answers, as `AgentRuns.send` does.
+    perform_send: Callable[[RunRequest, RunOutput, Wait], Awaitable[RunResult]]
     # The work for which a stopping process waits, with the answers that are being made.
     pending: PendingWrites
     # The longest wait of a run for an answer, in seconds.
     wait_s: float
     # Makes the receipts of the answering runs.
     receipts: Receipts
-    # Delivers messages without an answer. Its constructor needs this object, so the field is set later.
-    acceptance: Acceptance | None = field(default=None, init=False)
+    # Accepts a send for which no caller waits, as `RunAcceptance.accept` does. None: the gateway has not started, since
+    # the acceptance is made after this object, which it uses.
+    accept_send: Callable[[RunRequest], Awaitable[Run]] | None = field(default=None, init=False)
     _waits: Waits = field(default_factory=Waits, init=False)
     # The turns that have released their slots, with the number of answers that each waits for.
     _waiting_senders: Counter[Waiter] = field(default_factory=Counter, init=False)
@@ -271,7 +255,7 @@ class AgentMessaging:
             key_id = request.forwarded.key_id
             with self.receipts.work(request.scope.project, key_id=key_id, is_awaited=True) as receipt:
                 output = RunOutput(lambda _: UnseenView, sink, receipt)
-                result = await self.agent_runs.send(request, output, wait)
+                result = await self.perform_send(request, output, wait)
         except TooManySends as error:
             return recipient.make_failure(AnswerFailure.BUSY, error.message)
         except Conflict:
@@ -299,9 +283,9 @@ class AgentMessaging:
             resolved = await self._resolve(sender, recipient)
             if await self._awaits_approval(resolved):
                 return recipient.make_failure(AnswerFailure.WAITING, _AWAITS_APPROVAL.format(name=name))
-            if self.acceptance is None:
+            if self.accept_send is None:
                 return recipient.make_failure(AnswerFailure.FAILED, _NOT_STARTED)
-            await self.acceptance.accept(_make_run_request(sender, resolved, text, is_awaited=False))
+            await self.accept_send(_make_run_request(sender, resolved, text, is_awaited=False))
         except NotFound:
             error_text = f"there is no agent {ids.make_id('agent', recipient.uid)!r}"
             return recipient.make_failure(AnswerFailure.MISSING, error_text)

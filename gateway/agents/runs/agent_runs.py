@@ -121,7 +121,7 @@ class AgentRuns:
         self.live = LiveRuns(keeper.store, self.ends, keeper.now)
         # Delivers messages between agents.
         self.messaging = AgentMessaging(
-            resolver, keeper.store, self, pending, wait_s=answer_wait_s, receipts=accounting.receipts
+            resolver, keeper.store, self.send, pending, wait_s=answer_wait_s, receipts=accounting.receipts
         )
         # The tools of agents, for chat completions as well.
         self.toolboxes = Toolboxes(keeper, self.defined_tools, self.messaging)
