@@ -1,9 +1,9 @@
 """Measures the time that the gateway adds to a whole reply in each dialect: its p50 less that of the mock upstream.
 
 The mock upstream answers chat completions and Anthropic's messages. It and the gateway have a process each. Each
-dialect has the same talks, one request after the other, in interleaved rounds. A talk is of a new user (with memory
-off, of no user), and has three turns before the three that are measured. "messages" are translated to chat completions,
-"native" ones pass.
+dialect has the same conversations, one request after the other, in interleaved rounds. A conversation has a new user
+(with memory off: no user), and three turns before the three that are measured. "messages" are translated to chat
+completions, "native" ones pass.
 """
 
 from __future__ import annotations
@@ -104,19 +104,23 @@ DIALECTS = {
 
 
 @dataclass
-class Talks:
-    """The flow of some talks in one dialect, one after the other."""
+class DialectFlow:
+    """The flow of some conversations in one dialect, one after the other."""
 
     dialect: Dialect
+    # The number of conversations.
     count: int
-    # The talks are with the mock itself.
+    # Whether the requests go to the mock upstream, and not to a gateway.
     is_direct: bool
+    # Further lines of each request's head.
     headers: bytes
-    # Replies that the mock has not given.
+    # The number of replies that are not the mock's.
     wrong_replies: int = 0
-    # The messages of the present talk.
-    talk: list[Json] = field(default_factory=list)
+    # The messages of the present conversation.
+    messages: list[Json] = field(default_factory=list)
+    # The user of the present conversation.
     user: str = ""
+    # The number of the next turn, counted over all conversations.
     turn: int = 0
 
     def next_request(self, worker: int) -> bytes | None:
@@ -124,14 +128,14 @@ class Talks:
         if self.turn % (WARM_TURNS + MEASURED_TURNS) == 0:
             if self.turn == self.count * (WARM_TURNS + MEASURED_TURNS):
                 return None
-            self.talk, self.user = [], f"u{next(users)}"
+            self.messages, self.user = [], f"u{next(users)}"
         question = orjson.loads(load.render_question(self.user, self.turn))
-        self.talk.append(question)
+        self.messages.append(question)
         self.turn += 1
         dialect = self.dialect
         make_body = _chat if self.is_direct and dialect.direct_path == CHAT else dialect.body
         body = orjson.dumps(
-            {"model": dialect.model, **make_body(self.talk, "" if self.headers else self.user)}
+            {"model": dialect.model, **make_body(self.messages, "" if self.headers else self.user)}
         )
         path = dialect.direct_path if self.is_direct else dialect.path
         return load.chat_request(body, self.headers + b"anthropic-version: 2023-06-01\r\n").replace(
@@ -144,7 +148,7 @@ class Talks:
         except (ValueError, LookupError):
             text = ""
         self.wrong_replies += not text.startswith("Reply ")
-        self.talk.append({"role": "assistant", "content": text})
+        self.messages.append({"role": "assistant", "content": text})
 
 
 def settings(mock: int) -> str:
@@ -157,13 +161,13 @@ def settings(mock: int) -> str:
 
 
 async def measure(port: int, dialect: Dialect, count: int, *, is_direct: bool, headers: bytes) -> list[float]:
-    """Returns how long the measured turns took, in milliseconds."""
-    flow = Talks(dialect, count, is_direct, headers)
+    """Returns the times of the measured turns, in milliseconds."""
+    flow = DialectFlow(dialect, count, is_direct, headers)
     result = await load.drive(port, flow, 1)
     turns = WARM_TURNS + MEASURED_TURNS
     if result.errors or flow.wrong_replies or len(result.total_ms) != count * turns:
         raise SystemExit(f"{dialect.path}: {flow.wrong_replies} replies wrong, {result.errors[:3]}")
-    return [ms for at, ms in enumerate(result.total_ms) if at % turns >= WARM_TURNS]
+    return [ms for index, ms in enumerate(result.total_ms) if index % turns >= WARM_TURNS]
 
 
 async def bench(port: int, mock: int, rounds: int, count: int) -> int:

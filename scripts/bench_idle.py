@@ -58,8 +58,10 @@ def main() -> int:
         folder = Path(name)
         upstream = stack.enter_context(load.run_mock(folder / "log"))
         gateway = stack.enter_context(load.serve_gateway(folder, SETTINGS.format(port=upstream)))
-        talks = load.Talks([load.Talk(f"person-{n}") for n in range(USERS)], 2)
-        result = uvloop.run(load.drive(gateway.port, talks, 16))
+        conversations = load.ConversationFlow(
+            [load.ClientConversation(f"person-{n}") for n in range(USERS)], 2
+        )
+        result = uvloop.run(load.drive(gateway.port, conversations, 16))
         if result.errors:
             raise SystemExit(f"errors: {result.errors[:5]}")
         come_to_rest(gateway.port)

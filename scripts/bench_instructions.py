@@ -55,11 +55,11 @@ async def drive(port: int, flow: load.RequestFlow) -> None:
 
 
 async def count_same_request(port: int, pid: int, headers: bytes, *, is_streamed: bool = False) -> float:
-    """Returns the million instructions of `load.SameRequest`, which is not remembered."""
+    """Returns the million instructions of `load.RepeatedRequest`, which is not remembered."""
     millions: list[float] = []
-    await drive(port, load.SameRequest(REQUESTS, headers=headers, is_streamed=is_streamed))
+    await drive(port, load.RepeatedRequest(REQUESTS, headers=headers, is_streamed=is_streamed))
     with count_instructions(pid, REQUESTS, millions):
-        await drive(port, load.SameRequest(REQUESTS, headers=headers, is_streamed=is_streamed))
+        await drive(port, load.RepeatedRequest(REQUESTS, headers=headers, is_streamed=is_streamed))
     return millions[0]
 
 
@@ -72,13 +72,15 @@ async def count_turn(
     is_streamed: True: the counted turns are streamed.
     """
     millions: list[float] = []
-    talks = [load.Talk(f"{name}-{number}") for number in range(PEOPLE)]
+    conversations = [load.ClientConversation(f"{name}-{number}") for number in range(PEOPLE)]
     for turns in (*earlier, bench_load.WARM_TURNS):
-        for talk in talks:
-            talk.begin_conversation()
-        await drive(port, load.Talks(talks, turns))
+        for conversation in conversations:
+            conversation.begin()
+        await drive(port, load.ConversationFlow(conversations, turns))
     with count_instructions(pid, PEOPLE * bench_load.MEASURED_TURNS, millions):
-        await drive(port, load.Talks(talks, bench_load.MEASURED_TURNS, is_streamed=is_streamed))
+        await drive(
+            port, load.ConversationFlow(conversations, bench_load.MEASURED_TURNS, is_streamed=is_streamed)
+        )
     return millions[0]
 
 

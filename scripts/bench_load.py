@@ -147,7 +147,7 @@ class Target:
 
     name: str
     port: int
-    # Headers of the request that `load.SameRequest` repeats.
+    # Headers of the request that `load.RepeatedRequest` repeats.
     headers: bytes = b""
     # True: it is measured with growing conversations.
     is_memory: bool = False
@@ -173,12 +173,14 @@ class Target:
         self.errors += result.errors
         return Measurement(result, (cpu_after_s - cpu_before_s) * 1e3 / max(1, len(result.total_ms)))
 
-    async def talk_before(self, talks: list[load.Talk], turns: Sequence[int], workers: int) -> None:
-        """Has each user talk in one new conversation after the other. turns: the number of turns of each."""
+    async def run_earlier_turns(
+        self, conversations: list[load.ClientConversation], turns: Sequence[int], workers: int
+    ) -> None:
+        """Has each user chat in one new conversation after the other. turns: the turns of each conversation."""
         for turns_of_conversation in turns:
-            for talk in talks:
-                talk.begin_conversation()
-            await self.drive(load.Talks(talks, turns_of_conversation), workers)
+            for conversation in conversations:
+                conversation.begin()
+            await self.drive(load.ConversationFlow(conversations, turns_of_conversation), workers)
 
 
 class Measurement(NamedTuple):
@@ -195,12 +197,14 @@ async def measure(
     target: Target, requests: int, workers: int, *, is_streamed: bool = False, spread_s: float = 0
 ) -> Measurement:
     """Measures a number of requests; where memory is on, the 4th to 6th turn of conversations."""
-    flow: load.RequestFlow = load.SameRequest(requests, is_streamed=is_streamed, headers=target.headers)
+    flow: load.RequestFlow = load.RepeatedRequest(requests, is_streamed=is_streamed, headers=target.headers)
     if target.is_memory:
         turns = min(MEASURED_TURNS, max(1, requests // workers))
-        talks = [load.Talk(f"bench-{next(_users)}") for _ in range(max(workers, requests // turns))]
-        await target.talk_before(talks, (EARLIER_TURNS, WARM_TURNS), min(16, workers))
-        flow = load.Talks(talks, turns, is_streamed=is_streamed)
+        conversations = [
+            load.ClientConversation(f"bench-{next(_users)}") for _ in range(max(workers, requests // turns))
+        ]
+        await target.run_earlier_turns(conversations, (EARLIER_TURNS, WARM_TURNS), min(16, workers))
+        flow = load.ConversationFlow(conversations, turns, is_streamed=is_streamed)
     return await target.drive(flow, workers, spread_s)
 
 
@@ -259,20 +263,22 @@ async def measure_crowds(targets: list[Target], sizes: Sizes) -> None:
 async def open_conversations(target: Target, users: int) -> None:
     """Measures the first message of new users, and users who open one conversation after the other."""
     groups = {
-        "first words": [load.Talk(f"new-{next(_users)}") for _ in range(users)],
-        "openings": [load.Talk(f"opener-{next(_users)}") for _ in range(OPENERS)],
+        "first words": [load.ClientConversation(f"new-{next(_users)}") for _ in range(users)],
+        "openings": [load.ClientConversation(f"opener-{next(_users)}") for _ in range(OPENERS)],
     }
-    for name, talks in groups.items():
+    for name, conversations in groups.items():
         turns = 1 if name == "first words" else OPENINGS
-        measurement = await target.drive(load.Talks(talks, turns, opens_each_turn=True), 16)
+        measurement = await target.drive(
+            load.ConversationFlow(conversations, turns, opens_each_turn=True), 16
+        )
         target.note(f"CPU ms, {name}", measurement.cpu_ms)
 
 
 async def search_each_turn(target: Target) -> None:
     """Measures the same turns as `measure`, of users with larger memories."""
-    talks = [load.Talk(f"known-{next(_users)}") for _ in range(KNOWN_WELL)]
-    await target.talk_before(talks, (*[LONG_TURNS] * CONVERSATIONS, WARM_TURNS), 16)
-    measurement = await target.drive(load.Talks(talks, MEASURED_TURNS), 16)
+    conversations = [load.ClientConversation(f"known-{next(_users)}") for _ in range(KNOWN_WELL)]
+    await target.run_earlier_turns(conversations, (*[LONG_TURNS] * CONVERSATIONS, WARM_TURNS), 16)
+    measurement = await target.drive(load.ConversationFlow(conversations, MEASURED_TURNS), 16)
     target.note("CPU ms, more known", measurement.cpu_ms)
 
 
@@ -405,8 +411,10 @@ async def bench(
         await open_conversations(memory, sizes.openers)
     users_so_far = next(_users)
     if not is_alone:
-        further_users = [load.Talk(f"person-{number}") for number in range(sizes.users - users_so_far)]
-        await memory.drive(load.Talks(further_users, 2), 16)
+        further_users = [
+            load.ClientConversation(f"person-{number}") for number in range(sizes.users - users_so_far)
+        ]
+        await memory.drive(load.ConversationFlow(further_users, 2), 16)
         memory.note("MB 10k users", load.read_resident_mb(memory.pid))
     for _ in range(0 if is_alone else sizes.rounds):
         await search_each_turn(memory)

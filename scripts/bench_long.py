@@ -1,6 +1,6 @@
 """Measures a conversation of 2,000 turns: whether it stays inside its window, and what a turn costs at its end.
 
-First a client that resends everything talks for 2,000 turns on a window of 8k, with a tool result of 20 kB every
+First a client that resends everything chats for 2,000 turns on a window of 8k, with a tool result of 20 kB every
 hundred turns. The upstream is the tests' strict one, which refuses what the real API refuses. Printed: the requests
 that were refused, the share of each prompt's bytes with which the next prompt begins, and how often that prefix broke.
 
@@ -134,11 +134,11 @@ def stay_inside(turns: int, folder: Path) -> None:
 
 
 @dataclass
-class Talk:
-    """A conversation that goes on."""
+class Conversation:
+    """A conversation that goes on, and the times of its turns."""
 
     client: Client
-    # How many of its last messages the client sends; None: all.
+    # The number of last messages that the client sends; None: all.
     sent_messages: int | None
     times_ms: list[float] = field(default_factory=list)
     messages: list[dict[str, Any]] = field(default_factory=list)
@@ -153,26 +153,26 @@ class Talk:
 
 
 def compare(turns: int, folder: Path) -> None:
-    """Prints the time of a turn, by the number of messages that the client sends, and by the length of the talk."""
+    """Prints the times of turns, by the messages that the client sends and by the length of the conversation."""
     with load.run_mock(folder / "log") as mock, load.serve_gateway(folder, settings(mock)) as served:
         conversation_header = {"x-mnemogate-conversation": "c1"}
-        talks = {
-            "direct, all": Talk(Client(mock, "direct"), None),
-            "resends all": Talk(Client(served.port, "all"), None),
-            f"last {TAIL}": Talk(Client(served.port, "tail"), TAIL),
-            f"last {TAIL}, named": Talk(Client(served.port, "named", **conversation_header), TAIL),
-            "new message alone": Talk(Client(served.port, "append", **APPEND), 1),
+        conversations = {
+            "direct, all": Conversation(Client(mock, "direct"), None),
+            "resends all": Conversation(Client(served.port, "all"), None),
+            f"last {TAIL}": Conversation(Client(served.port, "tail"), TAIL),
+            f"last {TAIL}, named": Conversation(Client(served.port, "named", **conversation_header), TAIL),
+            "new message alone": Conversation(Client(served.port, "append", **APPEND), 1),
         }
         for number in range(turns):
-            for talk in talks.values():
-                talk.take_turn(number)
+            for conversation in conversations.values():
+                conversation.take_turn(number)
     starts = [start for start in (100, 500, 1_000, 1_500, 1_900) if start + 100 <= turns]
     print("\nms a turn takes, p50 / p99 of a hundred turns from")
     print(" " * 20 + "".join(f"{start:>16,}" for start in starts))
-    for name, talk in talks.items():
+    for name, conversation in conversations.items():
         cells = []
         for start in starts:
-            hundred = sorted(talk.times_ms[start : start + 100])
+            hundred = sorted(conversation.times_ms[start : start + 100])
             cells.append(f"{statistics.median(hundred):.2f} / {hundred[98]:.2f}")
         print(f"{name:20}" + "".join(f"{cell:>16}" for cell in cells))
 
@@ -184,10 +184,10 @@ def stay_whole(turns: int, folder: Path) -> None:
         load.run_mock(folder / "log") as mock,
         load.serve_gateway(folder, settings(mock, LARGE_CONTEXT)) as served,
     ):
-        talk = Talk(Client(served.port, "append", **APPEND), 1)
+        conversation = Conversation(Client(served.port, "append", **APPEND), 1)
         spent_s = [load.read_cpu_s(served.pid)]
         for number in range(turns):
-            talk.take_turn(number)
+            conversation.take_turn(number)
             spent_s.append(load.read_cpu_s(served.pid))
     print(
         f"\nnew message alone on a window of {LARGE_CONTEXT:,} tokens: processor ms of a turn, a hundred turns from"

@@ -425,14 +425,14 @@ class Load:
 
     def __init__(self, port: int, users: int) -> None:
         self._port = port
-        self._talks = itertools.cycle([load.Talk(f"person-{n}") for n in range(users)])
+        self._conversations = itertools.cycle([load.ClientConversation(f"person-{n}") for n in range(users)])
 
     def play(self, turns: int) -> list[float]:
         """Continues conversations. Returns the milliseconds of each turn."""
-        talks = list(itertools.islice(self._talks, max(1, turns // 3)))
-        for talk in talks:
-            talk.begin_conversation()
-        result = uvloop.run(load.drive(self._port, load.Talks(talks, 3), 1))
+        conversations = list(itertools.islice(self._conversations, max(1, turns // 3)))
+        for conversation in conversations:
+            conversation.begin()
+        result = uvloop.run(load.drive(self._port, load.ConversationFlow(conversations, 3), 1))
         if result.errors:
             raise SystemExit(f"errors: {result.errors[:5]}")
         return result.total_ms

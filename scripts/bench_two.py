@@ -52,13 +52,13 @@ class Sizes:
     users: int
     rounds: int
     # Conversations of a round.
-    talks: int
+    conversations: int
     # Seconds without a request at the end.
     idle_s: float
 
 
-FULL = Sizes(users=2_000, rounds=7, talks=320, idle_s=30.0)
-QUICK = Sizes(users=100, rounds=3, talks=48, idle_s=8.0)
+FULL = Sizes(users=2_000, rounds=7, conversations=320, idle_s=30.0)
+QUICK = Sizes(users=100, rounds=3, conversations=48, idle_s=8.0)
 
 
 class CpuTimes(NamedTuple):
@@ -120,7 +120,7 @@ def _fields(pid: int) -> list[str]:
 _numbers = itertools.count()
 
 
-async def run_turns(setup: Setup, talks: list[load.Talk], turns: int) -> float:
+async def run_turns(setup: Setup, conversations: list[load.ClientConversation], turns: int) -> float:
     """Continues each conversation by `turns` turns, at all gateways at once. Returns turns a second.
 
     Each turn of a conversation is at another gateway than the one before, so that a gateway's caches are always stale.
@@ -130,7 +130,9 @@ async def run_turns(setup: Setup, talks: list[load.Talk], turns: int) -> float:
         results = await asyncio.gather(
             *(
                 load.drive(
-                    gateway.port, load.Talks(talks[(index + turn) % count :: count], 1), CONNECTIONS // count
+                    gateway.port,
+                    load.ConversationFlow(conversations[(index + turn) % count :: count], 1),
+                    CONNECTIONS // count,
                 )
                 for index, gateway in enumerate(setup.gateways)
             )
@@ -139,19 +141,19 @@ async def run_turns(setup: Setup, talks: list[load.Talk], turns: int) -> float:
         if errors:
             raise SystemExit(f"{setup.name}: these figures are not to be trusted: {errors[:5]}")
         seconds += max(result.ended for result in results) - min(result.began for result in results)
-    return len(talks) * turns / seconds
+    return len(conversations) * turns / seconds
 
 
 async def measure(setup: Setup, sizes: Sizes) -> None:
     """Measures a round: each conversation's 4th to 6th turn, by users who have talked before."""
-    talks = [load.Talk(f"bench-{next(_numbers)}") for _ in range(sizes.talks)]
+    conversations = [load.ClientConversation(f"bench-{next(_numbers)}") for _ in range(sizes.conversations)]
     for turns_before in (EARLIER_TURNS, WARM_TURNS):
-        for talk in talks:
-            talk.begin_conversation()
-        await run_turns(setup, talks, turns_before)
+        for conversation in conversations:
+            conversation.begin()
+        await run_turns(setup, conversations, turns_before)
     before = setup.cpu_times()
-    rate = await run_turns(setup, talks, MEASURED_TURNS)
-    turns = sizes.talks * MEASURED_TURNS
+    rate = await run_turns(setup, conversations, MEASURED_TURNS)
+    turns = sizes.conversations * MEASURED_TURNS
     setup.note_cpu("gateways, CPU ms a turn", "database, CPU ms a turn", before, 1e3 / turns)
     setup.note("turns a second", rate)
 
@@ -337,10 +339,10 @@ async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> None
         )
     )
     for setup in setups:
-        earlier_talks = [load.Talk(f"other-{n}") for n in range(sizes.users)]
+        earlier_conversations = [load.ClientConversation(f"other-{n}") for n in range(sizes.users)]
         database = f"{folder}/long.db" if setup is setups[0] else shared
         before = await read_sizes(database)
-        await run_turns(setup, earlier_talks, 6)
+        await run_turns(setup, earlier_conversations, 6)
         await asyncio.sleep(SETTLES_S)
         for name, size in (await read_sizes(database)).items():
             setup.note(f"database, kB of {name} a turn", (size - before[name]) / 1e3 / (sizes.users * 6))

@@ -25,7 +25,7 @@ SCRIPTS_FOLDER = Path(__file__).resolve().parent
 MEMORY_OFF_HEADER = b"x-mnemogate-memory: off\r\n"
 # The longest time of one measurement, so that a server that hangs ends the bench.
 TIMEOUT_S = 120.0
-# After so many errors of one measurement no further request is sent.
+# The errors of one measurement after which no further request is sent.
 MAX_ERRORS = 20
 
 
@@ -69,13 +69,22 @@ class LoadConnection(asyncio.Protocol):
     """One keep-alive connection in a closed loop: the next request leaves in the callback that read the last reply."""
 
     def __init__(self, worker: int, flow: RequestFlow, result: LoadResult) -> None:
-        self.worker, self.flow, self.result = worker, flow, result
+        # The number of the connection, from 0.
+        self.worker = worker
+        self.flow = flow
+        self.result = result
+        # Done when no request is left, or the connection is lost.
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport: Any = None
+        # The bytes of the reply so far.
         self.buffer = b""
-        # Offsets into `buffer`. body_start: 0 while the head is incomplete; body_end: 0 for a chunked body.
-        self.body_start = self.body_end = 0
-        self.began_at = self.first_text_at = 0.0
+        # The offset of the body in the buffer; 0: the head is incomplete.
+        self.body_start = 0
+        # The offset of the end of the body; 0: the body is chunked.
+        self.body_end = 0
+        # `time.perf_counter()` at the request, and at the first text of the reply (0: there was none).
+        self.began_at = 0.0
+        self.first_text_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -98,7 +107,7 @@ class LoadConnection(asyncio.Protocol):
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        """Notes the first text and the end of a reply. After the end the next request is sent."""
+        """Notes the times of a reply's first text and of its end. After the end the next request is sent."""
         now = time.perf_counter()
         self.buffer = self.buffer + data if self.buffer else data
         if not self.body_start:
@@ -121,7 +130,7 @@ class LoadConnection(asyncio.Protocol):
             self.send()
 
     def record_reply(self, status: bytes, body: bytes, is_chunked: bool) -> None:
-        """Notes the error of a reply, and hands its body to the flow."""
+        """Notes the error of a reply if it has one, and passes its body to the flow."""
         if status != b"200":
             self.result.errors.append(f"{status.decode()}: {body[:200]!r}")
         elif is_chunked and b"data: [DONE]" not in body:
@@ -227,13 +236,13 @@ def render_question(who: str, turn: int) -> bytes:
 
 
 def render_body(messages: list[bytes], user: str | None, is_streamed: bool) -> bytes:
-    """Returns the body of a request for a chat completion. user: None: the request names no user."""
+    """Returns the body of a request for a chat completion. user: the user's name; None: the request names none."""
     tail = (b',"user":"%b"' % user.encode() if user else b"") + (b',"stream":true' if is_streamed else b"")
     return b'{"model":"bench","messages":[' + b",".join(messages) + b"]" + tail + b"}"
 
 
-class SameRequest:
-    """The flow of the same request, a number of times: ten messages without a user."""
+class RepeatedRequest:
+    """The flow of one request that is sent a number of times: ten messages without a user."""
 
     def __init__(self, requests: int, *, is_streamed: bool = False, headers: bytes = b"") -> None:
         messages = [SYSTEM]
@@ -253,19 +262,21 @@ class SameRequest:
 
 
 @dataclass(slots=True)
-class Talk:
-    """One user's conversation as its client has it."""
+class ClientConversation:
+    """A user's conversation, as its client has it."""
 
     user: str
     # The messages as JSON, from the system message on.
     messages: list[bytes] = field(default_factory=lambda: [SYSTEM])
-    # The number of the next turn, counted over all conversations of the user.
+    # The number of the next turn, which goes on over all conversations of the user.
     turn: int = 0
 
-    def begin_conversation(self) -> None:
+    def begin(self) -> None:
+        """Begins a new conversation of the same user."""
         self.messages = [SYSTEM]
 
-    def request(self, is_streamed: bool) -> bytes:
+    def make_request(self, is_streamed: bool) -> bytes:
+        """Adds the next question, and returns the request with it."""
         self.messages.append(render_question(self.user, self.turn))
         self.turn += 1
         return chat_request(render_body(self.messages, self.user, is_streamed))
@@ -287,30 +298,36 @@ def read_stream_text(body: bytes) -> str:
     return "".join(texts)
 
 
-class Talks:
-    """The flow of conversations that each connection continues one after the other, by a number of turns each.
-
-    opens_each_turn: True: each turn opens a new conversation.
-    """
+class ConversationFlow:
+    """The flow of conversations. Each connection takes one after the other, and continues it by some turns."""
 
     def __init__(
-        self, talks: list[Talk], turns: int, *, is_streamed: bool = False, opens_each_turn: bool = False
+        self,
+        conversations: list[ClientConversation],
+        turns: int,
+        *,
+        is_streamed: bool = False,
+        opens_each_turn: bool = False,
     ) -> None:
-        self.waiting = iter(talks)
-        self.turns, self.is_streamed, self.opens_each_turn = turns, is_streamed, opens_each_turn
+        """turns: the turns of each conversation. opens_each_turn: whether each turn opens a new conversation."""
+        # The conversations that no connection has taken.
+        self.waiting = iter(conversations)
+        self.turns = turns
+        self.is_streamed = is_streamed
+        self.opens_each_turn = opens_each_turn
         # The conversation of each connection, and the number of its further turns.
-        self.current: dict[int, tuple[Talk, int]] = {}
+        self.current: dict[int, tuple[ClientConversation, int]] = {}
 
     def next_request(self, worker: int) -> bytes | None:
-        talk, turns_left = self.current.get(worker, (None, 0))
-        if talk is None or not turns_left:
-            talk, turns_left = next(self.waiting, None), self.turns
-            if talk is None:
+        conversation, turns_left = self.current.get(worker, (None, 0))
+        if conversation is None or not turns_left:
+            conversation, turns_left = next(self.waiting, None), self.turns
+            if conversation is None:
                 return None
-        self.current[worker] = (talk, turns_left - 1)
+        self.current[worker] = (conversation, turns_left - 1)
         if self.opens_each_turn:
-            talk.begin_conversation()
-        return talk.request(self.is_streamed)
+            conversation.begin()
+        return conversation.make_request(self.is_streamed)
 
     def take_reply(self, worker: int, body: bytes) -> None:
         with contextlib.suppress(ValueError, LookupError):  # `record_reply` notes a reply that is an error
@@ -338,9 +355,9 @@ def find_free_port() -> int:
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
-    """Returns this process's environment for a gateway, with some further variables.
+    """Returns this process's environment for a gateway, with further variables.
 
-    Variables that are settings of a gateway are left out, and the one that would have it compiled at each start.
+    It lacks the settings of a gateway, and PYTHONDONTWRITEBYTECODE, with which each start would compile the gateway.
     """
     dropped_prefixes = ("OPENAI_", "ANTHROPIC_", "MNEMOGATE_", "PYTHONDONTWRITEBYTECODE")
     return {
@@ -350,7 +367,11 @@ def clean_environment(**variables: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def run_process(command: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs a command during the block, and ends it afterwards. log: the file that gets its stderr."""
+    """Runs a command during the block, and ends it afterwards.
+
+    log: the file to which its standard error is appended.
+    options: parameters of `Popen`.
+    """
     with log.open("ab") as sink:
         running = subprocess.Popen(command, stderr=sink, start_new_session=True, **options)
     try:
@@ -379,14 +400,14 @@ def wait_ready(port: int, path: str, running: subprocess.Popen[bytes], log: Path
 
     Raises: SystemExit: the server has ended, or is not ready after two minutes.
     """
-    begun = time.perf_counter()
-    while (waited := time.perf_counter() - begun) < 120.0 and running.poll() is None:
+    start = time.perf_counter()
+    while (waited := time.perf_counter() - start) < 120.0 and running.poll() is None:
         try:
             fetch(port, path)
         except OSError:
             time.sleep(0.005)
         else:
-            return time.perf_counter() - begun
+            return time.perf_counter() - start
     raise SystemExit(
         f"not ready after {waited:.1f} s, exit code {running.poll()}:\n{log.read_text()[-3000:]}"
     )
@@ -406,7 +427,7 @@ class ServedGateway:
 def serve_gateway(folder: Path, settings: str, *under: str) -> Iterator[ServedGateway]:
     """Serves a gateway with its settings, database and log in a folder.
 
-    under: a command, with its arguments, under which the gateway's command runs.
+    under: a command with its arguments that gets the gateway's command as further arguments, such as `perf record`.
     """
     (folder / "mnemogate.toml").write_text(settings)
     log, port = folder / "log", find_free_port()
@@ -432,6 +453,6 @@ def read_resident_mb(pid: int) -> float:
 
 
 def read_cpu_s(pid: int) -> float:
-    """Returns the processor time of all threads of a process, which other work on the machine changes little."""
+    """Returns the processor time of all threads of a process. Other work on the machine changes it little."""
     # The id of that process's clock in Linux (clock_getcpuclockid).
     return time.clock_gettime(~pid << 3 | 2)
