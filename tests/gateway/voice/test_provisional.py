@@ -304,9 +304,11 @@ def test_an_interruption_while_tools_run_finds_the_turn_that_it_cuts(
 ) -> None:
     """Their end takes more rounds of the loop than that of a stream."""
     service = world.gateway.app.services.chat
-    patient = replace(service.turns, limits=replace(service.turns.limits, commit_wait_s=PATIENCE_S))
-    monkeypatch.setattr(service, "turns", patient)
-    monkeypatch.setattr(service.memory, "turns", patient)
+    patient = replace(
+        service.turn_services, limits=replace(service.turn_services.limits, commit_wait_s=PATIENCE_S)
+    )
+    monkeypatch.setattr(service, "turn_services", patient)
+    monkeypatch.setattr(service.memory, "turn_services", patient)
     begun = [Gate(), Gate()]
 
     async def search(tools: MemoryTools, call: Any) -> Any:
