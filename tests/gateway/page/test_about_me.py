@@ -410,7 +410,8 @@ def test_a_person_who_forgot_a_secret_is_not_asked_to_write_it_down(world: World
     gone = person.send("forget?message=1").body.decode()
     assert "Leave this empty if it was a secret, and look for the secret itself" in plain(gone)
     assert f'href="../../{person.path}/words"' in gone
-    assert "This page does not reach what the application has of its own, nor backups." in plain(gone)
+    text = "does not reach what the application and the provider of its model have of their own, nor backups."
+    assert text in plain(gone)
     assert '<p class="crumb"><a href="../../' + person.path in gone
     gone = person.send("forget?all=1", confirm=person.twin("/forget?all=1")["confirm"])
     assert gone.status == 200
