@@ -33,11 +33,11 @@ async def fill_page(
         filter takes, and the end after the last row; None: fewer rows were read, so that no more follow.
     min_rows: the fewest rows that are read at once.
     """
-    found: list[T] = []
-    while len(found) < page.limit:
-        items, end = await read(low, high, max(page.limit - len(found), min_rows))
-        found += items
+    entries: list[T] = []
+    while len(entries) < page.limit:
+        added, end = await read(low, high, max(page.limit - len(entries), min_rows))
+        entries += added
         if end is None:
             break
         low, high = (low, end) if page.newest_first else (end, high)
-    return found[: page.limit]
+    return entries[: page.limit]

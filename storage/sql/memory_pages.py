@@ -138,8 +138,8 @@ class MemoryPages(StoreGroup):
         row = await connection.fetch_row(SQL["memory"], (project, uid))
         if row is None:
             return None
-        id, uid, project, profile, subject, *rest = row
-        return FoundMemory(id, uid, Scope(project, profile, subject), *rest)
+        agent_row, uid, project, profile, subject, *rest = row
+        return FoundMemory(agent_row, uid, Scope(project, profile, subject), *rest)
 
     @long_reads
     async def find_sized_memory(
@@ -304,27 +304,27 @@ class MemoryPages(StoreGroup):
     @reads
     async def list_blocks(self, connection: Connection, agent_row: int) -> list[ShownBlock]:
         """Returns the blocks that a memory sees, in their order."""
-        order = {block.id: n for n, block in enumerate(await load_blocks(connection, agent_row))}
-        rows = await load_rows(connection, SQL["blocks"], list(order), agent_row)
+        places = {block.id: place for place, block in enumerate(await load_blocks(connection, agent_row))}
+        rows = await load_rows(connection, SQL["blocks"], list(places), agent_row)
         shown_blocks = [ShownBlock(make_block(row), row[8], row[9], bool(row[10])) for row in rows]
-        return sorted(shown_blocks, key=lambda shown_block: order[shown_block.block.id])
+        return sorted(shown_blocks, key=lambda shown_block: places[shown_block.block.id])
 
     @long_reads
     async def list_unindexed(self, connection: Connection, agent_row: int, next_seq: int) -> UnindexedTexts:
         """Returns the newest texts of a memory that no index has. next_seq: the memory's next number."""
         blocks = await load_blocks(connection, agent_row)
-        ids = [block.id for block in blocks]
-        versions = await load_rows(connection, SQL["earlier_versions"], ids, _MAX_UNINDEXED + 1)
+        block_rows = [block.id for block in blocks]
+        versions = await load_rows(connection, SQL["earlier_versions"], block_rows, _MAX_UNINDEXED + 1)
         summaries = await connection.fetch_rows(SQL["summaries"], (agent_row, _MAX_UNINDEXED + 1))
         first_seq = next_seq - _NEWEST_SEQS
         values = (agent_row, first_seq, b"t", b"c", _LONG_BYTES, ATOM_BYTES - 1)
         candidates = await connection.fetch_rows(SQL["unindexed"], values)
         few_versions = _choose_affordable(versions, [len(row[2]) for row in versions])
         few_summaries = _choose_affordable(summaries, [len(row[1]) for row in summaries])
-        ids = [row[0] for row in _choose_affordable(candidates, [row[1] for row in candidates])]
-        rows = await load_rows(connection, SQL["whole_exchanges"], ids, agent_row)
-        rows.sort(key=lambda row: ids.index(row[4]))
-        chosen_counts = (len(few_versions), len(few_summaries), len(ids))
+        exchange_rows = [row[0] for row in _choose_affordable(candidates, [row[1] for row in candidates])]
+        rows = await load_rows(connection, SQL["whole_exchanges"], exchange_rows, agent_row)
+        rows.sort(key=lambda row: exchange_rows.index(row[4]))
+        chosen_counts = (len(few_versions), len(few_summaries), len(exchange_rows))
         return UnindexedTexts(
             [(row[0], row[1], row[2]) for row in few_versions],
             {block.label: block.value for block in blocks},
@@ -359,7 +359,9 @@ class _PathStep(NamedTuple):
     state: str
     # The indices of the messages that are forgotten alone, as a JSON list; None: no message is.
     redactions: bytes | None
+    # True if the reply is missing or forgotten.
     has_no_reply: bool
+    # True if the exchange is on its conversation's active branch.
     is_active: bool
     # The time at which the exchange ended, was cut or began.
     last_turn: float
@@ -394,7 +396,7 @@ def _find_branches(steps: Sequence[_PathStep]) -> list[Branch]:
     parents = {step.parent for step in steps}
     ends = [step for step in steps if step.row not in parents]
     branches: list[Branch] = []
-    for end in sorted(ends, key=lambda each: (each.last_turn, each.seq), reverse=True):
+    for end in sorted(ends, key=lambda step: (step.last_turn, step.seq), reverse=True):
         # If another branch continues or ends with the last exchange that is left of this branch, it has all of its
         # messages.
         if last_left[end.row] not in followed:
@@ -426,5 +428,5 @@ def _make_prefix_bounds(prefix: str) -> tuple[str, str]:
 
 
 def _make_memory(row: Row) -> SizedMemory:
-    id, uid, project, profile, subject, *rest = row
-    return SizedMemory(id, uid, Scope(project, profile, subject), *rest)
+    agent_row, uid, project, profile, subject, *rest = row
+    return SizedMemory(agent_row, uid, Scope(project, profile, subject), *rest)

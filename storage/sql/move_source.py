@@ -68,10 +68,8 @@ class MoveSource(StoreGroup):
     @reads
     async def compute_state_digest(self, connection: Connection, agent_row: int) -> bytes | None:
         """Returns a digest that differs after each change of a memory and in each store; None: the memory is gone."""
-        memory, numbers = (
-            await find_agent_by_id(connection, agent_row),
-            await find_numbers(connection, agent_row),
-        )
+        memory = await find_agent_by_id(connection, agent_row)
+        numbers = await find_numbers(connection, agent_row)
         if memory is None or numbers is None:
             return None
         # A plain tuple, as the digests of earlier moves were made of one.
@@ -103,9 +101,9 @@ class MoveSource(StoreGroup):
         """Returns a page of the blocks that no memory owns. after: the last `id` of the page before."""
         blocks = []
         for row in await connection.fetch_rows(SQL["blocks"], (after, PAGE_ROWS)):
-            id, project, profile, label, description, limit, read_only, uid, body = row
+            block_row, project, profile, label, description, limit, read_only, uid, body = row
             block = MovedBlock(
-                id=id,
+                id=block_row,
                 project=project,
                 profile=profile,
                 label=label,
@@ -116,7 +114,7 @@ class MoveSource(StoreGroup):
                 details=orjson.loads(body or b"{}"),
                 versions=[
                     await _make_moved_version(connection, version)
-                    for version in await load_versions(connection, id)
+                    for version in await load_versions(connection, block_row)
                 ],
             )
             blocks.append(block)
@@ -132,7 +130,7 @@ class MoveSource(StoreGroup):
 
 async def _make_moved_version(connection: Connection, version: BlockVersion) -> MovedVersion:
     """Returns a version as it is moved."""
-    sources = [await _find_address(connection, id) for id in orjson.loads(version.sources)]
+    sources = [await _find_address(connection, source_row) for source_row in orjson.loads(version.sources)]
     addresses = [address for address in sources if address is not None]
     address = None if version.exchange_row is None else await _find_address(connection, version.exchange_row)
     return MovedVersion(

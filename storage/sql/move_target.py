@@ -45,8 +45,8 @@ class MoveTarget(StoreGroup):
     async def put_keys(self, connection: Connection, keys: Sequence[MovedKey]) -> None:
         """Adds the keys that are missing here. A key that was revoked or rotated in either store stays so."""
         for key in keys:
-            revised = (key.digest, key.prefix, key.revoked_at, key.old_digest, key.old_expires_at)
-            if not await connection.run(SQL["key_revise"], revised):
+            values = (key.digest, key.prefix, key.revoked_at, key.old_digest, key.old_expires_at)
+            if not await connection.run(SQL["key_revise"], values):
                 await connection.run(SQL["key_put"], key)
 
     @reads
@@ -81,8 +81,8 @@ class MoveTarget(StoreGroup):
     ) -> None:
         """Adds the counters that are missing here. keys: number of a gateway key in the source -> its number here."""
         for usage_key, counters in rows:
-            placed = usage_key._replace(key=keys.get(usage_key.key, 0))
-            await connection.run(SQL["usage_put"], (*placed, *counters))
+            key_here = usage_key._replace(key=keys.get(usage_key.key, 0))
+            await connection.run(SQL["usage_put"], (*key_here, *counters))
 
     @bulk_writes
     async def put_limits(
@@ -92,11 +92,11 @@ class MoveTarget(StoreGroup):
 
         keys: number of a gateway key in the source -> its number here.
         """
-        present = {tuple(row) for row in await connection.fetch_rows(SQL["limit_bounds"])}
+        stored_bounds = {tuple(row) for row in await connection.fetch_rows(SQL["limit_bounds"])}
         for limit in limits:
-            key = None if limit.key_id is None else keys.get(limit.key_id)
-            bounds = (limit.project, key, limit.user, limit.unit, limit.per)
-            if bounds not in present and (limit.key_id is None or key is not None):
+            key_here = None if limit.key_id is None else keys.get(limit.key_id)
+            bounds = (limit.project, key_here, limit.user, limit.unit, limit.per)
+            if bounds not in stored_bounds and (limit.key_id is None or key_here is not None):
                 await connection.run(SQL["limit_put"], (*bounds, limit.most, limit.then))
 
     @bulk_writes
@@ -121,29 +121,29 @@ class MoveTarget(StoreGroup):
 
         Returns whether the block is as in the source: False if it was changed there after it was moved.
         """
-        present_id = await connection.fetch_value(SQL["block_named"], (block.uid,))
-        if present_id is not None:
-            moved = {
+        stored_row = await connection.fetch_value(SQL["block_named"], (block.uid,))
+        if stored_row is not None:
+            values_here = {
                 version.number: None if version.origin == FORGOTTEN_ORIGIN else version.value
-                for version in await load_versions(connection, present_id)
+                for version in await load_versions(connection, stored_row)
             }
             return all(
-                version.version in moved and moved[version.version] in (None, version.value)
+                version.version in values_here and values_here[version.version] in (None, version.value)
                 for version in block.versions
             )
-        shared = (block.project, block.profile, block.label)
-        present = await connection.fetch_row(SQL["block_shared"], shared) if block.profile else None
-        if present is None:
-            values = (*shared, block.description, block.limit, block.read_only, block.uid)
-            id = await connection.fetch_value(SQL["block_add"], values)
+        place = (block.project, block.profile, block.label)
+        shared_block = await connection.fetch_row(SQL["block_shared"], place) if block.profile else None
+        if shared_block is None:
+            values = (*place, block.description, block.limit, block.read_only, block.uid)
+            block_row = await connection.fetch_value(SQL["block_add"], values)
         else:
-            id, version = present
+            block_row, version = shared_block
             if version != 1:
                 return True
-            await connection.run(SQL["versions_drop"], (id,))
-            await connection.run(SQL["block_become"], (block.uid, id))
+            await connection.run(SQL["versions_drop"], (block_row,))
+            await connection.run(SQL["block_become"], (block.uid, block_row))
         for moved_version in block.versions:
-            await _add_version(connection, id, moved_version)
+            await _add_version(connection, block_row, moved_version)
         if block.details:
             draft = DefinitionDraft(block.project, DefinitionKind.BLOCK, block.uid, block.details)
             await add_definition(connection, draft, at=float(block.versions[0].at))
@@ -167,24 +167,33 @@ class MoveTarget(StoreGroup):
                 await begin_reading(connection, agent.id, reader_row, reader.seq, reader.at)
 
 
-async def _add_version(connection: Connection, block_row: int, added: MovedVersion) -> None:
+async def _add_version(connection: Connection, block_row: int, moved_version: MovedVersion) -> None:
     """Adds a version to a block as its newest. Exchanges that were not moved are left out of it."""
-    origins = [await _find_exchange_at(connection, source) for source in added.sources]
-    sources = orjson.dumps([exchange for exchange in origins if exchange is not None])
-    exchange = None if added.exchange is None else await _find_exchange_at(connection, added.exchange)
-    row = await insert_version(
-        connection, block_row, added.version, added.value, at=added.at, origin=added.origin,
-        exchange_row=exchange, sources=sources, restores=added.restores,
-    )  # fmt: skip
-    await connection.run(SQL["block_point"], (added.version, row, block_row))
+    found_rows = [await _find_exchange_at(connection, source) for source in moved_version.sources]
+    sources = orjson.dumps([source_row for source_row in found_rows if source_row is not None])
+    exchange_row = (
+        None
+        if moved_version.exchange is None
+        else await _find_exchange_at(connection, moved_version.exchange)
+    )
+    version_row = await insert_version(
+        connection,
+        block_row,
+        moved_version.version,
+        moved_version.value,
+        at=moved_version.at,
+        origin=moved_version.origin,
+        exchange_row=exchange_row,
+        sources=sources,
+        restores=moved_version.restores,
+    )
+    await connection.run(SQL["block_point"], (moved_version.version, version_row, block_row))
 
 
 async def _find_exchange_at(connection: Connection, address: ExchangeAddress) -> int | None:
     """Returns the row of an exchange in this store; None: the exchange was not moved."""
     agent_row = await connection.fetch_value(SQL["memory_at"], address.scope)
-    exchange = (
-        None
-        if agent_row is None
-        else await connection.fetch_value(SQL["exchange_at"], (agent_row, address.seq))
-    )
-    return None if exchange is None else int(exchange)
+    if agent_row is None:
+        return None
+    exchange_row = await connection.fetch_value(SQL["exchange_at"], (agent_row, address.seq))
+    return None if exchange_row is None else int(exchange_row)

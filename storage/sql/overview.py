@@ -42,16 +42,16 @@ class Overview(StoreGroup):
         by_agent = {agent_row: values for agent_row, *values in sizes}
         return [
             ListedMemory(
-                id=id,
+                id=agent_row,
                 uid=uid,
                 scope=Scope(*scope),
                 created=created,
                 blocks=blocks,
                 facts=facts,
                 passages=passages,
-                retained=_make_retained(by_agent.get(id)),
+                retained=_make_retained(by_agent.get(agent_row)),
             )
-            for id, uid, *scope, created, blocks, facts, passages in rows
+            for agent_row, uid, *scope, created, blocks, facts, passages in rows
         ]
 
     @long_reads
@@ -99,14 +99,14 @@ class Overview(StoreGroup):
         """
         rows = await connection.fetch_rows(SQL["conversations"], (project, profile, subject, *before, limit))
         sizes = await load_rows(connection, SQL["conversation_sizes"], [row[0] for row in rows])
-        by_conversation = {id: values for id, *values in sizes}
-        listed = [
-            ListedConversation(uid, key, Scope(*scope), _make_retained(by_conversation[id]))
-            for id, uid, key, *scope, _ in rows
-            if id in by_conversation
+        by_conversation = {conversation_row: values for conversation_row, *values in sizes}
+        conversations = [
+            ListedConversation(uid, key, Scope(*scope), _make_retained(by_conversation[conversation_row]))
+            for conversation_row, uid, key, *scope, _ in rows
+            if conversation_row in by_conversation
         ]
         end = (rows[-1][-1], rows[-1][0]) if len(rows) == limit else None
-        return ListedConversations(listed, end)
+        return ListedConversations(conversations, end)
 
 
 def _make_retained(values: Sequence[Any] | None) -> RetainedContent:
@@ -116,5 +116,5 @@ def _make_retained(values: Sequence[Any] | None) -> RetainedContent:
     """
     if values is None:
         return RetainedContent()
-    *conversations, last_at, messages, bytes, turns, cancelled = values
-    return RetainedContent(last_at, messages, bytes, turns, cancelled, *conversations)
+    *conversations, last_at, messages, size_bytes, turns, cancelled = values
+    return RetainedContent(last_at, messages, size_bytes, turns, cancelled, *conversations)

@@ -79,7 +79,7 @@ class _CandidateCheck(NamedTuple):
 
     # The newest text that has the words; None: no text has them.
     message: Message | None
-    # All texts were checked, unless a text with the words was found.
+    # True if a text with the words was found, or all texts were checked.
     is_complete: bool
 
 
@@ -123,12 +123,12 @@ class PeopleSearch(StoreGroup):
                 break
             searched_count += 1
             try:
-                checked = await self._check_candidates(loaded_memory.agent, memory_candidates, query, terms)
+                check = await self._check_candidates(loaded_memory.agent, memory_candidates, query, terms)
             except (StoreTimeout, StoreCorrupt):
-                checked = _CandidateCheck(None, is_complete=False)
-            is_complete &= checked.is_complete
-            if checked.message is not None:
-                people_with_words.append(PersonWithWords(loaded_memory.memory, checked.message))
+                check = _CandidateCheck(None, is_complete=False)
+            is_complete &= check.is_complete
+            if check.message is not None:
+                people_with_words.append(PersonWithWords(loaded_memory.memory, check.message))
         end = None
         if searched_count < len(people):
             # If no memory was loaded, all memories of the page were forgotten meanwhile.
@@ -148,10 +148,10 @@ class PeopleSearch(StoreGroup):
             row[0]: row[1] for row in await connection.fetch_rows(SQL["index_sizes"], ([*agents],))
         }
         existing = [(person, agents[person.id]) for person in people if person.id in agents]
-        chosen = [*_choose_affordable(existing, index_sizes)]
-        ids = [agent.id for _, agent in chosen if not _is_long(agent)]
+        affordable = [*_choose_affordable(existing, index_sizes)]
+        ids = [agent.id for _, agent in affordable if not _is_long(agent)]
         if not ids:
-            return [_LoadedMemory(memory, agent, None, ()) for memory, agent in chosen]
+            return [_LoadedMemory(memory, agent, None, ()) for memory, agent in affordable]
         long_rows = await connection.fetch_rows(SQL["memories_with_long_texts"], (ids, _LONG_BYTES))
         whole_ids = {*ids}.difference(row[0] for row in long_rows)
         # The indexes last: what is indexed meanwhile is read twice, and not left out.
@@ -161,7 +161,7 @@ class PeopleSearch(StoreGroup):
             _LoadedMemory(
                 memory, agent, blobs[agent.id] if agent.id in whole_ids else None, unindexed[agent.id]
             )
-            for memory, agent in chosen
+            for memory, agent in affordable
         ]
 
     async def _load_unindexed(

@@ -153,7 +153,7 @@ class _UnreadBatch:
     # The two limits of `Readers.find_unread`.
     limit_chars: int
     message_chars: int
-    # An earlier read is repeated: its messages have room, and are settled.
+    # True if an earlier read is repeated: its messages have room, and are settled.
     is_repeat: bool
     # The number of the last exchange that was read.
     end: int
@@ -172,7 +172,8 @@ class _UnreadBatch:
             is_left = row[_RUN_STATE] == "left"
             is_settled = is_left or row[_IS_FOLLOWED] or _is_settled(exchange, now, idle_s)
             if not self.is_repeat and (row[_RUN_STATE] == "running" or not is_settled):
-                self.is_more, self.is_waiting = False, True
+                self.is_more = False
+                self.is_waiting = True
                 return
             is_shown = is_left or (exchange.active and exchange.state is ExchangeState.FINISHED)
             if is_shown and not self._add(exchange, row[_FULL], is_shared=is_shared):
@@ -185,11 +186,11 @@ class _UnreadBatch:
 
         full_reply: all messages of the reply, as `Exchange.full_reply`.
         """
-        new = self.rules.list_messages(exchange, is_shared, None, None)
-        self._chars += sum(min(len(message.text), self.message_chars) for message in new)
+        messages = self.rules.list_messages(exchange, is_shared, None, None)
+        self._chars += sum(min(len(message.text), self.message_chars) for message in messages)
         if self.messages and self._chars > self.limit_chars and not self.is_repeat:
             return False
-        self.messages += new
+        self.messages += messages
         if tools := self.rules.list_tools_used(replace(exchange, full_reply=full_reply)):
             self.tools_used[exchange.id] = tools
         return True

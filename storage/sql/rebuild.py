@@ -30,7 +30,9 @@ SQL = load("rebuild.sql")
 
 # The most exchanges whose remaining messages are read for a block: this takes milliseconds, while the writer waits.
 _MAX_REMAINING = 64
-_NO_SOURCES, _NO_ARGUMENTS = b"[]", b"{}"
+# No sources, and no arguments of a call, as JSON.
+_NO_SOURCES = b"[]"
+_NO_ARGUMENTS = b"{}"
 
 
 async def select_erased(connection: Connection, exchange_rows: Iterable[int]) -> set[int]:

@@ -108,7 +108,7 @@ class Responses(StoreGroup):
     @reads
     async def find_open_among(self, connection: Connection, run_rows: Sequence[int]) -> set[int]:
         """Returns the runs among these that have not ended."""
-        return {id for (id,) in await load_rows(connection, SQL["open_among"], run_rows)}
+        return {run_row for (run_row,) in await load_rows(connection, SQL["open_among"], run_rows)}
 
     @reads
     async def load_epoch(self, connection: Connection, agent_row: int) -> int:

@@ -41,9 +41,10 @@ SQL = load("search_index.sql")
 _STEP_EXCHANGES = 16
 # Passages and facts indexed in one write: a part of a file has 2,000 characters, which take 0.4 ms.
 _STEP_PASSAGES = 64
-# A round of the loop that takes longer shows that the loop is busy. So many messages are counted in a round then, in
-# 0.7 ms: with one message a round the index would lag.
-_BUSY_S, _BUSY_MESSAGES = 0.005, 16
+# A round of the loop that takes longer shows that the loop is busy.
+_BUSY_S = 0.005
+# The messages that are counted in a round of a busy loop, in 0.7 ms: with one message a round the index would lag.
+_BUSY_MESSAGES = 16
 
 
 class _Unindexed(NamedTuple):
@@ -165,7 +166,9 @@ class SearchIndex(GrowingGroup):
             outdated = await _remove_from_index(connection, agent.id, stale_rows, indexed_seq)
         passages = await load_passages_and_facts_since(connection, agent.id, indexed_seq + 1, _STEP_PASSAGES)
         if len(passages) == _STEP_PASSAGES and passages[-1].seq < end_seq:
-            end_seq, is_last = passages[-1].seq, False  # the rest comes with the next step
+            # The rest comes with the next step.
+            end_seq = passages[-1].seq
+            is_last = False
         documents = self._make_documents(
             shown_exchange for shown_exchange in (*outdated, *fresh) if shown_exchange.exchange.seq <= end_seq
         )

@@ -90,7 +90,8 @@ def _parse(file: str) -> tuple[dict[str, _Text], dict[str, _Text]]:
     _, *parts = _BEGIN.split(resources.files(__package__).joinpath(file).read_text(encoding="utf-8"))
     for marker, name, database, body in zip(*(iter(parts),) * 4, strict=True):
         lines = (line for line in body.splitlines() if not line.startswith("--"))
-        by_database, key = found[marker].setdefault(name, {}), database or ""
+        by_database = found[marker].setdefault(name, {})
+        key = database or ""
         # A text for both databases (key "") stands alone.
         if key in by_database or (by_database and "" in (key, *by_database)):
             raise ValueError(f"{file} has {name} twice")
@@ -116,9 +117,11 @@ def _make_statement(name: str, text: _Text, pieces: Mapping[str, _Text]) -> Stat
     """Returns a statement of its texts in the .sql file. pieces: the file's pieces by name."""
     assembled = _assemble(text.sqlite, lambda name: pieces[name].sqlite)
     sqlite = _POSTGRES_ONLY.sub("", _CLOCK.sub(r"?\1", _HAS.sub(_HAS_IN_SQLITE, assembled)))
-    match, sized_columns, is_padded = _FILLED.search(sqlite), 0, False
-    if match is not None:
-        sized_columns, is_padded = int(match[2]), match[1] == "padded"
+    sized_columns = 0
+    is_padded = False
+    if (match := _FILLED.search(sqlite)) is not None:
+        sized_columns = int(match[2])
+        is_padded = match[1] == "padded"
         # SQLite's connection adds these values after the parameters of both databases.
         last = max(int(number) for number in re.findall(r"\?(\d+)", sqlite))
         sqlite = _FILLED.sub(f"?{last + 1}, ?{last + 2}" if is_padded else f"?{last + 1}", sqlite)

@@ -45,8 +45,9 @@ from storage.sql.turns import merge_edits, write_merge
 from storage.store_rules import Rules
 
 SQL = load("stored_paths.sql")
+# How a cancelled step stopped.
 _CANCELLED_STOP = "cancelled"
-_TAKEN_OVER = "another process has taken over the conversation of this run"
+_TAKEN_OVER_MESSAGE = "another process has taken over the conversation of this run"
 
 
 async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> StepOpened:
@@ -153,7 +154,7 @@ def _list_read_memories(reading: ReadSpan | None) -> tuple[int, ...]:
 async def write_edits(
     connection: Connection,
     agent_row: int,
-    merged: BlockMerge,
+    merge: BlockMerge,
     first_versions: Mapping[int, int],
     now: float,
     reading: ReadSpan | None = None,
@@ -162,9 +163,9 @@ async def write_edits(
 
     Raises: WriteConflict.
     """
-    await write_merge(connection, agent_row, merged, first_versions, now, reading)
+    await write_merge(connection, agent_row, merge, first_versions, now, reading)
     # Forgetting rebuilds the blocks from the edits that stay.
-    for write in merged.writes:
+    for write in merge.writes:
         await add_edit(connection, agent_row, replace(write.edit, state=EditState.MERGED))
 
 
@@ -195,7 +196,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
     await check_attempt(connection, write.job)
     if row is None:
         await _check_epoch(connection, agent)
-        raise RunEnded(_TAKEN_OVER)
+        raise RunEnded(_TAKEN_OVER_MESSAGE)
     if exchange.seq <= row[0]:
         # The index has passed the exchange while it was open, so the exchange has to be indexed again.
         await exchanges.add_marks(connection, agent.id, MarkKind.STALE, (b"",), exchange.id)
@@ -205,8 +206,8 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
     await add_error_message(connection, agent.id, step.run_row, write.error_message, write.error_status)
     if write.reading is not None and step.stop not in (None, _CANCELLED_STOP) and step.error is None:
         await advance_over(connection, write.reading, step.ended or step.begun)
-    accepted = [await accept_reading(connection, jobs, reading) for reading in write.accepts]
-    return [run.uid for run in accepted if run is not None]
+    runs = [await accept_reading(connection, jobs, reading) for reading in write.accepts]
+    return [run.uid for run in runs if run is not None]
 
 
 async def end_run_of_step(connection: Connection, write: RunEnd) -> Run:
@@ -218,7 +219,7 @@ async def end_run_of_step(connection: Connection, write: RunEnd) -> Run:
     if write.exchange_row is not None:
         run = await find_run(connection, write.agent_row, write.run_row)
         if run is not None and run.state is RunState.FAILED:
-            raise RunEnded(_TAKEN_OVER)
+            raise RunEnded(_TAKEN_OVER_MESSAGE)
         values = (
             write.stop,
             orjson.dumps(write.waiting) if write.waiting else None,

@@ -77,11 +77,11 @@ def _read_no_clock() -> None:
 class Store:
     """All groups of one store. Each process opens one.
 
+    Without `now` and `tick` the store goes by the machine's clocks, or by the database's if processes share it.
+
     path: the path of the SQLite file; None: the database is on a server.
     now: a clock, in seconds since the epoch.
     tick: a clock that never jumps, for leases.
-
-    Without `now` and `tick` the store goes by the machine's clocks, or by the database's if processes share it.
     """
 
     def __init__(
@@ -105,7 +105,8 @@ class Store:
         self.passages = Passages(database, self.growth)
         self.attached_folders = AttachedFolders(database)
         self.files = Files(database, self.growth)
-        snapshots, memories = SnapshotCache(), MemoryCache(rules)
+        snapshots = SnapshotCache()
+        memories = MemoryCache(rules)
         self.turns = Turns(database, self.agents, rules, snapshots, memories)
         self.search_index = SearchIndex(database, self.growth, memories, rules)
         self.recall = Recall(database, memories, rules, self.search_index)

@@ -72,11 +72,12 @@ async def load_buckets(connection: Connection, agent_row: int, hashes: Sequence[
 
 async def find_unsegmented(connection: Connection, agent_row: int, indexed_seq: int) -> int | None:
     """Returns the number of a segment that can be made; None if no segment can be made."""
-    count = compute_segment(blob.compute_chunk(indexed_seq + 1))  # of segments with all of their chunks
+    # The number of segments that have all of their chunks.
+    count = compute_segment(blob.compute_chunk(indexed_seq + 1))
     if count < MIN_SEGMENTS:
         return None
-    stored = set(await load_column(connection, SQL["segment_numbers"], (agent_row, DOCUMENTS)))
-    return min({*range(count)} - stored, default=None)
+    stored_numbers = set(await load_column(connection, SQL["segment_numbers"], (agent_row, DOCUMENTS)))
+    return min({*range(count)} - stored_numbers, default=None)
 
 
 async def add_segment(

@@ -82,7 +82,7 @@ class ExportReader(StoreGroup):
         else:
             records = await _load_page(connection, agent.id, part, cursor, limit, export_end)
         last_cursor = export_end.get("seq" if part in _PAGED_BY_SEQ else part)
-        return [each for each in records if last_cursor is None or each.cursor <= last_cursor]
+        return [record for record in records if last_cursor is None or record.cursor <= last_cursor]
 
 
 async def _load_page(

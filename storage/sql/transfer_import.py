@@ -134,14 +134,16 @@ class ImportWriter(GrowingGroup):
         async def publish(connection: Connection) -> list[int]:
             await connection.lock(agent.id)
             await _check_unfinished(connection, agent)
-            replaced = await _find_replaceable(connection, scope)
+            empty_agent = await _find_replaceable(connection, scope)
             forgettings: list[int] = []
-            if replaced is not None:
+            if empty_agent is not None:
                 # Deleted at once, so that no turn that was planned for that memory is committed.
                 target = ForgetTarget(is_all=True)
-                forgettings = await begin_forgetting(connection, replaced.id, target, self._forgetting.now())
-                if replaced.paused_at is not None:
-                    await pause_agent(connection, agent.id, replaced.paused_at)
+                forgettings = await begin_forgetting(
+                    connection, empty_agent.id, target, self._forgetting.now()
+                )
+                if empty_agent.paused_at is not None:
+                    await pause_agent(connection, agent.id, empty_agent.paused_at)
             await connection.run(SQL["set_next_seq"], (next_seq, agent.id))
             if created is not None:
                 await connection.run(SQL["set_created"], (created, agent.id))

@@ -29,16 +29,18 @@ async def load_edits(connection: Connection, agent_row: int, exchange_row: int) 
 
 def make_edit(row: Row) -> MemoryEdit:
     """Returns the record of a row of the piece `edit`."""
-    id, exchange_row, call_id, op, label, arguments, state, at, seen = row
+    edit_row, exchange_row, call_id, op, label, arguments, state, at, seen = row
     return MemoryEdit(
-        id, exchange_row, call_id, op, label, arguments, state=EditState(state), at=at, seen=seen
+        edit_row, exchange_row, call_id, op, label, arguments, state=EditState(state), at=at, seen=seen
     )
 
 
-async def settle_edits(connection: Connection, agent_row: int, ids: Iterable[int], state: EditState) -> None:
+async def settle_edits(
+    connection: Connection, agent_row: int, edit_rows: Iterable[int], state: EditState
+) -> None:
     """Marks edits as merged or dropped, once and for all."""
-    for id in ids:
-        await connection.run(SQL["edit_settle"], (state, id, agent_row))
+    for edit_row in edit_rows:
+        await connection.run(SQL["edit_settle"], (state, edit_row, agent_row))
 
 
 async def drop_edits(connection: Connection, agent_row: int, exchange_row: int) -> None:

@@ -57,7 +57,7 @@ class DueConversation(NamedTuple):
 
     agent_row: int
     conversation_row: int
-    # The client has given the conversation an id.
+    # True if the client has given the conversation an id.
     is_named: bool
     # When the conversation last moved, in seconds since the epoch.
     last_at: float
@@ -226,10 +226,10 @@ class Turns(StoreGroup):
 
 def _estimate_write_bytes(write: TurnWrite) -> int:
     """Returns the estimated bytes that a waiting write holds. Images count only if it has its exchange."""
-    planned = write.plain or write.change
-    if planned is None or planned.exchange is None:
+    plan = write.plain or write.change
+    if plan is None or plan.exchange is None:
         return _WRITE_BYTES + 2 * write.chars
-    return _WRITE_BYTES + 2 * planned.exchange.content_bytes
+    return _WRITE_BYTES + 2 * plan.exchange.content_bytes
 
 
 async def _load_candidates(
@@ -245,10 +245,10 @@ async def _load_candidates(
     since: the agent's next number when the turn was planned. Openings from this number on matter, too: a conversation
         that began after this turn may extend it.
     """
-    keyed = None
+    keyed_conversation = None
     if probes.key is not None:
-        keyed = await exchanges.find_keyed_conversation(connection, agent.id, probes.key)
-    conversation_row, last_at = (None, 0.0) if keyed is None else keyed
+        keyed_conversation = await exchanges.find_keyed_conversation(connection, agent.id, probes.key)
+    conversation_row, last_at = (None, 0.0) if keyed_conversation is None else keyed_conversation
     loaded_row = conversation_row or plain_conversation_row
     loaded_exchanges = await exchanges.load_candidates(connection, agent.id, probes, loaded_row, since)
     maybe_forgotten = probes.maybe_forgotten if has_risen(agent.epoch) else ()
@@ -369,8 +369,10 @@ async def _resolve_change(
             raise StaleWrite("something was forgotten while this turn was under way")
         indexed_seq = numbers.indexed_seq
         # The blocks of a memory that begins have raised its `rev`.
-        planned = (write.planned_next_seq, write.planned_agent_rev)
-        is_as_planned = (numbers.next_seq, numbers.rev) == planned or (is_new and numbers.next_seq == 1)
+        planned_numbers = (write.planned_next_seq, write.planned_agent_rev)
+        is_as_planned = (numbers.next_seq, numbers.rev) == planned_numbers or (
+            is_new and numbers.next_seq == 1
+        )
         if is_as_planned and write.change is not None:
             return _ResolvedChange(write.change, indexed_seq)
     # Another turn was faster: the rules decide on the tree as it is in this transaction.
@@ -388,6 +390,7 @@ class _StoredExchange(NamedTuple):
     """The exchange of a turn as it is stored now."""
 
     exchange: Exchange
+    # True if the turn has added the exchange; False: the turn has updated it.
     is_added: bool
     # The conversation that began with the turn, as in `CommittedTurn.begun`.
     begun: Conversation | None
@@ -463,10 +466,10 @@ async def _add_marks(
     change = resolved.change
     await exchanges.add_marks(connection, agent_row, MarkKind.PREFIX, change.prefixes, exchange.id)
     await exchanges.add_marks(connection, agent_row, MarkKind.TOMBSTONE, change.tombstone_hashes, exchange.id)
-    for changed in (exchange, *change.others):
+    for changed_exchange in (exchange, *change.others):
         # The index reads later exchanges once it reaches them, as they are then.
-        if changed.id in change.stale and changed.seq <= resolved.indexed_seq:
-            await exchanges.add_marks(connection, agent_row, MarkKind.STALE, (b"",), changed.id)
+        if changed_exchange.id in change.stale and changed_exchange.seq <= resolved.indexed_seq:
+            await exchanges.add_marks(connection, agent_row, MarkKind.STALE, (b"",), changed_exchange.id)
 
 
 async def merge_edits(
@@ -485,17 +488,17 @@ async def merge_edits(
     blocks = await load_blocks(connection, agent_row)
     merge = rules.make_block_merge(blocks, edits)
     await write_merge(connection, agent_row, merge, {block.id: block.version for block in blocks}, now)
-    dropped = {edit.id for edit in merge.dropped}
+    dropped_rows = {edit.id for edit in merge.dropped}
     await settle_edits(
-        connection, agent_row, [edit.id for edit in edits if edit.id not in dropped], EditState.MERGED
+        connection, agent_row, [edit.id for edit in edits if edit.id not in dropped_rows], EditState.MERGED
     )
-    await settle_edits(connection, agent_row, dropped, EditState.DROPPED)
+    await settle_edits(connection, agent_row, dropped_rows, EditState.DROPPED)
 
 
 async def write_merge(
     connection: Connection,
     agent_row: int,
-    merged: BlockMerge,
+    merge: BlockMerge,
     first_versions: Mapping[int, int],
     now: float,
     reading: ReadSpan | None = None,
@@ -508,7 +511,7 @@ async def write_merge(
     Raises: WriteConflict.
     """
     versions = dict(first_versions)
-    for block_row, value, edit in merged.writes:
+    for block_row, value, edit in merge.writes:
         try:
             await write_block(
                 connection, block_row, versions[block_row], value, at=now, origin=f"tool:{edit.call_id}",
@@ -517,11 +520,13 @@ async def write_merge(
         except NotFound as error:
             raise WriteConflict(error.message) from error
         versions[block_row] += 1
-    owner_row, facts = agent_row, merged.facts
+    owner_row = agent_row
+    facts = merge.facts
     if reading is not None:
-        owner_row, sources = reading.memory_row, tuple(reading.exchanges)
+        owner_row = reading.memory_row
+        sources = tuple(reading.exchanges)
         facts = [replace(fact, exchange_row=None, sources=sources) for fact in facts]
-    for text, edit in merged.passages:
+    for text, edit in merge.passages:
         await add_saved_passage(
             connection, owner_row, text, edit, None if reading is None else reading.exchanges
         )

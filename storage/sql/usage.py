@@ -23,6 +23,7 @@ from storage.usage_records import (
 )
 
 SQL = load("usage.sql")
+# The columns of a row that are its key.
 _KEY_COLUMNS = len(UsageKey._fields)
 # The seconds for which the last part of a process is known. An outage is shorter.
 _MAX_PART_AGE_S = 30 * 86_400.0
@@ -38,7 +39,10 @@ class Usage(StoreGroup):
 
     @bulk_writes
     async def add(self, connection: Connection, part: UsagePart) -> None:
-        """Adds a part's counters to the stored sums, unless the part was added before: a call may be repeated."""
+        """Adds a part's counters to the stored sums, unless the part was added before.
+
+        So a call may be repeated.
+        """
         if await connection.fetch_value(SQL["part"], (part.process, part.number, part.at)) is None:
             return
         if part.number == 1:
@@ -114,7 +118,7 @@ class Usage(StoreGroup):
     async def record_writer(
         self, connection: Connection, process: str | None, now: float, since: float
     ) -> int:
-        """Returns the number of processes that have written since a time.
+        """Records that a process writes now. Returns the number of processes that have written since a time.
 
         process: the process that writes now, which is recorded; None: no process is recorded.
         now, since: times in seconds since the epoch.

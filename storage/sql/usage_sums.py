@@ -21,7 +21,8 @@ _LISTED_DAYS = 31
 async def read_sums(connection: Connection, query: UsageQuery) -> list[UsageSum]:
     """Returns the sums that a query asks for, in the order of its `by`."""
     end = await _find_page_end(connection, query)
-    names, days = _list_condition_names(query), range(query.first_day, query.last_day + 1)
+    names = _list_condition_names(query)
+    days = range(query.first_day, query.last_day + 1)
     # The counters of one user are looked up day by day, instead of among the counters of all users.
     lists_days = {"project", "user"} <= {*names} and len(days) <= _LISTED_DAYS
     statement = _make_sums_statement(
@@ -33,9 +34,9 @@ async def read_sums(connection: Connection, query: UsageQuery) -> list[UsageSum]
     )
     day_values = days if lists_days else (query.first_day, query.last_day)
     values = (*day_values, *_list_condition_values(query), *(end or ()), query.limit)
-    columns = len(query.by)
+    width = len(query.by)
     return [
-        UsageSum(tuple(row[:columns]), tuple(row[columns:]))
+        UsageSum(tuple(row[:width]), tuple(row[width:]))
         for row in await connection.fetch_rows(statement, values)
     ]
 

@@ -91,7 +91,7 @@ class VectorCache:
         self.clear_count = 0
         self._lock = threading.Lock()
         self._entries: OrderedDict[tuple[int, str], _CachedVectors] = OrderedDict()
-        self._bytes = 0
+        self._size_bytes = 0
 
     def get(self, agent_row: int, model: str) -> _CachedVectors | None:
         """Returns the cached vectors of a memory, which count as used last."""
@@ -111,8 +111,8 @@ class VectorCache:
                 return
             self._drop_entry((agent_row, model))
             self._entries[agent_row, model] = cached
-            self._bytes += cached.joined.size_bytes
-            while self._bytes > CACHE_BYTES and len(self._entries) > 1:
+            self._size_bytes += cached.joined.size_bytes
+            while self._size_bytes > CACHE_BYTES and len(self._entries) > 1:
                 self._drop_entry(next(iter(self._entries)))
 
     def clear(self) -> None:
@@ -120,12 +120,12 @@ class VectorCache:
         with self._lock:
             self.clear_count += 1
             self._entries.clear()
-            self._bytes = 0
+            self._size_bytes = 0
 
     def _drop_entry(self, key: tuple[int, str]) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._bytes -= entry.joined.size_bytes
+            self._size_bytes -= entry.joined.size_bytes
 
 
 async def find_joined(
@@ -164,15 +164,15 @@ async def _find_vectors(
     """Returns all vectors as they are now. Chunks that have not changed since they were cached are not read again."""
     loaded: list[vector_blobs.VectorRows] = []
     chunks: dict[int, _CachedChunk] = {}
-    rows = 0
+    row_count = 0
     for number, stamp in await connection.fetch_rows(SQL["chunks"], (agent_row, progress.model)):
         chunk = None if cached is None else cached.find_chunk(number, stamp)
         if chunk is None:
             chunk = await _read_chunk(connection, agent_row, number, progress.model)
         if chunk is not None and chunk.dimension == progress.dimension:
             loaded.append(chunk)
-            chunks[number] = _CachedChunk(stamp, rows, rows + len(chunk))
-            rows += len(chunk)
+            chunks[number] = _CachedChunk(stamp, row_count, row_count + len(chunk))
+            row_count += len(chunk)
     return _CachedVectors(progress.stamp, chunks, vector_blobs.join(loaded)) if loaded else None
 
 
@@ -197,12 +197,12 @@ async def add_vectors(
     """
     damaged: int | None = None
     for number, seqs in group_by_chunk(added).items():
-        of_chunk = {seq: added[seq] for seq in seqs}
+        chunk_vectors = {seq: added[seq] for seq in seqs}
         row = await connection.fetch_row(SQL["any"], (agent_row, number))
         try:
-            data = vector_blobs.merge(row[0] if row is not None and row[1] == model else None, of_chunk)
+            data = vector_blobs.merge(row[0] if row is not None and row[1] == model else None, chunk_vectors)
         except CorruptIndex:
-            data = vector_blobs.merge(None, of_chunk)
+            data = vector_blobs.merge(None, chunk_vectors)
             damaged = number if damaged is None else min(number, damaged)
         await connection.run(SQL["put"], (agent_row, number, stamp, model, data))
     return damaged
