@@ -359,9 +359,9 @@ class _PathStep(NamedTuple):
     state: str
     # The indices of the messages that are forgotten alone, as a JSON list; None: no message is.
     redactions: bytes | None
-    # True if the reply is missing or forgotten.
+    # True if the exchange has no reply that is shown.
     has_no_reply: bool
-    # True if the exchange is on its conversation's active branch.
+    # True if the messages of the exchange are shown and recalled.
     is_active: bool
     # The time at which the exchange ended, was cut or began.
     last_turn: float

@@ -50,7 +50,7 @@ async def test_who_comes_while_an_agent_is_made_waits_in_line(open_store: OpenSt
     assert len(set(await asyncio.gather(come_late(), *map(come, range(8))))) == 1
     assert went_on == [*range(9)]
     assert (sent.count("agent_find"), sent.count("agent_insert")) == (1, 1)
-    assert not store.agents._beginning
+    assert not store.agents._creation_locks
 
 
 async def test_a_turn_that_is_weighed_again_is_a_transaction(open_store: OpenStore) -> None:
