@@ -728,6 +728,23 @@ def test_a_send_that_comes_again_may_bring_what_was_cancelled_before_it(world: W
     assert sent(world) == ["Hi", "Ok.", "Are you", "there?", "Yes.", "Good."]
 
 
+def test_a_lone_message_that_comes_again_is_stored_once(world: World) -> None:
+    """Its client sends its new message alone, so its list does not show which reply it has."""
+    make(world)
+
+    def send(text: str, status: int = 200, **headers: str) -> None:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        reply = world.post([{"role": "user", "content": text}], {**STORED, **names}, model="agent/ann")
+        assert reply.status == status
+
+    send("Hi")
+    world.upstream.queue(fail(500), say("Yes."))
+    send("Are you there?", status=500)
+    send("Are you there?", x_stainless_retry_count="1")
+    send("Good.")
+    assert sent(world) == ["Hi", "Ok.", "Are you there?", "Yes.", "Good."]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_store_that_fails_between_two_steps_is_said_to_fail(
     world: World, monkeypatch: pytest.MonkeyPatch, stream: bool

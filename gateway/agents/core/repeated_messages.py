@@ -66,8 +66,13 @@ def count_repeated_messages(
     heard_texts: the texts of the reply before these messages (`find_last_reply_texts`).
     initial: the messages with which each conversation of the agent begins.
     """
-    counts = (count for _, count in _find_repeated_turns(path, hasher, messages, heard_texts, initial))
-    return min(len(_find_newest_turn(path)[0].inputs), len(messages)) if len(messages) in counts else 0
+    # A list without a reply may be that of a client that sends its new messages alone.
+    found = _find_repeated_turns(path, hasher, messages, heard_texts or None, initial)
+    return (
+        min(len(_find_newest_turn(path)[0].inputs), len(messages))
+        if len(messages) in (count for _, count in found)
+        else 0
+    )
 
 
 class BargeIn(Struct, frozen=True):
@@ -161,12 +166,14 @@ def _find_repeated_turns(
     path: Sequence[Exchange],
     hasher: MessageHasher,
     messages: Sequence[WireMessage],
-    heard_texts: Sequence[str],
+    heard_texts: Sequence[str] | None,
     initial: Sequence[WireMessage] = (),
 ) -> Iterator[tuple[Sequence[Exchange], int]]:
     """Yields the newest turns whose questions begin a list, and the number of the questions' messages.
 
     The fewest turns come first. The client has the reply before the turns. Only the newest of them may have a text.
+
+    heard_texts: the texts of the reply before the messages; None: the client may have a reply that it does not send.
     """
     turns: list[Exchange] = []
     list_atoms = tuple(map(hasher.make_atoms, messages))
@@ -182,7 +189,8 @@ def _find_repeated_turns(
         turns, questions = [*turn, *turns], question + questions
         if len(list_atoms) < len(questions):
             return
-        if questions == list_atoms[: len(questions)] and _has_heard(heard_texts, _find_newest_turn(path)):
+        is_after_heard = heard_texts is None or _has_heard(heard_texts, _find_newest_turn(path))
+        if questions == list_atoms[: len(questions)] and is_after_heard:
             yield turns, len(questions)
 
 
