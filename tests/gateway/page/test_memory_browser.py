@@ -295,6 +295,8 @@ def test_two_operators_edit_one_block(browser: Browser, operator: Operator) -> N
         assert late.get_by_role("alert").is_visible()
         assert not late.get_by_text("Saved. Version").is_visible()
         assert "The first one's text." in late.get_by_role("region", name="Changed meanwhile").inner_text()
+        # A screen reader goes on where it says what happened, and not at the top of the page.
+        assert late.evaluate("document.activeElement.id") == "meanwhile"
         assert late.get_by_role("textbox", name="Text of human").input_value() == "The second one's text."
         assert browser.list_faults(late) == []
         late.get_by_role("button", name="Save").click()
@@ -302,6 +304,12 @@ def test_two_operators_edit_one_block(browser: Browser, operator: Operator) -> N
         late.get_by_role("button", name="Bring back version 1", exact=True).click()
         late.get_by_role("button", name="Undo last change").click()
         assert late.get_by_role("textbox", name="Text of human").input_value() == "The second one's text."
+        late.get_by_role("textbox", name="Text of human").fill("y" * 5_001)
+        late.get_by_role("button", name="Save").click()
+        late.get_by_role("alert").get_by_text("characters at most").wait_for()
+        field = late.get_by_role("textbox", name="Text of human")
+        assert late.evaluate("document.activeElement.id") == "value"
+        assert field.get_attribute("aria-describedby") == "alert value-hint"
 
 
 def test_a_session_that_ends_in_an_edit_loses_no_text(browser: Browser, operator: Operator) -> None:

@@ -251,6 +251,7 @@ def test_keys_are_made_and_revoked_in_the_browser(browser: Browser, operator: Op
         page.get_by_role("combobox", name="Kind").select_option("operator-read")
         page.get_by_role("button", name="Make key").click()
         secret = page.get_by_role("status", name="New key").locator("pre").text_content()
+        assert page.evaluate("document.activeElement.textContent") == secret
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         page.get_by_role("button", name="Copy the key").click()
         page.get_by_text("Copied.").wait_for()
