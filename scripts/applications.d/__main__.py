@@ -1,15 +1,19 @@
-"""Runs real applications through a gateway and without one, and prints a table of what was found.
+"""Runs real applications through a gateway and without one, and prints a table of the results.
 
-A driver is a file of this folder: a program in the application's own language. Its first line says what it is and what
-has to be installed, `# LangChain: pip langchain-openai`; a line `# memory: off` gives it a gateway key of that mode,
-and a line `# note: ...` goes into the table. With `# api: responses` or `# api: messages` the gateway answers that API
-by way of chat completions, also the first time, with memory off. `# also: claude` has it played once more, before a
-strict Claude. It gets the address, the key, the model, the user and the texts of the scene in its environment, and
-prints the replies it is given.
+A driver is a file of this folder: a program in the application's own language. It gets the address, the key, the model,
+the user and the texts of the scene in its environment, and prints the replies that it gets. Its first lines are
+comments:
 
-The scene: two turns, a second conversation that asks for what was said in the first, a stream, a tool. It is played
-against a strict upstream directly, then through a gateway before the same upstream. The gateway is an ordinary process
-with a new database. Both times the upstream must get the same requests, but for what memory adds.
+    LangChain: pip langchain-openai    the application, and the packages to install
+    memory: off                        the driver gets a gateway key with this mode
+    note: ...                          a note for the table
+    api: responses                     the gateway answers this API by chat completions, so the first run also needs a
+                                       gateway, with memory off (the same for `messages`)
+    also: claude                       the scene is played once more, before a strict Claude
+
+The scene is two turns, a second conversation that asks about the first, a stream and a tool. It is played directly
+against a strict upstream, then through a gateway before the same upstream. The gateway is an ordinary process with a
+new database. The upstream must get the same requests both times, except for the texts that memory adds.
 """
 
 from __future__ import annotations
@@ -46,9 +50,9 @@ SCENE = {
     "ASK": "What is my cat called?",
     "STREAM": "Tell me a story about a lighthouse.",
     "TOOL": "What is the weather in Rome?",
-    # For coding agents: a sub-agent, to which a model writes `TASK`.
+    # For coding agents: the model gives `TASK` to a sub-agent.
     "DELEGATE": "Ask a helper about my garden.",
-    # For front ends: an edited message, a chat off the record and a question about it, a question of another person.
+    # For front ends: an edited message, a chat off the record, a question about it, and a question of another user.
     "EDIT": "She is afraid of thunder and of fireworks.",
     "HIDE": "Purple tulips grow in my garden.",
     "SEEK": "Which tulips grow in my garden?",
@@ -56,9 +60,10 @@ SCENE = {
 }
 TASK = "Find out which hedgehogs sleep in the garden."
 MODEL, CLAUDE = "gpt-4o-mini", "claude-opus-5-5"
-LIMIT_S = 420.0  # of one run
-INSTALL_S = 1800.0
-# Not in a package index, or served by another company.
+# The longest times of one run and of one installation.
+RUN_LIMIT_S = 420.0
+INSTALL_LIMIT_S = 1800.0
+# Applications that are in no package index, or hosted by their companies.
 NOT_TRIED = {
     "Home Assistant": "its integrations come with a server of its own",
     "Vapi": "hosted",
@@ -74,13 +79,13 @@ recall_deadline_ms = 10000
 name = "strict"
 base_url = "{url}"
 """
-# What changes from one run to the next by itself.
+# Parts of a request that differ in each run.
 VOLATILE = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|127\.0\.0\.1:\d+|\b[0-9a-f]{32,64}\b"
     r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.+Z]*|\b\d{1,2}:\d\d(?::\d\d)?\b|\b1\d{9}(?:\d{3})?\b"
-    # Of a command that Codex ran.
+    # In the result of a command that Codex ran.
     r"|\bChunk ID: [0-9a-f]{6}\b|\bWall time: [\d.]+ seconds\b"
-    # Of sub-agents of Claude Code.
+    # In the result of a sub-agent of Claude Code.
     r"|\ba[0-9a-f]{16}\b|\bduration_ms: \d+|\bsubagent_tokens: \d+"
 )
 REPLY = re.compile(r"Reply [0-9a-f]{8}")
@@ -93,14 +98,20 @@ Json = dict[str, Any]
 class Application:
     """An application as its driver's first lines describe it."""
 
+    # The file of the driver.
     driver: Path
     title: str
-    # pip or npm.
-    kind: str
+    # The installer: "pip" or "npm".
+    installer: str
+    # The packages to install, the application's own first.
     packages: tuple[str, ...]
+    # The memory mode of the gateway key.
     memory: str = "on"
+    # A note for the table.
     note: str = ""
+    # The API that the application uses.
     api: str = "chat"
+    # "claude": the scene is also played before a strict Claude.
     also: str = ""
 
 
@@ -110,19 +121,19 @@ class Row:
 
     title: str
     version: str = "-"
-    # "yes", "no", or why that was not found out.
+    # "yes", "no", or the reason why it is not known.
     works: str = "not tried"
     # The headers and fields by which a user and a conversation are found.
     user: str = "-"
     conversation: str = "-"
-    # The rules by which requests were taken for the application's own.
+    # The rules that recognised requests as side requests.
     side: str = "-"
-    # The parts of the scene that the upstream has seen.
-    seen: str = "-"
+    # The parts of the scene that reached the upstream.
+    played_parts: str = "-"
     notes: list[str] = field(default_factory=list)
 
     def reject(self, *reasons: str) -> None:
-        """Notes that the application does not work, with each reason; without a reason nothing changes."""
+        """Notes that the application does not work, with the reasons. Without reasons nothing changes."""
         if reasons:
             self.works = "no"
             self.notes += reasons
@@ -136,7 +147,10 @@ class Failed(Exception):
 
 
 def answer(request: UpstreamRequest) -> Reply:
-    """Returns a reply that hangs on the question alone, so that memory changes none; calls a tool about the weather."""
+    """Returns a reply that depends on the question alone, so that memory does not change it.
+
+    A question about the weather gets a call of a tool.
+    """
     body = request.json
     # Claude Code ends its list with a system message.
     last_message = next(
@@ -187,7 +201,7 @@ def make_call_reply(function: Json) -> Reply:
 
 
 def make_value(schema: Json) -> Any:
-    """Returns a value of this form with what it requires. A command is one that harms nothing."""
+    """Returns a value that fits a schema, with the required fields. A command is a harmless one."""
     type_ = schema.get("type", "object")
     if type_ != "object":
         examples = {
@@ -223,7 +237,7 @@ def read_text(message: Json) -> str:
 
 
 def list_applications() -> list[Application]:
-    """Returns what has a driver here."""
+    """Returns the applications that have a driver."""
     drivers = []
     for driver in sorted(HERE.iterdir()):
         if driver.suffix in (".py", ".sh", ".mjs") and not driver.name.startswith("_"):
@@ -240,24 +254,24 @@ def list_applications() -> list[Application]:
 
 
 def install(app: Application, folder: Path) -> str:
-    """Returns the version. What was installed before is taken as it is."""
+    """Installs an application, unless it is installed, and returns its version. folder: the folder for it."""
     installed_marker = folder / "installed"
     if not installed_marker.exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for command in _commands(app, folder):
-            run(command, folder, dict(os.environ), folder / "install.log", INSTALL_S)
+        for command in list_install_commands(app, folder):
+            run(command, folder, dict(os.environ), folder / "install.log", INSTALL_LIMIT_S)
         installed_marker.touch()
     name = re.split(r"[\[=<>]", app.packages[0])[0]
-    if app.kind == "npm":
+    if app.installer == "npm":
         package = folder / "node_modules" / re.sub(r"(?<=.)@.*", "", app.packages[0]) / "package.json"
         return str(json.loads(package.read_text())["version"])
-    print_row = f"from importlib.metadata import version; print(version({name!r}))"
-    return subprocess.check_output([folder / "bin/python", "-c", print_row], text=True).strip()
+    code = f"from importlib.metadata import version; print(version({name!r}))"
+    return subprocess.check_output([folder / "bin/python", "-c", code], text=True).strip()
 
 
-def _commands(app: Application, folder: Path) -> list[list[str]]:
-    if app.kind == "npm":
+def list_install_commands(app: Application, folder: Path) -> list[list[str]]:
+    if app.installer == "npm":
         return [["nice", "npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), *app.packages]]
     python = str(folder / "bin/python")
     pip = (
@@ -269,7 +283,7 @@ def _commands(app: Application, folder: Path) -> list[list[str]]:
 
 
 def run_driver(app: Application, folder: Path, url: str, key: str, model: str = MODEL) -> str:
-    """Runs the driver in an empty home and returns what it printed."""
+    """Runs a driver with an empty home directory, and returns its output."""
     work = folder / "work"
     shutil.rmtree(work, ignore_errors=True)
     (work / "home").mkdir(parents=True)
@@ -288,12 +302,15 @@ def run_driver(app: Application, folder: Path, url: str, key: str, model: str = 
         "WHO": "alice",
     }
     environment = {**inherited, **own_variables, **SCENE, "OPENAI_API_KEY": key}
-    run(command, work, environment, work / "printed", LIMIT_S)
+    run(command, work, environment, work / "printed", RUN_LIMIT_S)
     return (work / "printed").read_text(errors="replace")
 
 
 def run(command: list[str], folder: Path, environment: dict[str, str], log: Path, limit_s: float) -> None:
-    """Runs a command to its end with all that it starts. Raises: Failed with the last line it printed."""
+    """Runs a command to its end, and kills the processes that it leaves.
+
+    Raises: Failed, with the last line of the output.
+    """
     with log.open("ab") as sink:
         running = subprocess.Popen(
             command,
@@ -321,7 +338,7 @@ def run(command: list[str], folder: Path, environment: dict[str, str], log: Path
 
 
 def without_memory(value: Any) -> Any:
-    """Returns a part of a request without what memory has added, and without what changes from run to run."""
+    """Returns a part of a request without the texts of memory, and without the parts that differ in each run."""
     if isinstance(value, str):
         return VOLATILE.sub("#", strip_notes(value))
     if isinstance(value, dict):
@@ -337,7 +354,7 @@ def is_note(part: Any) -> bool:
 
 
 def list_posts(upstream: StrictUpstream) -> list[UpstreamRequest]:
-    """Returns the POSTs that an upstream has seen."""
+    """Returns the POSTs that an upstream got."""
     return [request for request in upstream.requests if request.method == "POST"]
 
 
@@ -349,12 +366,12 @@ def parse_body(request: UpstreamRequest) -> Any:
 
 
 def find_differences(direct: Sequence[UpstreamRequest], through: Sequence[UpstreamRequest]) -> list[str]:
-    """Returns where the requests differ; their order does not count, since some leave at the same time."""
+    """Returns the differences of the requests. Their order does not count, since some are sent at the same time."""
     if len(direct) != len(through):
         return [f"{len(through)} requests instead of {len(direct)}"]
     ordered = [
-        sorted(json.dumps(without_memory(parse_body(s)), sort_keys=True) for s in seen)
-        for seen in (direct, through)
+        sorted(json.dumps(without_memory(parse_body(request)), sort_keys=True) for request in requests)
+        for requests in (direct, through)
     ]
     return [f"request {n} differs" for n, pair in enumerate(zip(*ordered, strict=True)) if pair[0] != pair[1]]
 
@@ -365,36 +382,36 @@ def find_names(
     requests: Sequence[UpstreamRequest],
     read_id: Callable[[Identity], str | None],
 ) -> str:
-    """Returns the headers and fields by which the gateway would find an id, the first of each request.
+    """Returns the headers and fields in which the gateway finds an id, the first of each request.
 
     order: the field of `IdentityRules` with the sources of the id, whose names are `names`.
-    read_id: returns the id that was found.
+    read_id: returns the id of an `Identity`.
     """
     found: dict[str, None] = {}
-    for seen in requests:
-        headers = [(name.encode(), value.encode()) for name, value in seen.headers.items()]
+    for request in requests:
+        headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
         for name in names:
             rules = IdentityRules("default", **{order: (name,)})  # type: ignore[arg-type]
-            if read_id(identify(headers, seen.json, rules, "default")) is not None:
+            if read_id(identify(headers, request.json, rules, "default")) is not None:
                 found[name] = None
                 break
     return ", ".join(f"`{name}`" for name in found)
 
 
 def find_side_rule(request: UpstreamRequest) -> str | None:
-    """Returns the rule by which a request is the application's own, or None for a user's request."""
+    """Returns the rule that recognises a side request; None: it is a user's request."""
     headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
     return identify(headers, request.json, IdentityRules("default"), "default").side_request
 
 
 def describe_played_parts(chats: Sequence[UpstreamRequest]) -> str:
-    """Returns which parts of the scene were played, as the upstream saw it."""
-    lists = [seen.json["messages"] for seen in chats]
+    """Returns the parts of the scene that reached the upstream."""
+    lists = [request.json["messages"] for request in chats]
     texts = ["\n".join(map(read_text, messages)) for messages in lists]
     parts = {
         "2 turns": any(SCENE["SAY"] in text and SCENE["MORE"] in text for text in texts),
         "2nd chat": any(SCENE["ASK"] in text and SCENE["SAY"] not in text for text in texts),
-        "stream": any(seen.json.get("stream") for seen in chats),
+        "stream": any(request.json.get("stream") for request in chats),
         "tool": any(message["role"] == "tool" for messages in lists for message in messages),
         "edit": any(SCENE["EDIT"] in text for text in texts),
         "off the record": any(SCENE["SEEK"] in text for text in texts),
@@ -404,14 +421,14 @@ def describe_played_parts(chats: Sequence[UpstreamRequest]) -> str:
 
 
 def read_exchanges(database: Path) -> dict[int, tuple[int | None, str]]:
-    """Returns what was said, by exchange, with the exchange before it."""
+    """Returns the exchanges of a database: row -> the row of its parent, and its input."""
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
         rows = connection.execute("SELECT id, parent, input FROM exchanges").fetchall()
     return {id: (parent, (data or b"").decode()) for id, parent, data in rows}
 
 
 def second_turn_continues(exchanges: Mapping[int, tuple[int | None, str]]) -> bool:
-    """Returns whether the scene's second turn goes on from the first."""
+    """Returns whether the scene's second turn continues the first."""
     for parent, text in exchanges.values():
         while SCENE["MORE"] in text and parent is not None:
             parent, parent_text = exchanges[parent]
@@ -422,7 +439,7 @@ def second_turn_continues(exchanges: Mapping[int, tuple[int | None, str]]) -> bo
 
 def has_word(requests: Sequence[UpstreamRequest], question: str, word: str) -> bool:
     """Returns whether a request with this question as the newest message has a word of an earlier chat."""
-    chats = [seen for seen in requests if seen.json and "messages" in seen.json]
+    chats = [request for request in requests if request.json and "messages" in request.json]
     return any(
         SCENE[question] in read_last_user_text(s.json["messages"]) and word in s.body.decode() for s in chats
     )
@@ -431,16 +448,16 @@ def has_word(requests: Sequence[UpstreamRequest], question: str, word: str) -> b
 def note_outcome(
     row: Row, app: Application, direct: list[UpstreamRequest], through: list[UpstreamRequest], database: Path
 ) -> None:
-    """Notes what the requests of both plays show. database: the gateway's."""
-    chats = [seen for seen in direct if seen.path.endswith("/chat/completions") and seen.json]
+    """Notes the results of both plays. database: the file of the gateway's database."""
+    chats = [request for request in direct if request.path.endswith("/chat/completions") and request.json]
     if not chats:
-        paths = sorted({seen.path for seen in direct})
+        paths = sorted({request.path for request in direct})
         row.works = "passed through, no memory" if direct else "no"
-        row.notes.append(f"asks {', '.join(paths)}" if paths else "asked nothing")
+        row.notes.append(f"requests {', '.join(paths)}" if paths else "no request")
     else:
         note_chats(row, app, chats, through, read_exchanges(database))
     row.reject(*find_differences(direct, through)[:3])
-    refused = {seen.refusal.args[0] for seen in direct if seen.refusal is not None}
+    refused = {request.refusal.args[0] for request in direct if request.refusal is not None}
     row.notes += [f"the upstream refused: {text[:80]}" for text in sorted(refused)]
 
 
@@ -451,25 +468,25 @@ def note_chats(
     through: list[UpstreamRequest],
     exchanges: Mapping[int, tuple[int | None, str]],
 ) -> None:
-    """Notes what an application's chat completions show.
+    """Notes the results of an application that uses chat completions.
 
     chats: the chat completions of the play without a gateway.
     through: all requests of the play through a gateway.
     exchanges: the exchanges that the gateway has stored.
     """
-    side = {rule: None for seen in chats if (rule := find_side_rule(seen))}
-    conversation_chats = [seen for seen in chats if not find_side_rule(seen)]
+    side = {rule: None for request in chats if (rule := find_side_rule(request))}
+    conversation_chats = [request for request in chats if not find_side_rule(request)]
     users = find_names("user_order", USER_ORDER, conversation_chats, attrgetter("user"))
     conversations = find_names(
         "conversation_order", CONVERSATION_ORDER, conversation_chats, attrgetter("conversation_key")
     )
     row.user, row.conversation = users or "`memory.default_user`", conversations or "its messages"
-    row.side, row.seen = ", ".join(side) or "-", describe_played_parts(chats)
+    row.side, row.played_parts = ", ".join(side) or "-", describe_played_parts(chats)
     row.works = "yes"
     has_memory = app.memory == "on"
     for is_true, expected, text in (
         (has_word(through, "ASK", "Miso"), has_memory, "the second chat knows"),
-        (second_turn_continues(exchanges), has_memory, "the second turn is found to go on from the first"),
+        (second_turn_continues(exchanges), has_memory, "the second turn continues the first"),
         (SCENE["HIDE"] in str(exchanges), False, "a chat off the record is stored"),
         (has_word(through, "SEEK", "Purple"), False, "a chat off the record is remembered"),
         (has_word(through, "OTHER", "Miso"), False, "another person's memory is shown"),
@@ -500,7 +517,7 @@ def try_application(app: Application, cache: Path) -> Row:
 
 
 def play_both_ways(app: Application, folder: Path, home: Path, upstream: StrictUpstream, row: Row) -> None:
-    """Plays the scene directly and through a gateway, and notes in the row what was found.
+    """Plays the scene directly and through a gateway, and notes the results in the row.
 
     folder: the application's folder, which also gets the requests of both plays and the gateway's log.
     home: an empty folder for the gateway.
@@ -539,7 +556,7 @@ def play_without_memory(app: Application, folder: Path, home: Path, settings: st
 
 
 def play_over_claude(app: Application, folder: Path, home: Path) -> list[str]:
-    """Plays the scene before a strict Claude. Returns what is wrong."""
+    """Plays the scene before a strict Claude. Returns the claims that do not hold."""
     home.mkdir()
     key = make_key(home, app.memory)
     with StrictAnthropic(script=answer_as_claude, models=[CLAUDE]) as claude:
@@ -560,7 +577,7 @@ def play_over_claude(app: Application, folder: Path, home: Path) -> list[str]:
 
 
 def answer_as_claude(request: UpstreamRequest) -> Reply:
-    """Returns a reply that hangs on the question alone; calls a tool about the weather."""
+    """Returns a reply that depends on the question alone. A question about the weather gets a call of a tool."""
     content = find_last_spoken_message(request.json)["content"]
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     text = strip_notes(" ".join(block.get("text", "") for block in blocks)).strip()
@@ -597,11 +614,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/applications", description=__doc__.splitlines()[0])
     default = Path(tempfile.gettempdir()) / "mnemogate-applications"
     parser.add_argument(
-        "--into", type=Path, default=default, help="the folder for what is installed (%(default)s)"
+        "--into", type=Path, default=default, help="the folder for the installed applications (%(default)s)"
     )
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {' '.join(names)}; all unless said otherwise"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {' '.join(names)}; without a name all")
     options = parser.parse_args()
     if unknown := set(options.names) - set(names):
         parser.error(f"no driver named {', '.join(sorted(unknown))}; there are {' '.join(names)}")
@@ -612,7 +627,7 @@ def main() -> int:
         "who is speaking by",
         "conversation by",
         "side requests",
-        "seen",
+        "played parts",
         "notes",
     )
     print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}", flush=True)
@@ -636,7 +651,7 @@ def print_row(row: Row) -> None:
         row.user,
         row.conversation,
         row.side,
-        row.seen,
+        row.played_parts,
         "; ".join(row.notes),
     )
     print(f"| {' | '.join(text.replace('|', '/') for text in texts)} |", flush=True)

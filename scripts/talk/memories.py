@@ -1,4 +1,4 @@
-"""Memories to be asked: histories of turns with questions, which the sets of scripts/talk/sets.py are made of."""
+"""The memories of the sets in scripts/talk/sets.py: histories of turns, with questions about them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class AskedMessage:
     kind: str
     # The message.
     text: str
-    # The numbers of the turns that hold the answer; empty: nothing answers it, and any note is noise.
+    # The numbers of the turns that have the answer; empty: no turn has it, and any note is noise.
     evidence: frozenset[int]
     # If set, only an excerpt with one of these sentences counts as the answer.
     sentences: tuple[str, ...] = ()
@@ -28,25 +28,22 @@ class AskedMessage:
 
 @dataclass(frozen=True)
 class MemoryCase:
-    """A case of the bench: one person's history, and what is asked about it at the end."""
+    """A case of the bench: one person's history, and the questions that are asked at its end."""
 
     # The messages of the memory, oldest first.
     history: list[Document]
-    # The messages that are asked at the end.
+    # The questions, and other first messages.
     questions: list[AskedMessage]
-    # In seconds since the epoch.
+    # The time of the questions, in seconds since the epoch.
     asked_at: float
-    # The person's name, where the requests of the questions have it.
+    # The person's name, which the requests of the questions have; None: they have no name.
     name: str | None = None
-    # The messages have the name as well.
+    # True: the messages have the name as well.
     has_name_in_messages: bool = False
 
 
 def history_of(sessions: Iterable[Session]) -> tuple[list[Document], dict[int, set[int]]]:
-    """Returns the turns as numbered documents, and for each mark (`Turn.marks`) the numbers of the turns that have it.
-
-    A mark stands for a fact.
-    """
+    """Returns the turns as numbered documents, and for each fact in `Turn.marks` the numbers of the turns with it."""
     history: list[Document] = []
     marked: dict[int, set[int]] = {}
     for at, turns in sessions:

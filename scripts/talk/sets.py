@@ -1,6 +1,6 @@
-"""The chats that recall is measured on: LongMemEval as it is and made short, and generated dialogues.
+"""The sets of memories by which recall is measured: LongMemEval, whole and shortened, and generated dialogues.
 
-Of each set one half is for developing; what is chosen has to hold on the other.
+Each set has two halves. Rules are developed on the first half, and have to hold on the second.
 """
 
 from __future__ import annotations
@@ -24,23 +24,27 @@ from scripts.talk.projects import make_project_memories
 from scripts.talk.wishes import make_english_wishes
 from storage.records import Message
 
-OTHERS = 45
+# The sessions of other questions in a history of LongMemEval.
+OTHER_SESSIONS = 45
 SEED = 1
+# The generated dialogues of a half.
 DIALOGUES = 8
-ASKED_BEFORE = 300
-# Of the notes that a model repeats.
+# The questions that were asked before in the dialogues with earlier questions.
+EARLIER_QUESTIONS = 300
+# The mark of the notes that a model repeats.
 _MARK = "a2b3c4d5"
-# The share of friends' turns that call the other one by name.
-_CALLS = 0.2
+# The share of friends' turns that address the other one by name.
+_NAMED_SHARE = 0.2
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
 class Set:
-    """Memories of one kind. The argument of `half` is 0 for the memories to develop on, 1 for those held out."""
+    """Memories of one kind, in two halves."""
 
     name: str
+    # Returns the memories of a half: 0 is the one to develop on, 1 the one that is held out.
     half: Callable[[int], Iterable[MemoryCase]]
 
 
@@ -55,10 +59,11 @@ def sessions_of(question: dict[str, Any]) -> list[tuple[str, float, list[dict[st
 
 
 def make_long_cases(questions: Sequence[dict[str, Any]], limit: int, form: str = "") -> Iterator[MemoryCase]:
-    """Returns LongMemEval's questions, each with its sessions among 45 of other questions, shuffled; 0: all.
+    """Returns LongMemEval's questions, shuffled, each with its sessions among `OTHER_SESSIONS` of other questions.
 
-    form: "" as they are; "cut": the assistant's turns are cut to two sentences; "exchanged": so cut, user and assistant
-    have each other's turns.
+    limit: the most questions; 0: all.
+    form: "" as they are; "cut": the assistant's turns are cut to two sentences; "exchanged": they are cut, and user and
+        assistant exchange their turns.
     """
     order = [q for q in questions if any(t.get("has_answer") for s in q["haystack_sessions"] for t in s)]
     random.Random(SEED).shuffle(order)
@@ -69,7 +74,7 @@ def make_long_cases(questions: Sequence[dict[str, Any]], limit: int, form: str =
             session_row for other in questions if other is not question for session_row in sessions_of(other)
         ]
         pool = [(at, session) for id, at, session in other_sessions if id not in ids]
-        sessions = random.Random(f"{SEED} {question['question_id']}").sample(pool, OTHERS)
+        sessions = random.Random(f"{SEED} {question['question_id']}").sample(pool, OTHER_SESSIONS)
         sessions = [(at, [{**turn, "has_answer": False} for turn in session]) for at, session in sessions]
         sessions = sorted(
             [*sessions, *((at, session) for _, at, session in own_sessions)],
@@ -81,18 +86,18 @@ def make_long_cases(questions: Sequence[dict[str, Any]], limit: int, form: str =
 
 
 def make_small_cases(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[MemoryCase]:
-    """Returns memories of LongMemEval's own sessions, some 22 messages each, with a question that belongs to another.
+    """Returns memories of one question's sessions, some 22 messages each, with a question that has other sessions.
 
     limit: the most memories; 0: all.
     """
     order = random.Random(SEED).sample(list(questions), len(questions))
     for question, other in itertools.islice(itertools.pairwise([*order, order[0]]), limit or None):
-        own = sorted(sessions_of(question), key=lambda one: one[1])
-        history, marked = history_of((at, _make_turns(session, "")) for _, at, session in own)
-        asked = [AskedMessage("foreign question", other["question"], frozenset())]
+        own_sessions = sorted(sessions_of(question), key=lambda session: session[1])
+        history, marked = history_of((at, _make_turns(session, "")) for _, at, session in own_sessions)
+        questions_asked = [AskedMessage("foreign question", other["question"], frozenset())]
         if 0 in marked:
-            asked.append(AskedMessage("question", question["question"], frozenset(marked[0])))
-        yield MemoryCase(history, asked, _parse_date(question["question_date"]))
+            questions_asked.append(AskedMessage("question", question["question"], frozenset(marked[0])))
+        yield MemoryCase(history, questions_asked, _parse_date(question["question_date"]))
 
 
 def _make_turns(session: Sequence[dict[str, Any]], form: str) -> list[Turn]:
@@ -111,7 +116,7 @@ def _make_turns(session: Sequence[dict[str, Any]], form: str) -> list[Turn]:
 
 
 def sentences_of(questions: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns sentences of middling length that people said in LongMemEval's chats."""
+    """Returns sentences of medium length from the users' turns of LongMemEval."""
     sentences: dict[str, None] = {}
     for question in questions:
         for session in question["haystack_sessions"]:
@@ -124,14 +129,14 @@ def sentences_of(questions: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def make_friends(sentences: Sequence[str], half: int, *, is_named: bool) -> Iterator[MemoryCase]:
-    """Returns memories of dialogues in which people are asked about by name. is_named: `has_name_in_messages`."""
+    """Returns memories of dialogues whose questions name the people. is_named: the value of `has_name_in_messages`."""
     for place in range(DIALOGUES):
         dialogue = make_dialogue(f"friends {half} {place}", half, sentences[half::2], by_name=True)
         pick = random.Random(f"names {half} {place}")
         for _, turns in dialogue.sessions:
             for turn in turns:
-                # People call each other by name, at the beginning or the end of what they say.
-                if pick.random() < _CALLS:
+                # People address each other by name, at the beginning or the end of a turn.
+                if pick.random() < _NAMED_SHARE:
                     other = dialogue.names[ASSISTANT if turn.role == USER else USER]
                     turn.text = pick.choice((f"{other}! {turn.text}", f"{turn.text} Right, {other}?"))
         history, marked = history_of(dialogue.sessions)
@@ -140,11 +145,15 @@ def make_friends(sentences: Sequence[str], half: int, *, is_named: bool) -> Iter
 
 
 def make_generated(sentences: Sequence[str], half: int, number: int, before: int) -> Iterator[MemoryCase]:
-    """Returns memories of generated dialogues. before: how many questions were asked in each already."""
-    mine = sentences[half::2]
+    """Returns memories of generated dialogues.
+
+    number: the number of dialogues.
+    before: the number of questions that were asked in each dialogue before.
+    """
+    own_sentences = sentences[half::2]
     for place in range(number):
         seed = f"{SEED} {half} {place}"
-        dialogue = make_dialogue(seed, half, mine)
+        dialogue = make_dialogue(seed, half, own_sentences)
         sessions = list(dialogue.sessions)
         if before:
             sessions += make_later_sessions(
@@ -162,12 +171,12 @@ def _make_asked_message(question: Question, marked: dict[int, set[int]]) -> Aske
 
 
 def _render_notes(sessions: Sequence[Session], seed: str) -> Iterator[str]:
-    """Returns notes of some turns, as a model that saw them may repeat them."""
+    """Returns notes with some turns, which a model may repeat in its replies."""
     history, _ = history_of(sessions)
     pick = random.Random(seed)
     for _ in range(20):
-        some = [Message(d.seq, d.seq, d.role, d.text, d.at, 1) for d in pick.sample(history, 6)]
-        yield render_note(choose_hits(some, "").hits, [], sessions[-1][0], mark=_MARK)
+        messages = [Message(d.seq, d.seq, d.role, d.text, d.at, 1) for d in pick.sample(history, 6)]
+        yield render_note(choose_hits(messages, "").hits, [], sessions[-1][0], mark=_MARK)
 
 
 def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:
@@ -210,5 +219,8 @@ def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:
     for name, is_named in (("friends", False), ("friends, named messages", True)):
         yield Set(name, lambda half, is_named=is_named: make_friends(sentences, half, is_named=is_named))
     yield Set("wishes", lambda half: make_english_wishes(sentences[half::2], half))
-    for name, before in (("short talk", 0), (f"short talk, {ASKED_BEFORE} asked before", ASKED_BEFORE)):
+    for name, before in (
+        ("short talk", 0),
+        (f"short talk, {EARLIER_QUESTIONS} asked before", EARLIER_QUESTIONS),
+    ):
         yield Set(name, lambda half, before=before: make_generated(sentences, half, DIALOGUES, before))

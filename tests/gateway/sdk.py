@@ -36,6 +36,7 @@ from tests.stored import data_of, open_store
 
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
+# The statements that control a transaction.
 CONTROL = ("begin", "savepoint", "release", "rollback", "commit")
 _WRITE = re.compile(r"\b(insert|update|delete)\b(?: or \w+)?(?: into| from)? (\w+)")
 
@@ -93,7 +94,7 @@ class World:
     file: Path
     # The SQL that the store has run, in order.
     statements: list[str]
-    # A client without retries.
+    # A client of OpenAI's SDK, without retries.
     sdk: openai.OpenAI = field(init=False)
 
     def __post_init__(self) -> None:
@@ -179,22 +180,22 @@ class World:
     def query(self, sql: str, *values: object) -> list[Any]:
         """Returns rows of the database, uncompressed: tuples, or values where the rows have one column."""
         self.settle()
-        own = make_statement("a test's", sql)
-        rows = self.gateway.call(self.store.database.read(lambda c: c.fetch_rows(own, values)))
-        shown = [[inflated(value) for value in row] for row in rows]
-        return [row[0] if len(row) == 1 else tuple(row) for row in shown]
+        statement = make_statement("a test's", sql)
+        rows = self.gateway.call(self.store.database.read(lambda c: c.fetch_rows(statement, values)))
+        inflated_rows = [[inflated(value) for value in row] for row in rows]
+        return [row[0] if len(row) == 1 else tuple(row) for row in inflated_rows]
 
     def data(self) -> bytes:
-        """Returns all bytes of the database in which nothing forgotten may stand."""
+        """Returns all bytes of the database, in which no forgotten text may be."""
         self.settle()
         return data_of(self.file)
 
     def statements_of(self, work: Callable[[], object]) -> list[str]:
-        """Returns the kinds of the statements that some work runs (`kind_of`), BEGIN and the like left out."""
+        """Returns the kinds of the statements that `work` runs (`kind_of`), without those that control transactions."""
         return [kind for kind in self.all_statements_of(work) if kind not in CONTROL]
 
     def all_statements_of(self, work: Callable[[], object]) -> list[str]:
-        """Returns the kinds of all statements that some work runs (`kind_of`)."""
+        """Returns the kinds of all statements that `work` runs (`kind_of`)."""
         self.settle()
         self.statements.clear()
         work()
@@ -213,18 +214,19 @@ class World:
     ) -> UsageLimit:
         """Adds a limit, which counts earlier requests too. The parameters are fields of `UsageLimit`."""
         self.settle()
-        made = UsageLimit(0, "default", key, user, unit, per, most, then)
-        return self.gateway.call(self.store.limits.add(made))
+        usage_limit = UsageLimit(0, "default", key, user, unit, per, most, then)
+        return self.gateway.call(self.store.limits.add(usage_limit))
 
     def block(
         self, user: str, label: str = "human", profile: str = "helper", project: str = "default"
     ) -> Block:
+        """Returns a block of a user's memory."""
         self.settle()
 
         async def read() -> Block:
-            found = await self.store.agents.find(Scope(project, profile, f"user:{user}"))
-            assert found is not None
-            return next(b for b in await self.store.blocks.load(found.id) if b.label == label)
+            agent = await self.store.agents.find(Scope(project, profile, f"user:{user}"))
+            assert agent is not None
+            return next(b for b in await self.store.blocks.load(agent.id) if b.label == label)
 
         return self.gateway.call(read())
 
@@ -248,42 +250,45 @@ class Chat:
     options: Json
 
     def say(self, text: str, **options: Any) -> str:
+        """Sends a new message, and returns the text of the reply."""
         self.messages.append({"role": "user", "content": text})
         return self.go_on(**options)
 
     def go_on(self, **options: Any) -> str:
+        """Sends the list, appends the reply, and returns its text."""
         reply = self.complete(**options)
         self.messages.append(reply)
         return reply.get("content") or ""
 
     def complete(self, **options: Any) -> Json:
         """Returns the reply to the list of messages, and does not append it."""
-        asked = {
+        arguments = {
             "model": "m",
             "messages": self.messages,
             "extra_headers": self.headers,
             **self.options,
             **options,
         }
-        # As it is: the SDK would compare each part of each message with its types, which in a long list takes most of
-        # a test's time, and would send the same.
-        asked["extra_body"] = {**asked.get("extra_body", {}), "messages": asked["messages"]}
-        asked["messages"] = []
-        if asked.get("stream"):
-            return join_stream(self.world.sdk.chat.completions.create(**asked))
-        completion = self.world.sdk.chat.completions.create(**asked)
+        # The messages go into `extra_body`, which is sent as it is. In `messages` the SDK would compare each part with
+        # its types, which takes most of a test's time for a long list, and would send the same.
+        arguments["extra_body"] = {**arguments.get("extra_body", {}), "messages": arguments["messages"]}
+        arguments["messages"] = []
+        if arguments.get("stream"):
+            return join_stream(self.world.sdk.chat.completions.create(**arguments))
+        completion = self.world.sdk.chat.completions.create(**arguments)
         return to_list_message(completion.choices[0].message)
 
     def answer(self, call: Json, content: str) -> None:
+        """Appends the result of a tool call."""
         self.messages.append({"role": "tool", "tool_call_id": call["id"], "content": content})
 
 
 def to_list_message(message: Any) -> Json:
     """Returns a reply as the message that an application appends to its list."""
-    found = {"role": "assistant", "content": message.content}
+    list_message = {"role": "assistant", "content": message.content}
     if message.tool_calls:
-        found["tool_calls"] = [call.model_dump(exclude_unset=True) for call in message.tool_calls]
-    return found
+        list_message["tool_calls"] = [call.model_dump(exclude_unset=True) for call in message.tool_calls]
+    return list_message
 
 
 def join_stream(chunks: Any) -> Json:
@@ -308,15 +313,15 @@ def join_stream(chunks: Any) -> Json:
                 reasons.append(choice.finish_reason)
     assert (roles, len(ids), len(reasons)) == (["assistant"], 1, 1)
     assert list(calls) == list(range(len(calls)))
-    found: Json = {"role": "assistant", "content": text or None}
+    message: Json = {"role": "assistant", "content": text or None}
     if calls:
-        found["tool_calls"] = list(calls.values())
-    return found
+        message["tool_calls"] = list(calls.values())
+    return message
 
 
-def replace_marks(sent: bytes) -> bytes:
-    """Returns bytes of a request for an upstream with one mark in place of each memory's own."""
-    return re.sub(rb"<(memory|summary) [a-z2-7]{8}>", rb"<\1 mark>", sent)
+def replace_marks(body: bytes) -> bytes:
+    """Returns bytes of a request for an upstream, with the word "mark" in place of each memory's mark."""
+    return re.sub(rb"<(memory|summary) [a-z2-7]{8}>", rb"<\1 mark>", body)
 
 
 def message_bytes(request: UpstreamRequest) -> list[bytes]:
@@ -364,13 +369,14 @@ def remember(
         clock = _clocks.get(place, Clock())
     if isinstance(place, Path):
         _clocks[place] = clock
-    # A deadline must not decide what a test finds on a busy machine.
+    # On a busy machine no result of a test may depend on the deadline.
     memory = {"recall_deadline_ms": 50_000, **(memory or {})}
     settings = settings_for(upstream, memory=MemorySettings(**memory), profiles=profiles, **parts)
 
     async def open_here() -> Store:
-        where = file if isinstance(place, Path) else place
-        return await open_store(where, now=clock, factory=counting(statements.append))
+        return await open_store(
+            file if isinstance(place, Path) else place, now=clock, factory=counting(statements.append)
+        )
 
     with serve(
         settings, open_here, clock=clock, limits=limits, admin_token=admin_token, otlp=otlp, is_new=is_new
