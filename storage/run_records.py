@@ -101,6 +101,35 @@ class Run(Struct, frozen=True):
     # The keyed hash of the send's own id. Of the runs of a send that came twice, only the newest has the hash.
     otid: bytes | None = None
 
+    @staticmethod
+    def make_draft(
+        uid: str,
+        created: float,
+        *,
+        agent_row: int = 0,
+        conversation_row: int = 0,
+        parent: int | None = None,
+        depth: int = 0,
+        background: bool = False,
+        otid: bytes | None = None,
+    ) -> Run:
+        """Returns a run that is not stored and has not begun.
+
+        agent_row, conversation_row: the rows of its agent and its conversation; 0: they are known when it is stored.
+        """
+        return Run(
+            id=0,
+            uid=uid,
+            agent_row=agent_row,
+            conversation_row=conversation_row,
+            state=RunState.CREATED,
+            created=created,
+            parent=parent,
+            depth=depth,
+            background=background,
+            otid=otid,
+        )
+
     @property
     def is_stored(self) -> bool:
         """True if the id is the row of the run."""

@@ -128,15 +128,7 @@ class BackgroundResponses:
 
         Raises: MemoryUnavailable; Conflict: the memory was forgotten meanwhile.
         """
-        draft = Run(
-            id=0,
-            uid=response.tag,
-            agent_row=agent.id,
-            conversation_row=0,
-            state=RunState.CREATED,
-            created=response.created_at,
-            background=True,
-        )
+        draft = Run.make_draft(response.tag, response.created_at, agent_row=agent.id, background=True)
         conversation_key = identity.conversation_key
         job_key = response.tag if conversation_key is None else make_lock_name(agent.uid, conversation_key)
         shown = orjson.dumps(response.shown)

@@ -21,7 +21,7 @@ from gateway.settings import Settings
 from storage.batch_records import Batch, BatchState, ItemDraft
 from storage.errors import NotFound, StoreError
 from storage.records import DEFAULT_CONVERSATION
-from storage.run_records import Run, RunState
+from storage.run_records import Run
 from storage.sql.store import Store
 
 # The most items of a batch. Not measured: it bounds the time in which a batch is accepted.
@@ -128,14 +128,8 @@ class BatchRequests(Struct, frozen=True):
         if item.conversation_name != DEFAULT_CONVERSATION:
             conversation = await self.store.messages.get_conversation(agent_row, item.conversation_name)
             conversation_row = conversation.id
-        run = Run(
-            id=0,
-            uid=ids.new_uid(),
-            agent_row=agent_row,
-            conversation_row=conversation_row,
-            state=RunState.CREATED,
-            created=now,
-            background=True,
+        run = Run.make_draft(
+            ids.new_uid(), now, agent_row=agent_row, conversation_row=conversation_row, background=True
         )
         return ItemDraft(run, msgspec.json.encode(item.request), ids.new_uid())
 

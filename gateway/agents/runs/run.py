@@ -30,7 +30,7 @@ from gateway.run.upstream.route import Route
 from storage.job_records import Job
 from storage.records import DEFAULT_CONVERSATION, READING_PREFIX, Agent, Exchange, Scope, Summary
 from storage.run_commands import ReadSpan, RunAccept
-from storage.run_records import Run, RunState, TokenCounts
+from storage.run_records import Run, TokenCounts
 
 
 class SendFields(Struct, frozen=True, kw_only=True):
@@ -166,10 +166,7 @@ class RunResult(Struct, frozen=True):
 
 def make_reading_run(reader_row: int, memory_row: int, now: float) -> RunAccept:
     """Returns a new run of a sleeptime agent that reads a memory, to be accepted."""
-    run = Run(
-        id=0, uid=new_uid(), agent_row=reader_row, conversation_row=0, state=RunState.CREATED, created=now,
-        background=True,
-    )  # fmt: skip
+    run = Run.make_draft(new_uid(), now, agent_row=reader_row, background=True)
     return RunAccept(
         run, b"{}", READING_PREFIX + run.uid, new_uid(), kind=SLEEP_JOB, read_memory_row=memory_row
     )

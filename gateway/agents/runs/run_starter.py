@@ -217,10 +217,7 @@ class RunStarter:
         agent = await self._keeper.store.agents.find_or_draft(send.scope)
         otid = hash_otid(agent, send.conversation_name, send.otid)
         now = self._keeper.now()
-        return Run(
-            id=0, uid=new_uid(), agent_row=0, conversation_row=0, state=RunState.CREATED, created=now,
-            parent=send.parent_run_row, depth=send.depth, otid=otid,
-        )  # fmt: skip
+        return Run.make_draft(new_uid(), now, parent=send.parent_run_row, depth=send.depth, otid=otid)
 
     # -- a run that was interrupted
 

@@ -20,7 +20,7 @@ from gateway.run.memory.memory_agent import check_not_paused
 from storage.errors import NotFound
 from storage.records import DEFAULT_CONVERSATION
 from storage.run_commands import RunAccept
-from storage.run_records import Run, RunState, RunTextKind
+from storage.run_records import Run, RunTextKind
 
 
 @dataclass(eq=False, slots=True)
@@ -68,11 +68,16 @@ class RunAcceptance:
             return earlier.run
         # Other sends may be answered before the new run is performed, so `perform_accepted` decides the rest.
         replaces = None if earlier is None else earlier.run.id
-        draft = Run(
-            id=0, uid=new_uid(), agent_row=agent.id, conversation_row=conversation_row, state=RunState.CREATED,
-            created=self.keeper.now(), parent=run_request.parent_run_row, depth=run_request.depth, background=True,
+        draft = Run.make_draft(
+            new_uid(),
+            self.keeper.now(),
+            agent_row=agent.id,
+            conversation_row=conversation_row,
+            parent=run_request.parent_run_row,
+            depth=run_request.depth,
+            background=True,
             otid=matcher.otid,
-        )  # fmt: skip
+        )
         request = StoredRequest.of(run_request, digest, event_options, callback, replaces).encode()
         command = RunAccept(
             draft, request, DEFAULT_CONVERSATION, make_conversation_uid(), replaces=replaces, listing=listing
