@@ -51,9 +51,9 @@ class NativeChat:
         self._chat = chat
         self._keeper = chat.keeper
         self._turn_services = chat.turn_services
-        self._earlier = EarlierReplies()
+        self._earlier_replies = EarlierReplies()
         self.deferred = DeferredReplies(chat.keeper.store, chat.keeper.now)
-        chat.keeper.store.forgetting.add_forget_listener(self._earlier.clear)
+        chat.keeper.store.forgetting.add_forget_listener(self._earlier_replies.clear)
 
     async def answer(
         self,
@@ -175,7 +175,7 @@ class NativeChat:
             memory, prompt = begun_memory
             memory.reader = reader
             saving = TurnSaving(call, memory, self._turn_services)
-            with saving.answering():
+            with saving.track_turn():
                 saved = await saving.save(prompt, TurnOutcome(FINISHED, shown_reply=reply.shown_reply))
         if saved.is_durable or saved.loss is not None:
             await self.deferred.remove(row)
@@ -254,7 +254,7 @@ class NativeChat:
             NativeMemory,
             native=native,
             reader=BoundedReader(native.make_reader(), self._turn_services.limits.max_streamed_bytes),
-            earlier=self._earlier,
+            earlier=self._earlier_replies,
             deferred=self.deferred,
             save_deferred_reply=self._save_deferred_reply,
         )
@@ -270,7 +270,7 @@ class NativeChat:
             _log.warning(
                 "Earlier responses could not be looked up, so they count as unknown: %s", error.message
             )
-            return native.with_history(self._earlier, memory)
+            return native.with_history(self._earlier_replies, memory)
 
     async def _with_stored_history(
         self, native: NativeRequest, scope: Scope, memory: MemoryKey
@@ -279,15 +279,15 @@ class NativeChat:
 
         Raises: StoreError.
         """
-        if unknown_ids := self._earlier.list_unknown_ids(memory, native.referenced_ids):
+        if unknown_ids := self._earlier_replies.list_unknown_ids(memory, native.referenced_ids):
             paths = await find_paths_by_id(self._keeper.store, scope, unknown_ids)
-            with_history = native.with_history(FoundReplies(paths, self._earlier), memory)
+            with_history = native.with_history(FoundReplies(paths, self._earlier_replies), memory)
             if memory != _UNREAD_KEY:
                 # Afterwards, since the cache may drop other replies that this request names.
                 for reply_id, path in paths.items():
-                    self._earlier.add(memory, (reply_id,), None, path[:-1], path[-1])
+                    self._earlier_replies.add(memory, (reply_id,), None, path[:-1], path[-1])
             return with_history
-        return native.with_history(self._earlier, memory)
+        return native.with_history(self._earlier_replies, memory)
 
     async def _read_memory_key(self, scope: Scope) -> MemoryKey:
         """Returns the present key of a scope's memory, as this process knows it; `_UNREAD_KEY`: the store fails."""

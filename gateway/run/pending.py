@@ -41,7 +41,7 @@ class PendingWrites:
         self._open_turns: dict[Scope, dict[asyncio.Future[None], Client]] = {}
 
     @contextmanager
-    def answering(self, scope: Scope, client: Client) -> Iterator[None]:
+    def track_turn(self, scope: Scope, client: Client) -> Iterator[None]:
         """Returns a context in which a turn of this scope counts as being answered."""
         end = asyncio.get_running_loop().create_future()
         turns = self._open_turns.setdefault(scope, {})

@@ -41,7 +41,7 @@ class RequestClock(Struct, eq=False):
         """Notes that the reply's head leaves now. Returns `added_ms`."""
         now = time.perf_counter()
         self.first_ms = (now - self.started_at) * 1000
-        self.added_ms = self._added_ms_at(now)
+        self.added_ms = self._measure_added_ms_at(now)
         return self.added_ms
 
     def measure_ms(self) -> float:
@@ -50,9 +50,9 @@ class RequestClock(Struct, eq=False):
 
     def measure_added_ms(self) -> float:
         """Returns the gateway's share of the time until the reply's head left, or until now, in milliseconds."""
-        return self.added_ms or self._added_ms_at(time.perf_counter())
+        return self.added_ms or self._measure_added_ms_at(time.perf_counter())
 
-    def _added_ms_at(self, now: float) -> float:
+    def _measure_added_ms_at(self, now: float) -> float:
         before_call_s = (self._first_called_at or now) - self.started_at
         after_answer_s = now - self._answered_at if self._answered_at else 0.0
         return (before_call_s + after_answer_s) * 1000

@@ -82,8 +82,8 @@ class RequestLog:
         """Begins empty. now: a function that returns the seconds since the epoch."""
         self.now = now
         self.figures = RequestFiguresRecorder()
-        self._begun: dict[Receipt, BegunRequest] = {}
-        self._ended: deque[LoggedRequest] = deque(maxlen=_MAX_ENDED_REQUESTS)
+        self._begun_requests: dict[Receipt, BegunRequest] = {}
+        self._ended_requests: deque[LoggedRequest] = deque(maxlen=_MAX_ENDED_REQUESTS)
         self._number = 0
         # The number of the last request before a forgetting: the memories of requests up to it may be gone.
         self._last_before_forgetting = 0
@@ -91,16 +91,16 @@ class RequestLog:
     def begin(self, receipt: Receipt, project: str, model: str, *, is_streamed: bool) -> None:
         """Notes that a request is being answered. Keys in the name of its model are masked."""
         self._number += 1
-        self._begun[receipt] = BegunRequest(
+        self._begun_requests[receipt] = BegunRequest(
             self._number, self.now(), project, mask_keys_in_name(model), is_streamed
         )
 
     def end(self, receipt: Receipt, status: int) -> None:
         """Notes the end of a request, unless its beginning was not noted. status: the status of the reply."""
-        begun_request = self._begun.pop(receipt, None)
+        begun_request = self._begun_requests.pop(receipt, None)
         if begun_request is not None:
             logged_request = _log_entry(begun_request, receipt, status)
-            self._ended.append(logged_request)
+            self._ended_requests.append(logged_request)
             self.figures.add(
                 self.now(), begun_request.project, logged_request.mode, status, receipt.clock.added_ms
             )
@@ -108,7 +108,8 @@ class RequestLog:
     def list_in_flight(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
         """Returns the requests that are being answered, the newest first. The parameters are as in `list_ended`."""
         requests = (
-            _log_entry(request, receipt, status=None) for receipt, request in reversed(self._begun.items())
+            _log_entry(request, receipt, status=None)
+            for receipt, request in reversed(self._begun_requests.items())
         )
         return [request for request in requests if request.is_of(project, memory)]
 
@@ -125,7 +126,7 @@ class RequestLog:
         masked_id = mask_keys_in_text(request_id)
         matching_requests = (
             request
-            for request in self._ended
+            for request in self._ended_requests
             if request.id == masked_id
             and request.is_of(project, None)
             and (request.scope is None or request.scope.is_open_to(user))
@@ -138,7 +139,7 @@ class RequestLog:
         project: the name of the project; None: requests of all projects.
         memory: the public id of the memory; None: requests of all memories.
         """
-        requests = (request for request in self._ended if request.is_of(project, memory))
+        requests = (request for request in self._ended_requests if request.is_of(project, memory))
         return sorted(requests, key=lambda request: request.number, reverse=True)
 
     def note_forgetting(self) -> None:
@@ -153,10 +154,10 @@ class RequestLog:
         """Drops the requests of memories that are gone. memories: the public ids of the memories."""
         remaining_requests = (
             request
-            for request in self._ended
+            for request in self._ended_requests
             if request.memory_uid not in memories or not self.is_before_forgetting(request)
         )
-        self._ended = deque(remaining_requests, self._ended.maxlen)
+        self._ended_requests = deque(remaining_requests, self._ended_requests.maxlen)
 
 
 def _log_entry(begun: BegunRequest, receipt: Receipt, status: int | None) -> LoggedRequest:

@@ -172,7 +172,7 @@ class TurnRun:
 
     async def run(self) -> int:
         """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
-        with nullcontext() if self._saving is None else self._saving.answering():
+        with nullcontext() if self._saving is None else self._saving.track_turn():
             try:
                 self._requests.begin(self.attempts.endpoint)
                 with self.sink.cancel_on_leave():

@@ -101,9 +101,9 @@ class TurnSaving:
     def _scope(self) -> Scope:
         return self.memory.context.agent.scope
 
-    def answering(self) -> AbstractContextManager[None]:
+    def track_turn(self) -> AbstractContextManager[None]:
         """Counts the turn as being answered, inside of the block."""
-        return self.services.pending.answering(self._scope, self.call.sink)
+        return self.services.pending.track_turn(self._scope, self.call.sink)
 
     def begin_step(self, prompt: Prompt, step: commands.SaveStep) -> asyncio.Future[SavedStep]:
         """Begins the write of a step, which goes on even if nothing waits for it any more."""

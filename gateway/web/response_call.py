@@ -86,7 +86,7 @@ class ResponseCallRoute(ForwardedRoute):
 
         A compressed body passes as a stream, unless chat completions may answer: then it is read, and refused.
         """
-        return not head.is_encoded or self.parts.forwarder.some_upstream_lacks(head.upstream_path)
+        return not head.is_encoded or self.parts.forwarder.has_upstream_without(head.upstream_path)
 
     async def answer_with_body(
         self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody

@@ -228,7 +228,7 @@ class SleeptimeWorld:
         world.clock.sleep(seconds)
 
         async def step() -> None:
-            await world.gateway.app.services.background.sleeptime.step()
+            await world.gateway.app.services.background.sleeptime.perform_due()
             world.store.jobs.wake()
 
         world.gateway.call(step())

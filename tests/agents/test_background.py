@@ -64,7 +64,7 @@ def let_events_go(world: LettaWorld) -> None:
     """Lets the time pass for which events of runs are stored."""
 
     world.world.clock.sleep(3 * 3600 + 1)
-    world.world.gateway.call(world.world.gateway.app.services.background.run_cleaning.step())
+    world.world.gateway.call(world.world.gateway.app.services.background.run_cleaning.perform_due())
 
 
 def stream(world: LettaWorld, run_id: str, after: int = 0) -> list[dict[str, Any]]:

@@ -131,9 +131,9 @@ def test_the_words_of_a_call_are_dropped_three_hours_after_a_live_run(
             held = "SELECT kind FROM run_texts WHERE agent <> 0 ORDER BY kind"
             assert life.world.query(held) == ["call", "result"]
             cleaning = life.world.gateway.app.services.background.run_cleaning
-            assert life.world.gateway.call(cleaning.step()) <= 3 * 3600
+            assert life.world.gateway.call(cleaning.perform_due()) <= 3 * 3600
             life.world.clock.sleep(3 * 3600 + 1)
-            life.world.gateway.call(cleaning.step())
+            life.world.gateway.call(cleaning.perform_due())
             assert life.world.query(held) == []
 
 

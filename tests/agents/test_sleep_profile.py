@@ -95,7 +95,7 @@ def test_learning_skips_memories_with_a_sleeptime_agent(world: SleeptimeWorld) -
     learning = world.letta.world.gateway.app.services.background.learning
 
     async def run_due_learning() -> None:
-        await learning.schedule.step()
+        await learning.schedule.perform_due()
 
     world.letta.world.gateway.call(run_due_learning())
     world.wait_until_idle()

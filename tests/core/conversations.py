@@ -289,7 +289,7 @@ class Memory:
         if request.key is not None:
             self.keys.setdefault(request.key, e.conversation_row)
         is_repeated = e.id in self.records
-        for x in list(tree.changed):
+        for x in list(tree.changed_ids):
             self.records[x] = self._with_content(tree.by_id[x])
         if is_repeated:
             self.edits = [o for o in self.edits if o.exchange_row != e.id or o.state != "pending"]

@@ -152,8 +152,8 @@ class World:
             assert background is not None
             for agent in await self.store.search_index.find_lagging_agents(0, 100):
                 background.indexing.add(agent, None)
-                await background.indexing.step()
-            await background.maintenance.step()
+                await background.indexing.perform_due()
+            await background.maintenance.perform_due()
 
         self.gateway.call(work())
 

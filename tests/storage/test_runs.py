@@ -315,7 +315,8 @@ async def test_what_a_run_holds_is_dropped_when_it_has_ended_long_ago(
     assert await store.run_texts.find_first_end() == 8.0
     # If the clock was put back by days meanwhile, runs that end from now on are looked for all the same.
     assert (
-        await RunCleaning(store, lambda: -9 * 86_400.0).step() == await RunCleaning(store, lambda: 8.0).step()
+        await RunCleaning(store, lambda: -9 * 86_400.0).perform_due()
+        == await RunCleaning(store, lambda: 8.0).perform_due()
     )
     assert await store.run_texts.drop_texts(8.0, 10) == 0
     assert await store.run_texts.drop_texts(9.0, 10) == 1

@@ -254,7 +254,7 @@ def mark_continued(tree: Tree, exchange: Exchange) -> None:
 def refresh_active(tree: Tree, exchange: Exchange, *, is_named: bool) -> None:
     """Updates the stored flag `active` of all exchanges that the changes of one request may affect."""
     # Roots of a conversation compete: whether one is detached depends on the others, and on their first turns.
-    pending = [tree.by_id[i] for i in tree.changed]
+    pending = [tree.by_id[i] for i in tree.changed_ids]
     if any(tree.locate_turn_start(other).parent is None for other in pending):
         pending += [
             other

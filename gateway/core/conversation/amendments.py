@@ -224,11 +224,11 @@ def _was_within(tree: Tree, exchange: Exchange, text: str) -> bool:
     """
     if is_tombstone(exchange):
         return True
-    stored = "".join(
+    stored_text = "".join(
         map(read_text, (tree.contents.get(exchange).messages or ())[: len(exchange.inputs)][-1:])
     )
-    return without_space(text) in without_space(stored) and bool(
-        join_letters(text) or not join_letters(stored)
+    return without_space(text) in without_space(stored_text) and bool(
+        join_letters(text) or not join_letters(stored_text)
     )
 
 

@@ -29,7 +29,7 @@ def plan_change(
     exchange = rule(tree, plan, request_end)
     merge = _mark_mergeable(tree, request_end.now, query.idle_s, is_named=query.is_named)
     exchange = tree.by_id[exchange.id]  # merging may have changed it
-    changes = [tree.by_id[i] for i in tree.changed if i != exchange.id]
+    changes = [tree.by_id[i] for i in tree.changed_ids if i != exchange.id]
     stale_ids = [
         each.id
         for each in (*changes, exchange)
@@ -68,7 +68,7 @@ def plan_confirmation(
     """
     tree = Tree(candidates.exchanges, candidates.contents)
     merge = _mark_mergeable(tree, now, idle_s, is_named=is_named)
-    return TurnChange(None, [tree.by_id[i] for i in tree.changed], merge=merge)
+    return TurnChange(None, [tree.by_id[i] for i in tree.changed_ids], merge=merge)
 
 
 def _mark_mergeable(tree: Tree, now: float, idle_s: float, *, is_named: bool) -> list[int]:

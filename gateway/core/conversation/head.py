@@ -128,11 +128,11 @@ class _HeadSearch:
         self._joined_sends = self._find_joined_sends()
         compared = (self._head, self._above, *self._cut_sends, *self._joined_sends)
         tree.contents.group(exchange for exchange in compared if exchange is not None)
-        self._pending = self._find_pending()
+        self._pending_messages = self._find_pending()
 
     def run(self) -> PathHead | None:
         """Returns the end of the path; None: the list neither follows the path nor repeats the pending messages."""
-        last_exchange, pending = self._head, self._pending
+        last_exchange, pending = self._head, self._pending_messages
         report = self._find_report()
         reply = None if report is None else report.reply
         report_count = 0 if report is None else report.count
@@ -174,8 +174,8 @@ class _HeadSearch:
             return False
         if has_result_role(new_messages[0]) and not has_calls(head.reply):
             # No call waits for a result, so the head has this result already.
-            before = [*self._list_head_messages(), *self._pending]
-            return self._count_repeated(new_messages, before) > len(self._pending)
+            before = [*self._list_head_messages(), *self._pending_messages]
+            return self._count_repeated(new_messages, before) > len(self._pending_messages)
         is_same = self._repeats_head(new_messages)
         if report is None or report.reply is not _ReportedReply.HEAD:
             return is_same
@@ -183,7 +183,7 @@ class _HeadSearch:
 
     def _repeats_head(self, messages: Sequence[WireMessage]) -> bool:
         """Returns whether a client's library sends the last messages of the head once more."""
-        if self._pending or not self._query.is_retry:
+        if self._pending_messages or not self._query.is_retry:
             return False
         # A library sends the same words again. A longer message that begins with them is the next message.
         repeated_count = self._count_repeated(messages, self._list_head_messages(), may_grow=False)
@@ -198,12 +198,12 @@ class _HeadSearch:
         # The words of a reply off the record are not known, so all of the messages may report it.
         off_report = _Report(_ReportedReply.OFF, assistant_count) if self._has_off_sibling() else None
         for count in (assistant_count, *range(min(assistant_count - 1, _MAX_REPORT_MESSAGES), 0, -1)):
-            is_of_pending = self._find_same_report(self._pending, count) is not None
+            is_of_pending = self._find_same_report(self._pending_messages, count) is not None
             is_of_head = self._reports(self._head, count, min_letters=1)
             # Replies may begin alike, so the newest reply is tried first: that of the last cancelled send. But a
             # request that is sent again repeats its report of an older reply, which is pending or the head's.
             is_again = (is_of_pending or is_of_head) and self._count_repeated(
-                listing.messages[count:], self._pending
+                listing.messages[count:], self._pending_messages
             )
             last_cut = self._cut_sends[-1] if self._cut_sends and not is_again else None
             if last_cut is not None and was_heard(self._tree, last_cut, listing, 0, count, min_letters=1):

@@ -27,7 +27,7 @@ class HeardPath(Struct, frozen=True):
     # The messages of the path. The last one is the reply as far as it was heard.
     path: Sequence[WireMessage]
     # The indices of the later messages that only repeat the path.
-    repeats: Sequence[int]
+    repeat_indices: Sequence[int]
     # The reply as far as it was heard; None: the caller has heard the whole reply.
     cut_reply: WireMessage | None
 
@@ -38,10 +38,10 @@ def as_heard(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> Heard
     path: the messages of a path that ends with a reply.
     after: the messages that the client sends after the id of that reply.
     """
-    repeats = _find_repeats(path, after)
+    repeat_indices = _find_repeats(path, after)
     whole_reply = _Reply.of(path[-1])
     cut_reply: WireMessage | None = None
-    for index in range(repeats[-1] + 1 if repeats else 0, len(after)):
+    for index in range(repeat_indices[-1] + 1 if repeat_indices else 0, len(after)):
         message = after[index]
         if message.get("role") not in ("assistant", "tool"):
             break
@@ -49,8 +49,8 @@ def as_heard(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> Heard
             cut_reply = {**path[-1], "content": read_text(message)}
         elif not whole_reply.is_resent(message):
             continue
-        repeats.append(index)
-    return HeardPath([*path[:-1], cut_reply or path[-1]], repeats, cut_reply)
+        repeat_indices.append(index)
+    return HeardPath([*path[:-1], cut_reply or path[-1]], repeat_indices, cut_reply)
 
 
 def _find_repeats(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> list[int]:

@@ -43,33 +43,33 @@ def with_amendments(
     return path
 
 
-def find_trimmed_front(elements: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathElement]:
+def find_trimmed_front(elements: Sequence[PathElement], client_atoms: Sequence[Atom]) -> list[PathElement]:
     """Returns the front of a path before a trimmed list; []: the list is no proper tail of the path.
 
     The first message of the tail has to be the same word for word.
 
-    listed: the atoms of the list up to its last stored reply.
+    client_atoms: the atoms of the list up to its last stored reply.
     """
     # Each atom of the path with the index of its element.
     path = [(atom, index) for index, element in enumerate(elements) for atom in element.atoms]
     # The comparison is repeated without calls and results, because some clients drop tool rounds.
     for kinds in (b"uatc", b"ua"):
-        if listed[:1] and listed[0][:1] not in kinds:
+        if client_atoms[:1] and client_atoms[0][:1] not in kinds:
             continue  # the list begins within a tool round, so its client has not dropped those
-        listed_atoms = [atom for atom in listed if atom[:1] in kinds]
+        compared_atoms = [atom for atom in client_atoms if atom[:1] in kinds]
         path_atoms = [(atom, index) for atom, index in path if atom[:1] in kinds]
-        if not listed_atoms or len(listed_atoms) >= len(path_atoms):
+        if not compared_atoms or len(compared_atoms) >= len(path_atoms):
             continue
-        tail = path_atoms[len(path_atoms) - len(listed_atoms) :]
+        tail = path_atoms[len(path_atoms) - len(compared_atoms) :]
         first_atom, front_length = tail[0]
-        if not (listed_atoms[0] == first_atom == elements[front_length].atoms[0]):
+        if not (compared_atoms[0] == first_atom == elements[front_length].atoms[0]):
             continue
         stored_atoms = [atom for atom, _ in tail]
-        if all(map(_may_be_same, listed_atoms, stored_atoms)):
+        if all(map(_may_be_same, compared_atoms, stored_atoms)):
             return list(elements[:front_length])
     return []
 
 
-def _may_be_same(listed: Atom, stored: Atom) -> bool:
-    """Returns whether a stored message may be the listed one: a user's template or a pruned result differs in words."""
-    return listed == stored or (listed[:1] == stored[:1] and listed[:1] in b"ut")
+def _may_be_same(client_atom: Atom, stored_atom: Atom) -> bool:
+    """Returns whether a stored message may be the client's: a user's template or a pruned result differs in words."""
+    return client_atom == stored_atom or (client_atom[:1] == stored_atom[:1] and client_atom[:1] in b"ut")

@@ -107,7 +107,7 @@ class Tree:
         # Every change of the tree drops the cached results.
         self._caches = _Caches()
         # The ids of the exchanges that were added or changed.
-        self.changed: set[int] = set()
+        self.changed_ids: set[int] = set()
         for exchange in exchanges:
             self._link(exchange)
 
@@ -119,7 +119,7 @@ class Tree:
         if draft is not None:
             self.remove(draft)
         self._link(exchange)
-        self.changed.add(exchange.id)
+        self.changed_ids.add(exchange.id)
         self._caches = _Caches()
         return exchange
 
@@ -138,7 +138,7 @@ class Tree:
     def change(self, exchange_id: int, **fields: Any) -> Exchange:
         """Replaces fields of an exchange, which keeps its position in the tree."""
         changed_exchange = self.by_id[exchange_id] = replace(self.by_id[exchange_id], **fields)
-        self.changed.add(exchange_id)
+        self.changed_ids.add(exchange_id)
         if not fields.keys().isdisjoint(("input", "shown_reply", "full_reply", "state")):
             self.contents.drop(exchange_id)
         self._caches = _Caches()

@@ -24,7 +24,9 @@ class FactOrigins:
         """
         self._messages = messages
         self._message_words = [list_distinctive_words(message.text) for message in messages]
-        self._known = [(line, list_distinctive_words(line.text, left_out=DESIGNATIONS)) for line in known]
+        self._known_lines = [
+            (line, list_distinctive_words(line.text, left_out=DESIGNATIONS)) for line in known
+        ]
 
     def find_source_rows(self, text: str) -> set[int]:
         """Returns the rows of the exchanges from which a text may come."""
@@ -37,7 +39,7 @@ class FactOrigins:
         words_in_no_message = words.difference(*self._message_words)
         rows.update(
             row
-            for line, known_words in self._known
+            for line, known_words in self._known_lines
             if words_in_no_message & known_words
             for row in line.sources
         )

@@ -105,7 +105,7 @@ def rebuild_block(
             rebuilt = _with_lines(rebuilt, revision, new_lines, staying_lines)
         elif revision.edit is not None and revision.edit.op not in REWRITE_OPERATIONS:
             # Such an edit holds what it adds, so it can be done without the erased part.
-            rebuilt = _edit_again(replace(roomy_block, value=rebuilt), revision.edit)
+            rebuilt = _reapply_edit(replace(roomy_block, value=rebuilt), revision.edit)
         else:
             # A line that the remaining text has does not come from the erased part, whatever words it shares with it.
             lines_before = {*rebuilt.split("\n")}
@@ -195,7 +195,7 @@ def _may_bring_back(edit: MemoryEdit, tainted: Collection[str], value: str) -> b
     )
 
 
-def _edit_again(block: Block, edit: MemoryEdit) -> str:
+def _reapply_edit(block: Block, edit: MemoryEdit) -> str:
     """Returns the value of a block after an edit is made again; the old value where this is not possible any more."""
     arguments = orjson.loads(edit.arguments)
     result = apply_edit(edit.op, arguments, block)

@@ -94,8 +94,8 @@ class Turn:
         self._guide = guide
         self._view = view
         # The sent reply and the rounds that have ended, which grow with the turn.
-        self._sent = SentReply(terms, view)
-        self._earlier = EarlierRounds()
+        self._sent_reply = SentReply(terms, view)
+        self._earlier_rounds = EarlierRounds()
         # The round that is under way, with its offer and its gateway calls. `_begin_round` replaces all four.
         self._offer = guide.offer()
         self._round = Round(terms, view, AS_EVENTS if terms.shows_steps else None)
@@ -166,7 +166,7 @@ class Turn:
             case events.ToolsLate():
                 return self._send_filler()
             case events.Silence():
-                return self._sent.keep_alive(self._round, self._state)
+                return self._sent_reply.keep_alive(self._round, self._state)
             case events.LongWait():
                 return self._release_held()
             case events.StepSaved():
@@ -209,7 +209,7 @@ class Turn:
         """Returns the commands after one read. round_end: the way in which the reply ended; None: no end."""
         # One read of the upstream is one write to the client, however many events it brought.
         if round_end is None:
-            return self._sent.flush(self._round)
+            return self._sent_reply.flush(self._round)
         self._reader.end_texts()
         match round_end:
             case CompleteReply():
@@ -232,7 +232,7 @@ class Turn:
         is_refused = self._is_refused(orjson.dumps({"error": error}))
         message = str(error.get("message") or "")
         ending = self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)
-        shown_commands = self._sent.flush(self._round)
+        shown_commands = self._sent_reply.flush(self._round)
         exception = make_stream_exception(error)
         if not shown_commands and not self._is_past_status:  # a view that reads no stream
             shown_commands = [commands.SendError(exception)]
@@ -257,12 +257,12 @@ class Turn:
         if self._is_past_status or (self.terms.shows_steps and is_success):
             self._view.note_stop(reason, {})
             self._view.show_upstream_error(fields, raw=None)
-            shown_commands = self._sent.flush(self._round)
+            shown_commands = self._sent_reply.flush(self._round)
             ending = self._end_unfinished(
                 End.FAILED, reason, message, is_refused=is_refused, error_status=error_status
             )
             return [*shown_commands, *ending]
-        answer = self._sent.make_error_answer(self._round, body, fields)
+        answer = self._sent_reply.make_error_answer(self._round, body, fields)
         if isinstance(answer, commands.SendError):
             message = answer.error.message
         ending = self._end_unfinished(
@@ -290,14 +290,14 @@ class Turn:
         ending = self._end_unfinished(
             End.FAILED, reason, error.message, error_kind=error_kind, error_status=error.status
         )
-        shown_commands = self._sent.flush(self._round) if is_event else [commands.SendError(error)]
+        shown_commands = self._sent_reply.flush(self._round) if is_event else [commands.SendError(error)]
         return [*shown_commands, commands.CloseUpstream(error), *ending]
 
     @property
     def _is_past_status(self) -> bool:
         """True where no error can be a status: a status was sent, or the client would resend stored messages."""
         terms = self.terms
-        return self._sent.has_head or terms.has_status or (terms.shows_steps and self._has_saved_reply)
+        return self._sent_reply.has_head or terms.has_status or (terms.shows_steps and self._has_saved_reply)
 
     def _on_client_left(self) -> list[Command]:
         if self._state is SAVING_TURN:  # the command to save the turn was given
@@ -349,7 +349,7 @@ class Turn:
 
     @property
     def _maker(self) -> OutcomeMaker:
-        return OutcomeMaker(self.terms, self._earlier, self._round, self._calls, self._reply_count)
+        return OutcomeMaker(self.terms, self._earlier_rounds, self._round, self._calls, self._reply_count)
 
     # -- a reply is complete
 
@@ -380,7 +380,7 @@ class Turn:
         assign_call_ids(
             gateway_calls,
             client_calls,
-            self._earlier.call_ids,
+            self._earlier_rounds.call_ids,
             self._reply_count,
             renews_client_ids=self.terms.saves_steps,
         )
@@ -407,7 +407,7 @@ class Turn:
         if self._round.form is AS_EVENTS:
             self._view.show_calls(gateway_calls)
         self._show_results(self._calls.results)
-        shown_commands += self._sent.flush(self._round)
+        shown_commands += self._sent_reply.flush(self._round)
         if not runs:
             return [*shown_commands, *self._on_tools_finished()]
         if not self.terms.saves_steps:
@@ -422,7 +422,7 @@ class Turn:
     def _is_last_round(self) -> bool:
         """True where the client has calls to answer, or no tokens of its budget are left for another reply."""
         remaining_tokens = self._count_remaining_budget(
-            self._earlier.make_ledger_with(self._round, self.terms.estimate)
+            self._earlier_rounds.make_ledger_with(self._round, self.terms.estimate)
         )
         return bool(self._round.client_calls) or (remaining_tokens is not None and remaining_tokens <= 0)
 
@@ -431,7 +431,7 @@ class Turn:
         if finished is None:
             return []
         self._show_results([finished])
-        shown_commands = self._sent.flush(self._round)
+        shown_commands = self._sent_reply.flush(self._round)
         return shown_commands if self._calls.is_running else [*shown_commands, *self._on_tools_finished()]
 
     def _send_filler(self) -> list[Command]:
@@ -445,14 +445,14 @@ class Turn:
         self._round.add_filler(filler.say)
         if self._round.is_stored:
             self._next_filler = filler.say
-        return self._sent.flush(self._round)
+        return self._sent_reply.flush(self._round)
 
     def _release_held(self) -> list[Command]:
         """Sends the bytes that the view holds back, and the status, unless the round has calls: it may be hidden."""
         if self._round.draft.calls:
             return []
         self._view.release()
-        return self._sent.flush(self._round)
+        return self._sent_reply.flush(self._round)
 
     def _show_results(self, results: Iterable[ToolResult]) -> None:
         if self._round.form is AS_EVENTS:
@@ -479,7 +479,7 @@ class Turn:
         if self._calls.waiting:
             return self._pause_for_calls()
         self._show_results(result for result in self._calls.results if result.call_id not in shown_ids)
-        shown_commands = self._sent.flush(self._round)
+        shown_commands = self._sent_reply.flush(self._round)
         if not runs:
             return [*shown_commands, *self._on_tools_finished()]
         self._state = RUNNING_TOOLS
@@ -507,20 +507,20 @@ class Turn:
         self._round.is_hidden = True
         # The text of a whole reply waits for the end: nothing has been sent, so there is nothing to be hidden.
         self._view.hide_round(self._round.tail if self._round.form is AS_EVENTS else ())
-        return self._sent.flush(self._round)
+        return self._sent_reply.flush(self._round)
 
     def _begin_next_round(self, offer: Offer) -> list[Command]:
         """Saves the round, where steps are saved, and calls the model again."""
         step = replace(self._make_step(), results=self._calls.results, nudge=offer.nudge)
-        self._earlier.add(self._round, step, self.terms.estimate)
+        self._earlier_rounds.add(self._round, step, self.terms.estimate)
         # At once, since the next round may fail before it has begun.
         self._begin_round(offer)
-        remaining_tokens = self._count_remaining_budget(self._earlier.ledger)
+        remaining_tokens = self._count_remaining_budget(self._earlier_rounds.ledger)
         if self.terms.saves_steps:
             self._state = SAVING_RESULTS
             return self._save_step(step, [commands.CallModel((), remaining_tokens, offer)])
         self._state = WAITING
-        messages = tuple(map(without_private, self._earlier.messages))
+        messages = tuple(map(without_private, self._earlier_rounds.messages))
         return [commands.CallModel(messages, remaining_tokens, offer)]
 
     def _begin_round(self, offer: Offer) -> None:
@@ -529,10 +529,10 @@ class Turn:
         self._calls = NO_CALLS
         if offer.is_final:  # a call that comes nevertheless is not run, so its asides are not shown either
             terms = replace(terms, asides=None)
-        content_before = "" if terms.shows_steps else self._earlier.content
+        content_before = "" if terms.shows_steps else self._earlier_rounds.content
         filler, self._next_filler = self._next_filler, ""
         self._round = Round(terms, self._view, self._round.form, content_before, filler)
-        self._reader = RoundReader(self._round, terms, self._view, self._earlier.turn_usage_maker)
+        self._reader = RoundReader(self._round, terms, self._view, self._earlier_rounds.turn_usage_maker)
 
     def _save_step(self, step: commands.SaveStep, after_step: Sequence[Command]) -> list[Command]:
         """Returns the command to save a step. after_step: the commands that follow when the step is saved."""
@@ -548,7 +548,7 @@ class Turn:
         self._state = WAITING
         self._view.show_results(saved.first_seq, saved.results)
         self._view.begin_step(saved.first_seq, saved.reply_seq)
-        return [*self._sent.flush(self._round), *after_step]
+        return [*self._sent_reply.flush(self._round), *after_step]
 
     def _make_step(self, waiting: Mapping[str, WaitKind] | None = None) -> commands.SaveStep:
         """Returns the reply of the round as a step to be saved; an empty step if the reply is stored already."""
@@ -578,7 +578,7 @@ class Turn:
         self._state = SAVING_TURN
         save = commands.Save(finished.saved)
         if self.terms.holds_end:
-            return [*self._sent.flush(self._round), save]
+            return [*self._sent_reply.flush(self._round), save]
         return [*self._show_end(events.Saved()), save, commands.FINISH]
 
     def _show_end(self, saved: events.Saved) -> list[Command]:
@@ -592,14 +592,14 @@ class Turn:
             # The client was shown ids of messages that will never be stored.
             view.note_stop(StopReason.ERROR, {})
             view.fail(Conflict(saved.loss))
-            return self._sent.flush(self._round)
+            return self._sent_reply.flush(self._round)
         view.note_stop(outcome.stop_reason, outcome.waiting, self._list_unshown_calls(outcome.waiting))
         if not (saved.is_durable or saved.is_late):
             view.note_not_stored()
         if last_round.form is AS_BODY:
             is_unchanged = self._reply_count == 1 and not last_round.gateway_calls
             client_body = view.render_body(last_round.body, outcome, is_unchanged=is_unchanged)
-            headers = self._sent.list_headers(last_round, JSON_TYPE)
+            headers = self._sent_reply.list_headers(last_round, JSON_TYPE)
             return [commands.SendWhole(last_round.status, headers, client_body)]
         if saved.after_stop is not None:
             view.show_results(saved.after_stop.first_seq, saved.after_stop.results, is_last=True)
@@ -608,8 +608,8 @@ class Turn:
         view.end(last_round.list_last_events(), self._client_finish_reason, last_round.done_event)
         if not saved.is_durable:
             view.note_not_durable()
-        shown_commands = self._sent.flush(self._round)
-        if not shown_commands and not self._sent.has_head:  # a view that reads no stream
+        shown_commands = self._sent_reply.flush(self._round)
+        if not shown_commands and not self._sent_reply.has_head:  # a view that reads no stream
             body = last_round.render_stream_as_body(last_round.client_calls)
             client_body = view.render_body(body, outcome, is_unchanged=False)
             headers = with_content_type(last_round.headers, JSON_TYPE)

@@ -92,7 +92,9 @@ class NativeResponsesRequest(Struct, frozen=True):
             heard_path = as_heard(earlier_messages, [each.message for each in input_messages])
             earlier_messages = heard_path.path
             cut_reply = heard_path.cut_reply
-            input_messages = [each for n, each in enumerate(input_messages) if n not in heard_path.repeats]
+            input_messages = [
+                each for n, each in enumerate(input_messages) if n not in heard_path.repeat_indices
+            ]
         return replace(
             self,
             chat=self._make_chat(earlier_messages, input_messages),

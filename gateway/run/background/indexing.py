@@ -44,7 +44,7 @@ class IndexingService:
         self._grown_at: dict[int, float] = {}
         # The rows of the memories that have grown since their backlog was looked up.
         self._unchecked_rows: set[int] = set()
-        self.task = PeriodicTask("indexing", self.step)
+        self.task = PeriodicTask("indexing", self.perform_due)
 
     def add(self, agent_row: int, backlog: int | None) -> None:
         """Notes a memory that is to be indexed. backlog: the messages that its index lacks; None: many."""
@@ -69,7 +69,7 @@ class IndexingService:
         ):
             self.add(agent_row, INDEX_EVERY)
 
-    async def step(self) -> float | None:
+    async def perform_due(self) -> float | None:
         """Indexes one memory that is due, if there is one. Returns the seconds until the next step.
 
         Returns None if no memory has grown.

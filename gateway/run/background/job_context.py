@@ -60,7 +60,7 @@ class JobContext:
     # True as soon as the commit of the end begins.
     has_ended: bool = field(default=False, init=False)
     # Set by the worker when the lease is lost: nothing of this attempt would be committed any more.
-    lost: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    lease_lost: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     # The last heartbeat failed, since the database did not answer.
     is_overdue: bool = field(default=False, init=False)
 

@@ -28,14 +28,14 @@ class Maintenance:
         self._store = store
         self._idle_s = idle_s
         self._now = now
-        self.task = PeriodicTask("maintenance", self.step)
+        self.task = PeriodicTask("maintenance", self.perform_due)
 
     def note_pending_edits(self) -> None:
         """Notes a turn with memory edits: they are confirmed when no request has come for the idle time."""
         if self.task.sleeps_until_woken:
             self.task.wake()
 
-    async def step(self) -> float | None:
+    async def perform_due(self) -> float | None:
         """Confirms the edits that are due. Returns the seconds until the next step, or None if no edit is pending."""
         now = self._now()
         due = await self._store.turns.list_due(now - self._idle_s, now + self._idle_s, _MAX_CONVERSATIONS)

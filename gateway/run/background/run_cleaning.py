@@ -31,9 +31,9 @@ class RunCleaning:
 
     def run(self) -> Coroutine[Any, Any, None]:
         """Cleans up until it is cancelled."""
-        return PeriodicTask("clean up after runs", self.step).run()
+        return PeriodicTask("clean up after runs", self.perform_due).run()
 
-    async def step(self) -> float:
+    async def perform_due(self) -> float:
         """Cleans up after the runs that are due. Returns the seconds until the next step."""
         texts = self.store.run_texts
         now = self.now()

@@ -59,14 +59,14 @@ class Schedule:
     # The memories with new turns, by their rows. The memory without a turn for the longest time comes first.
     _active: dict[int, _Activity] = field(default_factory=dict, init=False)
     # The rows of the memories that are due now.
-    _due: set[int] = field(default_factory=set, init=False)
+    _due_rows: set[int] = field(default_factory=set, init=False)
     # True: `recover` has found the memories that were left when the process began.
     _has_recovered: bool = field(default=False, init=False)
     # The task that enqueues the jobs.
     task: PeriodicTask = field(init=False)
 
     def __post_init__(self) -> None:
-        self.task = PeriodicTask(self.name, self.step)
+        self.task = PeriodicTask(self.name, self.perform_due)
 
     def add(self, agent_row: int, messages: int, every: int | None = None, seq: int | None = None) -> None:
         """Counts the messages of a turn that is stored.
@@ -92,13 +92,13 @@ class Schedule:
         else:
             is_due = activity.messages - activity.uncounted >= every
         if is_due:
-            self._due.add(agent_row)
-        if self._due or self.task.sleeps_until_woken:
+            self._due_rows.add(agent_row)
+        if self._due_rows or self.task.sleeps_until_woken:
             self.task.wake()
 
     def enqueue_now(self, agent_rows: Iterable[int]) -> None:
         """Makes these memories due, however many messages they have."""
-        self._due.update(agent_rows)
+        self._due_rows.update(agent_rows)
         self.task.wake()
 
     def enqueue_when_idle(self, agent_rows: Iterable[int]) -> None:
@@ -120,23 +120,23 @@ class Schedule:
             self.enqueue_when_idle(unfinished)
             self._has_recovered = True
 
-    async def step(self) -> float | None:
+    async def perform_due(self) -> float | None:
         """Enqueues the jobs that are due. Returns the seconds until the next step; None: until it is woken."""
         self._make_idle_due()
         for _ in range(_MAX_JOBS_AT_ONCE):
-            if not self._due:
+            if not self._due_rows:
                 break
             # The memory's count restarts before the job is enqueued: a turn that ends meanwhile may come too late for
             # this job, so it has to count for the next one.
-            agent_row = self._due.pop()
+            agent_row = self._due_rows.pop()
             if agent_row in self._active:
                 self._active[agent_row].messages = self._active[agent_row].uncounted
             try:
                 await self._enqueue(agent_row)
             except BaseException:
-                self._due.add(agent_row)
+                self._due_rows.add(agent_row)
                 raise
-        if self._due:
+        if self._due_rows:
             return MIN_PAUSE_S
         most_idle = next(iter(self._active.values()), None)
         return None if most_idle is None else max(MIN_PAUSE_S, most_idle.turn_at + self.idle_s - self.now())
@@ -151,7 +151,7 @@ class Schedule:
                 break
             del self._active[agent_row]
             if activity.messages:
-                self._due.add(agent_row)
+                self._due_rows.add(agent_row)
 
     async def _enqueue(self, agent_row: int) -> None:
         with suppress(StaleWrite):  # the memory is gone

@@ -76,11 +76,17 @@ class SummaryPath(Struct, frozen=True):
             unless calls wait for their results.
         """
         is_whole = terms.covers_all and not self.sizes[-1].has_open_calls
-        last = len(self.sizes) - 1 if is_whole else find_last_covered(self.sizes, keep_tokens, keep_messages)
-        first = 0 if self.earlier_summary is None else 1
-        if last is None or last < first:
+        last_index = (
+            len(self.sizes) - 1 if is_whole else find_last_covered(self.sizes, keep_tokens, keep_messages)
+        )
+        first_index = 0 if self.earlier_summary is None else 1
+        if last_index is None or last_index < first_index:
             return None
-        return SummarySpan(self.earlier_summary, self.exchanges[first : last + 1], self._count_evicted(last))
+        return SummarySpan(
+            self.earlier_summary,
+            self.exchanges[first_index : last_index + 1],
+            self._count_evicted(last_index),
+        )
 
     def _count_evicted(self, last: int) -> int:
         """Returns the tokens that are out of the window if it begins after the exchange with the index `last`.

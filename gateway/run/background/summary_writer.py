@@ -1,4 +1,4 @@
-"""Has a model write a summary, part by part."""
+"""Makes a model write a summary, part by part."""
 
 from __future__ import annotations
 

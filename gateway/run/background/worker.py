@@ -124,7 +124,7 @@ class Worker:
         try:
             while True:
                 await self._update_leases()
-                if not self._has_room() or any(context.lost.is_set() for context in self._running):
+                if not self._has_room() or any(context.lease_lost.is_set() for context in self._running):
                     # The end of a running job wakes the worker. The serial group of a lost job may be free in the
                     # database already, but none of its jobs may run before this one ends.
                     return None
@@ -179,7 +179,7 @@ class Worker:
                 and not await self.jobs.leases.is_held(context.job)
                 and not context.has_ended
             ):
-                context.lost.set()
+                context.lease_lost.set()
 
     async def _sleep(self, seconds: float | None) -> None:
         if seconds is None:
@@ -193,7 +193,7 @@ class Worker:
             is_held = await self.jobs.leases.renew(context.job, self.limits.lease_s)
             context.is_overdue = False
             if not is_held and not context.has_ended:
-                context.lost.set()
+                context.lease_lost.set()
 
     async def _run_job(self, context: JobContext) -> None:
         """Makes one attempt at a claimed job, and counts its outcome. Raises nothing but CancelledError."""
@@ -245,7 +245,7 @@ class Worker:
 
     async def _perform(self, context: JobContext) -> bool:
         """Runs the handler, with heartbeats. Returns False if the lease was lost, so that the handler was cancelled."""
-        lost: asyncio.Future[Any] = asyncio.ensure_future(context.lost.wait())
+        lost: asyncio.Future[Any] = asyncio.ensure_future(context.lease_lost.wait())
         work: asyncio.Future[Any] = asyncio.ensure_future(self.handlers[context.job.kind](context))
         try:
             while not work.done():

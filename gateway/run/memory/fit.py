@@ -101,8 +101,8 @@ def _fit(room: WindowRoom) -> FittedWindow:
     first_index = min(staying, default=len(room.entries))
     return replace(
         fitted,
-        dropped=dropped,
-        included=tuple(i for i in staying if i < len(prompt.composition.inserted)),
+        dropped_indices=dropped,
+        included_indices=tuple(i for i in staying if i < len(prompt.composition.inserted)),
         replacements=replacements,
         summary="" if cut is None else cut.text,
         summary_id=0 if cut is None else cut.id,

@@ -29,9 +29,9 @@ class FittedWindow(Struct, frozen=True):
     """The part of a conversation that goes into the model's window."""
 
     # Indices of the client's messages that stay out.
-    dropped: frozenset[int] = frozenset()
+    dropped_indices: frozenset[int] = frozenset()
     # Indices of the composition's inserted messages that go in; None: all.
-    included: tuple[int, ...] | None = None
+    included_indices: tuple[int, ...] | None = None
     # The composition's hidden rounds that go in, by the index of the message they replace; None: all.
     replacements: Mapping[int, list[WireMessage]] | None = None
     # The text that replaces the messages that were left out, or "".
@@ -53,24 +53,24 @@ class FittedWindow(Struct, frozen=True):
     @property
     def is_whole(self) -> bool:
         """All messages go in."""
-        return self.included is None and self.replacements is None and not self.dropped
+        return self.included_indices is None and self.replacements is None and not self.dropped_indices
 
     @property
     def left_out(self) -> tuple[object, ...]:
         """The messages that stay out, and the summary in their place. Equal to `WHOLE_WINDOW.left_out` if all go in."""
-        return self.dropped, self.included, self.summary_id
+        return self.dropped_indices, self.included_indices, self.summary_id
 
     def list_inserted(self, composition: Composition) -> Sequence[InsertedMessage]:
         """Returns the messages that go before the client's own, as far as they fit."""
         return (
             composition.inserted
-            if self.included is None
-            else [composition.inserted[n] for n in self.included]
+            if self.included_indices is None
+            else [composition.inserted[n] for n in self.included_indices]
         )
 
     def choose_fitting_notes(self, composition: Composition) -> list[str]:
         """Returns the notes before the client's messages and of the inserted ones, as far as they fit."""
-        notes = [note for index, note in composition.notes.items() if index not in self.dropped]
+        notes = [note for index, note in composition.notes.items() if index not in self.dropped_indices]
         notes += [each.note for each in self.list_inserted(composition) if each.note]
         return notes
 
@@ -81,7 +81,7 @@ class FittedWindow(Struct, frozen=True):
             rounds = composition.replacements.get(index)
             fitting = rounds if self.replacements is None else self.replacements.get(index)
             # Hidden rounds that fit in part may or may not show the block.
-            if index not in self.dropped and rounds == fitting:
+            if index not in self.dropped_indices and rounds == fitting:
                 shown.append(composition.shown[index])
         return combine_shown(shown, NOTHING_SHOWN)
 

@@ -68,8 +68,8 @@ def make_native_changes(
     is_limited = bool(hidden_rounds) and prompt.request.token_limit is not None
     return NativeChanges(
         system=_list_system_texts(prompt, prompt.tools),
-        notes={i: note for i, note in composition.notes.items() if i not in window.dropped},
-        dropped=window.dropped,
+        notes={i: note for i, note in composition.notes.items() if i not in window.dropped_indices},
+        dropped=window.dropped_indices,
         replacements=prompt.replacements,
         stored_messages=[(each.message, each.note) for each in window.list_inserted(composition)],
         tools=prompt.tools,
@@ -108,7 +108,7 @@ def _adapt_fields(prompt: Prompt, edit: BodyEdit) -> str | None:
 def _adapt_messages(prompt: Prompt, edit: BodyEdit) -> None:
     """Changes the client's messages that the endpoint takes in another form."""
     for index in prompt.form.developer_indices:
-        if index not in prompt.window.dropped:
+        if index not in prompt.window.dropped_indices:
             edit.set_role(index, "system")
     for index in prompt.form.changed_messages | prompt.without_media:
         edit.replace_message(index, [prompt.render_client_message(index)])
@@ -121,12 +121,12 @@ def _put_additions(prompt: Prompt, edit: BodyEdit) -> None:
     tools = prompt.offered_tools
     for text in _list_system_texts(prompt, tools):
         edit.append_system(text)
-    for index in window.dropped:
+    for index in window.dropped_indices:
         edit.drop_message(index)
     for index, messages in prompt.replacements.items():
         edit.replace_message(index, messages)
     for index, note in composition.notes.items():
-        if index not in window.dropped:
+        if index not in window.dropped_indices:
             edit.prefix_text(index, note)
     if inserted := window.list_inserted(composition):
         edit.insert_messages(

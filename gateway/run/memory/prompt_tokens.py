@@ -71,7 +71,7 @@ def _count_messages_and_tools(prompt: Prompt, count: Callable[[str], int]) -> in
     messages = [
         with_text_before(message, composition.notes.get(i, ""))
         for i, message in enumerate(request.messages)
-        if i not in window.dropped and i not in replacements
+        if i not in window.dropped_indices and i not in replacements
     ]
     messages += [inserted.message for inserted in window.list_inserted(composition)]
     messages += chain.from_iterable(replacements.values())

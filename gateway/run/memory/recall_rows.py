@@ -195,7 +195,7 @@ def _estimate_prompt_parts(prompt: Prompt) -> tuple[int, ...]:
     for index, (message, chars) in enumerate(zip(request.messages, lengths, strict=True)):
         if is_system(message):
             system += chars
-        elif index not in window.dropped:
+        elif index not in window.dropped_indices:
             # The newest message is a part of its own.
             history += newest
             newest = chars

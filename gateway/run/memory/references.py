@@ -246,7 +246,7 @@ class _ReferenceFiller:
         messages = self._request.messages
         end = min((each for each in self._reply_indices if each >= start), default=len(messages))
         heard = as_heard(path, messages[start:end])
-        for index in heard.repeats:
+        for index in heard.repeat_indices:
             self._messages[start + index].clear()
             self._repeat_indices.add(start + index)
         return heard.path

@@ -32,7 +32,7 @@ class VisibleContent(Struct, frozen=True):
     @classmethod
     def of(cls, context: MemoryContext, composition: Composition, window: FittedWindow) -> VisibleContent:
         """Returns the content that a prompt of these shows. composition: without this request's note."""
-        listing, dropped = context.plan.query.listing, window.dropped
+        listing, dropped = context.plan.query.listing, window.dropped_indices
         if dropped:
             messages = zip(listing.positions, listing.atoms, strict=True)
             visible = {atom for position, atoms in messages if position not in dropped for atom in atoms}
@@ -94,7 +94,9 @@ def _list_verbatim_seqs(context: MemoryContext, composition: Composition, window
 
 def _start_of_last_run(composition: Composition, window: FittedWindow) -> PathPosition | None:
     """Returns the position on the path from which on all stored messages are in the prompt, or None."""
-    included = range(len(composition.inserted)) if window.included is None else window.included
+    included = (
+        range(len(composition.inserted)) if window.included_indices is None else window.included_indices
+    )
     if not included:
         return None
     start = included[-1]

@@ -116,7 +116,7 @@ class Forwarder:
         """Returns whether some upstream has an endpoint."""
         return any(self._providers[name].has_endpoint(path) for name in self._upstream_names)
 
-    def some_upstream_lacks(self, path: str) -> bool:
+    def has_upstream_without(self, path: str) -> bool:
         """Returns whether some upstream has no such endpoint, so that its models answer by chat completions."""
         return not all(self._providers[name].has_endpoint(path) for name in self._upstream_names)
 

@@ -114,7 +114,7 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     ended = RequestEnd(99, HIDDEN, assistant("Moment. Noted."), world.now, fresh, frozenset({"m1"}))
     written = replace(finish_plain(plain, ended), id=99)
     assert without_numbers(written) == without_numbers(settle.finish(tree, general, ended))
-    others = [tree.by_id[i] for i in tree.changed if i != 99]
+    others = [tree.by_id[i] for i in tree.changed_ids if i != 99]
     moved = [e.id for e in others if _without_words(e) != _without_words(world.memory().records[e.id])]
     assert written.ends_with_user
     assert moved == []  # not even marked as continued

@@ -119,8 +119,8 @@ class Scene:
         self.world.pass_time(IDLE_S)
 
         async def step() -> None:
-            await self.learning.schedule.step()
-            await self.embedding.schedule.step()
+            await self.learning.schedule.perform_due()
+            await self.embedding.schedule.perform_due()
             self.world.store.jobs.wake()
 
         self.world.gateway.call(step())

@@ -70,7 +70,7 @@ class Learner:
         self.world.clock.sleep(seconds)
 
         async def step() -> None:
-            await self.learning.schedule.step()
+            await self.learning.schedule.perform_due()
             self.world.store.jobs.wake()
 
         self.world.gateway.call(step())

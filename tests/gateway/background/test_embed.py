@@ -114,7 +114,7 @@ class EmbeddingWorld:
         self.world.clock.sleep(seconds)
 
         async def step() -> None:
-            await self.embedding.schedule.step()
+            await self.embedding.schedule.perform_due()
             self.world.store.jobs.wake()
 
         self.world.gateway.call(step())
@@ -893,7 +893,7 @@ def test_a_forgotten_message_has_no_vector_and_gets_none_from_a_running_job(
     world.world.clock.sleep(IDLE_S)
 
     async def step() -> None:
-        await world.embedding.schedule.step()
+        await world.embedding.schedule.perform_due()
         store.jobs.wake()
 
     world.world.gateway.call(step())

@@ -39,7 +39,7 @@ class Memories:
 
     async def pass_time(self, seconds: float) -> Any:
         self.now += seconds
-        return await self.indexing.step()
+        return await self.indexing.perform_due()
 
 
 async def test_a_memory_is_indexed_when_it_has_not_grown_for_a_while() -> None:

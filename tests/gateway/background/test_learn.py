@@ -424,7 +424,7 @@ def test_a_slow_background_model_blocks_no_request(learner: Learner) -> None:
     chat.say(KITTEN)
     learner.world.settle()
     learner.world.clock.sleep(IDLE_S)
-    learner.world.gateway.call(learner.learning.schedule.step())
+    learner.world.gateway.call(learner.learning.schedule.perform_due())
     learner.wait_for_jobs(lambda counts: counts[JobState.RUNNING] == 1 and len(slow.requests) == 1)
     assert chat.say("How are you?") == "Ok."
     assert learner.list_facts() == []
@@ -521,7 +521,7 @@ def test_two_workers_learn_a_thing_once(learner: Learner) -> None:
 
     learner.world.settle()
     learner.world.clock.sleep(IDLE_S)
-    learner.world.gateway.call(learner.learning.schedule.step())
+    learner.world.gateway.call(learner.learning.schedule.perform_due())
     learner.world.gateway.call(work())
     assert len(learner.prompts) == 1
     assert learner.list_texts() == [MISO]
@@ -566,7 +566,7 @@ def hours_go_by(learner: Learner) -> None:
     """Lets each job be tried until it is over or is tried no more."""
     learner.world.settle()
     learner.world.clock.sleep(IDLE_S)
-    learner.world.gateway.call(learner.learning.schedule.step())
+    learner.world.gateway.call(learner.learning.schedule.perform_due())
 
     def are_over(counts: Any) -> bool:
         if not counts[JobState.RUNNING]:

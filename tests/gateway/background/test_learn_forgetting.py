@@ -190,7 +190,7 @@ def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
             ):
                 world.chat(user=user).say(text)
                 world.pass_time(IDLE_S)
-                world.gateway.call(learner.learning.schedule.step())
+                world.gateway.call(learner.learning.schedule.perform_due())
                 gate.wait_sync()
             operation = ForgetOperations(world.store, world.clock).forget
 

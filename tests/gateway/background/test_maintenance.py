@@ -44,7 +44,7 @@ async def test_edits_of_a_memory_that_is_being_forgotten_are_not_merged(tmp_path
         await store.forgetting.begin(alice.agent.id, ForgetTarget(is_all=True))
         # However many of them there are, they do not stand in front of those of others.
         assert not await store.turns.list_due(2000.0, 3000.0, 1)
-        assert await maintenance.Maintenance(store, 60.0, lambda: 2000.0).step() is None
+        assert await maintenance.Maintenance(store, 60.0, lambda: 2000.0).perform_due() is None
         # It began in the moment in which they were found due.
         await store.turns.confirm_edits(agent, conversation, last_at, 2000.0, unasked)
         assert await rows(store, "SELECT count(*) FROM block_history") == values

@@ -41,8 +41,8 @@ async def test_two_processes_make_a_memory_due_as_often_as_one(tmp_path: Path, l
             for turn in range(30):
                 process = processes[turn % len(processes)]
                 process.add(agent.id, 2, seq=2 * turn if numbers else None)
-                if process._due:
-                    process._due.clear()
+                if process._due_rows:
+                    process._due_rows.clear()
                     found.append(turn)
             return found
 
@@ -59,9 +59,9 @@ async def test_a_large_turn_before_a_small_one_makes_a_memory_due(tmp_path: Path
     try:
         schedule = Schedule("t", "learn", store.jobs, nothing, 20, DAY, lambda: 1.0, leaves_out_last=True)
         schedule.add(1, 10, seq=15)
-        assert not schedule._due, "it does not count yet"
+        assert not schedule._due_rows, "it does not count yet"
         schedule.add(1, 2, seq=25)
-        assert schedule._due
+        assert schedule._due_rows
     finally:
         await store.close()
 
@@ -85,7 +85,7 @@ async def test_each_recovery_finds_what_processes_that_ended_have_left(
         schedule = Schedule("t", "learn", store.jobs, find, 20, DAY, clock)
 
         async def enqueued() -> list[int]:
-            await schedule.step()
+            await schedule.perform_due()
             return sorted(job.agent_row for job in await store.jobs.list_newest(JobState.PENDING))
 
         async def end(*, is_well: bool = True) -> None:
@@ -126,10 +126,10 @@ async def test_memories_that_rest_are_enqueued_some_at_a_time(
         agents = [await store.database.write(partial(find_or_create_agent, draft=draft)) for draft in drafts]
         schedule = Schedule("t", "learn", store.jobs, nothing, 20, DAY, clock)
         schedule.enqueue_when_idle(agent.id for agent in agents)
-        assert await schedule.step() == pytest.approx(DAY, abs=1.0)
+        assert await schedule.perform_due() == pytest.approx(DAY, abs=1.0)
         clock.sleep(DAY)
         for count in (2, 3):
-            pause_s = await schedule.step()
+            pause_s = await schedule.perform_due()
             assert len(await store.jobs.list_newest()) == count
         assert pause_s is None
     finally:
@@ -148,5 +148,5 @@ async def test_a_turn_that_makes_a_memory_due_while_its_job_is_enqueued_is_not_l
 
     schedule = Schedule("t", "learn", cast(Jobs, SlowJobs()), nothing, 10, DAY, lambda: 1.0)
     schedule.add(1, 10)
-    await schedule.step()
+    await schedule.perform_due()
     assert enqueued == [1, 1]

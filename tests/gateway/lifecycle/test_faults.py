@@ -329,8 +329,8 @@ def test_one_damaged_row_does_not_keep_the_others_from_their_maintenance(
         async def work() -> None:
             for agent in agents:
                 background.indexing.add(agent, None)
-            await background.indexing.step()
-            await background.indexing.step()
+            await background.indexing.perform_due()
+            await background.indexing.perform_due()
 
         world.gateway.call(work())
         indexed = world.write(

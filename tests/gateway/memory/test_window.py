@@ -187,10 +187,10 @@ def test_our_tools_take_their_room() -> None:
     context = 4_000
     target = Target("up", "gpt-4o", context)
     alone = asyncio.run(fit_prompt(Prompt(request, target)))
-    assert not alone.dropped
+    assert not alone.dropped_indices
     room = context - RESERVE - count(orjson.dumps([tool]).decode())
     window = asyncio.run(fit_prompt(Prompt(request, target, tools=(tool,))))
-    kept = [m for n, m in enumerate(messages) if n not in window.dropped]
+    kept = [m for n, m in enumerate(messages) if n not in window.dropped_indices]
     assert sum(count_message_tokens(m, count) for m in kept) <= room
     assert kept
 
@@ -229,7 +229,7 @@ def test_the_schema_of_a_structured_reply_takes_its_room() -> None:
     fields = {"model": "m", "messages": messages, "max_tokens": RESERVE, "response_format": form}
     context = 4_000
     window = asyncio.run(fit_prompt(Prompt(parse(orjson.dumps(fields)), Target("up", "gpt-4o", context))))
-    kept = [m for n, m in enumerate(messages) if n not in window.dropped]
+    kept = [m for n, m in enumerate(messages) if n not in window.dropped_indices]
     room = context - RESERVE - count(orjson.dumps(form).decode())
     assert 0 < sum(count_message_tokens(m, count) for m in kept) <= room
 

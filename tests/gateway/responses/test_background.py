@@ -858,13 +858,13 @@ def kept_kinds(world: World) -> set[str]:
 def test_the_words_of_the_last_one_are_dropped_when_it_has_ended_long_ago(world: World) -> None:
     """By a task that looked for some when there were none yet."""
     cleaning = world.gateway.app.services.background.run_cleaning
-    pause_s = world.gateway.call(cleaning.step())
+    pause_s = world.gateway.call(cleaning.perform_due())
     polled(world, begin(world, input="Count.", user="alice").id)
     becomes(lambda: world.query("SELECT state FROM runs") == ["completed"])
     becomes(lambda: {"request", "event"} <= kept_kinds(world))
     for _ in range(2):
         world.clock.sleep(pause_s)
-        pause_s = world.gateway.call(cleaning.step())
+        pause_s = world.gateway.call(cleaning.perform_due())
     assert not {"request", "event"} & kept_kinds(world)
 
 
@@ -873,7 +873,7 @@ def test_events_that_are_gone_are_made_of_what_is_stored(world: World, upstream:
     made = polled(world, begin(world, input="Count.", user="alice").id)
     becomes(lambda: world.query("SELECT state FROM runs") == ["completed"])
     world.clock.sleep(4 * 3600)
-    world.gateway.call(world.gateway.app.services.background.run_cleaning.step())
+    world.gateway.call(world.gateway.app.services.background.run_cleaning.perform_due())
     assert "event" not in kept_kinds(world)
     again = list(world.sdk.responses.retrieve(made.id, stream=True))
     assert [event.type for event in again] == [

@@ -373,7 +373,7 @@ def test_what_is_read_while_the_memory_cannot_be_is_cached_for_nobody(
 ) -> None:
     """A key that all memories had then would lead from one person's request to another's conversation."""
     first = respond(world, input="My cat is called Miso.")
-    earlier = world.gateway.app.services.native_chat._earlier
+    earlier = world.gateway.app.services.native_chat._earlier_replies
     earlier.clear()
     with monkeypatch.context() as broken_store:
         broken_store.setattr(world.store.agents, "find_or_draft", fails)
@@ -441,7 +441,7 @@ def test_an_unknown_id_begins_a_conversation(world: World, openai_account: Store
 
 def test_ids_are_known_for_their_user_alone(world: World, openai_account: StoredResponses) -> None:
     previous = respond(world, input="My cat is called Miso.").id
-    world.gateway.app.services.native_chat._earlier.clear()
+    world.gateway.app.services.native_chat._earlier_replies.clear()
     respond(world, input="And?", previous_response_id=previous, user="bob")
     world.settle()
     respond(world, input="What is my cat called?", user="bob")
@@ -680,7 +680,7 @@ def test_a_stream_for_which_all_replies_leave_no_room_passes(
 
 
 def test_a_response_that_is_not_stored_is_not_known_by_its_id(world: World) -> None:
-    earlier = world.gateway.app.services.native_chat._earlier
+    earlier = world.gateway.app.services.native_chat._earlier_replies
     respond(world, input="Hi", store=False)
     assert len(earlier) == 0
     respond(world, input="Hi")
@@ -1241,7 +1241,7 @@ def test_what_a_client_leaves_out_of_its_list_is_recalled(
 def test_more_than_the_process_keeps_is_read_from_the_store(
     world: World, openai_account: StoredResponses
 ) -> None:
-    world.gateway.app.services.native_chat._earlier._limit_bytes = 20_000
+    world.gateway.app.services.native_chat._earlier_replies._limit_bytes = 20_000
     items: list[Json] = []
     for n in range(12):
         items.append({"role": "user", "content": f"Chapter {n} of Miso. " + f"w{n} " * 1500})

@@ -91,7 +91,7 @@ class ByIdsElsewhere(ByIds):
     """The same, whose requests find another process each time."""
 
     def respond(self) -> Any:
-        self.world.gateway.app.services.native_chat._earlier.clear()
+        self.world.gateway.app.services.native_chat._earlier_replies.clear()
         return super().respond()
 
 

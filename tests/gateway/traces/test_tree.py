@@ -257,7 +257,7 @@ def test_the_vector_of_a_question_is_a_call_of_its_request(upstream: StrictUpstr
             world.clock.sleep(500)
             background = world.gateway.app.services.background
             assert background.embedding is not None
-            world.gateway.call(background.embedding.schedule.step())
+            world.gateway.call(background.embedding.schedule.perform_due())
             world.store.jobs.wake()
             world.wait_for_jobs(are_idle)
             world.chat(user="alice").say("What is my cat called?")

@@ -422,8 +422,8 @@ class Learner:
         async def step() -> None:
             assert background.learning is not None
             assert background.embedding is not None
-            await background.learning.schedule.step()
-            await background.embedding.schedule.step()
+            await background.learning.schedule.perform_due()
+            await background.embedding.schedule.perform_due()
             self.world.store.jobs.wake()
 
         self.world.gateway.call(step())
