@@ -90,7 +90,8 @@ class Gateway:
             make_agents=AgentServices if has_agents else None,
             otlp=otlp,
         )
-        limits, server = services.limits, settings.server
+        limits = services.limits
+        server = settings.server
         # The time in seconds of `time.monotonic()`; None: the gateway has not begun to stop.
         self._stop_began_at: float | None = None
         # The number of requests that were being answered then.
@@ -104,7 +105,8 @@ class Gateway:
         self._mcp_task: asyncio.Task[None] | None = None
         self._endpoints = make_endpoints(services, bodies, guard, admin_token)
         dialects = self._endpoints.dialects
-        self._before_router = {dialect.path: dialect.app for dialect in dialects}
+        # The applications that answer before the router is asked, by their path.
+        self._dialect_apps = {dialect.path: dialect.app for dialect in dialects}
         if services.tracer is not None:
             services.tracer.maker.add_routes((route.path_format, route.path_regex) for route in self._routes)
         self._edge = self._make_edge(
@@ -183,7 +185,7 @@ class Gateway:
         if _is_page_path(scope["path"]):
             return self._page(scope, receive, send)
         if scope["method"] == "POST":
-            if (endpoint := self._before_router.get(scope["path"])) is not None:
+            if (endpoint := self._dialect_apps.get(scope["path"])) is not None:
                 return endpoint(scope, receive, send)
             if is_chat_of_agent(scope["path"]):
                 return self._endpoints.chat(scope, receive, send)
@@ -243,7 +245,8 @@ class WorkerHealth:
     """
 
     def __init__(self, services: Services) -> None:
-        settings, store = services.settings, services.store
+        settings = services.settings
+        store = services.store
         self._services = services
         self.readiness = _make_readiness(store)
         routes = make_health_routes(self.readiness, services.metrics)

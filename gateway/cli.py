@@ -115,7 +115,7 @@ def _refuse(error: click.UsageError, arguments: list[str]) -> NoReturn:
         if error.possibilities:
             print(f"Did you mean {error.possibilities[0]}?", file=sys.stderr)
         name = error.option_name
-        argument = next((each for each in arguments if each.partition("=")[0] == name), name)
+        argument = next((word for word in arguments if word.partition("=")[0] == name), name)
         message = f"unrecognized arguments: {argument}"
     print_error(f"error: {escape_controls(message)}", command_path)
     sys.exit(_EXIT_REFUSED)
@@ -126,14 +126,14 @@ def _report_settings(error: SettingsError, config: str | None) -> int:
     from gateway.settings.load import find_settings_file
 
     file = find_settings_file(config) if error.is_in_file else None
-    for each in error.mistakes:
-        prefix = f"{file}: " if file is not None and each.is_in_file and len(error.mistakes) > 1 else ""
-        print_error(f"{prefix}{each.message}")
+    for mistake in error.mistakes:
+        names_file = file is not None and mistake.is_in_file and len(error.mistakes) > 1
+        print_error(f"{file}: {mistake.message}" if names_file else mistake.message)
     if file is not None:
         # Variables override the file, so the variables that are set are named, too.
         variables = ", ".join(sorted(name for name in os.environ if name.startswith("MNEMOGATE_")))
-        set_besides = f"; set besides it: {variables}" if variables else ""
-        print_error(f"the settings file is {file}{set_besides}")
+        variables_note = f"; set besides it: {variables}" if variables else ""
+        print_error(f"the settings file is {file}{variables_note}")
     return _EXIT_REFUSED
 
 
@@ -148,24 +148,26 @@ def _load_commands() -> Commands:
     return Commands(context.meta.get("config"), context.meta.get("db"), context.obj)
 
 
-def _perform_operation(operation: str, arguments: _Arguments, show: Callable[[Any], None]) -> None:
+def _print_answer(operation: str, arguments: _Arguments, show: Callable[[Any], None]) -> None:
+    """Performs an operation. show: a function that prints the operation's answer."""
     show(_load_commands().perform(operation, arguments))
 
 
-def _list(
+def _print_list(
     operation: str, arguments: _Arguments, listing: record_lists.RecordList, as_json: bool = False
 ) -> None:
+    """Prints the records of an operation that answers with all of them."""
     printed.show_list(listing, _load_commands().perform(operation, arguments), as_json=as_json)
 
 
-def _list_records(
+def _print_records(
     operation: str, arguments: _Arguments, listing: record_lists.RecordList, as_json: bool
 ) -> None:
     """Prints all records of an operation that answers page by page."""
     printed.show_list(listing, _load_commands().client.read_records(operation, arguments), as_json=as_json)
 
 
-def _check_consent(yes: bool, action: str) -> None:
+def _require_consent(yes: bool, action: str) -> None:
     """Asks the operator before an action that cannot be undone, unless the operator said --yes.
 
     action: a sentence about the action.
@@ -286,7 +288,7 @@ def keys() -> None: ...
 )
 @make_option("user", "the person of all its requests (default: the one that each request names)")
 def create_key(**arguments: Any) -> None:
-    _perform_operation("keys-create", arguments, printed.show_new_key)
+    _print_answer("keys-create", arguments, printed.show_new_key)
 
 
 @keys.command("rotate", help="give a key a new secret; the old one is good for a time")
@@ -295,21 +297,21 @@ def create_key(**arguments: Any) -> None:
 )
 @click.argument("key", help="the key's number, as `keys list` shows it", type=int)
 def rotate_key(key: int, overlap: int | None) -> None:
-    _perform_operation("keys-rotate", {"key": key, "overlap_s": overlap}, lambda key: print(key["secret"]))
+    _print_answer("keys-rotate", {"key": key, "overlap_s": overlap}, lambda key: print(key["secret"]))
 
 
 @keys.command("list", help="list the keys")
 @json_option
 def list_keys(as_json: bool) -> None:
-    _list("keys-list", {}, record_lists.KEYS, as_json)
+    _print_list("keys-list", {}, record_lists.KEYS, as_json)
 
 
 @keys.command("revoke", help="revoke a key for good")
 @yes_option
 @click.argument("key", help="the key's number or name, as `keys list` shows them")
 def revoke_key(yes: bool, key: str) -> None:
-    _check_consent(yes, f"This revokes the key {key!r} for good: whoever uses it is locked out.")
-    _perform_operation("keys-revoke", {"key": key}, printed.show_revoked_key)
+    _require_consent(yes, f"This revokes the key {key!r} for good: whoever uses it is locked out.")
+    _print_answer("keys-revoke", {"key": key}, printed.show_revoked_key)
 
 
 # -- memory
@@ -324,7 +326,7 @@ def memory() -> None: ...
 @make_option("query", "show what would be recalled for this question, and the messages found, too")
 @make_flag("why", "show where blocks, passages and facts come from, too")
 def show_memory(**arguments: Any) -> None:
-    _perform_operation("memory-show", arguments, printed.show_memory)
+    _print_answer("memory-show", arguments, printed.show_memory)
 
 
 @memory.command("forget", help="forget for good: it cannot be undone")
@@ -348,14 +350,14 @@ def show_memory(**arguments: Any) -> None:
 def forget_memory(yes: bool, all_users: bool, keep: Sequence[int], **arguments: Any) -> None:
     if keep:
         arguments["keep"] = [*keep]
-    _load_commands().forget(arguments, partial(_check_consent, yes), all_users=all_users)
+    _load_commands().forget(arguments, partial(_require_consent, yes), all_users=all_users)
 
 
 @memory.command("undo", help="undo the last change of a block")
 @add_memory_options
 @make_option("block", "the block", "LABEL", required=True)
 def undo_block(**arguments: Any) -> None:
-    _perform_operation("memory-undo", arguments, printed.show_block)
+    _print_answer("memory-undo", arguments, printed.show_block)
 
 
 @memory.command("add", help="add a fact that rests on no message")
@@ -363,7 +365,7 @@ def undo_block(**arguments: Any) -> None:
 @make_option("text", "what is true", "TEXT", required=True)
 @make_flag("always", "show it to the model before each reply, whatever is asked")
 def add_fact(**arguments: Any) -> None:
-    _perform_operation("memory-add", arguments, printed.show_fact)
+    _print_answer("memory-add", arguments, printed.show_fact)
 
 
 @memory.command("correct", help="put another text in the place of a learned fact")
@@ -371,7 +373,7 @@ def add_fact(**arguments: Any) -> None:
 @make_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
 @make_option("text", "what is true", "TEXT", required=True)
 def correct_fact(**arguments: Any) -> None:
-    _perform_operation("memory-correct", arguments, printed.show_fact)
+    _print_answer("memory-correct", arguments, printed.show_fact)
 
 
 @memory.command("mute", help="recall a learned fact no more, but leave it in lists: it is not forgotten")
@@ -379,7 +381,7 @@ def correct_fact(**arguments: Any) -> None:
 @make_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
 @make_flag("off", "have it said again")
 def mute_fact(**arguments: Any) -> None:
-    _perform_operation("memory-mute", arguments, printed.show_fact)
+    _print_answer("memory-mute", arguments, printed.show_fact)
 
 
 @memory.command("why", help="show why a reply recalled what it did")
@@ -437,7 +439,7 @@ def imports() -> None: ...
 @make_option("project", "the project (default: all of them)")
 @json_option
 def list_imports(as_json: bool, project: str | None) -> None:
-    _list_records("imports-list", {"project": project}, record_lists.IMPORTS, as_json)
+    _print_records("imports-list", {"project": project}, record_lists.IMPORTS, as_json)
 
 
 @imports.command(
@@ -446,7 +448,7 @@ def list_imports(as_json: bool, project: str | None) -> None:
 @yes_option
 @click.argument("id", metavar="ID", help="the import's id, as `imports` shows it")
 def undo_import(yes: bool, id: str) -> None:
-    _check_consent(yes, f"This takes away all that the import {id!r} added.")
+    _require_consent(yes, f"This takes away all that the import {id!r} added.")
     _load_commands().undo_import(id)
 
 
@@ -522,7 +524,7 @@ def limits() -> None: ...
 @_project_option
 @json_option
 def list_limits(as_json: bool, project: str | None) -> None:
-    _list_records("limits-list", {"project": project}, record_lists.LIMITS, as_json)
+    _print_records("limits-list", {"project": project}, record_lists.LIMITS, as_json)
 
 
 @limits.command("add", help="add a limit, which holds from now on")
@@ -541,7 +543,7 @@ def add_limit(most: float, **arguments: Any) -> None:
 @limits.command("remove", help="remove a limit")
 @click.argument("limit", help="its number, as `limits` shows it", type=int)
 def remove_limit(limit: int) -> None:
-    _perform_operation("limits-remove", {"limit": limit}, lambda _: None)
+    _print_answer("limits-remove", {"limit": limit}, lambda _: None)
 
 
 # -- background work
@@ -563,7 +565,7 @@ def jobs() -> None: ...
 @make_option("limit", "at most N jobs (default: 100)", "N", type=int, default=100)
 @json_option
 def list_jobs(as_json: bool, **arguments: Any) -> None:
-    _list("jobs-list", arguments, record_lists.JOBS, as_json)
+    _print_list("jobs-list", arguments, record_lists.JOBS, as_json)
 
 
 _job_argument = click.argument("job", type=int, help="the job's number")
@@ -572,21 +574,21 @@ _job_argument = click.argument("job", type=int, help="the job's number")
 @jobs.command("show", help="show one job with the steps it has done")
 @_job_argument
 def show_job(**arguments: Any) -> None:
-    _perform_operation("jobs-show", arguments, printed.show_json)
+    _print_answer("jobs-show", arguments, printed.show_json)
 
 
 @jobs.command("retry", help="retry a failed job now")
 @_job_argument
 def retry_job(**arguments: Any) -> None:
-    _perform_operation("jobs-retry", arguments, partial(printed.show_record, record_lists.JOBS))
+    _print_answer("jobs-retry", arguments, partial(printed.show_record, record_lists.JOBS))
 
 
 @jobs.command("cancel", help="cancel a job; one that is running changes nothing more")
 @yes_option
 @_job_argument
 def cancel_job(yes: bool, job: int) -> None:
-    _check_consent(yes, f"This removes the job {job}.")
-    _perform_operation("jobs-cancel", {"job": job}, printed.show_cancelled_job)
+    _require_consent(yes, f"This removes the job {job}.")
+    _print_answer("jobs-cancel", {"job": job}, printed.show_cancelled_job)
 
 
 @root.group(help="list, show and cancel batches of agents", invoke_without_command=True)
@@ -597,7 +599,7 @@ def batches() -> None: ...
 @make_option("limit", "at most N batches (default: 100)", "N", type=int, default=100)
 @json_option
 def list_batches(as_json: bool, **arguments: Any) -> None:
-    _list("batches-list", arguments, record_lists.BATCHES, as_json)
+    _print_list("batches-list", arguments, record_lists.BATCHES, as_json)
 
 
 _batch_argument = click.argument("batch", help="the batch's id")
@@ -606,15 +608,15 @@ _batch_argument = click.argument("batch", help="the batch's id")
 @batches.command("show", help="show one batch with its items that did not complete")
 @_batch_argument
 def show_batch(**arguments: Any) -> None:
-    _perform_operation("batches-show", arguments, printed.show_json)
+    _print_answer("batches-show", arguments, printed.show_json)
 
 
 @batches.command("cancel", help="cancel what has not ended of a batch")
 @yes_option
 @_batch_argument
 def cancel_batch(yes: bool, batch: str) -> None:
-    _check_consent(yes, f"This ends all that has not ended of the batch {batch!r}.")
-    _perform_operation("batches-cancel", {"batch": batch}, partial(printed.show_record, record_lists.BATCHES))
+    _require_consent(yes, f"This ends all that has not ended of the batch {batch!r}.")
+    _print_answer("batches-cancel", {"batch": batch}, partial(printed.show_record, record_lists.BATCHES))
 
 
 # -- moving

@@ -167,7 +167,8 @@ class Commands:
 
         configured = self.settings.database
         if target.startswith(POSTGRES):
-            source, destination = replace(configured, url=None), replace(configured, url=target)
+            source = replace(configured, url=None)
+            destination = replace(configured, url=target)
             if not os.path.exists(source.path):
                 raise GatewayError(f"There is no database at {os.path.abspath(source.path)} to be moved.")
         elif configured.url is None:
@@ -175,7 +176,8 @@ class Commands:
                 "A file is filled from a PostgreSQL, which database.url or MNEMOGATE_DATABASE_URL names."
             )
         else:
-            source, destination = configured, replace(configured, url=None, path=target)
+            source = configured
+            destination = replace(configured, url=None, path=target)
         with Progress("Moving memories") as progress:
             show = progress.show if progress.is_shown else printed.show_progress
             outcome = asyncio.run(
@@ -198,7 +200,8 @@ class Commands:
                     "`mnemogate mcp` needs the extra `mcp`: in the clone run pip install -e '.[mcp]', "
                     "or uv sync --extra mcp"
                 ) from error
-        client = self.client  # mistakes in the settings are reported before anything is served
+        # Mistakes in the settings are reported before anything is served.
+        client = self.client
         memory = {**without_none(arguments), "read": is_read_only}
         # The threads that read the input and perform a call cannot be interrupted, and asyncio would wait for them.
         # A call writes all or nothing, however the process ends.
@@ -243,13 +246,15 @@ class Commands:
         if project not in (DEFAULT_PROJECT, *self.settings.projects, *projects_of_keys):
             print(f"This project is new: no key and no setting names {project!r}.", file=sys.stderr)
 
-    def forget(self, arguments: _Arguments, check_consent: Callable[[str], None], *, all_users: bool) -> None:
+    def forget(
+        self, arguments: _Arguments, require_consent: Callable[[str], None], *, all_users: bool
+    ) -> None:
         """Forgets a memory or a part of it.
 
-        check_consent: asks the operator whether to do the action in its text, and raises GatewayError at a refusal.
+        require_consent: asks the operator whether to do the action in its text, and raises GatewayError at a refusal.
         """
         arguments = without_none(arguments)
-        _check_what_to_forget(arguments, all_users=all_users)
+        _check_forget_arguments(arguments, all_users=all_users)
         # The settings are read first, so that mistakes in them are reported before the question.
         is_server = self.settings.database.url is not None
         # The texts of facts are for a person alone, not for the log of a script.
@@ -258,8 +263,9 @@ class Commands:
             print(
                 outcome_text.describe_going_facts(preview, arguments.get("keep", ())), file=sys.stderr, end=""
             )
-        check_consent(outcome_text.describe_forget_request(arguments))
-        answer = first_answer = self.perform("memory-forget", arguments)
+        require_consent(outcome_text.describe_forget_request(arguments))
+        first_answer = self.perform("memory-forget", arguments)
+        answer = first_answer
         count = answer["memories"]
         with Progress("Forgetting memories") as progress:
             while not answer["done"]:
@@ -394,7 +400,7 @@ class Commands:
         return False
 
 
-def _check_what_to_forget(arguments: _Arguments, *, all_users: bool) -> None:
+def _check_forget_arguments(arguments: _Arguments, *, all_users: bool) -> None:
     """Checks that arguments name either all users, or a memory or its part. Raises: BadRequest: both, or neither."""
     is_narrowed = not arguments.keys().isdisjoint(
         ("message", "exchange", "in", "fact", "passage", "user", "conversation", "agent")

@@ -72,7 +72,7 @@ def _without_secrets(value: Any, name: str = "") -> Any:
     if name in _SECRET_SETTINGS:
         return "(set)" if value else value
     if isinstance(value, dict):
-        return {key: _without_secrets(each, key) for key, each in value.items()}
+        return {key: _without_secrets(item, key) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_secrets(each) for each in value]
+        return [_without_secrets(item) for item in value]
     return mask_password(value) if name in _URL_SETTINGS and value else value

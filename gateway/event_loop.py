@@ -62,9 +62,10 @@ class _ProcessTransport(asyncio.SubprocessTransport):
         # The pipes by the numbers of the program's files.
         self._pipes: dict[int, asyncio.BaseTransport] = {}
         self._open_pipes: set[int] = set()
+        # The exit code of the program, once it has ended.
         self._ended: asyncio.Future[int] = loop.create_future()
         # The reports of events before the protocol had this transport; None: the protocol has the transport.
-        self._early: list[Callable[[], None]] | None = []
+        self._early_reports: list[Callable[[], None]] | None = []
 
     async def connect(self) -> None:
         """Connects the pipes and then the protocol, and begins to wait for the end of the program. Raises: OSError."""
@@ -80,8 +81,9 @@ class _ProcessTransport(asyncio.SubprocessTransport):
             if file is not None:
                 await self._connect_pipe(number, file)
         self._protocol.connection_made(self)
-        early, self._early = self._early or [], None
-        for report in early:
+        early_reports = self._early_reports or []
+        self._early_reports = None
+        for report in early_reports:
             report()
 
     async def _connect_pipe(self, number: int, file: IO[bytes]) -> None:
@@ -115,10 +117,10 @@ class _ProcessTransport(asyncio.SubprocessTransport):
 
     def report(self, report: Callable[[], None]) -> None:
         """Reports an event to the protocol, once it has this transport."""
-        if self._early is None:
+        if self._early_reports is None:
             report()
         else:
-            self._early.append(report)
+            self._early_reports.append(report)
 
     # -- asyncio's interface of a transport
 

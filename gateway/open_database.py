@@ -79,7 +79,7 @@ def may_have_keys(settings: Settings) -> bool:
 class DatabaseFindings(Struct, frozen=True):
     """A database as the start would find it."""
 
-    # There are gateway keys, or it is unknown whether there are any.
+    # True if there are gateway keys, or if it is unknown whether there are any.
     is_keyed: bool = True
     # Sentences about its version and schema.
     notes: tuple[str, ...] = ()
@@ -98,7 +98,8 @@ def check_database(settings: Settings) -> DatabaseFindings:
         return _without_memory(error)
     except StoreError as error:
         raise SettingsError(f"database.path: {error.message}") from error
-    notes, warnings = [], []
+    notes: list[str] = []
+    warnings: list[str] = []
     if inspection.upgrade is not None:
         notes.append(f"the database has {_describe_schema(*inspection.upgrade)}")
     if (warning := find_network_warning(settings)) is not None:

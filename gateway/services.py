@@ -265,9 +265,9 @@ class Services:
 
     async def start(self) -> None:
         """Starts the background work, until `stop`."""
-        for each in self.settings.upstreams:
-            if each.name in self.providers:
-                _log_responses(each.name, self.providers[each.name])
+        for upstream in self.settings.upstreams:
+            if upstream.name in self.providers:
+                _log_responses(upstream.name, self.providers[upstream.name])
         self._tasks.append(asyncio.create_task(self.models.run()))
         self.store.database.start()
         # A task of the limiter reads the limits again, and logs each failure.

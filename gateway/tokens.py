@@ -71,14 +71,15 @@ class EncodingData(NamedTuple):
 def read_ranks(encoding: Encoding) -> EncodingData:
     """Reads the data of an encoding, as gateway/data/README lays them out."""
     packed = gzip.decompress(resources.files("gateway").joinpath("data", f"{encoding}.ranks.gz").read_bytes())
-    pattern_bytes, tokens = struct.unpack_from("<II", packed)
-    start = 8 + pattern_bytes
+    pattern_size, token_count = struct.unpack_from("<II", packed)
+    start = 8 + pattern_size
     pattern = packed[8:start].decode()
-    lengths, joined = packed[start : start + tokens], packed[start + tokens :]
+    lengths = packed[start : start + token_count]
+    joined = packed[start + token_count :]
     ends = list(accumulate(lengths))
     # With map and slice instead of a loop of statements, since this runs 200,000 times.
     pieces = map(joined.__getitem__, map(slice, [0, *ends], ends))
-    return EncodingData(pattern, dict(zip(pieces, range(tokens), strict=True)))
+    return EncodingData(pattern, dict(zip(pieces, range(token_count), strict=True)))
 
 
 class TooMuchToCount(Exception):
@@ -113,7 +114,7 @@ class Tokenizer:
         tokens = self._counts.get(key)
         if tokens is None:
             encode = _load_encoding(self.encoding).encode_ordinary
-            pieces = (text[at : at + PIECE_CHARS] for at in range(0, len(text), PIECE_CHARS))
+            pieces = (text[start : start + PIECE_CHARS] for start in range(0, len(text), PIECE_CHARS))
             tokens = sum(len(encode(piece)) for piece in pieces)
             if self.scale != 1.0:
                 tokens = min(ceil(tokens * self.scale), count_upper_bound(text))
@@ -127,7 +128,8 @@ class Tokenizer:
 
         It raises TooMuchToCount when its texts without a cached count have more than `chars` characters together.
         """
-        counts, remaining_chars = self._counts, chars
+        counts = self._counts
+        remaining_chars = chars
 
         def count(text: str) -> int:
             nonlocal remaining_chars
@@ -215,9 +217,10 @@ def count_message_tokens(message: Mapping[str, Any], count: Callable[[str], int]
     for field, value in message.items():
         if value and field in _TEXT_FIELDS:
             total += count(value) if isinstance(value, str) else _count_value_tokens(value, count)
-    calls, legacy = message.get("tool_calls"), message.get("function_call")
-    if calls or legacy:
-        for call in [*(calls if isinstance(calls, list) else ()), {"function": legacy}]:
+    calls = message.get("tool_calls")
+    legacy_call = message.get("function_call")
+    if calls or legacy_call:
+        for call in [*(calls if isinstance(calls, list) else ()), {"function": legacy_call}]:
             spec = call.get("function", call.get("custom")) if isinstance(call, Mapping) else None
             if isinstance(spec, Mapping):
                 total += _MESSAGE_TOKENS

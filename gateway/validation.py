@@ -101,7 +101,7 @@ def make_fault(error: msgspec.ValidationError, value: Any, value_type: Any, path
 
 def _make_unknown_name_fault(path: Path, message: str, value: Any, expected: tuple[Any, ...]) -> Fault:
     """Returns the fault of an unknown name. expected: the types of the object that has the name."""
-    names = [name for each in expected for name in list_allowed_names(each)]
+    names = [name for hint in expected for name in list_allowed_names(hint)]
     return Fault(
         path,
         message,
@@ -138,7 +138,9 @@ def convert_collecting(value: Any, hint: Any, path: Path, faults: list[Fault]) -
         return value_type(**values) if len(faults) == fault_count else None
     if origin in (list, tuple) and isinstance(value, list):
         item_type = type_args[0]
-        return origin(convert_collecting(item, item_type, (*path, n), faults) for n, item in enumerate(value))
+        return origin(
+            convert_collecting(item, item_type, (*path, index), faults) for index, item in enumerate(value)
+        )
     if origin is dict and isinstance(value, dict):
         entries: dict[str, Any] = {}
         known_keys = list_allowed_names(value_type)
@@ -210,7 +212,7 @@ def list_allowed_names(hint: Any) -> tuple[str, ...]:
 def list_metas(hint: Any) -> Iterator[Meta]:
     """Yields the annotations of a type and of the members of its union."""
     if get_origin(hint) is Annotated:
-        yield from (each for each in hint.__metadata__ if isinstance(each, Meta))
+        yield from (meta for meta in hint.__metadata__ if isinstance(meta, Meta))
         yield from list_metas(hint.__origin__)
     elif get_origin(hint) in (Union, UnionType):
         for part in get_args(hint):
@@ -225,8 +227,8 @@ def without_annotations(hint: Any) -> Any:
 def list_union_members(hint: Any) -> Iterator[Any]:
     """Yields the members of a union, or a type that is no union itself."""
     if get_origin(without_annotations(hint)) in (Union, UnionType):
-        for each in get_args(without_annotations(hint)):
-            yield from list_union_members(each)
+        for member in get_args(without_annotations(hint)):
+            yield from list_union_members(member)
     else:
         yield hint
 

@@ -65,23 +65,23 @@ async def list_agents(
     last = await _find_position(connection, project, filter.order, high_uid) or AFTER_ALL
     tags = sorted(set(filter.tags))[:MAX_TAGS]
     min_tags = len(tags) if filter.needs_all_tags else min(1, len(tags))
-    keys = sorted(set(filter.identity_keys))[:MAX_TAGS]
+    identity_keys = sorted(set(filter.identity_keys))[:MAX_TAGS]
 
     async def read(low: PageEnd, high: PageEnd, size: int) -> tuple[list[AgentEntry], PageEnd | None]:
         # Only the order by time of creation is a range of an index. The others sort all agents of the project.
         rows_between = (low[1], high[1]) if filter.order == "created" else (BEFORE_ALL[1], AFTER_ALL[1])
         values: tuple[object, ...] = (
             project, *rows_between, size, filter.name, lower_ascii(filter.text), tags, min_tags, filter.stop,
-            filter.identity, keys, len(keys),
+            filter.identity, identity_keys, len(identity_keys),
         )  # fmt: skip
         if filter.order != "created":
             values += (*low, *high)
         rows = await connection.fetch_rows(SQL[f"{filter.order}_{page.direction}"], values)
         entries = [_make_entry(row) for row in rows]
-        shown = [entry for entry in entries if filter.includes_hidden or not _is_hidden(entry)]
+        shown_entries = [entry for entry in entries if filter.includes_hidden or not _is_hidden(entry)]
         if len(rows) < size:
-            return shown, None
-        return shown, await _find_position(connection, project, filter.order, entries[-1].agent.uid)
+            return shown_entries, None
+        return shown_entries, await _find_position(connection, project, filter.order, entries[-1].agent.uid)
 
     return await fill_page(page, first, last, read)
 
@@ -163,11 +163,13 @@ class DefinedAgents(StoreGroup):
     list_page = long_reads(as_method(list_agents))
 
     @reads
-    async def load_memories(self, connection: Connection, project: str, ids: Sequence[int]) -> list[Agent]:
+    async def load_memories(
+        self, connection: Connection, project: str, agent_rows: Sequence[int]
+    ) -> list[Agent]:
         """Returns the memories of a project with these rows, in this order. Missing memories are left out."""
-        rows = await load_rows(connection, SQL["memories"], ids, project)
+        rows = await load_rows(connection, SQL["memories"], agent_rows, project)
         records = {row[0]: make_agent_record(row) for row in rows}
-        return [records[id] for id in ids if id in records]
+        return [records[agent_row] for agent_row in agent_rows if agent_row in records]
 
     @reads
     async def load_entries(self, connection: Connection, agent_rows: Sequence[int]) -> list[AgentEntry]:
@@ -221,9 +223,9 @@ async def _set_visible_blocks(connection: Connection, agent: Agent, uids: Sequen
     """Has an agent see these blocks and no others."""
     project = agent.scope.project
     entries = [await get_block_entry(connection, project, uid) for uid in dict.fromkeys(uids)]
-    block_ids = {entry.block.id for entry in entries}
+    block_rows = {entry.block.id for entry in entries}
     for entry in (await load_visible_blocks(connection, [agent.id]))[agent.id]:
-        if entry.block.id not in block_ids:
+        if entry.block.id not in block_rows:
             await detach_block(connection, agent, entry)
     for entry in entries:
         await attach_block(connection, agent.id, entry)

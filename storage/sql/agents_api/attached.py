@@ -15,11 +15,14 @@ SQL = load("agents_api/attached.sql")
 
 # The kinds of definitions that are memories, which a search of the agent reads as well.
 _MEMORY_KINDS = (DefinitionKind.ARCHIVE, DefinitionKind.FOLDER)
-_MAX_MEMORIES = 7  # besides the agent's own, so that a search asks eight
+# The most such memories of an agent. With its own memory, a search asks eight.
+_MAX_MEMORIES = 7
 
 
 async def attach(connection: Connection, agent_row: int, kind: str, target: int) -> bool:
     """Attaches something to an agent, as the last of its kind. Returns False if it was attached: its place stays.
+
+    target: the row of the definition or block that is attached.
 
     Raises: LimitExceeded if a search would have to ask too many memories.
     """

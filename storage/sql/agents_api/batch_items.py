@@ -46,7 +46,7 @@ SQL = load("agents_api/batch_items.sql")
 # The number of an item's request, the only one.
 _REQUEST_SEQ = 0
 # Items that one transaction ends.
-_PAGE = 100
+_PAGE_ITEMS = 100
 
 
 class BatchItems(StoreGroup):
@@ -191,12 +191,14 @@ class BatchItems(StoreGroup):
         """
         runs = [write.item.run for write in writes]
         await connection.lock_sharers(*{run.agent_row for run in runs if run is not None})
-        tokens = output = 0
+        total_tokens = 0
+        output_tokens = 0
         for write in writes:
             if await write_item(connection, write, self._rules) and not isinstance(write, ItemRetry):
-                tokens, output = tokens + write.tokens, output + write.output
-        if tokens:
-            await add_batch(connection, project, day, tokens, output)
+                total_tokens += write.tokens
+                output_tokens += write.output
+        if total_tokens:
+            await add_batch(connection, project, day, total_tokens, output_tokens)
 
     @bulk_writes
     async def add_text(
@@ -219,7 +221,7 @@ class BatchItems(StoreGroup):
         """Ends the items of a batch that have not ended, by pages.
 
         stop: the stop reason of their runs.
-        only_without_reply: True to leave items with a reply to the batch's job.
+        only_without_reply: True if items with a reply are left to the batch's job; False: they end, too.
         """
         statement = SQL["list_open_without_reply" if only_without_reply else "list_open"]
         while await self._end_page(batch_row, state, stop, at, statement):
@@ -236,11 +238,11 @@ class BatchItems(StoreGroup):
         find_items: Statement,
     ) -> bool:
         """Ends some items. Returns False if none was found."""
-        items = await _list_items(connection, find_items, batch_row, _PAGE)
+        items = await _list_items(connection, find_items, batch_row, _PAGE_ITEMS)
         agent_rows = {item.run.agent_row for item in items if item.run is not None}
         await connection.lock(*agent_rows)
         # Read again under the locks: another writer may have stored a reply meanwhile.
-        for item in await _list_items(connection, find_items, batch_row, _PAGE):
+        for item in await _list_items(connection, find_items, batch_row, _PAGE_ITEMS):
             if item.run is not None:
                 if item.run.agent_row not in agent_rows:
                     continue
@@ -271,13 +273,13 @@ def make_counts(rows: Sequence[Row]) -> BatchCounts:
 
 def _make_item(row: Row) -> BatchItem:
     (
-        id, part, request_number, errors, expiries, last_exchange, epoch,
+        item_row, part, request_number, errors, expiries, last_exchange, epoch,
         agent_uid, project, conversation_key, conversation_uid, *run,
     ) = row  # fmt: skip
     item_run = make_run(run) if run[0] is not None and agent_uid is not None else None
     is_default = conversation_key == DEFAULT_CONVERSATION
     return BatchItem(
-        id=id,
+        id=item_row,
         run=item_run,
         agent_uid=agent_uid or "",
         project=project or "",

@@ -77,14 +77,17 @@ class Batches(StoreGroup):
     # -- reading
 
     @reads
-    async def is_over(self, connection: Connection, id: int) -> bool:
-        """Returns whether the batch with this row has ended by now. One that is gone has not."""
-        row = await connection.fetch_row(SQL["get"], (id,))
+    async def is_over(self, connection: Connection, batch_row: int) -> bool:
+        """Returns whether a batch has ended by now. A batch that is gone has not."""
+        row = await connection.fetch_row(SQL["get"], (batch_row,))
         return row is not None and _make_batch(row).is_over
 
     @reads
     async def get(self, connection: Connection, project: str | None, uid: str) -> Batch:
-        """Returns the batch with this public id, of a project or (None) of any. Raises: NotFound."""
+        """Returns the batch with this public id. Raises: NotFound.
+
+        project: the project of the batch; None: any project.
+        """
         row = await connection.fetch_row(SQL["find"], (uid, project))
         if row is None:
             raise NotFound(f"there is no batch {uid!r}")
@@ -92,7 +95,10 @@ class Batches(StoreGroup):
 
     @reads
     async def list_page(self, connection: Connection, project: str | None, page: Page[int]) -> list[Batch]:
-        """Returns a page of the batches of a project or (None) of all. The cursors of the page are ids."""
+        """Returns a page of batches. The cursors of the page are ids.
+
+        project: the project of the batches; None: all projects.
+        """
         rows = await connection.fetch_rows(SQL[f"list_{page.direction}"], (project, *page.bounds, page.limit))
         return [_make_batch(row) for row in rows]
 
@@ -100,7 +106,9 @@ class Batches(StoreGroup):
     async def count_open(self, connection: Connection) -> OpenBatches:
         """Returns how many batches are in each state, and the counts of items in batches that have not ended."""
         states = dict.fromkeys(BatchState, 0)
-        states.update((BatchState(state), n) for state, n in await connection.fetch_rows(SQL["count_states"]))
+        states.update(
+            (BatchState(state), count) for state, count in await connection.fetch_rows(SQL["count_states"])
+        )
         return OpenBatches(states, make_counts(await connection.fetch_rows(SQL["count_open_items"])))
 
     @reads
@@ -135,12 +143,12 @@ class Batches(StoreGroup):
     async def cancel(self, batch: Batch, at: float, *, deletes_job: bool = False) -> Batch:
         """Cancels a batch and its items without a reply; the batch's job ends the other items. Returns the batch.
 
-        deletes_job: True to cancel all items, and to delete the job.
+        deletes_job: True if all items are cancelled, and the job is deleted.
         """
         await self._database.bulk_write(self.make_finish_effect(batch.id, BatchState.CANCELLED, at))
-        present = await self.get(None, batch.uid)
+        stored_batch = await self.get(None, batch.uid)
         job = await self._find_job(batch)
-        if present.state is BatchState.CANCELLED:
+        if stored_batch.state is BatchState.CANCELLED:
             only_without_reply = not (job is None or deletes_job)
             await self._items.end(
                 batch.id, RunState.CANCELLED, "cancelled", at, only_without_reply=only_without_reply
@@ -149,13 +157,13 @@ class Batches(StoreGroup):
             # The job may have ended meanwhile.
             with suppress(NotFound):
                 await (self._jobs.cancel(job) if deletes_job else self._jobs.retry(job))
-        return present
+        return stored_batch
 
 
 def _make_batch(row: Row) -> Batch:
-    id, uid, project, state, created, ended, callback = row
+    batch_row, uid, project, state, created, ended, callback = row
     return Batch(
-        id=id,
+        id=batch_row,
         uid=uid,
         project=project,
         state=BatchState(state),

@@ -158,13 +158,14 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
     for (block_row,) in await connection.fetch_rows(SQL["shared_with"], (agent_row,)):
         for version, exchange_row, sources in await connection.fetch_rows(SQL["history"], (block_row,)):
             source_rows = sorted(collect_source_rows(exchange_row, sources))
-            own = {
+            own_rows = {
                 row[0] for row in await load_rows(connection, SQL["exchanges_among"], source_rows, agent_row)
             }
-            if own:
-                remaining = orjson.dumps([row for row in orjson.loads(sources) if row not in own])
-                padded = remaining.ljust(len(sources))  # the row keeps its length
-                foreign_row = None if exchange_row in own else exchange_row
+            if own_rows:
+                remaining = orjson.dumps([row for row in orjson.loads(sources) if row not in own_rows])
+                # The row keeps its length.
+                padded = remaining.ljust(len(sources))
+                foreign_row = None if exchange_row in own_rows else exchange_row
                 await write_version_sources(connection, block_row, version, foreign_row, padded)
     await connection.run(SQL["hand_over"], (agent_row,))
 
@@ -237,28 +238,36 @@ class NamedBlocks(StoreGroup):
     ) -> BlockEntry:
         """Changes a block for all agents that see it. version: the block's version that the caller read; None: any.
 
-        Raises: NotFound; BlockTooLong; WriteConflict for a label that a sharer has already, another version.
+        Raises: NotFound; BlockTooLong; WriteConflict if an agent that sees the block has another one of the new label,
+            or the block has another version.
         """
         entry = await _lock_block(connection, project, uid)
         block = entry.block
-        changed = change.apply(entry.block)
+        changed_block = change.apply(block)
         if version is not None and version != block.version:
             raise WriteConflict(
                 f"block {block.label!r} is at version {block.version}, not {version}: it was changed since"
             )
         # Without a new limit the value is checked where it is written.
-        if change.limit is not None and len(changed.value) > change.limit:
+        if change.limit is not None and len(changed_block.value) > change.limit:
             raise BlockTooLong(
-                f"block {changed.label!r} has {len(changed.value)} characters, more than a limit of {change.limit}"
+                f"block {changed_block.label!r} has {len(changed_block.value)} characters, "
+                f"more than a limit of {change.limit}"
             )
-        if changed.label != block.label:
+        if changed_block.label != block.label:
             for agent_row in await load_agents_seeing(connection, block.id):
-                await _check_label(connection, agent_row, block.id, changed.label)
-        if replace(changed, value=block.value) != block:
-            values = (changed.label, changed.description, changed.limit, int(changed.read_only), block.id)
+                await _check_label(connection, agent_row, block.id, changed_block.label)
+        if replace(changed_block, value=block.value) != block:
+            values = (
+                changed_block.label,
+                changed_block.description,
+                changed_block.limit,
+                int(changed_block.read_only),
+                block.id,
+            )
             await connection.run(SQL["describe"], values)
-        if changed.value != block.value:
-            await write_block(connection, block.id, block.version, changed.value, at=at, origin=origin)
+        if changed_block.value != block.value:
+            await write_block(connection, block.id, block.version, changed_block.value, at=at, origin=origin)
         if change.details:
             details = {**entry.details, **change.details}
             draft = DefinitionDraft(project, DefinitionKind.BLOCK, uid, details)

@@ -43,12 +43,12 @@ async def add_definition(connection: Connection, draft: DefinitionDraft, *, at: 
 
     Raises: WriteConflict if its public id is taken, or its name, where names of its kind are unique.
     """
-    id = await insert_definition(connection, draft, created=at, updated=at)
-    if id is None and draft.kind in _NAMED_KINDS:
+    definition_row = await insert_definition(connection, draft, created=at, updated=at)
+    if definition_row is None and draft.kind in _NAMED_KINDS:
         raise _make_name_taken_error(draft.kind, draft.name)
-    if id is None:
+    if definition_row is None:
         raise WriteConflict(f"the {draft.kind} {draft.uid!r} is there already")
-    return await get_definition(connection, id)
+    return await get_definition(connection, definition_row)
 
 
 async def insert_definition(
@@ -59,25 +59,27 @@ async def insert_definition(
     Returns None if the public id is taken, or the name, for kinds with unique names.
     """
     values = (draft.uid, draft.project, draft.kind, draft.memory_row, created, updated, draft.name)
-    id: int | None = await connection.fetch_value(SQL["insert"], values)
-    if id is not None:
-        text_id = await _insert_text(connection, id, 1, draft.body, updated)
-        await connection.run(SQL["text_set"], (text_id, id))
-    return id
+    definition_row: int | None = await connection.fetch_value(SQL["insert"], values)
+    if definition_row is not None:
+        text_row = await _insert_text(connection, definition_row, 1, draft.body, updated)
+        await connection.run(SQL["text_set"], (text_row, definition_row))
+    return definition_row
 
 
 async def _insert_text(
-    connection: Connection, id: int, version: int, body: Mapping[str, Any], at: float
+    connection: Connection, definition_row: int, version: int, body: Mapping[str, Any], at: float
 ) -> int:
     """Adds the text of a version of a definition. Returns its row."""
-    return int(await connection.fetch_value(SQL["text_insert"], (id, version, at, orjson.dumps(body))))
+    return int(
+        await connection.fetch_value(SQL["text_insert"], (definition_row, version, at, orjson.dumps(body)))
+    )
 
 
-async def get_definition(connection: Connection, id: int) -> Definition:
+async def get_definition(connection: Connection, definition_row: int) -> Definition:
     """Returns a definition by its row. Raises: NotFound."""
-    row = await connection.fetch_row(SQL["by_id"], (id,))
+    row = await connection.fetch_row(SQL["by_id"], (definition_row,))
     if row is None:
-        raise NotFound(f"there is no definition {id}")
+        raise NotFound(f"there is no definition {definition_row}")
     return make_definition(row)
 
 
@@ -114,14 +116,14 @@ async def change_definition(
     has_new_name = kind in _NAMED_KINDS and name != definition.name
     if has_new_name and await find_definitions_by_name(connection, definition.project, kind, name):
         raise _make_name_taken_error(kind, name)
-    text_id = await _insert_text(connection, definition.id, definition.version + 1, body, at)
-    if not await connection.run(SQL["text_replace"], (text_id, at, name, definition.id, definition.version)):
-        present = await get_definition(connection, definition.id)
+    text_row = await _insert_text(connection, definition.id, definition.version + 1, body, at)
+    if not await connection.run(SQL["text_replace"], (text_row, at, name, definition.id, definition.version)):
+        stored_definition = await get_definition(connection, definition.id)
         raise RecordChanged(
-            f"the {kind} {definition.uid!r} is at version {present.version}, not {definition.version}: "
+            f"the {kind} {definition.uid!r} is at version {stored_definition.version}, not {definition.version}: "
             "it was changed since"
         )
-    await connection.run(SQL["texts_empty"], (definition.id, text_id))
+    await connection.run(SQL["texts_empty"], (definition.id, text_row))
     return await get_definition(connection, definition.id)
 
 
@@ -133,16 +135,16 @@ async def put_definition(connection: Connection, draft: DefinitionDraft, *, at: 
     return await change_definition(connection, definition, draft.body, at=at, name=draft.name)
 
 
-async def remove_definition(connection: Connection, id: int) -> None:
+async def remove_definition(connection: Connection, definition_row: int) -> None:
     """Deletes a definition with its texts."""
-    await connection.run(SQL["texts_drop"], (id,))
-    await connection.run(SQL["delete"], (id,))
+    await connection.run(SQL["texts_drop"], (definition_row,))
+    await connection.run(SQL["delete"], (definition_row,))
 
 
 async def remove_definitions(connection: Connection, memory_row: int) -> None:
     """Deletes the definitions that belong to a memory."""
-    for (id,) in await connection.fetch_rows(SQL["of_memory"], (memory_row,)):
-        await remove_definition(connection, id)
+    for (definition_row,) in await connection.fetch_rows(SQL["of_memory"], (memory_row,)):
+        await remove_definition(connection, definition_row)
 
 
 async def touch_agent(connection: Connection, agent_row: int, at: float) -> None:
@@ -175,14 +177,14 @@ class Definitions(StoreGroup):
     remove = writes(as_method(remove_definition))
 
     @writes
-    async def bind(self, connection: Connection, id: int, memory_row: int) -> int:
+    async def bind(self, connection: Connection, definition_row: int, memory_row: int) -> int:
         """Has a definition belong to a memory, unless it has one. Returns the row of its memory.
 
         Raises: NotFound; StaleWrite if the memory is gone.
         """
         await lock_memory(connection, memory_row)
-        await connection.run(SQL["bind"], (memory_row, id))
-        return (await get_definition(connection, id)).memory_row
+        await connection.run(SQL["bind"], (memory_row, definition_row))
+        return (await get_definition(connection, definition_row)).memory_row
 
     @bulk_writes
     async def remove_unbound(
@@ -195,8 +197,8 @@ class Definitions(StoreGroup):
         Returns how many were read; 0 if none are left.
         """
         rows = await connection.fetch_rows(SQL["conversations_unbound"], (before, project, limit))
-        for (id,) in rows:
-            await remove_definition(connection, id)
+        for (definition_row,) in rows:
+            await remove_definition(connection, definition_row)
         return len(rows)
 
     @reads
@@ -210,8 +212,10 @@ class Definitions(StoreGroup):
     @reads
     async def are_current(self, connection: Connection, versions: Set[tuple[int, int]]) -> bool:
         """Returns whether definitions still have these versions. versions: the row and the version of each."""
-        rows = await load_rows(connection, SQL["versions"], [id for id, _ in versions])
-        return {(id, version) for id, version in rows} == versions
+        rows = await load_rows(
+            connection, SQL["versions"], [definition_row for definition_row, _ in versions]
+        )
+        return {(definition_row, version) for definition_row, version in rows} == versions
 
     @reads
     async def find_by_ids(self, connection: Connection, ids: Sequence[int]) -> dict[int, Definition]:
@@ -256,13 +260,13 @@ class Definitions(StoreGroup):
 
 def make_definition(row: Row) -> Definition:
     """Returns the record of a row of `{definition}`."""
-    id, uid, project, kind, memory, name, version, created, updated, body = row
+    definition_row, uid, project, kind, memory_row, name, version, created, updated, body = row
     return Definition(
-        id=id,
+        id=definition_row,
         uid=uid,
         project=project,
         kind=DefinitionKind(kind),
-        memory_row=memory,
+        memory_row=memory_row,
         name=name,
         version=version,
         created=created,

@@ -24,6 +24,7 @@ SQL = load("agents_api/folder_files.sql")
 
 # The most bytes of all files of a folder.
 MAX_FOLDER_BYTES = 100_000_000
+# The most parts of a text that one statement reads.
 _PARTS_PER_READ = 256
 
 
@@ -66,10 +67,10 @@ async def add_file(
         )
     file = draft
     if on_taken_name != "replace":
-        taken = set(await load_column(connection, SQL["names"], (draft.memory_row,)))
-        if draft.name in taken and on_taken_name == "refuse":
+        taken_names = set(await load_column(connection, SQL["names"], (draft.memory_row,)))
+        if draft.name in taken_names and on_taken_name == "refuse":
             raise WriteConflict(f"there is a file {draft.name!r} in this folder already")
-        file = replace(draft, name=_choose_free_name(draft.name, taken))
+        file = replace(draft, name=_choose_free_name(draft.name, taken_names))
     values = (
         file.uid, file.memory_row, file.state, file.size_bytes, file.created, file.media_type, file.name
     )  # fmt: skip
@@ -166,10 +167,10 @@ class Files(GrowingGroup):
         The files are in the order of the folders, and within a folder oldest first.
         """
         files = [_make_file(row) for row in await load_rows(connection, SQL["list_of_folders"], folder_rows)]
-        order = {row: index for index, row in enumerate(folder_rows)}
+        places = {folder_row: place for place, folder_row in enumerate(folder_rows)}
         return sorted(
             (file for file in files if file.state is FileState.COMPLETED),
-            key=lambda file: (order[file.memory_row], file.id),
+            key=lambda file: (places[file.memory_row], file.id),
         )
 
     @reads
@@ -202,18 +203,18 @@ class Files(GrowingGroup):
         return [row for row in rows if is_shared or row.file_row < self._first_row]
 
 
-async def _measure_folder(connection: Connection, memory_row: int, replaced: str | None) -> _FolderSize:
-    """Returns the size of a folder. replaced: the name of the files that do not count; None: all files count."""
-    row = await connection.fetch_row(SQL["measure_folder"], (memory_row, replaced))
+async def _measure_folder(connection: Connection, memory_row: int, replaced_name: str | None) -> _FolderSize:
+    """Returns the size of a folder. replaced_name: the name of the files that do not count; None: all files count."""
+    row = await connection.fetch_row(SQL["measure_folder"], (memory_row, replaced_name))
     assert row is not None  # sums have one row
     return _FolderSize(*row)
 
 
-def _choose_free_name(name: str, taken: Container[str]) -> str:
+def _choose_free_name(name: str, taken_names: Container[str]) -> str:
     """Returns a name that is not taken: the name, or the first one free of `name_(1).md`, `name_(2).md`, ..."""
     path = PurePosixPath(name)
-    numbered = (str(path.with_name(f"{path.stem}_({number}){path.suffix}")) for number in count(1))
-    return next(free for free in chain([name], numbered) if free not in taken)
+    numbered_names = (str(path.with_name(f"{path.stem}_({number}){path.suffix}")) for number in count(1))
+    return next(candidate for candidate in chain([name], numbered_names) if candidate not in taken_names)
 
 
 def _make_file(row: Row) -> StoredFile:

@@ -42,8 +42,9 @@ async def note_fork(connection: Connection, agent_row: int, conversation_row: in
 class _ForkPoint(NamedTuple):
     """An exchange, and whether a fork can begin after it."""
 
-    # With its content.
+    # The exchange with its content.
     exchange: Exchange
+    # True if a fork can begin after the exchange.
     can_fork: bool
 
 
@@ -68,12 +69,12 @@ class Forks(StoreGroup):
     ) -> ConversationEntry:
         """Creates a conversation that shares the past of another one.
 
-        source: the row of the other one.
-        upto: the number of the last message that is shared; 0: none is; None: all before the active run, and
-            before calls that have no results yet.
+        source: the row of the other conversation.
+        upto: the number of the last message that is shared; 0: no message is shared; None: all messages before the
+            active run, and before calls that have no results yet.
 
         Raises: NotFound if the agent, the source or the message is gone; CannotFork if a fork cannot begin after
-            that message; WriteConflict: the name is taken.
+            that message; WriteConflict if the public id is taken.
         """
         await connection.lock_sharers(agent.id)
         row = await connection.fetch_row(SQL["source"], (agent.id, source))

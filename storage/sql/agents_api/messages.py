@@ -57,7 +57,7 @@ async def get_exchange(connection: Connection, agent_row: int, seq: int) -> List
     row = await connection.fetch_row(SQL["at"], (agent_row, seq))
     if row is None:
         raise NotFound(f"there is no message {seq}")
-    return _make_record(row)
+    return _make_listed(row)
 
 
 class Messages(StoreGroup):
@@ -79,7 +79,7 @@ class Messages(StoreGroup):
         owner = (agent_row,) if conversation_row is None else (agent_row, conversation_row)
         statement = SQL[f"of_{'agent' if conversation_row is None else 'conversation'}_{page.direction}"]
         values = (*owner, max(low, 0), high + 1, page.limit)
-        return [_make_record(row) for row in await connection.fetch_rows(statement, values)]
+        return [_make_listed(row) for row in await connection.fetch_rows(statement, values)]
 
     @long_reads
     async def list_of_conversation(
@@ -90,7 +90,7 @@ class Messages(StoreGroup):
         after: the first number of the last exchange on the page before.
         """
         values = (agent_row, conversation_row, after, limit)
-        return [_make_record(row) for row in await connection.fetch_rows(SQL["in_conversation"], values)]
+        return [_make_listed(row) for row in await connection.fetch_rows(SQL["in_conversation"], values)]
 
     @reads
     async def find_begun(
@@ -119,7 +119,7 @@ class Messages(StoreGroup):
     ) -> list[ListedExchange]:
         """Returns an exchange and all exchanges before it on its path, oldest first, whatever their state."""
         return [
-            _make_record(row)
+            _make_listed(row)
             for row in await connection.fetch_rows(SQL["path_to"], (agent_row, exchange_row))
         ]
 
@@ -152,8 +152,8 @@ class Messages(StoreGroup):
         self, connection: Connection, agent_row: int, ids: Sequence[int]
     ) -> dict[int, ListedExchange]:
         """Returns exchanges by their rows, also inactive exchanges. ids: the rows."""
-        records = map(_make_record, await load_rows(connection, SQL["of_rows"], ids, agent_row))
-        return {record.exchange.id: record for record in records}
+        listed_exchanges = map(_make_listed, await load_rows(connection, SQL["of_rows"], ids, agent_row))
+        return {listed.exchange.id: listed for listed in listed_exchanges}
 
     @reads
     async def get_conversation(self, connection: Connection, agent_row: int, name: str) -> Conversation:
@@ -228,19 +228,19 @@ def _list_numbers(rows: Sequence[Row], limit: int) -> list[int]:
     evicted = rows[0][-1] if rows else None
     begin = EvictedPart(*orjson.loads(evicted)).depth if evicted else 0
     numbers = [
-        n
+        number
         for seq, span, is_answered, depth, _ in reversed(rows)
         if depth >= begin
-        for n in range(seq, seq + span - 1 + is_answered)
+        for number in range(seq, seq + span - 1 + is_answered)
     ]
     return numbers[-limit:]
 
 
 def _make_owned_exchange(row: Row) -> OwnedExchange:
-    return OwnedExchange(make_agent_record(row[:AGENT_COLUMNS]), _make_record(row[AGENT_COLUMNS:]))
+    return OwnedExchange(make_agent_record(row[:AGENT_COLUMNS]), _make_listed(row[AGENT_COLUMNS:]))
 
 
-def _make_record(row: Row) -> ListedExchange:
+def _make_listed(row: Row) -> ListedExchange:
     input_, shown_reply, full_reply, conversation, key, is_last, run, waiting, *skeleton = row
     exchange = make_exchange(skeleton, input_, shown_reply, full_reply)
     waiting_calls = orjson.loads(waiting) if waiting and is_last else {}

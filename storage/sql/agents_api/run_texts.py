@@ -117,11 +117,11 @@ async def erase_texts(connection: Connection, agent_row: int, after: int, limit:
     after: the row of the last text of the page before.
     """
     rows = await connection.fetch_rows(SQL["texts_of"], (agent_row, after, limit))
-    for id, is_call in rows:
+    for text_row, is_call in rows:
         if is_call:
-            await connection.run(SQL["call_empty"], (id, agent_row, b"{}"))
+            await connection.run(SQL["call_empty"], (text_row, agent_row, b"{}"))
         else:
-            await connection.run(SQL["text_erase"], (id, agent_row))
+            await connection.run(SQL["text_erase"], (text_row, agent_row))
     return rows[-1][0] if len(rows) == limit else None
 
 

@@ -46,13 +46,13 @@ async def find_or_create_run(connection: Connection, draft: Run, *, replaces: in
         draft.uid, draft.agent_row, draft.conversation_row, draft.parent, draft.depth, draft.batch,
         int(draft.background), draft.state, draft.created, draft.begun, draft.otid,
     )  # fmt: skip
-    id = await connection.fetch_value(SQL["insert"], values)
-    if id is not None:
-        return replace(draft, id=int(id))
-    existing = await find_run_by_otid(connection, draft.agent_row, draft.otid)
-    if existing is None:
+    run_row = await connection.fetch_value(SQL["insert"], values)
+    if run_row is not None:
+        return replace(draft, id=int(run_row))
+    stored_run = await find_run_by_otid(connection, draft.agent_row, draft.otid)
+    if stored_run is None:
         raise WriteConflict(f"there is a run {draft.uid!r} already")
-    return existing
+    return stored_run
 
 
 async def begin_conversation(
@@ -398,26 +398,26 @@ class Runs(StoreGroup):
     async def count_failed_before(self, connection: Connection, run: Run, limit: int) -> int:
         """Returns how many runs of its agent have failed in a row before a run; at most `limit`."""
         rows = await connection.fetch_rows(SQL["states_before"], (run.agent_row, run.id, limit))
-        return next((n for n, (state,) in enumerate(rows) if state != RunState.FAILED), len(rows))
+        return next((count for count, (state,) in enumerate(rows) if state != RunState.FAILED), len(rows))
 
 
 async def get_run(connection: Connection, agent_row: int, run_row: int) -> Run:
     """Returns a run of an agent by its row. Raises: NotFound."""
-    present = await find_run(connection, agent_row, run_row)
-    if present is None:
+    run = await find_run(connection, agent_row, run_row)
+    if run is None:
         raise NotFound(f"there is no run {run_row}")
-    return present
+    return run
 
 
 def make_run(row: Row) -> Run:
     """Returns the record of a row of `{run}`."""
     (
-        id, uid, agent_row, conversation_row, state, created, parent, depth, batch, background, stop, steps,
+        run_row, uid, agent_row, conversation_row, state, created, parent, depth, batch, background, stop, steps,
         prompt, completion, cached, written, reasoning, begun, ended, otid,
     ) = row  # fmt: skip
     counts = TokenCounts(prompt, completion, cached, written, reasoning)
     return Run(
-        id=id,
+        id=run_row,
         uid=uid,
         agent_row=agent_row,
         conversation_row=conversation_row,

@@ -34,7 +34,8 @@ SQL = load("agents_api/sleeptime_agents.sql")
 _READING_END = READING_PREFIX[:-1] + chr(ord(READING_PREFIX[-1]) + 1)
 # The kinds of the texts that a reading's run can have.
 _TEXT_KINDS = (RunTextKind.REQUEST, RunTextKind.CALL, RunTextKind.RESULT, RunTextKind.EVENT)
-_PAGE = 16  # readings that are emptied at once
+# The most readings that are emptied at once.
+_PAGE_READINGS = 16
 
 
 async def _add_sleeptime_agent(
@@ -108,7 +109,7 @@ async def _remove_sleeptime_agents(
     for reader_row in reader_rows:
         # A later forgetting in the memory would not find these readings.
         await _end_readings_of(connection, reader_row, at)
-        while await _empty_readings_of(connection, reader_row, _PAGE):
+        while await _empty_readings_of(connection, reader_row, _PAGE_READINGS):
             pass
         await connection.run(SQL["read_no_more"], (memory_row, reader_row))
     if not await load_sleeptime_agents(connection, memory_row):
@@ -170,14 +171,14 @@ async def _empty_readings_of(connection: Connection, reader_row: int, limit: int
 async def empty_reading(connection: Connection, reader_row: int, conversation_row: int) -> None:
     """Empties the texts of one reading and takes the key from its conversation. Idempotent."""
     await connection.lock(reader_row)
-    for (id,) in await connection.fetch_rows(SQL["reading_exchanges"], (conversation_row, reader_row)):
-        exchange = await exchanges.find_exchange(connection, reader_row, id)
+    rows = await connection.fetch_rows(SQL["reading_exchanges"], (conversation_row, reader_row))
+    for (exchange_row,) in rows:
+        exchange = await exchanges.find_exchange(connection, reader_row, exchange_row)
         assert exchange is not None  # it was found in this transaction
         await forget_indexed(connection, reader_row, range(exchange.seq, exchange.next_seq))
         await exchanges.update_exchange(connection, reader_row, make_tombstone(exchange), is_whole=True)
-    if (
-        run_row := await connection.fetch_value(SQL["reading_run"], (conversation_row, reader_row))
-    ) is not None:
+    run_row = await connection.fetch_value(SQL["reading_run"], (conversation_row, reader_row))
+    if run_row is not None:
         for kind in _TEXT_KINDS:
             await connection.run(SQL["reading_texts"], (reader_row, run_row, kind))
     await connection.run(SQL["reading_done"], (conversation_row, reader_row))
