@@ -67,12 +67,9 @@ def count_repeated_messages(
     initial: the messages with which each conversation of the agent begins.
     """
     # A list without a reply may be that of a client that sends its new messages alone.
-    found = _find_repeated_turns(path, hasher, messages, heard_texts or None, initial)
-    return (
-        min(len(_find_newest_turn(path)[0].inputs), len(messages))
-        if len(messages) in (count for _, count in found)
-        else 0
-    )
+    repeated_turns = _find_repeated_turns(path, hasher, messages, heard_texts or None, initial)
+    counts = (count for _, count in repeated_turns)
+    return min(len(_find_newest_turn(path)[0].inputs), len(messages)) if len(messages) in counts else 0
 
 
 class BargeIn(Struct, frozen=True):

@@ -196,7 +196,8 @@ class _HeadSearch:
         if not assistant_count:
             return None
         # The words of a reply off the record are not known, so all of the messages may report it.
-        off_report = _Report(_ReportedReply.OFF, assistant_count) if self._has_off_sibling() else None
+        off_sibling = self._find_off_sibling()
+        off_report = None if off_sibling is None else _Report(_ReportedReply.OFF, assistant_count)
         for count in (assistant_count, *range(min(assistant_count - 1, _MAX_REPORT_MESSAGES), 0, -1)):
             is_of_pending = self._find_same_report(self._pending_messages, count) is not None
             is_of_head = self._reports(self._head, count, min_letters=1)
@@ -208,7 +209,8 @@ class _HeadSearch:
             last_cut = self._cut_sends[-1] if self._cut_sends and not is_again else None
             if last_cut is not None and was_heard(self._tree, last_cut, listing, 0, count, min_letters=1):
                 # Nothing of that send is on the path, so its report is new there.
-                return off_report or _Report(_ReportedReply.CUT, 0)
+                is_newest = off_sibling is None or off_sibling.begun < last_cut.begun
+                return _Report(_ReportedReply.CUT, 0) if is_newest else off_report
             if is_of_pending:
                 return _Report(_ReportedReply.PENDING, count)
             # A retry repeats its report as well, even if the answer that got lost begins like the reported reply.
@@ -234,14 +236,18 @@ class _HeadSearch:
             (n for n in counts if repeats(hasher, new_messages[:n], before[-n:], may_grow=may_grow)), 0
         )
 
-    def _has_off_sibling(self) -> bool:
-        """Returns whether the list may repeat a reply that was off the record, so that its words are not known."""
+    def _find_off_sibling(self) -> Exchange | None:
+        """Returns the newest exchange off the record of which the list may repeat the reply; its words are not known.
+
+        Returns None if there is no such exchange.
+        """
         if self._match.match_point is not None and self._match.match_point.state is not ExchangeState.OFF:
-            return False
+            return None
         siblings = [exchange for exchange in self._tree if exchange.parent is None]
         if self._head is not None:
             siblings = [*self._tree.list_children(self._head), *self._tree.list_siblings(self._head)]
-        return any(exchange.state is ExchangeState.OFF for exchange in siblings)
+        off = (exchange for exchange in siblings if exchange.state is ExchangeState.OFF)
+        return max(off, key=lambda exchange: exchange.begun, default=None)
 
     def _reports(self, exchange: Exchange | None, count: int, min_letters: int = MIN_HEARD_LETTERS) -> bool:
         """Returns whether the first `count` messages of the list are the heard part of an exchange's reply.

@@ -206,6 +206,16 @@ def test_what_was_heard_of_a_reply_off_the_record_is_not_stored_in_append_mode(
     assert b"diagnosis" not in stored
 
 
+def test_what_was_heard_of_a_cut_reply_after_a_turn_off_the_record_is_stored(filling_world: World) -> None:
+    filling_world.say([user("one")], "First.", "c1", append=True)
+    filling_world.say([user("my diagnosis is X")], "Sorry.", "c1", mode=MemoryUse.OFF, append=True)
+    cut = filling_world.begin([user("two")], "c1", append=True)
+    filling_world.cancel(cut, [assistant("Second, and more of it.")])
+    filling_world.say([assistant("Second, and"), user("three")], "Third.", "c1", append=True)
+    then = filling_world.begin([user("four")], "c1", append=True)
+    assert then.texts == ["one", "First.", "two", "Second, and", "three", "Third.", "four"]
+
+
 # -- what was said on the record before
 
 
