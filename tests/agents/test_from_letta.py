@@ -307,14 +307,15 @@ def test_a_folder_that_was_half_there_when_the_gateway_died_comes_whole(
         added = Files.add
         count = iter(range(2))
 
-        async def add(self: Files, draft: Any, *, renames: bool) -> Any:
+        async def add(self: Files, draft: Any, **options: Any) -> Any:
             if next(count, None) is None:
                 raise StoreUnavailable("the gateway was killed")
-            return await added(self, draft, renames=renames)
+            return await added(self, draft, **options)
 
         patch.setattr(Files, "add", add)
         patch.setattr(AgentImport, "_roll_back", nothing)
         assert move(world, source, "--agent", GARDENER) == 1
+        assert next(count, None) is None  # two files were there
     assert "plans" not in {folder.name for folder in world.letta.folders.list()}
     assert move(world, source, "--agent", GARDENER) == 0
     folders = {folder.name: folder.id for folder in world.letta.agents.folders.list(GARDENER)}
