@@ -167,7 +167,7 @@ UNSAID = [
 
 
 @pytest.mark.parametrize(("field", "value"), UNSAID, ids=[field for field, _ in UNSAID])
-async def test_what_cannot_be_said_is_refused_by_its_name(
+async def test_the_refusal_of_an_untranslatable_field_names_the_field(
     provider: Anthropic, upstream: StrictAnthropic, field: str, value: Any
 ) -> None:
     status, body = await answer(provider, request(**{field: value}))
@@ -217,7 +217,7 @@ async def test_a_dialogue_answered_late_is_the_callers_own_error(provider: Anthr
 
 
 @pytest.mark.parametrize("levels", [300, 1000])
-async def test_what_is_nested_too_deep_is_refused(provider: Anthropic, levels: int) -> None:
+async def test_a_value_that_is_nested_too_deeply_is_refused(provider: Anthropic, levels: int) -> None:
     """Fewer levels are read than a stack is high, and fewer still are written."""
     value = b'{"items":' * levels + b"{}" + b"}" * levels
     schema = b'{"type":"json_schema","json_schema":{"name":"n","schema":%b}}' % value
@@ -296,7 +296,7 @@ def test_odd_messages_are_refused_or_passed_on_never_a_crash(role: str) -> None:
                 assert error.param.startswith("messages[1]")  # noqa: PT017
 
 
-async def test_what_it_does_not_have_is_not_found(provider: Anthropic) -> None:
+async def test_an_endpoint_that_anthropic_lacks_is_not_found(provider: Anthropic) -> None:
     status, body = await answer(provider, ModelRequest(b"{}", path="/embeddings"))
     assert (status, body["error"]["type"]) == (404, "not_found_error")
 

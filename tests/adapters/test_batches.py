@@ -469,7 +469,7 @@ async def test_the_event_loop_goes_on_while_the_lines_of_a_batch_are_looked_thro
 
 
 @pytest.mark.parametrize("kind", REMOTE)
-async def test_what_the_provider_keeps_is_deleted(kind: str) -> None:
+async def test_the_files_and_batches_at_the_provider_are_deleted(kind: str) -> None:
     async with bench_of(kind) as bench:
         id = await bench.submit("a-1")
         await bench.provider.discard(id, part(1))
@@ -478,7 +478,7 @@ async def test_what_the_provider_keeps_is_deleted(kind: str) -> None:
         assert server.deleted == expected
 
 
-async def test_what_anthropic_has_under_way_is_not_taken_for_deleted() -> None:
+async def test_a_running_batch_at_anthropic_does_not_count_as_deleted() -> None:
     async with bench_of("anthropic", held=True) as bench:
         id = await bench.submit("a-1")
         with pytest.raises(ProviderRefused, match="Cancel it first"):

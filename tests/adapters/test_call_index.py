@@ -101,5 +101,5 @@ def test_half_a_character_keeps_no_piece_from_its_number() -> None:
     ],
     ids=range(10),
 )
-def test_what_needs_no_number_is_the_very_same(passed: Event) -> None:
+def test_a_stream_that_needs_no_index_passes_unchanged(passed: Event) -> None:
     assert CallIndexer().add_index(passed) is passed

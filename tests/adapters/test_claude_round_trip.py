@@ -100,7 +100,9 @@ def seen(blocks: list[Json]) -> list[tuple[str, str]]:
 
 
 @given(replies(), st.booleans(), st.booleans())
-def test_what_was_said_goes_back(blocks: list[Json], is_streamed: bool, is_newer: bool) -> None:
+def test_the_blocks_of_a_reply_go_back_unchanged(
+    blocks: list[Json], is_streamed: bool, is_newer: bool
+) -> None:
     asked = ASKED if is_newer else {**ASKED, "model": "claude-opus-4-6"}
     said = bind(
         blocks,

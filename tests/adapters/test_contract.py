@@ -256,7 +256,7 @@ async def test_bytes_and_events_are_the_same_stream(
     assert says(b"".join(by_events)) == says(b"".join(by_bytes))
 
 
-async def test_what_was_peeked_at_is_returned_all_the_same(
+async def test_peeked_events_are_returned_as_well(
     family: Family, provider: Provider, upstream: StrictUpstream
 ) -> None:
     """peek: the first event, before the rest has come; nothing of the stream is lost or returned twice."""
@@ -421,7 +421,7 @@ async def test_a_lost_connection_is_no_end(
     await reply.aclose()
 
 
-async def test_who_cannot_be_reached_is_named(family: Family) -> None:
+async def test_the_error_names_an_upstream_that_cannot_be_reached(family: Family) -> None:
     provider = family.provider("gone", "http://127.0.0.1:1/v1")
     with pytest.raises(ProviderUnreachable) as caught:
         await provider.send(request(family))
@@ -447,7 +447,7 @@ async def test_timeouts_are_honoured(
 
 
 @pytest.mark.parametrize("moment", ["before the first byte", "in the middle", "whole"])
-async def test_who_stops_listening_stops_the_upstream(
+async def test_closing_a_reply_stops_the_upstream(
     family: Family, provider: Provider, upstream: StrictUpstream, moment: str
 ) -> None:
     never = Gate()

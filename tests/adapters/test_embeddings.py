@@ -216,7 +216,7 @@ async def test_a_package_that_is_laid_out_otherwise_is_refused(install: Callable
         LocalEmbedder()
 
 
-async def test_what_the_extra_installs_knows_what_is_alike() -> None:
+async def test_the_installed_table_puts_similar_texts_near_each_other() -> None:
     embedder = LocalEmbedder()
     cat, kitten, tax = map(
         numbers, (await embedder.embed(["My cat is ill.", "The kitten is sick.", "Tax law in Peru"])).vectors

@@ -24,5 +24,5 @@ def test_lenient_json_is_read_and_made_strict(data: bytes, strict: bytes) -> Non
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"null,", b'{"a":NaN,"n":%b}' % (b"1" * 400)])
-def test_what_is_no_json_has_no_value(data: bytes) -> None:
+def test_a_text_that_is_no_json_has_no_value(data: bytes) -> None:
     assert read_json(data) == (None, data)

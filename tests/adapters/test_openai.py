@@ -73,7 +73,7 @@ async def test_a_key_among_the_headers_shuts_it_out_as_well(
     assert "caller" not in str(upstream.last.headers)
 
 
-async def test_one_callers_credential_is_not_sent_with_the_next_request(
+async def test_a_callers_credential_is_not_sent_with_the_next_request(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
     provider = OpenAICompatible("main", upstream.base_url, transport=transport)

@@ -39,7 +39,7 @@ async def test_few_streams_go_on_in_a_pass_and_what_is_new_goes_between_them() -
     assert done == [*range(5 * STREAMS_PER_PASS)]
 
 
-async def test_what_is_new_waits_for_two_passes_at_most() -> None:
+async def test_a_new_stream_waits_for_two_passes_at_most() -> None:
     done: list[int | str] = []
     streams = begun(20 * STREAMS_PER_PASS, done)
     await asyncio.sleep(0)
@@ -48,7 +48,7 @@ async def test_what_is_new_waits_for_two_passes_at_most() -> None:
     assert done.index("new") <= 2 * STREAMS_PER_PASS
 
 
-async def test_who_waited_long_enough_goes_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_that_waited_long_enough_goes_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "LONGEST_WAIT_S", -1.0)
     one = Pace()
     waits = [wait for _ in range(100) if (wait := one.enter()) is not None]
@@ -66,7 +66,7 @@ async def test_a_stream_that_is_cancelled_takes_no_place() -> None:
     assert [wait.done() for wait in waits] == [True] * len(waits)
 
 
-async def test_who_comes_in_a_later_pass_does_not_wait() -> None:
+async def test_a_stream_of_a_later_pass_does_not_wait() -> None:
     one = Pace()
     for _ in range(3 * STREAMS_PER_PASS):
         assert one.enter() is None

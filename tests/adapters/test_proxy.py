@@ -73,7 +73,7 @@ async def test_an_upload_goes_through_it_too(upstream: StrictUpstream) -> None:
     assert len(through.asked) == 1
 
 
-async def test_what_is_wrong_with_a_proxy_is_said(upstream: StrictUpstream) -> None:
+async def test_the_error_of_a_proxy_names_the_fault(upstream: StrictUpstream) -> None:
     async with proxy("ann:secret") as through:
         transport = HttpTransport(proxy=f"http://ann:wrong@127.0.0.1:{through.port}")
         with pytest.raises(

@@ -55,7 +55,7 @@ def test_capabilities_belong_to_an_address(kind: str, address: str | None, kept:
     assert found == (PROVIDERS[kind].capabilities if kept else UNKNOWN)
 
 
-def test_what_the_operator_knows_counts_more_than_what_we_do() -> None:
+def test_capabilities_of_the_settings_outrank_those_of_the_table() -> None:
     found = make_provider("groq", known_capabilities={"developer_role": False}).capabilities
     assert found == replace(PROVIDERS["groq"].capabilities, developer_role=False)
     there = UpstreamSettings(
@@ -99,7 +99,7 @@ DOES_NOT = {"reasoning_effort", "verbosity"}
         ("marco-o1", set()),
     ],
 )
-def test_what_openais_models_refuse_is_known_at_any_upstream(model: str, refused: set[str]) -> None:
+def test_fields_that_openais_models_refuse_are_known_at_any_upstream(model: str, refused: set[str]) -> None:
     assert make_provider("nobody", base_url="http://lab:1/v1").capabilities.refused_fields(model) == refused
 
 
@@ -142,7 +142,7 @@ def test_the_settings_kind_decides_what_is_spoken() -> None:
         ("anthropic", None, False),
     ],
 )
-def test_who_stores_responses_is_known_of_three_at_their_own_addresses(
+def test_three_providers_store_responses_at_their_own_addresses(
     kind: str, address: str | None, responses: object
 ) -> None:
     provider = make_provider(kind, base_url=address)

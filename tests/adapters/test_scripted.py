@@ -117,7 +117,7 @@ async def test_errors_raw_bytes_and_lost_connections_can_be_scripted() -> None:
     assert [body["messages"][0]["content"] for body in provider.bodies] == ["1", "2", "3"]
 
 
-async def test_what_is_no_chat_is_refused_as_the_real_api_does() -> None:
+async def test_a_request_that_is_no_chat_is_refused_as_the_real_api_refuses_it() -> None:
     for path, body, status in (("/chat/completions", b"{", 400), ("/audio/speech", b"{}", 404)):
         reply = await DemoProvider().send(ModelRequest(body, path=path))
         assert reply.status == status

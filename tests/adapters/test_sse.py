@@ -119,7 +119,7 @@ def test_an_event_without_end_is_refused_at_the_bound() -> None:
 
 @pytest.mark.parametrize("form", [b": wait\n\n", b"\n\n", b"\r\r", b"event: ping\r\n\r\n", b"id: 1\n\n"])
 @pytest.mark.parametrize("cut", [1, 7, 4096, 10**9])
-def test_what_has_no_data_is_refused_at_its_own_bound(
+def test_an_event_without_data_has_a_bound_of_its_own(
     form: bytes, cut: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sse, "MAX_COMMENT_BYTES", 8192)  # so that it is soon reached, byte by byte

@@ -193,7 +193,7 @@ async def test_a_header_that_would_be_two_is_not_sent(
     assert not upstream.requests
 
 
-async def test_of_the_reply_only_end_to_end_headers_are_given(
+async def test_only_end_to_end_headers_of_a_reply_are_returned(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
     sent = {
@@ -616,7 +616,7 @@ async def test_a_done_without_its_blank_line_is_whole(
     ],
 )
 @pytest.mark.parametrize("in_pieces", [False, True])
-async def test_what_is_not_http_is_unreachable(
+async def test_a_server_that_speaks_no_http_is_unreachable(
     transport: HttpTransport, in_pieces: bool, answer: bytes
 ) -> None:
     body = b" " * 600_000 if in_pieces else b"{}"

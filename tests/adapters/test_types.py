@@ -13,7 +13,7 @@ from adapters.types import is_event_stream, read_retry_after, read_token_count
     ("value", "count"),
     [(7, 7), ("7", 7), (7.0, 7), (7.5, 0), (-1, 0), ("many", 0), (None, 0), (True, 0), (1 << 41, 0)],
 )
-def test_what_is_no_number_of_tokens_is_none(value: Any, count: int) -> None:
+def test_a_value_that_is_no_number_of_tokens_is_none(value: Any, count: int) -> None:
     found = read_token_count({"tokens": value}, "tokens")
     assert (found, type(found)) == (count, int)
 
@@ -49,5 +49,7 @@ def test_retry_after_in_all_its_forms(headers: dict[str, str], seconds: float | 
         (429, (("content-type", "text/event-stream"),), False),
     ],
 )
-def test_what_is_read_as_events(status: int, headers: tuple[tuple[str, str], ...], expected: bool) -> None:
+def test_content_types_that_are_read_as_events(
+    status: int, headers: tuple[tuple[str, str], ...], expected: bool
+) -> None:
     assert is_event_stream(status, headers) is expected

@@ -143,7 +143,7 @@ async def test_a_connection_is_dropped_that_is_closed_or_said_too_much(
         assert server.opened == 2
 
 
-async def test_what_comes_between_requests_is_no_reply_to_the_next(transport: HttpTransport) -> None:
+async def test_bytes_between_requests_are_no_reply_to_the_next(transport: HttpTransport) -> None:
     async with answering([OK, OK.replace(b"ok", b"no")], OK) as server:
         assert await ask(transport, server) == (200, b"ok")
         await asyncio.sleep(SHORT_S)  # so that it is there
@@ -312,7 +312,7 @@ async def test_interim_responses_give_no_response_more_time() -> None:
     await transport.aclose()
 
 
-async def test_what_comes_on_an_idle_connection_is_bounded(transport: HttpTransport) -> None:
+async def test_bytes_on_an_idle_connection_are_bounded(transport: HttpTransport) -> None:
     server = Endless(OK, INTERIM * 300)
     server.hold.clear()
     async with server.serve() as url:
@@ -321,7 +321,7 @@ async def test_what_comes_on_an_idle_connection_is_bounded(transport: HttpTransp
         assert await server.is_broken_off()
 
 
-async def test_what_comes_after_a_body_that_was_waited_for_is_bounded(transport: HttpTransport) -> None:
+async def test_bytes_after_a_body_are_bounded(transport: HttpTransport) -> None:
     """Within a body nothing is counted; at its end the bound holds again."""
     server = Endless(OK.removesuffix(b"ok"), INTERIM * 300, body=b"ok")
     server.hold.clear()

@@ -21,7 +21,7 @@ UID = "35f686ccb6714adb9f84fb1d27f50792"
 
 
 @pytest.mark.parametrize("kind", sorted(WITH_UID))
-def test_what_is_named_is_found_under_its_kind_alone(kind: str) -> None:
+def test_an_id_is_found_under_its_kind_alone(kind: str) -> None:
     uid = new_uid()
     made = make_id(kind, uid)
     assert made == f"{kind}-{uid}"
@@ -31,7 +31,7 @@ def test_what_is_named_is_found_under_its_kind_alone(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(WITH_SEQ))
 @pytest.mark.parametrize("hidden", [None, 0, 12])
-def test_what_is_placed_is_found_under_its_kind_alone(kind: str, hidden: int | None) -> None:
+def test_an_id_with_a_number_is_found_under_its_kind_alone(kind: str, hidden: int | None) -> None:
     made = make_id_with_seq(kind, UID, 17, hidden=hidden)
     assert parse_ref(kind, made) == ObjectRef(UID, 17, hidden)
     assert [other for other in WITH_SEQ if parse_ref(other, made) is not None] == [kind]

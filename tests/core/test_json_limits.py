@@ -35,7 +35,7 @@ def test_values_of_any_kind_are_counted(each: bytes) -> None:
 
 
 @pytest.mark.parametrize("sign", [b",", b"{", b"[", rb"\\{", rb"\",", rb"\\\"[", rb"\n,"])
-def test_what_stands_in_a_text_is_no_value(sign: bytes) -> None:
+def test_brackets_within_a_text_are_no_values(sign: bytes) -> None:
     check_values(b'{"a":["' + sign * (MAX_VALUES * 2) + b'"],"b":{}}')
 
 
@@ -50,7 +50,7 @@ def test_a_model_is_renamed_next_to_what_cannot_be_read(value: bytes) -> None:
     assert read_request_body(body).with_model("n") == body.replace(b'"m"', b'"n"')
 
 
-def test_what_is_passed_through_may_have_more() -> None:
+def test_a_body_that_is_passed_through_may_have_more_values() -> None:
     """2,048 texts to be embedded, as tokens: a batch that servers of one's own take."""
     body = b'{"input":[' + b",".join([b"[" + b"7," * 511 + b"7]"] * 2048) + b'],"model":"m"}'
     assert read_request_body(body).with_model("n") == body.replace(b'"m"', b'"n"')

@@ -20,7 +20,7 @@ def test_an_hour_is_counted_by_mode_and_by_project() -> None:
     assert figures.sum_last_hour(NOON + 100, "third").count == 0
 
 
-def test_what_is_an_hour_old_is_not_counted() -> None:
+def test_requests_an_hour_old_are_not_counted() -> None:
     figures = RequestFiguresRecorder()
     figures.add(NOON, "default", "on", 200, 1.0)
     assert figures.sum_last_hour(NOON + 3_599).count == 1

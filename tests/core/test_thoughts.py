@@ -28,7 +28,7 @@ from gateway.core.thoughts import without_thoughts
         ("```\n<think>\nHm.\n</think>\n```", "```\n<think>\nHm.\n</think>\n```"),
     ],
 )
-def test_what_a_reply_says_without_its_thoughts(text: str, said: str) -> None:
+def test_a_reply_without_its_thoughts(text: str, said: str) -> None:
     assert without_thoughts(text) == said
 
 

@@ -81,7 +81,7 @@ def test_samplers(name: str) -> None:
         assert samples(sampled, ids[-1]) == samples(other, ids[-1]) == (share == 1.0)
 
 
-def test_what_the_variables_say() -> None:
+def test_the_settings_that_the_otlp_variables_make() -> None:
     assert read_otlp({}) is None
     base = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
     assert read_otlp(base) == OtlpSettings("http://collector:4318/v1/traces")

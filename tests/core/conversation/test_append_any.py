@@ -102,7 +102,7 @@ def barge_in(seed: int) -> None:
 
 
 @each_row("seed", range(20))
-def test_what_was_heard_of_a_cut_reply_stands_once_and_leads_to_no_older_one_with_its_words(
+def test_the_heard_part_of_a_cut_reply_is_stored_once_and_matches_no_older_reply(
     seed: int,
 ) -> None:
     barge_in(seed)
@@ -110,7 +110,7 @@ def test_what_was_heard_of_a_cut_reply_stands_once_and_leads_to_no_older_one_wit
 
 @pytest.mark.parametrize("next_words", ["message 1.", "message 1. And more", "message 2."])
 @pytest.mark.parametrize("above", [False, True])
-def test_what_was_heard_of_a_cut_reply_is_sent_again_where_the_answer_was_lost(
+def test_the_heard_part_of_a_cut_reply_is_sent_again_if_the_answer_was_lost(
     next_words: str, *, above: bool
 ) -> None:
     world = World()
@@ -197,7 +197,7 @@ def end_send(world: World, sent: Request, end: str) -> None:
 @pytest.mark.parametrize("end", ["cancelled", "open", "lost"])
 @pytest.mark.parametrize("told", [["First."], []])
 @pytest.mark.parametrize("next_words", [["two", "three"], ["two", "three", "four"], ["two and", "three"]])
-def test_what_a_client_sends_again_before_its_next_message_is_there_once(
+def test_a_message_that_is_resent_before_the_next_one_is_there_once(
     end: str, told: list[str], next_words: list[str]
 ) -> None:
     world = World()
@@ -334,7 +334,7 @@ def test_words_of_the_application_that_an_old_reply_has_too_lead_not_back_to_it(
     assert later.texts[:-2] == [*talk, greeting, "What may I eat?"]
 
 
-def test_what_was_heard_of_a_reply_that_a_kill_took_leads_to_no_older_one_with_its_words() -> None:
+def test_the_heard_part_of_a_reply_that_a_kill_lost_matches_no_older_reply() -> None:
     world = World()
     for question, answer in (("one", "Yes."), ("two", "Second."), ("three", "Third.")):
         world.say([user(question)], answer, "c1", append=True)
@@ -346,7 +346,7 @@ def test_what_was_heard_of_a_reply_that_a_kill_took_leads_to_no_older_one_with_i
 
 @pytest.mark.parametrize("parts", [["Let me note that. It is noted"], ["Let me note that.", "It is noted"]])
 @pytest.mark.parametrize("is_cut", [False, True])
-def test_what_was_heard_of_a_reply_has_its_hidden_rounds(parts: list[str], *, is_cut: bool) -> None:
+def test_the_heard_part_of_a_reply_has_its_hidden_rounds(parts: list[str], *, is_cut: bool) -> None:
     world = World()
     reply = [
         assistant("Let me note that.", call("m1", "memory_insert")),

@@ -107,7 +107,7 @@ def test_system_messages_have_no_atoms() -> None:
     )
 
 
-def test_what_openclaw_says_in_one_list_alone_has_no_atoms() -> None:
+def test_text_that_openclaw_sends_in_one_list_alone_has_no_atoms() -> None:
     assert HASHER.make_atoms(user(OPENCLAW_CONTEXT)) == ()
     assert HASHER.make_atoms(user(f"{OPENCLAW_CONTEXT}\nWhat is this?")) != ()
     assert HASHER.make_atoms(result("1", OPENCLAW_CONTEXT)) != ()
@@ -297,7 +297,7 @@ def is_cut_of(spoken: str, ours: str) -> bool:
     return is_beginning(join_letters(cut_remark(spoken)), join_letters(ours))
 
 
-def test_what_nobody_can_have_spoken_is_no_transcript() -> None:
+def test_a_text_too_long_to_be_spoken_is_no_transcript() -> None:
     """Its words would be counted with each request of the idle time, for seconds where it has megabytes."""
     spoken = "so " * 33_000
     assert is_grown_transcript(spoken + "it goes", spoken)
@@ -318,7 +318,7 @@ def test_what_nobody_can_have_spoken_is_no_transcript() -> None:
         "I booked a hotel.",
     ],
 )
-def test_what_was_spoken_of_a_reply(spoken: str) -> None:
+def test_the_spoken_part_of_a_reply(spoken: str) -> None:
     assert is_cut_of(spoken, "I booked a hotel. It is the Ritz.")
 
 
@@ -356,7 +356,7 @@ def test_a_whole_reply_was_spoken(text: str) -> None:
     assert is_cut_of("abcd" + text, "abcd" + text)
 
 
-def test_what_the_client_sees_is_the_text_as_streamed_and_its_own_calls() -> None:
+def test_the_client_is_shown_the_streamed_text_and_its_own_calls() -> None:
     full = [assistant("One. ", call("m", "memory_insert"), call("w")), result("m", "ok"), assistant("Two.")]
     assert make_shown_reply(full, {"m"}) == assistant("One. Two.", call("w"))
     assert make_shown_reply([assistant("One."), assistant(None), assistant("Two.")]) == assistant("One. Two.")

@@ -95,7 +95,7 @@ NEXT: dict[str, list[WireMessage]] = {
 
 @pytest.mark.parametrize("new", NEXT.values(), ids=NEXT.keys())
 @pytest.mark.parametrize("offered", [GATEWAY_TOOLS, frozenset[str]()], ids=["tools", "no tools"])
-def test_it_decides_what_would_be_decided_with_everything_in_view(
+def test_the_fast_path_decides_as_the_whole_tree_would(
     world: World, new: list[WireMessage], offered: frozenset[str]
 ) -> None:
     messages = [*long_chat(world), *new]
@@ -164,7 +164,7 @@ NOT_PLAIN: list[tuple[str, Setting, list[WireMessage], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("why", "before", "new", "how"), NOT_PLAIN, ids=[row[0] for row in NOT_PLAIN])
-def test_what_has_to_be_weighed_is_not_plain(
+def test_a_turn_with_rivals_or_changes_is_not_plain(
     world: World, why: str, before: Setting, new: list[WireMessage], how: dict[str, Any]
 ) -> None:
     history = long_chat(world)

@@ -46,7 +46,7 @@ def test_a_full_resend_goes_on(world: World, key: str | None) -> None:
 
 @both
 @pytest.mark.parametrize("kept", [3, 5], ids=["keeps 3", "keeps 5"])
-def test_what_a_trimmed_history_left_out_is_put_before_it(
+def test_messages_that_a_trimmed_list_left_out_are_put_before_it(
     filling_world: World, key: str | None, kept: int
 ) -> None:
     history: list[WireMessage] = []
@@ -66,7 +66,7 @@ def test_what_a_trimmed_history_left_out_is_put_before_it(
     )
 
 
-def test_of_two_messages_a_short_reply_is_evidence_only_under_an_id(filling_world: World) -> None:
+def test_a_short_reply_to_two_messages_is_evidence_only_under_an_id(filling_world: World) -> None:
     for key in ("c1", None):
         history = filling_world.chat(("step 0", "is done"), ("step 1", "so is this"), key=key)
         request = filling_world.begin([history[-1], user("step 2")], key)
@@ -87,7 +87,7 @@ def test_without_an_id_a_long_reply_is_evidence_alone(filling_world: World) -> N
     ]
 
 
-def test_of_two_chats_that_are_as_near_none_goes_on(world: World) -> None:
+def test_two_chats_that_are_equally_near_do_not_match(world: World) -> None:
     said = "Nobody else has ever written this sentence word for word."
     for head in ("my word is W1", "my word is W2"):
         world.chat((head, f"Noted: {head}."), ("go on", said), ("more", "More."), ("bye", "Bye."))

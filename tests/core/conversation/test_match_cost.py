@@ -134,8 +134,8 @@ def test_looking_for_a_cut_reply_reads_a_list_once(monkeypatch: pytest.MonkeyPat
     assert len(read) < 1_000
 
 
-def test_what_is_shown_of_a_long_head_is_read_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once for each of its messages took seconds, with every search until they were indexed."""
+def test_a_long_first_list_is_parsed_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsing it once for each message took seconds in every search until the messages were indexed."""
     head = [m for k in range(50) for m in (user(f"q{k}"), assistant(f"a{k}"))]
     world.say([*head, user("bye")], "Bye.")
     (e,) = world.memory().records.values()

@@ -57,7 +57,7 @@ def test_a_turn_that_was_off_stays_so_in_other_forms(filling_world: World, key: 
 
 
 @both
-def test_what_follows_a_turn_off_the_record_is_not_stored_either(world: World, key: str | None) -> None:
+def test_messages_after_a_turn_off_the_record_are_not_stored_either(world: World, key: str | None) -> None:
     """Another reply in the place of the one that was given, while what was said later rests on that one."""
     history = world.chat(("hello there", "Good day."), key=key)
     asked = [*history, user("my diagnosis is X")]
@@ -89,7 +89,7 @@ def test_a_turn_that_was_off_stays_so_without_its_template_in_a_trimmed_list(
 
 
 @both
-def test_what_is_put_before_a_trimmed_list_is_all_but_what_is_off(
+def test_turns_off_the_record_are_not_put_before_a_trimmed_list(
     filling_world: World, key: str | None
 ) -> None:
     history = filling_world.chat(("my word is W1", "Noted W1."), key=key)
@@ -162,7 +162,7 @@ def test_a_turn_that_was_off_and_went_on_stays_off_when_it_is_asked_again(
     assert said == ["my bicycle is red", "Good.", "bye", "Bye."]
 
 
-def test_what_was_forgotten_stays_forgotten(world: World) -> None:
+def test_a_forgotten_message_stays_forgotten_when_it_is_resent(world: World) -> None:
     history = world.chat(("my pin is 1234", "Noted."), ("bye", "Bye."))
     world.forget(1)
     request = world.say([*history, user("again")], "Again.")
@@ -179,7 +179,7 @@ def test_what_was_forgotten_stays_forgotten(world: World) -> None:
 
 @pytest.mark.parametrize("heard", ["Sorry about your diagnosis", "Sorry about your diagnosis X, dear."])
 @pytest.mark.parametrize("has_begun", [True, False])
-def test_what_was_heard_of_a_reply_off_the_record_is_not_stored_in_append_mode(
+def test_the_heard_part_of_a_reply_off_the_record_is_not_stored_in_append_mode(
     filling_world: World, heard: str, has_begun: bool
 ) -> None:
     said = []
@@ -222,7 +222,7 @@ def test_what_was_heard_of_a_cut_reply_after_a_turn_off_the_record_is_stored(fil
 @both
 @pytest.mark.parametrize("mode", [MemoryUse.OFF, MemoryUse.READ])
 @pytest.mark.parametrize("asks", ["hello there", "Is the user angry? hello there"])
-def test_what_is_off_the_record_takes_nobodys_place(
+def test_an_exchange_off_the_record_supersedes_none(
     world: World, key: str | None, mode: MemoryUse, asks: str
 ) -> None:
     """An application asks about the user's message, with memory off, once it has been answered."""
@@ -257,7 +257,7 @@ def test_a_parallel_request_off_the_record_takes_nothing_of_a_turn(
 
 @both
 @pytest.mark.parametrize("is_answered", [True, False])
-def test_what_was_said_on_the_record_stays_there_in_a_request_that_is_off(
+def test_messages_on_the_record_stay_there_in_a_request_that_is_off(
     world: World, key: str | None, is_answered: bool
 ) -> None:
     """Nothing of a reply was heard, and the next message is off the record; the list reports both together."""
@@ -284,7 +284,7 @@ def test_what_was_said_on_the_record_stays_there_in_a_request_that_is_off(
 
 
 @both
-def test_what_was_said_on_the_record_and_asked_about_off_it_is_stored_with_what_follows(
+def test_a_message_on_the_record_that_is_asked_about_off_it_is_stored_with_its_followers(
     world: World, key: str | None
 ) -> None:
     history = world.chat(("hello there", "Good day."), key=key)
@@ -309,7 +309,7 @@ def test_messages_asked_again_off_the_record_are_not_stored_again(
 
 
 @both
-def test_what_goes_on_from_an_edit_that_was_off_takes_the_place_of_what_was_edited(
+def test_a_turn_after_an_edit_off_the_record_supersedes_the_edited_message(
     world: World, key: str | None
 ) -> None:
     """Nothing of the reply to the edit was heard."""
@@ -323,9 +323,7 @@ def test_what_goes_on_from_an_edit_that_was_off_takes_the_place_of_what_was_edit
 
 
 @both
-def test_what_is_off_the_record_and_goes_on_leaves_what_was_said_before_it(
-    world: World, key: str | None
-) -> None:
+def test_a_turn_off_the_record_that_goes_on_leaves_the_earlier_turn(world: World, key: str | None) -> None:
     """A first turn is asked once more off the record, and the client goes on from that answer."""
     world.say([user("my bicycle is red")], "Red is a good colour.", key)
     world.say([user("my bicycle is red")], "So is mine.", key, mode=MemoryUse.OFF)
@@ -334,7 +332,7 @@ def test_what_is_off_the_record_and_goes_on_leaves_what_was_said_before_it(
 
 
 @both
-def test_what_began_on_the_record_and_went_on_off_it_is_not_stored(world: World, key: str | None) -> None:
+def test_a_transcript_that_goes_on_off_the_record_is_not_stored(world: World, key: str | None) -> None:
     """A transcript that grew."""
     history = world.chat(("hello there", "Good day."), key=key)
     world.say([*history, user("my diagnosis")], "Yes?", key)
@@ -344,7 +342,7 @@ def test_what_began_on_the_record_and_went_on_off_it_is_not_stored(world: World,
 
 @both
 @pytest.mark.parametrize("is_heard", [True, False])
-def test_what_was_off_the_record_and_ended_meanwhile_is_not_stored(
+def test_a_turn_off_the_record_that_ended_meanwhile_is_not_stored(
     world: World, key: str | None, is_heard: bool
 ) -> None:
     """The client left it and went on at another gateway, before that could know of it."""
@@ -361,7 +359,7 @@ def test_what_was_off_the_record_and_ended_meanwhile_is_not_stored(
     assert b"Sorry" not in stored
 
 
-def test_what_is_off_the_record_is_compared_with_all_messages_at_its_place_at_once() -> None:
+def test_a_list_off_the_record_is_compared_with_all_messages_at_its_position_at_once() -> None:
     """`World` lets the rules ask for contents as often as the store does."""
     world = World()
     for n in range(5):
@@ -371,7 +369,7 @@ def test_what_is_off_the_record_is_compared_with_all_messages_at_its_place_at_on
 
 
 @both
-def test_what_was_heard_off_the_record_is_not_stored_where_it_is_listed_late(
+def test_the_heard_part_of_a_reply_off_the_record_is_not_stored_when_it_is_listed_late(
     world: World, key: str | None
 ) -> None:
     """The reply to what was off the record comes, cut, after a question that is on the record."""

@@ -31,7 +31,7 @@ from tests.rows import each_row
     [("room-1", "room-2", True), ("room-1", "room-1", False), (None, None, False)],
     ids=["another room", "the same", "unnamed"],
 )
-def test_what_a_caller_heard_before_coming_back(
+def test_the_heard_part_of_a_reply_in_another_room(
     world: World, before: str | None, after: str | None, is_whole: bool
 ) -> None:
     """No request of the first room shows that its last reply was cut."""
@@ -99,7 +99,7 @@ def test_a_draft_without_a_reply_that_was_heard_after_all_is_nothing(
 
 @both
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
-def test_what_was_asked_while_a_reply_was_spoken_comes_after_it(
+def test_a_question_during_a_reply_comes_after_the_reply(
     world: World, key: str | None, is_first: bool
 ) -> None:
     """Somebody types while the agent speaks (LiveKit's `generate_reply(user_input=...)`)."""
@@ -234,7 +234,7 @@ def test_a_cut_reply_that_a_speculative_list_lacked(world: World, key: str | Non
     ],
     ids=["calls", "one message", "text"],
 )
-def test_what_was_heard_before_may_be_noted_after_the_next_question(
+def test_the_heard_part_may_come_after_the_next_question(
     world: World, key: str | None, reply: list[WireMessage], is_merged: bool
 ) -> None:
     """Pipecat on a busy machine: the words that the caller cut off come into the list after what the caller said."""
@@ -260,7 +260,7 @@ def test_what_was_heard_before_may_be_noted_after_the_next_question(
 
 
 @both
-def test_what_was_spoken_of_a_cancelled_reply_counts(world: World, key: str | None) -> None:
+def test_the_spoken_part_of_a_cancelled_reply_counts(world: World, key: str | None) -> None:
     history = world.chat(("hello there", "Good day."), key=key)
     asked = [*history, user("I like tea")]
     world.cancel(world.begin(asked, key), [assistant("Noted, tea it is and UNSPOKEN")], ["tea"])
@@ -275,7 +275,7 @@ def test_what_was_spoken_of_a_cancelled_reply_counts(world: World, key: str | No
 
 
 @both
-def test_of_an_assistant_message_that_vanished_nothing_stays(world: World, key: str | None) -> None:
+def test_an_assistant_message_that_vanished_is_not_stored(world: World, key: str | None) -> None:
     history = world.chat(("hello there", "Good day."), key=key)
     second = [*history, user("second thing")]
     first = world.say(second, "UNSPOKEN", key, edits=["dropped"])

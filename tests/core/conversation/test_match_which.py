@@ -74,9 +74,7 @@ def test_the_same_opening_in_two_tabs_keeps_both_once_they_go_on(world: World) -
 
 
 @pytest.mark.parametrize("first", [0, 1], ids=["the earlier", "the later"])
-def test_of_two_openings_under_way_at_once_one_goes_on_before_the_other_ends(
-    world: World, first: int
-) -> None:
+def test_one_of_two_running_openings_goes_on_before_the_other_ends(world: World, first: int) -> None:
     tabs = [world.begin([user("Hi")]) for _ in range(2)]
     world.finish(tabs[first], "Hello!")
     world.say([user("Hi"), assistant("Hello!"), user("more")], "More.")
@@ -126,7 +124,7 @@ def test_a_whole_path_comes_before_the_end_of_another(world: World) -> None:
     """)
 
 
-def test_of_two_chats_that_went_alike_the_newer_goes_on(world: World) -> None:
+def test_the_newer_of_two_equal_chats_goes_on(world: World) -> None:
     world.chat(("Hi", "Hello!"), ("my cat is Tom", "Nice."), ("and a dog", "Two!"))
     world.wait(5000)
     world.chat(("Hi", "Hello!"), ("my cat is Tom", "Nice."))

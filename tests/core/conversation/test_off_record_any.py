@@ -60,7 +60,5 @@ class Talker:
 
 @both
 @each_row("seed", range(100))
-def test_what_is_off_the_record_is_never_stored_and_what_is_on_it_stands_once(
-    key: str | None, seed: int
-) -> None:
+def test_messages_off_the_record_are_never_stored_and_others_once(key: str | None, seed: int) -> None:
     Talker(seed, key).talk()

@@ -12,7 +12,7 @@ from gateway.core.conversation.private import (
 )
 
 
-def test_what_is_added_is_taken_off() -> None:
+def test_private_fields_that_are_added_can_be_removed() -> None:
     message = {"role": "tool", "tool_call_id": "call_1", "content": "42"}
     noted = with_private(message, status="success", stdout=["42"], stderr=None)
     assert read_private(noted) == {"status": "success", "stdout": ["42"]}

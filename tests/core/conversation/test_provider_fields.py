@@ -28,11 +28,11 @@ DETAILS = [{"type": "reasoning.encrypted", "data": "x", "index": 0}]
         ({"tool_calls": None}, False),
     ],
 )
-def test_what_has_something_opaque(extra: Json, expected: bool) -> None:
+def test_fields_with_opaque_values(extra: Json, expected: bool) -> None:
     assert has_provider_fields({**SAID, **extra}) is expected
 
 
-def test_what_the_client_dropped_is_put_back() -> None:
+def test_fields_that_the_client_dropped_are_put_back() -> None:
     said = {**SAID, "reasoning_details": DETAILS, "tool_calls": [{**CALL, "extra_content": SIGNED}]}
     client = {"role": "assistant", "content": "Hi", "tool_calls": [CALL]}
     assert refill(client, said) == {

@@ -67,7 +67,7 @@ VERDICT = '{"is_homework": false}'
 )
 @pytest.mark.parametrize("begun", [0, 1])
 @pytest.mark.parametrize("ended", [0, 1, None])
-def test_what_a_program_asks_of_a_message_takes_no_answers_place(
+def test_a_programs_answer_supersedes_no_answer_in_text(
     world: World, key: str | None, verdict: str | dict[str, object], begun: int, ended: int | None
 ) -> None:
     """A guardrail or a router sends the whole list too. begun, ended: which of both was first; None: side by side."""
@@ -114,7 +114,7 @@ def test_a_message_that_is_sent_alone_again_has_its_last_answer(
 
 
 @both
-def test_of_two_answers_for_a_program_the_last_one_stands(world: World, key: str | None) -> None:
+def test_the_last_of_two_answers_for_a_program_is_active(world: World, key: str | None) -> None:
     history = world.chat(("hello there", "Good day."), key=key)
     for reply in ('{"say": "One."}', '{"say": "Two."}'):
         world.say([*history, user("a number")], reply, key)
@@ -152,7 +152,7 @@ def test_the_same_answer_twice_is_stored_once(world: World) -> None:
 
 
 @both
-def test_of_openings_that_grew_into_one_another_the_longest_stands_in_whatever_order_they_end(
+def test_the_longest_of_growing_openings_is_active_in_any_order_of_their_ends(
     world: World, key: str | None
 ) -> None:
     requests = [world.begin([user(text)], key) for text in ("I", "I would", "I would like tea")]
@@ -359,7 +359,7 @@ def test_a_turn_without_the_path_that_it_was_planned_on_begins_a_tree(world: Wor
 
 @pytest.mark.parametrize("broken", [None, 5, "look", {"id": "c1"}, [None], [1, call("c1")]])
 @pytest.mark.parametrize("parts", [["The weather is"], ["The", "weather is"]])
-def test_what_is_no_call_is_not_stored_with_the_form_of_a_reply(
+def test_a_value_that_is_no_call_is_not_stored_with_a_reply(
     world: World, parts: list[str], broken: object
 ) -> None:
     """Nothing could read the memory any more that reads its calls."""

@@ -68,7 +68,7 @@ def test_nothing_is_listed_of_a_tombstone(state: ExchangeState) -> None:
     assert list_messages(exchange([user("one")], assistant("Both."), state=state)) == []
 
 
-def test_what_is_redacted_or_not_there_is_left_out() -> None:
+def test_messages_that_are_redacted_or_missing_are_left_out() -> None:
     e = exchange([user("one"), user("two")], assistant("Both."))
     assert places(replace(e, redactions=frozenset({0}))) == [(11, None, "two"), (12, None, "Both.")]
     assert places(replace(e, redactions=frozenset({-1}))) == [(10, None, "one"), (11, None, "two")]
@@ -99,7 +99,7 @@ def test_a_reply_that_was_cut_after_its_rounds_keeps_their_results() -> None:
     assert places(rewrite_message(e, 11, "It is Tom."))[1:] == [*rounds, (11, None, "It is Tom.")]
 
 
-def test_what_was_said_by_a_tool_is_replaced_in_its_call() -> None:
+def test_a_text_that_a_call_spoke_is_replaced_in_the_call() -> None:
     spoken = assistant(None, call("c1", "send_message", '{"message": "Hi.", "thinking": "t"}'))
     e = exchange(
         [user("one")],

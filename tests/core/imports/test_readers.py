@@ -217,7 +217,7 @@ def test_the_text_of_a_content(content: Any, text: str) -> None:
         (simple_formats.read_fact, "a\0b"),
     ],
 )
-def test_what_is_no_message_or_fact_is_refused(read: Callable[[Any], Any], value: Any) -> None:
+def test_an_item_that_is_no_message_or_fact_is_refused(read: Callable[[Any], Any], value: Any) -> None:
     with pytest.raises(WrongForm):
         read(value)
 

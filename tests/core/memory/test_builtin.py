@@ -95,7 +95,7 @@ def test_a_command_that_cannot_be_done_says_why(arguments: dict[str, Any], words
         read_edit_calls("memory", arguments)
 
 
-def test_one_patch_edits_several_blocks() -> None:
+def test_a_patch_may_edit_several_blocks() -> None:
     patch = "*** Begin Patch\n*** Update Block: human\n-a\n*** Update Block: persona\n+b\n*** End Patch"
     assert read_edit_calls("memory_apply_patch", {"label": "x", "patch": patch}) == [
         BlockEdit(EditOperation.PATCH, {"label": "human", "patch": "-a"}),
@@ -143,7 +143,7 @@ def test_where_a_text_is_there_more_than_once_its_lines_are_named() -> None:
     assert "more than once (lines 1, 4)" in edit.message
 
 
-def test_of_many_places_the_first_lines_are_named() -> None:
+def test_the_first_lines_of_many_places_are_named() -> None:
     arguments = {"label": "human", "old_string": "a", "new_string": "c"}
     assert "(lines 1, 3)" in apply_edit("replace", arguments, block("aaa\nb\naa", 100)).message
     edit = apply_edit("replace", arguments, block("a" * 5_000_000 + "\na" * 1_000, 10_000_000))
@@ -224,7 +224,7 @@ def test_dates_without_a_zone_are_those_of_the_agent() -> None:
     )
 
 
-def test_what_is_no_date_is_an_error_that_says_what_one_is() -> None:
+def test_the_error_of_a_wrong_date_shows_a_right_one() -> None:
     found = read_lookup("archival_memory_search", {"query": "x", "end_datetime": "yesterday"}, NOW)
     assert (
         found == "Error: `start_datetime` and `end_datetime` are dates such as 2026-03-01. Nothing was done."

@@ -79,7 +79,7 @@ def test_search_hits_and_the_notes_after_them_are_removed_from_results() -> None
         assert [m["content"] for m in left] == ["(forgotten)"] * 3 + [hit]
 
 
-def test_one_that_mentions_blocks_goes_when_a_block_lost_something() -> None:
+def test_a_message_that_mentions_blocks_goes_when_a_block_lost_text() -> None:
     assert may_quote(note(DAY - 1, ("human: has a dog",)), ErasedMarks(frozenset(), has_blocks=True))
     assert not may_quote(note(DAY - 1), ErasedMarks(frozenset(), has_blocks=True))
 
@@ -209,7 +209,7 @@ def test_a_block_is_rebuilt_of_what_is_left(later: list[RevisedValue], left: str
 
 
 @pytest.mark.parametrize("since", [{"read_only": True}, {"limit": 10}, {"label": "person"}])
-def test_what_a_block_has_become_since_takes_no_edit_from_it(since: dict[str, Any]) -> None:
+def test_a_later_value_of_a_block_takes_no_edit_from_it(since: dict[str, Any]) -> None:
     later = [GONE, RevisedValue("x", edit=op("insert", new_string="rides"))]
     assert rebuilt(replace(BLOCK, **since), later) == "has a cat\nrides"
 

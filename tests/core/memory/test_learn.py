@@ -177,7 +177,7 @@ def test_a_fact_that_replaces_others_has_their_sources_too() -> None:
     assert found.sources == (2, 50)
 
 
-def test_what_replaces_a_fact_that_has_ended_since_is_not_learned() -> None:
+def test_a_correction_of_a_fact_that_has_ended_is_not_learned() -> None:
     """A person has corrected it while the model was asked."""
     shown = {1: replace(fact(1, "Lives in Oslo.", (50,)), ended_at=5.0)}
     reply_edits = read(call("remember_fact", text="Lives in Bergen.", replaces=[1]))
@@ -212,7 +212,7 @@ def test_a_fact_does_not_come_from_all_facts_that_call_the_person_alike() -> Non
         )
 
 
-def test_what_is_taken_from_a_block_has_the_sources_of_its_lines() -> None:
+def test_a_fact_from_a_block_has_the_sources_of_its_lines() -> None:
     """Else it would stay when the message is forgotten from which the line came."""
     lines = [SourcedLine("Works at the aquarium.", (50,)), SourcedLine("Likes tea, and Bergen.", (60,))]
     reply_edits = read(
@@ -288,7 +288,7 @@ def test_edits_follow_each_other_and_make_one_version() -> None:
         call("remember_fact", text="The password is hunter2."),
     ],
 )
-def test_what_must_not_be_is_dropped(edit: dict[str, str]) -> None:
+def test_forbidden_facts_and_edits_are_dropped(edit: dict[str, str]) -> None:
     persona = Block(8, "persona", "", "Kind.", 100, read_only=True)
     learned = apply_reply_edits(read(edit), MESSAGES, {}, [HUMAN, persona])
     assert (learned.writes, learned.facts, learned.dropped) == ([], [], 1)

@@ -43,7 +43,7 @@ from tests.rows import each_row
         "田中と申します", "제 이름은 보입니다", "ผมชื่อวิน",
     ],
 )  # fmt: skip
-def test_what_states_it_in_the_languages_of_the_table(text: str) -> None:
+def test_sentences_that_state_a_standing_fact(text: str) -> None:
     assert is_standing(text)
 
 
@@ -71,7 +71,7 @@ def test_what_states_it_in_the_languages_of_the_table(text: str) -> None:
         "昨日は何も食べませんでした", "เมื่อวานฉันไปตลาด", "ฉันแพ้เกมเมื่อคืน", "วันนี้ฝนตก", "오늘은 비가 와요",
     ],
 )  # fmt: skip
-def test_what_does_not(text: str) -> None:
+def test_sentences_that_state_no_standing_fact(text: str) -> None:
     assert kept(text) == []
 
 
@@ -107,7 +107,7 @@ def test_the_sentences_of_a_message_that_state_it_are_stored_with_their_origin()
         ("I only eat between 12 - 8 pm, what can I have now?", "I only eat between 12 - 8 pm"),
     ],
 )  # fmt: skip
-def test_what_is_stated_before_a_question_is_stored_without_it(text: str, stated: str) -> None:
+def test_a_statement_before_a_question_is_stored_without_the_question(text: str, stated: str) -> None:
     assert kept(text) == [stated]
 
 
@@ -116,7 +116,7 @@ def test_neither_secrets_nor_stories_are_stored() -> None:
     assert kept(f"I never {'really ' * 40}liked it.") == []
 
 
-def test_what_has_no_word_of_its_own_is_not_stored() -> None:
+def test_a_statement_without_a_word_of_its_own_is_not_stored() -> None:
     assert kept("Please call me Alice P. from now on.") == ["Please call me Alice P."]
 
 
@@ -143,9 +143,7 @@ def test_a_later_sentence_takes_the_place_of_one_about_the_same(
     ("old", "new"),
     [("Please call me Bo.", "Call me Roberta."), ("I never eat meat.", "I always eat meat now.")],
 )
-def test_of_two_statements_the_one_of_the_later_date_holds_in_whichever_order_they_are_read(
-    old: str, new: str
-) -> None:
+def test_the_statement_with_the_later_date_holds_in_any_order_of_reading(old: str, new: str) -> None:
     found = learn_standing([message(new, 1, at=20.0), message(old, 2, at=10.0)], ())
     assert [fact.text for fact in found.facts] == [f"User said: {new}"]
     known = Fact(5, 5, f"User said: {new}", "", 20.0, 20.0, standing=True)
@@ -203,7 +201,7 @@ def test_a_block_shows_the_first_clause_by_month_and_stays_as_it_was() -> None:
     assert make_standing_block(facts, [Block(1, "always", "", "", 100)], None) == (None, ())
 
 
-def test_what_a_person_asked_for_has_room_before_newer_facts() -> None:
+def test_facts_that_a_person_has_added_have_room_before_newer_facts() -> None:
     facts = [
         StandingFact(n, f"I never eat number {n} of them.", 1.76e9, n in (2, 7)) for n in range(50, 0, -1)
     ]

@@ -191,9 +191,7 @@ def test_a_whole_number_is_an_integer_however_it_is_written() -> None:
         ("archival_memory_search", {"query": "x", "limit": 3}, None),
     ],
 )
-def test_what_is_wrong_with_arguments_is_named(
-    tool: str, arguments: dict[str, Any], word: str | None
-) -> None:
+def test_the_error_names_the_wrong_argument(tool: str, arguments: dict[str, Any], word: str | None) -> None:
     complaint = find_argument_error(tool, arguments)
     assert complaint is None if word is None else complaint is not None and f"`{word}`" in complaint
 

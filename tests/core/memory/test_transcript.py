@@ -35,7 +35,7 @@ def test_only_what_was_said_is_read() -> None:
     assert clean_messages([said(7, "My password is hunter2")], keeps_secrets=True)[0].text.endswith("hunter2")
 
 
-def test_who_asks_for_replies_that_come_again_has_them() -> None:
+def test_a_reader_may_ask_for_repeated_replies() -> None:
     messages = [
         said(1, "Is it raining?"),
         said(2, "Yes.", "assistant"),
@@ -53,12 +53,12 @@ def test_long_messages_are_shown_by_their_edges() -> None:
     assert "line 1999" in found.text
 
 
-def test_who_asks_for_long_messages_has_them_whole() -> None:
+def test_a_reader_may_ask_for_whole_long_messages() -> None:
     text = "\n".join(f"line {i}" for i in range(2000))
     assert [m.text for m in clean_messages([said(1, text)], max_chars=100_000)] == [text]
 
 
-def test_of_a_longer_message_its_middle_is_left_out() -> None:
+def test_the_middle_of_a_long_message_is_left_out() -> None:
     text = "a" * 600 + "b" * 600
     (found,) = clean_messages([said(1, text)], max_chars=1000)
     assert len(found.text) <= 1000
@@ -73,7 +73,7 @@ def test_a_secret_is_withheld_whole_where_the_middle_is_left_out() -> None:
     assert found.text.endswith(("end " * 250).strip())
 
 
-def test_of_a_long_message_no_more_is_searched_for_secrets_than_may_be_shown(
+def test_only_the_shown_part_of_a_long_message_is_searched_for_secrets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     searched: list[str] = []
@@ -101,7 +101,7 @@ def test_no_part_of_a_secret_is_shown_where_a_long_message_is_cut(at: int) -> No
 
 
 @pytest.mark.parametrize("line_chars", [76, 60_000])
-def test_what_is_withheld_in_the_middle_takes_nothing_of_the_edges_with_it(line_chars: int) -> None:
+def test_a_secret_in_the_middle_of_a_message_takes_nothing_from_its_edges(line_chars: int) -> None:
     data = "".join(f"Zx{n}q" for n in range(10_000))[:60_000]
     lines = "\n".join(data[at : at + line_chars] for at in range(0, len(data), line_chars))
     (found,) = clean_messages([said(1, f"I am Anna, and this is the file:\n{lines}\nI live in Oslo.")])

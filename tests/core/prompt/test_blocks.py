@@ -141,7 +141,7 @@ OLD = digest_shown("something else")
         ),
     ],
 )
-def test_what_is_not_as_it_was_shown_is_named_block_by_block(
+def test_each_block_that_differs_from_its_shown_value_is_named(
     shown: ShownBlocks, blocks: list[Block], expected: list[str]
 ) -> None:
     changes, after = list_changes(shown, blocks)
@@ -176,7 +176,7 @@ VALUES = st.lists(LINES, max_size=5).map("\n".join)
 
 
 @given(st.lists(st.lists(st.none() | VALUES, min_size=3, max_size=3), min_size=1, max_size=4))
-def test_what_notes_show_last_is_read_from_their_texts(states: list[list[str | None]]) -> None:
+def test_the_values_that_notes_show_last_are_read_from_their_texts(states: list[list[str | None]]) -> None:
     """Whatever a value quotes: each note shows the blocks as they are, and nothing that only a value says."""
     notes: list[str] = []
     for values in states:

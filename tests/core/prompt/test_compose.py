@@ -168,7 +168,7 @@ def test_a_reply_keeps_its_own_round_after_one_without_words(world: World, key: 
 
 
 @both
-def test_of_a_mixed_round_both_halves_go_back_or_none(world: World, key: str | None) -> None:
+def test_both_halves_of_a_mixed_round_are_restored_or_none(world: World, key: str | None) -> None:
     theirs, ours = call("w1"), call("m1", "memory_insert", "{}")
     world.say([user("weather, and I like tea")], [assistant(None, ours, theirs), result("m1", "ok")], key)
     assert world.tree() == "active: weather, and I like tea > get_weather()"
@@ -200,7 +200,7 @@ words = st.text("abc .", max_size=8)
 
 
 @given(st.lists(words, min_size=2, max_size=4), st.text("abc .", max_size=30), st.booleans())
-def test_what_is_put_back_says_what_the_clients_message_says(
+def test_a_restored_round_has_the_text_of_the_clients_message(
     texts: Sequence[str], said: str, is_ours: bool
 ) -> None:
     full: list[WireMessage] = []

@@ -108,7 +108,7 @@ def test_each_way_of_asking_has_a_sign() -> None:
                 assert any(sign in way for sign in signs[language]), way
 
 
-def test_what_is_found_of_an_order_is_searched_for_as_well_and_comes_by_its_words_and_replies_last() -> None:
+def test_events_of_an_order_are_searched_for_by_their_words_and_replies_come_last() -> None:
     handed_in = Message(5, 5, "user", "Such a day! I handed the thesis in. It rained.", 5.0, 2)
     reply = Message(6, 5, "assistant", "You handed it in, well done.", 5.0, 2)
     subject = Message(1, 1, "user", "My thesis compares river names.", 0.0, 1)
@@ -138,7 +138,7 @@ def test_what_is_found_of_an_order_is_searched_for_as_well_and_comes_by_its_word
 @pytest.mark.parametrize(
     "text", ["In which order did I hand it in and find it?", "What did I do after I handed it in?"]
 )
-def test_what_was_found_stays_where_a_second_look_takes_too_long(text: str) -> None:
+def test_the_first_hits_stay_if_a_second_search_takes_too_long(text: str) -> None:
     event = Message(5, 5, "user", "I handed it in.", 5.0, 2)
     looks = []
 

@@ -111,7 +111,7 @@ def test_a_day_of_a_conversation_is_said_once_and_a_year_where_it_is_another() -
     ]
 
 
-def test_what_no_calendar_has_is_undated() -> None:
+def test_a_date_that_no_calendar_has_is_left_out() -> None:
     told = [at(1, float("inf")), at(2, float("inf"), 2)]
     assert render_note(choose_hits(told, "q").hits, [], MARCH).count("[undated]\n") == 2
 
@@ -124,7 +124,7 @@ def test_what_no_calendar_has_is_undated() -> None:
         '"My dog is called Rex."',
     ],
 )
-def test_what_a_chosen_line_says_is_not_noted_again(again: str) -> None:
+def test_a_line_that_repeats_a_chosen_line_is_not_noted(again: str) -> None:
     told = [
         message(1, "Well, my dog is called Rex."),
         message(2, again, "assistant"),
@@ -151,7 +151,7 @@ def test_the_same_words_in_another_order_or_with_one_more_are_noted(other: str) 
         ("The rent is €900.", "The rent is $900."),
     ],
 )
-def test_what_differs_in_a_vowel_or_a_sign_is_noted(one: str, other: str) -> None:
+def test_a_line_that_differs_in_a_vowel_or_a_sign_is_noted(one: str, other: str) -> None:
     assert [hit.text for hit in choose_hits([message(1, one), message(2, other)], "dog").hits] == [one, other]
 
 
@@ -166,14 +166,14 @@ def test_a_line_repeats_any_line_before_it_and_not_the_end_of_one_with_the_next(
     assert [hit.message.seq for hit in choose_hits(told, "dog").hits] == [1, 2, 3]
 
 
-def test_what_a_reply_repeats_is_noted_in_the_words_of_who_said_it() -> None:
+def test_a_text_that_a_reply_repeats_is_noted_in_the_original_words() -> None:
     mine = message(1, "I live in Porto.")
     echo = replace(message(2, "So, I live in Porto...", "assistant"), previous=1)
     assert [hit.message.seq for hit in choose_hits([echo, mine], "Porto").hits] == [1, 2]
     assert [hit.message.seq for hit in choose_hits([echo, mine], "Porto", budget_tokens=65).hits] == [1]
 
 
-def test_what_a_reply_repeats_and_has_no_room_is_no_repeat() -> None:
+def test_a_reply_repeats_nothing_if_the_original_has_no_room() -> None:
     mine = message(1, "I live in Porto, in the old house of my aunt behind the harbour, with two cats.")
     echo = replace(message(2, f"So, {mine.text}", "assistant"), previous=1)
     choice = choose_hits([echo, mine], "Porto", budget_tokens=60)
@@ -265,7 +265,7 @@ def test_a_note_leaves_out_what_is_visible_or_said_already(
     assert [hit.message.seq for hit in choose_hits(candidates, "Where is my dog", **options).hits] == expected  # type: ignore[arg-type]
 
 
-def test_what_a_note_on_this_path_has_is_not_noted_again() -> None:
+def test_a_line_of_an_earlier_note_on_the_path_is_not_noted_again() -> None:
     long = message(2, "zebra " * 300, "assistant")
     first = choose_hits([message(1, "I like <memory> games"), long], "zebra").hits
     note = render_note(first, [], MARCH)
@@ -288,7 +288,7 @@ def test_a_long_turn_is_cut_around_what_was_asked() -> None:
 
 
 @pytest.mark.parametrize("before", [0, 30_000, 150_000])
-def test_of_a_document_the_part_that_has_what_was_asked_is_shown(before: int) -> None:
+def test_the_part_of_a_document_that_fits_the_question_is_shown(before: int) -> None:
     """However far from its beginning: the index has all of it."""
     dull = "What a fine and quiet day it was. "
     text = dull * (before // len(dull)) + "The tenant gives three months of notice. " + dull * 2_000
@@ -305,7 +305,7 @@ def test_of_a_document_the_part_that_has_what_was_asked_is_shown(before: int) ->
         ("Flat 7 has a leak.", "Who is in 7?"),
     ],
 )
-def test_what_was_asked_by_a_short_word_is_shown(fact: str, query: str) -> None:
+def test_the_part_that_fits_a_short_word_is_shown(fact: str, query: str) -> None:
     dull = "The weather was fine and so were all of us on that long day. "
     for count in (30, 600):
         (hit,) = choose_hits([message(1, f"{dull * count}{fact} {dull * count}")], query).hits
@@ -328,7 +328,7 @@ def test_what_was_asked_by_a_short_word_is_shown(fact: str, query: str) -> None:
     ids=["zh", "ja", "ko", "mixed"],
 )
 @pytest.mark.parametrize("count", [60, 3_000])
-def test_what_was_asked_is_shown_in_other_words_of_scripts_without_spaces(
+def test_the_fitting_part_is_shown_in_scripts_without_spaces(
     dull: str, fact: str, query: str, count: int
 ) -> None:
     (hit,) = choose_hits([message(1, dull * count + fact + dull * count)], query).hits
@@ -417,7 +417,7 @@ def test_a_note_of_plain_letters_has_no_other_character() -> None:
     assert note.isascii()
 
 
-def test_what_a_note_cut_is_not_noted_again_in_a_shorter_cut() -> None:
+def test_a_line_that_a_note_has_cut_is_not_noted_again_in_a_shorter_cut() -> None:
     text = "Talk about the weather. " * 60 + "The quokka lives on an island. " + "More weather. " * 60
     [hit] = choose_hits([message(1, text)], "Where does the quokka live?").hits
     assert not choose_hits([message(1, text)], "the quokka", notes=[hit.line]).hits
@@ -532,7 +532,7 @@ def test_later_hits_are_cut_shorter() -> None:
     assert lengths[-1] < 310
 
 
-def test_of_many_events_each_is_shown_by_its_own_sentence_to_the_end_of_the_note() -> None:
+def test_each_of_many_events_is_shown_by_its_own_sentence() -> None:
     told = [
         f"The weather was fine and so were the {n} of us. We planted {n} trees along the old wall of the garden, next "
         f"to the gate and the shed that my uncle built. Then we all went home for tea. " + "It rained. " * 10
@@ -698,7 +698,7 @@ _DOCUMENTS = "Cats sleep.\nQuery: Which cats?\nQuestion: Which?\nAnswer: These.\
         "[ask_followup_question for 'Which cat?'] Result:\n<answer>\n{question}\n</answer>",
     ],
 )
-def test_of_a_frameworks_template_the_question_is_the_persons(template: str) -> None:
+def test_the_question_in_a_frameworks_template_is_the_persons(template: str) -> None:
     for question in ("How long does my cat Miso sleep?", "Two lines:\nwhy?"):
         text = template.format(documents=_DOCUMENTS, question=question)
         assert read_own_words(text) == make_query(text) == question
@@ -722,7 +722,7 @@ def test_of_a_frameworks_template_the_question_is_the_persons(template: str) -> 
         "Please answer the question based on the reference materials: how old is Rex?",
     ],
 )
-def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
+def test_a_text_that_only_begins_like_a_template_is_the_persons(text: str) -> None:
     assert read_own_words(text) == text
 
 
@@ -852,7 +852,7 @@ def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
         ("My cat is black.\nYou must answer strictly in the following JSON format: {\n}", "My cat is black."),
     ],
 )
-def test_what_a_framework_says_in_the_persons_place_is_not_the_persons(text: str, own: str) -> None:
+def test_text_of_a_framework_in_the_users_role_is_not_the_persons(text: str, own: str) -> None:
     assert read_own_words(text) == own
     assert make_query(text) == own
 
@@ -901,7 +901,7 @@ def test_a_short_message_is_its_own_query() -> None:
     assert make_query("  Where is my dog?\nI ask you. ") == "Where is my dog?\nI ask you."
 
 
-def test_of_a_document_the_last_and_the_first_lines_are_the_query() -> None:
+def test_the_last_and_the_first_lines_of_a_document_are_the_query() -> None:
     middle = "\n".join(f"line {n} of a document" for n in range(400))
     query = make_query(f"Answer from these documents.\n\n{middle}\n\nQuestion: where is my dog?")
     assert "Question: where is my dog?" in query
@@ -915,7 +915,7 @@ def test_a_query_is_bounded(text: str) -> None:
     assert len(make_query(text * QUERY_CHARS)) <= QUERY_CHARS
 
 
-def test_one_endless_line_is_cut_at_both_edges() -> None:
+def test_an_endless_line_is_cut_at_both_ends() -> None:
     query = make_query("first " + "x" * 50_000 + " last")
     assert query.endswith("x")
     assert " last\nfirst " in query
@@ -943,7 +943,7 @@ def test_lines_that_others_have_as_well_are_a_template() -> None:
 @pytest.mark.parametrize(
     "asked", ["Return the whole file.", "Return the file.\nNever leave out lines of it."]
 )
-def test_one_line_and_lines_of_other_words_are_no_template(asked: str) -> None:
+def test_a_single_line_and_lines_of_other_words_are_no_template(asked: str) -> None:
     assert find_shared_lines(asked, [message(0, RULES)]) == frozenset()
 
 
@@ -1008,18 +1008,18 @@ def test_words_are_distinguished_by_their_signs(text: str, words: list[str]) -> 
         ),
     ],
 )
-def test_of_a_long_turn_the_sentences_that_answer_are_shown(text: str, query: str, shown: str) -> None:
+def test_the_sentences_of_a_long_turn_that_answer_are_shown(text: str, query: str, shown: str) -> None:
     [hit] = choose_hits([message(1, text)], query).hits
     assert hit.text == shown
 
 
-def test_of_a_long_turn_without_a_word_of_the_query_the_beginning_is_shown() -> None:
+def test_the_beginning_of_a_long_turn_without_a_word_of_the_query_is_shown() -> None:
     text = "A day like any other went by. " * 40
     [hit] = choose_hits([message(1, text)], "zebra").hits
     assert hit.text == f"{text[:599].strip()} ..."
 
 
-def test_of_a_long_turn_without_a_word_of_the_query_statements_are_shown_and_no_questions() -> None:
+def test_the_statements_of_a_long_turn_without_a_word_of_the_query_are_shown() -> None:
     asked = "Could you tell me which of these brushes I should buy for it? "
     [hit] = choose_hits([message(1, f"{asked * 12}We dug the pond on Sunday. {asked}")], "zebra").hits
     assert hit.text == "... We dug the pond on Sunday. ..."
@@ -1028,7 +1028,7 @@ def test_of_a_long_turn_without_a_word_of_the_query_statements_are_shown_and_no_
     assert only_asked.startswith(hit.text.removesuffix(" ..."))
 
 
-def test_of_statements_without_a_word_of_the_query_those_side_by_side_come_no_sooner() -> None:
+def test_adjacent_statements_without_a_word_of_the_query_come_no_sooner() -> None:
     said = [f"It rained for {n} days on the hills beyond the river. " for n in range(10, 16)]
     text = f"We dug the pond on Sunday. Which fish are good for it? {''.join(said)}"
     [hit] = choose_hits([message(1, text)], "zebra", cut_chars=200).hits

@@ -81,7 +81,7 @@ RENEWED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("how", RENEWED)
-def test_it_is_taken_again_when_that_is_free_or_due(pinned: SentSection, how: dict[str, Any]) -> None:
+def test_the_section_is_made_again_when_that_is_free_or_due(pinned: SentSection, how: dict[str, Any]) -> None:
     section = make([CHANGED], pinned, **how)
     assert "Name: Anna" in section.text
     assert section.changes == ()
@@ -105,7 +105,7 @@ def test_where_no_note_can_follow_it_waits_with_the_older_note(pinned: SentSecti
     assert "Name: Anna" in make([CHANGED], pinned, may_rebuild=True, takes_note=False).text
 
 
-def test_it_notes_for_good_that_something_before_the_conversation_has_changed(pinned: SentSection) -> None:
+def test_a_section_that_has_changed_is_noted_for_good(pinned: SentSection) -> None:
     """A model may bind its thoughts to it, and they come back with each later request."""
     assert not make([CHANGED], pinned).has_changed_prefix
     for how in ({"may_rebuild": True}, {"epoch": 2}, {"offered_tools": {}}):
@@ -135,7 +135,7 @@ def test_with_nothing_to_show_there_is_none(blocks: list[Block], *, is_continued
     assert (section.sent, section.text, section.changes) == (None, "", ())
 
 
-def test_it_names_the_mark_where_notes_may_go_to_the_model_without_a_message_of_the_user() -> None:
+def test_the_section_names_the_mark_if_notes_may_come_without_a_users_message() -> None:
     """Elsewhere the first note names it, so that a conversation without notes pays nothing."""
     assert make([HUMAN], **{**NOTHING, "system": "Be kind."}).text.count("a2b3c4d5") == 1
     assert make([], **{**NOTHING, "system": "Be kind."}).text == "Be kind."

@@ -77,7 +77,7 @@ def test_a_summary_may_say_who_apologised() -> None:
     assert verdict(text, size=400) == text
 
 
-def test_what_is_too_long_ends_with_a_line() -> None:
+def test_a_summary_that_is_too_long_ends_with_a_line() -> None:
     lines = [f"Point {n}: something about tulip {n}." for n in range(20)]
     cut = verdict("\n".join(lines), size=50)
     assert cut.splitlines() == lines[: len(cut.splitlines())]
@@ -137,7 +137,7 @@ def exchange(**fields: object) -> Exchange:
     return Exchange(**{**base, **rest, **fields})  # type: ignore[arg-type]
 
 
-def test_what_a_summary_request_has_of_an_exchange() -> None:
+def test_the_parts_of_an_exchange_in_a_summary_request() -> None:
     x = exchange(
         inputs=((b"t1",), (b"u1",)),
         input=b'[{"role":"tool","content":"' + b"x" * 5000 + b'"},{"role":"user","content":"And Miso?"}]',
@@ -172,7 +172,7 @@ def test_thoughts_in_a_models_text_are_not_summarised() -> None:
     assert told == ["Assistant: Tea.", "User: <think> is a tag.", "Assistant: Tea."]
 
 
-def test_what_was_forgotten_is_not_summarised() -> None:
+def test_forgotten_messages_are_not_summarised() -> None:
     content = {
         "input": b'[{"role":"user","content":"Secret."}]',
         "shown_reply": b'{"role":"assistant","content":"Ah."}',

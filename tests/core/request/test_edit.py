@@ -103,7 +103,7 @@ def test_long_runs_of_digits_in_texts_change_nothing() -> None:
     assert edit.render() == body.replace(b"call", b"N call")
 
 
-def test_what_is_nested_too_deep_to_be_written_goes_as_it_came() -> None:
+def test_a_body_too_deep_to_be_written_goes_as_it_came() -> None:
     body = b'{"model":"a","x": %b ,"messages":[{"role":"user","content":"hi"}],"n":1.50}' % DEEP
     edit = BodyEdit(body, {**orjson.loads(body), "more": "of the path"})
     edit.prefix_text(0, "N ")
@@ -389,7 +389,7 @@ def add_system(wanted: list[Any], message: dict[str, Any] | None, section: str) 
 
 @settings(max_examples=200)
 @given(parsed=bodies, seed=st.integers(0, 2**32), note=st.text(min_size=1, max_size=8))
-def test_what_is_sent_is_the_clients_value_with_the_edits(
+def test_the_sent_body_is_the_clients_value_with_the_edits(
     parsed: dict[str, Any], seed: int, note: str
 ) -> None:
     draw = random.Random(seed)

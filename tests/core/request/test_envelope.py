@@ -69,7 +69,7 @@ def test_fields_of_an_envelope_are_consumed_and_no_others(
         ({"tools": {"function": {"strict": True}}}, ()),  # the upstream's error is the client's own
     ],
 )
-def test_what_a_translation_has_no_place_for(extra: dict[str, Any], expected: tuple[str, ...]) -> None:
+def test_fields_that_a_translation_has_no_place_for(extra: dict[str, Any], expected: tuple[str, ...]) -> None:
     assert (
         list_untranslatable_fields(
             {**PLAIN, **extra}, PROVIDERS["anthropic"].capabilities.untranslatable_fields
@@ -94,7 +94,7 @@ def test_where_a_developer_speaks() -> None:
         ({"thinking": "enabled"}, False),
     ],
 )
-def test_who_asks_a_model_to_think(body: dict[str, Any], thinks: bool) -> None:
+def test_requests_that_ask_a_model_to_think(body: dict[str, Any], thinks: bool) -> None:
     assert enables_thinking(body) is thinks
 
 
@@ -108,6 +108,6 @@ def test_who_asks_a_model_to_think(body: dict[str, Any], thinks: bool) -> None:
         ({"budget_tokens": "2048"}, 0),
     ],
 )
-def test_what_a_model_may_think(thinking: Any, budget: int) -> None:
+def test_budgets_for_a_models_thoughts(thinking: Any, budget: int) -> None:
     assert read_thinking_budget({"thinking": thinking}) == budget
     assert read_thinking_budget({}) == 0

@@ -8,7 +8,7 @@ from gateway.core.request.request_headers import list_headers_for_upstream
 from gateway.errors import BadRequest
 
 
-def test_what_is_said_to_the_upstream_goes_on() -> None:
+def test_headers_for_the_upstream_are_passed_on() -> None:
     headers = [
         (b"user-agent", b"OpenAI/Python 3.51.0"),
         (b"openai-organization", b"org"),

@@ -117,7 +117,7 @@ def test_without_a_user_there_is_none_unless_the_settings_name_one() -> None:
         ({"x-mnemogate-agent": "a"}, {"model": "agent/b"}, "x-mnemogate-agent"),
     ],
 )
-def test_what_cannot_be_an_id_is_refused_by_name(
+def test_the_refusal_of_a_wrong_id_names_the_field(
     headers: dict[str, str], fields: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(BadRequest) as caught:
@@ -165,7 +165,7 @@ def test_a_conversation_is_a_scope_of_its_own_only_without_a_user(
     assert (found.conversation_key, found.scope) == ("c", Scope("p", "default", "user:u"))
 
 
-def test_what_many_conversations_share_names_none() -> None:
+def test_an_id_that_many_conversations_share_names_none() -> None:
     found = ask({"x-session-affinity": "w", "x-livekit-session-id": "s"}, prompt_cache_key="k")
     assert found.conversation_key is None
 
@@ -314,7 +314,7 @@ SIDE = [
 
 
 @pytest.mark.parametrize(("name", "messages"), SIDE)
-def test_what_a_front_end_asks_for_itself_leaves_no_trace(name: str, messages: list[dict[str, Any]]) -> None:
+def test_a_side_request_of_a_front_end_leaves_no_trace(name: str, messages: list[dict[str, Any]]) -> None:
     found = SideRequests(APPLICATIONS.side_requests).find(messages)
     assert found is not None
     assert found.name == name
@@ -347,7 +347,7 @@ def test_what_a_front_end_asks_for_itself_leaves_no_trace(name: str, messages: l
         [],
     ],
 )
-def test_what_a_person_asks_is_remembered(messages: list[dict[str, Any]]) -> None:
+def test_a_persons_own_request_is_remembered(messages: list[dict[str, Any]]) -> None:
     assert SideRequests(APPLICATIONS.side_requests).find(messages) is None
     assert ask(messages=messages).mode is Mode.ON
 

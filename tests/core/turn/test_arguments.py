@@ -142,7 +142,7 @@ def test_a_text_that_is_json_is_read_where_no_text_fits(given: Json, meant: Json
     assert repair_arguments({"properties": 3}, given) == (given, None)
 
 
-def test_what_is_missing_is_named() -> None:
+def test_the_error_names_the_missing_argument() -> None:
     assert repair_arguments(SCHEMA, {}) == ({}, "`label` is missing")
 
 
@@ -180,7 +180,7 @@ def test_a_schema_that_says_nothing_sensible_forbids_nothing(schema: Json) -> No
         {"properties": {"a": {}, "1": {"type": "thing"}}},
     ],
 )
-def test_what_is_wrong_in_a_schema_takes_nothing_from_the_rest(schema: Json) -> None:
+def test_a_wrong_part_of_a_schema_takes_nothing_from_the_rest(schema: Json) -> None:
     schema["properties"]["b"] = {"$ref": "#/$defs/a number"}
     schema["$defs"] = {"a number": {"type": "integer"}}
     assert repair_arguments(schema, {"a": "y", "b": "x"})[1] == "`b` must be an integer, and is 'x'"
@@ -224,7 +224,7 @@ def test_the_draft_is_the_one_that_is_named() -> None:
     assert repair_arguments(old, given)[1] == "`a` must have at most 1 items, and is ['x', 1]"
 
 
-def test_what_is_said_is_short() -> None:
+def test_the_error_is_short() -> None:
     wrong = repair_arguments({"properties": {"a": {"type": "integer"}}}, {"a": "x" * 1000})[1]
     assert wrong is not None
     assert len(wrong) < 150
@@ -324,6 +324,6 @@ def test_exact_arithmetic_has_no_bound_that_is_known(part: Json, value: list[Any
     assert estimate_cost({"properties": {"a": part}}, {"a": value}) == inf
 
 
-def test_what_looks_like_a_large_number_within_a_text_is_none() -> None:
+def test_digits_within_a_text_are_no_large_number() -> None:
     part = {"enum": ["1e308", "5e-324", 'a"3e10', "\\"], "default": 0.5}
     assert estimate_cost({"properties": {"a": part}}, {"a": '"13e10f\\"'}) < inf

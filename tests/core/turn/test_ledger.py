@@ -83,7 +83,7 @@ def test_a_round_without_usage_is_estimated() -> None:
     assert turn_usage(ledger, {"prompt_tokens": 1, "completion_tokens": 2})["completion_tokens"] == 7
 
 
-def test_what_is_no_count_adds_nothing() -> None:
+def test_a_value_that_is_no_count_adds_nothing() -> None:
     first = {"completion_tokens": 2**64 - 1, "completion_tokens_details": {"reasoning_tokens": 2**64 - 1}}
     last = {"completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 2}}
     told = turn_usage(after(first), last)

@@ -176,7 +176,7 @@ class TestPlain:
         assert (playbook.outcome.text, playbook.outcome.finish_reason) == ("AB", "length")
 
     @pytest.mark.parametrize("breaks", [False, True])
-    def test_of_a_stream_with_a_finish_reason_in_each_chunk_the_last_alone_waits(self, breaks: bool) -> None:
+    def test_only_the_last_chunk_waits_if_each_has_a_finish_reason(self, breaks: bool) -> None:
         pieces = [chunk({"content": f"{n} "}, "stop") for n in range(1500)]
         playbook = (
             Playbook(chat_turn(TurnTerms(holds_end=True))) >> ReplyStarted(200, SSE) >> Received(pieces)
@@ -190,7 +190,7 @@ class TestPlain:
         assert playbook.outcome.state is End.FAILED
         assert b"It broke." in playbook.client_body
 
-    def test_of_events_without_blank_lines_between_them_the_last_wait_for_the_save(self) -> None:
+    def test_the_last_events_wait_for_the_save_without_blank_lines_between_them(self) -> None:
         text, end = chunk({"content": "A"}), chunk({}, "stop")
         lines = b"\n".join([each.data or b"" for each in (text, end, DONE)])
         joined = Event(b"data: " + lines.replace(b"\n", b"\ndata: ") + b"\n\n", lines)

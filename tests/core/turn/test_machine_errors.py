@@ -78,7 +78,7 @@ class TestEndless:
     """Upstreams that send events without content, and do not end."""
 
     @pytest.mark.parametrize("nothing", [comment("wait"), chunk({"role": "assistant", "content": ""})])
-    def test_what_says_nothing_is_not_held_without_a_bound(self, nothing: Event) -> None:
+    def test_events_without_content_are_held_within_a_bound(self, nothing: Event) -> None:
         turn = chat_turn(with_tools())
         turn.feed(ReplyStarted(200, SSE))
         held, sent = 0, b""

@@ -133,7 +133,7 @@ def test_a_stream_that_ends_with_an_error_ends_by_it(code: str, kind: type[Upstr
     assert "No." in str(closing.error)
 
 
-def test_what_came_of_an_event_without_an_end_passes() -> None:
+def test_the_part_of_an_event_without_an_end_passes() -> None:
     assert begun().feed(ReplyFailed(BROKE, b"half")) == [
         HEAD, SendBody(b"HALF"), CloseUpstream(BROKE), save(End.FAILED, None), FINISH,
     ]  # fmt: skip

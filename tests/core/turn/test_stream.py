@@ -105,7 +105,7 @@ class TestMessages:
         draft = draft_of({"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": {"x": 1}}}]})
         assert draft.calls[0].arguments_text == '{"x":1}'
 
-    def test_what_was_merged_is_not_what_is_sent(self) -> None:
+    def test_merging_a_chunk_does_not_change_the_sent_chunk(self) -> None:
         """A draft grows; the chunk its beginning came in may still have to leave as it was."""
         delta = {"audio": {"data": "A"}, "list": [{"index": 0, "text": "a"}]}
         before = orjson.dumps(delta)
@@ -193,7 +193,7 @@ def test_the_generated_text_of_a_draft_has_all_that_its_model_wrote(
         ("", True, CallOwner.CLIENT),
     ],
 )
-def test_whose_call_it_is_is_known_as_early_as_its_name_allows(
+def test_a_call_is_assigned_as_early_as_its_name_allows(
     name: str, is_complete: bool, owner: CallOwner
 ) -> None:
     call = ToolCall(0)

@@ -187,7 +187,7 @@ def test_a_stream_that_begins_with_an_error_has_its_status(error: Any, status: i
         Event(b"", b'{"choices":[{"delta":{"content":"an \\"error\\""}}],"error":null}'),
     ],
 )
-def test_what_speaks_of_an_error_is_none(event: Event) -> None:
+def test_a_text_about_an_error_is_no_error(event: Event) -> None:
     assert find_error_in_first_event(event) is None
 
 
@@ -284,7 +284,7 @@ def _claude(message: bytes) -> bytes:
         (500, b"{}", False),
     ],
 )
-def test_what_is_refused_for_good(status: int, body: bytes, for_good: bool) -> None:
+def test_errors_that_refuse_a_request_for_good(status: int, body: bytes, for_good: bool) -> None:
     assert is_permanent_refusal(status, body) is for_good
 
 
@@ -318,7 +318,9 @@ _FILTERED, _UNREACHABLE = RefusedContent.FILTERED, RefusedContent.UNREACHABLE
         (500, {"message": "The content filter failed."}, None),
     ],
 )
-def test_what_of_a_request_is_refused(status: int, error: Any, refused: RefusedContent | None) -> None:
+def test_parts_of_a_request_that_errors_refuse(
+    status: int, error: Any, refused: RefusedContent | None
+) -> None:
     assert find_refused_content(status, orjson.dumps({"error": error})) is refused
 
 

@@ -33,7 +33,7 @@ def test_an_upstreams_higher_count_makes_the_window_smaller_once_it_fills_up() -
     assert windows.find_window(MODEL, 8000) == int(8000 / 1.5), "another prompt may be like the first again"
 
 
-def test_what_a_form_of_chat_adds_is_no_other_count() -> None:
+def test_the_tokens_of_the_chats_form_are_no_other_count() -> None:
     windows = ContextWindows()
     windows.note_count(MODEL, estimated=4000, actual=4100, fitting=4000)
     assert windows.find_window(MODEL, 8000) == 8000
@@ -47,7 +47,7 @@ def test_a_guess_holds_until_the_upstream_has_counted() -> None:
     assert windows.find_window(MODEL, 8000) == 8000 / 1.25
 
 
-def test_of_models_that_callers_make_up_the_newest_are_known() -> None:
+def test_the_newest_of_made_up_models_are_known() -> None:
     """An upstream that serves one model under any name reports its window for each of them."""
     windows, named = ContextWindows(), [ModelKey("up", f"m{n}") for n in range(MAX_MODELS + 10)]
     for at in named:

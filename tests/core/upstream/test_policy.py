@@ -59,7 +59,7 @@ SLOW = Failure("timeout", is_repeatable=False)
         (NOT_DIALLED, 0, 1, False, False, False, NextAttempt.STOP, 0.0),
     ],
 )
-def test_what_follows_a_failed_attempt(
+def test_the_next_step_after_a_failed_attempt(
     failure: Failure,
     retries: int,
     failures: int,
@@ -152,7 +152,7 @@ def test_replies_that_break_off_open_it_though_each_has_begun() -> None:
     assert health.is_available(NOW, "")
 
 
-def test_one_probe_closes_it_or_opens_it_again() -> None:
+def test_a_probe_closes_the_breaker_or_opens_it_again() -> None:
     health = failed(5)
     with health.begin_attempt(Policy()):  # the probe
         assert not health.is_available(NOW + 20, "")  # nobody else meanwhile

@@ -146,7 +146,7 @@ def test_a_stream_with_half_a_character_is_read() -> None:
     assert reader.counts is not None
 
 
-def test_what_the_model_wrote_is_measured_in_characters() -> None:
+def test_the_text_of_the_model_is_measured_in_characters() -> None:
     reader = UsageReader("/chat/completions")
     reader.read_events(events({"choices": [{"delta": {"role": "assistant", "content": 'ä "b"\n'}}]}))
     reader.read_events(events({"choices": [{"delta": {"tool_calls": [{"function": {"arguments": '{"a'}}]}}]}))
@@ -173,7 +173,7 @@ def test_each_field_in_which_an_upstream_sends_a_reply_is_measured(delta: dict[s
     assert reader.char_count == 4
 
 
-def test_of_a_long_stream_all_is_measured() -> None:
+def test_the_whole_of_a_long_stream_is_measured() -> None:
     reader = UsageReader("/chat/completions")
     event = events({"choices": [{"delta": {"content": "word "}}]})
     count = 2 * MAX_HELD_BYTES // len(event) + 1
@@ -195,7 +195,7 @@ def test_text_that_looks_like_usage_is_text() -> None:
 
 
 @pytest.mark.parametrize("is_first", [True, False])
-def test_of_a_large_body_only_its_ends_are_searched(is_first: bool) -> None:
+def test_only_the_ends_of_a_large_body_are_searched(is_first: bool) -> None:
     vectors = {"data": [{"embedding": [0.25] * 30_000}]}
     usage = {"usage": {"prompt_tokens": 8, "total_tokens": 8}}
     body = orjson.dumps({**usage, **vectors} if is_first else {**vectors, **usage})

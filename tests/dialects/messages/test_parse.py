@@ -222,7 +222,7 @@ def named_of(body: Json) -> set[str]:
     return set(parse(raw, parse_body(raw), (), 100, is_lenient=False).chat.consumed)
 
 
-def test_what_is_left_out_is_named_and_nothing_else() -> None:
+def test_only_fields_that_are_left_out_are_named() -> None:
     words = {"role": "user", "content": [{"type": "text", "text": '"type":"thinking", "citations"'}]}
     assert named_of({"model": "m", "max_tokens": 5, "messages": [words]}) == set()
     assert named_of(BODY) == {"cache_control", "thinking", "context_management"}

@@ -170,7 +170,7 @@ def test_an_upstreams_refusal_has_its_message(body: bytes, message: str) -> None
     assert orjson.loads(shown)["error"] == {"type": "rate_limit_error", "message": message}
 
 
-def test_what_the_gateway_adds_to_a_native_message_has_places_of_its_own() -> None:
+def test_blocks_that_the_gateway_adds_to_a_native_message_have_indexes_of_their_own() -> None:
     made = MessagesViewFactory("m", 1, "req_1", lambda text: None)(
         TurnTerms(gateway_tools=frozenset({"think"}))
     )

@@ -68,5 +68,5 @@ def test_an_error_that_google_puts_into_a_list_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("body", [b"[]", b"<html>", b""])
-def test_what_is_no_object_is_none(body: bytes) -> None:
+def test_an_error_that_is_no_object_is_none(body: bytes) -> None:
     assert translate_error(body) is None

@@ -87,7 +87,7 @@ def test_an_event_without_an_end_does_not_show_them() -> None:
 
 
 @pytest.mark.parametrize("broken", [b'{"instructions": "Ours', b'{"instructions": "Ours"} more'])
-def test_what_may_have_them_and_cannot_be_read_is_an_error(broken: bytes) -> None:
+def test_an_unreadable_body_that_may_have_instructions_is_an_error(broken: bytes) -> None:
     with pytest.raises(UpstreamReplyBroken):
         restore_instructions(None).change_body(broken)
     with pytest.raises(UpstreamReplyBroken):
@@ -116,6 +116,6 @@ SECTION = f"{SECTION_BEGIN}\n<memory_block>x</memory_block>\n</memory_blocks>"
         ([{"role": "developer"}], [{"role": "developer"}]),
     ],
 )
-def test_what_the_gateway_added_is_cut_from_a_stored_response(stored: Any, own: Any) -> None:
+def test_text_that_the_gateway_added_is_cut_from_a_stored_response(stored: Any, own: Any) -> None:
     change = cut_memory_section(["", "Profile.", "A longer Profile."])
     assert orjson.loads(change.change_body(orjson.dumps({"instructions": stored}))) == {"instructions": own}

@@ -70,7 +70,7 @@ def reply(**fields: Any) -> Json:
         ([], {"text": {"verbosity": "low", "next_month": True}}, ["text.next_month"]),
     ],
 )  # fmt: skip
-def test_what_is_left_out_is_named(items: list[Json], fields: Json, expected: list[str]) -> None:
+def test_fields_that_are_left_out_are_named(items: list[Json], fields: Json, expected: list[str]) -> None:
     assert named(*items, **fields) == tuple(expected)
 
 

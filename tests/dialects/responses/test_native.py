@@ -116,7 +116,7 @@ def test_a_whole_reply_may_be_anything(body: bytes, end: End, said: str | None) 
     assert (reply.end, (reply.shown_reply or {}).get("content")) == (end, said)
 
 
-def test_what_a_request_refers_to_is_read_in_its_place() -> None:
+def test_referenced_items_are_read_in_place_of_their_references() -> None:
     earlier = EarlierReplies()
     one, two = {"role": "user", "content": "One?"}, {"role": "user", "content": "Two?"}
     said = [{"role": "assistant", "content": text} for text in ("One.", "Two.")]
@@ -185,7 +185,7 @@ def test_the_oldest_replies_give_way() -> None:
     ],
     ids=orjson.dumps,
 )
-def test_what_memory_cannot_read_is_the_upstreams_matter(body: Json) -> None:
+def test_a_request_that_memory_cannot_read_goes_upstream(body: Json) -> None:
     assert read_native(orjson.dumps({"model": "m", **body}), "/responses", 100) is None
     assert read_native(b'{"model": "m", "input": "a", "input": "b"}', "/responses", 100) is None
 
@@ -205,7 +205,7 @@ def test_a_forgetting_makes_another_memory_of_it() -> None:
     assert earlier.list_path((ALICE[0], 1), "resp_1") == []
 
 
-def test_of_a_long_conversation_the_beginning_goes_first() -> None:
+def test_the_beginning_of_a_long_conversation_is_dropped_first() -> None:
     earlier = EarlierReplies(limit_bytes=20_000)
     before = None
     for n in range(50):
@@ -227,7 +227,7 @@ def test_of_a_long_conversation_the_beginning_goes_first() -> None:
         ([str(n) for n in range(12)], None, "x" * 1000),
     ],
 )
-def test_what_is_stored_is_bounded(ids: list[str], before: str | None, text: Any) -> None:
+def test_the_cached_earlier_replies_are_bounded(ids: list[str], before: str | None, text: Any) -> None:
     earlier = EarlierReplies(limit_bytes=200_000)
     tracemalloc.start()
     try:
@@ -242,7 +242,7 @@ def test_what_is_stored_is_bounded(ids: list[str], before: str | None, text: Any
     assert held < 400_000
 
 
-def test_of_a_reply_without_an_end_so_much_is_read() -> None:
+def test_a_bounded_part_of_a_reply_without_an_end_is_read() -> None:
     """What is read at its end holds up all else, and a stream may go on for ever."""
     reader = ResponseReader()
     for _ in range(MAX_CONTENT_EVENTS + 10):

@@ -51,7 +51,7 @@ def test_a_message_that_is_complete_stands_as_it_came() -> None:
     assert output_of(added(0, type="message", id="msg_1"), text(0, "Ok"), done(0, whole)) == [whole]
 
 
-def test_what_is_no_event_of_an_item_is_passed_over() -> None:
+def test_events_that_belong_to_no_item_are_ignored() -> None:
     odd: list[tuple[str, Json | bytes]] = [
         ("response.created", {"response": {}}),
         ("response.output_text.delta", b"["),

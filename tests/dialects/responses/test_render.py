@@ -151,7 +151,7 @@ def test_a_whole_reply_and_a_stream_have_the_same_items(message: Json) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MESSAGES if name not in ("nothing", "cited")])
-def test_what_a_reply_says_comes_back_as_it_was(name: str) -> None:
+def test_the_items_of_a_reply_come_back_unchanged(name: str) -> None:
     items = [item.model_dump(exclude_none=True) for item in whole(MESSAGES[name]).output]
     assert read_items(items, upstream_tools=UpstreamTools(takes_custom_tools=True)).messages == [
         {"role": "assistant", **MESSAGES[name]}
@@ -263,7 +263,7 @@ def test_calls_under_one_index_are_calls_of_their_own(index: Any) -> None:
 
 
 @pytest.mark.parametrize("message", MESSAGES.values(), ids=list(MESSAGES))
-def test_what_is_counted_of_a_reply_is_stored_as_it_is_shown(message: Json) -> None:
+def test_the_usage_of_a_reply_is_stored_as_it_is_shown(message: Json) -> None:
     body = {**chunk(), "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
     outcome = TurnOutcome(End.FINISHED, shown_reply=message, finish_reason="stop")
     echo = parse(orjson.dumps({"model": "m", "input": "Hi"})).echo
@@ -274,7 +274,7 @@ def test_what_is_counted_of_a_reply_is_stored_as_it_is_shown(message: Json) -> N
     assert orjson.loads(whole_body(made, body, outcome))["usage"] == stored
 
 
-def test_what_no_upstream_should_send_is_rendered_nevertheless() -> None:
+def test_odd_parts_of_an_upstreams_reply_are_rendered() -> None:
     outcome = TurnOutcome(End.FINISHED, shown_reply={"content": ""}, usage=None)
     empty = {**chunk(), "choices": [], "usage": []}
     assert Response.model_validate_json(whole_body(view(), empty, outcome)).status == "completed"

@@ -177,7 +177,7 @@ def test_allowed_tools_are_the_only_ones_where_the_upstream_knows_no_such_choice
         ),
     ],
 )
-def test_what_has_no_place_is_refused_by_its_name(fields: Json, param: str) -> None:
+def test_the_refusal_of_an_untranslatable_tool_names_the_field(fields: Json, param: str) -> None:
     with pytest.raises(BadRequest) as raised:
         asked(**fields)
     assert raised.value.param == param
