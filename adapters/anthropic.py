@@ -60,6 +60,9 @@ _BEARER_PREFIX: Final = "bearer "
 # The path of Anthropic's own dialect, which has more paths below it.
 _NATIVE_PATH: Final = "/messages"
 _COUNT_PATH: Final = f"{_NATIVE_PATH}/count_tokens"
+# The paths of what messages name by an id. OpenAI's API has other objects under the same paths, so only a caller of
+# Anthropic's dialect is sent here (`Capabilities.speaks_messages`).
+_STORED_PATHS: Final = ("/files", "/skills")
 # The fields of a request that counting takes (platform.claude.com/docs/en/api/messages-count-tokens).
 _COUNTED_FIELDS: Final = frozenset(
     ("messages", "model", "output_config", "system", "thinking", "tool_choice", "tools")
@@ -86,7 +89,7 @@ class Anthropic(OpenAICompatible):
         """Sends a request, translated if it is in OpenAI's dialect. Raises: ProviderUnreachable, ProviderTimeout."""
         if self._betas:
             # Only a caller of Anthropic's dialect names betas itself.
-            is_native = request.path.startswith(_NATIVE_PATH)
+            is_native = request.path.startswith((_NATIVE_PATH, *_STORED_PATHS))
             caller_headers = (
                 header for header in request.headers if is_native or header[0].lower() != _BETA_HEADER
             )
@@ -101,7 +104,7 @@ class Anthropic(OpenAICompatible):
         if request.path.startswith("/models/") and request.method == "GET":
             reply = await self._call(request, request.path, body=b"", version=DEFAULT_VERSION)
             return TranslatedReply(reply, _translate_model, "the upstream answered no model")
-        if self.has_endpoint(request.path):
+        if self.has_endpoint(request.path) or request.path.startswith(_STORED_PATHS):
             reply = await self._call(request, request.path, request.body, DEFAULT_VERSION)
             if request.native_first_block_index is not None:
                 reply = annotate_reply(reply, request.native_first_block_index)
@@ -256,7 +259,8 @@ def _choose_caller_api_key(request: ModelRequest) -> str:
     is_bearer = credential[: len(_BEARER_PREFIX)].lower() == _BEARER_PREFIX
     token = credential[len(_BEARER_PREFIX) :].strip() if is_bearer else ""
     is_key = token.startswith(_KEY_PREFIX) and not token.startswith(OAUTH_PREFIX)
-    return token if is_key and not request.path.startswith(_NATIVE_PATH) else ""
+    is_native = request.path.startswith((_NATIVE_PATH, *_STORED_PATHS))
+    return token if is_key and not is_native else ""
 
 
 def with_beta(headers: tuple[Header, ...], beta: str) -> tuple[Header, ...]:

@@ -29,6 +29,7 @@ from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader, ByteQuota, parse_off_loop
 from gateway.web.form import FieldSearch, read_boundary
 from gateway.web.incoming import Incoming
+from gateway.web.messages_paths import is_about_anthropic_storage
 from gateway.web.raw_headers import read_upstream_name
 from gateway.web.request_body import RequestBody, read_request_body
 from gateway.web.upload import UploadBody
@@ -111,6 +112,8 @@ class ForwardedHead(Struct, frozen=True):
     is_encoded: bool
     # True for a POST with a body. The body of another method is not read.
     has_body: bool
+    # True: the request is about objects of Anthropic's, which no other upstream has.
+    is_about_anthropic_storage: bool
 
     @property
     def is_json(self) -> bool:
@@ -151,7 +154,12 @@ class ForwardedRoute:
     ) -> None:
         """Answers a request with its whole body, which may be empty."""
         refuse_required_memory(incoming.headers)
-        route = self.parts.forwarder.get_route(head.upstream_path, request_body.model, head.upstream_name)
+        route = self.parts.forwarder.get_route(
+            head.upstream_path,
+            request_body.model,
+            head.upstream_name,
+            needs_messages=head.is_about_anthropic_storage,
+        )
         await self.forward(incoming, route, _build_outgoing(incoming, head, body=request_body))
 
     async def forward(self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing) -> None:
@@ -184,7 +192,11 @@ class ForwardedRoute:
             is_searched = await self._read_to_model(upload, head, quota)
             info.model = upload.field_value or None
             route = parts.forwarder.get_route(
-                head.upstream_path, info.model, head.upstream_name, is_searched=is_searched
+                head.upstream_path,
+                info.model,
+                head.upstream_name,
+                is_searched=is_searched,
+                needs_messages=head.is_about_anthropic_storage,
             )
             outgoing = _build_outgoing(incoming, head, upload=upload)
             await self.forward(incoming._replace(receive=upload.receive_rest), route, outgoing)
@@ -259,6 +271,7 @@ def _read_head(incoming: Incoming) -> ForwardedHead:
         is_encoded=encoding != b"identity",
         has_body=scope["method"] == "POST"
         and (b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"),
+        is_about_anthropic_storage=is_about_anthropic_storage(scope),
     )
 
 

@@ -15,8 +15,10 @@ MESSAGES_PATH: Final = "/v1/messages"
 COUNT_PATH: Final = "/v1/messages/count_tokens"
 # Paths that the agents API has, too: all messages, one message, and batches.
 _AGENTS_API_PATHS: Final = re.compile(rf"{MESSAGES_PATH}/((?!count_tokens$)[^/]*|batches/.*)")
+# The paths of what messages name by an id; OpenAI's API has other objects under the same paths.
+_STORED_PATHS: Final = ("/v1/files", "/v1/skills")
 # Paths that OpenAI's API has, too.
-_SHARED_PATHS: Final = ("/v1/models", "/v1/files")
+_SHARED_PATHS: Final = ("/v1/models", *_STORED_PATHS)
 _VERSION_HEADER: Final = b"anthropic-version"
 MESSAGES_ERRORS: Final = MessagesErrors()
 
@@ -24,6 +26,11 @@ MESSAGES_ERRORS: Final = MessagesErrors()
 def is_anthropic_client(scope: Scope) -> bool:
     """Returns whether a request to a path of several APIs comes from a client of Anthropic's."""
     return find_header(scope["headers"], _VERSION_HEADER) is not None
+
+
+def is_about_anthropic_storage(scope: Scope) -> bool:
+    """Returns whether a request is about files or skills of Anthropic's, and not about OpenAI's."""
+    return scope["path"].startswith(_STORED_PATHS) and is_anthropic_client(scope)
 
 
 def choose_messages_error_form(scope: Scope) -> ErrorForm | None:

@@ -83,6 +83,8 @@ class StrictAnthropic(StrictUpstream):
             if request.path.startswith("/v1/models/") and request.path[len("/v1/models/") :] in self.models:
                 return _make_json_reply(_make_model_list([request.path[len("/v1/models/") :]])["data"][0])
             path = request.path.partition("?")[0]
+            if path == "/v1/files" or path.startswith("/v1/files/"):
+                return _make_file_reply(request, path)
             if path not in ("/v1/messages", "/v1/messages/count_tokens") or request.method != "POST":
                 raise Refused(f"Not found: {request.method} {request.path}", 404, "not_found_error")
             whole_body = self.threads.read_whole_body(request.body, request.headers)
@@ -128,6 +130,28 @@ def _make_json_reply(value: Json, status: int = 200) -> Reply:
 
 def _make_raw_reply(body: bytes) -> Reply:
     return Reply(headers={"content-type": "application/json"}, body=[body])
+
+
+def _make_file_reply(request: UpstreamRequest, path: str) -> Reply:
+    """Returns the reply to a request about files. There is one file, with zeros as its content."""
+    if "anthropic-version" not in request.headers:
+        raise Refused("anthropic-version: header is required")
+    if path.endswith("/content"):
+        return Reply(headers={"content-type": "application/octet-stream"}, body=[bytes(5)])
+    file = {
+        "id": "file_1",
+        "type": "file",
+        "filename": "cats.txt",
+        "mime_type": "text/plain",
+        "size_bytes": 5,
+    }
+    if request.method == "DELETE":
+        return _make_json_reply({"id": "file_1", "type": "file_deleted"})
+    if request.method == "GET" and path == "/v1/files":
+        return _make_json_reply(
+            {"data": [file], "has_more": False, "first_id": "file_1", "last_id": "file_1"}
+        )
+    return _make_json_reply({**file, "created_at": "2026-10-21T00:00:00Z", "downloadable": False})
 
 
 def _make_model_list(names: Sequence[str]) -> Json:

@@ -81,7 +81,13 @@ class Forwarder:
         self._round_robin = count()
 
     def get_route(
-        self, path: str, model: str | None, upstream_name: str | None, *, is_searched: bool = True
+        self,
+        path: str,
+        model: str | None,
+        upstream_name: str | None,
+        *,
+        is_searched: bool = True,
+        needs_messages: bool = False,
     ) -> Route:
         """Returns the route of a request, to an upstream that has the endpoint. The model is "" if none is named.
 
@@ -89,6 +95,7 @@ class Forwarder:
         upstream_name: the upstream that the caller asks for. If no upstream and no model is named, the first upstream
             with such an endpoint answers.
         is_searched: False: a part of the body was not read, so `model` may be None although the request names one.
+        needs_messages: True: only an upstream that speaks Anthropic's Messages API has the endpoint.
 
         Raises: BadRequest, UnknownModel, UnknownPath.
         """
@@ -98,9 +105,9 @@ class Forwarder:
                 "(`content-type: application/json`, not compressed), or a form whose `model` stands before its file.",
                 param="model",
             )
-        route = self._resolve_route(path, model, upstream_name)
+        route = self._resolve_route(path, model, upstream_name, needs_messages=needs_messages)
         upstream = route.upstream
-        if not self._providers[upstream].has_endpoint(path):
+        if not self._has_endpoint(upstream, path, needs_messages=needs_messages):
             public_path = "/v1" + path.partition("?")[0]
             if model is None:
                 hint = _RESPONSES_HINT if path.startswith("/responses/") else ""
@@ -157,13 +164,17 @@ class Forwarder:
         route = self._resolve_route(path, model, upstream_name)
         return [self._providers[each.upstream].capabilities for each in route.targets]
 
-    def _resolve_route(self, path: str, model: str | None, upstream_name: str | None) -> Route:
+    def _resolve_route(
+        self, path: str, model: str | None, upstream_name: str | None, *, needs_messages: bool = False
+    ) -> Route:
         """Returns the route of a request, whether its upstream has the endpoint or not."""
         if upstream_name is not None and upstream_name not in self._upstream_names:
             raise make_unknown_upstream_error(upstream_name)
         # Files, models and the like are asked for without a model.
         if model is None:
-            return Route(upstream_name or self._choose_upstream(path), model="")
+            return Route(
+                upstream_name or self._choose_upstream(path, needs_messages=needs_messages), model=""
+            )
         if asks_agent(model):
             raise BadRequest(
                 f"{model!r} answers chat completions and responses only; name the model itself here.",
@@ -178,10 +189,16 @@ class Forwarder:
             return Route(upstream_name, model)
         return self._get_model_route(model)
 
-    def _choose_upstream(self, path: str) -> str:
+    def _choose_upstream(self, path: str, *, needs_messages: bool) -> str:
         """Returns the name of the first upstream with an endpoint; if none has it, of the first upstream."""
         names = [each.name for each in self._settings.upstreams]
-        return next((name for name in names if self._providers[name].has_endpoint(path)), names[0])
+        having = (name for name in names if self._has_endpoint(name, path, needs_messages=needs_messages))
+        return next(having, names[0])
+
+    def _has_endpoint(self, name: str, path: str, *, needs_messages: bool) -> bool:
+        """Returns whether an upstream has an endpoint. needs_messages: as for `get_route`."""
+        provider = self._providers[name]
+        return provider.capabilities.speaks_messages if needs_messages else provider.has_endpoint(path)
 
     def _check_may_list(self, project: str) -> None:
         """Checks that a project may list all objects of an upstream's account, which projects share.

@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from gateway.settings import UpstreamSettings
+from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.messages.sdk import Talk, client, text_of
 from tests.gateway.sdk import World, remember
@@ -190,6 +191,34 @@ def test_models_have_the_form_of_the_api_that_asks(world: World, upstream: Stric
     assert [model.id for model in before.data] == everything[:-1]
     with pytest.raises(anthropic.BadRequestError, match="after_id"):
         sdk.models.list(after_id="nothing")
+
+
+@pytest.mark.parametrize("is_claude_first", [False, True])
+def test_files_go_to_an_upstream_of_the_clients_own_api(tmp_path: Path, is_claude_first: bool) -> None:
+    """Both APIs have them under the same paths, and the other provider must not get them."""
+    with StrictAnthropic(key="sk-ant-own") as claude, StrictUpstream() as other:
+        upstreams = (
+            UpstreamSettings("claude", "anthropic", claude.base_url, api_key="sk-ant-own"),
+            UpstreamSettings("other", base_url=other.base_url),
+        )
+        with remember(claude, tmp_path, upstreams=upstreams if is_claude_first else upstreams[::-1]) as world:
+            files = client(world).files
+            assert files.upload(file=("cats.txt", bytes(5))).id == "file_1"
+            assert bytes(5) in claude.last.body
+            assert [file.id for file in files.list()] == ["file_1"]
+            assert files.download("file_1").read() == bytes(5)
+            files.delete("file_1")
+            assert (len(claude.requests), other.requests) == (4, [])
+            world.sdk.files.create(file=("cats.txt", b"cats"), purpose="assistants")
+            assert (len(claude.requests), len(other.requests)) == (4, 1)
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/skills"])
+def test_files_of_a_client_without_such_an_upstream_go_nowhere(
+    world: World, upstream: StrictUpstream, path: str
+) -> None:
+    reply = world.gateway.ask("GET", path, headers={"anthropic-version": "2023-06-01"})
+    assert (reply.status, reply.json["error"]["type"], upstream.requests) == (404, "not_found_error", [])
 
 
 def test_a_thread_is_refused_so_that_sdks_go_on_without(world: World) -> None:
