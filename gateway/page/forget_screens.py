@@ -34,7 +34,7 @@ from gateway.run.admin.remaining_texts import RemainingRecord
 from gateway.run.admin.texts_with_words import TextWithWords
 from gateway.run.admin.word_counts import WordCounts
 from gateway.run.admin.word_search import WordSearches
-from storage.operator_records import FoundMemory
+from storage.records import Scope
 from storage.search.text_words import find_spans_with_words
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
@@ -249,7 +249,10 @@ class _ForgetScreens(Struct, frozen=True):
         memory = await self.views.get(access.project, access.uid)
         name = make_memory_label(memory)
         if kind == "all":
-            return _BeforeForgetting(name, searched_name=await self._choose_searched_name(memory))
+            return _BeforeForgetting(
+                name,
+                searched_name=_choose_searched_name(memory.scope, await self.views.find_name_line(memory)),
+            )
         sought_words = await self._read_sought_words(access, came_from)
         stays = await self.forgetting.previews.list_remaining(
             access.project, access.uid, kind, value, words=sought_words
@@ -324,23 +327,6 @@ class _ForgetScreens(Struct, frozen=True):
         if query.target.kind == "fact" or not await self._shows_forgotten_fact(access, came_from):
             return _link_back(access, query, came_from)
         return _link_to_words(access, sought_words) if sought_words else _link_back(access, query, "")
-
-    async def _choose_searched_name(self, memory: FoundMemory) -> str:
-        """Returns the words by which others may call a person: the first of the name in their memory, else of their id.
-
-        A word of less than three letters is no name, as in "k.keller". An id with a number is returned whole: of
-        "customer-0003" the first word is in the id of every customer. Returns "" for a memory that is no person's.
-        """
-        if not memory.scope.is_person:
-            return ""
-        id = get_memory_name(memory.scope)
-        # As "Name: Maria Keller".
-        name_line = await self.views.find_name_line(memory) or ""
-        names: list[str] = _NAME_WORD.findall(name_line.partition(":")[2])
-        words: list[str] = _NAME_WORD.findall(id)
-        if not names and any(map(str.isdecimal, words)):
-            return id
-        return next((word for word in (*names, *words) if len(word) > 2), id)
 
     async def _read_correction(self, access: MemoryAccess, query: ForgetQuery, screen: str) -> str:
         """Returns the text of the fact or block that was corrected on a screen, as far as it is left; "": none was."""
@@ -476,7 +462,7 @@ class _ForgetScreens(Struct, frozen=True):
         if not access.is_person:
             memory = await self.views.get(access.project, access.uid)
             name, name_line = make_memory_label(memory), await self.views.find_name_line(memory)
-            searched_name = await self._choose_searched_name(memory)
+            searched_name = _choose_searched_name(memory.scope, name_line)
         fragment = {"texts": "", "all": "#forget-all"}.get(kind, f"#forget-{kind}-{value}")
         return access.view(
             preview,
@@ -494,6 +480,24 @@ class _ForgetScreens(Struct, frozen=True):
             keep=shown.ticked_beforehand if keep is None else keep,
             spans=lambda text: find_spans_with_words(text, sought_words) if sought_words else (),
         )
+
+
+def _choose_searched_name(scope: Scope, name_line: str | None) -> str:
+    """Returns the words by which others may call a person: the first of the name in their memory, else of their id.
+
+    A word of less than three letters is no name, as in "k.keller". An id with a number is returned whole: of
+    "customer-0003" the first word is in the id of every customer. Returns "" for a memory that is no person's.
+
+    name_line: as "Name: Maria Keller".
+    """
+    if not scope.is_person:
+        return ""
+    id = get_memory_name(scope)
+    names: list[str] = _NAME_WORD.findall((name_line or "").partition(":")[2])
+    words: list[str] = _NAME_WORD.findall(id)
+    if not names and any(map(str.isdecimal, words)):
+        return id
+    return next((word for word in (*names, *words) if len(word) > 2), id)
 
 
 def make_screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
