@@ -146,6 +146,24 @@ class AgentDraft(AgentChange, frozen=True, kw_only=True):
     own_blocks: Sequence[BlockDraft] = ()
 
 
+def make_unstored_definition(
+    kind: DefinitionKind, memory: Agent, name: str, body: dict[str, Any]
+) -> Definition:
+    """Returns a definition without a row, which shows a memory as an object of the agents API."""
+    return Definition(
+        id=0,
+        uid=memory.uid,
+        project=memory.scope.project,
+        kind=kind,
+        memory_row=memory.id,
+        name=name,
+        version=1,
+        created=memory.created,
+        updated=memory.created,
+        body=body,
+    )
+
+
 class AgentEntry(Struct, frozen=True):
     """An agent as lists show it."""
 

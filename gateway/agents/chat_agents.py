@@ -127,8 +127,8 @@ class ChatAgents(Struct, frozen=True):
             serial_tools=find_serial_tools(spec),
             asides=read_asides(spec, request.tool_names),
         )
-        called = list_prompt_calls(prompt) if spec.definition.rules else ()
-        return GuidedTerms(terms, make_guide(spec, prompt, called=called))
+        calls = list_prompt_calls(prompt) if spec.definition.rules else ()
+        return GuidedTerms(terms, make_guide(spec, prompt, calls=calls))
 
     def make_toolbox(self, call: ChatCall, context: MemoryContext, edits: BlockEdits) -> Toolbox:
         is_profile = context.request.spec.is_profile

@@ -49,7 +49,7 @@ async def test_the_first_job_takes_the_first_ticket_whichever_run_it_is(queues: 
     assert await runs.wait(two, reserved) is not None
     assert two.phase is RunPhase.PERFORMED
     runs.close(two)
-    assert two.ended.is_set()
+    assert two.end_event.is_set()
     assert not await is_free(queues)
     reserved.drop()
 

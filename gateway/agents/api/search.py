@@ -79,7 +79,7 @@ class Hit(NamedTuple):
             "conversation_id": self.conversation_id,
         }
 
-    def render_as_older(self) -> dict[str, Any]:
+    def render_in_older_form(self) -> dict[str, Any]:
         """Returns the JSON of a hit in a search of Letta 0.16."""
         return {
             "embedded_text": self.message[TEXT_FIELDS[self.message["message_type"]]],
@@ -100,16 +100,16 @@ class MessageSearchRoutes:
     def list_routes(self) -> list[AgentsRoute]:
         return [
             AgentsRoute("POST", "/v1/messages/search", self.search),
-            AgentsRoute("POST", "/v1/agents/messages/search", self.search_as_older),
+            AgentsRoute("POST", "/v1/agents/messages/search", self.search_in_older_form),
         ]
 
     async def search(self, request: ApiRequest, body: SearchMessages) -> list[dict[str, Any]]:
         """Search messages."""
         return [hit.render() for hit in await self._load_hits(request.project, body)]
 
-    async def search_as_older(self, request: ApiRequest, body: SearchAgents) -> list[dict[str, Any]]:
+    async def search_in_older_form(self, request: ApiRequest, body: SearchAgents) -> list[dict[str, Any]]:
         """Search messages (0.16)."""
-        return [hit.render_as_older() for hit in await self._load_hits(request.project, body)]
+        return [hit.render_in_older_form() for hit in await self._load_hits(request.project, body)]
 
     async def _load_hits(self, project: str, search: SearchMessages) -> list[Hit]:
         """Returns the messages with text that a search finds, best first. Raises: BadRequest."""

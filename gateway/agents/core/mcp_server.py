@@ -21,21 +21,20 @@ TOKEN, HEADERS, VARIABLES = "auth_token", "custom_headers", "env"
 class McpToolSource(NamedTuple):
     """The `source` of a tool that an MCP server has."""
 
-    # The uid of the server.
-    server: str
+    server_uid: str
     # The name of the tool at the server.
-    tool: str
+    tool_name: str
 
     @classmethod
     def of(cls, definition: ToolDefinition) -> Self | None:
         """Returns the source of a tool; None if the tool is not an MCP server's."""
         if definition.source_type != "mcp":
             return None
-        server, _, tool = definition.source.partition("/")
-        return cls(server, tool)
+        server_uid, _, tool_name = definition.source.partition("/")
+        return cls(server_uid, tool_name)
 
     def __str__(self) -> str:
-        return f"{self.server}/{self.tool}"
+        return f"{self.server_uid}/{self.tool_name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class McpServerConfig:
     # The groups of secrets (TOKEN, HEADERS, VARIABLES) that are replaced. The stored secrets of other groups stay.
     replaced_groups: frozenset[str] = frozenset()
 
-    def list_given_secrets(self) -> dict[str, str]:
+    def list_new_secrets(self) -> dict[str, str]:
         """Returns the secrets that the request gives in plain text, by their fields."""
         return {name: value for name, value in self.secrets.items() if value != MASK}
 

@@ -37,7 +37,7 @@ class RuleGuide:
     """The guide of an agent's turn. Implements `Guide`, which documents the methods.
 
     attached: the names of the agent's tools.
-    called: the calls of earlier runs since the user's newest message.
+    calls: the calls of earlier runs since the user's newest message.
     approvals: the tools that a person has to approve, without a rule.
     can_ask: a person can be asked for approval. If False, calls that need approval get an error.
     has_later_message: a user message follows the results of the first reply, and the rules start over with it.
@@ -50,7 +50,7 @@ class RuleGuide:
         *,
         style: SpeakingStyle = "reply",
         max_steps: int = DEFAULT_MAX_STEPS,
-        called: Iterable[CalledTool] = (),
+        calls: Iterable[CalledTool] = (),
         approvals: Collection[str] = (),
         can_ask: bool = True,
         has_later_message: bool = False,
@@ -62,8 +62,8 @@ class RuleGuide:
         self._rules = tuple(rules)
         self._attached = tuple(attached)
         self._style = style
-        self._called = [*called]
-        # The indices of calls in `_called`, by call id.
+        self._calls = [*calls]
+        # The indices of calls in `_calls`, by call id.
         self._indices: dict[str, int] = {}
         # The calls of the reply, by call id.
         self._reply: dict[str, JudgedCall] = {}
@@ -81,7 +81,7 @@ class RuleGuide:
         if isinstance(verdict, NeedsApproval) and not self._can_ask:
             reason = _NO_APPROVAL_ERROR.format(name=call.name)
             # Counts as a denial by a person, so that no rule demands the call again.
-            self._called.append(CalledTool(call.name, "denied", reason))
+            self._calls.append(CalledTool(call.name, "denied", reason))
             verdict = Forbidden(reason, is_unapproved=True)
         is_readable = call.arguments is not None
         is_run = isinstance(verdict, Allowed) and is_readable
@@ -91,26 +91,26 @@ class RuleGuide:
             call.name, has_run=is_run, is_readable=is_readable, has_failed=not is_run, goes_on=goes_on
         )
         if is_run:
-            self._indices[call.id] = len(self._called)
-            self._called.append(CalledTool(call.name, result=None))
+            self._indices[call.id] = len(self._calls)
+            self._calls.append(CalledTool(call.name, result=None))
         return verdict
 
     def add_answer(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
         self._is_resumed = True
         if result.is_unapproved:
-            self._called.append(CalledTool(name, "denied", result.content))
+            self._calls.append(CalledTool(name, "denied", result.content))
         if not result.was_run:
             self._reply[result.call_id] = JudgedCall(name, has_run=False, has_failed=True)
             return
-        self._called.append(CalledTool(name, "denied" if is_denied else result.status, result.content))
+        self._calls.append(CalledTool(name, "denied" if is_denied else result.status, result.content))
         self._reply[result.call_id] = JudgedCall(name, has_run=not is_denied, goes_on=True)
 
     def add_result(self, result: ToolResult) -> None:
         index = self._indices.get(result.call_id)
         if index is None:
             return
-        name, has_failed = self._called[index].name, result.status == "error"
-        self._called[index] = CalledTool(name, result.status, result.content)
+        name, has_failed = self._calls[index].name, result.status == "error"
+        self._calls[index] = CalledTool(name, result.status, result.content)
         judged = self._reply[result.call_id]
         self._reply[result.call_id] = JudgedCall(name, has_failed=has_failed, goes_on=judged.goes_on)
 
@@ -126,12 +126,12 @@ class RuleGuide:
         return next_step if fault is None or self._bad_replies < BAD_REPLIES else Stop(fault)
 
     def _make_state(self) -> RuleState:
-        return RuleState(self._rules, self._called, self._attached, self._style)
+        return RuleState(self._rules, self._calls, self._attached, self._style)
 
     def _choose_next(self, reply: Sequence[JudgedCall]) -> Offer | Stop:
         if self._has_later_message:
             self._has_later_message = False
-            self._called.clear()
+            self._calls.clear()
             return self.offer()
         return self._make_state().decide_next(reply, is_last_step=self._steps >= self._max_steps)
 

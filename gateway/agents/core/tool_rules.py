@@ -68,23 +68,23 @@ class _Limit(Struct, frozen=True):
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
-def _was_just_called(rule: ToolRule, called: Sequence[CalledTool]) -> bool:
-    return bool(called) and called[-1].name == rule.tool
+def _was_just_called(rule: ToolRule, calls: Sequence[CalledTool]) -> bool:
+    return bool(calls) and calls[-1].name == rule.tool
 
 
-def _limit_children(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+def _limit_children(rule: ToolRule, calls: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
     """Returns the limit of a rule by which its children must follow its tool; None: no limit."""
     names = frozenset(rule.children) & frozenset(attached)
-    if not _was_just_called(rule, called) or not names:
+    if not _was_just_called(rule, calls) or not names:
         return None
     reason = f"right after {rule.tool} one of these has to be called: {', '.join(sorted(names))}."
     return _Limit(names, reason, must_call=True, arguments=rule.arguments)
 
 
-def _limit_parent(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+def _limit_parent(rule: ToolRule, calls: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
     """Returns the limit of a rule that makes its children follow its tool, and only its tool; None: no limit."""
-    if _was_just_called(rule, called):
-        return _limit_children(rule, called, attached)
+    if _was_just_called(rule, calls):
+        return _limit_children(rule, calls, attached)
     names = frozenset(attached) - frozenset(rule.children)
     closed_names = sorted(frozenset(rule.children) & frozenset(attached))
     if not closed_names:
@@ -92,11 +92,11 @@ def _limit_parent(rule: ToolRule, called: Sequence[CalledTool], attached: Sequen
     return _Limit(names, f"only right after {rule.tool} may be called: {', '.join(closed_names)}.")
 
 
-def _limit_outcome(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+def _limit_outcome(rule: ToolRule, calls: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
     """Returns the limit of a rule by which the result of a tool decides the next tool; None: no limit."""
-    if not _was_just_called(rule, called):
+    if not _was_just_called(rule, calls):
         return None
-    result = _make_comparable(called[-1].result or "")
+    result = _make_comparable(calls[-1].result or "")
     child = next((child for value, child in rule.outcomes if _make_comparable(value) == result), rule.default)
     if child is None and rule.is_strict:
         return _Limit(frozenset(), f"after this result of {rule.tool} nothing follows.")
@@ -105,9 +105,9 @@ def _limit_outcome(rule: ToolRule, called: Sequence[CalledTool], attached: Seque
     return _Limit(frozenset({child}), f"after this result of {rule.tool} comes {child}.", must_call=True)
 
 
-def _limit_count(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+def _limit_count(rule: ToolRule, calls: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
     """Returns the limit of a rule on the number of calls of its tool; None: no limit."""
-    if sum(call.name == rule.tool for call in called) < rule.max_calls:
+    if sum(call.name == rule.tool for call in calls) < rule.max_calls:
         return None
     reason = f"{rule.tool} may run {rule.max_calls_text} for one message of the user, and no more."
     return _Limit(frozenset(attached) - {rule.tool}, reason)
@@ -152,7 +152,7 @@ class RuleState(Struct, frozen=True):
 
     rules: Sequence[ToolRule]
     # The calls in order, with those calls of the judged reply that have run.
-    called: Sequence[CalledTool]
+    calls: Sequence[CalledTool]
     # The names of the agent's tools.
     attached: Sequence[str]
     style: SpeakingStyle = "reply"
@@ -207,7 +207,7 @@ class RuleState(Struct, frozen=True):
         return Stop(StopReason.MAX_STEPS) if is_last_step else replace(offer, nudge=nudge)
 
     def _list_counted_calls(self) -> list[CalledTool]:
-        return [call for call in self.called if call.status != "denied"]
+        return [call for call in self.calls if call.status != "denied"]
 
     def _has_rule(self, kind: RuleKind, name: str) -> bool:
         return any(rule.kind is kind and rule.tool == name for rule in self.rules)
@@ -232,7 +232,7 @@ class RuleState(Struct, frozen=True):
         by_style: the model must call a tool even without a rule, since it speaks by a tool.
         """
         must_call = by_style or any(limit.must_call for limit in limits)
-        denied_last = takewhile(lambda call: call.status == "denied", reversed(self.called))
+        denied_last = takewhile(lambda call: call.status == "denied", reversed(self.calls))
         return must_call and not {call.name for call in denied_last}.issuperset(self._find_allowed(limits))
 
     def _find_ending(self, reply: Sequence[JudgedCall]) -> StopReason | None:
@@ -253,7 +253,7 @@ class RuleState(Struct, frozen=True):
 
     def _list_uncalled_tools(self) -> list[str]:
         """Returns the tools that must still be called before the turn ends, without the tools that a person denied."""
-        called_names = {call.name for call in self.called}
+        called_names = {call.name for call in self.calls}
         required = [rule.tool for rule in self.rules if rule.kind is RuleKind.BEFORE_EXIT]
         return [
             name for name in dict.fromkeys(required) if name in self.attached and name not in called_names

@@ -24,8 +24,8 @@ MAX_BYTES = 10_000_000
 _PARTS_PER_WRITE = 64
 
 # The way of handling a file with a name that is taken.
-Handling = Literal["skip", "error", "suffix", "replace"]
-_ON_TAKEN_NAME: Mapping[Handling, OnTakenName] = {
+DuplicateHandling = Literal["skip", "error", "suffix", "replace"]
+_ON_TAKEN_NAME: Mapping[DuplicateHandling, OnTakenName] = {
     "skip": "refuse", "error": "refuse", "suffix": "rename", "replace": "replace"
 }  # fmt: skip
 
@@ -64,7 +64,7 @@ class FolderContents(Struct, frozen=True):
     now: Callable[[], float]
 
     async def upload(
-        self, folder: Definition, upload: UploadedFile, handling: Handling
+        self, folder: Definition, upload: UploadedFile, handling: DuplicateHandling
     ) -> tuple[StoredFile, bool]:
         """Saves a file. Returns the stored file, and whether it is new.
 
@@ -80,7 +80,7 @@ class FolderContents(Struct, frozen=True):
         return await self.save(folder.memory_row, upload, text, handling)
 
     async def save(
-        self, memory_row: int, upload: UploadedFile, text: str, handling: Handling
+        self, memory_row: int, upload: UploadedFile, text: str, handling: DuplicateHandling
     ) -> tuple[StoredFile, bool]:
         """Saves a file with a known text, whatever its type, as `upload` does.
 

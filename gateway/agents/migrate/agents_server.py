@@ -59,7 +59,7 @@ class Server(Struct, frozen=True):
         ends: set[str] = set()
         # The limit counts stored messages, and a page lists a stored message as several messages or as none. So only an
         # empty page is the end.
-        while page := _check_page(self.get(path, {**query, "limit": _PAGE_SIZE, **cursor})):
+        while page := _require_page(self.get(path, {**query, "limit": _PAGE_SIZE, **cursor})):
             end = page[-1]["id"]
             if end in ends:
                 raise RequestFailed(
@@ -132,7 +132,7 @@ class Server(Struct, frozen=True):
             raise RequestFailed(f"{self.url} did not answer {path} with JSON.") from error
 
 
-def _check_page(page: Any) -> list[Json]:
+def _require_page(page: Any) -> list[Json]:
     """Returns a page, if it is a list of elements with ids. Raises: TypeError, KeyError if it is not."""
     if isinstance(page, list) and all(
         isinstance(record, dict) and isinstance(record["id"], str) for record in page

@@ -14,7 +14,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.definition import AgentDefinition
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from storage.definition_records import Definition, DefinitionKind
-from storage.listing import AgentEntry, BlockEntry, ReaderEntry
+from storage.listing import AgentEntry, BlockEntry, ReaderEntry, make_unstored_definition
 from storage.records import Agent
 from storage.run_records import Run
 from storage.sql.store import Store
@@ -93,10 +93,7 @@ class AgentViews(Struct, frozen=True):
             DEFAULT_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds_section,
             learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=spec.filler or "none",
         )  # fmt: skip
-        return Definition(
-            id=0, uid=agent.uid, project=agent.scope.project, kind=DefinitionKind.AGENT, memory_row=agent.id,
-            name=entry.name, version=1, created=agent.created, updated=agent.created, body=definition.dump(),
-        )  # fmt: skip
+        return make_unstored_definition(DefinitionKind.AGENT, agent, entry.name, definition.dump())
 
     def _with_profile_parts(self, view: AgentView) -> AgentView:
         """Returns a copy of the view of a user's memory with the tools and tags that its profile implies."""

@@ -13,6 +13,7 @@ from gateway.errors import BadRequest, Conflict
 from storage.definition_records import Definition, DefinitionKind
 from storage.errors import NotFound
 from storage.forget_commands import ForgetTarget
+from storage.listing import make_unstored_definition
 from storage.records import Agent
 from storage.sql.store import Store
 
@@ -49,11 +50,7 @@ class Archives:
             entry = await self._store.defined_agents.get(project, uid)
         except NotFound:
             raise NotFound(f"there is no archive {uid!r}") from None
-        agent = entry.agent
-        return Definition(
-            id=0, uid=uid, project=project, kind=_KIND, memory_row=agent.id, name=f"{entry.name}'s archive", version=1,
-            created=agent.created, updated=agent.created, body={},
-        )  # fmt: skip
+        return make_unstored_definition(_KIND, entry.agent, f"{entry.name}'s archive", {})
 
     async def get_shared(self, project: str, uid: str) -> Definition:
         """Returns a shared archive. Raises: NotFound; Conflict if the archive is an agent's own."""

@@ -56,7 +56,7 @@ class McpRegistry(Struct, frozen=True):
             taken.
         """
         uid = ids.new_uid()
-        encrypted, values = config.find_retained_secrets(_NO_SERVER), config.list_given_secrets()
+        encrypted, values = config.find_retained_secrets(_NO_SERVER), config.list_new_secrets()
         with _translate_secret_faults():
             encrypted |= await self.cipher.encrypt(project, uid, values)
         server, listed_tools = await self._fetch_tools(replace(config.definition, secrets=encrypted), values)
@@ -88,10 +88,10 @@ class McpRegistry(Struct, frozen=True):
         definition = await self.get(project, uid)
         before = McpServerDefinition.of(definition.body)
         config = McpServerConfig(before) if edit is None else edit(before)
-        encrypted, values = config.find_retained_secrets(before), config.list_given_secrets()
+        encrypted, values = config.find_retained_secrets(before), config.list_new_secrets()
         with _translate_secret_faults():
             values |= await self.cipher.decrypt(definition, encrypted)
-            encrypted |= await self.cipher.encrypt(project, uid, config.list_given_secrets())
+            encrypted |= await self.cipher.encrypt(project, uid, config.list_new_secrets())
         server, listed_tools = await self._fetch_tools(replace(config.definition, secrets=encrypted), values)
         changed = await self.store.definitions.change(definition, server.dump(), at=self.now(), name=name)
         await self._sync_tools(project, changed, listed_tools)
@@ -205,7 +205,7 @@ def _translate_secret_faults() -> Iterator[None]:
 def _find_name_at_server(tool: ToolView, uid: str) -> str | None:
     """Returns the name of a tool at its server; None if it is no tool of the server with this uid."""
     source = None if tool.definition is None else McpToolSource.of(ToolDefinition.of(tool.definition.body))
-    return source.tool if source is not None and source.server == uid else None
+    return source.tool_name if source is not None and source.server_uid == uid else None
 
 
 def _make_schema(name: str, tool: ListedTool) -> dict[str, object]:

@@ -432,10 +432,10 @@ def _make_guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuid
         is_continued = send.accepted.run.state is RunState.RUNNING
         # The reply of a step that is resumed with its calls counts once more.
         steps_left -= memory.run.steps - (is_continued and memory.open_exchange is None)
-    called = list_path_calls(memory.context)
+    calls = list_path_calls(memory.context)
     has_later_message = bool(send.decisions and send.messages)
     return make_guide(
-        send.spec, prompt, steps_left, called, can_ask=send.shows_steps, has_later_message=has_later_message
+        send.spec, prompt, steps_left, calls, can_ask=send.shows_steps, has_later_message=has_later_message
     )
 
 

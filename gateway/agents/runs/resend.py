@@ -125,10 +125,10 @@ class SendMatcher(Struct, frozen=True):
 
     async def match(self, run: Run) -> EarlierSend | None:
         """Returns the send of an ended run, if this send repeats it, or None. Raises: StoreError."""
-        ended = await self._load_ended(run)
+        ended_run = await self._load_ended(run)
         if self.send.decisions:
-            return await self._match_answers(ended)
-        return await self._match_messages(ended)
+            return await self._match_answers(ended_run)
+        return await self._match_messages(ended_run)
 
     async def _load_ended(self, run: Run) -> _EndedRun:
         entries = await self.store.runs.load_steps(run)
@@ -146,27 +146,28 @@ class SendMatcher(Struct, frozen=True):
         first_exchanges = [] if first_exchange is None else await self._load_first_exchanges(first_exchange)
         return _EndedRun(run, exchanges, is_cut, first_exchanges)
 
-    async def _match_answers(self, ended: _EndedRun) -> EarlierSend | None:
+    async def _match_answers(self, ended_run: _EndedRun) -> EarlierSend | None:
         """Returns the earlier send if it has the same answers to calls, or None."""
-        run, is_completed = ended.run, ended.is_completed
-        if any([await self._is_answered(exchange) for exchange in ended.first_exchanges]):
+        run, is_completed = ended_run.run, ended_run.is_completed
+        if any([await self._is_answered(exchange) for exchange in ended_run.first_exchanges]):
             # A model cannot be asked again after its own reply.
-            return EarlierSend(run, ended.exchanges, is_completed or ended.is_cut, needs_messages=False)
+            is_answered = is_completed or ended_run.is_cut
+            return EarlierSend(run, ended_run.exchanges, is_answered, needs_messages=False)
         if self.otid is None:
             return None
-        return EarlierSend(run, ended.exchanges, is_completed, needs_messages=True)
+        return EarlierSend(run, ended_run.exchanges, is_completed, needs_messages=True)
 
-    async def _match_messages(self, ended: _EndedRun) -> EarlierSend | None:
+    async def _match_messages(self, ended_run: _EndedRun) -> EarlierSend | None:
         """Returns the earlier send if it has the same messages, or None."""
-        run, first_exchanges = ended.run, ended.first_exchanges
+        run, first_exchanges = ended_run.run, ended_run.first_exchanges
         if not first_exchanges or not self._begins_with(first_exchanges):
             # Under the same id this is another send, which takes the id over.
             return None if self.otid is None else EarlierSend(run, (), is_answered=False, needs_messages=True)
-        if ended.is_completed:
-            return EarlierSend(run, ended.exchanges, is_answered=True, needs_messages=False)
+        if ended_run.is_completed:
+            return EarlierSend(run, ended_run.exchanges, is_answered=True, needs_messages=False)
         # If a part of a reply was sent, the message is stored and answered again.
-        needs_messages = ended.is_cut or await self._would_stay_unanswered(ended)
-        return EarlierSend(run, ended.exchanges, is_answered=False, needs_messages=needs_messages)
+        needs_messages = ended_run.is_cut or await self._would_stay_unanswered(ended_run)
+        return EarlierSend(run, ended_run.exchanges, is_answered=False, needs_messages=needs_messages)
 
     def _begins_with(self, first_exchanges: Sequence[Exchange]) -> bool:
         """Returns whether a run began with the messages of the send.
@@ -223,17 +224,17 @@ class SendMatcher(Struct, frozen=True):
                 return False
         return True
 
-    async def _would_stay_unanswered(self, ended: _EndedRun) -> bool:
+    async def _would_stay_unanswered(self, ended_run: _EndedRun) -> bool:
         """Returns whether a model that is asked now would not answer a run's message.
 
         Either the upstream has refused the message or a later message, so that the message is in no prompt, or another
         send was answered since.
         """
-        exchange = ended.first_exchanges[0]
+        exchange = ended_run.first_exchanges[0]
         path = await _load_newest_exchanges(self.store, self.agent, self.conversation_name)
         if exchange.superseded or exchange.id in find_refused_ids(path):
             return True
-        run_exchanges = {run_exchange.id for run_exchange in (exchange, *ended.exchanges)}
+        run_exchanges = {run_exchange.id for run_exchange in (exchange, *ended_run.exchanges)}
         return any(last.reply is not None and last.id not in run_exchanges for last in path[-1:])
 
 

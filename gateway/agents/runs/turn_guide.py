@@ -24,21 +24,21 @@ def make_guide(
     spec: AgentSpec,
     prompt: Prompt,
     max_steps: int = DEFAULT_MAX_STEPS,
-    called: Iterable[CalledTool] = (),
+    calls: Iterable[CalledTool] = (),
     *,
     can_ask: bool = False,
     has_later_message: bool = False,
 ) -> RuleGuide:
     """Returns the guide of an agent's turn. The agent's rules do not apply if no tool is offered.
 
-    called: the calls of earlier runs since the user's newest message.
+    calls: the calls of earlier runs since the user's newest message.
     can_ask: a person can be asked to approve a call.
     has_later_message: a message of the send follows the results of its calls.
     """
     names = [tool["function"]["name"] for tool in prompt.offered_tools]
     return RuleGuide(
         read_rules(spec.definition.rules) if names else (), names, style=spec.style if names else "reply",
-        max_steps=max_steps, called=called, approvals=find_approval_tools(spec), can_ask=can_ask,
+        max_steps=max_steps, calls=calls, approvals=find_approval_tools(spec), can_ask=can_ask,
         has_later_message=has_later_message,
     )  # fmt: skip
 

@@ -64,7 +64,7 @@ class DefinedTools:
         if tool.source_type == "python":
             return await self._sandbox.run(tool.source, call)
         if (source := McpToolSource.of(tool)) is not None:
-            server = await self._store.definitions.find(call.project, DefinitionKind.MCP, source.server)
+            server = await self._store.definitions.find(call.project, DefinitionKind.MCP, source.server_uid)
             if server is None:
                 return ToolAnswer.failed(f"Error: the server of {call.tool} was deleted. Nothing was done.")
             try:
@@ -72,6 +72,6 @@ class DefinedTools:
             except SecretFault as error:
                 return ToolAnswer.unsent(call.tool, error)
             return await self.mcp.call_tool(
-                McpServerDefinition.of(server.body), source.tool, call.arguments, secrets
+                McpServerDefinition.of(server.body), source.tool_name, call.arguments, secrets
             )
         return ToolAnswer.failed(_NOT_RUN.format(name=call.tool))

@@ -128,7 +128,7 @@ class FileTools(Struct, frozen=True):
             return ToolAnswer.failed(f"Error: this is no regular expression: {pattern_error}.")
         if is_incomplete and len(matches) <= offset:
             return ToolAnswer.failed(f"Error: {_GREP_STOPPED}")
-        page = _render(matches, offset, arguments.get("context_lines"))
+        page = _render_page(matches, offset, arguments.get("context_lines"))
         return ToolAnswer(f"{page}\n[More lines may match: {_GREP_STOPPED}]" if is_incomplete else page)
 
     async def _collect_matches(
@@ -161,7 +161,7 @@ def _is_included(path: str, file: StoredFile, glob: str | None) -> bool:
     return not glob or any(fnmatch(name.lower(), glob.lower()) for name in (path, file.name))
 
 
-def _render(matches: Sequence[_Match], offset: int, context_lines: int | None) -> str:
+def _render_page(matches: Sequence[_Match], offset: int, context_lines: int | None) -> str:
     """Returns a page of matches as the model reads it.
 
     offset: the number of matches before the page.

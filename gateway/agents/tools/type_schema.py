@@ -61,7 +61,7 @@ class TypeSchemas:
             return {"type": "null"}
         if isinstance(node, ast.Subscript):
             return self._make_generic_schema(node)
-        name = _take_last_name(node)
+        name = _get_last_name(node)
         if name in _PLAIN_TYPES:
             return {"type": _PLAIN_TYPES[name]}
         if name in _LISTS:
@@ -75,10 +75,10 @@ class TypeSchemas:
 
     def _make_generic_schema(self, node: ast.Subscript) -> dict[str, Any]:
         """Returns the schema of a type with arguments, such as `list[str]`. Raises: BadRequest if it has no schema."""
-        name, arguments = _take_last_name(node.value), _list_arguments(node)
+        name, arguments = _get_last_name(node.value), _list_arguments(node)
         if name in _LISTS and len(arguments) == 1:
             return {"type": "array", "items": self.make_schema(arguments[0])}
-        if name in _DICTS and len(arguments) == 2 and _take_last_name(arguments[0]) == "str":
+        if name in _DICTS and len(arguments) == 2 and _get_last_name(arguments[0]) == "str":
             return {"type": "object", "additionalProperties": self.make_schema(arguments[1])}
         if name in ("tuple", "Tuple") and arguments:
             if len(arguments) == 2 and _is_ellipsis(arguments[1]):
@@ -135,12 +135,12 @@ class TypeSchemas:
             return self._fields.get(name, {})
         fields = self._fields[name] = {}
         for base in reversed(self._classes[name].bases):
-            fields |= self._find_fields(_take_last_name(base))
+            fields |= self._find_fields(_get_last_name(base))
         for statement in self._classes[name].body:
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
                 is_of_class = (
                     isinstance(statement.annotation, ast.Subscript)
-                    and _take_last_name(statement.annotation.value) == "ClassVar"
+                    and _get_last_name(statement.annotation.value) == "ClassVar"
                 )
                 if not is_of_class and not statement.target.id.startswith("_"):
                     fields[statement.target.id] = statement
@@ -165,7 +165,7 @@ def _find_members(node: ast.expr) -> Sequence[ast.expr] | None:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         return [node.left, node.right]
     if isinstance(node, ast.Subscript):
-        name, arguments = _take_last_name(node.value), _list_arguments(node)
+        name, arguments = _get_last_name(node.value), _list_arguments(node)
         if name == "Optional" and len(arguments) == 1:
             return [*arguments, ast.copy_location(ast.Constant(None), node)]
         if name == "Union" and arguments:
@@ -190,7 +190,7 @@ def _make_literal_schema(node: ast.Subscript, nodes: Sequence[ast.expr]) -> dict
     return {"type": names[0] if len(names) == 1 else names, "enum": values}
 
 
-def _take_last_name(node: ast.expr) -> str:
+def _get_last_name(node: ast.expr) -> str:
     """Returns the last part of a dotted name."""
     if isinstance(node, ast.Attribute):
         return node.attr
@@ -199,7 +199,7 @@ def _take_last_name(node: ast.expr) -> str:
 
 def _read_field(value: ast.expr | None) -> _Field:
     """Returns a field of a class. value: the expression that the source assigns to the field; None: it assigns none."""
-    if not isinstance(value, ast.Call) or _take_last_name(value.func) not in ("Field", "field"):
+    if not isinstance(value, ast.Call) or _get_last_name(value.func) not in ("Field", "field"):
         return _Field(_drop_ellipsis(value), None)
     keywords = {keyword.arg: keyword.value for keyword in value.keywords}
     first = value.args[0] if value.args else None

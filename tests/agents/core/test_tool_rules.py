@@ -356,7 +356,7 @@ def test_a_heartbeat_is_a_bool_or_the_word(value: object, goes_on: bool) -> None
 
 def test_a_turn_that_is_resumed_goes_on_counting() -> None:
     rules = read_rules([rule("max_count_per_step", max_count_limit=1)])
-    guide = RuleGuide(rules, TOOLS, called=called("a"))
+    guide = RuleGuide(rules, TOOLS, calls=called("a"))
     assert isinstance(guide.judge(ProposedCall("1", "a", {})), Forbidden)
     resumed = RuleGuide(rules, TOOLS, max_steps=1)
     resumed.add_answer("a", ToolResult("1", "x"), is_denied=False)

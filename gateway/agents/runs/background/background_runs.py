@@ -140,24 +140,24 @@ class BackgroundRuns:
 
         After an error with which the run is tried again, it is still first in the queue.
         """
-        reserved = self._open.begin(open_run)
+        reservation = self._open.begin(open_run)
         try:
-            yield await self._open.wait(open_run, reserved)
+            yield await self._open.wait(open_run, reservation)
         except (StoreError, asyncio.CancelledError):
             if self._ends.is_shared:
                 # Another process may continue the run, with a log of its own, and has to find the conversation free.
-                reserved.release_lock()
+                reservation.release_lock()
                 if open_run.log is not None:
                     open_run.log.abandon()
                     open_run.log = None
-            self._open.put_back(open_run, reserved)
+            self._open.put_back(open_run, reservation)
             raise
         except BaseException:
-            reserved.drop()
+            reservation.drop()
             raise
         finally:
             self._open.stop(open_run)
-        reserved.drop()
+        reservation.drop()
 
     # -- one attempt
 

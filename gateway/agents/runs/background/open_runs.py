@@ -1,9 +1,9 @@
 """The background runs of this process that have not ended, and the queue tickets reserved for them.
 
 open_run = open_runs.add(uid, queue)                # WAITING, with a ticket in the queue of its conversation
-reserved = open_runs.begin(open_run)                # QUEUED
-ticket = await open_runs.wait(open_run, reserved)   # PERFORMED, first in its conversation
-open_runs.put_back(open_run, reserved)              # WAITING again, still first
+reservation = open_runs.begin(open_run)                # QUEUED
+ticket = await open_runs.wait(open_run, reservation)   # PERFORMED, first in its conversation
+open_runs.put_back(open_run, reservation)              # WAITING again, still first
 open_runs.close(open_run)                           # ENDED, forgotten; callers that wait for its end go on
 """
 
@@ -49,7 +49,7 @@ class OpenRun:
     # The log of the run's events; None: no events are logged, or the log is not open yet.
     log: EventLog | None = None
     # The event that is set when the run is closed.
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    end_event: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class OpenRuns:
@@ -102,13 +102,13 @@ class OpenRuns:
         run.phase = RunPhase.QUEUED
         return self._pop_ticket(run.queue)
 
-    async def wait(self, run: OpenRun, reserved: Reservation) -> QueueTicket | None:
+    async def wait(self, run: OpenRun, reservation: Reservation) -> QueueTicket | None:
         """Waits until a run is first in its conversation. Returns its ticket; None if the run was closed meanwhile.
 
         Raises: StoreError.
         """
-        entering = asyncio.ensure_future(reserved.wait())
-        ending = asyncio.ensure_future(run.ended.wait())
+        entering = asyncio.ensure_future(reservation.wait())
+        ending = asyncio.ensure_future(run.end_event.wait())
         try:
             await asyncio.wait((entering, ending), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -125,16 +125,16 @@ class OpenRuns:
         if run.phase in (RunPhase.QUEUED, RunPhase.PERFORMED):
             run.phase = RunPhase.STOPPED
 
-    def put_back(self, run: OpenRun, reserved: Reservation) -> None:
+    def put_back(self, run: OpenRun, reservation: Reservation) -> None:
         """Gives back the ticket of a job that will be tried again, so that its run stays first in the queue.
 
         If the run has ended meanwhile, the ticket is dropped.
         """
         if run.phase is RunPhase.ENDED:
-            reserved.drop()
+            reservation.drop()
         else:
             run.phase = RunPhase.WAITING
-            self._tickets.setdefault(run.queue, deque()).appendleft(reserved)
+            self._tickets.setdefault(run.queue, deque()).appendleft(reservation)
 
     def close(self, run: OpenRun) -> None:
         """Forgets a run that has ended and wakes the callers that wait for its end. Idempotent.
@@ -147,7 +147,7 @@ class OpenRuns:
             self._pop_ticket(run.queue, takes_newest=True).drop()
         run.phase = RunPhase.ENDED
         del self._runs[run.uid]
-        run.ended.set()
+        run.end_event.set()
 
     def _pop_ticket(self, queue: QueueName, *, takes_newest: bool = False) -> Reservation:
         """Removes the first ticket of a queue, or its newest, and returns it."""

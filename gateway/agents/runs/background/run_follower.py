@@ -31,7 +31,7 @@ class RunFollower(Struct, frozen=True):
         run: a run in the background, or the live run of the same send.
         """
         if not self.ends.is_shared and (open_run := self.open_runs.find(run.uid)) is not None:
-            await open_run.ended.wait()
+            await open_run.end_event.wait()
         return await self.ends.wait_for(run)
 
     async def read_events(self, run: Run, after: int) -> AsyncIterator[bytes]:

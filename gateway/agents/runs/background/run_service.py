@@ -38,7 +38,7 @@ class RunService:
     def __init__(
         self,
         background_runs: BackgroundRuns,
-        end_abandoned_runs: Callable[[], Awaitable[None]],
+        fail_abandoned_runs: Callable[[], Awaitable[None]],
         store: Store,
         callbacks: CallbackJobs,
         count_outcome: Callable[[str, str], None],
@@ -46,7 +46,7 @@ class RunService:
     ) -> None:
         """Creates the workers.
 
-        end_abandoned_runs: the function that fails the live runs that no process performs.
+        fail_abandoned_runs: the function that fails the live runs that no process performs.
         count_outcome: the function to call with the kind and the outcome of each attempt.
         count_waiting: the function that returns the number of runs that may start in place of waiting runs.
         """
@@ -62,7 +62,7 @@ class RunService:
         callback_handlers = {CALLBACK_JOB: callbacks.handle}
         self._callback_worker = Worker(store.jobs, callback_handlers, count_outcome=count_outcome)
         self._jobless_runs = PeriodicTask("close runs without a job", self._close_jobless_runs)
-        self._end_abandoned = end_abandoned_runs
+        self._fail_abandoned_runs = fail_abandoned_runs
         self._abandoned_runs = PeriodicTask("end abandoned runs", self._end_abandoned_runs)
         store.database.add_recovery_listener(self._abandoned_runs.wake)
 
@@ -97,6 +97,6 @@ class RunService:
         return POLL_S if self._is_shared else None
 
     async def _end_abandoned_runs(self) -> float | None:
-        await self._end_abandoned()
+        await self._fail_abandoned_runs()
         await self._background_runs.recovery.cancel_jobless()
         return _RECOVER_S if self._is_shared else None

@@ -60,20 +60,20 @@ def _without_nudges(reply: Sequence[WireMessage]) -> list[WireMessage]:
 
 def _list_turn_calls(messages: Sequence[WireMessage]) -> list[CalledTool]:
     """Returns the calls since the user's newest message. A message of another agent begins a turn, too."""
-    called: list[CalledTool] = []
+    calls: list[CalledTool] = []
     names: dict[str, str] = {}
     for message, begins_turn in zip(messages, _flag_turn_beginnings(messages), strict=True):
         role, private = message.get("role"), read_private(message)
         if begins_turn:
-            called.clear()
+            calls.clear()
         elif role == "assistant":
             names.update((read_call_id(call), read_named_call(call).name) for call in list_raw_calls(message))
         elif role == "tool" and (call_id := str(message.get("tool_call_id"))) in names:
             status = _find_status(private)
             if status is not None:
                 text = read_text(message)[: find_own_length(message)]
-                called.append(CalledTool(names[call_id], status, text))
-    return called
+                calls.append(CalledTool(names[call_id], status, text))
+    return calls
 
 
 def _find_status(result: PrivateFields) -> str | None:
