@@ -41,7 +41,7 @@ def find_amendments(tree: Tree, listing: HashedList, match: Match) -> Iterable[A
 
     Only exchanges that no later turn has continued may change.
     """
-    return _Walk(tree, listing, match).run()
+    return _AmendmentSearch(tree, listing, match).run()
 
 
 class _Inputs(NamedTuple):
@@ -55,8 +55,8 @@ class _Inputs(NamedTuple):
     is_as_stored: bool
 
 
-class _Walk:
-    """A walk through a list, backwards along the path on which it was matched: one step for each exchange."""
+class _AmendmentSearch:
+    """Reads a list backwards along the path on which it was matched: one step for each exchange."""
 
     def __init__(self, tree: Tree, listing: HashedList, match: Match) -> None:
         self._tree = tree
@@ -80,17 +80,17 @@ class _Walk:
         """Yields the amendments, the last exchange's first."""
         while (exchange := self._exchange) is not None and self._tree.may_change(exchange):
             is_turn = any(map(is_user, exchange.inputs))
-            # Between question and reply the list may have more than is stored, such as a tool round of the client.
             reply_begin = self._inputs_end
-            while is_turn and self._inputs_end and self._listing.read_role(self._inputs_end - 1) != "user":
-                self._inputs_end -= 1
+            if is_turn:
+                self._move_to_question()
             found_inputs = self._collect_inputs(exchange, is_turn=is_turn)
             reply = self._reply
             if is_turn and self._has_words_after_question(exchange, reply_begin):
                 # The heard part of the turn before may come after this question (Pipecat, on a busy machine).
                 reply = MessageSpan(self._inputs_end, self._reply_end)
-            if reply and self._is_guess and not found_inputs.fits and (self._is_short or is_turn):
-                reply = reply if was_heard(self._tree, exchange, self._listing, *reply) else None
+            needs_proof = self._is_guess and not found_inputs.fits and (self._is_short or is_turn)
+            if reply and needs_proof and not was_heard(self._tree, exchange, self._listing, *reply):
+                reply = None
             inputs = None
             if found_inputs.fits and not found_inputs.is_as_stored:
                 inputs = found_inputs.span
@@ -102,6 +102,14 @@ class _Walk:
             if is_turn and not found_inputs.fits:
                 return
             self._step_to(self._tree.find_parent(exchange), found_inputs)
+
+    def _move_to_question(self) -> None:
+        """Sets the end of the inputs to the end of the last user message before it.
+
+        Between question and reply the list may have more than is stored, such as a tool round of the client.
+        """
+        while self._inputs_end and self._listing.read_role(self._inputs_end - 1) != "user":
+            self._inputs_end -= 1
 
     def _collect_inputs(self, exchange: Exchange, *, is_turn: bool) -> _Inputs:
         """Returns the messages that may be the inputs of an exchange. is_turn: a user's message is among its inputs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -121,12 +121,7 @@ def _list_sendable(elements: Sequence[PathElement], listing: HashedList) -> list
     """
     if not any(map(_is_gone, elements)):
         return [*elements]
-    # Each group has a user's messages and the messages that answer them.
-    groups: list[list[PathElement]] = []
-    for element in elements:
-        if not groups or (is_user(element.atoms) and not is_user(groups[-1][-1].atoms)):
-            groups.append([])
-        groups[-1].append(element)
+    groups = _group_by_question(elements)
     sendable: list[PathElement] = []
     is_continued_by_list = bool(len(listing)) and not is_user(listing.atoms[0])
     # If a message of a group is gone, the whole group is left out, unless the other messages can stand alone.
@@ -142,6 +137,16 @@ def _list_sendable(elements: Sequence[PathElement], listing: HashedList) -> list
             # The first messages of the list belong to this group, so no older message may stand right before them.
             return []
     return sendable
+
+
+def _group_by_question(elements: Iterable[PathElement]) -> list[list[PathElement]]:
+    """Returns groups of elements: in each, a user's messages and the messages that answer them."""
+    groups: list[list[PathElement]] = []
+    for element in elements:
+        if not groups or (is_user(element.atoms) and not is_user(groups[-1][-1].atoms)):
+            groups.append([])
+        groups[-1].append(element)
+    return groups
 
 
 def _is_gone(element: PathElement) -> bool:

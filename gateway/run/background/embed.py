@@ -80,13 +80,13 @@ class EmbeddingService:
             "embedding",
             EMBED_JOB,
             store.jobs,
-            self._find,
+            self._find_unembedded,
             every=_EVERY_MESSAGES,
             idle_s=settings.idle_s,
             now=now,
         )
 
-    async def _find(self, limit: int) -> Sequence[int]:
+    async def _find_unembedded(self, limit: int) -> Sequence[int]:
         return await self._store.vectors.find_agents_to_embed(self.embedder.name, limit)
 
     # -- the job

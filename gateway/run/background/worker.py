@@ -124,17 +124,13 @@ class Worker:
         try:
             while True:
                 await self._update_leases()
-                if not self._has_room() or any(context.lease_lost.is_set() for context in self._running):
-                    # The end of a running job wakes the worker. The serial group of a lost job may be free in the
-                    # database already, but none of its jobs may run before this one ends.
-                    return None
+                if not self._may_claim():
+                    return None  # the end of a running job wakes the worker
                 pauses = {kind: self.pause_s(kind) for kind in self.handlers}
                 kinds = tuple(kind for kind, pause_s in pauses.items() if pause_s <= 0)
-                wait = await self.jobs.leases.find_due_in(kinds) if kinds else None
-                if wait is None or wait > 0:
-                    waits = [pause_s for pause_s in pauses.values() if pause_s > 0]
-                    waits += [] if wait is None else [wait]
-                    return max(min(waits), _MIN_PAUSE_S) if waits else None
+                due_in_s = await self.jobs.leases.find_due_in(kinds) if kinds else None
+                if due_in_s is None or due_in_s > 0:
+                    return _find_shortest_wait(due_in_s, *pauses.values())
                 job = await self._claim(kinds)
                 if job is None:
                     return _NOTHING_FOUND_S
@@ -163,8 +159,14 @@ class Worker:
                         await self.jobs.release(job)
             raise
 
-    def _has_room(self) -> bool:
-        return len(self._running) - self.count_waiting() < self.limits.concurrency
+    def _may_claim(self) -> bool:
+        """Returns whether there is room for a job, and no running job has lost its lease.
+
+        The serial group of a job without its lease may be free in the database already, but none of the group's jobs
+        may run before this one ends.
+        """
+        has_room = len(self._running) - self.count_waiting() < self.limits.concurrency
+        return has_room and not any(context.lease_lost.is_set() for context in self._running)
 
     async def _update_leases(self) -> None:
         """Ends jobs that have lost their leases (cancelled, forgotten, taken over).
@@ -295,6 +297,12 @@ def make_receipt_opener(
         return receipts.work("", job.agent_row, job.kind) if job.kind in kinds else nullcontext()
 
     return open_receipt
+
+
+def _find_shortest_wait(*waits: float | None) -> float | None:
+    """Returns the shortest wait that is not over, in seconds; None: there is none."""
+    pending_waits = [wait for wait in waits if wait is not None and wait > 0]
+    return max(min(pending_waits), _MIN_PAUSE_S) if pending_waits else None
 
 
 async def _wait_for_first(*waits: Awaitable[object]) -> None:
