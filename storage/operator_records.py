@@ -84,7 +84,7 @@ class UnindexedTexts(Struct, frozen=True):
     summaries: Sequence[tuple[str, str]]
     # Exchanges with messages that no index has: replaced, cancelled and long ones, and exchanges with calls of tools.
     exchanges: Sequence[SourceExchange]
-    # The memory has no other texts that no index has.
+    # True if the memory has no other texts that no index has.
     is_complete: bool
 
 
@@ -142,7 +142,9 @@ class Branch(Struct, frozen=True):
     seq: int
     # The number of messages that are left on the path.
     messages: int
+    # When the last turn of the path ended.
     last_turn: float
+    # True if the messages of the path's end are shown and recalled.
     is_active: bool
 
 

@@ -100,7 +100,7 @@ class RecallRecord(Struct, frozen=True):
     found: int = 0
     # The tokens of the hits that went into the note.
     recalled_tokens: int = 0
-    # The note is a selection of the whole memory, and nothing was searched for.
+    # True if the note is a selection of the whole memory, and nothing was searched for.
     is_selection: bool = False
     # The mode of memory: on or strict.
     mode: str = "on"
@@ -142,7 +142,7 @@ def pack_code(kind: str, reason: str) -> int:
 def _pack_entry(entry: RecalledEntry) -> EntryRow:
     """Returns an entry as it is packed."""
     scores = (entry.score, entry.words, entry.meaning)
-    score, words, meaning = (int((each or 0.0) * _MAX_BYTE) for each in scores)
+    score, words, meaning = (int((value or 0.0) * _MAX_BYTE) for value in scores)
     code = pack_code(entry.kind, entry.reason) | _FORGOTTEN * entry.is_forgotten
     return entry.rank, code, score, words, meaning, entry.tokens, entry.seq
 
@@ -267,7 +267,8 @@ def _unpack_entries(data: bytes, flags: int, count: int) -> tuple[RecalledEntry,
     columns = _list_columns(flags, count)
     values = {column.name: column.struct.unpack_from(data, column.start) for column in columns}
     rows = zip(*(values.get(name, (0,) * count) for name in _ROW_FIELDS), strict=True)
-    has_scores, has_meaning = not flags & _IS_SELECTION, bool(flags & _HAS_MEANING)
+    has_scores = not flags & _IS_SELECTION
+    has_meaning = bool(flags & _HAS_MEANING)
     return tuple(unpack_entry(row, has_scores=has_scores, has_meaning=has_meaning) for row in rows)
 
 

@@ -24,7 +24,10 @@ from pathlib import Path
 
 from storage.errors import StoreFailed, StoreFull, StoreReadOnly, StoreUnavailable
 
-LOCK, ADMIN, KEYED = ".lock", ".admin", ".keyed"
+# The ends of the names of the files next to a database: its lock, its token for commands, and its mark of having keys.
+LOCK = ".lock"
+ADMIN = ".admin"
+KEYED = ".keyed"
 # The files that SQLite itself makes next to a database.
 LOGS = ("-wal", "-shm", "-journal")
 
@@ -63,7 +66,8 @@ def resolve_path(database: str | Path) -> str:
         raise StoreFailed(
             "The current directory does not exist any more. Start this in another one."
         ) from None
-    resolved, links = "/", 0
+    resolved = "/"
+    links = 0
     while names:
         name = names.pop()
         if name == "..":
@@ -149,8 +153,8 @@ def _check_file(path: str) -> None:
     _check_kind(path, status)
     _check_names(path, status)
     directory = os.stat(os.path.dirname(path))
-    strangers = status.st_uid not in (_ROOT, os.geteuid(), directory.st_uid)
-    if strangers and directory.st_mode & stat.S_IWOTH:
+    is_of_stranger = status.st_uid not in (_ROOT, os.geteuid(), directory.st_uid)
+    if is_of_stranger and directory.st_mode & stat.S_IWOTH:
         raise StoreFailed(
             f"{path} belongs to the account {name_account(status.st_uid)}, and every account may make files in its "
             "directory. Name a file in a directory of your own with --db."
@@ -184,12 +188,16 @@ def _make_access_error(action: str, path: str) -> StoreReadOnly:
             f"It is not possible to {action}: its file system is read-only. Mount it for writing, or name "
             "another file with --db."
         )
-    owner, this_account = os.stat(path).st_uid, os.geteuid()
-    remedy, belongs = "Change its mode", ""
+    owner = os.stat(path).st_uid
+    this_account = os.geteuid()
+    remedy = "Change its mode"
+    owner_clause = ""
     if owner != this_account:
-        remedy, belongs = f"Run this as {name_account(owner)}", f", which belongs to {name_account(owner)}"
+        remedy = f"Run this as {name_account(owner)}"
+        owner_clause = f", which belongs to {name_account(owner)}"
     return StoreReadOnly(
-        f"The account {name_account(this_account)} may not {action}{belongs}. {remedy}, or name another file with --db."
+        f"The account {name_account(this_account)} may not {action}{owner_clause}. {remedy}, or name another file with "
+        "--db."
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-# Chosen, not measured: one reading of several is mostly answered without a delay.
+# The readings of one measurement. Chosen, not measured: one reading of several is mostly answered without a delay.
 _READINGS = 5
 
 
@@ -20,6 +20,7 @@ class SharedClock:
     def __init__(self) -> None:
         # The seconds by which the database's clock is ahead of this machine's clock.
         self.ahead = 0.0
+        # True once a reading was added.
         self._is_set = False
 
     def add_reading(self, asked_at: float, at: float, answered_at: float) -> None:
@@ -28,9 +29,11 @@ class SharedClock:
         at: the database's time.
         asked_at, answered_at: the times of the question and of the answer, by this machine's clock.
         """
-        min_ahead, max_ahead = at - answered_at, at - asked_at
+        min_ahead = at - answered_at
+        max_ahead = at - asked_at
         if not self._is_set:
-            self.ahead, self._is_set = (min_ahead + max_ahead) / 2, True
+            self.ahead = (min_ahead + max_ahead) / 2
+            self._is_set = True
         self.ahead = min(max(self.ahead, min_ahead), max_ahead)
 
     async def measure(self, read_time: Callable[[], Awaitable[float]]) -> None:

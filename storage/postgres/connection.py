@@ -78,8 +78,8 @@ class RawConnection(Protocol):
     def terminate(self) -> None: ...
 
 
-# Part of the names of statements: a pooler may hand a session to another process without notice, and under a name that
-# both processes give, each would run the other's statement.
+# A part of the names of statements: a pooler may hand a session to another process without notice, and under a name
+# that both processes give, each would run the other's statement.
 _PROCESS = secrets.token_hex(4)
 
 # After so many seconds without a packet from the server's machine a connection is lost, and its statement fails. A
@@ -115,9 +115,9 @@ class PostgresTarget(Struct, frozen=True):
     """
 
     url: str
-    # A pooler in transaction mode lies between, so that nothing may be set for a session.
+    # True if a pooler in transaction mode lies between, so that nothing may be set for a session.
     is_pooled: bool = False
-    # The pooler takes prepared statements along from one session to another.
+    # True if the pooler takes prepared statements along from one session to another.
     pooler_prepares: bool = False
     # The class of connections; tests that count statements bring their own.
     factory: type[Any] = OwnConnection
@@ -181,10 +181,10 @@ async def connect(target: PostgresTarget) -> RawConnection:
         target.urls.remove(url)
         target.urls.insert(0, url)
         return raw
-    first = next((error for error in errors if not isinstance(error, StoreFailed)), errors[-1])
+    main_error = next((error for error in errors if not isinstance(error, StoreFailed)), errors[-1])
     if len(errors) == 1:
-        raise first
-    raise type(first)("; ".join(error.message for error in errors)) from first
+        raise main_error
+    raise type(main_error)("; ".join(error.message for error in errors)) from main_error
 
 
 async def _connect_to(url: str, target: PostgresTarget) -> RawConnection:
@@ -290,8 +290,8 @@ class PostgresConnection:
     async def run(self, statement: str, values: Sequence[object] = ()) -> int:
         await self._begin_once()
         status = await self._raw.execute(_render_text(statement), *values, timeout=self._get_remaining_s())
-        last = status.rpartition(" ")[2]
-        return int(last) if last.isdigit() else 0
+        count = status.rpartition(" ")[2]
+        return int(count) if count.isdigit() else 0
 
     async def insert(
         self, statement: str, values: Sequence[object], *, is_only_statement: bool
@@ -328,7 +328,8 @@ class PostgresConnection:
                 raise StatementFailed("a write went on after one of its statements had failed")
 
     async def _begin_once(self) -> None:
-        begin, self._begin = self._begin, None
+        begin = self._begin
+        self._begin = None
         if begin is not None:
             self.is_begun = True
             await self._raw.execute(begin, timeout=self._get_remaining_s())

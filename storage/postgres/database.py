@@ -31,7 +31,7 @@ T = TypeVar("T")
 # longer than one.
 _MAX_MISSED_CHECKS = 2
 
-# Whether the server accepts no writes. It reads no row, but waits as a turn does for a table that is locked.
+# Returns whether the server accepts no writes. It reads no row, but waits as a turn does for a table that is locked.
 _HEALTH_QUERY = (
     "SELECT current_setting('transaction_read_only') = 'on' OR EXISTS (SELECT FROM agents, conversations, exchanges,"
     " marks, sections, blocks, block_history, recalls WHERE false)"
@@ -61,7 +61,7 @@ class PostgresDatabase:
         self._recovery_listeners: list[Callable[[], None]] = []
         self._failure_listeners: list[Callable[[StoreUnavailable], None]] = []
         self._health_check = HealthCheck(self._check_server, limits.health_s)
-        # The last check of health had no answer in time.
+        # True if the last check of health had no answer in time.
         self._is_late = False
         self._clock = SharedClock()
         self._uptime = Uptime(_MAX_MISSED_CHECKS * limits.health_s)
@@ -134,11 +134,11 @@ class PostgresDatabase:
         return self._writer.begin(PostgresWrite(operation, is_repeatable=is_repeatable), size_bytes)
 
     def write_one(self, statement: str, values: Sequence[object]) -> asyncio.Future[list[Row]]:
-        async def one(connection: Connection) -> list[Row]:
+        async def run_statement(connection: Connection) -> list[Row]:
             row = await connection.run_single(statement, values)
             return [] if row is None else [row]
 
-        return self._writer.begin(PostgresWrite(one))
+        return self._writer.begin(PostgresWrite(run_statement))
 
     def bulk_write(self, operation: Operation[T], *, size_bytes: int = 0) -> asyncio.Future[T]:
         return self._writer.begin(PostgresWrite(operation, is_bulk=True), size_bytes)
@@ -194,25 +194,25 @@ class PostgresDatabase:
 
     def _report_failure(self, fault: StoreUnavailable) -> None:
         self._uptime.note_failure()
-        for function in self._failure_listeners:
-            function(fault)
+        for callback in self._failure_listeners:
+            callback(fault)
 
     def _report_recovery(self) -> None:
         self._uptime.note_recovery()
         self._listener.reconnect()
-        for function in self._recovery_listeners:
-            function()
+        for callback in self._recovery_listeners:
+            callback()
 
     @property
     def health(self) -> StoreHealth:
         return StoreHealth(
-            status=self._status(),
+            status=self._get_status(),
             error=self._pool.server.last_error,
             waiting=self._writer.count,
             waiting_bytes=self._writer.size_bytes,
         )
 
-    def _status(self) -> StoreStatus:
+    def _get_status(self) -> StoreStatus:
         if self._writer.is_closing:
             return "closed"
         if self._pool.server.fault is not None:

@@ -80,7 +80,8 @@ class NotificationSender:
     async def _send_waiting(self) -> None:
         try:
             while self._waiting:
-                notifications, self._waiting = self._waiting, []
+                notifications = self._waiting
+                self._waiting = []
                 await self._send(notifications)
         finally:
             self._task = None
@@ -127,13 +128,14 @@ class NotificationListener:
 
     async def notify(self, connection: Connection, notifications: Sequence[Notification]) -> None:
         """Sends notifications over a connection, with the name of this process."""
-        channels = [_PREFIX + each.channel for each in notifications]
-        payloads = [f"{self._name} {each.payload}" for each in notifications]
+        channels = [_PREFIX + notification.channel for notification in notifications]
+        payloads = [f"{self._name} {notification.payload}" for notification in notifications]
         await connection.fetch_rows(_NOTIFY, (channels, payloads))
 
     async def close(self) -> None:
         """Ends listening. Idempotent."""
-        task, self._task = self._task, None
+        task = self._task
+        self._task = None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

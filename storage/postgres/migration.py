@@ -69,7 +69,8 @@ def load_migrations() -> tuple[PostgresMigration, ...]:
         if match := re.fullmatch(r"(\d{4})-(\d{4})_\w+\.sql", file.name):
             script = file.read_text(encoding="utf-8")
             oldest = re.search(r"^-- oldest: (\d+)$", script, re.MULTILINE)
-            from_version, to_version = int(match[1]), int(match[2])
+            from_version = int(match[1])
+            to_version = int(match[2])
             oldest_program = int(oldest[1]) if oldest else to_version
             migrations.append(PostgresMigration(from_version, to_version, script, oldest_program))
     return tuple(sorted(migrations))
@@ -90,12 +91,15 @@ async def migrate(
     """
     steps = load_migrations() if migrations is None else migrations
     latest_version = get_latest_version(steps)
-    schema = before = await read_version(raw)
+    earlier_schema = await read_version(raw)
+    schema = earlier_schema
     while schema.version < latest_version:
         await _apply_steps(raw, name, steps)
         schema = await read_version(raw)
-    if 0 < before.version < latest_version:
-        _log.warning("%s was upgraded from schema version %d to %d.", name, before.version, schema.version)
+    if 0 < earlier_schema.version < latest_version:
+        _log.warning(
+            "%s was upgraded from schema version %d to %d.", name, earlier_schema.version, schema.version
+        )
     if schema.oldest_program > latest_version:
         raise SchemaTooNew(name, schema.version, latest_version)
     return schema.version

@@ -63,17 +63,17 @@ class PostgresMaintenance:
         self._pause_s = pause_s
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
-        self._writes = 0
+        self._write_count = 0
         self._vacuum_began_at = -pause_s
-        # The last VACUUM has left out tables, because they have other owners.
+        # True if the last VACUUM has left out tables, because they have other owners.
         self._is_refused = False
         self._is_sweep_planned = False
         self._tasks = TaskSet()
 
     def note_write(self) -> None:
         """Counts a write. After some numbers of writes, analyzes the tables that have grown."""
-        self._writes += 1
-        if self._writes in _ANALYZE_AFTER_WRITES:
+        self._write_count += 1
+        if self._write_count in _ANALYZE_AFTER_WRITES:
             self._tasks.start(_refresh_statistics(self._target))
 
     async def sweep(self, wait_s: float) -> bool:
@@ -141,10 +141,10 @@ class PostgresMaintenance:
         newest_xid = await raw.fetchval("SELECT pg_current_xact_id()::xid::text")
         pause_s = _FIRST_PAUSE_S
         while await raw.fetchval(_HELD_BACK_QUERY, newest_xid):
-            left_s = ends_at - self._loop.time()
-            if left_s <= 0:
+            remaining_s = ends_at - self._loop.time()
+            if remaining_s <= 0:
                 return False
-            await asyncio.sleep(min(pause_s, left_s))
+            await asyncio.sleep(min(pause_s, remaining_s))
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
         return True
 
@@ -163,8 +163,8 @@ async def _refresh_statistics(target: PostgresTarget) -> None:
     with contextlib.suppress(StoreError, *ASYNCPG_ERRORS):
         raw = await connect(target)
         try:
-            grown = [row[0] for row in await raw.fetch(_GROWN_TABLES_QUERY)]
-            if grown:
-                await raw.execute(f"ANALYZE {', '.join(grown)}")
+            grown_tables = [row[0] for row in await raw.fetch(_GROWN_TABLES_QUERY)]
+            if grown_tables:
+                await raw.execute(f"ANALYZE {', '.join(grown_tables)}")
         finally:
             raw.terminate()

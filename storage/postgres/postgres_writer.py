@@ -43,7 +43,7 @@ class PostgresWrite(Generic[T]):
     """A transaction to be performed."""
 
     operation: Operation[T]
-    # The transaction waits for one of the connections for bulk work.
+    # True if the transaction waits for one of the connections for bulk work.
     is_bulk: bool = False
     # The parameter of `Database.write`.
     is_repeatable: bool = False
@@ -77,7 +77,7 @@ class PostgresWriter:
         # The bytes of each write under way, and their sum.
         self._size_bytes_by_task: dict[asyncio.Task[None], int] = {}
         self.size_bytes = 0
-        # New writes are refused.
+        # True if new writes are refused.
         self.is_closing = False
 
     @property

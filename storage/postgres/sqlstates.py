@@ -75,15 +75,18 @@ def translate_error(error: BaseException, name: str = "the database") -> StoreEr
     text = str(error) or type(error).__name__
     error_type: type[StoreError]
     if _is_closed(error):
-        error_type, text = StoreFailed, "PostgreSQL closed the connection"
+        error_type = StoreFailed
+        text = "PostgreSQL closed the connection"
     elif isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         error_type = _BY_STATE.get(state) or _BY_CLASS.get(state[:2], StatementFailed)
         text = f"{text} ({state})"
         if state in _POOLER_STATES and ("prepared statement" in text or "startup parameter" in text):
-            error_type, text = StoreFailed, f"{text}: {_POOLER_ADVICE}"
+            error_type = StoreFailed
+            text = f"{text}: {_POOLER_ADVICE}"
     elif isinstance(error, TimeoutError):
-        error_type, text = StoreTimeout, "no answer in time"
+        error_type = StoreTimeout
+        text = "no answer in time"
     elif isinstance(error, OSError):
         error_type = StoreFailed
     else:  # asyncpg was asked for something that it does not do
@@ -143,6 +146,6 @@ def as_unavailable(error: StoreError) -> StoreUnavailable:
     """Returns the error as a state of the database: a database that refuses the gateway after it was open is broken."""
     if isinstance(error, StoreUnavailable):
         return error
-    broken = StoreFailed(error.message)
-    broken.__cause__ = error
-    return broken
+    failure = StoreFailed(error.message)
+    failure.__cause__ = error
+    return failure

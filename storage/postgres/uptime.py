@@ -45,7 +45,9 @@ class Uptime:
 
     def note_recovery(self) -> None:
         """Notes that the database answers from now on."""
-        self._since = self._answered_at = self._now()
+        now = self._now()
+        self._since = now
+        self._answered_at = now
 
     def note_answer(self) -> None:
         """Notes an answer. After a failure an answer ends no break: it may be from a primary that was replaced."""

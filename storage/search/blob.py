@@ -133,7 +133,8 @@ def encode(
     blobs = {}
     for chunk, slots in chunks.items():
         table = np.zeros(CHUNK, make_document_type())
-        marked_slots, frequencies = bytearray(), bytearray()
+        marked_slots = bytearray()
+        frequencies = bytearray()
         chunk_hashes: list[int] = []
         for slot, message in slots.items():
             table[slot] = message.row
@@ -263,9 +264,12 @@ class OpenBlob(NamedTuple):
         """Returns whether the blob has all terms, in one message or in several. hashes: the hashes of the terms."""
         import numpy as np
 
-        own, wanted = self.hashes, np.array(hashes, np.uint32)
-        at = own.searchsorted(wanted)  # a blob is sorted by hashes
-        return bool((at < len(own)).all() and (own[at] == wanted).all())
+        own_hashes = self.hashes
+        wanted_hashes = np.array(hashes, np.uint32)
+        # A blob is sorted by hashes.
+        positions = own_hashes.searchsorted(wanted_hashes)
+        is_within = bool((positions < len(own_hashes)).all())
+        return is_within and bool((own_hashes[positions] == wanted_hashes).all())
 
     @property
     def marked_slots(self) -> NDArray[np.uint8]:
@@ -314,7 +318,8 @@ def _unpack(blob: bytes) -> _Blob:
 
     opened = open_blob(blob)
     documents = np.frombuffer(opened.table, make_document_type())
-    hashes, marked_slots = opened.hashes, opened.marked_slots
+    hashes = opened.hashes
+    marked_slots = opened.marked_slots
     if (hashes[1:] < hashes[:-1]).any():
         raise CorruptIndex("the entries are out of order")
     if not (documents["flags"][marked_slots & SLOT] & PRESENT).all():

@@ -33,7 +33,9 @@ _DOCUMENT_TERMS = 4_000
 # The characters of a document that are indexed: some hundred pages of prose. It bounds the time of one document: later
 # words are not found.
 _DOCUMENT_CHARS = 200_000
-_MAX_U16, _MAX_U8 = 0xFFFF, 0xFF
+# The largest numbers of 16 bits and of 8 bits.
+_MAX_U16 = 0xFFFF
+_MAX_U8 = 0xFF
 
 # A text with fewer terms than this share of its words counts as English, which writes hardly any compound as one word:
 # its long words are not split into parts. Function words are no terms: 28 to 66% of English words, up to 20% of other
@@ -185,8 +187,8 @@ def list_distinct_terms(text: str) -> set[str]:
 
 def _list_frame_terms(document: Indexable) -> Sequence[str]:
     """Returns the terms of a message besides its text's: the terms of its date and of its speaker's name."""
-    of_date = make_date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
-    return [*of_date, *list_terms(document.speaker)] if document.speaker else of_date
+    date_terms = make_date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
+    return [*date_terms, *list_terms(document.speaker)] if document.speaker else date_terms
 
 
 def list_name_terms(document: Indexable) -> list[str]:

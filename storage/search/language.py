@@ -23,8 +23,10 @@ from storage.search.word_degrees import (
 )
 
 _LETTER_PAIRS = Path(__file__).with_name("letter_pairs.txt")
-# The first words of a text by which its language is recognised, and the first letters of each word.
-_LANGUAGE_WORDS, _LANGUAGE_LETTERS = 64, 40
+# The first words of a text by which its language is recognised.
+_LANGUAGE_WORDS = 64
+# The first letters of each of these words that count.
+_LANGUAGE_LETTERS = 40
 # A pair of letters of line N of the table follows in 10^(-N/2) of the cases; one below the last line counts as if it
 # stood in the next. The same holds for a word and the table of common words.
 _LAST_PAIR_LINE = 5

@@ -297,10 +297,11 @@ def _merge_hits(first: list[int], second: list[int]) -> list[int]:
 
 def _fill_room(ranked: list[int], layout: IndexLayout, limit: int, room: int) -> list[int]:
     """Returns the first `limit` rows, and as many of the next rows as are needed to fill `room` tokens."""
-    filled, lengths = 0.0, layout.length
+    filled_tokens = 0.0
+    lengths = layout.length
     for count, row in enumerate(ranked):
-        if count >= limit and filled >= room:
+        if count >= limit and filled_tokens >= room:
             return ranked[:count]
         length = lengths[row]
-        filled += _TOKENS_BY_TERMS[length] if length < _STATED_TERMS else _MAX_TOKENS
+        filled_tokens += _TOKENS_BY_TERMS[length] if length < _STATED_TERMS else _MAX_TOKENS
     return ranked

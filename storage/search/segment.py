@@ -152,7 +152,8 @@ class Buckets(Struct, frozen=True):
         numbers = sorted({row.segment for row in self.rows}, reverse=True)
         count = 1
         while True:
-            read_numbers, numbers = numbers[:count], numbers[count:]
+            read_numbers = numbers[:count]
+            numbers = numbers[count:]
             rows = [row for row in self.rows if row.segment in read_numbers]
             yield NewestPostings(
                 list_segment_chunks(read_numbers[-1]).start if numbers else 0,

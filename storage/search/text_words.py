@@ -130,7 +130,9 @@ def _join_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     joined: list[tuple[int, int]] = []
     for start, end in spans:
         if joined and start < joined[-1][1]:
-            start, end = joined[-1][0], max(end, joined.pop()[1])
+            earlier_start, earlier_end = joined.pop()
+            start = earlier_start
+            end = max(end, earlier_end)
         joined.append((start, end))
     return joined
 

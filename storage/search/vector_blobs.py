@@ -186,13 +186,14 @@ def _read_outline(blob: bytes) -> _Outline:
 def _read_vectors(blob: bytes) -> dict[int, bytes]:
     """Returns the bytes of each vector by slot. Raises: CorruptIndex."""
     outline = _read_outline(blob)
-    numbers, size = blob[outline.start :], outline.vector_bytes
-    return {slot: numbers[i * size : (i + 1) * size] for i, slot in enumerate(outline.slots)}
+    numbers = blob[outline.start :]
+    size = outline.vector_bytes
+    return {slot: numbers[index * size : (index + 1) * size] for index, slot in enumerate(outline.slots)}
 
 
 def _pack(chunk: int, vector_bytes: int, vectors: Mapping[int, bytes]) -> bytes:
     """Returns the blob of these vectors, by slot. vector_bytes: the size of one vector."""
     slots = sorted(vectors)
-    n = len(slots)
-    header = _HEADER.pack(_MAGIC, _VERSION, chunk, vector_bytes // _NUMBER_BYTES, n)
-    return b"".join((header, bytes(slots), bytes(-n % 4), *(vectors[slot] for slot in slots)))
+    count = len(slots)
+    header = _HEADER.pack(_MAGIC, _VERSION, chunk, vector_bytes // _NUMBER_BYTES, count)
+    return b"".join((header, bytes(slots), bytes(-count % 4), *(vectors[slot] for slot in slots)))

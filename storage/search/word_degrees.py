@@ -16,10 +16,12 @@ from storage.search.tokens import list_terms, split_words
 _COMMON_WORDS = Path(__file__).with_name("common_words.txt")
 _WORDS_TO_ASSISTANTS = Path(__file__).with_name("said_to_assistants.txt")
 # The keys of lines of that table with words of all languages, where other lines have a language.
-_TIME_KEY, _OPENING_KEY = "-", "="
+_TIME_KEY = "-"
+_OPENING_KEY = "="
 # A term of line N of the table of common words makes up 10^(-N/2) of all words. Its degree is 1 in the last line and 6
 # in the first. A term in no line has degree 0 and counts as never used.
-FIRST_LINE, LAST_LINE = 2, 7
+FIRST_LINE = 2
+LAST_LINE = 7
 _MAX_DEGREE = LAST_LINE + 1 - FIRST_LINE
 
 
@@ -45,7 +47,8 @@ OPENING_WORDS = frozenset(split_words(_WORDS_BY_LANGUAGE.pop(_OPENING_KEY)))
 LANGUAGES = (*_WORDS_BY_LANGUAGE, "el", "fi", "hu", "ro")
 # The degrees of a term in all languages are packed into one integer, 16 bits for each language, so that one addition
 # adds the degrees of two terms in all languages.
-_DEGREE_BITS, _DEGREE_MASK = 16, 0xFFFF
+_DEGREE_BITS = 16
+_DEGREE_MASK = 0xFFFF
 _DEGREES = Struct(f"<{len(LANGUAGES)}H")
 
 

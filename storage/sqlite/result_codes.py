@@ -64,7 +64,8 @@ def translate_error(error: sqlite3.Error, path: str = "the database") -> StoreEr
         error_type = _ERRORS.get(code & 0xFF, StatementFailed)
     # SQLite does not report why a file cannot grow.
     if error_type is StoreFailed and os.path.isabs(path) and _is_full(path):
-        error_type, code = StoreFull, sqlite3.SQLITE_FULL
+        error_type = StoreFull
+        code = sqlite3.SQLITE_FULL
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     text = _TEXTS.get((code or 0) & 0xFF, "{path}: {error}")
     translated = error_type(f"{text.format(path=path, error=error)} ({name})")

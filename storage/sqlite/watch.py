@@ -81,8 +81,11 @@ class Watch:
         is_whole: True if no statement was rolled back. Otherwise the numbers may be of rows that are not there, so
             agents are only reported as changed, without their numbers.
         """
-        changed, is_all = self._changed, self._is_all
-        self._changed, self._is_all, self._recall = {}, False, None
+        changed = self._changed
+        is_all = self._is_all
+        self._changed = {}
+        self._is_all = False
+        self._recall = None
         if is_all:
             return None
         return changed if is_whole else dict.fromkeys(changed)

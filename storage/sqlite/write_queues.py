@@ -69,6 +69,7 @@ class WriteBatch(NamedTuple):
 
     # Turns, or one bulk write; empty: nothing waits.
     writes: list[Write[Any]]
+    # True if the batch is a bulk write.
     is_bulk: bool
 
 
@@ -98,11 +99,11 @@ class WriteQueues:
 
     def take_batch(self) -> WriteBatch:
         """Removes the writes of the next batch from their queue, and returns them."""
-        turns, bulk = self.turns.writes, self.bulk.writes
-        if bulk and (not turns or self._turn_batches >= self._max_turn_batches):
+        turn_writes = self.turns.writes
+        if self.bulk.writes and (not turn_writes or self._turn_batches >= self._max_turn_batches):
             self._turn_batches = 0
             return WriteBatch(self.bulk.take(1), is_bulk=True)
-        self._turn_batches = self._turn_batches + 1 if turns else 0
+        self._turn_batches = self._turn_batches + 1 if turn_writes else 0
         return WriteBatch(self.turns.take(self._max_batch_turns), is_bulk=False)
 
     def take_all(self) -> list[Write[Any]]:
