@@ -279,7 +279,8 @@ class _HeadSearch:
         indices = (
             i
             for i, message in enumerate(messages)
-            if message.get("role") == "assistant" and is_beginning(heard, join_letters(read_text(message)))
+            if message.get("role") == "assistant"
+            and is_beginning(heard, join_heard_letters(read_text(message)))
         )
         return max(indices, default=None)
 

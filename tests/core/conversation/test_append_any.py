@@ -148,6 +148,17 @@ def test_a_retry_reports_what_was_heard_of_the_cut_reply_though_all_replies_begi
     assert again.texts == [*before, "message 0.", "Well,", "message 1."]
 
 
+def test_a_retry_reports_the_newer_of_two_replies_with_the_same_words() -> None:
+    world = World()
+    world.cancel(world.begin([user("message 0.")], "c1", append=True), [assistant("Ok.")])
+    first, second = assistant("Ok. —"), assistant("Ok. [interrupted]")
+    world.cancel(world.begin([first, user("message 1.")], "c1", append=True), [assistant("Ok.")])
+    messages = [second, user("message 2.")]
+    world.finish(world.begin(messages, "c1", append=True), "This reply gets lost.")
+    again = world.begin(messages, "c1", append=True, retry=True)
+    assert again.texts == ["message 0.", "Ok. —", "message 1.", "Ok. [interrupted]", "message 2."]
+
+
 def wander(seed: int) -> None:
     """A client that sends its whole list, its end or its new message alone, edits and asks again anywhere but in its
     first message, and returns to what it had left."""
