@@ -97,6 +97,16 @@ def select_uncommon(text: str, words: Sequence[str]) -> list[str]:
     ]
 
 
+def select_distinctive(text: str, words: Sequence[str]) -> list[str]:
+    """Returns words without those in most of people's messages in a text's language, such as "und" in German."""
+    degrees, language = load_degrees(), detect_language(split_words(text))
+
+    def is_common(term: str) -> bool:
+        return _SHARES[unpack_degree(degrees.get(term, 0), language)] > COMMON_SHARE
+
+    return [word for word in words if not all(map(is_common, list_terms(word)))]
+
+
 def preload() -> None:
     """Reads the tables now instead of in the first query."""
     load_degrees()

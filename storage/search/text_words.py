@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterable
 from itertools import chain, islice
 
-from storage.search.common_words import select_uncommon
+from storage.search.common_words import select_distinctive, select_uncommon
 from storage.search.document import list_distinct_terms
 from storage.search.tokens import find_word_parts, find_word_spans, is_unspaced, list_terms
 
@@ -85,6 +85,15 @@ def list_lost_words(text: str, later: str) -> list[str]:
     return [*dict.fromkeys(chain.from_iterable(_list_parts_without(word, terms) for word in words))][
         :_MAX_TERMS
     ]
+
+
+def list_distinctive_lost_words(text: str, later: str) -> list[str]:
+    """Returns what `list_lost_words` does, without words that most messages have, such as "und", if others are left.
+
+    The search leaves out the function words of English alone.
+    """
+    words = list_lost_words(text, later)
+    return select_distinctive(text, words) or words
 
 
 def _list_parts_without(word: str, terms: set[str]) -> list[str]:

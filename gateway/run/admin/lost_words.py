@@ -21,7 +21,7 @@ from gateway.run.admin.request_records import HitRecord
 from gateway.run.admin.texts_with_words import TextWithWords
 from gateway.run.admin.word_counts import MAX_WORDS_ALONE, Remaining, WordCounts, list_all_but_one
 from storage.records import Agent, Fact
-from storage.search.text_words import has_words, list_lost_words, list_uncommon_words
+from storage.search.text_words import has_words, list_distinctive_lost_words, list_uncommon_words
 
 # If a text has lost at most this many words, each of them alone can make another text wrong: "Lives in Porto with her
 # mother". Not measured.
@@ -171,7 +171,7 @@ class LostWords(Struct, frozen=True):
         """
         # The words with which every learned statement begins are none of its own: others have them rightly.
         stated_texts = [old.removeprefix(STATEMENT) for old in old_texts]
-        lost_words = [words for old in stated_texts if (words := list_lost_words(old, new_text))]
+        lost_words = [words for old in stated_texts if (words := list_distinctive_lost_words(old, new_text))]
         if not any(words[1:] for words in lost_words):
             return lost_words
         facts = await self._views.store.facts.list_page(agent.id, limit=_COMPARED_FACTS)

@@ -496,6 +496,35 @@ def test_a_search_with_more_ticks_than_go_at_once_says_so(operator: Operator) ->
     assert text in plain(refused.body.decode())
 
 
+@pytest.mark.parametrize(
+    ("old", "other", "new", "words"),
+    [
+        ("Hola, vivo en Sevilla.", "Ahora vivo en Sevilla.", "María es de Cádiz.", "“vivo” + “Sevilla”"),
+        (
+            "Ich wohne und male in Bern.",
+            "In Bern male ich, wohne dort.",
+            "Singt.",
+            "“wohne” + “male” + “Bern”",
+        ),
+        (
+            "Hello, Maria Lopez paints.",
+            "Maria Lopez paints well.",
+            "She sings.",
+            "“Maria” + “Lopez” + “paints”",
+        ),
+    ],
+)
+def test_a_correction_looks_for_no_word_that_most_messages_have(
+    operator: Operator, old: str, other: str, new: str, words: str
+) -> None:
+    """A text that lacks "und" or "hola" was not found."""
+    agent = speak(operator.world, other)
+    (seq,) = learn(operator.world, agent, old)
+    fact = operator.twin(f"m/{agent.uid}/f/{seq}/correct", {"text": new})
+    shown = plain(operator.get(f"m/{agent.uid}/f/{fact['seq']}").body.decode())
+    assert f"1 message still has the words {words}." in shown
+
+
 def test_a_secret_is_not_offered_to_be_written_down_anew(operator: Operator) -> None:
     """Above a password stood "Is it wrong? Write what is right", and beneath its end a field for it."""
     agent = speak(operator.world, "My password is Blume77.", "The password is on the wall.")
