@@ -176,7 +176,9 @@ async def test_an_interruption_before_the_first_word_leaves_the_question(phone: 
     assert "Never spoken" not in note
 
 
-async def test_what_is_said_while_the_caller_hangs_up_is_not_known(world: World, room: str | None) -> None:
+async def test_words_that_are_spoken_while_the_caller_hangs_up_are_not_known(
+    world: World, room: str | None
+) -> None:
     """R4: the call ends in the middle of a reply, and nothing comes back that would say how much was heard."""
     async with dial(world, room) as phone:
         await phone.say("My boat is the Nina.")

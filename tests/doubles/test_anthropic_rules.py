@@ -176,7 +176,7 @@ def test_headers_that_the_api_refuses_are_refused(headers: Json, says: str) -> N
         check_request(orjson.dumps(body()), headers)
 
 
-def test_it_refuses_two_system_prompts_and_what_is_no_json() -> None:
+def test_two_system_prompts_and_bodies_that_are_no_json_are_refused() -> None:
     twice = orjson.dumps(body(system="a"))[:-1] + b',"system":"b"}'
     with pytest.raises(Refused, match="there twice"):
         check_request(twice, HEADERS)
@@ -190,7 +190,7 @@ def test_the_old_version_takes_a_temperature_but_not_with_thinking() -> None:
         check_request(orjson.dumps(body(temperature=0, **THINK)), OLD)
 
 
-def test_it_accepts_all_that_is_well_formed() -> None:
+def test_well_formed_requests_are_accepted() -> None:
     thought = {"type": "thinking", "thinking": "Hm.", "signature": sign("Hm.")}
     sent = body(
         HI,
@@ -205,7 +205,7 @@ def test_it_accepts_all_that_is_well_formed() -> None:
     check_request(orjson.dumps(late), HEADERS)
 
 
-def test_it_takes_with_a_beta_what_it_refuses_without() -> None:
+def test_a_beta_allows_fields_that_are_refused_without_it() -> None:
     effort = {"role": "system", "output_config": {"effort": "high"}}
     clear = {**SYSTEM, "clear_at": "next_user_message"}
     for names, messages, more in (

@@ -131,7 +131,9 @@ def test_a_response_and_its_events_are_of_the_types_of_the_sdk(account: StoredRe
         ({"tool_choice": "required"}, "must be specified with 'tools'"),
     ],
 )
-def test_what_openai_refuses_is_refused(account: StoredResponses, wrong: Json, message: str) -> None:
+def test_requests_that_openai_refuses_are_refused(
+    account: StoredResponses, wrong: Json, message: str
+) -> None:
     with pytest.raises(Refusal, match=message):
         account.answer({**ASKED, **wrong})
     assert account.bodies == []
@@ -167,7 +169,7 @@ def test_a_response_in_the_background_is_made_later(account: StoredResponses) ->
         account.answer_stored_response("POST", [made["id"], "cancel"], "")
 
 
-def test_what_was_said_is_stored(upstream: StrictUpstream) -> None:
+def test_input_and_reply_are_stored(upstream: StrictUpstream) -> None:
     sdk = openai.OpenAI(base_url=upstream.base_url, api_key="k", max_retries=0)
     made = sdk.responses.create(model="m", input="Hi")
     assert sdk.responses.retrieve(made.id) == made

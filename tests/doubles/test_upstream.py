@@ -45,7 +45,7 @@ TAKEN = [
 
 
 @pytest.mark.parametrize("body", TAKEN)
-def test_it_takes_what_the_api_takes(body: dict[str, Any]) -> None:
+def test_requests_that_the_api_accepts_are_accepted(body: dict[str, Any]) -> None:
     check_chat(body)
 
 
@@ -92,7 +92,7 @@ REFUSED = [
 
 
 @each_row(("body", "param"), REFUSED)
-def test_it_refuses_what_the_api_refuses_and_names_it(body: Any, param: str | None) -> None:
+def test_requests_that_the_api_refuses_are_refused_by_the_field(body: Any, param: str | None) -> None:
     with pytest.raises(Refusal) as caught:
         check_chat(body)
     assert caught.value.body["error"]["param"] == param
@@ -172,7 +172,7 @@ def test_errors_have_their_status_and_leave_the_queue_alone() -> None:
         assert sdk.chat.completions.create(model="m", messages=messages).choices[0].message.content == "Ok."
 
 
-def test_it_sees_a_client_leave_at_a_held_reply() -> None:
+def test_a_client_that_leaves_at_a_held_reply_is_noticed() -> None:
     held = Gate()
     with StrictUpstream() as upstream, client(upstream) as sdk:
         upstream.queue(say("a b c", hold_after={2: held}), say("d", hold_before_headers=held))

@@ -60,7 +60,7 @@ def test_the_nearest_conversation_comes_first(indexed: int) -> None:
     assert found(3, indexed, skip=range(7, 8)) == [5, 9]
 
 
-def test_of_its_own_conversation_the_nearest_comes_first() -> None:
+def test_the_nearest_message_of_the_same_conversation_comes_first() -> None:
     one = [
         said(n, f"Step {n} took {'very ' * n}long.", previous=n - 1 if n > 1 else None) for n in range(1, 8)
     ]

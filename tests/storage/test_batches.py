@@ -79,7 +79,7 @@ async def test_a_batch_that_was_not_accepted_whole_fails(open_store: OpenStore) 
     assert await keeps_emptied_rows(store) is not store.database.is_shared
 
 
-async def test_one_that_has_a_job_goes_on(store: Store) -> None:
+async def test_a_batch_with_a_job_goes_on(store: Store) -> None:
     await accepted(store, 1, is_started=True)
     assert await store.batches.fail_half_accepted(15.0, 20.0) == 0
     (job,) = await store.jobs.list_newest()
@@ -98,7 +98,7 @@ async def test_a_cancelled_batch_has_no_open_items(store: Store) -> None:
 
 
 @pytest.mark.parametrize("has_job", [True, False])
-async def test_what_had_a_reply_is_ended_by_the_job_if_there_is_one(has_job: bool, store: Store) -> None:
+async def test_the_job_if_there_is_one_ends_items_that_have_a_reply(has_job: bool, store: Store) -> None:
     batch = await accepted(store, 3, is_started=True)
     [item] = await store.batch_items.list_page(batch.id, limit=1)
     run = item.run
@@ -112,7 +112,7 @@ async def test_what_had_a_reply_is_ended_by_the_job_if_there_is_one(has_job: boo
     assert (await store.batch_items.count(batch.id)).cancelled == (2 if has_job else 3)
 
 
-async def test_what_a_call_of_an_item_did_is_written_once(store: Store) -> None:
+async def test_the_result_of_an_items_call_is_written_once(store: Store) -> None:
     """Under the lock of its agent, which the double of PostgreSQL's connections looks for."""
     batch = await accepted(store, 1, is_started=True)
     [item] = await store.batch_items.list_page(batch.id)

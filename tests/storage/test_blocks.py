@@ -107,7 +107,7 @@ async def test_a_write_on_an_old_version_is_a_conflict_and_changes_nothing(
     assert (oldest.version, oldest.value, oldest.origin) == (1, "Unknown.", "default")
 
 
-async def test_of_many_writers_of_one_version_one_wins(store: Store, human: Block) -> None:
+async def test_one_of_many_writers_of_the_same_version_wins(store: Store, human: Block) -> None:
     writes = [store.blocks.write(human.id, 1, f"{i}", at=2.0, origin="tool") for i in range(8)]
     results = await asyncio.gather(*writes, return_exceptions=True)
     assert sum(isinstance(result, Block) for result in results) == 1
@@ -169,7 +169,7 @@ async def test_edits_wait_until_they_are_settled_and_are_there_once(store: Store
     ]
 
 
-def test_of_a_label_the_own_block_counts_and_then_the_shared_one() -> None:
+def test_the_own_block_of_a_label_counts_before_the_shared_one() -> None:
     own, shared = replace(HUMAN, id=5), replace(HUMAN, id=1)
     one, other = replace(PERSONA, id=4), replace(PERSONA, id=2, label="other")
     attached = [OwnedBlock(3, replace(HUMAN, id=6)), OwnedBlock(3, one), OwnedBlock(2, other)]

@@ -94,7 +94,7 @@ async def test_all_words_are_looked_for_in_all_their_forms(
         assert not hits.is_incomplete
 
 
-async def test_what_was_forgotten_is_found_no_more(store: Store, alice: Speaker) -> None:
+async def test_a_forgotten_message_is_not_found(store: Store, alice: Speaker) -> None:
     for text in TEXTS:
         await alice.say([user(text)], assistant("A peanut?"))
     while await store.search_index.advance(alice.agent.id):
@@ -219,7 +219,7 @@ def test_the_words_of_a_text_are_named_as_they_are_written() -> None:
     assert len(list_written_words(" ".join(f"word{n}" for n in range(1_000)))) == text_words._MAX_TERMS
 
 
-def test_of_a_sentence_without_spaces_the_characters_that_a_later_text_lacks_are_lost() -> None:
+def test_characters_of_a_sentence_without_spaces_that_a_later_text_lacks_are_lost() -> None:
     """The whole sentence was taken for one word, which no other text has."""
     for text, later, expected in (
         ("李伟住在上海。", "李伟住在北京。", ["上海"]),

@@ -27,7 +27,7 @@ def processes(store: Store, clock: Clock) -> list[ConversationLocks]:
     return [ConversationLocks(store.database, lambda: clock.now) for _ in range(3)]
 
 
-async def test_one_process_holds_a_lock(processes: list[ConversationLocks]) -> None:
+async def test_only_one_process_holds_a_lock(processes: list[ConversationLocks]) -> None:
     one, other, _ = processes
     assert await one.acquire("a", LEASE_S)
     assert await one.acquire("a", LEASE_S), "its own lease is renewed"

@@ -72,7 +72,7 @@ async def test_a_project_has_a_tool_of_a_name_once_and_agents_as_often_as_it_lik
     assert (put.id, put.version, put.body) == (made.id, 2, {"y": 2})
 
 
-async def test_what_was_read_is_known_to_be_changed_or_gone(store: Store) -> None:
+async def test_a_definition_that_was_read_is_known_to_be_changed_or_deleted(store: Store) -> None:
     one = await store.definitions.add(tool_draft("t1", "search"), at=1.0)
     other = await store.definitions.add(tool_draft("t2", "find"), at=1.0)
     read = {(one.id, one.version), (other.id, other.version)}

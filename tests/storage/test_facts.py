@@ -62,7 +62,7 @@ def texts(found: UnreadMessages) -> list[str]:
     return [m.text for m in found.messages]
 
 
-async def test_what_replaces_another_ends_it_with_the_date_on_which_it_was_said(
+async def test_a_fact_ends_the_fact_that_it_replaces_at_the_date_of_its_message(
     store: Store, alice: Speaker
 ) -> None:
     await alice.say([user("I live in Oslo.")], assistant("Nice."))
@@ -75,7 +75,7 @@ async def test_what_replaces_another_ends_it_with_the_date_on_which_it_was_said(
     assert await store.facts.load(alice.agent.id, [999, old.seq, new.seq]) == [old, new]
 
 
-async def test_what_a_forgotten_fact_took_the_place_of_stays_untrue(store: Store, alice: Speaker) -> None:
+async def test_a_fact_stays_ended_if_its_successor_is_forgotten(store: Store, alice: Speaker) -> None:
     for text in ("I live in Oslo.", "I live in Bergen."):
         await alice.say([user(text)], assistant("Nice."))
     first, second = await alice.rows()
@@ -89,9 +89,7 @@ async def test_what_a_forgotten_fact_took_the_place_of_stays_untrue(store: Store
     assert await keeps_emptied_rows(store) is not store.database.is_shared
 
 
-async def test_what_is_no_longer_true_does_not_keep_others_from_being_found(
-    store: Store, alice: Speaker
-) -> None:
+async def test_ended_facts_do_not_hide_other_facts_from_a_search(store: Store, alice: Speaker) -> None:
     """It was the best hit there is, was not shown, and what was said fell short of it."""
     words = " ".join(f"word{n}" for n in range(300))
     await alice.say([user("Tell me a story.")], assistant(f"{words} Tromsdal {words}"))
@@ -142,7 +140,7 @@ async def test_the_same_again_adds_nothing_and_still_ends_what_it_replaces(
     assert await store.facts.list_page(alice.agent.id) == [first]
 
 
-async def test_what_is_said_again_on_another_day_outlives_the_first_message(
+async def test_a_fact_that_is_repeated_on_another_day_outlives_the_first_message(
     store: Store, alice: Speaker
 ) -> None:
     for text in ("I live in Oslo.", "I like tea.", "Oslo is my home, with tea."):
@@ -182,7 +180,9 @@ async def test_a_cursor_that_moved_keeps_an_old_attempt_out(store: Store, alice:
     assert (await unlearned(store, alice.agent)).cursor == 1
 
 
-async def test_what_stands_alone_has_to_stand_its_time(store: Store, alice: Speaker) -> None:
+async def test_an_exchange_without_a_successor_is_confirmed_after_the_idle_time(
+    store: Store, alice: Speaker
+) -> None:
     await alice.say([user("Hello.")], assistant("Hi."), key="c1")
     found = await unlearned(store, alice.agent)
     assert (texts(found), found.is_waiting) == ([], True)
@@ -190,7 +190,7 @@ async def test_what_stands_alone_has_to_stand_its_time(store: Store, alice: Spea
     assert (texts(found), found.is_waiting, found.is_more) == (["Hello.", "Hi."], False, False)
 
 
-async def test_what_was_carried_on_need_not_wait(store: Store, alice: Speaker) -> None:
+async def test_a_continued_exchange_is_confirmed_at_once(store: Store, alice: Speaker) -> None:
     begun = [user("Hello."), assistant("Hi.")]
     await alice.say(begun[:1], begun[1], key="c1")
     await alice.say([*begun, user("More.")], assistant("Yes."), key="c1")
@@ -285,7 +285,7 @@ async def test_the_rule_goes_on_in_a_copy_from_where_it_had_come(store: Store, a
     assert texts(await unlearned(store, copy, IDLE_S + 1)) == ["I never eat meat.", "Good."]
 
 
-async def test_what_is_learned_while_a_memory_is_carried_away_is_learned_again_there(
+async def test_facts_that_are_learned_during_an_export_are_learned_again_after_the_import(
     store: Store, alice: Speaker
 ) -> None:
     """And what it takes the place of is still true there: not neither of the two."""

@@ -27,7 +27,7 @@ async def test_a_filled_memory_is_in_order_and_recalled(open_store: OpenStore) -
     assert [m.text for m in said if m.role == "user"] == [asked for _, asked, _ in turns]
 
 
-async def test_what_is_asked_for_is_found_after_any_number_of_better_hits(open_store: OpenStore) -> None:
+async def test_a_wanted_message_is_found_after_any_number_of_better_hits(open_store: OpenStore) -> None:
     store = await open_store()
     agent = await new_agent(store, "ann")
     turns = [(100.0, "A walrus?", "There are animals such as the walrus in the north of many countries.")]

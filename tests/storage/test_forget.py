@@ -120,7 +120,7 @@ async def row_of(alice: Speaker, mark: str) -> Exchange:
 
 
 @pytest.mark.parametrize("is_interrupted", [False, True])
-async def test_what_is_gone_is_read_before_the_writer_is_taken(
+async def test_texts_that_go_are_read_before_the_writer_is_acquired(
     store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch, is_interrupted: bool
 ) -> None:
     """Of a large part it is long, and turns would wait for it."""
@@ -142,7 +142,7 @@ async def test_what_is_gone_is_read_before_the_writer_is_taken(
     assert read == [forgetting.__name__]
 
 
-async def test_what_grows_with_each_turn_is_deleted_in_parts(
+async def test_rows_that_grow_with_each_turn_are_deleted_in_parts(
     store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one transaction turns wait for all rows of a large memory."""
@@ -263,7 +263,7 @@ async def test_after_all_was_forgotten_what_is_said_next_can_be_forgotten_too(
 
 
 @pytest.mark.parametrize("is_all", [False, True], ids=["one", "all"])
-async def test_what_was_said_of_a_passage_goes_with_it(
+async def test_the_text_the_tags_and_the_metadata_of_a_passage_go_with_it(
     store: Store, alice: Speaker, holds: Holds, is_all: bool
 ) -> None:
     await talk(alice, ["one"], "c1")
@@ -516,7 +516,7 @@ async def test_a_turn_that_was_under_way_does_not_commit(store: Store, alice: Sp
         await alice.end(turn, [assistant("zqonex")])
 
 
-async def test_one_that_begins_and_ends_meanwhile_brings_no_line_of_a_block_back(
+async def test_a_turn_during_a_forgetting_restores_no_line_of_a_block(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:
     history = await note(alice, ["red"], "c1")
@@ -543,7 +543,7 @@ async def test_one_that_begins_and_ends_meanwhile_brings_no_line_of_a_block_back
 
 
 @pytest.mark.parametrize("kind", ["fact", "passage"])
-async def test_one_that_was_shown_what_goes_does_not_commit_once_it_is_gone(
+async def test_a_turn_that_was_shown_a_forgotten_text_does_not_commit(
     store: Store, alice: Speaker, holds: Holds, kind: str
 ) -> None:
     """A forgetting may be interrupted then, for hours."""
@@ -586,7 +586,7 @@ async def test_a_turn_that_read_an_exchange_before_it_was_erased_does_not_commit
         await alice.commit(turn, [assistant("Hi.")])
 
 
-async def test_one_that_wanted_to_write_to_a_memory_that_is_gone_does_not_either(
+async def test_a_turn_of_a_forgotten_memory_does_not_commit(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:
     history = await talk(alice, ["one"], "c1")
@@ -808,7 +808,7 @@ async def test_a_kept_fact_rests_on_nothing_and_what_it_replaced_goes(
     assert left(holds, "right") == []
 
 
-async def test_what_was_kept_of_a_reset_conversation_stays_if_its_turn_is_named_again(
+async def test_a_retained_fact_of_a_reset_conversation_stays_if_its_turn_is_named_again(
     store: Store, alice: Speaker
 ) -> None:
     """The turn is gone already, so a second forgetting of it, which was begun before, finds nothing."""
@@ -904,7 +904,7 @@ async def test_notes_and_hidden_rounds_that_quote_it_go_and_others_stay(store: S
     ]
 
 
-async def test_what_a_turn_looked_up_goes_that_was_opened_before_it_was_said(
+async def test_hits_of_a_turn_that_was_opened_before_a_forgotten_message_go(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:
     before = await alice.end(await alice.begin([user("And before?")], "c0"), lookup("before"))
@@ -1151,7 +1151,7 @@ async def test_messages_and_exchanges_of_one_target_go_together(
     assert left(holds, "oneu", "onea", "twou", "twoa") == ["onea"]
 
 
-async def test_what_is_too_old_goes(store: Store, holds: Holds) -> None:
+async def test_turns_that_are_too_old_are_deleted(store: Store, holds: Holds) -> None:
     clock = Clock()
     alice = Speaker(store, ALICE, clock)
     await talk(alice, ["old"], "c1")
@@ -1167,7 +1167,9 @@ async def test_what_is_too_old_goes(store: Store, holds: Holds) -> None:
     assert await store.forget_targets.list_older("default", before) == []
 
 
-async def test_what_is_too_old_goes_where_no_turn_is(store: Store, alice: Speaker, holds: Holds) -> None:
+async def test_rows_that_are_too_old_are_deleted_in_a_memory_without_turns(
+    store: Store, alice: Speaker, holds: Holds
+) -> None:
     """Facts, files and responses that no exchange has; each of them has its memory found by itself."""
     await talk(alice, ["new"], "c1")
     agent, clock = alice.agent, Clock()
@@ -1197,7 +1199,7 @@ async def test_what_is_too_old_goes_where_no_turn_is(store: Store, alice: Speake
     assert left(holds, f"fact{before - DAY:.0f}", "file", "response", "newu") == ["newu"]
 
 
-async def test_what_is_too_old_waits_a_day_for_a_run_to_end(store: Store, alice: Speaker) -> None:
+async def test_turns_that_are_too_old_wait_a_day_for_a_run_to_end(store: Store, alice: Speaker) -> None:
     clock, bob = Clock(), Speaker(store, BOB, Clock())
 
     async def run_of(agent: Agent) -> Run:
@@ -1355,7 +1357,7 @@ def test_every_table_with_rows_of_a_memory_is_emptied_with_it(tmp_path: Path) ->
 # -- agents that are made over REST
 
 
-async def test_of_a_deleted_agent_no_table_and_no_log_has_a_word(store: Store, holds: Holds) -> None:
+async def test_no_table_and_no_log_has_a_word_of_a_deleted_agent(store: Store, holds: Holds) -> None:
     """Every column of text that an agent fills, in whatever table it lies."""
     own = Block(0, "zqlabelx", "zqdescriptionx", "zqvaluex", 100)
     made = await make_agent(store, "ann", own=[own], tags=["zqtagx"], system="zqsystemx")
@@ -1424,7 +1426,7 @@ async def test_of_a_deleted_agent_no_table_and_no_log_has_a_word(store: Store, h
         assert await rows(store, f"SELECT * FROM {table}") == [], table
 
 
-async def test_of_a_deleted_folder_no_table_and_no_log_has_a_word(store: Store, holds: Holds) -> None:
+async def test_no_table_and_no_log_has_a_word_of_a_deleted_folder(store: Store, holds: Holds) -> None:
     """Of its files neither: their names, their text, what was indexed of it; and no agent has it attached."""
     draft = store.agents.get_draft(Scope("default", "@", "folder:f"))
     folder, _ = await store.definitions.create_memory(
@@ -1447,9 +1449,7 @@ async def test_of_a_deleted_folder_no_table_and_no_log_has_a_word(store: Store, 
     assert await rows(store, "SELECT count(*) FROM files WHERE memory <> 0 OR name <> ''") == [(0,)]
 
 
-async def test_of_a_forgotten_project_nothing_is_left_that_was_defined_in_it(
-    store: Store, holds: Holds
-) -> None:
+async def test_no_definition_of_a_forgotten_project_is_left(store: Store, holds: Holds) -> None:
     tool = DefinitionKind.TOOL
     forgotten = DefinitionDraft("default", tool, "t1", {"source": "zqsourcex"}, "zqtoolx")
     await store.definitions.add(forgotten, at=1.0)
@@ -1486,7 +1486,7 @@ async def test_jobs_of_a_sleeptime_agent_outlive_a_forgetting_in_the_memory_that
         assert job.id == id
 
 
-async def test_nobody_waits_for_the_calls_of_a_reply_that_is_gone(store: Store, alice: Speaker) -> None:
+async def test_no_run_waits_for_the_calls_of_a_forgotten_reply(store: Store, alice: Speaker) -> None:
     await talk(alice, ["one"], "c1")
     (e,) = await alice.rows()
     await rows(store, "UPDATE conversations SET tip = ?", (e.id,))
@@ -1501,7 +1501,7 @@ async def test_nobody_waits_for_the_calls_of_a_reply_that_is_gone(store: Store, 
     assert await store.runs.find_waiting_step(alice.agent.id, e.conversation_row) is None
 
 
-async def test_what_a_tool_answers_when_the_memory_is_gone_is_not_stored(
+async def test_the_result_of_a_tool_is_not_stored_after_its_memory_is_forgotten(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:
     await talk(alice, ["one"], "c1")
@@ -1551,7 +1551,7 @@ async def test_two_tasks_may_carry_out_one_forgetting(store: Store) -> None:
     assert await store.forgetting.list_unfinished() == []
 
 
-async def test_what_is_gone_is_read_once_for_all_pages_of_notes(open_store: OpenStore) -> None:
+async def test_forgotten_texts_are_read_once_for_all_pages_of_notes(open_store: OpenStore) -> None:
     """Not for each page: there are as many of these as a long conversation has."""
     statements: list[str] = []
     store = await open_store(note=statements.append)

@@ -90,7 +90,7 @@ async def test_a_run_that_has_not_ended_stays_with_its_conversation(talk: Talk) 
     assert await talk.path(UIDS[0]) == ["one"]
 
 
-async def test_who_planned_on_a_clients_conversation_plans_again(talk: Talk) -> None:
+async def test_a_turn_that_was_planned_on_a_client_conversation_is_planned_again(talk: Talk) -> None:
     speaker = Speaker(talk.store)
     await speaker.say([user("one")], assistant("Yes."))
     (e,) = await speaker.rows()

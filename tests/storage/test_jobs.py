@@ -107,7 +107,7 @@ async def test_a_job_is_claimed_once_and_gone_when_it_ends(store: Store, jobs: J
     assert await jobs.leases.find_due_in(KINDS) is None
 
 
-async def test_what_fails_in_the_last_effect_leaves_the_job_as_it_was(store: Store, jobs: Jobs) -> None:
+async def test_a_failure_in_the_last_effect_leaves_the_job_as_it_was(store: Store, jobs: Jobs) -> None:
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "k")
     job = await take(jobs)
@@ -145,7 +145,7 @@ async def test_only_what_is_due_and_has_a_handler_is_claimed(store: Store, jobs:
     assert (await take(jobs)).kind == "learn"
 
 
-async def test_one_job_of_a_kind_runs_for_an_agent(store: Store, jobs: Jobs) -> None:
+async def test_an_agent_has_one_running_job_of_a_kind(store: Store, jobs: Jobs) -> None:
     a, b = await make_agent(store, "a"), await make_agent(store, "b")
     await jobs.enqueue("learn", a.id, "1")
     await jobs.enqueue("learn", a.id, "2")
@@ -263,7 +263,7 @@ async def test_a_key_has_one_dead_letter(store: Store, jobs: Jobs) -> None:
     assert [job.error for job in await jobs.list_newest()] == ["2"]
 
 
-async def test_one_that_is_given_back_was_not_tried(store: Store, jobs: Jobs, clock: Clock) -> None:
+async def test_a_job_that_is_given_back_counts_no_attempt(store: Store, jobs: Jobs, clock: Clock) -> None:
     await jobs.enqueue("learn", 0, "k")
     await jobs.release(await take(jobs), 0.4)
     assert await claim(jobs) is None
@@ -272,9 +272,7 @@ async def test_one_that_is_given_back_was_not_tried(store: Store, jobs: Jobs, cl
     assert (job.tries, job.attempt) == (1, 2)
 
 
-async def test_one_that_is_hastened_while_it_runs_is_due_when_it_is_given_back(
-    store: Store, jobs: Jobs
-) -> None:
+async def test_a_running_job_that_is_hastened_is_due_when_it_is_given_back(store: Store, jobs: Jobs) -> None:
     id = await jobs.enqueue("learn", 0, "k")
     job = await take(jobs)
     assert (await jobs.retry(id)).state is JobState.RUNNING
@@ -423,7 +421,7 @@ async def test_a_heartbeat_keeps_the_lease(store: Store, jobs: Jobs, clock: Cloc
 
 
 @one_process
-async def test_what_another_process_left_running_is_taken_over_at_once(
+async def test_running_jobs_of_an_ended_process_are_taken_over_at_once(
     open_store: OpenStore, clock: Clock
 ) -> None:
     """Its steps are there: none is performed again."""

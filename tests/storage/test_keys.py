@@ -36,7 +36,7 @@ async def test_the_database_does_not_hold_the_key(store: Store, holds: Holds) ->
 
 
 @pytest.mark.parametrize("presented", ["", "mg-", "mg-nothing", "' OR 1=1 --", "\udc80\x00", "x" * 100_000])
-async def test_what_was_never_a_key_is_none(store: Store, presented: str) -> None:
+async def test_a_text_that_was_never_a_key_is_none(store: Store, presented: str) -> None:
     await store.keys.create("shop", "laptop")
     assert await store.keys.find(presented) is None
 

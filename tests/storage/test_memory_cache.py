@@ -133,7 +133,9 @@ LIVES = [("sqlite", 0), ("sqlite", 1), ("sqlite", 2), ("postgres", 0)]
 
 
 @pytest.mark.parametrize(("database", "seed"), LIVES, indirect=["database"])
-async def test_it_answers_as_if_it_remembered_nothing(store: Store, alice: Speaker, seed: int) -> None:
+async def test_the_cache_returns_the_same_as_reading_the_memory_anew(
+    store: Store, alice: Speaker, seed: int
+) -> None:
     life = Life(store, alice, seed)
     await life.say()
     steps: list[Callable[[], Awaitable[None]]] = [
@@ -166,7 +168,7 @@ async def test_it_answers_as_if_it_remembered_nothing(store: Store, alice: Speak
 
 
 @pytest.mark.parametrize(("database", "seed"), LIVES, indirect=["database"])
-async def test_of_a_memory_without_an_index_all_is_at_hand_that_a_search_finds(
+async def test_a_search_of_a_memory_without_an_index_finds_everything_in_the_cache(
     store: Store, alice: Speaker, seed: int
 ) -> None:
     life, at_hand = Life(store, alice, seed), 0
@@ -232,7 +234,7 @@ async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) ->
     assert len(statements) == 1
 
 
-async def test_what_opens_a_conversation_here_is_not_read_and_what_it_says_later_once(
+async def test_an_opening_of_this_process_is_not_read_and_later_turns_are_read_once(
     open_store: Any,
 ) -> None:
     statements: list[str] = []
@@ -402,7 +404,7 @@ async def test_a_memory_that_is_read_too_slowly_for_one_search_is_there_for_the_
     assert await hits(store, alice, "dog", deadline_ms=50_000) == [1]
 
 
-async def test_nobody_waits_for_a_reading_from_before_a_forgetting(
+async def test_no_search_waits_for_a_read_from_before_a_forgetting(
     store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
@@ -537,7 +539,7 @@ def test_a_tail_gives_back_what_was_counted() -> None:
     assert Tail(documents).list_counted_documents() == list(map(count_terms, documents))
 
 
-async def test_what_a_query_has_counted_is_not_counted_again_for_the_index(
+async def test_terms_that_a_query_has_counted_are_not_counted_again_for_the_index(
     store: Store, alice: Speaker, counted: list[Indexable]
 ) -> None:
     for n in range(4):

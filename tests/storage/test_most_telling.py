@@ -122,13 +122,13 @@ def telling(*documents: Document, indexed: int = 0, **options: Any) -> list[int]
 
 
 @pytest.mark.parametrize("indexed", range(0, len(TALK) + 1, 3))
-def test_of_each_conversation_the_newest_first_what_says_most(indexed: int) -> None:
+def test_the_most_telling_messages_of_each_conversation_come_newest_first(indexed: int) -> None:
     """Small talk and replies do not come at all, and questions last."""
     assert telling(*TALK, indexed=indexed) == [6, 5, 3, 9]
     assert telling(*TALK, indexed=indexed, limit=2) == [6, 5]
 
 
-def test_of_equals_the_first_that_was_said_comes_first() -> None:
+def test_the_earlier_of_equal_messages_comes_first() -> None:
     assert telling(said(1, "Figs grow."), said(2, "Owls hoot.", previous=1)) == [1, 2]
 
 
@@ -138,7 +138,7 @@ def test_the_newest_conversation_has_one_line_even_if_it_only_asked() -> None:
 
 
 @pytest.mark.parametrize("indexed", [0, 5, 9])
-def test_what_is_in_the_window_is_not_found(indexed: int) -> None:
+def test_messages_in_the_window_are_not_found(indexed: int) -> None:
     assert telling(*TALK, indexed=indexed, skip=range(5, 6)) == [6, 3, 9]
 
 
@@ -173,7 +173,7 @@ async def test_a_memory_finds_its_own_and_no_others(store: Store, alice: Speaker
     assert await told(store, alice, "Tell me a joke") == []
 
 
-async def test_what_was_forgotten_or_is_no_longer_true_is_not_found(store: Store, alice: Speaker) -> None:
+async def test_forgotten_messages_and_ended_facts_are_not_found(store: Store, alice: Speaker) -> None:
     await alice.say([user(OSLO)], assistant("Nice."), "c1")
     await alice.say([user(BOAT)], assistant("Nice."), "c2")
     await learn(store, alice.agent, 0, 2, LearnedChanges(facts=[fact("Works as a nurse.", sources=[2])]))

@@ -78,7 +78,7 @@ async def test_a_database_gives_notes_back_and_those_of_older_versions(store: St
     assert not holds(b"29th cat")
 
 
-def test_what_looks_for_words_sees_into_what_is_cut_off() -> None:
+def test_a_search_of_bytes_reads_notes_whose_end_is_cut_off() -> None:
     deflated = pack_notes({0: LINES}) or b""
     assert b"1th cat" in with_inflated(b"before" + deflated[:200])
     assert b"29th cat" in with_inflated(b"x\x9c" + deflated + b"after")

@@ -55,7 +55,7 @@ async def test_a_turn_whose_texts_are_odd_is_written_whole_and_goes_on(store: St
     assert "ab0" in plain(made.value)
 
 
-async def test_what_is_asked_for_by_such_a_text_is_found_or_not_there(store: Store, agent: Agent) -> None:
+async def test_a_lookup_by_an_odd_text_finds_it_or_nothing(store: Store, agent: Agent) -> None:
     kind = DefinitionKind.TOOL
     await store.definitions.add(DefinitionDraft("default", kind, "u1", {}, f"name {ODD}"), at=1.0)
     (found,) = await rows(store, "SELECT name FROM definitions")

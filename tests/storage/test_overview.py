@@ -63,7 +63,7 @@ async def test_conversations_are_listed_newest_first_over_all_profiles(store: St
     assert [c.key for c in only] == ["c2"]
 
 
-async def test_what_was_forgotten_or_off_the_record_is_not_listed(store: Store) -> None:
+async def test_messages_that_are_forgotten_or_off_the_record_are_not_listed(store: Store) -> None:
     alice = Speaker(store)
     await alice.say([user("One.")], assistant("Two."), "c1")
     await alice.say([user("Three.")], assistant("Four."), "c2")
@@ -87,7 +87,7 @@ async def test_what_was_forgotten_or_off_the_record_is_not_listed(store: Store) 
     )
 
 
-async def test_what_was_forgotten_alone_counts_nowhere(store: Store) -> None:
+async def test_a_message_that_was_forgotten_alone_is_not_counted(store: Store) -> None:
     alice = Speaker(store)
     said = [user("One."), assistant("Two."), user("Three.")]
     await alice.say(said[:1], assistant("Two."), "c1")
@@ -124,7 +124,7 @@ async def test_what_was_forgotten_alone_counts_nowhere(store: Store) -> None:
     assert await counted() == {0}
 
 
-async def test_what_was_forgotten_does_not_count_when_it_is_sent_again(store: Store) -> None:
+async def test_a_forgotten_message_does_not_count_when_it_is_resent(store: Store) -> None:
     alice = Speaker(store)
     await alice.say([user("One.")], assistant("Two."), "c1")
     (first,) = await alice.rows()

@@ -64,7 +64,7 @@ async def found(store: Store, agent: Agent, query: str) -> list[tuple[str, str]]
 # -- facts
 
 
-async def test_of_two_conversations_with_a_name_the_one_that_its_client_named_is_found(
+async def test_the_conversation_that_its_client_named_is_found_by_a_name_of_two(
     store: Store, alice: Speaker
 ) -> None:
     await alice.say([user("Hello.")], assistant("Hello."), key="a")
@@ -245,7 +245,7 @@ def test_the_hits_in_the_note_are_those_without_a_reason_that_are_there() -> Non
         read_note_seqs(pack(record(*ENTRIES))[:-1])
 
 
-def test_what_is_gone_is_overwritten_in_as_many_bytes() -> None:
+def test_erased_values_are_overwritten_by_as_many_bytes() -> None:
     packed = pack(record(*ENTRIES))
     left = overwrite_forgotten(packed, lambda kind, seq: kind == "fact")
     assert len(left) == len(packed)

@@ -51,7 +51,7 @@ def conversation(dice: random.Random, size: int) -> list[Document]:
     return documents
 
 
-def test_of_a_query_as_long_as_a_book_the_beginning_is_read() -> None:
+def test_only_the_beginning_of_a_query_as_long_as_a_book_is_read() -> None:
     """Its words were all taken apart for each memory of a project: two megabytes held everybody for half a minute."""
     tail = Tail([Document(1, "user", "My zebra has stripes.", 1.7e9, None, None)])
     assert rank(Index(()), "the " * 2_000 + "zebra", SECRET, tail=tail) == [1]

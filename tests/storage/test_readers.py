@@ -91,7 +91,7 @@ async def test_a_long_span_is_read_in_batches_to_its_end(writer: Writer) -> None
     assert read == [line for n in range(40) for line in (f"Message {n}.", f"Reply {n}.")]
 
 
-async def test_what_a_run_has_read_is_emptied_under_the_lock_of_its_agent(writer: Writer) -> None:
+async def test_the_texts_that_a_run_has_read_are_emptied_under_the_lock_of_its_agent(writer: Writer) -> None:
     """Which the double of PostgreSQL's connections looks for."""
     said = await writer.say("A transcript.", "A thought.")
     await writer.store.sleeptime_agents.empty_reading(writer.agent.id, said.conversation_row)

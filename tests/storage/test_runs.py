@@ -304,7 +304,7 @@ async def test_a_run_is_accepted_into_a_conversation_that_begins_with_it(
     assert other.conversation_row == run.conversation_row
 
 
-async def test_what_a_run_holds_is_dropped_when_it_has_ended_long_ago(
+async def test_the_texts_of_a_run_are_dropped_long_after_its_end(
     store: Store, alice: Speaker, draft: Run
 ) -> None:
     run = await put_run(store, draft)
@@ -373,9 +373,7 @@ async def test_the_names_of_the_turns_of_a_response_stay_as_long_as_its_run(
     assert await store.responses.load_turns(run.agent_row, run.id) == []
 
 
-async def test_what_is_written_late_of_a_run_that_was_deleted_is_not_stored(
-    store: Store, alice: Speaker, draft: Run
-) -> None:
+async def test_late_writes_of_a_deleted_run_are_not_stored(store: Store, alice: Speaker, draft: Run) -> None:
     run = await put_run(store, draft)
     await store.responses.remove(run.agent_row, run.id)
     assert not await store.run_texts.add_events(run.agent_row, run.id, 1, b"words", epoch=alice.agent.epoch)

@@ -102,7 +102,7 @@ def test_a_word_that_is_too_common_to_be_read_weighs_little(monkeypatch: pytest.
     assert rank(index, query, SECRET, postings=asked, only_strong=True)[0] == 77
 
 
-def test_of_very_many_occurrences_those_of_rare_words_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_occurrences_of_rare_words_decide_if_there_are_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
     all = [*documents(400), Document(400, "user", "A heron and a dog.", 0.0)]
     blobs = encode(all, SECRET).values()
     monkeypatch.setattr(occurrences, "_MAX_OCCURRENCES", 20)
@@ -180,7 +180,7 @@ async def test_a_large_memory_is_searched_by_segments(store: Store, ann: Agent) 
     assert cached_segments(store, ann) == []
 
 
-async def test_what_comes_later_is_found_with_what_is_in_segments(store: Store, ann: Agent) -> None:
+async def test_later_messages_are_found_together_with_those_in_segments(store: Store, ann: Agent) -> None:
     await search(store, ann, "dog")
     for at, n in enumerate((900, 901)):
         await write_conversation(
@@ -213,7 +213,7 @@ async def test_forgetting_drops_the_segment_of_a_message_and_it_is_made_again(
     assert (await search(store, ann, "dog number 6"))[0].text == "It is a dog number 6."
 
 
-async def test_of_a_memory_that_is_forgotten_no_segment_is_left(store: Store, ann: Agent) -> None:
+async def test_a_forgotten_memory_has_no_segment(store: Store, ann: Agent) -> None:
     await forget(store, ann, ForgetTarget(is_all=True))
     assert await numbers(store) == []
 

@@ -328,9 +328,7 @@ async def test_a_memory_that_its_own_turn_pushes_out_is_not_counted(open_store: 
 @pytest.mark.sqlite
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("note", ["", "A line of a note. " * 70, "A line of a note 🙂. " * 70])
-async def test_what_is_cached_takes_about_as_many_bytes_as_are_counted(
-    open_store: OpenStore, note: str
-) -> None:
+async def test_the_counted_bytes_of_the_cache_are_about_its_memory(open_store: OpenStore, note: str) -> None:
     store = await open_store()
     kept, tick = store.turns._cache, itertools.count(1000)
 

@@ -316,7 +316,7 @@ async def test_a_step_that_has_ended_is_not_taken_for_one_that_was_left_open(wri
 
 
 @pytest.mark.parametrize("state", [RunState.FAILED, RunState.CANCELLED])
-async def test_what_comes_after_the_end_of_a_run_is_stored_only_if_it_was_cancelled(
+async def test_a_step_after_the_end_of_a_run_is_stored_only_if_the_run_was_cancelled(
     writer: Writer, state: RunState
 ) -> None:
     """Another process fails a run when the one that performs it has lost its lease."""
@@ -463,7 +463,7 @@ async def test_a_run_ends_after_a_step_that_is_written_already(writer: Writer) -
     assert text.data == b'{"a":1}'
 
 
-async def test_what_calls_of_a_forgotten_reply_have_made_is_not_written(writer: Writer) -> None:
+async def test_effects_of_the_calls_of_a_forgotten_reply_are_not_written(writer: Writer) -> None:
     await writer.begin(user("I am Ann."))
     e = await writer.finish(assistant(None, call("1", "memory_insert", "{}"), call("2")), stop=None)
     assert writer.opened.run is not None
@@ -508,7 +508,7 @@ async def test_a_client_conversation_becomes_stored_from_its_newest_exchange(ope
     assert [x.continued for x in after.path] == [True] * 3
 
 
-async def test_one_memory_does_not_read_anothers_path(writer: Writer) -> None:
+async def test_a_memory_does_not_read_the_path_of_another(writer: Writer) -> None:
     await writer.say("Mine.")
     mine = (await writer.read()).snapshot.conversation
     assert mine is not None

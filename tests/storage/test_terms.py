@@ -137,7 +137,7 @@ def test_a_text_is_split_at_what_no_word_has(text: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("marks", ["\u0301\u0316", "\uff9e\u0301", "\u0344\u0316"])
-def test_of_marks_without_end_the_first_count(marks: str) -> None:
+def test_only_the_first_of_endless_marks_count(marks: str) -> None:
     """Unicode sorts a run of marks in the square of its length: 80,000 characters took half a minute."""
     # Without the bound this does not end.
     few, many = (split_words(f"na{marks * times}ive" + " whale" * 50) for times in (15, 500_000))
@@ -146,7 +146,7 @@ def test_of_marks_without_end_the_first_count(marks: str) -> None:
 
 
 @pytest.mark.parametrize("letter", ["க", "ه", "w"])
-def test_of_a_word_without_end_the_beginning_counts(letter: str) -> None:
+def test_only_the_beginning_of_an_endless_word_counts(letter: str) -> None:
     """Stemmers of some languages take the square of a word's length."""
     assert list_terms(letter * 1_000_000) == list_terms(letter * 64)
 
@@ -288,7 +288,7 @@ def test_long_answers_do_not_crowd_out_what_the_user_said() -> None:
     )
 
 
-def test_what_only_the_assistant_said_is_found_too() -> None:
+def test_words_of_the_assistant_alone_are_found_too() -> None:
     users = [said(n, f"I ate lunch number {n}") for n in range(2, 30)]
     assert found(
         "name of the quokka restaurant", said(1, "Try the Quokka restaurant", "assistant"), *users
@@ -476,7 +476,7 @@ def test_a_question_of_which_memory_knows_little_recalls_nothing() -> None:
     assert found("where did I have lunch", *documents, only_strong=True) != []
 
 
-def test_one_word_of_a_question_has_to_be_more_of_it_than_two() -> None:
+def test_a_single_matching_word_must_be_a_larger_part_of_the_question_than_two() -> None:
     """Anything said has one word of a question about something else by chance."""
     apart = [
         said(1, "The marmot."),
@@ -503,7 +503,7 @@ def test_the_first_fact_of_a_new_user_is_recalled() -> None:
     assert found("What is the name of my dog?", *documents, only_strong=True)[0] == 1
 
 
-def test_what_a_small_memory_is_all_about_counts_as_known() -> None:
+def test_the_topic_of_a_small_memory_counts_as_known() -> None:
     texts = [
         "My cat is called Miso.",
         "A cat! How nice.",
@@ -672,7 +672,7 @@ def test_a_text_has_the_terms_that_are_counted_in_it(text: str) -> None:
     assert list_distinct_terms(text) == {*count_terms(Document(1, "user", text, math.nan)).terms}
 
 
-def test_what_holds_more_of_the_query_comes_first() -> None:
+def test_a_message_with_more_words_of_the_query_comes_first() -> None:
     assert found("zebra horse", said(1, "zebra"), said(2, "zebra horse"), said(3, "cow")) == [2, 1]
 
 

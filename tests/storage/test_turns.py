@@ -267,7 +267,7 @@ async def test_a_turn_costs_the_same_however_long_the_conversation(
 
 
 @both
-async def test_of_two_plain_turns_at_once_the_second_is_weighed_again(
+async def test_the_second_of_two_plain_turns_at_once_is_planned_again(
     alice: Speaker, key: str | None
 ) -> None:
     history = await opened(alice, key)
@@ -282,7 +282,7 @@ async def test_of_two_plain_turns_at_once_the_second_is_weighed_again(
     assert {e.conversation_row for e in await alice.rows()} == {ends[0].conversation_row}
 
 
-async def test_of_a_growing_message_that_was_planned_twice_the_longer_stands(alice: Speaker) -> None:
+async def test_the_longer_form_of_a_growing_message_that_was_planned_twice_is_active(alice: Speaker) -> None:
     history = await opened(alice, "c1")
     turns = [await alice.begin([*history, user(text)], "c1") for text in ("I would", "I would like tea")]
     for turn in reversed(turns):
@@ -345,7 +345,7 @@ async def test_edits_of_a_turn_off_the_record_are_not_stored(alice: Speaker) -> 
 
 
 @pytest.mark.parametrize("is_plain", [True, False], ids=["plain", "weighed"])
-async def test_what_was_planned_before_something_was_forgotten_is_not_written(
+async def test_a_turn_that_was_planned_before_a_forgetting_is_not_written(
     alice: Speaker, is_plain: bool
 ) -> None:
     history = await opened(alice, "c1")
@@ -552,7 +552,9 @@ async def test_rules_that_never_have_enough_fail_their_turn_and_no_other(alice: 
     assert len(await alice.rows()) == len(before) + 1
 
 
-async def test_what_is_compared_together_is_asked_for_together(alice: Speaker, statements: list[str]) -> None:
+async def test_contents_that_are_compared_together_are_loaded_together(
+    alice: Speaker, statements: list[str]
+) -> None:
     for n in range(70):  # more than one statement takes
         await alice.say([user(f"Question number {n}")], assistant("Yes."))
     statements.clear()
@@ -602,7 +604,7 @@ async def test_nothing_of_a_request_is_changed_where_it_is_written(
 
 
 @both
-async def test_what_is_stored_is_what_one_would_work_out(alice: Speaker, key: str | None) -> None:
+async def test_the_stored_columns_follow_from_the_tree(alice: Speaker, key: str | None) -> None:
     history = await opened(alice, key)
     asked = [*history, user("I like tea")]
     await alice.end(await alice.begin(asked, key), noted("One moment. Noted."), ["tea"])

@@ -156,7 +156,7 @@ async def test_a_turn_that_was_under_way_does_not_bring_back_what_another_gatewa
     assert await one.turns.find_snapshot(agent, "chat", None) is None
 
 
-async def test_one_forgetting_may_be_carried_out_by_two(stores: tuple[Store, Store]) -> None:
+async def test_two_processes_may_carry_out_the_same_forgetting(stores: tuple[Store, Store]) -> None:
     one, other = stores
     agent = await make(one)
     speaker, said = Speaker(one), []
@@ -404,7 +404,7 @@ async def test_jobs_of_a_key_that_two_enqueue_at_once_are_one(stores: tuple[Stor
         assert len(set(ids)) == 1
 
 
-async def test_what_another_process_is_claiming_holds_up_no_other_kind(stores: tuple[Store, Store]) -> None:
+async def test_a_claim_of_another_process_delays_no_other_kind_of_job(stores: tuple[Store, Store]) -> None:
     one, other = stores
     for kind in KINDS:
         await one.jobs.enqueue(kind, 0, "k")
@@ -550,7 +550,7 @@ async def test_a_job_that_is_let_go_of_is_taken_over_at_once(stores: tuple[Store
     assert await other.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3) is not None
 
 
-async def test_what_was_forgotten_elsewhere_is_not_worked_on(stores: tuple[Store, Store]) -> None:
+async def test_a_memory_that_another_process_has_forgotten_gets_no_work(stores: tuple[Store, Store]) -> None:
     one, other = stores
     agent = await make(one)
     for key in ("running", "waiting"):

@@ -56,7 +56,7 @@ def test_a_chunk_gives_back_what_was_put_in() -> None:
     assert [row.tobytes() for row in chunk.numbers] == [unit("again"), unit(70), unit(127)]
 
 
-def test_what_is_forgotten_leaves_no_byte_in_the_chunk() -> None:
+def test_a_forgotten_message_leaves_no_byte_in_the_chunk() -> None:
     blob = vector_blobs.merge(None, {seq: unit(seq) for seq in range(64, 70)})
     left = vector_blobs.forget(blob, [65, 66, 300])
     assert vector_blobs.read_vectors(left).seqs.tolist() == [64, 67, 68, 69]
@@ -131,7 +131,7 @@ def test_messages_that_are_all_alike_do_not_stand_out() -> None:
     assert ranked_among(blobs, "reptiles", SECRET, similarities=near) == []
 
 
-def test_what_is_near_to_everything_ranks_below_what_is_near_to_the_query() -> None:
+def test_a_text_near_to_all_texts_ranks_below_a_text_near_to_the_query() -> None:
     """A text that lies in the middle of all others is near to any of them, and so to any query."""
     common = np.frombuffer(unit(99), "<f4")
     own = {seq: np.frombuffer(unit(seq), "<f4") for seq in range(1, 41)}
@@ -426,7 +426,9 @@ async def test_vectors_of_another_length_under_the_same_name_start_over(store: S
     assert "What of tea?" in await search(store, agent, "What of tea?")
 
 
-async def test_what_has_changed_since_it_was_read_is_read_again(store: Store, alice: Speaker) -> None:
+async def test_a_memory_that_has_changed_since_it_was_read_is_read_again(
+    store: Store, alice: Speaker
+) -> None:
     await talk(alice, "tea")
     agent = alice.agent
     found = await read(store, agent)
@@ -582,7 +584,7 @@ async def test_rows_that_come_grow_and_go_leave_no_copies(store: Store, holds: H
     assert left(holds, *there[:20]) == there[:20]
 
 
-async def test_what_was_under_way_when_something_was_forgotten_brings_nothing_back(
+async def test_vectors_that_were_being_made_during_a_forgetting_are_not_stored(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:
     await talk(alice, "one", "two")
@@ -601,7 +603,7 @@ async def test_what_was_under_way_when_something_was_forgotten_brings_nothing_ba
     assert await embed(store, agent) == ["What of two?", "This of two."]
 
 
-async def test_what_was_forgotten_is_not_embedded_later(store: Store, alice: Speaker, holds: Holds) -> None:
+async def test_a_forgotten_message_is_not_embedded_later(store: Store, alice: Speaker, holds: Holds) -> None:
     await talk(alice, "one", "two")
     agent = alice.agent
     await forget(store, agent, ForgetTarget(messages=[(await alice.rows())[0].seq]))

@@ -365,7 +365,7 @@ async def test_a_store_is_slow_while_a_turn_waits_for_a_connection_and_not_while
     assert store.health.status == "ok"
 
 
-async def test_what_comes_free_while_the_server_refuses_one_more_is_taken(
+async def test_a_freed_connection_is_used_while_the_server_refuses_new_ones(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No task that would hand it on has one then: a write would wait for ever, and all after it."""
@@ -698,7 +698,7 @@ async def test_a_port_that_cannot_be_is_said_so(url: str) -> None:
 
 
 @pytest.mark.parametrize("more", ["/db?application_name=a:70000", "/a:70000", "?password=h@h:70000"])
-async def test_what_only_looks_like_a_port_is_none(more: str) -> None:
+async def test_a_text_that_only_looks_like_a_port_is_none(more: str) -> None:
     with pytest.raises(StoreFailed):
         await connect(PostgresTarget(f"postgresql://ann@127.0.0.1:1{more}"))
 
@@ -751,7 +751,7 @@ def test_each_host_has_a_url(url: str, urls: list[str]) -> None:
         ("//h/db", "1", ["//h/db"]),
     ],
 )
-def test_what_a_url_leaves_out_the_environment_says(
+def test_the_environment_supplies_the_parts_that_a_url_leaves_out(
     url: str, ports: str, urls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGHOST", "a,b")
@@ -773,7 +773,7 @@ def test_hosts_that_cannot_be_distinguished_are_reported(url: str, said: str) ->
 
 
 @pytest.mark.parametrize("are_options", [False, True])
-async def test_of_several_hosts_one_that_answers_nothing_is_passed_over_and_then_asked_last(
+async def test_a_host_that_does_not_answer_is_skipped_and_then_tried_last(
     proxy: Proxy, database: PostgresServer, are_options: bool
 ) -> None:
     with Proxy(database.url) as other:
@@ -793,9 +793,7 @@ async def test_of_several_hosts_one_that_answers_nothing_is_passed_over_and_then
         (await connect(place)).terminate()
 
 
-async def test_of_several_hosts_the_one_that_may_be_written_to_is_used(
-    proxy: Proxy, database: PostgresServer
-) -> None:
+async def test_the_writable_one_of_several_hosts_is_used(proxy: Proxy, database: PostgresServer) -> None:
     with Proxy(database.url) as standby:
         standby.replacement = (rb"in_hot_standby\0off\0", b"in_hot_standby\0on\0\0")
         hosts = f"127.0.0.1:{standby.port},127.0.0.1:{proxy.port}"

@@ -42,7 +42,7 @@ async def test_a_database_that_has_grown_is_analyzed_without_autovacuum(
         await admin.close()
 
 
-async def test_what_was_forgotten_is_no_row_any_more_and_no_dead_one_either(
+async def test_a_forgotten_message_has_no_row_and_no_dead_row(
     open_store: OpenStore, database: PostgresServer
 ) -> None:
     store = await open_store()

@@ -105,9 +105,7 @@ async def test_statements_are_planned_once_for_a_connection(open_store: OpenStor
         ("shown_exchanges.sql", "shown_unindexed"),
     ],
 )
-async def test_one_conversation_of_a_long_memory_is_found_by_index(
-    memories: str, file: str, name: str
-) -> None:
+async def test_a_conversation_of_a_long_memory_is_found_by_index(memories: str, file: str, name: str) -> None:
     async with connect(memories) as connection:
         plan = await explain(connection, load(file)[name].postgres)
     steps = [(line, after) for line, after in itertools.pairwise(plan) if " on exchanges" in line]

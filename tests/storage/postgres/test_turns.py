@@ -32,7 +32,7 @@ async def test_a_plain_turn_is_two_round_trips(open_store: OpenStore, key: str |
     assert [e.seq for e in rows] == [1, 3, 5]
 
 
-async def test_who_comes_while_an_agent_is_made_waits_in_line(open_store: OpenStore) -> None:
+async def test_turns_wait_in_order_while_their_agent_is_created(open_store: OpenStore) -> None:
     sent: list[str] = []
     store = await open_store(note=sent.append)
     went_on: list[int] = []
@@ -87,7 +87,7 @@ async def test_a_turn_whose_answer_is_lost_is_there_once(
     assert await alice.store.drain(PATIENCE_S)
 
 
-async def test_what_may_not_be_repeated_is_not(open_store: OpenStore, proxy: Proxy) -> None:
+async def test_a_write_that_must_not_be_repeated_is_not_repeated(open_store: OpenStore, proxy: Proxy) -> None:
     store: Store = await open_store(path=proxy.url)
     proxy.cut_at("INSERT INTO keys", after_reply=True)
     with pytest.raises(StoreFailed):
@@ -95,7 +95,7 @@ async def test_what_may_not_be_repeated_is_not(open_store: OpenStore, proxy: Pro
     assert len(await _keys(store)) == 1
 
 
-async def test_what_was_not_yet_committed_is_written_on_another_connection(
+async def test_a_write_that_was_not_committed_is_repeated_on_another_connection(
     open_store: OpenStore, proxy: Proxy
 ) -> None:
     store: Store = await open_store(path=proxy.url)

@@ -34,7 +34,7 @@ async def stores(open_store: OpenStore) -> list[Store]:
     return [await open_store() for _ in range(2)]
 
 
-async def test_of_two_turns_planned_alike_both_are_there(stores: list[Store]) -> None:
+async def test_two_turns_with_the_same_plan_are_both_stored(stores: list[Store]) -> None:
     clock = Clock()
     here, there = (Speaker(store, ALICE, clock) for store in stores)
     await here.say([user("one")], assistant("First."), "c1")
@@ -50,7 +50,7 @@ async def test_of_two_turns_planned_alike_both_are_there(stores: list[Store]) ->
     assert [e.seq for e in found] == [1, 3, 5]
 
 
-async def test_what_one_has_forgotten_the_other_does_not_write_again(stores: list[Store]) -> None:
+async def test_a_process_does_not_write_what_another_has_forgotten(stores: list[Store]) -> None:
     clock = Clock()
     here, there = (Speaker(store, ALICE, clock) for store in stores)
     await here.say([user("my secret")], assistant("Noted."), "c1")
@@ -198,7 +198,7 @@ async def test_results_of_a_batch_wait_for_an_agent_without_holding_another(
     assert (await items.count(batch.id)).failed == 2
 
 
-async def test_what_code_writes_into_a_block_waits_for_one_agent_without_holding_another(
+async def test_a_block_write_by_code_waits_for_one_agent_and_locks_no_other(
     stores: list[Store], database: PostgresServer
 ) -> None:
     """A turn of the other agent that sees the block locks both, the first one first."""

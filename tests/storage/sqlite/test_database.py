@@ -30,7 +30,7 @@ async def noted(doors: Database) -> list[bytes]:
     return [hash_ for (hash_,) in await doors.read(lambda connection: connection.fetch_rows(NOTED))]
 
 
-def test_what_never_waits_is_driven_to_its_end() -> None:
+def test_a_coroutine_that_never_waits_is_driven_to_its_end() -> None:
     async def one() -> int:
         return 1
 
@@ -40,7 +40,7 @@ def test_what_never_waits_is_driven_to_its_end() -> None:
     assert drive(two()) == 2
 
 
-def test_what_it_raises_comes_out() -> None:
+def test_an_error_of_the_coroutine_is_raised() -> None:
     async def fail() -> None:
         raise StoreFull("no room")
 
@@ -48,7 +48,7 @@ def test_what_it_raises_comes_out() -> None:
         drive(fail())
 
 
-async def test_what_waits_is_a_bug_and_is_ended() -> None:
+async def test_a_coroutine_that_waits_is_an_error_and_is_closed() -> None:
     ended = []
 
     async def wait() -> None:
@@ -102,7 +102,7 @@ async def test_a_write_begins_though_nobody_waits_for_it(
     assert await noted(doors) == [b"x"]
 
 
-async def test_one_statement_gives_its_rows(doors: Database) -> None:
+async def test_a_statement_returns_its_rows(doors: Database) -> None:
     assert await doors.write_one(NOTE + " RETURNING hash, exchange", (b"x",)) == [(b"x", 1)]
 
 

@@ -18,7 +18,7 @@ def threads_of(name: str) -> list[threading.Thread]:
     return [each for each in threading.enumerate() if each.name == name]
 
 
-async def test_what_a_function_raises_is_its_callers_and_ends_nothing() -> None:
+async def test_an_error_of_a_function_reaches_its_caller_and_ends_nothing() -> None:
     driver = await Driver(lambda: sqlite3.connect(":memory:"), "driver").open()
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         await driver.call(lambda connection: connection.execute("SELECT * FROM missing"))

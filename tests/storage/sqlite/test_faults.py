@@ -120,7 +120,7 @@ async def cancel(waiting: Coroutine[Any, Any, Any]) -> None:
     await asyncio.wait([task])
 
 
-async def test_what_a_cancelled_caller_has_written_is_not_cached_as_it_was(open_store: Any) -> None:
+async def test_a_write_of_a_cancelled_caller_is_not_cached_in_its_old_state(open_store: Any) -> None:
     store = await open_store(limits=BY_HAND)
     alice = Speaker(store)
     await alice.say([user("one")], assistant("First."))
@@ -236,7 +236,7 @@ async def test_locked_by_another_process(open_store: Any, path: Path, when: str)
     await assert_recovers(store, agent)
 
 
-async def test_it_comes_back_by_itself(open_store: Any, path: Path) -> None:
+async def test_the_database_recovers_by_itself(open_store: Any, path: Path) -> None:
     store = await open_store(limits=WriterLimits(retry_first_s=0.001, retry_max_s=0.002))
     agent = await make_agent(store)
     back = asyncio.Event()
@@ -401,7 +401,7 @@ asyncio.run(main())
 """
 
 
-def test_what_was_acknowledged_survives_kill_9(path: Path) -> None:
+def test_acknowledged_writes_survive_sigkill(path: Path) -> None:
     acknowledged: list[int] = []
     for until in (1, 40, 333, 700):
         with subprocess.Popen(
@@ -439,7 +439,7 @@ def take_away(path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced"])
-async def test_what_is_written_to_a_file_that_has_gone_is_not_called_written(
+async def test_a_write_to_a_removed_file_is_not_acknowledged(
     open_store: Any, path: Path, tmp_path: Path, how: str
 ) -> None:
     store = await open_store(limits=AT_ONCE)
@@ -806,7 +806,7 @@ async def test_work_that_was_under_way_at_a_restore_gets_no_cached_snapshot_of_a
         await store.turns.find_snapshot(alice, None, None)
 
 
-async def test_what_is_called_after_a_recovery_is_no_part_of_the_work_that_found_the_fault(
+async def test_recovery_listeners_are_no_part_of_the_work_that_found_the_failure(
     open_store: Any, path: Path, tmp_path: Path
 ) -> None:
     """It reads the new file: the keys of the settings are added to it, for instance."""

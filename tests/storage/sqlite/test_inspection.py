@@ -43,7 +43,7 @@ async def test_a_sound_file_is_left_as_it_is_with_its_owner_and_without(open_sto
     assert not list(path.parent.glob("*-shm"))
 
 
-async def test_what_no_start_would_open_is_refused_alike(
+async def test_an_inspection_refuses_the_files_that_a_start_refuses(
     open_store: Any, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await (await open_store()).close()

@@ -182,7 +182,7 @@ async def test_the_store_holds_the_lock_for_its_life(open_store: Any, path: Path
     assert (await open_store()).health.ok
 
 
-async def test_what_was_said_is_for_the_account_that_runs_the_store(open_store: Any, path: Path) -> None:
+async def test_the_files_are_readable_for_the_stores_account_alone(open_store: Any, path: Path) -> None:
     await open_store()
     made = {each.name: each.stat().st_mode & 0o777 for each in path.parent.iterdir()}
     assert made == dict.fromkeys(("memory.db", "memory.db-wal", "memory.db-shm", "memory.db.lock"), 0o600)
@@ -213,7 +213,7 @@ async def test_a_file_that_is_there_keeps_its_mode(open_store: Any, path: Path) 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another account")
 @pytest.mark.parametrize("is_folder", [True, False])
-def test_what_is_another_accounts_is_not_taken_for_missing(is_folder: bool) -> None:
+def test_a_file_of_another_account_does_not_count_as_missing(is_folder: bool) -> None:
     with TemporaryDirectory() as top:
         os.chmod(top, 0o755)
         folder = Path(top, "data")

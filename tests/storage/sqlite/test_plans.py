@@ -102,7 +102,7 @@ def test_the_memories_of_a_subject_are_found_without_others_of_the_project(
 
 
 @pytest.mark.parametrize("name", load("forget_preview.sql"))
-def test_what_a_forgetting_takes_is_counted_by_index(connection: sqlite3.Connection, name: str) -> None:
+def test_a_preview_of_a_forgetting_counts_by_index(connection: sqlite3.Connection, name: str) -> None:
     """Of a list no more is read than its conversation, its memory or its block has.
 
     `s` are the sources of a row, `gone` what is erased, `up` what is above an exchange. A subquery has the rows that
@@ -128,7 +128,7 @@ def test_the_clean_up_after_a_run_does_not_go_through_all_that_its_agent_did(
     assert not [step for step in plan if "agent=?" in step]
 
 
-def test_what_a_user_has_used_is_found_day_by_day(connection: sqlite3.Connection) -> None:
+def test_the_usage_of_a_user_is_found_day_by_day(connection: sqlite3.Connection) -> None:
     plan = plan_of(connection, load("usage.sql")["take_user"])
     assert plan[0] == "SEARCH usage USING PRIMARY KEY (day=? AND project=? AND user=?)"
     assert not [step for step in plan if step.startswith("SCAN") and step != "SCAN days"]

@@ -199,7 +199,7 @@ async def test_sqlite_opens_no_trap(home: Path, secret: Path, trap: Trap, end: s
 
 
 @as_root
-def test_what_root_makes_is_the_owner_of_the_databases_and_nothing_else_is_given(home: Path) -> None:
+def test_files_that_root_makes_belong_to_the_owner_of_the_database(home: Path) -> None:
     path = home / "m.db"
     make_database(path)
     os.close(make_sidecar(str(path), KEYED))
@@ -382,7 +382,7 @@ def test_a_change_of_mode_takes_no_lock_of_sqlites(tmp_path: Path) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
-def test_what_is_made_is_for_the_account_alone_whatever_the_umask(tmp_path: Path) -> None:
+def test_files_are_for_the_account_alone_with_any_umask(tmp_path: Path) -> None:
     before = os.umask(0o777)
     try:
         replace_sidecar(str(tmp_path / "m.db"), ADMIN, b"{}")

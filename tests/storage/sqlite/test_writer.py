@@ -145,7 +145,7 @@ async def test_a_result_comes_back_when_it_is_committed(make: Any) -> None:
     assert bench.rows() == [1]
 
 
-async def test_what_gathers_while_a_batch_runs_is_one_transaction(make: Any) -> None:
+async def test_writes_that_gather_while_a_batch_runs_are_one_transaction(make: Any) -> None:
     bench = await make()
     gate = await bench.stall()
     futures = [bench.writer.submit(add(i)) for i in range(50)]
@@ -155,7 +155,7 @@ async def test_what_gathers_while_a_batch_runs_is_one_transaction(make: Any) -> 
     assert bench.rows() == list(range(50))
 
 
-async def test_what_pass_after_pass_of_the_loop_brings_is_one_transaction(make: Any) -> None:
+async def test_writes_of_successive_passes_of_the_loop_are_one_transaction(make: Any) -> None:
     bench = await make(gather_s=3600)
     futures = [bench.writer.submit(add(0))]
     for i in range(1, 6):
@@ -199,7 +199,7 @@ async def test_a_batch_is_bounded(make: Any) -> None:
         (None, NotFound),
     ],
 )
-async def test_one_bad_write_fails_alone(make: Any, others: int, sql: str | None, error: type) -> None:
+async def test_a_bad_write_fails_alone(make: Any, others: int, sql: str | None, error: type) -> None:
     bench = await make()
     await bench.writer.submit(add("there"))
 
@@ -339,7 +339,7 @@ async def test_the_queue_is_bounded_and_refuses_at_once(make: Any) -> None:
     assert bench.writer.health.waiting_bytes == 0
 
 
-async def test_one_large_write_is_let_in_where_nothing_waits(make: Any) -> None:
+async def test_a_large_write_is_accepted_if_no_other_waits(make: Any) -> None:
     bench = await make(queue_bytes=10_000)
     await bench.writer.submit(add(1), size_bytes=20_000)
     assert bench.rows() == [1]
