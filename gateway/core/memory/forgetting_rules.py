@@ -76,49 +76,73 @@ def rebuild_block(
     later_values: the values that the block had since, oldest first.
     pending: the edits of the block by turns that are not confirmed yet.
     """
-    clean_words = _list_words(block.value)
-    # Room for the pieces of all values: a block may have become smaller since, and an edit that was made in each place
-    # of its text must not grow without end where the text is another one now.
-    roomy_block = replace(
-        block, read_only=False, limit=len(block.value) + sum(len(revision.value) for revision in later_values)
-    )
-    # The words that erased edits have brought in.
-    tainted_words: set[str] = set()
-    manual_lines: set[str] = set()
-    stored_value = rebuilt = block.value
-    values: list[str] = []
+    rebuilding = _BlockRebuilding(block, later_values)
     for revision in later_values:
+        rebuilding.add(revision)
+    tainted_words = rebuilding.tainted_words - _list_words(rebuilding.value)
+    repeating_edits = [edit for edit in pending if _may_bring_back(edit, tainted_words, rebuilding.value)]
+    return BlockRebuild(rebuilding.values, repeating_edits)
+
+
+class _BlockRebuilding:
+    """Rebuilds the later values of a block one after the other, as `rebuild_block` documents it."""
+
+    def __init__(self, block: Block, later_values: Sequence[RevisedValue]) -> None:
+        # The rebuilt values, oldest first.
+        self.values: list[str] = []
+        # The newest rebuilt value; at first the value from before the message.
+        self.value = block.value
+        # The words that erased edits have brought in.
+        self.tainted_words: set[str] = set()
+        # Room for the pieces of all values: a block may have become smaller since, and an edit that was made in each
+        # place of its text must not grow without end where the text is another one now.
+        room = len(block.value) + sum(len(revision.value) for revision in later_values)
+        # The block as it was before the message, with this room.
+        self._block = replace(block, read_only=False, limit=room)
+        # The newest value as it is stored.
+        self._stored_value = block.value
+        # The words that may come back in a later value.
+        self._clean_words = _list_words(block.value)
+        # The lines that an operator or the person wrote.
+        self._manual_lines: set[str] = set()
+
+    def add(self, revision: RevisedValue) -> None:
+        """Rebuilds the next value."""
         if revision.is_manual and not revision.is_erased:
-            manual_lines |= _list_new_lines(stored_value, revision.value)
+            self._manual_lines |= _list_new_lines(self._stored_value, revision.value)
+        self.value = self._rebuild(revision)
+        self.values.append(self.value)
+        self._stored_value = revision.value
+
+    def _rebuild(self, revision: RevisedValue) -> str:
         if revision.restores is not None:
-            rebuilt = values[revision.restores]
-        elif revision.is_clean:
-            rebuilt = revision.value
-        elif revision.is_erased:
-            new_lines = _list_new_lines(stored_value, revision.value)
-            staying_lines = {
-                line for line in new_lines if _is_in_texts(line, revision.remaining, block.value)
-            }
-            clean_words |= _list_words("\n".join(staying_lines))
-            # The words that this edit brought in may come back in a later value; those from before may stay.
-            tainted_words |= _list_words("\n".join(new_lines)) - clean_words
-            rebuilt = _with_lines(rebuilt, revision, new_lines, staying_lines)
-        elif revision.edit is not None and revision.edit.op not in REWRITE_OPERATIONS:
+            return self.values[revision.restores]
+        if revision.is_clean:
+            return revision.value
+        if revision.is_erased:
+            return self._rebuild_erased(revision)
+        if revision.edit is not None and revision.edit.op not in REWRITE_OPERATIONS:
             # Such an edit holds what it adds, so it can be done without the erased part.
-            rebuilt = _reapply_edit(replace(roomy_block, value=rebuilt), revision.edit)
-        else:
-            # A line that the remaining text has does not come from the erased part, whatever words it shares with it.
-            lines_before = {*rebuilt.split("\n")}
-            rebuilt = "\n".join(
-                line
-                for line in revision.value.split("\n")
-                if line in lines_before
-                or not _may_repeat(line, tainted_words, is_manual=line in manual_lines)
-            )
-        stored_value = revision.value
-        values.append(rebuilt)
-    tainted_words -= _list_words(rebuilt)
-    return BlockRebuild(values, [edit for edit in pending if _may_bring_back(edit, tainted_words, rebuilt)])
+            return _reapply_edit(replace(self._block, value=self.value), revision.edit)
+        # A line that the remaining text has does not come from the erased part, whatever words it shares with it.
+        lines_before = {*self.value.split("\n")}
+        return "\n".join(
+            line
+            for line in revision.value.split("\n")
+            if line in lines_before
+            or not _may_repeat(line, self.tainted_words, is_manual=line in self._manual_lines)
+        )
+
+    def _rebuild_erased(self, revision: RevisedValue) -> str:
+        """Returns the remaining text of an erased value, and notes the words that it brought in."""
+        new_lines = _list_new_lines(self._stored_value, revision.value)
+        staying_lines = {
+            line for line in new_lines if _is_in_texts(line, revision.remaining, self._block.value)
+        }
+        self._clean_words |= _list_words("\n".join(staying_lines))
+        # The words that this edit brought in may come back in a later value; those from before may stay.
+        self.tainted_words |= _list_words("\n".join(new_lines)) - self._clean_words
+        return _with_lines(self.value, revision, new_lines, staying_lines)
 
 
 def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased: ErasedMarks) -> WireMessage:
