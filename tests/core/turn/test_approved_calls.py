@@ -66,7 +66,7 @@ def run_of(
         while calls.waiting:
             approved |= {id for id, kind in calls.waiting.items() if kind == "approval"}
             # Another run goes on, and knows what was called since the user's message.
-            guide = RuleGuide(rules, TOOLS, approvals=approvals, called=called)
+            guide = RuleGuide(rules, TOOLS, approvals=approvals, calls=called)
             resumed = ResumedCalls((), calls.results, frozenset(approved))
             calls = perform(
                 GatewayCalls(TurnTerms(), guide, [call(*each) for each in made.items()], resumed), ran
