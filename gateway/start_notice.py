@@ -92,20 +92,15 @@ def _describe_upstream(upstream: UpstreamSettings) -> str:
     """Returns where an upstream is, and which key it gets."""
     if upstream.kind == "scripted":
         return "built in, no key needed"
-    key_note = ", with the caller's own key" if _uses_caller_key(upstream) else ""
+    key_note = ", with the caller's own key" if upstream.gets_caller_key else ""
     return f"{upstream.base_url or upstream.kind}{key_note}"
-
-
-def _uses_caller_key(upstream: UpstreamSettings) -> bool:
-    """Returns whether the upstream gets the caller's own key: the settings have none for it."""
-    return upstream.kind != "scripted" and not (upstream.keys or upstream.headers)
 
 
 def choose_example_key(settings: Settings, *, has_keys: bool) -> str:
     """Returns the `api_key` of the example. has_keys: True if the gateway has keys, so that requests need one."""
     if has_keys:
         return "mg-..."
-    return "sk-..." if _uses_caller_key(settings.upstreams[0]) else "none"
+    return "sk-..." if settings.upstreams[0].gets_caller_key else "none"
 
 
 def choose_example_model(settings: Settings) -> str:

@@ -399,12 +399,12 @@ class UpstreamSettings(Table, frozen=True):
         """True if the settings may hold a key of its account. A header counts as a key unless it is known to be none.
 
         With a key the account's files and the like are guarded. Whether callers have to bring a key is decided by
-        `is_keyless`: some upstreams take the caller's key next to a header of the settings.
+        `gets_caller_key`: some upstreams take the caller's key next to a header of the settings.
         """
         return bool(self.keys) or not {name.lower() for name in self.headers} <= _HEADERS_WITHOUT_KEY
 
     @property
-    def is_keyless(self) -> bool:
+    def gets_caller_key(self) -> bool:
         """True if the upstream gets the caller's key."""
         key_headers = {name.lower() for name in self.headers} & {"authorization", "x-api-key", "api-key"}
         return self.kind != "scripted" and not self.keys and not key_headers

@@ -219,7 +219,7 @@ class ModelList:
 
     def _list_keyless_upstreams(self) -> list[str]:
         """Returns the upstreams without a key in the settings. They get the caller's key."""
-        return [each.name for each in self._settings.upstreams if each.is_keyless]
+        return [each.name for each in self._settings.upstreams if each.gets_caller_key]
 
     def _merge_answer(self, upstream: str, answer: _CachedAnswer) -> Entries:
         """Returns the list with an upstream's answer to the caller's key."""

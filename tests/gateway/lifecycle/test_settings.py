@@ -445,6 +445,13 @@ def test_the_example_shows_whose_key_is_asked_for(environ: dict[str, str], expec
     assert choose_example_key(settings, has_keys=True) == "mg-..."
 
 
+def test_the_example_asks_for_the_key_that_is_sent_next_to_a_header_of_the_settings() -> None:
+    settings = load_settings(environ={"MNEMOGATE_UPSTREAM": "https://api.openai.com/v1"})
+    for header, expected in (("OpenAI-Organization", "sk-..."), ("Authorization", "none")):
+        upstream = replace(settings.upstreams[0], headers={header: "org-1"})
+        assert choose_example_key(replace(settings, upstreams=(upstream,)), has_keys=False) == expected
+
+
 def test_a_missing_file_is_an_error_only_when_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_settings(environ={}) == replace(Settings(), profiles=(DEMO_PROFILE,))
