@@ -36,6 +36,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from gateway.core.prompt.frame import without_frame
 from gateway.core.prompt.note_text import strip_notes
 from gateway.core.request.identity import Identity, IdentityRules, identify
 from gateway.core.request.request_ids import CONVERSATION_ORDER, USER_ORDER
@@ -222,10 +223,9 @@ def make_value(schema: Json) -> Any:
 
 
 def read_last_user_text(messages: Sequence[Json]) -> str:
-    for message in reversed(messages):
-        if message["role"] == "user":
-            return read_text(message)
-    return ""
+    """Returns the last text of the user's; what an application alone has written counts only if there is no other."""
+    texts = [read_text(message) for message in reversed(messages) if message["role"] == "user"]
+    return next((text for text in texts if without_frame(strip_notes(text)).strip()), (texts or [""])[0])
 
 
 def read_text(message: Json) -> str:
