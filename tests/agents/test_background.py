@@ -723,7 +723,7 @@ def called_back(world: LettaWorld, run_id: str) -> Run:
     return becomes(look)
 
 
-def test_what_a_run_leaves_is_dropped_three_hours_after_its_end(world: LettaWorld) -> None:
+def test_the_events_of_a_run_are_dropped_three_hours_after_its_end(world: LettaWorld) -> None:
     agent = world.agent()
     world.upstream.queue(say("Done."))
     with world.letta.agents.messages.create(
@@ -1093,7 +1093,7 @@ def test_an_error_after_a_step_is_reported_by_its_run(world: LettaWorld, backgro
     assert [each.error_data for each in world.letta.runs.steps.list(run_id)] == [failed.error_data, None]
 
 
-def test_what_an_upstreams_error_quotes_is_forgotten_with_the_conversation(world: LettaWorld) -> None:
+def test_an_upstreams_error_that_quotes_a_conversation_is_forgotten_with_it(world: LettaWorld) -> None:
     agent = world.agent()
     conversation = world.letta.conversations.create(agent_id=agent.id).id
     world.upstream.queue(fail(400, QUOTED), fail(400, QUOTED))

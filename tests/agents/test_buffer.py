@@ -78,7 +78,7 @@ def test_above_the_limit_the_window_starts_over_and_then_stays(quiet: World, hea
 
 
 @ways
-def test_what_falls_out_is_summarised_before_and_breaks_the_prefix_once(
+def test_messages_that_leave_the_buffer_are_summarised_before_and_break_the_prefix_once(
     world: World, notes: Notes, headers: dict[str, str]
 ) -> None:
     seen = talk(bounded(world, headers), 16)
@@ -94,7 +94,7 @@ def test_what_falls_out_is_summarised_before_and_breaks_the_prefix_once(
     assert "Notes " in str(seen[-1].messages[0]["content"])
 
 
-def test_what_left_the_buffer_is_still_found(quiet: World) -> None:
+def test_messages_that_left_the_buffer_are_still_found(quiet: World) -> None:
     chat = bounded(quiet, STORED)
     chat.say("My boat is called Albatross.")
     talk(chat, 8)

@@ -482,7 +482,7 @@ def speak(id: str, message: str) -> Call:
         ([speak("a", "One moment."), Call("conversation_search", {"query": "x"}, "b")], "", ["", None]),
     ],
 )  # fmt: skip
-def test_what_was_heard_of_words_that_calls_said_is_in_the_first_of_them(
+def test_the_heard_part_of_spoken_calls_is_in_the_first_call(
     world: World, calls: list[Call], heard: str, left: list[str | None]
 ) -> None:
     registry = world.gateway.app.services.agents.registry
@@ -522,7 +522,9 @@ def test_an_agents_sampling_goes_with_each_request_unless_it_says_so_itself(worl
     "fields", [{"n": 2}, {"logprobs": True}, {"response_format": {"type": "json_object"}}]
 )
 @pytest.mark.parametrize("mode", ["on", "read", "off"])
-def test_what_an_agent_says_of_its_tools_goes_with_these(world: World, mode: str, fields: Any) -> None:
+def test_sampling_fields_about_tools_go_upstream_only_with_tools(
+    world: World, mode: str, fields: Any
+) -> None:
     """Strict upstreams refuse `parallel_tool_calls` without tools."""
     make(world, sampling={"parallel_tool_calls": False})
     said = [{"role": "user", "content": "Answer in JSON."}]

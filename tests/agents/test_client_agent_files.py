@@ -88,9 +88,7 @@ def counts(world: LettaWorld) -> list[int]:
 
 
 @pytest.mark.parametrize("begins", ["by import", "by its first messages"])
-def test_what_an_agent_begins_with_does_not_keep_its_blocks_out_of_the_prompt(
-    world: LettaWorld, begins: str
-) -> None:
+def test_initial_messages_do_not_hide_the_blocks_from_the_prompt(world: LettaWorld, begins: str) -> None:
     """Its messages were just said, but no request has been made of them whose beginning a provider could have."""
     first: Any = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}]
     made = world.agent(initial_message_sequence=first if begins != "by import" else [])
@@ -169,7 +167,7 @@ def test_a_file_says_what_it_was_asked_for(world: LettaWorld) -> None:
         world.letta.agents.export_file(made["agent"], use_legacy_format=True)
 
 
-def test_what_an_export_makes_nothing_of_is_named(world: LettaWorld) -> None:
+def test_an_export_names_the_parameter_that_it_ignores(world: LettaWorld) -> None:
     path = f"/v1/agents/{world.agent().id}/export?max_steps=3"
     reply = world.world.gateway.ask("GET", path, None, {})
     assert (reply.status, dict(reply.headers)["x-mnemogate-kept"]) == (200, "max_steps")
@@ -645,7 +643,7 @@ def test_a_store_that_fails_in_the_middle_is_left_as_it_was(
 
 
 @pytest.mark.both
-def test_what_a_killed_gateway_was_importing_is_forgotten(
+def test_the_unfinished_import_of_a_killed_gateway_is_forgotten(
     world: LettaWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A copy has an id of its own, so that no later import takes its place, and no request finds it."""

@@ -56,7 +56,7 @@ def test_an_agent_is_as_it_was_made(world: LettaWorld) -> None:
     assert [(rule.type, rule.tool_name) for rule in made.tool_rules or ()] == [("exit_loop", "memory_insert")]
 
 
-def test_what_letta_does_not_take_as_null_is_left_out(world: LettaWorld) -> None:
+def test_fields_that_letta_does_not_accept_as_null_are_left_out(world: LettaWorld) -> None:
     """The TypeScript client's types have no null there, and Letta's server would refuse an agent file with one."""
     config: Any = {"model": "m", "model_endpoint_type": "openai", "context_window": 9000}
     for given in ({}, {"llm_config": {**config, "temperature": None, "enable_reasoner": None}}):
@@ -368,7 +368,7 @@ def test_a_window_says_what_the_least_is(world: LettaWorld) -> None:
     assert world.letta.agents.retrieve(agent.id).context_window_limit == 1000
 
 
-def test_nobody_learns_from_an_agent_of_this_api(world: LettaWorld) -> None:
+def test_learning_cannot_be_turned_on_for_an_agent_of_the_agents_api(world: LettaWorld) -> None:
     with pytest.raises(BadRequestError, match="enable_sleeptime"):
         world.agent(extra_body={"mnemogate": {"learn": True}})
     agent = world.agent(extra_body={"mnemogate": {"learn": False}})
@@ -435,7 +435,7 @@ def test_no_text_has_a_zero_byte(world: LettaWorld) -> None:
         assert world.world.query(f"SELECT 1 FROM {table} WHERE instr({column}, char(0))") == []
 
 
-def test_what_is_not_there_is_not_found(world: LettaWorld) -> None:
+def test_unknown_ids_are_not_found(world: LettaWorld) -> None:
     agent = world.agent()
     missing = "agent-" + "0" * 32
     for ask in (
@@ -466,7 +466,7 @@ def test_errors_before_a_route_have_the_same_form(world: LettaWorld) -> None:
     assert "error" in world.ask("GET", "/v1/nonsense")[1]
 
 
-def test_what_is_not_served_says_why(world: LettaWorld) -> None:
+def test_the_refusal_of_a_call_that_is_not_served_has_the_reason(world: LettaWorld) -> None:
     agent = world.agent()
     for ask in (
         lambda: world.letta.agents.files.close_all(agent.id),

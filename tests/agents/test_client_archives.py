@@ -39,7 +39,7 @@ def test_archives_are_made_listed_changed_and_deleted(world: LettaWorld) -> None
     assert [each.id for each in archives.list()] == [two.id]
 
 
-def test_what_is_saved_in_an_archive_is_indexed_without_a_turn(world: LettaWorld) -> None:
+def test_a_passage_that_is_saved_in_an_archive_is_indexed_without_a_turn(world: LettaWorld) -> None:
     shared = world.letta.archives.create(name="shared")
     texts = [f"The ant number {n}." for n in range(100)]
     world.letta.archives.passages.create_many(shared.id, passages=[{"text": text} for text in texts])
@@ -243,7 +243,7 @@ def test_a_list_has_no_end_before_its_end(world: LettaWorld, monkeypatch: pytest
         list(world.letta.archives.list(after=f"archive-{'0' * 32}"))
 
 
-async def test_of_nine_at_once_seven_are_attached(world: LettaWorld) -> None:
+async def test_seven_of_nine_archives_at_once_are_attached(world: LettaWorld) -> None:
     agent = world.agent()
     made = [world.letta.archives.create(name=f"n{n}") for n in range(9)]
     async with world.async_client() as client:

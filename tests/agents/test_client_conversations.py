@@ -128,7 +128,7 @@ def test_a_block_is_shared_and_what_was_said_is_recalled(world: LettaWorld) -> N
     assert "chases albatrosses" in str(sent(world)[0])
 
 
-def test_what_is_said_of_a_conversation(world: LettaWorld) -> None:
+def test_the_fields_of_a_conversation(world: LettaWorld) -> None:
     agent, conversations = world.agent(), world.letta.conversations
     made = conversations.create(agent_id=agent.id, summary="Cats and dogs", description="Pets.")
     assert (made.summary, made.description, made.archived) == ("Cats and dogs", "Pets.", False)

@@ -53,7 +53,7 @@ def ask(world: LettaWorld, agent: str, tool: str, **arguments: Any) -> str:
 
 
 @pytest.mark.parametrize("query", ["boat", ""])
-def test_of_a_file_that_is_being_deleted_a_model_finds_nothing(world: LettaWorld, query: str) -> None:
+def test_a_model_finds_nothing_of_a_file_that_is_being_deleted(world: LettaWorld, query: str) -> None:
     """Its text goes a page at a time, and later where the process ends meanwhile."""
     agent = world.agent(name="vera", tools=["recall_memory", "archival_memory_search"])
     made = folder(world, plan="The boat was built in 1954.", notes="A boat needs a name.")
@@ -123,7 +123,7 @@ def test_a_file_is_saved_shown_as_it_was_and_forgotten(world: LettaWorld) -> Non
         ("a.txt", "Größe".encode("latin-1"), "text/plain"),
     ],
 )
-def test_what_is_no_text_is_refused(world: LettaWorld, name: str, data: bytes, type: str) -> None:
+def test_a_file_that_is_no_text_is_refused(world: LettaWorld, name: str, data: bytes, type: str) -> None:
     made = folder(world)
     with pytest.raises(APIStatusError, match="no text that can be read") as error:
         world.letta.folders.files.upload(made.id, file=(name, data, type))
@@ -310,7 +310,7 @@ def test_matches_before_a_grep_is_stopped_are_shown_as_incomplete(world: LettaWo
 
 
 @pytest.mark.parametrize("pattern", ["(?R)?a", "(?1)(a)", r"(?<=a+)b", "a{99999999999}", "("])
-def test_what_is_no_pattern_of_python_s_own_is_refused(world: LettaWorld, pattern: str) -> None:
+def test_a_pattern_that_python_cannot_compile_is_refused(world: LettaWorld, pattern: str) -> None:
     """A pattern within itself is none: one took 800 MB for a call."""
     agent = world.agent(folder_ids=[folder(world, evil="a" * 5000 + "!").id])
     assert "no regular expression" in ask(world, agent.id, "grep_files", pattern=pattern)
@@ -345,7 +345,7 @@ def test_a_forgotten_file_and_a_deleted_folder_leave_no_word(world: LettaWorld, 
     assert not [word for word in ("word", "name", "keeps", "folder") if f"zq{word}x".encode() in data]
 
 
-def test_nobody_sees_the_folders_of_another_project(world: LettaWorld) -> None:
+def test_a_project_does_not_show_the_folders_of_another(world: LettaWorld) -> None:
     made = folder(world, plan=PLAN)
     (file,) = world.letta.folders.files.list(made.id)
     gateway = world.world.gateway

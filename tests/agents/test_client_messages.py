@@ -91,7 +91,7 @@ def test_a_message_is_answered(world: LettaWorld) -> None:
 
 
 @pytest.mark.parametrize("mode", ["off", "Read"])
-def test_what_is_not_to_be_remembered_is_not_sent(world: LettaWorld, mode: str) -> None:
+def test_a_send_that_must_not_be_remembered_is_refused(world: LettaWorld, mode: str) -> None:
     """It was stored, and what its sender wished passed over."""
     agent = world.letta.agents.create(name="ann", model="m")
     headers = {"content-type": "application/json", "x-mnemogate-memory": mode}
@@ -128,7 +128,7 @@ def test_a_tool_is_called_and_its_result_shown(world: LettaWorld) -> None:
 
 
 @pytest.mark.parametrize("by_token", [False, True])
-def test_what_is_streamed_is_what_lists_show(world: LettaWorld, by_token: bool) -> None:
+def test_the_streamed_messages_are_the_listed_ones(world: LettaWorld, by_token: bool) -> None:
     agent = world.agent()
     world.upstream.queue(
         call_tools(insert("Cat: Miso"), text="One moment."), say("Noted.", tokens=["No", "ted."])
@@ -384,7 +384,7 @@ def test_a_run_ends_with_the_call_that_was_approved(
     ]
 
 
-def test_one_approval_after_another_makes_no_call_twice(world: LettaWorld) -> None:
+def test_successive_approvals_run_no_call_twice(world: LettaWorld) -> None:
     """What was approved is done, though another call of the same reply has to be approved then."""
     approve = [{"type": "requires_approval", "tool_name": t} for t in ("memory_insert", "memory_replace")]
     child = {
@@ -545,7 +545,7 @@ def test_a_turn_that_ends_with_what_it_said_has_ended_by_itself(
     assert world.letta.runs.list(agent_id=agent.id).items[0].stop_reason == stop
 
 
-def test_what_a_call_said_gets_another_text(world: LettaWorld) -> None:
+def test_a_text_that_a_call_spoke_can_be_changed(world: LettaWorld) -> None:
     """Also of a reply that nothing was run for; a call itself stays as it was made."""
     agent = world.agent(agent_type="memgpt_v2_agent")
     told = Call("send_message", {"message": "Hello."})
@@ -1029,7 +1029,7 @@ def test_a_tool_of_the_clients_waits_for_its_result(world: LettaWorld) -> None:
     assert caught.value.body["detail"][0]["loc"] == ["body", "client_tools", 0, "name"]  # type: ignore[index]
 
 
-def test_what_no_provider_takes_does_not_stay_in_a_conversation(world: LettaWorld) -> None:
+def test_a_message_that_no_provider_accepts_does_not_stay_in_a_conversation(world: LettaWorld) -> None:
     """What is on disk is sent again with every message that follows."""
     agent, messages = world.agent(), world.letta.agents.messages
     image = {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}}
@@ -1212,7 +1212,7 @@ def test_the_text_of_a_tool_shown_as_a_message_is_not_shown_twice(world: LettaWo
 
 
 @pytest.mark.parametrize("by_token", [False, True])
-def test_what_each_call_says_is_a_message(world: LettaWorld, by_token: bool) -> None:
+def test_each_speaking_call_becomes_a_message(world: LettaWorld, by_token: bool) -> None:
     """In streams as in lists, and apart from the text of the reply."""
     agent = world.agent(agent_type="memgpt_v2_agent")
     said = [Call("send_message", {"message": each}) for each in ("Hello.", "", "And bye.")]
@@ -1279,7 +1279,7 @@ def test_a_wrong_send_is_named(world: LettaWorld, body: dict[str, Any], loc: lis
     assert world.upstream.chats == []
 
 
-def test_what_is_not_served_yet_says_so(world: LettaWorld) -> None:
+def test_options_that_are_not_served_are_refused(world: LettaWorld) -> None:
     agent = world.agent()
     for options in ({"callback_url": "https://example.org"}, {"return_logprobs": True}):
         with pytest.raises(BadRequestError):
@@ -1432,7 +1432,7 @@ def test_a_run_whose_calls_were_answered_is_not_cancelled(world: LettaWorld) -> 
     assert messages.cancel(agent.id, run_ids=[newer.id]) == {newer.id: "completed"}
 
 
-def test_what_is_answered_does_not_wait_any_more(world: LettaWorld) -> None:
+def test_an_answered_call_does_not_wait_any_more(world: LettaWorld) -> None:
     agent = world.agent(tool_rules=[{"type": "requires_approval", "tool_name": "memory_insert"}])
     world.upstream.queue(call_tools(insert("a", "c1"), insert("b", "c2")))
     messages = world.letta.agents.messages
@@ -1493,7 +1493,7 @@ def test_a_result_of_the_clients_leaves_room_in_the_window(world: LettaWorld) ->
     assert said == "x" * 8000 + "\n[1000 more characters were cut off.]"
 
 
-def test_what_a_search_found_is_forgotten_with_what_was_said(world: LettaWorld) -> None:
+def test_the_result_of_a_search_is_forgotten_with_the_message_that_it_quotes(world: LettaWorld) -> None:
     """The result stays, since no provider takes a call without one."""
     agent, messages = world.agent(), world.letta.agents.messages
     messages.create(agent.id, input="My cat is called Miso.")
@@ -1522,7 +1522,7 @@ def test_what_a_search_found_is_forgotten_with_what_was_said(world: LettaWorld) 
         Call("memory_insert", {"label": "human", "new_string": "Her dog is called Rex."}),
     ],
 )
-def test_what_a_forgotten_call_had_for_an_answer_goes_with_it(world: LettaWorld, call: Call) -> None:
+def test_the_result_of_a_forgotten_call_goes_with_it(world: LettaWorld, call: Call) -> None:
     """As with `memory forget --agent … --exchange 1`: the answer is in the step after it."""
     agent, messages = world.agent(tools=[call.name]), world.letta.agents.messages
     world.upstream.queue(call_tools(call), say("Noted."))
@@ -1536,7 +1536,7 @@ def test_what_a_forgotten_call_had_for_an_answer_goes_with_it(world: LettaWorld,
     assert "Rex" not in str(world.upstream.last.messages)
 
 
-def test_what_waits_is_shown_whatever_is_said_in_other_conversations(world: LettaWorld) -> None:
+def test_a_waiting_call_is_shown_after_messages_in_other_conversations(world: LettaWorld) -> None:
     agent = world.agent(tool_rules=[{"type": "requires_approval", "tool_name": "memory_insert"}])
     messages, conversations = world.letta.agents.messages, world.letta.conversations
     world.upstream.queue(call_tools(insert("a", "c1")), say("Hi."), say("No."), call_tools(insert("b", "c2")))

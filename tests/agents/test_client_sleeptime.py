@@ -59,7 +59,7 @@ def test_enable_sleeptime_makes_a_second_agent_that_sees_the_same_blocks(world: 
     )
 
 
-def test_it_follows_the_blocks_of_its_primary(world: LettaWorld) -> None:
+def test_a_sleeptime_agent_follows_the_blocks_of_its_primary_agent(world: LettaWorld) -> None:
     agent = world.agent(enable_sleeptime=True)
     sleeper = sleeptime_agent_of(world, agent)
     block = world.letta.blocks.create(label="plans", value="None yet.")
@@ -73,7 +73,7 @@ def test_it_follows_the_blocks_of_its_primary(world: LettaWorld) -> None:
     assert labels(world, sleeper) == {"memory_persona", "plans"}
 
 
-def test_it_is_turned_on_and_off_by_an_update(world: LettaWorld) -> None:
+def test_an_update_turns_sleeptime_on_and_off(world: LettaWorld) -> None:
     agent = world.agent(name="ann")
     assert (agent.enable_sleeptime, agent.managed_group) == (False, None)
     for _ in range(2):  # a second time changes nothing

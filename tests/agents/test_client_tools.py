@@ -106,7 +106,7 @@ def note(text: str, agent_state: "AgentState") -> str:
 
 
 @needs_bwrap
-def test_what_python_changes_in_its_copy_of_the_blocks_is_written(world: LettaWorld) -> None:
+def test_changes_of_a_python_tool_in_its_copy_of_the_blocks_are_written(world: LettaWorld) -> None:
     world.letta.tools.create(source_code=NOTE)
     agent, messages = world.agent(tools=["note"]), world.letta.agents.messages
 
@@ -149,7 +149,7 @@ def test_what_python_changes_in_its_copy_of_the_blocks_is_written(world: LettaWo
 
 @needs_bwrap
 @pytest.mark.parametrize("headers", [{}, {"x-mnemogate-conversation": "default"}], ids=["its own", "default"])
-def test_what_python_changes_in_a_chat_completion_is_an_edit_of_that_turn(
+def test_changes_of_a_python_tool_in_a_chat_completion_are_edits_of_the_turn(
     world: LettaWorld, headers: dict[str, str]
 ) -> None:
     world.letta.tools.create(source_code=NOTE)

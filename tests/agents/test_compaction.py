@@ -174,7 +174,7 @@ def test_without_a_summary_nothing_changes(world: LettaWorld, notes: Notes) -> N
     assert len(sent(world)) == 11
 
 
-def test_what_is_asked_for_may_be_longer_than_the_few_words_before(world: LettaWorld, notes: Notes) -> None:
+def test_a_requested_summary_may_be_longer_than_the_few_words_before(world: LettaWorld, notes: Notes) -> None:
     agent = world.agent(compaction_settings={"mode": "all"})
     talk(world, agent.id, 1, "Hi")
     notes.reply = lambda n: say("The user greeted the assistant, and the assistant greeted back.")

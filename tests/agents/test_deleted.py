@@ -109,7 +109,7 @@ def test_no_client_waits_for_a_run_in_the_background_or_queued_after_one(world: 
     assert left(world) == [0] * 8
 
 
-def test_nobody_waits_for_a_run_of_a_memory_that_an_operator_has_forgotten(world: LettaWorld) -> None:
+def test_no_send_waits_for_a_run_of_a_memory_that_an_operator_has_forgotten(world: LettaWorld) -> None:
     agent, gate = world.agent(), Gate()
     events = begin_in_background(world, agent.id, gate)
     later = iter(

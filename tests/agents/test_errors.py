@@ -40,7 +40,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
         ("/v1/runs/?agent_id={}", f"agent-{UID}"),
     ],
 )
-def test_what_is_not_there_is_named_as_the_caller_names_it(world: LettaWorld, path: str, id: str) -> None:
+def test_the_error_names_an_unknown_object_as_the_caller_does(world: LettaWorld, path: str, id: str) -> None:
     agent = world.agent().id
     id = id.format(uid=agent.removeprefix("agent-"))
     status, error = world.ask("GET", path.format(id, agent=agent))
@@ -60,7 +60,7 @@ def test_what_is_not_there_is_named_as_the_caller_names_it(world: LettaWorld, pa
         ("/v1/agents/{agent}/archives/attach/{}", f"archive-{UID}", "archive"),
     ],
 )
-def test_what_is_not_there_is_called_what_it_would_be(
+def test_the_error_names_the_kind_of_an_unknown_object(
     world: LettaWorld, path: str, id: str, noun: str
 ) -> None:
     method = "PATCH" if "attach" in path else "GET"
@@ -71,7 +71,7 @@ def test_what_is_not_there_is_called_what_it_would_be(
     assert answer == (404, {"detail": f"There is no archive 'archive-{UID}'."})
 
 
-def test_what_a_body_names_is_named_so_as_well(world: LettaWorld) -> None:
+def test_the_error_names_an_unknown_object_of_a_body(world: LettaWorld) -> None:
     for field, id in (("block_ids", f"block-{UID}"), ("tool_ids", f"tool-{UID}")):
         status, error = world.ask("POST", "/v1/agents/", {"model": "openai/m", field: [id]})
         assert (status, error["detail"]) == (404, f"There is no {id.split('-')[0]} '{id}'.")

@@ -46,7 +46,7 @@ def texts(world: LettaWorld, agent: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("by_token", [False, True])
-def test_what_is_streamed_is_what_lists_show(world: LettaWorld, by_token: bool) -> None:
+def test_the_streamed_messages_are_the_listed_ones(world: LettaWorld, by_token: bool) -> None:
     agent = voice(world)
     world.upstream.queue(call_tools(search()), say(ANSWER))
     events = list(world.letta.agents.messages.stream(agent.id, input="Hi", stream_tokens=by_token))
@@ -273,7 +273,7 @@ def leave(world: LettaWorld, body: dict[str, Any]) -> None:
     world.world.settle()
 
 
-def test_what_a_call_said_is_cut_too(world: LettaWorld) -> None:
+def test_a_text_that_a_call_spoke_is_cut_too(world: LettaWorld) -> None:
     world.agent(name="teller", agent_type="memgpt_v2_agent")
     chat = world.world.chat(model="agent/teller", headers=OURS)
     chat.say("Hello.")
@@ -285,7 +285,7 @@ def test_what_a_call_said_is_cut_too(world: LettaWorld) -> None:
     assert "Albatross" not in str(world.upstream.last.messages)
 
 
-def test_of_a_reply_a_word_was_heard(world: LettaWorld) -> None:
+def test_a_reply_of_which_one_word_was_heard_is_cut_to_it(world: LettaWorld) -> None:
     voice(world)
     chat = world.world.chat(model="agent/vera", headers=OURS)
     chat.say("Hello.")
@@ -432,7 +432,7 @@ def test_a_wrong_one_is_named(world: LettaWorld, filler: Any) -> None:
 # -- a fixed sentence
 
 
-def test_one_that_does_not_say_when_leaves_the_agent_usable(world: LettaWorld) -> None:
+def test_a_filler_setting_without_a_time_leaves_the_agent_usable(world: LettaWorld) -> None:
     agent = voice(world)
     world.ask("PATCH", f"/v1/agents/{agent.id}", {"mnemogate": {"filler": {"say": "One moment, please."}}})
     world.upstream.queue(say(ANSWER))
@@ -481,7 +481,7 @@ def test_an_agent_that_asks_another_gets_the_answer_alone(world: LettaWorld) -> 
     assert FILLER not in result
 
 
-def test_nobody_hears_one_in_a_whole_reply(world: LettaWorld) -> None:
+def test_a_whole_reply_has_no_filler(world: LettaWorld) -> None:
     agent = slowly(world)
     world.upstream.queue(call_tools(search(None)), say(ANSWER))
     world.letta.agents.messages.create(agent.id, input="Hi")

@@ -250,7 +250,7 @@ def test_a_change_of_a_message_reaches_both(world: LettaWorld) -> None:
     assert sent(world) == ["Uno", "To One", "Two"]
 
 
-def test_what_is_being_answered_stays_with_its_conversation(world: LettaWorld) -> None:
+def test_a_message_that_is_being_answered_stays_with_its_conversation(world: LettaWorld) -> None:
     one = begun(world, "One")
     gate = Gate()
     world.upstream.queue(say("Slow.", ["Sl", "ow."], hold_after={2: gate}))
@@ -321,7 +321,7 @@ def test_a_search_of_a_fork_finds_its_past_and_no_more(world: LettaWorld) -> Non
     assert found(one) == ["The albatross flies.", "The albatross sleeps."]
 
 
-def test_what_stands_in_its_window_is_not_recalled(world: LettaWorld) -> None:
+def test_messages_in_the_window_of_a_fork_are_not_recalled(world: LettaWorld) -> None:
     one = begun(world, "My albatross is called Miso.")
     two = fork(world, one)
     say_in(world, one, "The albatross Miso eats squid.")

@@ -140,7 +140,7 @@ def test_calls_of_a_reply_that_had_to_be_allowed_stand_with_its_others(
     assert returned == ["4", "9"]
 
 
-def test_what_was_sent_as_the_system_comes_without_the_compiled_prompt(
+def test_system_messages_come_without_the_compiled_prompt(
     world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source.tells[f"/v1/agents/{POSTMAN}/messages"] = [
@@ -162,7 +162,7 @@ def test_what_was_sent_as_the_system_comes_without_the_compiled_prompt(
     assert said[2].otid == "o4"
 
 
-def test_what_agents_shared_they_share(world: LettaWorld, source: LettaServer) -> None:
+def test_shared_blocks_are_shared_after_the_move(world: LettaWorld, source: LettaServer) -> None:
     assert move(world, source) == 0
     client = world.letta
     team = client.agents.blocks.retrieve("team", agent_id=GARDENER)

@@ -136,7 +136,7 @@ def test_the_properties_of_an_identity_are_bounded_together(world: LettaWorld) -
     assert world.ask("PATCH", path, {"properties": [PLAN]})[1]["properties"] == [PLAN]
 
 
-def test_what_an_identity_cannot_be(world: LettaWorld) -> None:
+def test_impossible_values_of_an_identity(world: LettaWorld) -> None:
     one, agent = identity(world, "user_1"), world.agent()
     missing = f"identity-{'0' * 32}"
     with pytest.raises(NotFoundError, match=missing):

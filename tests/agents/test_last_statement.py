@@ -102,7 +102,7 @@ def test_a_model_may_quote_two_lines_of_a_changed_block(world: LettaWorld) -> No
     assert read_last_statements(world.upstream.last) == {"human": "Likes:\n\t- snow\n\nName: Ann"}
 
 
-def test_what_a_sleeptime_agent_writes_is_the_last_statement(
+def test_the_value_that_a_sleeptime_agent_writes_is_the_last_statement(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with serve_sleeptime(upstream, tmp_path, memory=NOTHING_ELSE) as world:

@@ -122,7 +122,7 @@ def test_messages_are_searched(world: LettaWorld) -> None:
         ("/v1/groups/group-1/messages", "those of its agents"),
     ],
 )
-def test_what_older_clients_ask_for_and_is_not_served_says_why(
+def test_the_refusal_of_an_older_clients_call_has_the_reason(
     world: LettaWorld, path: str, words: str
 ) -> None:
     status, body = world.ask("GET", path)

@@ -42,7 +42,7 @@ FAULTS: Final = (
     ),
     (
         "a cancelled stream loses the message and what was shown",
-        (f"{_HERE}::test_what_was_shown_before_a_cancel_stays",),
+        (f"{_HERE}::test_the_text_that_was_shown_before_a_cancel_stays",),
     ),
     (
         "a crash between a tool and its step loses the turn, and its side effects stay unknown",
@@ -254,7 +254,7 @@ def test_a_prompt_that_stays_too_long_costs_three_calls_and_loses_nothing(world:
     assert "One more." in str([m["content"] for m in world.upstream.last.messages][-2:])
 
 
-def test_what_was_shown_before_a_cancel_stays(world: LettaWorld) -> None:
+def test_the_text_that_was_shown_before_a_cancel_stays(world: LettaWorld) -> None:
     agent, gate = world.agent(), Gate()
     world.upstream.queue(say("Never said.", tokens=["Never", " said."], hold_after={2: gate}))
     stream = world.letta.agents.messages.stream(agent.id, input="Hi", stream_tokens=True)

@@ -52,7 +52,7 @@ def test_the_section_stays_and_the_result_shows_the_edit(life: AgentWorld) -> No
     assert "Changed in the memory blocks" not in life.upstream.last.messages[-1]["content"]
 
 
-def test_what_another_writer_wrote_is_in_the_next_call_of_the_run(life: AgentWorld) -> None:
+def test_the_edit_of_another_writer_is_in_the_next_call_of_the_run(life: AgentWorld) -> None:
     life.send("Hi")
     gate = Gate()
     life.upstream.queue(
@@ -73,7 +73,7 @@ def test_what_another_writer_wrote_is_in_the_next_call_of_the_run(life: AgentWor
     assert life.upstream.last.body.count(b"Ann is on holiday.") == 1
 
 
-def test_what_another_writer_wrote_comes_with_the_next_message(life: AgentWorld) -> None:
+def test_the_edit_of_another_writer_comes_with_the_next_message(life: AgentWorld) -> None:
     life.send("Hi")
     life.write_block("Ann is on holiday.")
     life.send("And now?")
@@ -208,7 +208,7 @@ def test_an_edit_that_is_made_again_writes_over_nothing_that_the_model_has_not_s
     assert life.get_block().value == "Mine."
 
 
-def test_what_the_model_has_not_seen_is_not_written_over(life: AgentWorld) -> None:
+def test_a_value_that_the_model_has_not_seen_is_not_overwritten(life: AgentWorld) -> None:
     life.send("Hi")
     gate = Gate()
     rethink = Call("memory_rethink", {"label": "human", "new_memory": "Mine."})
@@ -264,7 +264,7 @@ def begin_anew(life: AgentWorld) -> None:
     life.world.gateway.call(begin())
 
 
-def test_what_was_said_elsewhere_is_recalled(life: AgentWorld) -> None:
+def test_messages_of_other_conversations_are_recalled(life: AgentWorld) -> None:
     """A chat completion to the same memory has a conversation of its own; recall spans both."""
     life.send("My tortoise is called Sheldon.")
     life.send("Reset.")
@@ -347,7 +347,9 @@ def test_a_long_conversation_is_cut_to_its_window_and_costs_the_same(
 
 
 @pytest.mark.sqlite
-def test_what_the_window_shows_is_neither_read_nor_recalled(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_messages_in_the_window_are_neither_read_nor_recalled(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
     with serve_agent(upstream, tmp_path, context_window=2000, summarises=False) as life:
         for n in range(40):
             life.send(f"Tortoise{n} eats " + "word " * 40)

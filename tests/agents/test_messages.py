@@ -186,7 +186,7 @@ async def test_a_message_says_its_run_and_what_waits_at_the_end(
     assert (await messages.get(ann.agent, at(2))).waiting == {}
 
 
-async def test_what_does_not_stand_is_not_listed(messages: AgentMessages, ann: Speaker) -> None:
+async def test_superseded_messages_are_not_listed(messages: AgentMessages, ann: Speaker) -> None:
     await ann.say([user("one")], assistant("First."), "a")
     await ann.say([user("one")], assistant("Again."), "a")  # an answer that was asked for again
     assert texts(await messages.list_of_agent(ann.agent, Page(newest_first=False))) == ["one", "Again."]

@@ -105,7 +105,7 @@ def aside(*sends: Any) -> list[Future[Any]]:
     return found
 
 
-def test_one_agent_asks_another(stage: Stage) -> None:
+def test_an_agent_asks_another(stage: Stage) -> None:
     b = stage.agent("bob", say("I am well."))
     a = stage.agent("ann", call_tools(ask(b)), say("Bob is well."))
     assert stage.send("ann").messages[-1].content == "Bob is well."
@@ -165,7 +165,7 @@ def test_an_agent_is_named_by_its_name_as_well(stage: Stage) -> None:
     assert "Two agents are named 'bob'" in stage.told("ann")[2]
 
 
-def test_what_an_agent_says_by_a_tool_is_its_answer(stage: Stage) -> None:
+def test_a_message_that_an_agent_sends_by_a_tool_is_its_answer(stage: Stage) -> None:
     words = Call("send_message", {"thinking": "", "request_heartbeat": False, "message": "By tool."})
     b = stage.agent("bob", call_tools(words), agent_type="memgpt_agent", tools=["send_message"])
     stage.agent("ann", call_tools(ask(b)))
@@ -419,7 +419,7 @@ def test_an_answer_that_comes_too_late(upstream: StrictUpstream, tmp_path: Path)
         assert [state for _, state, _, _ in stage.runs()] == ["completed"] * 3
 
 
-def test_who_waits_is_cancelled_and_so_is_who_answers(stage: Stage) -> None:
+def test_a_cancel_ends_the_waiting_and_the_answering_run(stage: Stage) -> None:
     gate = Gate()
     b = stage.agent("bob", say("Never.", hold_before_headers=gate))
     a = stage.agent("ann", call_tools(ask(b)))
@@ -437,7 +437,7 @@ def test_who_waits_is_cancelled_and_so_is_who_answers(stage: Stage) -> None:
     assert stage.send("ann").messages[-1].content == "Ok."
 
 
-def test_who_waits_in_a_queue_for_its_answer_is_cancelled(stage: Stage) -> None:
+def test_a_run_that_waits_in_a_queue_for_its_answer_can_be_cancelled(stage: Stage) -> None:
     gate = Gate()
     stage.agent("bob", say("Mine.", hold_before_headers=gate))
     a = stage.agent("ann", call_tools(ask("bob")))
@@ -619,7 +619,7 @@ def test_runs_that_wait_leave_their_slots_to_those_who_answer(stage: Stage) -> N
     assert {stage.told(f"a{n}")[0] for n in range(16)} == {"I am well."}
 
 
-def test_what_cannot_be_delivered_is_sent_to_no_agent(stage: Stage) -> None:
+def test_a_message_that_cannot_be_delivered_to_all_is_sent_to_no_agent(stage: Stage) -> None:
     b = approving(stage, "bob", call_tools(ask("cid", id="call_1")))
     stage.agent("cid")
     stage.send("bob")

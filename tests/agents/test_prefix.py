@@ -67,7 +67,7 @@ def _id(waiting: bytes) -> str:
 
 
 @pytest.mark.parametrize("seed", [0, 2, 4, 5])
-def test_what_was_sent_stays_what_it_was(upstream: StrictUpstream, tmp_path: Path, seed: int) -> None:
+def test_messages_that_were_sent_do_not_change(upstream: StrictUpstream, tmp_path: Path, seed: int) -> None:
     random = Random(seed)
     with serve_agent(upstream, tmp_path) as world:
         world.send("Hi")

@@ -76,7 +76,7 @@ FOUND = {
 
 
 @pytest.mark.parametrize("tool", FOUND)
-def test_one_search_finds_what_lies_anywhere(world: LettaWorld, tool: str) -> None:
+def test_a_search_finds_entries_of_all_kinds(world: LettaWorld, tool: str) -> None:
     made = agent(world)
     world.letta.agents.messages.create(made.id, input="My boat is red.")
     world.letta.agents.passages.create(made.id, text="The boat was built in 1954.")
@@ -119,7 +119,7 @@ def test_tags_hold_for_archives_too(world: LettaWorld) -> None:
 @pytest.mark.parametrize(
     ("slow", "left"), [("search_passages", "My boat is red"), ("search", "A boat needs a name")]
 )
-def test_what_is_slow_is_left_out_and_said(
+def test_a_slow_source_is_left_out_and_the_result_says_so(
     world: LettaWorld, monkeypatch: pytest.MonkeyPatch, slow: str, left: str
 ) -> None:
     made = agent(world)
@@ -155,7 +155,7 @@ def test_where_nothing_can_be_searched_it_is_an_error(world: LettaWorld) -> None
     assert ask(world, made, "recall_memory", query="boat").startswith("Error: memory cannot be searched")
 
 
-def test_what_was_just_stored_is_found_where_nothing_can_be_searched(world: LettaWorld) -> None:
+def test_a_text_of_the_same_run_is_found_even_if_no_search_is_possible(world: LettaWorld) -> None:
     made = world.agent(tools=["archival_memory_insert", "archival_memory_search"])
     hold(world, "search_passages", error=StoreUnavailable("the disk is gone"))
     keep = Call("archival_memory_insert", {"content": "The boat is red."})

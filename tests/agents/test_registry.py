@@ -111,7 +111,7 @@ async def test_an_agent_begins_with_what_its_kind_has(
     assert (resolved.spec.style, len(resolved.spec.tools)) == (style, len(names(made)))
 
 
-async def test_what_is_asked_for_counts_before_what_a_kind_has(registry: Registry) -> None:
+async def test_the_requested_values_outrank_those_of_the_kind(registry: Registry) -> None:
     rule = {"type": "exit_loop", "tool_name": "conversation_search"}
     mine = await registry.tools.create(PROJECT, "mine", ToolDefinition({"name": "mine"}))
     made = await registry.create(
@@ -247,7 +247,9 @@ async def test_a_known_name_takes_no_statement_and_what_is_gone_is_not_found(
     assert await registry.resolver.resolve(PROJECT, "ann") is None
 
 
-async def test_what_was_read_before_a_change_is_not_cached_after_it(registry: Registry, store: Store) -> None:
+async def test_a_definition_that_was_read_before_a_change_is_not_cached_after_it(
+    registry: Registry, store: Store
+) -> None:
     made = await registry.create(PROJECT, new(system="Old."))
     targets = store.attached.load_targets
 

@@ -20,7 +20,7 @@ def test_several_messages_of_one_kind_and_id_are_one_event() -> None:
     assert list(_list_missing([*said, more], pieces, 2)) == [more]
 
 
-def test_one_that_was_shown_otherwise_is_shown_again() -> None:
+def test_a_message_that_was_shown_in_another_form_is_shown_again() -> None:
     found = list(_list_missing([message(0, "Anew.")], [message(0, "Before.")], 2))
     assert [(each["id"], each["content"]) for each in found] == [(f"{ID}-2", "Anew.")]
     assert list(_list_missing([message(0, "Anew.")], [message(0, "Anew.", id=f"{ID}-2")], 3)) == []

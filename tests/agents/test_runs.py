@@ -114,7 +114,7 @@ def test_each_step_is_stored_before_the_next(world: AgentWorld) -> None:
     assert [line for line in done.lines if line.startswith("step")] == ["step 3 4"]
 
 
-def test_what_goes_upstream_in_a_run_is_what_goes_there_afterwards(world: AgentWorld) -> None:
+def test_the_messages_of_a_run_go_upstream_unchanged_afterwards(world: AgentWorld) -> None:
     world.upstream.queue(call_tools(insert("Name: Ann")), say("Noted."), say("Bye."))
     world.send("I am Ann.")
     world.send("Bye.")
@@ -523,7 +523,9 @@ def test_the_note_of_a_refused_message_comes_with_the_next_one(world: AgentWorld
     assert sent(world)[-1] == "Fourth"
 
 
-def test_what_made_room_for_a_refused_message_comes_back(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_messages_that_made_room_for_a_refused_message_come_back(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
     with serve_agent(upstream, tmp_path, context_window=4000) as world:
         world.send("My roses are red. " * 50)
         upstream.queue(fail(413, "Too large."))
@@ -678,7 +680,7 @@ def test_the_first_send_is_recognised_after_the_initial_messages(
 
 
 @pytest.mark.both
-def test_of_four_first_sends_one_begins_the_conversation(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_one_of_four_first_sends_begins_the_conversation(upstream: StrictUpstream, tmp_path: Path) -> None:
     first = ({"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "Ann."})
     with serve_agent(
         upstream, tmp_path, definition=AgentDefinition("react_agent", "", initial_messages=first)

@@ -62,7 +62,7 @@ def test_a_users_sleeptime_agent_is_created_with_its_first_run(world: SleeptimeW
 
 
 @pytest.mark.both
-def test_it_does_not_read_while_the_memory_is_paused(world: SleeptimeWorld) -> None:
+def test_a_sleeptime_agent_does_not_read_a_paused_memory(world: SleeptimeWorld) -> None:
     take_turns(world, "alice", 3)
     memories = world.letta.world
     scope = Scope("default", "asleep", "user:alice")
@@ -77,7 +77,7 @@ def test_it_does_not_read_while_the_memory_is_paused(world: SleeptimeWorld) -> N
     assert "alice says 2." in list_user_texts(world.model.transcripts[0])
 
 
-def test_it_reads_after_five_turns(world: SleeptimeWorld) -> None:
+def test_a_sleeptime_agent_reads_after_five_turns(world: SleeptimeWorld) -> None:
     take_turns(world, "alice", 6)
     world.run_due_jobs()
     assert [list_user_texts(each) for each in world.model.transcripts] == [
@@ -108,7 +108,7 @@ def test_learning_skips_memories_with_a_sleeptime_agent(world: SleeptimeWorld) -
     assert all("alice" not in str(request.messages) for request in learning_requests)
 
 
-def test_it_does_not_have_the_blocks_that_users_share(world: SleeptimeWorld) -> None:
+def test_a_sleeptime_agent_lacks_the_blocks_that_users_share(world: SleeptimeWorld) -> None:
     take_turns(world, "alice", 1)
     world.pass_idle_time()
     (agent,) = world.letta.letta.agents.list(tags=["user:alice"])
@@ -117,7 +117,7 @@ def test_it_does_not_have_the_blocks_that_users_share(world: SleeptimeWorld) -> 
     assert {block.label for block in sleeper.blocks} == {"memory_persona", "human"}
 
 
-def test_it_is_deleted_with_its_user(world: SleeptimeWorld) -> None:
+def test_a_sleeptime_agent_is_deleted_with_its_user(world: SleeptimeWorld) -> None:
     for user in ("alice", "bob"):
         take_turns(world, user, 1)
     world.pass_idle_time()

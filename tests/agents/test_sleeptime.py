@@ -79,7 +79,7 @@ def test_its_tokens_count_as_background_use(world: SleeptimeWorld) -> None:
     assert found == (2, 80, 6, 90 * reads, 6 * reads)
 
 
-def test_it_reads_when_the_conversation_is_idle(world: SleeptimeWorld) -> None:
+def test_a_sleeptime_agent_reads_an_idle_conversation(world: SleeptimeWorld) -> None:
     agent = world.create_primary()
     assert (world.send(agent, "Hello."), world.send(agent, "I am Ann.")) == ([], [])
     world.wait_until_idle()

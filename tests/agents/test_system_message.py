@@ -49,7 +49,7 @@ def test_a_new_agent_has_one_and_it_goes_to_the_model(world: LettaWorld) -> None
         assert words in str(listed.content)  # type: ignore[union-attr]
 
 
-def test_it_is_rendered_when_it_is_asked_for_under_an_id_that_stays(world: LettaWorld) -> None:
+def test_the_system_message_is_rendered_on_request_under_a_stable_id(world: LettaWorld) -> None:
     client, agent = world.letta, world.agent()
     (id,) = agent.message_ids or ()
     client.agents.messages.create(agent.id, input="Hi")

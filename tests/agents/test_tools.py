@@ -134,7 +134,7 @@ def test_rules_force_forbid_and_end(upstream: StrictUpstream, tmp_path: Path) ->
         )  # fmt: skip
 
 
-def test_what_is_required_is_asked_for_before_the_end(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_a_required_call_is_asked_for_before_the_end(upstream: StrictUpstream, tmp_path: Path) -> None:
     with agent(upstream, tmp_path, rule("required_before_exit", "memory_insert")) as world:
         upstream.queue(say("Done."), call_tools(insert("x", "a")), say("Really done."))
         run = world.send("Hi")
@@ -145,7 +145,7 @@ def test_what_is_required_is_asked_for_before_the_end(upstream: StrictUpstream, 
         assert "you have to call: memory_insert" in nudge["content"]
 
 
-def test_what_is_required_is_asked_for_though_that_could_not_be_stored_at_first(
+def test_a_required_call_is_asked_for_even_if_that_could_not_be_stored_at_first(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with agent(upstream, tmp_path, rule("required_before_exit", "memory_insert")) as world:
@@ -166,7 +166,7 @@ def test_what_is_required_is_asked_for_though_that_could_not_be_stored_at_first(
         assert "you have to call: memory_insert" in upstream.chats[1].messages[-1]["content"]
 
 
-def test_what_the_rules_say_to_a_model_is_not_remembered(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_the_texts_of_rules_for_a_model_are_not_remembered(upstream: StrictUpstream, tmp_path: Path) -> None:
     with agent(upstream, tmp_path, rule("required_before_exit", "memory_insert")) as world:
         upstream.queue(say("Roses."), call_tools(insert("x", "a")), say("Really done."))
         world.send("My turn?")
@@ -278,7 +278,7 @@ def test_three_replies_that_cannot_be_read_end_the_run(upstream: StrictUpstream,
         assert (run.run.state, run.run.stop, run.run.steps) == (RunState.FAILED, "invalid_tool_call", 3)
 
 
-def test_what_cannot_be_read_is_sent_to_no_upstream(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_unreadable_arguments_are_sent_to_no_upstream(upstream: StrictUpstream, tmp_path: Path) -> None:
     """Nobody could decide on it, and in the prompt strict servers would refuse it ever after."""
     with agent(upstream, tmp_path) as world:
         upstream.queue(
@@ -322,7 +322,7 @@ def test_a_name_that_no_provider_takes_is_not_sent_again(
         assert world.get_block().value == ""
 
 
-def test_what_is_stored_is_found_in_the_same_run(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_a_stored_passage_is_found_in_the_same_run(upstream: StrictUpstream, tmp_path: Path) -> None:
     with agent(upstream, tmp_path) as world:
         kept = {"content": "Ann likes green tea."}
         upstream.queue(
@@ -340,7 +340,7 @@ def test_what_is_stored_is_found_in_the_same_run(upstream: StrictUpstream, tmp_p
         assert results["d"].startswith("Error: `query` must be a string")
 
 
-def test_what_is_stored_in_the_same_run_is_found_by_its_date(
+def test_a_passage_that_was_stored_in_the_same_run_is_found_by_its_date(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with agent(upstream, tmp_path) as world:

@@ -99,7 +99,7 @@ def test_rules_are_stored_as_they_came() -> None:
         {"agent_type": "nonsense"},
     ],
 )
-def test_what_cannot_be_is_refused(fields: dict[str, Any]) -> None:
+def test_impossible_values_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(Unprocessable):
         made(model="m", **fields)
 
