@@ -7,7 +7,7 @@ and `active.py` decides which exchanges are active afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import orjson
@@ -61,17 +61,7 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
 
     Raises: MissingContents.
     """
-    tree.contents.group(
-        exchange
-        for amendment in plan.amendments
-        if amendment.reply and (exchange := tree.get(amendment.exchange_row)) is not None
-    )
-    for amendment in plan.amendments:
-        amend(tree, plan, amendment)
-    unanswered = _find_unanswered(tree, plan)
-    for amendment in unanswered:
-        amend(tree, plan, amendment)
-    revived_ids = {each.exchange_row for each in (*plan.amendments, *unanswered) if revive(tree, each)}
+    revived_ids = _apply_amendments(tree, plan)
     exchange = _write_finished(tree, plan, request_end)
     is_new = exchange.id == request_end.id
     changed_ids = revived_ids | {exchange.id} if is_new and not plan.is_inactive else revived_ids
@@ -88,6 +78,21 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     active.mark_continued(tree, exchange)
     active.refresh_active(tree, exchange, is_named=plan.query.is_named)
     return tree.by_id[exchange.id]
+
+
+def _apply_amendments(tree: Tree, plan: Plan) -> set[int]:
+    """Applies the plan's amendments, and those of cancelled exchanges. Returns the ids of the revived exchanges."""
+    tree.contents.group(
+        exchange
+        for amendment in plan.amendments
+        if amendment.reply and (exchange := tree.get(amendment.exchange_row)) is not None
+    )
+    for amendment in plan.amendments:
+        amend(tree, plan, amendment)
+    unanswered = _make_unanswered_amendments(tree, plan)
+    for amendment in unanswered:
+        amend(tree, plan, amendment)
+    return {each.exchange_row for each in (*plan.amendments, *unanswered) if revive(tree, each)}
 
 
 def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
@@ -118,11 +123,11 @@ def refuse(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     return tree.change(cancel(tree, plan, request_end).id, superseded=True)
 
 
-def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
-    """Returns the cancelled exchanges with messages in the client's list, as exchanges without a reply.
+def _make_unanswered_amendments(tree: Tree, plan: Plan) -> list[Amendment]:
+    """Returns an amendment without a reply for each cancelled exchange with messages in the client's list.
 
-    These are the cancelled exchanges that the request goes on from, and their cancelled siblings with a message that no
-    other exchange has (a caller typed and spoke at once). Their replies are not in the list, but their messages count.
+    The replies are not in the list, but the messages count. The exchanges are those that the request goes on from, and
+    their siblings with a message that no other exchange has (a caller typed and spoke at once).
     """
     chain = tree.list_path(tree.get(plan.exchange.parent))
     heard_rows = {amendment.exchange_row for amendment in plan.amendments if amendment.reply}
@@ -134,24 +139,29 @@ def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
         if _is_cancelled(other) and not is_tombstone(other) and not other.redactions
     ]
     if siblings:
-        listed_atoms = set(plan.query.listing.atoms)
-        stored_atoms = {
-            atoms
-            for each in (plan.exchange, *unanswered, *(each for each in tree if each.ended is not None))
-            if not each.superseded
-            for atoms in each.inputs
-        }
-        for other in siblings:
-            is_listed = other.inputs and listed_atoms.issuperset(other.inputs)
-            if is_listed and other.inputs[-1] not in stored_atoms:
-                unanswered.append(other)
-                stored_atoms.add(other.inputs[-1])
+        ended = [each for each in tree if each.ended is not None]
+        unanswered += _select_unrepeated(siblings, (plan.exchange, *unanswered, *ended), plan)
     return [
         Amendment(each.id, inputs=None, reply=MessageSpan(0, 0))
         for each in unanswered
         # Words that were forgotten, or off the record, elsewhere in the memory stay out of the conversation.
         if tree.forgotten_hashes.isdisjoint(map(make_message_key, each.inputs))
     ]
+
+
+def _select_unrepeated(
+    siblings: Iterable[Exchange], others: Iterable[Exchange], plan: Plan
+) -> list[Exchange]:
+    """Returns the siblings with messages in the client's list of which the last is in none of the other exchanges."""
+    listed_atoms = set(plan.query.listing.atoms)
+    stored_atoms = {atoms for other in others if not other.superseded for atoms in other.inputs}
+    selection: list[Exchange] = []
+    for sibling in siblings:
+        is_listed = sibling.inputs and listed_atoms.issuperset(sibling.inputs)
+        if is_listed and sibling.inputs[-1] not in stored_atoms:
+            selection.append(sibling)
+            stored_atoms.add(sibling.inputs[-1])
+    return selection
 
 
 def _is_cancelled(exchange: Exchange) -> bool:
