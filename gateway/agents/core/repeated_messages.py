@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import orjson
 from msgspec import Struct
@@ -68,15 +69,23 @@ def count_repeated_messages(
     """
     # A list without a reply may be that of a client that sends its new messages alone.
     repeated_turns = _find_repeated_turns(path, hasher, messages, heard_texts or None, initial)
-    counts = (count for _, count in repeated_turns)
+    counts = (each.message_count for each in repeated_turns)
     return min(len(_find_newest_turn(path)[0].inputs), len(messages)) if len(messages) in counts else 0
+
+
+class CutStep(NamedTuple):
+    """A step whose reply was cut."""
+
+    exchange: Exchange
+    # The heard part of the reply; "": the user has heard none of it.
+    heard: str
 
 
 class BargeIn(Struct, frozen=True):
     """The replies that a user has interrupted, as a list reports them."""
 
-    # The steps whose replies were cut, oldest first, each with the heard part of its reply, which may be "".
-    cut_steps: Sequence[tuple[Exchange, str]]
+    # Oldest first.
+    cut_steps: Sequence[CutStep]
     # The number of messages at the beginning of the list that are stored already.
     stored_count: int
 
@@ -96,30 +105,37 @@ def detect_barge_in(
     """
     refused_ids = find_refused_ids(path)
     path = [exchange for exchange in path if exchange.id not in refused_ids]
-    unheard, stored_count = _find_unheard(path, hasher, messages, heard_texts)
-    turn = _find_newest_text_turn(path[: len(path) - len(unheard)])
-    unheard_steps = [(exchange, "") for exchange in unheard if exchange.shown_reply is not None]
-    return BargeIn([*_cut_replies(turn, heard_texts), *unheard_steps], stored_count)
+    unheard = _detect_unheard(path, hasher, messages, heard_texts)
+    turn = _find_newest_text_turn(path[: len(path) - len(unheard.exchanges)])
+    unheard_steps = [CutStep(each, "") for each in unheard.exchanges if each.shown_reply is not None]
+    return BargeIn([*_cut_replies(turn, heard_texts), *unheard_steps], unheard.message_count)
 
 
-def _find_unheard(
+class _RepeatedExchanges(NamedTuple):
+    """Exchanges of a path whose messages a list repeats."""
+
+    exchanges: Sequence[Exchange]
+    # The number of their messages in the list.
+    message_count: int
+
+
+def _detect_unheard(
     path: Sequence[Exchange],
     hasher: MessageHasher,
     messages: Sequence[WireMessage],
     heard_texts: Sequence[str],
-) -> tuple[Sequence[Exchange], int]:
-    """Returns the newest exchanges with replies that the client lacks, and the number of their messages in the list.
+) -> _RepeatedExchanges:
+    """Returns the newest exchanges with replies that the client lacks.
 
     The list repeats the tool results before such a step, and the question before such a turn.
     """
-    result_count = _count_late_results(path, messages)
-    turns, question_count = _find_unheard_turns(path, hasher, messages[result_count:], heard_texts)
-    results = tuple(map(hasher.make_atoms, messages[:result_count]))
-    steps = _find_steps_from(path[: len(path) - len(turns)], results)
+    results = tuple(map(hasher.make_atoms, messages[: _count_late_results(path, messages)]))
+    turns, question_count = _detect_unheard_turns(path, hasher, messages[len(results) :], heard_texts)
+    steps = _find_steps_from(_find_newest_turn(path[: len(path) - len(turns)]), results) if results else ()
     if results and not steps:
         # The results belong to the newest question, or are new.
-        return _find_unheard_turns(path, hasher, messages, heard_texts)
-    return [*steps, *turns], result_count + question_count
+        return _detect_unheard_turns(path, hasher, messages, heard_texts)
+    return _RepeatedExchanges([*steps, *turns], len(results) + question_count)
 
 
 def _count_late_results(path: Sequence[Exchange], messages: Sequence[WireMessage]) -> int:
@@ -132,31 +148,29 @@ def _count_late_results(path: Sequence[Exchange], messages: Sequence[WireMessage
     return next((i for i, message in enumerate(messages) if not has_result_role(message)), 0)
 
 
-def _find_unheard_turns(
+def _detect_unheard_turns(
     path: Sequence[Exchange],
     hasher: MessageHasher,
     messages: Sequence[WireMessage],
     heard_texts: Sequence[str],
-) -> tuple[Sequence[Exchange], int]:
-    """Returns the newest turns if a list goes on after their questions without a reply to them, and their messages.
+) -> _RepeatedExchanges:
+    """Returns the newest turns if a list goes on after their questions without a reply to them.
 
-    The messages are counted. Turns with cancelled requests may come before the newest turn. A list that only repeats an
-    answered question is a turn of its own.
+    Turns with cancelled requests may come before the newest turn. A list that only repeats an answered question is a
+    turn of its own.
     """
     unheard = [
-        (turns, count)
-        for turns, count in _find_repeated_turns(path, hasher, messages, heard_texts)
-        if count < len(messages) or not any(exchange.reply for exchange in turns)
+        turns
+        for turns in _find_repeated_turns(path, hasher, messages, heard_texts)
+        if turns.message_count < len(messages) or not any(exchange.reply for exchange in turns.exchanges)
     ]
-    return unheard[-1] if unheard else ((), 0)
+    return unheard[-1] if unheard else _RepeatedExchanges((), 0)
 
 
-def _find_steps_from(path: Sequence[Exchange], results: tuple[tuple[Atom, ...], ...]) -> Sequence[Exchange]:
-    """Returns the steps of the newest turn, from the step that answers these results on; empty if no step does."""
-    turn = _find_newest_turn(path)
-    steps = range(len(turn) - 1, 0, -1) if results else ()
-    index = next((n for n in steps if turn[n].inputs[-len(results) :] == results), None)
-    return () if index is None else turn[index:]
+def _find_steps_from(turn: Sequence[Exchange], results: tuple[tuple[Atom, ...], ...]) -> Sequence[Exchange]:
+    """Returns the steps of a turn, from the step that answers these results on; empty if no step does."""
+    indexes = range(len(turn) - 1, 0, -1)
+    return next((turn[n:] for n in indexes if turn[n].inputs[-len(results) :] == results), ())
 
 
 def _find_repeated_turns(
@@ -165,8 +179,8 @@ def _find_repeated_turns(
     messages: Sequence[WireMessage],
     heard_texts: Sequence[str] | None,
     initial: Sequence[WireMessage] = (),
-) -> Iterator[tuple[Sequence[Exchange], int]]:
-    """Yields the newest turns whose questions begin a list, and the number of the questions' messages.
+) -> Iterator[_RepeatedExchanges]:
+    """Yields the newest turns whose questions begin a list.
 
     The fewest turns come first. The client has the reply before the turns. Only the newest of them may have a text.
 
@@ -188,7 +202,7 @@ def _find_repeated_turns(
             return
         is_after_heard = heard_texts is None or _has_heard(heard_texts, _find_newest_turn(path))
         if questions == list_atoms[: len(questions)] and is_after_heard:
-            yield turns, len(questions)
+            yield _RepeatedExchanges(turns, len(questions))
 
 
 def _has_heard(heard_texts: Sequence[str], turn: Sequence[Exchange]) -> bool:
@@ -200,8 +214,8 @@ def _has_heard(heard_texts: Sequence[str], turn: Sequence[Exchange]) -> bool:
     return any(_is_beginning_of(heard, reply) for heard in parts)
 
 
-def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exchange, str]]:
-    """Returns the steps of a turn that were not heard to their end, each with the heard part of its text."""
+def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[CutStep]:
+    """Returns the steps of a turn that were not heard to their end."""
     texts = list(map(_read_reply_text, turn))
     heard = _read_heard(texts, heard_texts)
     remaining_letters = join_heard_letters(heard)
@@ -217,7 +231,7 @@ def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[t
         # The text as the client has it. If the client writes it differently, the stored text up to the same letter.
         rest = find_rest_after(heard, heard_before) if remaining_letters else ""
         heard_part = _take_letters(text, len(remaining_letters)) if rest is None else rest.strip()
-        cut_steps.append((exchange, heard_part))
+        cut_steps.append(CutStep(exchange, heard_part))
         remaining_letters = ""
     return cut_steps
 

@@ -13,8 +13,8 @@ from gateway.run.event_log import BATCH_S, load_events
 from storage.run_records import Run
 from storage.sql.store import Store
 
-# The wait for more events after a run has ended, if it has some events and if it has none. Not measured: an event is
-# written within a fraction of a second, unless its process has died.
+# The wait for more events after a run has ended, in seconds, if it has some events and if it has none. Not measured:
+# an event is written within a fraction of a second, unless its process has died.
 _WAIT_FOR_REST_S = 5.0
 _WAIT_FOR_ANY_S = 0.5
 
