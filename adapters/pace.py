@@ -51,7 +51,8 @@ class Pace:
 
     def _begin_pass(self) -> None:
         """Lets the next streams go on, and calls itself in the next pass while all that may go on in a pass do so."""
-        waiting, streams_left = self._waiting_streams, STREAMS_PER_PASS
+        waiting = self._waiting_streams
+        streams_left = STREAMS_PER_PASS
         if waiting:
             now = self.loop.time()
             while waiting and (streams_left > 0 or waiting[0].deadline < now):

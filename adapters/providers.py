@@ -65,7 +65,7 @@ class ProviderSpec(Struct, frozen=True):
     capabilities: Capabilities = UNKNOWN
     # The API spoken there.
     dialect: Literal["openai", "anthropic"] = "openai"
-    # A server that operators run themselves, with `base_url` as its default address.
+    # True if it is a server that operators run themselves, with `base_url` as its default address.
     is_server: bool = False
 
     @property

@@ -67,7 +67,8 @@ class ReplyWait:
         self._timer = None
         if self._waits_since is None:
             return
-        content, connection = self._response.content, self._response.connection
+        content = self._response.content
+        connection = self._response.connection
         now = self._loop.time()
         late_at = min(self._waits_since + self._timeouts.between_chunks_s, self._ends_at)
         if now >= late_at:

@@ -131,11 +131,11 @@ class Capabilities(Struct, frozen=True):
     the upstream answers.
     """
 
-    # The upstream takes `max_completion_tokens`; otherwise the gateway's own calls send the older `max_tokens`.
+    # True if the upstream takes `max_completion_tokens`; False: the gateway's own calls send the older `max_tokens`.
     max_completion_tokens: bool = False
-    # The upstream has the role `developer`; False: the gateway sends `system` instead; None: not known.
+    # True if the upstream has the role `developer`; False: the gateway sends `system` instead; None: not known.
     developer_role: bool | None = None
-    # The upstream takes `metadata` without `store`; otherwise `metadata` is dropped from requests without `store`.
+    # True if the upstream takes `metadata` without `store`; False: `metadata` is dropped from requests without `store`.
     metadata: bool = False
     # The upstream takes `stream_options.include_usage`. True: the gateway adds this field where hidden rounds share a
     # client's limit, and where a client always gets the usage. None: not known, so the field is added only where a
@@ -145,30 +145,31 @@ class Capabilities(Struct, frozen=True):
     # "stateless" (it stores no responses) and False (it has no `/responses`): the gateway answers by way of chat
     # completions.
     responses: ResponsesEndpoint = False
-    # Its chat completions take OpenAI's custom tools, and `allowed_tools` among the choices.
+    # True if its chat completions take OpenAI's custom tools, and `allowed_tools` among the choices.
     custom_tools: bool = False
-    # Its chat completions take Claude's web search among the tools.
+    # True if its chat completions take Claude's web search among the tools.
     web_search: bool = False
-    # The upstream speaks Anthropic's Messages API itself, so requests in this dialect go upstream as they are.
+    # True if the upstream speaks Anthropic's Messages API itself, so requests in this dialect go upstream as they are.
     speaks_messages: bool = False
-    # The upstream counts the tokens of a request (`COUNT_TOKENS`) without answering the request.
+    # True if the upstream counts the tokens of a request (`COUNT_TOKENS`) without answering the request.
     counts_tokens: bool = False
     # Returns for a model's name whether its thoughts are valid only after the messages that they were about.
     binds_thoughts: Callable[[str], bool] = _never
     # Returns for a model's name whether it thinks only when the request asks it to.
     thinks_on_request: Callable[[str], bool] = _never
-    # Pieces of tool calls in its streams have no `index`, so the adapter adds one.
+    # True if pieces of tool calls in its streams have no `index`, so the adapter adds one.
     omits_call_index: bool = False
-    # The upstream takes tool calls with ids of any form; False: only ids of the form that it makes itself.
+    # True if the upstream takes tool calls with ids of any form; False: only ids of the form that it makes itself.
     any_call_id: bool = True
-    # The upstream refuses tool calls without its signature, unless they have the mark of unsigned calls.
+    # True if the upstream refuses tool calls without its signature, unless they have the mark of unsigned calls.
     requires_call_signatures: bool = False
-    # In a request with tools the upstream takes replies without `reasoning_content`. False: each reply needs this
-    # field, perhaps empty, and the upstream's models think without being asked, and cannot be forced to call a tool.
+    # True if the upstream takes replies without `reasoning_content` in a request with tools. False: each reply needs
+    # this field, perhaps empty, and the upstream's models think without being asked, and cannot be forced to call a
+    # tool.
     replies_without_thoughts: bool = True
     # Fields of a chat completion that the translation drops, since the upstream's dialect has no place for them.
     untranslatable_fields: tuple[str, ...] = ()
-    # A model that is asked to think can be forced to call a tool.
+    # True if a model that is asked to think can be forced to call a tool.
     can_force_when_thinking: bool = True
     # Returns for a model's name whether it can be forced to call a tool at all.
     can_force: Callable[[str], bool] = _always
@@ -193,7 +194,7 @@ class ModelRequest(NamedTuple):
     credential: str | None = None
     # The client's query without its "?"; a `path` may have one of its own instead.
     query: str = ""
-    # The request asks for a stream.
+    # True if the request asks for a stream.
     wants_stream: bool = False
     # The path below the upstream's base URL.
     path: str = "/chat/completions"
@@ -203,7 +204,7 @@ class ModelRequest(NamedTuple):
     upload: AsyncIterator[bytes] | None = None
     # The size of the upload, if it is known.
     upload_bytes: int | None = None
-    # The request is not sent again, since each sending may have an effect.
+    # True if the request is not sent again, since each sending may have an effect.
     sends_once: bool = False
     # For a request in the upstream's own dialect, if its reply is read as a chat completion as well: the index of the
     # reply's first content block. Its events then have their own bytes and a chunk as data, and its body is a chat

@@ -145,7 +145,7 @@ def make_page_operations(
 
 def make_limit_operations(settings: Settings, store: Store) -> LimitOperations:
     """Makes the operations on limits of usage."""
-    return LimitOperations(store.limits, store.keys, [each.alias for each in settings.models])
+    return LimitOperations(store.limits, store.keys, [model.alias for model in settings.models])
 
 
 def make_mcp_memory(
@@ -190,7 +190,7 @@ def make_import_operations(
     performer = ImportPerformer(
         store,
         now,
-        retention_days={name: each.retention_days for name, each in settings.projects.items()},
+        retention_days={name: project.retention_days for name, project in settings.projects.items()},
         jobs_after=list_embedding_jobs(settings),
         learning_jobs=(LEARN_JOB,) if settings.memory.learn_every else (),
         throttle=ImportThrottle(idle),

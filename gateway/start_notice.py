@@ -44,7 +44,9 @@ def describe_start(
     has_keys: True if the gateway has keys, so that requests need one.
     """
     down_note = " cannot be used (the log says why); until it can, nothing is remembered"
-    upstreams = ", ".join(f"{each.name} ({_describe_upstream(each)})" for each in settings.upstreams)
+    upstreams = ", ".join(
+        f"{upstream.name} ({_describe_upstream(upstream)})" for upstream in settings.upstreams
+    )
     is_single = settings.memory.single_user
     lines = [
         f"Mnemogate listens on {url}",
@@ -105,11 +107,11 @@ def choose_example_key(settings: Settings, *, has_keys: bool) -> str:
 
 def choose_example_model(settings: Settings) -> str:
     """Returns a model name that is answered here, for the example; "..." where the settings name none."""
-    names = [each.alias for each in settings.models]
+    names = [model.alias for model in settings.models]
     if settings.upstreams[0].kind != "scripted":
-        names += [f"{AGENT_PREFIX}{each.name}" for each in settings.profiles if each.model]
-    for each in settings.upstreams:
-        names.append(_EXAMPLE_MODELS.get((each.base_url or each.kind).rstrip("/"), ""))
+        names += [f"{AGENT_PREFIX}{profile.name}" for profile in settings.profiles if profile.model]
+    for upstream in settings.upstreams:
+        names.append(_EXAMPLE_MODELS.get((upstream.base_url or upstream.kind).rstrip("/"), ""))
     for name in filter(None, names):
         with suppress(UnknownModel):
             resolve_route(settings, name)

@@ -43,7 +43,9 @@ def make_tracer(
     from gateway.traces.tracer import Tracer
 
     addresses = {
-        each.name: get_base_url(providers[each.name]) for each in settings.upstreams if each.name in providers
+        upstream.name: get_base_url(providers[upstream.name])
+        for upstream in settings.upstreams
+        if upstream.name in providers
     }
     models = ModelNames(list_model_names(settings))
     return Tracer(otlp, SpanMaker(models, addresses, settings.traces.user), metrics)

@@ -104,7 +104,7 @@ class Statement(str):
     # The number of the statement's values, from the first on, that are columns of a row that SQLite pads
     # (storage/sqlite/padding.py); 0: the statement writes no such row.
     sized_columns: int
-    # The row is new: SQLite is given its room and padding instead.
+    # True if the row is new: SQLite is given its room and padding instead.
     is_padded: bool
 
     def __new__(
@@ -213,7 +213,7 @@ class ServerFindings(Struct, frozen=True):
     schema: int
     # The schema version to which a start upgrades older tables.
     latest_schema: int
-    # There are gateway keys.
+    # True if there are gateway keys.
     is_keyed: bool
     # Why notifications do not arrive at other processes; None: notifications arrive.
     listen_fault: str | None

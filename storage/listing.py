@@ -41,7 +41,7 @@ class Page(Struct, Generic[CursorT], frozen=True):
     before: CursorT | None = None
     # The largest number of entries on the page.
     limit: int = 50
-    # The order of the page: the newest entry first, or the oldest.
+    # True if the newest entry comes first; False: the oldest.
     newest_first: bool = True
 
     @property
@@ -67,7 +67,7 @@ class RunFilter(Struct, frozen=True):
     agent_row: int | None = None
     conversation_row: int | None = None
     states: Sequence[RunState] = tuple(RunState)
-    # Runs that go on when their client leaves, or the others.
+    # True: runs that go on when their client leaves; False: the others; None: both.
     background: bool | None = None
     # Why the runs ended.
     stop: str | None = None
@@ -205,8 +205,9 @@ class AgentFilter(Struct, frozen=True):
     name: str | None = None
     # A part of the name.
     text: str | None = None
-    # The agent has one of these tags, or all of them.
+    # The agent has one of these tags.
     tags: Sequence[str] = ()
+    # True if the agent has all of the tags.
     needs_all_tags: bool = False
     # Why the agent's last run ended.
     stop: str | None = None
@@ -216,7 +217,7 @@ class AgentFilter(Struct, frozen=True):
     identity_keys: Sequence[str] = ()
     # The time by which they are sorted: `created`, `updated` or `completed` (of the last run).
     order: str = "created"
-    # Hidden agents are listed as well.
+    # True if hidden agents are listed as well.
     includes_hidden: bool = False
 
 
@@ -246,11 +247,12 @@ class BlockFilter(Struct, frozen=True):
     min_agents: int = 0
     # The most agents that see the block.
     max_agents: int = 2**31
-    # The block has one of these tags, or all of them.
+    # The block has one of these tags.
     tags: Sequence[str] = ()
+    # True if the block has all of the tags.
     needs_all_tags: bool = False
     name: str | None = None
-    # Hidden blocks are listed as well.
+    # True if hidden blocks are listed as well.
     includes_hidden: bool = False
 
     def matches(self, entry: BlockEntry) -> bool:
@@ -312,8 +314,9 @@ class PassageFilter(Struct, frozen=True):
     # When the passage was saved: from `since` on, before `until`.
     since: float | None = None
     until: float | None = None
-    # The passage has one of these tags, or all of them.
+    # The passage has one of these tags.
     tags: Sequence[str] = ()
+    # True if the passage has all of the tags.
     needs_all_tags: bool = False
 
     def matches(self, passage: Passage) -> bool:
@@ -372,7 +375,7 @@ class ConversationFilter(Struct, frozen=True):
     agent_row: int | None = None
     # A part of the summary.
     text: str | None = None
-    # Archived conversations, or the others; None: both.
+    # True: archived conversations; False: the others; None: both.
     is_archived: bool | None = False
     # The time by which they are sorted: when they began ("created"), of the last turn ("spoken"), or when the last
     # run ended ("completed").

@@ -477,7 +477,7 @@ class SectionRecord(TypedDict, total=False):
     made: str
     # The numbers of the standing facts that a block showed.
     standing: list[int]
-    # An earlier request of the path had another prefix.
+    # True if an earlier request of the path had another prefix.
     prefix_changed: bool
 
 

@@ -19,15 +19,15 @@ class ModelTraits(Struct, frozen=True):
 
     # The `max_tokens` of a request that sets none.
     max_tokens: int
-    # The model takes `role: system` after a user turn; others answer such a message with a 400.
+    # True if the model takes `role: system` after a user turn; others answer such a message with a 400.
     takes_late_system: bool = False
     # The type of `thinking` with the least thoughts that the model takes; None: the model always thinks.
     least_thinking: str | None = "disabled"
-    # The model takes thoughts back only at their original position (build-with-claude/preserved-thinking).
+    # True if the model takes thoughts back only at their original position (build-with-claude/preserved-thinking).
     binds_thoughts: bool = False
-    # A request can force the model to call a tool.
+    # True if a request can force the model to call a tool.
     can_force: bool = True
-    # The model thinks only when a request gives it tokens for thoughts, and takes no `effort`.
+    # True if the model thinks only when a request gives it tokens for thoughts, and takes no `effort`.
     thinks_on_request: bool = False
 
 

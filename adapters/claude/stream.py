@@ -55,7 +55,7 @@ class _ContentBlock:
     content_start: int
     # The number of calls that began before the block; for a call its index.
     call_index: int
-    # A piece of a call's arguments has come.
+    # True if a piece of a call's arguments has come.
     has_input: bool = False
     # The texts of the deltas so far, by the field that they continue.
     pieces: dict[str, list[str]] = field(default_factory=dict)

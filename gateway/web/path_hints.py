@@ -45,13 +45,15 @@ def _find_nearest(path: str, route_paths: Iterable[str]) -> str | None:
         return None
     path = path.rstrip("/").lower()
     routes = dict.fromkeys(route.rstrip("/") for route in route_paths)
-    nearest, best_ratio = None, _MIN_RATIO
+    nearest = None
+    best_ratio = _MIN_RATIO
     for route in routes:
         matcher = SequenceMatcher(None, *_without_parameters(path, route))
         if matcher.real_quick_ratio() <= best_ratio or matcher.quick_ratio() <= best_ratio:
             continue  # bounds of the ratio, which are quicker to compute
         if (ratio := matcher.ratio()) > best_ratio:
-            nearest, best_ratio = route, ratio
+            nearest = route
+            best_ratio = ratio
     return nearest or next((route for route in routes if route.startswith(f"{path}/")), None)
 
 

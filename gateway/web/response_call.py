@@ -235,7 +235,8 @@ class ResponseCallRoute(ForwardedRoute):
             head.upstream_path, request_body.model, head.upstream_name, continues_here=continues_here
         ):
             return True
-        headers, caller = scope["headers"], get_request_info(scope).caller
+        headers = scope["headers"]
+        caller = get_request_info(scope).caller
         is_named = request_body.model is not None and find_header(headers, AGENT_HEADER) is not None
         return is_named and self.chat.resolver.is_for_agent(
             request_body.model or "", caller.make_context(headers)

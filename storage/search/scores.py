@@ -253,11 +253,13 @@ class Scores:
         """Adds occurrences to the sums of their rows."""
         import numpy as np
 
-        layout, term_count = self._layout, len(weights.in_ranking)
+        layout = self._layout
+        term_count = len(weights.in_ranking)
         bins, index = _list_distinct_bins(self._assign_bins(occurrences.row), len(self._rows))
         lengths = np.asarray(layout.length)[self._rows[bins]] + np.bincount(index, occurrences.length)
         cells = _sum_by_cell(index, occurrences.term, occurrences.times, term_count)
-        cell_bins, length = bins[cells.bin_index], lengths[cells.bin_index]
+        cell_bins = bins[cells.bin_index]
+        length = lengths[cells.bin_index]
 
         saturation = length * layout.slope + MIN_SATURATION  # of BM25 (layout.py)
         bin_count = len(self._rows)
@@ -314,10 +316,13 @@ class Scores:
             if len(all_rows) > len(self._rows):
                 self._bin_of_row[all_rows] = np.arange(len(all_rows))
                 moved_to = self._bin_of_row[self._rows]
-                score, share = np.zeros(len(all_rows)), np.zeros(len(all_rows))
+                score = np.zeros(len(all_rows))
+                share = np.zeros(len(all_rows))
                 score[moved_to] = self._score
                 share[moved_to] = self._share
-                self._rows, self._score, self._share = all_rows, score, share
+                self._rows = all_rows
+                self._score = score
+                self._share = share
         return self._bin_of_row[rows]
 
     def list_best(self, unwanted: range, limit: int, *, only_strong: bool) -> list[int]:
@@ -456,12 +461,16 @@ class Scores:
         import numpy as np
 
         layout = self._layout
-        score, share = self._score, self._share
-        bins = np.arange(len(self._rows)) if self._similarities is not None else (share > 0).nonzero()[0]
+        bins = np.arange(len(self._rows))
+        if self._similarities is None:
+            bins = (self._share > 0).nonzero()[0]
         if 2 * len(bins) > len(self._rows):
-            bins, score, share = np.arange(len(self._rows)), score.copy(), share.copy()
+            bins = np.arange(len(self._rows))
+            score = self._score.copy()
+            share = self._share.copy()
         else:
-            score, share = score[bins], share[bins]
+            score = self._score[bins]
+            share = self._share[bins]
         rows = self._rows[bins]
         flags = np.asarray(layout.flags)[rows]
         if layout.all_flags & ASKS:

@@ -327,7 +327,7 @@ def _has_messages(other: Exchange, exchange: Exchange, seq: int | None, rules: R
     inputs = {atoms for n, atoms in enumerate(exchange.inputs, exchange.seq) if seq is None or n == seq}
     if not inputs.isdisjoint(other.inputs):
         return True
-    content = [orjson.loads(each) for each in (other.input, other.shown_reply) if each]
+    content = [orjson.loads(data) for data in (other.input, other.shown_reply) if data]
     words = _fold("\n".join(_list_strings(content)))
     messages = rules.list_messages(exchange, False, None, None if seq is None else (seq,))
     return any(has_whole_words(words, _fold(message.text)) for message in messages)
@@ -338,8 +338,8 @@ def _list_strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, dict)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _list_strings(each)
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _list_strings(item)
 
 
 def _fold(text: str) -> str:
@@ -368,7 +368,8 @@ async def _erase_traces(
         if index == REPLY:
             atoms, seq = exchange.reply or (), exchange.reply_seq
         else:
-            atoms, seq = exchange.inputs[index], exchange.seq + index
+            atoms = exchange.inputs[index]
+            seq = exchange.seq + index
         seqs.append(seq)
         if leaves_tombstones and atoms and atoms[0][:1] in b"ua":
             tombstone_hashes.append(make_message_key(atoms))

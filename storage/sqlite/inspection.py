@@ -30,9 +30,9 @@ class SchemaUpgrade(NamedTuple):
 class FileFindings(Struct, frozen=True):
     """The findings of an inspection of a file."""
 
-    # The database has gateway keys.
+    # True if the database has gateway keys.
     is_keyed: bool = False
-    # Accounts that are neither the file's owner nor in its group may read, write or execute the file.
+    # True if accounts that are neither the file's owner nor in its group may read, write or execute the file.
     is_shared_with_others: bool = False
     # None: a start leaves the schema as it is.
     upgrade: SchemaUpgrade | None = None

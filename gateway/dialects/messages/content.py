@@ -159,7 +159,8 @@ class _MessageReader:
 
     def _read_blocks(self, message: Json) -> list[Json]:
         """Returns the content of a message as blocks. Raises: BadRequest."""
-        path, content = self._message_path, message.get("content")
+        path = self._message_path
+        content = message.get("content")
         if content is None:
             raise make_field_error(f"{path}.content", "Field required")
         if not isinstance(content, (str, list)):  # a union would be made for each message

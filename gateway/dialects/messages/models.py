@@ -43,7 +43,8 @@ def render_page(models: Sequence[Json], query: Mapping[str, str]) -> Json:
     else:
         after_id = query.get("after_id")
         start = _get_index(model_ids, after_id, "after_id") + 1 if after_id is not None else 0
-        page, has_more = entries[start : start + limit], len(entries) > start + limit
+        page = entries[start : start + limit]
+        has_more = len(entries) > start + limit
     return {
         "data": page,
         "has_more": has_more,

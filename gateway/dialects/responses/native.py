@@ -89,7 +89,9 @@ class NativeResponsesRequest(Struct, frozen=True):
         input_messages = self._with_named_replies(known, memory)
         cut_reply: Json | None = None
         if earlier_messages and earlier_messages[-1]["role"] == "assistant":
-            heard_path = as_heard(earlier_messages, [each.message for each in input_messages])
+            heard_path = as_heard(
+                earlier_messages, [input_message.message for input_message in input_messages]
+            )
             earlier_messages = heard_path.path
             cut_reply = heard_path.cut_reply
             input_messages = [
@@ -150,7 +152,7 @@ class NativeResponsesRequest(Struct, frozen=True):
     ) -> ChatRequest:
         """Returns the request as a chat completion with these messages after its instructions."""
         head = self.chat.messages[:1] if self.json.get("instructions") else []
-        messages = [*head, *earlier_messages, *(each.message for each in input_messages)]
+        messages = [*head, *earlier_messages, *(input_message.message for input_message in input_messages)]
         json = {**self.chat.json, "messages": messages}
         return replace(self.chat, raw=orjson.dumps(json), json=json, messages=messages)
 

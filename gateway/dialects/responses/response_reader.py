@@ -88,7 +88,9 @@ class ResponseReader:
             text = read_text(message)
             message = {"role": "assistant", "content": text} if text else None
         ids = [response.get("id"), *(item.get("id") for item in items if isinstance(item, dict))]
-        return NativeReply(self._end, message, tuple(each for each in ids if isinstance(each, str) and each))
+        return NativeReply(
+            self._end, message, tuple(item_id for item_id in ids if isinstance(item_id, str) and item_id)
+        )
 
     def _note_pending(self, response: Json) -> bool:
         """Notes the id of a response in the background. Returns whether the response is made there."""

@@ -32,7 +32,7 @@ class CreateEvent(Struct, frozen=True):
     fields: dict[str, bytes]
     # The id of the response that this response continues (`previous_response_id`); None: it continues no response.
     previous_id: str | None
-    # The model makes the response; False (`generate: false`): the response is empty.
+    # True if the model makes the response; False (`generate: false`): the response is empty.
     is_generated: bool
 
 

@@ -53,7 +53,7 @@ class PendingResponse(Struct, frozen=True):
     base_id: str | None
     # The items of the input since then; None: not known, since the upstream stores the conversation.
     items: Sequence[bytes] | None
-    # The request asks the upstream to store the response.
+    # True if the request asks the upstream to store the response.
     is_stored: bool
     # The rows of the memories that have the turns of the input. The memory of this turn is added when it is known.
     memories: set[int]
@@ -130,8 +130,11 @@ class UnstoredResponses:
 
     def drop_memory(self, agent_row: int) -> None:
         """Drops the responses with turns of a memory."""
-        for id in [id for id, each in self._by_id.items() if agent_row in each.memories]:
-            self.drop(id)
+        dropped_ids = [
+            response_id for response_id, response in self._by_id.items() if agent_row in response.memories
+        ]
+        for response_id in dropped_ids:
+            self.drop(response_id)
 
     def drop(self, response_id: str | None) -> None:
         """Drops a response, since the request that continued it has failed. response_id: None: no response."""
