@@ -2,7 +2,7 @@
 
 import re
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from msgspec import UNSET, UnsetType
 
@@ -11,7 +11,7 @@ from gateway.agents.api._query import PageQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.passages import render_passage
-from gateway.agents.files.folder_contents import FileView, FolderContents, UploadedFile
+from gateway.agents.files.folder_contents import DuplicateHandling, FileView, FolderContents, UploadedFile
 from gateway.agents.files.folders import Folders
 from gateway.agents.registry.memory_passages import MemoryPassages
 from gateway.agents.wire.sent_values import find_sent
@@ -49,7 +49,7 @@ class UploadQuery(UrlQuery):
     """An upload of a file."""
 
     # What happens if the folder has a file of this name.
-    duplicate_handling: Literal["skip", "error", "suffix", "replace"] = "suffix"
+    duplicate_handling: DuplicateHandling = "suffix"
     # The name of the file in the folder; left out: the name in the form.
     name: Maybe[str] = UNSET
 
