@@ -71,7 +71,7 @@ def without_marks(request: UpstreamRequest) -> Json:
 
 
 @both_ways
-def test_what_is_said_in_one_conversation_is_recalled_in_another(world: World, stream: bool) -> None:
+def test_a_message_of_one_conversation_is_recalled_in_another(world: World, stream: bool) -> None:
     first = world.chat(user="alice", model=MODEL, stream=stream)
     assert first.say("My cat is called Miso, she is grey.") == "Ok."
     second = world.chat(user="alice", model=MODEL, stream=stream)
@@ -287,7 +287,7 @@ def test_a_schema_goes_up_closed_and_the_sdk_parses_what_comes_back(world: World
 
 
 @pytest.mark.parametrize("user", ["alice", None], ids=["memory", "none"])
-def test_who_leaves_takes_the_upstream_along(world: World, user: str | None) -> None:
+def test_a_client_that_leaves_ends_the_upstreams_request(world: World, user: str | None) -> None:
     never = Gate()
     world.upstream.queue(say("One two three", hold_after={5: never}))
     body: Json = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "stream": True}

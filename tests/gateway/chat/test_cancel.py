@@ -247,7 +247,9 @@ SPOKEN = [
 
 
 @pytest.mark.sqlite
-def test_who_speaks_on_at_once_goes_on_from_what_was_cut(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_a_caller_who_speaks_on_at_once_continues_the_cut_reply(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
     """The turn that was cut is not on disk yet when the next request comes."""
     with remember(upstream, tmp_path, agent()) as world, ThreadPoolExecutor() as threads:
         world.chat(user="alice").say("Hello.")
@@ -262,7 +264,7 @@ def test_who_speaks_on_at_once_goes_on_from_what_was_cut(upstream: StrictUpstrea
         assert "palm" not in str(world.query("SELECT shown_reply FROM exchanges"))
 
 
-def test_who_hangs_up_and_speaks_on_in_one_breath_goes_on_from_what_was_cut(world: World) -> None:
+def test_a_caller_who_hangs_up_and_speaks_on_at_once_continues_the_cut_reply(world: World) -> None:
     """Over a connection that is open already: the end of the one and the request on the other are found together."""
     asked = {"model": "m", "stream": True, "messages": SPOKEN[:1]}
     for n in range(20):
@@ -352,7 +354,7 @@ def test_a_later_turn_that_is_cancelled_leaves_the_earlier_ones_as_they_are(worl
     [(MemoryKeeper, "begin"), (Composer, "make_prompt"), (MemoryKeeper, "open")],
     ids=["read", "searched", "written"],
 )
-def test_who_leaves_before_the_model_is_asked_costs_no_reply(
+def test_a_client_that_leaves_before_the_model_is_asked_costs_no_reply(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, step: str
 ) -> None:
     """However long memory takes: callers that speak on cancel many turns at once."""

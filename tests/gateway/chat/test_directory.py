@@ -52,7 +52,7 @@ def test_a_profile_of_the_settings_is_an_agent() -> None:
 
 
 @pytest.mark.parametrize("profiles", [(), (ProfileSettings("default"),)])
-def test_what_an_agent_leaves_open_all_agents_decide(profiles: tuple[ProfileSettings, ...]) -> None:
+def test_the_defaults_decide_what_a_profile_leaves_open(profiles: tuple[ProfileSettings, ...]) -> None:
     memory = MemorySettings(history="append", compaction="truncate")
     spec = find(Settings(memory=memory, profiles=profiles))
     assert (spec.name, spec.history, spec.summarises) == ("default", "append", False)  # type: ignore[attr-defined]

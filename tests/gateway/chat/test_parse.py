@@ -42,7 +42,7 @@ def test_a_plain_request_keeps_its_own_bytes() -> None:
     assert request.begin_edit().render() is body
 
 
-def test_what_we_act_on_is_read() -> None:
+def test_the_fields_that_the_gateway_acts_on_are_read() -> None:
     request = read(
         stream=True,
         stream_options={"include_usage": True},
@@ -188,7 +188,7 @@ def test_a_missing_field_is_named(key: str) -> None:
     ],
     ids=lambda body: repr(body[:24]),
 )
-def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     error = refused(body)
     assert error.param is None
     assert error.message.startswith("We could not parse the JSON body of your request")
@@ -244,7 +244,7 @@ def test_repeated_keys_are_found(body: bytes, keys: tuple[str, ...]) -> None:
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python 3.12 looks into all levels that orjson reads")
-def test_what_is_too_deep_to_be_looked_into_is_refused() -> None:
+def test_a_field_that_is_too_deep_to_be_checked_is_refused() -> None:
     body = b'{"model":"m","messages":[{"role":"user"}],"user":"a","x":%b,"user":"b"}'
     deep = b"[" * 1_020 + b"]" * 1_020
     assert orjson.loads(body % deep)
@@ -267,7 +267,7 @@ def test_arguments_of_very_many_values_are_refused_before_they_are_read() -> Non
         parse(body(half, half))
 
 
-def test_what_a_client_puts_under_our_private_key_is_not_read_and_goes_upstream() -> None:
+def test_a_clients_value_under_the_private_key_is_not_read_and_goes_upstream() -> None:
     message = {"role": "assistant", "content": "a", PRIVATE: {"fillers": [[5]]}}
     body = orjson.dumps({"model": "m", "messages": [USER, message, message]})
     request = parse(body)
@@ -294,7 +294,7 @@ def test_a_body_may_be_nested_more_deeply_than_we_write() -> None:
         (b'{"model": "m", "messages": [{"role": "user"}], "functions": [{"name": %b}]}', "functions"),
     ],
 )
-def test_what_we_write_again_has_240_levels_at_most(body: bytes, param: str, levels: int) -> None:
+def test_a_body_that_is_written_again_has_240_levels_at_most(body: bytes, param: str, levels: int) -> None:
     """Else it was answered and not stored, or was a 500 where tokens are counted."""
     whole = body % (b'{"a":' * levels + b"1" + b"}" * levels)
     if levels == 237:  # with those of the body, the list and its element

@@ -211,7 +211,9 @@ def test_thoughts_that_nobody_can_read_go_back_untouched(world: World, model: st
 
 @models
 @both_ways
-def test_what_the_client_itself_sends_back_is_there_once(world: World, model: str, stream: bool) -> None:
+def test_a_round_that_the_client_itself_sends_back_is_there_once(
+    world: World, model: str, stream: bool
+) -> None:
     """Thoughts, blocks of other kinds and citations, as the reply had them: an application that loses nothing."""
     thought = {"type": "thinking", "thinking": "Look it up.", "signature": sign("Look it up.")}
     cited = {"type": "text", "text": "It is grey.", "citations": [CITED]}

@@ -213,7 +213,7 @@ def note_for(learner: Learner, question: str) -> str:
     return str(learner.world.upstream.last.messages[-1]["content"]).removesuffix(question)
 
 
-def test_what_was_said_once_is_found_and_nothing_else(learner: Learner, talk: Talk) -> None:
+def test_the_message_with_the_answer_is_found_and_no_other(learner: Learner, talk: Talk) -> None:
     for question, place in talk.asked:
         note = note_for(learner, question)
         assert talk.said[place] in note, question

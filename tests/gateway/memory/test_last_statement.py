@@ -89,7 +89,7 @@ def test_a_question_asked_again_has_its_note_and_what_changed_since(world: World
     assert prefix_bytes(world.upstream.last).startswith(fixed)
 
 
-def test_what_others_write_within_a_turn_is_known_to_its_next_round(world: World) -> None:
+def test_the_next_round_of_a_turn_has_edits_of_other_writers(world: World) -> None:
     chat = helper(world)
     chat.say("Hi")
 

@@ -121,7 +121,7 @@ async def test_a_process_that_died_is_waited_for_as_long_as_its_lease(world: Wor
     await waiting
 
 
-async def test_what_is_granted_to_one_that_gives_up_is_given_back(world: World) -> None:
+async def test_a_lease_for_a_request_that_gives_up_is_released(world: World) -> None:
     with QueueTicket() as ticket:
         entering = asyncio.create_task(world.one.try_enter(NAME, ticket))
         await asyncio.sleep(0)  # it has asked
@@ -133,7 +133,7 @@ async def test_what_is_granted_to_one_that_gives_up_is_given_back(world: World) 
 
 
 @pytest.mark.parametrize("waits", [False, True])
-async def test_what_is_granted_after_one_has_given_up_is_given_back(world: World, waits: bool) -> None:
+async def test_a_lease_that_comes_after_a_request_has_given_up_is_released(world: World, waits: bool) -> None:
     """A database that performs two writes of one process as it likes grants the lock after it was released."""
     locks = world.locks[0]
     locks.grants = Gate()
@@ -152,7 +152,7 @@ async def test_what_is_granted_after_one_has_given_up_is_given_back(world: World
     assert await world.other.try_enter(NAME, QueueTicket())
 
 
-async def test_what_could_not_be_given_back_is_given_back_when_the_database_works_again(world: World) -> None:
+async def test_a_failed_release_is_repeated_when_the_database_works_again(world: World) -> None:
     locks = world.locks[0]
     first, second, third = QueueTicket(), QueueTicket(), QueueTicket()
     await world.one.enter(NAME, first)
@@ -195,7 +195,7 @@ async def test_leases_are_renewed_as_soon_as_the_database_works_again(
     renewing.cancel()
 
 
-async def test_what_is_taken_while_the_database_recovers_is_held(world: World) -> None:
+async def test_a_lease_that_is_acquired_during_a_recovery_is_held(world: World) -> None:
     locks, first, second = world.locks[0], QueueTicket(), QueueTicket()
     await world.one.enter(NAME, first)
     locks.is_broken = True
@@ -224,7 +224,7 @@ async def test_a_client_that_leaves_while_it_waits_blocks_no_other(world: World)
     assert len(world.one) == len(world.other) == 0
 
 
-async def test_nobody_waits_where_only_a_free_queue_is_entered(world: World) -> None:
+async def test_a_request_that_enters_a_free_queue_does_not_wait(world: World) -> None:
     first, second = QueueTicket(), QueueTicket()
     await world.one.enter(NAME, first)
     assert not await world.one.try_enter(NAME, second)

@@ -281,7 +281,7 @@ def test_a_reply_says_how_much_was_injected_for_all_notes_that_are_sent(
 
 
 @pytest.mark.parametrize("is_indexed", [False, True], ids=["fresh", "indexed"])
-def test_what_others_said_changes_neither_what_is_recalled_nor_its_order(
+def test_messages_of_other_users_change_neither_the_hits_nor_their_order(
     upstream: StrictUpstream, tmp_path: Path, is_indexed: bool
 ) -> None:
     """A word that is rare for alice may be on everybody's lips."""
@@ -363,14 +363,14 @@ def test_a_template_around_every_message_finds_no_other_template(world: World) -
     assert "Tea is served" not in told
 
 
-def test_what_stands_in_the_window_is_not_noted(world: World) -> None:
+def test_messages_in_the_window_are_not_noted(world: World) -> None:
     chat = world.chat(user="alice")
     chat.say(FACT)
     chat.say(QUESTION)
     assert world.upstream.last.messages[-1]["content"] == QUESTION
 
 
-def test_what_stands_in_the_window_is_not_noted_for_an_edited_question_either(world: World) -> None:
+def test_messages_in_the_window_are_not_noted_for_an_edited_question_either(world: World) -> None:
     chat = world.chat(user="alice")
     chat.say(FACT)
     chat.say("Who is Tom?")
@@ -379,7 +379,7 @@ def test_what_stands_in_the_window_is_not_noted_for_an_edited_question_either(wo
     assert world.upstream.last.messages[-1]["content"] == QUESTION
 
 
-def test_what_a_note_has_is_not_in_the_next(world: World) -> None:
+def test_a_line_of_a_note_is_not_in_the_next_one(world: World) -> None:
     world.chat(user="alice").say(FACT)
     chat = world.chat(user="alice")
     chat.say(QUESTION)
@@ -472,7 +472,7 @@ def test_a_named_conversation_without_a_user_remembers_itself_alone(world: World
 
 
 @pytest.mark.parametrize("header", ["x-openwebui-chat-id", "x-session-id", "x-livekit-room-id"])
-def test_what_names_a_conversation_finds_it_again(world: World, header: str) -> None:
+def test_each_name_of_a_conversation_finds_it_again(world: World, header: str) -> None:
     one = world.post([{"role": "user", "content": "Hi"}], {header: "c1"}, user="alice")
     two = world.post([{"role": "user", "content": "Something else"}], {header: "c1"}, user="alice")
     other = world.post([{"role": "user", "content": "Hi"}], {header: "c2"}, user="alice")
@@ -507,7 +507,7 @@ def test_parallel_requests_that_begin_a_conversation_get_one_name(world: World) 
     assert [*told] == world.query("SELECT uid FROM conversations WHERE id > 1")
 
 
-def test_what_a_trimmed_list_left_out_goes_before_it(world: World) -> None:
+def test_messages_that_a_trimmed_list_left_out_go_before_it(world: World) -> None:
     chat = world.chat(system="Be kind.", user="alice")
     for n in range(6):
         chat.say(f"This is message number {n} of a long talk about gardens.")
@@ -562,9 +562,7 @@ def test_a_reply_says_that_its_turn_stays_off_the_record(world: World, mode: str
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-mnemogate-conversation": "c1"}], ids=["found", "named"])
-def test_what_was_off_the_record_stays_so_before_a_new_question(
-    world: World, headers: dict[str, str]
-) -> None:
+def test_a_turn_off_the_record_stays_so_before_a_new_question(world: World, headers: dict[str, str]) -> None:
     """Word for word among what is new, in a conversation that otherwise goes on as it is stored."""
     chat = world.chat(user="alice", headers=headers)
     chat.say("Hello.")
@@ -594,7 +592,7 @@ def test_a_question_off_the_record_that_failed_is_not_stored_with_the_next_one(
     assert "Miso" not in str(world.query("SELECT input, shown_reply FROM exchanges"))
 
 
-def test_what_answers_a_question_off_the_record_is_not_stored_either(world: World) -> None:
+def test_the_answer_to_a_question_off_the_record_is_not_stored_either(world: World) -> None:
     """Applications that mark the question alone send the results of their tools without the mark."""
     weather = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
     world.upstream.queue(call_tools(Call("weather", {"at": "Miso's"})), say("Miso is safe: no thunder."))
@@ -614,7 +612,7 @@ def test_what_answers_a_question_off_the_record_is_not_stored_either(world: Worl
 
 @pytest.mark.both
 @pytest.mark.parametrize("has_forgotten", [False, True])
-def test_what_was_off_the_record_is_new_in_another_conversation(world: World, has_forgotten: bool) -> None:
+def test_a_message_off_the_record_is_new_in_another_conversation(world: World, has_forgotten: bool) -> None:
     """Short answers come again, and so does the text of templates."""
     world.chat(user="alice").say("My tulips are red.")
     off = world.chat(user="alice", headers={"x-mnemogate-conversation": "one", "x-mnemogate-memory": "off"})
@@ -953,7 +951,7 @@ def test_a_retried_send_is_one_message(world: World) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_what_is_said_while_a_tool_runs_waits_for_its_result(world: World, fails: bool) -> None:
+def test_a_message_during_a_tool_call_waits_for_the_result(world: World, fails: bool) -> None:
     """Its send was cancelled, and the result has to follow its call."""
     tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
     result = {"role": "tool", "tool_call_id": "call_1", "content": "ship"}
@@ -1011,7 +1009,7 @@ def test_a_reply_that_was_interrupted_is_the_one_that_was_heard(
 
 
 @pytest.mark.parametrize("status", [400, 500])
-def test_what_was_heard_may_be_reported_after_a_message_that_failed(world: World, status: int) -> None:
+def test_the_heard_part_may_be_sent_after_a_message_that_failed(world: World, status: int) -> None:
     world.upstream.queue(say("One two three four."), fail(status))
     append(world, "Count.")
     append(world, "Wait.", status=status)
@@ -1025,7 +1023,7 @@ def test_what_was_heard_may_be_reported_after_a_message_that_failed(world: World
 
 @pytest.mark.parametrize("again", ["Stop.", "Stop. Please."])
 @pytest.mark.parametrize("status", [200, 500])
-def test_what_was_heard_may_be_reported_again(world: World, status: int, again: str) -> None:
+def test_the_heard_part_may_be_sent_again(world: World, status: int, again: str) -> None:
     """A voice agent sends a turn again that failed, was cancelled, or whose answer was lost on its way."""
     world.upstream.queue(say("One two three four."), *([fail(status)] if status == 500 else []))
     append(world, "Count.")
@@ -1038,7 +1036,7 @@ def test_what_was_heard_may_be_reported_again(world: World, status: int, again: 
     assert spoken(world) == ["Count.", "One two", again, "Ok.", "Go on."]
 
 
-def test_what_was_heard_is_reported_with_each_message_until_one_is_answered(world: World) -> None:
+def test_the_heard_part_comes_with_each_message_until_one_is_answered(world: World) -> None:
     """The reply is known as it was heard by then, and what failed after it was said all the same."""
     world.upstream.queue(say("One two three four."), fail(500))
     append(world, "Count.")
@@ -1114,7 +1112,7 @@ def test_a_turn_off_the_record_may_come_between_a_call_and_its_result(world: Wor
 
 
 @pytest.mark.parametrize("status", [200, 400])
-def test_what_was_off_the_record_can_be_said_on_it(world: World, status: int) -> None:
+def test_a_message_off_the_record_can_be_sent_on_the_record(world: World, status: int) -> None:
     """A list would repeat it; a client that sends its new message alone says something new."""
     append(world, "first")
     if status != 200:
@@ -1134,7 +1132,7 @@ def test_what_was_off_the_record_can_be_said_on_it(world: World, status: int) ->
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(("passing", "status"), [(429, 400), (429, 403), (404, 413)])
-def test_what_the_upstream_refuses_does_not_stay_in_a_conversation(
+def test_a_refused_message_does_not_stay_in_a_conversation(
     world: World, stream: bool, passing: int, status: int
 ) -> None:
     """A filter refuses the words themselves, and would refuse every message that comes with them."""
@@ -1162,7 +1160,7 @@ UNDER_A_200: dict[str, Reply] = {
 
 
 @pytest.mark.parametrize("reply", UNDER_A_200.values(), ids=UNDER_A_200)
-def test_what_the_upstream_refuses_under_a_200_does_not_stay_either(
+def test_a_message_that_is_refused_by_a_200_does_not_stay_either(
     upstream: StrictUpstream, tmp_path: Path, reply: Reply
 ) -> None:
     # With keep-alive comments the status leaves before the first event.
@@ -1176,7 +1174,7 @@ def test_what_the_upstream_refuses_under_a_200_does_not_stay_either(
         assert spoken(world) == ["first", "Ok.", "third"]
 
 
-def test_what_was_edited_away_leaves_the_search_index_and_comes_back_with_its_list(world: World) -> None:
+def test_an_edited_message_leaves_the_search_index_and_comes_back_with_its_list(world: World) -> None:
     async def index() -> list[int]:
         found = []
         for each in await world.store.search_index.find_lagging_agents(-1, 100):
@@ -1199,7 +1197,7 @@ def test_what_was_edited_away_leaves_the_search_index_and_comes_back_with_its_li
     assert {3, 4} <= set(world.gateway.call(index()))
 
 
-def test_what_was_indexed_before_it_was_answered_is_known_when_it_is(world: World) -> None:
+def test_a_message_that_was_indexed_before_its_reply_is_found_with_the_reply(world: World) -> None:
     """In append mode a message is on disk before its answer, and the index may be made in between."""
     held = Gate()
     world.upstream.queue(say("Noted.", hold_before_headers=held))
@@ -1394,7 +1392,7 @@ def test_a_fact_in_a_named_conversation_is_known_to_others_of_that_user(world: W
     assert "Miso" in sent(world)
 
 
-def test_what_was_said_survives_a_restart(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_messages_survive_a_restart(upstream: StrictUpstream, tmp_path: Path) -> None:
     with remember(upstream, tmp_path, agent()) as world:
         chat = world.chat(user="alice", model="agent/helper")
         upstream.queue(

@@ -149,7 +149,7 @@ def test_settings_with_a_nul_make_blocks(upstream: StrictUpstream, tmp_path: Pat
         assert world.block("alice").value.replace(NUL, "") == "Name: Ann"
 
 
-def test_what_is_learned_has_none(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_learned_facts_have_no_odd_characters(upstream: StrictUpstream, tmp_path: Path) -> None:
     with serve_learner(upstream, tmp_path) as learner:
         learner.queue_calls(
             fact(f"The cat{NUL} is Miso.", about=f"ca{NUL}t", messages=[1]), note(f"Has a{NUL} cat.")

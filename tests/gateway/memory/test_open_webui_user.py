@@ -31,7 +31,7 @@ def test_a_bad_token_is_a_401_in_openais_form(upstream: StrictUpstream, tmp_path
         assert world.upstream.requests == []
 
 
-def test_one_user_is_one_user_whoever_signs(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_a_user_has_one_memory_with_either_signature(upstream: StrictUpstream, tmp_path: Path) -> None:
     memory = {"openwebui_jwt_secret": SECRET, "single_user": True}
     with remember(upstream, tmp_path, memory=memory) as world:
         world.chat().say("My cat is called Miso.")

@@ -91,9 +91,7 @@ async def test_openings_side_by_side_are_weighed_when_they_end(store: Store) -> 
 
 
 @pytest.mark.parametrize("first", [0, 1], ids=["the earlier", "the later"])
-async def test_of_two_openings_under_way_at_once_one_goes_on_before_the_other_ends(
-    store: Store, first: int
-) -> None:
+async def test_one_of_two_running_openings_goes_on_before_the_other_ends(store: Store, first: int) -> None:
     pair = Pair(store, has_edits=False)
     await pair.finish(await pair.begin([user("Once.")], None), [assistant("Ok.")])
     tabs = [await pair.begin([user("Hi")], None) for _ in range(2)]

@@ -72,7 +72,7 @@ def test_a_reply_shows_what_it_recalled_and_what_stayed_out(world: World) -> Non
 
 
 @pytest.mark.both
-def test_who_names_a_user_sees_that_users_requests_alone(world: World) -> None:
+def test_a_request_that_names_a_user_is_shown_that_users_requests_alone(world: World) -> None:
     """A client that sends its user with each request was shown another user's words."""
     asked(world, FACT)
     id = asked(world, QUESTION)
@@ -115,7 +115,7 @@ def test_a_turn_without_hits_and_one_without_a_user_say_so(world: World) -> None
     assert world.query("SELECT count(*) FROM recalls") == [1]
 
 
-def test_what_is_shown_already_is_left_out_for_that(world: World) -> None:
+def test_a_hit_that_is_shown_already_is_left_out_with_this_reason(world: World) -> None:
     asked(world, FACT)
     chat = world.chat(user="alice")
     chat.say(QUESTION)
@@ -202,7 +202,7 @@ def idle_retention(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.both
-def test_what_is_too_old_is_hidden_at_once(idle_retention: None, world: World) -> None:
+def test_requests_that_are_too_old_are_hidden_at_once(idle_retention: None, world: World) -> None:
     id = asked(world, FACT)
     assert why(world, id)["id"] == id
     world.clock.sleep(7 * 86_400 + 1)

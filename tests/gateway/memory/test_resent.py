@@ -175,7 +175,7 @@ def test_what_one_memory_has_hashed_is_no_other_s() -> None:
     assert resent.hash_list(other, ask(TALK[:6])).atoms == HashedList(other, TALK[:6]).atoms
 
 
-def test_what_follows_the_list_may_change(hashed: list[str]) -> None:
+def test_messages_after_the_list_may_change(hashed: list[str]) -> None:
     resent = ResentLists()
     resent.hash_list(HASHER, ask(TALK[:4], temperature=1, stream=True))
     request = ask(TALK[:6], top_p=0.5)
@@ -209,7 +209,7 @@ def test_each_part_of_a_message_counts(changed: dict[str, Any]) -> None:
     agrees(resent.hash_list(HASHER, request), request)
 
 
-def test_what_is_kept_is_bounded() -> None:
+def test_the_cached_lists_are_bounded() -> None:
     resent = ResentLists(limit_bytes=4_000)
     for n in range(100):
         resent.hash_list(

@@ -191,7 +191,7 @@ ASKED = [
 
 
 @each_row(("number", "name", "messages"), [(number, *row) for number, row in enumerate(ASKED)])
-def test_what_an_application_asks_for_itself_passes_by_memory(
+def test_side_requests_have_no_part_in_memory(
     world: World, number: int, name: str, messages: list[Json]
 ) -> None:
     someone = f"user {number}"
@@ -251,7 +251,7 @@ def test_an_application_that_sends_the_header_with_each_request_has_its_titles_f
         "Given a user query, translate it to SQL. How would you do that?",
     ],
 )
-def test_what_a_person_asks_is_not_taken_for_it(world: World, text: str) -> None:
+def test_a_persons_request_is_not_taken_for_a_side_request(world: World, text: str) -> None:
     before = kept(world)
     reply = world.post(user(text), CHAT, user="alice")
     assert reply.headers["x-mnemogate-memory"] == "on"
@@ -292,7 +292,7 @@ def test_a_coding_agents_session_begins_with_its_title_and_goes_on(world: World)
     assert FACT in world.upstream.last.body.decode()
 
 
-def test_of_what_cline_sends_the_persons_words_are_remembered(world: World) -> None:
+def test_only_the_persons_words_in_clines_messages_are_remembered(world: World) -> None:
     """Its tools are called in words, and their results come in the user's role, next to the place and the time."""
 
     def sent(minute: int, *texts: str) -> Json:
@@ -413,7 +413,7 @@ def test_a_call_that_is_asked_for_once_more_is_the_same_programs(world: World) -
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_a_model_writes_to_a_sub_agent_is_not_the_users(world: World, stream: bool) -> None:
+def test_a_models_task_for_a_sub_agent_is_not_remembered_as_the_users(world: World, stream: bool) -> None:
     """OpenAI's Agents, Agent Framework, Strands and others give the task to the other agent in the user's role."""
     world.chat(user="alice").say(FACT)
     before = kept(world)
@@ -449,7 +449,7 @@ def test_what_a_model_writes_to_a_sub_agent_is_not_the_users(world: World, strea
     assert "x-mnemogate-side-request" not in reply.headers
 
 
-def test_of_a_chain_of_agents_the_first_has_heard_the_user(world: World) -> None:
+def test_the_first_of_a_chain_of_agents_has_the_users_words(world: World) -> None:
     """LibreChat shows each further agent, in the user's role, what the ones before it have answered."""
     world.chat(user="alice").say("Thunder is what my cat Miso is afraid of.")
     asked = user("How do I calm my cat Miso in thunder?")

@@ -123,7 +123,7 @@ def test_nothing_is_stored_of_a_question_about_the_past_or_of_a_reply(rule: Lear
 
 
 @pytest.mark.both
-def test_what_is_said_later_takes_its_place(rule: Learner) -> None:
+def test_a_later_standing_fact_replaces_the_earlier_one(rule: Learner) -> None:
     say(rule, MEAT)
     say(rule, "I always eat meat now.")
     assert rule.list_texts() == ["User said: I always eat meat now."]
@@ -148,7 +148,7 @@ def test_a_conversation_keeps_its_prefix_while_more_is_learned(rule: Learner) ->
 
 
 @pytest.mark.both
-def test_what_no_longer_holds_is_corrected_in_a_running_conversation(rule: Learner) -> None:
+def test_an_ended_standing_fact_is_corrected_in_a_running_conversation(rule: Learner) -> None:
     say(rule, MEAT)
     chat = rule.world.chat(user="alice")
     chat.say(ASKED)
@@ -175,7 +175,9 @@ def test_all_of_them_take_a_bounded_part(rule: Learner) -> None:
 
 @pytest.mark.both
 @pytest.mark.parametrize("is_message", [False, True])
-def test_what_is_forgotten_leaves_it_at_once_and_the_disk(rule: Learner, is_message: bool) -> None:
+def test_a_forgotten_standing_fact_leaves_the_section_and_the_disk_at_once(
+    rule: Learner, is_message: bool
+) -> None:
     say(rule, "I never eat zqmeat.")
     say(rule, "Please call me Bo.")
     chat = rule.world.chat(user="alice")

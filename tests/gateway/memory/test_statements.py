@@ -115,7 +115,7 @@ def test_the_first_turn_of_a_conversation(world: World) -> None:
     assert found == FIRST_TURN
 
 
-def test_what_a_user_said_elsewhere_is_read_once(world: World) -> None:
+def test_messages_of_other_conversations_are_read_once(world: World) -> None:
     world.chat(user="alice").say("Good morning.")
     world.clock.sleep(1000)
     chat = world.chat(user="alice")

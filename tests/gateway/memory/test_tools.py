@@ -363,7 +363,7 @@ def test_a_search_of_one_side_is_not_crowded_out_by_the_other(world: World) -> N
     assert "water in the morning" in results(world)[-1]
 
 
-def test_what_was_stored_in_this_very_turn_is_found_by_a_new_user_too(world: World) -> None:
+def test_a_new_users_text_of_the_same_turn_is_found_too(world: World) -> None:
     world.upstream.queue(
         call_tools(Call("archival_memory_insert", {"content": "The safe opens with 815."}), text=None),
         call_tools(Call("archival_memory_search", {"query": "safe"}), text=None),
@@ -395,7 +395,7 @@ def test_an_argument_that_a_tool_does_not_have_does_nothing(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-def test_what_was_stored_in_this_very_turn_takes_no_more_room_than_what_is_found_later(world: World) -> None:
+def test_texts_of_the_same_turn_take_no_more_room_in_a_result_than_other_hits(world: World) -> None:
     world.upstream.queue(
         call_tools(
             *[
@@ -425,7 +425,7 @@ def test_without_a_user_the_model_edits_blocks_and_has_nothing_to_search(world: 
     assert "Wants a quiet room." in system(world)
 
 
-def test_what_was_stored_on_this_path_is_found_before_it_is_confirmed(world: World) -> None:
+def test_a_text_that_was_stored_on_the_path_is_found_before_it_is_confirmed(world: World) -> None:
     chat = helper(world)
     world.upstream.queue(
         call_tools(Call("archival_memory_insert", {"content": "The safe opens with 815."}), text=None),
@@ -476,7 +476,7 @@ def test_nothing_is_recalled_for_the_result_of_a_tool(world: World) -> None:
 
 @both_ways
 @pytest.mark.parametrize("is_gateway_tool_first", [True, False])
-def test_of_a_mixed_round_gateway_tools_run_and_client_tools_are_passed_on(
+def test_gateway_tools_of_a_mixed_round_run_and_client_tools_are_passed_on(
     world: World, stream: bool, is_gateway_tool_first: bool
 ) -> None:
     chat = helper(world, tools=[WEATHER], stream=stream)
@@ -498,7 +498,7 @@ def test_of_a_mixed_round_gateway_tools_run_and_client_tools_are_passed_on(
     assert world.block("alice").value == "Lives in Lisbon."
 
 
-def test_of_a_mixed_round_never_answered_neither_half_goes_back(world: World) -> None:
+def test_neither_half_of_a_mixed_round_without_results_is_restored(world: World) -> None:
     chat = helper(world, tools=[WEATHER])
     world.upstream.queue(call_tools(insert("a"), Call("weather"), text="Looking. "))
     chat.say("Weather?")
@@ -519,7 +519,7 @@ def test_a_call_left_open_is_the_clients_own_error(world: World) -> None:
     assert chat.say("And now?") == "Ok."
 
 
-def test_of_a_mixed_round_the_clients_results_may_come_late_and_in_another_order(world: World) -> None:
+def test_the_clients_results_of_a_mixed_round_may_come_late_and_in_another_order(world: World) -> None:
     chat = helper(world, tools=[WEATHER, CLOCK])
     world.upstream.queue(call_tools(Call("weather"), insert("Likes sun."), Call("clock"), text="Wait. "))
     chat.say("Weather and time?")
@@ -591,7 +591,7 @@ def test_a_reply_that_was_continued_keeps_its_hidden_rounds_and_edits(world: Wor
 @pytest.mark.parametrize(
     ("second", "heard"), [("Done.", "Noting. Still. Done."), ("\n- a", "Noting. Still.\n- a")]
 )
-def test_what_two_rounds_say_does_not_run_together_and_goes_back_as_it_was_said(
+def test_the_texts_of_two_rounds_are_separated_and_go_back_unchanged(
     world: World, stream: bool, second: str, heard: str
 ) -> None:
     chat = helper(world, stream=stream)

@@ -42,7 +42,7 @@ def note_for(world: World, question: str, user: str = "alice") -> str:
         ("Which stone is the limestone?", SAID[2:3]),
     ],
 )
-def test_what_came_next_is_shown_in_order(world: World, question: str, shown: tuple[str, ...]) -> None:
+def test_later_events_are_shown_in_order(world: World, question: str, shown: tuple[str, ...]) -> None:
     note = note_for(world, question)
     assert [text for text in SAID if text in note] == [*shown]
     assert [note.index(text) for text in shown] == sorted(note.index(text) for text in shown)

@@ -60,7 +60,7 @@ def test_an_empty_memory_gives_no_note(known: World) -> None:
     assert asked(known.chat(user="carol"), WHO) == ""
 
 
-def test_it_is_noted_once_and_stays_where_it_was(known: World) -> None:
+def test_the_whole_memory_is_noted_once_and_stays_at_its_place(known: World) -> None:
     chat = known.chat(user="alice")
     note = asked(chat, "Hi!")
     for text in (WHO, "Thanks.", "Why?", "And what else do you know?"):
@@ -80,7 +80,7 @@ def test_within_a_conversation_only_a_question_is_answered_so(known: World) -> N
     assert asked(chat, WHO) == ""
 
 
-def test_what_a_note_of_the_conversation_has_is_not_noted_again(known: World) -> None:
+def test_a_line_of_an_earlier_note_is_not_noted_again(known: World) -> None:
     chat = known.chat(user="alice")
     first = asked(chat, "What does Miso hate?")
     assert CAT in first
@@ -90,7 +90,7 @@ def test_what_a_note_of_the_conversation_has_is_not_noted_again(known: World) ->
     assert CAT not in note
 
 
-def test_what_the_conversation_has_said_itself_is_not_noted(known: World) -> None:
+def test_messages_of_the_conversation_itself_are_not_noted(known: World) -> None:
     chat = known.chat(user="alice")
     chat.say("My brother Kofi juggles with burning torches.")
     note = asked(chat, WHO)

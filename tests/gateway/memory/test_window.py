@@ -327,7 +327,7 @@ def test_hidden_rounds_take_their_room(upstream: StrictUpstream, tmp_path: Path)
         assert "number 3" in results[3]["content"]
 
 
-def test_what_was_cut_is_still_to_be_found(world: World) -> None:
+def test_messages_that_left_the_window_are_still_found(world: World) -> None:
     chat = world.chat(user="alice", max_tokens=RESERVE)
     chat.say("My bicycle is a red Bianchi.")
     long_talk(chat, 30)
@@ -348,7 +348,7 @@ def test_in_a_small_window_a_note_is_small(world: World) -> None:
         assert sum(count_message_tokens(m, count) for m in request.messages) <= CONTEXT - RESERVE
 
 
-def test_what_fell_out_of_an_append_conversation_is_found(world: World) -> None:
+def test_messages_that_left_the_window_in_append_mode_are_found(world: World) -> None:
     headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
 
     def send(text: str) -> None:
@@ -434,7 +434,7 @@ def test_a_window_begins_with_its_question_though_the_reply_before_it_came_back_
     assert world.upstream.last.messages[0]["content"].endswith(question)
 
 
-def test_one_turn_longer_than_the_window_keeps_its_question(world: World) -> None:
+def test_a_turn_longer_than_the_window_retains_its_question(world: World) -> None:
     chat = world.chat(user="alice", tools=[WEATHER], max_tokens=200)
     chat.say("The question: how many rainy days are there?")
     for n in range(12):

@@ -242,7 +242,7 @@ NOTIFICATION = (
     ids=["alone", "after a reminder", "a command of the terminal", "a task", "an editor"],
 )
 @pytest.mark.parametrize("more", ["", "The fur of my cat Miso is red."], ids=["alone", "words follow"])
-def test_what_claude_code_writes_is_not_the_users_words(
+def test_text_that_claude_code_writes_is_not_remembered_as_the_users(
     world: World, blocks: tuple[str, ...], more: str
 ) -> None:
     talk = Session(world)

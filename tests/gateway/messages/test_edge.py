@@ -139,7 +139,7 @@ def test_errors_before_any_route_have_anthropics_form(
         ("POST", "/v1/messages/nothing/at-all", 404, "not_found_error"),
     ],
 )
-def test_what_is_not_the_agents_api_has_anthropics_form_without_its_header(
+def test_paths_outside_the_agents_api_have_anthropics_error_form_without_its_header(
     world: World, method: str, path: str, status: int, kind: str
 ) -> None:
     reply = ask(world, method, path, HELLO if method != "GET" else None)
@@ -150,7 +150,7 @@ def test_what_is_not_the_agents_api_has_anthropics_form_without_its_header(
 
 
 @pytest.mark.parametrize("path", ["/v1/messages/message-1", "/v1/messages/batches/batch-1"])
-def test_what_the_agents_api_serves_below_messages_has_its_own_form(world: World, path: str) -> None:
+def test_paths_of_the_agents_api_below_messages_have_its_own_error_form(world: World, path: str) -> None:
     assert [*ask(world, "GET", path).json] == ["detail"]
 
 
@@ -168,7 +168,7 @@ def test_paths_of_the_agents_api_below_messages_stay(world: World) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/api/hello"])
-def test_what_claude_code_probes_answers_without_a_key(world: World, path: str) -> None:
+def test_the_probe_of_claude_code_needs_no_key(world: World, path: str) -> None:
     make_key(world)
     reply = httpx.head(f"{world.gateway.url}{path}", timeout=PATIENCE_S)
     assert (reply.status_code, reply.content) == (200, b"")

@@ -233,7 +233,9 @@ def test_the_upstream_says_what_is_wrong_with_a_body(world: World, upstream: Str
         assert reply.json["request_id"] == "req_strict"
 
 
-def test_what_memory_cannot_read_passes_without_it(world: World, upstream: StrictAnthropic) -> None:
+def test_a_request_that_memory_cannot_read_passes_without_memory(
+    world: World, upstream: StrictAnthropic
+) -> None:
     reply = post(world, {"model": MODEL, "max_tokens": 1, "messages": "Hi"}, {"x-mnemogate-user": "alice"})
     assert (reply.status, reply.headers["x-mnemogate-memory"]) == (400, "off")
     strict = {"x-mnemogate-user": "alice", "x-mnemogate-memory": "strict"}
@@ -241,7 +243,7 @@ def test_what_memory_cannot_read_passes_without_it(world: World, upstream: Stric
     assert "x-mnemogate-memory: strict" in reply.json["error"]["message"]
 
 
-def test_what_is_wrong_with_a_request_for_a_profile_is_named(world: World) -> None:
+def test_the_error_of_a_request_for_a_profile_names_the_fault(world: World) -> None:
     for body in (
         {"model": "agent/helper", "max_tokens": 1, "messages": "Hi"},
         {"model": "agent/helper", "messages": [{"role": "user", "content": 5}]},
@@ -466,7 +468,9 @@ def cut_block(index: int, block: Json, key: str) -> list[Json]:
     ]
 
 
-def test_what_a_newer_api_sends_passes_with_a_hidden_round(world: World, upstream: StrictAnthropic) -> None:
+def test_unknown_events_of_a_newer_api_pass_with_a_hidden_round(
+    world: World, upstream: StrictAnthropic
+) -> None:
     call = {"type": "tool_use", "id": "toolu_1", "name": "memory_insert", "input": {}}
     arguments = orjson.dumps({"label": "human", "new_string": "Likes tea."}).decode()
     rounds = (
@@ -1336,7 +1340,7 @@ def test_a_conversation_changes_its_dialect(world: World, upstream: StrictAnthro
     ids=["document by url", "document by id", "image by id"],
 )
 @pytest.mark.parametrize("appends", [False, True])
-def test_what_a_chat_completion_has_no_form_for_is_put_back_as_it_came(
+def test_blocks_without_a_form_in_chat_completions_are_put_back_unchanged(
     world: World, upstream: StrictAnthropic, block: Json, appends: bool
 ) -> None:
     headers = {"x-mnemogate-conversation": "phone"}

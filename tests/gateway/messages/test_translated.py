@@ -171,7 +171,7 @@ def test_a_schema_becomes_a_response_format(world: World, upstream: StrictUpstre
     assert (form["type"], form["json_schema"]["schema"]) == ("json_schema", schema)
 
 
-def test_what_has_no_effect_is_named(world: World) -> None:
+def test_fields_without_effect_are_named(world: World) -> None:
     raw = client(world).messages.with_raw_response.create(
         model="m",
         max_tokens=10,
@@ -237,11 +237,13 @@ def test_what_has_no_effect_is_named(world: World) -> None:
         ),
     ],
 )
-def test_what_cannot_be_translated_is_named(world: World, fields: Json, named: str) -> None:
+def test_the_refusal_names_the_field_that_cannot_be_translated(
+    world: World, fields: Json, named: str
+) -> None:
     assert refused(world, **fields).startswith(f"{named}: Extra inputs are not permitted")
 
 
-def test_what_is_null_says_nothing(world: World, upstream: StrictUpstream) -> None:
+def test_a_field_that_is_null_counts_as_absent(world: World, upstream: StrictUpstream) -> None:
     """Blocks of the SDK have all fields that it knows, and applications send them back like that."""
     upstream.queue(call_tools(Call("weather", {"city": "Bern"}), text="Let me see."), say("It rains."))
     talk = Talk(world, options={"tools": [WEATHER], "extra_body": {"container": None}})
@@ -494,7 +496,7 @@ def test_a_refusal_of_the_upstream_is_its_status(world: World, upstream: StrictU
 
 
 @both_ways
-def test_what_one_conversation_says_another_recalls(
+def test_a_conversation_recalls_messages_of_another(
     world: World, upstream: StrictUpstream, stream: bool
 ) -> None:
     Talk(world, stream=stream).say("My cat is called Miso.")

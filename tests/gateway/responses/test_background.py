@@ -420,7 +420,7 @@ def test_a_response_is_cancelled(world: World, upstream: StrictUpstream, is_begu
     assert world.sdk.responses.cancel(done.id).status == "completed"
 
 
-def test_one_that_was_cancelled_can_be_continued_by_its_id(world: World, upstream: StrictUpstream) -> None:
+def test_a_cancelled_response_can_be_continued_by_its_id(world: World, upstream: StrictUpstream) -> None:
     """As one in the foreground that its client has left: with what came until then."""
     gate = Gate()
     upstream.queue(say("One two three four.", hold_after={3: gate}))
@@ -565,7 +565,7 @@ def test_an_error_without_an_error_object_keeps_its_message(world: World, upstre
     assert (failed.error.code, failed.error.message) == ("rate_limit_exceeded", "Slow down.")
 
 
-def test_one_that_ends_before_it_has_begun_is_streamed_from_its_beginning(
+def test_a_response_that_ends_before_it_has_begun_is_streamed_from_its_beginning(
     world: World, upstream: StrictUpstream
 ) -> None:
     upstream.queue(fail(429, "Slow down."))
@@ -593,7 +593,7 @@ def test_one_that_ends_before_it_has_begun_is_streamed_from_its_beginning(
         ("/v1/responses", {"input": [{"role": "user", "content": "Hi", "phase": "x"}, TRIGGER]}, "off"),
     ],
 )
-def test_what_is_left_out_is_named_in_each_kind_of_answer(
+def test_fields_that_are_left_out_are_named_in_each_kind_of_answer(
     world: World, upstream: StrictUpstream, path: str, more: Json, memory: str
 ) -> None:
     asked = {
@@ -607,7 +607,9 @@ def test_what_is_left_out_is_named_in_each_kind_of_answer(
     assert reply.headers["x-mnemogate-memory"] == memory
 
 
-def test_one_of_a_paused_memory_is_refused(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_a_background_response_of_a_paused_memory_is_refused(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
     with serve_memory(upstream, tmp_path, agent("default")) as world:
         respond(world, input="Hi", user="alice")
         calls, since = len(upstream.requests), world.clock()
@@ -670,7 +672,7 @@ def test_the_responses_of_a_conversation_follow_one_another(world: World, upstre
 
 
 @pytest.mark.both
-def test_one_that_is_tried_again_comes_before_those_that_were_accepted_after_it(
+def test_a_retried_response_comes_before_those_that_were_accepted_after_it(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its message is asked once, and stands once in its conversation."""
@@ -696,7 +698,7 @@ def test_one_that_is_tried_again_comes_before_those_that_were_accepted_after_it(
 
 
 @pytest.mark.both
-def test_who_may_read(world: World) -> None:
+def test_the_callers_who_may_read_a_background_response(world: World) -> None:
     made = begin(world, input="Hi", user="alice")
     polled(world, made.id)
     bob: Json = {"extra_headers": {"x-mnemogate-user": "bob"}}
@@ -708,7 +710,7 @@ def test_who_may_read(world: World) -> None:
 @pytest.mark.parametrize(
     "options", [{"store": False}, {"extra_headers": {"x-mnemogate-memory": "off"}, "user": "alice"}]
 )
-def test_what_is_not_stored_is_not_made_in_the_background(world: World, options: Json) -> None:
+def test_a_response_that_is_not_stored_is_not_made_in_the_background(world: World, options: Json) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         begin(world, input="Hi", **options)
     assert caught.value.param == "background"
@@ -742,7 +744,7 @@ def test_where_a_stream_is_resumed_is_a_number(world: World, after: str) -> None
 
 @pytest.mark.both(is_begun=[True])
 @pytest.mark.parametrize("is_begun", [False, True])
-def test_one_that_is_deleted_while_it_is_made_leaves_nothing(
+def test_a_response_that_is_deleted_while_it_is_made_leaves_nothing(
     world: World, upstream: StrictUpstream, is_begun: bool
 ) -> None:
     gate = Gate()
@@ -758,7 +760,7 @@ def test_one_that_is_deleted_while_it_is_made_leaves_nothing(
 
 
 @pytest.mark.both
-def test_one_that_is_deleted_leaves_others_that_continue_the_same_one(world: World) -> None:
+def test_a_deleted_response_leaves_others_that_continue_the_same_one(world: World) -> None:
     first = respond(world, input="My cat is called Miso.", user="alice")
     one, other = (
         polled(world, begin(world, input=text, previous_response_id=first.id, user="alice").id)
@@ -776,7 +778,7 @@ def kept_words(world: World) -> str:
 
 @pytest.mark.both(is_conversation=[True])
 @pytest.mark.parametrize("is_conversation", [False, True])
-def test_one_that_is_deleted_between_two_attempts_leaves_nothing(
+def test_a_response_that_is_deleted_between_two_attempts_leaves_nothing(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, is_conversation: bool
 ) -> None:
     failing_once(monkeypatch, world.store.responses, "finish")
@@ -789,7 +791,7 @@ def test_one_that_is_deleted_between_two_attempts_leaves_nothing(
     assert world.query("SELECT count(*) FROM run_texts WHERE agent <> 0") == [0]
 
 
-def test_one_that_is_deleted_after_its_second_attempt_leaves_nothing_of_the_first(
+def test_a_response_that_is_deleted_after_its_second_attempt_leaves_nothing_of_the_first(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing_once(monkeypatch, Chat, "_run_turn")  # after its message, which is stored
@@ -803,7 +805,7 @@ def test_one_that_is_deleted_after_its_second_attempt_leaves_nothing_of_the_firs
 
 
 @pytest.mark.both
-def test_one_that_another_gateway_deletes_before_it_has_begun_its_turn_leaves_nothing(
+def test_a_response_that_another_gateway_deletes_before_its_turn_leaves_nothing(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note = world.store.responses.note_turn

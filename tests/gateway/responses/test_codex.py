@@ -120,7 +120,7 @@ def test_a_task_of_a_call_by_its_flattened_name_is_not_the_users_words(
 
 
 @pytest.mark.parametrize("written", [SHELL, NOTIFICATION], ids=["command", "notification"])
-def test_what_it_writes_in_the_users_role_is_not_the_users_words(world: World, written: str) -> None:
+def test_text_of_codex_in_the_users_role_is_not_remembered_as_the_users(world: World, written: str) -> None:
     ask(world, [ENVIRONMENT, "My cat is called Miso.", written, "The fur of my cat is red."])
     world.pass_time(1000)
     sent = ask(world, [ENVIRONMENT, "Which fur has my cat, and which command or agent was completed?"])
@@ -154,7 +154,7 @@ def replied(text: str = "Ok.") -> Json:
     return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
 
 
-def test_what_a_compacted_list_repeats_is_recalled_once(world: World) -> None:
+def test_messages_that_a_compacted_list_repeats_are_recalled_once(world: World) -> None:
     """After `/compact` Codex sends the user's messages, its summary in the user's role, and no reply."""
     first, second = "My cat is called Miso.", "The fur of Miso is red."
     ask(world, [ENVIRONMENT, first])

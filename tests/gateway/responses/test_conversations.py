@@ -105,7 +105,7 @@ def test_its_first_items_and_later_ones_come_before_the_next_input(
 
 @pytest.mark.both
 @pytest.mark.parametrize("background", [False, True])
-def test_of_responses_side_by_side_one_reads_the_items_that_wait(
+def test_one_of_concurrent_responses_reads_the_waiting_items(
     world: World, upstream: StrictUpstream, background: bool
 ) -> None:
     conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "My cat is Miso."}])
@@ -328,7 +328,7 @@ def test_a_conversation_that_is_deleted_meanwhile_is_not_found(
 
 
 @pytest.mark.both
-def test_what_waits_is_read_again_where_it_changes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_items_are_read_again_when_they_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another request may have changed it since the conversation was found."""
     monkeypatch.setattr(conversation_requests, "MAX_WAITING_ITEMS", 2)
     items: Any = [{"role": "user", "content": "My cat is Miso."}]
@@ -609,7 +609,7 @@ def test_nothing_is_added_to_a_conversation_while_its_memory_is_paused(world: Wo
 
 @pytest.mark.both
 @pytest.mark.parametrize("way", ["whole", "age"])
-def test_what_waits_in_a_conversation_is_forgotten_with_it(world: World, way: str) -> None:
+def test_waiting_items_are_forgotten_with_their_conversation(world: World, way: str) -> None:
     items: Any = [{"role": "developer", "content": "Zqbriefly."}]
     conversations = [world.sdk.conversations.create(items=items, metadata={"a": "b"}).id for _ in range(2)]
     for id in conversations:
@@ -698,7 +698,7 @@ def test_the_results_that_a_reply_answers_are_deleted_with_it(world: World, upst
 
 
 @pytest.mark.both
-def test_of_a_turn_with_a_deleted_item_later_responses_read_nothing(
+def test_later_responses_read_nothing_of_a_turn_with_a_deleted_item(
     world: World, upstream: StrictUpstream
 ) -> None:
     conversation = world.sdk.conversations.create()

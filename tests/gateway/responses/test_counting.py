@@ -40,7 +40,7 @@ def count(world: World, **options: Any) -> int:
     return found.input_tokens
 
 
-def test_who_only_counts_tokens_has_no_memory(world: World) -> None:
+def test_a_count_of_tokens_has_no_memory(world: World) -> None:
     body = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
     headers = {"content-type": "application/json", "x-mnemogate-user": "alice"}
     assert world.gateway.ask("POST", "/v1/messages/count_tokens", orjson.dumps(body), headers).status == 200
@@ -294,7 +294,7 @@ def test_an_agent_that_was_made_over_rest_makes_a_list_short(world: World, upstr
     assert [item.type for item in short.output] == ["message", "compaction"]
 
 
-def test_what_a_summary_says_stays_when_it_is_made_short_again(
+def test_the_text_of_a_summary_stays_when_it_is_compacted_again(
     world: World, upstream: StrictUpstream
 ) -> None:
     upstream.queue(say("The cat is called Miso."), say("She is grey."))

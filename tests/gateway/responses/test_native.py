@@ -92,7 +92,7 @@ def read_last_input(account: StoredResponses) -> str:
 
 @pytest.mark.parametrize("user", ["alice", None])
 @pytest.mark.parametrize("stored", [{}, {"store": False, "conversation": "conv_1"}, {"store": False}])
-def test_what_the_upstream_does_not_store_is_asked_again(
+def test_a_response_that_the_upstream_does_not_store_is_requested_again(
     world: World, upstream: StrictUpstream, openai_account: StoredResponses, stored: Json, user: str | None
 ) -> None:
     """On a connection that closes, which may have rested too long: nothing can be there twice."""
@@ -280,7 +280,7 @@ def test_a_list_shows_the_parts_of_an_item_that_its_client_sent(
     assert item.to_dict()["content"] == parts
 
 
-def test_what_an_upstream_has_deleted_is_forgotten_here_too(
+def test_a_response_that_the_upstream_has_deleted_is_forgotten_too(
     world: World, openai_account: StoredResponses
 ) -> None:
     made = respond(world, input="My cat is called Miso, she is grey.")
@@ -328,7 +328,7 @@ def test_codexs_headers_pass_to_an_upstream_that_gets_the_request_as_it_came(
     assert not own.keys() & upstream.last.headers.keys()
 
 
-def test_what_a_client_wrote_itself_stays_in_a_stored_response(world: World) -> None:
+def test_the_clients_own_text_stays_in_a_stored_response(world: World) -> None:
     made = respond(world, input="Hi", instructions="<memory_blocks> are a thing of mine.")
     assert world.gateway.ask("GET", f"/v1/responses/{made.id}").json["instructions"] == (
         "<memory_blocks> are a thing of mine."
@@ -418,7 +418,7 @@ def test_equal_replies_are_known_by_each_of_their_ids(
         assert b"Zqtulips" not in world.data()
 
 
-def test_of_equal_replies_the_newest_ids_alone_are_stored(
+def test_only_the_newest_ids_of_equal_replies_are_stored(
     world: World, openai_account: StoredResponses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A monitor asks the same for years."""
@@ -458,7 +458,7 @@ def test_a_conversation_of_the_upstreams_is_one_here(world: World, openai_accoun
     assert "Miso" in read_last_input(openai_account)
 
 
-def test_what_the_upstream_has_made_short_is_nobodys_words(
+def test_a_compacted_item_of_the_upstream_is_not_remembered(
     world: World, openai_account: StoredResponses
 ) -> None:
     first = respond(world, input="My cat is called Miso.")
@@ -522,7 +522,7 @@ APPROVED = {"type": "mcp_approval_response", "approval_request_id": "mcp_2_0", "
 
 @both_ways
 @pytest.mark.parametrize("is_chain", [False, True], ids=["all items", "by id"])
-def test_what_has_no_words_is_a_part_of_its_conversation(
+def test_an_item_without_words_is_a_part_of_its_conversation(
     world: World, openai_account: StoredResponses, stream: bool, is_chain: bool
 ) -> None:
     respond(world, input="My cat is called Miso.")
@@ -543,7 +543,9 @@ def test_what_has_no_words_is_a_part_of_its_conversation(
     assert b"Tofu it is." in world.data()
 
 
-def test_what_nobody_knows_here_passes(world: World, openai_account: StoredResponses) -> None:
+def test_references_that_the_users_memory_does_not_know_pass(
+    world: World, openai_account: StoredResponses
+) -> None:
     response = respond(world, input="My cat is called Miso.", user="bob")
     for options in (
         {"input": [{"id": response.output[0].id}]},
@@ -577,7 +579,7 @@ OK: Json = {"role": "assistant", "content": "Ok."}
     ],
     ids=["new", "question", "question and call", "reply", "everything"],
 )
-def test_what_stands_above_an_id_counts_once_however_often_it_is_sent(
+def test_messages_before_an_id_count_once_however_often_they_are_sent(
     world: World, openai_account: StoredResponses, question: list[Json], results: list[Json]
 ) -> None:
     previous = respond(world, input=[INTRODUCED]).id
@@ -600,7 +602,7 @@ def test_what_stands_above_an_id_counts_once_however_often_it_is_sent(
     assert conversations(world) == 1
 
 
-def test_what_was_heard_of_a_reply_may_come_after_its_id(
+def test_the_heard_part_of_a_reply_may_come_after_its_id(
     world: World, openai_account: StoredResponses
 ) -> None:
     """LiveKit names the response of which its caller heard the beginning, and says the beginning after it."""
@@ -708,7 +710,7 @@ def test_reading_alone_keeps_nothing(world: World, openai_account: StoredRespons
     assert "Tofu" not in read_last_input(openai_account)
 
 
-def test_what_was_forgotten_is_not_known_by_its_id(world: World, openai_account: StoredResponses) -> None:
+def test_a_forgotten_response_is_not_known_by_its_id(world: World, openai_account: StoredResponses) -> None:
     previous = respond(world, input="My cat is called Miso.").id
     [conversation] = world.query("SELECT id FROM conversations")
 
@@ -724,7 +726,7 @@ def test_what_was_forgotten_is_not_known_by_its_id(world: World, openai_account:
 
 
 @pytest.mark.parametrize("target", [ForgetTarget(is_all=True), ForgetTarget(before=2e9)])
-def test_what_was_forgotten_while_its_reply_streamed_is_not_known_by_its_id(
+def test_a_response_that_was_forgotten_while_it_streamed_is_not_known_by_its_id(
     world: World, upstream: StrictUpstream, target: ForgetTarget
 ) -> None:
     respond(world, input="Hello there.")
@@ -817,7 +819,7 @@ def test_a_stream_passes_byte_by_byte_whatever_it_is(
 
 
 @pytest.mark.parametrize(("most_in_an_event", "most"), [(2000, 9000), (9000, 4000)])
-def test_what_is_too_large_to_be_read_along_passes(
+def test_a_reply_that_is_too_large_to_be_read_passes(
     upstream: StrictUpstream,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -1055,7 +1057,7 @@ def test_append_mode_cannot_be_asked_for(world: World) -> None:
         respond(world, input="Hi", extra_headers=append)
 
 
-def test_what_was_off_the_record_is_not_stored_of_a_later_list(
+def test_messages_off_the_record_in_a_later_list_are_not_stored(
     world: World, openai_account: StoredResponses
 ) -> None:
     off = {"x-mnemogate-memory": "off"}
@@ -1086,7 +1088,7 @@ def test_a_side_request_is_named_as_in_a_chat_completion(world: World) -> None:
 
 @both_ways
 @pytest.mark.parametrize("choice", [None, "auto"])
-def test_what_a_model_writes_to_a_sub_agent_is_not_the_users(
+def test_a_models_task_for_a_sub_agent_is_not_remembered_as_the_users(
     world: World, openai_account: StoredResponses, stream: bool, choice: str | None
 ) -> None:
     task = "Find the best boats for two sailors."
@@ -1224,7 +1226,7 @@ def test_memory_tools_of_earlier_chat_completions_are_not_named(
 
 
 @pytest.mark.parametrize("kept", [2, 4, 6])
-def test_what_a_client_leaves_out_of_its_list_is_recalled(
+def test_a_message_that_a_client_leaves_out_of_its_list_is_recalled(
     world: World, openai_account: StoredResponses, kept: int
 ) -> None:
     items: list[Json] = []

@@ -116,7 +116,7 @@ def calls_in(response: Any) -> list[Any]:
 
 
 @both_ways
-def test_what_is_said_in_one_conversation_is_recalled_in_another(
+def test_a_message_of_one_conversation_is_recalled_in_another(
     world: World, upstream: StrictUpstream, stream: bool
 ) -> None:
     first = Talk(world, {"user": "alice", "stream": stream})
@@ -314,7 +314,7 @@ def test_a_response_that_was_left_is_gone_on_from(world: World, upstream: Strict
     assert world.query("SELECT count(*) FROM conversations") == [1]
 
 
-def test_of_a_response_that_was_left_within_a_call_its_words_stay(
+def test_the_text_of_a_response_that_was_left_within_a_call_stays(
     world: World, upstream: StrictUpstream
 ) -> None:
     for text in ("Let me see.", None):
@@ -341,7 +341,7 @@ def test_a_response_that_was_left_is_not_the_one_after_it(world: World, upstream
         assert contents(upstream) == ["Count.", text, "And?"]
 
 
-def test_what_comes_back_in_another_form_keeps_the_ids_after_it(
+def test_an_item_that_comes_back_in_another_form_leaves_the_ids_after_it_valid(
     world: World, upstream: StrictUpstream
 ) -> None:
     """A voice agent reports what was heard of a reply, and goes on from the next one by its id."""
@@ -468,7 +468,7 @@ def test_items_are_named_by_their_ids(world: World, upstream: StrictUpstream) ->
 
 @both_ways
 @pytest.mark.parametrize("client", ["vercel", "livekit", "calls alone", "semantic kernel", "strands"])
-def test_what_an_id_stands_for_may_be_repeated_after_it(
+def test_the_items_of_a_response_may_be_repeated_after_its_id(
     world: World, upstream: StrictUpstream, stream: bool, client: str
 ) -> None:
     upstream.queue(call_tools(Call("weather", {}), Call("weather", {}), text="Let me see."), say("Sunny."))
@@ -498,7 +498,7 @@ def test_what_an_id_stands_for_may_be_repeated_after_it(
 
 
 @pytest.mark.parametrize("heard", ["We have soup", "We have soup...", "We"])
-def test_what_was_heard_of_a_reply_may_come_after_its_id(
+def test_the_heard_part_of_a_reply_may_come_after_its_id(
     world: World, upstream: StrictUpstream, heard: str
 ) -> None:
     """LiveKit names the response of which its caller heard the beginning, and says the beginning after it."""
@@ -547,7 +547,9 @@ def test_an_item_brings_no_calls_that_the_client_leaves_out(
     assert world.query("SELECT count(*) FROM conversations") == [1]
 
 
-def test_what_items_stand_for_is_no_larger_than_a_body(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_the_content_of_referenced_items_is_no_larger_than_a_body(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
     server = {"max_body_bytes": 100_000}
     with serve_memory(upstream, tmp_path, agent(), server=server) as world:
         upstream.queue(say("word " * 8_000))
@@ -571,7 +573,7 @@ def test_a_body_is_read_under_any_type_and_its_query_goes_on(world: World, upstr
     assert (refused.status, refused.error["param"]) == (415, "content-encoding")
 
 
-def test_what_follows_an_id_stays(world: World, upstream: StrictUpstream) -> None:
+def test_items_after_an_id_stay(world: World, upstream: StrictUpstream) -> None:
     first = respond(world, user="alice", input="One", previous_response_id=None)
     items = [{"role": "assistant", "content": "And more."}, {"role": "user", "content": "Two"}]
     respond(world, user="alice", input=items, previous_response_id=first.id)
@@ -608,7 +610,7 @@ def test_a_long_chain_is_whole(
 
 
 @pytest.mark.parametrize("mode", ["off", "read"])
-def test_what_is_not_stored_has_no_id_to_go_on_from(world: World, mode: str) -> None:
+def test_a_response_that_is_not_stored_cannot_be_continued_by_its_id(world: World, mode: str) -> None:
     headers = {"x-mnemogate-memory": mode}
     first = respond(world, user="alice", input="One", extra_headers=headers)
     with pytest.raises(openai.BadRequestError, match="not found"):
@@ -664,7 +666,7 @@ def test_the_clients_tools_are_the_clients(world: World, upstream: StrictUpstrea
     assert world.query("SELECT count(*) FROM conversations") == [1]
 
 
-def test_what_is_asked_is_asked_of_chat_completions(world: World, upstream: StrictUpstream) -> None:
+def test_a_request_becomes_a_chat_completion(world: World, upstream: StrictUpstream) -> None:
     schema = {"type": "object", "properties": {}, "additionalProperties": False}
     form = {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}
     respond(
@@ -1016,7 +1018,7 @@ def test_a_turn_with_hidden_rounds_that_do_not_fit_is_remembered_as_far_as_it_wa
     ],
 )
 @both_ways
-def test_what_is_no_chat_completion_is_an_error_that_says_so(
+def test_a_reply_that_is_no_chat_completion_is_a_clear_error(
     world: World, upstream: StrictUpstream, status: int, body: bytes, kind: str, stream: bool
 ) -> None:
     upstream.queue(raw(body, content_type=kind, status=status))

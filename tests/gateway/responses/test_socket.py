@@ -151,7 +151,7 @@ async def test_openais_sdk_is_remembered(ways: World, upstream: StrictUpstream) 
     assert b"Miso" in upstream.last.body
 
 
-def test_what_comes_over_a_socket_goes_upstream_as_the_same_request(
+def test_a_request_over_a_socket_goes_upstream_as_over_http(
     world: World, upstream: StrictUpstream, talk: Talk
 ) -> None:
     talk.socket.send(
@@ -167,7 +167,7 @@ def test_what_comes_over_a_socket_goes_upstream_as_the_same_request(
     assert orjson.loads(body)["stream"] is True
 
 
-def test_what_the_handshake_says_holds_for_each_request(world: World, upstream: StrictUpstream) -> None:
+def test_the_headers_of_the_handshake_hold_for_each_request(world: World, upstream: StrictUpstream) -> None:
     beta = "responses_websockets=2026-02-06, evals=v1"
     with open_socket(
         world.gateway, "/v1/responses?model=other&x=1", x_mnemogate_user="bob", openai_beta=beta
@@ -841,7 +841,7 @@ def test_a_handshake_may_come_in_pieces(world: World, path: str) -> None:
             assert client.read_head().status == 101, cut
 
 
-def test_what_comes_after_a_malformed_frame_is_ignored(world: World) -> None:
+def test_frames_after_a_malformed_one_are_ignored(world: World) -> None:
     """Responses under way hear of it a moment later, and may have something to say meanwhile."""
     with world.gateway.connect() as client:
         client.request("GET", "/v1/responses", headers=HANDSHAKE)
@@ -872,7 +872,9 @@ def text_frame(data: bytes) -> bytes:
         ({"sec-websocket-version": "8"}, b""),
     ],
 )
-def test_what_is_no_handshake_is_refused(world: World, headers: dict[str, str], body: bytes) -> None:
+def test_a_request_that_is_no_handshake_is_refused(
+    world: World, headers: dict[str, str], body: bytes
+) -> None:
     with world.gateway.connect() as client:
         client.request("GET", "/v1/responses", headers={**HANDSHAKE, **headers})
         client.send(body)
@@ -1152,7 +1154,7 @@ def create_event(**fields: Any) -> CreateEvent:
     return event
 
 
-def test_what_a_connection_keeps_is_bounded() -> None:
+def test_the_responses_that_a_connection_caches_are_bounded() -> None:
     unstored = UnstoredResponses(limit_bytes=1000)
 
     def go_on(n: int, text: str, previous: str | None = None) -> bytes:

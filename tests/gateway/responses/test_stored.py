@@ -121,7 +121,7 @@ def test_thoughts_between_words_are_read_as_they_were_answered(
 
 
 @any_last_delta
-def test_what_was_cut_is_read_as_incomplete(world: World, upstream: StrictUpstream, last: Json) -> None:
+def test_a_cut_response_is_read_as_incomplete(world: World, upstream: StrictUpstream, last: Json) -> None:
     upstream.queue(streamed(*WORDS_BETWEEN_THOUGHTS, last, finish="length"))
     made = respond(world, input="Count.", user="alice", tools=[WEATHER], stream=True)
     assert [item.status for item in made.output[-2:]] == ["completed", "incomplete"]
@@ -358,7 +358,7 @@ def test_an_input_item_shows_no_note_and_no_instructions(world: World, upstream:
 
 
 @both_ways
-def test_what_the_system_says_in_an_input_stays_where_a_client_goes_on(
+def test_a_system_message_of_an_input_stays_when_a_client_continues(
     world: World, upstream: StrictUpstream, stream: bool
 ) -> None:
     """OpenAI's samples send a developer message once, and then go on by the id."""
@@ -475,9 +475,7 @@ def test_a_response_with_the_same_answer_as_one_at_the_same_time_stays_that_answ
 
 
 @pytest.mark.both
-def test_of_answers_that_are_repeated_in_turn_each_is_found_by_its_id(
-    world: World, upstream: StrictUpstream
-) -> None:
+def test_each_of_repeated_answers_is_found_by_its_id(world: World, upstream: StrictUpstream) -> None:
     texts = ["Red.", "Blue.", "Red.", "Blue."]
     upstream.queue(*map(say, texts))
     made = [respond(world, input="Name a colour.", user="alice") for _ in texts]
@@ -532,7 +530,7 @@ def test_a_deleted_response_leaves_others_that_continue_the_same_one(
     ]
 
 
-def test_what_is_not_to_be_stored_is_remembered_and_not_found(world: World, upstream: StrictUpstream) -> None:
+def test_a_response_without_store_is_remembered_and_not_found(world: World, upstream: StrictUpstream) -> None:
     made = respond(world, input="My cat is called Miso.", user="alice", store=False)
     assert made.store is False
     with pytest.raises(openai.NotFoundError):
@@ -635,7 +633,7 @@ def test_a_reply_that_comes_back_in_another_form_is_read_by_its_id(
         ("/v1/conversations/conv_" + "0" * 32 + "/items/msg_1", 404),
     ],
 )
-def test_what_is_not_there_is_not_found(world: World, path: str, status: int) -> None:
+def test_unknown_responses_are_not_found(world: World, path: str, status: int) -> None:
     reply = world.gateway.ask("GET", path)
     assert (reply.status, reply.json["error"]["type"]) == (status, "invalid_request_error")
 

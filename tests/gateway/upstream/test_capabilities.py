@@ -374,7 +374,7 @@ def test_metadata_without_store(tmp_path: Path, stream: bool, memory: bool) -> N
 
 
 @both
-def test_what_a_translation_has_no_place_for_is_named(tmp_path: Path, memory: bool) -> None:
+def test_fields_that_a_translation_has_no_place_for_are_named(tmp_path: Path, memory: bool) -> None:
     """Of metadata Claude takes `user_id`; the key of a cache it has no use for."""
     with StrictAnthropic() as upstream:
         claude = (UpstreamSettings("up", "anthropic", upstream.base_url),)

@@ -112,7 +112,7 @@ def test_a_stream_that_is_an_error_about_the_length_is_made_again(tmp_path: Path
         assert b"Short" in reply.body
 
 
-def test_what_cannot_be_cut_is_refused_as_before(tmp_path: Path) -> None:
+def test_a_prompt_that_cannot_be_cut_is_refused_as_before(tmp_path: Path) -> None:
     with StrictUpstream() as upstream, remember(upstream, tmp_path) as world:
         upstream.script = lambda request: fail(400, "The input is too long.")
         reply = world.gateway.post({"model": "m", "messages": long_list(0), "user": "alice"})

@@ -204,7 +204,7 @@ def test_the_fallback_answers_when_the_first_byte_does_not_come(
 
 
 @both
-def test_what_is_wrong_with_the_request_is_not_asked_elsewhere(
+def test_a_request_that_is_at_fault_is_sent_to_no_fallback(
     open_failover: OpenFailover, subtests: pytest.Subtests, memory: bool
 ) -> None:
     with open_failover(retries=2) as world:
@@ -301,7 +301,7 @@ def test_a_fallback_whose_window_is_too_small_is_passed_over(
 
 
 @only_openai
-def test_who_cannot_be_reached_is_dialled_again_where_the_fallback_is_too_small(
+def test_an_unreachable_upstream_is_tried_again_if_the_fallback_is_too_small(
     open_failover: OpenFailover,
 ) -> None:
     with refused_url() as url, open_failover(url=url, window=200) as world:
@@ -394,7 +394,7 @@ THOUGHTS: list[tuple[dict[str, Any], str]] = [
 @forms
 @pytest.mark.parametrize(("thought", "field"), THOUGHTS, ids=[field for _, field in THOUGHTS])
 @only_openai  # of Claude's own thoughts: tests/gateway/chat/test_anthropic.py
-def test_what_only_one_provider_can_read_is_not_shown_to_its_stand_in(
+def test_fields_that_only_one_provider_can_read_are_not_sent_to_its_fallback(
     open_failover: OpenFailover, thought: dict[str, Any], field: str, stream: bool
 ) -> None:
     def signed(name: str) -> dict[str, Any]:
@@ -592,7 +592,9 @@ def test_without_a_file_descriptor_no_upstream_is_blamed(
 
 
 @only_openai
-def test_one_that_rests_after_the_wait_for_a_conversation_is_passed_over(open_failover: OpenFailover) -> None:
+def test_an_endpoint_that_pauses_after_the_wait_for_a_conversation_is_skipped(
+    open_failover: OpenFailover,
+) -> None:
     append, gate = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "one"}, Gate()
     with open_failover() as world, ThreadPoolExecutor() as pool:
         world.first.queue(fail(503), BUSY)
@@ -610,7 +612,7 @@ def test_one_that_rests_after_the_wait_for_a_conversation_is_passed_over(open_fa
 
 
 @only_openai
-def test_who_said_when_to_come_back_is_left_alone_until_then(open_failover: OpenFailover) -> None:
+def test_an_endpoint_gets_no_request_before_its_retry_time(open_failover: OpenFailover) -> None:
     with open_failover() as world:
         world.first.queue(BUSY)
         for _ in range(3):
@@ -642,7 +644,9 @@ def test_the_last_resort_is_one_that_rests(open_failover: OpenFailover) -> None:
 
 @only_openai
 @pytest.mark.parametrize("headers", [{}, {"openai-organization": "org-1"}])
-def test_one_callers_limit_is_not_the_others(open_failover: OpenFailover, headers: dict[str, str]) -> None:
+def test_the_limit_of_a_caller_does_not_hold_for_others(
+    open_failover: OpenFailover, headers: dict[str, str]
+) -> None:
     """Where callers bring their own keys."""
     with open_failover(api_key=None, headers=headers) as world:
         world.first.queue(BUSY)

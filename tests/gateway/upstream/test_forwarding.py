@@ -343,7 +343,7 @@ def test_a_file_before_its_model_is_buffered_within_the_limits_of_bodies(upstrea
         assert upstream.last.body == too_far
 
 
-def test_what_names_no_model_goes_to_the_first_upstream_or_the_named_one(
+def test_a_request_without_a_model_goes_to_the_first_upstream_or_the_named_one(
     two: tuple[RunningGateway, StrictUpstream, StrictUpstream],
 ) -> None:
     gateway, first, second = two
@@ -474,7 +474,7 @@ def test_headers_go_as_with_chat(gateway: RunningGateway, upstream: StrictUpstre
         ("POST", "/v1/batches/b/cancel", "0"),
     ],
 )
-def test_of_a_body_that_is_not_there_nothing_is_said_but_what_the_client_says(
+def test_a_request_without_a_body_has_only_the_clients_headers_about_it(
     gateway: RunningGateway,
     upstream: StrictUpstream,
     method: str,
@@ -686,7 +686,7 @@ def test_a_list_of_what_all_projects_store_needs_the_setting(
         ("/v1/messages", b'{"model":"%b","max_tokens":1,"messages":[{"role":"user","content":"Hi"}]}', JSON),
     ],
 )
-def test_what_is_too_long_for_a_name_is_none(
+def test_a_text_that_is_too_long_is_no_name(
     gateway: RunningGateway, upstream: StrictUpstream, path: str, body: bytes, headers: dict[str, str]
 ) -> None:
     """Names are cached, and each is a caller's choice."""

@@ -175,7 +175,7 @@ def test_retries_wait_as_long_as_the_upstream_asks(two: Open) -> None:
         assert it.waits == [1.0, 0.2]
 
 
-def test_what_is_wrong_with_the_request_is_not_asked_again(two: Open) -> None:
+def test_a_request_that_is_at_fault_is_not_sent_again(two: Open) -> None:
     """Not even where the words are those by which a chat would be cut."""
     with two(fallbacks=["other"], retries=2) as it:
         failure = fail(400, "This model's maximum context length is 8192 tokens.")
@@ -194,7 +194,7 @@ KEPT = [
 
 
 @pytest.mark.parametrize(("method", "path", "body"), KEPT)
-def test_what_an_upstream_keeps_is_sent_once_on_a_connection_that_closes(
+def test_a_request_that_stores_something_is_sent_once_on_a_connection_that_closes(
     two: Open, method: str, path: str, body: bytes
 ) -> None:
     """The upstream may have read it before."""
@@ -206,7 +206,7 @@ def test_what_an_upstream_keeps_is_sent_once_on_a_connection_that_closes(
 
 
 @pytest.mark.parametrize(("method", "path", "body"), KEPT)
-def test_what_an_upstream_keeps_is_sent_once_and_with_one_key(
+def test_a_request_that_stores_something_is_sent_once_and_with_one_key(
     two: Open, method: str, path: str, body: bytes | None
 ) -> None:
     """It may be there although the answer says that it is not; and what one key made another may not see."""
@@ -221,7 +221,7 @@ def test_what_an_upstream_keeps_is_sent_once_and_with_one_key(
 
 
 @pytest.mark.parametrize(("method", "path", "body"), KEPT)
-def test_what_was_refused_for_now_is_asked_again(
+def test_a_request_that_was_refused_for_now_is_sent_again(
     two: Open, method: str, path: str, body: bytes | None
 ) -> None:
     with two(fallbacks=["other"], api_key=("one", "two"), retries=1) as it:
@@ -230,7 +230,7 @@ def test_what_was_refused_for_now_is_asked_again(
         assert (it.keys(), it.waits, it.second.requests) == (["one"] * 2, [1.0], [])
 
 
-def test_what_is_only_looked_at_is_asked_again(two: Open) -> None:
+def test_a_request_that_only_reads_is_sent_again(two: Open) -> None:
     with two(api_key=("one", "two"), retries=1) as it:
         it.first.queue(fail(500))
         assert it.gateway.ask("GET", "/v1/files").headers["x-mnemogate-tries"] == "first:500;first:200"

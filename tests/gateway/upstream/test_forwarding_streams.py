@@ -91,7 +91,7 @@ def test_a_reply_that_breaks_is_shorter_than_its_length(
         assert client.is_closed()
 
 
-def test_who_leaves_in_an_upload_is_gone_for_the_upstream_too(
+def test_a_client_that_leaves_in_an_upload_ends_the_upstreams_request(
     gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     with gateway.connect() as client:
@@ -145,7 +145,7 @@ def test_an_answer_that_comes_before_the_upload_is_through_is_handed_on(upstream
             assert client.read_reply().status == 200
 
 
-def test_who_leaves_before_the_answer_is_gone_for_the_upstream_too(
+def test_a_client_that_leaves_before_the_reply_ends_the_upstreams_request(
     gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     upstream.queue(raw(b"never", hold_before_headers=Gate()))
@@ -155,7 +155,7 @@ def test_who_leaves_before_the_answer_is_gone_for_the_upstream_too(
     upstream.last.gone.wait_sync()
 
 
-def test_who_leaves_in_the_answer_is_gone_for_the_upstream_too(
+def test_a_client_that_leaves_in_the_reply_ends_the_upstreams_request(
     gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     upstream.queue(raw(b"some", b"never", content_type="audio/mpeg", hold_after={1: Gate()}))
@@ -276,7 +276,7 @@ def test_an_unreachable_upstream_is_named_and_counted(
 
 
 @asking([row for row in ASKED if row[:2] != ("POST", "/v1/responses")])  # which the gateway answers itself
-def test_what_claude_has_not_is_a_404_that_names_the_model(
+def test_a_route_that_claude_lacks_is_a_404_that_names_the_model(
     method: str, path: str, body: bytes | None, headers: dict[str, str]
 ) -> None:
     with StrictAnthropic() as claude:
@@ -294,7 +294,7 @@ def test_what_claude_has_not_is_a_404_that_names_the_model(
 
 
 @every_endpoint
-def test_what_names_no_model_passes_claude_by(
+def test_a_request_without_a_model_does_not_go_to_claude(
     upstream: StrictUpstream, method: str, path: str, body: bytes | None, headers: dict[str, str]
 ) -> None:
     with StrictAnthropic() as claude:

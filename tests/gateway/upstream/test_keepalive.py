@@ -33,7 +33,7 @@ async def test_silence_beats_and_no_item_is_lost() -> None:
     assert gate.is_set()
 
 
-async def test_what_the_items_raise_is_raised() -> None:
+async def test_an_error_of_the_items_is_raised() -> None:
     async def items() -> AsyncIterator[bytes]:
         yield b"one"
         raise ValueError("broken")

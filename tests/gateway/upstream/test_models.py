@@ -206,7 +206,7 @@ async def fetched(settings: Settings) -> list[dict[str, Any]]:
     return models.entries
 
 
-async def test_what_upstreams_list_is_shown_under_names_that_work() -> None:
+async def test_the_models_of_upstreams_are_listed_under_names_that_work() -> None:
     with StrictUpstream(models=["a", "b"]) as first, StrictUpstream(models=["b", "c"]) as second:
         settings = Settings(
             upstreams=(
@@ -473,7 +473,7 @@ async def test_an_upstream_is_asked_less_and_less_often_with_a_key_that_fails() 
         await providers["up"].aclose()
 
 
-async def test_it_is_asked_without_a_key_once_and_the_log_says_so_once(
+async def test_an_upstream_that_demands_a_key_is_asked_and_logged_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.run.upstream.model_list.RETRY_S", 0.0)

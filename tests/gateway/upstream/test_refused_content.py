@@ -366,7 +366,7 @@ def test_a_users_own_words_are_refused_as_before(world: World, upstream: StrictU
     assert (reply.status, len(upstream.requests)) == (400, before + 1)
 
 
-def test_what_is_refused_for_another_reason_is_not_asked_again(
+def test_a_request_that_is_refused_for_another_reason_is_not_sent_again(
     world: World, upstream: StrictUpstream
 ) -> None:
     upstream.script = lambda request: fail(400, "Invalid value for 'seed'.", code="invalid_value")
@@ -433,7 +433,7 @@ def test_a_picture_of_the_request_itself_is_refused_as_before(world: World, upst
 
 
 @only_openai
-def test_what_an_endpoint_has_refused_stays_out_at_the_next(open_failover: OpenFailover) -> None:
+def test_content_that_an_endpoint_has_refused_is_not_sent_to_the_next(open_failover: OpenFailover) -> None:
     with open_failover() as failover:
         assert failover.world.post([LOOK], APPEND, user="alice").status == 200
         failover.first.queue(GONE, fail(503))

@@ -11,7 +11,7 @@ PARTS = st.sampled_from([b"data: 1", b": wait", b"\n", b"\r\n", b"\n\n", b"\r\n\
 
 
 @given(st.lists(PARTS, max_size=30).map(b"".join), st.data())
-def test_what_leaves_ends_with_an_event_and_nothing_is_lost(stream: bytes, data: st.DataObject) -> None:
+def test_the_relayed_bytes_end_with_an_event_and_are_complete(stream: bytes, data: st.DataObject) -> None:
     events, at, left = WholeEvents(), 0, b""
     while at < len(stream):
         size = data.draw(st.integers(1, 9))
