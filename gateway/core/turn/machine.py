@@ -586,7 +586,6 @@ class Turn:
         self._state = DONE
         assert self._outcome is not None  # it was set before the turn was saved
         outcome = self._outcome
-        last_round = self._round
         view = self._view
         if saved.loss is not None and self.terms.shows_steps:
             # The client was shown ids of messages that will never be stored.
@@ -596,11 +595,22 @@ class Turn:
         view.note_stop(outcome.stop_reason, outcome.waiting, self._list_unshown_calls(outcome.waiting))
         if not (saved.is_durable or saved.is_late):
             view.note_not_stored()
-        if last_round.form is AS_BODY:
-            is_unchanged = self._reply_count == 1 and not last_round.gateway_calls
-            client_body = view.render_body(last_round.body, outcome, is_unchanged=is_unchanged)
-            headers = self._sent_reply.list_headers(last_round, JSON_TYPE)
-            return [commands.SendWhole(last_round.status, headers, client_body)]
+        if self._round.form is AS_BODY:
+            return [self._show_body(outcome)]
+        return self._show_stream_end(saved, outcome)
+
+    def _show_body(self, outcome: TurnOutcome) -> Command:
+        """Sends a reply that the upstream sent as one body."""
+        last_round = self._round
+        is_unchanged = self._reply_count == 1 and not last_round.gateway_calls
+        client_body = self._view.render_body(last_round.body, outcome, is_unchanged=is_unchanged)
+        headers = self._sent_reply.list_headers(last_round, JSON_TYPE)
+        return commands.SendWhole(last_round.status, headers, client_body)
+
+    def _show_stream_end(self, saved: events.Saved, outcome: TurnOutcome) -> list[Command]:
+        """Sends the last events of a stream, or the whole stream as a body if the client reads no stream."""
+        last_round = self._round
+        view = self._view
         if saved.after_stop is not None:
             view.show_results(saved.after_stop.first_seq, saved.after_stop.results, is_last=True)
         elif self.terms.saves_steps and not (last_round.is_stored or outcome.waiting):
@@ -608,13 +618,14 @@ class Turn:
         view.end(last_round.list_last_events(), self._client_finish_reason, last_round.done_event)
         if not saved.is_durable:
             view.note_not_durable()
-        shown_commands = self._sent_reply.flush(self._round)
-        if not shown_commands and not self._sent_reply.has_head:  # a view that reads no stream
-            body = last_round.render_stream_as_body(last_round.client_calls)
-            client_body = view.render_body(body, outcome, is_unchanged=False)
-            headers = with_content_type(last_round.headers, JSON_TYPE)
-            shown_commands = [commands.SendWhole(last_round.status, headers, client_body)]
-        return shown_commands
+        shown_commands = self._sent_reply.flush(last_round)
+        if shown_commands or self._sent_reply.has_head:
+            return shown_commands
+        # The view reads no stream.
+        body = last_round.render_stream_as_body(last_round.client_calls)
+        client_body = view.render_body(body, outcome, is_unchanged=False)
+        headers = with_content_type(last_round.headers, JSON_TYPE)
+        return [commands.SendWhole(last_round.status, headers, client_body)]
 
     def _list_unshown_calls(self, waiting: Mapping[str, WaitKind]) -> Sequence[ToolCall]:
         """Returns the calls that wait, and other calls that were not shown yet."""

@@ -244,9 +244,8 @@ async def _load_and_plan(
         evicted = find_evicted(plan.match.match_point, window)
         if not query.is_named and not query.listing.answered_count:
             store.turns.cache_openings(agent, snapshot, digest_openings(tree))
-        if reach == _WHOLE_CONVERSATION or not tree.is_partial:
-            return _PlannedTurn(plan, tree)
-        if is_loaded_enough(tree, plan, evicted, last_at, snapshot.exchange):
+        is_whole = reach == _WHOLE_CONVERSATION or not tree.is_partial
+        if is_whole or is_loaded_enough(tree, plan, evicted, last_at, snapshot.exchange):
             return _PlannedTurn(plan, tree)
         if is_end and evicted is not None:
             # Exchanges before the window are not sent, so they are not needed to compose the request.

@@ -62,11 +62,6 @@ def make_turn_write(
     key = context.request.identity.conversation_key
     snapshot = context.snapshot
     section = _choose_section(context, prompt)
-    plain: PlainTurn | None = None
-    # A plain turn that finished is one insert, unless the conversation has moved since it was read.
-    if context.is_plain and is_finished and snapshot.conversation is not None:
-        section_row = None if section is None or not section.is_stored else section.id
-        plain = PlainTurn(finish_plain(plan, request_end, section_row), snapshot.conversation.rev)
     probes = (
         partial(make_probes_for_plain_turn, plan, key)
         if context.is_plain
@@ -82,7 +77,7 @@ def make_turn_write(
         key=key,
         uid=context.conversation_uid,
         now=request_end.now,
-        plain=plain,
+        plain=_make_plain_turn(context, request_end, section) if is_finished else None,
         probes=probes,
         decide=decide,
         change=change,
@@ -98,6 +93,20 @@ def make_turn_write(
         if receipt is None or plan.is_off_record
         else make_recall_row_maker(prompt, outcome, receipt),
     )
+
+
+def _make_plain_turn(
+    context: MemoryContext, request_end: RequestEnd, section: SentSection | None
+) -> PlainTurn | None:
+    """Returns a finished turn as one insert, which fails if the conversation has moved since it was read.
+
+    Returns None if the turn is not plain, or begins its conversation.
+    """
+    conversation = context.snapshot.conversation
+    if not context.is_plain or conversation is None:
+        return None
+    section_row = None if section is None or not section.is_stored else section.id
+    return PlainTurn(finish_plain(context.plan, request_end, section_row), conversation.rev)
 
 
 def _choose_rule(outcome: TurnOutcome) -> settle.SettleRule:

@@ -96,13 +96,9 @@ class MemorySearches(Struct, frozen=True):
         if not agent.scope.spans_conversations or not agent.is_stored:
             return searches.CombinedHits([], is_incomplete=False)
         queries = lookup.queries or ("",)
-        archives = self.archives
         # The agent's own passages are searched as an archive, or together with the rest of its own memory.
-        is_archival = archives is not None and lookup.sources == {"passage"}
-        memories: list[Agent] = []
-        has_failed = False
-        if archives is not None and (is_archival or (lookup.queries and "passage" in lookup.sources)):
-            memories, has_failed = await searches.search_all([archives.list_searched_memories(agent)])
+        is_archival = self.archives is not None and lookup.sources == {"passage"}
+        memories, has_failed = await self._list_archives(lookup)
         if not is_archival:
             memories = [memory for memory in memories if memory.id != agent.id]
         query_searches: list[Awaitable[Sequence[Message]]] = []
@@ -112,6 +108,14 @@ class MemorySearches(Struct, frozen=True):
             query_searches += [self._search_archive(memory, query, lookup, vector) for memory in memories]
         messages, is_incomplete = await searches.search_all(query_searches)
         return searches.CombinedHits(_renumber_passages(messages), has_failed or is_incomplete)
+
+    async def _list_archives(self, lookup: Lookup) -> searches.CombinedHits[Agent]:
+        """Returns the memories with the passages that a lookup searches; the agent's own memory is one of them."""
+        # A lookup without a query lists the newest entries, and those of archives only if it lists nothing else.
+        is_searched = "passage" in lookup.sources and (lookup.queries or len(lookup.sources) == 1)
+        if self.archives is None or not is_searched:
+            return searches.CombinedHits([], is_incomplete=False)
+        return await searches.search_all([self.archives.list_searched_memories(self.context.agent)])
 
     async def _embed(self, queries: Sequence[str], memories: Sequence[Agent]) -> Sequence[Vector | None]:
         """Returns the vectors of queries in these memories."""
