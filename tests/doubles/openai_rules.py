@@ -543,6 +543,8 @@ def _check_format(body: JSON) -> None:
         "json_object": lambda: _check_mentions_json(body),
         "json_schema": lambda: _check_schema(format_),
     }
+    if "type" in format_:
+        _check_type(format_["type"], str, "response_format.type", "a string")
     check = checks.get(format_.get("type"))
     if check is None:
         raise Refusal(f"Invalid value: '{format_.get('type')}'.", "response_format.type", "invalid_value")

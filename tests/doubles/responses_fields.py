@@ -121,6 +121,7 @@ def by_type(checks: Mapping[str, Check]) -> Check:
         an_object(value, param)
         if "type" not in value:
             raise missing(f"{param}.type")
+        text(value["type"], f"{param}.type")
         if value["type"] not in checks:
             raise wrong_value(f"{param}.type", value["type"], tuple(checks))
         checks[value["type"]](value, param)

@@ -90,6 +90,7 @@ def test_a_response_and_its_events_are_of_the_types_of_the_sdk(account: StoredRe
         ({"metadata": {str(n): "" for n in range(17)}}, "too many properties"),
         ({"safety_identifier": "u" * 65}, "string too long"),
         ({"reasoning": {"effort": "much"}}, "Invalid value: 'much'"),
+        ({"text": {"format": {"type": ["text"]}}}, "Invalid type for 'text.format.type'"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "'text.format.schema'"),
         ({"background": True, "store": False}, "Background mode requires store=true."),
         ({"stream_options": {"include_obfuscation": False}}, "only allowed when 'stream' is enabled"),

@@ -87,6 +87,7 @@ REFUSED = [
     (chat(temperature=3), "temperature"),
     (chat(max_tokens=5, max_completion_tokens=5), "max_tokens"),
     (chat(response_format={"type": "json_object"}), "messages"),
+    (chat(response_format={"type": ["text"]}), "response_format.type"),
     (chat(x_unheard_of=1), "x_unheard_of"),
 ]
 
