@@ -478,6 +478,7 @@ class _ForgetScreens(Struct, frozen=True):
             changes=shown.changes,
             wordy_facts=shown.wordy_facts,
             keep=shown.ticked_beforehand if keep is None else keep,
+            sought_words=sought_words,
             spans=lambda text: find_spans_with_words(text, sought_words) if sought_words else (),
         )
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -181,6 +182,10 @@ def test_a_sentence_of_the_person_is_quoted_and_its_correction_leads_to_the_note
     )
     assert f'<a href="../../../{person.path}#notes">Read the notes</a>' in shown
     assert '<h2 id="notes">Notes</h2>' in person.page()
+    # The words that the correction took out are looked for where the old fact is forgotten from its page.
+    back = f"{person.path}/f/{new}"
+    preview = person.page(f"/forget?fact={seq}&back={quote(back, safe='')}")
+    assert '/words?q=vivo+Sevilla">Find what says it elsewhere</a>' in preview
 
 
 def test_a_person_corrects_and_the_model_hears_it(world: World) -> None:
