@@ -170,6 +170,8 @@ class ResponsesView(ClientView):
             return {}
         incomplete_reason = usage = None
         if is_over:
+            # Where an upstream gives two reasons, the response has the stored one. `end` may get another in its place.
+            self._finish_reason = outcome.finish_reason
             incomplete_reason = _INCOMPLETE_REASONS.get(read_finish_reason(outcome.finish_reason))
             usage = outcome.usage or self._usage
             if not usage:

@@ -128,6 +128,18 @@ def test_a_cut_response_is_read_as_incomplete(world: World, upstream: StrictUpst
     assert shown(world.sdk.responses.retrieve(made.id)) == shown(made)
 
 
+def test_a_reply_with_two_reasons_for_its_end_is_read_as_it_was_answered(
+    world: World, upstream: StrictUpstream
+) -> None:
+    reply = streamed({"content": "One."}, {}, finish="length")
+    assert reply.body is not None
+    *events, end, done = reply.body
+    upstream.queue(raw(*events, end, end.replace(b"length", b"stop"), done))
+    made = respond(world, input="Count.", user="alice", stream=True)
+    assert made.status == "incomplete"
+    assert shown(world.sdk.responses.retrieve(made.id)) == shown(made)
+
+
 @any_last_delta
 @pytest.mark.parametrize("background", [False, True])
 def test_what_comes_with_the_finish_reason_is_read_too(
