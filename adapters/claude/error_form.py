@@ -76,4 +76,7 @@ def translate_error_body(body: bytes) -> bytes:
     """Returns an error reply's body in OpenAI's form. A body that is not Anthropic's, such as a proxy's page, stays."""
     parsed = read_json(body)[0]
     openai_error = translate_error(parsed) if isinstance(parsed, dict) else None
-    return orjson.dumps(openai_error) if openai_error is not None else body
+    try:
+        return orjson.dumps(openai_error) if openai_error is not None else body
+    except orjson.JSONEncodeError:  # orjson reads 1,024 levels, and writes 254
+        return body

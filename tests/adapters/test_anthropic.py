@@ -1177,3 +1177,8 @@ def asked_natively(asked: ModelRequest, first_block_index: int | None) -> ModelR
 def test_an_error_with_half_a_character_is_translated() -> None:
     body = b'{"type": "error", "error": {"type": "invalid_request_error", "message": "%b"}}' % HALF
     assert orjson.loads(translate_error_body(body))["error"]["message"] == "Fine \ufffd"
+
+
+def test_an_error_that_is_nested_too_deep_to_be_written_stays() -> None:
+    body = b'{"type": "error", "error": {"message": "Odd.", "details": %b}}' % (b"[" * 400 + b"]" * 400)
+    assert translate_error_body(body) == body

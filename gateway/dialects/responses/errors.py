@@ -7,6 +7,7 @@ from typing import Any, Final
 import orjson
 
 from adapters.types import Json
+from gateway.core.json_limits import is_too_deep
 from gateway.core.turn.upstream_error import make_openai_error_of_reply, parse_error_body
 from gateway.dialects.chat.errors import ChatErrors
 from gateway.dialects.event_stream import encode_typed_event
@@ -44,7 +45,10 @@ class ResponsesErrors(ChatErrors):
 
 
 def translate_error(body: bytes) -> bytes | None:
-    """Returns the body of an upstream's error with the names of the Responses API; None: the body is no error."""
+    """Returns the body of an upstream's error with the names of the Responses API.
+
+    None: the body is no error, or is nested too deeply to be written again.
+    """
     json = parse_error_body(body)
     if json is None or json.get("choices"):  # a completion under a status of failure
         return None
@@ -57,7 +61,7 @@ def translate_error(body: bytes) -> bytes | None:
     ):
         if isinstance(fields.get(key), str):
             fields[key] = translate(fields[key])
-    return orjson.dumps(json)
+    return None if is_too_deep(json) else orjson.dumps(json)
 
 
 def render_upstream_error(status: int, body: bytes) -> bytes:

@@ -1083,6 +1083,17 @@ def test_an_error_of_the_upstream_keeps_its_status_and_its_words(
     assert reply.error["message"]
 
 
+def test_an_error_that_is_nested_too_deep_keeps_its_status_and_its_words(
+    world: World, upstream: StrictUpstream
+) -> None:
+    details = b"[" * 400 + b"]" * 400
+    body = b'{"error": {"message": "Odd max_tokens.", "details": %b}}' % details
+    upstream.queue(raw(body, content_type="application/json", status=400))
+    reply = world.gateway.ask("POST", "/v1/responses", b'{"model": "m", "input": "Hi", "user": "alice"}')
+    assert reply.status == 400
+    assert reply.error["message"].startswith("Odd ")
+
+
 # -- who answers
 
 
