@@ -50,10 +50,10 @@ class CallIndexer:
             calls = delta.get("tool_calls") if isinstance(delta, dict) else None
             if not isinstance(calls, list):
                 continue
-            for n, piece in enumerate(calls):
+            for position, piece in enumerate(calls):
                 if isinstance(piece, dict):
-                    calls[n] = self._index_piece(choice.get("index"), piece)
-                    is_changed = is_changed or calls[n] is not piece
+                    calls[position] = self._index_piece(choice.get("index"), piece)
+                    is_changed = is_changed or calls[position] is not piece
         return is_changed
 
     def _index_piece(self, choice: Any, piece: Json) -> Json:

@@ -446,10 +446,10 @@ def list_imports(as_json: bool, project: str | None) -> None:
     "undo", help="take away what an import added, and all that came of it; it may be imported again"
 )
 @yes_option
-@click.argument("id", metavar="ID", help="the import's id, as `imports` shows it")
-def undo_import(yes: bool, id: str) -> None:
-    _require_consent(yes, f"This takes away all that the import {id!r} added.")
-    _load_commands().undo_import(id)
+@click.argument("import_id", metavar="ID", help="the import's id, as `imports` shows it")
+def undo_import(yes: bool, import_id: str) -> None:
+    _require_consent(yes, f"This takes away all that the import {import_id!r} added.")
+    _load_commands().undo_import(import_id)
 
 
 # -- lists

@@ -366,12 +366,12 @@ class Commands:
             record = self.perform("imports-show", same_import)
         return record
 
-    def undo_import(self, id: str) -> None:
+    def undo_import(self, import_id: str) -> None:
         """Undoes an import."""
         with Progress("Undoing the import") as progress:
-            while self.perform("imports-undo", {"import": id})["status"] != "undone":
+            while self.perform("imports-undo", {"import": import_id})["status"] != "undone":
                 progress.show()
-        print(f"The import {id} is undone.", file=sys.stderr)
+        print(f"The import {import_id} is undone.", file=sys.stderr)
 
     def compact(self, arguments: _Arguments) -> None:
         """Asks for a summary of a conversation. On a terminal, waits for the summary while a gateway serves."""

@@ -175,7 +175,7 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
     columns = [*zip(*rows, strict=True)] or [()] * len(_ROW_FIELDS)
     ranks, *_, tokens, seqs = columns
     # An upstream may report any number.
-    usage = [min(n, _MAX_NUMBER) for n in record.usage or (0, 0, 0)]
+    usage = [min(count, _MAX_NUMBER) for count in record.usage or (0, 0, 0)]
     added_hundredths = min(int(record.added_ms * 100), _MAX_NUMBER)
     numbers = (
         record.found,
@@ -217,7 +217,7 @@ def _pack_head(record: RecallRecord, flags: int, count: int) -> bytes:
         min(ceil(record.ms * 10), _MAX_NUMBER),
         min(ceil((record.first_ms or 0.0) * 10), _MAX_NUMBER),
         min(record.context_window or 0, _MAX_NUMBER),
-        *[min(n, _MAX_BYTE) for n in record.left_out],
+        *[min(number, _MAX_BYTE) for number in record.left_out],
     )
 
 
@@ -361,11 +361,11 @@ def _list_columns(flags: int, count: int) -> list[_Column]:
     return columns
 
 
-def pack_request_id(id: str) -> bytes:
+def pack_request_id(request_id: str) -> bytes:
     """Returns the form in which the id of a request is stored and looked up."""
-    if _GATEWAY_ID.fullmatch(id):
-        return _GATEWAY_MARK + bytes.fromhex(id[4:])
-    raw = id.encode("utf-8", "replace")
+    if _GATEWAY_ID.fullmatch(request_id):
+        return _GATEWAY_MARK + bytes.fromhex(request_id[4:])
+    raw = request_id.encode("utf-8", "replace")
     return raw if len(raw) <= _MAX_ID_BYTES else _HASH_MARK + blake2b(raw, digest_size=16).digest()
 
 

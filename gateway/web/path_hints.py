@@ -59,9 +59,10 @@ def _find_nearest(path: str, route_paths: Iterable[str]) -> str | None:
 
 def _without_parameters(path: str, route: str) -> tuple[str, str]:
     """Returns a path and a route to be compared, without the parts where the route has parameters."""
-    path_parts, route_parts = path.split("/"), route.split("/")
+    path_parts = path.split("/")
+    route_parts = route.split("/")
     if len(path_parts) != len(route_parts):
         return path, route
-    fixed_indices = [n for n, part in enumerate(route_parts) if not part.startswith("{")]
-    fixed_path = "/".join([path_parts[n] for n in fixed_indices])
-    return fixed_path, "/".join([route_parts[n] for n in fixed_indices])
+    fixed_indices = [index for index, part in enumerate(route_parts) if not part.startswith("{")]
+    fixed_path = "/".join([path_parts[index] for index in fixed_indices])
+    return fixed_path, "/".join([route_parts[index] for index in fixed_indices])

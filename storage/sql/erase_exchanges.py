@@ -324,7 +324,11 @@ async def _is_newer(connection: Connection, agent_row: int, other: Exchange, exc
 
 def _has_messages(other: Exchange, exchange: Exchange, seq: int | None, rules: Rules) -> bool:
     """Returns whether an alternative repeats or quotes a message of an exchange. seq: the message; None: any."""
-    inputs = {atoms for n, atoms in enumerate(exchange.inputs, exchange.seq) if seq is None or n == seq}
+    inputs = {
+        atoms
+        for input_seq, atoms in enumerate(exchange.inputs, exchange.seq)
+        if seq is None or input_seq == seq
+    }
     if not inputs.isdisjoint(other.inputs):
         return True
     content = [orjson.loads(data) for data in (other.input, other.shown_reply) if data]

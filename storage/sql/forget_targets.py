@@ -76,33 +76,37 @@ class ForgetTargets(StoreGroup):
     @reads
     async def measure(self, connection: Connection, agent_row: int, target: ForgetTarget) -> Extent:
         """Returns the present size of a target that names messages and exchanges, or a conversation."""
-        exchange_rows = [
+        found_rows = [
             await exchanges.find_exchange_row(connection, agent_row, seq) for seq in target.messages
         ]
-        loaded = [
-            await exchanges.find_exchange(connection, agent_row, id)
-            for id in (*exchange_rows, *target.exchanges)
-            if id is not None
+        found_exchanges = [
+            await exchanges.find_exchange(connection, agent_row, exchange_row)
+            for exchange_row in (*found_rows, *target.exchanges)
+            if exchange_row is not None
         ]
-        present = [exchange for exchange in loaded if exchange is not None]
-        if not present:
+        target_exchanges = [exchange for exchange in found_exchanges if exchange is not None]
+        if not target_exchanges:
             return Extent(
                 await connection.fetch_value(SQL["messages_in"], (agent_row, target.conversation_row))
             )
         messages = set(target.messages)
-        seqs = [seq for exchange in present for seq in list_remaining_seqs(exchange)]
-        erased = [seq for seq in seqs if not messages or seq in messages]
+        seqs = [seq for exchange in target_exchanges for seq in list_remaining_seqs(exchange)]
+        erased_seqs = [seq for seq in seqs if not messages or seq in messages]
         conversation_uid = await exchanges.find_conversation_uid(
-            connection, agent_row, present[0].conversation_row
+            connection, agent_row, target_exchanges[0].conversation_row
         )
-        return Extent(len(erased), remaining=len(seqs) - len(erased), conversation_uid=conversation_uid)
+        return Extent(
+            len(erased_seqs), remaining=len(seqs) - len(erased_seqs), conversation_uid=conversation_uid
+        )
 
 
 def list_remaining_seqs(exchange: Exchange) -> list[int]:
     """Returns the numbers of an exchange's messages that are not forgotten. Inputs without atoms do not count."""
     if exchange.state in (ExchangeState.FORGOTTEN, ExchangeState.OFF):
         return []
-    indices = [i for i, atoms in enumerate(exchange.inputs) if i not in exchange.redactions and atoms]
+    indices = [
+        index for index, atoms in enumerate(exchange.inputs) if index not in exchange.redactions and atoms
+    ]
     seqs = [exchange.seq + index for index in indices]
     if exchange.shown_reply is not None and REPLY not in exchange.redactions:
         seqs.append(exchange.reply_seq)

@@ -235,18 +235,18 @@ class MemoryPages(StoreGroup):
 
     @reads
     async def load_exchange_refs(
-        self, connection: Connection, agent_row: int, ids: Sequence[int]
+        self, connection: Connection, agent_row: int, exchange_rows: Sequence[int]
     ) -> dict[int, ExchangeRef]:
         """Returns where some exchanges stand, by their rows."""
-        rows = await load_rows(connection, SQL["exchange_refs"], ids, agent_row)
+        rows = await load_rows(connection, SQL["exchange_refs"], exchange_rows, agent_row)
         return {row[0]: ExchangeRef(*row[1:]) for row in rows}
 
     @long_reads
     async def load_sources(
-        self, connection: Connection, agent_row: int, ids: Sequence[int]
+        self, connection: Connection, agent_row: int, exchange_rows: Sequence[int]
     ) -> dict[int, SourceExchange]:
         """Returns some exchanges with their content, by their rows."""
-        rows = await load_rows(connection, SQL["sources"], ids, agent_row)
+        rows = await load_rows(connection, SQL["sources"], exchange_rows, agent_row)
         shown_exchanges = make_shown_exchanges(row[1:] for row in rows)
         return {
             exchange.id: SourceExchange(exchange, row[0], is_shared)
@@ -255,21 +255,21 @@ class MemoryPages(StoreGroup):
 
     @long_reads
     async def load_short_exchanges(
-        self, connection: Connection, agent_row: int, ids: Sequence[int], max_bytes: int
+        self, connection: Connection, agent_row: int, exchange_rows: Sequence[int], max_bytes: int
     ) -> dict[int, ShownExchange]:
         """Returns some exchanges by their rows. max_bytes: the size above which a stored exchange is left out."""
-        rows = await load_rows(connection, SQL["short_exchanges"], ids, agent_row, max_bytes)
+        rows = await load_rows(connection, SQL["short_exchanges"], exchange_rows, agent_row, max_bytes)
         return {shown_exchange.exchange.id: shown_exchange for shown_exchange in make_shown_exchanges(rows)}
 
     @long_reads
     async def load_short_exchanges_of_all(
-        self, connection: Connection, ids: Sequence[int], max_bytes: int
+        self, connection: Connection, exchange_rows: Sequence[int], max_bytes: int
     ) -> dict[int, NamedExchange]:
         """Returns some exchanges of several memories, by their rows.
 
         max_bytes: the size above which a stored exchange is left out.
         """
-        rows = await load_rows(connection, SQL["short_exchanges_of_all"], ids, max_bytes)
+        rows = await load_rows(connection, SQL["short_exchanges_of_all"], exchange_rows, max_bytes)
         shown_exchanges = make_shown_exchanges(row[1:] for row in rows)
         return {
             shown_exchange.exchange.id: NamedExchange(row[0], shown_exchange)

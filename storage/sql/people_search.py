@@ -149,30 +149,32 @@ class PeopleSearch(StoreGroup):
         }
         existing = [(person, agents[person.id]) for person in people if person.id in agents]
         affordable = [*_choose_affordable(existing, index_sizes)]
-        ids = [agent.id for _, agent in affordable if not _is_long(agent)]
-        if not ids:
+        agent_rows = [agent.id for _, agent in affordable if not _is_long(agent)]
+        if not agent_rows:
             return [_LoadedMemory(memory, agent, None, ()) for memory, agent in affordable]
-        long_rows = await connection.fetch_rows(SQL["memories_with_long_texts"], (ids, _LONG_BYTES))
-        whole_ids = {*ids}.difference(row[0] for row in long_rows)
+        long_rows = await connection.fetch_rows(SQL["memories_with_long_texts"], (agent_rows, _LONG_BYTES))
+        whole_rows = {*agent_rows}.difference(row[0] for row in long_rows)
         # The indexes last: what is indexed meanwhile is read twice, and not left out.
-        unindexed = await self._load_unindexed(connection, ids)
-        blobs = await _load_blobs(connection, ids)
+        unindexed = await self._load_unindexed(connection, agent_rows)
+        blobs = await _load_blobs(connection, agent_rows)
         return [
             _LoadedMemory(
-                memory, agent, blobs[agent.id] if agent.id in whole_ids else None, unindexed[agent.id]
+                memory, agent, blobs[agent.id] if agent.id in whole_rows else None, unindexed[agent.id]
             )
             for memory, agent in affordable
         ]
 
     async def _load_unindexed(
-        self, connection: Connection, ids: Sequence[int]
+        self, connection: Connection, agent_rows: Sequence[int]
     ) -> defaultdict[int, list[Message]]:
         """Returns the texts that the indexes of some memories lack, by memory, without long texts."""
         unindexed: defaultdict[int, list[Message]] = defaultdict(list)
-        for row in await connection.fetch_rows(SQL["unindexed_exchanges"], (ids, _LONG_BYTES)):
+        for row in await connection.fetch_rows(SQL["unindexed_exchanges"], (agent_rows, _LONG_BYTES)):
             for shown in make_shown_exchanges([row[1:]]):
                 unindexed[row[0]] += self._rules.list_messages(*shown, None)
-        for row in await connection.fetch_rows(SQL["unindexed_passages_and_facts"], (ids, _LONG_BYTES)):
+        for row in await connection.fetch_rows(
+            SQL["unindexed_passages_and_facts"], (agent_rows, _LONG_BYTES)
+        ):
             unindexed[row[0]] += make_passage_and_fact_messages([row[1:]])
         return unindexed
 
@@ -198,11 +200,11 @@ class PeopleSearch(StoreGroup):
 
 
 async def _load_blobs(
-    connection: Connection, ids: Sequence[int]
+    connection: Connection, agent_rows: Sequence[int]
 ) -> defaultdict[int, list[tuple[int, bytes]]]:
     """Returns the blobs of the indexes of some memories, by memory, each blob after the number of its chunk."""
     blobs: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)
-    for agent_row, chunk, data in await connection.fetch_rows(SQL["terms"], (ids,)):
+    for agent_row, chunk, data in await connection.fetch_rows(SQL["terms"], (agent_rows,)):
         blobs[agent_row].append((chunk, data))
     return blobs
 

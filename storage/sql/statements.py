@@ -147,7 +147,9 @@ def _assemble(text: str, get_piece: Callable[[str], str]) -> str:
     # A piece may name others.
     while _PIECE.search(text):
         text = _PIECE.sub(lambda match: get_piece(match[1]), text)
-    return _RUN.sub(lambda run: ", ".join(f"?{n}" for n in range(int(run[1]), int(run[2]) + 1)), text)
+    return _RUN.sub(
+        lambda run: ", ".join(f"?{number}" for number in range(int(run[1]), int(run[2]) + 1)), text
+    )
 
 
 def _translate_for_sqlite(text: str) -> tuple[str, Mapping[int, int]]:
@@ -163,7 +165,7 @@ def _translate_for_sqlite(text: str) -> tuple[str, Mapping[int, int]]:
     def make_placeholders(match: re.Match[str]) -> str:
         first = shift(int(match[2]))
         # `?_` marks numbers that are final, so that `_PARAMETER` does not shift them.
-        numbers = [f"?_{n}" for n in range(first, first + int(match[4]))]
+        numbers = [f"?_{number}" for number in range(first, first + int(match[4]))]
         return f"IN ({', '.join(numbers)})" if match[1] == "in" else f"VALUES ({'), ('.join(numbers)})"
 
     text = _LIST.sub(make_placeholders, text)

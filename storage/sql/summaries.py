@@ -120,11 +120,12 @@ class Summaries(StoreGroup):
 
     @reads
     async def load_of_exchanges(
-        self, connection: Connection, agent_row: int, ids: Sequence[int]
+        self, connection: Connection, agent_row: int, exchange_rows: Sequence[int]
     ) -> list[Summary]:
         """Returns the summaries of some exchanges."""
         return [
-            _make_summary(row) for row in await load_rows(connection, SQL["of_exchanges"], ids, agent_row)
+            _make_summary(row)
+            for row in await load_rows(connection, SQL["of_exchanges"], exchange_rows, agent_row)
         ]
 
 

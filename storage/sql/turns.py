@@ -127,10 +127,10 @@ class Turns(StoreGroup):
 
     @reads
     async def load_contents(
-        self, connection: Connection, agent: Agent, ids: Sequence[int]
+        self, connection: Connection, agent: Agent, exchange_rows: Sequence[int]
     ) -> Mapping[int, StoredContent]:
         """Loads the contents that a `MissingContents` names. An exchange that is gone has an empty entry."""
-        return await exchanges.load_contents(connection, agent.id, ids)
+        return await exchanges.load_contents(connection, agent.id, exchange_rows)
 
     @reads
     async def find_exchange(self, connection: Connection, agent: Agent, exchange_row: int) -> Exchange | None:

@@ -76,7 +76,7 @@ class AgentViews(Struct, frozen=True):
         definitions = self.store.definitions
         by_row: dict[int, Definition] = {}
         if rows and kind is DefinitionKind.IDENTITY:
-            by_row = await definitions.find_by_ids(rows)
+            by_row = await definitions.load_by_rows(rows)
         elif rows:
             by_row = await definitions.find_by_memories(kind, rows)
         return {

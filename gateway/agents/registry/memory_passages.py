@@ -119,7 +119,7 @@ class MemoryPassages(Struct, frozen=True):
     async def _with_files(self, memory: Agent, passages: Sequence[Passage]) -> Sequence[PassageView]:
         """Returns passages with their files. Passages of a file that is being deleted are left out."""
         rows = sorted({passage.file for passage in passages if passage.file is not None})
-        files = await self.store.files.find_by_ids(rows) if rows else {}
+        files = await self.store.files.load_by_rows(rows) if rows else {}
         return [
             PassageView(memory.uid, passage, None if passage.file is None else files[passage.file])
             for passage in passages

@@ -185,7 +185,7 @@ class ToolRegistry:
         attached: the attachment numbers of an agent's tools, by the rows of agents.
         """
         rows = sorted({number for numbers in attached.values() for number in numbers if number > 0})
-        definitions = await self._store.definitions.find_by_ids(rows) if rows else {}
+        definitions = await self._store.definitions.load_by_rows(rows) if rows else {}
         tools = {row: _make_view(definition) for row, definition in definitions.items()}
         tools.update({number_tool(tool): tool for tool in map(make_built_in, BUILT_IN_TOOLS)})
         return {

@@ -100,8 +100,8 @@ class RestoredRequest(Struct, frozen=True):
     def waiting_ids(self) -> frozenset[str]:
         return frozenset(item["id"] for item in self.stored.waiting_items)
 
-    def with_waiting(self, ids: Collection[str]) -> RestoredRequest:
-        waiting_items = [item for item in self.stored.waiting_items if item["id"] in ids]
+    def with_waiting(self, item_ids: Collection[str]) -> RestoredRequest:
+        waiting_items = [item for item in self.stored.waiting_items if item["id"] in item_ids]
         stored = replace(self.stored, waiting_items=waiting_items)
         return replace(self, stored=stored, request=stored.read())
 
@@ -201,8 +201,8 @@ class ShownResponses:
             events.append(("response.output_item.added", item_fields))
             events.append(("response.output_item.done", item_fields))
         encoded_events = [
-            encode_typed_event(event_type, {**fields, "sequence_number": n})
-            for n, (event_type, fields) in enumerate(events, number)
+            encode_typed_event(event_type, {**fields, "sequence_number": event_number})
+            for event_number, (event_type, fields) in enumerate(events, number)
         ]
         return b"".join(encoded_events) + self.render_last_events(response, number + len(events))
 

@@ -95,7 +95,9 @@ class NativeResponsesRequest(Struct, frozen=True):
             earlier_messages = heard_path.path
             cut_reply = heard_path.cut_reply
             input_messages = [
-                each for n, each in enumerate(input_messages) if n not in heard_path.repeat_indices
+                input_message
+                for index, input_message in enumerate(input_messages)
+                if index not in heard_path.repeat_indices
             ]
         return replace(
             self,

@@ -91,14 +91,12 @@ class Conversations(StoreGroup):
         if uid is None:
             raise NotFound(f"there is no conversation {conversation_row}")
         await connection.run(SQL["runs_cancel"], (at, conversation_row, agent.id))
-        definition_row = await find_definition(
-            connection, agent.scope.project, DefinitionKind.CONVERSATION, uid
-        )
-        if definition_row is not None:
-            await remove_definition(connection, definition_row.id)
+        definition = await find_definition(connection, agent.scope.project, DefinitionKind.CONVERSATION, uid)
+        if definition is not None:
+            await remove_definition(connection, definition.id)
         target = ForgetTarget(conversation_row=conversation_row, keeps_memory=keeps_memory)
-        (id,) = await begin_forgetting(connection, agent.id, target, at)
-        return id
+        (forgetting_row,) = await begin_forgetting(connection, agent.id, target, at)
+        return forgetting_row
 
     @long_reads
     async def list_page(

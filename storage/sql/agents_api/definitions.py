@@ -218,9 +218,11 @@ class Definitions(StoreGroup):
         return {(definition_row, version) for definition_row, version in rows} == versions
 
     @reads
-    async def find_by_ids(self, connection: Connection, ids: Sequence[int]) -> dict[int, Definition]:
+    async def load_by_rows(
+        self, connection: Connection, definition_rows: Sequence[int]
+    ) -> dict[int, Definition]:
         """Returns definitions by their rows, as far as they are there."""
-        rows = await load_rows(connection, SQL["by_ids"], ids)
+        rows = await load_rows(connection, SQL["by_ids"], definition_rows)
         return {row[0]: make_definition(row) for row in rows}
 
     @reads

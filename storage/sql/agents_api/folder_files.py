@@ -174,9 +174,11 @@ class Files(GrowingGroup):
         )
 
     @reads
-    async def find_by_ids(self, connection: Connection, ids: Sequence[int]) -> dict[int, StoredFile]:
+    async def load_by_rows(self, connection: Connection, file_rows: Sequence[int]) -> dict[int, StoredFile]:
         """Returns the files of these rows that are stored, by their rows."""
-        return {row[0]: _make_file(row) for row in await load_rows(connection, SQL["find_by_ids"], ids)}
+        return {
+            row[0]: _make_file(row) for row in await load_rows(connection, SQL["load_by_rows"], file_rows)
+        }
 
     @reads
     async def count_parts(

@@ -38,7 +38,7 @@ SELECT {file} FROM files f WHERE f.memory = ? AND f.id > ? AND f.id < ? ORDER BY
 -- Lists the files of several folders.
 SELECT {file} FROM files f WHERE f.memory {in:1:BIGINT:64} AND f.memory <> 0 ORDER BY f.memory, f.id
 
--- name: find_by_ids
+-- name: load_by_rows
 -- Reads some files by their rows.
 SELECT {file} FROM files f WHERE f.id {in:1:BIGINT:64} AND f.memory <> 0
 

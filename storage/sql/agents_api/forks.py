@@ -114,23 +114,23 @@ class Forks(StoreGroup):
 
     async def _get_ending(self, connection: Connection, agent_row: int, source: int, upto: int) -> Exchange:
         """Returns the exchange that ends with the message of this number. Raises: NotFound, CannotFork."""
-        id = await connection.fetch_value(SQL["holder"], (agent_row, source, upto))
-        if id is None:
+        exchange_row = await connection.fetch_value(SQL["holder"], (agent_row, source, upto))
+        if exchange_row is None:
             raise NotFound(f"there is no message {upto} in this conversation")
-        exchange, can_fork = await self._get_point(connection, agent_row, id)
+        exchange, can_fork = await self._get_point(connection, agent_row, exchange_row)
         if not can_fork or upto != exchange.reply_seq - (exchange.shown_reply is None):
             raise CannotFork(
                 "a conversation is forked after a reply or the last result of its calls, and not within an active run"
             )
         return exchange
 
-    async def _get_point(self, connection: Connection, agent_row: int, id: int) -> _ForkPoint:
+    async def _get_point(self, connection: Connection, agent_row: int, exchange_row: int) -> _ForkPoint:
         """Returns an exchange after which a fork may begin. Raises: NotFound."""
-        row = await connection.fetch_row(SQL["exchange"], (agent_row, id))
+        row = await connection.fetch_row(SQL["exchange"], (agent_row, exchange_row))
         if row is None:
             raise NotFound("this memory is being removed")
-        content, (is_active, *skeleton) = row[:_CONTENT_COLUMNS], row[_CONTENT_COLUMNS:]
-        exchange = make_exchange(skeleton, *content)
+        is_active, *skeleton = row[_CONTENT_COLUMNS:]
+        exchange = make_exchange(skeleton, *row[:_CONTENT_COLUMNS])
         is_over = exchange.state is ExchangeState.FINISHED or (
             exchange.state is ExchangeState.OFF and not exchange.inputs
         )

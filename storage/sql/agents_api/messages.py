@@ -149,10 +149,12 @@ class Messages(StoreGroup):
 
     @reads
     async def load_exchanges(
-        self, connection: Connection, agent_row: int, ids: Sequence[int]
+        self, connection: Connection, agent_row: int, exchange_rows: Sequence[int]
     ) -> dict[int, ListedExchange]:
-        """Returns exchanges by their rows, also inactive exchanges. ids: the rows."""
-        listed_exchanges = map(_make_listed, await load_rows(connection, SQL["of_rows"], ids, agent_row))
+        """Returns exchanges by their rows, also inactive exchanges."""
+        listed_exchanges = map(
+            _make_listed, await load_rows(connection, SQL["of_rows"], exchange_rows, agent_row)
+        )
         return {listed.exchange.id: listed for listed in listed_exchanges}
 
     @reads
