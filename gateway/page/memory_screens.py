@@ -126,7 +126,8 @@ class _MemoryScreens(Struct, frozen=True):
         return access.view(
             page,
             "memory.html",
-            page.memory.name,
+            # The title has the words of the heading.
+            f"{page.memory.agent_name} {page.memory.name}" if page.memory.agent_name else page.memory.name,
             openings=await self._load_openings(access, page.conversations),
             undos=_shorten(undos),
             redos=_shorten(redos),

@@ -59,6 +59,14 @@ def test_a_run_has_its_steps_with_calls_and_results(life: AgentWorld) -> None:
     assert rest["next"] is None
 
 
+def test_the_time_of_a_step_is_read_without_a_dozen_decimals(life: AgentWorld) -> None:
+    """A screen reader reads the value of the bar before its text."""
+    shown = operator_of(life.world).get(f"runs/{run_with_calls(life)}").body.decode()
+    bars = re.findall(r'<meter min="0" max="([^"]*)" value="([^"]*)"', shown)
+    assert len(bars) == 3
+    assert all(re.fullmatch(r"[0-9]+(\.[0-9]{1,3})?", number) for bar in bars for number in bar)
+
+
 def test_the_memory_of_an_agent_leads_to_its_runs(life: AgentWorld) -> None:
     operator, id = operator_of(life.world), run_with_calls(life)
     (agent,) = operator.twin("people?kind=agent")["items"]
@@ -199,6 +207,8 @@ def test_an_agent_has_its_name_on_each_screen(upstream: StrictUpstream, tmp_path
         (agent,) = operator.twin("people?kind=agent")["items"]
         memory = f"m/{agent['uid']}"
         (run,) = operator.twin(memory)["runs"]
+        title = f"<title>&lt;b&gt;Café&lt;/b&gt; helper {helper.id} – Mnemogate</title>"
+        assert title in operator.get(memory).body.decode()
         (request,) = operator.twin("requests")["items"]
         assert request["name"] == helper.id
         paths = (
