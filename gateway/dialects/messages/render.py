@@ -13,6 +13,7 @@ from typing import ClassVar
 import orjson
 
 from adapters.types import NATIVE_MESSAGE, Event, Json
+from gateway.core.json_limits import can_be_written
 from gateway.core.lenient import as_text
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
@@ -134,4 +135,6 @@ def _describe_error(fields: Json, body_json: Json) -> str:
     message = fields.get("message") or body_json.get("detail") or body_json.get("error")
     if isinstance(message, str) and message:
         return FIELD_NAMES.translate_sentence(message)
-    return orjson.dumps(message).decode() if message else "The upstream reported an error"
+    if message and can_be_written(message):
+        return orjson.dumps(message).decode()
+    return "The upstream reported an error"

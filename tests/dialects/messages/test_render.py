@@ -162,6 +162,7 @@ def test_thoughts_that_an_upstream_counts_apart_are_output() -> None:
         (b'[{"error":{"message":"Too much.","code":429}}]', "Too much."),  # Google
         (b'{"detail":"Too much."}', "Too much."),
         (b"{}", "The upstream reported an error"),
+        (b'{"detail": %b}' % (b"[" * 400 + b"]" * 400), "The upstream reported an error"),
     ],
 )
 def test_an_upstreams_refusal_has_its_message(body: bytes, message: str) -> None:
