@@ -20,6 +20,7 @@ from gateway.run.background.job_context import JobContext
 from gateway.run.request_context import RequestContext
 from gateway.run.response_attempt import AcceptedResponse, ResponseAttempt, ResponseServices
 from gateway.run.response_log import ResponseLog
+from gateway.run.response_runs import BackgroundRequest
 from storage.errors import StoreError
 from storage.job_records import Job
 from storage.run_records import Run, RunState
@@ -52,17 +53,17 @@ class ResponseMaker:
     _left_at: dict[int, float] = field(default_factory=dict, init=False)
 
     def note_accepted(
-        self, number: int, request_context: RequestContext, reservation: LimitReservation | None
+        self, run_row: int, request_context: RequestContext, reservation: LimitReservation | None
     ) -> None:
         """Notes a response that was accepted here.
 
-        number: the row of the response's run.
+        run_row: the row of the response's run.
         reservation: the reservation of its request; None: the response was accepted before, and has its reservation.
         """
-        accepted_before = self._accepted.pop(number, None)
+        accepted_before = self._accepted.pop(run_row, None)
         if reservation is None:
             reservation = LimitReservation() if accepted_before is None else accepted_before.reservation
-        self._accepted[number] = AcceptedResponse(request_context, reservation)
+        self._accepted[run_row] = AcceptedResponse(request_context, reservation)
         if len(self._accepted) > MAX_ACCEPTED_RESPONSES:  # other processes may perform those that stay
             self._drop(next(iter(self._accepted)))
 
@@ -71,22 +72,22 @@ class ResponseMaker:
         payload = orjson.loads(job.payload)
         agent_row = payload["agent"]
         later_runs = payload.get("later")
-        await self._make(job, agent_row, payload["run"])
+        await self._make_response(job, agent_row, payload["run"])
         if later_runs:
             enqueue = self.services.store.responses.enqueue
             await job.finish(
                 lambda connection: enqueue(connection, RESPONSE_JOB, job.job.key, agent_row, later_runs)
             )
 
-    async def _make(self, job: JobContext, agent_row: int, number: int) -> None:
+    async def _make_response(self, job: JobContext, agent_row: int, run_row: int) -> None:
         """Makes a response.
 
         agent_row: the row of its memory.
-        number: the row of its run.
+        run_row: the row of its run.
         """
-        run = await self.services.store.runs.find_run(agent_row, number)
+        run = await self.services.store.runs.find_run(agent_row, run_row)
         if run is None or run.is_over:
-            self._drop(number)
+            self._drop(run_row)
             return
         # A request that cannot be read, as after an upgrade, fails each attempt, and is given up in the end.
         is_given_up = job.job.tries > MAX_TRIES
@@ -98,7 +99,14 @@ class ResponseMaker:
                 run.agent_row, run.id, RunState.FAILED, "error", self.services.now(), job=job.job
             )
             return
-        log = await self._open_log(run, job.job, shown_response)
+        await self._perform_attempt(await self._open_log(run, job.job, shown_response), request)
+
+    async def _perform_attempt(self, log: ResponseLog, request: BackgroundRequest | None) -> None:
+        """Performs an attempt, and watches meanwhile whether the run is over elsewhere.
+
+        request: the request of the response; None: no attempt is left.
+        """
+        run = log.run
         self.logs[run.id] = log
         watch: asyncio.Task[None] | None = None
         if self.services.store.database.is_shared:
@@ -120,20 +128,20 @@ class ResponseMaker:
             if current_run is None or current_run.is_over:
                 self._drop(run.id)
 
-    def _drop(self, number: int) -> None:
-        """Drops what this process holds of a response that has ended. number: the row of its run."""
-        if (accepted := self._accepted.pop(number, None)) is not None:
+    def _drop(self, run_row: int) -> None:
+        """Drops what this process holds of a response that has ended. run_row: the row of its run."""
+        if (accepted := self._accepted.pop(run_row, None)) is not None:
             self.services.limiter.release_reservation(accepted.reservation)
-        self._left_at.pop(number, None)
+        self._left_at.pop(run_row, None)
 
     async def drop_ended(self) -> None:
         """Drops what this process holds of responses that were cancelled, or that other processes have made.
 
         Raises: StoreError.
         """
-        if numbers := [*self._accepted, *self._left_at]:
-            for number in {*numbers} - await self.services.store.responses.find_open_among(numbers):
-                self._drop(number)
+        if run_rows := [*self._accepted, *self._left_at]:
+            for run_row in {*run_rows} - await self.services.store.responses.find_open_among(run_rows):
+                self._drop(run_row)
 
     async def _open_log(self, run: Run, job: Job, shown: Json) -> ResponseLog:
         epoch = await self.services.store.responses.load_epoch(run.agent_row)

@@ -31,12 +31,20 @@ def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
         raise CannotRewrite("it is being answered")
     if is_tombstone(exchange) or (index if is_input else REPLY) in exchange.redactions:
         raise CannotRewrite("it is forgotten")
-    if is_input:
-        messages = list_input_messages(exchange)
-        message = without_private_fields(messages[index], "own_length", LEGACY_OWN_LENGTH)
-        messages[index] = {**message, "content": text}
-        notes = {i: "" if i == index else note for i, note in exchange.notes.items()}
-        return replace(exchange, input=orjson.dumps(messages), notes=notes)
+    return _rewrite_input(exchange, index, text) if is_input else _rewrite_reply(exchange, text)
+
+
+def _rewrite_input(exchange: Exchange, index: int, text: str) -> Exchange:
+    """Returns the exchange with another text of an input message, and without the note of that message."""
+    messages = list_input_messages(exchange)
+    message = without_private_fields(messages[index], "own_length", LEGACY_OWN_LENGTH)
+    messages[index] = {**message, "content": text}
+    notes = {i: "" if i == index else note for i, note in exchange.notes.items()}
+    return replace(exchange, input=orjson.dumps(messages), notes=notes)
+
+
+def _rewrite_reply(exchange: Exchange, text: str) -> Exchange:
+    """Returns the exchange with another text of its reply. Raises: CannotRewrite."""
     if exchange.shown_reply is None:
         raise CannotRewrite("there is no reply")
     shown_reply = orjson.loads(exchange.shown_reply)

@@ -81,18 +81,17 @@ def list_recallable_messages(
     exchange: Exchange,
     prefix_is_shared: bool,
     previous: int | None,
-    wanted_seqs: Container[int] | None = None,
+    seqs: Container[int] | None = None,
 ) -> list[Message]:
     """Returns the messages of an exchange that recall may find, with the user's own words alone (`read_own_words`).
 
     exchange: the exchange with its content.
     prefix_is_shared: another conversation opened with the same prefix.
     previous: the number of the message before the exchange; None: no message is before it.
-    wanted_seqs: the numbers of the messages to return; None: all messages. A reply that is not among them is not
-        parsed.
+    seqs: the numbers of the messages to return; None: all messages. A reply that is not among them is not parsed.
     """
     messages = []
-    takes_reply = wanted_seqs is None or exchange.reply_seq in wanted_seqs
+    takes_reply = seqs is None or exchange.reply_seq in seqs
     for i, message in list_visible_messages(
         exchange, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply
     ):
@@ -122,12 +121,12 @@ def list_recallable_messages(
         )
         previous = seq
     # All messages are built, since each names the message before it.
-    if wanted_seqs is None:
+    if seqs is None:
         return messages
-    return [message for message in messages if message.seq in wanted_seqs]
+    return [message for message in messages if message.seq in seqs]
 
 
-def list_asked_messages(exchange: Exchange, prefix_is_shared: bool) -> list[Message]:
+def list_user_messages(exchange: Exchange, prefix_is_shared: bool) -> list[Message]:
     """Returns the user's messages among those that recall may find; the reply is not even parsed.
 
     exchange: the exchange with its content.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from gateway.core.conversation.canonical import is_result
-from gateway.core.memory.visibility import list_asked_messages
+from gateway.core.memory.visibility import list_user_messages
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.recall_retention import RecallRetention
@@ -52,8 +52,8 @@ class QuestionViews(Struct, frozen=True):
         openings = await self.store.memory_pages.load_openings(agent_row, conversations, _OPENING_BYTES)
         texts: dict[str, str] = {}
         for conversation_uid, opening in openings.items():
-            asked_messages = list_asked_messages(opening.exchange, opening.prefix_is_shared)
-            if asked_messages and (words := _cut_first_words(asked_messages[0].text)):
+            user_messages = list_user_messages(opening.exchange, opening.prefix_is_shared)
+            if user_messages and (words := _cut_first_words(user_messages[0].text)):
                 texts[conversation_uid] = words
         return texts
 
@@ -124,8 +124,8 @@ def _find_question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool
     """Returns the question of an exchange; None: its words may not be seen. is_again: the question was asked before."""
     if exchange.inputs and is_result(exchange.inputs[-1]):
         return Question(None)
-    asked_messages = list_asked_messages(exchange, prefix_is_shared)
-    words = _cut_first_words(asked_messages[-1].text) if asked_messages else ""
+    user_messages = list_user_messages(exchange, prefix_is_shared)
+    words = _cut_first_words(user_messages[-1].text) if user_messages else ""
     if words:
         return Question(words, is_again)
     is_forgotten = exchange.is_forgotten or bool(exchange.redactions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.core.memory.visibility import list_asked_messages, list_recallable_messages
+from gateway.core.memory.visibility import list_recallable_messages, list_user_messages
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.memory_records import SourceRecord, read_speaker
 from gateway.run.admin.page_paths import make_message_href, make_passage_href
@@ -57,7 +57,7 @@ def _make_message_records(uid: str, source: SourceExchange) -> tuple[SourceRecor
     """
     exchange = source.exchange
     messages = (
-        list_asked_messages(exchange, source.prefix_is_shared)
+        list_user_messages(exchange, source.prefix_is_shared)
         or list_recallable_messages(exchange, source.prefix_is_shared, None)[:1]
     )
     if not messages:
