@@ -143,7 +143,7 @@ class PresentMessage(NamedTuple):
 
 
 async def find_present(connection: Connection, agent_row: int, seq: int) -> list[PresentMessage]:
-    """Returns a message, and the same message in the exchange that replaced its own.
+    """Returns a message, the same message in the exchange that replaced its own, and in sends that hold it.
 
     The exchange may have been replaced after the message was listed, as when its question was asked again.
     """
@@ -152,11 +152,21 @@ async def find_present(connection: Connection, agent_row: int, seq: int) -> list
         return []
     present_messages = [PresentMessage(exchange_row, seq)]
     exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
-    if exchange is None or exchange.active or seq == exchange.reply_seq:
+    if exchange is None or seq == exchange.reply_seq:
         return present_messages
-    for row in await _find_alternatives(connection, agent_row, exchange, is_active=True):
+    replacing_rows = (
+        [] if exchange.active else await _find_alternatives(connection, agent_row, exchange, is_active=True)
+    )
+    other_rows = await _find_alternatives(connection, agent_row, exchange, is_active=False)
+    for row in (*replacing_rows, *other_rows):
         alternative = await exchanges.find_exchange(connection, agent_row, row)
         assert alternative is not None  # it was found in this transaction
+        if row in other_rows:
+            if not _holds(alternative, exchange, seq):
+                continue
+            if alternative.shown_reply is not None:
+                # No list has the reply of such a send, which may quote the message.
+                present_messages.append(PresentMessage(row, alternative.reply_seq))
         atoms = exchange.inputs[seq - exchange.seq]
         present_messages += [
             PresentMessage(row, alternative.seq + index)
@@ -164,6 +174,15 @@ async def find_present(connection: Connection, agent_row: int, seq: int) -> list
             if input_atoms == atoms
         ]
     return present_messages
+
+
+def _holds(other: Exchange, exchange: Exchange, seq: int) -> bool:
+    """Returns whether a later cancelled send repeats a message of an exchange before messages of its own.
+
+    In append mode such a message is sent with the next one. seq: the message, which is no reply.
+    """
+    is_later_send = other.state is ExchangeState.CANCELLED and other.begun > exchange.begun
+    return is_later_send and exchange.inputs[seq - exchange.seq] in other.inputs[:-1]
 
 
 async def _find_alternatives(
@@ -262,6 +281,8 @@ async def find_replaced(
             assert alternative is not None  # it was found in this transaction
             if keeps_finished and alternative.state is ExchangeState.FINISHED:
                 continue
+            if named_seq is not None and _holds(alternative, step, named_seq):
+                continue  # the message alone goes (`find_present`)
             is_newer = await _is_newer(connection, agent_row, alternative, step)
             if is_newer and not any(_has_messages(alternative, other, named_seq, rules) for other in turn):
                 continue

@@ -333,6 +333,24 @@ def test_a_held_message_that_is_forgotten_is_not_sent_any_more(world: World) -> 
     assert [each["content"] for each in world.upstream.last.messages] == ["Where is it?", "Hello?"]
 
 
+@pytest.mark.both
+def test_a_forgotten_message_takes_no_later_one_along_that_was_held_with_it(world: World) -> None:
+    """Under the earlier of its numbers: the later send has the message once more, and one of its own."""
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "phone"}
+    for text in ("My parrot is Flint.", "Where is it?"):
+        messages = [{"role": "user", "content": text}]
+        leave(world, say(SECRET, hold_after={4: Gate()}), after=b"treasure", stream=True, messages=messages,
+              headers=headers)  # fmt: skip
+        world.settle()
+    memory, seq = world.query("SELECT agent, min(seq) FROM exchanges GROUP BY agent")[0]
+    world.gateway.call(world.store.forgetting.forget(memory, ForgetTarget(messages=[seq])))
+    stored = world.query("SELECT input, shown_reply FROM exchanges WHERE state <> 'forgotten'")
+    assert "Flint" not in str(stored)
+    assert "treasure" not in str(stored)
+    assert world.post([{"role": "user", "content": "Hello?"}], headers, user="alice").status == 200
+    assert [each["content"] for each in world.upstream.last.messages] == ["Where is it?", "Hello?"]
+
+
 def test_a_later_turn_that_is_cancelled_leaves_the_earlier_ones_as_they_are(world: World) -> None:
     chat = world.chat(user="alice")
     chat.say("My boat is the Nina.")
