@@ -59,7 +59,8 @@ def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migr
     steps = load_migrations() if migrations is None else migrations
     latest_version = get_latest_version(steps)
     with map_sqlite_errors(path):
-        initial_version = version = read_version(connection, path, steps)
+        initial_version = read_version(connection, path, steps)
+        version = initial_version
         while version != latest_version:
             step = next(step for step in steps if step.from_version == version)
             try:

@@ -20,11 +20,14 @@ from typing import Any
 
 from storage.row_bytes import LONGER_LENGTHS
 
+# The bytes of a page.
 _PAGE_BYTES = 4096
-_LONGEST_IN_PAGE = _PAGE_BYTES - 35  # the longest record without overflow pages
+# The longest record without overflow pages.
+_LONGEST_IN_PAGE = _PAGE_BYTES - 35
 # The smallest part of a longer record that lies in its page: 489 bytes.
 _MIN_IN_PAGE = (_PAGE_BYTES - 12) * 32 // 255 - 23
-_OVERFLOW_PAGE_BYTES = _PAGE_BYTES - 4  # of a record, besides the number of the next overflow page
+# The bytes of a record in an overflow page, besides the number of the next one.
+_OVERFLOW_PAGE_BYTES = _PAGE_BYTES - 4
 # The most bytes of the columns that `measure_record` is not given, since they never change: id, agent, seq, run, room.
 _UNCOUNTED_BYTES = 45
 # A whole number takes `_INTEGER_BYTES[i]` bytes besides its type code, where i is the number of bounds up to it.
@@ -32,10 +35,15 @@ _INTEGER_BOUNDS = (
     -(1 << 47), -(1 << 31), -(1 << 23), -(1 << 15), -128, 0, 2, 128, 1 << 15, 1 << 23, 1 << 31, 1 << 47
 )  # fmt: skip
 _INTEGER_BYTES = (8, 6, 4, 3, 2, 1, 0, 1, 2, 3, 4, 6, 8)
+# The least length of a text whose type code takes two bytes.
 _TWO_BYTE_CODE = LONGER_LENGTHS[0]
-_MIN_ROOM = 540  # more than the _MIN_IN_PAGE bytes of a row that overflows
-_PAGE_NUMBER_BYTES = 4  # after a record's part in its page: the number of its first overflow page
-_SPARE_BYTES = 8  # chosen, not measured: a room that is too small is safe, a room that is too large is not
+# The least room of a row: more than the `_MIN_IN_PAGE` bytes of a row that overflows.
+_MIN_ROOM = 540
+# The bytes of the number of its first overflow page, which follows a record's part in its page.
+_PAGE_NUMBER_BYTES = 4
+# The bytes by which a room is smaller than computed. Chosen, not measured: a room that is too small is safe, a room
+# that is too large is not.
+_SPARE_BYTES = 8
 # The room of a row that overflows from the beginning, of which no more may lie in its page: 440 bytes.
 _SPILLED_ROOM = _MIN_IN_PAGE + _PAGE_NUMBER_BYTES - _UNCOUNTED_BYTES - _SPARE_BYTES
 
@@ -52,7 +60,8 @@ def measure_record(values: Sequence[Any]) -> int:
     for value in filter(None, values):
         value_type = type(value)
         if value_type is str:
-            value, value_type = value.encode(), bytes
+            value = value.encode()
+            value_type = bytes
         if value_type is bytes:
             length = len(value)
             size += length if length < _TWO_BYTE_CODE else length + bisect_right(LONGER_LENGTHS, length)
