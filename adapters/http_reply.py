@@ -19,7 +19,8 @@ from adapters.sse import EventDecoder
 from adapters.timeouts import Timeouts
 from adapters.types import Event, Header, is_event_stream
 
-_SMALL_REPLY_BYTES: Final = 64 * 1024  # a whole reply of this size takes nothing of the quota
+# A whole reply of this size takes nothing of the quota.
+_SMALL_REPLY_BYTES: Final = 64 * 1024
 # The bytes of a reply that are decoded before other work of the loop goes on. Chosen: some 5 ms.
 _BYTES_BEFORE_YIELD: Final = 1024 * 1024
 # Events may be as short as 7 bytes, and each takes some 10 us whatever it has. Pieces with more lines are divided.

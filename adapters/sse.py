@@ -34,7 +34,8 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 # The bytes of the longest blank line, with the end of the line before it.
 _MAX_BLANK_LINE_BYTES = 4
 _DATA_PREFIX = b"data: "
-_CR = ord("\r")  # finding an integer in bytes takes a fifth of the time of finding bytes
+# An integer, since finding one in bytes takes a fifth of the time of finding bytes.
+_CR = ord("\r")
 
 
 class EventDecoder:
@@ -147,12 +148,14 @@ class EventDecoder:
                 if event_end == held_end and blank.group() != b"\r\r":
                     break
                 raws.append(bytes(buffer[event_start:event_end]))
-                event_start = search_from = event_end
+                event_start = event_end
+                search_from = event_end
         else:
             while (blank_start := buffer.find(b"\n\n", search_from)) >= 0:
                 event_end = blank_start + 2
                 raws.append(bytes(buffer[event_start:event_end]))
-                event_start = search_from = event_end
+                event_start = event_end
+                search_from = event_end
         if event_start:
             del buffer[:event_start]
         self._searched_to = max(0, len(buffer) - _MAX_BLANK_LINE_BYTES)

@@ -8,7 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-EXIT_INTERRUPTED = 130  # as shells report it
+# The exit code of an interrupted process, as shells report it.
+EXIT_INTERRUPTED = 130
 
 
 @contextmanager

@@ -143,7 +143,8 @@ class AnthropicBatches(SdkBatches):
         lines: a file at its beginning. It is read, and set back to the beginning.
         """
         # DEFAULT_VERSION refuses the fields of SAMPLING_FIELDS; SAMPLING_VERSION takes them.
-        is_sampled = has_binding = False
+        is_sampled = False
+        has_binding = False
         for line in lines:
             is_sampled = is_sampled or _is_sampled(line)
             has_binding = has_binding or _BINDING_MARK in line

@@ -18,7 +18,8 @@ from gateway.errors import BadRequest
 # The end of a key as Python's `json` writes it and orjson never does. It is looked for in the beginning of a body.
 _KEY_END_WITH_BLANK = b'": '
 _BEGINNING_BYTES = 64
-_MAX_FAST_MEMBERS = 100  # with more members the standard library's parser takes less time
+# The most members that are checked here. With more, the standard library's parser takes less time.
+_MAX_FAST_MEMBERS = 100
 _KEY_PATTERN = re.compile(rb'[\s{,]*+"[^"\\]*+"\s*+:\s*+')
 _END_PATTERN = re.compile(rb"[\s{]*+}\s*+")
 

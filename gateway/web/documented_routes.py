@@ -32,9 +32,13 @@ class FileBody(Struct, frozen=True):
     """Stands for a body that is a file."""
 
 
-_KEYS, _KEY = "/v1/manage/keys", "/v1/manage/keys/{id}"
-_LIMITS, _LIMIT = "/v1/manage/limits", "/v1/manage/limits/{id}"
-_IMPORTS, _USAGE = "/v1/manage/imports", "/v1/manage/usage"
+# The paths of several routes.
+_KEYS = "/v1/manage/keys"
+_KEY = "/v1/manage/keys/{id}"
+_LIMITS = "/v1/manage/limits"
+_LIMIT = "/v1/manage/limits/{id}"
+_IMPORTS = "/v1/manage/imports"
+_USAGE = "/v1/manage/usage"
 WEB_ROUTES = (
     WebRoute("GET", "/v1/memory/requests/{id}", "Show why a reply recalled what it did.", ExplainedRequest),
     WebRoute("POST", "/v1/memory/links", "Make a link that opens a memory to its person.", MadeLink, body=LinkRequest),

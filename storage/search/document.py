@@ -58,9 +58,15 @@ NAME = 0x200
 ROW_SHIFT = 10
 COUNTED_TERM = (1 << ROW_SHIFT) - 1
 
-# Bits of a row's flags: the user wrote the document; the row has a document; the document only asks; its words are what
-# people say all the time.
-USER, PRESENT, ASKS, SLIGHT = 1, 2, 4, 8
+# The bits of a row's flags.
+# The user wrote the document.
+USER = 1
+# The row has a document.
+PRESENT = 2
+# The document only asks.
+ASKS = 4
+# The document's words are what people say all the time.
+SLIGHT = 8
 
 
 class Indexable(Protocol):
@@ -142,8 +148,10 @@ class _SplitText(NamedTuple):
 def _split(text: str) -> _SplitText:
     text = text[:_DOCUMENT_CHARS]
     head_end = _measure_head(text)
-    words = head_words = split_words(text[: head_end or _HEAD_CHARS])
-    terms = head_terms = list_terms_of_words(head_words)
+    head_words = split_words(text[: head_end or _HEAD_CHARS])
+    head_terms = list_terms_of_words(head_words)
+    words = head_words
+    terms = head_terms
     if head_end < len(text):
         words = head_words + split_words(text[head_end:]) if head_end else split_words(text)
         terms = list_terms_of_words(words)

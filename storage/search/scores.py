@@ -334,7 +334,8 @@ class Scores:
         only_strong: True if no row is to be returned by common words alone.
         """
         layout = self._layout
-        outstanding = beyond = None
+        outstanding = None
+        beyond = None
         if self._similarities is not None:
             outstanding, beyond = _measure_vectors_by_row(layout, self._similarities)
         rows, score, share, flags = self._collect_row_scores()

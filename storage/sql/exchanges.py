@@ -48,7 +48,9 @@ from storage.sql.statements import load, load_rows, run_for_list
 POOL_LIMIT = 2000
 
 # The columns of a row of `memory_snapshot` with the three contents of an exchange, the time, and `{skeleton}`.
-_CONTENTS, _TIME, _SKELETON = slice(9, 12), 12, slice(13, None)
+_CONTENTS = slice(9, 12)
+_TIME = 12
+_SKELETON = slice(13, None)
 # The most values of the lists that `pool_found` takes. A longer list is cut, and its newest part stays.
 _MAX_REPLIES = 64
 _MAX_MARKS = 32

@@ -307,7 +307,9 @@ class ForgetPreviews(StoreGroup):
         content: _ErasedContent,
     ) -> _VersionCounts:
         """Counts the versions of a block that are erased. The other parameters are as in `_count_versions`."""
-        erased_count = rebuilt_count = version_count = 0
+        erased_count = 0
+        rebuilt_count = 0
+        version_count = 0
         for values in parameters:
             row = await connection.fetch_row(SQL[statement], (*values, block_row))
             if row is None or not row[0]:
@@ -318,16 +320,19 @@ class ForgetPreviews(StoreGroup):
             rebuilt_count += later_count - erased_here
         if not erased_count:
             return _VersionCounts()
-        current = await get_block(connection, block_row)
-        if version_count > _MAX_VERSIONS or len(current.value) > _MAX_CHARS:
+        stored_block = await get_block(connection, block_row)
+        if version_count > _MAX_VERSIONS or len(stored_block.value) > _MAX_CHARS:
             return _VersionCounts(erased_count, rebuilt_count)
-        preview = await self._preview_block(connection, current, content)
+        preview = await self._preview_block(connection, stored_block, content)
         if statement == "versions":
-            erased_count, rebuilt_count = preview.erased_count, preview.rebuilt_count
-        if preview.value == current.value:
+            erased_count = preview.erased_count
+            rebuilt_count = preview.rebuilt_count
+        if preview.value == stored_block.value:
             return _VersionCounts(erased_count, rebuilt_count)
         return _VersionCounts(
-            erased_count, rebuilt_count, (RebuiltBlock(current.label, current.value, preview.value),)
+            erased_count,
+            rebuilt_count,
+            (RebuiltBlock(stored_block.label, stored_block.value, preview.value),),
         )
 
     async def _preview_block(

@@ -33,7 +33,9 @@ _MAX_TURNS = 1_000
 # The kind of the atom of a tool's result.
 TOOL_ATOM = b"t"
 # The columns of `unread` after those of `{shown}`.
-_FULL, _IS_FOLLOWED, _RUN_STATE = -3, -2, -1
+_FULL = -3
+_IS_FOLLOWED = -2
+_RUN_STATE = -1
 
 
 async def load_cursor(connection: Connection, memory_row: int, reader: int) -> int:

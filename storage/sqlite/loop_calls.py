@@ -14,7 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-_READ_BYTES = 4096  # each call sends one byte
+# The bytes that are read at a time. Each call sends one byte.
+_READ_BYTES = 4096
 
 
 class LoopCalls:

@@ -65,7 +65,8 @@ _GATEWAY_FIELDS: Final = frozenset(("max_tokens",))
 _PROVIDER_FIELDS: Final = ("mcp_servers", "container")
 # `user_<device>_account_<uuid or nothing>_session_<uuid>`, as older versions of Claude Code name their user.
 _OLDER_USER_ID: Final = re.compile(r"user_([0-9a-zA-Z]+)_account_([0-9a-zA-Z-]*)_session_([0-9a-zA-Z-]+)")
-_MAX_USER_CHARS: Final = 256  # Anthropic's limit of `metadata.user_id`
+# The most characters of `metadata.user_id`, by Anthropic's own limit.
+_MAX_USER_CHARS: Final = 256
 
 
 class MessagesRequest(Struct, frozen=True):

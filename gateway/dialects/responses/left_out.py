@@ -10,7 +10,8 @@ from adapters.types import Json
 _INDEX: Final = re.compile(r"\[\d+\]")
 # A client's field may have any name, which might break the header.
 _VALID_NAME: Final = re.compile(r"[\w.-]{1,100}", re.ASCII)
-_MAX_NAMES: Final = 30  # more than the fields of OpenAI's types that chat completions lack
+# The most names in the header: more than the fields of OpenAI's types that chat completions lack.
+_MAX_NAMES: Final = 30
 
 
 class LeftOutFields:

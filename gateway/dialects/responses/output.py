@@ -294,7 +294,8 @@ class CallItem(Item):
             arguments = ""
             text = str(self._custom_call.get("input") or "")
         if status == "in_progress" and form.item_type in _GROWING_TYPES:
-            arguments = text = ""
+            arguments = ""
+            text = ""
         call_id = self._call.id or f"call_{self.tag}_{self.index}"
         members = render_call(form, arguments, text=text)
         return {**members, "id": self.id, "call_id": call_id, "status": status}

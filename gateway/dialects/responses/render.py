@@ -168,7 +168,8 @@ class ResponsesView(ClientView):
             response.assign_id()
         if not response.is_stored:
             return {}
-        incomplete_reason = usage = None
+        incomplete_reason = None
+        usage = None
         if is_over:
             # Where an upstream gives two reasons, the response has the stored one. `end` may get another in its place.
             self._finish_reason = outcome.finish_reason

@@ -21,7 +21,8 @@ from gateway.web.sockets.arrival import Arrival
 # The most frames of a client within a second, beyond one for each `_USUAL_FRAME_BYTES`: pings and requests are few.
 # Each frame takes some 25 us of the event loop, however short it is.
 MAX_SHORT_FRAMES: Final = 1_000
-_USUAL_FRAME_BYTES: Final = 1024  # libraries divide large messages into frames of 4 KiB and more
+# Libraries divide large messages into frames of 4 KiB and more.
+_USUAL_FRAME_BYTES: Final = 1024
 # The bytes that are parsed at a time, so that frames are counted before all that was read is parsed. Not measured.
 _BYTES_PARSED_AT_ONCE: Final = 4096
 

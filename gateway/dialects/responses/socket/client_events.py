@@ -18,7 +18,8 @@ from gateway.dialects.fields import (
 from gateway.dialects.responses.members import NOT_READABLE, decode_members
 from gateway.errors import BadRequest
 
-_MAX_ID_CHARS: Final = 256  # characters; ids of OpenAI and of the gateway have fewer than 100
+# The most characters of an id. Ids of OpenAI and of the gateway have fewer than 100.
+_MAX_ID_CHARS: Final = 256
 # The fields of `response.create` that are no fields of the request.
 _ENVELOPE_FIELDS: Final = frozenset(("type", "event_id", "stream_id", "generate"))
 
