@@ -53,9 +53,11 @@ HAS_AGENTS = os.environ.get("MNEMOGATE_TEST_AGENTS") != "none"
 
 
 def settings_for(upstream: Any, *, server: Mapping[str, Any] | None = None, **parts: Any) -> Settings:
-    """Settings with one upstream (anything with a `base_url`), which stores responses, as the strict one does.
+    """Returns settings with one upstream, which stores responses as the strict one does.
 
-    server: values of [server]; parts: of Settings.
+    upstream: a server with a `base_url`.
+    server: values of the table [server].
+    parts: other fields of `Settings`.
     """
     return Settings(
         **{
@@ -67,12 +69,18 @@ def settings_for(upstream: Any, *, server: Mapping[str, Any] | None = None, **pa
     )
 
 
+def chat_upstreams(upstream: Any, name: str = "openai") -> tuple[UpstreamSettings, ...]:
+    """Returns the settings of an upstream that answers chat completions, and no responses."""
+    takes: Any = {"responses": False, "stream_usage": True}
+    return (UpstreamSettings(name, "openai", upstream.base_url, takes=takes),)
+
+
 @dataclass
 class RawReply:
-    """A reply. Of a repeated header the last value counts."""
+    """A reply, as it was received."""
 
     status: int
-    # By their names in lower case.
+    # name in lower case -> the last value
     headers: dict[str, str]
     body: bytes
 

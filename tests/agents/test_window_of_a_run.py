@@ -10,7 +10,7 @@ import pytest
 
 from tests.agents.letta import letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools
-from tests.gateway.responses.test_responses import by_chat
+from tests.server import chat_upstreams
 
 pytestmark = pytest.mark.agents
 
@@ -20,7 +20,7 @@ def test_a_step_that_does_not_fit_ends_its_run(
     upstream: StrictUpstream, tmp_path: Path, stream: bool
 ) -> None:
     insert = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
-    with letta(upstream, tmp_path, upstreams=by_chat(upstream)) as world:
+    with letta(upstream, tmp_path, upstreams=chat_upstreams(upstream)) as world:
         made = world.agent(context_window_limit=8_000)
 
         def respond(text: str, **options: Any) -> Any:

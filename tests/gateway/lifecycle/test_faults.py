@@ -39,9 +39,8 @@ from tests.gateway.lifecycle.faulty import (
     world_of,
 )
 from tests.gateway.process import command, serving
-from tests.gateway.responses.test_responses import by_chat
 from tests.patience import PATIENCE_S, becomes
-from tests.server import RawReply
+from tests.server import RawReply, chat_upstreams
 
 LONG = "This fills pages. " * 4000  # more than the free room of a small file
 
@@ -659,7 +658,7 @@ def test_a_response_that_could_not_be_stored_says_so(
     upstream: StrictUpstream, tmp_path: Path, stream: bool
 ) -> None:
     """OpenAI's field for it is `store`: by an id that names nothing an application cannot go on."""
-    with world_of(upstream, tmp_path / "m.db", upstreams=by_chat(upstream)) as world:
+    with world_of(upstream, tmp_path / "m.db", upstreams=chat_upstreams(upstream)) as world:
         Full().strike(world)
         body = {"model": "m", "user": "alice", "input": LONG, "stream": stream}
         reply = world.gateway.ask("POST", "/v1/responses", json.dumps(body).encode())

@@ -25,9 +25,8 @@ from storage.records import Scope
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
 from tests.gateway.lifecycle.faulty import APPEND, FACT, QUESTION, STRICT, World, ask, durable, world_of
-from tests.gateway.responses.test_responses import by_chat
 from tests.patience import PATIENCE_S, becomes
-from tests.server import settings_for
+from tests.server import chat_upstreams, settings_for
 
 # -- a disk that takes its time
 
@@ -98,7 +97,7 @@ def test_the_next_request_waits_for_a_turn_that_was_released(
 def test_a_response_of_no_user_that_was_released_is_found_by_its_id(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts: Any = {"commit_wait_s": 0.001, "upstreams": by_chat(upstream)}
+    parts: Any = {"commit_wait_s": 0.001, "upstreams": chat_upstreams(upstream)}
     with world_of(upstream, tmp_path / "m.db", **parts) as world, stalled(world) as gate:
         first = world.gateway.ask("POST", "/v1/responses", orjson.dumps({"model": "m", "input": "One."}))
         assert first.headers["x-mnemogate-durable"] == "false"

@@ -16,10 +16,9 @@ import pytest
 from storage.sql.store import Store
 from storage.usage_records import UsageLimit
 from tests.doubles.upstream import Gate, StrictUpstream, say
-from tests.gateway.responses.test_responses import by_chat
 from tests.patience import PATIENCE_S, becomes
 from tests.postgres import empty_database
-from tests.server import RawReply, RunningGateway, serve, settings_for
+from tests.server import RawReply, RunningGateway, chat_upstreams, serve, settings_for
 from tests.stored import open_store, rows
 
 JSON = {"content-type": "application/json"}
@@ -293,7 +292,7 @@ def test_a_run_in_the_background_is_read_where_it_is_not_performed(
 def test_what_a_response_may_use_is_reserved_until_another_gateway_has_made_it(
     postgres: str, upstream: StrictUpstream
 ) -> None:
-    with two(postgres, upstream, performs_jobs=False, upstreams=by_chat(upstream)) as world:
+    with two(postgres, upstream, performs_jobs=False, upstreams=chat_upstreams(upstream)) as world:
         services, gate = world.one.app.services, Gate()
         limiter, drop_ended = services.accounting.limiter, services.background_responses.maker.drop_ended
 
@@ -364,7 +363,7 @@ def test_a_gateway_that_stops_begins_no_more_jobs(postgres: str, upstream: Stric
     """They would be cut when it has stopped, and performed again elsewhere."""
     gate = Gate()
     upstream.queue(say("Hello.", hold_before_headers=gate))
-    with two(postgres, upstream, performs_jobs=False, upstreams=by_chat(upstream)) as world:
+    with two(postgres, upstream, performs_jobs=False, upstreams=chat_upstreams(upstream)) as world:
         waiting = world.threads.submit(world.chat, world.other, "Hi")
         upstream.request_gate(1).wait_sync()
         world.other.loop.call_soon_threadsafe(world.other.app.begin_stop, "SIGTERM")

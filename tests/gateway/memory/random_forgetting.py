@@ -38,12 +38,11 @@ from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from storage.sql.statements import make_statement
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, UpstreamRequest, fail, say
-from tests.gateway.responses.test_responses import by_chat
-from tests.gateway.responses.test_socket import Talk, open_socket
+from tests.gateway.responses.socket_client import SocketClient, open_socket
 from tests.gateway.sdk import CHAT, Clock, World, remember
 from tests.inflated import with_inflated
 from tests.postgres import EmptyDatabase, empty_database, server
-from tests.server import RawReply
+from tests.server import RawReply, chat_upstreams
 
 Json = dict[str, Any]
 # How a request ends: with its whole reply, by a client that leaves during the stream, or with an upstream's error.
@@ -458,7 +457,7 @@ class Client:
             return world.gateway.ask("POST", path, json.dumps(body).encode(), headers)
         memory_mode = headers["x-mnemogate-memory"]
         with open_socket(world.gateway, x_mnemogate_memory=memory_mode) as socket:
-            response = Talk(socket).ask(**body)
+            response = SocketClient(socket).ask(**body)
         # The events of a socket do not report whether the turn is stored. It is, unless a forgetting refuses it.
         reply_headers = {"x-mnemogate-memory": memory_mode}
         status = 200 if response.get("status") == "completed" else response.get("status")
@@ -621,7 +620,7 @@ def simulate(seed: int, folder: Path, url: str | None, *, is_concurrent: bool) -
             with ExitStack() as stack:
                 simulation.worlds = [
                     stack.enter_context(
-                        remember(upstream, database, clock=clock, upstreams=by_chat(upstream))
+                        remember(upstream, database, clock=clock, upstreams=chat_upstreams(upstream))
                     )
                     for database in databases
                 ]

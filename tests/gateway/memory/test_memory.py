@@ -27,9 +27,9 @@ from storage.records import Agent, Scope
 from storage.sql.terms import load_terms_since
 from tests.doubles.upstream import Call, Gate, Reply, Rules, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.process import serving
-from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import World, agent, remember, replace_marks
 from tests.patience import becomes
+from tests.server import chat_upstreams
 from tests.stored import indexed_seqs
 
 count = choose_tokenizer("gpt-4o").count
@@ -1360,7 +1360,7 @@ def test_trimmed_lists_can_stay_as_they_are(
 def test_a_request_in_append_mode_has_its_history_whatever_its_profile_asks_for(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    parts: Any = {"upstreams": by_chat(upstream), "memory": {"recall_tokens": 0}}
+    parts: Any = {"upstreams": chat_upstreams(upstream), "memory": {"recall_tokens": 0}}
     with remember(upstream, tmp_path, ProfileSettings("default", history="client"), **parts) as world:
         for n in range(2):
             world.post([{"role": "user", "content": f"Message {n}."}], APPEND, user="alice")

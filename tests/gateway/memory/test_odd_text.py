@@ -13,8 +13,8 @@ from gateway.settings import BlockSettings
 from storage.records import Scope
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, raw, say
 from tests.gateway.background.learner import fact, note, serve_learner
-from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import CHAT, World, agent, remember
+from tests.server import chat_upstreams
 
 pytestmark = pytest.mark.both
 
@@ -129,7 +129,7 @@ def test_a_character_that_a_stream_cuts_between_its_halves_is_shown_and_remember
     choices = [{"index": 0, "delta": {"content": piece}, "finish_reason": None} for piece in pieces]
     choices.append({"index": 0, "delta": {}, "finish_reason": finish})
     events = [b"data: %b\n\n" % json.dumps({**chunk, "choices": [each]}).encode() for each in choices]
-    with remember(upstream, tmp_path, upstreams=by_chat(upstream)) as world:
+    with remember(upstream, tmp_path, upstreams=chat_upstreams(upstream)) as world:
         upstream.queue(raw(*events, b"data: [DONE]\n\n"))
         *_, last = world.sdk.responses.create(model="m", input="Hello", user="alice", stream=True)
         assert last.response.output_text == text  # type: ignore[union-attr]

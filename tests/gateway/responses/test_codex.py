@@ -12,8 +12,8 @@ import pytest
 
 from tests.doubles.side_requests import CODEX_SUMMARY
 from tests.doubles.upstream import Call, StrictUpstream, call_tools
-from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import World, remember
+from tests.server import chat_upstreams
 
 Json = dict[str, Any]
 ENVIRONMENT = "<environment_context>\n  <cwd>/home/ann</cwd>\n</environment_context>"
@@ -38,7 +38,7 @@ TITLE = "Generate a concise, single-line task title.\n\nUser prompt:\nMy cat is 
 
 @pytest.fixture(params=["native", "by chat"])
 def world(request: pytest.FixtureRequest, upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
-    there = {} if request.param == "native" else {"upstreams": by_chat(upstream)}
+    there = {} if request.param == "native" else {"upstreams": chat_upstreams(upstream)}
     path = "/v1/responses" if request.param == "native" else "/v1/chat/completions"
     with remember(upstream, tmp_path, **there) as made:
         yield made
@@ -109,7 +109,7 @@ def test_a_task_of_a_call_by_its_flattened_name_is_not_the_users_words(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """The child names no source here: its first message, and that it is not offered the call, tell."""
-    with remember(upstream, tmp_path, upstreams=by_chat(upstream)) as world:
+    with remember(upstream, tmp_path, upstreams=chat_upstreams(upstream)) as world:
         upstream.queue(call_tools(Call("multi_agent_v1__spawn_agent", {"message": TASK})))
         (call,) = create(world, [ENVIRONMENT, "Where is the swordfish named?"], tools=[NAMESPACE]).output
         assert (call.namespace, call.name) == ("multi_agent_v1", "spawn_agent")

@@ -14,9 +14,10 @@ from storage.forget_commands import ForgetTarget
 from storage.records import Agent
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.page.memories import memory_of
+from tests.gateway.responses.socket_client import SocketClient, open_socket
 from tests.gateway.responses.test_background import begin, polled
 from tests.gateway.responses.test_responses import respond, serve_memory
-from tests.gateway.responses.test_socket import Talk, open_socket, ways
+from tests.gateway.responses.test_socket import ways
 from tests.gateway.sdk import World
 from tests.patience import becomes
 
@@ -145,13 +146,13 @@ def test_an_unstored_response_of_a_socket_is_not_continued(
     ways: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_socket(ways.gateway) as socket:
-        talk = Talk(socket, {"store": False})
-        first = talk.ask(input="My cat is called Zqmiso.")["id"]
+        client = SocketClient(socket, {"store": False})
+        first = client.ask(input="My cat is called Zqmiso.")["id"]
         forgetting = Forgetting(ways, monkeypatch)
-        refused = talk.ask(input="And now?", previous_response_id=first)
+        refused = client.ask(input="And now?", previous_response_id=first)
         assert refused["error"]["code"] == "previous_response_not_found"
         assert forgetting.is_whole()
-        assert talk.ask(input="Hello.")["status"] == "completed"
+        assert client.ask(input="Hello.")["status"] == "completed"
         assert forgetting.is_whole()
 
 
@@ -162,10 +163,10 @@ def test_an_unstored_response_is_not_continued_without_a_memory_either(
     ways: World, monkeypatch: pytest.MonkeyPatch, user: str | None, memory: str
 ) -> None:
     with open_socket(ways.gateway, x_mnemogate_memory=memory) as socket:
-        talk = Talk(socket, {"store": False})
-        first = talk.ask(input="My cat is called Zqmiso.")["id"]
+        client = SocketClient(socket, {"store": False})
+        first = client.ask(input="My cat is called Zqmiso.")["id"]
         forgetting = ForgettingAfterLook(ways, monkeypatch)
-        refused = talk.ask(input="And now?", previous_response_id=first, user=user)
+        refused = client.ask(input="And now?", previous_response_id=first, user=user)
         assert refused["error"]["code"] == "previous_response_not_found"
         assert forgetting.is_whole()
 

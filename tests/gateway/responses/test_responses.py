@@ -23,7 +23,7 @@ from tests.doubles.anthropic_upstream import StrictAnthropic, message
 from tests.doubles.upstream import ZEROS, Call, Gate, StrictUpstream, call_tools, fail, raw, say, uncounted
 from tests.gateway.sdk import World, agent, remember
 from tests.rows import each_row
-from tests.server import serve, settings_for
+from tests.server import chat_upstreams, serve, settings_for
 
 Json = dict[str, Any]
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}
@@ -31,13 +31,8 @@ JSON = "application/json"
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 
-def by_chat(upstream: StrictUpstream, name: str = "openai") -> tuple[UpstreamSettings, ...]:
-    takes: Any = {"responses": False, "stream_usage": True}
-    return (UpstreamSettings(name, "openai", upstream.base_url, takes=takes),)
-
-
 def serve_memory(upstream: StrictUpstream, place: Path, *profiles: ProfileSettings, **parts: Any) -> Any:
-    return remember(upstream, place, *profiles, **{"upstreams": by_chat(upstream), **parts})
+    return remember(upstream, place, *profiles, **{"upstreams": chat_upstreams(upstream), **parts})
 
 
 @pytest.fixture
@@ -989,7 +984,7 @@ def test_a_stored_conversation_that_fills_the_window_is_an_error_too(
 def test_a_turn_with_hidden_rounds_that_do_not_fit_is_remembered_as_far_as_it_was_shown(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    small = replace(by_chat(upstream)[0], context_window=3000)
+    small = replace(chat_upstreams(upstream)[0], context_window=3000)
     insert = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
     upstream.queue(call_tools(insert, text="Let me see. " * 1000))
     items: Any = [
@@ -1104,7 +1099,7 @@ def test_an_upstream_that_stores_responses_is_asked_there(upstream: StrictUpstre
 
 
 def test_a_header_may_name_the_upstream_that_answers_anyway(upstream: StrictUpstream, tmp_path: Path) -> None:
-    [one] = by_chat(upstream)
+    [one] = chat_upstreams(upstream)
     both = (replace(one, models=("m",)), replace(one, name="other", models=("n",)))
     with serve_memory(upstream, tmp_path, agent(), upstreams=both) as world:
         for model, name in (("m", "openai"), ("n", "other"), ("agent/helper", "openai")):
@@ -1166,7 +1161,7 @@ def test_a_reply_whose_thoughts_divide_its_words_is_one_reply(tmp_path: Path, st
 
 
 def test_without_memory_it_is_answered_too(upstream: StrictUpstream) -> None:
-    with serve(settings_for(upstream, upstreams=by_chat(upstream))) as gateway:
+    with serve(settings_for(upstream, upstreams=chat_upstreams(upstream))) as gateway:
         client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0)
         response = client.responses.create(model="m", input="Hi")
         assert response.output_text == "Ok."

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import orjson
 import pytest
 from msgspec.structs import replace
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.json_limits import MAX_VALUES
@@ -28,21 +27,20 @@ from storage.sql.statements import make_statement
 from tests.doubles.responses_rules import StoredResponses, call_item, message_item, reasoning_item
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.page.memories import memory_of
-from tests.gateway.responses.test_responses import by_chat
+from tests.gateway.responses.socket_client import END_TYPES, SocketClient, open_socket
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import PATIENCE_S, becomes
 from tests.rows import each_row
-from tests.server import QUIET, RunningGateway
+from tests.server import QUIET, chat_upstreams
 
 Json = dict[str, Any]
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}
-ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
 
 
 @pytest.fixture(params=["natively", "by chat"])
 def ways(request: pytest.FixtureRequest, upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
     """A gateway whose upstream has the endpoint, and one whose has not."""
-    parts = {"upstreams": by_chat(upstream)} if request.param == "by chat" else {}
+    parts = {"upstreams": chat_upstreams(upstream)} if request.param == "by chat" else {}
     with remember(upstream, tmp_path, **parts) as made:
         yield made
 
@@ -58,65 +56,25 @@ def openai_account(upstream: StrictUpstream) -> StoredResponses:
     return upstream.endpoints.responses
 
 
-def open_socket(
-    gateway: RunningGateway, path: str = "/v1/responses", **headers: str
-) -> AbstractContextManager[ClientConnection]:
-    names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return connect(
-        f"ws://127.0.0.1:{gateway.port}{path}",
-        additional_headers=names,
-        open_timeout=PATIENCE_S,
-        close_timeout=PATIENCE_S,
-        max_size=None,
-        proxy=None,
-    )
-
-
-@dataclass
-class Talk:
-    """A client on one socket."""
-
-    socket: ClientConnection
-    options: Json = field(default_factory=dict)
-
-    def create(self, **options: Any) -> None:
-        self.send(type="response.create", **{"model": "m", "user": "alice", **self.options, **options})
-
-    def send(self, **event: Any) -> None:
-        self.socket.send(json.dumps(event))
-
-    def next(self) -> Json:
-        event: Json = json.loads(self.socket.recv(PATIENCE_S))
-        return event
-
-    def until(self, *kinds: str) -> Json:
-        while (event := self.next())["type"] not in (*kinds, *ENDS):
-            pass
-        return event
-
-    def ask(self, **options: Any) -> Json:
-        """Returns the response, or the event of an error."""
-        self.create(**options)
-        end = self.until()
-        found: Json = end.get("response") or end
-        return found
-
-
 @pytest.fixture
-def talk(world: World) -> Iterator[Talk]:
+def client(world: World) -> Iterator[SocketClient]:
     with open_socket(world.gateway) as socket:
-        yield Talk(socket)
+        yield SocketClient(socket)
 
 
-def words(response: Json) -> str:
+def read_text_of(response: Json) -> str:
     return "".join(part["text"] for item in response["output"] for part in item.get("content") or ())
 
 
-def told_in_all(world: World) -> list[str]:
-    """Returns the words of all that was said, in the order in which they came."""
+def list_stored_texts(world: World) -> list[str]:
+    """Returns the texts of all stored messages, in their order."""
     world.settle()
     turns = world.query("SELECT input, shown_reply FROM exchanges ORDER BY id")
-    return [read_text(each) for input, said in turns for each in (*orjson.loads(input), orjson.loads(said))]
+    return [
+        read_text(each)
+        for raw_input, reply in turns
+        for each in (*orjson.loads(raw_input), orjson.loads(reply))
+    ]
 
 
 # -- memory
@@ -129,9 +87,13 @@ def test_a_client_is_not_shown_what_memory_put_into_its_instructions(
         remember(upstream, tmp_path, agent("ann", system="The password is swordfish.")) as world,
         open_socket(world.gateway, x_mnemogate_agent="ann") as socket,
     ):
-        talk = Talk(socket)
-        talk.create(input="Hi", instructions="Be brief.")
-        events = [talk.until("response.created"), talk.until("response.in_progress"), talk.until()]
+        client = SocketClient(socket)
+        client.create(input="Hi", instructions="Be brief.")
+        events = [
+            client.wait_for("response.created"),
+            client.wait_for("response.in_progress"),
+            client.wait_for(),
+        ]
     assert "swordfish" in openai_account.bodies[-1]["instructions"]
     assert [event["response"]["instructions"] for event in events] == ["Be brief."] * 3
 
@@ -144,7 +106,7 @@ async def test_openais_sdk_is_remembered(ways: World, upstream: StrictUpstream) 
             kinds = []
             async for event in connection:
                 kinds.append(event.type)
-                if event.type in ENDS:
+                if event.type in END_TYPES:
                     break
         assert kinds[:2] == ["response.created", "response.in_progress"]
         assert kinds[-1] == "response.completed"
@@ -152,14 +114,14 @@ async def test_openais_sdk_is_remembered(ways: World, upstream: StrictUpstream) 
 
 
 def test_a_request_over_a_socket_goes_upstream_as_over_http(
-    world: World, upstream: StrictUpstream, talk: Talk
+    world: World, upstream: StrictUpstream, client: SocketClient
 ) -> None:
-    talk.socket.send(
+    client.socket.send(
         b'{"type":"response.create","stream_id":"a","generate":true,"model":"m", "temperature":1.0,"stream":false,'
         b'"metadata":{"n":"caf\\u00e9"},"input":"Hi","prompt_cache_retention":"24h"}',
         text=True,
     )
-    assert talk.until()["type"] == "response.completed"
+    assert client.wait_for()["type"] == "response.completed"
     body = upstream.last.body
     assert b'"temperature":1.0' in body
     assert b'{"n":"caf\\u00e9"}' in body
@@ -172,37 +134,37 @@ def test_the_headers_of_the_handshake_hold_for_each_request(world: World, upstre
     with open_socket(
         world.gateway, "/v1/responses?model=other&x=1", x_mnemogate_user="bob", openai_beta=beta
     ) as socket:
-        Talk(socket).send(type="response.create", input="My dog is Rex.")
-        assert Talk(socket).until()["response"]["model"] == "other"
+        SocketClient(socket).send(type="response.create", input="My dog is Rex.")
+        assert SocketClient(socket).wait_for()["response"]["model"] == "other"
     headers = dict(upstream.last.headers)
     assert headers["openai-beta"] == "evals=v1"
     assert not [name for name in headers if name.startswith("sec-websocket")]
     assert upstream.last.query == "x=1"
-    assert told_in_all(world) == ["My dog is Rex.", "Ok."]
+    assert list_stored_texts(world) == ["My dog is Rex.", "Ok."]
 
 
 def test_livekits_base_url_is_opened_as_it_is(world: World) -> None:
     with open_socket(world.gateway, "/v1?model=m") as socket:
-        assert words(Talk(socket).ask(input="Hi")) == "Ok."
+        assert read_text_of(SocketClient(socket).ask(input="Hi")) == "Ok."
 
 
 # -- going on
 
 
 def test_a_stored_response_is_gone_on_from_by_its_id(
-    world: World, openai_account: StoredResponses, talk: Talk
+    world: World, openai_account: StoredResponses, client: SocketClient
 ) -> None:
-    first = talk.ask(input="My cat is called Miso.")
-    talk.ask(input="And it is grey.", previous_response_id=first["id"])
+    first = client.ask(input="My cat is called Miso.")
+    client.ask(input="And it is grey.", previous_response_id=first["id"])
     assert openai_account.bodies[-1]["previous_response_id"] == first["id"]
-    assert told_in_all(world) == ["My cat is called Miso.", "Ok.", "And it is grey.", "Ok."]
+    assert list_stored_texts(world) == ["My cat is called Miso.", "Ok.", "And it is grey.", "Ok."]
     assert world.query("SELECT count(*) FROM conversations") == [1]
 
 
 def test_an_unstored_response_can_be_continued(
-    world: World, openai_account: StoredResponses, talk: Talk
+    world: World, openai_account: StoredResponses, client: SocketClient
 ) -> None:
-    talk.options = {"store": False, "tools": [WEATHER]}
+    client.options = {"store": False, "tools": [WEATHER]}
     thinks = {
         key: value for key, value in reasoning_item("Look it up.").items() if key != "encrypted_content"
     }
@@ -211,18 +173,18 @@ def test_an_unstored_response_can_be_continued(
         [message_item("It rains.")],
         [message_item("Take it.")],
     ]
-    first = talk.ask(input="How is the weather?")
+    first = client.ask(input="How is the weather?")
     result = {"type": "function_call_output", "call_id": "c1", "output": "rain"}
-    second = talk.ask(input=[result], previous_response_id=first["id"])
-    third = talk.ask(input="An umbrella?", previous_response_id=second["id"])
-    assert words(third) == "Take it."
+    second = client.ask(input=[result], previous_response_id=first["id"])
+    third = client.ask(input="An umbrella?", previous_response_id=second["id"])
+    assert read_text_of(third) == "Take it."
     kinds = [item.get("type", "message") for item in openai_account.bodies[-1]["input"]]
     assert kinds == ["message", "function_call", "function_call_output", "message", "message"]
     assert openai_account.bodies[-1]["previous_response_id"] is None
-    assert told_in_all(world)[-3:] == ["It rains.", "An umbrella?", "Take it."]
+    assert list_stored_texts(world)[-3:] == ["It rains.", "An umbrella?", "Take it."]
     assert world.query("SELECT count(*) FROM conversations") == [1]
     # From one that is not the newest as well.
-    fork = talk.ask(input="Sandals?", previous_response_id=second["id"])
+    fork = client.ask(input="Sandals?", previous_response_id=second["id"])
     assert fork["status"] == "completed"
     assert len(openai_account.bodies[-1]["input"]) == 5
 
@@ -233,22 +195,22 @@ def test_an_unstored_response_can_be_continued(
     ids=["refused", "without an end"],
 )
 def test_a_failed_turn_drops_the_unstored_response_that_it_went_on_from(
-    upstream: StrictUpstream, talk: Talk, failure: Reply
+    upstream: StrictUpstream, client: SocketClient, failure: Reply
 ) -> None:
-    talk.options = {"store": False}
-    first = talk.ask(input="My cat is called Miso.")
+    client.options = {"store": False}
+    first = client.ask(input="My cat is called Miso.")
     upstream.queue(failure)
-    talk.create(input="And?", previous_response_id=first["id"])
-    assert talk.next()["type"] == "error"
-    talk.create(input="And now?", previous_response_id=first["id"])
-    assert talk.next()["error"]["code"] == "previous_response_not_found"
+    client.create(input="And?", previous_response_id=first["id"])
+    assert client.receive()["type"] == "error"
+    client.create(input="And now?", previous_response_id=first["id"])
+    assert client.receive()["error"]["code"] == "previous_response_not_found"
 
 
-def test_thoughts_that_can_be_sent_back_are(openai_account: StoredResponses, talk: Talk) -> None:
-    talk.options = {"store": False, "include": ["reasoning.encrypted_content"]}
+def test_thoughts_that_can_be_sent_back_are(openai_account: StoredResponses, client: SocketClient) -> None:
+    client.options = {"store": False, "include": ["reasoning.encrypted_content"]}
     openai_account.outputs.append([reasoning_item("Hm."), message_item("Yes.")])
-    first = talk.ask(input="Is it?")
-    talk.ask(input="Sure?", previous_response_id=first["id"])
+    first = client.ask(input="Is it?")
+    client.ask(input="Sure?", previous_response_id=first["id"])
     assert [item.get("type") for item in openai_account.bodies[-1]["input"]] == [
         None,
         "reasoning",
@@ -259,12 +221,12 @@ def test_thoughts_that_can_be_sent_back_are(openai_account: StoredResponses, tal
 
 def test_by_way_of_chat_completions_it_is_gone_on_from_too(upstream: StrictUpstream, tmp_path: Path) -> None:
     with (
-        remember(upstream, tmp_path, upstreams=by_chat(upstream)) as world,
+        remember(upstream, tmp_path, upstreams=chat_upstreams(upstream)) as world,
         open_socket(world.gateway, x_mnemogate_memory="off") as socket,
     ):
-        talk = Talk(socket)
-        first = talk.ask(input="My cat is called Miso.")
-        talk.ask(input="What is it called?", previous_response_id=first["id"])
+        client = SocketClient(socket)
+        first = client.ask(input="My cat is called Miso.")
+        client.ask(input="What is it called?", previous_response_id=first["id"])
         assert [m["content"] for m in upstream.last.messages] == [
             "My cat is called Miso.",
             "Ok.",
@@ -273,20 +235,20 @@ def test_by_way_of_chat_completions_it_is_gone_on_from_too(upstream: StrictUpstr
 
 
 def test_an_unstored_response_after_a_stored_one_can_be_continued(
-    openai_account: StoredResponses, talk: Talk
+    openai_account: StoredResponses, client: SocketClient
 ) -> None:
-    first = talk.ask(input="One.")
-    second = talk.ask(input="Two.", previous_response_id=first["id"], store=False)
-    talk.ask(input="Three.", previous_response_id=second["id"], store=False)
+    first = client.ask(input="One.")
+    second = client.ask(input="Two.", previous_response_id=first["id"], store=False)
+    client.ask(input="Three.", previous_response_id=second["id"], store=False)
     assert openai_account.bodies[-1]["previous_response_id"] == first["id"]
     assert len(openai_account.bodies[-1]["input"]) == 3
     assert [read_text(item) for item in openai_account.inputs[-1]] == ["One.", "Ok.", "Two.", "Ok.", "Three."]
 
 
-def test_another_connection_does_not_know_what_is_not_stored(world: World, talk: Talk) -> None:
-    first = talk.ask(input="One.", store=False)
+def test_another_connection_does_not_know_what_is_not_stored(world: World, client: SocketClient) -> None:
+    first = client.ask(input="One.", store=False)
     with open_socket(world.gateway) as socket:
-        error = Talk(socket).ask(input="Two.", previous_response_id=first["id"], store=False)
+        error = SocketClient(socket).ask(input="Two.", previous_response_id=first["id"], store=False)
     assert error["status"] == 400
     assert error["error"]["code"] == "previous_response_not_found"
     assert error["error"]["param"] == "previous_response_id"
@@ -297,14 +259,14 @@ def test_an_unstored_response_is_not_continued_for_another_user(
 ) -> None:
     """As with a response that the gateway stores. A request that names no user continues it."""
     with open_socket(ways.gateway) as socket:
-        talk = Talk(socket, {"store": False})
-        first = talk.ask(input="My cat is called Zqmiso.")["id"]
+        client = SocketClient(socket, {"store": False})
+        first = client.ask(input="My cat is called Zqmiso.")["id"]
         asked = len(upstream.requests)
-        refused = talk.ask(input="What did I say?", previous_response_id=first, user="bob")
+        refused = client.ask(input="What did I say?", previous_response_id=first, user="bob")
         assert (refused["status"], refused["error"]["code"]) == (400, "previous_response_not_found")
         assert [each for each in upstream.requests[asked:] if b"Zqmiso" in each.body] == []
-        second = talk.ask(input="My dog is called Rex.")["id"]
-        talk.ask(input="What did I say?", previous_response_id=second, user=None)
+        second = client.ask(input="My dog is called Rex.")["id"]
+        client.ask(input="What did I say?", previous_response_id=second, user=None)
         assert b"Rex" in upstream.last.body
 
 
@@ -313,14 +275,14 @@ def test_an_unstored_response_stays_its_users_if_a_request_without_a_user_contin
 ) -> None:
     """Else a third request would bring one user's words into another user's memory."""
     with open_socket(ways.gateway) as socket:
-        talk = Talk(socket, {"store": False})
-        first = talk.ask(input="My cat is called Zqmiso.")["id"]
-        second = talk.ask(input="And it is grey.", previous_response_id=first, user=None)["id"]
-        refused = talk.ask(input="What did I say?", previous_response_id=second, user="bob")
+        client = SocketClient(socket, {"store": False})
+        first = client.ask(input="My cat is called Zqmiso.")["id"]
+        second = client.ask(input="And it is grey.", previous_response_id=first, user=None)["id"]
+        refused = client.ask(input="What did I say?", previous_response_id=second, user="bob")
         assert (refused["status"], refused["error"]["code"]) == (400, "previous_response_not_found")
-        begun = talk.ask(input="My dog is called Rex.", user=None)["id"]
-        third = talk.ask(input="And it is old.", previous_response_id=begun, user="bob")["id"]
-        talk.ask(input="What did I say?", previous_response_id=third, user="bob")
+        begun = client.ask(input="My dog is called Rex.", user=None)["id"]
+        third = client.ask(input="And it is old.", previous_response_id=begun, user="bob")["id"]
+        client.ask(input="What did I say?", previous_response_id=third, user="bob")
         assert b"Rex" in upstream.last.body
 
 
@@ -330,19 +292,23 @@ def test_an_unstored_response_is_not_continued_after_its_memory_was_forgotten(
     """The memory has a part in a turn off the record, too. Another user's conversation goes on."""
 
     def ask(text: str, previous_id: str | None = None, user: str = "alice") -> Json:
-        return Talk(socket, {"store": False, "user": user}).ask(input=text, previous_response_id=previous_id)
+        return SocketClient(socket, {"store": False, "user": user}).ask(
+            input=text, previous_response_id=previous_id
+        )
 
     with open_socket(ways.gateway) as socket, open_socket(ways.gateway, x_mnemogate_memory="off") as off:
         first = ask("My cat is called Zqmiso.")["id"]
         second = ask("And it is grey.", first)["id"]
         bobs = ask("My dog is called Rex.", user="bob")["id"]
-        unrecorded = Talk(off, {"store": False}).ask(input="My bird is called Zqkiwi.")["id"]
+        unrecorded = SocketClient(off, {"store": False}).ask(input="My bird is called Zqkiwi.")["id"]
         ways.gateway.call(
             ways.store.forgetting.forget(memory_of(ways, "alice").id, ForgetTarget(is_all=True))
         )
         asked = len(upstream.requests)
         for asks, id in ((socket, second), (socket, first), (off, unrecorded)):
-            refused = Talk(asks, {"store": False}).ask(input="What did I say?", previous_response_id=id)
+            refused = SocketClient(asks, {"store": False}).ask(
+                input="What did I say?", previous_response_id=id
+            )
             assert refused["error"]["code"] == "previous_response_not_found"
         assert [each for each in upstream.requests[asked:] if b"Zq" in each.body] == []
         ask("What did I say?", bobs, user="bob")
@@ -357,13 +323,13 @@ def test_a_cancelled_first_response_is_not_continued_after_its_memory_was_forgot
     upstream.endpoints.hold_events[6] = gate
     openai_account.outputs.append([message_item("Zanzibar lies in the ocean.")])
     with open_socket(world.gateway) as socket:
-        talk = Talk(socket, {"store": False, "user": "carol"})
-        talk.create(input="Is my Zqmiso there?")
-        id = talk.until("response.created")["response"]["id"]
-        while talk.until("response.output_text.delta")["delta"] != "lies ":
+        client = SocketClient(socket, {"store": False, "user": "carol"})
+        client.create(input="Is my Zqmiso there?")
+        id = client.wait_for("response.created")["response"]["id"]
+        while client.wait_for("response.output_text.delta")["delta"] != "lies ":
             pass
-        talk.send(type="response.cancel", response_id=id)
-        assert talk.next()["response"]["status"] == "cancelled"
+        client.send(type="response.cancel", response_id=id)
+        assert client.receive()["response"]["status"] == "cancelled"
         upstream.last.gone.wait_sync()
         upstream.endpoints.hold_events.clear()
         gate.open()
@@ -371,31 +337,31 @@ def test_a_cancelled_first_response_is_not_continued_after_its_memory_was_forgot
         carol = memory_of(world, "carol").id
         world.gateway.call(world.store.forgetting.forget(carol, ForgetTarget(is_all=True)))
         asked = len(upstream.requests)
-        refused = talk.ask(input="Go on.", previous_response_id=id)
+        refused = client.ask(input="Go on.", previous_response_id=id)
         assert [each for each in upstream.requests[asked:] if b"Zqmiso" in each.body] == []
         assert refused["error"]["code"] == "previous_response_not_found"
     assert b"Zqmiso" not in world.data()
 
 
 @pytest.mark.parametrize("user", [3, "a\nb"])
-def test_a_user_that_cannot_be_read_is_an_error(talk: Talk, user: object) -> None:
-    wrong = talk.ask(input="Hi", user=user)
+def test_a_user_that_cannot_be_read_is_an_error(client: SocketClient, user: object) -> None:
+    wrong = client.ask(input="Hi", user=user)
     assert (wrong["type"], wrong["status"], wrong["error"]["param"]) == ("error", 400, "user")
-    assert talk.ask(input="Hi")["status"] == "completed"
+    assert client.ask(input="Hi")["status"] == "completed"
 
 
 def test_a_response_may_be_prepared_without_a_model(
-    upstream: StrictUpstream, openai_account: StoredResponses, talk: Talk
+    upstream: StrictUpstream, openai_account: StoredResponses, client: SocketClient
 ) -> None:
-    talk.create(
+    client.create(
         input=[{"role": "user", "content": "My cat is Miso."}], generate=False, instructions="Be brief."
     )
-    begun, done = talk.next(), talk.next()
+    begun, done = client.receive(), client.receive()
     assert (begun["type"], done["type"]) == ("response.created", "response.completed")
     assert done["response"]["output"] == []
     assert done["response"]["instructions"] == "Be brief."
     assert not upstream.requests
-    talk.ask(input="What is it called?", previous_response_id=done["response"]["id"])
+    client.ask(input="What is it called?", previous_response_id=done["response"]["id"])
     assert [item["content"] for item in openai_account.bodies[-1]["input"]] == [
         "My cat is Miso.",
         "What is it called?",
@@ -406,21 +372,21 @@ def test_a_response_may_be_prepared_without_a_model(
 
 
 def test_a_reply_that_is_cancelled_is_remembered_as_far_as_it_came(
-    world: World, upstream: StrictUpstream, openai_account: StoredResponses, talk: Talk
+    world: World, upstream: StrictUpstream, openai_account: StoredResponses, client: SocketClient
 ) -> None:
     """Pipecat cancels by the id, reads on until the response has an end, and asks on the same connection."""
     gate = Gate()
     upstream.endpoints.hold_events[6] = gate
     openai_account.outputs.append([message_item("Zanzibar lies in the ocean.")])
-    talk.create(input="Where is Zanzibar?", store=False)
-    id = talk.until("response.created")["response"]["id"]
-    while talk.until("response.output_text.delta")["delta"] != "lies ":
+    client.create(input="Where is Zanzibar?", store=False)
+    id = client.wait_for("response.created")["response"]["id"]
+    while client.wait_for("response.output_text.delta")["delta"] != "lies ":
         pass
-    talk.send(type="response.cancel", response_id=id)
-    end = talk.next()
+    client.send(type="response.cancel", response_id=id)
+    end = client.receive()
     assert end["type"] == "response.incomplete"
     assert (end["response"]["id"], end["response"]["status"]) == (id, "cancelled")
-    assert words(end["response"]) == "Zanzibar lies "
+    assert read_text_of(end["response"]) == "Zanzibar lies "
     assert [item["status"] for item in end["response"]["output"]] == ["incomplete"]
     upstream.last.gone.wait_sync()
     upstream.endpoints.hold_events.clear()
@@ -430,12 +396,12 @@ def test_a_reply_that_is_cancelled_is_remembered_as_far_as_it_came(
         {"role": "assistant", "content": "Zanzibar lies"},
         {"role": "user", "content": "Stop."},
     ]
-    assert words(talk.ask(input=items, store=False)) == "Ok."
-    assert told_in_all(world) == ["Where is Zanzibar?", "Zanzibar lies", "Stop.", "Ok."]
+    assert read_text_of(client.ask(input=items, store=False)) == "Ok."
+    assert list_stored_texts(world) == ["Where is Zanzibar?", "Zanzibar lies", "Stop.", "Ok."]
     # It can be continued by its id as well.
-    assert talk.ask(input="Go on.", previous_response_id=id, store=False)["status"] == "completed"
+    assert client.ask(input="Go on.", previous_response_id=id, store=False)["status"] == "completed"
     cut = {"id": id, "output": openai_account.bodies[-1]["input"][1:2]}
-    assert (words(cut), len(openai_account.bodies[-1]["input"])) == ("Zanzibar lies ", 3)
+    assert (read_text_of(cut), len(openai_account.bodies[-1]["input"])) == ("Zanzibar lies ", 3)
 
 
 def test_a_cancelled_reply_by_way_of_chat_completions_shows_what_came_as_well(
@@ -446,89 +412,94 @@ def test_a_cancelled_reply_by_way_of_chat_completions_shows_what_came_as_well(
     cut = say("Three four five.", tokens=["Three ", "four ", "five."], hold_after={3: gate})
     upstream.queue(call_tools(call, text="One two. "), cut)
     with (
-        remember(upstream, tmp_path, upstreams=by_chat(upstream)) as world,
+        remember(upstream, tmp_path, upstreams=chat_upstreams(upstream)) as world,
         open_socket(world.gateway) as socket,
     ):
-        talk = Talk(socket)
-        first = talk.ask(input="Hi", tools=[WEATHER])
+        client = SocketClient(socket)
+        first = client.ask(input="Hi", tools=[WEATHER])
         assert [item["type"] for item in first["output"]] == ["message", "function_call"]
-        talk.create(input="Go on.")
-        while talk.until("response.output_text.delta")["delta"] != "four ":
+        client.create(input="Go on.")
+        while client.wait_for("response.output_text.delta")["delta"] != "four ":
             pass
-        talk.send(type="response.cancel")
-        end = talk.until()["response"]
+        client.send(type="response.cancel")
+        end = client.wait_for()["response"]
         gate.open()
-        assert (end["status"], words(end)) == ("cancelled", "Three four ")
+        assert (end["status"], read_text_of(end)) == ("cancelled", "Three four ")
         shown = world.gateway.ask("GET", f"/v1/responses/{end['id']}").json
-        assert words(shown).strip() == "Three four"
+        assert read_text_of(shown).strip() == "Three four"
 
 
-def test_a_response_is_cancelled_before_it_has_begun(talk: Talk, upstream: StrictUpstream) -> None:
+def test_a_response_is_cancelled_before_it_has_begun(client: SocketClient, upstream: StrictUpstream) -> None:
     """Both messages may come in one packet, and the one is read before anything became of the other."""
-    protocol = talk.socket.protocol
+    protocol = client.socket.protocol
     asked = {"type": "response.create", "stream_id": "a", "model": "m", "input": "Hi"}
-    with talk.socket.protocol_mutex:
+    with client.socket.protocol_mutex:
         protocol.send_text(orjson.dumps(asked))
         protocol.send_text(b'{"type":"response.cancel","stream_id":"a"}')
-        talk.socket.socket.sendall(b"".join(protocol.data_to_send()))
-    end = talk.next()
+        client.socket.socket.sendall(b"".join(protocol.data_to_send()))
+    end = client.receive()
     assert end["type"] == "response.incomplete"
     assert (end["stream_id"], end["response"]["status"]) == ("a", "cancelled")
     assert not upstream.requests
-    assert words(talk.ask(input="Hello")) == "Ok."
+    assert read_text_of(client.ask(input="Hello")) == "Ok."
 
 
 def test_a_cancel_that_names_the_response_before_means_the_one_that_has_not_begun(
-    world: World, upstream: StrictUpstream, talk: Talk
+    world: World, upstream: StrictUpstream, client: SocketClient
 ) -> None:
     """Pipecat keeps the id of a response that is over until the next one begins."""
-    id = talk.ask(input="Hi")["id"]
+    id = client.ask(input="Hi")["id"]
     for calls in (2, 3):
         gate = Gate()
         upstream.queue(Reply(hold_before_headers=gate, body=[b"data: %b\n\n" % BEGUN]))
-        talk.create(input="Where is Zanzibar?")
+        client.create(input="Where is Zanzibar?")
         upstream.request_gate(calls).wait_sync()
-        talk.send(type="response.cancel", response_id=id)
-        end = talk.next()
+        client.send(type="response.cancel", response_id=id)
+        end = client.receive()
         assert (end["type"], end["response"]["status"]) == ("response.incomplete", "cancelled")
         gate.open()
     # One that goes on has an id of its own, and the one before it is over.
     gate = Gate()
     upstream.endpoints.hold_events[3] = gate
-    talk.create(input="Hello")
-    talk.until("response.created")
-    talk.send(type="response.cancel", response_id=id)
+    client.create(input="Hello")
+    client.wait_for("response.created")
+    client.send(type="response.cancel", response_id=id)
     gate.open()
-    assert talk.until()["type"] == "response.completed"
+    assert client.wait_for()["type"] == "response.completed"
 
 
 def test_a_cancel_that_names_the_response_before_means_one_of_its_own_stream(
-    upstream: StrictUpstream, talk: Talk
+    upstream: StrictUpstream, client: SocketClient
 ) -> None:
-    id = talk.ask(input="Hi", stream_id="a")["id"]
-    talk.ask(input="Hi", stream_id="b")
+    id = client.ask(input="Hi", stream_id="a")["id"]
+    client.ask(input="Hi", stream_id="b")
     gate = Gate()
     upstream.queue(Reply(hold_before_headers=gate, body=[b"data: %b\n\n" % BEGUN]))
-    talk.create(input="Where is Zanzibar?", stream_id="a")
+    client.create(input="Where is Zanzibar?", stream_id="a")
     upstream.request_gate(3).wait_sync()
-    talk.send(type="response.cancel", response_id=id)
-    talk.send(type="response.steer")
-    end = talk.until("response.steer.failed")  # the cancel has been read
+    client.send(type="response.cancel", response_id=id)
+    client.send(type="response.steer")
+    end = client.wait_for("response.steer.failed")  # the cancel has been read
     gate.open()
     if end["type"] == "response.steer.failed":
-        end = talk.until()
+        end = client.wait_for()
     assert (end["type"], end["stream_id"]) == ("response.incomplete", "a")
     assert end["response"]["status"] == "cancelled"
 
 
 @pytest.mark.parametrize("names_last", [False, True])
 def test_a_second_cancel_means_the_response_after_the_cancelled_one(
-    world: World, upstream: StrictUpstream, talk: Talk, monkeypatch: pytest.MonkeyPatch, *, names_last: bool
+    world: World,
+    upstream: StrictUpstream,
+    client: SocketClient,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    names_last: bool,
 ) -> None:
     """The first one is still reading memory, and has no id yet."""
     cancel = {"type": "response.cancel"}
     if names_last:
-        cancel["response_id"] = talk.ask(input="Hi")["id"]
+        cancel["response_id"] = client.ask(input="Hi")["id"]
     begun, goes_on, begin = Gate(), Gate(), MemoryKeeper.begin
 
     async def begin_later(*given: Any, **options: Any) -> Any:
@@ -538,18 +509,18 @@ def test_a_second_cancel_means_the_response_after_the_cancelled_one(
 
     monkeypatch.setattr(MemoryKeeper, "begin", begin_later)
     calls = len(upstream.requests)
-    talk.create(input="Where is")
+    client.create(input="Where is")
     begun.wait_sync()
-    talk.send(**cancel)
-    talk.create(input="Where is Zanzibar?")
-    talk.send(**cancel)
-    talk.send(type="response.steer")
-    talk.until("response.steer.failed")  # all that was sent before has been read
+    client.send(**cancel)
+    client.create(input="Where is Zanzibar?")
+    client.send(**cancel)
+    client.send(type="response.steer")
+    client.wait_for("response.steer.failed")  # all that was sent before has been read
     goes_on.open()
-    ends = [talk.until(), talk.until()]
+    ends = [client.wait_for(), client.wait_for()]
     assert [end["response"]["status"] for end in ends] == ["cancelled", "cancelled"]
     assert len(upstream.requests) == calls
-    assert words(talk.ask(input="Hello")) == "Ok."
+    assert read_text_of(client.ask(input="Hello")) == "Ok."
 
 
 def test_a_cancel_while_the_last_event_waits_for_its_client_is_an_end_too(
@@ -560,24 +531,24 @@ def test_a_cancel_while_the_last_event_waits_for_its_client_is_an_end_too(
     last = {"type": "response.completed", "response": {"id": "resp_1", "output": [message_item("Ok.")]}}
     upstream.queue(raw(*(b"data: %b\n\n" % orjson.dumps(each) for each in (first, last))))
     replies = make_statement("a test's", "SELECT count(*) FROM exchanges WHERE shown_reply IS NOT NULL")
-    with world.gateway.connect() as client:
-        client.request("GET", "/v1/responses", headers=HANDSHAKE)
-        client.read_head()
-        client.send(text_frame(b'{"type":"response.create","model":"m","user":"alice","input":"Hi"}'))
+    with world.gateway.connect() as http:
+        http.request("GET", "/v1/responses", headers=HANDSHAKE)
+        http.read_head()
+        http.send(text_frame(b'{"type":"response.create","model":"m","user":"alice","input":"Hi"}'))
         # The turn is stored before its last event leaves.
         becomes(
             lambda: world.gateway.call(world.store.database.read(lambda c: c.fetch_rows(replies, ())))[0][0]
         )
-        client.send(text_frame(b'{"type":"response.cancel"}'))
-        client.read_until(b'"type":"response.incomplete"')
+        http.send(text_frame(b'{"type":"response.cancel"}'))
+        http.read_until(b'"type":"response.incomplete"')
 
 
-def test_a_cancel_that_comes_too_late_says_nothing(talk: Talk) -> None:
-    id = talk.ask(input="Hi")["id"]
-    talk.send(type="response.cancel", response_id=id)
-    talk.send(type="response.cancel")
-    talk.create(input="Hello")
-    assert talk.next()["type"] == "response.created"
+def test_a_cancel_that_comes_too_late_says_nothing(client: SocketClient) -> None:
+    id = client.ask(input="Hi")["id"]
+    client.send(type="response.cancel", response_id=id)
+    client.send(type="response.cancel")
+    client.create(input="Hello")
+    assert client.receive()["type"] == "response.created"
 
 
 def test_a_client_that_closes_has_heard_what_came(
@@ -587,10 +558,10 @@ def test_a_client_that_closes_has_heard_what_came(
     upstream.endpoints.hold_events[6] = gate
     openai_account.outputs.append([message_item("Zanzibar lies in the ocean.")])
     with open_socket(world.gateway) as socket:
-        talk = Talk(socket)
-        talk.create(input="Where is Zanzibar?")
-        talk.create(input="This one waits, and nobody will hear it.")
-        while talk.until("response.output_text.delta")["delta"] != "lies ":
+        client = SocketClient(socket)
+        client.create(input="Where is Zanzibar?")
+        client.create(input="This one waits, and nobody will hear it.")
+        while client.wait_for("response.output_text.delta")["delta"] != "lies ":
             pass
     upstream.last.gone.wait_sync()
     gate.open()
@@ -604,34 +575,34 @@ def test_a_client_that_closes_has_heard_what_came(
 
 
 def test_responses_of_one_stream_id_come_in_order_and_others_in_parallel(
-    upstream: StrictUpstream, talk: Talk
+    upstream: StrictUpstream, client: SocketClient
 ) -> None:
     gate = Gate()
     upstream.endpoints.hold_events[3] = gate
-    talk.create(input="One", stream_id="a")
-    while (event := talk.next())["type"] != "response.output_item.added":
+    client.create(input="One", stream_id="a")
+    while (event := client.receive())["type"] != "response.output_item.added":
         assert event["stream_id"] == "a"
     upstream.endpoints.hold_events.clear()
-    talk.create(input="Two", stream_id="a")
-    talk.create(input="Three", stream_id="b")
-    while (event := talk.next())["type"] != "response.completed":
+    client.create(input="Two", stream_id="a")
+    client.create(input="Three", stream_id="b")
+    while (event := client.receive())["type"] != "response.completed":
         assert event["stream_id"] == "b"
     gate.open()
     ends = []
     while len(ends) < 2:
-        event = talk.next()
+        event = client.receive()
         assert event["stream_id"] == "a"
         if event["type"] == "response.completed":
             ends.append(event["response"]["id"])
     assert len(set(ends)) == 2
 
 
-def test_a_flood_of_requests_is_refused(upstream: StrictUpstream, talk: Talk) -> None:
+def test_a_flood_of_requests_is_refused(upstream: StrictUpstream, client: SocketClient) -> None:
     gate = Gate()
     upstream.endpoints.hold_events[3] = gate
     for n in range(33):
-        talk.create(input="Hi", stream_id=str(n // 2))
-    while (event := talk.next())["type"] != "error":
+        client.create(input="Hi", stream_id=str(n // 2))
+    while (event := client.receive())["type"] != "error":
         pass
     assert event["status"] == 503
     assert event["stream_id"] == "16"
@@ -666,36 +637,38 @@ def test_a_flood_of_requests_is_refused(upstream: StrictUpstream, talk: Talk) ->
     ],
 )
 def test_a_message_that_is_wrong_gets_an_error_and_the_next_an_answer(
-    talk: Talk, message: str | bytes, param: str | None, about: str
+    client: SocketClient, message: str | bytes, param: str | None, about: str
 ) -> None:
-    talk.socket.send(message, text=True)
-    event = talk.next()
+    client.socket.send(message, text=True)
+    event = client.receive()
     assert event["type"] == "error"
     assert event["status"] == 400
     assert event["error"]["type"] == "invalid_request_error"
     assert param is None or event["error"]["param"] == param
     assert about in event["error"]["message"]
-    assert words(talk.ask(input="Hi")) == "Ok."
+    assert read_text_of(client.ask(input="Hi")) == "Ok."
 
 
 @pytest.mark.parametrize("input", ["[%s{}]", '{"role":[%s{}]}'])
-def test_a_message_with_very_many_values_is_refused_before_they_are_read(talk: Talk, input: str) -> None:
+def test_a_message_with_very_many_values_is_refused_before_they_are_read(
+    client: SocketClient, input: str
+) -> None:
     many = input % ("{}," * MAX_VALUES)
-    talk.socket.send(f'{{"type":"response.create","generate":false,"store":false,"input":{many}}}')
-    event = talk.next()
+    client.socket.send(f'{{"type":"response.create","generate":false,"store":false,"input":{many}}}')
+    event = client.receive()
     assert (event["type"], event["status"], event["error"]["code"]) == ("error", 413, "request_too_large")
-    assert words(talk.ask(input="Hi")) == "Ok."
+    assert read_text_of(client.ask(input="Hi")) == "Ok."
 
 
 DEEP = "[" * 300 + "]" * 300  # more than orjson writes
 
 
-def test_values_go_back_as_they_were_written(talk: Talk) -> None:
-    talk.socket.send(f'{{"type":"response.create","generate":false,"top_p":1e999,"tools":{DEEP}}}')
+def test_values_go_back_as_they_were_written(client: SocketClient) -> None:
+    client.socket.send(f'{{"type":"response.create","generate":false,"top_p":1e999,"tools":{DEEP}}}')
     for _ in ("created", "completed"):
-        assert f'"tools":{DEEP}' in str(talk.socket.recv(PATIENCE_S))
-    talk.socket.send(f'{{"type":"response.steer","input":{DEEP}}}')
-    assert DEEP in str(talk.socket.recv(PATIENCE_S))
+        assert f'"tools":{DEEP}' in str(client.socket.recv(PATIENCE_S))
+    client.socket.send(f'{{"type":"response.steer","input":{DEEP}}}')
+    assert DEEP in str(client.socket.recv(PATIENCE_S))
 
 
 @pytest.mark.parametrize(
@@ -709,10 +682,10 @@ def test_values_go_back_as_they_were_written(talk: Talk) -> None:
     ],
 )
 def test_whatever_an_upstreams_error_says_is_reported(
-    talk: Talk, upstream: StrictUpstream, body: str, message: str
+    client: SocketClient, upstream: StrictUpstream, body: str, message: str
 ) -> None:
     upstream.queue(Reply(status=500, headers={"content-type": "application/json"}, body=[body.encode()]))
-    event = talk.ask(input="Hi")
+    event = client.ask(input="Hi")
     assert event["status"] == 500
     assert event["error"]["type"]
     assert event["error"]["message"] == message
@@ -721,7 +694,7 @@ def test_whatever_an_upstreams_error_says_is_reported(
 def test_an_upstreams_error_is_reported_with_its_status(ways: World, upstream: StrictUpstream) -> None:
     upstream.queue(fail(429, retry_after="7"))
     with open_socket(ways.gateway) as socket:
-        event = Talk(socket).ask(input="Hi")
+        event = SocketClient(socket).ask(input="Hi")
     assert event["status"] == 429
     assert event["error"]["headers"]["retry-after"] == "7"
 
@@ -754,28 +727,28 @@ DONE = b'{"type":"response.completed","response":{"id":"resp_1","output":[]}}'
     ],
 )
 def test_whatever_an_upstream_streams_the_next_request_is_not_affected(
-    talk: Talk, upstream: StrictUpstream, pieces: list[bytes], kinds: list[str]
+    client: SocketClient, upstream: StrictUpstream, pieces: list[bytes], kinds: list[str]
 ) -> None:
     upstream.queue(Reply(headers={"content-type": "text/event-stream"}, body=pieces))
-    talk.create(input="Hi")
+    client.create(input="Hi")
     for kind in kinds:
-        told = talk.socket.recv(PATIENCE_S)
+        told = client.socket.recv(PATIENCE_S)
         assert kind in str(told)
         if kind == "error":
             error = json.loads(told)["error"]
             assert error["message"]
             assert error["type"]
-    assert words(talk.ask(input="Hi")) == "Ok."
+    assert read_text_of(client.ask(input="Hi")) == "Ok."
 
 
-def test_an_upstream_that_does_not_stream_is_an_error(talk: Talk, upstream: StrictUpstream) -> None:
+def test_an_upstream_that_does_not_stream_is_an_error(client: SocketClient, upstream: StrictUpstream) -> None:
     upstream.queue(Reply(headers={"content-type": "application/json"}, body=[b'{"id":"resp_1"}']))
-    assert talk.ask(input="Hi")["status"] == 502
+    assert client.ask(input="Hi")["status"] == 502
 
 
-def test_a_steered_response_is_not(talk: Talk) -> None:
-    talk.send(type="response.steer", previous_response_id="resp_1", input="Faster!")
-    event = talk.next()
+def test_a_steered_response_is_not(client: SocketClient) -> None:
+    client.send(type="response.steer", previous_response_id="resp_1", input="Faster!")
+    event = client.receive()
     assert event["type"] == "response.steer.failed"
     assert event["error"]["code"] == "steering_not_supported"
     assert event["steer"] == {"previous_response_id": "resp_1", "input": "Faster!"}
@@ -792,9 +765,9 @@ def test_a_handshake_needs_a_key_and_so_does_each_response(world: World) -> None
     assert refused.value.response.status_code == 401
     assert orjson.loads(refused.value.response.body)["error"]["code"] == "invalid_api_key"
     with open_socket(world.gateway, authorization=f"Bearer {key}") as socket:
-        assert words(Talk(socket).ask(input="Hi")) == "Ok."
+        assert read_text_of(SocketClient(socket).ask(input="Hi")) == "Ok."
         world.gateway.call(keys.revoke("test"))
-        assert Talk(socket).ask(input="Hi")["status"] == 401
+        assert SocketClient(socket).ask(input="Hi")["status"] == 401
 
 
 def test_a_web_page_from_elsewhere_opens_none(world: World) -> None:
@@ -815,10 +788,10 @@ def test_a_path_without_sockets_is_a_request(world: World) -> None:
 def test_a_post_that_offers_a_websocket_is_answered(world: World) -> None:
     offers = {"connection": "upgrade", "upgrade": "websocket", "content-type": "application/json"}
     body = b'{"model":"m","input":"Hi"}'
-    with world.gateway.connect() as client:
+    with world.gateway.connect() as http:
         for _ in range(2):
-            client.request("POST", "/v1/responses", body, offers)
-            assert client.read_reply().status == 200
+            http.request("POST", "/v1/responses", body, offers)
+            assert http.read_reply().status == 200
 
 
 HANDSHAKE = {
@@ -834,18 +807,18 @@ def test_a_handshake_may_come_in_pieces(world: World, path: str) -> None:
     head = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE.items())
     whole = f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n{head}\r\n".encode()
     for cut in (5, 20, 30, whole.index(b"upgrade: "), whole.index(b"upgrade: ") + 3, len(whole) - 3):
-        with world.gateway.connect() as client:
-            client.send(whole[:cut])
+        with world.gateway.connect() as http:
+            http.send(whole[:cut])
             world.gateway.ask("GET", "/health")  # by then the first piece has been read
-            client.send(whole[cut:])
-            assert client.read_head().status == 101, cut
+            http.send(whole[cut:])
+            assert http.read_head().status == 101, cut
 
 
 def test_frames_after_a_malformed_one_are_ignored(world: World) -> None:
     """Responses under way hear of it a moment later, and may have something to say meanwhile."""
-    with world.gateway.connect() as client:
-        client.request("GET", "/v1/responses", headers=HANDSHAKE)
-        client.read_head()
+    with world.gateway.connect() as http:
+        http.request("GET", "/v1/responses", headers=HANDSHAKE)
+        http.read_head()
         (connection,) = world.gateway.server.server_state.connections
 
         async def speak() -> None:
@@ -875,39 +848,39 @@ def text_frame(data: bytes) -> bytes:
 def test_a_request_that_is_no_handshake_is_refused(
     world: World, headers: dict[str, str], body: bytes
 ) -> None:
-    with world.gateway.connect() as client:
-        client.request("GET", "/v1/responses", headers={**HANDSHAKE, **headers})
-        client.send(body)
-        assert client.read_reply().status == 400
-        assert client.is_closed()
+    with world.gateway.connect() as http:
+        http.request("GET", "/v1/responses", headers={**HANDSHAKE, **headers})
+        http.send(body)
+        assert http.read_reply().status == 400
+        assert http.is_closed()
 
 
 def test_a_handshake_after_a_request_under_way_opens_nothing(world: World, upstream: StrictUpstream) -> None:
     gate = Gate()
     upstream.endpoints.hold_events[3] = gate
-    with world.gateway.connect() as client:
-        client.request("POST", "/v1/responses", b'{"model":"m","input":"Hi","stream":true}')
-        assert client.read_head().status == 200
-        client.request("GET", "/v1/responses", headers=HANDSHAKE)
+    with world.gateway.connect() as http:
+        http.request("POST", "/v1/responses", b'{"model":"m","input":"Hi","stream":true}')
+        assert http.read_head().status == 200
+        http.request("GET", "/v1/responses", headers=HANDSHAKE)
         gate.open()
-        while client.read_chunk():
+        while http.read_chunk():
             pass
-        assert client.read_reply().status == 405
+        assert http.read_reply().status == 405
 
 
 def test_a_handshake_after_a_reply_that_is_not_read_opens_nothing(
     world: World, upstream: StrictUpstream
 ) -> None:
     upstream.queue(Reply(headers={"content-type": "application/json"}, body=[b'"%b"' % (b"x" * 12_000_000)]))
-    with world.gateway.connect() as client:
+    with world.gateway.connect() as http:
         body = b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}'
-        client.request("POST", "/v1/chat/completions", body)
+        http.request("POST", "/v1/chat/completions", body)
         upstream.request_gate(1).wait_sync()
         world.gateway.last_line()  # by then the reply was written
-        client.request("GET", "/v1/responses", headers=HANDSHAKE)
+        http.request("GET", "/v1/responses", headers=HANDSHAKE)
         world.gateway.ask("GET", "/health")  # by then the handshake has been read
-        assert client.read_reply().status == 200
-        assert client.read_reply().status == 405
+        assert http.read_reply().status == 200
+        assert http.read_reply().status == 405
 
 
 def test_a_gateway_that_ends_answers_first(
@@ -920,15 +893,15 @@ def test_a_gateway_that_ends_answers_first(
         open_socket(world.gateway) as busy,
         open_socket(world.gateway) as idle,
     ):
-        talk = Talk(busy)
-        talk.create(input="Hi")
-        talk.until("response.output_text.delta")
+        client = SocketClient(busy)
+        client.create(input="Hi")
+        client.wait_for("response.output_text.delta")
         world.gateway.loop.call_soon_threadsafe(world.gateway.server.request_exit)
         assert closed_with(idle) == 1012
-        talk.create(input="One more?", stream_id="b")
-        assert talk.until()["status"] == 503
+        client.create(input="One more?", stream_id="b")
+        assert client.wait_for()["status"] == 503
         gate.open()
-        assert words(talk.until()["response"]) == "Ok."
+        assert read_text_of(client.wait_for()["response"]) == "Ok."
         assert closed_with(busy) == 1012
 
 
@@ -942,11 +915,11 @@ def test_a_client_that_does_not_read_is_let_go(upstream: StrictUpstream, tmp_pat
     )
     with (
         remember(upstream, tmp_path, limits=replace(QUIET, send_timeout_s=0.2)) as world,
-        world.gateway.connect() as client,
+        world.gateway.connect() as http,
     ):
-        client.request("GET", "/v1/responses", headers=HANDSHAKE)
-        client.read_head()
-        client.send(text_frame(b'{"type":"response.create","model":"m","input":"Hi"}'))
+        http.request("GET", "/v1/responses", headers=HANDSHAKE)
+        http.read_head()
+        http.send(text_frame(b'{"type":"response.create","model":"m","input":"Hi"}'))
         upstream.request_gate(1).wait_sync()
         upstream.last.gone.wait_sync()
         let_go(world)
@@ -955,12 +928,12 @@ def test_a_client_that_does_not_read_is_let_go(upstream: StrictUpstream, tmp_pat
 def test_a_client_that_writes_and_does_not_read_is_let_go(upstream: StrictUpstream, tmp_path: Path) -> None:
     with (
         remember(upstream, tmp_path, limits=replace(QUIET, send_timeout_s=0.2)) as world,
-        world.gateway.connect() as client,
+        world.gateway.connect() as http,
     ):
-        client.request("GET", "/v1/responses", headers=HANDSHAKE)
-        client.read_head()
+        http.request("GET", "/v1/responses", headers=HANDSHAKE)
+        http.read_head()
         with suppress(ConnectionError):
-            client.send(text_frame(b"{}") * 100_000)
+            http.send(text_frame(b"{}") * 100_000)
         let_go(world)
 
 
@@ -970,15 +943,15 @@ def test_a_client_that_leaves_its_last_messages_unread_is_let_go(
     monkeypatch.setattr(protocol, "MAX_SHORT_FRAMES", 1_000_000)
     with (
         remember(upstream, tmp_path, limits=replace(QUIET, send_timeout_s=0.2)) as world,
-        world.gateway.connect() as client,
+        world.gateway.connect() as http,
     ):
-        client.request("GET", "/v1/responses", headers=HANDSHAKE)
-        client.read_head()
+        http.request("GET", "/v1/responses", headers=HANDSHAKE)
+        http.read_head()
         (connection,) = world.gateway.server.server_state.connections
         while not connection.transport.get_write_buffer_size():
-            client.send(text_frame(b"{}") * 50)
+            http.send(text_frame(b"{}") * 50)
             world.gateway.call(asyncio.sleep(0))
-        client.send(b"\x88\x80\0\0\0\0")
+        http.send(b"\x88\x80\0\0\0\0")
         let_go(world)
 
 
@@ -1009,20 +982,20 @@ def test_a_large_message_in_frames_of_4_kb_is_taken(world: World) -> None:
     with open_socket(world.gateway) as socket:
         message = json.dumps({"type": "response.create", "model": "m", "input": "x" * 6_000_000})
         socket.send(message[at : at + 4096] for at in range(0, len(message), 4096))
-        assert Talk(socket).until()["type"] == "response.completed"
+        assert SocketClient(socket).wait_for()["type"] == "response.completed"
 
 
 def test_pings_of_a_client_that_does_not_read_do_not_fill_the_memory(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "MAX_SHORT_FRAMES", 1_000_000)
-    with world.gateway.connect() as client:
-        client.request("GET", "/v1/responses", headers=HANDSHAKE)
-        client.read_head()
+    with world.gateway.connect() as http:
+        http.request("GET", "/v1/responses", headers=HANDSHAKE)
+        http.read_head()
         (connection,) = world.gateway.server.server_state.connections
         ping = b"\x89\xfd\0\0\0\0" + b"x" * 125
         for _ in range(80):  # 10 MB, of which the two systems hold some 5
-            client.send(ping * 1000)
+            http.send(ping * 1000)
         assert connection.transport.get_write_buffer_size() < 2_000_000
 
 
@@ -1041,12 +1014,12 @@ def test_a_response_that_the_end_cuts_is_reported_as_incomplete(
         remember(upstream, tmp_path, server={"shutdown_s": 0}) as world,
         open_socket(world.gateway) as socket,
     ):
-        talk = Talk(socket)
-        talk.create(input="Hi")
-        talk.create(input="This one waits, and nobody will hear it.")
-        talk.until("response.output_text.delta")
+        client = SocketClient(socket)
+        client.create(input="Hi")
+        client.create(input="This one waits, and nobody will hear it.")
+        client.wait_for("response.output_text.delta")
         world.gateway.loop.call_soon_threadsafe(world.gateway.server.request_exit)
-        end = talk.until()
+        end = client.wait_for()
         assert end["type"] == "error"
         assert "shutting down" in end["error"]["message"]
         assert closed_with(socket) == 1012
@@ -1067,15 +1040,15 @@ def test_a_handshake_under_way_while_the_gateway_ends_is_answered(
 
     arrived = Gate()
     monkeypatch.setattr(Guard, "demands_key", demands_key)
-    with world.gateway.connect() as client:
-        client.request("GET", "/v1/responses", headers=HANDSHAKE)
+    with world.gateway.connect() as http:
+        http.request("GET", "/v1/responses", headers=HANDSHAKE)
         arrived.wait_sync()
         world.gateway.loop.call_soon_threadsafe(server.request_exit)
         while server.servers and server.servers[0].sockets:
             world.gateway.call(asyncio.sleep(0))
         gate.open()
-        assert client.read_head().status == 101
-        assert client.read_until((1012).to_bytes(2, "big"))
+        assert http.read_head().status == 101
+        assert http.read_until((1012).to_bytes(2, "big"))
     assert "Traceback" not in caplog.text
 
 
@@ -1093,21 +1066,21 @@ def test_a_large_message_on_its_way_is_bounded(
     head = bytes((1, 0xFF)) + size.to_bytes(8, "big") + bytes(4)
     with (
         remember(upstream, tmp_path, limits=replace(QUIET, **limits)) as world,
-        world.gateway.connect() as client,
+        world.gateway.connect() as http,
     ):
-        client.request("GET", "/v1/responses", headers=HANDSHAKE)
-        client.read_head()
-        client.send(head + b" " * 300_000)
-        assert client.read_until(code.to_bytes(2, "big"))
+        http.request("GET", "/v1/responses", headers=HANDSHAKE)
+        http.read_head()
+        http.send(head + b" " * 300_000)
+        assert http.read_until(code.to_bytes(2, "big"))
         let_go(world)
         assert world.gateway.app._sockets.bodies.left_bytes == limits.get(
             "bodies_in_flight_bytes", QUIET.bodies_in_flight_bytes
         )
 
 
-def test_a_large_message_gives_back_what_it_took(world: World, talk: Talk) -> None:
+def test_a_large_message_gives_back_what_it_took(world: World, client: SocketClient) -> None:
     for _ in range(2):
-        assert words(talk.ask(input="x" * 1_000_000)) == "Ok."
+        assert read_text_of(client.ask(input="x" * 1_000_000)) == "Ok."
     assert world.gateway.app._sockets.bodies.left_bytes == QUIET.bodies_in_flight_bytes
 
 
@@ -1117,9 +1090,9 @@ def test_a_fault_gives_back_what_the_responses_after_it_took(
     bodies, gate = world.gateway.app._sockets.bodies, Gate()
     upstream.endpoints.hold_events[3] = gate
     with open_socket(world.gateway) as socket:
-        talk = Talk(socket)
+        client = SocketClient(socket)
         for _ in range(3):
-            talk.create(input="x" * 1_000_000)
+            client.create(input="x" * 1_000_000)
         becomes(lambda: QUIET.bodies_in_flight_bytes - bodies.left_bytes > 3_000_000)
 
         def fails(*_: object) -> None:
@@ -1127,9 +1100,9 @@ def test_a_fault_gives_back_what_the_responses_after_it_took(
 
         monkeypatch.setattr(UnstoredResponses, "translate", fails)
         gate.open()
-        talk.until()
+        client.wait_for()
         with pytest.raises(ConnectionClosed):
-            talk.next()
+            client.receive()
     let_go(world)
     assert bodies.left_bytes == QUIET.bodies_in_flight_bytes
 

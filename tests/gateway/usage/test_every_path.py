@@ -22,7 +22,7 @@ from tests.agents.batches.batch_world import USAGE as ITEM_USAGE
 from tests.agents.test_peers import ASK
 from tests.doubles.anthropic_upstream import StrictAnthropic, message
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, raw, say
-from tests.gateway.responses.test_socket import Talk, open_socket
+from tests.gateway.responses.socket_client import SocketClient, open_socket
 from tests.gateway.sdk import World, agent, are_idle, remember
 from tests.meaning import vector_of
 from tests.patience import PATIENCE_S, becomes
@@ -113,7 +113,7 @@ def responses_by_chat(paths: Paths, model: str) -> Used:
     paths.sdk.responses.create(model=model, input="Hi", user="alice")
     assert [*paths.sdk.responses.create(model=model, input="Hi", user="alice", stream=True)]
     with open_socket(paths.world.gateway) as socket:
-        assert Talk(socket).ask(model=model, input="Hi")["status"] == "completed"
+        assert SocketClient(socket).ask(model=model, input="Hi")["status"] == "completed"
     return Used(3, 90, 12, 24, reasoning=6)
 
 

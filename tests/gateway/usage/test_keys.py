@@ -16,12 +16,11 @@ from gateway.run.admin.key_operations import KeyOperations
 from gateway.run.admin.key_records import KeyRecords
 from gateway.settings import ModelSettings
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, say
-from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import World, agent, remember
 from tests.gateway.upstream.forms import FORM, form
 from tests.patience import becomes
 from tests.rows import each_row
-from tests.server import RawReply
+from tests.server import RawReply, chat_upstreams
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 MODELS = (ModelSettings("m", "m", "up"), ModelSettings("small", "small", "up"))
@@ -231,7 +230,7 @@ def test_a_key_of_a_user_takes_what_claude_code_calls_itself(world: World, named
 
 @pytest.mark.both
 def test_a_key_of_a_user_reaches_this_users_responses(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with remember(upstream, tmp_path, upstreams=by_chat(upstream), admin_token="the-owner") as world:
+    with remember(upstream, tmp_path, upstreams=chat_upstreams(upstream), admin_token="the-owner") as world:
         _, alice = make(world, user="alice")
         _, bob = make(world, user="bob")
         body = json.dumps({"model": "m", "input": "My cat is called Miso."}).encode()
@@ -313,7 +312,7 @@ def test_what_was_begun_with_a_key_goes_on_after_it_was_revoked(
 ) -> None:
     """A stream with a hidden round to its end, and a response in the background, which the project's other keys see."""
     insert = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
-    upstreams = by_chat(upstream, "up")
+    upstreams = chat_upstreams(upstream, "up")
     with remember(upstream, tmp_path, agent(), upstreams=upstreams, admin_token="the-owner") as world:
         made, bearer = make(world)
         _, other = make(world)
@@ -537,7 +536,7 @@ def test_a_key_of_some_models_asks_for_no_other_by_way_of_an_agent(
 def test_what_a_key_has_made_in_the_background_counts_towards_its_limit(
     upstream: StrictUpstream, tmp_path: Path, path: str
 ) -> None:
-    upstreams = by_chat(upstream, "up")
+    upstreams = chat_upstreams(upstream, "up")
     usage = {"prompt_tokens": 90, "completion_tokens": 20, "total_tokens": 110}
     upstream.script = lambda request: say("Hello.", usage=usage)
     with remember(upstream, tmp_path, upstreams=upstreams, models=MODELS, admin_token="the-owner") as world:

@@ -32,11 +32,11 @@ from storage.sql.limits import UsageLimits
 from storage.usage_records import FORGOTTEN_USER, UsageKey, UsageLimit, UsageQuery
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
-from tests.gateway.responses.test_responses import by_chat
-from tests.gateway.responses.test_socket import Talk, open_socket
+from tests.gateway.responses.socket_client import SocketClient, open_socket
 from tests.gateway.sdk import CHAT, Clock, World, agent, remember
 from tests.patience import PATIENCE_S, becomes
 from tests.rows import each_row
+from tests.server import chat_upstreams
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 MODELS = (
@@ -691,7 +691,7 @@ def test_another_model_keeps_the_window_of_an_agent(upstream: StrictUpstream, tm
 
 
 def test_another_model_writes_all_of_a_long_summary(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
+    with limited(upstream, tmp_path, upstreams=chat_upstreams(upstream, "up")) as world:
         made = world.limit("requests", "day", 0, then="small")
         talk = [{"role": "user", "content": f"{n} {'word ' * 200}"} for n in range(PART_TOKENS // 125)]
         body = json.dumps({"model": "m", "input": talk}).encode()
@@ -738,7 +738,7 @@ def claude_with_alias(upstream: StrictUpstream, folder: Path) -> Iterator[World]
     with StrictAnthropic() as claude:
         upstreams = (
             UpstreamSettings("claude", "anthropic", claude.base_url),
-            *by_chat(upstream, "plain"),
+            *chat_upstreams(upstream, "plain"),
         )
         models = (ModelSettings("m", "claude-x", "claude"), ModelSettings("small", "small", "plain"))
         with limited(upstream, folder, upstreams=upstreams, models=models) as world:
@@ -916,7 +916,7 @@ def test_a_restart_counts_the_same_requests(upstream: StrictUpstream, tmp_path: 
 def test_what_a_background_response_may_use_is_reserved_until_it_has_ended(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
+    with limited(upstream, tmp_path, upstreams=chat_upstreams(upstream, "up")) as world:
         world.limit("tokens", "day", 1_000)
         gate = Gate()
         upstream.script = lambda request: say("Hello.", usage=USAGE, hold_before_headers=gate)
@@ -939,7 +939,7 @@ def test_a_background_response_that_was_cancelled_while_it_waited_reserves_nothi
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """The one before it in its conversation is still made."""
-    with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
+    with limited(upstream, tmp_path, upstreams=chat_upstreams(upstream, "up")) as world:
         world.limit("tokens", "day", 1_000)
         gate = Gate()
         upstream.queue(say("Hello.", usage=USAGE, hold_before_headers=gate))
@@ -957,7 +957,7 @@ def test_a_background_response_that_was_cancelled_while_it_waited_reserves_nothi
 def test_a_response_in_the_background_is_one_request_of_a_limit_that_is_made_meanwhile(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
+    with limited(upstream, tmp_path, upstreams=chat_upstreams(upstream, "up")) as world:
         gate, arrived = Gate(), upstream.request_gate(1)
         upstream.queue(say("Hello.", usage=USAGE, hold_before_headers=gate))
         made = world.sdk.responses.create(model="m", input="Hi", background=True)
@@ -977,7 +977,7 @@ def test_a_background_response_that_could_not_be_accepted_is_given_back(
     async def fails(*_: object) -> None:
         raise StoreFailed("It is away.")
 
-    with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
+    with limited(upstream, tmp_path, upstreams=chat_upstreams(upstream, "up")) as world:
         world.limit("requests", "day", 5)
         with monkeypatch.context() as patch:
             patch.setattr(getattr(world.store, rows), write, fails)
@@ -1047,7 +1047,7 @@ def test_every_dialect_is_refused_in_its_own_words(world: World) -> None:
     assert limited.value.body["error"]["type"] == "rate_limit_error"  # type: ignore[index]
     with open_socket(world.gateway) as socket:
         for _ in range(2):  # it stays open
-            told = Talk(socket).ask(input="Hi")
+            told = SocketClient(socket).ask(input="Hi")
             assert (told["type"], told["status"], told["error"]["code"]) == (
                 "error",
                 429,
