@@ -48,24 +48,24 @@ class TraceContext(Struct, frozen=True):
     def trace_hex(self) -> str:
         return f"{self.trace_id:032x}"
 
-    def make_call_id(self, number: int) -> int:
-        """Returns the id of the span of a call. number: the number of the call in its request, from 1."""
-        return self.span_id + number
+    def make_call_id(self, call_number: int) -> int:
+        """Returns the id of the span of a call. call_number: the number of the call in its request, from 1."""
+        return self.span_id + call_number
 
-    def make_step_id(self, number: int) -> int:
-        """Returns the id of the span of a step. number: the number of the step in its request, from 1."""
-        return self.span_id - number
+    def make_step_id(self, step_number: int) -> int:
+        """Returns the id of the span of a step. step_number: the number of the step in its request, from 1."""
+        return self.span_id - step_number
 
     def make_own_headers(self) -> list[tuple[bytes, bytes]]:
         """Returns the headers of a request below the request's own span, in the form of ASGI."""
         return [(name.encode(), value.encode("latin-1")) for name, value in self.make_headers(0)]
 
-    def make_headers(self, number: int) -> tuple[tuple[str, str], ...]:
+    def make_headers(self, call_number: int) -> tuple[tuple[str, str], ...]:
         """Returns the headers for the upstream of a call.
 
-        number: the number of the call, as in `make_call_id`; 0: the request's own span is the parent.
+        call_number: the number of the call, as in `make_call_id`; 0: the request's own span is the parent.
         """
-        traceparent = f"00-{self.trace_id:032x}-{self.make_call_id(number):016x}-01"
+        traceparent = f"00-{self.trace_id:032x}-{self.make_call_id(call_number):016x}-01"
         if not self.state:
             return ((TRACEPARENT, traceparent),)
         return ((TRACEPARENT, traceparent), (_TRACESTATE, self.state))

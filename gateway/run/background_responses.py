@@ -229,10 +229,10 @@ class BackgroundResponses:
                 else self.dialect.render_last_events(ended_response, after + 1)
             )
 
-    async def _is_end(self, run: Run, number: int) -> bool:
+    async def _is_end(self, run: Run, event_number: int) -> bool:
         """Returns whether the event with a number is stored, and has the end of the response."""
-        async for event in load_events(self.store, run, number - 1):
-            return event.number == number and self.dialect.find_ended_response(event.data) is not None
+        async for event in load_events(self.store, run, event_number - 1):
+            return event.number == event_number and self.dialect.find_ended_response(event.data) is not None
         return False
 
     async def _render_ended_response(self, run: Run | None, shown_response: Json) -> Json:

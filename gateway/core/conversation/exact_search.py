@@ -34,21 +34,23 @@ class _Turns:
     def __len__(self) -> int:
         return len(self._ranges)
 
-    def __getitem__(self, number: int) -> TurnReplies:
-        if number not in self._replies:
-            self._replies[number] = TurnReplies(self._listing, self._ranges[number])
-        return self._replies[number]
+    def __getitem__(self, turn_number: int) -> TurnReplies:
+        if turn_number not in self._replies:
+            self._replies[turn_number] = TurnReplies(self._listing, self._ranges[turn_number])
+        return self._replies[turn_number]
 
-    def fits_earlier_turn(self, number: int, exchange: Exchange, path: Sequence[Atom], likeness: int) -> bool:
+    def fits_earlier_turn(
+        self, turn_number: int, exchange: Exchange, path: Sequence[Atom], likeness: int
+    ) -> bool:
         """Returns whether the reply of an exchange is in an earlier turn too, and its path fits that turn better.
 
         A client may cut two replies to the same words: the second turn must not be taken for the first one.
 
-        number: the number of the turn in which the reply was found.
+        turn_number: the number of the turn in which the reply was found.
         likeness: the likeness of the list up to that turn to the path (`_measure_likeness`).
         """
         reply = exchange.reply or ()
-        turns_before = range(max(0, number - _MAX_TURNS), number)
+        turns_before = range(max(0, turn_number - _MAX_TURNS), turn_number)
         # The indices of the last messages of such replies.
         ends = [span.last for turn in turns_before if (span := self[turn].find(reply))]
         older_count = min((i for turn in turns_before for i in self._ranges[turn][:1]), default=0)
@@ -120,7 +122,7 @@ class _Occurrence(NamedTuple):
 class _ReplyEnd(NamedTuple):
     """A message of the list at which stored replies end."""
 
-    # The number of the message's turn.
+    # The number of the message's turn in the list, from 0.
     turn_number: int
     # The replies that end there.
     occurrences: list[_Occurrence]
@@ -160,21 +162,21 @@ class ExactSearch:
         """Tries the turns of the list, the last one first, until a stored reply is evident."""
         if not self._by_first_atom:
             return Match()
-        for number, occurrences in self._find_occurrences():
-            candidates = self._rank_occurrences(number, occurrences)
+        for turn_number, occurrences in self._find_occurrences():
+            candidates = self._rank_occurrences(turn_number, occurrences)
             if not candidates:
                 continue
             best_candidate = candidates[-1]
             likeness = best_candidate.rank.likeness
             # Without an id, the best path has to be nearer than all others. With an id, nothing must speak against it.
             is_alone = len(candidates) == 1 or candidates[-2].rank.likeness < likeness or likeness == 0
-            if likeness < 0 and self._is_answer_without_name(number, best_candidate.span):
+            if likeness < 0 and self._is_answer_without_name(turn_number, best_candidate.span):
                 continue
             if (self._query.is_named or is_alone) and self._is_evident(best_candidate):
                 return Match(best_candidate.exchange, *best_candidate.span)
         return Match()
 
-    def _is_answer_without_name(self, number: int, span: ReplySpan) -> bool:
+    def _is_answer_without_name(self, turn_number: int, span: ReplySpan) -> bool:
         """Returns whether a reply of this turn, without its name, answered exactly the list before it.
 
         It comes back under a name for the first time, and is found as an altered reply. A stored reply that has the
@@ -183,7 +185,7 @@ class ExactSearch:
         client_atoms = self._turns.all_atoms[: self._query.listing.offsets[span.first]]
         unnamed_exchanges = (
             exchange
-            for atom in self._turns[number].unnamed_atoms
+            for atom in self._turns[turn_number].unnamed_atoms
             for exchange in self._by_first_atom.get(atom, ())[-_MAX_COMPARED:]
         )
         return any(
@@ -198,13 +200,13 @@ class ExactSearch:
         any case, and at most `_MAX_COMPARED` of the other ends.
         """
         turn_count = other_ends = 0
-        for number in range(len(self._turns) - 1, -1, -1):
-            occurrences = self._find_occurrences_in(self._turns[number])
+        for turn_number in range(len(self._turns) - 1, -1, -1):
+            occurrences = self._find_occurrences_in(self._turns[turn_number])
             if not occurrences:
                 continue
             ends = sorted({each.end for each in occurrences}, reverse=True)[: 1 + _MAX_COMPARED - other_ends]
             for end in ends:
-                yield _ReplyEnd(number, [each for each in occurrences if each.end == end])
+                yield _ReplyEnd(turn_number, [each for each in occurrences if each.end == end])
             turn_count += 1
             other_ends += len(ends) - 1
             if turn_count == _MAX_COMPARED:
@@ -222,7 +224,7 @@ class ExactSearch:
             if span is not None and span.last >= self._shared_count
         ]
 
-    def _rank_occurrences(self, number: int, occurrences: list[_Occurrence]) -> list[_Candidate]:
+    def _rank_occurrences(self, turn_number: int, occurrences: list[_Occurrence]) -> list[_Candidate]:
         """Returns the replies with the same end in a turn that the client may mean, the best one last."""
         tree, listing = self._tree, self._query.listing
         end = occurrences[0].end
@@ -236,7 +238,7 @@ class ExactSearch:
             is_whole = path == client_atoms
             likeness = 0 if is_whole else _measure_likeness(client_atoms, path)
             # If list and path differ, the words of the reply may belong to an earlier turn.
-            if likeness < 0 and self._turns.fits_earlier_turn(number, exchange, path, likeness):
+            if likeness < 0 and self._turns.fits_earlier_turn(turn_number, exchange, path, likeness):
                 continue
             goes_on = is_whole and (
                 not children or any(list(child.inputs[:1]) == next_atoms for child in children)

@@ -59,13 +59,13 @@ def _find_empty_reply(tree: Tree, listing: HashedList) -> Match | None:
     first = last = listing.answered_count - 1
     if listing.atoms[last]:
         return None
-    found = [
+    exchanges = [
         exchange
         for exchange in tree
         if exchange.reply == () and exchange.path_hash == listing.answered_path_hash
     ]
-    if not found:
+    if not exchanges:
         return None
     while first and listing.read_role(first - 1) == "assistant" and not listing.atoms[first - 1]:
         first -= 1
-    return Match(max(found, key=lambda exchange: (exchange.begun, exchange.id)), first, last)
+    return Match(max(exchanges, key=lambda exchange: (exchange.begun, exchange.id)), first, last)

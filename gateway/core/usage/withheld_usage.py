@@ -29,7 +29,7 @@ def without_usage(events: bytes) -> bytes:
     if _MARK not in events:
         return events
     events = without_null_usage(events)
-    return _EVENT.sub(lambda found: b"" if found[1] and _is_usage(found[0]) else found[0], events)
+    return _EVENT.sub(lambda match: b"" if match[1] and _is_usage(match[0]) else match[0], events)
 
 
 def has_usage_alone(chunk: Json) -> bool:
