@@ -42,15 +42,19 @@ _KIND_MASK = 0b11
 _REASON_SHIFT = 2
 _REASON_MASK = 0b111
 _FORGOTTEN = 1 << 5
-# The flags of a record.
+# The flags of a record: the note is a selection; there are scores by meaning; the reply is streamed; the record has the
+# usage of tokens, and the time of the reply's head.
 _IS_SELECTION = 1 << 0
 _HAS_MEANING = 1 << 1
 _IS_STREAMED = 1 << 2
 _HAS_USAGE = 1 << 3
 _HAS_FIRST = 1 << 4
+# Flags of wide columns: numbers take four bytes each instead of two, the hits' numbers too, and their tokens two
+# instead of one.
 _WIDE_NUMBERS = 1 << 5
 _WIDE_SEQS = 1 << 6
 _WIDE_TOKENS = 1 << 7
+# The version of the form of records.
 _VERSION = 1
 # The largest numbers of one byte, of two and of four.
 _MAX_BYTE = 0xFF

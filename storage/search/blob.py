@@ -54,11 +54,16 @@ _NO_TERM = 0xFFFFFFFF
 _MAGIC = b"mt"
 _VERSION = 1
 _HEADER = struct.Struct("<2sBBII")
+# The columns of the table of documents.
 _COLUMNS = [("length", "<u2"), ("back", "<u2"), ("flags", "u1"), ("head", "u1")]
 _TABLE_ROW_BYTES = 6
+# The table of a chunk without documents.
 EMPTY_TABLE = bytes(CHUNK * _TABLE_ROW_BYTES)
+# The place of `terms_version` in a blob.
 _TERMS_VERSION_OFFSET = 3
+# The bytes before the entries.
 _PREFIX = _HEADER.size + len(EMPTY_TABLE)
+# The bytes of a hash.
 HASH_BYTES = 4
 _ENTRY_BYTES = HASH_BYTES + 2
 # The bits of a marked slot that are the slot. The marks are to the left of them, and in a counted term so many bits

@@ -47,6 +47,7 @@ from storage.store_rules import Rules
 SQL = load("stored_paths.sql")
 # How a cancelled step stopped.
 _CANCELLED_STOP = "cancelled"
+# The message of an error if the run is not this process's any more.
 _TAKEN_OVER_MESSAGE = "another process has taken over the conversation of this run"
 
 
