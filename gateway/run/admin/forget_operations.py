@@ -19,7 +19,13 @@ from gateway.run.admin.audited_parts import AuditedVersion, render_audited_facts
 from gateway.run.admin.editor import COMMAND
 from gateway.run.admin.manual_block_edits import UNDO_OVER_LIMIT
 from gateway.run.admin.memory_names import MemoryOwner, make_nothing_found_error
-from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
+from gateway.run.admin.operation_arguments import (
+    NO_DEFAULTS,
+    Arguments,
+    Defaults,
+    RawArguments,
+    check_names,
+)
 from gateway.settings import DEFAULT_PROFILE
 from storage.errors import BlockTooLong, NotFound, WriteConflict
 from storage.forget_commands import Extent, ForgetTarget
@@ -39,6 +45,8 @@ _PREVIEWED_FACTS = 20
 
 PartKind = Literal["message", "exchange", "in", "fact", "passage"]
 _PART_KINDS: tuple[PartKind, ...] = get_args(PartKind)
+# The arguments of `forget`. Another one is refused: if it was to name a part, all of the memory would go without it.
+_FORGET_FIELDS = ("project", "profile", "user", "conversation", "agent", *_PART_KINDS, "keep", "left")
 
 
 class Part(Struct, frozen=True):
@@ -64,6 +72,7 @@ class ForgetRequest(Struct, frozen=True):
     @classmethod
     def read(cls, raw: RawArguments, defaults: Defaults) -> ForgetRequest:
         """Reads the arguments. Raises: BadRequest."""
+        check_names(raw, _FORGET_FIELDS)
         arguments = Arguments(raw)
         kinds = [kind for kind in _PART_KINDS if kind in arguments]
         if len(kinds) > 1:

@@ -96,6 +96,14 @@ def test_what_clients_sent_is_dropped_from_memory_when_something_is_forgotten(wo
     assert (len(keeper.resent_lists), keeper.resent_lists.size_bytes) == (0, 0)
 
 
+def test_a_part_under_an_unknown_name_forgets_nothing(world: World) -> None:
+    """Without that name all of the memory would go."""
+    world.chat(user="alice").say("My locker is number 4711.")
+    with pytest.raises(BadRequest, match="There is no field 'messages'"):
+        forget(world, user="alice", messages=[1])
+    assert on_disk(world, "4711")
+
+
 def test_tables_of_pure_functions_hold_no_words_when_something_is_forgotten(world: World) -> None:
     rules = world.gateway.app.services.chat.resolver.rules  # they hold the last system prompt
     world.chat(user="alice").say(f"{FACT} {'The weather was fine that day. ' * 40}")
