@@ -187,7 +187,7 @@ def test_a_slow_model_is_not_waited_for(world: World, notes: Notes) -> None:
     assert ": of this and that." in system_of(talk(chat, 1, 40)[0])
 
 
-def test_what_summaries_use_is_their_users_background(world: World, notes: Notes) -> None:
+def test_tokens_of_summaries_count_as_their_users_background_work(world: World, notes: Notes) -> None:
     usage = {"prompt_tokens": 500, "completion_tokens": 20, "total_tokens": 520}
     notes.reply = lambda n: say(f"Notes {n}: of this and that.", usage=usage)
     talk(world.chat(user="alice", max_tokens=RESERVE), 40)
@@ -268,7 +268,9 @@ def test_branches_share_a_summary(world: World, notes: Notes) -> None:
     assert len(notes.asked) == count
 
 
-def test_what_is_forgotten_takes_its_summaries_along(world: World, notes: Notes, database_kind: str) -> None:
+def test_summaries_of_forgotten_messages_are_forgotten(
+    world: World, notes: Notes, database_kind: str
+) -> None:
     notes.reply = lambda n: say(f"Notes {n}: alice has a cat called Miso.")
     chat = world.chat(user="alice", max_tokens=RESERVE)
     chat.say("My cat is called Miso.")

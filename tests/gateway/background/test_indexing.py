@@ -65,7 +65,7 @@ async def test_the_one_that_has_not_grown_longest_comes_first() -> None:
     assert memories.indexed == [2, 1]
 
 
-async def test_one_with_a_long_backlog_is_indexed_at_once() -> None:
+async def test_a_memory_with_a_long_backlog_is_indexed_at_once() -> None:
     memories = Memories()
     memories.indexing.add(1, 16)
     memories.indexing.add(2, LONG_BACKLOG)
@@ -75,7 +75,7 @@ async def test_one_with_a_long_backlog_is_indexed_at_once() -> None:
     assert memories.indexed == [2, 3]
 
 
-async def test_one_that_has_grown_is_indexed_if_its_index_lacks_enough() -> None:
+async def test_a_memory_that_has_grown_is_indexed_if_its_index_lacks_enough() -> None:
     memories = Memories()
     memories.backlogs = {1: INDEX_EVERY - 1, 2: INDEX_EVERY, 3: LONG_BACKLOG}
     for agent in memories.backlogs:
@@ -110,7 +110,7 @@ async def test_a_memory_that_grew_while_the_store_failed_is_checked_when_it_work
     assert memories.indexed == [1]
 
 
-async def test_what_an_earlier_process_has_left_is_found() -> None:
+async def test_memories_that_an_earlier_process_has_left_are_indexed() -> None:
     memories = Memories()
     await memories.indexing.recover()
     for _ in range(2):

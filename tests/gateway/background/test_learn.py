@@ -34,7 +34,7 @@ MISO = "The cat is called Miso."
 # -- what is learned, and what becomes of it
 
 
-def test_what_was_said_once_is_recalled_in_another_conversation(learner: Learner) -> None:
+def test_a_learned_fact_is_recalled_in_another_conversation(learner: Learner) -> None:
     learner.queue_calls(fact(MISO, about="cat", messages=[1]))
     learner.world.chat(user="alice").say(KITTEN)
     learner.pass_idle_time()
@@ -103,7 +103,7 @@ def test_the_block_for_the_person_is_made_on_first_use(learner: Learner) -> None
     assert "Has a cat, Miso." in learner.world.upstream.last.messages[0]["content"]
 
 
-def test_what_has_changed_takes_the_place_of_what_was_true(learner: Learner) -> None:
+def test_a_changed_fact_replaces_the_earlier_one(learner: Learner) -> None:
     learner.queue_calls(fact("Lives in Oslo, near the harbour."))
     learner.world.chat(user="alice").say("I live in Oslo near the harbour.")
     learner.pass_idle_time()
@@ -154,7 +154,7 @@ def test_a_number_means_the_fact_that_was_shown_under_it(learner: Learner) -> No
     assert learner.list_texts() == ["Plays chess.", "Works in a museum.", "Has a rabbit."]
 
 
-def test_what_is_known_is_not_learned_twice(learner: Learner) -> None:
+def test_a_known_fact_is_not_learned_twice(learner: Learner) -> None:
     for text in (MISO, "the CAT is called  Miso!", "Cat called Miso"):
         learner.queue_calls(fact(text))
         learner.world.chat(user="alice").say(f"{KITTEN} {text}")
@@ -182,7 +182,7 @@ def test_a_muted_fact_is_not_shown_to_the_background_model(learner: Learner) -> 
     assert (MISO in known, "Plays chess." in known) == (False, True)
 
 
-def test_what_comes_true_again_is_a_new_fact(learner: Learner) -> None:
+def test_a_fact_that_is_true_again_is_a_new_fact(learner: Learner) -> None:
     for place, replaces in (("Oslo", []), ("Bergen", [1]), ("Oslo", [1])):
         learner.queue_calls(fact(f"Lives in {place}.", replaces=replaces))
         learner.world.chat(user="alice").say(f"I live in {place} now.")
@@ -273,7 +273,7 @@ def test_growing_partials_and_a_final_are_read_once(learner: Learner) -> None:
     assert learner.list_texts() == [MISO]
 
 
-def test_what_was_not_spoken_is_not_learned(learner: Learner) -> None:
+def test_an_unspoken_part_of_a_reply_is_not_learned(learner: Learner) -> None:
     learner.world.upstream.queue(say("Your secret name is Zork. And the treasure lies in the cellar."))
     chat = learner.world.chat(user="alice", stream=True)
     chat.say("Tell me something.")
@@ -300,7 +300,7 @@ def test_a_cancelled_turn_is_not_learned(learner: Learner) -> None:
 
 
 @pytest.mark.parametrize("mode", ["off", "read"])
-def test_what_is_off_the_record_is_not_learned(learner: Learner, mode: str) -> None:
+def test_messages_off_the_record_are_not_learned(learner: Learner, mode: str) -> None:
     learner.world.chat(user="alice").say("Hello.")
     learner.pass_idle_time()
     learner.world.chat(user="alice", headers={"x-mnemogate-memory": mode}).say("The vault is in the cellar.")
@@ -346,7 +346,7 @@ def test_conversations_without_a_person_are_not_learned_from(learner: Learner) -
     assert learner.prompts == []
 
 
-def test_what_one_user_says_teaches_nothing_about_another(learner: Learner) -> None:
+def test_messages_of_a_user_make_no_facts_about_another(learner: Learner) -> None:
     learner.model._script = lambda body: ScriptedMessage(
         None, (fact(MISO), note("Miso!")) if "Miso" in body["messages"][1]["content"] else ()
     )
@@ -456,7 +456,7 @@ def test_a_clock_that_jumps_delays_and_repeats_nothing(learner: Learner, jump: f
     assert "learned: The cat is called Miso." in learner.ask_in_new_chat("What is my cat called?")
 
 
-def test_what_fails_between_the_answer_and_the_disk_is_done_once(
+def test_a_job_that_fails_between_the_reply_and_the_disk_asks_once(
     learner: Learner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = learner.world.store.facts
@@ -486,7 +486,7 @@ def test_what_fails_between_the_answer_and_the_disk_is_done_once(
     assert learner.world.block("alice", profile="default").value == "Cat: Miso"
 
 
-def test_what_was_written_is_not_written_again(learner: Learner) -> None:
+def test_learned_facts_are_not_written_again(learner: Learner) -> None:
     """The effect of an attempt whose cursor is not the present one does nothing."""
     learner.world.chat(user="alice").say(KITTEN)
     learner.queue_calls(fact(MISO))
@@ -543,7 +543,7 @@ def test_a_gateway_that_died_finds_what_it_had_not_learned(upstream: StrictUpstr
 
 
 @pytest.mark.both
-def test_what_another_gateway_was_to_enqueue_is_found_while_this_one_runs(learner: Learner) -> None:
+def test_learning_that_another_gateway_had_to_enqueue_is_found(learner: Learner) -> None:
     learner.queue_calls(fact(MISO))
     learner.world.chat(user="alice").say(KITTEN)
     learner.world.settle()
@@ -633,7 +633,7 @@ def test_after_an_answer_that_was_cut_off_less_is_read(
         assert learner.list_cursors() == learner.world.query("SELECT max(seq) FROM exchanges")
 
 
-def test_of_an_answer_that_is_cut_off_each_time_the_rest_is_taken(learner: Learner) -> None:
+def test_the_complete_part_of_a_reply_that_is_always_cut_off_is_used(learner: Learner) -> None:
     follow(learner, lambda body: ScriptedMessage(None, (fact(MISO),), finish_reason="length"))
     learner.world.chat(user="alice").say(KITTEN)
     hours_go_by(learner)
@@ -670,7 +670,7 @@ def test_a_plain_turn_costs_what_it_costs_without(learner: Learner) -> None:
 
 
 @pytest.mark.parametrize("model", ["small", None])
-def test_it_can_be_switched_off(upstream: StrictUpstream, tmp_path: Path, model: str | None) -> None:
+def test_learning_can_be_switched_off(upstream: StrictUpstream, tmp_path: Path, model: str | None) -> None:
     with remember(upstream, tmp_path, memory={"background_model": model, "learn_every": 0}) as world:
         app = world.gateway.app
         assert app.services.background.learning is None

@@ -26,7 +26,7 @@ from tests.server import QUIET
 
 
 @pytest.mark.parametrize("what", ["message", "user"])
-def test_what_is_forgotten_is_not_known_as_a_fact_either(learner: Learner, what: str) -> None:
+def test_a_fact_is_forgotten_with_its_message(learner: Learner, what: str) -> None:
     world = learner.world
     world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
     world.chat(user="alice").say("I live in Bergen.")
@@ -49,7 +49,7 @@ def test_what_is_forgotten_is_not_known_as_a_fact_either(learner: Learner, what:
     assert "Zqmisox" not in learner.prompts[-1]
 
 
-def test_what_was_learned_from_a_block_is_forgotten_with_the_message_of_its_line(learner: Learner) -> None:
+def test_a_fact_from_a_block_is_forgotten_with_the_message_of_its_line(learner: Learner) -> None:
     """The later message has none of its words: they came from the block that the model was shown."""
     world = learner.world
     world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
@@ -70,7 +70,7 @@ def test_what_was_learned_from_a_block_is_forgotten_with_the_message_of_its_line
     assert b"Zqmisox" not in world.data()
 
 
-def test_what_was_learned_from_a_line_that_has_left_its_block_is_forgotten_with_the_lines_message(
+def test_a_fact_from_a_line_that_has_left_its_block_is_forgotten_with_the_lines_message(
     learner: Learner,
 ) -> None:
     """The block was corrected while the model, which had been shown the line, answered."""
@@ -102,7 +102,7 @@ def test_what_was_learned_from_a_line_that_has_left_its_block_is_forgotten_with_
     assert b"Zqmisox" not in world.data()
 
 
-def test_what_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
+def test_a_message_that_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
     world = learner.world
 
     class Forgetful(ScriptedProvider):
@@ -128,7 +128,7 @@ def test_what_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
     assert learner.list_texts() == ["Known: Bergen"]
 
 
-def test_what_was_replaced_meanwhile_is_not_learned(learner: Learner) -> None:
+def test_a_fact_that_was_replaced_meanwhile_is_not_learned(learner: Learner) -> None:
     """Such a fact would not have its source, by which it is forgotten."""
     world = learner.world
     chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "c"})
@@ -162,7 +162,7 @@ def test_what_was_replaced_meanwhile_is_not_learned(learner: Learner) -> None:
     assert (found.text, found.sources) == ("Has a dog.", (dog,))
 
 
-def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
+def test_a_forgotten_message_is_not_shown_to_a_model_that_was_busy(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """What waited for its turn to ask had been read before it was forgotten."""

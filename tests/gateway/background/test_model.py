@@ -165,7 +165,7 @@ async def test_the_budget_outlives_the_process(world: World) -> None:
         (ProviderUnreachable("Miso"), JobFailed, "model could not be reached"),
     ],
 )
-async def test_what_goes_wrong_is_named_without_what_was_said(
+async def test_failures_of_the_model_are_named_without_message_texts(
     world: World, scripted: Any, error: type[JobFailed], words: str
 ) -> None:
     world.provider.queue(scripted)

@@ -37,7 +37,7 @@ async def test_a_step_that_fails_is_logged_and_not_the_last(
         await task
 
 
-async def test_what_happens_within_a_step_leads_to_another_one() -> None:
+async def test_a_wake_up_within_a_step_leads_to_another_one() -> None:
     """The step may have looked before it happened, and has named a time before."""
     woken, pauses = asyncio.Event(), [None, 0.0]
 

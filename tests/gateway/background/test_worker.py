@@ -33,7 +33,7 @@ def remembering(agent: Agent, text: str) -> Effect:
 # --- performing -------------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_enqueued_is_performed_at_once_and_gone(bench: Bench) -> None:
+async def test_an_enqueued_job_is_performed_at_once_and_deleted(bench: Bench) -> None:
     agent = await bench.create_agent()
 
     async def learn(job: JobContext) -> None:
@@ -274,7 +274,7 @@ async def test_a_lane_is_free_when_the_one_that_lost_it_has_ended(bench: Bench) 
     assert (most, bench.outcomes) == (1, ["lost", "finished"])
 
 
-async def test_what_comes_after_the_end_of_a_job_is_not_cut_off(bench: Bench) -> None:
+async def test_work_after_the_end_of_a_job_is_not_cancelled(bench: Bench) -> None:
     after: list[str] = []
 
     async def learn(job: JobContext) -> None:
@@ -429,7 +429,7 @@ async def test_a_handler_that_cancels_itself_has_failed(bench: Bench) -> None:
     assert bench.outcomes == ["retrying"]
 
 
-async def test_what_is_forgotten_ends_the_job_in_flight(bench: Bench) -> None:
+async def test_a_forgetting_ends_the_running_job(bench: Bench) -> None:
     agent = await bench.create_agent()
     gate = asyncio.Event()
 

@@ -201,7 +201,7 @@ DETAILS = [each for each in STREAMS if each.id == "openrouter-comments_reasoning
 
 
 @golden([*KEEPS, *DETAILS])
-def test_what_the_client_drops_goes_back_to_its_provider(tmp_path: Path, golden: Golden) -> None:
+def test_fields_that_the_client_drops_go_back_to_their_provider(tmp_path: Path, golden: Golden) -> None:
     """Gemini refuses a call without its signature; OpenRouter hands thoughts on to who had them. No SDK sends them."""
     with family(golden.family, tmp_path) as world:
         world.upstream.rules = Rules(unknown_parameters=False)

@@ -174,7 +174,7 @@ def numbered(count: itertools.count[int]) -> Any:
 
 
 @pytest.mark.sqlite
-def test_what_was_seen_finished_survives_kill_9(tmp_path: Path) -> None:
+def test_replies_that_clients_saw_finished_survive_sigkill(tmp_path: Path) -> None:
     """Killed, and frozen: a stopped process leaves the files as a killed one does, and can go on."""
     seed = int(os.environ.get("KILL_SEED") or random.randrange(1 << 32))
     print(f"KILL_SEED={seed}")  # shown when it fails; chooses the moments again, as far as threads let it

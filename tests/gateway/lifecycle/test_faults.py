@@ -264,7 +264,7 @@ def test_a_file_that_is_damaged_at_the_start(
         assert "Miso" in upstream.last.body.decode()
 
 
-def test_it_comes_back_without_anybody_asking(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_memory_returns_without_a_request(upstream: StrictUpstream, tmp_path: Path) -> None:
     limits = WriterLimits(retry_first_s=0.001, retry_max_s=0.002)
     with world_of(upstream, tmp_path / "m.db", limits=limits) as world:
         back = Gate()
@@ -313,7 +313,7 @@ def test_no_memory_is_made_twice_when_its_first_turn_was_not_stored(
         assert world.gateway.call(find()).next_seq >= 1
 
 
-def test_one_damaged_row_does_not_keep_the_others_from_their_maintenance(
+def test_a_damaged_row_does_not_stop_the_maintenance_of_others(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with world_of(upstream, tmp_path / "m.db") as world:

@@ -65,7 +65,7 @@ async def test_an_error_is_written_with_its_trace_and_another_error_is_another_l
     assert traces == ["ValueError: x", "KeyError: 'x'"]
 
 
-async def test_it_is_said_how_often_it_came_again_until_it_does_not() -> None:
+async def test_a_repeated_warning_is_written_with_its_count_until_it_stops() -> None:
     log = Log(0.001)
     for _ in range(4):
         log.logger.warning("full")

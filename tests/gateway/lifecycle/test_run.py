@@ -216,7 +216,7 @@ def test_every_script_makes_the_environment_in_the_same_way(checkout: Path, scri
     assert "asked for -m venv" in ended.stdout + ended.stderr
 
 
-def test_of_several_pythons_an_optimized_one_makes_the_environment(checkout: Path) -> None:
+def test_an_optimized_one_of_several_pythons_makes_the_environment(checkout: Path) -> None:
     """pyenv's comes first on the path, and takes longer for the same."""
     slow = 'case "$2" in *CONFIG_ARGS*) exit 1 ;; esac\n[ "$1" = -c ]'
     pythons = {"python3": slow, "python3.13": f'{ASKED}\n[ "$1" = -c ]', "python3.12": '[ "$1" = -c ]'}

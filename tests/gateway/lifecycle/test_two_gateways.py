@@ -289,7 +289,7 @@ def test_a_run_in_the_background_is_read_where_it_is_not_performed(
         assert "A long reply." in str(world.prompts()[-1])
 
 
-def test_what_a_response_may_use_is_reserved_until_another_gateway_has_made_it(
+def test_the_reservation_of_a_response_holds_until_another_gateway_has_made_it(
     postgres: str, upstream: StrictUpstream
 ) -> None:
     with two(postgres, upstream, performs_jobs=False, upstreams=chat_upstreams(upstream)) as world:
@@ -343,7 +343,7 @@ def test_a_send_comes_after_those_that_another_gateway_has_accepted(
         world.threads.shutdown()
 
 
-def test_nobody_waits_for_a_run_of_an_agent_that_was_deleted(postgres: str, upstream: StrictUpstream) -> None:
+def test_no_send_waits_for_a_run_of_a_deleted_agent(postgres: str, upstream: StrictUpstream) -> None:
     with two(postgres, upstream, performs_jobs=False) as world:
         agent, gate = world.agent(), Gate()
         upstream.queue(say("Too late.", tokens=["Too", " late."], hold_after={2: gate}))

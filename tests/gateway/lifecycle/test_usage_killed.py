@@ -26,7 +26,7 @@ def used(process: Process, where: Path) -> dict[str, Any]:
     return found
 
 
-def test_what_was_written_stays(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_usage_that_was_written_survives_a_kill(upstream: StrictUpstream, tmp_path: Path) -> None:
     upstream.script = lambda request: say("Hello.", usage=USAGE)
     asked: Any = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": "Hi"}]}
     arguments = ("--upstream", upstream.base_url)

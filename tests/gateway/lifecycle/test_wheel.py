@@ -40,7 +40,7 @@ def environment(tmp_path: Path) -> Path:
     return place
 
 
-def test_what_is_installed_serves(environment: Path, tmp_path: Path) -> None:
+def test_the_installed_wheel_serves(environment: Path, tmp_path: Path) -> None:
     (info,) = environment.glob("lib/python*/site-packages/mnemogate-*.dist-info")
     assert not (info.parent / "tests").exists()
     demanded = re.findall(r"^Requires-Dist: ([\w.-]+)", (info / "METADATA").read_text("utf-8"), re.M)

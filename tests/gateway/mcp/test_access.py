@@ -42,7 +42,7 @@ def key(world: World, **fields: Any) -> dict[str, str]:
     return {"authorization": f"Bearer {reply.json['secret']}"}
 
 
-def test_it_is_served_only_where_the_setting_says_so(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_mcp_is_served_only_if_the_setting_says_so(upstream: StrictUpstream, tmp_path: Path) -> None:
     with remember(upstream, tmp_path) as world:
         assert ask(world.gateway).status == 404
 

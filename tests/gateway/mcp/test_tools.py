@@ -98,7 +98,7 @@ def test_facts_are_indexed_without_a_turn(world: World) -> None:
 
 
 @pytest.mark.both
-def test_what_was_said_is_found_and_read(world: World) -> None:
+def test_messages_are_found_and_read(world: World) -> None:
     chat = world.chat(
         user="alice", headers={"x-mnemogate-agent": "helper", "x-mnemogate-conversation": "talk"}
     )
@@ -265,7 +265,7 @@ def test_odd_texts_are_stored_as_every_database_stores_them(world: World) -> Non
     assert fact["text"] == "Odd: \U0001f600 ' \" ; -- <b> مرحبا"
 
 
-def test_of_edits_at_once_one_counts(world: World) -> None:
+def test_one_of_several_edits_at_once_counts(world: World) -> None:
     tools(world).ask("memory_remember", text="Likes tea.")
     (block,) = tools(world).ask("memory_read")["blocks"]
 

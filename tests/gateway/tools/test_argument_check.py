@@ -38,7 +38,9 @@ for _ in range(60):
 
 
 @pytest.mark.parametrize("keyword", LARGE)
-async def test_what_is_large_is_not_checked_here(keyword: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_large_arguments_are_not_checked_in_this_process(
+    keyword: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     part, arguments, says = LARGE[keyword]
     for name in ("are_valid", "repair_arguments"):
         monkeypatch.setattr(checks, name, None)
@@ -65,7 +67,7 @@ async def test_a_check_without_an_end_ends_and_others_go_on_meanwhile(
     )
 
 
-async def test_what_takes_more_memory_than_it_may_is_no_result() -> None:
+async def test_a_check_that_takes_too_much_memory_has_no_result() -> None:
     """Alternatives that fail have an error for each item, each with a copy of what it is about."""
     part: Json = {"anyOf": [{"items": {"enum": NAMES}}, {"type": "null"}]}
     wrong = (await check_arguments(Children(), "tool", schema_of(part), {"a": ["y"] * 4000}))[1]

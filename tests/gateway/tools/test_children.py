@@ -24,7 +24,7 @@ both_loops = pytest.mark.parametrize("run", [asyncio.run, event_loop.run], ids=[
 
 
 @both_loops
-def test_it_answers_one_question_after_another(run: Runs) -> None:
+def test_a_child_answers_successive_questions(run: Runs) -> None:
     async def main() -> None:
         async with Children().start(f"{WORK}:double", PATIENCE_S) as child:
             assert await child.ask("ü") == ["ü", "ü"]
@@ -34,7 +34,7 @@ def test_it_answers_one_question_after_another(run: Runs) -> None:
 
 
 @both_loops
-def test_what_goes_beyond_its_bounds_ends(run: Runs) -> None:
+def test_a_child_that_exceeds_its_bounds_ends(run: Runs) -> None:
     async def main() -> None:
         children = Children()
         for function, question, why in (
@@ -53,7 +53,9 @@ def test_what_goes_beyond_its_bounds_ends(run: Runs) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 @both_loops
-def test_it_gets_no_variable_and_no_file(run: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_child_gets_no_variable_and_no_file(
+    run: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("MARKER", "secret")
     left = os.open(tmp_path / "left", os.O_CREAT)
     os.set_inheritable(left, True)
@@ -71,7 +73,7 @@ def test_it_gets_no_variable_and_no_file(run: Runs, monkeypatch: pytest.MonkeyPa
 
 
 @both_loops
-def test_one_that_is_given_up_ends(run: Runs) -> None:
+def test_a_child_that_is_given_up_ends(run: Runs) -> None:
     async def main() -> None:
         children = Children()
         for _ in range(module.MAX_CHILDREN_AT_ONCE + 1):

@@ -227,7 +227,7 @@ def test_a_program_gets_no_file_that_was_left_open(run: Callable[..., ToolAnswer
         os.close(secret)
 
 
-async def test_what_is_no_text_in_a_result_is_named_with_its_address() -> None:
+async def test_parts_of_a_result_without_text_are_named_with_their_address() -> None:
     """A link said only that there was one, and a part of an unknown type lost the result of a call that was made."""
     servers, server = careless("parts")
     assert await servers.call_tool(server, "plain", {}) == ToolAnswer(
@@ -270,7 +270,7 @@ async def test_a_list_without_end_is_not_read_on(pages: str, count: int) -> None
     assert all(tool.parameters is None for tool in listed)
 
 
-async def test_what_speaks_something_else() -> None:
+async def test_servers_that_speak_no_mcp() -> None:
     async with serving(replying("200 OK", b"hello")) as server:
         named = McpServerDefinition(f"{server.url}/mcp")
         with pytest.raises(McpFault, match="its server failed"):

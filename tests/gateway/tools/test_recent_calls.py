@@ -77,7 +77,7 @@ async def test_a_result_is_not_held_for_ever(tool: Tool) -> None:
     assert await recent.for_turn("here").perform_once(call(), tool) == ToolAnswer("2")
 
 
-async def test_what_did_not_reach_its_tool_is_tried_again(tool: Tool) -> None:
+async def test_a_call_that_did_not_reach_its_tool_is_tried_again(tool: Tool) -> None:
     recent = RecentCalls()
 
     async def unreachable() -> ToolAnswer:
@@ -87,7 +87,7 @@ async def test_what_did_not_reach_its_tool_is_tried_again(tool: Tool) -> None:
     assert await recent.for_turn("here").perform_once(call(), tool) == ToolAnswer("1")
 
 
-async def test_what_failed_on_our_side_is_tried_again(tool: Tool) -> None:
+async def test_a_call_that_failed_in_the_gateway_is_tried_again(tool: Tool) -> None:
     recent, tool.calls = RecentCalls(), 12
     with pytest.raises(RuntimeError):
         await recent.for_turn("here").perform_once(call(), tool)

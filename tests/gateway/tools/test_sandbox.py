@@ -127,7 +127,7 @@ WORKS = [
 
 @needs_bwrap
 @pytest.mark.parametrize(("source", "arguments", "result"), WORKS, ids=range(len(WORKS)))
-async def test_it_does_its_work(
+async def test_python_code_runs_in_the_sandbox(
     sandbox: Sandbox, source: str, arguments: dict[str, Any], result: str
 ) -> None:
     assert await sandbox.run(source, call(**arguments)) == ToolAnswer(result)
@@ -172,7 +172,9 @@ FAILS = [
 
 @needs_bwrap
 @pytest.mark.parametrize(("source", "says", "printed"), FAILS, ids=range(len(FAILS)))
-async def test_what_goes_wrong_is_reported(sandbox: Sandbox, source: str, says: str, printed: str) -> None:
+async def test_failures_of_the_code_are_reported(
+    sandbox: Sandbox, source: str, says: str, printed: str
+) -> None:
     answer = await sandbox.run(source, call())
     assert (answer.content, answer.status, answer.stdout) == (says, "error", printed)
 
@@ -295,7 +297,7 @@ async def test_no_way_leads_out_of_the_sandbox(sandbox: Sandbox, outside: dict[s
         "f'/proc/self/fd/{fd}') else False: os.write(fd, b'x' * 1000)",
     ],
 )
-async def test_it_says_no_more_than_it_may(sandbox: Sandbox, body: str) -> None:
+async def test_the_output_of_the_code_is_bounded(sandbox: Sandbox, body: str) -> None:
     answer = await sandbox.run(f"def tool():\n{indent(body, '    ')}", call())
     assert (answer.content, answer.status) == (
         f"Error: tool printed more than {OUTPUT_BYTES:,} bytes.",
@@ -356,7 +358,7 @@ def tool():
 
 @needs_bwrap
 @pytest.mark.parametrize("run", [asyncio.run, event_loop.run])
-def test_it_gets_no_file_that_was_left_open(run: Callable[..., ToolAnswer], tmp_path: Path) -> None:
+def test_the_code_gets_no_file_that_was_left_open(run: Callable[..., ToolAnswer], tmp_path: Path) -> None:
     """A descriptor of a folder is a way to all that lies below it, whatever walls stand around."""
     left = [os.open(tmp_path / "secret", os.O_CREAT, 0o600), os.open("/", os.O_RDONLY)]
     left += os.pipe()
@@ -452,7 +454,7 @@ async def test_nothing_begins_where_the_gateway_was_killed_meanwhile(tmp_path: P
 
 
 @needs_bwrap
-async def test_it_takes_no_more_time_than_it_may() -> None:
+async def test_the_time_of_the_code_is_bounded() -> None:
     sandbox, marker = Sandbox(PYTHON, 1.0), f"slow-{os.getpid()}"
     answer = await sandbox.run(LEAVES_BEHIND, call(marker=marker, wait=600))
     assert answer.content == "Error: tool took longer than 1 s."
@@ -564,7 +566,7 @@ async def test_a_probe_that_is_given_up_is_made_again(
 
 
 @needs_bwrap
-async def test_what_was_missing_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_programs_are_searched_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a machine was too busy for the first probe, or bubblewrap is installed while the gateway runs."""
     monkeypatch.setattr(module, "_PROBE_AGAIN_S", 0.0)
     sandbox = Sandbox(PYTHON or sys.executable, 5.0)

@@ -20,7 +20,7 @@ SERVER = Definition(1, "u1", "shop", DefinitionKind.MCP, 0, "calc", 1, 0.0, 0.0,
 VALUES = {"auth_token": "s3cret-ß", "env.TOKEN": ""}
 
 
-async def test_what_is_encrypted_is_read_again_and_never_looks_the_same_twice() -> None:
+async def test_an_encrypted_value_is_decrypted_and_differs_each_time() -> None:
     cipher = SecretCipher(KEY)
     first, second = [await cipher.encrypt("shop", "u1", VALUES) for _ in range(2)]
     assert await cipher.decrypt(SERVER, first) == VALUES
@@ -99,7 +99,7 @@ BEFORE = replace(HTTP, secrets={"auth_token": "A", "custom_headers.X-A": "B"})
         (McpServerConfig(HTTP, {"auth_token": MASK}, frozenset({"auth_token", "custom_headers"})), ["auth_token"]),
     ],
 )  # fmt: skip
-def test_what_is_not_named_stays_and_a_mask_too(config: McpServerConfig, stays: list[str]) -> None:
+def test_secrets_that_are_not_named_or_masked_stay(config: McpServerConfig, stays: list[str]) -> None:
     assert sorted(config.find_retained_secrets(BEFORE)) == stays
     assert "new" not in repr(config)
 

@@ -79,7 +79,7 @@ async def test_without_a_secret_it_is_not_signed() -> None:
         ),
     ],
 )
-async def test_what_goes_wrong_is_reported_and_not_tried_again(reply: bytes, says: str) -> None:
+async def test_failures_of_a_webhook_are_reported_and_not_tried_again(reply: bytes, says: str) -> None:
     async with serving(reply) as server:
         assert await call(server) == ToolAnswer(f"Error: lookup {says}", "error")
     assert len(server.heads) == 1

@@ -105,7 +105,7 @@ def test_a_long_retry_after_is_longer_than_a_minute(collector: StrictCollector, 
     assert len(collector.wait_for(1)) == 1
 
 
-def test_what_is_too_large_goes_in_halves_and_one_alone_is_dropped(
+def test_a_post_that_is_too_large_is_halved_and_a_single_span_dropped(
     collector: StrictCollector, make: Make
 ) -> None:
     collector.most_spans = 2
@@ -183,7 +183,7 @@ def test_a_collector_that_hangs_costs_no_request(
     collector.hold.open()
 
 
-def test_what_waits_is_sent_at_the_end(
+def test_waiting_spans_are_sent_at_the_end(
     collector: StrictCollector, upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with remember(upstream, tmp_path, otlp=OtlpSettings(collector.url, delay_s=3600.0)) as world:

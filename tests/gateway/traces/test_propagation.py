@@ -51,7 +51,7 @@ def got(world: World) -> tuple[str | None, str | None]:
     return headers.get("traceparent"), headers.get("tracestate")
 
 
-def test_one_trace_leads_from_the_caller_to_the_upstream(
+def test_a_trace_leads_from_the_caller_to_the_upstream(
     upstream: StrictUpstream, tmp_path: Path, collector: StrictCollector
 ) -> None:
     with serving(upstream, tmp_path, collector) as world:

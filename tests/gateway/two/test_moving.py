@@ -71,7 +71,7 @@ def test_a_move_that_is_killed_continues(upstream: StrictUpstream, tmp_path: Pat
 
 
 @pytest.mark.sqlite
-def test_it_reports_a_database_that_it_cannot_use(tmp_path: Path, url: str) -> None:
+def test_a_move_reports_a_database_that_it_cannot_use(tmp_path: Path, url: str) -> None:
     none = command("move", url, "--db", str(tmp_path / "none.db"), where=tmp_path)
     assert none.returncode == 1
     assert "no database" in none.stderr

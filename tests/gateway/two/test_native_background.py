@@ -43,7 +43,9 @@ def recalled(sdk: openai.OpenAI, upstream: StrictUpstream, words: str) -> int:
     return sum(line.count(words) for line in answers(sdk, upstream))
 
 
-def test_it_is_polled_at_the_other_gateway(gateways: Gateways, upstream: StrictUpstream) -> None:
+def test_a_native_background_response_is_polled_at_the_other_gateway(
+    gateways: Gateways, upstream: StrictUpstream
+) -> None:
     (_, one), (_, two) = gateways.start(), gateways.start()
     responses = upstream.endpoints.responses
     responses.outputs.append([message_item("Miso is a soup as well.")])
@@ -60,7 +62,7 @@ def test_it_is_polled_at_the_other_gateway(gateways: Gateways, upstream: StrictU
     assert again.output_text == "Ok."
 
 
-def test_it_is_streamed_from_a_cursor_at_the_other_gateway(
+def test_a_native_background_response_is_streamed_from_a_cursor_at_the_other_gateway(
     gateways: Gateways, upstream: StrictUpstream
 ) -> None:
     (_, one), (_, two) = gateways.start(), gateways.start()
@@ -79,7 +81,9 @@ def test_it_is_streamed_from_a_cursor_at_the_other_gateway(
     assert recalled(one, upstream, "Miso is a soup as well.") == 1
 
 
-def test_it_is_cancelled_at_the_other_gateway(gateways: Gateways, upstream: StrictUpstream) -> None:
+def test_a_native_background_response_is_cancelled_at_the_other_gateway(
+    gateways: Gateways, upstream: StrictUpstream
+) -> None:
     (_, one), (_, two) = gateways.start(), gateways.start()
     upstream.endpoints.responses.is_busy = True
     upstream.endpoints.responses.outputs.append([message_item("Miso is a soup as well.")])
@@ -91,7 +95,7 @@ def test_it_is_cancelled_at_the_other_gateway(gateways: Gateways, upstream: Stri
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_it_is_stored_although_its_gateway_was_killed(
+def test_a_native_background_response_is_stored_although_its_gateway_was_killed(
     gateways: Gateways, upstream: StrictUpstream, stream: bool
 ) -> None:
     first, one = gateways.start()

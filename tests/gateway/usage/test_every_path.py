@@ -362,7 +362,7 @@ def test_another_model_that_answers_has_the_tokens(upstream: StrictUpstream, tmp
 
 
 @pytest.mark.parametrize("cut", [None, 3])
-def test_what_no_upstream_reports_is_estimated(
+def test_tokens_that_no_upstream_reports_are_estimated(
     upstream: StrictUpstream, tmp_path: Path, cut: int | None
 ) -> None:
     """A stream of an upstream that reports none, and one that breaks off before it does."""
@@ -513,7 +513,7 @@ def test_a_reply_of_a_batch_that_is_not_stored_counts(tmp_path: Path) -> None:
         )
 
 
-def test_of_files_and_providers_batches_the_requests_count_alone(paths: Paths) -> None:
+def test_only_the_requests_of_files_and_providers_batches_count(paths: Paths) -> None:
     sdk = paths.sdk
     file = sdk.files.create(file=("a.jsonl", b"{}"), purpose="batch")
     sdk.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")

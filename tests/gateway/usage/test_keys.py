@@ -307,7 +307,7 @@ def test_a_revoked_key_opens_nothing(world: World) -> None:
     assert manage(world, "DELETE", "keys/99").status == 404
 
 
-def test_what_was_begun_with_a_key_goes_on_after_it_was_revoked(
+def test_work_that_was_begun_with_a_key_goes_on_after_it_was_revoked(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """A stream with a hidden round to its end, and a response in the background, which the project's other keys see."""
@@ -533,7 +533,7 @@ def test_a_key_of_some_models_asks_for_no_other_by_way_of_an_agent(
 
 @pytest.mark.both(path=["responses"])
 @pytest.mark.parametrize("path", ["responses", "agents"])
-def test_what_a_key_has_made_in_the_background_counts_towards_its_limit(
+def test_background_work_of_a_key_counts_towards_its_limit(
     upstream: StrictUpstream, tmp_path: Path, path: str
 ) -> None:
     upstreams = chat_upstreams(upstream, "up")
@@ -557,7 +557,7 @@ def test_what_a_key_has_made_in_the_background_counts_towards_its_limit(
 
 @pytest.mark.both
 @pytest.mark.parametrize("kind", ["keys", "limits"])
-def test_of_two_changes_at_once_none_takes_back_the_other(
+def test_neither_of_two_changes_at_once_takes_back_the_other(
     world: World, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     body = {"name": "app"} if kind == "keys" else {"unit": "requests", "per": "day", "most": 5}

@@ -164,7 +164,7 @@ def test_a_request_reserves_no_more_output_than_replies_have(world: World) -> No
         assert world.post(ASK, user="bob", max_tokens=128_000).status == 200
 
 
-def test_what_requests_under_way_have_reserved_is_not_reported_as_used_up(world: World) -> None:
+def test_reservations_of_running_requests_are_not_reported_as_used_up(world: World) -> None:
     world.limit("cost", "day", 5_000 / 1e6)
     with reply_under_way(world, max_tokens=4_000):
         reply = world.post(ASK, user="bob", max_tokens=4_000)
@@ -461,7 +461,7 @@ def test_limits_that_cannot_be_read_in_time_hold_up_no_request(
     goes_on.open()
 
 
-def test_what_fails_is_answered_later_and_the_limit_is_reached_exactly(world: World) -> None:
+def test_failed_requests_are_answered_later_and_the_limit_is_reached_exactly(world: World) -> None:
     """Some of those that are let in fail, and others take their places; each failure has reached the upstream."""
     turns = itertools.count()
     world.upstream.script = lambda request: say("Hello.", usage=USAGE) if next(turns) % 3 else fail(500)
@@ -643,7 +643,9 @@ def test_a_header_that_names_another_upstream_leaves_no_limit_of_cost(
         assert [ask(name) for name in names] == [200, 200, 200, 429, 429]
 
 
-def test_what_an_upstream_stores_is_answered_by_no_other(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_a_response_that_an_upstream_stores_is_answered_by_no_other(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
     with StrictUpstream() as other, limited_with_other(upstream, other, tmp_path) as world:
         first = world.sdk.responses.create(model="m", input="Hi", user="alice")
         world.limit("requests", "day", 0, then="far")
@@ -850,7 +852,7 @@ def test_limits_of_others_are_not_looked_through(world: World, monkeypatch: pyte
     assert {each.id for limits in looked for each in limits} == {own.id}
 
 
-def test_what_no_model_answered_is_given_back_for_the_day(world: World) -> None:
+def test_a_request_that_no_model_answered_is_given_back_for_the_day(world: World) -> None:
     world.limit("requests", "day", 1)
     world.upstream.queue(fail(400))
     assert world.post(ASK, user="alice").status == 400
@@ -859,7 +861,7 @@ def test_what_no_model_answered_is_given_back_for_the_day(world: World) -> None:
 
 
 @pytest.mark.both
-def test_what_was_used_before_counts(world: World) -> None:
+def test_earlier_use_counts(world: World) -> None:
     assert world.post(ASK, user="alice").status == 200
     world.limit("requests", "month", 1)
     assert world.post(ASK, user="alice").status == 429
@@ -913,7 +915,7 @@ def test_a_restart_counts_the_same_requests(upstream: StrictUpstream, tmp_path: 
         assert (before, used(world)) == (3, 3)
 
 
-def test_what_a_background_response_may_use_is_reserved_until_it_has_ended(
+def test_the_reservation_of_a_background_response_holds_until_its_end(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with limited(upstream, tmp_path, upstreams=chat_upstreams(upstream, "up")) as world:
@@ -1004,7 +1006,7 @@ def test_limits_hold_from_the_first_request_on(
         assert world.post(ASK, user="alice").status == 429
 
 
-def test_what_was_used_is_known_late_and_counted_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_use_that_is_known_late_is_counted_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.limit("requests", "day", 3)
 
     async def fails(query: UsageQuery) -> Any:

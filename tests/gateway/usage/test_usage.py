@@ -113,7 +113,9 @@ def test_each_way_of_asking_is_counted_to_the_token(world: World) -> None:
     assert found["cost"] == pytest.approx((fresh * 0.15 + cached * 0.075 + output * 0.60) / 1e6, abs=1e-8)
 
 
-def test_what_memory_leaves_out_of_prompts_is_counted(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_tokens_that_memory_leaves_out_of_prompts_are_counted(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
     """By each call, also where nobody asks for a key or a model."""
     small = UpstreamSettings("up", base_url=upstream.base_url, context_window=1_000)
     talk = [
@@ -141,7 +143,7 @@ def test_a_model_without_a_price_is_counted_apart(world: World) -> None:
 
 
 @pytest.mark.both
-def test_what_no_call_can_use_fits_into_the_table(world: World) -> None:
+def test_impossibly_many_tokens_fit_into_the_table(world: World) -> None:
     for _ in range(3):
         world.upstream.queue(say("Hello.", usage=usage(2**40, 2**40)))
         world.chat(user="bob").say("Hi", model="dear")
@@ -149,7 +151,7 @@ def test_what_no_call_can_use_fits_into_the_table(world: World) -> None:
     assert (found["input_tokens"], found["cost"]) == (3 * 2**40, 3 * 2**50 / 1e9)
 
 
-def test_what_an_upstream_refuses_costs_nothing(world: World) -> None:
+def test_a_request_that_an_upstream_refuses_costs_nothing(world: World) -> None:
     world.upstream.queue(fail(400), say("Hi.", usage=usage(9, 1)))
     assert world.post([{"role": "user", "content": "Hi"}], user="alice").status == 400
     assert world.post([{"role": "user", "content": "Hi"}], user="alice").status == 200
@@ -222,7 +224,7 @@ def test_the_pages_of_many_days_are_the_whole(world: World, by: tuple[str, ...])
         ({"format": "xml"}, "format"),
     ],
 )
-def test_what_is_unknown_is_named(world: World, query: dict[str, str], param: str) -> None:
+def test_the_error_names_unknown_parameters(world: World, query: dict[str, str], param: str) -> None:
     reply = ask(world, **query)
     assert (reply.status, reply.error["param"]) == (400, param)
 
@@ -239,7 +241,7 @@ def test_the_first_days_of_the_calendar_have_none_before(world: World) -> None:
     assert (page["from"], page["to"], page["data"]) == ("0001-01-01", "0001-01-05", [])
 
 
-def test_nobody_else_gets_in(world: World) -> None:
+def test_other_keys_do_not_open_usage(world: World) -> None:
     assert ask(world, {}).status == 401
     assert ask(world, {"x-mnemogate-admin": "guessed"}).status == 401
     make = world.store.keys.create
@@ -414,7 +416,9 @@ def test_a_user_who_is_forgotten_before_a_lost_write_is_repeated_is_counted_once
     assert world.query('SELECT "user", requests FROM usage') == [(FORGOTTEN_USER, 2)]
 
 
-def test_what_may_be_in_the_table_already_counts_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_may_be_written_already_counts_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counter = world.gateway.app.services.accounting.meter
 
     async def tokens_after_a_lost_write() -> int:
@@ -489,7 +493,7 @@ def test_background_tokens_are_known_while_they_are_written(
 
 
 @pytest.mark.both
-def test_who_reads_waits_for_one_part_of_a_write(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_waits_for_one_part_of_a_write(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = world.gateway.app.services.accounting.meter
     for user in ("alice", "bob"):
         world.chat(user=user).say("Hi")

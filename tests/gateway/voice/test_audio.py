@@ -74,7 +74,7 @@ def speak(
     assert found.body == b"".join(reply.body or ())
 
 
-def test_what_was_spoken_is_recalled(upstream: StrictUpstream, tmp_path: Path, streams: bool) -> None:
+def test_a_spoken_reply_is_recalled(upstream: StrictUpstream, tmp_path: Path, streams: bool) -> None:
     with remember(upstream, tmp_path) as world:
         speak(world, [asked("When does it go?")], spoken("audio_1", REPLY, streams=streams), streams=streams)
         world.chat(user="alice").say("Tell me about the ferry to Zanzibar.")
@@ -117,7 +117,7 @@ def test_the_stored_history_has_transcripts(upstream: StrictUpstream, tmp_path: 
     [({"role": "assistant", "content": "The ferry to"}, "The ferry to"), (by_id("audio_0"), REPLY)],
     ids=["its words", "its id"],
 )
-def test_of_a_reply_that_was_cut_memory_has_what_was_heard(
+def test_memory_has_the_heard_part_of_a_cut_reply(
     upstream: StrictUpstream, tmp_path: Path, sent: Json, remembered: str
 ) -> None:
     gate = Gate()

@@ -221,7 +221,7 @@ def test_the_clients_own_tools_speak_for_themselves(world: World) -> None:
     assert chat.messages[-1]["tool_calls"][0]["function"]["arguments"] == '{"pre_exec_msg":"Hm."}'
 
 
-async def test_it_is_heard_before_the_call_is_complete(world: World) -> None:
+async def test_a_filler_is_heard_before_the_call_is_complete(world: World) -> None:
     gate = Gate()
     pieces = ['{"pre_exec_msg":"Let', " me look that", ' up."', ',"query":"boat"}']
     world.upstream.queue(call_tools(search(pieces=pieces), hold_after={4: gate}), say(ANSWER))

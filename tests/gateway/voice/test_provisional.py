@@ -49,7 +49,7 @@ def test_growing_partials_and_a_final_give_one_fact(world: World) -> None:
     assert note.count("user: I live") == 1
 
 
-def test_what_a_correction_replaces_is_not_recalled_for_it(world: World) -> None:
+def test_a_replaced_transcript_is_not_recalled_for_its_correction(world: World) -> None:
     chat = world.chat(user="alice", stream=True)
     chat.say("Hello.")
     before = [*chat.messages]
@@ -161,7 +161,7 @@ def test_two_finished_requests_for_one_turn_give_one_turn(world: World) -> None:
     assert active == ["Ok.", "Joke two.", "Ok."]
 
 
-def test_of_two_answers_the_one_that_is_carried_on_stands(world: World) -> None:
+def test_the_continued_one_of_two_answers_is_active(world: World) -> None:
     chat = world.chat(user="alice", stream=True)
     chat.say("Hello.")
     chat.messages.append({"role": "user", "content": "Tell me a joke."})
@@ -249,7 +249,7 @@ def test_an_edited_message_takes_what_followed_with_it(world: World) -> None:
 
 @pytest.mark.both
 @pytest.mark.parametrize("mode", ["off", "read"])
-def test_what_was_said_on_the_record_outlives_what_is_asked_off_it(world: World, mode: str) -> None:
+def test_a_turn_on_the_record_outlives_a_question_off_the_record(world: World, mode: str) -> None:
     """It is asked about with memory off, and nothing of its reply is heard before a turn that is off."""
     off = {"x-mnemogate-memory": mode}
     chat = world.chat(user="alice", stream=True, headers={"x-livekit-room-id": "room-1"})

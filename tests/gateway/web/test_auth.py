@@ -159,7 +159,7 @@ async def test_a_store_that_cannot_answer_stops_others_but_not_this_machine() ->
         await guard.admit([(b"authorization", b"Bearer mg-x")])
 
 
-async def test_what_was_once_locked_stays_so_when_the_store_fails() -> None:
+async def test_a_gateway_with_keys_demands_one_while_the_store_fails() -> None:
     class Failing(BrokenKeys):
         works = True
 
@@ -173,7 +173,7 @@ async def test_what_was_once_locked_stays_so_when_the_store_fails() -> None:
     assert await guard.demands_key()
 
 
-async def test_who_may_read_metrics_is_remembered_when_the_store_fails() -> None:
+async def test_the_rights_to_read_metrics_are_remembered_while_the_store_fails() -> None:
     class Failing(BrokenKeys):
         works = False
 
@@ -191,7 +191,7 @@ async def test_who_may_read_metrics_is_remembered_when_the_store_fails() -> None
 
 
 @pytest.mark.parametrize("name", [b"authorization", b"x-mnemogate-key", b"host", b"origin"])
-async def test_of_two_values_neither_is_taken(name: bytes) -> None:
+async def test_a_header_with_two_values_is_refused(name: bytes) -> None:
     guard = Guard(NoKeys())
     same = [(name, b"http://localhost" if name == b"origin" else b"localhost")] * 2
     assert isinstance(await guard.admit(same), Caller)

@@ -101,7 +101,7 @@ def test_an_address_of_another_machine_is_a_wrong_host() -> None:
         bind("192.0.2.1", 0)
 
 
-def test_of_two_that_took_an_address_at_once_only_one_listens() -> None:
+def test_only_one_of_two_servers_listens_at_an_address() -> None:
     """Both can take it as long as neither listens. The second one would say that it listens, and hear nobody."""
     with bind("127.0.0.1", 0) as one, bind("127.0.0.1", one.getsockname()[1]) as two:
         listen(one)

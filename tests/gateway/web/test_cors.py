@@ -103,7 +103,7 @@ NO_ORIGINS = [
 
 
 @pytest.mark.parametrize("origin", NO_ORIGINS)
-def test_what_is_no_origin_is_refused_by_name(tmp_path: Path, origin: str) -> None:
+def test_the_refusal_names_a_setting_that_is_no_origin(tmp_path: Path, origin: str) -> None:
     config = tmp_path / "mnemogate.toml"
     config.write_text(f"[server]\ncors_origins = ['{origin}']\n", "utf-8")
     with pytest.raises(SettingsError, match=r"server\.cors_origins"):

@@ -245,7 +245,7 @@ def test_a_log_line_has_the_bytes_of_the_body(gateway: RunningGateway, path: str
     assert (gateway.last_line()["path"], gateway.last_line()["in"]) == (path, len(data))
 
 
-def test_what_a_caller_names_does_not_fill_the_log(gateway: RunningGateway) -> None:
+def test_long_names_of_callers_do_not_fill_the_log(gateway: RunningGateway) -> None:
     gateway.post({**HELLO, "model": "m" * 1_000})
     assert len(json.dumps(gateway.last_line())) < 1000
     gateway.ask("GET", "/" + "p" * 10_000)
@@ -396,7 +396,7 @@ def test_a_client_that_waits_for_100_is_refused_without_its_body(upstream: Stric
     ("path", "headers", "status"),
     [("/v1/nothing", {}, 404), (CHAT, {"host": "elsewhere.example"}, 403), ("/v1/models", {}, 405)],
 )
-def test_who_is_refused_before_its_body_was_asked_for_is_let_go(
+def test_a_request_that_is_refused_before_its_body_is_read_is_disconnected(
     gateway: RunningGateway, path: str, headers: dict[str, str], status: int
 ) -> None:
     with gateway.connect() as client:
@@ -438,7 +438,7 @@ def test_a_chunked_body_over_the_limit_is_refused(upstream: StrictUpstream) -> N
     assert upstream.requests == []
 
 
-def test_what_follows_a_chunked_body_is_no_header(gateway: RunningGateway) -> None:
+def test_fields_after_a_chunked_body_are_no_headers(gateway: RunningGateway) -> None:
     """Else it could name a host, a user or a key that a proxy in front had not let through."""
     with gateway.connect() as client:
         client.request("POST", CHAT, headers={"transfer-encoding": "chunked"})

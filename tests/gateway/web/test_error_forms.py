@@ -86,7 +86,7 @@ def test_every_other_route_answers_in_openais_form() -> None:
         (ValueError("a bug of ours"), b"localhost", 500),
     ],
 )
-def test_what_no_route_answers_has_the_form_as_well(error: Exception, host: bytes, status: int) -> None:
+def test_errors_without_a_route_have_the_dialects_form(error: Exception, host: bytes, status: int) -> None:
     head, body = answer(error, "/agents/1", host=host)
     assert head["status"] == status
     assert list(orjson.loads(body["body"])) == ["detail"]

@@ -46,7 +46,7 @@ def test_the_first_of_two_names_counts() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"--x", b"--x\r\n", b"--x\r\nno blank line\r\n--x--", form()[:-4], b"{}"]
 )
-def test_what_is_no_form_that_ends_is_none(data: bytes) -> None:
+def test_a_body_that_is_no_complete_form_is_none(data: bytes) -> None:
     assert parse_form(data, b"x") is None
 
 

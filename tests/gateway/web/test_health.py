@@ -19,7 +19,7 @@ from tests.stored import open_store
 ROOT = Path(__file__).parents[3]
 
 
-def test_who_drains_is_alive_and_not_ready(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_a_draining_gateway_is_alive_and_not_ready(upstream: StrictUpstream, tmp_path: Path) -> None:
     async def open_here() -> Store:
         return await open_store(tmp_path / "m.db")
 

@@ -88,7 +88,7 @@ def test_a_link_has_its_rights_and_no_others(world: World) -> None:
         ([], None),
     ],
 )
-def test_what_is_wrong_with_a_request_is_named(world: World, body: Any, param: str | None) -> None:
+def test_the_error_of_a_request_names_the_fault(world: World, body: Any, param: str | None) -> None:
     reply = ask(world, body)
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
 
@@ -111,7 +111,7 @@ def test_a_body_that_cannot_be_read_is_refused(world: World) -> None:
         assert reply.status_code == status
 
 
-def test_who_has_no_memory_gets_no_link(world: World) -> None:
+def test_a_user_without_a_memory_gets_no_link(world: World) -> None:
     assert ask(world, {"user": "carol"}).status_code == 404
     assert ask(world, {"user": "alice", "profile": "other"}).status_code == 404
 

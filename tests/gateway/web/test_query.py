@@ -14,7 +14,7 @@ def test_a_parameter_that_was_sent_twice_is_named() -> None:
     assert refusal.value.param == "user"
 
 
-def test_of_a_long_name_the_beginning_is_quoted() -> None:
+def test_the_beginning_of_a_long_name_is_quoted() -> None:
     with pytest.raises(BadRequest) as refusal:
         read_query({"query_string": b"&".join([b"a" * 5_000 + b"=1"] * 2)})
     assert len(refusal.value.message) < 200

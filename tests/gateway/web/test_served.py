@@ -82,7 +82,7 @@ def says(data: bytes) -> Talk:
     return talk
 
 
-def test_what_is_no_http_after_a_request_is_refused_when_that_is_answered() -> None:
+def test_bytes_after_a_request_that_are_no_http_are_refused_after_its_reply() -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(SHORT_S)
         await echo(scope, receive, send)
@@ -295,7 +295,7 @@ async def refuse(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.mark.parametrize("reads_first", [True, False])
-def test_who_is_still_sending_gets_the_reply_and_then_the_end(reads_first: bool) -> None:
+def test_a_client_that_is_still_sending_gets_the_reply_and_is_then_disconnected(reads_first: bool) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         writer.write(b"POST / HTTP/1.0\r\ncontent-length: 30000000\r\n\r\n")
         said = await reader.read() if reads_first else b""
@@ -307,7 +307,7 @@ def test_who_is_still_sending_gets_the_reply_and_then_the_end(reads_first: bool)
 
 
 @pytest.mark.parametrize("head", [b"connection: close", b"connection: keep-alive"])
-def test_who_goes_on_sending_a_body_after_its_reply_is_let_go(head: bytes) -> None:
+def test_a_client_that_sends_a_body_after_its_reply_is_disconnected(head: bytes) -> None:
     async def drip(writer: asyncio.StreamWriter) -> None:
         while True:
             writer.write(b"1\r\nx\r\n")
@@ -387,7 +387,7 @@ def test_http_1_0_that_has_left_a_stream_which_breaks_is_not_reset() -> None:
     assert not faults
 
 
-def test_who_sends_nothing_is_let_go() -> None:
+def test_a_client_that_sends_nothing_is_disconnected() -> None:
     """From the moment that a connection is there, and with the first piece of a head."""
     limits = replace(Limits(), header_timeout_s=SHORT_S)
     assert served(echo, to_end, limits) == b""
@@ -482,7 +482,7 @@ OFFER = b"%b HTTP/1.1\r\nConnection: Upgrade\r\nHost: a\r\nUPGRADE: h2c\r\n%b\r\
 
 
 @pytest.mark.parametrize("most_bytes", [1, 7, 1_000_000])
-def test_who_offers_another_protocol_is_answered_in_this_one(most_bytes: int) -> None:
+def test_a_client_that_offers_another_protocol_is_answered_in_http_1(most_bytes: int) -> None:
     """Also after another request, and wherever the head is cut."""
     data = b"".join(
         (
@@ -549,7 +549,7 @@ def test_a_client_that_stops_reading_just_before_the_end_is_dropped() -> None:
 @pytest.mark.parametrize(
     "behind", [b"", GET % b"two", b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n"]
 )
-def test_what_a_connection_held_goes_with_it(behind: bytes) -> None:
+def test_the_memory_of_a_connection_is_freed_with_it(behind: bytes) -> None:
     """Without a search for cycles, which comes seldom."""
     held: list[weakref.ref[Any]] = []
 
