@@ -54,7 +54,7 @@ class RecentCalls:
         self._continues = continues
         # The calls that are under way or have a recent result.
         self._tasks: dict[_CallKey, asyncio.Task[ToolAnswer]] = {}
-        # The timers that drop tasks which are done.
+        # The timers that drop the results.
         self._expiries: dict[_CallKey, asyncio.TimerHandle] = {}
 
     def for_turn(self, origin: Hashable) -> TurnCalls:
@@ -63,7 +63,7 @@ class RecentCalls:
 
     async def perform_once(self, key: _CallKey, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         """Performs a call, unless a recent one answers it or is under way. Returns its answer."""
-        task = self._find(key)
+        task = self._find_task(key)
         if task is None:
             task = self._tasks[key] = asyncio.ensure_future(perform())
             task.add_done_callback(lambda task: self._expire_later(key, task))
@@ -72,12 +72,13 @@ class RecentCalls:
                 self._drop(next(iter(self._tasks)))
         return await asyncio.shield(task)
 
-    def _find(self, key: _CallKey) -> asyncio.Task[ToolAnswer] | None:
+    def _find_task(self, key: _CallKey) -> asyncio.Task[ToolAnswer] | None:
+        """Returns the task of the same call, of its turn or of a turn that its turn repeats."""
         if (task := self._tasks.get(key)) is not None:
             return task
-        tool, arguments, number = key[1:]
-        for earlier, task in self._tasks.items():
-            if earlier[1:] == (tool, arguments, number) and self._continues(key.origin, earlier.origin):
+        for earlier_key, task in self._tasks.items():
+            is_equal = earlier_key._replace(origin=key.origin) == key
+            if is_equal and self._continues(key.origin, earlier_key.origin):
                 return task
         return None
 
@@ -103,12 +104,15 @@ class TurnCalls:
     Implements `CallDeduplicator`.
     """
 
-    recent: RecentCalls
+    # The recent calls of all turns.
+    recent_calls: RecentCalls
+    # The point that the turn continues, and the new messages of the turn.
     origin: Hashable
+    # The number of equal calls that the turn has made, by tool and arguments.
     _counts: Counter[tuple[str, bytes]] = field(default_factory=Counter, init=False)
 
     async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         arguments = exact_json.dumps(call.arguments, sort_keys=True)
         self._counts[call.name, arguments] += 1
         key = _CallKey(self.origin, call.name, arguments, self._counts[call.name, arguments])
-        return await self.recent.perform_once(key, perform)
+        return await self.recent_calls.perform_once(key, perform)

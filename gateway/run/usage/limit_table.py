@@ -37,27 +37,31 @@ class LimitTable:
         self._limits: dict[str, dict[tuple[int | None, str | None], list[UsageLimit]]] = {}
         # The keys and users that limits name.
         self._named_holders: set[int | str | None] = set()
-        # The results of `_find`, until the limits change.
-        self._cached_limits = lru_cache(maxsize=_MAX_CALLERS)(self._find)
+        # The results of `_find_limits`, until the limits change.
+        self._cached_limits = lru_cache(maxsize=_MAX_CALLERS)(self._find_limits)
         self._lock = asyncio.Lock()
-        # The number of the last change of the limits, and of the last one that was read.
-        self._change, self._change_read = 1, 0
-        self._changed = asyncio.Event()
-        self._changed.set()
+        # The number of the last change of the limits.
+        self._last_change = 1
+        # The number of the last change when the limits were last read.
+        self._loaded_change = 0
+        # Set when the limits may have changed.
+        self._wake = asyncio.Event()
+        self._wake.set()
         store.limits.add_listener(self._note_change)
         store.database.add_recovery_listener(self._note_change)
 
     async def load(self) -> None:
         """Reads the limits, if they may have changed. Raises: StoreError."""
         async with self._lock:
-            if self._change_read < self._change:
-                change = self._change
+            if self._loaded_change < self._last_change:
+                # It may rise while the limits are read.
+                last_change = self._last_change
                 self._replace(await self._store.limits.list())
-                self._change_read = change
+                self._loaded_change = last_change
 
     async def try_load(self, wait_s: float) -> None:
         """Reads the limits before a request, if they may have changed. After an error, the old ones hold."""
-        if self._change_read == self._change:
+        if self._loaded_change == self._last_change:
             return
         try:
             async with asyncio.timeout(wait_s):
@@ -71,19 +75,19 @@ class LimitTable:
     async def run(self) -> None:
         """Reads the limits again when they have changed, until it is cancelled."""
         while True:
-            await self._changed.wait()
-            self._changed.clear()
+            await self._wake.wait()
+            self._wake.clear()
             try:
                 await self.load()
             except StoreError as error:
                 if not is_known(error):
                     _log.warning("Limits could not be read, and stay as they were: %s", error.message)
                 await asyncio.sleep(_RETRY_S)
-                self._changed.set()
+                self._wake.set()
 
     def _note_change(self) -> None:
-        self._change += 1
-        self._changed.set()
+        self._last_change += 1
+        self._wake.set()
 
     def _replace(self, limits: Sequence[UsageLimit]) -> None:
         self._limits = {}
@@ -113,7 +117,7 @@ class LimitTable:
         known_user = user if user in self._named_holders else ""
         return self._cached_limits(project, known_key_id, known_user)
 
-    def _find(self, project: str, key_id: int, user: str) -> Sequence[UsageLimit]:
+    def _find_limits(self, project: str, key_id: int, user: str) -> Sequence[UsageLimit]:
         """Returns the limits that hold for requests of a key and a user, which `choose_for` caches."""
         project_limits = self._limits.get(project)
         if project_limits is None:
