@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.imports import chatgpt, claude, simple_formats
 from gateway.core.imports.records import SourceConversation, Unreadable, WrongForm, read_time
-from tests.exports import BEGUN, chatgpt_conversation, chatgpt_node, claude_conversation
+from tests.exports import START, chatgpt_conversation, chatgpt_node, claude_conversation
 from tests.rows import each_row
 
 TALK = ("Hi", "Hello.", "How are you?", "Well.")
@@ -76,8 +76,8 @@ def test_chatgpt(item: Any, talk: list[tuple[str, str]], skipped: int) -> None:
 def test_chatgpt_keeps_dates_and_heeds_what_is_not_to_be_remembered() -> None:
     found = chatgpt.read_conversation(chatgpt_conversation("c", TALK))
     assert isinstance(found, SourceConversation)
-    assert [m.at for m in found.messages] == [BEGUN + 60 * i for i in range(4)]
-    assert found.begun_at == BEGUN
+    assert [m.at for m in found.messages] == [START + 60 * i for i in range(4)]
+    assert found.begun_at == START
     private = chatgpt.read_conversation(chatgpt_conversation("c", TALK, is_do_not_remember=True))
     assert private == Unreadable("it is marked as not to be remembered", 4)
 
@@ -226,9 +226,9 @@ def test_an_item_that_is_no_message_or_fact_is_refused(read: Callable[[Any], Any
     ("value", "at"),
     [
         (1.5e9, 1.5e9),
-        ("2024-03-01T10:00:00Z", BEGUN),
-        ("2024-03-01T12:00:00+02:00", BEGUN),
-        ("2024-03-01 10:00:00", BEGUN),
+        ("2024-03-01T10:00:00Z", START),
+        ("2024-03-01T12:00:00+02:00", START),
+        ("2024-03-01 10:00:00", START),
         ("1969-12-31T23:59:59Z", -1.0),
         (-1, -1.0),
         ("0001-01-01", -62_135_596_800.0),

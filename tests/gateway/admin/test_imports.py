@@ -35,7 +35,7 @@ from storage.sql import erase, erase_exchanges, forget, imports
 from storage.sql.imports import Imports
 from storage.sql.statements import make_statement
 from tests.doubles.upstream import StrictUpstream, say
-from tests.exports import BEGUN, chatgpt_conversation, chatgpt_node, export, zipped
+from tests.exports import START, chatgpt_conversation, chatgpt_node, export, zipped
 from tests.gateway.page.memories import memory_of
 from tests.gateway.process import serving
 from tests.gateway.sdk import World, remember
@@ -350,7 +350,7 @@ def test_an_import_pauses_while_a_request_is_answered(world: World, monkeypatch:
 @pytest.mark.both
 def test_dates_branches_and_what_is_left_out(world: World) -> None:
     odd = chatgpt_conversation("c-1", ("Hello?", "Hi."), begun=2e9)  # in the future
-    odd["mapping"]["b"] = chatgpt_node("b", "n0", "assistant", "Never shown Yxx", BEGUN)
+    odd["mapping"]["b"] = chatgpt_node("b", "n0", "assistant", "Never shown Yxx", START)
     undated = chatgpt_conversation("c-2", ("One", "Two"), create_time=None)
     for node in undated["mapping"].values():
         if node["message"]:
