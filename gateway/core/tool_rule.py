@@ -28,6 +28,7 @@ class RuleKind(StrEnum):
 class ToolRule(Struct, frozen=True):
     """One rule about one tool."""
 
+    # The kind of the rule, on which the other fields depend.
     kind: RuleKind
     # The name of the tool.
     tool: str

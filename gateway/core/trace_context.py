@@ -25,9 +25,11 @@ _STATE_CHARS: Final = 512
 class CallerTrace(NamedTuple):
     """The trace to which a caller's request belongs."""
 
+    # The id of the trace.
     trace_id: int
-    # The caller's span.
+    # The id of the caller's span.
     span_id: int
+    # True: the caller records the trace.
     is_sampled: bool
     # The caller's `tracestate`; "": none, or too long.
     state: str

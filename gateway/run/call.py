@@ -73,6 +73,7 @@ class TurnRecord(Struct, frozen=True):
 class ChatCall:
     """A chat completion or a step of a run, with all that decides how it is answered."""
 
+    # The request as a chat completion.
     request: ChatRequest
     # The parts of the caller's request that go upstream with each call.
     forwarded: Forwarded
@@ -88,6 +89,7 @@ class ChatCall:
     make_view: ViewFactory
     # The client of the reply.
     sink: Sink
+    # The receipt of the request.
     receipt: Receipt
     # The time at which the request arrived, in seconds since the epoch; None: not known.
     arrived_at: float | None = None

@@ -42,7 +42,9 @@ class GatewayStep(Struct, frozen=True):
 
     # The operation, as the conventions for traces name it.
     kind: Literal["execute_tool", "search_memory", "upsert_memory"]
+    # The time at which the step began.
     started_at: float
+    # The time at which the step ended.
     ended_at: float
     # The name of a tool, as it was offered.
     name: str = ""

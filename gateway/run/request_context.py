@@ -16,7 +16,9 @@ class RequestContext(Struct, frozen=True):
     Variables have the whole name, `request_context`: the short one, `context`, is for a `MemoryContext`.
     """
 
+    # The headers, in the form of ASGI.
     headers: RawHeaders
+    # The project of the caller's key.
     project: str
     # The caller's own credential, for an upstream without a key of its own.
     credential: str | None = None

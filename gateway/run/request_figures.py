@@ -22,6 +22,7 @@ _BUCKETS_PER_DOUBLING = 8
 class RequestFigures(Struct, frozen=True):
     """The requests of an hour."""
 
+    # The number of requests.
     count: int
     # The requests with a status of 500 or above.
     failed: int
@@ -36,8 +37,11 @@ class RequestFigures(Struct, frozen=True):
 class _Minute(Struct):
     # Minutes since the epoch.
     number: int
+    # The number of requests.
     count: int = 0
+    # The number of requests with a status of 500 or above.
     failed: int = 0
+    # The number of requests by the mode of memory.
     modes: Counter[str] = field(default_factory=Counter)
     # Bucket of the added latency -> requests.
     added_buckets: Counter[int] = field(default_factory=Counter)

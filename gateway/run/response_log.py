@@ -42,7 +42,9 @@ class UpstreamErrorReply(NamedTuple):
 class ResponseLog(EventLog):
     """The events of a response. The last events are held back until the end of the response is on disk."""
 
+    # The dialect of the events.
     dialect: ResponsesDialect
+    # The job that makes the response.
     job: Job = field(kw_only=True)
     # The response as it is shown while it has not ended.
     shown_response: Json = field(kw_only=True)

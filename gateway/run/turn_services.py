@@ -40,7 +40,9 @@ class TurnServices(Struct):
 
     # The writes that go on after their turns.
     pending: PendingWrites
+    # The metrics of the process.
     metrics: Metrics
+    # The limits of each turn.
     limits: TurnLimits
 
     async def wait_written(self, scope: Scope) -> None:

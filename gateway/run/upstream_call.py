@@ -56,8 +56,9 @@ class UpstreamCall(Struct, eq=False):
     first_at: float = 0.0
     # The time at which the reply ended.
     ended_at: float = 0.0
-    # The name of the upstream of the last try, and its kind in the settings.
+    # The name of the upstream of the last try.
     upstream: str = ""
+    # The kind of this upstream, in the settings.
     provider: str = ""
     # The model as it was sent.
     model: str = ""
@@ -67,9 +68,9 @@ class UpstreamCall(Struct, eq=False):
     method: str = "POST"
     # True: the reply is a stream.
     is_streamed: bool = False
-    # The gateway asked for the usage of the stream, and its client did not.
+    # True: the gateway asked for the usage of the stream, and its client did not.
     hides_usage: bool = False
-    # It was made for a memory: its tokens were counted as background when it was answered.
+    # True: the call was made for a memory, and its tokens were counted as background when it was answered.
     is_background: bool = False
     # The tokens of the request's body, estimated.
     sent_tokens: int = 0
@@ -90,10 +91,11 @@ class UpstreamCall(Struct, eq=False):
     # The tries that failed before the last one.
     tries: list[FailedTry] = field(default_factory=list)
     # The fields below are set where the request is traced.
-    # The first piece of the reply and its last ones, until `read_reply` reads them.
+    # The first piece of the reply, until `read_reply` reads it.
     first_piece: Piece | None = None
+    # The last pieces of the reply, until `read_reply` reads them.
     last_pieces: deque[Piece] | None = None
-    # What was read of them.
+    # The facts that `read_reply` has read.
     reply: ReplyFacts = NO_FACTS
 
     @property

@@ -43,6 +43,7 @@ class HashedReply(Struct, frozen=True):
 
     # The index of the message in the request's own list.
     index: int
+    # The atoms of the message.
     atoms: tuple[Atom, ...]
     # The hash of the path down to the reply.
     path_hash: bytes

@@ -224,17 +224,21 @@ class ForgetAnswer(Struct, frozen=True):
 class McpTool(Struct, frozen=True):
     """A tool as `tools/list` shows it."""
 
+    # The name by which a program calls the tool.
     name: str
     # The name that people read.
     title: str
     # The description for the model.
     description: str
-    # The type of the arguments, and the type of the result.
+    # The type of the arguments.
     arguments: type[Struct]
+    # The type of the result.
     result: type[Struct]
-    # The three hints of MCP for tools: the opposite of readOnlyHint, then destructiveHint and idempotentHint.
+    # The opposite of MCP's readOnlyHint.
     writes: bool = False
+    # MCP's destructiveHint.
     is_destructive: bool = False
+    # MCP's idempotentHint.
     is_idempotent: bool = True
 
 
@@ -312,7 +316,9 @@ INSTRUCTIONS: Final = (
 class McpCaller(Struct, frozen=True):
     """The caller of a tool."""
 
+    # The project of the memory.
     project: str
+    # The name of the memory's profile.
     profile: str
     # The user of the memory; None: the caller named no user.
     user: str | None
@@ -332,6 +338,7 @@ class McpCaller(Struct, frozen=True):
 class McpAnswer(Struct, frozen=True):
     """The answer to a call: a result, or an error."""
 
+    # The result; None: the call has an error.
     value: dict[str, Any] | None = None
     # The error as a sentence; "": the call has a result.
     error: str = ""

@@ -74,7 +74,9 @@ def as_clients_resend(shown_reply: WireMessage) -> WireMessage:
 class _StoredExchange(NamedTuple):
     """A stored exchange with messages that go upstream."""
 
+    # The exchange as the tree has it.
     exchange: Exchange
+    # The content of the exchange.
     content: Content
     # The model that answers the request has made the reply.
     is_same_model: bool

@@ -156,6 +156,7 @@ class TurnOutcome(Struct, frozen=True):
     stored already; then `results` and `waiting` belong to it.
     """
 
+    # The way in which the turn ended.
     state: End
     # The messages of the turn as the upstream got or sent them, hidden rounds included. They end with results of
     # gateway tools where the last round had client calls too, or where the budget was used up.

@@ -35,11 +35,13 @@ class FinishedTurn(NamedTuple):
 class OutcomeMaker(NamedTuple):
     """Makes the outcome of a turn that ends now, of its rounds."""
 
+    # The terms of the turn.
     terms: TurnTerms
     # The rounds that have ended.
     earlier: EarlierRounds
-    # The round that is under way, and its gateway calls.
+    # The round that is under way.
     last_round: Round
+    # The gateway calls of this round.
     calls: GatewayCalls
     # The number of replies that have begun, with the present one.
     reply_count: int

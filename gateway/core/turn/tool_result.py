@@ -15,12 +15,15 @@ _STORED_FIELDS = ("stdout", "stderr", "approval", "reason")
 class ToolResult(Struct, frozen=True):
     """The result of a call."""
 
+    # The id of the call.
     call_id: str
     # The text that the tool returned.
     content: str
+    # Whether the call succeeded.
     status: CallStatus = "success"
-    # The outputs of the tool's code.
+    # The output of the tool's code.
     stdout: str = ""
+    # The errors of the tool's code.
     stderr: str = ""
     # "approved" or "denied"; "": no person was asked.
     approval: str = ""

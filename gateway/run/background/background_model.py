@@ -222,6 +222,7 @@ class BackgroundModels:
     provider of its own.
     """
 
+    # The settings of the process.
     settings: Settings
     # Returns a provider for a route, with connections of its own.
     make_provider: Callable[[Route], Provider]

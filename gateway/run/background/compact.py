@@ -86,7 +86,9 @@ class CompactJob(
 class Compactor:
     """Enqueues summaries of conversations with windows that fill up, and makes them."""
 
+    # The store of the conversations.
     store: Store
+    # The settings of the process.
     settings: Settings
     # The models that write summaries.
     models: BackgroundModels

@@ -65,6 +65,7 @@ def make_retention(settings: Settings, store: Store, now: Callable[[], float]) -
 class Retention:
     """Forgets messages that are older than their project allows."""
 
+    # The store of the memories.
     store: Store
     # The days for which memories are retained, by project.
     retention_days: Mapping[str, float]
@@ -80,6 +81,7 @@ class Retention:
     steady_now: Callable[[], float] = read_steady_clock
     # The last period, counted since the epoch, in which this process has searched or enqueued the job.
     _period: int = field(default=-1, init=False)
+    # Notices when the clock is set.
     _clock_jumps: ClockJumps = field(init=False)
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ class PeriodicTask:
     step: Callable[[], Awaitable[float | None]]
     # True: no time is known for the next step, because the last step is under way or has returned None.
     sleeps_until_woken: bool = field(default=True, init=False)
+    # Set when the task is woken.
     _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def wake(self) -> None:

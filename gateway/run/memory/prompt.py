@@ -70,7 +70,9 @@ _MAX_TOOLS: Final = 128
 class Prompt(Struct, frozen=True):
     """The prompt for one target. All rounds of the turn begin with it."""
 
+    # The request of the client.
     request: ChatRequest
+    # The upstream and model that the prompt is for.
     target: Target
     # The form that the target's endpoint needs.
     form: EndpointForm = field(default_factory=EndpointForm)

@@ -40,9 +40,11 @@ class ToolAnswer(Struct, frozen=True):
 
     # The text that the model reads.
     content: str
+    # Whether the call succeeded.
     status: CallStatus = "success"
     # The output of code that the tool ran.
     stdout: str = ""
+    # The errors of that code.
     stderr: str = ""
     # Blocks that code has changed in its copy, each with its new value. The caller of the tool writes them.
     changed_blocks: Sequence[tuple[Block, str]] = ()
