@@ -1,4 +1,4 @@
-"""The words in the bytes of a database, those of deflated notes too, for tests that look for what was forgotten."""
+"""Inflates deflated texts in the bytes of a database, for tests that search the bytes for forgotten words."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import zlib
 from contextlib import suppress
 from typing import Any
 
+# The first bytes of each deflated text.
 HEAD = zlib.compress(b"")[:2]
+# The bytes that are inflated at a time: before a damaged place, whole steps are still inflated.
 _STEP = 64
 
 
 def with_inflated(data: bytes) -> bytes:
-    """Returns bytes, followed by all that is deflated in them: also where its end is cut off or overwritten."""
-    found, at = [data], data.find(HEAD)
-    while at >= 0:
-        inflating, piece = zlib.decompressobj(), at
+    """Returns bytes, followed by the texts that are deflated in them, even those with a damaged or missing end."""
+    parts = [data]
+    start = data.find(HEAD)
+    while start >= 0:
+        decompressor, offset = zlib.decompressobj(), start
         with suppress(zlib.error):
-            while piece < len(data) and not inflating.eof:
-                found.append(inflating.decompress(data[piece : piece + _STEP]))
-                piece += _STEP
-        found.append(b"\n")
-        at = data.find(HEAD, at + 1)
-    return b"".join(found)
+            while offset < len(data) and not decompressor.eof:
+                parts.append(decompressor.decompress(data[offset : offset + _STEP]))
+                offset += _STEP
+        parts.append(b"\n")
+        start = data.find(HEAD, start + 1)
+    return b"".join(parts)
 
 
 def inflated(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How long tests wait for what must come, and how they poll for what sends no notification."""
+"""The time for which tests wait, and functions that poll for a state that sends no notification."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import TypeVar
 T = TypeVar("T")
 
 PATIENCE_S = 60.0
-"""Until a test fails; never waited out when all is well. A busy machine takes ten times as long as a resting one."""
+"""The time after which a wait fails. It is long because a busy machine takes ten times as long as an idle one."""
 SHORT_S = 0.5
-"""A limit that a test lets pass: long enough on a busy machine for what comes before that."""
-_LOOK_S = 0.002
+"""A limit that a test exceeds on purpose. On a busy machine it is long enough for the steps before that."""
+# The interval of polls.
+_POLL_S = 0.002
 
 
-def becomes(look: Callable[[], T]) -> T:
-    """Looks until it finds something that is true, and returns that. Fails after `PATIENCE_S`."""
-    until = time.monotonic() + PATIENCE_S
-    while not (found := look()):
-        assert time.monotonic() < until, f"it did not come to that: {found!r}"
-        time.sleep(_LOOK_S)
-    return found
+def becomes(read: Callable[[], T]) -> T:
+    """Calls `read` until it returns a true value, and returns this value. Fails after `PATIENCE_S`."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (value := read()):
+        assert time.monotonic() < deadline, f"still {value!r} after {PATIENCE_S:.0f} s"
+        time.sleep(_POLL_S)
+    return value
 
 
-async def comes(look: Callable[[], T]) -> T:
-    """Does the same, and lets the event loop run meanwhile."""
+async def comes(read: Callable[[], T]) -> T:
+    """Does the same as `becomes`, while the event loop runs."""
     async with asyncio.timeout(PATIENCE_S):
-        while not (found := look()):  # noqa: ASYNC110  # there is no event for it
-            await asyncio.sleep(_LOOK_S)
-    return found
+        while not (value := read()):  # noqa: ASYNC110  # no event reports the value
+            await asyncio.sleep(_POLL_S)
+    return value
