@@ -6,7 +6,14 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from gateway.core.definition import NO_DEFINITION, AgentDefinition, FixedFiller, Sleeptime, ToolDefinition
+from gateway.core.definition import (
+    NO_DEFINITION,
+    AgentDefinition,
+    Filler,
+    FixedFiller,
+    Sleeptime,
+    ToolDefinition,
+)
 from storage.records import Block
 
 
@@ -16,10 +23,6 @@ class AgentTool(Struct, frozen=True):
     name: str
     # The definition of the tool; None: the tool is built in, and known by its name.
     definition: ToolDefinition | None = None
-
-
-# The filler before a tool: a sentence of the model's own, a fixed one, or nothing.
-Filler = Literal["model"] | FixedFiller | None
 
 
 # The way in which an agent speaks. reply: by its text, and the turn goes on after any call. message: by a tool, and the
@@ -72,7 +75,7 @@ class AgentSpec(Struct, frozen=True):
     # Labels of the blocks that all users of the agent see.
     shared_labels: frozenset[str] = frozenset()
     # The filler that the user hears while a gateway tool runs.
-    filler: Filler = None
+    filler: Filler = "none"
     # The sleeptime agents that read the agent's turns; None: no sleeptime agents.
     sleeptime: Sleeptime | None = None
     # The public id of an agent of the agents API; "": a profile. A profile has no value in the fields below.

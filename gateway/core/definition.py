@@ -41,6 +41,10 @@ class FixedFiller(_Stored, frozen=True):
     after_ms: float = FILLER_AFTER_MS
 
 
+# The filler before a tool: a sentence of the model's own, a fixed one, or nothing.
+Filler = Literal["model", "none"] | FixedFiller
+
+
 class Sleeptime(_Stored, frozen=True):
     """The sleeptime agents of an agent, which read its conversations in the background and edit its blocks."""
 
@@ -99,8 +103,8 @@ class AgentDefinition(_Stored, frozen=True):
     recall_tokens: int | None = None
     # Facts are learned from the agent's conversations.
     learns: bool = False
-    # The filler before a tool: a sentence of the model's own, a fixed one, or nothing; None: that of the agent's kind.
-    filler: Literal["model", "none"] | FixedFiller | None = None
+    # The filler before a tool; None: that of the agent's kind.
+    filler: Filler | None = None
     # The sleeptime agents that read the agent's turns; None: no sleeptime agents.
     sleeptime: Sleeptime | None = None
     # Fields of a dialect that have no effect here and are returned as they came.

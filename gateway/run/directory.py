@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gateway.core.agent import AgentSpec, Filler
-from gateway.core.definition import FixedFiller, Sleeptime
+from gateway.core.agent import AgentSpec
+from gateway.core.definition import Filler, FixedFiller, Sleeptime
 from gateway.core.request.identity import Identity
 from gateway.core.request.requested_agent import AGENT_PREFIX, asks_agent
 from gateway.errors import BadRequest, CallerError, UnknownModel
@@ -71,7 +71,9 @@ def _make_spec(profile: ProfileSettings, memory: MemorySettings) -> AgentSpec:
 
 
 def _make_filler(filler: Literal["model"] | FillerSettings | None) -> Filler:
-    return FixedFiller(filler.say, filler.after_ms) if isinstance(filler, FillerSettings) else filler
+    if isinstance(filler, FillerSettings):
+        return FixedFiller(filler.say, filler.after_ms)
+    return filler or "none"
 
 
 def _make_block(block: BlockSettings) -> Block:

@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import pytest
 
+from gateway.settings import FillerSettings, ProfileSettings
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.agents.test_client_messages import joined, kinds
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
@@ -434,10 +435,33 @@ def test_a_wrong_one_is_named(world: LettaWorld, filler: Any) -> None:
 
 def test_a_filler_setting_without_a_time_leaves_the_agent_usable(world: LettaWorld) -> None:
     agent = voice(world)
-    world.ask("PATCH", f"/v1/agents/{agent.id}", {"mnemogate": {"filler": {"say": "One moment, please."}}})
+    update = {"mnemogate": {"filler": {"say": "One moment, please."}}}
+    status, _ = world.ask("PATCH", f"/v1/agents/{agent.id}", update)
+    assert status == 200
     world.upstream.queue(say(ANSWER))
     reply = world.letta.agents.messages.create(agent.id, input="Hi")
     assert [each.content for each in reply.messages] == [ANSWER]
+
+
+def test_a_fixed_filler_is_shown_wherever_an_agent_is(world: LettaWorld) -> None:
+    filler = {"say": "One moment, please.", "after_ms": 500.0}
+    body = {"name": "ann", "model": "openai/m", "mnemogate": {"filler": filler}}
+    status, created = world.ask("POST", "/v1/agents", body)
+    assert (status, created["mnemogate"]["filler"]) == (200, filler), created
+    status, listed = world.ask("GET", "/v1/agents")
+    assert (status, [each["mnemogate"]["filler"] for each in listed]) == (200, [filler])
+
+
+def test_the_fixed_filler_of_a_profile_is_shown_with_its_memories(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    profile = ProfileSettings("default", filler=FillerSettings(say="One moment, please.", after_ms=500))
+    with letta(upstream, tmp_path, profile) as world:
+        chat = world.world.sdk.chat.completions
+        chat.create(model="m", user="ann", messages=[{"role": "user", "content": "Hi"}])
+        status, listed = world.ask("GET", "/v1/agents")
+        filler = {"say": "One moment, please.", "after_ms": 500.0}
+        assert (status, [each["mnemogate"]["filler"] for each in listed]) == (200, [filler])
 
 
 def slowly(world: LettaWorld) -> Any:

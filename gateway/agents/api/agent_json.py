@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from msgspec import to_builtins
+
 from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.api.agent_bodies import EXTENSION_FIELDS, PLAIN_FIELDS, SETTINGS_TYPES
 from gateway.agents.api.blocks import render_block
@@ -109,7 +111,7 @@ def _render_extension(definition: AgentDefinition) -> dict[str, Any]:
     return {
         "rebuild": "always" if definition.rebuilds else "free",
         **{name: getattr(definition, field) for name, field in EXTENSION_FIELDS.items()},
-        "filler": definition.filler or choose_kind(definition.kind).filler,
+        "filler": to_builtins(definition.filler or choose_kind(definition.kind).filler),
     }
 
 

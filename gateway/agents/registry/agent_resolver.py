@@ -129,11 +129,10 @@ class AgentResolver(Struct, frozen=True):
         definition = AgentDefinition.of(record.body)
         upstream, model = split_model(self.settings, definition.model)
         kind = choose_kind(definition.kind)
-        filler = definition.filler or kind.filler
         return AgentSpec(
             name=record.name, system=_render_prompt(definition, tools), model=model, upstream=upstream,
             has_callers_model=True, context_window=definition.context_window, offers_tools=bool(tools),
-            rebuilds_section=definition.rebuilds, filler=None if filler == "none" else filler,
+            rebuilds_section=definition.rebuilds, filler=definition.filler or kind.filler,
             uid=record.uid, style=kind.style, tools=tuple(_make_agent_tool(tool) for tool in tools),
             definition=definition, sleeptime=find_sleeptime(definition),
         )  # fmt: skip

@@ -91,7 +91,7 @@ class AgentViews(Struct, frozen=True):
         model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
         definition = AgentDefinition(
             DEFAULT_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds_section,
-            learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=spec.filler or "none",
+            learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=spec.filler,
         )  # fmt: skip
         return make_unstored_definition(DefinitionKind.AGENT, agent, entry.name, definition.dump())
 

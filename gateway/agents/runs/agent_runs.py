@@ -199,8 +199,7 @@ class AgentRuns:
                 matcher = SendMatcher(
                     self.keeper.store, agent, send.conversation_name, send, accepted.run.otid
                 )
-                earlier = await matcher.match(accepted.replaced_run)
-                send = _replace_earlier(send, earlier)
+                send = _replace_earlier(send, await matcher.match(accepted.replaced_run))
         reading = run_request.reading
         memory_row, kind = (0, "run") if reading is None else (reading.memory_row, "sleeptime")
         project, key_id = run_request.scope.project, run_request.forwarded.key_id
