@@ -486,19 +486,24 @@ class _ForgetScreens(Struct, frozen=True):
 def _choose_searched_name(scope: Scope, name_line: str | None) -> str:
     """Returns the words by which others may call a person: the first of the name in their memory, else of their id.
 
-    A word of less than three letters is no name, as in "k.keller". An id with a number is returned whole: of
-    "customer-0003" the first word is in the id of every customer. Returns "" for a memory that is no person's.
+    An id with a number is returned whole: of "customer-0003" the first word is in the id of every customer. Returns ""
+    for a memory that is no person's.
 
     name_line: as "Name: Maria Keller".
     """
     if not scope.is_person:
         return ""
     id = get_memory_name(scope)
-    names: list[str] = _NAME_WORD.findall((name_line or "").partition(":")[2])
-    words: list[str] = _NAME_WORD.findall(id)
-    if not names and any(map(str.isdecimal, words)):
-        return id
-    return next((word for word in (*names, *words) if len(word) > 2), id)
+    words = _list_name_words((name_line or "").partition(":")[2])
+    if not words and not any(map(str.isdecimal, _NAME_WORD.findall(id))):
+        words = _list_name_words(id)
+    return words[0] if words else id
+
+
+def _list_name_words(text: str) -> list[str]:
+    """Returns the words of a text that may be a name. One or two Latin letters are none, as in "k.keller"."""
+    # In bytes, since a name of two Chinese characters is whole.
+    return [word for word in _NAME_WORD.findall(text) if len(word.encode()) > 2]
 
 
 def make_screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:

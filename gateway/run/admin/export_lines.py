@@ -442,7 +442,9 @@ def _check_redactions(values: Mapping[str, Any]) -> None:
     message_count = len(values["input"] or ())
     for index in values["redactions"]:
         if not REPLY <= int(index) < message_count:
-            raise MalformedLine(f"exchange: `redactions` names the message {index} of {message_count}")
+            raise MalformedLine(
+                f"exchange: `redactions` names the message {index}, but the exchange has {message_count}"
+            )
 
 
 def _check_definition(values: Mapping[str, Any]) -> None:

@@ -632,7 +632,10 @@ async def test_the_line_that_cannot_be_imported_is_named(store: Store, line: str
             {"exchange": {"shown_reply": {"role": "assistant", "mnemogate": {"asides": {"x": 1}}}}},
             "exchange: Expected `array`, got `int` - at `$.shown_reply.mnemogate.asides[...]`.",
         ),
-        ({"exchange": {"redactions": {"1": "t"}}}, "exchange: `redactions` names the message 1 of 1."),
+        (
+            {"exchange": {"redactions": {"1": "t"}}},
+            "exchange: `redactions` names the message 1, but the exchange has 1.",
+        ),
         ({"block": {"details": {"tags": 7}}}, "block: Expected `array`, got `int` - at `$.details.tags`."),
         ({"exchange": {"state": "begun"}}, "exchange: Invalid enum value 'begun' - at `$.state`."),
         (

@@ -484,6 +484,12 @@ def test_a_whole_forgetting_says_that_others_may_name_the_person(
         customer = speak(world, "Hello.", user="customer-0003")
         preview = plain(page(operator, f"m/{customer.uid}/forget?all=1"))
         assert "Search what people wrote for “customer-0003”" in preview
+        # Two Latin letters are no name to search for, two Chinese characters are.
+        for version, (name, searched) in enumerate({"Jo": "customer-0003", "李明": "李明"}.items(), 1):
+            change = {"value": f"Name: {name}", "version": version}
+            operator.twin(f"m/{customer.uid}/b/human", change)
+            preview = plain(page(operator, f"m/{customer.uid}/forget?all=1"))
+            assert f"Search what people wrote for “{searched}”" in preview
         # Of "k.keller" the first word is a letter, which nobody is called.
         keller = speak(world, "Hello.", user="k.keller")
         link, text = 'people/words?q=keller"', "Search what people wrote for “keller”"

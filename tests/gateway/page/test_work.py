@@ -203,7 +203,7 @@ def test_the_work_looks_right(browser: Browser, operator: Operator) -> None:
         page.get_by_text("Retry all failed jobs…").click()
         retry.click()
         page.wait_for_url("**/ui/work#retried")
-        assert page.get_by_role("status").filter(has_text="it begins again").is_visible()
+        assert page.get_by_role("status").filter(has_text="what had failed begins again").is_visible()
         assert page.get_by_text("Retry all failed jobs…").is_hidden()
 
 
