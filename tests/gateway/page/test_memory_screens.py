@@ -1733,7 +1733,7 @@ def test_what_a_page_of_a_refused_form_links_to_is_there(operator: Operator) -> 
     assert operator.post(f"{fact}/correct", text="The train leaves on 5 May.").status == 400
     headers = {"cookie": operator.cookie, "referer": f"http://{operator.host}/ui/{fact}/correct"}
     muted = operator.send_form(f"{fact}/mute", {"muted": "true"}, **headers)
-    assert (muted.status, muted.headers["location"]) == (303, f"../../../../{fact}")
+    assert (muted.status, muted.headers["location"]) == (303, f"../../../../{fact}#mute-saved")
     for address, screen in (
         (f"{fact}/correct", fact),
         (f"{fact}?a=b", f"{fact}?a=b"),
