@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-# The fields that models refuse which think, and which do not.
+# The fields that thinking models refuse, and the fields that other models refuse.
 _REFUSED_BY_THINKING_MODELS: Final = frozenset({"temperature", "max_tokens"})
 _REFUSED_BY_OTHER_MODELS: Final = frozenset({"reasoning_effort", "verbosity"})
 # Names of models, perhaps after a proxy's prefix, and the fields that they answer with "Unsupported parameter"

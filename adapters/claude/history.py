@@ -157,7 +157,9 @@ def without_unanswered_calls(messages: list[Json], exempt: Container[str] = ()) 
     messages: messages in the form of the Messages API.
     exempt: the ids of calls that stay.
     """
-    unanswered_calls = {id: n for id, n in find_unanswered_calls(messages).items() if id not in exempt}
+    unanswered_calls = {
+        call_id: index for call_id, index in find_unanswered_calls(messages).items() if call_id not in exempt
+    }
     if not unanswered_calls:
         return messages
     last_index = max(index for index, message in enumerate(messages) if message["role"] == "assistant")

@@ -143,9 +143,10 @@ class PresentMessage(NamedTuple):
 
 
 async def find_present(connection: Connection, agent_row: int, seq: int) -> list[PresentMessage]:
-    """Returns a message, the same message in the exchange that replaced its own, and in sends that hold it.
+    """Returns a message, and the same message where it stands again.
 
-    The exchange may have been replaced after the message was listed, as when its question was asked again.
+    It may stand in the exchange that replaced its own, and in later sends that hold it: their replies go with it. The
+    exchange may have been replaced after the message was listed, as when its question was asked again.
     """
     exchange_row = await exchanges.find_exchange_row(connection, agent_row, seq)
     if exchange_row is None:

@@ -132,9 +132,8 @@ class BatchRunner:
         if not isinstance(error, sqlite3.Error):
             return WriteOutcome(error=error), None
         translated = translate_error(error, self._path)
-        return WriteOutcome(error=translated), translated if isinstance(
-            translated, StoreUnavailable
-        ) else None
+        fault = translated if isinstance(translated, StoreUnavailable) else None
+        return WriteOutcome(error=translated), fault
 
     def _fail_all(self, count: int, error: Exception) -> BatchReport:
         """Rolls back the transaction, if one is open. Returns a report in which every write has failed."""
