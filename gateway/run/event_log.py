@@ -225,7 +225,7 @@ class EventLog:
                 is_found = False
                 async for event_number, event in load_events(self.store, self.run, number):
                     if event_number >= first_number:
-                        break  # the events from `first` on are in memory
+                        break  # the events from `first_number` on are in memory
                     is_found = True
                     number = event_number
                     yield event

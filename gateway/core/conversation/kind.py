@@ -15,7 +15,8 @@ class QueueName(NamedTuple):
     # The uid of the memory that has the conversation; "": the conversation has no memory. A queue for requests whose
     # memory is not read yet begins with "arriving".
     agent_uid: str
-    # The key of the conversation; its uid if it has no key.
+    # The key of the conversation; its uid if it has no key. Of an arriving request of the chat API, the scope and the
+    # key: it may become a send, which has a queue of arrival of its own, and it must not wait for itself.
     conversation_name: str
 
 

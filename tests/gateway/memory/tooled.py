@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
-from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from tests.doubles.upstream import Call
 from tests.gateway.sdk import Chat, World
 
-MEMORY_TOOL_NAMES = set(MEMORY_TOOLS)
-# A tool that edits a block has its label as an argument.
-BLOCK_TOOL_NAMES = {
-    name for name, tool in MEMORY_TOOLS.items() if "label" in tool.schema["parameters"]["properties"]
+BLOCK_TOOL_NAMES = {"memory_insert", "memory_replace", "memory_rethink"}
+# Models and stored conversations know the tools by these names.
+MEMORY_TOOL_NAMES = {
+    *BLOCK_TOOL_NAMES,
+    "archival_memory_insert",
+    "archival_memory_search",
+    "conversation_search",
 }
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
