@@ -176,11 +176,9 @@ def bind(blocks: Sequence[Json], body: Json, *, joins_text: bool = False) -> lis
         seal_field = _SEAL_FIELDS.get(block["type"])
         has_other_blocks = any(earlier["type"] not in _SEAL_FIELDS for earlier in bound)
         reply_hash = _hash_earlier_blocks(bound, joins_text=joins_text) if has_other_blocks else ""
-        binds_thoughts = seal_field is not None and (prompt_hash or reply_hash)
+        is_bound = seal_field is not None and (prompt_hash or reply_hash)
         bound.append(
-            {**block, seal_field: f"{block[seal_field]}.{prompt_hash}.{reply_hash}"}
-            if binds_thoughts
-            else block
+            {**block, seal_field: f"{block[seal_field]}.{prompt_hash}.{reply_hash}"} if is_bound else block
         )
     return bound
 
@@ -745,9 +743,9 @@ def _check_bindings(body: Json) -> None:
         blocks = _as_blocks(turn.get("content", ""))
         for block_index, block in enumerate(blocks):
             seal_field = _SEAL_FIELDS.get(block["type"])
-            _, binds_thoughts, seal = block[seal_field].partition(".") if seal_field else ("", "", "")
+            _, separator, seal = block[seal_field].partition(".") if seal_field else ("", "", "")
             path = f"messages.{turn_index}.content.{block_index}"
-            if not binds_thoughts:
+            if not separator:
                 continue
             prompt_hash, _, reply_hash = seal.partition(".")
             if is_bound_to_prompt:

@@ -4,7 +4,7 @@
         upstream.queue(say("Hello"), think("Hm.", text="Hi"), refuse(429, "rate_limit_error", retry_after="1"))
 
 It renders the replies of `tests.doubles.upstream` (`say`, `call_tools`, with their gates and cuts) as messages, and
-`message` takes whole_body lists of blocks. It refuses what the real API refuses (tests/doubles/anthropic_rules.py).
+`message` takes whole lists of blocks. It refuses what the real API refuses (tests/doubles/anthropic_rules.py).
 """
 
 from __future__ import annotations

@@ -302,7 +302,8 @@ class CallItem(Item):
 
     def begin_next(self) -> None:
         self.begin()
-        if parse_object(self._call.arguments_text) is not None:
+        # The id may come later. The item that ends has the call's id.
+        if self._call.id and parse_object(self._call.arguments_text) is not None:
             self.end("completed")
 
     def end(self, status: str) -> None:

@@ -95,10 +95,12 @@ class Forwarder:
         upstream_name: the upstream that the caller asks for. If no upstream and no model is named, the first upstream
             with such an endpoint answers.
         is_searched: False: a part of the body was not read, so `model` may be None although the request names one.
-        needs_messages: True: only an upstream that speaks Anthropic's Messages API has the endpoint.
+        needs_messages: True: only an upstream that speaks Anthropic's Messages API has the endpoint, unless the caller
+            names one.
 
         Raises: BadRequest, UnknownModel, UnknownPath.
         """
+        needs_messages = needs_messages and upstream_name is None
         if not is_searched and self._settings.models and not path.startswith(_WITHOUT_MODEL):
             raise BadRequest(
                 "The models of this gateway are a closed list, so the body must be one that can be read: JSON "

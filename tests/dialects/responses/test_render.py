@@ -248,6 +248,14 @@ def test_a_complete_call_ends_when_the_next_item_begins() -> None:
     assert [each.item for each in told if each.type == "response.output_item.done"] == response.output
 
 
+def test_a_call_without_its_id_does_not_end_when_the_next_item_begins() -> None:
+    first, second = ({"index": index, "function": {"name": "f", "arguments": "{}"}} for index in (0, 1))
+    late = {"index": 0, "id": "call_late"}
+    told, response = stream(*(event({"tool_calls": [call]}) for call in (first, second, late)))
+    assert response.output[0].model_dump()["call_id"] == "call_late"
+    assert [each.item for each in told if each.type == "response.output_item.done"] == response.output
+
+
 @pytest.mark.parametrize("index", [0, None, [0]])
 def test_calls_under_one_index_are_calls_of_their_own(index: Any) -> None:
     """As some upstreams send them; so they are read where they are stored."""

@@ -211,6 +211,10 @@ def test_files_go_to_an_upstream_of_the_clients_own_api(tmp_path: Path, is_claud
             assert (len(claude.requests), other.requests) == (4, [])
             world.sdk.files.create(file=("cats.txt", b"cats"), purpose="assistants")
             assert (len(claude.requests), len(other.requests)) == (4, 1)
+            # A caller who names an upstream knows what is there, such as a proxy that has Anthropic's files.
+            headers = {"anthropic-version": "2023-06-01", "x-mnemogate-upstream": "other"}
+            assert world.gateway.ask("GET", "/v1/files", headers=headers).status == 200
+            assert (len(claude.requests), len(other.requests)) == (4, 2)
 
 
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/skills"])
