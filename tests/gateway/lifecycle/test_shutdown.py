@@ -134,6 +134,8 @@ def wait_until_refused(gateway: RunningGateway) -> None:
             gateway.connect().socket.close()
         except ConnectionRefusedError:
             return
+        except ConnectionResetError:
+            pass  # the listening socket was closed during the handshake
         assert time.monotonic() < until
         time.sleep(0.01)
 
