@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import msgspec
@@ -17,8 +18,10 @@ from gateway.settings.mistakes import Mistakes
 from gateway.web.listening import resolve_address
 from storage.masked_url import mask_password
 
-# Settings with URLs, which may have a password.
-_URL_SETTINGS = ("url", "listen_url", "proxy")
+# Settings with URLs of databases, which may have a password.
+_URL_SETTINGS = ("url", "listen_url")
+# The user and the password before a proxy's host. A proxy may take a token in place of both.
+_PROXY_LOGIN = re.compile(r"(?<=://).*@")
 # Settings that are not printed.
 _SECRET_SETTINGS = (
     "api_key",
@@ -68,11 +71,16 @@ def _check_address(settings: Settings) -> None:
 
 
 def _without_secrets(value: Any, name: str = "") -> Any:
-    """Returns the value of a setting without secrets: keys and headers become "(set)", URLs lose their password."""
+    """Returns the value of a setting without secrets.
+
+    Keys and headers become "(set)", URLs of databases lose their password, and proxies their user and password.
+    """
     if name in _SECRET_SETTINGS:
         return "(set)" if value else value
     if isinstance(value, dict):
         return {key: _without_secrets(item, key) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_without_secrets(item) for item in value]
+    if name == "proxy" and value:
+        return _PROXY_LOGIN.sub("***@", value)
     return mask_password(value) if name in _URL_SETTINGS and value else value

@@ -493,12 +493,14 @@ def test_check_config_hides_what_is_secret(database: Path, capsys: Out) -> None:
         '[[upstreams]]\nname = "a"\nbase_url = "http://x/v1"\napi_key = "sk-1"\nheaders = {a = "sk-2"}\n'
         '[[upstreams]]\nname = "b"\nbase_url = "http://x/v1"\napi_key = ["sk-3", "sk-4"]\n'
         'proxy = "http://me:sk-9@proxy:3128"\n'
+        '[[upstreams]]\nname = "d"\nbase_url = "http://x/v1"\nproxy = "http://sk-b@proxy:3128"\n'
         '[memory]\nopenwebui_jwt_secret = "sk-7"\n'
         f'[tools]\nwebhook_secret = "whsec_{"sk8/" * 8}"\nsecrets_key = "{"ska/" * 10}AAA="\n'
     )
     assert main(["check-config"]) == 0
     shown = capsys.readouterr().out
     assert json.loads(shown)["upstreams"][0]["base_url"] == "http://x/v1"
+    assert [each["proxy"] for each in json.loads(shown)["upstreams"][1:]] == ["http://***@proxy:3128"] * 2
     assert "sk-" not in shown
     assert "sk8" not in shown
     assert "ska/" not in shown
