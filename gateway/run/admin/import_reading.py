@@ -98,7 +98,7 @@ def survey_file(
 
     Raises: BadRequest.
     """
-    counts = _SurveyCounts(format or detect_format(file), now)
+    counts = _SurveyCounts(format or detect_format(file), source_user, now)
     page_message_count = 0
     for item in _read_items(file, counts.format, source_user):
         page_message_count += counts.add(item)
@@ -111,9 +111,14 @@ def survey_file(
 class _SurveyCounts:
     """Counts the content of a file, item by item."""
 
-    def __init__(self, format: str, now: float) -> None:
-        """Begins with nothing counted. now: the present time in seconds since the epoch; a later time counts as now."""
+    def __init__(self, format: str, source_user: str | None, now: float) -> None:
+        """Begins with nothing counted.
+
+        source_user: the only user whose facts are counted; None: the facts of all users are counted.
+        now: the present time in seconds since the epoch; a later time counts as now.
+        """
         self.format = format
+        self._source_user = source_user
         self._now = now
         self._conversation_count = 0
         self._message_count = 0
@@ -158,6 +163,8 @@ class _SurveyCounts:
                 "The file has facts of several users; name one by source_user.", param="source_user"
             )
         if not self._conversation_count and not self._fact_count:
+            if self._source_user is not None:
+                raise BadRequest("The file has no facts of this user.", param="source_user")
             raise BadRequest("This file cannot be imported: there is nothing in it.", param="file")
         progress = ImportProgress(
             conversations=ImportCounts(self._conversation_count),

@@ -615,6 +615,7 @@ def test_what_is_refused_and_who_may(world: World) -> None:
         (file, "size=1", "size"),
         (file, "user=", None),
         (lines_of_two_users(), "", "source_user"),
+        (lines_of_two_users(), "source_user=nobody", "source_user"),
     ):
         reply = send(world, data, query)
         assert reply.status == 400, (query, reply.body)
