@@ -34,6 +34,7 @@ from adapters.claude.translated_reply import (
 from adapters.openai import OpenAICompatible
 from adapters.tool_calls import with_call_ids
 from adapters.types import (
+    CHAT_PATH,
     COUNT_TOKENS,
     EVENT_STREAM_TYPE,
     JSON_TYPE,
@@ -89,12 +90,12 @@ class Anthropic(OpenAICompatible):
         """Sends a request, translated if it is in OpenAI's dialect. Raises: ProviderUnreachable, ProviderTimeout."""
         if self._betas:
             # Only a caller of Anthropic's dialect names betas itself.
-            is_native = request.path.startswith((_NATIVE_PATH, *_STORED_PATHS))
+            is_native = _is_native(request)
             caller_headers = (
                 header for header in request.headers if is_native or header[0].lower() != _BETA_HEADER
             )
             request = request._replace(headers=(*caller_headers, *self._betas))
-        if request.path == "/chat/completions":
+        if request.path == CHAT_PATH:
             return await self._send_chat(request)
         if request.path == COUNT_TOKENS:
             return await self._send_count(request)
@@ -104,7 +105,7 @@ class Anthropic(OpenAICompatible):
         if request.path.startswith("/models/") and request.method == "GET":
             reply = await self._call(request, request.path, body=b"", version=DEFAULT_VERSION)
             return TranslatedReply(reply, _translate_model, "the upstream answered no model")
-        if self.has_endpoint(request.path) or request.path.startswith(_STORED_PATHS):
+        if self.has_endpoint(request.path) or _is_native(request):
             reply = await self._call(request, request.path, request.body, DEFAULT_VERSION)
             if request.native_first_block_index is not None:
                 reply = annotate_reply(reply, request.native_first_block_index)
@@ -115,7 +116,7 @@ class Anthropic(OpenAICompatible):
     def has_endpoint(self, path: str) -> bool:
         """Returns whether a path is translated here, or is one of Anthropic's own dialect."""
         path = path.partition("?")[0]
-        return path in ("/chat/completions", "/models") or path.startswith(("/models/", _NATIVE_PATH))
+        return path in (CHAT_PATH, "/models") or path.startswith(("/models/", _NATIVE_PATH))
 
     def _make_key_header(self, key: str) -> Header:
         return ("authorization", f"Bearer {key}") if key.startswith(OAUTH_PREFIX) else ("x-api-key", key)
@@ -259,8 +260,12 @@ def _choose_caller_api_key(request: ModelRequest) -> str:
     is_bearer = credential[: len(_BEARER_PREFIX)].lower() == _BEARER_PREFIX
     token = credential[len(_BEARER_PREFIX) :].strip() if is_bearer else ""
     is_key = token.startswith(_KEY_PREFIX) and not token.startswith(OAUTH_PREFIX)
-    is_native = request.path.startswith((_NATIVE_PATH, *_STORED_PATHS))
-    return token if is_key and not is_native else ""
+    return token if is_key and not _is_native(request) else ""
+
+
+def _is_native(request: ModelRequest) -> bool:
+    """Returns whether a request is in Anthropic's own dialect."""
+    return request.path.startswith((_NATIVE_PATH, *_STORED_PATHS))
 
 
 def with_beta(headers: tuple[Header, ...], beta: str) -> tuple[Header, ...]:

@@ -18,7 +18,7 @@ from adapters.call_index import IndexedReply
 from adapters.headers import choose_request_headers, decode_as_utf8
 from adapters.tool_calls import with_call_ids, with_gemini_signatures, with_mistral_ids, with_thoughts
 from adapters.transport import HttpTransport
-from adapters.types import X_API_KEY_PREFIX, Capabilities, Header, ModelRequest
+from adapters.types import CHAT_PATH, X_API_KEY_PREFIX, Capabilities, Header, ModelRequest
 
 # Headers of a caller that are not passed on: a request gets its own.
 _RESERVED_HEADERS: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
@@ -88,7 +88,7 @@ class OpenAICompatible:
         body: bytes | Upload | None = request.body or None
         if request.upload is not None:
             body = Upload(request.upload, request.upload_bytes)
-        elif request.path == "/chat/completions":
+        elif request.path == CHAT_PATH:
             body = self.adapt_calls(request.body)
         # A body without a content type is JSON. Some servers (Fastify) refuse a content type without a body.
         headers = (self._fixed_headers if body is None else self._fixed_json_headers).copy()

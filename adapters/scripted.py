@@ -22,6 +22,7 @@ from adapters.first_event import FirstEvent
 from adapters.scripted_message import ScriptedMessage, render_stream, render_whole
 from adapters.sse import EventDecoder
 from adapters.types import (
+    CHAT_PATH,
     EVENT_STREAM_HEADER,
     JSON_HEADER,
     Capabilities,
@@ -106,7 +107,7 @@ class ScriptedProvider:
             model = {"id": self.name, "object": "model", "created": 0, "owned_by": "mnemogate"}
             models = {"object": "list", "data": [model]}
             return ScriptedReply(200, (JSON_HEADER,), deque([orjson.dumps(models)]))
-        if request.path != "/chat/completions":
+        if request.path != CHAT_PATH:
             message = (
                 f"The built-in model has chat completions only, no {request.method} /v1{request.path}. "
                 "With OPENAI_API_KEY or `--upstream URL` that upstream answers."
@@ -126,7 +127,7 @@ class ScriptedProvider:
         return self._render(body, scripted)
 
     def has_endpoint(self, path: str) -> bool:
-        return path in ("/chat/completions", "/models")
+        return path in (CHAT_PATH, "/models")
 
     async def aclose(self) -> None:
         pass

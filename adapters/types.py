@@ -26,9 +26,11 @@ EVENT_STREAM_HEADER: Final[Header] = ("content-type", EVENT_STREAM_TYPE)
 ResponsesEndpoint = Literal["stored", "stateless", False]
 # The prefix of a credential that the caller sent as `x-api-key`, before the header's value.
 X_API_KEY_PREFIX: Final = "x-api-key "
+# The path of a chat completion below an upstream's base URL.
+CHAT_PATH: Final = "/chat/completions"
 # The path of a chat completion to count only, for a provider that `counts_tokens`. No provider has this path: the
 # adapter translates it.
-COUNT_TOKENS: Final = "/chat/completions/count_tokens"
+COUNT_TOKENS: Final = f"{CHAT_PATH}/count_tokens"
 # A field of a message that came in Anthropic's own dialect: its blocks in order as `content`, with placeholders for the
 # calls that are in `tool_calls`, and its `container`.
 NATIVE_REPLY: Final = "native_reply"
@@ -197,7 +199,7 @@ class ModelRequest(NamedTuple):
     # True if the request asks for a stream.
     wants_stream: bool = False
     # The path below the upstream's base URL.
-    path: str = "/chat/completions"
+    path: str = CHAT_PATH
     # The method of HTTP.
     method: str = "POST"
     # The body piece by piece as it comes in, instead of `body`. It can be read only once, so it is not sent again.

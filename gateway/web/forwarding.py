@@ -158,7 +158,7 @@ class ForwardedRoute:
             head.upstream_path,
             request_body.model,
             head.upstream_name,
-            needs_messages=head.is_about_anthropic_storage,
+            needs_messages_api=head.is_about_anthropic_storage,
         )
         await self.forward(incoming, route, _build_outgoing(incoming, head, body=request_body))
 
@@ -196,7 +196,7 @@ class ForwardedRoute:
                 info.model,
                 head.upstream_name,
                 is_searched=is_searched,
-                needs_messages=head.is_about_anthropic_storage,
+                needs_messages_api=head.is_about_anthropic_storage,
             )
             outgoing = _build_outgoing(incoming, head, upload=upload)
             await self.forward(incoming._replace(receive=upload.receive_rest), route, outgoing)

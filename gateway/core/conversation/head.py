@@ -197,6 +197,7 @@ class _HeadSearch:
             return None
         # The words of a reply off the record are not known, so all of the messages may report it.
         off_sibling = self._find_off_sibling()
+        repeats_head = self._repeats_head(listing.messages)
         off_report = None if off_sibling is None else _Report(_ReportedReply.OFF, assistant_count)
         for count in (assistant_count, *range(min(assistant_count - 1, _MAX_REPORT_MESSAGES), 0, -1)):
             is_of_pending = self._find_same_report(self._pending_messages, count) is not None
@@ -214,7 +215,7 @@ class _HeadSearch:
             if is_of_pending:
                 return _Report(_ReportedReply.PENDING, count)
             # A retry repeats its report as well, even if the answer that got lost begins like the reported reply.
-            if self._repeats_head(listing.messages) and self._is_of_joined_send(count):
+            if repeats_head and self._is_of_joined_send(count):
                 return _Report(_ReportedReply.JOINED, count)
             if is_of_head:
                 return _Report(_ReportedReply.HEAD, count)

@@ -21,7 +21,7 @@ from msgspec import Struct
 from adapters.base import ModelReply
 from adapters.errors import ProviderError
 from adapters.reply_quota import MAX_REPLY_BYTES
-from adapters.types import ModelRequest, read_retry_after
+from adapters.types import CHAT_PATH, ModelRequest, read_retry_after
 from adapters.whole_reply import BufferedReply
 from gateway.core.turn.refusal import RefusedContent, find_refused_content, is_filter_verdict
 from gateway.core.turn.upstream_error import ERROR_BYTES, is_empty_completion
@@ -41,7 +41,6 @@ from gateway.run.upstream.attempt_record import AttemptRecord
 from gateway.run.upstream.candidates import Candidate, Candidates
 from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
 from gateway.run.upstream.error_replies import (
-    CHAT_PATH,
     BegunReply,
     begin_reply,
     discard_reply,

@@ -11,7 +11,7 @@ from msgspec import Struct
 from adapters.base import ModelReply
 from adapters.errors import ProviderError, ProviderReplyBroken
 from adapters.reply_quota import MAX_REPLY_BYTES
-from adapters.types import JSON_HEADER, ModelRequest
+from adapters.types import CHAT_PATH, JSON_HEADER, ModelRequest
 from adapters.whole_reply import BufferedReply
 from gateway.core.turn.upstream_error import (
     ERROR_BYTES,
@@ -19,7 +19,6 @@ from gateway.core.turn.upstream_error import (
     find_error_in_success_body,
 )
 
-CHAT_PATH: Final = "/chat/completions"
 # The paths of which a reply with an error under a status of success is known. The second one is Anthropic's.
 _ANSWER_PATHS: Final = (CHAT_PATH, "/messages")
 # An error that no client gets is read up to ERROR_BYTES, for this time, so that its connection can be used again.

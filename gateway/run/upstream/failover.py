@@ -15,6 +15,7 @@ from copy import copy
 from msgspec.structs import replace
 
 from adapters.base import Provider
+from adapters.types import CHAT_PATH
 from gateway.core.upstream.context_window import ContextWindows
 from gateway.core.upstream.policy import Policy, RouteMember, order_members
 from gateway.metrics import Metrics
@@ -22,7 +23,6 @@ from gateway.run.receipt import Receipt
 from gateway.run.upstream.attempts import Attempts, no_caller_error
 from gateway.run.upstream.candidates import Candidate, Candidates
 from gateway.run.upstream.endpoint import Endpoint
-from gateway.run.upstream.error_replies import CHAT_PATH
 from gateway.run.upstream.propagation import choose_propagation
 from gateway.run.upstream.route import Route
 from gateway.settings import Settings

@@ -87,7 +87,7 @@ class Forwarder:
         upstream_name: str | None,
         *,
         is_searched: bool = True,
-        needs_messages: bool = False,
+        needs_messages_api: bool = False,
     ) -> Route:
         """Returns the route of a request, to an upstream that has the endpoint. The model is "" if none is named.
 
@@ -95,21 +95,21 @@ class Forwarder:
         upstream_name: the upstream that the caller asks for. If no upstream and no model is named, the first upstream
             with such an endpoint answers.
         is_searched: False: a part of the body was not read, so `model` may be None although the request names one.
-        needs_messages: True: only an upstream that speaks Anthropic's Messages API has the endpoint, unless the caller
-            names one.
+        needs_messages_api: True: only an upstream that speaks Anthropic's Messages API has the endpoint, unless the
+            caller names one.
 
         Raises: BadRequest, UnknownModel, UnknownPath.
         """
-        needs_messages = needs_messages and upstream_name is None
+        needs_messages_api = needs_messages_api and upstream_name is None
         if not is_searched and self._settings.models and not path.startswith(_WITHOUT_MODEL):
             raise BadRequest(
                 "The models of this gateway are a closed list, so the body must be one that can be read: JSON "
                 "(`content-type: application/json`, not compressed), or a form whose `model` stands before its file.",
                 param="model",
             )
-        route = self._resolve_route(path, model, upstream_name, needs_messages=needs_messages)
+        route = self._resolve_route(path, model, upstream_name, needs_messages_api=needs_messages_api)
         upstream = route.upstream
-        if not self._has_endpoint(upstream, path, needs_messages=needs_messages):
+        if not self._has_endpoint(upstream, path, needs_messages_api=needs_messages_api):
             public_path = "/v1" + path.partition("?")[0]
             if model is None:
                 hint = _RESPONSES_HINT if path.startswith("/responses/") else ""
@@ -167,7 +167,7 @@ class Forwarder:
         return [self._providers[each.upstream].capabilities for each in route.targets]
 
     def _resolve_route(
-        self, path: str, model: str | None, upstream_name: str | None, *, needs_messages: bool = False
+        self, path: str, model: str | None, upstream_name: str | None, *, needs_messages_api: bool = False
     ) -> Route:
         """Returns the route of a request, whether its upstream has the endpoint or not."""
         if upstream_name is not None and upstream_name not in self._upstream_names:
@@ -175,7 +175,7 @@ class Forwarder:
         # Files, models and the like are asked for without a model.
         if model is None:
             return Route(
-                upstream_name or self._choose_upstream(path, needs_messages=needs_messages), model=""
+                upstream_name or self._choose_upstream(path, needs_messages_api=needs_messages_api), model=""
             )
         if asks_agent(model):
             raise BadRequest(
@@ -191,16 +191,18 @@ class Forwarder:
             return Route(upstream_name, model)
         return self._get_model_route(model)
 
-    def _choose_upstream(self, path: str, *, needs_messages: bool) -> str:
+    def _choose_upstream(self, path: str, *, needs_messages_api: bool) -> str:
         """Returns the name of the first upstream with an endpoint; if none has it, of the first upstream."""
         names = [each.name for each in self._settings.upstreams]
-        having = (name for name in names if self._has_endpoint(name, path, needs_messages=needs_messages))
+        having = (
+            name for name in names if self._has_endpoint(name, path, needs_messages_api=needs_messages_api)
+        )
         return next(having, names[0])
 
-    def _has_endpoint(self, name: str, path: str, *, needs_messages: bool) -> bool:
-        """Returns whether an upstream has an endpoint. needs_messages: as for `get_route`."""
+    def _has_endpoint(self, name: str, path: str, *, needs_messages_api: bool) -> bool:
+        """Returns whether an upstream has an endpoint. needs_messages_api: as for `get_route`."""
         provider = self._providers[name]
-        return provider.capabilities.speaks_messages if needs_messages else provider.has_endpoint(path)
+        return provider.capabilities.speaks_messages if needs_messages_api else provider.has_endpoint(path)
 
     def _check_may_list(self, project: str) -> None:
         """Checks that a project may list all objects of an upstream's account, which projects share.
