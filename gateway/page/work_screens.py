@@ -53,7 +53,7 @@ class _WorkScreens(Struct, frozen=True):
         context = {
             "failed": failed_count,
             # The number of failed jobs that are tried again together.
-            "retried": min(failed_count, MAX_RETRIED),
+            "retry_count": min(failed_count, MAX_RETRIED),
             # The names of agents with their ids, by their ids.
             "agents": {ids.make_id("agent", uid): name for uid, name in names.items()},
         }
@@ -61,7 +61,7 @@ class _WorkScreens(Struct, frozen=True):
 
     async def retry_failed(self, request: ScreenRequest, form: NoFields) -> Answer:
         done = await self.work.retry_failed(request.visitor.project)
-        await self.audit.add(request.visitor.actor, "job_retry", what=f"failed jobs, {done.retried} in all")
+        await self.audit.add(request.visitor.actor, "job_retry", what=f"failed jobs, {done.retried} retried")
         return ActionResult(done, _RETRIED)
 
     async def retry_job(self, request: ScreenRequest, form: NoFields) -> Answer:

@@ -125,7 +125,7 @@ class Resolver:
         profile = self._directory.find_requested_spec(identity)
         spec = profile
         if arrival is not None and is_appended(identity, spec):
-            name = QueueName("arriving", f"{identity.scope} {identity.conversation_key}")
+            name = QueueName.for_chat_arrival(identity.scope, identity.conversation_key)
             await self._keeper.queues.enter_here(name, arrival)
         if spec is None:
             spec, identity = await self._get_stored_agent(identity, request.model, request_context)

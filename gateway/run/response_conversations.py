@@ -23,7 +23,7 @@ from gateway.core.conversation.wire_message import is_system
 from gateway.errors import Conflict, UnknownId
 from gateway.run.memory.named_turns import NamedTurn, load_turns_to
 from gateway.run.memory.queue import Queues, QueueTicket
-from gateway.run.store_errors import map_store_errors, retry_overtaken
+from gateway.run.store_errors import map_store_errors, retry_changed_record
 from gateway.run.stored_responses import ResponseOwner
 from storage.definition_records import Definition, DefinitionKind
 from storage.errors import NotFound, RecordChanged, StaleWrite
@@ -188,7 +188,7 @@ class ResponseConversations:
             latest = await definitions.get(definition.project, _KIND, definition.uid)
             return await definitions.change(latest, edit(dict(latest.body)), at=self.now())
 
-        return await retry_overtaken(change)
+        return await retry_changed_record(change)
 
     async def remove_answered(self, continued: ContinuedConversation, agent: Agent) -> None:
         """Removes the items that a response has in its turn.

@@ -24,7 +24,7 @@ def map_store_errors() -> Iterator[None]:
         raise MemoryUnavailable.for_status(error.status) from error
 
 
-async def retry_overtaken(change: Callable[[], Awaitable[T]]) -> T:
+async def retry_changed_record(change: Callable[[], Awaitable[T]]) -> T:
     """Makes a change, and repeats it where another writer was faster.
 
     change: reads the present state and writes a new one. It raises RecordChanged where the state has changed meanwhile.

@@ -33,7 +33,7 @@ from gateway.agents.wire.struct_fields import (
 from gateway.core import ids
 from gateway.core.definition import IdentityDefinition
 from gateway.core.json_object import without_none
-from gateway.run.store_errors import retry_overtaken
+from gateway.run.store_errors import retry_changed_record
 from storage.definition_records import Definition, DefinitionKind
 from storage.errors import WriteConflict
 from storage.listing import DefinitionDraft, Page
@@ -284,4 +284,4 @@ class IdentityRoutes:
             body = edit(IdentityDefinition.of(record.body)).dump()
             return await self._definitions.change(record, body, at=self._api.now(), name=key)
 
-        return render_identity(await retry_overtaken(change))
+        return render_identity(await retry_changed_record(change))

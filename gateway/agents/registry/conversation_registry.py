@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
 from gateway.errors import BadRequest, Conflict, make_sentence
-from gateway.run.store_errors import retry_overtaken
+from gateway.run.store_errors import retry_changed_record
 from storage.errors import CannotFork, NotFound
 from storage.listing import ConversationEntry
 from storage.records import API_PROFILE, DEFAULT_CONVERSATION, Agent, Conversation
@@ -110,7 +110,7 @@ class AgentConversations:
             _check_may_define(entry.agent, definition)
             return await self._store.conversations.change(entry, definition.dump(), at=self._now())
 
-        return await retry_overtaken(change)
+        return await retry_changed_record(change)
 
     async def delete(self, entry: ConversationEntry) -> None:
         """Forgets a conversation and all that was derived from it."""

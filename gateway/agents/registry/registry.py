@@ -32,7 +32,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.definition import AgentDefinition
 from gateway.core.request.requested_agent import AGENT_PREFIX
 from gateway.errors import Conflict
-from gateway.run.store_errors import retry_overtaken
+from gateway.run.store_errors import retry_changed_record
 from gateway.settings import Settings
 from storage.database import POLL_S
 from storage.definition_records import Definition, DefinitionKind
@@ -193,7 +193,7 @@ class Registry:
             )  # fmt: skip
             return await self._store.defined_agents.change(entry, agent_change, at=self._now())
 
-        changed = await retry_overtaken(write_change)
+        changed = await retry_changed_record(write_change)
         if edit.has_sleeptime is not None:
             await self._turn_sleeptime(changed, is_on=edit.has_sleeptime)
         self._cache.clear()

@@ -11,7 +11,7 @@ from gateway.agents.core.kinds import KINDS, VOICE_KIND, index_built_in, make_ba
 from gateway.agents.core.sleeptime_agent import PERSONA, SLEEP_JOB, make_sleeptime_agent
 from gateway.agents.registry.memory_scope import draft_memory
 from gateway.core.definition import AgentDefinition, Sleeptime
-from gateway.run.store_errors import retry_overtaken
+from gateway.run.store_errors import retry_changed_record
 from storage.definition_records import DefinitionKind
 from storage.listing import AgentDraft, AgentEntry, BlockDraft, ReaderEntry
 from storage.sql.store import Store
@@ -55,7 +55,7 @@ class SleeptimeAgentRegistry:
             body = None if stored is None else changed.dump()
             await self._store.sleeptime_agents.add(current, draft, body, at=self._now())
 
-        await retry_overtaken(create_sleeptime_agent)
+        await retry_changed_record(create_sleeptime_agent)
 
     async def _adopt_named_readers(self, entry: AgentEntry, definition: AgentDefinition) -> bool:
         """Registers the readers that an imported memory's definition names. Returns whether a reader was registered."""
@@ -87,7 +87,7 @@ class SleeptimeAgentRegistry:
             body = _remove_reader(current, uid)
             await self._store.sleeptime_agents.remove(current, detached, body, SLEEP_JOB, at=self._now())
 
-        await retry_overtaken(write_detachment)
+        await retry_changed_record(write_detachment)
 
     async def _load_readers(self, entry: AgentEntry) -> Sequence[ReaderEntry]:
         return (await self._store.readers.load_by_memory([entry.agent.id]))[entry.agent.id]

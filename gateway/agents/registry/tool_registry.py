@@ -17,7 +17,7 @@ from gateway.core import ids
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import BUILT_IN_TOOLS
 from gateway.errors import BadRequest, Conflict
-from gateway.run.store_errors import retry_overtaken
+from gateway.run.store_errors import retry_changed_record
 from storage.definition_records import Definition, DefinitionKind
 from storage.errors import WriteConflict
 from storage.listing import LAST_NUMBER, DefinitionDraft, Page
@@ -126,7 +126,7 @@ class ToolRegistry:
                 _check_name(name)
             return await self._store.definitions.change(definition, after.dump(), at=self._now(), name=name)
 
-        changed = await retry_overtaken(change)
+        changed = await retry_changed_record(change)
         self._cache.clear()
         return _make_view(changed)
 

@@ -34,7 +34,7 @@ class SendQueue:
         with QueueTicket() as arrival:
             if is_shared:
                 # Sends that wait for a server's answers queue in the order in which they came.
-                arrivals = QueueName(f"arriving {send.scope}", send.conversation_name)
+                arrivals = QueueName.for_send_arrival(send.scope, send.conversation_name)
                 await queues.enter_here(arrivals, arrival, MAX_SENDS)
             agent, name = await self._get_conversation(send)
             if is_shared:

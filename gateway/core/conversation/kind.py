@@ -12,12 +12,25 @@ from typing import NamedTuple
 class QueueName(NamedTuple):
     """The name of the queue in which the requests for a conversation wait."""
 
-    # The uid of the memory that has the conversation; "": the conversation has no memory. A queue for requests whose
-    # memory is not read yet begins with "arriving".
+    # The uid of the memory that has the conversation; "": the conversation has no memory.
     agent_uid: str
-    # The key of the conversation; its uid if it has no key. Of an arriving request of the chat API, the scope and the
-    # key: it may become a send, which has a queue of arrival of its own, and it must not wait for itself.
+    # The key of the conversation; its uid if it has no key.
     conversation_name: str
+
+    @classmethod
+    def for_chat_arrival(cls, scope: object, key: str | None) -> QueueName:
+        """Returns the name of the queue for chat requests whose memory is not read yet.
+
+        Such a request may become a send of an agent, which waits in another queue, and must not wait for itself.
+
+        scope: the scope of the memory.
+        """
+        return cls("arriving chat", f"{scope} {key}")
+
+    @classmethod
+    def for_send_arrival(cls, scope: object, conversation_name: str) -> QueueName:
+        """Returns the name of the queue for sends to an agent whose memory is not read yet. scope: as above."""
+        return cls("arriving send", f"{scope} {conversation_name}")
 
 
 class ConversationKind(Enum):

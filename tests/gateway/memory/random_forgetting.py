@@ -218,8 +218,6 @@ class Question:
 
     # Its marker word.
     word: str
-    # The value of the header x-mnemogate-memory.
-    memory_mode: str
     ending: Ending
     # How often texts of the user had been forgotten.
     forgettings: ForgetCounts
@@ -359,7 +357,7 @@ class Client:
         with ledger.lock:
             forgettings = ledger.count_forgettings(self.user)
             is_during_forgetting = bool(ledger.running_forgettings[self.user])
-            question = Question(word, memory_mode, ending, forgettings, is_during_forgetting)
+            question = Question(word, ending, forgettings, is_during_forgetting)
             words = question.words
             if (
                 memory_mode != "on"

@@ -159,7 +159,7 @@ def test_all_failed_jobs_are_tried_again_at_once(upstream: StrictUpstream, tmp_p
         assert (reply.status, reply.headers["location"]) == (303, "../work#retried")
         assert operator.post("jobs/retry").status == 404
         done = [each.what for each in audit(operator) if each.action == "job_retry"]
-        assert done == ["failed jobs, 1 in all", "failed jobs, 60 in all"]
+        assert done == ["failed jobs, 1 retried", "failed jobs, 60 retried"]
 
 
 def test_an_operator_of_one_project_sees_the_work_of_its_memories(operator: Operator) -> None:
