@@ -23,7 +23,7 @@ from storage.search.text_words import cut_around_words, has_words, has_words_any
 from storage.sql.store import Store
 
 # The most ended facts that are searched for the words, the newest first.
-_ENDED_FACTS = 200
+ENDED_FACTS = 200
 # The characters that are shown of a text, around the words.
 AROUND_CHARS = 300
 # The most texts of `HiddenTexts`: a page of them has some 40 kB.
@@ -103,12 +103,12 @@ class HiddenTextSearch(Struct, frozen=True):
 
     async def search_ended(self, agent: Agent, query: str) -> EndedFacts:
         """Returns the ended facts that have all words of a query."""
-        facts = await self.store.facts.list_ended(agent.id, _ENDED_FACTS)
+        facts = await self.store.facts.list_ended(agent.id, ENDED_FACTS)
         # In a thread, since a long text takes some milliseconds.
         facts_with_words = await asyncio.to_thread(
             lambda: [fact for fact in facts if has_words(fact.text, query)]
         )
-        return EndedFacts(facts_with_words, len(facts) < _ENDED_FACTS)
+        return EndedFacts(facts_with_words, len(facts) < ENDED_FACTS)
 
     async def search_unindexed(self, agent: Agent, query: str) -> HiddenTexts:
         """Returns the unindexed texts that have all words of a query, 50 at most."""

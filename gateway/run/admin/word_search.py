@@ -52,7 +52,7 @@ class WordSearch(Struct, frozen=True):
     next: str | None
     # The blocks with the words; the first page alone has them.
     blocks: tuple[BlockWithWords, ...] = ()
-    # The facts with the words among the newest that are no longer true; the first page alone has them.
+    # The facts with the words among the last `ENDED_FACTS` that are no longer true; the first page alone has them.
     ended: tuple[TextWithWords, ...] = ()
     # The labels of all blocks; the first page alone has them.
     labels: tuple[str, ...] = ()
