@@ -16,9 +16,9 @@ COUNT_PATH: Final = "/v1/messages/count_tokens"
 # Paths that the agents API has, too: all messages, one message, and batches.
 _AGENTS_API_PATHS: Final = re.compile(rf"{MESSAGES_PATH}/((?!count_tokens$)[^/]*|batches/.*)")
 # The paths of what messages name by an id; OpenAI's API has other objects under the same paths.
-_STORED_PATHS: Final = ("/v1/files", "/v1/skills")
+_STORED_PATHS: Final = re.compile(r"/v1/(files|skills)(/.*)?", re.DOTALL)
 # Paths that OpenAI's API has, too.
-_SHARED_PATHS: Final = ("/v1/models", *_STORED_PATHS)
+_SHARED_PATHS: Final = re.compile(r"/v1/(models|files|skills)(/.*)?", re.DOTALL)
 _VERSION_HEADER: Final = b"anthropic-version"
 MESSAGES_ERRORS: Final = MessagesErrors()
 
@@ -30,7 +30,7 @@ def is_anthropic_client(scope: Scope) -> bool:
 
 def is_about_anthropic_storage(scope: Scope) -> bool:
     """Returns whether a request is about files or skills of Anthropic's, and not about OpenAI's."""
-    return scope["path"].startswith(_STORED_PATHS) and is_anthropic_client(scope)
+    return _STORED_PATHS.fullmatch(scope["path"]) is not None and is_anthropic_client(scope)
 
 
 def choose_messages_error_form(scope: Scope) -> ErrorForm | None:
@@ -38,7 +38,7 @@ def choose_messages_error_form(scope: Scope) -> ErrorForm | None:
     path = scope["path"]
     if path == MESSAGES_PATH or _is_messages_subpath(scope):
         return MESSAGES_ERRORS
-    return MESSAGES_ERRORS if path.startswith(_SHARED_PATHS) and is_anthropic_client(scope) else None
+    return MESSAGES_ERRORS if _SHARED_PATHS.fullmatch(path) and is_anthropic_client(scope) else None
 
 
 def refuse_unknown_messages_path(scope: Scope) -> None:

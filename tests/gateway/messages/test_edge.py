@@ -225,6 +225,14 @@ def test_files_of_a_client_without_such_an_upstream_go_nowhere(
     assert (reply.status, reply.json["error"]["type"], upstream.requests) == (404, "not_found_error", [])
 
 
+@pytest.mark.parametrize("path", ["/v1/filesystem", "/v1/models-of-others", "/v1/skillset/one"])
+def test_a_path_that_only_begins_like_a_shared_one_is_unknown_in_openais_form(
+    world: World, path: str
+) -> None:
+    reply = world.gateway.ask("GET", path, headers=VERSION)
+    assert (reply.status, reply.json["error"].get("code")) == (404, "unknown_url")
+
+
 def test_a_thread_is_refused_so_that_sdks_go_on_without(world: World) -> None:
     body = {**HELLO, "thread": {"type": "continue", "previous_message_id": "msg_1"}}
     reply = ask(world, "POST", "/v1/messages", body, VERSION)
