@@ -60,23 +60,37 @@ def is_too_long(error: Json, request: bytes = b"") -> bool:
     sentences = [match[0].lower() for match in _TOO_LONG.finditer(message[:CAUSE_CHARS])]
     if not sentences or not request:
         return bool(sentences)
-    request_text = _normalize_json_text(request).lower()
-    # An error that repeats the request has words of its own around it. If the request contains the whole error, a
-    # person has pasted an earlier error into the request, and this error counts.
-    is_pasted = _normalize_json_text(orjson.dumps(message))[1:-1].lower() in request_text
-    return is_pasted or any(sentence not in request_text for sentence in sentences)
+    request_text = _normalize_json_text(request)
+    if _is_pasted(message, request_text):
+        return True
+    request_text = request_text.lower()
+    return any(sentence not in request_text for sentence in sentences)
 
 
-def find_context_length(body: str, request: bytes = b"") -> int | None:
+def find_context_length(body: str, request: bytes = b"", message: str = "") -> int | None:
     """Returns the context length in tokens that an upstream's error names, or None.
 
+    body: the error as the upstream sent it, since some name the length in a field of their own.
     request: the JSON of the request. A length that the error repeats from it does not count.
+    message: the message of the error, by which an error that a person pasted into the request is recognized; "": not
+        known.
     """
     lengths = list(_find_context_lengths(body))
     if not lengths or not request:
         return lengths[0] if lengths else None
-    request_lengths = set(_find_context_lengths(_normalize_json_text(request)))
+    request_text = _normalize_json_text(request)
+    if message and _is_pasted(message, request_text):
+        return lengths[0]
+    request_lengths = set(_find_context_lengths(request_text))
     return next((length for length in lengths if length not in request_lengths), None)
+
+
+def _is_pasted(message: str, request_text: str) -> bool:
+    """Returns whether a person has pasted an earlier error with the same message into the request.
+
+    The request contains the whole message then. An error that repeats the request has words of its own around it.
+    """
+    return _normalize_json_text(orjson.dumps(message))[1:-1].lower() in request_text.lower()
 
 
 def _normalize_json_text(json: bytes) -> str:

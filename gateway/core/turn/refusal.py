@@ -119,3 +119,13 @@ def exceeds_context(body: bytes, request: bytes = b"") -> bool:
     """
     error = find_openai_error_of_body(body)
     return error is not None and is_too_long(error, request)
+
+
+def find_named_context_length(body: bytes, request: bytes) -> int | None:
+    """Returns the context length in tokens that the body of an upstream's error names, or None.
+
+    request: the JSON of the request. A length that the error repeats from it does not count.
+    """
+    text = body.decode("utf-8", "replace")
+    error = find_openai_error_of_body(body)
+    return find_context_length(text, request, text if error is None else error["message"])

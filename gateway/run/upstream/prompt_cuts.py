@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from adapters.types import ModelRequest
-from gateway.core.turn.context_length import find_context_length
-from gateway.core.turn.refusal import exceeds_context
+from gateway.core.turn.refusal import exceeds_context, find_named_context_length
 from gateway.core.turn.upstream_error import ERROR_BYTES
 from gateway.core.upstream.context_window import GUESSED_SCALE, ContextWindows, make_model_key
 from gateway.core.upstream.policy import Target
@@ -54,7 +53,7 @@ class PromptCuts:
         make: makes the request again, for a target with a smaller window.
         """
         error_body = error_body[:ERROR_BYTES]
-        tokens = find_context_length(error_body.decode("utf-8", "replace"), request.body)
+        tokens = find_named_context_length(error_body, request.body)
         if tokens is not None:
             return await self._cut_to_window(tokens, request, make, target, endpoint)
         if exceeds_context(error_body, request.body):

@@ -13,6 +13,7 @@ from gateway.core.turn.context_length import find_context_length
 from gateway.core.turn.refusal import (
     RefusedContent,
     exceeds_context,
+    find_named_context_length,
     find_refused_content,
     is_filter_verdict,
     is_permanent_refusal,
@@ -252,6 +253,14 @@ def test_an_error_that_was_pasted_into_the_conversation_is_still_about_the_lengt
     body = orjson.dumps({"error": {"message": message}})
     asked = orjson.dumps({"messages": [{"role": "user", "content": f"What does '{message}' mean?"}]})
     assert exceeds_context(body, asked)
+
+
+def test_a_length_in_an_error_that_was_pasted_into_the_conversation_counts() -> None:
+    message = 'The request exceeds the available context size (4096 tokens), try "increasing" it.'
+    request = orjson.dumps({"messages": [{"role": "user", "content": f"What does '{message}' mean?"}]})
+    assert find_named_context_length(orjson.dumps({"error": {"message": message}}), request) == 4096
+    repeated = orjson.dumps({"error": {"message": f"Input should be valid, not What does '{message}' mean?"}})
+    assert find_named_context_length(repeated, request) is None
 
 
 def _claude(message: bytes) -> bytes:
