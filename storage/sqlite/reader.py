@@ -155,6 +155,9 @@ class ThreadReader(_ReaderBase):
                     lambda: open_reader(self._target, busy_timeout_ms=_THREAD_BUSY_MS), "mnemogate-reader"
                 )
                 self._driver = await driver.open()
+                if self._is_closed:  # closed while the file was opened
+                    self.reset()
+                    raise StoreClosed(f"{self._target.path} is closed")
                 self._check_in_place()
             return self._driver
 
@@ -165,18 +168,16 @@ class ThreadReader(_ReaderBase):
             driver.abandon()
 
     async def close(self, timeout_s: float = 1.0) -> None:
-        """Waits at most `timeout_s` for a running read, since closing the database would not stop it."""
+        """Closes the connection for good. Waits at most `timeout_s` seconds for a running read or opening."""
         self._is_closed = True
-        driver, self._driver = self._driver, None
-        if driver is None:
-            return
         try:
-            async with asyncio.timeout(timeout_s):
-                await driver.call(lambda connection: connection.close())
+            async with asyncio.timeout(timeout_s), self._opening:
+                if self._driver is not None:
+                    await self._driver.call(lambda connection: connection.close())
         except (TimeoutError, sqlite3.Error):
             pass  # the thread closes the connection after the read
         finally:
-            driver.abandon()
+            self.reset()
 
 
 def _run_with_deadline(
