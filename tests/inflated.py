@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 # The first bytes of each deflated text.
@@ -25,6 +26,15 @@ def with_inflated(data: bytes) -> bytes:
         parts.append(b"\n")
         start = data.find(HEAD, start + 1)
     return b"".join(parts)
+
+
+def find_files_with(folder: Path, text: str) -> list[str]:
+    """Returns the names of the files of `memory.db` that have a text, with old copies and the write-ahead log."""
+    return [
+        file.name
+        for file in folder.iterdir()
+        if file.name.startswith("memory.db") and text.encode() in with_inflated(file.read_bytes())
+    ]
 
 
 def inflated(value: Any) -> Any:

@@ -17,12 +17,23 @@ SHORT_S = 0.5
 _POLL_S = 0.002
 
 
-def becomes(read: Callable[[], T]) -> T:
-    """Calls `read` until it returns a true value, and returns this value. Fails after `PATIENCE_S`."""
+def becomes(
+    read: Callable[[], T | None],
+    *,
+    pause: Callable[[], None] = lambda: time.sleep(_POLL_S),
+    explain: Callable[[], object] | None = None,
+) -> T:
+    """Calls `read` until it returns a true value, and returns this value. Fails after `PATIENCE_S`.
+
+    pause: the function that is called between two reads, such as one that moves a clock.
+    explain: a function that returns what the failure shows; None: it shows the last value.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while not (value := read()):
-        assert time.monotonic() < deadline, f"still {value!r} after {PATIENCE_S:.0f} s"
-        time.sleep(_POLL_S)
+        if time.monotonic() > deadline:
+            state = value if explain is None else explain()
+            raise AssertionError(f"still {state!r} after {PATIENCE_S:.0f} s")
+        pause()
     return value
 
 

@@ -15,7 +15,7 @@ from storage.sql.forget import Forgetting
 from tests.agents.letta import spoken
 from tests.agents.sleeptime import SleeptimeWorld, hold_first_reply, serve_sleeptime
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools
-from tests.inflated import with_inflated
+from tests.inflated import find_files_with
 
 SECRET = "Quetzalcoatl"
 
@@ -24,15 +24,6 @@ SECRET = "Quetzalcoatl"
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[SleeptimeWorld]:
     with serve_sleeptime(upstream, tmp_path) as made:
         yield made
-
-
-def find_files_with(folder: Path, text: str) -> list[str]:
-    """Returns the names of the database's files that have the text, with old copies and the write-ahead log."""
-    return [
-        file.name
-        for file in folder.iterdir()
-        if file.name.startswith("memory.db") and text.encode() in with_inflated(file.read_bytes())
-    ]
 
 
 def find_user_message(world: SleeptimeWorld, agent: AgentState, text: str) -> Any:

@@ -23,7 +23,7 @@ from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.batches import Answer, AnthropicBatchServer, BatchServer, OpenAIBatchServer, Outcome
 from tests.doubles.tool_server import OK, ToolServer, served
 from tests.doubles.upstream import StrictUpstream
-from tests.patience import PATIENCE_S
+from tests.patience import becomes
 
 Json = dict[str, Any]
 PATH = "/v1/messages/batches"
@@ -116,30 +116,29 @@ class BatchWorld(LettaWorld):
 
     def wait_for(self, batch: Json, condition: Callable[[Json], bool]) -> Json:
         """Waits until a batch meets a condition, while the clock moves on. Returns the batch."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition(current := self.retrieve(batch)):
-            assert time.monotonic() < deadline, current
-            self.pass_poll_interval()
-        return current
+
+        def retrieve_if_met() -> Json | None:
+            current = self.retrieve(batch)
+            return current if condition(current) else None
+
+        return becomes(retrieve_if_met, pause=self.pass_poll_interval, explain=lambda: self.retrieve(batch))
 
     def wait_for_no_job(self) -> None:
         """Waits until no batch has a job, while the clock moves on."""
-        deadline = time.monotonic() + PATIENCE_S
-        while self.world.query("SELECT kind FROM jobs WHERE kind = 'batch'"):
-            assert time.monotonic() < deadline
-            self.pass_poll_interval()
+        jobs = "SELECT 1 FROM jobs WHERE kind = 'batch'"
+        becomes(lambda: not self.world.query(jobs), pause=self.pass_poll_interval)
 
     def wait_until_idle(self) -> bool:
         """Waits until the job of each batch is due later, while the clock stands. Returns True, for conditions."""
-        deadline = time.monotonic() + PATIENCE_S
         jobs = "SELECT state, due FROM jobs WHERE kind = 'batch'"
-        while any(state != "retrying" or due <= self.world.clock() for state, due in self.world.query(jobs)):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        return True
+        return becomes(
+            lambda: all(
+                state == "retrying" and due > self.world.clock() for state, due in self.world.query(jobs)
+            )
+        )
 
     def pass_poll_interval(self) -> None:
-        """Moves the clock by the time after which a provider is polled, and wakes the workers."""
+        """Moves the clock by the time after which a provider is polled, and gives the workers time for the poll."""
         self.world.clock.sleep(1.0)
         gateway = self.world.gateway
         gateway.loop.call_soon_threadsafe(gateway.app.services.store.jobs.wake_here)

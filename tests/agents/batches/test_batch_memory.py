@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -53,17 +52,8 @@ from tests.doubles.batches import Outcome
 from tests.doubles.tool_server import ToolServer
 from tests.gateway.process import command
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
-from tests.inflated import with_inflated
-from tests.patience import PATIENCE_S
-
-
-def find_files_with(folder: Path, text: str) -> list[str]:
-    """Returns the names of the database's files that have a text."""
-    return [
-        f.name
-        for f in folder.iterdir()
-        if f.name.startswith("memory.db") and text.encode() in with_inflated(f.read_bytes())
-    ]
+from tests.inflated import find_files_with
+from tests.patience import becomes
 
 
 def answer_by_noting(custom_id: str, body: Json) -> Outcome:
@@ -84,10 +74,7 @@ def test_a_turn_of_a_batch_that_is_forgotten_leaves_nothing(tmp_path: Path) -> N
         for message in spoken(world.letta.agents.messages.list(agent, order="asc").items):
             world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")
         assert "quokkas" not in world.read_block(agent)
-        deadline = time.monotonic() + PATIENCE_S
-        while find_files_with(tmp_path, "quokkas"):
-            assert time.monotonic() < deadline, find_files_with(tmp_path, "quokkas")
-            time.sleep(0.05)
+        becomes(lambda: not find_files_with(tmp_path, "quokkas"))
 
 
 LONG_TEXT = " ".join(f"Line {n} of a long text about hens." for n in range(200))
@@ -210,10 +197,7 @@ def test_results_for_a_forgotten_memory_are_not_stored(
         assert "forgotten" in world.list_items(batch)[0]["error"]
         assert "quokkas" not in world.list_items(batch)[0]["error"]
         assert world.list_messages(agent) == []
-        deadline = time.monotonic() + PATIENCE_S
-        while find_files_with(tmp_path, "quokkas"):
-            assert time.monotonic() < deadline, find_files_with(tmp_path, "quokkas")
-            time.sleep(0.05)
+        becomes(lambda: not find_files_with(tmp_path, "quokkas"))
 
 
 @pytest.mark.both(what=["its conversation"])
@@ -525,10 +509,7 @@ def serve_with_callback(tmp_path: Path) -> Iterator[tuple[BatchWorld, ToolServer
         assert status == 200, batch
         world.wait_for_no_job()
         # From here on only the end of the batch wakes the workers.
-        deadline = time.monotonic() + PATIENCE_S
-        while not receiver.bodies:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        becomes(lambda: receiver.bodies)
         yield world, receiver, body, batch
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from pathlib import Path
 
 import orjson
@@ -27,7 +26,7 @@ from tests.agents.letta import spoken
 from tests.doubles.anthropic_rules import sign
 from tests.doubles.batches import Outcome
 from tests.doubles.upstream import Gate, Reply, UpstreamRequest, raw, say
-from tests.patience import PATIENCE_S
+from tests.patience import becomes
 
 
 @pytest.mark.both(model=["open/m"])
@@ -607,10 +606,7 @@ def test_cancelling_ends_all_items_and_the_providers_batch(model: str, tmp_path:
         world.wait_for(batch, lambda _: len(server.batches) == 1)
         found = world.cancel_batch(batch)
         assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 3)
-        deadline = time.monotonic() + PATIENCE_S
-        while server.batches[0].status != "cancelled":
-            assert time.monotonic() < deadline
-            world.pass_poll_interval()
+        becomes(lambda: server.batches[0].status == "cancelled", pause=world.pass_poll_interval)
         assert world.list_messages(agents[0]) == []
         assert world.retrieve(batch)["counts"]["cancelled"] == 3
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,7 +49,7 @@ from tests.agents.batches.batch_world import (
 )
 from tests.doubles.batches import BatchServer, Outcome
 from tests.doubles.upstream import Call, Gate, Reply, UpstreamRequest, call_tools, raw, say
-from tests.patience import PATIENCE_S
+from tests.patience import becomes
 
 
 class FailingMethod:
@@ -989,10 +988,7 @@ def test_polls_of_the_gateways_own_requests_poll_no_provider(
         world.openai.create_refusals = [(429, "Not now.")] * (10 if is_refused else 0)
         batch = world.create_batch([*world.create_agents(1, "up/m"), *world.create_agents(1, "open/m")])
         before = looks.calls
-        deadline = time.monotonic() + PATIENCE_S
-        while looks.calls < before + 10:  # each by an attempt of the job
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        becomes(lambda: looks.calls >= before + 10)  # each by an attempt of the job
         assert world.openai.polls == 0
         assert len(world.openai.create_refusals) == (9 if is_refused else 0)
         gate.open()
