@@ -8,6 +8,7 @@ ProviderError
 │   ├── UnreadableResults some lines of a file of results are not results
 │   └── UnfinishedEvent   the stream ended inside an event; `rest` has the bytes
 ├── ProviderTooLarge      a reply, or one event of it, is larger than its bound
+│   └── ReplyQuotaUsedUp  the replies under way are larger than their bound together
 ├── BatchOutcomeUnknown   it is not known yet whether a batch was made
 └── ProviderRefused       an error status where the caller needs an answer (never from `send`)
     └── BatchQueueFull    the account's queue has no room for a batch
@@ -66,6 +67,10 @@ class UnfinishedEvent(ProviderReplyBroken):
 
 class ProviderTooLarge(ProviderError):
     """A reply, or one event of it, is larger than its bound."""
+
+
+class ReplyQuotaUsedUp(ProviderTooLarge):
+    """All replies under way are larger than their bound together, so the same request may succeed another time."""
 
 
 class BatchOutcomeUnknown(ProviderError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from adapters.errors import ProviderTooLarge
+from adapters.errors import ProviderTooLarge, ReplyQuotaUsedUp
 
 # Streams up to this size take nothing of the quota. A stream of 5,000 tokens that come one by one has this size.
 _SMALL_STREAM_BYTES: Final = 1024 * 1024
@@ -38,12 +38,12 @@ class ReplyReservation:
         self._bytes = 0
 
     def reserve(self, size: int) -> None:
-        """Reserves `size` bytes in all. Raises: ProviderTooLarge."""
+        """Reserves `size` bytes in all. Raises: ReplyQuotaUsedUp."""
         if size <= self._small_bytes:
             return
         further_bytes = size - self._bytes
         if further_bytes > self._quota.left_bytes:
-            raise ProviderTooLarge(
+            raise ReplyQuotaUsedUp(
                 f"all replies under way are larger than {self._quota.limit_bytes} bytes together"
             )
         self._quota.left_bytes -= further_bytes

@@ -19,7 +19,7 @@ import pytest
 from starlette.responses import HTMLResponse
 
 from adapters.anthropic import DEFAULT_VERSION
-from adapters.batch import result_lines
+from adapters.batch import local, result_lines
 from adapters.batch.anthropic import AnthropicBatches
 from adapters.batch.batch_provider import BatchPart, BatchProvider, PartResult
 from adapters.batch.local import LocalBatches
@@ -33,6 +33,7 @@ from adapters.errors import (
     UnreadableResults,
 )
 from adapters.openai import OpenAICompatible
+from adapters.reply_quota import REPLIES
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, OpenAIBatchServer, Outcome
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, UpstreamRequest, fail, raw, say
 
@@ -186,6 +187,26 @@ async def test_local_says_what_an_upstream_said_with_half_a_character() -> None:
         bench.server.script = lambda request: raw(error, content_type="application/json", status=400)
         found = await bench.read(await bench.submit("a-1"))
         assert found["a-1"].message == "No \ufffd"
+
+
+async def test_local_gives_up_a_request_whose_reply_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MAX_RESULT_BYTES", 100_000)
+    async with bench_of("local") as bench:
+        assert isinstance(bench.server, StrictUpstream)
+        bench.server.script = lambda request: say("x" * 100_000)
+        found = await bench.read(await bench.submit("a-1"))
+        assert found["a-1"].message == "the reply is larger than 100000 bytes"
+        assert (found["a-1"].outcome, found["a-1"].is_transient) == ("errored", False)
+
+
+async def test_local_asks_again_where_other_replies_take_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(REPLIES, "left_bytes", 0)
+    async with bench_of("local") as bench:
+        assert isinstance(bench.server, StrictUpstream)
+        bench.server.script = lambda request: say("x" * 200_000)
+        found = await bench.read(await bench.submit("a-1"))
+        assert found["a-1"].message.startswith("all replies under way are larger")
+        assert (found["a-1"].outcome, found["a-1"].is_transient) == ("errored", True)
 
 
 async def test_local_gives_a_busy_upstream_time() -> None:

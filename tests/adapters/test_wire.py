@@ -15,7 +15,13 @@ import aiohttp
 import pytest
 
 from adapters.body_pieces import Upload
-from adapters.errors import ProviderReplyBroken, ProviderTimeout, ProviderTooLarge, ProviderUnreachable
+from adapters.errors import (
+    ProviderReplyBroken,
+    ProviderTimeout,
+    ProviderTooLarge,
+    ProviderUnreachable,
+    ReplyQuotaUsedUp,
+)
 from adapters.http_reply import HttpReply
 from adapters.reply_quota import ReplyQuota
 from adapters.timeouts import Timeouts
@@ -448,7 +454,7 @@ async def test_whole_replies_have_one_quota_over_all() -> None:
         async with answering(*[large()] * 2, OK, large()) as server:
             first, second = await post(one, server), await post(other, server)
             assert len(await first.read(1_000_000)) == LARGE
-            with pytest.raises(ProviderTooLarge, match="all replies under way are larger than 300000 bytes"):
+            with pytest.raises(ReplyQuotaUsedUp, match="all replies under way are larger than 300000 bytes"):
                 await second.read(1_000_000)
             assert await ask(other, server) == (200, b"ok")
             await first.aclose()
