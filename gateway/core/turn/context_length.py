@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 import orjson
 
+from adapters.json_escapes import read_json
 from adapters.types import Json
 
 # The beginning of an error's message that is read for its cause. Some quote the request after that.
@@ -97,10 +99,11 @@ def _normalize_json_text(json: bytes) -> str:
     """Returns JSON as a text without escapes, so that a request and an error that repeats it have the same words."""
     if not json:
         return ""
-    try:
-        text = orjson.dumps(orjson.loads(json)).decode()  # without escaped letters
-    except orjson.JSONEncodeError:  # orjson reads 1,024 levels, and writes 254
-        text = json.decode()
+    value, strict_json = read_json(json)  # a client may send half a character
+    text = strict_json.decode("utf-8", "replace")
+    if value is not None:
+        with suppress(orjson.JSONEncodeError):  # orjson reads 1,024 levels, and writes 254
+            text = orjson.dumps(value).decode()  # without escaped letters
     return _ESCAPE.sub(" ", text)
 
 

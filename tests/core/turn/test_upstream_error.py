@@ -237,6 +237,9 @@ def test_a_length_is_read_whatever_the_request_is_like() -> None:
     deep = b'{"tools":' + b"[" * 300 + b"]" * 300 + b',"x":"maximum context length is 4096"}'
     assert find_context_length("maximum context length is 8192 tokens", deep) == 8192
     assert find_context_length("maximum context length is 4096 tokens", deep) is None
+    with_half_a_character = b'{"x":"\\ud83d maximum context length is 4096"}'
+    assert find_context_length("maximum context length is 8192 tokens", with_half_a_character) == 8192
+    assert find_context_length("maximum context length is 4096 tokens", with_half_a_character) is None
 
 
 def test_words_that_an_error_repeats_are_no_length_of_its_own() -> None:
