@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
@@ -38,7 +38,7 @@ from gateway.core.definition import FILLER_AFTER_MS, AgentDefinition, FixedFille
 from gateway.core.json_object import without_none
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
-from gateway.validation import Fault
+from gateway.validation import Fault, InvalidValue, convert
 
 AgentType = Literal[
     "memgpt_agent", "memgpt_v2_agent", "letta_v1_agent", "react_agent", "workflow_agent", "split_thread_agent",
@@ -48,16 +48,31 @@ AgentType = Literal[
 _NO_LIST = refused("The window is where the path begins, not a list; delete or compact messages.")
 _NO_OWN_FOLDER = refused("An agent has no folder of its own; attach one.")
 
+_MAX_TOKENS = 100_000_000
+# A system text, a note and a reply take some hundreds of tokens, so no prompt fits into a smaller window.
+WindowTokens = Annotated[int, Meta(ge=1000, le=_MAX_TOKENS)]
+_Tokens = Annotated[int, Meta(ge=1, le=_MAX_TOKENS)]
+_Messages = Annotated[int, Meta(ge=1, le=1_000_000)]
+_ModelName = Annotated[str, Meta(pattern=r"\S", max_length=200)]
+# The name of a model in `llm_config`; "": it is not given.
+_MaybeModelName = Annotated[str, Meta(pattern=r"^$|\S", max_length=200)]
+
+
+class _Reasoning(TypedDict, total=False):
+    """The `reasoning` of `model_settings`. Its other fields are stored."""
+
+    reasoning_effort: str | None
+
+
 # The fields of `llm_config` and of `model_settings` that have an effect, with their types. Other fields are stored.
-_LLM_TYPES: dict[str, tuple[type, ...]] = {
-    "handle": (str,), "model": (str,), "context_window": (int,), "temperature": (int, float), "max_tokens": (int,),
-    "reasoning_effort": (str,), "put_inner_thoughts_in_kwargs": (bool,), "parallel_tool_calls": (bool,),
+_LLM_TYPES: dict[str, Any] = {
+    "handle": _MaybeModelName, "model": _MaybeModelName, "context_window": int, "temperature": float,
+    "max_tokens": _Tokens, "reasoning_effort": str, "put_inner_thoughts_in_kwargs": bool, "parallel_tool_calls": bool,
 }  # fmt: skip
-SETTINGS_TYPES: dict[str, tuple[type, ...]] = {
-    "temperature": (int, float), "parallel_tool_calls": (bool,), "response_format": (dict,), "verbosity": (str,),
-    "thinking": (dict,), "max_output_tokens": (int,), "effort": (str,), "reasoning": (dict,),
+SETTINGS_TYPES: dict[str, Any] = {
+    "temperature": float, "parallel_tool_calls": bool, "response_format": dict, "verbosity": str, "thinking": dict,
+    "max_output_tokens": _Tokens, "effort": str, "reasoning": _Reasoning,
 }  # fmt: skip
-_TOKEN_LIMITS = frozenset({"max_tokens", "max_output_tokens"})
 SETTINGS = partly_honoured(*SETTINGS_TYPES, "provider_type")
 
 
@@ -82,13 +97,6 @@ class Own(Body):
     filler: Maybe[Literal["model", "none"] | FillerBody] = UNSET
 
 
-# A system text, a note and a reply take some hundreds of tokens, so no prompt fits into a smaller window.
-_MIN_WINDOW = 1000
-WindowTokens = Annotated[int, Meta(ge=_MIN_WINDOW, le=100_000_000)]
-_Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
-_Messages = Annotated[int, Meta(ge=1, le=1_000_000)]
-
-
 class UpdateAgent(Body):
     """A change of an agent; what is left out or null stays. The lists replace those that the agent has."""
 
@@ -98,7 +106,7 @@ class UpdateAgent(Body):
     tags: Maybe[Names] = UNSET
     hidden: Maybe[bool] = UNSET
     system: Maybe[str] = UNSET
-    model: Maybe[Annotated[str, Meta(pattern=r"\S", max_length=200)]] = UNSET
+    model: Maybe[_ModelName] = UNSET
     llm_config: Annotated[dict[str, Any] | None, partly_honoured(*_LLM_TYPES)] | UnsetType = UNSET
     model_settings: Annotated[dict[str, Any] | None, SETTINGS] | UnsetType = UNSET
     context_window_limit: Maybe[WindowTokens] = UNSET
@@ -247,7 +255,8 @@ def _read_model(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[st
         if model and "model" not in sent:
             values["model"] = model
         if config.get("context_window") and "context_window_limit" not in sent:
-            values["context_window"] = _read_window(config)
+            _check_types(config, "llm_config", {"context_window": WindowTokens})
+            values["context_window"] = config["context_window"]
         if config.get("put_inner_thoughts_in_kwargs") is not None:
             values["thinks_aloud"] = config["put_inner_thoughts_in_kwargs"]
         for name in ("temperature", "max_tokens", "reasoning_effort", "parallel_tool_calls"):
@@ -280,30 +289,19 @@ def set_sampling(sampling: dict[str, Any], settings: Mapping[str, Any]) -> None:
     _copy_or_remove(settings.get("reasoning") or {}, "reasoning_effort", sampling)
 
 
-def _check_types(values: Mapping[str, Any], field: str, types: Mapping[str, tuple[type, ...]]) -> None:
+def _check_types(values: Mapping[str, Any], field: str, types: Mapping[str, Any]) -> None:
     """Checks the values that have an effect; other values may be anything.
 
     field: the field of the body that has the values.
 
     Raises: Unprocessable.
     """
-    for name, allowed in types.items():
-        value = values.get(name)
-        if value is None:
-            continue
-        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-            words = " or ".join(allowed_type.__name__ for allowed_type in allowed)
-            raise Unprocessable(Fault(("body", field, name), f"Expected {words}", "type_error", value))
-        if name in _TOKEN_LIMITS and isinstance(value, int) and value < 1:
-            raise Unprocessable(Fault(("body", field, name), "Expected 'int' >= 1", "value_error", value))
-
-
-def _read_window(config: Mapping[str, Any]) -> int:
-    window: int = config["context_window"]
-    if window < _MIN_WINDOW:
-        path = ("body", "llm_config", "context_window")
-        raise Unprocessable(Fault(path, f"Expected 'int' >= {_MIN_WINDOW}", "type_error", window))
-    return window
+    for name, value_type in types.items():
+        if values.get(name) is not None:
+            try:
+                convert(values[name], value_type, ("body", field, name))
+            except InvalidValue as error:
+                raise Unprocessable(error.fault) from error
 
 
 def _copy_or_remove(

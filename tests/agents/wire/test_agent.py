@@ -94,7 +94,11 @@ def test_rules_are_stored_as_they_came() -> None:
     [
         {"timezone": "Mars/Olympus"},
         {"llm_config": {"context_window": "wide"}},
+        {"llm_config": {"context_window": 10**17}},  # beyond the bound of `context_window_limit`
+        {"llm_config": {"max_tokens": 10**17}},
         {"model_settings": {"parallel_tool_calls": 1}},
+        {"model_settings": {"max_output_tokens": 0}},
+        {"model_settings": {"reasoning": {"reasoning_effort": 5}}},
         {"tool_rules": [{"type": "max_count_per_step", "tool_name": "a", "max_count_limit": -1}]},
         {"agent_type": "nonsense"},
     ],
@@ -102,6 +106,14 @@ def test_rules_are_stored_as_they_came() -> None:
 def test_impossible_values_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(Unprocessable):
         made(model="m", **fields)
+
+
+@pytest.mark.parametrize("field", ["handle", "model"])
+@pytest.mark.parametrize("name", [" ", "m" * 201])
+def test_the_older_object_has_the_bounds_of_a_models_name(field: str, name: str) -> None:
+    with pytest.raises(Unprocessable):
+        made(llm_config={field: name})
+    assert made(llm_config={"handle": "", "model": "m"}).model == "m"
 
 
 def test_all_that_the_client_requires_is_there() -> None:
