@@ -63,10 +63,13 @@ class Summaries(StoreGroup):
     ) -> list[Exchange]:
         """Returns the path to an exchange, oldest first, with content.
 
-        The first exchange is the newest one that has a summary, otherwise the root.
+        The first exchange is the newest one that has a summary, otherwise the root. So a path with more than `limit`
+        exchanges is summarised from its beginning, part by part.
+
+        limit: the most exchanges; newer ones are left out.
         """
         rows = await connection.fetch_rows(SQL["path"], (agent_row, exchange_row, limit))
-        return [make_exchange_with_content(row) for row in reversed(rows)]
+        return [make_exchange_with_content(row) for row in rows]
 
     @makes_effect
     async def make_add_effect(

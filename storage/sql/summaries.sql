@@ -13,16 +13,16 @@ FROM summaries s JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent
 WHERE s.exchange = ?2 AND s.agent = ?1 AND s.agent <> 0
 
 -- name: path
--- Reads the path to an exchange, newest first, down to an exchange that has a summary; ?3 exchanges at most.
-WITH RECURSIVE up(id, depth, parent, steps) AS (
-    SELECT id, depth, parent, 1 FROM exchanges WHERE id = ?2 AND agent = ?1
+-- Reads the path to an exchange, oldest first, from the last exchange that has a summary; the oldest ?3 exchanges at most.
+WITH RECURSIVE up(id, depth, parent) AS (
+    SELECT id, depth, parent FROM exchanges WHERE id = ?2 AND agent = ?1
     UNION ALL
-    SELECT e.id, e.depth, e.parent, up.steps + 1 FROM up JOIN exchanges e ON e.id = up.parent AND e.agent = ?1
-    WHERE up.steps < ?3
-      AND NOT EXISTS (SELECT 1 FROM summaries s WHERE s.exchange = up.id AND s.agent = ?1 AND s.agent <> 0)
-)
-SELECT p.input, p.shown_reply, NULL, {skeleton} FROM up
-JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDER BY up.depth DESC
+    SELECT e.id, e.depth, e.parent FROM up JOIN exchanges e ON e.id = up.parent AND e.agent = ?1
+    WHERE NOT EXISTS (SELECT 1 FROM summaries s WHERE s.exchange = up.id AND s.agent = ?1 AND s.agent <> 0)
+),
+oldest(id, depth) AS (SELECT id, depth FROM up ORDER BY depth LIMIT ?3)
+SELECT p.input, p.shown_reply, NULL, {skeleton} FROM oldest
+JOIN exchanges p ON p.id = oldest.id AND p.agent = ?1 ORDER BY oldest.depth
 
 -- name: last_exchange
 -- Finds the exchange that a conversation ended with.

@@ -113,6 +113,19 @@ async def test_a_fork_has_the_summaries_of_its_past_and_no_others(talk: Talk) ->
         assert [each.exchange.id for each in own.summaries] == of
 
 
+async def test_a_long_path_is_read_from_its_last_summary_on_and_without_its_end(talk: Talk) -> None:
+    one, two, three = [await talk.say(text) for text in ("one", "two", "three")]
+    load_path = talk.store.summaries.load_path
+
+    async def read(limit: int) -> list[int]:
+        return [each.id for each in await load_path(talk.writer.agent.id, three.id, limit)]
+
+    assert await read(2) == [one.id, two.id]
+    await talk.summarise(two)
+    assert await read(1) == [two.id]
+    assert await read(5) == [two.id, three.id]
+
+
 async def test_a_summary_is_forgotten_with_any_part_of_what_it_covers(talk: Talk) -> None:
     one = await talk.say("one")
     two = await talk.say("two")
