@@ -22,6 +22,8 @@ async def update_profile_blocks(
 ) -> None:
     """Updates the blocks of all profiles' memories to the settings (`DefaultBlocks.follow`).
 
+    now: seconds since the epoch.
+
     Missing blocks are added. Descriptions, limits, permissions and shared values that were never written to become
     those of the settings; other values stay.
 
@@ -43,15 +45,21 @@ async def update_profile_blocks(
         return
     await leases.acquire(_LOCK)
     try:
-        if await store.default_blocks.find_followed_digest() != digest:
-            await _update_blocks(store, profiles, now)
+        if await store.default_blocks.find_followed_digest() == digest:
+            return
+        # A profile that was passed over is tried again at the next start.
+        if await _update_blocks(store, profiles, now):
             await store.default_blocks.note_followed(digest)
     finally:
         leases.release(_LOCK)
 
 
-async def _update_blocks(store: Store, profiles: Iterable[AgentSpec], now: float) -> None:
-    """Gives the agents of each profile its present blocks. now: seconds since the epoch."""
+async def _update_blocks(store: Store, profiles: Iterable[AgentSpec], now: float) -> bool:
+    """Gives the agents of each profile its present blocks. Returns whether no profile was passed over.
+
+    now: seconds since the epoch.
+    """
+    is_complete = True
     for profile in profiles:
         try:
             if profile.blocks:
@@ -61,9 +69,11 @@ async def _update_blocks(store: Store, profiles: Iterable[AgentSpec], now: float
         except StoreUnavailable:
             raise
         except StoreError as error:
-            # Another attempt would fail as well. The other profiles still get their blocks.
+            # Another attempt at once would fail as well. The other profiles still get their blocks.
+            is_complete = False
             _log.error(
                 "The memory blocks of profile %r could not be made as the settings have them: %s",
                 profile.name,
                 error.message,
             )
+    return is_complete

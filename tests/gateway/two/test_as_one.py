@@ -13,7 +13,7 @@ import pytest
 from gateway.run.background import tasks
 from gateway.run.background.indexing import IndexingService
 from gateway.settings import BlockSettings
-from storage.errors import StoreTimeout
+from storage.errors import StoreTimeout, WriteConflict
 from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from storage.sql.default_blocks import DefaultBlocks
@@ -88,6 +88,24 @@ def test_a_database_that_is_busy_at_the_start_has_new_blocks_of_the_settings_lat
             with remember(upstream, where, agent(blocks=(human, goals))) as world:
                 becomes(lambda count=count: len(followed) == count)  # type: ignore[misc]
                 assert world.block("alice", "goals").value == "Learn Greek."
+
+
+def test_blocks_that_could_not_follow_the_settings_follow_at_the_next_start(
+    upstream: StrictUpstream, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    human, goals = BlockSettings("human"), BlockSettings("goals", value="Learn Greek.")
+
+    async def refuse(*arguments: Any, **options: Any) -> None:
+        raise WriteConflict("the block is written by another")
+
+    with remember(upstream, url, agent(blocks=(human,))) as world:
+        world.chat(user="alice", model="agent/helper").say("Hello.")
+    with monkeypatch.context() as failing:
+        failing.setattr(DefaultBlocks, "follow", refuse)
+        with remember(upstream, url, agent(blocks=(human, goals))):
+            pass
+    with remember(upstream, url, agent(blocks=(human, goals))) as world:
+        assert world.block("alice", "goals").value == "Learn Greek."
 
 
 def test_a_response_continues_at_another_gateway(upstream: StrictUpstream, url: str) -> None:
