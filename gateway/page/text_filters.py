@@ -42,9 +42,17 @@ def paragraph(text: str) -> Markup:
     return Markup(f'<div class="words text" dir="auto" lang="">{escape(finalize(text))}</div>')
 
 
-def quote_statement(text: str) -> str:
-    """Returns the text of a fact for its person: a sentence that was taken from a message as it was is quoted."""
-    return text if (sentence := text.removeprefix(STATEMENT)) == text else f"“{sentence}”"
+def quote_statement(text: str, kind: str = "fact") -> str:
+    """Returns the text of a fact as each screen shows it: a sentence that was taken from a message as it was is quoted.
+
+    kind: the kind of the text; any text but a fact's is returned as it is.
+    """
+    return text if (sentence := without_opening(text, kind)) == text else f"“{sentence}”"
+
+
+def without_opening(text: str, kind: str) -> str:
+    """Returns what `quote_statement` does, for a place that has quotation marks already."""
+    return text.removeprefix(STATEMENT) if kind == "fact" else text
 
 
 def cut(text: str, max_bytes: int) -> Markup:

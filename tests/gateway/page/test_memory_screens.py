@@ -1324,6 +1324,32 @@ def test_a_correction_that_adds_words_takes_none_out(operator: Operator) -> None
     assert "taken out" not in shown
 
 
+def test_each_screen_quotes_what_a_user_said(operator: Operator) -> None:
+    """Most lists had "User said:" before it, which the user had not written."""
+    agent = speak(operator.world, "I live in Bonn.", talk="first")
+    moved, lives = learn(operator.world, agent, "User said: I moved to Bonn.", "User said: I live in Bonn.")
+    speak(operator.world, "Do I live in Bonn?", talk="second")
+    person = person_of(operator.world)
+    memory = f"m/{agent.uid}"
+    last_request = operator.twin(f"requests?memory={agent.uid}")["items"][0]["id"]
+    below = ("", "/facts", f"/f/{lives}", "/words?q=Bonn", f"/forget?fact={lives}", "/forget?message=1")
+    screens = {path: person.page(path) for path in (*below, "/export.html")}
+    for path in (*below, "/search?q=Bonn"):
+        screens[memory + path] = page(operator, memory + path)
+    for path in ("people/words?q=moved", f"r/{last_request}"):
+        screens[path] = page(operator, path)
+    new = person.twin(f"/f/{lives}/correct", {"text": "Alice lives in Bonn."})["seq"]
+    corrected = (f"/f/{lives}", f"/f/{new}", "/words?q=Bonn", f"/forget?texts={lives}&texts={moved}")
+    for path in corrected:
+        screens["corrected " + path] = person.page(path)
+        screens[f"corrected {memory}{path}"] = page(operator, memory + path)
+    for path, shown in screens.items():
+        # What is edited, and what the model is told, stands there as it is stored.
+        shown = plain(re.sub(r"<(textarea|pre)\b.*?</\1>", "", shown, flags=re.DOTALL))
+        assert "“I live in Bonn.”" in shown or "“I moved to Bonn.”" in shown, path
+        assert "User said" not in shown, path
+
+
 def test_a_correction_of_a_statement_warns_of_no_other_statement(operator: Operator) -> None:
     """Each fact that begins with "User said: " was listed as one that still says it."""
     agent = speak(operator.world, "I am allergic to hazelnuts.")
