@@ -28,7 +28,7 @@ class BodyEdit:
     """The edits of one body.
 
     Indices count the client's messages, whatever was edited before. A message that is replaced or dropped is not edited
-    inside.
+    inside, except that texts for the leading system message go into the message that replaces it.
     """
 
     def __init__(
@@ -160,26 +160,32 @@ class BodyEdit:
             messages[index] = with_text_before(messages[index], text, self._text_kind)
         for index, role in self._roles.items():
             messages[index] = {**messages[index], "role": role}
-        edited_messages = self._append_system_texts(messages) if self._system_texts else []
+        replacements = dict(self._replacements)
+        edited_messages: list[Json] = []
+        if self._system_texts:
+            leading = replacements.get(0, messages[:1])
+            if (extended := self._append_system_texts(leading)) is not None:
+                replacements[0] = extended
+            else:
+                edited_messages = [{"role": "system", "content": "\n\n".join(self._system_texts)}]
         start = 0
-        for index in sorted(self._inserted_messages.keys() | self._replacements.keys()):
+        for index in sorted(self._inserted_messages.keys() | replacements.keys()):
             edited_messages += messages[start:index]
             edited_messages += self._inserted_messages.get(index, ())
             start = index
-            if index in self._replacements:
-                edited_messages += self._replacements[index]
+            if index in replacements:
+                edited_messages += replacements[index]
                 start += 1
         edited_messages += messages[start:]
         return edited_messages
 
-    def _append_system_texts(self, messages: list[Json]) -> list[Json]:
-        """Appends to the leading system message in place; returns the new first message of a list without one."""
+    def _append_system_texts(self, messages: Sequence[Json]) -> list[Json] | None:
+        """Returns the messages with the texts at the end of the first; None: the first is no system message."""
         if messages and messages[0].get("role") in SYSTEM_ROLES:
             extended_message = with_texts_after(messages[0], self._system_texts, self._text_kind)
             if extended_message is not None:
-                messages[0] = extended_message
-                return []
-        return [{"role": "system", "content": "\n\n".join(self._system_texts)}]
+                return [extended_message, *messages[1:]]
+        return None
 
 
 def _may_have_big_integer(raw: bytes, json: Json) -> bool:

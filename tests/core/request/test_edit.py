@@ -224,6 +224,21 @@ def test_there_is_one_leading_system_message(first: dict[str, Any], expected: li
     assert orjson.loads(edit.render())["messages"] == [*expected, rest]
 
 
+@pytest.mark.parametrize(
+    ("replacement", "expected"),
+    [
+        ([{"role": "system", "content": "Be brief."}], [{"role": "system", "content": "Be brief.\n\nX"}]),
+        ([], [{"role": "system", "content": "X"}]),
+    ],
+)
+def test_a_text_outlasts_the_leading_message(replacement: list[Any], expected: list[Any]) -> None:
+    edit = edit_of(SYSTEM)
+    edit.append_system("X")
+    edit.replace_message(0, replacement)
+    rest = orjson.loads(SYSTEM)["messages"][1:]
+    assert orjson.loads(edit.render())["messages"] == [*expected, *rest]
+
+
 def test_an_empty_list_gets_its_first_messages() -> None:
     edit = edit_of(b'{"messages":[ ]}')
     edit.insert_messages(0, [{"n": 1}])
