@@ -62,7 +62,7 @@ class Composition(Struct):
     elements_by_index: dict[int, PathElement] = msgspec.field(default_factory=dict)
     # Index of a client message -> the note before its text.
     notes: dict[int, str] = msgspec.field(default_factory=dict)
-    # The estimated tokens of all notes.
+    # The estimated tokens of `notes`.
     note_tokens: int = 0
     # Index of a client message -> the messages that replace it; an empty list if `inserted` has it.
     replacements: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)

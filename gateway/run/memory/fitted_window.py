@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.composition import Composition, InsertedMessage
+from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, ShownBlocks, combine_shown
 from gateway.core.prompt.summary import WantedSummary
 from storage.records import EvictedPart
@@ -73,6 +74,12 @@ class FittedWindow(Struct, frozen=True):
         notes = [note for index, note in composition.notes.items() if index not in self.dropped_indices]
         notes += [each.note for each in self.list_inserted(composition) if each.note]
         return notes
+
+    def estimate_note_tokens(self, composition: Composition) -> int:
+        """Returns the estimated tokens of the notes that fit."""
+        if self.is_whole and not composition.inserted:
+            return composition.note_tokens
+        return sum(map(estimate_tokens, self.choose_fitting_notes(composition)))
 
     def list_shown_blocks(self, composition: Composition) -> ShownBlocks:
         """Returns the last text of each memory block in the added texts and messages of the window."""

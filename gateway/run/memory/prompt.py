@@ -229,8 +229,8 @@ class Prompt(Struct, frozen=True):
 
     @property
     def injected_tokens(self) -> int:
-        """The estimated tokens of the gateway's text around the client's."""
-        tokens = self.composition.note_tokens
+        """The estimated tokens of the agent's prompt, the memory section, the summary and the notes that are sent."""
+        tokens = self.window.estimate_note_tokens(self.composition)
         for text in (self.system, self.window.summary):
             if text:
                 tokens += estimate_tokens(text)

@@ -260,7 +260,7 @@ def test_a_note_keeps_to_its_budget_as_the_upstream_received_it(
         assert most * 0.8 < int(reply.headers["x-mnemogate-recalled-tokens"]) <= most
 
 
-@pytest.mark.parametrize("how", ["kept", "read", "again"])
+@pytest.mark.parametrize("how", ["kept", "read", "again", "append"])
 def test_a_reply_says_how_much_was_injected_for_all_notes_that_are_sent(
     world: World, upstream: StrictUpstream, how: str
 ) -> None:
@@ -273,7 +273,11 @@ def test_a_reply_says_how_much_was_injected_for_all_notes_that_are_sent(
             world.store.turns._cache.clear()
         if how == "again":
             world.post(messages, user="alice")
-        reply = world.post(messages, user="alice")
+        if how == "append":
+            append = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+            reply = world.post(messages[-1:], append, user="alice")
+        else:
+            reply = world.post(messages, user="alice")
         sent = [m["content"][0]["text"] for m in upstream.last.messages if m["role"] == "user"]
         notes = [text[: text.find(CLOSE) + len(CLOSE)] for text in sent if CLOSE in text]
         assert int(reply.headers["x-mnemogate-injected-tokens"]) == sum(map(estimate_tokens, notes)) > 0

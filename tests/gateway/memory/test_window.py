@@ -363,6 +363,17 @@ def test_messages_that_left_the_window_in_append_mode_are_found(world: World) ->
     assert "Bianchi" in world.upstream.last.messages[-1]["content"]
 
 
+def test_a_note_that_left_the_window_is_no_injected_text(world: World) -> None:
+    world.chat(user="alice").say("My bicycle is a red Bianchi.")
+    chat = world.chat(user="alice")
+    chat.say("What colour is my bicycle?")
+    assert "Bianchi" in world.upstream.last.body.decode()
+    long_talk(chat, 30)
+    reply = world.post([*chat.messages, {"role": "user", "content": "So?"}], user="alice")
+    assert "Bianchi" not in world.upstream.last.body.decode()
+    assert int(reply.headers["x-mnemogate-injected-tokens"]) == 0
+
+
 def test_the_receipt_says_how_much_was_left_out(world: World) -> None:
     messages = []
     for n in range(40):
