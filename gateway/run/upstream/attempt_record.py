@@ -122,7 +122,8 @@ class AttemptRecord:
         """Notes that a reply which had begun broke off."""
         kind = get_error_kind(error)
         self._mark_failed(kind)
-        self.metrics.upstream_errors.inc(endpoint, kind)
+        if self.call.status < 400:  # an error status is counted already
+            self.metrics.upstream_errors.inc(endpoint, kind)
 
     def end_reply(self) -> None:
         """Notes that the last reply has ended, so that no other reply takes its place. Idempotent."""

@@ -319,6 +319,23 @@ def test_json_cut_in_its_middle_is_a_status_and_an_unreachable_upstream_too(
 
 
 @pytest.mark.parametrize(
+    ("path", "question"),
+    [
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+    ],
+)
+def test_an_error_status_whose_body_breaks_is_one_error(
+    gateway: RunningGateway, upstream: StrictUpstream, path: str, question: dict[str, Any]
+) -> None:
+    upstream.queue(raw(b": wait\n\n", b"data: ", status=404, cut_after=1))
+    gateway.ask("POST", path, json.dumps({"model": "m", "stream": True, **question}).encode(), JSON)
+    counted = gateway.ask("GET", "/metrics").body.decode().splitlines()
+    errors = [line for line in counted if line.startswith("mnemogate_upstream_errors_total{")]
+    assert errors == [f"mnemogate_upstream_errors_total{{{_labels('kind', '404')}}} 1.0"]
+
+
+@pytest.mark.parametrize(
     ("fault", "code"),
     [({"cut_after": 2}, "upstream_broke"), ({"hold_after": {2: Gate()}}, "upstream_timeout")],
     ids=["cut", "stalled"],
