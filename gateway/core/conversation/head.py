@@ -12,6 +12,7 @@ from enum import Enum, auto
 from msgspec import Struct
 
 from gateway.core.conversation.canonical import MessageHasher, has_calls
+from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.tree import Tree
@@ -95,15 +96,19 @@ def _is_own_text(tree: Tree, listing: HashedList, match: Match, head: Exchange |
 
 
 def _is_new_item(tree: Tree, query: Query, match: Match) -> bool:
-    """Returns whether the match is only a text that a request for a response has after a stored question's words.
+    """Returns whether the match is only a forgotten turn, or a text after a stored question's words, for a response.
 
-    As in OpenAI's API, each item of a request joins its conversation, unless the list repeats a turn, whole or as it
-    was heard.
+    As in OpenAI's API, each item of a request joins its conversation, unless the list repeats a turn that is still
+    there, whole or as it was heard.
     """
     match_point = match.match_point
-    if match_point is None or match.altered is None or not query.makes_response:
+    if match_point is None or not query.makes_response:
         return False
-    return not was_heard(tree, match_point, query.listing, match.first, match.last + 1)
+    if is_tombstone(match_point) or match_point.redactions:
+        return True
+    return match.altered is not None and not was_heard(
+        tree, match_point, query.listing, match.first, match.last + 1
+    )
 
 
 def _count_first_replies(listing: HashedList) -> int:

@@ -51,6 +51,15 @@ class Query(Struct, frozen=True):
     # messages are new. None: the client continues no response by its id.
     path_length: int | None = None
 
+    @property
+    def repeats_no_forgotten(self) -> bool:
+        """True if the request is for a stored response and sends new messages alone, or no reply.
+
+        None of its messages repeats a forgotten one then.
+        """
+        sends_new_only = self.path_length is not None or self.kind is ConversationKind.APPENDED
+        return self.makes_response and (sends_new_only or not self.listing.answered_count)
+
 
 class AlteredReply(Struct, frozen=True):
     """The messages of a list with a reply that the client has altered."""

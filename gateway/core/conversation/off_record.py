@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 
-from gateway.core.conversation.canonical import is_user, is_user_or_text
+from gateway.core.conversation.canonical import is_result, is_user, is_user_or_text
 from gateway.core.conversation.exchange import ends_off_record, is_same_input, is_tombstone
-from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import Query
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
@@ -24,11 +23,14 @@ def repeats_off_record(
     *,
     follows_head: bool,
 ) -> bool:
-    """Returns whether a turn that was off the record is asked again, or gets results of its tools."""
+    """Returns whether a turn that was off the record is asked again, goes on, or gets results of its tools."""
     repeated = [
         other for other in rivals if is_asked_again(query, other, exchange, follows_head=follows_head)
     ]
-    if match_point is not None and not any(map(is_user, exchange.inputs)):
+    goes_on = not any(map(is_user, exchange.inputs))
+    if query.repeats_no_forgotten:
+        goes_on = goes_on and any(map(is_result, exchange.inputs))
+    if match_point is not None and goes_on:
         repeated.append(match_point)
     return any(map(ends_off_record, repeated))
 
@@ -70,11 +72,9 @@ def find_redactions(
 
     Such a message equals a message that is forgotten or off the record, or answers such a message. The last message is
     never among them: it is new, and `Plan.is_off_record` decides of the whole turn whether the turn is on the record.
-    The first `pending_count` messages are on the record, and so are messages that a rival has stored. A request for a
-    stored response that sends new messages alone, or no reply, repeats no forgotten message.
+    The first `pending_count` messages are on the record, and so are messages that a rival has stored.
     """
-    sends_new_only = query.path_length is not None or query.kind is ConversationKind.APPENDED
-    is_new = query.makes_response and (sends_new_only or not query.listing.answered_count)
+    is_new = query.repeats_no_forgotten
     exchanges = [each for each in tree if each.state is ExchangeState.OFF] if is_new else tree
     forgotten_hashes = frozenset() if is_new else tree.forgotten_hashes
     tombstone_atoms = _list_tombstone_atoms(exchanges, exchange.begun)

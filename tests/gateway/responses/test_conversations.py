@@ -711,6 +711,34 @@ def test_later_responses_read_nothing_of_a_turn_with_a_deleted_item(
     assert asked(upstream) == ["She is grey.", "Ok.", "Which colour?"]
 
 
+@pytest.mark.parametrize(
+    "again",
+    [
+        pytest.param(
+            [("user", "Wish."), ("assistant", "Granted."), ("user", "Again.")], id="a turn with its reply"
+        ),
+        pytest.param([("user", "Wish."), ("assistant", "Granted.")], id="a turn, and no question"),
+        pytest.param([("assistant", "Granted.")], id="the reply alone"),
+        pytest.param([("assistant", "Denied.")], id="another reply"),
+    ],
+)
+@pytest.mark.parametrize("deleted", [[0], [1], [0, 1]], ids=["question", "reply", "both"])
+def test_items_that_repeat_a_deleted_item_are_new(
+    world: World, upstream: StrictUpstream, again: list[tuple[str, str]], deleted: list[int]
+) -> None:
+    """They join the conversation at its end, and their response is stored."""
+    conversation = world.sdk.conversations.create()
+    upstream.queue(say("Granted."), say("Fine."))
+    respond(world, input="Wish.", conversation=conversation.id)
+    items = items_of(world, conversation.id)
+    for index in deleted:
+        world.sdk.conversations.items.delete(items[index]["id"], conversation_id=conversation.id)
+    before = texts_of(items_of(world, conversation.id))
+    added: Any = [{"role": role, "content": text} for role, text in again]
+    assert respond(world, input=added, conversation=conversation.id).store
+    assert texts_of(items_of(world, conversation.id)) == [*before, *(text for _, text in again), "Fine."]
+
+
 @pytest.mark.both
 def test_an_item_has_the_same_id_after_the_turn_before_it_is_deleted(world: World) -> None:
     conversation = world.sdk.conversations.create()
