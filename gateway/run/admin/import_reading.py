@@ -123,8 +123,8 @@ class _SurveyCounts:
         self._conversation_count = 0
         self._message_count = 0
         self._fact_count = 0
-        # The users that the facts name.
-        self._users: set[str | None] = set()
+        # The users that facts name. A fact without a user is no other user's.
+        self._users: set[str] = set()
         # The first and the last time in the file; None: the file has no time.
         self._first_at: float | None = None
         self._last_at: float | None = None
@@ -133,7 +133,8 @@ class _SurveyCounts:
         """Counts an item. Returns by how much it fills a page: the number of its messages, or 1."""
         if isinstance(item, SourceFact):
             self._fact_count += 1
-            self._users.add(item.user)
+            if item.user is not None:
+                self._users.add(item.user)
             self._add_times([item.at])
             return 1
         if isinstance(item, SourceConversation):

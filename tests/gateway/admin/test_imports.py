@@ -652,6 +652,13 @@ def test_what_is_refused_and_who_may(world: World) -> None:
     assert world.query("SELECT (SELECT count(*) FROM imports) + (SELECT count(*) FROM imported)") == [0]
 
 
+def test_facts_without_a_user_are_imported_beside_those_of_one_user(world: World) -> None:
+    file = json.dumps(
+        [{"memory": "Ann sings.", "user_id": "ann"}, {"memory": "The choir has a boat."}]
+    ).encode()
+    assert counts(follow(world, send(world, file)), "facts") == (2, 2, 0, 0)
+
+
 def lines_of_two_users() -> bytes:
     return json.dumps([{"memory": f"{name} sings.", "user_id": name} for name in ("ann", "bea")]).encode()
 
