@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
+from msgspec import structs
 
 from gateway.open_database import DatabaseFindings, check_database
 from gateway.provider_factory import make_embedder, make_providers
 from gateway.run.background.background_model import find_background_route
 from gateway.run.upstream.route import check_models
 from gateway.serve import check_exposure, check_mcp, read_otlp_settings
-from gateway.settings import Settings
+from gateway.settings import Settings, Table, list_secret_fields
 from gateway.settings.mistakes import Mistakes
 from gateway.web.listening import resolve_address
 from storage.masked_url import mask_password
 
-# Settings with URLs of databases, which may have a password.
-_URL_SETTINGS = ("url", "listen_url")
 # The user and the password before a proxy's host. A proxy may take a token in place of both.
 _PROXY_LOGIN = re.compile(r"(?<=://).*@")
-# Settings that are not printed.
-_SECRET_SETTINGS = (
-    "api_key",
-    "headers",
-    "key",
-    "operator_key",
-    "openwebui_jwt_secret",
-    "secrets_key",
-    "webhook_secret",
-)
+# Secret settings that are URLs -> the function that masks the secret in the URL.
+_URL_MASKS: dict[str, Callable[[str], str]] = {
+    "url": mask_password,
+    "listen_url": mask_password,
+    "proxy": lambda url: _PROXY_LOGIN.sub("***@", url),
+}
 
 
 def check_start(settings: Settings) -> DatabaseFindings:
@@ -62,25 +57,34 @@ def check_start(settings: Settings) -> DatabaseFindings:
 
 def render_settings(settings: Settings) -> dict[str, Any]:
     """Returns the settings as JSON, without secrets."""
-    rendered: dict[str, Any] = _without_secrets(msgspec.to_builtins(settings))
-    return rendered
+    return _render_table(settings)
 
 
 def _check_address(settings: Settings) -> None:
     resolve_address(settings.server.host, settings.server.port)
 
 
-def _without_secrets(value: Any, name: str = "") -> Any:
-    """Returns the value of a setting without secrets.
+def _render_table(table: Table) -> dict[str, Any]:
+    secret_names = list_secret_fields(type(table))
+    return {
+        name: _mask_secret(name, value) if name in secret_names else _render_value(value)
+        for name, value in structs.asdict(table).items()
+    }
 
-    Keys and headers become "(set)", URLs of databases lose their password, and proxies their user and password.
-    """
-    if name in _SECRET_SETTINGS:
-        return "(set)" if value else value
+
+def _render_value(value: Any) -> Any:
+    if isinstance(value, Table):
+        return _render_table(value)
     if isinstance(value, dict):
-        return {key: _without_secrets(item, key) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_secrets(item) for item in value]
-    if name == "proxy" and value:
-        return _PROXY_LOGIN.sub("***@", value)
-    return mask_password(value) if name in _URL_SETTINGS and value else value
+        return {key: _render_value(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_render_value(item) for item in value]
+    return value
+
+
+def _mask_secret(name: str, value: Any) -> Any:
+    """Returns the part of a secret setting that is shown: a URL without its password, or "(set)"."""
+    if not value:
+        return value
+    mask = _URL_MASKS.get(name)
+    return "(set)" if mask is None else mask(value)

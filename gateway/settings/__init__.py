@@ -66,9 +66,10 @@ SECRET_PREFIX = "whsec_"
 # A text of one line that is not empty. Fields of the type `str` may be empty and have lines.
 _LINE = r"\A[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*\Z"
 Text = Annotated[str, Meta(pattern=_LINE)]
-# Marks a field that no repr shows. `env:NAME` in it stands for the variable NAME until the settings are loaded.
-HIDDEN_SETTING = Meta(extra_json_schema={"writeOnly": True})
-Secret = Annotated[str, Meta(pattern=_LINE), HIDDEN_SETTING]
+# Marks a field with secrets, which neither a repr nor `check-config` shows.
+_SECRET_MARK = Meta(extra_json_schema={"writeOnly": True})
+# A secret in one line. `env:NAME` stands for the variable NAME until the settings are loaded.
+Secret = Annotated[str, Meta(pattern=_LINE), _SECRET_MARK]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
 PositiveInt = Annotated[int, Meta(ge=1)]
 
@@ -77,14 +78,18 @@ class Table(Struct, frozen=True):
     """A table of settings. Its repr leaves secrets out."""
 
     def __repr__(self) -> str:
-        shown = (f"{name}={getattr(self, name)!r}" for name in _list_shown_fields(type(self)))
+        secret_names = list_secret_fields(type(self))
+        shown = (
+            f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name not in secret_names
+        )
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
 @cache
-def _list_shown_fields(struct_type: type[Struct]) -> tuple[str, ...]:
+def list_secret_fields(table_type: type[Struct]) -> tuple[str, ...]:
+    """Returns the names of a table's fields with secrets."""
     return tuple(
-        name for name, hint in list_field_types(struct_type).items() if HIDDEN_SETTING not in list_metas(hint)
+        name for name, hint in list_field_types(table_type).items() if _SECRET_MARK in list_metas(hint)
     )
 
 
@@ -368,7 +373,7 @@ class UpstreamSettings(Table, frozen=True):
     # Capability -> whether the upstream has it, for capabilities that its kind leaves open.
     takes: dict[Capability, bool | ResponsesSupport] = field(default_factory=dict)
     # Headers of each request.
-    headers: Annotated[dict[str, Text], HIDDEN_SETTING] = field(default_factory=dict)
+    headers: Annotated[dict[str, Text], _SECRET_MARK] = field(default_factory=dict)
     # Patterns of the model names that go to this upstream; empty: the names that no other upstream takes.
     models: tuple[Text, ...] = ()
     # The tokens of the context window; None: not known.

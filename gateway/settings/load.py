@@ -23,6 +23,7 @@ from gateway.settings import (
     DatabaseSettings,
     Settings,
     UpstreamSettings,
+    list_secret_fields,
 )
 from gateway.settings.check import find_mistakes
 from gateway.settings.mistakes import Mistakes, convert_text, describe_unknown_name, read_tables
@@ -64,14 +65,6 @@ _SHORT_NAMES = {
 _UPSTREAM_KEY = "MNEMOGATE_UPSTREAM_KEY"
 # Variables that are no setting of a table.
 _OTHER_VARIABLES = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", _UPSTREAM_KEY)
-# The settings that may be written `env:NAME`, besides those in lists of tables (`_replace_secrets`).
-_SECRETS = (
-    _SettingName("memory", "openwebui_jwt_secret"),
-    _SettingName("tools", "webhook_secret"),
-    _SettingName("tools", "secrets_key"),
-    _SettingName("database", "url"),
-    _SettingName("database", "listen_url"),
-)
 # Kubernetes sets these variables if the namespace has a service with a name that begins with mnemogate
 # (https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables).
 _SERVICE_LINK = re.compile(
@@ -402,8 +395,6 @@ def _read_sdk_variables(environ: Mapping[str, str], provider: str) -> _SdkVariab
 def _replace_secrets(settings: Settings, resolve: Callable[[str, str], str | None]) -> Settings:
     """Returns the settings with each secret resolved.
 
-    Every setting that may be `env:NAME` is listed here or in `_SECRETS`.
-
     resolve: returns the secret, given the setting's name and its text; None: the secret is left out.
     """
 
@@ -420,10 +411,13 @@ def _replace_secrets(settings: Settings, resolve: Callable[[str, str], str | Non
             replace(upstream, api_key=api_key, proxy=resolve_optional(f"{path}: proxy", upstream.proxy))
         )
     settings = replace(settings, upstreams=tuple(upstreams))
-    for table, key in _SECRETS:
-        table_settings = getattr(settings, table)
-        value = resolve_optional(f"{table}.{key}", getattr(table_settings, key))
-        settings = replace(settings, **{table: replace(table_settings, **{key: value})})
+    for table_name, table_type in _SCALAR_TABLES.items():
+        table = getattr(settings, table_name)
+        secrets = {
+            key: resolve_optional(f"{table_name}.{key}", getattr(table, key))
+            for key in list_secret_fields(table_type)
+        }
+        settings = replace(settings, **{table_name: replace(table, **secrets)})
     headers = []
     for header in settings.tools.headers:
         secret = resolve(f"tools.headers {header.name!r}: value", header.value)

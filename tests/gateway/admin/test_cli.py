@@ -496,11 +496,15 @@ def test_check_config_hides_what_is_secret(database: Path, capsys: Out) -> None:
         '[[upstreams]]\nname = "d"\nbase_url = "http://x/v1"\nproxy = "http://sk-b@proxy:3128"\n'
         '[memory]\nopenwebui_jwt_secret = "sk-7"\n'
         f'[tools]\nwebhook_secret = "whsec_{"sk8/" * 8}"\nsecrets_key = "{"ska/" * 10}AAA="\n'
+        '[[tools.headers]]\nname = "calendar"\nhost = "x"\nheader = "x-key"\nvalue = "sk-c"\n'
     )
     assert main(["check-config"]) == 0
     shown = capsys.readouterr().out
     assert json.loads(shown)["upstreams"][0]["base_url"] == "http://x/v1"
     assert [each["proxy"] for each in json.loads(shown)["upstreams"][1:]] == ["http://***@proxy:3128"] * 2
+    assert json.loads(shown)["tools"]["headers"] == [
+        {"name": "calendar", "host": "x", "header": "x-key", "value": "(set)"}
+    ]
     assert "sk-" not in shown
     assert "sk8" not in shown
     assert "ska/" not in shown

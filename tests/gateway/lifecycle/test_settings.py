@@ -590,6 +590,8 @@ def test_a_secret_comes_from_a_variable(tmp_path: Path, name: str) -> None:
     header = f"[[tools.headers]]\nname = 'a'\nhost = 'H.org'\nheader = 'X'\nvalue = 'env:{name}'"
     assert load(tmp_path, header, {name: "hush"}).tools.headers == (ToolHeader("a", "h.org", "X", "hush"),)
     assert "hush" not in repr(settings)
+    server = load(tmp_path, f"[server]\nkey = 'env:{name}'", {name: "mg-" + "0123456789abcdef" * 2}).server
+    assert server.key == "mg-" + "0123456789abcdef" * 2
     proxy = f"[[upstreams]]\nname = 'a'\nkind = 'groq'\nproxy = 'env:{name}'"
     assert load(tmp_path, proxy, {name: "http://p:3128"}).upstreams[0].proxy == "http://p:3128"
 
