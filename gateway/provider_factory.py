@@ -80,7 +80,7 @@ def make_embedder(settings: Settings) -> Embedder | None:
 
 def make_separate_provider(settings: Settings, route: Route) -> Provider:
     """Makes a provider with connections that no client's turn shares. Raises: SettingsError."""
-    upstream = next(candidate for candidate in settings.upstreams if candidate.name == route.upstream)
+    upstream = settings.get_upstream(route.upstream)
     return _make_provider(upstream, upstream.name, upstream.keys[0] if upstream.keys else None)
 
 

@@ -581,6 +581,10 @@ class Settings(Table, frozen=True):
         project_settings = self.projects.get(project)
         return (project_settings.profile if project_settings else None) or DEFAULT_PROFILE
 
+    def get_upstream(self, name: str) -> UpstreamSettings:
+        """Returns the upstream with a name that these settings have, such as the name in a route."""
+        return next(each for each in self.upstreams if each.name == name)
+
     def find_profile(self, name: str) -> ProfileSettings | None:
         """Returns the profile with a name, if there is one."""
         return next((each for each in self.profiles if each.name == name), None)

@@ -114,7 +114,7 @@ class BatchRequests(Struct, frozen=True):
             )
         if not has_credential:
             return
-        kind = next(upstream.kind for upstream in self.settings.upstreams if upstream.name == route.upstream)
+        kind = self.settings.get_upstream(route.upstream).kind
         if kind not in _KEYLESS_KINDS and not self.failover.endpoints[route.upstream][0].has_key:
             raise BadRequest(
                 f"The upstream {route.upstream!r} has no key of its own, and a batch goes on when its caller's key "

@@ -66,7 +66,7 @@ def make_handle(settings: Settings, model: str) -> str:
     except UnknownModel:
         return model
     kinds = [other.kind for other in settings.upstreams]
-    upstream = next(other for other in settings.upstreams if other.name == route.upstream)
+    upstream = settings.get_upstream(route.upstream)
     provider = upstream.kind if kinds.count(upstream.kind) == 1 else upstream.name
     return f"{provider}/{route.model}"
 

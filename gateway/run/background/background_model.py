@@ -240,7 +240,7 @@ class BackgroundModels:
             model = self._by_upstream[route.upstream] = BackgroundModel(
                 provider=self.make_provider(route),
                 model=route.model,
-                upstream=next(each for each in self.settings.upstreams if each.name == route.upstream),
+                upstream=self.settings.get_upstream(route.upstream),
                 budget=self.budget,
                 slots=asyncio.Semaphore(self.concurrency),
             )

@@ -34,7 +34,7 @@ def find_embedder_route(settings: Settings) -> Route | None:
     except UnknownModel as error:
         mistake = make_unknown_model_error(settings, "memory.embedder", error)
         raise SettingsError(f"{mistake.message}; {LOCAL_EMBEDDER!r} is the one in this process") from error
-    upstream = next(each for each in settings.upstreams if each.name == route.upstream)
+    upstream = settings.get_upstream(route.upstream)
     if upstream.kind in ("anthropic", "scripted"):
         raise SettingsError(f"memory.embedder: {upstream.name!r} ({upstream.kind}) has no embeddings")
     return route

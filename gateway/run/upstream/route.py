@@ -178,7 +178,7 @@ def make_unknown_upstream_error(name: str) -> BadRequest:
 
 def is_listed(settings: Settings, upstream: str, model: str) -> bool:
     """Returns whether callers may ask for this model of this upstream. Without aliases they may ask for all."""
-    patterns = next(each.models for each in settings.upstreams if each.name == upstream)
+    patterns = settings.get_upstream(upstream).models
     return not settings.models or any(fnmatchcase(model, pattern) for pattern in patterns)
 
 
@@ -190,7 +190,7 @@ def find_aliased_route(settings: Settings, upstream: str, name: str) -> Route | 
     """
     for alias in settings.models:
         if alias.alias == name and alias.upstream in (upstream, None):
-            window = alias.context_window or _find_context_window(settings, upstream)
+            window = alias.context_window or settings.get_upstream(upstream).context_window
             return Route(upstream, alias.model, window)
     return None
 
@@ -253,13 +253,13 @@ def _resolve_without_alias(settings: Settings, name: str, *, is_named_by_operato
 
 def _make_route(settings: Settings, upstream: str, model: str) -> Route:
     """Returns the route for a model at an upstream, with the upstream's window and without other targets."""
-    return Route(upstream, model, _find_context_window(settings, upstream))
+    return Route(upstream, model, settings.get_upstream(upstream).context_window)
 
 
 def _make_alias_route(settings: Settings, alias: ModelSettings, *, is_fallback: bool) -> Route:
     """Returns the route for an alias. is_fallback: True: without the alias's own fallbacks."""
     upstream = _get_upstream_name(settings, alias)
-    window = alias.context_window or _find_context_window(settings, upstream)
+    window = alias.context_window or settings.get_upstream(upstream).context_window
     others = _list_further_targets(settings, alias, () if is_fallback else alias.fallbacks)
     return Route(upstream, alias.model, window, others)
 
@@ -267,11 +267,6 @@ def _make_alias_route(settings: Settings, alias: ModelSettings, *, is_fallback: 
 def _get_upstream_name(settings: Settings, alias: ModelSettings) -> str:
     """Returns the name of the upstream that an alias is for: by default, the first one."""
     return alias.upstream or settings.upstreams[0].name
-
-
-def _find_context_window(settings: Settings, upstream: str) -> int | None:
-    """Returns the context window of an upstream's models in tokens, or None if it is not known."""
-    return next(each.context_window for each in settings.upstreams if each.name == upstream)
 
 
 def _list_further_targets(
@@ -287,7 +282,9 @@ def _list_further_targets(
         Target(
             each.upstream,
             each.model or alias.model,
-            each.context_window or alias.context_window or _find_context_window(settings, each.upstream),
+            each.context_window
+            or alias.context_window
+            or settings.get_upstream(each.upstream).context_window,
         )
         for each in alias.deployments
     ]
