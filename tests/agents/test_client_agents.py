@@ -132,6 +132,23 @@ def test_the_settings_that_count_are_shown_whichever_field_has_set_them(world: L
     }  # fmt: skip
 
 
+def test_the_provider_that_was_sent_holds_for_its_model_alone(world: LettaWorld) -> None:
+    settings: Any = {"provider_type": "anthropic", "effort": "low"}
+    agent = world.agent(model="anthropic/claude-opus-4-6", model_settings=settings)
+
+    def changed(**fields: Any) -> Any:
+        shown = world.letta.agents.update(agent.id, **fields).to_dict()["model_settings"]
+        return {name: shown.get(name) for name in ("provider_type", "effort", "reasoning")}
+
+    claude = {"provider_type": "anthropic", "effort": "low", "reasoning": None}
+    assert changed(model="anthropic/claude-opus-4-6") == claude  # the same model
+    other = {"provider_type": "openai", "effort": None, "reasoning": {"reasoning_effort": "low"}}
+    assert changed(model="openai/gpt-5-mini") == other
+    assert changed(model="anthropic/claude-opus-4-6", model_settings={"provider_type": "anthropic"}) == claude
+    config: Any = {"model": "gpt-5-mini", "model_endpoint_type": "openai", "context_window": 9000}
+    assert changed(llm_config={**config, "handle": "openai/gpt-5-mini"}) == other
+
+
 def test_the_settings_of_a_model_are_bounded_together(world: LettaWorld) -> None:
     agent, half = world.agent(model_settings={"provider_type": "openai", "a": "x" * 150_000}), "x" * 150_000
     with pytest.raises(UnprocessableEntityError, match="262,144 bytes") as refused:

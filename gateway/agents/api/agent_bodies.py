@@ -73,6 +73,13 @@ SETTINGS_TYPES: dict[str, Any] = {
     "temperature": float, "parallel_tool_calls": bool, "response_format": dict, "verbosity": str, "thinking": dict,
     "max_output_tokens": _Tokens, "effort": str, "reasoning": _Reasoning,
 }  # fmt: skip
+_PLAIN_SETTINGS = ("temperature", "parallel_tool_calls", "response_format", "verbosity", "thinking")
+# The fields of `model_settings` that are in a definition's sampling, with their names there. The reasoning effort has
+# no entry, since it has two forms in `model_settings`.
+SAMPLING_SETTINGS = {**{name: name for name in _PLAIN_SETTINGS}, "max_output_tokens": "max_tokens"}
+# The fields of `model_settings` that depend on the model's provider, so a change of the model drops them. The value of
+# `effort` is in the sampling, and stays; the field says that the client reads the value under this name.
+_PROVIDER_SETTINGS = frozenset(("provider_type", "effort"))
 SETTINGS = partly_honoured(*SETTINGS_TYPES, "provider_type")
 
 
@@ -168,10 +175,10 @@ class CreateAgent(UpdateAgent):
 # -- the definition
 
 _WINDOW = WindowFields("message_buffer_limit", "message_buffer_min", ("body",))
-# The fields that are stored for the client and have no effect.
+# The fields that are stored for the client, since they have no effect here, or some of their own fields have none.
 _STORED_FIELDS = (
-    "embedding", "embedding_config", "embedding_chunk_size", "reasoning", "enable_reasoner", "max_reasoning_tokens",
-    "max_files_open", "per_file_view_window_char_limit",
+    "llm_config", "embedding", "embedding_config", "embedding_chunk_size", "reasoning", "enable_reasoner",
+    "max_reasoning_tokens", "max_files_open", "per_file_view_window_char_limit",
 )  # fmt: skip
 # The fields with the same value in bodies and in definitions: the name in a body -> the name in `AgentDefinition`.
 PLAIN_FIELDS = {
@@ -212,8 +219,7 @@ def with_update(definition: AgentDefinition, update: UpdateAgent) -> AgentDefini
     values.update(_read_model(definition, sent))
     if "mnemogate" in sent:
         values.update(_read_extension(definition, sent["mnemogate"]))
-    stored = {name: sent[name] for name in _STORED_FIELDS if name in sent}
-    values["retained"] = {**definition.retained, **values.get("retained", {}), **stored}
+    values["retained"] = _merge_retained(definition, sent, values.get("model", definition.model))
     updated = replace(definition, **values)
     check_window(updated, sent, _WINDOW)
     return updated
@@ -244,34 +250,54 @@ def _read_model(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[st
 
     A field of the body takes precedence over the same value in the older objects `llm_config` and `model_settings`.
     """
-    values: dict[str, Any] = {}
     sampling = dict(definition.sampling)
-    retained: dict[str, Any] = {}
-    config = sent.get("llm_config")
-    if config is not None:
-        retained["llm_config"] = config
-        _check_types(config, "llm_config", _LLM_TYPES)
-        model = config.get("handle") or config.get("model")
-        if model and "model" not in sent:
-            values["model"] = model
-        if config.get("context_window") and "context_window_limit" not in sent:
-            _check_types(config, "llm_config", {"context_window": WindowTokens})
-            values["context_window"] = config["context_window"]
-        if config.get("put_inner_thoughts_in_kwargs") is not None:
-            values["thinks_aloud"] = config["put_inner_thoughts_in_kwargs"]
-        for name in ("temperature", "max_tokens", "reasoning_effort", "parallel_tool_calls"):
-            _copy_or_remove(config, name, sampling)
-    settings = sent.get("model_settings")
-    if settings is not None:
-        retained["model_settings"] = {**definition.retained.get("model_settings", {}), **settings}
-        check_size(retained["model_settings"], ("body", "model_settings"))
-        set_sampling(sampling, settings)
+    config = sent.get("llm_config", {})
+    for name in ("temperature", "max_tokens", "reasoning_effort", "parallel_tool_calls"):
+        _copy_or_remove(config, name, sampling)
+    set_sampling(sampling, sent.get("model_settings", {}))
     for name in ("max_tokens", "response_format", "parallel_tool_calls"):
         _copy_or_remove(sent, name, sampling)
-    values["sampling"] = sampling
-    if retained:
-        values["retained"] = retained
+    return {**_read_llm_config(config, sent), "sampling": sampling}
+
+
+def _read_llm_config(config: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the changes of a definition, besides its sampling, by the older object `llm_config`.
+
+    sent: the fields of the body that has the object.
+
+    Raises: Unprocessable.
+    """
+    _check_types(config, "llm_config", _LLM_TYPES)
+    values: dict[str, Any] = {}
+    model = config.get("handle") or config.get("model")
+    if model and "model" not in sent:
+        values["model"] = model
+    if config.get("context_window") and "context_window_limit" not in sent:
+        _check_types(config, "llm_config", {"context_window": WindowTokens})
+        values["context_window"] = config["context_window"]
+    if config.get("put_inner_thoughts_in_kwargs") is not None:
+        values["thinks_aloud"] = config["put_inner_thoughts_in_kwargs"]
     return values
+
+
+def _merge_retained(
+    definition: AgentDefinition, sent: Mapping[str, Any], model: str | None
+) -> dict[str, Any]:
+    """Returns what is stored of an agent's fields for the client, after an update. Raises: Unprocessable.
+
+    model: the model of the agent after the update.
+    """
+    retained = {**definition.retained, **{name: sent[name] for name in _STORED_FIELDS if name in sent}}
+    stored = definition.retained.get("model_settings", {})
+    settings = stored
+    if model != definition.model:
+        settings = {name: value for name, value in stored.items() if name not in _PROVIDER_SETTINGS}
+    if "model_settings" in sent:
+        settings = {**settings, **sent["model_settings"]}
+        check_size(settings, ("body", "model_settings"))
+    if settings != stored:
+        retained["model_settings"] = settings
+    return retained
 
 
 def list_models(definition: AgentDefinition) -> set[str | None]:
@@ -282,9 +308,8 @@ def list_models(definition: AgentDefinition) -> set[str | None]:
 def set_sampling(sampling: dict[str, Any], settings: Mapping[str, Any]) -> None:
     """Copies the settings of a model that have an effect on its replies. Raises: Unprocessable."""
     _check_types(settings, "model_settings", SETTINGS_TYPES)
-    for name in ("temperature", "parallel_tool_calls", "response_format", "verbosity", "thinking"):
-        _copy_or_remove(settings, name, sampling)
-    _copy_or_remove(settings, "max_output_tokens", sampling, "max_tokens")
+    for name, sampling_name in SAMPLING_SETTINGS.items():
+        _copy_or_remove(settings, name, sampling, sampling_name)
     _copy_or_remove(settings, "effort", sampling, "reasoning_effort")
     _copy_or_remove(settings.get("reasoning") or {}, "reasoning_effort", sampling)
 

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import to_builtins
 
 from gateway.agents.api._message_renderer import MessageRenderer
-from gateway.agents.api.agent_bodies import EXTENSION_FIELDS, PLAIN_FIELDS, SETTINGS_TYPES
+from gateway.agents.api.agent_bodies import EXTENSION_FIELDS, PLAIN_FIELDS, SAMPLING_SETTINGS, SETTINGS_TYPES
 from gateway.agents.api.blocks import render_block
 from gateway.agents.api.folders import render_folder
 from gateway.agents.api.groups import render_group
@@ -155,31 +155,22 @@ def _render_settings(definition: AgentDefinition, model: str) -> dict[str, Any]:
     """Returns the settings of a model.
 
     A setting that the gateway honours has the value in force, whichever field of a request set it; any other setting
-    has the value that was sent. A null means that the model's own value holds.
+    has the value that was sent. A null means that the model's own value holds. Letta's settings have the reasoning
+    effort in two forms: Anthropic's as a text, `effort`, and OpenAI's as an object, `reasoning`.
     """
-    sampling = definition.sampling
-    sent = definition.retained.get("model_settings", {})
-    provider = choose_provider_type(model)
-    ignored = {name: value for name, value in sent.items() if name not in SETTINGS_TYPES}
-    honoured = {name: sampling.get(name) for name in SETTINGS_TYPES}
-    honoured["max_output_tokens"] = sampling.get("max_tokens")
-    honoured = {
-        name: value for name, value in honoured.items() if value is not None or name in _COMMON_SETTINGS
-    }
-    effort = _render_effort(
-        sampling.get("reasoning_effort"), as_text="effort" in sent or provider == "anthropic"
-    )
-    return {"provider_type": provider, **ignored, **honoured, **effort}
-
-
-def _render_effort(effort: str | None, *, as_text: bool) -> dict[str, Any]:
-    """Returns the field with the reasoning effort, which Letta's settings have in two forms.
-
-    as_text: the field is `effort`, a text, as in Anthropic's settings; False: `reasoning`, an object, as in OpenAI's.
-    """
-    if as_text:
-        return {"effort": effort}
-    return {"reasoning": None if effort is None else {"reasoning_effort": effort}}
+    stored = definition.retained.get("model_settings", {})
+    settings = {name: value for name, value in stored.items() if name not in SETTINGS_TYPES}
+    settings["provider_type"] = stored.get("provider_type") or choose_provider_type(model)
+    for name, sampling_name in SAMPLING_SETTINGS.items():
+        value = definition.sampling.get(sampling_name)
+        if value is not None or name in _COMMON_SETTINGS:
+            settings[name] = value
+    effort = definition.sampling.get("reasoning_effort")
+    if "effort" in stored or settings["provider_type"] == "anthropic":
+        settings["effort"] = effort
+    else:
+        settings["reasoning"] = None if effort is None else {"reasoning_effort": effort}
+    return settings
 
 
 async def render_agents(

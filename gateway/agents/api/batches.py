@@ -233,12 +233,10 @@ class BatchRoutes:
 
     async def _load_items_after(self, batch: Batch, after: int) -> AsyncIterator[BatchItem]:
         """Yields the items of a batch in their order. after: the row of the item before the first; 0: all items."""
-        while True:
-            page = await self._api.store.batch_items.list_page(batch.id, after=after, limit=_ITEMS_PER_PAGE)
+        list_page = self._api.store.batch_items.list_page
+        while page := await list_page(batch.id, after=after, limit=_ITEMS_PER_PAGE):
             for item in page:
                 yield item
-            if len(page) < _ITEMS_PER_PAGE:
-                return
             after = page[-1].id
 
     async def _get_item_row(self, batch: Batch, message_id: Maybe[str]) -> int:

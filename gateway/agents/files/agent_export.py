@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import orjson
+from msgspec.structs import replace
 
 from gateway.agents.core.agent_file import PortableArchive, PortableMessage
 from storage.definition_records import DefinitionKind
@@ -35,30 +37,27 @@ class AgentExport:
                 return []
             raise
         messages: list[PortableMessage] = []
-        after = -1
-        while True:
-            page = Page(after, None, _EXCHANGES_PER_READ, newest_first=False)
-            rows = await self._store.messages.list_page(agent.id, page, conversation_row=conversation.id)
+        page = Page(-1, None, _EXCHANGES_PER_READ, newest_first=False)
+        list_page = partial(self._store.messages.list_page, conversation_row=conversation.id)
+        while rows := await list_page(agent.id, page):
             for row in rows:
                 messages += _list_messages(row.exchange)
-            if len(rows) < _EXCHANGES_PER_READ:
-                return messages
-            after = rows[-1].exchange.next_seq
+            page = replace(page, after=rows[-1].exchange.next_seq)
+        return messages
 
     async def load_passages(self, memory: Agent) -> Sequence[PassageDraft]:
         """Returns the passages of a memory, oldest first."""
         drafts: list[PassageDraft] = []
         after = 0
-        while True:
-            page = await self._store.passages.list_texts(memory.id, after=after, limit=_PASSAGES_PER_READ)
+        list_texts = self._store.passages.list_texts
+        while page := await list_texts(memory.id, after=after, limit=_PASSAGES_PER_READ):
             passages = await self._store.passages.load(memory.id, [listed.seq for listed in page])
             drafts += [
                 PassageDraft(text=passage.text, at=passage.at, tags=passage.tags, metadata=passage.metadata)
                 for passage in (passages[listed.seq] for listed in page if listed.seq in passages)
             ]
-            if len(page) < _PASSAGES_PER_READ:
-                return drafts
             after = page[-1].seq
+        return drafts
 
     async def load_archives(self, agent: Agent) -> Sequence[PortableArchive]:
         """Returns the archives that are attached to an agent."""

@@ -8,7 +8,7 @@ fields that were sent. A field that is `refused` gets a 400 with the reason. A f
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Annotated, Any, Final, TypeAlias, TypeVar, get_args, get_origin
 
@@ -200,12 +200,14 @@ def _join_path(path: Path, name: str) -> str:
 @cache
 def list_fields(struct_type: type[msgspec.Struct]) -> frozenset[str]:
     """Returns the names of the fields that hold a list."""
-    hints = validation.list_field_types(struct_type).items()
-    return frozenset(
-        name
-        for name, hint in hints
-        if any(get_origin(without_annotations(member)) is list for member in list_union_members(hint))
-    )
+    return frozenset(_select_fields(struct_type, lambda hint: get_origin(hint) is list))
+
+
+def _select_fields(struct_type: type[msgspec.Struct], takes_type: Callable[[Any], bool]) -> Iterator[str]:
+    """Yields the names of the fields of which a type is taken. takes_type: returns whether a type is taken."""
+    for name, hint in validation.list_field_types(struct_type).items():
+        if any(map(takes_type, map(without_annotations, list_union_members(hint)))):
+            yield name
 
 
 # -- verdicts
@@ -241,18 +243,13 @@ def _list_ignored(struct_type: type[msgspec.Struct]) -> dict[str, tuple[str, ...
 @cache
 def _list_struct_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
     """Returns the names of the fields that hold structs."""
-    return tuple(name for name, hint in validation.list_field_types(struct_type).items() if _has_struct(hint))
+    return tuple(_select_fields(struct_type, _has_struct))
 
 
 @cache
 def _list_bounded_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
     """Returns the names of the fields that hold an object of any names, or a list of entries."""
-    hints = validation.list_field_types(struct_type).items()
-    return tuple(
-        name
-        for name, hint in hints
-        if any(map(_is_bounded, map(without_annotations, list_union_members(hint))))
-    )
+    return tuple(_select_fields(struct_type, _is_bounded))
 
 
 def _is_bounded(hint: Any) -> bool:
