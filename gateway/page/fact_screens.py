@@ -178,7 +178,7 @@ class _FactScreens(Struct, frozen=True):
         page = await self.views.facts.list_page(
             access.project,
             access.uid,
-            is_all=query.all,
+            includes_ended=query.all,
             as_of=_parse_time(query.as_of) if query.as_of else None,
             after=query.after,
             limit=query.limit,
@@ -192,7 +192,7 @@ class _FactScreens(Struct, frozen=True):
             # The number of the fact that has the text of a new one already.
             existing=error.seq if isinstance(error, FactExists) else None,
             memory_name=make_memory_label(memory),
-            is_all=query.all,
+            includes_ended=query.all,
             has_ended=query.all or await self.views.facts.has_ended(memory),
             as_of=query.as_of,
         )

@@ -50,21 +50,23 @@ class FactViews(Struct, frozen=True):
         project: str | None,
         uid: str,
         *,
-        is_all: bool = False,
+        includes_ended: bool = False,
         as_of: float | None = None,
         after: str | None = None,
         limit: int = PAGE_LIMIT,
     ) -> ListPage[FactRecord]:
         """Returns a page of facts, the newest first.
 
-        is_all: True to include facts that are no longer true; ignored with `as_of`.
+        includes_ended: True to include facts that are no longer true; ignored with `as_of`.
         as_of: the time at which the facts were true, in seconds since the epoch; None: now.
         """
         memory = await get_memory(self.store, project, uid)
         before = parse_cursor(after, LAST_NUMBER)
         facts = self.store.facts
         if as_of is None:
-            rows = await facts.list_page(memory.id, includes_ended=is_all, before=before, limit=limit + 1)
+            rows = await facts.list_page(
+                memory.id, includes_ended=includes_ended, before=before, limit=limit + 1
+            )
         else:
             rows = await facts.list_page_as_of(memory.id, as_of, before=before, limit=limit + 1)
         items = await self.make_records(memory, rows[:limit])

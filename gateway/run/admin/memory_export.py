@@ -83,7 +83,7 @@ class MemoryExport(Struct, frozen=True):
         after: str | None = None
         while True:
             facts = await self.views.facts.list_page(
-                project, agent.uid, is_all=True, after=after, limit=MAX_PAGE_LIMIT
+                project, agent.uid, includes_ended=True, after=after, limit=MAX_PAGE_LIMIT
             )
             yield ReadablePart("facts", facts.items)
             after = facts.next

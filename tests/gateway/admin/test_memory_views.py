@@ -159,7 +159,7 @@ def test_facts_are_paged_with_those_that_are_no_longer_true_and_as_of_a_time(wor
     page = call(read.facts.list_page(None, of.uid, limit=2))
     rest = call(read.facts.list_page(None, of.uid, limit=2, after=page.next))
     assert [f.text for f in (*page.items, *rest.items)] == ["One and a half.", "Three.", "Two."]
-    assert [f.text for f in call(read.facts.list_page(None, of.uid, is_all=True)).items][-1] == "One."
+    assert [f.text for f in call(read.facts.list_page(None, of.uid, includes_ended=True)).items][-1] == "One."
     assert {f.text for f in call(read.facts.list_page(None, of.uid, as_of=before)).items} == {
         "One.",
         "Two.",

@@ -82,14 +82,14 @@ class Learner:
         self.world.settle()
 
     def list_facts(
-        self, user: str = "alice", *, is_all: bool = False, profile: str = "default"
+        self, user: str = "alice", *, includes_ended: bool = False, profile: str = "default"
     ) -> list[Fact]:
         async def read() -> list[Fact]:
             agent = await self.world.store.agents.find(Scope("default", profile, f"user:{user}"))
             return (
                 []
                 if agent is None
-                else await self.world.store.facts.list_page(agent.id, includes_ended=is_all)
+                else await self.world.store.facts.list_page(agent.id, includes_ended=includes_ended)
             )
 
         return self.world.gateway.call(read())

@@ -115,7 +115,7 @@ def test_a_changed_fact_replaces_the_earlier_one(learner: Learner) -> None:
     learner.pass_idle_time()
     assert "1. [" in learner.prompts[-1].partition("# Known facts")[2].partition("# New messages")[0]
     assert learner.list_texts() == ["Lives in Bergen."]
-    new, old = learner.list_facts(is_all=True)
+    new, old = learner.list_facts(includes_ended=True)
     assert (old.text, old.successor) == ("Lives in Oslo, near the harbour.", new.seq)
     assert old.ended_at == new.valid_from
     assert "learned: Lives in Oslo" not in learner.ask_in_new_chat("Which harbour is it that I live near?")
@@ -188,7 +188,7 @@ def test_a_fact_that_is_true_again_is_a_new_fact(learner: Learner) -> None:
         learner.world.chat(user="alice").say(f"I live in {place} now.")
         learner.pass_idle_time()
     assert learner.list_texts() == ["Lives in Oslo."]
-    assert len(learner.list_facts(is_all=True)) == 3
+    assert len(learner.list_facts(includes_ended=True)) == 3
 
 
 def test_a_fact_is_not_noted_in_the_conversation_where_it_was_said(learner: Learner) -> None:
@@ -381,7 +381,7 @@ def test_an_answer_without_sense_teaches_nothing_and_is_not_asked_for_again(
     learner.model.queue(reply)
     learner.world.chat(user="alice").say(KITTEN)
     learner.pass_idle_time()
-    assert learner.list_facts(is_all=True) == []
+    assert learner.list_facts(includes_ended=True) == []
     assert learner.world.query("SELECT count(*) FROM block_history") == [0]
     assert learner.list_cursors() != []
     learner.pass_idle_time()
@@ -477,7 +477,7 @@ def test_a_job_that_fails_between_the_reply_and_the_disk_asks_once(
     learner.queue_calls(fact(MISO), note("Cat: Miso"))
     learner.world.chat(user="alice").say(KITTEN)
     learner.pass_idle_time()
-    assert learner.list_facts(is_all=True) == []
+    assert learner.list_facts(includes_ended=True) == []
     assert learner.list_cursors() == []
     learner.pass_idle_time()
     learner.wait_for_jobs(lambda counts: not any(counts.values()))

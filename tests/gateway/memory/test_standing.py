@@ -128,7 +128,7 @@ def test_a_later_standing_fact_replaces_the_earlier_one(rule: Learner) -> None:
     say(rule, "I always eat meat now.")
     assert rule.list_texts() == ["User said: I always eat meat now."]
     assert section(rule) == "[2025-10]\n- I always eat meat now"
-    old = rule.list_facts(is_all=True)[-1]
+    old = rule.list_facts(includes_ended=True)[-1]
     assert old.ended_at is not None
     assert old.standing
 
@@ -190,7 +190,7 @@ def test_a_forgotten_standing_fact_leaves_the_section_and_the_disk_at_once(
     assert "zqmeat" not in rule.world.upstream.last.body.decode()
     rule.world.store.jobs.wake()
     rule.pass_idle_time()
-    assert [f.text for f in rule.list_facts(is_all=True)] == ["User said: Please call me Bo."]
+    assert [f.text for f in rule.list_facts(includes_ended=True)] == ["User said: Please call me Bo."]
     if is_message:
         rows = rule.world.query("SELECT text FROM sections")
         assert not any("zqmeat" in text for text in rows)
