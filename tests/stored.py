@@ -69,7 +69,9 @@ from tests.postgres import EmptyDatabase, empty_database, query
 
 # No test's result depends on how busy the machine is. A gateway opens all its connections as it starts, and the server
 # reads the tables' definitions for each. Another process's work is taken over as soon as its lease ends.
-PATIENT = PostgresLimits(size=4, read_s=PATIENCE_S, wait_s=PATIENCE_S, slow_s=PATIENCE_S, settle_s=0.0)
+PATIENT = PostgresLimits(
+    size=4, read_timeout_s=PATIENCE_S, acquire_timeout_s=PATIENCE_S, slow_wait_s=PATIENCE_S, settle_s=0.0
+)
 PATIENT_WRITER = WriterLimits(slow_s=PATIENCE_S)
 
 

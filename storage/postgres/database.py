@@ -60,15 +60,15 @@ class PostgresDatabase:
         )
         self._recovery_listeners: list[Callable[[], None]] = []
         self._failure_listeners: list[Callable[[StoreUnavailable], None]] = []
-        self._health_check = HealthCheck(self._check_server, limits.health_s)
+        self._health_check = HealthCheck(self._check_server, limits.health_check_interval_s)
         # True if the last check of health had no answer in time.
         self._is_late = False
         self._clock = SharedClock()
-        self._uptime = Uptime(_MAX_MISSED_CHECKS * limits.health_s)
+        self._uptime = Uptime(_MAX_MISSED_CHECKS * limits.health_check_interval_s)
         self._listener = NotificationListener(
             listen_target, self._clock.add_reading, self._health_check.check_soon
         )
-        self._maintenance = PostgresMaintenance(target, limits.sweep_s, limits.long_s)
+        self._maintenance = PostgresMaintenance(target, limits.vacuum_interval_s, limits.long_read_timeout_s)
         self._sender = NotificationSender(self._send_notifications)
         self._reader = PostgresReader(self._pool, self._uptime, limits, target.name)
         self._writer = PostgresWriter(target, self._pool, self._uptime, limits, self._maintenance.note_write)
@@ -218,7 +218,7 @@ class PostgresDatabase:
         if self._pool.server.fault is not None:
             return self._pool.server.fault.status
         # A single write that takes long holds up its own memory alone.
-        return "slow" if self._is_late or self._pool.longest_wait_s > self._limits.slow_s else "ok"
+        return "slow" if self._is_late or self._pool.longest_wait_s > self._limits.slow_wait_s else "ok"
 
     async def drain(self, timeout_s: float) -> bool:
         return await self._writer.drain(timeout_s)

@@ -28,7 +28,7 @@ class ServerLimits(Struct, frozen=True):
     """Waits and pauses. Not measured."""
 
     # The seconds after which a statement of a transaction that writes is given up.
-    write_s: float = 30.0
+    write_timeout_s: float = 30.0
     # The seconds between the first two attempts to connect after a fault; the pause doubles with each attempt.
     retry_first_s: float = 0.25
     # The longest pause between two attempts, in seconds.
@@ -160,7 +160,7 @@ class DatabaseServer:
                 if not self._is_prepared:
                     await self._prepare(raw)
                     self._is_prepared = True
-                await raw.execute(_TEST_WRITE, timeout=self._limits.write_s)
+                await raw.execute(_TEST_WRITE, timeout=self._limits.write_timeout_s)
             except ASYNCPG_ERRORS as error:
                 raise translate_error(error, self._target.name) from error
         except BaseException:

@@ -24,10 +24,10 @@ class PoolLimits(ServerLimits, frozen=True):
     # The most connections of the pool. Eight were enough for 16 turns at a time.
     size: int = 8
     # The most connections that bulk work may have at a time: a quarter of them. Not measured.
-    bulk: int = 2
+    bulk_connections: int = 2
     # The seconds that a connection has to answer after a read on it was given up. Not measured; an answer of a server
     # that is well takes milliseconds.
-    check_s: float = 2.0
+    check_timeout_s: float = 2.0
 
 
 class ConnectionPool:
@@ -113,7 +113,7 @@ class ConnectionPool:
     ) -> RawConnection:
         while True:
             await self.server.wait_until_known()
-            if is_bulk and self._bulk_count >= self._limits.bulk:
+            if is_bulk and self._bulk_count >= self._limits.bulk_connections:
                 await self._waiting_bulk.wait()
                 continue
             # Bulk work counts while it waits as well, so that no more runs than the bound.
@@ -227,7 +227,7 @@ class ConnectionPool:
     async def execute_after_failure(self, raw: RawConnection, statement: str) -> None:
         """Performs a statement after a failed one. A connection that does not answer even then is dropped."""
         try:
-            await raw.execute(statement, timeout=self._limits.check_s)
+            await raw.execute(statement, timeout=self._limits.check_timeout_s)
         except BaseException as error:
             raw.terminate()
             if isinstance(error, TimeoutError):

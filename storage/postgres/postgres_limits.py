@@ -7,32 +7,32 @@ from storage.postgres.pool import PoolLimits
 
 
 class PostgresLimits(PoolLimits, frozen=True):
-    """The bounds and pauses of a database, besides its pool's. They are chosen, not measured."""
+    """The bounds and pauses of a database, besides its pool's. Where no figure is named, none was measured."""
 
-    # The connections that neither bulk work nor long reads may have, if the pool has as many.
-    turns: int = 2
+    # The connections that are left to turns: neither bulk work nor long reads may have them, if the pool has as many.
+    reserved_connections: int = 2
     # The seconds that a read waits for a connection that others use.
-    wait_s: float = 0.25
-    # The seconds that a read waits for a connection that is opened for it. A gateway that has just started on a busy
+    acquire_timeout_s: float = 0.25
+    # The seconds that a read waits for a connection that is opened for it. A gateway that had just started on a busy
     # machine needed 0.3 s and more.
-    opening_s: float = 1.0
+    connect_timeout_s: float = 1.0
     # The bytes of all writes that wait; a write beyond them is refused.
     queue_bytes: int = 64 << 20
     # The seconds after which a read of a turn is given up.
-    read_s: float = 2.0
+    read_timeout_s: float = 2.0
     # The seconds after which a read of a list, or of other bulk, is given up.
-    long_s: float = 60.0
+    long_read_timeout_s: float = 60.0
     # A turn that waits longer for a connection makes the status `slow`.
-    slow_s: float = 1.0
+    slow_wait_s: float = 1.0
     # The seconds between two VACUUMs.
-    sweep_s: float = 60.0
+    vacuum_interval_s: float = 60.0
     # The seconds between two checks of health.
-    health_s: float = CHECK_S
+    health_check_interval_s: float = CHECK_S
     # The seconds after an outage in which no lease is taken over. By then each process has connected and renewed its
     # own leases: an attempt that hung, and the longest pause after it, are over.
     settle_s: float = 20.0
 
     @property
-    def long_reads(self) -> int:
-        """How many connections long reads may have."""
-        return max(1, self.size - self.bulk - self.turns)
+    def max_long_reads(self) -> int:
+        """The most long reads at a time. Each has a connection."""
+        return max(1, self.size - self.bulk_connections - self.reserved_connections)

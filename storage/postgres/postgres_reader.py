@@ -29,19 +29,19 @@ class PostgresReader:
         self._limits = limits
         self._name = name
         self._loop = asyncio.get_running_loop()
-        self._long_reads = asyncio.Semaphore(limits.long_reads)
+        self._long_reads = asyncio.Semaphore(limits.max_long_reads)
 
     async def read(self, operation: Operation[T], deadline_ms: float | None) -> T:
         """As `Database.read`."""
-        return await self._read(operation, deadline_ms, self._limits.read_s)
+        return await self._read(operation, deadline_ms, self._limits.read_timeout_s)
 
     async def long_read(self, operation: Operation[T], deadline_ms: float | None) -> T:
         """As `Database.long_read`."""
         # A read with a deadline is a turn's, and does not wait for other long reads.
         if choose_deadline_ms(deadline_ms) is not None:
-            return await self._read(operation, deadline_ms, self._limits.long_s)
+            return await self._read(operation, deadline_ms, self._limits.long_read_timeout_s)
         async with self._long_reads:
-            return await self._read(operation, None, self._limits.long_s)
+            return await self._read(operation, None, self._limits.long_read_timeout_s)
 
     async def _read(self, operation: Operation[T], deadline_ms: float | None, default_s: float) -> T:
         """Runs a read. default_s: the seconds that the read may take if it has no deadline."""
@@ -61,7 +61,8 @@ class PostgresReader:
         deadline = self._loop.time() + timeout_s
         pool.server.check()
         raw = pool.acquire_idle() or await pool.acquire(
-            wait_s=min(timeout_s, self._limits.wait_s), opening_s=min(timeout_s, self._limits.opening_s)
+            wait_s=min(timeout_s, self._limits.acquire_timeout_s),
+            opening_s=min(timeout_s, self._limits.connect_timeout_s),
         )
         try:
             result = await operation(connection_type(raw, deadline, self._loop))

@@ -144,7 +144,7 @@ class PostgresWriter:
         is_bulk = write.is_bulk
         for tries_left in reversed(range(_MAX_TRIES)):
             raw = (None if is_bulk else pool.acquire_idle()) or await pool.acquire(is_bulk=is_bulk)
-            deadline = self._loop.time() + self._limits.write_s
+            deadline = self._loop.time() + self._limits.write_timeout_s
             connection = connection_type(raw, deadline, self._loop, self._begin_statement)
             try:
                 result = await write.operation(connection)

@@ -40,9 +40,9 @@ for _name, _seconds in (("lease_s", LEASE_S), ("heartbeat_s", LEASE_S / 3)):
 class PatientPostgres(PostgresLimits, frozen=True):
     """PostgreSQL's limits, with waits that no busy machine reaches; leases are taken over as soon as they end."""
 
-    read_s: float = PATIENCE_S
-    wait_s: float = PATIENCE_S
-    slow_s: float = PATIENCE_S
+    read_timeout_s: float = PATIENCE_S
+    acquire_timeout_s: float = PATIENCE_S
+    slow_wait_s: float = PATIENCE_S
     settle_s: float = 0.0
 
 

@@ -62,7 +62,7 @@ class PostgresServer:
         self._database = database
 
     async def open(self, *, note: Callable[[str], None] | None = None, **options: Any) -> Store:
-        options.setdefault("limits", replace(stored.PATIENT, sweep_s=0.0))
+        options.setdefault("limits", replace(stored.PATIENT, vacuum_interval_s=0.0))
         options["factory"] = noting(lambda text: note and note(name_of(text)), is_named)
         return await stored.open_store(options.pop("path", self.url), **options)
 

@@ -196,7 +196,7 @@ def test_chat_continues_without_memory_and_memory_comes_back(
             # The first to notice may still read something, or wait for it.
             world.say("Is it so?")
             assert world.say("And now?") == "unavailable"
-            # A server that is silent counts as down only after a second wait, `PoolLimits.check_s`.
+            # A server that is silent counts as down only after a second wait, `PoolLimits.check_timeout_s`.
             ready = becomes(world.reports_degraded)
             assert ready.status == 200
             lone = [{"role": "user", "content": "Only with memory."}]

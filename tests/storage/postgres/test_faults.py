@@ -46,7 +46,9 @@ from tests.stored import ALICE, PATIENT, rows
 pytestmark = pytest.mark.usefixtures("own_sessions")
 
 ROOT = Path(__file__).parents[3]
-QUICK = PostgresLimits(retry_first_s=0.02, retry_max_s=0.05, read_s=0.3, check_s=0.2, wait_s=0.1)
+QUICK = PostgresLimits(
+    retry_first_s=0.02, retry_max_s=0.05, read_timeout_s=0.3, check_timeout_s=0.2, acquire_timeout_s=0.1
+)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -76,7 +78,7 @@ async def test_a_write_that_is_cancelled_before_it_starts_ends_with_an_error(
 async def test_a_server_that_is_lost_is_named_refused_at_once_and_comes_back(
     open_store: OpenStore, proxy: Proxy
 ) -> None:
-    store: Store = await open_store(path=proxy.url, limits=replace(QUICK, read_s=PATIENCE_S))
+    store: Store = await open_store(path=proxy.url, limits=replace(QUICK, read_timeout_s=PATIENCE_S))
     heard: list[bool] = []
     store.database.add_recovery_listener(lambda: heard.append(True))
     proxy.refuse()
@@ -97,7 +99,7 @@ async def test_a_server_that_is_lost_is_noticed_without_a_request(
     open_store: OpenStore, proxy: Proxy, kind: str
 ) -> None:
     # The listener hears of it at once; the check comes to it where notifications do not arrive.
-    limits = replace(QUICK, health_s=3600.0 if kind == "listens" else 0.02)
+    limits = replace(QUICK, health_check_interval_s=3600.0 if kind == "listens" else 0.02)
     store: Store = await open_store(path=proxy.url, limits=limits, is_pooled=kind != "listens")
     failed: list[str] = []
     heard: list[str | None] = []
@@ -115,7 +117,7 @@ async def test_a_server_that_is_lost_is_noticed_without_a_request(
 async def test_a_server_that_answers_no_more_is_noticed_without_a_request(
     open_store: OpenStore, proxy: Proxy
 ) -> None:
-    store: Store = await open_store(path=proxy.url, limits=replace(QUICK, health_s=0.02))
+    store: Store = await open_store(path=proxy.url, limits=replace(QUICK, health_check_interval_s=0.02))
     store.database.start()
     proxy.stall()
     await until(lambda: not store.health.ok)
@@ -127,7 +129,7 @@ async def test_a_server_that_answers_no_more_is_noticed_without_a_request(
 async def test_a_table_that_a_turn_cannot_read_is_noticed_without_a_request(
     open_store: OpenStore, database: PostgresServer, table: str
 ) -> None:
-    store: Store = await open_store(limits=replace(QUICK, health_s=0.02))
+    store: Store = await open_store(limits=replace(QUICK, health_check_interval_s=0.02))
     store.database.start()
     admin = await asyncpg.connect(database.url)
     try:
@@ -142,7 +144,7 @@ async def test_a_table_that_a_turn_cannot_read_is_noticed_without_a_request(
 async def test_a_primary_that_becomes_a_replica_is_noticed_without_a_request(
     open_store: OpenStore, database: PostgresServer
 ) -> None:
-    store: Store = await open_store(limits=replace(QUICK, size=1, health_s=0.02))
+    store: Store = await open_store(limits=replace(QUICK, size=1, health_check_interval_s=0.02))
     store.database.start()
     name = database.url.partition("?")[0].rpartition("/")[2]
     admin = await asyncpg.connect(database.url)
@@ -271,7 +273,7 @@ async def test_a_write_that_has_no_answer_finds_that_the_server_gives_none(
     open_store: OpenStore, proxy: Proxy
 ) -> None:
     """Else the next write gets its connection, and waits as long: nothing is stored until the network gives up."""
-    store: Store = await open_store(path=proxy.url, limits=replace(QUICK, write_s=0.3))
+    store: Store = await open_store(path=proxy.url, limits=replace(QUICK, write_timeout_s=0.3))
     proxy.stall()
     with pytest.raises(StoreTimeout):
         await store.database.write_one("SELECT 1", ())
@@ -320,7 +322,7 @@ async def test_connections_that_do_not_answer_hold_up_the_end_together(
 async def test_reads_wait_a_moment_for_a_connection_and_writes_as_long_as_it_takes(
     open_store: OpenStore,
 ) -> None:
-    store: Store = await open_store(limits=PostgresLimits(size=2, wait_s=0.05))
+    store: Store = await open_store(limits=PostgresLimits(size=2, acquire_timeout_s=0.05))
     held, go_on = asyncio.Event(), asyncio.Event()
 
     async def hold(connection: Connection) -> None:
@@ -343,7 +345,7 @@ async def test_reads_wait_a_moment_for_a_connection_and_writes_as_long_as_it_tak
 async def test_a_store_is_slow_while_a_turn_waits_for_a_connection_and_not_while_one_write_takes_long(
     open_store: OpenStore,
 ) -> None:
-    store: Store = await open_store(limits=replace(PATIENT, size=2, bulk=1, slow_s=0.0))
+    store: Store = await open_store(limits=replace(PATIENT, size=2, bulk_connections=1, slow_wait_s=0.0))
     held, go_on = asyncio.Barrier(3), asyncio.Event()
 
     async def hold(connection: Connection) -> None:
@@ -396,7 +398,7 @@ async def test_a_freed_connection_is_used_while_the_server_refuses_new_ones(
 
 
 async def test_bulk_leaves_connections_to_turns(open_store: OpenStore) -> None:
-    store: Store = await open_store(limits=replace(PATIENT, size=3, bulk=2))
+    store: Store = await open_store(limits=replace(PATIENT, size=3, bulk_connections=2))
     go_on = asyncio.Event()
 
     async def hold(connection: Connection) -> None:
@@ -413,7 +415,9 @@ async def test_bulk_leaves_connections_to_turns(open_store: OpenStore) -> None:
 
 async def test_long_reads_leave_connections_to_turns(open_store: OpenStore) -> None:
     """Else some exports at a time take the memory of everybody's turns."""
-    store: Store = await open_store(limits=replace(PATIENT, size=4, bulk=1, wait_s=0.1))
+    store: Store = await open_store(
+        limits=replace(PATIENT, size=4, bulk_connections=1, acquire_timeout_s=0.1)
+    )
     go_on = asyncio.Event()
 
     async def hold(connection: Connection) -> None:

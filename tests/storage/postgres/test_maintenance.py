@@ -186,7 +186,7 @@ class Hands:
 async def test_the_tables_are_swept_at_most_once_in_a_while_and_in_the_end(
     open_store: OpenStore, database: PostgresServer
 ) -> None:
-    store = await open_store(limits=replace(PATIENT, sweep_s=0.1))
+    store = await open_store(limits=replace(PATIENT, vacuum_interval_s=0.1))
     clock = store.database._maintenance._loop = Hands()  # type: ignore[attr-defined]
     admin = await asyncpg.connect(database.url)
     assert await store.database.sweep(0)

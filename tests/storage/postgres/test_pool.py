@@ -197,7 +197,7 @@ async def test_a_connection_handed_to_a_caller_that_gives_up_goes_to_the_next(se
 
 
 async def test_bulk_goes_on_where_other_bulk_has_given_up(server: Server) -> None:
-    pool = await open_pool(size=1, bulk=1)
+    pool = await open_pool(size=1, bulk_connections=1)
     raw = await pool.acquire()
     first, second = (asyncio.create_task(pool.acquire(is_bulk=True)) for _ in range(2))
     await asyncio.sleep(0)
@@ -242,7 +242,7 @@ async def test_whatever_happens_no_caller_waits_for_ever_and_every_connection_is
     chance = random.Random(seed)
     size = chance.choice((1, 2, 4))
     server.most = chance.choice((1, 2, 8))
-    pool = await open_pool(size=size, bulk=min(2, size))
+    pool = await open_pool(size=size, bulk_connections=min(2, size))
 
     async def use() -> None:
         is_bulk = chance.random() < 0.3
