@@ -11,13 +11,12 @@ with AgentDeployment(tmp_path) as deployment:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import orjson
 from letta_client import Letta
@@ -26,10 +25,8 @@ from tests.agents.letta import spoken
 from tests.doubles.bell_webhook import RING_SCHEMA, BellWebhook
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.process import Process, serving
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 from tests.stored import shown
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -49,7 +46,7 @@ class AgentGateway:
             run = self.letta.runs.retrieve(run_id)
             return None if run.status in ("created", "running") else run
 
-        return wait_for(find_ended)
+        return becomes(find_ended)
 
     def list_messages(self, agent_id: str) -> list[str]:
         """Returns the messages of an agent as "kind: text", oldest first; without a text as "kind"."""
@@ -150,13 +147,3 @@ def ring_bells(request: UpstreamRequest) -> Reply:
             *(Call("ring", {"bell": bell}, f"{name}-{bell}") for bell in bells.split()), text="I ring."
         )
     return say(f"Heard {text}.", tokens=["Heard ", text, "."])
-
-
-def wait_for(find: Callable[[], T | None]) -> T:
-    """Calls a function until its result is not None, and returns the result."""
-    until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until:
-        if (found := find()) is not None:
-            return found
-        time.sleep(0.02)
-    raise AssertionError("the condition was not met")

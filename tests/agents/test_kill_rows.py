@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from gateway.core.prompt.result_order import UNANSWERED_RESULT
-from tests.agents.agent_deployment import AgentDeployment, AgentGateway, wait_for
+from tests.agents.agent_deployment import AgentDeployment, AgentGateway
 from tests.agents.plain_mcp import PLAIN
 from tests.agents.test_kills import INTERRUPTED
 from tests.doubles.upstream import Call, Gate, Reply, UpstreamRequest, call_tools, say
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 
 CHECKPOINTS = ("accepted", "begun", "replied", "sent", "answered", "done", "ended")
 KILL_POINTS = [f"{side} {checkpoint}" for checkpoint in CHECKPOINTS for side in ("before", "after")]
@@ -154,7 +154,7 @@ def test_a_message_of_another_agent_follows_the_interrupted_call(
     with deployment.serve() as gateway:
         other = gateway.letta.agents.create(model="openai/m", name="other", tools=[tool]).id
         gateway.letta.agents.messages.create(other, input="tell")
-        messages = wait_for(lambda: found if len(found := gateway.list_messages(agent)) == 6 else None)
+        messages = becomes(lambda: found if len(found := gateway.list_messages(agent)) == 6 else None)
         assert messages[3] == INTERRUPTED
         assert "Hello." in messages[4]
         assert messages[5].startswith("assistant: ")
@@ -358,11 +358,11 @@ def test_a_call_during_which_the_gateway_is_killed_is_interrupted(
     with deployment.serve() as gateway:
         agent = tool.create_agent(gateway)
         run = gateway.letta.agents.messages.create_async(agent, input="go")
-        wait_for(lambda: tool.is_running(gateway) or None)
+        becomes(lambda: tool.is_running(gateway))
         descendants = list_descendants(gateway.process.child.pid)
         gateway.kill()
         # No process that the gateway started outlives it.
-        wait_for(lambda: not any(map(is_alive, descendants)) or None)
+        becomes(lambda: not any(map(is_alive, descendants)))
     deployment.gate.open()
     with deployment.serve() as gateway:
         assert gateway.wait_for_run(run.id).status == "completed"

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from gateway.agents.tools.agent_tools import MAX_RESULT_CHARS
-from tests.agents.agent_deployment import AgentDeployment, AgentGateway, wait_for
+from tests.agents.agent_deployment import AgentDeployment, AgentGateway
 from tests.agents.letta import spoken
 from tests.agents.random_kills import kill_at_random
 from tests.doubles.upstream import Call, Gate, Reply, UpstreamRequest, call_tools, say
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ class WithinCall(KillPoint):
 
 def wait_for_bell_b(deployment: AgentDeployment) -> None:
     """Waits until the call of bell b was sent, and the result of another call is stored."""
-    wait_for(lambda: "b" in deployment.webhook.bells or None)
-    wait_for(lambda: deployment.query("SELECT 1 FROM run_texts WHERE kind = 'result'") or None)
+    becomes(lambda: "b" in deployment.webhook.bells)
+    becomes(lambda: deployment.query("SELECT 1 FROM run_texts WHERE kind = 'result'"))
 
 
 KILL_POINTS = (BeforeReply, WithinReply, WithinCall, AfterResults)
@@ -209,9 +209,7 @@ def test_the_text_of_a_stream_is_whole_after_a_kill(deployment: AgentDeployment)
                 "POST", f"/v1/agents/{agent}/messages/stream", body, {"content-type": "application/json"}
             )
             point.wait()
-            wait_for(
-                lambda: deployment.query("SELECT 1 FROM run_texts WHERE kind = 'event' AND seq > 1") or None
-            )
+            becomes(lambda: deployment.query("SELECT 1 FROM run_texts WHERE kind = 'event' AND seq > 1"))
         gateway.kill()
     deployment.release()
     with deployment.serve() as gateway:
@@ -241,13 +239,11 @@ def test_a_client_that_attaches_before_its_run_begins_again_gets_events_as_they_
         deployment.intercept = lambda _: say("Never sent.", hold_before_headers=deployment.gate)
         runs = [gateway.letta.agents.messages.create_async(each, input="first") for each in agents[:16]]
         body = b'{"input":"last","streaming":true,"stream_tokens":true,"background":true}'
-        wait_for(
-            lambda: all(gateway.letta.runs.retrieve(each.id).status == "running" for each in runs) or None
-        )
+        becomes(lambda: all(gateway.letta.runs.retrieve(each.id).status == "running" for each in runs))
         with gateway.process.connect() as client:
             headers = {"content-type": "application/json"}
             client.request("POST", f"/v1/agents/{agents[16]}/messages/stream", body, headers)
-            wait_for(lambda: deployment.query("SELECT 1 FROM runs WHERE id = 17") or None)
+            becomes(lambda: deployment.query("SELECT 1 FROM runs WHERE id = 17"))
         gateway.kill()
     slots_gate, reply_gate = Gate(), Gate()
 
@@ -319,7 +315,7 @@ def test_a_client_call_next_to_one_that_was_interrupted_waits_for_the_client(
         agent = deployment.create_agent(gateway)
         messages = gateway.letta.agents.messages
         run = messages.create_async(agent, input="go", client_tools=[tool])
-        wait_for(lambda: "b" in deployment.webhook.bells or None)
+        becomes(lambda: "b" in deployment.webhook.bells)
         gateway.kill()
     deployment.release()
     with deployment.serve() as gateway:
@@ -350,7 +346,7 @@ def test_a_resent_live_send_has_the_calls_of_both_attempts(
         with deployment.serve() as gateway, ThreadPoolExecutor(1) as pool:
             create = gateway.letta.agents.messages.create
             sent = pool.submit(create, agent, messages=[message], client_tools=[tool])
-            wait_for(lambda bell=bell: bell in deployment.webhook.bells or None)  # type: ignore[misc]
+            becomes(lambda bell=bell: bell in deployment.webhook.bells)  # type: ignore[misc]
             gateway.kill()
             assert sent.exception() is not None
     deployment.release()

@@ -12,8 +12,9 @@ import pytest
 
 from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.run.response_attempt import FORGOTTEN_ERROR
-from tests.agents.agent_deployment import AgentDeployment, AgentGateway, wait_for
+from tests.agents.agent_deployment import AgentDeployment, AgentGateway
 from tests.doubles.upstream import Call, Reply, UpstreamRequest, call_tools, say
+from tests.patience import becomes
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def wait_for_response(gateway: AgentGateway, response_id: str) -> Any:
             response = client.responses.retrieve(response_id)
             return None if response.status in ("queued", "in_progress") else response
 
-        return wait_for(find_ended)
+        return becomes(find_ended)
 
 
 def tool_results(request: UpstreamRequest) -> list[str]:
@@ -65,8 +66,8 @@ def test_calls_of_a_killed_gateway_are_not_made_again(deployment: AgentDeploymen
     with deployment.serve() as gateway:
         agent = deployment.create_agent(gateway)
         response = create_response(gateway, agent, stream=stream)
-        wait_for(lambda: "b" in deployment.webhook.bells or None)
-        wait_for(lambda: deployment.query("SELECT 1 FROM run_texts WHERE kind = 'result'") or None)
+        becomes(lambda: "b" in deployment.webhook.bells)
+        becomes(lambda: deployment.query("SELECT 1 FROM run_texts WHERE kind = 'result'"))
         gateway.kill()
     deployment.webhook.held_bells.clear()
     with deployment.serve() as gateway:
@@ -84,7 +85,7 @@ def test_a_call_that_a_forgetting_erased_is_not_made_again(
     deployment.webhook.held_bells.add("b")
     with deployment.serve() as gateway:
         response = create_response(gateway, deployment.create_agent(gateway), stream=False)
-        wait_for(lambda: "b" in deployment.webhook.bells or None)
+        becomes(lambda: "b" in deployment.webhook.bells)
         gateway.kill()
     with closing(sqlite3.connect(deployment.folder / "m.db", isolation_level=None)) as database:
         database.execute("UPDATE run_texts SET data = x'7b7d' WHERE kind = 'call'")  # as `erase_texts` does

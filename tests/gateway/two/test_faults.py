@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from storage.errors import StoreError
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.two.proxy import Proxy
-from tests.patience import PATIENCE_S, becomes
+from tests.patience import becomes
 from tests.postgres import query
 from tests.server import RawReply, RunningGateway, serve, settings_for
 
@@ -76,10 +75,7 @@ class World:
         return ready if ready.json["status"] == "degraded" else None
 
     def wait_until_it_works(self) -> None:
-        until = time.monotonic() + PATIENCE_S
-        while self.gateway.ask("GET", "/health/ready").json["status"] != "ok":
-            assert time.monotonic() < until, "memory did not come back"
-            time.sleep(0.02)
+        becomes(lambda: self.gateway.ask("GET", "/health/ready").json["status"] == "ok")
 
     def kept(self) -> list[str]:
         """What the person has said in turns that stand, as it is exported from the database itself."""

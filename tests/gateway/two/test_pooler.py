@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from gateway.open_database import check_database, open_database
 from gateway.settings import DatabaseSettings, Settings
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.two.pooler import Pooler, find_binaries, read_version
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 from tests.server import RawReply, RunningGateway, serve, settings_for
 
 # Each of these, at both gateways in turn.
@@ -53,12 +52,6 @@ class World:
     def chat(self, number: int, user: str, messages: list[dict[str, str]], **headers: str) -> RawReply:
         gateway = self.gateways[number % len(self.gateways)]
         return gateway.post({"model": "m", "user": user, "messages": messages}, headers)
-
-    def until(self, is_so: Callable[[], bool]) -> None:
-        end = time.monotonic() + PATIENCE_S
-        while not is_so():
-            assert time.monotonic() < end, "it did not come to that"
-            time.sleep(0.02)
 
     def are_ready(self) -> bool:
         return all(each.ask("GET", "/health/ready").json["status"] == "ok" for each in self.gateways)
@@ -116,7 +109,7 @@ def test_memory_works_through_a_pooler_that_is_killed_once(
         hello = [{"role": "user", "content": "Item 9 is lost."}]
         assert world.chat(0, "user0", hello).headers["x-mnemogate-memory"] == "unavailable"
         world.pooler.start()
-        world.until(world.are_ready)
+        becomes(world.are_ready)
 
         for n in range(PEOPLE):
             asked = [{"role": "user", "content": f"Where is item {n}x2 packed?"}]
@@ -143,7 +136,7 @@ def test_changes_are_notified_past_the_pooler(
         assert world.ask(1, "POST", send, {"input": "Hi"})[0] == 200
         assert world.ask(0, "PATCH", f"/v1/agents/{made['id']}", {"system": "You are a heron."})[0] == 200
         # The other gateway believes what it read for as long as no notification comes.
-        world.until(lambda: world.ask(1, "POST", send, {"input": "Hi"})[0] == 200 and _is_heron(world))
+        becomes(lambda: world.ask(1, "POST", send, {"input": "Hi"})[0] == 200 and _is_heron(world))
 
 
 def _is_heron(world: World) -> bool:

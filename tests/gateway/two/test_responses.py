@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +14,8 @@ from gateway.core.conversation.wire_message import read_text
 from gateway.run.response_attempt import GIVEN_UP_ERROR
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import Process, serving
-from tests.gateway.two.deployment import MODULE, PATIENCE_S, Database
+from tests.gateway.two.deployment import MODULE, Database
+from tests.patience import becomes
 from tests.postgres import execute
 
 SETTINGS = """
@@ -62,19 +62,19 @@ def sdks(gateways: Gateways) -> list[openai.OpenAI]:
     return [gateways.start()[1] for _ in range(2)]
 
 
-def until_asked(upstream: StrictUpstream, already: int = 0) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while len(upstream.chats) == already:
-        assert time.monotonic() < until
-        time.sleep(0.02)
+def wait_for_chat(upstream: StrictUpstream, earlier: int = 0) -> None:
+    """Waits until the upstream has more chats than `earlier`."""
+    becomes(lambda: len(upstream.chats) > earlier)
 
 
-def ended(sdk: openai.OpenAI, id: str) -> Any:
-    until = time.monotonic() + PATIENCE_S
-    while (found := sdk.responses.retrieve(id)).status in ("queued", "in_progress"):
-        assert time.monotonic() < until, found
-        time.sleep(0.02)
-    return found
+def wait_for_end(sdk: openai.OpenAI, response_id: str) -> Any:
+    """Returns a response when it has ended."""
+
+    def retrieve_if_ended() -> Any:
+        response = sdk.responses.retrieve(response_id)
+        return None if response.status in ("queued", "in_progress") else response
+
+    return becomes(retrieve_if_ended)
 
 
 def test_a_response_of_one_gateway_is_known_at_the_other(
@@ -111,16 +111,16 @@ def test_the_other_gateway_follows_and_cancels_a_response_in_the_background(
             if event.type == "response.output_text.delta":
                 gate.open()
     assert kinds[-1] == "response.completed"
-    assert ended(one, made.id).output_text == "One two three four."
+    assert wait_for_end(one, made.id).output_text == "One two three four."
     held = Gate()
     upstream.queue(say("Never.", hold_before_headers=held))
     asked = len(upstream.chats)
     made = one.responses.create(model="m", input="Wait.", user="alice", background=True)
-    until_asked(upstream, asked)
+    wait_for_chat(upstream, asked)
     for sdk in (two, one):
         assert sdk.responses.cancel(made.id).status == "cancelled"
     held.open()
-    assert ended(one, made.id).status == ended(two, made.id).status == "cancelled"
+    assert wait_for_end(one, made.id).status == wait_for_end(two, made.id).status == "cancelled"
 
 
 def test_a_response_in_the_background_survives_a_kill_of_its_process(
@@ -140,7 +140,7 @@ def test_a_response_in_the_background_survives_a_kill_of_its_process(
     first.kill()
     gate.open()
     _, left = gateways.start()
-    done = ended(left, made.id)
+    done = wait_for_end(left, made.id)
     assert (done.status, done.output_text) == ("completed", "Five six.")
     rest = list(left.responses.retrieve(made.id, stream=True, starting_after=seen[-1].sequence_number))
     numbers = [event.sequence_number for event in (*seen, *rest)]
@@ -166,13 +166,10 @@ def test_a_gateway_that_does_not_know_the_model_leaves_a_response_to_one_that_do
     made = new.responses.create(**asked)
     execute(url, "UPDATE runs SET created = created - 3600")
     _, old = gateways.start()
-    until = time.monotonic() + PATIENCE_S
-    while (found := old.responses.retrieve(made.id)).status == "queued":
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    assert found.status == "in_progress"
+    becomes(lambda: old.responses.retrieve(made.id).status != "queued")
+    assert old.responses.retrieve(made.id).status == "in_progress"
     gateways.start(more_settings=profile)
-    assert ended(new, made.id).output_text == "Ok."
+    assert wait_for_end(new, made.id).output_text == "Ok."
 
 
 def test_after_a_kill_the_items_of_a_conversation_are_asked_once(
@@ -183,10 +180,10 @@ def test_after_a_kill_the_items_of_a_conversation_are_asked_once(
     conversation = sdk.conversations.create(items=[{"role": "user", "content": "My cat is Miso."}]).id
     asked: Any = {"model": "m", "conversation": conversation, "user": "alice", "background": True}
     made = sdk.responses.create(input="Who?", **asked)
-    until_asked(upstream)
+    wait_for_chat(upstream)
     first.kill()
     _, left = gateways.start()
-    assert ended(left, made.id).output_text == "Ok."
+    assert wait_for_end(left, made.id).output_text == "Ok."
     assert [read_text(m) for m in upstream.last.messages] == ["My cat is Miso.", "Who?"]
     assert len(list(left.conversations.items.list(conversation))) == 3
 
@@ -196,10 +193,10 @@ def test_three_dead_processes_end_a_response(gateways: Gateways, upstream: Stric
     process, sdk = gateways.start()
     made = sdk.responses.create(model="m", input="Hi", user="alice", background=True)
     for already in range(3):
-        until_asked(upstream, already)
+        wait_for_chat(upstream, already)
         gateways.kill(process)
         process, sdk = gateways.start()
-    done = ended(sdk, made.id)
+    done = wait_for_end(sdk, made.id)
     assert (done.status, done.output, done.error.message) == (
         *("failed", []),
         GIVEN_UP_ERROR,
@@ -219,11 +216,11 @@ def test_a_request_with_a_key_is_sent_again_after_a_kill(
         "extra_headers": {"idempotency-key": "k1"},
     }
     made = sdk.responses.create(**asked)
-    until_asked(upstream)
+    wait_for_chat(upstream)
     gateways.kill(first)
     _, left = gateways.start()
     assert left.responses.create(**asked).id == made.id
-    assert ended(left, made.id).output_text == "Two."
+    assert wait_for_end(left, made.id).output_text == "Two."
 
 
 def test_after_a_kill_the_callers_key_is_gone(gateways: Gateways, upstream: StrictUpstream) -> None:
@@ -232,9 +229,9 @@ def test_after_a_kill_the_callers_key_is_gone(gateways: Gateways, upstream: Stri
     upstream.queue(say("One.", hold_before_headers=Gate()))
     first, sdk = gateways.start()
     made = sdk.with_options(api_key="sk-own").responses.create(model="m", input="Count.", background=True)
-    until_asked(upstream)
+    wait_for_chat(upstream)
     gateways.kill(first)
     _, left = gateways.start()
-    done = ended(left, made.id)
+    done = wait_for_end(left, made.id)
     assert (done.status, done.output) == ("failed", [])
     assert "no caller's key is stored" in done.error.message

@@ -22,7 +22,7 @@ from tests.gateway.background.test_batches_killed import ITEMS, ROUNDS, answer, 
 from tests.gateway.background.test_batches_killed import SETTINGS as BATCHES
 from tests.gateway.process import Process, serving
 from tests.gateway.two.deployment import MODULE, Database, Worker
-from tests.patience import PATIENCE_S
+from tests.patience import becomes
 from tests.postgres import query
 
 AGENTS = 6
@@ -62,13 +62,9 @@ class WorkDeployment:
         return query(self.url, sql)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        until = time.monotonic() + PATIENCE_S
-        while not condition():
-            assert time.monotonic() < until, (
-                self.query("SELECT * FROM jobs"),
-                self.query("SELECT * FROM runs"),
-            )
-            time.sleep(0.02)
+        becomes(
+            condition, explain=lambda: (self.query("SELECT * FROM jobs"), self.query("SELECT * FROM runs"))
+        )
 
     def finish_jobs(self) -> None:
         """Waits until there are no jobs, and checks that none has failed."""

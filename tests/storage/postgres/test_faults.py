@@ -38,7 +38,7 @@ from storage.postgres.sqlstates import translate_error
 from storage.postgres.url import split_by_host
 from storage.sql.store import Store
 from tests.gateway.two.proxy import Proxy
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, comes
 from tests.rows import each_row
 from tests.storage.conftest import OpenStore, PostgresServer
 from tests.stored import ALICE, PATIENT, rows
@@ -49,12 +49,6 @@ ROOT = Path(__file__).parents[3]
 QUICK = PostgresLimits(
     retry_first_s=0.02, retry_max_s=0.05, read_timeout_s=0.3, check_timeout_s=0.2, acquire_timeout_s=0.1
 )
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def ask(connection: Connection) -> int:
@@ -84,12 +78,12 @@ async def test_a_server_that_is_lost_is_named_refused_at_once_and_comes_back(
     proxy.refuse()
     with pytest.raises(StoreUnavailable):
         await store.keys.list()
-    await until(lambda: not store.health.ok)
+    await comes(lambda: not store.health.ok)
     with pytest.raises(StoreFailed):
         await store.database.write(ask)
     assert (store.health.status, bool(store.health.error)) == ("broken", True)
     proxy.allow()
-    await until(lambda: store.health.ok)
+    await comes(lambda: store.health.ok)
     assert heard == [True]
     assert await store.keys.list() == ()
 
@@ -106,12 +100,12 @@ async def test_a_server_that_is_lost_is_noticed_without_a_request(
     store.database.add_failure_listener(lambda fault: failed.append(fault.status))
     store.database.add_listener("any", heard.append)
     store.database.start()
-    await until(lambda: bool(heard))
+    await comes(lambda: bool(heard))
     proxy.refuse()
-    await until(lambda: not store.health.ok)
+    await comes(lambda: not store.health.ok)
     assert (store.health.status, failed) == ("broken", ["broken"])
     proxy.allow()
-    await until(lambda: store.health.ok)
+    await comes(lambda: store.health.ok)
 
 
 async def test_a_server_that_answers_no_more_is_noticed_without_a_request(
@@ -120,9 +114,9 @@ async def test_a_server_that_answers_no_more_is_noticed_without_a_request(
     store: Store = await open_store(path=proxy.url, limits=replace(QUICK, health_check_interval_s=0.02))
     store.database.start()
     proxy.stall()
-    await until(lambda: not store.health.ok)
+    await comes(lambda: not store.health.ok)
     proxy.flow()
-    await until(lambda: store.health.ok)
+    await comes(lambda: store.health.ok)
 
 
 @pytest.mark.parametrize("table", ["agents", "conversations", "exchanges", "sections", "blocks", "recalls"])
@@ -135,8 +129,8 @@ async def test_a_table_that_a_turn_cannot_read_is_noticed_without_a_request(
     try:
         async with admin.transaction():
             await admin.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-            await until(lambda: store.health.status == "slow")
-        await until(lambda: store.health.ok)
+            await comes(lambda: store.health.status == "slow")
+        await comes(lambda: store.health.ok)
     finally:
         await admin.close()
 
@@ -153,11 +147,11 @@ async def test_a_primary_that_becomes_a_replica_is_noticed_without_a_request(
         await rows(
             store, "SET default_transaction_read_only = on"
         )  # the one that is open does not know it yet
-        await until(lambda: store.health.status == "readonly")
+        await comes(lambda: store.health.status == "readonly")
     finally:
         await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
         await admin.close()
-    await until(lambda: store.health.ok)
+    await comes(lambda: store.health.ok)
 
 
 async def test_a_server_that_is_away_at_the_start_is_opened_when_it_comes(
@@ -167,7 +161,7 @@ async def test_a_server_that_is_away_at_the_start_is_opened_when_it_comes(
     store: Store = await open_store(path=proxy.url, limits=QUICK)
     assert store.health.status == "broken"
     proxy.allow()
-    await until(lambda: store.health.ok)
+    await comes(lambda: store.health.ok)
     await store.keys.create("shop", "laptop")
 
 
@@ -179,7 +173,7 @@ async def test_a_job_whose_claim_had_no_answer_is_claimed_again_at_once(
     proxy.cut_at("COMMIT", after_reply=True, within="UPDATE jobs")
     with pytest.raises(StoreFailed):
         await claim(store)
-    await until(lambda: store.health.is_up)
+    await comes(lambda: store.health.is_up)
     assert await store.jobs.leases.find_due_in(["learn"]) == 0.0
     job = await claim(store)
     assert job is not None
@@ -200,7 +194,7 @@ async def test_a_claim_that_came_to_nothing_ends_no_claim_of_another_process(
         while (job := await claim(other)) is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert job.attempt == 1  # as the claim that came to nothing
-    await until(lambda: store.health.is_up)
+    await comes(lambda: store.health.is_up)
     assert await claim(store) is None
     assert await other.jobs.leases.is_held(job)
     assert await other.jobs.leases.find_due_in(["learn"]) > 10.0
@@ -221,7 +215,7 @@ async def test_connections_that_the_server_ends_are_reopened(
     await admin.close()
     with contextlib.suppress(StoreUnavailable):
         await store.keys.list()  # whoever asks first may meet it
-    await until(lambda: store.health.ok)
+    await comes(lambda: store.health.ok)
     await store.keys.create("shop", "laptop")
     assert len(await store.keys.list()) == 1
 
@@ -263,9 +257,9 @@ async def test_a_network_that_swallows_everything_is_noticed(open_store: OpenSto
     proxy.stall()
     with pytest.raises(StoreUnavailable):
         await store.keys.list()
-    await until(lambda: not store.health.ok)
+    await comes(lambda: not store.health.ok)
     proxy.flow()
-    await until(lambda: store.health.ok)
+    await comes(lambda: store.health.ok)
     assert await store.keys.list() == ()
 
 
@@ -279,7 +273,7 @@ async def test_a_write_that_has_no_answer_finds_that_the_server_gives_none(
         await store.database.write_one("SELECT 1", ())
     assert store.health.status == "broken"
     proxy.flow()
-    await until(lambda: store.health.ok)
+    await comes(lambda: store.health.ok)
     assert await store.database.write(ask) == 1
 
 
@@ -354,14 +348,14 @@ async def test_a_store_is_slow_while_a_turn_waits_for_a_connection_and_not_while
         await go_on.wait()
 
     writes = [store.database.write(hold)]
-    await until(lambda: held.n_waiting == 1)
+    await comes(lambda: held.n_waiting == 1)
     assert store.health.status == "ok"
     writes.append(store.database.bulk_write(hold))
     waiting_bulk = store.database.bulk_write(ask)
     await held.wait()
     assert store.health.status == "ok"
     waiting = store.database.write(ask)
-    await until(lambda: store.health.status == "slow")
+    await comes(lambda: store.health.status == "slow")
     go_on.set()
     await asyncio.gather(*writes, waiting, waiting_bulk)
     assert store.health.status == "ok"
@@ -450,7 +444,7 @@ async def test_a_primary_that_becomes_a_replica_is_read_only_until_it_is_primary
 ) -> None:
     store: Store = await open_store(limits=QUICK, listen_url=proxy.url)
     store.database.start()
-    await until(lambda: proxy.connection_count == 1)
+    await comes(lambda: proxy.connection_count == 1)
     name = database.url.partition("?")[0].rpartition("/")[2]
     admin = await asyncpg.connect(database.url)
     await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -459,14 +453,14 @@ async def test_a_primary_that_becomes_a_replica_is_read_only_until_it_is_primary
         await rows(store, "SET default_transaction_read_only = on")
         with pytest.raises(StoreReadOnly):
             await store.keys.create("shop", "laptop")
-        await until(lambda: store.health.status == "readonly")
+        await comes(lambda: store.health.status == "readonly")
     finally:
         await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
         await admin.close()
-    await until(lambda: store.health.ok)
+    await comes(lambda: store.health.ok)
     await store.keys.create("shop", "laptop")
     # Another server may be the primary now, and the old one would go on hearing itself.
-    await until(lambda: proxy.connection_count >= 2)
+    await comes(lambda: proxy.connection_count >= 2)
 
 
 async def test_a_write_that_is_wrong_in_itself_leaves_nothing_and_stops_no_other(

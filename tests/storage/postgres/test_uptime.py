@@ -8,8 +8,9 @@ from msgspec.structs import replace
 from storage.errors import StoreUnavailable
 from storage.postgres.uptime import Uptime
 from tests.gateway.two.proxy import Proxy
+from tests.patience import comes
 from tests.storage.conftest import OpenStore
-from tests.storage.postgres.test_faults import QUICK, until
+from tests.storage.postgres.test_faults import QUICK
 
 
 class Clock:
@@ -64,10 +65,10 @@ async def test_a_database_is_settled_some_time_after_it_has_come_back(
     open_store: OpenStore, proxy: Proxy
 ) -> None:
     database = (await open_store(path=proxy.url, limits=replace(QUICK, settle_s=0.2))).database
-    await until(lambda: database.is_settled)
+    await comes(lambda: database.is_settled)
     proxy.refuse()
     with pytest.raises(StoreUnavailable):
         await database.read(lambda connection: connection.fetch_value("SELECT 1"))
     assert not database.is_settled
     proxy.allow()
-    await until(lambda: database.is_settled)
+    await comes(lambda: database.is_settled)
