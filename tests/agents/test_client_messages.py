@@ -609,6 +609,8 @@ def test_runs_and_steps_show_what_was_done(world: LettaWorld) -> None:
     assert {each.step_id for each in reply.messages} == {first.id, second.id}
     assert world.letta.steps.feedback.create(second.id, feedback="positive").feedback == "positive"
     assert [each.id for each in world.letta.steps.list(feedback="positive")] == [second.id]
+    assert [each.id for each in world.letta.steps.list(has_feedback=True)] == [second.id]
+    assert [each.id for each in world.letta.steps.list(has_feedback=False)] == [first.id]
     assert world.letta.steps.metrics.retrieve(first.id).id == first.id
     assert kinds(world.letta.steps.messages.list(first.id, order="asc")) == [
         "user_message",

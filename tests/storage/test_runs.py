@@ -142,6 +142,11 @@ async def test_steps_add_up_in_their_run_and_the_last_one_ends_it(
     await store.runs.rate_step(found.step, "positive")
     (judged,) = await store.runs.list_steps("default", Page(), feedback="positive")
     assert judged.step == replace(found.step, feedback="positive")
+    assert await store.runs.list_steps("default", Page(), has_feedback=True) == [judged]
+    for agent_row in (None, judged.step.agent_row):
+        others = await store.runs.list_steps("default", Page(), agent_row=agent_row, has_feedback=False)
+        assert [each.step.exchange_row for each in others] == [late, first]
+    assert await store.runs.list_steps("default", Page(), feedback="positive", has_feedback=False) == []
 
 
 async def test_calls_wait_while_their_step_is_the_last(store: Store, alice: Speaker, draft: Run) -> None:

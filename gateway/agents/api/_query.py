@@ -72,7 +72,7 @@ class AgentsQuery(PageQuery):
     base_template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
     identity_id: Maybe[str] = UNSET
     identifier_keys: _ShortList | UnsetType = UNSET
-    created_by_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
+    created_by_id: Annotated[str | None, refused("Agents have no authors.")] | UnsetType = UNSET
 
     @property
     def sorting(self) -> str:
@@ -214,7 +214,7 @@ class StepsQuery(PageQuery):
 
     agent_id: Maybe[str] = UNSET
     feedback: Maybe[Literal["positive", "negative"]] = UNSET
-    has_feedback: Annotated[bool | None, refused("Say which `feedback`.")] | UnsetType = UNSET
+    has_feedback: Maybe[bool] = UNSET
     model: Annotated[str | None, refused("Steps are not listed by model.")] | UnsetType = UNSET
     start_date: Annotated[str | None, _NO_DATES] | UnsetType = UNSET
     end_date: Annotated[str | None, _NO_DATES] | UnsetType = UNSET

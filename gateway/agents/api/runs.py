@@ -190,13 +190,13 @@ class StepRoutes:
             await read_page(query, partial(self._get_step_row, request.project)),
             agent_row=None if agent is None else agent.id,
             feedback=find_sent(query.feedback),
+            has_feedback=find_sent(query.has_feedback),
         )
         return await _render_steps(self._store, entries)
 
     async def retrieve_step(self, request: ApiRequest) -> dict[str, Any]:
         """Return a step."""
-        (shown,) = await _render_steps(self._store, [await self._get_step(request)])
-        return shown
+        return (await _render_steps(self._store, [await self._get_step(request)]))[0]
 
     async def list_step_messages(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List a step's messages."""

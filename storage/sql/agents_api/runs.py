@@ -350,9 +350,15 @@ class Runs(StoreGroup):
         *,
         agent_row: int | None = None,
         feedback: str | None = None,
+        has_feedback: bool | None = None,
     ) -> list[StepEntry]:
-        """Returns a page of a project's steps, or of one agent's. The cursors of the page are rows of exchanges."""
-        values = (project, *page.bounds, feedback, page.limit)
+        """Returns a page of a project's steps, or of one agent's. The cursors of the page are rows of exchanges.
+
+        feedback: the judgement that all steps have; None: any or none.
+        has_feedback: True: the steps that have a judgement; False: the other ones; None: both.
+        """
+        wants_feedback = None if has_feedback is None else int(has_feedback)
+        values = (project, *page.bounds, feedback, wants_feedback, page.limit)
         if agent_row is None:
             rows = await connection.fetch_rows(SQL[f"steps_of_project_{page.direction}"], values)
         else:

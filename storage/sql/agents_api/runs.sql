@@ -23,6 +23,7 @@ SELECT {step_columns}, e.seq, e.model, r.uid, a.uid
 -- piece: step_filter
 -- The conditions of a list of steps. ?2, ?3: between the rows of these exchanges.
 s.exchange > ?2 AND s.exchange < ?3 AND (CAST(?4 AS TEXT) IS NULL OR s.feedback = ?4)
+AND (CAST(?5 AS BIGINT) IS NULL OR CASE WHEN s.feedback IS NULL THEN 0 ELSE 1 END = ?5)
 
 -- name: insert
 -- Adds a run. No row: a run of this agent has that otid.
@@ -192,13 +193,13 @@ WHERE a.uid = ?2 AND a.project = ?1
 {step} FROM run_steps s CROSS JOIN agents a ON a.id = s.agent
 JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
 JOIN runs r ON r.id = s.run AND r.agent = s.agent
-WHERE a.project = ?1 AND {step_filter} ORDER BY s.exchange {direction} LIMIT ?5
+WHERE a.project = ?1 AND {step_filter} ORDER BY s.exchange {direction} LIMIT ?6
 
 -- name: steps_of_agent
 -- Lists an agent's steps. ?1: the agent's project.
 {step} FROM run_steps s JOIN agents a ON a.id = s.agent JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
 JOIN runs r ON r.id = s.run AND r.agent = s.agent
-WHERE s.agent = ?6 AND a.project = ?1 AND {step_filter} ORDER BY s.exchange {direction} LIMIT ?5
+WHERE s.agent = ?7 AND a.project = ?1 AND {step_filter} ORDER BY s.exchange {direction} LIMIT ?6
 
 -- name: feedback
 -- Notes a judgement of a step.
