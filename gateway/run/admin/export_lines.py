@@ -28,7 +28,9 @@ from gateway.run.admin.import_progress import ImportProgress
 from gateway.run.admin.memory_records import FactOrigin
 from gateway.validation import InvalidValue, convert
 from storage.definition_records import DefinitionKind
-from storage.records import REPLY, ExchangeState
+from storage.file_records import FileState
+from storage.records import REPLY, EditState, ExchangeState
+from storage.run_records import RunState
 
 # The fields of conversations and exchanges in exports of formats 1 and 2, with their present names.
 FORMER_NAMES = {
@@ -202,7 +204,7 @@ class _File(msgspec.Struct):
     """A file of a folder. Its text is in passages."""
 
     uid: _Uid
-    state: str
+    state: FileState
     bytes: _Count
     created: _Moment
     type: str
@@ -257,7 +259,7 @@ class _Edit(msgspec.Struct):
 
     exchange: _Number
     call: str
-    state: str
+    state: EditState
     at: _Moment
     op: str
     label: str
@@ -321,7 +323,7 @@ class _Run(msgspec.Struct):
 
     uid: _Uid
     conversation: _Uid
-    state: str
+    state: RunState
     stop: str | None
     depth: _Count
     background: bool

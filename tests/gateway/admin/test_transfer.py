@@ -638,6 +638,9 @@ async def test_the_line_that_cannot_be_imported_is_named(store: Store, line: str
         ),
         ({"block": {"details": {"tags": 7}}}, "block: Expected `array`, got `int` - at `$.details.tags`."),
         ({"exchange": {"state": "begun"}}, "exchange: Invalid enum value 'begun' - at `$.state`."),
+        ({"edit": {"state": "begun"}}, "edit: Invalid enum value 'begun' - at `$.state`."),
+        ({"file": {"state": "begun"}}, "file: Invalid enum value 'begun' - at `$.state`."),
+        ({"run": {"state": "begun"}}, "run: Invalid enum value 'begun' - at `$.state`."),
         (
             {"attached": {"kind": "tool", "built_in": None}},
             "attached: Expected `int`, got `null` - at `$.built_in`.",
