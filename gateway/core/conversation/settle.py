@@ -44,8 +44,7 @@ def write_draft(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     If the process dies, the message stays like the message of a cancelled request. The part of the last reply that was
     heard is stored now, since the client sends it only once.
     """
-    for amendment in plan.amendments:
-        amend(tree, plan, amendment)
+    _amend_planned(tree, plan)
     exchange = make_exchange(tree, plan, request_end)
     if is_tombstone(exchange):
         return tree.add(exchange)
@@ -82,6 +81,15 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
 
 def _apply_amendments(tree: Tree, plan: Plan) -> set[int]:
     """Applies the plan's amendments, and those of cancelled exchanges. Returns the ids of the revived exchanges."""
+    _amend_planned(tree, plan)
+    unanswered = _make_unanswered_amendments(tree, plan)
+    for amendment in unanswered:
+        amend(tree, plan, amendment)
+    return {each.exchange_row for each in (*plan.amendments, *unanswered) if revive(tree, each)}
+
+
+def _amend_planned(tree: Tree, plan: Plan) -> None:
+    """Applies the plan's amendments."""
     tree.contents.group(
         exchange
         for amendment in plan.amendments
@@ -89,17 +97,16 @@ def _apply_amendments(tree: Tree, plan: Plan) -> set[int]:
     )
     for amendment in plan.amendments:
         amend(tree, plan, amendment)
-    unanswered = _make_unanswered_amendments(tree, plan)
-    for amendment in unanswered:
-        amend(tree, plan, amendment)
-    return {each.exchange_row for each in (*plan.amendments, *unanswered) if revive(tree, each)}
 
 
 def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     """Writes a request after its client has left.
 
-    The reply so far is stored, so that the part that was spoken is recognised later. It is not active.
+    The reply so far is stored, so that the part that was spoken is recognised later. It is not active. If the client
+    named the response before by its id, the heard part of that response is stored now: the client sends it only once.
     """
+    if plan.query.path_length is not None:
+        _amend_planned(tree, plan)
     exchange = make_exchange(tree, plan, request_end)
     if is_tombstone(exchange):
         return tree.add(replace(exchange, stopped=request_end.now))

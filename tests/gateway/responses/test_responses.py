@@ -507,6 +507,22 @@ def test_the_heard_part_of_a_reply_may_come_after_its_id(
     assert "secret menu" not in str(world.query("SELECT shown_reply FROM exchanges WHERE active <> 0"))
 
 
+@pytest.mark.both
+@pytest.mark.parametrize("continued", ["cancelled", "heard"])
+def test_the_heard_part_of_a_reply_stays_if_the_request_with_it_is_cancelled(
+    world: World, upstream: StrictUpstream, continued: str
+) -> None:
+    """A client that continues by ids sends the heard part only once."""
+    upstream.queue(say("We have soup and a secret menu."))
+    heard = respond(world, user="alice", input="What is there to eat?")
+    items = [{"role": "assistant", "content": "We have soup"}, {"role": "user", "content": "Count."}]
+    cancelled = cut(world, upstream, input=items, previous_response_id=heard.id)
+    name = {"cancelled": cancelled, "heard": heard}[continued].id
+    respond(world, user="alice", input="Thanks.", previous_response_id=name)
+    between = ["Count.", "One two "] if continued == "cancelled" else []
+    assert contents(upstream) == ["What is there to eat?", "We have soup", *between, "Thanks."]
+
+
 @pytest.mark.parametrize("heard", ["We have soup...", "We have soup —", "we have soup [interrupted]"])
 def test_a_whole_reply_with_an_ornament_after_its_id_is_no_second_reply(
     world: World, upstream: StrictUpstream, heard: str
