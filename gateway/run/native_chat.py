@@ -27,7 +27,6 @@ from gateway.run.native_memory import BoundedReader, NativeMemory
 from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt
 from gateway.run.request_context import RequestContext
-from gateway.run.resolver import is_appended
 from gateway.run.sink import Sink, UnseenSink
 from gateway.run.turn import TurnRun
 from gateway.run.turn_saving import TurnSaving
@@ -299,7 +298,7 @@ class NativeChat:
 
 def _check_has_history(identity: Identity, spec: AgentSpec) -> None:
     """Refuses a request that leaves its history to the gateway and names none. Raises: BadRequest."""
-    if is_appended(identity, spec):
+    if identity.uses_append_mode(spec.history):
         raise BadRequest(
             "The gateway does not prepend history to a request for a response that it passes on. Send all of "
             "the input, `previous_response_id` or `conversation`, or have `takes = { responses = false }` set.",

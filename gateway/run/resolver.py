@@ -124,7 +124,7 @@ class Resolver:
         identity = self.identify(request, request_context)
         profile = self._directory.find_requested_spec(identity)
         spec = profile
-        if arrival is not None and is_appended(identity, spec):
+        if arrival is not None and identity.uses_append_mode(None if spec is None else spec.history):
             name = QueueName.for_chat_arrival(identity.scope, identity.conversation_key)
             await self._keeper.queues.enter_here(name, arrival)
         if spec is None:
@@ -236,7 +236,9 @@ class Resolver:
             return ConversationKind.CLIENT
         if await self._agents.has_conversation(identity, spec):
             return ConversationKind.AGENT
-        return ConversationKind.APPENDED if is_appended(identity, spec) else ConversationKind.CLIENT
+        if identity.uses_append_mode(spec.history):
+            return ConversationKind.APPENDED
+        return ConversationKind.CLIENT
 
     def _with_unnamed_memory(self, identity: Identity, request: ChatRequest) -> Identity:
         """Returns a copy of the identity with the memory that the request chose by the ids of its messages.
@@ -322,16 +324,6 @@ def _with_turn_apart(identity: Identity, choice: MemoryChoice | None) -> Identit
     if choice is None or choice.scope is not None or not (is_turn and identity.leaves_nothing):
         return identity
     return identity.with_turn_apart(choice.conversation_key)
-
-
-def is_appended(identity: Identity, spec: AgentSpec | None) -> bool:
-    """Returns whether the client sends its new messages alone: append mode, by the header or by the agent's settings.
-
-    spec: the agent of the request; None: it is not read yet, and the header alone decides.
-    """
-    if identity.conversation_key is None:
-        return False
-    return identity.sends_new_only or (spec is not None and spec.history == "append")
 
 
 def make_identity_rules(settings: Settings, project: str, key_mode: str | None = None) -> IdentityRules:

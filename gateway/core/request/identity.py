@@ -172,6 +172,13 @@ class Identity(Struct, frozen=True):
         is_stored = self.is_apart if self.mode is Mode.READ else self.mode in STORING_MODES
         return self.scope if is_stored and not self.leaves_nothing else None
 
+    def uses_append_mode(self, agent_history: str | None) -> bool:
+        """Returns whether the client sends its new messages alone, by the header or by the agent's settings.
+
+        agent_history: the `AgentSpec.history` of the agent; None: it is not read yet, and the header alone decides.
+        """
+        return self.conversation_key is not None and (self.sends_new_only or agent_history == "append")
+
     def with_turn_apart(self, conversation_key: str | None) -> Identity:
         """Returns a copy of the identity for a turn that leaves nothing, but is stored for its id.
 
