@@ -25,9 +25,9 @@ from functools import lru_cache
 # (`secret_texts.py`) are part of texts that a person wrote, which are in no log.
 #
 # These are the keys of the gateway (mg-), of OpenAI, Anthropic, OpenRouter and DeepSeek (sk-), of Groq (gsk_), xAI
-# (xai-), Google (AIza, AQ.), Fireworks (fw_) and Together (tgp_v1_). A key may be cut off at the end of a text; a piece
-# that is shorter than a bound below is of no use to a thief. The last six prefixes have a higher bound, since names of
-# models begin like them (xai-grok).
+# (xai-), Google (AIza, AQ.), Fireworks (fw_), Together (tgp_v1_), Perplexity (pplx-), Cerebras (csk-) and NVIDIA
+# (nvapi-). A key may be cut off at the end of a text; a piece that is shorter than a bound below is of no use to a
+# thief. The last nine prefixes have a higher bound, since names of models begin like them (xai-grok, pplx-70b).
 #
 # A match begins with one of a few characters, which `re` finds quickly. So the pattern of a prefix below begins after
 # the prefix's first character, and looks back at that character. Any character may be percent-encoded, also twice, and
@@ -37,14 +37,15 @@ _MG = rb"(?:(?<=m)|(?<=%)(?:25)*6[Dd])(?:g|%(?:25)*67)" + _HYPHEN
 _SK = rb"(?:(?<=s)|(?<=%)(?:25)*73)(?:k|%(?:25)*6[Bb])" + _HYPHEN
 _KEY_PREFIX = rb"(?:" + _MG + rb"|" + _SK + rb")(?=[\w%-]{8})"
 _AMBIGUOUS_PREFIX = (
-    rb"(?:(?<=f)w_(?=[A-Za-z0-9]{20})|(?:(?<=g)sk_|(?<=x)ai-|(?<=A)(?:Iza|Q\.)|(?<=t)gp_v1_)(?=[\w-]{20}))"
+    rb"(?:(?:(?<=f)w_|(?<=p)plx-|(?<=c)sk-)(?=[A-Za-z0-9]{20})"
+    rb"|(?:(?<=g)sk_|(?<=x)ai-|(?<=A)(?:Iza|Q\.)|(?<=t)gp_v1_|(?<=n)vapi-)(?=[\w-]{20}))"
 )
 # No letter stands before the first character, unless it belongs to an escape of JSON or to a percent-encoding.
 _NO_LETTER_BEFORE = rb"(?:(?<![A-Za-z0-9].)|(?<=\\[bfnrt].)|(?<=\\u[0-9a-f]{4}.)|(?<=%[0-9A-Fa-f]{2}.))"
 # After a letter a key of the gateway is known by its length.
 _WHOLE_KEY_PREFIX = _MG + rb"(?=[\w%-]{32})"
 _KEY = re.compile(
-    rb"([msgxAft%](?:"
+    rb"([msgxAftpcn%](?:"
     + _NO_LETTER_BEFORE
     + rb"(?:" + _KEY_PREFIX + rb"|" + _AMBIGUOUS_PREFIX + rb")"
     + rb"|" + _WHOLE_KEY_PREFIX
@@ -52,7 +53,9 @@ _KEY = re.compile(
 )  # fmt: skip
 # Every line that has a key has a match of this pattern, which is faster to search for than `_KEY`. Testing a name for
 # each of these texts with `in` takes fifty times as long.
-_MAY_BE_KEY = re.compile(rb"mg-|sk-|%|mg\xe2|sk\xe2|mg\xef|sk\xef|gsk_|xai-|AIza|AQ\.|fw_|tgp_v1_")
+_MAY_BE_KEY = re.compile(
+    rb"mg-|sk-|%|mg\xe2|sk\xe2|mg\xef|sk\xef|gsk_|xai-|AIza|AQ\.|fw_|tgp_v1_|pplx-|nvapi-"
+)
 
 
 def mask_keys(line: bytes) -> bytes:

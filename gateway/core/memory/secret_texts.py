@@ -19,7 +19,8 @@ _PRIVATE_KEY = re.compile(
 # length of an HTTP header; with it, a text with many beginnings of tokens is read in linear time.
 _KNOWN_FORMS = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|mg|xai|gsk|hf|tgp_v1|glpat|npm|pypi|dop_v1|whsec|sbp)[-_][A-Za-z0-9_\-]{12,}"
-    r"|fw_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|xox[abeprs]-[A-Za-z0-9\-]{10,}"
+    r"|(?:fw_|pplx-|csk-)[A-Za-z0-9]{20,}|nvapi-[\w\-]{20,}"
+    r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|xox[abeprs]-[A-Za-z0-9\-]{10,}"
     r"|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_\-]{30,}|AQ\.[\w\-]{30,}|(?:ya29|hvs)\.[\w\-]{20,}"
     r"|SG\.[\w\-]{16,}\.[\w\-]{16,}|eyJ[\w\-]{8,8000}+\.[\w\-]{8,}\.[\w\-]*)"
 )
@@ -38,9 +39,9 @@ _NAMED_SECRET = re.compile(
     re.IGNORECASE,
 )
 # Without a verb or a sign ("password hunter2") the next word is a secret if it mixes letters and digits, and names no
-# technique ("password sha256").
+# technique ("password sha256") and no pin of a board ("pin GPIO17").
 _MIXED_SECRET = re.compile(
-    rf"({_SECRET_NAME}[\"']?\s++[\"'`]?)(?!(?:argon|base|bcrypt|oauth|pbkdf|sha|version)[\d-])"
+    rf"({_SECRET_NAME}[\"']?\s++[\"'`]?)(?!(?:argon|base|bcrypt|gpio|md|oauth|pbkdf|sha|version)[\d-])"
     r"((?=[^\s\"'`]*\d)(?=[^\s\"'`]*[^\W\d_])[^\s\"'`]{6,})",
     re.IGNORECASE,
 )

@@ -19,6 +19,9 @@ from gateway.core.memory.secret_texts import WITHHELD, has_secret, withhold
         "AQ.abc-defghijkl_0123456789mnopqrstuvwxyz",
         "fw_abcdefghijkl0123456789mn",
         "tgp_v1_abc-defghijkl_0123456789mnopqrstuvwx",
+        "pplx-abcdefghijkl0123456789mn",
+        "csk-abcdefghijkl0123456789mn",
+        "nvapi-abc-defghijkl_0123456789mn",
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmN",
         f"eyJ{'hbGciOi' * 600}.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmN",  # with certificates
         "4111 1111 1111 1111",  # Luhn's sum is right
@@ -76,6 +79,8 @@ def test_the_words_around_a_secret_reveal_it(text: str, left: str) -> None:
         "I forgot my password again.",
         "My password manager is hosted.",
         "We store each password sha256-hashed, and the access token oauth2.0 gives.",
+        "We store the password md5-hashed, and the sensor is on pin GPIO17.",
+        "I compare pplx-embed-context-v1-0.6b with pplx-70b-online.",
         "I reset the password for my windows11 laptop in 2024.",
         "我忘了密码。",
         "请看密码 API 的文档",

@@ -123,12 +123,16 @@ PROVIDERS = "sk-proj-" + "d4E5_f6-" * 6
         ("AQ." + "k2-_" * 12, "AQ.***"),
         ("fw_" + "i9" * 12, "fw_***"),
         ("tgp_v1_" + "j1_-" * 10, "tgp_v1_***"),
+        ("pplx-" + "l3" * 12, "pplx-***"),
+        ("csk-" + "m4" * 12, "csk-***"),
+        ("nvapi-" + "n5_-" * 10, "nvapi-***"),
         (f"{OURS} and {PROVIDERS}", "mg-*** and sk-***"),
         # What only looks so.
         ("img-generation-model", "img-generation-model"),
         ("task-summary-of-the-week", "task-summary-of-the-week"),
         ("xai-grok-4-fast", "xai-grok-4-fast"),
         ("fw_update-of-the-house_2", "fw_update-of-the-house_2"),
+        ("pplx-embed-context-v1-0.6b", "pplx-embed-context-v1-0.6b"),
         ("mg-dev", "mg-dev"),
     ],
 )
