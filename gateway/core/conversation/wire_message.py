@@ -70,11 +70,16 @@ def find_text_hashed_alone(message: Mapping[str, Any]) -> str | None:
 
 
 def list_media(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the parts of a message that are no text."""
+    """Returns the parts of a message that are no text. Stored hashes depend on it."""
     content = message.get("content")
     if not isinstance(content, list):
         return []
     return [part for part in content if isinstance(part, dict) and not isinstance(part.get("text"), str)]
+
+
+def list_shown_media(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the images, sounds and files of a message. Mistral's thoughts are parts of its replies, but no media."""
+    return [part for part in list_media(message) if "thinking" not in part]
 
 
 def flag_results(messages: Iterable[Mapping[str, Any]]) -> list[bool]:

@@ -17,7 +17,7 @@ from gateway.core.conversation.private import find_author
 from gateway.core.conversation.wire_message import (
     WireMessage,
     find_callee,
-    list_media,
+    list_shown_media,
     read_call_id,
     read_text,
 )
@@ -60,9 +60,7 @@ def make_message_records(
 def _render_readable_text(message: WireMessage) -> str:
     """Returns the text of a message, with a line for each image or sound."""
     lines = [read_text(message)] if read_text(message) else []
-    # Mistral's thoughts are parts of a reply, and are shown nowhere.
-    media = [part for part in list_media(message) if "thinking" not in part]
-    return "\n".join([*lines, *map(_render_media, media)])
+    return "\n".join([*lines, *map(_render_media, list_shown_media(message))])
 
 
 def _make_input_records(exchange: Exchange, *, is_whole: bool) -> list[MessageRecord]:
@@ -118,7 +116,7 @@ def _make_record(
         at=at,
         text=text if is_whole else shorten(text, TEXT_CHARS),
         state=_get_state(exchange),
-        images=sum("image" in str(part.get("type")) for part in list_media(message)),
+        images=sum("image" in str(part.get("type")) for part in list_shown_media(message)),
         rounds=_make_shown_calls(message, {}, is_whole=is_whole),
     )
 

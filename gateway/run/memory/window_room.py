@@ -9,7 +9,12 @@ from typing import NamedTuple
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.wire_message import WireMessage, count_leading_system, flag_results, list_media
+from gateway.core.conversation.wire_message import (
+    WireMessage,
+    count_leading_system,
+    flag_results,
+    list_shown_media,
+)
 from gateway.core.prompt.summary import EARLY_SHARE, WORTHWHILE_SHARE, WantedSummary, limit_summary
 from gateway.core.prompt.summary_cut import SummaryCut
 from gateway.core.prompt.window import (
@@ -166,7 +171,7 @@ class WindowRoom:
         if (
             self._context_tokens == ANY_WINDOW
             or self._entry_tokens is None
-            or any(list_media(m) for part in staying for _, m in self.entries[part.start : part.stop])
+            or any(list_shown_media(m) for part in staying for _, m in self.entries[part.start : part.stop])
         ):
             return PromptSize(0, 0)
         fixed = self._count_fixed_with(cut)

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.core.upstream.context_window import ModelKey
 from gateway.settings import ModelSettings, UpstreamSettings
+from tests.doubles.openai_rules import Rules
 from tests.doubles.upstream import (
     Call,
     Gate,
@@ -293,6 +294,26 @@ def test_an_upstream_that_counts_more_than_we_do_is_believed(
             assert kept[:10] == [*range(1, 20, 2)], "nothing leaves before the window is full"
             # It depends by a turn on the tokens of the memory's mark, which is random.
             assert 10 < kept[-1] < 79
+
+
+def test_a_reply_with_thoughts_in_its_content_does_not_end_the_counting(tmp_path: Path) -> None:
+    """Mistral's thoughts counted as an image, whose tokens are not known: the upstream's count was ignored."""
+    counting = Counting(4000, per_word=1.7)
+    reply = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "A short greeting will do."}]},
+        {"type": "text", "text": "Fine."},
+    ]
+    with StrictUpstream(script=counting, rules=Rules(thinking_parts=True)) as upstream:
+        window = UpstreamSettings("up", base_url=upstream.base_url, context_window=4000)
+        with remember(upstream, tmp_path, upstreams=(window,)) as world:
+            messages: list[Any] = []
+            for n in range(40):
+                messages.append({"role": "user", "content": f"{n} {WORDS}{WORDS}"})
+                world.sdk.chat.completions.create(
+                    model="m", messages=messages, max_tokens=100, extra_headers={"x-mnemogate-user": "alice"}
+                )
+                messages.append({"role": "assistant", "content": reply})
+    assert counting.refused == 0
 
 
 @only_openai
