@@ -6,12 +6,13 @@ hashes keyed with the agent's secret, so a blob reveals nothing without it, and 
 A blob (little endian; `m` entries, in columns, which numpy searches in place):
 
     magic 2s, version u8, terms_version u8, chunk u32, m u32
-    64 documents, by slot:   length u16, back u16, flags u8, head u8
+    64 documents, by slot:   length u16, previous_distance u16, flags u8, head_length u8
     entries, by hash:        hash u32[m], marked_slot u8[m] (bit 6: in the head; bit 7: a name), frequency u8[m]
 
-The messages around a message count for it as well, less the further away they are. Their words are not copied: `back`
-says how far before a message its predecessor is, and a query passes the hits in the head (the first words) of a message
-on to both sides. So a message's words lie in one place, and forgetting a message changes its own chunk alone.
+The messages around a message count for it as well, less the further away they are. Their words are not copied:
+`previous_distance` is how far before a message its predecessor is, and a query passes the hits in the head (the first
+words) of a message on to both sides. So a message's words lie in one place, and forgetting a message changes its own
+chunk alone.
 
 `terms_version` is the version of storage/search/tokens.py. Queries read blobs of any version. When something is added,
 a blob of an earlier version is made again; one of a later version, which a newer program has written, is added to as
@@ -55,7 +56,7 @@ _MAGIC = b"mt"
 _VERSION = 1
 _HEADER = struct.Struct("<2sBBII")
 # The columns of the table of documents.
-_COLUMNS = [("length", "<u2"), ("back", "<u2"), ("flags", "u1"), ("head", "u1")]
+_COLUMNS = [("length", "<u2"), ("previous_distance", "<u2"), ("flags", "u1"), ("head_length", "u1")]
 _TABLE_ROW_BYTES = 6
 # The table of a chunk without documents.
 EMPTY_TABLE = bytes(CHUNK * _TABLE_ROW_BYTES)

@@ -110,11 +110,11 @@ class DocumentRow(NamedTuple):
     length: int
     # The message's number less the number of the turn before; 0: there is no such turn, or the difference is too large.
     # 16 bits.
-    back: int
+    previous_distance: int
     # The flags of the message (`USER` and others). 8 bits.
     flags: int
     # The number of terms of the message's head. 8 bits.
-    head: int
+    head_length: int
 
 
 NO_DOCUMENT = DocumentRow(0, 0, 0, 0)
@@ -175,12 +175,12 @@ def count_terms(document: Indexable) -> CountedDocument:
     for term in {*split.head_terms, *split_compounds({*split.head_words}.intersection(compounds))}:
         if term in terms:
             terms[term] |= HEAD
-    back = 0 if document.previous is None else document.seq - document.previous
+    distance = 0 if document.previous is None else document.seq - document.previous
     row = DocumentRow(
         length=min(len(text_terms) + len(frame_terms), _MAX_U16),
-        back=back if 0 < back <= _MAX_U16 else 0,
+        previous_distance=distance if 0 < distance <= _MAX_U16 else 0,
         flags=_make_flags(document, split.words, text_terms),
-        head=min(len(split.head_terms), _MAX_U8),
+        head_length=min(len(split.head_terms), _MAX_U8),
     )
     return CountedDocument(row, terms)
 

@@ -106,8 +106,8 @@ class IndexLayout:
     """
 
     __slots__ = (
-        "_linked", "all_flags", "back", "chunks", "earlier", "end", "flags", "head", "later", "left_out",
-        "length", "lengths", "positions", "replaced", "slope", "tail", "tail_rows", "user_weight",
+        "_linked", "all_flags", "chunks", "earlier", "end", "flags", "head_length", "later", "left_out",
+        "length", "lengths", "positions", "previous_distance", "replaced", "slope", "tail", "tail_rows", "user_weight",
     )  # fmt: skip
 
     # The amount that each term of a document adds to the saturation of its terms, next to MIN_SATURATION.
@@ -119,11 +119,11 @@ class IndexLayout:
         self.chunks: list[int] = []
         # The position in `chunks` of each chunk.
         self.positions: dict[int, int] = {}
-        # The numbers of the document in each row; zeros: the row has no document.
+        # The fields of `DocumentRow`, by row; zeros: the row has no document.
         self.length = array("H")
-        self.back = array("H")
+        self.previous_distance = array("H")
         self.flags = array("B")
-        self.head = array("B")
+        self.head_length = array("B")
         # The rows of a document's neighbours, by its row; -1: there is none. The last one of several after it counts.
         self.earlier = array("h")
         self.later = array("h")
@@ -221,7 +221,9 @@ class IndexLayout:
             is_linked = is_linked and row >= self.end
             if is_linked:
                 self.end = row + 1
-                before = self._compute_row(seq - document.back) if document.back else -1
+                before = (
+                    self._compute_row(seq - document.previous_distance) if document.previous_distance else -1
+                )
                 if before >= 0 and self.flags[before]:
                     self.earlier[row], self.later[before] = before, row
         if not is_linked:
@@ -259,11 +261,13 @@ class IndexLayout:
 
     def _get_document(self, row: int) -> DocumentRow:
         """Returns the document in a row."""
-        return DocumentRow(self.length[row], self.back[row], self.flags[row], self.head[row])
+        return DocumentRow(
+            self.length[row], self.previous_distance[row], self.flags[row], self.head_length[row]
+        )
 
     def _put_document(self, row: int, document: DocumentRow) -> None:
         """Puts a document into a row, in place of the row's document."""
-        self.length[row], self.back[row], self.flags[row], self.head[row] = document
+        self.length[row], self.previous_distance[row], self.flags[row], self.head_length[row] = document
 
     def make_row_range(self, seqs: range) -> range:
         """Returns the rows of the numbers in a range."""
@@ -329,13 +333,13 @@ class IndexLayout:
             start = int(lost[0])
             row = (earlier[start:first] >= 0).nonzero()[0] + start
             later[earlier[row]] = row
-        back, flags = np.asarray(self.back), np.asarray(self.flags)
-        row = ((back[first:] > 0) & (flags[first:] > 0)).nonzero()[0] + first
+        distance, flags = np.asarray(self.previous_distance), np.asarray(self.flags)
+        row = ((distance[first:] > 0) & (flags[first:] > 0)).nonzero()[0] + first
         if self._is_gapless:
-            before = np.maximum(row - back[row], -1)
+            before = np.maximum(row - distance[row], -1)
         else:
             seqs = np.array(self.chunks, np.int64)[row // CHUNK] * CHUNK + row % CHUNK
-            before = self.find_rows(seqs - back[row])
+            before = self.find_rows(seqs - distance[row])
         is_there = (before >= 0) & (flags[before] > 0)
         earlier[row[is_there]] = before[is_there]
         later[before[is_there]] = row[is_there]

@@ -120,7 +120,7 @@ def _count_speaker_names(
 
     in_index, sizes, in_tail: the occurrences, as in `Occurrences`.
     """
-    length, head, rows = layout.length, layout.head, layout.tail_rows
+    length, head, rows = layout.length, layout.head_length, layout.tail_rows
     counts = [
         sum(
             not hit & HEAD and length[tail_row := rows[hit >> ROW_SHIFT]] - head[tail_row] <= _FRAME_TERMS

@@ -267,7 +267,7 @@ def _group_by_conversation(
 
     newest_of: row -> the newest row of its conversation, for rows that are still to be met; is changed.
     """
-    head, flags, earlier = layout.head, layout.flags, layout.earlier
+    head, flags, earlier = layout.head_length, layout.flags, layout.earlier
     statements: dict[int, list[int]] = {}
     questions: dict[int, list[int]] = {}
     for row in reversed(rows):

@@ -228,7 +228,9 @@ class Scores:
         head_row = row[in_head]
         neighbours = self._make_neighbours(head_row)
         source = head_row[neighbours.word]
-        length = neighbours.part * np.asarray(self._layout.head)[source] / np.bincount(head_row)[source]
+        length = (
+            neighbours.part * np.asarray(self._layout.head_length)[source] / np.bincount(head_row)[source]
+        )
         return _OccurrenceColumns(
             row=np.concatenate((row, neighbours.row)),
             term=np.concatenate((term, term[in_head[neighbours.word]])),
@@ -479,7 +481,7 @@ class Scores:
             own_terms = np.zeros(len(self._rows), np.int64)
             for rows_of_call in self._occurrence_rows:
                 own_terms += np.bincount(self._bin_of_row[rows_of_call], minlength=len(own_terms))
-            other_terms = np.asarray(layout.head)[rows] - own_terms[bins]
+            other_terms = np.asarray(layout.head_length)[rows] - own_terms[bins]
             score *= np.where(
                 flags & ASKS, (other_terms / STATEMENT_TERMS).clip(MIN_STATEMENT_FACTOR, 1.0), 1.0
             )

@@ -59,7 +59,7 @@ def by_seq(layout: IndexLayout) -> dict[int, tuple[int, ...]]:
     return {
         numbers[row]: (
             layout.length[row],
-            layout.head[row],
+            layout.head_length[row],
             flags,
             *(numbers[at] if at >= 0 else -1 for at in (layout.earlier[row], layout.later[row])),
         )
