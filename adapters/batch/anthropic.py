@@ -193,7 +193,7 @@ def _read_state(batch: MessageBatch) -> PartState:
     is_over = batch.processing_status == "ended"
     message = ""
     if batch.archived_at is not None:
-        message = "its results are not kept any longer"
+        message = "its results are stored no longer"
     return PartState(is_over, has_results=is_over and batch.results_url is not None, message=message)
 
 

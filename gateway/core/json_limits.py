@@ -8,9 +8,9 @@ import orjson
 
 from gateway.errors import BodyTooLarge
 
-# orjson reads 1,024 levels and writes 254; the difference is for the gateway's JSON around a value.
+# orjson reads 1,024 levels and writes 254. Of these, the reserved ones are for the gateway's JSON around a value.
 MAX_LEVELS: Final = 240
-_LEVELS: Final = 254 - MAX_LEVELS
+_RESERVED_LEVELS: Final = 254 - MAX_LEVELS
 # The most values in a body: lists, objects and their items. A batch of 10,000 requests has fewer. A value may take 70
 # bytes of memory where its JSON takes three, and time of the loop that serves all requests.
 MAX_VALUES: Final = 1_000_000
@@ -25,7 +25,7 @@ def is_too_deep(json: Any) -> bool:
 
 def can_be_written(json: Any) -> bool:
     """Returns whether orjson writes JSON: whole characters, integers of 64 bits, and at most `MAX_LEVELS` of levels."""
-    for _ in range(_LEVELS):
+    for _ in range(_RESERVED_LEVELS):
         json = [json]
     try:
         orjson.dumps(json)

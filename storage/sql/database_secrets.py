@@ -22,7 +22,7 @@ class DatabaseSecrets(StoreGroup):
         self._database_id: bytes | None = None
 
     async def load_key(self, name: str) -> bytes:
-        """Returns the key of a name. Raises: StoreError."""
+        """Returns the key of a name, and makes it if the database has none. Raises: StoreError."""
         value = await self._database.read(lambda connection: connection.fetch_value(SQL["find"], (name,)))
         if value is None:
             values = (name, secrets.token_bytes(_KEY_BYTES))

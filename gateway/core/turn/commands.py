@@ -193,7 +193,7 @@ class TurnOutcome(Struct, frozen=True):
     error_status: int = 0
 
     @property
-    def is_verdict(self) -> bool:
+    def is_filtered(self) -> bool:
         """A filter ended the reply before the model had a word, as Gemini and Claude refuse what they are sent."""
         shown_reply = self.shown_reply or {}
         return self.stop_reason is StopReason.BAD_REPLY and not any(map(shown_reply.get, ANSWER_FIELDS))

@@ -68,7 +68,7 @@ class OutcomeMaker(NamedTuple):
         saved = outcome
         if self.terms.saves_steps:
             saved = self._as_last_step(outcome, shown_reply, last_messages)
-        return FinishedTurn(outcome, self._as_refused(saved) if saved.is_verdict else saved)
+        return FinishedTurn(outcome, self._as_refused(saved) if saved.is_filtered else saved)
 
     def make_unfinished(self, end: End, reason: StopReason, *, are_tools_running: bool) -> TurnOutcome:
         """Returns the outcome of a turn that ends before its reply is complete."""
@@ -124,10 +124,10 @@ class OutcomeMaker(NamedTuple):
         )
 
     def _as_refused(self, saved: TurnOutcome) -> TurnOutcome:
-        """Returns the outcome of a verdict as refused, if the gateway would send the messages again itself."""
+        """Returns the outcome of a filtered reply as refused, if the gateway would send the messages again itself."""
         if self.terms.saves_steps:
             return replace(saved, full_reply=(), is_refused=True)
-        # The verdict on a later round may be about the results of tools.
+        # A later round may be filtered because of the results of tools.
         if self.terms.is_appended and self.reply_count == 1:
             return replace(saved, state=End.FAILED, full_reply=(), is_refused=True)
         return saved

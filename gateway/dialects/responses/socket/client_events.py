@@ -27,7 +27,7 @@ _ENVELOPE_FIELDS: Final = frozenset(("type", "event_id", "stream_id", "generate"
 class CreateEvent(Struct, frozen=True):
     """`response.create`: a request for a response."""
 
-    # The stream of the response. Responses of one stream come one after another; None is such a stream, too.
+    # The id of the stream. Responses of one stream come one after another; None: the stream without an id.
     stream_id: str | None
     # The fields of the request, each value as it is written.
     fields: dict[str, bytes]
@@ -40,7 +40,7 @@ class CreateEvent(Struct, frozen=True):
 class CancelEvent(Struct, frozen=True):
     """`response.cancel`."""
 
-    # The stream of the response, as in `CreateEvent`.
+    # The id of the stream, as in `CreateEvent`.
     stream_id: str | None
     # The id of the response to cancel; None: the response of the stream that is under way.
     response_id: str | None
