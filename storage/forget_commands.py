@@ -5,33 +5,53 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import msgspec
 from msgspec import Struct
 
 from storage.records import MemoryEdit
 
 
-class ForgetTarget(Struct, frozen=True):
-    """The part of one memory that is to be forgotten."""
+class BlockVersionKey(NamedTuple):
+    """The key of an earlier version of a block."""
 
-    # Messages, by their numbers.
-    messages: Sequence[int] = ()
-    # Passages, by their numbers.
-    passages: Sequence[int] = ()
-    # Facts, by their numbers; the messages that they came from stay.
-    facts: Sequence[int] = ()
-    # Files, by their rows.
-    files: Sequence[int] = ()
-    # Exchanges, by their rows.
-    exchanges: Sequence[int] = ()
-    # A conversation, by its row. (The stored JSON has the name `conversation`.)
-    conversation_row: int | None = msgspec.field(default=None, name="conversation")
-    # Earlier versions of blocks, each by the block's row and its number: the lines that the blocks no longer have.
-    versions: Sequence[tuple[int, int]] = ()
-    # The whole content that is older than this time.
+    block_row: int
+    # The number of the version among those of the block.
+    number: int
+
+
+class ForgetTarget(
+    Struct,
+    frozen=True,
+    rename={
+        "message_seqs": "messages",
+        "passage_seqs": "passages",
+        "fact_seqs": "facts",
+        "file_rows": "files",
+        "exchange_rows": "exchanges",
+        "conversation_row": "conversation",
+        "block_versions": "versions",
+        "import_row": "imported",
+    },
+):
+    """The part of one memory that is to be forgotten. It is stored as JSON with the names of `rename`."""
+
+    # The numbers of messages.
+    message_seqs: Sequence[int] = ()
+    # The numbers of passages.
+    passage_seqs: Sequence[int] = ()
+    # The numbers of facts; the messages that the facts came from stay.
+    fact_seqs: Sequence[int] = ()
+    # The rows of files.
+    file_rows: Sequence[int] = ()
+    # The rows of exchanges.
+    exchange_rows: Sequence[int] = ()
+    # The row of a conversation.
+    conversation_row: int | None = None
+    # Earlier versions of blocks. Of each, the lines that its block no longer has are forgotten.
+    block_versions: Sequence[BlockVersionKey] = ()
+    # The time, in seconds since the epoch, before which the whole content is forgotten.
     before: float | None = None
-    # An import, by its row: all exchanges and facts that the import has added.
-    imported: int | None = None
+    # The row of an import, of which all exchanges and facts that it has added are forgotten.
+    import_row: int | None = None
     # True for the whole memory with its secret.
     is_all: bool = False
     # True if facts and passages that came from the target stay.
@@ -63,6 +83,7 @@ class ErasedMarks(Struct, frozen=True):
 class RevisedValue(Struct, frozen=True):
     """A later value of a block, built on erased content."""
 
+    # The text of the value.
     value: str
     # True if the value itself came from erased content.
     is_erased: bool = False

@@ -185,7 +185,7 @@ class BackgroundResponses:
                 await forget(run.agent_row, ForgetTarget())
             rows = {*rows, *(turn.exchange.id for turn in await self.runs.load_turns(run))}
             if rows:
-                await forget(run.agent_row, ForgetTarget(exchanges=[*rows], keeps_replaced=True))
+                await forget(run.agent_row, ForgetTarget(exchange_rows=[*rows], keeps_replaced=True))
             # The last step, so that a client can ask again after an error.
             await self.store.responses.remove(run.agent_row, run.id)
 

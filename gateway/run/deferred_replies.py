@@ -81,7 +81,7 @@ class DeferredReplies:
         """Forgets the turn of a reply, which was deleted before it was seen to have ended."""
         turn = await find_turn(self.store, row.agent.scope.project, row.reply.turn)
         if turn is not None:
-            target = ForgetTarget(exchanges=list(turn.rows), keeps_replaced=True)
+            target = ForgetTarget(exchange_rows=list(turn.rows), keeps_replaced=True)
             await self.store.forgetting.forget(turn.agent.id, target)
         # The last step, so that a client can ask again after an error.
         await self.remove(row)

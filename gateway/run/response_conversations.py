@@ -238,7 +238,7 @@ class ResponseConversations:
         """Forgets one message of a conversation's turns."""
         assert conversation.agent is not None  # it has a turn, and so a memory
         with map_store_errors():
-            await self.store.forgetting.forget(conversation.agent.id, ForgetTarget(messages=[seq]))
+            await self.store.forgetting.forget(conversation.agent.id, ForgetTarget(message_seqs=[seq]))
 
     async def delete(self, conversation: ResponseConversation) -> None:
         """Forgets a conversation with all its responses."""

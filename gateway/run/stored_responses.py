@@ -119,5 +119,5 @@ class StoredResponses:
 
         Raises: StoreError.
         """
-        target = ForgetTarget(exchanges=list(rows), keeps_replaced=True)
+        target = ForgetTarget(exchange_rows=list(rows), keeps_replaced=True)
         await self.store.forgetting.forget(agent.id, target)

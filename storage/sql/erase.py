@@ -113,7 +113,7 @@ async def _erase_passages(connection: Connection, work: ErasingWork, after: int)
     """
     rows = await _load_sourced_rows(connection, "passages_of", work.agent_row, after)
     target = work.target
-    named_rows = {row.id for row in rows if row.seq in target.passages or row.file in target.files}
+    named_rows = {row.id for row in rows if row.seq in target.passage_seqs or row.file in target.file_rows}
     erased_rows = await _select_rows_to_erase(connection, rows, named_rows, target.before)
     for row in erased_rows:
         await connection.run(SQL["passage_erase"], (row.id, work.agent_row))
@@ -130,10 +130,10 @@ async def _erase_facts(connection: Connection, work: ErasingWork, after: int) ->
     after: the row of the last fact on the previous page.
     """
     rows = await _load_sourced_rows(connection, "facts_of", work.agent_row, after)
-    named_rows = {row.id for row in rows if row.seq in work.target.facts}
-    if work.target.imported is not None and rows:
+    named_rows = {row.id for row in rows if row.seq in work.target.fact_seqs}
+    if work.target.import_row is not None and rows:
         ids = [row.id for row in rows]
-        imported_facts = await load_rows(connection, SQL["imported_facts"], ids, work.target.imported)
+        imported_facts = await load_rows(connection, SQL["imported_facts"], ids, work.target.import_row)
         named_rows.update(fact_row for (fact_row,) in imported_facts)
     erased_rows = await _select_rows_to_erase(connection, rows, named_rows, work.target.before)
     for row in erased_rows:
@@ -188,7 +188,7 @@ async def _erase_files(connection: Connection, work: ErasingWork, after: int) ->
 
 async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Marks named facts, so that they are not learned again, and takes their sentences out of blocks and edits."""
-    rows = await load_rows(connection, SQL["facts_named"], work.target.facts, work.agent_row)
+    rows = await load_rows(connection, SQL["facts_named"], work.target.fact_seqs, work.agent_row)
     for _, key, exchange_row, sources in rows:
         await mark_unlearned(connection, work.agent_row, key, exchange_row, sources)
     if rows:
@@ -270,7 +270,7 @@ async def _rebuild_all(
 async def _shorten_versions(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Removes the lines of named versions that their blocks no longer have from all versions of these blocks."""
     numbers_by_block: dict[int, set[int]] = {}
-    for block_row, number in work.target.versions:
+    for block_row, number in work.target.block_versions:
         numbers_by_block.setdefault(block_row, set()).add(number)
     for block_row, owner in await _load_blocks_seen(connection, work) if numbers_by_block else ():
         numbers = numbers_by_block.get(block_row, ())
@@ -350,7 +350,7 @@ async def _erase_foreign(connection: Connection, work: ErasingWork, after: int) 
 
 async def _release_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Releases a page of the rows that an import has added, except rows that others follow."""
-    import_row = work.target.imported
+    import_row = work.target.import_row
     if import_row is None:
         return None
     conversation_row = await connection.fetch_value(SQL["imported_conversation"], (import_row, after))

@@ -37,18 +37,18 @@ async def erase_exchanges(connection: Connection, work: ErasingWork, after: int)
         return None
     # Messages that are named one by one come first, so that `after` counts them. A conversation's exchanges, and old
     # ones, are looked up for each page: the statements no longer find erased rows.
-    named_seqs = target.messages[after : after + PAGE_ROWS]
+    named_seqs = target.message_seqs[after : after + PAGE_ROWS]
     if named_seqs:
         await _erase_messages(connection, work, named_seqs)
         return after + len(named_seqs)
-    start = after - len(target.messages)
-    named_rows = target.exchanges[start : start + PAGE_ROWS]
+    start = after - len(target.message_seqs)
+    named_rows = target.exchange_rows[start : start + PAGE_ROWS]
     if named_rows:
         for exchange_row in named_rows:
             await _erase_replaced(connection, work, exchange_row)
         await _erase_each(connection, agent_row, named_rows)
         return after + len(named_rows)
-    if target.imported is not None:
+    if target.import_row is not None:
         return await _erase_imported(connection, work, after)
     exchange_rows = await _find_exchanges(connection, agent_row, target)
     if not exchange_rows:
@@ -76,7 +76,7 @@ async def _find_exchanges(connection: Connection, agent_row: int, target: Stored
 async def _erase_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of an import's exchanges. They get no tombstones, since the file may be imported again."""
     exchange_rows = await load_column(
-        connection, SQL["imported_exchanges"], (work.target.imported, after, PAGE_ROWS)
+        connection, SQL["imported_exchanges"], (work.target.import_row, after, PAGE_ROWS)
     )
     await _erase_each(connection, work.agent_row, exchange_rows, leaves_tombstones=False)
     return exchange_rows[-1] if len(exchange_rows) == PAGE_ROWS else None

@@ -306,10 +306,10 @@ async def _write_target(connection: Connection, agent_row: int, target: ForgetTa
         stored_target = {"all": [project, profile]}
         await forget_jobs(connection, agent_row)
     else:
-        for file in target.files:
+        for file in target.file_rows:
             await connection.run(SQL["file_erase"], (file, agent_row))
-        if target.imported is not None:
-            await connection.run(SQL["import_stop"], (target.imported,))
+        if target.import_row is not None:
+            await connection.run(SQL["import_stop"], (target.import_row,))
         await raise_epoch(connection, agent_row)
     return await connection.fetch_value(SQL["intend"], (agent_row, msgspec.json.encode(stored_target)))
 

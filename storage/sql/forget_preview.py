@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from storage.database import Connection, Database
-from storage.forget_commands import ErasedMarks, ForgetTarget
+from storage.forget_commands import BlockVersionKey, ErasedMarks, ForgetTarget
 from storage.listing import LAST_NUMBER
 from storage.operator_records import ErasedFact, ForgetCounts, RebuiltBlock
 from storage.records import Block
@@ -133,8 +133,8 @@ class _ErasedContent(NamedTuple):
     fact_texts: Sequence[str]
     # The numbers of the messages that are erased; empty: whole exchanges are erased.
     seqs: Collection[int]
-    # As in `ForgetTarget`.
-    versions: Sequence[tuple[int, int]]
+    # The earlier versions of blocks that the target names.
+    block_versions: Sequence[BlockVersionKey]
 
 
 class _RowRange(NamedTuple):
@@ -165,9 +165,9 @@ class ForgetPreviews(StoreGroup):
         """
         if target.is_all:
             return PreviewedCounts(await _count_whole(connection, agent_row))
-        if not target.versions:
+        if not target.block_versions:
             return await self._count_content(connection, agent_row, target, messages)
-        version_counts = await self._count_lost_lines(connection, agent_row, target.versions)
+        version_counts = await self._count_lost_lines(connection, agent_row, target.block_versions)
         content_counts = await self._count_content(connection, agent_row, target, messages)
         return _add_counts(content_counts, version_counts, ForgetTarget())
 
@@ -178,10 +178,10 @@ class ForgetPreviews(StoreGroup):
         erased, replaced_seqs = await self._load_target_exchanges(connection, agent_row, target)
         messages += len(replaced_seqs)
         texts = await _read_named_texts(connection, agent_row, target)
-        seqs = {*target.messages, *replaced_seqs} if target.messages else ()
-        content = _ErasedContent(erased, texts, seqs, target.versions)
+        seqs = {*target.message_seqs, *replaced_seqs} if target.message_seqs else ()
+        content = _ErasedContent(erased, texts, seqs, target.block_versions)
         named_counts = None
-        if target.facts or target.passages:
+        if target.fact_seqs or target.passage_seqs:
             named_counts = await self._count_named(connection, agent_row, target, content)
             if not erased.exchange_rows:
                 return named_counts
@@ -209,17 +209,17 @@ class ForgetPreviews(StoreGroup):
         """Returns the exchanges that are erased with a target, also those that its own exchanges replaced."""
         if target.conversation_row is not None:
             return _TargetExchanges(_ErasedExchanges(agent_row, target.conversation_row, []), ())
-        exchange_rows = target.exchanges or [
-            row for seq in target.messages if (row := await find_exchange_row(connection, agent_row, seq))
+        exchange_rows = target.exchange_rows or [
+            row for seq in target.message_seqs if (row := await find_exchange_row(connection, agent_row, seq))
         ]
         rows = {*sorted({*exchange_rows})[:_LISTED_EXCHANGES]}
         values = (agent_row, _MAX_STEPS, sorted(rows))
         replacing_rows = await load_column(connection, SQL["replacing"], values) if rows else []
         named: list[tuple[int, int | None]] = [(row, None) for row in replacing_rows]
-        if replacing_rows and target.messages:
+        if replacing_rows and target.message_seqs:
             named = [
                 present_message
-                for seq in target.messages
+                for seq in target.message_seqs
                 for present_message in await find_present(connection, agent_row, seq)
             ]
         seqs = {seq for _, seq in named if seq is not None}
@@ -230,7 +230,7 @@ class ForgetPreviews(StoreGroup):
                 present_seqs = list_remaining_seqs(exchange)
                 seqs.update(present_seqs if is_whole else {exchange.reply_seq}.intersection(present_seqs))
         erased = _ErasedExchanges(agent_row, _NO_CONVERSATION, sorted(rows)[:_LISTED_EXCHANGES])
-        return _TargetExchanges(erased, seqs.difference(target.messages))
+        return _TargetExchanges(erased, seqs.difference(target.message_seqs))
 
     async def _count_erased(
         self,
@@ -260,7 +260,7 @@ class ForgetPreviews(StoreGroup):
         )
 
     async def _count_lost_lines(
-        self, connection: Connection, agent_row: int, named_versions: Sequence[tuple[int, int]]
+        self, connection: Connection, agent_row: int, named_versions: Sequence[BlockVersionKey]
     ) -> PreviewedCounts:
         """Counts the versions that have lines of named versions that their blocks no longer have."""
         shortened = 0
@@ -368,13 +368,15 @@ class ForgetPreviews(StoreGroup):
         """Returns how much would be erased with the facts and passages that a target names."""
         text_values = [[lower_ascii(text)] for text in content.fact_texts]
         versions = await self._count_versions(connection, agent_row, "versions_with", text_values, content)
-        days = await load_rows(connection, SQL["days_named"], [*target.facts, *target.passages], agent_row)
+        days = await load_rows(
+            connection, SQL["days_named"], [*target.fact_seqs, *target.passage_seqs], agent_row
+        )
         marks = ErasedMarks(frozenset(int(at // DAY_S) for (at,) in days), versions.erased_count > 0)
         notes = await self._count_all_quoting(connection, agent_row, marks, content.erased.exchange_rows)
         counts = ForgetCounts(
             messages=0,
             facts=len(content.fact_texts),
-            passages=len(target.passages),
+            passages=len(target.passage_seqs),
             versions=versions.erased_count,
             summaries=0,
             notes=notes.total,
@@ -452,7 +454,7 @@ def _add_counts(
     first, second = message_counts.counts, named_counts.counts
     counts = ForgetCounts(
         messages=first.messages,
-        facts=first.facts + sum(seq not in erased_seqs for seq in target.facts),
+        facts=first.facts + sum(seq not in erased_seqs for seq in target.fact_seqs),
         passages=first.passages + second.passages,
         versions=first.versions + second.versions,
         summaries=first.summaries,
@@ -532,7 +534,9 @@ async def _count_whole(connection: Connection, agent_row: int) -> ForgetCounts:
 
 async def _read_named_texts(connection: Connection, agent_row: int, target: ForgetTarget) -> list[str]:
     """Returns the texts of the facts that a target names."""
-    return [row[0] for row in await load_rows(connection, _ERASE_SQL["facts_named"], target.facts, agent_row)]
+    return [
+        row[0] for row in await load_rows(connection, _ERASE_SQL["facts_named"], target.fact_seqs, agent_row)
+    ]
 
 
 async def _load_visible_blocks(connection: Connection, agent_row: int) -> list[int]:

@@ -77,11 +77,11 @@ class ForgetTargets(StoreGroup):
     async def measure(self, connection: Connection, agent_row: int, target: ForgetTarget) -> Extent:
         """Returns the present size of a target that names messages and exchanges, or a conversation."""
         found_rows = [
-            await exchanges.find_exchange_row(connection, agent_row, seq) for seq in target.messages
+            await exchanges.find_exchange_row(connection, agent_row, seq) for seq in target.message_seqs
         ]
         found_exchanges = [
             await exchanges.find_exchange(connection, agent_row, exchange_row)
-            for exchange_row in (*found_rows, *target.exchanges)
+            for exchange_row in (*found_rows, *target.exchange_rows)
             if exchange_row is not None
         ]
         target_exchanges = [exchange for exchange in found_exchanges if exchange is not None]
@@ -89,7 +89,7 @@ class ForgetTargets(StoreGroup):
             return Extent(
                 await connection.fetch_value(SQL["messages_in"], (agent_row, target.conversation_row))
             )
-        messages = set(target.messages)
+        messages = set(target.message_seqs)
         seqs = [seq for exchange in target_exchanges for seq in list_remaining_seqs(exchange)]
         erased_seqs = [seq for seq in seqs if not messages or seq in messages]
         conversation_uid = await exchanges.find_conversation_uid(

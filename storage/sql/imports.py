@@ -262,7 +262,9 @@ async def _load_cursors(connection: Connection, agent_row: int) -> dict[int, int
 
 async def _is_being_undone(connection: Connection, agent_row: int, import_row: int) -> bool:
     targets = await connection.fetch_rows(SQL["forgotten"], (agent_row,))
-    return any(msgspec.json.decode(target, type=StoredTarget).imported == import_row for (target,) in targets)
+    return any(
+        msgspec.json.decode(target, type=StoredTarget).import_row == import_row for (target,) in targets
+    )
 
 
 async def _lock_memory(connection: Connection, agent: Agent) -> Agent:

@@ -59,7 +59,7 @@ def test_a_model_finds_nothing_of_a_file_that_is_being_deleted(world: LettaWorld
     made = folder(world, plan="The boat was built in 1954.", notes="A boat needs a name.")
     world.letta.agents.folders.attach(made.id, agent_id=agent.id)
     [(file, memory)] = world.world.query("SELECT id, memory FROM files WHERE name = 'plan.md'")
-    world.world.gateway.call(world.world.store.forgetting.begin(memory, ForgetTarget(files=[file])))
+    world.world.gateway.call(world.world.store.forgetting.begin(memory, ForgetTarget(file_rows=[file])))
     found = ask(world, agent.id, "archival_memory_search", query=query)
     assert "needs a name" in found
     assert "1954" not in found

@@ -244,7 +244,7 @@ async def test_a_search_leaves_out_what_is_forgotten_after_it_was_found(
 
     async def forget_between(*args: Any, **options: Any) -> Any:
         hits = await search(*args, **options)
-        await store.forgetting.forget(ann.agent.id, ForgetTarget(messages=[hits[0].seq]))
+        await store.forgetting.forget(ann.agent.id, ForgetTarget(message_seqs=[hits[0].seq]))
         return hits
 
     monkeypatch.setattr(store.recall, "search", forget_between)

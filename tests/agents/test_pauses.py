@@ -79,7 +79,7 @@ def test_gateway_tools_run_at_once_next_to_client_tools(world: AgentWorld) -> No
 def test_a_call_beside_client_tools_is_not_run_again_after_its_result_is_erased(world: AgentWorld) -> None:
     world.send("Hi")
     ask(world, insert("Asks for the weather.", "m1"), Call("get_weather", {}, "w1"))
-    first = ForgetTarget(messages=[world.load_path()[0].seq])
+    first = ForgetTarget(message_seqs=[world.load_path()[0].seq])
     world.world.gateway.call(world.world.store.forgetting.forget(1, first))
     world.upstream.queue(say("Sunny."))
     assert answer(world, w1="sunny").texts == ["Sunny."]

@@ -99,5 +99,5 @@ async def test_a_store_knows_what_one_user_said_next(store: Store, alice: Speake
     assert await texts(store, alice, ROT) == [JOINER, FLOOR]
     assert await texts(store, alice, ROT, looks_back=True) == [PLAN]
     gone = next(e for e in await alice.rows() if b"joiner" in (e.input or b""))
-    await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
+    await forget(store, alice.agent, ForgetTarget(exchange_rows=[gone.id]))
     assert await texts(store, alice, ROT) == [FLOOR]

@@ -104,7 +104,7 @@ async def test_a_forgotten_message_is_not_found(store: Store, alice: Speaker) ->
         found = [each for each in hits.messages if each.role == "user"]
         assert [each.text for each in found] == [*reversed(left)]
         if found:
-            await forget(store, alice.agent, ForgetTarget(messages=[found[-1].seq]))
+            await forget(store, alice.agent, ForgetTarget(message_seqs=[found[-1].seq]))
 
 
 async def test_pages_go_on_below_the_last_number(

@@ -83,7 +83,7 @@ async def test_a_fact_stays_ended_if_its_successor_is_forgotten(store: Store, al
     (oslo,) = await store.facts.list_page(alice.agent.id)
     bergen = fact("Bergen", sources=[second.id], replaces=[oslo.id])
     await learn(store, alice.agent, 1, 2, LearnedChanges(facts=[bergen]))
-    await store.forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[second.id]))
+    await store.forgetting.forget(alice.agent.id, ForgetTarget(exchange_rows=[second.id]))
     assert await store.facts.list_page(alice.agent.id) == []
     assert [f.text for f in await store.facts.list_page(alice.agent.id, includes_ended=True)] == ["Oslo"]
     assert await keeps_emptied_rows(store) is not store.database.is_shared
@@ -155,7 +155,7 @@ async def test_a_fact_that_is_repeated_on_another_day_outlives_the_first_message
     oslo, liked = await store.facts.list_page(alice.agent.id)
     assert (oslo.valid_from, oslo.sources, oslo.standing) == (NOW + 86_400, (again.id,), True)
     assert (liked.sources, liked.muted) == ((tea.id,), True)
-    await store.forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[first.id], before=NOW))
+    await store.forgetting.forget(alice.agent.id, ForgetTarget(exchange_rows=[first.id], before=NOW))
     assert [each.text for each in await store.facts.list_page(alice.agent.id, includes_ended=True)] == [
         "Oslo"
     ]

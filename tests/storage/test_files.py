@@ -101,7 +101,7 @@ async def test_a_forgotten_file_is_gone_with_its_parts_and_its_neighbours_stay(
     kept = await save(store, notes, "zqkeptnamex", "zqkeptx one", "zqkeptx two")
     while await store.search_index.advance(notes.id):
         pass
-    begun = await store.forgetting.begin(notes.id, ForgetTarget(files=[gone.id]))
+    begun = await store.forgetting.begin(notes.id, ForgetTarget(file_rows=[gone.id]))
     with pytest.raises(NotFound):
         await store.files.get(notes.id, gone.uid)
     with pytest.raises(NotFound):
@@ -116,7 +116,7 @@ async def test_a_forgotten_file_is_gone_with_its_parts_and_its_neighbours_stay(
     assert await keeps_emptied_rows(store) is not store.database.is_shared
     assert await store.files.count_parts(notes.id, [gone.id, kept.id]) == {kept.id: 2}
     other = await folder(store, "other")
-    await store.forgetting.run(await store.forgetting.begin(other.id, ForgetTarget(files=[kept.id])))
+    await store.forgetting.run(await store.forgetting.begin(other.id, ForgetTarget(file_rows=[kept.id])))
     assert await store.files.get(notes.id, kept.uid) == kept
 
 

@@ -23,7 +23,7 @@ from storage.commands import LearnedFact
 from storage.definition_records import DefinitionKind
 from storage.errors import StaleWrite, WriteConflict
 from storage.file_records import FileState, StoredFile
-from storage.forget_commands import ForgetTarget
+from storage.forget_commands import BlockVersionKey, ForgetTarget
 from storage.listing import AgentChange, AgentDraft, BlockChange, DefinitionDraft, PassageDraft
 from storage.operator_records import ForgetCounts
 from storage.reader_commands import LearnedChanges
@@ -213,7 +213,9 @@ async def test_the_name_of_a_speaker_goes_with_the_message(
     gone = await row_of(alice, "boat")
     (seq,) = [m.seq for m in await store.recall.search(alice.agent, "zqboatx") if "zqboatx" in m.text]
     await forget(
-        store, alice.agent, ForgetTarget(messages=[seq]) if is_message else ForgetTarget(exchanges=[gone.id])
+        store,
+        alice.agent,
+        ForgetTarget(message_seqs=[seq]) if is_message else ForgetTarget(exchange_rows=[gone.id]),
     )
     assert left(holds, "boat", "jon", "arya") == ["arya"]
 
@@ -225,7 +227,7 @@ async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_st
     await index(store, alice.agent)
     gone = await row_of(alice, "twou")
     assert await found(store, alice.agent, "twou")
-    await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
+    await forget(store, alice.agent, ForgetTarget(exchange_rows=[gone.id]))
     assert left(holds, "oneu", "twou", "twoa", "threea") == ["oneu", "threea"]
     assert not await found(store, alice.agent, "twou")
     assert await found(store, alice.agent, "threeu")
@@ -256,9 +258,9 @@ async def test_after_all_was_forgotten_what_is_said_next_can_be_forgotten_too(
 ) -> None:
     await talk(alice, ["one"], "c1")
     await index(store, alice.agent)
-    await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
+    await forget(store, alice.agent, ForgetTarget(exchange_rows=[(await row_of(alice, "oneu")).id]))
     await talk(alice, ["two"], "c2")  # its place in the index is what the first one left empty
-    await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "twou")).id]))
+    await forget(store, alice.agent, ForgetTarget(exchange_rows=[(await row_of(alice, "twou")).id]))
     assert left(holds, "oneu", "twou", "twoa") == []
 
 
@@ -272,7 +274,7 @@ async def test_the_text_the_tags_and_the_metadata_of_a_passage_go_with_it(
     assert (gone.metadata, kept.metadata) == ({"url": "zqgonemeta"}, {"url": "zqkeptmeta"})
     assert (await store.passages.load(alice.agent.id, [gone.seq]))[gone.seq] == gone
     await forget(
-        store, alice.agent, ForgetTarget(is_all=True) if is_all else ForgetTarget(passages=[gone.seq])
+        store, alice.agent, ForgetTarget(is_all=True) if is_all else ForgetTarget(passage_seqs=[gone.seq])
     )
     await store.forgetting.sweep()
     found = [
@@ -286,11 +288,11 @@ async def test_a_message_goes_alone_and_with_the_last_one_the_exchange(
 ) -> None:
     await talk(alice, ["one", "two"], "c1")
     e = await row_of(alice, "oneu")
-    await forget(store, alice.agent, ForgetTarget(messages=[e.seq]))
+    await forget(store, alice.agent, ForgetTarget(message_seqs=[e.seq]))
     assert left(holds, "oneu", "onea") == ["onea"]
     assert await found(store, alice.agent, "onea")
     assert not await found(store, alice.agent, "oneu")
-    await forget(store, alice.agent, ForgetTarget(messages=[e.seq + 1]))
+    await forget(store, alice.agent, ForgetTarget(message_seqs=[e.seq + 1]))
     assert left(holds, "oneu", "onea") == []
     assert next(x for x in await alice.rows() if x.id == e.id).state is ExchangeState.FORGOTTEN
 
@@ -302,7 +304,7 @@ async def test_a_message_with_hundreds_of_calls_is_forgotten_and_not_stored_when
     results = [result(f"c{n}", "Done.") for n in range(300)]
     await alice.say([user("Read all.")], said)
     (row,) = await alice.rows()
-    await forget(store, alice.agent, ForgetTarget(exchanges=[row.id]))
+    await forget(store, alice.agent, ForgetTarget(exchange_rows=[row.id]))
     await alice.say([user("Read all."), said, *results, user("And now?")], assistant("Nothing."), "other")
     (*_, again) = await alice.rows()
     assert again.redactions >= {0, 1}
@@ -314,7 +316,7 @@ async def test_a_message_with_hundreds_of_calls_is_forgotten_and_not_stored_when
 
 async def test_a_reply_goes_alone(store: Store, alice: Speaker, holds: Holds) -> None:
     await talk(alice, ["one"], "c1")
-    await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "oneu")).seq + 1]))
+    await forget(store, alice.agent, ForgetTarget(message_seqs=[(await row_of(alice, "oneu")).seq + 1]))
     assert left(holds, "oneu", "onea") == ["oneu"]
 
 
@@ -327,12 +329,12 @@ async def test_a_line_stays_that_another_of_its_messages_says(store: Store, alic
     value = "Likes zqredx.\nLikes zqbluex.\nLikes zqoneux."
     learned = LearnedChanges(writes=[(block, value, (first.id, second.id))], facts=[])
     await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
-    target = ForgetTarget(exchanges=[first.id])
+    target = ForgetTarget(exchange_rows=[first.id])
     found = await store.forget_previews.count(alice.agent.id, target, 2)
     assert (found.counts.versions, found.rebuilt_count) == (0, 1)
     assert [each.after for each in found.changes] == ["Likes zqredx."]
     for row, left_of_it in ((first, "Likes zqredx."), (second, "")):
-        await forget(store, alice.agent, ForgetTarget(exchanges=[row.id]))
+        await forget(store, alice.agent, ForgetTarget(exchange_rows=[row.id]))
         (block,) = await store.blocks.load(alice.agent.id)
         assert block.value == left_of_it
 
@@ -350,7 +352,7 @@ async def test_a_line_stays_that_the_question_says_and_goes_with_the_question(
         effect = store.facts.make_learn_effect(alice.agent, n, n + 1, 1.0, lambda _, learned=learned: learned)
         await store.database.write(effect)
         (block,) = await store.blocks.load(alice.agent.id)
-    target = ForgetTarget(messages=[row.reply_seq])
+    target = ForgetTarget(message_seqs=[row.reply_seq])
     found = await store.forget_previews.count(alice.agent.id, target, 1)
     assert (found.counts.versions, found.rebuilt_count) == (1, 1)
     assert [each.after for each in found.changes] == ["Likes zqredx."]
@@ -359,7 +361,7 @@ async def test_a_line_stays_that_the_question_says_and_goes_with_the_question(
     assert block.value == "Likes zqredx."
     assert left(holds, "red", "blue", "pink") == ["red", "blue"]
     # The line has its source still.
-    await forget(store, alice.agent, ForgetTarget(messages=[row.seq]))
+    await forget(store, alice.agent, ForgetTarget(message_seqs=[row.seq]))
     (block,) = await store.blocks.load(alice.agent.id)
     assert (block.value, left(holds, "red", "blue")) == ("", [])
 
@@ -378,7 +380,7 @@ async def test_a_newer_first_message_stays_unless_its_client_went_back_or_it_has
     assert not (await row_of(alice, "threea")).active
     if how == "left again":
         await alice.say([*history, user(words("fouru"))], assistant("Yes."), "c1")
-    target = ForgetTarget(exchanges=[first.id]) if is_whole else ForgetTarget(messages=[first.seq])
+    target = ForgetTarget(exchange_rows=[first.id]) if is_whole else ForgetTarget(message_seqs=[first.seq])
     await forget(store, alice.agent, target)
     stays = ["threeu", "threea"] if how == "newer" else []
     assert left(holds, "oneu", "threeu", "three", "threea", "twou") == [*stays, "twou"]
@@ -393,7 +395,7 @@ async def test_the_reply_of_a_newer_first_message_stays_when_another_reply_goes(
 ) -> None:
     await talk(alice, ["one", "two"], "c1")
     await talk(alice, ["three"], "c1")
-    await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "onea")).reply_seq]))
+    await forget(store, alice.agent, ForgetTarget(message_seqs=[(await row_of(alice, "onea")).reply_seq]))
     assert left(holds, "oneu", "onea", "threeu", "threea") == ["oneu", "threeu", "threea"]
 
 
@@ -413,9 +415,9 @@ async def test_with_a_message_goes_the_whole_turn_that_was_asked_before(
     await alice.say([*history, assistant(words("new")), user(words("later"))], assistant("Good."), "c1")
     new = await row_of(alice, "new")
     target = {
-        "question": ForgetTarget(messages=[new.seq]),
-        "exchange": ForgetTarget(exchanges=[new.id]),
-        "reply": ForgetTarget(messages=[new.reply_seq]),
+        "question": ForgetTarget(message_seqs=[new.seq]),
+        "exchange": ForgetTarget(exchange_rows=[new.id]),
+        "reply": ForgetTarget(message_seqs=[new.reply_seq]),
     }[what]
     await forget(store, alice.agent, target)
     stays = {"question": ["new"], "exchange": [], "reply": ["question"]}[what]
@@ -431,7 +433,7 @@ async def test_with_a_reply_goes_a_newer_one_to_the_same_question_for_a_program(
     await alice.say(history, assistant(words("new")), "c1")
     await alice.say(history, assistant('{"flag": "zqjsonx"}'), "c1")
     assert not (await row_of(alice, "json")).active
-    await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "new")).reply_seq]))
+    await forget(store, alice.agent, ForgetTarget(message_seqs=[(await row_of(alice, "new")).reply_seq]))
     assert left(holds, "question", "new", "json") == ["question"]
 
 
@@ -444,7 +446,7 @@ async def test_with_a_reply_after_results_goes_what_the_same_question_was_answer
     await alice.say(history, called, "c1")
     looked = [*history, called, result("c1", words("found"))]
     await alice.say(looked, assistant(words("new")), "c1")
-    await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "new")).reply_seq]))
+    await forget(store, alice.agent, ForgetTarget(message_seqs=[(await row_of(alice, "new")).reply_seq]))
     assert left(holds, "question", "old", "found", "new") == ["question"]
 
 
@@ -456,7 +458,7 @@ async def test_a_list_that_brings_it_back_goes_on_and_does_not_keep_it(
     store: Store, alice: Speaker, holds: Holds, key: str | None
 ) -> None:
     history = await talk(alice, ["one", "two"], key)
-    await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
+    await forget(store, alice.agent, ForgetTarget(exchange_rows=[(await row_of(alice, "oneu")).id]))
     before = len(await alice.rows())
     await alice.say([*history, user(words("threeu"))], assistant("Yes."), key)
     rows = await alice.rows()
@@ -473,7 +475,7 @@ async def test_asked_again_at_its_place_it_is_answered_and_not_stored(
     store: Store, alice: Speaker, holds: Holds, key: str | None, place: int
 ) -> None:
     history = await talk(alice, ["one", "two"], key)
-    await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "twou")).seq + place]))
+    await forget(store, alice.agent, ForgetTarget(message_seqs=[(await row_of(alice, "twou")).seq + place]))
     await alice.say(history[:3], assistant(words("twoa")), key)
     await store.database.sweep(1000)
     assert left(holds, "twou", "twoa") == [["twoa"], ["twou"]][place]
@@ -498,7 +500,7 @@ async def test_a_reply_that_comes_back_cut_does_not_bring_the_forgotten_one_back
     store: Store, alice: Speaker, holds: Holds
 ) -> None:
     await alice.say([user("Tell me.")], assistant("It was zqsecretx and then some more words."), "c1")
-    await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "secret")).seq + 1]))
+    await forget(store, alice.agent, ForgetTarget(message_seqs=[(await row_of(alice, "secret")).seq + 1]))
     heard = [user("Tell me."), assistant("It was zqsecretx and"), user("Stop.")]
     await alice.say(heard, assistant("Fine."), "c1")
     await store.database.sweep(1000)
@@ -511,7 +513,7 @@ async def test_a_reply_that_comes_back_cut_does_not_bring_the_forgotten_one_back
 async def test_a_turn_that_was_under_way_does_not_commit(store: Store, alice: Speaker) -> None:
     history = await talk(alice, ["one"], "c1")
     turn = await alice.begin([*history, user("and then?")], "c1")
-    await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
+    await forget(store, alice.agent, ForgetTarget(exchange_rows=[(await row_of(alice, "oneu")).id]))
     with pytest.raises(StaleWrite):
         await alice.end(turn, [assistant("zqonex")])
 
@@ -522,7 +524,7 @@ async def test_a_turn_during_a_forgetting_restores_no_line_of_a_block(
     history = await note(alice, ["red"], "c1")
     await alice.say([*history, user("bye")], assistant("Bye."), "c1")
     gone, *_ = await alice.rows()
-    id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[gone.id]))
+    id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchange_rows=[gone.id]))
     assert not await store.forgetting.run(id, until=lambda: True)
     store.agents.clear()
     turn = await alice.begin([user("Tidy up, and I eat no nuts.")], "c2")
@@ -555,7 +557,9 @@ async def test_a_turn_that_was_shown_a_forgotten_text_does_not_commit(
     )
     (learned,) = await store.facts.list_page(alice.agent.id)
     passage = await save_passage(store, alice.agent.id, words("gone"), at=5.0)
-    target = ForgetTarget(facts=[learned.seq]) if kind == "fact" else ForgetTarget(passages=[passage.seq])
+    target = (
+        ForgetTarget(fact_seqs=[learned.seq]) if kind == "fact" else ForgetTarget(passage_seqs=[passage.seq])
+    )
     id = await store.forgetting.begin(alice.agent.id, target)
     turn = await alice.begin([user("hello")], "c2")
     while await (store.facts.list_page if kind == "fact" else store.passages.list_texts)(alice.agent.id):
@@ -575,7 +579,7 @@ async def test_a_turn_that_read_an_exchange_before_it_was_erased_does_not_commit
     """It began after the forgetting, and ends before the forgetting does."""
     history = await talk(alice, ["one"], "c1")
     (exchange,) = await alice.rows()
-    target = ForgetTarget(exchanges=[exchange.id])
+    target = ForgetTarget(exchange_rows=[exchange.id])
     if names_conversation:
         target = ForgetTarget(conversation_row=exchange.conversation_row)
     id = await store.forgetting.begin(alice.agent.id, target)
@@ -638,7 +642,7 @@ async def test_block_values_that_came_from_it_go_and_later_edits_stay(
     (block,) = await store.blocks.load(alice.agent.id)
     assert block.value == "likes zqredx\nlikes zqgreenx\nlikes zqbluex"
     gone = next(e for e in await alice.rows() if e.input and b"I like green" in e.input)
-    await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
+    await forget(store, alice.agent, ForgetTarget(exchange_rows=[gone.id]))
     (now,) = await store.blocks.load(alice.agent.id)
     assert now.value == "likes zqredx\nlikes zqbluex"
     assert now.version == block.version + 1
@@ -658,7 +662,7 @@ async def test_edits_of_other_turns_stay_however_often_something_is_forgotten(
         ("green", ["white"]),
     ):
         gone = next(e for e in await alice.rows() if f"I like {mark}".encode() in (e.input or b""))
-        await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
+        await forget(store, alice.agent, ForgetTarget(exchange_rows=[gone.id]))
         (block,) = await store.blocks.load(alice.agent.id)
         assert block.value.split("\n") == [f"likes zq{each}x" for each in lines]
         assert left(holds, mark) == []
@@ -679,7 +683,7 @@ async def test_a_line_by_hand_stays_though_it_names_what_it_corrects(store: Stor
     await store.blocks.write(block.id, block.version, value, at=1.0, origin="operator")
     for mark, lines in (("green", ["likes zqredx", by_hand]), ("red", [by_hand])):
         gone = next(e for e in await alice.rows() if f"I like {mark}".encode() in (e.input or b""))
-        await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
+        await forget(store, alice.agent, ForgetTarget(exchange_rows=[gone.id]))
         (block,) = await store.blocks.load(alice.agent.id)
         assert block.value.split("\n") == lines
 
@@ -695,7 +699,7 @@ async def test_a_version_loses_the_lines_that_its_block_no_longer_has(
     await store.blocks.write(block.id, block.version, by_hand, at=1.0, origin="operator")
     before = await store.blocks.list_revisions(block.id, includes_forgotten=False)
     # It has red and green, and version 4 blue as well.
-    target = ForgetTarget(versions=[(block.id, 3)])
+    target = ForgetTarget(block_versions=[BlockVersionKey(block.id, 3)])
     found = await store.forget_previews.count(alice.agent.id, target, 0)
     assert (found.counts.versions, found.counts.messages, found.counts.facts) == (2, 0, 0)
     await forget(store, alice.agent, target)
@@ -709,7 +713,7 @@ async def test_a_version_loses_the_lines_that_its_block_no_longer_has(
     assert [(each.at, each.origin, each.sources) for each in after] == [
         (each.at, each.origin, each.sources) for each in before
     ]
-    await forget(store, alice.agent, ForgetTarget(exchanges=[red.id]))
+    await forget(store, alice.agent, ForgetTarget(exchange_rows=[red.id]))
     assert left(holds, "red", "blue", "pink") == ["blue", "pink"]
     (block,) = await store.blocks.load(alice.agent.id)
     assert block.value == "likes zqbluex, and zqpinkx"
@@ -728,7 +732,7 @@ async def test_edits_stay_on_a_longer_value_than_they_were_made_on(
     await alice.say([*history, user("bye")], assistant("Bye."), "c1")
     for mark, lines in (("first", ["red", "green", "blue"]), ("green", ["red", "blue"])):
         gone = next(e for e in await alice.rows() if mark.encode() in (e.input or b""))
-        await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
+        await forget(store, alice.agent, ForgetTarget(exchange_rows=[gone.id]))
         (block,) = await store.blocks.load(alice.agent.id)
         assert block.value.split("\n") == [words("long"), *(f"likes zq{each}x" for each in lines)]
     assert left(holds, "short", "green", "red", "blue") == ["red", "blue"]
@@ -745,9 +749,9 @@ async def test_a_fact_that_is_forgotten_during_a_turn_does_not_come_back(
         store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=[fact]))
     )
     (learned,) = await store.facts.list_page(alice.agent.id)
-    id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[red.id]))
+    id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchange_rows=[red.id]))
     assert not await store.forgetting.run(id, until=lambda: True)
-    await forget(store, alice.agent, ForgetTarget(facts=[learned.seq]))
+    await forget(store, alice.agent, ForgetTarget(fact_seqs=[learned.seq]))
     assert await store.forgetting.run(id)
     assert await store.forgetting.sweep()
     (block,) = await store.blocks.load(alice.agent.id)
@@ -776,7 +780,7 @@ async def test_a_fact_takes_its_words_out_of_blocks_and_no_longer_ones(
     learned = LearnedChanges(facts=[LearnedFact(fact, "", fact, 1.0, None, [])])
     await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     (stored,) = await store.facts.list_page(alice.agent.id)
-    await forget(store, alice.agent, ForgetTarget(facts=[stored.seq]))
+    await forget(store, alice.agent, ForgetTarget(fact_seqs=[stored.seq]))
     (block,) = await store.blocks.load(alice.agent.id)
     assert block.value == stays
 
@@ -791,7 +795,7 @@ async def test_a_kept_fact_rests_on_nothing_and_what_it_replaced_goes(
     await store.database.write(effect)
     (wrong,) = await store.facts.list_page(alice.agent.id)
     right = await store.facts.correct(alice.agent, wrong.seq, words("right"), "right", "operator", 2.0)
-    target = ForgetTarget(messages=[row.seq])
+    target = ForgetTarget(message_seqs=[row.seq])
     for other in (wrong.seq, 999):  # one that is no longer true, and one that never was
         with pytest.raises(WriteConflict):
             await store.forgetting.begin(alice.agent.id, target, retained_facts=[right.seq, other])
@@ -804,7 +808,7 @@ async def test_a_kept_fact_rests_on_nothing_and_what_it_replaced_goes(
     assert kept == replace(right, exchange_row=None, sources=(), about="")
     assert await store.facts.list_replaced(alice.agent.id, kept.id) == []
     assert left(holds, "gone", "topic") == []
-    await forget(store, alice.agent, ForgetTarget(facts=[kept.seq]))
+    await forget(store, alice.agent, ForgetTarget(fact_seqs=[kept.seq]))
     assert left(holds, "right") == []
 
 
@@ -819,7 +823,7 @@ async def test_a_retained_fact_of_a_reset_conversation_stays_if_its_turn_is_name
         store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=[fact]))
     )
     kept = await store.facts.list_page(alice.agent.id)
-    id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[row.id]))
+    id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchange_rows=[row.id]))
     reset = ForgetTarget(conversation_row=row.conversation_row, keeps_memory=True)
     await forget(store, alice.agent, reset)
     assert await store.forgetting.run(id)
@@ -841,7 +845,7 @@ async def test_a_learned_fact_that_is_kept_is_not_learned_again_from_the_source_
         return list(await store.facts.list_page(alice.agent.id))
 
     (before,) = await learn(0, fact)
-    target = ForgetTarget(exchanges=[gone.id])
+    target = ForgetTarget(exchange_rows=[gone.id])
     await store.forgetting.finish(
         await store.forgetting.begin(alice.agent.id, target, retained_facts=[before.seq])
     )
@@ -851,7 +855,7 @@ async def test_a_learned_fact_that_is_kept_is_not_learned_again_from_the_source_
     assert await learn(1, again) == await learn(2, later) == [kept]
     right = await store.facts.correct(alice.agent, kept.seq, "Walks to work.", "walks", "operator", 2.0)
     assert await learn(3, again) == [right]
-    await forget(store, alice.agent, ForgetTarget(facts=[kept.seq, right.seq]))
+    await forget(store, alice.agent, ForgetTarget(fact_seqs=[kept.seq, right.seq]))
     assert await learn(4, again) == []
 
 
@@ -863,7 +867,7 @@ async def test_pending_edits_and_the_memory_sections_that_showed_them_go(
     await alice.end(turn, [assistant("Hi.")], [words("pending")], section=section)
     (e,) = await alice.rows()
     assert left(holds, "section", "pending") == ["section", "pending"]
-    await forget(store, alice.agent, ForgetTarget(exchanges=[e.id]))
+    await forget(store, alice.agent, ForgetTarget(exchange_rows=[e.id]))
     assert left(holds, "section", "pending") == []
 
 
@@ -874,7 +878,7 @@ async def test_passages_that_came_from_it_go(store: Store, alice: Speaker, holds
     await save_passage(store, agent.id, words("kept"), at=5.0, sources=[two.id])
     await save_passage(store, agent.id, words("gone"), at=5.0, sources=[two.id, one.id])
     await index(store, agent)
-    await forget(store, agent, ForgetTarget(exchanges=[one.id]))
+    await forget(store, agent, ForgetTarget(exchange_rows=[one.id]))
     assert [p.text for p in await store.passages.list_texts(agent.id)] == [words("kept")]
     assert left(holds, "kept", "gone") == ["kept"]
     assert await keeps_emptied_rows(store) is not store.database.is_shared
@@ -896,7 +900,7 @@ async def test_notes_and_hidden_rounds_that_quote_it_go_and_others_stay(store: S
     alice.recall = lambda question: "[2025-10-01 Wed, user] " + words("other")
     await alice.say([user("and what else?")], assistant("Nothing."), "c3")
     assert left(holds, "quoted", "hid", "other") == ["quoted", "hid", "other"]
-    await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
+    await forget(store, alice.agent, ForgetTarget(exchange_rows=[(await row_of(alice, "oneu")).id]))
     assert left(holds, "quoted", "hid", "other") == ["other"]
     assert [e.notes for e in (await alice.rows())[1:]] == [
         {0: ""},
@@ -912,7 +916,7 @@ async def test_hits_of_a_turn_that_was_opened_before_a_forgotten_message_go(
     opened = await alice.end(turn, [assistant("")], how=settle.write_draft)
     await talk(alice, ["one"], "c2")
     await alice.end(turn, lookup("one"), row=opened.exchange_row)
-    await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
+    await forget(store, alice.agent, ForgetTarget(exchange_rows=[(await row_of(alice, "oneu")).id]))
     assert left(holds, "before", "one") == ["before"]
     assert before.exchange_row < opened.exchange_row
 
@@ -961,7 +965,7 @@ async def test_another_agents_ids_do_nothing(store: Store, holds: Holds) -> None
     await talk(bob, ["two"], "c1")
     before = await alice.rows()
     mine = await store.forget_targets.find_conversation(alice.agent.id, "c1")
-    target = ForgetTarget(exchanges=[e.id for e in before], conversation_row=mine, messages=[900])
+    target = ForgetTarget(exchange_rows=[e.id for e in before], conversation_row=mine, message_seqs=[900])
     await forget(store, bob.agent, target)
     assert await alice.rows() == before
     assert left(holds, "oneu", "twou") == ["oneu", "twou"]
@@ -1048,7 +1052,7 @@ async def test_a_reset_keeps_its_memory_while_something_else_is_forgotten(open_s
     for _ in range(2):
         await forgetting.run(reset, until=lambda: True)
     assert (await alice.rows())[0].state is ExchangeState.FORGOTTEN
-    await forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[rain.id]))
+    await forgetting.forget(alice.agent.id, ForgetTarget(exchange_rows=[rain.id]))
     await forgetting.run(reset)
     assert [fact.text for fact in await store.facts.list_page(alice.agent.id)] == ["Alice sails."]
     assert [block.value for block in await store.blocks.load(alice.agent.id)] == ["Sails."]
@@ -1092,9 +1096,9 @@ async def test_parallel_forgettings_remove_their_own_and_no_more(
         await save_passage(store, alice.agent.id, words(f"{n}p"), at=5.0, sources=[e.id])
     conversation = await store.forget_targets.find_conversation(alice.agent.id, "c0")
     targets = [ForgetTarget(conversation_row=conversation)]
-    targets += [ForgetTarget(exchanges=[turns[named[0]].id])]
-    targets += [ForgetTarget(messages=[turns[named[1]].seq, turns[named[1]].seq + 1])]
-    targets += [ForgetTarget(facts=[seqs[f"zq{n}ex"]]) for n in quoted]
+    targets += [ForgetTarget(exchange_rows=[turns[named[0]].id])]
+    targets += [ForgetTarget(message_seqs=[turns[named[1]].seq, turns[named[1]].seq + 1])]
+    targets += [ForgetTarget(fact_seqs=[seqs[f"zq{n}ex"]]) for n in quoted]
     chance.shuffle(targets)
     gone = {f"{n}{what}" for n in (*range(5), *named) for what in "uaefp"} | {f"{n}e" for n in quoted}
     open_ids, last, restarts = list[int](), 20, 2
@@ -1147,7 +1151,7 @@ async def test_messages_and_exchanges_of_one_target_go_together(
     await talk(alice, ["one"], "c1")
     await talk(alice, ["two"], "c2")
     one, two = [await row_of(alice, f"{mark}u") for mark in ("one", "two")]
-    await forget(store, alice.agent, ForgetTarget(messages=[one.seq], exchanges=[two.id]))
+    await forget(store, alice.agent, ForgetTarget(message_seqs=[one.seq], exchange_rows=[two.id]))
     assert left(holds, "oneu", "onea", "twou", "twoa") == ["onea"]
 
 
@@ -1225,7 +1229,7 @@ async def test_a_preview_of_a_memory_that_is_gone_by_then_counts_nothing(
 ) -> None:
     await talk(alice, ["one"], "c1")
     await forget(store, alice.agent, ForgetTarget(is_all=True))
-    found = await store.forget_previews.count(alice.agent.id, ForgetTarget(facts=[1]), 0)
+    found = await store.forget_previews.count(alice.agent.id, ForgetTarget(fact_seqs=[1]), 0)
     assert found == PreviewedCounts(ForgetCounts(0, 0, 0, 0, 0, 0))
 
 
@@ -1279,7 +1283,7 @@ async def test_a_preview_counts_a_fact_once_that_goes_with_its_message_and_by_na
         store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _, learned=learned: learned)
     )
     seqs = [fact.seq for fact in await store.facts.list_page(alice.agent.id)]
-    target = ForgetTarget(messages=[row.seq], facts=seqs[:1])
+    target = ForgetTarget(message_seqs=[row.seq], fact_seqs=seqs[:1])
     found = await store.forget_previews.count(alice.agent.id, target, 1)
     assert (found.counts.messages, found.counts.facts, found.counts.versions) == (1, 2, 1)
     (change,) = found.changes
@@ -1298,7 +1302,7 @@ async def test_a_preview_counts_the_oldest_of_many_facts_of_a_message_once(
     learned = LearnedChanges(writes=[], facts=facts)
     await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     oldest = min(fact.seq for fact in await store.facts.list_page(alice.agent.id))
-    target = ForgetTarget(messages=[row.seq], facts=[oldest])
+    target = ForgetTarget(message_seqs=[row.seq], fact_seqs=[oldest])
     found = await store.forget_previews.count(alice.agent.id, target, 1)
     assert (found.counts.facts, len(found.facts)) == (25, 20)
 
@@ -1323,7 +1327,7 @@ async def test_a_preview_of_several_facts_rebuilds_a_block_once(
     learned = LearnedChanges(writes=[(block, "\n".join([*texts, "Has a cat."]), ())], facts=facts)
     await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     seqs = [fact.seq for fact in await store.facts.list_page(alice.agent.id)]
-    found = await store.forget_previews.count(alice.agent.id, ForgetTarget(facts=seqs), 0)
+    found = await store.forget_previews.count(alice.agent.id, ForgetTarget(fact_seqs=seqs), 0)
     assert (found.counts.facts, found.counts.versions) == (5, 5)
     assert [each.after for each in found.changes] == ["Has a cat."]
     assert rebuilt == [block.label]
@@ -1477,7 +1481,7 @@ async def test_jobs_of_a_sleeptime_agent_outlive_a_forgetting_in_the_memory_that
     running = await store.jobs.enqueue("run", sleeper.id, "r2")
     first = await store.jobs.leases.claim(["run"], lease_s=60.0, tries=3)
     assert first is not None
-    await store.forgetting.begin(memory.id, ForgetTarget(messages=[1]))
+    await store.forgetting.begin(memory.id, ForgetTarget(message_seqs=[1]))
     assert (await store.runs.get("default", "r1")).run.state is RunState.FAILED
     assert not await store.jobs.leases.is_held(first)
     for kind, id in (("compact", queued), ("run", running)):
@@ -1493,11 +1497,11 @@ async def test_no_run_waits_for_the_calls_of_a_forgotten_reply(store: Store, ali
     run = await put_run(store, Run(0, "r1", alice.agent.id, e.conversation_row, RunState.RUNNING, 1.0))
     step = RunStep(e.id, alice.agent.id, run.id, 1, 1.0, stop="requires_approval", waiting={"c": "approval"})
     await put_step(store, step)
-    await forget(store, alice.agent, ForgetTarget(messages=[e.seq]))
+    await forget(store, alice.agent, ForgetTarget(message_seqs=[e.seq]))
     assert await store.runs.find_waiting_step(alice.agent.id, e.conversation_row) is not None, (
         "the reply stands"
     )
-    await forget(store, alice.agent, ForgetTarget(messages=[e.seq + 1]))
+    await forget(store, alice.agent, ForgetTarget(message_seqs=[e.seq + 1]))
     assert await store.runs.find_waiting_step(alice.agent.id, e.conversation_row) is None
 
 
@@ -1560,6 +1564,6 @@ async def test_forgotten_texts_are_read_once_for_all_pages_of_notes(open_store: 
         await alice.say([user(f"message {n}")], assistant("Yes."), f"c{n}")
     found = await alice.rows()
     statements.clear()
-    await forget(store, alice.agent, ForgetTarget(exchanges=[e.id for e in found[:2]]))
+    await forget(store, alice.agent, ForgetTarget(exchange_rows=[e.id for e in found[:2]]))
     assert {note for e in await alice.rows() for note in e.notes.values()} == {""}
     assert (statements.count("additions"), statements.count("touched")) == (3, 1)

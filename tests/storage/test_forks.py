@@ -42,7 +42,7 @@ class Talk:
         return [orjson.loads(e.input or b"")[0]["content"] for e in said]
 
     async def forget(self, e: Exchange) -> None:
-        target = ForgetTarget(messages=[e.seq])
+        target = ForgetTarget(message_seqs=[e.seq])
         await self.store.forgetting.forget(self.writer.agent.id, target)
 
     async def summarise(self, e: Exchange) -> None:

@@ -117,9 +117,9 @@ class Life:
     async def forget(self) -> None:
         (row,) = await rows(self.store, "SELECT next_seq FROM agents WHERE id = ?", (self.alice.agent.id,))
         passages = await self.store.passages.list_texts(self.alice.agent.id)
-        target = ForgetTarget(messages=[self.dice.randrange(1, max(2, row[0]))])
+        target = ForgetTarget(message_seqs=[self.dice.randrange(1, max(2, row[0]))])
         if passages and self.dice.random() < 0.5:
-            target = ForgetTarget(passages=[self.dice.choice(passages).seq])
+            target = ForgetTarget(passage_seqs=[self.dice.choice(passages).seq])
         begun = await self.store.forgetting.begin(self.alice.agent.id, target)
         await search(self.store, self.alice, "ant")
         await self.store.forgetting.run(begun)
@@ -332,7 +332,7 @@ async def test_nothing_that_is_forgotten_stays_in_memory(store: Store, alice: Sp
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
     await alice.say([user("My cat is called Tom.")], assistant("Nice."))
     assert await hits(store, alice, "dog cat") == [1, 3]
-    begun = await store.forgetting.begin(alice.agent.id, ForgetTarget(messages=[1]))
+    begun = await store.forgetting.begin(alice.agent.id, ForgetTarget(message_seqs=[1]))
     assert await hits(store, alice, "dog cat") == [1, 3]
     await store.forgetting.run(begun)
     assert store.recall._memories.get(alice.agent.id) is None
@@ -413,7 +413,7 @@ async def test_no_search_waits_for_a_read_from_before_a_forgetting(
     has_read, goes_on = hold_long_reads(store, monkeypatch)
     before = asyncio.create_task(hits(store, alice, "dog cat", deadline_ms=50_000))
     await has_read.wait()
-    begun = await store.forgetting.begin(alice.agent.id, ForgetTarget(messages=[1]))
+    begun = await store.forgetting.begin(alice.agent.id, ForgetTarget(message_seqs=[1]))
     await store.forgetting.run(begun)
     assert await hits(store, alice, "dog cat", deadline_ms=50_000) == [3]
     goes_on.set()

@@ -187,7 +187,7 @@ async def test_forgotten_messages_and_ended_facts_are_not_found(store: Store, al
         LearnedChanges(facts=[fact("Works as a baker.", replaces=[nurse.id], sources=[2])]),
     )
     gone = next(e for e in await alice.rows() if b"Oslo" in (e.input or b""))
-    await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
+    await forget(store, alice.agent, ForgetTarget(exchange_rows=[gone.id]))
     assert await told(store, alice) == ["Works as a baker.", BOAT]
 
 

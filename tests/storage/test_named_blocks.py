@@ -265,7 +265,7 @@ async def test_forgetting_a_message_reaches_the_blocks_that_its_agent_shares(
     )
     before = await store.agents.find(bob.agent.scope)
     assert before is not None
-    await forget(store, made.agent.id, ForgetTarget(exchanges=[e.id]))
+    await forget(store, made.agent.id, ForgetTarget(exchange_rows=[e.id]))
     assert not holds(b"zqsaidx")
     for agent in (made, bob):
         assert (await store.named_blocks.get_labelled(agent.agent.id, "house")).block.value == "Be brief."
@@ -309,7 +309,7 @@ async def test_a_deleted_agent_leaves_what_it_wrote_to_those_who_see_it_and_noth
     # When a sharer forgets something of its own, what the other one wrote stays.
     other = Speaker(store, api_scope("bob"))
     await other.say([user("one")], assistant("First."), "c1")
-    await forget(store, bob.agent.id, ForgetTarget(exchanges=[(await other.rows())[0].id]))
+    await forget(store, bob.agent.id, ForgetTarget(exchange_rows=[(await other.rows())[0].id]))
     for label in ("house", "human"):
         assert (await store.named_blocks.get_labelled(bob.agent.id, label)).block.value == "Written."
     assert await rows(store, "SELECT agent FROM attached WHERE agent = ?", (ann.agent.id,)) == []

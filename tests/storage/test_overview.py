@@ -114,11 +114,11 @@ async def test_a_message_that_was_forgotten_alone_is_not_counted(store: Store) -
 
     assert await counted() == {4}
     first, second = await alice.rows()
-    await forget(store, agent, ForgetTarget(messages=[first.seq]))
+    await forget(store, agent, ForgetTarget(message_seqs=[first.seq]))
     assert await counted() == {3}
-    await forget(store, agent, ForgetTarget(messages=[second.reply_seq]))
+    await forget(store, agent, ForgetTarget(message_seqs=[second.reply_seq]))
     assert await counted() == {2}
-    await forget(store, agent, ForgetTarget(messages=[first.reply_seq]))  # the exchange is empty now
+    await forget(store, agent, ForgetTarget(message_seqs=[first.reply_seq]))  # the exchange is empty now
     assert await counted() == {1}
     await forget(store, agent, conversation)
     assert await counted() == {0}
@@ -128,7 +128,7 @@ async def test_a_forgotten_message_does_not_count_when_it_is_resent(store: Store
     alice = Speaker(store)
     await alice.say([user("One.")], assistant("Two."), "c1")
     (first,) = await alice.rows()
-    await forget(store, alice.agent.id, ForgetTarget(messages=[first.seq]))
+    await forget(store, alice.agent.id, ForgetTarget(message_seqs=[first.seq]))
     await alice.say([user("One."), user("Three.")], assistant("Four."), "c2")
     (_, again) = await alice.rows()
     assert again.redactions == {0}

@@ -150,7 +150,7 @@ async def test_a_forgotten_fact_is_not_learned_again_from_the_same_words(
     await learn(store, agent, 0, fact(text, [first.id]), fact("The train leaves.", [first.id]))
     forgotten = next(f for f in await store.facts.list_page(agent.id) if f.text == text)
     await store.facts.mute(agent.id, forgotten.seq, NOW, is_muted=True)
-    await store.forgetting.forget(agent.id, ForgetTarget(facts=[forgotten.seq]))
+    await store.forgetting.forget(agent.id, ForgetTarget(fact_seqs=[forgotten.seq]))
     assert not holds(b"zqfactx")
     assert holds(b"Zqmisox")  # what it came from stays
     assert [f.text for f in await store.facts.list_page(agent.id, includes_ended=True)] == [
@@ -172,7 +172,7 @@ async def test_a_fact_that_is_forgotten_leaves_the_blocks_with_its_sentence(
     await store.blocks.write(block.id, block.version, value, at=NOW, origin="operator")
     await learn(store, alice.agent, 0, fact("The cat zqfactx is grey."))
     (cat,) = await store.facts.list_page(alice.agent.id)
-    await store.forgetting.forget(alice.agent.id, ForgetTarget(facts=[cat.seq]))
+    await store.forgetting.forget(alice.agent.id, ForgetTarget(fact_seqs=[cat.seq]))
     assert not holds(b"zqfactx")
     (block,) = await store.blocks.load(alice.agent.id)
     assert block.value == "Name: Alice.\nShe lives in Oslo."
@@ -187,7 +187,7 @@ async def test_an_edit_with_the_sentence_of_a_forgotten_fact_is_not_made_when_it
     turn = await alice.begin(history, "c2")
     await alice.end(turn, [assistant("Your cat.")], ["The cat is grey.", "Lives in Oslo."])
     (cat,) = await store.facts.list_page(alice.agent.id)
-    await store.forgetting.forget(alice.agent.id, ForgetTarget(facts=[cat.seq]))
+    await store.forgetting.forget(alice.agent.id, ForgetTarget(fact_seqs=[cat.seq]))
     store.agents.clear()
     await alice.say([*history, assistant("Your cat."), user("Thanks.")], assistant("Bye."), "c2")
     assert [block.value for block in await store.blocks.load(alice.agent.id)] == ["Lives in Oslo."]
@@ -323,17 +323,17 @@ async def test_forgetting_a_turn_takes_its_recall_and_what_others_note_of_it(
     second = await noted(alice, "Two.", "b", *hits)
     third = (await alice.rows())[-1]
     await noted(alice, "Three.", "c", RecalledEntry("message", third.seq, 1, 1.0, 1.0, None, 3))
-    await store.forgetting.forget(alice.agent.id, ForgetTarget(messages=[seq]))
+    await store.forgetting.forget(alice.agent.id, ForgetTarget(message_seqs=[seq]))
     assert len(await store.recalls.find("a", 0.0)) == 1  # its reply stays
     (after,) = await store.recalls.find("b", 0.0)
     assert [e.is_forgotten for e in unpack(after.data).entries] == [True, False, True]
-    await store.forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[first]))
+    await store.forgetting.forget(alice.agent.id, ForgetTarget(exchange_rows=[first]))
     assert await store.recalls.find("a", 0.0) == []
     (after,) = await store.recalls.find("b", 0.0)
     assert [e.is_forgotten for e in unpack(after.data).entries] == [True, True, True]
     (last,) = await store.recalls.find("c", 0.0)
     assert [e.is_forgotten for e in unpack(last.data).entries] == [False]
-    await store.forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[second]))
+    await store.forgetting.forget(alice.agent.id, ForgetTarget(exchange_rows=[second]))
     assert await store.recalls.find("b", 0.0) == []
     await store.forgetting.wipe(alice.agent.id)
     assert await store.recalls.find("c", 0.0) == []
@@ -345,7 +345,7 @@ async def test_a_forgotten_fact_is_not_taken_for_the_message_before_it(store: St
     (known,) = await store.facts.list_page(alice.agent.id)
     hits = [RecalledEntry(kind, known.seq, 1, 0.2, 0.2, None, 3) for kind in ("any", "fact", "message")]
     await noted(alice, "Two.", "b", *hits)
-    await store.forgetting.forget(alice.agent.id, ForgetTarget(facts=[known.seq]))
+    await store.forgetting.forget(alice.agent.id, ForgetTarget(fact_seqs=[known.seq]))
     (after,) = await store.recalls.find("b", 0.0)
     assert [e.is_forgotten for e in unpack(after.data).entries] == [True, True, True]
 
@@ -384,9 +384,9 @@ async def test_the_writer_counts_what_is_retained(store: Store, alice: Speaker) 
     await alice.say([user("Elsewhere.")], assistant("Third."), "b")
     assert await sizes() == (2, 6)
     first, _, third = await alice.rows()
-    await store.forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[third.id]))
+    await store.forgetting.forget(alice.agent.id, ForgetTarget(exchange_rows=[third.id]))
     assert await sizes() == (1, 4)
-    await store.forgetting.forget(alice.agent.id, ForgetTarget(messages=[first.seq]))
+    await store.forgetting.forget(alice.agent.id, ForgetTarget(message_seqs=[first.seq]))
     assert await sizes() == (1, 3)
 
 

@@ -83,7 +83,7 @@ async def test_a_person_is_found_by_what_they_wrote(
     # The index has the words of dates, which are in no text; a part of a word is none; "the" is not looked for.
     for query in ("January", "Fer", "Ferri Novak", "the", ""):
         assert await find(store, query) == {}, query
-    await forget(store, nadia.agent, ForgetTarget(messages=[1]))
+    await forget(store, nadia.agent, ForgetTarget(message_seqs=[1]))
     assert await find(store, "Ferri", "default") == {}
 
 
@@ -160,7 +160,7 @@ async def test_texts_that_are_not_indexed_are_checked_without_an_index_of_them(
     await nadia.say([user("And when do you close?")], assistant("At six, Ms Ferri."))
     await index(store, nadia)
     # Its exchange is not in the index as it is now.
-    await forget(store, nadia.agent, ForgetTarget(messages=[5]))
+    await forget(store, nadia.agent, ForgetTarget(message_seqs=[5]))
 
     def count(document: Indexable) -> CountedDocument:
         raise AssertionError(f"counted for an index: {document.text}")

@@ -368,7 +368,7 @@ async def test_the_names_of_the_turns_of_a_response_stay_as_long_as_its_run(
     run = await put_run(store, replace(draft, conversation_row=0))
     assert await store.responses.note_turn(run.agent_row, run.id, b"first")
     assert await store.responses.note_turn(run.agent_row, run.id, b"second")
-    await store.forgetting.forget(run.agent_row, ForgetTarget(messages=[0]))
+    await store.forgetting.forget(run.agent_row, ForgetTarget(message_seqs=[0]))
     await store.runs.end_run(run.agent_row, run.id, RunState.COMPLETED, "completed", 8.0)
     await store.run_texts.drop_texts(100.0, 10)
     assert not await store.responses.note_turn(run.agent_row, run.id, b"third")
@@ -391,7 +391,7 @@ async def test_events_that_may_quote_what_is_forgotten_are_not_stored(
     run = await put_run(store, draft)
     epoch = alice.agent.epoch
     assert await store.run_texts.add_events(run.agent_row, run.id, 1, b"first", epoch=epoch)
-    begun = await store.forgetting.begin(run.agent_row, ForgetTarget(messages=[0]))
+    begun = await store.forgetting.begin(run.agent_row, ForgetTarget(message_seqs=[0]))
     await store.forgetting.run(begun)
     assert not await store.run_texts.add_events(run.agent_row, run.id, 2, b"second", epoch=epoch)
     assert await store.run_texts.load_texts(run.agent_row, run.id, "event") == ()
@@ -412,7 +412,7 @@ async def test_why_a_run_failed_stays_until_something_is_forgotten(
     await store.runs.end_run(run.agent_row, run.id, RunState.FAILED, "error", 9.0, error_message="another")
     await store.run_texts.drop_texts(100.0, 10)
     assert await store.run_texts.load_error_messages([run.id, other.id]) == {run.id: "zqerrorx" + "…" * 3992}
-    begun = await store.forgetting.begin(run.agent_row, ForgetTarget(messages=[0]))
+    begun = await store.forgetting.begin(run.agent_row, ForgetTarget(message_seqs=[0]))
     await store.forgetting.run(begun)
     assert await store.run_texts.load_error_messages([run.id]) == {}
     assert await keeps_emptied_rows(store) is not store.database.is_shared

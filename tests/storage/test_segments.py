@@ -200,7 +200,7 @@ async def test_forgetting_drops_the_segment_of_a_message_and_it_is_made_again(
     assert (await search(store, ann, "dog number 5"))[0].text == "It is a dog number 5."
     (hash,) = hash_rare_terms("5", ann.secret)
     (seq,) = [m.seq for m in await search(store, ann, "dog number 5") if m.text == "It is a dog number 5."]
-    await forget(store, ann, ForgetTarget(messages=[seq, seq - 1]))
+    await forget(store, ann, ForgetTarget(message_seqs=[seq, seq - 1]))
     assert await numbers(store) == [1]
     assert "It is a dog number 5." not in [m.text for m in await search(store, ann, "dog number 5")]
     await index(store, ann)

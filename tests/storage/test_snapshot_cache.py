@@ -191,7 +191,7 @@ class Life:
             return
         agent = self.chance.choice(agents)
         seqs = [x.seq for s in self.speakers if s.agent.id == agent.id for x in await s.rows()]
-        target = ForgetTarget(messages=[self.chance.choice(seqs)])
+        target = ForgetTarget(message_seqs=[self.chance.choice(seqs)])
         if self.chance.random() < 0.2:
             target = ForgetTarget(is_all=True)
         id = await self.store.forgetting.begin(agent.id, target)

@@ -482,7 +482,7 @@ async def test_effects_of_the_calls_of_a_forgotten_reply_are_not_written(writer:
         edits.make_block_merge([block], [op]),
         {block.id: block.version},
     )
-    await writer.store.forgetting.forget(writer.agent.id, ForgetTarget(exchanges=[e.id]))
+    await writer.store.forgetting.forget(writer.agent.id, ForgetTarget(exchange_rows=[e.id]))
     with pytest.raises(StaleWrite):
         await writer.store.stored_paths.end(end)
     assert [b.value for b in (await writer.read()).snapshot.blocks] == [""]

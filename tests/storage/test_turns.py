@@ -721,6 +721,6 @@ async def test_a_turn_that_is_written_twice_keeps_its_edits(alice: Speaker, key:
     (block,) = await alice.store.blocks.load(alice.agent.id)
     assert block.value == "tea\nmilk"
     found = await alice.rows()
-    await alice.store.forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[e.id for e in found]))
+    await alice.store.forgetting.forget(alice.agent.id, ForgetTarget(exchange_rows=[e.id for e in found]))
     (block,) = await alice.store.blocks.load(alice.agent.id)
     assert block.value == ""

@@ -495,10 +495,10 @@ async def test_forgetting_takes_the_vectors_along(store: Store, alice: Speaker, 
     await store.database.sweep(1000)
     assert left(holds, *texts) == texts
     assert "What of one?" in await search(store, agent, "What of one?")
-    await forget(store, agent, ForgetTarget(exchanges=[(await alice.rows())[0].id]))
+    await forget(store, agent, ForgetTarget(exchange_rows=[(await alice.rows())[0].id]))
     assert left(holds, *texts) == texts[2:-1]
     assert "What of one?" not in await search(store, agent, "What of one?")
-    await forget(store, agent, ForgetTarget(messages=[(await alice.rows())[1].seq]))
+    await forget(store, agent, ForgetTarget(message_seqs=[(await alice.rows())[1].seq]))
     assert left(holds, *texts) == texts[3:-1]
     await forget(
         store,
@@ -540,7 +540,7 @@ async def test_forgetting_takes_the_vectors_along_while_another_embedder_takes_o
     await store.database.sweep(1000)
     assert holds_longer(early)
     assert left(holds, early, late) == []
-    await forget(store, agent, ForgetTarget(exchanges=gone))
+    await forget(store, agent, ForgetTarget(exchange_rows=gone))
     assert not holds_longer(early)
     assert not {early, late} & set(await embed(store, agent, model, longer))
     assert holds_longer("What of number 1?")
@@ -595,7 +595,7 @@ async def test_vectors_that_were_being_made_during_a_forgetting_are_not_stored(
     assert job is not None
     found = await read(store, agent)
     added = {m.seq: of_text(m) for m in found.messages}
-    await forget(store, agent, ForgetTarget(exchanges=[(await alice.rows())[0].id]))
+    await forget(store, agent, ForgetTarget(exchange_rows=[(await alice.rows())[0].id]))
     with pytest.raises(StaleWrite):
         await store.jobs.finish(job, store.vectors.make_add_effect(found, added))
     await store.database.sweep(1000)
@@ -606,7 +606,7 @@ async def test_vectors_that_were_being_made_during_a_forgetting_are_not_stored(
 async def test_a_forgotten_message_is_not_embedded_later(store: Store, alice: Speaker, holds: Holds) -> None:
     await talk(alice, "one", "two")
     agent = alice.agent
-    await forget(store, agent, ForgetTarget(messages=[(await alice.rows())[0].seq]))
+    await forget(store, agent, ForgetTarget(message_seqs=[(await alice.rows())[0].seq]))
     assert await embed(store, agent) == ["This of one.", "What of two?", "This of two."]
 
 
@@ -616,7 +616,7 @@ async def test_the_numbers_remembered_between_queries_are_those_on_disk(store: S
     agent = alice.agent
     await embed(store, agent)
     assert "What of one?" in await search(store, agent, "What of one?")
-    id = await store.forgetting.begin(agent.id, ForgetTarget(exchanges=[(await alice.rows())[0].id]))
+    id = await store.forgetting.begin(agent.id, ForgetTarget(exchange_rows=[(await alice.rows())[0].id]))
     assert await store.forgetting.run(id)  # nothing is swept yet
     near: list[str] = []
     for text in ("What of one?", "What of two?"):

@@ -131,4 +131,4 @@ class FolderContents(Struct, frozen=True):
 
     async def remove(self, file: StoredFile) -> None:
         """Forgets a file. At once no caller finds it any more."""
-        await self.store.forgetting.forget(file.memory_row, ForgetTarget(files=[file.id]))
+        await self.store.forgetting.forget(file.memory_row, ForgetTarget(file_rows=[file.id]))

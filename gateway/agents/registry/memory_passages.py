@@ -73,7 +73,7 @@ class MemoryPassages(Struct, frozen=True):
         """Forgets a passage, and the notes that quote it. Raises: NotFound."""
         if not await self.store.passages.load(memory.id, [seq]):
             raise NotFound(f"there is no passage {ids.make_id_with_seq('passage', memory.uid, seq)!r}")
-        await self.store.forgetting.forget(memory.id, ForgetTarget(passages=[seq]))
+        await self.store.forgetting.forget(memory.id, ForgetTarget(passage_seqs=[seq]))
 
     async def list_searched_memories(self, agent: Agent) -> Sequence[Agent]:
         """Returns the memories that an agent's search asks: its own memory, then attached archives and folders."""

@@ -146,7 +146,7 @@ class AgentMessages:
     async def delete(self, agent: Agent, ref: ObjectRef) -> None:
         """Forgets a message, with the facts and summaries that were made of it. Raises: BadRequest, NotFound."""
         await self._get_changeable(agent, ref)
-        await self._store.forgetting.forget(agent.id, ForgetTarget(messages=[ref.seq]))
+        await self._store.forgetting.forget(agent.id, ForgetTarget(message_seqs=[ref.seq]))
 
     async def reset(self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION) -> None:
         """Resets a conversation under its name: its runs end and its messages are erased.

@@ -99,15 +99,19 @@ async def find_forget_target(store: Store, agent_row: int, part: Part) -> Forget
         return None if conversation_row is None else ForgetTarget(conversation_row=conversation_row)
     if part.kind == "fact":
         fact = await store.facts.find(agent_row, part.value)
-        return None if fact is None else ForgetTarget(facts=[part.value])
+        return None if fact is None else ForgetTarget(fact_seqs=[part.value])
     if part.kind == "passage":
         passages = await store.passages.load(agent_row, [part.value])
-        return ForgetTarget(passages=[part.value]) if passages else None
+        return ForgetTarget(passage_seqs=[part.value]) if passages else None
     rows = await store.memory_pages.find_exchange_of_message(agent_row, part.value)
     if rows is None:
         return None
     is_message = part.kind == "message"
-    return ForgetTarget(messages=[part.value]) if is_message else ForgetTarget(exchanges=[rows.exchange_row])
+    return (
+        ForgetTarget(message_seqs=[part.value])
+        if is_message
+        else ForgetTarget(exchange_rows=[rows.exchange_row])
+    )
 
 
 async def name_erased(
@@ -121,7 +125,7 @@ async def name_erased(
     if target.is_all:
         return parts
     facts = await store.forget_previews.list_facts(agent_row, target, _AUDITED_FACTS)
-    other_seqs = {*target.facts, *retained}
+    other_seqs = {*target.fact_seqs, *retained}
     seqs = sorted(fact.seq for fact in facts.newest if fact.seq not in other_seqs)
     if not seqs:
         return parts

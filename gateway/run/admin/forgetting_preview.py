@@ -19,7 +19,7 @@ from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import make_message_href, make_text_href, page_path
 from gateway.run.admin.plain_text import quote_shell_word
 from gateway.run.admin.remaining_texts import SHOWN_CHARS, RemainingRecord, RemainingTexts
-from storage.forget_commands import ForgetTarget
+from storage.forget_commands import BlockVersionKey, ForgetTarget
 from storage.operator_records import ErasedFact, ExchangeRef, ForgetCounts, FoundMemory, RebuiltBlock
 from storage.records import Message, Scope, list_lost_lines
 from storage.sql.store import Store
@@ -150,7 +150,7 @@ class ForgettingPreviews(Struct, frozen=True):
             return preview
         texts = [each.text or "" for each in part.texts] or [preview.target.text or ""]
         remaining = RemainingTexts(self.store, self.views, memory, words)
-        facts = await remaining.list_facts(going_seqs.union(part.target.facts), texts)
+        facts = await remaining.list_facts(going_seqs.union(part.target.fact_seqs), texts)
         listed_hrefs = {each.href for each in preview.stays}
         other_facts = [each for each in facts if each.href not in listed_hrefs]
         return replace(preview, stays=(*preview.stays, *other_facts))
@@ -190,13 +190,15 @@ class ForgettingPreviews(Struct, frozen=True):
             stays=tuple(stays),
             confirm=_choose_number_to_confirm(part, extent.counts),
             command=None
-            if target.versions
+            if target.block_versions
             else "\n".join(
                 _render_command(memory.scope, *each) for each in named_texts or [(part.kind, part.value)]
             ),
-            more_facts=0 if part.kind == "all" else extent.counts.facts - len(target.facts),
+            more_facts=0 if part.kind == "all" else extent.counts.facts - len(target.fact_seqs),
             facts=tuple(
-                _make_fact_record(memory.uid, each) for each in extent.facts if each.seq not in target.facts
+                _make_fact_record(memory.uid, each)
+                for each in extent.facts
+                if each.seq not in target.fact_seqs
             )
             or UNSET,
             blocks=tuple(extent.changes) or UNSET,
@@ -257,7 +259,7 @@ class _PartReader(Struct, frozen=True):
         return FoundPart(
             kind="version",
             value=id,
-            target=ForgetTarget(versions=[(earlier.block.id, earlier.version)]),
+            target=ForgetTarget(block_versions=[BlockVersionKey(earlier.block.id, earlier.version)]),
             id=id,
             stays=[self.remaining.make_other_mentions(lines[0])],
             text="\n\n".join(lines),
@@ -323,7 +325,7 @@ class _PartReader(Struct, frozen=True):
         if not (messages or versions):
             raise UnknownId("None of these texts is there.")
         target = _make_target(messages, versions)
-        exchange_rows = sorted({each.exchange_row for each in messages if each.seq in target.messages})
+        exchange_rows = sorted({each.exchange_row for each in messages if each.seq in target.message_seqs})
         refs = await self.store.memory_pages.load_exchange_refs(self.memory.id, exchange_rows)
         texts: list[SourceRecord | ErasedVersionRecord] = [
             SourceRecord(
@@ -345,7 +347,7 @@ class _PartReader(Struct, frozen=True):
             value=values,
             target=target,
             id=" ".join(str(text.seq) for text in texts),
-            messages=len(target.messages),
+            messages=len(target.message_seqs),
             stays=await self.remaining.list_of_texts(messages, texts[0].text or ""),
             texts=tuple(texts),
             exchange_rows=exchange_rows,
@@ -378,10 +380,10 @@ def _make_target(texts: Sequence[Message], versions: Sequence[EarlierVersion]) -
     for each in texts:
         seqs_by_kind[get_source_kind(each)].append(each.seq)
     return ForgetTarget(
-        messages=seqs_by_kind["message"],
-        facts=seqs_by_kind["fact"],
-        passages=seqs_by_kind["passage"],
-        versions=[(version.block.id, version.version) for version in versions],
+        message_seqs=seqs_by_kind["message"],
+        fact_seqs=seqs_by_kind["fact"],
+        passage_seqs=seqs_by_kind["passage"],
+        block_versions=[BlockVersionKey(version.block.id, version.version) for version in versions],
     )
 
 

@@ -255,7 +255,7 @@ class ImportOperations:
             task = self._undoing.get(uid)
             if task is None:
                 task = self._undoing[uid] = asyncio.create_task(
-                    self.store.forgetting.forget(stored.agent_row, ForgetTarget(imported=stored.id))
+                    self.store.forgetting.forget(stored.agent_row, ForgetTarget(import_row=stored.id))
                 )
                 task.add_done_callback(lambda _: self._undoing.pop(uid, None))
             await asyncio.wait([task], timeout=wait_s)

@@ -146,7 +146,7 @@ class Retention:
         # An upload that was cut off must not be searched.
         while uploads := await self.store.files.list_unfinished(self.now() - YOUNG_S):
             for memory_row, file_row in uploads:
-                await forgetting.begin(memory_row, ForgetTarget(files=[file_row]))
+                await forgetting.begin(memory_row, ForgetTarget(file_rows=[file_row]))
         return sum([await self._run_forgetting(each) for each in await forgetting.list_unfinished()])
 
     async def _forget_old_messages(self) -> int:

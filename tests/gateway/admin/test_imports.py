@@ -888,7 +888,7 @@ def test_an_import_that_is_being_undone_is_not_begun_again(world: World) -> None
     async def begin_to_undo() -> int:
         stored = await world.store.imports.find(done["id"])
         assert stored is not None
-        return await world.store.forgetting.begin(stored.agent_row, ForgetTarget(imported=stored.id))
+        return await world.store.forgetting.begin(stored.agent_row, ForgetTarget(import_row=stored.id))
 
     undoing = world.gateway.call(begin_to_undo())
     refused = send(world, data)

@@ -265,7 +265,7 @@ def test_a_fact_that_was_added_is_recalled_and_rests_on_no_message(world: World)
             call(change.add_fact(OPERATOR, of.uid, text))
     with pytest.raises(UnknownId):
         call(change.add_fact(Editor("ops", "shop"), of.uid, "Another."))
-    call(world.store.forgetting.forget(of.id, ForgetTarget(messages=[1, 2, 3, 4])))
+    call(world.store.forgetting.forget(of.id, ForgetTarget(message_seqs=[1, 2, 3, 4])))
     assert [fact.seq for fact in call(world.store.facts.list_page(of.id))] == [new.seq]
     assert audit(world) == [("ops", "remember", f"fact {new.seq}")]
     # By age it goes as a correction does.

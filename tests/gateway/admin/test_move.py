@@ -309,7 +309,7 @@ async def test_a_memory_that_was_changed_since_it_was_moved_is_named(
         case "forget":
             await source.forgetting.forget(carol.id, ForgetTarget(is_all=True))
         case "forget a fact":
-            await source.forgetting.forget(carol.id, ForgetTarget(facts=[fact.seq]))
+            await source.forgetting.forget(carol.id, ForgetTarget(fact_seqs=[fact.seq]))
         case "mute a fact":
             await source.facts.mute(carol.id, fact.seq, 7.0, is_muted=True)
         case "set a fact":
@@ -333,7 +333,7 @@ async def test_a_shared_block_that_was_changed_since_it_was_moved_is_named(
         "SELECT e.agent, e.id FROM block_history h JOIN exchanges e ON e.id = h.exchange "
         "WHERE h.value LIKE '%ann was here.' ORDER BY h.id LIMIT 1",
     )
-    await source.forgetting.forget(agent, ForgetTarget(exchanges=[exchange]))
+    await source.forgetting.forget(agent, ForgetTarget(exchange_rows=[exchange]))
     done = await Move(source, target).run()
     # Who sees the block is changed with it.
     names = [line.split(" of ")[0] for line in done.refused]

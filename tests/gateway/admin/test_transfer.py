@@ -153,8 +153,8 @@ async def test_export_import_export_is_the_same(store: Store, other: Store, seed
     await store.blocks.write(block.id, block.version, "by hand", at=7.0, origin="api", sources=[rows[1].id])
     await store.blocks.undo(block.id, at=8.0)
     targets = [
-        ForgetTarget(exchanges=[rows[5].id]),
-        ForgetTarget(messages=[rows[8].seq, rows[11].seq + len(rows[11].inputs)]),
+        ForgetTarget(exchange_rows=[rows[5].id]),
+        ForgetTarget(message_seqs=[rows[8].seq, rows[11].seq + len(rows[11].inputs)]),
     ]
     for target in targets:
         assert await store.forgetting.run(await store.forgetting.begin(agent.id, target))
@@ -208,7 +208,7 @@ async def test_an_import_is_indexed_as_what_forgetting_left(store: Store, other:
         return [bytes(open_blob(data).table) for (data,) in found]
 
     await table(store)
-    target = ForgetTarget(messages=[3])
+    target = ForgetTarget(message_seqs=[3])
     assert await store.forgetting.run(await store.forgetting.begin(alice.agent.id, target))
     await fill(other, await export(store))
     assert await table(other) == await table(store)
@@ -311,7 +311,7 @@ async def test_what_was_forgotten_keeps_its_place_and_matches_nothing(store: Sto
     await alice.say(history[:1], assistant("Well."), "c1")
     await alice.say(history, assistant("Fine."), "c1")
     (first, _) = await alice.rows()
-    id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[first.id]))
+    id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchange_rows=[first.id]))
     await store.forgetting.run(id)
     await fill(other, await export(store))
     carol = Speaker(other, CAROL, alice.now)

@@ -280,7 +280,7 @@ def test_summaries_of_forgotten_messages_are_forgotten(
     async def forget() -> None:
         found = await world.store.agents.find(Scope("default", "default", "user:alice"))
         assert found is not None
-        id = await world.store.forgetting.begin(found.id, ForgetTarget(messages=[1]))
+        id = await world.store.forgetting.begin(found.id, ForgetTarget(message_seqs=[1]))
         await world.store.forgetting.run(id)
 
     world.gateway.call(forget())

@@ -866,7 +866,7 @@ def test_a_forgotten_message_has_no_vector_and_gets_none_from_a_running_job(
         # PostgreSQL is swept once a minute.
         assert await store.forgetting.sweep() or database_kind == "postgresql"
 
-    world.world.gateway.call(forget(ForgetTarget(messages=[1])))
+    world.world.gateway.call(forget(ForgetTarget(message_seqs=[1])))
     assert world.list_on_disk(TORTOISE, "My sister plays the cello.") == ["My sister plays the cello."]
 
     gate = Gate()

@@ -328,7 +328,7 @@ def test_a_held_message_that_is_forgotten_is_not_sent_any_more(world: World) -> 
               headers=headers)  # fmt: skip
         world.settle()
     memory, seq = world.query("SELECT agent, max(seq) FROM exchanges GROUP BY agent")[0]
-    world.gateway.call(world.store.forgetting.forget(memory, ForgetTarget(messages=[seq])))
+    world.gateway.call(world.store.forgetting.forget(memory, ForgetTarget(message_seqs=[seq])))
     assert world.post([{"role": "user", "content": "Hello?"}], headers, user="alice").status == 200
     assert [each["content"] for each in world.upstream.last.messages] == ["Where is it?", "Hello?"]
 
@@ -343,7 +343,7 @@ def test_a_forgotten_message_takes_no_later_one_along_that_was_held_with_it(worl
               headers=headers)  # fmt: skip
         world.settle()
     memory, seq = world.query("SELECT agent, min(seq) FROM exchanges GROUP BY agent")[0]
-    world.gateway.call(world.store.forgetting.forget(memory, ForgetTarget(messages=[seq])))
+    world.gateway.call(world.store.forgetting.forget(memory, ForgetTarget(message_seqs=[seq])))
     stored = world.query("SELECT input, shown_reply FROM exchanges WHERE state <> 'forgotten'")
     assert "Flint" not in str(stored)
     assert "treasure" not in str(stored)

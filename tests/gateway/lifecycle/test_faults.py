@@ -355,7 +355,7 @@ def test_a_damaged_search_index_is_made_again(upstream: StrictUpstream, tmp_path
                 pass
 
         async def forget() -> None:
-            await store.forgetting.run(await store.forgetting.begin(agent, ForgetTarget(messages=[3])))
+            await store.forgetting.run(await store.forgetting.begin(agent, ForgetTarget(message_seqs=[3])))
 
         world.gateway.call(index())
         world.write(lambda c: c.execute("UPDATE terms SET data = substr(data, 1, length(data) - 3)"))

@@ -486,7 +486,7 @@ class Client:
         with ledger.lock:
             ledger.running_forgettings[self.user] += 1
             ledger.note_forgetting(self.user, extent, words)
-        ledger.log.append(f"{self.user} forgets {extent} {sorted(words)} {target.messages}")
+        ledger.log.append(f"{self.user} forgets {extent} {sorted(words)} {target.message_seqs}")
         world.gateway.call(world.store.forgetting.forget(agent.id, target))
         with ledger.lock:
             ledger.running_forgettings[self.user] -= 1
@@ -506,7 +506,7 @@ class Client:
             case "messages":
                 sample = self.dice.sample(messages, min(len(messages), self.dice.choice((1, 1, 3))))
                 words = {each.word for each in sample if each.word is not None}
-                return ForgetTarget(messages=[each.seq for each in messages if each.word in words]), words
+                return ForgetTarget(message_seqs=[each.seq for each in messages if each.word in words]), words
             case "conversation":
                 row = self.dice.choice(exchanges).conversation_row
                 words = {w for each in exchanges if each.conversation_row == row for w in each.words}

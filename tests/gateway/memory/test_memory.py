@@ -624,7 +624,7 @@ def test_a_message_off_the_record_is_new_in_another_conversation(world: World, h
     world.settle()
     if has_forgotten:
         [memory] = world.query("SELECT id FROM agents WHERE subject = 'user:alice'")
-        world.gateway.call(world.store.forgetting.forget(memory, ForgetTarget(messages=[1])))
+        world.gateway.call(world.store.forgetting.forget(memory, ForgetTarget(message_seqs=[1])))
     world.pass_time(86_400)
     chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "two"})
     chat.messages = [
@@ -769,7 +769,7 @@ def test_words_off_the_record_stay_off_if_something_is_forgotten_while_they_are_
         arrived = upstream.request_gate(len(upstream.requests) + 1)
         saying = threads.submit(chat.say, "Zqsecret.", extra_headers={"x-mnemogate-memory": "off"})
         arrived.wait_sync()
-        world.gateway.call(world.store.forgetting.forget(alice.id, ForgetTarget(messages=[1])))
+        world.gateway.call(world.store.forgetting.forget(alice.id, ForgetTarget(message_seqs=[1])))
         gate.open()
         assert saying.result() == "Hm."
     chat.say("And now?")
@@ -806,7 +806,7 @@ def test_the_next_message_waits_for_a_turn_off_the_record_that_is_planned_again(
         arrived.wait_sync()
         second = threads.submit(world.post, heard, append, user="alice")
         becomes(lambda: queues._counts[alice.uid, "c1"] == 2)
-        world.gateway.call(world.store.forgetting.forget(alice.id, ForgetTarget(messages=[1])))
+        world.gateway.call(world.store.forgetting.forget(alice.id, ForgetTarget(message_seqs=[1])))
         gate.open()
         assert [first.result().status, second.result().status] == [200, 200]
     # The question before it is asked, the turn, which is refused, and the turn as it is planned again.
@@ -864,7 +864,7 @@ def test_a_message_is_appended_while_something_else_is_forgotten(
 
     async def forget_first(*arguments: Any) -> Any:
         if seqs:
-            await world.store.forgetting.forget(alice.id, ForgetTarget(messages=[seqs.pop()]))
+            await world.store.forgetting.forget(alice.id, ForgetTarget(message_seqs=[seqs.pop()]))
         return await open_turn(*arguments)
 
     monkeypatch.setattr(keeper, "open", forget_first)

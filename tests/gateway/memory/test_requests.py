@@ -163,12 +163,12 @@ def test_a_source_that_is_forgotten_has_no_text_and_a_forgotten_reply_no_page(wo
         await world.store.forgetting.forget(found.id, target)
 
     seq = source["exchange"]
-    world.gateway.call(forget(ForgetTarget(messages=[seq])))
+    world.gateway.call(forget(ForgetTarget(message_seqs=[seq])))
     hits = [hit for hit in why(world, id)["chosen"] if hit["rank"] == 1]
     assert [(hit["forgotten"], hit["text"], hit["seq"]) for hit in hits] == [(True, None, 0)]
     assert b"Zqmisox" not in world.data()
     (turn,) = world.query("SELECT max(exchange) FROM recalls")
-    world.gateway.call(forget(ForgetTarget(exchanges=[turn])))
+    world.gateway.call(forget(ForgetTarget(exchange_rows=[turn])))
     assert httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}").status_code == 404
 
 

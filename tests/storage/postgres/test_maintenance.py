@@ -50,7 +50,7 @@ async def test_a_forgotten_message_has_no_row_and_no_dead_row(
     await alice.say([user("zqsecretx")], assistant("Noted."))
     (e,) = await alice.rows()
     forgetting = store.forgetting
-    await forgetting.run(await forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[e.id])))
+    await forgetting.run(await forgetting.begin(alice.agent.id, ForgetTarget(exchange_rows=[e.id])))
     assert b"zqsecretx" not in database.content()
     reader = await asyncpg.connect(database.url)
     await reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")

@@ -57,7 +57,7 @@ async def test_a_process_does_not_write_what_another_has_forgotten(stores: list[
     turn = await there.begin([user("my secret"), assistant("Noted."), user("go on")], "c1")
     (e,) = await here.rows()
     forgetting = stores[0].forgetting
-    await forgetting.run(await forgetting.begin(here.agent.id, ForgetTarget(exchanges=[e.id])))
+    await forgetting.run(await forgetting.begin(here.agent.id, ForgetTarget(exchange_rows=[e.id])))
     with pytest.raises(StaleWrite):
         await there.end(turn, [assistant("Yes.")])
 
@@ -91,7 +91,7 @@ async def test_hammered_from_two_sides_the_order_has_no_gap_and_no_overlap(store
                 agent = await store.agents.find(scope)
                 assert agent is not None
                 exchanges = await speaker.rows()
-                target = ForgetTarget(exchanges=[exchanges[-1].id])
+                target = ForgetTarget(exchange_rows=[exchanges[-1].id])
                 await store.forgetting.run(await store.forgetting.begin(agent.id, target))
 
     for scope in scopes:
