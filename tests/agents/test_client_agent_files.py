@@ -559,6 +559,13 @@ def test_a_fault_of_a_files_folder_names_the_field(upstream: StrictUpstream, tmp
         assert fault["loc"] == ["body", "file", "files", 0, "source_id"]
 
 
+def test_an_id_that_is_missing_is_missing(world: LettaWorld) -> None:
+    with pytest.raises(UnprocessableEntityError) as refused:
+        bring_in(world, HOSTILE["no id"])
+    (fault,) = json.loads(refused.value.response.text)["detail"]
+    assert (fault["type"], fault["loc"]) == ("missing", ["body", "file", "agents", 0, "id"])
+
+
 def test_a_hostile_file_is_refused_and_leaves_nothing(
     upstream: StrictUpstream, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:

@@ -280,10 +280,11 @@ def _check_ids(json: Mapping[str, Any]) -> None:
         known_ids: set[str] = set()
         for n, record in enumerate(json.get(part) or ()):
             part_id = record.get("id")
-            is_text = isinstance(part_id, str)
-            if not is_text or part_id in known_ids:
-                message = f"The id {part_id!r} is there twice" if is_text else "Field required"
-                raise Unprocessable(Fault((*FILE_FIELD, part, n, "id"), message))
+            path = (*FILE_FIELD, part, n, "id")
+            if not isinstance(part_id, str):
+                raise Unprocessable(Fault(path, "Field required", "missing"))
+            if part_id in known_ids:
+                raise Unprocessable(Fault(path, f"The id {part_id!r} is there twice"))
             known_ids.add(part_id)
 
 
