@@ -41,7 +41,7 @@ from gateway.run.turn_saving import SAVED_EVENT, SavedStep, TurnMemory, TurnSavi
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.keepalive import KEEP_ALIVE, await_with_keep_alives, keep_alive
 from gateway.run.upstream.model_source import ModelSource
-from gateway.run.upstream.provider_errors import translate
+from gateway.run.upstream.provider_errors import translate_provider_error
 from gateway.run.upstream.relay import choose_forwarded_headers
 from storage.errors import StoreError
 
@@ -250,7 +250,7 @@ class TurnRun:
                 await self._feed(events.ReceivedWhole(body))
         except ProviderError as error:
             unfinished_event = error.rest if isinstance(error, UnfinishedEvent) else b""
-            await self._feed(events.ReplyFailed(translate(error), unfinished_event))
+            await self._feed(events.ReplyFailed(translate_provider_error(error), unfinished_event))
             drop_tracebacks(error)
         except CallerError as error:
             if self._reply is not None:

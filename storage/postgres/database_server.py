@@ -35,7 +35,7 @@ class ServerLimits(Struct, frozen=True):
     retry_max_s: float = 10.0
 
 
-class ServerUser(Protocol):
+class NotifiedPool(Protocol):
     """The pool of connections to the server, which is notified when the server fails or works again."""
 
     def drop_idle(self) -> None:
@@ -51,7 +51,7 @@ class ServerUser(Protocol):
 class DatabaseServer:
     """The state of a server. Connects again when the server does not answer.
 
-    user: the pool that holds the connections.
+    pool: the pool that holds the connections.
     prepare: a function that checks or makes the schema, when the server answers for the first time.
     on_failure: a function that is called with the error when the server fails after it worked.
     on_recovery: a function that is called when the server works again.
@@ -61,14 +61,14 @@ class DatabaseServer:
         self,
         target: PostgresTarget,
         limits: ServerLimits,
-        user: ServerUser,
+        pool: NotifiedPool,
         prepare: Callable[[RawConnection], Awaitable[None]],
         on_failure: Callable[[StoreUnavailable], None],
         on_recovery: Callable[[], None],
     ) -> None:
         self._target = target
         self._limits = limits
-        self._user = user
+        self._pool = pool
         self._prepare = prepare
         self._is_prepared = False
         self._on_failure = on_failure
@@ -90,7 +90,7 @@ class DatabaseServer:
             # The attempt above was the first one, so requests need not wait for another.
             self._first_attempt_ended.set()
             return
-        self._user.put_idle(raw)
+        self._pool.put_idle(raw)
 
     def check(self) -> None:
         """Refuses an operation that cannot be served now. Raises: StoreUnavailable."""
@@ -115,8 +115,8 @@ class DatabaseServer:
             return
         self.fault = fault
         self._first_attempt_ended.clear()
-        self._user.drop_idle()
-        self._user.wake_all()
+        self._pool.drop_idle()
+        self._pool.wake_all()
         self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
         self._on_failure(fault)
 
@@ -144,12 +144,12 @@ class DatabaseServer:
                 self.fault = as_unavailable(error)
                 self.last_error = self.fault.message
             self._first_attempt_ended.set()
-            self._user.wake_all()
+            self._pool.wake_all()
             pause_s = min(max(2 * pause_s, self._limits.retry_first_s), self._limits.retry_max_s)
         self.fault = None
-        self._user.put_idle(raw)
+        self._pool.put_idle(raw)
         self._first_attempt_ended.set()
-        self._user.wake_all()
+        self._pool.wake_all()
         self._on_recovery()
 
     async def _connect_and_test(self) -> RawConnection:

@@ -238,7 +238,7 @@ class ConnectionPool:
     # -- called when the server's state changes ------------------------------------------------------------------------
 
     def drop_idle(self) -> None:
-        """Implements `ServerUser`.
+        """Implements `NotifiedPool`.
 
         A connection in use is closed after its work: an old primary would still answer reads.
         """
@@ -248,12 +248,12 @@ class ConnectionPool:
         self._open.clear()
 
     def put_idle(self, raw: RawConnection) -> None:
-        """Implements `ServerUser`."""
+        """Implements `NotifiedPool`."""
         self._open.add(raw)
         self._idle.append(raw)
 
     def wake_all(self) -> None:
-        """Implements `ServerUser`."""
+        """Implements `NotifiedPool`."""
         for queue in (self._waiting, self._waiting_bulk):
             while queue.hand_over(None):
                 pass

@@ -43,7 +43,7 @@ FAILURE_WORDS: Final[Mapping[str, str]] = {
 }
 
 
-def translate(error: ProviderError) -> UpstreamError:
+def translate_provider_error(error: ProviderError) -> UpstreamError:
     """Returns the gateway's error for a provider's. Its text names the source, which may be the provider."""
     error_type = next(
         mapped for provider_error, mapped, _ in _ERROR_TABLE if isinstance(error, provider_error)

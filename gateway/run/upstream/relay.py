@@ -24,7 +24,7 @@ from gateway.run.sink import Sink
 from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.endpoint import RequestMaker
 from gateway.run.upstream.keepalive import KEEP_ALIVE, keep_alive
-from gateway.run.upstream.provider_errors import translate
+from gateway.run.upstream.provider_errors import translate_provider_error
 
 # Cookies are between the upstream and the gateway. The gateway itself gives the response its date, the headers for web
 # pages (access-control-*) and the receipt (x-mnemogate-*).
@@ -74,7 +74,7 @@ async def relay(
                 receipt.clock.note_answer()
                 await _send_whole(reply, body, sink, receipt)
     except ProviderError as error:
-        raise translate(error) from error
+        raise translate_provider_error(error) from error
     finally:
         if reader is not None:
             reader.note_usage()

@@ -22,7 +22,7 @@ from gateway.errors import (
     UpstreamTooLarge,
     UpstreamUnreachable,
 )
-from gateway.run.upstream.provider_errors import classify_failure, get_error_kind, translate
+from gateway.run.upstream.provider_errors import classify_failure, get_error_kind, translate_provider_error
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ from gateway.run.upstream.provider_errors import classify_failure, get_error_kin
     ],
 )
 def test_an_error_of_a_provider(error: ProviderError, ours: type[UpstreamError], failure: Failure) -> None:
-    found = translate(error)
+    found = translate_provider_error(error)
     said = f"The gateway got no whole answer from its upstream: {error}."
     assert (type(found), found.message) == (ours, said)
     assert get_error_kind(found) == failure.kind
@@ -49,4 +49,4 @@ def test_an_error_of_a_provider(error: ProviderError, ours: type[UpstreamError],
 
 
 def test_an_error_without_words_gets_some() -> None:
-    assert translate(ProviderError("")).message
+    assert translate_provider_error(ProviderError("")).message
