@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -127,13 +127,13 @@ class AgentChange(Struct, frozen=True, kw_only=True):
     identities: Sequence[int] | None = None
 
 
-class BlockDraft(NamedTuple):
+class BlockDraft(Struct, frozen=True):
     """A block to be made."""
 
-    # The block. Its id and uid are ignored.
+    # The block. Its id is ignored, and an empty uid is replaced by a new one.
     block: Block
     # Its details by name: metadata, tags, name, hidden.
-    details: dict[str, Any]
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 class AgentDraft(AgentChange, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ import orjson
 from storage.database import Connection
 from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, WriteConflict
-from storage.listing import DefinitionDraft
+from storage.listing import BlockDraft, DefinitionDraft
 from storage.records import API_PROFILE, IMPORTING_PREFIX, Agent, Block
 from storage.run_records import RunStep, TokenCounts
 from storage.sql.agents_api.blocks import add_block
@@ -178,7 +178,8 @@ async def _find_or_create_block(
         read_only=bool(record["read_only"]),
         uid="" if is_taken else record["uid"],
     )
-    entry = await add_block(connection, project, block, record.get("details") or {}, at=at, origin="import")
+    draft = BlockDraft(block, record.get("details") or {})
+    entry = await add_block(connection, project, draft, at=at, origin="import")
     return entry.block.id
 
 

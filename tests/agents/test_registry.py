@@ -151,7 +151,9 @@ async def test_the_requested_values_outrank_those_of_the_kind(registry: Registry
 
 
 async def test_an_agent_is_made_with_blocks_and_tags_or_not_at_all(registry: Registry, store: Store) -> None:
-    house = await store.named_blocks.create(PROJECT, replace(HUMAN, label="house"), {}, at=1.0, origin="api")
+    house = await store.named_blocks.create(
+        PROJECT, BlockDraft(replace(HUMAN, label="house")), at=1.0, origin="api"
+    )
     made = await registry.create(
         PROJECT,
         new(
@@ -336,12 +338,16 @@ async def test_changes_of_a_tool_and_of_a_conversation_side_by_side_are_all_made
 
 async def test_lists_replace_what_an_agent_has(registry: Registry, store: Store) -> None:
     made = await registry.create(PROJECT, new(own_blocks=[BlockDraft(HUMAN, {})], tags=["a"]))
-    house = await store.named_blocks.create(PROJECT, replace(HUMAN, label="house"), {}, at=1.0, origin="api")
+    house = await store.named_blocks.create(
+        PROJECT, BlockDraft(replace(HUMAN, label="house")), at=1.0, origin="api"
+    )
     edit = AgentEdit(blocks=[house.block.uid], tools=[hash_built_in("memory")], tags=["b"])
     changed = await registry.change(PROJECT, made.agent.uid, edit)
     assert [e.block.label for e in changed.blocks] == ["house"]
     assert (names(changed), list(changed.tags)) == (["memory"], ["b"])
-    other = await store.named_blocks.create(PROJECT, replace(HUMAN, label="house"), {}, at=1.0, origin="api")
+    other = await store.named_blocks.create(
+        PROJECT, BlockDraft(replace(HUMAN, label="house")), at=1.0, origin="api"
+    )
     with pytest.raises(WriteConflict, match="'house'"):
         await registry.change(
             PROJECT, made.agent.uid, AgentEdit(blocks=[house.block.uid, other.block.uid], tags=["c"])

@@ -24,7 +24,7 @@ from storage.definition_records import DefinitionKind
 from storage.errors import StaleWrite, WriteConflict
 from storage.file_records import FileState, StoredFile
 from storage.forget_commands import BlockVersionKey, ForgetTarget
-from storage.listing import AgentChange, AgentDraft, BlockChange, DefinitionDraft, PassageDraft
+from storage.listing import AgentChange, AgentDraft, BlockChange, BlockDraft, DefinitionDraft, PassageDraft
 from storage.operator_records import ForgetCounts
 from storage.reader_commands import LearnedChanges
 from storage.records import Agent, Block, Exchange, ExchangeState, Fact, MemoryEdit, Scope, SentSection
@@ -1459,8 +1459,8 @@ async def test_no_definition_of_a_forgotten_project_is_left(store: Store, holds:
     await store.definitions.add(forgotten, at=1.0)
     other = DefinitionDraft("other", tool, "t2", {"source": "zqkeptx"}, "tool")
     kept = await store.definitions.add(other, at=1.0)
-    block = Block(0, "zqlabelx", "", "zqvaluex", 100)
-    await store.named_blocks.create("default", block, {"metadata": "zqdetailx"}, at=1.0, origin="api")
+    block = BlockDraft(Block(0, "zqlabelx", "", "zqvaluex", 100), {"metadata": "zqdetailx"})
+    await store.named_blocks.create("default", block, at=1.0, origin="api")
     await store.forgetting.forget_project("default")
     assert await store.forgetting.sweep()
     assert await keeps_emptied_rows(store) is not store.database.is_shared

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from storage.errors import LimitExceeded, NotFound, WriteConflict
 from storage.forget_commands import ForgetTarget
-from storage.listing import AgentChange, AgentEntry, AgentFilter, BlockChange, BlockFilter, Page
+from storage.listing import AgentChange, AgentEntry, AgentFilter, BlockChange, BlockDraft, BlockFilter, Page
 from storage.records import Block, SentSection
 from storage.sql.default_blocks import ensure_shared_blocks
 from storage.sql.store import Store
@@ -23,7 +23,9 @@ HOUSE = Block(0, "house", "Of the house", "Be brief.", 20)
 
 
 async def make_block(store: Store, block: Block = HOUSE, project: str = PROJECT, **details: Any) -> str:
-    return (await store.named_blocks.create(project, block, details, at=1.0, origin="api")).block.uid
+    return (
+        await store.named_blocks.create(project, BlockDraft(block, details), at=1.0, origin="api")
+    ).block.uid
 
 
 async def labels(store: Store, agent: AgentEntry) -> list[str]:
@@ -101,7 +103,7 @@ async def test_a_label_is_there_once_for_every_sharer(store: Store) -> None:
     with pytest.raises(WriteConflict, match="'house'"):
         await store.named_blocks.change(PROJECT, third, BlockChange(label="house"), at=2.0, origin="api")
     with pytest.raises(WriteConflict, match="'human'"):
-        await store.named_blocks.create(PROJECT, HUMAN, {}, at=2.0, origin="api", owner=ann.agent.id)
+        await store.named_blocks.create(PROJECT, BlockDraft(HUMAN), at=2.0, origin="api", owner=ann.agent.id)
     renamed = await store.named_blocks.change(
         PROJECT, third, BlockChange(label="rules"), at=2.0, origin="api"
     )

@@ -21,9 +21,9 @@ from gateway.core.conversation.wire_message import WireMessage
 from storage.commands import MemorySnapshot
 from storage.errors import NotFound, StaleWrite
 from storage.forget_commands import ForgetTarget
+from storage.listing import BlockChange, BlockDraft
 from storage.records import Agent, Block, Scope, SentSection
 from storage.sql import exchanges
-from storage.sql.agents_api.blocks import BlockChange
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, assistant, call, result, user
@@ -136,7 +136,7 @@ class Life:
             return
         agent = self.chance.choice(agents)
         made = await self.store.named_blocks.create(
-            "default", Block(0, f"b{self.now}", "", "first", 100), {}, at=self.now, origin="api"
+            "default", BlockDraft(Block(0, f"b{self.now}", "", "first", 100)), at=self.now, origin="api"
         )
         uid = made.block.uid
         await self.store.named_blocks.attach(agent, uid)

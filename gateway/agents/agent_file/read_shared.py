@@ -96,9 +96,10 @@ def read_block(raw: dict[str, Any], n: int) -> BlockDraft:
     fields = {name: raw[name] for name in _BLOCK_FIELDS if raw.get(name) is not None}
     # A file has all of a block, so a block without a description gets no default description.
     fields.setdefault("description", "")
-    block, details = make_block_draft(convert(fields, CreateBlock, (*FILE_FIELD, "blocks", n)))
+    draft = make_block_draft(convert(fields, CreateBlock, (*FILE_FIELD, "blocks", n)))
     # Letta 0.16 prints limits and does not enforce them.
-    return BlockDraft(replace(block, limit=max(block.limit, len(block.value))), details)
+    limit = max(draft.block.limit, len(draft.block.value))
+    return replace(draft, block=replace(draft.block, limit=limit))
 
 
 def read_folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, PortableFolder]:

@@ -188,8 +188,8 @@ class BlockRoutes:
 
     async def create_block(self, project: str, body: CreateBlock) -> BlockEntry:
         """Makes the block of a body, attached to no agent."""
-        block, details = make_block_draft(body)
-        return await self._blocks.create(project, block, details, at=self._api.now(), origin=API_ORIGIN)
+        draft = make_block_draft(body)
+        return await self._blocks.create(project, draft, at=self._api.now(), origin=API_ORIGIN)
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a block."""

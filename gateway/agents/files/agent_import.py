@@ -226,7 +226,8 @@ class AgentImport:
     def _make_block_lines(self, agent: PortableAgent, now: float) -> Iterator[dict[str, Any]]:
         """Yields the lines of an agent's blocks. Blocks that an earlier agent of the file has are attached."""
         for key in agent.blocks:
-            block, details = self._file.blocks[key]
+            draft = self._file.blocks[key]
+            block = draft.block
             exists = key in self._blocks
             if not exists:
                 self._blocks[key] = self._file.block_uids.get(key) or ids.new_uid()
@@ -236,7 +237,7 @@ class AgentImport:
                 "description": block.description,
                 "limit": block.limit,
                 "read_only": block.read_only,
-                "details": details,
+                "details": draft.details,
             }
             if exists:
                 yield {"attached": {"kind": "block", **fields, "value": block.value}}

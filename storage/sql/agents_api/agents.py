@@ -104,7 +104,7 @@ async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) ->
     )
     await add_definition(connection, definition, at=at)
     for own in draft.own_blocks:
-        await add_block(connection, project, own.block, own.details, at=at, origin=API_ORIGIN, owner=agent.id)
+        await add_block(connection, project, own, at=at, origin=API_ORIGIN, owner=agent.id)
     for uid in dict.fromkeys(draft.blocks or ()):
         await attach_block(connection, agent.id, await get_block_entry(connection, project, uid))
     await attach_all(connection, agent.id, DefinitionKind.TOOL, draft.tools or ())

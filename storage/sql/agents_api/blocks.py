@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import orjson
 from msgspec.structs import replace
@@ -17,8 +16,8 @@ from msgspec.structs import replace
 from storage.database import Connection, Row
 from storage.definition_records import DefinitionKind
 from storage.errors import BlockTooLong, NotFound, WriteConflict
-from storage.listing import BlockChange, BlockEntry, BlockFilter, DefinitionDraft, Page
-from storage.records import Agent, Block
+from storage.listing import BlockChange, BlockDraft, BlockEntry, BlockFilter, DefinitionDraft, Page
+from storage.records import Agent
 from storage.sql.agents_api.attached import attach, detach, detach_all
 from storage.sql.agents_api.definitions import find_definition, put_definition, remove_definition
 from storage.sql.blocks import (
@@ -46,17 +45,17 @@ _MIN_BLOCKS = 200
 async def add_block(
     connection: Connection,
     project: str,
-    block: Block,
-    details: dict[str, Any],
+    new: BlockDraft,
     *,
     at: float,
     origin: str,
     owner: int | None = None,
 ) -> BlockEntry:
-    """Stores a new block; the id of `block` is ignored. owner: the row of the agent that owns the block; None: none.
+    """Stores a new block. owner: the row of the agent that owns the block; None: none.
 
     Raises: BlockTooLong, WriteConflict.
     """
+    block = new.block
     check_limit(block.label, block.value, block.limit)
     uid = block.uid or uuid.uuid4().hex
     values = (project, block.label, block.description, block.limit, int(block.read_only), uid)
@@ -66,8 +65,8 @@ async def add_block(
         await _check_label(connection, owner, block_row, block.label)
         await connection.run(SQL["set_owner"], (owner, block_row))
         await _attach_to_sleeptime_agents(connection, owner, block_row, block.label)
-    if details:
-        draft = DefinitionDraft(project, DefinitionKind.BLOCK, uid, details)
+    if new.details:
+        draft = DefinitionDraft(project, DefinitionKind.BLOCK, uid, new.details)
         await put_definition(connection, draft, at=at)
     return await get_block_entry(connection, project, uid)
 
