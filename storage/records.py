@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# One kind byte (u: a user's, t, a, c) and a keyed digest.
+# The hash of a message or a part of it: one byte for its kind, and a keyed digest.
 Atom = bytes
+# The kinds of atoms: of a user's message, a tool's result, an assistant's text and an assistant's call.
 USER_ATOM = b"u"
+RESULT_ATOM = b"t"
+TEXT_ATOM = b"a"
+CALL_ATOM = b"c"
 # PostgreSQL indexes no row above 2,704 bytes; an atom has 12.
 _MAX_KEY_ATOMS = 128
 

@@ -13,7 +13,17 @@ import orjson
 from msgspec.structs import replace
 
 from storage.database import Connection
-from storage.records import REPLY, Exchange, ExchangeState, MarkKind, make_message_key, make_tombstone
+from storage.records import (
+    REPLY,
+    RESULT_ATOM,
+    TEXT_ATOM,
+    USER_ATOM,
+    Exchange,
+    ExchangeState,
+    MarkKind,
+    make_message_key,
+    make_tombstone,
+)
 from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id
 from storage.sql.erasing_work import PAGE_ROWS, ErasingWork, StoredTarget
@@ -203,9 +213,11 @@ async def _erase_message(connection: Connection, agent_row: int, exchange_row: i
         return
     index = seq - exchange.seq if seq < exchange.reply_seq else REPLY
     redactions = exchange.redactions | {index}
-    # Results of tools (`t`) do not count: with nothing but these left, the exchange has no message any more.
+    # Results of tools do not count: with nothing but these left, the exchange has no message any more.
     remaining = [
-        i for i, atoms in enumerate(exchange.inputs) if i not in redactions and atoms and atoms[0][:1] != b"t"
+        i
+        for i, atoms in enumerate(exchange.inputs)
+        if i not in redactions and atoms and atoms[0][:1] != RESULT_ATOM
     ]
     if exchange.shown_reply is not None and REPLY not in redactions:
         remaining.append(REPLY)
@@ -329,7 +341,7 @@ async def _find_after(
 
 def _has_question(exchange: Exchange) -> bool:
     """Returns whether an exchange brings a message of the user, with which a turn begins."""
-    return any(atoms[0][:1] == b"u" for atoms in exchange.inputs if atoms)
+    return any(atoms[0][:1] == USER_ATOM for atoms in exchange.inputs if atoms)
 
 
 async def _is_newer(connection: Connection, agent_row: int, other: Exchange, exchange: Exchange) -> bool:
@@ -397,7 +409,7 @@ async def _erase_traces(
             atoms = exchange.inputs[index]
             seq = exchange.seq + index
         seqs.append(seq)
-        if leaves_tombstones and atoms and atoms[0][:1] in b"ua":
+        if leaves_tombstones and atoms and atoms[0][:1] in (USER_ATOM, TEXT_ATOM):
             tombstone_hashes.append(make_message_key(atoms))
     await exchanges.add_marks(connection, agent_row, MarkKind.TOMBSTONE, tombstone_hashes, exchange.id)
     await exchanges.add_marks(connection, agent_row, mark, (b"",), exchange.id)

@@ -22,7 +22,7 @@ from storage.operator_records import (
     SourceExchange,
     UnindexedTexts,
 )
-from storage.records import REPLY, Exchange, ExchangeState, Revision, Scope
+from storage.records import CALL_ATOM, REPLY, RESULT_ATOM, Exchange, ExchangeState, Revision, Scope
 from storage.sql import exchanges
 from storage.sql.blocks import load_blocks, make_block, make_revision
 from storage.sql.exchange_rows import (
@@ -317,7 +317,7 @@ class MemoryPages(StoreGroup):
         versions = await load_rows(connection, SQL["earlier_versions"], block_rows, _MAX_UNINDEXED + 1)
         summaries = await connection.fetch_rows(SQL["summaries"], (agent_row, _MAX_UNINDEXED + 1))
         first_seq = next_seq - _NEWEST_SEQS
-        values = (agent_row, first_seq, b"t", b"c", _LONG_BYTES, ATOM_BYTES - 1)
+        values = (agent_row, first_seq, RESULT_ATOM, CALL_ATOM, _LONG_BYTES, ATOM_BYTES - 1)
         candidates = await connection.fetch_rows(SQL["unindexed"], values)
         few_versions = _choose_affordable(versions, [len(row[2]) for row in versions])
         few_summaries = _choose_affordable(summaries, [len(row[1]) for row in summaries])

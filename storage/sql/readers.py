@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from storage.database import BACKGROUND_READ_MS, Connection, Database, Row
 from storage.listing import ReaderEntry
 from storage.reader_commands import UnreadMessages
-from storage.records import LEARNER, USER_ATOM, Exchange, ExchangeState, Message
+from storage.records import LEARNER, RESULT_ATOM, USER_ATOM, Exchange, ExchangeState, Message
 from storage.sql.agents import find_agent_by_id
 from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import StoreGroup, long_reads, reads
@@ -30,8 +30,6 @@ _BATCH_EXCHANGES = 32
 _OPEN_S = 3_600.0
 # Unread turns are counted up to this number.
 _MAX_TURNS = 1_000
-# The kind of the atom of a tool's result.
-TOOL_ATOM = b"t"
 # The columns of `unread` after those of `{shown}`.
 _FULL = -3
 _IS_FOLLOWED = -2
@@ -112,7 +110,7 @@ class Readers(StoreGroup):
         """Returns, for each of these memories, the sleeptime agents that read it."""
         readers: dict[int, list[ReaderEntry]] = {row: [] for row in memory_rows}
         for row, *entry in await load_rows(
-            connection, SQL["of_memories"], memory_rows, _MAX_TURNS, TOOL_ATOM
+            connection, SQL["of_memories"], memory_rows, _MAX_TURNS, RESULT_ATOM
         ):
             readers[row].append(ReaderEntry(*entry))
         return readers

@@ -19,6 +19,7 @@ from storage.commands import MemoryReader, MemorySnapshot
 from storage.database import Connection, Database
 from storage.records import (
     DEFAULT_CONVERSATION,
+    RESULT_ATOM,
     Agent,
     Conversation,
     EvictedPart,
@@ -32,7 +33,6 @@ from storage.sql.blocks import OwnedBlock
 from storage.sql.exchange_rows import make_exchange_with_content
 from storage.sql.group import StoreGroup, as_method, reads
 from storage.sql.jobs import Jobs
-from storage.sql.readers import TOOL_ATOM
 from storage.sql.statements import load
 from storage.sql.step_writes import end_run_of_step, end_step, open_step
 from storage.store_rules import Rules
@@ -110,7 +110,7 @@ async def _read_head(
         scope.profile,
         scope.subject,
         max_unread_turns,
-        TOOL_ATOM,
+        RESULT_ATOM,
     )
     rows = await connection.fetch_rows(SQL["head"], values)
     if not rows or rows[0][0] != "agent":

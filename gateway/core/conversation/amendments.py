@@ -11,7 +11,7 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import is_assistant, is_call, is_question, is_user
+from gateway.core.conversation.canonical import is_assistant, is_call, is_question, is_result, is_user
 from gateway.core.conversation.exchange import count_atoms_to_end, count_prefill, is_tombstone
 from gateway.core.conversation.hashed_list import HashedList, MessageSpan
 from gateway.core.conversation.head import was_heard
@@ -277,5 +277,6 @@ def _is_new_form(exchange: Exchange, listing: HashedList, start: int, end: int) 
 
 
 def _has_role(role: str, atoms: tuple[Atom, ...]) -> bool:
-    kind = atoms[0][:1] if atoms else b"a"
-    return {b"u": role == "user", b"t": role in RESULT_ROLES}.get(kind, role == "assistant")
+    if is_user(atoms):
+        return role == "user"
+    return role in RESULT_ROLES if is_result(atoms) else role == "assistant"

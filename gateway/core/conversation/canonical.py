@@ -1,7 +1,7 @@
 """The canonical form of a message, which stays the same however a client stores and resends it.
 
 A list is flattened into atoms, keyed hashes of 12 bytes: one for a user or tool message, one for an assistant's text,
-one for each of its calls. The first byte of an atom is its kind: u, t, a or c, in this order. White space, ids, the
+one for each of its calls. The first byte of an atom is its kind (`USER_ATOM` and so on). White space, ids, the
 split into messages, the dump of arguments, reasoning and unknown fields make no difference; the words, the kinds of
 media and a speaker's `name` do. A client sends the id of a spoken reply in place of its words, so its atom is of the
 id. System messages have no atoms. The text that OpenClaw appends to the newest message has none either: later lists do
@@ -26,13 +26,17 @@ from gateway.core.conversation.wire_message import (
     without_space_utf8,
 )
 from gateway.core.roles import RESULT_ROLES, SYSTEM_ROLES
-from storage.records import Atom
+from storage.records import CALL_ATOM, RESULT_ATOM, TEXT_ATOM, USER_ATOM, Atom
 
 # The tags around the text that OpenClaw appends to the newest message in the user's role.
 _OPENCLAW_BEGIN = b"<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>"
 _OPENCLAW_END = b"<<<END_OPENCLAW_INTERNAL_CONTEXT>>>"
 # The length of an atom without its first byte, which is its kind.
 ATOM_DIGEST_BYTES = 11
+# The kinds of the first atom of some messages.
+_USER_OR_TEXT = USER_ATOM + TEXT_ATOM
+_QUESTION = USER_ATOM + RESULT_ATOM
+_ASSISTANT = TEXT_ATOM + CALL_ATOM
 # A copy of this object costs a third of a new one.
 _EMPTY_PATH_HASH = blake2b(digest_size=16)
 
@@ -43,32 +47,37 @@ _EMPTY_PATH_HASH = blake2b(digest_size=16)
 
 def is_user(atoms: tuple[Atom, ...]) -> bool:
     """Returns whether a message is a user's."""
-    return bool(atoms) and atoms[0][0] in b"u"
+    return bool(atoms) and atoms[0][0] in USER_ATOM
 
 
 def is_user_or_text(atoms: tuple[Atom, ...]) -> bool:
     """Returns whether a message is a user's, or an assistant's that begins with a text."""
-    return bool(atoms) and atoms[0][0] in b"ua"
+    return bool(atoms) and atoms[0][0] in _USER_OR_TEXT
 
 
 def is_question(atoms: tuple[Atom, ...]) -> bool:
     """Returns whether a message is one that a reply answers: a user's, or the result of a tool."""
-    return bool(atoms) and atoms[0][0] in b"ut"
+    return bool(atoms) and atoms[0][0] in _QUESTION
 
 
 def is_assistant(atoms: tuple[Atom, ...]) -> bool:
     """Returns whether a message is an assistant's: it begins with a text or with a call."""
-    return bool(atoms) and atoms[0][0] in b"ac"
+    return bool(atoms) and atoms[0][0] in _ASSISTANT
 
 
 def is_result(atoms: tuple[Atom, ...]) -> bool:
     """Returns whether a message is the result of a tool."""
-    return bool(atoms) and atoms[0][0] in b"t"
+    return bool(atoms) and atoms[0][0] in RESULT_ATOM
+
+
+def is_text(atom: Atom) -> bool:
+    """Returns whether an atom is the hash of an assistant's text."""
+    return atom[:1] == TEXT_ATOM
 
 
 def is_call(atom: Atom) -> bool:
     """Returns whether an atom is the hash of a call."""
-    return atom[:1] == b"c"
+    return atom[:1] == CALL_ATOM
 
 
 def has_calls(reply: Sequence[Atom] | None) -> bool:
@@ -93,7 +102,7 @@ class MessageHasher:
 
     def make_text_atom(self, name: object, text: str) -> Atom:
         """Returns the atom of an assistant's text. text: the text without white space."""
-        return self._make_atom(b"a", _encode(name), _encode(text))
+        return self._make_atom(TEXT_ATOM, _encode(name), _encode(text))
 
     def make_atoms(self, message: Mapping[str, Any], text: bytes | None = None) -> tuple[Atom, ...]:
         """Returns the atoms of a message; (): a system message, or a reply without content.
@@ -112,20 +121,20 @@ class MessageHasher:
         media = () if isinstance(content, str) else list_media(message)
         kinds = _encode(",".join(str(part.get("type")) for part in media)) if media else b""
         if role in RESULT_ROLES:
-            return (self._make_atom(b"t", text, kinds),)
+            return (self._make_atom(RESULT_ATOM, text, kinds),)
         if text.startswith(_OPENCLAW_BEGIN) and text.endswith(_OPENCLAW_END) and not media:
             return ()
-        return (self._make_atom(b"u", name, text, kinds),)
+        return (self._make_atom(USER_ATOM, name, text, kinds),)
 
     def _make_assistant_atoms(self, message: Mapping[str, Any], name: bytes, text: bytes) -> tuple[Atom, ...]:
         """Returns the atoms of an assistant's message: of its text or sound, then of its calls."""
-        atoms = [self._make_atom(b"a", name, text)] if text else []
+        atoms = [self._make_atom(TEXT_ATOM, name, text)] if text else []
         if ("audio" in message or PRIVATE in message) and (audio_id := read_audio_id(message)):
-            atoms = [self._make_atom(b"a", b"", b"audio", _encode(audio_id))]
+            atoms = [self._make_atom(TEXT_ATOM, b"", b"audio", _encode(audio_id))]
         if "tool_calls" in message or "function_call" in message:
             for tool, arguments in read_named_calls(message):
                 atoms.append(
-                    self._make_atom(b"c", _encode(tool), _encode(_canonicalize_arguments(arguments)))
+                    self._make_atom(CALL_ATOM, _encode(tool), _encode(_canonicalize_arguments(arguments)))
                 )
         return tuple(atoms)
 
@@ -142,7 +151,7 @@ class MessageHasher:
     def make_reply_key(self, reply: Sequence[Atom]) -> bytes | None:
         """Returns the key under which a reply is looked up: the atom of its text, or else a hash of its calls."""
         for atom in reply:
-            if atom[:1] == b"a":
+            if is_text(atom):
                 return atom
         return self.digest(b"".join(reply)) if reply else None
 

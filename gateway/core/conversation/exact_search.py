@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from gateway.core.conversation.canonical import is_question
+from gateway.core.conversation.canonical import is_question, is_user
 from gateway.core.conversation.evidence import LONG_REPLY_CHARS, has_question_within, has_same_question
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
@@ -339,6 +339,6 @@ class ExactSearch:
 
 def _find_answered_atoms(elements: Sequence[PathElement]) -> list[Atom]:
     """Returns the first atoms of the messages that a path's last reply answered: the one before it, and the user's."""
-    answered_atoms = [atom for element in elements[-2::-1] for atom in element.atoms if atom[:1] in b"ut"]
-    question_atoms = [atom for element in reversed(elements) for atom in element.atoms if atom[:1] == b"u"]
+    answered_atoms = [atom for element in elements[-2::-1] for atom in element.atoms if is_question((atom,))]
+    question_atoms = [atom for element in reversed(elements) for atom in element.atoms if is_user((atom,))]
     return answered_atoms[:1] + question_atoms[:1]

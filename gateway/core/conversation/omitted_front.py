@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gateway.core.conversation.amendments import Amendment
+from gateway.core.conversation.canonical import is_question
 from gateway.core.conversation.exchange import list_input_atoms
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match
 from gateway.core.conversation.tree import PathElement, Tree
-from storage.records import Atom
+from storage.records import CALL_ATOM, RESULT_ATOM, TEXT_ATOM, USER_ATOM, Atom
+
+# The kinds of atoms that are compared first, then without calls and results, because some clients drop tool rounds.
+_COMPARED_KINDS = (
+    (USER_ATOM, TEXT_ATOM, RESULT_ATOM, CALL_ATOM),
+    (USER_ATOM, TEXT_ATOM),
+)
 
 
 def find_omitted_front(
@@ -52,8 +59,7 @@ def find_trimmed_front(elements: Sequence[PathElement], client_atoms: Sequence[A
     """
     # Each atom of the path with the index of its element.
     path = [(atom, index) for index, element in enumerate(elements) for atom in element.atoms]
-    # The comparison is repeated without calls and results, because some clients drop tool rounds.
-    for kinds in (b"uatc", b"ua"):
+    for kinds in _COMPARED_KINDS:
         if client_atoms[:1] and client_atoms[0][:1] not in kinds:
             continue  # the list begins within a tool round, so its client has not dropped those
         compared_atoms = [atom for atom in client_atoms if atom[:1] in kinds]
@@ -72,4 +78,4 @@ def find_trimmed_front(elements: Sequence[PathElement], client_atoms: Sequence[A
 
 def _may_be_same(client_atom: Atom, stored_atom: Atom) -> bool:
     """Returns whether a stored message may be the client's: a user's template or a pruned result differs in words."""
-    return client_atom == stored_atom or (client_atom[:1] == stored_atom[:1] and client_atom[:1] in b"ut")
+    return client_atom == stored_atom or (client_atom[:1] == stored_atom[:1] and is_question((client_atom,)))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from gateway.core.conversation.canonical import is_call
+from gateway.core.conversation.canonical import is_call, is_text
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.wire_message import read_audio_id, without_space
 from storage.records import Atom
@@ -65,7 +65,7 @@ class TurnReplies:
 
     def find(self, reply: Sequence[Atom]) -> ReplySpan | None:
         """Returns the messages of a reply in the turn; None: the turn lacks a part of it. reply: the reply's atoms."""
-        texts = [atom for atom in reply if atom[:1] == b"a"]
+        texts = [atom for atom in reply if is_text(atom)]
         calls = [atom for atom in reply if is_call(atom)]
         indices: list[int] = []
         if texts:
