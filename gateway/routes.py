@@ -34,7 +34,7 @@ from gateway.web.forwarding import ForwardingParts, make_forwarding_routes
 from gateway.web.manage.access import Access
 from gateway.web.manage.import_routes import make_import_routes
 from gateway.web.manage.key_routes import make_key_routes
-from gateway.web.manage.record_routes import LIMITS_PATH, ManagedRoutes, make_record_routes
+from gateway.web.manage.record_routes import LIMITS_PATH, ManageRouteFactory, make_record_routes
 from gateway.web.manage.usage_routes import make_usage_routes
 from gateway.web.memory_api import make_memory_routes
 from gateway.web.messages import CountRoute, MessagesRoute
@@ -186,20 +186,20 @@ def _make_manage_routes(services: Services, bodies: BodyReader, access: Access) 
     """Returns the routes at which operators manage a gateway."""
     settings, store, now, accounting = services.settings, services.store, services.now, services.accounting
     limits = make_limit_operations(settings, store)
-    managed = ManagedRoutes(access, bodies)
+    route_factory = ManageRouteFactory(access, bodies)
     return [
         *make_usage_routes(UsageOperations(store.usage, now, accounting.meter), access),
-        *make_record_routes(LIMITS_PATH, limits, managed),
+        *make_record_routes(LIMITS_PATH, limits, route_factory),
         *make_import_routes(
             services.imports,
-            managed,
+            route_factory,
             limit_bytes=settings.server.max_upload_bytes,
             timeout_s=services.limits.body_timeout_s,
         ),
         *make_key_routes(
             KeyManagement(store.keys, limits),
             KeyReport(store.usage, accounting.meter, accounting.limiter, now),
-            managed,
+            route_factory,
         ),
     ]
 

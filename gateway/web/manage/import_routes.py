@@ -15,7 +15,7 @@ from gateway.run.admin.import_operations import UNDO_WAIT_S, ImportOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import Manager
-from gateway.web.manage.record_routes import ManagedRoutes
+from gateway.web.manage.record_routes import ManageRouteFactory
 from gateway.web.query import read_query
 from gateway.web.request_info import get_request_info
 from gateway.web.upload import UploadBody
@@ -27,7 +27,7 @@ _FLAG_VALUES: Final = {"true": True, "1": True, "": True, "false": False, "0": F
 
 
 def make_import_routes(
-    operations: ImportOperations, managed: ManagedRoutes, limit_bytes: int, timeout_s: float
+    operations: ImportOperations, route_factory: ManageRouteFactory, limit_bytes: int, timeout_s: float
 ) -> list[Route]:
     """Returns the routes of imports.
 
@@ -39,7 +39,7 @@ def make_import_routes(
         """Begins the import of the body, or returns the preview of it."""
         get_request_info(request.scope).route = "manage"
         query = read_query(request.scope)
-        manager = await managed.access.admit(request, writes=True)
+        manager = await route_factory.access.admit(request, writes=True)
         import_request = operations.read_request(_with_flags(query), visible_project=manager.project)
         body = UploadBody(request.scope, request.receive, limit_bytes, timeout_s)
         file = await _store_body(body)
@@ -62,9 +62,9 @@ def make_import_routes(
     import_path = f"{_IMPORTS_PATH}/{{id}}"
     return [
         Route(_IMPORTS_PATH, begin, methods=["POST"]),
-        managed.make(_IMPORTS_PATH, "GET", show_all),
-        managed.make(import_path, "GET", show),
-        managed.make(import_path, "DELETE", undo),
+        route_factory.make_route(_IMPORTS_PATH, "GET", show_all),
+        route_factory.make_route(import_path, "GET", show),
+        route_factory.make_route(import_path, "DELETE", undo),
     ]
 
 

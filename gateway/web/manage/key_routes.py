@@ -14,14 +14,21 @@ from gateway.run.admin.operation_arguments import check_names
 from gateway.run.store_errors import map_store_errors
 from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import Manager
-from gateway.web.manage.record_routes import KEYS_PATH, ManagedRoutes, make_record_routes, read_record_number
+from gateway.web.manage.record_routes import (
+    KEYS_PATH,
+    ManageRouteFactory,
+    make_record_routes,
+    read_record_number,
+)
 from gateway.web.query import read_query
 from gateway.web.request_info import get_request_info
 
 _ME_PATH: Final = "/v1/manage/me"
 
 
-def make_key_routes(operations: KeyManagement, report: KeyReport, managed: ManagedRoutes) -> list[Route]:
+def make_key_routes(
+    operations: KeyManagement, report: KeyReport, route_factory: ManageRouteFactory
+) -> list[Route]:
     """Returns the routes of keys, and the route for their holders."""
 
     async def rotate(manager: Manager, request: Request, body: dict[str, Any]) -> dict[str, Any]:
@@ -29,7 +36,7 @@ def make_key_routes(operations: KeyManagement, report: KeyReport, managed: Manag
 
     async def show_own_key(request: Request) -> Response:
         get_request_info(request.scope).route = "manage"
-        key = await managed.access.get_key(request)
+        key = await route_factory.access.get_key(request)
         if key.opens is not None:
             raise NotAllowed("This is for keys of applications.")
         query = read_query(request.scope)
@@ -38,11 +45,11 @@ def make_key_routes(operations: KeyManagement, report: KeyReport, managed: Manag
         if key.user not in (None, user):
             raise NotAllowed("The key of this request is another user's.", code="user_not_allowed")
         with map_store_errors():
-            shown = await report.show(key, user)
-        return JsonResponse(shown)
+            report_body = await report.show(key, user)
+        return JsonResponse(report_body)
 
     return [
-        *make_record_routes(KEYS_PATH, operations, managed),
-        managed.make(f"{KEYS_PATH}/{{id}}/rotate", "POST", rotate),
+        *make_record_routes(KEYS_PATH, operations, route_factory),
+        route_factory.make_route(f"{KEYS_PATH}/{{id}}/rotate", "POST", rotate),
         Route(_ME_PATH, show_own_key, methods=["GET"]),
     ]

@@ -23,14 +23,16 @@ from gateway.web.request_info import get_request_info
 
 LIMITS_PATH: Final = "/v1/manage/limits"
 KEYS_PATH: Final = "/v1/manage/keys"
-_Perform = Callable[[Manager, Request, dict[str, Any]], Awaitable[dict[str, Any]]]
+# An operation of a route: it gets the caller, the request and the request's body, and returns the reply's body.
+_Operation = Callable[[Manager, Request, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class RecordOperations(Protocol):
-    """The operations on one kind of record.
+    """The operations on one kind of record. Each raises BadRequest, UnknownId and StoreError.
 
-    The parameter `project` is the only project that the caller sees; None: all projects. Each method raises BadRequest,
-    UnknownId and StoreError.
+    raw: the parameters of the request, not checked yet.
+    id: the number of the record.
+    project: the only project that the caller sees; None: all projects.
     """
 
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]: ...
@@ -40,34 +42,41 @@ class RecordOperations(Protocol):
     async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]: ...
 
 
-class ManagedRoutes(Struct, frozen=True):
-    """Makes routes that answer with a JSON object. A request's body is one, too; without a body it counts as empty."""
+class ManageRouteFactory(Struct, frozen=True):
+    """Makes routes of `/v1/manage` whose requests and replies have a JSON object as their body."""
 
+    # Admits the callers.
     access: Access
+    # Reads the bodies of requests.
     bodies: BodyReader
 
-    def make(self, path: str, method: str, perform: _Perform, *, status: int = 200) -> Route:
-        """Returns a route.
+    def make_route(self, path: str, method: str, operation: _Operation, *, status: int = 200) -> Route:
+        """Returns a route. A request without a body counts as one with an empty object.
 
-        perform: performs the operation; it gets the caller, the request and its body, and returns the reply's body.
+        status: the status of a reply to an operation that has succeeded.
         """
 
-        async def answer(request: Request) -> Response:
+        async def handle(request: Request) -> Response:
             get_request_info(request.scope).route = "manage"
             # Each method other than GET changes something.
             manager = await self.access.admit(request, writes=method != "GET")
-            async with self.bodies.read(request.scope, request.receive) as raw:
-                body = await parse_json_body(bytes(raw)) if raw else {}
+            async with self.bodies.read(request.scope, request.receive) as raw_body:
+                body = await parse_json_body(bytes(raw_body)) if raw_body else {}
             check_no_nul(body)
             with map_store_errors():
-                answer_body = await perform(manager, request, body)
-            return JsonResponse(answer_body, status)
+                reply_body = await operation(manager, request, body)
+            return JsonResponse(reply_body, status)
 
-        return Route(path, answer, methods=[method])
+        return Route(path, handle, methods=[method])
 
 
-def make_record_routes(path: str, operations: RecordOperations, managed: ManagedRoutes) -> list[Route]:
-    """Returns the routes of one kind of record. path: the path of the list."""
+def make_record_routes(
+    path: str, operations: RecordOperations, route_factory: ManageRouteFactory
+) -> list[Route]:
+    """Returns the routes of one kind of record.
+
+    path: the path of the list; the path of a record has the record's number after it.
+    """
 
     async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
         return await operations.show_all(read_query(request.scope), project=manager.project)
@@ -86,11 +95,11 @@ def make_record_routes(path: str, operations: RecordOperations, managed: Managed
 
     record_path = f"{path}/{{id}}"
     return [
-        managed.make(path, "GET", show_all),
-        managed.make(path, "POST", add, status=201),
-        managed.make(record_path, "GET", show),
-        managed.make(record_path, "PATCH", change),
-        managed.make(record_path, "DELETE", remove),
+        route_factory.make_route(path, "GET", show_all),
+        route_factory.make_route(path, "POST", add, status=201),
+        route_factory.make_route(record_path, "GET", show),
+        route_factory.make_route(record_path, "PATCH", change),
+        route_factory.make_route(record_path, "DELETE", remove),
     ]
 
 
