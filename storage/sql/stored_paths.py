@@ -42,7 +42,7 @@ SQL = load("stored_paths.sql")
 # it; or nothing is stored yet.
 CLIENT_TIP = 0
 EMPTY_TIP = -1
-# The most summaries of a path, as in `Summaries.list_of_conversation`.
+# The most summaries of a path, as in `Summaries.list_conversation_summaries`.
 _MAX_SUMMARIES = 16
 # The column of a row of `head` with the time.
 _TIME = 10

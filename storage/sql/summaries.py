@@ -22,7 +22,7 @@ class Summaries(StoreGroup):
     """Summaries of a path up to an exchange."""
 
     @reads
-    async def list_of_conversation(
+    async def list_conversation_summaries(
         self, connection: Connection, agent_row: int, conversation_row: int, limit: int = 16
     ) -> list[Summary]:
         """Returns the summaries of a conversation on any branch, the summaries of the deepest exchanges first."""
@@ -34,10 +34,8 @@ class Summaries(StoreGroup):
         ]
 
     @reads
-    async def find_of_exchange(
-        self, connection: Connection, agent_row: int, exchange_row: int
-    ) -> Summary | None:
-        """Returns the summary of the path up to an exchange."""
+    async def find_summary(self, connection: Connection, agent_row: int, exchange_row: int) -> Summary | None:
+        """Returns the summary of the path up to an exchange; None: there is none."""
         row = await connection.fetch_row(SQL["of_exchange"], (agent_row, exchange_row))
         return None if row is None else _make_summary(row)
 
@@ -45,9 +43,9 @@ class Summaries(StoreGroup):
     async def find_last_exchange(
         self, connection: Connection, agent_row: int, name: str | None
     ) -> exchanges.ExchangeRows | None:
-        """Returns the rows of the last active exchange.
+        """Returns the rows of the last active exchange; None: there is none.
 
-        name: the conversation's public id or the client's id; None: any conversation.
+        name: the public id or the client's id of the exchange's conversation; None: any conversation.
         """
         row = await connection.fetch_row(SQL["last_exchange"], (agent_row, name))
         return None if row is None else exchanges.ExchangeRows(*row)
@@ -122,10 +120,10 @@ class Summaries(StoreGroup):
         await exchanges.update_exchange(connection, agent.id, replace(last, evicted=evicted))
 
     @reads
-    async def load_of_exchanges(
+    async def list_exchange_summaries(
         self, connection: Connection, agent_row: int, exchange_rows: Sequence[int]
     ) -> list[Summary]:
-        """Returns the summaries of some exchanges."""
+        """Returns the summaries of the paths up to some exchanges, in no order."""
         return [
             _make_summary(row)
             for row in await load_rows(connection, SQL["of_exchanges"], exchange_rows, agent_row)

@@ -54,7 +54,7 @@ class MessageRenderer(Struct, frozen=True):
             return {}
         exchanges = {view.listed.exchange.id: view.listed.exchange for view in views}
         last_keys = {row: list_messages(exchange)[-1].sort_key for row, exchange in exchanges.items()}
-        summaries = await self.store.summaries.load_of_exchanges(self.agent.id, list(last_keys))
+        summaries = await self.store.summaries.list_exchange_summaries(self.agent.id, list(last_keys))
         uid, showing = self.agent.uid, self.showing
         return {last_keys[each.exchange.id]: render_summary(each, uid, showing) for each in summaries}
 

@@ -59,7 +59,7 @@ class SummaryPath(Struct, frozen=True):
 
         exchanges: the result of `summaries.load_path`.
         """
-        earlier_summary = await store.summaries.find_of_exchange(agent_row, exchanges[0].id)
+        earlier_summary = await store.summaries.find_summary(agent_row, exchanges[0].id)
         return cls(earlier_summary, exchanges, await asyncio.to_thread(_measure_exchanges, exchanges))
 
     @property

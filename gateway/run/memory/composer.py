@@ -267,7 +267,7 @@ class Composer(Struct, frozen=True):
             path_ids = {each.exchange.id for each in context.summaries}
         else:
             try:
-                summaries = await self.store.summaries.list_of_conversation(
+                summaries = await self.store.summaries.list_conversation_summaries(
                     context.agent.id, match_point.conversation_row
                 )
             except StoreError as error:

@@ -144,7 +144,9 @@ async def load_turns(store: Store, agent: Agent, uid: str) -> ConversationTurns:
         return turns
     after = -1
     while True:
-        page = await store.messages.list_of_conversation(agent.id, conversation.id, after, _PAGE_EXCHANGES)
+        page = await store.messages.list_conversation_exchanges(
+            agent.id, conversation.id, after, _PAGE_EXCHANGES
+        )
         for entry in page:
             turns.add(entry)
         if len(page) < _PAGE_EXCHANGES:

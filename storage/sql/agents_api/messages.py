@@ -82,7 +82,7 @@ class Messages(StoreGroup):
         return [_make_listed(row) for row in await connection.fetch_rows(statement, values)]
 
     @long_reads
-    async def list_of_conversation(
+    async def list_conversation_exchanges(
         self, connection: Connection, agent_row: int, conversation_row: int, after: int, limit: int
     ) -> list[ListedExchange]:
         """Returns exchanges of a conversation, oldest first, also those that are not active.
