@@ -26,7 +26,7 @@ from storage.listing import (
 from storage.records import API_ORIGIN, Agent
 from storage.sql.agents import AGENT_COLUMNS, find_or_create_agent, make_agent_record
 from storage.sql.agents_api.attached import attach_all, attach_only
-from storage.sql.agents_api.attached_folders import match_tools
+from storage.sql.agents_api.attached_folders import update_file_tools
 from storage.sql.agents_api.blocks import (
     add_block,
     attach_block,
@@ -144,7 +144,7 @@ async def change_agent(
         await attach_only(connection, agent.id, DefinitionKind.TOOL, change.tools)
     if change.folders is not None:
         await attach_only(connection, agent.id, DefinitionKind.FOLDER, change.folders)
-        await match_tools(connection, agent.id, change.folder_tools)
+        await update_file_tools(connection, agent.id, change.folder_tools)
     if change.identities is not None:
         await attach_only(connection, agent.id, DefinitionKind.IDENTITY, change.identities)
     if change.tags is not None:
