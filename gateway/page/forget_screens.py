@@ -101,7 +101,8 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             values: tuple[int | str, ...] = (*(self.texts or ()), *(self.version or ()))
             if len(values) > MAX_TEXTS:
                 raise BadRequest(
-                    f"At most {MAX_TEXTS} texts are forgotten at once, not {len(values)}. Go back, and untick some.",
+                    f"At most {MAX_TEXTS} texts are forgotten at once, not {len(values)}. "
+                    f"Go back, and untick {len(values) - MAX_TEXTS}.",
                     param="texts" if self.texts else "version",
                 )
             return (

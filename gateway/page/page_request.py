@@ -30,7 +30,8 @@ PERSON_PREFIX = "me/"
 # Bytes of a body: three blocks of 100,000 characters, each written as %XX%XX%XX%XX.
 MAX_BODY_BYTES = 4 << 20
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
-_MAX_FIELDS = 100
+# More than the texts of a search that can be ticked: 200 of its page, 200 facts that are no longer true, 50 others.
+_MAX_FIELDS = 500
 _MAX_NEXT_CHARS = 1_000
 # A percent sign that begins no escape, and counts as a character.
 _BARE_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -228,11 +229,11 @@ def read_query_field(address: str, name: str) -> str:
 def _read_pairs(encoded: bytes) -> list[tuple[str, str]]:
     """Returns the names and values of `application/x-www-form-urlencoded` (https://url.spec.whatwg.org/, section 5.1).
 
-    Raises: ValueError: they are not UTF-8, or too many.
+    Raises: ValueError: they are not UTF-8. BadRequest: they are too many.
     """
     fields = [field for field in encoded.split(b"&", _MAX_FIELDS) if field]
     if len(fields) > _MAX_FIELDS:
-        raise ValueError(f"more than {_MAX_FIELDS} fields")
+        raise BadRequest(f"A form has at most {_MAX_FIELDS} fields. Go back, and untick some.")
     parts = (field.partition(b"=") for field in fields)
     return [(_unescape(name), _unescape(value)) for name, _, value in parts]
 
