@@ -188,6 +188,29 @@ def test_a_sentence_of_the_person_is_quoted_and_its_correction_leads_to_the_note
     assert '/words?q=vivo+Sevilla">Find what says it elsewhere</a>' in preview
 
 
+def test_a_person_forgets_several_texts_at_once(world: World) -> None:
+    """A person had to forget them one by one, each on a page of its own."""
+    person, seq, _ = fill(world)
+    speak(world, f"{SECRET} likes fish.", "So do I.", talk="other")
+    words = f"/words?q={SECRET}"
+    found = person.page(words)
+    ticks = re.findall(
+        r'<input type="checkbox" name="texts" value="(\d+)" form="ticked" aria-label="([^"]*)"', found
+    )
+    assert [label for _, label in ticks] == ["message 6", f"fact {seq}", "message 1"]
+    referrer = {"referer": f"http://{person.host}/ui/{person.path}{words}"}
+    unticked = person.ask("GET", "/forget?", **referrer)
+    assert (unticked.status, unticked.headers["location"].rpartition("#")[2]) == (303, "unticked")
+    assert 'id="unticked"' in found
+    both = "/forget?" + "&".join(f"texts={number}" for number, label in ticks if label != f"fact {seq}")
+    assert "Forget 2 texts" in person.page(both)
+    gone = person.send(both.removeprefix("/"), confirm="2", came_from=person.path + words)
+    assert "Both texts are gone" in plain(gone.body.decode())
+    assert person.twin(words)["items"] == []
+    # Whoever may not forget has no ticks.
+    assert "checkbox" not in person_of(world, rights=["see"]).page(words)
+
+
 def test_a_person_corrects_and_the_model_hears_it(world: World) -> None:
     person, seq, _ = fill(world)
     assert person.send("b/human", value="Cat: Miso.", version=2).status == 303
