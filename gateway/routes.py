@@ -132,7 +132,7 @@ def make_endpoints(
             ),
             *make_model_routes(
                 services.models,
-                None if services.agents is None else services.store.defined_agents.list_newest,
+                None if services.agents is None else services.store.defined_agents,
             ),
             Route(INPUT_TOKENS_PATH, make_responses_route(InputTokensRoute), methods=["POST"]),
             Route(COMPACT_PATH, make_responses_route(CompactRoute), methods=["POST"]),

@@ -7,15 +7,15 @@ sent at once; only an upstream that wants the caller's own key is asked first.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.core.ids import make_id
+from gateway.core.ids import make_id, parse_uid
 from gateway.core.request.requested_agent import AGENT_PREFIX, asks_agent
 from gateway.dialects.messages.models import render_model, render_page
 from gateway.run.upstream.model_list import ModelList
@@ -29,13 +29,20 @@ from storage.listing import NamedAgent
 # The most agents in a list. Not measured: clients read the list as a whole, and older agents are not in it.
 _MAX_LISTED_AGENTS = 1000
 
-# Returns the newest agents of a project, at most as many as the second argument says. Raises: StoreError.
-AgentLister = Callable[[str, int], Awaitable[Sequence[NamedAgent]]]
+
+class NamedAgents(Protocol):
+    """The agents of the agents API. The methods raise StoreError."""
+
+    async def list_newest(self, project: str, limit: int) -> Sequence[NamedAgent]:
+        """Returns the newest agents of a project."""
+
+    async def find_called(self, project: str, name: str, uid: str | None) -> Sequence[NamedAgent]:
+        """Returns the agents of a project with this name or public id, at most two."""
 
 
-def make_model_routes(models: ModelList, list_agents: AgentLister | None) -> list[Route]:
-    """Returns the routes. list_agents: lists the agents of the agents API; None: no agents are listed."""
-    handlers = _ModelHandlers(models, list_agents)
+def make_model_routes(models: ModelList, agents: NamedAgents | None) -> list[Route]:
+    """Returns the routes. agents: the agents of the agents API; None: no agents are listed."""
+    handlers = _ModelHandlers(models, agents)
     return [
         Route("/v1/models", handlers.list_models),
         Route("/v1/models/{name:path}", handlers.show_model),
@@ -47,8 +54,8 @@ class _ModelHandlers:
     """Answers the requests for models."""
 
     models: ModelList
-    # Lists the agents of the agents API; None: no agents are listed.
-    list_agents: AgentLister | None
+    # The agents of the agents API; None: no agents are listed.
+    agents: NamedAgents | None
 
     async def list_models(self, request: Request) -> Response:
         """Returns all models that the caller may ask for."""
@@ -72,36 +79,47 @@ class _ModelHandlers:
         info.route = "models"
         name = request.path_params["name"]
         info.caller.check_model(name)
-        entry = None
-        if asks_agent(name):
-            agent_entries = await self._list_agent_entries(info)
-            entry = next((agent_entry for agent_entry in agent_entries if name == agent_entry["id"]), None)
+        entry = await self._find_agent_entry(info, name) if asks_agent(name) else None
         if entry is None:
             entry = await self.models.get(name, info.caller.credential)
         return JsonResponse(render_model(entry) if is_anthropic_client(request.scope) else entry)
 
     async def _list_agent_entries(self, info: RequestInfo) -> list[dict[str, Any]]:
-        """Returns the caller's agents as models."""
-        # The agents belong to their project, so a key of one user does not open them.
-        if self.list_agents is None or info.caller.user is not None:
+        """Returns the caller's newest agents as models: by their names, or by their ids if two have the same name."""
+        agents = self._find_agents(info)
+        if agents is None:
             return []
-        return await _make_agent_entries(self.list_agents, info.caller.project)
+        try:
+            named_agents = await agents.list_newest(info.caller.project, _MAX_LISTED_AGENTS)
+        except StoreError:
+            # Without its store the gateway still lists the models of upstreams.
+            return []
+        counts = Counter(agent.name for agent in named_agents)
+        return [
+            _make_entry(
+                AGENT_PREFIX + (agent.name if counts[agent.name] == 1 else make_id("agent", agent.uid)), agent
+            )
+            for agent in named_agents
+        ]
+
+    async def _find_agent_entry(self, info: RequestInfo, model: str) -> dict[str, Any] | None:
+        """Returns the caller's agent that a model's name asks for as a model, or None if not exactly one is found."""
+        agents = self._find_agents(info)
+        if agents is None:
+            return None
+        name = model.removeprefix(AGENT_PREFIX)
+        try:
+            found = await agents.find_called(info.caller.project, name, parse_uid("agent", name))
+        except StoreError:
+            return None  # the name may be a profile's
+        return _make_entry(model, found[0]) if len(found) == 1 else None
+
+    def _find_agents(self, info: RequestInfo) -> NamedAgents | None:
+        """Returns the agents of the agents API if the caller has any."""
+        # The agents belong to their project, so a key of one user does not open them.
+        return self.agents if info.caller.user is None else None
 
 
-async def _make_agent_entries(list_agents: AgentLister, project: str) -> list[dict[str, Any]]:
-    """Returns the newest agents as models: by their names, or by their ids if two have the same name."""
-    try:
-        named_agents = await list_agents(project, _MAX_LISTED_AGENTS)
-    except StoreError:
-        # Without its store the gateway still lists the models of upstreams.
-        return []
-    counts = Counter(agent.name for agent in named_agents)
-    return [
-        {
-            "id": AGENT_PREFIX + (agent.name if counts[agent.name] == 1 else make_id("agent", agent.uid)),
-            "object": "model",
-            "created": int(agent.created),
-            "owned_by": "mnemogate",
-        }
-        for agent in named_agents
-    ]
+def _make_entry(model: str, agent: NamedAgent) -> dict[str, Any]:
+    """Returns an agent as a model. model: the name under which chat completions ask the agent."""
+    return {"id": model, "object": "model", "created": int(agent.created), "owned_by": "mnemogate"}

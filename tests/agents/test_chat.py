@@ -70,6 +70,21 @@ def test_an_agent_is_asked_by_its_name_or_id(world: World, form: str) -> None:
     assert "memory_insert" in tools
 
 
+@pytest.mark.parametrize("form", ["agent/{name}", "agent/agent-{uid}", "agent-{uid}"])
+def test_an_agent_is_a_model_by_its_name_or_id(world: World, form: str) -> None:
+    uid = make(world).agent.uid
+    model = form.format(name="ann", uid=uid)
+    shown = world.sdk.models.retrieve(model)
+    assert (shown.id, shown.owned_by) == (model, "mnemogate")
+    make(world)  # another agent of this name
+    if "ann" in model:
+        with pytest.raises(openai.NotFoundError):
+            world.sdk.models.retrieve(model)
+    else:
+        assert world.sdk.models.retrieve(model) == shown
+        assert f"agent/agent-{uid}" in [each.id for each in world.sdk.models.list()]
+
+
 def test_an_agent_that_is_not_there_is_an_unknown_model(world: World) -> None:
     for model in ("agent/nobody", f"agent-{'0' * 32}"):
         with pytest.raises(openai.NotFoundError):

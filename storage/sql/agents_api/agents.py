@@ -193,6 +193,13 @@ class DefinedAgents(StoreGroup):
         return [NamedAgent(*row) for row in await connection.fetch_rows(SQL["newest"], (project, limit))]
 
     @reads
+    async def find_called(
+        self, connection: Connection, project: str, name: str, uid: str | None
+    ) -> list[NamedAgent]:
+        """Returns the agents with this name or public id, at most two. uid: None: only the name is searched for."""
+        return [NamedAgent(*row) for row in await connection.fetch_rows(SQL["called"], (project, name, uid))]
+
+    @reads
     async def load_tags(self, connection: Connection, agent_rows: Sequence[int]) -> dict[int, list[str]]:
         """Returns the tags of each of these agents, by name."""
         tags: dict[int, list[str]] = {agent_row: [] for agent_row in agent_rows}
