@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -27,11 +26,11 @@ from gateway.traces.otlp import OtlpSettings
 from gateway.web.middleware import OPEN_PATHS
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import remember
-from tests.patience import PATIENCE_S, becomes
-from tests.server import held_port, serve, settings_for
+from tests.nginx import DEPLOY, run_nginx
+from tests.patience import PATIENCE_S
+from tests.server import serve, settings_for
 
 ROOT = Path(__file__).parent.parent
-DEPLOY = ROOT / "deploy"
 KEY = "mg-" + "0123456789abcdef" * 3
 
 
@@ -175,64 +174,14 @@ def test_gateways_and_a_worker_share_one_postgres(many: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["nginx.conf", "nginx.postgres.conf"])
-def test_nginx_takes_its_file(tmp_path: Path, name: str) -> None:
-    nginx = shutil.which("nginx")
-    if nginx is None:
-        pytest.skip("nginx is not installed")
-    text = re.sub(r"gateway\d:", "127.0.0.1:", (DEPLOY / name).read_text("utf-8"))
-    # Certificates are the operator's.
-    text = re.sub(r"listen 443 ssl;|ssl_certificate.*", "", text)
-    (tmp_path / "nginx.conf").write_text(f"pid {tmp_path}/pid; events {{}} http {{ {text} }}")
-    command = [
-        nginx,
-        "-t",
-        "-p",
-        str(tmp_path),
-        "-c",
-        str(tmp_path / "nginx.conf"),
-        "-g",
-        "error_log stderr;",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def _is_served(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code == 200
-    except httpx.ConnectError:
-        return False
-
-
-@pytest.mark.parametrize("name", ["nginx.conf", "nginx.postgres.conf"])
 def test_nginx_logs_no_link_of_a_person(upstream: StrictUpstream, tmp_path: Path, name: str) -> None:
-    nginx = shutil.which("nginx")
-    if nginx is None:
-        pytest.skip("nginx is not installed")
-    with serve(settings_for(upstream)) as gateway, held_port() as port:
-        text = re.sub(
-            r"(gateway\d|127\.0\.0\.1):8080", f"127.0.0.1:{gateway.port}", (DEPLOY / name).read_text("utf-8")
-        )
-        text = re.sub(r"listen [^;]*;", f"listen 127.0.0.1:{port};", re.sub(r"ssl_certificate.*", "", text))
-        logs = f"access_log {tmp_path}/access.log; error_log {tmp_path}/error.log;"
-        temps = "".join(
-            f"{kind}_temp_path {tmp_path}/{kind};"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        (tmp_path / "nginx.conf").write_text(
-            f"daemon off; pid {tmp_path}/pid; events {{}} http {{ {logs} {temps} {text} }}"
-        )
-        with subprocess.Popen([nginx, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")]) as process:
-            try:
-                becomes(lambda: _is_served(port))
-                for path in ("/ui/me/secret", "/ui/people"):
-                    assert httpx.get(f"http://127.0.0.1:{port}{path}").status_code in (303, 404)
-            finally:
-                process.terminate()
-    logged = (tmp_path / "access.log").read_text("utf-8")
-    assert "/ui/people" in logged
-    assert "/v1/models" in logged
-    assert "secret" not in logged
+    with serve(settings_for(upstream)) as gateway, run_nginx(name, [gateway.port], tmp_path) as port:
+        for path in ("/v1/models", "/ui/me/secret", "/ui/people"):
+            assert httpx.get(f"http://127.0.0.1:{port}{path}").status_code in (200, 303, 404)
+    log = (tmp_path / "access.log").read_text("utf-8")
+    assert "/v1/models" in log
+    assert "/ui/people" in log
+    assert "secret" not in log
 
 
 def test_the_service_waits_longer_than_the_gateway_drains(

@@ -3,56 +3,34 @@
 from __future__ import annotations
 
 import re
-import shutil
 import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import orjson
-import pytest
 from websockets.sync.client import connect
 
-from tests.gateway.process import ROOT, command
-from tests.gateway.two.deployment import CHAT, Deployment, read_stream
+from tests.gateway.process import command
+from tests.gateway.two.deployment import CHAT, Deployment, Gateway, read_stream
 from tests.gateway.two.simulated_users import PastTurn, make_messages
+from tests.nginx import run_nginx
 from tests.patience import PATIENCE_S
 from tests.server import RawClient, RawReply, held_port
 
 
 @contextmanager
-def run_nginx(deployment: Deployment, folder: Path, port: int) -> Iterator[None]:
-    """Runs nginx at a port with the file of `deploy/`, before the gateways of a deployment."""
-    nginx = shutil.which("nginx")
-    if nginx is None:
-        pytest.skip("nginx is not installed")
-    text = (ROOT / "deploy/nginx.postgres.conf").read_text("utf-8")
-    for number, gateway in enumerate(deployment.gateways, 1):
-        assert gateway.process is not None
-        text = text.replace(f"gateway{number}:8080", f"127.0.0.1:{gateway.process.port}")
-    text = text.replace("listen 8080", f"listen 127.0.0.1:{port}")
-    temp_paths = " ".join(
-        f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (folder / "nginx.conf").write_text(
-        f"daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{}} "
-        f"http {{ access_log off; {temp_paths} {text} }}"
-    )
-    with subprocess.Popen([nginx, "-p", str(folder), "-c", str(folder / "nginx.conf")]) as process:
-        try:
-            until = time.monotonic() + PATIENCE_S
-            while True:
-                try:
-                    RawClient(port).socket.close()
-                    break
-                except OSError:
-                    assert time.monotonic() < until
-                    time.sleep(0.02)
-            yield
-        finally:
-            process.terminate()
+def serve_behind_nginx(folder: Path, url: str) -> Iterator[tuple[Deployment, int]]:
+    """Yields two gateways over a database, and the port of nginx before them."""
+    with Deployment(folder, gateways=2, url=url) as deployment:
+        ports = [find_port(gateway) for gateway in deployment.gateways]
+        with run_nginx("nginx.postgres.conf", ports, folder) as port:
+            yield deployment, port
+
+
+def find_port(gateway: Gateway) -> int:
+    assert gateway.process is not None
+    return gateway.process.port
 
 
 def chat(port: int, messages: list[dict[str, str]]) -> tuple[str, str]:
@@ -66,21 +44,15 @@ def chat(port: int, messages: list[dict[str, str]]) -> tuple[str, str]:
 
 
 def test_a_conversation_continues_while_one_of_the_gateways_runs(tmp_path: Path, url: str) -> None:
-    with (
-        Deployment(tmp_path, gateways=2, url=url) as deployment,
-        held_port() as port,
-        run_nginx(deployment, tmp_path, port),
-        ExitStack() as stack,
-    ):
+    with serve_behind_nginx(tmp_path, url) as (deployment, port), ExitStack() as stack:
         past: list[PastTurn] = []
         for number in range(12):
             if number == 4:
-                assert deployment.gateways[0].process is not None
-                known = deployment.gateways[0].process.port
+                known_port = find_port(deployment.gateways[0])
                 deployment.gateways[0].kill()
-                stack.enter_context(held_port(known))
+                stack.enter_context(held_port(known_port))
             if number == 8:
-                deployment.gateways[0].arguments += ("--port", str(known))
+                deployment.gateways[0].arguments += ("--port", str(known_port))
                 deployment.gateways[0].start()
                 deployment.gateways[1].kill()
             text = f"qngx{number}z is in the box"
@@ -95,23 +67,17 @@ def test_a_conversation_continues_while_one_of_the_gateways_runs(tmp_path: Path,
 
 def test_a_gateway_whose_machine_is_gone_loses_no_request(tmp_path: Path, url: str) -> None:
     """Nothing refuses the connection: it is not answered, as at the address of a container that was stopped."""
-    with (
-        Deployment(tmp_path, gateways=2, url=url) as deployment,
-        held_port() as port,
-        run_nginx(deployment, tmp_path, port),
-        ExitStack() as stack,
-    ):
-        assert deployment.gateways[0].process is not None
-        known = deployment.gateways[0].process.port
+    with serve_behind_nginx(tmp_path, url) as (deployment, port), ExitStack() as stack:
+        known_port = find_port(deployment.gateways[0])
         deployment.gateways[0].kill()
-        gone = stack.enter_context(socket.socket())
-        gone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        gone.bind(("127.0.0.1", known))
-        gone.listen(0)
-        for _ in range(3):  # more than wait to be accepted
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(("127.0.0.1", known))
+        deaf_socket = stack.enter_context(socket.socket())
+        deaf_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        deaf_socket.bind(("127.0.0.1", known_port))
+        deaf_socket.listen(0)
+        for _ in range(3):  # more than the queue of the socket has room for
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", known_port))
         past: list[PastTurn] = []
         for number in range(4):
             text = f"qgone{number}z is in the box"
@@ -121,34 +87,26 @@ def test_a_gateway_whose_machine_is_gone_loses_no_request(tmp_path: Path, url: s
 
 
 def test_an_operator_stays_signed_in(tmp_path: Path, url: str) -> None:
-    with (
-        Deployment(tmp_path, gateways=2, url=url) as deployment,
-        held_port() as port,
-        run_nginx(deployment, tmp_path, port),
-    ):
+    with serve_behind_nginx(tmp_path, url) as (deployment, port):
         environ = deployment.database.environ
-        made = command("keys", "create", "--operator", where=tmp_path, environ=environ)
-        (key,) = re.findall(r"mg-\S+", made.stdout)
+        creation = command("keys", "create", "--operator", where=tmp_path, environ=environ)
+        (key,) = re.findall(r"mg-\S+", creation.stdout)
 
-        def ask(method: str, path: str, body: bytes | None, **headers: str) -> RawReply:
+        def request(method: str, path: str, body: bytes | None, **headers: str) -> RawReply:
             with RawClient(port) as client:
                 client.request(method, f"/ui/{path}", body, {"host": f"127.0.0.1:{port}", **headers})
                 return client.read_reply()
 
         form = {"content-type": "application/x-www-form-urlencoded", "sec-fetch-site": "same-origin"}
-        signed_in = ask("POST", "login", f"key={key}&next=".encode(), **form)
-        assert signed_in.status == 303, signed_in.body
-        cookie = signed_in.headers["set-cookie"].partition(";")[0]
-        assert {ask("GET", "people", None, cookie=cookie).status for _ in range(8)} == {200}
+        login = request("POST", "login", f"key={key}&next=".encode(), **form)
+        assert login.status == 303, login.body
+        cookie = login.headers["set-cookie"].partition(";")[0]
+        assert {request("GET", "people", None, cookie=cookie).status for _ in range(8)} == {200}
 
 
 def test_a_websocket_passes(tmp_path: Path, url: str) -> None:
-    with (
-        Deployment(tmp_path, gateways=2, url=url) as deployment,
-        held_port() as port,
-        run_nginx(deployment, tmp_path, port),
-    ):
-        with connect(f"ws://127.0.0.1:{port}/v1/responses", proxy=None) as socket:
-            socket.send('{"type":"response.steer","input":"Faster!","previous_response_id":"resp_1"}')
-            assert orjson.loads(socket.recv(PATIENCE_S))["type"] == "response.steer.failed"
+    with serve_behind_nginx(tmp_path, url) as (_, port):
+        with connect(f"ws://127.0.0.1:{port}/v1/responses", proxy=None) as websocket:
+            websocket.send('{"type":"response.steer","input":"Faster!","previous_response_id":"resp_1"}')
+            assert orjson.loads(websocket.recv(PATIENCE_S))["type"] == "response.steer.failed"
         assert chat(port, make_messages([], "Hello."))[1] == "on"
