@@ -13,10 +13,11 @@ from adapters.types import Capabilities, EmbeddingResult, Event, Header, Json, M
 
 
 class ModelReply(Protocol):
-    """A response after its headers have arrived."""
+    """A response after its headers have arrived. Its body is read once, by one of `chunks`, `events` and `read`."""
 
+    # The HTTP status.
     status: int
-    # With lower-case names, without hop-by-hop headers, content-length and content-encoding.
+    # The headers, with lower-case names, without hop-by-hop headers, content-length and content-encoding.
     headers: tuple[Header, ...]
 
     @property
@@ -32,25 +33,35 @@ class ModelReply(Protocol):
         """The `usage` of the prompt, which a translated reply reports as it begins; None: not reported yet."""
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """Yields the body's bytes as they arrive. Raises: ProviderReplyBroken, ProviderTimeout."""
+        """Yields the body's bytes as they arrive. Raises: ProviderReplyBroken, ProviderTimeout, ProviderTooLarge."""
 
     def events(self) -> AsyncIterator[list[Event]]:
         """Yields the body as server-sent events. Each list has the events that one read of the socket completed.
 
-        Raises: ProviderReplyBroken when the body ends inside an event or the connection breaks, ProviderTimeout.
+        Raises:
+            ProviderReplyBroken: the connection breaks, or the body ends inside an event.
+            ProviderTimeout.
+            ProviderTooLarge: an event is too large.
         """
 
     async def peek(self) -> Event | None:
-        """Returns the first event of a stream, which `events` yields again; None: the event is too large to be held.
+        """Returns the first event of a stream with content. Nothing is consumed: the body is read from its beginning.
 
-        Comments before the event are skipped for some seconds. Then a comment counts as the first event, since it is
-        a sign of life for the client.
+        Comments and events without content are skipped for some seconds. Then the first of them is returned, since it
+        is a sign of life for the client.
+
+        Returns None for a reply that is no stream, and for an event that is too large to be buffered.
 
         Raises: as `events`; ProviderReplyBroken: the stream has no event.
         """
 
     async def read(self, limit_bytes: int) -> bytes:
-        """Returns the whole body. Raises: ProviderReplyBroken, ProviderTimeout, ProviderTooLarge."""
+        """Returns the whole body.
+
+        limit_bytes: the size above which the body is not read. A body that is in memory already is returned anyway.
+
+        Raises: ProviderReplyBroken, ProviderTimeout, ProviderTooLarge.
+        """
 
     async def aclose(self) -> None:
         """Releases the connection. Idempotent; never raises."""
@@ -61,6 +72,7 @@ class Provider(Protocol):
 
     # The upstream's name in the settings.
     name: str
+    # The abilities of the upstream on which the gateway acts.
     capabilities: Capabilities
 
     def has_endpoint(self, path: str) -> bool:
@@ -69,7 +81,8 @@ class Provider(Protocol):
     async def send(self, request: ModelRequest) -> ModelReply:
         """Sends a request; an HTTP error is a reply, not an exception. Raises: ProviderUnreachable, ProviderTimeout."""
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Closes all connections to the upstream."""
 
 
 class Embedder(Protocol):
@@ -81,9 +94,12 @@ class Embedder(Protocol):
     is_local: bool
 
     async def embed(self, texts: Sequence[str]) -> EmbeddingResult:
-        """Returns a vector for each text. texts: none of them empty, at most some hundreds.
+        """Returns a vector for each text.
+
+        texts: at most some hundreds of texts, none of them empty.
 
         Raises: ProviderError, also if the answer has something that is not a vector.
         """
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Releases the connections or the thread of the embedder."""
