@@ -1,6 +1,9 @@
 """Amendments: stored exchanges that came back in another form, such as without a template or with a cut reply.
 
-A list is read backwards along the path on which it was matched. apply_amendments.py applies the amendments.
+A list is read backwards along the path on which it was matched, one exchange a step. An example: the path is
+`u1 a1`, `u2 a2` (two exchanges, each a question and its reply), and the list `[u1, a1', u2', a2, u3]` was matched at
+`a2`. The first step finds `u2'` as the input of the second exchange, and the next step `a1'` as the reply of the first.
+apply_amendments.py applies the two amendments.
 """
 
 from __future__ import annotations
@@ -44,6 +47,21 @@ def find_amendments(tree: Tree, listing: HashedList, match: Match) -> Iterable[A
     return _AmendmentSearch(tree, listing, match).run()
 
 
+class _Step(NamedTuple):
+    """An exchange of the path, and the messages of the list in which its reply may have come back."""
+
+    # The exchange.
+    exchange: Exchange
+    # The index of the reply's first message in the list. The exchange's inputs end before it.
+    reply_start: int
+    # The index after the reply's last message.
+    reply_end: int
+    # The messages of the reply if it came back in another form; None: it came back as it is stored, or not at all.
+    altered_reply: MessageSpan | None = None
+    # True: `altered_reply` was guessed by its position alone. (The reply of the match point was found by the match.)
+    is_guess: bool = False
+
+
 class _Inputs(NamedTuple):
     """The messages of a list that may be the inputs of an exchange."""
 
@@ -56,90 +74,115 @@ class _Inputs(NamedTuple):
 
 
 class _AmendmentSearch:
-    """Reads a list backwards along the path on which it was matched: one step for each exchange."""
+    """Reads a list backwards along the path on which it was matched."""
 
     def __init__(self, tree: Tree, listing: HashedList, match: Match) -> None:
         self._tree = tree
         self._listing = listing
-        # The exchange of this step; None: the path is at its end.
-        self._exchange = exchange = match.match_point
-        # The end of the messages in the list that may be the exchange's inputs.
-        self._inputs_end = match.first
-        # The end of the exchange's reply in the list.
-        self._reply_end = match.last + 1
-        # The span of the exchange's reply in the list, if the reply came back in another form.
-        self._reply = match.altered.reply if match.altered else None
-        # True: `_reply` was guessed by its position alone. (The reply of the match point was found by the match.)
-        self._is_guess = False
+        self._match = match
         # True: the list is shorter than the path.
-        self._is_short = exchange is not None and listing.offsets[self._reply_end] < count_atoms_to_end(
-            exchange
+        self._is_short = match.match_point is not None and (
+            listing.offsets[match.last + 1] < count_atoms_to_end(match.match_point)
         )
 
     def run(self) -> Iterator[Amendment]:
         """Yields the amendments, the last exchange's first."""
-        while (exchange := self._exchange) is not None and self._tree.may_change(exchange):
-            is_turn = any(map(is_user, exchange.inputs))
-            reply_begin = self._inputs_end
-            if is_turn:
-                self._move_to_question()
-            found_inputs = self._collect_inputs(exchange, is_turn=is_turn)
-            reply = self._reply
-            if is_turn and self._has_words_after_question(exchange, reply_begin):
-                # The heard part of the turn before may come after this question (Pipecat, on a busy machine).
-                reply = MessageSpan(self._inputs_end, self._reply_end)
-            needs_proof = self._is_guess and not found_inputs.fits and (self._is_short or is_turn)
-            if reply and needs_proof and not was_heard(self._tree, exchange, self._listing, *reply):
-                reply = None
-            inputs = None
-            if found_inputs.fits and not found_inputs.is_as_stored:
-                inputs = found_inputs.span
-            if inputs or reply:
+        step = self._make_last_step()
+        while step is not None and self._tree.may_change(step.exchange):
+            is_turn = any(map(is_user, step.exchange.inputs))
+            inputs = self._find_inputs(step, is_turn=is_turn)
+            reply = self._find_altered_reply(step, inputs, is_turn=is_turn)
+            altered_inputs = inputs.span if inputs.fits and not inputs.is_as_stored else None
+            if altered_inputs or reply:
                 # Pictures are hashed here, because the cache of a list must not be used in the writer's thread.
-                media = tuple(self._listing.digest_media(i) for i in range(*inputs)) if inputs else ()
-                yield Amendment(exchange.id, inputs, reply, media)
+                indices = range(*altered_inputs) if altered_inputs else ()
+                media = tuple(map(self._listing.digest_media, indices))
+                yield Amendment(step.exchange.id, altered_inputs, reply, media)
             # If the question of an exchange is not found in the list, nothing before it is found either.
-            if is_turn and not found_inputs.fits:
+            if is_turn and not inputs.fits:
                 return
-            self._step_to(self._tree.find_parent(exchange), found_inputs)
+            step = self._make_earlier_step(step, inputs)
 
-    def _move_to_question(self) -> None:
-        """Sets the end of the inputs to the end of the last user message before it.
+    def _make_last_step(self) -> _Step | None:
+        """Returns the step of the match point; None: no stored reply was matched."""
+        match = self._match
+        if match.match_point is None:
+            return None
+        altered_reply = match.altered.reply if match.altered else None
+        return _Step(match.match_point, match.first, match.last + 1, altered_reply)
 
-        Between question and reply the list may have more than is stored, such as a tool round of the client.
+    def _make_earlier_step(self, step: _Step, inputs: _Inputs) -> _Step | None:
+        """Returns the step of the exchange before; None: the path is at its beginning.
+
+        inputs: the inputs of the present step's exchange.
         """
-        while self._inputs_end and self._listing.read_role(self._inputs_end - 1) != "user":
-            self._inputs_end -= 1
+        listing = self._listing
+        exchange = self._tree.find_parent(step.exchange)
+        if exchange is None:
+            return None
+        end = inputs.span.start
+        if not inputs.fits:
+            # Results here belong to this round, even if some are missing: the list may begin between two results.
+            start = inputs.span.end
+            while start and listing.read_role(start - 1) in RESULT_ROLES:
+                start -= 1
+            return _Step(exchange, start, step.reply_end)
+        start = _locate_reply_start(exchange, self._tree.find_parent(exchange), listing, end)
+        if start < end and _is_new_form(exchange, listing, start, end):
+            return _Step(exchange, start, end, MessageSpan(start, end), is_guess=True)
+        return _Step(exchange, start, end)
 
-    def _collect_inputs(self, exchange: Exchange, *, is_turn: bool) -> _Inputs:
+    def _find_inputs(self, step: _Step, *, is_turn: bool) -> _Inputs:
         """Returns the messages that may be the inputs of an exchange. is_turn: a user's message is among its inputs."""
         tree = self._tree
         listing = self._listing
-        end = self._inputs_end
+        exchange = step.exchange
+        end = self._locate_question_end(step.reply_start) if is_turn else step.reply_start
         # The application's first words of a reply are among the messages of that reply.
         prefill = count_prefill(exchange) if is_turn else 0
         count = len(exchange.inputs) - prefill
         exchange = replace(exchange, inputs=exchange.inputs[:count], media=exchange.media[:count])
         span = MessageSpan(max(0, end - count), end)
-        fits = _may_be_inputs(exchange, tree.find_parent(exchange), listing, span, self._reply_end)
+        fits = _may_be_inputs(exchange, tree.find_parent(exchange), listing, span, step.reply_end)
         is_as_stored = _is_as_stored(exchange, listing, *span)
         # A client may put its own summary, with an answer to it, in place of older messages. So the messages are of
         # another turn if both question and reply differ, or if the question differs and the list is shorter than the
         # path.
         if fits and is_turn and not is_as_stored:
-            is_doubtful = self._is_short or self._is_guess
+            is_doubtful = self._is_short or step.is_guess
             fits = _may_be_question(tree, exchange, listing.read_text(end - 1), is_doubtful=is_doubtful)
         return _Inputs(span, fits, is_as_stored or bool(prefill))
 
-    def _has_words_after_question(self, exchange: Exchange, end: int) -> bool:
+    def _locate_question_end(self, end: int) -> int:
+        """Returns the index after the last user message before `end`.
+
+        Between question and reply the list may have more than is stored, such as a tool round of the client.
+        """
+        while end and self._listing.read_role(end - 1) != "user":
+            end -= 1
+        return end
+
+    def _find_altered_reply(self, step: _Step, inputs: _Inputs, *, is_turn: bool) -> MessageSpan | None:
+        """Returns the messages of the exchange's reply if they are another form of it, or else None."""
+        reply = step.altered_reply
+        if is_turn and self._has_words_after_question(step.exchange, inputs.span.end, step.reply_start):
+            # The heard part of the turn before may come after this question (Pipecat, on a busy machine).
+            reply = MessageSpan(inputs.span.end, step.reply_end)
+        needs_proof = step.is_guess and not inputs.fits and (self._is_short or is_turn)
+        if reply and needs_proof and not was_heard(self._tree, step.exchange, self._listing, *reply):
+            return None
+        return reply
+
+    def _has_words_after_question(self, exchange: Exchange, start: int, end: int) -> bool:
         """Returns whether words of the assistant that the reply lacks stand between its question and its messages.
 
         The words may be in one message with the first call of the reply. They do not count if they are the reply of a
         sibling. Nor do they if a sibling is off the record or forgotten: they may be of its reply.
 
+        start: the index after the question.
         end: the index of the reply's first message.
         """
-        atoms, start = self._listing.atoms, self._inputs_end
+        atoms = self._listing.atoms
         if not start or atoms[start - 1] != exchange.inputs[-1]:
             return False
         if start == end:
@@ -147,39 +190,20 @@ class _AmendmentSearch:
             has_words = bool(calls) and not is_call(text) and text not in (exchange.reply or ())
         else:
             has_words = all(
-                is_assistant(between) and not any(map(is_call, between)) for between in atoms[start:end]
+                is_assistant(message) and not any(map(is_call, message)) for message in atoms[start:end]
             )
-        words = tuple(atom for between in atoms[start:end] for atom in between)
+        words = tuple(atom for message in atoms[start:end] for atom in message)
         siblings = self._tree.list_siblings(exchange)
         is_private = exchange.redactions or any(map(is_tombstone, siblings))
         # A sibling with the same question does not count: this exchange will supersede it.
         is_of_sibling = any(
-            other.reply == words
-            and not other.superseded
-            and not self._tree.extends(other, exchange)
-            and not self._tree.extends(exchange, other)
-            for other in siblings
+            sibling.reply == words
+            and not sibling.superseded
+            and not self._tree.extends(sibling, exchange)
+            and not self._tree.extends(exchange, sibling)
+            for sibling in siblings
         )
         return has_words and not is_private and not is_of_sibling
-
-    def _step_to(self, exchange: Exchange | None, after: _Inputs) -> None:
-        """Goes on to the exchange before the present one. after: the inputs of the present exchange."""
-        listing = self._listing
-        self._exchange = exchange
-        self._reply = None
-        self._is_guess = False
-        if exchange is not None and after.fits:
-            reply_end = after.span.start
-            reply_begin = _locate_reply_begin(exchange, self._tree.find_parent(exchange), listing, reply_end)
-            self._reply_end = reply_end
-            self._inputs_end = reply_begin
-            if reply_begin < reply_end and _is_new_form(exchange, listing, reply_begin, reply_end):
-                self._is_guess = True
-                self._reply = MessageSpan(reply_begin, reply_end)
-        else:
-            # Results here belong to this round, even if some are missing: the list may begin between two results.
-            while self._inputs_end and listing.read_role(self._inputs_end - 1) in RESULT_ROLES:
-                self._inputs_end -= 1
 
 
 def _may_be_question(tree: Tree, exchange: Exchange, text: str, *, is_doubtful: bool) -> bool:
@@ -198,30 +222,29 @@ def _may_be_inputs(
 ) -> bool:
     """Returns whether messages have the number and roles of an exchange's inputs, after a reply or at the beginning.
 
-    The messages are not its inputs if the reply of the exchange before stands among them: then the client has left out
-    messages of its own (aider: the files in the chat), and the first messages belong to the turn before. They are not
-    its inputs either if that reply comes after them: then the client has dropped the question ("the user is silent, you
-    would say:").
-
-    span: the index of the first of the messages in the list, and the index after the last one.
-    reply_end: the end of the exchange's reply in the list.
+    parent: the exchange before; None: the exchange begins its path.
+    span: the messages in the list.
+    reply_end: the index after the exchange's reply in the list.
     """
     start, end = span
-    earlier_reply = None if parent is None else parent.reply
-    return (
-        end - start == len(exchange.inputs)
-        and all(_has_role(listing.read_role(start + i), atoms) for i, atoms in enumerate(exchange.inputs))
-        and (start == 0 or listing.read_role(start - 1) == "assistant")
-        and (
-            not earlier_reply
-            or listing.atoms[start:end].count(earlier_reply) <= exchange.inputs.count(earlier_reply)
-        )
-        and (
-            not earlier_reply
-            or listing.atoms[end:reply_end].count(earlier_reply) <= (exchange.reply == earlier_reply)
-            or tuple(listing.atoms[start:end]) == exchange.inputs
-        )
+    has_same_roles = end - start == len(exchange.inputs) and all(
+        _has_role(listing.read_role(start + i), atoms) for i, atoms in enumerate(exchange.inputs)
     )
+    if not has_same_roles or not (start == 0 or listing.read_role(start - 1) == "assistant"):
+        return False
+    earlier_reply = None if parent is None else parent.reply
+    if not earlier_reply:
+        return True
+    messages = listing.atoms[start:end]
+    # The earlier reply stands among the messages: the client has left out messages of its own (aider: the files in the
+    # chat), and the first of these messages belong to the turn before.
+    if messages.count(earlier_reply) > exchange.inputs.count(earlier_reply):
+        return False
+    # The earlier reply comes after messages that are not the stored ones: the client has dropped the question ("the
+    # user is silent, you would say:").
+    reply_count = listing.atoms[end:reply_end].count(earlier_reply)
+    is_earlier_reply_after = reply_count > (exchange.reply == earlier_reply)
+    return not is_earlier_reply_after or tuple(messages) == exchange.inputs
 
 
 def _was_within(tree: Tree, exchange: Exchange, text: str) -> bool:
@@ -240,7 +263,7 @@ def _was_within(tree: Tree, exchange: Exchange, text: str) -> bool:
     )
 
 
-def _locate_reply_begin(exchange: Exchange, parent: Exchange | None, listing: HashedList, end: int) -> int:
+def _locate_reply_start(exchange: Exchange, parent: Exchange | None, listing: HashedList, end: int) -> int:
     """Returns the index of the first message in which a reply came back.
 
     These messages are all assistant messages after the question. If an exchange has no question (a system message asked
