@@ -11,18 +11,14 @@ from gateway.agents.runs.calls.call_record import load_waiting_calls
 from gateway.agents.runs.message_listing import MessageView
 from gateway.agents.runs.system_message import SystemMessage
 from gateway.agents.wire.message import Origin, Showing, render_as_object, render_messages, render_summary
+from gateway.agents.wire.shown_values import make_conversation_id
 from gateway.core import ids
 from gateway.core.conversation.stored_messages import ListedMessage, list_messages, map_calls_to_tool_names
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.stop_reason import StopReason
-from storage.records import DEFAULT_CONVERSATION, Agent, Exchange
+from storage.records import Agent, Exchange
 from storage.run_records import Run, WaitKind
 from storage.sql.store import Store
-
-
-def make_conversation_id(uid: str, key: str | None) -> str:
-    """Returns the public id of a conversation. key: the client's own id of the conversation; None: it has none."""
-    return DEFAULT_CONVERSATION if key == DEFAULT_CONVERSATION else ids.make_id("conv", uid)
 
 
 class MessageRenderer(Struct, frozen=True):

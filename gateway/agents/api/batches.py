@@ -27,7 +27,7 @@ from gateway.agents.wire.run_json import render_usage
 from gateway.agents.wire.send import MaxSteps, MessageType, Send
 from gateway.agents.wire.send_content import read_send
 from gateway.agents.wire.sent_values import find_sent, get_sent_or
-from gateway.agents.wire.shown_values import NO_AUTHORS, measure_ns, render_time
+from gateway.agents.wire.shown_values import NO_AUTHORS, NO_CALLBACK, measure_ns, render_time
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, UrlQuery, refused
 from gateway.core import ids
 from gateway.core.request.memory_mode import refuse_unstored
@@ -122,10 +122,8 @@ def _render_batch(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
         "agent_id": None,
         "metadata": {},
         **NO_AUTHORS,
+        **NO_CALLBACK,
         "callback_url": batch.callback,
-        "callback_sent_at": None,
-        "callback_status_code": None,
-        "callback_error": None,
     }
 
 

@@ -13,7 +13,7 @@ from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
 from adapters.types import EVENT_STREAM_HEADER
-from gateway.agents.api._message_renderer import MessageRenderer, make_conversation_id
+from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.api._paging import RUN_MESSAGES, cut_page, read_page, read_ref
 from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._query import PageQuery, RunsQuery, StepsQuery, TraceQuery
@@ -108,7 +108,7 @@ class RunRoutes:
         """Returns the JSON of runs, with the error message of each failed run."""
         failed = [entry.run.id for entry in entries if entry.run.state is RunState.FAILED]
         messages = await self._run_texts.load_error_messages(failed)
-        return [render_run_entry(entry, messages.get(entry.run.id)) for entry in entries]
+        return [render_run(entry, messages.get(entry.run.id)) for entry in entries]
 
     async def _render_callback(self, run: Run) -> dict[str, Any]:
         """Returns the fields of a run with the outcome of its callback; {} if its client was not called back."""
@@ -255,12 +255,6 @@ async def _list_messages(
         step_id = ids.make_id_with_seq("step", step.agent_uid, step.seq)
         shown = [message for message in shown if message["step_id"] == step_id]
     return cut_page(shown, query)
-
-
-def render_run_entry(entry: RunEntry, error_message: str | None = None) -> dict[str, Any]:
-    """Returns the JSON of a run. error_message: the message of the error that ended the run; None: no error did."""
-    shown_id = make_conversation_id(entry.conversation_uid, entry.key)
-    return render_run(entry.run, entry.agent_uid, shown_id, error_message)
 
 
 def stream_run(api: AgentsApi, request: ApiRequest, body: StreamRun, run: Run) -> RunStream:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.agents.api._message_renderer import MessageRenderer, make_conversation_id
+from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.named_conversation import get_owner, read_conversation_name
@@ -16,6 +16,7 @@ from gateway.agents.runs.message_listing import AgentMessages, MessageView
 from gateway.agents.runs.message_search import MessageSearch
 from gateway.agents.wire.message import Showing
 from gateway.agents.wire.sent_values import find_sent
+from gateway.agents.wire.shown_values import make_conversation_id
 from gateway.agents.wire.struct_fields import NO_TEMPLATES, Body, Maybe, refused
 from gateway.core import ids
 from gateway.errors import BadRequest

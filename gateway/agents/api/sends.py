@@ -17,11 +17,11 @@ from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import dump_showing, make_factory
-from gateway.agents.api.runs import RunStream, render_run_entry, render_run_result
+from gateway.agents.api.runs import RunStream, render_run_result
 from gateway.agents.registry.agent_models import with_conversation, with_overrides
 from gateway.agents.runs.run import RunOutput, RunRequest, RunResult, RunStart
 from gateway.agents.wire.message import Showing, read_showing, render_summary
-from gateway.agents.wire.run_json import make_end_events, render_result
+from gateway.agents.wire.run_json import make_end_events, render_result, render_run
 from gateway.agents.wire.run_stream import make_ping
 from gateway.agents.wire.send import ClientTool, Send
 from gateway.agents.wire.send_content import read_send, with_skills
@@ -180,7 +180,7 @@ class SendRoutes:
         """Send a message, and answer with the run that goes on without its client."""
         run_request = await self._make_run_request(request, body)
         run = await self._sends.accept(request, body, run_request, by_token=False, is_shown=False)
-        return render_run_entry(await self._api.store.runs.get(request.project, run.uid))
+        return render_run(await self._api.store.runs.get(request.project, run.uid))
 
     async def _make_run_request(self, request: ApiRequest, body: Send) -> RunRequest:
         return await self._sends.make_run_request(request, body, request.read_uid("agent", "agent_id"))

@@ -112,7 +112,7 @@ class AgentRuns:
         patient_services = replace(turn_services, limits=patient_limits)
         self._without_client = _RunServices(background_failover, patient_services)
         pending = turn_services.pending
-        self._run_starter = RunStarter(keeper, pending, self._make_tools)
+        self._run_starter = RunStarter(keeper, pending, self._make_toolbox_factory)
         # The tools that callers have defined.
         self.defined_tools = DefinedTools(settings.tools, keeper.store, keeper.now)
         self.ends = RunEnds(keeper.store)
@@ -402,7 +402,7 @@ class AgentRuns:
             guide=_make_guide(send, memory, prompt), terms=make_terms(send, prompt), run_terms=run_terms,
         )  # fmt: skip
 
-    def _make_tools(self, send: RoutedSend, context: MemoryContext) -> ToolboxFactory:
+    def _make_toolbox_factory(self, send: RoutedSend, context: MemoryContext) -> ToolboxFactory:
         return partial(self.toolboxes.make, sender=_make_sender(send, context))
 
 

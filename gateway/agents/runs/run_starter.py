@@ -48,8 +48,8 @@ from gateway.run.sink import Sink
 from storage.errors import NotFound, StaleWrite, StoreTimeout, WriteConflict
 from storage.run_records import Run, RunState, RunStep, RunTextKind
 
-# Returns the factory of a send's tools, given the send and the context of its conversation.
-ToolsOfSend = Callable[[RoutedSend, MemoryContext], ToolboxFactory]
+# Returns the factory of a send's toolboxes, given the send and the context of its conversation.
+SendToolboxFactory = Callable[[RoutedSend, MemoryContext], ToolboxFactory]
 
 
 class MessageGone(Exception):
@@ -69,10 +69,12 @@ class RunBeginning(Struct, frozen=True):
 class RunStarter:
     """Begins runs. One for the process."""
 
-    def __init__(self, keeper: MemoryKeeper, pending: PendingWrites, make_tools: ToolsOfSend) -> None:
+    def __init__(
+        self, keeper: MemoryKeeper, pending: PendingWrites, make_toolbox_factory: SendToolboxFactory
+    ) -> None:
         self._keeper = keeper
         self._pending = pending
-        self._make_tools = make_tools
+        self._make_toolbox_factory = make_toolbox_factory
 
     async def begin(
         self, send: RoutedSend, request: MemoryRequest, form: EndpointForm, sink: Sink
@@ -176,7 +178,7 @@ class RunStarter:
             context,
             form,
             run if resumption is None or resumption.waiting_run is None else resumption.waiting_run,
-            self._make_tools(send, context),
+            self._make_toolbox_factory(send, context),
             client_call_ids=frozenset() if resumption is None else resumption.client_call_ids,
             calling_run=0 if resumption is None else resumption.calling_run,
             replaced_run_row=None if send.replaced_run is None else send.replaced_run.id,
@@ -229,9 +231,15 @@ class RunStarter:
         open_exchange = context.abandoned
         if open_exchange is not None:
             context = resume_open_step(context)
-        tools = self._make_tools(send, context)
         memory = RunMemory(
-            keeper, context, form, run, tools, calling_run=run.id, reading=send.reading, job=accepted.job
+            keeper,
+            context,
+            form,
+            run,
+            self._make_toolbox_factory(send, context),
+            calling_run=run.id,
+            reading=send.reading,
+            job=accepted.job,
         )
         prompt = await memory.make_prompt()
         if open_exchange is not None:
@@ -288,9 +296,9 @@ class RunStarter:
         if run is None:
             return False
         client_ids = frozenset(call_id for call_id, kind in step.waiting.items() if kind == "client")
-        tools = self._make_tools(send, context)
+        make_toolbox = self._make_toolbox_factory(send, context)
         memory = RunMemory(
-            self._keeper, context, form, run, tools, client_call_ids=client_ids, calling_run=run.id
+            self._keeper, context, form, run, make_toolbox, client_call_ids=client_ids, calling_run=run.id
         )
         await memory.write_results(results)
         return True

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from adapters.types import Json
-from gateway.agents.wire.shown_values import measure_ns, render_time
+from gateway.agents.wire.shown_values import NO_CALLBACK, make_conversation_id, measure_ns, render_time
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, refused
 from gateway.core import ids
 from gateway.core.turn.stop_reason import STOP_MESSAGES, StopReason
@@ -43,19 +43,14 @@ _FAILED_STOPS = frozenset((
 ))  # fmt: skip
 
 
-def render_run(
-    run: Run, agent_uid: str, conversation_id: str | None, error_message: str | None = None
-) -> Json:
-    """Returns the JSON of a run.
-
-    conversation_id: the public id of the run's conversation; "default": the agent's own conversation.
-    error_message: the message of the error that ended the run; None: no message is stored.
-    """
+def render_run(entry: RunEntry, error_message: str | None = None) -> Json:
+    """Returns the JSON of a run. error_message: the message of the error that ended it; None: no message is stored."""
+    run = entry.run
     message = error_message or find_failure_message(run)
     return {
         "id": ids.make_id("run", run.uid),
-        "agent_id": ids.make_id("agent", agent_uid),
-        "conversation_id": conversation_id,
+        "agent_id": ids.make_id("agent", entry.agent_uid),
+        "conversation_id": make_conversation_id(entry.conversation_uid, entry.key),
         "status": run.state.value,
         "stop_reason": run.stop,
         "background": run.background,
@@ -66,10 +61,7 @@ def render_run(
         "metadata": None if message is None else {"error": message},
         "request_config": None,
         "base_template_id": None,
-        "callback_url": None,
-        "callback_sent_at": None,
-        "callback_status_code": None,
-        "callback_error": None,
+        **NO_CALLBACK,
     }
 
 

@@ -1,13 +1,23 @@
-"""Values in the JSON of the agents API: times, durations, lines of output."""
+"""Values in the JSON of the agents API: times, durations, ids of conversations, lines of output."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
+from gateway.core import ids
+from storage.records import DEFAULT_CONVERSATION
+
 # The fields that only Letta's hosted product fills.
 NO_AUTHORS = dict.fromkeys(("created_by_id", "last_updated_by_id"))
 NO_TEMPLATE = dict.fromkeys(("project_id", "template_id", "base_template_id", "deployment_id"))
+# The fields about a callback that was not made.
+NO_CALLBACK = dict.fromkeys(("callback_url", "callback_sent_at", "callback_status_code", "callback_error"))
+
+
+def make_conversation_id(uid: str, key: str | None) -> str:
+    """Returns the public id of a conversation. key: the client's own id of the conversation; None: it has none."""
+    return DEFAULT_CONVERSATION if key == DEFAULT_CONVERSATION else ids.make_id("conv", uid)
 
 
 def render_time(at: float | None) -> str | None:

@@ -25,7 +25,7 @@ from gateway.run.call import Forwarded
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.tools.memory import MemoryTools, make_memory_tools
+from gateway.run.tools.memory import make_memory_tools
 from gateway.run.tools.recent_calls import RecentCalls
 from gateway.run.tools.toolbox import NO_TOOLS, CallDeduplicator, Toolbox
 from storage.records import Atom, Exchange
@@ -55,37 +55,20 @@ class Toolboxes:
         sender: Sender | None = None,
         call_record: CallDeduplicator | None = None,
     ) -> Toolbox:
-        """Returns the tools of one step of a run, or of one turn that is written as a whole (`run` is None).
+        """Returns the tools of one step of a run, or of one turn that is written as a whole.
 
-        run: the run, with the id 0 until it is stored; None: the turn is no run.
-        calling_run: the row of the run that made the calls; 0: the calls are not stored.
+        run: the run, with the id 0 until it is stored; None: the turn is written as a whole.
+        calling_run: the row of the run whose last step made the calls; 0: the calls are not stored yet.
         sender: the turn as the sender of messages to other agents; None: the tools are only described, not called.
-        call_record: the record of the calls that leave the gateway; None: a record of the step or the chat completion.
+        call_record: the record of the calls that leave the gateway. A stored step has its own, whatever is passed;
+            None: a chat completion gets the record of its path, and no other turn has a record.
         """
         if not context.offered_tools:
             return NO_TOOLS
         memory = make_memory_tools(self._keeper, context, block_edits, self._passages)
-        if context.request.spec.is_profile:
-            return memory
-        return self._make_tools(memory, run, calling_run, sender, call_record)
-
-    def make_for_item(
-        self, context: MemoryContext, block_edits: BlockEdits, run: Run, call_record: CallDeduplicator
-    ) -> Toolbox:
-        """Returns the tools of an item of a batch, which holds no conversation's queue while they run."""
-        sender = Sender.of(context, Waiter(context.agent.uid), Forwarded())
-        return self.make(context, block_edits, run, sender=sender, call_record=call_record)
-
-    def _make_tools(
-        self,
-        memory: MemoryTools,
-        run: Run | None,
-        calling_run: int,
-        sender: Sender | None,
-        call_record: CallDeduplicator | None,
-    ) -> AgentTools:
-        context = memory.context
         request = context.request
+        if request.spec.is_profile:
+            return memory
         step: Exchange | None = None
         if calling_run and context.path:
             step = context.path[-1]
@@ -94,13 +77,26 @@ class Toolboxes:
             call_record = self._recent_calls.for_turn(continued)
         agent_sender = None
         if sender is not None:
-            row = run.id if run is not None and run.is_stored else None
-            agent_sender = AgentOutbox(self._messaging, replace(sender, run_row=row))
+            run_row = run.id if run is not None and run.is_stored else None
+            agent_sender = AgentOutbox(self._messaging, replace(sender, run_row=run_row))
         return AgentTools(
-            memory, self._defined_tools, request.spec, client_tools=request.chat.tool_names,
-            window=request.target.context_window, run_uid=None if run is None else run.uid, step=step,
-            agent_sender=agent_sender, call_record=call_record,
-        )  # fmt: skip
+            memory,
+            self._defined_tools,
+            request.spec,
+            client_tools=request.chat.tool_names,
+            window=request.target.context_window,
+            run_uid=None if run is None else run.uid,
+            step=step,
+            agent_sender=agent_sender,
+            call_record=call_record,
+        )
+
+    def make_for_item(
+        self, context: MemoryContext, block_edits: BlockEdits, run: Run, call_record: CallDeduplicator
+    ) -> Toolbox:
+        """Returns the tools of an item of a batch, which holds no conversation's queue while they run."""
+        sender = Sender.of(context, Waiter(context.agent.uid), Forwarded())
+        return self.make(context, block_edits, run, sender=sender, call_record=call_record)
 
 
 class _Continuation(Struct, frozen=True):
