@@ -173,7 +173,7 @@ class ForgettingPreviews(Struct, frozen=True):
         """Returns the preview of a part, without the facts that stay."""
         target = part.target
         if part.exchange_rows:
-            target = replace(target, exchanges=part.exchange_rows)
+            target = replace(target, exchange_rows=part.exchange_rows)
         extent = await self.store.forget_previews.count(memory.id, target, part.messages)
         refs = await self.store.memory_pages.load_exchange_refs(memory.id, extent.noted_rows)
         stays = [each for each in part.stays if each.message not in extent.replaced_seqs]
