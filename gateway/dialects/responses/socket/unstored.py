@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence, Set
+from itertools import takewhile
 from typing import Final, NamedTuple
 
 import msgspec
 import orjson
 from msgspec import Struct
 
+from gateway.core.conversation.heard import as_heard
+from gateway.core.conversation.wire_message import read_text
 from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members
 from gateway.dialects.responses.socket.client_events import CreateEvent
 
@@ -96,7 +99,7 @@ class UnstoredResponses:
         items: Sequence[bytes] | None = new_items
         memories: set[int] = set()
         if cached_response is not None and cached_response.is_open_to(user):
-            items = [*cached_response.items, *new_items]
+            items = _join_items(cached_response.items, new_items)
             previous_id = cached_response.base_id
             memories |= cached_response.memories
             user = user if user is not None else cached_response.user
@@ -158,6 +161,32 @@ def _read_input_items(raw: bytes) -> list[bytes]:
     if raw.startswith(b'"'):
         return [b'{"role":"user","content":%b}' % raw]
     return [bytes(item) for item in _ARRAY_DECODER.decode(raw)] if raw.startswith(b"[") else []
+
+
+def _join_items(cached_items: Sequence[bytes], new_items: Sequence[bytes]) -> list[bytes]:
+    """Returns the items of a response and those after it. The response ends with what was heard of its last message.
+
+    cached_items: the items up to the end of the response.
+    new_items: the items of the request that continues it; they may begin with what was heard.
+    """
+    whole_list = [*cached_items, *new_items]
+    try:
+        resent = [*takewhile(_is_reply, map(orjson.loads, new_items))]
+        if not resent or not _is_reply(last_item := orjson.loads(cached_items[-1])):
+            return whole_list
+        heard = as_heard([last_item], resent)
+    except (orjson.JSONDecodeError, AttributeError, TypeError):
+        return whole_list  # what cannot be read is refused where the whole request is read
+    if heard.cut_reply is None:
+        return whole_list
+    cut_item = orjson.dumps({"role": "assistant", "content": read_text(heard.cut_reply)})
+    later_items = [item for index, item in enumerate(new_items) if index not in heard.repeat_indices]
+    return [*cached_items[:-1], cut_item, *later_items]
+
+
+def _is_reply(item: object) -> bool:
+    """Returns whether an item is a message of the assistant."""
+    return isinstance(item, dict) and item.get("role") == "assistant"
 
 
 def _as_input(output: Sequence[msgspec.Raw]) -> list[bytes]:
