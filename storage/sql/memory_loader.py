@@ -35,10 +35,10 @@ _MAX_READS = 3
 
 
 @asynccontextmanager
-async def _search_timeout(deadline_ms: float) -> AsyncIterator[None]:
-    """Ends the code within the context at the deadline. Raises: StoreTimeout."""
+async def search_timeout(deadline_ms: float | None) -> AsyncIterator[None]:
+    """Ends the code within the context at the deadline, if there is one. Raises: StoreTimeout."""
     try:
-        async with asyncio.timeout(deadline_ms / 1000):
+        async with asyncio.timeout(None if deadline_ms is None else deadline_ms / 1000):
             yield
     except TimeoutError:
         raise StoreTimeout("the search did not end in time") from None
@@ -62,7 +62,7 @@ class MemoryLoader:
         self._long_reads: dict[tuple[object, ...], asyncio.Task[Any]] = {}
 
     async def load(
-        self, agent: Agent, numbers: AgentNumbers | None, skip: range, deadline_ms: float
+        self, agent: Agent, numbers: AgentNumbers | None, skip: range, deadline_ms: float | None
     ) -> CachedMemory | None:
         """Returns the memory as it is now; None: the memory is gone.
 
@@ -97,7 +97,7 @@ class MemoryLoader:
                 return memory
 
     async def _read_memory(
-        self, agent: Agent, current: AgentNumbers, deadline_ms: float
+        self, agent: Agent, current: AgentNumbers, deadline_ms: float | None
     ) -> CachedMemory | None:
         """Returns the whole memory; None if the agent is gone. current: the agent's present numbers."""
 
@@ -118,7 +118,7 @@ class MemoryLoader:
             if memory is not None and drop_count == self._memories.drop_count:
                 self._memories.put(memory)
 
-        async with _search_timeout(deadline_ms):
+        async with search_timeout(deadline_ms):
             return await self.read_once(("memory", agent.id, current.epoch, drop_count), read, cache)
 
     async def read_once(
@@ -149,7 +149,7 @@ class MemoryLoader:
         query: str,
         numbers: AgentNumbers | None,
         skip: range,
-        deadline_ms: float,
+        deadline_ms: float | None,
         *,
         only_strong: bool = False,
     ) -> SearchableMemory | None:
@@ -180,7 +180,7 @@ class MemoryLoader:
         raise StoreTimeout("the search index has changed meanwhile")
 
     async def load_messages(
-        self, agent_row: int, memory: CachedMemory, seqs: Sequence[int], deadline_ms: float
+        self, agent_row: int, memory: CachedMemory, seqs: Sequence[int], deadline_ms: float | None
     ) -> list[Message]:
         """Returns the messages with these numbers, in this order. Hidden messages are left out."""
         messages, unread_seqs = memory.find_messages(seqs)

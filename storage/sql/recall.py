@@ -25,7 +25,7 @@ from storage.search_trace import SearchTrace
 from storage.sql.agents import find_numbers_by_uid
 from storage.sql.group import StoreGroup, reads
 from storage.sql.memory_cache import CachedMemory, MemoryCache
-from storage.sql.memory_loader import MemoryLoader, read_messages
+from storage.sql.memory_loader import MemoryLoader, read_messages, search_timeout
 from storage.sql.passages import load_passages, load_passages_and_facts_since
 from storage.sql.search_index import SearchIndex
 from storage.sql.shown_exchanges import load_recent_exchanges
@@ -69,7 +69,10 @@ def _reports_damage(
 
 
 class Recall(StoreGroup):
-    """The search of a memory."""
+    """The search of a memory.
+
+    deadline_ms: the milliseconds that a method may take; None: its reads have the deadline of `Database.read`.
+    """
 
     def __init__(self, database: Database, memories: MemoryCache, rules: Rules, index: SearchIndex) -> None:
         super().__init__(database)
@@ -90,7 +93,7 @@ class Recall(StoreGroup):
         room: int = 0,
         only_strong: bool = False,
         takes: Callable[[Message], bool] | None = None,
-        deadline_ms: float = 150.0,
+        deadline_ms: float | None = None,
         vector: Vector | VectorSimilarities | None = None,
         trace: SearchTrace | None = None,
     ) -> list[Message]:
@@ -145,7 +148,7 @@ class Recall(StoreGroup):
         numbers: AgentNumbers | None = None,
         skip: range = range(0),
         limit: int = 16,
-        deadline_ms: float = 150.0,
+        deadline_ms: float | None = None,
     ) -> list[Message]:
         """Returns the messages that show most of a memory as a whole, if the query asks for the whole; else none.
 
@@ -173,7 +176,7 @@ class Recall(StoreGroup):
         numbers: AgentNumbers | None = None,
         skip: range = range(0),
         limit: int = 10,
-        deadline_ms: float = 150.0,
+        deadline_ms: float | None = None,
     ) -> list[Message]:
         """Returns the statements of the agent's user around a message, as `rank.find_around`.
 
@@ -199,7 +202,7 @@ class Recall(StoreGroup):
         *,
         before: int = LAST_NUMBER,
         limit: int = 50,
-        deadline_ms: float = 1000.0,
+        deadline_ms: float | None = None,
     ) -> WordHits:
         """Returns the messages that have all words of a query, in any form, the newest first.
 
@@ -243,7 +246,7 @@ class Recall(StoreGroup):
 
     @_reports_damage
     async def compare(
-        self, agent: Agent, vector: Vector, *, numbers: AgentNumbers, deadline_ms: float = 150.0
+        self, agent: Agent, vector: Vector, *, numbers: AgentNumbers, deadline_ms: float | None = None
     ) -> VectorSimilarities | None:
         """Returns the similarities of this agent's messages, passages and facts to a vector.
 
@@ -257,17 +260,14 @@ class Recall(StoreGroup):
         find = partial(find_similarities, cache=cache, agent_row=agent.id, query=vector)
         size_bytes = numbers.next_seq * len(vector.data)
         is_unread = cache.get(agent.id, vector.model) is None
-        if size_bytes <= (_MANY_UNREAD_BYTES if is_unread else _MANY_BYTES):
-            try:
-                return await self._database.read(find, deadline_ms=deadline_ms)
-            except StoreTimeout:
-                return None
-        load = partial(find_joined, cache=cache, agent_row=agent.id, model=vector.model)
         try:
-            async with asyncio.timeout(deadline_ms / 1000 * _VECTORS_PART):
+            if size_bytes <= (_MANY_UNREAD_BYTES if is_unread else _MANY_BYTES):
+                return await self._database.read(find, deadline_ms=deadline_ms)
+            load = partial(find_joined, cache=cache, agent_row=agent.id, model=vector.model)
+            async with search_timeout(None if deadline_ms is None else deadline_ms * _VECTORS_PART):
                 await self._loader.read_once(("vectors", agent.id, vector.model), load)
                 return await self._database.long_read(find, deadline_ms=deadline_ms)
-        except TimeoutError:
+        except StoreTimeout:
             return None
 
     def find_cached_messages(self, agent: Agent, numbers: AgentNumbers, skip: range) -> list[Message] | None:
@@ -286,7 +286,7 @@ class Recall(StoreGroup):
         agent_row: int,
         memory: CachedMemory,
         hits: Sequence[int],
-        deadline_ms: float,
+        deadline_ms: float | None,
         trace: SearchTrace | None = None,
     ) -> list[Message]:
         """Returns the messages with these numbers, in this order; muted facts are left out.
@@ -308,7 +308,7 @@ class Recall(StoreGroup):
         hits: Sequence[int],
         takes: Callable[[Message], bool],
         limit: int,
-        deadline_ms: float,
+        deadline_ms: float | None,
     ) -> list[Message]:
         """Returns the first of these messages that are wanted. They are read page by page.
 
@@ -331,7 +331,7 @@ class Recall(StoreGroup):
         filter: PassageFilter,
         *,
         limit: int,
-        deadline_ms: float = 1000.0,
+        deadline_ms: float | None = None,
         vector: Vector | None = None,
     ) -> list[Passage]:
         """Returns passages that answer the query, best first.
@@ -368,7 +368,13 @@ class Recall(StoreGroup):
         return await self._load_first_passages(agent.id, hits, filter, limit=limit, deadline_ms=deadline_ms)
 
     async def _load_first_passages(
-        self, agent_row: int, hits: Sequence[int], filter: PassageFilter, *, limit: int, deadline_ms: float
+        self,
+        agent_row: int,
+        hits: Sequence[int],
+        filter: PassageFilter,
+        *,
+        limit: int,
+        deadline_ms: float | None,
     ) -> list[Passage]:
         """Returns the first passages among these hits that match a filter. They are read page by page.
 

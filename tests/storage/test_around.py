@@ -79,12 +79,8 @@ async def alice(store: Store) -> Speaker:
 
 
 async def texts(store: Store, speaker: Speaker, event: str, *, looks_back: bool = False) -> list[str]:
-    [seq] = [
-        m.seq
-        for m in await store.recall.search(speaker.agent, event, deadline_ms=10_000.0)
-        if m.text == event
-    ]
-    near = await store.recall.find_around(speaker.agent, seq, looks_back=looks_back, deadline_ms=10_000.0)
+    [seq] = [m.seq for m in await store.recall.search(speaker.agent, event) if m.text == event]
+    near = await store.recall.find_around(speaker.agent, seq, looks_back=looks_back)
     return [m.text for m in near]
 
 

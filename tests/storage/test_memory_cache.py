@@ -614,7 +614,7 @@ async def test_whatever_reads_a_damaged_index_names_it_and_has_it_made_again(
     async def read() -> object:
         match how:
             case "search":
-                return await recall.search(agent, query, deadline_ms=10_000.0)
+                return await recall.search(agent, query)
             case "most_telling":
                 return await recall.find_most_telling(agent, "What do you know about me?", is_opening=True)
             case "around":

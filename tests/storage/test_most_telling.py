@@ -156,7 +156,7 @@ async def alice(store: Store) -> Speaker:
 
 
 async def told(store: Store, speaker: Speaker, query: str = WHO) -> list[str]:
-    found = await store.recall.find_most_telling(speaker.agent, query, is_opening=True, deadline_ms=10_000.0)
+    found = await store.recall.find_most_telling(speaker.agent, query, is_opening=True)
     return [m.text for m in found]
 
 

@@ -348,11 +348,13 @@ async def test_a_search_waits_for_no_vectors_and_the_next_one_has_them(
     assert "This of tea." in await search(store, agent, "This of tea.", deadline_ms=deadline_ms)
 
 
+@pytest.mark.parametrize("max_plain_bytes", [0, 1 << 20])
 async def test_a_search_goes_on_by_words_where_vectors_are_not_read_in_time(
-    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
+    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch, max_plain_bytes: int
 ) -> None:
     await talk(alice, "tea", "milk " * 40, "rain")
     await embed(store, alice.agent)
+    monkeypatch.setattr(recall, "_MANY_UNREAD_BYTES", max_plain_bytes)
 
     async def find_similarities(*_: Any, **__: Any) -> None:
         raise StoreTimeout("it takes too long")
