@@ -90,7 +90,7 @@ class _AmendmentSearch:
         step = self._make_last_step()
         while step is not None and self._tree.may_change(step.exchange):
             is_turn = any(map(is_user, step.exchange.inputs))
-            inputs = self._find_inputs(step, is_turn=is_turn)
+            inputs = self._locate_inputs(step, is_turn=is_turn)
             reply = self._find_altered_reply(step, inputs, is_turn=is_turn)
             altered_inputs = inputs.span if inputs.fits and not inputs.is_as_stored else None
             if altered_inputs or reply:
@@ -132,7 +132,7 @@ class _AmendmentSearch:
             return _Step(exchange, start, end, MessageSpan(start, end), is_guess=True)
         return _Step(exchange, start, end)
 
-    def _find_inputs(self, step: _Step, *, is_turn: bool) -> _Inputs:
+    def _locate_inputs(self, step: _Step, *, is_turn: bool) -> _Inputs:
         """Returns the messages that may be the inputs of an exchange. is_turn: a user's message is among its inputs."""
         tree = self._tree
         listing = self._listing
