@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 # Chosen: 2 to 8 in one pass gave the same first text of 200 streams (6 to 16 ms instead of 50 to 70).
 STREAMS_PER_PASS: Final = 4
 # No stream waits for longer than this, so that streams go on in a loop that has no time left, too.
-LONGEST_WAIT_S: Final = 0.02
+MAX_WAIT_S: Final = 0.02
 
 
 class _WaitingStream(NamedTuple):
@@ -46,7 +46,7 @@ class Pace:
                 self.loop.call_soon(self._begin_pass)
             return None
         turn = self.loop.create_future()
-        self._waiting_streams.append(_WaitingStream(self.loop.time() + LONGEST_WAIT_S, turn))
+        self._waiting_streams.append(_WaitingStream(self.loop.time() + MAX_WAIT_S, turn))
         return turn
 
     def _begin_pass(self) -> None:

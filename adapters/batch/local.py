@@ -31,7 +31,7 @@ _BUSY_STATUSES: Final = frozenset((429, 503, 529))
 MAX_TRIES: Final = 5
 # The shortest wait after the first attempt. It doubles with each attempt.
 _FIRST_WAIT_S: Final = 2.0
-_LONGEST_WAIT_S: Final = 60.0
+_MAX_WAIT_S: Final = 60.0
 _log = logging.getLogger("mnemogate")
 
 
@@ -137,7 +137,7 @@ class LocalBatches:
             attempt = await self._request_once(custom_id, body)
             if attempt.wait_s is None or tries == MAX_TRIES:
                 break
-            await self._sleep(min(_LONGEST_WAIT_S, max(attempt.wait_s, _FIRST_WAIT_S * 2 ** (tries - 1))))
+            await self._sleep(min(_MAX_WAIT_S, max(attempt.wait_s, _FIRST_WAIT_S * 2 ** (tries - 1))))
         return attempt.result
 
     async def _request_once(self, custom_id: str, body: bytes) -> _AttemptResult:

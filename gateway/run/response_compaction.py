@@ -138,14 +138,14 @@ def _read_reply(body: bytearray) -> _ReadSummary:
     return _ReadSummary(text, find_reported_counts(reply.get("usage")) or TokenCounts())
 
 
-def _select_newest(messages: Sequence[WireMessage], model: str, most_tokens: int) -> list[WireMessage]:
-    """Returns the user's newest messages, oldest first, with at most `most_tokens` together."""
+def _select_newest(messages: Sequence[WireMessage], model: str, max_tokens: int) -> list[WireMessage]:
+    """Returns the user's newest messages, oldest first, with at most `max_tokens` together."""
     count = choose_tokenizer(model).count
     newest_first: list[WireMessage] = []
     for message in reversed(messages):
         if message.get("role") == "user" and message.get("content"):
-            most_tokens -= count_message_tokens(message, count)
-            if most_tokens < 0:
+            max_tokens -= count_message_tokens(message, count)
+            if max_tokens < 0:
                 break
             newest_first.append(message)
     return newest_first[::-1]

@@ -14,7 +14,7 @@ HALVING_TERMS = 16
 MIN_NEIGHBOUR_FACTOR = 0.125
 # A turn between counts as at least this many terms. So a word reaches at most eight turns on each side, which bounds
 # the work of a search. Real chats have the same evidence with 1.
-SHORTEST_TURN = 4
+MIN_TURN_LENGTH = 4
 
 # A turn that only asks counts less, since an earlier question like this one is no answer. It counts in full from this
 # many terms besides the query's on: a long request also states something. With fewer terms it counts in proportion, and

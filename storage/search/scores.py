@@ -22,8 +22,8 @@ from storage.search.measures import (
     MIN_NEIGHBOUR_FACTOR,
     MIN_SHARE,
     MIN_STATEMENT_FACTOR,
+    MIN_TURN_LENGTH,
     NEIGHBOUR_FACTOR,
-    SHORTEST_TURN,
     STATEMENT_TERMS,
     VECTORS_FADE,
 )
@@ -303,7 +303,7 @@ class Scores:
                 rows.append(target)
                 indices.append(index)
                 parts.append(part)
-                part = part * np.exp2(np.maximum(length[target], SHORTEST_TURN) / -HALVING_TERMS)
+                part = part * np.exp2(np.maximum(length[target], MIN_TURN_LENGTH) / -HALVING_TERMS)
                 target = next_row[target]
         return _NeighbourColumns(np.concatenate(rows), np.concatenate(indices), np.concatenate(parts))
 

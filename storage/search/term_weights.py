@@ -35,7 +35,7 @@ _USUAL_LENGTH = 100.0
 _USUAL_LENGTH_UNSPACED = 600.0
 # The share of people's messages that has a word of which the table knows nothing. Not measured: its logarithm counts,
 # so a tenth of it changes little.
-_LEAST_SHARE = 1e-5
+_MIN_SHARE = 1e-5
 # The least weight of a query, since scores are divided by it.
 _MIN_QUERY_WEIGHT = 1e-9
 # A text may be wordy: "I am so sorry, I just cannot think of it, could you help me out?" So the weight of a query, to
@@ -118,7 +118,7 @@ def weigh_terms(
             _USUAL_LENGTH_UNSPACED if is_unspaced(term) else _USUAL_LENGTH for term in query.terms
         ],
         length_costs=[
-            weight / max(-log(max(share, _LEAST_SHARE)), 1.0)
+            weight / max(-log(max(share, _MIN_SHARE)), 1.0)
             for weight, share in zip(in_bounds, query.shares, strict=True)
         ],
         query_weight=_measure_query(

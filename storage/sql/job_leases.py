@@ -23,7 +23,7 @@ from storage.sql.statements import load
 SQL = load("jobs.sql")
 
 # The longest pause between two reads of a queue that processes share, since a notification may be lost.
-_LONGEST_WAIT_S = 60.0
+_MAX_WAIT_S = 60.0
 
 
 class JobLeases(StoreGroup):
@@ -71,7 +71,7 @@ class JobLeases(StoreGroup):
         wait: float | None = await connection.fetch_value(SQL["due_in"], values)
         if self._database.is_shared:
             # The process that enqueued a job may have died before its notification.
-            wait = _LONGEST_WAIT_S if wait is None else min(_LONGEST_WAIT_S, wait)
+            wait = _MAX_WAIT_S if wait is None else min(_MAX_WAIT_S, wait)
         return None if wait is None else max(0.0, wait)
 
     def stop_claiming(self) -> None:

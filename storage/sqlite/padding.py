@@ -23,7 +23,7 @@ from storage.row_bytes import LONGER_LENGTHS
 # The bytes of a page.
 _PAGE_BYTES = 4096
 # The longest record without overflow pages.
-_LONGEST_IN_PAGE = _PAGE_BYTES - 35
+_MAX_IN_PAGE_BYTES = _PAGE_BYTES - 35
 # The smallest part of a longer record that lies in its page: 489 bytes.
 _MIN_IN_PAGE = (_PAGE_BYTES - 12) * 32 // 255 - 23
 # The bytes of a record in an overflow page, besides the number of the next one.
@@ -75,7 +75,7 @@ def measure_record(values: Sequence[Any]) -> int:
 def compute_room(size: int) -> int:
     """Returns the room of a new row, given its size without padding."""
     size_with_padding = size + 1  # without zeros it is a type code
-    if size_with_padding + _UNCOUNTED_BYTES > _LONGEST_IN_PAGE:
+    if size_with_padding + _UNCOUNTED_BYTES > _MAX_IN_PAGE_BYTES:
         return _SPILLED_ROOM
     return max(_MIN_ROOM, size_with_padding)
 

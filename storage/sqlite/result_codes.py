@@ -21,7 +21,7 @@ from storage.errors import (
 )
 
 # A disk with less room than this is full: a page more of the file does not fit, or hardly.
-_LEAST_ROOM_BYTES = 16384
+_MIN_ROOM_BYTES = 16384
 # The errors by the primary result code, the lowest byte.
 _ERRORS: dict[int, type[StoreError]] = {
     sqlite3.SQLITE_FULL: StoreFull,
@@ -79,7 +79,7 @@ def _is_full(path: str) -> bool:
         disk = os.statvfs(os.path.dirname(path))
     except OSError:
         return False
-    return disk.f_bavail * disk.f_frsize < _LEAST_ROOM_BYTES
+    return disk.f_bavail * disk.f_frsize < _MIN_ROOM_BYTES
 
 
 @contextmanager

@@ -49,7 +49,7 @@ async def test_a_new_stream_waits_for_two_passes_at_most() -> None:
 
 
 async def test_a_stream_that_waited_long_enough_goes_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "LONGEST_WAIT_S", -1.0)
+    monkeypatch.setattr(pace, "MAX_WAIT_S", -1.0)
     one = Pace()
     waits = [wait for _ in range(100) if (wait := one.enter()) is not None]
     assert len(waits) == 100 - STREAMS_PER_PASS

@@ -31,7 +31,7 @@ TRANSIENT_STATUSES: Final = frozenset((408, 429, *range(500, 600))) - {501}
 _FIRST_BACKOFF_S: Final = 0.1
 # The longest cooldown. A longer Retry-After is cut, so that a wrong one does not take an endpoint out for days. Not
 # measured.
-_LONGEST_COOLDOWN_S: Final = 3600.0
+_MAX_COOLDOWN_S: Final = 3600.0
 # A conversation stays at its endpoint, for the provider's cache, until the endpoint has this many more requests in
 # flight than the idlest one. Not measured: fewer give up the cache sooner, more let requests queue at one endpoint.
 _MAX_MORE_IN_FLIGHT: Final = 4
@@ -183,7 +183,7 @@ class EndpointHealth:
     def _cool_down(self, now: float, model: str, seconds: float) -> None:
         # Cooldowns that are over are dropped, because callers choose the names and could fill the memory.
         self.cooldowns = {name: until for name, until in self.cooldowns.items() if until > now}
-        self.cooldowns[model] = now + min(seconds, _LONGEST_COOLDOWN_S)
+        self.cooldowns[model] = now + min(seconds, _MAX_COOLDOWN_S)
 
 
 class RouteMember(Struct, frozen=True):
@@ -298,9 +298,9 @@ def _order_rank(members: Sequence[RouteMember], indices: list[int], spread_key: 
     # first move, and they spread over all others.
     by_hash = sorted(indices, key=lambda i: _hash_member(spread_key, members[i].name), reverse=True)
     # Bounded load: a member with too many requests in flight comes after those that have room.
-    fewest_in_flight = min(members[i].health.in_flight for i in indices)
-    most_in_flight = fewest_in_flight + _MAX_MORE_IN_FLIGHT
-    with_room = [i for i in by_hash if members[i].health.in_flight <= most_in_flight]
+    min_in_flight = min(members[i].health.in_flight for i in indices)
+    max_in_flight = min_in_flight + _MAX_MORE_IN_FLIGHT
+    with_room = [i for i in by_hash if members[i].health.in_flight <= max_in_flight]
     return with_room + sorted(set(by_hash) - set(with_room), key=lambda i: members[i].health.in_flight)
 
 

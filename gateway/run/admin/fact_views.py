@@ -167,11 +167,11 @@ class FactViews(Struct, frozen=True):
         return await self.make_records(memory, [fact for fact in facts if fact.seq in shown_seqs])
 
     async def make_records(
-        self, memory: FoundMemory | SizedMemory, facts: Sequence[Fact], most_sources: int = LISTED_SOURCES
+        self, memory: FoundMemory | SizedMemory, facts: Sequence[Fact], max_sources: int = LISTED_SOURCES
     ) -> tuple[FactRecord, ...]:
-        """Returns facts as they are shown. most_sources: the most exchanges from which each shows messages."""
+        """Returns facts as they are shown. max_sources: the most exchanges from which each shows messages."""
         return tuple(
-            map(_make_fact_record, facts, await list_sources(self.store, memory, facts, most_sources))
+            map(_make_fact_record, facts, await list_sources(self.store, memory, facts, max_sources))
         )
 
 

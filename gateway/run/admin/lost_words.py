@@ -29,7 +29,7 @@ _FEW_LOST_WORDS = 2
 # The number of the newest true facts that show which words most facts have.
 _COMPARED_FACTS = 100
 # With fewer facts, no word counts as a word of most facts. Not measured: two of three facts may share a word by chance.
-_FEWEST_FACTS = 8
+_MIN_FACTS = 8
 
 
 class OutdatedHit(NamedTuple):
@@ -207,4 +207,4 @@ def _is_usual_word(word: str, facts: Sequence[Fact]) -> bool:
     if DESIGNATIONS.issuperset(list_folded_words(word)):
         return True
     count_with_word = sum(has_words(fact.text, word) for fact in facts)
-    return len(facts) >= _FEWEST_FACTS and 2 * count_with_word > len(facts)
+    return len(facts) >= _MIN_FACTS and 2 * count_with_word > len(facts)

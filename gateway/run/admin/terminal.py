@@ -73,12 +73,12 @@ def show_table(headings: Sequence[Heading], rows: Iterable[Sequence[str]]) -> in
     return count
 
 
-def _fit_table(headings: Sequence[Heading], rows: Sequence[Sequence[str]], most_cells: int) -> Table | None:
-    """Returns rows as a table; None: its lines would have more than `most_cells`."""
+def _fit_table(headings: Sequence[Heading], rows: Sequence[Sequence[str]], max_cells: int) -> Table | None:
+    """Returns rows as a table; None: its lines would have more than `max_cells`."""
     names = [heading.text for heading in headings]
     widths = [max(map(cell_len, column)) for column in zip(names, *rows, strict=True)]
     longest_word = max(cell_len(word) for row in (names, *rows) for word in row[-1].split() or ("",))
-    if sum(widths[:-1]) + longest_word + _GAP_CELLS * (len(widths) - 1) > most_cells:
+    if sum(widths[:-1]) + longest_word + _GAP_CELLS * (len(widths) - 1) > max_cells:
         return None
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for heading, width in zip(headings, (*widths[:-1], None), strict=True):

@@ -27,9 +27,9 @@ from storage.search.text_words import list_written_words
 # The most words that are looked for one by one, each by a search of its own.
 MAX_WORDS_ALONE = 4
 # One word of two shows little of the meaning of both.
-_FEWEST_ALMOST = 3
+_MIN_ALMOST_WORDS = 3
 # The most texts that are counted.
-_MOST_COUNTED = 20
+_MAX_COUNTED = 20
 
 
 class Remaining(Struct, frozen=True):
@@ -91,7 +91,7 @@ class WordCounts(Struct, frozen=True):
         Returns None if the query has fewer than three words or too many, and where `count_remaining` returns None.
         """
         words = list_written_words(query)
-        if not _FEWEST_ALMOST <= len(words) <= MAX_WORDS_ALONE:
+        if not _MIN_ALMOST_WORDS <= len(words) <= MAX_WORDS_ALONE:
             return None
         agent = await get_agent(self.views.store, project, uid)
         blocks = await self.views.blocks.list_by_row(agent.id)
@@ -128,7 +128,7 @@ class WordCounts(Struct, frozen=True):
         for query in queries:
             try:
                 hits = await self.views.store.recall.find_containing(
-                    agent, query, limit=_MOST_COUNTED + len(skipped_seqs), deadline_ms=SHORT_DEADLINE_MS
+                    agent, query, limit=_MAX_COUNTED + len(skipped_seqs), deadline_ms=SHORT_DEADLINE_MS
                 )
             except StoreTimeout:
                 return None

@@ -35,7 +35,7 @@ _DEADLINE_MS = 5_000.0
 # The words in so many first characters of a reply are looked for.
 _REPLY_CHARS = 1_000
 # The most texts before a reply that are looked through.
-_MOST_BEFORE = 20
+_MAX_BEFORE = 20
 # The most people on one page.
 MAX_PEOPLE = 20
 
@@ -191,7 +191,7 @@ class WordSearches(Struct, frozen=True):
                 agent,
                 query,
                 skip=range(before, agent.next_seq),
-                limit=_MOST_BEFORE,
+                limit=_MAX_BEFORE,
                 deadline_ms=SHORT_DEADLINE_MS,
             )
         except StoreTimeout:
