@@ -68,21 +68,21 @@ from storage.sql.vectors import forget_indexed
 
 SQL = load("erase.sql")
 
-# The rows of one transaction where most are read and stay.
-_READ_PAGE = 128
+# The rows of one transaction that reads more rows than it erases.
+_READ_PAGE_ROWS = 128
 # The rows that one transaction deletes. Some have 20 kB.
-_DELETED_PAGE = 128
-# The conversations of one transaction.
-_CONVERSATION_PAGE = 4
+_DELETED_PAGE_ROWS = 128
+# The conversations of one transaction, whose runs of sleeptime agents hold texts.
+_CONVERSATION_PAGE_ROWS = 4
 
-# The kinds that a hit of the kind `any` may have.
-_KNOWN_KINDS = ("message", "fact", "passage")
+# The kinds of hits. A hit of the kind `any` may have each of them.
+_HIT_KINDS = ("message", "fact", "passage")
 # Tables of rows with text: a page of `PAGE_ROWS` is emptied at a time.
 _PAGED_TABLES = (
     "versions", "passages", "facts", "ops", "snapshots", "run_texts", "exchanges", "conversations", "vectors",
     "run_steps", "runs", "files",
 )  # fmt: skip
-# Tables that grow with each turn: a page of `_DELETED_PAGE` is deleted at a time.
+# Tables that grow with each turn: a page of `_DELETED_PAGE_ROWS` is deleted at a time.
 _DELETED_TABLES = ("imported", "marks", "terms", "segments")
 # Tables that are deleted at once, blocks when their versions are empty.
 _WHOLE_TABLES = (
@@ -106,12 +106,12 @@ class _SourcedRow(NamedTuple):
     file: int | None
 
 
-async def _erase_passages(connection: Connection, work: ErasingWork, after: int) -> int | None:
+async def _erase_passages(connection: Connection, work: ErasingWork, position: int) -> int | None:
     """Erases a page of passages that are too old, came from an erased exchange, or belong to an erased file.
 
-    after: the row of the last passage on the previous page.
+    position: the row of the last passage on the previous page.
     """
-    rows = await _load_sourced_rows(connection, "passages_of", work.agent_row, after)
+    rows = await _load_sourced_rows(connection, "passages_of", work.agent_row, position)
     target = work.target
     named_rows = {row.id for row in rows if row.seq in target.passage_seqs or row.file in target.file_rows}
     erased_rows = await _select_rows_to_erase(connection, rows, named_rows, target.before)
@@ -121,15 +121,15 @@ async def _erase_passages(connection: Connection, work: ErasingWork, after: int)
     if erased_rows:
         # A turn that has recalled one of these passages must not commit.
         await raise_epoch(connection, work.agent_row)
-    return rows[-1].id if len(rows) == _READ_PAGE else None
+    return rows[-1].id if len(rows) == _READ_PAGE_ROWS else None
 
 
-async def _erase_facts(connection: Connection, work: ErasingWork, after: int) -> int | None:
+async def _erase_facts(connection: Connection, work: ErasingWork, position: int) -> int | None:
     """Erases a page of facts that the target has, that came from an erased exchange, or that are too old.
 
-    after: the row of the last fact on the previous page.
+    position: the row of the last fact on the previous page.
     """
-    rows = await _load_sourced_rows(connection, "facts_of", work.agent_row, after)
+    rows = await _load_sourced_rows(connection, "facts_of", work.agent_row, position)
     named_rows = {row.id for row in rows if row.seq in work.target.fact_seqs}
     if work.target.import_row is not None and rows:
         ids = [row.id for row in rows]
@@ -144,13 +144,14 @@ async def _erase_facts(connection: Connection, work: ErasingWork, after: int) ->
         # A turn that has recalled one of these facts must not commit. A memory section may show such a fact, too.
         await raise_epoch(connection, work.agent_row)
         await empty_sections(connection, work.agent_row)
-    return rows[-1].id if len(rows) == _READ_PAGE else None
+    return rows[-1].id if len(rows) == _READ_PAGE_ROWS else None
 
 
 async def _load_sourced_rows(
-    connection: Connection, statement: str, agent_row: int, after: int
+    connection: Connection, statement: str, agent_row: int, last_row: int
 ) -> list[_SourcedRow]:
-    rows = await connection.fetch_rows(SQL[statement], (agent_row, after, _READ_PAGE))
+    """Returns a page of passages or facts. last_row: the row of the last one on the previous page."""
+    rows = await connection.fetch_rows(SQL[statement], (agent_row, last_row, _READ_PAGE_ROWS))
     return [_SourcedRow._make(row) for row in rows]
 
 
@@ -179,14 +180,14 @@ async def _erase_from_index(connection: Connection, agent_row: int, row: _Source
     await forget_indexed(connection, agent_row, [row.seq])
 
 
-async def _erase_files(connection: Connection, work: ErasingWork, after: int) -> int | None:
+async def _erase_files(connection: Connection, work: ErasingWork, position: int) -> int | None:
     """Erases the files that are too old."""
     if work.target.before is not None:
         await connection.run(SQL["files_before"], (work.agent_row, work.target.before))
     return None
 
 
-async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int | None:
+async def _unlearn(connection: Connection, work: ErasingWork, position: int) -> int | None:
     """Marks named facts, so that they are not learned again, and takes their sentences out of blocks and edits."""
     rows = await load_rows(connection, SQL["facts_named"], work.target.fact_seqs, work.agent_row)
     for _, key, exchange_row, sources in rows:
@@ -211,11 +212,14 @@ async def _erase_pending_edits(connection: Connection, agent_row: int, texts: Co
         await raise_epoch(connection, agent_row)
 
 
-async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Overwrites the forgotten hits in a page of recalls, and deletes the recalls of forgotten turns."""
+async def _erase_recalls(connection: Connection, work: ErasingWork, position: int) -> int | None:
+    """Overwrites the forgotten hits in a page of recalls, and deletes the recalls of forgotten turns.
+
+    position: the row of the last exchange on the previous page.
+    """
     agent_row = work.agent_row
-    rows = await connection.fetch_rows(SQL["recalls_of"], (agent_row, after, PAGE_ROWS))
-    seqs_by_kind: dict[str, set[int]] = {kind: set() for kind in _KNOWN_KINDS}
+    rows = await connection.fetch_rows(SQL["recalls_of"], (agent_row, position, PAGE_ROWS))
+    seqs_by_kind: dict[str, set[int]] = {kind: set() for kind in _HIT_KINDS}
     remaining_rows: set[int] = set()
     for exchange_row, data in rows:
         exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
@@ -224,35 +228,38 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
             continue
         remaining_rows.add(exchange_row)
         for kind, seq in read_hits(data):
-            for possible_kind in _KNOWN_KINDS if kind == "any" else (kind,):
+            for possible_kind in _HIT_KINDS if kind == "any" else (kind,):
                 seqs_by_kind[possible_kind].add(seq)
-    existing = await _find_existing(connection, agent_row, seqs_by_kind)
+    existing_hits = await _find_existing_hits(connection, agent_row, seqs_by_kind)
     for exchange_row, data in rows:
         if exchange_row not in remaining_rows:
             continue
-        overwritten = overwrite_forgotten(data, lambda kind, seq: (kind, seq) in existing)
+        overwritten = overwrite_forgotten(data, lambda kind, seq: (kind, seq) in existing_hits)
         if overwritten != data:
             await connection.run(SQL["recall_set"], (overwritten, exchange_row, agent_row))
     return rows[-1][0] if len(rows) == PAGE_ROWS else None
 
 
-async def _find_existing(
+async def _find_existing_hits(
     connection: Connection, agent_row: int, seqs_by_kind: Mapping[str, Collection[int]]
 ) -> set[tuple[str, int]]:
-    """Returns (kind, seq) of those messages, facts and passages that exist, and each once more as of `any` kind."""
-    existing: set[tuple[str, int]] = set()
+    """Returns the kind and the number of each hit that exists, and each once more with the kind `any`.
+
+    seqs_by_kind: the numbers of the hits.
+    """
+    existing_hits: set[tuple[str, int]] = set()
     for kind in ("fact", "passage"):
         rows = await load_rows(connection, SQL[f"{kind}s_there"], sorted(seqs_by_kind[kind]), agent_row)
-        existing.update((kind, seq) for (seq,) in rows)
+        existing_hits.update((kind, seq) for (seq,) in rows)
     messages = await load_rows(connection, SQL["messages_there"], sorted(seqs_by_kind["message"]), agent_row)
-    for seq, first, span, redactions in messages:
-        index = seq - first if seq < first + span - 1 else REPLY
+    for seq, first_seq, span, redactions in messages:
+        index = seq - first_seq if seq < first_seq + span - 1 else REPLY
         if index not in orjson.loads(redactions or b"[]"):
-            existing.add(("message", seq))
-    return existing | {("any", seq) for _, seq in existing}
+            existing_hits.add(("message", seq))
+    return existing_hits | {("any", seq) for _, seq in existing_hits}
 
 
-async def _rebuild_blocks(connection: Connection, work: ErasingWork, after: int) -> int | None:
+async def _rebuild_blocks(connection: Connection, work: ErasingWork, position: int) -> int | None:
     """Rebuilds all blocks that an agent could write, at once, since they are few."""
     await _rebuild_all(connection, work)
     return None
@@ -261,25 +268,25 @@ async def _rebuild_blocks(connection: Connection, work: ErasingWork, after: int)
 async def _rebuild_all(
     connection: Connection, work: ErasingWork, texts: Collection[str] = frozenset()
 ) -> None:
-    """Rebuilds blocks. texts: further texts that are erased, in small letters."""
-    for block_row, owner in await _load_blocks_seen(connection, work):
+    """Rebuilds all blocks. texts: further texts that are erased, in small letters."""
+    for block_row, owner in await _load_writable_blocks(connection, work):
         if await rebuild_block(connection, work.agent_row, block_row, work.rules, work.now, texts):
-            await _erase_copies(connection, work, block_row, owner)
+            await _invalidate_block(connection, work, block_row, owner)
 
 
-async def _shorten_versions(connection: Connection, work: ErasingWork, after: int) -> int | None:
+async def _shorten_versions(connection: Connection, work: ErasingWork, position: int) -> int | None:
     """Removes the lines of named versions that their blocks no longer have from all versions of these blocks."""
     numbers_by_block: dict[int, set[int]] = {}
     for block_row, number in work.target.block_versions:
         numbers_by_block.setdefault(block_row, set()).add(number)
-    for block_row, owner in await _load_blocks_seen(connection, work) if numbers_by_block else ():
+    for block_row, owner in await _load_writable_blocks(connection, work) if numbers_by_block else ():
         numbers = numbers_by_block.get(block_row, ())
         if numbers and await remove_lost_lines(connection, block_row, numbers, work.now):
-            await _erase_copies(connection, work, block_row, owner)
+            await _invalidate_block(connection, work, block_row, owner)
     return None
 
 
-async def _load_blocks_seen(connection: Connection, work: ErasingWork) -> list[Row]:
+async def _load_writable_blocks(connection: Connection, work: ErasingWork) -> list[Row]:
     """Returns the row and the owner of each block that the memory's agent could write."""
     if work.target.all is not None:
         project, profile = work.target.all
@@ -291,8 +298,11 @@ async def _load_blocks_seen(connection: Connection, work: ErasingWork) -> list[R
     return await connection.fetch_rows(SQL["blocks_seen"], (work.agent_row, project, profile))
 
 
-async def _erase_copies(connection: Connection, work: ErasingWork, block_row: int, owner: int) -> None:
-    """Erases sections that show an old value of a block, and has turns and jobs read the block again."""
+async def _invalidate_block(connection: Connection, work: ErasingWork, block_row: int, owner: int) -> None:
+    """Erases the sections that show an old value of a block, and has turns and jobs read the block again.
+
+    owner: the row of the memory that owns the block.
+    """
     await exchanges.add_marks(connection, work.agent_row, MarkKind.BLOCKS, (b"",), block_row)
     await empty_sections_showing(connection, block_row)
     if owner == work.agent_row:
@@ -302,7 +312,7 @@ async def _erase_copies(connection: Connection, work: ErasingWork, block_row: in
             await connection.run(SQL[statement], (block_row,))
 
 
-async def _hand_over_blocks(connection: Connection, work: ErasingWork, after: int) -> int | None:
+async def _hand_over_blocks(connection: Connection, work: ErasingWork, position: int) -> int | None:
     """Leaves blocks that other agents see to these agents, with the values that the forgotten agent wrote.
 
     This is for agents of the agents API only: forgetting a person erases what came from their messages in every block.
@@ -315,15 +325,18 @@ async def _hand_over_blocks(connection: Connection, work: ErasingWork, after: in
     return None
 
 
-async def _erase_run_texts(connection: Connection, work: ErasingWork, after: int) -> int | None:
+async def _erase_run_texts(connection: Connection, work: ErasingWork, position: int) -> int | None:
     """Erases a page of the texts of runs."""
-    return await erase_texts(connection, work.agent_row, after, PAGE_ROWS)
+    return await erase_texts(connection, work.agent_row, position, PAGE_ROWS)
 
 
-async def _drop_items(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Empties a page of the target's conversations that hold items."""
+async def _empty_items(connection: Connection, work: ErasingWork, position: int) -> int | None:
+    """Empties a page of the target's conversations that hold items.
+
+    position: the row of the last definition on the previous page.
+    """
     target = work.target
-    values = (work.agent_row, after, target.conversation_row, target.before, PAGE_ROWS)
+    values = (work.agent_row, position, target.conversation_row, target.before, PAGE_ROWS)
     definition_rows = await load_column(connection, SQL["item_holders"], values)
     for definition_row in definition_rows:
         definition = await get_definition(connection, definition_row)
@@ -331,32 +344,35 @@ async def _drop_items(connection: Connection, work: ErasingWork, after: int) -> 
     return definition_rows[-1] if len(definition_rows) == PAGE_ROWS else None
 
 
-async def _empty_readings(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Empties a page of the texts of the memory that runs of sleeptime agents hold."""
-    return after + 1 if await empty_readings(connection, work.agent_row, _CONVERSATION_PAGE) else None
+async def _empty_readings(connection: Connection, work: ErasingWork, position: int) -> int | None:
+    """Empties a page of the texts of the memory that runs of sleeptime agents hold. position: the page's number."""
+    return position + 1 if await empty_readings(connection, work.agent_row, _CONVERSATION_PAGE_ROWS) else None
 
 
-async def _erase_additions(connection: Connection, work: ErasingWork, after: int) -> int | None:
+async def _erase_additions(connection: Connection, work: ErasingWork, position: int) -> int | None:
     """Erases a page of notes and hidden rounds that may quote erased content."""
-    return await erase_additions(connection, work.agent_row, work.rules, work.reading, after, PAGE_ROWS)
+    return await erase_additions(connection, work.agent_row, work.rules, work.reading, position, PAGE_ROWS)
 
 
-async def _erase_foreign(connection: Connection, work: ErasingWork, after: int) -> int | None:
+async def _erase_foreign_additions(connection: Connection, work: ErasingWork, position: int) -> int | None:
     """Erases a page of additions that showed a block with erased content to other agents."""
     return await erase_foreign_additions(
-        connection, work.agent_row, work.rules, work.reading, after, PAGE_ROWS
+        connection, work.agent_row, work.rules, work.reading, position, PAGE_ROWS
     )
 
 
-async def _release_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Releases a page of the rows that an import has added, except rows that others follow."""
+async def _release_imported(connection: Connection, work: ErasingWork, position: int) -> int | None:
+    """Releases a page of the rows that an import has added, except rows that others follow.
+
+    position: the row of the last conversation that is released.
+    """
     import_row = work.target.import_row
     if import_row is None:
         return None
-    conversation_row = await connection.fetch_value(SQL["imported_conversation"], (import_row, after))
+    conversation_row = await connection.fetch_value(SQL["imported_conversation"], (import_row, position))
     if conversation_row is not None:
         is_released = await _release_page(connection, work.agent_row, conversation_row, import_row)
-        return int(conversation_row) if is_released else after
+        return int(conversation_row) if is_released else position
     await connection.run(SQL["facts_released"], (import_row,))
     await connection.run(SQL["undone"], (import_row, work.agent_row))
     return None
@@ -380,8 +396,8 @@ async def _release_page(
     return True
 
 
-async def _end_forgetting(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Drops the marks of this forgetting, and raises the epoch, so that no turn commits that began meanwhile."""
+async def _end_forgetting(connection: Connection, work: ErasingWork, position: int) -> int | None:
+    """Deletes the marks of this forgetting, and raises the epoch, so that no turn commits that began meanwhile."""
     await raise_epoch(connection, work.agent_row)
     await connection.run(SQL["erased_done"], (work.agent_row, work.id))
     return None
@@ -391,15 +407,15 @@ async def _end_forgetting(connection: Connection, work: ErasingWork, after: int)
 
 
 def _make_wiping_phase(name: str) -> ErasingPhase:
-    """Makes a phase of a statement that takes a page of rows, or all of them at once."""
+    """Makes a phase that erases the rows of a table, a page or all of them at once. name: the name of the table."""
 
-    async def wipe(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    async def wipe(connection: Connection, work: ErasingWork, position: int) -> int | None:
         if name in _WHOLE_TABLES:
             await connection.run(SQL[f"wipe_{name}"], (work.agent_row,))
             return None
-        page = PAGE_ROWS if name in _PAGED_TABLES else _DELETED_PAGE
-        count = await connection.run(SQL[f"wipe_{name}"], (work.agent_row, page))
-        return after + count if count == page else None
+        page_rows = PAGE_ROWS if name in _PAGED_TABLES else _DELETED_PAGE_ROWS
+        count = await connection.run(SQL[f"wipe_{name}"], (work.agent_row, page_rows))
+        return position + count if count == page_rows else None
 
     return wipe
 
@@ -418,7 +434,7 @@ _ERASING_PHASES: dict[str, ErasingPhase] = {
     "exchanges": erase_exchanges,
     "versions": _shorten_versions,
     "blocks": _rebuild_blocks,
-    "items": _drop_items,
+    "items": _empty_items,
     "readings": _empty_readings,
     "run_texts": _erase_run_texts,
     "files": _erase_files,
@@ -426,7 +442,7 @@ _ERASING_PHASES: dict[str, ErasingPhase] = {
     "passages": _erase_passages,
     "facts": _erase_facts,
     "additions": _erase_additions,
-    "foreign": _erase_foreign,
+    "foreign": _erase_foreign_additions,
     "recalls": _erase_recalls,
     "released": _release_imported,
     "end": _end_forgetting,

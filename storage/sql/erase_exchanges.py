@@ -38,35 +38,38 @@ from storage.store_rules import Rules
 SQL = load("erase_exchanges.sql")
 
 
-async def erase_exchanges(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Erases a page of the target's exchanges. after: the number of named messages and exchanges that are done."""
+async def erase_exchanges(connection: Connection, work: ErasingWork, position: int) -> int | None:
+    """Erases a page of the target's exchanges. An `ErasingPhase`.
+
+    position: the number of named messages and exchanges that are erased; of an import, the row of the last exchange.
+    """
     agent_row = work.agent_row
     target = work.target
     # The whole memory may have been forgotten meanwhile.
     if await find_agent_by_id(connection, agent_row) is None:
         return None
-    # Messages that are named one by one come first, so that `after` counts them. A conversation's exchanges, and old
-    # ones, are looked up for each page: the statements no longer find erased rows.
-    named_seqs = target.message_seqs[after : after + PAGE_ROWS]
+    # Messages and exchanges that are named one by one come first, so that `position` counts them. The exchanges of a
+    # conversation, and old exchanges, are looked up for each page: the statements no longer find erased rows.
+    named_seqs = target.message_seqs[position : position + PAGE_ROWS]
     if named_seqs:
         await _erase_messages(connection, work, named_seqs)
-        return after + len(named_seqs)
-    start = after - len(target.message_seqs)
+        return position + len(named_seqs)
+    start = position - len(target.message_seqs)
     named_rows = target.exchange_rows[start : start + PAGE_ROWS]
     if named_rows:
         for exchange_row in named_rows:
             await _erase_replaced(connection, work, exchange_row)
         await _erase_each(connection, agent_row, named_rows)
-        return after + len(named_rows)
+        return position + len(named_rows)
     if target.import_row is not None:
-        return await _erase_imported(connection, work, after)
+        return await _erase_imported(connection, work, position)
     exchange_rows = await _find_exchanges(connection, agent_row, target)
     if not exchange_rows:
         return None
     await _erase_each(
         connection, agent_row, exchange_rows, mark=MarkKind.RESET if target.keeps_memory else MarkKind.ERASED
     )
-    return after
+    return position
 
 
 async def _find_exchanges(connection: Connection, agent_row: int, target: StoredTarget) -> list[int]:
@@ -83,10 +86,10 @@ async def _find_exchanges(connection: Connection, agent_row: int, target: Stored
     return exchange_rows
 
 
-async def _erase_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
+async def _erase_imported(connection: Connection, work: ErasingWork, position: int) -> int | None:
     """Erases a page of an import's exchanges. They get no tombstones, since the file may be imported again."""
     exchange_rows = await load_column(
-        connection, SQL["imported_exchanges"], (work.target.import_row, after, PAGE_ROWS)
+        connection, SQL["imported_exchanges"], (work.target.import_row, position, PAGE_ROWS)
     )
     await _erase_each(connection, work.agent_row, exchange_rows, leaves_tombstones=False)
     return exchange_rows[-1] if len(exchange_rows) == PAGE_ROWS else None
@@ -139,61 +142,64 @@ async def _erase_messages(connection: Connection, work: ErasingWork, seqs: Itera
     """Erases messages by their numbers, and the messages that they replaced."""
     agent_row = work.agent_row
     for seq in seqs:
-        for exchange_row, present_seq in await find_present(connection, agent_row, seq):
-            await _erase_replaced(connection, work, exchange_row, present_seq)
-            await _erase_message(connection, agent_row, exchange_row, present_seq)
+        for exchange_row, occurrence_seq in await find_occurrences(connection, agent_row, seq):
+            await _erase_replaced(connection, work, exchange_row, occurrence_seq)
+            await _erase_message(connection, agent_row, exchange_row, occurrence_seq)
     await raise_epoch(connection, agent_row)
 
 
-class PresentMessage(NamedTuple):
-    """A message by its number, and the row of the exchange that has it."""
+class MessageOccurrence(NamedTuple):
+    """A place of a message: the exchange that has the message, and the message's number there."""
 
     exchange_row: int
     seq: int
 
 
-async def find_present(connection: Connection, agent_row: int, seq: int) -> list[PresentMessage]:
-    """Returns a message, and the same message where it stands again.
+async def find_occurrences(connection: Connection, agent_row: int, seq: int) -> list[MessageOccurrence]:
+    """Returns all occurrences of a message, with the replies to later sends that repeat it.
 
-    It may stand in the exchange that replaced its own, and in later sends that hold it: their replies go with it. The
-    exchange may have been replaced after the message was listed, as when its question was asked again.
+    The message may occur again in an exchange that replaced its own, also if the exchange was replaced after the
+    message was listed, as when its question was asked again. It may occur in later cancelled sends that repeat it.
     """
     exchange_row = await exchanges.find_exchange_row(connection, agent_row, seq)
     if exchange_row is None:
         return []
-    present_messages = [PresentMessage(exchange_row, seq)]
+    occurrences = [MessageOccurrence(exchange_row, seq)]
     exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
     if exchange is None or seq == exchange.reply_seq:
-        return present_messages
+        return occurrences
     replacing_rows = (
         [] if exchange.active else await _find_alternatives(connection, agent_row, exchange, is_active=True)
     )
-    other_rows = await _find_alternatives(connection, agent_row, exchange, is_active=False)
-    for row in (*replacing_rows, *other_rows):
+    inactive_rows = await _find_alternatives(connection, agent_row, exchange, is_active=False)
+    for row in (*replacing_rows, *inactive_rows):
         alternative = await exchanges.find_exchange(connection, agent_row, row)
         assert alternative is not None  # it was found in this transaction
-        if row in other_rows:
-            if not _holds(alternative, exchange, seq):
+        if row in inactive_rows:
+            if not _is_repeated_in(alternative, exchange, seq):
                 continue
             if alternative.shown_reply is not None:
                 # No list has the reply of such a send, which may quote the message.
-                present_messages.append(PresentMessage(row, alternative.reply_seq))
+                occurrences.append(MessageOccurrence(row, alternative.reply_seq))
         atoms = exchange.inputs[seq - exchange.seq]
-        present_messages += [
-            PresentMessage(row, alternative.seq + index)
+        occurrences += [
+            MessageOccurrence(row, alternative.seq + index)
             for index, input_atoms in enumerate(alternative.inputs)
             if input_atoms == atoms
         ]
-    return present_messages
+    return occurrences
 
 
-def _holds(other: Exchange, exchange: Exchange, seq: int) -> bool:
+def _is_repeated_in(send: Exchange, exchange: Exchange, seq: int) -> bool:
     """Returns whether a later cancelled send repeats a message of an exchange before messages of its own.
 
-    In append mode such a message is sent with the next one. seq: the message, which is no reply.
+    In append mode such a message is sent with the next one.
+
+    send: an alternative of the exchange.
+    seq: the number of the message, which is no reply.
     """
-    is_later_send = other.state is ExchangeState.CANCELLED and other.begun > exchange.begun
-    return is_later_send and exchange.inputs[seq - exchange.seq] in other.inputs[:-1]
+    is_later = send.state is ExchangeState.CANCELLED and send.begun > exchange.begun
+    return is_later and exchange.inputs[seq - exchange.seq] in send.inputs[:-1]
 
 
 async def _find_alternatives(
@@ -242,7 +248,7 @@ async def _erase_message(connection: Connection, agent_row: int, exchange_row: i
 async def _erase_replaced(
     connection: Connection, work: ErasingWork, exchange_row: int, seq: int | None = None
 ) -> None:
-    """Erases the exchanges that an exchange replaced. seq: as in `find_replaced`."""
+    """Erases the exchanges that an exchange replaced, or their replies. seq: as in `find_replaced`."""
     replaced_exchanges = await find_replaced(
         connection, work.rules, work.agent_row, exchange_row, seq, keeps_finished=work.target.keeps_replaced
     )
@@ -257,6 +263,7 @@ async def _erase_replaced(
 class ReplacedExchange(NamedTuple):
     """An exchange that another one replaced."""
 
+    # The replaced exchange.
     exchange: Exchange
     # True if the whole exchange is forgotten with the exchange that replaced it; False: only its reply.
     is_whole: bool
@@ -274,10 +281,12 @@ async def find_replaced(
     """Returns the exchanges that are forgotten with the exchange that replaced them.
 
     These are transcripts that grew, cancelled requests, and answers that were repeated. No list has the replaced
-    exchanges, nor what followed them in their turns, nor requests that were cancelled after them.
+    exchanges, the exchanges after them in their turns, or requests that were cancelled after them.
 
-    seq: the message that is forgotten, which is not erased yet; None for the whole exchange. If it is the reply, only
-        the replies of the replaced exchanges are forgotten, with the results of their calls.
+    rules: the rules that make messages of an exchange.
+    exchange_row: the row of the exchange that replaced others.
+    seq: the number of the message that is forgotten, which is not erased yet; None: the whole exchange is forgotten. If
+        it is the reply, only the replies of the replaced exchanges are forgotten, with the results of their calls.
     keeps_finished: True if finished turns stay, as `ForgetTarget.keeps_replaced`.
     """
     exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
@@ -294,12 +303,14 @@ async def find_replaced(
             assert alternative is not None  # it was found in this transaction
             if keeps_finished and alternative.state is ExchangeState.FINISHED:
                 continue
-            if named_seq is not None and _holds(alternative, step, named_seq):
-                continue  # the message alone goes (`find_present`)
+            if named_seq is not None and _is_repeated_in(alternative, step, named_seq):
+                continue  # the message alone is erased (`find_occurrences`)
             is_newer = await _is_newer(connection, agent_row, alternative, step)
-            if is_newer and not any(_has_messages(alternative, other, named_seq, rules) for other in turn):
+            if is_newer and not any(
+                _repeats_message(alternative, turn_step, named_seq, rules) for turn_step in turn
+            ):
                 continue
-            later_exchanges = await _find_after(
+            later_exchanges = await _find_rest_of_turn(
                 connection, agent_row, alternative, takes_cancelled=not is_reply
             )
             replaced_exchanges.append(ReplacedExchange(alternative, not is_reply))
@@ -318,7 +329,7 @@ async def _load_turn(connection: Connection, agent_row: int, exchange: Exchange)
     return turn
 
 
-async def _find_after(
+async def _find_rest_of_turn(
     connection: Connection, agent_row: int, exchange: Exchange, *, takes_cancelled: bool
 ) -> list[Exchange]:
     """Returns the exchanges after a replaced exchange that belong to its turn.
@@ -344,28 +355,33 @@ def _has_question(exchange: Exchange) -> bool:
     return any(atoms[0][:1] == USER_ATOM for atoms in exchange.inputs if atoms)
 
 
-async def _is_newer(connection: Connection, agent_row: int, other: Exchange, exchange: Exchange) -> bool:
+async def _is_newer(
+    connection: Connection, agent_row: int, alternative: Exchange, exchange: Exchange
+) -> bool:
     """Returns whether an alternative began after all requests that repeated an exchange or went on from it.
 
-    Its client has that list now, as a voice agent that took over a named call without its history. So the exchange has
-    not replaced it.
+    Then the exchange has not replaced the alternative: the client has the alternative's list now, as a voice agent that
+    took over a named call without its history.
     """
-    if other.begun <= exchange.touched:
+    if alternative.begun <= exchange.touched:
         return False
     values = (agent_row, exchange.conversation_row, exchange.id, exchange.depth, exchange.touched)
-    return other.begun > float(await connection.fetch_value(SQL["branch_touched"], values))
+    return alternative.begun > float(await connection.fetch_value(SQL["branch_touched"], values))
 
 
-def _has_messages(other: Exchange, exchange: Exchange, seq: int | None, rules: Rules) -> bool:
-    """Returns whether an alternative repeats or quotes a message of an exchange. seq: the message; None: any."""
+def _repeats_message(alternative: Exchange, exchange: Exchange, seq: int | None, rules: Rules) -> bool:
+    """Returns whether an alternative repeats or quotes a message of an exchange.
+
+    seq: the number of the message; None: any message of the exchange.
+    """
     inputs = {
         atoms
         for input_seq, atoms in enumerate(exchange.inputs, exchange.seq)
         if seq is None or input_seq == seq
     }
-    if not inputs.isdisjoint(other.inputs):
+    if not inputs.isdisjoint(alternative.inputs):
         return True
-    content = [orjson.loads(data) for data in (other.input, other.shown_reply) if data]
+    content = [orjson.loads(data) for data in (alternative.input, alternative.shown_reply) if data]
     words = _fold("\n".join(_list_strings(content)))
     messages = rules.list_messages(exchange, False, None, None if seq is None else (seq,))
     return any(has_whole_words(words, _fold(message.text)) for message in messages)

@@ -15,8 +15,8 @@ from storage.store_rules import Rules
 # The rows of one transaction. A row was measured at 20 to 60 us, and a bulk write should stay below 5 ms.
 PAGE_ROWS = 32
 
-# Erases a page in a transaction of its own. The number says where the page begins: 0 for the first page, then what the
-# previous page returned; None ends the phase. Each phase decides what the number counts.
+# Erases a page in a transaction of its own, and returns the position of the next page; None: the phase is over. It gets
+# the position of its page, which is 0 for the first page. Each phase decides what its positions count.
 ErasingPhase = Callable[[Connection, "ErasingWork", int], Awaitable[int | None]]
 
 
@@ -30,7 +30,7 @@ class ForgottenProfile(NamedTuple):
 class StoredTarget(ForgetTarget, frozen=True):
     """The target of a forgetting as it is written down in `forgetting`."""
 
-    # Of a memory that is forgotten as a whole, since its row is gone by then.
+    # The profile of a memory that is forgotten as a whole, since its row is gone; None: a part is forgotten.
     all: ForgottenProfile | None = None
 
 
@@ -39,8 +39,11 @@ class ErasingWork(Struct, frozen=True):
 
     # The row of the forgetting.
     id: int
+    # The row of the memory's agent.
     agent_row: int
+    # The part of the memory that is erased.
     target: StoredTarget
+    # The rules that decide whether a text quotes erased content.
     rules: Rules
     # The present time, in seconds since the epoch.
     now: float

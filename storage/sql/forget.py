@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from storage.database import FORGOTTEN, Connection, Database, Row
+from storage.database import FORGOTTEN, Connection, Database
 from storage.forget_commands import ForgetTarget
 from storage.records import Block
 from storage.sql.additions import ErasedPartReading, find_erased_part
@@ -42,15 +42,17 @@ SQL = load("forget.sql")
 class _Cursor(NamedTuple):
     """The point at which a forgetting goes on."""
 
+    # The name of the phase.
     phase: str
-    # The progress of the phase, as the number that an `ErasingPhase` is given.
-    after: int
+    # The position of the next page, as an `ErasingPhase` gets it.
+    position: int
 
 
 class _Interruption(NamedTuple):
     """The state with which an interrupted forgetting goes on."""
 
     cursor: _Cursor
+    # The marks of the erased content that the forgetting has read.
     reading: ErasedPartReading
 
 
@@ -62,14 +64,22 @@ class _StepOutcome(NamedTuple):
     agent_row: int
 
 
+class _ForgottenUser(NamedTuple):
+    """A user whose last memory is forgotten."""
+
+    project: str
+    name: str
+
+
 class _BegunForgetting(NamedTuple):
     """A forgetting that was begun."""
 
+    # The row of the forgetting.
     id: int
     # The rows of the forgettings that run before it.
     prerequisites: list[int]
-    # The project and the name of a user who has no memory left, so that usage names the user no longer; or None.
-    user: Row | None
+    # The user who has lost the last memory, so that usage no longer names the user; None: there is no such user.
+    user: _ForgottenUser | None
 
 
 class Forgetting(StoreGroup):
@@ -163,7 +173,7 @@ class Forgetting(StoreGroup):
         """Writes a target down. The parameters are as in `begin`."""
         await connection.lock_sharers(agent_row)
         await detach_facts(connection, agent_row, retained_facts)
-        user = await connection.fetch_row(SQL["only_memory"], (agent_row,)) if target.is_all else None
+        user = await _find_forgotten_user(connection, agent_row) if target.is_all else None
         if user is not None:
             await anonymize_user_rows(connection, *user)
         forgotten_agent = None
@@ -173,10 +183,10 @@ class Forgetting(StoreGroup):
             blocks = await load_default_blocks(connection, agent_row)
         *prerequisites, forgetting_row = await begin_forgetting(connection, agent_row, target, now)
         if forgotten_agent is not None and forgotten_agent.paused_at is not None:
-            empty = await find_or_create_with_blocks(
+            empty_agent = await find_or_create_with_blocks(
                 connection, self._agents.make_draft(forgotten_agent.scope), blocks, (), now
             )
-            await pause_agent(connection, empty.id, forgotten_agent.paused_at)
+            await pause_agent(connection, empty_agent.id, forgotten_agent.paused_at)
         return _BegunForgetting(forgetting_row, prerequisites, user)
 
     async def forget(self, agent_row: int, target: ForgetTarget) -> None:
@@ -293,6 +303,12 @@ async def begin_forgetting(
     ]
 
 
+async def _find_forgotten_user(connection: Connection, agent_row: int) -> _ForgottenUser | None:
+    """Returns the user who has this memory alone; None: the user has another memory, or the memory has no user."""
+    row = await connection.fetch_row(SQL["only_memory"], (agent_row,))
+    return None if row is None else _ForgottenUser(*row)
+
+
 async def _write_target(connection: Connection, agent_row: int, target: ForgetTarget, now: float) -> int:
     """Writes a target down, and ends the work that may write it again. Returns the forgetting's row."""
     await connection.lock_sharers(agent_row)
@@ -306,8 +322,8 @@ async def _write_target(connection: Connection, agent_row: int, target: ForgetTa
         stored_target = {"all": [project, profile]}
         await forget_jobs(connection, agent_row)
     else:
-        for file in target.file_rows:
-            await connection.run(SQL["file_erase"], (file, agent_row))
+        for file_row in target.file_rows:
+            await connection.run(SQL["file_erase"], (file_row, agent_row))
         if target.import_row is not None:
             await connection.run(SQL["import_stop"], (target.import_row,))
         await raise_epoch(connection, agent_row)
@@ -343,9 +359,9 @@ async def _run_step(
     # If the file was restored meanwhile, the number may belong to another forgetting, with other phases.
     if cursor is None or cursor.phase not in phases:
         cursor = _Cursor(next(iter(phases)), 0)
-    after_page = await phases[cursor.phase](connection, work, cursor.after)
-    if after_page is not None:
-        return _StepOutcome(cursor._replace(after=after_page), work.agent_row)
+    next_position = await phases[cursor.phase](connection, work, cursor.position)
+    if next_position is not None:
+        return _StepOutcome(cursor._replace(position=next_position), work.agent_row)
     phase_names = list(phases)
     later_phases = phase_names[phase_names.index(cursor.phase) + 1 :]
     if later_phases:

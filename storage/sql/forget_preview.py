@@ -12,7 +12,7 @@ from storage.operator_records import ErasedFact, ForgetCounts, RebuiltBlock
 from storage.records import Block
 from storage.sql.additions import DAY_S
 from storage.sql.blocks import get_block
-from storage.sql.erase_exchanges import find_present, find_replaced
+from storage.sql.erase_exchanges import find_occurrences, find_replaced
 from storage.sql.exchange_rows import unpack_notes
 from storage.sql.exchanges import find_exchange_row
 from storage.sql.forget_targets import list_remaining_seqs
@@ -218,9 +218,9 @@ class ForgetPreviews(StoreGroup):
         named: list[tuple[int, int | None]] = [(row, None) for row in replacing_rows]
         if replacing_rows and target.message_seqs:
             named = [
-                present_message
+                occurrence
                 for seq in target.message_seqs
-                for present_message in await find_present(connection, agent_row, seq)
+                for occurrence in await find_occurrences(connection, agent_row, seq)
             ]
         seqs = {seq for _, seq in named if seq is not None}
         for row, seq in named:

@@ -169,7 +169,7 @@ async def test_rows_that_grow_with_each_turn_are_deleted_in_parts(
         return done
 
     monkeypatch.setattr(forgetting, "_run_step", run_and_count)
-    monkeypatch.setattr(erase, "_DELETED_PAGE", 2)
+    monkeypatch.setattr(erase, "_DELETED_PAGE_ROWS", 2)
     await store.forgetting.wipe(agent)
     assert left[-1] == [0, 0, 0]
     for before, after in pairwise(left):
