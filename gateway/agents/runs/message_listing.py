@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 from msgspec import Struct
 
@@ -133,10 +134,7 @@ class AgentMessages:
     async def rewrite(self, agent: Agent, ref: ObjectRef, text: str) -> MessageView:
         """Gives a message another text, which is shown, recalled and sent from now on. Raises: BadRequest, NotFound."""
         view = await self._get_changeable(agent, ref)
-
-        def edit(exchange: Exchange) -> Exchange:
-            return rewrite_message(exchange, ref.seq, text)
-
+        edit = partial(rewrite_message, seq=ref.seq, text=text)
         try:
             await self._store.messages.rewrite(agent, ref.seq, edit)
         except CannotRewrite as error:

@@ -166,6 +166,21 @@ class _FullExchange(_Exchange):
     redactions: dict[int, _Kinds]
 
 
+# The fields of an exchange that has ended, and of which nothing was changed, edited or forgotten.
+UNCHANGED_EXCHANGE: Mapping[str, Any] = {
+    "head": 0,
+    "stopped": None,
+    "state": "finished",
+    "superseded": False,
+    "continued": True,
+    "active": True,
+    "edits": False,
+    "merged": "",
+    "notes": {},
+    "redactions": {},
+}
+
+
 class _BlockDetails(msgspec.Struct):
     """The fields of a block that a turn does not need."""
 
