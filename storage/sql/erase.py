@@ -59,7 +59,7 @@ from storage.sql.rebuild import (
     has_whole_words,
     rebuild_block,
     remove_lost_lines,
-    select_erased,
+    select_erased_rows,
 )
 from storage.sql.recalls import delete_recall
 from storage.sql.sections import empty_sections, empty_sections_showing
@@ -164,7 +164,7 @@ async def _select_rows_to_erase(
     before: the time, in seconds since the epoch; None: no row is too old.
     """
     sources = {row.id: collect_source_rows(row.exchange_row, row.sources) for row in rows}
-    erased_sources = await select_erased(connection, chain.from_iterable(sources.values()))
+    erased_sources = await select_erased_rows(connection, chain.from_iterable(sources.values()))
     return [
         row
         for row in rows

@@ -28,15 +28,15 @@ from storage.store_rules import Rules
 
 SQL = load("rebuild.sql")
 
-# The most exchanges whose remaining messages are read for a block: this takes milliseconds, while the writer waits.
+# The most exchanges of which remaining messages are read for a block: this takes milliseconds, while the writer waits.
 _MAX_REMAINING = 64
 # No sources, and no arguments of a call, as JSON.
 _NO_SOURCES = b"[]"
 _NO_ARGUMENTS = b"{}"
 
 
-async def select_erased(connection: Connection, exchange_rows: Iterable[int]) -> set[int]:
-    """Returns those of some exchanges that are being forgotten, in any memory."""
+async def select_erased_rows(connection: Connection, exchange_rows: Iterable[int]) -> set[int]:
+    """Returns the rows of those exchanges that are being forgotten, in any memory."""
     return {row[0] for row in await load_rows(connection, SQL["select_erased"], sorted(set(exchange_rows)))}
 
 
@@ -62,8 +62,8 @@ async def load_remaining_texts(
     rules: the rules that make messages of an exchange.
     going_seqs: the numbers of messages that will be erased, and are left out.
     """
-    newest = sorted(exchange_rows)[-_MAX_REMAINING:]
-    rows = await load_rows(connection, SQL["remaining"], newest, agent_row)
+    newest_rows = sorted(exchange_rows)[-_MAX_REMAINING:]
+    rows = await load_rows(connection, SQL["remaining"], newest_rows, agent_row)
     return {
         exchange.id: [
             message.text
@@ -84,15 +84,19 @@ class EditKey(NamedTuple):
 class BlockVersion(Struct, frozen=True):
     """A value that a block had."""
 
+    # The number of the version among those of the block.
     number: int
-    # The number of the version that an undo, or a forgetting, brought back.
+    # The number of the version that an undo, or a forgetting, brought back; None: the value is new.
     restores: int | None
+    # The time at which the value was written, in seconds since the epoch.
     at: float
+    # The writer of the value: a call of a tool, or one of the origins of `storage/sql/blocks.py`.
     origin: str
     # The row of the exchange in which the value was written; None: it was written in no exchange.
     exchange_row: int | None
     # The rows of the other exchanges that the value came from, as JSON.
     sources: bytes
+    # The text of the value.
     value: str
 
     @property
@@ -117,12 +121,12 @@ async def load_versions(connection: Connection, block_row: int) -> list[BlockVer
     return [BlockVersion(*row) for row in await connection.fetch_rows(SQL["block_versions"], (block_row,))]
 
 
-def collect_mixed_sources(versions: Iterable[BlockVersion], erased: Collection[int]) -> set[int]:
+def collect_mixed_sources(versions: Iterable[BlockVersion], erased_rows: Collection[int]) -> set[int]:
     """Returns the source rows, erased or not, of the versions that came from an erased exchange, at least in part."""
     return {
         row
         for version in versions
-        if not version.source_rows.isdisjoint(erased)
+        if not version.source_rows.isdisjoint(erased_rows)
         for row in version.source_rows
     }
 
@@ -161,35 +165,42 @@ async def rebuild_block(
     Returns whether the block had any version to drop.
     """
     await connection.fetch_rows(SQL["block_lock"], (block_row,))
-    versions = await load_versions(connection, block_row)
-    turnless = set(await load_column(connection, SQL["versions_turnless"], (agent_row, block_row)))
-    erased = await select_erased(
-        connection, chain.from_iterable(block_version.source_rows for block_version in versions)
-    )
-    remaining = await load_remaining_texts(
-        connection, agent_row, collect_mixed_sources(versions, erased), rules
-    )
-    division = _Division(erased, turnless, texts, remaining)
-    await division.add_all(connection, versions)
-    await erase_edits(connection, division.edits)
-    clean, later = division.clean, division.later
+    division = await _divide_versions(connection, agent_row, block_row, rules, texts)
+    await erase_edits(connection, division.edits_to_erase)
+    later = division.later
     if not later:
         return False
-    stored = await get_block(connection, block_row)
-    base = clean[-1].value if clean else ""
-    rows = await connection.fetch_rows(SQL["edits_pending_in_block"], (block_row, stored.label))
-    pending = [make_edit(row) for row in rows]
-    values, repeating = rules.rebuild_block(
-        replace(stored, value=base), [revised for _, revised in later], pending
+    block = await get_block(connection, block_row)
+    rows = await connection.fetch_rows(SQL["edits_pending_in_block"], (block_row, block.label))
+    pending_edits = [make_edit(row) for row in rows]
+    base = division.base
+    values, repeating_edits = rules.rebuild_block(
+        replace(block, value=base), [revised_value for _, revised_value in later], pending_edits
     )
-    await erase_edits(connection, [EditKey(edit.exchange_row, edit.call_id) for edit in repeating])
-    dropped = _list_dropped(base, later, values)
-    if not dropped and values == [version.value for version, _ in later]:
+    await erase_edits(connection, [EditKey(edit.exchange_row, edit.call_id) for edit in repeating_edits])
+    dropped_numbers = _list_dropped(base, later, values)
+    if not dropped_numbers and values == [version.value for version, _ in later]:
         return False
-    rewritten = await _rewrite_rows(connection, block_row, later, values, dropped)
-    staying = [*(_RewrittenVersion(version, version.value) for version in clean), *rewritten.staying]
-    await _write_following(connection, stored, staying, rewritten.following, final_value=values[-1], now=now)
+    rewritten = await _rewrite_rows(connection, block_row, later, values, dropped_numbers)
+    await _write_following(connection, block, division.clean, rewritten, final_value=values[-1], now=now)
     return True
+
+
+async def _divide_versions(
+    connection: Connection, agent_row: int, block_row: int, rules: Rules, texts: Collection[str]
+) -> _Division:
+    """Returns the versions of a block, divided for a forgetting. The parameters are as in `rebuild_block`."""
+    versions = await load_versions(connection, block_row)
+    turnless_numbers = set(await load_column(connection, SQL["versions_turnless"], (agent_row, block_row)))
+    erased_rows = await select_erased_rows(
+        connection, chain.from_iterable(version.source_rows for version in versions)
+    )
+    remaining_texts = await load_remaining_texts(
+        connection, agent_row, collect_mixed_sources(versions, erased_rows), rules
+    )
+    division = _Division(erased_rows, turnless_numbers, texts, remaining_texts)
+    await division.add_all(connection, versions)
+    return division
 
 
 class LostLines(NamedTuple):
@@ -251,16 +262,11 @@ async def remove_lost_lines(
         return False
     await erase_edits(connection, [version.edit for version in lost_lines.later if version.edit is not None])
     values = [version.value for version in lost_lines.later_without]
-    revised = [_RevisedVersion(version, RevisedValue(version.value)) for version in lost_lines.later]
-    rewritten = await _rewrite_rows(
-        connection, block_row, revised, values, _list_dropped("", revised, values)
-    )
-    clean = versions[: len(versions) - len(lost_lines.later)]
-    staying = [*(_RewrittenVersion(version, version.value) for version in clean), *rewritten.staying]
-    stored = await get_block(connection, block_row)
-    await _write_following(
-        connection, stored, staying, rewritten.following, final_value=stored.value, now=now
-    )
+    later = [_RevisedVersion(version, RevisedValue(version.value)) for version in lost_lines.later]
+    rewritten = await _rewrite_rows(connection, block_row, later, values, _list_dropped("", later, values))
+    clean = versions[: len(versions) - len(later)]
+    block = await get_block(connection, block_row)
+    await _write_following(connection, block, clean, rewritten, final_value=block.value, now=now)
     return True
 
 
@@ -285,8 +291,11 @@ def _list_dropped(base: str, later: Sequence[_RevisedVersion], values: Sequence[
     """
     return {
         version.number
-        for (version, revised), before, value in zip(later, [base, *values[:-1]], values, strict=True)
-        if version.is_remainder or (revised.is_erased and (value == before or not revised.remaining))
+        for (version, revised_value), value_before, value in zip(
+            later, [base, *values[:-1]], values, strict=True
+        )
+        if version.is_remainder
+        or (revised_value.is_erased and (value == value_before or not revised_value.remaining))
     }
 
 
@@ -304,16 +313,16 @@ async def _rewrite_rows(
     block_row: int,
     later: Sequence[_RevisedVersion],
     values: Sequence[str],
-    dropped: Collection[int],
+    dropped_numbers: Collection[int],
 ) -> _RewrittenVersions:
     """Writes new values into the rows of versions as far as they fit, and empties the rows of all others.
 
     values: the new value of each version in `later`.
-    dropped: the numbers of the versions that do not stay.
+    dropped_numbers: the numbers of the versions that do not stay.
     """
     rewritten = _RewrittenVersions([], [])
     for (version, _), value in zip(later, values, strict=True):
-        is_dropped = version.number in dropped
+        is_dropped = version.number in dropped_numbers
         sources = None if is_dropped or rewritten.following else _make_padded_sources(version, value)
         if sources is None:
             await connection.run(
@@ -344,50 +353,56 @@ async def preview_block(
     block: Block,
     versions: Sequence[BlockVersion],
     rules: Rules,
-    erased: Collection[int],
+    erased_rows: Collection[int],
     texts: Collection[str],
-    remaining: Mapping[int, Sequence[str]],
+    remaining_texts: Mapping[int, Sequence[str]],
 ) -> BlockPreview:
     """Returns the value that a block would have after a forgetting. Nothing is written.
 
     versions: all versions of the block, oldest first.
-    erased: the rows of the exchanges that would be erased.
+    rules: the rules that make the new values.
+    erased_rows: the rows of the exchanges that would be erased.
     texts: texts in small letters. Lines that have one of them as whole words are dropped.
-    remaining: exchange -> the texts of the user's messages that stay, as `load_remaining_texts` returns them.
+    remaining_texts: exchange -> the texts of the user's messages that stay, as `load_remaining_texts` returns them.
     """
-    division = _Division(erased, (), texts, remaining)
+    division = _Division(erased_rows, (), texts, remaining_texts)
     await division.add_all(connection, versions)
-    clean, later = division.clean, division.later
+    base, later = division.base, division.later
     if not later:
         return BlockPreview(block.value, 0, 0)
-    base = clean[-1].value if clean else ""
-    values, _ = rules.rebuild_block(replace(block, value=base), [revised for _, revised in later], ())
-    dropped = _list_dropped(base, later, values)
+    values, _ = rules.rebuild_block(
+        replace(block, value=base), [revised_value for _, revised_value in later], ()
+    )
+    dropped_numbers = _list_dropped(base, later, values)
     rebuilt_count = sum(
-        version.number not in dropped and version.value != value
+        version.number not in dropped_numbers and version.value != value
         for (version, _), value in zip(later, values, strict=True)
     )
-    erased_count = sum(revised.is_erased and version.number in dropped for version, revised in later)
+    erased_count = sum(
+        revised_value.is_erased and version.number in dropped_numbers for version, revised_value in later
+    )
     return BlockPreview(values[-1], erased_count, rebuilt_count)
 
 
 async def _write_following(
     connection: Connection,
     block: Block,
-    staying: Sequence[_RewrittenVersion],
-    following: Sequence[_RewrittenVersion],
+    clean: Iterable[BlockVersion],
+    rewritten: _RewrittenVersions,
     final_value: str,
     now: float,
 ) -> None:
-    """Writes versions again, and after them the version with which a forgetting ends.
+    """Writes the following versions again, and after them the version with which a forgetting ends.
 
-    staying: the versions that stay in their rows.
-    following: the versions that are written again.
+    clean: the versions before the rewritten ones.
     final_value: the value of the last version.
+    now: the time of the forgetting, in seconds since the epoch.
     """
+    staying = [*(_RewrittenVersion(version, version.value) for version in clean), *rewritten.staying]
     number = block.version
+    # The numbers of versions before -> their present numbers.
     numbers: dict[int | None, int] = {version.number: version.number for version, _ in staying}
-    for version, value in following:
+    for version, value in rewritten.following:
         await write_block(
             connection, block.id, number, value, at=version.at, origin=version.origin,
             exchange_row=version.exchange_row, sources=orjson.loads(version.sources),
@@ -395,7 +410,7 @@ async def _write_following(
         )  # fmt: skip
         number += 1
         numbers[version.number] = number
-    newest_first = reversed([*staying, *following])
+    newest_first = reversed([*staying, *rewritten.following])
     restored = next((version for version, value in newest_first if value == final_value), None)
     await write_block(
         connection, block.id, number, final_value, at=now, origin=FORGET_ORIGIN,
@@ -425,16 +440,16 @@ def _make_padded_sources(version: BlockVersion, value: str) -> bytes | None:
 def has_whole_words(line: str, text: str) -> bool:
     """Returns whether a line has a text as whole words: "teacher" does not have "tea"."""
     letter = SPACED_LETTER.pattern
-    before = f"(?<!{letter})" if SPACED_LETTER.match(text[0]) else ""
-    after = f"(?!{letter})" if SPACED_LETTER.match(text[-1]) else ""
-    return text in line and re.search(f"{before}{re.escape(text)}{after}", line) is not None
+    word_start = f"(?<!{letter})" if SPACED_LETTER.match(text[0]) else ""
+    word_end = f"(?!{letter})" if SPACED_LETTER.match(text[-1]) else ""
+    return text in line and re.search(f"{word_start}{re.escape(text)}{word_end}", line) is not None
 
 
 class _RevisedVersion(NamedTuple):
     """A version of a block from the first one on that has erased content, and how it is made again."""
 
     version: BlockVersion
-    revised: RevisedValue
+    revised_value: RevisedValue
 
 
 class _Division:
@@ -442,32 +457,39 @@ class _Division:
 
     def __init__(
         self,
-        erased: Collection[int],
-        turnless: Collection[int],
+        erased_rows: Collection[int],
+        turnless_numbers: Collection[int],
         texts: Collection[str],
-        remaining: Mapping[int, Sequence[str]],
+        remaining_texts: Mapping[int, Sequence[str]],
     ) -> None:
         """Begins without a version.
 
-        erased: the rows of the erased exchanges.
-        turnless: the numbers of the versions that are erased though they came from no exchange.
+        erased_rows: the rows of the erased exchanges.
+        turnless_numbers: the numbers of the versions that are erased though they came from no exchange.
         texts: texts in small letters. Lines that have one of them as whole words are dropped.
-        remaining: exchange -> the texts of the user's messages that stay, as `load_remaining_texts` returns them.
+        remaining_texts: exchange -> the texts of the user's messages that stay, as `load_remaining_texts` returns them.
         """
         # The versions before the first version with erased content.
         self.clean: list[BlockVersion] = []
         # The first version with erased content and all later versions, each of which may have erased words.
         self.later: list[_RevisedVersion] = []
         # The edits that brought erased content into versions.
-        self.edits: list[EditKey] = []
-        self._erased = erased
-        self._turnless = turnless
+        self.edits_to_erase: list[EditKey] = []
+        self._erased_rows = erased_rows
+        self._turnless_numbers = turnless_numbers
         self._texts = texts
-        self._remaining = remaining
-        # The values of clean versions, and the indexes of later ones, by the number that `restores` names.
+        self._remaining_texts = remaining_texts
+        # The values of clean versions, by their numbers.
         self._clean_values: dict[int | None, str] = {}
+        # The indexes of the later versions in `later`, by their numbers.
         self._later_indexes: dict[int | None, int] = {}
+        # The lines of the version before.
         self._lines_before = frozenset[str]()
+
+    @property
+    def base(self) -> str:
+        """The value before the later versions."""
+        return self.clean[-1].value if self.clean else ""
 
     async def add_all(self, connection: Connection, versions: Iterable[BlockVersion]) -> None:
         """Adds the versions of the block, oldest first."""
@@ -477,41 +499,42 @@ class _Division:
 
     async def _add_version(self, connection: Connection, version: BlockVersion) -> None:
         lines = version.value.split("\n")
-        quoting = {
+        quoting_lines = {
             line for line in lines if any(has_whole_words(line.casefold(), text) for text in self._texts)
         }
-        is_erased = version.number in self._turnless or not version.source_rows.isdisjoint(self._erased)
-        brings_erased = is_erased or bool(quoting - self._lines_before)
+        is_erased = version.number in self._turnless_numbers or not version.source_rows.isdisjoint(
+            self._erased_rows
+        )
+        brings_erased = is_erased or bool(quoting_lines - self._lines_before)
         self._lines_before = frozenset(lines)
         if not (self.later or brings_erased):
             self.clean.append(version)
             self._clean_values[version.number] = version.value
             return
-        edit = version.edit
-        if edit is not None and brings_erased:
+        edit_key = version.edit
+        if edit_key is not None and brings_erased:
             # Its exchange may stay, so that the phase of exchanges does not empty the edit: the edit has one of the
             # texts, or its exchange is a sleeptime agent's.
-            self.edits.append(edit)
+            self.edits_to_erase.append(edit_key)
+            edit_key = None
         if not is_erased and version.restores in self._clean_values:
             # An undo restored a clean value, from which the later versions follow.
-            revised = RevisedValue(self._clean_values[version.restores], is_clean=True)
+            revised_value = RevisedValue(self._clean_values[version.restores], is_clean=True)
         else:
-            row = (
-                None
-                if edit is None or brings_erased
-                else await connection.fetch_row(SQL["edit_of_call"], edit)
-            )
-            revised = RevisedValue(
-                version.value if is_erased else "\n".join(line for line in lines if line not in quoting),
+            edit_row = None if edit_key is None else await connection.fetch_row(SQL["edit_of_call"], edit_key)
+            revised_value = RevisedValue(
+                version.value
+                if is_erased
+                else "\n".join(line for line in lines if line not in quoting_lines),
                 is_erased,
-                [
+                remaining=[
                     text
-                    for row in version.source_rows & self._remaining.keys()
-                    for text in self._remaining[row]
+                    for row in version.source_rows & self._remaining_texts.keys()
+                    for text in self._remaining_texts[row]
                 ],
-                None if row is None else make_edit(row),
+                edit=None if edit_row is None else make_edit(edit_row),
                 restores=self._later_indexes.get(version.restores),
                 is_manual=version.origin in MANUAL_ORIGINS,
             )
         self._later_indexes[version.number] = len(self.later)
-        self.later.append(_RevisedVersion(version, revised))
+        self.later.append(_RevisedVersion(version, revised_value))
