@@ -50,6 +50,7 @@ from gateway.core.memory.transcript import on_one_line
 from gateway.core.prompt import note_text
 from gateway.core.prompt.summary import WantedSummary
 from gateway.core.request.identity import USER_NAME_HEADER, IdentityRules, identify
+from gateway.core.upstream.endpoint_form import EndpointForm
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
 from gateway.run.background.embed import EMBED_JOB, EmbeddingService
@@ -59,7 +60,7 @@ from gateway.run.background.learner import LEARN_JOB, LearningService
 from gateway.run.background.question_embedder import QuestionEmbedder
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryRequest
-from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.prompt_body import make_body
 from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.settings import MemorySettings

@@ -28,12 +28,12 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.memory.rules import RULES
 from gateway.core.request.identity import IdentityRules, identify
 from gateway.core.turn.commands import End, TurnOutcome
+from gateway.core.upstream.endpoint_form import EndpointForm
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryRequest
-from gateway.run.memory.prompt import EndpointForm
 from gateway.run.memory.turn_write import make_recall_row_maker
 from gateway.run.receipt import Receipt
 from gateway.settings import MemorySettings

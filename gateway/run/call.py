@@ -23,11 +23,12 @@ from gateway.core.request.request_headers import number_idempotency_keys
 from gateway.core.turn.client_view import UnseenView, ViewFactory
 from gateway.core.turn.guide import FREE_OFFER, Offer
 from gateway.core.turn_name import TurnName
+from gateway.core.upstream.endpoint_form import NO_ALTERED_MESSAGES, EndpointForm
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.fit import fit_prompt
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.named_turns import make_turn_name
-from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.prompt_body import make_native_changes, render_body
 from gateway.run.memory.prompt_tokens import estimate_usage
 from gateway.run.memory.queue import QueueTicket
@@ -36,7 +37,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.tools.call_journal import CallJournal
 from gateway.run.upstream.endpoint import Endpoint
-from gateway.run.upstream.endpoint_form import NATIVE_FORM, choose_endpoint_form, choose_native_body
+from gateway.run.upstream.form_choice import NATIVE_FORM, choose_endpoint_form, choose_native_body
 from gateway.run.upstream.route import Route
 from gateway.run.upstream_call import PromptFacts
 
@@ -140,10 +141,9 @@ class ChatCall:
         is_changed = (
             is_cut
             or form.consumed_fields
-            or form.developer_indices
+            or form.altered_messages != NO_ALTERED_MESSAGES
             or target.model != self.request.model
             or prompt.adds_usage
-            or form.changed_messages
             or self.request.gateway_fields & form.refused_settings
             or prompt.has_tools_in_place_of_thoughts
         )
@@ -224,7 +224,7 @@ class ChatCall:
         headers["x-mnemogate-consumed"] = (
             ",".join((*self.request.consumed, *form.consumed_fields, *form.untranslatable_fields)) or None
         )
-        adapted = (*(("developer_role",) if form.developer_indices else ()), *self.left_out)
+        adapted = (*(("developer_role",) if form.altered_messages.developer else ()), *self.left_out)
         headers["x-mnemogate-adapted"] = ",".join(adapted) or None
         self.receipt.prompt = PromptFacts(max_tokens=self.request.max_tokens)
         if prompt is not None:

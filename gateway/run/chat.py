@@ -54,8 +54,8 @@ from gateway.run.turn import TurnRun
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.endpoint import Endpoint
-from gateway.run.upstream.endpoint_form import choose_endpoint_form
 from gateway.run.upstream.failover import Failover
+from gateway.run.upstream.form_choice import choose_endpoint_form
 from gateway.run.upstream.model_source import ModelSource
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.replayed_replies import ReplayedReplies

@@ -33,7 +33,7 @@ from gateway.run.tools.toolbox import Toolbox
 from gateway.run.tree_memory import TreeMemory
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.attempts import Attempts
-from gateway.run.upstream.endpoint_form import choose_endpoint_form
+from gateway.run.upstream.form_choice import choose_endpoint_form
 from storage.errors import StaleWrite, StoreError, is_known
 
 _log = logging.getLogger("mnemogate")

@@ -10,8 +10,8 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.requested_agent import asks_agent
 from gateway.run.call import ChatCall
 from gateway.run.resolver import Resolved
-from gateway.run.upstream.endpoint_form import choose_native_body
 from gateway.run.upstream.failover import Failover
+from gateway.run.upstream.form_choice import choose_native_body
 from gateway.run.upstream.route import Route, make_agent_route, resolve_route
 from gateway.settings import Settings
 

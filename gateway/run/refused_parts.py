@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -13,26 +13,31 @@ from gateway.core.prompt.composition import without_result
 from gateway.core.turn.commands import SaveStep, TurnOutcome
 from gateway.core.turn.refusal import RefusedContent
 from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.prompt_removals import (
+    Removal,
+    remove_earlier_results,
+    remove_last_results,
+    remove_memory_texts,
+    remove_stored_media,
+)
 
-# Returns a prompt without a part of it, or None if the prompt has no such part.
-_Removal = Callable[[Prompt], Prompt | None]
 # Refused content -> the parts that are left out one after the other: (name in `ChatCall.left_out`, removal).
-_REMOVALS: Mapping[RefusedContent, Sequence[tuple[str, _Removal]]] = {
+_REMOVALS: Mapping[RefusedContent, Sequence[tuple[str, Removal]]] = {
     RefusedContent.FILTERED: (
-        ("memory", Prompt.without_memory_texts),
-        ("results", Prompt.without_earlier_results),
+        ("memory", remove_memory_texts),
+        ("results", remove_earlier_results),
     ),
-    RefusedContent.UNREACHABLE: (("media", Prompt.without_stored_media),),
+    RefusedContent.UNREACHABLE: (("media", remove_stored_media),),
 }
 # The parts that are left out of a run that a filter refuses. The last results go first: the filter has let the earlier
 # steps pass, unless another model has read them.
-_RUN_REMOVALS: Sequence[tuple[str, _Removal]] = (
-    ("results", Prompt.without_last_results),
-    ("memory", Prompt.without_memory_texts),
-    ("results", Prompt.without_earlier_results),
+_RUN_REMOVALS: Sequence[tuple[str, Removal]] = (
+    ("results", remove_last_results),
+    ("memory", remove_memory_texts),
+    ("results", remove_earlier_results),
 )
 # A reply that was made without results is stored with a note, which makes later prompts leave them out as well.
-_RESULT_REMOVALS: Sequence[_Removal] = (Prompt.without_last_results, Prompt.without_earlier_results)
+_RESULT_REMOVALS: Sequence[Removal] = (remove_last_results, remove_earlier_results)
 
 
 @dataclass(slots=True)
@@ -42,7 +47,7 @@ class RefusedParts:
     # Each step of the turn is saved.
     saves_steps: bool
     # The removals that are made in each prompt, in this order.
-    _removals: tuple[_Removal, ...] = field(default=(), init=False)
+    _removals: tuple[Removal, ...] = field(default=(), init=False)
     # The number of messages of hidden rounds, from the first on, that are sent without their results.
     _stripped_count: int = field(default=0, init=False)
     # The value of `_stripped_count` when the upstream last answered.
@@ -121,8 +126,8 @@ class RefusedParts:
         """Returns a reply with notes of the results that it was made without, if there are any."""
         return with_private(
             reply,
-            unread=Prompt.without_last_results in self._removals or None,
-            unread_earlier=Prompt.without_earlier_results in self._removals or None,
+            unread=remove_last_results in self._removals or None,
+            unread_earlier=remove_earlier_results in self._removals or None,
         )
 
 

@@ -17,7 +17,7 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.refused_parts import RefusedParts
 from gateway.run.turn_saving import TurnMemory
 from gateway.run.upstream.endpoint import Endpoint
-from gateway.run.upstream.endpoint_form import choose_endpoint_form
+from gateway.run.upstream.form_choice import choose_endpoint_form
 
 _log = logging.getLogger("mnemogate")
 

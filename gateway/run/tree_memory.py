@@ -12,11 +12,12 @@ from gateway.core.prompt.note_text import render_note
 from gateway.core.tags import make_mark
 from gateway.core.turn import commands
 from gateway.core.turn.commands import TurnOutcome
+from gateway.core.upstream.endpoint_form import EndpointForm
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.section_blocks import read_blocks_on_path
 from gateway.run.receipt import Receipt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple, Protocol
 from gateway.core.request.memory_mode import Mode
 from gateway.core.turn import commands, events
 from gateway.core.turn.commands import FINISHED, TurnOutcome
+from gateway.core.upstream.endpoint_form import EndpointForm
 from gateway.core.upstream.policy import Target
 from gateway.errors import Conflict, GatewayError, MemoryUnavailable
 from gateway.run.call import ChatCall
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.prompt import Prompt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from gateway.run.turn_services import TurnServices
 from storage.commands import CommittedTurn

@@ -67,8 +67,8 @@ from gateway.run.tools.toolbox import MAX_PARALLEL
 from gateway.run.turn import TurnRun
 from gateway.run.turn_services import TurnLimits, TurnServices
 from gateway.run.upstream.endpoint import Endpoint
-from gateway.run.upstream.endpoint_form import choose_endpoint_form
 from gateway.run.upstream.failover import Failover
+from gateway.run.upstream.form_choice import choose_endpoint_form
 from gateway.run.upstream.route import Route, make_agent_route
 from gateway.settings import Settings
 from storage.batch_records import BatchItem, ItemEnd, ItemRound

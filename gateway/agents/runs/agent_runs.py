@@ -48,21 +48,22 @@ from gateway.core.conversation.kind import ConversationKind, QueueName
 from gateway.core.conversation.stored_messages import map_calls_to_tool_names
 from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn.stop_reason import StopReason
+from gateway.core.upstream.endpoint_form import EndpointForm
 from gateway.core.upstream.policy import Target
 from gateway.errors import Conflict, MemoryUnavailable, UnknownId, UnknownModel, make_sentence
 from gateway.run.call import ChatCall
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
-from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.turn import RunTerms, TurnRun
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.attempts import Attempts
-from gateway.run.upstream.endpoint_form import choose_endpoint_form
 from gateway.run.upstream.failover import Failover
+from gateway.run.upstream.form_choice import choose_endpoint_form
 from gateway.run.upstream.route import Route, make_agent_route
 from gateway.run.usage.accounting import Accounting
 from gateway.run.usage.gen_ai_metrics import classify_call_failure

@@ -28,13 +28,14 @@ from gateway.core.turn import commands, events
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.tool_result import ToolResult
+from gateway.core.upstream.endpoint_form import EndpointForm
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import find_reported_counts
 from gateway.errors import CallerError
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.section_blocks import sort_in_prompt_order
 from gateway.run.memory.turn_write import make_recall_row_maker
 from gateway.run.receipt import Receipt

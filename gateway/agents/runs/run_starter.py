@@ -38,11 +38,12 @@ from gateway.core.conversation.wire_message import WireMessage, has_result_role
 from gateway.core.ids import ObjectRef, make_id_with_seq, new_uid, parse_ref
 from gateway.core.prompt.omitted_messages import is_resent
 from gateway.core.turn.tool_result import ToolResult
+from gateway.core.upstream.endpoint_form import EndpointForm
 from gateway.errors import BadRequest
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_agent import check_not_paused
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
-from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.prompt import Prompt
 from gateway.run.pending import PendingWrites
 from gateway.run.sink import Sink
 from storage.errors import NotFound, StaleWrite, StoreTimeout, WriteConflict
@@ -106,7 +107,7 @@ class RunStarter:
                 return RunBeginning(memory, prompt, resumption)
             # If another writer has changed the conversation meanwhile, it is read again.
             with suppress(WriteConflict, StaleWrite):
-                if not await self._write_missing_results(context, send, form):
+                if not await self._write_missing_results(context, send):
                     await self._open(memory, prompt, request, accepted)
                     return RunBeginning(memory, prompt)
         raise WriteConflict("this conversation changes too fast")
@@ -156,7 +157,7 @@ class RunStarter:
         order = [*map_calls_to_tool_names(context.path[-1])]
         results = [*earlier, *deny_calls(step, {result.call_id for result in earlier})]
         results.sort(key=lambda result: order.index(result.call_id))
-        return await self._write_results(context, send, EndpointForm(), step, results)
+        return await self._write_results(context, send, step, results)
 
     async def _read(self, request: MemoryRequest, messages: Sequence[WireMessage] = ()) -> MemoryContext:
         return await read_stored_context(self._keeper.store, request, messages, self._keeper.settings.idle_s)
@@ -268,9 +269,7 @@ class RunStarter:
             return None
         return resume_interrupted(context, step)
 
-    async def _write_missing_results(
-        self, context: MemoryContext, send: RoutedSend, form: EndpointForm
-    ) -> bool:
+    async def _write_missing_results(self, context: MemoryContext, send: RoutedSend) -> bool:
         """Writes the known results of an earlier run's last calls, if that run was broken off before it wrote them.
 
         Returns False if there are no such results. Raises: StoreError.
@@ -281,15 +280,10 @@ class RunStarter:
             return False
         sent_ids = {str(message.get("tool_call_id")) for message in send.messages}
         results = await load_results(self._keeper.store, step, context.path[-1], sent_ids)
-        return bool(results) and await self._write_results(context, send, form, step, results)
+        return bool(results) and await self._write_results(context, send, step, results)
 
     async def _write_results(
-        self,
-        context: MemoryContext,
-        send: RoutedSend,
-        form: EndpointForm,
-        step: RunStep,
-        results: Sequence[ToolResult],
+        self, context: MemoryContext, send: RoutedSend, step: RunStep, results: Sequence[ToolResult]
     ) -> bool:
         """Writes results after the step that made their calls. Returns False if its run is gone. Raises: StoreError."""
         run = await self._keeper.store.runs.find_run(step.agent_row, step.run_row)
@@ -297,6 +291,7 @@ class RunStarter:
             return False
         client_ids = frozenset(call_id for call_id, kind in step.waiting.items() if kind == "client")
         make_toolbox = self._make_toolbox_factory(send, context)
+        form = EndpointForm()  # no prompt is made of it
         memory = RunMemory(
             self._keeper, context, form, run, make_toolbox, client_call_ids=client_ids, calling_run=run.id
         )

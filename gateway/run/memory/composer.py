@@ -26,13 +26,14 @@ from gateway.core.prompt.section import (
 from gateway.core.prompt.shown_blocks import ShownBlocks
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.core.tags import make_mark
+from gateway.core.upstream.endpoint_form import EndpointForm
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import retry_with_contents
 from gateway.run.memory.fit import fit_prompt, is_crowded, may_exceed
 from gateway.run.memory.fitted_window import NO_NOTE, WHOLE_WINDOW, FittedWindow
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.noted_message import NotedMessage, find_noted_message
-from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.query_vectors import QueryVectors
 from gateway.run.memory.recall import Recaller, render_changes
 from gateway.run.memory.recall_result import RecallResult

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from gateway.core.conversation.portable_message import (
     CLAUDE_FILES,
@@ -16,52 +15,16 @@ from gateway.core.conversation.portable_message import (
 )
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.message_text import with_text_before
-from gateway.core.prompt.composition import Composition, list_rounds_without_results
+from gateway.core.prompt.composition import Composition
 from gateway.core.prompt.eviction import NO_EVICTION, Eviction
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.shown_blocks import is_mark_named
 from gateway.core.request.chat_request import ChatRequest
+from gateway.core.upstream.endpoint_form import EndpointForm
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.fitted_window import WHOLE_WINDOW, FittedWindow
 from gateway.run.memory.recall_result import NO_RECALL, RecallResult
-
-
-class EndpointForm(Struct, frozen=True):
-    """The form that a request has to have for one endpoint."""
-
-    # Fields of the client that are not for an upstream.
-    consumed_fields: tuple[str, ...] = ()
-    # Fields of the client for which the upstream's dialect has no place.
-    untranslatable_fields: tuple[str, ...] = ()
-    # Indices of the developer messages; the upstream calls their role `system`.
-    developer_indices: tuple[int, ...] = ()
-    # True: the upstream reports the usage of a stream on request; None: not known.
-    takes_usage: bool | None = True
-    # True: the model can be made to call a tool.
-    can_force: bool = True
-    # Settings of an agent that the model does not take.
-    refused_settings: frozenset[str] = frozenset()
-    # True: the model takes its thoughts back only if nothing before them has changed.
-    binds_thoughts: bool = False
-    # The `Capabilities.effort_with_tools` of the endpoint.
-    effort_with_tools: str | None = None
-    # True: the model thinks only on request, and thoughts are asked for without an effort.
-    thinks_on_request: bool = False
-    # True: the usage of a stream is asked for even if the client does not ask for it.
-    asks_usage: bool = False
-    # Indices of the replies, among those of `ChatRequest.reply_models`, that another model made.
-    foreign_replies: frozenset[int] = frozenset()
-    # Indices of the messages with files that the model cannot read.
-    unreadable_files: frozenset[int] = frozenset()
-    # Indices of the replies, among those of `ChatRequest.reply_models`, that have nothing in them.
-    empty_replies: frozenset[int] = frozenset()
-
-    @property
-    def changed_messages(self) -> frozenset[int]:
-        """Indices of the messages that have another content here."""
-        return self.foreign_replies | self.unreadable_files | self.empty_replies
-
 
 # OpenAI's bound for the tools of a chat completion.
 _MAX_TOOLS: Final = 128
@@ -108,63 +71,15 @@ class Prompt(Struct, frozen=True):
     def render_client_message(self, index: int) -> WireMessage:
         """Returns one of the request's messages with its note, as this endpoint reads it."""
         message = self.request.messages[index]
-        form = self.form
+        altered = self.form.altered_messages
         message = with_text_before(message, self.composition.notes.get(index, ""))
-        if index in form.foreign_replies:
+        if index in altered.foreign_replies:
             message = make_portable_message(message)
-        elif index in form.unreadable_files:
+        elif index in altered.unreadable_files:
             message = CLAUDE_FILES.replace_in(message)
         if index in self.without_media:
             message = REMOTE_MEDIA.replace_in(message)
         return with_placeholder_text(message) if index in self.request.reply_models else message
-
-    def without_memory_texts(self) -> Prompt | None:
-        """Returns a copy without memory section, notes and summary, or None if the prompt has none of them."""
-        section = self.section.without_blocks()
-        composition = self.composition.without_notes()
-        system = self.system if section is self.section else section.text
-        has_notes = bool(self.window.choose_fitting_notes(self.composition))
-        if not (has_notes or self.window.summary or system != self.system):
-            return None
-        return replace(
-            self,
-            system=system,
-            section=section,
-            composition=composition,
-            window=replace(self.window, summary=""),
-            new_notes=dict.fromkeys(self.new_notes, ""),
-            recall=replace(self.recall, note="", note_tokens=0),
-            changes_prefix=True,
-        )
-
-    def without_earlier_results(self) -> Prompt | None:
-        """Returns a copy without the stored results before the last reply, or None if the prompt has none."""
-        composition = self.composition.without_results(is_after_last_reply=False)
-        if composition is self.composition:
-            return None
-        window, fitting_rounds = self.window, self.window.replacements
-        if fitting_rounds is not None:
-            window = replace(window, replacements=list_rounds_without_results(fitting_rounds))
-        return replace(self, composition=composition, window=window, changes_prefix=True)
-
-    def without_last_results(self) -> Prompt | None:
-        """Returns a copy without the stored results of tools after the last reply, or None if the prompt has none."""
-        composition = self.composition.without_results(is_after_last_reply=True)
-        return None if composition is self.composition else replace(self, composition=composition)
-
-    def without_stored_media(self) -> Prompt | None:
-        """Returns a copy without the stored media that an upstream has to fetch, or None if the prompt has none."""
-        inserted = self.composition.inserted
-        with_media = frozenset(
-            n for n in self.request.stored_indexes if REMOTE_MEDIA.are_in(self.request.messages[n])
-        )
-        if with_media <= self.without_media and not any(
-            REMOTE_MEDIA.are_in(each.message) for each in inserted
-        ):
-            return None
-        inserted = [replace(each, message=REMOTE_MEDIA.replace_in(each.message)) for each in inserted]
-        composition = replace(self.composition, inserted=inserted)
-        return replace(self, composition=composition, without_media=with_media, changes_prefix=True)
 
     @property
     def replacements(self) -> Mapping[int, list[WireMessage]]:

@@ -107,10 +107,10 @@ def _adapt_fields(prompt: Prompt, edit: BodyEdit) -> str | None:
 
 def _adapt_messages(prompt: Prompt, edit: BodyEdit) -> None:
     """Changes the client's messages that the endpoint takes in another form."""
-    for index in prompt.form.developer_indices:
+    for index in prompt.form.altered_messages.developer:
         if index not in prompt.window.dropped_indices:
             edit.set_role(index, "system")
-    for index in prompt.form.changed_messages | prompt.without_media:
+    for index in prompt.form.altered_messages.with_other_content | prompt.without_media:
         edit.replace_message(index, [prompt.render_client_message(index)])
 
 

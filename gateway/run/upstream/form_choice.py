@@ -1,4 +1,4 @@
-"""The form that a request has to have for an endpoint and its model, by their capabilities."""
+"""Chooses the form that a request has to have for an endpoint and its model, by their capabilities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.core.request.envelope import (
     list_untranslatable_fields,
 )
 from gateway.core.request.native_body import NativeBody
-from gateway.run.memory.prompt import EndpointForm
+from gateway.core.upstream.endpoint_form import AlteredMessages, EndpointForm
 from gateway.run.receipt import mask_model_name
 from gateway.run.upstream.endpoint import Endpoint
 
@@ -39,9 +39,7 @@ def choose_endpoint_form(request: ChatRequest, endpoint: Endpoint, model: str) -
     return EndpointForm(
         consumed_fields=consumed,
         untranslatable_fields=_list_untranslatable_fields(request, capabilities, consumed),
-        developer_indices=find_developer_indices(request.messages)
-        if capabilities.developer_role is False
-        else (),
+        altered_messages=_make_altered_messages(request, endpoint, model),
         takes_usage=capabilities.stream_usage,
         can_force=_can_force(request, capabilities, model),
         refused_settings=_list_refused_fields(request, capabilities, model)
@@ -50,11 +48,17 @@ def choose_endpoint_form(request: ChatRequest, endpoint: Endpoint, model: str) -
         asks_usage=endpoint.asks_usage,
         effort_with_tools=capabilities.effort_with_tools(model),
         thinks_on_request=request.wants_thoughts and capabilities.thinks_on_request(model),
+    )
+
+
+def _make_altered_messages(request: ChatRequest, endpoint: Endpoint, model: str) -> AlteredMessages:
+    """Returns the messages of a request that the endpoint takes in another form."""
+    renames_developer = endpoint.provider.capabilities.developer_role is False
+    return AlteredMessages(
+        developer=find_developer_indices(request.messages) if renames_developer else (),
+        foreign_replies=_list_foreign_replies(request, endpoint, model),
+        empty_replies=_list_empty_replies(request),
         unreadable_files=_NO_INDICES if request.native_body is None else _list_unreadable_files(request),
-        foreign_replies=_list_foreign_replies(request, endpoint, model)
-        if request.reply_models
-        else _NO_INDICES,
-        empty_replies=_list_empty_replies(request) if request.reply_models else _NO_INDICES,
     )
 
 
