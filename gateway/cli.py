@@ -345,7 +345,7 @@ def show_memory(**arguments: Any) -> None:
     multiple=True,
 )
 @make_flag(
-    "all-users", "all users of --profile; without one all that the project has, agents made over REST too"
+    "all-users", "all users of --profile; without one all that the project has, agents of the agents API too"
 )
 def forget_memory(yes: bool, all_users: bool, keep: Sequence[int], **arguments: Any) -> None:
     if keep:

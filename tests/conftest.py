@@ -80,7 +80,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(_stage(item.path))
         if not HAS_AGENTS and item.get_closest_marker("agents"):
-            item.add_marker(pytest.mark.skip("needs agents made over REST"))
+            item.add_marker(pytest.mark.skip("needs agents of the agents API"))
     if "PYTEST_XDIST_WORKER" in os.environ:
         _spread(items)
 

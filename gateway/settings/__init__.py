@@ -278,7 +278,7 @@ class ToolSettings(Table, frozen=True):
     python_timeout_s: Annotated[float, Meta(ge=1.0, le=180.0)] = 30.0
     # Command lines of MCP servers.
     mcp_stdio: tuple[Text, ...] = ()
-    # The environment variables that may be given to these servers over REST.
+    # The environment variables that the agents API may give to these servers.
     mcp_stdio_env: tuple[Text, ...] = ()
     # The headers for MCP servers.
     headers: tuple[ToolHeader, ...] = ()

@@ -228,7 +228,7 @@ def _find_mistakes_in_profile(profile: ProfileSettings, upstreams: list[str]) ->
     if not re.fullmatch(r"[\w.:@-]+", profile.name):
         yield f"{path}: a name is letters, digits and . _ : @ -"
     if profile.name == "@":  # storage.records.API_PROFILE
-        yield f"{path}: this name is for agents that are made over REST"
+        yield f"{path}: this name is for agents of the agents API"
     yield from _find_unknown_reference(f"{path}: upstream", profile.upstream, upstreams)
     if isinstance(profile.filler, FillerSettings) and not profile.filler.say.strip():
         yield f"{path}: filler.say: there is nothing to be said"

@@ -25,7 +25,7 @@ Letta's client adds the /v1 itself: give it the address alone.
 POST /v1/chat/completions   a reply, with memory
 POST /v1/responses          the same for clients of OpenAI's Responses API
 POST /v1/messages           the same for clients of Anthropic's API
-POST /v1/agents/            agents over REST, for Letta's clients
+POST /v1/agents/            the agents API, for Letta's clients
 GET  /v1/models             the models there are
 GET  /health/ready          whether requests are taken
 """

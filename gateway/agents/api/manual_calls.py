@@ -1,4 +1,4 @@
-"""Calls of tools by hand: over REST, without a model."""
+"""Calls of tools by hand: by a request of the agents API, without a model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The messages of a chat completion that repeat a stored conversation: all messages up to the last assistant message.
 
 The repeated messages are not matched. They may show that the client asks the same again, or that the user has heard
-only a part of a reply (a barge-in). A REST send repeats nothing.
+only a part of a reply (a barge-in). A send of the agents API repeats nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Moves agents of a Letta server to a gateway over REST: the gateway imports the agents that `letta_source.py` reads.
+"""Moves agents of a Letta server to a gateway, by the agents API of both.
+
+The gateway imports the agents that `letta_source.py` reads.
 
 Agents keep their ids, so that programs find them, and so do blocks, folders, conversations and shared archives. An
 agent that the gateway has already is skipped, so a move that was broken off can simply be run again. Nothing changes
