@@ -33,10 +33,11 @@ _ERASE_SQL = load("erase.sql")
 
 # The most exchanges that are read: erased exchanges, and later exchanges with notes.
 _MAX_EXCHANGES = 2_000
-# The most numbers of messages among which notes are looked for. Half a million exchanges without one took 0.7 s.
+# The most numbers of messages among which notes are looked for. Half a million exchanges without a note took 0.7 s.
 _MAX_NUMBERS = 50_000
 # The most exchanges that a statement takes as a list; a target that names more is counted by the first of them.
 _LISTED_EXCHANGES = 64
+# The value of `_ErasedExchanges.conversation_row` for exchanges alone.
 _NO_CONVERSATION = -1
 # The exchanges by which a turn is followed back from a reply: answers of earlier steps may be repeated. Chosen: more
 # steps than a loop of tools has.
@@ -53,13 +54,17 @@ _LISTED_NOTES = 5
 class _ErasedSpan(NamedTuple):
     """The exchanges that a path loses, up to `_MAX_EXCHANGES` and one more: a row of `erased_spans`."""
 
+    # The row of the path's conversation.
     conversation_row: int
-    # The depth and the number of the first of these exchanges.
+    # The depth of the first of these exchanges.
     depth: int
+    # The number of the first of these exchanges.
     seq: int
+    # The number of these exchanges.
     exchange_count: int
-    # The first and the last row of these exchanges.
+    # The first row of these exchanges.
     first_row: int
+    # The last row of these exchanges.
     last_row: int
 
 
@@ -77,6 +82,7 @@ class _VersionCounts(NamedTuple):
 class ErasedFacts(NamedTuple):
     """Facts that are erased with messages."""
 
+    # The newest facts, the newest first.
     newest: Sequence[ErasedFact]
     # The number of all such facts.
     total: int
@@ -85,7 +91,7 @@ class ErasedFacts(NamedTuple):
 class _NoteCount(NamedTuple):
     """The number of notes that are erased."""
 
-    # None: too much would have to be read to count them.
+    # The number; None: too much would have to be read to count the notes.
     total: int | None = 0
     # The rows of the newest exchanges that stay and lose a note, for `PreviewedCounts.noted_rows`.
     exchange_rows: Sequence[int] = ()
@@ -94,6 +100,7 @@ class _NoteCount(NamedTuple):
 class PreviewedCounts(NamedTuple):
     """The number of records that are erased with a target, and further numbers of a preview."""
 
+    # The number of records of each kind.
     counts: ForgetCounts
     # The newest facts that are erased with messages.
     facts: Sequence[ErasedFact] = ()
@@ -111,7 +118,7 @@ class _ErasedExchanges(NamedTuple):
     """The exchanges that are erased with a target, as the first parameters of statements."""
 
     agent_row: int
-    # The conversation that is erased; `_NO_CONVERSATION`: the exchanges alone.
+    # The row of the conversation that is erased; `_NO_CONVERSATION`: the exchanges alone.
     conversation_row: int
     # The rows of the exchanges.
     exchange_rows: Sequence[int]
@@ -120,7 +127,7 @@ class _ErasedExchanges(NamedTuple):
 class _TargetExchanges(NamedTuple):
     """The exchanges that are erased with a target, and the messages that the target does not name."""
 
-    erased: _ErasedExchanges
+    exchanges: _ErasedExchanges
     # The numbers of messages that are erased as well, since the target replaced them.
     replaced_seqs: Collection[int]
 
@@ -128,7 +135,7 @@ class _TargetExchanges(NamedTuple):
 class _ErasedContent(NamedTuple):
     """All content that is erased with a target."""
 
-    erased: _ErasedExchanges
+    exchanges: _ErasedExchanges
     # The texts of facts that the target names.
     fact_texts: Sequence[str]
     # The numbers of the messages that are erased; empty: whole exchanges are erased.
@@ -138,10 +145,10 @@ class _ErasedContent(NamedTuple):
 
 
 class _RowRange(NamedTuple):
-    """The rows between which all exchanges of a target are, both included."""
+    """The first and the last row between which all exchanges of a target are."""
 
-    first: int
-    last: int
+    first_row: int
+    last_row: int
 
 
 class ForgetPreviews(StoreGroup):
@@ -153,30 +160,33 @@ class ForgetPreviews(StoreGroup):
 
     @long_reads
     async def count(
-        self, connection: Connection, agent_row: int, target: ForgetTarget, messages: int
+        self, connection: Connection, agent_row: int, target: ForgetTarget, message_count: int
     ) -> PreviewedCounts:
         """Returns the number of records that would be erased with a target.
 
         A version or a note that is erased with several facts, or with facts and with messages, counts more than once.
 
         target: the target, perhaps with the rows of its messages' exchanges, which then need not be looked up.
-        messages: the number of the target's messages, as `ForgetTargets.measure` returns it. The
-            messages of a whole memory are counted here, and so are messages that the target has replaced.
+        message_count: the number of the target's messages, as `ForgetTargets.measure` returns it. The messages of a
+            whole memory are counted here, and so are messages that the target has replaced.
         """
         if target.is_all:
             return PreviewedCounts(await _count_whole(connection, agent_row))
         if not target.block_versions:
-            return await self._count_content(connection, agent_row, target, messages)
+            return await self._count_content(connection, agent_row, target, message_count)
         version_counts = await self._count_lost_lines(connection, agent_row, target.block_versions)
-        content_counts = await self._count_content(connection, agent_row, target, messages)
+        content_counts = await self._count_content(connection, agent_row, target, message_count)
         return _add_counts(content_counts, version_counts, ForgetTarget())
 
     async def _count_content(
-        self, connection: Connection, agent_row: int, target: ForgetTarget, messages: int
+        self, connection: Connection, agent_row: int, target: ForgetTarget, message_count: int
     ) -> PreviewedCounts:
-        """Returns how much would be erased with a target but for its versions. messages: the number of its messages."""
+        """Counts the records that would be erased with a target, except for the versions of blocks that it names.
+
+        message_count: the number of the target's messages.
+        """
         erased, replaced_seqs = await self._load_target_exchanges(connection, agent_row, target)
-        messages += len(replaced_seqs)
+        message_count += len(replaced_seqs)
         texts = await _read_named_texts(connection, agent_row, target)
         seqs = {*target.message_seqs, *replaced_seqs} if target.message_seqs else ()
         content = _ErasedContent(erased, texts, seqs, target.block_versions)
@@ -185,7 +195,7 @@ class ForgetPreviews(StoreGroup):
             named_counts = await self._count_named(connection, agent_row, target, content)
             if not erased.exchange_rows:
                 return named_counts
-        message_counts = await self._count_erased(connection, agent_row, content, messages)
+        message_counts = await self._count_erased(connection, agent_row, content, message_count)
         message_counts = message_counts._replace(replaced_seqs=replaced_seqs)
         return message_counts if named_counts is None else _add_counts(message_counts, named_counts, target)
 
@@ -206,7 +216,7 @@ class ForgetPreviews(StoreGroup):
     async def _load_target_exchanges(
         self, connection: Connection, agent_row: int, target: ForgetTarget
     ) -> _TargetExchanges:
-        """Returns the exchanges that are erased with a target, also those that its own exchanges replaced."""
+        """Returns the exchanges that are erased with a target, also the exchanges that these replaced."""
         if target.conversation_row is not None:
             return _TargetExchanges(_ErasedExchanges(agent_row, target.conversation_row, []), ())
         exchange_rows = target.exchange_rows or [
@@ -215,20 +225,21 @@ class ForgetPreviews(StoreGroup):
         rows = {*sorted({*exchange_rows})[:_LISTED_EXCHANGES]}
         values = (agent_row, _MAX_STEPS, sorted(rows))
         replacing_rows = await load_column(connection, SQL["replacing"], values) if rows else []
-        named: list[tuple[int, int | None]] = [(row, None) for row in replacing_rows]
+        # The exchanges that replaced others, each with the number of the message that it loses; None: it is erased.
+        occurrences: list[tuple[int, int | None]] = [(row, None) for row in replacing_rows]
         if replacing_rows and target.message_seqs:
-            named = [
+            occurrences = [
                 occurrence
                 for seq in target.message_seqs
                 for occurrence in await find_occurrences(connection, agent_row, seq)
             ]
-        seqs = {seq for _, seq in named if seq is not None}
-        for row, seq in named:
+        seqs = {seq for _, seq in occurrences if seq is not None}
+        for row, seq in occurrences:
             rows.add(row)
             for exchange, is_whole in await find_replaced(connection, self._rules, agent_row, row, seq):
                 rows.add(exchange.id)
-                present_seqs = list_remaining_seqs(exchange)
-                seqs.update(present_seqs if is_whole else {exchange.reply_seq}.intersection(present_seqs))
+                remaining_seqs = list_remaining_seqs(exchange)
+                seqs.update(remaining_seqs if is_whole else {exchange.reply_seq}.intersection(remaining_seqs))
         erased = _ErasedExchanges(agent_row, _NO_CONVERSATION, sorted(rows)[:_LISTED_EXCHANGES])
         return _TargetExchanges(erased, seqs.difference(target.message_seqs))
 
@@ -237,10 +248,10 @@ class ForgetPreviews(StoreGroup):
         connection: Connection,
         agent_row: int,
         content: _ErasedContent,
-        messages: int,
+        message_count: int,
     ) -> PreviewedCounts:
-        """Returns how much would be erased with exchanges. messages: the number of the target's messages."""
-        erased = content.erased
+        """Counts the records that would be erased with exchanges. message_count: as in `count`."""
+        erased = content.exchanges
         spans = await _find_erased_spans(connection, erased)
         values = (*erased, *_measure_row_range(spans))
         versions = await self._count_versions(connection, agent_row, "versions", [values], content)
@@ -248,7 +259,7 @@ class ForgetPreviews(StoreGroup):
         facts = await _read_facts(connection, values, None if content.fact_texts else _LISTED_FACTS)
         notes = await self._count_notes(connection, erased, spans, has_blocks=versions.erased_count > 0)
         counts = ForgetCounts(
-            messages=messages,
+            messages=message_count,
             facts=facts.total,
             passages=await connection.fetch_value(SQL["passages"], values),
             versions=versions.erased_count,
@@ -263,16 +274,16 @@ class ForgetPreviews(StoreGroup):
         self, connection: Connection, agent_row: int, named_versions: Sequence[BlockVersionKey]
     ) -> PreviewedCounts:
         """Counts the versions that have lines of named versions that their blocks no longer have."""
-        shortened = 0
+        shortened_count = 0
         for block_row in {row for row, _ in named_versions}:
             versions = await load_versions(connection, block_row)
             numbers = [number for row, number in named_versions if row == block_row]
-            shortened += len(collect_lost_lines(versions, numbers).with_lines)
-        notes = await self._count_all_quoting(
+            shortened_count += len(collect_lost_lines(versions, numbers).with_lines)
+        notes = await self._count_quoting_notes(
             connection, agent_row, ErasedMarks(frozenset(), has_blocks=True)
         )
         counts = ForgetCounts(
-            messages=0, facts=0, passages=0, versions=shortened, summaries=0, notes=notes.total
+            messages=0, facts=0, passages=0, versions=shortened_count, summaries=0, notes=notes.total
         )
         return PreviewedCounts(counts, noted_rows=notes.exchange_rows)
 
@@ -289,7 +300,7 @@ class ForgetPreviews(StoreGroup):
         parameters: the statement's parameters before the block, one sequence for each run of the statement.
         """
         total = _VersionCounts()
-        for block_row in await _load_visible_blocks(connection, agent_row):
+        for block_row in await _load_writable_blocks(connection, agent_row):
             counts = await self._count_block_versions(connection, block_row, statement, parameters, content)
             total = _VersionCounts(
                 total.erased_count + counts.erased_count,
@@ -306,7 +317,7 @@ class ForgetPreviews(StoreGroup):
         parameters: Sequence[Sequence[object]],
         content: _ErasedContent,
     ) -> _VersionCounts:
-        """Counts the versions of a block that are erased. The other parameters are as in `_count_versions`."""
+        """Counts the versions of a block that are erased. The parameters are as in `_count_versions`."""
         erased_count = 0
         rebuilt_count = 0
         version_count = 0
@@ -314,10 +325,10 @@ class ForgetPreviews(StoreGroup):
             row = await connection.fetch_row(SQL[statement], (*values, block_row))
             if row is None or not row[0]:
                 continue
-            erased_here, first_number, version_count = row
+            statement_count, first_number, version_count = row
             later_count = await connection.fetch_value(SQL["versions_from"], (block_row, first_number))
-            erased_count += erased_here
-            rebuilt_count += later_count - erased_here
+            erased_count += statement_count
+            rebuilt_count += later_count - statement_count
         if not erased_count:
             return _VersionCounts()
         stored_block = await get_block(connection, block_row)
@@ -344,19 +355,23 @@ class ForgetPreviews(StoreGroup):
         numbers = [number for row, number in named_versions if row == block.id]
         lost_lines = collect_lost_lines(versions, numbers)
         versions = [*versions[: len(versions) - len(lost_lines.later)], *lost_lines.later_without]
-        exchanges = set(erased.exchange_rows)
+        erased_rows = set(erased.exchange_rows)
         if erased.conversation_row != _NO_CONVERSATION:
             source_rows = sorted({row for version in versions for row in version.source_rows})
             rows = await load_rows(
                 connection, SQL["going_among"], source_rows, erased.agent_row, erased.conversation_row
             )
-            exchanges = {row[0] for row in rows}
-        staying = collect_mixed_sources(versions, exchanges)
+            erased_rows = {row[0] for row in rows}
+        remaining_rows = collect_mixed_sources(versions, erased_rows)
         if not seqs:
-            staying -= exchanges
-        remaining = await load_remaining_texts(connection, erased.agent_row, staying, self._rules, seqs)
-        folded = tuple(text.strip().casefold() for text in texts if text.strip())
-        return await preview_block(connection, block, versions, self._rules, exchanges, folded, remaining)
+            remaining_rows -= erased_rows
+        remaining_texts = await load_remaining_texts(
+            connection, erased.agent_row, remaining_rows, self._rules, seqs
+        )
+        folded_texts = tuple(text.strip().casefold() for text in texts if text.strip())
+        return await preview_block(
+            connection, block, versions, self._rules, erased_rows, folded_texts, remaining_texts
+        )
 
     async def _count_named(
         self,
@@ -365,14 +380,14 @@ class ForgetPreviews(StoreGroup):
         target: ForgetTarget,
         content: _ErasedContent,
     ) -> PreviewedCounts:
-        """Returns how much would be erased with the facts and passages that a target names."""
+        """Counts the records that would be erased with the facts and passages that a target names."""
         text_values = [[lower_ascii(text)] for text in content.fact_texts]
         versions = await self._count_versions(connection, agent_row, "versions_with", text_values, content)
         days = await load_rows(
             connection, SQL["days_named"], [*target.fact_seqs, *target.passage_seqs], agent_row
         )
         marks = ErasedMarks(frozenset(int(at // DAY_S) for (at,) in days), versions.erased_count > 0)
-        notes = await self._count_all_quoting(connection, agent_row, marks, content.erased.exchange_rows)
+        notes = await self._count_quoting_notes(connection, agent_row, marks, content.exchanges.exchange_rows)
         counts = ForgetCounts(
             messages=0,
             facts=len(content.fact_texts),
@@ -391,45 +406,47 @@ class ForgetPreviews(StoreGroup):
         *,
         has_blocks: bool,
     ) -> _NoteCount:
-        """Finds the notes that would be erased with exchanges. has_blocks: True if blocks change as well."""
+        """Counts the notes that would be erased with exchanges. has_blocks: True if blocks change as well."""
         if not spans:
             return _NoteCount()
         if sum(span.exchange_count for span in spans) > _MAX_EXCHANGES:
             return _NoteCount(None)
-        first = min(span.seq for span in spans)
-        if await _is_far_back(connection, erased.agent_row, first):
+        first_seq = min(span.seq for span in spans)
+        if await _is_far_back(connection, erased.agent_row, first_seq):
             return _NoteCount(None)
         rows = await connection.fetch_rows(SQL["erased_times"], (*erased, _MAX_EXCHANGES))
         days = {int(at // DAY_S) for _, *times in rows for at in times if at is not None}
         marks = ErasedMarks(frozenset(days), has_blocks)
         erased_rows = {exchange_row for exchange_row, *_ in rows}
-        return await self._count_quoting(connection, erased.agent_row, first, marks, erased_rows=erased_rows)
+        return await self._count_notes_since(
+            connection, erased.agent_row, first_seq, marks, erased_rows=erased_rows
+        )
 
-    async def _count_all_quoting(
-        self, connection: Connection, agent_row: int, erased: ErasedMarks, counted_rows: Collection[int] = ()
+    async def _count_quoting_notes(
+        self, connection: Connection, agent_row: int, marks: ErasedMarks, counted_rows: Collection[int] = ()
     ) -> _NoteCount:
-        """Finds the notes of a memory that may quote erased content. counted_rows: as in `_count_quoting`."""
+        """Counts the notes of a memory that may quote erased content. counted_rows: as in `_count_notes_since`."""
         if await _is_far_back(connection, agent_row, 0):
             return _NoteCount(None)
-        return await self._count_quoting(connection, agent_row, 0, erased, counted_rows=counted_rows)
+        return await self._count_notes_since(connection, agent_row, 0, marks, counted_rows=counted_rows)
 
-    async def _count_quoting(
+    async def _count_notes_since(
         self,
         connection: Connection,
         agent_row: int,
-        since: int,
-        erased: ErasedMarks,
+        first_seq: int,
+        marks: ErasedMarks,
         *,
         erased_rows: Collection[int] = (),
         counted_rows: Collection[int] = (),
     ) -> _NoteCount:
-        """Finds the notes that are erased, or may quote erased content.
+        """Counts the notes that are erased, or may quote erased content.
 
-        since: the number from which on notes are read.
+        first_seq: the number of the first message with notes that are read.
         erased_rows: the rows of the exchanges that are erased with their notes.
         counted_rows: the rows of further such exchanges, whose notes are counted elsewhere.
         """
-        rows = await connection.fetch_rows(SQL["notes"], (agent_row, since, _MAX_EXCHANGES + 1))
+        rows = await connection.fetch_rows(SQL["notes"], (agent_row, first_seq, _MAX_EXCHANGES + 1))
         if len(rows) > _MAX_EXCHANGES:
             return _NoteCount(None)
         noted_rows = [
@@ -437,7 +454,7 @@ class ForgetPreviews(StoreGroup):
             for exchange_row, packed in rows
             if exchange_row not in counted_rows
             for text in unpack_notes(packed).values()
-            if text and (exchange_row in erased_rows or self._rules.may_quote(text, erased))
+            if text and (exchange_row in erased_rows or self._rules.may_quote(text, marks))
         ]
         staying_rows = (row for row in reversed(noted_rows) if row not in erased_rows)
         return _NoteCount(len(noted_rows), _choose_newest_rows(staying_rows))
@@ -451,14 +468,16 @@ def _add_counts(
     target: the target; its facts are not counted yet.
     """
     erased_seqs = {fact.seq for fact in message_counts.facts}
-    first, second = message_counts.counts, named_counts.counts
+    with_messages, with_names = message_counts.counts, named_counts.counts
     counts = ForgetCounts(
-        messages=first.messages,
-        facts=first.facts + sum(seq not in erased_seqs for seq in target.fact_seqs),
-        passages=first.passages + second.passages,
-        versions=first.versions + second.versions,
-        summaries=first.summaries,
-        notes=None if first.notes is None or second.notes is None else first.notes + second.notes,
+        messages=with_messages.messages,
+        facts=with_messages.facts + sum(seq not in erased_seqs for seq in target.fact_seqs),
+        passages=with_messages.passages + with_names.passages,
+        versions=with_messages.versions + with_names.versions,
+        summaries=with_messages.summaries,
+        notes=None
+        if with_messages.notes is None or with_names.notes is None
+        else with_messages.notes + with_names.notes,
     )
     changes = tuple(dict.fromkeys((*message_counts.changes, *named_counts.changes)))
     rebuilt_count = message_counts.rebuilt_count + named_counts.rebuilt_count
@@ -539,7 +558,8 @@ async def _read_named_texts(connection: Connection, agent_row: int, target: Forg
     ]
 
 
-async def _load_visible_blocks(connection: Connection, agent_row: int) -> list[int]:
+async def _load_writable_blocks(connection: Connection, agent_row: int) -> list[int]:
+    """Returns the rows of the blocks that the memory's agent could write."""
     scope = await connection.fetch_row(_ERASE_SQL["scope_of"], (agent_row,))
     if scope is None:
         return []
@@ -548,4 +568,5 @@ async def _load_visible_blocks(connection: Connection, agent_row: int) -> list[i
 
 async def _is_far_back(connection: Connection, agent_row: int, seq: int) -> bool:
     """Returns whether more messages came after a number than are looked through for notes."""
-    return (await connection.fetch_value(SQL["last_number"], (agent_row,)) or 0) - seq > _MAX_NUMBERS
+    last_seq = await connection.fetch_value(SQL["last_number"], (agent_row,)) or 0
+    return last_seq - seq > _MAX_NUMBERS

@@ -32,7 +32,12 @@ class ForgetTargets(StoreGroup):
         after: int = 0,
         limit: int = 100,
     ) -> list[int]:
-        """Returns a page of the memories in a scope. None stands for any profile, or any subject."""
+        """Returns a page of the rows of the memories in a scope, in order.
+
+        profile: the profile of the memories; None: any profile.
+        subject: the subject of the memories; None: any subject.
+        after: the row of the last memory on the previous page.
+        """
         if subject is None:
             return await load_column(connection, SQL["agents_of"], (project, profile, after, limit))
         return await load_column(
@@ -42,12 +47,14 @@ class ForgetTargets(StoreGroup):
     async def list_older(
         self, project: str, before: float, *, run_wait_s: float = 0.0, after: int = 0, limit: int = 100
     ) -> list[int]:
-        """Returns a page of the memories of a project with content from before a time.
+        """Returns a page of the rows of a project's memories with content from before a time, in order.
 
-        run_wait_s: the seconds by which that time is earlier for memories with an open run.
+        before: the time, in seconds since the epoch.
+        run_wait_s: the seconds by which the time is earlier for memories with an open run.
+        after: the row of the last memory on the previous page.
         """
         agent_rows: list[int] = []
-        # A read looks through all that some memories have. Of all memories at once it could take minutes.
+        # A read looks through the whole content of some memories. A read of all memories could take minutes.
         while len(agent_rows) < limit:
             values = (project, before, after, _MEMORIES_PER_READ, before - run_wait_s)
             rows = await self._read_agents_before(values)
@@ -65,33 +72,37 @@ class ForgetTargets(StoreGroup):
     async def list_inactive(
         self, connection: Connection, before: float, prefix: str, *, limit: int = 100
     ) -> list[int]:
-        """Returns memories that began and had their last turn before a time. prefix: how their subjects begin."""
+        """Returns the rows of memories that began and had their last turn before a time.
+
+        before: the time, in seconds since the epoch.
+        prefix: the beginning of the memories' subjects.
+        """
         return await load_column(connection, SQL["inactive_before"], (before, prefix, limit))
 
     @reads
     async def find_conversation(self, connection: Connection, agent_row: int, name: str) -> int | None:
-        """Returns the row of the conversation with this public id, or with this id of the client's."""
+        """Returns the row of a conversation; None: there is none. name: its public id, or the client's id."""
         return await connection.fetch_value(SQL["conversation_of"], (agent_row, name))
 
     @reads
     async def measure(self, connection: Connection, agent_row: int, target: ForgetTarget) -> Extent:
         """Returns the present size of a target that names messages and exchanges, or a conversation."""
-        found_rows = [
+        named_rows = [
             await exchanges.find_exchange_row(connection, agent_row, seq) for seq in target.message_seqs
         ]
-        found_exchanges = [
+        named_exchanges = [
             await exchanges.find_exchange(connection, agent_row, exchange_row)
-            for exchange_row in (*found_rows, *target.exchange_rows)
+            for exchange_row in (*named_rows, *target.exchange_rows)
             if exchange_row is not None
         ]
-        target_exchanges = [exchange for exchange in found_exchanges if exchange is not None]
+        target_exchanges = [exchange for exchange in named_exchanges if exchange is not None]
         if not target_exchanges:
             return Extent(
                 await connection.fetch_value(SQL["messages_in"], (agent_row, target.conversation_row))
             )
-        messages = set(target.message_seqs)
+        named_seqs = set(target.message_seqs)
         seqs = [seq for exchange in target_exchanges for seq in list_remaining_seqs(exchange)]
-        erased_seqs = [seq for seq in seqs if not messages or seq in messages]
+        erased_seqs = [seq for seq in seqs if not named_seqs or seq in named_seqs]
         conversation_uid = await exchanges.find_conversation_uid(
             connection, agent_row, target_exchanges[0].conversation_row
         )
