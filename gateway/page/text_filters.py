@@ -51,7 +51,10 @@ def quote_statement(text: str, kind: str = "fact") -> str:
 
 
 def without_opening(text: str, kind: str) -> str:
-    """Returns what `quote_statement` does, for a place that has quotation marks already."""
+    """Returns the text without the words before a user's sentence, which the user has not written.
+
+    kind: as of `quote_statement`.
+    """
     return text.removeprefix(STATEMENT) if kind == "fact" else text
 
 

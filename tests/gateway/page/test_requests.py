@@ -309,7 +309,7 @@ def test_the_overview_says_what_an_upstream_answered_at_the_last_request(operato
 
 
 def test_a_request_that_failed_is_no_question_of_memory(operator: Operator) -> None:
-    """It had "nothing but blocks", and who had named a user was asked to name one."""
+    """It had recalled "nothing", and who had named a user was asked to name one."""
     operator.world.upstream.queue(fail(500))
     asked = [{"role": "user", "content": "Hello."}]
     assert operator.world.post(asked, {"x-mnemogate-user": "bob"}).status == 500
@@ -318,7 +318,7 @@ def test_a_request_that_failed_is_no_question_of_memory(operator: Operator) -> N
         "Nobody is remembered now, though requests named a user: they failed, or all was forgotten." in shown
     )
     assert "Name who is speaking" not in shown
-    assert "nothing but blocks" not in shown + plain(operator.get("requests").body.decode())
+    assert ">nothing<" not in operator.get("").body.decode() + operator.get("requests").body.decode()
     (request,) = operator.twin("requests")["items"]
     assert "Look for what it should have known" not in plain(operator.get(f"r/{request['id']}").body.decode())
 
@@ -701,6 +701,24 @@ def test_a_fact_that_is_told_before_each_reply_is_named_as_told(operator: Operat
     shown = plain(operator.get(f"r/{id}").body.decode())
     assert f"Told before each reply: fact {seq}." in shown
     assert "The search found it as well" not in shown
+
+
+def test_the_words_before_what_a_user_said_are_no_words_of_a_fact(
+    upstream: StrictUpstream, operator: Operator
+) -> None:
+    """A reply with "said" was said to have it from each fact that begins with "User said: "."""
+    world = operator.world
+    alice = speak(world, "I never eat meat.", talk="c1")
+    operator.twin(f"m/{alice.uid}/facts", {"text": "User said: I like tea."})
+    learn(world, alice, "User said: I never eat meat.", always=True)
+    world.clock.sleep(60)
+    upstream.queue(say("You said hello, dear user."))
+    speak(world, "Zxqv?", talk="c2")
+    id = operator.twin("requests")["items"][0]["id"]
+    shown = plain(operator.get(f"r/{id}").body.decode())
+    assert "Told before each reply: fact" in shown
+    assert "has words of fact" not in shown
+    assert "Older texts with words of the reply" not in shown
 
 
 def test_the_list_of_older_texts_says_that_it_is_cut_and_where_else_the_words_may_be_from(
