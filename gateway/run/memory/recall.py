@@ -19,7 +19,7 @@ from gateway.run.memory.fitted_window import FittedWindow, NoteRoom
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.note_search import (
     NO_SEARCH,
-    WORDS_TIME_PARTS,
+    NoteBudget,
     NoteSearch,
     make_named_query,
     render_request_note,
@@ -27,6 +27,7 @@ from gateway.run.memory.note_search import (
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.query_vectors import EmbedQuery, QueryVectors, sort_nearest_facts
 from gateway.run.memory.recall_result import RecallResult
+from gateway.run.memory.request_search import WORDS_TIME_PARTS, RecallTime, RequestSearch
 from gateway.run.memory.visible import VisibleContent
 from gateway.settings import MemorySettings
 from storage.errors import StoreError
@@ -131,29 +132,23 @@ class Recaller(Struct, frozen=True):
         text: the text of the message.
         name: the name of its speaker; None: the message names no speaker.
         """
-        naming_tokens = 0 if prompt.names_mark(make_mark(context.agent.secret)) else note_text.NAMING_TOKENS
-        note_budget_tokens = self.choose_note_budget(context, naming_tokens)
-        budget_tokens = _choose_budget(context, prompt, note_budget_tokens, naming_tokens)
+        budget = self._choose_budget(context, prompt)
         started_at = time.perf_counter() - vectors.choosing_s
-        trace = SearchTrace() if note_budget_tokens > 0 and self._has_recall_record(context) else None
+        trace = SearchTrace() if budget.recall_tokens > 0 and self._has_recall_record(context) else None
         outcome = NO_SEARCH
         search_ms = 0.0
-        if budget_tokens > 0 and _may_find_more(context, prompt.window):
-            search = NoteSearch(
+        if budget.fitting_tokens > 0 and _may_find_more(context, prompt.window):
+            memory = RequestSearch(
                 store=self.store,
-                idle_s=self.settings.idle_s,
-                limit_ms=self._choose_limit_ms(context),
                 context=context,
                 prompt=prompt,
                 visible=VisibleContent.of(context, prompt.composition, prompt.window),
                 vectors=vectors,
-                note_budget_tokens=note_budget_tokens,
-                budget_tokens=budget_tokens,
-                naming_tokens=naming_tokens,
-                names=_list_names(context, name),
-                started_at=started_at,
+                budget_tokens=budget.fitting_tokens,
+                recall_time=RecallTime(self._choose_limit_ms(context), started_at),
                 trace=trace,
             )
+            search = NoteSearch(memory, budget, _list_names(context, name), self.settings.idle_s)
             outcome = await search.search_and_choose(text)
             search_ms = (time.perf_counter() - started_at) * 1000
         found_messages, choice, failure = outcome
@@ -161,7 +156,7 @@ class Recaller(Struct, frozen=True):
             context,
             choice.hits,
             prompt.section.changes,
-            names_mark=naming_tokens > 0,
+            names_mark=budget.naming_tokens > 0,
             is_selection=found_messages.is_selection,
         )
         return RecallResult(
@@ -178,22 +173,22 @@ class Recaller(Struct, frozen=True):
         """Returns whether a record of the search is stored with the turn."""
         return bool(self.settings.keep_why_days) and context.request.identity.mode in STORING_MODES
 
+    def _choose_budget(self, context: MemoryContext, prompt: Prompt) -> NoteBudget:
+        """Returns the tokens that a note may take in a prompt."""
+        naming_tokens = 0 if prompt.names_mark(make_mark(context.agent.secret)) else note_text.NAMING_TOKENS
+        recall_tokens = self.choose_note_budget(context, naming_tokens)
+        fitting_tokens = recall_tokens
+        window_tokens = prompt.window.note_tokens
+        if window_tokens is not None:
+            room_tokens = window_tokens - naming_tokens - _estimate_change_tokens(context, prompt.section)
+            # The size of a note is estimated, and may be up to 3% larger.
+            fitting_tokens = min(recall_tokens, room_tokens * 31 // 32)
+        return NoteBudget(recall_tokens, fitting_tokens, naming_tokens)
+
     def _choose_limit_ms(self, context: MemoryContext) -> float:
         """Returns the time for recall in milliseconds."""
         deadline_ms = self.settings.recall_deadline_ms
         return deadline_ms / STREAM_TIME_PARTS if context.request.chat.stream else deadline_ms
-
-
-def _choose_budget(
-    context: MemoryContext, prompt: Prompt, note_budget_tokens: int, naming_tokens: int
-) -> int:
-    """Returns the tokens of a note's budget that recalled messages may take in this prompt's window."""
-    window_tokens = prompt.window.note_tokens
-    if window_tokens is None:
-        return note_budget_tokens
-    room_tokens = window_tokens - naming_tokens - _estimate_change_tokens(context, prompt.section)
-    # The size of a note is estimated, and may be up to 3% larger.
-    return min(note_budget_tokens, room_tokens * 31 // 32)
 
 
 def _list_names(context: MemoryContext, name: str | None) -> list[str]:

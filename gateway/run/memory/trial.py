@@ -21,9 +21,9 @@ from gateway.run.memory.find_messages import (
     find_messages,
     make_search_record,
 )
-from gateway.run.memory.note_search import SPARE_BUDGETS
 from gateway.run.memory.query_vectors import EmbedQuery, QueryVectors, sort_nearest_facts
 from gateway.run.memory.recall_result import SearchRecord
+from gateway.run.memory.request_search import SPARE_BUDGETS
 from storage.records import Agent, Message, StandingFact
 from storage.search_trace import SearchTrace
 from storage.sql.store import Store

@@ -478,7 +478,7 @@ def test_the_time_in_which_the_section_chooses_facts_counts_for_the_deadline_of_
         world.pass_idle_time()
         late_s, given_ms = 0.0, dict[str, float]()
         clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + late_s)
-        for module in ("note_search", "recall", "query_vectors"):
+        for module in ("request_search", "recall", "query_vectors"):
             monkeypatch.setattr(f"gateway.run.memory.{module}.time", clock)
         vector_of, compare, search = QueryVectors.find_vector, Recall.compare, Recall.search
 
