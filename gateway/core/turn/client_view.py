@@ -56,9 +56,27 @@ class ReplyEvent:
 
 
 class ClientView:
-    """One reply as the client sees it. The machine calls the view in the order of events, then takes the bytes.
+    """One reply as the client sees it. The machine calls the view, then takes the bytes.
 
     By default a view shows nothing, and holds nothing back. A dialect implements what its clients are to see.
+
+    The order of the calls in one turn, where `take` may follow each and `release` may come at any time:
+
+        begin                            with the first chunk (`add_whole_reply` comes before it)
+        for each round:
+          show, show_texts, add_...      the pieces of the reply
+          hide_round                     if another round follows
+          show_calls, show_tool_result   the gateway's calls, and each result as it comes
+          show_results, begin_step       if the steps are saved, and another round follows
+        prepare_stored_fields            while the turn is saved, before `end` if `TurnTerms.holds_end`
+        note_stop                        the reason of the end
+        note_not_stored                  if the turn could not be stored
+        render_body                      the end of a reply in one body, or in place of it:
+        show_results, end                the end of a stream
+        note_not_durable                 if the turn is not on disk
+
+    An error ends the turn at any point: by `render_error_body` if it can still be the status of the reply, or else by
+    `note_stop` and then `show_upstream_error` or `fail`.
     """
 
     __slots__ = ()
@@ -113,7 +131,7 @@ class ClientView:
         """Shows calls of the client's tools that were held back to the end of a stream without a finish_reason."""
 
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
-        """Ends a hidden round: all its calls are the gateway's, and another round follows.
+        """Ends a hidden round: it has no calls of the client, and another round follows.
 
         tail: the last events of the round, with a finish_reason and usage other than the reply's.
         """
