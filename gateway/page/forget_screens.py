@@ -24,15 +24,17 @@ from gateway.run.admin.block_views import BlockPage, find_correction
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.forgetting_preview import MAX_TEXTS, ForgetPreview, TargetKind, TargetValue
+from gateway.run.admin.hidden_texts import HiddenTexts
 from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_forgetting import ForgetResult, MemoryForgetting
 from gateway.run.admin.memory_names import get_memory_name, make_memory_label
+from gateway.run.admin.memory_records import BlockRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import parse_part
 from gateway.run.admin.recall_trials import RecallTrials
 from gateway.run.admin.remaining_texts import RemainingRecord
 from gateway.run.admin.texts_with_words import TextWithWords
-from gateway.run.admin.word_counts import WordCounts
+from gateway.run.admin.word_counts import Remaining, WordCounts
 from gateway.run.admin.word_search import WordSearches
 from storage.records import Scope
 from storage.search.text_words import find_spans_with_words
@@ -145,6 +147,22 @@ class _BeforeForgetting(NamedTuple):
     blocks: Mapping[str, str] = {}
     # The words by which others may call the person of whom all goes; "": a part goes, or the memory is no person's.
     searched_name: str = ""
+
+
+class _RemainingWords(NamedTuple):
+    """The texts that still have the words of a forgotten text. The template has the fields by these names."""
+
+    # The counted texts with all of the words; None: there are no words, or they could not be counted.
+    remaining: Remaining | None = None
+    # The stored texts that are never recalled; None: they were not looked for.
+    hidden: HiddenTexts | None = None
+    # The texts with all of these words but one; None: they were not looked for.
+    almost: Remaining | None = None
+    # The counted texts that may be forgotten next.
+    next_texts: Sequence[TextWithWords] = ()
+    # The counted texts that were written by hand, maybe a moment ago. They must not go with a second press of the same
+    # button.
+    written_texts: Sequence[TextWithWords] = ()
 
 
 class _BlockChange(NamedTuple):
@@ -272,28 +290,12 @@ class _ForgetScreens(Struct, frozen=True):
         if not is_all:
             next_link = await self._choose_next_link(access, query, came_from, sought_words)
         correction = "" if is_all else await self._read_correction(access, query, came_from)
-        remaining = hidden = almost = None
-        if sought_words:
-            remaining = await self.word_counts.count_remaining(access.project, access.uid, sought_words)
-        if remaining is not None:
-            hidden = await self.word_searches.hidden_texts.search(access.project, access.uid, sought_words)
-        texts = remaining.items if remaining else ()
-        written = await self.views.facts.list_written(
-            access.project, access.uid, [each.seq for each in texts if each.kind == "fact"]
-        )
-        # What was written by hand, maybe a moment ago, is not to go with a second press of the same button.
-        next_texts = [each for each in texts if each.seq not in written]
-        if remaining is not None and not remaining.total:
-            almost = await self.word_counts.count_almost(access.project, access.uid, sought_words)
-        changed_blocks = []
-        if before.blocks:
-            blocks = await self.views.blocks.list_by_uid(access.project, access.uid)
-            changed_blocks = [each for each in blocks if each.value != before.blocks.get(each.label)]
+        words = await self._count_remaining_words(access, sought_words)
         next_preview = None
-        # Whoever ticked some texts of a list, or an earlier version of a block, may have left the others on purpose.
-        if next_texts and query.target.kind not in ("texts", "version"):
-            next_preview = await self._preview_next(access, next_texts[0], sought_words)
-        next_numbers = {each.seq for each in next_texts}
+        # A visitor who ticked texts of a list, or an earlier version of a block, may have left the others on purpose.
+        if words.next_texts and query.target.kind not in ("texts", "version"):
+            next_preview = await self._preview_next(access, words.next_texts[0], sought_words)
+        next_numbers = {each.seq for each in words.next_texts}
         return access.view(
             result,
             "forgotten.html",
@@ -311,15 +313,41 @@ class _ForgetScreens(Struct, frozen=True):
             conversation=next((each.href for each in before.stays if each.href and "/c/" in each.href), None),
             search_path=_find_search_path(access, before),
             has_embedder=self.trials.has_embedder,
-            remaining=remaining,
-            hidden=hidden,
-            # The texts with all of these words but one; None: they were not looked for.
-            almost=almost,
-            next_texts=next_texts,
-            changed_blocks=changed_blocks,
-            written_texts=[each for each in texts if each.seq in written],
+            changed_blocks=await self._list_changed_blocks(access, before),
             next_preview=next_preview,
+            **words._asdict(),
         )
+
+    async def _count_remaining_words(self, access: MemoryAccess, sought_words: str) -> _RemainingWords:
+        """Returns the texts that still have the words. sought_words: as in `_BeforeForgetting`."""
+        project, uid = access.project, access.uid
+        remaining = None
+        if sought_words:
+            remaining = await self.word_counts.count_remaining(project, uid, sought_words)
+        if remaining is None:
+            return _RemainingWords()
+        hidden = await self.word_searches.hidden_texts.search(project, uid, sought_words)
+        almost = None
+        if not remaining.total:
+            almost = await self.word_counts.count_almost(project, uid, sought_words)
+        fact_seqs = [text.seq for text in remaining.items if text.kind == "fact"]
+        written_seqs = await self.views.facts.list_written(project, uid, fact_seqs)
+        return _RemainingWords(
+            remaining,
+            hidden,
+            almost,
+            next_texts=[text for text in remaining.items if text.seq not in written_seqs],
+            written_texts=[text for text in remaining.items if text.seq in written_seqs],
+        )
+
+    async def _list_changed_blocks(
+        self, access: MemoryAccess, before: _BeforeForgetting
+    ) -> list[BlockRecord]:
+        """Returns the blocks that a forgetting has changed."""
+        if not before.blocks:
+            return []
+        blocks = await self.views.blocks.list_by_uid(access.project, access.uid)
+        return [block for block in blocks if block.value != before.blocks.get(block.label)]
 
     async def _choose_next_link(
         self, access: MemoryAccess, query: ForgetQuery, came_from: str, sought_words: str
