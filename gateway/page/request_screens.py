@@ -179,6 +179,7 @@ class _RequestScreens(Struct, frozen=True):
             "sent_along": _find_sent_along(explained),
             "words_before": await self._list_words_before(explained, words),
             "other_sources": list_other_sources(explained.window),
+            "has_embedder": self.operations.trials.has_embedder,
         }
         return View(explained, "request.html", f"Request {id}", context)
 

@@ -1170,6 +1170,19 @@ def test_a_question_asked_again_says_that_its_reply_is_forgotten(operator: Opera
     )
 
 
+def test_a_request_says_why_its_search_may_have_missed_a_fact(operator: Operator) -> None:
+    """A stored fact was not recalled, and the screen said only that nothing answers the question."""
+    agent = speak(operator.world, "Hello.", talk="c1")
+    learn(operator.world, agent, "Anja is allergic to hazelnuts.")
+    speak(operator.world, "Which cake could I bake?", talk="c2")
+    missed = operator.twin("requests")["items"][0]["id"]
+    hint = "Only texts that share a word with the question are found"
+    assert hint in plain(operator.get(f"r/{missed}").body.decode())
+    speak(operator.world, "Which cakes have hazelnuts?", talk="c3")
+    found = operator.twin("requests")["items"][0]["id"]
+    assert hint not in plain(operator.get(f"r/{found}").body.decode())
+
+
 def test_a_question_asked_again_says_that_memory_had_nothing(operator: Operator) -> None:
     speak(operator.world, "My cat is called Miso.")
     for _ in range(2):
