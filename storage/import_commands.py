@@ -28,7 +28,8 @@ class ImportCandidates(Struct, frozen=True):
 
     # The row of the conversation that was imported under the same id; None: there is no such conversation.
     conversation_row: int | None = None
-    matched: Sequence[MatchedExchange] = ()
+    # The stored exchanges with a path of the imported conversation.
+    matches: Sequence[MatchedExchange] = ()
     # Stored exchanges without a reply that ask a question of the imported conversation.
     unanswered: Sequence[Exchange] = ()
     # The hashes of messages of the imported conversation that were forgotten.
@@ -36,10 +37,13 @@ class ImportCandidates(Struct, frozen=True):
 
 
 class MessageCounts(NamedTuple):
-    """The numbers of an import's messages that are new to a memory, stored there already, and left out."""
+    """The numbers of an import's messages."""
 
+    # The messages that are new to the memory.
     new: int
+    # The messages that the memory has already.
     known: int
+    # The messages that are left out.
     skipped: int
 
 
@@ -47,24 +51,25 @@ class ImportChange(Struct, frozen=True):
     """The changes by an imported conversation."""
 
     # The counts of messages for each exchange of the imported conversation.
-    counts: Sequence[MessageCounts]
+    message_counts: Sequence[MessageCounts]
     # The number of imported exchanges that are stored already, from the first on.
-    known: int = 0
+    stored_count: int = 0
     # The imported exchanges that are not stored, oldest first.
-    add: Sequence[Exchange] = ()
-    # The exchange that the first of `add` follows; None: `add` begins a path.
-    after: Exchange | None = None
+    new_exchanges: Sequence[Exchange] = ()
+    # The exchange that the first of `new_exchanges` follows; None: `new_exchanges` begins a path.
+    previous: Exchange | None = None
     # The row of the conversation to which exchanges are added; None: a new conversation is added.
     conversation_row: int | None = None
-    # Exchanges of an undone import that get their content again, by position in the conversation.
-    fill: Mapping[int, Exchange] = {}
-    # Exchanges that the first of the added exchanges replaces.
+    # Exchanges of an undone import that get their content again, by their index in the conversation.
+    refilled_stubs: Mapping[int, Exchange] = {}
+    # Exchanges that the first of `new_exchanges` replaces.
     superseded: Sequence[Exchange] = ()
 
 
 class ImportWrite(Struct, frozen=True):
     """An imported conversation, to be written."""
 
+    # The agent of the memory, as the import has read it.
     agent: Agent
     # The import's row.
     row: int
@@ -74,7 +79,7 @@ class ImportWrite(Struct, frozen=True):
     key: str | None
     # The public id of the conversation, if it is new.
     uid: str
-    # When the conversation began.
+    # The time at which the conversation began, in seconds since the epoch.
     at: float
     # The hashes of the conversation's paths, one for each exchange.
     path_hashes: Sequence[bytes]
@@ -91,24 +96,28 @@ class ImportWrite(Struct, frozen=True):
 class ImportWriting(Struct, frozen=True):
     """An imported conversation that is being written, part by part."""
 
+    # The whole conversation.
     write: ImportWrite
+    # The changes by the conversation, as they were decided for `version`.
     change: ImportChange
     # The version of the memory for which `change` was decided, as in `AgentNumbers`; None: there is no memory yet.
     version: MemoryVersion | None
     # The number of the conversation's exchanges, from the first on, that are written or need not be written.
-    done: int = 0
+    written_count: int = 0
 
     @property
-    def is_done(self) -> bool:
+    def is_written(self) -> bool:
         """True if the whole conversation is written."""
-        return self.done == len(self.change.counts)
+        return self.written_count == len(self.change.message_counts)
 
 
 class ImportNote(Struct, frozen=True):
     """The progress of an import."""
 
+    # The import's row.
     row: int
     status: ImportStatus
+    # The time of the note, in seconds since the epoch.
     at: float
     # The outcome so far, as JSON that the store does not read.
     data: bytes

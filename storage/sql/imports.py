@@ -59,10 +59,10 @@ EXCHANGES_AT_ONCE: Final = 16
 class _FinishedReaders(NamedTuple):
     """The readers that have nothing more to read of a memory."""
 
-    # The cursor of each reader.
+    # The cursor of each reader, by the reader's number.
     cursors: Mapping[int, int]
-    # The number up to which the readers have nothing to read.
-    upto: int
+    # The last number of a message that the readers need not read.
+    last_seq: int
 
 
 async def note_progress(connection: Connection, note: ImportNote) -> None:
@@ -100,7 +100,7 @@ class Imports(StoreGroup):
         connection: Connection,
         agent: Agent,
         uid: str,
-        format: str,
+        format_name: str,
         data: bytes,
         at: float,
         *,
@@ -108,8 +108,9 @@ class Imports(StoreGroup):
     ) -> int:
         """Begins an import, or begins an import with the same uid again. Returns its row.
 
-        format: the name of the export's format.
+        format_name: the name of the export's format.
         data: the progress of the import, as JSON.
+        at: the present time, in seconds since the epoch.
         learns: True if readers learn from the imported exchanges.
 
         Raises: NotFound if the memory is gone; WriteConflict if the import is being undone.
@@ -118,21 +119,21 @@ class Imports(StoreGroup):
         earlier_row = await connection.fetch_row(SQL["find"], (uid, None))
         if earlier_row is not None and await _is_being_undone(connection, agent.id, earlier_row[0]):
             raise WriteConflict("this import is being undone")
-        values = (uid, agent.id, format, "running", int(learns), at, data)
+        values = (uid, agent.id, format_name, "running", int(learns), at, data)
         return int(await connection.fetch_value(SQL["begin"], values))
 
     @bulk_writes
     async def touch(self, connection: Connection, row: int, at: float) -> None:
-        """Notes the time at which an import was last under way."""
+        """Stores the time at which an import was last under way."""
         await connection.run(SQL["touch"], (row, at))
 
     @long_reads
-    async def plan(self, connection: Connection, write: ImportWrite, done: int = 0) -> ImportWriting:
+    async def plan(self, connection: Connection, write: ImportWrite, written_count: int = 0) -> ImportWriting:
         """Returns a conversation with the changes that it would make, for `write_part` to write.
 
-        done: the number of its exchanges that the import has written before it was stopped.
+        written_count: the number of its exchanges that the import has written before it was stopped.
         """
-        return await _decide_changes(connection, write.agent, write, done)
+        return await _decide_changes(connection, write.agent, write, written_count)
 
     @bulk_writes
     async def write_part(
@@ -150,21 +151,23 @@ class Imports(StoreGroup):
         if await _find_version(connection, agent.id) != writing.version and await _is_outdated(
             connection, agent, writing
         ):
-            conversation_row = writing.change.conversation_row if writing.done else None
-            writing = await _decide_changes(connection, agent, writing.write, writing.done, conversation_row)
+            conversation_row = writing.change.conversation_row if writing.written_count else None
+            writing = await _decide_changes(
+                connection, agent, writing.write, writing.written_count, conversation_row
+            )
         end = _compute_part_end(writing)
         change = await _write_exchanges(connection, agent, writing, end)
         version = await _find_version(connection, agent.id)
-        written = replace(writing, change=change, version=version, done=end)
-        await note_progress(connection, make_note(written))
-        return written
+        writing = replace(writing, change=change, version=version, written_count=end)
+        await note_progress(connection, make_note(writing))
+        return writing
 
     @bulk_writes
     async def write_facts(
         self,
         connection: Connection,
         draft: Agent,
-        row: int,
+        import_row: int,
         facts: Sequence[LearnedFact],
         now: float,
         make_note: Callable[[int], ImportNote],
@@ -172,7 +175,7 @@ class Imports(StoreGroup):
         """Writes facts. Returns the number of new facts.
 
         draft: the agent as the import read it.
-        row: the import's row.
+        import_row: the import's row.
         now: the time of the write, in seconds since the epoch.
         make_note: a function that returns the progress of the import for the number of new facts.
 
@@ -184,7 +187,7 @@ class Imports(StoreGroup):
             if not await is_fact_known(connection, agent, fact.key):
                 fact_row = await add_fact(connection, agent, fact, now, IMPORT)
                 count += 1
-                await connection.run(SQL["add"], ("fact", fact_row, row, 0, 0))
+                await connection.run(SQL["add"], ("fact", fact_row, import_row, 0, 0))
         await note_progress(connection, make_note(count))
         return count
 
@@ -222,7 +225,7 @@ class Imports(StoreGroup):
         numbers = await find_numbers(connection, agent_row)
         if (
             numbers is None
-            or await connection.fetch_row(SQL["next_unlearned"], (agent_row, finished.upto)) is not None
+            or await connection.fetch_row(SQL["next_unlearned"], (agent_row, finished.last_seq)) is not None
         ):
             return
         for reader, seq in (await _load_cursors(connection, agent_row)).items():
@@ -240,12 +243,12 @@ class Imports(StoreGroup):
 
 
 def _make_import(row: Row) -> StoredImport:
-    import_row, uid, agent_row, format, status, created, touched, data, *scope = row
+    import_row, uid, agent_row, format_name, status, created, touched, data, *scope = row
     return StoredImport(
         id=import_row,
         uid=uid,
         agent_row=agent_row,
-        format=format,
+        format=format_name,
         status=status,
         created=created,
         touched=touched,
@@ -290,20 +293,24 @@ async def _find_version(connection: Connection, agent_row: int) -> MemoryVersion
 
 
 async def _decide_changes(
-    connection: Connection, agent: Agent, write: ImportWrite, done: int, conversation_row: int | None = None
+    connection: Connection,
+    agent: Agent,
+    write: ImportWrite,
+    written_count: int,
+    conversation_row: int | None = None,
 ) -> ImportWriting:
     """Reads the stored exchanges that matter to a conversation, and decides its changes.
 
-    done: the number of its exchanges that are written.
+    written_count: the number of its exchanges that are written.
     conversation_row: the row of the conversation that has these exchanges; None: not known, so that it is looked up.
     """
     # The version is read first: if the memory changes while the candidates are read, a later read returns another one.
     version = await _find_version(connection, agent.id)
     if conversation_row is None:
-        conversation_row = await _find_conversation(connection, agent, write, done)
+        conversation_row = await _find_conversation(connection, agent, write, written_count)
     change = write.decide(await _load_candidates(connection, agent, write, conversation_row))
     # If fewer exchanges are stored than were written, the rest is written again.
-    return ImportWriting(write, change, version, min(done, change.known))
+    return ImportWriting(write, change, version, min(written_count, change.stored_count))
 
 
 async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWriting) -> bool:
@@ -313,33 +320,35 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
     next part adds. Otherwise a long conversation would be read again for each part, while turns wait.
     """
     change = writing.change
-    if not writing.done or writing.version is None or writing.version.epoch != agent.epoch:
+    if not writing.written_count or writing.version is None or writing.version.epoch != agent.epoch:
         return True
     # The index of the exchange that is added next.
-    next_index = max(writing.done, change.known)
+    next_index = max(writing.written_count, change.stored_count)
     # A turn that has added the same exchange has one of the part's paths. A turn without a reply has another path, so
     # it is looked up by its question.
     path_hashes = writing.write.path_hashes[next_index : _compute_part_end(writing)]
-    next_exchange = change.add[next_index - change.known : next_index - change.known + 1]
-    questions = [make_message_key(exchange.inputs[-1]) for exchange in next_exchange]
-    stored = await load_rows(connection, SQL["matched"], path_hashes, agent.id)
-    stored += await load_rows(connection, SQL["unanswered"], questions, agent.id)
-    return any(make_exchange(row).conversation_row == change.conversation_row for row in stored)
+    new_index = next_index - change.stored_count
+    questions = [
+        make_message_key(exchange.inputs[-1]) for exchange in change.new_exchanges[new_index : new_index + 1]
+    ]
+    stored_rows = await load_rows(connection, SQL["matched"], path_hashes, agent.id)
+    stored_rows += await load_rows(connection, SQL["unanswered"], questions, agent.id)
+    return any(make_exchange(row).conversation_row == change.conversation_row for row in stored_rows)
 
 
 async def _find_conversation(
-    connection: Connection, agent: Agent, write: ImportWrite, done: int
+    connection: Connection, agent: Agent, write: ImportWrite, written_count: int
 ) -> int | None:
     """Returns the row of the conversation in which this import has written exchanges, or that has the client's id.
 
-    done: the number of exchanges that this import has written.
+    written_count: the number of exchanges that this import has written.
 
     Returns None if there is no such conversation.
     """
     conversation_row: int | None = None
-    if done:
+    if written_count:
         conversation_row = await connection.fetch_value(
-            SQL["begun"], (agent.id, write.path_hashes[done - 1], write.row)
+            SQL["begun"], (agent.id, write.path_hashes[written_count - 1], write.row)
         )
     if conversation_row is None and write.key is not None:
         keyed = await exchanges.find_keyed_conversation(connection, agent.id, write.key)
@@ -351,33 +360,37 @@ async def _load_candidates(
     connection: Connection, agent: Agent, write: ImportWrite, conversation_row: int | None
 ) -> ImportCandidates:
     rows = await load_rows(connection, SQL["matched"], write.path_hashes, agent.id)
-    matched = [MatchedExchange(make_exchange(row), *map(bool, row[-3:])) for row in rows]
+    matches = [MatchedExchange(make_exchange(row), *map(bool, row[-3:])) for row in rows]
     unanswered = make_exchanges(await load_rows(connection, SQL["unanswered"], write.questions, agent.id))
     maybe_forgotten = write.atoms if has_risen(agent.epoch) else ()
     forgotten_hashes = await exchanges.load_forgotten_hashes(connection, agent.id, maybe_forgotten)
-    return ImportCandidates(conversation_row, matched, unanswered, forgotten_hashes)
+    return ImportCandidates(conversation_row, matches, unanswered, forgotten_hashes)
 
 
 def _compute_part_end(writing: ImportWriting) -> int:
     """Returns the index after the next part's last exchange. Exchanges stored with their words do not count."""
     change = writing.change
-    count = len(change.counts)
-    to_write = (i for i in range(writing.done, count) if i >= change.known or i in change.fill)
-    return next(islice(to_write, EXCHANGES_AT_ONCE - 1, None), count - 1) + 1
+    count = len(change.message_counts)
+    indices = (
+        index
+        for index in range(writing.written_count, count)
+        if index >= change.stored_count or index in change.refilled_stubs
+    )
+    return next(islice(indices, EXCHANGES_AT_ONCE - 1, None), count - 1) + 1
 
 
 async def _write_exchanges(
     connection: Connection, agent: Agent, writing: ImportWriting, end: int
 ) -> ImportChange:
-    """Writes a part of a conversation: its exchanges that are not done, up to `end`.
+    """Writes a part of a conversation: its exchanges that are not written yet, up to the index `end`.
 
     Returns the change with the values that the next part needs.
     """
     write, change = writing.write, writing.change
-    for i, exchange in change.fill.items():
-        if writing.done <= i < end:
+    for index, exchange in change.refilled_stubs.items():
+        if writing.written_count <= index < end:
             await _refill_stub(connection, agent, write, exchange)
-    next_index = max(writing.done, change.known)
+    next_index = max(writing.written_count, change.stored_count)
     if next_index >= end:
         return change
     for exchange in change.superseded:
@@ -387,10 +400,10 @@ async def _write_exchanges(
         conversation_row = (
             await exchanges.add_conversation(connection, agent.id, write.uid, write.key, write.at)
         ).id
-    previous = change.after
+    previous = change.previous
     if previous is not None:
         await exchanges.mark_continued(connection, agent.id, [previous.id])
-    for exchange in change.add[next_index - change.known : end - change.known]:
+    for exchange in change.new_exchanges[next_index - change.stored_count : end - change.stored_count]:
         exchange = _place_after(replace(exchange, conversation_row=conversation_row), previous)
         added = await exchanges.add_exchange(connection, agent.id, exchange)
         exchange = place_exchange(exchange, added.id, added.seq)
@@ -398,7 +411,7 @@ async def _write_exchanges(
         if exchange.parent is None:
             await exchanges.add_marks(connection, agent.id, MarkKind.PREFIX, write.prefixes, exchange.id)
         previous = exchange
-    return replace(change, after=previous, conversation_row=conversation_row, superseded=())
+    return replace(change, previous=previous, conversation_row=conversation_row, superseded=())
 
 
 async def _refill_stub(connection: Connection, agent: Agent, write: ImportWrite, exchange: Exchange) -> None:
@@ -429,7 +442,7 @@ def _place_after(exchange: Exchange, previous: Exchange | None) -> Exchange:
 async def _note_exchange(
     connection: Connection, write: ImportWrite, exchange_row: int, conversation_row: int
 ) -> None:
-    """Notes that an exchange is from this import, so that the import can be undone."""
+    """Stores that an exchange is from this import, so that the import can be undone."""
     await connection.run(
         SQL["add"], ("exchange", exchange_row, write.row, conversation_row, int(write.learns))
     )

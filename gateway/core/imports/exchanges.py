@@ -156,12 +156,12 @@ def _decide(draft: ImportDraft, candidates: ImportCandidates) -> ImportChange:
         and exchange.inputs == new_exchanges[0].inputs
     ]
     return ImportChange(
-        counts=_count_messages(draft, stored_part.count, refilled_stubs, new_exchanges),
-        known=stored_part.count,
-        add=new_exchanges,
-        after=last_stored,
+        message_counts=_count_messages(draft, stored_part.count, refilled_stubs, new_exchanges),
+        stored_count=stored_part.count,
+        new_exchanges=new_exchanges,
+        previous=last_stored,
         conversation_row=conversation_row,
-        fill=refilled_stubs,
+        refilled_stubs=refilled_stubs,
         superseded=superseded_exchanges,
     )
 
@@ -193,7 +193,7 @@ def _count_messages(
 def _match_stored(draft: ImportDraft, candidates: ImportCandidates) -> _StoredPart:
     """Returns the longest stored part of a conversation from which it goes on."""
     matches_by_path: dict[bytes, list[MatchedExchange]] = {}
-    for match in candidates.matched:
+    for match in candidates.matches:
         matches_by_path.setdefault(match.exchange.path_hash, []).append(match)
     for end in range(len(draft.exchanges), 0, -1):
         matches = matches_by_path.get(draft.exchanges[end - 1].path_hash, ())
@@ -222,7 +222,7 @@ def _refill_stubs(
     """
     stubs = {
         match.exchange.path_hash: match.exchange
-        for match in candidates.matched
+        for match in candidates.matches
         if match.is_stub and match.exchange.conversation_row == conversation_row
     }
     refilled_stubs = {}

@@ -178,8 +178,8 @@ class ImportPerformer(Struct, frozen=True):
         writing = await self.throttle.run_step(self.store.imports.plan(write, written_count))
 
         def make_progress(writing: ImportWriting) -> ImportProgress:
-            progress = running.progress.with_exchanges(writing.change.counts, writing.done)
-            if not writing.is_done:
+            progress = running.progress.with_exchanges(writing.change.message_counts, writing.written_count)
+            if not writing.is_written:
                 return progress
             progress = _warn_of_losses(progress, f"Conversation {number}", texts)
             return progress.with_conversation_ended(source.skipped_count, draft.char_count)
@@ -188,12 +188,14 @@ class ImportPerformer(Struct, frozen=True):
             return ImportNote(running.row, "running", self.now(), make_progress(writing).dump())
 
         if running.request.is_preview:
-            running.progress = make_progress(replace(writing, done=len(writing.change.counts)))
+            running.progress = make_progress(
+                replace(writing, written_count=len(writing.change.message_counts))
+            )
             return 0
         while True:
             writing = await self.throttle.run_step(self.store.imports.write_part(writing, make_note))
             running.progress = make_progress(writing)
-            if writing.is_done:
+            if writing.is_written:
                 return running.progress.messages.new - earlier_progress.messages.new
 
     async def _write_facts(

@@ -743,7 +743,7 @@ def test_a_long_conversation_is_written_in_parts(
 
     async def write_and_come_between(self: Imports, *given: Any) -> ImportWriting:
         written = await write_part(self, *given)
-        if written.done == 8 and not came:
+        if written.written_count == 8 and not came:
             await asyncio.to_thread(come_between)
             if between.endswith("a stop"):
                 raise asyncio.CancelledError
@@ -789,8 +789,8 @@ def test_turns_between_the_parts_of_a_conversation_have_little_of_it_read_again(
 
     async def write_and_take_turn(self: Imports, *given: Any) -> ImportWriting:
         written = await write_part(self, *given)
-        if not written.is_done and (comes == "another conversation" or written.done == 8):
-            await asyncio.to_thread(take_turn, written.done)
+        if not written.is_written and (comes == "another conversation" or written.written_count == 8):
+            await asyncio.to_thread(take_turn, written.written_count)
         return written
 
     monkeypatch.setattr(imports, "EXCHANGES_AT_ONCE", 4)
@@ -822,7 +822,7 @@ def test_a_conversation_that_retention_reaches_while_its_import_is_stopped(
 
     async def write_and_stop(self: Imports, *given: Any) -> ImportWriting:
         written = await write_part(self, *given)
-        if written.done == 4:
+        if written.written_count == 4:
             raise asyncio.CancelledError
         return written
 
