@@ -32,7 +32,9 @@ FORGOTTEN_ORIGIN = "-"
 class RestoredVersion(NamedTuple):
     """The earlier version of a block that an undo brings back."""
 
+    # The number of the version.
     version: int
+    # The text of the version.
     value: str
     # The rows of the exchanges that the value came from, as a JSON list.
     sources: bytes
@@ -41,7 +43,7 @@ class RestoredVersion(NamedTuple):
 class OwnedBlock(NamedTuple):
     """A block that an agent may see, and its owner."""
 
-    # 0: the agent; 1: its profile; from 2 on: another owner, by the position among the attached blocks.
+    # The owner. 0: the agent; 1: its profile; from 2 on: another owner, by the position among the attached blocks.
     owner: int
     block: Block
 
@@ -125,6 +127,13 @@ async def write_block(
 ) -> Block:
     """Sets the value if the block is still at that version. Raises: WriteConflict, BlockTooLong, NotFound.
 
+    version: the number of the version that the caller read.
+    value: the new value.
+    at: the present time, in seconds since the epoch.
+    origin: the writer of the value, as `Revision.origin`.
+    exchange_row: the row of the exchange in which the value is written; None: it is written in no exchange.
+    sources: the rows of the exchanges that the value came from.
+    restores: the number of the earlier version that the value restores; None: it restores none.
     is_bounded: True if the value may not be longer than the block's limit.
     room: the bytes that are reserved for sources which are added later, when the row must not grow.
     by: the agent that writes, as it was read. If something of its memory was forgotten since, which the value may
@@ -134,22 +143,22 @@ async def write_block(
         await connection.lock_sharers(by.id)
         if await find_epoch(connection, by.id) != by.epoch:
             raise WriteConflict("something of this memory was forgotten meanwhile")
-    stored = await get_block(connection, block_row)
+    stored_block = await get_block(connection, block_row)
     # Compare and set: a caller that read an older version has not seen the value that it would overwrite.
-    if stored.version != version:
+    if stored_block.version != version:
         raise WriteConflict(
-            f"block {stored.label!r} is at version {stored.version}, not {version}: it was changed since"
+            f"block {stored_block.label!r} is at version {stored_block.version}, not {version}: it was changed since"
         )
     # A value that is longer than a limit that was lowered since may stay as long or get shorter.
-    if is_bounded and len(value) > max(stored.limit, len(stored.value)):
-        check_limit(stored.label, value, stored.limit)
+    if is_bounded and len(value) > max(stored_block.limit, len(stored_block.value)):
+        check_limit(stored_block.label, value, stored_block.limit)
     padded_sources = orjson.dumps(list(sources)).ljust(room)
     version_row = await insert_version(
         connection, block_row, version + 1, value, at=at, origin=origin,
         exchange_row=exchange_row, sources=padded_sources, restores=restores,
     )  # fmt: skip
     await connection.run(SQL["block_advance"], (version_row, block_row, version))
-    return replace(stored, value=value, version=version + 1)
+    return replace(stored_block, value=value, version=version + 1)
 
 
 def check_limit(label: str, value: str, limit: int) -> None:
@@ -195,16 +204,18 @@ async def undo_block(
     An undo is a new version that names the version it restored. The next undo goes on from the restored version, so
     undoing twice is not redoing. The version with which a forgetting ends names a restored version, too.
     """
-    stored = await get_block(connection, block_row)
-    if version is not None and stored.version != version:
-        raise WriteConflict(f"block {stored.label!r} is at version {stored.version}, not {version}")
-    restored = await find_undo_target(connection, stored)
-    if restored is None:
-        raise NotFound(f"block {stored.label!r} has no change left to undo")
-    sources = orjson.loads(restored.sources)
+    stored_block = await get_block(connection, block_row)
+    if version is not None and stored_block.version != version:
+        raise WriteConflict(
+            f"block {stored_block.label!r} is at version {stored_block.version}, not {version}"
+        )
+    undo_target = await find_undo_target(connection, stored_block)
+    if undo_target is None:
+        raise NotFound(f"block {stored_block.label!r} has no change left to undo")
+    sources = orjson.loads(undo_target.sources)
     return await write_block(
-        connection, block_row, stored.version, restored.value, at=at, origin=_UNDO_ORIGIN, sources=sources,
-        restores=restored.version,
+        connection, block_row, stored_block.version, undo_target.value, at=at, origin=_UNDO_ORIGIN, sources=sources,
+        restores=undo_target.version,
     )  # fmt: skip
 
 
@@ -217,16 +228,18 @@ async def find_undo_target(connection: Connection, block: Block) -> RestoredVers
     while True:
         # A value that was restored by undos is undone from the version in which it was written.
         while (
-            restored := await connection.fetch_value(SQL["block_history_restores"], (block.id, version))
+            restored_version := await connection.fetch_value(
+                SQL["block_history_restores"], (block.id, version)
+            )
         ) is not None:
-            version = restored
+            version = restored_version
         row = await connection.fetch_row(SQL["block_history_before"], (block.id, version, FORGOTTEN_ORIGIN))
         if row is None:
             return None
-        earlier = RestoredVersion(*row)
-        if earlier.value != block.value:
-            return earlier
-        version = earlier.version
+        earlier_version = RestoredVersion(*row)
+        if earlier_version.value != block.value:
+            return earlier_version
+        version = earlier_version.version
 
 
 class Blocks(StoreGroup):
@@ -253,8 +266,9 @@ class Blocks(StoreGroup):
         before: the last version of the previous page.
         includes_forgotten: True includes forgotten versions, with the origin `FORGOTTEN_ORIGIN` and an empty value.
         """
-        left_out = "" if includes_forgotten else FORGOTTEN_ORIGIN
-        rows = await connection.fetch_rows(SQL["block_history_list"], (block_row, before, left_out, limit))
+        excluded_origin = "" if includes_forgotten else FORGOTTEN_ORIGIN
+        values = (block_row, before, excluded_origin, limit)
+        rows = await connection.fetch_rows(SQL["block_history_list"], values)
         return [make_revision(row) for row in rows]
 
 

@@ -178,28 +178,28 @@ class MemoryPages(StoreGroup):
 
     @long_reads
     async def load_branch_beginnings(
-        self, connection: Connection, agent_row: int, conversation_row: int, ends: Sequence[int]
+        self, connection: Connection, agent_row: int, conversation_row: int, end_rows: Sequence[int]
     ) -> dict[int, int]:
         """Returns the number of the first message that each branch alone has, by the row with which the branch ends.
 
         A branch that is alone from further back than the deepest exchanges is left out.
 
-        ends: the `exchange_row` of branches of the conversation.
+        end_rows: the `exchange_row` of branches of the conversation.
         """
         rows = await connection.fetch_rows(SQL["parents"], (agent_row, conversation_row, _DEEPEST))
-        # 0: a message was sent without those before it.
+        # The row of an exchange -> the row of the exchange before it; 0: a message was sent without its history.
         parents: dict[int, int] = {row: parent or 0 for row, parent in rows}
         follower_counts = Counter(parents.values())
-        firsts: dict[int, int] = {}
-        for end in parents.keys() & {*ends}:
-            first = end
-            while follower_counts[parents[first]] == 1 and parents[first] in parents:
-                first = parents[first]
-            if not parents[first] or parents[first] in parents:
-                firsts[end] = first
-        refs = await load_rows(connection, SQL["exchange_refs"], sorted({*firsts.values()}), agent_row)
+        first_rows: dict[int, int] = {}
+        for end_row in parents.keys() & {*end_rows}:
+            row = end_row
+            while follower_counts[parents[row]] == 1 and parents[row] in parents:
+                row = parents[row]
+            if not parents[row] or parents[row] in parents:
+                first_rows[end_row] = row
+        refs = await load_rows(connection, SQL["exchange_refs"], sorted({*first_rows.values()}), agent_row)
         seqs = {row[0]: row[2] for row in refs}
-        return {end: seqs[first] for end, first in firsts.items()}
+        return {end_row: seqs[first_row] for end_row, first_row in first_rows.items()}
 
     @long_reads
     async def load_merged(
@@ -220,7 +220,7 @@ class MemoryPages(StoreGroup):
     async def load_path(
         self, connection: Connection, agent_row: int, exchange_row: int, *, limit: int
     ) -> list[Exchange]:
-        """Returns an exchange and those before it on its path with their content, the newest first."""
+        """Returns an exchange and the exchanges before it on its path, with their content, the newest first."""
         rows = await connection.fetch_rows(SQL["path"], (agent_row, exchange_row, limit))
         return [make_exchange_with_content(row) for row in rows]
 
@@ -237,7 +237,7 @@ class MemoryPages(StoreGroup):
     async def load_exchange_refs(
         self, connection: Connection, agent_row: int, exchange_rows: Sequence[int]
     ) -> dict[int, ExchangeRef]:
-        """Returns where some exchanges stand, by their rows."""
+        """Returns the positions of some exchanges, by the rows of the exchanges."""
         rows = await load_rows(connection, SQL["exchange_refs"], exchange_rows, agent_row)
         return {row[0]: ExchangeRef(*row[1:]) for row in rows}
 
@@ -278,7 +278,7 @@ class MemoryPages(StoreGroup):
 
     @long_reads
     async def list_newest_exchanges(self, connection: Connection, agent_row: int, *, limit: int) -> list[int]:
-        """Returns the rows of the newest exchanges that stand, the newest first."""
+        """Returns the rows of the newest active, finished exchanges, the newest first."""
         rows = await connection.fetch_rows(SQL["newest_exchanges"], (agent_row, limit, _NEWEST_SEQS))
         return [row[0] for row in rows]
 
@@ -286,7 +286,7 @@ class MemoryPages(StoreGroup):
     async def load_openings(
         self, connection: Connection, agent_row: int, uids: Sequence[str], max_bytes: int
     ) -> dict[str, SourceExchange]:
-        """Returns the first exchange of some conversations that stands, by the public id of each.
+        """Returns the first active, finished exchange of some conversations, by the public ids of the conversations.
 
         max_bytes: the size above which a stored exchange is left out.
         """
@@ -304,10 +304,11 @@ class MemoryPages(StoreGroup):
     @reads
     async def list_blocks(self, connection: Connection, agent_row: int) -> list[ShownBlock]:
         """Returns the blocks that a memory sees, in their order."""
-        places = {block.id: place for place, block in enumerate(await load_blocks(connection, agent_row))}
-        rows = await load_rows(connection, SQL["blocks"], list(places), agent_row)
+        visible_blocks = await load_blocks(connection, agent_row)
+        positions = {block.id: position for position, block in enumerate(visible_blocks)}
+        rows = await load_rows(connection, SQL["blocks"], list(positions), agent_row)
         shown_blocks = [ShownBlock(make_block(row), row[8], row[9], bool(row[10])) for row in rows]
-        return sorted(shown_blocks, key=lambda shown_block: places[shown_block.block.id])
+        return sorted(shown_blocks, key=lambda shown_block: positions[shown_block.block.id])
 
     @long_reads
     async def list_unindexed(self, connection: Connection, agent_row: int, next_seq: int) -> UnindexedTexts:
@@ -370,10 +371,10 @@ class _PathStep(NamedTuple):
         """Returns the number of messages that are left of the exchange."""
         if self.state in (ExchangeState.FORGOTTEN, ExchangeState.OFF):
             return 0
-        missing = {*orjson.loads(self.redactions or b"[]")}
+        absent_indices = {*orjson.loads(self.redactions or b"[]")}
         if self.has_no_reply:
-            missing.add(REPLY)
-        return self.span - len(missing)
+            absent_indices.add(REPLY)
+        return self.span - len(absent_indices)
 
 
 def _find_branches(steps: Sequence[_PathStep]) -> list[Branch]:
@@ -381,26 +382,27 @@ def _find_branches(steps: Sequence[_PathStep]) -> list[Branch]:
 
     steps: the deepest exchanges of the conversation, each after its parent. The messages before them all count.
     """
+    # The row of an exchange -> the number of messages that are left on the path up to it.
     counts: dict[int | None, int] = {None: 0}
-    # For each exchange, the last exchange with a message left on the path up to it.
-    last_left: dict[int | None, int | None] = {None: None}
-    # The exchanges with a message left that another such exchange follows.
-    followed: set[int | None] = {None}
+    # The row of an exchange -> the row of the last exchange with a message left on the path up to it.
+    last_rows: dict[int | None, int | None] = {None: None}
+    # The rows of the exchanges with a message left that another such exchange follows.
+    followed_rows: set[int | None] = {None}
     for step in steps:
-        own_count = step.count_messages()
-        counts[step.row] = counts.get(step.parent, step.length - step.span) + own_count
-        earlier = last_left.get(step.parent, step.parent)
-        last_left[step.row] = step.row if own_count else earlier
-        if own_count:
-            followed.add(earlier)
+        message_count = step.count_messages()
+        counts[step.row] = counts.get(step.parent, step.length - step.span) + message_count
+        earlier_row = last_rows.get(step.parent, step.parent)
+        last_rows[step.row] = step.row if message_count else earlier_row
+        if message_count:
+            followed_rows.add(earlier_row)
     parents = {step.parent for step in steps}
     ends = [step for step in steps if step.row not in parents]
     branches: list[Branch] = []
     for end in sorted(ends, key=lambda step: (step.last_turn, step.seq), reverse=True):
         # If another branch continues or ends with the last exchange that is left of this branch, it has all of its
         # messages.
-        if last_left[end.row] not in followed:
-            followed.add(last_left[end.row])
+        if last_rows[end.row] not in followed_rows:
+            followed_rows.add(last_rows[end.row])
             branches.append(Branch(end.row, end.seq, counts[end.row], end.last_turn, bool(end.is_active)))
     return branches
 

@@ -45,17 +45,21 @@ _MIN_BLOCKS = 200
 async def add_block(
     connection: Connection,
     project: str,
-    new: BlockDraft,
+    draft: BlockDraft,
     *,
     at: float,
     origin: str,
     owner: int | None = None,
 ) -> BlockEntry:
-    """Stores a new block. owner: the row of the agent that owns the block; None: none.
+    """Stores a new block.
+
+    at: the present time, in seconds since the epoch.
+    origin: the writer of the first value, as `Revision.origin`.
+    owner: the row of the agent that owns the block; None: no agent owns it.
 
     Raises: BlockTooLong, WriteConflict.
     """
-    block = new.block
+    block = draft.block
     check_limit(block.label, block.value, block.limit)
     uid = block.uid or uuid.uuid4().hex
     values = (project, block.label, block.description, block.limit, int(block.read_only), uid)
@@ -65,9 +69,9 @@ async def add_block(
         await _check_label(connection, owner, block_row, block.label)
         await connection.run(SQL["set_owner"], (owner, block_row))
         await _attach_to_sleeptime_agents(connection, owner, block_row, block.label)
-    if new.details:
-        draft = DefinitionDraft(project, DefinitionKind.BLOCK, uid, new.details)
-        await put_definition(connection, draft, at=at)
+    if draft.details:
+        definition_draft = DefinitionDraft(project, DefinitionKind.BLOCK, uid, draft.details)
+        await put_definition(connection, definition_draft, at=at)
     return await get_block_entry(connection, project, uid)
 
 
@@ -161,11 +165,11 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
                 row[0] for row in await load_rows(connection, SQL["exchanges_among"], source_rows, agent_row)
             }
             if own_rows:
-                remaining = orjson.dumps([row for row in orjson.loads(sources) if row not in own_rows])
-                # The row keeps its length.
-                padded = remaining.ljust(len(sources))
+                other_sources = orjson.dumps([row for row in orjson.loads(sources) if row not in own_rows])
+                # The row of the version has the same length as before.
+                padded_sources = other_sources.ljust(len(sources))
                 foreign_row = None if exchange_row in own_rows else exchange_row
-                await write_version_sources(connection, block_row, version, foreign_row, padded)
+                await write_version_sources(connection, block_row, version, foreign_row, padded_sources)
     await connection.run(SQL["hand_over"], (agent_row,))
 
 
@@ -185,7 +189,7 @@ async def load_agents_seeing(connection: Connection, block_row: int) -> list[int
 
 
 class NamedBlocks(StoreGroup):
-    """Blocks by their public ids. project: the caller's project; a block of another project is not found."""
+    """Blocks by their public ids. A parameter `project` is the caller's; no other project's block is found."""
 
     get = reads(as_method(get_block_entry))
     load_agents_seeing = reads(as_method(load_agents_seeing))
@@ -199,18 +203,19 @@ class NamedBlocks(StoreGroup):
 
     @long_reads
     async def list_page(
-        self, connection: Connection, project: str, filter: BlockFilter, page: Page[int]
+        self, connection: Connection, project: str, block_filter: BlockFilter, page: Page[int]
     ) -> list[BlockEntry]:
         """Returns a page of a project's blocks. The cursors of the page are rows of blocks."""
 
         async def read(low: int, high: int, size: int) -> tuple[Iterable[BlockEntry], int | None]:
             values = (
-                project, low, high, filter.label, lower_ascii(filter.label_text), lower_ascii(filter.description_text),
-                lower_ascii(filter.value_text), filter.min_agents, filter.max_agents, size,
+                project, low, high, block_filter.label, lower_ascii(block_filter.label_text),
+                lower_ascii(block_filter.description_text), lower_ascii(block_filter.value_text),
+                block_filter.min_agents, block_filter.max_agents, size,
             )  # fmt: skip
             rows = await connection.fetch_rows(SQL[f"list_{page.direction}"], values)
             # A block's details lie in a document, so some of a page may drop out.
-            matching = [entry for entry in map(_make_entry, rows) if filter.matches(entry)]
+            matching = [entry for entry in map(_make_entry, rows) if block_filter.matches(entry)]
             return matching, rows[-1][0] if len(rows) == size else None
 
         return await fill_page(page, *page.bounds, read, min_rows=_MIN_BLOCKS)
@@ -282,7 +287,7 @@ class NamedBlocks(StoreGroup):
 
     @writes
     async def attach(self, connection: Connection, agent: Agent, uid: str) -> BlockEntry:
-        """Attaches a block to an agent. Raises: NotFound, WriteConflict: it sees another block of that label."""
+        """Attaches a block to an agent. Raises: NotFound; WriteConflict: it sees another block of that label."""
         await connection.lock_sharers(agent.id)
         entry = await get_block_entry(connection, agent.scope.project, uid)
         await attach_block(connection, agent.id, entry)
@@ -290,7 +295,7 @@ class NamedBlocks(StoreGroup):
 
     @writes
     async def detach(self, connection: Connection, agent: Agent, uid: str) -> BlockEntry:
-        """Detaches a block from an agent. One of its own has no owner then. Raises: NotFound."""
+        """Detaches a block from an agent. A block that the agent owned has no owner then. Raises: NotFound."""
         await connection.lock_sharers(agent.id)
         entry = await get_block_entry(connection, agent.scope.project, uid)
         if not await detach_block(connection, agent, entry):
@@ -299,7 +304,7 @@ class NamedBlocks(StoreGroup):
 
     @writes
     async def delete(self, connection: Connection, project: str, uid: str) -> None:
-        """Deletes a block with all values it had, for all agents that see it. Raises: NotFound, WriteConflict."""
+        """Deletes a block with all its values, for all agents. Raises: NotFound; WriteConflict: it is a profile's."""
         entry = await _lock_block(connection, project, uid)
         if entry.owner is None and entry.profile:
             raise WriteConflict(

@@ -1,4 +1,4 @@
-"""Conversations as the agents API knows them: made, listed, changed, taken away.
+"""Conversations of the agents API: creates, lists, changes and deletes them.
 
 The definition of a conversation is stored under its public id. A conversation that was deleted retains its row,
 under a name that cannot be sent, and is not found any more.
@@ -43,7 +43,7 @@ async def get_conversation(connection: Connection, project: str, uid: str) -> Co
 
 
 class Conversations(StoreGroup):
-    """Reads and writes conversations. project: the caller's project; nothing of another one is found."""
+    """Reads and writes conversations. A parameter `project` is the caller's: conversations of others are not found."""
 
     get = reads(as_method(get_conversation))
 
@@ -67,8 +67,10 @@ class Conversations(StoreGroup):
     async def change(
         self, connection: Connection, entry: ConversationEntry, body: dict[str, Any], *, at: float
     ) -> ConversationEntry:
-        """Changes a conversation's definition. Raises: RecordChanged if another writer did since; NotFound."""
-        agent, uid, project = entry.agent, entry.conversation.uid, entry.agent.scope.project
+        """Changes a conversation's definition. Raises: RecordChanged if another writer has changed it; NotFound."""
+        agent = entry.agent
+        uid = entry.conversation.uid
+        project = agent.scope.project
         await connection.lock(agent.id)
         if _find_version(await get_conversation(connection, project, uid)) != _find_version(entry):
             raise RecordChanged(f"the conversation {uid!r} was changed since")
@@ -103,36 +105,46 @@ class Conversations(StoreGroup):
         self,
         connection: Connection,
         project: str,
-        filter: ConversationFilter,
+        conversation_filter: ConversationFilter,
         page: Page[str],
     ) -> list[ConversationEntry]:
-        """Returns a page of a project's conversations, without agents' own ones. page: with uids as cursors.
+        """Returns a page of a project's conversations, without the default conversations of agents.
 
-        Raises: NotFound if there is no conversation with one of these uids.
+        page: the page, with public ids as cursors.
+
+        Raises: NotFound if there is no conversation with one of these ids.
         """
         low_uid, high_uid = page.ends
-        first = await _find_position(connection, project, filter, low_uid) or BEFORE_ALL
-        last = await _find_position(connection, project, filter, high_uid) or AFTER_ALL
+        first_end = await _find_page_end(connection, project, conversation_filter, low_uid) or BEFORE_ALL
+        last_end = await _find_page_end(connection, project, conversation_filter, high_uid) or AFTER_ALL
 
         async def read(
             low: PageEnd, high: PageEnd, size: int
         ) -> tuple[list[ConversationEntry], PageEnd | None]:
             rows = await _load_rows(
-                connection, project, filter, low=low, high=high, limit=size, direction=page.direction
+                connection,
+                project,
+                conversation_filter,
+                low=low,
+                high=high,
+                limit=size,
+                direction=page.direction,
             )
             entries = [_make_entry(row) for row in rows]
-            matching = [entry for entry in entries if _matches(entry, filter)]
+            matching = [entry for entry in entries if _matches(entry, conversation_filter)]
             if len(rows) < size:
                 return matching, None
-            return matching, await _find_position(connection, project, filter, entries[-1].conversation.uid)
+            return matching, await _find_page_end(
+                connection, project, conversation_filter, entries[-1].conversation.uid
+            )
 
-        return await fill_page(page, first, last, read)
+        return await fill_page(page, first_end, last_end, read)
 
 
 async def _load_rows(
     connection: Connection,
     project: str,
-    filter: ConversationFilter,
+    conversation_filter: ConversationFilter,
     *,
     low: PageEnd,
     high: PageEnd,
@@ -143,10 +155,10 @@ async def _load_rows(
 
     direction: the end of the statement's name, as `Page.direction`.
     """
-    agent_row = filter.agent_row
-    if filter.order != "created":
+    agent_row = conversation_filter.agent_row
+    if conversation_filter.order != "created":
         agent_rows = (BEFORE_ALL[1], AFTER_ALL[1]) if agent_row is None else (agent_row, agent_row)
-        values = (project, filter.order, limit, *low, *high, *agent_rows)
+        values = (project, conversation_filter.order, limit, *low, *high, *agent_rows)
         return await connection.fetch_rows(SQL[f"by_time_{direction}"], values)
     if agent_row is None:
         return await connection.fetch_rows(SQL[f"of_project_{direction}"], (project, low[1], high[1], limit))
@@ -155,25 +167,34 @@ async def _load_rows(
     )
 
 
-async def _find_position(
-    connection: Connection, project: str, filter: ConversationFilter, uid: str | None
+async def _find_page_end(
+    connection: Connection, project: str, conversation_filter: ConversationFilter, uid: str | None
 ) -> PageEnd | None:
-    """Returns where a conversation stands in an order. Raises: NotFound."""
+    """Returns the position of a conversation in the order of a filter. Raises: NotFound.
+
+    uid: the conversation's public id; None: no conversation, which has no position.
+    """
     if uid is None:
         return None
-    row = await connection.fetch_row(SQL["cursor"], (uid, filter.order, project))
+    row = await connection.fetch_row(SQL["cursor"], (uid, conversation_filter.order, project))
     if row is None:
         raise NotFound(f"there is no conversation {uid!r}")
     return row[0], row[1]
 
 
-def _matches(entry: ConversationEntry, filter: ConversationFilter) -> bool:
+def _matches(entry: ConversationEntry, conversation_filter: ConversationFilter) -> bool:
     body = {} if entry.definition is None else entry.definition.body
-    if filter.is_archived is not None and (body.get("archived") is not None) != filter.is_archived:
+    if (
+        conversation_filter.is_archived is not None
+        and (body.get("archived") is not None) != conversation_filter.is_archived
+    ):
         return False
     if body.get("hidden"):
         return False
-    return filter.text is None or filter.text.lower() in (body.get("summary") or "").lower()
+    return (
+        conversation_filter.text is None
+        or conversation_filter.text.lower() in (body.get("summary") or "").lower()
+    )
 
 
 def _find_version(entry: ConversationEntry) -> int | None:
