@@ -22,6 +22,7 @@ _OTLP: Final = "OTEL_EXPORTER_OTLP_"
 _TRACES: Final = f"{_OTLP}TRACES_"
 _PROTOCOL: Final = "http/protobuf"
 _DELAY: Final = "OTEL_BSP_SCHEDULE_DELAY"
+_EXPORTER: Final = "OTEL_TRACES_EXPORTER"
 
 
 class OtlpSettings(Struct, frozen=True):
@@ -67,7 +68,12 @@ def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
         endpoint = endpoint.rstrip("/") + _PATH
     if not endpoint or variables.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
+    exporter = variables.get(_EXPORTER)
+    if exporter == "none":
+        return None
     _check_encoding(variables)
+    if exporter not in (None, "", "otlp"):
+        raise _make_error(_EXPORTER, "otlp or none", exporter)
     _check_endpoint(endpoint_name, endpoint)
     protocol_name, protocol = read_exporter_variable("PROTOCOL")
     if protocol not in ("", _PROTOCOL):

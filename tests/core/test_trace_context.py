@@ -86,6 +86,8 @@ def test_the_settings_that_the_otlp_variables_make() -> None:
     base = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
     assert read_otlp(base) == OtlpSettings("http://collector:4318/v1/traces")
     assert read_otlp({**base, "OTEL_SDK_DISABLED": "true"}) is None
+    assert read_otlp({**base, "OTEL_TRACES_EXPORTER": "none"}) is None
+    assert read_otlp({**base, "OTEL_TRACES_EXPORTER": "otlp"}) == read_otlp(base)
     found = read_otlp(
         {
             **base,
@@ -121,6 +123,7 @@ def test_the_settings_that_the_otlp_variables_make() -> None:
     [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_TRACES_EXPORTER", "zipkin"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "words"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
