@@ -41,8 +41,8 @@ from gateway.agents.agent_file.read_shared import (
     read_uid,
 )
 from gateway.agents.agent_file.read_tools import read_tools
-from gateway.agents.api.conversations import CreateConversation, with_body
-from gateway.agents.api.identities import apply_update
+from gateway.agents.api.conversations import CreateConversation, with_conversation_update
+from gateway.agents.api.identities import with_identity_update
 from gateway.agents.api.passages import read_moment
 from gateway.agents.core.agent_file import (
     AgentFile,
@@ -226,7 +226,7 @@ class _FileReader:
         body = convert(fields, CreateConversation, EXTENSION_FIELD)
         return PortableConversation(
             uid=read_uid(conversation.id, (*EXTENSION_FIELD, "conversations", "id")),
-            definition=with_body(ConversationDefinition(), body, at=0),
+            definition=with_conversation_update(ConversationDefinition(), body, at=0),
             began_at=self._read_time(conversation.created_at),
             messages=self._read_messages(conversation.messages, path, is_text_thought=is_text_thought),
         )
@@ -300,5 +300,5 @@ def _read_secrets(agent: FileAgent) -> Iterable[str]:
 
 def _read_identity(identity: FileIdentity) -> PortableIdentity:
     uid = read_uid(identity.id, (*EXTENSION_FIELD, "identities", "id"))
-    definition = apply_update(IdentityDefinition(identity.name), identity)
+    definition = with_identity_update(IdentityDefinition(identity.name), identity)
     return PortableIdentity(uid, identity.identifier_key, definition)

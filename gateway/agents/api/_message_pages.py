@@ -47,9 +47,8 @@ class MessagePages:
         before = await _read_cursor(self._api, agent, query.before)
         after = await _read_cursor(self._api, agent, query.after)
         page = Page(after, before, query.get_size(_PAGE), query.is_newest_first())
-        return await self._fill_page(
-            query, page, partial(self._fetch_of_agent, agent, conversation_name, read_showing(query))
-        )
+        fetch = partial(self._fetch_of_agent, agent, conversation_name, read_showing(query))
+        return await self._fill_page(query, page, fetch)
 
     async def list_of_project(self, project: str, query: ShownMessagesQuery) -> list[dict[str, Any]]:
         """Returns a page of the messages of all agents. Raises: UnknownId."""
@@ -101,15 +100,14 @@ class MessagePages:
             message_views = [view for view in views if isinstance(view, MessageView)]
             summaries = await renderer.load_summaries(message_views)
             for view in views:
-                shown = (
-                    [renderer.render_message_object(view)]
-                    if query.msg_object
-                    else renderer.render_message(view)
-                )
+                if query.msg_object:
+                    shown_messages = [renderer.render_message_object(view)]
+                else:
+                    shown_messages = renderer.render_message(view)
                 if isinstance(view, MessageView):
-                    shown += summaries.get(view.listed.sort_key, ())
-                if shown:
-                    rendered.append(shown[::-1] if query.is_newest_first() else shown)
+                    shown_messages += summaries.get(view.listed.sort_key, ())
+                if shown_messages:
+                    rendered.append(shown_messages[::-1] if query.is_newest_first() else shown_messages)
         return rendered
 
 

@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from gateway.agents.api._paging import NEWEST_FIRST, Paging
+from gateway.agents.api._paging import NEWEST_FIRST, Paging, read_ref
 from gateway.agents.api._query import PageQuery
 from gateway.agents.wire import struct_fields
 from gateway.agents.wire.faults import LettaErrors, Unprocessable
@@ -65,7 +65,7 @@ class ApiRequest:
 
     project: str
     # The parameters in the path of the request.
-    path: Mapping[str, str]
+    path_params: Mapping[str, str]
     http: Request
     # Headers of the reply, to which the handler may add.
     headers: dict[str, str] = field(default_factory=dict)
@@ -76,7 +76,11 @@ class ApiRequest:
 
     def read_uid(self, kind: str, parameter: str) -> str:
         """Returns the uid in a parameter of the path. Raises: UnknownId."""
-        return read_uid(kind, self.path[parameter])
+        return read_uid(kind, self.path_params[parameter])
+
+    def read_ref(self, kind: str, parameter: str) -> ids.ObjectRef:
+        """Returns the uid and number in a parameter of the path. Raises: UnknownId."""
+        return read_ref(kind, self.path_params[parameter])
 
     def get_sent_id(self, uid: str) -> str:
         """Returns the id in the request that has this uid, or the uid if the request has no such id.
@@ -84,7 +88,7 @@ class ApiRequest:
         The store's errors have uids, without the kinds of the ids.
         """
         query, body = str(self.http.url.query), self.data.decode("utf-8", "replace")
-        request_text = " ".join([*self.path.values(), query, body])
+        request_text = " ".join([*self.path_params.values(), query, body])
         # Because of the lookbehind the search tries each word of a body once, not each of its letters.
         sent_ids = re.findall(rf"(?<![a-z_])[a-z_]++-(?:{uid}|{uuid.UUID(uid)})(?:-[0-9h-]+)?", request_text)
         # The id of an agent is shorter than the ids of its messages, which contain the agent's uid.

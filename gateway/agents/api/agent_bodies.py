@@ -208,20 +208,20 @@ def with_update(definition: AgentDefinition, update: UpdateAgent) -> AgentDefini
 
     Raises: Unprocessable, BadRequest.
     """
-    sent = without_none(get_sent_fields(update))
-    values: dict[str, Any] = {field: sent[name] for name, field in PLAIN_FIELDS.items() if name in sent}
+    fields = without_none(get_sent_fields(update))
+    values: dict[str, Any] = {field: fields[name] for name, field in PLAIN_FIELDS.items() if name in fields}
     if "timezone" in values:
         _check_timezone(values["timezone"])
-    if "tool_rules" in sent:
-        values["rules"] = _drop_repeated_rules(map(to_builtins, sent["tool_rules"]))
-    if "compaction_settings" in sent:
-        values["compaction"] = merge_compaction(definition.compaction, sent["compaction_settings"])
-    values.update(_read_model(definition, sent))
-    if "mnemogate" in sent:
-        values.update(_read_extension(definition, sent["mnemogate"]))
-    values["retained"] = _merge_retained(definition, sent, values.get("model", definition.model))
+    if "tool_rules" in fields:
+        values["rules"] = _drop_repeated_rules(map(to_builtins, fields["tool_rules"]))
+    if "compaction_settings" in fields:
+        values["compaction"] = merge_compaction(definition.compaction, fields["compaction_settings"])
+    values.update(_read_model(definition, fields))
+    if "mnemogate" in fields:
+        values.update(_read_extension(definition, fields["mnemogate"]))
+    values["retained"] = _merge_retained(definition, fields, values.get("model", definition.model))
     updated = replace(definition, **values)
-    check_window(updated, sent, _WINDOW)
+    check_window(updated, fields, _WINDOW)
     return updated
 
 
@@ -234,45 +234,45 @@ def _drop_repeated_rules(rules: Iterable[dict[str, Any]]) -> tuple[dict[str, Any
 
 def _read_extension(definition: AgentDefinition, extension: Own) -> dict[str, Any]:
     """Returns the changes of a definition by the fields that an agent has here beyond those of Letta."""
-    sent = get_sent_fields(extension)
-    if sent.get("learn") and not definition.learns:
+    fields = get_sent_fields(extension)
+    if fields.get("learn") and not definition.learns:
         raise BadRequest(_NO_LEARNING, param="mnemogate.learn")
-    values = {field: sent[name] for name, field in EXTENSION_FIELDS.items() if name in sent}
-    if isinstance(filler := sent.get("filler"), FillerBody):
+    values = {field: fields[name] for name, field in EXTENSION_FIELDS.items() if name in fields}
+    if isinstance(filler := fields.get("filler"), FillerBody):
         values["filler"] = FixedFiller(filler.say, filler.after_ms)
-    if "rebuild" in sent:
-        values["rebuilds"] = sent["rebuild"] == "always"
+    if "rebuild" in fields:
+        values["rebuilds"] = fields["rebuild"] == "always"
     return values
 
 
-def _read_model(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str, Any]:
+def _read_model(definition: AgentDefinition, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the changes of a definition by the fields about the model.
 
     A field of the body takes precedence over the same value in the older objects `llm_config` and `model_settings`.
     """
     sampling = dict(definition.sampling)
-    config = sent.get("llm_config", {})
+    config = fields.get("llm_config", {})
     for name in ("temperature", "max_tokens", "reasoning_effort", "parallel_tool_calls"):
         _copy_or_remove(config, name, sampling)
-    set_sampling(sampling, sent.get("model_settings", {}))
+    set_sampling(sampling, fields.get("model_settings", {}))
     for name in ("max_tokens", "response_format", "parallel_tool_calls"):
-        _copy_or_remove(sent, name, sampling)
-    return {**_read_llm_config(config, sent), "sampling": sampling}
+        _copy_or_remove(fields, name, sampling)
+    return {**_read_llm_config(config, fields), "sampling": sampling}
 
 
-def _read_llm_config(config: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str, Any]:
+def _read_llm_config(config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the changes of a definition, besides its sampling, by the older object `llm_config`.
 
-    sent: the fields of the body that has the object.
+    fields: the fields of the body that has the object.
 
     Raises: Unprocessable.
     """
     _check_types(config, "llm_config", _LLM_TYPES)
     values: dict[str, Any] = {}
     model = config.get("handle") or config.get("model")
-    if model and "model" not in sent:
+    if model and "model" not in fields:
         values["model"] = model
-    if config.get("context_window") and "context_window_limit" not in sent:
+    if config.get("context_window") and "context_window_limit" not in fields:
         _check_types(config, "llm_config", {"context_window": WindowTokens})
         values["context_window"] = config["context_window"]
     if config.get("put_inner_thoughts_in_kwargs") is not None:
@@ -281,19 +281,19 @@ def _read_llm_config(config: Mapping[str, Any], sent: Mapping[str, Any]) -> dict
 
 
 def _merge_retained(
-    definition: AgentDefinition, sent: Mapping[str, Any], model: str | None
+    definition: AgentDefinition, fields: Mapping[str, Any], model: str | None
 ) -> dict[str, Any]:
     """Returns what is stored of an agent's fields for the client, after an update. Raises: Unprocessable.
 
     model: the model of the agent after the update.
     """
-    retained = {**definition.retained, **{name: sent[name] for name in _STORED_FIELDS if name in sent}}
+    retained = {**definition.retained, **{name: fields[name] for name in _STORED_FIELDS if name in fields}}
     stored = definition.retained.get("model_settings", {})
     settings = stored
     if model != definition.model:
         settings = {name: value for name, value in stored.items() if name not in _PROVIDER_SETTINGS}
-    if "model_settings" in sent:
-        settings = {**settings, **sent["model_settings"]}
+    if "model_settings" in fields:
+        settings = {**settings, **fields["model_settings"]}
         check_size(settings, ("body", "model_settings"))
     if settings != stored:
         retained["model_settings"] = settings

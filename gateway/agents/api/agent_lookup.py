@@ -40,7 +40,7 @@ class AgentLookup(Struct, frozen=True):
         """Returns the record of the agent with a public id."""
         return (await self.store.defined_agents.get(project, read_uid("agent", public_id))).agent
 
-    async def find_sent(self, project: str, sent_id: Maybe[str]) -> Agent | None:
+    async def find_by_sent_id(self, project: str, sent_id: Maybe[str]) -> Agent | None:
         """Returns the record of the agent that a parameter names; None if the parameter was not sent."""
         return None if (public_id := find_sent(sent_id)) is None else await self.get_by_id(project, public_id)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from msgspec.structs import asdict, replace
@@ -56,18 +57,18 @@ class AgentRoutes:
 
     async def create(self, request: ApiRequest, body: CreateAgent) -> dict[str, Any]:
         """Make an agent."""
-        sent = get_sent_fields(body)
+        fields = get_sent_fields(body)
         definition = define_agent(body)
         if definition.model is None:
             definition = replace(definition, model=self._api.choose_first_model(request))
         self._api.check_models(request, list_models(definition))
         new = NewAgent(
             definition,
-            own_blocks=[make_block_draft(block) for block in sent.get("memory_blocks") or ()],
-            tool_names=sent.get("tools") or (),
-            has_base_tools=sent.get("include_base_tools") is not False,
-            has_base_rules=sent.get("include_base_tool_rules"),
-            **asdict(_load_parts(sent)),
+            own_blocks=[make_block_draft(block) for block in fields.get("memory_blocks") or ()],
+            tool_names=fields.get("tools") or (),
+            has_base_tools=fields.get("include_base_tools") is not False,
+            has_base_rules=fields.get("include_base_tool_rules"),
+            **asdict(_read_parts(fields)),
         )
         return await self._api.agents.render(await self._api.registry.create(request.project, new))
 
@@ -83,7 +84,7 @@ class AgentRoutes:
             self._api.check_models(request, list_models(updated) - list_models(definition))
             return updated
 
-        change = AgentEdit(edit_definition=edit, **asdict(_load_parts(get_sent_fields(body))))
+        change = AgentEdit(edit_definition=edit, **asdict(_read_parts(get_sent_fields(body))))
         uid = request.read_uid("agent", "agent_id")
         return await self._api.agents.render(await self._api.registry.change(request.project, uid, change))
 
@@ -98,16 +99,15 @@ class AgentRoutes:
         """Return what goes to the model, and what it takes up."""
         view = await self._api.agents.get_view(request)
         prompt = await self._make_prompt(request)
-        agent = view.agent
-        shown = await self._api.agents.render(view)
+        agent_json = await self._api.agents.render(view)
         return render_context(
             make_body(prompt),
-            window=prompt.target.context_window or shown["llm_config"]["context_window"],
+            window=prompt.target.context_window or agent_json["llm_config"]["context_window"],
             system=AgentDefinition.of(view.definition.body).system,
             section=prompt.section.text,
             summary=prompt.window.summary,
-            passage_count=await self._api.store.passages.count(agent.id),
-            message_count=await self._api.store.overview.count_messages(agent.id),
+            passage_count=await self._api.store.passages.count(view.agent.id),
+            message_count=await self._api.store.overview.count_messages(view.agent.id),
         )
 
     async def recompile(self, request: ApiRequest, query: RecompileQuery) -> str:
@@ -123,7 +123,7 @@ class AgentRoutes:
 
 
 def _make_filter(query: AgentsQuery) -> AgentFilter:
-    """Returns the agents that a query asks for, in any order."""
+    """Returns the filter by which a query selects agents, without an order. Raises: UnknownId."""
     return AgentFilter(
         name=find_sent(query.name),
         text=find_sent(query.query_text),
@@ -136,25 +136,26 @@ def _make_filter(query: AgentsQuery) -> AgentFilter:
     )
 
 
-def _load_parts(sent: Mapping[str, Any]) -> AgentParts:
+def _read_parts(fields: Mapping[str, Any]) -> AgentParts:
     """Returns the parts of an agent that a body names. Raises: UnknownId."""
     return AgentParts(
-        name=sent.get("name"),
-        blocks=_read_uids("block", sent.get("block_ids")),
-        tools=_read_uids("tool", sent.get("tool_ids")),
-        tags=sent.get("tags"),
-        folders=_read_folders(sent),
-        identities=_read_uids("identity", sent.get("identity_ids")),
-        has_multi_agent_tools=sent.get("include_multi_agent_tools"),
-        has_sleeptime=sent.get("enable_sleeptime"),
+        name=fields.get("name"),
+        blocks=_read_uids("block", fields.get("block_ids")),
+        tools=_read_uids("tool", fields.get("tool_ids")),
+        tags=fields.get("tags"),
+        folders=_read_folders(fields),
+        identities=_read_uids("identity", fields.get("identity_ids")),
+        has_multi_agent_tools=fields.get("include_multi_agent_tools"),
+        has_sleeptime=fields.get("enable_sleeptime"),
     )
 
 
-def _read_uids(prefix: str, ids: Sequence[str] | None) -> list[str] | None:
-    return None if ids is None else [read_uid(prefix, public_id) for public_id in ids]
+def _read_uids(prefix: str, public_ids: Sequence[str] | None) -> list[str] | None:
+    """Returns the uids in ids; None for None. prefix: the prefix of the ids. Raises: UnknownId."""
+    return None if public_ids is None else [read_uid(prefix, public_id) for public_id in public_ids]
 
 
-def _read_folders(sent: Mapping[str, Any]) -> list[str] | None:
-    """Returns the folders in a body's `folder_ids` and `source_ids`; None if it has neither field."""
-    lists = [sent[name] for name in ("folder_ids", "source_ids") if sent.get(name) is not None]
-    return [read_uid("source", public_id) for ids in lists for public_id in ids] if lists else None
+def _read_folders(fields: Mapping[str, Any]) -> list[str] | None:
+    """Returns the uids of the folders in `folder_ids` and `source_ids`; None if a body has neither field."""
+    id_lists = [fields[name] for name in ("folder_ids", "source_ids") if fields.get(name) is not None]
+    return _read_uids("source", [*chain.from_iterable(id_lists)]) if id_lists else None

@@ -81,22 +81,22 @@ def make_block_draft(create: CreateBlock) -> BlockDraft:
 
 def _make_change(update: UpdateBlock) -> BlockChange:
     """Returns the change of a block that an update asks for."""
-    sent = get_sent_fields(update)
-    description = sent.get("description")
+    fields = get_sent_fields(update)
+    description = fields.get("description")
     return BlockChange(
-        value=sent.get("value"),
-        label=sent.get("label"),
-        description="" if "description" in sent and description is None else description,
-        limit=sent.get("limit"),
-        read_only=sent.get("read_only"),
+        value=fields.get("value"),
+        label=fields.get("label"),
+        description="" if "description" in fields and description is None else description,
+        limit=fields.get("limit"),
+        read_only=fields.get("read_only"),
         details=_read_details(update),
     )
 
 
 def _read_details(block: UpdateBlock) -> dict[str, Any]:
     """Returns the fields of a block that a turn does not need."""
-    sent = get_sent_fields(block)
-    return {name: sent[name] for name in ("metadata", "tags", "hidden") if sent.get(name) is not None}
+    fields = get_sent_fields(block)
+    return {name: fields[name] for name in ("metadata", "tags", "hidden") if fields.get(name) is not None}
 
 
 def render_block(entry: BlockEntry) -> dict[str, Any]:
@@ -256,7 +256,7 @@ class BlockRoutes:
 
     async def _get_labelled(self, request: ApiRequest) -> BlockEntry:
         agent = await self._api.agents.get(request)
-        return await self._blocks.get_labelled(agent.id, request.path["block_label"].rstrip("/"))
+        return await self._blocks.get_labelled(agent.id, request.path_params["block_label"].rstrip("/"))
 
     async def _change(self, project: str, uid: str, update: UpdateBlock) -> dict[str, Any]:
         change = _make_change(update)

@@ -151,7 +151,7 @@ class ConversationSend(Send):
     agent_id: Maybe[str] = UNSET
 
 
-def with_body(
+def with_conversation_update(
     definition: ConversationDefinition, body: CreateConversation, *, at: float
 ) -> ConversationDefinition:
     """Returns a copy of a conversation's definition with the values of a body.
@@ -160,14 +160,14 @@ def with_body(
 
     Raises: Unprocessable.
     """
-    sent = get_sent_fields(body)
-    values: dict[str, Any] = {field: sent[name] for name, field in _PLAIN_FIELDS.items() if name in sent}
-    if "hidden" in sent:
-        values["hidden"] = sent["hidden"] is True
-    if "archived" in sent:
-        values["archived"] = (definition.archived or at) if sent["archived"] is True else None
-    if "model_settings" in sent:
-        settings = sent["model_settings"] or {}
+    fields = get_sent_fields(body)
+    values: dict[str, Any] = {field: fields[name] for name, field in _PLAIN_FIELDS.items() if name in fields}
+    if "hidden" in fields:
+        values["hidden"] = fields["hidden"] is True
+    if "archived" in fields:
+        values["archived"] = (definition.archived or at) if fields["archived"] is True else None
+    if "model_settings" in fields:
+        settings = fields["model_settings"] or {}
         values["retained"] = {"model_settings": settings} if settings else {}
         values["sampling"] = {}
         set_sampling(values["sampling"], settings)
@@ -236,7 +236,7 @@ class ConversationRoutes:
         self, request: ApiRequest, query: ConversationsQuery
     ) -> list[dict[str, Any]]:
         """List conversations."""
-        agent = await self._api.agents.find_sent(request.project, query.agent_id)
+        agent = await self._api.agents.find_by_sent_id(request.project, query.agent_id)
         conversation_filter = ConversationFilter(
             None if agent is None else agent.id,
             text=find_sent(query.summary_search),
@@ -253,7 +253,7 @@ class ConversationRoutes:
         """Make a conversation of an agent."""
         agent = await self._api.agents.get_by_id(request.project, query.agent_id)
         self._check_model(request, body)
-        definition = with_body(ConversationDefinition(), body, at=self._api.now())
+        definition = with_conversation_update(ConversationDefinition(), body, at=self._api.now())
         return await self._render_conversation(await self._conversations.create(agent, definition))
 
     async def retrieve(self, request: ApiRequest, query: ConversationQuery) -> dict[str, Any]:
@@ -266,7 +266,7 @@ class ConversationRoutes:
         self._check_model(request, body)
 
         def edit(definition: ConversationDefinition) -> ConversationDefinition:
-            return with_body(definition, body, at=self._api.now())
+            return with_conversation_update(definition, body, at=self._api.now())
 
         changed = await self._conversations.change(request.project, entry.conversation.uid, edit)
         return await self._render_conversation(changed)
@@ -374,7 +374,7 @@ class ConversationRoutes:
         agent_id: the id of the conversation's agent, as the request has it.
         """
         agent_uid = read_sent_uid("agent", agent_id)
-        path_id = request.path["conversation_id"]
+        path_id = request.path_params["conversation_id"]
         return await get_conversation(self._api, request.project, path_id, agent_uid)
 
     async def _get_entry(self, request: ApiRequest, agent_id: Maybe[str] = None) -> ConversationEntry:

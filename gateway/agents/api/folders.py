@@ -119,7 +119,7 @@ class FolderRoutes:
 
     async def get_id_by_name(self, request: ApiRequest) -> str:
         """Return the id of the folder with a name."""
-        name = request.path["name"]
+        name = request.path_params["name"]
         folders = await self._definitions.find_by_name(request.project, _KIND, name)
         if not folders:
             raise UnknownId(f"There is no folder named {name!r}.")
@@ -127,8 +127,8 @@ class FolderRoutes:
 
     async def create(self, request: ApiRequest, body: CreateFolder) -> dict[str, Any]:
         """Make a folder."""
-        sent = get_sent_fields(body)
-        stored = {name: sent[name] for name in _STORED_FIELDS if sent.get(name) is not None}
+        fields = get_sent_fields(body)
+        stored = {name: fields[name] for name in _STORED_FIELDS if fields.get(name) is not None}
         return render_folder(await self._folders.create(request.project, body.name, stored))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
@@ -138,8 +138,8 @@ class FolderRoutes:
     async def update(self, request: ApiRequest, body: UpdateFolder) -> dict[str, Any]:
         """Change a folder."""
         folder = await self._files.get_folder(request)
-        sent = get_sent_fields(body)
-        stored = {**folder.body, **{name: sent[name] for name in _STORED_FIELDS if name in sent}}
+        fields = get_sent_fields(body)
+        stored = {**folder.body, **{name: fields[name] for name in _STORED_FIELDS if name in fields}}
         return render_folder(await self._folders.change(folder, find_sent(body.name), stored))
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:

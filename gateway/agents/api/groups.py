@@ -89,29 +89,29 @@ def _read_config(config: Mapping[str, Any]) -> SleeptimeConfig | VoiceSleeptimeC
     raise Unprocessable(Fault((*_CONFIG_PATH, "manager_type"), message, "enum", manager_type))
 
 
-def _with_config(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentDefinition:
+def _with_config(definition: AgentDefinition, fields: Mapping[str, Any]) -> AgentDefinition:
     """Returns a copy of the definition of a group's manager after a change. Raises: Unprocessable.
 
-    sent: the fields of the `manager_config` that were sent.
+    fields: the fields of the `manager_config` that were sent.
     """
-    if "sleeptime_agent_frequency" in sent and definition.sleeptime is not None:
-        sleeptime = replace(definition.sleeptime, frequency=sent["sleeptime_agent_frequency"])
+    if "sleeptime_agent_frequency" in fields and definition.sleeptime is not None:
+        sleeptime = replace(definition.sleeptime, frequency=fields["sleeptime_agent_frequency"])
         definition = replace(definition, sleeptime=sleeptime)
     changed = replace(
         definition,
-        most_messages=sent.get(_WINDOW.most, definition.most_messages),
-        least_messages=sent.get(_WINDOW.least, definition.least_messages),
+        most_messages=fields.get(_WINDOW.most, definition.most_messages),
+        least_messages=fields.get(_WINDOW.least, definition.least_messages),
     )
-    check_window(changed, sent, _WINDOW)
+    check_window(changed, fields, _WINDOW)
     return changed
 
 
-def check_window(definition: AgentDefinition, sent: Mapping[str, Any], fields: WindowFields) -> None:
+def check_window(definition: AgentDefinition, fields: Mapping[str, Any], names: WindowFields) -> None:
     """Checks that a window does not retain more messages than it may have.
 
     definition: the definition after the request.
-    sent: the fields of the request. Bounds that the request does not send are not refused.
-    fields: the names of the fields that bound the window.
+    fields: the fields that the request has sent. Bounds that it has not sent are not refused.
+    names: the names of the fields that bound the window.
 
     Raises: Unprocessable, which names the field that was sent.
     """
@@ -119,12 +119,12 @@ def check_window(definition: AgentDefinition, sent: Mapping[str, Any], fields: W
     least = definition.least_messages
     if most is None or least is None or least <= most:
         return
-    if sent.get(fields.least):
-        message = f"Expected at most {fields.most}, {most}"
-        raise Unprocessable(Fault((*fields.path, fields.least), message, value=least))
-    if sent.get(fields.most):
-        message = f"Expected at least {fields.least}, {least}"
-        raise Unprocessable(Fault((*fields.path, fields.most), message, value=most))
+    if fields.get(names.least):
+        message = f"Expected at most {names.most}, {most}"
+        raise Unprocessable(Fault((*names.path, names.least), message, value=least))
+    if fields.get(names.most):
+        message = f"Expected at least {names.least}, {least}"
+        raise Unprocessable(Fault((*names.path, names.most), message, value=most))
 
 
 def render_group(
@@ -202,4 +202,4 @@ def _require_group(request: ApiRequest, manager: AgentView) -> dict[str, Any]:
 
 
 def _make_unknown_group_error(request: ApiRequest) -> UnknownId:
-    return UnknownId(f"There is no group {request.path['group_id']!r}.")
+    return UnknownId(f"There is no group {request.path_params['group_id']!r}.")

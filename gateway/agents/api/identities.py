@@ -94,7 +94,7 @@ class IdentitiesQuery(PageQuery):
     identity_type: Maybe[_Type] = UNSET
     project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
 
-    def takes(self, identity: Definition) -> bool:
+    def matches(self, identity: Definition) -> bool:
         """Returns whether an identity matches the filters, its key aside."""
         definition = IdentityDefinition.of(identity.body)
         has_name = get_sent_or(self.name, definition.name) == definition.name
@@ -106,21 +106,21 @@ def _read_properties(properties: list[PropertyBody]) -> tuple[dict[str, Any], ..
     return tuple({property_.key: msgspec.to_builtins(property_) for property_ in properties}.values())
 
 
-def apply_update(definition: IdentityDefinition, update: UpdateIdentity) -> IdentityDefinition:
+def with_identity_update(definition: IdentityDefinition, update: UpdateIdentity) -> IdentityDefinition:
     """Returns a copy of an identity after an update, in which a property replaces the property with the same key.
 
     Raises: Unprocessable if the properties take too much together.
     """
-    sent = without_none(get_sent_fields(update))
+    fields = without_none(get_sent_fields(update))
     before = {property_["key"]: property_ for property_ in definition.properties}
-    after = {property_["key"]: property_ for property_ in _read_properties(sent.get("properties") or [])}
+    after = {property_["key"]: property_ for property_ in _read_properties(fields.get("properties") or [])}
     properties = [*{**before, **after}.values()]
     if after:
         check_size(properties, ("body", "properties"))
     return replace(
         definition,
-        name=sent.get("name", definition.name),
-        type=sent.get("identity_type", definition.type),
+        name=fields.get("name", definition.name),
+        type=fields.get("identity_type", definition.type),
         properties=tuple(properties),
     )
 
@@ -155,7 +155,7 @@ class IdentityRoutes:
         return [
             AgentsRoute("GET", identities, self.list_identities),
             AgentsRoute("POST", identities, self.create),
-            AgentsRoute("PUT", identities, self.put),
+            AgentsRoute("PUT", identities, self.create_or_change),
             AgentsRoute("GET", f"{identities}/count", self.count),
             AgentsRoute("GET", identity, self.retrieve),
             AgentsRoute("PATCH", identity, self.update),
@@ -176,7 +176,7 @@ class IdentityRoutes:
         while len(identities) < page.limit:
             next_page = Page(after, page.before, size, page.newest_first)
             rows = await self._definitions.list_page(request.project, _KIND, next_page, name=key)
-            identities += filter(query.takes, rows)
+            identities += filter(query.matches, rows)
             if len(rows) < size:
                 break
             after = rows[-1].id
@@ -184,11 +184,11 @@ class IdentityRoutes:
 
     async def create(self, request: ApiRequest, body: CreateIdentity) -> dict[str, Any]:
         """Make an identity."""
-        definition = apply_update(IdentityDefinition(body.name), body).dump()
+        definition = with_identity_update(IdentityDefinition(body.name), body).dump()
         draft = DefinitionDraft(request.project, _KIND, ids.new_uid(), definition, body.identifier_key)
         return render_identity(await self._definitions.add(draft, at=self._api.now()))
 
-    async def put(self, request: ApiRequest, body: CreateIdentity) -> dict[str, Any]:
+    async def create_or_change(self, request: ApiRequest, body: CreateIdentity) -> dict[str, Any]:
         """Make an identity, or change the one of its key.
 
         Programs name their users so at each start.
@@ -208,7 +208,7 @@ class IdentityRoutes:
             # A list of properties replaces the properties of the identity; without a list they stay.
             if find_sent(body.properties) is not None:
                 definition = replace(definition, properties=())
-            return apply_update(definition, body)
+            return with_identity_update(definition, body)
 
         return await self._change(request.project, identities[0].uid, edit)
 
@@ -223,12 +223,13 @@ class IdentityRoutes:
     async def update(self, request: ApiRequest, body: UpdateIdentity) -> dict[str, Any]:
         """Change an identity."""
         uid, key = request.read_uid("identity", "identity_id"), find_sent(body.identifier_key)
-        return await self._change(request.project, uid, lambda before: apply_update(before, body), key)
+        edit = partial(with_identity_update, update=body)
+        return await self._change(request.project, uid, edit, key)
 
     async def replace_properties(self, request: ApiRequest) -> dict[str, Any]:
         """Replace an identity's properties: a list."""
-        sent = convert({"properties": parse(request.data)}, PropertiesBody, ("body",))
-        properties = _read_properties(sent.properties)
+        body = convert({"properties": parse(request.data)}, PropertiesBody, ("body",))
+        properties = _read_properties(body.properties)
         uid = request.read_uid("identity", "identity_id")
         return await self._change(request.project, uid, lambda before: replace(before, properties=properties))
 

@@ -74,7 +74,8 @@ class LegacyRoutes:
     async def remove_block(self, request: ApiRequest) -> dict[str, Any]:
         """Take a block from an agent, and delete it if nobody else sees it."""
         agent = await self._api.agents.get(request)
-        entry = await self._named_blocks.get_labelled(agent.id, request.path["block_label"].rstrip("/"))
+        label = request.path_params["block_label"].rstrip("/")
+        entry = await self._named_blocks.get_labelled(agent.id, label)
         entry = await self._named_blocks.detach(agent, entry.block.uid)
         if not (entry.owner or entry.profile or await self._named_blocks.load_agents_seeing(entry.block.id)):
             await self._named_blocks.delete(request.project, entry.block.uid)

@@ -165,7 +165,7 @@ class McpServerRoutes:
         for tool in await self._servers.list_tools(request.project, _read_server_uid(request)):
             if tool.uid == uid:
                 return tool
-        raise UnknownId(f"The server has no tool {request.path['tool_id']!r}.")
+        raise UnknownId(f"The server has no tool {request.path_params['tool_id']!r}.")
 
 
 def _read_server_uid(request: ApiRequest) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.agents.api._message_pages import MessagePages, check_owner
 from gateway.agents.api._message_renderer import MessageRenderer
-from gateway.agents.api._paging import MESSAGES, read_ref
+from gateway.agents.api._paging import MESSAGES
 from gateway.agents.api._query import MessagesQuery, ResetQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.compaction import Compact, compact_on_request
@@ -76,13 +76,13 @@ class MessageRoutes:
     async def retrieve_of_agent(self, request: ApiRequest) -> list[dict[str, Any]]:
         """Return a message."""
         agent = await self._api.agents.get(request)
-        ref = read_ref("message", request.path["message_id"])
+        ref = request.read_ref("message", "message_id")
         await check_owner(self._api, agent, ref)
         return await self._render_message(request.project, ref)
 
     async def retrieve(self, request: ApiRequest) -> list[dict[str, Any]]:
         """Return a message, whichever agent's it is."""
-        return await self._render_message(request.project, read_ref("message", request.path["message_id"]))
+        return await self._render_message(request.project, request.read_ref("message", "message_id"))
 
     async def _render_message(self, project: str, ref: ObjectRef) -> list[dict[str, Any]]:
         """Returns the JSON of a stored message, which may be several messages. Raises: UnknownId, NotFound."""
@@ -160,7 +160,7 @@ class MessageRoutes:
 
         Raises: UnknownId, BadRequest, NotFound.
         """
-        ref = read_ref("message", request.path["message_id"])
+        ref = request.read_ref("message", "message_id")
         await check_owner(self._api, agent, ref)
         if ref.seq == SYSTEM_SEQ:
             raise BadRequest(

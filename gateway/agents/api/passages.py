@@ -108,7 +108,7 @@ def render_passage(view: PassageView) -> dict[str, Any]:
     }
 
 
-def _render_found_passage(view: PassageView) -> dict[str, Any]:
+def _render_hit(view: PassageView) -> dict[str, Any]:
     """Returns the JSON of a passage in the result of a search of an agent's memory, which has fewer fields."""
     passage = view.passage
     return {
@@ -205,7 +205,7 @@ class PassageRoutes:
         limit = find_sent(query.top_k) or _DEFAULT_RESULTS
         memories = await self._passages.list_searched_memories(agent)
         hits = await self._passages.search(memories, query.query, passage_filter, limit=limit)
-        return {"results": list(map(_render_found_passage, hits)), "count": len(hits)}
+        return {"results": list(map(_render_hit, hits)), "count": len(hits)}
 
     async def search_by_body(self, request: ApiRequest, body: SearchPassages) -> list[dict[str, Any]]:
         """Search the passages of an archive, or those that an agent searches."""
@@ -215,7 +215,7 @@ class PassageRoutes:
             tags=find_sent(body.tags) or (),
             needs_all_tags=body.tag_match_mode == "all",
         )
-        if (agent := await self._api.agents.find_sent(request.project, body.agent_id)) is not None:
+        if (agent := await self._api.agents.find_by_sent_id(request.project, body.agent_id)) is not None:
             memories = await self._passages.list_searched_memories(agent)
         elif (archive_id := find_sent(body.archive_id)) is not None:
             archives = Archives(self._api.store, self._api.now)
@@ -236,7 +236,7 @@ class PassageRoutes:
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a passage, and what quotes it."""
         agent = await self._api.agents.get(request)
-        await self._passages.remove(agent, _get_seq(agent, request.path["memory_id"]))
+        await self._passages.remove(agent, _get_seq(agent, request.path_params["memory_id"]))
         return {"message": "The passage is forgotten."}
 
 
@@ -269,7 +269,7 @@ class ArchiveRoutes:
         """List archives."""
         definitions = self._api.store.definitions
         name = find_sent(query.name)
-        agent = await self._api.agents.find_sent(request.project, query.agent_id)
+        agent = await self._api.agents.find_by_sent_id(request.project, query.agent_id)
         if agent is None:
             page = await self._api.read_definition_page(request.project, _KIND, "archive", query)
             archives = await definitions.list_page(request.project, _KIND, page, name=name)
@@ -282,11 +282,8 @@ class ArchiveRoutes:
 
     async def create(self, request: ApiRequest, body: CreateArchive) -> dict[str, Any]:
         """Make an archive."""
-        fields = {
-            "description": find_sent(body.description),
-            "embedding": find_sent(body.embedding),
-            "embedding_config": find_sent(body.embedding_config),
-        }
+        stored_names = ("description", "embedding", "embedding_config")
+        fields = {name: find_sent(getattr(body, name)) for name in stored_names}
         return _render_archive(await self._archives.create(request.project, body.name, fields))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
@@ -340,7 +337,8 @@ class ArchiveRoutes:
     async def delete_passage(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a passage of an archive, and what quotes it."""
         memory = await self._load_memory(request)
-        await self._passages.remove(memory, _get_seq(memory, request.path["passage_id"], owner="archive"))
+        seq = _get_seq(memory, request.path_params["passage_id"], owner="archive")
+        await self._passages.remove(memory, seq)
         return {"message": "The passage is forgotten."}
 
     async def attach(self, request: ApiRequest) -> None:

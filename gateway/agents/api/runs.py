@@ -184,7 +184,7 @@ class StepRoutes:
 
     async def list_steps(self, request: ApiRequest, query: StepsQuery) -> list[dict[str, Any]]:
         """List steps."""
-        agent = await self._agents.find_sent(request.project, query.agent_id)
+        agent = await self._agents.find_by_sent_id(request.project, query.agent_id)
         entries = await self._store.runs.list_steps(
             request.project,
             await read_page(query, partial(self._get_step_row, request.project)),
@@ -219,7 +219,7 @@ class StepRoutes:
         await self._get_step(request)
 
     async def _get_step(self, request: ApiRequest) -> StepEntry:
-        ref = read_ref("step", request.path["step_id"])
+        ref = request.read_ref("step", "step_id")
         return await self._store.runs.get_step(request.project, ref.uid, ref.seq)
 
     async def _get_step_row(self, project: str, step_id: str) -> int:

@@ -141,7 +141,7 @@ class MessageSearchRoutes:
 
         Raises: BadRequest if these are too many.
         """
-        if (agent := await self._api.agents.find_sent(project, search.agent_id)) is not None:
+        if (agent := await self._api.agents.find_by_sent_id(project, search.agent_id)) is not None:
             return [agent]
         if conversation_name is not None:
             return [await get_owner(self._api.store, project, conversation_name)]

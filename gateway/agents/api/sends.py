@@ -259,14 +259,14 @@ class SendReply:
         return [*self._summary_messages, *await renderer.render_output(result.run, result.steps)]
 
 
-def _read_system(body: Send, usual: str) -> str | None:
+def _read_system(body: Send, agent_system: str) -> str | None:
     """Returns the system prompt that a send asks for, with the client's skills; None: the agent's own.
 
-    usual: the agent's own system prompt.
+    agent_system: the agent's own system prompt.
     """
     system = find_sent(body.override_system)
     if skills := find_sent(body.client_skills):
-        system = with_skills(usual if system is None else system, skills)
+        system = with_skills(agent_system if system is None else system, skills)
     return system
 
 

@@ -166,7 +166,7 @@ class ToolRoutes:
 
     async def approve(self, request: ApiRequest, _: ApprovalQuery, body: ApprovalBody) -> dict[str, Any]:
         """Say whether a person must approve an agent's calls of a tool."""
-        name = request.path["tool_name"]
+        name = request.path_params["tool_name"]
         is_needed = body.is_needed
         rule = {"tool_name": name, "type": "requires_approval"}
 
@@ -188,7 +188,7 @@ class ToolRoutes:
         """Call an agent's tool by hand, and write what it changes in blocks."""
         # The body was checked as a `ManualCall`; `call_by_hand` reads its bytes again.
         view = await self._api.agents.get_view(request)
-        name = request.path["tool_name"]
+        name = request.path_params["tool_name"]
         definition = _get_tool(view, name).definition
         if definition is None:
             raise BadRequest(
@@ -208,13 +208,15 @@ class ToolRoutes:
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Give an agent a tool."""
-        uids = request.read_uid("agent", "agent_id"), request.read_uid("tool", "tool_id")
-        return await self._api.agents.render(await self._api.registry.attach_tool(request.project, *uids))
+        uid, tool_uid = request.read_uid("agent", "agent_id"), request.read_uid("tool", "tool_id")
+        view = await self._api.registry.attach_tool(request.project, uid, tool_uid)
+        return await self._api.agents.render(view)
 
     async def detach(self, request: ApiRequest) -> dict[str, Any]:
         """Take a tool from an agent."""
-        uids = request.read_uid("agent", "agent_id"), request.read_uid("tool", "tool_id")
-        return await self._api.agents.render(await self._api.registry.detach_tool(request.project, *uids))
+        uid, tool_uid = request.read_uid("agent", "agent_id"), request.read_uid("tool", "tool_id")
+        view = await self._api.registry.detach_tool(request.project, uid, tool_uid)
+        return await self._api.agents.render(view)
 
     async def _define_tool(self, create: ToolSource) -> tuple[str, ToolDefinition]:
         """Returns the name and definition of a new tool.
