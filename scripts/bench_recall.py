@@ -48,7 +48,7 @@ from gateway.core.memory.rules import RULES
 from gateway.core.memory.standing import is_standing
 from gateway.core.memory.transcript import on_one_line
 from gateway.core.prompt import note_text
-from gateway.core.prompt.summary import WantedSummary
+from gateway.core.prompt.summary import SummaryPlan
 from gateway.core.request.identity import USER_NAME_HEADER, IdentityRules, identify
 from gateway.core.upstream.endpoint_form import EndpointForm
 from gateway.core.upstream.policy import Target
@@ -104,7 +104,7 @@ class NoServices:
 
     def report_stored_turn(self, agent_row: int, messages: int, *_: object) -> None: ...
 
-    def report_filling_window(self, turn: CommittedTurn, wanted: WantedSummary) -> None: ...
+    def report_filling_window(self, turn: CommittedTurn, wanted: SummaryPlan) -> None: ...
 
 
 # Takes a question and a budget of tokens, and returns the prompt in which the question would go upstream.

@@ -19,5 +19,5 @@ _GRAMMAR_FIELDS = frozenset(
 
 
 def has_grammar(body: Mapping[str, Any]) -> bool:
-    """Returns whether a request sets the form of its answer in such a field."""
+    """Returns whether a request sets the form of its answer by a schema or a grammar."""
     return not _GRAMMAR_FIELDS.isdisjoint(body) and any(body.get(key) for key in _GRAMMAR_FIELDS)

@@ -18,8 +18,8 @@ class RuleKind(StrEnum):
     CHILDREN = "constrain_child_tools"
     CONDITIONAL = "conditional"
     PARENT_LAST = "parent_last_tool"
-    AT_MOST = "max_count_per_step"
-    GO_ON = "continue_loop"
+    MAX_COUNT = "max_count_per_step"
+    CONTINUE = "continue_loop"
     EXIT = "exit_loop"
     BEFORE_EXIT = "required_before_exit"
     APPROVAL = "requires_approval"
@@ -40,14 +40,14 @@ class ToolRule(Struct, frozen=True):
     default: str | None = None
     # Without a default, no tool may follow any other result; False: every tool may (CONDITIONAL).
     is_strict: bool = False
-    # The most runs of the tool (AT_MOST).
+    # The most runs of the tool (MAX_COUNT).
     max_calls: int = 0
     # Tool -> the arguments that the gateway sets (RUN_FIRST, CHILDREN).
     arguments: dict[str, dict[str, object]] = {}
 
     @property
     def max_calls_text(self) -> str:
-        """The most runs of the tool, in words (AT_MOST)."""
+        """The most runs of the tool, in words (MAX_COUNT)."""
         return "once" if self.max_calls == 1 else f"{self.max_calls} times"
 
 

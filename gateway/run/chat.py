@@ -364,7 +364,7 @@ class Chat:
         The write goes on if the client leaves.
         """
         writing = asyncio.ensure_future(self.conversations.put_back(continued))
-        self.turn_services.pending.add(writing, "Items of a conversation", awaited_by=scope)
+        self.turn_services.pending.add(writing, "Items of a conversation", turn_scope=scope)
         await asyncio.wait([writing])
 
     def _needs_no_turn(self, call: ChatCall, attempts: Attempts) -> bool:

@@ -54,16 +54,16 @@ class PendingWrites:
                 del self._open_turns[scope]
             end.set_result(None)
 
-    def add(self, work: Awaitable[object], subject: str, awaited_by: Scope | None = None) -> None:
+    def add(self, work: Awaitable[object], subject: str, turn_scope: Scope | None = None) -> None:
         """Adds a write, or other work, that goes on after its request.
 
         subject: the name of the work, with which a line of the log begins.
-        awaited_by: the scope of the turn that is written; the scope's next request waits for it. None: the work writes
+        turn_scope: the scope of the turn that is written; the scope's next request waits for it. None: the work writes
             no turn.
         """
         task = self._tasks.start(_log_failure(work, subject))
-        if awaited_by is not None:
-            self._awaited_scopes[task] = awaited_by
+        if turn_scope is not None:
+            self._awaited_scopes[task] = turn_scope
             task.add_done_callback(self._awaited_scopes.pop)
 
     async def wait_written(self, scope: Scope, timeout_s: float) -> None:
@@ -98,7 +98,7 @@ class PendingWrites:
             async with asyncio.timeout(timeout_s):
                 while ends := self._list_ends_of_left_turns(scopes):
                     await asyncio.wait(ends)
-                if tasks := [task for task, by in self._awaited_scopes.items() if by in scopes]:
+                if tasks := [task for task, scope in self._awaited_scopes.items() if scope in scopes]:
                     await asyncio.wait(tasks)
 
     def _list_ends_of_left_turns(self, scopes: Set[Scope]) -> list[asyncio.Future[None]]:

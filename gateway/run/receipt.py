@@ -182,7 +182,7 @@ class Receipt(Struct, eq=False, weakref=True):
         if not call.is_background:
             self.last_call = call
 
-    def begin_agent(self, uid: str) -> None:
+    def note_agent_run(self, uid: str) -> None:
         """Notes that a run of an agent begins. uid: the public id of the agent."""
         self.agent_run = AgentRun(uid, time.perf_counter())
 

@@ -79,11 +79,14 @@ class RequestLog:
     """Notes requests as they begin and end. There is one log for the process."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        """Begins empty. now: a function that returns the seconds since the epoch."""
+        """Makes an empty log. now: returns the seconds since the epoch."""
         self.now = now
         self.figures = RequestFiguresRecorder()
+        # The requests in flight, by their receipts.
         self._begun_requests: dict[Receipt, BegunRequest] = {}
+        # The newest requests that have ended. The request that ended last is the last one.
         self._ended_requests: deque[LoggedRequest] = deque(maxlen=_MAX_ENDED_REQUESTS)
+        # The number of the last request.
         self._number = 0
         # The number of the last request before a forgetting: the memories of requests up to it may be gone.
         self._last_before_forgetting = 0

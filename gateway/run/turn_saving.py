@@ -122,7 +122,7 @@ class TurnSaving:
         subject: the name of the work, as for `PendingWrites.add`.
         """
         if not self.is_written:
-            self.services.pending.add(self._write(prompt, outcome), subject, awaited_by=self._scope)
+            self.services.pending.add(self._write(prompt, outcome), subject, turn_scope=self._scope)
 
     async def save(self, prompt: Prompt, outcome: TurnOutcome) -> events.Saved:
         """Writes the turn, and waits for the commit up to a limit.
@@ -147,7 +147,7 @@ class TurnSaving:
             if writing.done():
                 return self._note_durable(writing.result(), started_at)
             is_late = True
-            self.services.pending.add(writing, "A turn that was answered already", awaited_by=self._scope)
+            self.services.pending.add(writing, "A turn that was answered already", turn_scope=self._scope)
         except StoreError as error:
             if self.is_resumable:
                 raise
@@ -155,7 +155,7 @@ class TurnSaving:
             loss = _explain_loss(error)
         except asyncio.CancelledError:
             self.services.pending.add(
-                writing, "A turn that its client left at its end", awaited_by=self._scope
+                writing, "A turn that its client left at its end", turn_scope=self._scope
             )
             if self.is_resumable:
                 # The next attempt begins after this write.

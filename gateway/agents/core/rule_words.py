@@ -28,7 +28,7 @@ def _render_rule(rule: ToolRule) -> str:
             return f"Right after {tool} call {', '.join(cases)}." if cases else ""
         case RuleKind.PARENT_LAST:
             return f"Right after {tool}, and only then, call one of: {children}."
-        case RuleKind.AT_MOST:
+        case RuleKind.MAX_COUNT:
             return f"Call {tool} at most {rule.max_calls_text} for one message of the user."
         case RuleKind.EXIT:
             return f"{tool} ends your turn."
@@ -36,5 +36,5 @@ def _render_rule(rule: ToolRule) -> str:
             return f"Call {tool} before you end your turn."
         case RuleKind.APPROVAL:
             return f"A person has to approve each call of {tool}."
-        case RuleKind.GO_ON:
+        case RuleKind.CONTINUE:
             return ""

@@ -117,7 +117,7 @@ _LIMITS: Final[Mapping[RuleKind, Callable[..., _Limit | None]]] = {
     RuleKind.CHILDREN: _limit_children,
     RuleKind.PARENT_LAST: _limit_parent,
     RuleKind.CONDITIONAL: _limit_outcome,
-    RuleKind.AT_MOST: _limit_count,
+    RuleKind.MAX_COUNT: _limit_count,
 }
 
 
@@ -249,7 +249,7 @@ class RuleState(Struct, frozen=True):
         return StopReason.TOOL_RULE if ends else None
 
     def _goes_on(self, call: JudgedCall) -> bool:
-        return call.has_failed or call.goes_on or self._has_rule(RuleKind.GO_ON, call.name)
+        return call.has_failed or call.goes_on or self._has_rule(RuleKind.CONTINUE, call.name)
 
     def _list_uncalled_tools(self) -> list[str]:
         """Returns the tools that must still be called before the turn ends, without the tools that a person denied."""

@@ -315,7 +315,7 @@ class AgentRuns:
 
     async def _answer(self, send: RoutedSend, ticket: QueueTicket, output: RunOutput) -> RunResult:
         """Answers a send that is first in the queue of its conversation. Raises: as `send` or `perform_accepted`."""
-        output.receipt.begin_agent(send.spec.uid)
+        output.receipt.note_agent_run(send.spec.uid)
         key = partial(crc32, repr(send.scope).encode())
         services = self._choose_services(send)
         attempts = services.failover.make_attempts(send.route, key, output.receipt)

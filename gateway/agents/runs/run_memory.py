@@ -527,9 +527,9 @@ class RunMemory:
         keeper.events.report_stored_turn(
             context.agent.id, message_count, context.request.spec.sleeptime, first_step.seq
         )
-        if prompt.window.wanted_summary is not None:
+        if prompt.window.summary_plan is not None:
             turn = CommittedTurn(context.agent, last_step.id, last_step.conversation_row, True)
-            keeper.events.report_filling_window(turn, prompt.window.wanted_summary)
+            keeper.events.report_filling_window(turn, prompt.window.summary_plan)
 
 
 def _make_saved_event(exchange: Exchange, messages: Sequence[WireMessage] = ()) -> events.StepSaved:

@@ -26,7 +26,7 @@ from gateway.core.prompt.hidden_rounds import is_offered, restore_rounds, withou
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.omitted_messages import (
     as_clients_resend,
-    is_made_without_earlier,
+    is_made_without_earlier_results,
     is_of_same_model,
     list_omitted_messages,
 )
@@ -302,7 +302,7 @@ def _restore_rounds(
     tree.contents.group(exchange for _, exchange in restorable)
     # The index of the message before which the results of tools are not sent again.
     first_read_index = max(
-        (i for i, each in restorable if is_made_without_earlier(tree.contents.get(each).shown_reply)),
+        (i for i, each in restorable if is_made_without_earlier_results(tree.contents.get(each).shown_reply)),
         default=0,
     )
     for i, exchange in restorable:

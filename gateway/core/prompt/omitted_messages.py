@@ -30,7 +30,7 @@ def list_omitted_messages(tree: Tree, plan: Plan, offered_tools: Container[str])
     for element in elements:
         if stored is None or element.exchange is not stored.exchange:
             stored = _StoredExchange.of(tree, plan, element.exchange)
-            if is_made_without_earlier(stored.content.shown_reply):
+            if is_made_without_earlier_results(stored.content.shown_reply):
                 omitted = [replace(earlier, message=without_result(earlier.message)) for earlier in omitted]
         note = ""
         if element.message_index >= 0:
@@ -49,7 +49,7 @@ def is_resent(plan: Plan, exchange: Exchange) -> bool:
     return any(each.exchange.id == exchange.id for each in _list_sendable(plan.omitted, plan.query.listing))
 
 
-def is_made_without_earlier(reply: WireMessage | None) -> bool:
+def is_made_without_earlier_results(reply: WireMessage | None) -> bool:
     """Returns whether a reply was made without the results before the previous reply, which its upstream refused."""
     return reply is not None and bool(read_private(reply).get("unread_earlier"))
 

@@ -30,15 +30,15 @@ _MIN_TOKENS = 128
 MAX_CANDIDATES = 3
 
 
-class WantedSummary(Struct, frozen=True):
-    """A summary that is made now, because the window is nearly full."""
+class SummaryPlan(Struct, frozen=True):
+    """The bounds of a summary that is to be made now, because the window is nearly full."""
 
     # The fewest tokens of the window that are retained.
-    keep_tokens: int
+    retained_tokens: int
     # The most tokens of the summary.
     max_tokens: int
     # The fewest messages that are retained.
-    keep_messages: int = 0
+    retained_messages: int = 0
     # The row of the newest summary of the path when the request was made; 0: the path had no summary.
     newest_summary_row: int = 0
 
@@ -46,9 +46,11 @@ class WantedSummary(Struct, frozen=True):
 class ExchangeSize(Struct, frozen=True):
     """The room that one exchange of a path takes in the window."""
 
+    # The tokens of its messages.
     tokens: int
     # A turn begins with the exchange.
     begins_turn: bool
+    # The number of its messages.
     messages: int = 0
     # The reply has calls, which the next exchange answers.
     has_open_calls: bool = False
@@ -59,14 +61,16 @@ def limit_summary(context_tokens: int) -> int:
     return max(_MIN_TOKENS, min(MAX_TOKENS, int(context_tokens * _SIZE_SHARE)))
 
 
-def find_last_covered(path: Sequence[ExchangeSize], keep_tokens: int, keep_messages: int = 0) -> int | None:
+def find_last_covered(
+    path: Sequence[ExchangeSize], retained_tokens: int, retained_messages: int = 0
+) -> int | None:
     """Returns the index of the last exchange to be covered; None: the whole path is retained.
 
-    Whole turns are retained from the end, until they have at least `keep_tokens` and `keep_messages`.
+    Whole turns are retained from the end, until they have at least `retained_tokens` and `retained_messages`.
     """
     tokens = messages = 0
     for i in range(len(path) - 1, 0, -1):
         tokens, messages = tokens + path[i].tokens, messages + path[i].messages
-        if path[i].begins_turn and tokens >= keep_tokens and messages >= keep_messages:
+        if path[i].begins_turn and tokens >= retained_tokens and messages >= retained_messages:
             return i - 1
     return None

@@ -50,9 +50,9 @@ class CompactOperation(Struct, frozen=True):
         exchanges = await store.summaries.load_path(agent, newest.exchange_row)
         path = await SummaryPath.measure(store, agent, exchanges) if exchanges else None
         # Everything that may leave the window is summarised, with the largest size that a summary may have.
-        if path is None or path.find_next_span(terms, keep_tokens=0) is None:
+        if path is None or path.find_next_span(terms, retained_tokens=0) is None:
             raise BadRequest("There is nothing to summarise yet: the last turn stays as it is.")
-        request = CompactJob(newest.exchange_row, keep_tokens=0, max_tokens=MAX_TOKENS)
+        request = CompactJob(newest.exchange_row, retained_tokens=0, max_tokens=MAX_TOKENS)
         job = await store.jobs.enqueue(COMPACT_JOB, agent, str(newest.conversation_row), request.payload)
         return {"job": job}
 

@@ -11,7 +11,7 @@ from functools import partial
 
 from adapters.base import Embedder, Provider
 from gateway.core.definition import Sleeptime
-from gateway.core.prompt.summary import WantedSummary
+from gateway.core.prompt.summary import SummaryPlan
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.run.background.background_model import BackgroundModels, find_background_route
@@ -220,8 +220,8 @@ class BackgroundServices:
         elif self.learning is not None:
             self.learning.schedule.add(agent_row, messages, seq=seq)
 
-    def report_filling_window(self, turn: CommittedTurn, wanted_summary: WantedSummary) -> None:
-        self.compactor.enqueue_after(turn, wanted_summary)
+    def report_filling_window(self, turn: CommittedTurn, summary_plan: SummaryPlan) -> None:
+        self.compactor.enqueue_after(turn, summary_plan)
 
     async def _learn(self, learning: LearningService, job: JobContext) -> None:
         await learning.run_job(job)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 from msgspec import Struct
 
-from gateway.core.prompt.summary import WantedSummary
+from gateway.core.prompt.summary import SummaryPlan
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamError
 from gateway.run.background.background_model import BackgroundModel, BackgroundModels
@@ -48,9 +48,9 @@ class CompactJob(
     frozen=True,
     rename={
         "exchange_row": "exchange",
-        "keep_tokens": "keep",
+        "retained_tokens": "keep",
         "max_tokens": "size",
-        "keep_messages": "messages",
+        "retained_messages": "messages",
         "newest_summary_row": "newest",
     },
 ):
@@ -59,11 +59,11 @@ class CompactJob(
     # The row of the last exchange of the path.
     exchange_row: int
     # The fewest tokens at the end of the path that stay word for word.
-    keep_tokens: int
+    retained_tokens: int
     # The most tokens of the summary.
     max_tokens: int
     # The fewest messages at the end of the path that stay word for word.
-    keep_messages: int = 0
+    retained_messages: int = 0
     # The row of the newest summary of the path at the time of the turn; 0: there was none. None: an operator has
     # requested the job.
     newest_summary_row: int | None = None
@@ -99,25 +99,25 @@ class Compactor:
     # The jobs that are being enqueued.
     _enqueuing: TaskSet = field(default_factory=TaskSet, init=False)
 
-    def enqueue_after(self, turn: CommittedTurn, wanted_summary: WantedSummary) -> None:
+    def enqueue_after(self, turn: CommittedTurn, summary_plan: SummaryPlan) -> None:
         """Enqueues a summary of the turn's conversation, and returns at once.
 
         If a job of the conversation still waits, it takes the new payload.
         """
-        self._enqueuing.start(self._enqueue(turn, wanted_summary))
+        self._enqueuing.start(self._enqueue(turn, summary_plan))
 
     async def drain(self, timeout_s: float) -> None:
         """Waits until all jobs are in the queue, for `timeout_s` at most."""
         await self._enqueuing.drain(timeout_s)
 
-    async def _enqueue(self, turn: CommittedTurn, wanted_summary: WantedSummary) -> None:
+    async def _enqueue(self, turn: CommittedTurn, summary_plan: SummaryPlan) -> None:
         """Enqueues the job. If the store fails, the next turn requests the summary again."""
         payload = CompactJob(
             turn.exchange_row,
-            wanted_summary.keep_tokens,
-            wanted_summary.max_tokens,
-            keep_messages=wanted_summary.keep_messages,
-            newest_summary_row=wanted_summary.newest_summary_row,
+            summary_plan.retained_tokens,
+            summary_plan.max_tokens,
+            retained_messages=summary_plan.retained_messages,
+            newest_summary_row=summary_plan.newest_summary_row,
         ).payload
         agent = turn.agent
         conversation = str(turn.conversation_row)
@@ -144,7 +144,7 @@ class Compactor:
         if model is None:
             return
         path = await SummaryPath.measure(self.store, job.agent_row, exchanges)
-        span = path.find_next_span(terms, compact_job.keep_tokens, compact_job.keep_messages)
+        span = path.find_next_span(terms, compact_job.retained_tokens, compact_job.retained_messages)
         if span is None:
             # The whole path is covered already, or the whole path stays.
             return

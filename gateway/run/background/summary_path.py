@@ -68,16 +68,20 @@ class SummaryPath(Struct, frozen=True):
         return sum(size.tokens for size in self.sizes)
 
     def find_next_span(
-        self, terms: SummaryTerms, keep_tokens: int, keep_messages: int = 0
+        self, terms: SummaryTerms, retained_tokens: int, retained_messages: int = 0
     ) -> SummarySpan | None:
         """Returns the span that the next summary is to cover, or None if there is nothing to cover.
 
-        keep_tokens, keep_messages: the fewest that stay after the span. By the terms of mode `all` nothing stays,
-            unless calls wait for their results.
+        By the terms of mode `all` nothing stays after the span, unless calls wait for their results.
+
+        retained_tokens: the fewest tokens that stay after the span.
+        retained_messages: the fewest messages that stay after the span.
         """
         is_whole = terms.covers_all and not self.sizes[-1].has_open_calls
         last_index = (
-            len(self.sizes) - 1 if is_whole else find_last_covered(self.sizes, keep_tokens, keep_messages)
+            len(self.sizes) - 1
+            if is_whole
+            else find_last_covered(self.sizes, retained_tokens, retained_messages)
         )
         first_index = 0 if self.earlier_summary is None else 1
         if last_index is None or last_index < first_index:

@@ -24,11 +24,11 @@ from gateway.tokens import count_message_tokens, count_upper_bound
 from storage.records import EvictedPart
 
 
-class _LeftOut(NamedTuple):
-    """The part of a client's list that does not go into the window."""
+class _ListCut(NamedTuple):
+    """The cut of a client's list to the entries that stay in the window."""
 
     # The indices of the messages that are dropped.
-    dropped: frozenset[int]
+    dropped_indices: frozenset[int]
     # The messages of hidden rounds that stay, by the index of the message that they replace.
     replacements: dict[int, list[WireMessage]]
 
@@ -73,9 +73,9 @@ def _fit(room: WindowRoom) -> FittedWindow:
         summary = _choose_summary(room, summaries, evicted, prompt.eviction.used_summary_id)
         if summary is not None:
             cut, start = summary.cut, summary.first_index
-    wanted_summary = None
+    summary_plan = None
     if prompt.eviction.summarises:
-        wanted_summary = room.plan_summary(summaries, is_due=evicted is not None and not summaries)
+        summary_plan = room.plan_summary(summaries, is_due=evicted is not None and not summaries)
     # If the messages after the summary are still too many, the oldest of them leave, too.
     start += room.count_surplus(start)
     window = Window((range(len(room.entries) - start),))
@@ -87,7 +87,7 @@ def _fit(room: WindowRoom) -> FittedWindow:
     note_tokens = room.count_note_tokens(ranges, cut)
     tokens, max_tokens = room.measure_prompt(ranges, cut)
     fitted = FittedWindow(
-        tokens=tokens, max_tokens=max_tokens, wanted_summary=wanted_summary, note_tokens=note_tokens
+        tokens=tokens, max_tokens=max_tokens, summary_plan=summary_plan, note_tokens=note_tokens
     )
     if not start and window.is_whole and cut is None and evicted is None:
         return fitted
@@ -96,14 +96,14 @@ def _fit(room: WindowRoom) -> FittedWindow:
     evicted_before = 0 if evicted is None else evicted.tokens
     evicted_tokens = evicted_before + room.count_tokens(0, start) + window.evicted_tokens
     staying = [*chain.from_iterable(ranges)]
-    dropped, replacements = _collect_left_out(prompt, room.entries, frozenset(staying))
+    list_cut = _cut_list(prompt, room.entries, frozenset(staying))
     # The next request leaves out all entries before the first entry that stays here.
     first_index = min(staying, default=len(room.entries))
     return replace(
         fitted,
-        dropped_indices=dropped,
+        dropped_indices=list_cut.dropped_indices,
         included_indices=tuple(i for i in staying if i < len(prompt.composition.inserted)),
-        replacements=replacements,
+        replacements=list_cut.replacements,
         summary="" if cut is None else cut.text,
         summary_id=0 if cut is None else cut.id,
         evicted=_find_evicted(room, first_index, room.choose_evicting_window(window)),
@@ -186,10 +186,12 @@ def _choose_summary(
     return next(iter(by_preference), None)
 
 
-def _collect_left_out(prompt: Prompt, entries: Sequence[PromptEntry], staying: frozenset[int]) -> _LeftOut:
-    """Returns the messages that are left out of the client's list if these entries stay.
+def _cut_list(prompt: Prompt, entries: Sequence[PromptEntry], staying: frozenset[int]) -> _ListCut:
+    """Returns the cut of the client's list if some entries stay.
 
     A message that is replaced by hidden rounds is dropped if none of the rounds stays.
+
+    staying: the indices of the entries that stay.
     """
     dropped = set(range(count_leading_system(prompt.request.messages), prompt.eviction.start_index))
     replacements: dict[int, list[WireMessage]] = {index: [] for index in prompt.composition.replacements}
@@ -204,7 +206,7 @@ def _collect_left_out(prompt: Prompt, entries: Sequence[PromptEntry], staying: f
             dropped.add(index)
     dropped.update(index for index, rounds in replacements.items() if not rounds)
     remaining = {index: rounds for index, rounds in replacements.items() if rounds}
-    return _LeftOut(frozenset(dropped), remaining)
+    return _ListCut(frozenset(dropped), remaining)
 
 
 def _find_evicted(room: WindowRoom, first_index: int, window_tokens: int) -> EvictedPart | None:

@@ -10,7 +10,7 @@ from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.composition import Composition, InsertedMessage
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, ShownBlocks, combine_shown
-from gateway.core.prompt.summary import WantedSummary
+from gateway.core.prompt.summary import SummaryPlan
 from storage.records import EvictedPart
 
 
@@ -46,8 +46,8 @@ class FittedWindow(Struct, frozen=True):
     tokens: int = 0
     # The tokens for which the window has room, with a note.
     max_tokens: int = 0
-    # The window fills up, and a summary is wanted.
-    wanted_summary: WantedSummary | None = None
+    # The plan of a summary, if the window fills up; None: no summary is due.
+    summary_plan: SummaryPlan | None = None
     # The tokens that a note may take; None: nothing limits it.
     note_tokens: int | None = None
 

@@ -144,15 +144,13 @@ async def find_paths_by_id(store: Store, scope: Scope, ids: Set[str]) -> dict[st
     turns: dict[str, ConversationTurns] = {}
     for conversation, begun, reply in await store.messages.list_newest_replies(agent.id, _NEWEST_TURNS):
         reply_ids = read_private(orjson.loads(reply)).get("ids")
-        asked_ids = ids & {*map(str, reply_ids)} if isinstance(reply_ids, list) else ()
-        if not asked_ids:
+        matching_ids = ids & {*map(str, reply_ids)} if isinstance(reply_ids, list) else ()
+        if not matching_ids:
             continue
         if conversation not in turns:
             turns[conversation] = await load_turns(store, agent, conversation)
         path = [*map(without_private, turns[conversation].list_path_to(make_begun_hex(begun)))]
         if path:
-            paths = {
-                **dict.fromkeys(asked_ids, path),
-                **paths,
-            }  # of replies with the same id, the newest counts
+            # Of replies with the same id the newest counts, which comes first.
+            paths = {**dict.fromkeys(matching_ids, path), **paths}
     return paths

@@ -60,7 +60,7 @@ class _SentList(Struct, frozen=True):
 
     # The hash of its messages' hashes.
     list_hash: int
-    # The atoms of its messages.
+    # The hashes of its messages.
     prefix: HashedPrefix
     # The reply to the list; None: no reply yet, or a reply that is not text alone.
     reply: _Reply | None = None

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from gateway.core.definition import Sleeptime
 from gateway.core.memory.delegated import DelegatedTasks
-from gateway.core.prompt.summary import WantedSummary
+from gateway.core.prompt.summary import SummaryPlan
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.context_reading import read_context
@@ -64,7 +64,7 @@ class TurnEvents(Protocol):
         seq: the number of the first of these messages, or a number near it.
         """
 
-    def report_filling_window(self, turn: CommittedTurn, wanted_summary: WantedSummary) -> None:
+    def report_filling_window(self, turn: CommittedTurn, summary_plan: SummaryPlan) -> None:
         """Reports that a conversation needs a summary soon."""
 
 
@@ -142,8 +142,8 @@ class TurnWriter:
                 exchange.reply or (),
                 exchange.path_hash,
             )
-        wanted_summary = prompt.window.wanted_summary if outcome.state is FINISHED else None
-        writing.add_done_callback(partial(self._on_written, context, write, wanted_summary))
+        summary_plan = prompt.window.summary_plan if outcome.state is FINISHED else None
+        writing.add_done_callback(partial(self._on_written, context, write, summary_plan))
         return writing
 
     async def _commit_off_record(
@@ -186,7 +186,7 @@ class TurnWriter:
         self,
         context: MemoryContext,
         write: TurnWrite,
-        wanted_summary: WantedSummary | None,
+        summary_plan: SummaryPlan | None,
         writing: asyncio.Future[CommittedTurn],
     ) -> None:
         """Caches a committed turn: a plain turn after its reply, since the reply waits for this callback.
@@ -200,7 +200,7 @@ class TurnWriter:
         committed = writing.result()
         if not self._uncached:
             _call_after_reply(self.cache_all)
-        self._uncached.append(partial(self._cache_and_report, context, write, wanted_summary, committed))
+        self._uncached.append(partial(self._cache_and_report, context, write, summary_plan, committed))
         if not committed.is_plain:
             self.cache_all()
 
@@ -216,10 +216,10 @@ class TurnWriter:
         self,
         context: MemoryContext,
         write: TurnWrite,
-        wanted_summary: WantedSummary | None,
+        summary_plan: SummaryPlan | None,
         committed: CommittedTurn,
     ) -> None:
-        """Caches and reports a committed turn. wanted_summary: the summary that its window needs; None: no summary."""
+        """Caches and reports a committed turn. summary_plan: the summary that its window needs; None: no summary."""
         context.request.ticket.leave()
         snapshot = context.snapshot
         self.store.turns.cache_committed(write, committed)
@@ -233,8 +233,8 @@ class TurnWriter:
             self.events.report_stored_turn(
                 agent.id, len(context.plan.messages) + 1, context.request.spec.sleeptime, snapshot.next_seq
             )
-        if wanted_summary is not None:
-            self.events.report_filling_window(committed, wanted_summary)
+        if summary_plan is not None:
+            self.events.report_filling_window(committed, summary_plan)
 
     def report_lag(self, agent_row: int, snapshot: MemorySnapshot, chars: int) -> None:
         """Reports a memory that is to be indexed soon.

@@ -15,7 +15,7 @@ from gateway.core.conversation.wire_message import (
     flag_results,
     list_shown_media,
 )
-from gateway.core.prompt.summary import EARLY_SHARE, WORTHWHILE_SHARE, WantedSummary, limit_summary
+from gateway.core.prompt.summary import EARLY_SHARE, WORTHWHILE_SHARE, SummaryPlan, limit_summary
 from gateway.core.prompt.summary_cut import SummaryCut
 from gateway.core.prompt.window import (
     Budget,
@@ -98,7 +98,7 @@ class WindowRoom:
     def _count_fixed(self) -> int:
         """Counts the parts that are always sent: the client's leading system messages, its schemas, and all tools."""
         request, count = self.prompt.request, self._count
-        lead = request.messages[: count_leading_system(request.messages)]
+        leading_messages = request.messages[: count_leading_system(request.messages)]
         fields = request.json
         # Upstreams put the schema of a structured reply into the prompt, too.
         schemas = [
@@ -108,16 +108,16 @@ class WindowRoom:
             self.prompt.tools,
         ]
         schema_tokens = sum(count(orjson.dumps(each).decode()) for each in schemas if each)
-        return sum(count_message_tokens(message, count) for message in lead) + schema_tokens
+        return sum(count_message_tokens(message, count) for message in leading_messages) + schema_tokens
 
     def _count_fixed_with(self, cut: SummaryCut | None) -> int:
+        """Returns the tokens that are always sent: the fixed parts, the system text and a summary."""
         if cut is None:
             return self._fixed_tokens + self._system_tokens
         # With another summary the prompt's beginning changes anyway, so the memory section is rendered again.
-        system = (
-            self._system_tokens if cut.id == self._eviction.used_summary_id else self._newer_system_tokens
-        )
-        return self._fixed_tokens + system + self._count(cut.text)
+        is_in_use = cut.id == self._eviction.used_summary_id
+        system_tokens = self._system_tokens if is_in_use else self._newer_system_tokens
+        return self._fixed_tokens + system_tokens + self._count(cut.text)
 
     def make_budget(self, cut: SummaryCut | None = None) -> Budget:
         """Returns the tokens that the messages may take after this summary."""
@@ -143,8 +143,8 @@ class WindowRoom:
         inserted_count = len(self.prompt.composition.inserted)
         if cut.covered_inserted < inserted_count:
             return cut.covered_inserted
-        client_indexes = range(inserted_count, len(self.entries))
-        return next((n for n in client_indexes if (self.entries[n].client_index or 0) >= cut.first_index), 0)
+        client_entries = range(inserted_count, len(self.entries))
+        return next((n for n in client_entries if (self.entries[n].client_index or 0) >= cut.first_index), 0)
 
     def list_items(self) -> list[WindowItem]:
         """Returns the entries as the window sees them."""
@@ -167,16 +167,19 @@ class WindowRoom:
         return self._tokens_before[end] - self._tokens_before[start]
 
     def measure_prompt(self, staying: Sequence[range], cut: SummaryCut | None) -> PromptSize:
-        """Returns the size of the prompt if these entries stay."""
+        """Returns the size of the prompt if some entries stay, after a summary.
+
+        staying: the ranges of the entries that stay.
+        """
         if (
             self._context_tokens == ANY_WINDOW
             or self._entry_tokens is None
             or any(list_shown_media(m) for part in staying for _, m in self.entries[part.start : part.stop])
         ):
             return PromptSize(0, 0)
-        fixed = self._count_fixed_with(cut)
+        fixed_tokens = self._count_fixed_with(cut)
         tokens = sum(self.count_tokens(part.start, part.stop) for part in staying)
-        return PromptSize(fixed + tokens, fixed + self.make_budget(cut).max_tokens_with_note)
+        return PromptSize(fixed_tokens + tokens, fixed_tokens + self.make_budget(cut).max_tokens_with_note)
 
     def count_note_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> int:
         """Returns the tokens that a note may take: the tokens that the entries leave free, up to the note's bound.
@@ -185,11 +188,11 @@ class WindowRoom:
         """
         budget = self.make_budget(cut).max_tokens_with_note
         max_tokens = self._note.max_tokens
-        bounds = self._max_tokens_before
-        if budget - sum(bounds[part.stop] - bounds[part.start] for part in staying) >= max_tokens:
+        max_before = self._max_tokens_before
+        if budget - sum(max_before[part.stop] - max_before[part.start] for part in staying) >= max_tokens:
             return max_tokens
-        free = budget - sum(self.count_tokens(part.start, part.stop) for part in staying)
-        return max(0, min(max_tokens, free))
+        free_tokens = budget - sum(self.count_tokens(part.start, part.stop) for part in staying)
+        return max(0, min(max_tokens, free_tokens))
 
     def count_surplus(self, start: int) -> int:
         """Returns the number of messages from `start` on that leave because they are too many."""
@@ -201,6 +204,7 @@ class WindowRoom:
         return ANY_WINDOW if window.is_whole and self._is_crowded() else self._context_tokens
 
     def _is_crowded(self, start: int = 0, share: float = 1.0) -> bool:
+        """Returns whether the entries from `start` on are more than a share of the agent's bound."""
         bounds = self._eviction.bounds
         return bounds is not None and len(self.entries) - start > bounds.max_messages * share
 
@@ -214,8 +218,8 @@ class WindowRoom:
             return False
         return self.count_tokens(start, len(self.entries)) > max_tokens
 
-    def plan_summary(self, summaries: Sequence[UsableSummary], *, is_due: bool) -> WantedSummary | None:
-        """Returns the summary to make, if the window fills up and there is enough after the newest summary.
+    def plan_summary(self, summaries: Sequence[UsableSummary], *, is_due: bool) -> SummaryPlan | None:
+        """Returns the plan of a summary to make, if the window fills up and there is enough after the newest summary.
 
         is_due: True: messages have left the window, and no summary replaces them.
         """
@@ -228,18 +232,18 @@ class WindowRoom:
         )
         min_messages = 0 if bounds is None else bounds.min_messages
         newest_id = max((cut.id for cut in eviction.cuts), default=0)
-        summary = WantedSummary(retained_tokens, limit_summary(self._context_tokens), min_messages, newest_id)
+        plan = SummaryPlan(retained_tokens, limit_summary(self._context_tokens), min_messages, newest_id)
         is_early = bounds is not None and len(self.entries) - start > bounds.summarise_above
         if is_due or is_early:
-            return summary
+            return plan
         if not self.is_over(start, newest_cut, EARLY_SHARE):
             return None
         # A summary covers whole turns, and leaves the last turns as they are.
         items = self.list_items()
-        count = len(self.entries)
-        turn_starts = (i for i in range(count - 1, start, -1) if items[i].role == "user")
-        end = next((i for i in turn_starts if self.count_tokens(i, count) >= retained_tokens), start)
-        return summary if self.count_tokens(start, end) >= max_tokens * WORTHWHILE_SHARE else None
+        end = len(self.entries)
+        turn_starts = (i for i in range(end - 1, start, -1) if items[i].role == "user")
+        covered_end = next((i for i in turn_starts if self.count_tokens(i, end) >= retained_tokens), start)
+        return plan if self.count_tokens(start, covered_end) >= max_tokens * WORTHWHILE_SHARE else None
 
 
 def _list_entries(prompt: Prompt) -> list[PromptEntry]:
@@ -260,15 +264,15 @@ def _is_hidden_nudge(prompt: Prompt, index: int | None, message: WireMessage) ->
 
 
 def _make_window_items(
-    prompt: Prompt, entries: Sequence[PromptEntry], bounds: Sequence[int]
+    prompt: Prompt, entries: Sequence[PromptEntry], max_tokens: Sequence[int]
 ) -> list[WindowItem]:
-    """Returns the entries as the window sees them. bounds: the upper bounds of the tokens of each entry."""
+    """Returns the entries as the window sees them. max_tokens: an upper bound of the tokens of each entry."""
     nudges = {n for n, each in enumerate(prompt.composition.inserted) if each.is_nudge}
     items = []
     results = flag_results(message for _, message in entries)
     for n, ((index, message), is_result) in enumerate(zip(entries, results, strict=True)):
         is_nudge = n in nudges or _is_hidden_nudge(prompt, index, message)
-        item = make_window_item(message, bounds[n], is_nudge=is_nudge)
+        item = make_window_item(message, max_tokens[n], is_nudge=is_nudge)
         # The media of a result stay with it.
         items.append(replace(item, role="tool") if is_result and item.role == "user" else item)
     return items

@@ -37,11 +37,14 @@ class Failover:
         # Returns the seconds since the epoch, for dates in Retry-After.
         self.wall_clock: Callable[[], float] = time.time
         self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        # Returns a random number from 0 to 1, which spreads the waits of requests over time.
         self.chance: Callable[[], float] = random.random
         self.metrics = metrics
         # With keep-alive comments the status may leave before the first event, so an error in that event has no status.
         self.may_peek = not settings.server.keep_alive_comment_s
+        # The windows of models, as far as errors of upstreams have shown them.
         self.context_windows = ContextWindows()
+        # The endpoints of each upstream by its name: one for each key, in the order of the settings.
         self.endpoints: dict[str, list[Endpoint]] = {}
         for upstream in settings.upstreams:
             policy = Policy(upstream.retries)

@@ -247,9 +247,12 @@ class WholeEvents:
     """
 
     def __init__(self) -> None:
+        # The bytes that are held back, in the pieces in which they came.
         self._held: list[bytes] = []
+        # The number of these bytes.
         self._size = 0
-        self._searched = b""  # the last held bytes, in which the end of an event may have begun
+        # The last held bytes, in which the end of an event may have begun.
+        self._searched = b""
 
     def feed(self, data: bytes) -> bytes:
         """Returns the events that are whole now."""

@@ -377,7 +377,7 @@ def test_with_a_summary_the_memory_section_is_rebuilt(world: World, notes: Notes
 
 def test_a_job_that_an_earlier_version_has_stored_is_read() -> None:
     stored = b'{"exchange":7,"keep":100,"size":1500,"messages":2,"newest":0}'
-    job = CompactJob(7, keep_tokens=100, max_tokens=1500, keep_messages=2, newest_summary_row=0)
+    job = CompactJob(7, retained_tokens=100, max_tokens=1500, retained_messages=2, newest_summary_row=0)
     assert CompactJob.parse(stored) == job
     assert job.payload == stored
     assert not job.is_manual
