@@ -16,7 +16,7 @@ from storage.sql.group import StoreGroup, long_reads, reads
 from storage.sql.statements import load, load_rows
 from storage.sql.transfer_definitions import read_attachments
 from storage.sql.transfer_fields import FIELDS, READERS, get_kind
-from storage.transfer_commands import ExportedRecord, TransferRecord
+from storage.transfer_commands import ExportedRecord, TransferPart, TransferRecord
 
 SQL = load("transfer.sql")
 
@@ -53,7 +53,7 @@ class ExportReader(StoreGroup):
         self,
         connection: Connection,
         agent: Agent,
-        part: str,
+        part: TransferPart,
         cursor: int,
         limit: int,
         export_end: Mapping[str, int],
@@ -62,9 +62,9 @@ class ExportReader(StoreGroup):
 
         Records after `export_end` are left out: later turns would refer to records that are not exported.
 
-        part: conversation, definition, exchange, block, version, file, passage, fact, ended, learned, edit,
-            tag, attached, run, step, import, imported or imported_fact.
-        cursor: the cursor returned with the last record of the previous page, or 0.
+        cursor: the cursor of the last record on the previous page; 0: the page is the first.
+        limit: the most records of the page.
+        export_end: the result of `find_end` when the export began.
         """
         if part == "attached":
             attached = await read_attachments(connection, agent.id, cursor, limit)
@@ -86,7 +86,12 @@ class ExportReader(StoreGroup):
 
 
 async def _load_page(
-    connection: Connection, agent_row: int, part: str, cursor: int, limit: int, export_end: Mapping[str, int]
+    connection: Connection,
+    agent_row: int,
+    part: TransferPart,
+    cursor: int,
+    limit: int,
+    export_end: Mapping[str, int],
 ) -> list[ExportedRecord]:
     """Reads a page of any part but exchanges.
 
@@ -103,7 +108,7 @@ async def _load_page(
     return [ExportedRecord(row[0], TransferRecord(values)) for row, values in zip(rows, records, strict=True)]
 
 
-def _make_values(part: str, columns: Sequence[Any]) -> dict[str, Any]:
+def _make_values(part: TransferPart, columns: Sequence[Any]) -> dict[str, Any]:
     """Returns the values of a record. columns: the columns of its row, in the order of `FIELDS`."""
     values = {}
     for name, column in zip(FIELDS[part], columns, strict=True):

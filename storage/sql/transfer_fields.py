@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 
 from storage.records import LEARNER, RULE
 from storage.run_records import TokenCounts
+from storage.transfer_commands import TransferPart
 
 # The readers with exported cursors, by their names in the export.
 READERS = {"learner": LEARNER, "rule": RULE}
 # The fields of a record, part by part, in the order in which rows are read and written. The caller adds `key` to the
 # record of a fact before `ImportWriter.write`.
-FIELDS = {
+FIELDS: Mapping[TransferPart, Sequence[str]] = {
     "conversation": ("uid", "key", "begun", "last_at", "settled_at", "is_stored"),
     "definition": ("kind", "uid", "name", "created", "updated", "body"),
     "block": ("label", "description", "limit", "read_only", "uid", "details"),
@@ -37,7 +38,7 @@ FIELDS = {
     "imported_fact": ("fact", "import"),
 }  # fmt: skip
 # The fields that name another record by its public id. Each has the name of the other record's part.
-REFERENCES = ("conversation", "run", "file", "import")
+REFERENCES: tuple[TransferPart, ...] = ("conversation", "run", "file", "import")
 
 
 class FieldKind(NamedTuple):

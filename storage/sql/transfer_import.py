@@ -45,7 +45,7 @@ from storage.sql.transfer_definitions import (
     publish_definitions,
 )
 from storage.sql.transfer_fields import FIELDS, READERS, REFERENCES, get_kind
-from storage.transfer_commands import ImportedRecord, TransferRecord
+from storage.transfer_commands import ImportedRecord, TransferPart, TransferRecord
 
 SQL = load("transfer.sql")
 
@@ -194,7 +194,9 @@ async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | Non
     return locked_agent
 
 
-async def _write_record(connection: Connection, agent: Agent, part: str, values: Mapping[str, Any]) -> None:
+async def _write_record(
+    connection: Connection, agent: Agent, part: TransferPart, values: Mapping[str, Any]
+) -> None:
     """Writes a record of any part except an exchange. Raises: NotFound, WriteConflict."""
     if part == "attached":
         await import_attachment(connection, agent, values, agent.created)
@@ -210,7 +212,7 @@ async def _write_record(connection: Connection, agent: Agent, part: str, values:
 
 
 async def _resolve_fields(
-    connection: Connection, agent_row: int, part: str, values: Mapping[str, Any]
+    connection: Connection, agent_row: int, part: TransferPart, values: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns a record's values in the order of `FIELDS`, with the rows of the named records, and a free public id."""
     fields: dict[str, Any] = {}
@@ -234,7 +236,7 @@ async def _resolve_fields(
 
 
 async def _put_row(
-    connection: Connection, agent_row: int, part: str, fields: Mapping[str, Any]
+    connection: Connection, agent_row: int, part: TransferPart, fields: Mapping[str, Any]
 ) -> Row | None:
     """Writes a record, in the order of its fields. Returns the values that the statement reports of the row."""
     columns = [get_kind(name).to_column(value) for name, value in fields.items()]
@@ -328,7 +330,7 @@ async def _put_run(connection: Connection, agent: Agent, fields: dict[str, Any])
 
 
 # The writers of parts that take more than the statement of their row.
-_WRITERS: Mapping[str, Callable[[Connection, Agent, dict[str, Any]], Awaitable[None]]] = {
+_WRITERS: Mapping[TransferPart, Callable[[Connection, Agent, dict[str, Any]], Awaitable[None]]] = {
     "block": _put_block,
     "conversation": _put_conversation,
     "definition": _put_definition,
@@ -349,7 +351,7 @@ def _compute_copy_uid(agent_row: int, uid: str) -> str:
     return blake2b(f"{agent_row} {uid}".encode(), digest_size=16).hexdigest()
 
 
-async def _choose_uid(connection: Connection, agent_row: int, part: str, uid: str | None) -> str:
+async def _choose_uid(connection: Connection, agent_row: int, part: TransferPart, uid: str | None) -> str:
     """Returns the public id of an imported record: its former id, or the id of a copy if the former id is taken.
 
     uid: the id in the export; None: the export is an older one without ids, so that the record gets a new id.
@@ -360,7 +362,7 @@ async def _choose_uid(connection: Connection, agent_row: int, part: str, uid: st
     return _compute_copy_uid(agent_row, uid) if is_taken else uid
 
 
-async def _get_row(connection: Connection, agent_row: int, part: str, uid: str) -> int:
+async def _get_row(connection: Connection, agent_row: int, part: TransferPart, uid: str) -> int:
     """Returns the row of a record of the part. uid: the id in the export. Raises: NotFound.
 
     part: `conversation`, `run`, `file` or `import`.

@@ -17,7 +17,7 @@ from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.transfer_operations import PAGE_LINES, ExportPosition, TransferOperations
 from storage.records import Agent
 from storage.sql.store import Store
-from storage.transfer_commands import TransferRecord
+from storage.transfer_commands import TransferPart, TransferRecord
 
 # The kinds of parts of a readable export, in the order of reading.
 PartName = Literal["head", "blocks", "facts", "passages", "messages", "foot"]
@@ -110,10 +110,10 @@ class MemoryExport(Struct, frozen=True):
         await self.transfer.check_not_forgotten(agent)
         yield ReadablePart("foot", None)
 
-    async def _read_records(self, agent: Agent, kind: str) -> AsyncIterator[list[TransferRecord]]:
+    async def _read_records(self, agent: Agent, part: TransferPart) -> AsyncIterator[list[TransferRecord]]:
         reader = self.store.export_reader
         export_end = await reader.find_end(agent)
         last_row = 0
-        while page := await reader.load_page(agent, kind, last_row, PAGE_LINES, export_end):
+        while page := await reader.load_page(agent, part, last_row, PAGE_LINES, export_end):
             yield [exported.record for exported in page]
             last_row = page[-1].cursor

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import orjson
 
@@ -24,13 +24,10 @@ from gateway.core.tags import make_mark, with_mark
 from gateway.run.admin.export_lines import MalformedLine, check_line, with_present_names
 from storage.records import REPLY, Agent, Atom, Exchange, ExchangeState
 from storage.sql.store import Store
-from storage.transfer_commands import ImportedRecord, TransferRecord
+from storage.transfer_commands import ImportedRecord, TransferPart, TransferRecord
 
-# The parts of a memory, in the order in which they are exported: a line comes after those to which it refers.
-PARTS = (
-    "conversation", "definition", "exchange", "block", "version", "file", "passage", "fact", "ended", "learned", "edit",
-    "tag", "attached", "run", "step", "import", "imported", "imported_fact",
-)  # fmt: skip
+# The parts of a memory, in the order in which they are exported.
+PARTS: tuple[TransferPart, ...] = get_args(TransferPart)
 # The most path hashes that are cached within one call, for the exchanges that follow.
 _CACHED_PATHS = 4096
 
@@ -39,6 +36,11 @@ _PLAIN_FIELDS = (
     "seq", "begun", "touched", "ended", "stopped", "superseded", "continued", "active", "edits", "opaque",
     "model", "merged", "size",
 )  # fmt: skip
+
+
+def find_part(name: str) -> TransferPart | None:
+    """Returns the part with a name; None: no part has the name."""
+    return next((part for part in PARTS if part == name), None)
 
 
 # -- records to lines
@@ -153,9 +155,10 @@ class LineReader:
         """
         if not isinstance(line, dict) or len(line) != 1:
             raise MalformedLine("expected an object with one key, which says what the line is")
-        ((part, fields),) = line.items()
-        if part not in PARTS:
-            raise MalformedLine(f"unknown line {part!r}")
+        ((name, fields),) = line.items()
+        part = find_part(name)
+        if part is None:
+            raise MalformedLine(f"unknown line {name!r}")
         if not isinstance(fields, dict):
             raise MalformedLine(f"{part}: expected an object")
         if part == "exchange":

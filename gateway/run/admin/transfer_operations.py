@@ -29,6 +29,7 @@ from gateway.run.admin.transfer_lines import (
     PARTS,
     LineReader,
     count_messages,
+    find_part,
     make_fields,
 )
 from storage.errors import NotFound, StatementFailed, WriteConflict
@@ -53,7 +54,7 @@ class ExportPosition(Struct, frozen=True):
 
     # The memory's uid.
     uid: str
-    # One of PARTS.
+    # The name of a part, as the client has sent it.
     part: str
     # The last row of that part that was exported; 0: none was.
     after: int
@@ -138,15 +139,15 @@ class TransferOperations:
         """
         if position is None:
             return await self._begin_export(agent)
-        part = position.part
+        part = find_part(position.part)
         export_end = position.export_end
-        if position.uid != agent.uid or part not in PARTS:
+        if position.uid != agent.uid or part is None:
             raise _make_forgotten_error()
         records = await self.store.export_reader.load_page(
             agent, part, position.after, PAGE_LINES, export_end
         )
         if records:
-            lines = [{part: make_fields(exported.record)} for exported in records]
+            lines: list[dict[str, Any]] = [{part: make_fields(exported.record)} for exported in records]
             return ExportPage(lines, replace(position, after=records[-1].cursor))
         if part == PARTS[-1]:
             await self.check_not_forgotten(agent)
