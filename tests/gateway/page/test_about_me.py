@@ -188,15 +188,26 @@ def test_a_sentence_of_the_person_is_quoted_and_its_correction_leads_to_the_note
     assert '/words?q=vivo+Sevilla">Find what says it elsewhere</a>' in preview
 
 
+def test_the_way_to_pause_and_to_erase_everything_is_at_the_top(world: World) -> None:
+    """It was at the end of a page of twenty facts and ten conversations."""
+    person, _, _ = fill(world)
+    assert '<a href="#choices">Pause, download or erase everything</a>' in person.page()
+    person.send("pause", paused="true")
+    assert '<a href="#choices">Download or erase everything</a>' in person.page()
+    assert '<a href="#choices">Download everything</a>' in person_of(world, rights=["see", "export"]).page()
+    assert "choices" not in person_of(world, rights=["see", "correct"]).page()
+
+
 def test_a_person_forgets_several_texts_at_once(world: World) -> None:
     """A person had to forget them one by one, each on a page of its own."""
     person, seq, _ = fill(world)
     speak(world, f"{SECRET} likes fish.", "So do I.", talk="other")
     words = f"/words?q={SECRET}"
     found = person.page(words)
-    ticks = re.findall(
-        r'<input type="checkbox" name="texts" value="(\d+)" form="ticked" aria-label="([^"]*)"', found
+    tick = (
+        r'<input type="checkbox" name="texts" value="(\d+)" form="ticked"> Tick<span class="unseen"> ([^<]*)<'
     )
+    ticks = re.findall(tick, found)
     assert [label for _, label in ticks] == ["message 6", f"fact {seq}", "message 1"]
     referrer = {"referer": f"http://{person.host}/ui/{person.path}{words}"}
     unticked = person.ask("GET", "/forget?", **referrer)
