@@ -16,6 +16,8 @@ _EMPTY_SCHEMA: Final[Json] = {"type": "object", "properties": {}}
 _TRANSLATED_FIELDS: Final = ("name", "description", "parameters", "strict")
 # Keywords with an object of schemas by name as their value.
 _KEYWORDS_OF_NAMED_SCHEMAS: Final = ("properties", "$defs", "definitions")
+# Keywords that only objects have.
+_OBJECT_KEYWORDS: Final = frozenset(("properties", "additionalProperties"))
 # Keywords with data as their value, not a schema.
 _DATA_KEYWORDS: Final = ("const", "default", "enum")
 # The other keywords that the schema of an answer may have (build-with-claude/structured-outputs, "JSON Schema
@@ -58,12 +60,14 @@ def translate_tool_choice(choice: Any, parallel: Any, *, has_tools: bool) -> Jso
 def translate_answer_schema(schema: Any) -> Any:
     """Returns the schema of an answer as Anthropic takes it. Keywords that it refuses are put into descriptions.
 
-    Objects are closed, as in OpenAI's strict mode.
+    Objects are closed, as in OpenAI's strict mode: Anthropic refuses any other, and its own SDK closes them too.
     """
     if isinstance(schema, list):
         return [translate_answer_schema(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
+    if schema.get("type") == "object" or not _OBJECT_KEYWORDS.isdisjoint(schema):
+        schema = {**schema, "additionalProperties": False}
     result: Json = {}
     unsupported: Json = {}
     for key, value in schema.items():
@@ -77,8 +81,6 @@ def translate_answer_schema(schema: Any) -> Any:
             result[key] = translate_answer_schema(value)
         elif not key.startswith("$"):
             unsupported[key] = value
-    if result.get("type") == "object" or "properties" in result:
-        result.setdefault("additionalProperties", False)
     if unsupported:
         description = result.get("description")
         note = json.dumps(unsupported, ensure_ascii=False)
