@@ -52,10 +52,29 @@ class _ReportedReply(Enum):
 class _Report(Struct, frozen=True):
     """The assistant's messages at the beginning of a list, as a report of how much of a reply was heard."""
 
-    reply: _ReportedReply
+    # The reply that is reported; None: the list begins with no report.
+    reply: _ReportedReply | None
     # The number of messages of the list that are only the report, and so are not new. The application's own text, or a
     # second reply, may follow these messages.
     count: int
+
+    @property
+    def is_of_path(self) -> bool:
+        """True if the reply is on the path, and takes the form in which it was heard."""
+        return self.reply in (_ReportedReply.HEAD, _ReportedReply.ABOVE)
+
+    @property
+    def is_resent(self) -> bool:
+        """True if the report repeats a message that is sent again before the new messages."""
+        return self.reply in (_ReportedReply.PENDING, _ReportedReply.JOINED)
+
+    @property
+    def leaves_head_unheard(self) -> bool:
+        """True if the user did not hear the head's reply."""
+        return self.reply in (_ReportedReply.ABOVE, _ReportedReply.JOINED)
+
+
+_NO_REPORT = _Report(None, 0)
 
 
 class PathHead(Struct, frozen=True):
@@ -112,7 +131,10 @@ def _is_new_item(tree: Tree, query: Query, match: Match) -> bool:
 
 
 def _count_first_replies(listing: HashedList) -> int:
-    """Returns how many messages of the assistant come before the first other message of a list; 0: no other follows."""
+    """Returns how many messages of the assistant come before the first other message of a list.
+
+    Returns 0 for a list of the assistant's messages alone: such a list reports nothing, since no message follows.
+    """
     return next((i for i in range(len(listing)) if listing.read_role(i) != "assistant"), 0)
 
 
@@ -125,10 +147,11 @@ class _HeadSearch:
         self._match = match
         self._listing = query.listing
         self._head = head
-        # The exchange before the head, if the head begins with a user message.
+        # The exchange before the head, if the head begins with a user message; None: there is no such exchange.
         self._above = None
         if self._head is not None and not tree.is_mid_turn(self._head):
             self._above = tree.find_parent(self._head)
+        # The results of the methods of these names.
         self._cut_sends = self._find_cut_sends()
         self._joined_sends = self._find_joined_sends()
         compared = (self._head, self._above, *self._cut_sends, *self._joined_sends)
@@ -137,39 +160,55 @@ class _HeadSearch:
 
     def run(self) -> PathHead | None:
         """Returns the end of the path; None: the list neither follows the path nor repeats the pending messages."""
-        last_exchange, pending = self._head, self._pending_messages
-        report = self._find_report()
-        reply = None if report is None else report.reply
-        report_count = 0 if report is None else report.count
-        new_messages = self._listing.messages[report_count:]
-        is_head_unheard = reply in (_ReportedReply.ABOVE, _ReportedReply.JOINED)
-        if last_exchange is not None and (is_head_unheard or self._asks_again(new_messages, report)):
+        last_exchange = self._head
+        pending: Sequence[WireMessage] = self._pending_messages
+        report = self._find_report() or _NO_REPORT
+        new_messages = self._listing.messages[report.count :]
+        if last_exchange is not None and (
+            report.leaves_head_unheard or self._asks_again(new_messages, report)
+        ):
             # The head's messages come with the next ones, as a sibling.
             pending = [*self._list_head_messages(), *pending]
             last_exchange = self._tree.find_parent(last_exchange)
-        is_resent = reply in (_ReportedReply.PENDING, _ReportedReply.JOINED)
-        if is_resent:
-            index = self._find_same_report(pending, report_count)
-            assert index is not None  # else it would be another kind of report
-            pending = [*pending[:index], *self._listing.messages[:report_count], *pending[index + 1 :]]
-        pending_again = self._count_repeated(new_messages, pending)
-        if report is None and not pending_again and self._match.match_point is not None:
+        if report.is_resent:
+            pending = self._with_resent_report(pending, report.count)
+        repeated_count = self._count_repeated(new_messages, pending)
+        if report.reply is None and not repeated_count and self._match.match_point is not None:
             return None
-        pending = pending[: len(pending) - pending_again]
-        if pending_again and new_messages[0].get("role") == "user":
-            # If a transcript was shorter in between, it extends more than one of the held messages.
-            while pending and repeats(self._listing.hasher, new_messages[:1], pending[-1:], may_grow=True):
-                pending = pending[:-1]
-        is_heard = reply in (_ReportedReply.HEAD, _ReportedReply.ABOVE)
+        if repeated_count:
+            pending = self._without_repeated(pending, new_messages, repeated_count)
         return PathHead(
             last_exchange,
             pending,
-            new_start=report_count,
-            heard_count=report_count if is_heard else 0,
-            resent_count=report_count if is_resent else 0,
+            new_start=report.count,
+            heard_count=report.count if report.is_of_path else 0,
+            resent_count=report.count if report.is_resent else 0,
         )
 
-    def _asks_again(self, new_messages: Sequence[WireMessage], report: _Report | None) -> bool:
+    def _with_resent_report(self, pending: Sequence[WireMessage], count: int) -> list[WireMessage]:
+        """Returns pending messages with the report in place of the reply that it repeats.
+
+        count: the number of the report's messages.
+        """
+        index = self._find_same_report(pending, count)
+        assert index is not None  # else it would be another kind of report
+        return [*pending[:index], *self._listing.messages[:count], *pending[index + 1 :]]
+
+    def _without_repeated(
+        self, pending: Sequence[WireMessage], new_messages: Sequence[WireMessage], count: int
+    ) -> Sequence[WireMessage]:
+        """Returns pending messages without the last of them, which come once more as new messages.
+
+        count: the number of pending messages that come once more.
+        """
+        pending = pending[: len(pending) - count]
+        if new_messages[0].get("role") == "user":
+            # If a transcript was shorter in between, it extends more than one of the pending messages.
+            while pending and repeats(self._listing.hasher, new_messages[:1], pending[-1:], may_grow=True):
+                pending = pending[:-1]
+        return pending
+
+    def _asks_again(self, new_messages: Sequence[WireMessage], report: _Report) -> bool:
         """Returns whether the new messages repeat the messages of the head, because its answer got lost.
 
         report: the report before the new messages.
@@ -179,10 +218,10 @@ class _HeadSearch:
             return False
         if has_result_role(new_messages[0]) and not has_calls(head.reply):
             # No call waits for a result, so the head has this result already.
-            before = [*self._list_head_messages(), *self._pending_messages]
-            return self._count_repeated(new_messages, before) > len(self._pending_messages)
+            earlier_messages = [*self._list_head_messages(), *self._pending_messages]
+            return self._count_repeated(new_messages, earlier_messages) > len(self._pending_messages)
         is_same = self._repeats_head(new_messages)
-        if report is None or report.reply is not _ReportedReply.HEAD:
+        if report.reply is not _ReportedReply.HEAD:
             return is_same
         return is_same and self._reports(self._above, report.count)
 
@@ -231,16 +270,21 @@ class _HeadSearch:
         return off_report
 
     def _count_repeated(
-        self, new_messages: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool = True
+        self,
+        new_messages: Sequence[WireMessage],
+        earlier_messages: Sequence[WireMessage],
+        *,
+        may_grow: bool = True,
     ) -> int:
-        """Returns how many of the last messages before the new ones come once more at the beginning of the new ones.
+        """Returns how many of the last earlier messages come once more at the beginning of the new messages.
 
         may_grow: the last of these messages may be a transcript that has grown.
         """
-        counts, hasher = range(min(len(new_messages), len(before)), 0, -1), self._listing.hasher
-        return next(
-            (n for n in counts if repeats(hasher, new_messages[:n], before[-n:], may_grow=may_grow)), 0
-        )
+        hasher = self._listing.hasher
+        for count in range(min(len(new_messages), len(earlier_messages)), 0, -1):
+            if repeats(hasher, new_messages[:count], earlier_messages[-count:], may_grow=may_grow):
+                return count
+        return 0
 
     def _find_off_sibling(self) -> Exchange | None:
         """Returns the newest exchange off the record of which the list may repeat the reply; its words are not known.
@@ -371,7 +415,7 @@ class _HeadSearch:
 def repeats(
     hasher: MessageHasher,
     new_messages: Sequence[WireMessage],
-    before: Sequence[WireMessage],
+    earlier_messages: Sequence[WireMessage],
     *,
     may_grow: bool,
 ) -> bool:
@@ -379,21 +423,23 @@ def repeats(
 
     may_grow: the last of these messages may be a transcript that has grown.
     """
-    pairs = [*zip(new_messages, before, strict=True)]
+    pairs = [*zip(new_messages, earlier_messages, strict=True)]
     # Two messages with the same words may have different pictures, or be results of different calls.
     if any(
-        hasher.digest_media(a) != hasher.digest_media(b) or a.get("tool_call_id") != b.get("tool_call_id")
-        for a, b in pairs
+        hasher.digest_media(new) != hasher.digest_media(earlier)
+        or new.get("tool_call_id") != earlier.get("tool_call_id")
+        for new, earlier in pairs
     ):
         return False
-    unequal_pairs = [(a, b) for a, b in pairs if hasher.make_atoms(a) != hasher.make_atoms(b)]
+    unequal_pairs = [
+        (new, earlier) for new, earlier in pairs if hasher.make_atoms(new) != hasher.make_atoms(earlier)
+    ]
     if not unequal_pairs or not may_grow:
         return not unequal_pairs
-    (last, earlier), *_ = unequal_pairs
-    is_user = last.get("role") == earlier.get("role") == "user"
-    return (
-        unequal_pairs == pairs[-1:] and is_user and is_grown_transcript(read_text(last), read_text(earlier))
-    )
+    # Only the last message may have grown.
+    new, earlier = unequal_pairs[0]
+    is_user = new.get("role") == earlier.get("role") == "user"
+    return unequal_pairs == pairs[-1:] and is_user and is_grown_transcript(read_text(new), read_text(earlier))
 
 
 def _find_last_touched(tree: Tree) -> Exchange | None:
@@ -429,7 +475,8 @@ def was_heard(
 ) -> bool:
     """Returns whether messages of a list are the heard part of an exchange's reply.
 
-    start, end: the index of the first of the messages, and the index after the last one.
+    start: the index of the first of the messages.
+    end: the index after the last one.
     min_letters: the fewest letters that count as a part of a reply.
     """
     heard = join_heard_letters("".join(map(listing.read_text, range(start, end))))
