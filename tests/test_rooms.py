@@ -551,7 +551,12 @@ def test_no_module_lists_its_public_names() -> None:
 
 
 # Each of these settings is read through a property of Settings or of its class, which then has to be read.
-READ_THROUGH = {"api_key": "keys", "single_user": "default_user", "price": "background_model"}
+READ_THROUGH = {
+    "api_key": "keys",
+    "single_user": "default_user",
+    "price": "background_model",
+    "takes": "capabilities",
+}
 
 
 def test_every_setting_is_read() -> None:
