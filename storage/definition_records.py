@@ -33,6 +33,7 @@ class Definition(Struct, frozen=True):
     uid: str
     # The name of the project.
     project: str
+    # The kind of the object.
     kind: DefinitionKind
     # The row in `agents` that the definition has or belongs to; 0: none.
     memory_row: int
@@ -41,8 +42,9 @@ class Definition(Struct, frozen=True):
     name: str
     # A number that rises with every change.
     version: int
-    # The times of the first and the last change, in seconds since the epoch.
+    # The time of the first change, in seconds since the epoch.
     created: float
+    # The time of the last change, in seconds since the epoch.
     updated: float
     # The JSON of the document, in the gateway's words.
     body: dict[str, Any]

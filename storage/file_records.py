@@ -24,15 +24,19 @@ class FileState(StrEnum):
 class StoredFile(Struct, frozen=True):
     """A file of a folder."""
 
+    # The row of the file.
     id: int
+    # The public id of the file.
     uid: str
     # The row of the folder's memory, whose passages have the text.
     memory_row: int
+    # The state of the text.
     state: FileState
     # The size of the uploaded file, whose text is stored as passages.
     size_bytes: int
     # The time of the upload, in seconds since the epoch.
     created: float
+    # The media type of the uploaded file.
     media_type: str
     # The name in the folder.
     name: str

@@ -13,6 +13,7 @@ from storage.records import MemoryEdit
 class BlockVersionKey(NamedTuple):
     """The key of an earlier version of a block."""
 
+    # The row of the block.
     block_row: int
     # The number of the version among those of the block.
     number: int

@@ -116,6 +116,7 @@ class ImportNote(Struct, frozen=True):
 
     # The import's row.
     row: int
+    # The state of the import.
     status: ImportStatus
     # The time of the note, in seconds since the epoch.
     at: float

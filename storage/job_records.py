@@ -24,7 +24,9 @@ class JobState(StrEnum):
 class Job(Struct, frozen=True):
     """Durable background work."""
 
+    # The row of the job.
     id: int
+    # The kind of work.
     kind: str
     # The row of the memory that the job works on; 0: none. For each memory one job of a kind runs at a time.
     agent_row: int = field(name="agent")
@@ -34,16 +36,17 @@ class Job(Struct, frozen=True):
     payload: bytes
     # The agent's epoch when the job was made; on another epoch it commits nothing.
     epoch: int
+    # The state of the job.
     state: JobState
     # The number of the present attempt, which rises with every claim. Only the newest attempt can commit.
     attempt: int
     # The attempts that count towards the dead letter.
     tries: int
-    # When the job may begin, in seconds since the epoch.
+    # The time from which on the job may begin, in seconds since the epoch.
     due: float
-    # When the job was made, in seconds since the epoch.
+    # The time at which the job was made, in seconds since the epoch.
     created: float
-    # The reason why the last attempt failed, without content.
+    # The reason why the last attempt failed, without content; None: no attempt has failed.
     error: str | None = None
 
 
@@ -52,8 +55,9 @@ class JobStep(Struct, frozen=True):
 
     # The id of the job.
     job: int
+    # The name of the step.
     name: str
-    # When the step was performed.
+    # The time at which the step was performed, in seconds since the epoch.
     at: float
     # The bytes of the step's result.
     size: int

@@ -15,20 +15,23 @@ OPERATOR_READ = "operator-read"
 class Key(Struct, frozen=True):
     """A gateway key. Only the SHA-256 of its secret is stored. Times are in seconds since the epoch."""
 
+    # The row of the key.
     id: int
     # The project of the key; "": an operator's key, for all projects.
     project: str
+    # The name that the key was given.
     name: str
     # The beginning of the secret, which `keys list` shows.
     prefix: str
+    # The time at which the key was made.
     created: float
-    # When the key was revoked; None: the key is in use.
+    # The time at which the key was revoked; None: the key is in use.
     revoked: float | None = None
     # The mode of memory for requests that name no mode; None: the mode of the settings.
     memory: str | None = None
     # The part of the gateway that the key opens: "metrics", OPERATOR, OPERATOR_READ; None: the API.
     opens: str | None = None
-    # When the key was last presented, to within an hour; None: never.
+    # The time at which the key was last presented, to within an hour; None: never.
     used: float | None = None
     # The time from which on the key opens nothing; None: the key does not expire.
     expires: float | None = None

@@ -19,8 +19,9 @@ class UnreadMessages(Struct, frozen=True):
     agent: Agent
     # The last number that the reader has read.
     cursor: int
-    # The last number of `messages`, which are oldest first.
+    # The last number of `messages`.
     upto: int
+    # The messages, oldest first.
     messages: Sequence[Message]
     # The names of the tools that were called in an exchange, by exchange.
     tools_used: Mapping[int, Sequence[str]] = msgspec.field(default_factory=dict)
@@ -35,6 +36,7 @@ class LearnedValue(NamedTuple):
 
     # The block as it was read; a block with the id 0 is created.
     block: Block
+    # The new text.
     value: str
     # The rows of the exchanges that the value came from.
     sources: Sequence[int]
@@ -43,7 +45,9 @@ class LearnedValue(NamedTuple):
 class LearnedChanges(Struct, frozen=True):
     """The result of learning from the messages that a reader read."""
 
+    # The new values of blocks.
     writes: Sequence[LearnedValue] = ()
+    # The new facts.
     facts: Sequence[LearnedFact] = ()
     # The number of edits that were left out: they could not be read or made, or were too many.
     dropped: int = 0
@@ -58,10 +62,11 @@ class UnembeddedMessages(Struct, frozen=True):
     model: str
     # The last number up to which all messages are embedded.
     cursor: int
-    # The last number of `messages`, which have no vector.
+    # The last number of `messages`.
     upto: int
     # A number that changes with any of these fields.
     stamp: int
+    # The messages without a vector, oldest first.
     messages: Sequence[Message] = ()
     # True if the model has embedded no message of the memory, so that the row of its progress has to be inserted.
     is_new: bool = False

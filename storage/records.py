@@ -89,21 +89,25 @@ class Scope(NamedTuple):
 class Agent(Struct, frozen=True):
     """A memory."""
 
-    # 0: the agent is a draft, which the memory's first write stores.
+    # The memory's row; 0: the agent is a draft, which the memory's first write stores.
     id: int
+    # The public id of the memory.
     uid: str
+    # The project, the profile and the subject of the memory.
     scope: Scope
     # The key of the memory's hashes.
     secret: bytes
     # A number that rises when something is forgotten, and when the memory is paused or resumed. It begins with 0, or in
     # a shared database with a random number (`storage/sql/epochs.py`).
     epoch: int
-    # The last number that the search index knows.
+    # The last number of a message that the search index knows.
     indexed_seq: int = 0
-    # The next number; messages, passages and facts are numbered in one order.
+    # The next number that the memory gives out; messages, passages and facts are numbered in one order.
     next_seq: int = 1
+    # The time at which the memory began, in seconds since the epoch.
     created: float = 0.0
-    # When the memory was paused: since then nothing is remembered or recalled. None: the memory is not paused.
+    # The time at which the memory was paused, in seconds since the epoch: since then nothing is remembered or recalled.
+    # None: the memory is not paused.
     paused_at: float | None = None
 
     @property
@@ -123,8 +127,11 @@ class MemoryVersion(NamedTuple):
 class AgentNumbers(NamedTuple):
     """The numbers of an agent's row, by which a process checks its cache of the memory."""
 
+    # The number that rises with each forgetting, as `Agent.epoch`.
     epoch: int
+    # The next number that the memory gives out.
     next_seq: int
+    # The last number of a message that the search index knows.
     indexed_seq: int
     # A number that rises with each change of a `MemorySnapshot` that does not raise the next number.
     rev: int
@@ -140,6 +147,7 @@ class AgentNumbers(NamedTuple):
 class Conversation(Struct, frozen=True):
     """A conversation of a memory, without its exchanges."""
 
+    # The row of the conversation.
     id: int
     # The public id of the conversation.
     uid: str
@@ -239,8 +247,9 @@ class EvictedPart(NamedTuple):
 class Exchange(Struct, frozen=True):
     """One request of a client and the reply to it. A turn with calls of the client's tools has several exchanges."""
 
-    # 0 or less: the exchange is not stored yet.
+    # The row of the exchange; 0 or less: the exchange is not stored yet.
     id: int
+    # The row of the exchange's conversation.
     conversation_row: int
     # The row of the previous exchange on the path; None: the exchange is an opening.
     parent: int | None
@@ -259,13 +268,14 @@ class Exchange(Struct, frozen=True):
     # The hash under which a stored reply is looked up: the hash of its text without white space, or of its calls if it
     # has no text.
     reply_key: bytes | None
-    # When the request came.
+    # The time at which the request came, in seconds since the epoch.
     begun: float
     # When a finished request last began with this exchange, repeated it or continued it. (The time is written late:
     # gateway/core/conversation/tree.py.)
     touched: float
-    # When a finished exchange ended. (From here on fields have defaults, which suit a plain turn: its record is made by
-    # passing the fields above by position.)
+    # The time at which a finished exchange ended, in seconds since the epoch; None: the exchange is not finished. (From
+    # here on fields have defaults, which suit a plain turn: its record is made by passing the fields above by
+    # position.)
     ended: float | None = None
     # The characters of the reply's text, without white space.
     size: int = 0
@@ -299,15 +309,16 @@ class Exchange(Struct, frozen=True):
     has_full_reply: bool = False
     # True if the reply has fields that only its provider reads.
     opaque: bool = False
-    # Upstream and model that made the reply.
+    # The upstream and the model that made the reply.
     model: str = ""
-    # When a cancelled request was cut.
+    # The time at which a cancelled request was cut, in seconds since the epoch; None: the request was not cancelled.
     stopped: float | None = None
     # The number of messages of a first exchange that were made elsewhere: column `head`, mark `head`.
     prefix_length: int = 0
     # The indices of messages that were off the record or are forgotten; REPLY stands for the reply. The functions that
     # decide on redactions are in docs/architecture.md ("Where is a redaction decided").
     redactions: frozenset[int] = frozenset()
+    # The state of the exchange.
     state: ExchangeState = ExchangeState.FINISHED
     # True if another exchange has taken the place of this one.
     superseded: bool = False
@@ -390,9 +401,13 @@ def make_tombstone(exchange: Exchange) -> Exchange:
 class Block(Struct, frozen=True, eq=False):
     """A labelled piece of memory that stands in the system prompt."""
 
+    # The row of the block; 0: the block is not stored yet.
     id: int
+    # The label, which is unique among the blocks that an agent sees.
     label: str
+    # The purpose of the block, as models read it.
     description: str
+    # The text of the block.
     value: str
     # The most characters that the value may have: every write is checked.
     limit: int
@@ -411,10 +426,11 @@ class Block(Struct, frozen=True, eq=False):
 class Revision(Struct, frozen=True):
     """A value that a block had."""
 
+    # The number of the version.
     version: int
     # The version that an undo brought back; None: the value was written otherwise.
     restores: int | None
-    # When the value was written.
+    # The time at which the value was written, in seconds since the epoch.
     at: float
     # The writer of the value: `default`, `tool:<call>`, `undo`, `forget`, or a name that the writer chose; `-`: the
     # value was forgotten.
@@ -423,6 +439,7 @@ class Revision(Struct, frozen=True):
     exchange_row: int | None
     # The rows of the exchanges that the value came from.
     sources: tuple[int, ...]
+    # The text of the value.
     value: str
 
 
@@ -449,16 +466,22 @@ class EditState(StrEnum):
 class MemoryEdit(Struct, frozen=True):
     """A memory edit of a turn, as an operation (not a value), which is merged when the turn is confirmed."""
 
+    # The row of the edit; 0: the edit is not stored yet.
     id: int
+    # The row of the exchange with the call that made the edit.
     exchange_row: int
+    # The id of the call.
     call_id: str
     # The kind of the edit: `insert`, `replace` and others that change a block; `archival_insert` and `remember_fact`,
     # which make a passage and a fact.
     op: str
+    # The label of the block; "": the edit changes no block.
     label: str
     # The tool call's own JSON.
     arguments: bytes
+    # The state of the edit.
     state: EditState = EditState.PENDING
+    # The time of the edit, in seconds since the epoch.
     at: float = 0.0
     # The digest of the whole value that a pending edit overwrites, as the model saw that value; None for other edits.
     seen: int | None = None
@@ -488,9 +511,11 @@ class SectionRecord(TypedDict, total=False):
 class SentSection(Struct, frozen=True):
     """The memory section of a system prompt as it was sent."""
 
-    # 0: the section is not stored yet.
+    # The row of the section; 0: the section is not stored yet.
     id: int
+    # The text of the section.
     text: str
+    # The parts of which the section was rendered.
     known: SectionRecord
 
     @property
@@ -502,27 +527,36 @@ class SentSection(Struct, frozen=True):
 class Summary(Struct, frozen=True):
     """A summary of the path up to an exchange, including the exchange."""
 
+    # The row of the summary; 0: the summary is not stored yet.
     id: int
     # The last summarised exchange, without content. Forgetting any part of the path erases the summary.
     exchange: Exchange
+    # The text of the summary.
     text: str
     # The tokens of the text.
     tokens: int
+    # The time at which the summary was written, in seconds since the epoch.
     at: float
+    # The model that wrote the summary.
     model: str
 
 
 class Passage(Struct, frozen=True):
     """An archival memory."""
 
+    # The row of the passage.
     id: int
+    # The passage's number in the agent's one order.
     seq: int
+    # The text of the passage.
     text: str
+    # The time at which the passage was saved, in seconds since the epoch.
     at: float
     # The rows of the exchanges that the passage came from; empty as well if they were not read.
     sources: tuple[int, ...] = ()
     # The row of the file that the passage is a part of; None: the passage is part of no file.
     file: int | None = None
+    # The tags of the passage.
     tags: tuple[str, ...] = ()
     # A program's metadata, which is not searched.
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -537,12 +571,19 @@ class Message(Struct, frozen=True, eq=False):
 
     # The message's number in the agent's one order.
     seq: int
+    # The row of the message's exchange.
     exchange_row: int
+    # The role of the author, such as user or assistant.
     role: str
+    # The text of the message.
     text: str
+    # The time of the message, in seconds since the epoch.
     at: float
+    # The row of the message's conversation.
     conversation_row: int
+    # The name of the speaker in the message; None: the message names no speaker.
     speaker: str | None = None
+    # The atoms of the message; empty as well if they were not read.
     atoms: tuple[Atom, ...] = ()
     # The kind of text: message, passage, fact, or muted (a fact that is not shown).
     kind: str = "message"
@@ -577,19 +618,23 @@ IMPORT = "import"
 class Fact(Struct, frozen=True):
     """A learned fact."""
 
+    # The row of the fact.
     id: int
+    # The fact's number in the agent's one order.
     seq: int
+    # The text of the fact.
     text: str
+    # The person or thing that the fact is about.
     about: str
-    # When the fact was learned.
+    # The time at which the fact was learned, in seconds since the epoch.
     at: float
-    # The time of the message that states the fact.
+    # The time of the message that states the fact, in seconds since the epoch.
     valid_from: float
     # The row of that message's exchange; None: no message states the fact.
     exchange_row: int | None = None
     # The rows of all exchanges that the fact may quote.
     sources: tuple[int, ...] = ()
-    # When the fact stopped being true; None: the fact is true.
+    # The time at which the fact stopped being true, in seconds since the epoch; None: the fact is true.
     ended_at: float | None = None
     # The number of the fact that is true instead; None: no fact is true instead.
     successor: int | None = None
@@ -606,6 +651,7 @@ class Fact(Struct, frozen=True):
 class RememberedFact(NamedTuple):
     """The fact that a memory has for a text."""
 
+    # The fact, with its number.
     fact: Fact
     # True if the fact was added now; False if an equal fact was true before.
     is_new: bool
@@ -618,9 +664,11 @@ MANUAL_ORIGINS = ("operator", "person")
 class StandingFact(Struct, frozen=True):
     """A standing fact that is true and not muted, as the memory section shows it."""
 
+    # The fact's number in the agent's one order.
     seq: int
+    # The text of the fact.
     text: str
-    # When the fact was stated.
+    # The time at which the fact was stated, in seconds since the epoch.
     at: float
     # True if an operator or the person has written the fact. (A learned fact that is ticked does not count.)
     is_manual: bool = False
@@ -642,6 +690,7 @@ class Vector(Struct, frozen=True):
 class VectorSimilarities(Struct, frozen=True):
     """The vectors of an agent's messages, compared with the query's (storage/search/vector_blobs.py)."""
 
+    # The numbers of the messages.
     seqs: NDArray[np.int64]
     # The similarity of each message to the query, in the embedder's measure: the nearer, the greater.
     similarity: NDArray[np.float64]

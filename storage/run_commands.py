@@ -17,6 +17,7 @@ from storage.run_records import Run, RunState, RunStep, WaitKind
 class ConversationPath(Struct, frozen=True):
     """The path of a stored conversation; empty if the conversation has not begun."""
 
+    # The snapshot of the memory, with the conversation if it has begun.
     snapshot: MemorySnapshot
     # The exchanges with their content, oldest first, from the beginning of the window to the head.
     path: Sequence[Exchange] = ()
@@ -27,6 +28,7 @@ class ConversationPath(Struct, frozen=True):
 class StepOpen(Struct, frozen=True):
     """The beginning of a step, in one transaction."""
 
+    # The agent of the conversation.
     agent: Agent
     # The client's id of the conversation.
     key: str
@@ -36,6 +38,7 @@ class StepOpen(Struct, frozen=True):
     conversation_row: int | None
     # The conversation's rev when it was read.
     rev: int
+    # The present time, in seconds since the epoch.
     now: float
     # The exchange with the new messages; its id is below 0.
     exchange: Exchange
@@ -75,10 +78,13 @@ class StepOpen(Struct, frozen=True):
 class StepOpened(Struct, frozen=True):
     """A step that has begun, with the numbers under which it is stored."""
 
+    # The agent as it is stored now.
     agent: Agent
+    # The exchange of the step, with its row and its number.
     exchange: Exchange
     # The conversation's present rev.
     rev: int
+    # The memory section of the path; None: the path has none.
     section: SentSection | None
     # The run that began with the step; None: no run began.
     run: Run | None
@@ -87,9 +93,11 @@ class StepOpened(Struct, frozen=True):
 class StepEnd(Struct, frozen=True):
     """The end of a step, in one transaction."""
 
+    # The agent of the conversation.
     agent: Agent
     # The exchange of the step, complete.
     exchange: Exchange
+    # The call of the model, with its tokens and its outcome.
     step: RunStep
     # The results of the step's calls, as in `RunEnd`.
     results: Mapping[int, bytes] = msgspec.field(default_factory=dict)
@@ -97,8 +105,9 @@ class StepEnd(Struct, frozen=True):
     reading: ReadSpan | None = None
     # The runs that the step's end makes due; an agent that reads already is left out.
     accepts: Sequence[RunAccept] = ()
-    # The message of the error that ended the run and its HTTP status, or "" and 0.
+    # The message of the error that ended the run; "": no error ended the run.
     error_message: str = ""
+    # The HTTP status of that error; 0: no error ended the run.
     error_status: int = 0
     # Makes the record of the step's recall, without side effects; None: no record is made.
     recall: Callable[[], RecallRow] | None = None
@@ -133,6 +142,7 @@ class RunAccept(Struct, frozen=True):
 class EnqueuedResponse(NamedTuple):
     """The run of a response that was accepted."""
 
+    # The run, as it is stored.
     run: Run
     # True if the run was created now; False if the same response was accepted before.
     is_new: bool
@@ -141,8 +151,9 @@ class EnqueuedResponse(NamedTuple):
 class ResponseEnd(Struct, frozen=True):
     """The end of a response in the background."""
 
+    # The state in which the run ends.
     state: RunState
-    # Seconds since the epoch.
+    # The time of the end, in seconds since the epoch.
     at: float
     # The response as it is shown, as JSON.
     shown: bytes
@@ -159,6 +170,7 @@ class ResponseEnd(Struct, frozen=True):
 class ReadSpan(Struct, frozen=True):
     """The part of a memory that a sleeptime agent's run reads."""
 
+    # The row of the memory that is read.
     memory_row: int
     # The row of the agent's own memory.
     reader_row: int
@@ -173,11 +185,15 @@ class ReadSpan(Struct, frozen=True):
 class RunEnd(Struct, frozen=True):
     """The end of a run after its last step was written."""
 
+    # The row of the run's agent.
     agent_row: int
+    # The row of the run.
     run_row: int
+    # The state in which the run ends.
     state: RunState
     # Why the run ended.
     stop: str
+    # The time of the end, in seconds since the epoch.
     at: float
     # The exchange of the step with which the run ended; None: the step stays as it is.
     exchange_row: int | None = None
@@ -188,8 +204,9 @@ class RunEnd(Struct, frozen=True):
     # The results of that step's calls that are in no later step: messages as JSON, by their numbers among the texts of
     # the run.
     results: Mapping[int, bytes] = msgspec.field(default_factory=dict)
-    # The memory edits after these results, and the versions of their blocks, as in `StepOpen`.
+    # The memory edits after these results, as in `StepOpen`.
     edits: BlockMerge = msgspec.field(default_factory=lambda: BlockMerge())
+    # The versions of the blocks on which those edits were made, by block.
     versions: Mapping[int, int] = msgspec.field(default_factory=dict)
     # The part of a memory that was read, as in `StepEnd`.
     reading: ReadSpan | None = None

@@ -51,7 +51,9 @@ class RunTextKind(StrEnum):
 class TokenCounts(NamedTuple):
     """The tokens of model calls."""
 
+    # The tokens of the prompts.
     prompt: int = 0
+    # The tokens of the completions.
     completion: int = 0
     # The tokens of the prompt that were read from the provider's cache.
     cached: int = 0
@@ -73,14 +75,19 @@ class TokenCounts(NamedTuple):
 class Run(Struct, frozen=True):
     """One send to a stored conversation, from its message to its stop reason."""
 
-    # 0: the run is not stored yet.
+    # The row of the run; 0: the run is not stored yet.
     id: int
+    # The public id of the run.
     uid: str
+    # The row of the run's agent.
     agent_row: int
+    # The row of the run's conversation.
     conversation_row: int
+    # The state of the run.
     state: RunState
+    # The time at which the run was made, in seconds since the epoch.
     created: float
-    # The row of the run that waits for the end of this run.
+    # The row of the run that waits for the end of this run; None: no run waits.
     parent: int | None = None
     # The number of runs that wait for this run: its parent, the parent's parent and so on.
     depth: int = 0
@@ -94,11 +101,13 @@ class Run(Struct, frozen=True):
     steps: int = 0
     # The tokens of all steps so far.
     counts: TokenCounts = TokenCounts()
-    # When the run's first exchange began; for a run without an exchange, when the exchange began whose calls the run
-    # answers.
+    # The time at which the run's first exchange began, in seconds since the epoch; for a run without an exchange, the
+    # time at which the exchange began that has the calls which the run answers. None: the run has not begun.
     begun: float | None = None
+    # The time at which the run ended, in seconds since the epoch; None: the run has not ended.
     ended: float | None = None
-    # The keyed hash of the send's own id. Of the runs of a send that came twice, only the newest has the hash.
+    # The keyed hash of the send's own id; None: the send has no id. Of the runs of a send that came twice, only the
+    # newest has the hash.
     otid: bytes | None = None
 
     @staticmethod
@@ -149,19 +158,25 @@ WaitKind = Literal["approval", "client", "held"]
 class RunStep(Struct, frozen=True):
     """A model call of a run, and the exchange that it made."""
 
+    # The row of the exchange that the step made.
     exchange_row: int
+    # The row of the agent.
     agent_row: int
+    # The row of the step's run.
     run_row: int
     # The number of the step in its run, from 1 on.
     number: int
+    # The time at which the step began, in seconds since the epoch.
     begun: float
+    # The time at which the step ended, in seconds since the epoch; None: the step has not ended.
     ended: float | None = None
+    # The tokens of the call.
     counts: TokenCounts = TokenCounts()
     # Why the run ended with the step; None: the run went on.
     stop: str | None = None
     # The rating of the step: "positive" or "negative"; None: the step was not rated.
     feedback: str | None = None
-    # The class of the step's error, never its message.
+    # The class of the step's error, never its message; None: the step had no error.
     error: str | None = None
     # The calls that wait, by their ids.
     waiting: dict[str, WaitKind] = field(default_factory=dict)

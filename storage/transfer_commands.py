@@ -30,6 +30,7 @@ class ExportedRecord(NamedTuple):
 
     # The cursor of a page that begins after the record.
     cursor: int
+    # The record itself.
     record: TransferRecord
 
 
@@ -38,4 +39,5 @@ class ImportedRecord(NamedTuple):
 
     # The part of the memory that the record belongs to.
     part: TransferPart
+    # The record itself.
     record: TransferRecord

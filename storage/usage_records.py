@@ -21,6 +21,7 @@ class UsageKey(NamedTuple):
 
     # The day on which the request came: days since the epoch, UTC.
     day: int
+    # The project of the request.
     project: str
     # The name of the user, or `FORGOTTEN_USER`; "": the request named no user.
     user: str
@@ -28,6 +29,7 @@ class UsageKey(NamedTuple):
     key: int
     # The name of the upstream; "": no upstream was called.
     upstream: str
+    # The name of the model; "": no model was called, or too many names are counted.
     model: str
 
 
@@ -95,13 +97,15 @@ class UsageQuery(Struct, frozen=True):
 
     # The fields of `UsageKey` by which counters are grouped. The page is sorted by these fields, in this order.
     by: tuple[str, ...]
-    # The first and the last day, both included, in days since the epoch.
+    # The first day that counts, in days since the epoch.
     first_day: int
+    # The last day that counts, in days since the epoch.
     last_day: int
     # The only values of fields of `UsageKey` that count: name and value of each field.
     only: Sequence[tuple[str, str | int]] = ()
     # The values of the fields `by` after which the page begins; None: the first page.
     after: Sequence[str | int] | None = None
+    # The most groups on the page.
     limit: int = 1000
 
 
@@ -117,7 +121,9 @@ class UsageSum(Struct, frozen=True):
 class UsageLimit(Struct, frozen=True):
     """A bound on the usage of a key, a user or a project."""
 
+    # The row of the limit.
     id: int
+    # The project in which usage is bounded.
     project: str
     # The key that is bounded; None: the bound is for all keys together.
     key_id: int | None
