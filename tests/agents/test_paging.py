@@ -90,13 +90,13 @@ def test_a_page_of_those_who_see_a_block_reads_no_others(
     block = world.letta.blocks.create(label="board", value="x").id
     for _ in range(_ROWS):
         world.agent(memory_blocks=[], block_ids=[block])
-    real, read = Registry.get_several, list[int]()
+    real, read = Registry.load_several, list[int]()
 
-    async def get_several(registry: Registry, project: str, rows: Sequence[int]) -> Any:
+    async def load_several(registry: Registry, project: str, rows: Sequence[int]) -> Any:
         read.append(len(rows))
         return await real(registry, project, rows)
 
-    monkeypatch.setattr(Registry, "get_several", get_several)
+    monkeypatch.setattr(Registry, "load_several", load_several)
     assert len(joined(pages(world.letta.blocks.agents.list, block_id=block, limit=_LIMIT))) == _ROWS
     assert max(read) == _LIMIT
 

@@ -251,12 +251,8 @@ def _read_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, Any
             {"id": call.id, "type": "function", "function": _read_function(call.function)}
             for call in message.tool_calls
         ]
-        spoken_texts = [
-            spoken_text
-            for call in reply["tool_calls"]
-            if (spoken_text := find_spoken(call, _DEFAULT_SHOWING)) is not None
-        ]
-        reply = with_private(reply, spoken="\n\n".join(spoken_texts) or None)
+        spoken_texts = [find_spoken(call, _DEFAULT_SHOWING) for call in reply["tool_calls"]]
+        reply = with_private(reply, spoken="\n\n".join(filter(None, spoken_texts)) or None)
     return with_private(reply, otid=message.otid)
 
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from gateway.agents.runs.calls.call_record import load_waiting_calls
 from gateway.agents.runs.message_listing import MessageView
 from gateway.agents.runs.system_message import SystemMessage
-from gateway.agents.wire.message import Origin, Showing, render_as_object, render_messages, render_summary
+from gateway.agents.wire.message import Envelope, Showing, render_as_object, render_messages, render_summary
 from gateway.agents.wire.shown_values import make_conversation_id
 from gateway.core import ids
 from gateway.core.conversation.stored_messages import ListedMessage, list_messages, map_calls_to_tool_names
@@ -31,11 +31,11 @@ class MessageRenderer(Struct, frozen=True):
     def render_message(self, view: MessageView | SystemMessage) -> list[dict[str, Any]]:
         """Returns the JSON of a listed message: up to three messages, with its thoughts, its text and its calls."""
         if isinstance(view, SystemMessage):
-            return render_messages(_make_wire_message(view), self._make_system_origin(view), self.showing)
+            return render_messages(_make_wire_message(view), self._make_system_envelope(view), self.showing)
         listed = view.listed
         return render_messages(
             listed.message,
-            self._make_origin(view),
+            self._make_envelope(view),
             self.showing,
             waiting=view.waiting,
             tool_names=view.tool_names,
@@ -58,24 +58,24 @@ class MessageRenderer(Struct, frozen=True):
         """Returns a message of a list in Letta 0.6's form."""
         agent_id = ids.make_id("agent", self.agent.uid)
         if isinstance(view, SystemMessage):
-            return render_as_object(_make_wire_message(view), self._make_system_origin(view), agent_id)
-        return render_as_object(view.listed.message, self._make_origin(view), agent_id)
+            return render_as_object(_make_wire_message(view), self._make_system_envelope(view), agent_id)
+        return render_as_object(view.listed.message, self._make_envelope(view), agent_id)
 
-    def _make_system_origin(self, message: SystemMessage) -> Origin:
+    def _make_system_envelope(self, message: SystemMessage) -> Envelope:
         # The name of a conversation is `default` or its uid.
         name = message.conversation_name
-        return Origin(message.id, message.at, conversation_id=make_conversation_id(name, name))
+        return Envelope(message.id, message.at, conversation_id=make_conversation_id(name, name))
 
-    def _make_origin(self, view: MessageView) -> Origin:
+    def _make_envelope(self, view: MessageView) -> Envelope:
         listed = view.listed
         run = None if view.run_uid is None else ids.make_id("run", view.run_uid)
         step = None if view.step_seq is None else ids.make_id_with_seq("step", self.agent.uid, view.step_seq)
         conversation_id = make_conversation_id(view.conversation_uid, view.key)
-        return Origin(self._make_message_id(listed), listed.at, run, step, conversation_id)
+        return Envelope(self._make_message_id(listed), listed.at, run, step, conversation_id)
 
-    def _make_run_origin(self, listed: ListedMessage, run: Run, step: Exchange) -> Origin:
+    def _make_run_envelope(self, listed: ListedMessage, run: Run, step: Exchange) -> Envelope:
         step_id = ids.make_id_with_seq("step", self.agent.uid, step.seq)
-        return Origin(self._make_message_id(listed), listed.at, ids.make_id("run", run.uid), step_id)
+        return Envelope(self._make_message_id(listed), listed.at, ids.make_id("run", run.uid), step_id)
 
     def _make_message_id(self, listed: ListedMessage) -> str:
         return ids.make_id_with_seq("message", self.agent.uid, listed.seq, hidden=listed.hidden_index)
@@ -124,7 +124,7 @@ class MessageRenderer(Struct, frozen=True):
                     owner = caller if listed.is_result else step
                     messages += render_messages(
                         listed.message,
-                        self._make_run_origin(listed, run, owner),
+                        self._make_run_envelope(listed, run, owner),
                         self.showing,
                         waiting=waiting if step is steps[-1] else {},
                         tool_names=tool_names,

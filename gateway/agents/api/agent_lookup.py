@@ -71,6 +71,6 @@ class AgentLookup(Struct, frozen=True):
         page = await read_page(query, get_row, size=100)
         low, high = page.bounds
         page_rows = sorted((row for row in rows if low < row < high), reverse=page.newest_first)[: page.limit]
-        # `get_several` returns agents oldest first, whatever the order of their rows.
-        oldest_first = await self.make_json(await self.registry.get_several(project, page_rows))
+        # `load_several` returns agents oldest first, whatever the order of their rows.
+        oldest_first = await self.make_json(await self.registry.load_several(project, page_rows))
         return oldest_first[::-1] if page.newest_first else oldest_first

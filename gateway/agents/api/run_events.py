@@ -53,21 +53,21 @@ def make_factory(
     now: Callable[[], float],
     *,
     by_token: bool,
-    before: Sequence[Json] = (),
+    preface: Sequence[Json] = (),
 ) -> StepViewFactory:
     """Returns the factory of the view of a run that begins or goes on.
 
     by_token: replies are shown token by token; False: step by step.
-    before: the messages to show before those of the run.
+    preface: the messages to show before those of the run.
     """
     step_count = start.steps if start.is_resumed else start.steps + 1
-    shown_in_part = start.reply_seq if start.attempt > 1 and not start.is_resumed else None
+    partial_reply_seq = start.reply_seq if start.attempt > 1 and not start.is_resumed else None
     numbers = RunNumbers(
         start.agent.uid, ids.make_id("run", start.run_uid), first_seq=start.first_seq, reply_seq=start.reply_seq,
         step_count=step_count, tool_names=start.tool_names, started_run_uids=start.started_run_uids,
-        shown_in_part=shown_in_part, attempt=start.attempt,
+        partial_reply_seq=partial_reply_seq, attempt=start.attempt,
     )  # fmt: skip
-    return StepViewFactory(numbers, showing, by_token, now, before=before, counts=start.counts)
+    return StepViewFactory(numbers, showing, by_token, now, preface=preface, counts=start.counts)
 
 
 class RunEvents(Struct, frozen=True):
@@ -79,8 +79,8 @@ class RunEvents(Struct, frozen=True):
 
     def make_view(self, start: RunStart, options: Json) -> ViewFactory:
         showing, by_token = load_showing(options), bool(options.get("by_token"))
-        before = () if start.summary is None else render_summary(start.summary, start.agent.uid, showing)
-        return make_factory(start, showing, self.now, by_token=by_token, before=before)
+        preface = () if start.summary is None else render_summary(start.summary, start.agent.uid, showing)
+        return make_factory(start, showing, self.now, by_token=by_token, preface=preface)
 
     def make_first_event(self, uid: str) -> bytes:
         return make_ping(uid, self.now())

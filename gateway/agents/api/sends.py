@@ -252,7 +252,7 @@ class SendReply:
         by_token = self.is_stream and self.body.stream_tokens
         if start.summary is not None:
             self._summary_messages = render_summary(start.summary, start.agent.uid, showing)
-        return make_factory(start, showing, self.api.now, by_token=by_token, before=self._summary_messages)
+        return make_factory(start, showing, self.api.now, by_token=by_token, preface=self._summary_messages)
 
     async def _render_messages(self, result: RunResult) -> list[dict[str, Any]]:
         renderer = MessageRenderer(self.api.store, result.agent, read_showing(self.body))

@@ -76,10 +76,8 @@ def _read_fields(part: Json) -> Json:
             return {"role": "assistant", "content": [{**thought, "signature": part.get("signature")}]}
         case "hidden_reasoning_message":
             data = part.get("hidden_reasoning")
-            return {
-                "role": "assistant",
-                "content": [{"type": "redacted_reasoning", "data": data}] if data else [],
-            }
+            content = [{"type": "redacted_reasoning", "data": data}] if data else []
+            return {"role": "assistant", "content": content}
         case "tool_call_message" | "approval_request_message" as kind:
             calls = part.get("tool_calls") or [part["tool_call"]]
             role = "assistant" if kind == "tool_call_message" else "approval"

@@ -163,7 +163,7 @@ class Registry:
         """Returns a page of agents. page: the page, with uids as cursors."""
         return await self._views.load(await self._store.defined_agents.list_page(project, agent_filter, page))
 
-    async def get_several(self, project: str, agent_rows: Sequence[int]) -> Sequence[AgentView]:
+    async def load_several(self, project: str, agent_rows: Sequence[int]) -> Sequence[AgentView]:
         """Returns agents by the rows of their memories, in the order in which they were made."""
         entries = await self._store.defined_agents.load_entries(agent_rows)
         return await self._views.load([entry for entry in entries if entry.agent.scope.project == project])
@@ -195,7 +195,7 @@ class Registry:
 
         changed = await retry_changed_record(write_change)
         if edit.has_sleeptime is not None:
-            await self._turn_sleeptime(changed, is_on=edit.has_sleeptime)
+            await self._set_sleeptime(changed, is_on=edit.has_sleeptime)
         self._cache.clear()
         return await self.get(project, uid)
 
@@ -210,7 +210,7 @@ class Registry:
             check_model(self._settings, after.model)
         return after.dump()
 
-    async def _turn_sleeptime(self, entry: AgentEntry, *, is_on: bool) -> None:
+    async def _set_sleeptime(self, entry: AgentEntry, *, is_on: bool) -> None:
         """Gives an agent a sleeptime agent, or deletes its sleeptime agents."""
         if not is_on:
             await self.sleeptime_agents.turn_off(entry)

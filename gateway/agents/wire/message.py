@@ -43,8 +43,8 @@ class Showing(Struct, frozen=True):
         return self.types is None or message_type in self.types
 
 
-class Origin(Struct, frozen=True):
-    """The origin of a stored message."""
+class Envelope(Struct, frozen=True):
+    """The ids and the time with which a stored message is shown."""
 
     # The public id of the message.
     id: str
@@ -71,7 +71,7 @@ def read_showing(body: msgspec.Struct) -> Showing:
 
 def render_messages(
     message: WireMessage,
-    origin: Origin,
+    envelope: Envelope,
     showing: Showing,
     *,
     waiting: Mapping[str, WaitKind] = MappingProxyType({}),
@@ -98,7 +98,7 @@ def render_messages(
         # Messages with one id differ in their otid. The first has the otid that the client sent.
         if index == 0 and private.get("otid"):
             head["otid"] = private["otid"]
-        messages.append(render_part(message_type, origin, index, {**head, **fields}))
+        messages.append(render_part(message_type, envelope, index, {**head, **fields}))
     return messages
 
 
@@ -130,21 +130,23 @@ def _repair_call(call: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def render_part(message_type: str, origin: Origin, index: int, fields: Mapping[str, Any]) -> dict[str, Any]:
+def render_part(
+    message_type: str, envelope: Envelope, index: int, fields: Mapping[str, Any]
+) -> dict[str, Any]:
     """Returns the JSON of one of the messages that show a stored message.
 
     index: the number of the message among the messages with one id, from 0.
     """
     return {
-        "id": origin.id,
-        "date": render_time(origin.at),
+        "id": envelope.id,
+        "date": render_time(envelope.at),
         "name": None,
         "message_type": message_type,
-        "otid": f"{origin.id}:{index}",
+        "otid": f"{envelope.id}:{index}",
         "sender_id": None,
-        "step_id": origin.step_id,
-        "run_id": origin.run_id,
-        "conversation_id": origin.conversation_id,
+        "step_id": envelope.step_id,
+        "run_id": envelope.run_id,
+        "conversation_id": envelope.conversation_id,
         "is_err": None,
         **fields,
     }
@@ -159,37 +161,36 @@ def render_summary(summary: Summary, uid: str, showing: Showing) -> list[dict[st
         return []
     exchange = summary.exchange
     seq = exchange.reply_seq - (1 if exchange.reply is None else 0)
-    origin = Origin(ids.make_id_with_seq("message", uid, seq), summary.at)
-    data = {"covers_up_to": origin.id, "summary_tokens": summary.tokens, "model": summary.model}
+    envelope = Envelope(ids.make_id_with_seq("message", uid, seq), summary.at)
+    data = {"covers_up_to": envelope.id, "summary_tokens": summary.tokens, "model": summary.model}
     parts: list[_Part] = [
         ("event_message", {"event_type": "compaction", "event_data": data}),
         ("summary_message", {"summary": summary.text, "compaction_stats": None}),
     ]
     return [
-        render_part(message_type, origin, 0, {**fields, "otid": f"{origin.id}:{message_type}"})
+        render_part(message_type, envelope, 0, {**fields, "otid": f"{envelope.id}:{message_type}"})
         for message_type, fields in parts
         if showing.shows(message_type)
     ]
 
 
-def render_as_object(message: WireMessage, origin: Origin, agent_id: str) -> dict[str, Any]:
+def render_as_object(message: WireMessage, envelope: Envelope, agent_id: str) -> dict[str, Any]:
     """Returns a stored message in the form of Letta 0.6: `msg_object=true`."""
     content = message.get("content")
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else _render_content(content)
     return {
-        "id": origin.id,
+        "id": envelope.id,
         "role": "system" if read_private(message).get("shown") == "system" else message.get("role"),
-        "content": [{"type": "text", "text": content}]
-        if isinstance(content, str)
-        else _render_content(content),
+        "content": parts,
         "text": read_system_text(message),
         "name": find_author(message),
         "tool_calls": message.get("tool_calls"),
         "tool_call_id": message.get("tool_call_id"),
-        "created_at": render_time(origin.at),
+        "created_at": render_time(envelope.at),
         "agent_id": agent_id,
-        "step_id": origin.step_id,
-        "run_id": origin.run_id,
-        "conversation_id": origin.conversation_id,
+        "step_id": envelope.step_id,
+        "run_id": envelope.run_id,
+        "conversation_id": envelope.conversation_id,
     }
 
 
@@ -301,10 +302,8 @@ def _render_thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
         yield "reasoning_message", fields
     elif blocks or message.get("reasoning_details"):
         data = next((block.get("data") for block in blocks if isinstance(block.get("data"), str)), None)
-        yield (
-            "hidden_reasoning_message",
-            {"state": "redacted" if data else "omitted", "hidden_reasoning": data},
-        )
+        state = "redacted" if data else "omitted"
+        yield "hidden_reasoning_message", {"state": state, "hidden_reasoning": data}
 
 
 def _render_calls(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,14 @@ from msgspec.structs import replace
 
 from adapters.types import Event, Json
 from gateway.agents.wire.faults import LettaErrors, make_error_event
-from gateway.agents.wire.message import Origin, Showing, find_spoken, pop_asides, render_messages, render_part
+from gateway.agents.wire.message import (
+    Envelope,
+    Showing,
+    find_spoken,
+    pop_asides,
+    render_messages,
+    render_part,
+)
 from gateway.agents.wire.run_json import render_stop, render_usage
 from gateway.agents.wire.shown_values import render_time
 from gateway.core import ids
@@ -75,17 +82,17 @@ class RunNumbers:
     # The uids of sleeptime runs that the end of this run makes due; empty until the end.
     started_run_uids: Sequence[str] = ()
     # The number of a reply of which an earlier attempt may have shown a part; None: there is no such reply.
-    shown_in_part: int | None = None
+    partial_reply_seq: int | None = None
     # The number of this attempt.
     attempt: int = 1
 
-    def make_origin(self, seq: int, at: float) -> Origin:
-        """Returns the origin of the message with a number. at: seconds since the epoch."""
+    def make_envelope(self, seq: int, at: float) -> Envelope:
+        """Returns the envelope of the message with a number. at: its time, in seconds since the epoch."""
         step_id = ids.make_id_with_seq("step", self.agent_uid, self.first_seq)
         message_id = ids.make_id_with_seq("message", self.agent_uid, seq)
-        if seq == self.shown_in_part:
+        if seq == self.partial_reply_seq:
             message_id = ids.with_attempt(message_id, self.attempt)
-        return Origin(message_id, at, self.run_id, step_id)
+        return Envelope(message_id, at, self.run_id, step_id)
 
 
 class StepViewFactory(Struct, frozen=True):
@@ -98,16 +105,16 @@ class StepViewFactory(Struct, frozen=True):
     # Returns seconds since the epoch.
     now: Callable[[], float]
     # The messages to show before the first reply.
-    before: Sequence[Json] = ()
+    preface: Sequence[Json] = ()
     # The tokens of the earlier steps of the run.
     counts: TokenCounts = msgspec.field(default_factory=TokenCounts)
     # A field of `ViewFactory`: the client does not read chat completions.
     speaks_chat: bool = False
 
     def __call__(self, terms: TurnTerms) -> StepView:
-        before = list(map(encode_event, self.before))
+        events = list(map(encode_event, self.preface))
         asides = terms.asides or Asides()
-        return StepView(self.numbers, self.showing, self.by_token, self.now, self.counts, before, asides)
+        return StepView(self.numbers, self.showing, self.by_token, self.now, self.counts, events, asides)
 
 
 @dataclass(slots=True)
@@ -135,7 +142,8 @@ class StepView(ClientView):
     # The tokens of the earlier steps of the run.
     counts: TokenCounts
     # The events of the messages to show before the first reply.
-    before: list[bytes]
+    first_events: list[bytes]
+    # The arguments of calls that are for the gateway, not for the tools.
     asides: Asides
     # The tokens of the current step.
     _step_counts: TokenCounts = field(default_factory=TokenCounts, init=False)
@@ -159,8 +167,8 @@ class StepView(ClientView):
 
     def begin(self, first: Json) -> None:
         """Shows the messages before the first reply. Ids and times are the gateway's, so `first` is ignored."""
-        self._events += self.before
-        self.before.clear()
+        self._events += self.first_events
+        self.first_events.clear()
 
     def show(self, event: ReplyEvent) -> None:
         for choice in event.choices:
@@ -254,8 +262,7 @@ class StepView(ClientView):
 
     def fail(self, error: GatewayError) -> None:
         self._end_reply()
-        self._events.append(encode_event(render_stop(self._stop)))
-        self._events.append(make_error_event(error, self.numbers.run_id))
+        self._events += [encode_event(render_stop(self._stop)), make_error_event(error, self.numbers.run_id)]
 
     # -- one body
 
@@ -279,8 +286,8 @@ class StepView(ClientView):
             self._message_keys.append(key)
         if not self.showing.shows(kind):
             return
-        origin = self.numbers.make_origin(self.numbers.reply_seq, self.now())
-        self._events.append(encode_event(render_part(kind, origin, self._message_keys.index(key), fields)))
+        envelope = self.numbers.make_envelope(self.numbers.reply_seq, self.now())
+        self._events.append(encode_event(render_part(kind, envelope, self._message_keys.index(key), fields)))
 
     def _show_calls(self, calls: Sequence[Json]) -> None:
         """Shows calls without the arguments of the gateway, whose thoughts and spoken texts are shown already."""
@@ -307,12 +314,12 @@ class StepView(ClientView):
 
     def _add_message(self, message: Json, seq: int) -> None:
         """Adds the events of a message. seq: the number of the message."""
-        origin = self.numbers.make_origin(seq, self.now())
+        envelope = self.numbers.make_envelope(seq, self.now())
         # The messages of one reply are numbered as in lists, in which messages that are not shown have numbers, too.
         first_index = len(self._message_keys) if seq == self.numbers.reply_seq else 0
         messages = render_messages(
             message,
-            origin,
+            envelope,
             replace(self.showing, types=None),
             waiting=self._waiting,
             tool_names={**self.numbers.tool_names, **self._tool_names},
