@@ -38,7 +38,7 @@ def words(text: str) -> Markup:
 
 
 def paragraph(text: str) -> Markup:
-    """Returns what `words` does, as an element of its own, in which line ends are kept."""
+    """Returns what `words` does, as an element of its own, in which line ends stay."""
     return Markup(f'<div class="words text" dir="auto" lang="">{escape(finalize(text))}</div>')
 
 

@@ -85,7 +85,7 @@ class Tracer:
         """Ends the receipt of traced work and queues it, or drops it if the queue is full."""
         receipt.clock.ended_at = time.perf_counter()
         for call in receipt.calls:
-            call.read_reply()  # drops the text of the reply, of which only facts are kept
+            call.read_reply()  # drops the text of the reply, of which only facts are needed
         count = _count_spans(receipt)
         if self._queued_spans - self._dequeued_spans + count > self._otlp.queue_spans:
             self._dropped.inc("queue", by=count)

@@ -1,6 +1,6 @@
 """Texts that ask for a memory as a whole: they name nothing to search for, and greet or ask about their speaker.
 
-The words of such texts are in asked_for_whole.txt beside this module, for the languages of said_to_assistants.txt.
+The words of such texts are in asked_for_whole.txt next to this module, for the languages of said_to_assistants.txt.
 """
 
 from __future__ import annotations

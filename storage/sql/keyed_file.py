@@ -17,10 +17,10 @@ _log = logging.getLogger("mnemogate")
 
 
 def was_keyed(database: str | Path) -> bool:
-    """Returns whether keys were made for this database, as far as its files beside it show."""
+    """Returns whether keys were made for this database, by the file next to it. True if its path is not trusted."""
     try:
         return has_sidecar(resolve_path(database), KEYED)
-    except StoreFailed:  # the path is not trusted, so callers need a key
+    except StoreFailed:  # callers need a key then
         return True
 
 

@@ -131,7 +131,7 @@ def _find_file_id(path: str) -> tuple[int, int, int] | None:
         status = os.lstat(path)
     except OSError:
         return None
-    # The type tells a link from a file: the link may have got the inode of a file that was removed.
+    # The type distinguishes a link from a file: the link may have got the inode of a file that was removed.
     return status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode)
 
 

@@ -1,6 +1,6 @@
 """The conversation that a request names, by the id of a conversation or of an agent, or by `default`.
 
-The id of an agent, and `default` with the agent's id beside it, name the agent's own conversation.
+The id of an agent, and `default` together with the agent's id, name the agent's own conversation.
 """
 
 from msgspec import Struct

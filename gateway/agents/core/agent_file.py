@@ -17,7 +17,7 @@ from storage.listing import BlockDraft, PassageDraft
 
 
 class PortableMessage(Struct, frozen=True):
-    """A message with the data that is stored beside it."""
+    """A message with the data that is stored with it."""
 
     message: dict[str, Any]
     # The time of the message, in seconds since the epoch.

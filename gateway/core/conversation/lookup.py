@@ -16,7 +16,7 @@ from storage.records import make_message_key
 
 # The number of last turns in which replies are looked up. Older replies are found by the hash of the path.
 _PROBED_TURNS = 8
-# The number of exchanges at the end of a conversation that are loaded at first, beside as many as a list has replies.
+# The number of exchanges at the end of a conversation that are loaded at first, besides as many as a list has replies.
 # More are loaded if these are not enough.
 RECENT_EXCHANGES = 64
 # The number of a list's last messages that are looked up in the index of marks. The store takes 32 keys, and one of

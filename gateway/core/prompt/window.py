@@ -26,8 +26,8 @@ from gateway.core.roles import RESULT_ROLES, SYSTEM_ROLES
 # A cut removes a fifth of the context, so the provider's cached prefix breaks once per fifth. Not measured: a larger
 # share loses more of the conversation at once, a smaller one breaks the prefix more often.
 _STEPS_IN_CONTEXT = 5
-# The grains of a step. The tokens beside the list are rounded up to a grain, so that a clock in the system message does
-# not move the cut. Not measured.
+# The grains of a step. The tokens outside of the list are rounded up to a grain, so that a clock in the system message
+# does not move the cut. Not measured.
 _GRAINS_IN_STEP = 8
 # The tokens that are left for the reply where the request sets no limit. Not measured: fewer cut a long reply short,
 # more take room from the conversation.

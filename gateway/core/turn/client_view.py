@@ -211,7 +211,7 @@ class ClientView:
     def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         """Returns the body of a reply that is no stream, or of a stream of which the view has shown nothing.
 
-        body: the last body that `add_whole_reply` got, for fields beside the reply; the reply is in `outcome`.
+        body: the last body that `add_whole_reply` got, for fields outside of the reply; the reply is in `outcome`.
         is_unchanged: the body holds exactly what the client gets.
         """
         return b""

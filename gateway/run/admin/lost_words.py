@@ -119,7 +119,7 @@ class LostWords(Struct, frozen=True):
         if with_all_words is None or with_all_words.total or single_words in ([], whole_queries):
             return with_all_words
         with_one_word = await self.word_counts.count(agent, blocks, single_words)
-        return with_one_word and await self._mark_kept_words(agent, with_one_word, new_text)
+        return with_one_word and await self._mark_new_words(agent, with_one_word, new_text)
 
     async def count_with_distinctive_words(
         self, project: str | None, uid: str, old_text: str, corrected: int | str
@@ -147,16 +147,16 @@ class LostWords(Struct, frozen=True):
             skipped_seqs=[corrected] if isinstance(corrected, int) else (),
         )
 
-    async def _mark_kept_words(self, agent: Agent, remaining: Remaining, new_text: str) -> Remaining:
+    async def _mark_new_words(self, agent: Agent, remaining: Remaining, new_text: str) -> Remaining:
         """Returns a copy in which each text names a distinctive word of the new text that it has: it may be right."""
         facts = await self._views.store.facts.list_page(agent.id, limit=_COMPARED_FACTS)
 
         def mark() -> tuple[TextWithWords, ...]:
-            kept_words = _list_distinctive_words(agent, new_text, facts)
+            new_words = _list_distinctive_words(agent, new_text, facts)
             return tuple(
                 replace(
                     item,
-                    kept_word=next((word for word in kept_words if has_words(item.text or "", word)), UNSET),
+                    kept_word=next((word for word in new_words if has_words(item.text or "", word)), UNSET),
                 )
                 for item in remaining.items
             )

@@ -18,5 +18,5 @@ class RecallRetention(Struct, frozen=True):
 
     @property
     def since(self) -> float:
-        """The time of the oldest recalls that are kept, in seconds since the epoch."""
+        """The time of the oldest recalls that are stored, in seconds since the epoch."""
         return self.now() - self.days * DAY_S
