@@ -253,7 +253,7 @@ def test_a_request_that_interrupts_a_reply_takes_its_place(
 
     monkeypatch.setattr(MemoryTools, "run", search)
     calls = [Call("conversation_search", {"query": "boat"}, f"call_{n}") for n in (1, 2)]
-    held = say("Hello.", usage=USAGE, hold_after={1: Gate()})
+    held = say("Hello.", usage=USAGE, hold_after={2: Gate()})
     world.upstream.queue(call_tools(*calls, text="Let me look.") if is_searching else held)
     body = {"model": "agent/helper" if is_searching else "m", "messages": ASK, "user": "alice"}
     with world.gateway.connect() as caller, world.gateway.connect() as other:
