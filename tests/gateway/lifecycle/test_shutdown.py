@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import sqlite3
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,7 @@ from storage.sql.store import Store
 from storage.sqlite.lock import find_lock_owner
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import serving
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 from tests.server import QUIET, RawClient, RunningGateway, serve, settings_for
 from tests.stored import open_store, shown, url_of
 
@@ -111,7 +110,7 @@ def test_a_connection_whose_client_knows_of_no_end_takes_one_more_request(
         fresh, idle, streaming = (stack.enter_context(gateway.connect()) for _ in range(3))
         send(idle, "Before", stream=False)
         assert idle.read_reply().status == 200
-        upstream.queue(say("Some words", hold_after={1: gate}))
+        upstream.queue(say("Some words", hold_after={2: gate}))
         send(streaming, "Before")
         assert "connection" not in streaming.read_head().headers
         stop(gateway)
@@ -127,17 +126,18 @@ def test_a_connection_whose_client_knows_of_no_end_takes_one_more_request(
 
 
 def wait_until_refused(gateway: RunningGateway) -> None:
-    """Returns when the gateway takes no new connection any more."""
-    until = time.monotonic() + PATIENCE_S
-    while True:
+    """Returns when the gateway accepts no new connection any more."""
+
+    def refuses() -> bool:
         try:
             gateway.connect().socket.close()
         except ConnectionRefusedError:
-            return
+            return True
         except ConnectionResetError:
             pass  # the listening socket was closed during the handshake
-        assert time.monotonic() < until
-        time.sleep(0.01)
+        return False
+
+    becomes(refuses)
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
@@ -145,7 +145,7 @@ def test_a_signal_to_end_lets_running_replies_end_and_they_are_on_disk(
     upstream: StrictUpstream, tmp_path: Path, database: Path, end: signal.Signals
 ) -> None:
     gates = [Gate() for _ in range(4)]
-    upstream.queue(*(say(f"Reply {i}", hold_after={1: gate}) for i, gate in enumerate(gates[:2])))
+    upstream.queue(*(say(f"Reply {i}", hold_after={2: gate}) for i, gate in enumerate(gates[:2])))
     upstream.queue(*(say(f"Reply {i + 2}", hold_before_headers=gate) for i, gate in enumerate(gates[2:])))
     with (
         serving(tmp_path, "--db", str(database), "--upstream", upstream.base_url) as gateway,
@@ -192,7 +192,7 @@ def test_a_second_signal_cuts_what_runs_and_loses_no_question(
     address = ("--db", str(database), "--upstream", upstream.base_url)
     settings = "[server]\nshutdown_s = 3600"  # longer than the test waits: it is the second signal that cuts
     never = Gate()
-    upstream.queue(say("Never", hold_before_headers=never), say("Cut", hold_after={1: never}))
+    upstream.queue(say("Never", hold_before_headers=never), say("Cut", hold_after={2: never}))
     with (
         serving(tmp_path, *address, settings=settings) as gateway,
         gateway.connect() as whole,
@@ -259,7 +259,7 @@ def test_a_reply_cut_at_the_bound_is_a_cancelled_turn(
 def test_a_turn_cancelled_right_before_the_end_is_written(upstream: StrictUpstream, database: Path) -> None:
     """The writer is busy when the client leaves and when the gateway gets the signal to stop."""
     with gateway_on(upstream, database, shutdown_s=1) as gateway:
-        upstream.queue(say("Never heard", hold_after={1: Gate()}))
+        upstream.queue(say("Never heard", hold_after={2: Gate()}))
         with stalled(gateway, database):
             with gateway.connect() as client:
                 send(client, "Hi")
