@@ -48,7 +48,7 @@ class ModelRoutes:
             upstream = self.get_route(model).upstream
             if not self._takes_responses(upstream):
                 return False
-            # What a request refers to is stored at the upstream that was asked.
+            # The objects that a request refers to are stored at the upstream that was asked.
             return not call.native.refers_to_stored or upstream == call.route.upstream
         return call.kind is not ConversationKind.AGENT and self._takes_whole(model, call.request)
 

@@ -45,7 +45,7 @@ class NativeRequest(Protocol):
 
     @property
     def refers_to_stored(self) -> bool:
-        """The request continues what the upstream stores, or refers to an item of it."""
+        """True if the request continues an object that the upstream stores, or refers to an item of it."""
 
     @property
     def new_messages(self) -> Sequence[Json]:
@@ -53,7 +53,7 @@ class NativeRequest(Protocol):
 
     @property
     def is_stored(self) -> bool:
-        """The upstream stores the reply, so another request may refer to its id."""
+        """True if the upstream stores the reply, so that another request may refer to its id."""
 
     def with_history(self, known: KnownReplies, memory: MemoryKey) -> NativeRequest:
         """Returns the request with the replies to which the client refers by id put into `chat`, as far as known."""

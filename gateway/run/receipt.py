@@ -200,7 +200,7 @@ class Receipt(Struct, eq=False, weakref=True):
 
     @property
     def has_failed(self) -> bool:
-        """The reply is an error, or an upstream or the gateway broke it off."""
+        """True if the reply is an error, or if an upstream or the gateway broke it off."""
         call_has_failed = self.last_call is not None and bool(self.last_call.failure)
         return self.status >= 400 or self.is_cut or call_has_failed
 

@@ -94,7 +94,7 @@ class RefusedParts:
         return prompt
 
     def without_results(self, rounds: Sequence[WireMessage]) -> tuple[WireMessage, ...]:
-        """Returns messages that begin with those of hidden rounds, without the results that are left out."""
+        """Returns messages that begin with hidden rounds, without the results that are left out."""
         stripped, others = rounds[: self._stripped_count], rounds[self._stripped_count :]
         return *map(without_result, stripped), *others
 

@@ -1,4 +1,4 @@
-"""The log of this process's requests: those in flight, and the newest of those that have ended. It holds no content."""
+"""The log of this process's requests: the requests in flight, and the newest ended ones. It holds no content."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class UpstreamCall(Struct, eq=False):
     received_chars: int = 0
     # The tokens that the upstream reported at the end of the reply; None: no tokens were reported.
     counts: TokenCounts | None = None
-    # Where `counts` is None: the prompt's tokens that the upstream reported at the reply's beginning, if it did.
+    # The prompt's tokens that the upstream reported at the beginning of a reply without `counts`; None: no such report.
     prompt_counts: TokenCounts | None = None
     # The id of a response that the upstream goes on making in the background: it reports its tokens to a later GET.
     pending_id: str | None = None
@@ -100,7 +100,7 @@ class UpstreamCall(Struct, eq=False):
 
     @property
     def is_answered(self) -> bool:
-        """A model has answered, in full or in part."""
+        """True if a model has answered, in full or in part."""
         return bool(self.first_at) and 200 <= self.status < 300
 
     @property

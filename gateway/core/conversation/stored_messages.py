@@ -41,7 +41,7 @@ class ListedMessage(Struct, frozen=True):
 
     @property
     def is_result(self) -> bool:
-        """The message is the result of a call of an earlier reply."""
+        """True if the message is the result of a call of an earlier reply."""
         return not self.is_reply and self.message.get("role") == "tool"
 
     @property

@@ -33,18 +33,20 @@ class PathPosition(NamedTuple):
 
     # The depth of its exchange.
     depth: int
-    # How many atoms the path has before the message.
+    # The number of atoms that the path has before the message.
     offset: int
 
 
 class PathElement(NamedTuple):
     """A message of a path."""
 
+    # The exchange of the message.
     exchange: Exchange
     # The index of the message in the exchange's input; -1: it is the reply.
     message_index: int
+    # The atoms of the message.
     atoms: tuple[Atom, ...]
-    # How many atoms the path has before this message.
+    # The number of atoms that the path has before the message.
     offset: int
 
     @property
@@ -65,16 +67,16 @@ class _Caches:
     turn_ends: dict[int, float] = field(default_factory=dict)
     # The time at which a finished request last repeated an exchange, or went on from it; all exchanges or none.
     touched_times: dict[int, float] = field(default_factory=dict)
-    # Whether an exchange is continued.
+    # True: the exchange is continued.
     continued: dict[int, bool] = field(default_factory=dict)
     # The continued first exchanges of a conversation, by its row.
     continued_roots: dict[int, list[Exchange]] = field(default_factory=dict)
-    # Whether an exchange is active, by its id and whether its conversation is named.
+    # True: the exchange is active. The key is its id, and True if its conversation is named.
     active: dict[tuple[int, bool], bool] = field(default_factory=dict)
 
 
 def _split_exchange(exchange: Exchange) -> Iterator[PathElement]:
-    """Yields the messages of one exchange: those of its input, then its reply."""
+    """Yields the messages of one exchange: its input messages, then its reply."""
     offsets = [*accumulate(map(len, exchange.inputs), initial=exchange.offset)]
     for i, atoms in enumerate(exchange.inputs):
         yield PathElement(exchange, i, atoms, offsets[i])

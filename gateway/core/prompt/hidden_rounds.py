@@ -63,7 +63,8 @@ def restore_rounds(
         # The text begins with the white space that the model wrote, so that it is sent as the provider has cached it.
         stored_text = join_texts(map(read_text, all_messages[end:]))
         text_after = stored_text[: len(stored_text) - len(stored_text.lstrip())] + text_after
-    # The client got the provider fields of all rounds in one message; those of the last message come from the store.
+    # The client got the provider fields of all rounds in one message. The fields of the last message come from the
+    # store.
     rest = {**_without_provider_fields(reply), "content": text_after}
     if is_same_model and (refilled := _refill_reply(rest, all_messages[-1])) is not None:
         return [*rounds, refilled]

@@ -144,7 +144,7 @@ class Section(Struct, frozen=True):
         return self.sent is not None and "prefix_changed" in self.sent.known
 
     def name_tools(self, system: str, offered_tools: Collection[str]) -> str:
-        """Returns a system text that names, of the tools that the section names, only those that a request has.
+        """Returns a system text that names only the tools that a request has.
 
         system: the section's text, or the agent's own prompt alone.
         offered_tools: the names of the gateway's tools in the request.

@@ -167,7 +167,7 @@ class TurnOutcome(Struct, frozen=True):
     finish_reason: str | None = None
     # The usage for the client.
     usage: Json | None = None
-    # How many replies of the model began.
+    # The number of the model's replies that have begun.
     round_count: int = 0
     # `full_reply` has results of gateway tools, which the client does not get.
     has_hidden_results: bool = False
@@ -194,7 +194,7 @@ class TurnOutcome(Struct, frozen=True):
 
     @property
     def is_filtered(self) -> bool:
-        """A filter ended the reply before the model had a word, as Gemini and Claude refuse what they are sent."""
+        """True if a filter ended the reply before the model's first word, as Gemini and Claude refuse a prompt."""
         shown_reply = self.shown_reply or {}
         return self.stop_reason is StopReason.BAD_REPLY and not any(map(shown_reply.get, ANSWER_FIELDS))
 

@@ -11,7 +11,7 @@ from adapters.types import Json
 REPLACED_FIELDS = frozenset(
     {"role", "type", "id", "name", "format", "object", "model", "index", "mime_type", "expires_at"}
 )
-# How many of the last items of a list a later piece may continue. Not measured; 16 to 1,000 behave alike.
+# A later piece may continue this many of the last items of a list. Not measured; 16 to 1,000 behave alike.
 _NEAR_ITEMS = 64
 
 

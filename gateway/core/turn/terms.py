@@ -24,7 +24,7 @@ class TurnTerms(Struct, frozen=True):
     budget_tokens: int | None = None
     # The end of the reply waits for `Saved`.
     holds_end: bool = False
-    # How many choices the client asked for, the request's `n`.
+    # The number of choices that the client asked for, the request's `n`.
     choice_count: int = 1
     # The sentence that is sent when a gateway tool takes long; None: no sentence is sent.
     filler: FixedFiller | None = None

@@ -19,7 +19,7 @@ class ToolResult(Struct, frozen=True):
     call_id: str
     # The text that the tool returned.
     content: str
-    # Whether the call succeeded.
+    # The outcome of the call.
     status: CallStatus = "success"
     # The output of the tool's code.
     stdout: str = ""

@@ -22,7 +22,7 @@ _BLANK: Final = ord(" ")
 
 
 def estimate_prompt_tokens(body: bytes) -> int:
-    """Returns about how many tokens a body has: a quarter of its bytes, without those of media."""
+    """Returns the estimated tokens of a body: a quarter of its bytes, without the bytes of media."""
     # The first piece has names of fields, and is text.
     text_bytes = min(_PIECE_BYTES, len(body))
     for start in range(_PIECE_BYTES, len(body), _PIECE_BYTES):

@@ -195,7 +195,7 @@ class LimitReservation(Struct, eq=False):
 def list_limits(limits: Iterable[UsageLimit], key_id: int, user: str) -> list[UsageLimit]:
     """Returns the limits of a project that hold for a request, in their order.
 
-    A limit of a named user replaces those of each user with the same unit, period and key.
+    A limit of a named user replaces the limits of each user with the same unit, period and key.
     """
     matching_limits = [
         limit

@@ -53,7 +53,7 @@ class FittedWindow(Struct, frozen=True):
 
     @property
     def is_whole(self) -> bool:
-        """All messages go in."""
+        """True if all messages go in."""
         return self.included_indices is None and self.replacements is None and not self.dropped_indices
 
     @property

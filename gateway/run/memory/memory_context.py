@@ -23,18 +23,20 @@ from gateway.run.receipt import mask_model_name
 from storage.commands import MemorySnapshot
 from storage.records import Agent, Block, EvictedPart, Exchange, SentSection, Summary
 
-# The tools that the memory section names: those of profiles, and those of the agents API.
+# The tools that the memory section names, for profiles and for agents of the agents API.
 _NAMED_IN_SECTION = MEMORY_TOOLS.keys() | builtin.list_built_in_tools(*builtin.MEMORY_USES)
 
 
 class MemoryRequest(Struct, frozen=True):
     """A request as memory sees it."""
 
+    # The client's request.
     chat: ChatRequest
+    # The user, the conversation and the memory mode that the request names.
     identity: Identity
     # The agent that answers.
     spec: AgentSpec
-    # Seconds since the epoch.
+    # The time of the request, in seconds since the epoch.
     now: float
     # The upstream and model that are expected to answer, with the model's window.
     target: Target
@@ -50,9 +52,9 @@ class MemoryContext(Struct, frozen=True):
     request: MemoryRequest
     # The memory's owner as it is stored, or a draft of it.
     agent: Agent
-    # What was read in one round trip.
+    # The snapshot of the memory, which one statement has read.
     snapshot: MemorySnapshot
-    # What the request adds to its conversation.
+    # The plan of the additions to the conversation.
     plan: Plan
     # The exchanges that were loaded.
     tree: Tree
@@ -67,7 +69,7 @@ class MemoryContext(Struct, frozen=True):
     section: SentSection | None = None
     # The memory blocks with the path's own pending edits.
     blocks: tuple[Block, ...] = ()
-    # The gateway's tools for the model: name in this request -> tool.
+    # The gateway's tools for the model: the name in this request -> the tool's own name.
     offered_tools: Mapping[str, str] = field(default_factory=dict)
     # The row of the exchange, once its user message is written; negative before.
     exchange_row: int = -1

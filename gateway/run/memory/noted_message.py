@@ -38,7 +38,7 @@ def find_noted_message(context: MemoryContext) -> NotedMessage | None:
         return None
     index = _choose_own_words_index(plan)
     name = messages[index].get("name")
-    # The new messages end with those of the list, so an index from the end is the same in both.
+    # The new messages end with the messages of the list, so an index from the end is the same in both.
     list_index = plan.new_indices[index - len(messages)] if plan.new_indices else None
     return NotedMessage(
         read_text(messages[index]), name if isinstance(name, str) else None, list_index, index

@@ -114,7 +114,7 @@ class Prompt(Struct, frozen=True):
 
     @property
     def has_tools_in_place_of_thoughts(self) -> bool:
-        """The model does not think since it has tools, and the client cannot know that.
+        """True if the model does not think since it has tools, which the client cannot know.
 
         The tools are the gateway's, or the client speaks another dialect.
         """
@@ -126,7 +126,7 @@ class Prompt(Struct, frozen=True):
 
     @property
     def adds_usage(self) -> bool:
-        """The gateway asks for the usage of a stream, though the client's request does not.
+        """True if the gateway asks for the usage of a stream, though the client's request does not.
 
         It asks if the client's dialect always reports usage, if the receipt needs it, or if hidden rounds share the
         client's limit of tokens.

@@ -63,7 +63,7 @@ def make_body(prompt: Prompt) -> Json:
 def make_native_changes(
     prompt: Prompt, hidden_rounds: Sequence[WireMessage], budget_tokens: int | None, offer: Offer
 ) -> NativeChanges:
-    """Returns what changes in a request in its client's own dialect. The parameters are those of `render_body`."""
+    """Returns the changes to a request in its client's own dialect. The parameters are those of `render_body`."""
     window, composition = prompt.window, prompt.composition
     is_limited = bool(hidden_rounds) and prompt.request.token_limit is not None
     return NativeChanges(

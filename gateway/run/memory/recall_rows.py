@@ -99,7 +99,7 @@ def make_entry_rows(
 
 
 def _choose_best_left_out(ranked: Sequence[int], reasons: Mapping[int, str], max_left_out: int) -> list[int]:
-    """Returns at most `max_left_out` numbers of hits that stayed out, by rank, then those that the ranking lacks."""
+    """Returns at most `max_left_out` numbers of hits that stayed out: by rank, then the hits without a rank."""
     in_ranking = set(ranked)
     with_rank = (seq for seq in ranked if seq in reasons)
     without_rank = (seq for seq in reasons if seq not in in_ranking)

@@ -40,7 +40,7 @@ class ToolAnswer(Struct, frozen=True):
 
     # The text that the model reads.
     content: str
-    # Whether the call succeeded.
+    # The outcome of the call.
     status: CallStatus = "success"
     # The output of code that the tool ran.
     stdout: str = ""

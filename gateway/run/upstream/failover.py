@@ -32,7 +32,10 @@ class Failover:
     """The endpoints of the process. Clocks, sleep and random numbers are fields, which tests replace."""
 
     def __init__(self, settings: Settings, providers: Mapping[str, Provider], metrics: Metrics) -> None:
-        """Makes the endpoints. providers: the providers by their names; those of further keys are `name#2`, ..."""
+        """Makes the endpoints.
+
+        providers: the providers by their names; the providers of further keys have the names `name#2`, ...
+        """
         self.now: Callable[[], float] = time.monotonic
         # Returns the seconds since the epoch, for dates in Retry-After.
         self.wall_clock: Callable[[], float] = time.time

@@ -113,7 +113,7 @@ class Outgoing(Struct, frozen=True):
 
     @property
     def is_about_stored(self) -> bool:
-        """The request is about objects that the upstream stores."""
+        """True if the request is about objects that the upstream stores."""
         return self.upstream_path.startswith(_STORED_PATHS)
 
     @property
@@ -130,7 +130,7 @@ class Outgoing(Struct, frozen=True):
 
     @property
     def refers_to_stored(self) -> bool:
-        """The request continues what an upstream stores, or refers to an item of it."""
+        """True if the request continues an object that an upstream stores, or refers to an item of it."""
         body = self.body
         names = ("previous_response_id", "conversation")
         return body is None or any(body.value(n) is not None for n in names) or b"item_reference" in body.raw

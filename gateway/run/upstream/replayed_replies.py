@@ -27,7 +27,7 @@ class _BufferedStream(BufferedReply):
 
 @dataclass(slots=True)
 class ReplayedReplies:
-    """The noted replies, then those of an upstream. Implements `ModelSource`, which documents the methods.
+    """The noted replies, then the replies of an upstream. Implements `ModelSource`, which documents the methods.
 
     No upstream is asked for a noted reply, so none of its tokens count again.
     """

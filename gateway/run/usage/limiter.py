@@ -308,7 +308,7 @@ class Limiter:
     # -- a request ends
 
     def settle(self, receipt: Receipt, used_amounts: Amounts) -> None:
-        """Counts the used amounts in place of the reserved ones, also those of a receipt without a reservation."""
+        """Counts the used amounts in place of the reserved ones; without a reservation, the used amounts alone."""
         reservation = self._reservations.pop(receipt, None)
         if reservation is not None:
             reservation.settle(used_amounts)
