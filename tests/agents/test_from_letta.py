@@ -705,6 +705,25 @@ def test_parts_of_one_message_become_one() -> None:
     assert (made[2]["content"], made[2]["otid"]) == ([{"type": "text", "text": "Thanks."}], "o")
 
 
+def test_calls_and_results_that_are_listed_one_by_one_all_stay() -> None:
+    made = in_file(
+        *(
+            listed(
+                "tool_call_message", tool_call={"tool_call_id": call_id, "name": "look", "arguments": "{}"}
+            )
+            for call_id in "ab"
+        ),
+        *(
+            listed(
+                "tool_return_message", "message-2", tool_return="x", tool_call_id=call_id, status="success"
+            )
+            for call_id in "ab"
+        ),
+    )
+    assert [call["id"] for call in made[0]["tool_calls"]] == ["a", "b"]
+    assert [result["tool_call_id"] for result in made[1]["tool_returns"]] == ["a", "b"]
+
+
 def test_a_summary_in_the_users_name_is_none_of_the_users_words() -> None:
     summary = orjson.dumps({"type": "system_alert", "message": "Note: …"}).decode()
     said = in_file(

@@ -52,8 +52,9 @@ def _join_parts(parts: Iterable[Json]) -> Iterator[Json]:
     for part in parts:
         fields = _read_fields(part)
         if message is not None and message["id"] == part["id"]:
-            message["content"] += fields.pop("content", [])
-            message.update(fields)
+            # A server may list each call of a message, and each result, as a part of its own.
+            for name, value in fields.items():
+                message[name] = [*message.get(name, ()), *value] if isinstance(value, list) else value
             continue
         if message is not None:
             yield message
