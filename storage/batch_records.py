@@ -16,16 +16,14 @@ from storage.run_records import Run, RunState, RunStep
 
 # The kind of a batch's job.
 BATCH_JOB = "batch"
-# Values of `BatchItem.part` that are no part.
-
-# The item is ready for the next part.
+# The value of `BatchItem.part` for an item that is ready for the next part.
 READY_PART = 0
-# The item has ended.
+# The value of `BatchItem.part` for an item that has ended.
 ENDED_PART = -1
 # The stop reason of an item that no provider answered in time.
 EXPIRED = "expired"
-# The bytes reserved for the sources of a value that an item writes into a block. The item's exchange has no row yet;
-# when it has one, noting it as a source must not make the value's row grow.
+# The bytes that are reserved for the sources of a value that an item writes into a block. The item's exchange has no
+# row yet, and the row of the value must not grow when the exchange becomes a source.
 SOURCES_ROOM = 40
 
 _ORIGIN = re.compile(r"tool:(?:([0-9a-f]{32})/)?(.*)", re.DOTALL)
@@ -44,13 +42,19 @@ class BatchState(StrEnum):
 class Batch(Struct, frozen=True):
     """Messages to many agents, which a provider answers when it has time."""
 
+    # The row of the batch.
     id: int
+    # The public id of the batch.
     uid: str
+    # The project of the batch.
     project: str
+    # The state of the batch.
     state: BatchState
+    # The time at which the batch was created, in seconds since the epoch.
     created: float
+    # The time at which the batch ended, in seconds since the epoch; None: the batch has not ended.
     ended: float | None = None
-    # The URL that is called when the batch ends.
+    # The URL that is called when the batch ends; None: no URL is called.
     callback: str | None = None
 
     @property
@@ -60,7 +64,7 @@ class Batch(Struct, frozen=True):
 
 
 class BatchCounts(Struct, frozen=True):
-    """The number of items in each state. An item of a deleted agent has failed."""
+    """The numbers of items, each by the name of their state. An item of a deleted agent has failed."""
 
     waiting: int = 0
     running: int = 0
@@ -90,19 +94,22 @@ class OpenBatches(NamedTuple):
 class BatchItem(Struct, frozen=True):
     """An item of a batch."""
 
+    # The row of the item.
     id: int
     # The item's run; None: the agent was deleted.
     run: Run | None
     # The public id of the item's agent.
     agent_uid: str
+    # The project of the item's batch.
     project: str
     # The part of the batch that the item was sent to a provider with, or READY_PART or ENDED_PART.
     part: int
     # The number of the item's request under way, or otherwise of the next request. A request that ends without a reply
     # does not raise the number: its reply may still come, and the reply's tokens count.
     request_number: int
-    # The numbers of requests that had an error, and that expired, since the last request that succeeded.
+    # The number of requests that had an error since the last request that succeeded.
     errors: int
+    # The number of requests that expired since the last request that succeeded.
     expiries: int
     # The row of the exchange that the item continues (0: no exchange); None: the item has not begun.
     last_exchange: int | None
@@ -141,8 +148,9 @@ def make_call_origin(run: str, call_id: str = "") -> str:
 class OriginCall(NamedTuple):
     """The call of a tool from which a block's value came."""
 
-    # "": the origin names no run.
+    # The public id of the run; "": the origin names no run.
     run: str
+    # The id of the call.
     call: str
 
 
@@ -166,11 +174,13 @@ class ItemDraft(Struct, frozen=True):
 class AssignedItem(Struct, frozen=True):
     """An item that is assigned to a part."""
 
-    # The rows of the item's agent and run.
+    # The row of the item's agent.
     agent_row: int
+    # The row of the item's run.
     run_row: int
-    # The row of the exchange that the item continues (0: none), and the memory's epoch.
+    # The row of the exchange that the item continues; 0: no exchange.
     last_exchange: int
+    # The memory's epoch when the item began.
     epoch: int
     # The request to the model, as JSON.
     asked: bytes
@@ -179,6 +189,7 @@ class AssignedItem(Struct, frozen=True):
 class ItemRound(Struct, frozen=True):
     """A round of an item that goes on: a reply with calls, and the results of the calls."""
 
+    # The item as it was before the round.
     item: BatchItem
     # The number of the round.
     number: int
@@ -190,6 +201,7 @@ class ItemRound(Struct, frozen=True):
     versions: Mapping[int, int]
     # The tokens of the call of the model: input and output.
     tokens: int
+    # The present time, in seconds since the epoch.
     now: float
     # The output tokens among `tokens`.
     output: int = 0
@@ -202,19 +214,24 @@ class ItemRound(Struct, frozen=True):
 class WrittenEdit(NamedTuple):
     """A memory edit that an item has written into a block before its turn has ended."""
 
+    # The row of the block.
     block_row: int
     # The version of the block that the edit has made.
     version: int
+    # The edit.
     edit: MemoryEdit
 
 
 class ItemEnd(Struct, frozen=True):
     """The end of an item."""
 
+    # The item as it was before its end.
     item: BatchItem
-    # The state and the stop reason of the item's run.
+    # The state in which the item's run ends.
     state: RunState
+    # The stop reason of the item's run.
     stop: str
+    # The present time, in seconds since the epoch.
     now: float
     # Why the item failed; "": the item has not failed.
     error_message: str = ""
@@ -241,9 +258,11 @@ class ItemEnd(Struct, frozen=True):
 class ItemRetry(Struct, frozen=True):
     """An item to send again, since its request had no result."""
 
+    # The item as it was before the retry.
     item: BatchItem
-    # The item's new `BatchItem.errors` and `BatchItem.expiries`.
+    # The item's new `BatchItem.errors`.
     errors: int
+    # The item's new `BatchItem.expiries`.
     expiries: int
     # The part with which the item is sent again.
     part: int = READY_PART

@@ -67,8 +67,10 @@ class Additions(Struct, frozen=True):
     last: int | None = None
 
     def extended(self, *exchanges: Exchange) -> Additions:
-        """Returns the additions of the path with its next exchanges. Those with rounds must have their content."""
-        notes, rounds, last = [*self.notes], [*self.rounds], self.last
+        """Returns the additions of the path with its next exchanges. Exchanges with rounds must have their content."""
+        notes = [*self.notes]
+        rounds = [*self.rounds]
+        last = self.last
         for exchange in exchanges:
             at = exchange.offset
             for index, atoms in enumerate(exchange.inputs):
@@ -88,12 +90,17 @@ NO_ADDITIONS = Additions()
 class MemorySnapshot(Struct):
     """Everything that a request needs of its memory, read in one round trip."""
 
-    # The agent's numbers, as in `AgentNumbers`.
+    # The number that rises with each forgetting, as `AgentNumbers.epoch`.
     epoch: int = 0
+    # The next number that the memory gives out, as `AgentNumbers.next_seq`.
     next_seq: int = 1
+    # The last number that the search index knows, as `AgentNumbers.indexed_seq`.
     indexed_seq: int = 0
+    # The number that rises with other changes of the snapshot, as `AgentNumbers.rev`.
     rev: int = 0
+    # The number that rises with changes of searchable texts, as `AgentNumbers.stamp`.
     stamp: int = 0
+    # The conversation with the client's id, or of a stored path; None: there is no such conversation.
     conversation: Conversation | None = None
     # The newest exchange with a path that equals the client's list up to its last assistant message; without notes.
     exchange: Exchange | None = None
@@ -103,7 +110,9 @@ class MemorySnapshot(Struct):
     additions: Additions = msgspec.field(default_factory=lambda: NO_ADDITIONS)
     # True if the memory has messages that are off the record or were forgotten.
     has_tombstones: bool = False
+    # The memory section of the path of `exchange`; None: the path has none.
     section: SentSection | None = None
+    # The blocks that the agent sees.
     blocks: list[Block] = msgspec.field(default_factory=list)
     # The agent's pending memory edits, of all paths.
     edits: list[MemoryEdit] = msgspec.field(default_factory=list)
@@ -128,9 +137,9 @@ class MemorySnapshot(Struct):
 class Opening(Struct, frozen=True):
     """The first exchange of a conversation without an id, by which a client's messages may be found to belong to it."""
 
-    # When the exchange was written.
+    # The time at which the exchange was written, in seconds since the epoch.
     at: float
-    # When the exchange began.
+    # The time at which the exchange began, in seconds since the epoch.
     begun: float
     # The atoms of the exchange's messages.
     inputs: tuple[tuple[Atom, ...], ...]
@@ -194,10 +203,11 @@ class MissingContents(Exception):
 class CandidateExchanges(Struct, frozen=True):
     """The stored exchanges that were found by `Probes`, without content except for the last of each conversation."""
 
+    # The exchanges.
     exchanges: Sequence[Exchange]
-    # The conversation with the key of the probes; None: there is no such conversation.
+    # The row of the conversation with the key of the probes; None: there is no such conversation.
     conversation_row: int | None
-    # When that conversation was last written to.
+    # The time at which that conversation was last written to, in seconds since the epoch.
     last_at: float = 0.0
     # The contents of the exchanges that a rule needed (`MissingContents`).
     contents: Mapping[int, StoredContent] = msgspec.field(default_factory=dict)
@@ -240,6 +250,7 @@ class TurnChange(Struct, frozen=True):
 class SourcedLine(Struct, frozen=True):
     """A line of a memory block."""
 
+    # The text of the line.
     text: str
     # The rows of the exchanges that the line came from.
     sources: tuple[int, ...]
@@ -248,12 +259,17 @@ class SourcedLine(Struct, frozen=True):
 class LearnedFact(Struct, frozen=True):
     """A fact to be stored."""
 
+    # The text of the fact.
     text: str
+    # The person or thing that the fact is about.
     about: str
     # The key of the text: facts with equal keys are the same fact.
     key: str
+    # The time from which on the fact is true, in seconds since the epoch.
     valid_from: float
+    # The row of the exchange that states the fact; None: no exchange states it.
     exchange_row: int | None
+    # The rows of all exchanges that the fact may quote.
     sources: Sequence[int]
     # The rows of the facts that are no longer true because of this fact.
     replaces: Sequence[int] = ()
@@ -283,8 +299,9 @@ class BlockMerge(Struct, frozen=True):
 
     # The values to be written, in order.
     writes: Sequence[EditedValue] = ()
-    # The passages and the facts to be added.
+    # The passages to be added.
     passages: Sequence[SavedPassage] = ()
+    # The facts to be added.
     facts: Sequence[LearnedFact] = ()
     # Edits that cannot be made any more.
     dropped: Sequence[MemoryEdit] = ()
@@ -311,6 +328,7 @@ class PlainTurn(NamedTuple):
 class TurnWrite(Struct, frozen=True):
     """A turn to be written, in one transaction."""
 
+    # The agent of the turn, perhaps a draft.
     agent: Agent
     # The client's id of the conversation; None: the conversation has none.
     key: str | None
@@ -318,7 +336,7 @@ class TurnWrite(Struct, frozen=True):
     uid: str
     # The present time, in seconds since the epoch.
     now: float
-    # None: the turn is not plain.
+    # The plan of the turn as a plain turn; None: the turn is not plain.
     plain: PlainTurn | None
     # Returns the keys of the exchanges that `decide` needs. Both functions run in the writer's thread, and have no side
     # effects.
@@ -328,8 +346,9 @@ class TurnWrite(Struct, frozen=True):
     decide: Callable[[CandidateExchanges], TurnChange]
     # The result of `decide` for the memory as it was when the turn was planned; None: not known.
     change: TurnChange | None = None
-    # The agent's next number and the agent's `rev` when the turn was planned.
+    # The agent's next number when the turn was planned.
     planned_next_seq: int = 1
+    # The agent's `rev` when the turn was planned.
     planned_agent_rev: int = 0
     # The memory edits of this turn; the store fills in their `exchange_row`.
     edits: Sequence[MemoryEdit] = ()
@@ -352,12 +371,13 @@ class CommittedTurn(Struct, frozen=True):
 
     # The agent as it is stored now.
     agent: Agent
+    # The row of the turn's exchange.
     exchange_row: int
     # The row of the turn's conversation.
     conversation_row: int
     # True if the turn was written as planned, without `decide`.
     is_plain: bool
-    # The row of the path's memory section.
+    # The row of the path's memory section; None: the path has none.
     section: int | None = None
     # The number of the turn's first message; 0: the turn took no new numbers.
     seq: int = 0

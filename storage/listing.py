@@ -36,10 +36,12 @@ FIRST_PAGE: PageEnd = (inf, LAST_NUMBER)
 class Page(Struct, Generic[CursorT], frozen=True):
     """A page of a list. Its cursors are numbers of rows, public ids, or numbers of messages."""
 
-    # The cursors between which the page lies, exclusive, in the order of the page; their entries may be gone.
+    # The cursor after which the page lies, in the order of the page, exclusive; None: the page is the first. The entry
+    # of a cursor may be gone.
     after: CursorT | None = None
+    # The cursor before which the page lies, in the order of the page, exclusive; None: the page may reach to the end.
     before: CursorT | None = None
-    # The largest number of entries on the page.
+    # The most entries on the page.
     limit: int = 50
     # True if the newest entry comes first; False: the oldest.
     newest_first: bool = True
@@ -64,22 +66,28 @@ class Page(Struct, Generic[CursorT], frozen=True):
 class RunFilter(Struct, frozen=True):
     """The runs that a list shows. A field that is None leaves out none."""
 
+    # The row of the agent.
     agent_row: int | None = None
+    # The row of the conversation.
     conversation_row: int | None = None
+    # The states of the runs.
     states: Sequence[RunState] = tuple(RunState)
     # True: runs that go on when their client leaves; False: the others; None: both.
     background: bool | None = None
-    # Why the runs ended.
+    # The stop reason of the runs.
     stop: str | None = None
 
 
 class RunEntry(Struct, frozen=True):
     """A run as lists show it."""
 
+    # The run.
     run: Run
+    # The public id of the run's agent.
     agent_uid: str
+    # The public id of the run's conversation.
     conversation_uid: str
-    # The client's own id of the conversation.
+    # The client's own id of the conversation; None: the client has given no id.
     key: str | None
 
     @property
@@ -91,18 +99,22 @@ class RunEntry(Struct, frozen=True):
 class StepEntry(Struct, frozen=True):
     """A step as lists show it."""
 
+    # The step.
     step: RunStep
-    # The number of its exchange.
+    # The number of the first message of the step's exchange.
     seq: int
     # The upstream and the model that made the step.
     model: str
+    # The public id of the step's run.
     run_uid: str
+    # The public id of the step's agent.
     agent_uid: str
 
 
 class JobEntry(Struct, frozen=True):
     """A job in a list."""
 
+    # The job.
     job: Job
     # The scope of its memory; None: the job belongs to no memory.
     scope: Scope | None
@@ -111,17 +123,19 @@ class JobEntry(Struct, frozen=True):
 class AgentChange(Struct, frozen=True, kw_only=True):
     """A change of an agent. None leaves a part as it is; a list replaces the agent's present list."""
 
+    # The name of the agent.
     name: str | None = None
-    # The body of its definition.
+    # The body of the definition.
     body: dict[str, Any] | None = None
     # The public ids of the blocks that are attached.
     blocks: Sequence[str] | None = None
     # The rows of the tools' definitions; numbers below 0 are built-in tools.
     tools: Sequence[int] | None = None
+    # The tags of the agent.
     tags: Sequence[str] | None = None
-    # Rows of the folders' memories.
+    # The rows of the folders' memories.
     folders: Sequence[int] | None = None
-    # The tools that the agent has as long as it has a folder.
+    # The rows of the tools that the agent has as long as it has a folder.
     folder_tools: Sequence[int] = ()
     # The rows of the identities' definitions.
     identities: Sequence[int] | None = None
@@ -141,8 +155,11 @@ class AgentDraft(AgentChange, frozen=True, kw_only=True):
 
     # The memory of the agent, which is not stored yet.
     agent: Agent
+    # The name of the agent.
     name: str
+    # The body of the definition.
     body: dict[str, Any]
+    # The blocks that are made with the agent.
     own_blocks: Sequence[BlockDraft] = ()
 
 
@@ -167,8 +184,9 @@ def make_unstored_definition(
 class AgentEntry(Struct, frozen=True):
     """An agent as lists show it."""
 
+    # The memory of the agent.
     agent: Agent
-    # None for a memory of a profile, which the settings configure.
+    # The definition; None: the memory is of a profile, which the settings configure.
     definition: Definition | None
 
     @property
@@ -188,12 +206,14 @@ class ReaderEntry(Struct, frozen=True):
     uid: str
     # The number of the last exchange that it has read.
     read_seq: int
+    # The number of turns that the agent has not read.
     unread_turns: int
 
 
 class OpenReading(Struct, frozen=True):
     """A run in which a sleeptime agent reads a memory, and which has not ended."""
 
+    # The run.
     run: Run
     # The public id of the run's conversation.
     conversation_name: str
@@ -202,20 +222,21 @@ class OpenReading(Struct, frozen=True):
 class AgentFilter(Struct, frozen=True):
     """The agents that a list shows. A field that is None leaves out none."""
 
+    # The name of the agent.
     name: str | None = None
     # A part of the name.
     text: str | None = None
-    # The agent has one of these tags.
+    # The tags of which the agent has one; empty: the agent has any tags.
     tags: Sequence[str] = ()
     # True if the agent has all of the tags.
     needs_all_tags: bool = False
-    # Why the agent's last run ended.
+    # The stop reason of the agent's last run.
     stop: str | None = None
     # The public id of an identity of the agent.
     identity: str | None = None
-    # The agent has an identity with one of these keys.
+    # The keys of identities of which the agent has one; empty: the agent has any identities.
     identity_keys: Sequence[str] = ()
-    # The time by which they are sorted: `created`, `updated` or `completed` (of the last run).
+    # The time by which the agents are sorted: `created`, `updated` or `completed` (of the last run).
     order: str = "created"
     # True if hidden agents are listed as well.
     includes_hidden: bool = False
@@ -224,8 +245,9 @@ class AgentFilter(Struct, frozen=True):
 class BlockEntry(Struct, frozen=True):
     """A block as the agents API knows it."""
 
+    # The block.
     block: Block
-    # The agent with which it ends; None: no agent, or a profile.
+    # The row of the agent that owns the block, with which the block is deleted; None: no agent owns the block.
     owner: int | None
     # The profile of the users that share the block; "": no profile shares it.
     profile: str
@@ -236,6 +258,7 @@ class BlockEntry(Struct, frozen=True):
 class BlockFilter(Struct, frozen=True):
     """The blocks that a list shows. A field that is None leaves out none."""
 
+    # The label of the block.
     label: str | None = None
     # A part of the label.
     label_text: str | None = None
@@ -247,10 +270,11 @@ class BlockFilter(Struct, frozen=True):
     min_agents: int = 0
     # The most agents that see the block.
     max_agents: int = 2**31
-    # The block has one of these tags.
+    # The tags of which the block has one; empty: the block has any tags.
     tags: Sequence[str] = ()
     # True if the block has all of the tags.
     needs_all_tags: bool = False
+    # The name of the block.
     name: str | None = None
     # True if hidden blocks are listed as well.
     includes_hidden: bool = False
@@ -268,10 +292,15 @@ class BlockFilter(Struct, frozen=True):
 class BlockChange(Struct, frozen=True):
     """A change of a block. A field that is None leaves its part as it is."""
 
+    # The new value.
     value: str | None = None
+    # The new label.
     label: str | None = None
+    # The new description.
     description: str | None = None
+    # The new limit, in characters.
     limit: int | None = None
+    # True if models and agents can no longer change the value.
     read_only: bool | None = None
     # The details of `BlockEntry` that change, by name.
     details: dict[str, Any] = field(default_factory=dict)
@@ -285,11 +314,15 @@ class BlockChange(Struct, frozen=True):
 class DefinitionDraft(Struct, frozen=True):
     """A definition to be added."""
 
+    # The project of the definition.
     project: str
+    # The kind of the object.
     kind: DefinitionKind
     # The public id of the definition.
     uid: str
+    # The JSON of the document.
     body: dict[str, Any]
+    # The name of the object.
     name: str = ""
     # The row of the memory that the definition belongs to; 0: none.
     memory_row: int = 0
@@ -298,9 +331,11 @@ class DefinitionDraft(Struct, frozen=True):
 class PassageDraft(Struct, frozen=True):
     """A passage to be saved."""
 
+    # The text of the passage.
     text: str
-    # When the passage was saved, in seconds since the epoch.
+    # The time at which the passage was saved, in seconds since the epoch.
     at: float
+    # The tags of the passage.
     tags: Sequence[str] = ()
     # A program's metadata, which is not searched.
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -311,10 +346,11 @@ class PassageFilter(Struct, frozen=True):
 
     # A part of the passage.
     text: str | None = None
-    # When the passage was saved: from `since` on, before `until`.
+    # The time from which on the passage was saved, in seconds since the epoch.
     since: float | None = None
+    # The time before which the passage was saved, in seconds since the epoch.
     until: float | None = None
-    # The passage has one of these tags.
+    # The tags of which the passage has one; empty: the passage has any tags.
     tags: Sequence[str] = ()
     # True if the passage has all of the tags.
     needs_all_tags: bool = False
@@ -345,12 +381,13 @@ class NamedAgent(Struct, frozen=True):
 class ListedExchange(Struct, frozen=True):
     """An exchange with its content, active or not, and its place in conversation and run as lists show it."""
 
+    # The exchange with its content.
     exchange: Exchange
     # The public id of its conversation.
     conversation_uid: str
-    # The client's own id of its conversation.
+    # The client's own id of the conversation; None: the client has given no id.
     key: str | None
-    # The public id of the run that the exchange is a step of; None: of none.
+    # The public id of the run that the exchange is a step of; None: the exchange is no step.
     run_uid: str | None
     # The calls that wait, by their ids, where a stored conversation ends with the exchange.
     waiting: dict[str, WaitKind]
@@ -359,10 +396,13 @@ class ListedExchange(Struct, frozen=True):
 class ConversationEntry(Struct, frozen=True):
     """A conversation as lists show it."""
 
+    # The conversation.
     conversation: Conversation
+    # The memory with the conversation.
     agent: Agent
+    # The time at which the conversation began, in seconds since the epoch.
     begun: float
-    # The time of the conversation's last turn.
+    # The time of the conversation's last turn, in seconds since the epoch.
     last_at: float
     # The definition of the conversation; None: the conversation has none.
     definition: Definition | None
