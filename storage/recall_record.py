@@ -78,6 +78,7 @@ _HASH_MARK = b"\x01"
 class RecalledEntry(Struct, frozen=True):
     """A hit of a search."""
 
+    # The kind of the hit.
     kind: HitKind
     # The number of the message, fact or passage.
     seq: int
@@ -93,12 +94,14 @@ class RecalledEntry(Struct, frozen=True):
     tokens: int = 0
     # The reason for which the hit stayed out of the note; "": the note has it.
     reason: Literal[""] | LeftOutReason = ""
+    # True if the hit was forgotten since, so that its number names nothing.
     is_forgotten: bool = False
 
 
 class RecallRecord(Struct, frozen=True):
     """The outcome of one recall, and the request that it was for."""
 
+    # The outcome of the recall.
     outcome: RecallOutcome
     # The number of hits: those in the note, and those that `left_out` counts.
     found: int = 0
@@ -110,6 +113,7 @@ class RecallRecord(Struct, frozen=True):
     mode: str = "on"
     # The status of the reply.
     status: int = 200
+    # True if the reply was a stream.
     is_streamed: bool = False
     # The tokens of each part of the prompt, in the order of PROMPT_PARTS.
     part_tokens: tuple[int, ...] = (0,) * len(PROMPT_PARTS)

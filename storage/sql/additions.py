@@ -22,28 +22,34 @@ from storage.store_rules import Rules
 
 SQL = load("additions.sql")
 
+# The seconds of a day.
 DAY_S = 86_400
 
 
 class _ErasedExchange(NamedTuple):
     """An exchange of which something was erased: a row of `touched`."""
 
-    # The fields of `Exchange` with these names.
+    # The row of the exchange.
     id: int
+    # The number of its first message.
     seq: int
+    # The row of its conversation.
     conversation_row: int
+    # The time at which the request came, in seconds since the epoch.
     begun: float
+    # The time at which the exchange ended, in seconds since the epoch; None: it is not finished.
     ended: float | None
 
 
 class ErasedPart(Struct, frozen=True):
     """The part of a memory that is being forgotten, as the table `marks` has it."""
 
+    # The marks of the erased content.
     erased: ErasedMarks
     # The lowest message number (`seq`) of the erased exchanges; 0: only passages, facts or blocks were erased, which
     # any exchange of the memory may have known.
     first_seq: int
-    # When the earliest of the erased exchanges began, in seconds since the epoch.
+    # The time at which the earliest of the erased exchanges began, in seconds since the epoch.
     begun_at: float
     # The lowest erased number in each conversation. In a fork the number may belong to the past that the fork shares.
     lowest_by_conversation: Mapping[int, int]

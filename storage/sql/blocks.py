@@ -45,6 +45,7 @@ class OwnedBlock(NamedTuple):
 
     # The owner. 0: the agent; 1: its profile; from 2 on: another owner, by the position among the attached blocks.
     owner: int
+    # The block.
     block: Block
 
 

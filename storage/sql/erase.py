@@ -94,15 +94,17 @@ _WHOLE_TABLES = (
 class _SourcedRow(NamedTuple):
     """A passage or a fact with its sources, as `passages_of` and `facts_of` read it."""
 
+    # The row of the passage or fact.
     id: int
+    # The number of the passage or fact.
     seq: int
-    # When the passage was written; of a fact, since when it is true.
+    # The time at which the passage was written, or from which on the fact is true, in seconds since the epoch.
     at: float
     # The row of the exchange in which the passage was made; None: a fact, or a passage that no turn has made.
     exchange_row: int | None
     # The rows of the exchanges that the passage or fact came from, as JSON.
     sources: bytes
-    # The file that a passage is a part of; None: it is a part of no file.
+    # The row of the file that a passage is a part of; None: it is a part of no file.
     file: int | None
 
 

@@ -208,6 +208,7 @@ async def find_exchange(connection: Connection, agent_row: int, exchange_row: in
 class KeyedConversation(NamedTuple):
     """A conversation that was found by the client's id."""
 
+    # The row of the conversation.
     conversation_row: int
     # When the conversation last moved, in seconds since the epoch.
     last_at: float
@@ -273,7 +274,9 @@ async def load_contents(
 class AddedExchange(NamedTuple):
     """The row of an exchange that was added."""
 
+    # The row of the exchange.
     id: int
+    # The number of its first message.
     seq: int
     # 1 if a list that was made elsewhere began with its path, else 0.
     matches_prefix: int

@@ -51,6 +51,7 @@ class _Cursor(NamedTuple):
 class _Interruption(NamedTuple):
     """The state with which an interrupted forgetting goes on."""
 
+    # The point at which the forgetting goes on.
     cursor: _Cursor
     # The marks of the erased content that the forgetting has read.
     reading: ErasedPartReading
@@ -61,6 +62,7 @@ class _StepOutcome(NamedTuple):
 
     # The point at which the next transaction begins; None: everything is erased.
     cursor: _Cursor | None
+    # The row of the memory; 0: another process has ended the forgetting.
     agent_row: int
 
 

@@ -117,6 +117,7 @@ class PreviewedCounts(NamedTuple):
 class _ErasedExchanges(NamedTuple):
     """The exchanges that are erased with a target, as the first parameters of statements."""
 
+    # The row of the memory.
     agent_row: int
     # The row of the conversation that is erased; `_NO_CONVERSATION`: the exchanges alone.
     conversation_row: int
@@ -127,6 +128,7 @@ class _ErasedExchanges(NamedTuple):
 class _TargetExchanges(NamedTuple):
     """The exchanges that are erased with a target, and the messages that the target does not name."""
 
+    # The exchanges.
     exchanges: _ErasedExchanges
     # The numbers of messages that are erased as well, since the target replaced them.
     replaced_seqs: Collection[int]
@@ -135,6 +137,7 @@ class _TargetExchanges(NamedTuple):
 class _ErasedContent(NamedTuple):
     """All content that is erased with a target."""
 
+    # The exchanges.
     exchanges: _ErasedExchanges
     # The texts of facts that the target names.
     fact_texts: Sequence[str]

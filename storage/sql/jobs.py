@@ -71,6 +71,7 @@ def _wakes_kind(
 class JobStatus(NamedTuple):
     """The state of a job, and when the job is due."""
 
+    # The state of the job.
     state: JobState
     # When the job may begin, in seconds since the epoch.
     due: float

@@ -61,8 +61,9 @@ class MemoryChanges(Struct, frozen=True):
 
     # The numbers of the agent at the read before; None: there was no read before.
     since: AgentNumbers | None
+    # The numbers of the agent at this read.
     numbers: AgentNumbers
-    # From this number on nothing is read.
+    # The first number of a message that is not read.
     unread_from: int
     # The chunks of the index that changed: (chunk, stamp, bytes).
     terms: Sequence[Row]
@@ -73,17 +74,20 @@ class MemoryChanges(Struct, frozen=True):
 
 
 class CachedMessages(NamedTuple):
-    """The messages of some numbers that are cached, without hidden ones, and the numbers that have to be read."""
+    """The messages of some numbers, as far as they are cached, without hidden messages."""
 
+    # The cached messages.
     messages: list[Message]
+    # The numbers that have to be read.
     unread_seqs: list[int]
 
 
 class _Unindexed(NamedTuple):
     """The messages, passages and facts that are not indexed, as far as they were read."""
 
-    # From this number on nothing was read.
+    # The first number of a message that was not read.
     unread_from: int
+    # The messages, passages and facts.
     messages: list[Message]
 
 
@@ -91,11 +95,13 @@ class _Unindexed(NamedTuple):
 class CachedMemory:
     """A memory as far as it was read."""
 
+    # The row of the memory's agent.
     agent_row: int
+    # The search index of the memory.
     index: Index = field(default_factory=Index)
     # The agent's numbers for which all fields are right; None: nothing was read yet.
     numbers: AgentNumbers | None = None
-    # From this number on nothing is read.
+    # The first number of a message that is not read.
     unread_from: int = 0
     # Messages, passages and facts that are not indexed, by their numbers.
     unindexed: dict[int, Message] = field(default_factory=dict)
@@ -107,10 +113,13 @@ class CachedMemory:
     read_messages: dict[int, Message | None] = field(default_factory=dict)
     # True if the memory may take more bytes than the cache has counted.
     has_grown: bool = True
+    # The number of exchanges with messages in `unindexed`.
     _unindexed_exchanges: int = field(default=0, init=False)
-    # The newest of the index's chunks.
+    # The highest stamp of the index's chunks.
     _terms_stamp: int = field(default=-1, init=False)
+    # The bytes that `unindexed` takes.
     _unindexed_bytes: int = field(default=0, init=False)
+    # The bytes that `read_messages` takes.
     _read_bytes: int = field(default=0, init=False)
 
     @property

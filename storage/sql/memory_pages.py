@@ -59,6 +59,7 @@ _LONG_BYTES = 8_000
 class CalledPerson(NamedTuple):
     """A memory of a person with a name in their id, or in one of the memory's own blocks."""
 
+    # The memory.
     memory: SizedMemory
     # The text of the block; "": no block has it.
     block_text: str
@@ -67,7 +68,9 @@ class CalledPerson(NamedTuple):
 class NamedExchange(NamedTuple):
     """An exchange, and the public id of the memory that has it."""
 
+    # The public id of the memory.
     memory_uid: str
+    # The exchange with its content.
     shown: ShownExchange
 
 
@@ -349,14 +352,17 @@ class MemoryPages(StoreGroup):
 class _PathStep(NamedTuple):
     """An exchange as a step of its path, without content: a row of the statement `deepest`."""
 
+    # The row of the exchange.
     row: int
     # The row of the previous exchange on the path; None: the exchange is an opening.
     parent: int | None
+    # The number of the exchange's first message.
     seq: int
     # The number of messages of the path up to the exchange's end, forgotten ones too.
     length: int
     # The number of messages of the exchange, forgotten ones and a missing reply too.
     span: int
+    # The state of the exchange, an `ExchangeState`.
     state: str
     # The indices of the messages that are forgotten alone, as a JSON list; None: no message is.
     redactions: bytes | None
@@ -364,7 +370,7 @@ class _PathStep(NamedTuple):
     has_no_reply: bool
     # True if the messages of the exchange are shown and recalled.
     is_active: bool
-    # The time at which the exchange ended, was cut or began.
+    # The time at which the exchange ended, was cut or began, in seconds since the epoch.
     last_turn: float
 
     def count_messages(self) -> int:

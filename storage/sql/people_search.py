@@ -58,7 +58,9 @@ _DEADLINE_MS = 1_000.0
 class _LoadedMemory(Struct, frozen=True):
     """A memory with its texts and index blobs for a search."""
 
+    # The memory, with its sizes.
     memory: SizedMemory
+    # The agent of the memory.
     agent: Agent
     # The blobs of its index, each after the number of its chunk; None: the memory is searched alone.
     blobs: Sequence[tuple[int, bytes]] | None
@@ -69,6 +71,7 @@ class _LoadedMemory(Struct, frozen=True):
 class _Candidate(NamedTuple):
     """A text of a memory that may have the words."""
 
+    # The number of the text.
     seq: int
     # The text; None: it is not loaded.
     message: Message | None

@@ -149,20 +149,25 @@ class Readers(StoreGroup):
 class _UnreadBatch:
     """The messages of one read, as far as they have room."""
 
+    # The rules that make messages of an exchange.
     rules: Rules
-    # The two limits of `Readers.find_unread`.
+    # The characters that the messages may have together, as in `Readers.find_unread`.
     limit_chars: int
+    # The characters of a message that count, as in `Readers.find_unread`.
     message_chars: int
     # True if an earlier read is repeated: its messages have room, and are settled.
     is_repeat: bool
     # The number of the last exchange that was read.
     end: int
+    # The messages so far, oldest first.
     messages: list[Message] = field(default_factory=list)
     # The gateway tools that an exchange's turn has used, by the exchange.
     tools_used: dict[int, Sequence[str]] = field(default_factory=dict)
-    # As in `UnreadMessages`.
+    # True if more messages are settled, as `UnreadMessages.is_more`.
     is_more: bool = False
+    # True if later messages will be settled, as `UnreadMessages.is_waiting`.
     is_waiting: bool = False
+    # The characters of the messages so far that count.
     _chars: int = field(default=0, init=False)
 
     def add_rows(self, rows: Sequence[Row], now: float, idle_s: float) -> None:

@@ -206,6 +206,7 @@ async def _divide_versions(
 class LostLines(NamedTuple):
     """The lines of earlier versions that a block no longer has."""
 
+    # The lines.
     lines: frozenset[str]
     # The versions from the first on that has one of the lines, oldest first.
     later: list[BlockVersion]

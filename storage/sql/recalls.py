@@ -24,7 +24,9 @@ SQL = load("recalls.sql")
 class StoredRecall(Struct, frozen=True):
     """A recall as it is stored, with its memory and its turn."""
 
+    # The row of the turn's exchange.
     exchange_row: int
+    # The row of the memory.
     agent_row: int
     # When the turn was written, in seconds since the epoch.
     at: float
@@ -32,8 +34,9 @@ class StoredRecall(Struct, frozen=True):
     packed_request: bytes
     # The record of the recall, packed (storage/recall_record.py).
     data: bytes
-    # The public id and the scope of the memory.
+    # The public id of the memory.
     memory_uid: str
+    # The scope of the memory.
     scope: Scope
     # The public id of the turn's conversation.
     conversation_uid: str

@@ -50,16 +50,20 @@ _BUSY_MESSAGES = 16
 class _Unindexed(NamedTuple):
     """The next messages that the index of an agent lacks."""
 
+    # The agent, with its present numbers.
     agent: Agent
+    # The messages as documents.
     documents: list[Document]
 
 
 class _MadeSegment(NamedTuple):
     """A segment to be stored."""
 
+    # The number of the segment.
     number: int
     # The highest stamp of the chunks that it has.
     stamp: int
+    # The documents of the segment.
     segment: Segment
 
 

@@ -48,11 +48,16 @@ _MAX_PATH_ENDS = 64
 _MAX_OPENINGS = 64
 # Measured sizes of the cached objects, without the texts and hashes that are counted one by one.
 _MEMORY_BYTES = 800
+_BLOCK_BYTES = 400
+_EDIT_BYTES = 400
+_FACT_BYTES = 200
 _PATH_END_BYTES = 1300
 _NOTE_BYTES = 110
+_ATOM_BYTES = 45
 # An exchange with hidden rounds.
 _ROUNDS_BYTES = 1000
 _OPENING_BYTES = 500
+_OPENING_MESSAGE_BYTES = 100
 
 # The client's id of a conversation, and the hash of the path up to its end.
 _PathKey = tuple[str | None, bytes | None]
@@ -62,10 +67,15 @@ _PathKey = tuple[str | None, bytes | None]
 class _PathEnd:
     """The end of a path, and the parts of a snapshot that belong to it, named as in `MemorySnapshot`."""
 
+    # The conversation of the path.
     conversation: Conversation
+    # The last exchange of the path, without content and notes.
     exchange: Exchange
+    # True if the exchange is a first turn, and other first turns match as well.
     has_rivals: bool
+    # The additions of the gateway to the path.
     additions: Additions
+    # The memory section of the path; None: the path has none.
     section: SentSection | None
     # The size of these fields, as `SnapshotCache.size_bytes` counts it.
     size_bytes: int = 0
@@ -79,9 +89,13 @@ class _CachedMemory:
     current_numbers: AgentNumbers
     # The version for which the fields below are right. The fields are out of date if `current_numbers` has another one.
     version: MemoryVersion
+    # As `MemorySnapshot.has_tombstones`.
     has_tombstones: bool
+    # The blocks that the agent sees.
     blocks: list[Block]
+    # The agent's pending memory edits, of all paths.
     edits: list[MemoryEdit]
+    # The newest of the standing facts, newest first.
     standing: list[StandingFact]
     # The size of the fields above; path ends and openings are counted by themselves.
     size_bytes: int
@@ -90,6 +104,7 @@ class _CachedMemory:
     # All openings that a client's list may repeat or extend, the newest last, and perhaps some that are too old for
     # that; None: the openings were not read.
     openings: list[Opening] | None = None
+    # The size of the openings.
     openings_bytes: int = 0
 
 
@@ -97,7 +112,8 @@ class SnapshotCache:
     """A cache of the snapshots that were used last. Only the event loop's thread uses it."""
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
-        self._limit = limit_bytes
+        self._limit_bytes = limit_bytes
+        # The cached memories by the rows of their agents, the least recently used first.
         self._memories: OrderedDict[int, _CachedMemory] = OrderedDict()
         # The estimated size of all cached memories.
         self.size_bytes = 0
@@ -147,7 +163,7 @@ class SnapshotCache:
         if end is None and not (key is None and path_hash is None):
             return None
         self._memories.move_to_end(agent_row)
-        common = MemorySnapshot(
+        shared_part = MemorySnapshot(
             *numbers,
             has_tombstones=memory.has_tombstones,
             blocks=memory.blocks,
@@ -155,9 +171,9 @@ class SnapshotCache:
             standing=memory.standing,
         )
         if end is None:
-            return common
+            return shared_part
         return replace(
-            common,
+            shared_part,
             conversation=end.conversation,
             exchange=end.exchange,
             has_rivals=end.has_rivals,
@@ -214,8 +230,9 @@ class SnapshotCache:
         """Caches all openings of a memory, which were read after the snapshot."""
         memory = self._memories.get(agent_row)
         if memory is not None and memory.version == snapshot.numbers.version:
-            newest = openings[-_MAX_OPENINGS:]
-            self._set_openings(memory, newest, sum(map(_measure_opening, newest)))
+            newest_openings = openings[-_MAX_OPENINGS:]
+            size_bytes = sum(map(_measure_opening, newest_openings))
+            self._set_openings(memory, newest_openings, size_bytes)
             self._shrink()
 
     def apply_commit(self, write: TurnWrite, committed: CommittedTurn) -> None:
@@ -256,8 +273,8 @@ class SnapshotCache:
             return
         key = write.key, exchange.path_hash
         if key in memory.path_ends:
-            # Two conversations without a client's id have the same text. The next snapshot is read, and is the newer
-            # one's.
+            # Two conversations without a client's id have the same text. The next snapshot is read, and belongs to the
+            # newer conversation.
             self._drop_path_end(memory, key)
         elif end is not None:
             _advance(end, exchange, write, committed)
@@ -271,7 +288,7 @@ class SnapshotCache:
             self.size_bytes -= memory.size_bytes + memory.openings_bytes
 
     def clear(self) -> None:
-        """Drops everything."""
+        """Drops all cached memories."""
         self._memories.clear()
         self.size_bytes = 0
 
@@ -317,7 +334,7 @@ class SnapshotCache:
 
     def _shrink(self) -> None:
         """Drops the least recently used memories until the rest fit. Call it last: it may drop the present memory."""
-        while self.size_bytes > self._limit and self._memories:
+        while self.size_bytes > self._limit_bytes and self._memories:
             self.drop(next(iter(self._memories)))
 
 
@@ -325,8 +342,8 @@ def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, committed: Com
     """Moves the end of a path to the exchange that was committed, which is the next of the path or its first."""
     # The commit has raised the `rev` of the conversation by one.
     end.conversation = replace(end.conversation, rev=end.conversation.rev + 1)
-    placed = place_exchange(exchange, committed.exchange_row, committed.seq)
-    exchange = replace(placed, section=committed.section)
+    placed_exchange = place_exchange(exchange, committed.exchange_row, committed.seq)
+    exchange = replace(placed_exchange, section=committed.section)
     rounds = end.additions.rounds
     if rounds and rounds[-1].id == exchange.parent and exchange.continues_parent:
         rounds = (*rounds[:-1], replace(rounds[-1], continued=True))
@@ -341,24 +358,31 @@ def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, committed: Com
 
 def _measure_memory(snapshot: MemorySnapshot) -> int:
     """Returns the bytes of the part of a memory that all its snapshots have in common."""
-    size = _MEMORY_BYTES + sum(400 + len(block.value) for block in snapshot.blocks)
-    size += sum(400 + len(edit.arguments) for edit in snapshot.edits)
-    return size + sum(200 + len(fact.text) for fact in snapshot.standing)
+    return (
+        _MEMORY_BYTES
+        + sum(_BLOCK_BYTES + len(block.value) for block in snapshot.blocks)
+        + sum(_EDIT_BYTES + len(edit.arguments) for edit in snapshot.edits)
+        + sum(_FACT_BYTES + len(fact.text) for fact in snapshot.standing)
+    )
 
 
 def _measure_path_end(end: _PathEnd) -> int:
     """Returns the bytes that the end of a path takes."""
     additions = end.additions
-    size = _PATH_END_BYTES + 45 * sum(map(len, end.exchange.inputs)) + _NOTE_BYTES * len(additions.notes)
+    size = (
+        _PATH_END_BYTES
+        + _ATOM_BYTES * sum(map(len, end.exchange.inputs))
+        + _NOTE_BYTES * len(additions.notes)
+    )
     for note in additions.notes:
         size += len(note.utf8)
     for exchange in additions.rounds:
-        size += _ROUNDS_BYTES + 45 * sum(map(len, exchange.inputs)) + exchange.content_bytes
+        size += _ROUNDS_BYTES + _ATOM_BYTES * sum(map(len, exchange.inputs)) + exchange.content_bytes
     return size
 
 
 def _measure_opening(opening: Opening) -> int:
-    return _OPENING_BYTES + 100 * len(opening.inputs)
+    return _OPENING_BYTES + _OPENING_MESSAGE_BYTES * len(opening.inputs)
 
 
 def _make_stored_section(write: TurnWrite, committed: CommittedTurn) -> SentSection | None:

@@ -55,11 +55,13 @@ _SUPERSEDED_S = 86_400.0
 class DueConversation(NamedTuple):
     """A conversation with pending edits of blocks."""
 
+    # The row of the memory.
     agent_row: int
+    # The row of the conversation.
     conversation_row: int
     # True if the client has given the conversation an id.
     is_named: bool
-    # When the conversation last moved, in seconds since the epoch.
+    # The time at which the conversation last moved, in seconds since the epoch.
     last_at: float
 
 
@@ -347,6 +349,7 @@ async def _commit_plain(
 class _ResolvedChange(NamedTuple):
     """A change that a turn makes in the tree as it is now."""
 
+    # The change.
     change: TurnChange
     # The last number that the search index has.
     indexed_seq: int
@@ -389,6 +392,7 @@ async def _resolve_change(
 class _StoredExchange(NamedTuple):
     """The exchange of a turn as it is stored now."""
 
+    # The exchange, with its row and its number.
     exchange: Exchange
     # True if the turn has added the exchange; False: the turn has updated it.
     is_added: bool

@@ -61,8 +61,9 @@ class _CachedChunk(NamedTuple):
 
     # `_Progress.stamp` as the chunk's last write made it.
     stamp: int
-    # The chunk's rows in `_CachedVectors.joined`; `end` is exclusive.
+    # The first of the chunk's rows in `_CachedVectors.joined`.
     start: int
+    # The row after the last of the chunk's rows.
     end: int
 
 
@@ -73,6 +74,7 @@ class _CachedVectors(Struct, frozen=True):
     stamp: int
     # The chunks by their numbers.
     chunks: dict[int, _CachedChunk]
+    # The vectors of all chunks.
     joined: vector_blobs.JoinedVectors
 
     def find_chunk(self, number: int, stamp: int) -> vector_blobs.VectorRows | None:

@@ -319,7 +319,7 @@ async def test_a_memory_that_its_own_turn_pushes_out_is_not_counted(open_store: 
     assert snapshot is not None
     kept = store.turns._cache
     kept.put_openings(agent, snapshot, [])
-    kept._limit = kept.size_bytes  # nothing more has a place
+    kept._limit_bytes = kept.size_bytes  # nothing more has a place
     await speaker.say([user("Another topic")], assistant("Yes."))
     assert not kept.has_entry(agent, None, None)
     assert kept.size_bytes == 0

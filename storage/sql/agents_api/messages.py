@@ -29,13 +29,16 @@ SQL = load("agents_api/messages.sql")
 class OwnedExchange(NamedTuple):
     """An exchange as it is listed, and the memory that has it."""
 
+    # The agent of the memory.
     agent: Agent
+    # The exchange.
     listed: ListedExchange
 
 
 class OwnedConversation(NamedTuple):
     """A conversation, and the memory that has it."""
 
+    # The agent of the memory.
     agent: Agent
     # The client's own id of the conversation; None: the conversation has none.
     key: str | None
@@ -46,7 +49,7 @@ class StoredReply(NamedTuple):
 
     # The public id of the conversation.
     conversation_uid: str
-    # When the turn began, in seconds since the epoch.
+    # The time at which the turn began, in seconds since the epoch.
     begun: float
     # The reply as JSON.
     reply: bytes
