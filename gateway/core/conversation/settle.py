@@ -106,7 +106,7 @@ def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     named the response before by its id, the heard part of that response is stored now: the client sends it only once.
     """
     if plan.query.path_length is not None:
-        _amend_planned(tree, plan)
+        _store_heard(tree, plan, request_end.now)
     exchange = make_exchange(tree, plan, request_end)
     if is_tombstone(exchange):
         return tree.add(replace(exchange, stopped=request_end.now))
@@ -123,6 +123,19 @@ def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     else:
         exchange = replace(exchange, shown_reply=None, full_reply=None, has_full_reply=False, opaque=False)
     return tree.add(exchange)
+
+
+def _store_heard(tree: Tree, plan: Plan, now: float) -> None:
+    """Applies the plan's amendments, which the request that brought them does not finish.
+
+    A cancelled reply with a heard part is active from now on. now: the end of the request, in seconds since the epoch.
+    """
+    _amend_planned(tree, plan)
+    revived_ids = {each.exchange_row for each in plan.amendments if revive(tree, each)}
+    parent = tree.get(plan.exchange.parent)
+    if revived_ids and parent is not None:
+        active.supersede_along_path(tree, parent, revived_ids, plan.query, now)
+        active.refresh_active(tree, parent, is_named=plan.query.is_named)
 
 
 def refuse(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:

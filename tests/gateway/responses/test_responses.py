@@ -523,6 +523,26 @@ def test_the_heard_part_of_a_reply_stays_if_the_request_with_it_is_cancelled(
     assert contents(upstream) == ["What is there to eat?", "We have soup", *between, "Thanks."]
 
 
+@pytest.mark.both
+@pytest.mark.parametrize("heard", [None, "One"])
+def test_what_was_heard_of_cancelled_responses_stays_in_a_chain(
+    world: World, upstream: StrictUpstream, heard: str | None
+) -> None:
+    """The caller interrupts twice. heard: the reported part of the cancelled replies; None: nothing is reported."""
+    reported: list[Json] = [] if heard is None else [{"role": "assistant", "content": heard}]
+    texts = ["Count.", "Again.", "Once more.", "Thanks."]
+    name = {}
+    for text in texts[:2]:
+        items = [*(reported if name else []), {"role": "user", "content": text}]
+        name = {"previous_response_id": cut(world, upstream, input=items, **name).id}
+    for text in texts[2:]:
+        items = [*(reported if text == texts[2] else []), {"role": "user", "content": text}]
+        name = {"previous_response_id": respond(world, user="alice", input=items, **name).id}
+    assert [each.strip() for each in contents(upstream)] == [
+        "Count.", heard or "One two", "Again.", heard or "One two", "Once more.", "Ok.", "Thanks.",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("heard", ["We have soup...", "We have soup —", "we have soup [interrupted]"])
 def test_a_whole_reply_with_an_ornament_after_its_id_is_no_second_reply(
     world: World, upstream: StrictUpstream, heard: str
