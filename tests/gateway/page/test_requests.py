@@ -13,7 +13,7 @@ import pytest
 
 from gateway.run.admin.audited_parts import AuditedVersion
 from storage.errors import StoreFailed
-from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, memory_of, speak
 from tests.gateway.page.operator import Operator, operate, operator_of, plain, remove_marks
@@ -1168,6 +1168,26 @@ def test_a_question_asked_again_says_that_its_reply_is_forgotten(operator: Opera
     assert operator.twin(f"r/{again}")["sentence"].endswith(
         "searched again. The reply was forgotten since, and with it what is known of the first time."
     )
+
+
+def test_a_reply_that_its_client_left_has_not_failed(upstream: StrictUpstream, operator: Operator) -> None:
+    """Each interruption of a voice agent was listed as a failure with the status 499."""
+    world = operator.world
+    rest = Gate()
+    upstream.queue(say("One. Two.", tokens=["One. ", "Two."], hold_after={2: rest}))
+    with world.sdk.chat.completions.create(
+        model="m", stream=True, user="alice", messages=[{"role": "user", "content": "Count."}]
+    ) as stream:
+        next(chunk for chunk in stream if chunk.choices[0].delta.content)
+    upstream.last.gone.wait_sync()
+    rest.open()
+    memory_of(world)
+    (left,) = operator.twin("requests")["items"]
+    assert left["status"] == 499
+    assert ">client left<" in operator.get("requests").body.decode()
+    shown = plain(operator.get(f"r/{left['id']}").body.decode())
+    assert "the client left before the end of the reply" in shown
+    assert "failed" not in shown
 
 
 def test_a_request_says_why_its_search_may_have_missed_a_fact(operator: Operator) -> None:
