@@ -883,7 +883,10 @@ def test_the_audit_names_the_application_for_a_link_that_it_made(operator: Opera
     speak(operator.world, "Hello.")
     person_of(operator.world).page("")
     rows = operator.get("audit").body.decode().partition("<tbody>")[2].split("<tr>")[1:]
-    acts = [re.findall(r'scope="row">(.*?)</th>\s*<td data-name="action">(.*?)</td>', row)[0] for row in rows]
+    acts = [
+        re.findall(r'scope="row">(.*?)</th>\s*<td class="nowrap" data-name="action">(.*?)</td>', row)[0]
+        for row in rows
+    ]
     done_by = {action: plain(who) for who, action in acts}
     assert (done_by["link create"], done_by["read"]) == ("the application", "the person, by a link")
 
