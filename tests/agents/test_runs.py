@@ -755,4 +755,4 @@ def test_a_message_that_the_disk_takes_too_late_leaves_no_run(world: AgentWorld)
 def test_a_send_waits_for_a_disk_that_is_slow_for_a_moment(upstream: StrictUpstream, tmp_path: Path) -> None:
     assert Limits().step_wait_s >= 5 > Limits().commit_wait_s
     with serve_agent(upstream, tmp_path) as world:
-        assert world.agent_runs._with_client.turn_services.limits.commit_wait_s >= Limits().step_wait_s
+        assert world.agent_runs._foreground.turn_services.limits.commit_wait_s >= Limits().step_wait_s

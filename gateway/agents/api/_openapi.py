@@ -102,8 +102,8 @@ def describe_routes(agents_routes: Iterable[AgentsRoute], version: str) -> dict[
 
 def _describe_agents_route(route: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
     errors = {status: _make_response(meaning, "Detail") for status, meaning in _STATUS_MEANINGS.items()}
-    done = {"description": "Done.", "content": {"application/json": {"schema": {}}}}
-    operation = {**_make_head(route, components), "responses": {"200": done, **errors}}
+    success = {"description": "Done.", "content": {"application/json": {"schema": {}}}}
+    operation = {**_make_head(route, components), "responses": {"200": success, **errors}}
     if route.body is not None and issubclass(route.body, Form):
         fields = components[route.body.__name__].get("properties", {})
         form = {"type": "object", "properties": {"file": _FILE_SCHEMA, **fields}, "required": ["file"]}

@@ -74,6 +74,6 @@ async def compact_on_request(
     result = await compact_conversation(api.agent_runs, api.compactor, agent_uid, run_request, terms, receipt)
     return {
         "summary": result.summary,
-        "num_messages_before": result.messages_before,
-        "num_messages_after": result.messages_after,
+        "num_messages_before": result.message_count_before,
+        "num_messages_after": result.message_count_after,
     }

@@ -87,7 +87,7 @@ class AgentImport:
             self._registry.check_name(agent.name)
         try:
             await self._make_tools(overrides=overrides_tools)
-            await self._match_blocks()
+            await self._find_existing_blocks()
             await self._make_folders_and_archives()
             memories = [await self._make_agent(agent) for agent in self._file.agents]
             for memory, next_seq in memories:
@@ -138,8 +138,11 @@ class AgentImport:
             self._tools[name] = await registry.put(project, name, definition)
             self._undo_steps.append(partial(registry.put, project, name, before))
 
-    async def _match_blocks(self) -> None:
-        """Finds the blocks of the file that exist already. Other blocks are made with the first agent that has them."""
+    async def _find_existing_blocks(self) -> None:
+        """Adds the blocks of the file that exist already to `_blocks`.
+
+        Other blocks are made with the first agent that has them.
+        """
         for key, uid in self._file.block_uids.items():
             with suppress(NotFound):
                 self._blocks[key] = (await self._store.named_blocks.get(self._project, uid)).block.uid
@@ -219,8 +222,8 @@ class AgentImport:
         self._undo_steps.append(partial(self._store.forgetting.wipe, memory.id))
         reader = LineReader(self._store, memory, next_seq)
         remaining = iter(lines)
-        while some_lines := list(islice(remaining, LINES_OF_TRANSACTION)):
-            await writer.write(memory, [await reader.read(line) for line in some_lines])
+        while batch := list(islice(remaining, LINES_OF_TRANSACTION)):
+            await writer.write(memory, [await reader.read(line) for line in batch])
         return memory
 
     def _make_block_lines(self, agent: PortableAgent, now: float) -> Iterator[dict[str, Any]]:

@@ -101,8 +101,8 @@ class FolderContents(Struct, frozen=True):
         file = await self.store.files.add(draft, on_taken_name=_ON_TAKEN_NAME[handling])
         try:
             parts = split_text(text)
-            while some_parts := list(islice(parts, _PARTS_PER_WRITE)):
-                await self.store.files.add_parts(file, some_parts)
+            while batch := list(islice(parts, _PARTS_PER_WRITE)):
+                await self.store.files.add_parts(file, batch)
             file = await self.store.files.complete(file)
         except BaseException:
             # A file that cannot be forgotten now is forgotten at the next start.

@@ -56,10 +56,10 @@ class McpRegistry(Struct, frozen=True):
             taken.
         """
         uid = ids.new_uid()
-        encrypted, values = config.find_retained_secrets(_NO_SERVER), config.list_new_secrets()
+        encrypted, secrets = config.find_retained_secrets(_NO_SERVER), config.list_new_secrets()
         with _translate_secret_faults():
-            encrypted |= await self.cipher.encrypt(project, uid, values)
-        server, listed_tools = await self._fetch_tools(replace(config.definition, secrets=encrypted), values)
+            encrypted |= await self.cipher.encrypt(project, uid, secrets)
+        server, listed_tools = await self._fetch_tools(replace(config.definition, secrets=encrypted), secrets)
         draft = DefinitionDraft(project, DefinitionKind.MCP, uid, server.dump(), name)
         definition = await self.store.definitions.add(draft, at=self.now())
         try:
@@ -88,11 +88,11 @@ class McpRegistry(Struct, frozen=True):
         definition = await self.get(project, uid)
         before = McpServerDefinition.of(definition.body)
         config = McpServerConfig(before) if edit is None else edit(before)
-        encrypted, values = config.find_retained_secrets(before), config.list_new_secrets()
+        encrypted, secrets = config.find_retained_secrets(before), config.list_new_secrets()
         with _translate_secret_faults():
-            values |= await self.cipher.decrypt(definition, encrypted)
+            secrets |= await self.cipher.decrypt(definition, encrypted)
             encrypted |= await self.cipher.encrypt(project, uid, config.list_new_secrets())
-        server, listed_tools = await self._fetch_tools(replace(config.definition, secrets=encrypted), values)
+        server, listed_tools = await self._fetch_tools(replace(config.definition, secrets=encrypted), secrets)
         changed = await self.store.definitions.change(definition, server.dump(), at=self.now(), name=name)
         await self._sync_tools(project, changed, listed_tools)
         return changed
@@ -110,8 +110,8 @@ class McpRegistry(Struct, frozen=True):
         definition = await self.get(project, uid)
         before = McpServerDefinition.of(definition.body)
         with _translate_secret_faults():
-            values = await self.cipher.decrypt(definition, before.secrets)
-        server, listed_tools = await self._fetch_tools(before, values)
+            secrets = await self.cipher.decrypt(definition, before.secrets)
+        server, listed_tools = await self._fetch_tools(before, secrets)
         if server != before:
             definition = await self.store.definitions.change(definition, server.dump(), at=self.now())
         await self._sync_tools(project, definition, listed_tools)
@@ -124,16 +124,16 @@ class McpRegistry(Struct, frozen=True):
         return [tool async for tool in all_tools if _find_name_at_server(tool, uid) is not None]
 
     async def _fetch_tools(
-        self, server: McpServerDefinition, values: Mapping[str, str]
+        self, server: McpServerDefinition, secrets: Mapping[str, str]
     ) -> tuple[McpServerDefinition, Sequence[ListedTool]]:
         """Asks a server for its tools. Returns its definition with the names of unusable tools, and the usable tools.
 
-        values: the server's secrets in plain text.
+        secrets: the server's secrets in plain text, by their fields.
 
         Raises: BadRequest if the server cannot be asked.
         """
         try:
-            listed_tools = await self.servers.list_tools(server, make_secrets(server, values))
+            listed_tools = await self.servers.list_tools(server, make_secrets(server, secrets))
         except McpFault as error:
             raise BadRequest(f"The MCP server cannot be asked: {error}.", param="config") from error
         left_out = dict.fromkeys(tool.name for tool in listed_tools if tool.parameters is None)

@@ -79,7 +79,7 @@ _DISK_WAIT_S = 3600.0
 
 
 class _RunServices(Struct, frozen=True):
-    """The services that runs use, with a client or without one."""
+    """The services of runs in the foreground, for which a client waits, or of runs in the background."""
 
     failover: Failover
     turn_services: TurnServices
@@ -108,10 +108,10 @@ class AgentRuns:
         self._settings = settings
         self._receipts, self._limiter = accounting.receipts, accounting.limiter
         self.keeper = keeper
-        self._with_client = _RunServices(failover, turn_services)
+        self._foreground = _RunServices(failover, turn_services)
         patient_limits = replace(turn_services.limits, commit_wait_s=_DISK_WAIT_S, keep_alive_s=0.0)
         patient_services = replace(turn_services, limits=patient_limits)
-        self._without_client = _RunServices(background_failover, patient_services)
+        self._background = _RunServices(background_failover, patient_services)
         pending = turn_services.pending
         self._run_starter = RunStarter(keeper, pending, self._make_toolbox_factory)
         # The tools that callers have defined.
@@ -257,7 +257,7 @@ class AgentRuns:
         ticket: the send's ticket in the queue of its conversation.
         target: the upstream and model that answer the send; None: the first of its route.
         """
-        windows = self._with_client.failover.context_windows
+        windows = self._foreground.failover.context_windows
         return MemoryRequest(
             chat=send.request,
             identity=send.identity,
@@ -280,7 +280,7 @@ class AgentRuns:
         runs = self.keeper.store.runs
         with QueueTicket() as ticket:
             send = await self._queue.enter(self._route_send(run_request, is_answered=False), ticket)
-            await self._with_client.turn_services.wait_written(send.scope)
+            await self._foreground.turn_services.wait_written(send.scope)
             if await self._run_starter.deny_waiting_calls(send, self._make_request(send, ticket), run):
                 return await runs.cancel_waiting_run(run.agent_row, run.id, self.keeper.now())
         return await runs.find_run(run.agent_row, run.id) or run
@@ -299,7 +299,7 @@ class AgentRuns:
         if not agent.is_stored or not (send.otid or send.is_retry):
             return None
         # If the client of a run has left, the end of the run may not be on disk yet.
-        await self._with_client.turn_services.wait_written(send.scope)
+        await self._foreground.turn_services.wait_written(send.scope)
         return await find_earlier_send(self.keeper, self.abandoned, agent, send)
 
     async def _refuse_if_waiting(self, send: RoutedSend) -> None:
@@ -334,7 +334,7 @@ class AgentRuns:
             return await self._answer_by_model(send, beginning, attempts, output)
 
     def _choose_services(self, send: RoutedSend) -> _RunServices:
-        return self._with_client if send.accepted is None else self._without_client
+        return self._foreground if send.accepted is None else self._background
 
     async def _answer_waiting(self, send: RoutedSend, memory: RunMemory) -> RunResult:
         """Returns the result of a send that answers some of a run's calls, while the run waits for the others.

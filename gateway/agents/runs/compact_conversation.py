@@ -29,9 +29,9 @@ class CompactedConversation(Struct, frozen=True):
     """The outcome of a compaction."""
 
     summary: str
-    # How many messages the next prompt would have had before the compaction, and how many it has now.
-    messages_before: int
-    messages_after: int
+    # The numbers of messages in the next prompt before and after the compaction.
+    message_count_before: int
+    message_count_after: int
 
 
 async def compact_conversation(

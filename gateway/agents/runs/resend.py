@@ -189,13 +189,13 @@ class SendMatcher(Struct, frozen=True):
         """
         exchanges = [first]
         while exchanges[-1].parent is not None and not any(map(is_user, exchanges[-1].inputs)):
-            above = await self.store.turns.find_exchange(self.agent, exchanges[-1].parent)
-            if above is None or above.conversation_row != first.conversation_row:
+            parent = await self.store.turns.find_exchange(self.agent, exchanges[-1].parent)
+            if parent is None or parent.conversation_row != first.conversation_row:
                 break
-            step = await find_step(self.store, self.agent, above)
+            step = await find_step(self.store, self.agent, parent)
             if step is not None and step.waiting:
                 break
-            exchanges.append(above)
+            exchanges.append(parent)
         return exchanges
 
     async def _is_answered(self, exchange: Exchange) -> bool:
@@ -247,5 +247,5 @@ async def _load_newest_exchanges(store: Store, agent: Agent, conversation_name: 
 
 async def _find_approval_request(store: Store, agent: Agent, exchange: Exchange) -> ObjectRef | None:
     """Returns the reference to the message with the calls that the first results of an exchange answer."""
-    above = None if exchange.parent is None else await store.turns.find_exchange(agent, exchange.parent)
-    return None if above is None else ObjectRef(agent.uid, above.reply_seq)
+    parent = None if exchange.parent is None else await store.turns.find_exchange(agent, exchange.parent)
+    return None if parent is None else ObjectRef(agent.uid, parent.reply_seq)

@@ -103,7 +103,7 @@ class RunMemory:
     # The text of each block that the current prompt shows last.
     _shown_blocks: ShownBlocks = field(default_factory=dict, init=False)
     # The characters that the run's steps have added to the conversation.
-    _chars: int = field(default=0, init=False)
+    _new_chars: int = field(default=0, init=False)
     # The readers of the memory, as they were when the run began.
     _readers: Sequence[MemoryReader] = field(default=(), init=False)
 
@@ -281,7 +281,8 @@ class RunMemory:
     def _extend_path(self, exchange: Exchange) -> None:
         """Adds an exchange that has ended to the path."""
         self.steps.append(exchange)
-        self._chars += sum(len(read_text(message)) for message in self.context.plan.messages) + exchange.size
+        self._new_chars += sum(len(read_text(message)) for message in self.context.plan.messages)
+        self._new_chars += exchange.size
         self.open_exchange = None
         self.context = with_ended_step(self.context, exchange)
 
@@ -519,7 +520,7 @@ class RunMemory:
             # No search finds the messages of this run: they are emptied before they are indexed.
             return
         keeper, context = self.keeper, self.context
-        keeper.writer.report_lag(context.agent.id, context.snapshot, self._chars)
+        keeper.writer.report_lag(context.agent.id, context.snapshot, self._new_chars)
         if not self.steps:
             return
         first_step, last_step = self.steps[0], self.steps[-1]

@@ -1,10 +1,10 @@
 """The background runs of this process that have not ended, and the queue tickets reserved for them.
 
-open_run = open_runs.add(uid, queue)                # WAITING, with a ticket in the queue of its conversation
-reservation = open_runs.begin(open_run)                # QUEUED
-ticket = await open_runs.wait(open_run, reservation)   # PERFORMED, first in its conversation
-open_runs.put_back(open_run, reservation)              # WAITING again, still first
-open_runs.close(open_run)                           # ENDED, forgotten; callers that wait for its end go on
+open_run = open_runs.add(uid, queue)                  # WAITING, with a ticket in the queue of its conversation
+reservation = open_runs.begin(open_run)               # QUEUED
+ticket = await open_runs.wait(open_run, reservation)  # PERFORMED, first in its conversation
+open_runs.put_back(open_run, reservation)             # WAITING again, still first
+open_runs.close(open_run)                             # ENDED, forgotten; callers that wait for its end go on
 """
 
 from __future__ import annotations
