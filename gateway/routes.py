@@ -52,6 +52,7 @@ from gateway.web.upstream_responses import UpstreamResponses
 class DialectPath(NamedTuple):
     """A path at which a dialect is spoken."""
 
+    # The path.
     path: str
     # Answers POSTs to the path. They do not pass the router, which costs time.
     app: ASGIApp
@@ -67,6 +68,7 @@ class Endpoints(NamedTuple):
 
     # Answers POSTs to the paths of chat completions.
     chat: ChatRoute
+    # The paths of all dialects.
     dialects: Sequence[DialectPath]
     # Reads the users of requests for stored responses.
     owners: ResponseOwners

@@ -58,6 +58,7 @@ class ItemPath(msgspec.Struct):
     key: str
     # The form in which the index of an item is written.
     form: str = "[{}]"
+    # The index of the item.
     index: int = 0
 
     def __str__(self) -> str:

@@ -86,6 +86,7 @@ ANONYMOUS = Caller()
 class Guard:
     """Admits or refuses each request. The store caches the keys presented lately, so most checks cost no statement."""
 
+    # The keys of the store.
     keys: Keys
     # The names of hosts, besides this machine's own, under which the gateway may be addressed while there are no keys.
     hosts: Collection[str] = ()

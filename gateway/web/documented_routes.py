@@ -12,13 +12,17 @@ from gateway.run.admin.request_records import ExplainedRequest
 class WebRoute(Struct, frozen=True):
     """A route below `/v1/memory/` (served by gateway.web.memory_api) or `/v1/manage/` (by gateway.web.manage)."""
 
+    # The method of HTTP.
     method: str
+    # The path, with the names of its parameters in braces.
     path: str
+    # The sentence that describes the route.
     summary: str
     # The struct of the JSON body of the response.
     response: type[Struct]
-    # The struct of the JSON body of the request; `FileBody` if the body is a file.
+    # The struct of the JSON body of the request; `FileBody` if the body is a file; None: the request has no body.
     body: type[Struct] | None = None
+    # The struct of the parameters of the query; None: the route takes none.
     query: type[Struct] | None = None
     # The statuses of success. The response has the same form with each.
     statuses: tuple[str, ...] = ("200",)

@@ -144,11 +144,13 @@ class FieldSearch:
 class FormPart(Struct, frozen=True):
     """One field of a form."""
 
+    # The name of the field.
     name: str
     # The name of the file; None: the part is no file.
     file_name: str | None
     # The content type in the part's head; "": the head has no content type.
     content_type: str
+    # The value of the field.
     data: bytes
 
 

@@ -82,31 +82,34 @@ _SAFE_PATH: Final = re.compile(r"/v1(?:/(?!\.+(?:/|$))[\w.:@~+=-]{1,256}){1,8}",
 class ForwardingParts(Struct, frozen=True):
     """The parts that are shared by all routes that forward requests to upstreams."""
 
+    # Sends the requests to upstreams.
     forwarder: Forwarder
     # Reads the bodies that are JSON.
     bodies: BodyReader
-    # The largest body that is not JSON.
+    # The most bytes of a body that is not JSON.
     max_upload_bytes: int
+    # The limits of requests and replies.
     limits: Limits
 
 
 def make_forwarding_routes(parts: ForwardingParts) -> list[Route]:
     """Returns the routes of all forwarded endpoints."""
     return [
-        Route(path, ForwardedRoute(counted.name, parts), methods=list(counted.methods))
-        for path, counted in FORWARDED_PATHS.items()
+        Route(path, ForwardedRoute(counted_path.name, parts), methods=list(counted_path.methods))
+        for path, counted_path in FORWARDED_PATHS.items()
     ]
 
 
 class ForwardedHead(Struct, frozen=True):
     """The part of a request that is known before its body."""
 
+    # The method of HTTP.
     method: str
     # The path below the upstream's base URL, with the query.
     upstream_path: str
-    # The upstream that a header asks for, by its name in the settings.
+    # The upstream that a header asks for, by its name in the settings; None: no header names one.
     upstream_name: str | None
-    # The header as it was sent; "": the request has no such header.
+    # The header `content-type` as it was sent; "": the request has no such header.
     content_type: str
     # True if the body is compressed, or encoded in another way.
     is_encoded: bool

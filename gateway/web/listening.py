@@ -12,8 +12,9 @@ from gateway.errors import GatewayError, SettingsError
 class ListenAddress(NamedTuple):
     """An address of this machine, as `socket` takes it."""
 
-    # AF_INET or AF_INET6.
+    # The address family: AF_INET or AF_INET6.
     family: int
+    # The host and the port, in the form of the family.
     address: Any
 
 

@@ -79,7 +79,9 @@ class Edge:
     app: ASGIApp
     # Admits callers by their keys.
     guard: Guard
+    # Counts requests and errors.
     metrics: Metrics
+    # Writes a line for each request.
     access_log: AccessLog
     # A clock that returns the seconds since the epoch, for the access log.
     now: Callable[[], float]

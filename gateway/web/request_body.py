@@ -23,12 +23,13 @@ _MODEL_KEY = b'"model"'
 class RequestBody(Struct, frozen=True):
     """A request's body, with the model that it names."""
 
+    # The bytes of the body as they came.
     raw: bytes
     # The model that the body names; None: the body has no `model`, or its value is empty or no text.
     model: str | None = None
     # True: the body asks for a stream.
     is_streamed: bool = False
-    # All fields as they are written.
+    # All fields as they are written, by their names.
     members: Mapping[str, msgspec.Raw] = {}
     # The keys that the body has more than once; parsers differ in which value they take.
     repeated_keys: Sequence[str] = ()

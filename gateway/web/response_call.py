@@ -65,6 +65,7 @@ class ResponseCall:
 class ResponseCallRoute(ForwardedRoute):
     """A route of the Responses API whose requests are answered by way of chat completions, or by an upstream."""
 
+    # The route of chat completions, which answers the requests.
     chat_route: ChatRoute
     # Answers for the responses and conversations that the gateway itself stores.
     gateway_responses: GatewayResponses
@@ -237,8 +238,8 @@ class ResponseCallRoute(ForwardedRoute):
             return True
         headers = scope["headers"]
         caller = get_request_info(scope).caller
-        is_named = request_body.model is not None and find_header(headers, AGENT_HEADER) is not None
-        return is_named and self.chat.resolver.is_for_agent(
+        names_agent = request_body.model is not None and find_header(headers, AGENT_HEADER) is not None
+        return names_agent and self.chat.resolver.is_for_agent(
             request_body.model or "", caller.make_context(headers)
         )
 

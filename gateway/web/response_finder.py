@@ -19,6 +19,7 @@ from storage.run_records import Run
 class LocatedResponse(NamedTuple):
     """A response that the gateway has answered. It has a turn, a run in the background, or both."""
 
+    # The id of the response.
     id: str
     # The location of the turn; None: the turn is not written yet, or it was forgotten.
     location: TurnLocation | None
@@ -35,7 +36,9 @@ def make_unknown_response_error(response_id: str) -> UnknownId:
 class ResponseFinder:
     """Finds responses for callers that may read them."""
 
+    # Finds the turns of responses.
     stored: StoredResponses
+    # Finds the runs of responses.
     background: BackgroundResponses
 
     async def get(self, owner: ResponseOwner, response_id: str) -> LocatedResponse:

@@ -35,6 +35,7 @@ _Query = Mapping[str, Sequence[str]]
 class ShownResponse(NamedTuple):
     """A response in its present state."""
 
+    # The response, as its client sees it.
     json: Json
     # The run in the background that makes the response, or has made it; None: the response has no run.
     run: Run | None

@@ -162,13 +162,13 @@ def make_stored_routes(
         Route(
             path,
             StoredRoute(
-                name=counted.name,
+                name=counted_path.name,
                 parts=parts,
                 prompts=prompts,
                 gateway_responses=gateway_responses,
                 upstream_responses=upstream_responses,
             ),
-            methods=list(counted.methods),
+            methods=list(counted_path.methods),
         )
-        for path, counted in _STORED_PATHS.items()
+        for path, counted_path in _STORED_PATHS.items()
     ]

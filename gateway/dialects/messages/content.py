@@ -45,6 +45,7 @@ _SYSTEM_MESSAGE_FIELDS: Final = _MESSAGE_FIELDS | {"output_config"}
 class TranslatedMessages(Struct, frozen=True):
     """The messages of a request as messages of a chat completion."""
 
+    # The messages.
     messages: list[Json]
     # The origin of each message, at the same index.
     origins: list[MessageOrigin]

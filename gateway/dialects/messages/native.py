@@ -42,12 +42,14 @@ class _PlacedNote(NamedTuple):
 
     # The index of the block with which the person's words begin: the note goes before this block.
     words_block: int
+    # The text of the note.
     text: str
 
 
 class _DroppedParts(NamedTuple):
     """The parts of the client's messages that are left out, by the indexes of the messages."""
 
+    # The indexes of the messages that are left out.
     whole_messages: set[int]
     # The indexes of the result blocks that other messages lose, by the indexes of these messages.
     result_blocks: dict[int, set[int]]
@@ -56,8 +58,9 @@ class _DroppedParts(NamedTuple):
 class NativeMessages(Struct, frozen=True):
     """A request that goes to an upstream of its own dialect. Implements `NativeBody`."""
 
-    # The body as it came, and its parsed value.
+    # The body as it came.
     raw: bytes
+    # The parsed value of the body.
     json: Json
     # For each message of the chat completion that memory reads, the part of `json` of which it is made. (A `chat_index`
     # is an index in that chat completion; other indexes of messages are those in `json`.)

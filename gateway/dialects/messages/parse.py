@@ -72,8 +72,9 @@ _MAX_USER_CHARS: Final = 256
 class MessagesRequest(Struct, frozen=True):
     """A request to the Messages API."""
 
-    # The body as it came, and its parsed value.
+    # The body as it came.
     raw: bytes
+    # The parsed value of the body.
     json: Json
     # The request as a chat completion.
     chat: ChatRequest

@@ -29,7 +29,7 @@ from gateway.dialects.fields import (
 )
 from gateway.dialects.responses.call_form import FUNCTIONS_ALONE, UpstreamTools
 from gateway.dialects.responses.call_items import read_call, read_result
-from gateway.dialects.responses.input_parts import PART_KINDS, WORD_KINDS
+from gateway.dialects.responses.input_parts import PART_KINDS, TEXT_PART_TYPES
 from gateway.dialects.responses.input_reply import InputReply, ReferencedThoughts
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.dialects.responses.response_ids import parse_input_index, parse_turn_name
@@ -58,6 +58,7 @@ _TYPES_LEFT_OUT = frozenset(
 class InputMessages(Struct, frozen=True):
     """The leading messages of a chat completion, and after them the input of a request, translated into messages."""
 
+    # The messages.
     messages: list[Json]
     # The references to replies that the client only names.
     references: list[Reference]
@@ -277,7 +278,7 @@ class _MessageBuilder:
             if not isinstance(part, dict):
                 raise make_wrong_type_error(f"{path}", "an object", part)
             part_type = part.get("type")
-            if self._is_lenient and part_type not in WORD_KINDS:
+            if self._is_lenient and part_type not in TEXT_PART_TYPES:
                 parts.append(part)
                 continue
             if part_type is None:

@@ -80,4 +80,4 @@ PART_KINDS = {
     "input_audio": ContentPartKind(_translate_audio, frozenset(("type", "input_audio"))),
 }
 # The types of parts that are text.
-WORD_KINDS = ("input_text", "output_text", "text", "refusal")
+TEXT_PART_TYPES = ("input_text", "output_text", "text", "refusal")

@@ -13,6 +13,7 @@ from gateway.core.conversation.wire_message import choose_separator
 class ReferencedThoughts(NamedTuple):
     """Thoughts that the client names by the id of their item."""
 
+    # The id of the item.
     item_id: str
     # The path to the id in the request, for errors.
     param: str

@@ -60,6 +60,7 @@ class _PlacedMessage(NamedTuple):
     turn_index: int
     # The end of the item's id.
     id_end: str
+    # The message.
     message: Json
 
 

@@ -40,6 +40,7 @@ _TRANSLATED_FIELDS: Final = frozenset(
 class _PlacedMessage(NamedTuple):
     """A message of a request's input, as a message of a chat completion."""
 
+    # The message.
     message: Json
     # The index of the message's item in the input (0 for an input that is a text). -1: the message is a reply, comes
     # from several items, or has the media of results.

@@ -28,9 +28,11 @@ _CALL_POSITION: Final = 2
 class StoredResponse(Struct, frozen=True, omit_defaults=True):
     """The stored fields of a response."""
 
+    # The status of the response, such as "completed".
     status: str
     # The time of the response, in seconds since the epoch.
     created_at: int = field(name="created")
+    # The model that the response names.
     model: str
     # The usage that the response shows; None: the usage is not known.
     usage: Json | None = None
@@ -40,7 +42,7 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
     incomplete_reason: str | None = field(default=None, name="reason")
     # The error of a failed response; None: the response did not fail.
     error: Json | None = None
-    # The service tier that the upstream named.
+    # The service tier that the upstream named; None: it named none.
     service_tier: str | None = field(default=None, name="tier")
     # The fields of the request that the response repeats, without fields that have their default.
     echo: Json = {}

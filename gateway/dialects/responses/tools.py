@@ -66,6 +66,7 @@ _PATCH_SCHEMA: Final[Json] = {
 class _FunctionForm(NamedTuple):
     """The form of a built-in tool as a function."""
 
+    # The description of the function.
     description: str
     # The JSON schema of the arguments.
     parameters: Json

@@ -21,6 +21,7 @@ class Manager(Struct, frozen=True):
 
     # The only project that the caller manages; None: all projects.
     project: str | None
+    # True if the caller may change records.
     may_write: bool
 
 

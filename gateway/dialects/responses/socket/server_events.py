@@ -95,8 +95,9 @@ def make_cancelled_event(first_response: bytes, output: bytes, sequence_number: 
 class EmptyResponse(NamedTuple):
     """The events of a response that is not generated (`generate: false`). A later request can continue it."""
 
-    # The event `response.created`, and the event `response.completed`.
+    # The event `response.created`.
     first_event: bytes
+    # The event `response.completed`.
     end_event: bytes
 
 

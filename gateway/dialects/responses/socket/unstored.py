@@ -65,6 +65,7 @@ class PendingResponse(Struct, frozen=True):
 class TranslatedRequest(NamedTuple):
     """A request in its form for HTTP."""
 
+    # The body of the request.
     body: bytes
     # The facts that `UnstoredResponses.cache` needs with the response.
     pending: PendingResponse
