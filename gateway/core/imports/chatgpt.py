@@ -5,6 +5,7 @@ The form is not documented; it was read off exports of 2024 to 2026.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from gateway.core.imports.branch import get_newest_leaf, list_branch
@@ -18,12 +19,15 @@ from gateway.core.imports.records import (
     read_time,
     validate_text,
 )
-from gateway.core.lenient import as_object, as_text
+from gateway.core.lenient import as_object, as_text, decode_list
 
 _TEXT_TYPES: Final = ("text", "multimodal_text")
 # The text in the place of an image.
 IMAGE: Final = "[image]"
 _IMAGE_TYPES: Final = ("image_asset_pointer", "real_time_user_audio_video_asset_pointer")
+# A mark in a reply that ChatGPT shows as a link to a source, as pictures or as a name: private characters around its
+# kind and its arguments, such as `entity` and ["city","Paris"]. Older replies have their sources in brackets.
+_MARK: Final = re.compile("( ?)(?:\ue200(\\w*)\ue202?([^\ue200\ue201]*)\ue201|【\\d+(?::\\d+)?†[^】]*】)")
 
 
 def read_conversation(item: Any) -> SourceConversation | Unreadable:
@@ -89,7 +93,7 @@ def _read_message(message: Any) -> SourceMessage | None:
     parts = content.get("parts", [])
     if not isinstance(parts, list):
         raise WrongForm("the parts of a message are no list")
-    text = validate_text("\n".join(filter(None, map(_read_part, parts))))
+    text = validate_text(_MARK.sub(_read_mark, "\n".join(filter(None, map(_read_part, parts)))))
     return SourceMessage(role, text, read_time(message.get("create_time"))) if text.strip() else None
 
 
@@ -102,3 +106,11 @@ def _read_part(part: Any) -> str:
         return IMAGE
     # A transcript of speech has its text so.
     return as_text(part.get("text"))
+
+
+def _read_mark(mark: re.Match[str]) -> str:
+    """Returns the text of a mark: the name that it shows, or nothing."""
+    space, kind, arguments = mark.groups()
+    values = decode_list(arguments) if kind == "entity" else []
+    name = as_text(values[1]) if len(values) > 1 else ""
+    return space + name if name else ""

@@ -41,6 +41,11 @@ PARTS = [
     {"content_type": "audio_asset_pointer"},
     "Typed",
 ]
+MARKED = (
+    'In \ue200entity\ue202["city","Paris","capital of France"]\ue201 it rains \ue200cite\ue202turn0search0'
+    "\ue202turn0news3\ue201. Go \ue200entity\ue202[\ue201 home 【4:0†guide.pdf】【5†source】."
+)
+UNMARKED = ("assistant", "In Paris it rains. Go home.")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +66,8 @@ PARTS = [
         (with_nodes(node("t", "n3", "user", "x", 9.0, content=INSTRUCTIONS), current_node="t"), ALL, 1),
         # A picture, a transcript, sound without one.
         (with_nodes(node("t", "n3", "user", PARTS, 9.0), current_node="t"), [*ALL, PICTURED], 0),
+        # Marks of sources, pictures and names.
+        (with_nodes(node("t", "n3", "assistant", MARKED, 9.0), current_node="t"), [*ALL, UNMARKED], 0),
         # A parent that is missing is the beginning.
         (with_nodes(node("n0", "lost", "user", "Hi", 9.0)), ALL, 0),
         (chatgpt_conversation("c", ()), [], 0),
