@@ -172,11 +172,14 @@ def test_a_sentence_of_the_person_is_quoted_and_its_correction_leads_to_the_note
     person = person_of(world)
     for below in ("", f"/f/{seq}", "/export.html"):
         assert "“Hola, vivo en Sevilla.”" in plain(person.page(below))
-        # Who corrects it sees what is stored.
+        # Who corrects it sees what is stored, and what the words before it are for.
         assert ("User said" in person.page(below)) == (below == f"/f/{seq}")
+    hint = "By “User said:” the assistant knows that you said this."
+    assert hint in plain(person.page(f"/f/{seq}"))
     assert "Read the notes" not in person.page(f"/f/{seq}")
     new = person.twin(f"/f/{seq}/correct", {"text": "María vive en Cádiz."})["seq"]
     shown = person.page(f"/f/{new}")
+    assert hint not in plain(shown)
     assert "“Hola, vivo en Sevilla.”Notes and conversations may still say that in other words." in plain(
         shown
     )
