@@ -60,7 +60,7 @@ _COLUMNS = [("length", "<u2"), ("previous_distance", "<u2"), ("flags", "u1"), ("
 _TABLE_ROW_BYTES = 6
 # The table of a chunk without documents.
 EMPTY_TABLE = bytes(CHUNK * _TABLE_ROW_BYTES)
-# The place of `terms_version` in a blob.
+# The offset of `terms_version` in a blob, in bytes.
 _TERMS_VERSION_OFFSET = 3
 # The bytes before the entries.
 _PREFIX = _HEADER.size + len(EMPTY_TABLE)
@@ -95,11 +95,13 @@ class _Blob(Struct, frozen=True):
 
     # The number of the chunk.
     chunk: int
-    # 64 rows of `_COLUMNS`.
+    # The 64 rows of documents, with the columns of `_COLUMNS`.
     documents: NDArray[Any]
-    # The columns of the entries: the term's hash, the message's slot with marks, and how often the term occurs.
+    # The hash of each entry's term.
     hashes: NDArray[np.uint32]
+    # The slot of each entry's message, with marks.
     marked_slots: NDArray[np.uint8]
+    # The number of times that each entry's term occurs.
     frequencies: NDArray[np.uint8]
     # The version of the terms (`TERMS_VERSION`) with which the blob was written.
     terms_version: int = TERMS_VERSION
@@ -211,14 +213,14 @@ def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
     No hash is the largest number, so `hash + 1` always exists: a search finds the entries of a hash by both numbers.
     """
     new_hasher = blake2b(digest_size=HASH_BYTES, key=secret).copy
-    distinct = dict.fromkeys(terms)
+    distinct_terms = dict.fromkeys(terms)
     digests = []
-    for term in distinct:
+    for term in distinct_terms:
         hasher = new_hasher()
         hasher.update(term.encode("utf-8", "surrogatepass"))
         digests.append(hasher.digest())
     hashes = struct.unpack(f"<{len(digests)}I", b"".join(digests))
-    return {term: min(value, _NO_TERM - 1) for term, value in zip(distinct, hashes, strict=True)}
+    return {term: min(value, _NO_TERM - 1) for term, value in zip(distinct_terms, hashes, strict=True)}
 
 
 def _remove_messages(blob: _Blob, is_removed: NDArray[np.bool_]) -> _Blob:
@@ -249,9 +251,11 @@ def _pack(blob: _Blob) -> bytes:
 class OpenBlob(NamedTuple):
     """A blob with a valid outline."""
 
+    # The number of the chunk.
     chunk: int
     # The number of entries in the blob.
     entries: int
+    # The bytes of the blob.
     data: bytes
 
     @property
@@ -271,11 +275,11 @@ class OpenBlob(NamedTuple):
         import numpy as np
 
         own_hashes = self.hashes
-        wanted_hashes = np.array(hashes, np.uint32)
+        term_hashes = np.array(hashes, np.uint32)
         # A blob is sorted by hashes.
-        positions = own_hashes.searchsorted(wanted_hashes)
+        positions = own_hashes.searchsorted(term_hashes)
         is_within = bool((positions < len(own_hashes)).all())
-        return is_within and bool((own_hashes[positions] == wanted_hashes).all())
+        return is_within and bool((own_hashes[positions] == term_hashes).all())
 
     @property
     def marked_slots(self) -> NDArray[np.uint8]:

@@ -94,12 +94,17 @@ class Indexable(Protocol):
 class Document(Struct, frozen=True):
     """The fields of a message that the index reads, as a key of caches: equal documents have the same terms."""
 
-    # The fields of `Message` with these names.
+    # The number of the message, as `Message.seq`.
     seq: int
+    # The role of the author.
     role: str
+    # The text of the message.
     text: str
+    # The time of the message, in seconds since the epoch.
     at: float
+    # The name of the speaker; None: the message names no speaker.
     speaker: str | None = None
+    # The number of the previous message of the conversation; None: there is none, or it was not read.
     previous: int | None = None
 
 
@@ -123,19 +128,22 @@ NO_DOCUMENT = DocumentRow(0, 0, 0, 0)
 class CountedDocument(Struct, frozen=True):
     """A message with its terms counted."""
 
+    # The four numbers of the message.
     row: DocumentRow
-    # The counted terms, by term: how often it occurs, at most 255, with the marks HEAD and NAME.
+    # The number of times that each term occurs, at most 255, with the marks HEAD and NAME, by term.
     terms: dict[str, int]
 
 
 class _SplitText(NamedTuple):
     """The words and terms of a text, which begin with the words and terms of its head."""
 
-    # The words of the head, and of the whole text.
+    # The words of the head.
     head_words: list[str]
+    # The words of the whole text.
     words: list[str]
-    # The terms of the head, and of the whole text.
+    # The terms of the head.
     head_terms: list[str]
+    # The terms of the whole text.
     terms: list[str]
 
     def list_compounds(self) -> list[str]:

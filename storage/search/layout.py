@@ -72,17 +72,21 @@ class Lengths:
         else:
             self.other_logs += sign * log
 
-    def with_replaced(self, before: Lengths, after: Lengths) -> Lengths:
-        """Returns a copy of the sums after a change of some rows. before, after: the sums over these rows."""
-        count = self.count - before.count + after.count
+    def with_replaced(self, old_sums: Lengths, new_sums: Lengths) -> Lengths:
+        """Returns a copy of the sums after a change of some rows.
+
+        old_sums: the sums over these rows before the change.
+        new_sums: the sums over these rows after the change.
+        """
+        count = self.count - old_sums.count + new_sums.count
         if not count:
             return Lengths()
         return Lengths(
             count,
-            self.length - before.length + after.length,
-            self.user_count - before.user_count + after.user_count,
-            self.user_logs - before.user_logs + after.user_logs,
-            self.other_logs - before.other_logs + after.other_logs,
+            self.length - old_sums.length + new_sums.length,
+            self.user_count - old_sums.user_count + new_sums.user_count,
+            self.user_logs - old_sums.user_logs + new_sums.user_logs,
+            self.other_logs - old_sums.other_logs + new_sums.other_logs,
         )
 
     def compute_user_weight(self) -> float:
@@ -90,11 +94,12 @@ class Lengths:
 
         The typical length is the geometric mean, which a few very long turns do not change much.
         """
-        others = self.count - self.user_count
-        if not self.user_count or not others:
+        other_count = self.count - self.user_count
+        if not self.user_count or not other_count:
             return 0.0
-        # Rounded, since sums of the same rows in another order differ by a hair, which would decide between equals.
-        ratio_log2 = round(self.other_logs / others - self.user_logs / self.user_count, 9)
+        # Rounded, since sums of the same rows in another order differ by a rounding error, which would decide between
+        # equal weights.
+        ratio_log2 = round(self.other_logs / other_count - self.user_logs / self.user_count, 9)
         return min(max(ratio_log2 / _FULL_WEIGHT_LOG2, 0.0), 1.0)
 
 
@@ -116,6 +121,7 @@ class IndexLayout:
     user_weight: float
 
     def __init__(self) -> None:
+        # The numbers of the chunks that have rows, ascending.
         self.chunks: list[int] = []
         # The position in `chunks` of each chunk.
         self.positions: dict[int, int] = {}
@@ -124,8 +130,9 @@ class IndexLayout:
         self.previous_distance = array("H")
         self.flags = array("B")
         self.head_length = array("B")
-        # The rows of a document's neighbours, by its row; -1: there is none. The last one of several after it counts.
+        # The row of the document before a document in its conversation, by row; -1: there is none.
         self.earlier = array("h")
+        # The row of the document after a document, by row; -1: there is none. Of several, the last one counts.
         self.later = array("h")
         # The messages that the index lacks.
         self.tail = Tail()
@@ -141,7 +148,7 @@ class IndexLayout:
         self.all_flags = 0
         # The first row after all documents.
         self.end = 0
-        # Rows before this one know their neighbours.
+        # The first row with neighbours that are not known.
         self._linked = 0
         self._update_weights()
 
@@ -157,17 +164,20 @@ class IndexLayout:
             return []
         self.chunks = sorted(new_chunks.union(old_chunks))
         self.positions = {chunk: position for position, chunk in enumerate(self.chunks)}
-        moved = [self.positions[chunk] for chunk in old_chunks]
+        new_positions = [self.positions[chunk] for chunk in old_chunks]
         for name in _COLUMNS:
-            old: array[int] = getattr(self, name)
-            column = array(old.typecode, bytes(CHUNK * len(self.chunks) * old.itemsize))
+            old_column: array[int] = getattr(self, name)
+            column = array(old_column.typecode, bytes(CHUNK * len(self.chunks) * old_column.itemsize))
             if old_chunks:
                 import numpy as np
 
-                np.asarray(column).reshape(-1, CHUNK)[moved] = np.asarray(old).reshape(-1, CHUNK)
+                np.asarray(column).reshape(-1, CHUNK)[new_positions] = np.asarray(old_column).reshape(
+                    -1, CHUNK
+                )
             setattr(self, name, column)
         self._linked = 0
-        return moved if moved and moved[-1] >= len(moved) else []
+        has_moved = bool(new_positions) and new_positions[-1] >= len(new_positions)
+        return new_positions if has_moved else []
 
     def _append(self, chunks: Sequence[int]) -> None:
         """Gives rows to chunks that come after all others."""
@@ -176,8 +186,9 @@ class IndexLayout:
         )
         self.chunks = [*self.chunks, *chunks]
         for name in _COLUMNS:
-            old: array[int] = getattr(self, name)
-            setattr(self, name, old + array(old.typecode, bytes(CHUNK * len(chunks) * old.itemsize)))
+            column: array[int] = getattr(self, name)
+            new_rows = array(column.typecode, bytes(CHUNK * len(chunks) * column.itemsize))
+            setattr(self, name, column + new_rows)
 
     def put_indexed(self, positions: Sequence[int], documents: NDArray[Any]) -> None:
         """Puts documents into the rows of some chunks. documents: the index's present documents, by [chunk, slot]."""
@@ -185,11 +196,11 @@ class IndexLayout:
 
         self._remove_tail()
         columns = {name: np.asarray(getattr(self, name)).reshape(-1, CHUNK) for name in _COLUMNS}
-        before = Lengths.sum_rows(*(columns[name][positions].ravel() for name in ("length", "flags")))
+        old_sums = Lengths.sum_rows(*(columns[name][positions].ravel() for name in ("length", "flags")))
         for name in _COLUMNS:
             columns[name][positions] = documents[name]
-        after = Lengths.sum_rows(*(columns[name][positions].ravel() for name in ("length", "flags")))
-        self.lengths = self.lengths.with_replaced(before, after)
+        new_sums = Lengths.sum_rows(*(columns[name][positions].ravel() for name in ("length", "flags")))
+        self.lengths = self.lengths.with_replaced(old_sums, new_sums)
         self.all_flags = int(np.bitwise_or.reduce(np.asarray(self.flags), initial=0))
         self._linked = min(self._linked, CHUNK * min(positions, default=0))
         self._update_weights()
@@ -221,11 +232,12 @@ class IndexLayout:
             is_linked = is_linked and row >= self.end
             if is_linked:
                 self.end = row + 1
-                before = (
+                earlier_row = (
                     self._compute_row(seq - document.previous_distance) if document.previous_distance else -1
                 )
-                if before >= 0 and self.flags[before]:
-                    self.earlier[row], self.later[before] = before, row
+                if earlier_row >= 0 and self.flags[earlier_row]:
+                    self.earlier[row] = earlier_row
+                    self.later[earlier_row] = row
         if not is_linked:
             self._linked = min([row for row in self.tail_rows if row >= 0], default=0)
             self._link_neighbours()
@@ -249,10 +261,10 @@ class IndexLayout:
         self._linked = min(self._linked, *rows) if rows else self._linked
         for row in rows:
             self.lengths.add(self._get_document(row), -1)
-            before = self.replaced.get(row)
-            self._put_document(row, before or NO_DOCUMENT)
-            if before is not None:
-                self.lengths.add(before)
+            indexed_document = self.replaced.get(row)
+            self._put_document(row, indexed_document or NO_DOCUMENT)
+            if indexed_document is not None:
+                self.lengths.add(indexed_document)
         self.tail = Tail()
         self.left_out = []
         self.tail_rows = []
@@ -311,38 +323,39 @@ class IndexLayout:
         """Finds the neighbours of the rows from `_linked` on."""
         # In most memories two bytes hold a row's number.
         no_neighbour = array("h" if len(self.flags) < 1 << 15 else "i", [-1])
-        first = self._linked
+        first_row = self._linked
         self._linked = len(self.flags)
         # All rows are linked again if their numbers need more bytes now, or if fewer than half stay as they are.
-        if no_neighbour.typecode != self.earlier.typecode or first < len(self.earlier) // 2:
-            first = 0
-        unlinked = no_neighbour * (len(self.flags) - first)
-        if first:
-            self.earlier, self.later = self.earlier[:first] + unlinked, self.later[:first] + unlinked
+        if no_neighbour.typecode != self.earlier.typecode or first_row < len(self.earlier) // 2:
+            first_row = 0
+        unlinked = no_neighbour * (len(self.flags) - first_row)
+        if first_row:
+            self.earlier, self.later = self.earlier[:first_row] + unlinked, self.later[:first_row] + unlinked
         else:
             self.earlier, self.later = unlinked, unlinked[:]
         self.end = len(self.flags.tobytes().rstrip(b"\0"))
-        if self.end <= first and not first:
+        if self.end <= first_row and not first_row:
             return
         import numpy as np
 
         earlier, later = np.asarray(self.earlier), np.asarray(self.later)
-        # A row before `first` that had one of the rows to link as its later neighbour may have another before `first`.
-        if len(lost := (later[:first] >= first).nonzero()[0]):
-            later[lost] = -1
-            start = int(lost[0])
-            row = (earlier[start:first] >= 0).nonzero()[0] + start
+        # The later neighbour of a row before `first_row` may be one of the rows to link; then the row may have another
+        # later neighbour before `first_row`.
+        if len(unlinked_rows := (later[:first_row] >= first_row).nonzero()[0]):
+            later[unlinked_rows] = -1
+            start = int(unlinked_rows[0])
+            row = (earlier[start:first_row] >= 0).nonzero()[0] + start
             later[earlier[row]] = row
         distance, flags = np.asarray(self.previous_distance), np.asarray(self.flags)
-        row = ((distance[first:] > 0) & (flags[first:] > 0)).nonzero()[0] + first
+        row = ((distance[first_row:] > 0) & (flags[first_row:] > 0)).nonzero()[0] + first_row
         if self._is_gapless:
-            before = np.maximum(row - distance[row], -1)
+            earlier_row = np.maximum(row - distance[row], -1)
         else:
             seqs = np.array(self.chunks, np.int64)[row // CHUNK] * CHUNK + row % CHUNK
-            before = self.find_rows(seqs - distance[row])
-        is_there = (before >= 0) & (flags[before] > 0)
-        earlier[row[is_there]] = before[is_there]
-        later[before[is_there]] = row[is_there]
+            earlier_row = self.find_rows(seqs - distance[row])
+        is_there = (earlier_row >= 0) & (flags[earlier_row] > 0)
+        earlier[row[is_there]] = earlier_row[is_there]
+        later[earlier_row[is_there]] = row[is_there]
 
 
 def list_seqs(rows: Iterable[int], chunks: Sequence[int]) -> list[int]:

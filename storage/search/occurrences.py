@@ -40,6 +40,7 @@ _MIN_SPEAKER_MESSAGES = 3
 class Occurrences(Struct, frozen=True):
     """Every occurrence of some terms, one for each message and term, packed as in the index: row, marks, frequency."""
 
+    # The weights of the terms.
     weights: TermWeights
     # The occurrences in the index; the occurrences of a term lie side by side.
     in_index: NDArray[np.int64]

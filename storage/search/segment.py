@@ -78,8 +78,9 @@ ENTRY_BYTES = HASH_BYTES + _MARKED_ROW_BYTES + _FREQUENCY_BYTES
 class Segment(NamedTuple):
     """A segment as it is stored."""
 
+    # The documents of the segment, encoded.
     documents: bytes
-    # One for each value of the first bits of a hash, in their order.
+    # The encoded buckets, one for each value of the first bits of a hash, in their order.
     buckets: list[bytes]
 
 
@@ -95,7 +96,9 @@ class OpenDocuments(NamedTuple):
 class StampedDocuments(NamedTuple):
     """The documents of a segment, and the segment's stamp."""
 
+    # The stamp of the segment.
     stamp: int
+    # The documents.
     documents: OpenDocuments
 
 
@@ -116,6 +119,7 @@ class NewestPostings(NamedTuple):
 
     # The first chunk of these segments; 0: no earlier segments follow.
     first_chunk: int
+    # The occurrences.
     postings: Postings
 
 
@@ -124,8 +128,9 @@ class SegmentBucket(NamedTuple):
 
     # The number of the bucket.
     bucket: int
-    # The number of the segment, and its stamp.
+    # The number of the segment.
     segment: int
+    # The stamp of the segment.
     stamp: int
     # The entries of the bucket, as they are stored.
     data: bytes
@@ -134,6 +139,7 @@ class SegmentBucket(NamedTuple):
 class Buckets(Struct, frozen=True):
     """The buckets that were read for a query."""
 
+    # The buckets, each with its segment.
     rows: Sequence[SegmentBucket] = ()
     # The bytes of each bucket in all segments, read or not.
     sizes: Mapping[int, int] = {}
@@ -150,10 +156,10 @@ class Buckets(Struct, frozen=True):
         Raises: CorruptIndex.
         """
         numbers = sorted({row.segment for row in self.rows}, reverse=True)
-        count = 1
+        segment_count = 1
         while True:
-            read_numbers = numbers[:count]
-            numbers = numbers[count:]
+            read_numbers = numbers[:segment_count]
+            numbers = numbers[segment_count:]
             rows = [row for row in self.rows if row.segment in read_numbers]
             yield NewestPostings(
                 list_segment_chunks(read_numbers[-1]).start if numbers else 0,
@@ -161,7 +167,7 @@ class Buckets(Struct, frozen=True):
             )
             if not numbers:
                 return
-            count *= 8
+            segment_count *= 8
 
 
 def compute_segment(chunk: int) -> int:
@@ -184,12 +190,12 @@ def make_segment(number: int, blobs: Iterable[tuple[int, bytes]]) -> Segment:
 
     blobs: (chunk, bytes); a chunk without messages may be left out, or be empty.
     """
-    opened = [open_blob(data) for _, data in blobs if data]
-    tables = {blob.chunk: blob.table for blob in opened}
+    open_blobs = [open_blob(data) for _, data in blobs if data]
+    tables = {blob.chunk: blob.table for blob in open_blobs}
     if not tables.keys() <= {*list_segment_chunks(number)}:
         raise CorruptIndex(f"a chunk does not belong to segment {number}")
     documents = b"".join([tables.get(chunk, EMPTY_TABLE) for chunk in list_segment_chunks(number)])
-    entries = _sort_entries(opened)
+    entries = _sort_entries(open_blobs)
     header = _HEADER.pack(_MAGIC, _VERSION, _OF_DOCUMENTS, number, len(entries))
     return Segment(header + documents, _make_buckets(number, entries))
 
@@ -258,14 +264,14 @@ def pick_buckets(sizes: Mapping[int, int]) -> set[int]:
     sizes: bucket -> its bytes in all segments. The terms of larger buckets are in so many messages that they decide
         little.
     """
-    remaining = _READ_BYTES
-    picked: set[int] = set()
+    remaining_bytes = _READ_BYTES
+    chosen_buckets: set[int] = set()
     for size, bucket in sorted((size, bucket) for bucket, size in sizes.items()):
-        remaining -= size
-        if picked and remaining < 0:
+        remaining_bytes -= size
+        if chosen_buckets and remaining_bytes < 0:
             break
-        picked.add(bucket)
-    return picked
+        chosen_buckets.add(bucket)
+    return chosen_buckets
 
 
 def read_postings(
@@ -278,18 +284,20 @@ def read_postings(
 
     Raises: CorruptIndex.
     """
-    by_bucket: dict[int, list[SegmentBucket]] = {}
+    rows_by_bucket: dict[int, list[SegmentBucket]] = {}
     for row in rows:
-        by_bucket.setdefault(row.bucket, []).append(row)
-    read: dict[int, NDArray[np.int64]] = {}
-    for bucket, parts in by_bucket.items():
-        read |= _read_bucket_occurrences(
-            parts, [term_hash for term_hash in hashes if term_hash >> _BUCKET_SHIFT == bucket]
+        rows_by_bucket.setdefault(row.bucket, []).append(row)
+    occurrences: dict[int, NDArray[np.int64]] = {}
+    for bucket, bucket_rows in rows_by_bucket.items():
+        occurrences |= _read_bucket_occurrences(
+            bucket_rows, [term_hash for term_hash in hashes if term_hash >> _BUCKET_SHIFT == bucket]
         )
-    unread = [term_hash for term_hash in hashes if term_hash not in read]
-    return Postings(
-        read, {term_hash: sizes.get(term_hash >> _BUCKET_SHIFT, 0) // ENTRY_BYTES for term_hash in unread}
-    )
+    max_counts = {
+        term_hash: sizes.get(term_hash >> _BUCKET_SHIFT, 0) // ENTRY_BYTES
+        for term_hash in hashes
+        if term_hash not in occurrences
+    }
+    return Postings(occurrences, max_counts)
 
 
 def _read_bucket_occurrences(
@@ -340,13 +348,13 @@ def _read_entry_count(data: bytes, kind: int, number: int) -> int:
 
 def find_uncovered_chunks(numbers: Sequence[int], last_chunk: int) -> list[range]:
     """Returns ranges of the chunks up to the last one that no segment has. numbers: numbers of segments, ascending."""
-    begin = 0
+    next_chunk = 0
     gaps: list[range] = []
     for number in numbers:
-        covered = list_segment_chunks(number)
-        if begin < covered.start:
-            gaps.append(range(begin, covered.start))
-        begin = covered.stop
-    if begin <= last_chunk:
-        gaps.append(range(begin, last_chunk + 1))
+        segment_chunks = list_segment_chunks(number)
+        if next_chunk < segment_chunks.start:
+            gaps.append(range(next_chunk, segment_chunks.start))
+        next_chunk = segment_chunks.stop
+    if next_chunk <= last_chunk:
+        gaps.append(range(next_chunk, last_chunk + 1))
     return gaps

@@ -60,6 +60,7 @@ _MISSING_PAIR_SHARE = 0.5
 class QueryTerms(Struct, frozen=True):
     """The terms of a query that are looked for, and fields that are parallel to `terms`."""
 
+    # The terms.
     terms: Sequence[str]
     # The share of people's messages that has the term, from 0 to 1.
     shares: Sequence[float]

@@ -70,6 +70,7 @@ def read_vectors(blob: bytes) -> VectorRows:
 class JoinedVectors(Struct, frozen=True):
     """All vectors of an agent in one array, which is compared twice as fast."""
 
+    # The numbers of the messages, and their vectors.
     rows: VectorRows
     # The similarity of each row to the mean of all rows: the part that is common to any question to this memory.
     mean_similarity: NDArray[np.float64]

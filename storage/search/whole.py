@@ -42,6 +42,7 @@ class _Words(NamedTuple):
 class _Table(NamedTuple):
     """The words of asked_for_whole.txt."""
 
+    # The words of each language that ask for the memory.
     languages: list[_Words]
     # Words of a greeting, in any language.
     greet: frozenset[str]
