@@ -33,9 +33,9 @@ _OPENAI: Final = replace(_WITH_COMPLETION_LIMIT, developer_role=True)
 # error, and Ollama silently leaves the message out. llama.cpp renders the role in a way of its own.
 _NO_DEVELOPER: Final = replace(_WITH_STREAM_USAGE, developer_role=False)
 # The Messages API has no place for `untranslatable_fields`: of `metadata` it takes `user_id` only, a prefix to cache is
-# named by marks and not by a key, an image has one size, only users have names
-# (tests/golden/anthropic/requests/names.json), and few tools can be strict. With thinking on it refuses a `tool_choice`
-# that forces a call.
+# named by marks (the adapter places them, so OpenAI's breakpoints are not needed) and not by a key, an image has one
+# size, only users have names (tests/golden/anthropic/requests/names.json), and few tools can be strict. With thinking
+# on it refuses a `tool_choice` that forces a call.
 _ANTHROPIC: Final = replace(
     _OPENAI,
     metadata=True,
@@ -48,6 +48,8 @@ _ANTHROPIC: Final = replace(
     untranslatable_fields=(
         "metadata",
         "prompt_cache_key",
+        "prompt_cache_options",
+        "messages.content.prompt_cache_breakpoint",
         "messages.content.image_url.detail",
         "messages.name",
         "tools.function.strict",

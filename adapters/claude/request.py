@@ -25,14 +25,14 @@ SAMPLING_FIELDS: Final = ("temperature", "top_p", "top_k")
 _JSON_ONLY: Final = "Answer with a single JSON object and nothing else: no other text, no code fence."
 
 # Fields that do not pass as they are: they are translated below, or mean nothing to Anthropic (`prompt_cache_key` only
-# hints at which machine has the prefix). Of `metadata` and `stream_options` only the parts that are read here have a
-# counterpart at Anthropic's.
+# hints at which machine has the prefix, and `prompt_cache_options` at what to cache). Of `metadata` and
+# `stream_options` only the parts that are read here have a counterpart at Anthropic's.
 _TRANSLATED_FIELDS: Final = frozenset(
     (
         *("max_completion_tokens", "max_tokens", "messages", "metadata", "model", "output_config"),
-        *("parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort"),
-        *("response_format", "safety_identifier", "service_tier", "stop", "stream", "stream_options"),
-        *("system", "tool_choice", "tools", "user"),
+        *("parallel_tool_calls", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
+        *("reasoning_effort", "response_format", "safety_identifier", "service_tier", "stop", "stream"),
+        *("stream_options", "system", "tool_choice", "tools", "user"),
     )
 )
 # Fields that only OpenAI has, each with the value that asks for nothing; null asks for nothing, either.

@@ -6,7 +6,7 @@ conversation. Every other field passes. The module also finds the fields that an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from gateway.core.lenient import as_object
@@ -76,10 +76,24 @@ def _has_more_than_user(body: Mapping[str, Any], name: str) -> bool:
 
 
 def _has_detail(body: Mapping[str, Any], _: str) -> bool:
-    contents = (message.get("content") for message in body["messages"])
-    parts = (part for content in contents if isinstance(content, list) for part in content)
-    images = (part.get("image_url") for part in parts if isinstance(part, dict))
+    images = (part.get("image_url") for part in _iterate_parts(body))
     return any(isinstance(image, dict) and image.get("detail") not in (None, "auto") for image in images)
+
+
+def _has_breakpoint(body: Mapping[str, Any], _: str) -> bool:
+    return any(part.get("prompt_cache_breakpoint") for part in _iterate_parts(body))
+
+
+def _iterate_parts(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yields the parts of which the contents of the messages consist."""
+    contents = (message.get("content") for message in body["messages"])
+    return (
+        part
+        for content in contents
+        if isinstance(content, list)
+        for part in content
+        if isinstance(part, dict)
+    )
 
 
 def _has_name(body: Mapping[str, Any], _: str) -> bool:
@@ -99,6 +113,7 @@ def _has_strict(body: Mapping[str, Any], _: str) -> bool:
 _FIELD_CHECKS: Final[dict[str, Callable[[Mapping[str, Any], str], bool]]] = {
     "metadata": _has_more_than_user,
     "messages.content.image_url.detail": _has_detail,
+    "messages.content.prompt_cache_breakpoint": _has_breakpoint,
     "messages.name": _has_name,
     "tools.function.strict": _has_strict,
 }

@@ -64,6 +64,11 @@ def test_fields_of_an_envelope_are_consumed_and_no_others(
         ({"messages": [{"role": "assistant", "content": "Hi", "name": "Bot"}]}, ("messages.name",)),
         ({"messages": [image({}), image({"detail": "auto"}), {"role": "user", "content": ["x", None]}]}, ()),
         ({"messages": [image({"detail": "low"})]}, ("messages.content.image_url.detail",)),
+        ({"prompt_cache_options": {"mode": "explicit"}}, ("prompt_cache_options",)),
+        (
+            {"messages": [{"role": "user", "content": [{"prompt_cache_breakpoint": {"mode": "explicit"}}]}]},
+            ("messages.content.prompt_cache_breakpoint",),
+        ),
         ({"tools": [{"function": {"strict": True}}]}, ("tools.function.strict",)),
         ({"tools": [{"function": {"strict": False}}, {"function": 1}, 1, {}]}, ()),
         ({"tools": {"function": {"strict": True}}}, ()),  # the upstream's error is the client's own

@@ -514,6 +514,15 @@ def test_who_wants_no_marks_can_place_one_of_his_own(world: World) -> None:
     assert marks(world.upstream.last) == []
 
 
+def test_openais_own_cache_breakpoints_are_left_out_and_named(world: World) -> None:
+    mode = {"mode": "explicit"}
+    part = {"type": "text", "text": "Hi", "prompt_cache_breakpoint": mode}
+    reply = world.post([{"role": "user", "content": [part]}], model=MODEL, prompt_cache_options=mode)
+    names = "prompt_cache_options,messages.content.prompt_cache_breakpoint"
+    assert (reply.status, reply.headers["x-mnemogate-consumed"]) == (200, names)
+    assert b"prompt_cache" not in world.upstream.last.body
+
+
 @pytest.mark.parametrize(("asked", "mark"), [("24h", LONG_MARK), ("in_memory", MARK), (openai.omit, MARK)])
 def test_how_long_is_said_in_openais_words(world: World, asked: Any, mark: Json) -> None:
     raw_reply(world, False, messages=[{"role": "user", "content": "Hi"}], prompt_cache_retention=asked)
