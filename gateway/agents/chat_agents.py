@@ -31,7 +31,7 @@ from gateway.run.call import ChatCall
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
-from gateway.run.stored_agents import ConfiguredRequest, FoundAgent, GuidedTerms
+from gateway.run.stored_agents import ConfiguredRequest, GuidedTerms, StoredAgent
 from gateway.run.tools.toolbox import Toolbox
 from storage.errors import StoreError
 from storage.records import DEFAULT_CONVERSATION
@@ -47,9 +47,9 @@ class ChatAgents(Struct, frozen=True):
 
     # `StoredAgents` documents the methods.
 
-    async def find(self, project: str, name: str) -> FoundAgent | None:
+    async def find(self, project: str, name: str) -> StoredAgent | None:
         resolved = await self.registry.resolver.resolve(project, name)
-        return None if resolved is None else FoundAgent(resolved.spec, resolved.scope)
+        return None if resolved is None else StoredAgent(resolved.spec, resolved.scope)
 
     async def has_conversation(self, identity: Identity, spec: AgentSpec) -> bool:
         # The name of a conversation is `default` for an agent of the agents API, and `default` or an id for any

@@ -71,8 +71,9 @@ _terms = lru_cache(maxsize=256)(TurnTerms)
 
 
 class AdmittedResponse(NamedTuple):
-    """A response in the background that was let in."""
+    """A response in the background that the limits have admitted."""
 
+    # The user, the memory and its mode.
     identity: Identity
     # The memory in which it will be stored.
     agent: Agent
@@ -268,8 +269,10 @@ class Chat:
         # A fallback may have no such endpoint, and would be asked for a reply.
         attempts = self.failover.make_attempts_at_first_key(call.route, receipt)
         with QueueTicket() as ticket:
-            begun = await self.memory.begin(call, attempts, ticket, TreeMemory, opens=False)
-            prompt = await _make_prompt_without_memory(call, attempts) if begun is None else begun.prompt
+            beginning = await self.memory.begin(call, attempts, ticket, TreeMemory, opens=False)
+            prompt = (
+                await _make_prompt_without_memory(call, attempts) if beginning is None else beginning.prompt
+            )
             receipt.headers["x-mnemogate-memory"] = call.memory_state
             counts_chat = attempts.endpoint.provider.capabilities.counts_tokens and call.request.messages
             if request.native_body is not None or (change is not None and counts_chat):
@@ -321,8 +324,8 @@ class Chat:
         attempts = await self._begin_attempts(call)
         # When the block ends, even with an error, the next request of the conversation may begin.
         with QueueTicket() as ticket:
-            begun = await self.memory.begin(call, attempts, ticket, TreeMemory)
-            memory, prompt = begun or (None, None)
+            beginning = await self.memory.begin(call, attempts, ticket, TreeMemory)
+            memory, prompt = beginning or (None, None)
             if call.kind is ConversationKind.APPENDED:
                 # The request may have waited for minutes: other endpoints may be passed over now.
                 attempts = await self._begin_attempts(call)

@@ -43,10 +43,12 @@ _MemoryT = TypeVar("_MemoryT", bound=TreeMemory)
 MemoryFactory = Callable[[MemoryKeeper, MemoryContext, BlockEdits, Toolbox, Receipt], _MemoryT]
 
 
-class BegunMemory(NamedTuple, Generic[_MemoryT]):
+class TurnBeginning(NamedTuple, Generic[_MemoryT]):
     """The memory and the prompt with which a turn begins."""
 
+    # The memory of the turn.
     memory: _MemoryT
+    # The prompt of the turn's first call of the model.
     prompt: Prompt
 
 
@@ -54,7 +56,9 @@ class BegunMemory(NamedTuple, Generic[_MemoryT]):
 class ChatMemory:
     """Begins the memory of the turns of chat completions. One for the process."""
 
+    # The memories of the process.
     keeper: MemoryKeeper
+    # The services that the process's turns share.
     turn_services: TurnServices
     # The agents of the agents API.
     agents: StoredAgents
@@ -69,7 +73,7 @@ class ChatMemory:
         make_memory: MemoryFactory[_MemoryT],
         *,
         opens: bool = True,
-    ) -> BegunMemory[_MemoryT] | None:
+    ) -> TurnBeginning[_MemoryT] | None:
         """Returns the memory of a turn and its prompt, or None if the request has no memory.
 
         Sets the call's `memory_state`. If the store fails, or the request does not fit with memory, the request is
@@ -140,7 +144,7 @@ class ChatMemory:
         *,
         opens: bool,
         needs_memory: bool,
-    ) -> BegunMemory[_MemoryT]:
+    ) -> TurnBeginning[_MemoryT]:
         """Reads memory and makes the prompt. Sets the call's `memory_state`.
 
         Raises: StoreError; HistoryForgotten; ClientGone.
@@ -184,7 +188,7 @@ class ChatMemory:
             call.identity.mode, is_off_record=memory_context.plan.is_off_record
         )
         memory = make_memory(keeper, memory_context, block_edits, toolbox, call.receipt)
-        return BegunMemory(memory, prompt)
+        return TurnBeginning(memory, prompt)
 
     async def _make_fitting_prompt(
         self,

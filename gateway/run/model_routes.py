@@ -9,7 +9,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.requested_agent import asks_agent
 from gateway.run.call import ChatCall
-from gateway.run.resolver import Resolved
+from gateway.run.resolver import ResolvedRequest
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.form_choice import choose_native_body
 from gateway.run.upstream.route import Route, make_agent_route, resolve_route
@@ -33,7 +33,7 @@ class ModelRoutes:
         # Returns the route to a model. Raises: UnknownModel.
         self.get_route = lru_cache(maxsize=_MAX_ROUTES)(partial(resolve_route, settings))
 
-    def get_requested_route(self, resolved: Resolved) -> Route:
+    def get_requested_route(self, resolved: ResolvedRequest) -> Route:
         """Returns the route to the model that a request names, or to the model of the agent that it names."""
         if resolved.identity.agent is not None and asks_agent(resolved.request.model):
             return make_agent_route(self._settings, resolved.spec)

@@ -18,9 +18,9 @@ from gateway.core.turn.native_turn import NativeTurn
 from gateway.errors import BadRequest, GatewayError, MemoryUnavailable
 from gateway.run.call import ChatCall, Forwarded, make_native_call, note_identity
 from gateway.run.chat import Chat
-from gateway.run.chat_memory import BegunMemory
+from gateway.run.chat_memory import TurnBeginning
 from gateway.run.deferred_replies import DeferredReplies, DeferredReply, DeferredReplyRow
-from gateway.run.earlier_replies import EarlierReplies, FoundReplies
+from gateway.run.earlier_replies import EarlierReplies, StoredReplies
 from gateway.run.memory.named_turns import find_paths_by_id
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.native_memory import BoundedReader, NativeMemory
@@ -168,10 +168,10 @@ class NativeChat:
         attempts = self._chat.failover.make_attempts_at_first_key(route, receipt)
         with QueueTicket() as ticket:
             ticket.timeout_s = self._turn_services.limits.commit_wait_s
-            begun_memory = await self._begin_memory(call, native, attempts, ticket)
-            if begun_memory is None:
+            beginning = await self._begin_memory(call, native, attempts, ticket)
+            if beginning is None:
                 return  # the next GET finds the row, as where the turn could not be written
-            memory, prompt = begun_memory
+            memory, prompt = beginning
             memory.reader = reader
             saving = TurnSaving(call, memory, self._turn_services)
             with saving.track_turn():
@@ -193,9 +193,9 @@ class NativeChat:
         # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
         with QueueTicket() as ticket:
             ticket.timeout_s = self._turn_services.limits.commit_wait_s
-            begun_memory = await self._begin_known_memory(call, native, attempts, ticket, lookup_key)
-            if begun_memory is not None:
-                memory, prompt = begun_memory
+            beginning = await self._begin_known_memory(call, native, attempts, ticket, lookup_key)
+            if beginning is not None:
+                memory, prompt = beginning
                 machine = NativeTurn(memory.reader, native.make_change(), native.upstream_path)
                 turn = TurnRun(
                     call=call,
@@ -226,28 +226,28 @@ class NativeChat:
         attempts: Attempts,
         ticket: QueueTicket,
         lookup_key: MemoryKey | None,
-    ) -> BegunMemory[NativeMemory] | None:
+    ) -> TurnBeginning[NativeMemory] | None:
         """Returns the turn's memory and its prompt, or None if the request's conversation is not known here.
 
         Sets the call's `memory_state`. lookup_key: as for `_answer_call`.
         """
-        begun_memory = None
+        beginning = None
         call.memory_state = "unavailable"
         # A request without messages refers to a conversation that is unknown here.
         if not all(map(is_system, call.request.messages)):
-            begun_memory = await self._begin_memory(call, native, attempts, ticket)
-        if begun_memory is not None and lookup_key not in (
+            beginning = await self._begin_memory(call, native, attempts, ticket)
+        if beginning is not None and lookup_key not in (
             None,
-            _make_memory_key(begun_memory.memory.context.agent),
+            _make_memory_key(beginning.memory.context.agent),
         ):
             # Another process has forgotten something since, perhaps a reply that the ids name.
             call.memory_state = "unavailable"
             return None
-        return begun_memory
+        return beginning
 
     async def _begin_memory(
         self, call: ChatCall, native: NativeRequest, attempts: Attempts, ticket: QueueTicket
-    ) -> BegunMemory[NativeMemory] | None:
+    ) -> TurnBeginning[NativeMemory] | None:
         """Returns the turn's memory and its prompt, or None if memory has no part in the turn."""
         make_memory = partial(
             NativeMemory,
@@ -280,7 +280,7 @@ class NativeChat:
         """
         if unknown_ids := self._earlier_replies.list_unknown_ids(memory, native.referenced_ids):
             paths = await find_paths_by_id(self._keeper.store, scope, unknown_ids)
-            with_history = native.with_history(FoundReplies(paths, self._earlier_replies), memory)
+            with_history = native.with_history(StoredReplies(paths, self._earlier_replies), memory)
             if memory != _UNREAD_KEY:
                 # Afterwards, since the cache may drop other replies that this request names.
                 for reply_id, path in paths.items():

@@ -39,7 +39,7 @@ _log = logging.getLogger("mnemogate")
 SUB_AGENT = "sub-agent"
 
 
-class Resolved(Struct, frozen=True):
+class ResolvedRequest(Struct, frozen=True):
     """A request with everything that decides how it is answered."""
 
     # The request with the sampling settings of its agent.
@@ -106,7 +106,7 @@ class Resolver:
         request: ChatRequest,
         request_context: RequestContext,
         arrival: QueueTicket | None = None,
-    ) -> Resolved:
+    ) -> ResolvedRequest:
         """Returns a request with its user, its agent and the kind of its conversation.
 
         Messages, responses and threads that the request names by their ids are read, and take the place of the ids.
@@ -146,7 +146,7 @@ class Resolver:
             # An application's own request, or a request off the record, is answered outside of the conversation.
             identity = replace(identity, scope=None, conversation_key=None)
             kind = ConversationKind.CLIENT
-        return Resolved(request, identity, spec, kind)
+        return ResolvedRequest(request, identity, spec, kind)
 
     async def resolve_references(self, request: ChatRequest, request_context: RequestContext) -> ChatRequest:
         """Returns a request in which the messages and responses take the place of the ids that name them.

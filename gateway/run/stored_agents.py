@@ -24,9 +24,10 @@ from gateway.run.tools.toolbox import NO_TOOLS, Toolbox
 from storage.records import Scope
 
 
-class FoundAgent(NamedTuple):
+class StoredAgent(NamedTuple):
     """An agent of the agents API."""
 
+    # The agent as a turn needs it.
     spec: AgentSpec
     # The scope of the agent's memory, which all its users share.
     scope: Scope
@@ -35,6 +36,7 @@ class FoundAgent(NamedTuple):
 class ConfiguredRequest(NamedTuple):
     """An agent and a request with the settings of a conversation."""
 
+    # The agent with the conversation's model.
     spec: AgentSpec
     # The request with the agent's sampling settings.
     request: ChatRequest
@@ -50,7 +52,7 @@ class GuidedTerms(NamedTuple):
 class StoredAgents(Protocol):
     """The agents of the agents API, as chat completions use them."""
 
-    async def find(self, project: str, name: str) -> FoundAgent | None:
+    async def find(self, project: str, name: str) -> StoredAgent | None:
         """Returns the agent with this id or name, if there is one.
 
         Raises: BadRequest: two agents have the name; StoreError.
@@ -87,7 +89,7 @@ class NoAgents(Struct, frozen=True):
 
     keeper: MemoryKeeper
 
-    async def find(self, project: str, name: str) -> FoundAgent | None:
+    async def find(self, project: str, name: str) -> StoredAgent | None:
         return None
 
     async def has_conversation(self, identity: Identity, spec: AgentSpec) -> bool:

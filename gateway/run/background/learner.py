@@ -53,7 +53,7 @@ MARGIN_S = 1.0
 _SEARCH_MS = 5_000.0
 
 
-class _AskedBatch(Struct, frozen=True):
+class _BatchAnswer(Struct, frozen=True):
     """The messages that a job has read, and the answer of the model. The job's step journals it."""
 
     # The number up to which the memory was read before.
@@ -123,7 +123,7 @@ class LearningService:
             await self._run_rule(job)
             return
         journaled_batch = await job.step("ask", lambda: self._ask(job, background))
-        batch = msgspec.json.decode(journaled_batch, type=_AskedBatch)
+        batch = msgspec.json.decode(journaled_batch, type=_BatchAnswer)
         if batch.is_more:
             # The next job is enqueued before this job ends, so that a crash in between leaves nothing unread.
             await self._store.jobs.enqueue(LEARN_JOB, job.agent_row, LEARN_JOB)
@@ -177,17 +177,17 @@ class LearningService:
         return None if unread is None or unread.agent.paused_at is not None else unread
 
     async def _ask(self, job: JobContext, background: BackgroundModel) -> bytes:
-        """Returns the journaled step of the job: `_AskedBatch`, as JSON."""
+        """Returns the journaled step of the job: `_BatchAnswer`, as JSON."""
         return msgspec.json.encode(await self._read_and_ask(job, background))
 
-    async def _read_and_ask(self, job: JobContext, background: BackgroundModel) -> _AskedBatch:
+    async def _read_and_ask(self, job: JobContext, background: BackgroundModel) -> _BatchAnswer:
         """Reads the next batch, and asks the model about it if there is something to learn from."""
         unread = await self._read_batch(job)
         if unread is None or not self._learns_from(unread.agent.scope):
-            return _AskedBatch()
+            return _BatchAnswer()
         scope = unread.agent.scope
         messages = await self._clean_messages(unread)
-        batch = _AskedBatch(unread.cursor, unread.upto, unread.is_more, unread.is_waiting)
+        batch = _BatchAnswer(unread.cursor, unread.upto, unread.is_more, unread.is_waiting)
         if not messages:
             return batch
         facts = await self._choose_shown_facts(unread, messages)
@@ -235,7 +235,7 @@ class LearningService:
         related = await self._store.facts.load(unread.agent.id, sorted(seqs))
         return [fact for fact in related if fact.ended_at is None and not fact.muted]
 
-    async def _write_answer(self, job: JobContext, batch: _AskedBatch, unread: UnreadMessages) -> bool:
+    async def _write_answer(self, job: JobContext, batch: _BatchAnswer, unread: UnreadMessages) -> bool:
         """Writes the edits of the model's answer.
 
         Returns False if a message that the model read is gone. The answer may come from it, so the job asks again.
