@@ -20,6 +20,7 @@ from storage.records import Block
 class AgentTool(Struct, frozen=True):
     """A tool of an agent."""
 
+    # The name by which the model calls the tool.
     name: str
     # The definition of the tool; None: the tool is built in, and known by its name.
     definition: ToolDefinition | None = None
@@ -50,6 +51,7 @@ class AgentSpec(Struct, frozen=True):
     A turn uses the same value to its end, even if the definition changes meanwhile.
     """
 
+    # The name of the profile, or of the agent.
     name: str
     # The agent's own prompt, which stands before the memory blocks.
     system: str = ""

@@ -21,6 +21,7 @@ class KnownSideRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Implements `SideRule` (gateway.core.request.side_requests), which documents the methods.
     """
 
+    # The name of the kind of request, such as "title".
     name: str
     # The application's version, or the month, in which the words were seen.
     seen: str
@@ -45,7 +46,9 @@ class KnownSideRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AddedText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Text between two tags that an application puts next to a person's words."""
 
+    # The name of the application.
     application: str
+    # The version of the application, or the month, in which the text was seen.
     seen: str
     # The tag before the text.
     begin: str
@@ -56,7 +59,9 @@ class AddedText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TextInPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A message that a framework writes in the user's place."""
 
+    # The name of the framework.
     application: str
+    # The version of the framework, or the month, in which the text was seen.
     seen: str
     # Matched at the start of the message.
     pattern: str
@@ -65,7 +70,9 @@ class TextInPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class QuestionTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A template in which a framework puts a person's question between two fixed texts, `before` and `after`."""
 
+    # The name of the framework.
     application: str
+    # The version of the framework, or the month, in which the template was seen.
     seen: str
     # The beginning of the message.
     begin: str
@@ -91,8 +98,11 @@ class QuestionTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AppendedText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A fixed text that a framework appends to a person's words. All text after it is the framework's, too."""
 
+    # The name of the framework.
     application: str
+    # The version of the framework, or the month, in which the text was seen.
     seen: str
+    # The fixed text.
     text: str
 
 

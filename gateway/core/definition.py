@@ -36,6 +36,7 @@ class _Stored(Struct, frozen=True):
 class FixedFiller(_Stored, frozen=True):
     """A sentence for the user when a tool takes longer than `after_ms`."""
 
+    # The sentence.
     say: str
     # The delay in milliseconds.
     after_ms: float = FILLER_AFTER_MS
@@ -167,6 +168,7 @@ class IdentityDefinition(_Stored, frozen=True):
 
     # The name that people read.
     name: str
+    # The kind of the identity.
     type: Literal["org", "user", "other"] = "user"
     # The properties, each {"key", "value", "type"}.
     properties: tuple[dict[str, Any], ...] = ()
@@ -178,6 +180,7 @@ class ConversationDefinition(_Stored, frozen=True):
     # A text for people, as `description`.
     summary: str | None = None
     description: str | None = None
+    # Lists leave the conversation out.
     hidden: bool = False
     # The time at which the conversation was archived, in seconds since the epoch; None: not archived.
     archived: float | None = None

@@ -38,6 +38,7 @@ class CallerTrace(NamedTuple):
 class TraceContext(Struct, frozen=True):
     """The trace of a request that is sampled."""
 
+    # The id of the trace.
     trace_id: int
     # The id of the request's own span. The spans below it have the next numbers as ids.
     span_id: int

@@ -64,6 +64,7 @@ class _AnsweredRequest(NamedTuple):
 class BackgroundResponses:
     """Accepts and shows responses in the background. One for the process."""
 
+    # The store of the responses.
     store: Store
     # Answers the requests.
     chat: Chat

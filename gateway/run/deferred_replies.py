@@ -25,6 +25,7 @@ from storage.sql.store import Store
 class DeferredReply(Struct, frozen=True):
     """The request of a reply that is still to come. Keys and headers of the caller are not in it."""
 
+    # The body of the client's request.
     body: str
     # The path below the upstream's base URL, with the query.
     path: str
@@ -37,8 +38,11 @@ class DeferredReply(Struct, frozen=True):
 class DeferredReplyRow(Struct, frozen=True):
     """A deferred reply as it is stored."""
 
+    # The owner of the memory.
     agent: Agent
+    # The run as which the reply is stored.
     run: Run
+    # The request of the reply.
     reply: DeferredReply
 
 
@@ -46,6 +50,7 @@ class DeferredReplyRow(Struct, frozen=True):
 class DeferredReplies:
     """The deferred replies in the store. Its methods raise StoreError."""
 
+    # The store of the replies.
     store: Store
     # Returns the seconds since the epoch.
     now: Callable[[], float]

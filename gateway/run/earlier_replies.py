@@ -145,7 +145,7 @@ class EarlierReplies:
         self.size_bytes = 0
 
 
-class StoredReplies(Struct, frozen=True):
+class ReferencedReplies(Struct, frozen=True):
     """Finds replies by one request's ids, in the paths of the store and in the cache of the process.
 
     Implements `KnownReplies`, which documents the methods.

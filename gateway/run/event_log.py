@@ -42,6 +42,7 @@ class EventDialect(Protocol):
 class NumberedEvent(NamedTuple):
     """An event of a run."""
 
+    # The number of the event in its run, from 1.
     number: int
     # The event as it is streamed.
     data: bytes
@@ -51,6 +52,7 @@ class NumberedEvent(NamedTuple):
 class EventLog:
     """The events of one run. Implements `Sink`, which documents the methods, for its turns."""
 
+    # The store of the events.
     store: Store
     # The run with the events.
     run: Run

@@ -20,7 +20,7 @@ from gateway.run.call import ChatCall, Forwarded, make_native_call, note_identit
 from gateway.run.chat import Chat
 from gateway.run.chat_memory import TurnBeginning
 from gateway.run.deferred_replies import DeferredReplies, DeferredReply, DeferredReplyRow
-from gateway.run.earlier_replies import EarlierReplies, StoredReplies
+from gateway.run.earlier_replies import EarlierReplies, ReferencedReplies
 from gateway.run.memory.named_turns import find_paths_by_id
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.native_memory import BoundedReader, NativeMemory
@@ -280,7 +280,7 @@ class NativeChat:
         """
         if unknown_ids := self._earlier_replies.list_unknown_ids(memory, native.referenced_ids):
             paths = await find_paths_by_id(self._keeper.store, scope, unknown_ids)
-            with_history = native.with_history(StoredReplies(paths, self._earlier_replies), memory)
+            with_history = native.with_history(ReferencedReplies(paths, self._earlier_replies), memory)
             if memory != _UNREAD_KEY:
                 # Afterwards, since the cache may drop other replies that this request names.
                 for reply_id, path in paths.items():

@@ -32,8 +32,11 @@ def mask_model_name(upstream: str, model: str) -> str:
 class RequestLine(NamedTuple):
     """The first line of a request, as its span shows it."""
 
+    # The HTTP method.
     method: str
+    # The scheme of the URL, `http` or `https`.
     scheme: str
+    # The path of the URL, without its query.
     path: str
 
 

@@ -68,6 +68,7 @@ _KEY_GONE_ERROR: Final = (
 class ResponseServices(Struct, frozen=True):
     """The services of the process that make responses."""
 
+    # The store of the responses.
     store: Store
     # Answers the request.
     chat: Chat
@@ -86,6 +87,7 @@ class ResponseServices(Struct, frozen=True):
 class _MadeResponse(NamedTuple):
     """A response that is made."""
 
+    # The response.
     response: Json
     # The name of its turn.
     turn_name: TurnName

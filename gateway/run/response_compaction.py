@@ -113,7 +113,9 @@ def _make_question(request: ChatRequest, messages: list[WireMessage]) -> ChatReq
 class _ReadSummary(NamedTuple):
     """A summary that the model wrote, and the tokens of its completion."""
 
+    # The text of the summary.
     text: str
+    # The tokens of the call that made it.
     counts: TokenCounts
 
 

@@ -68,6 +68,7 @@ class ResponseConversation(Struct, frozen=True):
 class ContinuedConversation(Struct, frozen=True):
     """A conversation that a request continues, with the items that waited for the request."""
 
+    # The conversation.
     conversation: ResponseConversation
     # The conversation's waiting items that go before the request's input.
     items: Sequence[Json]
@@ -92,6 +93,7 @@ class ResponseConversations:
     Each method raises MemoryUnavailable.
     """
 
+    # The store of the conversations.
     store: Store
     # Returns the seconds since the epoch.
     now: Callable[[], float]

@@ -27,7 +27,9 @@ class ErrorFields(NamedTuple):
 class UpstreamErrorReply(NamedTuple):
     """An upstream's error."""
 
+    # The status of the reply.
     status: int
+    # The body of the reply.
     body: bytes
 
     def read_fields(self) -> ErrorFields:

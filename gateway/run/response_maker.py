@@ -44,6 +44,7 @@ MAX_ACCEPTED_RESPONSES: Final = 4_096
 class ResponseMaker:
     """Makes the responses of jobs. One for the process."""
 
+    # The services that make responses.
     services: ResponseServices
     # The logs of the responses that are being made here, by the rows of their runs.
     logs: dict[int, ResponseLog] = field(default_factory=dict, init=False)

@@ -109,8 +109,11 @@ class NewResponse(Struct, frozen=True):
 class ResponseRuns(Struct, frozen=True):
     """Reads the stored texts of the runs of responses."""
 
+    # The store of the runs.
     store: Store
+    # The services that the process's turns share.
     turn_services: TurnServices
+    # Renders responses.
     dialect: ResponsesDialect
 
     async def find_response(self, run: Run) -> Json | None:

@@ -29,6 +29,7 @@ class RoundRequests:
     Implements `RequestMender`, which documents `mend_request` and `note_answer`.
     """
 
+    # The request of the turn.
     call: ChatCall
     # None: nothing is remembered of the turn.
     memory: TurnMemory | None

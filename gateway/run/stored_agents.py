@@ -45,7 +45,9 @@ class ConfiguredRequest(NamedTuple):
 class GuidedTerms(NamedTuple):
     """The terms and the guide of a turn that a stored agent answers."""
 
+    # The terms of the turn.
     terms: TurnTerms
+    # The guide of the turn, which applies the rules of the agent.
     guide: Guide
 
 

@@ -34,6 +34,7 @@ _PAGE_EXCHANGES = 200
 class ResponseOwner(Struct, frozen=True):
     """The caller who asks for a stored response."""
 
+    # The caller's project.
     project: str
     # The name of the user; None: the request names none.
     user: str | None
@@ -51,7 +52,9 @@ class ResponseOwner(Struct, frozen=True):
 class StoredResponses:
     """Reads and deletes stored responses."""
 
+    # The store of the responses.
     store: Store
+    # The services that the process's turns share.
     turn_services: TurnServices
 
     async def find(self, owner: ResponseOwner, name: TurnName) -> TurnLocation | None:

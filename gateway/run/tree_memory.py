@@ -31,6 +31,7 @@ _log = logging.getLogger("mnemogate")
 class TreeMemory:
     """The memory of one turn. Implements `TurnMemory`, which documents the methods."""
 
+    # The memories of the process.
     keeper: MemoryKeeper
     # The memory as it was read for the turn.
     context: MemoryContext

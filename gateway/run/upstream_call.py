@@ -32,6 +32,7 @@ class FailedTry(Struct, frozen=True):
 class PromptFacts(Struct, frozen=True):
     """The prompt of a call, as far as the gateway made it. Its tokens are by the gateway's count; 0: not counted."""
 
+    # The tokens of the whole prompt.
     tokens: int = 0
     # The tokens that memory added.
     injected_tokens: int = 0

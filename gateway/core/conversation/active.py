@@ -110,7 +110,9 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
 class _PathAtoms(NamedTuple):
     """The atoms of a path, and the index of each exchange's first atom by the exchange's id."""
 
+    # The atoms of the path, oldest first.
     atoms: list[Atom]
+    # The index of each exchange's first atom, by the exchange's id.
     starts: dict[int, int]
 
 
@@ -168,7 +170,9 @@ def _asks_same(tree: Tree, exchange: Exchange, other: Exchange, query: Query, no
 class _TouchOrder(NamedTuple):
     """Two exchanges in the order in which they were touched."""
 
+    # The exchange that was touched first.
     old: Exchange
+    # The exchange that was touched last.
     new: Exchange
 
 
@@ -186,7 +190,9 @@ def _order_by_touch(tree: Tree, exchange: Exchange, other: Exchange, now: float)
 class _JudgedPair(NamedTuple):
     """Two alternatives, of which one may supersede the other."""
 
+    # The alternative that is superseded.
     loser: Exchange
+    # The alternative that supersedes it.
     winner: Exchange
 
 
@@ -275,6 +281,7 @@ def refresh_active(tree: Tree, exchange: Exchange, *, is_named: bool) -> None:
 class Mergeable(NamedTuple):
     """An exchange with memory edits that may be merged into the blocks."""
 
+    # The exchange with the edits.
     exchange: Exchange
     # The value for `Exchange.merged`.
     reason: Literal["carried", "idle"]

@@ -21,6 +21,7 @@ class Direction(NamedTuple):
 
     # The number of the request's other messages that follow it.
     following_count: int
+    # The message.
     message: WireMessage
 
 

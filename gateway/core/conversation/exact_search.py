@@ -93,6 +93,7 @@ def _count_common_end(tree: Tree, exchange: Exchange, client_atoms: Sequence[Ato
 class _Rank(NamedTuple):
     """The fit of a stored exchange as the last stored reply in a list. The greater of two ranks fits better."""
 
+    # 0: the path of the exchange is the whole list. Else the value of `_measure_likeness`.
     likeness: int
     # The path of the exchange is the whole list.
     is_whole: bool
@@ -102,6 +103,7 @@ class _Rank(NamedTuple):
     goes_on: bool
     # The newest of equal exchanges is taken, as on the fast path.
     begun: float
+    # The id of the exchange.
     id: int
 
 
@@ -131,7 +133,9 @@ class _ReplyEnd(NamedTuple):
 class _Candidate(NamedTuple):
     """An exchange that may be the match point."""
 
+    # The fit of the exchange.
     rank: _Rank
+    # The exchange.
     exchange: Exchange
     # The messages of the exchange's reply.
     span: ReplySpan

@@ -18,6 +18,7 @@ from gateway.core.thoughts import without_thoughts
 class FillerSpan(NamedTuple):
     """A filler in the text of its reply, by its offsets."""
 
+    # The offset of the first character.
     start: int
     # The offset after the last character.
     end: int

@@ -22,6 +22,7 @@ _ATOM_BYTES = 1 + ATOM_DIGEST_BYTES
 class MessageSpan(NamedTuple):
     """Consecutive messages of a list, by their indices."""
 
+    # The index of the first message.
     start: int
     # The index after the last message.
     end: int

@@ -31,6 +31,7 @@ class ListedMessage(Struct, frozen=True):
     seq: int
     # The index of a hidden message, from 1 on, among the hidden messages of the reply at `seq`; None: not hidden.
     hidden_index: int | None
+    # The message as it is stored.
     message: WireMessage
     # The time of the message, in seconds since the epoch.
     at: float

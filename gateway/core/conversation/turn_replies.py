@@ -23,13 +23,16 @@ _MAX_REPLY_CALLS = 8
 class ReplySpan(NamedTuple):
     """The messages of a list that a reply takes up, by their indices."""
 
+    # The index of the first message.
     first: int
+    # The index of the last message.
     last: int
 
 
 class _JoinedText(NamedTuple):
     """The text of an assistant's message, or of several that follow one another."""
 
+    # The messages with the text.
     span: ReplySpan
     # The name that the first of the messages has; None: it has no name.
     name: object

@@ -22,7 +22,9 @@ _MAX_ID_CHARS: Final = 200
 class SourceMessage(Struct, frozen=True):
     """A message of a user or a model."""
 
+    # The writer of the message.
     role: Role
+    # The text of the message.
     text: str
     # The time of the message, in seconds since the epoch; None: the file has no date.
     at: float | None = None
@@ -44,6 +46,7 @@ class SourceConversation(Struct, frozen=True):
 class SourceFact(Struct, frozen=True):
     """A sentence about a person."""
 
+    # The sentence.
     text: str
     # The time of the fact, in seconds since the epoch; None: the file has no date.
     at: float | None = None

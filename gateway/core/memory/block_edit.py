@@ -28,6 +28,7 @@ _MAX_LINE_NUMBERS = 10
 class BlockEdit(Struct, frozen=True):
     """An edit of a block that a call of the model asks for."""
 
+    # The operation.
     op: EditOperation
     # The arguments in the form in which `apply_edit` takes them.
     arguments: Mapping[str, Any]
@@ -45,6 +46,7 @@ class EditResult(Struct, frozen=True):
     value: str | None
     # The text for the model.
     message: str
+    # True: the edit was not made.
     has_failed: bool = False
     # The version of the block that the message shows. The caller sets it, from the versions that the prompt shows.
     shown: ShownBlocks = field(default_factory=dict)

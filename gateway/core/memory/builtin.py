@@ -61,6 +61,7 @@ MEMORY_USES: Final = frozenset({ToolUse.EDIT, ToolUse.STORE_PASSAGE, ToolUse.STO
 class BuiltInTool(NamedTuple):
     """One of the gateway's own tools of agents."""
 
+    # The use of the tool.
     use: ToolUse
     # The definition of the tool, without its name.
     schema: Json

@@ -29,6 +29,7 @@ _WORD_CHARACTER = re.compile(r"\w")
 class FactEdit(Struct, frozen=True):
     """A fact that the model wants to be stored. It may name numbers that no fact or message has."""
 
+    # The text of the fact.
     text: str
     # The subject of the fact, in a word or two.
     subject: str = ""
@@ -43,6 +44,7 @@ class FactEdit(Struct, frozen=True):
 class ReplyEdits(Struct, frozen=True):
     """The edits that a reply asks for."""
 
+    # The edits, in the order of the calls.
     edits: tuple[BlockEdit | FactEdit, ...]
     # The number of the reply's calls that were left out: they made no sense, or came after `MAX_EDITS` calls.
     ignored: int = 0

@@ -115,7 +115,9 @@ class FoundText(Struct, frozen=True):
 
     # The kind and the number: message:N, fact:N or passage:N.
     id: str
+    # The kind of the text.
     kind: TextKind
+    # The text.
     text: str
     # The time of the text, in ISO 8601.
     at: str
@@ -128,6 +130,7 @@ class FoundText(Struct, frozen=True):
 class SearchResult(Struct, frozen=True):
     """The result of `memory_search`."""
 
+    # The texts that were found, best first.
     results: tuple[FoundText, ...]
     # Not all of memory has answered in time.
     late: bool
@@ -136,7 +139,9 @@ class SearchResult(Struct, frozen=True):
 class ReadBlock(Struct, frozen=True):
     """A memory block in the result of `memory_read`."""
 
+    # The label of the block.
     label: str
+    # The text of the block.
     value: str
     # The most characters of the value.
     limit: int
@@ -149,49 +154,68 @@ class ReadBlock(Struct, frozen=True):
 class ReadFact(Struct, frozen=True):
     """A fact that holds at present, in the result of `memory_read`."""
 
+    # The id of the fact, fact:N.
     id: str
+    # The text of the fact.
     text: str
+    # The time from which on the fact holds, in ISO 8601.
     since: str
 
 
 class ReadResult(Struct, frozen=True):
-    """The result of `memory_read`. conversations: how many there are."""
+    """The result of `memory_read`."""
 
+    # The name of the user.
     user: str
+    # The memory blocks.
     blocks: tuple[ReadBlock, ...]
+    # The facts that hold at present.
     facts: tuple[ReadFact, ...]
+    # The number of conversations.
     conversations: int
 
 
 class ConversationLine(Struct, frozen=True):
-    """A conversation in the result of `conversation_read`. messages: how many it has."""
+    """A conversation in the result of `conversation_read`."""
 
+    # The id of the conversation.
     id: str
+    # The time of its first message, in ISO 8601.
     begun: str
+    # The time of its last message, in ISO 8601.
     last: str
+    # The number of its messages.
     messages: int
 
 
 class ReadMessage(Struct, frozen=True):
     """A message in the result of `conversation_read`. A text over 4,000 characters is cut, and ends in an ellipsis."""
 
+    # The id of the message, message:N.
     id: str
+    # The role of the message.
     role: str
+    # The text of the message.
     text: str
+    # The time of the message, in ISO 8601.
     at: str
 
 
 class ConversationResult(Struct, frozen=True, omit_defaults=True):
     """The result of `conversation_read`: conversations, the newest first, or messages of one, oldest first."""
 
+    # The newest conversations; unset: the messages of one were asked for.
     conversations: tuple[ConversationLine, ...] | UnsetType = UNSET
+    # The id of the conversation with the messages.
     conversation: str | UnsetType = UNSET
+    # The messages of the conversation.
     messages: tuple[ReadMessage, ...] | UnsetType = UNSET
 
 
 class RememberResult(Struct, frozen=True):
     """The result of `memory_remember`."""
 
+    # The id of the fact.
     id: str
     # The fact was remembered already.
     known: bool
@@ -202,22 +226,29 @@ class RememberResult(Struct, frozen=True):
 class CorrectResult(Struct, frozen=True):
     """The result of `memory_correct`."""
 
+    # The id of the new fact.
     id: str
+    # The id of the fact that it replaces.
     replaces: str
 
 
 class EditBlockResult(Struct, frozen=True):
-    """The result of `memory_edit_block`. version: of the new value."""
+    """The result of `memory_edit_block`."""
 
+    # The label of the block.
     label: str
+    # The version of the new value.
     version: int
 
 
 class ForgetAnswer(Struct, frozen=True):
-    """The result of `memory_forget`. goes: how much of each kind; null: too much to be counted."""
+    """The result of `memory_forget`."""
 
+    # True: the texts are forgotten; False: a second call has to confirm it.
     forgotten: bool
+    # The number of texts of each kind that go; null: too many to be counted.
     goes: dict[str, int | None]
+    # The word with which the second call confirms; unset: nothing is to be confirmed.
     confirm: str | UnsetType = UNSET
 
 
@@ -361,6 +392,7 @@ def describe_mcp_origin(origin: str) -> str | None:
 class TextId(NamedTuple):
     """The parts of an id such as `fact:7`."""
 
+    # The kind of the text.
     kind: TextKind
     # The number of the text in its memory.
     seq: int

@@ -132,7 +132,9 @@ class StandingBlock(NamedTuple):
 class _FactLine(NamedTuple):
     """A fact with its line in the block."""
 
+    # The fact.
     fact: StandingFact
+    # The line of the fact.
     line: str
 
 
@@ -290,7 +292,9 @@ class _Statement(NamedTuple):
 class _StatedFact(NamedTuple):
     """A fact that is learned, with the statement that it is made of."""
 
+    # The statement.
     statement: _Statement
+    # The fact as it is stored.
     fact: LearnedFact
 
 

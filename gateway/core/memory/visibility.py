@@ -28,6 +28,7 @@ class VisibleMessage(NamedTuple):
 
     # The index of the message in the exchange's input; REPLY: the message is the reply.
     message_index: int
+    # The message.
     message: WireMessage
 
 

@@ -41,7 +41,9 @@ _STEPS_PER_PAIR = 10
 class DiffPart(Struct, frozen=True):
     """A part of a changed text: it stays ("same"), was inserted or was deleted."""
 
+    # "same", "ins" (inserted) or "del" (deleted).
     op: _Op
+    # The text of the part.
     text: str
 
 
@@ -88,8 +90,11 @@ class _Comparison:
 class _Stretch(NamedTuple):
     """Successive pieces of both texts."""
 
+    # True: both texts have the same pieces.
     is_same: bool
+    # The pieces of the old text, joined.
     old: str
+    # The pieces of the new text, joined.
     new: str
 
 

@@ -44,7 +44,9 @@ class Excerpt(NamedTuple):
 class _Span(NamedTuple):
     """A piece of a text, a sentence or a part of one, by its offsets (end excluded)."""
 
+    # The offset of the first character.
     start: int
+    # The offset after the last character.
     end: int
 
 

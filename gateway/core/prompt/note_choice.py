@@ -149,13 +149,16 @@ def shows_all(
 class _Group(NamedTuple):
     """The lines of a note that stand together."""
 
+    # The day of the messages, as the note shows it.
     day: str
+    # The row of their conversation.
     conversation_row: int
 
 
 class _Line(NamedTuple):
     """The line that a message has in a note."""
 
+    # The message.
     message: Message
     # The text of the message on one line, without the gateway's tags.
     text: str

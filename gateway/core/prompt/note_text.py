@@ -43,6 +43,7 @@ YEAR_CHARS = 4
 class Recalled(Struct, frozen=True):
     """A message chosen for a note."""
 
+    # The message, fact or passage.
     message: Message
     # The text of the message in the note: on one line, cut, and without the gateway's tags.
     text: str

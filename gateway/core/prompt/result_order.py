@@ -54,6 +54,7 @@ def find_results_order(messages: Sequence[Mapping[str, Any]]) -> list[int] | Non
 class SentMessage(NamedTuple):
     """A message that is sent after the head of a stored conversation, or before it."""
 
+    # The message with its note and its place on the path.
     content: InsertedMessage
     # The index in the client's list, where the message may stay as it came; None: the gateway inserts the message.
     list_index: int | None = None

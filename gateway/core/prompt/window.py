@@ -55,6 +55,7 @@ class Budget(Struct, frozen=True):
 class WindowItem(Struct, frozen=True):
     """One message as the window sees it."""
 
+    # The role of the message.
     role: str
     # An upper bound of the message's tokens, such as its bytes.
     token_bound: int
@@ -69,6 +70,7 @@ class Window(Struct, frozen=True):
 
     # Ranges of indices, ascending.
     ranges: tuple[range, ...]
+    # The tokens of the messages that leave; 0: all messages stay.
     evicted_tokens: int = 0
 
     @property
@@ -79,9 +81,11 @@ class Window(Struct, frozen=True):
 class _WindowCut(Struct, frozen=True):
     """An index at which the list may begin."""
 
+    # The index of the first message after the cut.
     index: int
     # The ranges that stay before the index: the leading system messages and the openers of a turn.
     pinned: tuple[range, ...]
+    # The tokens of the messages that leave.
     evicted_tokens: int
 
 

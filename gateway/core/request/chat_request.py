@@ -42,6 +42,7 @@ class Reference(Struct, frozen=True):
 class TokenLimit(NamedTuple):
     """The limit of a completion's tokens."""
 
+    # The most tokens.
     tokens: int
     # The field with the limit, one of `MAX_TOKENS_FIELDS`.
     field: str

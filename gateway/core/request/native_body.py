@@ -52,6 +52,7 @@ NO_CHANGES = NativeChanges()
 class UpstreamBody(Struct, frozen=True):
     """A request for the upstream."""
 
+    # The JSON of the request.
     body: bytes
     # The values that the header `anthropic-beta` must have besides the client's.
     anthropic_betas: Sequence[str] = ()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class RepairedArguments(NamedTuple):
     """A call's arguments as the model meant them."""
 
+    # The repaired arguments.
     arguments: dict[str, Any]
     # The first fault that remains, such as "`a.b[2]` must be an integer, and is 'x'"; None: no fault remains.
     error: str | None

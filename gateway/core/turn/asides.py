@@ -141,7 +141,9 @@ class AsidePiece(NamedTuple):
 
     # The index of the call in the reply.
     call_index: int
+    # The way in which the client gets the text.
     voice: Voice
+    # The new text.
     text: str
 
 

@@ -19,7 +19,9 @@ from storage.run_records import WaitKind
 class SendHead(Struct, frozen=True):
     """Send status and headers of a stream; they leave with the first bytes of the body."""
 
+    # The status of the reply.
     status: int
+    # The headers of the reply.
     headers: tuple[Header, ...]
 
 
@@ -36,8 +38,11 @@ KEEP_ALIVE: Final = b": keep-alive\n\n"
 class SendWhole(Struct, frozen=True):
     """Answer with one body, which leaves at `Finish`."""
 
+    # The status of the reply.
     status: int
+    # The headers of the reply.
     headers: tuple[Header, ...]
+    # The body of the reply.
     body: bytes
 
 
@@ -62,6 +67,7 @@ class CallModel(Struct, frozen=True):
 class RunTool(Struct, frozen=True):
     """Run a gateway tool."""
 
+    # The id of the call.
     call_id: str
     # The name under which the tool was offered.
     name: str

@@ -29,6 +29,7 @@ from storage.run_records import TokenCounts
 class _ClientPieces(NamedTuple):
     """The pieces of calls that the client gets with one event."""
 
+    # The pieces, as the client gets them.
     pieces: list[Json]
     # The number of pieces that the client gets as they came.
     unchanged_count: int

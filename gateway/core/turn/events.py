@@ -14,7 +14,9 @@ from gateway.errors import GatewayError
 class ReplyStarted(Struct, frozen=True):
     """Status and headers of the upstream's reply have come."""
 
+    # The status of the reply.
     status: int
+    # The headers of the reply.
     headers: tuple[Header, ...] = ()
 
 
@@ -37,6 +39,7 @@ class ReplyEnded(Struct, frozen=True):
 class ReplyFailed(Struct, frozen=True):
     """The upstream could not be reached, broke off or took too long."""
 
+    # The error that the client gets.
     error: GatewayError
     # The beginning of an event that did not come to its end.
     rest: bytes = b""

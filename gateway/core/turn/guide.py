@@ -58,7 +58,9 @@ class Offer(Struct, frozen=True):
 class ProposedCall(Struct, frozen=True):
     """A call of a gateway tool, as the model proposes it."""
 
+    # The id of the call.
     id: str
+    # The name of the tool, as the model wrote it.
     name: str
     # The arguments without asides; None: the arguments are no JSON object.
     arguments: Json | None

@@ -50,8 +50,10 @@ class ErrorReply(Struct, frozen=True):
 class ErrorEvent(Struct, frozen=True):
     """The upstream put an error into its stream."""
 
+    # The error in OpenAI's form.
     error: Json
-    raw: bytes | None  # the bytes of the event; None: the event has not the form of OpenAI's
+    # The bytes of the event; None: the event has not the form of OpenAI's.
+    raw: bytes | None
 
 
 class BrokenReply(Struct, frozen=True):

@@ -25,7 +25,9 @@ _MAX_REPAIRS = 16
 class RepairedSchema(NamedTuple):
     """A schema without its invalid parts, and its validator."""
 
+    # The validator of the repaired schema.
     validator: Validator
+    # The repaired schema.
     schema: Any
 
 

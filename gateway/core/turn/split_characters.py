@@ -29,6 +29,7 @@ class _TextKey(NamedTuple):
 class _FoundText(NamedTuple):
     """A text in a chunk."""
 
+    # The key of the text among the reply's texts.
     key: _TextKey
     # The object that has the text.
     fields: Json

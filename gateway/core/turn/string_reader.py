@@ -23,6 +23,7 @@ class StringPiece(NamedTuple):
 
     # The key of the string in its object.
     name: str
+    # The text of the piece, without escapes.
     text: str
 
 

@@ -30,7 +30,9 @@ MAX_MODELS = 1024
 class ModelKey(NamedTuple):
     """A model at an upstream, by the names of a `Target`."""
 
+    # The name of the upstream.
     upstream: str
+    # The name of the model at the upstream.
     model: str
 
 

@@ -225,7 +225,9 @@ class NextAttempt(Enum):
 class NextStep(NamedTuple):
     """The step after a failure, and the seconds to wait before it."""
 
+    # The attempt that follows.
     attempt: NextAttempt
+    # The seconds to wait before it.
     wait_s: float = 0.0
 
 

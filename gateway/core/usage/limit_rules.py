@@ -55,7 +55,9 @@ def count_used_amounts(tokens: int = 0, cost: int = 0, *, is_answered: bool = Fa
 class Period(NamedTuple):
     """A period of a limit. Both ends are in seconds since the epoch."""
 
+    # The beginning of the period.
     begin: float
+    # The end of the period, which is no part of it.
     end: float
 
     def has(self, now: float) -> bool:

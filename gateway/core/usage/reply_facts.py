@@ -28,8 +28,11 @@ _END_FIELD: Final = re.compile(rb'(?:finish_reason|stop_reason|status)"\s*:\s*"'
 class ReplyFacts(NamedTuple):
     """The facts of one reply, as far as its upstream named them; "" and (): not named."""
 
+    # The id of the reply.
     id: str = ""
+    # The model that made the reply.
     model: str = ""
+    # The reasons for which its choices ended.
     finish_reasons: tuple[str, ...] = ()
 
 

@@ -65,7 +65,9 @@ _DELTA_FIELD: Final = _make_string_pattern("delta")
 class _TextPatterns(NamedTuple):
     """The patterns of the text that a model wrote; None: such text does not exist, or is not searched."""
 
+    # The pattern in the events of a stream.
     in_stream: re.Pattern[bytes] | None
+    # The pattern in a whole body.
     in_body: re.Pattern[bytes] | None
 
 

@@ -25,6 +25,7 @@ _STEP_RUNS = 64
 class RunCleaning:
     """Drops the texts of runs that are not needed any more."""
 
+    # The store of the runs.
     store: Store
     # Returns the seconds since the epoch.
     now: Callable[[], float]

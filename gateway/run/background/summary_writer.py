@@ -36,6 +36,7 @@ async def _run_directly(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
 class WrittenSummary(Struct, frozen=True):
     """A summary as a model has written it."""
 
+    # The text of the summary.
     text: str
     # The tokens of the text, as the model of the span's last exchange counts them.
     tokens: int

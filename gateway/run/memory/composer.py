@@ -50,6 +50,7 @@ _COUNTED_SHARE = 0.75
 class Composer(Struct, frozen=True):
     """Makes the prompt of a request, and makes it again for another target."""
 
+    # The store of the memories.
     store: Store
     # Makes the note.
     recaller: Recaller

@@ -122,9 +122,11 @@ def _choose_memory_use(identity: Identity) -> MemoryUse:
 class _ReadMemory(NamedTuple):
     """The memory of a request as it was read."""
 
+    # The owner of the memory, as it is stored or as a draft.
     agent: Agent
     # The request's list, hashed with the memory's secret.
     listing: HashedList
+    # The snapshot of the memory.
     snapshot: MemorySnapshot
 
 
@@ -211,7 +213,9 @@ def _list_omitted(request: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]
 class _PlannedTurn(NamedTuple):
     """The plan of a turn, and the exchanges that were loaded for it."""
 
+    # The plan of the turn.
     plan: Plan
+    # The loaded exchanges.
     tree: Tree
 
 
@@ -269,6 +273,7 @@ _WHOLE_CONVERSATION = _Reach(max_exchanges=None)
 class _LoadedTree(NamedTuple):
     """Exchanges of a conversation."""
 
+    # The exchanges.
     tree: Tree
     # The time of the conversation's last write, as in `CandidateExchanges`.
     last_at: float

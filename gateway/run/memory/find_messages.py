@@ -53,6 +53,7 @@ class MemorySearch(Protocol):
 class FoundMessages(NamedTuple):
     """The stored messages that fit a message, best first."""
 
+    # The messages.
     messages: Sequence[Message]
     # The query that has found the messages.
     query: str
@@ -116,6 +117,7 @@ class FoundMessages(NamedTuple):
 class SearchOutcome(NamedTuple):
     """The outcome of a search for a note."""
 
+    # The messages that were found.
     found_messages: FoundMessages
     # The messages that go into the note.
     choice: note_choice.Choice

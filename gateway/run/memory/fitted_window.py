@@ -37,6 +37,7 @@ class FittedWindow(Struct, frozen=True):
     replacements: Mapping[int, list[WireMessage]] | None = None
     # The text that replaces the messages that were left out, or "".
     summary: str = ""
+    # The id of that summary; 0: no summary.
     summary_id: int = 0
     # The part of the path that has left the window, which the next request leaves out as well.
     evicted: EvictedPart | None = None

@@ -53,6 +53,7 @@ def _clear_word_caches() -> None:
 class MemoryKeeper:
     """Reads the memory of a turn when it begins, and holds the caches and services that the process's turns share."""
 
+    # The store of the memories.
     store: Store
     # The table `memory` of the settings.
     settings: MemorySettings

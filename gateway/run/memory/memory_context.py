@@ -49,6 +49,7 @@ class MemoryRequest(Struct, frozen=True):
 class MemoryContext(Struct, frozen=True):
     """Everything that was read for one request."""
 
+    # The request.
     request: MemoryRequest
     # The memory's owner as it is stored, or a draft of it.
     agent: Agent

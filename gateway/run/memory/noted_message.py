@@ -17,6 +17,7 @@ from gateway.run.memory.memory_context import MemoryContext
 class NotedMessage(Struct, frozen=True):
     """The user's message for which the note of a request is made."""
 
+    # The text of the message.
     text: str
     # The speaker's name; None: the client names no speaker.
     name: str | None

@@ -50,6 +50,7 @@ MIN_NOTE_TOKENS = 128
 class Recaller(Struct, frozen=True):
     """Makes the notes for messages, and chooses the facts that the memory section shows."""
 
+    # The store of the memories.
     store: Store
     # The table `memory` of the settings.
     settings: MemorySettings

@@ -61,6 +61,7 @@ async def fill_references(
 class _Owner(NamedTuple):
     """The memory that has the turns."""
 
+    # The owner of the memory.
     agent: Agent
     # The client's own id of the first turn's conversation; None: the client has given none.
     conversation_key: str | None

@@ -42,6 +42,7 @@ class RecallTime(Struct, frozen=True):
 class RequestSearch(Struct, frozen=True):
     """Searches a memory for one request. Implements `MemorySearch`, which documents the methods."""
 
+    # The store of the memories.
     store: Store
     # The memory of the request.
     context: MemoryContext

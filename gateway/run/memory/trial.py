@@ -44,6 +44,7 @@ class TrialResult(Struct, frozen=True):
 class TrialRunner(Struct, frozen=True):
     """Tries what recall would find for a sentence."""
 
+    # The store of the memories.
     store: Store
     # The tokens that the note may take.
     recall_tokens: int
@@ -101,6 +102,7 @@ class TrialRunner(Struct, frozen=True):
 class _TrialSearch(Struct, frozen=True):
     """The search for a trial. Implements `MemorySearch`, which documents the methods."""
 
+    # The store of the memories.
     store: Store
     # The tokens that the note may take.
     recall_tokens: int

@@ -72,6 +72,7 @@ class TurnEvents(Protocol):
 class TurnWriter:
     """Writes turns, and holds the committed turns that are not cached yet."""
 
+    # The store of the memories.
     store: Store
     # Returns the seconds since the epoch.
     now: Callable[[], float]

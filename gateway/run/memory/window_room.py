@@ -37,12 +37,14 @@ class PromptEntry(NamedTuple):
 
     # The index of the message in the client's list; None: a stored message, which goes before the list.
     client_index: int | None
+    # The message as it goes upstream.
     message: WireMessage
 
 
 class PromptSize(NamedTuple):
     """The size of a prompt. Both numbers are 0 if nothing was counted, or if not all entries are text."""
 
+    # The tokens of the prompt.
     tokens: int
     # The most tokens that the prompt may have.
     max_tokens: int
@@ -53,6 +55,7 @@ class UsableSummary(NamedTuple):
 
     # The index of the first entry after it.
     first_index: int
+    # The summary and its end in the prompt.
     cut: SummaryCut
 
 

@@ -30,6 +30,7 @@ _log = logging.getLogger("mnemogate")
 class _CallKey(NamedTuple):
     """The key of a call in its turn. An upstream may repeat the ids of its calls, so the id alone is no key."""
 
+    # The id of the call.
     call_id: str
     # The digest of the tool's name and the arguments.
     digest: str

@@ -36,11 +36,13 @@ class MemoryTools(Struct, frozen=True):
     Implements `Toolbox`, which documents the methods.
     """
 
+    # The store of the memories.
     store: Store
     # The memory as it was read for the turn.
     context: MemoryContext
     # The blocks and the edits of the turn. The edits are stored with the turn, and stay pending until it is confirmed.
     block_edits: BlockEdits
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
     # The searches of messages, passages and conversations.
     searches: MemorySearches

@@ -47,7 +47,9 @@ class ArchiveSearch(Protocol):
 class MemorySearches(Struct, frozen=True):
     """The searches of one turn. They also find texts that the turn itself has stored."""
 
+    # The store of the memories.
     store: Store
+    # The memory as it was read for the turn.
     context: MemoryContext
     # The edits of the turn, which are in no index yet.
     block_edits: BlockEdits

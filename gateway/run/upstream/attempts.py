@@ -99,6 +99,7 @@ class _MendedRequest(Struct, frozen=True):
 class _FailedAttempt(Struct, frozen=True):
     """The result of an attempt that failed."""
 
+    # The kind of the failure.
     failure: Failure
     # The reply of the upstream, which has an error; None: the upstream has not answered.
     reply: ModelReply | None = None
@@ -130,6 +131,7 @@ class _RequestSource(NamedTuple):
 class Attempts:
     """The attempts of one request, within a `with` block that ends when the request is over."""
 
+    # The clocks, metrics and windows of the process.
     _services: AttemptServices
     # The endpoints that may be asked.
     _candidates: Candidates

@@ -12,7 +12,9 @@ from gateway.run.upstream.endpoint import Endpoint
 class Candidate(NamedTuple):
     """An endpoint that may be asked, with its target."""
 
+    # The endpoint.
     endpoint: Endpoint
+    # The target, with the model that is asked there.
     target: Target
 
 

@@ -28,6 +28,7 @@ _DISCARD_S: Final = 0.1
 class BegunReply(Struct, frozen=True):
     """A reply, and the part of it that was read to see whether it is an error."""
 
+    # The reply.
     reply: ModelReply
     # The data of the first event, or the body; b"": neither was read.
     begin: bytes = b""

@@ -26,6 +26,7 @@ class CutRequest(NamedTuple):
 
     # The target, with the window to which the prompt was cut.
     target: Target
+    # The request with the cut prompt.
     request: ModelRequest
 
 

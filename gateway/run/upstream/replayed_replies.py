@@ -32,6 +32,7 @@ class ReplayedReplies:
     No upstream is asked for a noted reply, so none of its tokens count again.
     """
 
+    # The attempts at an upstream, which follow the noted replies.
     attempts: Attempts
     # The noted replies that were not returned yet, each a stream or a body.
     replies: list[bytes]

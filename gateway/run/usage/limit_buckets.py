@@ -30,6 +30,7 @@ _READ_MS: Final = 60_000.0
 class _BucketKey(NamedTuple):
     """The key of a bucket."""
 
+    # The id of the limit.
     limit_id: int
     # The user, if each user has a bucket of the limit; else "".
     subject: str

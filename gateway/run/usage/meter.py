@@ -58,7 +58,9 @@ class _CallUsage(NamedTuple):
 class _WrittenTokens(NamedTuple):
     """The tokens of one day that are in the table."""
 
+    # The number of the day since the epoch.
     day: int
+    # The tokens.
     tokens: int
 
 
@@ -71,7 +73,9 @@ class _BackgroundKey(NamedTuple):
     project: str
     # The row of the memory; 0: the call is for no memory.
     agent_row: int
+    # The name of the upstream.
     upstream: str
+    # The model that was asked.
     model: str
 
 
