@@ -781,6 +781,9 @@ STREAM = [
 ]
 ODD = b'data: {"type":[]}\n\ndata: 7\n\ndata: {"type":"response.output_text.delta","output_index":[]}\n\n'
 
+# An event of a type that the gateway does not know.
+LATER_EVENT = b'event: response.later.delta\ndata: {"type":"response.later.delta","delta":"Hm"}\n\n'
+
 
 @pytest.mark.parametrize(
     ("pieces", "is_kept"),
@@ -792,6 +795,7 @@ ODD = b'data: {"type":[]}\n\ndata: 7\n\ndata: {"type":"response.output_text.delt
         ([b"event: message\n" + piece[piece.index(b"data:") :] for piece in STREAM], True),
         ([b": hello\n\n", b"id: 7\nretry: 3\n" + STREAM[0], *STREAM[1:], b"data: [DONE]\n\n"], True),
         ([*STREAM[:2], ODD, STREAM[2]], True),
+        ([*STREAM[:2], LATER_EVENT, STREAM[2]], True),
         ([*STREAM, *STREAM], True),
         (STREAM[:2], True),
         ([*STREAM[:2], STREAM[2][:40]], True),  # cut within an event
