@@ -16,7 +16,8 @@ _SECTIONS: Final = (
 )
 _FIELDS: Final = ("param", "parameter", "arg", "argument", "keyword", "key")  # `:param name: text` of Sphinx
 _OTHER_FIELDS: Final = ("type", "return", "returns", "rtype", "raise", "raises", "yield", "yields")
-_PARAMETER = re.compile(r"\*{0,2}(\w++)\s*+(?:\([^)]*\)\s*+)?:\s*(.*)")
+_PARAMETER = re.compile(r"\*{0,2}(\w++)\s*+(?:\((?:[^()]|\([^()]*\))*+\)\s*+)?:\s*(.*)")
+_NUMPY_PARAMETER = re.compile(r"\*{0,2}(\w++)(?:\s*+:.*)?")
 
 
 class Docstring(NamedTuple):
@@ -92,13 +93,14 @@ def _is_rule(line: str) -> bool:
 def _read_arguments(lines: Sequence[str], *, is_numpy: bool) -> dict[str, str]:
     """Returns the descriptions of parameters, read from lines `name (type): text` and deeper lines after each.
 
-    is_numpy: the lines are `name : type`, and the text is in the deeper lines.
+    is_numpy: the lines are `name : type` or a name alone, and the text is in the deeper lines.
     """
+    pattern = _NUMPY_PARAMETER if is_numpy else _PARAMETER
     depth = next((len(text_line) - len(text_line.lstrip()) for text_line in lines if text_line.strip()), 0)
     descriptions: dict[str, str] = {}
     name = ""
     for line in lines:
-        match = _PARAMETER.fullmatch(line.strip()) if len(line) - len(line.lstrip()) <= depth else None
+        match = pattern.fullmatch(line.strip()) if len(line) - len(line.lstrip()) <= depth else None
         if match is not None:
             name = match[1]
             descriptions[name] = "" if is_numpy else match[2].strip()

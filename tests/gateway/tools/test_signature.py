@@ -156,6 +156,26 @@ STYLES = {
     @param tries: How often.
     @return: the page
     """,
+    "Google, types with brackets": """Fetch a page.
+
+    It is read: all of it.
+
+    Args:
+        url (Annotated[str, Field(min_length=1)]): Where it is, with its scheme.
+        tries (int, optional (default 1)): How often.
+    """,
+    "NumPy without types": """Fetch a page.
+
+    It is read: all of it.
+
+    Parameters
+    ----------
+    url
+        Where it is,
+        with its scheme.
+    tries
+        How often.
+    """,
     "NumPy": """Fetch a page.
 
     It is read: all of it.
