@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send import MessageType
 from gateway.agents.wire.sent_values import find_sent, get_sent_or
-from gateway.agents.wire.struct_fields import NO_TEMPLATES, Maybe, NoEffect, UrlQuery, refused
+from gateway.agents.wire.struct_fields import NO_TEMPLATES, Maybe, NoEffect, Repeated, UrlQuery, refused
 from gateway.validation import Fault
 from storage.listing import LAST_NUMBER
 
@@ -65,8 +65,8 @@ class AgentsQuery(PageQuery):
     match_all_tags: bool = False
     last_stop_reason: Maybe[str] = UNSET
     show_hidden_agents: Maybe[bool] = UNSET
-    include: list[str] | UnsetType = UNSET
-    include_relationships: list[str] | UnsetType = UNSET
+    include: Repeated[str] = UNSET
+    include_relationships: Repeated[str] = UNSET
     project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
     template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
     base_template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
@@ -88,15 +88,15 @@ class AgentsQuery(PageQuery):
 class AgentQuery(UrlQuery):
     """One agent. All its parts are shown, whatever `include` names."""
 
-    include: list[str] | UnsetType = UNSET
-    include_relationships: list[str] | UnsetType = UNSET
+    include: Repeated[str] = UNSET
+    include_relationships: Repeated[str] = UNSET
 
 
 class AgentsOfQuery(PageQuery):
     """A page of the agents that have a block, an archive, a folder or an identity."""
 
-    include: list[str] | UnsetType = UNSET
-    include_relationships: list[str] | UnsetType = UNSET
+    include: Repeated[str] = UNSET
+    include_relationships: Repeated[str] = UNSET
 
 
 class BlocksQuery(PageQuery):
@@ -107,9 +107,9 @@ class BlocksQuery(PageQuery):
     description_search: Maybe[Fragment] = UNSET
     value_search: Maybe[Fragment] = UNSET
     name: Maybe[str] = UNSET
-    tags: list[str] | UnsetType = UNSET
+    tags: Repeated[str] = UNSET
     match_all_tags: bool = False
-    connected_to_agents_count_eq: list[_Count] | UnsetType = UNSET
+    connected_to_agents_count_eq: Repeated[_Count] = UNSET
     connected_to_agents_count_gt: Maybe[_Count] = UNSET
     connected_to_agents_count_lt: Maybe[_Count] = UNSET
     show_hidden_blocks: Maybe[bool] = UNSET
@@ -131,11 +131,11 @@ class ToolsQuery(PageQuery):
     """A page of the tools of a project."""
 
     name: Maybe[str] = UNSET
-    names: list[str] | UnsetType = UNSET
-    tool_ids: list[str] | UnsetType = UNSET
+    names: Repeated[str] = UNSET
+    tool_ids: Repeated[str] = UNSET
     search: Maybe[Fragment] = UNSET
-    tool_types: list[str] | UnsetType = UNSET
-    exclude_tool_types: list[str] | UnsetType = UNSET
+    tool_types: Repeated[str] = UNSET
+    exclude_tool_types: Repeated[str] = UNSET
     return_only_letta_tools: Maybe[bool] = UNSET
 
 
@@ -150,7 +150,7 @@ class TagsQuery(PageQuery):
 class ModelsQuery(UrlQuery):
     """The models of some providers."""
 
-    provider_category: list[str] | UnsetType = UNSET
+    provider_category: Repeated[str] = UNSET
     provider_name: Maybe[str] = UNSET
     provider_type: Maybe[str] = UNSET
 
@@ -165,7 +165,7 @@ class PassageSearchQuery(UrlQuery):
     """A search of an agent's passages."""
 
     query: str
-    tags: list[str] | UnsetType = UNSET
+    tags: Repeated[str] = UNSET
     tag_match_mode: Literal["any", "all"] = "any"
     top_k: Maybe[Annotated[int, Meta(ge=1, le=100)]] = UNSET
     start_datetime: Maybe[str] = UNSET
@@ -175,7 +175,7 @@ class PassageSearchQuery(UrlQuery):
 class ShownMessagesQuery(PageQuery):
     """A page of messages, and the form in which they are shown."""
 
-    include_return_message_types: list[MessageType] | UnsetType = UNSET
+    include_return_message_types: Repeated[MessageType] = UNSET
     include_err: NoEffect[bool] = UNSET
     include_compaction_messages: bool = False
     msg_object: bool = False
@@ -195,11 +195,11 @@ class RunsQuery(PageQuery):
     """A page of runs."""
 
     agent_id: Maybe[str] = UNSET
-    agent_ids: list[str] | UnsetType = UNSET
+    agent_ids: Repeated[str] = UNSET
     active: bool = False
     background: Maybe[bool] = UNSET
     conversation_id: Maybe[str] = UNSET
-    statuses: list[Literal["created", "running", "completed", "failed", "cancelled"]] | UnsetType = UNSET
+    statuses: Repeated[Literal["created", "running", "completed", "failed", "cancelled"]] = UNSET
     stop_reason: Maybe[str] = UNSET
 
 

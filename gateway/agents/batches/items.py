@@ -257,7 +257,7 @@ class ItemTurns:
 
     # -- the reply
 
-    async def take_reply(self, item: BatchItem, body: bytes) -> ItemRound | ItemEnding:
+    async def feed_reply(self, item: BatchItem, body: bytes) -> ItemRound | ItemEnding:
         """Feeds the turn of an item a reply, and runs its tools. Returns the round, or the end of the item.
 
         Raises: ItemFailed, StoreError.

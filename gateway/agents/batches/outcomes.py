@@ -129,13 +129,13 @@ async def _make_outcomes(works: Sequence[ItemWork]) -> list[ItemWrite | ItemEndi
         async with slots:
             return await work.make_outcome()
 
-    making = [asyncio.create_task(make(work)) for work in works]
+    tasks = [asyncio.create_task(make(work)) for work in works]
     try:
         # If one fails, the others go on, so that their calls end with noted answers before the next attempt.
-        await asyncio.gather(*making, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
     finally:
-        await _cancel(making)
-    return [task.result() for task in making]
+        await _cancel(tasks)
+    return [task.result() for task in tasks]
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -158,7 +158,7 @@ class PartResults:
         try:
             match result.outcome:
                 case "succeeded":
-                    return await self.turns.take_reply(item, result.body)
+                    return await self.turns.feed_reply(item, result.body)
                 case "errored" if result.is_transient and item.errors + 1 < _MAX_ERRORS:
                     return ItemRetry(item, item.errors + 1, item.expiries)
                 case "errored":

@@ -67,7 +67,9 @@ class RuleGuide:
         self._indices: dict[str, int] = {}
         # The calls of the reply, by call id.
         self._reply: dict[str, JudgedCall] = {}
-        self._steps = self._bad_replies = 0
+        self._steps = 0
+        # The bad replies in a row.
+        self._bad_replies = 0
         # An earlier turn has made the reply, and has counted its step.
         self._is_resumed = False
 

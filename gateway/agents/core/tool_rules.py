@@ -214,11 +214,11 @@ class RuleState(Struct, frozen=True):
 
     def _find_limits(self) -> list[_Limit]:
         """Returns the limits of the next call."""
-        counted = self._list_counted_calls()
-        if not counted and (first_limit := _limit_first_call(self.rules, self.attached)) is not None:
+        counted_calls = self._list_counted_calls()
+        if not counted_calls and (first_limit := _limit_first_call(self.rules, self.attached)) is not None:
             return [first_limit]
         rules = [rule for rule in self.rules if rule.kind in _LIMITS]
-        limits = (_LIMITS[rule.kind](rule, counted, self.attached) for rule in rules)
+        limits = (_LIMITS[rule.kind](rule, counted_calls, self.attached) for rule in rules)
         return [limit for limit in limits if limit is not None]
 
     def _find_allowed(self, limits: Sequence[_Limit]) -> tuple[str, ...]:

@@ -74,16 +74,16 @@ class Waits:
             wait.is_over = True
             self._open.discard(wait)
 
-    def _waits_for(self, queue: QueueName, sought: QueueName | None) -> bool:
+    def _waits_for(self, queue: QueueName, target: QueueName | None) -> bool:
         """Returns whether the holder of a queue waits for another queue, directly or through further holders."""
         visited, unvisited = {queue}, [queue]
         while unvisited:
-            held = unvisited.pop()
-            awaited = {wait.queue for wait in self._open if wait.waiter.queue == held}
-            if sought in awaited:
+            held_queue = unvisited.pop()
+            awaited_queues = {wait.queue for wait in self._open if wait.waiter.queue == held_queue}
+            if target in awaited_queues:
                 return True
-            unvisited += awaited - visited
-            visited |= awaited
+            unvisited += awaited_queues - visited
+            visited |= awaited_queues
         return False
 
 

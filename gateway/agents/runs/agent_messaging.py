@@ -353,9 +353,8 @@ class AgentOutbox(Struct, frozen=True):
         try:
             recipient = await self.messaging.get_recipient(self.sender.project, agent)
         except NotFound:
-            return AgentAnswer(
-                agent, agent, error=f"there is no agent {agent!r}", failure=AnswerFailure.MISSING
-            )
+            error_text = f"there is no agent {agent!r}"
+            return AgentAnswer(agent, agent, error=error_text, failure=AnswerFailure.MISSING)
         except (BadRequest, StoreError) as error:
             return AgentAnswer(agent, agent, error=error.message, failure=AnswerFailure.FAILED)
         return await deliver(self.sender, recipient, text)
@@ -402,7 +401,6 @@ def _make_answer(result: RunResult, recipient: Recipient) -> AgentAnswer:
         error = f"{recipient.name} has no answer yet: a person has to answer calls that it has made.{so_far}"
         return recipient.make_failure(AnswerFailure.WAITING, error)
     if run.state is not RunState.COMPLETED:
-        return recipient.make_failure(
-            AnswerFailure.FAILED, f"{recipient.name} did not finish its turn: {run.stop}"
-        )
+        error = f"{recipient.name} did not finish its turn: {run.stop}"
+        return recipient.make_failure(AnswerFailure.FAILED, error)
     return recipient.make_answer(text)

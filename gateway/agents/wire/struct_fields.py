@@ -41,7 +41,9 @@ Names: TypeAlias = Annotated[list[Name], BOUNDED_LIST]
 T = TypeVar("T")
 # The type of a field that may be left out (UNSET, its default), or be null.
 Maybe: TypeAlias = T | UnsetType | None
-# The type of such a field that is stored and has no effect.
+# The type of a parameter of a query that may be left out, or repeated. Unlike a field of a body it is never null.
+Repeated: TypeAlias = list[T] | UnsetType
+# The type of a field that may be left out, or be null, and is stored without an effect.
 NoEffect: TypeAlias = Annotated[T | None, Meta(extra_json_schema={_VERDICT: "no effect"})] | UnsetType
 
 

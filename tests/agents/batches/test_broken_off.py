@@ -525,7 +525,7 @@ def test_a_reply_that_is_nested_too_deeply_ends_its_item_alone(tmp_path: Path) -
 
 def test_no_item_goes_on_during_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next attempt knows only the calls and answers that were recorded before it began."""
-    real, taken, gate = ItemTurns.take_reply, list[str](), Gate()
+    real, taken, gate = ItemTurns.feed_reply, list[str](), Gate()
 
     async def take(turns: ItemTurns, item: BatchItem, body: bytes) -> Any:
         taken.append(item.agent_uid)
@@ -537,7 +537,7 @@ def test_no_item_goes_on_during_the_next_attempt(tmp_path: Path, monkeypatch: py
             raise StoreUnavailable("the database is away")
         return await real(turns, item, body)
 
-    monkeypatch.setattr(ItemTurns, "take_reply", take)
+    monkeypatch.setattr(ItemTurns, "feed_reply", take)
     with serve_batches_and_tools(tmp_path, answer_by_buying) as (world, shop):
         shop.gate = gate
         agents = world.create_buyers(2, shop)
@@ -1064,7 +1064,7 @@ def test_no_result_is_taken_once_a_batch_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each result may have calls of tools that run for minutes."""
-    take, taken = ItemTurns.take_reply, list[str]()
+    take, taken = ItemTurns.feed_reply, list[str]()
 
     async def cancelling(turns: ItemTurns, item: BatchItem, body: bytes) -> Any:
         taken.append(item.agent_uid)
@@ -1075,7 +1075,7 @@ def test_no_result_is_taken_once_a_batch_is_cancelled(
         return await take(turns, item, body)
 
     monkeypatch.setattr(batch_results, "PAGE_ITEMS", 1)
-    monkeypatch.setattr(ItemTurns, "take_reply", cancelling)
+    monkeypatch.setattr(ItemTurns, "feed_reply", cancelling)
     with serve_batches(tmp_path, answer_by_noting, held=True) as world:
         batch = world.create_batch(world.create_agents(3))
         for made in (1, 2):

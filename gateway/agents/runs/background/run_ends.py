@@ -56,7 +56,7 @@ class RunEnds:
         """Marks a run as one that a request waits for: a gateway that stops performs it nevertheless."""
         return self._store.jobs.leases.mark_awaited(RUN_JOB, run.agent_row)
 
-    async def wait_for(self, run: Run) -> Run:
+    async def wait_for_end(self, run: Run) -> Run:
         """Waits for the end of a run. Returns the run as it is then. Raises: StoreError."""
         with self.mark_awaited(run):
             while True:
@@ -76,7 +76,7 @@ class RunEnds:
         Raises: StoreError.
         """
         for run in await self._store.runs.list_accepted(agent.id, conversation_name):
-            await self.wait_for(run)
+            await self.wait_for_end(run)
 
     def _on_notification(self, payload: str | None) -> None:
         """Notes the end of a run. payload: the text that `notify` sends; None: notifications may have been lost."""

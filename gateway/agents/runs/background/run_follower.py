@@ -32,7 +32,7 @@ class RunFollower(Struct, frozen=True):
         """
         if not self.ends.is_shared and (open_run := self.open_runs.find(run.uid)) is not None:
             await open_run.end_event.wait()
-        return await self.ends.wait_for(run)
+        return await self.ends.wait_for_end(run)
 
     async def read_events(self, run: Run, after: int) -> AsyncIterator[bytes]:
         """Yields the events of a run, stored and to come. Without a log, yields whole messages at the run's end.

@@ -59,14 +59,11 @@ class RunLogs:
         if is_new and attempt == 1 and self._store.database.is_shared:
             log.add(self._dialect.make_first_event(run.uid))
         elif attempt > 1 or is_new:
-            logged = await log.resume(agent.epoch, attempt)
-            if not logged:
+            logged_events = await log.resume(agent.epoch, attempt)
+            if not logged_events:
                 log.add(self._dialect.make_first_event(run.uid))
-            log.add(
-                await self._dialect.make_missing_events(
-                    replace(run, state=RunState.RUNNING), request.event_options or {}, logged, attempt
-                )
-            )
+            running, options = replace(run, state=RunState.RUNNING), request.event_options or {}
+            log.add(await self._dialect.make_missing_events(running, options, logged_events, attempt))
         return log
 
     def begin(self, log: EventLog, run: Run) -> None:
@@ -94,10 +91,10 @@ class RunLogs:
     async def complete(self, log: EventLog, run: Run, request: StoredRequest, attempt: int) -> None:
         """Adds the missing last events of a run that has ended to its log, and closes the log."""
         await log.flush()
-        logged = [event async for _, event in load_events(self._store, run, 0)]
-        if not (logged and self._dialect.is_end(logged[-1])):
+        logged_events = [event async for _, event in load_events(self._store, run, 0)]
+        if not (logged_events and self._dialect.is_end(logged_events[-1])):
             options = request.event_options or {}
-            log.add(await self._dialect.make_missing_events(run, options, logged, attempt))
+            log.add(await self._dialect.make_missing_events(run, options, logged_events, attempt))
         await log.close()
 
     def close_deleted(self, open_run: OpenRun) -> None:
@@ -113,20 +110,20 @@ class RunLogs:
         is_logged: the reader has followed the log, of which the events may be erased by now.
         """
         number = 0
-        logged: list[bytes] = []
+        logged_events: list[bytes] = []
         async for number, event in load_events(self._store, run, 0):
-            logged.append(event)
+            logged_events.append(event)
             if number > after:
                 yield event
-        if logged and self._dialect.is_end(logged[-1]):
+        if logged_events and self._dialect.is_end(logged_events[-1]):
             return
         if await self._store.agents.find_by_id(run.agent_row) is None:
             first_number = after + 1
             missing = self._dialect.make_error_events(run.uid, Conflict(_DELETED_ERROR))
         else:
             # Without a log the events are whole messages, with the same numbers for all readers.
-            first_number = max(number, after) + 1 if logged or is_logged else 1
-            missing = await self._dialect.make_missing_events(run, {}, logged, 1)
+            first_number = max(number, after) + 1 if logged_events or is_logged else 1
+            missing = await self._dialect.make_missing_events(run, {}, logged_events, 1)
         for number, event in enumerate(self._dialect.number_events(missing, first_number), first_number):
             if number > after:
                 yield event
