@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from itertools import chain, islice
+from unicodedata import category
 
 from storage.search.common_words import select_distinctive, select_uncommon
 from storage.search.document import list_distinct_terms
@@ -105,8 +106,8 @@ def _list_parts_without(word: str, terms: set[str]) -> list[str]:
     for start, end in find_word_spans(word):
         if end - start > 1 and terms.issuperset(list_terms(word[start:end])[:1]):
             rest[start:end] = " " * (end - start)
-    parts = [_PUNCTUATION_AROUND.sub("", part) for part in "".join(rest).split()]
-    parts = [part for part in parts if part]
+    # A comma between two lost words is in neither of them. Thai vowels are no punctuation, but no \w either.
+    parts = "".join(" " if category(letter)[0] == "P" else letter for letter in rest).split()
     are_found = all(own_terms.issuperset(list_terms(part)) for part in parts)
     return parts if parts and are_found else [word]
 

@@ -224,6 +224,7 @@ def test_characters_of_a_sentence_without_spaces_that_a_later_text_lacks_are_los
     for text, later, expected in (
         ("李伟住在上海。", "李伟住在北京。", ["上海"]),
         ("我住在上海，喜欢猫。", "我住在北京，喜欢狗。", ["上海", "猫"]),
+        ("我住在杭州，我对花生过敏。", "李伟住在上海，对花生过敏。", ["我", "杭州"]),
         ("李伟住在上海", "Li Wei lives in Beijing.", ["李伟住在上海"]),
         ("李伟的猫叫Miso", "李伟的猫叫Mosi", ["Miso"]),
         ("ネコはソファで寝る", "ネコはベッドで寝る", ["ソファ"]),
