@@ -87,7 +87,7 @@ class AgentImport:
             self._registry.check_name(agent.name)
         try:
             await self._make_tools(overrides=overrides_tools)
-            await self._find_existing_blocks()
+            await self._collect_existing_blocks()
             await self._make_folders_and_archives()
             memories = [await self._make_agent(agent) for agent in self._file.agents]
             for memory, next_seq in memories:
@@ -138,7 +138,7 @@ class AgentImport:
             self._tools[name] = await registry.put(project, name, definition)
             self._undo_steps.append(partial(registry.put, project, name, before))
 
-    async def _find_existing_blocks(self) -> None:
+    async def _collect_existing_blocks(self) -> None:
         """Adds the blocks of the file that exist already to `_blocks`.
 
         Other blocks are made with the first agent that has them.
