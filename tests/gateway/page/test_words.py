@@ -630,6 +630,8 @@ def test_a_block_opened_after_a_search_calls_no_words_old_that_were_not_taken_ou
         assert "block human" not in notice
         # The message after a save has it in itself.
         assert (f"{said} A reply may still repeat" in shown) == said.endswith(".")
+        # Of a fact it said only how to be rid of it.
+        assert ("Correct fact" in notice) == ("1 fact" in said)
 
 
 def test_links_with_one_name_open_one_thing(operator: Operator) -> None:
