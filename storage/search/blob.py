@@ -254,7 +254,7 @@ class OpenBlob(NamedTuple):
     # The number of the chunk.
     chunk: int
     # The number of entries in the blob.
-    entries: int
+    entry_count: int
     # The bytes of the blob.
     data: bytes
 
@@ -268,7 +268,7 @@ class OpenBlob(NamedTuple):
         """The hash of each entry's term."""
         import numpy as np
 
-        return np.frombuffer(self.data, "<u4", self.entries, _PREFIX)
+        return np.frombuffer(self.data, "<u4", self.entry_count, _PREFIX)
 
     def has_all(self, hashes: Sequence[int]) -> bool:
         """Returns whether the blob has all terms, in one message or in several. hashes: the hashes of the terms."""
@@ -286,26 +286,28 @@ class OpenBlob(NamedTuple):
         """The marked slot of each entry."""
         import numpy as np
 
-        return np.frombuffer(self.data, np.uint8, self.entries, _PREFIX + HASH_BYTES * self.entries)
+        return np.frombuffer(self.data, np.uint8, self.entry_count, _PREFIX + HASH_BYTES * self.entry_count)
 
     @property
     def frequencies(self) -> NDArray[np.uint8]:
         """The frequency of each entry's term."""
         import numpy as np
 
-        return np.frombuffer(self.data, np.uint8, self.entries, _PREFIX + (HASH_BYTES + 1) * self.entries)
+        return np.frombuffer(
+            self.data, np.uint8, self.entry_count, _PREFIX + (HASH_BYTES + 1) * self.entry_count
+        )
 
 
 def open_blob(blob: bytes) -> OpenBlob:
     """Returns a blob after a check of its outline, which is all that a query has time for. Raises: CorruptIndex."""
     if len(blob) < _PREFIX:
         raise CorruptIndex(f"{len(blob)} bytes are too few for a search blob")
-    magic, version, _, chunk, entries = _HEADER.unpack_from(blob)
+    magic, version, _, chunk, entry_count = _HEADER.unpack_from(blob)
     if magic != _MAGIC or version != _VERSION:
         raise CorruptIndex(f"a search blob begins with {_MAGIC!r} {_VERSION}, not {magic!r} {version}")
-    if len(blob) != _PREFIX + entries * _ENTRY_BYTES:
-        raise CorruptIndex(f"{len(blob)} bytes do not make {entries} entries")
-    return OpenBlob(chunk, entries, blob)
+    if len(blob) != _PREFIX + entry_count * _ENTRY_BYTES:
+        raise CorruptIndex(f"{len(blob)} bytes do not make {entry_count} entries")
+    return OpenBlob(chunk, entry_count, blob)
 
 
 def _unpack_current(blob: bytes) -> _Blob:

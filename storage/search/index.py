@@ -90,9 +90,9 @@ class Index:
     @property
     def size_bytes(self) -> int:
         """An estimate of the memory that the index takes, in bytes."""
-        occurrences = len(self._columns[0]) + len(self._columns[1]) + len(self._names)
-        row = _LAYOUT_ROW_BYTES + 2 * self.layout.earlier.itemsize
-        return _INDEX_BYTES + _OCCURRENCE_BYTES * occurrences + row * len(self.layout.flags)
+        number_count = len(self._columns[0]) + len(self._columns[1]) + len(self._names)
+        row_bytes = _LAYOUT_ROW_BYTES + 2 * self.layout.earlier.itemsize
+        return _INDEX_BYTES + _OCCURRENCE_BYTES * number_count + row_bytes * len(self.layout.flags)
 
     def put(
         self,
@@ -109,34 +109,35 @@ class Index:
         open_blobs = [(chunk, open_blob(data)) for chunk, data in new_blobs.items() if data]
         segment_chunks = [chunk for number in segments for chunk in list_segment_chunks(number)]
         self._make_room([*segment_chunks, *(chunk for chunk, _ in open_blobs)])
-        changed = [chunk for chunk in new_blobs if chunk in self.layout.positions]
-        if not changed and not segment_chunks:
+        changed_chunks = [chunk for chunk in new_blobs if chunk in self.layout.positions]
+        if not changed_chunks and not segment_chunks:
             return
-        for chunk in changed:
+        for chunk in changed_chunks:
             self._blob_sizes.pop(chunk, None)
         self._blob_sizes.update((chunk, len(blob.data)) for chunk, blob in open_blobs)
         for number, segment in segments.items():
             self.segments[number] = segment.stamp
-            self._blob_sizes[list_segment_chunks(number).start] = ENTRY_BYTES * segment.documents.entries
+            self._blob_sizes[list_segment_chunks(number).start] = ENTRY_BYTES * segment.documents.entry_count
         self.blob_bytes = sum(self._blob_sizes.values())
         tables = {chunk: blob.table for chunk, blob in open_blobs}
-        joined = b"".join([tables.get(chunk, EMPTY_TABLE) for chunk in changed])
-        rows = [np.frombuffer(joined, make_document_type()).reshape(-1, CHUNK)]
+        joined_tables = b"".join([tables.get(chunk, EMPTY_TABLE) for chunk in changed_chunks])
+        rows = [np.frombuffer(joined_tables, make_document_type()).reshape(-1, CHUNK)]
         rows += [segment.documents.rows for segment in segments.values()]
         self.layout.put_indexed(
-            [self.layout.positions[chunk] for chunk in (*changed, *segment_chunks)], np.concatenate(rows)
+            [self.layout.positions[chunk] for chunk in (*changed_chunks, *segment_chunks)],
+            np.concatenate(rows),
         )
         self._put_occurrences(
-            changed, self._list_chunk_occurrences(open_blobs) if open_blobs else make_empty_column()
+            changed_chunks, self._list_chunk_occurrences(open_blobs) if open_blobs else make_empty_column()
         )
 
-    def _put_occurrences(self, changed: Sequence[int], occurrences: NDArray[np.uint64]) -> None:
-        """Replaces the occurrences of changed chunks."""
+    def _put_occurrences(self, chunks: Sequence[int], occurrences: NDArray[np.uint64]) -> None:
+        """Replaces the occurrences of some chunks."""
         names = occurrences[(occurrences & NAME).astype(bool)]
-        is_changed = self._make_chunk_mask(changed)
+        is_replaced = self._make_chunk_mask(chunks)
         all_chunks, changed_chunks = self._columns
-        parts = [_remove_chunks(changed_chunks, is_changed), occurrences]
-        self._changed_chunks = self._changed_chunks.union(changed)
+        parts = [_remove_chunks(changed_chunks, is_replaced), occurrences]
+        self._changed_chunks = self._changed_chunks.union(chunks)
         max_changed = min(_MAX_CHANGED_CHUNKS, len(self.layout.chunks) // 4)
         if not len(all_chunks) or len(self._changed_chunks) > max_changed:
             parts.append(_remove_chunks(all_chunks, self._make_chunk_mask(self._changed_chunks)))
@@ -144,9 +145,9 @@ class Index:
             self._changed_chunks = frozenset()
         else:
             self._columns = [all_chunks, _sort_column(parts)]
-        remaining = self._names[~is_changed[self._names >> (HASH_SHIFT + SLOT_BITS)]]
+        other_names = self._names[~is_replaced[self._names >> (HASH_SHIFT + SLOT_BITS)]]
         name_rows = (names & LOW_HALF) >> ROW_SHIFT
-        self._names = _sort_column([remaining, name_rows << HASH_SHIFT | names >> HASH_SHIFT])
+        self._names = _sort_column([other_names, name_rows << HASH_SHIFT | names >> HASH_SHIFT])
 
     def make_layout(self, tail: Tail, skip: range) -> IndexLayout:
         """Returns the layout with the messages of a tail in their rows. skip: the numbers of messages to leave out."""
@@ -200,13 +201,15 @@ class Index:
 
     def _make_room(self, chunks: Iterable[int]) -> None:
         """Gives rows to chunks that have none. Rows after them move."""
-        moved = self.layout.make_room(chunks)
+        new_positions = self.layout.make_room(chunks)
         if len(self.layout.chunks) > _MAX_CHUNKS:
             raise OverflowError(f"no index has more than {_MAX_CHUNKS} chunks")
-        if moved and self.blob_bytes:
+        if new_positions and self.blob_bytes:
             import numpy as np
 
-            shifts = (np.array(moved) - np.arange(len(moved))).astype(np.uint64) << np.uint64(SLOT_BITS)
+            shifts = (np.array(new_positions) - np.arange(len(new_positions))).astype(np.uint64) << np.uint64(
+                SLOT_BITS
+            )
             self._columns = [
                 column + (shifts[(column & LOW_HALF) >> _CHUNK_SHIFT] << ROW_SHIFT)
                 for column in self._columns
@@ -230,19 +233,19 @@ class Index:
         import numpy as np
 
         positions = np.array([self.layout.positions[chunk] for chunk, _ in chunks])
-        opened = [blob for _, blob in chunks]
-        marked_slots = np.concatenate([blob.marked_slots for blob in opened])
-        # In place, since of a long memory these are millions of bytes each.
-        low = (positions * CHUNK).astype(np.uint32).repeat([blob.entries for blob in opened])
-        low += marked_slots & SLOT
-        is_known = (np.asarray(self.layout.flags) & PRESENT)[low] > 0
-        low <<= ROW_SHIFT
-        low |= marked_slots.astype(np.uint32) << MARKS_SHIFT & (HEAD | NAME)
-        low |= np.concatenate([blob.frequencies for blob in opened])
-        occurrences = np.concatenate([blob.hashes for blob in opened]).astype(np.uint64)
+        blobs = [blob for _, blob in chunks]
+        marked_slots = np.concatenate([blob.marked_slots for blob in blobs])
+        # Changed in place, since for a long memory each of these columns takes millions of bytes.
+        low_halves = (positions * CHUNK).astype(np.uint32).repeat([blob.entry_count for blob in blobs])
+        low_halves += marked_slots & SLOT
+        has_document = (np.asarray(self.layout.flags) & PRESENT)[low_halves] > 0
+        low_halves <<= ROW_SHIFT
+        low_halves |= marked_slots.astype(np.uint32) << MARKS_SHIFT & (HEAD | NAME)
+        low_halves |= np.concatenate([blob.frequencies for blob in blobs])
+        occurrences = np.concatenate([blob.hashes for blob in blobs]).astype(np.uint64)
         occurrences <<= HASH_SHIFT
-        occurrences |= low
-        return occurrences if is_known.all() else occurrences[is_known]
+        occurrences |= low_halves
+        return occurrences if has_document.all() else occurrences[has_document]
 
 
 @cache
@@ -286,10 +289,10 @@ def _cut_slices(column: NDArray[np.uint64], bounds: NDArray[np.uint64]) -> list[
     bounds: the least number of each part, and after these the least number after each part.
     """
     offsets = column.searchsorted(bounds).tolist()
-    none = column[:0]
+    empty = column[:0]
     part_count = len(bounds) // 2
     starts, ends = offsets[:part_count], offsets[part_count:]
-    return [column[start:end] if start < end else none for start, end in zip(starts, ends, strict=True)]
+    return [column[start:end] if start < end else empty for start, end in zip(starts, ends, strict=True)]
 
 
 def _remove_chunks(column: NDArray[np.uint64], mask: NDArray[np.bool_]) -> NDArray[np.uint64]:

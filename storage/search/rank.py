@@ -103,7 +103,7 @@ def rank(
     similarities: the similarities of vectors, for two more rankings, which count the less, the more of the query the
         words hold. Messages without a vector have the rankings by words alone. (Without the ranking of the user's turns
         3 points were lost at 1,000 tokens.)
-    trace: the trace that is filled; None: none is wanted.
+    trace: the trace that is filled; None: no trace is made.
     postings: the terms (`hash_rare_terms`) in the segments of the index.
     """
     query_terms = _choose_terms(query)
@@ -117,11 +117,11 @@ def rank(
         return []
     scores = Scores(layout, similarities)
     scores.add(occurrences)
-    best = partial(scores.list_best, layout.make_row_range(skip), only_strong=only_strong)
-    rows = best(max(limit, MAX_HITS) if room else limit)
+    list_best = partial(scores.list_best, layout.make_row_range(skip), only_strong=only_strong)
+    rows = list_best(max(limit, MAX_HITS) if room else limit)
     if room and (names := _find_names_in_hits(index, layout, rows, scores, query_terms, secret)) is not None:
         scores.add(names)
-        rows = _merge_hits(rows, best(MAX_HITS))
+        rows = _merge_hits(rows, list_best(MAX_HITS))
     if len(rows) > limit:
         rows = _fill_room(rows, layout, limit, room)
     seqs = list_seqs(rows, layout.chunks)
@@ -204,9 +204,9 @@ def find_most_telling(
     are finds as much (38 and 17%), counting its names less (35 and 9%).
     """
     layout = index.make_layout(tail or Tail(), skip)
-    unwanted = layout.make_row_range(skip)
+    skipped_rows = layout.make_row_range(skip)
     newest_rows = range(max(layout.end - _TELLING_ROWS, 0), layout.end)
-    statements, questions = _group_by_conversation(layout, newest_rows, unwanted, {})
+    statements, questions = _group_by_conversation(layout, newest_rows, skipped_rows, {})
     newest = max(chain(statements, questions), default=-1)
     leads = questions.get(newest, ())[:1] if newest not in statements else ()
     ranked = dict.fromkeys(chain(leads, _interleave_groups(statements), _interleave_groups(questions)))
@@ -231,10 +231,10 @@ def find_around(
     skip: the numbers of messages to leave out.
     """
     layout = index.make_layout(tail or Tail(), skip)
-    first = layout.make_row_range(range(seq, seq + 1))
-    if not first or first.start >= layout.end:
+    seq_rows = layout.make_row_range(range(seq, seq + 1))
+    if not seq_rows or seq_rows.start >= layout.end:
         return []
-    row = first.start
+    row = seq_rows.start
     # Looking back, the message itself is the newest row of its own conversation.
     newest_of = {layout.earlier[row]: row} if looks_back and layout.earlier[row] >= 0 else {}
     rows = (
@@ -256,12 +256,14 @@ class _UserRows(NamedTuple):
     In each group the message with most terms in its head comes first.
     """
 
+    # The rows with statements.
     statements: dict[int, list[int]]
+    # The rows with questions alone.
     questions: dict[int, list[int]]
 
 
 def _group_by_conversation(
-    layout: IndexLayout, rows: range, unwanted: range, newest_of: dict[int, int]
+    layout: IndexLayout, rows: range, skipped_rows: range, newest_of: dict[int, int]
 ) -> _UserRows:
     """Returns the user's messages among some rows. Small talk is left out.
 
@@ -272,10 +274,10 @@ def _group_by_conversation(
     questions: dict[int, list[int]] = {}
     for row in reversed(rows):
         newest = newest_of.pop(row, row)
-        if (before := earlier[row]) >= 0:
-            newest_of.setdefault(before, newest)
+        if (earlier_row := earlier[row]) >= 0:
+            newest_of.setdefault(earlier_row, newest)
         flag = flags[row]
-        if flag & USER and not flag & SLIGHT and row not in unwanted:
+        if flag & USER and not flag & SLIGHT and row not in skipped_rows:
             (questions if flag & ASKS else statements).setdefault(newest, []).append(row)
     for group in chain(statements.values(), questions.values()):
         group.sort(key=lambda row: (-head[row], row))

@@ -68,6 +68,7 @@ class _VectorColumns(NamedTuple):
 class _RowScores(NamedTuple):
     """Some rows, and their scores by words."""
 
+    # The rows.
     rows: NDArray[np.int64]
     # The score of each row by BM25.
     score: NDArray[np.float64]
@@ -81,9 +82,11 @@ class _RowScores(NamedTuple):
 class _Ranking:
     """The rows that a call of `Scores.list_best` has ranked, and their scores."""
 
+    # The ranked rows, ascending.
     rows: NDArray[np.int64]
-    # The scores of the rows by words, and by vectors; None: there are no vectors.
+    # The scores of the rows by words.
     by_words: NDArray[np.float64]
+    # The scores of the rows by vectors; None: there are no vectors.
     by_vectors: NDArray[np.float64] | None
     # Not 0 for messages of the user.
     of_user: NDArray[np.integer]
@@ -117,6 +120,7 @@ class _Ranking:
 class _OccurrenceColumns(NamedTuple):
     """Occurrences, one at each index. A row may have several of a term: its own, and parts of its neighbours'."""
 
+    # The row of the occurrence.
     row: NDArray[np.int64]
     # The number of the term among the query's terms.
     term: NDArray[np.int64]
@@ -160,6 +164,7 @@ class _Cells(NamedTuple):
 
     # The index of the cell's bin among those that have occurrences.
     bin_index: NDArray[np.int64]
+    # The number of the cell's term among the query's terms.
     term: NDArray[np.int64]
     # The number of times that the term is in the bin.
     times: NDArray[np.float64]
@@ -292,14 +297,18 @@ class Scores:
         layout = self._layout
         length = np.asarray(layout.length)
         asks = (np.asarray(layout.flags)[head_rows] & ASKS) > 0
-        rows, indices, parts = [head_rows[:0]], [head_rows[:0]], [np.empty(0)]
+        rows = [head_rows[:0]]
+        indices = [head_rows[:0]]
+        parts = [np.empty(0)]
         for side, question_factor in ((layout.earlier, 0.0), (layout.later, ANSWER_FACTOR)):
             next_row = np.asarray(side)
             index = np.arange(len(head_rows))
             target = next_row[head_rows]
             part = NEIGHBOUR_FACTOR * np.where(asks, question_factor, 1.0)
-            while len(counted := ((target >= 0) & (part >= MIN_NEIGHBOUR_FACTOR)).nonzero()[0]):
-                index, target, part = index[counted], target[counted], part[counted]
+            while len(counting := ((target >= 0) & (part >= MIN_NEIGHBOUR_FACTOR)).nonzero()[0]):
+                index = index[counting]
+                target = target[counting]
+                part = part[counting]
                 rows.append(target)
                 indices.append(index)
                 parts.append(part)
@@ -317,22 +326,22 @@ class Scores:
             all_rows = has_bin.nonzero()[0]
             if len(all_rows) > len(self._rows):
                 self._bin_of_row[all_rows] = np.arange(len(all_rows))
-                moved_to = self._bin_of_row[self._rows]
+                new_bins = self._bin_of_row[self._rows]
                 score = np.zeros(len(all_rows))
                 share = np.zeros(len(all_rows))
-                score[moved_to] = self._score
-                share[moved_to] = self._share
+                score[new_bins] = self._score
+                share[new_bins] = self._share
                 self._rows = all_rows
                 self._score = score
                 self._share = share
         return self._bin_of_row[rows]
 
-    def list_best(self, unwanted: range, limit: int, *, only_strong: bool) -> list[int]:
+    def list_best(self, skipped_rows: range, limit: int, *, only_strong: bool) -> list[int]:
         """Returns the rows of the best messages by words and vectors together.
 
         `defer_scores` and `list_rows_left_out` are about the ranking of the last call.
 
-        unwanted: the rows to leave out.
+        skipped_rows: the rows to leave out.
         only_strong: True if no row is to be returned by common words alone.
         """
         layout = self._layout
@@ -341,9 +350,9 @@ class Scores:
         if self._similarities is not None:
             outstanding, beyond = _measure_vectors_by_row(layout, self._similarities)
         rows, score, share, flags = self._collect_row_scores()
-        if unwanted:
+        if skipped_rows:
             # Only now, since the statistics of words and vectors are about the whole memory.
-            positions = slice(*rows.searchsorted((unwanted.start, unwanted.stop)).tolist())
+            positions = slice(*rows.searchsorted((skipped_rows.start, skipped_rows.stop)).tolist())
             for column in (score, share, outstanding, beyond):
                 if column is not None:
                     column[positions] = 0.0
@@ -454,9 +463,9 @@ class Scores:
             return [], make_no_scores()
         # Without the bounds, which have set the scores of these rows to 0.
         fused = ranking.fuse()
-        others = fused.copy()
-        others[ranking.rows.searchsorted(ranking.best_rows)] = 0.0
-        rows: list[int] = ranking.rows[_choose_best_positions(others, limit)].tolist()
+        other_scores = fused.copy()
+        other_scores[ranking.rows.searchsorted(ranking.best_rows)] = 0.0
+        rows: list[int] = ranking.rows[_choose_best_positions(other_scores, limit)].tolist()
         return rows, ranking.defer_columns(rows, fused)()
 
     def _collect_row_scores(self) -> _RowScores:
@@ -501,9 +510,9 @@ def _lower_small_talk(
     all_flags = np.append(np.asarray(layout.flags), np.uint8(0))
     score = np.zeros(len(layout.flags) + 1)
     score[rows] = fused
-    before = np.asarray(layout.earlier)[rows[slight]]
-    is_answer = (all_flags[before] & ASKS) > 0
-    fused[slight] = np.where(is_answer, np.minimum(fused[slight], AFTER_FACTOR * score[before]), 0.0)
+    earlier_rows = np.asarray(layout.earlier)[rows[slight]]
+    is_answer = (all_flags[earlier_rows] & ASKS) > 0
+    fused[slight] = np.where(is_answer, np.minimum(fused[slight], AFTER_FACTOR * score[earlier_rows]), 0.0)
 
 
 def _list_distinct_bins(bins: NDArray[np.int64], count: int) -> _DistinctBins:
@@ -535,7 +544,9 @@ def _sum_by_cell(
         cell = (by_cell > 0).nonzero()[0]
         return _Cells(*np.divmod(cell, term_count), by_cell[cell])
     ends = np.bincount(term, minlength=term_count).cumsum()
-    indices, terms, sums = [index[:0]], [term[:0]], [times[:0]]
+    indices = [index[:0]]
+    terms = [term[:0]]
+    sums = [times[:0]]
     # Numbers of 16 bits are sorted in the time of a few passes.
     for number, part in enumerate(np.split(term.astype(np.uint16).argsort(kind="stable"), ends[:-1])):
         by_index: NDArray[Any] = np.bincount(index[part], times[part])
@@ -553,9 +564,9 @@ def _scale_to_best(
     relative: NDArray[np.float64] = score / (_compute_max(score) or 1.0)
     if not weight:
         return relative
-    users = score * of_user
-    users *= weight / (_compute_max(users) or 1.0)
-    relative += users
+    user_scores = score * of_user
+    user_scores *= weight / (_compute_max(user_scores) or 1.0)
+    relative += user_scores
     return relative
 
 

@@ -90,7 +90,7 @@ class OpenDocuments(NamedTuple):
     # A row of `make_document_type` for each message, by [chunk, slot].
     rows: NDArray[Any]
     # The number of entries of all buckets together.
-    entries: int
+    entry_count: int
 
 
 class StampedDocuments(NamedTuple):
@@ -212,7 +212,7 @@ def _sort_entries(blobs: Sequence[OpenBlob]) -> NDArray[np.uint64]:
     frequencies = np.concatenate([none, *(blob.frequencies for blob in blobs)])
     hashes = np.concatenate([np.empty(0, np.uint32), *(blob.hashes for blob in blobs)])
     first_rows = [blob.chunk % SEGMENT_CHUNKS * CHUNK for blob in blobs]
-    entries = np.array(first_rows, np.uint64).repeat([blob.entries for blob in blobs])
+    entries = np.array(first_rows, np.uint64).repeat([blob.entry_count for blob in blobs])
     entries += marked_slots & np.uint8(SLOT)
     entries <<= np.uint64(1)
     entries |= (marked_slots & np.uint8(HEAD >> MARKS_SHIFT)) > 0
@@ -250,11 +250,11 @@ def open_documents(number: int, data: bytes) -> OpenDocuments:
     """Returns the documents of a segment. Raises: CorruptIndex."""
     import numpy as np
 
-    entries = _read_entry_count(data, _OF_DOCUMENTS, number)
+    entry_count = _read_entry_count(data, _OF_DOCUMENTS, number)
     if len(data) != _HEADER.size + SEGMENT_CHUNKS * len(EMPTY_TABLE):
         raise CorruptIndex(f"{len(data)} bytes do not make the documents of a segment")
     return OpenDocuments(
-        np.frombuffer(data, make_document_type(), -1, _HEADER.size).reshape(-1, CHUNK), entries
+        np.frombuffer(data, make_document_type(), -1, _HEADER.size).reshape(-1, CHUNK), entry_count
     )
 
 
@@ -340,10 +340,10 @@ def _read_entry_count(data: bytes, kind: int, number: int) -> int:
     """Returns the number of entries that a header states. Raises: CorruptIndex if it is not the header of this part."""
     if len(data) < _HEADER.size:
         raise CorruptIndex(f"{len(data)} bytes are too few for a part of a segment")
-    *header, entries = _HEADER.unpack_from(data)
+    *header, entry_count = _HEADER.unpack_from(data)
     if header != [_MAGIC, _VERSION, kind, number]:
         raise CorruptIndex(f"this is no part of segment {number}")
-    return int(entries)
+    return int(entry_count)
 
 
 def find_uncovered_chunks(numbers: Sequence[int], last_chunk: int) -> list[range]:

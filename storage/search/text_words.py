@@ -43,15 +43,15 @@ def has_words(text: str, query: str) -> bool:
 
 def has_words_anywhere(text: str, query: str) -> bool:
     """Returns whether a text of any length has all words of a query. The index has only the first of a long text."""
-    missing = {*list_query_terms(query)}
+    missing_terms = {*list_query_terms(query)}
     start = 0
-    while missing and start < len(text):
+    while missing_terms and start < len(text):
         end = start + _PIECE_CHARS
         if end < len(text):  # only a word as long as a piece is cut
             end = text.rfind(" ", start + 1, end) + 1 or end
-        missing -= list_distinct_terms(text[start:end])
+        missing_terms -= list_distinct_terms(text[start:end])
         start = end
-    return not missing
+    return not missing_terms
 
 
 def list_written_words(text: str, without: str = "") -> list[str]:
@@ -74,26 +74,27 @@ def list_uncommon_words(text: str, without: str = "") -> list[str]:
     return select_uncommon(text, list_written_words(text, without))
 
 
-def list_lost_words(text: str, later: str) -> list[str]:
-    """Returns the words of a text that a later text has not, as `list_written_words`.
+def list_lost_words(text: str, later_text: str) -> list[str]:
+    """Returns the words of a text that a later text lacks, as `list_written_words`.
 
-    In a script without spaces a whole sentence is one written word: of it the characters that the later text lacks.
+    In a script without spaces a whole sentence is one written word, so the characters that the later text lacks are
+    returned.
     """
-    words = list_written_words(text, later)
-    if later.isascii() or text.isascii():
+    words = list_written_words(text, later_text)
+    if later_text.isascii() or text.isascii():
         return words
-    terms = {*list_terms(later)}
+    terms = {*list_terms(later_text)}
     return [*dict.fromkeys(chain.from_iterable(_list_parts_without(word, terms) for word in words))][
         :_MAX_TERMS
     ]
 
 
-def list_distinctive_lost_words(text: str, later: str) -> list[str]:
-    """Returns what `list_lost_words` does, without words that most messages have, such as "und", if others are left.
+def list_distinctive_lost_words(text: str, later_text: str) -> list[str]:
+    """Returns the words of `list_lost_words`, without words that most messages have, such as "und", if others are left.
 
     The search leaves out the function words of English alone.
     """
-    words = list_lost_words(text, later)
+    words = list_lost_words(text, later_text)
     return select_distinctive(text, words) or words
 
 
@@ -102,12 +103,12 @@ def _list_parts_without(word: str, terms: set[str]) -> list[str]:
     own_terms = {*list_terms(word)}
     if not any(map(is_unspaced, own_terms)):
         return [word]
-    rest = list(word)
+    characters = list(word)
     for start, end in find_word_spans(word):
         if end - start > 1 and terms.issuperset(list_terms(word[start:end])[:1]):
-            rest[start:end] = " " * (end - start)
+            characters[start:end] = " " * (end - start)
     # A comma between two lost words is in neither of them. Thai vowels are no punctuation, but no \w either.
-    parts = "".join(" " if category(letter)[0] == "P" else letter for letter in rest).split()
+    parts = "".join(" " if category(letter)[0] == "P" else letter for letter in characters).split()
     are_found = all(own_terms.issuperset(list_terms(part)) for part in parts)
     return parts if parts and are_found else [word]
 
@@ -123,15 +124,17 @@ def find_spans_with_words(text: str, query: str) -> list[tuple[int, int]]:
     for match in islice(_WRITTEN_WORD.finditer(text), _MAX_TEXT_WORDS):
         if whole_terms.isdisjoint(list_terms(match[0])):
             continue
-        written = _PUNCTUATION_AROUND.sub("", match[0])
-        start = match.start() + match[0].find(written)
+        written_word = _PUNCTUATION_AROUND.sub("", match[0])
+        start = match.start() + match[0].find(written_word)
         # One word of "room-12" may have the term. No part of "1,204" has it, which is one term as a whole.
-        words = [
-            (first, end)
-            for first, end in find_word_spans(written)
-            if not whole_terms.isdisjoint(list_terms(written[first:end])[:1])
+        word_spans = [
+            (begin, end)
+            for begin, end in find_word_spans(written_word)
+            if not whole_terms.isdisjoint(list_terms(written_word[begin:end])[:1])
         ]
-        spans += [(start + first, start + end) for first, end in sorted(words) or [(0, len(written))]]
+        spans += [
+            (start + begin, start + end) for begin, end in sorted(word_spans) or [(0, len(written_word))]
+        ]
     return _join_spans(spans)
 
 

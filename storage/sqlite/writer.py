@@ -55,8 +55,9 @@ class WriterLimits(LogLimits, frozen=True):
     slow_s: float = 1.0
     # The time for which a writer is idle before it empties the log.
     idle_s: float = 1.0
-    # The pauses between attempts to open a failed database again: the first one, and the longest.
+    # The first pause between attempts to open a failed database again.
     retry_first_s: float = 0.25
+    # The longest pause between such attempts.
     retry_max_s: float = 10.0
 
 
