@@ -41,6 +41,7 @@ class _Pairing:
     """Pairs two sequences from their ends on."""
 
     def __init__(self, a: Sequence[Atom], b: Sequence[Atom]) -> None:
+        # The pairs of equal atoms so far, the last first.
         self.pairs: Pairs = []
         self._a = a
         self._b = b

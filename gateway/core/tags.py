@@ -79,6 +79,7 @@ class Tags:
     def __init__(self, *names: str) -> None:
         self._names = names
         letters = {letter: f"{letter}{letter.upper()}" for letter in ascii_lowercase} | {"_": "_"}
+        # The pattern of a tag in a text of ASCII.
         self._ascii = re.compile("<" + _make_tag_pattern(names, letters, r"[\x00-\x20\x7f]*+", r"/\\"))
 
     @cached_property

@@ -98,14 +98,18 @@ class Chat:
         self._settings = settings
         self.turn_services = turn_services
         self.failover = failover
+        # The routes to models.
         self.model_routes = ModelRoutes(settings, failover)
         self.keeper = keeper
         self.directory = directory
         self._agents = agents
+        # The conversations of the Responses API.
         self.conversations = ResponseConversations(keeper.store, keeper.now, keeper.queues)
+        # Finds the user, the agent and the kind of the conversation.
         self.resolver = Resolver(
             settings=settings, keeper=keeper, turn_services=turn_services, directory=directory, agents=agents
         )
+        # Begins the memory of turns.
         self.memory = ChatMemory(keeper, turn_services, agents, self.resolver.warn_of_no_user)
 
     async def answer(

@@ -26,7 +26,9 @@ class Directory:
     def __init__(self, settings: Settings) -> None:
         # In the order in which the settings declare them.
         self.specs = tuple(_make_spec(profile, settings.memory) for profile in settings.profiles)
+        # The profiles by their names.
         self._by_name = {spec.name: spec for spec in self.specs}
+        # The default profile, which the settings need not declare.
         self._default = _make_spec(ProfileSettings(DEFAULT_PROFILE), settings.memory)
 
     def find_requested_spec(self, identity: Identity) -> AgentSpec | None:

@@ -54,6 +54,7 @@ class EarlierReplies:
         self._turns: OrderedDict[int, _Turn] = OrderedDict()
         # The number of the newest turn with an id, by the memory and the id.
         self._number_by_id: dict[tuple[MemoryKey, str], int] = {}
+        # The numbers of the next turns.
         self._numbers = count()
         # The sum of the sizes of the cached turns.
         self.size_bytes = 0

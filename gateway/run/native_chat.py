@@ -50,7 +50,9 @@ class NativeChat:
         self._chat = chat
         self._keeper = chat.keeper
         self._turn_services = chat.turn_services
+        # The replies that upstreams gave ids, cached.
         self._earlier_replies = EarlierReplies()
+        # The replies that upstreams make in the background.
         self.deferred = DeferredReplies(chat.keeper.store, chat.keeper.now)
         chat.keeper.store.forgetting.add_forget_listener(self._earlier_replies.clear)
 

@@ -33,7 +33,9 @@ class BoundedReader:
 
     def __init__(self, reader: NativeReader, limit_bytes: int) -> None:
         self._reader = reader
+        # The part of the process's quota that is reserved for the reply.
         self._reservation = StreamReservation(limit_bytes)
+        # True: the reply has more bytes than may be held.
         self._is_full = False
 
     @property

@@ -33,6 +33,7 @@ class PendingWrites:
     """
 
     def __init__(self) -> None:
+        # The tasks of the work.
         self._tasks = TaskSet()
         # The scope of each turn that is being written, by the task that writes it.
         self._awaited_scopes: dict[asyncio.Task[None], Scope] = {}

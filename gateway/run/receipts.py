@@ -51,6 +51,7 @@ class Receipts:
     def __init__(self, tracer: RequestTracer | None = None) -> None:
         """Begins without listeners. tracer: the tracer of requests; None: nothing is traced."""
         self.tracer = tracer
+        # The functions that are called with each receipt.
         self._listeners: list[Callable[[Receipt], object]] = []
 
     def add_listener(self, listener: Callable[[Receipt], object]) -> None:

@@ -51,6 +51,7 @@ class RequestFiguresRecorder:
     """Counts requests by the minute. The counts do not grow with the number of requests, so none is left out."""
 
     def __init__(self) -> None:
+        # The minutes of each project, oldest first.
         self._minutes: dict[str, deque[_Minute]] = {}
 
     def add(self, now: float, project: str, mode: str, status: int, added_ms: float | None) -> None:

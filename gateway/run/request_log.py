@@ -81,6 +81,7 @@ class RequestLog:
     def __init__(self, now: Callable[[], float]) -> None:
         """Makes an empty log. now: returns the seconds since the epoch."""
         self.now = now
+        # The figures of the requests, by the minute.
         self.figures = RequestFiguresRecorder()
         # The requests in flight, by their receipts.
         self._begun_requests: dict[Receipt, BegunRequest] = {}

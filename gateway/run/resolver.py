@@ -67,11 +67,13 @@ class Resolver:
         self._turn_services = turn_services
         self._directory = directory
         self._agents = agents
+        # The most bytes of a request with the messages that its ids name.
         self._max_body_bytes = settings.server.max_body_bytes
         # The rules by which a project's requests are read. Parameters: the project, and the memory mode of the key.
         self.rules = lru_cache(maxsize=256)(partial(make_identity_rules, settings))
         # The rules hold the last system prompt of the project.
         keeper.store.forgetting.add_forget_listener(self.rules.cache_clear)
+        # True: the log has the line about requests that name no user.
         self._has_warned_of_no_user = False
 
     def identify_names(self, names: Mapping[str, Any], request_context: RequestContext) -> Identity:

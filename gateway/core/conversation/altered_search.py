@@ -47,12 +47,14 @@ class AlteredSearch:
         """Prepares the search after a match. match: the last reply that came back word for word."""
         self._tree = tree
         self._query = query
+        # The exchange of the last reply that came back word for word; None: no stored reply did.
         self._match_point = match.match_point
         # The index of the first message after that reply.
         self._start = match.last + 1
         # At index n: the number of user messages among the first n messages after that reply.
         messages_after = query.listing.atoms[self._start :]
         self._user_counts = [*accumulate(map(is_user, messages_after), initial=0)]
+        # The exchanges after the match point that may take another form.
         self._candidates = [each for each in self._find_after_match_point() if tree.may_change(each)]
 
     def run(self) -> Match | None:

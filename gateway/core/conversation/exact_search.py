@@ -27,8 +27,11 @@ class _Turns:
 
     def __init__(self, listing: HashedList) -> None:
         self._listing = listing
+        # The indices of the messages of each turn in the list, oldest first.
         self._ranges = find_turn_ranges(listing)
+        # The replies of the turns that were looked at, by the number of the turn.
         self._replies: dict[int, TurnReplies] = {}
+        # All atoms of the list.
         self.all_atoms = listing.list_atoms(len(listing))
 
     def __len__(self) -> int:
@@ -160,6 +163,7 @@ class ExactSearch:
         for exchange in tree:
             if exchange.reply:
                 self._by_first_atom.setdefault(exchange.reply[0], []).append(exchange)
+        # The turns of the list.
         self._turns = _Turns(query.listing)
 
     def run(self) -> Match:

@@ -113,7 +113,9 @@ class HashedList:
         after_system = messages[self.positions[0] :] if self.positions else ()
         is_list = len(after_system) == len(self.positions)
         self.messages = [*after_system] if is_list else [*map(messages.__getitem__, self.positions)]
+        # The atoms of each message; None: not listed yet.
         self._atoms: list[tuple[Atom, ...]] | None = None
+        # The digests of the media of messages, by their indices, as far as they were needed.
         self._media: dict[int, bytes] = {}
 
     def __len__(self) -> int:

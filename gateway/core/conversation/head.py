@@ -156,6 +156,7 @@ class _HeadSearch:
         self._joined_sends = self._find_joined_sends()
         compared = (self._head, self._above, *self._cut_sends, *self._joined_sends)
         tree.contents.group(exchange for exchange in compared if exchange is not None)
+        # The messages of cancelled sends that come before the list.
         self._pending_messages = self._find_pending()
 
     def run(self) -> PathHead | None:

@@ -100,11 +100,13 @@ class Tree:
         forgotten_hashes: hashes of messages that were forgotten, in any conversation.
         """
         self.forgotten_hashes = forgotten_hashes
+        # The exchanges by their ids.
         self.by_id: dict[int, Exchange] = {}
         # The ids of the exchanges after an exchange, by its id.
         self._children: dict[int, list[int]] = {}
         # The ids of the first exchanges of a conversation, by its row.
         self._roots: dict[int, list[int]] = {}
+        # The contents of the exchanges.
         self.contents = TreeContents(self.by_id, contents)
         # Every change of the tree drops the cached results.
         self._caches = _Caches()

@@ -23,6 +23,7 @@ class TreeContents:
         contents: the contents by the ids of the exchanges; None: all exchanges have their content.
         """
         self._exchanges = exchanges
+        # The contents that are not decoded yet, by the ids of the exchanges; None: all exchanges have their content.
         self._contents = None if contents is None else dict(contents)
         # The ids of exchanges with contents that a rule needs together.
         self._groups: list[list[int]] = []

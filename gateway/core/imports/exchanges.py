@@ -63,7 +63,9 @@ class _Turn:
     """Messages up to a reply, and the reply. Several messages of the assistant in a row are one reply."""
 
     def __init__(self) -> None:
+        # The messages before the reply.
         self.inputs: list[SourceMessage] = []
+        # The messages of the reply.
         self.reply: list[SourceMessage] = []
 
     @property

@@ -84,6 +84,7 @@ class DelegatedTasks:
     """Recognises tasks by the calls of clients' tools that wait for their results, which it notes by memory."""
 
     def __init__(self) -> None:
+        # The calls without a result, by the scope of the memory, then by the id of the call. The newest scope is last.
         self._waiting_calls: OrderedDict[Scope, dict[str, _WaitingCall]] = OrderedDict()
 
     def note_calls(self, scope: Scope, body: Mapping[str, Any], reply: Mapping[str, Any], now: float) -> None:

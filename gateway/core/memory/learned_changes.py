@@ -80,6 +80,7 @@ class _Changes:
         self._keeps_secrets = keeps_secrets
         # The facts by their keys.
         self._facts: dict[str, LearnedFact] = {}
+        # The values of the blocks before the edits, by label.
         self._values_before = {block.label: block.value for block in blocks}
         # The blocks as the edits so far leave them.
         self._blocks = with_human(blocks)

@@ -57,6 +57,7 @@ class _Comparison:
     """Compares two texts by words, or first by longer pieces if there are too many words."""
 
     def __init__(self) -> None:
+        # The pairs of pieces that may still be compared.
         self._remaining_pairs = _MAX_PAIRS
 
     def compare(self, old: str, new: str, splits: Sequence[_Split]) -> Iterator[DiffPart]:

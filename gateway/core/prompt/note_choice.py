@@ -199,6 +199,7 @@ class _ShownContent:
         self._atoms = atoms
         self._query = query
         self._shared_lines = shared_lines
+        # The lines of the notes, sorted.
         self._lines = sorted("\n".join(notes).split("\n"))
         self._whole_lines = frozenset(self._lines)  # most repeats are found in it
 
@@ -263,6 +264,7 @@ class _Draft:
         self.repeated_seqs: list[int] = []
         self.shown_seqs: list[int] = []
         self._room_tokens = room_tokens
+        # Half of the room at the beginning.
         self._half_tokens = room_tokens // 2
         self._cut_chars = cut_chars
         self._query = query
@@ -270,8 +272,11 @@ class _Draft:
         self._is_order = is_order
         # The folded lines that are not added again: the lines that were tried so far, and the query itself.
         self._tried_lines = {"", quote_on_line(query).casefold().strip(_SENTENCE_EDGES)}
+        # The lines that were added, for the comparison with new lines.
         self._chosen_lines = _ChosenLines()
+        # The messages that were added, by the lines that stand together.
         self._groups: dict[_Group, list[Recalled]] = {}
+        # The years that a heading of the note has named.
         self._years: set[str] = set()
 
     @property
@@ -340,7 +345,9 @@ class _ChosenLines:
     """The lines of a note so far, folded."""
 
     def __init__(self) -> None:
+        # The lines, each with a line feed.
         self._lines = ""
+        # The words of the lines that were split, each line with a line feed.
         self._words = ""
         # The lines that were not split into words yet.
         self._wordless_lines: list[str] = []

@@ -46,7 +46,9 @@ class SideRequests:
 
     def __init__(self, rules: Iterable[SideRule]) -> None:
         self._rules = tuple(rules)
+        # The pattern of the rules for a user's message.
         self._user_pattern = self._compile("user")
+        # The pattern of the rules for a system message.
         self._system_pattern = self._compile("system")
         # An application sends the same prompt with each request, so the match of the last prompt is cached. It depends
         # on the prompt alone, and is dropped with these rules after a forgetting (gateway.run.resolver).

@@ -69,6 +69,7 @@ class _Expansion:
         self._root = root
         # The sizes of schemas by their references.
         self._sizes: dict[str, float] = {}
+        # The size of the schema with its references resolved.
         self.size = self._measure(root, 0)
 
     def _measure(self, part: Any, level: int) -> float:

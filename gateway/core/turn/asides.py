@@ -151,7 +151,9 @@ class _CallReader:
     """Reads the shown arguments of one call."""
 
     def __init__(self, voices: Mapping[str, Voice]) -> None:
+        # The arguments that are shown, with the way in which the client gets each.
         self.voices = voices
+        # Reads these arguments.
         self.strings = StringReader(voices)
 
 

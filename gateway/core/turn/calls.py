@@ -61,6 +61,7 @@ class GatewayCalls:
         self.waiting: dict[str, WaitKind] = {}
         self._terms = terms
         self._guide = guide
+        # The ids of the calls that a person has approved.
         self._approved_ids = frozenset() if resumed is None else resumed.approved_ids
         # The results by the ids of their calls; None: the call is running.
         self._results: dict[str, ToolResult | None] = {}

@@ -142,7 +142,9 @@ class FreeGuide:
             limit is reached.
         """
         self._max_rounds = max_rounds
+        # The number of rounds of tools so far.
         self._round_count = 0
+        # True: the present round has calls.
         self._has_calls = False
 
     def offer(self) -> Offer:

@@ -29,11 +29,15 @@ class NativeTurn:
 
     def __init__(self, reader: NativeReader, change: ReplyChange, path: str) -> None:
         """Begins a turn. path: the path of the call, below the upstream's base URL."""
+        # Reads the usage of the reply.
         self.usage = UsageReader(path)
         self._reader = reader
         self._change = change
+        # The status of the reply.
         self._status = 200
+        # The headers of the reply.
         self._headers: tuple[Header, ...] = ()
+        # True: the head of the reply has come.
         self._has_begun = False
         # The error that an event of the upstream has reported; None: no event has reported one.
         self._error: UpstreamReplyBroken | None = None

@@ -95,14 +95,18 @@ class RoundReader:
         self._draft = current_round.draft
         self._terms = terms
         self._view = view
+        # True: the request offers tools of the gateway.
         self._has_gateway_tools = bool(terms.gateway_tools)
+        # True: the events from the finish_reason on wait for the end.
         self._holds_tail = terms.holds_end or self._has_gateway_tools
         self._make_turn_usage = make_turn_usage
         # True: the view has the turn's first chunk.
         self._has_begun = make_turn_usage is not None
         # The content of the rounds before, a text or a list of parts.
         self._content_before = current_round.spoken.content_before
+        # The choices of the reply that have ended.
         self._ends = ChoiceEnds(terms.choice_count)
+        # Joins characters that were cut between two events.
         self._split_characters = SplitCharacters()
         # The form of events that add text and do nothing else; None: not known yet.
         self._text_events: TextEvents | None = None

@@ -25,6 +25,7 @@ class SpokenText:
         # The content that was shown last. The next text may need a separator from it.
         self.content_before = content_before
         self._view = view
+        # Reads the arguments that are shown; None: no argument is shown.
         self._reader = None if asides is None else AsideReader(asides)
         # The call that spoke last, by its index in the reply, and its voice.
         self._speaker: tuple[int, Voice] | None = None

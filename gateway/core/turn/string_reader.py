@@ -43,6 +43,7 @@ class StringReader:
         self._key_pieces: list[str] = []
         # The key of the current value.
         self._key = ""
+        # True: the JSON so far ends within a string.
         self._in_string = False
         # The beginning of an escape, with its backslash.
         self._escape = ""

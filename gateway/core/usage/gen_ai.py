@@ -75,8 +75,11 @@ class ModelNames:
 
     def __init__(self, configured: Iterable[str]) -> None:
         """Begins with the configured names as labels. configured: the names of models in the settings."""
+        # The names of models in the settings.
         self._configured = frozenset(configured)
+        # The names that are labels so far.
         self._labels = {name[:MODEL_CHARS] for name in self._configured}
+        # The most labels.
         self._max_labels = len(self._labels) + _MAX_LABELS
 
     def choose_name(self, model: str, status: int) -> str:

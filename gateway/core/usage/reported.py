@@ -226,6 +226,7 @@ class UsageReader(ReplyUsage):
         self._stream_texts, self._body_texts = _TEXT_PATTERNS[path]
         # Finds the events of a stream with a report.
         self._report_pattern = _USAGE_OR_BACKGROUND if path == "/responses" else _USAGE_FIELD
+        # The fields of `ReplyUsage`.
         self.counts: TokenCounts | None = None
         self.prompt_counts: TokenCounts | None = None
         self.pending_id: str | None = None
@@ -233,6 +234,7 @@ class UsageReader(ReplyUsage):
         self._char_count = 0
         # The events of a stream with text that is not counted yet.
         self._held_events: list[bytes] = []
+        # The bytes of `_held_events`.
         self._held_bytes = 0
         # The fields of all reports so far.
         self._reported: Json = {}

@@ -71,12 +71,15 @@ class BackgroundServices:
         memory = settings.memory
         job_metrics = JobMetrics(metrics, store.jobs.count_by_state)
         self._store = store
+        # True: other processes use the database, too.
         self._is_shared = store.database.is_shared
+        # Counts an attempt of a job, by its kind and outcome.
         self.count_attempt = job_metrics.count_attempt
         # The handlers of durable jobs, by kind. The agents' component adds handlers of its own.
         self.handlers: dict[str, Handler] = {}
         # The schedules of the services that there are.
         self._schedules: list[Schedule] = []
+        # Performs the durable jobs.
         self.worker = Worker(
             store.jobs,
             self.handlers,
@@ -84,16 +87,23 @@ class BackgroundServices:
             pause_s=self._pause_s,
             open_receipt=make_receipt_opener(accounting.receipts, LEARN_JOB, COMPACT_JOB, EMBED_JOB),
         )
+        # Indexes new messages.
         self.indexing = IndexingService(store)
         store.growth.add_listener(self._schedule_growth)
+        # Confirms turns after the idle time.
         self.maintenance = Maintenance(store, memory.idle_s, now)
+        # Forgets what is older than the settings allow.
         self.retention = make_retention(settings, store, now)
         self.handlers[RETENTION] = lambda job: self.retention.perform(job.job.key)
+        # Drops the texts of runs that have ended.
         self.run_cleaning = RunCleaning(store, now)
+        # Finds the work that ended processes have left undone.
         self.recovery = PeriodicTask("recovery", self.recover)
+        # The tokens that background calls may use in a day.
         self.budget = DailyBudget(
             accounting.meter, now, memory.background_daily_tokens, job_metrics.count_call
         )
+        # The models that the settings route to, with connections of their own.
         self.models = BackgroundModels(settings, make_provider, self.budget, limits.background_calls)
         route = find_background_route(settings)
         # The background model of the settings; None: no such model.
@@ -126,6 +136,7 @@ class BackgroundServices:
             self.learning = LearningService(store, self.model, memory, now, read_by_agents)
             self.handlers[LEARN_JOB] = partial(self._learn, self.learning)
             self._schedules.append(self.learning.schedule)
+        # Makes summaries.
         self.compactor = Compactor(store, settings, self.models, self.model, now)
         self.handlers[COMPACT_JOB] = self.compactor.run_job
 

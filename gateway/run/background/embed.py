@@ -68,14 +68,18 @@ class EmbeddingService:
         self._store = store
         # The local embedder costs nothing.
         daily_tokens = 0 if embedder.is_local else settings.background_daily_tokens
+        # The tokens that calls may use in a day; None: no tokens are counted.
         self._budget = None if meter is None else DailyBudget(meter, now, daily_tokens, count_call)
+        # The calls that may be made at the same time.
         self._slots = asyncio.Semaphore(concurrency)
+        # Returns the seconds of a clock that never goes back.
         self._clock = time.monotonic
         self._count_call = count_call
         # Jobs do not call the embedder before this time.
         self._paused_until = 0.0
         # The number of jobs in a row that have failed.
         self._failure_count = 0
+        # Enqueues the jobs when messages lack vectors.
         self.schedule = Schedule(
             "embedding",
             EMBED_JOB,

@@ -58,7 +58,9 @@ class MeteredEmbedder:
         self._embedder = embedder
         self._meter = meter
         self._kind = kind
+        # The name of the embedder, which is stored with its vectors.
         self.name = embedder.name
+        # True: the embedder runs in this process.
         self.is_local = embedder.is_local
         self.upstream, _, self.model = embedder.name.partition("/")
         # Vectors of baseline texts (gateway.core.memory.baseline_texts); None: not made yet.

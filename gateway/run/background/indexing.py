@@ -44,6 +44,7 @@ class IndexingService:
         self._grown_at: dict[int, float] = {}
         # The rows of the memories that have grown since their backlog was looked up.
         self._unchecked_rows: set[int] = set()
+        # The task that indexes.
         self.task = PeriodicTask("indexing", self.perform_due)
 
     def add(self, agent_row: int, backlog: int | None) -> None:

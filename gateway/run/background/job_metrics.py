@@ -15,6 +15,7 @@ class JobMetrics:
 
     def __init__(self, metrics: Metrics, count_jobs: Callable[[], Awaitable[Mapping[JobState, int]]]) -> None:
         self._count_jobs = count_jobs
+        # The number of jobs by their state, as it was read last.
         self._counts: Mapping[JobState, int] = {}
         self._attempts = metrics.add_counter(
             "job_attempts", "Attempts of jobs by what became of them.", "kind", "outcome"

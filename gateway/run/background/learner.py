@@ -94,10 +94,14 @@ class LearningService:
         self._excluded_profiles = excluded_profiles
         self._store = store
         self._background = background
+        # The seconds after which a turn is confirmed.
         self._idle_s = settings.idle_s
+        # True: texts that look like secrets are learned as well.
         self._keeps_secrets = settings.learn_secrets
         self._now = now
+        # The reader of memories as which the service notes its progress.
         self._reader = LEARNER if background is not None else RULE
+        # Enqueues the jobs when a memory has new messages.
         self.schedule = Schedule(
             "learning",
             LEARN_JOB,

@@ -28,6 +28,7 @@ class Maintenance:
         self._store = store
         self._idle_s = idle_s
         self._now = now
+        # The task that confirms turns.
         self.task = PeriodicTask("maintenance", self.perform_due)
 
     def note_pending_edits(self) -> None:

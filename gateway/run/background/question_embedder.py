@@ -37,8 +37,11 @@ class QuestionEmbedder:
         """Assumes that the embedder is healthy. wait_ms: the longest wait for an embedder that is not local."""
         self._store = store
         self._embedder = embedder
+        # The longest wait for a vector, in milliseconds.
         self._wait_ms = _LOCAL_WAIT_MS if embedder.is_local else wait_ms
+        # The policy by which an unhealthy embedder is passed over.
         self._policy = _LOCAL_QUESTION_POLICY if embedder.is_local else _QUESTION_POLICY
+        # Returns the seconds of a clock that never goes back.
         self._clock = time.monotonic
         # Questions with a short wait (of voice agents) have a health of their own, since an answer that is too late for
         # them is in time for other questions.

@@ -101,6 +101,7 @@ class Reservation:
         acquire_lock: acquires the conversation's lock for a ticket.
         """
         self._ticket = ticket
+        # The wait until the ticket is the first of this process.
         self._entry = asyncio.ensure_future(entry)
         self._acquire_lock = acquire_lock
 

@@ -156,6 +156,7 @@ class _ReferenceFiller:
         # The messages that replace each message of the request, by its index, with their models as private fields.
         models = request.reply_models
         self._messages = [[with_private(m, model=models.get(n))] for n, m in enumerate(request.messages)]
+        # The indices of the messages that stand for a stored message.
         self._reply_indices = {each.index for each in request.references if each.kind == "message"}
         # The indices of the messages that are replaced by a reply, and not by an input of a turn.
         self._filled_reply_indices: set[int] = set()

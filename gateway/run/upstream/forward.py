@@ -76,8 +76,10 @@ class Forwarder:
         self._get_model_route = get_model_route
         self._rules = rules
         self._providers = providers
+        # The names of the upstreams.
         self._upstream_names = frozenset(each.name for each in settings.upstreams)
         self._failover = failover
+        # The numbers by which requests without a conversation are spread over endpoints, the next number first.
         self._round_robin = count()
 
     def get_route(

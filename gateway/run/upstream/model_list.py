@@ -69,6 +69,7 @@ class ModelList:
         """
         self._settings = settings
         self._refresh_s = refresh_s
+        # Asks upstreams for their lists.
         self._fetcher = ListFetcher(settings.upstreams)
         self._providers = providers
         self._created_at = created_at
@@ -79,6 +80,7 @@ class ModelList:
         self._refusals: dict[str, Refusal] = {}
         # The answers by upstream and the hash of a caller's key. The key that was used last comes last.
         self._answers: OrderedDict[tuple[str, bytes], _CachedAnswer] = OrderedDict()
+        # The entries of the gateway's list that all callers get.
         self.entries = self._merge(self._lists)
 
     # -- without a caller's key, in the background

@@ -190,6 +190,7 @@ class _ReplyReader:
         self.reply = reply
         self.call = call = attempts.call
         has_usage = call.costs_tokens and call.status < 300
+        # Reads the usage of the reply; None: the reply has none.
         self._usage = UsageReader(call.path) if has_usage else None
 
     def read_events(self, data: bytes) -> None:
@@ -226,6 +227,7 @@ class ChangedEvents:
 
     def __init__(self, change: ReplyChange) -> None:
         self._change = change
+        # Cuts the pieces into events.
         self._decoder = EventDecoder()
 
     def feed(self, data: bytes) -> bytes:

@@ -40,9 +40,12 @@ class Accounting:
         tracer: the tracer of requests; None: nothing is traced.
         takes_requests: True: the process answers requests; False: it performs jobs alone.
         """
+        # Publishes each receipt.
         self.receipts = Receipts(tracer)
+        # Counts the usage.
         self.meter = Meter(store.usage, store.agents.find_by_id, now, settings)
         aliases = frozenset(each.alias for each in settings.models)
+        # Holds requests to limits.
         self.limiter = Limiter(
             store=store,
             meter=self.meter,
@@ -53,6 +56,7 @@ class Accounting:
             read_s=limit_read_s,
             takes_requests=takes_requests,
         )
+        # Counts the usage of responses that upstreams make in the background.
         self.pending_usage = PendingUsage(self.meter, self.limiter)
         store.usage.add_forget_listener(self.pending_usage.forget)
         for listener in (self.count, GenAIMetrics(metrics, settings).count, self.pending_usage.note):

@@ -44,6 +44,7 @@ class LimitBuckets:
         self._usage = usage
         self._meter = meter
         self._now = now
+        # The buckets by limit and user.
         self._buckets: dict[_BucketKey, Bucket] = {}
         # The number of buckets at which some are dropped the next time.
         self._drops_at = _MAX_BUCKETS

@@ -39,6 +39,7 @@ class LimitTable:
         self._named_holders: set[int | str | None] = set()
         # The results of `_find_limits`, until the limits change.
         self._cached_limits = lru_cache(maxsize=_MAX_CALLERS)(self._find_limits)
+        # Held while the limits are read.
         self._lock = asyncio.Lock()
         # The number of the last change of the limits.
         self._last_change = 1

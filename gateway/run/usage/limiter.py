@@ -111,6 +111,7 @@ class Limiter:
         self._now = now
         self._aliases = aliases
         self._read_s = read_s
+        # The seconds since its last write for which a process counts among those that share the limits.
         self._shared_s = max(_SHARED_S, _SHARED_WRITES * write_s)
         self._limited_requests = metrics.add_counter(
             "limited",
@@ -119,7 +120,9 @@ class Limiter:
             "per",
             "then",
         )
+        # The limits of the store.
         self.limits = LimitTable(store, self._change_limits)
+        # The use of the limits in their present periods.
         self._buckets = LimitBuckets(store.usage, meter, now)
         # The reservations of the requests and the work under way.
         self._reservations: dict[Receipt, LimitReservation] = {}

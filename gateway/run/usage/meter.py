@@ -97,9 +97,13 @@ class Meter:
         self._usage = usage
         self._load_memory = load_memory
         self._now = now
+        # Returns the price of a model.
         self.find_price = make_price_finder(settings)
+        # The seconds between two writes.
         self._write_s = settings.usage.write_s
+        # The days for which the usage of users is retained.
         self._keep_days = settings.usage.keep_users_days
+        # Notices when the clock is set.
         self.clock_jumps = ClockJumps(now)
         # The counts that are not written yet.
         self.counters = UnwrittenCounters()
@@ -107,11 +111,13 @@ class Meter:
         self._background: dict[_BackgroundKey, TokenCounts] = {}
         # The tokens of background calls that are in the table, by project.
         self._written_background_tokens: dict[str, _WrittenTokens] = {}
+        # The functions that are called after each write.
         self._write_listeners: list[Callable[[], Awaitable[None]]] = []
         # The time of the last write, by `time.monotonic`.
         self._wrote_at = -READ_S
         # True: the last write has failed.
         self._has_failed = False
+        # Writes the counts in parts.
         self.writer = PartWriter(usage, self.counters, now, note_write=self._written_background_tokens.clear)
         usage.add_forget_listener(self.writer.forget)
 

@@ -42,6 +42,7 @@ class PartWriter:
         self._unconfirmed_part: UsagePart | None = None
         # The name of this process, under which its parts are numbered.
         self._process_name = uuid.uuid4().hex
+        # The numbers of the next parts.
         self._part_numbers = itertools.count(1)
         # Held while a part is written.
         self._lock = asyncio.Lock()
