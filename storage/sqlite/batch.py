@@ -1,7 +1,7 @@
 """Runs many writes in one transaction, in the writer's thread.
 
-Many writes share a commit, since its wait for the disk costs far more than they do. Each still succeeds or fails by
-itself.
+Many writes share a commit, since a commit waits for the disk, which costs far more than a write. Each write succeeds
+or fails by itself.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ WriteFunction = Callable[[sqlite3.Connection], Any]
 class WriteOutcome(NamedTuple):
     """The outcome of one write."""
 
-    # The function's result, if it has succeeded.
+    # The function's result; None as well if the write has failed.
     result: Any = None
-    # None: the write has succeeded.
+    # The error of the write; None: the write has succeeded.
     error: BaseException | None = None
 
 

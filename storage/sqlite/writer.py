@@ -68,7 +68,7 @@ _OVERHEAD_BYTES = 1024
 
 
 class Writer:
-    """The writer. All its methods belong to the event loop's thread; the functions given to it run in the writer's.
+    """The writer. Its methods are called in the event loop's thread, the functions of writes in the writer's thread.
 
     connect: a function that opens the connection that writes; it is called in the writer's thread.
     watch: the watch that is attached to that connection.
@@ -96,11 +96,16 @@ class Writer:
         self._on_change = on_change
         self._on_recovery = on_recovery
         self._loop = asyncio.get_running_loop()
+        # The writes that wait.
         self._waiting = WriteQueues(limits.max_batch_turns, limits.max_turn_batches)
+        # True while a batch gathers writes.
         self._is_gathering = False
+        # The writes of the batch that is in the thread.
         self._running: list[Write[Any]] = []
+        # The loop's time at which that batch began.
         self._running_since = 0.0
-        self._emptied = asyncio.Event()  # set whenever nothing is left to write
+        # Set whenever nothing is left to write.
+        self._emptied = asyncio.Event()
         self._connection = WriterConnection(
             path,
             connect,
@@ -112,7 +117,7 @@ class Writer:
         self.file = self._connection.file
         # The calls of the thread into the event loop; None: the writer was not started.
         self._calls: LoopCalls | None = None
-        self._closed = False
+        self._is_closed = False
         self.log = WriteAheadLog(path, limits, checkpointer, self._post_log_work)
         # The loop's time at which the last write ended.
         self._active_at = 0.0
@@ -162,10 +167,10 @@ class Writer:
 
         Readers must be closed before. Writes that take longer than `timeout_s` fail with StoreClosed.
         """
-        if self._closed:
+        if self._is_closed:
             return
         is_log_free = await self.finish(timeout_s)
-        self._closed = True
+        self._is_closed = True
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         await self._connection.stop_mending()
@@ -197,7 +202,7 @@ class Writer:
 
     @property
     def status(self) -> StoreStatus:
-        """The state of the database, without waiting for the disk."""
+        """The state of the database, as far as it is known without a wait for the disk."""
         if self._connection.is_closing:
             return "closed"
         if self._connection.fault is not None:
@@ -268,16 +273,16 @@ class Writer:
         except sqlite3.Error as error:
             raise translate_error(error, self._path) from error
 
-    def _gather_writes(self, before: int, end: float) -> None:
+    def _gather_writes(self, turns_before: int, end: float) -> None:
         """Waits for another pass of the loop if the last pass has brought turns. Otherwise begins a batch.
 
         Turns that end together cost little more than one turn: they share pages, wake-ups and caches.
 
-        before: the number of turns that waited before the last pass.
+        turns_before: the number of turns that waited before the last pass.
         end: the loop's time at which the batch begins in any case.
         """
         count = len(self._waiting.turns.writes)
-        if count > before and self._loop.time() < end:
+        if count > turns_before and self._loop.time() < end:
             self._loop.call_soon(self._gather_writes, count, end)
         else:
             self._is_gathering = False
@@ -292,7 +297,8 @@ class Writer:
         if not writes:
             self._schedule_idle()
             return
-        self._running, self._running_since = writes, self._loop.time()
+        self._running = writes
+        self._running_since = self._loop.time()
         # A bulk write has enough to do for a processor of its own.
         driver.post(partial(self._perform_batch, writes), is_near=not is_bulk)
 
@@ -310,8 +316,8 @@ class Writer:
             report = BatchReport([WriteOutcome(error=fault.copy()) for _ in batch], fault)
         # A commit to a file that was removed or replaced succeeds, and is lost: it must not be acknowledged.
         if report.fault is None and self.file.is_moved():
-            lost = self.file.make_moved_error()
-            report = BatchReport([WriteOutcome(error=lost.copy()) for _ in batch], lost)
+            fault = self.file.make_moved_error()
+            report = BatchReport([WriteOutcome(error=fault.copy()) for _ in batch], fault)
         changes = self._watch.take_changes(is_whole=report.is_whole)
         self._call_loop(self._finish_batch, batch, report, changes, self.log.measure())
 
@@ -401,9 +407,9 @@ class Writer:
         try:
             is_all_copied = work(connection)
         except sqlite3.Error as error:
-            translated = translate_error(error, self._path)
-            if isinstance(translated, StoreUnavailable):
-                self._call_loop(self._report_write_fault, translated)
+            fault = translate_error(error, self._path)
+            if isinstance(fault, StoreUnavailable):
+                self._call_loop(self._report_write_fault, fault)
             self._call_loop(self.log.is_free.set)
             return
         self._call_loop(self._end_log_work, self.log.measure(), is_all_copied)

@@ -67,7 +67,7 @@ async def find_epoch_of_open_run(connection: Connection, agent_row: int, run_row
 
 
 async def close_item(connection: Connection, item_row: int) -> None:
-    """Notes that an item has ended."""
+    """Marks an item as ended."""
     await connection.run(SQL["close"], (item_row,))
 
 
@@ -79,10 +79,14 @@ async def erase_item_texts(connection: Connection, agent_row: int, run_row: int)
 async def _advance_item(connection: Connection, write: ItemWrite) -> bool:
     """Moves an item to its next request, or to its end. Returns False if this was done before."""
     number = write.item.request_number
-    part, errors, expiries = READY_PART, 0, 0
+    part = READY_PART
+    errors = 0
+    expiries = 0
     match write:
         case ItemRetry():
-            part, errors, expiries = write.part, write.errors, write.expiries
+            part = write.part
+            errors = write.errors
+            expiries = write.expiries
         case ItemEnd():
             part = ENDED_PART
     # If an item ends without a reply, a reply that the provider has made meanwhile still counts, under the same number.
@@ -121,17 +125,19 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
     """Ends the run of an item, and writes the item's turn if it has one."""
     agent_row = run.agent_row
     if end.turn is not None:
-        opened = await open_step(connection, end.turn, rules)
-        exchange_row = opened.exchange.id
+        step_opened = await open_step(connection, end.turn, rules)
+        exchange_row = step_opened.exchange.id
         origin = make_call_origin(run.uid)
         await connection.run(
             SQL["set_origins"],
             (agent_row, exchange_row, _make_padded_sources(exchange_row), len(origin), origin),
         )
-        for written in end.edits:
+        for written_edit in end.edits:
             sources = _make_padded_sources(exchange_row)
-            await write_version_sources(connection, written.block_row, written.version, exchange_row, sources)
-            await add_edit(connection, agent_row, _make_merged_edit(written.edit, exchange_row))
+            await write_version_sources(
+                connection, written_edit.block_row, written_edit.version, exchange_row, sources
+            )
+            await add_edit(connection, agent_row, _make_merged_edit(written_edit.edit, exchange_row))
         await write_edits(
             connection, agent_row, _bind_to_exchange(end.merged, exchange_row), end.versions, end.now
         )

@@ -222,7 +222,9 @@ async def rate_step(connection: Connection, step: RunStep, feedback: str | None)
 class BackgroundRun(NamedTuple):
     """An open run that no client waits for."""
 
+    # The run.
     entry: RunEntry
+    # True if a job performs the run.
     has_job: bool
 
 
@@ -283,20 +285,23 @@ class Runs(StoreGroup):
 
     @reads
     async def list_runs(
-        self, connection: Connection, project: str | None, filter: RunFilter, page: Page[int]
+        self, connection: Connection, project: str | None, run_filter: RunFilter, page: Page[int]
     ) -> list[RunEntry]:
         """Returns a page of runs. The cursors of the page are rows of runs.
 
         project: the project of the runs; None: any project, which the filter of an agent does not allow.
         """
-        background = None if filter.background is None else int(filter.background)
+        background = None if run_filter.background is None else int(run_filter.background)
         values = (
-            project, *page.bounds, list(filter.states), filter.conversation_row, background, filter.stop, page.limit,
+            project, *page.bounds, list(run_filter.states), run_filter.conversation_row, background, run_filter.stop,
+            page.limit,
         )  # fmt: skip
-        if filter.agent_row is None:
+        if run_filter.agent_row is None:
             rows = await connection.fetch_rows(SQL[f"of_project_{page.direction}"], values)
         else:
-            rows = await connection.fetch_rows(SQL[f"of_agent_{page.direction}"], (*values, filter.agent_row))
+            rows = await connection.fetch_rows(
+                SQL[f"of_agent_{page.direction}"], (*values, run_filter.agent_row)
+            )
         return [_make_run_entry(row) for row in rows]
 
     @reads
@@ -354,11 +359,12 @@ class Runs(StoreGroup):
     ) -> list[StepEntry]:
         """Returns a page of a project's steps, or of one agent's. The cursors of the page are rows of exchanges.
 
-        feedback: the judgement that all steps have; None: any or none.
-        has_feedback: True: the steps that have a judgement; False: the other ones; None: both.
+        agent_row: the row of the agent; None: the steps of all agents are listed.
+        feedback: the rating that all steps have; None: any rating or none.
+        has_feedback: True: rated steps; False: the other steps; None: both.
         """
-        wants_feedback = None if has_feedback is None else int(has_feedback)
-        values = (project, *page.bounds, feedback, wants_feedback, page.limit)
+        feedback_flag = None if has_feedback is None else int(has_feedback)
+        values = (project, *page.bounds, feedback, feedback_flag, page.limit)
         if agent_row is None:
             rows = await connection.fetch_rows(SQL[f"steps_of_project_{page.direction}"], values)
         else:
@@ -402,7 +408,7 @@ class Runs(StoreGroup):
 
     @reads
     async def count_failed_before(self, connection: Connection, run: Run, limit: int) -> int:
-        """Returns how many runs of its agent have failed in a row before a run; at most `limit`."""
+        """Counts the runs of an agent that have failed in a row before a run, up to `limit`."""
         rows = await connection.fetch_rows(SQL["states_before"], (run.agent_row, run.id, limit))
         return next((count for count, (state,) in enumerate(rows) if state != RunState.FAILED), len(rows))
 
