@@ -403,6 +403,10 @@ class _HeadSearch:
         pending = [] if last_send.superseded else self._list_messages(last_send, start)
         if start:
             return pending
+        answered_ids = self._list_answered_ids(last_send)
+        pending = [
+            each for each in pending if not has_result_role(each) or _read_result_id(each) not in answered_ids
+        ]
         # If the last send has results of tools, the user may have written before it.
         user_send = next((each for each in reversed(self._cut_sends) if not tree.is_mid_turn(each)), None)
         if user_send is None or user_send is last_send or user_send.superseded:
@@ -411,6 +415,20 @@ class _HeadSearch:
             *pending,
             *(each for each in self._list_messages(user_send) if each.get("role") == "user"),
         ]
+
+    def _list_answered_ids(self, send: Exchange) -> set[str]:
+        """Returns the ids of the calls with results that came on the path after a cancelled send had begun."""
+        ids: set[str] = set()
+        exchange = self._head
+        while exchange is not None and exchange.id != send.parent:
+            ids.update(map(_read_result_id, filter(has_result_role, self._list_messages(exchange))))
+            exchange = self._tree.find_parent(exchange)
+        return ids
+
+
+def _read_result_id(result: WireMessage) -> str:
+    """Returns the id of the call that a result answers."""
+    return str(result.get("tool_call_id"))
 
 
 def repeats(

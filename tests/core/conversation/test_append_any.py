@@ -289,6 +289,21 @@ def test_a_result_may_come_after_words_of_the_same_send(ends: str, *, is_answere
     assert extends_prompt(later, request)
 
 
+@pytest.mark.parametrize("end", ["cancelled", "open"])
+@pytest.mark.parametrize("again", ["sunny", "windy"])
+def test_a_result_of_a_send_that_is_held_is_there_once_if_it_comes_again_alone(end: str, again: str) -> None:
+    """The words of that send come with the next message, without the result, which is answered by then."""
+    world = World()
+    world.say([user("one")], [assistant("Let me look.", call("k1"))], "c1", append=True)
+    sent = world.begin([result("k1", "sunny"), user("two")], "c1", append=True)
+    end_send(world, sent, end)
+    answered = world.say([result("k1", again)], "It is sunny.", "c1", append=True)
+    assert answered.texts == ["one", "Let me look.", again]
+    later = world.begin([user("three")], "c1", append=True)
+    assert later.texts == [*answered.texts, "It is sunny.", "two", "three"]
+    check_sent(later)
+
+
 def test_a_result_that_comes_again_with_other_words_is_there_once() -> None:
     world = World()
     world.say([user("one")], [assistant("Let me look.", call("k1"))], "c1", append=True)
