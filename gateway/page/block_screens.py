@@ -179,7 +179,7 @@ class _BlockScreens(Struct, frozen=True):
     ) -> View:
         """Returns the screen.
 
-        words: as in `BlockQuery`.
+        words: the field `words` of `BlockQuery`.
         is_compared: the difference of the two versions that `block_page` compares is shown.
         error: why a change was refused.
         refused_edit: the refused change, if it was an edit.

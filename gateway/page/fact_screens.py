@@ -201,7 +201,7 @@ class _FactScreens(Struct, frozen=True):
         """Answers a correction that was made.
 
         seq: the number of the new fact.
-        words: as in `FactQuery`.
+        words: the field `words` of `FactQuery`.
         """
         page = await self.views.facts.show(access.project, access.uid, seq)
         query = {"words": words} if words else {}
@@ -225,7 +225,7 @@ class _FactScreens(Struct, frozen=True):
         """Returns the screen.
 
         unsaved_text, error: the text of a correction that was refused, and why.
-        back, is_typed, words: as in `FactQuery`.
+        back, is_typed, words: the fields of `FactQuery`.
         """
         name = await self.views.get_name(access.project, access.uid)
         replaced = await self.views.facts.list_replaced(access.project, access.uid, page)
@@ -285,7 +285,7 @@ class _FactScreens(Struct, frozen=True):
     ) -> Remaining | None:
         """Returns the other texts with the words of the text that this correction replaced.
 
-        None: as of `_find_remaining`.
+        None: the same as for `_find_remaining`.
         """
         old_texts = list_corrected_texts(page, replaced)
         if page.fact.until is not None or not old_texts:
@@ -327,7 +327,7 @@ def _parse_time(text: str) -> float:
 def _find_restored(page: FactPage, replaced: Sequence[FactRecord]) -> FactRecord | None:
     """Returns the fact that a correction had replaced, if this fact takes that correction back.
 
-    It then has the same text as this fact. replaced: as of `FactViews.list_replaced`.
+    It then has the same text as this fact. replaced: the result of `FactViews.list_replaced`.
     """
     earlier = [fact for fact in replaced if page.before and fact.successor == page.before[0].seq]
     return next((fact for fact in earlier if fact.text == page.fact.text), None)

@@ -319,7 +319,7 @@ class _ForgetScreens(Struct, frozen=True):
         )
 
     async def _count_remaining_words(self, access: MemoryAccess, sought_words: str) -> _RemainingWords:
-        """Returns the texts that still have the words. sought_words: as in `_BeforeForgetting`."""
+        """Returns the texts that still have the words. sought_words: the field of `_BeforeForgetting`."""
         project, uid = access.project, access.uid
         remaining = None
         if sought_words:
@@ -352,7 +352,7 @@ class _ForgetScreens(Struct, frozen=True):
     async def _choose_next_link(
         self, access: MemoryAccess, query: ForgetQuery, came_from: str, sought_words: str
     ) -> _NextLink:
-        """Returns where the page of a forgetting leads. sought_words: as in `_BeforeForgetting`."""
+        """Returns where the page of a forgetting leads. sought_words: the field of `_BeforeForgetting`."""
         if query.target.kind == "fact" or not await self._shows_forgotten_fact(access, came_from):
             return _link_back(access, query, came_from)
         return _link_to_words(access, sought_words) if sought_words else _link_back(access, query, "")
@@ -518,7 +518,7 @@ def _choose_searched_name(scope: Scope, name_line: str | None) -> str:
     An id with a number is returned whole: of "customer-0003" the first word is in the id of every customer. Returns ""
     for a memory that is no person's.
 
-    name_line: as "Name: Maria Keller".
+    name_line: the line of a block with the name, such as "Name: Maria Keller"; None: no block has one.
     """
     if not scope.is_person:
         return ""

@@ -23,7 +23,7 @@ class MemoryRoutes(Struct, frozen=True):
         has_twin: bool = True,
         searches: bool = False,
     ) -> Screen:
-        """Makes a screen of a memory. path: below the memory's path."""
+        """Makes a screen of a memory. path: the path below the memory's."""
         return Screen(
             self._path(path), show, query, self.is_for_person, right, has_twin=has_twin, searches=searches
         )
@@ -36,7 +36,7 @@ class MemoryRoutes(Struct, frozen=True):
         right: Right,
         query: type[Struct] = NoFields,
     ) -> Action:
-        """Makes a change of a memory. path: below the memory's path."""
+        """Makes a change of a memory. path: the path below the memory's."""
         return Action(self._path(path), perform, form, query, self.is_for_person, right)
 
     def _path(self, path: str) -> str:

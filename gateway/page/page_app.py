@@ -73,11 +73,11 @@ _MAX_NOTED_READS = 10_000
 class PageApp:
     """The page.
 
-    knows_host: whether the gateway may be addressed by a `Host`.
-    note_request: called with the scope and the path as the log may show it.
-    has_left: whether the client of a request has left.
+    knows_host: returns whether the gateway may be addressed by a `Host`.
+    note_request: the function that is called with the scope and the path as the log may show it.
+    has_left: returns whether the client of a request has left.
     client_gone: the exception that `bodies` raises where the client has left.
-    read_s: how long one read of a screen may take.
+    read_s: the most seconds that one read of a screen may take.
     """
 
     def __init__(

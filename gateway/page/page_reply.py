@@ -39,7 +39,7 @@ async def send_reply(reply: PageReply, headers: list[RawHeader], began_at: float
     """Sends a reply.
 
     headers: the headers that all replies have.
-    began_at: when the request began, by `time.perf_counter`.
+    began_at: the time at which the request began, by `time.perf_counter`.
     """
     all_headers = [
         (b"content-type", reply.content_type.encode()),

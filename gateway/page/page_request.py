@@ -98,7 +98,7 @@ class PageRequest(Struct):
 async def read_form(bodies: Bodies, request: PageRequest, repeated: Collection[str] = ()) -> dict[str, Any]:
     """Returns the fields of a form, or the object of a twin.
 
-    repeated: as in `read_query_fields`.
+    repeated: the same as for `read_query_fields`.
 
     Raises: CallerError.
     """
@@ -246,7 +246,7 @@ def _unescape(encoded: bytes) -> str:
 
 
 def _collect_fields(pairs: Iterable[tuple[str, str]], repeated: Collection[str]) -> dict[str, Any]:
-    """Returns the values of fields by their names. repeated: as in `read_query_fields`.
+    """Returns the values of fields by their names. repeated: the same as for `read_query_fields`.
 
     Raises: BadRequest: another field comes twice.
     """

@@ -129,7 +129,7 @@ def next_in(loop: Any, kind: str = "", list: str = "forget") -> str | None:
 
     loop: Jinja's loop.
     kind: the kind of all items; "": each item has its own.
-    list: as in `forget_link`.
+    list: the list that begins the id, as in `forget_link`.
     """
     if loop.first and loop.last:
         return None

@@ -36,8 +36,8 @@ class Sessions:
         """Makes a table without sessions.
 
         now: returns seconds since the epoch.
-        session_s: how long a session lasts.
-        idle_s: how long it lasts without a request.
+        session_s: the most seconds that a session lasts.
+        idle_s: the seconds without a request after which it ends.
         """
         self._now = now
         self._session_s = session_s

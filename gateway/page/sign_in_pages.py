@@ -161,7 +161,7 @@ class SignInPages:
 
 
 def _make_visitor(operator: Operator, digest: bytes) -> Visitor:
-    """Returns an operator as a visitor. digest: of the session's token, or of the key."""
+    """Returns an operator as a visitor. digest: the digest of the session's token, or of the key."""
     return Visitor(operator.actor, operator.project, operator.may_write, make_session_name(digest))
 
 

@@ -53,7 +53,7 @@ def quote_statement(text: str, kind: str = "fact") -> str:
 def without_opening(text: str, kind: str) -> str:
     """Returns the text without the words before a user's sentence, which the user has not written.
 
-    kind: as of `quote_statement`.
+    kind: the kind of the text; any text but a fact's is returned as it is.
     """
     return text.removeprefix(STATEMENT) if kind == "fact" else text
 

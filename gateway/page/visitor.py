@@ -31,5 +31,5 @@ class Visitor(Struct, frozen=True):
 
 
 def make_session_name(digest: bytes) -> str:
-    """Returns the name of the session of a token or a key. digest: of the token or the key."""
+    """Returns the name of the session of a token or a key. digest: the digest of the token or the key."""
     return digest.hex()[:_NAME_DIGITS]

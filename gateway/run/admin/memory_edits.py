@@ -202,7 +202,7 @@ class MemoryEdits(Struct, frozen=True):
         return agent.uid
 
     async def _audit_replaced(self, editor: Editor, agent: Agent, fact: Fact, at: float) -> None:
-        """Notes in the audit which facts a fact has replaced. at: when it did, in seconds since the epoch."""
+        """Notes in the audit which facts a fact has replaced. at: the time of that, in seconds since the epoch."""
         for replaced_fact in await self.store.facts.list_replaced(agent.id, fact.id):
             if replaced_fact.ended_at == at:
                 await self._audit(editor, "correct", agent.uid, AuditedFact(replaced_fact.seq, fact.seq))
