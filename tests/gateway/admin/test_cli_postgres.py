@@ -43,7 +43,7 @@ def test_keys_are_made_listed_and_revoked(capsys: Out) -> None:
     assert "default\tann\trevoked" in capsys.readouterr().out
 
 
-def test_requests_are_those_of_gateways_that_it_does_not_reach(capsys: Out) -> None:
+def test_requests_names_the_pages_that_have_those_of_postgresql(capsys: Out) -> None:
     assert main(["migrate"]) == 0
     assert main(["requests"]) == 0
     assert "Over PostgreSQL the page of each gateway shows its own." in capsys.readouterr().err
@@ -136,7 +136,7 @@ def test_an_internal_error_is_not_reported_as_a_missing_driver() -> None:
     assert "pip install" not in ran.stderr
 
 
-def test_without_the_driver_it_is_named() -> None:
+def test_a_missing_driver_is_named() -> None:
     commands = (("check-config",), ("serve", "--port", "0"), ("migrate",))
     ran = run_without("asyncpg", *commands)
     assert ran.returncode == len(commands)

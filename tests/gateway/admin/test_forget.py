@@ -343,7 +343,7 @@ def test_a_user_is_forgotten_in_all_profiles_and_the_others_are_not(world: World
     assert world.query("SELECT count(*) FROM agents") == [0]
 
 
-def test_one_conversation_of_a_users(world: World) -> None:
+def test_one_conversation_of_a_user_is_forgotten(world: World) -> None:
     headers = {"x-mnemogate-conversation": "c1"}
     world.chat(user="alice", headers=headers).say(FACT)
     world.chat(user="alice").say("I like Zqteax.")

@@ -225,7 +225,7 @@ def go_on(scene: Scene, chat: Chat, kind: str) -> None:
 # An exchange is two messages, and an agent or a user is forgotten like each memory of a project.
 @pytest.mark.both(kind=["message", "conversation", "project", "age"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_nowhere_wherever_it_was(scene: Scene, kind: str) -> None:
+def test_what_is_forgotten_is_nowhere_wherever_it_was(scene: Scene, kind: str) -> None:
     chat = begin(scene)
     for _ in range(2):  # what was learned and saved has its vectors after that
         scene.rest()
@@ -247,7 +247,7 @@ def test_it_is_nowhere_wherever_it_was(scene: Scene, kind: str) -> None:
 # Parts of a memory, and all of it: what ends the work under way does not know which part.
 @pytest.mark.both(kind=["message", "project"])
 @pytest.mark.parametrize("kind", ["message", "conversation", "project", "age"])
-def test_what_is_under_way_brings_nothing_back(scene: Scene, kind: str) -> None:
+def test_work_under_way_brings_nothing_forgotten_back(scene: Scene, kind: str) -> None:
     scene.gate = Gate()
     chat = begin(scene)
     scene.rest()
@@ -262,7 +262,7 @@ def test_what_is_under_way_brings_nothing_back(scene: Scene, kind: str) -> None:
 
 
 @pytest.mark.both
-def test_the_process_lets_go_of_it(scene: Scene) -> None:
+def test_the_process_drops_what_is_forgotten(scene: Scene) -> None:
     """The gateway's caches and tables, and what its clients' idle connections hold."""
     begin(scene)
     for _ in range(2):

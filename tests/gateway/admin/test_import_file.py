@@ -76,7 +76,7 @@ def lines(*values: Any) -> bytes:
         (b"# Me\n- Likes tea.", "list"),
     ],
 )
-def test_what_a_file_is(data: bytes, format: str) -> None:
+def test_the_format_of_a_file_is_detected(data: bytes, format: str) -> None:
     assert detect_format(io.BytesIO(data)) == format
 
 

@@ -138,7 +138,7 @@ def test_a_person_finds_words_in_their_own_memory_alone(world: World) -> None:
     assert person_of(world, rights=["pause"]).ask("GET", below).status == 403
 
 
-def test_what_operators_have_beyond_it_is_not_there(world: World) -> None:
+def test_a_link_opens_nothing_that_only_operators_have(world: World) -> None:
     person, _, _ = fill(world)
     for below in ("/search?q=cat", "/requests", "/b/none", "/f/999", "/c/none", "/forget?fact=999", "/pause"):
         assert person.ask("GET", below).status in (404, 405), below
@@ -225,7 +225,7 @@ def test_a_person_forgets_several_texts_at_once(world: World) -> None:
     assert "checkbox" not in person_of(world, rights=["see"]).page(words)
 
 
-def test_a_person_corrects_and_the_model_hears_it(world: World) -> None:
+def test_a_person_corrects_and_the_model_is_told_it(world: World) -> None:
     person, seq, _ = fill(world)
     assert person.send("b/human", value="Cat: Miso.", version=2).status == 303
     block = person.twin("/b/human")
@@ -575,7 +575,7 @@ def test_the_log_has_no_token(world: World) -> None:
     assert person.path.removeprefix("me/") not in lines
 
 
-def test_an_application_shows_it_in_a_frame_where_it_is_allowed(
+def test_an_application_shows_about_me_in_a_frame_where_it_is_allowed(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     ui = UiSettings(frame_origins=("https://app.example", "https://b.example"), https=True)

@@ -51,7 +51,7 @@ def full(world: World) -> tuple[Person, int, str]:
     return person, seq, person.twin("/conversations")["items"][-1]["id"]
 
 
-def test_it_looks_right_on_every_screen(browser: Browser, world: World) -> None:
+def test_about_me_looks_right_on_every_screen(browser: Browser, world: World) -> None:
     person, seq, talk = full(world)
     screens = {
         "": ABOUT_ME,
@@ -66,7 +66,7 @@ def test_it_looks_right_on_every_screen(browser: Browser, world: World) -> None:
         browser.check_screen(nobody(world), person.path + below, heading=heading, is_signed_in=False)
 
 
-def test_it_looks_right_empty_and_hostile(browser: Browser, world: World) -> None:
+def test_about_me_looks_right_empty_and_with_hostile_texts(browser: Browser, world: World) -> None:
     agent = speak(world, *HOSTILE, talk="<b>talk/..")
     learn(world, agent, *(text[:390] for text in HOSTILE), block="\n".join(text[:400] for text in HOSTILE))
     speak(world, "Hello.", user="bob")
@@ -181,7 +181,7 @@ def test_a_phone_shows_what_is_gone_and_no_text_over_another(browser: Browser, w
         assert boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]
 
 
-def test_an_application_shows_it_in_a_frame(
+def test_an_application_shows_about_me_in_a_frame(
     browser: Browser, upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """Its forms come from the page within the frame, and no cookie is needed there."""

@@ -239,7 +239,7 @@ def test_an_agent_has_its_name_on_each_screen(upstream: StrictUpstream, tmp_path
             assert f"<b>Café</b> helper ({helper.id})" in plain(operator.get(path).body.decode()), path
 
 
-def test_a_run_of_another_project_is_none(life: AgentWorld) -> None:
+def test_a_run_of_another_project_is_not_found(life: AgentWorld) -> None:
     id = run_with_calls(life)
     assert operator_of(life.world, "shop").get(f"runs/{id}").status == 404
     operator = operator_of(life.world)

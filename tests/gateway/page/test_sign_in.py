@@ -446,7 +446,7 @@ def test_the_audit_has_who_came_and_went(operator: Operator) -> None:
     ]
 
 
-def test_there_need_not_be_a_page(upstream: StrictUpstream) -> None:
+def test_the_settings_turn_the_page_off(upstream: StrictUpstream) -> None:
     settings = settings_for(upstream)
     with serve(replace(settings, ui=UiSettings(enabled=False))) as gateway:
         _, key = gateway.call(gateway.app.services.store.keys.create("default", "app"))
