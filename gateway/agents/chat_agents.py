@@ -40,7 +40,9 @@ from storage.records import DEFAULT_CONVERSATION
 class ChatAgents(Struct, frozen=True):
     """The agents of all projects, for chat completions."""
 
+    # Resolves the names of agents.
     registry: Registry
+    # Performs the runs that chat completions become.
     agent_runs: AgentRuns
     # The known context windows of models.
     context_windows: ContextWindows

@@ -62,8 +62,11 @@ class FileCall(msgspec.Struct):
 class FileReturn(msgspec.Struct):
     """A tool's result."""
 
+    # The id of the call; None: the id in the message.
     tool_call_id: str | None = None
+    # The status of the call; None: the status in the packed result, or success.
     status: CallStatus | None = None
+    # The output of the tool's code, line by line.
     stdout: list[str] | None = None
     stderr: list[str] | None = None
     # The result as the model read it.
@@ -74,18 +77,27 @@ class FileMessage(msgspec.Struct, kw_only=True):
     """A message of Letta's agent file."""
 
     id: str
+    # One of `FILE_ROLES`; messages of other roles are left out.
     role: str
     # The content as parts, or in older files as a text.
     content: str | list[dict[str, Any]] | None = None
+    # The name of the author, or of the tool that gave a result.
     name: str | None = None
     # The id that the client gave the message ("offline threading id").
     otid: str | None = None
+    # The id of the agent that sent the message; None: no agent did.
     sender_id: str | None = None
+    # The model that made a reply.
     model: str | None = None
+    # The calls of a reply, or of a request for approval.
     tool_calls: list[FileCall] | None = None
+    # The id of the call for a single result without `tool_returns`.
     tool_call_id: str | None = None
+    # The results of calls; None: the content is the only result.
     tool_returns: list[FileReturn] | None = None
+    # The time of the message, in ISO 8601; None: the time of the import.
     created_at: str | None = None
+    # A person's decision about the calls; None: no person was asked.
     approve: bool | None = None
     denial_reason: str | None = None
 

@@ -36,9 +36,13 @@ class _OlderFile(msgspec.Struct):
     core_memory: _Records
     tools: _Records = []
     messages: _Records = []
+    # The agent's tags, an object each.
     tags: list[_Tag] = []
+    # The variables of the agent's sandbox. An export wipes their values.
     tool_exec_environment_variables: list[_Variable] = []
+    # The agent's metadata.
     metadata_: dict[str, Any] | None = None
+    # The agent's group; None: it has none.
     multi_agent_group: dict[str, Any] | None = None
 
 

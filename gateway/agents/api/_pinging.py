@@ -21,6 +21,7 @@ from gateway.run.sink import ClientGone, Sink
 class PingingSink:
     """A Sink that sends pings while nothing is written to it, from `__enter__` to the end of the stream."""
 
+    # The sink of the reply, to which pings are written as well.
     inner: Sink
     # The seconds between two pings; 0: no pings are sent.
     interval_s: float
@@ -34,6 +35,7 @@ class PingingSink:
     _has_head: bool = field(default=False, init=False)
     # Bytes of the reply were sent since the last ping was due.
     _wrote: bool = field(default=False, init=False)
+    # The task that sends pings; None: no pings are sent.
     _pinging: asyncio.Task[None] | None = field(default=None, init=False)
 
     def __enter__(self) -> PingingSink:

@@ -63,9 +63,11 @@ _NOUNS = {
 class ApiRequest:
     """One request of the agents API, read and checked."""
 
+    # The project of the caller's key.
     project: str
     # The parameters in the path of the request.
     path_params: Mapping[str, str]
+    # The request as starlette has it.
     http: Request
     # Headers of the reply, to which the handler may add.
     headers: dict[str, str] = field(default_factory=dict)
@@ -102,12 +104,15 @@ RouteHandler = Callable[..., Awaitable[Any]]
 class AgentsRoute(Struct, frozen=True, dict=True):
     """A route of the agents API, with the handler that answers its requests."""
 
+    # The HTTP method.
     method: str
     # The path, which is served with each end in `slashes`.
     path: str
+    # The handler, a method of a class of routes.
     handle: RouteHandler
     # A sentence in the imperative, for `/openapi.json`; None: the first line of the handler's docstring.
     title: str | None = None
+    # The ends with which the path is served: without and with a slash.
     slashes: tuple[str, ...] = ("", "/")
     # The handler reads the bytes of the body. If False, the body of a route without a `Body` or `Form` has to be empty.
     reads_body: bool = False

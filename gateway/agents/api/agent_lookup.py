@@ -23,7 +23,9 @@ from storage.sql.store import Store
 class AgentLookup(Struct, frozen=True):
     """Gets agents by the ids in requests. Methods that get one agent raise UnknownId and NotFound."""
 
+    # Reads the records of agents.
     store: Store
+    # Reads agents with their parts.
     registry: Registry
     # Makes the JSON of agents. Injected, since the modules that make JSON import this module.
     make_json: Callable[[Sequence[AgentView]], Awaitable[list[dict[str, Any]]]]

@@ -36,13 +36,21 @@ class AgentsApi(Struct, frozen=True):
 
     settings: Settings
     store: Store
+    # Makes, reads and changes agents and tools.
     registry: Registry
+    # Looks up the agents that requests name.
     agents: AgentLookup
+    # Performs runs for which a client waits.
     agent_runs: AgentRuns
+    # Accepts and follows runs that go on without their clients.
     background_runs: BackgroundRuns
+    # Accepts batches.
     batches: BatchRequests
+    # Has the services of memory, such as the embedder of queries.
     keeper: MemoryKeeper
+    # The list of models that the upstreams offer.
     models: ModelList
+    # Summarises conversations.
     compactor: Compactor
     now: Callable[[], float]  # returns seconds since the epoch
     send_timeout_s: float  # the seconds for which a client may leave a reply unread

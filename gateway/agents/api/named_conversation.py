@@ -21,6 +21,7 @@ from storage.sql.store import Store
 class NamedConversation(Struct, frozen=True):
     """The conversation that a request names."""
 
+    # The agent of the conversation.
     agent: Agent
     # `default`, or the uid of the conversation.
     name: str

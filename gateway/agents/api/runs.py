@@ -285,6 +285,7 @@ class RunStream:
     """The reply that follows a run in the background."""
 
     api: AgentsApi
+    # The run as it was when the reply was made.
     run: Run
     # The number of the last event that the client has; 0: it has none.
     after_number: int = 0

@@ -64,6 +64,7 @@ class Hit(NamedTuple):
     message: Mapping[str, Any]
     # The rank of the stored message, from 0. One stored message may be shown as several hits.
     rank: int
+    # The public ids of the agent and the conversation of the message.
     agent_id: str
     conversation_id: str
 

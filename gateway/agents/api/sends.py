@@ -191,6 +191,7 @@ class SendReply:
     """The reply to a send, which performs the run and writes itself."""
 
     api: AgentsApi
+    # The request, whose headers the reply gets.
     request: ApiRequest
     # The options of the reply: its form, and the messages that it shows.
     body: Send

@@ -19,6 +19,7 @@ def make_public_id(batch: Batch) -> str:
 class RequestId(NamedTuple):
     """The id of an item's request at its provider, where it is called a custom id."""
 
+    # The uid of the batch.
     batch_uid: str
     # The item's row. It stays when the item's agent is deleted with the item's run.
     item_row: int

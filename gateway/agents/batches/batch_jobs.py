@@ -52,9 +52,11 @@ class BatchJobs:
 
     store: Store
     keeper: MemoryKeeper
+    # Makes the requests of items, and feeds replies to the turns of items.
     turns: ItemTurns
     # The batch APIs, by the names of upstreams.
     providers: Mapping[str, BatchProvider]
+    # The settings of batches: the seconds between polls, and the daily tokens of a project.
     settings: BatchSettings
     # Counts the tokens of all batches.
     tokens: Counter
@@ -139,13 +141,16 @@ class _Attempt:
 
     # The jobs of all batches, with the services that attempts use.
     jobs: BatchJobs
+    # The job of the batch, in this attempt.
     job: JobContext
     # The batch as it was before the attempt.
     batch: Batch
+    # The parts of the batch, as the journal of its job has them.
     parts: PartJournal
     # Writes the outcomes of items, which `results` makes of the providers' results.
     outcomes: ItemOutcomes
     results: PartResults
+    # Composes and submits parts.
     submitter: PartSubmitter
 
     async def run(self) -> None:

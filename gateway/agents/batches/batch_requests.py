@@ -45,7 +45,9 @@ class BatchRequests(Struct, frozen=True):
 
     store: Store
     settings: Settings
+    # Finds the agents, with the models that items ask for.
     resolver: AgentResolver
+    # The upstreams, of which only the keys are looked at.
     failover: Failover
     # The batch APIs, by the names of upstreams.
     providers: Mapping[str, BatchProvider]

@@ -38,6 +38,7 @@ from storage.run_records import RunState, RunStep, TokenCounts
 class ItemEnding(Struct, frozen=True, kw_only=True):
     """The end of an item, before its turn is appended to its conversation."""
 
+    # The turn of the item, whose reply becomes an exchange.
     turn: ItemTurn
     # The final state and the stop reason of the item's run.
     state: RunState

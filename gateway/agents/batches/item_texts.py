@@ -41,7 +41,9 @@ class ItemFailed(Exception):
 class ItemRequest(Struct, frozen=True):
     """The messages of an item, and the options of the answer."""
 
+    # The messages as they are stored.
     messages: tuple[WireMessage, ...]
+    # The most calls of the model.
     max_steps: int
     # The model and the system prompt in place of the agent's; None: those of the agent.
     model: str | None = None
@@ -76,6 +78,7 @@ class StoredRound(Struct, frozen=True):
 
     # The reply as JSON.
     reply: Any
+    # The results of the reply's calls.
     results: list[StoredResult]
     # The passages and facts that are stored when the turn ends, as `dump_edit` returns them.
     inserts: list[list[Any]]
@@ -88,6 +91,7 @@ class StoredRound(Struct, frozen=True):
 class ItemTexts(Struct, frozen=True):
     """The texts of an item, which are stored until its turn is an exchange."""
 
+    # The request of the item, as it was accepted.
     request: ItemRequest
     # The rounds so far, oldest first.
     rounds: Sequence[StoredRound]
@@ -116,13 +120,16 @@ class ItemTexts(Struct, frozen=True):
 class ComposedRequest(Struct, frozen=True):
     """A request for a provider."""
 
+    # The upstream and the model that answer the request.
     upstream: str
     model: str
+    # The body in the upstream's form.
     body: bytes
     # The last exchange of the path before the request; 0: the path is empty.
     last_exchange: int
     # The epoch of the agent's memory when the request was composed.
     epoch: int
+    # The state to be stored with the request.
     state: RequestState
 
 

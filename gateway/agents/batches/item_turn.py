@@ -32,9 +32,11 @@ class ItemTurn:
     """The turn of an item, which is replayed from the stored texts. Implements `TurnMemory`."""
 
     item: BatchItem
+    # The run of the item, which has not ended.
     run: Run
     # The stored texts of the item.
     texts: ItemTexts
+    # The item's request to memory, for the first endpoint of its route.
     memory_request: MemoryRequest
     # The conversation before the item's turn.
     context: MemoryContext

@@ -86,7 +86,9 @@ class ItemTurns:
 
     settings: Settings
     keeper: MemoryKeeper
+    # Finds the agents of items, with the settings of their conversations.
     resolver: AgentResolver
+    # Makes the tools of items.
     toolboxes: Toolboxes
     # The upstreams, of which only the endpoints and the context windows are read.
     failover: Failover

@@ -47,8 +47,11 @@ class ItemOutcomes:
 
     store: Store
     keeper: MemoryKeeper
+    # Makes the ends of items that cannot continue.
     turns: ItemTurns
+    # The job of the batch: outcomes are written only while this attempt holds it.
     job: JobContext
+    # The batch as it was before the attempt.
     batch: Batch
     # Counts the tokens of all batches.
     tokens: Counter

@@ -15,12 +15,14 @@ from storage.batch_records import AssignedItem
 class PartDraft:
     """A part that is being composed. Its requests are in a file without a name, which ends with the process."""
 
+    # The upstream and the model of all requests in the part.
     upstream: str
     model: str
     # The items in the order of their requests in the file.
     items: list[AssignedItem] = field(default_factory=list)
     # The size of the file in bytes.
     size_bytes: int = 0
+    # The requests, one a line; None: there is none yet, or the file was handed over.
     _file: BinaryIO | None = field(default=None, init=False)
 
     def add(self, line: bytes, item: AssignedItem) -> None:

@@ -65,7 +65,9 @@ class SubmissionFailure(Struct, frozen=True):
 class ProviderPart:
     """A part of a batch."""
 
+    # The number of the part in its batch, from 1.
     number: int
+    # The upstream and the model of all requests in the part.
     upstream: str
     model: str
     # The name of the part at its provider, together with the number of refusals.
@@ -132,11 +134,13 @@ class ProviderPart:
 class PartJournal:
     """The parts of one batch during one attempt of the batch's job."""
 
+    # The job of the batch, in this attempt.
     job: JobContext
     # Returns the time in seconds since the epoch.
     now: Callable[[], float]
     # The seconds between the first two polls of a part.
     first_poll_s: float
+    # All parts of the batch, by number.
     parts: list[ProviderPart] = field(default_factory=list)
 
     @staticmethod

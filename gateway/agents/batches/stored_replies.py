@@ -31,8 +31,10 @@ class NotYet(Exception):
 class StoredReplies:
     """The stored replies of an item. Takes the place of `Attempts`."""
 
+    # The upstream and the model of the item's requests, and the endpoint that takes them.
     target: Target
     endpoint: Endpoint
+    # The replies as JSON, oldest first.
     replies: Sequence[bytes]
     # The error in place of the next reply; None: the reply is not stored yet.
     failure: ProviderError | None = None
@@ -65,7 +67,9 @@ class StoredReplies:
 class ReplayedTools:
     """The tools of an item, with the stored results of its rounds. Takes the place of its `Toolbox`."""
 
+    # The toolbox that performs the calls without a stored result.
     inner: Toolbox
+    # The replies of the turn, which say how far the replay has come.
     replies: StoredReplies
     # The stored rounds, with the results of their calls.
     rounds: Sequence[StoredRound]

@@ -34,6 +34,7 @@ class _ReadyItem(Struct, frozen=True):
     item: BatchItem
     # The upstream and the model of the request.
     key: tuple[str, str]
+    # The body of the request.
     body: bytes
     # The line of the request in the provider's file.
     line: bytes
@@ -49,8 +50,11 @@ class PartSubmitter:
     providers: Mapping[str, BatchProvider]
     # The most tokens that a project's batches may use on a day; 0: any number.
     daily_tokens: int
+    # The parts of the batch, as the journal of its job has them.
     parts: PartJournal
+    # Writes the outcomes of items that cannot be submitted.
     outcomes: ItemOutcomes
+    # Reads the items of parts, and ends items.
     results: PartResults
 
     @property

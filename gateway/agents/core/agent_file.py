@@ -19,6 +19,7 @@ from storage.listing import BlockDraft, PassageDraft
 class PortableMessage(Struct, frozen=True):
     """A message with the data that is stored with it."""
 
+    # The message as it is stored.
     message: dict[str, Any]
     # The time of the message, in seconds since the epoch.
     at: float
@@ -64,6 +65,7 @@ class PortableFolder(Struct, frozen=True):
     name: str
     # The body of its definition.
     body: dict[str, Any]
+    # The files that have a text.
     files: Sequence[PortableFile] = ()
     # The uid of the new folder; None: a new uid is made.
     uid: str | None = None
@@ -99,6 +101,7 @@ class PortableAgent(Struct, frozen=True):
     conversations: Sequence[PortableConversation] = ()
     # The uid of the new agent; None: a new uid is made.
     uid: str | None = None
+    # The identities to which the agent belongs.
     identities: Sequence[PortableIdentity] = ()
     # The time when the agent was created, in seconds since the epoch; None: it is created now.
     created_at: float | None = None

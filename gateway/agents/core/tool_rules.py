@@ -44,6 +44,7 @@ class JudgedCall(Struct, frozen=True):
     """A call of the reply that is judged."""
 
     name: str
+    # The call was allowed, and its tool was called.
     has_run: bool = True
     # The arguments are JSON.
     is_readable: bool = True
@@ -59,6 +60,7 @@ class JudgedCall(Struct, frozen=True):
 class _Limit(Struct, frozen=True):
     """The tools to which a rule limits the next call."""
 
+    # The names of the tools.
     names: frozenset[str]
     # The reason why other tools may not be called, as the model reads it.
     reason: str
@@ -150,11 +152,13 @@ def _make_comparable(text: str) -> bool | tuple[float] | str:
 class RuleState(Struct, frozen=True):
     """The basis of decisions: the rules, the calls so far, and the names of the agent's tools."""
 
+    # The agent's rules.
     rules: Sequence[ToolRule]
     # The calls in order, with those calls of the judged reply that have run.
     calls: Sequence[CalledTool]
     # The names of the agent's tools.
     attached: Sequence[str]
+    # The way in which the agent speaks: by its reply, or by a tool.
     style: SpeakingStyle = "reply"
 
     def offer(self) -> Offer:

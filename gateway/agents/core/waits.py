@@ -27,6 +27,7 @@ class Deadlock(Exception):
 class Waiter:
     """A turn that may wait."""
 
+    # The agent of the turn.
     agent_uid: str
     # The queue that the turn holds; None: it holds no queue.
     queue: QueueName | None = None
@@ -40,6 +41,7 @@ class Waiter:
 class Wait:
     """The wait of a turn for an answer."""
 
+    # The turn that waits.
     waiter: Waiter
     # The queue of the conversation in which the other agent answers.
     queue: QueueName

@@ -33,6 +33,7 @@ _ON_TAKEN_NAME: Mapping[DuplicateHandling, OnTakenName] = {
 class UploadedFile(Struct, frozen=True):
     """An uploaded file. Raises: BodyTooLarge."""
 
+    # The name that the file gets in the folder, unless another file has it.
     name: str
     # The media type that the client has sent.
     media_type: str

@@ -31,8 +31,11 @@ from gateway.core import ids
 class LettaMoveOutcome:
     """The outcome of a move, in numbers of agents."""
 
+    # The agents that were imported.
     moved: int = 0
+    # The agents that the gateway had already.
     already_there: int = 0
+    # The agents that could not be moved.
     failed: int = 0
     # The models that the moved agents name, with the number of agents that name each.
     models: Counter[str] = field(default_factory=Counter)

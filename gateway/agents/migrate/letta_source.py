@@ -26,6 +26,7 @@ _WHOLE_MESSAGES = {"order": "asc", "use_assistant_message": "false"}
 class ListedAgent(Struct, frozen=True):
     """An agent as the server lists it, with the archive that it shares."""
 
+    # The server's JSON of the agent.
     state: Json
     # The agent's archive if other agents share it; None: its archive is its own.
     shared_archive: Json | None

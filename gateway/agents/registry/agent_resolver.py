@@ -40,10 +40,13 @@ class AgentResolver(Struct, frozen=True):
     """
 
     store: Store
+    # The settings, which route models to upstreams.
     settings: Settings
     # The profiles of the settings, by name.
     profiles: Mapping[str, AgentSpec]
+    # Reads the tools of agents.
     tools: ToolRegistry
+    # The agents that were resolved last.
     cache: ResolvedAgentCache
 
     async def resolve(self, project: str, name_or_id: str) -> ResolvedAgent | None:

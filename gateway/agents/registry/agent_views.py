@@ -26,13 +26,16 @@ class AgentView(Struct, frozen=True):
     agent: Agent
     # The stored definition; for a user's memory, a definition made of its profile.
     definition: Definition
+    # The blocks that the agent sees, shared ones among them.
     blocks: Sequence[BlockEntry]
+    # The tools that are attached to the agent.
     tools: Sequence[ToolView]
     tags: Sequence[str]
     # The newest run; None: the agent has no run.
     last_run: Run | None
     # The sleeptime agents that read the agent's messages.
     readers: Sequence[ReaderEntry] = ()
+    # The folders and the identities that are attached to the agent.
     folders: Sequence[Definition] = ()
     identities: Sequence[Definition] = ()
 
@@ -41,6 +44,7 @@ class AgentViews(Struct, frozen=True):
     """Loads the parts of agents, for all agents of a list at once. Raises: StoreUnavailable."""
 
     store: Store
+    # Reads the tools of agents.
     tools: ToolRegistry
     # The profiles of the settings, by name.
     profiles: Mapping[str, AgentSpec]

@@ -35,8 +35,11 @@ class McpRegistry(Struct, frozen=True):
     """
 
     store: Store
+    # The tools of projects, to which the tools of a server are added.
     project_tools: ToolRegistry
+    # Asks servers for their tools.
     servers: McpServers
+    # Encrypts the secrets of servers.
     cipher: SecretCipher
     # Returns seconds since the epoch.
     now: Callable[[], float]

@@ -64,7 +64,9 @@ class AgentParts(Struct, frozen=True, kw_only=True):
 class NewAgent(AgentParts, frozen=True):
     """An agent to be made."""
 
+    # The definition, without the defaults of the agent's kind.
     definition: AgentDefinition
+    # The blocks that are made with the agent, and end with it.
     own_blocks: Sequence[BlockDraft] = ()
     # The names of further tools, which come before `tools`.
     tool_names: Sequence[str] = ()

@@ -22,6 +22,7 @@ _MAX_CACHED_AGENTS = 4096
 class ResolvedAgent(Struct, frozen=True):
     """An agent that a request names."""
 
+    # The configuration of the agent's turns.
     spec: AgentSpec
     # The scope of its memory.
     scope: Scope

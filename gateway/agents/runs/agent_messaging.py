@@ -71,8 +71,10 @@ class Sender(Struct, frozen=True):
     """A turn of an agent that sends messages to others."""
 
     project: str
+    # The public id and the name of the agent.
     agent_id: str
     name: str
+    # The turn in the graph of waiting turns.
     waiter: Waiter
     # The headers and fields of the sender's request that the requests of the other agents get.
     forwarded: Forwarded
@@ -115,6 +117,7 @@ class Recipient(Struct, frozen=True):
 class AgentMessaging:
     """Delivers messages between the agents of a project. There is one for the process."""
 
+    # Finds the agents to which messages go.
     resolver: AgentResolver
     store: Store
     # Performs the send to which an agent answers, as `AgentRuns.send` does.
@@ -128,6 +131,7 @@ class AgentMessaging:
     # Accepts a send for which no caller waits, as `RunAcceptance.accept` does. None: the gateway has not started, since
     # the acceptance is made after this object, which it uses.
     accept_send: Callable[[RunRequest], Awaitable[Run]] | None = field(default=None, init=False)
+    # The graph of waiting turns, by which a deadlock is noticed.
     _waits: Waits = field(default_factory=Waits, init=False)
     # The turns that have released their slots, with the number of answers that each waits for.
     _waiting_senders: Counter[Waiter] = field(default_factory=Counter, init=False)

@@ -35,7 +35,9 @@ _MAX_ROWS = 50
 class MessageView(Struct, frozen=True):
     """A stored message as lists show it."""
 
+    # The message, with its number and its exchange.
     listed: ListedMessage
+    # The uid of the message's conversation.
     conversation_uid: str
     # The client's key of the conversation; None: the client gave it none.
     key: str | None

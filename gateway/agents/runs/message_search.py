@@ -22,6 +22,7 @@ class MessageSearch(Struct, frozen=True):
     """Searches the messages of agents. Nothing is written."""
 
     store: Store
+    # Reads the messages that a search has found.
     messages: AgentMessages
     # Makes the vector of a query; None: messages are searched by words alone.
     embed_query: EmbedQuery | None = None

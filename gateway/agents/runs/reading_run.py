@@ -48,6 +48,7 @@ LIMITS = WorkerLimits(concurrency=8)
 class UnreadBatch(Struct, frozen=True):
     """The messages of a memory that a run reads."""
 
+    # The part of the memory with these messages.
     span: ReadSpan
     # The memory has more to be read after the span.
     is_more: bool
@@ -58,6 +59,7 @@ class UnreadBatch(Struct, frozen=True):
 class ReadingServices(Struct, frozen=True):
     """The services that runs of sleeptime agents use."""
 
+    # The store, the settings and the queues of memory.
     keeper: MemoryKeeper
     # Performs the runs.
     agent_runs: AgentRuns
@@ -71,12 +73,14 @@ class ReadingRun(Struct, frozen=True):
     """One run of a sleeptime agent, in one attempt of the job of the memory that it reads."""
 
     services: ReadingServices
+    # The job of the memory that is read, in this attempt.
     job: JobContext
     # The memory that is read.
     memory: Agent
     # The agent that reads, as a reader of the memory and as a resolved agent.
     reader: ReaderEntry
     resolved: ResolvedAgent
+    # The run, with its conversation.
     reading: OpenReading
 
     async def perform(self) -> UnreadBatch | None:

@@ -98,6 +98,7 @@ class SendMatcher(Struct, frozen=True):
 
     store: Store
     agent: Agent
+    # The `Conversation.name` of the send's conversation.
     conversation_name: str
     # The send, with the messages or the answers to calls that an earlier send must have as well.
     send: RunRequest

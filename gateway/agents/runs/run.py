@@ -84,6 +84,7 @@ class RunRequest(SendFields, frozen=True):
 class AcceptedRun(Struct, frozen=True):
     """A stored run that one attempt performs."""
 
+    # The run as it was before the attempt.
     run: Run
     # The stored request, without messages.
     request: bytes
@@ -98,7 +99,9 @@ class RoutedSend(RunRequest, frozen=True, kw_only=True):
 
     # The request for the upstream, without messages.
     request: ChatRequest
+    # The agent and the conversation of the send, as memory needs them.
     identity: Identity
+    # The upstreams and models that are asked, in their order.
     route: Route
     # The client reads each step as separate messages; otherwise all steps are one reply.
     shows_steps: bool
@@ -116,7 +119,9 @@ class RoutedSend(RunRequest, frozen=True, kw_only=True):
 class RunStart(Struct, frozen=True):
     """A run with an open first step, or one that goes on with the calls of a stored step."""
 
+    # The uid of the run.
     run_uid: str
+    # The agent that runs.
     agent: Agent
     # The number of the step's first message.
     first_seq: int
@@ -142,7 +147,9 @@ class RunOutput(Struct, frozen=True):
 
     # Returns the factory of the reply's view. It is called once a step is open.
     make_view_factory: Callable[[RunStart], ViewFactory]
+    # The sink of the reply's bytes.
     sink: Sink
+    # The receipt, which counts the calls of the model.
     receipt: Receipt
 
 

@@ -70,6 +70,7 @@ class RunMemory:
     form: EndpointForm
     # The run. Its id is 0 until the run is stored, with its first step or earlier.
     run: Run
+    # Makes the tools of each step.
     make_toolbox: ToolboxFactory
     # Ids of calls that the client has answered.
     client_call_ids: frozenset[str] = frozenset()

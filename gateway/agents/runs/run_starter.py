@@ -60,6 +60,7 @@ class MessageGone(Exception):
 class RunBeginning(Struct, frozen=True):
     """A run that has begun."""
 
+    # The memory of the run, with an open first step unless stored calls come first.
     memory: RunMemory
     # The prompt of its first call of the model.
     prompt: Prompt

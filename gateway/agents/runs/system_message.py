@@ -28,10 +28,13 @@ _BEFORE_S = 0.001
 class SystemMessage(Struct, frozen=True):
     """A system message as it would go to the model now."""
 
+    # The public id of the message.
     id: str
+    # The system prompt, with the memory section.
     text: str
     # Seconds since the epoch, before the first message of its list.
     at: float
+    # The `Conversation.name` of the conversation.
     conversation_name: str
 
 

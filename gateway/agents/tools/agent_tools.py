@@ -53,6 +53,7 @@ class AgentTools:
     memory: MemoryTools
     # Calls the tools that callers have defined.
     defined_tools: DefinedTools
+    # The agent, with its tools.
     spec: AgentSpec
     # The names of the client's tools, which take precedence over the agent's tools.
     client_tools: Collection[str] = ()
@@ -68,6 +69,7 @@ class AgentTools:
     agent_sender: AgentMessenger | None = None
     # The record of calls that leave the gateway; None: they are not recorded.
     call_record: CallDeduplicator | None = None
+    # The tools that run here, by name.
     _tools: dict[str, AgentTool] = field(init=False)
     # The entries for a request's `tools`, by name, without asides.
     _plain_entries: dict[str, dict[str, Any]] = field(init=False)

@@ -79,7 +79,9 @@ class Children:
 class Child:
     """A running child process."""
 
+    # The process, with pipes for questions and answers.
     process: Process
+    # The name of the function that answers, for the log.
     function: str
     # The seconds that are left for all further questions.
     remaining_s: float

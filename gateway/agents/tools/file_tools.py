@@ -50,6 +50,7 @@ class FileTools(Struct, frozen=True):
     """The tools of one agent."""
 
     store: Store
+    # The agent whose attached folders are searched.
     agent: Agent
     # The processes that match patterns.
     children: Children

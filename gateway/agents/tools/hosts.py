@@ -50,9 +50,11 @@ class StatusFault(HostError):
 class HostReply(Struct, frozen=True):
     """A reply with its headers, before its body is read."""
 
+    # The HTTP status.
     status: int
     # The headers by their names in lower case.
     headers: Mapping[str, str]
+    # The stream of the body.
     _content: aiohttp.StreamReader
 
     async def read_chunks(self) -> AsyncIterator[bytes]:

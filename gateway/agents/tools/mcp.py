@@ -64,7 +64,9 @@ class McpRefusal(McpFault):
 class ListedTool(Struct, frozen=True):
     """A tool in the list of its server."""
 
+    # The name at the server.
     name: str
+    # The description, without the server's secrets.
     description: str
     # A JSON schema; None: the tool has no schema by which it could be called.
     parameters: Json | None

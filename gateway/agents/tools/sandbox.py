@@ -242,7 +242,9 @@ class _Answer(msgspec.Struct, forbid_unknown_fields=True):
 class _CallOutcome(Struct, frozen=True):
     """The outcome of a call that has ended."""
 
+    # The answer of the program; the default if there is none.
     answer: _Answer = msgspec.field(default_factory=_Answer)
+    # The beginnings of the program's outputs, as long as they are stored.
     stdout: str = ""
     stderr: str = ""
     # The reason why there is no answer; "": there is an answer.

@@ -68,6 +68,7 @@ def is_end(event: bytes) -> bool:
 class RunNumbers:
     """The ids and numbers with which a run's messages are shown. `first_seq` to `step_count` change with each step."""
 
+    # The uid of the agent, which the ids of its messages contain.
     agent_uid: str
     # The public id of the run.
     run_id: str
@@ -98,7 +99,9 @@ class RunNumbers:
 class StepViewFactory(Struct, frozen=True):
     """Makes the view of a run, once its first step is open."""
 
+    # The ids and numbers of the run's messages.
     numbers: RunNumbers
+    # The messages that the client wants, and their form.
     showing: Showing
     # Replies are shown token by token; False: step by step.
     by_token: bool
@@ -147,7 +150,9 @@ class StepView(ClientView):
     asides: Asides
     # The tokens of the current step.
     _step_counts: TokenCounts = field(default_factory=TokenCounts, init=False)
+    # The events that `take` has not returned yet.
     _events: list[bytes] = field(default_factory=list, init=False)
+    # The pieces of the reply, if replies are shown step by step.
     _unshown: _UnshownReply = field(default_factory=_UnshownReply, init=False)
     # The keys (`_add_piece`) of the messages of the reply that have begun. The index of a key is the message's number.
     _message_keys: list[str] = field(default_factory=list, init=False)
@@ -156,6 +161,7 @@ class StepView(ClientView):
     # The waiting calls with their stored ids, and the kind of answer for which each waits, by call id.
     _waiting_calls: list[Json] = field(default_factory=list, init=False)
     _waiting: Mapping[str, WaitKind] = field(default_factory=dict, init=False)
+    # The stop reason of the run, once it is known.
     _stop: StopReason = field(default=StopReason.END_TURN, init=False)
 
     def take(self) -> bytes:

@@ -27,6 +27,7 @@ from storage.run_records import Run, RunTextKind
 class RunAcceptance:
     """Accepts the background runs of a process."""
 
+    # Checks whether a send can run, and has the ends of runs.
     agent_runs: AgentRuns
     keeper: MemoryKeeper
     # The open runs of the process, to which accepted runs are added.

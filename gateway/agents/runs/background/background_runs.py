@@ -55,9 +55,11 @@ _log = logging.getLogger("mnemogate")
 class _RunAttempt(Struct, frozen=True):
     """One attempt to perform a run that holds its conversation's ticket."""
 
+    # The agent of the run.
     agent: Agent
     # The run as it was before the attempt.
     run: Run
+    # The `Conversation.name` of the run's conversation.
     conversation_name: str
     # The run's entry among the open runs of this process.
     open_run: OpenRun

@@ -49,7 +49,9 @@ class CallbackJobs(Struct, frozen=True):
     """Performs the jobs that post callbacks."""
 
     store: Store
+    # Posts and signs the requests.
     webhooks: Webhooks
+    # Makes the body of a callback about a run.
     make_body: CallbackBody
     # Returns seconds since the epoch.
     now: Callable[[], float]

@@ -40,9 +40,11 @@ _WITH_TICKET = (RunPhase.ACCEPTING, RunPhase.WAITING)
 class OpenRun:
     """A run that has not ended. `OpenRuns` alone changes its phase."""
 
+    # The uid of the run.
     uid: str
     # The queue of the run's conversation.
     queue: QueueName
+    # The progress of the run.
     phase: RunPhase
     # The headers and fields of the request that are passed to the upstream, known to the process that accepted the run.
     forwarded: Forwarded = field(default_factory=Forwarded)

@@ -18,8 +18,11 @@ from storage.sql.store import Store
 class RunFollower(Struct, frozen=True):
     """Follows runs for their readers."""
 
+    # The open background runs of this process.
     open_runs: OpenRuns
+    # The event logs of this process's runs.
     logs: RunLogs
+    # The ends of the runs of all processes.
     ends: RunEnds
     store: Store
     # The dialect in which events are logged.

@@ -42,6 +42,7 @@ class CallRecord(Struct, frozen=True):
     agent_row: int
     # The row of the run that made the step.
     run_row: int
+    # The exchange of the step that made the calls.
     step: Exchange
 
     async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:

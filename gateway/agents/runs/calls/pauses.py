@@ -25,6 +25,7 @@ from storage.run_records import Run, RunStep, WaitKind
 class Resumption(Struct, frozen=True):
     """The stored calls with which a run begins, which waited for answers or were interrupted."""
 
+    # The calls, with the answers and results that are known.
     calls: ResumedCalls
     # The row of the run that made the calls.
     calling_run: int

@@ -102,7 +102,9 @@ class Toolboxes:
 class _Continuation(Struct, frozen=True):
     """The new messages of a chat completion, and the path that they continue."""
 
+    # The agent, the user and the conversation, and the last exchange of the path.
     path: tuple[Hashable, ...]
+    # The atoms of each new message.
     inputs: tuple[tuple[Atom, ...], ...]
     # The texts of the new messages.
     texts: tuple[str, ...]
