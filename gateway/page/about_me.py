@@ -29,6 +29,7 @@ HEADING = "What is remembered about you"
 class PersonPage(Struct, frozen=True):
     """The memory of a person on one page: all blocks, and the newest of each list."""
 
+    # The rights that the link gives.
     rights: tuple[str, ...]
     # When the link ends, in seconds since the epoch.
     expires_at: float

@@ -17,10 +17,15 @@ from gateway.page.defence import RawHeader
 class PageReply(Struct):
     """A reply, without the headers that all replies have."""
 
+    # The HTTP status.
     status: int
+    # The value of the header `content-type`.
     content_type: str
+    # The whole body, or its pieces.
     body: bytes | AsyncIterator[bytes] = b""
+    # The headers of this reply alone, with their names in lower case.
     headers: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    # True for a file whose path changes with its content; a browser stores no other reply.
     may_be_cached: bool = False
 
 

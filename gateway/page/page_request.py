@@ -55,19 +55,24 @@ class Bodies(Protocol):
 class PageRequest(Struct):
     """A request below /ui/. Fields with a default are set while it is served."""
 
+    # The request in the form of ASGI, and the function that returns its body.
     scope: Scope
     receive: Receive
     # The path below /ui/, percent-decoded.
     path: str
     # The path below /ui/ as it came.
     raw_path: str
+    # The cookies by their names.
     cookies: dict[str, str]
+    # The person or operator who has signed in; None: none has.
     visitor: Visitor | None = None
+    # The token of the visitor's session; None: a request without a session.
     token: str | None = None
     # The screen with the link or the form that led here, relative to /ui/; "": unknown.
     referrer: str = ""
     # The text that was typed into a form (`read_typed_text`), for the page of an error.
     unsaved_text: str = ""
+    # The fields of the query by their names.
     query: dict[str, Any] = msgspec.field(default_factory=dict)
 
     @property
