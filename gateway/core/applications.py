@@ -126,6 +126,7 @@ def _read() -> Applications:
     return msgspec.convert(tomllib.loads(text), Applications)
 
 
+# The signatures that are known, read once.
 APPLICATIONS: Final = _read()
 # Matches a text that an application writes in the user's place, at the start of a message.
 IN_PLACE: Final = re.compile("|".join(each.pattern for each in APPLICATIONS.in_place))

@@ -27,6 +27,7 @@ _WORDS: Final = {
         missing_thought_signature
         """,
 }
+# The reason of OpenAI by each of its words.
 _REASONS: Final = {word: reason for reason, words in _WORDS.items() for word in (reason, *words.split())}
 
 

@@ -36,7 +36,9 @@ WITH_UID = frozenset(
 # The kinds of ids with a number of a memory.
 WITH_SEQ = frozenset({"message", "passage", "step"})
 
+# The form of an id, `<kind>-<uid>`.
 _UID_FORM = re.compile(r"([a-z_]+)-([0-9a-f]{32})")
+# The same form with dashes in the uid, as some clients write it.
 _DASHED_FORM = re.compile(r"([a-z_]+)-([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{12})")
 # With 18 digits a number fits into 64 bits, like the numbers of rows.
 _SEQ_FORM = re.compile(r"([a-z]+)-([0-9a-f]{32})-([0-9]{1,18})(?:-h([0-9]{1,9}))?(?:-[0-9]{1,9})?")

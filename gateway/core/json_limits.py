@@ -14,6 +14,7 @@ _RESERVED_LEVELS: Final = 254 - MAX_LEVELS
 # The most values in a body: lists, objects and their items. A batch of 10,000 requests has fewer. A value may take 70
 # bytes of memory where its JSON takes three, and time of the loop that serves all requests.
 MAX_VALUES: Final = 1_000_000
+# The signs before a value: each list, object or item has one of them.
 _SIGNS: Final = (b",", b"[", b"{")
 
 

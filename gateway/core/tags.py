@@ -19,6 +19,7 @@ from unicodedata import combining, normalize
 _MARK_BYTES = 5
 # The pattern of a mark: base 32, in which 5 bytes are 8 characters.
 MARK_PATTERN = "[a-z2-7]{8}"
+# A tag with a mark.
 _MARKED_TAG = re.compile(f"<memory {MARK_PATTERN}>")
 
 # Characters that no text of the gateway's has; tabs and line feeds stay.
@@ -27,6 +28,7 @@ CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _ESCAPED_BRACKET = "‹"
 # "<", with its forms that compatibility folds, and characters that look the same.
 _LESS = "<﹤＜˂ᐸ⟨〈〈❬❮\U000e003c"
+# "/" and "\\", with the characters that look the same.
 _SLASHES = r"/\\⁄∕⧸／＼" + "\U000e002f"
 # Characters that a reader does not see between two letters: white space, control and format characters, variation
 # selectors, fillers and marks above a letter (Unicode's Default_Ignorable_Code_Point, and more).

@@ -11,12 +11,14 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
+# The headers of the W3C for traces.
 TRACEPARENT: Final = "traceparent"
 _TRACESTATE: Final = "tracestate"
 # Version 00 has four fields, a higher version may have more, and `ff` is no version.
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})((?:-.*)?)"
 )
+# The bit of `traceparent` by which a caller has its trace sampled.
 _SAMPLED_FLAG: Final = 0x01
 # The most characters of `tracestate` that go on. The specification asks for at least so many.
 _STATE_CHARS: Final = 512

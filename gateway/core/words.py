@@ -16,6 +16,7 @@ import unicodedata
 # A run of letters, digits and "_".
 _RUN = re.compile(r"\w+")
 _SPACE = ord(" ")
+# A table for `bytes.translate`: all but the characters of runs become spaces.
 _RUN_TABLE_ASCII = bytes(code if _RUN.match(chr(code)) else _SPACE for code in range(256))
 # Unicode categories (their first letters) and signs that are parts of words, as currencies and other symbols are (Sc,
 # So): a vowel sign of Hindi or Thai, an emoji or "C++" distinguishes one word from another; a quotation mark does not.
@@ -23,6 +24,7 @@ _WORD_CATEGORIES = frozenset("LMN")
 _WORD_SIGNS = frozenset("_#%+")
 # The most characters of a `_WordTable`: more than the languages of most users have. All of Unicode would take 77 MB.
 _MAX_CACHED_CHARACTERS = 1 << 14
+# The characters before the first word.
 _NO_WORD = re.compile(r"\W*+")
 # The brackets of "[interrupted]", "(laughs)" and "*sighs*" at the end of a spoken text.
 _OPENING_BRACKETS = "[(*<"
@@ -49,6 +51,7 @@ class _WordTable(dict[int, int]):
 
 
 _WORD_TABLE = _WordTable()
+# The same table for ASCII.
 _WORD_TABLE_ASCII = bytes(_WORD_TABLE[code] if code < 128 else _SPACE for code in range(256))
 
 

@@ -46,6 +46,7 @@ from storage.run_commands import ResponseEnd
 from storage.run_records import RunState, RunTextKind
 from storage.sql.store import Store
 
+# The errors of responses that have failed, as their clients read them.
 _NOT_STORED_ERROR: Final = (
     "The response could not be stored: its memory was changed by a forgetting, or is not available."
 )
@@ -58,6 +59,7 @@ FORGOTTEN_ERROR: Final = "Something of its memory was forgotten before the respo
 _ELSEWHERE_POLL_S: Final = 1.0
 # The most seconds that a response waits for the commit of its turn: no client waits for it.
 _DISK_WAIT_S: Final = 3600.0
+# The statuses with which an upstream refuses a key.
 _KEY_REFUSED_STATUSES: Final = (401, 403)
 _KEY_GONE_ERROR: Final = (
     "Another process made the response than the one that took the request, and no caller's key is stored. Send the "

@@ -74,6 +74,7 @@ class _Report(Struct, frozen=True):
         return self.reply in (_ReportedReply.ABOVE, _ReportedReply.JOINED)
 
 
+# The value for a list that begins with no report.
 _NO_REPORT = _Report(None, 0)
 
 

@@ -29,6 +29,7 @@ _NAME_CHARS = 64
 # The fields of a reply that belong to its id, whatever form its words come back in.
 _RESPONSE_FIELDS = ("ids", "response", "directions")
 
+# The tags around a system message that is sent in the role of a user.
 _FRAME_BEGIN = "<system_message>"
 _FRAME_END = "</system_message>"
 _escape_tags = Tags("system_message").escape

@@ -13,6 +13,7 @@ from itertools import chain
 from gateway.core.conversation.canonical import MessageHasher
 from storage.records import Exchange
 
+# The time of a turn in its name: a float of 64 bits.
 _TIME = struct.Struct(">d")
 # The hexadecimal characters of the time, with which a turn's part begins.
 TIME_CHARS = 2 * _TIME.size

@@ -21,9 +21,11 @@ from gateway.core.imports.records import (
 )
 from gateway.core.lenient import as_object, as_text, decode_list
 
+# The types of content that has texts.
 _TEXT_TYPES: Final = ("text", "multimodal_text")
 # The text in the place of an image.
 IMAGE: Final = "[image]"
+# The types of parts that are images or recordings.
 _IMAGE_TYPES: Final = ("image_asset_pointer", "real_time_user_audio_video_asset_pointer")
 # A mark in a reply that ChatGPT shows as a link to a source, as pictures or as a name: private characters around its
 # kind and its arguments, such as `entity` and ["city","Paris"]. Older replies have their sources in brackets.

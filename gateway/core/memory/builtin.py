@@ -22,6 +22,7 @@ from gateway.core.memory.memory_tools import (
 # The tools that speak to the user, with the argument that has the words.
 SPEAKING_TOOLS: Final[Mapping[str, str]] = MappingProxyType({"send_message": "message"})
 
+# The descriptions of arguments that several tools have.
 _BOUND_TEXT = "Only what is {side} this date or time (ISO 8601, such as 2026-03-01 or 2026-03-01T09:30)."
 _SINCE_TEXT = _BOUND_TEXT.format(side="from")
 _UNTIL_TEXT = _BOUND_TEXT.format(side="up to the end of")

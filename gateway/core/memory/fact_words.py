@@ -12,6 +12,7 @@ FACT_CHARS = 400
 # The most characters of a fact that a user, another program or an import writes.
 WRITTEN_FACT_CHARS = 2_000
 
+# A word with its digits.
 _WORD = re.compile(r"\w+")
 # Words that do not distinguish one fact from another.
 _SMALL = frozenset(

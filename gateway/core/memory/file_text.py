@@ -11,7 +11,9 @@ _MAX_NAME_CHARS: Final = 1000
 PART_CHARS = 2000  # the most characters of a part
 # Media types without text, by their beginnings: such a file may still decode as UTF-8.
 _BINARY_TYPES: Final = ("image/", "audio/", "video/", "font/", "application/pdf", "application/zip")
+# The first bytes of a text in UTF-16.
 _UTF16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# The first bytes of a PDF.
 _PDF: Final = b"%PDF-"
 # The texts after which a part may end, the best first.
 _BREAKS: Final = ("\n\n", "\n", ". ", " ")

@@ -30,6 +30,7 @@ from gateway.core.words import list_folded_words
 from storage.forget_commands import BlockRebuild, ErasedMarks, RevisedValue
 from storage.records import REPLY, Block, Exchange, MemoryEdit
 
+# The built-in tools whose results quote what a search has found.
 _SEARCHING_TOOLS = frozenset(list_built_in_tools(ToolUse.SEARCH))
 # The text in place of the hits of a search; no hit is shorter.
 _FORGOTTEN_RESULT = "(forgotten)"

@@ -17,6 +17,7 @@ from gateway.core.memory.fact_words import WRITTEN_FACT_CHARS
 from gateway.errors import BadRequest
 
 TextKind = Literal["message", "fact", "passage"]
+# All kinds of texts.
 KINDS: Final[tuple[TextKind, ...]] = ("message", "fact", "passage")
 # The beginning of the origin of texts that came over MCP; the client's name and version follow.
 ORIGIN: Final = "mcp"
@@ -26,7 +27,9 @@ QUERY_CHARS: Final = 1_000
 _CLIENT_CHARS: Final = 80
 # The most facts that `memory_read` returns.
 MAX_FACTS: Final = 100
+# The form of an id.
 _ID: Final = re.compile(r"(message|fact|passage):([1-9][0-9]{0,17})")
+# The description of an argument that is a time.
 _DATE: Final = "A date (2026-03-01) or a time (2026-03-01T10:00:00Z), in UTC where it names no zone."
 _Text = Annotated[
     str,
@@ -273,6 +276,7 @@ class McpTool(Struct, frozen=True):
     is_idempotent: bool = True
 
 
+# The tools, in the order in which they are listed.
 _TOOLS: Final = (
     McpTool(
         "memory_search",
@@ -337,7 +341,9 @@ _TOOLS: Final = (
         is_idempotent=False,
     ),
 )  # fmt: skip
+# The tools by their names.
 TOOLS: Final[Mapping[str, McpTool]] = {tool.name: tool for tool in _TOOLS}
+# The text that a program gets when it connects.
 INSTRUCTIONS: Final = (
     "The long-term memory of one person, shared by all programs that they use. Search it when something of their past, "
     "work, people or tastes may matter, and remember what they tell that will matter later."

@@ -54,6 +54,7 @@ class Lookup(Struct, frozen=True):
         return not self.tags or (shared_tags == self.tags if self.needs_all else bool(shared_tags))
 
 
+# The sources of a lookup that names none.
 _ALL_SOURCES = frozenset({"message", "passage", "fact"})
 # The results of a search of everything. Not measured: more take room from the conversation.
 _ALL_RESULTS = 8

@@ -76,12 +76,15 @@ class MemoryTool(Struct, frozen=True):
         return self.operation is not None or self.reads_edits
 
 
+# The schema of the argument that names a block.
 LABEL_SCHEMA = make_string_schema("Label of the memory block, as it stands in the system prompt.")
+# The schema of the arguments of a search.
 _SEARCH = {
     "query": make_string_schema("Words to look for: names, things, topics."),
     "limit": {"type": "integer", "description": "How many results at most. Default: 5."},
 }
 
+# The memory tools of profiles, by name.
 MEMORY_TOOLS: Mapping[str, MemoryTool] = MappingProxyType(
     {
         "memory_insert": MemoryTool(

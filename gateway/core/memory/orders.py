@@ -13,6 +13,7 @@ _ORDER = re.compile(
     r"|\b(?:system prompt|from now on|new rule|new instructions?)\b",
     re.IGNORECASE | re.DOTALL,
 )
+# The words before a sentence that a person has asked to be remembered.
 STATEMENT = "User said: "
 
 

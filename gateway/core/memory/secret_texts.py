@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+# The text in place of a secret.
 WITHHELD = "[withheld]"
 # The most characters of a secret that is no private key, with the words before it: a JSON web token in a header.
 MAX_SECRET_CHARS = 10_000
@@ -53,9 +54,11 @@ _UNSPACED_NAMED_SECRET = re.compile(
 )
 # The password in an address, such as that of a database: "postgres://anna:…@db.example.org".
 _PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@]*:)([^\s/@]{3,}+)(?=@)", re.IGNORECASE)
+# A token after the word that names its kind.
 _BEARER_TOKEN = re.compile(r"(\bbearer\s+)([A-Za-z0-9._\-]{12,})", re.IGNORECASE)
 # Groups of digits side by side, such as a card's number and its expiry date; no part of a decimal number.
 _DIGIT_GROUPS = re.compile(r"(?<![\d.,])\d++(?![.,]+\d)(?:[ -]\d++(?![.,]+\d))*+")
+# One group of digits.
 _DIGIT_GROUP = re.compile(r"\d+")
 # The digits of a payment card's number (ISO/IEC 7812).
 _MIN_CARD_DIGITS, _MAX_CARD_DIGITS = 13, 19

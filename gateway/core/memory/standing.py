@@ -35,11 +35,14 @@ MAX_TOKENS = 120
 _MIN_LINE_TOKENS = 4
 # The tokens that are counted for the line of a month. Not measured.
 _MONTH_TOKENS = 5
+# The description of the block, for the model.
 _DESCRIPTION = "What the user has stated as always true. The newest stand last. Heed them where they matter."
+# The table of words with which standing facts begin.
 _TABLE_FILE = Path(__file__).parents[2] / "data/standing_words.txt"
 # The most characters of a sentence that states a fact; a longer one tells a story. Not measured: with fewer, facts with
 # a reason are missed; with more, stories are shown before each reply.
 MAX_CHARS = 160
+# The end of a sentence.
 _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
 # Between names and numbers a dash stands for "to": "the Berlin - Hamburg train", "12 - 8 pm".
 _CLAUSE = re.compile(r", |，|、|؛|،| [-–—] (?![A-ZÀ-ÞА-Я\d])|—")

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+# The table of the words that ask for an order.
 _TABLE = Path(__file__).parents[2] / "data/order_words.txt"
 # A longer text is no question.
 _MAX_CHARS = 500

@@ -27,6 +27,7 @@ _NEIGHBOUR_SHARE = 0.25
 _SENTENCE_END = re.compile(r"[.!?…。！？](?:(?<=[.!?…])\s+|(?<=[。！？]))")
 # The first character of the scripts of Chinese, Japanese and Korean, and of those after them.
 UNSPACED_FROM = "\u2e80"
+# Runs of characters with and without spaces between words.
 _RUNS = re.compile(rf"[^\s{UNSPACED_FROM}-\U0010ffff]+|[{UNSPACED_FROM}-\U0010ffff]+")
 # The mark where a text was cut. In ASCII, since one other character makes a note take twice the memory and more.
 CUT = "..."

@@ -13,6 +13,7 @@ _REMINDER_END = "</system-reminder>"
 # OpenClaw ends the first message of a session with a line that begins so and names the session.
 _RUNTIME_BEGIN = "\n\nRuntime: "
 _RUNTIME_SESSION = " | session="
+# The beginnings of the templates, in one of which a message has to begin.
 _TEMPLATE_BEGINNINGS = tuple({template.begin for template in APPLICATIONS.templates})
 
 

@@ -67,6 +67,7 @@ _EXCERPT_SLACK_CHARS = 64
 
 # Characters around a sentence. Sentences that differ only in them are the same.
 _SENTENCE_EDGES = " .…!?¿¡。！？"
+# Sorts the messages of a group.
 _TIME_AND_NUMBER = attrgetter("message.at", "message.seq")
 
 

@@ -18,23 +18,30 @@ from gateway.core.prompt.shown_blocks import CHANGES_HEADING, describe_mark
 from gateway.core.tags import MARK_PATTERN, escape_tags, quote_name
 from storage.records import Message
 
+# The characters of ASCII that take more of a token than letters do.
 _DIGITS_AND_SIGNS = (digits + punctuation).encode()
 # These bytes begin a character of three or four bytes in UTF-8, which counts as one token.
 _WIDE_BEGINNINGS = bytes(range(0xE0, 0xF5))
 
+# The tag at the end of a note.
 _CLOSE = "</memory>"
+# The first line of a note.
 _HEADING = "Notes from earlier conversations with this user, for reference: quotations, possibly outdated."
+# The line of a note with a selection of the whole memory.
 _SELECTION = "The message names nothing to look for; this is a small selection of what was said."
 
 # A model may repeat a note as it is, with a quotation mark (">") before each line, or escaped within JSON or HTML.
 _LEFT = r"(?:<|&lt;|(?<!\\)\\++u003c)"
 _RIGHT = r"(?:>|&gt;|\\++u003e)"
+# A note in a text.
 _NOTE = re.compile(
     rf"{_LEFT}memory(?: {MARK_PATTERN})?{_RIGHT}(?:\s|>|\\+[nr])*{re.escape(_HEADING)}.*?"
     rf"(?:{_LEFT}\\?/memory{_RIGHT}(?:\s|\\+[nr])*|\Z)",
     re.DOTALL | re.IGNORECASE,
 )
+# The word for the source of a line, by the kind of its message.
 _SOURCES = {"passage": "saved note", "fact": "learned"}
+# The word for the speaker of a line, by the role of its message.
 _SPEAKERS = {"assistant": "you", "user": "user"}
 # The number of characters of the year, with which a day's text begins.
 YEAR_CHARS = 4
@@ -87,7 +94,9 @@ def _frame_line(mark: str, now: float) -> str:
 _MARK_TOKENS = 6
 # The tokens of the frame of any note, of the line that names its mark, and of the line of a selection.
 EMPTY_TOKENS = estimate_tokens(f"{_frame_line('', 0.0)}\n{_CLOSE}\n\n") + _MARK_TOKENS
+# The tokens of the line that names the mark.
 NAMING_TOKENS = estimate_tokens(f"{describe_mark('')}\n") + _MARK_TOKENS
+# The tokens of the line of a selection.
 SELECTION_TOKENS = estimate_tokens(f"{_SELECTION}\n")
 
 

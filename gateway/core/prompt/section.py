@@ -27,6 +27,7 @@ from gateway.core.prompt.shown_blocks import (
 )
 from storage.records import Block, SectionRecord, SentSection
 
+# The mark that a section stores once the beginning of its path has changed.
 _PREFIX_CHANGED: Final[SectionRecord] = {"prefix_changed": True}
 # The section replaces this placeholder in an agent's own prompt. Without a placeholder, it follows the prompt.
 CORE_MEMORY = "{CORE_MEMORY}"
@@ -173,6 +174,7 @@ class Section(Struct, frozen=True):
         return self if self.sent is None else replace(self, sent=_with_prefix_changed(self.sent))
 
 
+# The value for a request without a memory section.
 NO_SECTION = Section(None)
 
 

@@ -10,6 +10,7 @@ from gateway.core.prompt.summary_frame import escape_summary_tags
 # The fewest words that a model is asked for.
 _MIN_WORDS = 60
 
+# The text that asks for a summary.
 INSTRUCTIONS = (
     "You keep the notes of a long conversation between a user and an assistant. Below are the notes so far, if there"
     " are any, and the part of the conversation that followed them. Write the notes anew, so that they cover both and"

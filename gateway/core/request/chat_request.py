@@ -16,6 +16,7 @@ from storage.records import Scope
 
 # The fields that limit a completion's tokens, the newer one first.
 MAX_COMPLETION_TOKENS = "max_completion_tokens"
+# The fields with the limit of the reply, the newest first.
 MAX_TOKENS_FIELDS = (MAX_COMPLETION_TOKENS, "max_tokens")
 
 

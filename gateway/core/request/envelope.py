@@ -20,6 +20,7 @@ _VENDOR_FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "user_id": (str, int, type(None)),
     "elevenlabs_extra_body": (dict, type(None)),
 }
+# The fields that may stay here: values of these names may have no use for an upstream.
 _CONSUMED_NAMES: Final = frozenset((*_VENDOR_FIELDS, "metadata"))
 
 
@@ -110,6 +111,7 @@ def _has_strict(body: Mapping[str, Any], _: str) -> bool:
     return any(isinstance(function, dict) and function.get("strict") for function in functions)
 
 
+# The checks of fields that a dialect may have no place for: each returns whether a request has the field.
 _FIELD_CHECKS: Final[dict[str, Callable[[Mapping[str, Any], str], bool]]] = {
     "metadata": _has_more_than_user,
     "messages.content.image_url.detail": _has_detail,

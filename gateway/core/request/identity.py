@@ -44,7 +44,9 @@ BOUND_USER_HEADER: Final = b"mnemogate:user"
 # in place of a user's id. No client has a field of this name by chance, and one that sends it reaches no other memory.
 INSTALLATION_FIELD: Final = "mnemogate:installation"
 
+# The header with which a client chooses append mode.
 HISTORY_HEADER: Final = b"x-mnemogate-history"
+# The header with Open WebUI's signed user.
 _SIGNED_USER_HEADER: Final = SIGNED_USER.encode()
 # The header of OpenAI's SDKs with the number of earlier tries of a request.
 RETRY_COUNT_HEADER: Final = b"x-stainless-retry-count"

@@ -26,9 +26,12 @@ class Mode(StrEnum):
 MemoryState = Literal["on", "read", "off", "none", "unavailable"]
 # The modes in which messages are stored.
 STORING_MODES = (Mode.ON, Mode.STRICT)
+# The modes by their words in the header; "" is the default mode.
 _MODES: dict[str, Mode | None] = {"": None, **{str(mode): mode for mode in Mode}}
 
+# The header with the memory mode of a request.
 MEMORY_HEADER = b"x-mnemogate-memory"
+# The header with the id of a chat in Open WebUI.
 OPEN_WEBUI_CHAT = b"x-openwebui-chat-id"
 # The beginnings of a temporary chat's id: in Open WebUI, and in its older versions.
 _TEMPORARY_PREFIXES = (b"temporary:", b"local:")

@@ -29,7 +29,9 @@ _PASSED_NAMES = frozenset(
         *b"range if-range".split(),
     )
 )
+# The beginnings of further headers that an upstream may see.
 _PASSED_PREFIXES = (b"anthropic-", b"openai-", b"x-stainless-", b"x-openrouter-")
+# The beginning of the gateway's own headers.
 _GATEWAY_PREFIX = "x-mnemogate-"
 # A name with such a beginning is meant for the gateway, also with underscores in place of dashes.
 _RESERVED_PREFIXES = (_GATEWAY_PREFIX.encode(), b"mnemogate-")

@@ -14,6 +14,7 @@ from gateway.errors import BadRequest
 
 # The most characters of an id: far above a UUID or an e-mail address, which front ends send.
 MAX_ID_CHARS = 256
+# A character that no id may have.
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 # The sources of the user, in order. Names with a dash are headers, the others fields of the body.
@@ -47,6 +48,7 @@ _CALLER_NUMBER = "customer.number"
 _WITHHELD_WORDS = frozenset(
     ("anonymous", "blocked", "private", "restricted", "unavailable", "unknown", "withheld")
 )
+# The key of a telephone for each letter.
 _TELEPHONE_KEYS = str.maketrans("abcdefghijklmnopqrstuvwxyz", "22233344455566677778889999")
 # Twilio types these words on a telephone's keys.
 _WITHHELD_NUMBERS = _WITHHELD_WORDS | {word.translate(_TELEPHONE_KEYS) for word in _WITHHELD_WORDS}

@@ -9,9 +9,11 @@ from typing import Any
 from gateway.core.request.request_ids import normalize_id, read_header_id
 from gateway.errors import BadRequest, UnknownModel
 
+# The header that names the agent of a request.
 AGENT_HEADER = b"x-mnemogate-agent"
 # The beginning of a model's name that asks for an agent.
 AGENT_PREFIX = "agent/"
+# The id of an agent of the agents API.
 _AGENT_ID = re.compile(r"agent-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from gateway.core.json_object import parse_object
 from gateway.errors import NotAuthenticated
 
+# The header with Open WebUI's signed user.
 SIGNED_USER = "x-openwebui-user-jwt"
 # The seconds by which the clocks of two machines may differ. Defaults of JWT libraries lie between 0 and 60.
 _LEEWAY_S = 30.0

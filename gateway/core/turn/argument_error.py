@@ -15,6 +15,7 @@ _MAX_NAMES_CHARS = 600
 # The most characters of an error. All three are chosen: enough for a model to mend its call.
 _MAX_ERROR_CHARS = 1_000
 
+# The words for a type of JSON Schema.
 _TYPE_PHRASES: Final[Mapping[str, str]] = {
     "string": "a string",
     "integer": "an integer",
@@ -24,6 +25,7 @@ _TYPE_PHRASES: Final[Mapping[str, str]] = {
     "object": "an object",
     "null": "null",
 }
+# The words for a bound of JSON Schema.
 _BOUND_PHRASES: Final[Mapping[str, str]] = {
     "minimum": "must be at least {}",
     "maximum": "must be at most {}",

@@ -19,7 +19,9 @@ from adapters.types import Json
 from gateway.core.turn.string_reader import StringReader
 from gateway.core.turn.tool_call import CallOwner, ToolCall
 
+# The thoughts of the model about a call.
 THINKING = "thinking"
+# The sentence that the user hears before the tool runs.
 FILLER = "pre_exec_msg"
 HEARTBEAT = "request_heartbeat"  # the wish of a model that speaks by a tool to be called again
 
@@ -133,6 +135,7 @@ def make_filler_asides(definitions: Iterable[Json]) -> Asides:
     return Asides(dict.fromkeys(names, frozenset({FILLER})))
 
 
+# The voices of the asides that are shown.
 _VOICES: Final = {THINKING: Voice.THOUGHT, FILLER: Voice.FILLER}
 
 

@@ -40,6 +40,7 @@ _CONTEXT_SENTENCES = (
     re.compile(r"\d tokens > (\d[\d,]*) maximum", re.I),  # Anthropic
     re.compile(r"maximum number of tokens allowed \(?(\d[\d,]*)", re.I),  # Gemini
 )
+# An escape in a text of JSON.
 _ESCAPE = re.compile(r"\\.", re.DOTALL)
 # The code and the sentences of errors that may name no length (OpenAI, MiniMax, Ollama, Groq, LM Studio).
 _TOO_LONG_CODE: Final = "context_length_exceeded"

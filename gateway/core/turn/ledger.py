@@ -11,6 +11,7 @@ from adapters.types import Json, count_completion_tokens, read_token_count
 from gateway.core.turn.draft import MessageDraft
 
 BILLED_FIELD: Final = "mnemogate_billed"  # field of `usage`, in addition to the real API's
+# The field of `usage` with the parts of the completion tokens.
 _DETAILS: Final = "completion_tokens_details"
 
 

@@ -82,6 +82,7 @@ _STOP_BY_CUT_REASON = {
     "content_filter": StopReason.BAD_REPLY,
     BROKE: StopReason.UPSTREAM_ERROR,
 }
+# The first call of a turn without rules, which needs no value of its own.
 _FREE_CALL = commands.CallModel(messages=(), budget_tokens=None, offer=FREE_OFFER)
 
 

@@ -63,6 +63,7 @@ class BrokenReply(Struct, frozen=True):
 
 
 _COMPLETE = CompleteReply()
+# The error of a reply with more calls than are read.
 _TOO_MANY_CALLS: Final = f"The upstream's reply has more than {MAX_CALLS:,} tool calls"
 RoundEnd = CompleteReply | ErrorReply | ErrorEvent | BrokenReply
 

@@ -52,7 +52,9 @@ _ENDED_STATES: Final = frozenset({SAVING_TURN, DONE})
 _DONE_ALONE: Final = frozenset({DONE})
 # WAITING at once if steps are not saved.
 _NEXT_ROUND_STATES: Final = frozenset({SAVING_RESULTS, WAITING})
+# The states that may follow a complete reply.
 _REPLY_COMPLETE_STATES: Final = _NEXT_ROUND_STATES | _ENDED_STATES | {SAVING_CALLS, RUNNING_TOOLS}
+# The states after an interruption, by its event.
 _INTERRUPTIONS: Final[Transitions] = {ClientLeft: _DONE_ALONE, Stopped: _ENDED_STATES}
 
 TRANSITIONS: Final[Mapping[TurnState, Transitions]] = MappingProxyType(

@@ -33,6 +33,7 @@ class StopReason(StrEnum):
         return self in _PROPER_REASONS
 
 
+# The reasons of turns that have come to a proper end.
 _PROPER_REASONS: Final = frozenset(
     {StopReason.END_TURN, StopReason.TOOL_RULE, StopReason.MAX_STEPS, StopReason.REQUIRES_APPROVAL}
 )

@@ -14,7 +14,9 @@ from adapters.json_escapes import REPLACEMENT, join_halves
 _PLAIN = re.compile(r'[^"\\]+')
 # Characters outside of strings that do not change the structure: white space, numbers, `true`.
 _NO_STRUCTURE = re.compile(r'[^"{}\[\]:,]+')
+# The digits of an escape such as \u00e9.
 _HEX_DIGITS = re.compile(r"[0-9A-Fa-f]{4}")
+# The characters by the letter of their escape.
 _ESCAPED_CHARACTERS: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 

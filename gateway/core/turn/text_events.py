@@ -13,6 +13,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.turn.json_pieces import REPLACED_FIELDS
 
+# The beginning of the text in an event.
 _CONTENT = re.compile(rb'"content":\s?"')
 # The field with which OpenAI pads all events to the same length.
 _PADDING = b',"obfuscation":"'

@@ -15,6 +15,7 @@ CHARS_PER_TOKEN: Final = 4
 _PIECE_BYTES: Final = 4 * 1024
 # The first bytes of a piece, of which one is a blank in most texts.
 _BEGINNING_BYTES: Final = 64
+# The characters of base 64, in both alphabets.
 _BASE64: Final = f"{string.ascii_letters}{string.digits}+/=-_".encode()
 _BASE64_OR_ESCAPES: Final = _BASE64 + b"\\"
 # An integer, since `bytes.find` is five times as fast for it as for bytes.

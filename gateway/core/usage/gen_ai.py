@@ -13,7 +13,9 @@ from typing import Final
 
 from gateway.masks import mask_keys
 
+# The label of all names that have no label of their own.
 OTHER: Final = "other"
+# The failure of a call that its client broke off.
 CANCELLED_FAILURE: Final = "cancelled"
 # Path of a call -> the name of the operation in the conventions.
 _OPERATIONS: Final = {
@@ -32,6 +34,7 @@ _PROVIDERS: Final = {
 }
 # The reasons why a call brought no whole reply, by the names of failover.
 _FAILURES: Final = frozenset(("broke", "timeout", "unreachable", CANCELLED_FAILURE))
+# A status as a failure.
 _STATUS: Final = re.compile(r"[1-5]\d\d")
 # The finish reasons of the three dialects.
 FINISH_REASONS: Final = frozenset(

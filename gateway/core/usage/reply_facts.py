@@ -22,6 +22,7 @@ Piece = bytes | Sequence[Event]
 _READ_BYTES: Final = 64 * 1024
 # The ids that upstreams make have no blanks, and no letters beyond ASCII.
 _ID: Final = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
+# The field with the reason for which a reply ended.
 _END_FIELD: Final = re.compile(rb'(?:finish_reason|stop_reason|status)"\s*:\s*"')
 
 

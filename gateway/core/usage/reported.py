@@ -32,6 +32,7 @@ _SEARCHED_BYTES: Final = 4 * 1024
 MAX_HELD_BYTES: Final = 64 * 1024
 # In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
 _USAGE_FIELD: Final = re.compile(rb'"usage"\s*:\s*(?=\{)')
+# A string, or the beginning or end of an object.
 _STRING_OR_BRACE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
 # The report in an event of a response: a usage, or that the response is made in the background.
 _USAGE_OR_BACKGROUND: Final = re.compile(_USAGE_FIELD.pattern + rb'|"background"')
@@ -53,10 +54,12 @@ def _make_string_pattern(*names: str) -> re.Pattern[bytes]:
     return re.compile(rb'"(%b)"\s*+:\s*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"' % "|".join(names).encode())
 
 
+# The text of chat completions: content, thoughts and arguments.
 _CHAT_TEXT: Final = _make_string_pattern(
     *("content", "refusal", "transcript", *READABLE_THOUGHT_FIELDS, "name", "arguments", "input")
 )
 _THOUGHT_NAMES: Final = [name.encode() for name in READABLE_THOUGHT_FIELDS]
+# The text of messages.
 _MESSAGE_TEXT: Final = _make_string_pattern("text", "thinking", "partial_json")
 _TEXT_FIELD: Final = _make_string_pattern("text")
 _DELTA_FIELD: Final = _make_string_pattern("delta")

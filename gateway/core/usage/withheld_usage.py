@@ -16,6 +16,7 @@ from gateway.core.json_object import parse_object
 _EVENT: Final = re.compile(rb"(?:[^\r\n]++(?:\r\n|\n|\r|\Z))++(\r\n|\n)?")
 # In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
 _NO_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
+# The name without which an event has no usage.
 _MARK: Final = b'"usage"'
 
 

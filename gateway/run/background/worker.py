@@ -38,6 +38,7 @@ _NOTHING_FOUND_S = 5.0
 _RELEASE_S = 2.0
 # The most characters of an error that are stored with its job.
 _ERROR_CHARS = 500
+# The line of the log for a failed attempt.
 _ATTEMPT_FAILED = "Job %d (%s) failed in attempt %d; %s: %s"
 # The clauses of the log by the outcome of a failed attempt (`Jobs.fail`).
 _OUTCOMES = {

@@ -29,6 +29,7 @@ from storage.recall_record import (
 from storage.records import Message
 from storage.search_trace import HitScores
 
+# The status of a record by the end of its turn.
 _STATUSES = {End.FINISHED: 200, End.CANCELLED: 499, End.FAILED: 502}
 # The characters of the JSON around a message, estimated.
 _MESSAGE_JSON_CHARS = 40

@@ -25,6 +25,7 @@ from gateway.run.tools.toolbox import ToolAnswer
 from storage.records import MemoryEdit
 from storage.sql.store import Store
 
+# The result of an edit in a request that may not write.
 READ_ONLY_ERROR = "Error: this request only reads memory. Nothing was done."
 # The number of results of a search that names no limit.
 _SEARCH_RESULTS = 5

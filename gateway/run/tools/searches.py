@@ -17,6 +17,7 @@ T = TypeVar("T", bound=object)
 # The time that searches may take: the model and its user wait for them. `INCOMPLETE` names it. Not measured: with less
 # time more searches are incomplete, with more a user hears nothing for longer.
 SEARCH_MS = 1000.0
+# The line of a result without the searches that were late.
 INCOMPLETE = "(Not everything answered within a second. Asking again may find more.)"
 
 

@@ -27,11 +27,13 @@ _log = logging.getLogger("mnemogate")
 
 # The most calls of one round that run at a time. Not measured: the other calls of the round wait for these.
 MAX_PARALLEL = 8
+# The result of a tool that the turn does not have, or that failed by a fault of the gateway or the store.
 _NOT_AVAILABLE_ERROR = "Error: {name} is not available at the moment."
 # A result may take one part in so many of the window. Not measured: a larger part leaves less of the conversation.
 _WINDOW_PARTS = 5
 # Every result may have this many characters, however small the window is.
 _MIN_RESULT_CHARS = 5_000
+# The end of a result that was cut.
 _CUT_NOTICE = "\n[{cut_chars} more characters were cut off.]"
 
 

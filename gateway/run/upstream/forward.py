@@ -33,6 +33,7 @@ from storage.records import DEFAULT_PROJECT
 # A JSON answer up to this size is held, so that one which breaks off is an error status. Not measured: a larger one is
 # streamed, and breaks off for the client as well.
 _HELD_JSON_BYTES: Final = 8 * 1024 * 1024
+# The code of the error for a path that an upstream does not serve.
 _NO_ENDPOINT: Final = "unsupported_endpoint"
 _RESPONSES_HINT: Final = (
     " What the gateway answered itself is kept as turns of its user's memory: go on from it by `previous_response_id`, "

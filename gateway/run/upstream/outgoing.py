@@ -31,6 +31,7 @@ _LIST_PATHS: Final = (
 )
 # Paths of objects that an upstream stores.
 _STORED_PATHS: Final = (*_LIST_PATHS, "/uploads", "/responses", "/conversations")
+# The path of the older completions, of a prompt without messages.
 COMPLETIONS_PATH: Final = "/completions"
 
 

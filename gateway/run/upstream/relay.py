@@ -29,6 +29,7 @@ from gateway.run.upstream.provider_errors import translate_provider_error
 # Cookies are between the upstream and the gateway. The gateway itself gives the response its date, the headers for web
 # pages (access-control-*) and the receipt (x-mnemogate-*).
 _WITHHELD_HEADERS: Final = frozenset(("date", "set-cookie"))
+# The beginnings of the headers that are the gateway's alone.
 _RESERVED_PREFIXES: Final = ("access-control-", "x-mnemogate-")
 # Events have some hundred bytes; only an event with an image may be larger than this.
 _MAX_EVENT_BYTES: Final = 1024 * 1024

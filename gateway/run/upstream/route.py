@@ -15,6 +15,7 @@ from gateway.errors import BadRequest, SettingsError, UnknownModel
 from gateway.settings import ModelSettings, ProfileSettings, Settings
 from gateway.settings.mistakes import Mistakes, describe_unknown_name
 
+# The header with which a caller names the upstream.
 UPSTREAM_HEADER: Final = "x-mnemogate-upstream"
 # The kinds of providers by the other names that Letta's server has for them.
 _KINDS_OF_LETTA: Final = {"google_ai": "gemini", "lmstudio_openai": "lmstudio"}

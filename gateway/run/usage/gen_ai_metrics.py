@@ -29,6 +29,7 @@ _FIRST_CHUNK_BOUNDS_S: Final = (
 )  # fmt: skip
 # The labels by OpenTelemetry's names, with underscores.
 _LABELS: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "error_type")
+# The tools with names that are labels; all others are one label.
 _GATEWAY_TOOLS: Final = frozenset((*MEMORY_TOOLS, *BUILT_IN_TOOLS))
 
 

@@ -21,6 +21,7 @@ _log = logging.getLogger("mnemogate")
 _RETRY_S: Final = 1.0
 # The most callers with cached limits. Not measured: the limits of another caller are looked up again.
 _MAX_CALLERS: Final = 4096
+# Sorts limits.
 _ID: Final = attrgetter("id")
 
 

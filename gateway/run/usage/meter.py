@@ -42,6 +42,7 @@ _ANONYMIZE_INTERVAL_S: Final = 3600.0
     UNPRICED, ANSWERED, QUESTIONS,
 ) = range(len(COUNTERS))  # fmt: skip
 
+# The beginning of the subject of a person's memory.
 _USER: Final = "user:"
 _NO_TOKENS: Final = TokenCounts()
 
