@@ -47,6 +47,7 @@ MAX_WAITING_ITEMS: Final = 1_000
 class ConversationRequests:
     """Answers the requests for conversations that the gateway itself stores."""
 
+    # Reads and changes the stored conversations.
     conversations: ResponseConversations
     # Reads bodies within their limits.
     bodies: BodyReader
@@ -118,20 +119,22 @@ class ConversationRequests:
         System and developer messages come first, in the order in which each response reads them.
         """
         shows_sealed_thoughts = asks_for_sealed_thoughts(parse_qs(query))
-        waiting = conversation.items
+        waiting_items = conversation.items
         turns = await self.conversations.load_turns(conversation)
         return [
-            ItemGroup(lambda: choose_system_items(waiting)),
+            ItemGroup(lambda: choose_system_items(waiting_items)),
             *group_turns(turns, partial(render_turn, shows_sealed_thoughts=shows_sealed_thoughts)),
-            ItemGroup(lambda: [item for item in waiting if item.get("role") not in SYSTEM_ROLES]),
+            ItemGroup(lambda: [item for item in waiting_items if item.get("role") not in SYSTEM_ROLES]),
         ]
 
     async def _get_item(self, conversation: ResponseConversation, item_id: str, query: str) -> Json:
+        """Returns an item of a conversation. Raises: UnknownId."""
+        groups = await self._group_items(conversation, query)
         # In a thread: for an id that no item has, the items of all turns are rendered.
-        found = await asyncio.to_thread(find_item, await self._group_items(conversation, query), item_id)
-        if found is None:
+        found_item = await asyncio.to_thread(find_item, groups, item_id)
+        if found_item is None:
             raise UnknownId.for_id("Item", item_id)
-        return found.item
+        return found_item.item
 
     async def _add_items(self, conversation: ResponseConversation, body: Json) -> Json:
         """Stores items that wait for the next response. Raises: Conflict, BadRequest, BodyTooLarge."""
@@ -146,34 +149,34 @@ class ConversationRequests:
 
         def add(current_body: Json) -> Json:
             """Returns the stored body with the new items."""
-            waiting = [*(current_body.get("items") or ()), *items]
-            if len(waiting) > MAX_WAITING_ITEMS:
+            waiting_items = [*(current_body.get("items") or ()), *items]
+            if len(waiting_items) > MAX_WAITING_ITEMS:
                 raise BadRequest(
-                    f"{len(waiting) - len(items)} items wait for the next response of this conversation; at most "
+                    f"{len(waiting_items) - len(items)} items wait for the next response of this conversation; at most "
                     f"{MAX_WAITING_ITEMS} may.",
                     param="items",
                 )
-            if (size := len(orjson.dumps(waiting))) > self.bodies.limit_bytes:
+            if (size := len(orjson.dumps(waiting_items))) > self.bodies.limit_bytes:
                 raise BodyTooLarge(
                     f"With these, {size} bytes of items wait for the next response of this conversation; at most "
                     f"{self.bodies.limit_bytes} may (server.max_body_bytes).",
                     param="items",
                 )
-            return {**current_body, "items": waiting}
+            return {**current_body, "items": waiting_items}
 
         await self.conversations.change(conversation, add)
         return list_page([ItemGroup(lambda: items)], f"order=asc&limit={_MAX_CREATED_ITEMS}")
 
     async def _delete_item(self, conversation: ResponseConversation, item_id: str) -> None:
-        """Drops an item that waits, or forgets the message of a turn that is shown as this item alone."""
+        """Deletes an item that waits, or forgets the message of a turn that is shown as this item alone."""
         if any(item["id"] == item_id for item in conversation.items):
             await self.conversations.change(conversation, lambda body: _without_item(body, item_id))
             return
         turns = await self.conversations.load_turns(conversation)
-        found = await asyncio.to_thread(find_item, group_turns(turns, render_turn), item_id)
-        if found is None:
+        found_item = await asyncio.to_thread(find_item, group_turns(turns, render_turn), item_id)
+        if found_item is None:
             raise UnknownId.for_id("Item", item_id)
-        turn = turns[found.group_index]
+        turn = turns[found_item.group_index]
         turn_items = render_turn(turn, previous_turn=None)
         # None: the item is a part of the reply.
         input_index = parse_input_index(item_id)
@@ -211,10 +214,10 @@ def _without_item(body: Json, item_id: str) -> Json:
     Raises: UnknownId: the item does not wait any more: a response has used it.
     """
     items = body.get("items") or ()
-    remaining = [item for item in items if item["id"] != item_id]
-    if len(remaining) == len(items):
+    other_items = [item for item in items if item["id"] != item_id]
+    if len(other_items) == len(items):
         raise UnknownId.for_id("Item", item_id)
-    return {**body, "items": remaining}
+    return {**body, "items": other_items}
 
 
 def _render_conversation(conversation: ResponseConversation) -> Json:

@@ -120,9 +120,9 @@ class Edge:
             await self.app(scope, receive, send)
             return
         info = RequestInfo("", time.perf_counter())
-        _note_headers(scope, info)
+        _read_headers(scope, info)
         scope.setdefault("state", {})["request_info"] = info
-        noting_send = _make_noting_send(send, info)
+        recording_send = _make_recording_send(send, info)
         self.begin_work()
         self.active_count += 1
         if self.active_count == 1:
@@ -136,7 +136,7 @@ class Edge:
                 _refuse_without_descriptors(scope)
                 if not path.startswith(self.open_prefixes):
                     await self._admit(scope, path, info)
-            await self.app(scope, _make_counting_receive(receive, info), noting_send)
+            await self.app(scope, _make_counting_receive(receive, info), recording_send)
         except (ClientGone, ClientDisconnect):
             # There is no client to answer any more. The code that raised this has closed the upstream's connection.
             self.metrics.clients_gone.inc()
@@ -147,10 +147,10 @@ class Edge:
             # The server cancels requests that still run when it ends. Raised again, the error would be logged there.
             info.is_cut = not info.is_complete
             self.cut_count += info.is_cut
-            await self._answer_error(Overloaded("The gateway is shutting down."), scope, info, noting_send)
+            await self._answer_error(Overloaded("The gateway is shutting down."), scope, info, recording_send)
         except Exception as error:
             await self._answer_error(
-                _as_gateway_error(error, scope, info, self.list_routes), scope, info, noting_send
+                _as_gateway_error(error, scope, info, self.list_routes), scope, info, recording_send
             )
             drop_tracebacks(error)
         finally:
@@ -167,8 +167,9 @@ class Edge:
         self._publish_receipt(scope, info)
 
     async def _admit(self, scope: Scope, path: str, info: RequestInfo) -> None:
-        """Checks the key of a request, and notes its caller. Raises: GatewayError."""
-        info.caller = caller = await self.guard.admit(scope["headers"])
+        """Checks the key of a request, and records its caller. Raises: GatewayError."""
+        caller = await self.guard.admit(scope["headers"])
+        info.caller = caller
         if caller.only_path not in (None, path):
             opened_paths = "/ui and /v1/manage" if caller.only_path == PAGE_PATH else caller.only_path
             raise NotAllowed(f"This key opens only {opened_paths}.")
@@ -207,7 +208,8 @@ class Edge:
 
     async def _answer_error(self, error: GatewayError, scope: Scope, info: RequestInfo, send: Send) -> None:
         """Sends an error as the reply, or as the last event of a stream that has begun."""
-        form = info.error_form = info.error_form or self._choose_error_form(scope)
+        form = info.error_form or self._choose_error_form(scope)
+        info.error_form = form
         error.request_id = info.request_id
         if not info.status:
             headers = [(b"content-type", b"application/json")]
@@ -280,10 +282,10 @@ def _make_counting_receive(receive: Receive, info: RequestInfo) -> Receive:
     return receive_counted
 
 
-def _make_noting_send(send: Send, info: RequestInfo) -> Send:
-    """Returns a `send` that completes the reply's headers, and notes the facts of the reply in `info`."""
+def _make_recording_send(send: Send, info: RequestInfo) -> Send:
+    """Returns a `send` that completes the reply's headers, and records the reply in `info`."""
 
-    def note_and_send(message: Message) -> Awaitable[None]:
+    def record_and_send(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             info.status = message["status"]
             message["headers"] = _complete_headers(message["headers"], info)
@@ -292,30 +294,30 @@ def _make_noting_send(send: Send, info: RequestInfo) -> Send:
             info.is_complete = not message.get("more_body", False)
         return send(message)
 
-    return note_and_send
+    return record_and_send
 
 
 def _complete_headers(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo) -> list[tuple[bytes, bytes]]:
     """Returns the headers of a reply with the ids of its request and trace. A stream gets a header for proxies, too.
 
-    Notes in `info` whether the reply is an event stream.
+    Records in `info` whether the reply is an event stream.
     """
     request_id = info.request_id.encode()
-    complete = [*headers, (b"x-mnemogate-request-id", request_id)]
-    values = dict(complete)
+    all_headers = [*headers, (b"x-mnemogate-request-id", request_id)]
+    values = dict(all_headers)
     info.is_event_stream = values.get(b"content-type", b"").startswith(b"text/event-stream")
     if info.is_event_stream and b"x-accel-buffering" not in values:
         # nginx gathers some kilobytes of a reply by default. A short reply would come all at once.
-        complete.append((b"x-accel-buffering", b"no"))
+        all_headers.append((b"x-accel-buffering", b"no"))
     # An upstream's own id stays; SDKs show it, and the provider's support asks for it.
     if b"x-request-id" not in values:
-        complete.append((b"x-request-id", request_id))
+        all_headers.append((b"x-request-id", request_id))
     dialect_header = info.error_form.id_header if info.error_form is not None else None
     if dialect_header is not None and dialect_header not in values:
-        complete.append((dialect_header, request_id))
+        all_headers.append((dialect_header, request_id))
     if info.trace_context is not None:
-        complete.append((b"x-mnemogate-trace", info.trace_context.trace_hex.encode()))
-    return complete
+        all_headers.append((b"x-mnemogate-trace", info.trace_context.trace_hex.encode()))
+    return all_headers
 
 
 def _refuse_without_descriptors(scope: Scope) -> None:
@@ -330,11 +332,12 @@ def _has_whole_body(scope: Scope) -> bool:
     return connection is not None and connection.has_whole_body
 
 
-def _note_headers(scope: Scope, info: RequestInfo) -> None:
-    """Notes whether a request expects a 100, and its id; if the client has sent no id, an id is made."""
+def _read_headers(scope: Scope, info: RequestInfo) -> None:
+    """Reads into `info` the id of a request, and whether the request expects a 100. Makes an id if there is none."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            info.request_id, info.has_client_id = value.decode(), True
+            info.request_id = value.decode()
+            info.has_client_id = True
         elif name == b"expect":
             info.expects_continue = True
     if not info.request_id:
@@ -345,8 +348,8 @@ def _note_headers(scope: Scope, info: RequestInfo) -> None:
 
 def _list_methods(scope: Scope, routes: Iterable[Route]) -> set[str]:
     """Returns the methods of all routes with the path of a request."""
-    matching = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
-    return {method for route in matching for method in route.methods or ()}
+    path_routes = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
+    return {method for route in path_routes for method in route.methods or ()}
 
 
 def _as_gateway_error(

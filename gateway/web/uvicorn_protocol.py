@@ -93,12 +93,13 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
     # The head of the reply under way; b"": it was sent; None: no reply is under way.
     _head: bytes | None = None
     # True if further bytes of the client are dropped.
-    _is_ending = False
+    _drops_input = False
     # True if the connection ends after the next request, since the server stops.
     _ends_after_next = False
     # The bytes read since a head, a part of a body or a request ended. Whole reads are counted, so a head may exceed
     # the bound by less than two of them.
     _bytes_since_part = 0
+    # Ends the connection unless the rest of a head or a body arrives; None: nothing is waited for.
     _arrival_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -143,10 +144,10 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
     def close(self) -> None:
         """Ends the connection. Further bytes of the client are dropped: a reset could destroy the reply on its way."""
         self.write(b"")
-        if (self.has_whole_body and not self._is_ending) or self.pipeline:
+        if (self.has_whole_body and not self._drops_input) or self.pipeline:
             self.transport.close()
         else:
-            self._is_ending = True  # RFC 9112 9.6
+            self._drops_input = True  # RFC 9112 9.6
             self.flow.resume_reading()
             self.transport.write_eof()
 
@@ -156,7 +157,8 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         super().connection_made(transport)
         if self.descriptor_limit is not None:
             descriptor = transport.get_extra_info("socket").fileno()
-            self.is_refused = self._ends_after_next = descriptor >= self.descriptor_limit
+            self.is_refused = descriptor >= self.descriptor_limit
+            self._ends_after_next = self.is_refused
             if self.is_refused:
                 self.head_timeout_s = min(self.head_timeout_s, _REFUSED_HEAD_S)
                 _log.warning(_FEW_DESCRIPTORS)
@@ -173,7 +175,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parses bytes of the client, and refuses a head, trailer or chunk extension that is too large."""
-        if self._is_ending:
+        if self._drops_input:
             return
         self._bytes_since_part += len(data)
         try:
@@ -250,7 +252,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuses the newest request, and ends the connection once the requests before it are answered."""
-        self._is_ending = True
+        self._drops_input = True
         if self.is_answering and self.has_whole_body:
             self.cycle.keep_alive = False  # the refused bytes come after the newest request
         elif self.is_answering and (self.pipeline or self.cycle.response_started):
@@ -261,7 +263,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
     def _parse(self, data: bytes) -> bytes:
         """Parses bytes of the client. Raises: HttpParserError.
 
-        Returns the bytes that have to be parsed in their place; b"": none.
+        Returns the bytes that have to be parsed instead; b"": there are none.
         """
         try:
             self.parser.feed_data(data)

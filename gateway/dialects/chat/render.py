@@ -33,17 +33,23 @@ class ChatView(ClientView):
     speaks_chat: ClassVar[bool] = True
 
     def __init__(self, terms: TurnTerms) -> None:
+        # True while events are held back.
         self._holds_events = bool(terms.gateway_tools)
+        # The bytes of the events that are held back.
         self._held_bytes = 0
         # True if the gateway has asked for usage, and the client has not.
         self._strips_usage = terms.adds_usage and not terms.wants_usage
         # The first chunk of the first round.
         self._first_chunk: Json = {}
+        # True if a chunk was shown.
         self._has_begun = False
+        # True if a chunk with the role was shown.
         self._has_role = False
+        # True if a round was hidden.
         self._has_hidden_round = False
         # True if events pass in their own bytes.
         self._passes_events = not self._holds_events
+        # The events that the client has not been sent yet.
         self._unsent: list[bytes] = []
 
     def take(self) -> bytes:

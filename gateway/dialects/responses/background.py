@@ -49,14 +49,14 @@ class StoredResponseRequest(Struct, frozen=True):
     found_tools: list[Json] = field(default_factory=list)
 
     @staticmethod
-    def decode(stored: bytes) -> StoredResponseRequest:
-        return msgspec.json.decode(stored, type=StoredResponseRequest)
+    def decode(data: bytes) -> StoredResponseRequest:
+        return msgspec.json.decode(data, type=StoredResponseRequest)
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)
 
     def read(self) -> ResponsesRequest:
-        """Returns the parsed request, as a request for a stream even if the client wanted none: events are stored."""
+        """Returns the parsed request, always as a request for a stream, since the events are stored."""
         request = parse(
             self.body.encode(),
             self.max_messages,
@@ -102,8 +102,8 @@ class RestoredRequest(Struct, frozen=True):
 
     def with_waiting(self, item_ids: Collection[str]) -> RestoredRequest:
         waiting_items = [item for item in self.stored.waiting_items if item["id"] in item_ids]
-        stored = replace(self.stored, waiting_items=waiting_items)
-        return replace(self, stored=stored, request=stored.read())
+        stored_request = replace(self.stored, waiting_items=waiting_items)
+        return replace(self, stored=stored_request, request=stored_request.read())
 
     def make_view_factory(
         self,
@@ -183,9 +183,9 @@ class ShownResponses:
             fields = make_error_fields(error["message"], error["code"], "server_error", None)
             events = encode_typed_event("error", {**fields, "sequence_number": number})
             number += 1
-        ending = {"failed": "failed", "completed": "completed"}.get(response["status"], "incomplete")
+        end_name = {"failed": "failed", "completed": "completed"}.get(response["status"], "incomplete")
         return events + encode_typed_event(
-            f"response.{ending}", {"response": response, "sequence_number": number}
+            f"response.{end_name}", {"response": response, "sequence_number": number}
         )
 
     def render_whole_events(self, response: Json, number: int = 0) -> bytes:

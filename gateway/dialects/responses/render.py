@@ -78,8 +78,9 @@ class ResponsesView(ClientView):
         self._output = GrowingOutput(self._response)
         # The logprobs of a reply that came whole.
         self._logprobs: list[Any] = []
-        # The usage that the upstream has reported, and the reason for the end; None: not yet.
+        # The usage that the upstream has reported; None: it has reported none yet.
         self._usage: Json | None = None
+        # The reason for which the reply ended; None: the reply has not ended.
         self._finish_reason: str | None = None
         # True if the last events were shown (`_show_tail`).
         self._has_shown_tail = False
@@ -186,8 +187,8 @@ class ResponsesView(ClientView):
             response.complete()
         else:
             status = "incomplete"
-        stored = self._make_stored_response(status, incomplete_reason, usage)
-        fields = {RESPONSE_FIELD: msgspec.to_builtins(stored)}
+        stored_response = self._make_stored_response(status, incomplete_reason, usage)
+        fields = {RESPONSE_FIELD: msgspec.to_builtins(stored_response)}
         if directions := list_directions(self._terms.messages):
             fields[DIRECTIONS_FIELD] = [*map(list, directions)]
         return fields
@@ -196,7 +197,8 @@ class ResponsesView(ClientView):
         self, status: str, incomplete_reason: str | None, usage: Json | None
     ) -> StoredResponse:
         """Returns the response as it is stored. usage: the usage in the form of a chat completion."""
-        response, terms = self._response, self._terms
+        response = self._response
+        terms = self._terms
         is_in_order = is_in_reply_order(self._output.list_id_prefixes())
         return StoredResponse(
             status=status,
@@ -280,26 +282,31 @@ def rebuild_response(tag: str, reply: WireMessage, *, shows_sealed_thoughts: boo
     tag: the part that the response's ids share.
     shows_sealed_thoughts: True if the response has the sealed thoughts, as in `ResponseTerms`.
     """
-    stored = read_stored_response(reply)
-    if stored is None:
+    stored_response = read_stored_response(reply)
+    if stored_response is None:
         return None
     terms = ResponseTerms(
-        stored.full_echo,
+        stored_response.full_echo,
         lambda: TurnName.from_tag(tag),
         answering_model=lambda: read_private(reply).get("model", ""),
-        forms=stored.forms,
+        forms=stored_response.forms,
         shows_sealed_thoughts=shows_sealed_thoughts,
     )
     response = GrowingResponse(terms)
-    response.restore(stored)
-    output = [] if stored.status == "failed" else stored.find_output(reply)
+    response.restore(stored_response)
+    output = [] if stored_response.status == "failed" else stored_response.find_output(reply)
     if output is None:
-        output = _rebuild_output(response, without_private(reply), stored.status)
+        output = _rebuild_output(response, without_private(reply), stored_response.status)
     elif not shows_sealed_thoughts:
         output = [
             {key: value for key, value in item.items() if key != "encrypted_content"} for item in output
         ]
-    return response.render(stored.status, stored.incomplete_reason, output=output, usage=stored.usage)
+    return response.render(
+        stored_response.status,
+        stored_response.incomplete_reason,
+        output=output,
+        usage=stored_response.usage,
+    )
 
 
 def render_output(tag: str, reply: WireMessage, forms: Mapping[str, CallForm] = NO_FORMS) -> list[Json]:

@@ -427,7 +427,7 @@ def test_a_head_during_a_running_reply_is_bounded_in_its_size() -> None:
     """Whoever is still sending it gets that reply and then the end."""
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
-        await comes(lambda: scope["state"]["connection"]._is_ending)
+        await comes(lambda: scope["state"]["connection"]._drops_input)
         await echo(scope, receive, send)
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
