@@ -31,6 +31,8 @@ from gateway.run.usage.gen_ai_metrics import classify_call_failure
 from gateway.traces import names
 
 _METHODS: Final = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"))
+# The value for any other method. In the name of a span "HTTP" stands for such a method.
+_OTHER_METHOD: Final = "_OTHER"
 _MEMORY_MODES: Final = frozenset(("on", "read", "off", "none", "unavailable"))
 _SIDE_REQUESTS: Final = frozenset((*(rule.name for rule in APPLICATIONS.side_requests), "sub-agent"))
 # An id that the gateway has made. One that a client has sent may hold any text.
@@ -113,11 +115,12 @@ class SpanMaker:
     def _add_request_root(self, receipt_spans: _ReceiptSpans, line: RequestLine) -> None:
         """Adds the span of a request."""
         receipt, (method, scheme, path) = receipt_spans.receipt, line
-        method = method if method in _METHODS else "_OTHER"
+        is_known = method in _METHODS
         route = self._templates.match(path)
-        span = receipt_spans.add_root(f"{method} {route}".rstrip(), Span.SPAN_KIND_SERVER)
+        name = f"{method if is_known else 'HTTP'} {route}".rstrip()
+        span = receipt_spans.add_root(name, Span.SPAN_KIND_SERVER)
         span.add_text(names.SPAN_KIND, names.KIND_CHAIN)
-        span.add_text(names.METHOD, method)
+        span.add_text(names.METHOD, method if is_known else _OTHER_METHOD)
         span.add_text(names.ROUTE, route)
         span.add_text(names.SCHEME, scheme if scheme in ("http", "https") else OTHER)
         if receipt.status != CLIENT_GONE:
@@ -181,8 +184,9 @@ class SpanMaker:
         receipt = receipt_spans.receipt
         operation = name_operation(call.path)
         model = self._models.choose_name(call.model, call.status) if operation else ""
-        method = call.method if call.method in _METHODS else "_OTHER"
-        name = f"{operation} {model}" if operation else method
+        name = f"{operation} {model}"
+        if not operation:
+            name = call.method if call.method in _METHODS else "HTTP"
         span = receipt_spans.add_call(name, number, call)
         span.add_text(names.UPSTREAM, call.upstream)
         address, port = self._servers.get(call.upstream, ("", 0))

@@ -243,6 +243,12 @@ def test_other_endpoints(traced: Traced) -> None:
     assert traced.last().shape == "POST"
 
 
+def test_an_unknown_method_is_named_as_the_conventions_say(traced: Traced) -> None:
+    assert traced.world.gateway.ask("PROPFIND", "/v1/models").status == 405
+    root = traced.last()
+    assert (root.name, root.has["http.request.method"]) == ("HTTP /v1/models", "_OTHER")
+
+
 def test_the_vector_of_a_question_is_a_call_of_its_request(upstream: StrictUpstream, tmp_path: Path) -> None:
     with StrictUpstream(key="sk-emb") as other, StrictCollector() as collector:
         upstreams = (
