@@ -13,7 +13,6 @@ from urllib.parse import quote
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from gateway.core.memory.orders import STATEMENT
 from gateway.core.words import join_letters
 from gateway.run.admin.exchange_messages import make_message_records, shorten
 from gateway.run.admin.fact_views import FactPage
@@ -190,7 +189,7 @@ class RemainingTexts:
             RemainingRecord(
                 f"Fact {fact.seq}:",
                 page_path("m", self._memory.uid, "f", fact.seq),
-                quote=shorten(fact.text.removeprefix(STATEMENT), SHOWN_CHARS),
+                quote=shorten(fact.text, SHOWN_CHARS),
                 has_words=self._has_words(fact.text) or UNSET,
             )
             for fact in chosen_facts
