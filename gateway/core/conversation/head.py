@@ -25,7 +25,7 @@ from gateway.core.words import (
     join_heard_letters,
     join_letters,
 )
-from storage.records import Exchange, ExchangeState
+from storage.records import REPLY, Exchange, ExchangeState
 
 # The most messages at the beginning of a list that may report what was heard of a reply. Not measured: the search tries
 # each number of messages up to this one.
@@ -45,7 +45,7 @@ class _ReportedReply(Enum):
     ABOVE = auto()
     # The reply of a cancelled send that the head joined to its own: the user did not hear the head's reply.
     JOINED = auto()
-    # Possibly a reply that was off the record: its words are not stored, so they cannot be compared.
+    # Possibly a reply off the record, or a forgotten one: its words are not stored, so they cannot be compared.
     OFF = auto()
 
 
@@ -241,7 +241,7 @@ class _HeadSearch:
         assistant_count = _count_first_replies(listing)
         if not assistant_count:
             return None
-        # The words of a reply off the record are not known, so all of the messages may report it.
+        # The words of a reply that is not stored are not known, so all of the messages may report it.
         off_sibling = self._find_off_sibling()
         repeats_head = self._repeats_head(listing.messages)
         off_report = None if off_sibling is None else _Report(_ReportedReply.OFF, assistant_count)
@@ -289,17 +289,25 @@ class _HeadSearch:
         return 0
 
     def _find_off_sibling(self) -> Exchange | None:
-        """Returns the newest exchange off the record of which the list may repeat the reply; its words are not known.
+        """Returns the newest exchange of which the list may repeat a reply that is off the record or forgotten.
 
-        Returns None if there is no such exchange.
+        The words of the reply are not known. Returns None if there is no such exchange.
         """
         if self._match.match_point is not None and self._match.match_point.state is not ExchangeState.OFF:
             return None
-        siblings = [exchange for exchange in self._tree if exchange.parent is None]
-        if self._head is not None:
-            siblings = [*self._tree.list_children(self._head), *self._tree.list_siblings(self._head)]
-        off = (exchange for exchange in siblings if exchange.state is ExchangeState.OFF)
+        tree, head = self._tree, self._head
+        siblings = [exchange for exchange in tree if exchange.parent is None]
+        if head is not None:
+            siblings = [head, *tree.list_children(head), *tree.list_siblings(head)]
+        off = filter(self._has_lost_reply, siblings)
         return max(off, key=lambda exchange: exchange.begun, default=None)
+
+    def _has_lost_reply(self, exchange: Exchange) -> bool:
+        """Returns whether the reply of an exchange is off the record, or forgotten so that the list may repeat it."""
+        if exchange.state is ExchangeState.OFF:
+            return True
+        is_forgotten = exchange.state is ExchangeState.FORGOTTEN or REPLY in exchange.redactions
+        return is_forgotten and not self._query.repeats_no_forgotten
 
     def _reports(self, exchange: Exchange | None, count: int, min_letters: int = MIN_HEARD_LETTERS) -> bool:
         """Returns whether the first `count` messages of the list are the heard part of an exchange's reply.

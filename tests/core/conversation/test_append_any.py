@@ -324,6 +324,22 @@ def test_a_result_without_an_id_is_that_of_a_call_without_one(id: Any) -> None:
     assert request.texts == ["one", "Let me look.", "sunny"]
 
 
+@pytest.mark.parametrize("ends", ["finished", "cancelled"])
+@pytest.mark.parametrize("before", [[], ["zero", "Null."]])
+def test_what_was_heard_of_a_forgotten_reply_is_not_stored(ends: str, before: list[str]) -> None:
+    world = World()
+    if before:
+        world.say([user(before[0])], before[1], "c1", append=True)
+    request = world.begin([user("one")], "c1", append=True)
+    if ends == "finished":
+        world.finish(request, "Quetzal is her name.")
+    else:
+        world.cancel(request, [assistant("Quetzal is her")])
+    world.forget(max(world.memory().records))
+    world.say([assistant("Quetzal is"), user("two")], "Fine.", "c1", append=True)
+    assert world.begin([user("three")], "c1", append=True).texts == [*before, "two", "Fine.", "three"]
+
+
 def test_a_result_whose_call_was_forgotten_is_left_out() -> None:
     world = World()
     first = world.say([user("one")], [assistant("Let me look.", call("k1"))], "c1", append=True)

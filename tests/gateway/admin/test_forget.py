@@ -85,6 +85,21 @@ def sent(world: World) -> str:
     return world.upstream.last.body.decode()
 
 
+@pytest.mark.parametrize("part", [{"message": 2}, {"exchange": 1}], ids=["reply", "exchange"])
+def test_what_was_heard_of_a_forgotten_reply_is_not_stored(world: World, part: dict[str, int]) -> None:
+    """A voice agent reports it with the next message, and cannot know of the forgetting."""
+    headers = {"x-mnemogate-conversation": "call-1", "x-mnemogate-history": "append"}
+    world.upstream.queue(say("Zqmisox hates thunderstorms."))
+    world.post([{"role": "user", "content": "My cat?"}], headers, user="alice")
+    forget(world, user="alice", **part)
+    heard = {"role": "assistant", "content": "Zqmisox hates"}
+    assert world.post([heard, {"role": "user", "content": "Stop."}], headers, user="alice").status == 200
+    assert not on_disk(world)
+    world.post([{"role": "user", "content": "Go on."}], headers, user="alice")
+    assert "Stop." in sent(world)
+    assert "Zqmisox" not in sent(world)
+
+
 def test_what_clients_sent_is_dropped_from_memory_when_something_is_forgotten(world: World) -> None:
     chat = world.chat(user="alice")
     chat.say("My locker is number 4711.")
