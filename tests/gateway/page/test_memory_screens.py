@@ -1331,6 +1331,8 @@ def test_each_screen_quotes_what_a_user_said(operator: Operator) -> None:
     speak(operator.world, "Do I live in Bonn?", talk="second")
     person = person_of(operator.world)
     memory = f"m/{agent.uid}"
+    # This one stays if the message is forgotten.
+    operator.twin(f"{memory}/facts", {"text": "User said: Bonn suits me."})
     last_request = operator.twin(f"requests?memory={agent.uid}")["items"][0]["id"]
     below = ("", "/facts", f"/f/{lives}", "/words?q=Bonn", f"/forget?fact={lives}", "/forget?message=1")
     screens = {path: person.page(path) for path in (*below, "/export.html")}
@@ -1349,6 +1351,7 @@ def test_each_screen_quotes_what_a_user_said(operator: Operator) -> None:
         shown = plain(re.sub(unquoted, "", shown, flags=re.DOTALL))
         assert "“I live in Bonn.”" in shown or "“I moved to Bonn.”" in shown, path
         assert "User said" not in shown, path
+    assert "“Bonn suits me.”" in plain(screens["/forget?message=1"])
 
 
 def test_a_correction_of_a_statement_warns_of_no_other_statement(operator: Operator) -> None:
