@@ -16,20 +16,21 @@ _Function = Callable[..., Any]
 _Decorator = Callable[[_Function], _Function]
 
 
-def make_option(name: str, text: str, metavar: str | None = None, **more: Any) -> _Decorator:
+def make_option(name: str, text: str, metavar: str | None = None, **attributes: Any) -> _Decorator:
     """Returns an option with a value.
 
     text: the text of its help.
-    more: further arguments of `click.option`.
+    metavar: the name of the value in the help; None: the name of the option in capitals.
+    attributes: further arguments of `click.option`.
     """
-    return click.option(f"--{name}", metavar=metavar or name.upper(), help=text, **more)
+    return click.option(f"--{name}", metavar=metavar or name.upper(), help=text, **attributes)
 
 
 def make_flag(name: str, text: str, *names: str) -> _Decorator:
     """Returns an option without a value.
 
     text: the text of its help.
-    names: the names of its parameter, if they differ from `name`.
+    names: the name of its parameter, if it differs from `name`.
     """
     return click.option(f"--{name}", *names, is_flag=True, help=text)
 
@@ -42,12 +43,12 @@ def make_choice_option(name: str, text: str, *values: str) -> _Decorator:
 def _make_file_option(name: str, text: str) -> click.Option:
     """Makes an option that names a file. The option may stand before a command, after it, and after its action."""
 
-    def note_file(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    def set_file(context: click.Context, _: click.Parameter, value: str | None) -> None:
         if value is not None:
             context.meta[name] = value
 
     return click.Option(
-        [f"--{name}"], metavar="FILE", type=click.Path(), expose_value=False, callback=note_file, help=text
+        [f"--{name}"], metavar="FILE", type=click.Path(), expose_value=False, callback=set_file, help=text
     )
 
 
@@ -133,13 +134,13 @@ def add_memory_options(function: _Function) -> _Function:
         )
     ):
         # Names lose blanks at their ends, as names in requests do.
-        add = make_option(name, text, type=lambda value: value.strip(" \t"), default=default)
-        function = add(function)
+        add_option = make_option(name, text, type=lambda value: value.strip(" \t"), default=default)
+        function = add_option(function)
     return function
 
 
 def read_seconds(text: str) -> int:
-    """Reads a time such as 90d, 12h, 30m or 10s."""
+    """Returns the seconds of a time such as 90d, 12h, 30m or 10s. Raises: click.BadParameter."""
     unit = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}.get(text[-1:])
     if unit is None or not text[:-1].isdigit() or len(text) > 9:
         raise click.BadParameter(f"expected a time such as 90d, 12h, 30m or 10s, saw {text!r}")

@@ -21,7 +21,7 @@ _LATENCY_BOUNDS_S = (
 )  # fmt: skip
 # The prefix of metrics that OpenTelemetry's conventions name. All others get the gateway's.
 _CONVENTIONS_PREFIX = "gen_ai_"
-# Numbers by the values of their labels, in the metric's order; () where it has none.
+# The numbers of a metric by the values of its labels, in the order of the labels; () if it has no labels.
 Readings = Mapping[tuple[str, ...], float]
 
 
@@ -31,6 +31,7 @@ class Counter:
     __slots__ = ("values",)
 
     def __init__(self, labels: Sequence[str]) -> None:
+        """Begins with 0, or without numbers if there are labels. labels: the names of the labels."""
         self.values: dict[tuple[str, ...], int] = {} if labels else {(): 0}
 
     def inc(self, *labels: str, by: int = 1) -> None:
@@ -39,24 +40,27 @@ class Counter:
 
 
 class _Buckets:
-    """How many values fell into each bucket, and their sum."""
+    """The numbers of values in each bucket of a histogram."""
 
     __slots__ = ("counts", "sum")
 
     def __init__(self, count: int) -> None:
+        # The number of values in each bucket, in the order of the bounds.
         self.counts = [0] * count
+        # The sum of all values.
         self.sum = 0.0
 
 
 class Histogram:
-    """How many values fell into each bucket, for each combination of its labels' values."""
+    """Counts values in buckets, for each combination of its labels' values."""
 
     __slots__ = ("bounds", "values")
 
     def __init__(self, bounds: Sequence[float], labels: Sequence[str]) -> None:
         """Makes empty buckets.
 
-        bounds: the upper bounds of the buckets, in the unit of the values; one more bucket has what is above.
+        bounds: the upper bounds of the buckets, in the unit of the values; one more bucket has the larger values.
+        labels: the names of the labels.
         """
         self.bounds = bounds
         self.values: dict[tuple[str, ...], _Buckets] = {} if labels else {(): _Buckets(len(bounds) + 1)}
@@ -65,7 +69,8 @@ class Histogram:
         """Counts a value. labels: the values of the labels, in the order of the labels."""
         buckets = self.values.get(labels)
         if buckets is None:
-            buckets = self.values[labels] = _Buckets(len(self.bounds) + 1)
+            buckets = _Buckets(len(self.bounds) + 1)
+            self.values[labels] = buckets
         buckets.counts[bisect_left(self.bounds, value)] += 1
         buckets.sum += value
 
@@ -76,7 +81,9 @@ class Metrics(Collector):
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(self) -> None:
+        # Make the families of metrics, one for each metric.
         self._make_families: list[Callable[[], Metric]] = []
+        # Functions that each scrape awaits first.
         self._refreshers: list[Callable[[], Awaitable[None]]] = []
         self.requests = self.add_counter("requests", "Requests answered.", "route", "status")
         # kind: unreachable, timeout, broke, or an HTTP status. outcome: an HTTP status, or the kind if none came.
@@ -107,7 +114,7 @@ class Metrics(Collector):
         return counter
 
     def add_gauge(self, name: str, documentation: str, read: Callable[[], Readings], *labels: str) -> None:
-        """Adds a gauge. read: returns its numbers, at each scrape."""
+        """Adds a gauge. read: a function that returns its numbers at each scrape."""
         self._add_metric(GaugeMetricFamily, name, documentation, labels, read)
 
     def add_histogram(
@@ -127,8 +134,8 @@ class Metrics(Collector):
         self._make_families.append(make_family)
         return histogram
 
-    def refresh_with(self, refresh: Callable[[], Awaitable[None]]) -> None:
-        """Has each scrape await this function first, for a gauge with numbers that have to be queried."""
+    def add_refresher(self, refresh: Callable[[], Awaitable[None]]) -> None:
+        """Adds a function that each scrape awaits first, for a gauge with numbers that have to be queried."""
         self._refreshers.append(refresh)
 
     async def scrape(self) -> bytes:
@@ -149,7 +156,7 @@ class Metrics(Collector):
         labels: tuple[str, ...],
         read: Callable[[], Readings],
     ) -> None:
-        """Adds a family of metrics. read: returns the values by the values of the labels, for each scrape."""
+        """Adds a family of metrics. read: a function that returns its numbers at each scrape."""
 
         def make_family() -> Metric:
             family = family_type(_make_full_name(name), documentation, labels=labels)

@@ -44,19 +44,20 @@ async def import_file(
         try:
             request = operations.read_request(arguments)
             while True:
-                running = await operations.begin(open_file(path), request)
-                while running.task is not None and not running.task.done():
-                    report(running.to_json())
-                    await asyncio.wait([running.task], timeout=_REPORT_S)
-                if running.task is not None:
-                    return running.to_json()
+                running_import = await operations.begin(open_file(path), request)
+                task = running_import.task
+                while task is not None and not task.done():
+                    report(running_import.to_json())
+                    await asyncio.wait([task], timeout=_REPORT_S)
+                if task is not None:
+                    return running_import.to_json()
                 # Another process performs the import. If that process is killed, the import is soon shown as stopped,
                 # and this process continues it.
-                while (shown := await operations.show(running.uid))["status"] == "running":
-                    report(shown)
+                while (import_record := await operations.show(running_import.uid))["status"] == "running":
+                    report(import_record)
                     await asyncio.sleep(_REPORT_S)
-                if shown["status"] != "stopped":
-                    return shown
+                if import_record["status"] != "stopped":
+                    return import_record
         finally:
             await operations.aclose()
 

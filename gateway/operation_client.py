@@ -23,9 +23,10 @@ from storage.sqlite.lock import find_lock_owner
 # Operations that make sense before the first `serve`: they may create the database.
 _CREATES_DATABASE = ("keys-create", "memory-import")
 
-# The seconds that a command waits for a gateway that starts or another command that ends, and between two looks. A
-# start takes a second, and several on a machine that is busy.
+# The seconds that a command waits for a gateway that starts, or for another command to end. A start takes a second, and
+# several seconds on a busy machine.
 START_S = 10.0
+# The seconds between two attempts meanwhile.
 START_POLL_S = 0.1
 # Seconds after which a command prints that it waits. Commands and starts take less: it is mostly a gateway that drains.
 _START_NOTED_S = 1.5
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 
 class OperationClient:
-    """Has operations performed on the database that the settings name. Errors of all methods: GatewayError."""
+    """Has operations performed on the database that the settings name. All methods raise GatewayError."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -50,8 +51,8 @@ class OperationClient:
         try:
             body = json.dumps(arguments, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            around = error.object[max(error.start - 8, 0) : error.end]
-            raise BadRequest(f"What was given is not UTF-8: {around!r}.") from error
+            excerpt = error.object[max(error.start - 8, 0) : error.end]
+            raise BadRequest(f"What was given is not UTF-8: {excerpt!r}.") from error
         return self.dispatch(
             lambda: self._perform_here(operation, arguments),
             lambda process: process.ask(operation, body, answer_s),
@@ -85,8 +86,8 @@ class OperationClient:
     def _perform_here(self, operation: str, arguments: _Arguments) -> Any:
         """Performs an operation on the database itself."""
         database = self._settings.database
-        is_there = database.url is not None or os.path.exists(database.path)
-        if operation not in _CREATES_DATABASE and not is_there:
+        has_database = database.url is not None or os.path.exists(database.path)
+        if operation not in _CREATES_DATABASE and not has_database:
             raise GatewayError(
                 f"There is no database at {database.shown}; --db or database.path says where it is."
             )
@@ -94,7 +95,7 @@ class OperationClient:
             from gateway.offline_work import perform_operation
 
         answer = asyncio.run(perform_operation(self._settings, operation, arguments))
-        if not is_there:
+        if not has_database:
             print(f"There was no database: {database.shown} is new.", file=sys.stderr)
         return answer
 

@@ -12,9 +12,13 @@ class SlowReaderWatch(asyncio.Protocol):
     closes in order.
     """
 
+    # The seconds for which a client may read nothing.
     send_timeout_s = 60.0
+    # The event loop of the connection, which the protocol sets.
     loop: asyncio.AbstractEventLoop
+    # The transport of the connection, which the protocol sets.
     transport: asyncio.Transport
+    # Calls `_check_reader`; None: no byte waits for the client.
     _reader_timer: asyncio.TimerHandle | None = None
 
     def pause_writing(self) -> None:

@@ -24,7 +24,7 @@ class BatchMetrics:
         metrics.add_gauge("batches", "Batches by their state.", lambda: self._batches, "state")
         items_help = "Items of batches that have not ended, by their state."
         metrics.add_gauge("batch_items", items_help, lambda: self._items, "state")
-        metrics.refresh_with(self._refresh)
+        metrics.add_refresher(self._refresh)
 
     async def _refresh(self) -> None:
         try:

@@ -25,7 +25,7 @@ class JobMetrics:
         )
         self._calls = metrics.add_counter("background_calls", "Calls of the background model.", "outcome")
         self._tokens = metrics.add_counter("background_tokens", "Tokens that background calls used.")
-        metrics.refresh_with(self._refresh)
+        metrics.add_refresher(self._refresh)
 
     def count_attempt(self, kind: str, outcome: str) -> None:
         """Counts an attempt of a job. outcome: finished, retrying, dead, dropped, lost, unwritten."""

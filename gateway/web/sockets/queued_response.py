@@ -25,6 +25,7 @@ class ResponseConnection:
         # A function that is called when the client has left. The reply under way (`ClientReply`) sets it.
         self.on_lost: Callable[[], object] | None = None
         self._socket = socket
+        # True if `leave` was called.
         self._has_left = False
 
     @property
@@ -50,10 +51,11 @@ class ResponseConnection:
 class QueuedResponse:
     """A response that the client has requested, and that waits or is under way."""
 
+    # The client's event that requests the response.
     request: CreateEvent
     # Counts the bytes of the request.
     quota: ByteQuota
-    # The connection of the client.
+    # The connection of the client for this response.
     connection: ResponseConnection
     # The id of the response that had ended just before this one was requested; None: no response had ended.
     ended_before_id: str | None
@@ -71,8 +73,9 @@ class QueuedResponse:
     output: PartialOutput = field(default_factory=PartialOutput, init=False)
 
     def begin(self, response: bytes) -> None:
-        """Notes the response as it is first sent."""
-        self.first_response, self.id = response, server_events.find_response_id(response)
+        """Records the response as it is first sent."""
+        self.first_response = response
+        self.id = server_events.find_response_id(response)
 
     @property
     def client_id(self) -> str | None:

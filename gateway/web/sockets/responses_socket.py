@@ -43,8 +43,8 @@ RESPONSES_PATH: Final = "/v1/responses"
 _SOCKET_PATHS: Final = frozenset((RESPONSES_PATH, f"{RESPONSES_PATH}/", "/v1", "/v1/"))
 # The most responses of one connection that are under way or wait. Known clients ask for one or two at a time.
 _MAX_RESPONSES: Final = 32
-# The most streams of one connection whose last response is noted, since clients choose the ids of streams. Not
-# measured: a client uses fewer at a time.
+# The most streams of one connection of which the last response is recorded, since clients choose the ids of streams.
+# Not measured: a client uses fewer at a time.
 _MAX_STREAMS: Final = 64
 # A close code (RFC 6455 7.4).
 _POLICY_VIOLATION: Final = 1008
@@ -84,7 +84,7 @@ class ResponsesSockets(Struct, frozen=True):
     is_draining: Callable[[], bool]
     # Reads the user of a request.
     read_user: ReadUser
-    # Returns whether the memory of a row is still there. Raises: StoreError.
+    # Returns whether the memory with a row still exists. Raises: StoreError.
     has_memory: Callable[[int], Awaitable[bool]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,18 +119,25 @@ class _Session:
         self._handshake = handshake
         self._scope = scope
         self._receive = receive
+        # Sends events to the client.
         self._client = SocketClient(send, sockets.bodies.limit_bytes)
+        # The connection of the socket (`gateway.web.sockets.protocol`).
         self._connection = scope["state"]["connection"]
+        # The queue of each `stream_id` that has responses.
         self._queues: dict[str | None, _Queue] = {}
+        # The tasks that serve queues, or close the connection.
         self._tasks: set[asyncio.Task[None]] = set()
         # The ids by which the client names the last ended responses, by `stream_id`; None: the response has no id. The
         # key of the newest end is the last one.
         self._ended_ids: dict[str | None, str | None] = {}
-        # No further response begins.
+        # True if no further response begins.
         self._has_stopped = False
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        # The model of requests that name none; None: the query of the handshake names no model.
         self._model = query.pop("model", None)
+        # The rest of the query, which each POST repeats.
         self._query = urlencode(query).encode()
+        # The headers of the handshake that each POST repeats.
         self._headers = choose_repeated_headers(scope["headers"])
 
     async def run(self) -> None:
@@ -151,7 +158,8 @@ class _Session:
             # Not raised again, as at the edge: uvicorn would log the trace of a cancelled task.
             await self._abort_responses()
         finally:
-            self._has_stopped = self._client.is_closed = True
+            self._has_stopped = True
+            self._client.is_closed = True
             for queue in self._queues.values():
                 queue[0].connection.leave()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -184,9 +192,11 @@ class _Session:
     def _enqueue(self, request: CreateEvent) -> None:
         if self._sockets.is_draining():
             raise Overloaded("The gateway is shutting down.")
-        count = sum(map(len, self._queues.values()))
-        if count >= _MAX_RESPONSES:
-            raise Overloaded(f"{count} responses are under way or wait on this connection.", retry_after_s=1)
+        response_count = sum(map(len, self._queues.values()))
+        if response_count >= _MAX_RESPONSES:
+            raise Overloaded(
+                f"{response_count} responses are under way or wait on this connection.", retry_after_s=1
+            )
         quota = self._sockets.bodies.make_quota()
         quota.grow(sum(map(len, request.fields.values())))
         queue = self._queues.get(request.stream_id)
@@ -197,7 +207,8 @@ class _Session:
         if queue is not None:
             queue.append(response)
         else:
-            queue = self._queues[request.stream_id] = _Queue((response,))
+            queue = _Queue((response,))
+            self._queues[request.stream_id] = queue
             self._start_task(self._serve(request.stream_id, queue))
 
     def _find_ended_before(self, stream_id: str | None, queue: _Queue | None) -> str | None:
@@ -249,7 +260,7 @@ class _Session:
                 with queue[0].quota:
                     if not self._has_stopped:
                         await self._respond(queue[0])
-                self._note_end(stream_id, queue.popleft().client_id)
+                self._record_end(stream_id, queue.popleft().client_id)
         finally:
             del self._queues[stream_id]
             # The queue is not empty if a response has failed.
@@ -258,8 +269,8 @@ class _Session:
         if not self._queues and self._sockets.is_draining():
             await self._client.close()
 
-    def _note_end(self, stream_id: str | None, response_id: str | None) -> None:
-        """Notes the end of a stream's last response. response_id: the id by which the client names it."""
+    def _record_end(self, stream_id: str | None, response_id: str | None) -> None:
+        """Records the end of a stream's last response. response_id: the id by which the client names it."""
         self._ended_ids.pop(stream_id, None)
         self._ended_ids[stream_id] = response_id
         if len(self._ended_ids) > _MAX_STREAMS:
