@@ -21,7 +21,6 @@ from gateway.agents.runs.run import RunRequest
 from gateway.agents.wire.sent_values import find_sent, get_sent_fields
 from gateway.core.definition import AgentDefinition
 from gateway.run.memory.prompt import Prompt
-from gateway.run.memory.prompt_body import make_body
 from storage.listing import AgentFilter
 
 
@@ -101,11 +100,9 @@ class AgentRoutes:
         prompt = await self._make_prompt(request)
         agent_json = await self._api.agents.render(view)
         return render_context(
-            make_body(prompt),
-            window=prompt.target.context_window or agent_json["llm_config"]["context_window"],
+            prompt,
             system=AgentDefinition.of(view.definition.body).system,
-            section=prompt.section.text,
-            summary=prompt.window.summary,
+            window=prompt.target.context_window or agent_json["llm_config"]["context_window"],
             passage_count=await self._api.store.passages.count(view.agent.id),
             message_count=await self._api.store.overview.count_messages(view.agent.id),
         )

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from gateway.core.prompt.note_text import estimate_tokens
+from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.prompt_body import make_body
 
 
 def render_context(
-    body: Mapping[str, Any],
-    *,
-    window: int,
-    system: str,
-    section: str,
-    summary: str,
-    passage_count: int,
-    message_count: int,
+    prompt: Prompt, *, system: str, window: int, passage_count: int, message_count: int
 ) -> dict[str, Any]:
     """Returns the JSON of a prompt in its parts.
 
-    body: the body of the request for the upstream.
-    window: the size of the model's context window in tokens.
     system: the agent's own system text, with which the memory section begins.
-    section: the memory section, with the system text.
-    summary: the summary of the messages that left the window; "": no message left it.
+    window: the size of the model's context window in tokens.
     passage_count: the number of the agent's passages.
     message_count: the number of messages in all conversations of the agent.
     """
+    body, summary = make_body(prompt), prompt.window.summary
     messages = [message for message in body["messages"] if message.get("role") != "system"]
-    core_memory = section.removeprefix(system).strip()
+    core_memory = prompt.section.text.removeprefix(system).strip()
     tools = body.get("tools") or []
     counts = {
         "num_tokens_system": estimate_tokens(system),

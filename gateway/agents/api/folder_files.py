@@ -134,9 +134,9 @@ class FolderFileRoutes:
         if not name:
             raise BadRequest("Name the file.", param="file")
         upload = UploadedFile(name, file.content_type, file.data)
-        stored, is_new = await self._contents.upload(folder, upload, query.duplicate_handling)
-        request.headers["x-upload-result"] = "created" if is_new else "skipped"
-        (view,) = await self._contents.load_views(folder, [stored])
+        saved = await self._contents.upload(folder, upload, query.duplicate_handling)
+        request.headers["x-upload-result"] = "created" if saved.is_new else "skipped"
+        (view,) = await self._contents.load_views(folder, [saved.file])
         return render_file(folder, view)
 
     async def list_files(self, request: ApiRequest, query: FilesQuery) -> list[dict[str, Any]]:

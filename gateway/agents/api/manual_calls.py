@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from gateway.agents.api._route import ApiRequest
 from gateway.agents.registry.agent_views import AgentView
-from gateway.agents.tools.argument_check import check_arguments
+from gateway.agents.tools.argument_check import validate_arguments
 from gateway.agents.tools.defined_tools import DefinedTools
 from gateway.agents.wire.struct_fields import Body, Maybe
 from gateway.core import exact_json, ids
@@ -36,12 +36,12 @@ async def call_by_hand(
     # Parsed again from the bytes of the body, so that integers of any size stay exact.
     sent_arguments = without_nul(exact_json.loads(request.data.decode() or "{}").get("args") or {})
     parameters = tool.schema.get("parameters") or {}
-    arguments, fault = await check_arguments(tools.children, name, parameters, sent_arguments)
-    if fault is not None:
-        raise BadRequest(fault, param="args")
+    validated = await validate_arguments(tools.children, name, parameters, sent_arguments)
+    if validated.error is not None:
+        raise BadRequest(validated.error, param="args")
     call = ForeignCall(
         name,
-        arguments,
+        validated.arguments,
         call_id="",
         agent="" if view is None else ids.make_id("agent", view.agent.uid),
         run="",

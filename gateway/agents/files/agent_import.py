@@ -12,14 +12,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.core.agent_file import AgentFile, PortableAgent, PortableArchive, PortableFolder
 from gateway.agents.core.kinds import FILE_TOOLS, index_built_in
-from gateway.agents.files.file_exchanges import make_conversation_lines
+from gateway.agents.files.file_exchanges import ConversationLines, make_conversation_lines
 from gateway.agents.files.folder_contents import FolderContents, UploadedFile
 from gateway.agents.registry.memory_scope import make_scope
 from gateway.agents.registry.registry import Registry
@@ -51,6 +51,14 @@ class ImportServices(Struct, frozen=True):
     defined_tools: DefinedTools
     # Returns seconds since the epoch.
     now: Callable[[], float]
+
+
+class _HiddenAgent(NamedTuple):
+    """An agent that stays hidden until its transfer ends."""
+
+    memory: Agent
+    # The number after the numbers of the memory's messages and passages.
+    next_seq: int
 
 
 class AgentImport:
@@ -89,18 +97,18 @@ class AgentImport:
             await self._make_tools(overrides=overrides_tools)
             await self._collect_existing_blocks()
             await self._make_folders_and_archives()
-            memories = [await self._make_agent(agent) for agent in self._file.agents]
-            for memory, next_seq in memories:
-                await self._store.import_writer.finish(memory, next_seq)
-            for agent, (memory, _) in zip(self._file.agents, memories, strict=True):
+            hidden_agents = [await self._make_agent(agent) for agent in self._file.agents]
+            for hidden in hidden_agents:
+                await self._store.import_writer.finish(hidden.memory, hidden.next_seq)
+            for agent, hidden in zip(self._file.agents, hidden_agents, strict=True):
                 if agent.definition.sleeptime is not None:
-                    await self._turn_sleeptime_on(memory)
+                    await self._turn_sleeptime_on(hidden.memory)
         except BaseException:
             await asyncio.shield(self._roll_back())
             raise
         finally:
             self._registry.clear_cache()
-        return [_read_uid(memory) for memory, _ in memories]
+        return [_read_uid(hidden.memory) for hidden in hidden_agents]
 
     async def _roll_back(self) -> None:
         """Deletes the parts that were made, the last first. Logs a part that cannot be deleted, without its content."""
@@ -194,8 +202,8 @@ class AgentImport:
 
     # -- agents
 
-    async def _make_agent(self, agent: PortableAgent) -> tuple[Agent, int]:
-        """Makes an agent, hidden until its transfer ends. Returns its memory and the memory's next number."""
+    async def _make_agent(self, agent: PortableAgent) -> _HiddenAgent:
+        """Makes an agent, hidden until its transfer ends."""
         now = self._now()
         uid = agent.uid or ids.new_uid()
         messages, next_seq = await asyncio.to_thread(_make_message_lines, agent)
@@ -211,7 +219,7 @@ class AgentImport:
             *[line async for line in self._make_attachment_lines(agent)],
         ]
         next_seq += len(passages)
-        return await self._make_memory(DefinitionKind.AGENT, uid, lines, next_seq), next_seq
+        return _HiddenAgent(await self._make_memory(DefinitionKind.AGENT, uid, lines, next_seq), next_seq)
 
     async def _make_memory(
         self, kind: DefinitionKind, uid: str, lines: Iterable[dict[str, Any]], next_seq: int
@@ -304,8 +312,8 @@ def _count_passages(folder: PortableFolder) -> int:
     return sum(1 for file in folder.files for _ in split_text(file.text))
 
 
-def _make_message_lines(agent: PortableAgent) -> tuple[list[dict[str, Any]], int]:
-    """Returns the lines of an agent's conversations, and the next number."""
+def _make_message_lines(agent: PortableAgent) -> ConversationLines:
+    """Returns the lines of all conversations of an agent."""
     lines, next_seq = make_conversation_lines(agent.messages, ids.new_uid(), DEFAULT_CONVERSATION)
     for conversation in agent.conversations:
         conversation_lines, next_seq = make_conversation_lines(
@@ -314,7 +322,7 @@ def _make_message_lines(agent: PortableAgent) -> tuple[list[dict[str, Any]], int
         kind, body = DefinitionKind.CONVERSATION, conversation.definition.dump()
         definition = _make_definition_line(kind, "", body, conversation.began_at, uid=conversation.uid)
         lines += [*conversation_lines, definition]
-    return lines, next_seq
+    return ConversationLines(lines, next_seq)
 
 
 def _make_definition_line(

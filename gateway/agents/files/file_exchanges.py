@@ -21,9 +21,10 @@ _IMPORT_UPSTREAM = "import"
 
 
 class ConversationLines(NamedTuple):
-    """The lines of a conversation, and the number after the number of its last message."""
+    """The lines of one or more conversations."""
 
     lines: list[dict[str, Any]]
+    # The number after the number of the last message.
     next_seq: int
 
 

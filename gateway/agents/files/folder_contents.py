@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -44,6 +44,14 @@ class UploadedFile(Struct, frozen=True):
             raise BodyTooLarge(f"A file has at most {MAX_BYTES} bytes; this one has {len(self.data)}.")
 
 
+class SavedFile(NamedTuple):
+    """The outcome of an upload."""
+
+    file: StoredFile
+    # False: the folder had a file of this name, which stays as it is.
+    is_new: bool
+
+
 class FileView(Struct, frozen=True):
     """A file as lists show it."""
 
@@ -66,8 +74,8 @@ class FolderContents(Struct, frozen=True):
 
     async def upload(
         self, folder: Definition, upload: UploadedFile, handling: DuplicateHandling
-    ) -> tuple[StoredFile, bool]:
-        """Saves a file. Returns the stored file, and whether it is new.
+    ) -> SavedFile:
+        """Saves a file.
 
         handling: the way of handling a name that is taken.
 
@@ -82,7 +90,7 @@ class FolderContents(Struct, frozen=True):
 
     async def save(
         self, memory_row: int, upload: UploadedFile, text: str, handling: DuplicateHandling
-    ) -> tuple[StoredFile, bool]:
+    ) -> SavedFile:
         """Saves a file with a known text, whatever its type, as `upload` does.
 
         memory_row: the row of the folder's memory.
@@ -92,7 +100,7 @@ class FolderContents(Struct, frozen=True):
         if handling in ("skip", "error"):
             namesake = await self.store.files.find_by_name(memory_row, upload.name)
             if namesake is not None and handling == "skip":
-                return namesake, False
+                return SavedFile(namesake, is_new=False)
             if namesake is not None:
                 raise Conflict(f"There is a file {upload.name!r} in this folder already.", param="file")
         draft = StoredFile(
@@ -114,7 +122,7 @@ class FolderContents(Struct, frozen=True):
             # Only now, so that the folder has the earlier file or the new file even after a fault.
             for replaced_file in await self.store.files.find_replaced(file):
                 await self.remove(replaced_file)
-        return file, True
+        return SavedFile(file, is_new=True)
 
     async def load_views(
         self, folder: Definition, files: Sequence[StoredFile], *, includes_content: bool = False

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.agents.tools.agent_messages import AgentMessenger, perform_call
-from gateway.agents.tools.argument_check import check_arguments
+from gateway.agents.tools.argument_check import validate_arguments
 from gateway.agents.tools.defined_tools import DefinedTools
 from gateway.agents.tools.file_tools import FileTools
 from gateway.agents.tools.written_blocks import edit_blocks, write_blocks
@@ -95,15 +95,15 @@ class AgentTools:
         tool = self._tools[call.name]
         parameters = self._plain_entries[call.name]["function"].get("parameters") or {}
         children = self.defined_tools.children
-        arguments, fault = await check_arguments(children, call.name, parameters, call.arguments)
-        if fault is not None:
-            # The fault may quote the arguments.
-            return _sanitize(ToolAnswer.failed(fault))
-        call = replace(call, arguments=arguments)
+        validated = await validate_arguments(children, call.name, parameters, call.arguments)
+        if validated.error is not None:
+            # The error may quote the arguments.
+            return _sanitize(ToolAnswer.failed(validated.error))
+        call = replace(call, arguments=validated.arguments)
         if tool.definition is None:
             if BUILT_IN_TOOLS[call.name].use is ToolUse.ASK_AGENT:
                 return await self._perform_once(call, partial(self._ask_agent, call))
-            if (number_error := find_number_error(call.name, arguments)) is not None:
+            if (number_error := find_number_error(call.name, call.arguments)) is not None:
                 return ToolAnswer.failed(number_error)
             return self._cut(await self._run_built_in(call), MAX_RESULT_CHARS)
         answer = await self._perform_once(call, partial(self._run_defined, call, tool.definition))

@@ -1,8 +1,8 @@
-"""Checks the arguments of a call: in this process if the check is surely quick, otherwise in a child process."""
+"""Validates the arguments of a call: in this process if the check is surely quick, otherwise in a child process."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapters.types import Json
 from gateway.agents.tools.children import ChildLimitExceeded, Children
@@ -18,12 +18,19 @@ _MAX_REPAIR_COST = 50_000
 CHECK_S = 2.0
 
 
-async def check_arguments(
-    children: Children, tool: str, schema: Json, arguments: Json
-) -> tuple[Json, str | None]:
-    """Returns a call's arguments, repaired if their meaning is plain, and an error if they do not fit the schema.
+class ValidatedArguments(NamedTuple):
+    """The arguments of a call after their check."""
 
-    The error is the result of the call.
+    # The arguments, repaired if their meaning is plain.
+    arguments: Json
+    # The result of the call, which is not made; None: the arguments fit the schema.
+    error: str | None
+
+
+async def validate_arguments(
+    children: Children, tool: str, schema: Json, arguments: Json
+) -> ValidatedArguments:
+    """Returns the arguments of a call, or the error with which the call fails.
 
     schema: the schema of the tool's parameters.
     """
@@ -31,10 +38,11 @@ async def check_arguments(
     if cost <= _MAX_REPAIR_COST:
         repaired, fault = checks.repair_arguments(schema, arguments)
     elif cost <= _MAX_COMPARE_COST and checks.are_valid(schema, arguments):
-        return arguments, None
+        return ValidatedArguments(arguments, None)
     else:
         repaired, fault = await _repair_in_child(children, schema, arguments)
-    return repaired, None if fault is None else f"Error: {fault} in the call of {tool}. Nothing was done."
+    error = None if fault is None else f"Error: {fault} in the call of {tool}. Nothing was done."
+    return ValidatedArguments(repaired, error)
 
 
 async def _repair_in_child(children: Children, schema: Json, arguments: Json) -> tuple[Json, str | None]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.agents.tools import argument_check as module
-from gateway.agents.tools.argument_check import check_arguments
+from gateway.agents.tools.argument_check import validate_arguments
 from gateway.agents.tools.children import Children
 from gateway.core.turn import arguments as checks
 from tests.patience import PATIENCE_S, SHORT_S
@@ -45,7 +45,7 @@ async def test_large_arguments_are_not_checked_in_this_process(
     for name in ("are_valid", "repair_arguments"):
         monkeypatch.setattr(checks, name, None)
     monkeypatch.setattr(module, "CHECK_S", PATIENCE_S)
-    meant, wrong = await check_arguments(Children(), "tool", schema_of(part), arguments)
+    meant, wrong = await validate_arguments(Children(), "tool", schema_of(part), arguments)
     assert meant == arguments
     assert wrong is not None
     assert wrong.startswith(f"Error: {says}")
@@ -56,7 +56,7 @@ async def test_a_check_without_an_end_ends_and_others_go_on_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "CHECK_S", SHORT_S)
-    check = asyncio.create_task(check_arguments(Children(), "tool", ENDLESS, {"a": 1}))
+    check = asyncio.create_task(validate_arguments(Children(), "tool", ENDLESS, {"a": 1}))
     other = asyncio.create_task(asyncio.sleep(0))
     done, _ = await asyncio.wait({check, other}, return_when=asyncio.FIRST_COMPLETED)
     assert done == {other}
@@ -70,7 +70,7 @@ async def test_a_check_without_an_end_ends_and_others_go_on_meanwhile(
 async def test_a_check_that_takes_too_much_memory_has_no_result() -> None:
     """Alternatives that fail have an error for each item, each with a copy of what it is about."""
     part: Json = {"anyOf": [{"items": {"enum": NAMES}}, {"type": "null"}]}
-    wrong = (await check_arguments(Children(), "tool", schema_of(part), {"a": ["y"] * 4000}))[1]
+    wrong = (await validate_arguments(Children(), "tool", schema_of(part), {"a": ["y"] * 4000}))[1]
     assert wrong is not None
     assert "cannot be checked by the tool's schema" in wrong
 
@@ -89,12 +89,12 @@ async def test_a_check_that_takes_too_much_memory_has_no_result() -> None:
     ],
 )
 async def test_arguments_are_read_alike_wherever_they_are_checked(part: Json, given: str, meant: Any) -> None:
-    assert await check_arguments(Children(), "tool", schema_of(part), {"a": given}) == ({"a": meant}, None)
+    assert await validate_arguments(Children(), "tool", schema_of(part), {"a": given}) == ({"a": meant}, None)
 
 
 async def test_a_usual_call_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Children, "ask", None)
     schema = schema_of({"type": "string", "description": "What is to be remembered. " * 20})
     for given in ("x", "x" * 10_000):
-        assert await check_arguments(Children(), "tool", schema, {"a": given}) == ({"a": given}, None)
-    assert (await check_arguments(Children(), "tool", schema, {"a": 1}))[1] is not None
+        assert await validate_arguments(Children(), "tool", schema, {"a": given}) == ({"a": given}, None)
+    assert (await validate_arguments(Children(), "tool", schema, {"a": 1}))[1] is not None
