@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.errors import GatewayError, MemoryNotFound, NotAuthenticated, UnknownPath
-from gateway.page.page_reply import PageReply, add_retry, redirect
+from gateway.page.page_reply import PageReply, add_error_headers, redirect
 from gateway.page.page_request import JSON, PageRequest
 from gateway.page.screen import ActionResult, Answer, Download, HtmlDownload, Redirect, View
 from gateway.page.visitor import Visitor
@@ -93,7 +93,7 @@ class ReplyMaker:
         reply = PageReply(200, "text/html; charset=utf-8", html.encode("utf-8", "replace"))
         if error is not None:
             reply.status = error.status
-            add_retry(reply, error)
+            add_error_headers(reply, error)
         return reply
 
     def _list_menu(self, request: PageRequest, visitor: Visitor | None) -> list[_MenuLink]:
@@ -138,10 +138,7 @@ class ReplyMaker:
                 ),
             )
             reply.status = error.status
-        if error.status == 401:
-            reply.headers.append(("www-authenticate", "Bearer"))
-        reply.headers += error.headers
-        add_retry(reply, error)
+        add_error_headers(reply, error)
         return reply
 
     def get_static(self, request: PageRequest) -> PageReply:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 
 import msgspec
 from msgspec import Struct
@@ -34,8 +35,11 @@ def redirect(to: str, status: int) -> PageReply:
     return PageReply(status, "text/plain; charset=utf-8", b"", [("location", to)])
 
 
-def add_retry(reply: PageReply, error: GatewayError) -> None:
-    """Adds the header `retry-after`, if an error knows when a request may be sent again."""
+def add_error_headers(reply: PageReply, error: GatewayError) -> None:
+    """Adds the headers of an error, among them `retry-after`, if it knows when a request may be sent again."""
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        reply.headers.append(("www-authenticate", "Bearer"))  # a 401 must have it (RFC 9110 15.5.2)
+    reply.headers += error.headers
     if error.retry_after_s is not None:
         reply.headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
 

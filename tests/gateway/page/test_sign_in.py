@@ -43,7 +43,8 @@ def test_without_a_session_a_page_leads_to_the_sign_in_and_all_else_is_refused(o
     for method, path in (("GET", "keys.json"), ("DELETE", "keys"), ("HEAD", "keys"), ("OPTIONS", "keys")):
         with operator.world.gateway.connect() as client:
             client.request(method, f"/ui/{path}", None, {"host": operator.host})
-            assert client.read_head().status == 401, (method, path)
+            head = client.read_head()
+            assert (head.status, head.headers["www-authenticate"]) == (401, "Bearer"), (method, path)
     assert operator.ask("POST", "keys.json", b"{}").status == 401
     assert operator.ask("GET", "login").status == 200
 
