@@ -19,6 +19,7 @@ _MAX_AGE_S: Final = 60.0
 class _Lookup(NamedTuple):
     """A lookup of a host's addresses, which may be under way."""
 
+    # The task that looks the host up.
     task: asyncio.Task[list[ResolveResult]]
     # The time at which the lookup began, by the loop's clock.
     began_at: float

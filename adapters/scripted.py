@@ -37,12 +37,15 @@ from adapters.whole_reply import join_chunks
 class ScriptedFailure(Struct, frozen=True):
     """An HTTP error with OpenAI's error object."""
 
+    # The HTTP status.
     status: int
-    # The fields of the error object. A 4xx other than a 429 has another type in any case.
+    # The message of the error object.
     message: str = "Something went wrong."
+    # The code of the error object; None: the object's code is null.
     code: str | None = None
+    # The type of the error object. A 4xx other than a 429 has another type in any case.
     type: str = "server_error"
-    # Headers of the reply besides its content type.
+    # The headers of the reply besides its content type.
     headers: tuple[Header, ...] = ()
 
 
@@ -51,7 +54,9 @@ class ScriptedBody(Struct, frozen=True):
 
     # The pieces of the body; an exception among them is raised in its place.
     pieces: tuple[bytes | ProviderError, ...]
+    # The HTTP status.
     status: int = 200
+    # The headers of the reply.
     headers: tuple[Header, ...] = (("content-type", "text/event-stream"),)
 
 
@@ -164,7 +169,9 @@ class ScriptedProvider:
 class ScriptedReply:
     """A reply made of prepared pieces. Implements `ModelReply`, which documents the methods and these two fields."""
 
+    # The HTTP status.
     status: int
+    # The headers of the reply.
     headers: tuple[Header, ...]
     # The pieces that were not read yet; an error among them is raised.
     pieces: deque[bytes | ProviderError]

@@ -22,6 +22,7 @@ _MAX_CHOICES = 16
 class ScriptedCall(Struct, frozen=True):
     """A call of a tool."""
 
+    # The name of the tool.
     name: str
     # The arguments of the call, as JSON.
     arguments: str = "{}"
@@ -32,7 +33,9 @@ class ScriptedCall(Struct, frozen=True):
 class ScriptedMessage(Struct, frozen=True):
     """An assistant message."""
 
+    # The text; None: the message has calls alone.
     text: str | None
+    # The calls of tools.
     calls: tuple[ScriptedCall, ...] = ()
     # The finish reason; None: "tool_calls" if there are calls, else "stop".
     finish_reason: str | None = None

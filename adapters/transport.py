@@ -39,10 +39,10 @@ from adapters.timeouts import Timeouts
 # The time for which a connection may be idle. Chosen below the idle time of balancers (60 s), and above the gaps of a
 # conversation.
 _KEEP_ALIVE_S: Final = 30.0
-# The same for a connection to which requests go that must not be sent twice. Chosen below the shortest idle time of
-# common servers: gunicorn closes connections after two seconds.
+# The time for which a connection may be idle if its requests must not be sent twice. Chosen below the shortest idle
+# time of common servers: gunicorn closes connections after two seconds.
 _KEEP_ALIVE_ONCE_S: Final = 1.0
-# An idle close that crosses our request shows within one round trip.
+# The time in which a loss shows, if the other side closed the idle connection just before the request: one round trip.
 _IDLE_CLOSE_S: Final = 1.0
 # The most bytes of a body that a transport takes without a wait.
 _SMALL_BODY_BYTES: Final = 64 * 1024
@@ -79,6 +79,7 @@ class HttpTransport:
                 self._proxy_login["Proxy-Authorization"] = login
         # Sessions by the seconds for which their connections may be idle.
         self._sessions: dict[float, aiohttp.ClientSession] = {}
+        # Lets other work of the loop go on between pieces of replies; None: no request was sent yet.
         self._pace: Pace | None = None
 
     async def send(
@@ -106,10 +107,11 @@ class HttpTransport:
         timeouts = self.timeouts
         session = self._sessions.get(keep_alive_s)
         if session is None:
-            session = self._sessions[keep_alive_s] = self._open_session(keep_alive_s)
+            session = self._open_session(keep_alive_s)
+            self._sessions[keep_alive_s] = session
+        if self._pace is None:
+            self._pace = Pace()
         pace = self._pace
-        if pace is None:
-            pace = self._pace = Pace()
         began_at = pace.loop.time()
         address = _parse_url(url)
         try:
@@ -132,7 +134,9 @@ class HttpTransport:
 
     async def aclose(self) -> None:
         """Closes every connection, busy ones too. A later `send` opens others."""
-        sessions, self._sessions, self._pace = self._sessions, {}, None
+        sessions = self._sessions
+        self._sessions = {}
+        self._pace = None
         for session in sessions.values():
             await session.close()
 

@@ -47,10 +47,13 @@ class WholeReply(ABC):
 class BufferedReply(WholeReply):
     """A reply that has arrived, or is made here."""
 
+    # The HTTP status.
     status: int
+    # The headers of the reply.
     headers: tuple[Header, ...]
+    # The whole body.
     body: bytes
-    # Raised by `read`, if the reply broke.
+    # The error that `read` raises, if the reply broke.
     error: ProviderError | None = None
 
     async def read(self, limit_bytes: int) -> bytes:

@@ -31,6 +31,7 @@ _BUSY_STATUSES: Final = frozenset((429, 503, 529))
 MAX_TRIES: Final = 5
 # The shortest wait after the first attempt. It doubles with each attempt.
 _FIRST_WAIT_S: Final = 2.0
+# The longest wait between two attempts.
 _MAX_WAIT_S: Final = 60.0
 _log = logging.getLogger("mnemogate")
 
@@ -38,6 +39,7 @@ _log = logging.getLogger("mnemogate")
 class _AttemptResult(NamedTuple):
     """The result of one attempt at a request."""
 
+    # The result of the request, if no further attempt follows.
     result: PartResult
     # The seconds that a busy upstream asks to wait; None: the upstream is not busy.
     wait_s: float | None = None
@@ -46,6 +48,7 @@ class _AttemptResult(NamedTuple):
 class _Batch(NamedTuple):
     """A batch that has been submitted."""
 
+    # The part that the batch performs.
     part: BatchPart
     # Results that are not read yet.
     results: asyncio.Queue[PartResult]
@@ -65,8 +68,9 @@ class LocalBatches:
     def __init__(self, provider: Provider, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._provider = provider
         self._sleep = sleep
-        # All batches share these; each batch alone could use all of them.
+        # The slots of requests under way, which all batches share. One batch alone may use all slots.
         self._slots = asyncio.Semaphore(REQUESTS_AT_ONCE)
+        # The batches by their ids.
         self._batches: dict[str, _Batch] = {}
 
     def make_line(self, custom_id: str, body: bytes) -> bytes:
@@ -76,15 +80,15 @@ class LocalBatches:
         batch_id = f"local-{uuid4().hex}"
         results = asyncio.Queue[PartResult](_MAX_RESULTS)
         task = asyncio.create_task(self._perform(lines, results))
-        task.add_done_callback(partial(_note_end, lines))
+        task.add_done_callback(partial(_close_lines, lines))
         self._batches[batch_id] = _Batch(part, results, task)
         return batch_id
 
     async def find(
         self, part: BatchPart, custom_ids: Container[str], known_ids: Container[str] = ()
     ) -> str | None:
-        marked = (batch_id for batch_id, batch in self._batches.items() if batch.part.mark == part.mark)
-        return next(marked, None)
+        matching_ids = (batch_id for batch_id, batch in self._batches.items() if batch.part.mark == part.mark)
+        return next(matching_ids, None)
 
     async def poll(self, batch_id: str) -> PartState:
         batch = self._batches.get(batch_id)
@@ -133,11 +137,11 @@ class LocalBatches:
 
     async def _request_with_retries(self, custom_id: str, body: bytes) -> PartResult:
         """Sends a request, and sends it again after a wait while the upstream is busy."""
-        for tries in range(1, MAX_TRIES + 1):
+        for try_number in range(1, MAX_TRIES + 1):
             attempt = await self._request_once(custom_id, body)
-            if attempt.wait_s is None or tries == MAX_TRIES:
+            if attempt.wait_s is None or try_number == MAX_TRIES:
                 break
-            await self._sleep(min(_MAX_WAIT_S, max(attempt.wait_s, _FIRST_WAIT_S * 2 ** (tries - 1))))
+            await self._sleep(min(_MAX_WAIT_S, max(attempt.wait_s, _FIRST_WAIT_S * 2 ** (try_number - 1))))
         return attempt.result
 
     async def _request_once(self, custom_id: str, body: bytes) -> _AttemptResult:
@@ -159,11 +163,11 @@ class LocalBatches:
         if reply.status in _BUSY_STATUSES:
             wait_s = read_retry_after(reply.headers, time.time()) or 0.0
         message = read_error_message(read_json(raw)[0])
-        failed = PartResult(custom_id, "errored", message=message, is_transient=is_transient(reply.status))
-        return _AttemptResult(failed, wait_s)
+        result = PartResult(custom_id, "errored", message=message, is_transient=is_transient(reply.status))
+        return _AttemptResult(result, wait_s)
 
 
-def _note_end(lines: BinaryIO, task: asyncio.Task[None]) -> None:
+def _close_lines(lines: BinaryIO, task: asyncio.Task[None]) -> None:
     """Closes the lines of a batch, and logs the fault that ended its task."""
     lines.close()  # here, since a task that is cancelled before its first step runs no `finally`
     if not task.cancelled() and (error := task.exception()) is not None:

@@ -9,7 +9,7 @@ from adapters.errors import ProviderReplyBroken, UnreadableResults
 from adapters.json_escapes import read_json_exactly
 from adapters.types import Json
 
-# Stands for the omitted part of a line, and is no JSON.
+# Replaces a line that is too long. It is no JSON.
 _UNREADABLE = b"?"
 
 
@@ -43,13 +43,15 @@ async def _split_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Yields the lines that are not blank."""
     # The pieces of a line before its end has come.
     unfinished: list[bytes] = []
+    # The bytes of these pieces.
     size = 0
     async for piece in pieces:
         *line_ends, beginning = piece.split(b"\n")
         for line_end in line_ends:
             if (line := b"".join((*unfinished, line_end))).strip():
                 yield line
-            unfinished, size = [], 0
+            unfinished = []
+            size = 0
         if beginning:
             size += len(beginning)
             unfinished.append(beginning)

@@ -40,6 +40,7 @@ class SdkBatches:
 
     # The package of the SDK, one of the extra `batches`. A subclass imports it when `_client` is first needed.
     sdk: ClassVar[str]
+    # The seconds between two polls; None: the setting decides.
     poll_interval_s: float | None = None
     is_durable = True
 
@@ -91,11 +92,13 @@ class SdkBatches:
         self._check_installed()
         return map_sdk_errors(import_module(self.sdk), self._now)
 
-    async def _look_up(self, call: Awaitable[_Answer], read: Callable[[_Answer], _Result]) -> _Result | None:
-        """Awaits a look-up, and returns the result of `read` for its answer; None: the provider answers 404."""
+    async def _look_up(
+        self, call: Awaitable[_Answer], read_answer: Callable[[_Answer], _Result]
+    ) -> _Result | None:
+        """Awaits a look-up, and returns the result of `read_answer`; None: the provider answers 404."""
         try:
             with self._map_errors():
-                return read(await call)
+                return read_answer(await call)
         except ProviderRefused as error:
             if error.status != 404:
                 raise

@@ -216,8 +216,9 @@ def _translate_document(part: Json, path: str) -> Json:
 class _DataUrl(NamedTuple):
     """The parts of a data URL (RFC 2397)."""
 
+    # The media type, in small letters.
     media_type: str
-    # In base64.
+    # The data, in base64.
     data: str
 
 

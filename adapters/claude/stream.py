@@ -80,14 +80,18 @@ class StreamTranslator:
         self._first_index = first_index
         self._is_native = is_native
         self._wants_usage = wants_usage
+        # The blocks that have not ended, by their indexes.
         self._blocks: dict[int, _ContentBlock] = {}
+        # The number of calls so far.
         self._call_count = 0
         # The number of characters of content so far.
         self._content_length = 0
+        # The number of citations of the blocks that have ended.
         self._citation_count = 0
+        # The counts of tokens so far, as Anthropic names them.
         self._usage: Json = {}
         self._prepare_frame(message_id=None, model=None)
-        # The message has ended, or an error came in its place.
+        # True if the message has ended, or an error came in its place.
         self.is_over = False
 
     @property
@@ -123,19 +127,19 @@ class StreamTranslator:
         An event that is not in Anthropic's form has no chunks.
         """
         try:
-            translated = self.feed(event)
+            chunk_events = self.feed(event)
         except ProviderReplyBroken:
             return [event._replace(data=None)]
         if event.name == "error":
             return [event]
-        chunks = [chunk_event.data for chunk_event in translated if chunk_event.data is not None]
+        chunks = [chunk_event.data for chunk_event in chunk_events if chunk_event.data is not None]
         if not chunks:
             return [event._replace(data=None)]
-        first, *more = chunks
-        return [Event(event.raw, first, event.name), *(Event(b"", chunk) for chunk in more)]
+        first_chunk, *other_chunks = chunks
+        return [Event(event.raw, first_chunk, event.name), *(Event(b"", chunk) for chunk in other_chunks)]
 
     def finish(self) -> None:
-        """Notes that the stream has ended. Raises: ProviderReplyBroken: the message in it has not ended."""
+        """Ends the stream. Raises: ProviderReplyBroken: the message in it has not ended."""
         if not self.is_over:
             raise ProviderReplyBroken("the upstream's stream ended before its message did")
 

@@ -54,6 +54,7 @@ class ConnectionPool:
         self.server = DatabaseServer(
             target, limits, self, prepare=prepare, on_failure=on_failure, on_recovery=on_recovery
         )
+        # The connections that are not in use.
         self._idle: list[RawConnection] = []
         # The connections of the pool, idle or in use.
         self._open: set[RawConnection] = set()
@@ -61,7 +62,7 @@ class ConnectionPool:
         self._opening_count = 0
         # The number of connections that bulk work has, or waits for in `_waiting`.
         self._bulk_count = 0
-        # For each read or write of a turn that waits for a connection, when its wait began.
+        # The loop's times at which reads and writes of turns began to wait for a connection.
         self._waiting_since: dict[object, float] = {}
         # Callers that wait for a connection.
         self._waiting = _WaitQueue(self.release)
@@ -73,8 +74,8 @@ class ConnectionPool:
     @property
     def longest_wait_s(self) -> float:
         """The longest time, in seconds, for which a turn has been waiting for a connection; 0.0: none waits."""
-        began = min(self._waiting_since.values(), default=None)
-        return 0.0 if began is None else self._loop.time() - began
+        first_began_at = min(self._waiting_since.values(), default=None)
+        return 0.0 if first_began_at is None else self._loop.time() - first_began_at
 
     def acquire_idle(self) -> RawConnection | None:
         """Returns a free connection; None: no connection is free. Neither waits nor opens one."""
@@ -137,16 +138,16 @@ class ConnectionPool:
         # opening a connection takes longer than a read waits.
         # Counted before the task begins, since other callers may come first.
         self._opening_count += 1
-        opening = self._tasks.start(self._open_another())
+        opening_task = self._tasks.start(self._open_another())
         try:
-            await asyncio.wait([opening])
+            await asyncio.wait([opening_task])
         except asyncio.CancelledError:
-            opening.add_done_callback(self._hand_over_opened)
+            opening_task.add_done_callback(self._hand_over_opened)
             raise
-        if opening.cancelled():
+        if opening_task.cancelled():
             # By `close`: the caller itself was not cancelled.
             self.server.check()
-        raw = opening.result()
+        raw = opening_task.result()
         if raw is None:
             # A connection that has come free meanwhile was not handed to this caller, which did not wait yet.
             return self.acquire_idle() or (await self._waiting.wait() if self._open else None)
@@ -184,10 +185,10 @@ class ConnectionPool:
         self._open.add(raw)
         return True
 
-    def _hand_over_opened(self, opening: asyncio.Task[RawConnection | None]) -> None:
+    def _hand_over_opened(self, opening_task: asyncio.Task[RawConnection | None]) -> None:
         """Hands the connection of a caller that gave up to the first caller that waits."""
-        failed = opening.cancelled() or opening.exception() is not None
-        raw = None if failed else opening.result()
+        has_failed = opening_task.cancelled() or opening_task.exception() is not None
+        raw = None if has_failed else opening_task.result()
         if raw is not None and self._add_opened(raw):
             self.release(raw)
         else:
@@ -263,7 +264,9 @@ class ConnectionPool:
         await self.server.close()
         await self._tasks.aclose()
         self.wake_all()
-        connections, self._open, self._idle = self._open, set(), []
+        connections = self._open
+        self._open = set()
+        self._idle = []
         await asyncio.gather(*(_close_connection(raw, timeout_s) for raw in connections))
 
 

@@ -33,7 +33,7 @@ T = TypeVar("T")
 # An estimate of the bytes of a waiting write besides its `size_bytes`: a task, a future, an operation.
 _OVERHEAD_BYTES = 2048
 # The SQLSTATEs of two transactions that cannot both commit, serialization failure and deadlock: one is performed again.
-_CONFLICTS = ("40001", "40P01")
+_CONFLICT_SQLSTATES = ("40001", "40P01")
 # The most attempts of a transaction. Where many conflict, the next attempt may meet another one. Not measured.
 _MAX_TRIES = 5
 
@@ -42,10 +42,11 @@ _MAX_TRIES = 5
 class PostgresWrite(Generic[T]):
     """A transaction to be performed."""
 
+    # The work of the transaction.
     operation: Operation[T]
     # True if the transaction waits for one of the connections for bulk work.
     is_bulk: bool = False
-    # The parameter of `Database.write`.
+    # True if the write may be performed twice, as in `Database.write`.
     is_repeatable: bool = False
 
 
@@ -74,8 +75,9 @@ class PostgresWriter:
         self._limits = limits
         self._on_write = on_write
         self._loop = asyncio.get_running_loop()
-        # The bytes of each write under way, and their sum.
+        # The bytes of each write under way.
         self._size_bytes_by_task: dict[asyncio.Task[None], int] = {}
+        # The bytes of all writes under way.
         self.size_bytes = 0
         # True if new writes are refused.
         self.is_closing = False
@@ -105,11 +107,11 @@ class PostgresWriter:
         task = self._loop.create_task(self._perform(write, future))
         self._size_bytes_by_task[task] = size_bytes
         self.size_bytes += size_bytes
-        task.add_done_callback(lambda task: self._note_end(task, future))
+        task.add_done_callback(lambda task: self._remove_task(task, future))
         self._on_write()
         return future
 
-    def _note_end(self, task: asyncio.Task[None], future: asyncio.Future[Any]) -> None:
+    def _remove_task(self, task: asyncio.Task[None], future: asyncio.Future[Any]) -> None:
         self.size_bytes -= self._size_bytes_by_task.pop(task)
         # A task that is cancelled before its first step performs nothing, not even an `except`.
         if task.cancelled():
@@ -120,7 +122,7 @@ class PostgresWriter:
         try:
             result = await self._transact(write)
         except asyncio.CancelledError:
-            raise  # `_note_end` fails the future
+            raise  # `_remove_task` fails the future
         except BaseException as error:
             _fail_future(future, error)
         else:
@@ -150,19 +152,19 @@ class PostgresWriter:
                 result = await write.operation(connection)
                 await connection.commit()
             except BaseException as error:
-                translated = pool.server.translate(error)
+                store_error = pool.server.translate(error)
                 is_pending = connection.is_begun or isinstance(error, TimeoutError)
                 await self._roll_back_and_release(raw, is_bulk=is_bulk, is_pending=is_pending)
-                if isinstance(translated, StoreFailed):
+                if isinstance(store_error, StoreFailed):
                     is_first_try = tries_left == _MAX_TRIES - 1
                     may_repeat = _may_repeat_broken(write, connection, error, is_first_try=is_first_try)
                 else:
                     may_repeat = _is_conflict(error)
                 if tries_left and may_repeat:
                     continue
-                if translated is error:
+                if store_error is error:
                     raise
-                raise translated from error
+                raise store_error from error
             else:
                 self._uptime.note_answer()
                 pool.release(raw, is_bulk=is_bulk)
@@ -210,7 +212,7 @@ def _may_repeat_broken(
 
 def _is_conflict(error: BaseException) -> bool:
     """Returns whether a transaction failed because of another one, and may be performed again."""
-    return isinstance(error, asyncpg.PostgresError) and error.sqlstate in _CONFLICTS
+    return isinstance(error, asyncpg.PostgresError) and error.sqlstate in _CONFLICT_SQLSTATES
 
 
 def _fail_future(future: asyncio.Future[Any], error: BaseException) -> None:
