@@ -1354,6 +1354,16 @@ def test_each_screen_quotes_what_a_user_said(operator: Operator) -> None:
     assert "“Bonn suits me.”" in plain(screens["/forget?message=1"])
 
 
+def test_the_words_before_what_a_user_said_are_not_found(operator: Operator) -> None:
+    """A search for "user" listed each such fact, with no word marked in it."""
+    agent = speak(operator.world, "I live in Bonn.")
+    learn(operator.world, agent, "User said: I live in Bonn.", "User said: The user manual is lost.")
+    shown = page(operator, f"m/{agent.uid}/words?q=user")
+    assert "1 fact says “user”." in plain(shown)
+    assert "live in Bonn" not in plain(shown)
+    assert "1 message and 1 fact say “Bonn”." in plain(page(operator, f"m/{agent.uid}/words?q=Bonn"))
+
+
 def test_a_correction_of_a_statement_warns_of_no_other_statement(operator: Operator) -> None:
     """Each fact that begins with "User said: " was listed as one that still says it."""
     agent = speak(operator.world, "I am allergic to hazelnuts.")
