@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from gateway.page.text_filters import without_opening
+from gateway.page.text_filters import without_statement_prefix
 from gateway.run.admin.block_views import BlocksSince
 from gateway.run.admin.memory_records import FactRecord, MessageRecord
 from gateway.run.admin.page_paths import make_fact_href, page_path
@@ -127,7 +127,7 @@ def list_prompt_texts(
             hit.kind,
             hit.seq,
             hit.href,
-            without_opening(hit.text, hit.kind),
+            without_statement_prefix(hit.text, hit.kind),
             rank,
             is_reply=hit.kind == "message" and speakers.get(hit.seq) == "assistant",
             is_left_out=rank is None,
@@ -145,7 +145,12 @@ def list_prompt_texts(
             texts.append(PromptText("block", label, href, block.text_before, is_changed=True))
     for fact in standing:
         texts.append(
-            PromptText("fact", fact.seq, make_fact_href(memory, fact.seq), without_opening(fact.text, "fact"))
+            PromptText(
+                "fact",
+                fact.seq,
+                make_fact_href(memory, fact.seq),
+                without_statement_prefix(fact.text, "fact"),
+            )
         )
     return texts
 

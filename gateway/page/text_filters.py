@@ -47,10 +47,10 @@ def quote_statement(text: str, kind: str = "fact") -> str:
 
     kind: the kind of the text; any text but a fact's is returned as it is.
     """
-    return text if (sentence := without_opening(text, kind)) == text else f"“{sentence}”"
+    return text if (sentence := without_statement_prefix(text, kind)) == text else f"“{sentence}”"
 
 
-def without_opening(text: str, kind: str) -> str:
+def without_statement_prefix(text: str, kind: str) -> str:
     """Returns the text without the words before a user's sentence, which the user has not written.
 
     kind: the kind of the text; any text but a fact's is returned as it is.
