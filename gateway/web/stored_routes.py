@@ -136,8 +136,10 @@ class StoredRoute(ForwardedRoute):
         """Returns a `send` that writes the turn of a response that has ended, before the response's end is sent."""
 
         async def send_after_saving(message: Message) -> None:
-            if (ended := background_end.take_ended()) is not None:
-                await self.upstream_responses.save_ended(incoming.scope, ended.id, ended.body)
+            if (ended_response := background_end.take_ended()) is not None:
+                await self.upstream_responses.save_ended(
+                    incoming.scope, ended_response.id, ended_response.body
+                )
             await incoming.send(message)
 
         return send_after_saving

@@ -29,13 +29,13 @@ def check_call_pairs(messages: Sequence[Json], origins: Sequence[MessageOrigin])
     """
     # The indexes of messages with calls that have no result so far, by the calls' ids; None: no reply has come yet.
     open_calls: dict[str, int] | None = None
-    role_before = ""
+    previous_role = ""
     for message, origin in zip(messages, origins, strict=True):
         role = message["role"]
         if role == "system":
             continue
         if role == "assistant":
-            if open_calls is None or role_before != role:
+            if open_calls is None or previous_role != role:
                 _refuse_open_calls(open_calls or {})
                 open_calls = {}
             for call in message.get("tool_calls", ()):
@@ -48,7 +48,7 @@ def check_call_pairs(messages: Sequence[Json], origins: Sequence[MessageOrigin])
                     _NO_CALL_MESSAGE.format(call_id[:_QUOTED_ID_CHARS]),
                 )
             del open_calls[call_id]
-        role_before = role
+        previous_role = role
     _refuse_open_calls(open_calls or {})
 
 

@@ -53,8 +53,9 @@ class NativeEvents:
         self._shown_indices: dict[int, int | None] = {}
         # The index of the next block in the message.
         self._next_index = 0
-        # The usage of this round, and the usage of the rounds before.
+        # The usage of this round.
         self._usage: Json = {}
+        # The sum of the usages of the rounds before.
         self._earlier_usage: Json = {}
         # The last `message_delta` of any round.
         self._message_delta: Json = {}
@@ -78,7 +79,8 @@ class NativeEvents:
         self.is_over = self.is_over or name == "message_stop"
         self._has_message_delta = self._has_message_delta or name == "message_delta"
         if not self._parses_events:
-            self.has_begun = self.has_content = True
+            self.has_begun = True
+            self.has_content = True
             return raw
         match name:
             case "message_start":
@@ -133,7 +135,7 @@ class NativeEvents:
         return events
 
     def _begin_round(self, raw: bytes) -> bytes:
-        """Notes the usage and the container of a round. Returns the event in the first round; b"": a later round."""
+        """Records the usage and the container of a round. Returns the event in the first round; b"": a later round."""
         event = _decode_data(raw)
         message = as_object(event.get("message"))
         self._usage = as_object(message.get("usage"))
@@ -164,7 +166,7 @@ class NativeEvents:
         return encode_typed_event(name, {**_without_type(event), "index": shown_index})
 
     def _merge_delta(self, raw: bytes) -> None:
-        """Notes a `message_delta`, with its container and its usage."""
+        """Records a `message_delta`, with its container and its usage."""
         self._message_delta = _without_type(_decode_data(raw))
         self._container = as_object(self._message_delta.get("delta")).get("container") or self._container
         usage = as_object(self._message_delta.get("usage"))
@@ -192,27 +194,28 @@ def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finis
     for reply in replies:
         content += [block for block in reply.get("content") or () if not _is_call(block, gateway_tools)]
         usage = add_usage(usage, as_object(reply.get("usage")))
-    merged = {**replies[-1], "id": replies[0].get("id"), "content": content, "usage": usage}
+    merged_reply = {**replies[-1], "id": replies[0].get("id"), "content": content, "usage": usage}
     if containers := [reply["container"] for reply in replies if reply.get("container")]:
-        merged["container"] = containers[-1]
+        merged_reply["container"] = containers[-1]
     # Several reasons of Anthropic's are one reason in OpenAI's words, so a reason that fits stays.
-    if finish_reason not in (None, read_ending(merged).finish_reason):
-        merged["stop_reason"] = choose_stop_reason(finish_reason)
-    return merged
+    if finish_reason not in (None, read_ending(merged_reply).finish_reason):
+        merged_reply["stop_reason"] = choose_stop_reason(finish_reason)
+    return merged_reply
 
 
-def add_usage(earlier: Json, later: Json) -> Json:
+def add_usage(earlier_usage: Json, later_usage: Json) -> Json:
     """Returns the sum of two usages: numbers are added, lists are joined, and other fields have the later value."""
-    summed = {**earlier, **{key: value for key, value in later.items() if value is not None}}
-    for key in earlier.keys() & later.keys():
-        earlier_value, later_value = earlier[key], later[key]
+    usage_sum = {**earlier_usage, **{key: value for key, value in later_usage.items() if value is not None}}
+    for key in earlier_usage.keys() & later_usage.keys():
+        earlier_value = earlier_usage[key]
+        later_value = later_usage[key]
         if _is_number(earlier_value) and _is_number(later_value):
-            summed[key] = earlier_value + later_value
+            usage_sum[key] = earlier_value + later_value
         elif isinstance(earlier_value, dict) and isinstance(later_value, dict):
-            summed[key] = add_usage(earlier_value, later_value)
+            usage_sum[key] = add_usage(earlier_value, later_value)
         elif isinstance(earlier_value, list) and isinstance(later_value, list):
-            summed[key] = earlier_value + later_value  # `iterations`, in their order
-    return summed
+            usage_sum[key] = earlier_value + later_value  # `iterations`, in their order
+    return usage_sum
 
 
 def _is_call(block: Any, tools: Collection[str]) -> bool:

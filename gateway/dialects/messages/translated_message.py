@@ -54,6 +54,7 @@ class _MessageEvents:
     def __init__(self, terms: MessageTerms, buffer: EventBuffer) -> None:
         self._terms = terms
         self._buffer = buffer
+        # True if `message_start` was put into the buffer.
         self._has_begun = False
         # The first chunk of the turn, which has the id and the model.
         self.first_chunk: Json = {}
@@ -70,6 +71,7 @@ class _MessageEvents:
         self._buffer.emit("ping")
 
     def emit(self, event_type: str, **fields: Any) -> None:
+        """Puts an event into the buffer. fields: the fields of the event besides its type."""
         self.begin()
         self._buffer.emit(event_type, **fields)
 
@@ -101,11 +103,16 @@ class TranslatedMessage:
         self._terms = terms
         self._buffer = buffer
         self._events = _MessageEvents(terms, buffer)
+        # The content of the message.
         self.blocks = GrowingBlocks(self._events.emit, count().__next__)
+        # The usage that the upstream has reported; None: it has reported none yet.
         self._usage: Json | None = None
+        # The reason for which the reply ended; None: the reply has not ended.
         self._finish_reason: str | None = None
+        # True if the model has refused to answer.
         self._is_refused = False
-        self._stopped_by: str | None = None
+        # The stop sequence that ended the reply; None: no stop sequence did, or it is not known.
+        self._stop_sequence: str | None = None
 
     def begin(self, first: Json) -> None:
         """Stores the turn's first chunk, which has the id and the model."""
@@ -127,7 +134,7 @@ class TranslatedMessage:
                 self._add_delta(delta)
             if not is_hidden:
                 self._finish_reason = choice.get("finish_reason") or self._finish_reason
-                self._stopped_by = self._find_stop_sequence(choice) or self._stopped_by
+                self._stop_sequence = self._find_stop_sequence(choice) or self._stop_sequence
         usage = event.usage or find_usage(event.chunk)
         if not is_hidden and find_reported_counts(usage) is not None:
             self._usage = usage
@@ -162,10 +169,10 @@ class TranslatedMessage:
         """Reads the end of a whole reply. body: the bytes of `reply`."""
         if self._terms.stop_sequences:
             choice = reply["choices"][0] if reply["choices"] else None
-            self._stopped_by = self._find_stop_sequence(choice) if isinstance(choice, dict) else None
+            self._stop_sequence = self._find_stop_sequence(choice) if isinstance(choice, dict) else None
 
     def render_body(self, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
-        """Returns the message of whole replies, which the outcome of their turn has."""
+        """Returns the message of a turn whose replies came whole."""
         shown_reply = without_private(outcome.shown_reply or {})
         self._finish_reason = outcome.finish_reason
         self._is_refused = bool(shown_reply.get("refusal"))
@@ -201,8 +208,8 @@ class TranslatedMessage:
             # In chat completions a forced call ends with "stop", and some servers give "tool_calls" without a call.
             # Clients run calls only for the reason "tool_use", and would send no results if there were no calls.
             reason = "tool_use" if has_calls else "end_turn"
-        if reason == "end_turn" and self._stopped_by is not None:
-            return {"stop_reason": "stop_sequence", "stop_sequence": self._stopped_by}
+        if reason == "end_turn" and self._stop_sequence is not None:
+            return {"stop_reason": "stop_sequence", "stop_sequence": self._stop_sequence}
         return {"stop_reason": reason, "stop_sequence": None}
 
     def _find_stop_sequence(self, choice: Json) -> str | None:

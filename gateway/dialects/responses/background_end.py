@@ -24,16 +24,19 @@ class EndedResponse(NamedTuple):
 
 
 class BackgroundEnd(ReplyChange):
-    """Changes a reply as another change does, and notes a response in it that has ended."""
+    """Changes a reply as another change does, and records a response in the reply that has ended."""
 
     def __init__(self, change: ReplyChange) -> None:
+        """Reads nothing yet. change: the change of the reply."""
         self._change = change
-        self._ended: EndedResponse | None = None
+        # The response that has ended; None: none has, or it was taken.
+        self._ended_response: EndedResponse | None = None
 
     def take_ended(self) -> EndedResponse | None:
         """Returns the response that has ended, once; None: no response has ended since the last call."""
-        ended, self._ended = self._ended, None
-        return ended
+        ended_response = self._ended_response
+        self._ended_response = None
+        return ended_response
 
     def change_event(self, event: Event) -> bytes:
         data = event.data
@@ -42,7 +45,7 @@ class BackgroundEnd(ReplyChange):
             response = fields.get("response")
             if fields.get("type") in _END_EVENTS and isinstance(response, dict):
                 # The bytes of the response are taken, since it may be nested more deeply than orjson writes.
-                self._note_end(response, decode_upstream_members(data)["response"])
+                self._record_end(response, decode_upstream_members(data)["response"])
         return self._change.change_event(event)
 
     def change_unfinished(self, rest: bytes) -> bytes:
@@ -50,11 +53,11 @@ class BackgroundEnd(ReplyChange):
 
     def change_body(self, body: bytes) -> bytes:
         if _BACKGROUND_KEY in body:
-            self._note_end(decode_object(body), body)
+            self._record_end(decode_object(body), body)
         return self._change.change_body(body)
 
-    def _note_end(self, response: dict[str, Any], body: bytes) -> None:
+    def _record_end(self, response: dict[str, Any], body: bytes) -> None:
         response_id = response.get("id")
         is_background = response.get("background") is True
         if isinstance(response_id, str) and is_background and not is_pending(response):
-            self._ended = EndedResponse(response_id, body)
+            self._ended_response = EndedResponse(response_id, body)

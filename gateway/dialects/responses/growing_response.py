@@ -56,14 +56,16 @@ class GrowingResponse:
     """One response. It begins with its first item; a response without items begins at its end."""
 
     def __init__(self, terms: ResponseTerms, *, is_holding: bool = False) -> None:
-        """Initialises a response that has not begun. is_holding: bytes are held, as in `EventBuffer`."""
+        """Makes a response that has not begun. is_holding: True if bytes are held, as in `EventBuffer`."""
         self.terms = terms
         self.events = EventBuffer(is_holding=is_holding)
         # The `sequence_number` of the next event.
         self._next_number = terms.first_number
         # False if the response is one JSON body.
         self.sends_events = True
+        # True if `begin` was called.
         self._has_begun = False
+        # True if `assign_id` was called.
         self._has_id = False
         # The part that all ids of the response share; "": the response has no id yet.
         self._tag = ""
@@ -71,9 +73,11 @@ class GrowingResponse:
         self.is_stored = False
         # The upstream's chunk with the model, the time and the service tier.
         self.first_chunk: Json = {}
+        # The time of the response, in seconds since the epoch; None: not decided yet.
         self._created_at = terms.created_at
         # The time of completion, in seconds since the epoch; None: the response is not complete.
         self.completed_at: int | None = None
+        # The error with which the response has failed; None: the response has not failed.
         self.error: Json | None = None
 
     def begin(self) -> str:
@@ -103,19 +107,19 @@ class GrowingResponse:
         self._tag = self.terms.tag or make_tag(turn if self.is_stored else None)
 
     def complete(self) -> None:
-        """Notes that the response is completed, once."""
+        """Records the time at which the response is completed, once."""
         self.completed_at = self.completed_at or int(time.time())
 
-    def restore(self, stored: StoredResponse) -> None:
+    def restore(self, stored_response: StoredResponse) -> None:
         """Restores the response from its stored fields, as one JSON body."""
         self.sends_events = False
         self.first_chunk = {
-            "created": stored.created_at,
-            "model": stored.model,
-            "service_tier": stored.service_tier,
+            "created": stored_response.created_at,
+            "model": stored_response.model,
+            "service_tier": stored_response.service_tier,
         }
-        self.completed_at = stored.completed_at
-        self.error = stored.error
+        self.completed_at = stored_response.completed_at
+        self.error = stored_response.error
         self.assign_id()
 
     def render(

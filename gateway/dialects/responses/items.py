@@ -25,8 +25,9 @@ from gateway.dialects.responses.render import rebuild_response, render_output
 from gateway.dialects.responses.stored_response import read_call_forms, read_stored_response
 from gateway.errors import QUOTED_ID_CHARS, BadRequest
 
-# The most items of a page, and the items of a page without a `limit`, as in OpenAI's API.
+# The most items of a page, as in OpenAI's API.
 MAX_ITEMS: Final = 100
+# The most items of a page without a `limit`, as in OpenAI's API.
 _DEFAULT_LIMIT: Final = 20
 # The type of the item with the result of a call, by the type of the item with the call.
 _OUTPUT_TYPES: Final = {
@@ -110,7 +111,7 @@ class ItemList:
         self.items.extend(output)
 
     def record_calls(self, reply: WireMessage) -> None:
-        """Notes the types of a reply's calls, which decide the types of their results."""
+        """Records the types of a reply's calls, which decide the types of their results."""
         self._record_call_types(reply, read_call_forms(reply))
 
     def _record_call_types(self, reply: WireMessage, forms: Mapping[str, CallForm]) -> None:
@@ -123,7 +124,8 @@ class ItemList:
 
     def _render_input(self, id_end: str, message: Json, forms: Mapping[str, CallForm]) -> list[Json]:
         """Returns the items of a message. id_end: the end of the items' ids; their types decide the beginning."""
-        role, content = message.get("role"), message.get("content")
+        role = message.get("role")
+        content = message.get("content")
         if role == "assistant":
             self._record_call_types(message, forms)
             return render_output(id_end, message, forms)
@@ -169,8 +171,9 @@ def _render_parts(content: Any) -> list[Json]:
 
 def choose_item_tag(turn: TurnName, reply: WireMessage) -> str:
     """Returns the part that the ids of a turn's items share: the tag of its response, else of the turn's name."""
-    stored = read_stored_response(reply)
-    return stored.id_tag if stored is not None and stored.id_tag else turn.tag
+    stored_response = read_stored_response(reply)
+    id_tag = "" if stored_response is None else stored_response.id_tag
+    return id_tag or turn.tag
 
 
 class ItemGroup(Struct, frozen=True):
@@ -185,7 +188,9 @@ class ItemGroup(Struct, frozen=True):
 class FoundItem(NamedTuple):
     """An item of a list, with the index of its group."""
 
+    # The index of the item's group.
     group_index: int
+    # The item.
     item: Json
 
 
@@ -212,23 +217,23 @@ def list_page(groups: Sequence[ItemGroup], query: str) -> Json:
     limit = _read_limit(parameters.get("limit", [str(_DEFAULT_LIMIT)])[-1])
     groups = groups[::step]
     after_id = parameters.get("after", [""])[-1]
-    first_group = 0
+    first_group_index = 0
     if after_id:
-        found = find_item(groups, after_id)
-        if found is None:
+        found_item = find_item(groups, after_id)
+        if found_item is None:
             raise BadRequest(f"There is no item {after_id[:QUOTED_ID_CHARS]!r} in this list.", param="after")
-        first_group = found.group_index
-    items = chain.from_iterable(group.render()[::step] for group in groups[first_group:])
+        first_group_index = found_item.group_index
+    items = chain.from_iterable(group.render()[::step] for group in groups[first_group_index:])
     if after_id:
         next(item for item in items if item["id"] == after_id)  # reads `items` up to this item
-    page_and_next = list(islice(items, limit + 1))
-    page = page_and_next[:limit]
+    page_and_next_item = list(islice(items, limit + 1))
+    page = page_and_next_item[:limit]
     return {
         "object": "list",
         "data": page,
         "first_id": page[0]["id"] if page else None,
         "last_id": page[-1]["id"] if page else None,
-        "has_more": len(page_and_next) > len(page),
+        "has_more": len(page_and_next_item) > len(page),
     }
 
 

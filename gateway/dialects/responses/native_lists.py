@@ -27,26 +27,27 @@ class ClientItems(ReplyChange):
         value, _ = read_json(body)
         if value is None:
             raise UpstreamReplyBroken("The upstream sent a list of items that is no JSON.")
-        changed = _without_notes(value)
-        return orjson.dumps(changed) if changed is not value else body
+        client_value = _without_notes(value)
+        return orjson.dumps(client_value) if client_value is not value else body
 
 
 def _without_notes(value: Any) -> Any:
     """Returns a list or an item without notes; the same object if it has no note."""
     if not isinstance(value, dict):
         return value
-    for key, change in (("data", _without_notes), ("content", _remove_part_note)):
+    for key, remove_note in (("data", _without_notes), ("content", _remove_part_note)):
         members = value.get(key)
         if isinstance(members, list):
-            changed = list(map(change, members))
-            if all(new is old for new, old in zip(changed, members, strict=True)):
+            client_members = list(map(remove_note, members))
+            pairs = list(zip(client_members, members, strict=True))
+            if all(client_member is member for client_member, member in pairs):
                 return value
             if key == "content" and len(members) > 1:
                 # Before a part that is no text the note was a part of its own, of which nothing is left.
-                changed = [
-                    new for new, old in zip(changed, members, strict=True) if new is old or new["text"]
+                client_members = [
+                    client_part for client_part, part in pairs if client_part is part or client_part["text"]
                 ]
-            return {**value, key: changed}
+            return {**value, key: client_members}
     return value
 
 
