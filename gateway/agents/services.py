@@ -140,4 +140,5 @@ class AgentServices:
         await self.background_runs.recovery.reserve_tickets()
 
     async def aclose(self) -> None:
+        """Closes the connections to the providers of batches."""
         await self._batches.aclose()

@@ -21,10 +21,14 @@ _Records = list[dict[str, Any]]
 
 
 class _Tag(msgspec.Struct):
+    """A tag of the agent."""
+
     tag: str
 
 
 class _Variable(msgspec.Struct):
+    """A variable of the sandbox."""
+
     key: str
     value: str | None = None
 

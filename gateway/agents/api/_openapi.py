@@ -101,6 +101,7 @@ def describe_routes(agents_routes: Iterable[AgentsRoute], version: str) -> dict[
 
 
 def _describe_agents_route(route: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
+    """Returns the operation of a route of the agents API. components: the schemas of all structs, by name."""
     errors = {status: _make_response(meaning, "Detail") for status, meaning in _STATUS_MEANINGS.items()}
     success = {"description": "Done.", "content": {"application/json": {"schema": {}}}}
     operation = {**_make_head(route, components), "responses": {"200": success, **errors}}
@@ -114,6 +115,7 @@ def _describe_agents_route(route: AgentsRoute, components: dict[str, Any]) -> di
 
 
 def _describe_web_route(route: WebRoute, components: dict[str, Any]) -> dict[str, Any]:
+    """Returns the operation of a route of `WEB_ROUTES`. components: the schemas of all structs, by name."""
     statuses = {"401", "404", "503"} | ({"403"} if route.path.startswith("/v1/manage/") else set())
     if route.body is not None or route.query is not None:
         statuses |= {"400", "413"}

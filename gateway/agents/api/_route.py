@@ -125,6 +125,7 @@ class AgentsRoute(Struct, frozen=True, dict=True):
 
     @property
     def summary(self) -> str:
+        """The sentence that describes the route in `/openapi.json`."""
         return self.title or (self.handle.__doc__ or "").partition("\n")[0]
 
     @property

@@ -88,6 +88,7 @@ class FolderRoutes:
         return [*self._list_routes_of("folders"), *sources, *self._files.list_agent_routes()]
 
     def _list_routes_of(self, name: str) -> list[AgentsRoute]:
+        """Returns the routes under one name of folders. name: `folders`, or `sources` as in Letta 0.6."""
         folders, folder = f"/v1/{name}", f"/v1/{name}/{{folder_id}}"
         agent_folders = f"/v1/agents/{{agent_id}}/{name}"
         return [

@@ -30,6 +30,7 @@ class NamedConversation(Struct, frozen=True):
 
     @property
     def definition(self) -> ConversationDefinition:
+        """The model and the settings of the conversation; the default definition for an agent's own conversation."""
         return ConversationDefinition() if self.entry is None else read_conversation_definition(self.entry)
 
 

@@ -215,6 +215,7 @@ class SendReply:
             )
 
     async def _write_whole(self, reply: ClientReply, receipt: Receipt) -> None:
+        """Performs the run, and writes its messages as one body. An error before the first reply has its own status."""
         held = HeldSink(reply)
         result = await self.api.agent_runs.send(self.run_request, RunOutput(self._begin_view, held, receipt))
         if result.status != 200:
@@ -227,6 +228,7 @@ class SendReply:
         await reply.send_body(200, headers, orjson.dumps(body))
 
     async def _write_stream(self, reply: ClientReply, receipt: Receipt) -> None:
+        """Performs the run, and writes its events as they come, or those of an earlier run that this send repeats."""
         interval_s = self.api.ping_s if self.body.include_pings else 0.0
         headers = [*self.request.headers.items(), EVENT_STREAM_HEADER]
         with PingingSink(reply, interval_s, headers=headers) as sink:

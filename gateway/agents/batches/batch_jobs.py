@@ -131,6 +131,7 @@ class BatchJobs:
                 await provider.cancel(provider_id)
 
     async def aclose(self) -> None:
+        """Closes the connections to the providers."""
         for provider in self.providers.values():
             await provider.aclose()
 
@@ -154,6 +155,7 @@ class _Attempt:
     submitter: PartSubmitter
 
     async def run(self) -> None:
+        """Makes the attempt, and ends writes that still wait for busy conversations. Raises: JobPostponed."""
         try:
             await self._perform_due()
         finally:

@@ -101,6 +101,7 @@ class ItemOutcomes:
             await self._deferred.pop()
 
     async def aclose(self) -> None:
+        """Cancels the writes that still wait for busy conversations."""
         await _cancel(self._deferred)
 
     async def _write_alone(self, work: ItemWork) -> None:

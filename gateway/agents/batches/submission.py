@@ -59,6 +59,7 @@ class PartSubmitter:
 
     @property
     def batch(self) -> Batch:
+        """The batch as it was before the attempt."""
         return self.outcomes.batch
 
     @property

@@ -163,6 +163,7 @@ class McpRegistry(Struct, frozen=True):
     async def _update_tool(
         self, project: str, server: Definition, existing: ToolView, tool: ListedTool
     ) -> None:
+        """Gives a project's tool the present schema of the server's tool, and a tag with the server's name."""
         schema = _make_schema(existing.name, tool)
 
         def edit(current: ToolDefinition) -> tuple[None, ToolDefinition]:

@@ -96,6 +96,10 @@ class SleeptimeAgentRegistry:
         return await self._store.defined_agents.get(entry.agent.scope.project, entry.agent.uid)
 
     def _make_draft(self, entry: AgentEntry, primary: AgentDefinition) -> AgentDraft:
+        """Returns the draft of a sleeptime agent, named after the agent that it reads.
+
+        primary: the definition of that agent; for a user's memory, a definition without a model.
+        """
         model = self._model if primary.model is None else primary.model
         definition = make_sleeptime_agent(replace(primary, model=model))
         tools = KINDS[definition.kind].tools

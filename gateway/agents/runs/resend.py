@@ -55,6 +55,7 @@ class _EndedRun(Struct, frozen=True):
 
     @property
     def is_completed(self) -> bool:
+        """True if the run has neither failed nor been cancelled."""
         return self.run.state is RunState.COMPLETED
 
 
@@ -132,6 +133,7 @@ class SendMatcher(Struct, frozen=True):
         return await self._match_messages(ended_run)
 
     async def _load_ended(self, run: Run) -> _EndedRun:
+        """Returns an ended run with its exchanges. Raises: StoreError."""
         entries = await self.store.runs.load_steps(run)
         rows = [entry.step.exchange_row for entry in entries]
         stored = [await self.store.turns.find_exchange(self.agent, row) for row in rows]

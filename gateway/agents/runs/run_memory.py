@@ -432,6 +432,10 @@ class RunMemory:
     # -- the run ends
 
     async def _write_and_notify(self, prompt: Prompt, outcome: TurnOutcome) -> events.StepSaved | None:
+        """Writes the end of the run, and notifies the background services. Returns what `_write_end` returns.
+
+        Raises: StoreError.
+        """
         try:
             after_results = await self._write_end(prompt, outcome)
         except (StaleWrite, RunEnded) as error:

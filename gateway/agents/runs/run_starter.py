@@ -227,6 +227,10 @@ class RunStarter:
     async def _resume_interrupted_run(
         self, send: RoutedSend, accepted: AcceptedRun, request: MemoryRequest, form: EndpointForm
     ) -> RunBeginning:
+        """Returns a run that an earlier attempt has begun, with its open step or the calls of its last step.
+
+        Raises: NotAllowed if the memory is paused; MessageGone; StoreError.
+        """
         keeper, run = self._keeper, accepted.run
         context = await self._read(request)
         check_not_paused(context.agent)

@@ -118,6 +118,7 @@ class Child:
 
 
 async def _start_process(function: str, limit_s: float) -> Process:
+    """Starts a child process with limits of memory and processor time. The parameters are as in `Children.start`."""
     limits = {"AS": MEMORY_BYTES, "CPU": int(limit_s) + 2, "CORE": 0}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", "-B", "-c", _PROGRAM),

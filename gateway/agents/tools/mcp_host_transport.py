@@ -91,6 +91,8 @@ def _read_origin(url: httpx2.URL) -> tuple[str, str, int | None]:
 
 
 class _Body(httpx2.AsyncByteStream):
+    """The body of a reply, which closes the connection at its end."""
+
     def __init__(self, reply: HostReply, stack: AsyncExitStack, host_errors: list[HostError]) -> None:
         self._reply = reply
         self._stack = stack

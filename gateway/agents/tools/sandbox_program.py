@@ -74,6 +74,7 @@ def _make_answer(work: Any) -> Any:
 
 
 def _perform_call(work: Any, agent: SimpleNamespace) -> Any:
+    """Runs the source, and returns the result of its last function. agent: the agent as the source sees it."""
     tree = ast.parse(work["source"], TOOL)
     function = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))][-1]
     # A registered module, since dataclasses look their module up by name.

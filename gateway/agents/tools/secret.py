@@ -107,6 +107,10 @@ def _load_cipher(key: bytes) -> AESGCM:
 
 
 def _decrypt_value(aes: AESGCM, server: Definition, name: str, value: str) -> str:
+    """Returns a secret in plain text. name: the field of the secret. value: the secret as it is stored.
+
+    Raises: SecretFault.
+    """
     from cryptography.exceptions import InvalidTag
 
     try:

@@ -27,6 +27,8 @@ _NEWEST_SYSCALL: Final = 462
 
 
 class _Architecture(NamedTuple):
+    """An architecture of processors, as the kernel knows it."""
+
     audit_number: int  # AUDIT_ARCH_… of linux/audit.h
     column: int  # the index of the architecture's column in the tables below
 

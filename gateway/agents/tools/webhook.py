@@ -81,6 +81,7 @@ class Webhooks:
                 return reply.status, await reply.read(MAX_REPLY_BYTES)
 
     def _make_headers(self, key: str, body: bytes) -> dict[str, str]:
+        """Returns the headers of a request, with its signature if there is a key. key: the id of the message."""
         timestamp = str(int(self._now()))
         headers = {
             "Content-Type": "application/json",

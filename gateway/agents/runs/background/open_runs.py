@@ -75,6 +75,7 @@ class OpenRuns:
         return iter([*self._runs.values()])
 
     def find(self, uid: str) -> OpenRun | None:
+        """Returns the open run with this uid; None if there is none."""
         return self._runs.get(uid)
 
     def add(
