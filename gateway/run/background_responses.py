@@ -132,11 +132,11 @@ class BackgroundResponses:
         draft = Run.make_draft(response.tag, response.created_at, agent_row=agent.id, background=True)
         conversation_key = identity.conversation_key
         job_key = response.tag if conversation_key is None else make_lock_name(agent.uid, conversation_key)
-        shown = orjson.dumps(response.shown)
+        shown_json = orjson.dumps(response.shown)
         with map_store_errors():
             try:
                 accepted = await self.store.responses.accept(
-                    draft, agent.scope.project, RESPONSE_JOB, job_key, response.request, shown
+                    draft, agent.scope.project, RESPONSE_JOB, job_key, response.request, shown_json
                 )
             except StaleWrite:
                 self.store.agents.uncache(agent.scope)
@@ -160,8 +160,10 @@ class BackgroundResponses:
     async def find(self, owner: ResponseOwner, tag: str) -> Run | None:
         """Returns the run of a response in the background, or None if this owner may read no such run."""
         with map_store_errors():
-            stored = await self.store.responses.find(owner.project, tag)
-        return stored.run if stored is not None and owner.may_read(stored.agent) else None
+            stored_response = await self.store.responses.find(owner.project, tag)
+        if stored_response is None or not owner.may_read(stored_response.agent):
+            return None
+        return stored_response.run
 
     async def cancel(self, run: Run) -> None:
         """Cancels a response that has not ended. Raises: MemoryUnavailable."""

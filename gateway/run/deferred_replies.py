@@ -73,10 +73,10 @@ class DeferredReplies:
 
     async def find(self, project: str, reply_id: str) -> DeferredReplyRow | None:
         """Returns a reply by its upstream's id, or None if it is not stored or its request was forgotten."""
-        stored = await self.store.responses.find(project, _make_run_uid(project, reply_id))
-        if stored is None:
+        stored_response = await self.store.responses.find(project, _make_run_uid(project, reply_id))
+        if stored_response is None:
             return None
-        agent, run = stored
+        agent, run = stored_response
         texts = await self.store.run_texts.load_texts(agent.id, run.id, RunTextKind.RESPONSE)
         if not texts or not texts[0].data:
             return None

@@ -221,7 +221,7 @@ class EventLog:
     async def read_after(self, number: int) -> AsyncIterator[bytes]:
         """Yields the events after a number, until the end of the log."""
         while True:
-            changed = self._changed
+            changed_event = self._changed
             first_number = self._newest[0].number if self._newest else self.next_number
             if number + 1 < first_number:
                 is_found = False
@@ -238,10 +238,10 @@ class EventLog:
                 if event_number > number:
                     number = event_number
                     yield event
-            if changed is self._changed:
+            if changed_event is self._changed:
                 if self.is_over:
                     return
-                await changed.wait()
+                await changed_event.wait()
 
     # -- a sink
 

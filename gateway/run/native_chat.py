@@ -177,8 +177,8 @@ class NativeChat:
             memory.reader = reader
             saving = TurnSaving(call, memory, self._turn_services)
             with saving.track_turn():
-                saved = await saving.save(prompt, TurnOutcome(FINISHED, shown_reply=reply.shown_reply))
-        if saved.is_durable or saved.loss is not None:
+                saved_event = await saving.save(prompt, TurnOutcome(FINISHED, shown_reply=reply.shown_reply))
+        if saved_event.is_durable or saved_event.loss is not None:
             await self.deferred.remove(row)
 
     async def _answer_call(self, call: ChatCall, native: NativeRequest, lookup_key: MemoryKey | None) -> None:

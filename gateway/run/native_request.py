@@ -55,7 +55,7 @@ class NativeRequest(Protocol):
     def is_stored(self) -> bool:
         """True if the upstream stores the reply, so that another request may refer to its id."""
 
-    def with_history(self, known: KnownReplies, memory: MemoryKey) -> NativeRequest:
+    def with_history(self, known_replies: KnownReplies, memory: MemoryKey) -> NativeRequest:
         """Returns the request with the replies to which the client refers by id put into `chat`, as far as known."""
 
     def render_body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:

@@ -164,7 +164,7 @@ class RequestLog:
         self._ended_requests = deque(remaining_requests, self._ended_requests.maxlen)
 
 
-def _log_entry(begun: BegunRequest, receipt: Receipt, status: int | None) -> LoggedRequest:
+def _log_entry(begun_request: BegunRequest, receipt: Receipt, status: int | None) -> LoggedRequest:
     """Returns a request as the log lists it now. status: the status of the reply; None: the request is in flight."""
     headers = receipt.headers
     upstream = headers.get("x-mnemogate-upstream") or ""
@@ -176,7 +176,7 @@ def _log_entry(begun: BegunRequest, receipt: Receipt, status: int | None) -> Log
         outcome = call and (call.failure or call.status)
         tries = (f"{upstream}:{outcome}",) if upstream and outcome else ()
     return LoggedRequest(
-        **asdict(begun),
+        **asdict(begun_request),
         id=mask_keys_in_text(receipt.request_id),
         scope=receipt.scope,
         memory_uid=headers.get("x-mnemogate-agent"),

@@ -92,8 +92,10 @@ class ResponseMaker:
             return
         # A request that cannot be read, as after an upgrade, fails each attempt, and is given up in the end.
         is_given_up = job.job.tries > MAX_TRIES
-        stored = None if is_given_up else await self.services.runs.find_request(run)
-        request = None if stored is None else self.services.dialect.restore(stored, run.uid, run.created)
+        stored_request = None if is_given_up else await self.services.runs.find_request(run)
+        request = None
+        if stored_request is not None:
+            request = self.services.dialect.restore(stored_request, run.uid, run.created)
         shown_response = await self.services.runs.find_response(run)
         if shown_response is None or (request is None and not is_given_up):
             await self.services.store.runs.end_run(
@@ -144,7 +146,7 @@ class ResponseMaker:
             for run_row in {*run_rows} - await self.services.store.responses.find_open_among(run_rows):
                 self._drop(run_row)
 
-    async def _open_log(self, run: Run, job: Job, shown: Json) -> ResponseLog:
+    async def _open_log(self, run: Run, job: Job, shown_response: Json) -> ResponseLog:
         epoch = await self.services.store.responses.load_epoch(run.agent_row)
         log = ResponseLog(
             self.services.store,
@@ -152,7 +154,7 @@ class ResponseMaker:
             epoch,
             self.services.dialect,
             job=job,
-            shown_response=shown,
+            shown_response=shown_response,
             next_number=0,
         )
         if job.attempt > 1 and await log.resume(epoch, job.attempt):

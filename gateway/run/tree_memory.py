@@ -70,14 +70,14 @@ class TreeMemory:
             read = replace(read, blocks=snapshot.blocks, edits=snapshot.edits)
             self.context = context = replace(context, snapshot=read)
             self.block_edits.reapply(read_blocks_on_path(context.request.spec, snapshot, context.path))
-        texts, shown = self.block_edits.describe_changes(answers[n].shown for n in sorted(answers))
+        texts, shown_blocks = self.block_edits.describe_changes(answers[n].shown for n in sorted(answers))
         if texts:
             mark = make_mark(context.agent.secret)
             note = render_note(
                 (), texts, self.keeper.now(), mark=mark, names_mark=not prompt.names_mark(mark)
             ).rstrip()
             last = max(answers)
-            answers[last] = replace(answers[last], changes=note, shown=shown)
+            answers[last] = replace(answers[last], changes=note, shown=shown_blocks)
 
     async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> SavedStep:
         raise AssertionError("an exchange of a tree is written as a whole")

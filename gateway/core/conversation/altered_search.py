@@ -203,15 +203,16 @@ class AlteredSearch:
             for whole in (prefill + reply, reply)
         )
 
-    def _was_extended(self, exchange: Exchange, heard: str, stored: str) -> bool:
+    def _was_extended(self, exchange: Exchange, heard_letters: str, stored_letters: str) -> bool:
         """Returns whether a reply came back with a continuation that the model has added.
 
         Front ends have a reply continued by a list that ends with it, and put both texts into one message.
 
-        heard, stored: the letters of the reply that came back, and of the stored reply.
+        heard_letters: the letters of the reply that came back.
+        stored_letters: the letters of the stored reply.
         """
         has_addition = any(not child.inputs for child in self._tree.list_children(exchange))
-        return bool(stored) and has_addition and heard.startswith(stored)
+        return bool(stored_letters) and has_addition and heard_letters.startswith(stored_letters)
 
     def _find_after_match_point(self) -> list[Exchange]:
         """Returns the exchanges after the match point that have a reply, or a part of a reply.

@@ -61,20 +61,19 @@ def without_fillers_and_thoughts(message: WireMessage) -> WireMessage:
     return bare if content is text else {**bare, "content": content}
 
 
-def with_fillers_of(message: WireMessage, stored: Mapping[str, Any]) -> WireMessage:
+def with_fillers_of(message: WireMessage, stored_message: Mapping[str, Any]) -> WireMessage:
     """Returns the client's reply with the fillers of the stored reply, as far as both texts agree.
 
     White space, punctuation and case make no difference: a spoken reply comes back as a transcript.
     """
-    spans = read_filler_spans(stored)
+    spans = read_filler_spans(stored_message)
     if not spans:
         return message
-    text = read_text(message)
-    if text == read_text(stored):  # as nearly always; each turn asks this of each reply with a hidden round
+    text, stored_text = read_text(message), read_text(stored_message)
+    if text == stored_text:  # as nearly always; each turn asks this of each reply with a hidden round
         return with_filler_spans(message, spans)
     # Offsets of the letters and digits of both texts.
     offsets = [i for i, char in enumerate(text) if char.isalnum()]
-    stored_text = read_text(stored)
     stored_offsets = [i for i, char in enumerate(stored_text) if char.isalnum()]
     pairs = takewhile(
         lambda pair: stored_text[pair[0]].lower() == text[pair[1]].lower(),

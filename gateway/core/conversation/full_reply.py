@@ -92,8 +92,10 @@ def _replace_message_text(
     if not text_calls:
         return {**without_private_fields(message, "filler"), "content": text}
     texts = [text] + [""] * (len(text_calls) - 1)
-    changed = {id(call): _with_argument(call, each) for call, each in zip(text_calls, texts, strict=True)}
-    return {**message, "tool_calls": [changed.get(id(call), call) for call in message["tool_calls"]]}
+    changed_calls = {
+        id(call): _with_argument(call, each) for call, each in zip(text_calls, texts, strict=True)
+    }
+    return {**message, "tool_calls": [changed_calls.get(id(call), call) for call in message["tool_calls"]]}
 
 
 def _with_argument(call: dict[str, Any], text: str) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def _ends_with_list(tree: Tree, match_point: Exchange, plan: Plan, *, reaches_ro
     atoms = tree.list_path_atoms(match_point)
     if match.altered and match_point.reply:
         atoms = atoms[: -len(match_point.reply)]
-    listed = listing.list_atoms(match.first if match.altered else match.last + 1)
-    if match.last + 1 != listing.answered_count or len(listed) > len(atoms) - (not reaches_root):
+    client_atoms = listing.list_atoms(match.first if match.altered else match.last + 1)
+    if match.last + 1 != listing.answered_count or len(client_atoms) > len(atoms) - (not reaches_root):
         return False
-    return atoms[len(atoms) - len(listed) :] == listed
+    return atoms[len(atoms) - len(client_atoms) :] == client_atoms

@@ -105,13 +105,13 @@ def redact_with_answers(unrecorded_indices: Container[int], messages: Sequence[W
     return redactions
 
 
-def _list_tombstone_atoms(exchanges: Iterable[Exchange], begun: float) -> set[tuple[Atom, ...]]:
+def _list_tombstone_atoms(exchanges: Iterable[Exchange], begun_at: float) -> set[tuple[Atom, ...]]:
     """Returns the atoms of the messages that were forgotten, or off the record before a request began."""
     message_atoms = (
         atoms
         for exchange in exchanges
         if (exchange.redactions or is_tombstone(exchange))
-        and not (exchange.state is ExchangeState.OFF and exchange.begun > begun)
+        and not (exchange.state is ExchangeState.OFF and exchange.begun > begun_at)
         for i, atoms in (*enumerate(exchange.inputs), (REPLY, exchange.reply or ()))
         if is_tombstone(exchange) or i in exchange.redactions
     )

@@ -36,10 +36,10 @@ def make_portable_message(message: dict[str, Any]) -> dict[str, Any]:
     """
     if message.get("role") != "assistant":
         return message
-    shown = {key: value for key, value in message.items() if key in _KNOWN_FIELDS}
-    calls, content = shown.get("tool_calls"), shown.get("content")
+    known_fields = {key: value for key, value in message.items() if key in _KNOWN_FIELDS}
+    calls, content = known_fields.get("tool_calls"), known_fields.get("content")
     if isinstance(calls, list):
-        shown["tool_calls"] = [
+        known_fields["tool_calls"] = [
             as_function_call({key: value for key, value in call.items() if key in _KNOWN_CALL_FIELDS})
             if isinstance(call, dict)
             else call
@@ -49,8 +49,8 @@ def make_portable_message(message: dict[str, Any]) -> dict[str, Any]:
         parts = [
             part for part in content if not isinstance(part, dict) or part.get("type") in _KNOWN_PART_TYPES
         ]
-        shown["content"] = parts or None
-    return shown
+        known_fields["content"] = parts or None
+    return known_fields
 
 
 def is_empty_reply(message: Mapping[str, Any]) -> bool:

@@ -116,9 +116,9 @@ def read_private(message: Mapping[str, Any]) -> PrivateFields:
     return cast(PrivateFields, fields) if isinstance(fields, dict) else {}
 
 
-def with_response_of(message: WireMessage, stored: Mapping[str, Any]) -> WireMessage:
+def with_response_of(message: WireMessage, stored_message: Mapping[str, Any]) -> WireMessage:
     """Returns a copy of the client's reply with the fields of the stored reply that belong to its id."""
-    private: Mapping[str, Any] = read_private(stored)
+    private: Mapping[str, Any] = read_private(stored_message)
     return with_private(message, **{name: private.get(name) for name in _RESPONSE_FIELDS})
 
 

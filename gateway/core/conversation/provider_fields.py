@@ -37,51 +37,53 @@ def has_provider_fields(message: Mapping[str, Any]) -> bool:
     return bool(calls) and any(call.get(field) for call in calls for field in _PROVIDER_CALL_FIELDS)
 
 
-def refill(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any] | None:
+def refill(message: dict[str, Any], stored_message: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the client's message with the fields that the client dropped; None: it dropped no field.
 
     The text is then the stored one, with its outer white space: the fields count characters.
 
-    stored: the reply as it is stored.
+    stored_message: the reply as it is stored.
     """
-    missing = {
-        field: stored[field] for field in PROVIDER_FIELDS if stored.get(field) and field not in message
+    missing_fields = {
+        field: stored_message[field]
+        for field in PROVIDER_FIELDS
+        if stored_message.get(field) and field not in message
     }
     content = message.get("content")
-    stored_content = stored.get("content")
+    stored_content = stored_message.get("content")
     if (
-        missing
+        missing_fields
         and isinstance(content, str)
         and isinstance(stored_content, str)
         and content.strip() == stored_content.strip()
     ):
-        missing["content"] = stored_content
+        missing_fields["content"] = stored_content
     client_calls = message.get("tool_calls")
     if isinstance(client_calls, list) and client_calls:
-        calls = refill_calls(client_calls, stored.get("tool_calls") or ())
+        calls = refill_calls(client_calls, stored_message.get("tool_calls") or ())
         if calls != client_calls:
-            missing["tool_calls"] = calls
-    return {**message, **missing} if missing else None
+            missing_fields["tool_calls"] = calls
+    return {**message, **missing_fields} if missing_fields else None
 
 
-def refill_calls(client_calls: Calls, stored: Calls) -> list[dict[str, Any]]:
+def refill_calls(client_calls: Calls, stored_calls: Calls) -> list[dict[str, Any]]:
     """Returns the client's calls, each with the fields that the client dropped.
 
     A call is found by its id. Calls with the same id, or with none, are found in their order.
 
-    stored: the calls as they are stored.
+    stored_calls: the calls as they are stored.
     """
     stored_by_id: dict[str, deque[dict[str, Any]]] = {}
-    for call in stored:
+    for call in stored_calls:
         stored_by_id.setdefault(read_call_id(call), deque()).append(call)
     refilled = []
     for call in client_calls:
         same_id = stored_by_id.get(read_call_id(call)) if isinstance(call, dict) else None
         stored_call = same_id.popleft() if same_id else {}
-        missing = {
+        missing_fields = {
             field: stored_call[field]
             for field in _PROVIDER_CALL_FIELDS
             if stored_call.get(field) and field not in call
         }
-        refilled.append({**call, **missing} if missing else call)
+        refilled.append({**call, **missing_fields} if missing_fields else call)
     return refilled

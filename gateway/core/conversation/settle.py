@@ -159,8 +159,8 @@ def _make_unanswered_amendments(tree: Tree, plan: Plan) -> list[Amendment]:
         if _is_cancelled(other) and not is_tombstone(other) and not other.redactions
     ]
     if siblings:
-        ended = [each for each in tree if each.ended is not None]
-        unanswered += _select_unrepeated(siblings, (plan.exchange, *unanswered, *ended), plan)
+        ended_exchanges = [each for each in tree if each.ended is not None]
+        unanswered += _select_unrepeated(siblings, (plan.exchange, *unanswered, *ended_exchanges), plan)
     return [
         Amendment(each.id, inputs=None, reply=MessageSpan(0, 0))
         for each in unanswered

@@ -59,7 +59,7 @@ def list_messages(exchange: Exchange) -> list[ListedMessage]:
     """Returns the messages of an exchange that were not forgotten, in order. exchange: an exchange with its content."""
     if is_tombstone(exchange):
         return []
-    listed = [
+    listed_messages = [
         ListedMessage(
             exchange=exchange,
             seq=exchange.seq + index,
@@ -72,7 +72,7 @@ def list_messages(exchange: Exchange) -> list[ListedMessage]:
         if index not in exchange.redactions
     ]
     if exchange.shown_reply is None or REPLY in exchange.redactions:
-        return listed
+        return listed_messages
     make_listed = partial(
         ListedMessage,
         exchange=exchange,
@@ -83,10 +83,12 @@ def list_messages(exchange: Exchange) -> list[ListedMessage]:
     full_reply = FullReply.parse(exchange)
     if full_reply is not None and full_reply.is_step:
         reply, *results = full_reply.messages
-        return [*listed, make_listed(hidden_index=None, message=reply, results=results)]
+        return [*listed_messages, make_listed(hidden_index=None, message=reply, results=results)]
     hidden_messages = [] if full_reply is None else full_reply.hidden_messages
-    listed += [make_listed(hidden_index=n, message=message) for n, message in enumerate(hidden_messages, 1)]
-    return [*listed, make_listed(hidden_index=None, message=orjson.loads(exchange.shown_reply))]
+    listed_messages += [
+        make_listed(hidden_index=n, message=message) for n, message in enumerate(hidden_messages, 1)
+    ]
+    return [*listed_messages, make_listed(hidden_index=None, message=orjson.loads(exchange.shown_reply))]
 
 
 def map_calls_to_tool_names(exchange: Exchange) -> dict[str, str]:

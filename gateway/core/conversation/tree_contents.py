@@ -38,11 +38,11 @@ class TreeContents:
         if is_tombstone(exchange):
             content = Content()
         else:
-            stored = self._get_stored_content(exchange)
+            stored_content = self._get_stored_content(exchange)
             content = parse_content(
-                exchange.input or stored.input,
-                exchange.shown_reply or stored.shown_reply,
-                exchange.full_reply or stored.full_reply,
+                exchange.input or stored_content.input,
+                exchange.shown_reply or stored_content.shown_reply,
+                exchange.full_reply or stored_content.full_reply,
             )
         self._decoded[exchange.id] = content
         return content
@@ -87,10 +87,10 @@ class TreeContents:
         ids = dict.fromkeys(
             [exchange.id, *(i for group in self._groups if exchange.id in group for i in group)]
         )
-        loaded = (self._exchanges[i] for i in ids if i > 0 and i in self._exchanges)
+        loaded_exchanges = (self._exchanges[i] for i in ids if i > 0 and i in self._exchanges)
         contents = self._contents or {}
         return [
             other.id
-            for other in loaded
+            for other in loaded_exchanges
             if other.input is None and other.id not in contents and not is_tombstone(other)
         ]

@@ -26,9 +26,9 @@ def make_turn_hex(exchange: Exchange, parent: Exchange | None) -> str:
     return make_begun_hex(exchange.begun) + make_content_hex(exchange, parent)
 
 
-def make_begun_hex(begun: float) -> str:
-    """Returns the time at which a turn's request came. begun: in seconds since the epoch."""
-    return _TIME.pack(begun).hex()
+def make_begun_hex(begun_at: float) -> str:
+    """Returns the time at which a turn's request came. begun_at: in seconds since the epoch."""
+    return _TIME.pack(begun_at).hex()
 
 
 def make_content_hex(exchange: Exchange, parent: Exchange | None) -> str:

@@ -16,16 +16,16 @@ class FactOrigins:
     person. A text that shares no word with messages, facts and lines may come from any of the exchanges.
     """
 
-    def __init__(self, messages: Sequence[Message], known: Iterable[Fact | SourcedLine]) -> None:
+    def __init__(self, messages: Sequence[Message], known_texts: Iterable[Fact | SourcedLine]) -> None:
         """Splits texts into words.
 
         messages: the messages in the order in which they were numbered for the model, from 1 on.
-        known: the facts and lines that were learned before.
+        known_texts: the facts and lines that were learned before.
         """
         self._messages = messages
         self._message_words = [list_distinctive_words(message.text) for message in messages]
         self._known_lines = [
-            (line, list_distinctive_words(line.text, left_out=DESIGNATIONS)) for line in known
+            (line, list_distinctive_words(line.text, left_out=DESIGNATIONS)) for line in known_texts
         ]
 
     def find_source_rows(self, text: str) -> set[int]:

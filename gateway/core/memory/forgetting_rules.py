@@ -172,16 +172,16 @@ def _list_new_lines(old: str, new: str) -> set[str]:
     return {*new.split("\n")} - {*old.split("\n")}
 
 
-def _is_in_texts(line: str, texts: Collection[str], known: str) -> bool:
+def _is_in_texts(line: str, texts: Collection[str], known_text: str) -> bool:
     """Returns whether one of the texts has all words of a line that the block did not have before.
 
-    known: the text of the block before.
+    known_text: the text of the block before.
     """
     words = list_distinctive_words(line, DESIGNATIONS) or frozenset(list_folded_words(line))
     for text in texts:
         text_words = list_distinctive_words(text).union(list_folded_words(text))
         if not words or (
-            words <= text_words | list_distinctive_words(known) and not words.isdisjoint(text_words)
+            words <= text_words | list_distinctive_words(known_text) and not words.isdisjoint(text_words)
         ):
             return True
     return False

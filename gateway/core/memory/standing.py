@@ -109,13 +109,13 @@ def learn_standing(
     return LearnedChanges(facts=[stated.fact for stated in facts_by_key.values()])
 
 
-def find_replaced_rows(text: str, known: Iterable[Fact]) -> list[int]:
+def find_replaced_rows(text: str, known_facts: Iterable[Fact]) -> list[int]:
     """Returns the rows of the facts that a standing fact replaces as a later statement would.
 
-    known: the standing facts so far.
+    known_facts: the standing facts so far.
     """
     statement = _Statement.of(_without_prefix(text))
-    return [fact.id for fact in known if statement.replaces(_Statement.of(_without_prefix(fact.text)))]
+    return [fact.id for fact in known_facts if statement.replaces(_Statement.of(_without_prefix(fact.text)))]
 
 
 def is_standing(sentence: str) -> bool:

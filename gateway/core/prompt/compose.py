@@ -354,8 +354,8 @@ def _put_restored_reply(
         composition.stored_rounds[position] = messages
         if listing.locate_message(count_atoms_to_end(exchange) - len(exchange.reply or ())) != index:
             composition.moves_rounds = True
-    if shown := _read_shown_in_rounds(content):
-        composition.shown[position] = shown
+    if shown_blocks := _read_shown_in_rounds(content):
+        composition.shown[position] = shown_blocks
 
 
 def _find_restored_reply(

@@ -100,16 +100,16 @@ def is_offered(content: Content, offered_tools: Container[str]) -> bool:
     )
 
 
-def _refill_reply(reply: WireMessage, stored: WireMessage) -> WireMessage | None:
+def _refill_reply(reply: WireMessage, stored_message: WireMessage) -> WireMessage | None:
     """Returns a reply with the provider's fields that the client has dropped; None: the client has dropped no field.
 
     reply: the part after the hidden rounds, as the client has it.
-    stored: the last stored message of the reply.
+    stored_message: the last stored message of the reply.
     """
-    if without_space(read_text(reply)) != without_space(read_text(without_fillers(stored))):
+    if without_space(read_text(reply)) != without_space(read_text(without_fillers(stored_message))):
         # The provider's blocks would bring back the text that the client has cut, or that came after the cut.
-        stored = _without_provider_fields(stored)
-    return refill(reply, stored)
+        stored_message = _without_provider_fields(stored_message)
+    return refill(reply, stored_message)
 
 
 def _find_text_after_rounds(

@@ -129,8 +129,8 @@ def choose_hits(
         draft.add(line)
         if not draft.has_room:
             break
-    tried = [line.message.seq for line in lines]
-    return Choice(draft.list_hits(), tried, [*replaced_seqs, *draft.repeated_seqs], draft.shown_seqs)
+    tried_seqs = [line.message.seq for line in lines]
+    return Choice(draft.list_hits(), tried_seqs, [*replaced_seqs, *draft.repeated_seqs], draft.shown_seqs)
 
 
 def shows_all(
@@ -143,8 +143,8 @@ def shows_all(
     # Most memories say more than the notes have room for.
     if _SHOWN_SHARE * sum([len(message.text) for message in messages]) > sum(map(len, notes)):
         return False
-    shown = _ShownContent(exclude_atoms, notes, query)
-    return all(shown.find_new_line(message) is None for message in reversed(messages))
+    shown_content = _ShownContent(exclude_atoms, notes, query)
+    return all(shown_content.find_new_line(message) is None for message in reversed(messages))
 
 
 class _Group(NamedTuple):
@@ -167,14 +167,14 @@ class _Line(NamedTuple):
     folded: str
 
 
-def _list_new_lines(candidates: Sequence[Message], shown: _ShownContent) -> list[_Line]:
+def _list_new_lines(candidates: Sequence[Message], shown_content: _ShownContent) -> list[_Line]:
     """Returns the lines of the candidates that are not shown yet, in the order in which they are tried.
 
     A message stands before the reply that repeats it word for word.
     """
     lines: dict[int, _Line] = {}
     for message in candidates:
-        text = shown.find_new_line(message)
+        text = shown_content.find_new_line(message)
         if text is not None:
             lines[message.seq] = _Line(message, text, text.casefold().strip(_SENTENCE_EDGES))
     ordered: dict[int, _Line] = {}

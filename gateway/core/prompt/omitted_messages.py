@@ -26,20 +26,20 @@ def list_omitted_messages(tree: Tree, plan: Plan, offered_tools: Container[str])
     elements = _list_sendable(plan.omitted, plan.query.listing)
     tree.contents.group(element.exchange for element in elements)
     omitted: list[InsertedMessage] = []
-    stored: _StoredExchange | None = None
+    stored_exchange: _StoredExchange | None = None
     for element in elements:
-        if stored is None or element.exchange is not stored.exchange:
-            stored = _StoredExchange.of(tree, plan, element.exchange)
-            if is_made_without_earlier_results(stored.content.shown_reply):
+        if stored_exchange is None or element.exchange is not stored_exchange.exchange:
+            stored_exchange = _StoredExchange.of(tree, plan, element.exchange)
+            if is_made_without_earlier_results(stored_exchange.content.shown_reply):
                 omitted = [replace(earlier, message=without_result(earlier.message)) for earlier in omitted]
         note = ""
         if element.message_index >= 0:
-            messages = stored.list_input_messages(element.message_index)
+            messages = stored_exchange.list_input_messages(element.message_index)
             if is_user(element.atoms):
                 note = element.exchange.notes.get(element.message_index, "")
         else:
-            messages = stored.list_reply_messages(offered_tools)
-        for message in messages if stored.is_same_model else map(make_portable_message, messages):
+            messages = stored_exchange.list_reply_messages(offered_tools)
+        for message in messages if stored_exchange.is_same_model else map(make_portable_message, messages):
             omitted.append(InsertedMessage.of(message, element.atoms, element.position, note))
     return omitted
 

@@ -71,8 +71,8 @@ class SentMessage(NamedTuple):
 
 def has_calls_or_results(messages: Iterable[InsertedMessage]) -> bool:
     """Returns whether messages have calls or results, which `put_results_after_calls` may have to move."""
-    sent = (each.message for each in messages)
-    return any("tool_calls" in message or message.get("role") == "tool" for message in sent)
+    sent_messages = (each.message for each in messages)
+    return any("tool_calls" in message or message.get("role") == "tool" for message in sent_messages)
 
 
 def put_results_after_calls(messages: Sequence[SentMessage]) -> list[SentMessage]:

@@ -101,13 +101,13 @@ class SectionParts(Struct, frozen=True):
 
     def has_same_source(self, record: SectionRecord) -> bool:
         """Returns whether a stored section was rendered of the same parts; blocks and tools are not compared."""
-        stored = (
+        stored_values = (
             record.get("epoch", 0),
             record.get("mark"),
             record.get("summary", 0),
             record.get("made", self.definition_digest),
         )
-        return stored == (self.epoch, self.mark, self.summary_id, self.definition_digest)
+        return stored_values == (self.epoch, self.mark, self.summary_id, self.definition_digest)
 
 
 def find_shown_standing(pinned_section: SentSection | None, epoch: int) -> Sequence[int] | None:
@@ -215,8 +215,9 @@ def make_section(
 
 
 def _with_prefix_changed(sent_section: SentSection) -> SentSection:
-    known = sent_section.known | _PREFIX_CHANGED
-    return sent_section if sent_section.known == known else SentSection(0, sent_section.text, known)
+    """Returns a section with the mark that the beginning of its path has changed."""
+    record = sent_section.known | _PREFIX_CHANGED
+    return sent_section if sent_section.known == record else SentSection(0, sent_section.text, record)
 
 
 def _render_or_keep(

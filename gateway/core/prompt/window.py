@@ -154,9 +154,9 @@ def fit_window(items: Sequence[WindowItem], budget: Budget, count: Callable[[], 
         return Window((range(size),))
     # Whole steps leave at a time, so that the next messages do not move the cut, and the cached prefix holds.
     whole_steps = -(-excess // budget.step_tokens) * budget.step_tokens
-    chosen = _find_first_cut(whole_steps, cuts) or _find_first_cut(excess, cuts) or cuts[-1]
-    ranges = tuple(part for part in (*chosen.pinned, range(chosen.index, size)) if part)
-    return Window(ranges, chosen.evicted_tokens)
+    chosen_cut = _find_first_cut(whole_steps, cuts) or _find_first_cut(excess, cuts) or cuts[-1]
+    ranges = tuple(part for part in (*chosen_cut.pinned, range(chosen_cut.index, size)) if part)
+    return Window(ranges, chosen_cut.evicted_tokens)
 
 
 def choose_window_start(items: Sequence[WindowItem], bounds: MessageBounds) -> int:

@@ -110,12 +110,12 @@ def _render_known_names(error: ValidationError, schema: Any) -> str:
     return f" (there are: {_join(names or (), str) or 'none'})"
 
 
-def _join(values: Iterable[Any], shown: Callable[[Any], str]) -> str:
+def _join(values: Iterable[Any], render: Callable[[Any], str]) -> str:
     text = ""
     for value in values:
         if len(text) > _MAX_NAMES_CHARS:
             return f"{text}, …"
-        text += (", " if text else "") + shown(value)
+        text += (", " if text else "") + render(value)
     return text
 
 

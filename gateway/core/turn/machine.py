@@ -428,10 +428,10 @@ class Turn:
         return bool(self._round.client_calls) or (remaining_tokens is not None and remaining_tokens <= 0)
 
     def _on_tool_finished(self, result: ToolResult) -> list[Command]:
-        finished = self._calls.finish(result)
-        if finished is None:
+        finished_result = self._calls.finish(result)
+        if finished_result is None:
             return []
-        self._show_results([finished])
+        self._show_results([finished_result])
         shown_commands = self._sent_reply.flush(self._round)
         return shown_commands if self._calls.is_running else [*shown_commands, *self._on_tools_finished()]
 
@@ -574,10 +574,10 @@ class Turn:
         if self._round.is_hidden:
             # The upstream's finish_reason is of a round with calls that the client never saw.
             self._client_finish_reason = "stop"
-        finished = self._maker.make_finished(reason, self._client_finish_reason, waiting)
-        self._outcome = finished.outcome
+        finished_turn = self._maker.make_finished(reason, self._client_finish_reason, waiting)
+        self._outcome = finished_turn.outcome
         self._state = SAVING_TURN
-        save = commands.Save(finished.saved)
+        save = commands.Save(finished_turn.saved)
         if self.terms.holds_end:
             return [*self._sent_reply.flush(self._round), save]
         return [*self._show_end(events.Saved()), save, commands.FINISH]

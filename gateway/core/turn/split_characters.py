@@ -56,11 +56,11 @@ class SplitCharacters:
         """
         # The texts are paired by their order: some servers number no calls, so that two texts may have one key.
         texts_with_halves = _find_texts(read_json_with_halves(data))
-        for found, with_halves in zip(_find_texts(chunk), texts_with_halves, strict=False):
-            text = self._halves.pop(found.key, "") + with_halves.fields[found.name]
+        for found_text, with_halves in zip(_find_texts(chunk), texts_with_halves, strict=False):
+            text = self._halves.pop(found_text.key, "") + with_halves.fields[found_text.name]
             if "\ud800" <= text[-1:] < "\udc00":
-                self._halves[found.key], text = text[-1], text[:-1]
-            found.fields[found.name] = join_halves(text)
+                self._halves[found_text.key], text = text[-1], text[:-1]
+            found_text.fields[found_text.name] = join_halves(text)
         for choice in _read_choices(chunk):
             if choice.get("finish_reason"):
                 self._end_texts(choice)

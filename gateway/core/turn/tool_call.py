@@ -141,7 +141,7 @@ def decide_owner(call: ToolCall, gateway_tools: Collection[str], *, is_complete:
     """
     if call.fields.get("type") not in FUNCTION_TYPES:
         return CallOwner.CLIENT
-    listed = gateway_tools.names if isinstance(gateway_tools, AllBut) else gateway_tools
-    if not is_complete and (not call.name or any(name.startswith(call.name) for name in listed)):
+    listed_names = gateway_tools.names if isinstance(gateway_tools, AllBut) else gateway_tools
+    if not is_complete and (not call.name or any(name.startswith(call.name) for name in listed_names)):
         return CallOwner.UNKNOWN
     return CallOwner.GATEWAY if call.name in gateway_tools else CallOwner.CLIENT

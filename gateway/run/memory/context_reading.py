@@ -280,16 +280,16 @@ class _LoadedTree(NamedTuple):
 
 
 async def _load_tree(
-    store: Store, agent: Agent, query: Query, key: str | None, loaded: Tree, reach: _Reach
+    store: Store, agent: Agent, query: Query, key: str | None, loaded_tree: Tree, reach: _Reach
 ) -> _LoadedTree:
     """Returns the exchanges that a list may go on from.
 
     key: the client's own name for the conversation.
-    loaded: the exchanges that were loaded with less reach.
+    loaded_tree: the exchanges that were loaded with less reach.
     """
     # With a client's id all exchanges are of one conversation, so loaded exchanges are not loaded again, except for the
     # first exchanges, at depth 0.
-    earlier_exchanges = tuple(loaded) if query.is_named else ()
+    earlier_exchanges = tuple(loaded_tree) if query.is_named else ()
     probes = make_probes_for_list(
         query,
         key,
@@ -302,7 +302,9 @@ async def _load_tree(
     # Parents come before their children.
     exchanges = {exchange.id: exchange for exchange in (*candidates.exchanges, *earlier_exchanges)}
     tree = Tree(
-        exchanges.values(), {**loaded.contents.loaded, **candidates.contents}, candidates.forgotten_hashes
+        exchanges.values(),
+        {**loaded_tree.contents.loaded, **candidates.contents},
+        candidates.forgotten_hashes,
     )
     return _LoadedTree(tree, candidates.last_at)
 

@@ -173,8 +173,8 @@ def with_model(message: WireMessage, exchange: Exchange) -> WireMessage:
 
 def _parse_reply(exchange: Exchange) -> WireMessage:
     """Returns the reply of one exchange, with its model as a private field; {}: there is none."""
-    stored = exchange.shown_reply
-    reply: WireMessage = {} if stored is None else with_model(orjson.loads(stored), exchange)
+    stored_reply = exchange.shown_reply
+    reply: WireMessage = {} if stored_reply is None else with_model(orjson.loads(stored_reply), exchange)
     if exchange.state is ExchangeState.FINISHED:
         return reply
     # The calls of a reply that was cut may lack their ends, and get no answer.

@@ -106,9 +106,9 @@ class FoundMessages(NamedTuple):
         ruled_out = {**self.ruled_out, **dict.fromkeys(unwanted_seqs, reason)}
         return self._replace(messages=messages, ruled_out=ruled_out)
 
-    def without_statements(self, shown: Iterable[StandingFact]) -> FoundMessages:
+    def without_statements(self, shown_facts: Iterable[StandingFact]) -> FoundMessages:
         """Returns the found messages without those that the memory section shows as standing facts."""
-        statements = {normalize_statement(fact.text) for fact in shown}
+        statements = {normalize_statement(fact.text) for fact in shown_facts}
         if not statements:
             return self  # in most memories, so that no message is compared
         return self.without(lambda m: normalize_statement(m.text) in statements, "shown")
@@ -182,8 +182,8 @@ async def _search_by_order(query: str, order: OrderQuestion | None, memory: Memo
         # The words of the next event are unknown, but it comes in the conversations after the event that was found.
         with suppress(StoreTimeout):
             neighbours = await memory.find_neighbours(messages[0], before=order is OrderQuestion.PREVIOUS)
-            merged = chain(messages[:_HITS_BEFORE_NEXT], neighbours, messages[_HITS_BEFORE_NEXT:])
-            messages = [*{message.seq: message for message in merged}.values()]
+            merged_messages = chain(messages[:_HITS_BEFORE_NEXT], neighbours, messages[_HITS_BEFORE_NEXT:])
+            messages = [*{message.seq: message for message in merged_messages}.values()]
     return messages
 
 
@@ -198,8 +198,8 @@ async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
     if sentences:
         with suppress(StoreTimeout):
             events = await memory.search("\n".join((query, *sentences)))
-            merged = chain(messages[:_SURE_EVENTS], interleave((events, messages[_SURE_EVENTS:])))
-            messages = [*{message.seq: message for message in merged}.values()]
+            merged_messages = chain(messages[:_SURE_EVENTS], interleave((events, messages[_SURE_EVENTS:])))
+            messages = [*{message.seq: message for message in merged_messages}.values()]
     keys = list_query_keys(query)
     return sorted(
         messages, key=lambda m: (m.role == "assistant", not any(key in m.text.lower() for key in keys))

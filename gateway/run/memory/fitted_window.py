@@ -84,14 +84,14 @@ class FittedWindow(Struct, frozen=True):
 
     def list_shown_blocks(self, composition: Composition) -> ShownBlocks:
         """Returns the last text of each memory block in the added texts and messages of the window."""
-        shown = [each.shown for each in self.list_inserted(composition)]
+        shown_blocks = [each.shown for each in self.list_inserted(composition)]
         for index in sorted(composition.shown) if composition.shown else ():
             rounds = composition.replacements.get(index)
             fitting = rounds if self.replacements is None else self.replacements.get(index)
             # Hidden rounds that fit in part may or may not show the block.
             if index not in self.dropped_indices and rounds == fitting:
-                shown.append(composition.shown[index])
-        return combine_shown(shown, NOTHING_SHOWN)
+                shown_blocks.append(composition.shown[index])
+        return combine_shown(shown_blocks, NOTHING_SHOWN)
 
 
 WHOLE_WINDOW = FittedWindow()

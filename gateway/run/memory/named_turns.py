@@ -45,10 +45,10 @@ class NamedTurn(Struct, frozen=True):
     @property
     def reply(self) -> WireMessage:
         """The reply with its private fields; {}: there is no reply, or it is forgotten."""
-        stored = self.exchange.shown_reply
-        if stored is None or REPLY in self.exchange.redactions:
+        stored_reply = self.exchange.shown_reply
+        if stored_reply is None or REPLY in self.exchange.redactions:
             return {}
-        return with_private(orjson.loads(stored), model=self.exchange.model)
+        return with_private(orjson.loads(stored_reply), model=self.exchange.model)
 
     @property
     def inputs(self) -> list[tuple[int, WireMessage]]:
@@ -80,11 +80,11 @@ class TurnLocation(Struct, frozen=True):
 
 async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation | None:
     """Returns the location of the turn with a name; None: the project has no such turn. Raises: StoreError."""
-    begun = await store.messages.find_begun(project, name.conversation_uid, parse_turn_begin(name.turn))
-    if begun is not None and begun.listed.run_uid is None:
-        exchange = begun.listed.exchange
-        return TurnLocation(begun.agent, NamedTurn(name, exchange), (exchange.id,))
-    if begun is None and (stored_name := await find_run_turn_name(store, project, name.tag)) is not None:
+    begun_turn = await store.messages.find_begun(project, name.conversation_uid, parse_turn_begin(name.turn))
+    if begun_turn is not None and begun_turn.listed.run_uid is None:
+        exchange = begun_turn.listed.exchange
+        return TurnLocation(begun_turn.agent, NamedTurn(name, exchange), (exchange.id,))
+    if begun_turn is None and (stored_name := await find_run_turn_name(store, project, name.tag)) is not None:
         run_turn = await find_turn(store, project, stored_name)
         return None if run_turn is None else replace(run_turn, turn=NamedTurn(name, run_turn.exchange))
     # The reply was stored by an earlier request with the same words, or has several steps.
@@ -106,10 +106,10 @@ async def find_run_turn_name(
 
     includes_cancelled: True: a cancelled response also has a name; its turn has the part that had arrived.
     """
-    stored = await store.responses.find(project, uid)
-    if stored is None:
+    stored_response = await store.responses.find(project, uid)
+    if stored_response is None:
         return None
-    run = stored.run
+    run = stored_response.run
     if includes_cancelled and run.state is RunState.CANCELLED:
         names = await store.responses.load_turns(run.agent_row, run.id)
         return TurnName.decode(names[-1]) if names else None
@@ -125,9 +125,10 @@ def name_turns(path: Sequence[ListedExchange]) -> list[NamedTurn]:
     """Returns the exchanges of a path as turns, with the names that they have in ids. path: oldest first."""
     turns: list[NamedTurn] = []
     parent = None
-    for listed in path:
-        exchange = listed.exchange
-        turns.append(NamedTurn(TurnName(listed.conversation_uid, make_turn_hex(exchange, parent)), exchange))
+    for listed_exchange in path:
+        exchange = listed_exchange.exchange
+        name = TurnName(listed_exchange.conversation_uid, make_turn_hex(exchange, parent))
+        turns.append(NamedTurn(name, exchange))
         parent = exchange
     return turns
 
@@ -142,14 +143,14 @@ async def find_paths_by_id(store: Store, scope: Scope, ids: Set[str]) -> dict[st
         return {}
     paths: dict[str, list[WireMessage]] = {}
     turns: dict[str, ConversationTurns] = {}
-    for conversation, begun, reply in await store.messages.list_newest_replies(agent.id, _NEWEST_TURNS):
+    for conversation, begun_at, reply in await store.messages.list_newest_replies(agent.id, _NEWEST_TURNS):
         reply_ids = read_private(orjson.loads(reply)).get("ids")
         matching_ids = ids & {*map(str, reply_ids)} if isinstance(reply_ids, list) else ()
         if not matching_ids:
             continue
         if conversation not in turns:
             turns[conversation] = await load_turns(store, agent, conversation)
-        path = [*map(without_private, turns[conversation].list_path_to(make_begun_hex(begun)))]
+        path = [*map(without_private, turns[conversation].list_path_to(make_begun_hex(begun_at)))]
         if path:
             # Of replies with the same id the newest counts, which comes first.
             paths = {**dict.fromkeys(matching_ids, path), **paths}

@@ -93,11 +93,11 @@ class _ReferencedTurns:
 
     async def _find_in_turn(self, reference: Reference, name: TurnName) -> list[WireMessage]:
         """Returns the messages of a reference in the turn of this name."""
-        begun = await self._store.messages.find_begun(
+        begun_turn = await self._store.messages.find_begun(
             self._project, name.conversation_uid, parse_turn_begin(name.turn)
         )
-        if begun is not None:
-            agent, entry = begun
+        if begun_turn is not None:
+            agent, entry = begun_turn
             if not self._is_accepted_owner(agent, entry.key):
                 return []
             if reference.input_index is not None:

@@ -35,6 +35,6 @@ async def list_initial_blocks(store: Store, spec: AgentSpec, agent: Agent) -> tu
     """Returns the blocks that the memory of a draft will have at first."""
     defaults = [replace(block, id=n) for n, block in enumerate(spec.blocks)]
     if spec.shared_labels:
-        stored = {block.label: block for block in await store.turns.load_shared_blocks(agent)}
-        defaults = [stored.get(block.label, block) for block in defaults]
+        stored_blocks = {block.label: block for block in await store.turns.load_shared_blocks(agent)}
+        defaults = [stored_blocks.get(block.label, block) for block in defaults]
     return tuple(defaults)

@@ -176,12 +176,12 @@ class TurnWriter:
     def _end_unwritten(self, context: MemoryContext, error: Exception | None = None) -> asyncio.Future[None]:
         """Lets the next request begin, without a write. Returns a future that is done, with the error if any."""
         context.request.ticket.leave()
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if error is None:
-            ended.set_result(None)
+            future.set_result(None)
         else:
-            ended.set_exception(error)
-        return ended
+            future.set_exception(error)
+        return future
 
     def _on_written(
         self,

@@ -65,8 +65,8 @@ class ToolAnswer(Struct, frozen=True):
     def dump(self) -> bytes:
         """Returns content, status, output and changed blocks as JSON, which `load` reads."""
         plain = {"content": self.content, "status": self.status, "stdout": self.stdout, "stderr": self.stderr}
-        changed = [(msgspec.to_builtins(block), value) for block, value in self.changed_blocks]
-        return orjson.dumps({**plain, "changed_blocks": changed} if changed else plain)
+        changed_blocks = [(msgspec.to_builtins(block), value) for block, value in self.changed_blocks]
+        return orjson.dumps({**plain, "changed_blocks": changed_blocks} if changed_blocks else plain)
 
     @classmethod
     def load(cls, data: bytes) -> ToolAnswer:

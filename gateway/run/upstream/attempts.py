@@ -240,34 +240,34 @@ class Attempts:
             match await self._make_attempt(request, source):
                 case _Answer(reply=reply):
                     return reply
-                case _MendedRequest() as mended:
-                    self._candidates.set_target(mended.target)
-                    request = mended.request
-                case _FailedAttempt() as failed:
-                    next_request = await self._make_request_after(failed, request, source.make)
+                case _MendedRequest() as mended_request:
+                    self._candidates.set_target(mended_request.target)
+                    request = mended_request.request
+                case _FailedAttempt() as failed_attempt:
+                    next_request = await self._make_request_after(failed_attempt, request, source.make)
                     if next_request is None:
-                        return self._give_up(failed)
+                        return self._give_up(failed_attempt)
                     request = next_request
                 case unknown:
                     assert_never(unknown)
 
     async def _make_request_after(
-        self, failed: _FailedAttempt, request: ModelRequest, make: RequestMaker
+        self, failed_attempt: _FailedAttempt, request: ModelRequest, make: RequestMaker
     ) -> ModelRequest | None:
         """Waits for the attempt after a failed one. Returns its request, or None if there is no further attempt."""
         self._failure_count += 1
         try:
-            prepared = await self._prepare_attempt(failed.failure, request, make)
+            prepared = await self._prepare_attempt(failed_attempt.failure, request, make)
         except BaseException:
-            if failed.reply is not None:
-                await failed.reply.aclose()
+            if failed_attempt.reply is not None:
+                await failed_attempt.reply.aclose()
             raise
         if prepared is None:
             return None
-        self._record.note_try(self.endpoint.name, failed.failure.kind)
+        self._record.note_try(self.endpoint.name, failed_attempt.failure.kind)
         # The error is dropped only now, because the error of the last attempt goes to the client.
-        if failed.reply is not None:
-            await discard_reply(failed.reply)
+        if failed_attempt.reply is not None:
+            await discard_reply(failed_attempt.reply)
         if prepared.wait_s:
             await self._services.sleep(prepared.wait_s)
         if prepared.candidate is not None:
@@ -306,13 +306,13 @@ class Attempts:
         self._record.begin_attempt(self._candidates.current, request)
         with self.endpoint.health.begin_attempt(self.endpoint.policy):
             try:
-                begun = await self._send_once(request)
-                failure = self._find_failure(begun, request)
+                begun_reply = await self._send_once(request)
+                failure = self._find_failure(begun_reply, request)
                 if failure is not None:
-                    return self._record_failure(_FailedAttempt(failure, begun.reply))
+                    return self._record_failure(_FailedAttempt(failure, begun_reply.reply))
                 # Any other status is an answer, even if it refuses the request.
                 self.endpoint.health.record_answer(self.target.model)
-                return await self._take_answer(begun, request, source)
+                return await self._take_answer(begun_reply, request, source)
             except ProviderError as error:
                 # An upload that the caller broke off is no failure of the upstream.
                 if (caller_error := self.caller_error()) is not None:
@@ -329,42 +329,47 @@ class Attempts:
         reply = await self.endpoint.provider.send(request)
         return await begin_reply(reply, request, may_peek=self._services.may_peek)
 
-    def _find_failure(self, begun: BegunReply, request: ModelRequest) -> Failure | None:
+    def _find_failure(self, begun_reply: BegunReply, request: ModelRequest) -> Failure | None:
         """Returns the failure for which another attempt may be made, or None if the reply is an answer."""
-        reply = begun.reply
+        reply = begun_reply.reply
         if reply.status in TRANSIENT_STATUSES:
             retry_after_s = read_retry_after(reply.headers, self._services.wall_clock())
             return Failure(str(reply.status), retry_after_s=retry_after_s)
         may_fail_over = request.path == CHAT_PATH and self._candidates.following and not self._is_settled
         # If no other endpoint can be asked, the client gets the empty reply.
-        if may_fail_over and begun.is_whole and reply.status == 200 and is_empty_completion(begun.begin):
+        if (
+            may_fail_over
+            and begun_reply.is_whole
+            and reply.status == 200
+            and is_empty_completion(begun_reply.begin)
+        ):
             return Failure("broke")
         return None
 
     async def _take_answer(
-        self, begun: BegunReply, request: ModelRequest, source: _RequestSource
+        self, begun_reply: BegunReply, request: ModelRequest, source: _RequestSource
     ) -> _Answer | _MendedRequest:
         """Returns an answer that goes to the client, or the request without the content that the answer refuses."""
-        reply = begun.reply
+        reply = begun_reply.reply
         mender = source.mender
-        mended = None
+        mended_request = None
         outcome = str(reply.status)
         if reply.status in _REFUSAL_STATUSES and (mender is not None or request.path == CHAT_PATH):
             reply = error = await read_whole_error(reply)
-            mended = await self._mend_refused_request(error, request, source)
-        elif mender is not None and is_filter_verdict(begun.begin):
+            mended_request = await self._mend_refused_request(error, request, source)
+        elif mender is not None and is_filter_verdict(begun_reply.begin):
             outcome = "filtered"
             try:
-                mended = await self._leave_out(RefusedContent.FILTERED, mender)
+                mended_request = await self._leave_out(RefusedContent.FILTERED, mender)
             except BaseException:
                 await reply.aclose()
                 raise
-        if mended is not None:
+        if mended_request is not None:
             self._record.note_refused_content(self.endpoint.name, outcome)
             await discard_reply(reply)
-            return mended
+            return mended_request
         may_follow = bool(self._candidates.following) or self.endpoint.policy.retries > 0
-        is_provisional = begun.is_replaceable and request.path == CHAT_PATH and may_follow
+        is_provisional = begun_reply.is_replaceable and request.path == CHAT_PATH and may_follow
         was_settled = self._is_settled
         self._accept(reply, mender, is_provisional=is_provisional)
         if is_provisional:
@@ -410,8 +415,8 @@ class Attempts:
         Raises: ProviderError: the error of the last attempt after the stream.
         """
         self._is_settled = was_settled
-        failed = self._record_failure(_FailedAttempt(failure))
-        next_request = await self._make_request_after(failed, request, source.make)
+        failed_attempt = self._record_failure(_FailedAttempt(failure))
+        next_request = await self._make_request_after(failed_attempt, request, source.make)
         if next_request is None:
             self._record.note_failure(self.endpoint.name, failure.kind)
             self._is_settled = True
@@ -448,10 +453,10 @@ class Attempts:
         if self._record.has_success:
             self.endpoint.health.record_success(self.target.model)
 
-    def _record_failure(self, failed: _FailedAttempt) -> _FailedAttempt:
+    def _record_failure(self, failed_attempt: _FailedAttempt) -> _FailedAttempt:
         """Records a failure of the endpoint. Returns the attempt."""
-        self.endpoint.record_failure(self.target.model, failed.failure, self._services.now())
-        return failed
+        self.endpoint.record_failure(self.target.model, failed_attempt.failure, self._services.now())
+        return failed_attempt
 
     def _choose_next_step(self, failure: Failure, request: ModelRequest) -> NextStep:
         """Returns the step after a failed attempt. A retry uses up a part of the retry budget."""
@@ -477,13 +482,13 @@ class Attempts:
             health.retries_left -= 1
         return step
 
-    def _give_up(self, failed: _FailedAttempt) -> ModelReply:
+    def _give_up(self, failed_attempt: _FailedAttempt) -> ModelReply:
         """Returns the upstream's own error, which the client gets. Raises: ProviderError: there was no reply."""
         self._is_settled = True
-        kind = failed.failure.kind
-        if failed.reply is None:
+        kind = failed_attempt.failure.kind
+        if failed_attempt.reply is None:
             self._record.note_failure(self.endpoint.name, kind)
-            assert failed.error is not None  # an attempt without a reply has an error
-            raise failed.error
-        self._record.note_reply(self.endpoint.name, kind, failed.reply.status, is_error=True)
-        return failed.reply
+            assert failed_attempt.error is not None  # an attempt without a reply has an error
+            raise failed_attempt.error
+        self._record.note_reply(self.endpoint.name, kind, failed_attempt.reply.status, is_error=True)
+        return failed_attempt.reply

@@ -100,9 +100,11 @@ async def reveal_whole_error(reply: ModelReply) -> BegunReply:
     if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
         broke = ProviderReplyBroken("the upstream's reply ended in the middle of its JSON")
         return BegunReply(BufferedReply(reply.status, reply.headers, b"", broke))
-    revealed = find_error_in_success_body(body)
-    status, client_body = (reply.status, body) if revealed is None else (revealed.status, revealed.body)
-    return BegunReply(BufferedReply(status, reply.headers, client_body), body, is_whole=True)
+    revealed_error = find_error_in_success_body(body)
+    if revealed_error is None:
+        return BegunReply(BufferedReply(reply.status, reply.headers, body), body, is_whole=True)
+    error_reply = BufferedReply(revealed_error.status, reply.headers, revealed_error.body)
+    return BegunReply(error_reply, body, is_whole=True)
 
 
 async def discard_reply(reply: ModelReply) -> None:

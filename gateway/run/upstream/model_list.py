@@ -256,19 +256,19 @@ class ModelList:
 
     def _merge(self, lists: Mapping[str, Entries]) -> Entries:
         """Returns profiles and aliases, then the models of upstreams under the names that route to them."""
-        merged: dict[str, dict[str, Any]] = {}
+        merged_entries: dict[str, dict[str, Any]] = {}
         for profile in self._settings.profiles:
             if profile.model is not None:
-                merged[AGENT_PREFIX + profile.name] = self._make_entry(AGENT_PREFIX + profile.name)
+                merged_entries[AGENT_PREFIX + profile.name] = self._make_entry(AGENT_PREFIX + profile.name)
         for alias in self._settings.models:
-            merged[alias.alias] = self._make_entry(alias.alias)
+            merged_entries[alias.alias] = self._make_entry(alias.alias)
         for name, entries in lists.items():
             for entry in entries:
                 public_name = self._find_public_name(name, entry["id"])
                 # An alias hides a model of the same name, as it does when a request asks for the name.
-                if public_name is not None and public_name not in merged:
-                    merged[public_name] = {**entry, "id": public_name}
-        return list(merged.values())
+                if public_name is not None and public_name not in merged_entries:
+                    merged_entries[public_name] = {**entry, "id": public_name}
+        return list(merged_entries.values())
 
     def _make_entry(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._created_at, "owned_by": "mnemogate"}

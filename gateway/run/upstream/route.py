@@ -130,9 +130,9 @@ def resolve_agent_model(settings: Settings, model: str) -> Route:
     return _resolve(settings, name, upstream)
 
 
-def _choose_smaller(own: int | None, known: int | None) -> int | None:
+def _choose_smaller(own_window: int | None, known_window: int | None) -> int | None:
     """Returns the smaller window, of an agent and of its model, or None if neither is known."""
-    windows = [window for window in (own, known) if window is not None]
+    windows = [window for window in (own_window, known_window) if window is not None]
     return min(windows, default=None)
 
 

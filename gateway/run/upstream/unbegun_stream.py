@@ -85,6 +85,6 @@ async def _iterate_events(reply: ModelReply) -> AsyncIterator[list[Event]]:
     yield [_make_event(as_deltas(whole) if isinstance(whole, dict) else whole), Event(DONE_EVENT, b"[DONE]")]
 
 
-def _make_event(shown: object) -> Event:
-    data = orjson.dumps(shown)
+def _make_event(shown_json: object) -> Event:
+    data = orjson.dumps(shown_json)
     return Event(b"data: %b\n\n" % data, data)
