@@ -359,6 +359,15 @@ def test_a_cancelled_first_response_is_not_continued_after_its_memory_was_forgot
     assert b"Zqmiso" not in world.data()
 
 
+def test_a_reply_of_the_client_may_follow_a_response_without_items(
+    client: SocketClient, openai_account: StoredResponses
+) -> None:
+    empty = client.ask(input=[], generate=False)
+    items = [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Hi."}]
+    assert client.ask(input=items, previous_response_id=empty["id"], store=False)["status"] == "completed"
+    assert openai_account.bodies[-1]["input"] == items
+
+
 @pytest.mark.parametrize("user", [3, "a\nb"])
 def test_a_user_that_cannot_be_read_is_an_error(client: SocketClient, user: object) -> None:
     wrong = client.ask(input="Hi", user=user)

@@ -173,9 +173,10 @@ def _join_items(cached_items: Sequence[bytes], new_items: Sequence[bytes]) -> li
     whole_list = [*cached_items, *new_items]
     try:
         resent = [*takewhile(_is_reply, map(orjson.loads, new_items))]
-        if not resent or not _is_reply(last_item := orjson.loads(cached_items[-1])):
+        last_items = [*filter(_is_reply, map(orjson.loads, cached_items[-1:]))]
+        if not resent or not last_items:
             return whole_list
-        heard = as_heard([last_item], resent)
+        heard = as_heard(last_items, resent)
     except (orjson.JSONDecodeError, AttributeError, TypeError):
         return whole_list  # what cannot be read is refused where the whole request is read
     if heard.cut_reply is None:
