@@ -10,10 +10,12 @@ from msgspec.structs import replace
 from adapters.types import ModelRequest
 from gateway.core.turn.commands import CallModel
 from gateway.core.turn.refusal import RefusedContent
+from gateway.core.turn.upstream_error import with_message_indexes
 from gateway.core.upstream.policy import Target
 from gateway.run.call import ChatCall
 from gateway.run.memory.fit import fit_prompt, fit_rounds
 from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.prompt_body import list_message_origins
 from gateway.run.refused_parts import RefusedParts
 from gateway.run.turn_saving import TurnMemory
 from gateway.run.upstream.endpoint import Endpoint
@@ -41,6 +43,8 @@ class RoundRequests:
     model_call: CallModel
     # The endpoint that the prompt is for; None before `begin`.
     endpoint: Endpoint | None = field(default=None, init=False)
+    # The prompt of the last request.
+    _sent_prompt: Prompt | None = field(default=None, init=False)
 
     def begin(self, endpoint: Endpoint) -> None:
         """Notes the endpoint that the prompt was made for, in the receipt too."""
@@ -67,6 +71,7 @@ class RoundRequests:
         if hidden_rounds:
             receipt.prompt = replace(receipt.prompt, tokens=0)  # these messages are not counted
         receipt.hides_usage = prompt.adds_usage and not self.call.request.wants_usage
+        self._sent_prompt = prompt
         return self.call.make_request_with_prompt(
             target,
             endpoint,
@@ -86,6 +91,17 @@ class RoundRequests:
         self.call.left_out = tuple(dict.fromkeys((*self.call.left_out, part)))
         self._fill_receipt(self.refused_parts.without(self.prompt))
         return await self.make(target, endpoint)
+
+    def with_client_indexes(self, error: bytes) -> bytes:
+        """Returns an upstream's error, in which each message has the index that it has in the client's request.
+
+        An error about a message that was added stays as it is, and so does an error of another dialect's list.
+        """
+        call, prompt, endpoint = self.call, self._sent_prompt, self.endpoint
+        speaks_chat = endpoint is not None and not endpoint.provider.capabilities.speaks_messages
+        if prompt is None or not speaks_chat or call.native is not None or call.request.is_translated:
+            return error
+        return with_message_indexes(error, list_message_origins(prompt))
 
     def note_answer(self) -> None:
         self.take_prompt(self.prompt)

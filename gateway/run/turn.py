@@ -247,6 +247,8 @@ class TurnRun:
             else:
                 body = await reply.read(MAX_REPLY_BYTES)
                 self.attempts.call.note_piece(body)
+                if reply.status >= 400:
+                    body = self._requests.with_client_indexes(body)
                 await self._feed(events.ReceivedWhole(body))
         except ProviderError as error:
             unfinished_event = error.rest if isinstance(error, UnfinishedEvent) else b""

@@ -127,6 +127,18 @@ class BodyEdit:
             pass  # a member is nested more deeply than orjson writes
         return orjson.dumps(self._apply_edits(_with_raw_members(self._raw, self._json)))
 
+    def list_origins(self) -> list[int | None]:
+        """Returns, for each message of the edited body, its index in the client's list; None: it was added."""
+        client_messages = self._json[self._list_key]
+        count = len(client_messages)
+        origins: list[int | None] = []
+        for index in range(count + 1):
+            origins += [None] * len(self._inserted_messages.get(index, ()))
+            if index < count:
+                origins += [index] * len(self._replacements.get(index, (None,)))
+        is_system_new = len(self._list_edited_messages(client_messages)) > len(origins)
+        return [None, *origins] if is_system_new else origins
+
     @property
     def _edits_messages(self) -> bool:
         return bool(

@@ -8,6 +8,7 @@ failed. `find_error_in_success_body` and `find_error_in_first_event` read replie
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import orjson
@@ -42,6 +43,8 @@ _PROVIDERS_FAULTS: Final = ("server_error", "vector_store_timeout")
 ERROR_BYTES: Final = 64 * 1024
 # Finds the choices of a chunk or a completion, which errors do not have.
 _CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\{')
+# The message that an error names, in any spelling: "messages[1].role", "messages.[1].role", "messages.1.role".
+_MESSAGE_INDEX: Final = re.compile(rb"(\bmessages(?:\.?\[|\.))(\d{1,9})\b")
 # The codes of successful replies, of upstreams whose bodies always have a code.
 _SUCCESS_CODES: Final = (None, "", 0, "0", 200, "200")
 # MiniMax's codes by the status that they mean; any other is a 500. (platform.minimax.io/docs/api-reference/errorcode)
@@ -119,6 +122,20 @@ def make_openai_error_of_reply(status: int, body: bytes) -> Json:
     if error.get("code") is None:
         error["code"] = status
     return error
+
+
+def with_message_indexes(body: bytes, origins: Sequence[int | None]) -> bytes:
+    """Returns an error's body with other indexes of messages. A message without another index keeps its own.
+
+    origins: for each index, the index in its place; None: the message has no other index.
+    """
+
+    def replace_index(match: re.Match[bytes]) -> bytes:
+        index = int(match[2])
+        origin = origins[index] if index < len(origins) else None
+        return match[0] if origin is None else match[1] + b"%d" % origin
+
+    return _MESSAGE_INDEX.sub(replace_index, body)
 
 
 def read_error_status(error: Json) -> int:

@@ -54,6 +54,14 @@ def render_body(
     return edit.render()
 
 
+def list_message_origins(prompt: Prompt) -> list[int | None]:
+    """Returns, for each message of the chat completion, its index in the client's request; None: it was added."""
+    edit = prompt.request.begin_edit()
+    _adapt_messages(prompt, edit)
+    _put_additions(prompt, edit)
+    return edit.list_origins()
+
+
 def make_body(prompt: Prompt) -> Json:
     """Returns the chat completion that opens the turn, to be shown or counted."""
     body: Json = orjson.loads(render_body(prompt))

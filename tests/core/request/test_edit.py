@@ -30,6 +30,28 @@ def edited_message(message: bytes, text: str = "NOTE:") -> Any:
     return orjson.loads(edit.render())["messages"][0]
 
 
+def test_each_message_of_an_edited_body_has_its_index_in_the_clients_list() -> None:
+    messages = [
+        {"role": role, "content": role} for role in ("user", "assistant", "user", "assistant", "user")
+    ]
+    edit = edit_of(orjson.dumps({"messages": messages}))
+    assert edit.list_origins() == [0, 1, 2, 3, 4]
+    edit.append_system("Be kind.")
+    edit.insert_messages(0, [{"role": "user", "content": "Earlier."}])
+    edit.drop_message(0)
+    edit.replace_message(1, [messages[1], messages[1], messages[1]])
+    edit.prefix_text(2, NOTE)
+    edit.insert_messages(5, [messages[1]])
+    assert edit.list_origins() == [None, None, 1, 1, 1, 2, 3, 4, None]
+    assert len(orjson.loads(edit.render())["messages"]) == 9
+
+
+def test_a_text_for_the_leading_system_message_moves_no_message() -> None:
+    edit = edit_of(SYSTEM)
+    edit.append_system("Be brief.")
+    assert edit.list_origins() == [0, 1]
+
+
 # --- bytes that stay
 
 SYSTEM = b'{"messages":[ {"role":"system","content":"Be kind."} , {"role":"user","content":"hi"} ]}'
