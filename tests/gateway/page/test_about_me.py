@@ -128,6 +128,10 @@ def test_a_person_finds_words_in_their_own_memory_alone(world: World) -> None:
     assert uid not in text + json.dumps(found)
     assert f'action="../{person.path}/words"' in person.page()
     assert "No message, fact, saved text or note has the word." in plain(person.page("/words?q=Zxqvzz"))
+    # A reply that was interrupted is stored, and only an operator's search finds it.
+    assert "Not looked through are earlier versions of notes, what was broken off, and" in plain(
+        person.page("/words?q=Zxqvzz")
+    )
     (message,) = (each for each in found["items"] if each["kind"] == "message")
     assert message["href"].startswith(f"{person.path}/c/{talk}?")
     # From there one text is forgotten, and the way leads back to the words.
