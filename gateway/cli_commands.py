@@ -44,7 +44,7 @@ _Arguments = Mapping[str, Any]
 class Commands:
     """The commands, over the files that the command line named.
 
-    Errors of all methods: GatewayError, SettingsError.
+    All methods raise GatewayError and SettingsError.
     """
 
     # The settings file; None: mnemogate.toml, if there is one.
@@ -165,24 +165,27 @@ class Commands:
         with loading():
             from gateway.offline_work import move_store
 
-        configured = self.settings.database
+        settings_database = self.settings.database
         if target.startswith(POSTGRES):
-            source = replace(configured, url=None)
-            destination = replace(configured, url=target)
+            source = replace(settings_database, url=None)
+            destination = replace(settings_database, url=target)
             if not os.path.exists(source.path):
                 raise GatewayError(f"There is no database at {os.path.abspath(source.path)} to be moved.")
-        elif configured.url is None:
+        elif settings_database.url is None:
             raise GatewayError(
                 "A file is filled from a PostgreSQL, which database.url or MNEMOGATE_DATABASE_URL names."
             )
         else:
-            source = configured
-            destination = replace(configured, url=None, path=target)
+            source = settings_database
+            destination = replace(settings_database, url=None, path=target)
         with Progress("Moving memories") as progress:
             show = progress.show if progress.is_shown else printed.show_progress
             outcome = asyncio.run(
                 move_store(
-                    self.settings, source, destination, lambda so_far, count: show(so_far.count, count)
+                    self.settings,
+                    source,
+                    destination,
+                    lambda outcome_so_far, count: show(outcome_so_far.count, count),
                 )
             )
         printed.show_move(outcome.moved, outcome.already_there, outcome.refused)
@@ -238,7 +241,7 @@ class Commands:
             printed.show_list(record_lists.make_usage_list(by, names), rows, as_json=as_json)
 
     def add_limit(self, arguments: _Arguments) -> None:
-        """Adds a limit and prints it. If no key and no setting names its project, says so: the name may be misspelt."""
+        """Adds a limit and prints it. Warns if no key and no setting names its project: the name may be misspelt."""
         projects_of_keys = {key["project"] for key in self.perform("keys-list", {})}
         limit = self.perform("limits-add", arguments)
         printed.show_record(record_lists.LIMITS, limit)
@@ -289,18 +292,18 @@ class Commands:
         pages = self.client.read_pages("memory-export", arguments)
         first_page = next(pages)
         other_memories = first_page["others"]
-        messages = 0
+        message_count = 0
         with Progress("Exporting messages") as progress, open_output(path, may_replace=may_replace) as file:
             page: Any = first_page
             while page is not None:
                 file.writelines(f"{line}\n" for line in page["lines"])
-                messages += page["messages"]
+                message_count += page["messages"]
                 if path or not sys.stdout.isatty():  # a bar would mix with the lines
-                    progress.show(messages)
+                    progress.show(message_count)
                 page = next(pages, None)
         if path:
             size = os.stat(path).st_size
-            print(outcome_text.describe_export(arguments, messages, path, size), file=sys.stderr)
+            print(outcome_text.describe_export(arguments, message_count, path, size), file=sys.stderr)
         if other_memories:
             print(outcome_text.describe_others(other_memories), file=sys.stderr)
 

@@ -50,8 +50,11 @@ class LogOutput:
         self._max_held_bytes = max_held_bytes
         # Lines are written by the event loop and by other threads.
         self._lock = threading.Lock()
+        # The bytes that the stream has not taken.
         self._held = bytearray()
+        # The number of lines that were dropped since the stream last took all bytes.
         self._dropped_lines = 0
+        # True if the event loop will call `_retry`.
         self._will_retry = False
 
     def write(self, text: str) -> None:
@@ -87,11 +90,11 @@ class LogOutput:
                 stream.buffer.write(piece)
                 stream.buffer.flush()
                 if self._dropped_lines and not self._held:
-                    note = (
+                    message = (
                         f"{self._dropped_lines} lines of the log are missing here, since stderr was not read."
                     )
                     self._dropped_lines = 0
-                    record = {"at": round(time.time(), 3), "level": "warning", "message": note}
+                    record = {"at": round(time.time(), 3), "level": "warning", "message": message}
                     self._held += orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
         except (OSError, ValueError):
             self._held.clear()
@@ -119,9 +122,14 @@ class AccessLog:
     def __init__(
         self, write: Callable[[bytes], object] = OUTPUT.write_bytes, *, is_enabled: bool = True
     ) -> None:
-        """Begins without lines. is_enabled: False: the caller adds no lines."""
+        """Begins without lines.
+
+        write: a function that writes whole lines.
+        is_enabled: False if the caller is to add no lines.
+        """
         self._write = write
         self.is_enabled = is_enabled
+        # The lines that wait.
         self._lines: list[dict[str, Any]] = []
 
     def add(self, record: dict[str, Any]) -> None:
@@ -132,7 +140,8 @@ class AccessLog:
 
     def flush(self) -> None:
         """Writes the lines that wait."""
-        lines, self._lines = self._lines, []
+        lines = self._lines
+        self._lines = []
         if lines:
             option = orjson.OPT_APPEND_NEWLINE
             self._write(b"".join([orjson.dumps(line, default=str, option=option) for line in lines]))
@@ -148,6 +157,7 @@ class RepeatHandler(logging.StreamHandler[TextIO | LogOutput]):
     def __init__(self, stream: TextIO | LogOutput, counted_s: float = _COUNTED_S) -> None:
         super().__init__(stream)
         self._counted_s = counted_s
+        # The number of repetitions of each line that is counted.
         self._counts: dict[tuple[str, ...], int] = {}
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -24,16 +24,16 @@ from storage.database import Connection, Database, Effect, Statement
 G = TypeVar("G", bound="StoreGroup")
 P = ParamSpec("P")
 T = TypeVar("T")
-Made = TypeVar("Made", bound=Callable[..., object])
+MethodT = TypeVar("MethodT", bound=Callable[..., object])
 
-# Rows that one transaction deletes.
+# The most rows that one transaction deletes.
 _ROWS_PER_DELETE = 200
 
 _Method = Callable[Concatenate[G, Connection, P], Coroutine[Any, Any, T]]
 # A function of a connection and an agent's row.
 _AgentFunction = Callable[Concatenate[Connection, int, P], Coroutine[Any, Any, T]]
 # The attributes that a method takes over from its operation. Not the signature, which has a connection too.
-_COPIED = ("__module__", "__name__", "__qualname__", "__doc__")
+_COPIED_ATTRIBUTES = ("__module__", "__name__", "__qualname__", "__doc__")
 
 
 class StoreGroup:
@@ -138,8 +138,8 @@ def as_locking_method(
     return _copy_name(function, method)
 
 
-def _copy_name(operation: Callable[..., object], method: Made) -> Made:
+def _copy_name(operation: Callable[..., object], method: MethodT) -> MethodT:
     """Returns the method, with the name and the docstring of the operation that it runs."""
-    update_wrapper(method, operation, assigned=_COPIED, updated=())
+    update_wrapper(method, operation, assigned=_COPIED_ATTRIBUTES, updated=())
     del method.__wrapped__  # type: ignore[attr-defined]
     return method

@@ -15,7 +15,7 @@ from storage.database import Database
 from storage.sql.group import StoreGroup
 
 T = TypeVar("T")
-# The parameters are the memory's row, and the number of messages, passages and facts that were added.
+# Gets the memory's row, and the number of messages, passages and facts that were added.
 GrowthListener = Callable[[int, int], None]
 
 
@@ -29,13 +29,13 @@ class Growth:
         """Registers a function that is called with each report."""
         self._listeners.append(listener)
 
-    def report(self, agent_row: int, added: int) -> None:
+    def report(self, agent_row: int, added_count: int) -> None:
         """Calls all listeners.
 
-        added: the number of new messages, passages and facts; 0: the search index must be made again.
+        added_count: the number of new messages, passages and facts; 0: the search index must be made again.
         """
         for listener in self._listeners:
-            listener(agent_row, added)
+            listener(agent_row, added_count)
 
 
 class GrowingGroup(StoreGroup):
@@ -45,6 +45,9 @@ class GrowingGroup(StoreGroup):
         super().__init__(database)
         self._growth = growth
 
-    async def _grow(self, agent_row: int, added: int, write: Future[T]) -> T:
-        """Returns the result of a write by which a memory grows, and reports the write, even if it has failed."""
-        return await self._await_write(write, lambda: self._growth.report(agent_row, added))
+    async def _grow(self, agent_row: int, added_count: int, write: Future[T]) -> T:
+        """Returns the result of a write by which a memory grows, and reports the write, even if it has failed.
+
+        added_count: the number of messages, passages and facts that the write adds.
+        """
+        return await self._await_write(write, lambda: self._growth.report(agent_row, added_count))

@@ -46,19 +46,20 @@ class JobLeases(StoreGroup):
         self._tick = tick
         self._wake_here = wake_here
         # The name of the clock by which leases are measured.
-        self._holder = "database" if database.is_shared else uuid.uuid4().hex
-        # Attempts that the next claim releases: (job, attempt) -> the end of the lease, or None. An attempt that ended
-        # while the database was out of reach has None. An attempt that got no answer to its claim has the end of its
-        # lease, since another process may have claimed the job with the same attempt number.
-        self._released: dict[tuple[int, int], float | None] = {}
+        self._clock_name = "database" if database.is_shared else uuid.uuid4().hex
+        # Attempts that the next claim releases: (job, attempt) -> the end of the lease; None: any end. An attempt that
+        # ended while the database was out of reach has None. An attempt that got no answer to its claim has the end of
+        # its lease, since another process may have claimed the job with the same attempt number.
+        self._attempts_to_release: dict[tuple[int, int], float | None] = {}
+        # False once `stop_claiming` was called.
         self._may_claim = True
-        # (kind, agent row) of the jobs that requests of this process wait for -> the number of these requests.
-        self._awaited: Counter[tuple[str, int]] = Counter()
+        # The numbers of requests of this process that wait for jobs, by the kind and the agent's row of the jobs.
+        self._waiter_counts: Counter[tuple[str, int]] = Counter()
 
     @reads
     async def find_due_in(self, connection: Connection, kinds: Sequence[str]) -> float | None:
         """Returns the seconds until a job of these kinds can be claimed or a lease expires; None: no job waits."""
-        if self._released:
+        if self._attempts_to_release:
             return 0.0
         if not self._may_claim:
             # `claim` finds out whether awaited jobs are due. It is called again soon, or when one of them has ended.
@@ -67,7 +68,7 @@ class JobLeases(StoreGroup):
         # A shared database has a clock of its own.
         if now is not None and await connection.fetch_value(SQL["is_clock_set_back"], (now,)):
             return 0.0
-        values = (now, kinds, self._holder, self._tick())
+        values = (now, kinds, self._clock_name, self._tick())
         wait: float | None = await connection.fetch_value(SQL["due_in"], values)
         if self._database.is_shared:
             # The process that enqueued a job may have died before its notification.
@@ -81,18 +82,18 @@ class JobLeases(StoreGroup):
     @contextmanager
     def mark_awaited(self, kind: str, agent_row: int) -> Iterator[None]:
         """Marks an agent's jobs of a kind as awaited by a request of this process."""
-        self._awaited[kind, agent_row] += 1
+        self._waiter_counts[kind, agent_row] += 1
         if not self._may_claim:
             self._wake_here()
         try:
             yield
         finally:
-            self._awaited[kind, agent_row] -= 1
-            if not self._awaited[kind, agent_row]:
-                del self._awaited[kind, agent_row]
+            self._waiter_counts[kind, agent_row] -= 1
+            if not self._waiter_counts[kind, agent_row]:
+                del self._waiter_counts[kind, agent_row]
 
     def _list_awaited(self, kinds: Sequence[str]) -> list[tuple[str, int]]:
-        return [awaited for awaited in self._awaited if awaited[0] in kinds]
+        return [awaited for awaited in self._waiter_counts if awaited[0] in kinds]
 
     def begin_attempts(self) -> None:
         """Begins the work of the jobs that this task claims next, as `storage.database.begin_work`."""
@@ -106,15 +107,16 @@ class JobLeases(StoreGroup):
         A job with an expired lease is taken over, but not right after an outage, during which no process could renew
         its lease (`Database.is_settled`).
 
+        lease_s: the seconds of the lease.
         tries: the most attempts at a job that never come to an end; after these the job is dead.
         running: the ids of jobs that the caller runs itself, which are not taken over even after their leases.
         """
-        released = dict(self._released)
-        claimed: dict[tuple[int, int], float | None] = {}
+        attempts_to_release = dict(self._attempts_to_release)
+        claimed_attempts: dict[tuple[int, int], float | None] = {}
 
-        async def take(connection: Connection) -> Job | None:
-            claimed.clear()  # a failed attempt at this transaction may have added to it
-            for (job_id, attempt), held_until in released.items():
+        async def claim_job(connection: Connection) -> Job | None:
+            claimed_attempts.clear()  # a failed attempt at this transaction may have added to it
+            for (job_id, attempt), held_until in attempts_to_release.items():
                 await connection.run(SQL["release"], (job_id, attempt, held_until))
             if not self._may_claim:
                 row = await self._claim_awaited(connection, kinds, lease_s)
@@ -125,17 +127,17 @@ class JobLeases(StoreGroup):
                 return None
             *columns, held_until, _ = row
             job = make_job(columns)
-            claimed[job.id, job.attempt] = held_until
+            claimed_attempts[job.id, job.attempt] = held_until
             return job
 
         try:
-            job = await asyncio.shield(self._database.bulk_write(take))
+            job = await asyncio.shield(self._database.bulk_write(claim_job))
         except StoreError:
             # The claim may be on disk; then nothing performs the job until its lease ends.
-            self._released.update(claimed)
+            self._attempts_to_release.update(claimed_attempts)
             raise
-        for released_attempt in released:
-            self._released.pop(released_attempt, None)
+        for released_attempt in attempts_to_release:
+            self._attempts_to_release.pop(released_attempt, None)
         return job
 
     async def _take_over(
@@ -152,7 +154,7 @@ class JobLeases(StoreGroup):
         """
         tick = self._tick()
         for job_id, past_attempts, is_released in await connection.fetch_rows(
-            SQL["expired"], (kinds, self._holder, tick)
+            SQL["expired"], (kinds, self._clock_name, tick)
         ):
             # `is_settled` is read after the leases, since the server may have paused in between.
             if job_id in running or not (is_released or self._database.is_settled):
@@ -162,7 +164,7 @@ class JobLeases(StoreGroup):
                     connection, job_id, f"it did not end in {past_attempts} attempts: killed, or hung"
                 )
                 continue
-            row = await connection.fetch_row(SQL["take_over"], (job_id, self._holder, tick, lease_s))
+            row = await connection.fetch_row(SQL["take_over"], (job_id, self._clock_name, tick, lease_s))
             if row is not None and await _is_current(connection, row):
                 return row
         return None
@@ -175,7 +177,7 @@ class JobLeases(StoreGroup):
         if now is not None:
             await connection.run(SQL["make_due"], (now,))
         while kind := await connection.fetch_value(SQL["next"], (now, remaining_kinds)):
-            row = await connection.fetch_row(SQL["claim"], (now, kind, self._holder, tick, lease_s))
+            row = await connection.fetch_row(SQL["claim"], (now, kind, self._clock_name, tick, lease_s))
             if row is None:
                 # Other processes are claiming the due jobs of this kind.
                 remaining_kinds.remove(kind)
@@ -188,7 +190,7 @@ class JobLeases(StoreGroup):
     ) -> Row | None:
         """Claims a due job that a request of this process waits for. Returns as `_take_over`."""
         for kind, agent_row in self._list_awaited(kinds):
-            values = (self._now(), kind, self._holder, self._tick(), lease_s, agent_row)
+            values = (self._now(), kind, self._clock_name, self._tick(), lease_s, agent_row)
             row = await connection.fetch_row(SQL["claim_of"], values)
             if row is not None and await _is_current(connection, row):
                 return row
@@ -196,7 +198,7 @@ class JobLeases(StoreGroup):
 
     async def renew(self, job: Job, lease_s: float) -> bool:
         """Renews a job's lease. Returns False if this attempt no longer holds the job, or its memory has changed."""
-        if (job.id, job.attempt) in self._released:
+        if (job.id, job.attempt) in self._attempts_to_release:
             return False
         values = (job.id, job.attempt, self._tick(), lease_s)
         return bool(await asyncio.shield(self._database.write_one(SQL["renew_lease"], values)))
@@ -208,7 +210,7 @@ class JobLeases(StoreGroup):
 
     def release_later(self, job: Job) -> None:
         """Ends a lease while the database is out of reach. The next claim of this process writes the end."""
-        self._released[job.id, job.attempt] = None
+        self._attempts_to_release[job.id, job.attempt] = None
 
 
 async def _is_current(connection: Connection, row: Row) -> bool:

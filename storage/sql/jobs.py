@@ -100,7 +100,7 @@ class Jobs(StoreGroup):
     def add_listener(
         self, callback: Callable[[], None], kinds: Container[str] | None = None
     ) -> Callable[[], None]:
-        """Has a function called when a job may be due. Returns a function that removes the listener.
+        """Registers a function that is called when a job may be due. Returns a function that removes it again.
 
         kinds: the kinds of the jobs for which `callback` is called; None: all.
         """
@@ -187,9 +187,9 @@ class Jobs(StoreGroup):
 
         async def write(connection: Connection) -> bytes:
             await _check_current(connection, job)
-            journaled: bytes | None = await connection.fetch_value(SQL["step"], (job.id, name))
-            if journaled is not None:
-                return journaled
+            journaled_result: bytes | None = await connection.fetch_value(SQL["step"], (job.id, name))
+            if journaled_result is not None:
+                return journaled_result
             if effect is not None:
                 await effect(connection)
             await connection.run(SQL["step_insert"], (job.id, name, self._now(), result))
@@ -240,7 +240,7 @@ class Jobs(StoreGroup):
     async def list_newest(
         self, connection: Connection, state: JobState | None = None, limit: int = 100
     ) -> tuple[Job, ...]:
-        """Returns jobs, newest first."""
+        """Returns jobs, newest first. state: the state of the jobs; None: any state."""
         return tuple(
             map(make_job, await connection.fetch_rows(SQL["list"], ("" if state is None else state, limit)))
         )
@@ -278,7 +278,7 @@ class Jobs(StoreGroup):
 
     @reads
     async def count_by_state(self, connection: Connection, project: str | None = None) -> dict[JobState, int]:
-        """Counts the jobs of a project's memories, or (None) all jobs, in each state."""
+        """Counts the jobs in each state. project: the project of the jobs' memories; None: all jobs are counted."""
         counts = dict.fromkeys(JobState, 0)
         rows = await connection.fetch_rows(SQL["counts"], (project,))
         counts.update((JobState(state), count) for state, count in rows)
@@ -319,26 +319,26 @@ class Jobs(StoreGroup):
 
         Raises: NotFound; StaleWrite if something was forgotten since the job was made.
         """
-        job = await _require_job(connection, job_id)
+        job = await _get_job(connection, job_id)
         now = self._now()
         if await lock_epoch_of_jobs(connection, job.agent_row) != job.epoch:
             raise StaleWrite(
                 f"job {job_id} was made before something was forgotten: it cannot be tried again"
             )
         if job.state is JobState.DEAD:
-            newer = await connection.fetch_row(SQL["pending"], (job.agent_row, job.kind, job.key))
-            if newer is None:
+            newer_row = await connection.fetch_row(SQL["pending"], (job.agent_row, job.kind, job.key))
+            if newer_row is None:
                 await connection.run(SQL["revive"], (now, job_id))
-                return await _require_job(connection, job_id)
+                return await _get_job(connection, job_id)
             await delete_job(connection, job_id)
-            job = await _require_job(connection, newer[0])
+            job = await _get_job(connection, newer_row[0])
         await connection.run(SQL["hasten"], (now, job.id))
-        return await _require_job(connection, job.id)
+        return await _get_job(connection, job.id)
 
     @_wakes
     async def cancel(self, connection: Connection, job_id: int) -> Job:
         """Deletes a job with its steps. A job that is running commits nothing more. Raises: NotFound."""
-        job = await _require_job(connection, job_id)
+        job = await _get_job(connection, job_id)
         await delete_job(connection, job_id)
         return job
 
@@ -376,7 +376,7 @@ class Jobs(StoreGroup):
         return await self._write_and_wake(write, job.kind)
 
 
-async def _require_job(connection: Connection, job_id: int) -> Job:
+async def _get_job(connection: Connection, job_id: int) -> Job:
     row = await connection.fetch_row(SQL["find"], (job_id,))
     if row is None:
         raise NotFound(f"there is no job {job_id}")
@@ -384,7 +384,7 @@ async def _require_job(connection: Connection, job_id: int) -> Job:
 
 
 async def _check_current(connection: Connection, job: Job) -> None:
-    """Raises StaleWrite if this attempt no longer holds the job, or its memory has changed."""
+    """Checks that an attempt holds its job. Raises: StaleWrite: it no longer does, or the memory has changed."""
     # The agent is locked before the job, as everywhere, so that there is no deadlock.
     epoch = await lock_epoch_of_jobs(connection, job.agent_row)
     await check_attempt(connection, job)

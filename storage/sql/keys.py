@@ -68,12 +68,12 @@ async def _find_key(connection: Connection, digest: bytes, now: float) -> Key | 
     row = await connection.fetch_row(SQL["key_find"], (digest,))
     if row is None:
         return None
-    *values, digest_now, digest_before = row
+    *values, present_digest, previous_digest = row
     key = _make_key(values)
-    if hmac.compare_digest(digest_now, digest):
+    if hmac.compare_digest(present_digest, digest):
         return key
     valid_until = key.rotated_until or 0.0
-    if digest_before is None or not hmac.compare_digest(digest_before, digest) or valid_until <= now:
+    if previous_digest is None or not hmac.compare_digest(previous_digest, digest) or valid_until <= now:
         return None
     return replace(key, expires=valid_until if key.expires is None else min(key.expires, valid_until))
 
@@ -82,23 +82,24 @@ async def _revoke_key(connection: Connection, name_or_id: str, now: float) -> Ke
     """Revokes a key; a number counts before a name. Raises: NotFound; WriteConflict if several keys have that name."""
     is_number = name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) <= _MAX_ID_DIGITS
     number = int(name_or_id) if is_number else -1
-    keys = await load_column(connection, SQL["key_named"], (number, name_or_id))
-    if not keys:
+    key_ids = await load_column(connection, SQL["key_named"], (number, name_or_id))
+    if not key_ids:
         raise NotFound(f"there is no key in use with the name or number {name_or_id!r}")
-    if len(keys) > 1 and keys[0] != number:
+    if len(key_ids) > 1 and key_ids[0] != number:
         raise WriteConflict(
-            f"the keys {', '.join(map(str, keys))} are all named {name_or_id!r}; give a number"
+            f"the keys {', '.join(map(str, key_ids))} are all named {name_or_id!r}; give a number"
         )
-    row = await connection.fetch_row(SQL["key_revoke"], (now, keys[0]))
-    # It was found in this transaction.
-    assert row is not None
+    row = await connection.fetch_row(SQL["key_revoke"], (now, key_ids[0]))
+    assert row is not None  # the key was found in this transaction
     return _make_key(row)
 
 
 class IssuedKey(NamedTuple):
     """A key with its secret, of which the store has only the digest."""
 
+    # The key.
     key: Key
+    # The secret, which the caller presents.
     secret: str
 
 
@@ -117,6 +118,7 @@ class Keys(StoreGroup):
         self._tick = time.monotonic
         # Digest -> a key and the time at which it is read again. Replaced as a whole when keys change.
         self._cache: OrderedDict[bytes, tuple[Key, float]] = OrderedDict()
+        # True once the store was known to have a key.
         self._has_key = False
         # The time, by `_tick`, until which the database is not asked again whether it has keys.
         self._has_none_until = -math.inf

@@ -1,7 +1,7 @@
-"""Reads a store that is moved into another: the list of its memories, and everything that no memory's export contains.
+"""Reads a store that is moved into another: the list of its memories, and the records that no memory's export contains.
 
-The latter are gateway keys, limits, usage, definitions of tools, servers and identities, blocks that no memory owns,
-and the links of memories.
+These records are gateway keys, usage, definitions of tools, servers and identities, blocks that no memory owns, and the
+links of memories.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ _NO_LIMIT = 1 << 31
 class UnfinishedWork(NamedTuple):
     """The numbers of batches and of runs that have not ended."""
 
+    # The number of batches.
     batches: int
+    # The number of runs.
     runs: int
 
 
@@ -49,19 +51,19 @@ class MoveSource(StoreGroup):
 
     @reads
     async def count_unfinished(self, connection: Connection) -> UnfinishedWork:
-        """Returns how many batches and how many runs have not ended."""
+        """Counts the batches and the runs that have not ended."""
         row = await connection.fetch_row(SQL["unfinished"])
         assert row is not None  # counts have one row
         return UnfinishedWork(row[0], row[1])
 
     @reads
     async def count(self, connection: Connection) -> int:
-        """Returns how many memories there are."""
+        """Counts the memories."""
         return int(await connection.fetch_value(SQL["memories_count"]))
 
     @reads
     async def list_agents(self, connection: Connection, after: int) -> list[Agent]:
-        """Returns a page of the memories, the oldest first."""
+        """Returns a page of the memories, the oldest first. after: the row of the last memory on the previous page."""
         rows = await connection.fetch_rows(SQL["memories"], (after, PAGE_ROWS))
         return [make_agent_record(row) for row in rows]
 
@@ -83,14 +85,14 @@ class MoveSource(StoreGroup):
 
     @long_reads
     async def list_usage(self, connection: Connection, after: UsageKey) -> list[UsageRow]:
-        """Returns a page of usage."""
+        """Returns a page of usage. after: the key of the last row on the previous page."""
         rows = await connection.fetch_rows(SQL["usage"], (*after, ROWS_AT_ONCE))
         key_width = len(after)
         return [(UsageKey(*row[:key_width]), tuple(row[key_width:])) for row in rows]
 
     @long_reads
     async def list_definitions(self, connection: Connection, after: int) -> list[MovedDefinition]:
-        """Returns a page of tools, servers and identities. after: the last `id` of the page before."""
+        """Returns a page of tools, servers and identities. after: the `id` of the last one on the previous page."""
         return [
             MovedDefinition(*row)
             for row in await connection.fetch_rows(SQL["definitions"], (after, PAGE_ROWS))
@@ -98,7 +100,7 @@ class MoveSource(StoreGroup):
 
     @long_reads
     async def list_blocks(self, connection: Connection, after: int) -> list[MovedBlock]:
-        """Returns a page of the blocks that no memory owns. after: the last `id` of the page before."""
+        """Returns a page of the blocks that no memory owns. after: the `id` of the last one on the previous page."""
         blocks = []
         for row in await connection.fetch_rows(SQL["blocks"], (after, PAGE_ROWS)):
             block_row, project, profile, label, description, limit, read_only, uid, body = row
@@ -130,21 +132,21 @@ class MoveSource(StoreGroup):
 
 async def _make_moved_version(connection: Connection, version: BlockVersion) -> MovedVersion:
     """Returns a version as it is moved."""
-    sources = [await _find_address(connection, source_row) for source_row in orjson.loads(version.sources)]
-    addresses = [address for address in sources if address is not None]
-    address = None if version.exchange_row is None else await _find_address(connection, version.exchange_row)
+    source_rows = orjson.loads(version.sources)
+    addresses = [await _find_address(connection, source_row) for source_row in source_rows]
+    exchange = None if version.exchange_row is None else await _find_address(connection, version.exchange_row)
     return MovedVersion(
         version=version.number,
         restores=version.restores,
         at=version.at,
         origin=version.origin,
-        exchange=address,
-        sources=addresses,
+        exchange=exchange,
+        sources=[address for address in addresses if address is not None],
         value=version.value,
     )
 
 
 async def _find_address(connection: Connection, exchange_row: int) -> ExchangeAddress | None:
-    """Returns the address of the exchange of a row; None: the exchange is gone."""
+    """Returns the address of an exchange by its row; None: the exchange is gone."""
     row = await connection.fetch_row(SQL["exchange_address"], (exchange_row,))
     return None if row is None else ExchangeAddress(Scope(*row[:3]), row[3])

@@ -67,9 +67,9 @@ class MoveTarget(StoreGroup):
     async def mark_moved(
         self, connection: Connection, agent_row: int, state_digest: bytes, source: bytes
     ) -> None:
-        """Notes that a memory was moved here.
+        """Marks a memory as moved here.
 
-        state_digest: the memory's in its source.
+        state_digest: the digest that the memory has in its source (`compute_state_digest`).
         source: the id of the source's database.
         """
         await add_marks(connection, agent_row, MarkKind.MOVED, (state_digest,), 0)
@@ -88,7 +88,7 @@ class MoveTarget(StoreGroup):
     async def put_limits(
         self, connection: Connection, limits: Sequence[UsageLimit], keys: Mapping[int, int]
     ) -> None:
-        """Adds the limits that are missing here. Where one has another amount here, that stays.
+        """Adds the limits that are missing here. A limit that has another amount here stays as it is.
 
         keys: number of a gateway key in the source -> its number here.
         """
@@ -100,16 +100,20 @@ class MoveTarget(StoreGroup):
                 await connection.run(SQL["limit_put"], (*bounds, limit.most, limit.then))
 
     @bulk_writes
-    async def put_definition(self, connection: Connection, moved: MovedDefinition) -> None:
+    async def put_definition(self, connection: Connection, definition: MovedDefinition) -> None:
         """Adds a tool, a server or an identity, unless the project has a definition with this uid or name."""
         draft = DefinitionDraft(
-            moved.project, DefinitionKind(moved.kind), moved.uid, orjson.loads(moved.body), moved.name
+            definition.project,
+            DefinitionKind(definition.kind),
+            definition.uid,
+            orjson.loads(definition.body),
+            definition.name,
         )
         if await find_definition(connection, draft.project, draft.kind, draft.uid) is None:
             try:
-                await add_definition(connection, draft, at=moved.created_at)
+                await add_definition(connection, draft, at=definition.created_at)
             except WriteConflict:
-                # The project's own of this name stays, as where an agent is imported.
+                # The project's own definition with this name stays, as where an agent is imported.
                 return
 
     @bulk_writes
@@ -131,10 +135,10 @@ class MoveTarget(StoreGroup):
                 version.version in values_here and values_here[version.version] in (None, version.value)
                 for version in block.versions
             )
-        place = (block.project, block.profile, block.label)
-        shared_block = await connection.fetch_row(SQL["block_shared"], place) if block.profile else None
+        label_key = (block.project, block.profile, block.label)
+        shared_block = await connection.fetch_row(SQL["block_shared"], label_key) if block.profile else None
         if shared_block is None:
-            values = (*place, block.description, block.limit, block.read_only, block.uid)
+            values = (*label_key, block.description, block.limit, block.read_only, block.uid)
             block_row = await connection.fetch_value(SQL["block_add"], values)
         else:
             block_row, version = shared_block
@@ -168,9 +172,9 @@ class MoveTarget(StoreGroup):
 
 
 async def _add_version(connection: Connection, block_row: int, moved_version: MovedVersion) -> None:
-    """Adds a version to a block as its newest. Exchanges that were not moved are left out of it."""
-    found_rows = [await _find_exchange_at(connection, source) for source in moved_version.sources]
-    sources = orjson.dumps([source_row for source_row in found_rows if source_row is not None])
+    """Adds a version to a block as its newest. Sources that were not moved are left out."""
+    source_rows = [await _find_exchange_at(connection, source) for source in moved_version.sources]
+    sources = orjson.dumps([source_row for source_row in source_rows if source_row is not None])
     exchange_row = (
         None
         if moved_version.exchange is None
