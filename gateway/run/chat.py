@@ -460,7 +460,7 @@ def _hash_conversation(call: ChatCall) -> int:
     """Returns a hash that all turns of a conversation share.
 
     It is a hash of the conversation's key, or else of its messages up to the user's first. The system messages at the
-    beginning do not count, since they may tell the time, unless there are no other messages.
+    beginning do not count, since they may have the time in them, unless there are no other messages.
     """
     if call.identity.conversation_key is not None:
         return crc32(repr((call.identity.scope, call.identity.conversation_key)).encode())

@@ -28,7 +28,7 @@ class RequestContext(Struct, frozen=True):
     models: tuple[str, ...] | None = None
     # The id of the key; 0: it has none.
     key_id: int = 0
-    # The user to whom the key is bound; None: each request names its user.
+    # The user that the key is bound to; None: each request names its user.
     bound_user: str | None = None
 
 

@@ -137,7 +137,7 @@ class ResponseConversations:
         Raises: UnknownId.
         """
         with map_store_errors():
-            # Before anything is read, because a later request might be the first whose read ends.
+            # Before anything is read, because the read of a later request might end first.
             await self.queues.enter_here(QueueName("", conversation_id), ticket)
             conversation = await self.get(owner, conversation_id)
             if not _select_one_time_items(conversation.items):

@@ -33,7 +33,7 @@ MAX_TRIES: Final = 3
 # The pause before an attempt queries its state again.
 _STATE_POLL_S: Final = 1.0
 # If this gateway does not know the model of a response, it leaves the response to other gateways for this time, since
-# they may have newer settings. Not measured: a response whose model no gateway knows fails this much later.
+# they may have newer settings. Not measured: a response with a model that no gateway knows fails this much later.
 _ELSEWHERE_S: Final = 600.0
 # The accepted responses of which the caller is in memory, or the hash of the request. Not measured: it bounds the
 # memory that they take.

@@ -51,7 +51,7 @@ class RoundRequests:
         self.endpoint = endpoint
         self._fill_receipt(self.prompt)
 
-    def take_prompt(self, prompt: Prompt) -> None:
+    def set_prompt(self, prompt: Prompt) -> None:
         """Sets the prompt of the next rounds, without the parts that the upstream has refused."""
         self.prompt = self.refused_parts.without(prompt)
 
@@ -65,7 +65,7 @@ class RoundRequests:
         if hidden_rounds:
             prompt = await fit_rounds(prompt, hidden_rounds)
         if is_other:
-            self._take_target(whole_prompt, endpoint)
+            self._set_target(whole_prompt, endpoint)
         else:
             receipt.clock.note_call()
         if hidden_rounds:
@@ -104,7 +104,7 @@ class RoundRequests:
         return with_message_indexes(error, list_message_origins(prompt))
 
     def note_answer(self) -> None:
-        self.take_prompt(self.prompt)
+        self.set_prompt(self.prompt)
         self.refused_parts.note_answer()
 
     async def _make_prompt_for(self, target: Target, endpoint: Endpoint) -> Prompt:
@@ -115,7 +115,7 @@ class RoundRequests:
         prompt = replace(self.prompt, target=target, form=form)
         return replace(prompt, window=await fit_prompt(prompt))
 
-    def _take_target(self, prompt: Prompt, endpoint: Endpoint) -> None:
+    def _set_target(self, prompt: Prompt, endpoint: Endpoint) -> None:
         """Notes that another target is asked, with this prompt."""
         self.prompt, self.endpoint = prompt, endpoint
         if self.memory is not None:

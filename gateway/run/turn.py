@@ -243,7 +243,7 @@ class TurnRun:
             self._turn.feed(events.ReplyStarted(reply.status, headers))
             self._usage = self._turn.usage
             if reply.is_stream:
-                await self._take_stream(reply)
+                await self._read_stream(reply)
             else:
                 body = await reply.read(MAX_REPLY_BYTES)
                 self.attempts.call.note_piece(body)
@@ -271,7 +271,7 @@ class TurnRun:
             call.end()
             call.note_usage(usage, None if self._reply is None else self._reply.prompt_usage)
 
-    async def _take_stream(self, reply: ModelReply) -> None:
+    async def _read_stream(self, reply: ModelReply) -> None:
         """Reads a stream until it ends, or the turn needs no more of it. Raises: ProviderError."""
         is_bounded = self.memory is not None and self.machine is None
         async with keep_alive(reply.events(), self._keep_alive_s) as batches:
@@ -479,7 +479,7 @@ class TurnRun:
         step_write = self._begin_step(self._saving, step)
         try:
             saved_step = await asyncio.shield(step_write)
-            self._requests.take_prompt(saved_step.prompt)
+            self._requests.set_prompt(saved_step.prompt)
             self.call.receipt.note_write(started_at)
         except asyncio.CancelledError:
             self.services.pending.add(step_write, "A step of a run")

@@ -16,7 +16,7 @@ class TurnLimits(Struct, frozen=True):
 
     # The most seconds that the end of a reply waits for the commit.
     commit_wait_s: float
-    # The most hidden tool rounds of a turn whose agent has no tool rules.
+    # The most hidden tool rounds of a turn by an agent without tool rules.
     max_hidden_rounds: int
     # The most bytes of a stream of which the turn is stored: a larger chat completion ends with an error, and of a
     # larger native reply the beginning is stored.

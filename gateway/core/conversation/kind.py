@@ -19,7 +19,7 @@ class QueueName(NamedTuple):
 
     @classmethod
     def for_chat_arrival(cls, scope: object, key: str | None) -> QueueName:
-        """Returns the name of the queue for chat requests whose memory is not read yet.
+        """Returns the name of the queue for chat requests before their memory is read.
 
         Such a request may become a send of an agent, which waits in another queue, and must not wait for itself.
 
@@ -29,7 +29,7 @@ class QueueName(NamedTuple):
 
     @classmethod
     def for_send_arrival(cls, scope: object, conversation_name: str) -> QueueName:
-        """Returns the name of the queue for sends to an agent whose memory is not read yet. scope: as above."""
+        """Returns the name of the queue for sends to an agent before its memory is read. scope: as above."""
         return cls("arriving send", f"{scope} {conversation_name}")
 
 

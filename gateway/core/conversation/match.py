@@ -51,7 +51,7 @@ def _count_shared(tree: Tree, listing: HashedList) -> int:
 
 
 def _find_empty_reply(tree: Tree, listing: HashedList) -> Match | None:
-    """Returns the match at an exchange whose reply is empty (no text, no calls); None: there is no such exchange.
+    """Returns the match at an exchange with an empty reply (no text, no calls); None: there is no such exchange.
 
     Its path is compared with the list, since an empty reply has no atoms to search for. This is a case of rule 2 of
     docs/conversations.md.

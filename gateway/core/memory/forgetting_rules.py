@@ -30,7 +30,7 @@ from gateway.core.words import list_folded_words
 from storage.forget_commands import BlockRebuild, ErasedMarks, RevisedValue
 from storage.records import REPLY, Block, Exchange, MemoryEdit
 
-# The built-in tools whose results quote what a search has found.
+# The built-in tools with results that quote the hits of a search.
 _SEARCHING_TOOLS = frozenset(list_built_in_tools(ToolUse.SEARCH))
 # The text in place of the hits of a search; no hit is shorter.
 _FORGOTTEN_RESULT = "(forgotten)"
@@ -69,7 +69,7 @@ def rebuild_block(
 
     Edits by tools are done again on the remaining text, and an undo brings back the remaining text of the value that it
     brought back. Values that were written without such an edit lose the new lines that may repeat erased words. A line
-    that an operator or the person wrote is left out only if it says little else: "City: Zurich" stays when
+    that an operator or the person wrote is left out only if it has little else: "City: Zurich" stays when
     "City: Basel" is erased. If remaining messages are among the sources of a value, its new lines stay that have the
     words of one.
 

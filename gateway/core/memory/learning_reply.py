@@ -23,7 +23,7 @@ MAX_EDITS = 32
 
 # The most characters of a fact's subject, which is asked for in a word or two.
 _SUBJECT_CHARS = 60
-# A character without which a text says nothing.
+# A character of a word; a text without one has no meaning.
 _WORD_CHARACTER = re.compile(r"\w")
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from gateway.core.dates import parse_moment
 from storage.records import Message
 
-# The results of a search whose call sets no limit, as the schemas of the tools say.
+# The results of a search without a limit, as in the schemas of the tools.
 _DEFAULT_RESULTS = 5
 
 

@@ -39,7 +39,7 @@ _MONTH_TOKENS = 5
 _DESCRIPTION = "What the user has stated as always true. The newest stand last. Heed them where they matter."
 # The table of words with which standing facts begin.
 _TABLE_FILE = Path(__file__).parents[2] / "data/standing_words.txt"
-# The most characters of a sentence that states a fact; a longer one tells a story. Not measured: with fewer, facts with
+# The most characters of a sentence that states a fact; a longer one is a story. Not measured: with fewer, facts with
 # a reason are missed; with more, stories are shown before each reply.
 MAX_CHARS = 160
 # The end of a sentence.

@@ -30,7 +30,7 @@ class SignedUser(NamedTuple):
 
 
 def read_signed_user(token: bytes, secret: str, now: float) -> SignedUser:
-    """Returns the user for whom a token was made.
+    """Returns the user of a token.
 
     now: the current time, in seconds since the epoch.
 

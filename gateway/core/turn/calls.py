@@ -70,7 +70,7 @@ class GatewayCalls:
         # The calls that are still to be judged.
         self._unjudged_calls = [*calls]
         if resumed is not None:
-            self._take_answers(resumed)
+            self._add_resumed_results(resumed)
 
     @property
     def results(self) -> tuple[ToolResult, ...]:
@@ -164,8 +164,8 @@ class GatewayCalls:
             self._results.pop(call_id, None)
             self.waiting[call_id] = "held"
 
-    def _take_answers(self, resumed: ResumedCalls) -> None:
-        """Takes the results of the calls that have one. Only the other calls are judged."""
+    def _add_resumed_results(self, resumed: ResumedCalls) -> None:
+        """Adds the results of the calls that have one. Only the other calls are judged."""
         results = {result.call_id: result for result in resumed.results}
         self._unjudged_calls = [call for call in self.calls if call.id not in results]
         for call in self.calls:

@@ -142,7 +142,7 @@ class MessageDraft(ReplyUsage):
             for call in self.calls[self._decided_count :]:
                 if call.owner is CallOwner.UNKNOWN:
                     call.owner = decide_owner(call, gateway_tools, is_complete=True)
-        client_pieces, unchanged_count = self._take_client_pieces(pieces)
+        client_pieces, unchanged_count = self._make_client_pieces(pieces)
         # If all pieces go out unchanged, the caller passes the event's own bytes on.
         return None if unchanged_count == len(entries) == len(client_pieces) else client_pieces
 
@@ -181,7 +181,7 @@ class MessageDraft(ReplyUsage):
             message["tool_calls"] = call_json
         return message
 
-    def _take_client_pieces(self, new_pieces: Mapping[ToolCall, list[Json]]) -> _ClientPieces:
+    def _make_client_pieces(self, new_pieces: Mapping[ToolCall, list[Json]]) -> _ClientPieces:
         """Returns the pieces that the client gets now. new_pieces: the new pieces of each call."""
         client_pieces: list[Json] = []
         unchanged_count = 0

@@ -35,7 +35,7 @@ _SHARED_PERIOD_S = DAY_S
 # The seconds between two checks whether a search is due, or a forgetting was interrupted.
 _CHECK_INTERVAL_S = 60.0
 # The longest time, in seconds, for which a forgetting waits for the open runs of its memory, since it would end them.
-# Not measured: it comes at most this much later than its setting says.
+# Not measured: it comes at most this much later than its setting demands.
 _RUN_WAIT_S = DAY_S
 # The age of an upload, in seconds, until which it may be under way in another process.
 YOUNG_S = 3600.0

@@ -31,7 +31,7 @@ async def update_profile_blocks(
     if the settings are not those of the last update: otherwise processes with two versions of the settings would undo
     each other's work in turn.
 
-    A profile whose blocks cannot be written is logged and passed over.
+    A profile with blocks that cannot be written is logged and passed over.
 
     Raises: StoreUnavailable: some profiles were not updated, so call it again.
     """

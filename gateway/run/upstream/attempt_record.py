@@ -115,7 +115,7 @@ class AttemptRecord:
         self._note_last_outcome(endpoint, kind, is_error=True)
 
     def note_error_event(self, kind: str) -> None:
-        """Notes the failure of an attempt whose error is counted already. The client gets it as an event."""
+        """Notes the failure of an attempt with an error that is counted already. The client gets it as an event."""
         self._mark_failed(kind)
 
     def note_break(self, endpoint: str, error: GatewayError) -> None:

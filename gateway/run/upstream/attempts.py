@@ -82,13 +82,13 @@ class AttemptServices(Protocol):
 
 
 class _Answer(Struct, frozen=True):
-    """The result of an attempt whose reply goes to the client."""
+    """The result of an attempt with a reply that goes to the client."""
 
     reply: ModelReply
 
 
 class _MendedRequest(Struct, frozen=True):
-    """The result of an attempt whose request is sent again without the content that the endpoint has refused."""
+    """The result of an attempt with a request that is sent again without the content that the endpoint refused."""
 
     # The request without that content.
     request: ModelRequest
@@ -312,7 +312,7 @@ class Attempts:
                     return self._record_failure(_FailedAttempt(failure, begun_reply.reply))
                 # Any other status is an answer, even if it refuses the request.
                 self.endpoint.health.record_answer(self.target.model)
-                return await self._take_answer(begun_reply, request, source)
+                return await self._judge_answer(begun_reply, request, source)
             except ProviderError as error:
                 # An upload that the caller broke off is no failure of the upstream.
                 if (caller_error := self.caller_error()) is not None:
@@ -346,7 +346,7 @@ class Attempts:
             return Failure("broke")
         return None
 
-    async def _take_answer(
+    async def _judge_answer(
         self, begun_reply: BegunReply, request: ModelRequest, source: _RequestSource
     ) -> _Answer | _MendedRequest:
         """Returns an answer that goes to the client, or the request without the content that the answer refuses."""

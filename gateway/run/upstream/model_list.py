@@ -91,9 +91,10 @@ class ModelList:
             return
         async with asyncio.TaskGroup() as tasks:
             for name, provider in self._providers.items():
-                tasks.create_task(self._keep_fresh(name, provider))
+                tasks.create_task(self._refresh_repeatedly(name, provider))
 
-    async def _keep_fresh(self, name: str, provider: Provider) -> None:
+    async def _refresh_repeatedly(self, name: str, provider: Provider) -> None:
+        """Asks an upstream for its list again and again, until it asks for the caller's key."""
         failures = 0
         # An upstream that asks for the caller's key is not asked without a key again.
         while name not in self._refusals:
