@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway.errors import GatewayError, MemoryNotFound, NotAuthenticated, UnknownPath
+from gateway.errors import BadRequest, GatewayError, MemoryNotFound, NotAuthenticated, UnknownPath
 from gateway.page.page_reply import PageReply, add_error_headers, redirect
 from gateway.page.page_request import JSON, PageRequest
 from gateway.page.screen import ActionResult, Answer, Download, HtmlDownload, Redirect, View
@@ -209,6 +209,9 @@ def _find_home(request: PageRequest, error: GatewayError) -> tuple[str, str] | N
     visitor = request.visitor
     if visitor is None:
         return None
+    if request.referrer and isinstance(error, BadRequest):
+        # There it can be put right: the search of too many ticks.
+        return request.referrer, "Back"
     first_part, *other_parts = request.raw_path.split("/")
     if visitor.link is not None:
         return f"{first_part}/{other_parts[0]}", "What is remembered about you"

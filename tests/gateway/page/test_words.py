@@ -494,8 +494,11 @@ def test_a_search_with_more_ticks_than_go_at_once_says_so(operator: Operator) ->
     assert limit in plain(shown)
     # With many facts that are no longer true there are hundreds of ticks: their query was "not to be read".
     for numbers, rest in ((ticks, 1), (range(1, 451), 400)):
-        refused = operator.get(f"{memory}/forget?" + "&".join(f"texts={number}" for number in numbers))
+        texts = "&".join(f"texts={number}" for number in numbers)
+        headers = {"cookie": operator.cookie, "referer": f"http://{operator.host}/ui/{memory}/words?q=bowl"}
+        refused = operator.ask("GET", f"{memory}/forget?{texts}", None, headers)
         assert refused.status == 400
+        assert f'<a href="../../{memory}/words?q=bowl">Back</a>' in refused.body.decode()
         text = f"At most 50 texts are forgotten at once, not {rest + 50}. Go back, and untick {rest}."
         assert text in plain(refused.body.decode())
 
