@@ -232,14 +232,14 @@ class _FileReader:
         )
 
     def _read_messages(
-        self, listed: Sequence[FileMessage], path: str, *, is_text_thought: bool
+        self, file_messages: Sequence[FileMessage], path: str, *, is_text_thought: bool
     ) -> list[PortableMessage]:
         """Returns the messages of a list as they are stored.
 
         path: the beginning of the names of messages that are left out.
         is_text_thought: text next to calls is a thought, as with Letta's older agents.
         """
-        messages, indices_left_out = read_messages(listed, self._now, is_text_thought=is_text_thought)
+        messages, indices_left_out = read_messages(file_messages, self._now, is_text_thought=is_text_thought)
         self._left_out += [f"{path}.{index}" for index in indices_left_out]
         return messages
 

@@ -82,9 +82,9 @@ class MessagePages:
         # A client takes an empty page for the end of the list, so pages are read until one has a message to show.
         while True:
             entries = await fetch(page)
-            shown = await self._render_entries(entries, query)
-            if shown or len(entries) < page.limit:
-                return list(chain.from_iterable(shown[:limit]))
+            rendered_messages = await self._render_entries(entries, query)
+            if rendered_messages or len(entries) < page.limit:
+                return list(chain.from_iterable(rendered_messages[:limit]))
             # No message of the page is shown. Many more such messages may follow, so a whole page is read next.
             page = replace(page, after=_make_ref(*entries[-1]), limit=max(limit, _PAGE))
 

@@ -180,15 +180,15 @@ async def render_agents(
     agents = [view.agent for view in views]
     numbers = await AgentMessages(store, now).list_numbers_by_agent(agents)
     waiting = await store.runs.load_waiting_steps([agent.id for agent in agents], DEFAULT_CONVERSATION)
-    shown = []
+    states = []
     for view, agent in zip(views, agents, strict=True):
         window_ids = (ids.make_id_with_seq("message", agent.uid, n) for n in numbers[agent.id])
         message_ids = [make_system_id(agent), *window_ids]
         window = find_context_window(settings, view.definition)
         step = waiting.get(agent.id) or await _find_waiting_step(store, view)
         pending = None if step is None else await _find_pending_message(store, agent, step)
-        shown.append(render_agent(view, window=window, message_ids=message_ids, pending_message=pending))
-    return shown
+        states.append(render_agent(view, window=window, message_ids=message_ids, pending_message=pending))
+    return states
 
 
 async def _find_waiting_step(store: Store, view: AgentView) -> RunStep | None:

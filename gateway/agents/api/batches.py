@@ -260,8 +260,8 @@ class BatchRoutes:
         exchange = await store.turns.find_exchange(agent, number)
         if exchange is None:
             return []
-        shown = await MessageRenderer(store, agent, showing).render_run(run, [exchange], has_input=True)
-        return [{**message, "agent_id": ids.make_id("agent", agent.uid)} for message in shown]
+        messages = await MessageRenderer(store, agent, showing).render_run(run, [exchange], has_input=True)
+        return [{**message, "agent_id": ids.make_id("agent", agent.uid)} for message in messages]
 
     async def _render(self, batch: Batch) -> dict[str, Any]:
         return _render_batch(batch, await self._api.store.batch_items.count(batch.id))

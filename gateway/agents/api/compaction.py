@@ -43,8 +43,8 @@ def merge_compaction(stored: Mapping[str, Any], settings: Maybe[CompactionBody])
 
     Raises: BadRequest for a mode in which the conversation writes its own summary.
     """
-    sent = msgspec.to_builtins(settings) if isinstance(settings, CompactionBody) else {}
-    merged = without_none({**stored, **sent})
+    sent_settings = msgspec.to_builtins(settings) if isinstance(settings, CompactionBody) else {}
+    merged = without_none({**stored, **sent_settings})
     if str(merged.get("mode")).startswith("self_compact"):
         raise BadRequest(
             "compaction_settings.mode: A call of its own makes the summary, never the conversation's; use 'all' or "

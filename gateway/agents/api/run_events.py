@@ -103,13 +103,13 @@ class RunEvents(Struct, frozen=True):
             showing = load_showing(options) if options else await read_run_showing(self.store, run)
             renderer = MessageRenderer(self.store, agent, showing)
             messages = await renderer.render_output(run, await load_exchanges_of_run(self.store, agent, run))
-        missing = list(_list_missing(messages, map(_parse_data, logged), attempt))
+        events = list(_list_missing(messages, map(_parse_data, logged), attempt))
         if (error := await find_error(self.store, run)) is not None:
-            missing.append(render_stop(run.stop or StopReason.ERROR))
-            return b"".join(map(encode_event, missing)) + make_error_event(error, ids.make_id("run", run.uid))
+            events.append(render_stop(run.stop or StopReason.ERROR))
+            return b"".join(map(encode_event, events)) + make_error_event(error, ids.make_id("run", run.uid))
         if run.is_over:
-            missing += make_end_events(run, await load_last_counts(self.store, run))
-        return b"".join(map(encode_event, missing))
+            events += make_end_events(run, await load_last_counts(self.store, run))
+        return b"".join(map(encode_event, events))
 
     async def make_callback_body(self, agent_row: int, run_row: int) -> Json | None:
         """Returns the body of a callback about a run that has ended; None if the run is gone."""
@@ -118,7 +118,7 @@ class RunEvents(Struct, frozen=True):
         if run is None or agent is None:
             return None
         renderer = MessageRenderer(self.store, agent, await read_run_showing(self.store, run))
-        shown = await renderer.render_output(run, await load_exchanges_of_run(self.store, agent, run))
+        messages = await renderer.render_output(run, await load_exchanges_of_run(self.store, agent, run))
         error = await find_error(self.store, run)
         message = find_failure_message(run) if error is None else error.message
         fields = {} if message is None else {"error": message}
@@ -128,7 +128,7 @@ class RunEvents(Struct, frozen=True):
             "status": run.state.value,
             "stop_reason": run.stop,
             "completed_at": render_time(run.ended),
-            "metadata": {**fields, "result": render_result(shown, run, last_counts=counts)},
+            "metadata": {**fields, "result": render_result(messages, run, last_counts=counts)},
         }
 
 

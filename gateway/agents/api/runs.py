@@ -101,13 +101,13 @@ class RunRoutes:
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a run."""
         entry = await self._get_run(request)
-        (shown,) = await self._render_runs([entry])
-        return {**shown, **await self._render_callback(entry.run)}
+        (run_json,) = await self._render_runs([entry])
+        return {**run_json, **await self._render_callback(entry.run)}
 
     async def _render_runs(self, entries: Sequence[RunEntry]) -> list[dict[str, Any]]:
         """Returns the JSON of runs, with the error message of each failed run."""
-        failed = [entry.run.id for entry in entries if entry.run.state is RunState.FAILED]
-        messages = await self._run_texts.load_error_messages(failed)
+        failed_rows = [entry.run.id for entry in entries if entry.run.state is RunState.FAILED]
+        messages = await self._run_texts.load_error_messages(failed_rows)
         return [render_run(entry, messages.get(entry.run.id)) for entry in entries]
 
     async def _render_callback(self, run: Run) -> dict[str, Any]:
@@ -230,8 +230,8 @@ class StepRoutes:
 
 async def _render_steps(store: Store, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
     """Returns the JSON of steps, with the error message of each failed step."""
-    failed = [entry.step.run_row for entry in entries if entry.step.error is not None]
-    messages = await store.run_texts.load_error_messages(failed)
+    failed_rows = [entry.step.run_row for entry in entries if entry.step.error is not None]
+    messages = await store.run_texts.load_error_messages(failed_rows)
     return [
         render_step(entry, None if entry.step.error is None else messages.get(entry.step.run_row))
         for entry in entries
@@ -250,11 +250,11 @@ async def _list_messages(
         raise UnknownId("The agent of this run is deleted.")
     exchanges = await load_exchanges_of_run(store, agent, entry.run)
     showing = await read_run_showing(store, entry.run) if step is None else Showing()
-    shown = await MessageRenderer(store, agent, showing).render_run(entry.run, exchanges, has_input=True)
+    messages = await MessageRenderer(store, agent, showing).render_run(entry.run, exchanges, has_input=True)
     if step is not None:
         step_id = ids.make_id_with_seq("step", step.agent_uid, step.seq)
-        shown = [message for message in shown if message["step_id"] == step_id]
-    return cut_page(shown, query)
+        messages = [message for message in messages if message["step_id"] == step_id]
+    return cut_page(messages, query)
 
 
 def stream_run(api: AgentsApi, request: ApiRequest, body: StreamRun, run: Run) -> RunStream:
@@ -276,8 +276,8 @@ async def render_run_result(api: AgentsApi, run: Run, showing: Showing) -> dict[
     steps = await load_exchanges_of_run(api.store, agent, run)
     if all(step.reply is None for step in steps) and (error := await find_error(api.store, run)) is not None:
         raise error
-    shown = await MessageRenderer(api.store, agent, showing).render_output(run, steps)
-    return render_result(shown, run, last_counts=await load_last_counts(api.store, run))
+    messages = await MessageRenderer(api.store, agent, showing).render_output(run, steps)
+    return render_result(messages, run, last_counts=await load_last_counts(api.store, run))
 
 
 @dataclass(slots=True)

@@ -222,8 +222,8 @@ class SendReply:
             await reply.send_body(result.status, held.headers, bytes(held.body))
             return
         with reply.cancel_on_leave():
-            shown = await self._render_messages(result)
-        body = render_result(shown, result.run, result.started_run_uids, result.last_counts)
+            messages = await self._render_messages(result)
+        body = render_result(messages, result.run, result.started_run_uids, result.last_counts)
         headers = [*receipt.note_head(), JSON_HEADER]
         await reply.send_body(200, headers, orjson.dumps(body))
 
@@ -243,9 +243,9 @@ class SendReply:
                 return
             # The model was not asked: the send was answered already, or the run waits for more answers.
             with sink.cancel_on_leave():
-                shown = await self._render_messages(result)
+                messages = await self._render_messages(result)
             sink.start(200, [*receipt.note_head(), EVENT_STREAM_HEADER])
-            events = [*shown, *make_end_events(result.run, result.last_counts)]
+            events = [*messages, *make_end_events(result.run, result.last_counts)]
             await sink.write(b"".join(map(encode_event, events)) + DONE_EVENT)
             await sink.end()
 

@@ -202,10 +202,10 @@ class RuleState(Struct, frozen=True):
         """
         offer, ending, nudge = self.offer(), self._find_ending(reply), ""
         if ending is not None:
-            missing = self._list_uncalled_tools()
-            if not missing:
+            missing_tools = self._list_uncalled_tools()
+            if not missing_tools:
                 return Stop(ending)
-            nudge = f"Before you end your turn, you have to call: {', '.join(missing)}."
+            nudge = f"Before you end your turn, you have to call: {', '.join(missing_tools)}."
         elif not reply:
             nudge = f"You have to call a tool now. {_join_options(offer.names or ())}"
         return Stop(StopReason.MAX_STEPS) if is_last_step else replace(offer, nudge=nudge)

@@ -116,13 +116,13 @@ class LettaMove:
             self._target.patch(f"/v1/agents/{existing['id']}", {"enable_sleeptime": True})
         return ", and has its sleeptime agent now"
 
-    def _move(self, listed: ListedAgent) -> str:
+    def _move(self, listed_agent: ListedAgent) -> str:
         """Moves an agent. Returns a line about the parts that were moved and the parts that were not.
 
         Raises: RequestFailed.
         """
         with self._source.server.expect_form(LETTA_FORM):
-            agent = self._source.read_agent(listed)
+            agent = self._source.read_agent(listed_agent)
             counts = describe_counts(agent)
             models = {self._model} if self._model else list_named_models(agent)
             servers = find_mcp_servers(agent.state)

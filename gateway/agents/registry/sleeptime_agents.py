@@ -51,8 +51,8 @@ class SleeptimeAgentRegistry:
                 return
             draft = self._make_draft(current, definition)
             sleeptime = definition.sleeptime or Sleeptime()
-            changed = replace(definition, sleeptime=replace(sleeptime, agents=(draft.agent.uid,)))
-            body = None if stored is None else changed.dump()
+            definition_after = replace(definition, sleeptime=replace(sleeptime, agents=(draft.agent.uid,)))
+            body = None if stored is None else definition_after.dump()
             await self._store.sleeptime_agents.add(current, draft, body, at=self._now())
 
         await retry_changed_record(create_sleeptime_agent)

@@ -171,11 +171,11 @@ class ToolRegistry:
     async def get_named(self, project: str, names: Iterable[str]) -> Sequence[ToolView]:
         """Returns the tools with these names. Raises: BadRequest, which lists the names without a tool."""
         by_name = {name: await self.find_named(project, name) for name in names}
-        missing = [name for name, tool in by_name.items() if tool is None]
-        if missing:
+        missing_names = [name for name, tool in by_name.items() if tool is None]
+        if missing_names:
             # Letta's clients recognise this message, and then make the agent without these tools.
-            sentences = [f"Tools not found by name: {', '.join(missing)}."]
-            sentences += [f"{name} {_NEEDS_SERVICE}" for name in missing if name in EXTERNAL_TOOLS]
+            sentences = [f"Tools not found by name: {', '.join(missing_names)}."]
+            sentences += [f"{name} {_NEEDS_SERVICE}" for name in missing_names if name in EXTERNAL_TOOLS]
             raise BadRequest(" ".join(sentences), param="tools")
         return [tool for tool in by_name.values() if tool is not None]
 

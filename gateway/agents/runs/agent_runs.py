@@ -153,12 +153,12 @@ class AgentRuns:
                 with output.sink.cancel_on_leave():
                     send = await self._queue.enter(send, ticket)
                     await self._refuse_if_waiting(send)
-                    earlier = await self._find_earlier(send)
-                    if earlier is not None and earlier.is_answered:
-                        return await self._repeat_result(send, earlier)
+                    earlier_send = await self._find_earlier(send)
+                    if earlier_send is not None and earlier_send.is_answered:
+                        return await self._repeat_result(send, earlier_send)
             except StoreError as error:
                 raise _make_error(error) from error
-            return await self._answer(_replace_earlier(send, earlier), ticket, output)
+            return await self._answer(_replace_earlier(send, earlier_send), ticket, output)
 
     async def admit(self, run_request: RunRequest, receipt: Receipt) -> None:
         """Asks the limits for a send that goes on without its client. Raises: LimitReached; UnknownModel."""
@@ -287,11 +287,11 @@ class AgentRuns:
 
     # -- one send
 
-    async def _repeat_result(self, send: RoutedSend, earlier: EarlierSend) -> RunResult:
+    async def _repeat_result(self, send: RoutedSend, earlier_send: EarlierSend) -> RunResult:
         """Returns the result of an earlier send, for the send that repeats it."""
-        counts = await load_last_counts(self.keeper.store, earlier.run)
+        counts = await load_last_counts(self.keeper.store, earlier_send.run)
         agent = await self._load_agent(send)
-        return RunResult(earlier.run, agent, earlier.steps, is_repeat=True, last_counts=counts)
+        return RunResult(earlier_send.run, agent, earlier_send.steps, is_repeat=True, last_counts=counts)
 
     async def _find_earlier(self, send: RoutedSend) -> EarlierSend | None:
         """Returns the earlier send that this send repeats, or None."""

@@ -60,11 +60,11 @@ class LiveRuns:
     async def cancel(self, run: Run) -> Run:
         """Cancels a run, if it has not ended. Returns the run as it is now."""
         self.stop(run.uid)
-        ended = await self._store.runs.end_run(
+        ended_run = await self._store.runs.end_run(
             run.agent_row, run.id, RunState.CANCELLED, StopReason.CANCELLED, self._now()
         )
         self._ends.notify(run)
-        return ended
+        return ended_run
 
     async def cancel_all(self, agent: Agent, conversation_row: int | None = None) -> list[Run]:
         """Cancels the newest thousand live runs of an agent. Returns these runs as they are now.

@@ -102,12 +102,12 @@ class ReadingRun(Struct, frozen=True):
         else:
             await self.services.budget.check(self.memory.scope.project)
             fault = await self._ask_or_fail(batch)
-        ended, is_refused = await self._conclude_attempt(fault)
+        ended_run, is_refused = await self._conclude_attempt(fault)
         if batch is not None and is_refused:
             batch = await self._shrink_refused(batch)
         await keeper.store.sleeptime_agents.empty_reading(run.agent_row, run.conversation_row)
         is_read = batch is not None and batch.span.upto > batch.span.cursor
-        return batch if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
+        return batch if is_read and (is_refused or ended_run.state is RunState.COMPLETED) else None
 
     async def _ask_or_fail(self, batch: UnreadBatch) -> str:
         """Asks the agent to read. Fails the run if the agent cannot be asked, even later.
@@ -226,14 +226,14 @@ class ReadingRun(Struct, frozen=True):
         Raises: JobFailed if an upstream failed and the run goes on, or if the agent is gone; StoreError.
         """
         run = self.reading.run
-        ended = await self.services.keeper.store.runs.find_run(run.agent_row, run.id)
-        if ended is None:
+        ended_run = await self.services.keeper.store.runs.find_run(run.agent_row, run.id)
+        if ended_run is None:
             raise JobFailed("the sleeptime agent is gone")
-        if tokens := ended.counts.total - run.counts.total:
+        if tokens := ended_run.counts.total - run.counts.total:
             self.services.budget.count_call("ok", tokens)  # the receipt of the run has them
-        if ended.is_over:
+        if ended_run.is_over:
             # A run ends by such a fault only if the model refused the messages; otherwise its step stays open.
-            return ended, ended.state is RunState.FAILED and ended.stop in UPSTREAM_FAULTS
+            return ended_run, ended_run.state is RunState.FAILED and ended_run.stop in UPSTREAM_FAULTS
         if self.job.job.tries < LIMITS.tries:
             raise JobFailed(f"the upstream of a sleeptime agent failed: {fault or 'unusable reply'}")
         return await self._fail(StopReason.UPSTREAM_ERROR, ERROR_WITHHELD), False

@@ -68,8 +68,8 @@ def read_initial_messages(raw_messages: Sequence[dict[str, Any]]) -> tuple[WireM
 def with_skills(system: str, skills: Sequence[ClientSkill]) -> str:
     """Returns a copy of a system prompt that lists the client's skills at its end."""
     lines = [" ".join(f"- {skill.name} ({skill.location}): {skill.description}".split()) for skill in skills]
-    listed = "\n".join(("<available_skills>", *lines, "</available_skills>"))
-    return f"{system}\n\n{listed}" if system else listed
+    skill_list = "\n".join(("<available_skills>", *lines, "</available_skills>"))
+    return f"{system}\n\n{skill_list}" if system else skill_list
 
 
 def read_new_text(update: UpdateMessage) -> str:

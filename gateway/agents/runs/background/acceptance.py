@@ -64,11 +64,11 @@ class RunAcceptance:
         name = DEFAULT_CONVERSATION if conversation is None else conversation.name
         matcher = SendMatcher(store, agent, name, run_request, hash_otid(agent, name, run_request.otid))
         digest = hash_send(agent, run_request)
-        earlier = await self._find_earlier(matcher, digest)
-        if earlier is not None and earlier.is_answered:
-            return earlier.run
+        earlier_send = await self._find_earlier(matcher, digest)
+        if earlier_send is not None and earlier_send.is_answered:
+            return earlier_send.run
         # Other sends may be answered before the new run is performed, so `perform_accepted` decides the rest.
-        replaces = None if earlier is None else earlier.run.id
+        replaces = None if earlier_send is None else earlier_send.run.id
         draft = Run.make_draft(
             new_uid(),
             self.keeper.now(),

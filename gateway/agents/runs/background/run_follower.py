@@ -60,6 +60,6 @@ class RunFollower(Struct, frozen=True):
                     after, is_logged = number, True
                     yield last_event
             if not self.dialect.is_end(last_event):
-                ended = await self.wait_for_end(run)
-                async for event in self.logs.read_ended(ended, after, is_logged=is_logged):
+                ended_run = await self.wait_for_end(run)
+                async for event in self.logs.read_ended(ended_run, after, is_logged=is_logged):
                     yield event

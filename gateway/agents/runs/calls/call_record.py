@@ -81,8 +81,8 @@ async def load_waiting_calls(store: Store, step: RunStep, exchange: Exchange) ->
 
     Raises: StoreError.
     """
-    answered = {message["tool_call_id"] for message in await load_answers(store, step, exchange)}
-    return list_unanswered(step, answered)
+    answered_ids = {message["tool_call_id"] for message in await load_answers(store, step, exchange)}
+    return list_unanswered(step, answered_ids)
 
 
 async def is_awaiting_answers(store: Store, agent: Agent, conversation_name: str) -> bool:
@@ -115,7 +115,7 @@ async def load_results(
     load_texts = partial(store.run_texts.load_texts, step.agent_row, step.run_row)
     after = exchange.seq * _NUMBERS_PER_STEP - 1
     stored = {text.seq: orjson.loads(text.data) for text in await load_texts(RunTextKind.RESULT, after=after)}
-    noted = {text.seq for text in await load_texts(RunTextKind.CALL, after=after)}
+    noted_numbers = {text.seq for text in await load_texts(RunTextKind.CALL, after=after)}
     results = []
     for call_id in map_calls_to_tool_names(exchange):
         number = number_call(exchange, call_id)
@@ -126,6 +126,6 @@ async def load_results(
             results.append(read_result(answer))
         elif outcome is not None:
             results.append(ToolResult(call_id, **outcome))
-        elif number in noted:
+        elif number in noted_numbers:
             results.append(ToolResult(call_id, INTERRUPTED_RESULT, "error"))
     return results
