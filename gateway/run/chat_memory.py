@@ -52,6 +52,15 @@ class TurnBeginning(NamedTuple, Generic[_MemoryT]):
     prompt: Prompt
 
 
+class _FittingPrompt(NamedTuple):
+    """A prompt that fits a target, and the context for this target."""
+
+    # The context.
+    context: MemoryContext
+    # The prompt.
+    prompt: Prompt
+
+
 @dataclass(eq=False)
 class ChatMemory:
     """Begins the memory of the turns of chat completions. One for the process."""
@@ -198,7 +207,7 @@ class ChatMemory:
         toolbox: Toolbox,
         *,
         needs_memory: bool,
-    ) -> tuple[MemoryContext, Prompt]:
+    ) -> _FittingPrompt:
         """Returns the prompt for the first target with room for it, and the context for this target.
 
         Raises: ContextExceeded: no target has room, or the request may be answered without memory.
@@ -207,7 +216,7 @@ class ChatMemory:
             form = choose_endpoint_form(call.request, attempts.endpoint, attempts.target.model)
             try:
                 prompt = await self.keeper.composer.make_prompt(context, form, toolbox.list_definitions())
-                return context, prompt
+                return _FittingPrompt(context, prompt)
             except ContextExceeded:
                 if not needs_memory or not attempts.skip_fallback():
                     raise

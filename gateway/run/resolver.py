@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -50,6 +50,15 @@ class ResolvedRequest(Struct, frozen=True):
     spec: AgentSpec
     # The kind of the conversation.
     kind: ConversationKind
+
+
+class _AgentOfRequest(NamedTuple):
+    """An agent of the agents API that a request asks for."""
+
+    # The agent as a turn needs it.
+    spec: AgentSpec
+    # The identity of the request, with the memory of the agent.
+    identity: Identity
 
 
 class Resolver:
@@ -162,7 +171,7 @@ class Resolver:
         # Without `memory_choice`, which comes from the ids: the ids must not decide from which memory they are read.
         identity = self.identify(replace(request, memory_choice=None), request_context)
         if self._directory.find_requested_spec(identity) is None:
-            _, identity = await self._get_stored_agent(identity, request.model, request_context)
+            identity = (await self._get_stored_agent(identity, request.model, request_context)).identity
         if identity.user is None and (identity.conversation_key or "").startswith(UNNAMED_PREFIX):
             # The conversation was made for a response in the background, which may continue another conversation.
             identity = replace(identity, scope=None)
@@ -292,7 +301,7 @@ class Resolver:
 
     async def _get_stored_agent(
         self, identity: Identity, model: str, request_context: RequestContext
-    ) -> tuple[AgentSpec, Identity]:
+    ) -> _AgentOfRequest:
         """Returns an agent of the agents API, and the identity with the agent's memory, which all users share.
 
         Raises:
@@ -314,7 +323,8 @@ class Resolver:
                 "This key is bound to a user, and all who ask this agent share its memory.",
                 code="user_not_allowed",
             )
-        return agent.spec, replace(identity, profile=agent.scope.profile, scope=agent.scope)
+        identity = replace(identity, profile=agent.scope.profile, scope=agent.scope)
+        return _AgentOfRequest(agent.spec, identity)
 
 
 def _with_turn_apart(identity: Identity, choice: MemoryChoice | None) -> Identity:

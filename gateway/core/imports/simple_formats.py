@@ -61,11 +61,14 @@ def read_conversation(value: Any) -> SourceConversation:
     return make_conversation(value.get("id"), messages, value.get("at"))
 
 
-def make_conversation(id: Any, items: Sequence[Any], date: Any = None) -> SourceConversation:
+def make_conversation(source_id: Any, items: Sequence[Any], date: Any = None) -> SourceConversation:
     """Returns the conversation of messages, in their order. Raises: WrongForm."""
     messages = [message for message in map(read_message, items) if message is not None]
     return SourceConversation(
-        id=read_id(id), messages=messages, begun_at=read_time(date), skipped_count=len(items) - len(messages)
+        id=read_id(source_id),
+        messages=messages,
+        begun_at=read_time(date),
+        skipped_count=len(items) - len(messages),
     )
 
 

@@ -15,25 +15,25 @@ _VALID_S: Final = 300
 _MAC_BYTES: Final = 10
 
 
-def make_confirm_word(secret: bytes, id: str, given_at: float) -> str:
+def make_confirm_word(secret: bytes, text_id: str, given_at: float) -> str:
     """Returns the word that confirms the forgetting of an id.
 
     secret: the secret of the memory.
     given_at: the time at which the word is given, in seconds since the epoch.
     """
     stamp = f"{int(given_at):x}"
-    mac = blake2b(f"{stamp} {id}".encode(), key=secret, person=b"mcp forget", digest_size=_MAC_BYTES)
+    mac = blake2b(f"{stamp} {text_id}".encode(), key=secret, person=b"mcp forget", digest_size=_MAC_BYTES)
     return f"{stamp}-{mac.hexdigest()}"
 
 
-def confirms(word: str, secret: bytes, id: str, now: float) -> bool:
+def confirms(word: str, secret: bytes, text_id: str, now: float) -> bool:
     """Returns whether a word confirms the forgetting of an id now."""
     stamp, _, _ = word.partition("-")
     try:
         given_at = int(stamp, 16)
     except ValueError:
         return False
-    right = make_confirm_word(secret, id, given_at)
+    right = make_confirm_word(secret, text_id, given_at)
     return given_at <= now < given_at + _VALID_S and hmac.compare_digest(
         word.encode("utf-8", "replace"), right.encode()
     )

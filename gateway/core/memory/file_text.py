@@ -19,12 +19,12 @@ _PDF: Final = b"%PDF-"
 _BREAKS: Final = ("\n\n", "\n", ". ", " ")
 
 
-def decode_text(data: bytes, type: str) -> str | None:
+def decode_text(data: bytes, media_type: str) -> str | None:
     """Returns the text of a file in UTF-8, or in UTF-16 with a byte order mark; None: the file is no text.
 
-    type: the media type that the sender named.
+    media_type: the media type that the sender named.
     """
-    if type.lower().startswith(_BINARY_TYPES) or data.startswith(_PDF):
+    if media_type.lower().startswith(_BINARY_TYPES) or data.startswith(_PDF):
         return None
     try:
         text = data.decode("utf-16" if data.startswith(_UTF16_MARKS) else "utf-8-sig")

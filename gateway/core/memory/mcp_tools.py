@@ -404,12 +404,12 @@ class TextId(NamedTuple):
     seq: int
 
 
-def parse_id(id: str, kinds: tuple[TextKind, ...] = KINDS, *, argument: str = "id") -> TextId:
+def parse_id(text_id: str, kinds: tuple[TextKind, ...] = KINDS, *, argument: str = "id") -> TextId:
     """Returns the parts of an id. Raises: BadRequest: it is no id of one of these kinds.
 
     argument: the name of the argument with the id, for the error.
     """
-    match = _ID.fullmatch(id)
+    match = _ID.fullmatch(text_id)
     kind = next((each for each in kinds if match is not None and each == match[1]), None)
     if match is None or kind is None:
         raise BadRequest(f"{argument} must be {' or '.join(f'{each}:N' for each in kinds)}.", param=argument)
