@@ -1045,7 +1045,7 @@ def test_a_conversation_without_its_first_words_is_listed_with_its_id(operator: 
     operator.twin(f"m/{agent.uid}/forget?message=1", {})
     for screen in ("", "/conversations"):
         text = page(operator, f"m/{agent.uid}{screen}")
-        assert ">(its first words are forgotten, or were not stored)</a>" in text
+        assert ">(no first words: broken off, forgotten, too long or not stored)</a>" in text
         assert f">{talk['id'][:12]}<" in text
 
 
