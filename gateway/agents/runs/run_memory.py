@@ -346,15 +346,15 @@ class RunMemory:
         if nudge:
             messages.append(make_framed_system_message(nudge, sender=NUDGE_SENDER))
         messages += self.after_results
-        finished = context.path[-1]
+        previous = context.path[-1]
         if end is not None:
             # No model gets this prompt, so messages may be evicted from it, even if the client forbids eviction.
             chat = replace(context.request.chat, may_evict=True)
             context = replace(context, request=replace(context.request, chat=chat))
-        self.context = plan_next(context, finished, messages, context.section, edits.block_edits.blocks, now)
+        self.context = plan_next(context, previous, messages, context.section, edits.block_edits.blocks, now)
         prompt = await self.make_prompt()
         write = make_step_open(self.context, prompt, self._make_started_run(), now)
-        write = replace(write, edits=edits.merge(finished.id), versions=edits.versions_read)
+        write = replace(write, edits=edits.merge(previous.id), versions=edits.versions_read)
         write = replace(write, reading=self.reading, replaces=self.replaced_run_row)
         if end is not None:
             exchange = self._make_exchange(write.exchange, prompt, (), None)

@@ -185,21 +185,21 @@ def rewind_context(
     return _with_plan(context, _with_initial_messages(context, messages), context.section, context.blocks)
 
 
-def with_ended_step(context: MemoryContext, finished: Exchange) -> MemoryContext:
+def with_ended_step(context: MemoryContext, step: Exchange) -> MemoryContext:
     """Returns a copy of the context with an ended step as the last of its path. The plan of the step stays.
 
     The step is added to the tree that the copy shares with the context.
     """
-    if context.path and context.path[-1] is finished:
+    if context.path and context.path[-1] is step:
         return context
-    context.tree.add(finished)
-    path = (*(exchange for exchange in context.path if exchange.id != finished.id), finished)
+    context.tree.add(step)
+    path = (*(exchange for exchange in context.path if exchange.id != step.id), step)
     return replace(context, path=path, abandoned=None)
 
 
 def plan_next(
     context: MemoryContext,
-    finished: Exchange,
+    previous: Exchange,
     messages: Sequence[WireMessage],
     section: SentSection | None,
     blocks: Sequence[Block],
@@ -207,13 +207,13 @@ def plan_next(
 ) -> MemoryContext:
     """Returns the context of the next step.
 
-    finished: the exchange of the previous step.
+    previous: the exchange of the previous step.
     messages: the messages that the next step brings, such as results of tools.
     section: the memory section as it was sent; None: no section was sent.
     blocks: the blocks after the edits of the previous step.
     now: seconds since the epoch.
     """
-    context = replace(with_ended_step(context, finished), request=replace(context.request, now=now))
+    context = replace(with_ended_step(context, previous), request=replace(context.request, now=now))
     return _with_plan(context, messages, section, blocks)
 
 

@@ -59,13 +59,13 @@ class Envelope(Struct, frozen=True):
 
 def read_showing(body: msgspec.Struct) -> Showing:
     """Returns the way in which a send or a query wants messages to be shown."""
-    sent = get_sent_fields(body)
-    types = sent.get("include_return_message_types")
+    fields = get_sent_fields(body)
+    types = fields.get("include_return_message_types")
     return Showing(
         None if types is None else frozenset(types),
-        sent["assistant_message_tool_name"] if sent["use_assistant_message"] else None,
-        sent["assistant_message_tool_kwarg"],
-        sent.get("include_compaction_messages") is True,
+        fields["assistant_message_tool_name"] if fields["use_assistant_message"] else None,
+        fields["assistant_message_tool_kwarg"],
+        fields.get("include_compaction_messages") is True,
     )
 
 

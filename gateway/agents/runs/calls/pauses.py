@@ -139,17 +139,17 @@ def resume_answered(
             denied.add(call_id)
         elif step.waiting.get(call_id) in ("client", "approval"):
             client_call_ids.add(call_id)
-    answered = approved | {result.call_id for result in results}
+    answered_ids = approved | {result.call_id for result in results}
     if step.stop is not None:
         # When the run paused, the calls that did not wait had results, which may be erased since.
-        settled = answered | step.waiting.keys()
+        settled = answered_ids | step.waiting.keys()
         erased = [call_id for call_id in map(read_call_id, calls) if call_id not in settled]
         results += [ToolResult(call_id, INTERRUPTED_RESULT, "error") for call_id in erased]
     return Resumption(
         ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
         step.run_row,
         frozenset(client_call_ids),
-        run if list_unanswered(step, answered) else None,
+        run if list_unanswered(step, answered_ids) else None,
     )
 
 
