@@ -71,6 +71,7 @@ class SnapshotRow(NamedTuple):
     numbers: Sequence[Any]
     # Three texts, each of which may be missing.
     texts: Sequence[Any]
+    # Of a section, the parts of which it was rendered, as JSON; of an edit, its arguments. Other kinds have none.
     content: Any
     # The time of the row; None: rows of this kind have none.
     at: float | None

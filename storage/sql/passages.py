@@ -138,14 +138,22 @@ class Passages(GrowingGroup):
 
     @long_reads
     async def list_page(
-        self, connection: Connection, agent_row: int, page: Page[int], filter: PassageFilter
+        self, connection: Connection, agent_row: int, page: Page[int], passage_filter: PassageFilter
     ) -> list[Passage]:
         """Returns a page of passages. Its cursors are numbers of passages, which may be gone."""
 
         async def read(low: int, high: int, size: int) -> tuple[Iterable[Passage], int | None]:
-            values = (agent_row, low, high, lower_ascii(filter.text), filter.since, filter.until, size)
+            values = (
+                agent_row,
+                low,
+                high,
+                lower_ascii(passage_filter.text),
+                passage_filter.since,
+                passage_filter.until,
+                size,
+            )
             rows = await connection.fetch_rows(SQL[f"passage_{page.direction}"], values)
-            matching = [passage for passage in map(_make_passage, rows) if filter.matches(passage)]
+            matching = [passage for passage in map(_make_passage, rows) if passage_filter.matches(passage)]
             return matching, rows[-1][1] if len(rows) == size else None
 
         return await fill_page(page, *page.bounds, read)

@@ -103,9 +103,9 @@ class Recall(StoreGroup):
         skip: the numbers of messages that the request shows already.
         room: the tokens that the messages are to fill. If the messages are short, more than `limit` are returned.
         only_strong: True for a search that no caller asked for, as in `rank.rank`.
-        takes: a function that returns whether a message is wanted; None: all messages are.
+        takes: a function that returns whether the search may return a message; None: it may return all.
         vector: the query's vector, or the result of `compare` for it; None: the search goes by words alone.
-        trace: the trace that is filled; None: none is wanted.
+        trace: the trace that is filled; None: no trace is kept.
 
         Raises: StoreTimeout, StoreUnavailable; StoreCorrupt: the index or a row of this memory is damaged.
         """
@@ -294,11 +294,11 @@ class Recall(StoreGroup):
         Raises: StoreTimeout, StoreUnavailable.
         """
         messages = await self._loader.load_messages(agent_row, memory, hits, deadline_ms)
-        muted = [message.seq for message in messages if message.kind == MUTED]
-        if muted:
+        muted_seqs = [message.seq for message in messages if message.kind == MUTED]
+        if muted_seqs:
             messages = [message for message in messages if message.kind != MUTED]
             if trace is not None:
-                trace.muted_seqs = muted
+                trace.muted_seqs = muted_seqs
         return messages
 
     async def _load_first(
@@ -310,7 +310,7 @@ class Recall(StoreGroup):
         limit: int,
         deadline_ms: float | None,
     ) -> list[Message]:
-        """Returns the first of these messages that are wanted. They are read page by page.
+        """Returns the first of these messages for which `takes` is true. They are read page by page.
 
         Raises: StoreTimeout, StoreUnavailable.
         """
@@ -328,7 +328,7 @@ class Recall(StoreGroup):
         self,
         agent: Agent,
         query: str,
-        filter: PassageFilter,
+        passage_filter: PassageFilter,
         *,
         limit: int,
         deadline_ms: float | None = None,
@@ -365,13 +365,15 @@ class Recall(StoreGroup):
             similarities=similarities,
             postings=buckets.read_all(),
         )
-        return await self._load_first_passages(agent.id, hits, filter, limit=limit, deadline_ms=deadline_ms)
+        return await self._load_first_passages(
+            agent.id, hits, passage_filter, limit=limit, deadline_ms=deadline_ms
+        )
 
     async def _load_first_passages(
         self,
         agent_row: int,
         hits: Sequence[int],
-        filter: PassageFilter,
+        passage_filter: PassageFilter,
         *,
         limit: int,
         deadline_ms: float | None,
@@ -385,7 +387,7 @@ class Recall(StoreGroup):
             by_seq = await self._database.read(
                 partial(load_passages, agent_row=agent_row, seqs=page), deadline_ms=deadline_ms
             )
-            passages += [by_seq[seq] for seq in page if seq in by_seq and filter.matches(by_seq[seq])]
+            passages += [by_seq[seq] for seq in page if seq in by_seq and passage_filter.matches(by_seq[seq])]
             if len(passages) >= limit:
                 break
         return passages[:limit]
@@ -408,11 +410,14 @@ class Recall(StoreGroup):
         ]
 
 
-def _split_into_pages(seqs: Sequence[int], first: int = 0) -> Iterator[Sequence[int]]:
-    """Yields the numbers in pages of `rank.MAX_HITS`. first: the length of an additional first page; 0: none."""
-    if first:
-        yield seqs[:first]
-    for start in range(first, len(seqs), rank.MAX_HITS):
+def _split_into_pages(seqs: Sequence[int], first_length: int = 0) -> Iterator[Sequence[int]]:
+    """Yields the numbers in pages of `rank.MAX_HITS`.
+
+    first_length: the length of an additional first page; 0: there is none.
+    """
+    if first_length:
+        yield seqs[:first_length]
+    for start in range(first_length, len(seqs), rank.MAX_HITS):
         yield seqs[start : start + rank.MAX_HITS]
 
 

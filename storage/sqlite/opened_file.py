@@ -16,7 +16,7 @@ class OpenedFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        # None: not known.
+        # The inode of the file; None: it is not known.
         self._inode: int | None = None
         # The inodes of its logs, by the suffixes of their names.
         self._log_inodes: dict[str, int] = {}
@@ -39,8 +39,8 @@ class OpenedFile:
             return False
         return self._inode not in (None, inode) or schema_version != self.schema_version
 
-    def note_opened(self, inode: int | None, schema_version: int, *, is_other: bool) -> None:
-        """Notes the file that is open from now on. is_other: the result of the method `is_other` for this file."""
+    def record_opened(self, inode: int | None, schema_version: int, *, is_other: bool) -> None:
+        """Records the file that is open from now on. is_other: the result of the method `is_other` for this file."""
         self.schema_version = schema_version
         self.generation += is_other
         self._inode = inode

@@ -106,7 +106,7 @@ class WriterConnection:
             finally:
                 driver.abandon()
             raise
-        self.file.note_opened(inode, version, is_other=is_other)
+        self.file.record_opened(inode, version, is_other=is_other)
         return driver
 
     def _translate(self, error: sqlite3.Error | OSError | StoreError) -> StoreError:

@@ -52,15 +52,19 @@ class MemoryPassages(Struct, frozen=True):
     # Makes the vector of a query; None: passages are searched by words alone.
     embed_query: EmbedQuery | None = None
 
-    async def list_page(self, memory: Agent, filter: PassageFilter, page: Page[int]) -> Sequence[PassageView]:
+    async def list_page(
+        self, memory: Agent, passage_filter: PassageFilter, page: Page[int]
+    ) -> Sequence[PassageView]:
         """Returns a page of a memory's passages. page: the page, with numbers of passages as cursors."""
-        return await self._with_files(memory, await self.store.passages.list_page(memory.id, page, filter))
+        return await self._with_files(
+            memory, await self.store.passages.list_page(memory.id, page, passage_filter)
+        )
 
     async def list_newest(
-        self, memories: Sequence[Agent], filter: PassageFilter, *, limit: int
+        self, memories: Sequence[Agent], passage_filter: PassageFilter, *, limit: int
     ) -> Sequence[PassageView]:
         """Returns the newest passages of these memories."""
-        pages = [await self.list_page(memory, filter, Page(limit=limit)) for memory in memories]
+        pages = [await self.list_page(memory, passage_filter, Page(limit=limit)) for memory in memories]
         return sorted(chain.from_iterable(pages), key=lambda view: -view.passage.at)[:limit]
 
     async def add(self, memory: Agent, drafts: Sequence[PassageDraft]) -> Sequence[PassageView]:
@@ -83,36 +87,38 @@ class MemoryPassages(Struct, frozen=True):
         return [agent, *memories][:MAX_MEMORIES_SEARCHED]
 
     async def search(
-        self, memories: Sequence[Agent], query: str, filter: PassageFilter, *, limit: int
+        self, memories: Sequence[Agent], query: str, passage_filter: PassageFilter, *, limit: int
     ) -> Sequence[PassageView]:
         """Returns the passages of these memories that match a query, best first."""
         embed = self.embed_query
         rows = [memory.id for memory in memories]
         vector = None if embed is None else await embed(rows, query, searches.SEARCH_MS)
-        coroutines = [self._search_memory(memory, query, filter, limit, vector) for memory in memories]
+        coroutines = [
+            self._search_memory(memory, query, passage_filter, limit, vector) for memory in memories
+        ]
         return interleave(await asyncio.gather(*coroutines))[:limit]
 
     async def search_memory(
-        self, memory: Agent, query: str, filter: PassageFilter, *, limit: int, vector: Vector | None
+        self, memory: Agent, query: str, passage_filter: PassageFilter, *, limit: int, vector: Vector | None
     ) -> Sequence[Passage]:
         """Returns the passages of one memory that match a query, best first; the newest passages if the query is blank.
 
         vector: the vector of the query; None: the search is by words alone.
         """
         if query.strip():
-            views = await self._search_memory(memory, query, filter, limit, vector)
+            views = await self._search_memory(memory, query, passage_filter, limit, vector)
         else:
-            views = await self.list_page(memory, filter, Page(limit=limit))
+            views = await self.list_page(memory, passage_filter, Page(limit=limit))
         return [view.passage for view in views]
 
     async def _search_memory(
-        self, memory: Agent, query: str, filter: PassageFilter, limit: int, vector: Vector | None
+        self, memory: Agent, query: str, passage_filter: PassageFilter, limit: int, vector: Vector | None
     ) -> Sequence[PassageView]:
         current = await self.store.agents.find_by_id(memory.id)
         if current is None:  # deleted meanwhile
             return []
         hits = await self.store.recall.search_passages(
-            current, query, filter, limit=limit, deadline_ms=searches.SEARCH_MS, vector=vector
+            current, query, passage_filter, limit=limit, deadline_ms=searches.SEARCH_MS, vector=vector
         )
         return await self._with_files(memory, hits)
 

@@ -119,8 +119,8 @@ class ResponsesRequest(Struct, frozen=True):
         messages = self.input_messages
         if not indices:
             return messages
-        first = len(self.chat.messages) - len(messages)
-        return [message for index, message in enumerate(messages, first) if index not in indices]
+        first_index = len(self.chat.messages) - len(messages)
+        return [message for index, message in enumerate(messages, first_index) if index not in indices]
 
 
 def parse(
@@ -203,7 +203,8 @@ def _make_chat_request(json: Json, chat_json: Json, translated: InputMessages) -
     request.dialect_fields = {key: json[key] for key in FIELDS_NOT_PASSED_ON if key in json} or None
     request.side_request = find_codex_side_request(json)
     request.wants_thoughts = wants_thoughts(json.get("reasoning") or {})
-    request.wants_usage = request.is_translated = True
+    request.wants_usage = True
+    request.is_translated = True
     for key, members in _MEMBERS_READ.items():
         translated.left_out.add_rest(json.get(key) or {}, members, key)
     request.consumed = translated.left_out.names
@@ -287,7 +288,7 @@ def _find_shared_messages(translated: InputMessages, waiting_items: Sequence[Jso
     These are the conversation's summaries, system messages and developer messages.
     """
     summaries = make_compaction_messages(waiting_items)
-    shared: set[int] = set()
+    shared_indices: set[int] = set()
     for index, message in enumerate(translated.messages):
         item_index = translated.item_indices[index]
         if item_index < 0:
@@ -295,8 +296,8 @@ def _find_shared_messages(translated: InputMessages, waiting_items: Sequence[Jso
         else:
             is_shared = item_index < len(waiting_items) and message["role"] in SYSTEM_ROLES
         if is_shared:
-            shared.add(index)
-    return frozenset(shared)
+            shared_indices.add(index)
+    return frozenset(shared_indices)
 
 
 def _wants_compaction(json: Json) -> bool:

@@ -39,7 +39,7 @@ class ArchiveSearch(Protocol):
         """Returns the memories of which the agent searches the archives, its own first."""
 
     async def search_memory(
-        self, memory: Agent, query: str, filter: PassageFilter, *, limit: int, vector: Vector | None
+        self, memory: Agent, query: str, passage_filter: PassageFilter, *, limit: int, vector: Vector | None
     ) -> Sequence[Passage]:
         """Returns the passages of one memory, best first; if the query is blank, the newest passages."""
 
