@@ -66,6 +66,7 @@ def _count_signs(text: bytes) -> int:
 
 
 def _count_values(text: bytes) -> int:
+    """Returns an upper bound of the values in JSON: the signs before values, without those within texts."""
     # Signs within texts do not count. At least every second text is a value; the others may be names.
     plain_text = text.replace(rb"\\", b"").replace(rb"\"", b"")
     if plain_text.count(b'"') > 4 * MAX_VALUES:

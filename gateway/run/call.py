@@ -181,6 +181,7 @@ class ChatCall:
         return self._make_model_request(target, body)._replace(path=native.upstream_path, query="")
 
     def _make_native_body_request(self, target: Target, path: str, rendered: UpstreamBody) -> ModelRequest:
+        """Returns a request in the client's own dialect."""
         request = self._make_model_request(target, rendered.body)
         headers = request.headers
         if rendered.consumed:

@@ -79,6 +79,7 @@ def _make_filler(filler: Literal["model"] | FillerSettings | None) -> Filler:
 
 
 def _make_block(block: BlockSettings) -> Block:
+    """Returns a block of the settings as new memories begin with it."""
     # Blocks that users share are read-only to models unless the operator decides otherwise.
     is_read_only = block.read_only or (block.shared and not block.writable)
     return Block(

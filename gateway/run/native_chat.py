@@ -134,6 +134,7 @@ class NativeChat:
             )
 
     async def _save_response(self, native: NativeRequest, row: DeferredReplyRow, response: bytes) -> None:
+        """Writes the turn of a response that its upstream has made. Raises: StoreError, GatewayError."""
         scope = row.agent.scope
         reader = native.make_reader()
         reader.read_whole(response)

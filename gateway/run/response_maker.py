@@ -147,6 +147,7 @@ class ResponseMaker:
                 self._drop(run_row)
 
     async def _open_log(self, run: Run, job: Job, shown_response: Json) -> ResponseLog:
+        """Returns the log of a response, with the events of earlier attempts."""
         epoch = await self.services.store.responses.load_epoch(run.agent_row)
         log = ResponseLog(
             self.services.store,

@@ -178,6 +178,7 @@ def _encode(text: object) -> bytes:
 
 
 def _canonicalize_arguments(arguments: object) -> str:
+    """Returns the arguments of a call as JSON with sorted keys; any other text stays, without white space."""
     if not isinstance(arguments, str):
         return orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS).decode()
     try:

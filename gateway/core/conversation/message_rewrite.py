@@ -103,6 +103,7 @@ def _cut_calling_message(message: WireMessage, heard: str) -> WireMessage:
 
 
 def _without_reply(exchange: Exchange) -> Exchange:
+    """Returns a copy of an exchange without its reply."""
     return replace(
         exchange,
         reply=None,

@@ -108,6 +108,7 @@ def _stem(words: Sequence[str], count: int) -> int:
 
 
 def _find_last_message(tree: Tree, exchange: Exchange) -> WireMessage | None:
+    """Returns the last input message of an exchange, or None if its content is not loaded or not stored."""
     try:
         messages = tree.contents.get(exchange).messages
     except MissingContents:

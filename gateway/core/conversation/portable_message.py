@@ -78,6 +78,7 @@ def as_function_call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_remote(part: object) -> bool:
+    """Returns whether a part of a message has an address that the upstream would have to fetch."""
     if not isinstance(part, dict):
         return False
     source = part.get("source") or part.get(str(part.get("type")))

@@ -155,6 +155,7 @@ class Tree:
         return None if exchange_id is None else self.by_id.get(exchange_id)
 
     def _link(self, exchange: Exchange) -> None:
+        """Adds an exchange to the maps of the tree."""
         self.by_id[exchange.id] = exchange
         if exchange.parent is None:
             self._roots.setdefault(exchange.conversation_row, []).append(exchange.id)

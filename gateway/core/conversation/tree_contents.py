@@ -76,6 +76,7 @@ class TreeContents:
         return self._contents or {}
 
     def _get_stored_content(self, exchange: Exchange) -> StoredContent | Exchange:
+        """Returns the stored content of an exchange. Raises: MissingContents: the content is not loaded."""
         if exchange.input is not None or self._contents is None or not exchange.is_stored:
             return exchange
         if exchange.id not in self._contents:

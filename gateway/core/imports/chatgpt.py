@@ -100,6 +100,7 @@ def _read_message(message: Any) -> SourceMessage | None:
 
 
 def _read_part(part: Any) -> str:
+    """Returns the text of a part of a message. Raises: WrongForm."""
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):

@@ -97,6 +97,7 @@ def _read_content(edit: MemoryEdit) -> str:
 
 
 def _make_fact(text: str, edit: MemoryEdit) -> LearnedFact:
+    """Returns the fact that an edit adds."""
     return LearnedFact(
         as_statement(text),
         about="",

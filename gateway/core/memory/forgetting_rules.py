@@ -116,6 +116,7 @@ class _BlockRebuilding:
         self._stored_value = revision.value
 
     def _rebuild(self, revision: RevisedValue) -> str:
+        """Returns the value of a revision without the erased words."""
         if revision.restores is not None:
             return self.values[revision.restores]
         if revision.is_clean:

@@ -128,6 +128,7 @@ def _read_moment(text: object, timezone: str, *, is_end: bool) -> float | None:
 
 
 def _read_zone(name: str) -> tzinfo:
+    """Returns the time zone with a name; UTC: there is no such zone."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError):

@@ -236,6 +236,7 @@ def _combine_two(earlier: str | None, later: str) -> str:
 
 
 def _render_attributes(block: Block) -> str:
+    """Returns the attributes of the tag before the value of a block."""
     parts = [f' label="{render_label(block.label)}"']
     if block.description.strip():
         parts.append(f' description="{render_label(block.description)}"')

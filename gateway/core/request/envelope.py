@@ -104,6 +104,7 @@ def _has_name(body: Mapping[str, Any], _: str) -> bool:
 
 
 def _has_strict(body: Mapping[str, Any], _: str) -> bool:
+    """Returns whether a function of a request asks for strict arguments."""
     tools = body.get("tools")
     if not isinstance(tools, list):
         return False

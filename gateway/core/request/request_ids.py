@@ -150,6 +150,7 @@ def _read_number_id(value: Any, name: str) -> str | None:
 
 
 def _name_json_type(value: Any) -> str:
+    """Returns the name of the type of a value that is neither text nor null, with its article."""
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):

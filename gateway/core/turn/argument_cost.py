@@ -92,6 +92,7 @@ class _Expansion:
         return size + (self._measure_target(reference, level + 1) if isinstance(reference, str) else 0)
 
     def _measure_target(self, reference: str, level: int) -> float:
+        """Returns the size of the schema to which a reference leads. level: the depth of the reference."""
         if reference not in self._sizes:
             self._sizes[reference] = inf  # until it is measured, for references that lead to themselves
             target = resolve_pointer(self._root, reference)

@@ -111,6 +111,7 @@ def _render_known_names(error: ValidationError, schema: Any) -> str:
 
 
 def _join(values: Iterable[Any], render: Callable[[Any], str]) -> str:
+    """Returns values with commas between them, cut if they are long. render: returns the text of a value."""
     text = ""
     for value in values:
         if len(text) > _MAX_NAMES_CHARS:

@@ -85,6 +85,7 @@ def _find_wrong_names(validator: Validator, arguments: dict[str, Any]) -> set[st
 
 
 def _find_first_error(validator: Validator, arguments: dict[str, Any]) -> ValidationError | None:
+    """Returns the first fault of arguments, or None if they are valid."""
     try:
         validator.validate(arguments)
     except ValueError as error:

@@ -301,6 +301,7 @@ class Turn:
         return self._sent_reply.has_head or terms.has_status or (terms.shows_steps and self._has_saved_reply)
 
     def _on_client_left(self) -> list[Command]:
+        """Ends the turn without its client. A turn that is being saved needs no other end."""
         if self._state is SAVING_TURN:  # the command to save the turn was given
             self._state = DONE
             return [commands.CloseUpstream(), commands.FINISH]
@@ -355,6 +356,7 @@ class Turn:
     # -- a reply is complete
 
     def _on_reply_complete(self) -> list[Command]:
+        """Decides what follows a complete reply, which is noted first if the terms demand that."""
         if not self.terms.notes_replies:
             return self._decide_on_reply()
         # The reply is noted as it came, before its calls are judged, which changes them.
@@ -428,6 +430,7 @@ class Turn:
         return bool(self._round.client_calls) or (remaining_tokens is not None and remaining_tokens <= 0)
 
     def _on_tool_finished(self, result: ToolResult) -> list[Command]:
+        """Shows the result of a call. After the last result, decides what follows."""
         finished_result = self._calls.finish(result)
         if finished_result is None:
             return []
@@ -525,6 +528,7 @@ class Turn:
         return [commands.CallModel(messages, remaining_tokens, offer)]
 
     def _begin_round(self, offer: Offer) -> None:
+        """Replaces the round, its reader and its calls by those of the next round."""
         terms = self.terms
         self._offer = offer
         self._calls = NO_CALLS
@@ -542,6 +546,7 @@ class Turn:
         return [step]
 
     def _on_step_saved(self, saved: events.StepSaved) -> list[Command]:
+        """Shows a saved step, and returns the commands that have waited for it."""
         after_step, self._after_step = self._after_step, []
         if self._state is SAVING_CALLS:
             self._state = RUNNING_TOOLS

@@ -112,6 +112,7 @@ class NativeTurn:
         return [commands.Save(TurnOutcome(End.CANCELLED, background_id=self._reader.background_id))]
 
     def _on_received_whole(self, body: bytes) -> list[Command]:
+        """Answers with a whole reply or error, and saves the turn."""
         if not 200 <= self._status < 300:
             is_refused = is_permanent_refusal(self._status, body)
             whole = commands.SendWhole(self._status, self._headers, body)

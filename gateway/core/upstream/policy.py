@@ -166,6 +166,7 @@ class EndpointHealth:
 
     @contextmanager
     def _hold_probe(self) -> Iterator[None]:
+        """Counts an attempt as the probe of an unhealthy endpoint, inside of the block."""
         self.is_probing = True
         try:
             yield

@@ -35,6 +35,7 @@ def estimate_prompt_tokens(body: bytes) -> int:
 
 
 def _is_text(piece: bytes) -> bool:
+    """Returns whether a piece of JSON is a text, and no base64."""
     # Most text shows at its beginning.
     if piece[:_BEGINNING_BYTES].translate(None, _BASE64_OR_ESCAPES):
         return True

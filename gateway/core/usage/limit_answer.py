@@ -44,6 +44,7 @@ def make_rate_headers(buckets: Iterable[Bucket], now: float) -> list[Header]:
 
 
 def _render_headers(bucket: Bucket, now: float) -> list[Header]:
+    """Returns the headers with the state of a bucket."""
     unit = bucket.limit.unit
     return [
         (f"x-ratelimit-limit-{unit}", str(bucket.bound)),

@@ -101,6 +101,7 @@ def _list_reasons(fields: _KnownFields) -> Iterator[str]:
 
 
 def _decode_fields(pieces: Iterable[Piece]) -> Iterator[_KnownFields]:
+    """Yields the known fields of the first JSON of a reply, and of each JSON that ends it."""
     is_first = True
     for piece in pieces:
         for data in _list_json_texts(piece):
@@ -114,6 +115,7 @@ def _decode_fields(pieces: Iterable[Piece]) -> Iterator[_KnownFields]:
 
 
 def _list_json_texts(piece: Piece) -> Iterator[bytes]:
+    """Yields the JSON texts in a piece of a reply: events, a body, or the lines of a stream."""
     if not isinstance(piece, bytes):
         yield from (event.data for event in piece if event.data)
     elif piece[:1] == b"{":

@@ -325,6 +325,7 @@ class UsageReader(ReplyUsage):
         self._held_bytes = 0
 
     def _count_texts(self, pattern: re.Pattern[bytes] | None, data: bytes) -> None:
+        """Counts the characters of the texts that the model wrote. pattern: finds them; None: they are not searched."""
         counts: Counter[bytes] = Counter()
         for name, text in () if pattern is None else pattern.findall(data):
             counts[name] += _count_chars(text)

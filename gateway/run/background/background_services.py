@@ -235,6 +235,7 @@ class BackgroundServices:
         self.compactor.enqueue_after(turn, summary_plan)
 
     async def _learn(self, learning: LearningService, job: JobContext) -> None:
+        """Performs a job of learning, and has the new facts indexed and embedded."""
         await learning.run_job(job)
         self.indexing.add_unchecked(job.agent_row)
         if self.embedding is not None:

@@ -37,6 +37,7 @@ class JobMetrics:
         self._tokens.inc(by=tokens)
 
     async def _refresh(self) -> None:
+        """Reads the number of jobs by their state."""
         try:
             self._counts = await self._count_jobs()
         except StoreError:

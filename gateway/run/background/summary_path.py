@@ -113,6 +113,7 @@ def _measure_exchanges(path: Sequence[Exchange]) -> list[ExchangeSize]:
 
 
 def _measure_exchange(exchange: Exchange, count: Callable[[str], int]) -> ExchangeSize:
+    """Returns the room that an exchange takes in the window. count: returns the tokens of a text."""
     content = Tree([exchange]).contents.get(exchange)
     messages = content.messages or []
     # `full_reply` has all replies of a turn, those of hidden rounds among them.

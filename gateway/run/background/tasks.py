@@ -83,6 +83,7 @@ async def run_at_start(
 
 
 async def _run_later(store: Store, work: Callable[[], Awaitable[None]], subject: str) -> None:
+    """Does work once the store has recovered, and again until it succeeds. subject: its name, for the log."""
     recovered = asyncio.Event()
     store.database.add_recovery_listener(recovered.set)
     if not store.health.is_up:

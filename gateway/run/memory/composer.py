@@ -157,6 +157,7 @@ class Composer(Struct, frozen=True):
         return self._make_section(context, composition, takes_note=False).shown
 
     async def _compose(self, context: MemoryContext, notes: Mapping[int, str]) -> Composition:
+        """Returns the composition of a request. notes: the notes of new messages, by the index of the message."""
         # For a plain list the snapshot has all that the gateway added to its path.
         if context.is_plain:
             return compose(

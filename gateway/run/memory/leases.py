@@ -145,6 +145,7 @@ class Leases:
                 )  # fmt: skip
 
     def _note_released(self, name: str, write: asyncio.Future[None]) -> None:
+        """Notes that the write which releases a lock has ended. If it has failed, the lock is released again later."""
         if self._releasing.get(name) is write:
             if write.cancelled() or write.exception() is not None:
                 self._releasing[name] = None

@@ -125,6 +125,7 @@ class _ReferencedTurns:
         return turns.list_path_to(name.turn)
 
     async def _load_turns(self, conversation_uid: str) -> ConversationTurns:
+        """Returns the turns of a conversation, or none if the request may not read them. Raises: StoreError."""
         if conversation_uid not in self._by_conversation:
             conversation = await self._store.messages.find_conversation(self._project, conversation_uid)
             self._by_conversation[conversation_uid] = (

@@ -142,6 +142,7 @@ class ResentLists:
         self.size_bytes = 0
 
     def _put(self, key: _ListKey, sent_list: _SentList) -> None:
+        """Caches a list, and drops the oldest lists while the cache is too large."""
         if key in self._lists:
             self._drop(key)
         self._lists[key] = sent_list

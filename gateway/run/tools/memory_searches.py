@@ -136,6 +136,7 @@ class MemorySearches(Struct, frozen=True):
         return [hit for hit in hits if lookup.matches_tags(hit.tags)]
 
     async def _search_index(self, query: str, lookup: Lookup, vector: Vector | None) -> list[Message]:
+        """Returns the indexed texts that fit a query. vector: the vector of the query; None: words alone."""
         # The search filters its hits itself: otherwise hits that do not match could fill up the limit.
         return await self.store.recall.search(
             self.context.agent,
@@ -205,6 +206,7 @@ def _make_pending_passage(edit: MemoryEdit, number: int) -> Message:
 
 
 def _render_result_line(hit: note_text.Recalled) -> str:
+    """Returns the line of a hit, with its day, and with its speaker if it is a message."""
     day = render_day(hit.message.at).split()[0]
     if hit.message.kind != "message":
         return f"- [{day}] {_with_tags(hit)}"

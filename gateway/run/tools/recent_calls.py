@@ -83,6 +83,7 @@ class RecentCalls:
         return None
 
     def _expire_later(self, key: _CallKey, task: asyncio.Task[ToolAnswer]) -> None:
+        """Has a call that succeeded expire after its lifetime, and drops one that failed."""
         if self._tasks.get(key) is not task:
             return
         if task.cancelled() or task.exception() is not None or not task.result().was_sent:

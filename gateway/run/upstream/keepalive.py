@@ -60,6 +60,7 @@ async def _next_or_exhausted(items: AsyncIterator[T]) -> T:
 
 
 async def _cancel_and_wait(task: asyncio.Future[Any]) -> None:
+    """Cancels a task, and waits for its end."""
     if not task.done():
         task.cancel()
         await asyncio.wait((task,))

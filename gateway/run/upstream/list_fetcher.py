@@ -100,6 +100,7 @@ def _parse_list(body: bytes) -> list[Any] | None:
 
 
 def _read_refusal(upstream: str, status: int, body: bytes) -> Refusal:
+    """Returns the refusal in the reply of an upstream, which may have no message."""
     try:
         message = orjson.loads(body)["error"]["message"]
     except (ValueError, KeyError, TypeError):

@@ -159,6 +159,7 @@ async def _read_past_limit(chunks: AsyncIterator[bytes], limit_bytes: int) -> by
 
 
 def _send_head(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
+    """Sets status and headers of the client's reply."""
     receipt.clock.note_answer()
     headers = receipt.note_reply_head(choose_forwarded_headers(reply.headers))
     # A stream has no length: the gateway may add comments, and an error event at its end.

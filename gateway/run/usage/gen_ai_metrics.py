@@ -94,6 +94,7 @@ class GenAIMetrics:
                 self._tools.observe(step.ended_at - step.started_at, (name,))
 
     def _count_call(self, call: UpstreamCall, operation: str, error: str) -> None:
+        """Counts a call. error: the value of `error.type`; "": the call has not failed."""
         model = self._models.choose_label(call.model, call.status)
         labels = operation, name_provider(call.provider), model, error
         self._durations.observe((call.ended_at or call.started_at) - call.started_at, labels)

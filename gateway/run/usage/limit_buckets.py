@@ -117,6 +117,7 @@ class LimitBuckets:
                     bucket.used = await self._read_used(bucket)
 
     def _begin_load(self, bucket: Bucket) -> asyncio.Task[None]:
+        """Returns the task that loads a bucket; only one task at a time loads it."""
         load = self._loads.get(bucket)
         if load is None:
             load = self._loads[bucket] = asyncio.create_task(self._load_used(bucket))
@@ -124,6 +125,7 @@ class LimitBuckets:
         return load
 
     async def _load_used(self, bucket: Bucket) -> None:
+        """Reads the amounts that all processes have used of a bucket. A fault of the store is logged."""
         try:
             async with self._meter.writer.pause():
                 bucket.used = await self._read_used(bucket)

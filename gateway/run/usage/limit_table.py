@@ -92,6 +92,7 @@ class LimitTable:
         self._wake.set()
 
     def _replace(self, limits: Sequence[UsageLimit]) -> None:
+        """Replaces the limits by those that were read."""
         self._limits = {}
         for limit in limits:
             project_limits = self._limits.setdefault(limit.project, {})
