@@ -29,7 +29,9 @@ IMAGE: Final = "[image]"
 _IMAGE_TYPES: Final = ("image_asset_pointer", "real_time_user_audio_video_asset_pointer")
 # A mark in a reply that ChatGPT shows as a link to a source, as pictures or as a name: private characters around its
 # kind and its arguments, such as `entity` and ["city","Paris"]. Older replies have their sources in brackets.
-_MARK: Final = re.compile("( ?)(?:\ue200(\\w*)\ue202?([^\ue200\ue201]*)\ue201|【\\d+(?::\\d+)?†[^】]*】)")
+_MARK: Final = re.compile(
+    "( ?)(?:\ue200(\\w*+)\ue202?([^\ue200\ue201]*+)\ue201|【\\d++(?::\\d++)?†[^【】]*+】)"
+)
 
 
 def read_conversation(item: Any) -> SourceConversation | Unreadable:

@@ -45,6 +45,7 @@ MARKED = (
     'In \ue200entity\ue202["city","Paris","capital of France"]\ue201 it rains \ue200cite\ue202turn0search0'
     "\ue202turn0news3\ue201. Go \ue200entity\ue202[\ue201 home 【4:0†guide.pdf】【5†source】."
 )
+UNCLOSED = "\ue200" + "a" * 100_000 + "【1†" * 100_000
 UNMARKED = ("assistant", "In Paris it rains. Go home.")
 
 
@@ -68,6 +69,8 @@ UNMARKED = ("assistant", "In Paris it rains. Go home.")
         (with_nodes(node("t", "n3", "user", PARTS, 9.0), current_node="t"), [*ALL, PICTURED], 0),
         # Marks of sources, pictures and names.
         (with_nodes(node("t", "n3", "assistant", MARKED, 9.0), current_node="t"), [*ALL, UNMARKED], 0),
+        # Marks without an end, of which a text may be full.
+        (with_nodes(node("t", "n3", "assistant", UNCLOSED, 9.0), current_node="t"), [*ALL, ("assistant", UNCLOSED)], 0),
         # A parent that is missing is the beginning.
         (with_nodes(node("n0", "lost", "user", "Hi", 9.0)), ALL, 0),
         (chatgpt_conversation("c", ()), [], 0),
