@@ -74,10 +74,15 @@ def find_redactions(
     never among them: it is new, and `Plan.is_off_record` decides of the whole turn whether the turn is on the record.
     The first `pending_count` messages are on the record, and so are messages that a rival has stored.
     """
-    is_new = query.repeats_no_forgotten
-    exchanges = [each for each in tree if each.state is ExchangeState.OFF] if is_new else tree
-    forgotten_hashes = frozenset() if is_new else tree.forgotten_hashes
-    tombstone_atoms = _list_tombstone_atoms(exchanges, exchange.begun)
+    forgotten_hashes = tree.forgotten_hashes
+    tombstone_atoms = _list_tombstone_atoms(tree, exchange.begun)
+    if query.repeats_no_forgotten:
+        off = [each for each in tree if each.state is ExchangeState.OFF]
+        off_atoms = _list_tombstone_atoms(off, exchange.begun)
+        # A turn off the record is redacted in part if another part of it was stored before.
+        redacted = _list_tombstone_atoms((each for each in tree if not is_tombstone(each)), exchange.begun)
+        off_atoms |= {atoms for atoms in redacted if make_message_key(atoms) not in forgotten_hashes}
+        tombstone_atoms, forgotten_hashes = off_atoms, frozenset()
     if not tombstone_atoms and not forgotten_hashes:
         return frozenset()
     recorded_indices = find_recorded_indices(exchange, rivals)

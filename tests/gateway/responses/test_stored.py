@@ -881,6 +881,17 @@ def test_words_off_the_record_stay_off_it_in_a_response(world: World) -> None:
     assert b"Miso" in world.data()
 
 
+@pytest.mark.both
+def test_words_off_the_record_stay_off_it_beside_words_that_are_stored(world: World) -> None:
+    """A list without its replies is sent again, the second time off the record, and with one more message each time."""
+    texts = ("Good day.", "My cat is grey.", "Her name is Miso.")
+    for count, mode in ((1, "on"), (2, "off"), (3, "on")):
+        items: Any = [{"role": "user", "content": text} for text in texts[:count]]
+        respond(world, user="alice", input=items, extra_headers={"x-mnemogate-memory": mode})
+    stored = str(world.query("SELECT input FROM exchanges"))
+    assert [text in stored for text in texts] == [True, False, True]
+
+
 @pytest.mark.parametrize("user", [None, "alice"])
 def test_a_response_follows_the_one_that_its_request_names(
     world: World, upstream: StrictUpstream, user: str | None
