@@ -141,7 +141,7 @@ class BodyEdit:
 
     @property
     def _edits_messages(self) -> bool:
-        """Returns whether the edit changes messages."""
+        """True if the edit changes messages."""
         return bool(
             self._inserted_messages
             or self._replacements
