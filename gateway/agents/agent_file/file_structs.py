@@ -54,8 +54,11 @@ class ImportForm(Form):
 class FileAgent(msgspec.Struct):
     """The parts of an agent that are not fields of its definition, which `read_definition` reads from the JSON."""
 
+    # The id of the agent in the file.
     id: str
+    # The name; None: the id is the name.
     name: Name | None = None
+    # The kind of the agent; None: the default kind.
     agent_type: str | None = None
     # The ids of tools, blocks and folders in the file.
     tool_ids: Strings | None = None
@@ -113,6 +116,7 @@ class FileOfSource(msgspec.Struct):
 class FilePassage(msgspec.Struct):
     """A passage of an archive."""
 
+    # The text of the passage.
     text: Annotated[str, Meta(min_length=1)]
     tags: Strings = []
     metadata: dict[str, Any] = {}
@@ -127,6 +131,7 @@ class FileArchive(msgspec.Struct):
     # The id that stays; None: a new id is made.
     id: str | None = None
     description: str | None = None
+    # The passages, oldest first.
     passages: list[FilePassage] = []
 
 
@@ -135,10 +140,13 @@ class FileConversation(msgspec.Struct):
 
     # The id, which stays.
     id: str
+    # The time when the conversation began, in ISO 8601; None: the time of the import.
     created_at: str | None = None
     summary: str | None = None
+    # The conversation's own model; None: the agent's model.
     model: str | None = None
     model_settings: dict[str, Any] | None = None
+    # The messages, oldest first.
     messages: list[FileMessage] = []
 
 
@@ -184,8 +192,10 @@ class AgentExtension(msgspec.Struct):
     message_buffer_min: int | None = None
     # The passages of the agent's own archive.
     passages: list[FilePassage] = []
+    # The archives that are attached to the agent.
     archives: Annotated[list[FileArchive], Meta(max_length=MAX_MEMORIES_SEARCHED - 1)] = []
     identities: Annotated[list[FileIdentity], BOUNDED_LIST] = []
+    # The conversations other than `default`.
     conversations: Annotated[list[FileConversation], _MAX_FILE_PARTS] = []
 
 
@@ -223,13 +233,16 @@ class FileMetadata(msgspec.Struct, frozen=True):
 class File(msgspec.Struct):
     """A whole file. Agents, blocks and tools are parsed one by one, and MCP servers are only counted."""
 
+    # The agents, of which `FileAgent` has some fields.
     agents: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=100)]
     blocks: Annotated[list[dict[str, Any]], _MAX_FILE_PARTS] = []
     tools: Annotated[list[dict[str, Any]], _MAX_FILE_PARTS] = []
     # The folders, and the files of all folders.
     sources: Annotated[list[FileSource], _MAX_FILE_PARTS] = []
     files: Annotated[list[FileOfSource], _MAX_FILE_PARTS] = []
+    # The groups; a group with sleeptime agents is made again with its manager.
     groups: Annotated[list[FileGroup], _MAX_FILE_PARTS] = []
+    # Left out by the import, as skills are.
     mcp_servers: Annotated[list[dict[str, Any]], _MAX_FILE_PARTS] = []
     skills: Annotated[list[FileSkill], _MAX_FILE_PARTS] | None = None
     metadata: FileMetadata = FileMetadata()

@@ -1,12 +1,14 @@
 """Tools that are written in Python, each call in a sandbox of its own. The sandbox needs bubblewrap.
 
 The code has no network, no processes but its own, no files but the interpreter's (to read) and a small /tmp, no
-variables, no keys and no rights, and system calls that reach around these bounds are refused. Limits of the kernel
-bound the processor time and memory of each process, and the number of processes; the gateway bounds the whole memory,
-time and output.
-Some memory is not counted (pipes and sockets), so the kernel is set to end calls first when the machine runs out of
-memory. Before the first call a probe tries to get out of the sandbox. If the probe gets out, or cannot run, no tool
-written in Python runs.
+variables, no keys and no rights. System calls that reach around these bounds are refused.
+
+Limits of the kernel bound the processor time and memory of each process, and the number of processes. The gateway
+bounds the memory of all processes together, the time and the output. The memory of pipes and sockets is not counted, so
+the kernel ends calls first when the machine runs out of memory.
+
+Before the first call a probe tries to get out of the sandbox. If the probe gets out, or cannot run, no tool written in
+Python runs.
 """
 
 from __future__ import annotations
