@@ -115,6 +115,7 @@ class _MessageBuilder:
         self._item_index = 0
         # The path to this item, for errors.
         self._path = item_path
+        # The path to the part of this item's content that is being read, for errors.
         self._part_path = ItemPath(item_path, ".content")
         self._upstream_tools = upstream_tools
         self._is_lenient = is_lenient
@@ -126,6 +127,7 @@ class _MessageBuilder:
             models={},
             left_out=self._left_out,
         )
+        # The reply to which the next item may still belong; None: the next item of a reply begins one.
         self._open_reply: InputReply | None = None
         # The media of the newest results. A user's message after the results gets them.
         self._media: list[Json] = []
@@ -169,7 +171,8 @@ class _MessageBuilder:
 
     def add_message(self, item: Json) -> None:
         """Adds a message of any role. Raises: BadRequest."""
-        role, content = item.get("role"), item.get("content")
+        role = item.get("role")
+        content = item.get("content")
         if role not in _ROLES:
             raise make_unknown_value_error(
                 f"{self._path}.role", role, "'assistant', 'system', 'developer', and 'user'"
@@ -195,8 +198,7 @@ class _MessageBuilder:
             and isinstance(item_id, str)
             and parse_turn_name(item_id) is not None
         ):
-            referenced = ReferencedThoughts(item_id, f"{self._path}.id")
-            self._current_reply.referenced_thoughts.append(referenced)
+            self._current_reply.referenced_thoughts.append(ReferencedThoughts(item_id, f"{self._path}.id"))
         else:
             self._left_out.add_rest(item, _COMMON_FIELDS, self._path)
         self._current_reply.add_thoughts(thoughts)
@@ -211,7 +213,8 @@ class _MessageBuilder:
         content = self._read_content(output, ".output")
         message = {"role": "tool", "tool_call_id": call_id, "content": content}
         # A tool's message cannot have media.
-        if media := list_media(message):
+        media = list_media(message)
+        if media:
             self._end_reply()  # the media of earlier results come before the reply
             self._media += media
             message["content"] = "\n".join(
@@ -226,7 +229,8 @@ class _MessageBuilder:
 
         Raises: BadRequest.
         """
-        if (text := item.get("text")) is not None:
+        text = item.get("text")
+        if text is not None:
             raise make_unsupported_error(f"{self._path}.text", text)
 
     def add_reference(self, item: Json) -> None:
@@ -255,7 +259,8 @@ class _MessageBuilder:
 
     def _add_plain(self, item: Json) -> bool:
         """Adds an item that is a user's or an assistant's text, as most are. Returns False for any other item."""
-        role, content = item.get("role"), item.get("content")
+        role = item.get("role")
+        content = item.get("content")
         if content.__class__ is not str or (role != "user" and role != "assistant"):
             return False
         if role == "user":
@@ -301,8 +306,12 @@ class _MessageBuilder:
         self._append(message)
 
     def _end_reply(self) -> None:
-        reply, self._open_reply = self._open_reply, None
-        if reply is None or (message := reply.build_message()) is None:
+        reply = self._open_reply
+        if reply is None:
+            return
+        self._open_reply = None
+        message = reply.build_message()
+        if message is None:
             return
         self._append(message)
         index = len(self._input.messages) - 1
@@ -315,23 +324,23 @@ class _MessageBuilder:
     def _reorder(self, order: Sequence[int]) -> InputMessages:
         """Returns the messages in another order. order: the indices of the messages, in that order."""
         unordered = self._input
-        new_indices = {old: new for new, old in enumerate(order)}
+        new_indices = {old_index: new_index for new_index, old_index in enumerate(order)}
         return replace(
             unordered,
-            messages=[unordered.messages[i] for i in order],
-            item_indices=[unordered.item_indices[i] for i in order],
+            messages=[unordered.messages[index] for index in order],
+            item_indices=[unordered.item_indices[index] for index in order],
             references=[
                 replace(reference, index=new_indices.get(reference.index, reference.index))
                 for reference in unordered.references
             ],
-            models={new_indices[i]: model for i, model in unordered.models.items()},
+            models={new_indices[index]: model for index, model in unordered.models.items()},
         )
 
     def _append_media(self) -> None:
         if self._media:
-            media, self._media = self._media, []
-            self._input.messages.append({"role": "user", "content": media})
+            self._input.messages.append({"role": "user", "content": self._media})
             self._input.item_indices.append(-1)
+            self._media = []
 
     def _append(self, message: Json) -> None:
         if self._media and message["role"] != "tool":
