@@ -21,6 +21,9 @@ from gateway.dialects.fields import (
 )
 from gateway.dialects.responses.call_form import CallForm, UpstreamTools, make_flat_name
 
+# The keys with the arguments of built-in tools, by the types of their calls. In calls of other types it is `action`.
+_ARGUMENTS_KEYS = {"tool_search_call": "arguments", "apply_patch_call": "operation"}
+
 
 def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> Json:
     """Returns the members of the item for a call of this form.
@@ -48,35 +51,17 @@ def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> J
 
 def read_call(item: Json, path: object, upstream_tools: UpstreamTools) -> Json:
     """Returns an item with a call as a call of a chat completion. Raises: BadRequest."""
-    item_type: str = item["type"]
     call_id = _read_call_id(item, path)
-    if item_type in ("function_call", "custom_tool_call"):
-        name = make_flat_name(
-            read_optional(item, "namespace", str, path), read_required_text(item, "name", path)
-        )
-        key = "arguments" if item_type == "function_call" else "input"
-        text = read_required_text(item, key, path)
-        if item_type == "custom_tool_call":
-            call: Json = {"id": call_id, "type": "custom", "custom": {"name": name, "input": text}}
-            return call if upstream_tools.takes_custom_tools else as_function_call(call)
-        return {"id": call_id, "type": "function", "function": {"name": name, "arguments": text}}
-    key = {"tool_search_call": "arguments", "apply_patch_call": "operation"}.get(item_type, "action")
-    value = item.get(key)
-    if value is None:
-        raise make_missing_field_error(f"{path}.{key}")
-    if not isinstance(value, (dict, str)):
-        raise make_wrong_type_error(f"{path}.{key}", "an object", value)
-    if isinstance(value, dict):
-        left_out = ("type",) if item_type == "local_shell_call" else ()
-        arguments = {
-            name: field for name, field in value.items() if field is not None and name not in left_out
-        }
-        value = orjson.dumps(arguments).decode()
-    return {
-        "id": call_id,
-        "type": "function",
-        "function": {"name": item_type.removesuffix("_call"), "arguments": value},
-    }
+    if item["type"] == "function_call":
+        name = _read_flat_name(item, path)
+        return _make_function_call(call_id, name, read_required_text(item, "arguments", path))
+    if item["type"] == "custom_tool_call":
+        custom = {"name": _read_flat_name(item, path), "input": read_required_text(item, "input", path)}
+        call: Json = {"id": call_id, "type": "custom", "custom": custom}
+        return call if upstream_tools.takes_custom_tools else as_function_call(call)
+    return _make_function_call(
+        call_id, item["type"].removesuffix("_call"), _read_built_in_arguments(item, path)
+    )
 
 
 class ToolOutput(NamedTuple):
@@ -124,6 +109,36 @@ def render_result(item_type: str, content: str | list[Json]) -> Json:
         return {"type": item_type, "status": "completed", **decode_object(content)}
     output = (decode_list(content) if item_type == "shell_call_output" else None) or content
     return {"type": item_type, "status": "completed", "output": output}
+
+
+def _make_function_call(call_id: str, name: str, arguments: str) -> Json:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _read_flat_name(item: Json, path: object) -> str:
+    namespace = read_optional(item, "namespace", str, path)
+    return make_flat_name(namespace, read_required_text(item, "name", path))
+
+
+def _read_built_in_arguments(item: Json, path: object) -> str:
+    """Returns the arguments of a call of a tool that the Responses API has built in. Raises: BadRequest."""
+    item_type: str = item["type"]
+    key = _ARGUMENTS_KEYS.get(item_type, "action")
+    value = item.get(key)
+    if value is None:
+        raise make_missing_field_error(f"{path}.{key}")
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, dict):
+        raise make_wrong_type_error(f"{path}.{key}", "an object", value)
+    # The type of a local shell's action has one value only.
+    keys_left_out = ("type",) if item_type == "local_shell_call" else ()
+    arguments = {
+        name: argument
+        for name, argument in value.items()
+        if argument is not None and name not in keys_left_out
+    }
+    return orjson.dumps(arguments).decode()
 
 
 def _read_call_id(item: Json, path: object) -> str:
