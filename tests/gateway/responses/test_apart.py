@@ -74,38 +74,38 @@ def test_a_loop_of_tools_goes_on_by_its_id(
 def test_memory_is_read_for_it_and_does_not_have_it(world: World, upstream: StrictUpstream) -> None:
     respond(world, input="My cat is called Miso, she is grey.", user="alice")
     asked: Json = {"user": "alice", "text": FORM}
-    made = respond(world, input="What is my cat called? Answer as JSON, for the swordfish.", **asked)
+    response = respond(world, input="What is my cat called? Answer as JSON, for the swordfish.", **asked)
     assert "grey" in upstream.last.messages[-1]["content"]
-    assert world.sdk.responses.retrieve(made.id).id == made.id
+    assert world.sdk.responses.retrieve(response.id).id == response.id
     respond(world, input="What about the swordfish?", user="alice")
     assert "JSON" not in str(upstream.last.messages)
 
 
 @pytest.mark.both
 def test_it_is_its_users_and_forgotten_with_them(world: World) -> None:
-    made = respond(world, input="Sort it, as JSON.", text=FORM, user="alice")
+    response = respond(world, input="Sort it, as JSON.", text=FORM, user="alice")
     with pytest.raises(openai.BadRequestError):
-        respond(world, input="And?", previous_response_id=made.id, user="bob")
+        respond(world, input="And?", previous_response_id=response.id, user="bob")
 
     async def forget() -> None:
-        found = await world.store.agents.find(Scope("default", "default", "user:alice"))
-        assert found is not None
-        await world.store.forgetting.forget(found.id, ForgetTarget(is_all=True))
+        agent = await world.store.agents.find(Scope("default", "default", "user:alice"))
+        assert agent is not None
+        await world.store.forgetting.forget(agent.id, ForgetTarget(is_all=True))
 
     world.gateway.call(forget())
     with pytest.raises(openai.NotFoundError):
-        world.sdk.responses.retrieve(made.id)
+        world.sdk.responses.retrieve(response.id)
 
 
 def test_where_memory_is_only_read_nothing_is_stored(upstream: StrictUpstream, tmp_path: Path) -> None:
     with serve_memory(upstream, tmp_path, agent(memory="read", model="m")) as world:
-        made = respond(world, model="agent/helper", input="Sort it, as JSON.", text=FORM, user="alice")
-        assert made.store is False
+        response = respond(world, model="agent/helper", input="Sort it, as JSON.", text=FORM, user="alice")
+        assert response.store is False
         assert world.query("SELECT count(*) FROM exchanges") == [0]
 
 
 @pytest.mark.both
 def test_without_store_nothing_is_stored(world: World) -> None:
-    made = respond(world, input="Sort it, as JSON.", text=FORM, user="alice", store=False)
-    assert made.store is False
+    response = respond(world, input="Sort it, as JSON.", text=FORM, user="alice", store=False)
+    assert response.store is False
     assert world.query("SELECT count(*) FROM exchanges") == [0]

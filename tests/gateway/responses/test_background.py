@@ -111,15 +111,15 @@ def test_a_response_is_made_while_nobody_waits(
     assert (made.status, made.background, made.output, made.error) == ("queued", True, [], None)
     becomes(lambda: world.sdk.responses.retrieve(made.id).status == "in_progress")
     gate.open()
-    done = polled(world, made.id)
-    assert (done.status, done.output_text, done.background) == ("completed", "A nice name.", True)
-    assert (done.id, done.created_at, done.instructions, done.metadata) == (
+    response = polled(world, made.id)
+    assert (response.status, response.output_text, response.background) == ("completed", "A nice name.", True)
+    assert (response.id, response.created_at, response.instructions, response.metadata) == (
         made.id,
         made.created_at,
         "Be brief.",
         {"a": "b"},
     )
-    assert done.usage.total_tokens > 0
+    assert response.usage.total_tokens > 0
     second = respond(world, input="What is it called?", previous_response_id=made.id, **named)
     assert [read_text(m) for m in upstream.last.messages] == [
         "My cat is called Miso.",
@@ -146,12 +146,15 @@ def test_a_response_whose_turn_is_written_late_is_completed(
 
     monkeypatch.setattr(Turns, "commit", lambda *given: asyncio.ensure_future(commit_late(*given)))
     with serve_memory(upstream, tmp_path, agent(), limits=replace(QUIET, commit_wait_s=0.001)) as world:
-        made = begin(world, input="My cat is called Miso.", user="alice")
+        response = begin(world, input="My cat is called Miso.", user="alice")
         turns = world.gateway.app.services.chat.turn_services
         world.gateway.call(run_beside(turns.pending, other))
         becomes(lambda: turns.metrics.not_durable.values[()])
         gate.open()
-        assert (polled(world, made.id).status, polled(world, made.id).output_text) == ("completed", "Ok.")
+        assert (polled(world, response.id).status, polled(world, response.id).output_text) == (
+            "completed",
+            "Ok.",
+        )
         other.open()
 
 
@@ -170,11 +173,11 @@ def test_a_response_whose_turn_is_not_written_in_the_end_is_made_again(
     monkeypatch.setattr(Turns, "commit", lambda *given: asyncio.ensure_future(fail_late_once(*given)))
     upstream.queue(say("One."), say("Two."))
     with serve_memory(upstream, tmp_path, agent(), limits=replace(QUIET, commit_wait_s=0.001)) as world:
-        made = begin(world, input="Count.", user="alice")
+        response = begin(world, input="Count.", user="alice")
         becomes(lambda: world.gateway.app.services.chat.turn_services.metrics.not_durable.values[()])
         gate.open()
         world.retry_job()
-        done = polled(world, made.id)
+        done = polled(world, response.id)
         assert (done.status, done.output_text) == ("completed", "Two.")
         assert world.query("SELECT count(*) FROM exchanges WHERE reply IS NOT NULL") == [1]
 
@@ -190,14 +193,14 @@ def test_a_stream_is_left_and_resumed(world: World, upstream: StrictUpstream) ->
                 break
     gate.open()
     id = seen[0].response.id
-    done = polled(world, id)
-    assert (done.status, done.output_text) == ("completed", "One two three four.")
+    response = polled(world, id)
+    assert (response.status, response.output_text) == ("completed", "One two three four.")
     rest = resumed(world, id, seen[-1].sequence_number)
     whole = [*seen, *rest]
     assert [event.sequence_number for event in whole] == list(range(len(whole)))
     assert whole[0].type == "response.created"
     assert whole[-1].type == "response.completed"
-    assert shown(whole[-1].response) == shown(done)
+    assert shown(whole[-1].response) == shown(response)
     again = list(world.sdk.responses.retrieve(id, stream=True))
     assert [event.to_dict() for event in again] == [event.to_dict() for event in whole]
     assert resumed(world, id, whole[-2].sequence_number)[0].type == "response.completed"
@@ -207,9 +210,9 @@ def test_a_stream_is_left_and_resumed(world: World, upstream: StrictUpstream) ->
 def test_a_reader_follows_one_that_is_made(world: World, upstream: StrictUpstream) -> None:
     gate = Gate()
     upstream.queue(say("One two three four.", hold_after={3: gate}))
-    made = begin(world, input="Count.", user="alice")
+    response = begin(world, input="Count.", user="alice")
     kinds = []
-    with world.sdk.responses.retrieve(made.id, stream=True) as events:
+    with world.sdk.responses.retrieve(response.id, stream=True) as events:
         for event in events:
             kinds.append(event.type)
             if event.type == "response.output_text.delta":
@@ -279,10 +282,10 @@ def test_a_turn_that_an_earlier_attempt_has_written_is_the_response(
     failing_once(monkeypatch, world.store.responses, "finish")
     upstream.queue(say("One two."), say("Three four."))
     conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "Hello."}])
-    made = begin(world, input="Count.", conversation=conversation.id, user="alice")
+    response = begin(world, input="Count.", conversation=conversation.id, user="alice")
     world.retry_job()
-    done = polled(world, made.id)
-    assert (done.id, done.status, done.output_text) == (made.id, "completed", "One two.")
+    done = polled(world, response.id)
+    assert (done.id, done.status, done.output_text) == (response.id, "completed", "One two.")
     items = world.sdk.conversations.items.list(conversation.id, order="asc")
     assert texts_of([item.model_dump() for item in items]) == ["Hello.", "Count.", "One two."]
     assert len(upstream.chats) == 1
@@ -313,9 +316,9 @@ def test_memory_that_cannot_be_read_for_a_moment_does_not_end_it(
 ) -> None:
     failing_once(monkeypatch, world.gateway.app.services.chat.keeper, "begin")
     named: Json = {"conversation": world.sdk.conversations.create().id} if is_conversation else {}
-    made = begin(world, input="Count.", user="alice", **named)
+    response = begin(world, input="Count.", user="alice", **named)
     world.retry_job()
-    assert (polled(world, made.id).output_text, len(upstream.chats)) == ("Ok.", 1)
+    assert (polled(world, response.id).output_text, len(upstream.chats)) == ("Ok.", 1)
 
 
 def test_an_attempt_that_has_lost_its_job_reads_memory_once(
@@ -330,9 +333,9 @@ def test_an_attempt_that_has_lost_its_job_reads_memory_once(
         return await note_turn(agent_row, run_row, name, job)
 
     monkeypatch.setattr(world.store.responses, "note_turn", lose_first)
-    made = begin(world, input="Count.", user="alice")
+    response = begin(world, input="Count.", user="alice")
     world.retry_job()
-    assert polled(world, made.id).output_text == "Ok."
+    assert polled(world, response.id).output_text == "Ok."
     assert len(lost) == 1
 
 
@@ -360,16 +363,16 @@ def test_a_request_that_cannot_be_read_any_more_is_given_up(
         raise ValueError("it has another form")
 
     monkeypatch.setattr(ShownResponses, "restore", restore)
-    made = begin(world, input="Count.", user="alice")
+    response = begin(world, input="Count.", user="alice")
     for count in range(1, response_maker.MAX_TRIES + 1):
         becomes(lambda: len(attempts) == count)  # noqa: B023
         world.retry_job()
-    assert polled(world, made.id).status == "failed"
-    told = told_events(httpx.get(f"{world.sdk.base_url}responses/{made.id}?stream=true").text)
+    assert polled(world, response.id).status == "failed"
+    told = told_events(httpx.get(f"{world.sdk.base_url}responses/{response.id}?stream=true").text)
     assert [event["type"] for event in told] == FAILED_EVENTS
     numbers = [event["sequence_number"] for event in told]
     assert numbers == [*range(numbers[0], numbers[0] + 4)]
-    rest = f"{world.sdk.base_url}responses/{made.id}?stream=true&starting_after={numbers[1]}"
+    rest = f"{world.sdk.base_url}responses/{response.id}?stream=true&starting_after={numbers[1]}"
     assert told_events(httpx.get(rest).text) == told[2:]
 
 
@@ -379,10 +382,10 @@ def test_a_store_that_fails_while_events_are_read_is_no_fault_of_the_gateway(
     async def fails(*_: Any) -> Any:
         raise StoreUnavailable("the disk is full")
 
-    done = polled(world, begin(world, input="Count.", user="alice").id)
+    response = polled(world, begin(world, input="Count.", user="alice").id)
     becomes(lambda: not world.gateway.app.services.background_responses.maker.logs)
     monkeypatch.setattr(world.store.runs, "find_run", fails)
-    reply = world.gateway.ask("GET", f"/v1/responses/{done.id}?stream=true")
+    reply = world.gateway.ask("GET", f"/v1/responses/{response.id}?stream=true")
     assert (reply.status, reply.error["code"]) == (503, "memory_unavailable")
 
 
@@ -401,21 +404,21 @@ def test_a_response_is_cancelled(world: World, upstream: StrictUpstream, is_begu
     gate = Gate()
     held: Json = {"hold_after": {3: gate}} if is_begun else {"hold_before_headers": gate}
     upstream.queue(say("One two three four.", **held))
-    made = begin(world, input="Count.", user="alice")
+    response = begin(world, input="Count.", user="alice")
     becomes(lambda: upstream.chats)
     if is_begun:
-        with world.sdk.responses.retrieve(made.id, stream=True) as events:
+        with world.sdk.responses.retrieve(response.id, stream=True) as events:
             assert any(
                 event.type == "response.output_text.delta" and "two" in event.delta for event in events
             )
-    cancelled = world.sdk.responses.cancel(made.id)
-    assert (cancelled.id, cancelled.status) == (made.id, "cancelled")
+    cancelled = world.sdk.responses.cancel(response.id)
+    assert (cancelled.id, cancelled.status) == (response.id, "cancelled")
     assert cancelled.output_text == ("One two" if is_begun else "")
-    assert world.sdk.responses.cancel(made.id) == cancelled
+    assert world.sdk.responses.cancel(response.id) == cancelled
     gate.open()
     world.settle()
-    assert polled(world, made.id) == cancelled
-    assert resumed(world, made.id, -1)[-1].response == cancelled
+    assert polled(world, response.id) == cancelled
+    assert resumed(world, response.id, -1)[-1].response == cancelled
     done = polled(world, begin(world, input="Hi", user="alice").id)
     assert world.sdk.responses.cancel(done.id).status == "completed"
 
@@ -424,14 +427,14 @@ def test_a_cancelled_response_can_be_continued_by_its_id(world: World, upstream:
     """As one in the foreground that its client has left: with what came until then."""
     gate = Gate()
     upstream.queue(say("One two three four.", hold_after={3: gate}))
-    made = begin(world, input="Count.", user="alice")
-    with world.sdk.responses.retrieve(made.id, stream=True) as events:
+    response = begin(world, input="Count.", user="alice")
+    with world.sdk.responses.retrieve(response.id, stream=True) as events:
         assert any(event.type == "response.output_text.delta" and "two" in event.delta for event in events)
-    world.sdk.responses.cancel(made.id)
+    world.sdk.responses.cancel(response.id)
     gate.open()
     with pytest.raises(openai.BadRequestError):
-        respond(world, input="Go on.", user="bob", previous_response_id=made.id)
-    assert respond(world, input="Go on.", user="alice", previous_response_id=made.id).output_text == "Ok."
+        respond(world, input="Go on.", user="bob", previous_response_id=response.id)
+    assert respond(world, input="Go on.", user="alice", previous_response_id=response.id).output_text == "Ok."
     assert [m["content"] for m in upstream.last.messages] == ["Count.", "One two", "Go on."]
 
 
@@ -515,14 +518,14 @@ def test_the_ids_of_its_input_stay_when_it_is_completed(world: World, upstream: 
     gate = Gate()
     upstream.queue(say("Held.", hold_before_headers=gate))
     brief: Any = {"role": "developer", "content": "Be brief."}
-    made = begin(world, input=[brief, {"role": "user", "content": "Wait."}], user="alice")
+    response = begin(world, input=[brief, {"role": "user", "content": "Wait."}], user="alice")
 
     def listed() -> list[Json]:
-        return [each.to_dict() for each in world.sdk.responses.input_items.list(made.id, order="asc")]
+        return [each.to_dict() for each in world.sdk.responses.input_items.list(response.id, order="asc")]
 
     waiting = listed()
     gate.open()
-    assert polled(world, made.id).status == "completed"
+    assert polled(world, response.id).status == "completed"
     assert listed() == waiting
 
 
@@ -547,15 +550,15 @@ def test_the_ids_of_its_input_are_the_same_in_every_list(world: World, upstream:
 def test_an_error_ends_it(world: World, upstream: StrictUpstream, code: Any) -> None:
     """Claude and others say by the status alone that they are asked too often, and OpenRouter by a number as well."""
     upstream.queue(fail(429, "Slow down.", code=code))
-    made = begin(world, input="Hi", user="alice")
-    failed = polled(world, made.id)
+    response = begin(world, input="Hi", user="alice")
+    failed = polled(world, response.id)
     assert (failed.status, failed.output) == ("failed", [])
     assert (failed.error.code, failed.error.message) == ("rate_limit_exceeded", "Slow down.")
     with pytest.raises(openai.APIError, match="Slow down"):
-        list(world.sdk.responses.retrieve(made.id, stream=True))
-    assert world.sdk.responses.delete(made.id) is None
+        list(world.sdk.responses.retrieve(response.id, stream=True))
+    assert world.sdk.responses.delete(response.id) is None
     with pytest.raises(openai.NotFoundError):
-        world.sdk.responses.retrieve(made.id)
+        world.sdk.responses.retrieve(response.id)
 
 
 def test_an_error_without_an_error_object_keeps_its_message(world: World, upstream: StrictUpstream) -> None:
@@ -569,18 +572,18 @@ def test_a_response_that_ends_before_it_has_begun_is_streamed_from_its_beginning
     world: World, upstream: StrictUpstream
 ) -> None:
     upstream.queue(fail(429, "Slow down."))
-    asked: Json = {"model": "m", "input": "Hi", "user": "alice", "background": True, "stream": True}
-    told = told_events(httpx.post(f"{world.sdk.base_url}responses", json=asked).text)
+    body: Json = {"model": "m", "input": "Hi", "user": "alice", "background": True, "stream": True}
+    told = told_events(httpx.post(f"{world.sdk.base_url}responses", json=body).text)
     assert [(event["sequence_number"], event["type"]) for event in told] == [*enumerate(FAILED_EVENTS)]
     first, last = told[0]["response"], told[-1]["response"]
     assert (first["id"], first["status"], first["error"]) == (last["id"], "in_progress", None)
     gate = Gate()
     upstream.queue(say("Late.", hold_before_headers=gate))
-    made = begin(world, input="Hi", user="alice")
-    becomes(lambda: world.sdk.responses.retrieve(made.id).status == "in_progress")
-    world.sdk.responses.cancel(made.id)
+    response = begin(world, input="Hi", user="alice")
+    becomes(lambda: world.sdk.responses.retrieve(response.id).status == "in_progress")
+    world.sdk.responses.cancel(response.id)
     gate.open()
-    events = resumed(world, made.id, -1)
+    events = resumed(world, response.id, -1)
     assert [event.type for event in events] == [*FAILED_EVENTS[:2], "response.incomplete"]
 
 
@@ -596,13 +599,13 @@ def test_a_response_that_ends_before_it_has_begun_is_streamed_from_its_beginning
 def test_fields_that_are_left_out_are_named_in_each_kind_of_answer(
     world: World, upstream: StrictUpstream, path: str, more: Json, memory: str
 ) -> None:
-    asked = {
+    body = {
         "model": "m",
         "input": [{"role": "user", "content": "Hi", "phase": "x"}],
         "user": "alice",
         **more,
     }
-    reply = world.gateway.ask("POST", path, orjson.dumps(asked))
+    reply = world.gateway.ask("POST", path, orjson.dumps(body))
     assert (reply.status, reply.headers["x-mnemogate-consumed"]) == (200, "input.phase")
     assert reply.headers["x-mnemogate-memory"] == memory
 
@@ -699,12 +702,12 @@ def test_a_retried_response_comes_before_those_that_were_accepted_after_it(
 
 @pytest.mark.both
 def test_the_callers_who_may_read_a_background_response(world: World) -> None:
-    made = begin(world, input="Hi", user="alice")
-    polled(world, made.id)
+    response = begin(world, input="Hi", user="alice")
+    polled(world, response.id)
     bob: Json = {"extra_headers": {"x-mnemogate-user": "bob"}}
     for ask in (world.sdk.responses.retrieve, world.sdk.responses.cancel, world.sdk.responses.delete):
         with pytest.raises(openai.NotFoundError):
-            ask(made.id, **bob)
+            ask(response.id, **bob)
 
 
 @pytest.mark.parametrize(
@@ -719,16 +722,16 @@ def test_a_response_that_is_not_stored_is_not_made_in_the_background(world: Worl
 def test_an_answer_for_a_program_is_made_in_the_background(world: World, upstream: StrictUpstream) -> None:
     form: Any = {"format": {"type": "json_schema", "name": "sort", "schema": {"type": "object"}}}
     upstream.queue(say('{"a":1}'))
-    made = begin(world, input="Sort it, as JSON.", text=form, user="alice")
-    assert polled(world, made.id).output_text == '{"a":1}'
+    response = begin(world, input="Sort it, as JSON.", text=form, user="alice")
+    assert polled(world, response.id).output_text == '{"a":1}'
 
 
 @pytest.mark.both
 def test_a_deleted_response_is_forgotten(world: World, upstream: StrictUpstream) -> None:
-    made = polled(world, begin(world, input="My cat is called Miso, she is grey.", user="alice").id)
-    world.sdk.responses.delete(made.id)
+    response = polled(world, begin(world, input="My cat is called Miso, she is grey.", user="alice").id)
+    world.sdk.responses.delete(response.id)
     with pytest.raises(openai.NotFoundError):
-        world.sdk.responses.retrieve(made.id)
+        world.sdk.responses.retrieve(response.id)
     respond(world, input="What is my grey cat called?", user="alice")
     assert "Miso" not in str(upstream.last.messages)
     assert world.query("SELECT count(*) FROM runs") == [0]
@@ -736,9 +739,9 @@ def test_a_deleted_response_is_forgotten(world: World, upstream: StrictUpstream)
 
 @pytest.mark.parametrize("after", ["--5", "x", "-", "99999999999999", "\u00b2"])
 def test_where_a_stream_is_resumed_is_a_number(world: World, after: str) -> None:
-    made = polled(world, begin(world, input="Hi", user="alice").id)
+    response = polled(world, begin(world, input="Hi", user="alice").id)
     with pytest.raises(openai.BadRequestError) as caught:
-        list(world.sdk.responses.retrieve(made.id, stream=True, extra_query={"starting_after": after}))
+        list(world.sdk.responses.retrieve(response.id, stream=True, extra_query={"starting_after": after}))
     assert caught.value.param == "starting_after"
 
 
@@ -750,9 +753,9 @@ def test_a_response_that_is_deleted_while_it_is_made_leaves_nothing(
     gate = Gate()
     held: Json = {"hold_after": {3: gate}} if is_begun else {"hold_before_headers": gate}
     upstream.queue(say("Purple tulips grow.", **held))
-    made = begin(world, input="Tell me of purple tulips.", user="alice")
+    response = begin(world, input="Tell me of purple tulips.", user="alice")
     becomes(lambda: upstream.chats)
-    world.sdk.responses.delete(made.id)
+    world.sdk.responses.delete(response.id)
     gate.open()
     becomes(lambda: world.query("SELECT count(*) FROM run_texts WHERE agent <> 0") == [0])
     assert world.query("SELECT count(*) FROM runs") == [0]
@@ -783,10 +786,10 @@ def test_a_response_that_is_deleted_between_two_attempts_leaves_nothing(
 ) -> None:
     failing_once(monkeypatch, world.store.responses, "finish")
     named: Json = {"conversation": world.sdk.conversations.create().id} if is_conversation else {}
-    made = begin(world, input="Tell me of purple tulips.", user="alice", **named)
+    response = begin(world, input="Tell me of purple tulips.", user="alice", **named)
     becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
     assert "tulips" in kept_words(world)
-    world.sdk.responses.delete(made.id)
+    world.sdk.responses.delete(response.id)
     assert "tulips" not in kept_words(world)
     assert world.query("SELECT count(*) FROM run_texts WHERE agent <> 0") == [0]
 
@@ -797,10 +800,10 @@ def test_a_response_that_is_deleted_after_its_second_attempt_leaves_nothing_of_t
     failing_once(monkeypatch, Chat, "_run_turn")  # after its message, which is stored
     upstream.queue(say("They wither."))
     conversation = world.sdk.conversations.create().id
-    made = begin(world, input="Tell me of purple tulips.", user="alice", conversation=conversation)
+    response = begin(world, input="Tell me of purple tulips.", user="alice", conversation=conversation)
     world.retry_job()
-    assert polled(world, made.id).output_text == "They wither."
-    world.sdk.responses.delete(made.id)
+    assert polled(world, response.id).output_text == "They wither."
+    world.sdk.responses.delete(response.id)
     assert "tulips" not in kept_words(world)
 
 
@@ -823,11 +826,11 @@ def test_a_response_that_another_gateway_deletes_before_its_turn_leaves_nothing(
 
 
 def test_the_deletion_of_one_can_be_asked_for_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = polled(world, begin(world, input="Tell me of purple tulips.", user="alice").id)
+    response = polled(world, begin(world, input="Tell me of purple tulips.", user="alice").id)
     failing_once(monkeypatch, world.store.forgetting, "begin")
     with pytest.raises(openai.InternalServerError):
-        world.sdk.responses.delete(made.id)
-    world.sdk.responses.delete(made.id)
+        world.sdk.responses.delete(response.id)
+    world.sdk.responses.delete(response.id)
     assert "tulips" not in kept_words(world)
     assert world.query("SELECT count(*) FROM runs") == [0]
 
@@ -837,14 +840,14 @@ def test_forgetting_ends_what_is_being_made(world: World, upstream: StrictUpstre
     gate = Gate()
     earlier = respond(world, input="My cat is called Miso.", user="alice")
     upstream.queue(say("One two three four.", hold_after={3: gate}))
-    made = begin(world, input="Count.", user="alice")
+    response = begin(world, input="Count.", user="alice")
     becomes(lambda: len(upstream.chats) == 2)
     world.sdk.responses.delete(earlier.id)
     gate.open()
 
     def is_gone() -> bool:
         with pytest.raises(openai.NotFoundError):
-            world.sdk.responses.retrieve(made.id)
+            world.sdk.responses.retrieve(response.id)
         return True
 
     becomes(lambda: world.query("SELECT state FROM runs") == ["failed"])
@@ -872,12 +875,12 @@ def test_the_words_of_the_last_one_are_dropped_when_it_has_ended_long_ago(world:
 
 def test_events_that_are_gone_are_made_of_what_is_stored(world: World, upstream: StrictUpstream) -> None:
     upstream.queue(say("One two."))
-    made = polled(world, begin(world, input="Count.", user="alice").id)
+    response = polled(world, begin(world, input="Count.", user="alice").id)
     becomes(lambda: world.query("SELECT state FROM runs") == ["completed"])
     world.clock.sleep(4 * 3600)
     world.gateway.call(world.gateway.app.services.background.run_cleaning.perform_due())
     assert "event" not in kept_kinds(world)
-    again = list(world.sdk.responses.retrieve(made.id, stream=True))
+    again = list(world.sdk.responses.retrieve(response.id, stream=True))
     assert [event.type for event in again] == [
         "response.created",
         "response.in_progress",
@@ -885,8 +888,8 @@ def test_events_that_are_gone_are_made_of_what_is_stored(world: World, upstream:
         "response.output_item.done",
         "response.completed",
     ]
-    assert shown(again[-1].response) == shown(made)
-    (last,) = resumed(world, made.id, 7)
+    assert shown(again[-1].response) == shown(response)
+    (last,) = resumed(world, response.id, 7)
     assert (last.type, last.sequence_number) == ("response.completed", 8)
 
 
@@ -900,9 +903,9 @@ def test_a_request_that_is_sent_again_makes_one_response(
 ) -> None:
     named: Json = {} if user is None else {"user": user}
     first = {**headers, "x-stainless-retry-count": "0"}
-    made = begin(world, input="Hello", extra_headers=first, **named)
-    assert begin(world, input="Hello", extra_headers=headers, **named).id == made.id
-    done = polled(world, made.id)
+    response = begin(world, input="Hello", extra_headers=first, **named)
+    assert begin(world, input="Hello", extra_headers=headers, **named).id == response.id
+    done = polled(world, response.id)
     again = begin(world, input="Hello", extra_headers=headers, **named)
     assert again.to_dict() == done.to_dict()
     events = list(begin(world, input="Hello", stream=True, extra_headers=first, **named))

@@ -112,8 +112,8 @@ def test_one_of_concurrent_responses_reads_the_waiting_items(
 
     def ask(words: str) -> None:
         options = {"conversation": conversation.id, "user": "alice", "background": background}
-        made = respond(world, input=words, **options)
-        becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
+        response = respond(world, input=words, **options)
+        becomes(lambda: world.sdk.responses.retrieve(response.id).status == "completed")
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(ask, ("One?", "Two?", "Three?", "Four?")))
@@ -158,10 +158,10 @@ def test_an_item_that_is_added_after_a_response_was_accepted_waits_for_the_next_
 
     monkeypatch.setattr(ResponseConversations, "reserve", reserve_late)
     conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "My cat is Miso."}])
-    made = respond(world, input="Who?", conversation=conversation.id, background=True)
+    response = respond(world, input="Who?", conversation=conversation.id, background=True)
     world.sdk.conversations.items.create(conversation.id, items=[{"role": "user", "content": "She is grey."}])
     gate.open()
-    becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
+    becomes(lambda: world.sdk.responses.retrieve(response.id).status == "completed")
     assert texts_of(items_of(world, conversation.id)) == ["My cat is Miso.", "Who?", "Ok.", "She is grey."]
 
 
@@ -205,8 +205,8 @@ def test_items_wait_again_where_the_upstream_refuses_the_request(
     request: Json = {"input": "Who?", "conversation": conversation.id, "user": "alice"}
     upstream.queue(fail(400, "temperature is too high"))
     if "background" in options:
-        made = respond(world, **request, **options)
-        becomes(lambda: world.sdk.responses.retrieve(made.id).status == "failed")
+        response = respond(world, **request, **options)
+        becomes(lambda: world.sdk.responses.retrieve(response.id).status == "failed")
     else:
         with pytest.raises(openai.BadRequestError, match="too high"):
             respond(world, **request, **options)
@@ -231,7 +231,7 @@ def test_a_later_attempt_asks_with_the_items_that_still_wait(
 
     conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "My cat is Miso."}])
     monkeypatch.setattr(ResponseConversations, "reserve", reserve_later)
-    made = respond(world, input="Who?", conversation=conversation.id, user="alice", background=True)
+    response = respond(world, input="Who?", conversation=conversation.id, user="alice", background=True)
     becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
     if is_deleted:
         (item,) = items_of(world, conversation.id)
@@ -239,7 +239,7 @@ def test_a_later_attempt_asks_with_the_items_that_still_wait(
     else:
         respond(world, input="Hi", conversation=conversation.id, user="alice")
     world.retry_job()
-    becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
+    becomes(lambda: world.sdk.responses.retrieve(response.id).status == "completed")
     before = [] if is_deleted else ["My cat is Miso.", "Hi", "Ok."]
     assert asked(upstream) == [*before, "Who?"]
     assert texts_of(items_of(world, conversation.id)) == [*before, "Who?", "Ok."]
@@ -257,9 +257,9 @@ def test_a_later_attempt_asks_with_the_items_of_the_earlier_one(
 
     conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "My cat is Miso."}])
     monkeypatch.setattr(ResponseConversations, "remove_answered", remove_and_fail)
-    made = respond(world, input="Who?", conversation=conversation.id, user="alice", background=True)
+    response = respond(world, input="Who?", conversation=conversation.id, user="alice", background=True)
     world.retry_job()
-    becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
+    becomes(lambda: world.sdk.responses.retrieve(response.id).status == "completed")
     assert asked(upstream) == ["My cat is Miso.", "Who?"]
     assert texts_of(items_of(world, conversation.id)) == ["My cat is Miso.", "Who?", "Ok."]
 

@@ -55,17 +55,17 @@ def test_tokens_of_a_conversation_are_counted_while_a_response_is_made(
     conversation = world.sdk.conversations.create(items=[item]).id  # type: ignore[list-item]
     upstream.queue(say("Hello.", hold_before_headers=gate))
     with ThreadPoolExecutor() as pool:
-        made = pool.submit(respond, world, input="Hi", conversation=conversation, user="alice")
+        future = pool.submit(respond, world, input="Hi", conversation=conversation, user="alice")
         becomes(lambda: upstream.chats)
         world.sdk.conversations.items.create(conversation, items=[item])  # type: ignore[list-item]
         assert count(world, input="Hi", conversation=conversation) > 0
         gate.open()
-        assert made.result(PATIENCE_S).status == "completed"
+        assert future.result(PATIENCE_S).status == "completed"
 
 
 def test_tokens_are_counted_of_all_that_is_sent(world: World, upstream: StrictUpstream) -> None:
     first = respond(world, input="My cat is called Miso, and she is grey.", user="alice")
-    asked = len(upstream.chats)
+    chat_count = len(upstream.chats)
     plain = count(world, input="What is it called?")
     assert 0 < plain < 20
     assert count(world, input="What is it called?", instructions="Be brief and kind.") > plain
@@ -81,7 +81,7 @@ def test_tokens_are_counted_of_all_that_is_sent(world: World, upstream: StrictUp
     assert count(world, input="What is it called?", conversation=conversation.id) > plain
     # Without what memory adds, and nothing is asked or stored.
     assert count(world, input="What is it called?", extra_body={"user": "alice"}) == plain
-    assert len(upstream.chats) == asked
+    assert len(upstream.chats) == chat_count
     assert world.query("SELECT count(*) FROM exchanges") == [1]
 
 
@@ -146,8 +146,8 @@ def test_an_error_of_the_count_that_cannot_be_read_keeps_its_status(tmp_path: Pa
             b"<html></html>", content_type="text/html", status=503, headers={"retry-after": "7"}
         )
         with remember(claude, tmp_path, upstreams=there) as world:
-            asked = orjson.dumps({"model": "claude-opus-4-6", "input": "Hi"})
-            reply = world.gateway.ask("POST", "/v1/responses/input_tokens", asked)
+            body = orjson.dumps({"model": "claude-opus-4-6", "input": "Hi"})
+            reply = world.gateway.ask("POST", "/v1/responses/input_tokens", body)
     assert (reply.status, reply.headers["content-type"]) == (503, "application/json")
     assert reply.headers["retry-after"] == "7"
     assert "503" in reply.error["message"]
@@ -261,8 +261,8 @@ def test_a_summary_that_was_cut_off_ends_with_a_line_or_is_none(
     respond(world, input=[*items, {"role": "user", "content": "What is it called?"}])
     assert read_text(upstream.last.messages[0]).endswith("\n\nThe cat is called Miso.")
     upstream.queue(say("The cat", finish_reason="content_filter"))
-    asked = orjson.dumps({"model": "m", "input": "Hi"})
-    assert world.gateway.ask("POST", "/v1/responses/compact", asked, {}).status == 502
+    body = orjson.dumps({"model": "m", "input": "Hi"})
+    assert world.gateway.ask("POST", "/v1/responses/compact", body, {}).status == 502
 
 
 def test_the_thoughts_of_a_model_are_no_summary(world: World, upstream: StrictUpstream) -> None:
@@ -272,8 +272,8 @@ def test_the_thoughts_of_a_model_are_no_summary(world: World, upstream: StrictUp
     respond(world, input=[*items, {"role": "user", "content": "What is it called?"}])
     assert read_text(upstream.last.messages[0]).endswith("\n\nThe cat is called Miso.")
     upstream.queue(say("<think>A cat.</think>"))
-    asked = orjson.dumps({"model": "m", "input": "Hi"})
-    assert world.gateway.ask("POST", "/v1/responses/compact", asked, {}).status == 502
+    body = orjson.dumps({"model": "m", "input": "Hi"})
+    assert world.gateway.ask("POST", "/v1/responses/compact", body, {}).status == 502
 
 
 def test_each_part_of_a_summary_fits_the_window(upstream: StrictUpstream, tmp_path: Path) -> None:
@@ -287,8 +287,8 @@ def test_each_part_of_a_summary_fits_the_window(upstream: StrictUpstream, tmp_pa
 
 
 def test_an_agent_that_was_made_over_rest_makes_a_list_short(world: World, upstream: StrictUpstream) -> None:
-    made = orjson.dumps({"name": "scribe", "model": "m", "context_window_limit": 16_000})
-    assert world.gateway.ask("POST", "/v1/agents/", made).status == 200
+    body = orjson.dumps({"name": "scribe", "model": "m", "context_window_limit": 16_000})
+    assert world.gateway.ask("POST", "/v1/agents/", body).status == 200
     upstream.queue(say("Notes."))
     short = world.sdk.responses.compact(model="agent/scribe", input="Hi")
     assert [item.type for item in short.output] == ["message", "compaction"]
@@ -301,8 +301,8 @@ def test_the_text_of_a_summary_stays_when_it_is_compacted_again(
     talk: Any = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Tell me more."}]
     short = world.sdk.responses.compact(model="m", input=talk)
     items: Any = [item.model_dump(exclude_none=True, warnings=False) for item in short.output]
-    made = respond(world, input=[*items, {"role": "user", "content": "Which colour?"}])
-    for again in ({"input": [*items, *talk]}, {"previous_response_id": made.id}):
+    response = respond(world, input=[*items, {"role": "user", "content": "Which colour?"}])
+    for again in ({"input": [*items, *talk]}, {"previous_response_id": response.id}):
         world.sdk.responses.compact(model="m", **again)
         assert "The cat is called Miso." in upstream.last.messages[-1]["content"]
 

@@ -135,9 +135,9 @@ def test_a_response_in_the_background_is_not_made(
     first = respond(world, input="My cat is called Zqmiso.", user="alice", **names)
     names = names or {"previous_response_id": first.id}
     forgetting = Forgetting(world, monkeypatch)
-    made = begin(world, input="Zqrex is my dog.", user="alice", **names)
+    response = begin(world, input="Zqrex is my dog.", user="alice", **names)
     with pytest.raises(openai.NotFoundError):
-        polled(world, made.id)
+        polled(world, response.id)
     becomes(lambda: world.query("SELECT count(*) FROM jobs") == [0])
     assert forgetting.is_whole()
 

@@ -53,9 +53,9 @@ def openai_account(upstream: StrictUpstream) -> StoredResponses:
 
 
 def respond(world: World, **options: Any) -> Any:
-    asked = {"model": "m", "user": "alice", **options}
-    found = world.sdk.responses.create(**asked)
-    if not asked.get("stream"):
+    fields = {"model": "m", "user": "alice", **options}
+    found = world.sdk.responses.create(**fields)
+    if not fields.get("stream"):
         return found
     events = list(found)
     assert [event.sequence_number for event in events] == list(range(len(events)))
@@ -99,8 +99,8 @@ def test_a_response_that_the_upstream_does_not_store_is_requested_again(
     openai_account.conversations["conv_1"] = []
     respond(world, input="Hi", store=False)
     upstream.queue(Reply(cut_before_headers=True))
-    asked = {"model": "m", "user": user, "input": "Well?", **stored}
-    reply = world.gateway.ask("POST", "/v1/responses", json.dumps(asked).encode())
+    body = {"model": "m", "user": user, "input": "Well?", **stored}
+    reply = world.gateway.ask("POST", "/v1/responses", json.dumps(body).encode())
     is_alone = stored == {"store": False}
     assert (reply.status, len(upstream.requests)) == ((200, 3) if is_alone else (502, 2))
 
@@ -222,28 +222,28 @@ def test_a_stored_response_has_the_instructions_of_its_client(
     acme: World, openai_account: StoredResponses, own: str | None
 ) -> None:
     helper = {"x-mnemogate-agent": "ann"}
-    made = respond(acme, input="Hi", instructions=own, extra_headers=helper)
-    stored = openai_account.answer_stored_response("GET", [made.id], "")
+    response = respond(acme, input="Hi", instructions=own, extra_headers=helper)
+    stored = openai_account.answer_stored_response("GET", [response.id], "")
     assert stored is not None
     assert "Ann Secret" in stored["instructions"]
-    reply = acme.gateway.ask("GET", f"/v1/responses/{made.id}")
+    reply = acme.gateway.ask("GET", f"/v1/responses/{response.id}")
     assert reply.json == {**stored, "instructions": own}
-    assert acme.sdk.responses.retrieve(made.id).output_text == "Ok."
+    assert acme.sdk.responses.retrieve(response.id).output_text == "Ok."
 
 
 def test_a_stored_response_that_is_streamed_again_has_them_too(acme: World) -> None:
     ann = {"x-mnemogate-agent": "ann"}
-    made = respond(acme, input="Hi", instructions="Be brief.", background=True, extra_headers=ann)
-    reply = acme.gateway.ask("GET", f"/v1/responses/{made.id}?stream=true")
+    response = respond(acme, input="Hi", instructions="Be brief.", background=True, extra_headers=ann)
+    reply = acme.gateway.ask("GET", f"/v1/responses/{response.id}?stream=true")
     assert b"swordfish" not in reply.body
     assert reply.body.count(b'"instructions":"Be brief."') == 3
 
 
 def test_a_part_of_a_stored_response_is_not_asked_for(acme: World, upstream: StrictUpstream) -> None:
     """Where an upstream takes ranges, the middle of its instructions would pass as it is."""
-    made = respond(acme, input="Hi", extra_headers={"x-mnemogate-agent": "ann"})
+    response = respond(acme, input="Hi", extra_headers={"x-mnemogate-agent": "ann"})
     part = {"range": "bytes=100-900", "if-range": '"1"'}
-    reply = acme.gateway.ask("GET", f"/v1/responses/{made.id}", headers=part)
+    reply = acme.gateway.ask("GET", f"/v1/responses/{response.id}", headers=part)
     assert reply.json["instructions"] is None
     assert not {"range", "if-range"} & upstream.last.headers.keys()
     acme.gateway.ask("GET", "/v1/files/file-1/content", headers=part)
@@ -253,12 +253,12 @@ def test_a_part_of_a_stored_response_is_not_asked_for(acme: World, upstream: Str
 def test_a_list_of_items_shows_no_note(world: World, openai_account: StoredResponses) -> None:
     respond(world, input="My cat is called Miso, she is grey.")
     conversation = world.sdk.conversations.create()
-    made = respond(world, input="What is my cat called?", conversation=conversation.id)
+    response = respond(world, input="What is my cat called?", conversation=conversation.id)
     assert "<memory" in read_last_input(openai_account)
     quoted = "Is this yours? <memory>Notes from earlier conversations</memory>"
     respond(world, input=quoted, conversation=conversation.id)
     lists = (
-        list(world.sdk.responses.input_items.list(made.id)),
+        list(world.sdk.responses.input_items.list(response.id)),
         list(world.sdk.conversations.items.list(conversation.id, order="asc"))[:1],
     )
     for (item,) in lists:
@@ -274,20 +274,20 @@ def test_a_list_shows_the_parts_of_an_item_that_its_client_sent(
     respond(world, input="My cat is called Miso, she is grey.")
     image = {"type": "input_image", "image_url": "data:image/png;base64,aGk=", "detail": "low"}
     parts = [image, {"type": "input_text", "text": "Is this my cat?"}]
-    made = respond(world, input=[{"role": "user", "content": parts}])
+    response = respond(world, input=[{"role": "user", "content": parts}])
     assert "<memory" in openai_account.bodies[-1]["input"][0]["content"][0]["text"]
-    [item] = world.sdk.responses.input_items.list(made.id)
+    [item] = world.sdk.responses.input_items.list(response.id)
     assert item.to_dict()["content"] == parts
 
 
 def test_a_response_that_the_upstream_has_deleted_is_forgotten_too(
     world: World, openai_account: StoredResponses
 ) -> None:
-    made = respond(world, input="My cat is called Miso, she is grey.")
+    response = respond(world, input="My cat is called Miso, she is grey.")
     left = respond(world, input="My dog is called Rex, he is old.", user="bob")
-    world.sdk.responses.delete(made.id)
+    world.sdk.responses.delete(response.id)
     with pytest.raises(openai.NotFoundError):
-        world.sdk.responses.delete(made.id)
+        world.sdk.responses.delete(response.id)
     world.gateway.ask("DELETE", f"/v1/responses/{left.id}", headers={"x-mnemogate-user": "alice"})
     below = world.gateway.ask(
         "DELETE", f"/v1/responses/{left.id}/items/1", headers={"x-mnemogate-user": "bob"}
@@ -304,15 +304,15 @@ def test_what_could_not_be_forgotten_is_where_the_client_asks_again(
     world: World, openai_account: StoredResponses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The upstream has deleted it by then."""
-    made = respond(world, input="My cat is called Miso, she is grey.")
+    response = respond(world, input="My cat is called Miso, she is grey.")
     forgetting = world.store.forgetting
     with monkeypatch.context() as down:
         down.setattr(forgetting, "forget", fails)
         with pytest.raises(openai.InternalServerError) as caught:
-            world.sdk.responses.delete(made.id)
+            world.sdk.responses.delete(response.id)
         assert caught.value.code == "memory_unavailable"
     with pytest.raises(openai.NotFoundError):
-        world.sdk.responses.delete(made.id)
+        world.sdk.responses.delete(response.id)
     respond(world, input="What is my grey cat called?")
     assert "Miso" not in read_last_input(openai_account)
     assert b"Miso" not in world.data()
@@ -329,8 +329,8 @@ def test_codexs_headers_pass_to_an_upstream_that_gets_the_request_as_it_came(
 
 
 def test_the_clients_own_text_stays_in_a_stored_response(world: World) -> None:
-    made = respond(world, input="Hi", instructions="<memory_blocks> are a thing of mine.")
-    assert world.gateway.ask("GET", f"/v1/responses/{made.id}").json["instructions"] == (
+    response = respond(world, input="Hi", instructions="<memory_blocks> are a thing of mine.")
+    assert world.gateway.ask("GET", f"/v1/responses/{response.id}").json["instructions"] == (
         "<memory_blocks> are a thing of mine."
     )
 
@@ -474,15 +474,15 @@ def test_a_compacted_item_of_the_upstream_is_not_remembered(
 
 
 def test_what_the_upstream_keeps_is_there(world: World) -> None:
-    made = respond(world, input="My cat is called Miso.")
-    assert world.sdk.responses.retrieve(made.id).output_text == "Ok."
-    [item] = world.sdk.responses.input_items.list(made.id)
+    response = respond(world, input="My cat is called Miso.")
+    assert world.sdk.responses.retrieve(response.id).output_text == "Ok."
+    [item] = world.sdk.responses.input_items.list(response.id)
     assert item.type == "message"
     conversation = world.sdk.conversations.create()
     assert list(world.sdk.conversations.items.list(conversation.id)) == []
-    world.sdk.responses.delete(made.id)
+    world.sdk.responses.delete(response.id)
     with pytest.raises(openai.NotFoundError, match="not found"):
-        world.sdk.responses.retrieve(made.id)
+        world.sdk.responses.retrieve(response.id)
 
 
 def test_replies_that_are_named_by_their_items_are_known(
@@ -715,9 +715,9 @@ def test_a_forgotten_response_is_not_known_by_its_id(world: World, openai_accoun
     [conversation] = world.query("SELECT id FROM conversations")
 
     async def forget() -> None:
-        found = await world.store.agents.find(ALICE)
-        assert found is not None
-        await world.store.forgetting.forget(found.id, ForgetTarget(conversation_row=conversation))
+        agent = await world.store.agents.find(ALICE)
+        assert agent is not None
+        await world.store.forgetting.forget(agent.id, ForgetTarget(conversation_row=conversation))
         await world.store.forgetting.sweep()
 
     world.gateway.call(forget())
@@ -736,9 +736,9 @@ def test_a_response_that_was_forgotten_while_it_streamed_is_not_known_by_its_id(
     previous = next(iter(stream)).response.id
 
     async def forget() -> None:
-        found = await world.store.agents.find(ALICE)
-        assert found is not None
-        await world.store.forgetting.forget(found.id, target)
+        agent = await world.store.agents.find(ALICE)
+        assert agent is not None
+        await world.store.forgetting.forget(agent.id, target)
 
     world.gateway.call(forget())
     upstream.endpoints.hold_events.clear()
@@ -845,24 +845,24 @@ def test_a_response_in_the_background_is_a_turn_once_it_is_seen_to_have_ended(
     respond(world, input="My cat is called Miso.")
     openai_account.outputs.append([message_item("She is Miso, and she is red.")])
     openai_account.is_busy = True
-    asked = {"input": "What is my cat called?", "background": True, "instructions": "Be brief."}
-    made = respond(world, **asked)
-    assert (made.status, made.instructions) == ("queued", "Be brief.")
+    fields = {"input": "What is my cat called?", "background": True, "instructions": "Be brief."}
+    response = respond(world, **fields)
+    assert (response.status, response.instructions) == ("queued", "Be brief.")
     sent = openai_account.bodies[-1]["input"]
     assert "My cat is called Miso." in sent
     world.settle()
     for _ in range(2):
-        assert world.sdk.responses.retrieve(made.id).status == "in_progress"
+        assert world.sdk.responses.retrieve(response.id).status == "in_progress"
     assert [read_text(each) for each in told_in_all(world)][2:] == ["What is my cat called?"]
     openai_account.is_busy = False
     for _ in range(2):  # the first one that sees it writes it, before its answer leaves
-        assert world.sdk.responses.retrieve(made.id).output_text == "She is Miso, and she is red."
+        assert world.sdk.responses.retrieve(response.id).output_text == "She is Miso, and she is red."
         rows = world.query("SELECT shown_reply FROM exchanges WHERE active = 1 ORDER BY id")
         assert [read_text(orjson.loads(row)) for row in rows] == ["Ok.", "She is Miso, and she is red."]
     assert conversations(world) == 2
     assert world.query("SELECT count(*) FROM run_texts WHERE agent <> 0") == [0]
     # It is gone on from by its id, and recalled, as any other.
-    respond(world, input="And what is its colour?", previous_response_id=made.id)
+    respond(world, input="And what is its colour?", previous_response_id=response.id)
     assert conversations(world) == 2
     world.pass_time(1000)
     respond(world, input="Which colour has Miso, the cat?")
@@ -872,7 +872,7 @@ def test_a_response_in_the_background_is_a_turn_once_it_is_seen_to_have_ended(
 def test_a_background_response_that_could_not_be_written_is_written_by_the_next_get(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = respond(world, input="My cat is called Miso.", background=True)
+    response = respond(world, input="My cat is called Miso.", background=True)
     world.settle()
 
     async def fail(*_: object, **named: object) -> None:
@@ -880,9 +880,9 @@ def test_a_background_response_that_could_not_be_written_is_written_by_the_next_
 
     with monkeypatch.context() as patch:
         patch.setattr("storage.sql.turns._commit_turn", fail)
-        world.sdk.responses.retrieve(made.id)
+        world.sdk.responses.retrieve(response.id)
     assert world.query("SELECT count(*) FROM exchanges WHERE active = 1") == [0]
-    world.sdk.responses.retrieve(made.id)
+    world.sdk.responses.retrieve(response.id)
     assert [read_text(each) for each in told_in_all(world)][-2:] == ["My cat is called Miso.", "Ok."]
 
 
@@ -906,8 +906,8 @@ def test_a_background_response_whose_id_could_not_be_written_is_written_at_its_e
     monkeypatch.setattr(step, fail_once)
     openai_account.outputs.append([message_item("She is red.")])
     gate = upstream.endpoints.hold_events[6] = Gate()
-    asked: Any = {"model": "m", "user": "alice", "input": "My cat is called Miso.", "background": True}
-    for event in world.sdk.responses.create(**asked, stream=True):
+    fields: Any = {"model": "m", "user": "alice", "input": "My cat is called Miso.", "background": True}
+    for event in world.sdk.responses.create(**fields, stream=True):
         if event.type == "response.created":
             assert not errors
             gate.open()
@@ -920,9 +920,9 @@ def test_a_background_response_may_have_as_many_messages_as_any_request(
 ) -> None:
     many = [{"role": "user", "content": f"Cat {n} is called Miso."} for n in range(5_001)]
     with remember(upstream, tmp_path, server={"max_messages": 6_000}) as world:
-        made = respond(world, input=many, background=True)
+        response = respond(world, input=many, background=True)
         world.settle()
-        world.sdk.responses.retrieve(made.id)
+        world.sdk.responses.retrieve(response.id)
         assert world.query("SELECT count(*) FROM exchanges WHERE active = 1") == [1]
 
 
@@ -930,14 +930,14 @@ def test_a_background_response_is_seen_to_end_in_a_stream_and_by_another_process
     upstream: StrictUpstream, openai_account: StoredResponses, tmp_path: Path
 ) -> None:
     with remember(upstream, tmp_path) as world:
-        made = respond(world, input="My cat is called Miso.", background=True)
+        response = respond(world, input="My cat is called Miso.", background=True)
         world.settle()
     with remember(upstream, tmp_path) as world:
         events = events_of(
-            {**openai_account.answer_stored_response("GET", [made.id], ""), "status": "completed"}
+            {**openai_account.answer_stored_response("GET", [response.id], ""), "status": "completed"}
         )  # type: ignore[dict-item]
         upstream.queue(raw(*events))
-        world.gateway.ask("GET", f"/v1/responses/{made.id}?stream=true", b"", {})
+        world.gateway.ask("GET", f"/v1/responses/{response.id}?stream=true", b"", {})
         assert [read_text(each) for each in told_in_all(world)][-2:] == ["My cat is called Miso.", "Ok."]
         assert world.query("SELECT count(*) FROM exchanges WHERE active = 1") == [1]
 
@@ -947,7 +947,7 @@ def test_a_background_response_whose_history_could_not_be_read_is_written_by_the
 ) -> None:
     with remember(upstream, tmp_path) as world:
         first = respond(world, input="My cat is called Miso.")
-        made = respond(world, input="And Bo.", previous_response_id=first.id, background=True)
+        response = respond(world, input="And Bo.", previous_response_id=first.id, background=True)
         world.settle()
 
     async def fail(*_: object) -> None:
@@ -956,9 +956,9 @@ def test_a_background_response_whose_history_could_not_be_read_is_written_by_the
     with remember(upstream, tmp_path) as world:
         with monkeypatch.context() as patch:
             patch.setattr("gateway.run.native_chat.find_paths_by_id", fail)
-            assert world.sdk.responses.retrieve(made.id).status == "completed"
+            assert world.sdk.responses.retrieve(response.id).status == "completed"
         assert world.query("SELECT count(*) FROM exchanges WHERE active = 1") == [1]
-        world.sdk.responses.retrieve(made.id)
+        world.sdk.responses.retrieve(response.id)
         assert world.query("SELECT count(*) FROM exchanges WHERE active = 1") == [2]
         assert conversations(world) == 1
 
@@ -986,12 +986,12 @@ def test_a_background_response_that_is_nobodys_turn_leaves_nothing(
 ) -> None:
     openai_account.is_busy = how != "off"
     headers = {"x-mnemogate-memory": how} if how in ("off", "read") else {}
-    made = respond(world, input="My tulips are purple.", background=True, extra_headers=headers)
+    response = respond(world, input="My tulips are purple.", background=True, extra_headers=headers)
     world.settle()
     if how == "cancelled":
-        assert world.sdk.responses.cancel(made.id).status == "cancelled"
+        assert world.sdk.responses.cancel(response.id).status == "cancelled"
     elif how == "deleted":
-        world.sdk.responses.delete(made.id)
+        world.sdk.responses.delete(response.id)
         assert b"tulips" not in world.data()
     elif how == "forgotten":
         found = world.gateway.call(world.store.agents.find(ALICE))
@@ -999,7 +999,7 @@ def test_a_background_response_that_is_nobodys_turn_leaves_nothing(
         world.gateway.call(world.store.forgetting.forget(found.id, ForgetTarget(is_all=True)))
     openai_account.is_busy = False
     if how != "deleted":
-        world.sdk.responses.retrieve(made.id)
+        world.sdk.responses.retrieve(response.id)
     world.settle()
     assert world.query("SELECT count(*) FROM exchanges WHERE shown_reply IS NOT NULL") == [0]
     if how != "cancelled":
@@ -1009,9 +1009,9 @@ def test_a_background_response_that_is_nobodys_turn_leaves_nothing(
 def test_a_deleted_background_response_takes_its_turn_along(
     world: World, openai_account: StoredResponses
 ) -> None:
-    made = respond(world, input="My tulips are purple.", background=True)
-    world.sdk.responses.retrieve(made.id)
-    world.sdk.responses.delete(made.id)
+    response = respond(world, input="My tulips are purple.", background=True)
+    world.sdk.responses.retrieve(response.id)
+    world.sdk.responses.delete(response.id)
     assert b"tulips" not in world.data()
 
 
@@ -1019,14 +1019,14 @@ def test_the_deletion_of_a_background_response_can_be_asked_for_again(
     world: World, openai_account: StoredResponses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     openai_account.is_busy = True
-    made = respond(world, input="My tulips are purple.", background=True)
+    response = respond(world, input="My tulips are purple.", background=True)
     world.settle()
     with monkeypatch.context() as patch:
         patch.setattr(world.store.forgetting, "begin", fails)
         with pytest.raises(openai.InternalServerError):
-            world.sdk.responses.delete(made.id)
+            world.sdk.responses.delete(response.id)
     with pytest.raises(openai.NotFoundError):  # the upstream has deleted it already
-        world.sdk.responses.delete(made.id)
+        world.sdk.responses.delete(response.id)
     assert b"tulips" not in world.data()
 
 
@@ -1201,8 +1201,8 @@ def test_a_profile_has_its_prompt_whatever_becomes_of_memory(
 @pytest.mark.agents
 def test_an_agent_that_a_header_names_answers(world: World, upstream: StrictUpstream) -> None:
     block = {"label": "human", "value": "Name: Ann"}
-    made = orjson.dumps({"name": "gardener", "model": "m", "memory_blocks": [block]})
-    assert world.gateway.ask("POST", "/v1/agents/", made).status == 200
+    body = orjson.dumps({"name": "gardener", "model": "m", "memory_blocks": [block]})
+    assert world.gateway.ask("POST", "/v1/agents/", body).status == 200
     respond(world, input="Hi", extra_headers={"x-mnemogate-agent": "gardener"})
     assert upstream.last.path == "/v1/chat/completions"
     assert b"Name: Ann" in upstream.last.body
@@ -1271,8 +1271,8 @@ def test_an_odd_item_takes_no_other_one_along(world: World, upstream: StrictUpst
     ):
         output = orjson.dumps({"id": "r", "error": None, "output": [message_item(f"It is island {n}."), odd]})
         upstream.queue(raw(output, content_type="application/json"))
-        asked = orjson.dumps({"model": "m", "user": "alice", "input": f"Where is {n}?"})
-        assert world.gateway.ask("POST", "/v1/responses", asked).body == output
+        body = orjson.dumps({"model": "m", "user": "alice", "input": f"Where is {n}?"})
+        assert world.gateway.ask("POST", "/v1/responses", body).body == output
         assert b"It is island %d." % n in world.data()
 
 

@@ -64,10 +64,10 @@ class Talk:
 
 def respond(world: World, **options: Any) -> Any:
     """Returns the response, of a stream as its events show it, which are held against one another."""
-    asked = {"model": "m", **options}
-    if not asked.get("stream"):
-        return world.sdk.responses.create(**asked)
-    return told(list(world.sdk.responses.create(**asked)))
+    fields = {"model": "m", **options}
+    if not fields.get("stream"):
+        return world.sdk.responses.create(**fields)
+    return told(list(world.sdk.responses.create(**fields)))
 
 
 def told(events: list[Any]) -> Any:
@@ -235,9 +235,9 @@ def test_a_response_to_a_developer_message_alone_is_gone_on_from_by_its_id(
 ) -> None:
     """As an application has its model greet, or speak after a silence."""
     previous = respond(world, user="alice", input=begins).id if begins else None
-    asked = {"role": "developer", "content": "Say something."}
+    message = {"role": "developer", "content": "Say something."}
     upstream.queue(say("How are you?"))
-    response = respond(world, user="alice", input=[asked], previous_response_id=previous)
+    response = respond(world, user="alice", input=[message], previous_response_id=previous)
     assert world.sdk.responses.retrieve(response.id).output_text == "How are you?"
     items = world.sdk.responses.input_items.list(response.id, order="asc").data
     assert items[-1].content[0].text == "Say something."  # type: ignore[union-attr]
@@ -370,8 +370,8 @@ def test_a_question_that_comes_back_without_its_template_keeps_its_id(
 def make_agent(world: World) -> None:
     blocks = [{"label": "human", "value": ""}]
     body = {"name": "ann", "model": "openai/m", "memory_blocks": blocks}
-    made = world.gateway.ask("POST", "/v1/agents/", json.dumps(body).encode())
-    assert made.status == 200, made.json
+    reply = world.gateway.ask("POST", "/v1/agents/", json.dumps(body).encode())
+    assert reply.status == 200, reply.json
 
 
 @pytest.mark.agents
@@ -454,10 +454,10 @@ def test_items_are_named_by_their_ids(world: World, upstream: StrictUpstream) ->
             for call in calls_in(response)
         ]
     respond(world, user="alice", input=[*items, {"role": "user", "content": "Thanks."}], tools=[WEATHER])
-    asked = upstream.last.messages
-    assert [m["role"] for m in asked] == ["user", "assistant", "tool", "tool", "assistant", "user"]
-    assert len(asked[1]["tool_calls"]) == 2
-    assert asked[4]["content"] == "Sun and snow."
+    messages = upstream.last.messages
+    assert [m["role"] for m in messages] == ["user", "assistant", "tool", "tool", "assistant", "user"]
+    assert len(messages[1]["tool_calls"]) == 2
+    assert messages[4]["content"] == "Sun and snow."
     assert world.query("SELECT count(*) FROM conversations") == [1]
 
 
@@ -486,9 +486,9 @@ def test_the_items_of_a_response_may_be_repeated_after_its_id(
     pairs = [each for pair in zip(calls, results, strict=True) for each in pair]
     items += {"livekit": pairs, "semantic kernel": results}.get(client, [*calls, *results])
     assert respond(world, input=items, **options).output_text == "Sunny."
-    asked = upstream.last.messages
-    assert [m["role"] for m in asked] == ["user", "assistant", "tool", "tool"]
-    assert len(asked[1]["tool_calls"]) == 2
+    messages = upstream.last.messages
+    assert [m["role"] for m in messages] == ["user", "assistant", "tool", "tool"]
+    assert len(messages[1]["tool_calls"]) == 2
     assert world.query("SELECT count(*) FROM conversations") == [1]
 
 
@@ -586,10 +586,10 @@ def test_the_content_of_referenced_items_is_no_larger_than_a_body(
         upstream.queue(say("word " * 8_000))
         [item] = respond(world, user="alice", input="One").output
         named: Json = {"type": "item_reference", "id": item.id}
-        asked = {"role": "user", "content": "Two"}
-        assert respond(world, user="alice", input=[named, asked, named, asked]).output_text == "Ok."
+        message = {"role": "user", "content": "Two"}
+        assert respond(world, user="alice", input=[named, message, named, message]).output_text == "Ok."
         with pytest.raises(openai.APIStatusError, match="max_body_bytes") as raised:
-            respond(world, user="alice", input=[named, asked] * 3)
+            respond(world, user="alice", input=[named, message] * 3)
         assert raised.value.status_code == 413
 
 
@@ -665,9 +665,9 @@ def test_a_forgotten_response_is_not_found(world: World, upstream: StrictUpstrea
     [conversation] = world.query("SELECT id FROM conversations")
 
     async def forget() -> None:
-        found = await world.store.agents.find(Scope("default", "default", "user:alice"))
-        assert found is not None
-        await world.store.forgetting.forget(found.id, ForgetTarget(conversation_row=conversation))
+        agent = await world.store.agents.find(Scope("default", "default", "user:alice"))
+        assert agent is not None
+        await world.store.forgetting.forget(agent.id, ForgetTarget(conversation_row=conversation))
 
     world.gateway.call(forget())
     with pytest.raises(openai.BadRequestError, match="not found"):
@@ -690,10 +690,10 @@ def test_the_clients_tools_are_the_clients(world: World, upstream: StrictUpstrea
     talk.answer(calls[0], "sun")
     talk.answer(calls[1], [{"type": "input_text", "text": "snow"}])
     assert talk.go_on().output_text == "Sun and snow."
-    asked = upstream.last.messages
-    assert [m["role"] for m in asked] == ["user", "assistant", "tool", "tool"]
-    assert asked[1]["content"] == "Let me see."
-    assert [call["id"] for call in asked[1]["tool_calls"]] == [call.call_id for call in calls]
+    messages = upstream.last.messages
+    assert [m["role"] for m in messages] == ["user", "assistant", "tool", "tool"]
+    assert messages[1]["content"] == "Let me see."
+    assert [call["id"] for call in messages[1]["tool_calls"]] == [call.call_id for call in calls]
     assert world.query("SELECT count(*) FROM conversations") == [1]
 
 
@@ -717,23 +717,23 @@ def test_a_request_becomes_a_chat_completion(world: World, upstream: StrictUpstr
         include=["reasoning.encrypted_content"],
         extra_body={"client_metadata": {"session_id": "s"}},  # Codex's
     )
-    asked = upstream.last.json
-    assert asked["messages"] == [
+    body = upstream.last.json
+    assert body["messages"] == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "JSON, please."},
     ]
-    assert asked["tools"] == [
+    assert body["tools"] == [
         {
             "type": "function",
             "function": {"name": "weather", "parameters": {"type": "object"}, "strict": False},
         }
     ]
-    assert asked["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
-    assert asked["response_format"] == {
+    assert body["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
+    assert body["response_format"] == {
         "type": "json_schema",
         "json_schema": {"name": "answer", "schema": schema, "strict": True},
     }
-    said = {key: asked[key] for key in asked.keys() - {"messages", "tools", "tool_choice", "response_format"}}
+    said = {key: body[key] for key in body.keys() - {"messages", "tools", "tool_choice", "response_format"}}
     assert said == {
         "model": "m",
         "max_completion_tokens": 200,
@@ -966,14 +966,14 @@ def test_a_window_that_is_full_is_an_error_where_nothing_may_be_left_out(
 ) -> None:
     small = UpstreamSettings("up", base_url=upstream.base_url, context_window=1000)
     items: Any = [{"role": "user", "content": f"Number {n}. " * 40} for n in range(20)]
-    asked: Json = {"input": items, "user": "alice", "extra_headers": {"x-mnemogate-memory": memory}}
+    fields: Json = {"input": items, "user": "alice", "extra_headers": {"x-mnemogate-memory": memory}}
     with remember(upstream, tmp_path, upstreams=(small,)) as world:
         with pytest.raises(openai.BadRequestError) as caught:
-            respond(world, truncation="disabled", **asked)
+            respond(world, truncation="disabled", **fields)
         assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input")
         assert not upstream.chats
         for more in ({}, {"truncation": "auto"}):
-            respond(world, **more, **asked)
+            respond(world, **more, **fields)
             assert upstream.last.messages[-1]["content"] == items[-1]["content"]
             assert len(upstream.last.messages) < len(items)
 
@@ -984,13 +984,13 @@ def test_a_list_that_fits_its_window_is_answered_where_memory_has_no_room(
     small = UpstreamSettings("up", base_url=upstream.base_url, context_window=1000)
     block = BlockSettings("human", "What is known of the user.", value="Likes tulips. " * 140)
     items: Any = [{"role": "user", "content": f"Number {n}. " * 40} for n in range(3)]
-    asked: Json = {"model": "agent/helper", "input": items, "user": "alice", "truncation": "disabled"}
+    fields: Json = {"model": "agent/helper", "input": items, "user": "alice", "truncation": "disabled"}
     profile = agent(blocks=(block,), system="", memory_tools=False)
     with remember(upstream, tmp_path, profile, upstreams=(small,)) as world:
-        respond(world, **asked)
+        respond(world, **fields)
         assert upstream.last.messages == items
         with pytest.raises(openai.BadRequestError) as caught:
-            respond(world, **asked, extra_headers={"x-mnemogate-memory": "strict"})
+            respond(world, **fields, extra_headers={"x-mnemogate-memory": "strict"})
         assert caught.value.code == "context_length_exceeded"
     assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
@@ -1028,10 +1028,10 @@ def test_a_turn_with_hidden_rounds_that_do_not_fit_is_remembered_as_far_as_it_wa
         {"role": "assistant", "content": "Hi."},
         {"role": "user", "content": "I like tea."},
     ]
-    asked: Json = {"model": "agent/helper", "input": items, "user": "alice", "truncation": "disabled"}
+    fields: Json = {"model": "agent/helper", "input": items, "user": "alice", "truncation": "disabled"}
     with remember(upstream, tmp_path, agent(), upstreams=(small,)) as world:
         with pytest.raises(openai.APIError, match="exceeds the context window"):
-            respond(world, stream=True, **asked)
+            respond(world, stream=True, **fields)
         [(input, reply)] = world.query("SELECT input, shown_reply FROM exchanges")
         assert b"I like tea." in input
         assert b"Let me see." in reply
@@ -1139,8 +1139,8 @@ def test_a_header_may_name_the_upstream_that_answers_anyway(upstream: StrictUpst
     both = (replace(one, models=("m",)), replace(one, name="other", models=("n",)))
     with serve_memory(upstream, tmp_path, agent(), upstreams=both) as world:
         for model, name in (("m", "openai"), ("n", "other"), ("agent/helper", "openai")):
-            named = {"x-mnemogate-upstream": name}
-            assert respond(world, model=model, user="alice", input="Hi", extra_headers=named).output_text
+            headers = {"x-mnemogate-upstream": name}
+            assert respond(world, model=model, user="alice", input="Hi", extra_headers=headers).output_text
             assert upstream.last.path == "/v1/chat/completions"
         with pytest.raises(openai.NotFoundError, match="has no /v1/responses"):
             respond(world, user="alice", input="Hi", extra_headers={"x-mnemogate-upstream": "other"})

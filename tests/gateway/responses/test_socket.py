@@ -277,10 +277,10 @@ def test_an_unstored_response_is_not_continued_for_another_user(
     with open_socket(ways.gateway) as socket:
         client = SocketClient(socket, {"store": False})
         first = client.ask(input="My cat is called Zqmiso.")["id"]
-        asked = len(upstream.requests)
+        request_count = len(upstream.requests)
         refused = client.ask(input="What did I say?", previous_response_id=first, user="bob")
         assert (refused["status"], refused["error"]["code"]) == (400, "previous_response_not_found")
-        assert [each for each in upstream.requests[asked:] if b"Zqmiso" in each.body] == []
+        assert [each for each in upstream.requests[request_count:] if b"Zqmiso" in each.body] == []
         second = client.ask(input="My dog is called Rex.")["id"]
         client.ask(input="What did I say?", previous_response_id=second, user=None)
         assert b"Rex" in upstream.last.body
@@ -320,13 +320,13 @@ def test_an_unstored_response_is_not_continued_after_its_memory_was_forgotten(
         ways.gateway.call(
             ways.store.forgetting.forget(memory_of(ways, "alice").id, ForgetTarget(is_all=True))
         )
-        asked = len(upstream.requests)
+        request_count = len(upstream.requests)
         for asks, id in ((socket, second), (socket, first), (off, unrecorded)):
             refused = SocketClient(asks, {"store": False}).ask(
                 input="What did I say?", previous_response_id=id
             )
             assert refused["error"]["code"] == "previous_response_not_found"
-        assert [each for each in upstream.requests[asked:] if b"Zq" in each.body] == []
+        assert [each for each in upstream.requests[request_count:] if b"Zq" in each.body] == []
         ask("What did I say?", bobs, user="bob")
         assert b"Rex" in upstream.last.body
 
@@ -352,9 +352,9 @@ def test_a_cancelled_first_response_is_not_continued_after_its_memory_was_forgot
         becomes(lambda: b"Zqmiso" in world.data())
         carol = memory_of(world, "carol").id
         world.gateway.call(world.store.forgetting.forget(carol, ForgetTarget(is_all=True)))
-        asked = len(upstream.requests)
+        request_count = len(upstream.requests)
         refused = client.ask(input="Go on.", previous_response_id=id)
-        assert [each for each in upstream.requests[asked:] if b"Zqmiso" in each.body] == []
+        assert [each for each in upstream.requests[request_count:] if b"Zqmiso" in each.body] == []
         assert refused["error"]["code"] == "previous_response_not_found"
     assert b"Zqmiso" not in world.data()
 
@@ -450,8 +450,8 @@ def test_a_cancelled_reply_by_way_of_chat_completions_shows_what_came_as_well(
         end = client.wait_for()["response"]
         gate.open()
         assert (end["status"], read_text_of(end)) == ("cancelled", "Three four ")
-        shown = world.gateway.ask("GET", f"/v1/responses/{end['id']}").json
-        assert read_text_of(shown).strip() == "Three four"
+        body = world.gateway.ask("GET", f"/v1/responses/{end['id']}").json
+        assert read_text_of(body).strip() == "Three four"
 
 
 def test_a_response_is_cancelled_before_it_has_begun(client: SocketClient, upstream: StrictUpstream) -> None:

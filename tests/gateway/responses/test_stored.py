@@ -80,7 +80,7 @@ def test_a_response_is_read_as_it_was_answered(
 ) -> None:
     upstream.queue(call_tools(Call("weather", {"city": "Rome"}), text="Let me see."))
     named: Json = {} if user is None else {"user": user}
-    made = respond(
+    response = respond(
         world,
         input="The weather?",
         instructions="Be brief.",
@@ -91,8 +91,8 @@ def test_a_response_is_read_as_it_was_answered(
         stream=stream,
         **named,
     )
-    assert made.store is True
-    assert shown(world.sdk.responses.retrieve(made.id)) == shown(made)
+    assert response.store is True
+    assert shown(world.sdk.responses.retrieve(response.id)) == shown(response)
 
 
 @both_ways
@@ -105,10 +105,10 @@ def test_thoughts_are_sealed_where_they_are_asked_for(
     thought = plain.output[0]
     assert (thought.type, thought.encrypted_content) == ("reasoning", None)
     assert shown(world.sdk.responses.retrieve(plain.id)) == shown(plain)
-    asked = respond(world, input="Is it?", include=sealed, stream=stream)
-    assert asked.output[0].encrypted_content.startswith("mnemogate:")
-    assert shown(world.sdk.responses.retrieve(asked.id, include=sealed)) == shown(asked)
-    assert world.sdk.responses.retrieve(asked.id).output[0].encrypted_content is None
+    response = respond(world, input="Is it?", include=sealed, stream=stream)
+    assert response.output[0].encrypted_content.startswith("mnemogate:")
+    assert shown(world.sdk.responses.retrieve(response.id, include=sealed)) == shown(response)
+    assert world.sdk.responses.retrieve(response.id).output[0].encrypted_content is None
 
 
 def test_thoughts_between_words_are_read_as_they_were_answered(
@@ -147,8 +147,8 @@ def test_what_comes_with_the_finish_reason_is_read_too(
 ) -> None:
     """Several servers send calls and the last text with it."""
     upstream.queue(streamed(*WORDS_BETWEEN_THOUGHTS, last))
-    asked: Any = {"input": "Count.", "user": "alice", "tools": [WEATHER], "background": background}
-    made = respond(world, **asked, stream=True)
+    fields: Any = {"input": "Count.", "user": "alice", "tools": [WEATHER], "background": background}
+    made = respond(world, **fields, stream=True)
     assert shown(world.sdk.responses.retrieve(made.id))["output"] == shown(made)["output"]
 
 
@@ -225,11 +225,14 @@ def test_openais_sample_works_without_a_user(world: World, upstream: StrictUpstr
 
 @pytest.mark.both
 def test_a_response_is_its_users(world: World) -> None:
-    made = respond(world, input="My cat is called Miso.", user="alice")
-    assert world.sdk.responses.retrieve(made.id, extra_headers={"x-mnemogate-user": "alice"}).id == made.id
-    assert world.sdk.responses.retrieve(made.id).id == made.id  # whoever has the id and names nobody
+    response = respond(world, input="My cat is called Miso.", user="alice")
+    assert (
+        world.sdk.responses.retrieve(response.id, extra_headers={"x-mnemogate-user": "alice"}).id
+        == response.id
+    )
+    assert world.sdk.responses.retrieve(response.id).id == response.id  # whoever has the id and names nobody
     theirs = respond(world, input="My dog is called Rex.")
-    for id, user in ((made.id, "bob"), (theirs.id, "alice")):
+    for id, user in ((response.id, "bob"), (theirs.id, "alice")):
         headers = {"x-mnemogate-user": user}
         for ask in (
             world.sdk.responses.retrieve,
@@ -242,36 +245,36 @@ def test_a_response_is_its_users(world: World) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             respond(world, input="And?", previous_response_id=id, user=user)
         assert caught.value.code == "previous_response_not_found"
-    assert respond(world, input="And?", previous_response_id=made.id).store is True
+    assert respond(world, input="And?", previous_response_id=response.id).store is True
 
 
 def test_a_user_in_a_misspelt_header_is_not_nobody(world: World) -> None:
-    made = respond(world, input="My cat is called Miso.", user="alice")
+    response = respond(world, input="My cat is called Miso.", user="alice")
     conversation = world.sdk.conversations.create()
     bobs = {"x-mnemogate-usr": "bob"}
     for ask, id in (
-        (world.sdk.responses.retrieve, made.id),
-        (world.sdk.responses.delete, made.id),
-        (world.sdk.responses.cancel, made.id),
-        (world.sdk.responses.input_items.list, made.id),
+        (world.sdk.responses.retrieve, response.id),
+        (world.sdk.responses.delete, response.id),
+        (world.sdk.responses.cancel, response.id),
+        (world.sdk.responses.input_items.list, response.id),
         (world.sdk.conversations.items.list, conversation.id),
         (world.sdk.conversations.delete, conversation.id),
     ):
         with pytest.raises(openai.BadRequestError, match="did you mean x-mnemogate-user"):
             ask(id, extra_headers=bobs)
-    assert world.sdk.responses.retrieve(made.id).id == made.id
+    assert world.sdk.responses.retrieve(response.id).id == response.id
 
 
 @pytest.mark.both
 def test_another_project_finds_nothing(world: World) -> None:
-    made = respond(world, input="My cat is called Miso.", user="alice")
+    response = respond(world, input="My cat is called Miso.", user="alice")
     create = world.store.keys.create
     one, other = (world.gateway.call(create(project, "test"))[1] for project in ("default", "other"))
-    assert world.client(one).responses.retrieve(made.id).id == made.id
+    assert world.client(one).responses.retrieve(response.id).id == response.id
     with pytest.raises(openai.NotFoundError):
-        world.client(other).responses.retrieve(made.id)
+        world.client(other).responses.retrieve(response.id)
     with pytest.raises(openai.NotFoundError):
-        world.client(other).responses.delete(made.id)
+        world.client(other).responses.delete(response.id)
 
 
 @pytest.mark.both
@@ -364,9 +367,9 @@ def test_tools_that_a_search_has_found_are_offered_where_a_client_goes_on_by_an_
 
 def test_an_input_item_shows_no_note_and_no_instructions(world: World, upstream: StrictUpstream) -> None:
     respond(world, input="My cat is called Miso, she is grey.", user="alice")
-    made = respond(world, input="What is my cat called?", user="alice", instructions="Be brief.")
+    response = respond(world, input="What is my cat called?", user="alice", instructions="Be brief.")
     assert "grey" in upstream.last.messages[-1]["content"]
-    assert texts_of(items_of(world, made.id)) == ["What is my cat called?"]
+    assert texts_of(items_of(world, response.id)) == ["What is my cat called?"]
 
 
 @both_ways
@@ -377,16 +380,16 @@ def test_a_system_message_of_an_input_stays_when_a_client_continues(
     brief: Json = {"role": "developer", "content": "Be brief."}
     long: Json = {"role": "system", "content": "Be long."}
     options: Json = {"stream": stream, "instructions": "Say ho."}
-    made = respond(world, input=[brief, {"role": "user", "content": "One."}], **options)
-    made = respond(world, input="Two.", previous_response_id=made.id, stream=stream)
+    response = respond(world, input=[brief, {"role": "user", "content": "One."}], **options)
+    response = respond(world, input="Two.", previous_response_id=response.id, stream=stream)
     items: Any = [{"role": "user", "content": "Three."}, long, {"role": "user", "content": "Four."}]
-    made = respond(world, input=items, previous_response_id=made.id, stream=stream)
-    made = respond(world, input="Five.", previous_response_id=made.id, stream=stream)
+    response = respond(world, input=items, previous_response_id=response.id, stream=stream)
+    response = respond(world, input="Five.", previous_response_id=response.id, stream=stream)
     told = ["Be brief.", "One.", "Ok.", "Two.", "Ok.", "Three.", "Be long.", "Four.", "Ok.", "Five."]
     assert [m["content"] for m in upstream.last.messages] == told
     assert [m["role"] for m in upstream.last.messages][::6] == ["developer", "system"]
-    assert texts_of(items_of(world, made.id)) == told
-    assert texts_of(items_of(world, made.id, limit=1)) == told
+    assert texts_of(items_of(world, response.id)) == told
+    assert texts_of(items_of(world, response.id, limit=1)) == told
     assert "Be" not in str(world.query("SELECT input FROM exchanges"))
 
 
@@ -397,8 +400,8 @@ def test_a_list_that_is_sent_again_brings_what_the_system_says_once(
     respond(world, input=talk, user="alice")
     talk[0] = {"role": "developer", "content": "It is one."}
     talk += [{"role": "assistant", "content": "Ok."}, {"role": "user", "content": "Two."}]
-    made = respond(world, input=talk, user="alice")
-    respond(world, input="Three.", previous_response_id=made.id, user="alice")
+    response = respond(world, input=talk, user="alice")
+    respond(world, input="Three.", previous_response_id=response.id, user="alice")
     assert [m["content"] for m in upstream.last.messages] == [
         "It is one.", "One.", "Ok.", "Two.", "Ok.", "Three.",
     ]  # fmt: skip
@@ -428,20 +431,20 @@ def test_a_response_that_was_deleted_is_asked_for_anew(world: World, upstream: S
     for place in ({}, {"previous_response_id": first.id}):
         for _ in range(2):
             upstream.queue(say("A joke."))
-            made = respond(world, input="Tell me a joke.", user="alice", **place)
-            assert made.store
-            assert world.sdk.responses.retrieve(made.id).output_text == "A joke."
-            respond(world, input="Another?", previous_response_id=made.id, user="alice")
+            response = respond(world, input="Tell me a joke.", user="alice", **place)
+            assert response.store
+            assert world.sdk.responses.retrieve(response.id).output_text == "A joke."
+            respond(world, input="Another?", previous_response_id=response.id, user="alice")
             assert upstream.last.messages[-2]["content"] == "A joke."
-            world.sdk.responses.delete(made.id)
+            world.sdk.responses.delete(response.id)
 
 
 @pytest.mark.both
 def test_a_response_without_store_is_asked_for_anew(world: World, upstream: StrictUpstream) -> None:
     respond(world, input="Tell me a joke.", user="alice", store=False)
-    made = respond(world, input="Tell me a joke.", user="alice")
-    assert made.store
-    assert world.sdk.responses.retrieve(made.id).output_text == "Ok."
+    response = respond(world, input="Tell me a joke.", user="alice")
+    assert response.store
+    assert world.sdk.responses.retrieve(response.id).output_text == "Ok."
 
 
 @pytest.mark.both
@@ -499,8 +502,8 @@ def test_the_id_of_an_answer_that_was_lost_finds_no_other_answer(
 ) -> None:
     """As after a restore: the question was asked before the backup, and again after it."""
     upstream.queue(say("Red."))
-    made = respond(world, input="Name a colour.", user="alice")
-    name = TurnName.from_tag(made.id.removeprefix("resp_"))
+    response = respond(world, input="Name a colour.", user="alice")
+    name = TurnName.from_tag(response.id.removeprefix("resp_"))
     later = struct.pack(">d", parse_turn_begin(name.turn) + 60).hex()
     lost_id = f"resp_{name.conversation_uid}{later}{name.turn[TIME_CHARS:]}"
     with pytest.raises(openai.NotFoundError):
@@ -543,12 +546,12 @@ def test_a_deleted_response_leaves_others_that_continue_the_same_one(
 
 
 def test_a_response_without_store_is_remembered_and_not_found(world: World, upstream: StrictUpstream) -> None:
-    made = respond(world, input="My cat is called Miso.", user="alice", store=False)
-    assert made.store is False
+    response = respond(world, input="My cat is called Miso.", user="alice", store=False)
+    assert response.store is False
     with pytest.raises(openai.NotFoundError):
-        world.sdk.responses.retrieve(made.id)
+        world.sdk.responses.retrieve(response.id)
     with pytest.raises(openai.BadRequestError):
-        respond(world, input="And?", previous_response_id=made.id, user="alice")
+        respond(world, input="And?", previous_response_id=response.id, user="alice")
     respond(world, input="What is my cat called?", user="alice", store=False)
     assert "Miso" in upstream.last.messages[-1]["content"]
 
@@ -557,37 +560,37 @@ def test_an_answer_for_a_program_is_remembered_where_the_request_asks_for_it(
     world: World, upstream: StrictUpstream
 ) -> None:
     form: Any = {"format": {"type": "json_schema", "name": "sort", "schema": {"type": "object"}}}
-    asked: Json = {"input": "Sort it, as JSON.", "text": form, "user": "alice"}
+    fields: Json = {"input": "Sort it, as JSON.", "text": form, "user": "alice"}
     create = world.sdk.responses.with_raw_response.create
     for more, memory in ({}, "read"), ({"store": True}, "on"):
-        assert create(model="m", **asked, **more).headers["x-mnemogate-memory"] == memory
-    made = respond(world, **asked, store=True)
-    assert made.store is True
-    assert shown(world.sdk.responses.retrieve(made.id)) == shown(made)
+        assert create(model="m", **fields, **more).headers["x-mnemogate-memory"] == memory
+    response = respond(world, **fields, store=True)
+    assert response.store is True
+    assert shown(world.sdk.responses.retrieve(response.id)) == shown(response)
     upstream.queue(say("So."))
-    again = respond(world, input="Again.", previous_response_id=made.id, user="alice")
+    again = respond(world, input="Again.", previous_response_id=response.id, user="alice")
     assert again.output_text == "So."
-    off = respond(world, **asked, store=True, extra_headers={"x-mnemogate-memory": "off"})
+    off = respond(world, **fields, store=True, extra_headers={"x-mnemogate-memory": "off"})
     assert off.store is False
 
 
 @pytest.mark.parametrize("mode", ["off", "read"])
 def test_off_the_record_nothing_is_stored(world: World, mode: str) -> None:
     for named in ({}, {"user": "alice"}):
-        made = respond(world, input="Hi", extra_headers={"x-mnemogate-memory": mode}, **named)
-        assert made.store is False
+        response = respond(world, input="Hi", extra_headers={"x-mnemogate-memory": mode}, **named)
+        assert response.store is False
         with pytest.raises(openai.NotFoundError):
-            world.sdk.responses.retrieve(made.id)
+            world.sdk.responses.retrieve(response.id)
 
 
 @both_ways
 def test_words_that_were_off_the_record_a_moment_ago_are_not_stored(world: World, stream: bool) -> None:
     """They count as the same request, sent again."""
     respond(world, input="Hi", user="alice", extra_headers={"x-mnemogate-memory": "off"})
-    made = respond(world, input="Hi", user="alice", stream=stream)
-    assert made.store is False
+    response = respond(world, input="Hi", user="alice", stream=stream)
+    assert response.store is False
     with pytest.raises(openai.NotFoundError):
-        world.sdk.responses.retrieve(made.id)
+        world.sdk.responses.retrieve(response.id)
     world.pass_time(1000)
     later = respond(world, input="Hi", user="alice", stream=stream)
     assert later.store is True
@@ -624,15 +627,15 @@ def test_a_reply_that_comes_back_in_another_form_is_read_by_its_id(
 ) -> None:
     """The question may come back in another form too: without its template."""
     upstream.queue(say("We have soup and a secret menu."), say("Soup it is."))
-    made = respond(world, input=asked, user="alice", metadata={"a": "b"})
+    response = respond(world, input=asked, user="alice", metadata={"a": "b"})
     items = [
         {"role": "user", "content": "What is there?"},
         {"role": "assistant", "content": "We have soup"},
         {"role": "user", "content": "Stop, I take it."},
     ]
     respond(world, input=items, user="alice")
-    found = world.sdk.responses.retrieve(made.id)
-    assert (found.output_text, found.metadata, found.usage) == ("We have soup", {"a": "b"}, made.usage)
+    found = world.sdk.responses.retrieve(response.id)
+    assert (found.output_text, found.metadata, found.usage) == ("We have soup", {"a": "b"}, response.usage)
 
 
 @pytest.mark.parametrize(
@@ -676,11 +679,11 @@ def test_the_same_words_again_are_found_by_both_ids(world: World) -> None:
 
 
 def test_a_foreground_response_is_neither_streamed_again_nor_cancelled(world: World) -> None:
-    made = respond(world, input="Hi", user="alice")
+    response = respond(world, input="Hi", user="alice")
     with pytest.raises(openai.BadRequestError, match="background"):
-        list(world.sdk.responses.retrieve(made.id, stream=True))
+        list(world.sdk.responses.retrieve(response.id, stream=True))
     with pytest.raises(openai.BadRequestError, match="synchronous"):
-        world.sdk.responses.cancel(made.id)
+        world.sdk.responses.cancel(response.id)
 
 
 @pytest.mark.both
@@ -701,9 +704,9 @@ def test_over_claude_thoughts_go_back_uncarried(tmp_path: Path) -> None:
         claude.queue(think("Hm, perhaps.", "Yes."))
         ours = UpstreamSettings("claude", "anthropic", claude.base_url, api_key="k")
         with remember(claude, tmp_path, agent(), upstreams=(ours,)) as world:  # type: ignore[arg-type]
-            made = respond(world, input="Is it?")
-            assert shown(world.sdk.responses.retrieve(made.id)) == shown(made)
-            respond(world, input="Why?", previous_response_id=made.id)
+            response = respond(world, input="Is it?")
+            assert shown(world.sdk.responses.retrieve(response.id)) == shown(response)
+            respond(world, input="Why?", previous_response_id=response.id)
             assert "Hm, perhaps." in str(claude.last.json["messages"])
 
 
@@ -742,8 +745,8 @@ def test_a_summary_alone_turns_on_thinking_where_it_is_optional(tmp_path: Path) 
                 ("claude-opus-4-8", {"summary": "auto"}, None),  # it thinks by itself
             ):
                 respond(world, input="Hi", model=model, reasoning=reasoning)
-                asked = claude.last.json
-                assert (asked.get("thinking"), asked.get("output_config")) == (thinking, None), reasoning
+                body = claude.last.json
+                assert (body.get("thinking"), body.get("output_config")) == (thinking, None), reasoning
             with pytest.raises(openai.BadRequestError, match="'auto', 'concise', and 'detailed'"):
                 respond(world, input="Hi", reasoning={"summary": "long"})
 
@@ -752,7 +755,7 @@ def test_a_summary_alone_turns_on_thinking_where_it_is_optional(tmp_path: Path) 
 @pytest.mark.sqlite
 def test_a_get_is_one_indexed_read(world: World) -> None:
     """In a conversation of ten thousand turns."""
-    made = respond(world, input="Hi", user="alice")
+    response = respond(world, input="Hi", user="alice")
     columns = world.query(
         "SELECT name FROM pragma_table_info('exchanges') WHERE name NOT IN ('id', 'seq', 'begun')"
     )
@@ -767,10 +770,10 @@ def test_a_get_is_one_indexed_read(world: World) -> None:
         await world.store.database.write(lambda connection: connection.run(own, ()))
 
     world.gateway.call(multiply())
-    world.sdk.responses.retrieve(made.id)  # whether there are keys is looked up once
+    world.sdk.responses.retrieve(response.id)  # whether there are keys is looked up once
     world.settle()
     world.statements.clear()
-    assert world.sdk.responses.retrieve(made.id).output_text == "Ok."
+    assert world.sdk.responses.retrieve(response.id).output_text == "Ok."
     (statement,) = world.statements
     own = make_statement("a test's", f"EXPLAIN QUERY PLAN {statement}")
     plan = world.gateway.call(
@@ -899,10 +902,10 @@ def test_a_response_follows_the_one_that_its_request_names(
     """Also if its input has a reply of its own, which resembles one of another branch."""
     named: Json = {} if user is None else {"user": user}
     first = respond(world, input="Hello.", **named)
-    asked: Any = [{"role": "user", "content": text} for text in ("My cat?", "My dog?")]
-    other = respond(world, input=asked, previous_response_id=first.id, **named)
+    messages: Any = [{"role": "user", "content": text} for text in ("My cat?", "My dog?")]
+    other = respond(world, input=messages, previous_response_id=first.id, **named)
     made_up = {"role": "assistant", "content": "It barks."}
-    added: Any = [asked[1], made_up, {"role": "user", "content": "Why?"}]
+    added: Any = [messages[1], made_up, {"role": "user", "content": "Why?"}]
     response = respond(world, input=added, previous_response_id=first.id, **named)
     listed = world.sdk.responses.input_items.list(response.id, order="asc")
     texts = ["Hello.", "Ok.", "My dog?", "It barks.", "Why?"]

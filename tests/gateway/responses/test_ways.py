@@ -38,8 +38,8 @@ def test_a_response_goes_on_with_its_history_where_nothing_is_known_to_be_stored
         first = ask(world, "My cat is called Miso.")
         ask(world, "What is it called?", previous_response_id=first.id)
         assert {request.path for request in upstream.requests} == {CHAT}
-        said = [message["content"] for message in upstream.last.messages]
-    assert said == ["My cat is called Miso.", "A nice name.", "What is it called?"]
+        contents = [message["content"] for message in upstream.last.messages]
+    assert contents == ["My cat is called Miso.", "A nice name.", "What is it called?"]
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ def test_conversations_are_asked_for_where_they_are(
     upstream: StrictUpstream, local: StrictUpstream, tmp_path: Path
 ) -> None:
     with two_of(local, upstream, tmp_path) as world:
-        made = world.sdk.conversations.create()
-        assert world.sdk.conversations.retrieve(made.id).id == made.id
+        conversation = world.sdk.conversations.create()
+        assert world.sdk.conversations.retrieve(conversation.id).id == conversation.id
         with pytest.raises(openai.NotFoundError):
             world.sdk.conversations.retrieve("conv_" + "0" * 32)
         assert (len(local.requests), len(upstream.requests)) == (0, 2)
@@ -139,8 +139,8 @@ def test_without_an_upstream_that_stores_them_conversations_are_here(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with world_of(upstream, tmp_path, "vllm") as world:
-        made = world.sdk.conversations.create()
-        assert world.sdk.conversations.retrieve(made.id).id == made.id
+        conversation = world.sdk.conversations.create()
+        assert world.sdk.conversations.retrieve(conversation.id).id == conversation.id
         assert upstream.requests == []
 
 

@@ -160,11 +160,11 @@ def ask_messages(paths: Paths, model: str) -> None:
     with anthropic.Anthropic(
         base_url=paths.world.gateway.url, api_key="sk", max_retries=0, timeout=PATIENCE_S
     ) as claude:
-        asked: Any = {"model": model, "max_tokens": 50, "messages": [{"role": "user", "content": "Hi"}]}
+        fields: Any = {"model": model, "max_tokens": 50, "messages": [{"role": "user", "content": "Hi"}]}
         for user in ("alice", ""):
             headers = {"x-mnemogate-user": user} if user else {}
-            assert claude.messages.create(**asked, extra_headers=headers).content
-            with claude.messages.stream(**asked, extra_headers=headers) as stream:
+            assert claude.messages.create(**fields, extra_headers=headers).content
+            with claude.messages.stream(**fields, extra_headers=headers) as stream:
                 assert stream.get_final_text() == "Hello."
 
 
@@ -172,30 +172,30 @@ def runs_of_agents(paths: Paths, model: str) -> Used:
     """Steps of an agent's run, with a client that waits and without one."""
     with Letta(base_url=paths.world.gateway.url, api_key="sk", max_retries=0, timeout=PATIENCE_S) as letta:
         blocks: Any = [{"label": "human", "value": ""}]
-        made = letta.agents.create(model=f"openai/{model}", memory_blocks=blocks, tools=["memory_insert"])
+        agent = letta.agents.create(model=f"openai/{model}", memory_blocks=blocks, tools=["memory_insert"])
         for background in (False, True):
             paths.queue(
                 call_tools(Call("memory_insert", NOTE, "c1"), usage=chat_usage(70, 8)),
                 say("Noted.", usage=chat_usage(80, 3, 64)),
             )
             if background:
-                run = letta.agents.messages.create_async(made.id, input="Hi")
+                run = letta.agents.messages.create_async(agent.id, input="Hi")
                 becomes(lambda id=run.id: letta.runs.retrieve(id).status == "completed")
             else:
-                letta.agents.messages.create(made.id, input="Hi")
+                letta.agents.messages.create(agent.id, input="Hi")
     return Used(4, 300, 22, 128)
 
 
 def agents_that_ask(paths: Paths, model: str) -> Used:
     """The run of an agent that another one asks."""
     with Letta(base_url=paths.world.gateway.url, api_key="sk", max_retries=0, timeout=PATIENCE_S) as letta:
-        asked = letta.agents.create(name="bob", model=f"openai/{model}", memory_blocks=[])
+        agent = letta.agents.create(name="bob", model=f"openai/{model}", memory_blocks=[])
         asking = letta.agents.create(
             name="ann", model=f"openai/{model}", memory_blocks=[], tools=[ASK], include_base_tools=False
         )
         paths.queue(
             call_tools(
-                Call(ASK, {"message": "How are you?", "other_agent_id": asked.id}), usage=chat_usage(61, 9)
+                Call(ASK, {"message": "How are you?", "other_agent_id": agent.id}), usage=chat_usage(61, 9)
             ),
             say("I am well.", usage=chat_usage(62, 4)),
             say("Bob is well.", usage=chat_usage(63, 5)),
@@ -271,12 +271,12 @@ def compactions(paths: Paths, model: str) -> Used:
 def compactions_of_agents(paths: Paths, model: str) -> Used:
     """A summary that a client of an agent asks for."""
     with Letta(base_url=paths.world.gateway.url, api_key="sk", max_retries=0, timeout=PATIENCE_S) as letta:
-        made = letta.agents.create(model=f"openai/{model}", memory_blocks=[], include_base_tools=False)
+        agent = letta.agents.create(model=f"openai/{model}", memory_blocks=[], include_base_tools=False)
         for text in ("My cat is called Miso.", "My dog is called Rex.", "What are they called?"):
             paths.queue(say("Noted.", usage=chat_usage(82, 3)))
-            letta.agents.messages.create(made.id, input=text)
+            letta.agents.messages.create(agent.id, input=text)
         paths.queue(say("They spoke of a cat and a dog.", usage=chat_usage(83, 9)))
-        letta.agents.messages.compact(made.id)
+        letta.agents.messages.compact(agent.id)
     return Used(4, 3 * 82 + 83, 3 * 3 + 9)
 
 

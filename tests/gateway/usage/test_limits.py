@@ -523,7 +523,7 @@ def test_failed_tries_reach_an_upstream_and_take_no_place(upstream: StrictUpstre
 
 
 def test_the_answer_says_what_and_until_when(world: World) -> None:
-    made = world.limit("requests", "day", 1)
+    limit = world.limit("requests", "day", 1)
     assert world.post(ASK, user="alice").status == 200
     before = len(world.upstream.requests)
     reply = world.post(ASK, user="alice", stream=True)
@@ -532,7 +532,7 @@ def test_the_answer_says_what_and_until_when(world: World) -> None:
         "insufficient_quota",
         "insufficient_quota",
     )
-    assert f"Limit {made.id} allows 1 request per day" in reply.error["message"]
+    assert f"Limit {limit.id} allows 1 request per day" in reply.error["message"]
     assert reply.headers["x-should-retry"] == "false"
     assert reply.headers["x-ratelimit-limit-requests"] == "1"
     assert reply.headers["x-ratelimit-remaining-requests"] == "0"
@@ -575,11 +575,11 @@ def test_a_clock_that_was_ahead_and_is_put_right_holds_nobody_back(world: World,
 
 
 def test_another_model_answers_in_its_place(world: World) -> None:
-    made = world.limit("tokens", "day", 1, then="small")
+    limit = world.limit("tokens", "day", 1, then="small")
     assert "x-mnemogate-limit" not in world.post(ASK, user="alice").headers
     for stream in (False, True):
         reply = world.post(ASK, user="alice", stream=stream)
-        assert (reply.status, reply.headers["x-mnemogate-limit"]) == (200, str(made.id))
+        assert (reply.status, reply.headers["x-mnemogate-limit"]) == (200, str(limit.id))
         assert world.upstream.last.json["model"] == "small"
     with pytest.raises(openai.RateLimitError):
         world.sdk.embeddings.create(model="m", input="a", user="alice")
@@ -614,10 +614,10 @@ def test_another_upstream_gets_no_credential_of_the_callers(
         headers = {"authorization": "Bearer sk-callers"}
         assert world.gateway.ask("POST", path, body, headers).status == 200
         assert upstream.last.headers["authorization"] == "Bearer sk-callers"
-        made = world.limit("requests", "day", 0, then="small")
+        limit = world.limit("requests", "day", 0, then="small")
         assert world.gateway.ask("POST", path, body, headers).status == 200
         assert upstream.last.headers["authorization"] == "Bearer sk-callers"  # for this upstream it is
-        world.gateway.call(world.store.limits.remove(made.id))
+        world.gateway.call(world.store.limits.remove(limit.id))
         world.limit("requests", "day", 0, then="far")
         assert world.gateway.ask("POST", path, body, headers).status == 200
         assert len(other.requests) == 1
@@ -694,11 +694,11 @@ def test_another_model_keeps_the_window_of_an_agent(upstream: StrictUpstream, tm
 
 def test_another_model_writes_all_of_a_long_summary(upstream: StrictUpstream, tmp_path: Path) -> None:
     with limited(upstream, tmp_path, upstreams=chat_upstreams(upstream, "up")) as world:
-        made = world.limit("requests", "day", 0, then="small")
+        limit = world.limit("requests", "day", 0, then="small")
         talk = [{"role": "user", "content": f"{n} {'word ' * 200}"} for n in range(PART_TOKENS // 125)]
         body = json.dumps({"model": "m", "input": talk}).encode()
         reply = world.gateway.ask("POST", "/v1/responses/compact", body)
-        assert (reply.status, reply.headers["x-mnemogate-limit"]) == (200, str(made.id))
+        assert (reply.status, reply.headers["x-mnemogate-limit"]) == (200, str(limit.id))
         assert len(upstream.chats) > 1
         assert {each.json["model"] for each in upstream.chats} == {"small"}
 
@@ -1020,12 +1020,12 @@ def test_use_that_is_known_late_is_counted_once(world: World, monkeypatch: pytes
 
 
 def test_a_limit_that_is_removed_holds_no_more(world: World) -> None:
-    made = world.limit("requests", "day", 0)
+    limit = world.limit("requests", "day", 0)
     assert world.post(ASK, user="alice").status == 429
-    world.gateway.call(world.store.limits.change(made.id, 1, "refuse"))
+    world.gateway.call(world.store.limits.change(limit.id, 1, "refuse"))
     assert world.post(ASK, user="alice").status == 200
     assert world.post(ASK, user="alice").status == 429
-    world.gateway.call(world.store.limits.remove(made.id))
+    world.gateway.call(world.store.limits.remove(limit.id))
     assert world.post(ASK, user="alice").status == 200
 
 
@@ -1068,16 +1068,16 @@ def test_every_dialect_is_refused_in_its_own_words(world: World) -> None:
 @pytest.mark.agents
 def test_sends_to_agents_are_refused_before_anything_is_stored(world: World) -> None:
     with Letta(base_url=world.gateway.url, api_key="sk", max_retries=0, timeout=PATIENCE_S) as letta:
-        made = letta.agents.create(model="openai/m", memory_blocks=[])
+        agent = letta.agents.create(model="openai/m", memory_blocks=[])
         world.limit("requests", "day", 0)
         with pytest.raises(letta_client.RateLimitError):
-            letta.agents.messages.create(made.id, input="Hi")
+            letta.agents.messages.create(agent.id, input="Hi")
         with pytest.raises(letta_client.RateLimitError):
-            list(letta.agents.messages.create(made.id, input="Hi", streaming=True))
+            list(letta.agents.messages.create(agent.id, input="Hi", streaming=True))
         with pytest.raises(letta_client.RateLimitError):
-            letta.agents.messages.create_async(made.id, input="Hi")
-        assert letta.runs.list(agent_id=made.id).items == []
-        assert [m.message_type for m in letta.agents.messages.list(made.id)] in ([], ["system_message"])
+            letta.agents.messages.create_async(agent.id, input="Hi")
+        assert letta.runs.list(agent_id=agent.id).items == []
+        assert [m.message_type for m in letta.agents.messages.list(agent.id)] in ([], ["system_message"])
     assert [request.path for request in world.upstream.requests if request.method == "POST"] == []
 
 
@@ -1164,15 +1164,15 @@ def test_the_error_of_a_wrong_limit_says_what_is_wrong(world: World, change: Any
 
 @pytest.mark.both
 def test_an_operator_sees_and_changes_its_own_project_alone(world: World) -> None:
-    made = world.limit("requests", "day", 5)
+    limit = world.limit("requests", "day", 5)
     create = world.store.keys.create
     _, other = world.gateway.call(create("elsewhere", "op", None, "operator"))
     _, reader = world.gateway.call(create("default", "op", None, "operator-read"))
     there, reads = ({"authorization": f"Bearer {key}"} for key in (other, reader))
     assert manage(world, "GET", "", headers=there).json["data"] == []
-    assert manage(world, "GET", f"/{made.id}", headers=there).status == 404
-    assert manage(world, "DELETE", f"/{made.id}", headers=there).status == 404
-    assert manage(world, "GET", f"/{made.id}", headers=reads).status == 200
-    assert manage(world, "DELETE", f"/{made.id}", headers=reads).status == 403
+    assert manage(world, "GET", f"/{limit.id}", headers=there).status == 404
+    assert manage(world, "DELETE", f"/{limit.id}", headers=there).status == 404
+    assert manage(world, "GET", f"/{limit.id}", headers=reads).status == 200
+    assert manage(world, "DELETE", f"/{limit.id}", headers=reads).status == 403
     body = {"unit": "requests", "per": "day", "most": 5, "project": "default"}
     assert manage(world, "POST", "", body, there).status == 404

@@ -67,18 +67,18 @@ def test_a_chat_is_counted_as_the_upstream_reports_it(receipts: Receipts, memory
 @pytest.mark.parametrize("memory", ["on", "off"])
 def test_a_stream_whose_usage_was_not_asked_for_is_what_it_was(receipts: Receipts, memory: str) -> None:
     sdk, upstream = receipts.world.sdk, receipts.world.upstream
-    asked: Any = {
+    fields: Any = {
         "model": "m",
         "stream": True,
         "user": "alice",
         "messages": [{"role": "user", "content": "Hi"}],
         "extra_headers": {"x-mnemogate-memory": memory},
     }
-    raw = sdk.chat.completions.with_raw_response.create(**asked).http_response.read()
+    raw = sdk.chat.completions.with_raw_response.create(**fields).http_response.read()
     assert upstream.last.json["stream_options"] == {"include_usage": True}
     assert b'"usage"' not in raw
     assert raw.endswith(b"data: [DONE]\n\n")
-    chunks = list(sdk.chat.completions.create(**asked, stream_options={"include_usage": True}))
+    chunks = list(sdk.chat.completions.create(**fields, stream_options={"include_usage": True}))
     assert chunks[-1].usage is not None
 
 
@@ -90,8 +90,8 @@ def test_the_usage_of_litellms_stream_is_withheld_too(receipts: Receipts, memory
     last = {**chunk, "choices": [{"index": 0, "delta": {}}], "usage": USAGE}
     sent = [b"data: %b\n\n" % json.dumps(each).encode() for each in (*plain, last)]
     receipts.world.upstream.queue(raw(*sent, b"data: [DONE]\n\n"))
-    said = [{"role": "user", "content": "Hi"}]
-    reply = receipts.world.post(said, {"x-mnemogate-memory": memory}, user="alice", stream=True)
+    messages = [{"role": "user", "content": "Hi"}]
+    reply = receipts.world.post(messages, {"x-mnemogate-memory": memory}, user="alice", stream=True)
     assert reply.body == b"".join((*sent[:2], b"data: [DONE]\n\n"))
     assert receipts.used() == [(40, 3)]
 
@@ -242,8 +242,8 @@ def test_a_connection_that_waits_for_its_next_request_holds_no_prompt(
     receipts: Receipts, stream: bool
 ) -> None:
     """It holds the receipt of the last one, which could count the usage of its reply."""
-    said = [{"role": "user", "content": "I have a yak."}]
-    body = {"model": "m", "user": "alice", "stream": stream, "messages": said}
+    messages = [{"role": "user", "content": "I have a yak."}]
+    body = {"model": "m", "user": "alice", "stream": stream, "messages": messages}
     with receipts.world.gateway.connect() as client:
         client.request("POST", "/v1/chat/completions", json.dumps(body).encode())
         client.read_until(b"data: [DONE]" if stream else b'"finish_reason":"stop"')
@@ -251,4 +251,4 @@ def test_a_connection_that_waits_for_its_next_request_holds_no_prompt(
         receipts.found.clear()
         gc.collect()
         prompts = [each for each in gc.get_objects() if isinstance(each, Prompt)]
-        assert not [each for each in prompts if said == each.request.messages]
+        assert not [each for each in prompts if messages == each.request.messages]

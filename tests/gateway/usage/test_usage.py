@@ -273,9 +273,9 @@ def test_a_page_of_csv_names_the_next_one(world: World) -> None:
         world.chat(user=user).say("Hi")
     first = ask(world, by="user", format="csv", limit=2)
     assert [row[0] for row in csv.reader(StringIO(first.body.decode()))] == ["user", "ann & bob", "bob"]
-    found = re.fullmatch(r'<\?(.*)>; rel="next"', first.headers["link"])
-    assert found is not None
-    last = ask(world, **dict(parse_qsl(found[1])))
+    match = re.fullmatch(r'<\?(.*)>; rel="next"', first.headers["link"])
+    assert match is not None
+    last = ask(world, **dict(parse_qsl(match[1])))
     assert [row[0] for row in csv.reader(StringIO(last.body.decode()))] == ["user", "carol"]
     assert "link" not in last.headers
 
@@ -480,10 +480,10 @@ def test_background_tokens_are_known_while_they_are_written(
             counter.add_background("default", 0, "up", model, TokenCounts(10, 5))
         write = asyncio.create_task(counter.write())
         await writes.wait()
-        asked = asyncio.create_task(counter.count_background_tokens("default"))
+        task = asyncio.create_task(counter.count_background_tokens("default"))
         await asyncio.sleep(0)
         goes_on.open()
-        meanwhile = await asked
+        meanwhile = await task
         await write
         return meanwhile, await counter.count_background_tokens("default")
 
