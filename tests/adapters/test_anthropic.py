@@ -932,8 +932,8 @@ async def test_a_stream_cut_anywhere_says_the_same(provider: Anthropic, upstream
     wanted = await stream(provider, request(tools=[WEATHER], stream=True))
     upstream.queue(reply)
     plain = Anthropic("bytes", upstream.base_url)
-    sent = {"model": MODEL, "max_tokens": 9, "stream": True, "messages": HI}
-    native = await plain.send(ModelRequest(orjson.dumps(sent), path="/messages"))
+    body = {"model": MODEL, "max_tokens": 9, "stream": True, "messages": HI}
+    native = await plain.send(ModelRequest(orjson.dumps(body), path="/messages"))
     data = await native.read(100_000)
     await native.aclose()
     await plain.aclose()

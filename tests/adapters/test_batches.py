@@ -77,8 +77,8 @@ def part(count: int, mark: str = "mark") -> BatchPart:
 
 
 def body_of(name: str) -> bytes:
-    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": name}]
-    return orjson.dumps({"model": "claude-opus-4-6", "messages": said, "max_tokens": 100})
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": name}]
+    return orjson.dumps({"model": "claude-opus-4-6", "messages": messages, "max_tokens": 100})
 
 
 def said_in(result: PartResult) -> Any:
@@ -437,13 +437,15 @@ async def test_a_batch_whose_file_is_rejected_is_over_without_results() -> None:
 async def test_a_call_without_an_id_gets_one(kind: str) -> None:
     """Of another model's: as in a request that is answered live."""
     call = {"id": None, "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    said = [
+    messages = [
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": None, "content": "Done."},
     ]
     async with bench_of(kind) as bench:
-        line = bench.provider.make_line("a-1", orjson.dumps({**json.loads(body_of("a-1")), "messages": said}))
+        line = bench.provider.make_line(
+            "a-1", orjson.dumps({**json.loads(body_of("a-1")), "messages": messages})
+        )
         assert line.count(b'"call_unnamed_1_0"') == 2
 
 

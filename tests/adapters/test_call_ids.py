@@ -14,8 +14,11 @@ Json = dict[str, Any]
 
 def loop(id: Any, answered: Any) -> Json:
     calls = [{"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}}]
-    said = {"role": "assistant", "content": None, "tool_calls": calls}
-    return {"model": "m", "messages": [said, {"role": "tool", "tool_call_id": answered, "content": "call_1"}]}
+    message = {"role": "assistant", "content": None, "tool_calls": calls}
+    return {
+        "model": "m",
+        "messages": [message, {"role": "tool", "tool_call_id": answered, "content": "call_1"}],
+    }
 
 
 @pytest.mark.parametrize(

@@ -352,10 +352,10 @@ async def test_a_conversation_with_calls_images_and_system_messages_is_accepted(
     )
     await whole(provider, asked)
     assert upstream.last.refusal is None
-    said = orjson.dumps(upstream.last.json)
+    body = orjson.dumps(upstream.last.json)
     for words in (b"Be kind.", b"Rome?", b"rain", b"sun", b"Both, then.", b"Now be brief.", b"Thanks"):
-        assert said.count(words) == 1
-    assert PIXEL.partition(",")[2].encode() in said
+        assert body.count(words) == 1
+    assert PIXEL.partition(",")[2].encode() in body
 
 
 def _image() -> Json:

@@ -99,8 +99,8 @@ async def test_ended_facts_do_not_hide_other_facts_from_a_search(store: Store, a
     await learn(store, alice.agent, 1, 2, LearnedChanges(facts=[fact("Oslo", replaces=[bergen.id])]))
     await store.search_index.advance(alice.agent.id)
     agent = alice.agent
-    found = await store.recall.search(agent, "Tromsdal", only_strong=True)
-    assert [m.seq for m in found] == [2]
+    hits = await store.recall.search(agent, "Tromsdal", only_strong=True)
+    assert [m.seq for m in hits] == [2]
 
 
 async def test_a_correction_that_was_undone_is_taken_back_and_what_learning_replaced_is_not(
@@ -184,26 +184,26 @@ async def test_an_exchange_without_a_successor_is_confirmed_after_the_idle_time(
     store: Store, alice: Speaker
 ) -> None:
     await alice.say([user("Hello.")], assistant("Hi."), key="c1")
-    found = await unlearned(store, alice.agent)
-    assert (texts(found), found.is_waiting) == ([], True)
-    found = await unlearned(store, alice.agent, IDLE_S + 1)
-    assert (texts(found), found.is_waiting, found.is_more) == (["Hello.", "Hi."], False, False)
+    unread = await unlearned(store, alice.agent)
+    assert (texts(unread), unread.is_waiting) == ([], True)
+    unread = await unlearned(store, alice.agent, IDLE_S + 1)
+    assert (texts(unread), unread.is_waiting, unread.is_more) == (["Hello.", "Hi."], False, False)
 
 
 async def test_a_continued_exchange_is_confirmed_at_once(store: Store, alice: Speaker) -> None:
     begun = [user("Hello."), assistant("Hi.")]
     await alice.say(begun[:1], begun[1], key="c1")
     await alice.say([*begun, user("More.")], assistant("Yes."), key="c1")
-    found = await unlearned(store, alice.agent)
-    assert (texts(found), found.is_waiting) == (["Hello.", "Hi."], True)
+    unread = await unlearned(store, alice.agent)
+    assert (texts(unread), unread.is_waiting) == (["Hello.", "Hi."], True)
 
 
 async def test_nothing_is_learned_past_what_is_open(store: Store, alice: Speaker) -> None:
     await alice.end(await alice.begin([user("Hello.")], "c1"), [], how=settle.write_draft)
     await alice.say([user("Elsewhere.")], assistant("Hi."), key="c2")
     assert texts(await unlearned(store, alice.agent, IDLE_S + 1)) == []
-    found = await unlearned(store, alice.agent, 3601)  # whoever was to answer is dead
-    assert texts(found) == ["Elsewhere.", "Hi."]
+    unread = await unlearned(store, alice.agent, 3601)  # whoever was to answer is dead
+    assert texts(unread) == ["Elsewhere.", "Hi."]
 
 
 async def test_a_clock_that_was_put_back_does_not_stop_learning(store: Store, alice: Speaker) -> None:
@@ -214,10 +214,10 @@ async def test_a_clock_that_was_put_back_does_not_stop_learning(store: Store, al
 async def test_a_batch_ends_when_it_is_large_enough(store: Store, alice: Speaker) -> None:
     for n in range(3):
         await alice.say([user(f"{n}" * 50)], assistant("."), key=f"c{n}")
-    found = await unlearned(store, alice.agent, IDLE_S + 1, limit_chars=60)
-    assert (len(found.messages), found.is_more) == (2, True)
-    found = await unlearned(store, alice.agent, IDLE_S + 1, limit_chars=1)
-    assert len(found.messages) == 2  # one exchange at least
+    unread = await unlearned(store, alice.agent, IDLE_S + 1, limit_chars=60)
+    assert (len(unread.messages), unread.is_more) == (2, True)
+    unread = await unlearned(store, alice.agent, IDLE_S + 1, limit_chars=1)
+    assert len(unread.messages) == 2  # one exchange at least
 
 
 async def test_a_shared_block_is_read_only_to_learning(store: Store, alice: Speaker) -> None:
@@ -304,8 +304,8 @@ async def test_facts_that_are_learned_during_an_export_are_learned_again_after_t
     copy = await store.agents.find(Scope("other", "default", "user:carol"))
     assert copy is not None
     assert [f.text for f in await store.facts.list_page(copy.id)] == ["Coffee", "Oslo"]
-    found = await unlearned(store, copy, after_s=2 * IDLE_S)
-    assert texts(found)[-2:] == ["Now I live in Bergen.", "Good."]
+    unread = await unlearned(store, copy, after_s=2 * IDLE_S)
+    assert texts(unread)[-2:] == ["Now I live in Bergen.", "Good."]
 
 
 async def _export(

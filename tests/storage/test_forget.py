@@ -977,9 +977,9 @@ async def test_a_scope_finds_its_memories_and_no_others(store: Store) -> None:
     ids = {}
     for scope in scopes:
         await talk(Speaker(store, scope, clock), ["x"])
-        found = await store.agents.find(scope)
-        assert found is not None
-        ids[scope] = found.id
+        agent = await store.agents.find(scope)
+        assert agent is not None
+        ids[scope] = agent.id
     find = store.forget_targets.list_memories
     assert await find("p", None, "user:a") == [ids[Scope("p", f, "user:a")] for f in ("f", "g")]
     assert await find("q", "g", "user:b") == [ids[Scope("q", "g", "user:b")]]

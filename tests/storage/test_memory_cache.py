@@ -500,9 +500,9 @@ def test_an_index_whose_chunks_change_is_the_index_of_the_chunks(seed: int) -> N
         tail = [Document(dice.randrange(4000), "user", some_text(dice), 0.0)]
         query = " ".join(dice.sample(NOUNS, 2))
         options = {"limit": 20, "room": dice.choice((0, 500))}
-        found = rank(index, query, SECRET, tail=Tail(tail), **options)
-        assert found
-        assert found == ranked([data for data in blobs.values() if data], query, SECRET, tail=tail, **options)
+        hits = rank(index, query, SECRET, tail=Tail(tail), **options)
+        assert hits
+        assert hits == ranked([data for data in blobs.values() if data], query, SECRET, tail=tail, **options)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -528,9 +528,9 @@ def test_a_tail_that_grows_is_the_tail_laid_at_once(seed: int) -> None:
             tail = Tail(said)
         query, start = " ".join(dice.sample(NOUNS, 2)), dice.randrange(100)
         skip = range(start, start + dice.choice((0, 0, 5, 40)))
-        found = rank(index, query, SECRET, tail=tail, skip=skip, limit=20)
+        hits = rank(index, query, SECRET, tail=tail, skip=skip, limit=20)
         wanted = [each for each in said if each.seq not in skip]
-        assert found == ranked(blobs.values(), query, SECRET, tail=wanted, skip=skip, limit=20)
+        assert hits == ranked(blobs.values(), query, SECRET, tail=wanted, skip=skip, limit=20)
 
 
 def test_a_tail_gives_back_what_was_counted() -> None:

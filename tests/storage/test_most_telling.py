@@ -156,8 +156,8 @@ async def alice(store: Store) -> Speaker:
 
 
 async def told(store: Store, speaker: Speaker, query: str = WHO) -> list[str]:
-    found = await store.recall.find_most_telling(speaker.agent, query, is_opening=True)
-    return [m.text for m in found]
+    hits = await store.recall.find_most_telling(speaker.agent, query, is_opening=True)
+    return [m.text for m in hits]
 
 
 @pytest.mark.parametrize("is_indexed", [False, True])

@@ -44,13 +44,13 @@ async def test_texts_are_stored_without_what_cannot_be(store: Store, agent: Agen
 async def test_a_turn_whose_texts_are_odd_is_written_whole_and_goes_on(store: Store) -> None:
     alice = Speaker(store, ALICE)
     for n in range(2):
-        said = [user("One"), assistant("Yes."), user("Two")][: 1 + 2 * n]
-        turn = await alice.begin(said, "c1")
+        messages = [user("One"), assistant("Yes."), user("Two")][: 1 + 2 * n]
+        turn = await alice.begin(messages, "c1")
         await alice.end(turn, [assistant("Yes.")], edited=[f"a\0b{n}"])
     assert len(await alice.rows()) == 2
-    found = await store.agents.find(ALICE)
-    assert found is not None
-    (made,) = await store.blocks.load(found.id)
+    agent = await store.agents.find(ALICE)
+    assert agent is not None
+    (made,) = await store.blocks.load(agent.id)
     assert made.label == HUMAN.label
     assert "ab0" in plain(made.value)
 

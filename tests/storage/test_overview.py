@@ -89,9 +89,9 @@ async def test_messages_that_are_forgotten_or_off_the_record_are_not_listed(stor
 
 async def test_a_message_that_was_forgotten_alone_is_not_counted(store: Store) -> None:
     alice = Speaker(store)
-    said = [user("One."), assistant("Two."), user("Three.")]
-    await alice.say(said[:1], assistant("Two."), "c1")
-    await alice.say(said, assistant("Four."), "c1")
+    messages = [user("One."), assistant("Two."), user("Three.")]
+    await alice.say(messages[:1], assistant("Two."), "c1")
+    await alice.say(messages, assistant("Four."), "c1")
     agent = alice.agent.id
     talk = await store.forget_targets.find_conversation(agent, "c1")
     conversation = ForgetTarget(conversation_row=talk)

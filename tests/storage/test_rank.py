@@ -69,11 +69,11 @@ def test_a_query_of_many_words_takes_little_memory_among_short_messages() -> Non
     rank(index, names[0], SECRET)  # what the first query makes for all
     tracemalloc.start()
     try:
-        found = rank(index, ", ".join(names), SECRET)
+        hits = rank(index, ", ".join(names), SECRET)
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert len(found) == 50
+    assert len(hits) == 50
     assert peak_bytes < 8_000_000
 
 
@@ -82,9 +82,9 @@ def test_words_are_added_up_alike_all_at_once_and_one_by_one(monkeypatch: pytest
 
     def ranked() -> tuple[list[int], object]:
         trace = SearchTrace()
-        found = rank(index, " ".join(WORDS), SECRET, trace=trace)
+        hits = rank(index, " ".join(WORDS), SECRET, trace=trace)
         assert trace.scores is not None
-        return found, trace.scores()
+        return hits, trace.scores()
 
     at_once = ranked()
     monkeypatch.setattr(scores, "_MAX_CELLS_PER_OCCURRENCE", 0)
@@ -97,14 +97,14 @@ def test_weak_hits_are_those_of_the_memory_as_it_was_ranked() -> None:
         Document(seq, "user", f"My zebra {n} has stripes.", 1.7e9) for n, seq in enumerate((70, 200, 201))
     ]
     trace, index = SearchTrace(), Index(encode(said, SECRET).items())
-    found = rank(index, "zebra", SECRET, limit=1, trace=trace)
+    hits = rank(index, "zebra", SECRET, limit=1, trace=trace)
     index.put(
         encode(
             [Document(140, "user", "A word.", 1.7e9), Document(1, "user", "And one.", 1.7e9)], SECRET
         ).items()
     )
     assert trace.weak_hits is not None
-    assert sorted([*found, *(seq for seq, _ in trace.weak_hits(9))]) == [70, 200, 201]
+    assert sorted([*hits, *(seq for seq, _ in trace.weak_hits(9))]) == [70, 200, 201]
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -433,8 +433,8 @@ async def test_a_message_that_is_being_answered_is_indexed_with_its_reply(writer
     # Something has a number after it: that does not wait.
     assert not await writer.store.search_index.advance(agent.id)
     assert await rows(writer.store, reached) == [(7,)]
-    found = await writer.store.recall.search(agent, "Gaudi 1906 Barcelona")
-    assert {m.seq for m in found} >= {2, 4, 7}
+    hits = await writer.store.recall.search(agent, "Gaudi 1906 Barcelona")
+    assert {m.seq for m in hits} >= {2, 4, 7}
 
 
 async def test_a_run_ends_after_a_step_that_is_written_already(writer: Writer) -> None:

@@ -330,10 +330,10 @@ async def test_edits_that_wait_are_read_in_the_order_in_which_they_were_made(ali
 
 
 async def test_edits_of_a_turn_off_the_record_are_not_stored(alice: Speaker) -> None:
-    asked = [user("a secret")]
-    await alice.end(await alice.begin(asked, "c1", MemoryUse.OFF), [assistant("Sorry.")])
+    messages = [user("a secret")]
+    await alice.end(await alice.begin(messages, "c1", MemoryUse.OFF), [assistant("Sorry.")])
     await alice.end(
-        await alice.begin(asked, "c1"), noted("Sorry."), ["secret"]
+        await alice.begin(messages, "c1"), noted("Sorry."), ["secret"]
     )  # asked again, memory on: stays off
     snapshot = await alice.store.turns.find_snapshot(alice.agent, "c1", None)
     assert snapshot is not None
@@ -573,12 +573,12 @@ async def test_nothing_of_a_request_is_changed_where_it_is_written(
     # Its last reply came back cut, with a picture in the question: the writer sees another form, hashes it again, and
     # finds an alternative to compare with.
     picture = {"type": "image_url", "image_url": {"url": "data:1"}}
-    shown = {"role": "user", "content": [{"type": "text", "text": "Look at this, please."}, picture]}
+    message = {"role": "user", "content": [{"type": "text", "text": "Look at this, please."}, picture]}
     shown_reply = assistant("It is a cat on a roof, and it looks as if it wants to come down.")
     await alice.say([user("one")], assistant("First."), key)
-    await alice.say([user("one"), assistant("First."), shown], shown_reply, key)
+    await alice.say([user("one"), assistant("First."), message], shown_reply, key)
     await alice.say([user("one"), assistant("First."), user("two?")], assistant("Second."), key)
-    again = [user("one"), assistant("First."), shown, assistant("It is a cat on a roof"), user("on")]
+    again = [user("one"), assistant("First."), message, assistant("It is a cat on a roof"), user("on")]
     turn = await alice.begin(again, key)
     assert turn.plan.amendments
     assert not turn.is_plain
@@ -700,9 +700,9 @@ async def test_a_turn_that_waits_counts_with_its_images(
 
     monkeypatch.setattr(store.database, "write", noted)
     image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'A' * 50_000}"}}
-    shown = {"role": "user", "content": [{"type": "text", "text": "Who is this?"}, image]}
-    await speaker.say([shown], assistant("A dog."))
-    await speaker.say([shown, assistant("A dog."), shown], assistant("Another dog."))
+    message = {"role": "user", "content": [{"type": "text", "text": "Who is this?"}, image]}
+    await speaker.say([message], assistant("A dog."))
+    await speaker.say([message, assistant("A dog."), message], assistant("Another dog."))
     assert sizes[-1] > 50_000
 
 

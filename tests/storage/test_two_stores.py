@@ -95,9 +95,9 @@ async def test_two_turns_on_one_conversation_are_both_stored(stores: tuple[Store
     await make(stores[0])
     speakers = [Speaker(store) for store in stores]
     for chat in map(str, range(5)):
-        said = [user(f"hello {chat}"), assistant("hi")]
-        await speakers[0].say(said[:1], said[1], chat)
-        turns = [await each.begin([*said, user("a question")], chat) for each in speakers]
+        messages = [user(f"hello {chat}"), assistant("hi")]
+        await speakers[0].say(messages[:1], messages[1], chat)
+        turns = [await each.begin([*messages, user("a question")], chat) for each in speakers]
         assert [turn.is_plain for turn in turns] == [True, True]
         ended = await asyncio.gather(
             *(
@@ -143,9 +143,9 @@ async def test_a_turn_that_was_under_way_does_not_bring_back_what_another_gatewa
     one, other = stores
     agent = await make(one)
     speaker = Speaker(one)
-    said = [user("my secret is 4711"), assistant("I see")]
-    await speaker.say(said[:1], said[1], "chat")
-    turn = await speaker.begin([*said, user("what was it?")], "chat")
+    messages = [user("my secret is 4711"), assistant("I see")]
+    await speaker.say(messages[:1], messages[1], "chat")
+    turn = await speaker.begin([*messages, user("what was it?")], "chat")
     id = await other.forgetting.begin(agent.id, ForgetTarget(is_all=True))
     with pytest.raises(StaleWrite):
         await speaker.end(turn, [assistant("4711")])
@@ -179,11 +179,11 @@ async def test_blocks_that_two_write_at_once_keep_both_edits(stores: tuple[Store
     async def edit(n: int, store: Store) -> None:
         """A conversation whose edit is confirmed by what follows."""
         speaker = Speaker(store)
-        asked = [user(f"note {n}")]
-        turn = await speaker.begin(asked, f"chat {n}")
+        messages = [user(f"note {n}")]
+        turn = await speaker.begin(messages, f"chat {n}")
         reply = assistant("done")
         await speaker.end(turn, [reply], edited=[f"fact {n}"])
-        await speaker.say([*asked, reply, user("thanks")], assistant("welcome"), f"chat {n}")
+        await speaker.say([*messages, reply, user("thanks")], assistant("welcome"), f"chat {n}")
 
     await asyncio.gather(*(edit(n, store) for n, store in edits))
     (block,) = await stores[0].blocks.load(agent.id)

@@ -368,9 +368,9 @@ def test_media_after_a_result_belong_to_it() -> None:
         "role": "user",
         "content": [{"type": "image_url", "image_url": {"url": "https://example.com/a"}}],
     }
-    said = {"role": "user", "content": [*image["content"], {"type": "text", "text": "Look."}]}
+    message = {"role": "user", "content": [*image["content"], {"type": "text", "text": "Look."}]}
     result = {"role": "tool", "tool_call_id": "a", "content": "Here."}
-    assert flag_results([image, result, image, image, said, image]) == [
+    assert flag_results([image, result, image, image, message, image]) == [
         False,
         True,
         True,

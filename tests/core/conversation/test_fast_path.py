@@ -181,10 +181,10 @@ def test_a_first_turn_a_trimmed_list_and_a_cut_reply_are_not_plain(world: World)
 
 def test_edits_that_wait_to_be_confirmed_are_weighed(world: World) -> None:
     world.say([user("I like tea")], HIDDEN, "c1", edits=["tea"])
-    asked = [user("I like tea"), assistant("Moment. Noted."), user("and?")]
-    assert planned(world, asked)[3] is None
-    world.say(asked, "That is all.", "c1")  # now they are merged
-    assert planned(world, [*asked, assistant("That is all."), user("bye")])[3] is not None
+    messages = [user("I like tea"), assistant("Moment. Noted."), user("and?")]
+    assert planned(world, messages)[3] is None
+    world.say(messages, "That is all.", "c1")  # now they are merged
+    assert planned(world, [*messages, assistant("That is all."), user("bye")])[3] is not None
 
 
 def test_a_second_opening_is_weighed(world: World) -> None:

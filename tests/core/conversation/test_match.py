@@ -182,9 +182,9 @@ def test_after_an_empty_reply_a_question_asked_again_replaces_the_old_one(
 
 @both
 def test_a_regenerated_first_reply_stays_in_its_conversation(world: World, key: str | None) -> None:
-    asked = [user("name for my parrot?")]
-    world.say(asked, "OLD", key)
-    world.say(asked, "NEW", key)
+    messages = [user("name for my parrot?")]
+    world.say(messages, "OLD", key)
+    world.say(messages, "NEW", key)
     assert world.tree() == outline("""
         superseded: name for my parrot? > OLD
         active: name for my parrot? > NEW
@@ -429,8 +429,12 @@ def test_a_turn_under_way_that_was_not_stored_when_it_began_is_the_users_own(
     world: World, key: str | None
 ) -> None:
     """An answer for a program leaves nothing, and may be a call whose result comes next."""
-    asked = [user("Which city is wettest? I live in Cork."), assistant(None, call("1")), result("1", "wet")]
-    world.say([*shots(), *asked], "Cork is.", key)
+    messages = [
+        user("Which city is wettest? I live in Cork."),
+        assistant(None, call("1")),
+        result("1", "wet"),
+    ]
+    world.say([*shots(), *messages], "Cork is.", key)
     assert world.active() == ["Which city is wettest? I live in Cork.", "Cork is."]
 
 
@@ -447,9 +451,9 @@ def test_an_imported_history_is_shown_once_it_was_continued(world: World, key: s
 @both
 def test_an_opening_that_was_cancelled_here_was_not_made_elsewhere(world: World, key: str | None) -> None:
     """Nothing is known of a reply that came while the first request was let go; the question was asked here."""
-    asked = [user("I like tea")]
-    world.cancel(world.begin(asked, key))
-    world.say([*asked, assistant("Noted."), user("and coffee")], "Both.", key)
+    messages = [user("I like tea")]
+    world.cancel(world.begin(messages, key))
+    world.say([*messages, assistant("Noted."), user("and coffee")], "Both.", key)
     assert world.active() == ["I like tea", "Noted.", "and coffee", "Both."]
 
 
@@ -577,8 +581,8 @@ def test_two_replies_sent_in_append_mode_have_the_question_of_a_cut_one_between_
 ) -> None:
     filling_world.say([user("one")], "This is the first reply.", "c1", append=True)
     filling_world.cancel(filling_world.begin([user("two")], "c1", append=True), [assistant("The second")])
-    told = [assistant("This is the first reply."), assistant("The sec")]
-    request = filling_world.begin([*told, user("three")], "c1", append=True)
+    messages = [assistant("This is the first reply."), assistant("The sec")]
+    request = filling_world.begin([*messages, user("three")], "c1", append=True)
     first = ["+ user: one", "+ assistant: This is the first reply.", "+ user: two"]
     assert request.lines == [*first, "assistant: The sec", "user: three"]
 

@@ -125,23 +125,23 @@ def test_a_reply_like_one_that_was_imported_is_cut_and_nothing_is_put_before_it(
 
 
 def test_a_turn_that_was_off_and_is_asked_again_stays_off_for_the_idle_time(world: World) -> None:
-    asked = [user("my diagnosis is X")]
-    world.say(asked, "Sorry.", mode=MemoryUse.OFF)
-    world.say(asked, "Oh.")
+    messages = [user("my diagnosis is X")]
+    world.say(messages, "Sorry.", mode=MemoryUse.OFF)
+    world.say(messages, "Oh.")
     assert world.active() == []
     world.wait(5000)
-    world.say(asked, "Oh.")
+    world.say(messages, "Oh.")
     assert world.active() == ["my diagnosis is X", "Oh."]  # another day: said again
 
 
 @both
 def test_a_last_message_that_was_off_is_new_where_it_comes_alone(world: World, key: str | None) -> None:
     """With a message of its list before it, it is recognised."""
-    asked = [user("hello there"), assistant("Good day."), user("my diagnosis is X")]
-    world.say(asked, "Sorry.", key, mode=MemoryUse.OFF)
-    world.say(asked, "Oh.", key)
+    messages = [user("hello there"), assistant("Good day."), user("my diagnosis is X")]
+    world.say(messages, "Sorry.", key, mode=MemoryUse.OFF)
+    world.say(messages, "Oh.", key)
     assert world.active() == []
-    world.say(asked[-1:], "Oh.", key)
+    world.say(messages[-1:], "Oh.", key)
     assert world.active() == ["my diagnosis is X", "Oh."]
 
 
@@ -188,9 +188,9 @@ def test_the_heard_part_of_a_reply_off_the_record_is_not_stored_in_append_mode(
         said = ["one", "First."]
     whole = "Sorry about your diagnosis X, dear."
     filling_world.say([user("my diagnosis is X")], whole, "c1", mode=MemoryUse.OFF, append=True)
-    asked = [assistant(heard), user("two")]
+    messages = [assistant(heard), user("two")]
     for retry in (False, True):
-        request = filling_world.say(asked, "Second.", "c1", append=True, retry=retry)
+        request = filling_world.say(messages, "Second.", "c1", append=True, retry=retry)
         sent = [
             *(["+ user: one", "+ assistant: First."] if has_begun else []),
             f"assistant: {heard}",

@@ -110,9 +110,9 @@ def test_two_replies_merged_into_one_message(world: World, key: str | None) -> N
 
 @both
 def test_only_the_final_text_of_a_tool_turn(world: World, key: str | None) -> None:
-    asked = [user("weather?"), assistant("Let me look.", call("1")), result("1", "sunny")]
-    world.say(asked[:1], asked[1], key)
-    world.say(asked, "Sunny, then.", key)
+    messages = [user("weather?"), assistant("Let me look.", call("1")), result("1", "sunny")]
+    world.say(messages[:1], messages[1], key)
+    world.say(messages, "Sunny, then.", key)
     short = [user("weather?"), assistant("Sunny, then."), user("thanks")]
     request = world.say(short, "Welcome.", key)
     assert request.is_untouched

@@ -20,10 +20,14 @@ def test_another_model_sees_no_thoughts() -> None:
 
 def test_another_model_sees_what_every_model_knows() -> None:
     words = {"type": "text", "text": "Hi"}
-    said = {"role": "assistant", "content": [{"type": "thinking", "thinking": []}, words], "mnemogate": {}}
+    message = {"role": "assistant", "content": [{"type": "thinking", "thinking": []}, words], "mnemogate": {}}
     extra = {"prefix": False, "annotations": [], "tool_calls": [{**CALL, "index": 0}]}
-    assert make_portable_message({**said, **extra}) == {**said, "content": [words], "tool_calls": [CALL]}
-    assert make_portable_message({**said, "content": said["content"][:1]})["content"] is None
+    assert make_portable_message({**message, **extra}) == {
+        **message,
+        "content": [words],
+        "tool_calls": [CALL],
+    }
+    assert make_portable_message({**message, "content": message["content"][:1]})["content"] is None
     result = {"role": "tool", "tool_call_id": "a", "content": "Rain", "is_error": True}
     assert make_portable_message(result) == result
 

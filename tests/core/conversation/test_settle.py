@@ -176,11 +176,11 @@ def test_a_one_turn_conversation_stands_at_once_and_is_confirmed_by_time(world: 
 
 
 def test_tool_results_alone_confirm_nothing(world: World) -> None:
-    asked = [user("weather?"), assistant(None, call("1")), result("1", "sunny")]
-    world.say(asked[:1], asked[1])
-    world.say(asked, "Sunny.")
+    messages = [user("weather?"), assistant(None, call("1")), result("1", "sunny")]
+    world.say(messages[:1], messages[1])
+    world.say(messages, "Sunny.")
     assert world.confirmed() == []
-    world.say([*asked, assistant("Sunny."), user("thanks")], "Welcome.")
+    world.say([*messages, assistant("Sunny."), user("thanks")], "Welcome.")
     assert world.confirmed() == ["weather?", "Sunny."]
 
 

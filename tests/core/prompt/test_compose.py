@@ -163,8 +163,8 @@ def test_a_reply_keeps_its_own_round_after_one_without_words(world: World, key: 
     world.say([user("I like tea")], [assistant("", ROUND[0]["tool_calls"][0]), ROUND[1], assistant("")], key)
     world.say([user("I like tea"), assistant("")], [*other, assistant("Noted.")], key)
     request = world.begin([user("I like tea"), assistant("Noted."), user("and?")], key)
-    sent = [user("I like tea"), *other, assistant("Noted."), user("and?")]
-    assert [m for _, m in request.sent] == sent
+    messages = [user("I like tea"), *other, assistant("Noted."), user("and?")]
+    assert [m for _, m in request.sent] == messages
 
 
 @both
@@ -172,15 +172,15 @@ def test_both_halves_of_a_mixed_round_are_restored_or_none(world: World, key: st
     theirs, ours = call("w1"), call("m1", "memory_insert", "{}")
     world.say([user("weather, and I like tea")], [assistant(None, ours, theirs), result("m1", "ok")], key)
     assert world.tree() == "active: weather, and I like tea > get_weather()"
-    asked = [user("weather, and I like tea"), assistant(None, theirs)]
-    answered = world.begin([*asked, result("w1", "sunny")], key)
+    messages = [user("weather, and I like tea"), assistant(None, theirs)]
+    answered = world.begin([*messages, result("w1", "sunny")], key)
     assert answered.lines == [
         "user: weather, and I like tea",
         "~ assistant: memory_insert() get_weather()",
         "~ tool: =ok",
         "tool: =sunny",
     ]
-    assert world.begin([*asked, user("never mind")], key).is_untouched
+    assert world.begin([*messages, user("never mind")], key).is_untouched
 
 
 @both
@@ -314,9 +314,9 @@ def test_a_filled_message_has_its_note(world: World) -> None:
 
 def test_there_is_no_note_after_tool_results(world: World) -> None:
     world.recall = lambda question: "<n>"
-    asked = [user("weather?"), assistant(None, call("1")), result("1", "sunny")]
-    first = world.say(asked[:1], asked[1])
-    second = world.say(asked, "Sunny.")
+    messages = [user("weather?"), assistant(None, call("1")), result("1", "sunny")]
+    first = world.say(messages[:1], messages[1])
+    second = world.say(messages, "Sunny.")
     assert second.notes == {}
     assert extends_prompt(second, first)
     assert world.tree() == outline("""

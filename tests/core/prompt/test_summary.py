@@ -159,16 +159,16 @@ def test_the_parts_of_an_exchange_in_a_summary_request() -> None:
 
 
 def test_text_before_a_tool_call_is_not_summarised() -> None:
-    said = {"role": "assistant", "content": "One moment. It rains.", "mnemogate": {"fillers": [[0, 11]]}}
-    assert list_exchange_lines([exchange(input=b"[]", shown_reply=orjson.dumps(said))]) == [
+    message = {"role": "assistant", "content": "One moment. It rains.", "mnemogate": {"fillers": [[0, 11]]}}
+    assert list_exchange_lines([exchange(input=b"[]", shown_reply=orjson.dumps(message))]) == [
         "Assistant: It rains."
     ]
 
 
 def test_thoughts_in_a_models_text_are_not_summarised() -> None:
-    said = {"role": "assistant", "content": "<think>Hm.</think>Tea."}
-    heard = [said, {"role": "user", "content": "<think> is a tag."}]  # a conversation that began elsewhere
-    told = list_exchange_lines([exchange(input=orjson.dumps(heard), shown_reply=orjson.dumps(said))])
+    message = {"role": "assistant", "content": "<think>Hm.</think>Tea."}
+    heard = [message, {"role": "user", "content": "<think> is a tag."}]  # a conversation that began elsewhere
+    told = list_exchange_lines([exchange(input=orjson.dumps(heard), shown_reply=orjson.dumps(message))])
     assert told == ["Assistant: Tea.", "User: <think> is a tag.", "Assistant: Tea."]
 
 

@@ -310,8 +310,10 @@ def test_where_steps_are_not_stored_a_nudge_is_a_message_of_the_next_request() -
     turn._guide = Script({}, Offer(nudge="Look it up."))
     playbook = skip(reply(Playbook(turn), "Hm."))
     text = "<system_message>\nLook it up.\n</system_message>"
-    said = {"role": "assistant", "content": "Hm."}
-    assert playbook << CallModel((said, {"role": "user", "content": text}), None, Offer(nudge="Look it up."))
+    message = {"role": "assistant", "content": "Hm."}
+    assert playbook << CallModel(
+        (message, {"role": "user", "content": text}), None, Offer(nudge="Look it up.")
+    )
 
 
 def test_a_call_that_depends_on_a_result_is_judged_after_it() -> None:

@@ -115,12 +115,12 @@ class TestMessages:
 
     def test_messages_said_one_after_the_other_are_joined(self) -> None:
         call = {"id": "t"}
-        said: list[dict[str, Any]] = [
+        messages: list[dict[str, Any]] = [
             {"role": "assistant", "content": "A", "reasoning_content": "x"},
             {"role": "assistant", "content": None},
             {"role": "assistant", "content": "B", "reasoning_content": "y", "tool_calls": [call]},
         ]
-        assert join_messages(said) == {
+        assert join_messages(messages) == {
             "role": "assistant",
             "content": "A B",
             "reasoning_content": "xy",

@@ -271,12 +271,15 @@ def test_images_of_results_follow_in_a_users_message() -> None:
         {"role": "assistant", "content": "A cat."},
     ]
     read = read_items(items)
-    shown = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}] * 2}
+    message = {
+        "role": "user",
+        "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}] * 2,
+    }
     assert [m["role"] for m in read.messages] == ["user", "assistant", "tool", "tool", "user", "assistant"]
     assert [m["content"] for m in read.messages[2:4]] == ["Seen.", ""]
-    assert read.messages[4] == shown
+    assert read.messages[4] == message
     assert read.item_indices == [0, -1, 3, 4, -1, -1]
-    assert read_items(items[:-1]).messages[-1] == shown
+    assert read_items(items[:-1]).messages[-1] == message
     native = read_items(items, is_lenient=True)
     assert [m["role"] for m in native.messages] == [m["role"] for m in read.messages]
     assert native.item_indices == read.item_indices

@@ -119,16 +119,16 @@ def test_a_whole_reply_may_be_anything(body: bytes, end: End, said: str | None) 
 def test_referenced_items_are_read_in_place_of_their_references() -> None:
     earlier = EarlierReplies()
     one, two = {"role": "user", "content": "One?"}, {"role": "user", "content": "Two?"}
-    said = [{"role": "assistant", "content": text} for text in ("One.", "Two.")]
-    earlier.add(ALICE, ("resp_1", "msg_1"), None, [one], said[0])
-    earlier.add(ALICE, ("resp_2", "msg_2"), "resp_1", [two], said[1])
+    messages = [{"role": "assistant", "content": text} for text in ("One.", "Two.")]
+    earlier.add(ALICE, ("resp_1", "msg_1"), None, [one], messages[0])
+    earlier.add(ALICE, ("resp_2", "msg_2"), "resp_1", [two], messages[1])
     items = [{"role": "user", "content": "Three?"}]
     body = {"model": "m", "input": items, "instructions": "Be brief.", "previous_response_id": "resp_2"}
     native = read_native(orjson.dumps(body), "/responses", 100)
     assert native is not None
     behind = native.with_history(earlier, ALICE)
     head = {"role": "system", "content": "Be brief."}
-    assert behind.chat.messages == [head, one, said[0], two, said[1], *items]
+    assert behind.chat.messages == [head, one, messages[0], two, messages[1], *items]
     assert orjson.loads(behind.chat.raw)["messages"] == behind.chat.messages
     sent = orjson.loads(behind.render_body("m", "A section.", {1: "not here ", 5: "a note "}))
     assert sent["input"] == [{"role": "user", "content": "a note Three?"}]
@@ -139,7 +139,7 @@ def test_referenced_items_are_read_in_place_of_their_references() -> None:
     native = read_native(orjson.dumps({"model": "m", "input": [*items[:2], two]}), "/responses", 100)
     assert native is not None
     behind = native.with_history(earlier, ALICE)
-    assert behind.chat.messages == [one, said[0], two]
+    assert behind.chat.messages == [one, messages[0], two]
     sent = orjson.loads(behind.render_body("m", "", {2: "a note "}))
     assert sent["input"] == [*items[:2], {"role": "user", "content": "a note Two?"}]
     native = read_native(orjson.dumps({"model": "m", "input": [one, items[2], two]}), "/responses", 100)
@@ -149,17 +149,17 @@ def test_referenced_items_are_read_in_place_of_their_references() -> None:
 
 def test_ids_that_lead_back_to_themselves_end() -> None:
     earlier = EarlierReplies()
-    said = {"role": "assistant", "content": "Ok."}
+    message = {"role": "assistant", "content": "Ok."}
     for before in (None, "resp_1"):
-        earlier.add(ALICE, ("resp_1",), before, [{"role": "user", "content": "Hi"}], said)
+        earlier.add(ALICE, ("resp_1",), before, [{"role": "user", "content": "Hi"}], message)
     assert len(earlier.list_path(ALICE, "resp_1")) == 2
 
 
 def test_the_oldest_replies_give_way() -> None:
     earlier = EarlierReplies(limit_bytes=10_000)
-    said = {"role": "assistant", "content": "x" * 1000}
+    message = {"role": "assistant", "content": "x" * 1000}
     for n in range(20):
-        earlier.add(ALICE, (f"resp_{n}", f"msg_{n}"), f"resp_{n - 1}", [], said)
+        earlier.add(ALICE, (f"resp_{n}", f"msg_{n}"), f"resp_{n - 1}", [], message)
         assert earlier.find_reply(ALICE, "resp_0") is not None  # who is asked for stays
         assert earlier.size_bytes <= 10_000
     assert 2 < len(earlier) < 12

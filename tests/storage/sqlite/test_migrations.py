@@ -151,17 +151,17 @@ async def test_a_database_of_an_older_version_opens_and_works(
         b'{"role":"assistant","content":"Noted."}',
         frozenset({0}),
     )
-    said = [
+    messages = [
         user("My cat is called Miso."),
         assistant("Hello Miso."),
         user("She is grey."),
         assistant("Noted."),
     ]
-    await alice.say([*said, user("And old.")], assistant("I see."))
+    await alice.say([*messages, user("And old.")], assistant("I see."))
     *_, last = await alice.rows()
     assert (last.parent, last.active) == (second.id, True)
-    found = await store.recall.search(alice.agent, "What is my cat called?")
-    assert "My cat is called Miso." in [message.text for message in found]
+    hits = await store.recall.search(alice.agent, "What is my cat called?")
+    assert "My cat is called Miso." in [message.text for message in hits]
     assert await rows(store, "SELECT text, metadata FROM passages") == [("Cats purr.", None)]
     assert [key.name for key in await store.keys.list()] == ["ann"]
     assert await rows(store, "SELECT text, known FROM sections ORDER BY id LIMIT 1") == [("Section.", b"{}")]
