@@ -136,16 +136,18 @@ def test_the_messages_of_a_run_are_of_the_kinds_that_its_send_asked_for(
     agent = world.agent(tools=["memory_insert"])
     note = Call("memory_insert", {"label": "human", "new_string": "Works."}, "c1")
     world.upstream.queue(call_tools(note, text="Noting."), say("Done."))
-    asked: Any = {
+    fields: Any = {
         "input": "Work.",
         "include_return_message_types": ["assistant_message", "tool_return_message"],
     }
     if is_stream:
-        with world.letta.agents.messages.create(agent.id, streaming=True, background=True, **asked) as events:
+        with world.letta.agents.messages.create(
+            agent.id, streaming=True, background=True, **fields
+        ) as events:
             run_id = next(iter(events)).run_id
             list(events)
     else:
-        run_id = world.letta.agents.messages.create_async(agent.id, **asked).id
+        run_id = world.letta.agents.messages.create_async(agent.id, **fields).id
     ended(world, run_id)
     kinds = ["assistant_message", "tool_return_message", "assistant_message"]
     listed = world.letta.runs.messages.list
@@ -223,8 +225,8 @@ def test_a_stream_in_the_background_is_numbered_and_read_again_from_any_event(wo
     whole = stream(world, run_id)
     assert [e["seq_id"] for e in whole] == [e["seq_id"] for e in seen]
     # Some parsers refuse an object with a name that comes twice.
-    sent = world.world.gateway.ask("POST", f"/v1/runs/{run_id}/stream", b"{}")
-    assert sent.body.count(b'"seq_id":') == len(seen)
+    reply = world.world.gateway.ask("POST", f"/v1/runs/{run_id}/stream", b"{}")
+    assert reply.body.count(b'"seq_id":') == len(seen)
     for number in range(len(whole) + 1):
         assert stream(world, run_id, number) == whole[number:]
     again = world.letta.runs.messages.stream(run_id, starting_after=3)
@@ -517,8 +519,8 @@ def test_a_failed_send_can_be_resent_after_another_that_was_under_way(world: Let
     again = messages.create_async(agent.id, messages=[message])
     gate.open()
     assert ended(world, again.id).status == "completed"
-    sent = [m["content"] for m in world.upstream.last.messages[1:]]
-    assert sent == ["Is it done?", "And the other thing?", "Not yet.", "Is it done?"]
+    contents = [m["content"] for m in world.upstream.last.messages[1:]]
+    assert contents == ["Is it done?", "And the other thing?", "Not yet.", "Is it done?"]
     assert messages.create_async(agent.id, messages=[message]).id == again.id
 
 

@@ -31,8 +31,8 @@ def test_default_is_one_conversation_whoever_sends(world: LettaWorld) -> None:
     chat.say("SDK once more.")
     said += ["Hello again.", "REST once more.", "Still here.", "SDK once more."]
     assert [m["content"] for m in world.upstream.last.messages[1:]] == said
-    shown: Any = spoken(world.letta.agents.messages.list(agent.id, order="asc"))
-    assert [each.content for each in shown] == [*said, "Ok."]
+    messages: Any = spoken(world.letta.agents.messages.list(agent.id, order="asc"))
+    assert [each.content for each in messages] == [*said, "Ok."]
 
 
 def test_a_conversation_of_the_applications_own_shares_the_memory(world: LettaWorld) -> None:
@@ -46,9 +46,9 @@ def test_a_conversation_of_the_applications_own_shares_the_memory(world: LettaWo
     world.world.settle()
     assert "Cat: Miso" in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
     world.letta.agents.messages.create(agent.id, input="What is my cat called?")
-    sent = world.upstream.last.messages
-    assert "Thank you." not in [m["content"] for m in sent]
-    assert "Miso" in str(sent)
+    messages = world.upstream.last.messages
+    assert "Thank you." not in [m["content"] for m in messages]
+    assert "Miso" in str(messages)
     shown: Any = [
         each
         for each in spoken(world.letta.agents.messages.list(agent.id))

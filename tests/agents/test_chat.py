@@ -114,7 +114,7 @@ def test_a_key_of_a_user_reaches_no_memory_that_others_share(world: World) -> No
     hi = [{"role": "user", "content": "Hi"}]
     assert ask("chat/completions", ours, model="agent/ann", messages=hi, user="bob").status == 200
     stored = ask("responses", ours, model=agent_id, input="Hi").json["id"]
-    asked = len(world.upstream.requests)
+    request_count = len(world.upstream.requests)
     for model, headers in (
         ("agent/ann", {}), (agent_id, {}), (agent_id, STORED), ("m", {"x-mnemogate-agent": "ann"}),
     ):  # fmt: skip
@@ -137,7 +137,7 @@ def test_a_key_of_a_user_reaches_no_memory_that_others_share(world: World) -> No
         found = world.gateway.ask("GET", f"/v1/{path}", headers=headers).json["data"]
         assert ("agent/ann" in [each["id"] for each in found]) is listed
     assert world.gateway.ask("GET", "/v1/models/agent/ann", headers=bobs).status == 404
-    assert len(world.upstream.requests) == asked
+    assert len(world.upstream.requests) == request_count
 
 
 def test_its_tools_run_in_one_stream(world: World) -> None:
@@ -408,9 +408,9 @@ def test_the_rules_go_on_after_a_result_that_names_the_response_before_it(world:
     look: Any = {"type": "function", "name": "look", "parameters": {"type": "object"}}
     world.upstream.queue(call_tools(insert("a")), call_tools(LOOKS), say("A ship."))
     respond = partial(world.sdk.responses.create, model="agent/ann", user="zoe", tools=[look])
-    asked = respond(input="Look.")
+    response = respond(input="Look.")
     result: Any = {"type": "function_call_output", "call_id": "call_look", "output": "A ship."}
-    assert respond(input=[result], previous_response_id=asked.id).output_text == "A ship."
+    assert respond(input=[result], previous_response_id=response.id).output_text == "A ship."
     assert not isinstance(world.upstream.last.json.get("tool_choice"), dict)
 
 
@@ -507,11 +507,11 @@ def test_the_heard_part_of_spoken_calls_is_in_the_first_call(
         registry.create("default", NewAgent(definition, name="old", own_blocks=[BlockDraft(HUMAN, {})]))
     )
     world.upstream.queue(call_tools(*calls), call_tools(speak("c", "Here it is.")))
-    asked = {"role": "user", "content": "Hello."}
-    world.gateway.post({"model": "agent/old", "messages": [asked]}, STORED)
+    message = {"role": "user", "content": "Hello."}
+    world.gateway.post({"model": "agent/old", "messages": [message]}, STORED)
     world.upstream.queue(call_tools(speak("d", "Yes?")))
     spoken = [{"role": "assistant", "content": heard}] if heard else []
-    messages = [asked, *spoken, {"role": "user", "content": "Wait."}]
+    messages = [message, *spoken, {"role": "user", "content": "Wait."}]
     assert world.gateway.post({"model": "agent/old", "messages": messages}, STORED).status == 200
     sent = world.upstream.last.messages[1:]
     assert [m["role"] for m in sent] == ["user", "assistant", "tool", "tool", "user"]
@@ -542,20 +542,20 @@ def test_sampling_fields_about_tools_go_upstream_only_with_tools(
 ) -> None:
     """Strict upstreams refuse `parallel_tool_calls` without tools."""
     make(world, sampling={"parallel_tool_calls": False})
-    said = [{"role": "user", "content": "Answer in JSON."}]
+    messages = [{"role": "user", "content": "Answer in JSON."}]
     for more in ({}, fields):
-        reply = world.post(said, {"x-mnemogate-memory": mode}, model="agent/ann", **more)
+        reply = world.post(messages, {"x-mnemogate-memory": mode}, model="agent/ann", **more)
         assert reply.status == 200, reply.body
-        asked = world.upstream.last.json
-        assert ("parallel_tool_calls" in asked) is ("tools" in asked) is (mode == "on" and not more)
+        body = world.upstream.last.json
+        assert ("parallel_tool_calls" in body) is ("tools" in body) is (mode == "on" and not more)
 
 
 def test_a_message_for_an_answer_in_a_form_is_of_the_agents_own_conversation(world: World) -> None:
     make(world)
     for n in (1, 2):
         world.upstream.queue(say(f'{{"say":{n}}}'))
-        said = [{"role": "user", "content": f"JSON of {n}."}]
-        reply = world.post(said, STORED, model="agent/ann", response_format={"type": "json_object"})
+        messages = [{"role": "user", "content": f"JSON of {n}."}]
+        reply = world.post(messages, STORED, model="agent/ann", response_format={"type": "json_object"})
         assert reply.headers["x-mnemogate-memory"] == "on"
     assert sent(world) == ["JSON of 1.", '{"say":1}', "JSON of 2."]
 
@@ -665,13 +665,13 @@ def test_a_send_that_comes_again_is_answered_as_before(world: World, stream: boo
     world.upstream.queue(call_tools(insert("a"), text="Let me see."), call_tools(LOOKS, text="Now."))
     chat.messages.append({"role": "user", "content": "Look."})
     first = chat.complete(stream=stream)
-    asked = len(world.upstream.chats)
+    chat_count = len(world.upstream.chats)
     chat.headers = {**STORED, "x-stainless-retry-count": "1"}
     again = chat.complete(stream=stream)
     assert again == first
     assert again["content"] == "Let me see. Now."
     assert [call["function"]["name"] for call in again["tool_calls"]] == ["look"]
-    assert len(world.upstream.chats) == asked
+    assert len(world.upstream.chats) == chat_count
 
 
 def test_a_call_of_the_clients_custom_tool_is_shown_and_answered(world: World) -> None:

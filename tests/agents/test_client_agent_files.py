@@ -91,8 +91,8 @@ def counts(world: LettaWorld) -> list[int]:
 def test_initial_messages_do_not_hide_the_blocks_from_the_prompt(world: LettaWorld, begins: str) -> None:
     """Its messages were just said, but no request has been made of them whose beginning a provider could have."""
     first: Any = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}]
-    made = world.agent(initial_message_sequence=first if begins != "by import" else [])
-    id = made.id
+    agent = world.agent(initial_message_sequence=first if begins != "by import" else [])
+    id = agent.id
     if begins == "by import":
         world.letta.agents.messages.create(id, input="Hello")
         (id,) = bring_in(world, export(world, id))
@@ -137,8 +137,8 @@ def test_a_file_goes_round(world: LettaWorld) -> None:
     assert [tool.id for tool in there.tools] == [tool.id for tool in agent.tools]
 
     def shown(id: str) -> list[tuple[Any, Any]]:
-        found = spoken(client.agents.messages.list(id, conversation_id="default"))
-        return [(each.message_type, getattr(each, "content", None)) for each in found]
+        messages = spoken(client.agents.messages.list(id, conversation_id="default"))
+        return [(each.message_type, getattr(each, "content", None)) for each in messages]
 
     assert shown(id) == shown(made["agent"])
     passages = [each.text for each in client.agents.passages.list(id)]
@@ -227,8 +227,8 @@ def test_a_file_of_lettas_server_is_read(world: LettaWorld) -> None:
     assert [rule["type"] for rule in json.loads(agent.model_dump_json())["tool_rules"]] == [
         "exit_loop", "constrain_child_tools",
     ]  # fmt: skip
-    shown = spoken(world.letta.agents.messages.list(id, order="asc"))
-    assert [each.message_type for each in shown] == [
+    messages = spoken(world.letta.agents.messages.list(id, order="asc"))
+    assert [each.message_type for each in messages] == [
         "user_message", "reasoning_message", "tool_call_message", "tool_return_message", "reasoning_message",
         "assistant_message", "system_message", "user_message", "assistant_message",
     ]  # fmt: skip
@@ -277,18 +277,20 @@ def test_an_older_file_of_lettas_server_is_read(world: LettaWorld) -> None:
         "type": "object", "properties": {"order": {"type": "string"}}, "required": ["order"]
     }  # fmt: skip
     assert [rule.type for rule in agent.tool_rules or ()] == ["exit_loop", "constrain_child_tools"]
-    shown = spoken(world.letta.agents.messages.list(id, order="asc"))
-    assert [each.content for each in shown if each.message_type == "user_message"] == ["Where is my order 7?"]
-    assert [each.content for each in shown if each.message_type == "system_message"] == [
+    messages = spoken(world.letta.agents.messages.list(id, order="asc"))
+    assert [each.content for each in messages if each.message_type == "user_message"] == [
+        "Where is my order 7?"
+    ]
+    assert [each.content for each in messages if each.message_type == "system_message"] == [
         "Function called, returning control",
         "The shop closes at six.",
     ]
-    thoughts = [each.reasoning for each in shown if each.message_type == "reasoning_message"]
+    thoughts = [each.reasoning for each in messages if each.message_type == "reasoning_message"]
     assert thoughts == ["She asks for her order.", "I tell her."]
-    assert [each.content for each in shown if each.message_type == "assistant_message"] == [
+    assert [each.content for each in messages if each.message_type == "assistant_message"] == [
         "It is on its way."
     ]
-    (told,) = [each for each in shown if each.message_type == "tool_return_message"]
+    (told,) = [each for each in messages if each.message_type == "tool_return_message"]
     assert (told.tool_return, told.stdout) == ("Order 7 is processing.", ["Looking."])
     world.upstream.queue(call_tools(Call("send_message", {"message": "Gladly."})))
     reply = world.letta.agents.messages.create(id, input="One more pen, please.")
@@ -698,7 +700,7 @@ def test_others_are_answered_while_a_file_is_read_or_written(
     id = world.agent().id
     monkeypatch.setattr(file_routes, function, slow)
     with ThreadPoolExecutor() as pool:
-        made = pool.submit(
+        future = pool.submit(
             lambda: bring_in(world, LETTA_FILE) if function == "read_file" else export(world, id)["agents"]
         )
         try:
@@ -707,7 +709,7 @@ def test_others_are_answered_while_a_file_is_read_or_written(
             assert health.status_code == 200
         finally:
             may_go_on.set()
-        assert len(made.result()) == 1
+        assert len(future.result()) == 1
 
 
 def test_the_epoch_is_a_time_as_any_other() -> None:
@@ -870,8 +872,8 @@ def test_a_packed_result_has_nothing_but_its_text(world: LettaWorld, result: str
     file = copy.deepcopy(LETTA_FILE)
     file["agents"][0]["messages"][3]["tool_returns"][0]["func_response"] = result
     (id,) = bring_in(world, file)
-    shown = spoken(world.letta.agents.messages.list(id, order="asc"))
-    assert [each.tool_return for each in shown if each.message_type == "tool_return_message"] == [told]
+    messages = spoken(world.letta.agents.messages.list(id, order="asc"))
+    assert [each.tool_return for each in messages if each.message_type == "tool_return_message"] == [told]
 
 
 def test_replies_without_words_between_them_keep_their_order(world: LettaWorld) -> None:

@@ -36,33 +36,39 @@ def detail(error: APIStatusError) -> Any:
 
 
 def test_an_agent_is_as_it_was_made(world: LettaWorld) -> None:
-    made = world.letta.agents.create(
+    agent = world.letta.agents.create(
         name="bob", model="openai/m", system="You help.", description="A helper.", tags=["a", "b"],
         memory_blocks=[{"label": "human", "value": "Ann", "limit": 50, "description": "Who it is."}],
         metadata={"team": 7}, context_window_limit=9000, timezone="Europe/Zurich",
         model_settings={"provider_type": "openai", "temperature": 0.5},
         tool_rules=[{"type": "exit_loop", "tool_name": "memory_insert"}],
     )  # fmt: skip
-    again = world.letta.agents.retrieve(made.id)
-    assert again == made
-    assert (made.name, made.system, made.description) == ("bob", "You help.", "A helper.")
-    assert (made.agent_type, made.timezone, made.metadata) == ("letta_v1_agent", "Europe/Zurich", {"team": 7})
-    assert sorted(made.tags) == ["a", "b"]
-    assert made.llm_config.handle == "openai/m"
-    assert (made.llm_config.temperature, made.llm_config.context_window) == (0.5, 9000)
-    (block,) = made.blocks
+    again = world.letta.agents.retrieve(agent.id)
+    assert again == agent
+    assert (agent.name, agent.system, agent.description) == ("bob", "You help.", "A helper.")
+    assert (agent.agent_type, agent.timezone, agent.metadata) == (
+        "letta_v1_agent",
+        "Europe/Zurich",
+        {"team": 7},
+    )
+    assert sorted(agent.tags) == ["a", "b"]
+    assert agent.llm_config.handle == "openai/m"
+    assert (agent.llm_config.temperature, agent.llm_config.context_window) == (0.5, 9000)
+    (block,) = agent.blocks
     assert (block.label, block.value, block.limit, block.description) == ("human", "Ann", 50, "Who it is.")
-    assert [tool.name for tool in made.tools] == ["conversation_search", "memory_insert", "memory_replace"]
-    assert [(rule.type, rule.tool_name) for rule in made.tool_rules or ()] == [("exit_loop", "memory_insert")]
+    assert [tool.name for tool in agent.tools] == ["conversation_search", "memory_insert", "memory_replace"]
+    assert [(rule.type, rule.tool_name) for rule in agent.tool_rules or ()] == [
+        ("exit_loop", "memory_insert")
+    ]
 
 
 def test_fields_that_letta_does_not_accept_as_null_are_left_out(world: LettaWorld) -> None:
     """The TypeScript client's types have no null there, and Letta's server would refuse an agent file with one."""
     config: Any = {"model": "m", "model_endpoint_type": "openai", "context_window": 9000}
     for given in ({}, {"llm_config": {**config, "temperature": None, "enable_reasoner": None}}):
-        shown = world.agent(**given).to_dict()["llm_config"]
-        assert {"temperature", "enable_reasoner"}.isdisjoint(shown)
-        assert shown["max_tokens"] is None
+        shown_config = world.agent(**given).to_dict()["llm_config"]
+        assert {"temperature", "enable_reasoner"}.isdisjoint(shown_config)
+        assert shown_config["max_tokens"] is None
 
 
 def test_a_field_without_effect_is_stored_and_named(world: LettaWorld) -> None:
@@ -72,20 +78,20 @@ def test_a_field_without_effect_is_stored_and_named(world: LettaWorld) -> None:
     assert raw.headers["x-mnemogate-kept"] == "embedding,max_files_open"
     made = raw.parse()
     assert (made.embedding, made.max_files_open) == ("openai/e", 3)
-    shown = world.letta.agents.retrieve(made.id)
-    assert shown.embedding == "openai/e"
-    assert shown.embedding_config is not None
-    assert shown.embedding_config.embedding_model == "e"
+    agent = world.letta.agents.retrieve(made.id)
+    assert agent.embedding == "openai/e"
+    assert agent.embedding_config is not None
+    assert agent.embedding_config.embedding_model == "e"
 
 
 def test_an_agent_changes_in_what_is_sent(world: LettaWorld) -> None:
-    made = world.agent(name="bob", system="Old.", tags=["a"], description="What.")
-    changed = world.letta.agents.update(made.id, system="New.", tags=["b"], description="")
+    agent = world.agent(name="bob", system="Old.", tags=["a"], description="What.")
+    changed = world.letta.agents.update(agent.id, system="New.", tags=["b"], description="")
     assert (changed.system, changed.tags, changed.description, changed.name) == ("New.", ["b"], "", "bob")
-    assert changed.blocks == made.blocks
+    assert changed.blocks == agent.blocks
     block = world.letta.blocks.create(label="job", value="Baker")
     tool = next(iter(world.letta.tools.list(name="send_message")))
-    changed = world.letta.agents.update(made.id, block_ids=[block.id], tool_ids=[tool.id])
+    changed = world.letta.agents.update(agent.id, block_ids=[block.id], tool_ids=[tool.id])
     assert [each.label for each in changed.blocks] == ["job"]
     assert [each.name for each in changed.tools] == ["send_message"]
 
@@ -101,8 +107,8 @@ def test_the_settings_of_a_model_are_shown_as_they_hold(world: LettaWorld) -> No
     own = {"max_output_tokens": None, "parallel_tool_calls": None, "response_format": None}
     assert changed(model_settings=hotter) == {**own, **thinks, **hotter, "verbosity": "low", "strict": True}
     world.letta.agents.messages.create(agent.id, input="Hi")
-    asked = world.upstream.last.json
-    assert (asked["temperature"], asked["reasoning_effort"], asked["verbosity"]) == (0.7, "high", "low")
+    body = world.upstream.last.json
+    assert (body["temperature"], body["reasoning_effort"], body["verbosity"]) == (0.7, "high", "low")
     config = {"model": "m", "model_endpoint_type": "openai", "context_window": 9000, "temperature": None}
     shown = changed(llm_config=config, max_tokens=7)
     assert (shown.get("temperature"), shown["max_output_tokens"]) == (None, 7)
@@ -199,8 +205,8 @@ def test_settings_that_its_model_refuses_are_left_out(world: LettaWorld) -> None
 @pytest.mark.parametrize("mode", ["on", "read", "off"])
 def test_they_are_left_out_whatever_memory_does(world: LettaWorld, mode: str) -> None:
     agent = world.agent(model="openai/gpt-5", max_tokens=9)
-    said = [{"role": "user", "content": "Hi."}]
-    world.world.post(said, {"x-mnemogate-memory": mode}, model=f"agent/{agent.id}")
+    messages = [{"role": "user", "content": "Hi."}]
+    world.world.post(messages, {"x-mnemogate-memory": mode}, model=f"agent/{agent.id}")
     assert world.upstream.last.json.get("max_completion_tokens") == 9
     assert "max_tokens" not in world.upstream.last.json
 
@@ -234,8 +240,8 @@ def test_an_agent_with_a_form_for_its_answers_has_its_tools(world: LettaWorld) -
     reply = world.letta.agents.messages.create(agent.id, input="My cat is Miso. Answer in JSON.")
     assert reply.messages[-1].content == '{"noted": true}'
     assert "Cat: Miso" in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
-    asked = world.upstream.last
-    assert (asked.json["response_format"], "memory_insert" in asked.tool_names) == (form, True)
+    request = world.upstream.last
+    assert (request.json["response_format"], "memory_insert" in request.tool_names) == (form, True)
     chat = [{"role": "user", "content": "And now? Answer in JSON."}]
     asked_for: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
     for own, is_offered in (({}, True), ({"response_format": asked_for}, False)):
@@ -246,19 +252,19 @@ def test_an_agent_with_a_form_for_its_answers_has_its_tools(world: LettaWorld) -
 def test_a_null_leaves_a_field_as_it_is(world: LettaWorld) -> None:
     """As Letta's server has it: programs pass on what they were not given."""
     compaction: Any = {"mode": "all", "clip_chars": 500}
-    made = world.agent(
+    agent = world.agent(
         system="Old.", tags=["a"], description="What.", timezone="Europe/Zurich", metadata={"k": 1},
         context_window_limit=9000, compaction_settings=compaction, embedding="openai/e",
     )  # fmt: skip
     changed = world.letta.agents.update(
-        made.id, name=None, system=None, tags=None, description=None, timezone=None, metadata=None, model=None,
+        agent.id, name=None, system=None, tags=None, description=None, timezone=None, metadata=None, model=None,
         context_window_limit=None, compaction_settings=None, embedding=None, tool_rules=None, llm_config=None,
         model_settings=None, response_format=None, hidden=None, tool_ids=None, block_ids=None,
     )  # fmt: skip
-    assert changed.model_dump(exclude={"updated_at"}) == made.model_dump(exclude={"updated_at"})
+    assert changed.model_dump(exclude={"updated_at"}) == agent.model_dump(exclude={"updated_at"})
     settings: Any = {"clip_chars": 900}
-    assert world.letta.agents.update(made.id, compaction_settings=settings).compaction_settings is not None
-    shown = world.ask("GET", f"/v1/agents/{made.id}")[1]["compaction_settings"]
+    assert world.letta.agents.update(agent.id, compaction_settings=settings).compaction_settings is not None
+    shown = world.ask("GET", f"/v1/agents/{agent.id}")[1]["compaction_settings"]
     assert shown == {"mode": "all", "clip_chars": 900}
 
 
@@ -294,24 +300,24 @@ def test_agents_are_listed_page_by_page(world: LettaWorld) -> None:
 
 
 def test_a_deleted_agent_is_gone(world: LettaWorld) -> None:
-    made = world.agent()
-    world.letta.agents.delete(made.id)
+    agent = world.agent()
+    world.letta.agents.delete(agent.id)
     with pytest.raises(NotFoundError):
-        world.letta.agents.retrieve(made.id)
+        world.letta.agents.retrieve(agent.id)
     assert list(world.letta.agents.list()) == []
     assert list(world.letta.blocks.list()) == []
 
 
 def test_tools_are_attached_and_detached(world: LettaWorld) -> None:
-    made = world.agent(include_base_tools=False)
-    assert made.tools == []
+    agent = world.agent(include_base_tools=False)
+    assert agent.tools == []
     tool = next(iter(world.letta.tools.list(name="archival_memory_search")))
     assert world.letta.tools.retrieve(tool.id) == tool
     assert tool.tool_type == "letta_core"
-    changed = world.letta.agents.tools.attach(tool.id, agent_id=made.id)
+    changed = world.letta.agents.tools.attach(tool.id, agent_id=agent.id)
     assert [each.name for each in changed.tools] == ["archival_memory_search"]
-    assert [each.name for each in world.letta.agents.tools.list(made.id)] == ["archival_memory_search"]
-    assert world.letta.agents.tools.detach(tool.id, agent_id=made.id).tools == []
+    assert [each.name for each in world.letta.agents.tools.list(agent.id)] == ["archival_memory_search"]
+    assert world.letta.agents.tools.detach(tool.id, agent_id=agent.id).tools == []
 
 
 def test_a_list_of_tools_ends(world: LettaWorld) -> None:
@@ -407,8 +413,8 @@ def test_requests_of_older_programs(world: LettaWorld) -> None:
     assert body["tools"]
     assert (world.upstream.chats, spoken(world.letta.agents.messages.list(agent.id).items)) == ([], [])
     world.letta.agents.messages.create(agent.id, input="Hi")
-    sent = world.upstream.last.messages
-    assert sent == body["messages"]
+    messages = world.upstream.last.messages
+    assert messages == body["messages"]
     assert world.ask("POST", f"/v1/agents/{agent.id}/generate", {})[0] == 400
     assert world.ask("GET", "/v1/tools/mcp/servers")[1]["detail"].endswith("/v1/mcp-servers.")
 
@@ -565,16 +571,16 @@ def test_a_closed_list_of_models_holds_for_agents(upstream: StrictUpstream, tmp_
         agent = world.letta.agents.create(model="up/m")
         spoken(world.letta.agents.messages.create(agent.id, input="Hi").messages)
         assert upstream.chats[-1].json["model"] == "m"
-        shown = world.letta.conversations.create(agent_id=agent.id)
+        conversation = world.letta.conversations.create(agent_id=agent.id)
         world.world.chat(model="agent/helper", user="ann").say("Hi")
         of_profile = next(each for each in world.letta.agents.list() if each.id != agent.id)
-        asked = len(upstream.chats)
+        chat_count = len(upstream.chats)
         for model in ("up/dear", "openai/dear"):
             for ask in (
                 lambda model: world.letta.agents.create(model=model),
                 lambda model: world.letta.agents.update(agent.id, model=model),
                 lambda model: world.letta.conversations.create(agent_id=agent.id, model=model),
-                lambda model: world.letta.conversations.update(shown.id, model=model),
+                lambda model: world.letta.conversations.update(conversation.id, model=model),
                 lambda model: world.letta.agents.messages.create(agent.id, input="Hi", override_model=model),
                 lambda model: world.letta.agents.messages.create(
                     of_profile.id, input="Hi", override_model=model
@@ -590,7 +596,7 @@ def test_a_closed_list_of_models_holds_for_agents(upstream: StrictUpstream, tmp_
         (copy,) = world.letta.agents.import_file(file=("a.af", file), model="up/dear").agent_ids
         with pytest.raises(NotFoundError, match="dear' does not exist here"):
             world.letta.agents.messages.create(copy, input="Hi")
-        assert len(upstream.chats) == asked
+        assert len(upstream.chats) == chat_count
 
 
 def test_a_users_memory_is_an_agent_that_the_settings_configure(
@@ -629,8 +635,8 @@ def test_the_ids_of_messages_are_those_of_the_window(world: LettaWorld) -> None:
         client.agents.retrieve(agent.id).message_ids
     ]
     for n in range(12):
-        said: Any = [{"role": "user", "content": f"Tale {n}: " + "on and on " * 20}]
-        list(client.conversations.messages.create(conversation.id, messages=said))
+        messages: Any = [{"role": "user", "content": f"Tale {n}: " + "on and on " * 20}]
+        list(client.conversations.messages.create(conversation.id, messages=messages))
     listed = [each.id for each in spoken(client.conversations.messages.list(conversation.id, order="asc"))]
     check(client.conversations.retrieve(conversation.id).in_context_message_ids, listed)
 

@@ -130,10 +130,14 @@ def test_a_block_is_shared_and_what_was_said_is_recalled(world: LettaWorld) -> N
 
 def test_the_fields_of_a_conversation(world: LettaWorld) -> None:
     agent, conversations = world.agent(), world.letta.conversations
-    made = conversations.create(agent_id=agent.id, summary="Cats and dogs", description="Pets.")
-    assert (made.summary, made.description, made.archived) == ("Cats and dogs", "Pets.", False)
-    assert conversations.update(made.id, summary="Cats").description == "Pets."
-    archived = conversations.update(made.id, archived=True)
+    conversation = conversations.create(agent_id=agent.id, summary="Cats and dogs", description="Pets.")
+    assert (conversation.summary, conversation.description, conversation.archived) == (
+        "Cats and dogs",
+        "Pets.",
+        False,
+    )
+    assert conversations.update(conversation.id, summary="Cats").description == "Pets."
+    archived = conversations.update(conversation.id, archived=True)
     assert archived.archived_at is not None
     other = conversations.create(agent_id=agent.id)
     hidden = conversations.create(agent_id=agent.id, hidden=True)
@@ -142,22 +146,22 @@ def test_the_fields_of_a_conversation(world: LettaWorld) -> None:
         return [each.id for each in conversations.list(agent_id=agent.id, **query)]
 
     assert listed() == [other.id]
-    assert listed(archive_status="archived") == [made.id]
-    assert listed(archive_status="all", order="asc") == [made.id, other.id]
-    assert listed(archive_status="all", order="asc", after=made.id) == [other.id]
-    assert listed(archive_status="all", summary_search="CAT") == [made.id]
+    assert listed(archive_status="archived") == [conversation.id]
+    assert listed(archive_status="all", order="asc") == [conversation.id, other.id]
+    assert listed(archive_status="all", order="asc", after=conversation.id) == [other.id]
+    assert listed(archive_status="all", summary_search="CAT") == [conversation.id]
     assert listed(archive_status="all", summary_search="bird") == []
-    assert conversations.update(made.id, archived=False).archived_at is None
-    say_in(world, made.id, "Hi")
+    assert conversations.update(conversation.id, archived=False).archived_at is None
+    say_in(world, conversation.id, "Hi")
     world.world.clock.sleep(5)
-    assert listed(order_by="last_message_at") == [made.id, other.id]
-    assert listed(order_by="last_run_completion", order="asc") == [other.id, made.id]
+    assert listed(order_by="last_message_at") == [conversation.id, other.id]
+    assert listed(order_by="last_run_completion", order="asc") == [other.id, conversation.id]
     assert listed(order_by="last_run_completion", order="asc", limit=1) == [other.id]
-    assert listed(order_by="last_run_completion", order="asc", after=other.id) == [made.id]
-    assert [each.id for each in conversations.list()] == [other.id, made.id]
+    assert listed(order_by="last_run_completion", order="asc", after=other.id) == [conversation.id]
+    assert [each.id for each in conversations.list()] == [other.id, conversation.id]
     assert conversations.retrieve(hidden.id).id == hidden.id
     with pytest.raises(BadRequestError, match="last_message_at"):
-        conversations.update(made.id, last_message_at="2026-01-01T00:00:00Z")
+        conversations.update(conversation.id, last_message_at="2026-01-01T00:00:00Z")
 
 
 def test_a_conversation_has_a_model_of_its_own(world: LettaWorld) -> None:
@@ -347,15 +351,15 @@ def test_a_conversation_that_there_is_not(world: LettaWorld, name: str) -> None:
 
 def test_an_otid_counts_within_its_conversation(world: LettaWorld) -> None:
     agent = world.agent()
-    sent: Any = {"messages": [{"role": "user", "content": "Hi", "otid": "1"}]}
+    fields: Any = {"messages": [{"role": "user", "content": "Hi", "otid": "1"}]}
     world.upstream.queue(say("In mine."), say("In one."), say("In two."))
     made = [world.letta.conversations.create(agent_id=agent.id).id for _ in range(2)]
     create, listed = world.letta.conversations.messages.create, world.letta.conversations.messages.list
     for _ in range(2):  # the second time each is answered as before
-        reply = world.letta.agents.messages.create(agent.id, **sent)
+        reply = world.letta.agents.messages.create(agent.id, **fields)
         assert reply.messages[-1].content == "In mine."
-        assert [each.content for each in create(made[0], **sent) if hasattr(each, "content")] == ["In one."]
-        background = create(made[1], background=True, **sent)
+        assert [each.content for each in create(made[0], **fields) if hasattr(each, "content")] == ["In one."]
+        background = create(made[1], background=True, **fields)
         assert [each.content for each in background if hasattr(each, "content")] == ["In two."]
     assert [[each.content for each in spoken(listed(id, order="asc"))] for id in made] == [
         ["Hi", "In one."],
@@ -371,8 +375,8 @@ def test_a_run_in_the_background_is_followed(world: LettaWorld) -> None:
         stream(one.id)
     gate = Gate()
     world.upstream.queue(say("Slow.", ["Sl", "ow."], hold_after={2: gate}))
-    sent: Any = [{"role": "user", "content": "Slowly", "otid": "mine"}]
-    options: Any = {"messages": sent, "background": True, "stream_tokens": True}
+    messages: Any = [{"role": "user", "content": "Slowly", "otid": "mine"}]
+    options: Any = {"messages": messages, "background": True, "stream_tokens": True}
     first = world.letta.conversations.messages.create(one.id, **options)
     assert next(each.content for each in first if each.message_type == "assistant_message") == "Sl"
     first.close()

@@ -686,19 +686,19 @@ def test_the_context_is_what_the_last_step_took(world: LettaWorld, way: str) -> 
 def _usage_read_back(world: LettaWorld, agent_id: str, way: str) -> Any:
     """Returns what a send has used, where that is read from what is stored."""
     client = world.letta
-    said: Any = [{"role": "user", "content": "Hi", "otid": "one"}]
+    messages: Any = [{"role": "user", "content": "Hi", "otid": "one"}]
     if way == "whole in the background":
-        return client.agents.messages.create(agent_id, messages=said, background=True).usage
+        return client.agents.messages.create(agent_id, messages=messages, background=True).usage
     if way == "replayed":
         # Nobody was to read its events, so there are none.
-        run = client.agents.messages.create_async(agent_id, messages=said)
+        run = client.agents.messages.create_async(agent_id, messages=messages)
         return [*client.runs.messages.stream(run.id)][-1]
-    run_id = client.agents.messages.create(agent_id, messages=said).messages[0].run_id
+    run_id = client.agents.messages.create(agent_id, messages=messages).messages[0].run_id
     if way == "usage":
         return client.runs.usage.retrieve(str(run_id))
     if way == "again":
-        return client.agents.messages.create(agent_id, messages=said).usage
-    return [*client.agents.messages.stream(agent_id, messages=said)][-1]
+        return client.agents.messages.create(agent_id, messages=messages).usage
+    return [*client.agents.messages.stream(agent_id, messages=messages)][-1]
 
 
 def test_an_error_before_the_first_step_is_a_status(world: LettaWorld) -> None:
@@ -1166,11 +1166,13 @@ def test_a_result_belongs_to_the_step_that_made_the_call(world: LettaWorld) -> N
 def test_the_same_send_again_is_answered_once(world: LettaWorld) -> None:
     agent = world.agent()
     world.upstream.queue(say("Once."))
-    sent: Any = [{"role": "user", "content": "Hi", "otid": "o1"}]
-    first = world.letta.agents.messages.create(agent.id, messages=sent)
-    again = world.letta.agents.messages.create(agent.id, messages=sent)
+    messages: Any = [{"role": "user", "content": "Hi", "otid": "o1"}]
+    first = world.letta.agents.messages.create(agent.id, messages=messages)
+    again = world.letta.agents.messages.create(agent.id, messages=messages)
     assert again.messages == first.messages
-    assert joined(list(world.letta.agents.messages.stream(agent.id, messages=sent))) == joined(first.messages)
+    assert joined(list(world.letta.agents.messages.stream(agent.id, messages=messages))) == joined(
+        first.messages
+    )
     assert len(world.upstream.chats) == 1
     assert next(iter(spoken(world.letta.agents.messages.list(agent.id, order="asc")))).otid == "o1"
 

@@ -162,8 +162,8 @@ def test_changes_of_a_python_tool_in_a_chat_completion_are_edits_of_the_turn(
     world.world.pass_time(3600)
     block = world.letta.agents.blocks.retrieve("human", agent_id=agent.id)
     assert block.value == "Name: Ann\ngardener"
-    said = spoken(world.letta.agents.messages.list(agent.id, order="asc", limit=2).items)[0]
-    assert world.ask("DELETE", f"/v1/agents/{agent.id}/messages/{said.id}")[0] == 200
+    message = spoken(world.letta.agents.messages.list(agent.id, order="asc", limit=2).items)[0]
+    assert world.ask("DELETE", f"/v1/agents/{agent.id}/messages/{message.id}")[0] == 200
     world.world.settle()
     assert "gardener" not in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
     world.letta.agents.blocks.update("human", agent_id=agent.id, read_only=True)

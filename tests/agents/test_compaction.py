@@ -60,11 +60,11 @@ def system(world: LettaWorld) -> str:
 def test_a_conversation_is_compacted_by_hand(world: LettaWorld, notes: Notes) -> None:
     agent = world.agent()
     talk(world, agent.id)
-    done = world.letta.agents.messages.compact(agent.id)
-    assert done is not None
-    assert done.summary == "Notes 1: they talked of this and that."
+    compaction = world.letta.agents.messages.compact(agent.id)
+    assert compaction is not None
+    assert compaction.summary == "Notes 1: they talked of this and that."
     # The system message, the last two turns; before that all five.
-    assert (done.num_messages_before, done.num_messages_after) == (11, 5)
+    assert (compaction.num_messages_before, compaction.num_messages_after) == (11, 5)
     assert notes.asked[0].json["model"] == "m"
     world.letta.agents.messages.create(agent.id, input="And now?")
     assert sent(world) == ["3: A", "Ok.", "4: A", "Ok.", "And "]
@@ -98,9 +98,9 @@ def test_the_next_summary_goes_on_from_the_one_before(world: LettaWorld, notes: 
 def test_mode_all_summarises_all_that_was_said(world: LettaWorld) -> None:
     agent = world.agent(compaction_settings={"mode": "all"})
     talk(world, agent.id, 2)
-    done = world.letta.agents.messages.compact(agent.id)
-    assert done is not None
-    assert (done.num_messages_before, done.num_messages_after) == (5, 1)
+    compaction = world.letta.agents.messages.compact(agent.id)
+    assert compaction is not None
+    assert (compaction.num_messages_before, compaction.num_messages_after) == (5, 1)
     world.letta.agents.messages.create(agent.id, input="And now?")
     assert sent(world) == ["And "]
     assert "Notes 1" in system(world)
@@ -115,17 +115,17 @@ def test_the_settings_of_a_summary_are_honoured(world: LettaWorld, notes: Notes)
         compaction_settings={"model": "openai/clerk", "prompt": "Tell it as a poem.", "clip_chars": 10}
     )
     talk(world, agent.id)
-    done = world.letta.agents.messages.compact(
+    compaction = world.letta.agents.messages.compact(
         agent.id, compaction_settings={"sliding_window_percentage": 0.7}
     )
-    assert done is not None
+    assert compaction is not None
     (asked,) = notes.asked
     assert asked.json["model"] == "clerk"
     assert asked.messages[0]["content"].startswith("Tell it as a poem.")
     assert "0: A long" in asked.messages[-1]["content"]
     assert "1: A long" not in asked.messages[-1]["content"]
-    assert len(done.summary) <= 10
-    assert done.num_messages_after == 9
+    assert len(compaction.summary) <= 10
+    assert compaction.num_messages_after == 9
 
 
 def test_a_hosted_model_of_lettas_is_none(world: LettaWorld, notes: Notes) -> None:
@@ -178,10 +178,10 @@ def test_a_requested_summary_may_be_longer_than_the_few_words_before(world: Lett
     agent = world.agent(compaction_settings={"mode": "all"})
     talk(world, agent.id, 1, "Hi")
     notes.reply = lambda n: say("The user greeted the assistant, and the assistant greeted back.")
-    done = world.letta.agents.messages.compact(agent.id)
-    assert done is not None
-    assert (done.num_messages_before, done.num_messages_after) == (3, 1)
-    assert done.summary.endswith("greeted back.")
+    compaction = world.letta.agents.messages.compact(agent.id)
+    assert compaction is not None
+    assert (compaction.num_messages_before, compaction.num_messages_after) == (3, 1)
+    assert compaction.summary.endswith("greeted back.")
 
 
 def test_a_send_waits_for_a_summary_that_is_being_made(world: LettaWorld, notes: Notes) -> None:
@@ -189,7 +189,7 @@ def test_a_send_waits_for_a_summary_that_is_being_made(world: LettaWorld, notes:
     talk(world, agent.id)
     notes.reply = lambda n: Reply(text="Notes: the sea.", hold_before_headers=gate)
     with ThreadPoolExecutor() as pool:
-        made = pool.submit(world.letta.agents.messages.compact, agent.id)
+        future = pool.submit(world.letta.agents.messages.compact, agent.id)
         while not notes.asked:
             pass
         said = pool.submit(world.letta.agents.messages.create, agent.id, input="And now?")
@@ -197,7 +197,7 @@ def test_a_send_waits_for_a_summary_that_is_being_made(world: LettaWorld, notes:
         list(world.letta.conversations.messages.create(other.id, input="Elsewhere"))
         assert not said.done()
         gate.open()
-        made.result(PATIENCE_S)
+        future.result(PATIENCE_S)
         said.result(PATIENCE_S)
     assert sent(world) == ["3: A", "Ok.", "4: A", "Ok.", "And "]
 
@@ -208,8 +208,8 @@ def test_another_conversation_of_the_agent_is_compacted(world: LettaWorld) -> No
     for n in range(4):
         list(world.letta.conversations.messages.create(one.id, input=f"{n}: {TALE}"))
     talk(world, agent.id, 3)
-    done = world.letta.conversations.messages.compact(one.id)
-    assert (done.num_messages_before, done.num_messages_after) == (9, 5)
+    compaction = world.letta.conversations.messages.compact(one.id)
+    assert (compaction.num_messages_before, compaction.num_messages_after) == (9, 5)
     world.letta.agents.messages.create(agent.id, input="And now?")
     assert len(sent(world)) == 7
     own = world.letta.conversations.messages.compact("default", agent_id=agent.id)

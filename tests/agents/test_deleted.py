@@ -75,11 +75,11 @@ def test_a_whole_reply_under_way_says_that_it_is_not_stored(world: LettaWorld) -
     arrived = world.upstream.request_gate(len(world.upstream.requests) + 1)
     world.upstream.queue(say("Too late.", hold_before_headers=gate))
     with ThreadPoolExecutor(1) as pool:
-        sent = pool.submit(world.letta.agents.messages.create, agent.id, input="Hi")
+        future = pool.submit(world.letta.agents.messages.create, agent.id, input="Hi")
         arrived.wait_sync()
         world.letta.agents.delete(agent.id)
         with pytest.raises(ConflictError, match="forgotten meanwhile"):
-            sent.result(PATIENCE_S)  # while the upstream says nothing
+            future.result(PATIENCE_S)  # while the upstream says nothing
         gate.open()
     assert left(world) == [0] * 8
 

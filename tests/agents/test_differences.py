@@ -131,10 +131,10 @@ def answered_approval(world: LettaWorld) -> None:
 
 def spoken(world: LettaWorld) -> str:
     """Returns a conversation of three turns."""
-    made = world.letta.conversations.create(agent_id=world.agent().id).id
+    conversation = world.letta.conversations.create(agent_id=world.agent().id).id
     for n in range(3):
-        list(world.letta.conversations.messages.create(made, input=f"Turn {n}."))
-    return made
+        list(world.letta.conversations.messages.create(conversation, input=f"Turn {n}."))
+    return conversation
 
 
 @of("the list of a conversation, newest first")
@@ -146,9 +146,9 @@ def conversation_newest_first(world: LettaWorld) -> None:
 
 @of("`model_settings` that were not set")
 def model_settings(world: LettaWorld) -> None:
-    shown = world.agent().model_settings
-    assert shown is not None
-    assert getattr(shown, "temperature", None) is None
+    shown_settings = world.agent().model_settings
+    assert shown_settings is not None
+    assert getattr(shown_settings, "temperature", None) is None
     send(world, world.agent().id)
     assert "temperature" not in world.upstream.last.json
 

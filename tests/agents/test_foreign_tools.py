@@ -208,13 +208,13 @@ def test_a_repeated_chat_completion_calls_no_tool_twice(upstream: StrictUpstream
         # Another speaker, another conversation, and what follows on it are places of their own.
         ask(first, user="eve")
         assert len(server.bodies) == 4
-        done = {"role": "assistant", "content": "Done."}
+        message = {"role": "assistant", "content": "Done."}
         for _ in range(2):
-            ask(first, done, first, user="zoe")
+            ask(first, message, first, user="zoe")
         assert len(server.bodies) == 6
         # The first of two gives the reply before them the form in which it was heard.
         for _ in range(2):
-            ask(first, done, first, {**done, "content": "Don"}, first, user="zoe")
+            ask(first, message, first, {**message, "content": "Don"}, first, user="zoe")
         assert len(server.bodies) == 8
         # A voice agent asks before the sentence is over, and its caller may go on before the answer.
         for words in (["Send Bob the"], ["Send Bob the mail."], ["Send Bob the mail.", "Now!"]):

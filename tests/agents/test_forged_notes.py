@@ -106,10 +106,10 @@ def test_the_result_of_a_clients_tool_is_not_altered_and_lacks_the_mark(world: L
     client.create(agent_id, input="Look.", client_tools=[look])
     answer: Any = {"type": "tool", "tool_call_id": "c1", "status": "success", "tool_return": FORGED}
     client.create(agent_id, messages=[{"type": "approval", "approvals": [answer]}], client_tools=[look])
-    seen = world.upstream.last
-    assert seen.messages[-1]["content"] == FORGED
-    assert find_mark(seen) not in (None, MARK)
-    assert read_last_statements(seen) == {"human": "Name: Ann"}
+    request = world.upstream.last
+    assert request.messages[-1]["content"] == FORGED
+    assert find_mark(request) not in (None, MARK)
+    assert read_last_statements(request) == {"human": "Name: Ann"}
 
 
 def test_the_reply_of_another_agent(world: LettaWorld) -> None:
@@ -162,8 +162,8 @@ class TestChat:
 
     @pytest.mark.parametrize("name", ["you", "user", "learned", "system", "assistant", "saved_note"])
     def test_a_name_that_is_a_label(self, chats: World, name: str) -> None:
-        said = {"role": "user", "name": name, "content": "I owe Bob 9,000 dollars for the horse."}
-        assert chats.post([said], user="alice").status == 200
+        message = {"role": "user", "name": name, "content": "I owe Bob 9,000 dollars for the horse."}
+        assert chats.post([message], user="alice").status == 200
         chats.chat(user="alice").say("How many dollars do I owe Bob for the horse?")
         note = chats.upstream.last.messages[-1]["content"].rpartition("</memory>")[0]
         (line,) = [line for line in note.splitlines() if "9,000" in line]

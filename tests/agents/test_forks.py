@@ -435,10 +435,14 @@ def test_a_clients_list_goes_on_where_its_words_stand(world: LettaWorld) -> None
     two = fork(world, one)
     say_in(world, two, "Two")
     chat, other = (world.world.chat(model="agent/helper") for _ in range(2))
-    said = [{"role": "user", "content": "One"}, {"role": "assistant", "content": "To One"}]
-    chat.messages += said
+    messages = [{"role": "user", "content": "One"}, {"role": "assistant", "content": "To One"}]
+    chat.messages += messages
     chat.say("Three")
-    other.messages += [*said, {"role": "user", "content": "Two"}, {"role": "assistant", "content": "To Two"}]
+    other.messages += [
+        *messages,
+        {"role": "user", "content": "Two"},
+        {"role": "assistant", "content": "To Two"},
+    ]
     other.say("Four")
     world.world.settle()
     assert texts(world, one) == ["One", "To One", "Three", "Ok."]
@@ -479,9 +483,9 @@ def test_a_fork_is_compacted_for_itself(upstream: StrictUpstream, tmp_path: Path
         for n in range(5):
             list(world.letta.conversations.messages.create(one, input=f"{n}: {tale}"))
         two = fork(world, one)
-        done = world.letta.conversations.messages.compact(two)
-        assert done is not None
-        assert (done.num_messages_before, done.num_messages_after) == (11, 5)
+        compaction = world.letta.conversations.messages.compact(two)
+        assert compaction is not None
+        assert (compaction.num_messages_before, compaction.num_messages_after) == (11, 5)
         list(world.letta.conversations.messages.create(two, input="And now?"))
         assert [text[:4] for text in sent(world)] == ["3: A", "Ok.", "4: A", "Ok.", "And "]
         assert "Notes 1" in world.upstream.last.messages[0]["content"]

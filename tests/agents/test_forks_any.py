@@ -94,8 +94,8 @@ def live(world: LettaWorld, model: Model, agent: str, chance: random.Random, ste
             n = len(model.all)
             world.upstream.queue(say(f"Answer {n}"))
             list(conversations.messages.create(id, input=f"Question {n}"))
-            sent = [m["content"] for m in world.upstream.last.messages[1:]]
-            assert sent == model.send(id, f"Question {n}", f"Answer {n}")
+            contents = [m["content"] for m in world.upstream.last.messages[1:]]
+            assert contents == model.send(id, f"Question {n}", f"Answer {n}")
         elif act == "fork" and len(model.own) < 6:
             model.begin(conversations.fork(id).id, model.turns(id))
         elif act == "fork at" and (answered := [t for t in model.turns(id) if t.answer]):

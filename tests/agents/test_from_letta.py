@@ -133,10 +133,10 @@ def test_calls_of_a_reply_that_had_to_be_allowed_stand_with_its_others(
         listed("assistant_message", "message-6", content="Four."),
     ]
     assert move(world, source, "--agent", POSTMAN) == 0
-    said = spoken(world.letta.agents.messages.list(POSTMAN, order="asc"))
-    (called,) = (each for each in said if each.message_type == "tool_call_message")
+    messages = spoken(world.letta.agents.messages.list(POSTMAN, order="asc"))
+    (called,) = (each for each in messages if each.message_type == "tool_call_message")
     assert [call.tool_call_id for call in called.tool_calls] == ["c1", "c2"]
-    returned = [each.tool_return for each in said if each.message_type == "tool_return_message"]
+    returned = [each.tool_return for each in messages if each.message_type == "tool_return_message"]
     assert returned == ["4", "9"]
 
 
@@ -152,14 +152,14 @@ def test_system_messages_come_without_the_compiled_prompt(
     ]
     assert move(world, source, "--agent", POSTMAN) == 0
     assert "'postman': 4 messages" in capsys.readouterr().out
-    said = spoken(world.letta.agents.messages.list(POSTMAN, order="asc"))
-    assert told(said) == [
+    messages = spoken(world.letta.agents.messages.list(POSTMAN, order="asc"))
+    assert told(messages) == [
         ("system_message", "The user has come in."),
         ("assistant_message", "Hello."),
         ("system_message", "The user has left."),
         ("assistant_message", "Bye."),
     ]
-    assert said[2].otid == "o4"
+    assert messages[2].otid == "o4"
 
 
 def test_shared_blocks_are_shared_after_the_move(world: LettaWorld, source: LettaServer) -> None:
@@ -229,12 +229,12 @@ def test_a_moved_conversation_goes_on(
     upstream.queue(say("Six."))
     reply = world.letta.agents.messages.create(GARDENER, input="When do I water them?")
     assert told(reply.messages) == [("assistant_message", "Six.")]
-    sent = upstream.chats[0].json  # the sleeptime agent may have asked meanwhile
-    assert sent["model"] == "m"
-    assert "Name: Ann\nI like tea" in sent["messages"][0]["content"]
-    roles = [(m["role"], m.get("content")) for m in sent["messages"][1:]]
+    body = upstream.chats[0].json  # the sleeptime agent may have asked meanwhile
+    assert body["model"] == "m"
+    assert "Name: Ann\nI like tea" in body["messages"][0]["content"]
+    roles = [(m["role"], m.get("content")) for m in body["messages"][1:]]
     assert roles[0] == ("user", "My roses are red.")
-    assert "evicted" not in orjson.dumps(sent).decode()
+    assert "evicted" not in orjson.dumps(body).decode()
 
 
 @pytest.mark.both

@@ -43,12 +43,12 @@ def listed(world: LettaWorld, query: str) -> list[str]:
 @pytest.mark.both
 def test_the_agents_of_a_user_are_found_by_the_applications_own_key(world: LettaWorld) -> None:
     one, two = identity(world, "user_1", properties=[PLAN]), identity(world, "user_2")
-    made = world.letta.agents.create(name="a", model="openai/m", identity_ids=[one["id"]])
+    agent = world.letta.agents.create(name="a", model="openai/m", identity_ids=[one["id"]])
     world.letta.agents.create(name="b", model="openai/m", identity_ids=[one["id"], two["id"]])
     world.agent(name="c")
-    assert made.identity_ids == [one["id"]]
-    assert made.identities is not None
-    (shown,) = made.identities
+    assert agent.identity_ids == [one["id"]]
+    assert agent.identities is not None
+    (shown,) = agent.identities
     assert (shown.identifier_key, shown.identity_type, shown.name) == ("user_1", "user", "Ann")
     assert [(each.key, each.value) for each in shown.properties or ()] == [("plan", "pro")]
     assert listed(world, "identifier_keys=user_1&order=asc") == ["a", "b"]

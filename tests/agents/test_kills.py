@@ -185,10 +185,10 @@ def test_the_model_gets_the_result_that_was_stored_before_a_kill(deployment: Age
     deployment.intercept = lambda _: call_tools(*(Call("ring", {"bell": bell}) for bell in (long, "b")))
     with deployment.serve() as gateway, ThreadPoolExecutor(1) as pool:
         agent = deployment.create_agent(gateway)
-        sent = pool.submit(gateway.letta.agents.messages.create, agent, input="go")
+        future = pool.submit(gateway.letta.agents.messages.create, agent, input="go")
         wait_for_bell_b(deployment)
         gateway.kill()
-        assert sent.exception() is not None
+        assert future.exception() is not None
     deployment.release()
     with deployment.serve() as gateway:
         gateway.letta.agents.messages.create(agent, input="later")
@@ -345,10 +345,10 @@ def test_a_resent_live_send_has_the_calls_of_both_attempts(
         deployment.webhook.held_bells = {bell}
         with deployment.serve() as gateway, ThreadPoolExecutor(1) as pool:
             create = gateway.letta.agents.messages.create
-            sent = pool.submit(create, agent, messages=[message], client_tools=[tool])
+            future = pool.submit(create, agent, messages=[message], client_tools=[tool])
             becomes(lambda bell=bell: bell in deployment.webhook.bells)  # type: ignore[misc]
             gateway.kill()
-            assert sent.exception() is not None
+            assert future.exception() is not None
     deployment.release()
     with deployment.serve() as gateway:
         messages = gateway.letta.agents.messages

@@ -276,8 +276,8 @@ def test_four_sends_at_once_are_four_turns(world: LettaWorld) -> None:
         found = pool.map(lambda text: world.make_client().agents.messages.create(agent.id, input=text), texts)
         assert [reply.stop_reason.stop_reason for reply in found] == ["end_turn"] * 4
     world.letta.agents.messages.create(agent.id, input="And now?")
-    sent = [m["content"] for m in world.upstream.last.messages if m["role"] == "user"]
-    assert sorted(sent) == sorted([*texts, "And now?"])
+    contents = [m["content"] for m in world.upstream.last.messages if m["role"] == "user"]
+    assert sorted(contents) == sorted([*texts, "And now?"])
     roles = [m["role"] for m in world.upstream.last.messages[1:]]
     assert roles == [*["user", "assistant"] * 4, "user"]
 
@@ -424,12 +424,12 @@ def test_every_field_of_a_chat_completion_is_honoured(world: LettaWorld) -> None
     world.upstream.queue(say("In verse."), call_tools(Call("weather", {}, "w1")))
     fields: Any = {"temperature": 0.3, "top_p": 0.5, "stop": ["END"], "max_tokens": 77, "seed": 7}
     whole = sdk.chat.completions.create(model="agent/ann", messages=messages, **fields)
-    sent = world.upstream.last
-    assert {name: sent.json.get(name) for name in fields} == fields
-    texts = [m["content"] for m in sent.messages]
+    request = world.upstream.last
+    assert {name: request.json.get(name) for name in fields} == fields
+    texts = [m["content"] for m in request.messages]
     assert "Answer in verse." in texts[0]
     assert texts[1:] == ["Who are you?", "A gardener.", "And now?"]
-    assert (whole.choices[0].message.content, whole.model) == ("In verse.", sent.json["model"])
+    assert (whole.choices[0].message.content, whole.model) == ("In verse.", request.json["model"])
     assert whole.usage is not None
     assert whole.usage.prompt_tokens > 0
     stream = sdk.chat.completions.create(

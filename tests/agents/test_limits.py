@@ -129,7 +129,7 @@ def test_a_summary_by_hand_is_counted_and_held_as_a_request(upstream: StrictUpst
             assert used(world) == [before + 100]
         messages.create(agent, input="I have no pets any more.")
         world.world.limit("requests", "day", 0)
-        asked = len(upstream.chats)
+        chat_count = len(upstream.chats)
         with pytest.raises(RateLimitError):
             messages.compact(agent)
-        assert len(upstream.chats) == asked
+        assert len(upstream.chats) == chat_count

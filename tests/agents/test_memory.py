@@ -140,8 +140,8 @@ def test_edits_whose_calls_have_ids_of_kilobytes_are_written(life: AgentWorld) -
     """A proxy may put the signature of a thought into an id, which its model demands back."""
     ids = [token_hex(3000) for _ in range(2)]
     life.upstream.queue(call_tools(*(insert(f"{n}.", id) for n, id in enumerate(ids))), say("Done."))
-    sent = life.send("Note it.")
-    assert sent.run.state is RunState.COMPLETED
+    reply = life.send("Note it.")
+    assert reply.run.state is RunState.COMPLETED
     assert life.get_block().value == "0.\n1."
     assert [m.get("tool_call_id") for m in life.upstream.last.messages[-2:]] == ids
 
@@ -154,9 +154,9 @@ def test_an_edit_that_lost_is_made_again_on_what_is_there(
     life.send("Hi")
     done = first_writes(life, "Bob was here.", monkeypatch)
     life.upstream.queue(call_tools(insert("Ann too.", id)), say("Done."))
-    sent = life.send("Note it.")
+    reply = life.send("Note it.")
     assert len(done) == 1
-    assert sent.run.state is RunState.COMPLETED
+    assert reply.run.state is RunState.COMPLETED
     assert life.get_block().value == "Bob was here.\nAnn too."
     told = life.upstream.last.messages[-1]["content"]
     assert "Ann too." in told
@@ -171,8 +171,8 @@ def test_an_edit_that_another_run_has_made_already_is_no_error(
     first_writes(life, "Ann.", monkeypatch)
     rethink = Call("memory_rethink", {"label": "human", "new_memory": "Ann."})
     life.upstream.queue(call_tools(rethink), say("Done."))
-    sent = life.send("Note it.")
-    (result,) = results_of(sent)
+    reply = life.send("Note it.")
+    (result,) = results_of(reply)
     assert "has this text already" in result["content"]
     assert read_private(result).get("status") is None
 
@@ -312,8 +312,8 @@ def test_a_plain_message_costs_six_statements(life: AgentWorld, before: int) -> 
 def test_a_step_with_an_edit_costs(life: AgentWorld) -> None:
     life.send("Hi")
     life.upstream.queue(call_tools(insert("x")), say("Done."))
-    found = life.world.statements_of(lambda: life.send("Note x."))
-    assert found == [
+    statements = life.world.statements_of(lambda: life.send("Note x."))
+    assert statements == [
         "read", "read", "insert exchanges", "insert runs",
         "update exchanges", "insert run_steps", "read",
         "insert exchanges", "read", "insert block_history", "update blocks", "insert block_ops",
@@ -339,8 +339,8 @@ def test_a_long_conversation_is_cut_to_its_window_and_costs_the_same(
             life.send(f"Message {n} " + "word " * 40)
         assert len(life.upstream.last.body) < 12_000
         assert "Message 59 word" in life.upstream.last.messages[-1]["content"]
-        found = life.world.statements_of(lambda: life.send("And now?"))
-        assert [kind for kind in found if kind != "read"] == [kind for kind in PLAIN if " " in kind]
+        statements = life.world.statements_of(lambda: life.send("And now?"))
+        assert [kind for kind in statements if kind != "read"] == [kind for kind in PLAIN if " " in kind]
         # What is read begins where the window does.
         own = life.world.gateway.call(_path(life))
         assert len(own.path) < 20
@@ -379,8 +379,8 @@ def test_a_long_run_is_cut_between_its_rounds_and_keeps_its_question(
         search = Call("conversation_search", {"query": "x " * 300})
         count = iter(range(1000))
         life.upstream.script = lambda request: call_tools(search) if next(count) < 20 else say("Done.")
-        done = life.send("The question.")
-        assert (done.run.stop, done.run.steps) == ("end_turn", 21)
+        reply = life.send("The question.")
+        assert (reply.run.stop, reply.run.steps) == ("end_turn", 21)
         messages = life.upstream.last.messages
         assert messages[1]["content"] == "The question."
         assert len(messages) < 30
@@ -451,19 +451,19 @@ def test_a_users_client_conversation_becomes_stored_when_it_is_sent_to(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with remember(upstream, tmp_path, agent()) as world:
-        named = {"x-mnemogate-conversation": "default"}
-        chat = world.chat(model="agent/helper", user="alice", headers=named)
+        headers = {"x-mnemogate-conversation": "default"}
+        chat = world.chat(model="agent/helper", user="alice", headers=headers)
         chat.say("One.")
         upstream.queue(call_tools(insert("Counts.")), say("Noted."))
         chat.say("Two.")
         spec = next(each for each in world.gateway.app.services.chat.directory.specs if each.name == "helper")
         life = AgentWorld(world, spec, Scope("default", "helper", "user:alice"))
         life.send("Three.")
-        said = [m["content"] for m in upstream.last.messages if m["role"] == "user"]
-        assert said == ["One.", "Two.", "Three."]
+        contents = [m["content"] for m in upstream.last.messages if m["role"] == "user"]
+        assert contents == ["One.", "Two.", "Three."]
         assert life.get_block().value == "Counts."
         # From now on the client's list repeats what stands.
         chat.say("Four.")
-        said = [m["content"] for m in upstream.last.messages if m["role"] == "user"]
-        assert said == ["One.", "Two.", "Three.", "Four."]
+        contents = [m["content"] for m in upstream.last.messages if m["role"] == "user"]
+        assert contents == ["One.", "Two.", "Three.", "Four."]
         assert len(life.load_path()) == 4

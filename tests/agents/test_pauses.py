@@ -194,9 +194,9 @@ def test_a_run_that_begins_with_an_answer_is_cancelled(world: AgentWorld) -> Non
     arrived.wait_sync()
 
     async def cancel() -> object:
-        found = await world.world.store.runs.find_newest_run(1, 1)
-        assert found is not None
-        return await world.agent_runs.live.cancel(found)
+        run = await world.world.store.runs.find_newest_run(1, 1)
+        assert run is not None
+        return await world.agent_runs.live.cancel(run)
 
     world.world.gateway.call(cancel())
     done = run.result(PATIENCE_S)  # while the upstream says nothing
@@ -210,9 +210,9 @@ def test_an_answer_whose_run_is_cancelled_as_it_begins_goes_with_the_next_messag
     ask(world, Call("get_weather", {}, "w1"))
 
     async def cancelled(_: object) -> bool:
-        found = await world.world.store.runs.find_newest_run(1, 1)
-        assert found is not None
-        return not await world.agent_runs.live.cancel(found)
+        run = await world.world.store.runs.find_newest_run(1, 1)
+        assert run is not None
+        return not await world.agent_runs.live.cancel(run)
 
     with monkeypatch.context() as patch:
         patch.setattr(agent_runs, "is_overfull", cancelled)

@@ -156,12 +156,12 @@ def test_where_nothing_can_be_searched_it_is_an_error(world: LettaWorld) -> None
 
 
 def test_a_text_of_the_same_run_is_found_even_if_no_search_is_possible(world: LettaWorld) -> None:
-    made = world.agent(tools=["archival_memory_insert", "archival_memory_search"])
+    agent = world.agent(tools=["archival_memory_insert", "archival_memory_search"])
     hold(world, "search_passages", error=StoreUnavailable("the disk is gone"))
     keep = Call("archival_memory_insert", {"content": "The boat is red."})
     look = Call("archival_memory_search", {"query": "boat"})
     world.upstream.queue(call_tools(keep, look), say("Well."))
-    world.letta.agents.messages.create(made.id, input="Keep it.")
+    world.letta.agents.messages.create(agent.id, input="Keep it.")
     found = world.upstream.last.messages[-1]["content"]
     assert found.splitlines() == ["- The boat is red.", INCOMPLETE]
 
@@ -184,7 +184,7 @@ def test_no_search_goes_on_after_the_second(world: LettaWorld, monkeypatch: pyte
 
 
 def test_text_that_an_application_adds_is_not_recalled(world: LettaWorld) -> None:
-    made = world.agent(name="vera")
+    agent = world.agent(name="vera")
 
     def send(n: int, text: str) -> str:
         """Says it as Letta Code does. Returns what goes to the model of it."""
@@ -192,7 +192,7 @@ def test_text_that_an_application_adds_is_not_recalled(world: LettaWorld) -> Non
             f"<system-reminder>\nThe directory is violin{n}.\nThe shell is zsh {n}.\n</system-reminder>\n\n"
         )
         parts = [{"type": "text", "text": told}, {"type": "text", "text": text}]
-        conversation = world.letta.conversations.create(agent_id=made.id).id
+        conversation = world.letta.conversations.create(agent_id=agent.id).id
         with world.letta.conversations.messages.create(
             conversation, messages=[{"role": "user", "content": parts}]
         ) as events:

@@ -55,8 +55,8 @@ def test_a_message_is_answered_and_goes_on_from_what_was_said(world: AgentWorld)
     assert first.texts == ["Hello."]
     assert (first.run.state, first.run.stop, first.run.steps) == (RunState.COMPLETED, "end_turn", 1)
     world.send("Are you there?")
-    sent = [m["content"] for m in world.upstream.last.messages[1:]]
-    assert sent == ["Hi", "Hello.", "Are you there?"]
+    contents = [m["content"] for m in world.upstream.last.messages[1:]]
+    assert contents == ["Hi", "Hello.", "Are you there?"]
 
 
 def test_the_numbers_that_a_run_has_taken_are_reported_to_background_services(
@@ -231,9 +231,9 @@ def test_a_run_is_cancelled_by_somebody_else(world: AgentWorld) -> None:
     arrived.wait_sync()
 
     async def cancel() -> object:
-        found = await world.world.store.runs.find_newest_run(1, 1)
-        assert found is not None
-        return await world.agent_runs.live.cancel(found)
+        run = await world.world.store.runs.find_newest_run(1, 1)
+        assert run is not None
+        return await world.agent_runs.live.cancel(run)
 
     world.world.gateway.call(cancel())
     done = run.result(PATIENCE_S)
@@ -641,9 +641,9 @@ def test_a_cancelled_run_keeps_what_its_tools_did(world: AgentWorld, monkeypatch
     began.wait_sync()
 
     async def cancel() -> object:
-        found = await world.world.store.runs.find_newest_run(1, 1)
-        assert found is not None
-        return await world.agent_runs.live.cancel(found)
+        run = await world.world.store.runs.find_newest_run(1, 1)
+        assert run is not None
+        return await world.agent_runs.live.cancel(run)
 
     world.world.gateway.call(cancel())
     assert run.result(PATIENCE_S).run.state is RunState.CANCELLED
@@ -720,9 +720,9 @@ def test_a_run_is_cancelled_while_its_client_reads_nothing(world: AgentWorld) ->
     blocked.wait_sync()
 
     async def cancel() -> Run:
-        found = await world.world.store.runs.find_newest_run(1, 1)
-        assert found is not None
-        return await world.agent_runs.live.cancel(found)
+        run = await world.world.store.runs.find_newest_run(1, 1)
+        assert run is not None
+        return await world.agent_runs.live.cancel(run)
 
     world.world.gateway.call(cancel())
     release.open()

@@ -97,9 +97,9 @@ def test_an_agent_that_speaks_by_a_tool(upstream: StrictUpstream, tmp_path: Path
         assert (run.run.stop, run.run.steps) == ("end_turn", 2)
         assert "".join(line[6:-1] for line in run.lines if line.startswith("text")) == "Hello Ann."
         assert world.get_block().value == "Name: Ann"
-        sent = upstream.chats[0].json
-        assert sent["tool_choice"] == "required"
-        speaking = sent["tools"][0]["function"]
+        body = upstream.chats[0].json
+        assert body["tool_choice"] == "required"
+        speaking = body["tools"][0]["function"]
         assert [*speaking["parameters"]["properties"]] == ["thinking", "request_heartbeat", "message"]
         # What the model said and how is what it reads again.
         world.send("Bye.")
@@ -174,9 +174,9 @@ def test_the_texts_of_rules_for_a_model_are_not_remembered(upstream: StrictUpstr
         store = world.world.store
 
         async def search() -> list[str]:
-            found = await store.agents.find(world.scope)
-            assert found is not None
-            return [m.text for m in await store.recall.search(found, "Before you end your turn, call roses")]
+            agent = await store.agents.find(world.scope)
+            assert agent is not None
+            return [m.text for m in await store.recall.search(agent, "Before you end your turn, call roses")]
 
         assert sorted(world.world.gateway.call(search())) == ["My turn?", "Roses."]
 
@@ -550,9 +550,9 @@ def test_a_fact_is_forgotten_with_what_it_came_from(upstream: StrictUpstream, tm
         store, first = world.world.store, world.load_path()[0].seq
 
         async def forget() -> None:
-            found = await store.agents.find(world.scope)
-            assert found is not None
-            await AgentMessages(store, world.world.clock).delete(found, ObjectRef(found.uid, first))
+            agent = await store.agents.find(world.scope)
+            assert agent is not None
+            await AgentMessages(store, world.world.clock).delete(agent, ObjectRef(agent.uid, first))
 
         world.world.gateway.call(forget())
         assert world.world.query("SELECT text FROM facts WHERE agent > 0") == []

@@ -23,8 +23,8 @@ def test_a_send_notes_what_its_first_step_recalled(world: LettaWorld) -> None:
     world.letta.agents.passages.create(agent.id, text="The cat of the house is called Zqmisox.")
     url = world.world.gateway.url
     world.upstream.queue(call_tools(Call("recall_memory", {"query": "cat"})), say("Zqmisox."))
-    asked = {"messages": [{"role": "user", "content": "What is the name of the cat of the house?"}]}
-    reply = httpx.post(f"{url}/v1/agents/{agent.id}/messages", json=asked, timeout=30)
+    body = {"messages": [{"role": "user", "content": "What is the name of the cat of the house?"}]}
+    reply = httpx.post(f"{url}/v1/agents/{agent.id}/messages", json=body, timeout=30)
     assert reply.status_code == 200
     id = reply.headers["x-mnemogate-request-id"]
     assert world.world.query("SELECT count(*) FROM recalls") == [1]

@@ -21,12 +21,12 @@ def test_a_step_that_does_not_fit_ends_its_run(
 ) -> None:
     insert = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
     with letta(upstream, tmp_path, upstreams=chat_upstreams(upstream)) as world:
-        made = world.agent(context_window_limit=8_000)
+        agent = world.agent(context_window_limit=8_000)
 
         def respond(text: str, **options: Any) -> Any:
-            asked = {"model": f"agent/{made.id}", "input": text, "truncation": "disabled", **options}
+            body = {"model": f"agent/{agent.id}", "input": text, "truncation": "disabled", **options}
             headers = {"x-mnemogate-conversation": "default"}
-            return world.world.gateway.ask("POST", "/v1/responses", orjson.dumps(asked), headers)
+            return world.world.gateway.ask("POST", "/v1/responses", orjson.dumps(body), headers)
 
         assert respond("Hello. " * 1_500).status == 200
         upstream.queue(call_tools(insert, text="Let me see. " * 2_500))
@@ -37,8 +37,8 @@ def test_a_step_that_does_not_fit_ends_its_run(
         runs = world.world.query("SELECT state, stop FROM runs ORDER BY id")
         assert runs == [("completed", "end_turn"), ("failed", "error")]
         # What the tool did is done.
-        assert "Likes tea." in world.letta.agents.blocks.retrieve("human", agent_id=made.id).value
+        assert "Likes tea." in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
         (result,) = [
-            m for m in world.letta.agents.messages.list(made.id) if m.message_type == "tool_return_message"
+            m for m in world.letta.agents.messages.list(agent.id) if m.message_type == "tool_return_message"
         ]
         assert result.status == "success"

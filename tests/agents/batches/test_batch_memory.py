@@ -172,11 +172,11 @@ def test_results_for_a_forgotten_memory_are_not_stored(
     with serve_batches(tmp_path, lambda custom_id, body: outcome, held=True) as world:
         [agent] = world.create_agents(1)
         world.letta.agents.messages.create(agent, input="I adore quokkas.", override_model="up/m")
-        said = spoken(world.letta.agents.messages.list(agent).items)
+        messages = spoken(world.letta.agents.messages.list(agent).items)
 
         def forget() -> None:
-            while said:
-                world.ask("DELETE", f"/v1/agents/{agent}/messages/{said.pop().id}")
+            while messages:
+                world.ask("DELETE", f"/v1/agents/{agent}/messages/{messages.pop().id}")
 
         def forgetting(method: Any) -> Any:
             async def call(*about: Any) -> Any:
@@ -279,10 +279,10 @@ def test_an_item_that_is_forgotten_while_its_part_is_composed_is_not_sent(
     monkeypatch.setattr(BatchItems, "make_assign_effect", assigned)
     monkeypatch.setattr(PartDraft, "leave_out", left_out)
     with serve_batches(tmp_path) as world:
-        found = world.wait_for_end(world.create_batch(world.create_agents(count), "quokkas"))["counts"]
-        assert found["cancelled" if has_ended else "failed"] == 1
+        counts = world.wait_for_end(world.create_batch(world.create_agents(count), "quokkas"))["counts"]
+        assert counts["cancelled" if has_ended else "failed"] == 1
         assert loops == [None]  # the event loop does not wait for it: a part has up to 256 MB
-        assert found["completed"] == count - 1
+        assert counts["completed"] == count - 1
         assert [len(each.requests) for each in world.openai.batches] == [1] * (count - 1)
 
 

@@ -366,8 +366,8 @@ def test_live_turns_go_on_while_a_batch_runs(tmp_path: Path) -> None:
             "user_message: Live", "assistant_message: Ok.", "user_message: In a batch", "assistant_message: Hello.",
         ]  # fmt: skip
         world.letta.agents.messages.create(agent, input="Live again")
-        said = [m["content"] for m in world.upstream.last.json["messages"][1:]]
-        assert said == ["Live", "Ok.", "In a batch", "Hello.", "Live again"]
+        contents = [m["content"] for m in world.upstream.last.json["messages"][1:]]
+        assert contents == ["Live", "Ok.", "In a batch", "Hello.", "Live again"]
 
 
 def test_later_rounds_have_the_initial_messages_that_a_live_turn_has_written(tmp_path: Path) -> None:
