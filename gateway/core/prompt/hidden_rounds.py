@@ -59,16 +59,25 @@ def restore_rounds(
     client_calls = [call for call in calls if read_call_id(call) not in content.gateway_call_ids]
     if client_calls:
         return None if text_after else _restore_mixed(rounds, resent_calls, client_calls, following)
-    if text_after:
-        # The text begins with the white space that the model wrote, so that it is sent as the provider has cached it.
-        stored_text = join_texts(map(read_text, all_messages[end:]))
-        text_after = stored_text[: len(stored_text) - len(stored_text.lstrip())] + text_after
-    # The client got the provider fields of all rounds in one message. The fields of the last message come from the
-    # store.
-    rest = {**_without_provider_fields(reply), "content": text_after}
-    if is_same_model and (refilled := _refill_reply(rest, all_messages[-1])) is not None:
-        return [*rounds, refilled]
+    rest = _make_rest(reply, all_messages[end:], text_after)
+    if is_same_model and (refilled_rest := _refill_reply(rest, all_messages[-1])) is not None:
+        return [*rounds, refilled_rest]
     return [*rounds, rest] if text_after or resent_calls else [*rounds]
+
+
+def _make_rest(reply: WireMessage, stored_messages: Sequence[WireMessage], text: str) -> WireMessage:
+    """Returns the part of a reply after its hidden rounds, without the provider's fields.
+
+    The client got these fields of all rounds in one message, so they come from the store again.
+
+    stored_messages: the stored messages after the rounds.
+    text: the text of the part, as the client has it.
+    """
+    if text:
+        # The text begins with the white space that the model wrote, so that it is sent as the provider has cached it.
+        stored_text = join_texts(map(read_text, stored_messages))
+        text = stored_text[: len(stored_text) - len(stored_text.lstrip())] + text
+    return {**_without_provider_fields(reply), "content": text}
 
 
 def without_rounds(content: Content, reply: WireMessage) -> WireMessage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -72,23 +72,23 @@ class OutcomeMaker(NamedTuple):
 
     def make_unfinished(self, end: End, reason: StopReason, *, are_tools_running: bool) -> TurnOutcome:
         """Returns the outcome of a turn that ends before its reply is complete."""
-        if self.last_round.is_stored:
-            return self._make_outcome(end, reason, (), None, results=self.calls.interrupted_results)
-        if self.terms.saves_steps:
-            # Calls without an answer would block the conversation.
-            return self._make_outcome(end, reason, (), self.last_round.make_shown_reply())
+        if self.terms.saves_steps or self.last_round.is_stored:
+            return self._make_unfinished_step(end, reason)
         shown_reply = self.earlier.join_reply(self.last_round.make_shown_reply(self.last_round.client_calls))
-        messages: Sequence[Json] = self.earlier.messages
+        messages = [*self.earlier.messages]
         if are_tools_running and not self.last_round.spoken.text:
             # The calls are stored, so that the model does not repeat in another turn what they may have done. But a
             # call that speaks would be stored with its whole text, of which the user may have heard a part.
-            results = self.calls.final_results
-            messages = [
-                *messages,
-                self.last_round.make_upstream_message(),
-                *(each.as_stored() for each in results),
-            ]
+            messages.append(self.last_round.make_upstream_message())
+            messages += [result.as_stored() for result in self.calls.final_results]
         return self._make_outcome(end, reason, tuple(messages), shown_reply)
+
+    def _make_unfinished_step(self, end: End, reason: StopReason) -> TurnOutcome:
+        """Returns the outcome of a turn that saves each step, and ends within a step."""
+        if self.last_round.is_stored:
+            return self._make_outcome(end, reason, (), None, results=self.calls.interrupted_results)
+        # The reply is stored without its calls: calls without an answer would block the conversation.
+        return self._make_outcome(end, reason, (), self.last_round.make_shown_reply())
 
     def _list_last_messages(self, shown_reply: Json, client_calls: list[ToolCall]) -> tuple[Json, ...]:
         """Returns the messages of the last round as they go upstream again."""
@@ -97,6 +97,7 @@ class OutcomeMaker(NamedTuple):
             return (last_round.make_upstream_message(), *(result.as_stored() for result in results))
         if self.terms.saves_steps and last_round.spoken.filler and last_round.draft.text:
             return (last_round.make_upstream_message(client_calls),)  # the filler is no part of it upstream
+        # After hidden rounds the reply is stored with the provider's own form of it, since it goes upstream again.
         if self.earlier.messages and (native_reply := last_round.draft.make_message().get(NATIVE_REPLY)):
             return ({**shown_reply, NATIVE_REPLY: native_reply},)
         return (shown_reply,)
