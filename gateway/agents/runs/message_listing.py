@@ -81,12 +81,10 @@ class AgentMessages:
         begin, end = (high[0], low[0]) if newest_first else (low[0], high[0])
         while len(views) < page.limit:
             size = min(_MAX_ROWS, page.limit - len(views))
-            rows = await self._store.messages.list_page(
-                agent.id, Page(begin, end, size, newest_first), conversation_row=conversation_row
-            )
-            in_range = [
-                view for view in await self._make_views(agent, rows) if low < view.listed.sort_key < high
-            ]
+            part = Page(begin, end, size, newest_first)
+            rows = await self._store.messages.list_page(agent.id, part, conversation_row=conversation_row)
+            part_views = await self._make_views(agent, rows)
+            in_range = [view for view in part_views if low < view.listed.sort_key < high]
             views += reversed(in_range) if newest_first else in_range
             if len(rows) < size:
                 break
@@ -105,9 +103,8 @@ class AgentMessages:
         begin, end = (high[0] + 1, low[0] - 1) if newest_first else (low[0] - 1, high[0] + 1)
         while len(entries) < page.limit:
             size = min(_MAX_ROWS, page.limit - len(entries))
-            rows = await self._store.messages.list_page_of_project(
-                project, Page(begin, end, size, newest_first)
-            )
+            part = Page(begin, end, size, newest_first)
+            rows = await self._store.messages.list_page_of_project(project, part)
             for agent, row in rows:
                 views = await self._make_views(agent, [row])
                 row_id = row.exchange.id

@@ -85,9 +85,8 @@ class FileTools(Struct, frozen=True):
             [self._search_folder(row, query, limit, vector) for row in folders]
         )
         hits = hits[:limit]
-        files = await self.store.files.load_by_rows(
-            sorted({hit.file for hit in hits if hit.file is not None})
-        )
+        file_rows = sorted({hit.file for hit in hits if hit.file is not None})
+        files = await self.store.files.load_by_rows(file_rows)
         lines = [
             f"- [{folders[file.memory_row]}/{file.name}] {hit.text.strip()}"
             for hit in hits
