@@ -1,4 +1,4 @@
-"""Where the files of a SQLite database lie, and how those next to it are opened: its lock, its token, its `.keyed`.
+"""The path of a SQLite database, and the files that the gateway opens next to it: its lock, its token, its `.keyed`.
 
 Root works on databases of other accounts, and some directories are open to all accounts. So another account may have
 put something where a file is looked for: a link, a second name of a file elsewhere, a pipe. Therefore
@@ -21,10 +21,11 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from storage.errors import StoreFailed, StoreFull, StoreReadOnly, StoreUnavailable
 
-# The ends of the names of the files next to a database: its lock, its token for commands, and its mark of having keys.
+# The suffixes of the files next to a database: its lock, its token for commands, and its mark of having keys.
 LOCK = ".lock"
 ADMIN = ".admin"
 KEYED = ".keyed"
@@ -36,12 +37,14 @@ _ROOT = 0
 # The most links that Linux follows in one path.
 _MAX_LINKS = 40
 # Another process may make or remove a file between two calls. Not measured; any value from 3 to 10 behaves alike.
-_TRIES = 5
-# A pipe that was put there must not make an open wait.
-_SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-# A directory may be searchable and not readable, which is enough for O_PATH; macOS has no such flag.
-_DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
-_KINDS = (
+_MAX_TRIES = 5
+# The flags with which files are opened. A pipe that was put there must not make an open wait.
+_FILE_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+# The flags with which directories are opened. A directory may be searchable and not readable, which is enough for
+# O_PATH; macOS has no such flag.
+_DIRECTORY_FLAGS = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+# The kinds of files that no database is, each with its name in errors.
+_OTHER_KINDS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISLNK, "a link"),
     (stat.S_ISFIFO, "a pipe"),
@@ -67,7 +70,7 @@ def resolve_path(database: str | Path) -> str:
             "The current directory does not exist any more. Start this in another one."
         ) from None
     resolved = "/"
-    links = 0
+    link_count = 0
     while names:
         name = names.pop()
         if name == "..":
@@ -75,30 +78,38 @@ def resolve_path(database: str | Path) -> str:
         if name in ("", ".", ".."):
             continue
         path = os.path.join(resolved, name)
-        target, owner = _read_link(path)
-        if target is None:
+        link = _read_link(path)
+        if link is None:
             resolved = path
             continue
-        links += 1
-        if owner not in (_ROOT, os.geteuid()):
+        link_count += 1
+        if link.owner not in (_ROOT, os.geteuid()):
             raise StoreFailed(
-                f"{path} is a link that the account {name_account(owner)} has made, so it is not followed. "
-                f"If it is right, name the file itself with --db: it leads to {target}."
+                f"{path} is a link that the account {name_account(link.owner)} has made, so it is not followed. "
+                f"If it is right, name the file itself with --db: it leads to {link.target}."
             )
-        if links > _MAX_LINKS:
+        if link_count > _MAX_LINKS:
             raise StoreFailed(f"The path {database} has too many links. Name another file with --db.")
-        resolved = "/" if target.startswith("/") else resolved
-        names += reversed(target.split("/"))
+        if link.target.startswith("/"):
+            resolved = "/"
+        names += reversed(link.target.split("/"))
     return resolved
 
 
-def _read_link(path: str) -> tuple[str | None, int]:
-    """Returns where a link leads and who made it; (None, 0) where it is no link."""
+class _Link(NamedTuple):
+    # The path to which the link leads.
+    target: str
+    # The account that has made the link.
+    owner: int
+
+
+def _read_link(path: str) -> _Link | None:
+    """Returns the link at a path; None: there is none, or it cannot be read."""
     try:
         status = os.lstat(path)
-        return (os.readlink(path), status.st_uid) if stat.S_ISLNK(status.st_mode) else (None, 0)
+        return _Link(os.readlink(path), status.st_uid) if stat.S_ISLNK(status.st_mode) else None
     except OSError:  # whoever opens the path gets the same error
-        return None, 0
+        return None
 
 
 def name_account(account: int) -> str:
@@ -118,7 +129,7 @@ def check_location(database: str) -> None:
     directory = os.path.dirname(database)
     if not _has_access(directory, os.W_OK | os.X_OK):
         raise _make_access_error(f"write in the directory {directory}", directory)
-    for path in (database, *(f"{database}{end}" for end in LOGS)):
+    for path in (database, *(f"{database}{suffix}" for suffix in LOGS)):
         _check_file(path)
 
 
@@ -163,7 +174,7 @@ def _check_file(path: str) -> None:
 
 def _check_kind(path: str, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind_name = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "a device")
+        kind_name = next((name for is_kind, name in _OTHER_KINDS if is_kind(status.st_mode)), "a device")
         raise StoreFailed(
             f"{path} is {kind_name}, not a regular file. Move it away, or name another file with --db."
         )
@@ -226,7 +237,7 @@ def open_sidecar(database: str, suffix: str, access: int) -> int:
     path = f"{database}{suffix}"
     with _open_directory(database) as directory:
         try:
-            descriptor = os.open(os.path.basename(path), access | _SAFE, dir_fd=directory)
+            descriptor = os.open(os.path.basename(path), access | _FILE_FLAGS, dir_fd=directory)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -241,10 +252,10 @@ def open_sidecar(database: str, suffix: str, access: int) -> int:
         return descriptor
 
 
-def _check_open(path: str, status: os.stat_result, trusted: set[int]) -> None:
+def _check_open(path: str, status: os.stat_result, trusted_accounts: set[int]) -> None:
     _check_kind(path, status)
     _check_names(path, status)
-    if status.st_uid not in trusted:
+    if status.st_uid not in trusted_accounts:
         raise StoreFailed(
             f"{path} belongs to the account {name_account(status.st_uid)}, which has no part in this database. "
             "Remove it."
@@ -259,7 +270,7 @@ def make_sidecar(database: str, suffix: str) -> int:
     path = f"{database}{suffix}"
     with _open_directory(database) as directory:
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FILE_FLAGS
             descriptor = os.open(os.path.basename(path), flags, 0o600, dir_fd=directory)
         except FileExistsError:
             raise
@@ -278,7 +289,7 @@ def make_sidecar(database: str, suffix: str) -> int:
 
 def ensure_sidecar(database: str, suffix: str) -> int:
     """Opens a file next to a database for writing, and makes it if there is none. Raises: StoreUnavailable."""
-    for _ in range(_TRIES):
+    for _ in range(_MAX_TRIES):
         with contextlib.suppress(FileNotFoundError):
             return open_sidecar(database, suffix, os.O_RDWR)
         with contextlib.suppress(FileExistsError):
@@ -335,7 +346,7 @@ def _open_directory(database: str) -> Iterator[int]:
     """Opens the directory of a database, so that files are checked and opened in the same directory."""
     path = os.path.dirname(database)
     try:
-        descriptor = os.open(path, _DIRECTORY)
+        descriptor = os.open(path, _DIRECTORY_FLAGS)
     except OSError as error:
         raise make_unavailable(f"The directory {path} cannot be opened", error) from error
     try:

@@ -20,7 +20,7 @@ from storage.sidecar import LOCK, check_reach, ensure_sidecar, make_unavailable,
 
 # `find_lock_owner` holds a shared lock for an instant, which refuses a start as an owner's lock does. So a start
 # tries again, with pauses. Not measured: one further try is enough, unless several commands look up the owner at once.
-_TRIES = 5
+_MAX_TRIES = 5
 _PAUSE_S = 0.02
 
 
@@ -80,12 +80,12 @@ class Lock:
         self._descriptor = descriptor
 
     def _lock_exclusively(self, descriptor: int) -> None:
-        for attempt in range(1, _TRIES + 1):
+        for attempt in range(1, _MAX_TRIES + 1):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
-                if attempt == _TRIES:
+                if attempt == _MAX_TRIES:
                     owner = _read_owner(descriptor)
                     raise FileOwned(self._database, owner.pid, owner.address) from None
                 time.sleep(_PAUSE_S)
