@@ -21,7 +21,7 @@ from storage.sidecar import LOCK, check_reach, ensure_sidecar, make_unavailable,
 # `find_lock_owner` holds a shared lock for an instant, which refuses a start as an owner's lock does. So a start
 # tries again, with pauses. Not measured: one further try is enough, unless several commands look up the owner at once.
 _MAX_TRIES = 5
-_PAUSE_S = 0.02
+_PAUSE_SECONDS = 0.02
 
 
 class LockOwner(Struct, frozen=True):
@@ -42,7 +42,7 @@ class Lock:
     def __init__(self, database: str | Path, address: str | None = None) -> None:
         """Makes a lock that is not held yet. Raises: as `resolve_path`.
 
-        address: the address at which this process serves, shown to a process that is refused; None: it is unknown.
+        address: the address at which this process serves, shown to a process that is refused; None: it is not known.
         """
         self._database = resolve_path(database)
         self._address = address
@@ -88,12 +88,13 @@ class Lock:
                 if attempt == _MAX_TRIES:
                     owner = _read_owner(descriptor)
                     raise FileOwned(self._database, owner.pid, owner.address) from None
-                time.sleep(_PAUSE_S)
+                time.sleep(_PAUSE_SECONDS)
 
     def release(self) -> None:
         """Releases the lock, if it is held."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
+        if self._descriptor is not None:
+            descriptor = self._descriptor
+            self._descriptor = None
             os.close(descriptor)
 
 
@@ -128,8 +129,8 @@ def _is_file_at(path: str, descriptor: int) -> bool:
 
 def _read_owner(descriptor: int) -> LockOwner:
     try:
-        owner = orjson.loads(os.pread(descriptor, 4096, 0))
+        content = orjson.loads(os.pread(descriptor, 4096, 0))
     except (OSError, orjson.JSONDecodeError):
-        owner = None
-    fields = owner if isinstance(owner, dict) else {}
+        content = None
+    fields = content if isinstance(content, dict) else {}
     return LockOwner(fields.get("pid"), fields.get("address"))

@@ -83,21 +83,21 @@ class WriteAheadLog:
 
     def post_checkpoint(self, *, is_at_rest: bool = False) -> None:
         """Has the writer's thread checkpoint the rest of the log. is_at_rest: True if the writer is idle."""
-        work = checkpoint
+        log_work = checkpoint
         if is_at_rest or self.size_bytes >= 2 * self._limits.checkpoint_bytes:
-            waits = self.size_bytes >= self._limits.pause_bytes and not is_at_rest
-            work = partial(empty_log, wait_ms=self._limits.pause_ms if waits else 0)
+            waits_for_readers = self.size_bytes >= self._limits.pause_bytes and not is_at_rest
+            log_work = partial(empty_log, wait_ms=self._limits.pause_ms if waits_for_readers else 0)
         self.is_free.clear()
-        if not self._post(work):
+        if not self._post(log_work):
             self.is_free.set()
 
     def end_work(self, size_bytes: int, *, is_all_copied: bool) -> None:
-        """Notes the end of a checkpoint in the writer's thread.
+        """Records the end of a checkpoint in the writer's thread.
 
         size_bytes: the bytes of the log's file.
         is_all_copied: True if all of the log was copied into the database file.
         """
-        self._note_size(size_bytes, is_all_copied=is_all_copied)
+        self._record_size(size_bytes, is_all_copied=is_all_copied)
         self.is_free.set()
 
     def expect_new_file(self) -> None:
@@ -109,14 +109,14 @@ class WriteAheadLog:
 
         The caller must have waited for `is_free`.
 
-        wait_ms: the longest time for which readers are waited for.
+        wait_ms: the longest time to wait for readers.
         """
         self.is_free.clear()
-        emptying = driver.call(partial(empty_log, wait_ms=wait_ms))
-        emptying.add_done_callback(lambda _: self.is_free.set())
+        future = driver.call(partial(empty_log, wait_ms=wait_ms))
+        future.add_done_callback(lambda _: self.is_free.set())
         # If the caller is cancelled, the thread goes on, and no other checkpoint may run meanwhile.
-        is_empty = await asyncio.shield(emptying)
-        self._note_size(self.measure(), is_all_copied=is_empty)
+        is_empty = await asyncio.shield(future)
+        self._record_size(self.measure(), is_all_copied=is_empty)
         return is_empty
 
     async def close_checkpointer(self) -> None:
@@ -141,8 +141,8 @@ class WriteAheadLog:
             self.parallel_checkpoint = None
             self.post_checkpoint()
 
-    def _note_size(self, size_bytes: int, *, is_all_copied: bool) -> None:
-        """Notes the size of the log's file after a checkpoint."""
+    def _record_size(self, size_bytes: int, *, is_all_copied: bool) -> None:
+        """Records the size of the log's file after a checkpoint."""
         self.size_bytes = size_bytes
         checkpoint_bytes = self._limits.checkpoint_bytes
         # If all of the log was copied, the next write restarts it at the beginning of its file.
