@@ -14,17 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Final, NamedTuple, Protocol, assert_never
+from typing import Final, Protocol, assert_never
 
 from msgspec import Struct
 
 from adapters.base import ModelReply
 from adapters.errors import ProviderError
-from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.types import CHAT_PATH, ModelRequest, read_retry_after
-from adapters.whole_reply import BufferedReply
-from gateway.core.turn.refusal import RefusedContent, find_refused_content, is_filter_verdict
-from gateway.core.turn.upstream_error import ERROR_BYTES, is_empty_completion
+from gateway.core.turn.refusal import RefusedContent, is_filter_verdict
+from gateway.core.turn.upstream_error import is_empty_completion
 from gateway.core.upstream.context_window import ContextWindows, make_model_key
 from gateway.core.upstream.policy import (
     TRANSIENT_STATUSES,
@@ -46,15 +44,14 @@ from gateway.run.upstream.error_replies import (
     discard_reply,
     read_whole_error,
 )
-from gateway.run.upstream.prompt_cuts import PromptCuts
 from gateway.run.upstream.propagation import with_trace_headers
 from gateway.run.upstream.provider_errors import classify_failure
+from gateway.run.upstream.request_mending import MendedRequest, RequestMending, RequestSource
 from gateway.run.upstream.unbegun_stream import UnbegunStream
 from gateway.run.upstream_call import UpstreamCall
 
-# The statuses of refusals that may concern the content of a request, and of those that may concern its length.
+# The statuses of refusals that may concern the content of a request.
 _REFUSAL_STATUSES: Final = frozenset((400, 403, 413, 422, 451))
-_TOO_LONG_STATUSES: Final = frozenset((400, 413, 422))
 _log = logging.getLogger("mnemogate")
 
 
@@ -87,15 +84,6 @@ class _Answer(Struct, frozen=True):
     reply: ModelReply
 
 
-class _MendedRequest(Struct, frozen=True):
-    """The result of an attempt with a request that is sent again without the content that the endpoint refused."""
-
-    # The request without that content.
-    request: ModelRequest
-    # The target of the request. After a cut of the prompt it has the window to which the prompt was cut.
-    target: Target
-
-
 class _FailedAttempt(Struct, frozen=True):
     """The result of an attempt that failed."""
 
@@ -118,15 +106,6 @@ class _PreparedAttempt(Struct, frozen=True):
     wait_s: float = 0.0
 
 
-class _RequestSource(NamedTuple):
-    """The functions that make the requests of one round."""
-
-    # Makes the request for a target.
-    make: RequestMaker
-    # Makes a request again if its content is refused; None: nothing can be left out.
-    mender: RequestMender | None
-
-
 @dataclass(slots=True)
 class Attempts:
     """The attempts of one request, within a `with` block that ends when the request is over."""
@@ -147,11 +126,12 @@ class Attempts:
     _failure_count: int = field(default=0, init=False)
     # True: an endpoint has answered; further rounds of the turn go to it.
     _is_settled: bool = field(default=False, init=False)
-    # The cuts of the prompt for the current endpoint; None: the endpoint has not refused the prompt.
-    _cuts: PromptCuts | None = field(default=None, init=False)
+    # Mends the requests that endpoints refuse.
+    _mending: RequestMending = field(init=False)
 
     def __post_init__(self) -> None:
         self._record = AttemptRecord(self._receipt, self._services.metrics)
+        self._mending = RequestMending(self._services.context_windows, self._receipt)
 
     def __enter__(self) -> Attempts:
         self._candidates.begin_request()
@@ -198,7 +178,7 @@ class Attempts:
             self._record_success()
         self._record.begin_call()
         self._failure_count = 0
-        source = _RequestSource(make, mender)
+        source = RequestSource(make, mender)
         return await self._send_until_answered(await self._make_first_request(make), source)
 
     def skip_fallback(self) -> bool:
@@ -234,13 +214,13 @@ class Attempts:
                 if self._is_settled or not self.skip_fallback():
                     raise
 
-    async def _send_until_answered(self, request: ModelRequest, source: _RequestSource) -> ModelReply:
+    async def _send_until_answered(self, request: ModelRequest, source: RequestSource) -> ModelReply:
         """Sends a request, and those that follow from its failures. Returns and raises as `send` does."""
         while True:
             match await self._make_attempt(request, source):
                 case _Answer(reply=reply):
                     return reply
-                case _MendedRequest() as mended_request:
+                case MendedRequest() as mended_request:
                     self._candidates.set_target(mended_request.target)
                     request = mended_request.request
                 case _FailedAttempt() as failed_attempt:
@@ -297,11 +277,11 @@ class Attempts:
         """Makes a candidate the current one."""
         self._candidates.move_to(candidate)
         self._failure_count = 0
-        self._cuts = None
+        self._mending.begin_endpoint()
 
     async def _make_attempt(
-        self, request: ModelRequest, source: _RequestSource
-    ) -> _Answer | _MendedRequest | _FailedAttempt:
+        self, request: ModelRequest, source: RequestSource
+    ) -> _Answer | MendedRequest | _FailedAttempt:
         """Sends a request once. Returns the result of the attempt."""
         self._record.begin_attempt(self._candidates.current, request)
         with self.endpoint.health.begin_attempt(self.endpoint.policy):
@@ -347,20 +327,21 @@ class Attempts:
         return None
 
     async def _judge_answer(
-        self, begun_reply: BegunReply, request: ModelRequest, source: _RequestSource
-    ) -> _Answer | _MendedRequest:
+        self, begun_reply: BegunReply, request: ModelRequest, source: RequestSource
+    ) -> _Answer | MendedRequest:
         """Returns an answer that goes to the client, or the request without the content that the answer refuses."""
         reply = begun_reply.reply
+        candidate = self._candidates.current
         mender = source.mender
         mended_request = None
         outcome = str(reply.status)
         if reply.status in _REFUSAL_STATUSES and (mender is not None or request.path == CHAT_PATH):
             reply = error = await read_whole_error(reply)
-            mended_request = await self._mend_refused_request(error, request, source)
+            mended_request = await self._mending.mend(error, request, source, candidate)
         elif mender is not None and is_filter_verdict(begun_reply.begin):
             outcome = "filtered"
             try:
-                mended_request = await self._leave_out(RefusedContent.FILTERED, mender)
+                mended_request = await self._mending.leave_out(RefusedContent.FILTERED, mender, candidate)
             except BaseException:
                 await reply.aclose()
                 raise
@@ -379,10 +360,7 @@ class Attempts:
     def _accept(self, reply: ModelReply, mender: RequestMender | None, *, is_provisional: bool) -> None:
         """Notes an answer that goes to the client. is_provisional: the value for `AttemptOutcomes.add`."""
         if reply.status < 400:
-            if self._cuts is not None:
-                self._cuts.note_answer(self.target)
-            if mender is not None:
-                mender.note_answer()
+            self._mending.note_answer(self.target, mender)
         self.call.is_streamed = reply.is_stream
         self._record.note_reply(
             self.endpoint.name,
@@ -402,7 +380,7 @@ class Attempts:
     async def _replace(
         self,
         request: ModelRequest,
-        source: _RequestSource,
+        source: RequestSource,
         was_settled: bool,
         failure: Failure,
     ) -> ModelReply | None:
@@ -426,27 +404,6 @@ class Attempts:
             # The head has left, so the client gets the error as an event, which is no break.
             self._record.note_error_event(str(reply.status))
         return reply
-
-    async def _mend_refused_request(
-        self, error: BufferedReply, request: ModelRequest, source: _RequestSource
-    ) -> _MendedRequest | None:
-        """Returns the request without the content that an error refuses, or None if nothing can be left out."""
-        body = await error.read(MAX_REPLY_BYTES)
-        if error.status in _TOO_LONG_STATUSES and request.path == CHAT_PATH:
-            if self._cuts is None:
-                self._cuts = PromptCuts(self._services.context_windows, self._receipt)
-            cut = await self._cuts.shorten(body, request, source.make, self.target, self.endpoint)
-            if cut is not None:
-                return _MendedRequest(cut.request, cut.target)
-        refused = find_refused_content(error.status, body[:ERROR_BYTES])
-        if source.mender is None or refused is None:
-            return None
-        return await self._leave_out(refused, source.mender)
-
-    async def _leave_out(self, refused: RefusedContent, mender: RequestMender) -> _MendedRequest | None:
-        """Returns the request without the refused content, or None if the gateway has added no such content."""
-        request = await mender.mend_request(refused, self.target, self.endpoint)
-        return None if request is None else _MendedRequest(request, self.target)
 
     def _record_success(self) -> None:
         """Records that the last reply, if there was one, has come to its end."""
