@@ -255,10 +255,10 @@ def test_a_caller_who_speaks_on_at_once_continues_the_cut_reply(
         world.chat(user="alice").say("Hello.")
         disk = hold_the_disk(world)
         leave(world, say(SECRET, hold_after={4: Gate()}), after=b"treasure", stream=True)
-        said = threads.submit(world.post, SPOKEN, user="alice")
+        future = threads.submit(world.post, SPOKEN, user="alice")
         world.gateway.call(is_asking(world))
         disk.open()
-        assert said.result().status == 200
+        assert future.result().status == 200
         rows = world.query("SELECT input FROM exchanges WHERE active <> 0 ORDER BY id")
         assert [len(json.loads(each)) for each in rows] == [1, 1, 1]
         assert "palm" not in str(world.query("SELECT shown_reply FROM exchanges"))

@@ -35,8 +35,8 @@ async def ask(world: World, messages: list[Any], **options: Any) -> str:
 
 
 def standing_inputs(world: World) -> list[str]:
-    found = world.query("SELECT input FROM exchanges WHERE active <> 0 ORDER BY id")
-    return [json.loads(each)[-1]["content"] for each in found]
+    rows = world.query("SELECT input FROM exchanges WHERE active <> 0 ORDER BY id")
+    return [json.loads(each)[-1]["content"] for each in rows]
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-mnemogate-conversation": "c1"}], ids=["found", "named"])
@@ -155,8 +155,8 @@ async def test_a_message_that_was_answered_while_it_queued_comes_once(world: Wor
     gate.open()
     await asyncio.gather(first, *retries[:3])
     await send("fifth")
-    asked = [m["content"] for m in world.upstream.last.messages if m["role"] == "user"]
-    assert asked == ["first", "second", "third", "fourth one", "fifth"]
+    contents = [m["content"] for m in world.upstream.last.messages if m["role"] == "user"]
+    assert contents == ["first", "second", "third", "fourth one", "fifth"]
 
 
 async def test_a_message_has_its_place_while_it_waits_for_what_was_cancelled(world: World) -> None:
@@ -169,14 +169,14 @@ async def test_a_message_has_its_place_while_it_waits_for_what_was_cancelled(wor
 
     world.gateway.call(begin_write())
     headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
-    asked = asyncio.create_task(
+    task = asyncio.create_task(
         ask(world, [{"role": "user", "content": "Hi"}], user="alice", extra_headers=headers)
     )
     try:
         await asyncio.to_thread(becomes, lambda: len(services.keeper.queues) == 1)
     finally:
         gate.open()
-    assert await asked == "Ok."
+    assert await task == "Ok."
 
 
 @pytest.mark.agents

@@ -157,8 +157,8 @@ def test_starting_loads_neither_ranks_nor_tiktoken() -> None:
         "import sys, gateway.tokens as t; t.count_upper_bound('x'); "
         "print('tiktoken' in sys.modules, t.choose_tokenizer('gpt-4o').is_loaded)"
     )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
+    process = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["False", "False"]
 
 
 BIG = "A" * 400_000

@@ -166,11 +166,11 @@ def test_a_compaction_begins_as_the_requests_of_its_session(world: World) -> Non
     edit = Call("memory_insert", {"label": "human", "new_string": "Has a cat."})
     world.upstream.queue(call_tools(edit), say("The summary."))
     assert text_of(talk.complete()) == "The summary."
-    sent = world.upstream.chats[-2].json
-    assert [sent[key] for key in ("tools", "system") if key in before] == [
+    body = world.upstream.chats[-2].json
+    assert [body[key] for key in ("tools", "system") if key in before] == [
         before[key] for key in ("tools", "system") if key in before
     ]
-    assert sent["messages"][: len(before["messages"])] == before["messages"]
+    assert body["messages"][: len(before["messages"])] == before["messages"]
     assert READ_ONLY_ERROR in str(world.upstream.last.json["messages"][-1])
     talk.messages.pop()
     talk.say("Go on.")

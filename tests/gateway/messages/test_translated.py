@@ -81,8 +81,8 @@ def test_a_request_becomes_a_chat_completion(world: World, upstream: StrictUpstr
         output_config={"effort": "high"},
         thinking={"type": "adaptive"},
     )
-    seen = upstream.last.json
-    assert seen["messages"] == [
+    body = upstream.last.json
+    assert body["messages"] == [
         {"role": "system", "content": "You help."},
         {"role": "user", "content": "How is it in Bern?"},
         {
@@ -100,9 +100,9 @@ def test_a_request_becomes_a_chat_completion(world: World, upstream: StrictUpstr
         {"role": "user", "content": "Well?"},
     ]
     function = {"name": "weather", "description": "The weather.", "parameters": {"type": "object"}}
-    assert seen["tools"] == [{"type": "function", "function": function}]
+    assert body["tools"] == [{"type": "function", "function": function}]
     asked = {
-        key: seen[key]
+        key: body[key]
         for key in (
             *("tool_choice", "parallel_tool_calls", "stop", "temperature"),
             *("reasoning_effort", "max_tokens"),

@@ -376,18 +376,20 @@ class Deployment:
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             with self.database.lock_start():
-                done = command(
+                process = command(
                     "memory", "forget", "--yes", *self.database.arguments, *arguments,
                     where=self.gateways[0].folder, environ=self.database.environ,
                 )  # fmt: skip
             # If memory was unavailable in all turns, there is nothing to forget. A command that lost its connection may
             # have forgotten all of it.
-            is_gone = "Nothing is remembered for" in done.stderr or "There is no conversation" in done.stderr
-            if done.returncode == 0 or is_gone:
+            is_gone = (
+                "Nothing is remembered for" in process.stderr or "There is no conversation" in process.stderr
+            )
+            if process.returncode == 0 or is_gone:
                 return
             # The gateway was killed while the command waited for its answer.
             time.sleep(0.1)
-        raise AssertionError(f"it was not forgotten: {done.stderr}")
+        raise AssertionError(f"it was not forgotten: {process.stderr}")
 
     def add_forgotten_words(self, words: Collection[str]) -> None:
         """Adds words that no request may have from now on: one that has is a leak."""

@@ -486,8 +486,8 @@ def _get_run_id(path: str, reply: RawReply) -> str | None:
     """Returns the id of the run that a reply to a send names, or None if the send was live."""
     if path == "messages/async":
         return str(reply.json["id"])
-    found = re.search(rb'"run_id":\s*"(run-[^"]+)"', reply.body) if path == "messages/stream" else None
-    return None if found is None else found[1].decode()
+    match = re.search(rb'"run_id":\s*"(run-[^"]+)"', reply.body) if path == "messages/stream" else None
+    return None if match is None else match[1].decode()
 
 
 def _wait_for_run(gateway: Gateway, run_id: str) -> str:

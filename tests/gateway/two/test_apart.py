@@ -96,18 +96,18 @@ def test_gateways_rely_on_no_clock_of_their_machines(
         gate, turns = Gate(), []
         upstream.queue(*[say("First reply.", hold_before_headers=gate)] * 2, *[say("Second reply.")] * 2)
         for n, (first, second) in enumerate(((behind, ahead), (ahead, behind))):
-            named = {**append, "x-mnemogate-conversation": f"c{n}"}
-            turns.append(threads.submit(ask, first, [{"role": "user", "content": "First."}], **named))
+            headers = {**append, "x-mnemogate-conversation": f"c{n}"}
+            turns.append(threads.submit(ask, first, [{"role": "user", "content": "First."}], **headers))
             becomes(lambda n=n: len(upstream.requests) == n + 1)  # type: ignore[misc]
-            turns.append(threads.submit(ask, second, [{"role": "user", "content": "Second."}], **named))
+            turns.append(threads.submit(ask, second, [{"role": "user", "content": "Second."}], **headers))
         time.sleep(1.5 * LEASE_S)
         assert len(upstream.requests) == 2, "nobody has come in between"
         gate.open()
         assert [turn.result() for turn in turns] == ["First reply.", "Second reply."] * 2
-        said = query(
+        rows = query(
             url, "SELECT input FROM exchanges e JOIN conversations c ON c.id = conversation ORDER BY key, seq"
         )
-        assert [json.loads(each)[-1]["content"] for (each,) in said] == ["First.", "Second."] * 2
+        assert [json.loads(each)[-1]["content"] for (each,) in rows] == ["First.", "Second."] * 2
         messages: list[dict[str, Any]] = []
         for n in range(6):
             messages.append({"role": "user", "content": f"My cat{n} is called Miso{n}."})
@@ -130,8 +130,8 @@ def test_a_command_uses_the_databases_clock(tmp_path: Path, url: str) -> None:
         "PYTHONPATH": str(ROOT),
         "SKEW_S": str(HOURS_S),
     }
-    asked = [sys.executable, "-m", "tests.gateway.two.skewed", "import", "facts.md", "--user", "ann"]
-    subprocess.run(asked, cwd=tmp_path, env=environ, check=True, capture_output=True)
+    arguments = [sys.executable, "-m", "tests.gateway.two.skewed", "import", "facts.md", "--user", "ann"]
+    subprocess.run(arguments, cwd=tmp_path, env=environ, check=True, capture_output=True)
     apart = "SELECT max(abs(created - extract(epoch FROM now())::float8)) FROM imports"
     assert query(url, apart)[0][0] < HOURS_S / 2
 
@@ -179,11 +179,11 @@ def test_an_agent_that_is_deleted_during_its_run_elsewhere_leaves_nothing(
         world = Two(upstream, one, other)
         deleted, other_agent, gate = world.agent(), world.agent(), Gate()
         upstream.queue(say("Never stored.", hold_before_headers=gate))
-        sent = world.threads.submit(world.send, one, deleted, "Secret.")
+        future = world.threads.submit(world.send, one, deleted, "Secret.")
         becomes(lambda: len(world.prompts()) == 1)
         assert world.ask(other, "DELETE", f"/v1/agents/{deleted}")[0] == 200
         gate.open()
-        status, reply = sent.result(PATIENCE_S)
+        status, reply = future.result(PATIENCE_S)
         assert status in (404, 409) or reply["stop_reason"]["stop_reason"] in ("cancelled", "error"), reply
         for gateway in (one, other):
             assert world.send(gateway, deleted, "Hello?")[0] == 404
@@ -198,8 +198,8 @@ def test_both_gateways_have_an_imported_memory(upstream: StrictUpstream, tmp_pat
     with processes(tmp_path, upstream, url) as gateways:
         ask(gateways[0], [{"role": "user", "content": "My cat is called Miso."}])
         environ = Database(tmp_path, url).environ
-        done = command("memory", "export", "--user", "ann", "ann.jsonl", where=tmp_path, environ=environ)
-        assert done.returncode == 0, done.stderr
+        process = command("memory", "export", "--user", "ann", "ann.jsonl", where=tmp_path, environ=environ)
+        assert process.returncode == 0, process.stderr
         assert (
             command("memory", "forget", "--yes", "--user", "ann", where=tmp_path, environ=environ).returncode
             == 0
@@ -207,15 +207,15 @@ def test_both_gateways_have_an_imported_memory(upstream: StrictUpstream, tmp_pat
         question = [{"role": "user", "content": "What is my cat called?"}]
         path = ("ann.jsonl", "--user")
         for user in ("ann", "bob"):
-            done = command("memory", "import", *path, user, where=tmp_path, environ=environ)
-            assert done.returncode == 0, done.stderr
+            process = command("memory", "import", *path, user, where=tmp_path, environ=environ)
+            assert process.returncode == 0, process.stderr
         for gateway in gateways:
             ask(gateway, question)
             assert "Miso" in str(upstream.last.messages[-1])
         # Who has a memory keeps it.
-        done = command("memory", "import", *path, "ann", where=tmp_path, environ=environ)
-        assert done.returncode == 1
-        assert "has a memory here already" in done.stderr
+        process = command("memory", "import", *path, "ann", where=tmp_path, environ=environ)
+        assert process.returncode == 1
+        assert "has a memory here already" in process.stderr
 
 
 def test_another_gateway_reports_whether_an_import_runs(
@@ -281,9 +281,9 @@ async def test_two_imports_of_one_export_at_once_both_succeed(url: str) -> None:
                 await asyncio.sleep(0.01)
         await begun.commit()
         await filling
-        found = await store.agents.find(Scope("p", "default", "user:ann"))
-        assert found is not None
-        rows = await holder.fetch("SELECT uid FROM conversations WHERE agent = $1", found.id)
+        agent = await store.agents.find(Scope("p", "default", "user:ann"))
+        assert agent is not None
+        rows = await holder.fetch("SELECT uid FROM conversations WHERE agent = $1", agent.id)
         assert len(rows) == 1
         assert rows[0]["uid"] != conversation["uid"]
     finally:

@@ -117,8 +117,8 @@ def test_a_response_continues_at_another_gateway(upstream: StrictUpstream, url: 
                 model="agent/helper", user="alice", input=f"Say {n}", previous_response_id=previous
             )
             previous = response.id
-    said = [message["content"] for message in upstream.last.messages if message["role"] == "user"]
-    assert said == [f"Say {n}" for n in range(4)]
+    contents = [message["content"] for message in upstream.last.messages if message["role"] == "user"]
+    assert contents == [f"Say {n}" for n in range(4)]
 
 
 def test_a_first_request_that_fails_leaves_an_empty_memory(upstream: StrictUpstream, url: str) -> None:

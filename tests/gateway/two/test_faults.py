@@ -206,8 +206,8 @@ def test_chat_continues_without_memory_and_memory_comes_back(
         # What was said meanwhile came with the client's own list.
         kept = world.kept()
         assert [text for text in kept if text in world.said] == world.said
-        asked = [{"role": "user", "content": "What is my cat called?"}]
-        assert world.post(asked).headers["x-mnemogate-memory"] == "on"
+        messages = [{"role": "user", "content": "What is my cat called?"}]
+        assert world.post(messages).headers["x-mnemogate-memory"] == "on"
         assert "Miso" in upstream.last.body.decode()
 
 

@@ -40,9 +40,9 @@ def test_a_move_that_is_killed_continues(upstream: StrictUpstream, tmp_path: Pat
             # It takes about a second until it begins, and another for all.
             time.sleep(0.6 + dice.random())
             child.kill()
-    done = command(*arguments, where=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "Not moved" not in done.stdout
+    process = command(*arguments, where=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "Not moved" not in process.stdout
 
     async def compare(filled: str | Path) -> None:
         source, target = await open_store(file), await open_store(filled)
@@ -76,8 +76,8 @@ def test_a_move_reports_a_database_that_it_cannot_use(tmp_path: Path, url: str) 
     assert none.returncode == 1
     assert "no database" in none.stderr
     assert not (tmp_path / "none.db").exists()
-    made = command("keys", "create", "--db", str(tmp_path / "m.db"), where=tmp_path)
-    assert made.returncode == 0
+    process = command("keys", "create", "--db", str(tmp_path / "m.db"), where=tmp_path)
+    assert process.returncode == 0
     nowhere = (
         url.rpartition("/")[0] + "/no_such_database" + (f"?{url.partition('?')[2]}" if "?" in url else "")
     )

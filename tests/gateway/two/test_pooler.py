@@ -119,8 +119,10 @@ def test_memory_works_through_a_pooler_that_is_killed_once(
         for n, agent in enumerate(agents):
             status, sent = world.ask(n + 1, "POST", f"/v1/agents/{agent}/messages", {"input": "And now?"})
             assert status == 200, sent
-            said = [m["content"] for m in world.upstream.last.messages if m["role"] == "user"]
-            assert [text[-9:] for text in said[:TURNS]] == [f"Send {n}x{turn}."[-9:] for turn in range(TURNS)]
+            contents = [m["content"] for m in world.upstream.last.messages if m["role"] == "user"]
+            assert [text[-9:] for text in contents[:TURNS]] == [
+                f"Send {n}x{turn}."[-9:] for turn in range(TURNS)
+            ]
 
 
 @pytest.mark.parametrize(("binary", "prepared"), ways())

@@ -114,9 +114,9 @@ def test_the_other_gateway_follows_and_cancels_a_response_in_the_background(
     assert wait_for_end(one, made.id).output_text == "One two three four."
     held = Gate()
     upstream.queue(say("Never.", hold_before_headers=held))
-    asked = len(upstream.chats)
+    chat_count = len(upstream.chats)
     made = one.responses.create(model="m", input="Wait.", user="alice", background=True)
-    wait_for_chat(upstream, asked)
+    wait_for_chat(upstream, chat_count)
     for sdk in (two, one):
         assert sdk.responses.cancel(made.id).status == "cancelled"
     held.open()
@@ -140,14 +140,14 @@ def test_a_response_in_the_background_survives_a_kill_of_its_process(
     first.kill()
     gate.open()
     _, left = gateways.start()
-    done = wait_for_end(left, made.id)
-    assert (done.status, done.output_text) == ("completed", "Five six.")
+    response = wait_for_end(left, made.id)
+    assert (response.status, response.output_text) == ("completed", "Five six.")
     rest = list(left.responses.retrieve(made.id, stream=True, starting_after=seen[-1].sequence_number))
     numbers = [event.sequence_number for event in (*seen, *rest)]
     assert numbers == sorted(set(numbers))
     assert rest[0].type in ("response.created", "response.in_progress")
     assert rest[0].sequence_number == 10_000
-    assert rest[-1].response.to_dict() == done.to_dict()
+    assert rest[-1].response.to_dict() == response.to_dict()
     second = left.responses.create(model="m", input="And?", previous_response_id=made.id, user="alice")
     assert second.output_text == "Ok."
 
@@ -162,8 +162,8 @@ def test_a_gateway_that_does_not_know_the_model_leaves_a_response_to_one_that_do
         model = "m"
     """
     _, new = gateways.start("--no-work", more_settings=profile)
-    asked: Any = {"model": "agent/helper", "input": "Hi.", "user": "alice", "background": True}
-    made = new.responses.create(**asked)
+    fields: Any = {"model": "agent/helper", "input": "Hi.", "user": "alice", "background": True}
+    made = new.responses.create(**fields)
     execute(url, "UPDATE runs SET created = created - 3600")
     _, old = gateways.start()
     becomes(lambda: old.responses.retrieve(made.id).status != "queued")
@@ -178,8 +178,8 @@ def test_after_a_kill_the_items_of_a_conversation_are_asked_once(
     upstream.queue(say("Never.", hold_before_headers=Gate()))
     first, sdk = gateways.start()
     conversation = sdk.conversations.create(items=[{"role": "user", "content": "My cat is Miso."}]).id
-    asked: Any = {"model": "m", "conversation": conversation, "user": "alice", "background": True}
-    made = sdk.responses.create(input="Who?", **asked)
+    fields: Any = {"model": "m", "conversation": conversation, "user": "alice", "background": True}
+    made = sdk.responses.create(input="Who?", **fields)
     wait_for_chat(upstream)
     first.kill()
     _, left = gateways.start()
@@ -196,8 +196,8 @@ def test_three_dead_processes_end_a_response(gateways: Gateways, upstream: Stric
         wait_for_chat(upstream, already)
         gateways.kill(process)
         process, sdk = gateways.start()
-    done = wait_for_end(sdk, made.id)
-    assert (done.status, done.output, done.error.message) == (
+    response = wait_for_end(sdk, made.id)
+    assert (response.status, response.output, response.error.message) == (
         *("failed", []),
         GIVEN_UP_ERROR,
     )
@@ -209,17 +209,17 @@ def test_a_request_with_a_key_is_sent_again_after_a_kill(
 ) -> None:
     upstream.queue(say("One.", hold_before_headers=Gate()), say("Two."))
     first, sdk = gateways.start()
-    asked: Any = {
+    fields: Any = {
         "model": "m",
         "input": "Count.",
         "background": True,
         "extra_headers": {"idempotency-key": "k1"},
     }
-    made = sdk.responses.create(**asked)
+    made = sdk.responses.create(**fields)
     wait_for_chat(upstream)
     gateways.kill(first)
     _, left = gateways.start()
-    assert left.responses.create(**asked).id == made.id
+    assert left.responses.create(**fields).id == made.id
     assert wait_for_end(left, made.id).output_text == "Two."
 
 
@@ -232,6 +232,6 @@ def test_after_a_kill_the_callers_key_is_gone(gateways: Gateways, upstream: Stri
     wait_for_chat(upstream)
     gateways.kill(first)
     _, left = gateways.start()
-    done = wait_for_end(left, made.id)
-    assert (done.status, done.output) == ("failed", [])
-    assert "no caller's key is stored" in done.error.message
+    response = wait_for_end(left, made.id)
+    assert (response.status, response.output) == ("failed", [])
+    assert "no caller's key is stored" in response.error.message

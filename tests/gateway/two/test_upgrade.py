@@ -92,9 +92,9 @@ def test_a_program_that_is_too_old_does_not_start(tmp_path: Path, own: str) -> N
         upgrade(own)
     # The version between the two may still run.
     assert upgrade(own, NEXT) == LAST + 2
-    done = command("migrate", where=tmp_path, environ={"MNEMOGATE_DATABASE_URL": own})
-    assert done.returncode != 0
-    assert f"schema version {LAST + 2}" in done.stderr
+    process = command("migrate", where=tmp_path, environ={"MNEMOGATE_DATABASE_URL": own})
+    assert process.returncode != 0
+    assert f"schema version {LAST + 2}" in process.stderr
 
 
 def test_check_config_reports_that_a_start_migrates_the_schema(tmp_path: Path, own: str) -> None:
@@ -106,9 +106,9 @@ def test_check_config_reports_that_a_start_migrates_the_schema(tmp_path: Path, o
         await connection.close()
 
     asyncio.run(rewind())
-    done = command("check-config", where=tmp_path, environ={"MNEMOGATE_DATABASE_URL": own})
-    assert done.returncode == 0
-    assert f"schema version {LAST - 1}, which a start brings to {LAST};" in done.stderr
+    process = command("check-config", where=tmp_path, environ={"MNEMOGATE_DATABASE_URL": own})
+    assert process.returncode == 0
+    assert f"schema version {LAST - 1}, which a start brings to {LAST};" in process.stderr
 
 
 def test_a_migration_that_fails_leaves_no_change(own: str) -> None:

@@ -144,8 +144,8 @@ class HeldSleeptimeModel:
             "SELECT count(*) FROM block_history h JOIN blocks b ON b.id = h.block WHERE b.label = 'human'"
         )
         assert world.query(history) == [((1 + len(NOTES)) * AGENTS,)]
-        done = world.query("SELECT r.uid, r.state, r.steps FROM runs r JOIN readers x ON x.reader = r.agent")
-        assert sorted(done) == sorted((run.removeprefix("run-"), "completed", CALLS) for run in runs)
+        rows = world.query("SELECT r.uid, r.state, r.steps FROM runs r JOIN readers x ON x.reader = r.agent")
+        assert sorted(rows) == sorted((run.removeprefix("run-"), "completed", CALLS) for run in runs)
 
 
 @pytest.mark.parametrize("killed", KILLED)

@@ -107,9 +107,9 @@ def test_the_stored_history_has_transcripts(upstream: StrictUpstream, tmp_path: 
         for n in range(2):
             reply = spoken(f"audio_{n}", REPLY, streams=streams)
             speak(world, [asked(f"When does ferry {n} go?")], reply, APPEND, streams=streams)
-        sent = upstream.last.messages
-        assert [read_text(m) for m in sent] == ["When does ferry 0 go?", REPLY, "When does ferry 1 go?"]
-        assert sent[1] == {"role": "assistant", "content": REPLY}
+        messages = upstream.last.messages
+        assert [read_text(m) for m in messages] == ["When does ferry 0 go?", REPLY, "When does ferry 1 go?"]
+        assert messages[1] == {"role": "assistant", "content": REPLY}
 
 
 @pytest.mark.parametrize(

@@ -115,15 +115,15 @@ def test_after_a_barge_in_the_clients_form_counts(
     assert sent(world)[3:-1] == kept
     chat.say("Goodbye.")
     assert "Let me look" not in later(world).removesuffix("Let me look up my boat, what is it called?")
-    shown = world.query("SELECT shown_reply FROM exchanges WHERE active <> 0 ORDER BY id")
-    assert len(shown) == 5
+    rows = world.query("SELECT shown_reply FROM exchanges WHERE active <> 0 ORDER BY id")
+    assert len(rows) == 5
 
 
 @pytest.mark.parametrize("until", ["look", "called"])
 async def test_a_reply_that_is_let_go_leaves_no_filler(world: World, until: str) -> None:
     """The client closes its stream: within the filler, or in the answer after it."""
     gate = Gate()
-    asked = [{"role": "user", "content": ASKED}]
+    messages = [{"role": "user", "content": ASKED}]
     call = search(pieces=['{"pre_exec_msg":"Let me look', ' that up.","query":"boat"}'])
     if until == "look":
         world.upstream.queue(call_tools(call, hold_after={3: gate}))
@@ -133,7 +133,7 @@ async def test_a_reply_that_is_let_go_leaves_no_filler(world: World, until: str)
     async with world.async_client() as client:
         stream: Any = await client.chat.completions.create(
             model="agent/helper",
-            messages=asked,
+            messages=messages,
             stream=True,
             user="alice",  # type: ignore[arg-type]
         )
@@ -146,7 +146,7 @@ async def test_a_reply_that_is_let_go_leaves_no_filler(world: World, until: str)
         await world.upstream.last.gone.wait()
         await asyncio.to_thread(world.settle)
         again = [
-            *asked,
+            *messages,
             {"role": "assistant", "content": heard},
             {"role": "user", "content": "Stop that now."},
         ]
@@ -260,10 +260,10 @@ def test_a_filler_of_claudes_is_one_block_of_its_message(tmp_path: Path) -> None
         there = (UpstreamSettings("up", "anthropic", upstream.base_url),)
         with remember(upstream, tmp_path, agent(filler="model"), upstreams=there) as world:
             upstream.queue(call_tools(search(pieces=1)), say(ANSWER))
-            asked: Any = {"role": "user", "content": ASKED}
+            message: Any = {"role": "user", "content": ASKED}
             with (
                 client(world, default_headers={"x-mnemogate-user": "alice"}) as sdk,
-                sdk.messages.stream(model="agent/helper", max_tokens=100, messages=[asked]) as stream,
+                sdk.messages.stream(model="agent/helper", max_tokens=100, messages=[message]) as stream,
             ):
                 told = stream.get_final_message()
             assert [getattr(block, "text", None) for block in told.content] == [FILLER, ANSWER]
@@ -296,9 +296,9 @@ def test_wherever_replies_are_cut_nothing_that_was_said_ahead_is_known(
 
 async def everything_known(world: World) -> list[str]:
     """The messages that recall and learning may see."""
-    found = await world.store.agents.find(Scope("default", "helper", "user:alice"))
-    assert found is not None
-    return [m.text for m in await world.store.recall.load_recent(found, 100)]
+    agent = await world.store.agents.find(Scope("default", "helper", "user:alice"))
+    assert agent is not None
+    return [m.text for m in await world.store.recall.load_recent(agent, 100)]
 
 
 def test_in_append_mode_too(upstream: StrictUpstream, tmp_path: Path) -> None:

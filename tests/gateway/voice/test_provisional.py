@@ -156,8 +156,8 @@ def test_two_finished_requests_for_one_turn_give_one_turn(world: World) -> None:
         world.clock.sleep(1)
     chat.messages.append(reply)
     chat.say("Ha!")
-    said = world.query("SELECT shown_reply FROM exchanges WHERE active <> 0 ORDER BY id")
-    active = [json.loads(each)["content"] for each in said]
+    rows = world.query("SELECT shown_reply FROM exchanges WHERE active <> 0 ORDER BY id")
+    active = [json.loads(each)["content"] for each in rows]
     assert active == ["Ok.", "Joke two.", "Ok."]
 
 
@@ -171,8 +171,8 @@ def test_the_continued_one_of_two_answers_is_active(world: World) -> None:
         replies.append(chat.complete())
     chat.messages.append(replies[0])
     chat.say("Ha!")
-    said = world.query("SELECT shown_reply FROM exchanges WHERE active <> 0 ORDER BY id")
-    active = [json.loads(each)["content"] for each in said]
+    rows = world.query("SELECT shown_reply FROM exchanges WHERE active <> 0 ORDER BY id")
+    active = [json.loads(each)["content"] for each in rows]
     assert "Joke one." in active
     assert "Joke two." not in active
 
@@ -274,9 +274,9 @@ def test_a_turn_on_the_record_outlives_a_question_off_the_record(world: World, m
 def recalled(world: World, question: str, text: str) -> str:
     """Asks in a conversation of its own. Returns what the model was sent, which has the text once."""
     world.chat(user="alice", headers={"x-mnemogate-memory": "read"}).say(question)
-    sent = world.upstream.last.body.decode()
-    assert sent.count(text) == 1, sent
-    return sent
+    body = world.upstream.last.body.decode()
+    assert body.count(text) == 1, body
+    return body
 
 
 def test_a_filler_of_the_application_is_not_recalled_with_its_reply(world: World) -> None:

@@ -103,12 +103,12 @@ def test_custom_llm_requests_reach_an_agent(world: LettaWorld, body: Any) -> Non
     world.upstream.queue(call_tools(SEARCH), say("You have none."))
     reply = post(world, "/v1/chat/completions", body("Do I have a boat?"))
     assert text_in(reply.body) == "One moment. You have none."
-    sent = world.upstream.last
-    assert "You are Vera." in sent.messages[0]["content"]
-    assert "You answer a phone." in sent.messages[0]["content"]
-    assert {"end_call", "search_memory"} == {tool["function"]["name"] for tool in sent.json["tools"]}
+    request = world.upstream.last
+    assert "You are Vera." in request.messages[0]["content"]
+    assert "You answer a phone." in request.messages[0]["content"]
+    assert {"end_call", "search_memory"} == {tool["function"]["name"] for tool in request.json["tools"]}
     # What only the vendor knows stays here; the strict upstream would refuse it.
-    assert not sent.json.keys() & {
+    assert not request.json.keys() & {
         "call",
         "customer",
         "phoneNumber",
