@@ -61,7 +61,9 @@ class NotificationSender:
     def __init__(self, send: Callable[[Sequence[Notification]], Awaitable[None]]) -> None:
         self._send = send
         self._loop = asyncio.get_running_loop()
+        # The notifications that are not sent yet.
         self._waiting: list[Notification] = []
+        # The task that sends them; None: none waits.
         self._task: asyncio.Task[None] | None = None
 
     def add(self, notification: Notification) -> None:
@@ -104,13 +106,17 @@ class NotificationListener:
         self._target = target
         self._report_reading = report_reading
         self._report_loss = report_loss
+        # Set when the notification of the last probe has arrived.
         self._probe_arrived = asyncio.Event()
+        # Set when the present connection is lost, or is to be replaced.
         self._connection_lost = asyncio.Event()
         # True from the log of the connection's loss to the log of its return.
         self._has_failed = False
         # Each notification begins with its sender's name, so that a process ignores its own.
         self._name = secrets.token_hex(6)
+        # The functions that are called with notifications, by the channel.
         self._callbacks: dict[str, list[NotificationCallback]] = {}
+        # The task that listens; None: it has not begun, or has ended.
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -152,10 +158,10 @@ class NotificationListener:
             except (StoreError, *ASYNCPG_ERRORS) as error:
                 if not self._has_failed:
                     self._has_failed = True
-                    translated = (
+                    store_error = (
                         error if isinstance(error, StoreError) else translate_error(error, "PostgreSQL")
                     )
-                    _log.warning(_LOST_MESSAGE, POLL_S, translated.message)
+                    _log.warning(_LOST_MESSAGE, POLL_S, store_error.message)
             if loop.time() - reported_at >= POLL_S:
                 reported_at = loop.time()
                 self._report_missed()
@@ -168,22 +174,22 @@ class NotificationListener:
             return
         raw = await connect(self._target)
         try:
-            lost = asyncio.Event()
-            self._connection_lost = lost
-            raw.add_termination_listener(lambda _: lost.set())
+            connection_lost = asyncio.Event()
+            self._connection_lost = connection_lost
+            raw.add_termination_listener(lambda _: connection_lost.set())
             for channel in self._callbacks:
                 await raw.add_listener(_PREFIX + channel, self._handle_notification)
             await raw.add_listener(_PROBE_CHANNEL, self._handle_probe)
             # Notifications from before the connection listened are lost.
             self._report_missed()
-            while not lost.is_set():
+            while not connection_lost.is_set():
                 await self._probe(raw)
                 if self._has_failed:
                     self._has_failed = False
                     _log.warning("Notifications from PostgreSQL arrive again.")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL_S):
-                        await lost.wait()
+                        await connection_lost.wait()
         finally:
             raw.terminate()
             self._report_loss()

@@ -21,7 +21,7 @@ from storage.sidecar import LOCK, check_reach, ensure_sidecar, make_unavailable,
 # `find_lock_owner` holds a shared lock for an instant, which refuses a start as an owner's lock does. So a start
 # tries again, with pauses. Not measured: one further try is enough, unless several commands look up the owner at once.
 _MAX_TRIES = 5
-_PAUSE_SECONDS = 0.02
+_PAUSE_S = 0.02
 
 
 class LockOwner(Struct, frozen=True):
@@ -88,7 +88,7 @@ class Lock:
                 if attempt == _MAX_TRIES:
                     owner = _read_owner(descriptor)
                     raise FileOwned(self._database, owner.pid, owner.address) from None
-                time.sleep(_PAUSE_SECONDS)
+                time.sleep(_PAUSE_S)
 
     def release(self) -> None:
         """Releases the lock, if it is held."""
