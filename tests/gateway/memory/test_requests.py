@@ -87,8 +87,8 @@ def test_a_request_that_names_a_user_is_shown_that_users_requests_alone(world: W
     # A client chooses its ids, so requests of two users may have the same.
     for user in ("alice", "bob"):
         asked(world, QUESTION, **{"x-mnemogate-user": user, "x-request-id": "of-two"})
-    found = httpx.get(f"{url}of-two", headers={"x-mnemogate-user": "alice"}).json()
-    assert found["name"] == "alice"
+    explanation = httpx.get(f"{url}of-two", headers={"x-mnemogate-user": "alice"}).json()
+    assert explanation["name"] == "alice"
 
 
 def test_what_a_template_finds_and_the_question_again_is_shown_once(world: World) -> None:
@@ -134,16 +134,16 @@ def test_a_muted_fact_is_left_out_for_that(world: World) -> None:
 
     async def learn() -> int:
         store = world.store
-        found = await store.agents.find(Scope("default", "default", "user:alice"))
-        assert found is not None
+        agent = await store.agents.find(Scope("default", "default", "user:alice"))
+        assert agent is not None
         fact = LearnedFact("Alice's cat is called Ponyo.", "", "ponyo", 1.0, None, ())
         await store.database.write(
             store.facts.make_learn_effect(
-                found, 0, 1, world.clock(), lambda blocks: LearnedChanges(facts=[fact])
+                agent, 0, 1, world.clock(), lambda blocks: LearnedChanges(facts=[fact])
             )
         )
-        (known,) = await store.facts.list_page(found.id)
-        await store.facts.mute(found.id, known.seq, world.clock(), is_muted=True)
+        (known,) = await store.facts.list_page(agent.id)
+        await store.facts.mute(agent.id, known.seq, world.clock(), is_muted=True)
         return known.seq
 
     seq = world.gateway.call(learn())
@@ -158,9 +158,9 @@ def test_a_source_that_is_forgotten_has_no_text_and_a_forgotten_reply_no_page(wo
     id = asked(world, QUESTION)
 
     async def forget(target: ForgetTarget) -> None:
-        found = await world.store.agents.find(Scope("default", "default", "user:alice"))
-        assert found is not None
-        await world.store.forgetting.forget(found.id, target)
+        agent = await world.store.agents.find(Scope("default", "default", "user:alice"))
+        assert agent is not None
+        await world.store.forgetting.forget(agent.id, target)
 
     seq = source["exchange"]
     world.gateway.call(forget(ForgetTarget(message_seqs=[seq])))
@@ -225,10 +225,10 @@ def test_a_turn_that_is_not_stored_has_no_row(world: World, mode: str) -> None:
 def test_a_row_has_numbers_and_no_words(world: World) -> None:
     asked(world, FACT)
     asked(world, QUESTION)
-    found = world.query("SELECT data FROM recalls")
-    assert len(found) == 2
+    rows = world.query("SELECT data FROM recalls")
+    assert len(rows) == 2
     words = {word.strip(".,?").casefold() for word in f"{FACT} {QUESTION} alice default user".split()}
-    for data in found:
+    for data in rows:
         assert not [word for word in words if len(word) > 3 and word.encode() in bytes(data).lower()]
         assert len(data) < 150
 

@@ -68,9 +68,9 @@ def test_each_turn_hashes_what_is_new(hashed: list[str]) -> None:
     seen = []
     for end in (2, 4, 6, 8):
         request = ask(TALK[:end])
-        found = resent.hash_list(HASHER, request)
+        listing = resent.hash_list(HASHER, request)
         seen.append([*hashed])
-        agrees(found, request)
+        agrees(listing, request)
         hashed.clear()
     # What opens a conversation is short, and not cached.
     assert seen == [["user"], ["user", "assistant", "user"], ["assistant", "tool"], ["assistant", "user"]]
@@ -107,9 +107,9 @@ def test_a_reply_that_comes_back_with_its_text_is_not_hashed_again(
         resent, request = ResentLists(), ask([*first, came_back, TALK[7]])
         answer(resent, ask(first), {"role": "assistant", "content": "It is Miso."})
         hashed.clear()
-        found = resent.hash_list(HASHER, request)
+        listing = resent.hash_list(HASHER, request)
         assert hashed == (["user"] if is_known else ["assistant", "user"])
-        agrees(found, request)
+        agrees(listing, request)
 
 
 def test_a_list_counts_with_all_of_its_calls() -> None:
@@ -138,10 +138,10 @@ def test_a_plain_turn_hashes_its_message_and_its_reply(
 def test_a_reply_belongs_to_its_own_list(hashed: list[str]) -> None:
     resent, said = ResentLists(), {"role": "assistant", "content": "It is Miso."}
     first = ask(TALK[:4])
-    found = resent.hash_list(HASHER, first)
+    listing = resent.hash_list(HASHER, first)
     other = ask([*TALK[:3], {"role": "user", "content": "And mine?"}])
     resent.hash_list(HASHER, other)
-    resent.cache_reply(first, found, said, HASHER.make_atoms(said), b"p" * 16)
+    resent.cache_reply(first, listing, said, HASHER.make_atoms(said), b"p" * 16)
     for asked in (other, first):
         request = ask([*asked.messages, said, TALK[7]])
         hashed.clear()
@@ -154,9 +154,9 @@ def test_a_list_that_was_changed_at_its_beginning_is_hashed_again(hashed: list[s
     resent.hash_list(HASHER, ask(TALK[:4]))
     hashed.clear()
     request = ask([{**TALK[0], "content": "Be long."}, *TALK[1:6]])
-    found = resent.hash_list(HASHER, request)
+    listing = resent.hash_list(HASHER, request)
     assert hashed == [m["role"] for m in TALK[1:6]]
-    agrees(found, request)
+    agrees(listing, request)
 
 
 @pytest.mark.parametrize("size", [1, 4_000])

@@ -391,8 +391,8 @@ def test_the_call_of_the_one_tool_there_is_leaves_nothing_until_its_result_is_an
     assert reply.headers["x-mnemogate-memory"] == "read"
     assert kept(world) == "[]"
     called = {"role": "assistant", "content": None, "tool_calls": [call]}
-    found = {"role": "tool", "tool_call_id": "1", "content": "Nothing."}
-    world.post([*user(FACT), called, found], user="alice", tools=[tool])
+    message = {"role": "tool", "tool_call_id": "1", "content": "Nothing."}
+    world.post([*user(FACT), called, message], user="alice", tools=[tool])
     world.chat(user="alice").say(QUESTION)
     assert FACT in world.upstream.last.body.decode()
 
@@ -462,8 +462,8 @@ def test_the_first_of_a_chain_of_agents_has_the_users_words(world: World) -> Non
     assert world.upstream.last.messages == [*noted, *told]  # it knows what was said to the first one
     assert "insights" not in kept(world)
     # The last agent's answer is what the user has seen.
-    seen = {"role": "assistant", "content": "Give her a dark box."}
-    world.post([*asked, seen, *user("She likes it.")], user="alice")
+    message = {"role": "assistant", "content": "Give her a dark box."}
+    world.post([*asked, message, *user("She likes it.")], user="alice")
     assert "Give her a dark box." in kept(world)
     assert "Close the shutters." not in kept(world)
     assert world.query("SELECT count(*) FROM conversations") == [2]
@@ -477,12 +477,12 @@ def test_a_note_goes_with_the_users_text_and_not_with_an_applications_text_after
     told, asked = user(recorded.OPENCLAW_CONTEXT), user("[Mon 2026-11-23 08:09 UTC] What is my cat called?")
     world.upstream.queue(say("Miso, as you said to me."))
     world.post([*asked, *told], user="alice")
-    sent = world.upstream.last.messages
-    assert FACT in sent[0]["content"]
-    assert sent[1:] == told
+    messages = world.upstream.last.messages
+    assert FACT in messages[0]["content"]
+    assert messages[1:] == told
     goes_on = [{"role": "assistant", "content": "Miso, as you said to me."}, *user("She is three.")]
     world.post([*asked, *goes_on, *told], user="alice")
-    assert world.upstream.last.messages == [sent[0], *goes_on, *told]
+    assert world.upstream.last.messages == [messages[0], *goes_on, *told]
     world.chat(user="alice").say("Which exec sessions are active, and what is my cat called?")
     assert "Conversation data" not in world.upstream.last.body.decode()
 
@@ -579,10 +579,10 @@ def test_a_correction_that_comes_back_in_later_lists_is_not_the_persons(
     world.post(history, user="alice")
     world.post([*history, {"role": "assistant", "content": "You are welcome."}, *user("Bye.")], user="alice")
     world.chat(user="alice").say(f"{QUESTION} And which errors of validation were there?")
-    sent = world.upstream.last.body.decode()
-    assert FACT in sent
-    assert "int_parsing" not in sent
-    assert "Fix the errors" not in sent
+    body = world.upstream.last.body.decode()
+    assert FACT in body
+    assert "int_parsing" not in body
+    assert "Fix the errors" not in body
 
 
 @pytest.mark.parametrize(
@@ -659,10 +659,10 @@ def test_a_title_prompt_of_no_known_form_is_not_recalled(world: World) -> None:
     prompt = quoting(recorded.NO_FORM)
     assert world.post(user(prompt), CHAT, user="alice").headers["x-mnemogate-memory"] == "on"
     world.chat(user="alice").say("Does my cat Miso hate thunderstorms? Welchen Titel hat das Gespräch?")
-    sent = world.upstream.last.body.decode()
-    assert FACT in sent
-    assert "Antworte als JSON" not in sent
-    assert "Donner" not in sent
+    body = world.upstream.last.body.decode()
+    assert FACT in body
+    assert "Antworte als JSON" not in body
+    assert "Donner" not in body
 
 
 def test_a_title_prompt_of_no_known_form_gets_no_note_and_nothing_is_learned_from_it(world: World) -> None:

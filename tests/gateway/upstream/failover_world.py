@@ -122,8 +122,8 @@ class FailoverWorld:
     def read_metric(self, line: str) -> float:
         """Returns the value of a line of /metrics, 0 without such a line. line: its name and labels."""
         text = self.world.gateway.ask("GET", "/metrics").body.decode()
-        found = re.search(rf"^{re.escape(line)} (\S+)$", text, re.MULTILINE)
-        return float(found[1]) if found else 0.0
+        match = re.search(rf"^{re.escape(line)} (\S+)$", text, re.MULTILINE)
+        return float(match[1]) if match else 0.0
 
     def count_tries(self, upstream: str, outcome: str) -> float:
         """Returns the number of an upstream's attempts with an outcome, as /metrics counts them."""

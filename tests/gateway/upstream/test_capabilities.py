@@ -124,8 +124,8 @@ def test_a_call_of_another_model_goes_as_it_is_taken(
     with family(name, tmp_path, takes=takes) as world:
         world.upstream.rules = replace(world.upstream.rules, any_call_id=name == "gemini")
         call = {"id": "call_abc", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
-        said = {"role": "assistant", "content": None, "tool_calls": [call]}
-        loop = [*MESSAGES, said, {"role": "tool", "tool_call_id": "call_abc", "content": "Rain"}]
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        loop = [*MESSAGES, message, {"role": "tool", "tool_call_id": "call_abc", "content": "Rain"}]
         for memory in (True, False):
             ask(world, memory, False, messages=loop, tools=[WEATHER])
             assert world.upstream.last.refusal is None
@@ -163,15 +163,15 @@ def test_the_gateways_tools_go_to_a_model_that_has_tools_or_thoughts(
         world.upstream.queue(call_tools(INSERT), say("Noted."))
         assert ask(world, True, stream, messages=[{"role": "user", "content": "I like tea."}])[0] == "Noted."
         assert [request.json["reasoning_effort"] for request in world.upstream.chats] == ["none", "none"]
-        asked: list[Json] = [{"role": "user", "content": "And milk."}]
-        ask(world, True, stream, messages=asked, reasoning_effort="high")
+        messages: list[Json] = [{"role": "user", "content": "And milk."}]
+        ask(world, True, stream, messages=messages, reasoning_effort="high")
         assert world.upstream.last.json["reasoning_effort"] == "high"
         assert "tools" not in world.upstream.last.json
-        body = {"model": "m", "messages": asked, "tools": [WEATHER]}
+        body = {"model": "m", "messages": messages, "tools": [WEATHER]}
         assert world.gateway.post(body).status == 400, "what it asks for itself is judged by the upstream"
         tools = [ANTHROPICS_WEATHER]
         for effort in ({}, {"output_config": {"effort": "low"}}):
-            body = {"model": "m", "messages": asked, "tools": tools, "max_tokens": 9, **effort}
+            body = {"model": "m", "messages": messages, "tools": tools, "max_tokens": 9, **effort}
             reply = world.gateway.ask("POST", "/v1/messages", orjson.dumps(body))
             named = reply.headers.get("x-mnemogate-consumed")
             assert (reply.status, named) == (200, "reasoning_effort" if effort else None)
@@ -206,8 +206,8 @@ def test_a_call_without_an_id_is_shown_to_a_stand_in_with_one(
 ) -> None:
     """Gemini and servers of open models have made such calls; OpenAI and Claude refuse them."""
     call = {"id": nothing, "type": "function", "function": {"name": "weather", "arguments": "{}"}}
-    said = {"role": "assistant", "content": None, "tool_calls": [call]}
-    whole = {"index": 0, "message": said, "finish_reason": "tool_calls"}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    whole = {"index": 0, "message": message, "finish_reason": "tool_calls"}
     body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [whole]}
     made = raw(orjson.dumps(body), content_type="application/json")
     headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c"} if appends else {}
@@ -229,7 +229,7 @@ def test_a_call_without_an_id_is_shown_to_a_stand_in_with_one(
             local.queue(made, fail(503))
             openai_.queue(fail(503))
             assert world.post(ask, headers, **more).status == 200
-            going_on = result if appends else [*ask, said, *result]
+            going_on = result if appends else [*ask, message, *result]
             reply = world.post(going_on, headers, **more)
             assert reply.headers["x-mnemogate-tries"] == "local:503;openai:503;claude:200"
             assert openai_.last.refusal is None
@@ -268,11 +268,11 @@ def test_a_stand_in_gets_no_fields_that_it_does_not_know(tmp_path: Path, appends
             mistral.queue(reply(parts[:1], tool_calls=[call]), reply(parts), fail(503))
             openai_.queue(fail(503))
             more: dict[str, Any] = {"user": "alice", "model": "agent/helper"}
-            asked: list[Json] = [{"role": "user", "content": "I like tea."}]
-            assert world.post(asked, headers, **more).status == 200
+            messages: list[Json] = [{"role": "user", "content": "I like tea."}]
+            assert world.post(messages, headers, **more).status == 200
             going_on: list[Json] = [{"role": "user", "content": "Well?"}]
             if not appends:
-                going_on = [*asked, {"role": "assistant", "content": "Ok."}, *going_on]
+                going_on = [*messages, {"role": "assistant", "content": "Ok."}, *going_on]
             answered = world.post(going_on, headers, **more)
             assert answered.headers["x-mnemogate-tries"] == "mistral:503;openai:503;claude:200"
             assert openai_.last.refusal is None
@@ -283,9 +283,9 @@ def test_a_stand_in_gets_no_fields_that_it_does_not_know(tmp_path: Path, appends
 def test_a_batch_has_the_calls_that_its_upstream_takes() -> None:
     settings = Settings(upstreams=(UpstreamSettings("up", "gemini", api_key="k", batches="openai"),))
     call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
-    said = [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    messages = [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": [call]}]
     line = make_batches(settings)["up"].make_line(
-        "1", orjson.dumps({"model": "gemini-3-flash", "messages": said})
+        "1", orjson.dumps({"model": "gemini-3-flash", "messages": messages})
     )
     assert b"skip_thought_signature_validator" in line
 
@@ -446,7 +446,7 @@ def test_our_own_calls_name_their_limit_as_the_upstream_has_it(tmp_path: Path, n
         with remember(upstream, tmp_path, upstreams=(there,), memory=memory) as world:
             background = world.gateway.app.services.background.model
             assert background is not None
-            asked = [{"role": "user", "content": "Sum it up."}]
-            reply = world.gateway.call(background.ask("default", asked, max_tokens=50))
+            messages = [{"role": "user", "content": "Sum it up."}]
+            reply = world.gateway.call(background.ask("default", messages, max_tokens=50))
             assert reply.text == "Ok."
         assert upstream.last.json[key] == 50

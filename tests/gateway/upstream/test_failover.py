@@ -340,17 +340,17 @@ def test_a_fallback_that_has_no_room_for_memory_is_passed_over_where_memory_is_n
     if not is_strict:
         inputs = ["Hi. " * 300, "And now?"]
         headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
-    asked: Any = {"model": "m", "user": "alice", "truncation": "disabled", "extra_headers": headers}
+    fields: Any = {"model": "m", "user": "alice", "truncation": "disabled", "extra_headers": headers}
     with open_failover(
         window=200, profiles=[agent("default", blocks=(block,) if is_strict else ())]
     ) as world:
         for input in inputs[:-1]:
-            world.world.sdk.responses.create(input=input, **asked)
+            world.world.sdk.responses.create(input=input, **fields)
         world.first.queue(*[fault] * times)
         for n in range(times):
             world.chat(False, False, f"question {n}")
         assert world.read_metric('mnemogate_upstream_resting{upstream="first"}') == 1
-        made = world.world.sdk.responses.with_raw_response.create(input=inputs[-1], stream=stream, **asked)
+        made = world.world.sdk.responses.with_raw_response.create(input=inputs[-1], stream=stream, **fields)
         assert made.headers["x-mnemogate-upstream"] == "first"
 
 

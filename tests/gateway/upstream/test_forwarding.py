@@ -455,13 +455,13 @@ def test_headers_go_as_with_chat(gateway: RunningGateway, upstream: StrictUpstre
         "openai-organization": "org-1",
     }
     gateway.ask("POST", "/v1/files", form(("purpose", b"batch"), ("*file", b"x")), sent)
-    seen = upstream.last.headers
-    assert (seen["content-type"], seen["authorization"], seen["openai-organization"]) == (
+    headers = upstream.last.headers
+    assert (headers["content-type"], headers["authorization"], headers["openai-organization"]) == (
         FORM["content-type"],
         "Bearer sk-callers",
         "org-1",
     )
-    assert {"cookie", "x-mnemogate-user", "x-api-key"}.isdisjoint(seen)
+    assert {"cookie", "x-mnemogate-user", "x-api-key"}.isdisjoint(headers)
 
 
 @pytest.mark.parametrize("kind", [None, "application/json"])
@@ -485,9 +485,9 @@ def test_a_request_without_a_body_has_only_the_clients_headers_about_it(
     with gateway.connect() as client:
         client.request(method, path, headers={} if kind is None else {"content-type": kind})
         client.read_head()
-    seen = upstream.last
-    assert (seen.method, seen.path) == (method, path)
-    assert (seen.headers.get("content-length"), seen.headers.get("content-type")) == (length, kind)
+    request = upstream.last
+    assert (request.method, request.path) == (method, path)
+    assert (request.headers.get("content-length"), request.headers.get("content-type")) == (length, kind)
 
 
 @each_row(

@@ -409,8 +409,8 @@ def test_a_body_that_is_neither_json_nor_a_form_passes(
 ) -> None:
     kind = {"content-type": "application/x-ndjson", "content-encoding": "gzip"}
     gateway.ask("POST", "/v1/images/odd", b"\x1f\x8b\x00raw", kind)
-    seen = upstream.last
-    assert (seen.body, seen.headers["content-type"], seen.headers["content-encoding"]) == (
+    request = upstream.last
+    assert (request.body, request.headers["content-type"], request.headers["content-encoding"]) == (
         b"\x1f\x8b\x00raw",
         "application/x-ndjson",
         "gzip",

@@ -112,8 +112,8 @@ def test_a_call_that_comes_once_more_with_the_whole_reply_is_one(
     """MiniMax's streams end so."""
     edit = {"name": "memory_insert", "arguments": '{"label": "human", "new_string": "Likes tea."}'}
     call = {"id": "c1", "type": "function", "function": edit}
-    said = {"role": "assistant", "content": None, "tool_calls": [call]}
-    choice = {"index": 0, "message": said, "finish_reason": "tool_calls"}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
     last = orjson.dumps({**CHUNK, "object": "chat.completion", "choices": [choice], "usage": USAGE})
     piece = event({"role": "assistant", "content": "", "tool_calls": [{**call, "index": 0}]})
     end = [event({}, "tool_calls")] if ends else []

@@ -418,8 +418,8 @@ def test_a_picture_of_the_history_that_is_gone_is_left_out(world: World, upstrea
     assert "no longer" in upstream.last.messages[0]["content"][1]["text"]
 
     part = {"type": "input_image", "image_url": PICTURE["image_url"]["url"], "detail": "auto"}  # type: ignore[index]
-    seen: Any = [{"role": "user", "content": [part]}]
-    first = world.sdk.responses.create(model="m", user="alice", input=seen)
+    messages: Any = [{"role": "user", "content": [part]}]
+    first = world.sdk.responses.create(model="m", user="alice", input=messages)
     upstream.queue(GONE)
     world.sdk.responses.create(model="m", user="alice", input="Hi", previous_response_id=first.id)
     assert [message["role"] for message in upstream.last.messages] == ["user", "assistant", "user"]

@@ -110,8 +110,8 @@ def test_no_gateway_header_and_no_credential_goes_upstream(upstream: StrictUpstr
                 "openai-organization": "org-1",
             },
         )
-    seen = upstream.last.headers
-    assert seen["authorization"] == "Bearer sk-own"
+    headers = upstream.last.headers
+    assert headers["authorization"] == "Bearer sk-own"
     absent = (
         "cookie",
         "x-hop",
@@ -121,8 +121,8 @@ def test_no_gateway_header_and_no_credential_goes_upstream(upstream: StrictUpstr
         "x-odd",
         "openai-organization",
     )
-    assert [name for name in absent if name in seen] == []
-    assert b"mg-secret" not in repr(seen).encode()
+    assert [name for name in absent if name in headers] == []
+    assert b"mg-secret" not in repr(headers).encode()
 
 
 def test_an_upstream_without_a_key_gets_the_callers(
@@ -365,8 +365,8 @@ def test_a_head_without_end_is_refused(gateway: RunningGateway) -> None:
 def test_odd_header_values_do_no_harm(gateway: RunningGateway, upstream: StrictUpstream, value: str) -> None:
     assert gateway.post(HELLO, {"x-odd": value, "user-agent": value}).status == 200
     assert len(upstream.requests) == 1
-    named = gateway.post(HELLO, {"x-mnemogate-user": value})
-    assert named.status == 200 or (named.status == 400 and named.error["type"] == "invalid_request_error")
+    reply = gateway.post(HELLO, {"x-mnemogate-user": value})
+    assert reply.status == 200 or (reply.status == 400 and reply.error["type"] == "invalid_request_error")
 
 
 # --- limits -----------------------------------------------------------------------------------------------------

@@ -51,9 +51,9 @@ def token_of(reply: httpx.Response) -> str:
 @pytest.mark.both
 def test_a_link_opens_the_memory_of_one_person_for_a_time(world: World) -> None:
     reply = ask(world, {"user": "alice", "ttl_s": 60})
-    found = reply.json()
-    assert found["rights"] == list(RIGHTS)
-    assert found["expires_at"] == pytest.approx(world.clock.now + 60, abs=1)
+    body = reply.json()
+    assert body["rights"] == list(RIGHTS)
+    assert body["expires_at"] == pytest.approx(world.clock.now + 60, abs=1)
     opened = world.gateway.call(links(world).open(token_of(reply)))
     assert opened.scope.subject == "user:alice"
     world.clock.sleep(61)
