@@ -91,8 +91,8 @@ def test_the_gateways_own_progress_is_written_and_that_of_libraries_is_not() -> 
         "import logging; from gateway.log import configure_logging; configure_logging(); "
         "logging.getLogger('httpx').info('a library'); logging.getLogger('mnemogate').info('a batch')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["a batch"]
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["message"] for line in process.stderr.splitlines()] == ["a batch"]
 
 
 # -- keys

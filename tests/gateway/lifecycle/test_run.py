@@ -135,7 +135,7 @@ def test_the_first_minute_is_one_memory(checkout: Path, upstream: StrictUpstream
         assert "Memory block 'human' changed" in of_tools
     assert (checkout / "mnemogate.db").exists()
     assert (checkout / "run.log").read_text().count("Setting up") == 0
-    shown = subprocess.run(
+    output = subprocess.run(
         [checkout / ".venv/bin/mnemogate", "memory", "show", "--user", "alice"],
         cwd=checkout,
         env=started.environment,
@@ -144,8 +144,8 @@ def test_the_first_minute_is_one_memory(checkout: Path, upstream: StrictUpstream
         timeout=PATIENCE_S,
         check=True,
     ).stdout
-    assert f"user: {FACT}" in shown
-    assert "edits of turns that are not confirmed: 1" in shown
+    assert f"user: {FACT}" in output
+    assert "edits of turns that are not confirmed: 1" in output
     with run(checkout, "--port", "0", "--upstream", upstream.base_url) as started:
         started.paste(asks(started.example, "What is my cat called?"))
     assert FACT in upstream.chats[-1].messages[-1]["content"]

@@ -181,9 +181,9 @@ def test_a_start_whose_store_is_slow_says_nothing_of_a_fault(
 def test_a_send_to_an_agent_waits_for_a_store_that_is_slow(upstream: StrictUpstream, tmp_path: Path) -> None:
     limits = WriterLimits(retry_first_s=3600, idle_s=3600, slow_s=0.0)
     with world_of(upstream, tmp_path / "m.db", limits=limits) as world, ThreadPoolExecutor(1) as pool:
-        made = world.gateway.ask("POST", "/v1/agents/", b'{"model": "up/m", "memory_blocks": []}')
-        assert made.status == 200, made.body
-        path = f"/v1/agents/{made.json['id']}/messages"
+        reply = world.gateway.ask("POST", "/v1/agents/", b'{"model": "up/m", "memory_blocks": []}')
+        assert reply.status == 200, reply.body
+        path = f"/v1/agents/{reply.json['id']}/messages"
         with stalled(world) as gate:
             assert world.status == "slow"
             send = pool.submit(world.gateway.ask, "POST", path, b'{"input": "Hi"}')

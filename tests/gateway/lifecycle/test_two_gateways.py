@@ -226,11 +226,11 @@ def test_an_agent_that_is_changed_or_deleted_at_one_is_that_at_the_other(world: 
 def test_a_run_is_cancelled_at_the_other_gateway(world: Two) -> None:
     agent, gate = world.agent(), Gate()
     world.upstream.queue(say("Never said.", hold_before_headers=gate), say("Said."))
-    sent = world.threads.submit(world.send, world.one, agent, "Wait.")
+    future = world.threads.submit(world.send, world.one, agent, "Wait.")
     becomes(lambda: len(world.prompts()) == 1)
     status, ended = world.ask(world.other, "POST", f"/v1/agents/{agent}/messages/cancel", {})
     assert (status, list(ended.values())) == (200, ["cancelled"])
-    status, reply = sent.result()
+    status, reply = future.result()
     assert (status, reply["stop_reason"]["stop_reason"]) == (200, "cancelled")
     gate.open()
     status, reply = world.send(world.other, agent, "And now?")
@@ -250,11 +250,11 @@ def test_a_gateway_that_starts_lets_the_runs_of_others_be(postgres: str, upstrea
             world = Two(upstream, one, other)
             agent = world.agent()
         upstream.queue(say("Said.", hold_before_headers=gate))
-        sent = world.threads.submit(world.send, one, agent, "Wait.")
+        future = world.threads.submit(world.send, one, agent, "Wait.")
         becomes(lambda: len(world.prompts()) == 1)
         with serve(settings, open_here):
             gate.open()
-            status, reply = sent.result()
+            status, reply = future.result()
         assert (status, reply["messages"][-1]["content"]) == (200, "Said.")
         world.threads.shutdown()
 
@@ -333,11 +333,11 @@ def test_a_send_comes_after_those_that_another_gateway_has_accepted(
         upstream.queue(say("To the first."), say("To the second."))
         path = f"/v1/agents/{agent}/messages/async"
         assert world.ask(one, "POST", path, {"input": "First."})[0] == 200
-        sent = world.threads.submit(world.send, other, agent, "Second.")
+        future = world.threads.submit(world.send, other, agent, "Second.")
         time.sleep(0.3)
         assert not world.prompts(), "nobody has performed the first yet"
         with serve(settings, open_here):
-            status, reply = sent.result()
+            status, reply = future.result()
         assert (status, reply["messages"][-1]["content"]) == (200, "To the second.")
         assert "First." in str(world.prompts()[-1])
         world.threads.shutdown()

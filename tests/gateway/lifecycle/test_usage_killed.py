@@ -28,15 +28,15 @@ def used(process: Process, where: Path) -> dict[str, Any]:
 
 def test_usage_that_was_written_survives_a_kill(upstream: StrictUpstream, tmp_path: Path) -> None:
     upstream.script = lambda request: say("Hello.", usage=USAGE)
-    asked: Any = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": "Hi"}]}
+    fields: Any = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": "Hi"}]}
     arguments = ("--upstream", upstream.base_url)
     settings = "[usage]\nwrite_s = 3600\n"
     with serving(tmp_path, *arguments, settings=settings) as first:
         with first.client() as client:
             for _ in range(3):
-                client.chat.completions.create(**asked)
+                client.chat.completions.create(**fields)
             assert used(first, tmp_path)["requests"] == 3
-            client.chat.completions.create(**asked)
+            client.chat.completions.create(**fields)
         first.kill()
     with serving(tmp_path, *arguments, settings=settings) as second:
         found = used(second, tmp_path)

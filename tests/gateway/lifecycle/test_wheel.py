@@ -59,14 +59,14 @@ def test_the_installed_wheel_serves(environment: Path, tmp_path: Path) -> None:
     ) as child:
         try:
             assert child.stdout is not None
-            found = re.match(r"Mnemogate listens on (\S+)", child.stdout.readline())
-            assert found is not None
-            with urllib.request.urlopen(f"{found[1]}/health/ready", timeout=PATIENCE_S) as reply:
+            match = re.match(r"Mnemogate listens on (\S+)", child.stdout.readline())
+            assert match is not None
+            with urllib.request.urlopen(f"{match[1]}/health/ready", timeout=PATIENCE_S) as reply:
                 assert reply.status == 200
         finally:
             child.terminate()
     whence = [environment / "bin/python", "-c", "import gateway.app; print(gateway.app.__file__)"]
-    told = subprocess.run(
+    process = subprocess.run(
         whence, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=PATIENCE_S, check=True
     )
-    assert Path(told.stdout.strip()).is_relative_to(environment)
+    assert Path(process.stdout.strip()).is_relative_to(environment)

@@ -133,9 +133,9 @@ def test_a_model_of_another_user_finds_nothing_with_its_tools(world: World) -> N
     for user, model in (("bob", "agent/helper"), ("alice", "agent/other"), ("alic", "agent/helper")):
         world.upstream.queue(call_tools(*calls, text=None), say("Nothing."))
         world.chat(user=user, model=model).say("Look for it.")
-        said = [m["content"] for m in world.upstream.last.messages if m["role"] == "tool"]
-        assert said[:3] == ["Nothing was found."] * 3
-        assert said[3].startswith("Error")
+        contents = [m["content"] for m in world.upstream.last.messages if m["role"] == "tool"]
+        assert contents[:3] == ["Nothing was found."] * 3
+        assert contents[3].startswith("Error")
     for request in world.upstream.requests[since:]:
         messages = [m for m in request.messages if not m.get("tool_calls")]
         assert SECRET not in json.dumps(messages)

@@ -34,9 +34,9 @@ def write(world: World, label: str, value: str) -> None:
     """Edits a block from outside, also while a turn is under way."""
 
     async def edit() -> None:
-        found = await world.store.agents.find(Scope("default", "helper", "user:alice"))
-        assert found is not None
-        block = next(b for b in await world.store.blocks.load(found.id) if b.label == label)
+        agent = await world.store.agents.find(Scope("default", "helper", "user:alice"))
+        assert agent is not None
+        block = next(b for b in await world.store.blocks.load(agent.id) if b.label == label)
         await world.store.blocks.write(block.id, block.version, value, at=world.clock(), origin="test")
 
     world.gateway.call(edit())
@@ -180,10 +180,10 @@ def test_imported_notes_bear_the_mark_of_the_memory_that_they_come_into(world: W
     world.clock.sleep(400.0)  # after which the section is rendered, which an export does not have
     chat.options["user"] = "bob"
     chat.say("Who am I?")
-    sent = world.upstream.last.body.decode()
+    body = world.upstream.last.body.decode()
     mark = find_mark(world.upstream.last)
     assert mark not in (None, before)
-    assert set(re.findall(r"<memory ([a-z2-7]{8})>", sent)) == {mark}
+    assert set(re.findall(r"<memory ([a-z2-7]{8})>", body)) == {mark}
     assert read_last_statements(world.upstream.last) == {
         "human": "Name: Bea\nLikes tea.",
         "plans": "To Rome.",

@@ -128,8 +128,8 @@ def test_a_message_alone_goes_on_from_what_was_said_last_far_from_the_end(
     """The branch that was left is deeper, and its window was cut."""
     for module in (lookup, context_reading, turn_write):
         monkeypatch.setattr(module, "RECENT_EXCHANGES", RECENT)
-    named = {"x-mnemogate-conversation": "c1"}
-    append = {**named, "x-mnemogate-history": "append"}
+    headers = {"x-mnemogate-conversation": "c1"}
+    append = {**headers, "x-mnemogate-history": "append"}
     with compacting(upstream, tmp_path, compaction="truncate") as world:
         messages: list[dict[str, Any]] = []
         for n in range(60):
@@ -137,7 +137,7 @@ def test_a_message_alone_goes_on_from_what_was_said_last_far_from_the_end(
             alone = world.chat(user="alice", max_tokens=300, headers=append)
             alone.say(text_of(n, 12))
             messages += alone.messages
-        whole = world.chat(user="alice", max_tokens=300, headers=named)
+        whole = world.chat(user="alice", max_tokens=300, headers=headers)
         whole.messages = messages[:6]
         upstream.queue(say("Answer 3: that is how it is, and not otherwise."))
         whole.say(text)
@@ -155,19 +155,19 @@ def test_a_single_message_after_whole_lists_loads_little_more_than_their_window(
 ) -> None:
     for module in (lookup, context_reading, turn_write):
         monkeypatch.setattr(module, "RECENT_EXCHANGES", RECENT)
-    named = {"x-mnemogate-conversation": "c1"}
+    headers = {"x-mnemogate-conversation": "c1"}
     with compacting(upstream, tmp_path, compaction="truncate", context=context) as world:
-        whole = world.chat(user="alice", max_tokens=300, headers=named)
+        whole = world.chat(user="alice", max_tokens=300, headers=headers)
         for n in range(60):
             upstream.queue(say(f"Answer {n}: that is how it is, and not otherwise."))
             whole.say(text_of(n, 12))
-        seen = upstream.last.messages
+        messages = upstream.last.messages
         with counting_loads(world) as loaded:
             alone = world.chat(
-                user="alice", headers={**named, "x-mnemogate-history": "append"}, max_tokens=300
+                user="alice", headers={**headers, "x-mnemogate-history": "append"}, max_tokens=300
             )
             alone.say(text_of(60, 12))
-        assert upstream.last.messages[: len(seen)] == seen
+        assert upstream.last.messages[: len(messages)] == messages
         assert max(loaded) < most
 
 
@@ -252,11 +252,11 @@ class Wanderer:
         )
         back = chance.randrange(0, len(self.messages) + 1, 2)
         self.said += 1
-        asked = {"role": "user", "content": text_of(self.said, 12)}
+        message = {"role": "user", "content": text_of(self.said, 12)}
         if kind == "title":
             chat = self.world.chat(user="alice", max_tokens=300, headers=NAMED)
             upstream.queue(say("Message and answer"))
-            chat.say(f"Find a title: {asked['content']}")
+            chat.say(f"Find a title: {message['content']}")
             return
         if kind in ("edit", "again", "return"):
             self.left.append(self.messages)
@@ -265,7 +265,7 @@ class Wanderer:
             self.messages[-1] = {**self.messages[-1], "content": self.messages[-1]["content"][:12]}
         self.messages = [
             *self.messages,
-            self.left[-1][back] if kind == "again" and back < len(self.left[-1]) else asked,
+            self.left[-1][back] if kind == "again" and back < len(self.left[-1]) else message,
         ]
         listed = self.messages[{"alone": -1, "tail": -5}.get(kind, 0) :]
         headers = NAMED | ({"x-mnemogate-history": "append"} if kind == "alone" else {})

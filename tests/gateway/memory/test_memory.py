@@ -98,11 +98,11 @@ def test_a_thought_within_a_reply_is_not_recalled(world: World) -> None:
 
 
 def test_a_thought_within_a_reply_that_was_made_elsewhere_is_not_recalled(world: World) -> None:
-    made = [
+    messages = [
         {"role": "user", "content": "My tulips are red."},
         {"role": "assistant", "content": "<think>Are there gazelles?</think>The tulips are noted."},
     ]
-    begun = [*made, {"role": "user", "content": "Thanks."}]
+    begun = [*messages, {"role": "user", "content": "Thanks."}]
     world.upstream.queue(say("You are welcome."))
     world.post(begun, user="alice")
     answered = {"role": "assistant", "content": "You are welcome."}
@@ -820,16 +820,16 @@ def test_a_repeated_turn_off_the_record_stays_off_if_its_memory_is_forgotten_whi
     world: World, upstream: StrictUpstream, mode: str
 ) -> None:
     """Nothing is left of the turn that it repeats, so nothing shows that it is off the record."""
-    said = [{"role": "user", "content": "Zqsecret."}]
+    messages = [{"role": "user", "content": "Zqsecret."}]
     world.post([{"role": "user", "content": "Old."}], {"x-mnemogate-conversation": "c0"}, user="alice")
-    world.post(said, {"x-mnemogate-memory": mode}, user="alice")
+    world.post(messages, {"x-mnemogate-memory": mode}, user="alice")
     alice = world.gateway.call(world.store.agents.find(Scope("default", "default", "user:alice")))
     assert alice is not None
     gate = Gate()
     upstream.queue(say("Hm.", hold_before_headers=gate))
     with ThreadPoolExecutor() as threads:
         arrived = upstream.request_gate(len(upstream.requests) + 1)
-        asking = threads.submit(world.post, said, user="alice")
+        asking = threads.submit(world.post, messages, user="alice")
         arrived.wait_sync()
         world.gateway.call(world.store.forgetting.forget(alice.id, ForgetTarget(is_all=True)))
         gate.open()
@@ -1017,8 +1017,8 @@ def test_the_heard_part_may_be_sent_after_a_message_that_failed(world: World, st
     world.upstream.queue(say("One two three four."), fail(status))
     append(world, "Count.")
     append(world, "Wait.", status=status)
-    said = [{"role": "assistant", "content": "One two"}, {"role": "user", "content": "Stop."}]
-    assert world.post(said, APPEND, user="alice").status == 200
+    messages = [{"role": "assistant", "content": "One two"}, {"role": "user", "content": "Stop."}]
+    assert world.post(messages, APPEND, user="alice").status == 200
     between = ["Wait."] if status == 500 else []
     assert spoken(world) == ["Count.", "One two", *between, "Stop."]
     append(world, "Go on.")
@@ -1033,8 +1033,8 @@ def test_the_heard_part_may_be_sent_again(world: World, status: int, again: str)
     append(world, "Count.")
     retry = {"x-stainless-retry-count": "1"}
     for text, headers in (("Stop.", APPEND), (again, {**APPEND, **retry})):
-        said = [{"role": "assistant", "content": "One two"}, {"role": "user", "content": text}]
-        world.post(said, headers, user="alice")
+        messages = [{"role": "assistant", "content": "One two"}, {"role": "user", "content": text}]
+        world.post(messages, headers, user="alice")
     assert spoken(world) == ["Count.", "One two", again]
     append(world, "Go on.")
     assert spoken(world) == ["Count.", "One two", again, "Ok.", "Go on."]
@@ -1045,8 +1045,8 @@ def test_the_heard_part_comes_with_each_message_until_one_is_answered(world: Wor
     world.upstream.queue(say("One two three four."), fail(500))
     append(world, "Count.")
     for text in ("Stop.", "Where is my boat?"):
-        said = [{"role": "assistant", "content": "One two"}, {"role": "user", "content": text}]
-        world.post(said, APPEND, user="alice")
+        messages = [{"role": "assistant", "content": "One two"}, {"role": "user", "content": text}]
+        world.post(messages, APPEND, user="alice")
     assert spoken(world) == ["Count.", "One two", "Stop.", "Where is my boat?"]
     append(world, "Go on.")
     assert spoken(world) == ["Count.", "One two", "Stop.", "Where is my boat?", "Ok.", "Go on."]
@@ -1055,8 +1055,8 @@ def test_the_heard_part_comes_with_each_message_until_one_is_answered(world: Wor
 def test_a_text_that_begins_no_stored_reply_is_a_message_of_its_own(world: World) -> None:
     world.upstream.queue(say("One two three four."))
     append(world, "Count.")
-    said = [{"role": "assistant", "content": "A joke."}, {"role": "user", "content": "Ha."}]
-    assert world.post(said, APPEND, user="alice").status == 200
+    messages = [{"role": "assistant", "content": "A joke."}, {"role": "user", "content": "Ha."}]
+    assert world.post(messages, APPEND, user="alice").status == 200
     assert spoken(world) == ["Count.", "One two three four.", "A joke.", "Ha."]
 
 
@@ -1203,8 +1203,8 @@ def test_an_edited_message_leaves_the_search_index_and_comes_back_with_its_list(
 
 def test_a_message_that_was_indexed_before_its_reply_is_found_with_the_reply(world: World) -> None:
     """In append mode a message is on disk before its answer, and the index may be made in between."""
-    held = Gate()
-    world.upstream.queue(say("Noted.", hold_before_headers=held))
+    gate = Gate()
+    world.upstream.queue(say("Noted.", hold_before_headers=gate))
 
     async def index() -> None:
         for each in await world.store.search_index.find_lagging_agents(0, 100):
@@ -1216,7 +1216,7 @@ def test_a_message_that_was_indexed_before_its_reply_is_found_with_the_reply(wor
         client.request("POST", "/v1/chat/completions", json.dumps(body).encode(), APPEND)
         arrived.wait_sync()
         world.gateway.call(index())
-        held.open()
+        gate.open()
         assert client.read_reply().status == 200
     world.chat(user="alice").say(QUESTION)
     assert FACT in sent(world)

@@ -77,13 +77,13 @@ def test_a_memory_is_read_whatever_shape_its_messages_have(
 
 
 def test_a_run_ends_whatever_shape_its_reply_has(world: LettaWorld) -> None:
-    made = world.agent()
+    agent = world.agent()
     for odd in ODD:
         message = {"role": "assistant", "content": "Ok.", **odd}
         world.upstream.queue(raw(whole(message), content_type="application/json"))
-        status, found = world.ask("POST", f"/v1/agents/{made.id}/messages", {"input": "Hello"})
+        status, found = world.ask("POST", f"/v1/agents/{agent.id}/messages", {"input": "Hello"})
         assert status in (200, 502), found
-    assert world.ask("GET", f"/v1/agents/{made.id}/messages")[0] == 200
+    assert world.ask("GET", f"/v1/agents/{agent.id}/messages")[0] == 200
 
 
 def test_a_part_with_a_number_for_its_text_is_remembered(world: LettaWorld) -> None:

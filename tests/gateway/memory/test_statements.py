@@ -82,8 +82,8 @@ def test_a_plain_turn_is_one_statement_without_a_transaction_around_it(
 ) -> None:
     chat = begun(world, turns=2, **({"model": profile} if profile else {}))
     for text in ("Third.", "Fourth."):
-        found = world.all_statements_of(partial(chat.say, text, stream=stream))
-        assert found == PLAIN
+        statements = world.all_statements_of(partial(chat.say, text, stream=stream))
+        assert statements == PLAIN
 
 
 def test_a_plain_turn_of_a_named_conversation_costs_the_same(world: World) -> None:
@@ -220,8 +220,8 @@ def test_a_conflict_is_resolved_inside_the_transaction(world: World) -> None:
         gate.open()
         slow.join()
 
-    found = world.statements_of(both)
-    assert found == CONFLICT
+    statements = world.statements_of(both)
+    assert statements == CONFLICT
     assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0 AND depth = 2") == [2]
 
 
@@ -258,11 +258,11 @@ def test_a_turn_in_append_mode_reads_each_exchange_once(
 
     for rows_module in (exchanges, exchange_rows):
         monkeypatch.setattr(rows_module, "make_exchange", counted)
-    found = world.statements_of(lambda: send("The last one."))
+    statements = world.statements_of(lambda: send("The last one."))
     texts = [message["content"] for message in world.upstream.last.messages]
     assert texts == [*(text for n in range(8) for text in (f"Message {n}.", "Ok.")), "The last one."]
     assert read == {0: 2, **dict.fromkeys(range(1, 8), 1)}
-    assert len(found) == APPEND + 2  # where its end is not enough, the rest is read
+    assert len(statements) == APPEND + 2  # where its end is not enough, the rest is read
 
 
 def test_blocks_shared_by_a_profile_cost_one_look(upstream: StrictUpstream, tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ def test_litellms_wrapper_around_what_it_does_not_know_is_not_sent_to_it_again(
     )
     headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
     for text in ("I am Ann.", "Do you know me?", "Who am I?"):
-        asked: Any = [{"role": "user", "content": text}]
-        assert world.post(asked, headers, user="alice", model="agent/helper", stream=stream).status == 200
+        messages: Any = [{"role": "user", "content": text}]
+        assert world.post(messages, headers, user="alice", model="agent/helper", stream=stream).status == 200
     assert len(world.upstream.chats) == 4
     assert not [request.refusal for request in world.upstream.chats if request.refusal is not None]
 
@@ -290,8 +290,8 @@ def test_a_fallback_at_the_same_upstream_has_an_idempotency_key_of_its_own(
     models = (ModelSettings("m", "big", "up", fallbacks=("n",)), ModelSettings("n", "small", "up"))
     upstream.queue(fail(500), fail(500), fail(500), say("Hello."))
     with remember(upstream, tmp_path, upstreams=upstreams, models=models) as world:
-        asked = [{"role": "user", "content": "Hi"}]
-        assert world.post(asked, {"idempotency-key": "k1"}, model="m", **identity).status == 200
+        messages = [{"role": "user", "content": "Hi"}]
+        assert world.post(messages, {"idempotency-key": "k1"}, model="m", **identity).status == 200
     seen = [(each.json["model"], each.headers["idempotency-key"]) for each in upstream.chats]
     assert seen == [("big", "k1"), ("big", "k1"), ("small", "k1-2"), ("small", "k1-2")]
 

@@ -173,10 +173,10 @@ def test_images_by_their_links_take_their_room(
                 {"role": "user", "content": [{"type": "text", "text": f"Picture {n}?"}, image]}
             )
             chat.go_on()
-            seen = upstream.last
-            assert sum(count_message_tokens(m, count) for m in seen.messages) <= context - RESERVE
-            assert seen.messages[-1]["content"][-1] == image
-        assert len(seen.messages) > 8, "what fits is there"
+            request = upstream.last
+            assert sum(count_message_tokens(m, count) for m in request.messages) <= context - RESERVE
+            assert request.messages[-1]["content"][-1] == image
+        assert len(request.messages) > 8, "what fits is there"
 
 
 def test_our_tools_take_their_room() -> None:
@@ -264,10 +264,10 @@ def test_a_note_of_many_tokens_fits_what_is_left(
                 break
             chat.messages += more
         chat.say(asked)
-        seen = upstream.last
-        assert len(seen.messages) == len(chat.messages) - 1, "nothing has to leave"
-        assert left // 2 < count(seen.messages[-1]["content"])
-        assert sum(count_message_tokens(m, count) for m in seen.messages) <= context - RESERVE
+        request = upstream.last
+        assert len(request.messages) == len(chat.messages) - 1, "nothing has to leave"
+        assert left // 2 < count(request.messages[-1]["content"])
+        assert sum(count_message_tokens(m, count) for m in request.messages) <= context - RESERVE
 
 
 def test_a_note_that_takes_too_much_is_not_counted_twice(
@@ -312,11 +312,11 @@ def test_hidden_rounds_take_their_room(upstream: StrictUpstream, tmp_path: Path)
                 {"role": "user", "content": words(f"Message {n}:", 11)},
                 {"role": "assistant", "content": words(f"Answer {n}:", 6)},
             ]
-        asked = len(upstream.chats)
+        chat_count = len(upstream.chats)
         searches = [Call("conversation_search", {"query": f"rose number {n}"}) for n in range(4)]
         upstream.queue(*(call_tools(search, text=None) for search in searches), say("Twelve."))
         assert chat.say("How many roses are red?") == "Twelve."
-        rounds = upstream.chats[asked:]
+        rounds = upstream.chats[chat_count:]
         assert len(rounds) == 5
         for seen in rounds:
             size = sum(count_message_tokens(m, count) for m in seen.messages)
@@ -426,9 +426,9 @@ def test_a_call_that_left_takes_a_result_that_came_with_the_next_question_along(
             chat.messages = whole[-resends + 1 :]
         chat.say(f"And then, {n}?")
         chat.messages = [*whole, *chat.messages[-2:]]
-        sent = world.upstream.last
-        assert sent.refusal is None
-        assert sent.messages[0]["content"].endswith(question)
+        request = world.upstream.last
+        assert request.refusal is None
+        assert request.messages[0]["content"].endswith(question)
 
 
 def test_a_window_begins_with_its_question_though_the_reply_before_it_came_back_cut(world: World) -> None:
@@ -456,8 +456,8 @@ def test_a_turn_longer_than_the_window_retains_its_question(world: World) -> Non
             chat.say("Count the rainy days, please.")
         chat.answer(chat.messages[-1]["tool_calls"][0], "a little rain " * 30)
     assert chat.go_on() == "Ok."
-    said = [m["content"] for m in world.upstream.last.messages if m["role"] == "user"]
-    assert said[-1].endswith("Count the rainy days, please.")
+    contents = [m["content"] for m in world.upstream.last.messages if m["role"] == "user"]
+    assert contents[-1].endswith("Count the rainy days, please.")
     assert tokens(world.upstream.last) <= CONTEXT
 
 
