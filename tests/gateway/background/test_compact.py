@@ -70,9 +70,9 @@ def test_a_summary_stands_for_what_has_left(world: World, notes: Notes) -> None:
     shown = notes.asked[0].messages[1]["content"]
     assert "Message 0:" in shown
     kept = [m["content"] for m in first.messages if m["role"] == "user"]
-    asked = [m["content"] for m in chat.messages if m["role"] == "user"]
-    assert kept == asked[asked.index(kept[0]) : asked.index(kept[-1]) + 1]
-    assert asked[asked.index(kept[0]) - 1] in shown
+    contents = [m["content"] for m in chat.messages if m["role"] == "user"]
+    assert kept == contents[contents.index(kept[0]) : contents.index(kept[-1]) + 1]
+    assert contents[contents.index(kept[0]) - 1] in shown
     assert kept[0] not in shown
 
 
@@ -278,9 +278,9 @@ def test_summaries_of_forgotten_messages_are_forgotten(
     assert "Miso" in system_of(world.upstream.last)
 
     async def forget() -> None:
-        found = await world.store.agents.find(Scope("default", "default", "user:alice"))
-        assert found is not None
-        id = await world.store.forgetting.begin(found.id, ForgetTarget(message_seqs=[1]))
+        agent = await world.store.agents.find(Scope("default", "default", "user:alice"))
+        assert agent is not None
+        id = await world.store.forgetting.begin(agent.id, ForgetTarget(message_seqs=[1]))
         await world.store.forgetting.run(id)
 
     world.gateway.call(forget())

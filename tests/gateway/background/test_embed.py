@@ -156,8 +156,8 @@ class EmbeddingWorld:
         return [text for text in texts if unit_bytes(text)[:24] in data or unit_bytes(text)[-24:] in data]
 
     def get_agent_row(self, user: str = "alice") -> int:
-        found = self.world.query("SELECT id FROM agents WHERE subject = ?", f"user:{user}")
-        return int(found[0])
+        rows = self.world.query("SELECT id FROM agents WHERE subject = ?", f"user:{user}")
+        return int(rows[0])
 
 
 @pytest.fixture
@@ -986,8 +986,8 @@ def test_a_job_brings_the_index_up_to_date_before_it_embeds(world: EmbeddingWorl
     world.pass_idle_time()
 
     async def read() -> Any:
-        found = await world.world.store.agents.find(Scope("default", "default", "user:alice"))
-        assert found is not None
-        return await world.world.store.recall.search(found, "tortoise")
+        agent = await world.world.store.agents.find(Scope("default", "default", "user:alice"))
+        assert agent is not None
+        return await world.world.store.recall.search(agent, "tortoise")
 
     assert world.world.gateway.call(read())[0].text == TORTOISE

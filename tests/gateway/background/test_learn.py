@@ -171,9 +171,9 @@ def test_a_muted_fact_is_not_shown_to_the_background_model(learner: Learner) -> 
 
     async def mute() -> None:
         store = learner.world.store
-        found = await store.agents.find(Scope("default", "default", "user:alice"))
-        assert found is not None
-        await store.facts.mute(found.id, miso.seq, learner.world.clock(), is_muted=True)
+        agent = await store.agents.find(Scope("default", "default", "user:alice"))
+        assert agent is not None
+        await store.facts.mute(agent.id, miso.seq, learner.world.clock(), is_muted=True)
 
     learner.world.gateway.call(mute())
     learner.world.chat(user="alice").say("I work in a zoo.")
@@ -210,9 +210,9 @@ def test_a_corrected_fact_is_noted_where_the_wrong_one_was_said(learner: Learner
 
     async def correct() -> None:
         store = learner.world.store
-        found = await store.agents.find(Scope("default", "default", "user:alice"))
-        assert found is not None
-        await store.facts.correct(found, learned.seq, text, "mochi", "person", learned.at + 1)
+        agent = await store.agents.find(Scope("default", "default", "user:alice"))
+        assert agent is not None
+        await store.facts.correct(agent, learned.seq, text, "mochi", "person", learned.at + 1)
 
     learner.world.gateway.call(correct())
     chat.say("So what is my cat called?")
@@ -287,9 +287,9 @@ def test_an_unspoken_part_of_a_reply_is_not_learned(learner: Learner) -> None:
 def test_a_cancelled_turn_is_not_learned(learner: Learner) -> None:
     world = learner.world
     world.upstream.queue(say("It is about to rain.", hold_after={3: Gate()}))
-    asked = {"role": "user", "content": "The vault is under the stairs."}
+    message = {"role": "user", "content": "The vault is under the stairs."}
     with world.gateway.connect() as client:
-        body = {"model": "m", "stream": True, "user": "alice", "messages": [asked]}
+        body = {"model": "m", "stream": True, "user": "alice", "messages": [message]}
         client.request("POST", CHAT, json.dumps(body).encode())
         client.read_until(b"It")
     world.upstream.requests[-1].gone.wait_sync()
@@ -493,10 +493,10 @@ def test_learned_facts_are_not_written_again(learner: Learner) -> None:
     learner.pass_idle_time()
 
     async def again() -> None:
-        found = await learner.world.store.agents.find(Scope("default", "default", "user:alice"))
-        assert found is not None
+        agent = await learner.world.store.agents.find(Scope("default", "default", "user:alice"))
+        assert agent is not None
         effect = learner.world.store.facts.make_learn_effect(
-            found, 0, 99, 0.0, lambda blocks: pytest.fail("decided")
+            agent, 0, 99, 0.0, lambda blocks: pytest.fail("decided")
         )
         await learner.world.store.database.write(effect)
 
@@ -665,8 +665,8 @@ def test_a_plain_turn_costs_what_it_costs_without(learner: Learner) -> None:
     chat = learner.world.chat(user="alice")
     chat.say("One.")
     chat.say("Two.")
-    found = learner.world.statements_of(lambda: chat.say("Three."))
-    assert found == ["insert exchanges"]
+    statements = learner.world.statements_of(lambda: chat.say("Three."))
+    assert statements == ["insert exchanges"]
 
 
 @pytest.mark.parametrize("model", ["small", None])

@@ -210,13 +210,13 @@ def test_jobs_are_shown_retried_and_cancelled(
     id = asyncio.run(a_dead_letter(tmp_path / "mnemogate.db"))
     for command in (["jobs"], ["jobs", "list"], ["jobs", "list", "--state", "dead"]):
         assert main(command) == 0
-        shown = capsys.readouterr().out
-        assert f"{id}\tdead\tlearn" in shown
-        assert "JobFailed: no answer" in shown
+        output = capsys.readouterr().out
+        assert f"{id}\tdead\tlearn" in output
+        assert "JobFailed: no answer" in output
     assert main(["jobs", "show", str(id)]) == 0
-    shown = capsys.readouterr().out
-    assert json.loads(shown)["steps"][0]["name"] == "ask"
-    assert "secret" not in shown
+    output = capsys.readouterr().out
+    assert json.loads(output)["steps"][0]["name"] == "ask"
+    assert "secret" not in output
     assert main(["jobs", "retry", str(id)]) == 0
     assert f"{id}\tpending\tlearn" in capsys.readouterr().out
     assert main(["jobs", "cancel", "--yes", str(id)]) == 0

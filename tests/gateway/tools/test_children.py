@@ -79,11 +79,11 @@ def test_a_child_that_is_given_up_ends(run: Runs) -> None:
         for _ in range(module.MAX_CHILDREN_AT_ONCE + 1):
             async with children.start(f"{WORK}:never", PATIENCE_S) as child:
                 pid = child.process.pid
-                asked = asyncio.create_task(child.ask(None))
+                task = asyncio.create_task(child.ask(None))
                 await asyncio.sleep(0)
-                asked.cancel()
+                task.cancel()
                 with pytest.raises(asyncio.CancelledError):
-                    await asked
+                    await task
             await comes(lambda pid=pid: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
 
     run(main())

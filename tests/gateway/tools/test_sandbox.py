@@ -31,8 +31,8 @@ from tests.patience import PATIENCE_S, becomes, comes
 def _why_not() -> str | None:
     if shutil.which("bwrap") is None:
         return "bubblewrap is not installed"
-    made = subprocess.run(["bwrap", "--unshare-user", "--ro-bind", "/", "/", "true"], capture_output=True)
-    return None if made.returncode == 0 else "user namespaces are not allowed here"
+    process = subprocess.run(["bwrap", "--unshare-user", "--ro-bind", "/", "/", "true"], capture_output=True)
+    return None if process.returncode == 0 else "user namespaces are not allowed here"
 
 
 WHY_NOT = _why_not()

@@ -84,7 +84,7 @@ def talk(world: LettaWorld) -> None:
     """Chats, responses, messages and other endpoints, well and badly, streamed and whole."""
     sdk, upstream = world.world.sdk, world.upstream
     upstream.script = lambda request: say(MARK)
-    said = [{"role": "user", "name": MARK, "content": f"My cat is called {MARK}."}]
+    messages = [{"role": "user", "name": MARK, "content": f"My cat is called {MARK}."}]
     arguments = {"label": "human", "new_string": f"Has a cat, {MARK}."}
     for stream in (False, True):
         options: Any = {
@@ -104,9 +104,9 @@ def talk(world: LettaWorld) -> None:
             call_tools(Call("memory_insert", arguments), Call("memory_insert", {"label": MARK}), text=MARK),
             say(MARK),
         )
-        end(sdk.chat.completions.create(model="m", messages=said, **options))
-        end(sdk.chat.completions.create(model="agent/helper", messages=said, **options))
-        end(sdk.chat.completions.create(model="m", messages=said, metadata={"note": MARK}, stream=stream))
+        end(sdk.chat.completions.create(model="m", messages=messages, **options))
+        end(sdk.chat.completions.create(model="agent/helper", messages=messages, **options))
+        end(sdk.chat.completions.create(model="m", messages=messages, metadata={"note": MARK}, stream=stream))
         end(
             sdk.chat.completions.create(
                 model="m", messages=[{"role": "user", "content": f"{MARK} title"}], **options
@@ -115,7 +115,7 @@ def talk(world: LettaWorld) -> None:
         for status, tries in ((400, 1), (404, 1), (429, 2), (500, 2)):
             upstream.queue(*[fail(status, f"{MARK} is wrong", code=MARK, retry_after="0")] * tries)
             with pytest.raises(openai.APIStatusError):
-                sdk.chat.completions.create(model=f"{MARK}-model", messages=said, **options)
+                sdk.chat.completions.create(model=f"{MARK}-model", messages=messages, **options)
         end(sdk.responses.create(model="m", input=MARK, instructions=MARK, **options))
         end(sdk.responses.create(model="agent/helper", input=MARK, **options))
         end(sdk.completions.create(model="m", prompt=MARK, **options))
@@ -134,12 +134,12 @@ def talk(world: LettaWorld) -> None:
     sdk.embeddings.create(model="m", input=MARK, user=MARK)
     upstream.queue(say(MARK, cut_after=1))
     with suppress(openai.APIError):
-        list(sdk.chat.completions.create(model="m", stream=True, messages=said, user=MARK))  # type: ignore[call-overload]
+        list(sdk.chat.completions.create(model="m", stream=True, messages=messages, user=MARK))  # type: ignore[call-overload]
 
 
 def use_agents(world: LettaWorld) -> None:
     """An agent with marks in all that it has; it is sent something, in a batch too, and calls tools with marks."""
-    made = world.letta.agents.create(
+    agent = world.letta.agents.create(
         name=f"{MARK}-agent",
         model="openai/m",
         description=MARK,
@@ -153,12 +153,12 @@ def use_agents(world: LettaWorld) -> None:
         call_tools(Call("core_memory_append", {"label": MARK, "content": MARK})),
         say(MARK),
     )
-    world.letta.agents.messages.create(made.id, input=MARK)
+    world.letta.agents.messages.create(agent.id, input=MARK)
     world.upstream.queue(fail(400, MARK))
     with suppress(Exception):
-        world.letta.agents.messages.create(made.id, input=MARK)
-    world.letta.agents.messages.create_async(made.id, input=MARK)
-    requests = [{"agent_id": made.id, "messages": [{"role": "user", "content": MARK}]}]
+        world.letta.agents.messages.create(agent.id, input=MARK)
+    world.letta.agents.messages.create_async(agent.id, input=MARK)
+    requests = [{"agent_id": agent.id, "messages": [{"role": "user", "content": MARK}]}]
     world.ask("POST", "/v1/messages/batches", {"requests": requests})
 
 
@@ -190,10 +190,10 @@ def bring_along(world: LettaWorld) -> None:
     broken = chatgpt_conversation(f"{MARK}-2", (MARK,))
     broken["mapping"]["root"]["parent"] = "n0"
     for data in (zipped([talk, broken, {MARK: MARK}]), f"- {MARK}\n".encode(), f"[{MARK}".encode()):
-        made = world.world.gateway.ask(
+        reply = world.world.gateway.ask(
             "POST", f"/v1/manage/imports?user={MARK}-new", data, {"x-mnemogate-admin": "the-owner"}
         )
-        assert made.status in (202, 400)
+        assert reply.status in (202, 400)
     wrong = world.world.gateway.ask(
         "POST", f"/v1/manage/imports?user={MARK}&format={MARK}", b"x", {"x-mnemogate-admin": "the-owner"}
     )

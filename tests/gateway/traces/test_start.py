@@ -16,9 +16,9 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 
 @pytest.mark.parametrize("name", ["serve", "check-config"])
 def test_another_protocol_is_refused(tmp_path: Path, name: str) -> None:
-    done = command(name, where=tmp_path, environ={**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
-    assert done.returncode == 2
-    assert "OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf, saw 'grpc'" in done.stderr
+    process = command(name, where=tmp_path, environ={**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+    assert process.returncode == 2
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf, saw 'grpc'" in process.stderr
 
 
 @pytest.mark.parametrize(

@@ -102,39 +102,39 @@ def agents(upstream: StrictUpstream, tmp_path: Path, collector: StrictCollector)
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_send_to_an_agent(agents: LettaWorld, collector: StrictCollector, stream: bool) -> None:
-    made = agents.agent(name="ann", tools=["core_memory_append"])
+    agent = agents.agent(name="ann", tools=["core_memory_append"])
     arguments = {"label": "human", "content": "Has a cat."}
     agents.upstream.queue(call_tools(Call("core_memory_append", arguments), usage=USAGE), say("Noted."))
-    reply: Any = agents.letta.agents.messages.create(made.id, input="I have a cat.", streaming=stream)
+    reply: Any = agents.letta.agents.messages.create(agent.id, input="I have a cat.", streaming=stream)
     if stream:
         list(reply)
     found = root(agents.world, collector, "POST /v1/agents/{agent_id}/messages")
     (run,) = found.below
     assert run.name == "invoke_agent"
-    assert run.has == {"gen_ai.operation.name": "invoke_agent", "mnemogate.agent.id": made.id}
+    assert run.has == {"gen_ai.operation.name": "invoke_agent", "mnemogate.agent.id": agent.id}
     assert [each.name for each in run.below if each.name != "upsert_memory"] == [
         "chat m",
         "execute_tool core_memory_append",
         "chat m",
     ]
     assert any(each.name == "upsert_memory" for each in run.below)
-    assert made.id not in found.span.name
+    assert agent.id not in found.span.name
 
 
 def test_an_agent_that_another_one_asks_is_in_its_trace(
     agents: LettaWorld, collector: StrictCollector
 ) -> None:
-    asked = agents.agent(name="bob", tools=[])
+    agent = agents.agent(name="bob", tools=[])
     asking = agents.agent(name="ann", tools=[ASK])
     agents.upstream.queue(
-        call_tools(Call(ASK, {"message": "How are you?", "other_agent_id": asked.id}), usage=USAGE),
+        call_tools(Call(ASK, {"message": "How are you?", "other_agent_id": agent.id}), usage=USAGE),
         say("I am well."),
         say("Bob is well."),
     )
     agents.letta.agents.messages.create(asking.id, input="How is Bob?")
     found = root(agents.world, collector, "POST /v1/agents/{agent_id}/messages")
     (run,) = found.find("mnemogate.run").below
-    assert (run.name, run.has["mnemogate.agent.id"]) == ("invoke_agent", asked.id)
+    assert (run.name, run.has["mnemogate.agent.id"]) == ("invoke_agent", agent.id)
     assert run.find("chat m")
     assert found.find("invoke_agent").has["mnemogate.agent.id"] == asking.id
     assert run.span.trace_id == found.span.trace_id
