@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from gateway.core.dates import DAY_S
-from gateway.core.memory.orders import STATEMENT
+from gateway.core.memory.orders import without_statement
 from gateway.page.shown_text import visible
 
 _UNKNOWN = "\u2013"
@@ -55,7 +55,7 @@ def without_statement_prefix(text: str, kind: str) -> str:
 
     kind: the kind of the text; any text but a fact's is returned as it is.
     """
-    return text.removeprefix(STATEMENT) if kind == "fact" else text
+    return without_statement(text) if kind == "fact" else text
 
 
 def cut(text: str, max_bytes: int) -> Markup:

@@ -34,7 +34,7 @@ from gateway.agents.runs.stored_run import find_step
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.message_rewrite import cut_reply
 from gateway.core.conversation.stored_messages import map_calls_to_tool_names
-from gateway.core.conversation.wire_message import WireMessage, has_result_role
+from gateway.core.conversation.wire_message import WireMessage, has_result_role, read_result_id
 from gateway.core.ids import ObjectRef, make_id_with_seq, new_uid, parse_ref
 from gateway.core.prompt.omitted_messages import is_resent
 from gateway.core.turn.tool_result import ToolResult
@@ -283,7 +283,7 @@ class RunStarter:
             return False
         if (step := await self._find_last_step(context)) is None:
             return False
-        sent_ids = {str(message.get("tool_call_id")) for message in send.messages}
+        sent_ids = {read_result_id(message) for message in send.messages}
         results = await load_results(self._keeper.store, step, context.path[-1], sent_ids)
         return bool(results) and await self._write_results(context, send, step, results)
 
@@ -378,11 +378,9 @@ def _without_stored_results(
     for exchange in reversed(context.path):
         if exchange.reply is not None:
             break
-        stored_ids.update(
-            str(message.get("tool_call_id")) for message in context.tree.contents.get(exchange).messages or ()
-        )
+        stored_ids.update(map(read_result_id, context.tree.contents.get(exchange).messages or ()))
     return tuple(
         message
         for message in messages
-        if not has_result_role(message) or str(message.get("tool_call_id")) not in stored_ids
+        if not has_result_role(message) or read_result_id(message) not in stored_ids
     )

@@ -16,7 +16,7 @@ from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import WireMessage, has_result_role, read_text
+from gateway.core.conversation.wire_message import WireMessage, has_result_role, read_result_id, read_text
 from gateway.core.roles import RESULT_ROLES
 from gateway.core.words import (
     MIN_HEARD_LETTERS,
@@ -414,7 +414,7 @@ class _HeadSearch:
             return pending
         answered_ids = self._list_answered_ids(last_send)
         pending = [
-            each for each in pending if not has_result_role(each) or _read_result_id(each) not in answered_ids
+            each for each in pending if not has_result_role(each) or read_result_id(each) not in answered_ids
         ]
         # If the last send has results of tools, the user may have written before it.
         user_send = next((each for each in reversed(self._cut_sends) if not tree.is_mid_turn(each)), None)
@@ -430,14 +430,9 @@ class _HeadSearch:
         ids: set[str] = set()
         exchange = self._head
         while exchange is not None and exchange.id != send.parent:
-            ids.update(map(_read_result_id, filter(has_result_role, self._list_messages(exchange))))
+            ids.update(map(read_result_id, filter(has_result_role, self._list_messages(exchange))))
             exchange = self._tree.find_parent(exchange)
         return ids
-
-
-def _read_result_id(result: WireMessage) -> str:
-    """Returns the id of the call that a result answers."""
-    return str(result.get("tool_call_id"))
 
 
 def repeats(

@@ -135,9 +135,14 @@ def list_raw_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 def read_call_id(call: object) -> str:
     """Returns the id of a call; "": the call is no object.
 
-    Some models give their calls no ids. The id of such a call is "None", as is `str` of the id that its result lacks.
+    Some models give their calls no ids. The id of such a call is "None", as is that of its result.
     """
     return str(call.get("id")) if isinstance(call, dict) else ""
+
+
+def read_result_id(result: Mapping[str, Any]) -> str:
+    """Returns the id of the call that a result answers, as `read_call_id` returns it."""
+    return str(result.get("tool_call_id"))
 
 
 def without_space(text: str) -> str:

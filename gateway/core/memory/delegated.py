@@ -28,6 +28,7 @@ from msgspec import Struct
 from gateway.core.conversation.wire_message import (
     read_call_id,
     read_named_calls,
+    read_result_id,
     read_text,
     without_space_utf8,
 )
@@ -128,7 +129,7 @@ class DelegatedTasks:
             return False
         for message in messages:
             if message.get("role") == "tool":
-                waiting_calls.pop(str(message.get("tool_call_id")), None)
+                waiting_calls.pop(read_result_id(message), None)
         if not waiting_calls:
             del self._waiting_calls[scope]
             return False

@@ -18,7 +18,7 @@ from gateway.core.conversation.private import (
     without_private_fields,
 )
 from gateway.core.conversation.stored_messages import map_calls_to_tool_names
-from gateway.core.conversation.wire_message import WireMessage, read_text
+from gateway.core.conversation.wire_message import WireMessage, read_result_id, read_text
 from gateway.core.dates import render_day_number
 from gateway.core.memory.block_edit import apply_edit
 from gateway.core.memory.builtin import ToolUse, list_built_in_tools
@@ -157,7 +157,7 @@ def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased:
     text = read_text(message)
     own = text[: find_own_length(message)]
     changes = text[len(own) :]
-    is_search = calls is not None and calls.get(str(message.get("tool_call_id"))) in _SEARCHING_TOOLS
+    is_search = calls is not None and calls.get(read_result_id(message)) in _SEARCHING_TOOLS
     if calls is None or (is_search and may_quote(own, erased)):
         return {**without_private(message), "content": _FORGOTTEN_RESULT}
     if may_quote(changes, erased):

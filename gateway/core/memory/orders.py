@@ -22,3 +22,8 @@ def as_statement(line: str) -> str:
     if _ORDER.search(line) and not line.strip().startswith(STATEMENT):
         return f"{STATEMENT}{line.strip()}"
     return line
+
+
+def without_statement(text: str) -> str:
+    """Returns a fact's text without the words that mark it as a user's statement."""
+    return text.removeprefix(STATEMENT)

@@ -15,6 +15,7 @@ from gateway.core.conversation.wire_message import (
     find_rest_after,
     join_texts,
     read_call_id,
+    read_result_id,
     read_text,
     without_space,
 )
@@ -98,7 +99,7 @@ def is_offered(content: Content, offered_tools: Container[str]) -> bool:
     full_reply = content.full_reply or []
     # The calls by a name that no tool had then, so that no tool has to have it now.
     unknown_calls = {
-        str(message.get("tool_call_id"))
+        read_result_id(message)
         for message in full_reply
         if message["role"] == "tool" and read_text(message).startswith(NO_TOOL)
     }
@@ -153,7 +154,7 @@ def _restore_mixed(
     following: as in `restore_rounds`.
     """
     resent_ids = {read_call_id(call) for call in resent_calls}
-    answered_ids = {str(each.get("tool_call_id")) for each in following or () if each.get("role") == "tool"}
+    answered_ids = {read_result_id(each) for each in following or () if each.get("role") == "tool"}
     if len(resent_calls) != len(client_calls) or not (following is None or resent_ids <= answered_ids):
         return None
     restored_rounds: list[WireMessage] = []

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.wire_message import list_raw_calls, read_call_id
+from gateway.core.conversation.wire_message import list_raw_calls, read_call_id, read_result_id
 from gateway.core.json_object import parse_object
 from gateway.core.prompt.composition import InsertedMessage
 
@@ -32,7 +32,7 @@ def find_results_order(messages: Sequence[Mapping[str, Any]]) -> list[int] | Non
             last_index = index
             reply_indices.update((read_call_id(call), index) for call in list_raw_calls(message))
             continue
-        reply_index = reply_indices.get(str(message.get("tool_call_id")), last_index)
+        reply_index = reply_indices.get(read_result_id(message), last_index)
         if reply_index != last_index:
             late_results.setdefault(reply_index, []).append(index)
     if not late_results:
@@ -66,7 +66,7 @@ class SentMessage(NamedTuple):
     @property
     def result_id(self) -> str:
         """The id of the call that the message answers, as `read_call_id` returns it: some calls have no id."""
-        return str(self.content.message.get("tool_call_id"))
+        return read_result_id(self.content.message)
 
 
 def has_calls_or_results(messages: Iterable[InsertedMessage]) -> bool:

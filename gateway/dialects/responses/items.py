@@ -16,7 +16,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.conversation.directions import Direction
 from gateway.core.conversation.private import without_private
-from gateway.core.conversation.wire_message import WireMessage, read_call_id
+from gateway.core.conversation.wire_message import WireMessage, read_call_id, read_result_id
 from gateway.core.turn_name import TurnName
 from gateway.dialects.fields import make_unknown_value_error
 from gateway.dialects.responses.call_form import NO_FORMS, CallForm
@@ -130,7 +130,7 @@ class ItemList:
             self._record_call_types(message, forms)
             return render_output(id_end, message, forms)
         if role == "tool":
-            call_id = str(message.get("tool_call_id"))
+            call_id = read_result_id(message)
             output_type = _OUTPUT_TYPES.get(self._call_types.get(call_id, ""), "function_call_output")
             output = content if isinstance(content, str) else _render_parts(content)
             return [{"id": f"fco_{id_end}", "call_id": call_id, **render_result(output_type, output)}]

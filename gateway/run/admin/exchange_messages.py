@@ -19,6 +19,7 @@ from gateway.core.conversation.wire_message import (
     find_callee,
     list_shown_media,
     read_call_id,
+    read_result_id,
     read_text,
 )
 from gateway.run.admin.memory_records import MessageRecord, ShownCall
@@ -134,9 +135,7 @@ def _get_state(exchange: Exchange) -> _State:
 def _list_reply_calls(messages: Sequence[Mapping[str, Any]], *, is_whole: bool) -> tuple[ShownCall, ...]:
     """Returns the calls of a reply as its upstream saw it, with the results of the gateway's own tools."""
     results = {
-        str(message.get("tool_call_id")): read_text(message)
-        for message in messages
-        if message.get("role") == "tool"
+        read_result_id(message): read_text(message) for message in messages if message.get("role") == "tool"
     }
     return tuple(
         each for message in messages for each in _make_shown_calls(message, results, is_whole=is_whole)

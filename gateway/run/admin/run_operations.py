@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 
 from gateway.core import ids
 from gateway.core.conversation.exchange import is_tombstone
-from gateway.core.conversation.wire_message import read_named_call, read_text
+from gateway.core.conversation.wire_message import read_named_call, read_result_id, read_text
 from gateway.core.turn.stop_reason import STOP_MESSAGES
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten
@@ -254,7 +254,7 @@ def _read_results(exchange: Exchange | None) -> dict[str, str]:
         return {}
     messages = orjson.loads(exchange.input or b"[]")
     return {
-        str(message.get("tool_call_id")): read_text(message)
+        read_result_id(message): read_text(message)
         for index, message in enumerate(messages)
         if message.get("role") == "tool" and index not in exchange.redactions
     }

@@ -13,7 +13,7 @@ from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import read_private, with_private, without_private
 from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
 from gateway.core.conversation.turn_hex import parse_turn_begin
-from gateway.core.conversation.wire_message import WireMessage, list_raw_calls, read_call_id
+from gateway.core.conversation.wire_message import WireMessage, list_raw_calls, read_call_id, read_result_id
 from gateway.core.prompt.result_order import find_results_order
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
 from gateway.core.request.identity import Identity
@@ -234,7 +234,7 @@ class _ReferenceFiller:
             for offset in reversed(range(len(messages))):
                 message = messages[offset]
                 if message.get("role") == "tool":
-                    answered_ids.add(str(message.get("tool_call_id")))
+                    answered_ids.add(read_result_id(message))
                     continue
                 calls = list_raw_calls(message)
                 if calls and index in self._filled_reply_indices and offset == len(messages) - 1:

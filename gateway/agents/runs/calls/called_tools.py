@@ -13,6 +13,7 @@ from gateway.core.conversation.wire_message import (
     list_raw_calls,
     read_call_id,
     read_named_call,
+    read_result_id,
     read_text,
 )
 from gateway.run.memory.memory_context import MemoryContext
@@ -68,7 +69,7 @@ def _list_turn_calls(messages: Sequence[WireMessage]) -> list[CalledTool]:
             calls.clear()
         elif role == "assistant":
             names.update((read_call_id(call), read_named_call(call).name) for call in list_raw_calls(message))
-        elif role == "tool" and (call_id := str(message.get("tool_call_id"))) in names:
+        elif role == "tool" and (call_id := read_result_id(message)) in names:
             status = _find_status(private)
             if status is not None:
                 text = read_text(message)[: find_own_length(message)]
