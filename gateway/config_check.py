@@ -55,16 +55,12 @@ def check_start(settings: Settings) -> DatabaseFindings:
     return database
 
 
-def render_settings(settings: Settings) -> dict[str, Any]:
-    """Returns the settings as JSON, without secrets."""
-    return _render_table(settings)
-
-
 def _check_address(settings: Settings) -> None:
     resolve_address(settings.server.host, settings.server.port)
 
 
-def _render_table(table: Table) -> dict[str, Any]:
+def render_settings(table: Table) -> dict[str, Any]:
+    """Returns the settings of a table, or all settings, as JSON, without secrets."""
     secret_names = list_secret_fields(type(table))
     return {
         name: _mask_secret(name, value) if name in secret_names else _render_value(value)
@@ -74,7 +70,7 @@ def _render_table(table: Table) -> dict[str, Any]:
 
 def _render_value(value: Any) -> Any:
     if isinstance(value, Table):
-        return _render_table(value)
+        return render_settings(value)
     if isinstance(value, dict):
         return {key: _render_value(item) for key, item in value.items()}
     if isinstance(value, tuple):

@@ -374,11 +374,16 @@ class Exchange(Struct, frozen=True):
         return self.depth > 1 and bool(last) and last[0][:1] == USER_ATOM
 
     @property
+    def has_user_message(self) -> bool:
+        """True if the exchange brings a message of the user, with which a turn begins."""
+        return any(atoms[0][:1] == USER_ATOM for atoms in self.inputs if atoms)
+
+    @property
     def continues_parent(self) -> bool:
         """True if the exchange has a new user message and its parent's row has to be marked as continued."""
         if self.parent is None or self.ends_with_user:
             return False
-        return any(atoms[0][:1] == USER_ATOM for atoms in self.inputs if atoms)
+        return self.has_user_message
 
 
 def place_exchange(exchange: Exchange, exchange_row: int, seq: int) -> Exchange:

@@ -128,7 +128,7 @@ class EarlierReplies:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        """Drops the turn that was cached first, with its ids."""
+        """Drops the turn that was used longest ago, with its ids."""
         number, turn = self._turns.popitem(last=False)
         self.size_bytes -= turn.size_bytes
         for each in turn.ids:

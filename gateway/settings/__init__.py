@@ -66,7 +66,7 @@ SECRET_PREFIX = "whsec_"
 # A text of one line that is not empty. Fields of the type `str` may be empty and have lines.
 _LINE = r"\A[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*\Z"
 Text = Annotated[str, Meta(pattern=_LINE)]
-# Marks a field with secrets, which neither a repr nor `check-config` shows.
+# Marks a field with secrets, which a repr leaves out and `check-config` masks.
 _SECRET_MARK = Meta(extra_json_schema={"writeOnly": True})
 # A secret in one line. `env:NAME` stands for the variable NAME until the settings are loaded.
 Secret = Annotated[str, Meta(pattern=_LINE), _SECRET_MARK]

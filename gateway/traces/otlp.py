@@ -68,12 +68,12 @@ def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
         endpoint = endpoint.rstrip("/") + _PATH
     if not endpoint or variables.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
-    exporter = variables.get(_EXPORTER)
-    if exporter == "none":
+    exporters = {each.strip() for each in variables.get(_EXPORTER, "").lower().split(",")} - {""}
+    if exporters == {"none"}:
         return None
     _check_encoding(variables)
-    if exporter not in (None, "", "otlp"):
-        raise _make_error(_EXPORTER, "otlp or none", exporter)
+    if exporters and "otlp" not in exporters:
+        raise _make_error(_EXPORTER, "otlp or none", variables[_EXPORTER])
     _check_endpoint(endpoint_name, endpoint)
     protocol_name, protocol = read_exporter_variable("PROTOCOL")
     if protocol not in ("", _PROTOCOL):

@@ -18,7 +18,7 @@ _AGENTS_API_PATHS: Final = re.compile(rf"{MESSAGES_PATH}/((?!count_tokens$)[^/]*
 # The paths of what messages name by an id; OpenAI's API has other objects under the same paths.
 _STORED_PATHS: Final = re.compile(r"/v1/(files|skills)(/.*)?", re.DOTALL)
 # Paths that OpenAI's API has, too.
-_SHARED_PATHS: Final = re.compile(r"/v1/(models|files|skills)(/.*)?", re.DOTALL)
+_SHARED_PATHS: Final = re.compile(rf"/v1/models(/.*)?|{_STORED_PATHS.pattern}", re.DOTALL)
 _VERSION_HEADER: Final = b"anthropic-version"
 MESSAGES_ERRORS: Final = MessagesErrors()
 

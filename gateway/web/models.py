@@ -36,8 +36,8 @@ class NamedAgents(Protocol):
     async def list_newest(self, project: str, limit: int) -> Sequence[NamedAgent]:
         """Returns the newest agents of a project."""
 
-    async def find_called(self, project: str, name: str, uid: str | None) -> Sequence[NamedAgent]:
-        """Returns the agents of a project with this name or public id, at most two."""
+    async def find_by_name_or_uid(self, project: str, name: str, uid: str | None) -> Sequence[NamedAgent]:
+        """Returns a project's agent with this public id, or at most two with this name. uid: None: it is a name."""
 
 
 def make_model_routes(models: ModelList, agents: NamedAgents | None) -> list[Route]:
@@ -109,7 +109,7 @@ class _ModelHandlers:
             return None
         name = model.removeprefix(AGENT_PREFIX)
         try:
-            found = await agents.find_called(info.caller.project, name, parse_uid("agent", name))
+            found = await agents.find_by_name_or_uid(info.caller.project, name, parse_uid("agent", name))
         except StoreError:
             return None  # the name may be a profile's
         return _make_entry(model, found[0]) if len(found) == 1 else None

@@ -321,7 +321,7 @@ async def find_replaced(
 async def _load_turn(connection: Connection, agent_row: int, exchange: Exchange) -> list[Exchange]:
     """Returns an exchange and the earlier exchanges of its turn, the last first."""
     turn = [exchange]
-    while turn[-1].parent is not None and not _has_question(turn[-1]):
+    while turn[-1].parent is not None and not turn[-1].has_user_message:
         previous = await exchanges.find_exchange(connection, agent_row, turn[-1].parent)
         if previous is None:
             break
@@ -344,15 +344,10 @@ async def _find_rest_of_turn(
         for row in await load_column(connection, SQL["inactive_after"], values):
             child = await exchanges.find_exchange(connection, agent_row, row)
             assert child is not None  # it was found in this transaction
-            if (takes_cancelled and child.ended is None) or not _has_question(child):
+            if (takes_cancelled and child.ended is None) or not child.has_user_message:
                 following_exchanges.append(child)
                 pending.append(child)
     return following_exchanges
-
-
-def _has_question(exchange: Exchange) -> bool:
-    """Returns whether an exchange brings a message of the user, with which a turn begins."""
-    return any(atoms[0][:1] == USER_ATOM for atoms in exchange.inputs if atoms)
 
 
 async def _is_newer(

@@ -71,7 +71,7 @@ def _reports_damage(
 class Recall(StoreGroup):
     """The search of a memory.
 
-    deadline_ms: the milliseconds that a method may take; None: its reads have the deadline of `Database.read`.
+    deadline_ms: the milliseconds that each read of a method may take; None: the deadline of `Database.read`.
     """
 
     def __init__(self, database: Database, memories: MemoryCache, rules: Rules, index: SearchIndex) -> None:

@@ -86,8 +86,10 @@ def test_the_settings_that_the_otlp_variables_make() -> None:
     base = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
     assert read_otlp(base) == OtlpSettings("http://collector:4318/v1/traces")
     assert read_otlp({**base, "OTEL_SDK_DISABLED": "true"}) is None
-    assert read_otlp({**base, "OTEL_TRACES_EXPORTER": "none"}) is None
-    assert read_otlp({**base, "OTEL_TRACES_EXPORTER": "otlp"}) == read_otlp(base)
+    for value in ("none", "None"):
+        assert read_otlp({**base, "OTEL_TRACES_EXPORTER": value}) is None
+    for value in ("otlp", "OTLP", "console, otlp", ""):
+        assert read_otlp({**base, "OTEL_TRACES_EXPORTER": value}) == read_otlp(base)
     found = read_otlp(
         {
             **base,

@@ -74,15 +74,12 @@ def find_redactions(
     never among them: it is new, and `Plan.is_off_record` decides of the whole turn whether the turn is on the record.
     The first `pending_count` messages are on the record, and so are messages that a rival has stored.
     """
-    forgotten_hashes = tree.forgotten_hashes
-    tombstone_atoms = _list_tombstone_atoms(tree, exchange.begun)
+    forgotten_hashes: Container[bytes] = frozenset()
     if query.repeats_no_forgotten:
-        off = [each for each in tree if each.state is ExchangeState.OFF]
-        off_atoms = _list_tombstone_atoms(off, exchange.begun)
-        # A turn off the record is redacted in part if another part of it was stored before.
-        redacted = _list_tombstone_atoms((each for each in tree if not is_tombstone(each)), exchange.begun)
-        off_atoms |= {atoms for atoms in redacted if make_message_key(atoms) not in forgotten_hashes}
-        tombstone_atoms, forgotten_hashes = off_atoms, frozenset()
+        tombstone_atoms = _list_off_record_atoms(tree, exchange.begun)
+    else:
+        tombstone_atoms = _list_tombstone_atoms(tree, exchange.begun)
+        forgotten_hashes = tree.forgotten_hashes
     if not tombstone_atoms and not forgotten_hashes:
         return frozenset()
     recorded_indices = find_recorded_indices(exchange, rivals)
@@ -108,6 +105,16 @@ def redact_with_answers(unrecorded_indices: Container[int], messages: Sequence[W
         if i in unrecorded_indices or (i - 1 in redactions and message.get("role") != "user"):
             redactions.add(i)
     return redactions
+
+
+def _list_off_record_atoms(tree: Tree, begun_at: float) -> set[tuple[Atom, ...]]:
+    """Returns the atoms of the messages that were off the record before a request began."""
+    off_atoms = _list_tombstone_atoms((each for each in tree if each.state is ExchangeState.OFF), begun_at)
+    # A turn off the record is redacted in part if another part of it was stored before.
+    redacted_atoms = _list_tombstone_atoms((each for each in tree if not is_tombstone(each)), begun_at)
+    return off_atoms | {
+        atoms for atoms in redacted_atoms if make_message_key(atoms) not in tree.forgotten_hashes
+    }
 
 
 def _list_tombstone_atoms(exchanges: Iterable[Exchange], begun_at: float) -> set[tuple[Atom, ...]]:

@@ -43,7 +43,7 @@ class BlockWithWords(Struct, frozen=True):
 
 
 def list_with_own_words(messages: Sequence[Message], query: str) -> list[Message]:
-    """Returns some found texts without facts that have the words only by those before a user's sentence."""
+    """Returns the found texts, without the facts that have the words only before a user's sentence."""
     return [
         message
         for message in messages

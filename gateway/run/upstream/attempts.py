@@ -37,7 +37,7 @@ from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.attempt_record import AttemptRecord
 from gateway.run.upstream.candidates import Candidate, Candidates
-from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
+from gateway.run.upstream.endpoint import Endpoint, MendedRequest, RequestMaker, RequestMender
 from gateway.run.upstream.error_replies import (
     BegunReply,
     begin_reply,
@@ -46,7 +46,7 @@ from gateway.run.upstream.error_replies import (
 )
 from gateway.run.upstream.propagation import with_trace_headers
 from gateway.run.upstream.provider_errors import classify_failure
-from gateway.run.upstream.request_mending import MendedRequest, RequestMending, RequestSource
+from gateway.run.upstream.request_mending import RequestMending, RequestSource
 from gateway.run.upstream.unbegun_stream import UnbegunStream
 from gateway.run.upstream_call import UpstreamCall
 

@@ -49,6 +49,15 @@ class Endpoint(Struct):
             self.health.record_failure(self.policy, now, model, failure.retry_after_s)
 
 
+class MendedRequest(Struct, frozen=True):
+    """A request that is sent again without the content that the endpoint has refused."""
+
+    # The request without that content.
+    request: ModelRequest
+    # The target of the request. After a cut of the prompt it has the window to which the prompt was cut.
+    target: Target
+
+
 # Returns the request for a target at an endpoint.
 RequestMaker = Callable[[Target, Endpoint], Awaitable[ModelRequest]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from adapters.types import ModelRequest
 from gateway.core.turn.refusal import exceeds_context, find_named_context_length
@@ -13,21 +13,12 @@ from gateway.core.upstream.context_window import GUESSED_SCALE, ContextWindows, 
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.run.receipt import Receipt
-from gateway.run.upstream.endpoint import Endpoint, RequestMaker
+from gateway.run.upstream.endpoint import Endpoint, MendedRequest, RequestMaker
 
 # The shares of a refused request that are tried in turn where the error names no length. Chosen so that a conversation
 # that has just outgrown its window is cut once, and one of twice that length three times.
 _SHARES: Final = (0.75, 0.55, 0.4)
 _log = logging.getLogger("mnemogate")
-
-
-class CutRequest(NamedTuple):
-    """A request with a shorter prompt."""
-
-    # The target, with the window to which the prompt was cut.
-    target: Target
-    # The request with the cut prompt.
-    request: ModelRequest
 
 
 @dataclass(slots=True)
@@ -47,7 +38,7 @@ class PromptCuts:
 
     async def shorten(
         self, error_body: bytes, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
-    ) -> CutRequest | None:
+    ) -> MendedRequest | None:
         """Returns a shorter request, or None if the error has another cause or the request cannot be cut any more.
 
         error_body: the body of the upstream's error.
@@ -68,7 +59,7 @@ class PromptCuts:
 
     async def _cut_to_window(
         self, tokens: int, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
-    ) -> CutRequest | None:
+    ) -> MendedRequest | None:
         """Cuts the request to the length that the error names. tokens: this length."""
         window = target.context_window
         lengths: list[int] = []
@@ -86,12 +77,12 @@ class PromptCuts:
             if shorter.body != request.body:  # else it fits by the gateway's count
                 self._is_guess = length < window
                 self.receipt.headers["x-mnemogate-context-tokens"] = str(tokens)
-                return CutRequest(cut_target, shorter)
+                return MendedRequest(shorter, cut_target)
         return None
 
     async def _cut_to_share(
         self, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
-    ) -> CutRequest | None:
+    ) -> MendedRequest | None:
         """Cuts to a share of the request.
 
         An accepted length is not noted as the model's window: it is an estimate from one caller's words, and the
@@ -110,5 +101,5 @@ class PromptCuts:
                     "Set the model's `context_window`.",
                     *(endpoint.name, target.model, length),
                 )
-                return CutRequest(cut_target, shorter)
+                return MendedRequest(shorter, cut_target)
         return None

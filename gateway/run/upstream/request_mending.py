@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from msgspec import Struct
-
 from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.types import CHAT_PATH, ModelRequest
 from adapters.whole_reply import BufferedReply
@@ -16,7 +14,7 @@ from gateway.core.upstream.context_window import ContextWindows
 from gateway.core.upstream.policy import Target
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.candidates import Candidate
-from gateway.run.upstream.endpoint import RequestMaker, RequestMender
+from gateway.run.upstream.endpoint import MendedRequest, RequestMaker, RequestMender
 from gateway.run.upstream.prompt_cuts import PromptCuts
 
 # The statuses of refusals that may concern the length of a request.
@@ -30,15 +28,6 @@ class RequestSource(NamedTuple):
     make: RequestMaker
     # Makes a request again if its content is refused; None: nothing can be left out.
     mender: RequestMender | None
-
-
-class MendedRequest(Struct, frozen=True):
-    """A request that is sent again without the content that the endpoint has refused."""
-
-    # The request without that content.
-    request: ModelRequest
-    # The target of the request. After a cut of the prompt it has the window to which the prompt was cut.
-    target: Target
 
 
 @dataclass(slots=True)
@@ -64,9 +53,11 @@ class RequestMending:
         if error.status in _TOO_LONG_STATUSES and request.path == CHAT_PATH:
             if self._cuts is None:
                 self._cuts = PromptCuts(self.windows, self.receipt)
-            cut = await self._cuts.shorten(body, request, source.make, candidate.target, candidate.endpoint)
-            if cut is not None:
-                return MendedRequest(cut.request, cut.target)
+            shorter = await self._cuts.shorten(
+                body, request, source.make, candidate.target, candidate.endpoint
+            )
+            if shorter is not None:
+                return shorter
         refused = find_refused_content(error.status, body[:ERROR_BYTES])
         if source.mender is None or refused is None:
             return None

@@ -34,7 +34,13 @@ from storage.sql.agents_api.blocks import (
     get_block_entry,
     load_visible_blocks,
 )
-from storage.sql.agents_api.definitions import add_definition, change_definition, make_definition
+from storage.sql.agents_api.definitions import (
+    add_definition,
+    change_definition,
+    find_definition,
+    find_definitions_by_name,
+    make_definition,
+)
 from storage.sql.filtered_pages import AFTER_ALL, BEFORE_ALL, fill_page
 from storage.sql.group import StoreGroup, as_method, long_reads, reads, writes
 from storage.sql.statements import load, load_column, load_rows, lower_ascii
@@ -193,11 +199,16 @@ class DefinedAgents(StoreGroup):
         return [NamedAgent(*row) for row in await connection.fetch_rows(SQL["newest"], (project, limit))]
 
     @reads
-    async def find_called(
+    async def find_by_name_or_uid(
         self, connection: Connection, project: str, name: str, uid: str | None
     ) -> list[NamedAgent]:
-        """Returns the agents with this name or public id, at most two. uid: None: only the name is searched for."""
-        return [NamedAgent(*row) for row in await connection.fetch_rows(SQL["called"], (project, name, uid))]
+        """Returns the agent with this public id, or at most two with this name. uid: None: the name is searched for."""
+        if uid is None:
+            definitions = await find_definitions_by_name(connection, project, DefinitionKind.AGENT, name)
+        else:
+            definition = await find_definition(connection, project, DefinitionKind.AGENT, uid)
+            definitions = [] if definition is None else [definition]
+        return [NamedAgent(each.name, each.uid, each.created) for each in definitions]
 
     @reads
     async def load_tags(self, connection: Connection, agent_rows: Sequence[int]) -> dict[int, list[str]]:

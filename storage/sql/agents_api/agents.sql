@@ -77,11 +77,6 @@ SELECT {completed}, a.id FROM agents a WHERE a.uid = ? AND a.project = ?
 -- Names the agents of a project that have a definition, newest first.
 SELECT d.name, d.uid, d.created FROM definitions d WHERE d.project = ? AND d.kind = 'agent' ORDER BY d.id DESC LIMIT ?
 
--- name: called
--- Finds the agents of a project that have a definition and this name or public id. Two are enough: they share the name.
-SELECT d.name, d.uid, d.created FROM definitions d
-WHERE d.project = ?1 AND d.kind = 'agent' AND (d.name = ?2 OR d.uid = ?3) LIMIT 2
-
 -- name: tag
 -- Tags an agent.
 INSERT INTO tags (project, tag, agent) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
