@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-# The headers of the W3C for traces.
+# The headers of W3C Trace Context.
 TRACEPARENT: Final = "traceparent"
 _TRACESTATE: Final = "tracestate"
 # Version 00 has four fields, a higher version may have more, and `ff` is no version.

@@ -108,7 +108,7 @@ class RunStarter:
                 return RunBeginning(memory, prompt, resumption)
             # If another writer has changed the conversation meanwhile, it is read again.
             with suppress(WriteConflict, StaleWrite):
-                if not await self._write_missing_results(context, send):
+                if not await self._write_missing_results(context, send, form):
                     await self._open(memory, prompt, request, accepted)
                     return RunBeginning(memory, prompt)
         raise WriteConflict("this conversation changes too fast")
@@ -158,7 +158,7 @@ class RunStarter:
         order = [*map_calls_to_tool_names(context.path[-1])]
         results = [*earlier, *deny_calls(step, {result.call_id for result in earlier})]
         results.sort(key=lambda result: order.index(result.call_id))
-        return await self._write_results(context, send, step, results)
+        return await self._write_results(context, send, EndpointForm(), step, results)
 
     async def _read(self, request: MemoryRequest, messages: Sequence[WireMessage] = ()) -> MemoryContext:
         return await read_stored_context(self._keeper.store, request, messages, self._keeper.settings.idle_s)
@@ -252,7 +252,7 @@ class RunStarter:
             await memory.resume_step(open_exchange)
             return RunBeginning(memory, prompt)
         step = await keeper.store.runs.find_newest_step(run.agent_row, run.id)
-        last = context.path[-1] if context.path else None
+        last = context.last_exchange
         if step is None or last is None or last.id != step.exchange_row or last.is_forgotten:
             raise MessageGone
         return RunBeginning(memory, prompt, resume_interrupted(context, step))
@@ -274,7 +274,9 @@ class RunStarter:
             return None
         return resume_interrupted(context, step)
 
-    async def _write_missing_results(self, context: MemoryContext, send: RoutedSend) -> bool:
+    async def _write_missing_results(
+        self, context: MemoryContext, send: RoutedSend, form: EndpointForm
+    ) -> bool:
         """Writes the known results of an earlier run's last calls, if that run was broken off before it wrote them.
 
         Returns False if there are no such results. Raises: StoreError.
@@ -285,10 +287,15 @@ class RunStarter:
             return False
         sent_ids = {read_result_id(message) for message in send.messages}
         results = await load_results(self._keeper.store, step, context.path[-1], sent_ids)
-        return bool(results) and await self._write_results(context, send, step, results)
+        return bool(results) and await self._write_results(context, send, form, step, results)
 
     async def _write_results(
-        self, context: MemoryContext, send: RoutedSend, step: RunStep, results: Sequence[ToolResult]
+        self,
+        context: MemoryContext,
+        send: RoutedSend,
+        form: EndpointForm,
+        step: RunStep,
+        results: Sequence[ToolResult],
     ) -> bool:
         """Writes results after the step that made their calls. Returns False if its run is gone. Raises: StoreError."""
         run = await self._keeper.store.runs.find_run(step.agent_row, step.run_row)
@@ -296,7 +303,6 @@ class RunStarter:
             return False
         client_ids = frozenset(call_id for call_id, kind in step.waiting.items() if kind == "client")
         make_toolbox = self._make_toolbox_factory(send, context)
-        form = EndpointForm()  # no prompt is made of it
         memory = RunMemory(
             self._keeper, context, form, run, make_toolbox, client_call_ids=client_ids, calling_run=run.id
         )
@@ -305,10 +311,9 @@ class RunStarter:
 
     async def _find_last_step(self, context: MemoryContext) -> RunStep | None:
         """Returns the step with which a conversation ends; None if it ends with no step."""
-        last = context.path[-1] if context.path else None
-        if last is None or last.is_forgotten:
+        if context.last_exchange is None or context.last_exchange.is_forgotten:
             return None
-        return await find_step(self._keeper.store, context.agent, last)
+        return await find_step(self._keeper.store, context.agent, context.last_exchange)
 
     # -- answers to calls that wait
 
@@ -318,7 +323,7 @@ class RunStarter:
         step = None
         if conversation is not None:
             step = await self._keeper.store.runs.find_waiting_step(context.agent.id, conversation.id)
-        last_exchange = context.path[-1] if context.path else None
+        last_exchange = context.last_exchange
         if step is None or last_exchange is None or last_exchange.id != step.exchange_row:
             error = "No tool call is currently awaiting approval in this conversation, nor a result."
             raise BadRequest(error, param="messages")
@@ -380,7 +385,5 @@ def _without_stored_results(
             break
         stored_ids.update(map(read_result_id, context.tree.contents.get(exchange).messages or ()))
     return tuple(
-        message
-        for message in messages
-        if not has_result_role(message) or read_result_id(message) not in stored_ids
+        each for each in messages if not has_result_role(each) or read_result_id(each) not in stored_ids
     )

@@ -225,13 +225,12 @@ def _with_plan(
 ) -> MemoryContext:
     """Returns a copy of the context with the plan of a step that brings these messages."""
     request, conversation = context.request, context.snapshot.conversation
-    last = context.path[-1] if context.path else None
     plan = plan_step(
         context.tree,
         _make_query(request, context.agent, context.plan.query.idle_s),
-        last,
+        context.last_exchange,
         None if conversation is None else conversation.id,
-        evicted=find_evicted(last, request.target.context_window),
+        evicted=find_evicted(context.last_exchange, request.target.context_window),
         pending=messages,
     )
     if request.spec.definition.clears:
@@ -269,7 +268,6 @@ def make_step_open(context: MemoryContext, prompt: Prompt, run: Run | None, now:
     now: seconds since the epoch.
     """
     conversation, spec = context.snapshot.conversation, context.request.spec
-    last = context.path[-1] if context.path else None
     adopts = conversation is not None and not conversation.last_exchange
     return StepOpen(
         agent=context.agent,
@@ -284,6 +282,6 @@ def make_step_open(context: MemoryContext, prompt: Prompt, run: Run | None, now:
         defaults=spec.own_blocks,
         shared=spec.shared_blocks,
         adopts=adopts,
-        continued=[last.id] if adopts and last is not None else (),
+        continued=[context.path[-1].id] if adopts and context.path else (),
         abandoned=context.abandoned,
     )

@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import MessageHasher, has_calls
+from gateway.core.conversation.canonical import MessageHasher, has_calls, is_result
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
@@ -152,10 +152,19 @@ class _HeadSearch:
         self._above = None
         if self._head is not None and not tree.is_mid_turn(self._head):
             self._above = tree.find_parent(self._head)
-        # The results of the methods of these names.
+        # The cancelled sends after the head, oldest first.
         self._cut_sends = self._find_cut_sends()
+        # The cancelled sends with messages that came again with the head.
         self._joined_sends = self._find_joined_sends()
-        compared = (self._head, self._above, *self._cut_sends, *self._joined_sends)
+        # The exchanges that may have the results of the last cancelled send.
+        self._later_exchanges = self._find_later_exchanges()
+        compared = (
+            self._head,
+            self._above,
+            *self._cut_sends,
+            *self._joined_sends,
+            *self._later_exchanges,
+        )
         tree.contents.group(exchange for exchange in compared if exchange is not None)
         # The messages of cancelled sends that come before the list.
         self._pending_messages = self._find_pending()
@@ -412,7 +421,12 @@ class _HeadSearch:
         pending = [] if last_send.superseded else self._list_messages(last_send, start)
         if start:
             return pending
-        answered_ids = self._list_answered_ids(last_send)
+        answered_ids = {
+            read_result_id(message)
+            for exchange in self._later_exchanges
+            for message in self._list_messages(exchange)
+            if has_result_role(message)
+        }
         pending = [
             each for each in pending if not has_result_role(each) or read_result_id(each) not in answered_ids
         ]
@@ -425,14 +439,16 @@ class _HeadSearch:
             *(each for each in self._list_messages(user_send) if each.get("role") == "user"),
         ]
 
-    def _list_answered_ids(self, send: Exchange) -> set[str]:
-        """Returns the ids of the calls with results that came on the path after a cancelled send had begun."""
-        ids: set[str] = set()
+    def _find_later_exchanges(self) -> list[Exchange]:
+        """Returns the path's exchanges after the parent of the last cancelled send; none if that has no results."""
+        if not self._cut_sends or not any(map(is_result, self._cut_sends[-1].inputs)):
+            return []
+        later_exchanges: list[Exchange] = []
         exchange = self._head
-        while exchange is not None and exchange.id != send.parent:
-            ids.update(map(read_result_id, filter(has_result_role, self._list_messages(exchange))))
+        while exchange is not None and exchange.id != self._cut_sends[-1].parent:
+            later_exchanges.append(exchange)
             exchange = self._tree.find_parent(exchange)
-        return ids
+        return later_exchanges
 
 
 def repeats(

@@ -97,7 +97,10 @@ def _read_message(message: Any) -> SourceMessage | None:
     parts = content.get("parts", [])
     if not isinstance(parts, list):
         raise WrongForm("the parts of a message are no list")
-    text = validate_text(_MARK.sub(_read_mark, "\n".join(filter(None, map(_read_part, parts)))))
+    text = "\n".join(filter(None, map(_read_part, parts)))
+    if role == "assistant":
+        text = _MARK.sub(_read_mark, text)
+    text = validate_text(text)
     return SourceMessage(role, text, read_time(message.get("create_time"))) if text.strip() else None
 
 

@@ -42,7 +42,8 @@ _NAMED_SECRET = re.compile(
 # Without a verb or a sign ("password hunter2") the next word is a secret if it mixes letters and digits, and names no
 # technique ("password sha256") and no pin of a board ("pin GPIO17").
 _MIXED_SECRET = re.compile(
-    rf"({_SECRET_NAME}[\"']?\s++[\"'`]?)(?!(?:argon|base|bcrypt|gpio|md|oauth|pbkdf|sha|version)[\d-])"
+    rf"({_SECRET_NAME}[\"']?\s++[\"'`]?)"
+    r"(?!(?:argon|base|bcrypt|oauth|pbkdf|sha|version)[\d-]|(?:gpio\d{1,2}|md[2456])(?!\w))"
     r"((?=[^\s\"'`]*\d)(?=[^\s\"'`]*[^\W\d_])[^\s\"'`]{6,})",
     re.IGNORECASE,
 )

@@ -92,7 +92,7 @@ def _frame_line(mark: str, now: float) -> str:
 # A mark is no word, so its tokens are not estimated: 3,000 marks had five tokens each on average in OpenAI's o200k, and
 # 99% had seven or fewer. The estimate of the rest of the frame is seven above its count.
 _MARK_TOKENS = 6
-# The tokens of the frame of any note, of the line that names its mark, and of the line of a selection.
+# The tokens of the frame of any note.
 EMPTY_TOKENS = estimate_tokens(f"{_frame_line('', 0.0)}\n{_CLOSE}\n\n") + _MARK_TOKENS
 # The tokens of the line that names the mark.
 NAMING_TOKENS = estimate_tokens(f"{describe_mark('')}\n") + _MARK_TOKENS

@@ -14,9 +14,9 @@ from gateway.core.request.native_body import NativeBody
 from gateway.core.turn_name import TurnName
 from storage.records import Scope
 
-# The fields that limit a completion's tokens, the newer one first.
+# The newer field with the limit of a completion's tokens.
 MAX_COMPLETION_TOKENS = "max_completion_tokens"
-# The fields with the limit of the reply, the newest first.
+# The fields with that limit, the newer one first.
 MAX_TOKENS_FIELDS = (MAX_COMPLETION_TOKENS, "max_tokens")
 
 

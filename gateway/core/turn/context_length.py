@@ -82,8 +82,9 @@ def find_context_length(body: str, request: bytes = b"", message: str = "") -> i
     if not lengths or not request:
         return lengths[0] if lengths else None
     request_text = _normalize_json_text(request)
-    if message and _is_pasted(message, request_text):
-        return lengths[0]
+    named_length = next(_find_context_lengths(message), None)
+    if named_length is not None and _is_pasted(message, request_text):
+        return named_length
     request_lengths = set(_find_context_lengths(request_text))
     return next((length for length in lengths if length not in request_lengths), None)
 

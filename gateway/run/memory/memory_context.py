@@ -98,6 +98,11 @@ class MemoryContext(Struct, frozen=True):
         return {name: tool for name, tool in self.offered_tools.items() if tool in _NAMED_IN_SECTION}
 
     @property
+    def last_exchange(self) -> Exchange | None:
+        """The last exchange of `path`; None: the path is empty."""
+        return self.path[-1] if self.path else None
+
+    @property
     def path_ids(self) -> set[int]:
         """The ids of the exchanges in `path`."""
         return {exchange.id for exchange in self.path}

@@ -304,6 +304,19 @@ def test_a_result_of_a_send_that_is_held_is_there_once_if_it_comes_again_alone(e
     check_sent(later)
 
 
+def test_a_held_send_of_a_long_tool_loop_takes_one_read() -> None:
+    world = World()
+    world.say([user("one")], [assistant("Let me look.", call("k0"))], "c1", append=True)
+    for n in range(8):
+        reply = [assistant("Let me look.", call(f"k{n + 1}"))]
+        world.say([result(f"k{n}", f"sunny {n}")], reply, "c1", append=True)
+    world.cancel(world.begin([result("k8", "sunny"), user("two")], "c1", append=True))
+    world.say([result("k8", "sunny")], "It is sunny.", "c1", append=True)
+    later = world.begin([user("three")], "c1", append=True)
+    assert later.texts[-3:] == ["It is sunny.", "two", "three"]
+    check_sent(later)
+
+
 def test_a_result_that_comes_again_with_other_words_is_there_once() -> None:
     world = World()
     world.say([user("one")], [assistant("Let me look.", call("k1"))], "c1", append=True)

@@ -40,6 +40,8 @@ def test_a_secret_is_known_by_its_form(secret: str) -> None:
     [
         ("My password is hunter2.", "My password is [withheld]."),
         ("The wifi password hunter2, please", "The wifi password [withheld], please"),
+        ("My password md5x9k2qz works", "My password [withheld] works"),
+        ("The wifi password gpio1234 works", "The wifi password [withheld] works"),
         ("Passwort 'Geheim1!'", "Passwort '[withheld]!'"),
         ("password: correct-horse", "password: [withheld]"),
         ("Mein Passwort lautet Geheim1!", "Mein Passwort lautet [withheld]!"),

@@ -266,6 +266,13 @@ def test_a_length_in_an_error_that_was_pasted_into_the_conversation_counts() -> 
     assert find_named_context_length(repeated, request) is None
 
 
+def test_a_length_that_a_pasted_message_does_not_name_is_the_persons() -> None:
+    message, pasted = "Provider returned error", "The maximum context length is 4096 tokens."
+    body = orjson.dumps({"error": {"message": message, "metadata": {"raw": f"not valid: {pasted}"}}})
+    request = orjson.dumps({"messages": [{"role": "user", "content": f"{message}: {pasted}"}]})
+    assert find_named_context_length(body, request) is None
+
+
 def _claude(message: bytes) -> bytes:
     return b'{"type":"error","error":{"type":"invalid_request_error","message":"%b"}}' % message
 
