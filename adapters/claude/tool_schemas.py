@@ -66,10 +66,12 @@ def translate_answer_schema(schema: Any) -> Any:
         return [translate_answer_schema(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    if schema.get("type") == "object" or not _OBJECT_KEYWORDS.isdisjoint(schema):
-        schema = {**schema, "additionalProperties": False}
     result: Json = {}
     unsupported: Json = {}
+    if schema.get("type") == "object" or not _OBJECT_KEYWORDS.isdisjoint(schema):
+        if isinstance(schema.get("additionalProperties"), dict):
+            unsupported["additionalProperties"] = schema["additionalProperties"]
+        schema = {**schema, "additionalProperties": False}
     for key, value in schema.items():
         if key in _KEYWORDS_OF_NAMED_SCHEMAS and isinstance(value, dict):
             result[key] = {name: translate_answer_schema(named) for name, named in value.items()}

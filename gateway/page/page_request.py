@@ -238,7 +238,7 @@ def _read_pairs(encoded: bytes) -> list[tuple[str, str]]:
     """
     fields = [field for field in encoded.split(b"&", _MAX_FIELDS) if field]
     if len(fields) > _MAX_FIELDS:
-        raise BadRequest(f"A form has at most {_MAX_FIELDS} fields. Go back, and untick some.")
+        raise BadRequest(f"A request has at most {_MAX_FIELDS} fields. Go back, and choose fewer.")
     parts = (field.partition(b"=") for field in fields)
     return [(_unescape(name), _unescape(value)) for name, _, value in parts]
 

@@ -21,6 +21,7 @@ _MAX_CHARS = 10_000
 _PIECE_CHARS = 8_000
 _WRITTEN_WORD = re.compile(r"\S+")
 _PUNCTUATION_AROUND = re.compile(r"^\W+|\W+$")
+_WORD_CHARACTER = re.compile(r"\w")
 # The first written words of a text, and those of a query (which may have many function words), that are compared.
 _MAX_TEXT_WORDS = 5_000
 _MAX_QUERY_WORDS = 10 * _MAX_TERMS
@@ -107,8 +108,10 @@ def _list_parts_without(word: str, terms: set[str]) -> list[str]:
     for start, end in find_word_spans(word):
         if end - start > 1 and terms.issuperset(list_terms(word[start:end])[:1]):
             characters[start:end] = " " * (end - start)
-    # A comma between two lost words is in neither of them. Thai vowels are no punctuation, but no \w either.
-    parts = "".join(" " if category(letter)[0] == "P" else letter for letter in characters).split()
+    # A comma or an emoji between two lost words is in neither of them. Thai vowels are none, but no \w either.
+    written = "".join(" " if category(letter)[0] in "PS" else letter for letter in characters).split()
+    # A selector of an emoji's form is no word.
+    parts = [each for each in written if _WORD_CHARACTER.search(each)]
     are_found = all(own_terms.issuperset(list_terms(part)) for part in parts)
     return parts if parts and are_found else [word]
 

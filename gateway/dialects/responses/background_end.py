@@ -27,7 +27,7 @@ class BackgroundEnd(ReplyChange):
     """Changes a reply as another change does, and records a response in the reply that has ended."""
 
     def __init__(self, change: ReplyChange) -> None:
-        """Reads nothing yet. change: the change of the reply."""
+        """Takes the change of a reply that is to begin. change: the change."""
         self._change = change
         # The response that has ended; None: none has, or it was taken.
         self._ended_response: EndedResponse | None = None
