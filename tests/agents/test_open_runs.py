@@ -181,7 +181,7 @@ async def test_an_end_is_read_by_those_alone_who_wait_for_it(monkeypatch: pytest
     store = MagicMock()  # `jobs.leases.mark_awaited` is a context
     store.runs.find_run = load
     made = run_ends.RunEnds(store)
-    waiting = [asyncio.ensure_future(made.wait_for(run)) for run in (one, two)]
+    waiting = [asyncio.ensure_future(made.wait_for_end(run)) for run in (one, two)]
     await asyncio.sleep(0)
     assert reads == [1, 2]
     for run, task in zip((one, two), waiting, strict=True):
