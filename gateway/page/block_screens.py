@@ -83,7 +83,7 @@ class _RefusedEdit(Struct, frozen=True):
     conflict: tuple[DiffPart, ...] | None
 
 
-class _RemainingWords(Struct, frozen=True):
+class _RemainingTexts(Struct, frozen=True):
     """Other texts that still have the words that led to the screen, or those that a correction took out."""
 
     texts: Remaining
@@ -220,7 +220,7 @@ class _BlockScreens(Struct, frozen=True):
 
     async def _find_remaining(
         self, block_page: BlockPage, access: MemoryAccess, words: str
-    ) -> _RemainingWords | None:
+    ) -> _RemainingTexts | None:
         """Returns which other texts still have some words after a correction of the block.
 
         None: the last change corrects nothing, or the search found no answer.
@@ -247,7 +247,7 @@ class _BlockScreens(Struct, frozen=True):
         if texts is None:
             return None
         other_blocks = tuple(each for each in texts.blocks if each.label != block_page.block.label)
-        return _RemainingWords(replace(texts, blocks=other_blocks), is_taken_out)
+        return _RemainingTexts(replace(texts, blocks=other_blocks), is_taken_out)
 
     async def _answer_refused(
         self, request: ScreenRequest, access: MemoryAccess, error: GatewayError, form: UndoForm

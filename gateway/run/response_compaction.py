@@ -144,10 +144,11 @@ def _select_newest(messages: Sequence[WireMessage], model: str, max_tokens: int)
     """Returns the user's newest messages, oldest first, with at most `max_tokens` together."""
     count = choose_tokenizer(model).count
     newest_first: list[WireMessage] = []
+    free_tokens = max_tokens
     for message in reversed(messages):
         if message.get("role") == "user" and message.get("content"):
-            max_tokens -= count_message_tokens(message, count)
-            if max_tokens < 0:
+            free_tokens -= count_message_tokens(message, count)
+            if free_tokens < 0:
                 break
             newest_first.append(message)
     return newest_first[::-1]

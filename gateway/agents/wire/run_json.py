@@ -37,7 +37,7 @@ class StreamRun(Body):
 
 _NO_TOKENS = TokenCounts()
 # The fields of metrics that only Letta's hosted product fills.
-_NO_TEMPLATE = dict.fromkeys(("project_id", "template_id", "base_template_id"))
+_NO_METRIC_TEMPLATE = dict.fromkeys(("project_id", "template_id", "base_template_id"))
 # The stop reasons of a step that has failed.
 _FAILED_STOPS = frozenset((
     StopReason.ERROR, StopReason.UPSTREAM_ERROR, StopReason.BAD_REPLY, StopReason.BAD_TOOL_CALL,
@@ -134,7 +134,7 @@ def render_run_metrics(entry: RunEntry, tools: Sequence[str]) -> Json:
         "num_steps": run.steps,
         "tools_used": [ids.make_id("tool", tool) for tool in tools] or None,
         "organization_id": None,
-        **_NO_TEMPLATE,
+        **_NO_METRIC_TEMPLATE,
     }
 
 
@@ -151,7 +151,7 @@ def render_step_metrics(entry: StepEntry) -> Json:
         "llm_request_start_ns": None,
         "tool_execution_ns": None,
         "provider_id": None,
-        **_NO_TEMPLATE,
+        **_NO_METRIC_TEMPLATE,
     }
 
 

@@ -316,7 +316,7 @@ class _HeadSearch:
         if exchange.state is ExchangeState.OFF:
             return True
         is_forgotten = exchange.state is ExchangeState.FORGOTTEN or REPLY in exchange.redactions
-        return is_forgotten and not self._query.repeats_no_forgotten
+        return is_forgotten and not self._query.ignores_forgotten
 
     def _reports(self, exchange: Exchange | None, count: int, min_letters: int = MIN_HEARD_LETTERS) -> bool:
         """Returns whether the first `count` messages of the list are the heard part of an exchange's reply.

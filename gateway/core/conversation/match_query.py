@@ -52,7 +52,7 @@ class Query(Struct, frozen=True):
     path_length: int | None = None
 
     @property
-    def repeats_no_forgotten(self) -> bool:
+    def ignores_forgotten(self) -> bool:
         """True if the request is for a stored response and sends new messages alone, or no reply.
 
         None of its messages repeats a forgotten one then.

@@ -28,7 +28,7 @@ def repeats_off_record(
         other for other in rivals if is_asked_again(query, other, exchange, follows_head=follows_head)
     ]
     goes_on = not any(map(is_user, exchange.inputs))
-    if query.repeats_no_forgotten:
+    if query.ignores_forgotten:
         goes_on = goes_on and any(map(is_result, exchange.inputs))
     if match_point is not None and goes_on:
         repeated.append(match_point)
@@ -75,7 +75,7 @@ def find_redactions(
     The first `pending_count` messages are on the record, and so are messages that a rival has stored.
     """
     forgotten_hashes: Container[bytes] = frozenset()
-    if query.repeats_no_forgotten:
+    if query.ignores_forgotten:
         tombstone_atoms = _list_off_record_atoms(tree, exchange.begun)
     else:
         tombstone_atoms = _list_tombstone_atoms(tree, exchange.begun)

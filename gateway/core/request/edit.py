@@ -136,8 +136,9 @@ class BodyEdit:
             origins += [None] * len(self._inserted_messages.get(index, ()))
             if index < count:
                 origins += [index] * len(self._replacements.get(index, (None,)))
-        is_system_new = len(self._list_edited_messages(client_messages)) > len(origins)
-        return [None, *origins] if is_system_new else origins
+        leading = self._replacements.get(0, client_messages[:1])
+        begins_with_new = bool(self._system_texts) and self._append_system_texts(leading) is None
+        return [None, *origins] if begins_with_new else origins
 
     @property
     def _edits_messages(self) -> bool:
